@@ -1,0 +1,329 @@
+"""How the command line shows things: a live display on a terminal, plain lines or JSON elsewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.table import Table
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u200e\u200f]")
+
+
+def safe(text: str) -> str:
+    """Text from data, fit for a terminal: control characters, escape sequences and direction
+    overrides become visible signs; new lines and tabs stay."""
+    return _CONTROL.sub(lambda m: chr(0x2400 + ord(m[0])) if ord(m[0]) < 0x20 else f"<{ord(m[0]):04x}>", text)
+
+
+def plain(text: str) -> str:
+    """``safe``, with Rich's markup taken literally too."""
+    return escape(safe(text))
+
+
+def duration(seconds: float) -> str:
+    """1 h 02 min, 3 min 20 s, 4.2 s."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def bytes_text(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def share(part: float, whole: float) -> str:
+    return f"{part / whole:.0%}" if whole else "-"
+
+
+_TITLES = {
+    "check-template": "Check the prompt template",
+    "reflect-instruction": "Reflect on instructions",
+    "choose-instruction": "Choose instructions (IFD)",
+    "reflect-response": "Reflect on answers",
+    "choose-response": "Choose answers (r-IFD)",
+    "train": "Train the student (QLoRA)",
+}
+
+
+def title(stage: str) -> str:
+    return _TITLES.get(stage, stage)
+
+
+def _facts(detail: dict[str, Any]) -> str:
+    facts = []
+    if "parsed" in detail:
+        facts.append(f"parsed {detail['parsed'] + detail['retried']}, unparsed {detail['unparsed']}")
+    if detail.get("slots_in_use"):
+        facts.append(f"{detail['slots_in_use']}/{detail['slots']} slots")
+    if "taken" in detail:
+        facts.append(f"taken {detail['taken']}")
+    if "loss" in detail:
+        facts.append(f"loss {detail['loss']:.3f}")
+    return ", ".join(facts)
+
+
+class _Rate:
+    """Units a second over this process's part of a stage, for the ETA."""
+
+    def __init__(self) -> None:
+        self.stage, self.first_done, self.began = "", 0, 0.0
+
+    def eta(self, progress: Any) -> str:
+        if progress.stage != self.stage:
+            self.stage, self.first_done, self.began = progress.stage, progress.done, time.monotonic()
+        made, spent = progress.done - self.first_done, time.monotonic() - self.began
+        left = progress.total - progress.done
+        if made <= 0 or spent < 1 or left <= 0:
+            return ""
+        return f"{duration(left * spent / made)} left"
+
+
+class LiveReporter:
+    """A progress display for a terminal, one bar a stage."""
+
+    def __init__(self) -> None:
+        self._rate = _Rate()
+        self._bars = Progress(
+            SpinnerColumn(finished_text="[green]✓[/]"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[rate]}", style="cyan"),
+            TextColumn("{task.fields[eta]}", style="magenta"),
+            TextColumn("{task.fields[facts]}", style="dim"),
+            console=out,
+            expand=True,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> LiveReporter:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def progress(self, progress: Any) -> None:
+        if progress.stage not in self._tasks:
+            self._tasks[progress.stage] = self._bars.add_task(
+                title(progress.stage), total=progress.total, rate="", eta="", facts=""
+            )
+        self._bars.update(
+            self._tasks[progress.stage],
+            completed=progress.done,
+            total=progress.total,
+            rate=f"{progress.rate:.0f} tok/s" if progress.rate else "",
+            eta=self._rate.eta(progress),
+            facts=_facts(progress.detail),
+        )
+
+    def event(self, level: str, message: str) -> None:
+        colour = {"warning": "yellow", "error": "red"}.get(level, "dim")
+        self._bars.console.print(f"[{colour}]{level}: {plain(message)}[/]")
+
+
+class PlainReporter:
+    """A line every few seconds and at the end of each stage, for pipes and logs."""
+
+    def __init__(self) -> None:
+        self._rate, self._said, self._last = _Rate(), 0.0, ("", -1)
+
+    def __enter__(self) -> PlainReporter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def progress(self, progress: Any) -> None:
+        eta = self._rate.eta(progress)
+        finished = progress.done >= progress.total
+        if (progress.stage, progress.done) == self._last or not (finished or time.monotonic() - self._said > 5):
+            return
+        self._said, self._last = time.monotonic(), (progress.stage, progress.done)
+        rate = f"{progress.rate:.0f} tok/s" if progress.rate else ""
+        words = [w for w in (rate, _facts(progress.detail), eta) if w]
+        print(f"{title(progress.stage)}: {progress.done}/{progress.total}  {', '.join(words)}".rstrip(), flush=True)
+
+    def event(self, level: str, message: str) -> None:
+        print(f"{level}: {safe(message)}", flush=True)
+
+
+class JsonReporter:
+    """One JSON object a line."""
+
+    def __enter__(self) -> JsonReporter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def progress(self, progress: Any) -> None:
+        self._line(
+            type="progress",
+            stage=progress.stage,
+            done=progress.done,
+            total=progress.total,
+            tokens=progress.tokens,
+            seconds=round(progress.seconds, 2),
+            **progress.detail,
+        )
+
+    def event(self, level: str, message: str) -> None:
+        self._line(type="event", level=level, message=message)
+
+    @staticmethod
+    def _line(**values: Any) -> None:
+        print(json.dumps(values), flush=True)
+
+
+def reporter(as_json: bool) -> LiveReporter | PlainReporter | JsonReporter:
+    if as_json:
+        return JsonReporter()
+    return LiveReporter() if out.is_terminal else PlainReporter()
+
+
+def print_summary(figures: dict[str, Any], files: Iterable[tuple[str, str]]) -> None:
+    """The summary at the end of a run; every figure comes from the store."""
+    out.print()
+    out.print(f"[bold]{plain(figures['run'])}[/]  {figures['status']}", soft_wrap=True)
+    if figures["error"]:
+        out.print(f"[red]{plain(figures['error'])}[/]", soft_wrap=True)
+    _facts_table(_summary_rows(figures))
+    stages = figures["stages"]
+    if stages:
+        table = Table("stage", "done", "seconds", "tokens", "tokens/s", box=None, pad_edge=False, header_style="bold")
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for name in _TITLES:
+            s = stages.get(name)
+            if s:
+                rate = f"{s['tokens'] / s['seconds']:,.0f}" if s["tokens"] and s["seconds"] else "-"
+                table.add_row(
+                    title(name), f"{s['done']}/{s['total']}", f"{s['seconds']:.1f}", f"{s['tokens']:,}", rate
+                )
+        out.print()
+        out.print(table)
+        out.print(f"{duration(figures['seconds'])} in all, peak memory {bytes_text(figures['peak_memory_mb'] * 1e6)}")
+    shown = list(files)
+    if shown:
+        out.print()
+        for what, path in shown:
+            out.print(f"{what}: {plain(path)}", soft_wrap=True)
+
+
+def _facts_table(rows: list[tuple[str, str]]) -> None:
+    grid = Table.grid(padding=(0, 2))
+    for name, value in rows:
+        grid.add_row(f"[dim]{name}[/]", value)
+    out.print(grid)
+
+
+def _summary_rows(f: dict[str, Any]) -> list[tuple[str, str]]:
+    held = f", {f['held_out']} held out" if f["held_out"] else ""
+    rows = [("samples in", f"{f['samples']:,}{held}")]
+    for stage, what in (("instruction", "instructions"), ("response", "answers")):
+        r, a = f["reflections"][stage], f["accepted"][stage]
+        failed = ", ".join(f"{n} {plain(why)}" for why, n in r["failed"].items())
+        rows.append(
+            (
+                f"new {what} parsed",
+                f"{r['first_try'] + r['after_retries']:,} of {r['asked']:,}: {r['first_try']:,} at the first try, "
+                f"{r['after_retries']:,} after retries" + (f"; {failed}" if failed else ""),
+            )
+        )
+        rows.append((f"{what} taken", f"{a['taken']:,} of {a['choices']:,} ({share(a['taken'], a['choices'])})"))
+    for key, name in (("ifd", "mean IFD"), ("rifd", "mean r-IFD")):
+        s = f[key]
+        rows.append((f"{name} before, after", f"{number(s['before'])}, {number(s['after'])} (over {s['samples']:,})"))
+    length = f["length"]
+    rows.append(
+        (
+            "response length",
+            f"{number(length['before'], 0)} characters in, {number(length['after'], 0)} in what is kept"
+            + (f" ({length['after'] / length['before']:.1f} x)" if length["before"] and length["after"] else ""),
+        )
+    )
+    rows.append(
+        (
+            "with code",
+            f"{share(length['code_before'] or 0, 1)} in, "
+            + (share(length["code_after"], 1) if length["code_after"] is not None else "-")
+            + " in what is kept",
+        )
+    )
+    rows.append(("kept", f"{f['kept']:,} of {f['samples']:,} ({share(f['kept'], f['samples'])})"))
+    for why, n in f["dropped"].items():
+        rows.append(("dropped", f"{n:,}  {plain(why)}"))
+    if f["truncated"]:
+        rows.append(("cut by max_length", f"{f['truncated']:,}"))
+    t = f["training"]
+    if t is not None:
+        rows += _training_rows(t)
+    return rows
+
+
+def _training_rows(t: dict[str, Any]) -> list[tuple[str, str]]:
+    result = t["result"]
+    if t["status"] != "done":
+        return [("training", plain(t["status"]))]
+    rows = [
+        (
+            "training loss",
+            f"{number(result['first_loss'])} at the first step, {number(result['last_loss'])} at the last "
+            f"({result['steps']} steps, {result['examples']} samples)",
+        )
+    ]
+    for name, held in result["held_out"].items():
+        rows.append(
+            (
+                f"held-out loss, {name}",
+                f"{number(held['before'])} before, {number(held['after'])} after ({held['samples']} samples)",
+            )
+        )
+    return rows
+
+
+def progress_line(as_json: bool) -> tuple[Callable[[int, int, int], None], Callable[[], None]]:
+    """A one-line import progress on a terminal (rows, share, rows/s, ETA), nothing elsewhere."""
+    if as_json or not out.is_terminal:
+        return (lambda rows, done, total: None), (lambda: None)
+    began, shown = time.monotonic(), [0.0]
+
+    def show(rows: int, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - began < 1 or now - shown[0] < 0.2:
+            return
+        shown[0] = now
+        part = done / total if total else 0
+        eta = duration((now - began) * (1 - part) / part) if part else "?"
+        sys.stdout.write(f"\r\x1b[K{rows:,} rows, {part:.0%}, {rows / (now - began):,.0f} rows/s, {eta} left")
+        sys.stdout.flush()
+
+    def clear() -> None:
+        if shown[0]:
+            sys.stdout.write("\r\x1b[K")
+            sys.stdout.flush()
+
+    return show, clear

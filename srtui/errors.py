@@ -1,0 +1,9 @@
+"""The one kind of error that a person is meant to read."""
+
+
+class UserError(Exception):
+    """Something the user can mend.
+
+    The message is one sentence that names the file, line or field and the mend. The command line
+    prints it without a traceback and exits with code 2; the dashboard shows it as a toast.
+    """

@@ -1,0 +1,34 @@
+"""Models: the catalogue, what a workspace has, what a file says about itself, and conversions.
+
+Everything here works on files; torch, transformers and llama.cpp run only in processes of their own.
+"""
+
+from srtui.models.catalogue import (
+    CatalogueEntry,
+    ModelEntry,
+    add,
+    catalogue,
+    find_model,
+    list_models,
+    resolve_student,
+    resolve_teacher,
+)
+from srtui.models.convert import QUANTIZATIONS, gguf_to_safetensors, quantize
+from srtui.models.formats import ModelInfo, file_sha256, inspect
+
+__all__ = [
+    "QUANTIZATIONS",
+    "CatalogueEntry",
+    "ModelEntry",
+    "ModelInfo",
+    "add",
+    "catalogue",
+    "file_sha256",
+    "find_model",
+    "gguf_to_safetensors",
+    "inspect",
+    "list_models",
+    "quantize",
+    "resolve_student",
+    "resolve_teacher",
+]

@@ -1,0 +1,333 @@
+"""From GGUF to safetensors, and from one GGUF quantization to another.
+
+Both run in a process of their own: a file that makes llama.cpp abort cannot take a run down with it,
+gigabytes are given back to the system when they are done, and what the libraries print stays there.
+Results are written beside their place and renamed, so a name in ``models/`` is always a whole model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from srtui.errors import UserError
+from srtui.models.formats import ModelInfo, file_sha256, read_gguf, read_safetensors_folder
+from srtui.workspace import OFFLINE_SETTINGS
+
+Say = Callable[[str], None]
+
+QUANTIZATIONS: dict[str, float] = {
+    "F32": 32.0,
+    "BF16": 16.0,
+    "F16": 16.0,
+    "Q8_0": 8.5,
+    "Q6_K": 6.6,
+    "Q5_K_M": 5.7,
+    "Q5_K_S": 5.6,
+    "Q5_1": 6.0,
+    "Q5_0": 5.5,
+    "Q4_K_M": 4.9,
+    "Q4_K_S": 4.7,
+    "Q4_1": 5.0,
+    "Q4_0": 4.6,
+    "IQ4_NL": 4.6,
+    "IQ4_XS": 4.4,
+    "Q3_K_L": 4.3,
+    "Q3_K_M": 4.0,
+    "Q3_K_S": 3.6,
+    "Q2_K": 3.2,
+}
+"""Types that llama.cpp makes without an importance matrix -> about how many bits a parameter takes."""
+
+PROVENANCE = "srtui.json"
+"""Beside a student's weights: the GGUF that it was made from."""
+
+# Both tokenizers must cut these alike before a converted student may be trusted with text.
+PROBES = (
+    "Explain in 3 steps why 12345 + 67 = 12412, and what 1,000.50 EUR is in GBP.",
+    "don't I'll WE'RE she'd  two  spaces\n\n\n  and an indented line\t\ttabs\r\nend  ",
+    "def f(x):\n    return {'a': x ** 2}  # über\n",
+    "Schrödinger's naïve café — «да», 日本語のテキスト, العربية, 🙂👩‍🚀",
+    "v2.0.1-rc3 http://example.org/?q=1&r=ab_cd#top CamelCaseWord ALLCAPS",
+    " leading space",
+    "½ x² ١٢٣ Ⅷ",
+)
+
+# Pre-tokenizers by their GGUF name (tokenizer.ggml.pre), as those models' own tokenizer.json has
+# them. transformers' GGUF reader gives every byte-level BPE the GPT-2 rule, which splits numbers
+# and contractions otherwise for most newer models.
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_WORDS = r"|[^\r\n\p{L}\p{N}]?\p{L}+"
+_SPLITS = {
+    "llama-bpe": _CONTRACTIONS + _WORDS + r"|\p{N}{1,3}" + _REST,
+    "smaug-bpe": _CONTRACTIONS + _WORDS + r"|\p{N}{1,3}" + _REST,
+    "qwen2": _CONTRACTIONS + _WORDS + r"|\p{N}" + _REST,
+    "stablelm2": _CONTRACTIONS + _WORDS + r"|\p{N}" + _REST,
+}
+_SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone")
+
+
+def quantize(src: Path, dst: Path, quantization: str, say: Say = lambda line: None) -> Path:
+    """Make ``dst`` from the GGUF ``src`` with llama.cpp's own quantizer; returns ``dst``.
+
+    ``quantization`` is a key of QUANTIZATIONS, in any case. Raises UserError for another one, for a
+    source that cannot be used, and where the disk is too small; ``dst`` is then as it was.
+    """
+    kind = quantization.upper()
+    if kind not in QUANTIZATIONS:
+        raise UserError(f"{quantization} is not a quantization; choose one of {', '.join(QUANTIZATIONS)}.")
+    info = read_gguf(src)
+    if info.role != "model":
+        raise UserError(f"{src} is not a whole model ({info.role}), so it cannot be quantised.")
+    if dst.exists() and dst.samefile(src):
+        raise UserError(f"{dst} is the source itself; give the quantised file another name.")
+    expected = int(info.parameters * QUANTIZATIONS[kind] / 8) + 16_000_000
+    need_disk(dst.parent, expected, dst.name)
+    say(f"quantising {src.name} ({info.quantization}) to {kind} …")
+    started = time.monotonic()
+    with _beside(dst) as part:
+        _in_own_process("quantize", src, part, kind)
+        made = read_gguf(part)  # whole, and what was asked for
+        if made.parameters != info.parameters:
+            raise UserError(f"llama.cpp's quantizer left tensors of {src} out; try another type.")
+        part.replace(dst)
+    say(f"made {dst.name}: {made.size / 1e6:,.0f} MB in {time.monotonic() - started:.1f} s")
+    return dst
+
+
+def gguf_to_safetensors(gguf: Path, out: Path, say: Say = lambda line: None) -> Path:
+    """Make the folder ``out``: the GGUF's weights in bfloat16, its configuration and its tokenizer.
+
+    An ``out`` that srtui made earlier is replaced; any other folder is not touched. Raises
+    UserError where transformers does not know the architecture, or memory or disk are too small.
+    """
+    info = read_gguf(gguf)
+    if info.role != "model":
+        raise UserError(f"{gguf} is not a whole model ({info.role}), so it cannot be a student.")
+    if out.exists() and not (out / PROVENANCE).is_file():
+        raise UserError(f"{out} is in the way of the student's folder; move it away.")
+    need_disk(out.parent, info.parameters * 2 + 50_000_000, out.name)
+    _need_memory(info)
+    say(f"making safetensors from {gguf.name} for the student (once) …")
+    started = time.monotonic()
+    with _beside(out) as part:
+        told = _in_own_process("safetensors", gguf, part)
+        made_from = {
+            "made_from": gguf.name,
+            "sha256": file_sha256(gguf),
+            "quantization": info.quantization,
+            "licence": info.licence,
+            "tokenizer_agrees": told["agrees"],
+        }
+        (part / PROVENANCE).write_text(json.dumps(made_from, indent=1) + "\n", encoding="utf-8")
+        made = read_safetensors_folder(part)
+        if out.exists():
+            shutil.rmtree(out)
+        part.replace(out)
+    say(f"made {out.name}/: {made.size / 1e6:,.0f} MB in {time.monotonic() - started:.1f} s")
+    if told["agrees"] < told["probes"]:
+        say(
+            f"note: the student's tokenizer cuts {told['probes'] - told['agrees']} of {told['probes']} test "
+            f"texts otherwise than llama.cpp does; the model's own safetensors folder would be better."
+        )
+    return out
+
+
+def need_disk(folder: Path, size: int, name: str) -> None:
+    """Raise UserError where ``folder``'s disk has less than ``size`` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise UserError(
+            f"{name} needs about {size / 1e9:.1f} GB in {folder}, and {free / 1e9:.1f} GB are free."
+        )
+
+
+def _need_memory(info: ModelInfo) -> None:
+    import psutil
+
+    # transformers holds all weights as float32 while it fills the bfloat16 model.
+    need, free = info.parameters * 6 + 600_000_000, psutil.virtual_memory().available
+    if free < need:
+        raise UserError(
+            f"Making a student from {info.path.name} needs about {need / 1e9:.0f} GB of memory and "
+            f"{free / 1e9:.0f} GB are free; add the model's own safetensors folder instead."
+        )
+
+
+class _beside:
+    """A name beside ``target`` to write to; what is still there at the end is removed."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __enter__(self) -> Path:
+        self.folder = Path(tempfile.mkdtemp(dir=self.target.parent, prefix=f".{self.target.name}."))
+        return self.folder / self.target.name
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+_WORKER = "import sys; from srtui.models.convert import work; sys.exit(work(*sys.argv[1:]))"
+
+
+def _in_own_process(what: str, *arguments: object) -> dict[str, Any]:
+    """Run one of this module's workers; returns what it reports, raises UserError for what went wrong."""
+    package_root = Path(__file__).resolve().parents[2]
+    paths = [str(package_root), *filter(None, [os.environ.get("PYTHONPATH")])]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", _WORKER, what, *map(str, arguments)],
+        env=os.environ | OFFLINE_SETTINGS | {"PYTHONPATH": os.pathsep.join(paths)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    try:
+        report = json.loads(done.stdout.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        report = None
+    if isinstance(report, dict) and "error" not in report:
+        return report
+    if report is None and done.returncode < 0:
+        why = f"the process was killed by signal {-done.returncode}"
+    else:
+        why = report["error"] if report else _last_words(done.stderr)
+    raise UserError(f"{arguments[0]} could not be converted: {why}".rstrip(". ") + ".")
+
+
+def _last_words(log: str) -> str:
+    """The line of a library's log that says what went wrong."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    blamed = [line for line in lines if re.search(r"error|failed|unknown|invalid", line, re.IGNORECASE)]
+    return (blamed or lines or ["it ended without a word"])[-1][:300]
+
+
+# --- what runs in the process of its own -------------------------------------------------------------
+
+
+def _quantize(src: str, dst: str, kind: str) -> dict[str, Any]:
+    import ctypes
+
+    import llama_cpp
+
+    numbers = {
+        name.removeprefix("LLAMA_FTYPE_").removeprefix("ALL_").removeprefix("MOSTLY_"): value
+        for name, value in vars(llama_cpp).items()
+        if name.startswith("LLAMA_FTYPE_")
+    }
+    settings = llama_cpp.llama_model_quantize_default_params()
+    settings.ftype = numbers[kind]
+    settings.allow_requantize = True
+    if llama_cpp.llama_model_quantize(src.encode(), dst.encode(), ctypes.byref(settings)):
+        raise UserError("")  # llama.cpp has written the reason to its log
+    return {}
+
+
+def _safetensors(gguf: str, out: str) -> dict[str, Any]:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    source = Path(gguf)
+    where = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
+    loaded = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.bfloat16, local_files_only=True)
+    config = loaded.config.to_dict()
+    for left_over in ("quantization_config", "_name_or_path"):
+        config.pop(left_over, None)
+    clean = type(loaded.config).from_dict(config)
+    with torch.device("meta"):  # the same class without the marks of a GGUF, and no second copy of weights
+        fresh = AutoModelForCausalLM.from_config(clean, dtype=torch.bfloat16)
+    fresh.load_state_dict(loaded.state_dict(), assign=True)
+    fresh.tie_weights()
+    fresh.generation_config = loaded.generation_config
+    fresh.save_pretrained(out)
+
+    tokenizer = AutoTokenizer.from_pretrained(**where, local_files_only=True)
+    vocabulary = _Vocabulary(source)
+    if vocabulary.text("tokenizer.ggml.model") == "gpt2":
+        _mend_pre_tokenizer(tokenizer, vocabulary.text("tokenizer.ggml.pre"))
+    if context := int(getattr(clean, "max_position_embeddings", 0)):
+        tokenizer.model_max_length = context
+    for left_over in ("is_local", "local_files_only"):
+        tokenizer.init_kwargs.pop(left_over, None)
+    tokenizer.save_pretrained(out)
+    again = AutoTokenizer.from_pretrained(out, local_files_only=True)
+    agrees = sum(again(text)["input_ids"] == vocabulary.tokens(text) for text in PROBES)
+    for file in Path(out).iterdir():
+        file.chmod(0o644)  # safetensors writes for its owner only
+    return {"agrees": agrees, "probes": len(PROBES)}
+
+
+class _Vocabulary:
+    """llama.cpp's view of a GGUF's tokenizer; weights are not loaded."""
+
+    def __init__(self, gguf: Path) -> None:
+        import llama_cpp
+
+        self.api = llama_cpp
+        settings = llama_cpp.llama_model_default_params()
+        settings.vocab_only = True
+        llama_cpp.llama_backend_init()
+        self.model = llama_cpp.llama_model_load_from_file(str(gguf).encode(), settings)
+        if not self.model:
+            raise UserError("")  # llama.cpp has written the reason to its log
+        self.vocabulary = llama_cpp.llama_model_get_vocab(self.model)
+
+    def text(self, key: str) -> str:
+        import ctypes
+
+        room = ctypes.create_string_buffer(256)
+        length = self.api.llama_model_meta_val_str(self.model, key.encode(), room, len(room))
+        return room.value.decode(errors="replace") if length >= 0 else ""
+
+    def tokens(self, text: str) -> list[int]:
+        raw = text.encode()
+        room = (self.api.llama_token * (len(raw) + 8))()
+        count = self.api.llama_tokenize(self.vocabulary, raw, len(raw), room, len(room), True, True)
+        return list(room[: max(count, 0)])
+
+
+def _mend_pre_tokenizer(tokenizer: Any, name: str) -> None:
+    """Give a byte-level BPE the splitting rule that its GGUF names, where the rule is known here."""
+    from tokenizers import Regex, pre_tokenizers
+
+    if name in _SINGLE_DIGITS:
+        steps = [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    elif name in _SPLITS:
+        steps = [
+            pre_tokenizers.Split(Regex(_SPLITS[name]), "isolated", invert=False),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    else:
+        return
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+
+
+def work(what: str, *arguments: str) -> int:
+    """The process's own main: one JSON line on standard output."""
+    try:
+        report = (_quantize if what == "quantize" else _safetensors)(*arguments)
+    except Exception as error:
+        words = " ".join(str(error).split())[:300]
+        if words:
+            report = {"error": words}
+        else:
+            return 1
+    print(json.dumps(report), flush=True)
+    return 1 if "error" in report else 0

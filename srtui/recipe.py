@@ -1,0 +1,213 @@
+"""A recipe: every knob of a run, in TOML, validated, with the paper's values as defaults."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from srtui.errors import UserError
+from srtui.sample import digest
+
+Auto = Literal["auto"]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Teacher(Section):
+    """The GGUF model that criticises and rewrites, and how llama.cpp runs it."""
+
+    model: str = "smollm2-135m"
+    adapter: str | None = None
+    context: Auto | Count = "auto"
+    slots: Auto | Count = "auto"
+    batch_tokens: Auto | Count = "auto"
+    gpu_layers: Auto | Annotated[int, Field(ge=-1)] = "auto"
+    threads: Auto | Count = "auto"
+    flash_attention: Auto | bool = "auto"
+    kv_type: Literal["f32", "f16", "q8_0", "q4_0"] = "f16"
+
+
+class Sampling(Section):
+    temperature: Annotated[float, Field(ge=0, le=5)] = 0.7
+    top_p: Share = 0.95
+    top_k: Annotated[int, Field(ge=0)] = 40
+    min_p: Share = 0.05
+    repeat_penalty: Annotated[float, Field(ge=0.5, le=3)] = 1.1
+
+
+class Reflection(Section):
+    """What is asked of the teacher. ``source = "store"`` asks nothing and uses what is stored."""
+
+    source: Literal["teacher", "store"] = "teacher"
+    mode: Literal["guided", "free"] = "guided"
+    instruction_criteria: str = "instruction"
+    response_criteria: str = "response"
+    max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
+    candidates: Annotated[int, Field(ge=1, le=64)] = 1
+    critique_tokens: Count = 256
+    instruction_tokens: Count = 256
+    answer_tokens: Count = 768
+
+
+class Student(Section):
+    """The model that chooses and is then trained."""
+
+    model: str = "smollm2-135m"
+    quantization: Literal["nf4", "bf16", "int8", "f32"] = "nf4"
+
+
+class Prompt(Section):
+    template: Literal["alpaca", "vicuna", "wizardlm", "chat"] = "alpaca"
+    max_length: Annotated[int, Field(ge=16)] = 2048
+
+
+class Scoring(Section):
+    protocol: Literal["default", "paper"] = "default"
+    batch_tokens: Auto | Count = "auto"
+    template_warning: Literal["warn", "stop"] = "warn"
+
+
+class Selection(Section):
+    policy: Literal["paper", "keep"] = "paper"
+
+
+class Training(Section):
+    """QLoRA finetuning of the student on what was selected."""
+
+    enabled: bool = True
+    epochs: Annotated[float, Field(gt=0)] = 3.0
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    batch_size: Count = 16
+    micro_batch_size: Count = 4
+    warmup_ratio: Share = 0.03
+    scheduler: Literal["cosine", "linear", "constant"] = "cosine"
+    optimizer: Literal["auto", "adamw", "paged_adamw_8bit"] = "auto"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    lora_rank: Count = 16
+    lora_alpha: Count = 32
+    lora_dropout: Share = 0.05
+    held_out: Share = 0.1
+
+    @model_validator(mode="after")
+    def _micro_batch_fits(self) -> Self:
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"batch_size = {self.batch_size} must be a multiple of micro_batch_size = "
+                f"{self.micro_batch_size}"
+            )
+        return self
+
+
+class Recipe(Section):
+    """One run, described. ``dataset`` is a file beside the recipe or in the workspace, or the name
+    of an imported dataset."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
+    description: str = ""
+    dataset: str
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    limit: Count | None = None
+    teacher: Teacher = Teacher()
+    sampler: Sampling = Sampling()
+    reflection: Reflection = Reflection()
+    student: Student = Student()
+    prompt: Prompt = Prompt()
+    scoring: Scoring = Scoring()
+    selection: Selection = Selection()
+    training: Training = Training()
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when anything changes that a run's decisions or weights depend on."""
+        what = self.model_dump(mode="json", exclude={"description"})
+        for speed_only in ("slots", "batch_tokens", "gpu_layers", "threads"):
+            what["teacher"].pop(speed_only)
+        what["scoring"].pop("batch_tokens")
+        return digest(repr(sorted(what.items()))).hex()[:12]
+
+
+def load(path: Path, overrides: list[str] | None = None, limit: int | None = None) -> Recipe:
+    """Read a recipe; ``overrides`` are ``section.key=value`` words, the value in TOML or bare text.
+
+    Raises UserError, one sentence with the file, the key, and the nearest valid key.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = _nearest(path.name, [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else [])
+        raise UserError(f"{path}: there is no such recipe{near}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a recipe ({error}).") from error
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: not valid TOML: {error}.") from error
+    for word in overrides or []:
+        _override(data, word)
+    if limit is not None:
+        data["limit"] = limit
+    data.setdefault("name", path.stem)
+    return parse(data, str(path))
+
+
+def parse(data: dict[str, Any], source: str) -> Recipe:
+    """Validate ``data``; ``source`` names it in the error."""
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise UserError(f"{source}: {_sentence(error)}") from None
+
+
+def _override(data: dict[str, Any], word: str) -> None:
+    key, equals, raw = word.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {word}: write it as section.key=value, for example --set training.epochs=1")
+    try:
+        value: Any = tomllib.loads(f"v = {raw}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = raw
+    *sections, last = key.split(".")
+    place = data
+    for section in sections:
+        place = place.setdefault(section, {})
+        if not isinstance(place, dict):
+            raise UserError(f"--set {word}: {section} is not a section.")
+    place[last] = value
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    # Union members (``"auto"`` or a number) add their own parts to the location; keys are real fields.
+    model: type[BaseModel] = Recipe
+    keys: list[str] = []
+    for part in first["loc"]:
+        keys.append(str(part))
+        field = model.model_fields.get(str(part))
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            break
+        model = field.annotation
+    where = ".".join(keys)
+    if first["type"] == "extra_forbidden":
+        return f"{where} is not a key{_nearest(keys[-1], list(model.model_fields))}."
+    if first["type"] == "missing":
+        return f"the key {where} is missing."
+    same = [e for e in error.errors(include_url=False) if [str(p) for p in e["loc"][: len(keys)]] == keys]
+    wants = " or ".join(dict.fromkeys(e["msg"][0].lower() + e["msg"][1:] for e in same))
+    given = "" if first["type"] == "value_error" else f" = {first['input']!r}"
+    return f"{where}{given}: {wants.removeprefix('value error, ')}.".lstrip(": ")
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if near:
+        return f"; did you mean {near[0]}?"[:-1]
+    return f"; it can be {', '.join(sorted(known))}" if known else ""

@@ -1,0 +1,16 @@
+"""What the teacher is asked, and what its words mean. Knows no llama.cpp and no student."""
+
+from srtui.reflection.criteria_files import Criteria, load_criteria
+from srtui.reflection.parsing import Parsed, Unparsed, parse_free, parse_guided
+from srtui.reflection.protocol import Protocol, Rewrite
+
+__all__ = [
+    "Criteria",
+    "Parsed",
+    "Protocol",
+    "Rewrite",
+    "Unparsed",
+    "load_criteria",
+    "parse_free",
+    "parse_guided",
+]

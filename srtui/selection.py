@@ -1,0 +1,90 @@
+"""The student's choices, as pure functions: scores in, decision and reason out.
+
+Li et al. (ACL 2024), section 3: the instruction is chosen by the higher IFD, the response by the
+lower r-IFD, and a pair at or above 1 by either is not trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One variant with its score, or the reason why it has none."""
+
+    variant_id: int
+    score: float | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which variant won, whether it is a rewrite, and why, in one sentence."""
+
+    variant_id: int
+    reflected: bool
+    reason: str
+
+
+def choose_instruction(original: Scored, rewrites: Sequence[Scored]) -> Choice:
+    """The pair with the higher IFD; the original on a tie, and where it cannot be compared."""
+    return _choose(original, rewrites, "instruction", "IFD", higher=True)
+
+
+def choose_response(current: Scored, rewrites: Sequence[Scored]) -> Choice:
+    """The pair with the lower r-IFD; the current one on a tie, and where it cannot be compared."""
+    return _choose(current, rewrites, "answer", "r-IFD", higher=False)
+
+
+def _choose(before: Scored, rewrites: Sequence[Scored], what: str, metric: str, *, higher: bool) -> Choice:
+    sign = 1.0 if higher else -1.0
+    if not rewrites:
+        return Choice(before.variant_id, False, f"kept the {what}: there is no rewrite of it")
+    if before.score is None:
+        return Choice(before.variant_id, False, f"kept the {what}: it has no {metric} ({before.reason})")
+    valid = [(r.score, r) for r in rewrites if r.score is not None]
+    if not valid:
+        return Choice(before.variant_id, False, f"kept the {what}: the rewrite has no {metric} ({rewrites[0].reason})")
+    best_score, best = max(valid, key=lambda pair: sign * pair[0])  # the first of equals
+    if sign * best_score > sign * before.score:
+        return Choice(
+            best.variant_id,
+            True,
+            f"took the new {what}: {metric} {best_score:.4f} {'>' if higher else '<'} {before.score:.4f}",
+        )
+    relation = "=" if best_score == before.score else "<" if higher else ">"
+    return Choice(
+        before.variant_id,
+        False,
+        f"kept the {what}: the new one's {metric} {best_score:.4f} {relation} {before.score:.4f}",
+    )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Whether a sample is trained on. ``reason`` is a short fixed word, for counting."""
+
+    kept: bool
+    reason: str
+
+
+def keep(
+    policy: Literal["paper", "keep"], response_reflected: bool, ifd: Scored, rifd: Scored
+) -> Outcome:
+    """Whether the winner is trained on.
+
+    ``paper`` keeps only what has a rewritten response ("for consistency of response distribution",
+    section 3); ``keep`` keeps the winner whoever wrote it. Both drop IFD >= 1 and r-IFD >= 1, as the
+    released code does, and whatever has no score: an unscored pair cannot pass a filter.
+    """
+    if policy == "paper" and not response_reflected:
+        return Outcome(False, "response not rewritten")
+    for metric, scored in (("IFD", ifd), ("r-IFD", rifd)):
+        if scored.score is None:
+            return Outcome(False, f"no {metric}: {scored.reason or 'not scored'}")
+        if scored.score >= 1:
+            return Outcome(False, f"{metric} at or above 1")
+    return Outcome(True, "selected")

@@ -1,0 +1,186 @@
+"""Everything that srtui remembers, in one SQLite file.
+
+``Store`` opens it; ``store.corpus`` holds datasets, samples and variants, ``store.runs`` what runs
+are and who works on them, ``store.work`` what a run has done to each sample, and
+``srtui.store.summary`` reads a run back as figures. Rows are content-addressed and nothing is
+overwritten, so that doing a piece of work twice is harmless.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from srtui.errors import UserError
+from srtui.store._sqlite_utils import Database
+from srtui.store.corpus import Corpus
+from srtui.store.runs import Runs
+from srtui.store.schema import migrations
+from srtui.store.work import Work
+
+__all__ = ["Store", "explain"]
+
+
+class Store:
+    """One open SQLite file, in WAL mode, migrated to this version's tables.
+
+    Raises UserError where the file cannot be opened, is not a store, or was made by a newer srtui.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self.path = path
+        try:
+            if read_only:
+                if not path.exists():
+                    raise UserError(f"{path}: there is no store yet; import a dataset or run a recipe first.")
+                self.conn = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self.conn = sqlite3.connect(path, timeout=30)
+            self.conn.row_factory = sqlite3.Row
+            self.conn.execute("PRAGMA foreign_keys=ON")
+            # A commit in WAL mode survives a killed process as it is, and a power cut at FULL.
+            self.conn.execute("PRAGMA synchronous=FULL")
+            self.conn.execute("PRAGMA cache_size=-65536")
+            self.conn.execute("PRAGMA temp_store=MEMORY")
+            self.db = Database(self.conn, execute_plugins=False)
+            self._check_version()
+            if not read_only:
+                self.db.enable_wal()
+                if migrations.pending(self.db):
+                    migrations.apply(self.db)
+        except (sqlite3.Error, OSError) as error:
+            raise explain(error, path) from error
+        self.corpus = Corpus(self)
+        self.runs = Runs(self)
+        self.work = Work(self)
+
+    def _check_version(self) -> None:
+        known = {m.name for m in migrations._migrations}
+        unknown = [m.name for m in migrations.applied(self.db) if m.name not in known]
+        if unknown:
+            raise UserError(
+                f"{self.path} was made by a newer srtui (it has {unknown[-1]}); update srtui to open it."
+            )
+        tables = [name for name in self.db.table_names() if not name.startswith("sqlite_")]
+        if tables and "_sqlite_migrations" not in tables:
+            raise UserError(f"{self.path} is a SQLite file but not a srtui store; move it away.")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.conn.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of the block, or none of it; takes the write lock at once, so that it never has to
+        give up half-way to another writer."""
+        if self.conn.in_transaction:
+            yield
+            return
+        self.conn.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self.conn.rollback()
+            raise
+        self.conn.commit()
+
+    def rows(self, sql: str, parameters: Any = ()) -> list[sqlite3.Row]:
+        return self.conn.execute(sql, parameters).fetchall()
+
+    def row(self, sql: str, parameters: Any = ()) -> sqlite3.Row | None:
+        found: sqlite3.Row | None = self.conn.execute(sql, parameters).fetchone()
+        return found
+
+    def value(self, sql: str, parameters: Any = ()) -> Any:
+        found = self.conn.execute(sql, parameters).fetchone()
+        return None if found is None else found[0]
+
+    def exportable(self, run_id: int, *, all_variants: bool = False) -> list[dict[str, Any]]:
+        """Rows for an export: texts, ids, kind and scores of what is selected, or of every variant."""
+        setting = self.runs.get(run_id).setting_id or 0
+        scores = (
+            "LEFT JOIN score i ON i.variant_id = v.id AND i.setting_id = ? AND i.metric = 'ifd' "
+            "LEFT JOIN score r ON r.variant_id = v.id AND r.setting_id = ? AND r.metric = 'rifd' "
+        )
+        columns = "v.sample_id AS sample, v.id AS variant, v.kind, v.instruction, v.input, v.response, i.value AS ifd, r.value AS rifd"
+        if all_variants:
+            found = self.rows(
+                f"SELECT {columns} FROM run_sample rs JOIN variant v ON v.sample_id = rs.sample_id {scores}"
+                "WHERE rs.run_id = ? ORDER BY v.sample_id, v.id",
+                (setting, setting, run_id),
+            )
+            return [dict(r) for r in found]
+        rows = []
+        for _, variant_id in self.work.selected(run_id):
+            row = self.row(f"SELECT {columns} FROM variant v {scores}WHERE v.id = ?", (setting, setting, variant_id))
+            if row is not None:
+                rows.append(dict(row))
+        return rows
+
+    def counts(self) -> dict[str, int]:
+        """Rows by table."""
+        names = [n for n in self.db.table_names() if not n.startswith(("sqlite_", "_sqlite"))]
+        return {name: self.value(f"SELECT count(*) FROM [{name}]") for name in names}
+
+    def size(self) -> int:
+        """Bytes on disk, the write-ahead log included."""
+        return sum(p.stat().st_size for p in self.path.parent.glob(self.path.name + "*") if p.is_file())
+
+    def check(self) -> list[str]:
+        """What is wrong with the file; empty where it is sound."""
+        problems = [r[0] for r in self.rows("PRAGMA integrity_check") if r[0] != "ok"]
+        problems += [
+            f"{r[0]} row {r[1]} points at a missing row of {r[2]}" for r in self.rows("PRAGMA foreign_key_check")
+        ]
+        return problems
+
+    def vacuum(self) -> int:
+        """Give unused pages back; returns the bytes saved."""
+        before = self.size()
+        self.conn.execute("VACUUM")
+        self.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return before - self.size()
+
+    def backup(self, target: Path) -> None:
+        """A consistent copy, also while an engine writes; an existing ``target`` is left alone."""
+        if target.exists():
+            raise UserError(f"{target} exists already; name a file that does not.")
+        beside = target.with_name(target.name + ".part")
+        try:
+            copy = sqlite3.connect(beside)
+            try:
+                self.conn.backup(copy, pages=4096)
+            finally:
+                copy.close()
+            os.replace(beside, target)
+        except (sqlite3.Error, OSError) as error:
+            beside.unlink(missing_ok=True)
+            raise explain(error, target) from error
+
+
+def explain(error: Exception, path: Path) -> UserError:
+    """The one sentence for what SQLite or the file system said about ``path``."""
+    said = str(error)
+    if isinstance(error, sqlite3.Error):
+        for sign, sentence in (
+            ("disk is full", "the disk is full; free some space and run the same command again, nothing stored is lost"),
+            ("readonly", "the file or its folder is read-only; make both writable"),
+            ("unable to open", "it cannot be opened; check that the folder exists and is writable"),
+            ("not a database", "it is not a SQLite file, or it is damaged; restore a copy made by srtui db backup"),
+            ("malformed", "it is damaged; restore a copy made by srtui db backup"),
+            ("locked", "another process has held it locked for 30 seconds; try again when that one is done"),
+            ("disk I/O", "the disk could not be read or written; check it, then run srtui db check"),
+        ):
+            if sign in said:
+                return UserError(f"{path}: {sentence}.")
+    return UserError(f"{path}: {said}.")

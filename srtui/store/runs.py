@@ -1,0 +1,313 @@
+"""Runs: what they are, who works on them, how far they are, and what was asked of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from srtui.errors import UserError
+
+if TYPE_CHECKING:
+    from srtui.store import Store
+
+STAGES = ("reflect-instruction", "choose-instruction", "reflect-response", "choose-response", "train")
+HEARTBEAT_SECONDS = 5.0
+DEAD_AFTER_SECONDS = 90.0
+
+
+@dataclass(frozen=True)
+class Run:
+    id: int
+    name: str
+    dataset_id: int
+    setting_id: int | None
+    recipe_path: str
+    recipe: dict[str, Any]
+    fingerprint: str
+    status: str
+    stage: str | None
+    teacher: dict[str, Any] | None
+    error: str | None
+    peak_memory_mb: float
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+
+
+def _run(row: sqlite3.Row) -> Run:
+    return Run(
+        id=row["id"],
+        name=row["name"],
+        dataset_id=row["dataset_id"],
+        setting_id=row["setting_id"],
+        recipe_path=row["recipe_path"],
+        recipe=json.loads(row["recipe"]),
+        fingerprint=row["fingerprint"],
+        status=row["status"],
+        stage=row["stage"],
+        teacher=json.loads(row["teacher"]) if row["teacher"] else None,
+        error=row["error"],
+        peak_memory_mb=row["peak_memory_mb"],
+        created_at=row["created_at"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+    )
+
+
+class Runs:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    # -- what runs are ----------------------------------------------------------------------
+
+    def all(self) -> list[Run]:
+        return [_run(r) for r in self._store.rows("SELECT * FROM run ORDER BY id")]
+
+    def get(self, run_id: int) -> Run:
+        row = self._store.row("SELECT * FROM run WHERE id = ?", (run_id,))
+        if row is None:
+            raise UserError(f"There is no run with id {run_id}.")
+        return _run(row)
+
+    def named(self, name: str) -> Run:
+        """The run called ``name``, or whose number it is; UserError names the runs there are."""
+        row = self._store.row("SELECT * FROM run WHERE name = ?", (name,))
+        if row is None and name.isdigit():
+            row = self._store.row("SELECT * FROM run WHERE id = ?", (int(name),))
+        if row is None:
+            names = [r["name"] for r in self._store.rows("SELECT name FROM run ORDER BY id DESC LIMIT 8")]
+            there = f"there are {', '.join(names)}" if names else "there are none yet; start one with srtui run"
+            raise UserError(f"There is no run {name!r}; {there}.")
+        return _run(row)
+
+    def with_fingerprint(self, dataset_id: int, fingerprint: str) -> Run | None:
+        row = self._store.row(
+            "SELECT * FROM run WHERE dataset_id = ? AND fingerprint = ? ORDER BY id DESC LIMIT 1",
+            (dataset_id, fingerprint),
+        )
+        return _run(row) if row else None
+
+    def create(
+        self,
+        wanted_name: str,
+        dataset_id: int,
+        recipe_path: str,
+        recipe_json: str,
+        fingerprint: str,
+        samples: list[tuple[int, bool]],
+    ) -> Run:
+        """A new run over ``samples`` (sample id, held out); named ``wanted_name``, or with a number
+        behind it where that name is taken."""
+        store = self._store
+        with store.transaction():
+            name, n = wanted_name, 1
+            while store.value("SELECT 1 FROM run WHERE name = ?", (name,)):
+                n += 1
+                name = f"{wanted_name}-{n}"
+            made = store.conn.execute(
+                "INSERT INTO run(name, dataset_id, recipe_path, recipe, fingerprint, status, created_at) "
+                "VALUES (?,?,?,?,?,'new',?)",
+                (name, dataset_id, recipe_path, recipe_json, fingerprint, time.time()),
+            )
+            run_id = int(made.lastrowid or 0)
+            store.conn.executemany(
+                "INSERT INTO run_sample(run_id, sample_id, held_out) VALUES (?,?,?)",
+                [(run_id, sample_id, int(held_out)) for sample_id, held_out in samples],
+            )
+        return self.get(run_id)
+
+    def update(self, run_id: int, **values: Any) -> None:
+        """Set columns of a run."""
+        columns = ", ".join(f"{name} = ?" for name in values)
+        with self._store.transaction():
+            self._store.conn.execute(f"UPDATE run SET {columns} WHERE id = ?", (*values.values(), run_id))
+
+    # -- who works on a run -----------------------------------------------------------------
+
+    def acquire(self, run_id: int) -> Lease:
+        """Take the run for this process; UserError says who holds it if another engine does.
+
+        A lease whose process is gone (this host), or silent for 90 s (another host), is taken over.
+        """
+        store, now, me = self._store, time.time(), psutil.Process()
+        with store.transaction():
+            held = store.row("SELECT * FROM lease WHERE run_id = ?", (run_id,))
+            if held is not None and _alive(held, now):
+                since = time.strftime("%H:%M:%S", time.localtime(held["acquired_at"]))
+                raise UserError(
+                    f"Run {self.get(run_id).name!r} is being worked on by process {held['pid']} on "
+                    f"{held['host']} since {since}; wait for it, or stop it there with Ctrl-C."
+                )
+            store.conn.execute(
+                "INSERT OR REPLACE INTO lease(run_id, pid, host, process_started, acquired_at, heartbeat_at, live) "
+                "VALUES (?,?,?,?,?,?,'{}')",
+                (run_id, me.pid, socket.gethostname(), me.create_time(), now, now),
+            )
+        return Lease(self._store, run_id)
+
+    def holder(self, run_id: int) -> dict[str, Any] | None:
+        """The live engine of a run, if it has one."""
+        held = self._store.row("SELECT * FROM lease WHERE run_id = ?", (run_id,))
+        return dict(held) if held is not None and _alive(held, time.time()) else None
+
+    # -- what was asked of a run ------------------------------------------------------------
+
+    def ask(self, run_id: int, kind: str) -> None:
+        """Leave a request (pause, resume, stop) for the engine."""
+        with self._store.transaction():
+            self._store.conn.execute(
+                "INSERT INTO request(run_id, kind, created_at) VALUES (?,?,?)", (run_id, kind, time.time())
+            )
+
+    def take_requests(self, run_id: int) -> list[str]:
+        """The kinds of the requests not yet handled, in order; marks them handled."""
+        found = self._store.rows(
+            "SELECT id, kind FROM request WHERE run_id = ? AND handled_at IS NULL ORDER BY id", (run_id,)
+        )
+        if found:
+            with self._store.transaction():
+                self._store.conn.executemany(
+                    "UPDATE request SET handled_at = ? WHERE id = ?", [(time.time(), r["id"]) for r in found]
+                )
+        return [r["kind"] for r in found]
+
+    # -- how far it is ----------------------------------------------------------------------
+
+    def progress(
+        self,
+        run_id: int,
+        stage: str,
+        done: int,
+        total: int,
+        tokens: int = 0,
+        seconds: float = 0.0,
+        detail: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Record how far a stage is; ``tokens`` and ``seconds`` are added to what is there."""
+        with self._store.transaction():
+            self._store.conn.execute(
+                "INSERT INTO stage_progress(run_id, stage, done, total, tokens, seconds, detail, updated_at) "
+                "VALUES (?,?,?,?,?,?,?,?) ON CONFLICT(run_id, stage) DO UPDATE SET done = excluded.done, "
+                "total = excluded.total, tokens = tokens + excluded.tokens, seconds = seconds + excluded.seconds, "
+                "detail = excluded.detail, updated_at = excluded.updated_at",
+                (run_id, stage, done, total, tokens, seconds, json.dumps(detail or {}), time.time()),
+            )
+
+    def stages(self, run_id: int) -> dict[str, dict[str, Any]]:
+        return {
+            r["stage"]: {**dict(r), "detail": json.loads(r["detail"])}
+            for r in self._store.rows("SELECT * FROM stage_progress WHERE run_id = ?", (run_id,))
+        }
+
+    def event(self, run_id: int | None, level: str, message: str) -> None:
+        with self._store.transaction():
+            self._store.conn.execute(
+                "INSERT INTO event(run_id, at, level, message) VALUES (?,?,?,?)", (run_id, time.time(), level, message)
+            )
+
+    def events(self, run_id: int, limit: int = 50) -> list[dict[str, Any]]:
+        return [
+            dict(r)
+            for r in self._store.rows(
+                "SELECT at, level, message FROM event WHERE run_id = ? ORDER BY id DESC LIMIT ?", (run_id, limit)
+            )
+        ][::-1]
+
+    # -- training ---------------------------------------------------------------------------
+
+    def start_training(self, run_id: int, examples: int, steps: int) -> int:
+        """A clean training record of a run; metrics of an unfinished one before it go."""
+        with self._store.transaction():
+            self._store.conn.execute("DELETE FROM training_run WHERE run_id = ?", (run_id,))
+            made = self._store.conn.execute(
+                "INSERT INTO training_run(run_id, status, examples, steps, tokens, seconds, result, created_at) "
+                "VALUES (?, 'running', ?, ?, 0, 0, '{}', ?)",
+                (run_id, examples, steps, time.time()),
+            )
+        return int(made.lastrowid or 0)
+
+    def training_metrics(self, training_id: int, step: int, values: Mapping[str, float]) -> None:
+        with self._store.transaction():
+            self._store.conn.executemany(
+                "INSERT OR REPLACE INTO training_metric(training_run_id, step, name, value) VALUES (?,?,?,?)",
+                [(training_id, step, name, float(value)) for name, value in values.items()],
+            )
+
+    def finish_training(
+        self, training_id: int, status: str, tokens: int, seconds: float, adapter: str | None, result: Mapping[str, Any]
+    ) -> None:
+        with self._store.transaction():
+            self._store.conn.execute(
+                "UPDATE training_run SET status = ?, tokens = ?, seconds = ?, adapter = ?, result = ? WHERE id = ?",
+                (status, tokens, seconds, adapter, json.dumps(result), training_id),
+            )
+
+    def training(self, run_id: int) -> dict[str, Any] | None:
+        row = self._store.row("SELECT * FROM training_run WHERE run_id = ?", (run_id,))
+        return {**dict(row), "result": json.loads(row["result"])} if row else None
+
+
+def _alive(held: sqlite3.Row, now: float) -> bool:
+    if held["host"] != socket.gethostname():
+        return bool(now - held["heartbeat_at"] < DEAD_AFTER_SECONDS)
+    try:
+        started = psutil.Process(held["pid"]).create_time()
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
+    return abs(started - held["process_started"]) < 1.0
+
+
+class Lease:
+    """This process's hold on a run. A thread of its own keeps the heartbeat, also through a long
+    model load, and writes what the engine is doing for the faces to read."""
+
+    def __init__(self, store: Store, run_id: int) -> None:
+        self._store, self._run_id = store, run_id
+        self._live: dict[str, Any] = {}
+        self._changed = threading.Event()
+        self._closed = False
+        self._thread = threading.Thread(target=self._beat, name="srtui-heartbeat", daemon=True)
+        self._thread.start()
+
+    def show(self, **live: Any) -> None:
+        """What the engine is doing this second; cheap, written by the heartbeat thread."""
+        self._live = live
+        self._changed.set()
+
+    def _beat(self) -> None:
+        conn = sqlite3.connect(self._store.path, timeout=30, isolation_level=None)
+        try:
+            while not self._closed:
+                try:
+                    conn.execute(
+                        "UPDATE lease SET heartbeat_at = ?, live = ? WHERE run_id = ? AND pid = ?",
+                        (time.time(), json.dumps(self._live), self._run_id, os.getpid()),
+                    )
+                except sqlite3.Error:
+                    pass  # a missed beat is harmless; the engine's own writes report a broken store
+                self._changed.wait(HEARTBEAT_SECONDS)
+                self._changed.clear()
+                if not self._closed:
+                    time.sleep(0.4)
+        finally:
+            conn.close()
+
+    def release(self) -> None:
+        self._closed = True
+        self._changed.set()
+        self._thread.join(timeout=5)
+        with self._store.transaction():
+            self._store.conn.execute(
+                "DELETE FROM lease WHERE run_id = ? AND pid = ?", (self._run_id, os.getpid())
+            )

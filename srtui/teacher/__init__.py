@@ -1,0 +1,141 @@
+"""The teacher: what a reflection asks of a language model, and what comes back.
+
+Nothing outside this package knows llama.cpp. Another backend is one more file that fills in
+:class:`Teacher`, and a line in :func:`open_teacher`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How the next token is drawn. ``temperature`` 0 is greedy."""
+
+    temperature: float = 0.7
+    top_p: float = 0.95
+    top_k: int = 40
+    min_p: float = 0.05
+    repeat_penalty: float = 1.1
+    repeat_window: int = 256
+
+
+@dataclass(frozen=True)
+class Message:
+    """One chat message; ``role`` is ``system``, ``user`` or ``assistant``."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One stretch of guided writing in the assistant's turn.
+
+    ``lead`` is text that the engine itself puts into the sequence; then the model writes until one
+    of ``stops`` (which is cut off), its end of turn, or ``max_tokens``. ``grammar`` is GBNF.
+    """
+
+    lead: str = ""
+    max_tokens: int = 512
+    stops: tuple[str, ...] = ()
+    grammar: str | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """One sequence to write: a chat prompt and the segments of its answer.
+
+    ``key`` is the caller's and comes back untouched. With ``candidates`` > 1 the prompt is
+    evaluated once and n answers are sampled from it, with seeds ``seed .. seed + n - 1``.
+    """
+
+    key: object
+    messages: tuple[Message, ...]
+    segments: tuple[Segment, ...]
+    seed: int
+    sampler: Sampler = Sampler()
+    candidates: int = 1
+
+
+@dataclass(frozen=True)
+class Written:
+    """What the model wrote in one segment, without its lead and without the stop.
+
+    ``finish`` is ``stop:<the stop string>``, ``end`` (end of turn), ``length`` or ``repetition``.
+    """
+
+    text: str
+    finish: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One finished answer. ``refused`` is None, or a reason such as ``too_long`` with ``detail``.
+
+    ``text`` is the whole assistant turn: leads and writing in order, without thinking. ``prompt``
+    is the rendered prompt; ``prompt_tokens`` counts it, ``new_tokens`` counts sampled tokens.
+    """
+
+    key: object
+    candidate: int
+    seed: int
+    written: tuple[Written, ...]
+    text: str
+    thinking: str
+    prompt: str
+    prompt_tokens: int
+    new_tokens: int
+    seconds: float
+    refused: str | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class TeacherIdentity:
+    """What a stored generation must carry to be made again."""
+
+    name: str
+    sha256: str
+    architecture: str
+    parameters: int
+    quantization: str
+    context: int
+    adapter_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class TeacherProgress:
+    """A cheap look at the engine, for progress displays. Token counts are since it was opened."""
+
+    slots: int
+    slots_in_use: int
+    waiting: int
+    prompt_tokens: int
+    prompt_tokens_saved: int
+    new_tokens: int
+    live_key: object | None
+    live_text: str
+
+
+class Teacher(Protocol):
+    """A batch writer of :class:`Generation` objects."""
+
+    identity: TeacherIdentity
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Queue requests. May be called while :meth:`run` is being iterated (for retries)."""
+
+    def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Generation]:
+        """Yield generations as they finish, until the queue is empty or ``should_stop()``.
+
+        ``should_stop`` is asked once per decode step; unfinished sequences are then dropped.
+        """
+
+    def progress(self) -> TeacherProgress: ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,99 @@
+"""Where models/, store/ and recipes/ are, and the guard that keeps everything offline."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from srtui.errors import UserError
+
+# Read by huggingface_hub, transformers, datasets, trl and friends at import time.
+OFFLINE_SETTINGS = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+    "DO_NOT_TRACK": "1",
+    "WANDB_MODE": "disabled",
+    "TOKENIZERS_PARALLELISM": "true",
+}
+
+
+def go_offline() -> None:
+    """Set every offline switch of the libraries below us; call before any of them is imported."""
+    os.environ.update(OFFLINE_SETTINGS)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder with ``models/``, ``store/`` and ``recipes/``."""
+
+    root: Path
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    @property
+    def recipes(self) -> Path:
+        return self.root / "recipes"
+
+    @property
+    def store_path(self) -> Path:
+        return self.root / "store" / "srtui.sqlite"
+
+    @property
+    def runs(self) -> Path:
+        """Adapters, exports and logs that are files rather than rows, one folder a run."""
+        return self.root / "store" / "runs"
+
+    @classmethod
+    def find(cls, start: Path | None = None) -> Workspace:
+        """The workspace named by ``SRTUI_WORKSPACE``, else the nearest one at or above ``start``.
+
+        Raises UserError where there is none.
+        """
+        named = os.environ.get("SRTUI_WORKSPACE")
+        if named:
+            root = Path(named).expanduser()
+            if not _is_workspace(root):
+                raise UserError(
+                    f"SRTUI_WORKSPACE={named} is not a workspace; make it one with: srtui init {named}"
+                )
+            return cls(root.resolve())
+        here = (start or Path.cwd()).resolve()
+        for folder in (here, *here.parents):
+            if _is_workspace(folder):
+                return cls(folder)
+        raise UserError(f"No srtui workspace at or above {here}; make one with: srtui init my-workspace")
+
+    @classmethod
+    def create(cls, root: Path) -> tuple[Workspace, list[Path]]:
+        """Make ``root`` a workspace; existing files stay as they are. Returns what was written."""
+        written: list[Path] = []
+        try:
+            for name in ("models", "store", "recipes"):
+                (root / name).mkdir(parents=True, exist_ok=True)
+            source = _packaged_workspace()
+            for path in [source / "models" / "models.toml", *sorted((source / "recipes").iterdir())]:
+                target = root / path.relative_to(source)
+                if path.is_file() and not target.exists():
+                    shutil.copyfile(path, target)
+                    written.append(target)
+        except OSError as error:
+            raise UserError(f"Cannot make a workspace at {root}: {error.strerror or error}.") from error
+        return cls(root.resolve()), written
+
+
+def _is_workspace(folder: Path) -> bool:
+    return (folder / "models" / "models.toml").is_file() and (folder / "recipes").is_dir()
+
+
+def _packaged_workspace() -> Path:
+    """The catalogue and recipes that ship with srtui: in the wheel, or in the checkout itself."""
+    packaged = Path(str(files("srtui"))) / "_workspace"
+    return packaged if packaged.is_dir() else Path(__file__).resolve().parent.parent
