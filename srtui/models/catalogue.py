@@ -158,7 +158,7 @@ def _model_entry(path: Path, size: int) -> ModelEntry:
         return ModelEntry(name, kind, path, size, None, str(error))
 
 
-def find_model(models: Path, name_or_path: str) -> Path:
+def find(models: Path, name_or_path: str) -> Path:
     """The file or folder that is meant, teacher before student; for ``srtui models inspect``."""
     entry = catalogue(models).get(name_or_path)
     if entry:
@@ -174,7 +174,7 @@ def resolve_teacher(models: Path, name_or_path: str) -> Path:
 
     A catalogue name prefers the derived quantization to the file as it was fetched.
     """
-    path = find_model(models, name_or_path)
+    path = find(models, name_or_path)
     if path.is_dir():
         raise UserError(f"{name_or_path} is a safetensors folder, and a teacher is a GGUF file; add one.")
     _check_model(read_gguf(path))

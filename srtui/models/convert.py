@@ -78,9 +78,10 @@ _SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "ex
 
 
 def quantize(src: Path, dst: Path, quantization: str, say: Say = lambda line: None) -> Path:
-    """Make ``dst`` from the GGUF ``src`` with llama.cpp's own quantizer; returns ``dst``.
+    """Make ``dst`` from the GGUF ``src`` with llama.cpp's own quantizer; returns the file.
 
-    ``quantization`` is a key of QUANTIZATIONS, in any case. Raises UserError for another one, for a
+    Where ``dst`` is a folder the file is named after ``src``: ``NAME.QUANTIZATION.gguf``; if that is
+    ``src`` itself, there is nothing to do. ``quantization`` is a key of QUANTIZATIONS, in any case. Raises UserError for another one, for a
     source that cannot be used, and where the disk is too small; ``dst`` is then as it was.
     """
     kind = quantization.upper()
@@ -89,6 +90,11 @@ def quantize(src: Path, dst: Path, quantization: str, say: Say = lambda line: No
     info = read_gguf(src)
     if info.role != "model":
         raise UserError(f"{src} is not a whole model ({info.role}), so it cannot be quantised.")
+    if dst.is_dir():
+        dst = dst / f"{src.stem.removesuffix('.' + info.quantization)}.{kind}.gguf"
+        if dst.exists() and dst.samefile(src):
+            say(f"{dst.name} is here already; nothing to do.")
+            return dst
     if dst.exists() and dst.samefile(src):
         raise UserError(f"{dst} is the source itself; give the quantised file another name.")
     expected = int(info.parameters * QUANTIZATIONS[kind] / 8) + 16_000_000
@@ -171,11 +177,19 @@ class _beside:
         self.target = target
 
     def __enter__(self) -> Path:
-        self.folder = Path(tempfile.mkdtemp(dir=self.target.parent, prefix=f".{self.target.name}."))
+        try:
+            self.folder = Path(tempfile.mkdtemp(dir=self.target.parent, prefix=f".{self.target.name}."))
+        except OSError as error:
+            raise self._refused(error) from error
         return self.folder / self.target.name
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise self._refused(error) from error
+
+    def _refused(self, error: OSError) -> UserError:
+        return UserError(f"{self.target} cannot be written ({error.strerror or error}); it is as it was.")
 
 
 _WORKER = "import sys; from srtui.models.convert import work; sys.exit(work(*sys.argv[1:]))"

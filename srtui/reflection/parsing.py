@@ -93,11 +93,11 @@ def parse_guided(
 def _sections(text: str) -> list[_Section]:
     found: list[_Section] = []
     marks = list(_MARKER.finditer(text))
-    for here, after in zip(marks, [*marks[1:], None], strict=True):
+    ends = [m.start() for m in marks[1:]] + [len(text)]
+    for here, end in zip(marks, ends, strict=False):
         name = (here.group(1) or here.group(2) or "").lower()
         if not name:
             continue  # [End] opens nothing
-        end = after.start() if after is not None else len(text)
         found.append(_Section("response" if name == "answer" else name, text[here.end() : end], here.start()))
     return found
 

@@ -1,0 +1,43 @@
+# `make demo` shows the whole loop, `make test` proves it; both make .venv and fetch the small model first.
+
+PYTHON_IN_VENV := .venv/bin/python
+SRTUI := SRTUI_WORKSPACE="$(CURDIR)" $(PYTHON_IN_VENV) -m srtui
+MODEL := smollm2-135m
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev model demo test lint bench-import bench-teacher clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup:  ## make .venv from the pinned versions
+	@tools/setup.sh
+
+setup-dev:  ## the same, with what the tests need
+	@tools/setup.sh --dev
+
+model: setup
+	@$(SRTUI) models add $(MODEL)
+
+demo: model  ## reflect, score, select, train and evaluate with a small real model
+	@$(SRTUI) run recipes/quickstart.toml
+
+test: setup-dev  ## everything that must pass: linters, types, layers, tests
+	@$(SRTUI) models add $(MODEL)
+	@$(MAKE) --no-print-directory lint
+	$(PYTHON_IN_VENV) -m pytest
+
+lint: setup-dev  ## ruff, mypy and the import contract
+	$(PYTHON_IN_VENV) -m ruff check .
+	$(PYTHON_IN_VENV) -m mypy
+	.venv/bin/lint-imports
+
+bench-import: setup  ## rows a second and memory of importing a million rows
+	$(PYTHON_IN_VENV) benchmarks/bench_import.py
+
+bench-teacher: setup  ## the teacher beside its alternatives, as ratios
+	$(PYTHON_IN_VENV) benchmarks/bench_teacher.py
+
+clean:  ## remove .venv and caches (models/ and store/ stay)
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	find srtui tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

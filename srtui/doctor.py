@@ -1,0 +1,379 @@
+"""``srtui doctor``: does this machine really do what a run needs?
+
+PyTorch, bitsandbytes and llama.cpp are not asked for their version but made to compute something
+small and known. Each does so in a process of its own, so that a library built for another processor
+(which kills its process) is a line of the report and not the end of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from srtui.workspace import OFFLINE_SETTINGS
+
+GIB = 1 << 30
+_PATIENCE = 180  # seconds; a cold import of torch from a slow disk takes most of a minute
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line. ``ok`` is None where something is worth knowing but nothing is wrong with it.
+
+    ``detail`` says what was found, ``mend`` what to do about it (empty where there is nothing to do).
+    """
+
+    name: str
+    ok: bool | None
+    detail: str
+    mend: str = ""
+
+
+def checks(workspace_root: Path | None) -> Iterator[Check]:
+    """Every check in turn, each as soon as it is known; ``workspace_root`` None leaves its disk out."""
+    workers = {name: _start(name) for name in _WORKERS}
+    try:
+        yield _python()
+        yield from _workspace(workspace_root)
+        yield _memory()
+        yield _disk(workspace_root)
+        yield _sqlite(workspace_root)
+        yield _offline()
+        yield _terminal()
+        for name, worker in workers.items():
+            yield from _finish(name, worker)
+    finally:
+        for worker in workers.values():
+            worker.kill()
+            worker.communicate()
+
+
+# --- what needs no heavy library --------------------------------------------------------------------
+
+
+def _python() -> Check:
+    detail = f"{platform.python_implementation()} {platform.python_version()}, {platform.machine()}"
+    ok = sys.version_info >= (3, 11)
+    return Check("Python", ok, detail, "" if ok else "install Python 3.11 or newer and run `make setup`")
+
+
+def _workspace(root: Path | None) -> Iterator[Check]:
+    if root is None:
+        yield Check(
+            "workspace", None, "none at or above this folder", "make one with: srtui init my-workspace"
+        )
+        return
+    from srtui.errors import UserError
+    from srtui.models import list_models
+
+    yield Check("workspace", True, str(root))
+    try:
+        models = list_models(root / "models")
+    except UserError as error:
+        yield Check("models", False, str(error), "make the folder readable")
+        return
+    broken = [model for model in models if model.problem]
+    if broken:
+        yield Check("models", False, str(broken[0].problem), f"remove or replace {broken[0].path.name}")
+    elif models:
+        yield Check("models", True, ", ".join(model.name for model in models))
+    else:
+        yield Check("models", None, "none yet", "get the small one with: srtui models add smollm2-135m")
+
+
+def _memory() -> Check:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    detail = (
+        f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free, {len(_processors())} processors"
+    )
+    limit = _container_limit()
+    if limit and limit < memory.total:
+        detail += f"; this container may use {limit / GIB:.1f} GiB"
+    ok = min(memory.available, limit or memory.available) >= 3 * GIB
+    return Check(
+        "memory", ok, detail, "" if ok else "the small models need about 3 GiB; close other programs"
+    )
+
+
+def _processors() -> set[int] | range:
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+
+
+def _container_limit() -> int | None:
+    """The memory limit of this control group (version 2), in bytes; None where there is none."""
+    try:
+        return int(Path("/sys/fs/cgroup/memory.max").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _disk(root: Path | None) -> Check:
+    where = root or Path.cwd()
+    try:
+        free = shutil.disk_usage(where).free
+    except OSError as error:
+        return Check("disk", False, f"{where}: {error.strerror}", "choose another folder")
+    ok = free >= 2 * GIB
+    mend = "" if ok else "a run with the small models writes up to 2 GiB; make room"
+    return Check("disk", ok, f"{free / GIB:.1f} GiB free at {where}", mend)
+
+
+def _sqlite(root: Path | None) -> Check:
+    """Version, FTS5, and write-ahead logging on the store's own disk (network disks refuse it)."""
+    detail = f"{sqlite3.sqlite_version}"
+    folder = root / "store" if root and (root / "store").is_dir() else None
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".doctor.") as temporary:
+            database = sqlite3.connect(Path(temporary) / "probe.sqlite")
+            try:
+                (mode,) = database.execute("PRAGMA journal_mode = WAL").fetchone()
+                database.execute("CREATE VIRTUAL TABLE words USING fts5(text)")
+                database.execute("INSERT INTO words VALUES ('reflection tuning')")
+                (found,) = database.execute(
+                    "SELECT count(*) FROM words WHERE words MATCH 'tuning'"
+                ).fetchone()
+            finally:
+                database.close()
+    except sqlite3.Error as error:
+        return Check(
+            "SQLite", False, f"{detail}: {error}", "use a Python whose SQLite has FTS5 (3.35 or newer)"
+        )
+    except OSError as error:
+        return Check(
+            "SQLite", False, f"{folder}: {error.strerror}", "make store/ writable, and the disk not full"
+        )
+    if mode != "wal" or found != 1:
+        return Check("SQLite", False, f"{detail}, journal mode {mode}", "put the workspace on a local disk")
+    ok = sqlite3.sqlite_version_info >= (3, 35)
+    return Check("SQLite", ok, f"{detail}, WAL and FTS5 work", "" if ok else "use a newer Python")
+
+
+def _offline() -> Check:
+    missing = [name for name, value in OFFLINE_SETTINGS.items() if os.environ.get(name) != value]
+    if missing:
+        return Check(
+            "offline", False, f"not set: {', '.join(missing)}", "start srtui by its command, which sets them"
+        )
+    return Check(
+        "offline", True, "the libraries' own downloads and reports are off; nothing needs a network or proxy"
+    )
+
+
+def _terminal() -> Check:
+    size = shutil.get_terminal_size()
+    encoding = (sys.stdout.encoding or "").lower().replace("-", "")
+    if not sys.stdout.isatty():
+        return Check("terminal", None, "output is not a terminal; progress is printed as plain lines")
+    detail = f"{size.columns} × {size.lines}, {os.environ.get('TERM', 'no TERM')}, {encoding}"
+    if encoding != "utf8":
+        return Check("terminal", False, detail, "set a UTF-8 locale, for example LANG=C.UTF-8")
+    if size.columns < 80 or size.lines < 24:
+        return Check("terminal", None, detail, "make it 80 × 24 or larger for the dashboard")
+    return Check("terminal", True, detail)
+
+
+# --- what is made to compute, each in its own process -------------------------------------------------
+
+
+def _torch() -> list[Check]:
+    import torch
+
+    def right(device: str) -> bool:
+        a = torch.arange(12, dtype=torch.float32, device=device).reshape(3, 4)
+        return (a @ a.T).tolist() == [[14, 38, 62], [38, 126, 214], [62, 214, 366]]
+
+    found = [
+        Check("PyTorch", True, f"{torch.__version__}, a small matrix product is right")
+        if right("cpu")
+        else Check("PyTorch", False, f"{torch.__version__} multiplies wrongly", "reinstall: make clean setup")
+    ]
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        device = Path("/dev/nvidiactl").exists()
+        mend = "update the NVIDIA driver, or install the CUDA build of torch" if device else ""
+        detail = (
+            "a GPU is here and torch cannot use it" if device else "no CUDA GPU; everything runs on the CPU"
+        )
+        found.append(
+            Check(
+                "CUDA", False if device else None, detail + (f" (built for {built})" if built else ""), mend
+            )
+        )
+        return found
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        name = torch.cuda.get_device_name(index)
+        works = right(f"cuda:{index}")
+        detail = f"{name}, {free / GIB:.1f} of {total / GIB:.1f} GiB free, CUDA {torch.version.cuda}"
+        found.append(
+            Check(f"CUDA {index}", works, detail, "" if works else "its arithmetic is wrong; test the GPU")
+        )
+    return found
+
+
+def _bitsandbytes() -> list[Check]:
+    import bitsandbytes as bnb
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)
+    plain = torch.nn.Linear(64, 32, bias=False)
+    layer = bnb.nn.Linear4bit(64, 32, bias=False, compute_dtype=torch.float32, quant_type="nf4")
+    layer.load_state_dict(plain.state_dict())
+    layer = layer.to(device)  # quantises
+    x = torch.randn(4, 64)
+    with torch.no_grad():
+        off = layer(x.to(device)).cpu() - plain(x)
+    relative = float(off.norm() / plain(x).norm())
+    packed = layer.weight.dtype == torch.uint8
+    ok = packed and 0 < relative < 0.25  # NF4 is off by about a tenth on Gaussian weights
+    detail = f"{bnb.__version__}, a 4-bit NF4 layer on {device} is within {relative:.0%} of the full one"
+    return [Check("bitsandbytes", ok, detail, "" if ok else "reinstall: make clean setup")]
+
+
+def _llama() -> list[Check]:
+    import ctypes
+    import math
+
+    import llama_cpp
+
+    quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
+    llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
+    llama_cpp.llama_backend_init()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tiny.gguf"
+        _write_tiny_gguf(path)
+        model_settings = llama_cpp.llama_model_default_params()
+        model = llama_cpp.llama_model_load_from_file(str(path).encode(), model_settings)
+        settings = llama_cpp.llama_context_default_params()
+        settings.n_ctx, settings.n_batch, settings.n_threads = 64, 16, 1
+        context = llama_cpp.llama_init_from_model(model, settings) if model else None
+        if not context:
+            return [
+                Check("llama.cpp", False, "a tiny model could not be loaded", "rebuild: make clean setup")
+            ]
+        tokens = (llama_cpp.llama_token * 5)(1, 7, 3, 9, 2)
+        failed = llama_cpp.llama_decode(context, llama_cpp.llama_batch_get_one(tokens, len(tokens)))
+        logits = [llama_cpp.llama_get_logits_ith(context, -1)[i] for i in range(32)] if not failed else []
+        gpu = bool(llama_cpp.llama_supports_gpu_offload())
+        llama_cpp.llama_free(context)
+        llama_cpp.llama_model_free(model)
+    ok = bool(logits) and all(map(math.isfinite, logits)) and max(logits) > min(logits)
+    found = [
+        Check(
+            "llama.cpp",
+            ok,
+            f"llama-cpp-python {llama_cpp.__version__}, built for {'a GPU' if gpu else 'the CPU'}, "
+            + ("a tiny model was evaluated" if ok else "a tiny model gave no usable result"),
+            "" if ok else "rebuild it for this machine: make clean setup",
+        )
+    ]
+    if not gpu and Path("/dev/nvidiactl").exists():
+        mend = "install the CUDA toolkit (nvcc) and run `make setup` again"
+        found.append(Check("llama.cpp GPU", None, "a GPU is here and llama.cpp was built without it", mend))
+    return found
+
+
+def _write_tiny_gguf(path: Path) -> None:
+    """A one-layer Llama of 32 tokens with fixed weights: some kilobytes, and every kind of its tensors."""
+    import gguf
+    import numpy as np
+
+    width, vocabulary, hidden = 32, 32, 64
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(64)
+    writer.add_embedding_length(width)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(hidden)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(width // 2)
+    writer.add_vocab_size(vocabulary)
+    writer.add_tokenizer_model("none")
+    numbers = np.random.default_rng(0)
+    shapes = {
+        "token_embd": (vocabulary, width),
+        "output": (vocabulary, width),
+        "blk.0.attn_q": (width, width),
+        "blk.0.attn_k": (width // 2, width),
+        "blk.0.attn_v": (width // 2, width),
+        "blk.0.attn_output": (width, width),
+        "blk.0.ffn_gate": (hidden, width),
+        "blk.0.ffn_up": (hidden, width),
+        "blk.0.ffn_down": (width, hidden),
+    }
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", numbers.normal(0, 0.2, shape).astype(np.float32))
+    for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
+        writer.add_tensor(f"{name}.weight", np.ones(width, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+_WORKERS: dict[str, Callable[[], list[Check]]] = {
+    "PyTorch": _torch,
+    "bitsandbytes": _bitsandbytes,
+    "llama.cpp": _llama,
+}
+
+
+def _start(name: str) -> subprocess.Popen[str]:
+    script = "import sys; from srtui.doctor import work; work(sys.argv[1])"
+    package_root = str(Path(__file__).resolve().parents[1])
+    paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", script, name],
+        env=os.environ | OFFLINE_SETTINGS | {"PYTHONPATH": os.pathsep.join(paths)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+
+
+def work(name: str) -> None:
+    """The worker's main: its checks as one JSON line, or an exception on standard error."""
+    print(json.dumps([vars(check) for check in _WORKERS[name]()]), flush=True)
+    sys.stdout.flush()
+    os._exit(0)  # some libraries fail while they are taken down, which says nothing about the machine
+
+
+def _finish(name: str, worker: subprocess.Popen[str]) -> Iterator[Check]:
+    mend = "reinstall it for this machine: make clean setup"
+    try:
+        out, errors = worker.communicate(timeout=_PATIENCE)
+    except subprocess.TimeoutExpired:
+        yield Check(
+            name, False, f"no answer within {_PATIENCE} s", "free memory and processors, and try again"
+        )
+        return
+    try:
+        found: list[dict[str, Any]] = json.loads(out.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        if worker.returncode < 0:
+            why = f"its process was ended by {signal.Signals(-worker.returncode).name}"
+        else:
+            why = next(
+                (line for line in reversed(errors.splitlines()) if line.strip()), "it failed in silence"
+            )
+        yield Check(name, False, why[:200], mend)
+        return
+    for check in found:
+        yield Check(**check)

@@ -1,0 +1,175 @@
+"""Spans: the token ids of a target with or without its context.
+
+Default protocol. The whole text (prompt, target, end of turn) is tokenised once, with offsets; the
+target is the tokens that start at or after its first character, and the unconditional pass scores
+the very same token ids. It begins from the beginning-of-text token, or, where the tokenizer has
+none, from the end-of-text token, so that the first target token is predicted too.
+
+Paper protocol, as the released scripts do: prompt and target encoded as one string; the target
+begins at the length of the prompt encoded alone; unconditional passes without the prompt (so that
+without a beginning-of-text token the first token is not predicted); truncation at max_length, and
+for the unconditional pass at max_length - prompt + 1.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from srtui.prompts import PromptTemplate
+from srtui.sample import Pair, digest
+
+
+@dataclass(frozen=True)
+class Span:
+    """Token ``ids`` whose last ``target`` ones are scored; ``truncated`` where max_length cut some."""
+
+    ids: tuple[int, ...]
+    target: int
+    truncated: bool = False
+
+    def key(self, student_id: str, protocol: str) -> bytes:
+        """Address of this loss in the store. The ids decide it, so a response that occurs in three
+        variants is scored once, and both protocols share what is equal in both."""
+        return digest(student_id, array("i", self.ids).tobytes(), self.target)
+
+
+@dataclass(frozen=True)
+class Invalid:
+    """Why a target cannot be scored."""
+
+    reason: str
+
+
+class SpanBuilder:
+    """Makes the spans of a pair for one student, template and protocol.
+
+    ``tokenizer`` is a Hugging Face fast tokenizer. What a dataset's text spells never becomes a
+    special token: plain templates are tokenised with special-token parsing off, and a chat
+    template's own pieces are tokenised apart from data that spells one.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: PromptTemplate,
+        protocol: Literal["default", "paper"] = "default",
+        max_length: int = 2048,
+    ) -> None:
+        self._backend = tokenizer.backend_tokenizer
+        self._tokenizer, self._template, self._protocol, self._max = tokenizer, template, protocol, max_length
+        self._bos = self._beginning()
+        # Where there is no beginning-of-text token, the unconditional pass starts from end-of-text.
+        self._start = self._bos or [int(tokenizer.eos_token_id)]
+        self._specials = [str(t) for t in tokenizer.all_special_tokens]
+        self._end = self._end_of_turn()
+
+    def forward(self, pair: Pair) -> tuple[Span | Invalid, Span | Invalid]:
+        """The spans of L(y|x) and L(y)."""
+        if not pair.response.strip():
+            return Invalid("empty_response"), Invalid("empty_response")
+        prompt = self._template.forward(pair.instruction, pair.input)
+        return self._spans(prompt, pair.response, (pair.instruction, pair.input), self._end)
+
+    def reverse(self, pair: Pair) -> tuple[Span | Invalid, Span | Invalid]:
+        """The spans of L(x|y) and L(x); x has no end of turn, for nobody trains on it."""
+        target = (
+            pair.instruction + pair.input
+            if self._protocol == "paper"
+            else self._template.target_of(pair.instruction, pair.input)
+        )
+        if not target.strip():
+            return Invalid("empty_instruction"), Invalid("empty_instruction")
+        if not pair.response.strip():
+            return Invalid("empty_response"), Invalid("empty_response")
+        return self._spans(self._template.reverse(pair.response), target, (pair.response,), [])
+
+    def _spans(
+        self, prompt: str, target: str, data: tuple[str, ...], end: list[int]
+    ) -> tuple[Span | Invalid, Span | Invalid]:
+        if self._protocol == "paper":
+            return self._paper_spans(prompt, target, data)
+        whole, start = self._encode(prompt, target, data)
+        ids = [*self._opening(whole), *whole, *end]
+        first = len(ids) - len(whole) - len(end) + start
+        kept = ids[: self._max]
+        truncated = len(kept) < len(ids)
+        count = len(kept) - first
+        if len(ids) - len(end) - first <= 0:
+            nothing = Invalid("empty_target")
+            return nothing, nothing
+        if count <= 0:
+            return Invalid("target_truncated"), Invalid("target_truncated")
+        if first == 0:  # nothing before the target: give it something to be predicted from
+            kept = [*self._start, *kept]
+        return (
+            Span(tuple(kept), count, truncated),
+            Span((*self._start, *kept[len(kept) - count :]), count, truncated),
+        )
+
+    def _paper_spans(
+        self, prompt: str, target: str, data: tuple[str, ...]
+    ) -> tuple[Span | Invalid, Span | Invalid]:
+        whole, _ = self._encode(prompt, target, data)
+        before, _ = self._encode(prompt, "", data)
+        alone = self._plain(target)
+        whole, before, alone = [*self._bos, *whole], [*self._bos, *before], [*self._bos, *alone]
+        conditional, unconditional = whole[: self._max], alone[: max(self._max - len(before) + 1, 0)]
+        # The first token of all is never predicted, with or without a beginning-of-text token.
+        count = min(len(conditional) - len(before), len(conditional) - 1)
+        alone_count = len(unconditional) - 1
+        if count <= 0 or alone_count <= 0:
+            why = Invalid("target_truncated" if len(whole) > len(before) and len(alone) > 1 else "empty_target")
+            return why, why
+        return (
+            Span(tuple(conditional), count, len(conditional) < len(whole)),
+            Span(tuple(unconditional), alone_count, len(unconditional) < len(alone)),
+        )
+
+    # -- tokens -----------------------------------------------------------------------------
+
+    def _encode(self, prompt: str, target: str, data: tuple[str, ...]) -> tuple[list[int], int]:
+        """Ids of prompt + target, and how many of them start before the target's first character."""
+        if self._template.special_tokens and any(s in text for s in self._specials for text in (*data, target)):
+            ids = self._pieces(prompt, data)
+            return [*ids, *self._plain(target)], len(ids)
+        encoded = self._raw(prompt + target, special=self._template.special_tokens)
+        start = sum(1 for begin, _ in encoded.offsets if begin < len(prompt))
+        return list(encoded.ids), start
+
+    def _pieces(self, prompt: str, data: tuple[str, ...]) -> list[int]:
+        """Ids of a chat prompt whose data spells special tokens: the data is tokenised as text."""
+        ids: list[int] = []
+        rest = prompt
+        for text in data:
+            found = rest.find(text.strip()) if text.strip() else -1
+            if found < 0:
+                continue
+            ids += self._raw(rest[:found], special=True).ids
+            ids += self._plain(text.strip())
+            rest = rest[found + len(text.strip()) :]
+        return [*ids, *self._raw(rest, special=True).ids]
+
+    def _plain(self, text: str) -> list[int]:
+        return list(self._raw(text, special=False).ids)
+
+    def _raw(self, text: str, *, special: bool) -> Any:
+        # Set on every call: the tokenizer is shared, and transformers sets it too.
+        self._backend.encode_special_tokens = not special
+        return self._backend.encode(text, add_special_tokens=False)
+
+    def _opening(self, whole: list[int]) -> list[int]:
+        """The beginning-of-text token, unless the chat template has written it already."""
+        return [] if whole[: len(self._bos)] == self._bos else self._bos
+
+    def _beginning(self) -> list[int]:
+        bos = self._tokenizer.bos_token_id
+        added = list(self._tokenizer("a").input_ids)
+        return [int(bos)] if bos is not None and added[:1] == [bos] else []
+
+    def _end_of_turn(self) -> list[int]:
+        text = self._template.end_of_turn
+        if text is None:
+            return [int(self._tokenizer.eos_token_id)]
+        return list(self._raw(text, special=True).ids)

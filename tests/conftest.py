@@ -1,0 +1,88 @@
+"""Shared fixtures: workspaces, real models where they exist, real data where it is at hand."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from srtui.workspace import Workspace, go_offline
+
+go_offline()
+
+ROOT = Path(__file__).resolve().parent.parent
+CATALOGUE_MODEL = "smollm2-135m"
+
+
+@pytest.fixture(scope="session")
+def models_folder() -> Path:
+    """The project's models/ with the demo model in it; `make test` puts it there."""
+    folder = ROOT / "models"
+    if not (folder / f"{CATALOGUE_MODEL}.Q8_0.gguf").exists() or not (folder / CATALOGUE_MODEL).is_dir():
+        pytest.skip(f"the demo model is not there: srtui models add {CATALOGUE_MODEL}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def student_folder(models_folder: Path) -> Path:
+    return models_folder / CATALOGUE_MODEL
+
+
+@pytest.fixture(scope="session")
+def teacher_file(models_folder: Path) -> Path:
+    return models_folder / f"{CATALOGUE_MODEL}.Q8_0.gguf"
+
+
+@pytest.fixture(scope="session")
+def alpaca_file() -> Path:
+    path = ROOT.parent / "shared" / "data" / "alpaca_cherry_3k.json"
+    if not path.exists():
+        pytest.skip("the real Alpaca data is not at hand")
+    return path
+
+
+def make_workspace(root: Path, models: Path | None = None) -> Workspace:
+    """A workspace at ``root``; with ``models``, the real ones by link."""
+    workspace, _ = Workspace.create(root)
+    if models is not None:
+        for path in models.iterdir():
+            target = workspace.models / path.name
+            if not target.exists():
+                target.symlink_to(path, target_is_directory=path.is_dir())
+    return workspace
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return make_workspace(tmp_path / "ws")
+
+
+@pytest.fixture
+def model_workspace(tmp_path: Path, models_folder: Path) -> Workspace:
+    return make_workspace(tmp_path / "ws", models_folder)
+
+
+def small_recipe(workspace: Workspace, samples: int = 6, **sections: dict[str, object]) -> Path:
+    """The quickstart recipe cut down to seconds, in ``workspace``; returns its path."""
+    import json
+
+    data = tomllib.loads((ROOT / "recipes" / "quickstart.toml").read_text())
+    rows = (ROOT / "recipes" / "quickstart.jsonl").read_text(encoding="utf-8").splitlines()
+    (workspace.recipes / "small.jsonl").write_text("\n".join(rows[: samples]) + "\n", encoding="utf-8")
+    data |= {"name": "small", "dataset": "small.jsonl"}
+    data["teacher"] |= {"slots": 2, "context": 4096, "threads": 1}
+    data["reflection"] |= {"critique_tokens": 16, "instruction_tokens": 16, "answer_tokens": 24}
+    data["training"] |= {"epochs": 1, "batch_size": 2, "micro_batch_size": 2}
+    for name, values in sections.items():
+        data.setdefault(name, {}).update(values)
+    lines = [f"{k} = {json.dumps(v)}" for k, v in data.items() if not isinstance(v, dict)]
+    for name, section in data.items():
+        if isinstance(section, dict):
+            lines += [f"[{name}]", *(f"{k} = {json.dumps(v)}" for k, v in section.items())]
+    path = workspace.recipes / "small.toml"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+__all__ = ["ROOT", "make_workspace", "small_recipe"]

@@ -1,0 +1,75 @@
+"""The choices against the paper's rules, by cases and by properties."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from srtui.selection import Scored, choose_instruction, choose_response, keep
+
+scores = st.one_of(st.none(), st.floats(0, 10, allow_nan=False))
+
+
+def test_instruction_takes_the_higher_ifd() -> None:
+    choice = choose_instruction(Scored(1, 0.62), [Scored(2, 0.71)])
+    assert (choice.variant_id, choice.reflected) == (2, True)
+    assert "0.7100 > 0.6200" in choice.reason
+
+
+def test_response_takes_the_lower_rifd() -> None:
+    choice = choose_response(Scored(1, 0.71), [Scored(2, 0.62)])
+    assert (choice.variant_id, choice.reflected) == (2, True)
+    assert "0.6200 < 0.7100" in choice.reason
+
+
+def test_a_tie_keeps_the_unreflected() -> None:
+    assert not choose_instruction(Scored(1, 0.5), [Scored(2, 0.5)]).reflected
+    assert not choose_response(Scored(1, 0.5), [Scored(2, 0.5)]).reflected
+
+
+def test_a_failed_score_never_wins() -> None:
+    # The released scripts scored a failed forward pass 0, which is the lowest r-IFD there is.
+    choice = choose_response(Scored(1, 0.9), [Scored(2, None, "non_finite")])
+    assert not choice.reflected
+    assert "non_finite" in choice.reason
+    assert not choose_response(Scored(1, None, "empty"), [Scored(2, 0.1)]).reflected
+
+
+def test_more_candidates_are_an_argmax() -> None:
+    some = [Scored(2, 0.5), Scored(3, 0.9), Scored(4, None, "x"), Scored(5, 0.9)]
+    assert choose_instruction(Scored(1, 0.6), some).variant_id == 3
+    assert choose_response(Scored(1, 0.6), some).variant_id == 2
+
+
+@given(scores, st.lists(scores, max_size=5))
+def test_the_winner_is_best_or_the_original(before: float | None, rewrites: list[float | None]) -> None:
+    original, others = Scored(0, before), [Scored(i + 1, s) for i, s in enumerate(rewrites)]
+    for choose, best, sign in ((choose_instruction, max, 1), (choose_response, min, -1)):
+        choice = choose(original, others)
+        valid = [s for s in rewrites if s is not None]
+        won = before is not None and bool(valid) and sign * best(valid) > sign * before
+        assert choice.reflected == won
+        assert choice.reflected == (choice.variant_id != 0)
+        if won:
+            assert rewrites[choice.variant_id - 1] == best(valid)
+        assert choice.reason
+
+
+def test_the_paper_keeps_only_rewritten_responses() -> None:
+    good = Scored(1, 0.5)
+    assert keep("paper", True, good, good).kept
+    assert not keep("paper", False, good, good).kept
+    assert keep("keep", False, good, good).kept
+
+
+@given(st.booleans(), scores, scores)
+def test_nothing_at_or_above_one_is_kept(reflected: bool, ifd: float | None, rifd: float | None) -> None:
+    for policy in ("paper", "keep"):
+        outcome = keep(policy, reflected, Scored(1, ifd), Scored(1, rifd))  # type: ignore[arg-type]
+        if outcome.kept:
+            assert ifd is not None and rifd is not None and max(ifd, rifd) < 1
+        elif policy == "keep":
+            assert ifd is None or rifd is None or max(ifd, rifd) >= 1 or math.isnan(ifd)
+        assert outcome.reason
