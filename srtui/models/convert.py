@@ -80,9 +80,10 @@ _SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "ex
 def quantize(src: Path, dst: Path, quantization: str, say: Say = lambda line: None) -> Path:
     """Make ``dst`` from the GGUF ``src`` with llama.cpp's own quantizer; returns the file.
 
-    Where ``dst`` is a folder the file is named after ``src``: ``NAME.QUANTIZATION.gguf``; if that is
-    ``src`` itself, there is nothing to do. ``quantization`` is a key of QUANTIZATIONS, in any case. Raises UserError for another one, for a
-    source that cannot be used, and where the disk is too small; ``dst`` is then as it was.
+    Where ``dst`` is a folder the file is named after ``src``, ``NAME.QUANTIZATION.gguf``; if that is
+    ``src`` itself, there is nothing to do. ``quantization`` is a key of QUANTIZATIONS, in any case.
+    Raises UserError for another one, for a source that cannot be used, and where the disk is too
+    small; ``dst`` is then as it was.
     """
     kind = quantization.upper()
     if kind not in QUANTIZATIONS:

@@ -3,7 +3,7 @@
 from srtui.scoring.ifd import SpanLoss, ifd, perplexity, rifd, share_at_or_over_one
 from srtui.scoring.scorer import Scorer
 from srtui.scoring.spans import Invalid, Span, SpanBuilder
-from srtui.scoring.student import Student
+from srtui.scoring.student import Student, compute_dtype
 
 __all__ = [
     "Invalid",
@@ -12,6 +12,7 @@ __all__ = [
     "SpanBuilder",
     "SpanLoss",
     "Student",
+    "compute_dtype",
     "ifd",
     "perplexity",
     "rifd",
