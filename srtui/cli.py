@@ -86,6 +86,12 @@ def _print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, default=str))
 
 
+def _plain_data(value: Any) -> dict[str, Any]:
+    import dataclasses
+
+    return dataclasses.asdict(value)
+
+
 # -- workspace and data -----------------------------------------------------------------------
 
 
@@ -411,7 +417,7 @@ def models_list(as_json: AsJson = False) -> None:
 
     entries = models.list_models(Workspace.find().models)
     if as_json:
-        _print_json(entries)
+        _print_json([_plain_data(e) for e in entries])
     else:
         print_models(entries, out)
 
@@ -426,7 +432,7 @@ def models_inspect(
 
     info = models.inspect(models.find(Workspace.find().models, name))
     if as_json:
-        _print_json(info)
+        _print_json(_plain_data(info))
     else:
         print_model(info)
 
@@ -469,7 +475,7 @@ def doctor(as_json: AsJson = False) -> None:
     for check in checks(root):
         failed |= check.ok is False
         if as_json:
-            _print_json(check._asdict() if hasattr(check, "_asdict") else vars(check))
+            _print_json(_plain_data(check))
             continue
         sign = {True: "[green]ok  [/]", False: "[red]FAIL[/]", None: "[yellow]note[/]"}[check.ok]
         mend = f" [bold]{plain(check.mend)}[/]" if check.mend and check.ok is not True else ""

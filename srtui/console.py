@@ -327,3 +327,48 @@ def progress_line(as_json: bool) -> tuple[Callable[[int, int, int], None], Calla
             sys.stdout.flush()
 
     return show, clear
+
+
+def print_models(entries: Iterable[Any], console: Console) -> None:
+    """What is in models/, one line each."""
+    rows = list(entries)
+    if not rows:
+        console.print("No models yet. Get the demo's with: srtui models add smollm2-135m")
+        return
+    table = Table("model", "file", "architecture", "parameters", "quantization", "context", "size", box=None)
+    for entry in rows:
+        info = entry.info
+        if info is None:
+            table.add_row(plain(entry.name), plain(entry.path.name), f"[red]{plain(entry.problem or '?')}[/]")
+            continue
+        table.add_row(
+            plain(entry.name),
+            plain(entry.path.name),
+            plain(info.architecture),
+            f"{info.parameters / 1e6:,.0f} M",
+            plain(info.quantization),
+            f"{info.context:,}" if info.context else "-",
+            bytes_text(info.size),
+        )
+    console.print(table)
+
+
+def print_model(info: Any) -> None:
+    """One model as its own header describes it."""
+    template = info.chat_template
+    _facts_table(
+        [
+            ("file", plain(str(info.path.name))),
+            ("name", plain(info.name)),
+            ("architecture", plain(info.architecture)),
+            ("parameters", f"{info.parameters:,}"),
+            ("quantization", plain(info.quantization)),
+            ("context", f"{info.context:,} tokens" if info.context else "-"),
+            ("chat template", "none" if not template else f"{len(template):,} characters"),
+            ("size", bytes_text(info.size)),
+            ("licence", plain(info.licence or "not stated in the file")),
+            ("sha256", info.sha256 or "-"),
+        ]
+    )
+    if template:
+        out.print(f"\n[dim]{plain(template)}[/]", soft_wrap=True)

@@ -694,7 +694,9 @@ class Engine:
             self._teacher = None
 
     def _student_folder(self) -> Path:
-        return models.resolve_student(self.workspace.models, self.recipe.student.model)
+        return models.resolve_student(
+            self.workspace.models, self.recipe.student.model, lambda line: self._event("info", line)
+        )
 
     def _open_student(self) -> tuple[Scorer, SpanBuilder]:
         if self._scorer is None or self._spans is None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
@@ -139,3 +140,10 @@ class Teacher(Protocol):
     def progress(self) -> TeacherProgress: ...
 
     def close(self) -> None: ...
+
+
+def open_teacher(path: Path, **settings: Any) -> Teacher:
+    """The teacher in the file at ``path``; ``settings`` are those of :class:`LlamaTeacher`."""
+    from srtui.teacher.llama import LlamaTeacher
+
+    return LlamaTeacher(path, **settings)
