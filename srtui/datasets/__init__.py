@@ -1,21 +1,40 @@
-"""Reading and writing instruction data, streaming, sniffed by content and never by name.
+"""Instruction data in and out: files of other people's making, read with suspicion and streamed.
 
-A file is a *container* (how records are laid out: a JSON array, JSON lines, CSV, Parquet, each perhaps
-in gzip or zstd) of *records* in a *layout* (how a record holds a pair). A new layout or container is
-one more file and one more line in its table below.
+===========  =====================================================================================
+format       what a record looks like
+===========  =====================================================================================
+alpaca       ``{"instruction", "input" (optional), "output"}`` in one JSON array, in JSON lines, or as
+             objects one after the other; common other names (prompt, response, ...) are known
+sharegpt     ``{"conversations": [{"from": "human", "value"}, {"from": "gpt", "value"}, ...]}``
+messages     ``{"messages": [{"role": "user", "content"}, {"role": "assistant", "content"}, ...]}``
+csv, tsv     a header, then rows; separated by comma, semicolon, bar or tab; mapped columns
+parquet      the same columns, or nested ``conversations`` / ``messages``
+===========  =====================================================================================
 
-=========  ====================================================  =====================
-layout     fields                                                containers
-=========  ====================================================  =====================
-alpaca     ``instruction``, ``input`` (optional), ``output``     all
-sharegpt   ``conversations``: first human turn and its answer    JSON, JSONL, Parquet
-messages   ``messages``: first user turn and its answer          JSON, JSONL, Parquet
-columns    named by the caller, or common column names           all
-=========  ====================================================  =====================
+Any of the text formats may be compressed with gzip or zstd. What a file is, is told from its bytes;
+its name is never asked. Of a conversation the first user turn and the answer to it are taken.
+
+:func:`read` gives a :class:`Reader` over :class:`Row` and :class:`BadRow`; memory stays bounded
+whatever the file holds. :func:`write` writes rows beside the target and renames, so that a failure
+leaves the older file whole. Nothing is ever unpickled.
+
+A record layout is one file in ``layouts/``, a kind of file one in ``containers/``; each has a line in
+the registry of its folder.
 """
 
-from srtui.datasets.records import BadRow, Row
-from srtui.datasets.reading import FORMATS, Reader, read
-from srtui.datasets.writing import WRITERS, write
+from srtui.datasets.reader import FORMATS, Reader, read
+from srtui.datasets.rows import MAX_FIELD, MAX_RECORD, REASONS, BadRow, Row
+from srtui.datasets.writer import WRITABLE, write
 
-__all__ = ["FORMATS", "WRITERS", "BadRow", "Reader", "Row", "read", "write"]
+__all__ = [
+    "FORMATS",
+    "MAX_FIELD",
+    "MAX_RECORD",
+    "REASONS",
+    "WRITABLE",
+    "BadRow",
+    "Reader",
+    "Row",
+    "read",
+    "write",
+]

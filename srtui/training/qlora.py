@@ -132,7 +132,6 @@ def train(
     if optimizer == "auto":
         optimizer = "paged_adamw_8bit" if on_gpu else "adamw"
     bf16 = on_gpu and torch.cuda.is_bf16_supported()
-    warnings.simplefilter("ignore", FutureWarning)  # of names that our oldest transformers still needs
     arguments = SFTConfig(
         output_dir=str(scratch / "trainer"),
         num_train_epochs=config.epochs,
@@ -189,24 +188,22 @@ def train(
 
     watch = Watch()
     started = time.monotonic()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        trainer = SFTTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=Dataset.from_list(rows),
-            processing_class=student.tokenizer,
-            callbacks=[watch],
-        )
-        # TRL casts a quantized model's adapters to bfloat16, which a CPU without bf16 arithmetic multiplies
-        # at a fifth of float32's speed.
-        for parameter in trainer.model.parameters():
-            if parameter.requires_grad and not on_gpu:
-                parameter.data = parameter.data.to(compute_dtype("cpu"))
-        for callback in list(trainer.callback_handler.callbacks):
-            if type(callback).__name__ == "PrinterCallback":
-                trainer.remove_callback(callback)
-        trainer.train()
+    trainer = SFTTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=student.tokenizer,
+        callbacks=[watch],
+    )
+    # TRL casts a quantized model's adapters to bfloat16, which a CPU without bf16 arithmetic multiplies
+    # at a fifth of float32's speed.
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad and not on_gpu:
+            parameter.data = parameter.data.to(compute_dtype("cpu"))
+    for callback in list(trainer.callback_handler.callbacks):
+        if type(callback).__name__ == "PrinterCallback":
+            trainer.remove_callback(callback)
+    trainer.train()
     seconds = time.monotonic() - started
     stopped = should_stop()
     student.model = model.eval()
@@ -242,6 +239,7 @@ def _quiet() -> None:
     """The libraries' own progress bars and notices would tear the live display."""
     import datasets
 
+    warnings.simplefilter("ignore")
     datasets.disable_progress_bars()
     for name in ("transformers", "trl", "accelerate", "datasets", "peft"):
         logging.getLogger(name).setLevel(logging.ERROR)

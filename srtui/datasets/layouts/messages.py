@@ -1,0 +1,5 @@
+"""Chat records: ``messages`` of ``role`` (user, assistant) and ``content``."""
+
+from srtui.datasets.layouts.conversation import conversation
+
+MESSAGES = conversation("messages", "messages", "role", "content", "user", "assistant")
