@@ -27,7 +27,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 models_app = typer.Typer(help="What is in models/: list, inspect, add, quantize.", no_args_is_help=True)
-db_app = typer.Typer(help="The store: path, size and counts; check, vacuum, backup.", invoke_without_command=True)
+db_app = typer.Typer(
+    help="The store: path, size and counts; check, vacuum, backup.", invoke_without_command=True
+)
 app.add_typer(models_app, name="models")
 app.add_typer(db_app, name="db")
 
@@ -105,11 +107,14 @@ def init(directory: Annotated[Path, typer.Argument(help="The folder to make or c
 
 @app.command("import", epilog="Example: srtui import alpaca.json --name alpaca")
 def import_(
-    file: Annotated[Path, typer.Argument(help="alpaca, ShareGPT, messages, CSV or Parquet; .gz and .zst too.")],
+    file: Annotated[
+        Path, typer.Argument(help="alpaca, ShareGPT, messages, CSV or Parquet; .gz and .zst too.")
+    ],
     name: Annotated[str | None, typer.Option(help="The dataset's name; the file's name if absent.")] = None,
     format: Annotated[str, typer.Option(help="auto, or one of the formats.")] = "auto",
     column: Annotated[
-        list[str] | None, typer.Option(help="For CSV and Parquet: instruction=prompt, response=completion, ...")
+        list[str] | None,
+        typer.Option(help="For CSV and Parquet: instruction=prompt, response=completion, ..."),
     ] = None,
     as_variant: Annotated[
         str | None, typer.Option(help="instruction_reflected or response_reflected: rewrites made elsewhere.")
@@ -196,7 +201,9 @@ def run(
         if as_json:
             _print_json({"type": "summary", **summarise(store, this.id)})
         elif stopped:
-            out.print(f"Stopped; everything finished is stored. Go on with: srtui run {recipe}", soft_wrap=True)
+            out.print(
+                f"Stopped; everything finished is stored. Go on with: srtui run {recipe}", soft_wrap=True
+            )
         else:
             print_summary(summarise(store, this.id), _files(workspace, store, this))
         if stopped:
@@ -301,7 +308,9 @@ def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[st
     )
     if row is None:
         highest = store.value("SELECT max(id) FROM sample")
-        raise UserError(f"There is no sample {sample_id}" + (f"; ids go up to {highest}." if highest else " yet."))
+        raise UserError(
+            f"There is no sample {sample_id}" + (f"; ids go up to {highest}." if highest else " yet.")
+        )
     runs = [
         store.runs.get(r[0])
         for r in store.rows("SELECT run_id FROM run_sample WHERE sample_id = ? ORDER BY run_id", (sample_id,))
@@ -328,7 +337,8 @@ def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[st
         "row": row["row"],
         "variants": variants,
         "generations": [
-            {k: v for k, v in g.items() if not isinstance(v, bytes)} for g in store.work.generations_of(sample_id)
+            {k: v for k, v in g.items() if not isinstance(v, bytes)}
+            for g in store.work.generations_of(sample_id)
         ],
         "runs": {
             r.name: {
@@ -354,7 +364,9 @@ def _show_sample(facts: dict[str, Any], raw: bool) -> None:
         for run_name, scores in v["scores"].items():
             for metric, s in scores.items():
                 names = {"ifd": ("IFD", "L(y|x)", "L(y)"), "rifd": ("r-IFD", "L(x|y)", "L(x)")}[metric]
-                value = number(s["value"], 4) if s["value"] is not None else f"none: {plain(s['reason'] or '')}"
+                value = (
+                    number(s["value"], 4) if s["value"] is not None else f"none: {plain(s['reason'] or '')}"
+                )
                 out.print(
                     f"  {names[0]} {value}   {names[1]} {number(s['conditional_nll'])}, "
                     f"{names[2]} {number(s['unconditional_nll'])} nats a token  [dim]{plain(run_name)}[/]"
@@ -362,11 +374,17 @@ def _show_sample(facts: dict[str, Any], raw: bool) -> None:
     for run_name, r in facts["runs"].items():
         out.print(f"\n[bold]Run {plain(run_name)}[/]")
         for stage, reflection in r["reflections"].items():
-            out.print(f"  reflection on the {stage}: {reflection['status']}, {reflection['attempts']} attempts")
+            out.print(
+                f"  reflection on the {stage}: {reflection['status']}, {reflection['attempts']} attempts"
+            )
         for stage, d in r["decisions"].items():
             out.print(f"  {stage}: {plain(d['reason'])} (variant {d['chosen_id']})")
         if r["outcome"]:
-            kept = "kept for training" if r["outcome"]["kept"] else f"not trained on: {plain(r['outcome']['reason'])}"
+            kept = (
+                "kept for training"
+                if r["outcome"]["kept"]
+                else f"not trained on: {plain(r['outcome']['reason'])}"
+            )
             out.print(f"  {kept}")
     for g in facts["generations"] if raw else []:
         out.print(
@@ -397,11 +415,15 @@ def export(
     with store:
         rows = store.exportable(store.runs.named(run_name).id, all_variants=what == "all-variants")
         if top_k_percent is not None:
-            scored = sorted((r for r in rows if r["ifd"] is not None), key=lambda r: (-r["ifd"], r["variant"]))
+            scored = sorted(
+                (r for r in rows if r["ifd"] is not None), key=lambda r: (-r["ifd"], r["variant"])
+            )
             count = round(len(scored) * top_k_percent / 100)
             rows = scored[: max(count, 1 if scored and top_k_percent else 0)]
         if not rows:
-            raise UserError(f"Run {run_name!r} has nothing to export yet; srtui status {run_name} says how far it is.")
+            raise UserError(
+                f"Run {run_name!r} has nothing to export yet; srtui status {run_name} says how far it is."
+            )
         written = datasets.write(rows, out_file, format)
     print(f"{written:,} samples written to {out_file}.")
 
@@ -439,7 +461,9 @@ def models_inspect(
 
 @models_app.command("add", epilog="Example: srtui models add smollm2-135m")
 def models_add(
-    name: Annotated[str, typer.Argument(metavar="NAME_OR_PATH", help="A catalogue entry, a GGUF, a safetensors folder.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME_OR_PATH", help="A catalogue entry, a GGUF, a safetensors folder.")
+    ],
 ) -> None:
     """Put a model into models/. For a catalogue entry this, and nothing else, uses the network."""
     from srtui import models

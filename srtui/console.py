@@ -159,12 +159,17 @@ class PlainReporter:
     def progress(self, progress: Any) -> None:
         eta = self._rate.eta(progress)
         finished = progress.done >= progress.total
-        if (progress.stage, progress.done) == self._last or not (finished or time.monotonic() - self._said > 5):
+        if (progress.stage, progress.done) == self._last or not (
+            finished or time.monotonic() - self._said > 5
+        ):
             return
         self._said, self._last = time.monotonic(), (progress.stage, progress.done)
         rate = f"{progress.rate:.0f} tok/s" if progress.rate else ""
         words = [w for w in (rate, _facts(progress.detail), eta) if w]
-        print(f"{title(progress.stage)}: {progress.done}/{progress.total}  {', '.join(words)}".rstrip(), flush=True)
+        print(
+            f"{title(progress.stage)}: {progress.done}/{progress.total}  {', '.join(words)}".rstrip(),
+            flush=True,
+        )
 
     def event(self, level: str, message: str) -> None:
         print(f"{level}: {safe(message)}", flush=True)
@@ -213,7 +218,9 @@ def print_summary(figures: dict[str, Any], files: Iterable[tuple[str, str]]) -> 
     _facts_table(_summary_rows(figures))
     stages = figures["stages"]
     if stages:
-        table = Table("stage", "done", "seconds", "tokens", "tokens/s", box=None, pad_edge=False, header_style="bold")
+        table = Table(
+            "stage", "done", "seconds", "tokens", "tokens/s", box=None, pad_edge=False, header_style="bold"
+        )
         for column in table.columns[1:]:
             column.justify = "right"
         for name in _TITLES:
@@ -225,7 +232,9 @@ def print_summary(figures: dict[str, Any], files: Iterable[tuple[str, str]]) -> 
                 )
         out.print()
         out.print(table)
-        out.print(f"{duration(figures['seconds'])} in all, peak memory {bytes_text(figures['peak_memory_mb'] * 1e6)}")
+        out.print(
+            f"{duration(figures['seconds'])} in all, peak memory {bytes_text(figures['peak_memory_mb'] * 1e6)}"
+        )
     shown = list(files)
     if shown:
         out.print()
@@ -253,16 +262,24 @@ def _summary_rows(f: dict[str, Any]) -> list[tuple[str, str]]:
                 f"{r['after_retries']:,} after retries" + (f"; {failed}" if failed else ""),
             )
         )
-        rows.append((f"{what} taken", f"{a['taken']:,} of {a['choices']:,} ({share(a['taken'], a['choices'])})"))
+        rows.append(
+            (f"{what} taken", f"{a['taken']:,} of {a['choices']:,} ({share(a['taken'], a['choices'])})")
+        )
     for key, name in (("ifd", "mean IFD"), ("rifd", "mean r-IFD")):
         s = f[key]
-        rows.append((f"{name} before, after", f"{number(s['before'])}, {number(s['after'])} (over {s['samples']:,})"))
+        rows.append(
+            (f"{name} before, after", f"{number(s['before'])}, {number(s['after'])} (over {s['samples']:,})")
+        )
     length = f["length"]
     rows.append(
         (
             "response length",
             f"{number(length['before'], 0)} characters in, {number(length['after'], 0)} in what is kept"
-            + (f" ({length['after'] / length['before']:.1f} x)" if length["before"] and length["after"] else ""),
+            + (
+                f" ({length['after'] / length['before']:.1f} x)"
+                if length["before"] and length["after"]
+                else ""
+            ),
         )
     )
     rows.append(

@@ -128,7 +128,9 @@ def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pat
     if earlier is not None:
         return earlier, False
     path = str(recipe_path)
-    return store.runs.create(recipe.name, dataset_id, path, recipe.model_dump_json(), fingerprint, samples), True
+    return store.runs.create(
+        recipe.name, dataset_id, path, recipe.model_dump_json(), fingerprint, samples
+    ), True
 
 
 def _hold_out(ids: list[int], share: float, seed: int) -> list[tuple[int, bool]]:
@@ -252,7 +254,10 @@ class Engine:
 
     def _stages(self) -> Iterator[tuple[str, Callable[[], None]]]:
         reflection, recipe_folder = self.recipe.reflection, Path(self.run.recipe_path).parent
-        for aim, name in (("instruction", reflection.instruction_criteria), ("response", reflection.response_criteria)):
+        for aim, name in (
+            ("instruction", reflection.instruction_criteria),
+            ("response", reflection.response_criteria),
+        ):
             criteria = load_criteria(name, aim, recipe_folder)  # type: ignore[arg-type]
             protocol = ReflectionProtocol(criteria, self.recipe)
             yield f"reflect-{aim}", lambda protocol=protocol: self._reflect(protocol)  # type: ignore[misc]
@@ -288,9 +293,14 @@ class Engine:
                 requests.append(protocol.request(asked, variant.pair, asked.attempt))
         teacher.submit(requests)
         before = teacher.progress()
-        for generation in teacher.run(lambda: self._should_stop(lambda: self._watch(stage, done, total, tally, before))):
-            asked = generation.key
-            assert isinstance(asked, _Asked)  # noqa: S101 - our own key comes back untouched
+
+        def stop() -> bool:
+            return self._should_stop(lambda: self._watch(stage, done, total, tally, before))
+
+        for generation in teacher.run(stop):
+            key = generation.key
+            assert isinstance(key, _Asked)  # noqa: S101 - our own key comes back untouched
+            asked = key
             group = waiting.setdefault((asked.sample_id, asked.attempt), [])
             group.append(generation)
             if len(group) < self.recipe.reflection.candidates and not generation.refused:
@@ -347,20 +357,32 @@ class Engine:
                 ids = [self._adopt(sample_id, variant, protocol, g) for g in made]
                 status = "parsed" if ids else str(generations[0]["parsed"])
                 self.store.work.add_reflection(
-                    self.run.id, sample_id, protocol.stage, variant.id, status, attempt, list(dict.fromkeys(ids))
+                    self.run.id,
+                    sample_id,
+                    protocol.stage,
+                    variant.id,
+                    status,
+                    attempt,
+                    list(dict.fromkeys(ids)),
                 )
             return None
         return None
 
-    def _adopt(self, sample_id: int, variant: Variant, protocol: ReflectionProtocol, stored: dict[str, Any]) -> int:
+    def _adopt(
+        self, sample_id: int, variant: Variant, protocol: ReflectionProtocol, stored: dict[str, Any]
+    ) -> int:
         """The variant of a stored generation, as a variant of this sample (the same text may be a
         sample of another dataset too)."""
         made = self.store.corpus.variants([stored["variant_id"]])[stored["variant_id"]]
         if made.sample_id == sample_id:
             return made.id
-        return self.store.corpus.add_variant(sample_id, protocol.kind, "teacher", variant.id, stored["id"], made.pair)[0]
+        return self.store.corpus.add_variant(
+            sample_id, protocol.kind, "teacher", variant.id, stored["id"], made.pair
+        )[0]
 
-    def _take(self, protocol: ReflectionProtocol, asked: _Asked, group: Sequence[Generation], tally: _Tally) -> bool:
+    def _take(
+        self, protocol: ReflectionProtocol, asked: _Asked, group: Sequence[Generation], tally: _Tally
+    ) -> bool:
         """Store one try's generations; True when the sample's reflection is settled."""
         assert self._teacher is not None  # noqa: S101 - it just wrote these
         identity, store = self._teacher.identity, self.store
@@ -373,17 +395,26 @@ class Engine:
         with store.transaction():
             candidates: list[int] = []
             for generation, rewrite in read:
-                row = self._generation_row(protocol, asked, generation, rewrite, identity.name, identity.sha256)
+                row = self._generation_row(
+                    protocol, asked, generation, rewrite, identity.name, identity.sha256
+                )
                 generation_id = store.work.add_generation(row)
                 if rewrite.pair is not None:
                     variant_id, _ = store.corpus.add_variant(
-                        asked.sample_id, protocol.kind, "teacher", asked.variant.id, generation_id, rewrite.pair
+                        asked.sample_id,
+                        protocol.kind,
+                        "teacher",
+                        asked.variant.id,
+                        generation_id,
+                        rewrite.pair,
                     )
                     store.work.made(generation_id, variant_id)
                     if variant_id != asked.variant.id:
                         candidates.append(variant_id)
             if settled:
-                status = "parsed" if candidates else next((r.status for _, r in read if not r.pair), "unchanged")
+                status = (
+                    "parsed" if candidates else next((r.status for _, r in read if not r.pair), "unchanged")
+                )
                 store.work.add_reflection(
                     self.run.id,
                     asked.sample_id,
@@ -441,7 +472,9 @@ class Engine:
             )
         }
 
-    def _watch(self, stage: str, done: int, total: int, tally: _Tally, before: Any, now: bool = False) -> None:
+    def _watch(
+        self, stage: str, done: int, total: int, tally: _Tally, before: Any, now: bool = False
+    ) -> None:
         if self._teacher is None or not (now or self._due()):
             return
         at = self._teacher.progress()
@@ -450,7 +483,9 @@ class Engine:
         if self._lease is not None:
             asked = at.live_key
             self._lease.show(
-                **detail, sample_id=asked.sample_id if isinstance(asked, _Asked) else None, text=at.live_text[-2000:]
+                **detail,
+                sample_id=asked.sample_id if isinstance(asked, _Asked) else None,
+                text=at.live_text[-2000:],
             )
         self._tell(stage, done, total, tokens, detail, now=True)
 
@@ -475,9 +510,17 @@ class Engine:
                 for sample_id, (before, rewrites) in chunk:
                     first = scores.get(before, selection.Scored(before, None))
                     choice = choose(first, [scores[r] for r in rewrites])
-                    compared = [(s.variant_id, s.score, s.reason) for s in (first, *(scores[r] for r in rewrites))]
+                    compared = [
+                        (s.variant_id, s.score, s.reason) for s in (first, *(scores[r] for r in rewrites))
+                    ]
                     self.store.work.add_decision(
-                        self.run.id, sample_id, aim, choice.variant_id, choice.reflected, choice.reason, compared
+                        self.run.id,
+                        sample_id,
+                        aim,
+                        choice.variant_id,
+                        choice.reflected,
+                        choice.reason,
+                        compared,
                     )
                     taken += choice.reflected
             done += len(chunk)
@@ -501,7 +544,13 @@ class Engine:
                     scores = ifd.get(variant, none), rifd.get(variant, none)
                     outcome = selection.keep(policy, response, *scores)
                     self.store.work.add_outcome(
-                        self.run.id, sample_id, variant, outcome.kept, outcome.reason, scores[0].score, scores[1].score
+                        self.run.id,
+                        sample_id,
+                        variant,
+                        outcome.kept,
+                        outcome.reason,
+                        scores[0].score,
+                        scores[1].score,
                     )
             self._tell(stage, total, total, tokens, {}, now=True)
 
@@ -541,7 +590,9 @@ class Engine:
         stored_at = time.monotonic()
         for index, loss in scorer.score([span for _, span in todo], should_stop=self._should_stop):
             key, span = todo[index]
-            fresh[key] = StoredLoss(loss.nll if loss.reason is None else None, loss.tokens, loss.truncated, loss.reason)
+            fresh[key] = StoredLoss(
+                loss.nll if loss.reason is None else None, loss.tokens, loss.truncated, loss.reason
+            )
             yield len(span.ids)
             if time.monotonic() - stored_at > 1.0:
                 work.add_losses(fresh)
@@ -554,11 +605,14 @@ class Engine:
         for variant_id, (conditional, unconditional) in pairs.items():
             invalid = next((s for s in (conditional, unconditional) if isinstance(s, Invalid)), None)
             if invalid is not None or isinstance(conditional, Invalid) or isinstance(unconditional, Invalid):
-                scores.append(StoredScore(variant_id, metric, None, None, None, invalid.reason if invalid else ""))
+                scores.append(
+                    StoredScore(variant_id, metric, None, None, None, invalid.reason if invalid else "")
+                )
                 continue
             keys = conditional.key(self._student.id, protocol), unconditional.key(self._student.id, protocol)
             losses = [
-                SpanLoss(known[k].nll or 0.0, known[k].tokens, known[k].truncated, known[k].reason) for k in keys
+                SpanLoss(known[k].nll or 0.0, known[k].tokens, known[k].truncated, known[k].reason)
+                for k in keys
             ]
             value, reason = (ifd if metric == "ifd" else rifd)(*losses)
             scores.append(StoredScore(variant_id, metric, *keys, value, reason))
@@ -611,7 +665,9 @@ class Engine:
         _, spans = self._open_student()
         assert self._student is not None  # noqa: S101 - opened just above
         variants = self.store.corpus.variants(v for _, v in chosen)
-        examples = [e for _, v in chosen if (e := self._example(spans, variants[v], TrainExample)) is not None]
+        examples = [
+            e for _, v in chosen if (e := self._example(spans, variants[v], TrainExample)) is not None
+        ]
         held = self._held_out_examples(spans, TrainExample)
         self._start("train")
         told = {"tokens": 0}

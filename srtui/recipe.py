@@ -143,7 +143,9 @@ def load(path: Path, overrides: list[str] | None = None, limit: int | None = Non
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        near = _nearest(path.name, [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else [])
+        near = _nearest(
+            path.name, [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
+        )
         raise UserError(f"{path}: there is no such recipe{near}.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a recipe ({error}).") from error
@@ -192,7 +194,9 @@ def _sentence(error: ValidationError) -> str:
     for part in first["loc"]:
         keys.append(str(part))
         field = model.model_fields.get(str(part))
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+        if field is None or not (
+            isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        ):
             break
         model = field.annotation
     where = ".".join(keys)

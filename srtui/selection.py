@@ -47,7 +47,9 @@ def _choose(before: Scored, rewrites: Sequence[Scored], what: str, metric: str, 
         return Choice(before.variant_id, False, f"kept the {what}: it has no {metric} ({before.reason})")
     valid = [(r.score, r) for r in rewrites if r.score is not None]
     if not valid:
-        return Choice(before.variant_id, False, f"kept the {what}: the rewrite has no {metric} ({rewrites[0].reason})")
+        return Choice(
+            before.variant_id, False, f"kept the {what}: the rewrite has no {metric} ({rewrites[0].reason})"
+        )
     best_score, best = max(valid, key=lambda pair: sign * pair[0])  # the first of equals
     if sign * best_score > sign * before.score:
         return Choice(
@@ -71,9 +73,7 @@ class Outcome:
     reason: str
 
 
-def keep(
-    policy: Literal["paper", "keep"], response_reflected: bool, ifd: Scored, rifd: Scored
-) -> Outcome:
+def keep(policy: Literal["paper", "keep"], response_reflected: bool, ifd: Scored, rifd: Scored) -> Outcome:
     """Whether the winner is trained on.
 
     ``paper`` keeps only what has a rewritten response ("for consistency of response distribution",

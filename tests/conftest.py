@@ -69,7 +69,7 @@ def small_recipe(workspace: Workspace, samples: int = 6, **sections: dict[str, o
 
     data = tomllib.loads((ROOT / "recipes" / "quickstart.toml").read_text())
     rows = (ROOT / "recipes" / "quickstart.jsonl").read_text(encoding="utf-8").splitlines()
-    (workspace.recipes / "small.jsonl").write_text("\n".join(rows[: samples]) + "\n", encoding="utf-8")
+    (workspace.recipes / "small.jsonl").write_text("\n".join(rows[:samples]) + "\n", encoding="utf-8")
     data |= {"name": "small", "dataset": "small.jsonl"}
     data["teacher"] |= {"slots": 2, "context": 4096, "threads": 1}
     data["reflection"] |= {"critique_tokens": 16, "instruction_tokens": 16, "answer_tokens": 24}

@@ -20,13 +20,21 @@ def test_the_paper_recipe_has_the_papers_numbers() -> None:
     r = recipe.load(ROOT / "recipes" / "paper-alpaca-llama2-7b.toml")
     t = r.training
     assert (t.learning_rate, t.batch_size, t.epochs, t.warmup_ratio) == (2e-5, 128, 3, 0.03)
-    assert (r.prompt.max_length, r.scoring.protocol, r.reflection.mode, r.reflection.candidates) == (2048, "paper", "free", 1)
+    assert (r.prompt.max_length, r.scoring.protocol, r.reflection.mode, r.reflection.candidates) == (
+        2048,
+        "paper",
+        "free",
+        1,
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('dataset = "d"\n[training]\nlearning_rte = 1', ["training.learning_rte", "did you mean learning_rate"]),
+        (
+            'dataset = "d"\n[training]\nlearning_rte = 1',
+            ["training.learning_rte", "did you mean learning_rate"],
+        ),
         ('dataset = "d"\n[tranning]\nepochs = 1', ["tranning", "did you mean training"]),
         ('dataset = "d"\n[student]\nquantization = "nf5"', ["student.quantization", "'nf5'", "'nf4'"]),
         ('dataset = "d"\n[teacher]\nslots = "lots"', ["teacher.slots", "'lots'", "auto"]),
@@ -57,9 +65,16 @@ def test_a_missing_recipe_names_the_nearest(tmp_path: Path) -> None:
 
 def test_overrides() -> None:
     path = ROOT / "recipes" / "quickstart.toml"
-    changed = recipe.load(path, ["training.epochs=1", "student.quantization=bf16", "teacher.slots=4"], limit=3)
-    assert (changed.training.epochs, changed.student.quantization, changed.teacher.slots, changed.limit) == (1, "bf16", 4, 3)
-    with pytest.raises(UserError, match="section.key=value"):
+    changed = recipe.load(
+        path, ["training.epochs=1", "student.quantization=bf16", "teacher.slots=4"], limit=3
+    )
+    assert (changed.training.epochs, changed.student.quantization, changed.teacher.slots, changed.limit) == (
+        1,
+        "bf16",
+        4,
+        3,
+    )
+    with pytest.raises(UserError, match=r"section\.key=value"):
         recipe.load(path, ["epochs"])
     with pytest.raises(UserError, match=r"training\.epoch is not a key; did you mean epochs"):
         recipe.load(path, ["training.epoch=1"])

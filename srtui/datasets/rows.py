@@ -78,7 +78,7 @@ _ID_FIELDS = ("id", "sample_id", "idx")
 
 def pair_of(instruction: Any, input: Any, response: Any) -> Pair:
     """A checked pair; ``input`` may be absent (None). Raises Refused."""
-    if input is None or input != input:  # NaN is how pandas writes a missing cell
+    if input is None or input != input:  # noqa: PLR0124 - NaN is how pandas writes a missing cell
         input = ""
     # One pass over the three, spelled out: this runs for every row of a million.
     if instruction.__class__ is not str:
@@ -118,7 +118,9 @@ def refuse_unfit(name: str, text: str) -> None:
             size = len(text.encode())
         except UnicodeEncodeError as error:
             code = ord(text[error.start])
-            raise Refused("lone_surrogate", f"{name} has U+{code:04X} alone, character {error.start + 1}") from None
+            raise Refused(
+                "lone_surrogate", f"{name} has U+{code:04X} alone, character {error.start + 1}"
+            ) from None
         if size > MAX_FIELD:
             raise Refused("too_large", f"{name} is {size:,} bytes, over {MAX_FIELD:,}")
     if "\0" in text:

@@ -37,7 +37,11 @@ _REFUSED_MAGIC = (
     (b"\xff\xfe", "is UTF-16 text", "convert it first: iconv -f UTF-16 -t UTF-8"),
     (b"\xfe\xff", "is UTF-16 text", "convert it first: iconv -f UTF-16 -t UTF-8"),
     *(
-        (b"\x80" + bytes([n]), "looks like a Python pickle, which could run code", "save it as JSON lines first")
+        (
+            b"\x80" + bytes([n]),
+            "looks like a Python pickle, which could run code",
+            "save it as JSON lines first",
+        )
         for n in range(2, 6)
     ),
 )
@@ -66,9 +70,7 @@ class Source:
             raise UserError(_cannot_read(path, error)) from error
         if not magic:
             raise UserError(f"{path} is empty; give a file with data rows.")
-        self.compression = (
-            "gzip" if magic.startswith(_GZIP) else "zstd" if _is_zstd(magic) else None
-        )
+        self.compression = "gzip" if magic.startswith(_GZIP) else "zstd" if _is_zstd(magic) else None
         self.head = self._first_bytes()
         """The first bytes of the content (at most 64 KiB), decompressed."""
         if not self.head:
@@ -95,7 +97,9 @@ class Source:
         produced = 0
         try:
             with self.path.open("rb") as file:
-                reader = {"gzip": _gzip_blocks, "zstd": _zstd_blocks}.get(self.compression or "", _plain_blocks)
+                reader = {"gzip": _gzip_blocks, "zstd": _zstd_blocks}.get(
+                    self.compression or "", _plain_blocks
+                )
                 for block in reader(file):
                     self.position = file.tell()
                     if self.compression:
@@ -168,4 +172,6 @@ def _cannot_read(path: Path, error: Exception) -> str:
         return f"{path} does not exist; check the path."
     if code in (errno.EACCES, errno.EPERM):
         return f"{path} may not be read; give yourself permission to read it."
-    return f"{path} cannot be read ({getattr(error, 'strerror', None) or error}); check the disk and the path."
+    return (
+        f"{path} cannot be read ({getattr(error, 'strerror', None) or error}); check the disk and the path."
+    )

@@ -72,7 +72,9 @@ def load_criteria(name: str, aim: Aim, near: Path | None = None) -> Criteria:
     elif "/" not in name and shipped.is_file():
         text, source = shipped.read_text(encoding="utf-8"), f"{name}.toml"
     else:
-        raise UserError(f"There are no criteria {name!r}: name a shipped set (instruction, response) or a .toml file.")
+        raise UserError(
+            f"There are no criteria {name!r}: name a shipped set (instruction, response) or a .toml file."
+        )
     try:
         criteria = Criteria.model_validate(tomllib.loads(text))
         criteria.user_text(Pair("i", "n", "r"))
@@ -83,7 +85,9 @@ def load_criteria(name: str, aim: Aim, near: Path | None = None) -> Criteria:
         first = error.errors(include_url=False)[0]
         raise UserError(f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
     except (KeyError, ValueError) as error:
-        raise UserError(f"{source}: a text has the placeholder {error}, which srtui does not fill.") from error
+        raise UserError(
+            f"{source}: a text has the placeholder {error}, which srtui does not fill."
+        ) from error
     if criteria.rewrites != aim:
         raise UserError(f"{source} rewrites the {criteria.rewrites}, but the recipe uses it for the {aim}.")
     return criteria

@@ -82,7 +82,9 @@ def parse_guided(
         return Unparsed("cut_short")
     critique, *rest = written
     texts: list[str] = []
-    for name, text in zip(["instruction", "response"] if wants_instruction else ["response"], rest, strict=False):
+    for name, text in zip(
+        ["instruction", "response"] if wants_instruction else ["response"], rest, strict=False
+    ):
         usable = _usable(_before_marker(text, name), fixed_lines)
         if isinstance(usable, Unparsed):
             return Unparsed(f"{usable.reason}_{name}" if usable.reason == "empty" else usable.reason)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from srtui.recipe import Recipe
 from srtui.reflection.criteria_files import Criteria
 from srtui.reflection.parsing import Parsed, Unparsed, parse_free, parse_guided
-from srtui.recipe import Recipe
 from srtui.sample import Pair, digest
 from srtui.teacher import Generation, Message, Request, Sampler, Segment
 
@@ -86,7 +86,9 @@ class Protocol:
             Segment("\n\n[Better Answer]\n", budget.answer_tokens, _ALL_MARKERS),
         )
 
-    def key(self, pair: Pair, attempt: int, candidate: int, teacher_sha256: str, adapter_sha256: str | None) -> bytes:
+    def key(
+        self, pair: Pair, attempt: int, candidate: int, teacher_sha256: str, adapter_sha256: str | None
+    ) -> bytes:
         """Hash of everything that determines a generation's text."""
         reflection = self.recipe.reflection
         return digest(

@@ -63,7 +63,9 @@ class Scorer:
         width = max(len(s.ids) for s in spans)
         ids = torch.zeros(len(spans), width, dtype=torch.long)
         mask = torch.zeros(len(spans), width, dtype=torch.long)
-        rows, columns, labels = [], [], []
+        rows: list[int] = []
+        columns: list[int] = []
+        labels: list[int] = []
         for n, span in enumerate(spans):
             size = len(span.ids)
             ids[n, :size] = torch.tensor(span.ids)
@@ -79,7 +81,9 @@ class Scorer:
                 attention_mask=mask.to(self._device) if padded else None,
                 use_cache=False,
             ).last_hidden_state
-            picked = hidden[torch.tensor(rows, device=self._device), torch.tensor(columns, device=self._device)]
+            picked = hidden[
+                torch.tensor(rows, device=self._device), torch.tensor(columns, device=self._device)
+            ]
             nll = self._nll(picked, torch.tensor(labels, device=self._device))
             sums = torch.zeros(len(spans), dtype=torch.float64)
             sums.index_add_(0, torch.tensor(rows), nll.double().cpu())

@@ -120,7 +120,9 @@ class SpanBuilder:
         count = min(len(conditional) - len(before), len(conditional) - 1)
         alone_count = len(unconditional) - 1
         if count <= 0 or alone_count <= 0:
-            why = Invalid("target_truncated" if len(whole) > len(before) and len(alone) > 1 else "empty_target")
+            why = Invalid(
+                "target_truncated" if len(whole) > len(before) and len(alone) > 1 else "empty_target"
+            )
             return why, why
         return (
             Span(tuple(conditional), count, len(conditional) < len(whole)),
@@ -131,7 +133,9 @@ class SpanBuilder:
 
     def _encode(self, prompt: str, target: str, data: tuple[str, ...]) -> tuple[list[int], int]:
         """Ids of prompt + target, and how many of them start before the target's first character."""
-        if self._template.special_tokens and any(s in text for s in self._specials for text in (*data, target)):
+        if self._template.special_tokens and any(
+            s in text for s in self._specials for text in (*data, target)
+        ):
             ids = self._pieces(prompt, data)
             return [*ids, *self._plain(target)], len(ids)
         encoded = self._raw(prompt + target, special=self._template.special_tokens)

@@ -38,7 +38,9 @@ class Student:
         transformers_logging.disable_progress_bar()
         logging.getLogger("transformers").setLevel(logging.ERROR)
         if not list(folder.glob("*.safetensors")):
-            raise UserError(f"{folder}: no *.safetensors in it; a student is a folder of safetensors weights.")
+            raise UserError(
+                f"{folder}: no *.safetensors in it; a student is a folder of safetensors weights."
+            )
         where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         dtype = torch.float32 if quantization == "f32" else compute_dtype(where)
         settings: dict[str, Any] = {}
@@ -59,7 +61,9 @@ class Student:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+                tokenizer = AutoTokenizer.from_pretrained(
+                    folder, local_files_only=True, trust_remote_code=False
+                )
                 model = AutoModelForCausalLM.from_pretrained(
                     folder,
                     local_files_only=True,
@@ -69,14 +73,18 @@ class Student:
                     **settings,
                 )
         except torch.OutOfMemoryError as error:
-            raise UserError(f"{folder.name} does not fit the GPU's memory in {quantization}: {error}.") from error
+            raise UserError(
+                f"{folder.name} does not fit the GPU's memory in {quantization}: {error}."
+            ) from error
         except (OSError, ValueError, KeyError) as error:
             first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(f"{folder}: cannot be loaded as a student ({first_line}).") from error
         if quantization == "bf16" and dtype == torch.float32:
             model = model.float()
         if not getattr(tokenizer, "is_fast", False) or tokenizer.eos_token_id is None:
-            raise UserError(f"{folder}: its tokenizer has no tokenizer.json, or no end-of-text token; both are needed.")
+            raise UserError(
+                f"{folder}: its tokenizer has no tokenizer.json, or no end-of-text token; both are needed."
+            )
         model.eval()
         identity = f"{weights_sha256(folder)[:32]}:{quantization}:{str(dtype).removeprefix('torch.')}"
         return cls(folder.name, identity, quantization, model, tokenizer)

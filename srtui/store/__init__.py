@@ -8,7 +8,6 @@ overwritten, so that doing a piece of work twice is harmless.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -122,7 +121,9 @@ class Store:
             return [dict(r) for r in found]
         rows = []
         for _, variant_id in self.work.selected(run_id):
-            row = self.row(f"SELECT {columns} FROM variant v {scores}WHERE v.id = ?", (setting, setting, variant_id))
+            row = self.row(
+                f"SELECT {columns} FROM variant v {scores}WHERE v.id = ?", (setting, setting, variant_id)
+            )
             if row is not None:
                 rows.append(dict(row))
         return rows
@@ -140,7 +141,8 @@ class Store:
         """What is wrong with the file; empty where it is sound."""
         problems = [r[0] for r in self.rows("PRAGMA integrity_check") if r[0] != "ok"]
         problems += [
-            f"{r[0]} row {r[1]} points at a missing row of {r[2]}" for r in self.rows("PRAGMA foreign_key_check")
+            f"{r[0]} row {r[1]} points at a missing row of {r[2]}"
+            for r in self.rows("PRAGMA foreign_key_check")
         ]
         return problems
 
@@ -162,7 +164,7 @@ class Store:
                 self.conn.backup(copy, pages=4096)
             finally:
                 copy.close()
-            os.replace(beside, target)
+            beside.replace(target)
         except (sqlite3.Error, OSError) as error:
             beside.unlink(missing_ok=True)
             raise explain(error, target) from error
@@ -173,10 +175,16 @@ def explain(error: Exception, path: Path) -> UserError:
     said = str(error)
     if isinstance(error, sqlite3.Error):
         for sign, sentence in (
-            ("disk is full", "the disk is full; free some space and run the same command again, nothing stored is lost"),
+            (
+                "disk is full",
+                "the disk is full; free some space and run the same command again, nothing stored is lost",
+            ),
             ("readonly", "the file or its folder is read-only; make both writable"),
             ("unable to open", "it cannot be opened; check that the folder exists and is writable"),
-            ("not a database", "it is not a SQLite file, or it is damaged; restore a copy made by srtui db backup"),
+            (
+                "not a database",
+                "it is not a SQLite file, or it is damaged; restore a copy made by srtui db backup",
+            ),
             ("malformed", "it is damaged; restore a copy made by srtui db backup"),
             ("locked", "another process has held it locked for 30 seconds; try again when that one is done"),
             ("disk I/O", "the disk could not be read or written; check it, then run srtui db check"),

@@ -67,7 +67,8 @@ MAX_BAD_ROWS_STORED = 10_000
 
 
 def _variant(row: Any) -> Variant:
-    return Variant(*row[:6], Pair(*row[6:9]))
+    values = tuple(row)
+    return Variant(*values[:6], Pair(*values[6:9]))  # type: ignore[call-arg]
 
 
 class Corpus:
@@ -99,7 +100,14 @@ class Corpus:
         if row is None:
             return None
         return Imported(
-            row["dataset_id"], name, row["rows_read"], 0, row["rows_read"] - row["rows_bad"], row["rows_bad"], 0, True
+            row["dataset_id"],
+            name,
+            row["rows_read"],
+            0,
+            row["rows_read"] - row["rows_bad"],
+            row["rows_bad"],
+            0,
+            True,
         )
 
     def dataset_of_file(self, sha256: str) -> str | None:
@@ -136,9 +144,7 @@ class Corpus:
                 )
             done = Imported(dataset_id, name)
             import_id = self._open_import(dataset_id, path, sha256, format, "original", now)
-            insert_sample = (
-                "INSERT OR IGNORE INTO sample(dataset_id, row, external_id, digest, record) VALUES (?,?,?,?,?)"
-            )
+            insert_sample = "INSERT OR IGNORE INTO sample(dataset_id, row, external_id, digest, record) VALUES (?,?,?,?,?)"
             insert_variant = (
                 "INSERT INTO variant(sample_id, digest, kind, origin, instruction, input, response, created_at) "
                 "VALUES (?,?,'original','dataset',?,?,?,?)"
@@ -176,7 +182,9 @@ class Corpus:
         )
         return "".join(f"; {r['reason']} x {r['n']}, first at line {r['line']}" for r in found)
 
-    def _open_import(self, dataset_id: int, path: str, sha256: str, format: str, kind: str, now: float) -> int:
+    def _open_import(
+        self, dataset_id: int, path: str, sha256: str, format: str, kind: str, now: float
+    ) -> int:
         made = self._store.conn.execute(
             "INSERT OR REPLACE INTO import(dataset_id, path, sha256, format, kind, rows_read, rows_new, "
             "rows_duplicate, rows_bad, created_at) VALUES (?,?,?,?,?,0,0,0,0,?)",
@@ -212,7 +220,9 @@ class Corpus:
         store, now = self._store, time.time()
         dataset_id = self.dataset_id(name)
         if dataset_id is None:
-            raise UserError(f"There is no dataset {name!r} to match rewrites with; import the originals first.")
+            raise UserError(
+                f"There is no dataset {name!r} to match rewrites with; import the originals first."
+            )
         find = {
             "id": (
                 "SELECT s.id, v.id FROM sample s JOIN variant v ON v.sample_id = s.id AND v.kind = 'original' "
@@ -236,7 +246,9 @@ class Corpus:
                     "GROUP BY v.instruction, v.input",
                     (dataset_id,),
                 )
-                store.conn.execute("CREATE INDEX temp.by_instruction_text ON by_instruction(instruction, input)")
+                store.conn.execute(
+                    "CREATE INDEX temp.by_instruction_text ON by_instruction(instruction, input)"
+                )
             else:
                 store.conn.execute(
                     "CREATE INDEX IF NOT EXISTS sample_row ON sample(dataset_id, row)"
@@ -324,7 +336,9 @@ class Corpus:
     def variants_of(self, sample_id: int) -> list[Variant]:
         return [
             _variant(r)
-            for r in self._store.rows(f"SELECT {_COLUMNS} FROM variant WHERE sample_id = ? ORDER BY id", (sample_id,))
+            for r in self._store.rows(
+                f"SELECT {_COLUMNS} FROM variant WHERE sample_id = ? ORDER BY id", (sample_id,)
+            )
         ]
 
     def rewrites_of(self, parent_id: int, kind: str) -> list[Variant]:
@@ -332,7 +346,8 @@ class Corpus:
         return [
             _variant(r)
             for r in self._store.rows(
-                f"SELECT {_COLUMNS} FROM variant WHERE parent_id = ? AND kind = ? ORDER BY id", (parent_id, kind)
+                f"SELECT {_COLUMNS} FROM variant WHERE parent_id = ? AND kind = ? ORDER BY id",
+                (parent_id, kind),
             )
         ]
 

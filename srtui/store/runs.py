@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -85,7 +86,9 @@ class Runs:
             row = self._store.row("SELECT * FROM run WHERE id = ?", (int(name),))
         if row is None:
             names = [r["name"] for r in self._store.rows("SELECT name FROM run ORDER BY id DESC LIMIT 8")]
-            there = f"there are {', '.join(names)}" if names else "there are none yet; start one with srtui run"
+            there = (
+                f"there are {', '.join(names)}" if names else "there are none yet; start one with srtui run"
+            )
             raise UserError(f"There is no run {name!r}; {there}.")
         return _run(row)
 
@@ -211,14 +214,16 @@ class Runs:
     def event(self, run_id: int | None, level: str, message: str) -> None:
         with self._store.transaction():
             self._store.conn.execute(
-                "INSERT INTO event(run_id, at, level, message) VALUES (?,?,?,?)", (run_id, time.time(), level, message)
+                "INSERT INTO event(run_id, at, level, message) VALUES (?,?,?,?)",
+                (run_id, time.time(), level, message),
             )
 
     def events(self, run_id: int, limit: int = 50) -> list[dict[str, Any]]:
         return [
             dict(r)
             for r in self._store.rows(
-                "SELECT at, level, message FROM event WHERE run_id = ? ORDER BY id DESC LIMIT ?", (run_id, limit)
+                "SELECT at, level, message FROM event WHERE run_id = ? ORDER BY id DESC LIMIT ?",
+                (run_id, limit),
             )
         ][::-1]
 
@@ -243,7 +248,13 @@ class Runs:
             )
 
     def finish_training(
-        self, training_id: int, status: str, tokens: int, seconds: float, adapter: str | None, result: Mapping[str, Any]
+        self,
+        training_id: int,
+        status: str,
+        tokens: int,
+        seconds: float,
+        adapter: str | None,
+        result: Mapping[str, Any],
     ) -> None:
         with self._store.transaction():
             self._store.conn.execute(
@@ -265,7 +276,7 @@ def _alive(held: sqlite3.Row, now: float) -> bool:
         return False
     except psutil.AccessDenied:
         return True
-    return abs(started - held["process_started"]) < 1.0
+    return bool(abs(started - held["process_started"]) < 1.0)
 
 
 class Lease:
@@ -289,13 +300,12 @@ class Lease:
         conn = sqlite3.connect(self._store.path, timeout=30, isolation_level=None)
         try:
             while not self._closed:
-                try:
+                # A missed beat is harmless; the engine's own writes report a broken store.
+                with contextlib.suppress(sqlite3.Error):
                     conn.execute(
                         "UPDATE lease SET heartbeat_at = ?, live = ? WHERE run_id = ? AND pid = ?",
                         (time.time(), json.dumps(self._live), self._run_id, os.getpid()),
                     )
-                except sqlite3.Error:
-                    pass  # a missed beat is harmless; the engine's own writes report a broken store
                 self._changed.wait(HEARTBEAT_SECONDS)
                 self._changed.clear()
                 if not self._closed:

@@ -9,7 +9,7 @@ from srtui.store._sqlite_utils import Migrations
 migrations = Migrations("srtui")
 
 
-@migrations(name="0001_initial")
+@migrations(name="0001_initial")  # type: ignore[untyped-decorator]
 def _initial(db: Any) -> None:
     for statement in _INITIAL.split(";"):
         if statement.strip():

@@ -114,7 +114,9 @@ def _before_after(store: Store, run_id: int, stage: str) -> dict[str, Any]:
 
 
 def _kept_scores(store: Store, run_id: int) -> dict[str, float | None]:
-    row = store.row("SELECT avg(ifd) AS ifd, avg(rifd) AS rifd FROM outcome WHERE run_id = ? AND kept = 1", (run_id,))
+    row = store.row(
+        "SELECT avg(ifd) AS ifd, avg(rifd) AS rifd FROM outcome WHERE run_id = ? AND kept = 1", (run_id,)
+    )
     assert row is not None  # noqa: S101
     return {"ifd": row["ifd"], "rifd": row["rifd"]}
 

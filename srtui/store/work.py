@@ -109,7 +109,9 @@ class Work:
 
     def made(self, generation_id: int, variant_id: int) -> None:
         """This generation came to this variant."""
-        self._store.conn.execute("UPDATE generation SET variant_id = ? WHERE id = ?", (variant_id, generation_id))
+        self._store.conn.execute(
+            "UPDATE generation SET variant_id = ? WHERE id = ?", (variant_id, generation_id)
+        )
 
     def generations_of(self, sample_id: int) -> list[dict[str, Any]]:
         return [
@@ -153,7 +155,9 @@ class Work:
 
     # -- scores -----------------------------------------------------------------------------
 
-    def setting(self, student: str, student_id: str, quantization: str, template: str, protocol: str, max_length: int) -> int:
+    def setting(
+        self, student: str, student_id: str, quantization: str, template: str, protocol: str, max_length: int
+    ) -> int:
         """The id of one way of scoring."""
         key = digest(student_id, template, protocol, max_length)
         with self._store.transaction():
@@ -182,7 +186,9 @@ class Work:
                 [(key, v.nll, v.tokens, int(v.truncated), v.reason) for key, v in losses.items()],
             )
 
-    def scores(self, variant_ids: Iterable[int], setting_id: int, metric: str) -> dict[int, tuple[float | None, str | None]]:
+    def scores(
+        self, variant_ids: Iterable[int], setting_id: int, metric: str
+    ) -> dict[int, tuple[float | None, str | None]]:
         """(value, reason) of the stored scores among ``variant_ids``."""
         found: dict[int, tuple[float | None, str | None]] = {}
         for chunk in batched(list(variant_ids), 500):
@@ -201,7 +207,15 @@ class Work:
                 "INSERT OR IGNORE INTO score(variant_id, setting_id, metric, conditional_key, unconditional_key, "
                 "value, reason) VALUES (?,?,?,?,?,?,?)",
                 [
-                    (s.variant_id, setting_id, s.metric, s.conditional_key, s.unconditional_key, s.value, s.reason)
+                    (
+                        s.variant_id,
+                        setting_id,
+                        s.metric,
+                        s.conditional_key,
+                        s.unconditional_key,
+                        s.value,
+                        s.reason,
+                    )
                     for s in scores
                 ],
             )
@@ -256,7 +270,9 @@ class Work:
     def decisions_of(self, run_id: int, sample_id: int) -> dict[str, dict[str, Any]]:
         return {
             r["stage"]: {**dict(r), "compared": json.loads(r["compared"])}
-            for r in self._store.rows("SELECT * FROM decision WHERE run_id = ? AND sample_id = ?", (run_id, sample_id))
+            for r in self._store.rows(
+                "SELECT * FROM decision WHERE run_id = ? AND sample_id = ?", (run_id, sample_id)
+            )
         }
 
     def decisions(self, run_id: int) -> list[tuple[int, str, int, str]]:
@@ -322,6 +338,7 @@ class Work:
         return [
             r[0]
             for r in self._store.rows(
-                "SELECT sample_id FROM run_sample WHERE run_id = ? AND held_out = 1 ORDER BY sample_id", (run_id,)
+                "SELECT sample_id FROM run_sample WHERE run_id = ? AND held_out = 1 ORDER BY sample_id",
+                (run_id,),
             )
         ]

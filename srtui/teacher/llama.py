@@ -38,7 +38,7 @@ _KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8}
 _log_lines: deque[str] = deque(maxlen=20)
 
 
-@llama_cpp.llama_log_callback
+@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def _keep_log(level: int, text: bytes, _: Any) -> None:
     """llama.cpp writes to stderr by default; here its errors are kept, to explain a failed load."""
     if level >= 3:
@@ -207,7 +207,9 @@ class LlamaTeacher:
         limit = self._train_context if self._wanted_context == "auto" else self._wanted_context
         fitting = [j.size for j in jobs if j.size <= limit] or [limit]
         default_slots = _GPU_SLOTS if llama_cpp.llama_supports_gpu_offload() else _CPU_SLOTS
-        slots = min(self._wanted_slots if self._wanted_slots != "auto" else default_slots, max(1, len(fitting)))
+        slots = min(
+            self._wanted_slots if self._wanted_slots != "auto" else default_slots, max(1, len(fitting))
+        )
         if self._wanted_context == "auto":
             shared = len(self._prefix)
             cells = shared + sum(s - shared for s in sorted(fitting, reverse=True)[:slots])
@@ -300,8 +302,10 @@ class LlamaTeacher:
             self._start(job, seq)
 
     def _next_job(self) -> _Job | None:
-        used = len(self._prefix) + sum(len(j.tokens) for j in self._slots if j) - sum(
-            len(self._prefix) for j in self._slots if j
+        used = (
+            len(self._prefix)
+            + sum(len(j.tokens) for j in self._slots if j)
+            - sum(len(self._prefix) for j in self._slots if j)
         )
         idle = all(j is None for j in self._slots)
         if self._set_back:
@@ -366,7 +370,9 @@ class LlamaTeacher:
                 break
             last = take == len(job.pending)
             for i in range(take):
-                self._put(size + i, job.pending[i], job.past + i, job.seq, wants_logits=last and i == take - 1)
+                self._put(
+                    size + i, job.pending[i], job.past + i, job.seq, wants_logits=last and i == take - 1
+                )
             size += take
             fed.append((job, take))
             if last:
@@ -383,7 +389,9 @@ class LlamaTeacher:
             yield from self._make_room(running)
             return
         if code != 0:
-            raise UserError(f"llama.cpp could not evaluate a batch (code {code}): {' '.join(list(_log_lines)[-2:])}")
+            raise UserError(
+                f"llama.cpp could not evaluate a batch (code {code}): {' '.join(list(_log_lines)[-2:])}"
+            )
         self.steps += 1
         self.slot_steps += len(running)
         for job, take in fed:
@@ -713,7 +721,9 @@ def _load(path: Path, gpu_layers: int | Auto) -> Any:
     why = next((line for line in _log_lines if "error" in line.lower()), _log_lines[-1] if _log_lines else "")
     unknown = "unknown model architecture" in why
     mend = "update llama-cpp-python" if unknown else "the file is damaged or incomplete; get it again"
-    raise UserError(f"{path} cannot be loaded by llama.cpp ({why.rpartition('error')[2].strip(' :')}): {mend}.")
+    raise UserError(
+        f"{path} cannot be loaded by llama.cpp ({why.rpartition('error')[2].strip(' :')}): {mend}."
+    )
 
 
 def _adapter(model: Any, path: Path) -> Any:
@@ -750,7 +760,9 @@ def _sha256(path: Path) -> str:
 def _common_prefix(lists: Sequence[list[int]]) -> list[int]:
     """The longest prefix of all lists; that of the least and the greatest is that of all."""
     low, high = min(lists), max(lists)
-    size = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
+    size = next(
+        (i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high))
+    )
     return low[:size]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import shutil
 import time
 import warnings
@@ -119,7 +118,8 @@ def train(
     rows = [
         {
             "input_ids": list(e.input_ids),
-            "labels": [-100] * (len(e.input_ids) - e.target) + list(e.input_ids[len(e.input_ids) - e.target :]),
+            "labels": [-100] * (len(e.input_ids) - e.target)
+            + list(e.input_ids[len(e.input_ids) - e.target :]),
         }
         for e in examples
     ]
@@ -212,7 +212,7 @@ def train(
         model.save_pretrained(str(scratch / "adapter"), safe_serialization=True)
         student.tokenizer.save_pretrained(str(scratch / "adapter"))
         shutil.rmtree(out_dir, ignore_errors=True)
-        os.replace(scratch / "adapter", out_dir)
+        (scratch / "adapter").replace(out_dir)
     shutil.rmtree(scratch, ignore_errors=True)
     return TrainingResult(
         adapter_dir=out_dir,

@@ -39,7 +39,10 @@ def test_as_asked() -> None:
         ("[Better Answer] your answer [End]\n[Better Answer] Forty-two. [End]", "Forty-two."),
         ("[Better Answer] the better answer [End] [Better Answer] Forty-two.", "Forty-two."),
         ("[Better Answer] Forty-two. [End] [Better Answer] Another. [End]", "Forty-two."),
-        ("[Better Answer] The Endocrine system.\nEnd of the day. [End] x", "The Endocrine system.\nEnd of the day."),
+        (
+            "[Better Answer] The Endocrine system.\nEnd of the day. [End] x",
+            "The Endocrine system.\nEnd of the day.",
+        ),
         ("[Better Answer] 1. Eggs\n2. The end\n3. Milk [End]", "1. Eggs\n2. The end\n3. Milk"),
         ('[Better Answer] "Forty-two." [End]', "Forty-two."),
         ('[Better Answer] "A" and "B" [End]', '"A" and "B"'),
@@ -69,7 +72,9 @@ def test_what_is_no_answer(text: str, reason: str) -> None:
 
 def test_an_echo_of_the_prompt_is_no_answer() -> None:
     line = "Then write a better answer to the same instruction: correct, complete."
-    assert parse_free(f"[Better Answer] {line}", wants_instruction=False, fixed_lines=[line]) == Unparsed("echo")
+    assert parse_free(f"[Better Answer] {line}", wants_instruction=False, fixed_lines=[line]) == Unparsed(
+        "echo"
+    )
 
 
 def test_guided_reads_the_segments() -> None:

@@ -46,8 +46,8 @@ def _first(record: Record, role: str, names: Mapping[str, tuple[str, ...]], defa
 
 def columns_among(names: Iterable[str], columns: Mapping[str, str]) -> dict[str, str]:
     """Which of a table's columns holds which text, without regard to case; as far as they are found."""
-    known = {name.casefold(): name for name in reversed(list(names))}
-    exact = set(known.values())
+    exact = list(names)
+    known = {name.casefold(): name for name in reversed(exact)}
     found = {}
     for role, usual in NAMES.items():
         if role in columns:

@@ -14,7 +14,7 @@ _ASSISTANT = frozenset({"gpt", "assistant", "chatgpt", "model", "bot"})
 _SYSTEM = frozenset({"system", "developer"})
 
 
-def conversation(name: str, field: str, role_key: str, text_key: str, user: str, assistant: str) -> Layout:
+def conversation(name: str, field: str, *, role_key: str, text_key: str, user: str, assistant: str) -> Layout:
     """A layout whose records keep turns, ``{role_key: who, text_key: what}``, in the list ``field``.
 
     Either spelling of a turn's keys is read, whatever the list is called. The input of a sample is

@@ -2,4 +2,6 @@
 
 from srtui.datasets.layouts.conversation import conversation
 
-MESSAGES = conversation("messages", "messages", "role", "content", "user", "assistant")
+MESSAGES = conversation(
+    "messages", "messages", role_key="role", text_key="content", user="user", assistant="assistant"
+)

@@ -2,4 +2,6 @@
 
 from srtui.datasets.layouts.conversation import conversation
 
-SHAREGPT = conversation("sharegpt", "conversations", "from", "value", "human", "gpt")
+SHAREGPT = conversation(
+    "sharegpt", "conversations", role_key="from", text_key="value", user="human", assistant="gpt"
+)

@@ -1,0 +1,101 @@
+"""Rows a second and memory of reading a million rows.
+
+    python benchmarks/bench_import.py [--rows N] [--kind jsonl|json|sharegpt|csv|parquet|gz|zst]
+
+Makes a file of N Alpaca-like rows (mean about 400 bytes) in a temporary folder and reads it once, in a
+process of its own, so that the peak memory is the reader's. Prints one JSON line last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+KINDS = ("jsonl", "json", "sharegpt", "csv", "parquet", "gz", "zst")
+_WORDS = (
+    "the of a model answer writes kind question short naïve because explain list number river table "
+    "which light every first when compare describe steps careful method tell reason «quoted» 東京 \n \n"
+).split(" ")
+
+
+def rows(count: int, seed: int = 1) -> Iterator[dict[str, Any]]:
+    """Different rows, quickly: slices of one long random text, each with its number in front."""
+    rng = random.Random(seed)
+    text = " ".join(rng.choices(_WORDS, k=200_000))
+    for n in range(count):
+        at = rng.randrange(len(text) - 1000)
+        yield {
+            "instruction": f"Task {n}: {text[at : at + 60]}",
+            "input": text[at + 60 : at + 120] if n % 4 == 0 else "",
+            "response": text[at + 120 : at + 120 + rng.randrange(100, 500)] + ".",
+        }
+
+
+def make(path: Path, kind: str, count: int) -> None:
+    from srtui.datasets import write
+
+    if kind == "csv":
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, ["instruction", "input", "response"])
+            writer.writeheader()
+            writer.writerows(rows(count))
+        return
+    name = {"jsonl": "d.jsonl", "gz": "d.jsonl.gz", "zst": "d.jsonl.zst", "json": "d.json"}.get(kind, "d")
+    format = kind if kind in ("sharegpt", "parquet") else "alpaca"
+    write(rows(count), path.with_name(name), format)
+    path.with_name(name).replace(path)
+
+
+def measure(path: Path) -> dict[str, Any]:
+    """Read the file once and tell what it took; for a fresh process."""
+    from srtui.datasets import read
+
+    start, cpu = time.perf_counter(), time.process_time()
+    reader = read(path)
+    good = sum(1 for _ in reader) - sum(reader.bad.values())
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "format": reader.format,
+        "rows": good,
+        "bad": dict(reader.bad),
+        "bytes": reader.bytes_total,
+        "seconds": round(seconds, 2),
+        "cpu_seconds": round(cpu, 2),
+        "rows_per_second": round(good / seconds),
+        "peak_mb": round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--kind", choices=KINDS, default="jsonl")
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    wanted = parser.parse_args()
+    if wanted.measure:
+        print(json.dumps(measure(wanted.measure)))
+        return
+    with tempfile.TemporaryDirectory(prefix="srtui-bench-") as folder:
+        path = Path(folder) / "data"
+        print(f"making {wanted.rows:,} rows ({wanted.kind}) ...", flush=True)
+        make(path, wanted.kind, wanted.rows)
+        done = subprocess.run(
+            [sys.executable, __file__, "--measure", str(path)], check=True, capture_output=True, text=True
+        )
+    print(json.dumps({"benchmark": "import: reader alone", "kind": wanted.kind} | json.loads(done.stdout)))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    main()

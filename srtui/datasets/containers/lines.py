@@ -1,0 +1,61 @@
+"""Physical lines of a stream of blocks, none of them held beyond a limit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+BOM = b"\xef\xbb\xbf"
+
+
+class Oversized(NamedTuple):
+    """A line that was over the limit: how long it was, and how many double quotes it had."""
+
+    size: int
+    quotes: int
+
+
+def split_lines(blocks: Iterator[bytes], limit: int) -> Iterator[tuple[int, bytes | Oversized]]:
+    """(number from 1, line without its newline), the last one also where no newline ends it.
+
+    A line longer than ``limit`` bytes is read past, and an Oversized stands for it.
+    """
+    number = 0
+    rest = b""
+    size = quotes = 0
+    for block in without_bom(blocks):
+        if size:
+            end = block.find(b"\n")
+            if end < 0:
+                size += len(block)
+                quotes += block.count(b'"')
+                continue
+            number += 1
+            yield number, Oversized(size + end, quotes + block.count(b'"', 0, end))
+            size = 0
+            parts = block[end + 1 :].split(b"\n")
+        elif rest:
+            parts = (rest + block).split(b"\n")
+        else:
+            parts = block.split(b"\n")
+        rest = parts.pop()
+        for part in parts:
+            number += 1
+            yield number, part if len(part) <= limit else Oversized(len(part), part.count(b'"'))
+        if len(rest) > limit:
+            size, quotes, rest = len(rest), rest.count(b'"'), b""
+    if size:
+        yield number + 1, Oversized(size, quotes)
+    elif rest:
+        yield number + 1, rest
+
+
+def without_bom(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """The blocks, less a byte order mark before the first."""
+    first = next(blocks, b"")
+    while 0 < len(first) < len(BOM) and (more := next(blocks, b"")):
+        first += more
+    first = first.removeprefix(BOM)
+    if first:
+        yield first
+    yield from blocks

@@ -1,0 +1,197 @@
+"""Writing samples out: streamed, beside the target, and renamed only when whole."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain, islice
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from srtui.datasets.layouts import LAYOUTS
+from srtui.errors import UserError
+
+_TEXTS = ("instruction", "input", "response")
+_BATCH = 1024
+_COLUMN_TYPES = {"ifd": "float64", "rifd": "float64", "sample": "int64", "variant": "int64", "kind": "string"}
+"""Parquet types of the columns that srtui itself adds, which may be null in all of the first rows."""
+
+WRITABLE = (*LAYOUTS, "parquet")
+"""The formats that :func:`write` knows."""
+
+
+def write(rows: Iterable[Mapping[str, Any]], path: Path, format: str) -> int:
+    """Write ``rows`` to ``path`` and return how many there were.
+
+    A row has ``instruction``, ``input`` (may be absent) and ``response``; its other keys are written
+    along as they are. alpaca and sharegpt are one JSON array, messages is JSON lines; a name that ends
+    in ``.jsonl`` or ``.json`` decides otherwise, and ``.gz`` or ``.zst`` behind that compresses.
+    Reading the file again with :func:`srtui.datasets.read` gives the same pairs.
+
+    Raises UserError where the file cannot be written; what was at ``path`` is then as it was.
+    """
+    path = Path(path)
+    if format not in WRITABLE:
+        raise UserError(f"--format {format}: it can be {', '.join(WRITABLE)}.")
+    suffixes = [s.lower() for s in path.suffixes]
+    packed = suffixes.pop() if suffixes and suffixes[-1] in (".gz", ".zst") else ""
+    if format == "parquet":
+        if packed:
+            raise UserError(f"{path}: Parquet is compressed inside; leave the ending {packed} away.")
+        with _replacing(path) as file:
+            return _write_parquet(rows, file)
+    last = suffixes[-1] if suffixes else ""
+    as_lines = last == ".jsonl" or (format == "messages" and last != ".json")
+    with _replacing(path) as file, _packing(file, packed) as packing:
+        return _write_json(rows, packing.write, format, as_lines)
+
+
+def _write_json(
+    rows: Iterable[Mapping[str, Any]], put: Callable[[bytes], object], format: str, as_lines: bool
+) -> int:
+    arrange = LAYOUTS[format].arrange
+    between, end = (b"", b"\n") if as_lines else (b",\n", b"")
+    count = 0
+    if not as_lines:
+        put(b"[\n")
+    for row in rows:
+        texts = _texts(row, count)
+        record = arrange(*texts)
+        record.update((k, v) for k, v in row.items() if k not in _TEXTS and k not in record)
+        try:
+            line = orjson.dumps(record, default=_as_json)
+        except (orjson.JSONEncodeError, RecursionError) as error:
+            raise UserError(
+                f"Row {count + 1} cannot be written as JSON ({str(error)[:80]}); leave it out."
+            ) from error
+        put((between if count else b"") + line + end)
+        count += 1
+    if not as_lines:
+        put(b"\n]\n" if count else b"]\n")
+    return count
+
+
+def _texts(row: Mapping[str, Any], number: int) -> tuple[str, str, str]:
+    try:
+        instruction, response = row["instruction"], row["response"]
+    except KeyError as error:
+        raise UserError(
+            f"Row {number + 1} has no {error.args[0]}, so it cannot be written; leave it out."
+        ) from error
+    input = row.get("input")
+    return instruction, "" if input is None else input, response
+
+
+def _as_json(value: Any) -> str:
+    return bytes(value).hex() if isinstance(value, bytes | memoryview) else str(value)
+
+
+def _write_parquet(rows: Iterable[Mapping[str, Any]], file: IO[bytes]) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def flat() -> Iterator[dict[str, Any]]:
+        for number, row in enumerate(rows):
+            texts = dict(zip(_TEXTS, _texts(row, number), strict=True))
+            yield texts | {k: v for k, v in row.items() if k not in _TEXTS}
+
+    source = flat()
+    first = list(islice(source, _BATCH))
+    names = list(dict.fromkeys(chain(_TEXTS, *first)))
+    count = 0
+    try:
+        schema = pa.schema([(n, _parquet_type(pa, n, [r.get(n) for r in first])) for n in names])
+        with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+            batch = first
+            while batch or not count:
+                # With the dictionaries' keys fixed by the schema, a stray extra column would vanish in silence.
+                stray = next((k for r in batch for k in r if k not in schema.names), None)
+                if stray is not None:
+                    raise UserError(
+                        f"Column {stray!r} appears only after the first {_BATCH} rows; give it to all rows."
+                    )
+                writer.write_table(pa.Table.from_pylist(batch, schema))
+                count += len(batch)
+                batch = list(islice(source, _BATCH))
+                if not batch:
+                    break
+    except (pa.ArrowException, UnicodeEncodeError) as error:
+        what = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise UserError(
+            f"Rows {count + 1} and on do not fit in Parquet columns ({what}); try --format alpaca."
+        ) from error
+    return count
+
+
+def _parquet_type(pa: Any, name: str, values: list[Any]) -> Any:
+    if name in _TEXTS:
+        return pa.string()
+    usual = _COLUMN_TYPES.get(name)
+    if usual is not None:
+        try:
+            pa.array(values, type=usual)
+        except pa.ArrowException:
+            pass
+        else:
+            return pa.type_for_alias(usual)
+    found = pa.array(values).type
+    return pa.string() if pa.types.is_null(found) else found
+
+
+@contextmanager
+def _packing(file: IO[bytes], packed: str) -> Iterator[Any]:
+    """``file`` behind the compressor that the name asks for; the same bytes for the same rows."""
+    if packed == ".gz":
+        with gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0, compresslevel=6) as packing:
+            yield packing
+    elif packed == ".zst":
+        import zstandard
+
+        with zstandard.ZstdCompressor(level=6).stream_writer(file, closefd=False) as stream:
+            yield stream
+    else:
+        yield file
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A new file that takes the place of ``path`` when the block ends well, and leaves no trace when not."""
+    part: Path | None = None
+    try:
+        target = path.resolve()  # through a link, so that the link stays one
+        mode = 0o666
+        if target.exists():
+            found = target.stat().st_mode
+            if not stat.S_ISREG(found):
+                raise UserError(f"{path} is not a regular file; name one to write.")
+            mode = stat.S_IMODE(found)
+        beside = target.with_name(f".{target.name[:100]}.{os.getpid()}.part")
+        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0), mode)
+        part = beside
+        with open(handle, "wb", buffering=1 << 20) as file:  # noqa: PTH123 - a descriptor, not a path
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, target)  # noqa: PTH105
+        part = None
+    except OSError as error:
+        raise UserError(_cannot_write(path, error)) from error
+    finally:
+        if part is not None:
+            part.unlink(missing_ok=True)
+
+
+def _cannot_write(path: Path, error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{path} cannot be written, for the disk is full; free some space and export again."
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{path} cannot be written, for its folder does not allow it; choose another folder."
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return f"{path} cannot be written, for its folder does not exist; make the folder first."
+    return f"{path} cannot be written ({error.strerror or error}); choose another place."

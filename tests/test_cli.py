@@ -1,0 +1,124 @@
+"""The commands as a person meets them: help, mistakes, plain output."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, make_workspace
+
+from srtui.workspace import Workspace
+
+COMMANDS = [
+    ["init"], ["import"], ["run"], ["status"], ["show"], ["export"], ["doctor"],
+    ["models", "list"], ["models", "inspect"], ["models", "add"], ["models", "quantize"],
+    ["db", "check"], ["db", "vacuum"], ["db", "backup"],
+]  # fmt: skip
+
+
+def srtui(*words: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "srtui", *words],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | environment,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_has_help_with_an_example(words: list[str]) -> None:
+    done = srtui(*words, "--help")
+    assert done.returncode == 0
+    assert f"Example: srtui {' '.join(words)}" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["status", "--json"]], ids=" ".join)
+def test_heavy_libraries_stay_out(words: list[str], tmp_path: Path) -> None:
+    make_workspace(tmp_path / "ws")
+    code = (
+        "import sys; from srtui.cli import main\n"
+        f"sys.argv = ['srtui', *{words!r}]\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'transformers', 'llama_cpp', 'pandas', 'numpy', 'pyarrow', 'gguf'} & set(sys.modules)\n"
+        "print('HEAVY', sorted(heavy))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"SRTUI_WORKSPACE": str(tmp_path / "ws")},
+    )
+    assert "HEAVY []" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["run", "recipes/nothing.toml"], "there is no such recipe"),
+        (["run", "recipes/quickstart.toml", "--until", "lunch"], "the stages are reflect-instruction"),
+        (["run", "recipes/quickstart.toml", "--set", "training.epoch=1"], "did you mean epochs"),
+        (["import", "nothing.json"], "nothing.json"),
+        (["show", "99"], "no store yet"),
+        (["export", "none", "--out", "x.json"], "no store yet"),
+        (["models", "inspect", "nothing"], "nothing"),
+        (["db", "check"], "no store yet"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
+)
+def test_a_mistake_is_one_sentence_and_code_2(workspace: Workspace, words: list[str], sentence: str) -> None:
+    done = srtui(*words, cwd=workspace.root, SRTUI_WORKSPACE=str(workspace.root))
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_outside_a_workspace(tmp_path: Path) -> None:
+    done = srtui("status", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "srtui init" in done.stderr
+
+
+def test_init_makes_a_workspace_that_works(tmp_path: Path) -> None:
+    done = srtui("init", "mine", cwd=tmp_path)
+    assert done.returncode == 0
+    assert (tmp_path / "mine" / "models" / "models.toml").is_file()
+    assert (tmp_path / "mine" / "recipes" / "quickstart.toml").is_file()
+    imported = srtui("import", "recipes/quickstart.jsonl", "--json", cwd=tmp_path / "mine")
+    assert json.loads(imported.stdout)["new"] == 56
+    again = srtui("import", "recipes/quickstart.jsonl", cwd=tmp_path / "mine")
+    assert "nothing new" in again.stdout
+    assert "sample" in srtui("db", cwd=tmp_path / "mine").stdout
+    assert "is sound" in srtui("db", "check", cwd=tmp_path / "mine").stdout
+    assert srtui("db", "backup", "b.sqlite", cwd=tmp_path / "mine").returncode == 0
+    assert srtui("db", "vacuum", cwd=tmp_path / "mine").returncode == 0
+    assert "No runs yet" in srtui("status", cwd=tmp_path / "mine").stdout
+
+
+def test_escape_sequences_in_data_stay_text(workspace: Workspace) -> None:
+    evil = "\x1b]0;owned\x07\x1b[2Jred [bold]not markup[/] \u202egnp.exe"
+    (workspace.root / "evil.jsonl").write_text(json.dumps({"instruction": evil, "output": evil}) + "\n")
+    environment = {"SRTUI_WORKSPACE": str(workspace.root), "FORCE_COLOR": "1"}
+    assert srtui("import", "evil.jsonl", cwd=workspace.root, **environment).returncode == 0
+    shown = srtui("show", "1", cwd=workspace.root, **environment).stdout
+    assert "\x1b]0" not in shown
+    assert "\x1b[2J" not in shown
+    assert "\u202e" not in shown
+    assert "[bold]not markup[/]" in shown
+
+
+def test_the_quickstart_data_is_what_it_says() -> None:
+    rows = [
+        json.loads(line)
+        for line in (ROOT / "recipes" / "quickstart.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    assert len(rows) >= 48
+    assert len({(r["instruction"], r["input"]) for r in rows}) == len(rows)
+    assert sum(bool(r["input"]) for r in rows) >= 8
+    assert max(len(r["input"]) for r in rows) > 2000

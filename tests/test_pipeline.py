@@ -1,0 +1,288 @@
+"""The whole loop on the real small models: what it does, that it resumes, that it stays offline."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import make_workspace, small_recipe
+
+from srtui import recipe as recipes
+from srtui.pipeline import Engine, prepare
+from srtui.store import Store
+from srtui.store.summary import summarise
+from srtui.workspace import Workspace
+
+pytestmark = pytest.mark.model
+
+
+def srtui(workspace: Workspace, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """The command, as a person runs it."""
+    environment = os.environ | {"SRTUI_WORKSPACE": str(workspace.root)}
+    return subprocess.run(
+        [sys.executable, "-m", "srtui", *words],
+        capture_output=True,
+        text=True,
+        cwd=workspace.root,
+        env=environment,
+        timeout=900,
+        **options,
+    )
+
+
+def decided(workspace: Workspace) -> list[tuple[Any, ...]]:
+    """What a run decided, by texts rather than by row ids."""
+    with Store(workspace.store_path, read_only=True) as store:
+        return [
+            tuple(r)
+            for r in store.rows(
+                "SELECT s.row, d.stage, v.instruction, v.input, v.response, d.reason, o.kept, o.reason FROM decision d "
+                "JOIN sample s ON s.id = d.sample_id JOIN variant v ON v.id = d.chosen_id "
+                "LEFT JOIN outcome o ON o.run_id = d.run_id AND o.sample_id = d.sample_id ORDER BY s.row, d.stage"
+            )
+        ]
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, models_folder: Path
+) -> tuple[Workspace, dict[str, Any]]:
+    """One small run, undisturbed, from the command line."""
+    workspace = make_workspace(tmp_path_factory.mktemp("finished") / "ws", models_folder)
+    done = srtui(workspace, "run", str(small_recipe(workspace)), "--json", "--set", "selection.policy=keep")
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return workspace, lines[-1]
+
+
+def test_the_summary_is_whole_and_true(finished: tuple[Workspace, dict[str, Any]]) -> None:
+    workspace, figures = finished
+    assert (figures["type"], figures["status"], figures["samples"]) == ("summary", "done", 6)
+    for stage in ("instruction", "response"):
+        r = figures["reflections"][stage]
+        assert r["asked"] == r["first_try"] + r["after_retries"] + sum(r["failed"].values()) == 6
+        assert figures["accepted"][stage]["decided"] == 6
+    assert figures["kept"] + sum(figures["dropped"].values()) == 6
+    assert figures["ifd"]["after"] >= figures["ifd"]["before"] > 0
+    assert 0 < figures["rifd"]["after"] <= figures["rifd"]["before"]
+    training = figures["training"]
+    assert training["status"] == "done"
+    assert training["result"]["first_loss"] > 0
+    assert figures["peak_memory_mb"] > 100
+    adapter = workspace.root / training["adapter"]
+    assert {p.name for p in adapter.iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
+    assert not [p for p in adapter.parent.rglob("*") if p.suffix in (".bin", ".pt", ".pkl")]
+
+
+def test_decisions_follow_from_the_stored_scores(finished: tuple[Workspace, dict[str, Any]]) -> None:
+    workspace, _ = finished
+    with Store(workspace.store_path, read_only=True) as store:
+        rows = store.rows("SELECT stage, chosen_id, compared FROM decision")
+        assert len(rows) == 12
+        for r in rows:
+            compared = json.loads(r["compared"])
+            scores = {v: s for v, s, _ in compared if s is not None}
+            if len(scores) == 2:
+                best = max if r["stage"] == "instruction" else min
+                assert scores[r["chosen_id"]] == best(scores.values())
+        assert store.check() == []
+        for g in store.rows("SELECT * FROM generation"):
+            assert len(g["model_sha256"]) == 64
+            assert json.loads(g["sampler"])["temperature"] > 0
+            assert g["prompt_version"].startswith(f"{g['stage']}-1-")
+
+
+def test_a_finished_run_is_not_done_again(finished: tuple[Workspace, dict[str, Any]]) -> None:
+    workspace, _ = finished
+    before = decided(workspace)
+    again = srtui(workspace, "run", "recipes/small.toml", "--set", "selection.policy=keep")
+    assert again.returncode == 0
+    assert "nothing was left to do" in again.stdout
+    assert decided(workspace) == before
+
+
+def test_show_status_and_export(finished: tuple[Workspace, dict[str, Any]], tmp_path: Path) -> None:
+    workspace, figures = finished
+    shown = srtui(workspace, "show", "1", "--raw")
+    assert shown.returncode == 0
+    assert "Variant 1: original" in shown.stdout
+    assert "IFD" in shown.stdout
+    facts = json.loads(srtui(workspace, "show", "1", "--json").stdout)
+    assert set(facts["runs"]["small"]["decisions"]) == {"instruction", "response"}
+    assert json.loads(srtui(workspace, "status", "--json").stdout)[0]["run"] == "small"
+    assert "small" in srtui(workspace, "status").stdout
+    counts = {}
+    for what in ("selected", "all-variants"):
+        for format, name in (
+            ("alpaca", "a.json"),
+            ("messages", "m.jsonl"),
+            ("sharegpt", "s.json"),
+            ("parquet", "p.parquet"),
+        ):
+            target = tmp_path / name
+            done = srtui(
+                workspace, "export", "small", "--format", format, "--out", str(target), "--what", what
+            )
+            assert done.returncode == 0, done.stderr
+            fresh = make_workspace(tmp_path / f"{what}-{format}")
+            back = srtui(fresh, "import", str(target), "--name", "back", "--json")
+            assert back.returncode == 0, back.stderr
+            counts[what, format] = json.loads(back.stdout)["read"]
+    assert {counts["selected", f] for f in ("alpaca", "messages", "sharegpt", "parquet")} == {figures["kept"]}
+    assert counts["all-variants", "alpaca"] > figures["samples"]
+    top = srtui(workspace, "export", "small", "--out", str(tmp_path / "top.json"), "--top-k-percent", "30")
+    assert top.returncode == 0
+    best = json.loads((tmp_path / "top.json").read_text())
+    assert len(best) == round(figures["kept"] * 0.3)
+
+
+def test_another_student_without_a_teacher_call(finished: tuple[Workspace, dict[str, Any]]) -> None:
+    workspace, _ = finished
+    with Store(workspace.store_path) as store:
+        before = store.counts()["generation"]
+        path = small_recipe(
+            workspace,
+            reflection={"source": "store"},
+            student={"quantization": "f32"},
+            training={"enabled": False},
+            teacher={"model": "no-such-model"},
+        )
+        what = recipes.load(path, ["name=rescored"])
+        run, is_new = prepare(workspace, store, what, path)
+        assert is_new
+        Engine(workspace, store, run, _Silent()).work()
+        assert store.counts()["generation"] == before
+        figures = summarise(store, run.id)
+        assert figures["accepted"]["instruction"]["decided"] == 6
+        assert figures["reflections"]["instruction"]["first_try"] == 6
+
+
+class _Silent:
+    def progress(self, progress: object) -> None:
+        pass
+
+    def event(self, level: str, message: str) -> None:
+        pass
+
+
+def test_killed_at_twenty_random_moments(tmp_path: Path, models_folder: Path) -> None:
+    """kill -9 and go on, twenty times: nothing lost, nothing double, the same decisions.
+
+    One slot and one thread make llama.cpp's arithmetic the same whatever was done before the kill.
+    """
+    settings = {
+        "teacher": {"slots": 1, "threads": 1},
+        "training": {"enabled": False},
+        "reflection": {"critique_tokens": 12, "instruction_tokens": 12, "answer_tokens": 16},
+    }
+    calm = make_workspace(tmp_path / "calm", models_folder)
+    recipe = small_recipe(calm, 5, **settings)
+    assert srtui(calm, "run", str(recipe)).returncode == 0
+    wild = make_workspace(tmp_path / "wild", models_folder)
+    recipe = small_recipe(wild, 5, **settings)
+    moments = random.Random(11)
+    environment = os.environ | {"SRTUI_WORKSPACE": str(wild.root)}
+    kills = 0
+    for _ in range(20):
+        engine = subprocess.Popen(
+            [sys.executable, "-m", "srtui", "run", str(recipe)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+        )
+        time.sleep(moments.uniform(0.2, 12.0))
+        kills += engine.poll() is None
+        engine.send_signal(signal.SIGKILL)
+        engine.wait()
+        if wild.store_path.exists():
+            with Store(wild.store_path, read_only=True) as store:
+                assert store.check() == []
+    assert kills >= 5, "the kills came after the run had ended; the test proves nothing"
+    done = srtui(wild, "run", str(recipe))
+    assert done.returncode == 0, done.stderr
+    assert decided(wild) == decided(calm)
+    with Store(wild.store_path, read_only=True) as a, Store(calm.store_path, read_only=True) as b:
+        for table in (
+            "sample",
+            "variant",
+            "generation",
+            "reflection",
+            "candidate",
+            "decision",
+            "outcome",
+            "score",
+        ):
+            assert a.counts()[table] == b.counts()[table], table
+
+
+def test_ctrl_c_stops_after_the_step_and_says_how_to_go_on(model_workspace: Workspace) -> None:
+    recipe = small_recipe(model_workspace, training={"enabled": False})
+    engine = subprocess.Popen(
+        [sys.executable, "-u", "-m", "srtui", "run", str(recipe), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"SRTUI_WORKSPACE": str(model_workspace.root)},
+    )
+    assert engine.stdout is not None
+    for line in engine.stdout:
+        if json.loads(line).get("stage") == "reflect-instruction":
+            break
+    second = srtui(model_workspace, "run", str(recipe))
+    assert second.returncode == 2
+    assert f"process {engine.pid}" in second.stderr
+    engine.send_signal(signal.SIGINT)
+    _, said = engine.communicate(timeout=120)
+    assert engine.returncode == 130
+    assert "Ctrl-C again" in said
+    with Store(model_workspace.store_path, read_only=True) as store:
+        run = store.runs.named("small")
+        assert run.status == "stopped"
+        assert store.runs.holder(run.id) is None
+    assert srtui(model_workspace, "run", str(recipe)).returncode == 0
+
+
+def test_nothing_reaches_for_the_network(tmp_path: Path, models_folder: Path) -> None:
+    """Import, run and export in a process whose sockets are watched: none is ever connected."""
+    workspace = make_workspace(tmp_path / "ws", models_folder)
+    recipe = small_recipe(workspace, 4, selection={"policy": "keep"})
+    code = """
+import socket, sys
+tried = []
+def watch(event, args):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.bind"):
+        tried.append((event, repr(args[-1])))
+        raise PermissionError(f"{event} {args}")
+sys.addaudithook(watch)
+import os
+from srtui.cli import main
+for words in (["import", "recipes/small.jsonl"], ["run", "recipes/small.toml"], ["export", "small", "--out", "x.json"]):
+    sys.argv = ["srtui", *words]
+    try:
+        main()
+    except SystemExit as end:
+        assert end.code == 0, (words, end.code)
+for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
+    assert os.environ[name] == "1"
+assert "transformers" in sys.modules and "trl" in sys.modules
+print("TRIED", tried)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=workspace.root,
+        env={**os.environ, "SRTUI_WORKSPACE": str(workspace.root)},
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "TRIED []" in done.stdout
+    assert recipe.exists()
