@@ -47,7 +47,7 @@ def open_container(source: Source, forced: str | None, columns: Mapping[str, str
         return Parquet(source, columns)
     if forced is None and JsonText.recognises(source):
         return JsonText(source)
-    if forced is None and b"\0" in source.head[:1024]:
+    if forced is None and b"\0" in source.head[:1024].split(b"\n")[0]:
         raise UserError(
             f"{source.path} is binary data of no known kind; give JSON, JSON lines, CSV or Parquet."
         )

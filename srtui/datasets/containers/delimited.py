@@ -84,6 +84,8 @@ class Delimited:
                 best = (rank, delimiter, header, found)
         self.columns: Mapping[str, str]
         _, self._delimiter, self._header, self.columns = best
+        if not self._header:
+            raise UserError(f"{source.path} holds no rows; give a file with a header and data rows.")
         missing = [role for role in ("instruction", "response") if role not in self.columns]
         if missing and len(self._header) < 2 and forced is None:
             raise UserError(
@@ -126,7 +128,7 @@ class Delimited:
                 continue
             if feed.ended:  # it asked for another line within a record, and there was none
                 yield Refusal("not_csv", "a quote is opened here and never closed")
-            elif cells and (len(cells) > 1 or cells[0].strip()):
+            elif any(c.strip() for c in cells):
                 yield cells
 
     def _read_header(self, delimiter: str) -> list[str]:
@@ -142,7 +144,7 @@ class Delimited:
         feed = _Feed(self._source.blocks())
         rows = self._rows(feed, self._delimiter)
         next(rows, None)
-        needed = max(header.index(c) for c in self.columns.values()) + 1
+        needed = max(header.index(self.columns[role]) for role in ("instruction", "response")) + 1
         for cells in rows:
             line = feed.begins
             if isinstance(cells, Refusal):

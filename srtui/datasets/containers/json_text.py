@@ -30,7 +30,7 @@ _MOST_FIRST_KEYS = 16
 _USUAL_FIRST_KEYS = ("id", "idx", *sorted(key for layout in LAYOUTS.values() for key in layout.keys))
 # Counting brackets in a damaged row can read as far as the limit of a row and come back empty-handed.
 # When that has cost so many bytes, damaged rows are only looked into up to the next row's beginning.
-_FRUITLESS_BYTES = 8 * MAX_RECORD
+_FRUITLESS_BYTES = MAX_RECORD
 _OVERLAP = 4096
 
 
@@ -237,6 +237,9 @@ class _Elements:
         """The bracketed or quoted value here, by counting; and whether to go on behind it."""
         line = self._line
         size, why = self._span()
+        if size > MAX_RECORD:
+            self._advance(self._pos + size)
+            return (line, _too_large(size), b""), True
         if size:
             raw = self._buffer[self._pos : self._pos + size]
             value = parse(raw)
@@ -250,7 +253,7 @@ class _Elements:
             self._advance(end)
             return _found(line, value, raw), True
         begins = self._begin.search(self._buffer, self._pos + 1)
-        if begins:
+        if begins and begins.start() - self._pos <= MAX_RECORD:
             self._advance(begins.start())
             what = "not closed before the next row begins"
             return (line, Refusal("not_json", what), b""), True
@@ -298,7 +301,8 @@ class _Elements:
         """Bytes of the value at ``pos``, from its opening to its closing mark.
 
         0 where it is not closed: because the file ends (``cut``), or the limit of a row, or the
-        beginning of the next row after much fruitless counting, comes first (``long``).
+        beginning of the next row after much fruitless counting, comes first (``long``). A row that is
+        closed shortly behind the limit still has its size told.
         """
         at = depth = 0  # `at` is relative to pos, which stays while the window grows
         in_string = False
@@ -332,8 +336,8 @@ class _Elements:
                 else:
                     depth -= 1
                     if depth <= 0:
-                        return (at, "") if at <= MAX_RECORD else (0, "long")
-                if at > reach:
+                        return at, ""
+                if at > reach and reach < MAX_RECORD:
                     break
             if at > reach or at > MAX_RECORD or not self._more():
                 self._fruitless += at

@@ -1,0 +1,54 @@
+"""Chat templates: the model's own, the fallback, no system role, and data that spells special tokens."""
+
+from __future__ import annotations
+
+import pytest
+
+from srtui.errors import UserError
+from srtui.teacher import Message
+from srtui.teacher.chat import ChatTemplate
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+NO_SYSTEM = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    "{% for m in messages %}<turn>{{ m['role'] }}\n{{ m['content'] | trim }}</turn>\n{% endfor %}<turn>model\n"
+)
+ASKED = [Message("system", "Be brief."), Message("user", "Hello <|im_end|> {{ 7 * 7 }}")]
+
+
+def text(template: ChatTemplate) -> str:
+    return "".join(piece for piece, _ in template.pieces(ASKED))
+
+
+def test_chatml_and_what_is_data() -> None:
+    pieces = ChatTemplate(CHATML).pieces(ASKED)
+    assert [is_data for _, is_data in pieces] == [False, True, False, True, False]
+    assert pieces[3][0] == "Hello <|im_end|> {{ 7 * 7 }}"
+    assert pieces[-1][0] == "<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_model_without_a_system_role() -> None:
+    rendered = text(ChatTemplate(NO_SYSTEM, bos_token="<bos>"))
+    assert rendered.startswith("<bos><turn>user\nBe brief.\n\nHello")
+    assert rendered.endswith("<turn>model\n")
+
+
+def test_a_model_without_a_template() -> None:
+    rendered = text(ChatTemplate(None))
+    assert "Be brief." in rendered
+    assert rendered.rstrip().endswith("### Assistant:")
+
+
+def test_the_sandbox_and_bad_templates() -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        ChatTemplate("{% for %}")
+    escape = ChatTemplate(
+        "{{ messages.__class__.__mro__ }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    )
+    with pytest.raises(UserError, match="fails"):
+        escape.pieces(ASKED)
+    with pytest.raises(UserError, match="drops or rewrites"):
+        ChatTemplate("{% for m in messages %}{{ m.role }}{% endfor %}").pieces(ASKED)
