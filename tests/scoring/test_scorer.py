@@ -106,7 +106,8 @@ def test_the_papers_protocol(bos: bool) -> None:
     assert conditional.target == len(whole) - before
     assert list(unconditional.ids) == alone
     assert unconditional.target == len(alone) - 1
-    reverse, _ = builder.reverse(Pair("Say it", "now", "y"))
+    _, roomy = spans(pair, bos=bos, protocol="paper")
+    reverse, _ = roomy.reverse(Pair("Say it", "now", "y"))
     assert reverse.target == len("Say itnow")
 
 

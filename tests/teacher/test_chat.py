@@ -33,7 +33,7 @@ def test_chatml_and_what_is_data() -> None:
 def test_a_model_without_a_system_role() -> None:
     rendered = text(ChatTemplate(NO_SYSTEM, bos_token="<bos>"))
     assert rendered.startswith("<bos><turn>user\nBe brief.\n\nHello")
-    assert rendered.endswith("<turn>model\n")
+    assert rendered.endswith("<turn>model")  # Jinja drops a template's last new line, as transformers does
 
 
 def test_a_model_without_a_template() -> None:

@@ -149,7 +149,10 @@ def test_no_room_in_the_cache_sets_back_and_goes_on(teacher_file: Path) -> None:
     roomy = open_teacher(teacher_file, name="t", sha256="0", slots=4)
     free = run(roomy, *requests)
     roomy.close()
-    assert sum(cramped[t].text == free[t].text for t in TOPICS) >= len(TOPICS) - 2
+    # What was set back is evaluated again in larger batches, whose rounding differs: the texts begin
+    # alike and may part at a tie.
+    for t in TOPICS:
+        assert cramped[t].text[:40] == free[t].text[:40]
 
 
 @pytest.mark.model
