@@ -1,9 +1,9 @@
-"""Rows a second and memory of reading a million rows.
+"""Rows a second and memory of importing a million rows: the reader alone, and into a store.
 
     python benchmarks/bench_import.py [--rows N] [--kind jsonl|json|sharegpt|csv|parquet|gz|zst]
 
-Makes a file of N Alpaca-like rows (mean about 400 bytes) in a temporary folder and reads it once, in a
-process of its own, so that the peak memory is the reader's. Prints one JSON line last.
+Makes a file of N Alpaca-like rows (mean about 400 bytes) in a temporary folder; reads it, and imports it into
+a new store there, each in a process of its own, so that the peak memory is theirs. Prints one JSON line last.
 """
 
 from __future__ import annotations
@@ -56,23 +56,27 @@ def make(path: Path, kind: str, count: int) -> None:
     path.with_name(name).replace(path)
 
 
-def measure(path: Path) -> dict[str, Any]:
-    """Read the file once and tell what it took; for a fresh process."""
-    from srtui.datasets import read
-
+def measure(path: Path, store: Path | None) -> dict[str, Any]:
+    """Read the file once, or import it into ``store``, and tell what it took; for a fresh process."""
     start, cpu = time.perf_counter(), time.process_time()
-    reader = read(path)
-    good = sum(1 for _ in reader) - sum(reader.bad.values())
+    if store is None:
+        from srtui.datasets import read
+
+        reader = read(path)
+        good = sum(1 for _ in reader) - sum(reader.bad.values())
+    else:
+        from srtui.pipeline import import_file
+        from srtui.store import Store
+
+        with Store(store) as opened:
+            good = import_file(opened, path).new
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
     status = Path("/proc/self/status")
     if status.exists():  # on Linux ru_maxrss begins at what the parent had
         peak = int(status.read_text().split("VmHWM:")[1].split()[0])
     return {
-        "format": reader.format,
         "rows": good,
-        "bad": dict(reader.bad),
-        "bytes": reader.bytes_total,
         "seconds": round(seconds, 2),
         "cpu_seconds": round(cpu, 2),
         "rows_per_second": round(good / seconds),
@@ -85,18 +89,23 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--kind", choices=KINDS, default="jsonl")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--store", type=Path, help=argparse.SUPPRESS)
     wanted = parser.parse_args()
     if wanted.measure:
-        print(json.dumps(measure(wanted.measure)))
+        print(json.dumps(measure(wanted.measure, wanted.store)))
         return
+    result: dict[str, Any] = {"bench": "import", "kind": wanted.kind}
     with tempfile.TemporaryDirectory(prefix="srtui-bench-") as folder:
         path = Path(folder) / "data"
         print(f"making {wanted.rows:,} rows ({wanted.kind}) ...", flush=True)
         make(path, wanted.kind, wanted.rows)
-        done = subprocess.run(
-            [sys.executable, __file__, "--measure", str(path)], check=True, capture_output=True, text=True
-        )
-    print(json.dumps({"benchmark": "import: reader alone", "kind": wanted.kind} | json.loads(done.stdout)))
+        result["megabytes"] = round(path.stat().st_size / 1e6)
+        for name, extra in (("reader", []), ("store", ["--store", str(Path(folder) / "s.sqlite")])):
+            command = [sys.executable, __file__, "--measure", str(path), *extra]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            result[name] = json.loads(done.stdout)
+            print(f"{name}: {result[name]}", flush=True)
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from srtui.errors import UserError
 from srtui.sample import Pair
 
 if TYPE_CHECKING:
     from srtui.store import Store
+
+_Row = TypeVar("_Row")
 
 REFLECTED_KINDS = ("instruction_reflected", "response_reflected")
 
@@ -133,6 +136,8 @@ class Corpus:
         UserError, and stores nothing, where there is no good row.
         """
         store, now = self._store, time.time()
+        # Room for the index of digests, which is written in random order.
+        store.conn.execute("PRAGMA cache_size=-196608")
         with store.transaction():
             dataset_id = self.dataset_id(name)
             if dataset_id is None:
@@ -144,31 +149,33 @@ class Corpus:
                 )
             done = Imported(dataset_id, name)
             import_id = self._open_import(dataset_id, path, sha256, format, "original", now)
-            insert_sample = "INSERT OR IGNORE INTO sample(dataset_id, row, external_id, digest, record) VALUES (?,?,?,?,?)"
-            insert_variant = (
-                "INSERT INTO variant(sample_id, digest, kind, origin, instruction, input, response, created_at) "
-                "VALUES (?,?,'original','dataset',?,?,?,?)"
-            )
-            # One statement a row rather than executemany: the variant needs the sample's id, and
-            # rowcount tells a duplicate without a look-up.
-            execute = store.conn.execute
-            for row in rows:
-                done.read += 1
-                if isinstance(row, RefusedRow):
-                    done.bad += 1
-                    if done.bad <= MAX_BAD_ROWS_STORED:
-                        execute(
-                            "INSERT INTO bad_row(import_id, line, reason, detail) VALUES (?,?,?,?)",
-                            (import_id, row.line, row.reason, row.detail),
-                        )
-                    continue
-                key = row.pair.digest
-                taken = execute(insert_sample, (dataset_id, row.number, row.external_id, key, row.record))
-                if taken.rowcount:
-                    execute(insert_variant, (taken.lastrowid, key, *row.pair, now))
-                    done.new += 1
-                else:
-                    done.duplicate += 1
+            # Ids are given out here, so that both tables are filled by executemany; a duplicate's id
+            # is simply never used, and its variant finds no sample to belong to.
+            next_id = int(store.value("SELECT coalesce(max(id), 0) + 1 FROM sample"))
+            for chunk in _chunks(rows, 2048):
+                samples, variants = [], []
+                for row in chunk:
+                    done.read += 1
+                    if isinstance(row, RefusedRow):
+                        done.bad += 1
+                        if done.bad <= MAX_BAD_ROWS_STORED:
+                            self._refuse(import_id, row)
+                        continue
+                    key = row.pair.digest
+                    samples.append((next_id, dataset_id, row.number, row.external_id, key, row.record))
+                    variants.append((next_id, key, *row.pair, now, next_id))
+                    next_id += 1
+                taken = store.conn.executemany(
+                    "INSERT OR IGNORE INTO sample(id, dataset_id, row, external_id, digest, record) VALUES (?,?,?,?,?,?)",
+                    samples,
+                ).rowcount
+                store.conn.executemany(
+                    "INSERT INTO variant(sample_id, digest, kind, origin, instruction, input, response, created_at) "
+                    "SELECT ?, ?, 'original', 'dataset', ?, ?, ?, ? WHERE EXISTS (SELECT 1 FROM sample WHERE id = ?)",
+                    variants,
+                )
+                done.new += taken
+                done.duplicate += len(samples) - taken
             if done.read == done.bad:
                 raise UserError(f"{path}: no good row among {done.read:,}{self._why(import_id)}.")
             self._close_import(import_id, done)
@@ -362,6 +369,12 @@ class Corpus:
                 (run_id,),
             )
         }
+
+
+def _chunks(rows: Iterable[_Row], size: int) -> Iterator[list[_Row]]:
+    rest = iter(rows)
+    while chunk := list(islice(rest, size)):
+        yield chunk
 
 
 def batched(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
