@@ -352,15 +352,14 @@ def print_models(entries: Iterable[Any], console: Console) -> None:
     if not rows:
         console.print("No models yet. Get the demo's with: srtui models add smollm2-135m")
         return
-    table = Table("model", "file", "architecture", "parameters", "quantization", "context", "size", box=None)
+    table = Table("file", "kind", "params", "quant", "context", "size", box=None, header_style="bold")
     for entry in rows:
-        info = entry.info
+        info, file = entry.info, plain(entry.path.name)
         if info is None:
-            table.add_row(plain(entry.name), plain(entry.path.name), f"[red]{plain(entry.problem or '?')}[/]")
+            console.print(f"[red]{file}: {plain(entry.problem or '?')}[/]", soft_wrap=True)
             continue
         table.add_row(
-            plain(entry.name),
-            plain(entry.path.name),
+            file,
             plain(info.architecture),
             f"{info.parameters / 1e6:,.0f} M",
             plain(info.quantization),
