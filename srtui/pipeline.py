@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import psutil
 
@@ -25,7 +25,7 @@ from srtui.reflection import Protocol as ReflectionProtocol
 from srtui.reflection import Rewrite, load_criteria
 from srtui.sample import digest
 from srtui.store import Store
-from srtui.store.corpus import Imported, NewRow, RefusedRow, Variant
+from srtui.store.corpus import Imported, NewRow, RefusedRow, Variant, batched
 from srtui.store.runs import STAGES, Lease, Run
 from srtui.store.work import StoredGeneration, StoredLoss, StoredScore
 from srtui.teacher import Generation, Teacher, open_teacher
@@ -33,8 +33,6 @@ from srtui.workspace import Workspace
 
 if TYPE_CHECKING:
     from srtui.scoring import Scorer, Span, SpanBuilder, Student
-
-_Item = TypeVar("_Item")
 
 TEMPLATE_SAMPLE = 48
 TEMPLATE_SHARE = 1 / 3
@@ -500,7 +498,7 @@ class Engine:
             self._start(stage)
         choose = selection.choose_instruction if aim == "instruction" else selection.choose_response
         tokens = 0
-        for chunk in _chunks(list(todo.items()), _CHUNK):
+        for chunk in batched(todo.items(), _CHUNK):
             wanted = [v for _, (before, rewrites) in chunk if rewrites for v in (before, *rewrites)]
             for tokens_run in self._score(wanted, metric):
                 tokens += tokens_run
@@ -531,7 +529,7 @@ class Engine:
     def _settle(self, stage: str, total: int, tokens: int) -> None:
         """Say of each sample whether it is trained on; scores only what that needs."""
         policy = self.recipe.selection.policy
-        for chunk in _chunks(self.store.work.undecided_outcomes(self.run.id), _CHUNK):
+        for chunk in batched(self.store.work.undecided_outcomes(self.run.id), _CHUNK):
             wanted = [variant for _, _, response, variant in chunk if response or policy != "paper"]
             for metric in ("ifd", "rifd"):
                 for tokens_run in self._score(wanted, metric):
@@ -803,7 +801,7 @@ class Engine:
         return int(self.store.value("SELECT count(*) FROM run_sample WHERE run_id = ?", (self.run.id,)))
 
     def _variants(self, todo: list[tuple[int, int]]) -> Iterator[tuple[int, Variant]]:
-        for chunk in _chunks(todo, _CHUNK):
+        for chunk in batched(todo, _CHUNK):
             found = self.store.corpus.variants(v for _, v in chunk)
             for sample_id, variant_id in chunk:
                 yield sample_id, found[variant_id]
@@ -893,11 +891,6 @@ def peak_memory_mb() -> float:
         return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
     except ImportError:  # Windows
         return float(psutil.Process().memory_info().peak_wset) / 1e6
-
-
-def _chunks(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
 
 
 def _gpu() -> bool:

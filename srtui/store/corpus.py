@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,7 +14,7 @@ from srtui.sample import Pair
 if TYPE_CHECKING:
     from srtui.store import Store
 
-_Row = TypeVar("_Row")
+_Item = TypeVar("_Item")
 
 REFLECTED_KINDS = ("instruction_reflected", "response_reflected")
 
@@ -152,7 +152,7 @@ class Corpus:
             # Ids are given out here, so that both tables are filled by executemany; a duplicate's id
             # is simply never used, and its variant finds no sample to belong to.
             next_id = int(store.value("SELECT coalesce(max(id), 0) + 1 FROM sample"))
-            for chunk in _chunks(rows, 2048):
+            for chunk in batched(rows, 2048):
                 samples, variants = [], []
                 for row in chunk:
                     done.read += 1
@@ -334,7 +334,7 @@ class Corpus:
     def variants(self, ids: Iterable[int]) -> dict[int, Variant]:
         """Variants by id."""
         found: dict[int, Variant] = {}
-        for chunk in batched(list(ids), 500):
+        for chunk in batched(ids, 500):
             marks = ",".join("?" * len(chunk))
             for row in self._store.rows(f"SELECT {_COLUMNS} FROM variant WHERE id IN ({marks})", chunk):
                 found[row["id"]] = _variant(row)
@@ -371,12 +371,8 @@ class Corpus:
         }
 
 
-def _chunks(rows: Iterable[_Row], size: int) -> Iterator[list[_Row]]:
-    rest = iter(rows)
+def batched(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
+    """The items in lists of ``size``; the last may be shorter."""
+    rest = iter(items)
     while chunk := list(islice(rest, size)):
         yield chunk
-
-
-def batched(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

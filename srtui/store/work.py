@@ -171,7 +171,7 @@ class Work:
     def losses(self, keys: Iterable[bytes]) -> dict[bytes, StoredLoss]:
         """The stored losses among ``keys``."""
         found: dict[bytes, StoredLoss] = {}
-        for chunk in batched(list(keys), 500):
+        for chunk in batched(keys, 500):
             marks = ",".join("?" * len(chunk))
             for r in self._store.rows(
                 f"SELECT key, nll, tokens, truncated, reason FROM span_loss WHERE key IN ({marks})", chunk
@@ -191,7 +191,7 @@ class Work:
     ) -> dict[int, tuple[float | None, str | None]]:
         """(value, reason) of the stored scores among ``variant_ids``."""
         found: dict[int, tuple[float | None, str | None]] = {}
-        for chunk in batched(list(variant_ids), 500):
+        for chunk in batched(variant_ids, 500):
             marks = ",".join("?" * len(chunk))
             for r in self._store.rows(
                 f"SELECT variant_id, value, reason FROM score WHERE setting_id = ? AND metric = ? "
