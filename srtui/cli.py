@@ -485,6 +485,46 @@ def models_quantize(
     print(f"Ready: {made.name}")
 
 
+@models_app.command("tune", epilog="Example: srtui models tune smollm2-135m")
+def models_tune(
+    name: Annotated[str, typer.Argument(help="A model in models/; all its GGUF files are measured.")],
+    quantization: Annotated[
+        list[str] | None, typer.Option(help="Make this quantization first: Q8_0, Q4_0, ...")
+    ] = None,
+    slots: Annotated[str, typer.Option(help="Numbers of slots to try.")] = "1,4,8,16,32,64",
+    once: Annotated[bool, typer.Option("--once", help="Only what this machine has not measured.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure tokens a second by quantization and slots; recipes with slots = "auto" use the table."""
+    from srtui import models
+    from srtui.console import out, print_tunings
+    from srtui.teacher.tuning import tune, tuned
+
+    if not all(word.strip().isdigit() and 0 < int(word) <= 256 for word in slots.split(",")):
+        raise UserError(f"--slots {slots}: write numbers from 1 to 256 with commas between them.")
+    counts = sorted({int(word) for word in slots.split(",")})
+    folder = Workspace.find().models
+    path = models.resolve_teacher(folder, name)
+    stem = path.stem.removesuffix("." + models.inspect(path, with_hash=False).quantization)
+    files = [path, *(p for p in sorted(path.parent.glob(f"{stem}.*.gguf")) if p != path)]
+    for type_ in quantization or []:
+        made = path.parent / f"{stem}.{type_.upper()}.gguf"
+        if not made.exists():
+            made = models.quantize(path, folder, type_)
+        if made not in files:
+            files.append(made)
+    found = []
+    for file in files:
+        known = tuned(file) if once else None
+        if known is None:
+            known = tune(file, counts, say=lambda line: None if as_json else print(line, flush=True))
+        found.append(known)
+    if as_json:
+        _print_json([_plain_data(t) for t in found])
+    else:
+        print_tunings(found, out)
+
+
 @app.command(epilog="Example: srtui doctor")
 def doctor(as_json: AsJson = False) -> None:
     """Does everything work on this machine? Each line is ok, or says what to do."""
