@@ -361,12 +361,12 @@ def _from_tokenizer_json(student: Path, rows: int) -> dict[str, _Field]:
         # llama.cpp finds user-defined tokens in the text as it is, with its spaces.
         plain = [t.replace("▁", " ") if k == _USER_DEFINED else t for t, k in zip(plain, types, strict=True)]
         scores = [float(-first.get(token, len(merges))) for token in plain]
-        prefixed = loaded.backend_tokenizer.encode("a", add_special_tokens=False).tokens[:1] == ["▁a"]
+        begins_with = loaded.backend_tokenizer.encode("a", add_special_tokens=False).tokens[0]
         fields |= {
             "tokenizer.ggml.model": _text("llama"),
             "tokenizer.ggml.pre": _text("default"),
             "tokenizer.ggml.scores": _reals(scores),
-            "tokenizer.ggml.add_space_prefix": _switch(prefixed),
+            "tokenizer.ggml.add_space_prefix": _switch(begins_with.startswith("▁")),
         }
     else:
         fields |= {
