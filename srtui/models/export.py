@@ -25,7 +25,6 @@ from srtui.models.convert import (
 )
 from srtui.models.formats import SAFE_FILES, read_gguf, read_safetensors_folder
 from srtui.models.merge import (
-    ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     ROUNDINGS,
     Adapter,
@@ -269,6 +268,3 @@ def adapter_worker(
     made = Adapter(Path(adapter))
     MergedWeights(Path(student), made, "f32")  # refuses an adapter of another student
     return {"matrices": write_adapter(made, Path(student), Path(out), stored, name)}
-
-
-__all__ = ["ADAPTER_CONFIG", "FORMS", "Exported", "Form", "export_model"]

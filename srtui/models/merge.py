@@ -60,7 +60,8 @@ class Update:
         total = weight + self.scaling * (self.b @ self.a)
         if self.magnitude is None:
             return total
-        return total * (self.magnitude / total.norm(dim=1)).unsqueeze(1)
+        lengths: Tensor = self.magnitude / total.norm(dim=1)
+        return total * lengths.unsqueeze(1)
 
 
 class Adapter:
@@ -254,10 +255,12 @@ def rounded(weight: Tensor, quantization: str) -> Tensor:
         codes, state = functional.quantize_4bit(
             weight, blocksize=64, compress_statistics=True, quant_type="nf4"
         )
-        return functional.dequantize_4bit(codes, state).float()
+        held: Tensor = functional.dequantize_4bit(codes, state)
+        return held.float()
     if quantization == "int8":
         codes, row_maxima, _ = functional.int8_vectorwise_quant(weight.half())
-        return codes.float() * row_maxima.float().unsqueeze(1) / 127
+        held = codes.float() * row_maxima.float().unsqueeze(1) / 127
+        return held
     if quantization == "bf16":
         return weight.to(torch.bfloat16).float()
     return weight

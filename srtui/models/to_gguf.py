@@ -417,7 +417,8 @@ def _pre_tokenizer(file: Path, described: dict[str, Any], ignores_merges: bool) 
             rule, isolated = before[0].get("pattern", {}).get("Regex"), before[0].get("behavior")
             names = [name for name, known in SPLITS.items() if known == rule and isolated == "Isolated"]
             # llama.cpp takes whole words from the vocabulary without joining for llama-bpe alone.
-            found = next((n for n in names if (n == "llama-bpe") == ignores_merges), (names or [None])[0])
+            names.sort(key=lambda name: (name == "llama-bpe") != ignores_merges)
+            found = names[0] if names else None
     if found is None:
         kinds = " then ".join(str(s.get("type")) for s in steps)
         raise UserError(
@@ -481,7 +482,9 @@ def write_adapter(adapter: Adapter, student: Path, out: Path, stored: str, name:
 
     writer = _writer(out, names.family, fields)
     for theirs, values in tensors.items():
-        writer.add_tensor(theirs, _as(stored, values, theirs), values.shape, gguf.GGMLQuantizationType[stored])
+        writer.add_tensor(
+            theirs, _as(stored, values, theirs), values.shape, gguf.GGMLQuantizationType[stored]
+        )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from srtui.models import file_sha256
-from srtui.models.convert import _CONTRACTIONS, SPLITS, PROBES
+from srtui.models.convert import _CONTRACTIONS, PROBES, SPLITS
 
 pytestmark = pytest.mark.model
 

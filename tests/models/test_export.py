@@ -101,7 +101,9 @@ def add_lora(model: Any, out: Path, size: float = 0.05, **settings: Any) -> Any:
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(1)
-    tuned = get_peft_model(model, LoraConfig(target_modules="all-linear", **{"r": 8, "lora_alpha": 16, **settings}))
+    tuned = get_peft_model(
+        model, LoraConfig(target_modules="all-linear", **{"r": 8, "lora_alpha": 16, **settings})
+    )
     for name, parameter in tuned.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(0, size)
@@ -209,7 +211,7 @@ def sentencepiece_like(prefix: bool) -> Any:
     raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), spaces]) if prefix else spaces
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<turn>"]
     trainer = trainers.BpeTrainer(vocab_size=150, special_tokens=special, show_progress=False)
-    raw.train_from_iterator([word for word in TEXT.replace(" ", " \0").split("\0")] * 3, trainer)
+    raw.train_from_iterator(TEXT.replace(" ", " \0").split("\0") * 3, trainer)
     described = json.loads(raw.to_str())
     vocabulary = described["model"]["vocab"]
     for byte in range(256):
@@ -282,10 +284,16 @@ def tiny(family: str, folder: Path) -> Path:
         from tokenizers import Tokenizer, processors
 
         raw = Tokenizer.from_str(json.dumps(described))
-        raw.post_processor = processors.TemplateProcessing(single="<|begin|> $A", special_tokens=[("<|begin|>", 0)])
-        return student(folder, t.LlamaConfig(**SHAPE, rope_parameters=LLAMA3_ROPE), raw, bos_token="<|begin|>", **end)
+        raw.post_processor = processors.TemplateProcessing(
+            single="<|begin|> $A", special_tokens=[("<|begin|>", 0)]
+        )
+        return student(
+            folder, t.LlamaConfig(**SHAPE, rope_parameters=LLAMA3_ROPE), raw, bos_token="<|begin|>", **end
+        )
     if family == "llama2":
-        config = t.LlamaConfig(**SHAPE, rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4})
+        config = t.LlamaConfig(
+            **SHAPE, rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}
+        )
         return student(folder, config, sentencepiece_like(prefix=True), **marks)
     if family == "qwen2":
         return student(folder, t.Qwen2Config(**SHAPE), byte_level(known_split("qwen2")), **end)
@@ -308,7 +316,12 @@ def test_family_in_llama_cpp(family: str, tmp_path: Path, capsys: pytest.Capture
     prompts = [AutoTokenizer.from_pretrained(folder)(text)["input_ids"] for text in PROMPTS[:2]]
     before = [of_transformers(model, ids) for ids in prompts]
     tuned = add_lora(
-        model, tmp_path / "adapter", 0.1, use_rslora=True, rank_pattern={"k_proj": 4}, alpha_pattern={"up_proj": 5}
+        model,
+        tmp_path / "adapter",
+        0.1,
+        use_rslora=True,
+        rank_pattern={"k_proj": 4},
+        alpha_pattern={"up_proj": 5},
     )
     after = [of_transformers(tuned, ids) for ids in prompts]
     assert least(before, after) < 0.98
@@ -454,7 +467,10 @@ def test_refused_before_anything_is_written(
     ("values", "sentence"),
     [
         ({"hidden_act": "relu"}, "llama.cpp's llama has no hidden_act = 'relu'"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}}, "no rope_type = 'yarn'"),
+        (
+            {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}},
+            "no rope_type = 'yarn'",
+        ),
     ],
 )
 def test_settings_that_llama_cpp_lacks_are_refused(
@@ -472,7 +488,7 @@ def test_unknown_pre_tokenizer_is_refused(small: Path, tmp_path: Path) -> None:
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     tokenizer["pre_tokenizer"]["pretokenizers"][0]["individual_digits"] = False
     _edit(folder / "tokenizer.json", **tokenizer)
-    with pytest.raises(UserError, match="pre_tokenizer .Digits then ByteLevel. is none that llama.cpp"):
+    with pytest.raises(UserError, match=r"pre_tokenizer .Digits then ByteLevel. is none that llama.cpp"):
         export_model("gguf", adapter, folder, tmp_path / "out.gguf", name="x")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter", "student"]
 
@@ -480,7 +496,7 @@ def test_unknown_pre_tokenizer_is_refused(small: Path, tmp_path: Path) -> None:
 def test_tokenizer_that_llama_cpp_would_cut_otherwise_is_refused(small: Path, tmp_path: Path) -> None:
     folder, adapter = _copy(small, tmp_path)
     _edit(folder / "tokenizer.json", normalizer={"type": "Lowercase"})
-    with pytest.raises(UserError, match="llama.cpp would cut . of 8 test texts otherwise"):
+    with pytest.raises(UserError, match=r"llama.cpp would cut . of 8 test texts otherwise"):
         gguf_worker(str(adapter), str(folder), "f32", str(tmp_path / "out.gguf"), "F16", "x")
     assert not (tmp_path / "out.gguf").exists()
 
@@ -533,7 +549,12 @@ def test_quantized_by_llama_cpp(small: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [out]
     with pytest.raises(UserError, match="for gguf-adapter it can be F16, BF16, F32"):
         export_model(
-            "gguf-adapter", small / "adapter", small / "student", tmp_path / "a.gguf", name="q", quantization="Q8_0"
+            "gguf-adapter",
+            small / "adapter",
+            small / "student",
+            tmp_path / "a.gguf",
+            name="q",
+            quantization="Q8_0",
         )
 
 
