@@ -251,19 +251,20 @@ def rounded(weight: Tensor, quantization: str) -> Tensor:
     import torch
     from bitsandbytes import functional
 
+    held: Tensor
     if quantization == "nf4":
         codes, state = functional.quantize_4bit(
             weight, blocksize=64, compress_statistics=True, quant_type="nf4"
         )
-        held: Tensor = functional.dequantize_4bit(codes, state)
-        return held.float()
-    if quantization == "int8":
+        held = functional.dequantize_4bit(codes, state).float()
+    elif quantization == "int8":
         codes, row_maxima, _ = functional.int8_vectorwise_quant(weight.half())
         held = codes.float() * row_maxima.float().unsqueeze(1) / 127
-        return held
-    if quantization == "bf16":
-        return weight.to(torch.bfloat16).float()
-    return weight
+    elif quantization == "bf16":
+        held = weight.to(torch.bfloat16).float()
+    else:
+        held = weight
+    return held
 
 
 def _linear_weights(folder: Path) -> set[str]:
