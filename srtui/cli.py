@@ -522,7 +522,8 @@ def _trained_adapter(workspace: Workspace, store: Store, this: Run) -> Path:
 
 def _how_to_use(to: str, path: Path, workspace: Workspace, student: str) -> str:
     """One line: the recipe's key, or the call, that takes the export."""
-    in_models = path.resolve().parent == workspace.models
+    path = path.resolve()
+    in_models = path.parent == workspace.models
     named = (path.stem if to == "gguf" else path.name) if in_models else path
     return {
         "adapter": f'in Python, peft.PeftModel.from_pretrained(model, "{path}") on {student}',

@@ -98,7 +98,8 @@ def export_model(
             if read_gguf(part).role != "adapter":
                 raise UserError(f"{out} did not become an adapter; it is as it was.")
         else:
-            whole = part if kind in FLOATS else part.with_name(f"{out.stem}.F16.gguf")
+            whole = part if kind in FLOATS else part.parent / "unquantized" / f"{name}.F16.gguf"
+            whole.parent.mkdir(exist_ok=True)
             told = in_own_process(
                 gguf_worker, *arguments, whole, kind if kind in FLOATS else "F16", name, say=say
             )

@@ -23,6 +23,7 @@ from conftest import ROOT
 from srtui.errors import UserError
 from srtui.models.export import adapter_worker, export_model, gguf_worker, merge_worker
 from srtui.models.merge import Adapter, rounded
+from srtui.workspace import Workspace
 
 PROMPTS = (
     "The capital of France is Paris, and the capital of Germany is Berlin. The capital of Spain is",
@@ -583,3 +584,56 @@ def test_killed_in_the_middle_leaves_no_half_result(real: dict[str, Any], tmp_pa
         size = parts[0].stat().st_size
         time.sleep(1)
     assert not out.exists()
+
+
+# --- the command --------------------------------------------------------------------------------------
+
+
+def test_the_command(small: Path, workspace: Workspace) -> None:
+    """A run that has trained, to a GGUF that its name in a recipe finds; and what is refused on the way."""
+    import shutil
+
+    from srtui.models import resolve_teacher
+    from srtui.pipeline import import_file
+    from srtui.recipe import Recipe
+    from srtui.scoring.student import weights_sha256
+    from srtui.store import Store
+
+    folder = workspace.models / "little"
+    shutil.copytree(small / "student", folder)
+    recipe = Recipe(name="tuned", dataset="rows", student={"model": "little"})  # type: ignore[arg-type]
+    rows = workspace.root / "rows.jsonl"
+    rows.write_text(json.dumps({"instruction": "Say a.", "input": "", "output": "a"}) + "\n")
+    with Store(workspace.store_path) as store:
+        dataset = import_file(store, rows).dataset_id
+        run = store.runs.create("tuned", dataset, "", recipe.model_dump_json(), recipe.fingerprint, [])
+        identity = f"{weights_sha256(folder)[:32]}:nf4:float32"
+        store.runs.update(
+            run.id, setting_id=store.work.setting("little", identity, "nf4", "alpaca", "default", 2048)
+        )
+
+    def command(*words: str) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "SRTUI_WORKSPACE": str(workspace.root)}
+        return subprocess.run(
+            [sys.executable, "-m", "srtui", "export-model", *words],
+            capture_output=True, text=True, env=environment,
+        )  # fmt: skip
+
+    early = command("tuned", "--to", "gguf")
+    assert early.returncode == 2 and "has trained no adapter (it has not come to it)" in early.stderr
+    shutil.copytree(small / "adapter", workspace.runs / "tuned" / "adapter")
+    with Store(workspace.store_path) as store:
+        training = store.runs.start_training(run.id, 1, 1)
+        store.runs.finish_training(training, "done", 1, 1.0, "store/runs/tuned/adapter", {})
+
+    done = command("tuned", "--to", "gguf", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert "NF4" in told["base"] and told["stored"] == "F16" and told["prompt"] == "alpaca"
+    assert 'teacher.model = "tuned.F16"' in told["use"]
+    assert resolve_teacher(workspace.models, "tuned.F16") == Path(told["path"])
+
+    _edit(folder / "config.json", initializer_range=0.5)
+    changed = command("tuned", "--to", "merged")
+    assert changed.returncode == 2 and "has changed since run tuned was trained on it" in changed.stderr
+    assert not (workspace.models / "tuned").exists()
