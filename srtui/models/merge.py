@@ -165,7 +165,7 @@ class MergedWeights:
         from safetensors import safe_open
 
         self.folder, self.quantization = folder, quantization
-        self.files = sorted(folder.glob("*.safetensors"))
+        self.files = _weight_files(folder)
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._file_of: dict[str, Path] = {}
         for file in self.files:
@@ -235,6 +235,14 @@ class MergedWeights:
                         stored = self.tensor(name).to(types[told["dtype"]]).contiguous()
                         target.write(stored.view(torch.uint8).numpy().tobytes())
                     yield name
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The shards that the index names, where there is one: a folder may hold the weights twice."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return sorted(folder.glob("*.safetensors"))
+    return [folder / name for name in sorted(set(json.loads(index.read_bytes())["weight_map"].values()))]
 
 
 def _copy(source: Any, target: Any, size: int) -> None:

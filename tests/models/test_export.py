@@ -404,8 +404,10 @@ def test_shards_stay_shards(small: Path, tmp_path: Path) -> None:
     load(small / "student").save_pretrained(sharded, max_shard_size="100KB")
     for file in [*(small / "student").glob("*token*"), small / "student" / "chat_template.jinja"]:
         (sharded / file.name).write_bytes(file.read_bytes())
+    (sharded / "twice.safetensors").write_bytes((small / "student" / "model.safetensors").read_bytes())
     done = export_model("merged", small / "adapter", sharded, out, name="small", trained_as="f32")
     assert len([name for name, _ in done.files if name.endswith(".safetensors")]) > 2
+    assert "twice.safetensors" not in dict(done.files)
     assert done.stored == "F32" and "chat_template.jinja" in dict(done.files)
     one = tmp_path / "one"
     one.mkdir()
