@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -534,6 +535,71 @@ def _how_to_use(to: str, path: Path, workspace: Workspace, student: str) -> str:
 
 
 # -- models, machine, store -------------------------------------------------------------------
+
+
+@app.command(epilog="Example: srtui scores quickstart --csv scores.csv")
+def scores(
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run's name.")],
+    templates: Annotated[
+        bool,
+        typer.Option("--templates", help="Score some originals under every prompt template, and compare."),
+    ] = False,
+    sample: Annotated[int, typer.Option(min=1, help="With --templates: how many originals.")] = 48,
+    csv: Annotated[
+        Path | None, typer.Option(help="Every score as a row, into this file; - for the screen.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """How IFD and r-IFD are spread, by kind of variant; the share over 1, what was cut, what failed."""
+    from srtui.console import err, out, print_distributions, print_templates
+    from srtui.store.distributions import distributions, score_columns, score_rows
+
+    workspace, store = _open(read_only=not templates)
+    with store:
+        this = store.runs.named(run_name)
+        if templates:
+            from srtui.pipeline import compare_templates
+
+            found = compare_templates(
+                workspace, store, this, sample, lambda line: err.print(line, style="dim")
+            )
+            if as_json:
+                _print_json(found)
+            else:
+                print_templates(found, out)
+            return
+        if csv is not None:
+            _write_csv(csv, score_columns(), score_rows(store, this.id))
+            return
+        figures = distributions(store, this.id)
+        if as_json:
+            _print_json({"run": this.name, "scores": figures})
+        elif not figures:
+            print(f"Run {this.name} has no scores yet; they come with: srtui run")
+        else:
+            print_distributions(figures, out)
+
+
+def _write_csv(path: Path, columns: list[str], rows: Iterable[dict[str, Any]]) -> None:
+    import csv
+
+    def write(file: Any) -> int:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        written = 0
+        for row in rows:
+            writer.writerow(row)
+            written += 1
+        return written
+
+    if str(path) == "-":
+        write(sys.stdout)
+        return
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            print(f"{path}: {write(file):,} scores.")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}.") from error
 
 
 @models_app.command("list", epilog="Example: srtui models list")

@@ -369,13 +369,72 @@ def print_models(entries: Iterable[Any], console: Console) -> None:
     console.print(table)
 
 
+_METRICS = {"ifd": "IFD", "rifd": "r-IFD"}
+_KINDS = {"instruction_reflected": "new instruction", "response_reflected": "new answer"}
+_BARS = " ▁▂▃▄▅▆▇█"
+
+
+def histogram_text(counts: Sequence[int]) -> str:
+    """One character a bin, as high as its count; a bin with anything in it shows something."""
+    most = max(counts, default=0)
+    return "".join(_BARS[-(-8 * c // most)] if most else " " for c in counts)
+
+
+def print_distributions(figures: Sequence[dict[str, Any]], console: Console) -> None:
+    """Scores by metric and kind of variant, a line each, and what could not be scored."""
+    table = Table("", "variants", box=None, header_style="bold")
+    for name in ("scored", "25 %", "median", "75 %", "95 %", ">= 1"):
+        table.add_column(name, justify="right")
+    table.add_column("0    1    2", no_wrap=True)
+    for f in figures:
+        quantiles = [number(f["quantiles"].get(q)) for q in ("0.25", "0.5", "0.75", "0.95")]
+        over = f"{f['at_or_over_one'] / f['scored']:.0%}" if f["scored"] else "-"
+        bins = f["histogram"]
+        bars = histogram_text([a + b for a, b in zip(bins[::2], bins[1::2], strict=True)])
+        half = len(bars) // 2
+        table.add_row(
+            _METRICS[f["metric"]],
+            _KINDS.get(f["kind"], f["kind"]),
+            f"{f['scored']:,}",
+            *quantiles,
+            over,
+            f"[green]{bars[:half]}[/]│[yellow]{bars[half:]}[/]",
+        )
+    console.print(table)
+    for f in figures:
+        what = f"{_METRICS[f['metric']]}, {_KINDS.get(f['kind'], f['kind'])}"
+        if f["truncated"]:
+            console.print(f"{what}: {f['truncated']:,} truncated at max_length")
+        for reason, count in f["invalid"].items():
+            console.print(f"{what}: {count:,} without a score ({plain(reason)})")
+
+
+def print_templates(found: Sequence[dict[str, Any]], console: Console) -> None:
+    """IFD of the same originals under each prompt template; the run's own is marked."""
+    table = Table("template", box=None, header_style="bold")
+    for name in ("scored", "median IFD", "IFD >= 1"):
+        table.add_column(name, justify="right")
+    for f in found:
+        table.add_row(
+            plain(f["template"]) + (" *" if f["chosen"] else ""),
+            f"{f['scored']:,}",
+            number(f["quantiles"].get("0.5")),
+            f"{f['at_or_over_one'] / f['scored']:.0%}" if f["scored"] else plain(f.get("problem") or "-"),
+        )
+    console.print(table)
+    console.print(
+        "* is the run's own. A template that the student knows has the fewest at 1 or over.", style="dim"
+    )
+
+
 def print_tunings(tunings: Sequence[Any], console: Console) -> None:
     """Tokens a second by file and slots; what "auto" takes is marked."""
     counts = sorted({count for t in tunings for count in t.decode})
-    table = Table("file", box=None, header_style="bold")
+    table = Table(box=None, header_style="bold")
+    table.add_column("file", overflow="fold")
     table.add_column("prompt", justify="right")
     for count in counts:
-        table.add_column(f"{count} slot{'s' * (count > 1)}", justify="right")
+        table.add_column(f"{count} ", justify="right")
     for t in tunings:
         cells = [
             f"[bold]{t.decode[c]:,.0f}*[/]"
@@ -385,7 +444,10 @@ def print_tunings(tunings: Sequence[Any], console: Console) -> None:
         ]
         table.add_row(plain(t.file), f"{t.prompt:,.0f}", *cells)
     console.print(table)
-    console.print('Tokens a second on this machine; * is what slots = "auto" takes.', style="dim")
+    console.print(
+        'Tokens a second on this machine, decoding by number of slots; * is what slots = "auto" takes.',
+        style="dim",
+    )
 
 
 def print_model(info: Any) -> None:

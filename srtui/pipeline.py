@@ -19,21 +19,22 @@ import psutil
 
 from srtui import datasets, models, selection
 from srtui.errors import UserError
-from srtui.prompts import template
+from srtui.prompts import TEMPLATE_NAMES
 from srtui.recipe import Recipe
 from srtui.reflection import Protocol as ReflectionProtocol
 from srtui.reflection import Rewrite, load_criteria
 from srtui.sample import digest
 from srtui.store import Store
 from srtui.store.corpus import Imported, NewRow, RefusedRow, Variant, batched
+from srtui.store.distributions import spread
 from srtui.store.runs import STAGES, Lease, Run
-from srtui.store.work import StoredGeneration, StoredLoss, StoredScore
+from srtui.store.work import StoredGeneration
 from srtui.teacher import Generation, Teacher, open_teacher
 from srtui.teacher.tuning import tuned
 from srtui.workspace import Workspace
 
 if TYPE_CHECKING:
-    from srtui.scoring import Scorer, Span, SpanBuilder, Student
+    from srtui.scoring import Judge, Metric, Quantization, SpanBuilder
 
 TEMPLATE_SAMPLE = 48
 TEMPLATE_SHARE = 1 / 3
@@ -178,6 +179,56 @@ def _sha256(path: Path) -> str:
         raise UserError(f"{path}: {error.strerror or error}.") from error
 
 
+def compare_templates(
+    workspace: Workspace, store: Store, run: Run, count: int, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """IFD of ``count`` originals of a run under every prompt template, by the run's own student.
+
+    Each is a way of scoring of its own, stored as such; the share at or over 1 tells which template
+    the student knows.
+    """
+    from srtui.scoring import Judge
+
+    recipe = Recipe.model_validate(run.recipe)
+    originals = [v.id for v in store.corpus.originals(run.id).values()]
+    some = sorted(originals, key=lambda i: digest(recipe.seed, "template", i))[:count]
+    path = student_path(workspace, recipe.student.model, recipe.student.quantization, say)
+    found: list[dict[str, Any]] = []
+    judge: Judge | None = None
+    for name in TEMPLATE_NAMES:
+        row: dict[str, Any] = {"template": name, "chosen": name == recipe.prompt.template}
+        try:
+            judge = Judge(
+                store,
+                path,
+                recipe.student.quantization,
+                name=recipe.student.model,
+                template_name=name,
+                protocol=recipe.scoring.protocol,
+                max_length=recipe.prompt.max_length,
+                batch_tokens=recipe.scoring.batch_tokens,
+                student=judge.student if judge else None,
+            )
+        except UserError as error:  # a student without a chat template
+            found.append(row | spread([]) | {"problem": str(error)})
+            continue
+        say(f"{name}: scoring {len(some)} originals ...")
+        for _ in judge.score(some, "ifd"):
+            pass
+        values = [value for value, _ in judge.scores(some, "ifd").values() if value is not None]
+        found.append(row | spread(values))
+    return found
+
+
+def student_path(
+    workspace: Workspace, name: str, quantization: str, say: Callable[[str], None] = lambda line: None
+) -> Path:
+    """The safetensors folder, or for ``gguf`` the file, of a student by name."""
+    if quantization == "gguf":
+        return models.resolve_teacher(workspace.models, name)
+    return models.resolve_student(workspace.models, name, say)
+
+
 # -- a run ------------------------------------------------------------------------------------
 
 
@@ -210,17 +261,15 @@ class Engine:
         self.recipe = Recipe.model_validate(run.recipe)
         self._stop_wanted = should_stop
         self._teacher = teacher
-        self._student: Student | None = None
-        self._scorer: Scorer | None = None
-        self._spans: SpanBuilder | None = None
-        self._setting_id = 0
+        self._judge: Judge | None = None
+        self._proxy: Judge | None = None
         self._lease: Lease | None = None
         self._asked_at = 0.0
         self._stopped = self._paused = False
         self._clock = 0.0
         self._told = 0.0
         self._kept = 0.0
-        self._kept_tokens = 0
+        self._kept_tokens = self._scored_tokens = 0
 
     def work(self, until: str | None = None) -> Run:
         """Run all stages that are left. Raises Stopped when asked to stop, UserError on bad input;
@@ -491,20 +540,24 @@ class Engine:
     # -- choose -----------------------------------------------------------------------------
 
     def _choose(self, aim: str) -> None:
-        stage, metric = f"choose-{aim}", "ifd" if aim == "instruction" else "rifd"
+        stage = f"choose-{aim}"
+        metric: Metric = "ifd" if aim == "instruction" else "rifd"
         todo = self.store.work.to_decide(self.run.id, aim)
         total, taken = self._sample_count(), 0
         done = total - len(todo)
         if todo:
             self._start(stage)
         choose = selection.choose_instruction if aim == "instruction" else selection.choose_response
-        tokens = 0
+        tally = _ProxyTally()
+
+        def tell(tokens: int) -> None:
+            self._tell(stage, done, total, tokens, {"taken": taken})
+
         for chunk in batched(todo.items(), _CHUNK):
-            wanted = [v for _, (before, rewrites) in chunk if rewrites for v in (before, *rewrites)]
-            for tokens_run in self._score(wanted, metric):
-                tokens += tokens_run
-                self._tell(stage, done, total, tokens, {"taken": taken})
-            scores = self._scores(wanted, metric)
+            groups = [[before, *rewrites] for _, (before, rewrites) in chunk if rewrites]
+            scores, by_proxy = self._compare(
+                groups, metric, lambda g: choose(g[0], g[1:]).variant_id, tally, tell
+            )
             with self.store.transaction():
                 for sample_id, (before, rewrites) in chunk:
                     first = scores.get(before, selection.Scored(before, None))
@@ -512,31 +565,39 @@ class Engine:
                     compared = [
                         (s.variant_id, s.score, s.reason) for s in (first, *(scores[r] for r in rewrites))
                     ]
+                    proxy = f" (by {self.recipe.scoring.proxy})" if before in by_proxy else ""
                     self.store.work.add_decision(
                         self.run.id,
                         sample_id,
                         aim,
                         choice.variant_id,
                         choice.reflected,
-                        choice.reason,
+                        choice.reason + proxy,
                         compared,
                     )
                     taken += choice.reflected
             done += len(chunk)
-            self._tell(stage, done, total, tokens, {"taken": taken}, now=True)
+            self._tell(stage, done, total, self._stage_tokens(), {"taken": taken}, now=True)
         if aim == "response":
-            self._settle(stage, total, tokens)
+            self._settle(stage, total, tally)
+        if tally.both:
+            self._event("info", tally.sentence(self.recipe.scoring.proxy))
 
-    def _settle(self, stage: str, total: int, tokens: int) -> None:
+    def _settle(self, stage: str, total: int, tally: _ProxyTally) -> None:
         """Say of each sample whether it is trained on; scores only what that needs."""
         policy = self.recipe.selection.policy
         for chunk in batched(self.store.work.undecided_outcomes(self.run.id), _CHUNK):
-            wanted = [variant for _, _, response, variant in chunk if response or policy != "paper"]
-            for metric in ("ifd", "rifd"):
-                for tokens_run in self._score(wanted, metric):
-                    tokens += tokens_run
-                    self._tell(stage, total, total, tokens, {})
-            ifd, rifd = self._scores(wanted, "ifd"), self._scores(wanted, "rifd")
+            wanted = [[variant] for _, _, response, variant in chunk if response or policy != "paper"]
+            ifd, rifd = (
+                self._compare(
+                    wanted,
+                    metric,
+                    lambda g: g[0].score is not None and g[0].score < 1,
+                    tally,
+                    lambda tokens: self._tell(stage, total, total, tokens, {}),
+                )[0]
+                for metric in ("ifd", "rifd")
+            )
             with self.store.transaction():
                 for sample_id, _, response, variant in chunk:
                     none = selection.Scored(variant, None)
@@ -551,71 +612,64 @@ class Engine:
                         scores[0].score,
                         scores[1].score,
                     )
-            self._tell(stage, total, total, tokens, {}, now=True)
+            self._tell(stage, total, total, self._stage_tokens(), {}, now=True)
 
-    def _scores(self, variant_ids: Iterable[int], metric: str) -> dict[int, selection.Scored]:
-        if not self._setting_id:
-            return {}
+    def _compare(
+        self,
+        groups: list[list[int]],
+        metric: Metric,
+        decide: Callable[[list[selection.Scored]], object],
+        tally: _ProxyTally,
+        tell: Callable[[int], None],
+    ) -> tuple[dict[int, selection.Scored], set[int]]:
+        """Scores of the variants in ``groups``, each group one decision, and which of them are the
+        proxy's: with one, the student itself only scores what lies near the decision, and some
+        others to see how far the proxy can be trusted."""
+        everything = [v for group in groups for v in group]
+        if not everything:
+            return {}, set()
+        if not self.recipe.scoring.proxy:
+            self._score(self._open_judge(), everything, metric, tell)
+            return self._scores(self._open_judge(), everything, metric), set()
+        proxy = self._open_proxy()
+        self._score(proxy, everything, metric, tell)
+        quick = self._scores(proxy, everything, metric)
+        margin = self.recipe.scoring.proxy_margin
+        near: list[list[int]] = []
+        clear: list[list[int]] = []
+        for group in groups:
+            scores = [quick[v].score for v in group]
+            (near if selection.near_a_tie(scores, margin) else clear).append(group)
+        clear.sort(key=lambda g: digest(self.recipe.seed, "proxy", g[0]))
+        control = clear[: max(8, len(clear) // 10)]
+        asked = [v for group in (*near, *control) for v in group]
+        self._score(self._open_judge(), asked, metric, tell)
+        exact = self._scores(self._open_judge(), asked, metric)
+        for kind, some in (("near", near), ("clear", control)):
+            changed = sum(decide([quick[v] for v in g]) != decide([exact[v] for v in g]) for g in some)
+            tally.add(kind, len(some), changed)
+        tally.decided += len(groups)
+        return quick | exact, set(everything) - set(asked)
+
+    def _scores(
+        self, judge: Judge, variant_ids: Iterable[int], metric: Metric
+    ) -> dict[int, selection.Scored]:
         return {
             i: selection.Scored(i, value, reason)
-            for i, (value, reason) in self.store.work.scores(variant_ids, self._setting_id, metric).items()
+            for i, (value, reason) in judge.scores(variant_ids, metric).items()
         }
 
-    def _score(self, variant_ids: Iterable[int], metric: str) -> Iterator[int]:
-        """Bring the missing scores of these variants into the store; yields tokens run, as they run."""
-        from srtui.scoring import Invalid, SpanLoss, ifd, rifd
-
-        wanted = list(dict.fromkeys(variant_ids))
-        if not wanted:
-            return
-        scorer, spans = self._open_student()
-        assert self._student is not None  # noqa: S101 - opened just above
-        protocol, work = self.recipe.scoring.protocol, self.store.work
-        have = work.scores(wanted, self._setting_id, metric)
-        variants = self.store.corpus.variants(v for v in wanted if v not in have)
-        pairs: dict[int, tuple[Span | Invalid, Span | Invalid]] = {
-            i: (spans.forward if metric == "ifd" else spans.reverse)(v.pair) for i, v in variants.items()
-        }
-        keyed: dict[bytes, Span] = {
-            span.key(self._student.id, protocol): span
-            for pair in pairs.values()
-            if not any(isinstance(s, Invalid) for s in pair)
-            for span in pair
-            if not isinstance(span, Invalid)
-        }
-        known = work.losses(keyed)
-        todo = [(key, span) for key, span in keyed.items() if key not in known]
-        fresh: dict[bytes, StoredLoss] = {}
-        stored_at = time.monotonic()
-        for index, loss in scorer.score([span for _, span in todo], should_stop=self._should_stop):
-            key, span = todo[index]
-            fresh[key] = StoredLoss(
-                loss.nll if loss.reason is None else None, loss.tokens, loss.truncated, loss.reason
-            )
-            yield len(span.ids)
-            if time.monotonic() - stored_at > 1.0:
-                work.add_losses(fresh)
-                known.update(fresh)
-                fresh, stored_at = {}, time.monotonic()
-        work.add_losses(fresh)
-        known.update(fresh)
+    def _score(
+        self, judge: Judge, variant_ids: Iterable[int], metric: Metric, tell: Callable[[int], None]
+    ) -> None:
+        """Bring the missing scores of these variants into the store. Raises Stopped when asked to stop."""
+        for tokens_run in judge.score(variant_ids, metric, self._should_stop):
+            self._scored_tokens += tokens_run
+            tell(self._stage_tokens())
         self._raise_if_stopped()
-        scores = []
-        for variant_id, (conditional, unconditional) in pairs.items():
-            invalid = next((s for s in (conditional, unconditional) if isinstance(s, Invalid)), None)
-            if invalid is not None or isinstance(conditional, Invalid) or isinstance(unconditional, Invalid):
-                scores.append(
-                    StoredScore(variant_id, metric, None, None, None, invalid.reason if invalid else "")
-                )
-                continue
-            keys = conditional.key(self._student.id, protocol), unconditional.key(self._student.id, protocol)
-            losses = [
-                SpanLoss(known[k].nll or 0.0, known[k].tokens, known[k].truncated, known[k].reason)
-                for k in keys
-            ]
-            value, reason = (ifd if metric == "ifd" else rifd)(*losses)
-            scores.append(StoredScore(variant_id, metric, *keys, value, reason))
-        work.add_scores(self._setting_id, scores)
+
+    def _stage_tokens(self) -> int:
+        return self._scored_tokens
 
     def _check_templates(self) -> None:
         """Before teacher time is spent: a template that the student does not know raises every IFD."""
@@ -624,12 +678,10 @@ class Engine:
         originals = [v.id for v in self.store.corpus.originals(self.run.id).values()]
         some = sorted(originals, key=lambda i: digest(self.recipe.seed, "template", i))[:TEMPLATE_SAMPLE]
         self._start("check-template")
-        tokens = 0
-        for tokens_run in self._score(some, "ifd"):
-            tokens += tokens_run
-            self._tell("check-template", 0, len(some), tokens, {})
-        values = [s.score for s in self._scores(some, "ifd").values() if s.score is not None]
-        self._tell("check-template", len(some), len(some), tokens, {}, now=True)
+        judge = self._open_proxy() if self.recipe.scoring.proxy else self._open_judge()
+        self._score(judge, some, "ifd", lambda tokens: self._tell("check-template", 0, len(some), tokens, {}))
+        values = [s.score for s in self._scores(judge, some, "ifd").values() if s.score is not None]
+        self._tell("check-template", len(some), len(some), self._stage_tokens(), {}, now=True)
         share = sum(v >= 1 for v in values) / len(values) if values else 0.0
         if share <= TEMPLATE_SHARE:
             return
@@ -661,8 +713,8 @@ class Engine:
             runs.finish_training(training_id, f"skipped: {reason}", 0, 0.0, None, {})
             self._event("warning", f"Nothing was trained: {reason}.")
             return
-        _, spans = self._open_student()
-        assert self._student is not None  # noqa: S101 - opened just above
+        judge = self._open_judge()
+        spans = judge.spans
         variants = self.store.corpus.variants(v for _, v in chosen)
         examples = [
             e for _, v in chosen if (e := self._example(spans, variants[v], TrainExample)) is not None
@@ -680,14 +732,14 @@ class Engine:
         self._tell("train", 0, steps, 0, {}, now=True)
         out = self.workspace.runs / self.run.name / "adapter"
         result = train(
-            self._student_folder(),
+            self._student_path(self.recipe.student.model, self.recipe.student.quantization),
             examples,
             held,
             config,
             out,
             on_metric=on_metric,
             should_stop=self._should_stop,
-            student=self._student,
+            student=judge.student,
         )
         self._forget_student()
         self._raise_if_stopped()
@@ -751,42 +803,45 @@ class Engine:
             self._teacher.close()
             self._teacher = None
 
-    def _student_folder(self) -> Path:
-        return models.resolve_student(
-            self.workspace.models, self.recipe.student.model, lambda line: self._event("info", line)
-        )
+    def _student_path(self, name: str, quantization: str) -> Path:
+        return student_path(self.workspace, name, quantization, lambda line: self._event("info", line))
 
-    def _open_student(self) -> tuple[Scorer, SpanBuilder]:
-        if self._scorer is None or self._spans is None:
-            from srtui.scoring import Scorer, SpanBuilder, Student
+    def _open_judge(self) -> Judge:
+        """The recipe's student, which chooses and is then trained."""
+        if self._judge is None:
+            student = self.recipe.student
+            self._judge = self._load_judge(student.model, student.quantization)
+            self.store.runs.update(self.run.id, setting_id=self._judge.setting_id)
+        return self._judge
 
-            recipe = self.recipe
-            # On a GPU one card rarely holds both models; on the CPU memory is not what is short.
-            if _gpu():
-                self._close_teacher()
-            with self._loading(f"student {recipe.student.model} in {recipe.student.quantization}"):
-                self._student = Student.load(self._student_folder(), recipe.student.quantization)
-                tokenizer = self._student.tokenizer
-                self._spans = SpanBuilder(
-                    tokenizer,
-                    template(recipe.prompt.template, tokenizer),
-                    recipe.scoring.protocol,
-                    recipe.prompt.max_length,
-                )
-                self._scorer = Scorer(self._student, recipe.scoring.batch_tokens)
-            self._setting_id = self.store.work.setting(
-                recipe.student.model,
-                self._student.id,
-                recipe.student.quantization,
-                recipe.prompt.template,
-                recipe.scoring.protocol,
-                recipe.prompt.max_length,
+    def _open_proxy(self) -> Judge:
+        """The smaller student that decides what is clear."""
+        if self._proxy is None:
+            scoring = self.recipe.scoring
+            self._proxy = self._load_judge(scoring.proxy, scoring.proxy_quantization)
+        return self._proxy
+
+    def _load_judge(self, name: str, quantization: Quantization) -> Judge:
+        from srtui.scoring import Judge
+
+        recipe = self.recipe
+        # On a GPU one card rarely holds both models; on the CPU memory is not what is short.
+        if _gpu():
+            self._close_teacher()
+        with self._loading(f"student {name} in {quantization}"):
+            return Judge(
+                self.store,
+                self._student_path(name, quantization),
+                quantization,
+                name=name,
+                template_name=recipe.prompt.template,
+                protocol=recipe.scoring.protocol,
+                max_length=recipe.prompt.max_length,
+                batch_tokens=recipe.scoring.batch_tokens,
             )
-            self.store.runs.update(self.run.id, setting_id=self._setting_id)
-        return self._scorer, self._spans
 
     def _forget_student(self) -> None:
-        self._student = self._scorer = self._spans = None
+        self._judge = self._proxy = None
 
     def _forget_scorer_memory(self) -> None:
         """Give a GPU's memory to the teacher."""
@@ -812,7 +867,7 @@ class Engine:
 
     def _start(self, stage: str) -> None:
         self._clock = self._kept = time.monotonic()
-        self._kept_tokens = 0
+        self._kept_tokens = self._scored_tokens = 0
         self._told = 0.0
 
     def _due(self) -> bool:
@@ -883,6 +938,30 @@ class _Tally:
     def detail(self) -> dict[str, Any]:
         first, retried = self._counts.get("parsed", 0), self._counts.get("retried", 0)
         return {"parsed": first, "retried": retried, "unparsed": sum(self._counts.values()) - first - retried}
+
+
+@dataclass
+class _ProxyTally:
+    """What a proxy decided, and how often it was wrong where the student scored too."""
+
+    decided: int = 0
+    checked: dict[str, int] = field(default_factory=dict)
+    changed: dict[str, int] = field(default_factory=dict)
+
+    def add(self, kind: str, checked: int, changed: int) -> None:
+        self.checked[kind] = self.checked.get(kind, 0) + checked
+        self.changed[kind] = self.changed.get(kind, 0) + changed
+
+    @property
+    def both(self) -> int:
+        return sum(self.checked.values())
+
+    def sentence(self, proxy: str) -> str:
+        return (
+            f"{proxy} scored {self.decided} decisions and the student {self.both} of them; where both did, "
+            f"{proxy} alone would have changed {self.changed['near']} of {self.checked['near']} near a tie "
+            f"and {self.changed['clear']} of {self.checked['clear']} that it found clear."
+        )
 
 
 def peak_memory_mb() -> float:

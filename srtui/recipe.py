@@ -61,7 +61,7 @@ class Student(Section):
     """The model that chooses and is then trained."""
 
     model: str = "smollm2-135m"
-    quantization: Literal["nf4", "bf16", "int8", "f32"] = "nf4"
+    quantization: Literal["nf4", "bf16", "int8", "f32", "gguf"] = "nf4"
 
 
 class Prompt(Section):
@@ -70,9 +70,15 @@ class Prompt(Section):
 
 
 class Scoring(Section):
+    """``proxy`` is a smaller student that decides what is clear; the student itself is asked where two
+    scores, or a score and 1, are within ``proxy_margin`` of each other (as a difference of logarithms)."""
+
     protocol: Literal["default", "paper"] = "default"
     batch_tokens: Auto | Count = "auto"
     template_warning: Literal["warn", "stop"] = "warn"
+    proxy: str = ""
+    proxy_quantization: Literal["nf4", "bf16", "int8", "f32", "gguf"] = "nf4"
+    proxy_margin: Annotated[float, Field(gt=0)] = 0.1
 
 
 class Selection(Section):
@@ -124,6 +130,14 @@ class Recipe(Section):
     scoring: Scoring = Scoring()
     selection: Selection = Selection()
     training: Training = Training()
+
+    @model_validator(mode="after")
+    def _a_gguf_is_not_trained(self) -> Self:
+        if self.student.quantization == "gguf" and self.training.enabled:
+            raise ValueError(
+                'student.quantization = "gguf" can choose and not be trained; set training.enabled = false'
+            )
+        return self
 
     @property
     def fingerprint(self) -> str:

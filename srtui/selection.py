@@ -6,6 +6,7 @@ lower r-IFD, and a pair at or above 1 by either is not trained on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -63,6 +64,18 @@ def _choose(before: Scored, rewrites: Sequence[Scored], what: str, metric: str, 
         False,
         f"kept the {what}: the new one's {metric} {best_score:.4f} {relation} {before.score:.4f}",
     )
+
+
+def near_a_tie(scores: Sequence[float | None], margin: float) -> bool:
+    """Whether a decision over these scores, the unreflected one first, could easily fall otherwise.
+
+    Scores are ratios, so distance is a difference of logarithms. One score alone is compared with
+    1, the filter's border; where one is missing nothing is clear.
+    """
+    if any(s is None or s <= 0 for s in scores):
+        return True
+    first, *rest = (math.log(s) for s in scores if s is not None)
+    return any(abs(first - other) < margin for other in rest or [0.0])
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,16 @@
 """The student's scores: spans, their losses, IFD and r-IFD."""
 
 from srtui.scoring.ifd import SpanLoss, ifd, perplexity, rifd, share_at_or_over_one
+from srtui.scoring.judge import Judge, Metric, open_scorer
 from srtui.scoring.scorer import Scorer
 from srtui.scoring.spans import Invalid, Span, SpanBuilder
-from srtui.scoring.student import Student, compute_dtype
+from srtui.scoring.student import Quantization, Student, compute_dtype
 
 __all__ = [
     "Invalid",
+    "Judge",
+    "Metric",
+    "Quantization",
     "Scorer",
     "Span",
     "SpanBuilder",
@@ -14,6 +18,7 @@ __all__ = [
     "Student",
     "compute_dtype",
     "ifd",
+    "open_scorer",
     "perplexity",
     "rifd",
     "share_at_or_over_one",

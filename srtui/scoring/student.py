@@ -1,4 +1,4 @@
-"""The student: a causal language model from a safetensors folder, in 4 bits or more."""
+"""The student: a causal language model from a safetensors folder, in 4 bits or more, or a GGUF."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from typing import Any, Literal
 
 from srtui.errors import UserError
 
-Quantization = Literal["nf4", "bf16", "int8", "f32"]
+Quantization = Literal["nf4", "bf16", "int8", "f32", "gguf"]
+
+# Words, digits, spaces, line breaks, code and other scripts: where tokenizers differ, they differ here.
+_PROBE = "Hello,  world!\n\nIt's 2024: x = {'a': 12345};\n\tπ ≈ 3.14159 — naïve 東京 🙂 مرحبا"
 
 
 @dataclass
@@ -28,9 +31,12 @@ class Student:
     def load(cls, folder: Path, quantization: Quantization = "nf4", device: str = "auto") -> Student:
         """Load from ``folder`` (config.json, *.safetensors, tokenizer.json); never from the network.
 
-        nf4 is bitsandbytes' NF4 with double quantization, as QLoRA (Dettmers et al. 2023) trains it.
+        With ``gguf``, ``folder`` is a GGUF file, and llama.cpp runs it: a student that can choose,
+        and not be trained. nf4 is bitsandbytes' NF4 with double quantization, as QLoRA (Dettmers et al. 2023) trains it.
         Raises UserError where the folder is not such a student.
         """
+        if quantization == "gguf":
+            return cls._load_gguf(folder)
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
         from transformers.utils import logging as transformers_logging
@@ -103,6 +109,31 @@ class Student:
         model.eval()
         identity = f"{weights_sha256(folder)[:32]}:{quantization}:{str(dtype).removeprefix('torch.')}"
         return cls(folder.name, identity, quantization, model, tokenizer)
+
+    @classmethod
+    def _load_gguf(cls, path: Path) -> Student:
+        from transformers import AutoTokenizer
+
+        from srtui.teacher.losses import LlamaLosses
+
+        model = LlamaLosses(path)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                tokenizer = AutoTokenizer.from_pretrained(
+                    path.parent, gguf_file=path.name, local_files_only=True, trust_remote_code=False
+                )
+            same = tokenizer.encode(_PROBE, add_special_tokens=False) == model.tokenize(_PROBE)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
+            raise UserError(f"{path}: its tokenizer cannot be read ({error}).") from error
+        if not same or tokenizer.eos_token_id is None:
+            raise UserError(
+                f"{path}: transformers and llama.cpp cut text into tokens differently for this file, so its "
+                "scores would be wrong; use the model's safetensors folder as the student."
+            )
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return cls(path.stem, f"{sha256[:32]}:gguf", "gguf", model, tokenizer)
 
 
 def compute_dtype(device: str) -> Any:

@@ -1,9 +1,14 @@
 """Continuous batching over llama.cpp's low-level API, in this process.
 
-One model, one context with a unified KV cache, N sequence slots. Each step is one ``llama_decode``
-over the next token of every running sequence and, in the room that is left, chunks of the prompts
-of those that are starting. A slot that finishes is filled again in the next step. The prompts'
-common prefix is evaluated once, in a sequence of its own, and copied.
+One model, one context, N sequence slots, each with a KV cache of its own: a sequence attends to its
+own cells and never pays for its neighbours'. Each step feeds prompt chunks of those that are
+starting, up to a budget of tokens, and one token of every running sequence. A slot that finishes is
+filled again in the next step. The prompts' common prefix is evaluated once, in a sequence of its
+own, and copied.
+
+On a CPU a prompt chunk is a ``llama_decode`` of its own, so that its arithmetic does not depend on
+what runs beside it (docs/architecture.md has the measurements); on a GPU, which small batches leave
+idle, the chunks of a step go together.
 
 A guided answer is one sequence: when a segment ends, its last tokens are cut back to the text that
 is kept, the next lead's tokens go in behind it, and the model writes on. Nothing is prompted twice.
@@ -27,9 +32,15 @@ import psutil
 from srtui.errors import UserError
 from srtui.teacher import Generation, Request, Sampler, TeacherIdentity, TeacherProgress, Written
 from srtui.teacher.chat import ChatTemplate
+from srtui.teacher.gguf import description, load_adapter, load_model, log_lines, meta, tokenize
 
 Auto = Literal["auto"]
 _MIN_PREFIX = 16
+# llama.cpp's CPU attention takes another path, with other rounding, for chunks of at least this many
+# tokens: a prompt is cut so that its chunks stay above it, shared prefix or not.
+_CHUNK_FLOOR = 64
+# What is waiting to be fed: more tokens than this are a prompt, fewer the lead of a guided segment.
+_LEAD = 32
 _THINK_TOKENS = 1024
 _THINK_END = b"</think>"
 # Decoding on 2 to 8 CPU cores gains little beyond 16 sequences; a GPU has room for more.
@@ -37,15 +48,6 @@ _CPU_SLOTS, _GPU_SLOTS = 16, 32
 # llama.cpp's llama_token_data
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 _KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8}
-
-_log_lines: deque[str] = deque(maxlen=20)
-
-
-@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
-def _keep_log(level: int, text: bytes, _: Any) -> None:
-    """llama.cpp writes to stderr by default; here its errors are kept, to explain a failed load."""
-    if level >= 3:
-        _log_lines.append(text.decode("utf-8", "replace").strip())
 
 
 @dataclass
@@ -75,6 +77,7 @@ class _Job:
     new_tokens: int = 0
     began: float = 0.0
     finished: bool = False
+    was_set_back: bool = False
 
     @property
     def size(self) -> int:
@@ -108,10 +111,10 @@ class LlamaTeacher:
         self._threads = (os.cpu_count() or 1) if threads == "auto" else threads
         self._flash = flash_attention
         self._kv_type = _KV_TYPES[kv_type]
-        self._model = _load(path, gpu_layers)
+        self._model = load_model(path, gpu_layers)
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         self._vocab_size = llama_cpp.llama_vocab_n_tokens(self._vocab)
-        self._adapter = _adapter(self._model, adapter) if adapter else None
+        self._adapter = load_adapter(self._model, adapter) if adapter else None
         self._train_context = int(llama_cpp.llama_model_n_ctx_train(self._model))
         self._pieces: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
@@ -124,17 +127,19 @@ class LlamaTeacher:
         self.identity = TeacherIdentity(
             name=name,
             sha256=sha256,
-            architecture=_meta(self._model, "general.architecture"),
+            architecture=meta(self._model, "general.architecture"),
             parameters=int(llama_cpp.llama_model_n_params(self._model)),
-            quantization=_description(self._model),
+            quantization=description(self._model),
             context=self._train_context,
             adapter_sha256=_sha256(adapter) if adapter else None,
         )
         self._context: Any = None
         self._batch: Any = None
         self._slots: list[_Job | None] = []
-        self._cells = 0
+        self._slot_cells = 0
+        self._floor = 0
         self._prefix: list[int] = []
+        self._gpu = bool(llama_cpp.llama_supports_gpu_offload())
         self._queue: deque[_Job] = deque()
         self._refused: deque[Generation] = deque()
         self._set_back: deque[_Job] = deque()
@@ -156,21 +161,19 @@ class LlamaTeacher:
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Generation]:
         """Yield generations as they finish. Stops within one decode step when asked."""
-        if not self._queue:
-            return
-        self._plan()
         began = time.perf_counter()
         try:
-            while True:
-                self._fill()
-                while self._refused:
-                    yield self._refused.popleft()
-                running = [j for j in self._slots if j is not None]
-                if not running and not self._queue and not self._set_back:
-                    return
-                if should_stop():
-                    return
-                yield from self._step()
+            while self._queue:
+                self._plan()
+                while True:
+                    self._fill()
+                    while self._refused:
+                        yield self._refused.popleft()
+                    if all(j is None for j in self._slots):
+                        break  # done, or what is left needs another plan
+                    if should_stop():
+                        return
+                    yield from self._step()
         finally:
             self.run_seconds += time.perf_counter() - began
             self._drop_all()
@@ -203,24 +206,22 @@ class LlamaTeacher:
         """(prompt, decode) tokens a second of ``llama_decode`` alone with ``slots`` sequences, at the
         depth of a usual reflection; about ``seconds`` are spent on it."""
         depth, token = 256, max(0, llama_cpp.llama_vocab_bos(self._vocab))
-        self._open_context(slots, slots * (depth + 128))
+        if not self._open_context(slots, depth + 128):
+            raise UserError(f"{self.identity.name}: {slots} slots do not fit in memory.")
         memory = llama_cpp.llama_get_memory(self._context)
         llama_cpp.llama_memory_clear(memory, False)
 
         def decode(rows: Sequence[tuple[int, int]]) -> float:
             for i, (position, seq) in enumerate(rows):
                 self._put(i, token, position, seq, wants_logits=True)
-            self._batch.n_tokens = len(rows)
             began = time.perf_counter()
-            if llama_cpp.llama_decode(self._context, self._batch) != 0:
-                raise UserError(f"{self.identity.name}: {slots} slots do not fit in memory.")
-            llama_cpp.llama_synchronize(self._context)
+            self._decode(len(rows), wait=True)
             return time.perf_counter() - began
 
         decode([(0, 0)])  # the first call also sets things up
         prompt = decode([(i, 0) for i in range(1, min(depth, self._batch_size))])
         for seq in range(1, slots):
-            llama_cpp.llama_memory_seq_cp(memory, 0, seq, 0, -1)
+            llama_cpp.llama_memory_seq_cp(memory, 0, seq, -1, -1)
         start = min(depth, self._batch_size)
         steps, spent = 0, 0.0
         while steps < 2 or (spent < seconds and steps < 120):
@@ -232,52 +233,60 @@ class LlamaTeacher:
     # -- planning ---------------------------------------------------------------------------
 
     def _plan(self) -> None:
-        """Slots and cells from the prompts' real lengths and the memory that is free."""
-        jobs = list(self._queue)
-        prompts = [j.prompt for j in jobs]
-        prefix = _common_prefix(prompts)[:-1] if prompts else []
-        self._prefix = prefix if len(prefix) >= _MIN_PREFIX and len(jobs) > 1 else []
-        limit = self._train_context if self._wanted_context == "auto" else self._wanted_context
-        fitting = [j.size for j in jobs if j.size <= limit] or [limit]
-        default_slots = _GPU_SLOTS if llama_cpp.llama_supports_gpu_offload() else _CPU_SLOTS
-        slots = min(
-            self._wanted_slots if self._wanted_slots != "auto" else default_slots, max(1, len(fitting))
-        )
-        if self._wanted_context == "auto":
-            shared = len(self._prefix)
-            cells = shared + sum(s - shared for s in sorted(fitting, reverse=True)[:slots])
-            affordable = int(psutil.virtual_memory().available * 0.4 / self._cell_bytes())
-            cells = max(fitting[0], min(cells, affordable))
-            # A margin for retries, and a round number, so that the next stage can often use it too.
-            cells = -(-(cells + 64) // 256) * 256
-        else:
-            cells = self._wanted_context
-        if self._context is None or slots > len(self._slots) or cells > self._cells:
-            self._open_context(slots, max(cells, self._cells if self._wanted_context == "auto" else 0))
-        memory = llama_cpp.llama_get_memory(self._context)
-        llama_cpp.llama_memory_clear(memory, False)
-        self._memory = memory
-        if self._prefix:
-            self._evaluate_prefix()
+        """Slots, and cells for each, from the prompts' real lengths and the memory that is free.
 
-    def _open_context(self, slots: int, cells: int) -> None:
+        Every slot has room for the longest job. Where memory does not hold that many, the longest
+        jobs run first with fewer slots, and the rest gets a plan of its own (``_floor``).
+        """
+        limit = self._limit()
+        jobs = [j for j in self._queue if j.size <= limit]
+        self._floor = 0
+        if not jobs:
+            return
+        wanted, usual = self._wanted_slots, _GPU_SLOTS if self._gpu else _CPU_SLOTS
+        slots = min(usual if wanted == "auto" else wanted, len(jobs))
+        affordable = int(psutil.virtual_memory().available * 0.4 / self._cell_bytes())
+        if (slots + 1) * jobs[0].size > affordable:
+            share = affordable // (slots + 1)
+            long = [j for j in jobs if j.size > share]
+            if len(long) < len(jobs):
+                self._floor = share
+            slots = max(1, min(slots, len(long), affordable // jobs[0].size - 1))
+        cells = jobs[0].size
+        while self._context is None or slots != len(self._slots) or cells > self._slot_cells:
+            if self._open_context(slots, cells):
+                break
+            if slots == 1:
+                raise UserError(
+                    f"The teacher's context ({cells:,} tokens) does not fit in memory; set teacher.context lower."
+                )
+            slots //= 2
+        self._memory = llama_cpp.llama_get_memory(self._context)
+        llama_cpp.llama_memory_clear(self._memory, False)
+        self._evaluate_prefix([j.prompt for j in jobs])
+
+    def _limit(self) -> int:
+        """Tokens that one sequence may have."""
+        wanted = self._wanted_context
+        return self._train_context if wanted == "auto" else min(wanted, self._train_context)
+
+    def _open_context(self, slots: int, cells: int) -> bool:
+        """A context with ``cells`` cells for each of ``slots`` sequences; False where memory is short."""
         self._close_context()
+        cells = -(-(cells + 16) // 256) * 256  # llama.cpp's own granularity
         parameters = llama_cpp.llama_context_default_params()
-        parameters.n_ctx = cells
-        parameters.n_batch = max(self._batch_tokens, slots)
-        parameters.n_ubatch = parameters.n_batch
         parameters.n_seq_max = slots + 1  # one more for the shared prefix
+        parameters.n_ctx = cells * (slots + 1)
+        parameters.n_batch = max(self._batch_tokens, slots + 1)
+        parameters.n_ubatch = parameters.n_batch
         parameters.n_threads = parameters.n_threads_batch = self._threads
         parameters.type_k = parameters.type_v = self._kv_type
         parameters.flash_attn_type = -1 if self._flash == "auto" else int(self._flash)
-        parameters.kv_unified = True  # cells are shared, so a prefix is copied by reference
+        parameters.kv_unified = False
         parameters.no_perf = True
         self._context = llama_cpp.llama_init_from_model(self._model, parameters)
         if not self._context:
-            raise UserError(
-                f"The teacher's context ({cells:,} tokens, {slots} slots) does not fit in memory; "
-                "set teacher.context or teacher.slots lower."
-            )
+            return False
         if self._adapter is not None:
             llama_cpp.llama_set_adapters_lora(
                 self._context,
@@ -285,12 +294,11 @@ class LlamaTeacher:
                 1,
                 (ctypes.c_float * 1)(1.0),
             )
-        self._cells = int(llama_cpp.llama_n_ctx(self._context))
-        if self._wanted_context != "auto":
-            self._cells = min(self._cells, self._wanted_context)
+        self._slot_cells = int(llama_cpp.llama_n_ctx_seq(self._context))
         self._batch = llama_cpp.llama_batch_init(parameters.n_batch, 0, 1)
         self._batch_size = int(parameters.n_batch)
         self._slots = [None] * slots
+        return True
 
     def _close_context(self) -> None:
         if self._batch is not None:
@@ -309,18 +317,23 @@ class LlamaTeacher:
         size = {0: 4.0, 1: 2.0, 8: 1.0625, 2: 0.5625}[self._kv_type]
         return max(1, int(2 * llama_cpp.llama_model_n_layer(model) * width * size))
 
-    def _evaluate_prefix(self) -> None:
-        seq = len(self._slots)
-        for start in range(0, len(self._prefix), self._batch_size):
-            chunk = self._prefix[start : start + self._batch_size]
-            for i, token in enumerate(chunk):
-                self._put(i, token, start + i, seq, wants_logits=False)
-            self._batch.n_tokens = len(chunk)
-            if llama_cpp.llama_decode(self._context, self._batch) != 0:
-                self._prefix = []  # no room for it: go on without sharing
-                llama_cpp.llama_memory_clear(self._memory, False)
-                return
-            self._prompt_tokens += len(chunk)
+    def _evaluate_prefix(self, prompts: Sequence[list[int]]) -> None:
+        """Run what all prompts begin with, once, in the sequence behind the slots."""
+        prefix = _common_prefix(prompts)
+        keep = min(len(prefix), min(len(p) for p in prompts) - _CHUNK_FLOOR)
+        self._prefix = prefix[:keep] if keep >= _MIN_PREFIX and len(prompts) > 1 else []
+        seq, at = len(self._slots), 0
+        while at < len(self._prefix):
+            size = self._chunk(len(self._prefix) - at)
+            for i in range(size):
+                self._put(i, self._prefix[at + i], at + i, seq, wants_logits=False)
+            self._decode(size)
+            self._prompt_tokens += size
+            at += size
+
+    def _chunk(self, left: int) -> int:
+        """How much of a prompt to feed at a time: even pieces, none much smaller than the others."""
+        return -(-left // -(-left // self._batch_size))
 
     # -- steps ------------------------------------------------------------------------------
 
@@ -331,32 +344,39 @@ class LlamaTeacher:
                 continue
             job = self._next_job()
             if job is None:
+                self._close_gaps()
                 return
             self._start(job, seq)
 
+    def _close_gaps(self) -> None:
+        """Move the last sequences into empty slots: llama.cpp evaluates neighbours together."""
+        last = len(self._slots) - 1
+        for seq in range(len(self._slots)):
+            while last > seq and self._slots[last] is None:
+                last -= 1
+            job = self._slots[last]
+            if last <= seq or job is None:
+                return
+            if self._slots[seq] is None:
+                llama_cpp.llama_memory_seq_cp(self._memory, last, seq, -1, -1)
+                llama_cpp.llama_memory_seq_rm(self._memory, last, -1, -1)
+                self._slots[seq], self._slots[last], job.seq = job, None, seq
+
     def _next_job(self) -> _Job | None:
-        used = (
-            len(self._prefix)
-            + sum(len(j.tokens) for j in self._slots if j)
-            - sum(len(self._prefix) for j in self._slots if j)
-        )
-        idle = all(j is None for j in self._slots)
-        if self._set_back:
-            if idle or used + len(self._set_back[0].tokens) + 32 <= self._cells:
-                return self._set_back.popleft()
-            return None
-        held: list[_Job] = []
-        found: _Job | None = None
+        """The next job that this plan has room for."""
+        if self._set_back and all(j is None for j in self._slots):
+            return self._set_back.popleft()
+        limit, held, found = self._limit(), [], None
         while self._queue and found is None:
+            if self._queue[0].size <= self._floor:
+                break  # the queue is sorted: all that is left waits for the next plan
             job = self._queue.popleft()
-            limit = min(self._train_context, self._cells)
             if job.size > limit:
                 self._refused.append(self._refusal(job, limit))
+            elif job.size > self._slot_cells:
+                held.append(job)  # submitted after the plan was made
             elif job.candidate and self._sibling(job) is None and self._sibling_starting(job):
                 held.append(job)  # its prompt is being evaluated by its sibling right now
-            elif not idle and used + len(job.prompt) - len(self._prefix) + 32 > self._cells:
-                held.append(job)
-                break
             else:
                 found = job
         self._queue.extendleft(reversed(held))
@@ -385,48 +405,74 @@ class LlamaTeacher:
         sibling = self._sibling(job) if fresh and job.candidate else None
         if sibling is not None:
             shared = len(job.prompt) - 1  # the last one again, for its logits
-            llama_cpp.llama_memory_seq_cp(self._memory, sibling.seq, seq, 0, shared)
+            llama_cpp.llama_memory_seq_cp(self._memory, sibling.seq, seq, -1, -1)
+            llama_cpp.llama_memory_seq_rm(self._memory, seq, shared, -1)
         elif self._prefix and job.tokens[: len(self._prefix)] == self._prefix:
             shared = len(self._prefix)
-            llama_cpp.llama_memory_seq_cp(self._memory, len(self._slots), seq, 0, shared)
+            llama_cpp.llama_memory_seq_cp(self._memory, len(self._slots), seq, -1, -1)
         job.past, job.pending = shared, job.tokens[shared:]
         self._saved_tokens += shared
 
     def _step(self) -> Iterator[Generation]:
-        """One ``llama_decode``: a token of every running sequence, and prompt chunks in the rest."""
+        """Prompt chunks up to a batch's tokens, then one token of every running sequence."""
         running = [j for j in self._slots if j is not None]
-        running.sort(key=lambda j: len(j.pending))  # short ones first: decodes never wait for prompts
-        size, asked, fed = 0, [], []
+        self.steps += 1
+        self.slot_steps += len(running)
+        left, together = self._batch_size, []
         for job in running:
-            take = min(len(job.pending), self._batch_size - size)
-            if take <= 0:
-                break
+            if len(job.pending) <= _LEAD or left <= 0:
+                continue
+            take = min(self._chunk(len(job.pending)), left) if self._gpu else self._chunk(len(job.pending))
+            left -= take
+            if self._gpu:
+                together.append((job, take))
+            else:
+                yield from self._feed([(job, take)])
+        if together:
+            yield from self._feed(together)
+        # A guided segment's lead: as many tokens in each, or llama.cpp would cut the batch otherwise.
+        leads: dict[int, list[tuple[_Job, int]]] = {}
+        for job in running:
+            if 1 < len(job.pending) <= _LEAD and job.seq >= 0:
+                leads.setdefault(len(job.pending), []).append((job, len(job.pending)))
+        for size, group in leads.items():
+            most = self._batch_size // size
+            for at in range(0, len(group), most):
+                yield from self._feed(group[at : at + most])
+        ready = [(job, 1) for job in running if len(job.pending) == 1 and job.seq >= 0]
+        if ready:
+            yield from self._feed(ready, self._between([job.seq for job, _ in ready]))
+
+    def _between(self, seqs: Sequence[int]) -> list[int]:
+        """The sequences to give an idle token, so that those that decode lie side by side and are two
+        at least: a batch with a gap is cut in two, and one sequence alone is rounded otherwise."""
+        low, high = min(seqs), max(seqs)
+        return sorted({*range(low, max(high, low + 1) + 1)} - set(seqs))
+
+    def _feed(self, fed: list[tuple[_Job, int]], idle: Sequence[int] = ()) -> Iterator[Generation]:
+        """One ``llama_decode`` over the next tokens of these sequences, and what follows from it.
+
+        The sequences in ``idle`` get a token that is taken out again.
+        """
+        size, asked = 0, []
+        for job, take in fed:
             last = take == len(job.pending)
             for i in range(take):
                 self._put(
                     size + i, job.pending[i], job.past + i, job.seq, wants_logits=last and i == take - 1
                 )
             size += take
-            fed.append((job, take))
             if last:
                 asked.append((job, size - 1))
-        if not size:
+        ends = {seq: self._end_of(seq) for seq in idle}
+        for n, (seq, end) in enumerate(ends.items()):
+            self._put(size + n, 0, end, seq, wants_logits=False)
+        done = self._decode(size + len(ends), wait=bool(asked))
+        for seq, end in ends.items():
+            llama_cpp.llama_memory_seq_rm(self._memory, seq, end, -1)
+        if not done:
+            yield from self._make_room([job for job, _ in fed])
             return
-        self._batch.n_tokens = size
-        began = time.perf_counter()
-        code = llama_cpp.llama_decode(self._context, self._batch)
-        if asked and code == 0:
-            llama_cpp.llama_synchronize(self._context)
-        self.decode_seconds += time.perf_counter() - began
-        if code == 1:
-            yield from self._make_room(running)
-            return
-        if code != 0:
-            raise UserError(
-                f"llama.cpp could not evaluate a batch (code {code}): {' '.join(list(_log_lines)[-2:])}"
-            )
-        self.steps += 1
-        self.slot_steps += len(running)
         for job, take in fed:
             if job.new_tokens == 0 or take > 1:
                 self._prompt_tokens += take
@@ -438,16 +484,37 @@ class LlamaTeacher:
                 self._free(job)
                 yield self._generation(job)
 
-    def _make_room(self, running: list[_Job]) -> Iterator[Generation]:
-        """llama.cpp found no KV slot: one sequence is set back and goes on later."""
-        job = min(running, key=lambda j: j.new_tokens)
-        self._free(job, keep=True)
-        if len(running) > 1:
+    def _end_of(self, seq: int) -> int:
+        """How many tokens a sequence has in the cache."""
+        if seq == len(self._slots):
+            return len(self._prefix)
+        job = self._slots[seq]
+        return job.past if job is not None else 0
+
+    def _decode(self, size: int, *, wait: bool = False) -> bool:
+        """``llama_decode`` of the batch's first ``size`` tokens; False where there is no KV slot."""
+        self._batch.n_tokens = size
+        began = time.perf_counter()
+        code = llama_cpp.llama_decode(self._context, self._batch)
+        if wait and code == 0:
+            llama_cpp.llama_synchronize(self._context)
+        self.decode_seconds += time.perf_counter() - began
+        if code not in (0, 1):
+            raise UserError(
+                f"llama.cpp could not evaluate a batch (code {code}): {' '.join(log_lines()[-2:])}"
+            )
+        return bool(code == 0)
+
+    def _make_room(self, fed: Sequence[_Job]) -> Iterator[Generation]:
+        """llama.cpp found no KV slot: the longest sequence is set back, and tried again alone."""
+        job = max(fed, key=lambda j: j.past)
+        self._free(job)
+        if not job.was_set_back:
+            job.was_set_back = True
             self._set_back.append(job)
             return
-        limit = self._cells
         self._release_samplers(job)
-        yield self._refusal(job, limit)
+        yield self._refusal(job, self._slot_cells)
 
     def _put(self, i: int, token: int, position: int, seq: int, *, wants_logits: bool) -> None:
         batch = self._batch
@@ -595,7 +662,7 @@ class LlamaTeacher:
             detail=f"{len(job.prompt):,} prompt tokens and up to {job.budget:,} more; the context holds {limit:,}",
         )
 
-    def _free(self, job: _Job, keep: bool = False) -> None:
+    def _free(self, job: _Job) -> None:
         llama_cpp.llama_memory_seq_rm(self._memory, job.seq, -1, -1)
         self._slots[job.seq] = None
         job.seq = -1
@@ -688,16 +755,7 @@ class LlamaTeacher:
         return "".join(text for text, _ in pieces), tokens
 
     def _tokenize(self, text: str, *, special: bool) -> list[int]:
-        if not text:
-            return []
-        data = text.encode("utf-8", "replace")
-        size = len(data) + 8
-        tokens = (llama_cpp.llama_token * size)()
-        count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, size, False, special)
-        if count < 0:
-            tokens = (llama_cpp.llama_token * -count)()
-            count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, -count, False, special)
-        return list(tokens[:count])
+        return tokenize(self._vocab, text, special=special)
 
     def _piece(self, token: int) -> bytes:
         piece = self._pieces.get(token)
@@ -729,56 +787,7 @@ class LlamaTeacher:
         return end
 
 
-# -- opening a model --------------------------------------------------------------------------
-
-
-def _load(path: Path, gpu_layers: int | Auto) -> Any:
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}.") from error
-    if magic != b"GGUF":
-        raise UserError(f"{path} is not a GGUF file; a teacher is a GGUF model.")
-    llama_cpp.llama_log_set(_keep_log, None)
-    llama_cpp.llama_backend_init()
-    _log_lines.clear()
-    parameters = llama_cpp.llama_model_default_params()
-    gpu = llama_cpp.llama_supports_gpu_offload()
-    # All layers first, then fewer, until they fit.
-    tries = [gpu_layers] if gpu_layers != "auto" else ([999, 48, 32, 24, 16, 8, 0] if gpu else [0])
-    for layers in tries:
-        parameters.n_gpu_layers = layers
-        model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
-        if model:
-            return model
-    why = next((line for line in _log_lines if "error" in line.lower()), _log_lines[-1] if _log_lines else "")
-    unknown = "unknown model architecture" in why
-    mend = "update llama-cpp-python" if unknown else "the file is damaged or incomplete; get it again"
-    raise UserError(
-        f"{path} cannot be loaded by llama.cpp ({why.rpartition('error')[2].strip(' :')}): {mend}."
-    )
-
-
-def _adapter(model: Any, path: Path) -> Any:
-    if not path.is_file():
-        raise UserError(f"teacher.adapter: there is no file {path}.")
-    adapter = llama_cpp.llama_adapter_lora_init(model, str(path).encode())
-    if not adapter:
-        raise UserError(f"{path} is not a LoRA adapter in GGUF for this teacher.")
-    return adapter
-
-
-def _meta(model: Any, key: str) -> str:
-    buffer = ctypes.create_string_buffer(256)
-    count = llama_cpp.llama_model_meta_val_str(model, key.encode(), buffer, 256)
-    return buffer.value.decode("utf-8", "replace") if count >= 0 else ""
-
-
-def _description(model: Any) -> str:
-    buffer = ctypes.create_string_buffer(256)
-    llama_cpp.llama_model_desc(model, buffer, 256)
-    return buffer.value.decode("utf-8", "replace")
+# -- pure helpers -----------------------------------------------------------------------------
 
 
 def _sha256(path: Path) -> str:
@@ -786,9 +795,6 @@ def _sha256(path: Path) -> str:
 
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-# -- pure helpers -----------------------------------------------------------------------------
 
 
 def _common_prefix(lists: Sequence[list[int]]) -> list[int]:

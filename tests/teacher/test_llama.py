@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,14 +46,39 @@ def teacher(teacher_file: Path) -> Iterator[LlamaTeacher]:
 
 @pytest.mark.model
 def test_beside_others_as_alone(teacher: LlamaTeacher) -> None:
-    requests = [ask(t, f"Write a sentence about {t}.") for t in TOPICS]
+    plain = "It should be plain and short. " * 12
+    requests = [ask(t, f"Write a sentence about {t}. {plain}") for t in TOPICS]
     together = run(teacher, *requests)
     alone = {r.key: run(teacher, r)[r.key] for r in requests}
-    same = sum(together[t].text == alone[t].text for t in TOPICS)
-    assert same >= len(TOPICS) - 1  # a tie between two tokens may fall either way
+    # Not nearly: the arithmetic of a sequence does not depend on its neighbours (CPU).
+    assert {t: g.text for t, g in together.items()} == {t: g.text for t, g in alone.items()}
     progress = teacher.progress()
     assert progress.prompt_tokens_saved > 0
     assert progress.slots_in_use == 0
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("slots", [1, 3, 16])
+def test_texts_do_not_depend_on_the_slots(teacher_file: Path, slots: int) -> None:
+    """Real reflections, guided and drawn with seeds, as one slot writes them."""
+    rows = (ROOT / "recipes" / "quickstart.jsonl").read_text(encoding="utf-8").splitlines()[:5]
+    requests = [
+        ask(
+            n,
+            f"Write a better answer.\n\n{row}",
+            Segment("Criticism:\n", 10, ("[End]",)),
+            Segment("\n\n[Better Answer]\n", 14, ("[End]",)),
+            sampler=Sampler(),
+            seed=n,
+        )
+        for n, row in enumerate(rows)
+    ]
+    texts = []
+    for count in (1, slots):
+        opened = open_teacher(teacher_file, name="t", sha256="0", slots=count)
+        texts.append({key: g.text for key, g in run(opened, *requests).items()})
+        opened.close()
+    assert texts[0] == texts[1]
 
 
 @pytest.mark.model
@@ -139,20 +166,48 @@ def test_too_long_is_refused_with_its_tokens(teacher_file: Path) -> None:
 
 
 @pytest.mark.model
-def test_no_room_in_the_cache_sets_back_and_goes_on(teacher_file: Path) -> None:
-    requests = [ask(t, f"Write a long story about {t}.", Segment(max_tokens=90)) for t in TOPICS]
-    tight = open_teacher(teacher_file, name="t", sha256="0", slots=4, context=256)
-    cramped = run(tight, *requests)
-    tight.close()
-    assert len(cramped) == len(TOPICS)
-    assert all(g.refused is None and g.new_tokens > 0 for g in cramped.values())
-    roomy = open_teacher(teacher_file, name="t", sha256="0", slots=4)
-    free = run(roomy, *requests)
-    roomy.close()
-    # What was set back is evaluated again in larger batches, whose rounding differs: the texts begin
-    # alike and may part at a tie.
-    for t in TOPICS:
-        assert cramped[t].text[:40] == free[t].text[:40]
+def test_no_room_in_the_cache_is_not_fatal(teacher_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama.cpp's "no KV slot": the sequence is set back, tried alone, and refused; the others go on."""
+    opened = open_teacher(teacher_file, name="t", sha256="0", slots=3)
+    assert isinstance(opened, LlamaTeacher)
+    real = opened._open_context
+
+    def too_small(slots: int, cells: int) -> bool:
+        made = real(slots, 200)
+        opened._slot_cells = cells  # it believes that there is room for what was planned
+        return made
+
+    monkeypatch.setattr(opened, "_open_context", too_small)
+    requests = [ask(t, f"Write about {t}.", Segment(max_tokens=12)) for t in TOPICS]
+    long = ask("long", "Write a very long story about rain.", Segment("once upon a time " * 70, 90))
+    found = run(opened, *requests, long)
+    opened.close()
+    assert found["long"].refused == "too_long"
+    assert all(found[t].refused is None and found[t].text for t in TOPICS)
+
+
+@pytest.mark.model
+def test_long_jobs_get_a_plan_of_their_own(teacher_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where memory does not hold every slot at the longest job's length, nothing is refused for it."""
+    opened = open_teacher(teacher_file, name="t", sha256="0", slots=4)
+    assert isinstance(opened, LlamaTeacher)
+    plans: list[tuple[int, int]] = []
+    real = opened._open_context
+
+    def noted(slots: int, cells: int) -> bool:
+        plans.append((slots, cells))
+        return real(slots, cells)
+
+    monkeypatch.setattr(opened, "_open_context", noted)
+    # Room for about 1,500 tokens of cache in all.
+    monkeypatch.setattr(opened, "_cell_bytes", lambda: int(psutil.virtual_memory().available * 0.4 / 1500))
+    requests = [ask(t, f"Say {t}.", Segment(max_tokens=6)) for t in TOPICS]
+    found = run(opened, *requests, ask("long", "word " * 600, Segment(max_tokens=6)))
+    opened.close()
+    assert all(g.refused is None for g in found.values())
+    assert len(found) == len(TOPICS) + 1
+    assert plans[0][0] == 1
+    assert plans[-1][0] == 4
 
 
 @pytest.mark.model

@@ -1,0 +1,145 @@
+"""A student that brings the missing scores of variants into the store, each distinct span once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from srtui.prompts import template
+from srtui.scoring.ifd import SpanLoss, ifd, rifd
+from srtui.scoring.scorer import Scorer
+from srtui.scoring.spans import Invalid, Span, SpanBuilder
+from srtui.scoring.student import Quantization, Student
+from srtui.store import Store
+from srtui.store.corpus import Variant
+from srtui.store.work import StoredLoss, StoredScore
+
+Metric = Literal["ifd", "rifd"]
+
+
+class Judge:
+    """One way of scoring: a loaded student, a prompt template, a protocol and a length.
+
+    ``setting_id`` is its row in the store. ``tokens_run`` counts tokens that went through the
+    student; ``tokens_saved`` those that did not have to, by cause: ``shared`` (a span that is stored,
+    or that another variant has too) and ``prefix`` (a beginning that many spans have).
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        path: Path,
+        quantization: Quantization,
+        *,
+        name: str,
+        template_name: str,
+        protocol: Literal["default", "paper"] = "default",
+        max_length: int = 2048,
+        batch_tokens: int | Literal["auto"] = "auto",
+        student: Student | None = None,
+    ) -> None:
+        """``student``, where it is given, is the one at ``path``, loaded already."""
+        self.student = student or Student.load(path, quantization)
+        self.spans = SpanBuilder(
+            self.student.tokenizer, template(template_name, self.student.tokenizer), protocol, max_length
+        )
+        self._scorer = open_scorer(self.student, batch_tokens)
+        self._store, self._protocol = store, protocol
+        self._shared = 0
+        self.setting_id = store.work.setting(
+            name, self.student.id, quantization, template_name, protocol, max_length
+        )
+
+    @property
+    def tokens_run(self) -> int:
+        return int(self._scorer.tokens_run)
+
+    @property
+    def tokens_saved(self) -> dict[str, int]:
+        return {"shared": self._shared, "prefix": int(self._scorer.tokens_saved)}
+
+    def scores(
+        self, variant_ids: Iterable[int], metric: Metric
+    ) -> dict[int, tuple[float | None, str | None]]:
+        """(score, reason for none) of the variants that have been scored."""
+        return self._store.work.scores(variant_ids, self.setting_id, metric)
+
+    def score(
+        self, variant_ids: Iterable[int], metric: Metric, should_stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[int]:
+        """Store the missing scores of these variants; yields tokens run, as they run.
+
+        Losses are stored every second or so, so a kill loses little; when asked to stop, scores
+        that are not complete are left for the next time.
+        """
+        work = self._store.work
+        wanted = list(dict.fromkeys(variant_ids))
+        have = work.scores(wanted, self.setting_id, metric)
+        variants = self._store.corpus.variants(v for v in wanted if v not in have)
+        pairs = {i: self._spans_of(v, metric) for i, v in variants.items()}
+        keyed: dict[bytes, Span] = {}
+        for key, span in (ks for pair in pairs.values() if not isinstance(pair, Invalid) for ks in pair):
+            self._shared += len(span.ids) * (key in keyed)
+            keyed[key] = span
+        known = work.losses(keyed)
+        todo = [(key, span) for key, span in keyed.items() if key not in known]
+        self._shared += sum(len(span.ids) for key, span in keyed.items() if key in known)
+        fresh: dict[bytes, StoredLoss] = {}
+        stored_at = time.monotonic()
+        before = self._scorer.tokens_run
+        for index, loss in self._scorer.score([span for _, span in todo], should_stop):
+            fresh[todo[index][0]] = StoredLoss(
+                loss.nll if loss.reason is None else None, loss.tokens, loss.truncated, loss.reason
+            )
+            if self._scorer.tokens_run > before:
+                yield self._scorer.tokens_run - before
+                before = self._scorer.tokens_run
+            if time.monotonic() - stored_at > 1.0:
+                work.add_losses(fresh)
+                known.update(fresh)
+                fresh, stored_at = {}, time.monotonic()
+        work.add_losses(fresh)
+        known.update(fresh)
+        work.add_scores(
+            self.setting_id,
+            [s for i, pair in pairs.items() if (s := self._stored_score(i, metric, pair, known)) is not None],
+        )
+
+    def _spans_of(self, variant: Variant, metric: Metric) -> tuple[tuple[bytes, Span], ...] | Invalid:
+        """The conditional and the unconditional span, each with its key; or why there are none."""
+        made = (self.spans.forward if metric == "ifd" else self.spans.reverse)(variant.pair)
+        keyed: list[tuple[bytes, Span]] = []
+        for span in made:
+            if isinstance(span, Invalid):
+                return span
+            keyed.append((span.key(self.student.id, self._protocol), span))
+        return tuple(keyed)
+
+    @staticmethod
+    def _stored_score(
+        variant_id: int,
+        metric: Metric,
+        pair: tuple[tuple[bytes, Span], ...] | Invalid,
+        known: dict[bytes, StoredLoss],
+    ) -> StoredScore | None:
+        if isinstance(pair, Invalid):
+            return StoredScore(variant_id, metric, None, None, None, pair.reason)
+        keys = [key for key, _ in pair]
+        if not all(key in known for key in keys):
+            return None
+        losses = [
+            SpanLoss(known[k].nll or 0.0, known[k].tokens, known[k].truncated, known[k].reason) for k in keys
+        ]
+        value, reason = (ifd if metric == "ifd" else rifd)(*losses)
+        return StoredScore(variant_id, metric, keys[0], keys[1], value, reason)
+
+
+def open_scorer(student: Student, batch_tokens: int | Literal["auto"] = "auto") -> Any:
+    """What scores spans with this student: a GGUF runs in llama.cpp, everything else in torch."""
+    if student.quantization == "gguf":
+        from srtui.scoring.gguf_scorer import GgufScorer
+
+        return GgufScorer(student, batch_tokens)
+    return Scorer(student, batch_tokens)

@@ -1,0 +1,144 @@
+"""Losses of token sequences through llama.cpp, many sequences in one batch.
+
+For students that are GGUF files. It lies here because nothing outside this package knows llama.cpp.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+
+from srtui.errors import UserError
+from srtui.teacher.gguf import load_model, tokenize
+
+_BATCH = 512
+_SEQUENCES = 32
+
+
+class LlamaLosses:
+    """A GGUF model that says how probable given tokens are. Raises UserError as the teacher does."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._model = load_model(path, "auto")
+        self._vocab = llama_cpp.llama_model_get_vocab(self._model)
+        self._vocab_size = llama_cpp.llama_vocab_n_tokens(self._vocab)
+        self._context: Any = None
+        self._cells = 0
+        self._batch: Any = llama_cpp.llama_batch_init(_BATCH, 0, 1)
+
+    def tokenize(self, text: str) -> list[int]:
+        """llama.cpp's own ids of plain text, without special tokens."""
+        return tokenize(self._vocab, text, special=False)
+
+    def losses(
+        self, asked: Sequence[tuple[Sequence[int], int, int]], cells: int
+    ) -> Iterator[tuple[list[int], list[float | None], int]]:
+        """Summed NLL in nats of the last ``target`` tokens of each sequence.
+
+        ``asked`` are (ids, target, shared): the first ``shared`` ids may be copied from another
+        sequence with the same beginning. ``cells`` bounds the tokens that are held at a time, one
+        sequence at least. Yields groups: indices into ``asked``, their NLLs (None where the model
+        gave no finite number), and the tokens that were run.
+        """
+        at = 0
+        while at < len(asked):
+            total, end = 0, at
+            prefixes: dict[tuple[int, ...], int] = {}
+            while end < len(asked) and len(prefixes) + end - at < _SEQUENCES:
+                ids, _, shared = asked[end]
+                prefix = tuple(ids[:shared])
+                more = len(ids) - shared + (shared if shared and prefix not in prefixes else 0)
+                if end > at and total + more > cells:
+                    break
+                if shared:
+                    prefixes.setdefault(prefix, _SEQUENCES + len(prefixes))
+                total += more
+                end += 1
+            group = list(range(at, end))
+            self._open(max(total, cells))
+            yield group, self._group([asked[n] for n in group], prefixes), total
+            at = end
+
+    def _group(
+        self, asked: Sequence[tuple[Sequence[int], int, int]], prefixes: dict[tuple[int, ...], int]
+    ) -> list[float | None]:
+        memory = llama_cpp.llama_get_memory(self._context)
+        llama_cpp.llama_memory_clear(memory, False)
+        for prefix, seq in prefixes.items():
+            self._run([(token, at, seq, None) for at, token in enumerate(prefix)], [])
+        rows: list[tuple[int, int, int, int | None]] = []
+        for seq, (ids, target, shared) in enumerate(asked):
+            if shared:
+                llama_cpp.llama_memory_seq_cp(memory, prefixes[tuple(ids[:shared])], seq, 0, shared)
+            first = len(ids) - target  # the position before a target token predicts it
+            rows += [
+                (ids[at], at, seq, ids[at + 1] if first - 1 <= at < len(ids) - 1 else None)
+                for at in range(shared, len(ids))
+            ]
+        sums = [0.0] * len(asked)
+        self._run(rows, sums)
+        return [s if np.isfinite(s) else None for s in sums]
+
+    def _run(self, rows: Sequence[tuple[int, int, int, int | None]], sums: list[float]) -> None:
+        """Evaluate (token, position, sequence, wanted next token or None), and add up the NLLs."""
+        batch = self._batch
+        for start in range(0, len(rows), _BATCH):
+            chunk = rows[start : start + _BATCH]
+            wanted: list[tuple[int, int]] = []
+            for i, (token, position, seq, following) in enumerate(chunk):
+                batch.token[i], batch.pos[i], batch.n_seq_id[i] = token, position, 1
+                batch.seq_id[i][0] = seq
+                batch.logits[i] = following is not None
+                if following is not None:
+                    wanted.append((seq, following))
+            batch.n_tokens = len(chunk)
+            code = llama_cpp.llama_decode(self._context, batch)
+            if code != 0:
+                raise UserError(f"{self._path}: llama.cpp could not evaluate a batch (code {code}).")
+            if not wanted:
+                continue
+            logits = np.ctypeslib.as_array(
+                llama_cpp.llama_get_logits(self._context), shape=(len(wanted), self._vocab_size)
+            )
+            picked = logits[np.arange(len(wanted)), [following for _, following in wanted]]
+            most = logits.max(axis=1)
+            partition = np.exp(logits - most[:, None]).sum(axis=1, dtype=np.float64)
+            for (seq, _), nll in zip(wanted, most + np.log(partition) - picked, strict=True):
+                sums[seq] += float(nll)
+
+    def _open(self, cells: int) -> None:
+        if cells <= self._cells:
+            return
+        self._free_context()
+        parameters = llama_cpp.llama_context_default_params()
+        parameters.n_ctx = -(-cells // 256) * 256
+        parameters.n_batch = parameters.n_ubatch = _BATCH
+        parameters.n_seq_max = 2 * _SEQUENCES
+        parameters.n_threads = parameters.n_threads_batch = os.cpu_count() or 1
+        parameters.kv_unified = True
+        parameters.no_perf = True
+        self._context = llama_cpp.llama_init_from_model(self._model, parameters)
+        if not self._context:
+            raise UserError(f"{self._path}: a context of {cells:,} tokens does not fit in memory.")
+        self._cells = int(parameters.n_ctx)
+
+    def _free_context(self) -> None:
+        if self._context is not None:
+            llama_cpp.llama_free(self._context)
+            self._context, self._cells = None, 0
+
+    def close(self) -> None:
+        self._free_context()
+        if self._model is not None:
+            llama_cpp.llama_batch_free(self._batch)
+            llama_cpp.llama_model_free(self._model)
+            self._model = None
+
+    def __del__(self) -> None:
+        self.close()
