@@ -9,8 +9,8 @@ Compared are new tokens a second, prompts included in the time:
 - loop: llama-cpp-python's create_chat_completion, one prompt after the other;
 - server: llama.cpp's own server with as many slots, in a process of its own, through the package
   xllamacpp where it is installed (``pip install xllamacpp``); left open otherwise;
-- ceiling: bare llama_decode of the same prompt tokens in full batches, then of full decode batches with
-  as many sequences, nothing sampled.
+- ceiling: bare llama_decode of the same prompt chunks, then of full decode batches with as many sequences,
+  nothing sampled.
 
 Each contender runs in a process of its own, ``--repeat`` times in turn, and the best time counts. Prompts are
 real reflection prompts: of alpaca_cherry_3k.json in ../shared/data where that is, else of the quickstart data.
@@ -26,7 +26,7 @@ import sys
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,8 @@ def measure_teacher(model: Path, wanted: argparse.Namespace, *, guided: bool) ->
     steps: int = teacher.steps  # type: ignore[attr-defined]
     decode: float = teacher.decode_seconds  # type: ignore[attr-defined]
     teacher.close()
-    until_the_tail = in_use[1 : max(2, int(len(in_use) * 0.95))]
+    work = list(accumulate(in_use))
+    until_the_tail = [n for n, so_far in zip(in_use, work, strict=True) if so_far <= 0.95 * work[-1]]
     return {
         "done": done,
         "seconds": seconds,
@@ -172,8 +173,7 @@ def measure_ceiling(model: Path, wanted: argparse.Namespace) -> dict[str, Any]:
     prompts = sorted((p[len(prefix) :] for p in prompts), key=len, reverse=True)
     slots = wanted.slots
     # The same context, batch and attention as the engine's own.
-    room = len(prefix) + sum(len(p) + wanted.tokens for p in prompts[:slots])
-    teacher._open_context(slots, -(-(room + 64) // 256) * 256)
+    assert teacher._open_context(slots, len(prefix) + len(prompts[0]) + wanted.tokens)
     context, batch = teacher._context, teacher._batch
     memory = llama_cpp.llama_get_memory(context)
 
@@ -196,14 +196,13 @@ def measure_ceiling(model: Path, wanted: argparse.Namespace) -> dict[str, Any]:
         group = prompts[wave : wave + slots]
         for seq in range(slots):
             llama_cpp.llama_memory_seq_rm(memory, seq, -1, -1)
-            llama_cpp.llama_memory_seq_cp(memory, slots, seq, 0, len(prefix))
-        rows = [
-            (token, len(prefix) + i, seq, i == len(prompt) - 1)
-            for seq, prompt in enumerate(group)
-            for i, token in enumerate(prompt)
-        ]
-        for at in range(0, len(rows), size):
-            decode(rows[at : at + size])
+            llama_cpp.llama_memory_seq_cp(memory, slots, seq, -1, -1)
+        for seq, prompt in enumerate(group):
+            for at in range(0, len(prompt), size):
+                decode(
+                    (token, len(prefix) + i, seq, i == len(prompt) - 1)
+                    for i, token in enumerate(prompt[at : at + size], at)
+                )
         for step in range(wanted.tokens):
             decode(
                 (prompt[step % len(prompt)], len(prefix) + len(prompt) + step, seq, True)
@@ -249,7 +248,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--model", default="smollm2-135m", help="a model's name or a GGUF file")
     parser.add_argument("--prompts", type=int, default=64)
-    parser.add_argument("--tokens", type=int, default=128, help="to write, a prompt")
+    parser.add_argument("--tokens", type=int, default=256, help="to write, a prompt")
     parser.add_argument("--slots", type=int, default=0, help="what srtui models tune found, if absent")
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--only", nargs="*", choices=CONTENDERS, default=CONTENDERS)

@@ -35,7 +35,6 @@ from srtui.teacher.chat import ChatTemplate
 from srtui.teacher.gguf import description, load_adapter, load_model, log_lines, meta, tokenize
 
 Auto = Literal["auto"]
-_MIN_PREFIX = 16
 # llama.cpp's CPU attention takes another path, with other rounding, for chunks of at least this many
 # tokens: a prompt is cut so that its chunks stay above it, shared prefix or not.
 _CHUNK_FLOOR = 64
@@ -321,7 +320,7 @@ class LlamaTeacher:
         """Run what all prompts begin with, once, in the sequence behind the slots."""
         prefix = _common_prefix(prompts)
         keep = min(len(prefix), min(len(p) for p in prompts) - _CHUNK_FLOOR)
-        self._prefix = prefix[:keep] if keep >= _MIN_PREFIX and len(prompts) > 1 else []
+        self._prefix = prefix[:keep] if keep >= _CHUNK_FLOOR and len(prompts) > 1 else []
         seq, at = len(self._slots), 0
         while at < len(self._prefix):
             size = self._chunk(len(self._prefix) - at)

@@ -20,8 +20,9 @@ from srtui.errors import UserError
 
 TABLE = "tuning.json"
 SLOTS = (1, 4, 8, 16, 32, 64)
-# More slots make a longer tail and a larger KV cache, so a few percent are not worth them.
-_WORTH = 0.03
+# More slots make a longer tail and a larger KV cache, and a measurement of seconds is not exact, so a
+# tenth is not worth them.
+_WORTH = 0.1
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def tune(
 
 
 def best_slots(decode: Mapping[int, float]) -> int:
-    """The fewest slots whose rate is within three percent of the best."""
+    """The fewest slots whose rate is within a tenth of the best."""
     best = max(decode.values())
     return min(count for count, rate in decode.items() if rate >= (1 - _WORTH) * best)
 

@@ -47,7 +47,7 @@ def teacher(teacher_file: Path) -> Iterator[LlamaTeacher]:
 @pytest.mark.model
 def test_beside_others_as_alone(teacher: LlamaTeacher) -> None:
     plain = "It should be plain and short. " * 12
-    requests = [ask(t, f"Write a sentence about {t}. {plain}") for t in TOPICS]
+    requests = [ask(t, f"{plain} Write a sentence about {t}. {plain}") for t in TOPICS]
     together = run(teacher, *requests)
     alone = {r.key: run(teacher, r)[r.key] for r in requests}
     # Not nearly: the arithmetic of a sequence does not depend on its neighbours (CPU).
