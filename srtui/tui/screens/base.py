@@ -1,0 +1,156 @@
+"""What the dashboard's screens have in common: the bar of tabs, the line of the run, and the reading."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import events
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.content import Content
+from textual.screen import Screen
+from textual.widget import Widget
+from textual.widgets import Footer, Static
+
+from srtui.console import title
+from srtui.tui.widgets.words import shown, state_words
+
+if TYPE_CHECKING:
+    from srtui.tui.app import Dashboard
+
+TABS = (
+    ("runs", "Runs"),
+    ("live", "Live"),
+    ("samples", "Samples"),
+    ("scores", "Scores"),
+    ("training", "Training"),
+    ("models", "Models"),
+    ("log", "Log"),
+    ("evaluation", "Evaluation"),
+)
+
+
+class TabBar(Widget):
+    """The screens by number; the open one stands out by inversion, not by its colour alone."""
+
+    DEFAULT_CSS = """
+    TabBar { height: 1; background: $panel; color: $text-muted; }
+    """
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self._mode = mode
+        self._places: list[tuple[int, int, str]] = []
+
+    def render(self) -> Content:
+        gap = "  " if self.size.width >= 80 else " "
+        parts: list[Content] = [Content(" ")]
+        self._places, at = [], 1
+        for number, (mode, label) in enumerate(TABS, 1):
+            word = f"{number} {label}"
+            here = mode == self._mode
+            parts.append(Content.styled(word, "bold reverse $primary" if here else "$foreground"))
+            self._places.append((at, at + len(word), mode))
+            at += len(word) + len(gap)
+            parts.append(Content(gap))
+        left = Content("").join(parts)
+        name = "srtui "
+        if self.size.width - left.cell_length > len(name) + 2:
+            left += Content(" " * (self.size.width - left.cell_length - len(name))) + Content.styled(
+                name, "bold"
+            )
+        return left
+
+    def on_click(self, event: events.Click) -> None:
+        for first, last, mode in self._places:
+            if first <= event.x < last:
+                self.app.switch_mode(mode)
+
+
+class RunLine(Static):
+    """Which run all the screens are about."""
+
+    DEFAULT_CSS = """
+    RunLine { height: 1; padding: 0 1; background: $surface; color: $text-muted; }
+    """
+
+    def on_mount(self) -> None:
+        self.show_run()
+
+    def show_run(self) -> None:
+        """Say it anew."""
+        app: Dashboard = self.app  # type: ignore[assignment]
+        run = app.run
+        if run is None:
+            self.update(Content(f"no run yet  ·  {app.workspace.root}"))
+            return
+        parts = [shown(run.name, "bold $foreground"), state_words(run.state)]
+        if run.stage and run.state in ("running", "paused", "stopped", "failed"):
+            parts.append(Content(f"{title(run.stage)} {run.done:,}/{run.total:,}"))
+        parts.append(Content(f"{run.kept:,} of {run.samples:,} kept"))
+        if len(app.runs) > 1:
+            parts.append(Content(f"run {app.runs.index(run) + 1} of {len(app.runs)}, [ and ] change"))
+        self.update(Content("  ·  ").join(parts))
+
+
+class DashboardScreen(Screen[None]):
+    """One of the eight. ``MODE`` is its name; ``read`` brings what the store says onto it."""
+
+    MODE: ClassVar[str]
+    HELP_TEXT: ClassVar[str] = ""
+    EVERY_SECOND: ClassVar[bool] = False
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("r", "reread", "Refresh", show=False)]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._reading = self._again = False
+
+    @property
+    def dashboard(self) -> Dashboard:
+        return self.app  # type: ignore[return-value]
+
+    def compose(self) -> ComposeResult:
+        yield TabBar(self.MODE)
+        yield RunLine()
+        yield from self.body()
+        yield Footer()
+
+    def body(self) -> ComposeResult:
+        """What stands between the two lines above and the keys below."""
+        raise NotImplementedError
+
+    async def read(self) -> None:
+        """Fetch and show."""
+
+    def on_screen_resume(self) -> None:
+        self.query_one(RunLine).show_run()
+        self.reread()
+
+    def action_reread(self) -> None:
+        self.reread()
+
+    def tick(self, changed: bool) -> None:
+        """A second has passed; ``changed`` says whether the store was written to."""
+        self.query_one(RunLine).show_run()
+        if changed or self.EVERY_SECOND:
+            self.reread()
+
+    def reread(self) -> None:
+        """Read again; asked while reading, once more after that, so that slow reads never pile up."""
+        if self._reading:
+            self._again = True
+            return
+        self._reading = True
+        self.run_worker(self._read_all(), group="read")
+
+    async def _read_all(self) -> None:
+        try:
+            while True:
+                self._again = False
+                await self.read()
+                if not self._again:
+                    break
+        except Exception as error:
+            self.dashboard.problem(error)
+        finally:
+            self._reading = False
