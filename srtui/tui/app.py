@@ -40,6 +40,7 @@ DARK = Theme(
     surface="#1b1f26",
     panel="#252b35",
     dark=True,
+    variables={"dim": "#8d96a3", "row-cursor": "#2b3a4b", "row-blurred": "#232932", "row-hover": "#1e242c"},
 )
 LIGHT = Theme(
     name="srtui-light",
@@ -54,6 +55,7 @@ LIGHT = Theme(
     surface="#eeece5",
     panel="#dfdcd2",
     dark=False,
+    variables={"dim": "#676d76", "row-cursor": "#cfdde8", "row-blurred": "#e3e0d7", "row-hover": "#eceae3"},
 )
 
 
@@ -118,6 +120,15 @@ class Dashboard(App[None]):
         self.register_theme(DARK)
         self.register_theme(LIGHT)
         self.theme = "srtui-dark"
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        # Textual's own themes, which the palette offers too, know nothing of these.
+        return {
+            "dim": "$foreground 60%",
+            "row-cursor": "$primary",
+            "row-blurred": "$panel",
+            "row-hover": "$surface",
+        }
 
     # -- the watch on the store -------------------------------------------------------------
 

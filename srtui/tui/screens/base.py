@@ -34,7 +34,7 @@ class TabBar(Widget):
     """The screens by number; the open one stands out by inversion, not by its colour alone."""
 
     DEFAULT_CSS = """
-    TabBar { height: 1; background: $panel; color: $text-muted; }
+    TabBar { height: 1; background: $panel; color: $dim; }
     """
 
     def __init__(self, mode: str) -> None:
@@ -71,7 +71,7 @@ class RunLine(Static):
     """Which run all the screens are about."""
 
     DEFAULT_CSS = """
-    RunLine { height: 1; padding: 0 1; background: $surface; color: $text-muted; }
+    RunLine { height: 1; padding: 0 1; background: $surface; color: $dim; }
     """
 
     def on_mount(self) -> None:

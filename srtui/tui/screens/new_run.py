@@ -53,10 +53,10 @@ class NewRun(ModalScreen[list[str] | None]):
     ]
     DEFAULT_CSS = """
     NewRun .field { height: 1; }
-    NewRun .field Label { width: 10; color: $text-muted; }
+    NewRun .field Label { width: 10; color: $dim; }
     NewRun .field Input, NewRun .field Select { width: 1fr; }
     NewRun .dialog { width: 96; }
-    NewRun .check { height: auto; max-height: 2; padding: 0 0 0 10; color: $text-muted; }
+    NewRun .check { height: auto; max-height: 2; padding: 0 0 0 10; color: $dim; }
     NewRun #verdict { margin-top: 1; height: auto; }
     """
 
@@ -202,7 +202,7 @@ class NewRun(ModalScreen[list[str] | None]):
         general = check.problems.get("recipe")
         lines = [shown(f"✗ {general}", "$text-error")] if general else []
         if self._extra:
-            lines.append(shown(f"also as in that run: {', '.join(self._extra)}", "$text-muted"))
+            lines.append(shown(f"also as in that run: {', '.join(self._extra)}", "$dim"))
         lines.append(Content(check.estimate))
         self.query_one("#verdict", Static).update(Content("\n").join(lines))
         self.query_one("#start", Button).disabled = check.words is None

@@ -141,13 +141,13 @@ class RunsScreen(DashboardScreen):
             return
         lines = [
             Content.assemble(
-                shown(run.name, "bold"), "  ", shown(run.recipe.get("description") or "", "$text-muted")
+                shown(run.name, "bold"), "  ", shown(run.recipe.get("description") or "", "$dim")
             )
         ]
         lines.append(
             shown(
                 f"{run.dataset}: {run.samples:,} samples  ·  teacher {run.teacher}  ·  student {run.student}",
-                "$text-muted",
+                "$dim",
             )
         )
         lines.append(_where(run))

@@ -14,7 +14,7 @@ class Empty(Middle):
     DEFAULT_CSS = """
     Empty { height: 1fr; }
     Empty .empty--title { text-style: bold; width: auto; }
-    Empty .empty--words { width: auto; max-width: 72; color: $text-muted; margin: 1 0 0 0; }
+    Empty .empty--words { width: auto; max-width: 72; color: $dim; margin: 1 0 0 0; }
     """
 
     def __init__(self, title: str, words: str, id: str | None = None) -> None:

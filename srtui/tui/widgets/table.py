@@ -83,11 +83,11 @@ class VirtualTable(ScrollView, can_focus=True):
     }
     DEFAULT_CSS = """
     VirtualTable { height: 1fr; background: $background; overflow-x: hidden; scrollbar-gutter: stable; }
-    VirtualTable > .table--header { color: $text-muted; text-style: bold; }
-    VirtualTable > .table--cursor { background: $primary 35%; text-style: bold; }
-    VirtualTable > .table--cursor-blurred { background: $panel; }
-    VirtualTable > .table--hover { background: $surface; }
-    VirtualTable > .table--dim { color: $text-muted; }
+    VirtualTable > .table--header { color: $dim; text-style: bold; }
+    VirtualTable > .table--cursor { background: $row-cursor; text-style: bold; }
+    VirtualTable > .table--cursor-blurred { background: $row-blurred; }
+    VirtualTable > .table--hover { background: $row-hover; }
+    VirtualTable > .table--dim { color: $dim; }
     VirtualTable > .table--good { color: $text-success; }
     VirtualTable > .table--bad { color: $text-error; }
     VirtualTable > .table--warn { color: $text-warning; }
@@ -149,7 +149,8 @@ class VirtualTable(ScrollView, can_focus=True):
 
     def show(self, total: int, cursor: int | None = None) -> None:
         """There are ``total`` rows now, in an order of which nothing is known yet."""
-        self._pages.clear()
+        self._pages = {}
+        self._stale.clear()
         self._resize(total)
         if cursor is not None:
             self.cursor = max(0, min(cursor, total - 1))
