@@ -372,9 +372,7 @@ def _diffs(s: SampleView, columns: list[tuple[str, VariantView | None, str]]) ->
     return marked
 
 
-def _pane(
-    s: SampleView, name: str, variant: VariantView | None, stage: str, diffs: Diffs
-) -> VerticalScroll:
+def _pane(s: SampleView, name: str, variant: VariantView | None, stage: str, diffs: Diffs) -> VerticalScroll:
     blocks: list[Static] = []
     if variant is None:
         reflection = s.reflections.get(stage)
