@@ -846,11 +846,19 @@ class Engine:
             return True
         if time.monotonic() - self._asked_at > 1.0:
             self._obey()
-            while self._paused and not self._stopped:
-                time.sleep(0.25)
-                self._stopped = self._stopped or self._stop_wanted()
-                self._obey()
+            if self._paused:
+                self._wait_paused()
         return self._stopped
+
+    def _wait_paused(self) -> None:
+        began = time.monotonic()
+        while self._paused and not self._stopped:
+            time.sleep(0.25)
+            self._stopped = self._stopped or self._stop_wanted()
+            self._obey()
+        # Rates and estimates are of work: the time of a pause is in none of them.
+        waited = time.monotonic() - began
+        self._clock, self._kept = self._clock + waited, self._kept + waited
 
     def _obey(self) -> None:
         self._asked_at = time.monotonic()

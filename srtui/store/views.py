@@ -393,7 +393,7 @@ class Views:
         if what.state:
             joined += ["p", "o", "d2", "f2", "d1", "f1"]
             where.append(f"{_STATE} = :state")
-            values["state"] = STATES.index(what.state)  # type: ignore[arg-type]
+            values["state"] = STATES.index(what.state)
         if what.decision:
             test, table = _DECIDED[what.decision]
             joined.append(table)

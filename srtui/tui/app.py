@@ -155,7 +155,7 @@ class Dashboard(App[None]):
             version, runs = await self.reader.ask(lambda v: (v.version(), v.runs()))
             changed = version != self._version or not self.watched or runs != self.runs
             self._version, self.runs = version, runs
-            if self.run is None and runs:
+            if self.current_run is None and runs:
                 working = next((r for r in runs if r.pid), runs[0])
                 self.run_id = working.id
         self.watched = True
@@ -171,7 +171,7 @@ class Dashboard(App[None]):
                     self.say_problem(f"The engine stopped: {why.splitlines()[-1]}", f"{engine.log}\n\n{why}")
 
     @property
-    def run(self) -> RunRow | None:
+    def current_run(self) -> RunRow | None:
         """The run that the screens are about."""
         return next((r for r in self.runs if r.id == self.run_id), None)
 
@@ -246,8 +246,8 @@ class Dashboard(App[None]):
             self.switch_mode(mode)
 
     def action_next_run(self, by: int) -> None:
-        if self.run is not None:
-            at = self.runs.index(self.run)
+        if self.current_run is not None:
+            at = self.runs.index(self.current_run)
             self.choose_run(self.runs[(at + by) % len(self.runs)].id)
 
     def action_light(self) -> None:

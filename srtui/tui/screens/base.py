@@ -80,7 +80,7 @@ class RunLine(Static):
     def show_run(self) -> None:
         """Say it anew."""
         app: Dashboard = self.app  # type: ignore[assignment]
-        run = app.run
+        run = app.current_run
         if run is None:
             self.update(Content(f"no run yet  ·  {app.workspace.root}"))
             return

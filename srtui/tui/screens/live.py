@@ -50,7 +50,8 @@ class LiveScreen(DashboardScreen):
     DEFAULT_CSS = """
     LiveScreen .box { padding: 0 1; border: round $panel; border-title-color: $text-primary; height: auto; }
     LiveScreen #middle { height: auto; }
-    LiveScreen #middle .box { width: 1fr; }
+    LiveScreen #middle .box { width: 1fr; height: 6; }
+    LiveScreen.-narrow #machine { width: 39; }
     LiveScreen #bottom { height: 1fr; min-height: 5; }
     LiveScreen #bottom .box { width: 1fr; height: 1fr; }
     LiveScreen.-narrow #bottom { layout: vertical; }
@@ -207,7 +208,7 @@ class LiveScreen(DashboardScreen):
         return f"{rate:.2g} {what}/s", f"{duration((total - done) / rate)} left" if done < total else ""
 
     def _speed(self, view: LiveView, width: int, going: bool) -> Content:
-        room = max(10, width // 2 - 26)
+        room = max(8, (width // 2 if width >= 100 else width - 39) - 24)
         rate = self._tokens[-1] if self._tokens and going else 0.0
         lines = [
             Content.assemble(
@@ -216,7 +217,7 @@ class LiveScreen(DashboardScreen):
         ]
         live = view.live
         slots = (
-            f"{live['slots_in_use']} of {live['slots']} in use, {live['waiting']} waiting"
+            f"{live['slots_in_use']}/{live['slots']} used, {live['waiting']:,} waiting"
             if live.get("slots")
             else "-"
         )
@@ -224,20 +225,15 @@ class LiveScreen(DashboardScreen):
         for stage, name in (("instruction", "instructions"), ("response", "answers")):
             taken, choices, decided = self._accepted.get(stage, (0, 0, 0))
             words = (
-                f"{taken:,} of {choices:,} new ones taken ({share(taken, choices)})"
-                if decided
-                else "no choice yet"
+                f"{taken:,} of {choices:,} taken ({share(taken, choices)})" if decided else "no choice yet"
             )
             lines.append(Content.assemble((f"{name:<13}", "$dim"), words))
-        lines.append(
-            Content.assemble(("kept         ", "$dim"), f"{view.run.kept:,} of {view.run.samples:,}")
-        )
         return Content("\n").join(lines)
 
     # -- what a person does -----------------------------------------------------------------
 
     def action_pause(self) -> None:
-        run = self.dashboard.run
+        run = self.dashboard.current_run
         if run is None:
             return
         if run.state in ("running", "paused"):
@@ -250,7 +246,7 @@ class LiveScreen(DashboardScreen):
     def action_stop(self) -> None:
         from srtui.tui.screens.dialogs import Confirm
 
-        run = self.dashboard.run
+        run = self.dashboard.current_run
         if run is None or run.pid is None:
             self.notify("No engine works on this run.")
             return

@@ -13,9 +13,13 @@ from textual.binding import Binding, BindingType
 from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.screens.dialogs import Reading
 from srtui.tui.widgets.empty import Empty
-from srtui.tui.widgets.table import Cell, Column, Row, VirtualTable
+from srtui.tui.widgets.table import Cell, Column, Row, Tone, VirtualTable
 
-_SIGNS = {"info": ("· info", ""), "warning": ("! warning", "warn"), "error": ("✗ error", "bad")}
+_SIGNS: dict[str, tuple[str, Tone]] = {
+    "info": ("· info", ""),
+    "warning": ("! warning", "warn"),
+    "error": ("✗ error", "bad"),
+}
 _ONLY = (None, "warning", "error")
 
 
@@ -76,7 +80,7 @@ class LogScreen(DashboardScreen):
                     Cell(sign, tone),
                     Cell(e["run"] or "", "dim"),
                     Cell(e["message"]),
-                )  # type: ignore[arg-type]
+                )
                 rows.append(Row((e["id"], e["at"], e["message"]), cells))
         return rows
 

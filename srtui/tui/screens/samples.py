@@ -241,7 +241,8 @@ class SamplesScreen(DashboardScreen):
         self._listed = wanted
         at = 0
         if here is not None:
-            at = await self.reader.ask(lambda v: v.position_of(here.key)) or 0
+            found = await self.reader.ask(lambda v: v.position_of(here.key))
+            at = found or 0
         table.sorted_by = (wanted.order, wanted.descending)
         if same:
             table.reread(total)

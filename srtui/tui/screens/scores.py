@@ -42,7 +42,7 @@ class Histogram(Widget, can_focus=True):
     Histogram:focus {{ background: $surface; }}
     """
     cursor = reactive(0)
-    anchor = reactive(0)
+    fixed = reactive(0)
 
     class Picked(Message):
         """Show the samples of this range."""
@@ -68,7 +68,7 @@ class Histogram(Widget, can_focus=True):
         width = self.content_size.width
         side = max(4, (width - 24) // 2)
         top = max(*self._before, *self._after, 1)
-        first, last = sorted((self.cursor, self.anchor))
+        first, last = sorted((self.cursor, self.fixed))
         rows = [
             Content.styled(
                 f"{self._name}   mean {number(self._means[0])} → {number(self._means[1])}", "bold"
@@ -94,7 +94,7 @@ class Histogram(Widget, can_focus=True):
         return Content("\n").join(rows)
 
     def action_move(self, by: int) -> None:
-        self.cursor = self.anchor = max(0, min(_BINS - 1, self.cursor + by))
+        self.cursor = self.fixed = max(0, min(_BINS - 1, self.cursor + by))
 
     def action_stretch(self, by: int) -> None:
         self.cursor = max(0, min(_BINS - 1, self.cursor + by))
@@ -107,10 +107,10 @@ class Histogram(Widget, can_focus=True):
             elif at == self.cursor and event.chain > 1:
                 self.action_pick("")
             else:
-                self.cursor = self.anchor = at
+                self.cursor = self.fixed = at
 
     def action_pick(self, which: str) -> None:
-        first, last = sorted((self.cursor, self.anchor))
+        first, last = sorted((self.cursor, self.fixed))
         measure: Measure = f"{self.measure}{which}"  # type: ignore[assignment]
         high = None if last == _BINS - 1 else round((last + 1) * _STEP, 6)
         self.post_message(self.Picked(measure, round(first * _STEP, 6), high))
@@ -182,8 +182,8 @@ class ScoresScreen(DashboardScreen):
         pairs = found["pairs"]
         self.query_one("#scatter", Plot).show(
             [
-                Series("dropped", [(x, y) for x, y, kept in pairs if not kept], "$dim", "dots"),
-                Series("kept", [(x, y) for x, y, kept in pairs if kept], "$text-success", "dots"),
+                Series("dropped", [(x, y) for x, y, kept in pairs if not kept], "$dim", "dots", sign="×"),
+                Series("kept", [(x, y) for x, y, kept in pairs if kept], "$text-success", "dots", sign="•"),
             ],
             at_x=1.0,
             at_y=1.0,
@@ -191,7 +191,7 @@ class ScoresScreen(DashboardScreen):
             from_zero=True,
         )
         self.query_one("#flow", Static).update(
-            _flow(found["flow"], min(24, max(8, self.app.size.width // 2 - 50)))
+            _flow(found["flow"], min(24, max(8, self.app.size.width // 2 - 53)))
         )
         if was_hidden and self.focused is None:
             self.query_one("#ifd").focus()
@@ -219,7 +219,7 @@ def _flow(flow: dict[str, Any], width: int) -> Content:
     def step(name: str, count: int, style: str = "", indent: int = 0) -> None:
         label = " " * indent + name
         lines.append(
-            shown(f"{label[:32]:<32} {count:>8,} {share(count, samples):>5}  ")
+            shown(f"{label[:35]:<35} {count:>8,} {share(count, samples):>5}  ")
             + Content.styled(bar(count, samples, width), style or "$text-primary")
         )
 
@@ -227,7 +227,7 @@ def _flow(flow: dict[str, Any], width: int) -> Content:
     for stage, name in (("instruction", "new instruction"), ("response", "new answer")):
         taken, choices, decided = flow["accepted"].get(stage, (0, 0, 0))
         step(f"{name} taken", taken, "$text-success")
-        step(f"{name} compared, not taken", choices - taken, "$dim", 2)
+        step("compared, not taken", choices - taken, "$dim", 2)
         step("none to compare", decided - choices, "$dim", 2)
         for reason, count in list(flow["failed"][stage].items())[:3]:
             step(reason, count, "$dim", 4)

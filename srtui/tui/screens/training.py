@@ -62,7 +62,7 @@ class TrainingScreen(DashboardScreen):
         app = self.dashboard
         if not app.watched:
             return
-        run, run_id, other_id = app.run, app.run_id, self._other
+        run, run_id, other_id = app.current_run, app.run_id, self._other
         training = None if run_id is None else await app.ask(lambda v: v.training(run_id))
         other = None if other_id in (None, run_id) else await app.ask(lambda v: v.training(other_id or 0))
         self.query_one("#all").set_class(training is None, "hidden")

@@ -26,6 +26,8 @@ class Series:
     style: str = "$text-primary"
     kind: Literal["line", "dots"] = "line"
     dashed: bool = False
+    sign: str = ""
+    """For points: what to draw instead of a dot, where two series are to be told apart by it."""
 
 
 class Plot(Widget):
@@ -62,9 +64,9 @@ class Plot(Widget):
         width, height = self.content_size.width - _LEFT, self.content_size.height - 3
         legend = [Content.styled(self._title, "bold")]
         for s in self._series:
-            sign = "╌╌" if s.dashed else "──" if s.kind == "line" else "⠶"
+            mark = s.sign or ("╌╌" if s.dashed else "──" if s.kind == "line" else "⠶")
             if s.name:
-                legend.append(Content.styled(f"{sign} ", s.style) + shown(s.name))
+                legend.append(Content.styled(f"{mark} ", s.style) + shown(s.name))
         head = Content("  ").join(legend)
         points = [p for s in self._series for p in s.points if math.isfinite(p[0]) and math.isfinite(p[1])]
         if width < 8 or height < 2 or not points:
@@ -95,8 +97,8 @@ class Plot(Widget):
             rows.append(Content.styled(f"{label:>{_LEFT - 2}} │", "$dim") + canvas.row(y, column, line))
         ends = f"{_short(left)}{_short(right):>{width - len(_short(left))}}"
         if self._at_x is not None and column is not None and len(_short(left)) < column < width - 6:
-            mark = _short(self._at_x)
-            ends = ends[:column] + mark + ends[column + len(mark) :]
+            value_there = _short(self._at_x)
+            ends = ends[:column] + value_there + ends[column + len(value_there) :]
         rows.append(Content.styled(" " * (_LEFT - 1) + "└" + "─" * width, "$dim"))
         rows.append(Content.styled(" " * _LEFT + ends, "$dim"))
         if any(self._names):
@@ -114,7 +116,7 @@ def _range(values: list[float], also: float | None, from_zero: bool) -> tuple[fl
     if high == low:
         spare = abs(high) * 0.1 or 1.0
         return low - spare, high + spare
-    return low, high + (high - low) * 0.02
+    return low, high
 
 
 def _short(value: float) -> str:
@@ -130,11 +132,14 @@ class _Canvas:
         self.width, self.height = width, height
         self._bits = [[0] * width for _ in range(height)]
         self._styles = [[""] * width for _ in range(height)]
+        self._signs: dict[tuple[int, int], str] = {}
 
     def draw(self, points: list[tuple[float, float]], series: Series) -> None:
         if series.kind == "dots" or len(points) == 1:
             for x, y in points:
                 self._dot(x, y, series.style)
+                if series.sign:
+                    self._signs[round(x) // 2, round(y) // 4] = series.sign
             return
         travelled = 0
         for (x0, y0), (x1, y1) in pairwise(points):
@@ -156,7 +161,7 @@ class _Canvas:
         for x in range(self.width):
             bits = self._bits[y][x]
             if bits:
-                sign, now = chr(0x2800 + bits), self._styles[y][x]
+                sign, now = self._signs.get((x, y)) or chr(0x2800 + bits), self._styles[y][x]
             elif x == column:
                 sign, now = ("┼" if y == line else "│"), "$text-warning"
             elif y == line:
