@@ -82,7 +82,7 @@ class RunLine(Static):
         app: Dashboard = self.app  # type: ignore[assignment]
         run = app.current_run
         if run is None:
-            self.update(Content(f"no run yet  ·  {app.workspace.root}"))
+            self.update(Content("no run yet" if app.watched else ""))
             return
         parts = [shown(run.name, "bold $foreground"), state_words(run.state)]
         if run.stage and run.state in ("running", "paused", "stopped", "failed"):

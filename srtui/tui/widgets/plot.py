@@ -102,8 +102,8 @@ class Plot(Widget):
         rows.append(Content.styled(" " * (_LEFT - 1) + "└" + "─" * width, "$dim"))
         rows.append(Content.styled(" " * _LEFT + ends, "$dim"))
         if any(self._names):
-            x, y = self._names
-            rows[0] = rows[0] + Content.styled(f"   x: {x}, y: {y}", "$dim")
+            across, up = self._names
+            rows[0] = rows[0] + Content.styled(f"   x: {across}, y: {up}", "$dim")
         return Content("\n").join(rows)
 
 
