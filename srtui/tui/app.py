@@ -12,6 +12,7 @@ from typing import Any, ClassVar, TypeVar
 
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.color import Color
 from textual.screen import Screen
 from textual.theme import Theme
 
@@ -123,11 +124,21 @@ class Dashboard(App[None]):
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         # Textual's own themes, which the palette offers too, know nothing of these.
+        theme = self.current_theme
+        if theme.ansi:
+            return {
+                "dim": "ansi_bright_black",
+                "row-cursor": "ansi_blue",
+                "row-blurred": "ansi_black",
+                "row-hover": "ansi_black",
+            }
+        colours = theme.to_color_system().generate()
+        ground, ink, first = (Color.parse(colours[name]) for name in ("background", "foreground", "primary"))
         return {
-            "dim": "$foreground 60%",
-            "row-cursor": "$primary",
-            "row-blurred": "$panel",
-            "row-hover": "$surface",
+            "dim": ground.blend(ink, 0.62).hex6,
+            "row-cursor": ground.blend(first, 0.3).hex6,
+            "row-blurred": ground.blend(ink, 0.1).hex6,
+            "row-hover": ground.blend(ink, 0.05).hex6,
         }
 
     # -- the watch on the store -------------------------------------------------------------

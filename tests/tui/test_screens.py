@@ -169,7 +169,7 @@ async def test_samples_are_sorted_filtered_and_searched(demo: Workspace) -> None
         await press(pilot, "enter")
         assert table.total == 1
         await press(pilot, "slash")
-        app.screen.query_one(Input).value = 'nothing AND "of NEAR('
+        app.screen.query_one(Input).value = 'xyzzy AND "of NEAR('
         await press(pilot, "enter")
         assert "No sample is like this" in text(app)
         await press(pilot, "escape")

@@ -194,6 +194,8 @@ class VirtualTable(ScrollView, can_focus=True):
     # -- fetching ---------------------------------------------------------------------------
 
     def _wanted(self) -> int | None:
+        if not self.total:
+            return None
         first = int(self.scroll_offset.y)
         last = first + max(1, self.size.height)
         for page in range(first // PAGE, min(last, max(0, self.total - 1)) // PAGE + 1):
