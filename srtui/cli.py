@@ -99,16 +99,10 @@ def _plain_data(value: Any) -> dict[str, Any]:
 @app.callback(invoke_without_command=True)
 def dashboard(context: typer.Context) -> None:
     """Without a command: the dashboard."""
-    if context.invoked_subcommand is not None:
-        return
-    if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM", "dumb") == "dumb":
-        raise UserError(
-            "The dashboard needs a terminal that can be drawn on; here, use srtui status, or srtui --help."
-        )
-    workspace = Workspace.find()
-    from srtui.tui import Dashboard
+    if context.invoked_subcommand is None:
+        from srtui.tui import open_dashboard
 
-    Dashboard(workspace).run()
+        open_dashboard()
 
 
 # -- workspace and data -----------------------------------------------------------------------

@@ -41,7 +41,13 @@ DARK = Theme(
     surface="#1b1f26",
     panel="#252b35",
     dark=True,
-    variables={"dim": "#8d96a3", "row-cursor": "#2b3a4b", "row-blurred": "#232932", "row-hover": "#1e242c"},
+    variables={
+        "dim": "#8d96a3",
+        "row-cursor": "#2b3a4b",
+        "row-blurred": "#232932",
+        "row-hover": "#1e242c",
+        "button-focus-text-style": "bold underline",
+    },
 )
 LIGHT = Theme(
     name="srtui-light",
@@ -56,7 +62,13 @@ LIGHT = Theme(
     surface="#eeece5",
     panel="#dfdcd2",
     dark=False,
-    variables={"dim": "#676d76", "row-cursor": "#cfdde8", "row-blurred": "#e3e0d7", "row-hover": "#eceae3"},
+    variables={
+        "dim": "#676d76",
+        "row-cursor": "#cfdde8",
+        "row-blurred": "#e3e0d7",
+        "row-hover": "#eceae3",
+        "button-focus-text-style": "bold underline",
+    },
 )
 
 
@@ -101,7 +113,7 @@ class Dashboard(App[None]):
         Binding("left_square_bracket", "next_run(1)", "Older run", show=False),
         Binding("right_square_bracket", "next_run(-1)", "Newer run", show=False),
         Binding("f2", "light", "Light/dark", show=False),
-        Binding("question_mark", "help", "Help"),
+        Binding("question_mark", "help", "Help", key_display="?"),
         Binding("q", "quit", "Quit"),
     ]
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from textual.pilot import Pilot
 
-from srtui.tui import Dashboard
+from srtui.tui.app import Dashboard
 from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.widgets.table import VirtualTable
 from srtui.workspace import Workspace

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 
-from srtui.tui import Dashboard
+from srtui.tui.app import Dashboard
 from srtui.workspace import Workspace
 
 from .driving import press, settled

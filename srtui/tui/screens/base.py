@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from rich.cells import cell_len
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.screen import Screen
 from textual.widget import Widget
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from srtui.console import title
 from srtui.tui.widgets.words import shown, state_words
@@ -18,6 +19,7 @@ from srtui.tui.widgets.words import shown, state_words
 if TYPE_CHECKING:
     from srtui.tui.app import Dashboard
 
+_LAST_KEYS = ("question_mark", "q")
 TABS = (
     ("runs", "Runs"),
     ("live", "Live"),
@@ -67,6 +69,61 @@ class TabBar(Widget):
                 self.app.switch_mode(mode)
 
 
+class KeyLine(Widget):
+    """What the keys do here, as far as there is room; a click does the same."""
+
+    # Not Textual's Footer: that is a widget a key, which costs a tenth of a second before the first
+    # paint, and cuts the last key in the middle where the terminal is narrow.
+    DEFAULT_CSS = """
+    KeyLine { height: 1; dock: bottom; background: $panel; color: $foreground; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._places: list[tuple[int, int, str]] = []
+
+    def on_mount(self) -> None:
+        self.screen.bindings_updated_signal.subscribe(self, lambda _: self.refresh())
+
+    def render(self) -> Content:
+        # One key for each action; help and the way out are the last to be left out.
+        keys: dict[str, tuple[str, str, str]] = {}
+        for active in self.screen.active_bindings.values():
+            b = active.binding
+            if b.show and active.enabled and b.description and b.key != "ctrl+p":
+                keys.setdefault(b.action, (self.app.get_key_display(b), b.description, b.key))
+        last = [k for k in keys.values() if k[2] in _LAST_KEYS] + [("^p", "Commands", "ctrl+p")]
+        first = [k for k in keys.values() if k[2] not in _LAST_KEYS]
+        room = self.size.width - 1 - sum(_width(k) for k in last)
+        parts: list[Content] = [Content(" ")]
+        self._places, at = [], 1
+        for key in first:
+            if _width(key) <= room:
+                room -= _width(key)
+                at = self._put(parts, at, *key)
+        for key in last[:-1]:
+            at = self._put(parts, at, *key)
+        parts.append(Content(" " * max(0, room)))
+        self._put(parts, at + max(0, room), *last[-1])
+        return Content("").join(parts)
+
+    def _put(self, parts: list[Content], at: int, key: str, words: str, press: str) -> int:
+        parts.append(Content.styled(key, "bold $text-accent"))
+        parts.append(Content(f" {words}  "))
+        end = at + _width((key, words, press))
+        self._places.append((at, end - 2, press))
+        return end
+
+    def on_click(self, event: events.Click) -> None:
+        for first, last, key in self._places:
+            if first <= event.x < last:
+                self.app.simulate_key(key)
+
+
+def _width(key: tuple[str, str, str]) -> int:
+    return cell_len(key[0]) + 1 + cell_len(key[1]) + 2
+
+
 class RunLine(Static):
     """Which run all the screens are about."""
 
@@ -113,7 +170,7 @@ class DashboardScreen(Screen[None]):
         yield TabBar(self.MODE)
         yield RunLine()
         yield from self.body()
-        yield Footer()
+        yield KeyLine()
 
     def body(self) -> ComposeResult:
         """What stands between the two lines above and the keys below."""

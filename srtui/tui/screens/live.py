@@ -185,7 +185,7 @@ class LiveScreen(DashboardScreen):
         head = Content.assemble(
             (f"{sign} {title(stage):<26}", style),
             (bar(done, total, size), style),
-            f" {done:>7,}/{total:<7,}",
+            f" {done:>7,}/{total:<7,}" if total else f" {'-':>9}{'':<6}",
         )
         rate, left = self._rate(view, stage, done, total, here and going)
         return head + Content.styled(f"{rate:>13} {left:>12}"[: max(0, width - head.cell_length - 4)], "$dim")

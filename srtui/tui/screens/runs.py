@@ -8,14 +8,12 @@ from typing import ClassVar
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Center, Middle
 from textual.content import Content
-from textual.widgets import Button, Static
+from textual.widgets import Static
 
 from srtui.console import duration, title
 from srtui.store.views import RunRow
 from srtui.tui.screens.base import DashboardScreen
-from srtui.tui.screens.dialogs import Confirm
 from srtui.tui.widgets.table import Cell, Column, Row, Tone, VirtualTable
 from srtui.tui.widgets.words import STATE_SIGNS, bar, shown
 
@@ -26,46 +24,6 @@ _TONES: dict[str, Tone] = {
     "failed": "bad",
     "done": "good",
 }
-
-
-class FirstRun(Middle):
-    """What a new user sees: what this is, and the one thing to do."""
-
-    DEFAULT_CSS = """
-    FirstRun { height: 1fr; }
-    FirstRun Static { width: auto; max-width: 70; }
-    FirstRun Button { margin-top: 1; }
-    """
-
-    def compose(self) -> ComposeResult:
-        with Center():
-            yield Static(
-                Content.assemble(
-                    ("No runs yet\n\n", "bold $text-primary"),
-                    "A run lets a local teacher rewrite your instruction data, lets the student choose by IFD "
-                    "and r-IFD what is worth keeping, and trains the student on the choice.\n\n",
-                    "The demo does all of it with a small model in a few minutes. It needs the model once: ",
-                    ("srtui models add smollm2-135m", "bold"),
-                    " (or ",
-                    ("6", "bold"),
-                    " here, then a), the only step that uses the network.",
-                )
-            )
-        with Center():
-            yield Button("Start the demo", id="demo", variant="primary")
-        with Center():
-            yield Static(
-                Content.assemble(
-                    "\n",
-                    ("n", "bold"),
-                    " a run of your own   ",
-                    ("?", "bold"),
-                    " help   ",
-                    ("q", "bold"),
-                    " quit",
-                ),
-                classes="muted",
-            )
 
 
 class RunsScreen(DashboardScreen):
@@ -104,7 +62,6 @@ class RunsScreen(DashboardScreen):
             id="runs",
         )
         yield Static(id="about")
-        yield FirstRun(id="first")
 
     def on_mount(self) -> None:
         self._show()
@@ -116,12 +73,14 @@ class RunsScreen(DashboardScreen):
         runs = self.dashboard.runs
         nothing = self.dashboard.watched and not runs
         table = self.query_one(VirtualTable)
-        was_hidden = self.query_one("#first").has_class("hidden")
-        self.query_one("#first").set_class(not nothing, "hidden")
         table.set_class(nothing, "hidden")
         self.query_one("#about").set_class(not runs, "hidden")
-        if nothing and was_hidden:
-            self.query_one("#demo").focus()
+        if nothing and not self.query("FirstRun"):
+            from srtui.tui.widgets.first_run import FirstRun
+
+            self.mount(FirstRun(), before="#about")
+        elif runs:
+            self.query("FirstRun").remove()
         first_rows = runs and not table.total
         table.show_rows([_row(r) for r in runs])
         if first_rows:
@@ -170,8 +129,7 @@ class RunsScreen(DashboardScreen):
             self.dashboard.choose_run(run.id)
             self.dashboard.action_go("live" if run.state != "done" else "samples")
 
-    @on(Button.Pressed, "#demo")
-    def _demo(self) -> None:
+    def on_button_pressed(self) -> None:
         self._form("quickstart.toml")
 
     def _form(self, recipe: str | None = None, like: RunRow | None = None) -> None:
@@ -212,6 +170,8 @@ class RunsScreen(DashboardScreen):
         run = self.chosen
         if run is None:
             return
+        from srtui.tui.screens.dialogs import Confirm
+
         if run.pid is None:
             self.notify(f"No engine works on {run.name}.", markup=False)
             return
@@ -228,6 +188,8 @@ class RunsScreen(DashboardScreen):
         run = self.chosen
         if run is None:
             return
+
+        from srtui.tui.screens.dialogs import Confirm
 
         def delete(yes: bool | None) -> None:
             if yes:

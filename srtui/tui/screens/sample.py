@@ -15,13 +15,14 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
 from textual.screen import Screen
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from srtui.console import number
 from srtui.errors import UserError
 from srtui.sample import Pair
 from srtui.store.views import SampleView, VariantView
 from srtui.tui.reader import Reader
+from srtui.tui.screens.base import KeyLine
 from srtui.tui.widgets.diff import word_diff
 from srtui.tui.widgets.words import bar, shown
 
@@ -93,7 +94,7 @@ class SampleScreen(Screen[int]):
     def compose(self) -> ComposeResult:
         yield Static(id="top")
         yield Horizontal(id="panes")
-        yield Footer()
+        yield KeyLine()
 
     def on_mount(self) -> None:
         self.set_class(self.app.size.width < _NARROW, "-stacked")

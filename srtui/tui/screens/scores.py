@@ -87,7 +87,7 @@ class Histogram(Widget, can_focus=True):
                     (f"{self._before[n] or '':>6}", "$dim"),
                     (f"{left:>{side}} ", "$dim"),
                     (f"{label:<5}", "bold reverse" if picked else "$text-warning" if over else ""),
-                    (bar(self._after[n], top, side), "$text-warning" if over else "$text-primary"),
+                    (bar(self._after[n], top, side), "$warning" if over else "$primary"),
                     f" {self._after[n] or '':<6}",
                 )
             )
@@ -220,20 +220,20 @@ def _flow(flow: dict[str, Any], width: int) -> Content:
         label = " " * indent + name
         lines.append(
             shown(f"{label[:35]:<35} {count:>8,} {share(count, samples):>5}  ")
-            + Content.styled(bar(count, samples, width), style or "$text-primary")
+            + Content.styled(bar(count, samples, width), style or "$primary")
         )
 
     step("samples", samples)
     for stage, name in (("instruction", "new instruction"), ("response", "new answer")):
         taken, choices, decided = flow["accepted"].get(stage, (0, 0, 0))
-        step(f"{name} taken", taken, "$text-success")
+        step(f"{name} taken", taken, "$success")
         step("compared, not taken", choices - taken, "$dim", 2)
         step("none to compare", decided - choices, "$dim", 2)
         for reason, count in list(flow["failed"][stage].items())[:3]:
             step(reason, count, "$dim", 4)
-    step("kept for training", flow["kept"], "$text-success")
+    step("kept for training", flow["kept"], "$success")
     for reason, count in flow["dropped"].items():
-        step(f"dropped: {reason}", count, "$text-warning", 2)
+        step(f"dropped: {reason}", count, "$warning", 2)
     if flow["overruled"]:
         step("overruled by a person", flow["overruled"], "$text-accent", 2)
     return Content("\n").join(lines)
