@@ -218,7 +218,7 @@ def _work(
     from srtui.pipeline import Engine, Stopped
     from srtui.store.summary import summarise
 
-    if this.status == "done":
+    if this.status == "done" and not store.work.unscored_by_hand(this.id):
         if as_json:
             _print_json({"type": "summary", **summarise(store, this.id)})
         else:

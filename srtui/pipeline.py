@@ -525,6 +525,7 @@ class Engine:
             self._tell(stage, done, total, tokens, {"taken": taken}, now=True)
         if aim == "response":
             self._settle(stage, total, tokens)
+            self._score_by_hand(stage, total)
 
     def _settle(self, stage: str, total: int, tokens: int) -> None:
         """Say of each sample whether it is trained on; scores only what that needs."""
@@ -551,6 +552,20 @@ class Engine:
                         scores[1].score,
                     )
             self._tell(stage, total, total, tokens, {}, now=True)
+
+    def _score_by_hand(self, stage: str, total: int) -> None:
+        """What people wrote is scored like any other text; no choice waits for it."""
+        wanted = self.store.work.unscored_by_hand(self.run.id)
+        if not wanted:
+            return
+        self._start(stage)
+        tokens = 0
+        for metric in ("ifd", "rifd"):
+            for tokens_run in self._score(wanted, metric):
+                tokens += tokens_run
+                self._tell(stage, total, total, tokens, {})
+        self._tell(stage, total, total, tokens, {}, now=True)
+        self._event("info", f"Scored {len(wanted)} texts written by hand.")
 
     def _scores(self, variant_ids: Iterable[int], metric: str) -> dict[int, selection.Scored]:
         if not self._setting_id:

@@ -38,6 +38,7 @@ CREATE TABLE note(
 );
 CREATE INDEX note_sample ON note(sample_id);
 CREATE INDEX overrule_sample ON overrule(run_id, sample_id) WHERE undone_at IS NULL;
+CREATE INDEX variant_by_hand ON variant(sample_id) WHERE kind = 'manual';
 CREATE INDEX request_open ON request(run_id) WHERE handled_at IS NULL;
 CREATE VIRTUAL TABLE variant_text USING fts5(
     instruction, input, response,

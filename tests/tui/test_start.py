@@ -7,9 +7,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import pytest
+
 from srtui.pipeline import Engine
+from srtui.sample import Pair
 from srtui.store import Store
 from srtui.tui.engine import start
 from srtui.workspace import Workspace
@@ -104,6 +108,28 @@ def test_a_pause_holds_the_engine_and_counts_in_no_rate(demo: Workspace) -> None
             "Paused.",
             "Going on.",
         ]
+
+
+def test_texts_by_hand_are_scored_when_a_run_goes_on(
+    demo: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[list[int], str]] = []
+
+    def score(self: Engine, ids: Iterable[int], metric: str) -> Iterator[int]:
+        asked.append((list(ids), metric))
+        yield 10
+
+    monkeypatch.setattr(Engine, "_score", score)
+    with Store(demo.store_path) as store:
+        run = store.runs.named("quickstart")
+        assert store.work.unscored_by_hand(run.id) == []
+        made, _ = store.marks.write_variant(
+            1, 1, Pair("Why is the sky blue?", "", "Because air scatters blue light.")
+        )
+        assert store.work.unscored_by_hand(run.id) == [made]
+        Engine(demo, store, run, Quiet()).work()
+        assert store.runs.get(run.id).status == "done"
+        assert [a for a in asked if a[0]] == [([made], "ifd"), ([made], "rifd")]
 
 
 def test_a_log_is_kept_of_what_an_engine_says(empty: Workspace, tmp_path: Path) -> None:

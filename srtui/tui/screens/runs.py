@@ -158,9 +158,19 @@ class RunsScreen(DashboardScreen):
         elif run.state == "paused":
             self._ask(run, "resume")
         elif run.state == "done":
-            self.notify(f"{run.name} is done; c makes a run like it.", markup=False)
+            self.dashboard.write(
+                lambda store: store.work.unscored_by_hand(run.id),
+                lambda waiting: self._finish(run, len(waiting)),
+            )
         else:
             self.dashboard.start_engine(["resume", run.name])
+
+    def _finish(self, run: RunRow, waiting: int) -> None:
+        """A run that is done is started again only for texts that a person has written since."""
+        if waiting:
+            self.dashboard.start_engine(["resume", run.name])
+        else:
+            self.notify(f"{run.name} is done; c makes a run like it.", markup=False)
 
     def _ask(self, run: RunRow, kind: str) -> None:
         self.dashboard.write(lambda store: store.runs.ask(run.id, kind))

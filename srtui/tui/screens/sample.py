@@ -256,7 +256,11 @@ class SampleScreen(Screen[int]):
         sample_id, parent_id = s.id, base.id
 
         def said(made: tuple[int, bool]) -> None:
-            words = "Stored; it waits for a score." if made[1] else "This sample has that very text already."
+            words = (
+                "Stored; it waits for a score (p on 1 Runs gives it one)."
+                if made[1]
+                else "This sample has that very text already."
+            )
             self.notify(f"{words} h takes it for training.", timeout=5)
             self._reload()
 
