@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -21,4 +22,6 @@ def open_dashboard() -> None:
     workspace = Workspace.find()
     from srtui.tui.app import Dashboard
 
+    # What is loaded by now stays: the collector need not walk it again while keys are waiting.
+    gc.freeze()
     Dashboard(workspace).run()

@@ -11,10 +11,9 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.screen import Screen
 from textual.widget import Widget
-from textual.widgets import Static
 
 from srtui.console import title
-from srtui.tui.widgets.words import shown, state_words
+from srtui.tui.widgets.words import Words, shown, state_words
 
 if TYPE_CHECKING:
     from srtui.tui.app import Dashboard
@@ -124,7 +123,7 @@ def _width(key: tuple[str, str, str]) -> int:
     return cell_len(key[0]) + 1 + cell_len(key[1]) + 2
 
 
-class RunLine(Static):
+class RunLine(Words):
     """Which run all the screens are about."""
 
     DEFAULT_CSS = """
@@ -139,7 +138,7 @@ class RunLine(Static):
         app: Dashboard = self.app  # type: ignore[assignment]
         run = app.current_run
         if run is None:
-            self.update(Content("no run yet" if app.watched else ""))
+            self.say(Content("no run yet" if app.watched else ""))
             return
         parts = [shown(run.name, "bold $foreground"), state_words(run.state)]
         if run.stage and run.state in ("running", "paused", "stopped", "failed"):
@@ -147,7 +146,7 @@ class RunLine(Static):
         parts.append(Content(f"{run.kept:,} of {run.samples:,} kept"))
         if len(app.runs) > 1:
             parts.append(Content(f"run {app.runs.index(run) + 1} of {len(app.runs)}, [ and ] change"))
-        self.update(Content("  ·  ").join(parts))
+        self.say(Content("  ·  ").join(parts))
 
 
 class DashboardScreen(Screen[None]):

@@ -13,13 +13,12 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.widgets import Static
 
 from srtui.console import bytes_text, duration, share, title
 from srtui.store.views import LiveView
 from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.widgets.empty import Empty
-from srtui.tui.widgets.words import bar, shown, sparkline
+from srtui.tui.widgets.words import Words, bar, shown, sparkline
 
 _STAGES = ("reflect-instruction", "choose-instruction", "reflect-response", "choose-response", "train")
 _HISTORY = 240
@@ -69,15 +68,15 @@ class LiveScreen(DashboardScreen):
 
     def body(self) -> ComposeResult:
         with Vertical(id="all"):
-            yield Static(id="stages", classes="box")
+            yield Words(id="stages", classes="box")
             with Horizontal(id="middle"):
-                yield Static(id="speed", classes="box")
-                yield Static(id="machine", classes="box")
+                yield Words(id="speed", classes="box")
+                yield Words(id="machine", classes="box")
             with Horizontal(id="bottom"):
                 with VerticalScroll(id="writing-box", classes="box", can_focus=False):
-                    yield Static(id="writing")
+                    yield Words(id="writing")
                 with VerticalScroll(id="events-box", classes="box", can_focus=False):
-                    yield Static(id="events")
+                    yield Words(id="events")
         yield Empty(
             "Nothing is running", "Start a run on 1 Runs; what its engine does is shown here.", id="none"
         )
@@ -134,12 +133,12 @@ class LiveScreen(DashboardScreen):
     def _show(self, view: LiveView, machine: list[str]) -> None:
         width = self.app.size.width
         going = view.run.state == "running"
-        self.query_one("#stages", Static).update(
+        self.query_one("#stages", Words).say(
             Content("\n").join(self._stage(view, s, width, going) for s in self._stages(view))
         )
-        self.query_one("#speed", Static).update(self._speed(view, width, going))
-        self.query_one("#machine", Static).update(shown("\n".join(machine)))
-        self.query_one("#writing", Static).update(_writing(view))
+        self.query_one("#speed", Words).say(self._speed(view, width, going))
+        self.query_one("#machine", Words).say(shown("\n".join(machine)))
+        self.query_one("#writing", Words).say(_writing(view))
         events = [
             Content.assemble(
                 (time.strftime("%H:%M:%S ", time.localtime(e["at"])), "$dim"),
@@ -150,9 +149,7 @@ class LiveScreen(DashboardScreen):
             )
             for e in view.events[:20]
         ]
-        self.query_one("#events", Static).update(
-            Content("\n").join(events) if events else Content("none yet")
-        )
+        self.query_one("#events", Words).say(Content("\n").join(events) if events else Content("none yet"))
 
     def _stages(self, view: LiveView) -> list[str]:
         wanted = [

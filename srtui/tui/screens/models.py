@@ -10,7 +10,6 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.content import Content
-from textual.widgets import Static
 
 from srtui import models
 from srtui.console import bytes_text
@@ -19,7 +18,7 @@ from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.screens.dialogs import Prompt
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.table import Cell, Column, Row, VirtualTable
-from srtui.tui.widgets.words import shown
+from srtui.tui.widgets.words import Words, shown
 
 _NF4_BYTES = 0.6
 
@@ -57,7 +56,7 @@ class ModelsScreen(DashboardScreen):
             ],
             id="models",
         )
-        yield Static(id="about")
+        yield Words(id="about")
         yield Empty("No models yet", "", id="none")
 
     def on_mount(self) -> None:
@@ -90,7 +89,7 @@ class ModelsScreen(DashboardScreen):
         if entry is None:
             return
         if entry.info is None:
-            self.query_one("#about", Static).update(shown(f"✗ {entry.problem}", "$text-error"))
+            self.query_one("#about", Words).say(shown(f"✗ {entry.problem}", "$text-error"))
             return
         info = entry.info
         template = f"{len(info.chat_template):,} characters" if info.chat_template else "none"
@@ -105,7 +104,7 @@ class ModelsScreen(DashboardScreen):
         ]
         if self._adding:
             lines.append(shown(self._adding, "$text-accent"))
-        self.query_one("#about", Static).update(Content("\n").join(lines))
+        self.query_one("#about", Words).say(Content("\n").join(lines))
 
     def action_add(self) -> None:
         if self._adding:

@@ -9,13 +9,12 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.content import Content
-from textual.widgets import Static
 
 from srtui.console import duration, title
 from srtui.store.views import RunRow
 from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.widgets.table import Cell, Column, Row, Tone, VirtualTable
-from srtui.tui.widgets.words import STATE_SIGNS, bar, shown
+from srtui.tui.widgets.words import STATE_SIGNS, Words, bar, shown
 
 _TONES: dict[str, Tone] = {
     "running": "accent",
@@ -61,7 +60,7 @@ class RunsScreen(DashboardScreen):
             ],
             id="runs",
         )
-        yield Static(id="about")
+        yield Words(id="about")
 
     def on_mount(self) -> None:
         self._show()
@@ -112,7 +111,7 @@ class RunsScreen(DashboardScreen):
         lines.append(_where(run))
         if run.error:
             lines.append(shown(f"✗ {run.error}", "$text-error"))
-        self.query_one("#about", Static).update(Content("\n").join(lines))
+        self.query_one("#about", Words).say(Content("\n").join(lines))
 
     # -- what a person does -----------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from srtui.tui.reader import Reader
 from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.table import Cell, Column, Row, Tone, VirtualTable
-from srtui.tui.widgets.words import shown
+from srtui.tui.widgets.words import Words, shown
 
 MEASURE_NAMES = {
     "ifd": "IFD chosen",
@@ -178,7 +178,7 @@ class SamplesScreen(DashboardScreen):
         return self._reader
 
     def body(self) -> ComposeResult:
-        yield Static(id="which", classes="line")
+        yield Words(id="which", classes="line")
         yield VirtualTable(
             [
                 Column("sample", "#", 7, right=True),
@@ -272,7 +272,7 @@ class SamplesScreen(DashboardScreen):
         left = await self.reader.ask(lambda v: v.unindexed())
         total = left
         while left > 0:
-            self.query_one("#which", Static).update(
+            self.query_one("#which", Words).say(
                 Content(f"Preparing the search: {1 - left / total:.0%} of {total:,} texts, this once")
             )
             # Between two batches the engine gets its turn to write.
@@ -283,7 +283,7 @@ class SamplesScreen(DashboardScreen):
         parts += [shown(words) for words in described(what)]
         order = "table order" if what.order == "sample" and not what.descending else f"by {what.order}"
         parts.append(Content.styled(order + (", descending" if what.descending else ""), "$dim"))
-        self.query_one("#which", Static).update(Content("  ·  ").join(parts))
+        self.query_one("#which", Words).say(Content("  ·  ").join(parts))
 
     # -- what a person does -----------------------------------------------------------------
 

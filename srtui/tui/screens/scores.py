@@ -13,14 +13,13 @@ from textual.content import Content
 from textual.message import Message
 from textual.reactive import reactive
 from textual.widget import Widget
-from textual.widgets import Static
 
 from srtui.console import number, share
 from srtui.store.views import Measure, SampleFilter, Views
 from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.plot import Plot, Series
-from srtui.tui.widgets.words import bar, shown
+from srtui.tui.widgets.words import Words, bar, shown
 
 _STEP = 0.1
 _BINS = 15
@@ -149,7 +148,7 @@ class ScoresScreen(DashboardScreen):
                 yield Histogram("IFD", "ifd", "ifd")
                 yield Histogram("r-IFD", "rifd", "rifd")
             with Horizontal(id="below"):
-                yield Static(id="flow")
+                yield Words(id="flow")
                 yield Plot("IFD against r-IFD", id="scatter")
         yield Empty(
             "No scores yet", "They come with the first choice of a run; start one on 1 Runs.", id="none"
@@ -190,7 +189,7 @@ class ScoresScreen(DashboardScreen):
             names=("IFD", "r-IFD"),
             from_zero=True,
         )
-        self.query_one("#flow", Static).update(
+        self.query_one("#flow", Words).say(
             _flow(found["flow"], min(24, max(8, self.app.size.width // 2 - 53)))
         )
         if was_hidden and self.focused is None:

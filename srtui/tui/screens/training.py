@@ -9,14 +9,13 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
-from textual.widgets import Static
 
 from srtui.console import duration, number
 from srtui.store.views import RunRow
 from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.plot import Plot, Series
-from srtui.tui.widgets.words import shown
+from srtui.tui.widgets.words import Words, shown
 
 Points = list[tuple[int, float]]
 
@@ -43,7 +42,7 @@ class TrainingScreen(DashboardScreen):
 
     def body(self) -> ComposeResult:
         with Vertical(id="all"):
-            yield Static(id="facts")
+            yield Words(id="facts")
             yield Plot("loss", id="loss")
             with Horizontal(id="small"):
                 yield Plot("learning rate", id="rate")
@@ -70,7 +69,7 @@ class TrainingScreen(DashboardScreen):
         if training is None or run is None:
             return
         beside = next((r for r in app.runs if r.id == other_id), None) if other else None
-        self.query_one("#facts", Static).update(_facts(run, training, beside, other))
+        self.query_one("#facts", Words).say(_facts(run, training, beside, other))
         drawn = [(run, training, False)] + ([(beside, other, True)] if beside and other else [])
         losses: list[Series] = []
         for r, t, dashed in drawn:

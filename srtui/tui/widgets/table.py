@@ -11,7 +11,7 @@ from rich.segment import Segment
 from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.message import Message
 from textual.reactive import reactive
 from textual.scroll_view import ScrollView
@@ -291,8 +291,13 @@ class VirtualTable(ScrollView, can_focus=True):
         self._fetch()
 
     def watch_cursor(self, old: int, new: int) -> None:
+        top = self.scroll_offset.y
         self._into_view()
-        self.refresh()
+        if self.scroll_offset.y == top:
+            for position in (old, new):
+                self.refresh(Region(0, position + 1 - int(top), self.size.width, 1))
+        else:
+            self.refresh()
         if self.is_mounted:
             self.post_message(self.Highlighted(self, new, self.row))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from textual.content import Content
+from textual.widgets import Static
 
 from srtui.console import safe
 
@@ -47,3 +48,18 @@ def sparkline(values: list[float], width: int) -> str:
     last = values[-width:]
     top = max(last, default=0.0)
     return "".join(_RISING[min(7, int(v / top * 8))] if top > 0 else _RISING[0] for v in last).rjust(width)
+
+
+class Words(Static):
+    """Text that is said again and again, each second; the screen is laid out anew only where it changed."""
+
+    def say(self, words: Content) -> None:
+        """Show these words."""
+        now = self.content
+        if isinstance(now, Content) and words.is_same(now):
+            return
+        self.update(words, layout=not isinstance(now, Content) or _shape(words) != _shape(now))
+
+
+def _shape(words: Content) -> tuple[int, ...]:
+    return tuple(line.cell_length for line in words.split("\n", allow_blank=True))
