@@ -14,7 +14,7 @@ from conftest import ROOT, make_workspace
 from srtui.workspace import Workspace
 
 COMMANDS = [
-    ["init"], ["import"], ["run"], ["status"], ["show"], ["export"], ["doctor"],
+    ["init"], ["import"], ["run"], ["resume"], ["status"], ["show"], ["export"], ["doctor"],
     ["models", "list"], ["models", "inspect"], ["models", "add"], ["models", "quantize"],
     ["db", "check"], ["db", "vacuum"], ["db", "backup"],
 ]  # fmt: skip

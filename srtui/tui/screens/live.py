@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import subprocess
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import psutil
@@ -22,6 +24,7 @@ from srtui.tui.widgets.words import Words, bar, shown, sparkline
 
 _STAGES = ("reflect-instruction", "choose-instruction", "reflect-response", "choose-response", "train")
 _HISTORY = 240
+_GPU_SECONDS = 3.0
 
 
 @dataclass
@@ -270,7 +273,7 @@ def _writing(view: LiveView) -> Content:
 
 
 def _machine(folder: str) -> list[str]:
-    """CPU, memory and disk; and the GPU where NVIDIA's own library is at hand."""
+    """CPU, memory and disk; and the GPU where nvidia-smi answers."""
     memory, disk = psutil.virtual_memory(), psutil.disk_usage(folder)
     cpu = psutil.cpu_percent()
     lines = [
@@ -282,19 +285,35 @@ def _machine(folder: str) -> list[str]:
 
 
 def _gpus() -> list[str]:
-    try:
-        import pynvml
-    except ImportError:
-        return []
-    try:
-        pynvml.nvmlInit()
-        lines = []
-        for n in range(pynvml.nvmlDeviceGetCount()):
-            card = pynvml.nvmlDeviceGetHandleByIndex(n)
-            use, memory = pynvml.nvmlDeviceGetUtilizationRates(card).gpu, pynvml.nvmlDeviceGetMemoryInfo(card)
-            lines.append(
-                f"GPU {n}   {use:>4.0f} %  {bar(use, 100, 8)} {bytes_text(memory.used)} of {bytes_text(memory.total)}"
-            )
-        return lines
-    except pynvml.NVMLError:
-        return []
+    """Use and memory of NVIDIA's cards, asked for every few seconds: each question starts a process."""
+    if time.monotonic() - _asked.at > _GPU_SECONDS and _asked.tool:
+        _asked.at = time.monotonic()
+        query = "--query-gpu=utilization.gpu,memory.used,memory.total"
+        try:
+            said = subprocess.run(
+                [_asked.tool, query, "--format=csv,noheader,nounits"],
+                capture_output=True,
+                text=True,
+                timeout=5,
+                check=True,
+            ).stdout
+            cards = [[float(x) for x in line.split(",")] for line in said.splitlines()]
+            _asked.lines = [
+                f"GPU {n}   {use:>4.0f} %  {bar(use, 100, 8)} {bytes_text(used * 2**20)} of {bytes_text(total * 2**20)}"
+                for n, (use, used, total) in enumerate(cards)
+            ]
+        except (OSError, ValueError, subprocess.SubprocessError):
+            _asked.lines = []
+    return _asked.lines
+
+
+@dataclass
+class _Asked:
+    """What nvidia-smi said last."""
+
+    tool: str | None = field(default_factory=lambda: shutil.which("nvidia-smi"))
+    at: float = -_GPU_SECONDS
+    lines: list[str] = field(default_factory=list)
+
+
+_asked = _Asked()

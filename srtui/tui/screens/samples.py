@@ -30,6 +30,13 @@ MEASURE_NAMES = {
     "rifd": "r-IFD chosen",
     "rifd before": "r-IFD before",
 }
+_ORDER_NAMES = {
+    "ifd": "IFD",
+    "rifd": "r-IFD",
+    "sample": "number",
+    "instruction": "instruction taken",
+    "answer": "answer taken",
+}
 _STATE_TONES: dict[str, Tone] = {"kept": "good", "dropped": "dim", "overruled": "accent", "waiting": "dim"}
 _STATE_SIGNS = {"kept": "✓ ", "dropped": "✗ ", "overruled": "» ", "waiting": "· "}
 
@@ -187,7 +194,7 @@ class SamplesScreen(DashboardScreen):
                 Column("answer", "answer", 6),
                 Column("ifd", "IFD", 5, right=True),
                 Column("rifd", "r-IFD", 6, right=True),
-                Column("length", "length", 6, right=True, from_width=100),
+                Column("length", "length", 7, right=True, from_width=100),
                 Column("marks", "", 2, sortable=False),
                 Column("text", "instruction"),
             ],
@@ -226,8 +233,12 @@ class SamplesScreen(DashboardScreen):
         if wanted != self._listed:
             self._say(wanted, None)
         if wanted.text and wanted != self._listed:
-            await self._index()
-        here = table.row if self._listed and wanted.run_id == self._listed.run_id else None
+            await self._index(wanted)
+        if replace(self.now, run_id=wanted.run_id) != wanted:
+            self._again = True
+            return
+        same = wanted == self._listed
+        here = table.row if same else None
         began = time.monotonic()
         try:
             total = await self.reader.ask(lambda v: v.list_samples(wanted))
@@ -237,17 +248,14 @@ class SamplesScreen(DashboardScreen):
                 return
             raise
         self._listing_took, self._listed_at = time.monotonic() - began, time.monotonic()
-        same = wanted == self._listed
         self._listed = wanted
-        at = 0
-        if here is not None:
-            found = await self.reader.ask(lambda v: v.position_of(here.key))
-            at = found or 0
+        at = None if here is None else await self.reader.ask(lambda v: v.position_of(here.key))
         table.sorted_by = (wanted.order, wanted.descending)
         if same:
             table.reread(total)
+            table.cursor = table.cursor if at is None else at
         else:
-            table.show(total, at)
+            table.show(total, 0)
         self._say(wanted, total)
         if total:
             self.query_one("#none").add_class("hidden")
@@ -267,7 +275,7 @@ class SamplesScreen(DashboardScreen):
         empty.remove_class("hidden")
         empty.say(title, words)
 
-    async def _index(self) -> None:
+    async def _index(self, what: SampleFilter) -> None:
         """Bring the text index up to date, batch by batch, saying how far it is."""
         left = await self.reader.ask(lambda v: v.unindexed())
         total = left
@@ -275,13 +283,19 @@ class SamplesScreen(DashboardScreen):
             self.query_one("#which", Words).say(
                 Content(f"Preparing the search: {1 - left / total:.0%} of {total:,} texts, this once")
             )
+            if replace(self.now, run_id=what.run_id) != what:
+                return  # something else is wanted by now; the next search goes on from here
             # Between two batches the engine gets its turn to write.
             left = await self.dashboard.writer.do(lambda store: store.marks.index_texts())
 
     def _say(self, what: SampleFilter, total: int | None) -> None:
         parts = [Content.styled("…" if total is None else f"{total:,} samples", "bold")]
         parts += [shown(words) for words in described(what)]
-        order = "table order" if what.order == "sample" and not what.descending else f"by {what.order}"
+        order = (
+            "table order"
+            if what.order == "sample" and not what.descending
+            else f"by {_ORDER_NAMES.get(what.order, what.order)}"
+        )
         parts.append(Content.styled(order + (", descending" if what.descending else ""), "$dim"))
         self.query_one("#which", Words).say(Content("  ·  ").join(parts))
 
