@@ -106,6 +106,7 @@ class RunRow:
     host: str | None
     recipe: dict[str, Any]
     recipe_path: str
+    peak_memory_mb: float
 
 
 @dataclass(frozen=True)
@@ -294,6 +295,7 @@ class Views:
             host=r["host"] if held else None,
             recipe=recipe,
             recipe_path=r["recipe_path"],
+            peak_memory_mb=r["peak_memory_mb"],
         )
 
     def _size(self, run_id: int, status: str) -> tuple[int, int]:

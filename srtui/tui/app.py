@@ -265,11 +265,11 @@ class Dashboard(App[None]):
     # -- actions ----------------------------------------------------------------------------
 
     def action_go(self, mode: str) -> None:
-        if isinstance(self.screen, DashboardScreen) or len(self.screen_stack) == 1:
+        if not self.screen.is_modal:
             self.switch_mode(mode)
 
     def action_next_run(self, by: int) -> None:
-        if self.current_run is not None:
+        if self.current_run is not None and isinstance(self.screen, DashboardScreen):
             at = self.runs.index(self.current_run)
             self.choose_run(self.runs[(at + by) % len(self.runs)].id)
 

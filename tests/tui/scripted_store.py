@@ -281,7 +281,9 @@ class Script:
         return self
 
     def finish(self, seconds: float = 503.0) -> Script:
-        self.store.runs.update(self.run_id, status="done", stage=None, finished_at=THEN + seconds)
+        self.store.runs.update(
+            self.run_id, status="done", stage=None, finished_at=THEN + seconds, peak_memory_mb=1432.0
+        )
         return self
 
     def _progress(

@@ -377,6 +377,27 @@ async def test_a_million_rows_fetch_only_what_is_seen(demo: Workspace) -> None:
         assert len(set(asked)) <= 5
 
 
+async def test_the_mouse_does_what_keys_do(demo: Workspace) -> None:
+    async with dashboard(demo, (120, 30)) as (app, pilot):
+        await press(pilot, "left_square_bracket", "left_square_bracket")
+        at = text(app).splitlines()[0].index("3 Samples")
+        await pilot.click(offset=(at + 2, 0))
+        await settled(pilot)
+        assert app.screen.MODE == "samples"
+        heading = text(app).splitlines()[3].index("r-IFD")
+        for turn in (False, True):
+            await pilot.click(offset=(heading + 1, 3))
+            await settled(pilot)
+            assert (app.sample_filter.order, app.sample_filter.descending) == ("rifd", turn)
+        await pilot.click(offset=(20, 7), times=2)
+        await settled(pilot)
+        assert isinstance(app.screen, SampleScreen)
+        keys = text(app).splitlines()[-1]
+        await pilot.click(offset=(keys.index("Table"), 29))
+        await settled(pilot)
+        assert app.screen.query_one(VirtualTable).cursor == 3
+
+
 async def test_small_and_large_terminals(demo: Workspace) -> None:
     async with dashboard(demo, (80, 24)) as (app, pilot):
         for size in ((40, 10), (200, 60), (80, 24)):

@@ -146,6 +146,9 @@ class RunLine(Words):
         parts.append(Content(f"{run.kept:,} of {run.samples:,} kept"))
         if len(app.runs) > 1:
             parts.append(Content(f"run {app.runs.index(run) + 1} of {len(app.runs)}, [ and ] change"))
+        room = self.app.size.width - 2
+        while len(parts) > 2 and sum(p.cell_length + 5 for p in parts) - 5 > room:
+            parts.pop()
         self.say(Content("  ·  ").join(parts))
 
 

@@ -181,22 +181,21 @@ class LiveScreen(DashboardScreen):
             else "○"
         )
         style = "bold $text-accent" if here else "$text-success" if over else "$dim"
-        size = max(6, min(40, width - 64))
+        size = max(6, min(40, width - 80))
         head = Content.assemble(
             (f"{sign} {title(stage):<26}", style),
             (bar(done, total, size), style),
             f" {done:>7,}/{total:<7,}" if total else f" {'-':>9}{'':<6}",
         )
         rate, left = self._rate(view, stage, done, total, here and going)
-        return head + Content.styled(f"{rate:>13} {left:>12}"[: max(0, width - head.cell_length - 4)], "$dim")
+        return head + Content.styled(f"{rate:>9} {left:>15}"[: max(0, width - head.cell_length - 4)], "$dim")
 
     def _rate(self, view: LiveView, stage: str, done: int, total: int, now: bool) -> tuple[str, str]:
         s = view.stages.get(stage)
-        what = "steps" if stage == "train" else "rows"
-        if s is None:
+        if s is None or (view.run.state == "paused" and view.run.stage == stage):
             return "", ""
         if not now:
-            return (f"{done / s['seconds']:.2g} {what}/s" if s["seconds"] and done else ""), (
+            return (f"{done / s['seconds']:.2g}/s" if s["seconds"] and done else ""), (
                 duration(s["seconds"]) if s["seconds"] else ""
             )
         past = self._pace.get((view.run.id, stage))
@@ -205,7 +204,7 @@ class LiveScreen(DashboardScreen):
         rate = made / spent if made and spent > 2 else done / s["seconds"] if s["seconds"] and done else 0.0
         if not rate:
             return "", ""
-        return f"{rate:.2g} {what}/s", f"{duration((total - done) / rate)} left" if done < total else ""
+        return f"{rate:.2g}/s", f"{duration((total - done) / rate)} left" if done < total else ""
 
     def _speed(self, view: LiveView, width: int, going: bool) -> Content:
         room = max(8, (width // 2 if width >= 100 else width - 39) - 24)

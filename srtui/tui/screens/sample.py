@@ -417,8 +417,9 @@ def _scores(v: VariantView) -> Content:
     top = max([4.0, *(x for x in v.losses.values() if x is not None)])
     lines = []
     for ratio, name, given, alone in ((v.ifd, "IFD", "L(y|x)", "L(y)"), (v.rifd, "r-IFD", "L(x|y)", "L(x)")):
+        # A score that was not needed keeps its place, so that what is below stands side by side.
         if ratio is None:
-            lines.append(Content.styled(f"{name:<6} -", "$dim"))
+            lines += [Content.styled(f"{label:<6}     -", "$dim") for label in (name, given, alone)]
             continue
         over = "  ≥ 1" if ratio >= 1 else ""
         lines.append(

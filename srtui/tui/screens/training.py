@@ -10,7 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
 
-from srtui.console import duration, number
+from srtui.console import bytes_text, duration, number
 from srtui.store.views import RunRow
 from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.widgets.empty import Empty
@@ -140,5 +140,6 @@ def _line(run: RunRow, t: dict[str, Any]) -> Content:
         f"{t['examples']:,} samples",
         f"{rate:,.0f} tokens/s" if rate else "",
         duration(t["seconds"]) if t["seconds"] else "",
+        f"at most {bytes_text(run.peak_memory_mb * 1e6)} of memory" if run.peak_memory_mb else "",
     ]
     return Content.assemble(shown(run.name, "bold"), "  ", shown("  ·  ".join(w for w in words if w)))
