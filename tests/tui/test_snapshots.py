@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from textual.pilot import Pilot
+from textual.widgets import Input
 
 from srtui.tui.app import Dashboard
 from srtui.workspace import Workspace
@@ -37,6 +38,9 @@ def drive(theme: str, keys: tuple[str, ...]) -> Callable[[Pilot[None]], Any]:
         pilot.app.theme = theme
         await settled(pilot)
         await press(pilot, *keys)
+        for field in pilot.app.screen.query(Input):
+            field.cursor_blink = False
+        await pilot.pause()
 
     return run
 

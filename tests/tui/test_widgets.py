@@ -31,7 +31,7 @@ def test_bars_never_leave_their_place(part: float, width: int) -> None:
 def test_bars_and_sparklines_of_nothing() -> None:
     assert bar(1, 0, 4) == "    "
     assert sparkline([], 5) == "     "
-    assert sparkline([0.0, 0.0], 3) == " ▁▁"
+    assert sparkline([0.0, 0.0], 3) == "   "
     assert sparkline([1.0, 8.0], 2) == "▂█"
 
 

@@ -44,10 +44,10 @@ def bar(part: float, whole: float, width: int) -> str:
 
 
 def sparkline(values: list[float], width: int) -> str:
-    """The last values, each as a rising block; the highest of them fills its cell."""
+    """The last values, each as a rising block; the highest of them fills its cell, and none rises where all are 0."""
     last = values[-width:]
     top = max(last, default=0.0)
-    return "".join(_RISING[min(7, int(v / top * 8))] if top > 0 else _RISING[0] for v in last).rjust(width)
+    return "".join(_RISING[min(7, int(v / top * 8))] if top > 0 else " " for v in last).rjust(width)
 
 
 class Words(Static):
