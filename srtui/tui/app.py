@@ -177,6 +177,8 @@ class Dashboard(App[None]):
         else:
             version, runs = await self.reader.ask(lambda v: (v.version(), v.runs()))
             changed = version != self._version or not self.watched or runs != self.runs
+            if self.started and self.watched and runs and runs[0].id not in {r.id for r in self.runs}:
+                self.run_id = runs[0].id  # the one that was just asked for
             self._version, self.runs = version, runs
             if self.current_run is None and runs:
                 working = next((r for r in runs if r.pid), runs[0])
@@ -255,6 +257,9 @@ class Dashboard(App[None]):
 
     def start_engine(self, words: list[str]) -> None:
         """Start ``srtui`` with these words in a process of its own."""
+        if any(engine.words == words for engine in self.started):
+            self.notify("It is starting already.", timeout=3)
+            return
         try:
             self.started.append(start_engine(self.workspace, words))
         except OSError as error:

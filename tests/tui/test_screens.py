@@ -14,6 +14,7 @@ from textual.widgets import Button, Input
 from srtui.sample import Pair
 from srtui.store import Store
 from srtui.store.views import SampleFilter
+from srtui.tui.engine import Started
 from srtui.tui.screens.live import LiveScreen
 from srtui.tui.screens.new_run import NewRun
 from srtui.tui.screens.sample import SampleScreen, read_edited
@@ -21,6 +22,7 @@ from srtui.tui.widgets.table import VirtualTable
 from srtui.workspace import Workspace
 
 from .driving import dashboard, press, settled, text
+from .scripted_store import Script, demo_pairs
 
 
 def stored(workspace: Workspace, sql: str, *values: object) -> list[tuple[object, ...]]:
@@ -91,6 +93,36 @@ async def test_a_stopped_run_is_started_as_it_was(demo: Workspace, monkeypatch: 
         monkeypatch.setattr(app, "start_engine", started.append)
         await press(pilot, "down", "p")
         assert started == [["resume", "another-seed"]]
+
+
+async def test_a_run_that_was_asked_for_is_the_one_that_is_shown(
+    demo: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Process:
+        def poll(self) -> None: ...
+
+    monkeypatch.setattr(
+        "srtui.tui.app.start_engine",
+        lambda workspace, words: Started(words, workspace.root / "log", Process()),
+    )
+    async with dashboard(demo) as (app, pilot):
+        app.start_engine(["run", "x.toml"])
+        app.start_engine(["run", "x.toml"])
+        assert len(app.started) == 1
+        with Store(demo.store_path) as store:
+            Script(demo, store, "asked-for", 5).begin(demo_pairs())
+        await pilot.pause(1.2)
+        await settled(pilot)
+        assert app.current_run is not None
+        assert app.current_run.name == "asked-for"
+        await press(pilot, "left_square_bracket")
+        assert app.screen.query_one(VirtualTable).row.key == app.run_id != 4
+
+
+async def test_a_model_that_is_not_there_is_said(demo: Workspace) -> None:
+    async with dashboard(demo) as (app, pilot):
+        await press(pilot, "6", "a", *"no/such.gguf", "enter")
+        assert "neither a model here" in app.problems[-1].sentence
 
 
 async def test_a_run_is_deleted_by_its_name_only(demo: Workspace) -> None:

@@ -47,6 +47,10 @@ class RunsScreen(DashboardScreen):
     RunsScreen #about { height: auto; max-height: 9; padding: 0 2; background: $surface; }
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown_run: int | None = None
+
     def body(self) -> ComposeResult:
         yield VirtualTable(
             [
@@ -82,8 +86,10 @@ class RunsScreen(DashboardScreen):
             self.query("FirstRun").remove()
         first_rows = runs and not table.total
         table.show_rows([_row(r) for r in runs])
+        if self._shown_run != self.dashboard.run_id:
+            self._shown_run = self.dashboard.run_id
+            table.cursor = next((n for n, r in enumerate(runs) if r.id == self._shown_run), table.cursor)
         if first_rows:
-            table.cursor = next((n for n, r in enumerate(runs) if r.id == self.dashboard.run_id), 0)
             table.focus()
         self._about()
 
