@@ -443,6 +443,15 @@ async def test_small_and_large_terminals(demo: Workspace) -> None:
         assert app.problems == []
 
 
+async def test_a_drawn_table_changes_with_the_theme(demo: Workspace) -> None:
+    async with dashboard(demo) as (app, pilot):
+        await press(pilot, "3")
+        table = app.screen.query_one(VirtualTable)
+        dark = {segment.style.bgcolor for segment in table.render_line(3)}
+        await press(pilot, "f2")
+        assert not dark & {segment.style.bgcolor for segment in table.render_line(3)}
+
+
 @pytest.mark.parametrize("theme", ["srtui-light", "textual-dark", "textual-light", "nord"])
 async def test_themes(demo: Workspace, theme: str) -> None:
     async with dashboard(demo) as (app, pilot):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -154,6 +155,15 @@ class ScoresScreen(DashboardScreen):
             "No scores yet", "They come with the first choice of a run; start one on 1 Runs.", id="none"
         )
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._read_at = self._reading_took = 0.0
+
+    def tick(self, changed: bool) -> None:
+        # Counting every score of a large store each second would take a core from the engine.
+        due = time.monotonic() - self._read_at > max(2.0, 20 * self._reading_took)
+        super().tick(changed and due)
+
     def on_mount(self) -> None:
         self.query_one("#scroll").add_class("hidden")
         self.query_one("#none").add_class("hidden")
@@ -167,7 +177,10 @@ class ScoresScreen(DashboardScreen):
         run_id = app.run_id
         if not app.watched:
             return
+        began = time.monotonic()
         found = None if run_id is None else await app.ask(lambda v: _everything(v, run_id))
+        self._read_at = time.monotonic()
+        self._reading_took = self._read_at - began
         nothing = found is None or not any(sum(counts) for counts, _ in found["histograms"].values())
         was_hidden = self.query_one("#scroll").has_class("hidden")
         self.query_one("#scroll").set_class(nothing, "hidden")

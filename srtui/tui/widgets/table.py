@@ -21,6 +21,7 @@ from srtui.console import safe
 
 PAGE = 64
 _PAGES_KEPT = 24
+_STRIPS_KEPT = 1000
 
 Tone = Literal["", "dim", "good", "bad", "warn", "accent", "bold"]
 
@@ -144,6 +145,7 @@ class VirtualTable(ScrollView, can_focus=True):
         self._pages: dict[int, Sequence[Row]] = {}
         self._stale: set[int] = set()
         self._fetching = False
+        self._strips: dict[tuple[int, str], tuple[Row | None, Strip]] = {}
 
     # -- what it shows ----------------------------------------------------------------------
 
@@ -244,34 +246,44 @@ class VirtualTable(ScrollView, can_focus=True):
 
     def render_line(self, y: int) -> Strip:
         width = self.size.width
-        base = self.rich_style
         if y == 0:
-            return self._header(width, base)
+            return self._header(width, self.rich_style)
         position = int(self.scroll_offset.y) + y - 1
         if position >= self.total:
-            return Strip.blank(width, base)
-        style = base
+            return Strip.blank(width, self.rich_style)
+        look = ""
         if position == self.cursor:
-            style += self.get_component_rich_style(
-                "table--cursor" if self.has_focus else "table--cursor-blurred", partial=True
-            )
+            look = "table--cursor" if self.has_focus else "table--cursor-blurred"
         elif position == self.hover:
-            style += self.get_component_rich_style("table--hover", partial=True)
+            look = "table--hover"
         row = self.row_at(position)
-        mark = Segment("▌" if position == self.cursor else " ", style)
+        # A line that only moves is the same strip: Textual keeps what it derives from one with it.
+        known = self._strips.get((position, look))
+        if known is None or known[0] != row:
+            if len(self._strips) > _STRIPS_KEPT:
+                self._strips.clear()
+            known = self._strips[position, look] = (row, self._line(row, look, width))
+        return known[1]
+
+    def _line(self, row: Row | None, look: str, width: int) -> Strip:
+        style = self.rich_style
+        if look:
+            style += self.get_component_rich_style(look, partial=True)
+        mark = Segment("▌" if look.startswith("table--cursor") else " ", style)
         if row is None:
             return Strip([mark, Segment("…", style)]).adjust_cell_length(width, style)
         segments = [mark]
         for column, size, cell in zip(self.columns, self._widths(), row.cells, strict=True):
             if size:
-                tone = (
-                    style + self.get_component_rich_style(f"table--{cell.tone}", partial=True)
-                    if cell.tone
-                    else style
-                )
-                segments.append(Segment(_fit(cell.text, size, column.right), tone))
-                segments.append(Segment("  ", style))
+                tone = style
+                if cell.tone:
+                    tone = style + self.get_component_rich_style(f"table--{cell.tone}", partial=True)
+                segments.append(Segment(_fit(cell.text, size, column.right) + "  ", tone))
         return Strip(segments).adjust_cell_length(width, style)
+
+    def notify_style_update(self) -> None:
+        super().notify_style_update()
+        self._strips.clear()
 
     def _header(self, width: int, base: Style) -> Strip:
         style = base + self.get_component_rich_style("table--header", partial=True)
@@ -313,6 +325,7 @@ class VirtualTable(ScrollView, can_focus=True):
             self.scroll_to(y=self.cursor - height + 1, animate=False, immediate=True)
 
     def on_resize(self) -> None:
+        self._strips.clear()
         self._into_view()
         self._fetch()
 
