@@ -6,7 +6,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -367,6 +367,25 @@ def print_models(entries: Iterable[Any], console: Console) -> None:
             bytes_text(info.size),
         )
     console.print(table)
+
+
+def print_tunings(tunings: Sequence[Any], console: Console) -> None:
+    """Tokens a second by file and slots; what "auto" takes is marked."""
+    counts = sorted({count for t in tunings for count in t.decode})
+    table = Table("file", box=None, header_style="bold")
+    table.add_column("prompt", justify="right")
+    for count in counts:
+        table.add_column(f"{count} slot{'s' * (count > 1)}", justify="right")
+    for t in tunings:
+        cells = [
+            f"[bold]{t.decode[c]:,.0f}*[/]"
+            if c == t.slots
+            else (f"{t.decode[c]:,.0f} " if c in t.decode else "- ")
+            for c in counts
+        ]
+        table.add_row(plain(t.file), f"{t.prompt:,.0f}", *cells)
+    console.print(table)
+    console.print('Tokens a second on this machine; * is what slots = "auto" takes.', style="dim")
 
 
 def print_model(info: Any) -> None:

@@ -29,6 +29,7 @@ from srtui.store.corpus import Imported, NewRow, RefusedRow, Variant, batched
 from srtui.store.runs import STAGES, Lease, Run
 from srtui.store.work import StoredGeneration, StoredLoss, StoredScore
 from srtui.teacher import Generation, Teacher, open_teacher
+from srtui.teacher.tuning import tuned
 from srtui.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -746,6 +747,9 @@ class Engine:
             settings = self.recipe.teacher
             path = models.resolve_teacher(self.workspace.models, settings.model)
             adapter = Path(settings.adapter) if settings.adapter else None
+            measured = tuned(path) if settings.slots == "auto" else None
+            if measured:
+                settings = settings.model_copy(update={"slots": measured.slots})
             with self._loading(f"teacher {settings.model}"):
                 self._teacher = open_teacher(
                     path,

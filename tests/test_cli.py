@@ -14,7 +14,8 @@ from conftest import ROOT, make_workspace
 from srtui.workspace import Workspace
 
 COMMANDS = [
-    ["init"], ["import"], ["run"], ["resume"], ["status"], ["show"], ["export"], ["doctor"],
+    ["init"], ["import"], ["run"], ["resume"], ["status"], ["show"], ["export"], ["export-model"],
+    ["doctor"],
     ["models", "list"], ["models", "inspect"], ["models", "add"], ["models", "quantize"],
     ["db", "check"], ["db", "vacuum"], ["db", "backup"],
 ]  # fmt: skip
@@ -66,6 +67,8 @@ def test_heavy_libraries_stay_out(words: list[str], tmp_path: Path) -> None:
         (["import", "nothing.json"], "nothing.json"),
         (["show", "99"], "no store yet"),
         (["export", "none", "--out", "x.json"], "no store yet"),
+        (["export-model", "none", "--to", "gguf"], "no store yet"),
+        (["export-model", "none", "--to", "onnx"], "it can be adapter, merged, gguf-adapter, gguf"),
         (["models", "inspect", "nothing"], "nothing"),
         (["db", "check"], "no store yet"),
     ],

@@ -1,4 +1,4 @@
-"""Models: the catalogue, what a workspace has, what a file says about itself, and conversions.
+"""Models: the catalogue, what a workspace has, what a file says about itself, conversions and exports.
 
 Everything here works on files; torch, transformers and llama.cpp run only in processes of their own.
 """
@@ -14,14 +14,18 @@ from srtui.models.catalogue import (
     resolve_teacher,
 )
 from srtui.models.convert import QUANTIZATIONS, gguf_to_safetensors, quantize
+from srtui.models.export import FORMS, Exported, export_model
 from srtui.models.formats import ModelInfo, file_sha256, inspect
 
 __all__ = [
+    "FORMS",
     "QUANTIZATIONS",
     "CatalogueEntry",
+    "Exported",
     "ModelEntry",
     "ModelInfo",
     "add",
+    "export_model",
     "file_sha256",
     "find",
     "gguf_to_safetensors",

@@ -7,6 +7,7 @@ Results are written beside their place and renamed, so a name in ``models/`` is 
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -68,13 +69,13 @@ PROBES = (
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _WORDS = r"|[^\r\n\p{L}\p{N}]?\p{L}+"
-_SPLITS = {
+SPLITS = {
     "llama-bpe": _CONTRACTIONS + _WORDS + r"|\p{N}{1,3}" + _REST,
     "smaug-bpe": _CONTRACTIONS + _WORDS + r"|\p{N}{1,3}" + _REST,
     "qwen2": _CONTRACTIONS + _WORDS + r"|\p{N}" + _REST,
     "stablelm2": _CONTRACTIONS + _WORDS + r"|\p{N}" + _REST,
 }
-_SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone")
+SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone")
 
 
 def quantize(src: Path, dst: Path, quantization: str, say: Say = lambda line: None) -> Path:
@@ -102,8 +103,8 @@ def quantize(src: Path, dst: Path, quantization: str, say: Say = lambda line: No
     need_disk(dst.parent, expected, dst.name)
     say(f"quantising {src.name} ({info.quantization}) to {kind} …")
     started = time.monotonic()
-    with _beside(dst) as part:
-        _in_own_process("quantize", src, part, kind)
+    with beside(dst) as part:
+        in_own_process(_quantize, src, part, kind)
         made = read_gguf(part)  # whole, and what was asked for
         if made.parameters != info.parameters:
             raise UserError(f"llama.cpp's quantizer left tensors of {src} out; try another type.")
@@ -127,8 +128,8 @@ def gguf_to_safetensors(gguf: Path, out: Path, say: Say = lambda line: None) -> 
     _need_memory(info)
     say(f"making safetensors from {gguf.name} for the student (once) …")
     started = time.monotonic()
-    with _beside(out) as part:
-        told = _in_own_process("safetensors", gguf, part)
+    with beside(out) as part:
+        told = in_own_process(_safetensors, gguf, part)
         made_from = {
             "made_from": gguf.name,
             "sha256": file_sha256(gguf),
@@ -171,7 +172,7 @@ def _need_memory(info: ModelInfo) -> None:
         )
 
 
-class _beside:
+class beside:
     """A name beside ``target`` to write to; what is still there at the end is removed."""
 
     def __init__(self, target: Path) -> None:
@@ -196,30 +197,62 @@ class _beside:
 _WORKER = "import sys; from srtui.models.convert import work; sys.exit(work(*sys.argv[1:]))"
 
 
-def _in_own_process(what: str, *arguments: object) -> dict[str, Any]:
-    """Run one of this module's workers; returns what it reports, raises UserError for what went wrong."""
+def in_own_process(
+    worker: Callable[..., dict[str, Any]], *arguments: object, say: Say = lambda line: None
+) -> dict[str, Any]:
+    """Run ``worker``, a function of a module, with ``arguments`` as texts in a process of its own.
+
+    Returns what it returns. A UserError with words in it is raised here as it was there; anything
+    else that goes wrong becomes one, about the first argument. ``say`` gets what the worker tells
+    on its way, by :func:`tell`.
+    """
     package_root = Path(__file__).resolve().parents[2]
     paths = [str(package_root), *filter(None, [os.environ.get("PYTHONPATH")])]
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", _WORKER, what, *map(str, arguments)],
-        env=os.environ | OFFLINE_SETTINGS | {"PYTHONPATH": os.pathsep.join(paths)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    try:
-        report = json.loads(done.stdout.strip().splitlines()[-1])
-    except (ValueError, IndexError):
-        report = None
-    if isinstance(report, dict) and "error" not in report:
+    command = [sys.executable, "-P", "-c", _WORKER, f"{worker.__module__}:{worker.__name__}"]
+    report: Any = None
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log,
+        subprocess.Popen(
+            [*command, *map(str, arguments)],
+            env=os.environ | OFFLINE_SETTINGS | {"PYTHONPATH": os.pathsep.join(paths)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            errors="replace",
+        ) as process,
+    ):
+        assert process.stdout is not None  # noqa: S101 - it is a pipe
+        try:
+            for line in process.stdout:
+                try:
+                    told = json.loads(line)
+                except ValueError:
+                    continue  # a library's own words
+                if isinstance(told, dict) and "say" in told:
+                    say(str(told["say"]))
+                else:
+                    report = told
+        except BaseException:
+            process.kill()
+            raise
+        code = process.wait()
+        log.seek(0)
+        words = log.read()
+    if isinstance(report, dict) and not {"error", "refused"} & report.keys():
         return report
-    if report is None and done.returncode < 0:
-        why = f"the process was killed by signal {-done.returncode}"
+    if isinstance(report, dict) and "refused" in report:
+        raise UserError(report["refused"])
+    if not isinstance(report, dict) and code < 0:
+        why = f"the process was killed by signal {-code}"
     else:
-        why = report["error"] if report else _last_words(done.stderr)
+        why = report["error"] if isinstance(report, dict) else _last_words(words)
     raise UserError(f"{arguments[0]} could not be converted: {why}".rstrip(". ") + ".")
+
+
+def tell(line: str) -> None:
+    """From a worker to the ``say`` of its :func:`in_own_process`."""
+    print(json.dumps({"say": line}), flush=True)
 
 
 def _last_words(log: str) -> str:
@@ -271,7 +304,7 @@ def _safetensors(gguf: str, out: str) -> dict[str, Any]:
     fresh.save_pretrained(out)
 
     tokenizer = AutoTokenizer.from_pretrained(**where, local_files_only=True)
-    vocabulary = _Vocabulary(source)
+    vocabulary = Vocabulary(source)
     if vocabulary.text("tokenizer.ggml.model") == "gpt2":
         _mend_pre_tokenizer(tokenizer, vocabulary.text("tokenizer.ggml.pre"))
     if context := int(getattr(clean, "max_position_embeddings", 0)):
@@ -286,7 +319,7 @@ def _safetensors(gguf: str, out: str) -> dict[str, Any]:
     return {"agrees": agrees, "probes": len(PROBES)}
 
 
-class _Vocabulary:
+class Vocabulary:
     """llama.cpp's view of a GGUF's tokenizer; weights are not loaded."""
 
     def __init__(self, gguf: Path) -> None:
@@ -319,14 +352,14 @@ def _mend_pre_tokenizer(tokenizer: Any, name: str) -> None:
     """Give a byte-level BPE the splitting rule that its GGUF names, where the rule is known here."""
     from tokenizers import Regex, pre_tokenizers
 
-    if name in _SINGLE_DIGITS:
+    if name in SINGLE_DIGITS:
         steps = [
             pre_tokenizers.Digits(individual_digits=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
         ]
-    elif name in _SPLITS:
+    elif name in SPLITS:
         steps = [
-            pre_tokenizers.Split(Regex(_SPLITS[name]), "isolated", invert=False),
+            pre_tokenizers.Split(Regex(SPLITS[name]), "isolated", invert=False),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     else:
@@ -334,15 +367,15 @@ def _mend_pre_tokenizer(tokenizer: Any, name: str) -> None:
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
 
 
-def work(what: str, *arguments: str) -> int:
+def work(worker: str, *arguments: str) -> int:
     """The process's own main: one JSON line on standard output."""
+    module, _, name = worker.partition(":")
     try:
-        report = (_quantize if what == "quantize" else _safetensors)(*arguments)
+        report = getattr(importlib.import_module(module), name)(*arguments)
     except Exception as error:
-        words = " ".join(str(error).split())[:300]
-        if words:
-            report = {"error": words}
-        else:
+        words = " ".join(str(error).split())
+        if not words:
             return 1
+        report = {"refused": words} if isinstance(error, UserError) else {"error": words[:300]}
     print(json.dumps(report), flush=True)
-    return 1 if "error" in report else 0
+    return 1 if {"error", "refused"} & report.keys() else 0

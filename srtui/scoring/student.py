@@ -58,18 +58,22 @@ class Student:
             # rounded weights are multiplied in float32, which is exact and several times as fast.
             settings["dtype"] = torch.bfloat16
         settings.setdefault("dtype", dtype)
+        from safetensors import SafetensorError
+
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 tokenizer = AutoTokenizer.from_pretrained(
                     folder, local_files_only=True, trust_remote_code=False
                 )
-                model = AutoModelForCausalLM.from_pretrained(
+                model, loading = AutoModelForCausalLM.from_pretrained(
                     folder,
                     local_files_only=True,
                     trust_remote_code=False,
                     use_safetensors=True,
                     device_map={"": where},
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # told below, with its name
                     **settings,
                 )
         except torch.OutOfMemoryError as error:
@@ -79,6 +83,17 @@ class Student:
         except (OSError, ValueError, KeyError) as error:
             first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(f"{folder}: cannot be loaded as a student ({first_line}).") from error
+        except SafetensorError as error:
+            raise UserError(
+                f"{folder}: its weights are damaged or incomplete ({error}); get the model again."
+            ) from error
+        # transformers fills what is missing with random numbers; such a student's scores mean nothing.
+        wrong = [*loading["missing_keys"], *(k for k, *_ in loading.get("mismatched_keys", ()))]
+        if wrong:
+            raise UserError(
+                f"{folder}: its weights lack {len(wrong)} tensors that config.json asks for (the first is "
+                f"{sorted(wrong)[0]}), or have them in another shape; get the model again."
+            )
         if quantization == "bf16" and dtype == torch.float32:
             model = model.float()
         if not getattr(tokenizer, "is_fast", False) or tokenizer.eos_token_id is None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import llama_cpp
+import numpy as np
 import psutil
 
 from srtui.errors import UserError
@@ -33,6 +34,8 @@ _THINK_TOKENS = 1024
 _THINK_END = b"</think>"
 # Decoding on 2 to 8 CPU cores gains little beyond 16 sequences; a GPU has room for more.
 _CPU_SLOTS, _GPU_SLOTS = 16, 32
+# llama.cpp's llama_token_data
+_TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 _KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8}
 
 _log_lines: deque[str] = deque(maxlen=20)
@@ -195,6 +198,36 @@ class LlamaTeacher:
         if self._model is not None:
             llama_cpp.llama_model_free(self._model)
             self._model = None
+
+    def bare_rates(self, slots: int, seconds: float) -> tuple[float, float]:
+        """(prompt, decode) tokens a second of ``llama_decode`` alone with ``slots`` sequences, at the
+        depth of a usual reflection; about ``seconds`` are spent on it."""
+        depth, token = 256, max(0, llama_cpp.llama_vocab_bos(self._vocab))
+        self._open_context(slots, slots * (depth + 128))
+        memory = llama_cpp.llama_get_memory(self._context)
+        llama_cpp.llama_memory_clear(memory, False)
+
+        def decode(rows: Sequence[tuple[int, int]]) -> float:
+            for i, (position, seq) in enumerate(rows):
+                self._put(i, token, position, seq, wants_logits=True)
+            self._batch.n_tokens = len(rows)
+            began = time.perf_counter()
+            if llama_cpp.llama_decode(self._context, self._batch) != 0:
+                raise UserError(f"{self.identity.name}: {slots} slots do not fit in memory.")
+            llama_cpp.llama_synchronize(self._context)
+            return time.perf_counter() - began
+
+        decode([(0, 0)])  # the first call also sets things up
+        prompt = decode([(i, 0) for i in range(1, min(depth, self._batch_size))])
+        for seq in range(1, slots):
+            llama_cpp.llama_memory_seq_cp(memory, 0, seq, 0, -1)
+        start = min(depth, self._batch_size)
+        steps, spent = 0, 0.0
+        while steps < 2 or (spent < seconds and steps < 120):
+            spent += decode([(start + steps, seq) for seq in range(slots)])
+            steps += 1
+        self._close_context()
+        return (start - 1) / prompt, steps * slots / spent
 
     # -- planning ---------------------------------------------------------------------------
 
@@ -625,8 +658,9 @@ class LlamaTeacher:
     def _draw(self, job: _Job, index: int, *, constrained: bool) -> int:
         logits = llama_cpp.llama_get_logits_ith(self._context, index)
         data = (llama_cpp.llama_token_data * self._vocab_size)()
-        for i in range(self._vocab_size):
-            data[i].id, data[i].logit = i, logits[i]
+        table = np.frombuffer(data, dtype=_TOKEN_DATA)
+        table["id"] = np.arange(self._vocab_size, dtype=np.int32)
+        table["logit"] = np.ctypeslib.as_array(logits, shape=(self._vocab_size,))
         array = llama_cpp.llama_token_data_array(data=data, size=self._vocab_size, selected=-1, sorted=False)
         if constrained:
             llama_cpp.llama_sampler_apply(job.grammar, ctypes.byref(array))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from srtui.models import file_sha256
-from srtui.models.convert import _CONTRACTIONS, _SPLITS, PROBES
+from srtui.models.convert import _CONTRACTIONS, PROBES, SPLITS
 
 pytestmark = pytest.mark.model
 
@@ -85,7 +85,7 @@ def test_provenance_and_tokenizer(source: Path, student_folder: Path) -> None:
 def test_splitting_rules_compile() -> None:
     from tokenizers import Regex, pre_tokenizers
 
-    for rule in _SPLITS.values():
+    for rule in SPLITS.values():
         assert rule.startswith(_CONTRACTIONS)
         cut = pre_tokenizers.Split(Regex(rule), "isolated", invert=False).pre_tokenize_str(
             "I'LL pay 12345 now\n"

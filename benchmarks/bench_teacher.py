@@ -1,0 +1,340 @@
+"""The teacher beside its alternatives, on the same model file, prompts, limits and sampler, in one run.
+
+    python benchmarks/bench_teacher.py [--model NAME] [--prompts N] [--tokens N] [--slots N] [--repeat N]
+    python benchmarks/bench_teacher.py --soak 2000      (memory over many requests instead)
+
+Compared are new tokens a second, prompts included in the time:
+
+- teacher: srtui's engine, free mode; and guided, with the same number of tokens to write;
+- loop: llama-cpp-python's create_chat_completion, one prompt after the other;
+- server: llama.cpp's own server with as many slots, in a process of its own, through the package
+  xllamacpp where it is installed (``pip install xllamacpp``); left open otherwise;
+- ceiling: bare llama_decode of the same prompt tokens in full batches, then of full decode batches with
+  as many sequences, nothing sampled.
+
+Each contender runs in a process of its own, ``--repeat`` times in turn, and the best time counts. Prompts are
+real reflection prompts: of alpaca_cherry_3k.json in ../shared/data where that is, else of the quickstart data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+CONTENDERS = ("ceiling", "free", "guided", "server", "loop")
+
+
+def data_file() -> Path:
+    real = ROOT.parent / "shared" / "data" / "alpaca_cherry_3k.json"
+    return real if real.exists() else ROOT / "recipes" / "quickstart.jsonl"
+
+
+def requests(count: int, tokens: int, *, guided: bool, path: Path | None = None) -> list[Any]:
+    """Reflections on the response, as a run asks them, with ``tokens`` tokens to write in all."""
+    from srtui import datasets
+    from srtui.recipe import parse
+    from srtui.reflection import Protocol, load_criteria
+
+    critique = tokens * 3 // 8
+    recipe = parse(
+        {
+            "name": "bench",
+            "dataset": "-",
+            "reflection": {
+                "mode": "guided" if guided else "free",
+                "critique_tokens": critique,
+                "answer_tokens": tokens - critique,
+            },
+        },
+        "bench",
+    )
+    protocol = Protocol(load_criteria("response", "response", ROOT / "recipes"), recipe)
+    rows = (r for r in datasets.read(path or data_file()) if not isinstance(r, datasets.BadRow))
+    return [protocol.request(n, row.pair, 1) for n, row in enumerate(islice(rows, count))]
+
+
+def measure_teacher(model: Path, wanted: argparse.Namespace, *, guided: bool) -> dict[str, Any]:
+    from srtui.teacher import open_teacher
+
+    teacher = open_teacher(model, name="bench", sha256="-", slots=wanted.slots)
+    asked = requests(wanted.prompts, wanted.tokens, guided=guided)
+    in_use: list[int] = []
+
+    def each_step() -> bool:
+        in_use.append(teacher.progress().slots_in_use)
+        return False
+
+    start = time.perf_counter()
+    teacher.submit(asked)
+    done = sum(1 for _ in teacher.run(each_step))
+    seconds = time.perf_counter() - start
+    progress = teacher.progress()
+    steps: int = teacher.steps  # type: ignore[attr-defined]
+    decode: float = teacher.decode_seconds  # type: ignore[attr-defined]
+    teacher.close()
+    until_the_tail = in_use[1 : max(2, int(len(in_use) * 0.95))]
+    return {
+        "done": done,
+        "seconds": seconds,
+        "tokens": progress.new_tokens,
+        "slots": progress.slots,
+        "slots_in_use": sum(until_the_tail) / len(until_the_tail) / progress.slots,
+        "host_ms_a_step": 1000 * (seconds - decode) / max(1, steps),
+        "step_ms": 1000 * decode / max(1, steps),
+        "prompt_tokens": progress.prompt_tokens,
+        "prompt_tokens_saved": progress.prompt_tokens_saved,
+    }
+
+
+def measure_loop(model: Path, wanted: argparse.Namespace) -> dict[str, Any]:
+    from llama_cpp import Llama
+
+    llama = Llama(str(model), n_ctx=4096, n_threads=os.cpu_count(), n_gpu_layers=-1, verbose=False)
+    tokens, start = 0, time.perf_counter()
+    for request in requests(wanted.prompts, wanted.tokens, guided=False):
+        s = request.sampler
+        answer: Any = llama.create_chat_completion(
+            [{"role": m.role, "content": m.content} for m in request.messages],  # type: ignore[misc]
+            max_tokens=wanted.tokens,
+            temperature=s.temperature,
+            top_p=s.top_p,
+            top_k=s.top_k,
+            min_p=s.min_p,
+            repeat_penalty=s.repeat_penalty,
+            seed=request.seed,
+        )
+        tokens += answer["usage"]["completion_tokens"]
+    return {"seconds": time.perf_counter() - start, "tokens": tokens}
+
+
+def measure_server(model: Path, wanted: argparse.Namespace) -> dict[str, Any]:
+    try:
+        import xllamacpp
+    except ImportError:
+        return {}
+    slots = wanted.slots
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = str(model)
+    parameters.n_parallel = slots
+    parameters.n_ctx = slots * 1024
+    parameters.kv_unified = True
+    parameters.n_batch = parameters.n_ubatch = 512
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = os.cpu_count() or 1
+    parameters.verbosity = -1
+    server = xllamacpp.Server(parameters)
+
+    def ask(request: Any) -> int:
+        s = request.sampler
+        answer = server.handle_chat_completions(
+            {
+                "messages": [{"role": m.role, "content": m.content} for m in request.messages],
+                "max_tokens": wanted.tokens,
+                "temperature": s.temperature,
+                "top_p": s.top_p,
+                "top_k": s.top_k,
+                "min_p": s.min_p,
+                "repeat_penalty": s.repeat_penalty,
+                "repeat_last_n": s.repeat_window,
+                "seed": request.seed,
+                "cache_prompt": True,
+            }
+        )
+        answer = json.loads(answer) if isinstance(answer, str | bytes) else answer
+        return int(answer["usage"]["completion_tokens"])
+
+    asked = requests(wanted.prompts, wanted.tokens, guided=False)
+    start = time.perf_counter()
+    with ThreadPoolExecutor(slots) as pool:
+        tokens = sum(pool.map(ask, asked))
+    return {"seconds": time.perf_counter() - start, "tokens": tokens}
+
+
+def measure_ceiling(model: Path, wanted: argparse.Namespace) -> dict[str, Any]:
+    """No sampling and no bookkeeping: what llama_decode alone takes for the same tokens."""
+    import llama_cpp
+
+    from srtui.teacher.llama import LlamaTeacher, _common_prefix
+
+    teacher = LlamaTeacher(model, name="bench", sha256="-", slots=wanted.slots)
+    prompts = [teacher._render(r)[1] for r in requests(wanted.prompts, wanted.tokens, guided=False)]
+    prefix = _common_prefix(prompts)[:-1]
+    prompts = sorted((p[len(prefix) :] for p in prompts), key=len, reverse=True)
+    slots = wanted.slots
+    # The same context, batch and attention as the engine's own.
+    room = len(prefix) + sum(len(p) + wanted.tokens for p in prompts[:slots])
+    teacher._open_context(slots, -(-(room + 64) // 256) * 256)
+    context, batch = teacher._context, teacher._batch
+    memory = llama_cpp.llama_get_memory(context)
+
+    def decode(rows: Iterable[tuple[int, int, int, bool]]) -> None:
+        size = 0
+        for row in rows:
+            token, position, seq, logits = row
+            teacher._put(size, token, position, seq, wants_logits=logits)
+            size += 1
+        batch.n_tokens = size
+        assert llama_cpp.llama_decode(context, batch) == 0
+        llama_cpp.llama_synchronize(context)
+
+    start = time.perf_counter()
+    size = teacher._batch_size
+    for at in range(0, len(prefix), size):
+        decode((t, at + i, slots, False) for i, t in enumerate(prefix[at : at + size]))
+    tokens = 0
+    for wave in range(0, len(prompts), slots):
+        group = prompts[wave : wave + slots]
+        for seq in range(slots):
+            llama_cpp.llama_memory_seq_rm(memory, seq, -1, -1)
+            llama_cpp.llama_memory_seq_cp(memory, slots, seq, 0, len(prefix))
+        rows = [
+            (token, len(prefix) + i, seq, i == len(prompt) - 1)
+            for seq, prompt in enumerate(group)
+            for i, token in enumerate(prompt)
+        ]
+        for at in range(0, len(rows), size):
+            decode(rows[at : at + size])
+        for step in range(wanted.tokens):
+            decode(
+                (prompt[step % len(prompt)], len(prefix) + len(prompt) + step, seq, True)
+                for seq, prompt in enumerate(group)
+            )
+        tokens += wanted.tokens * len(group)
+    seconds = time.perf_counter() - start
+    teacher.close()
+    return {"seconds": seconds, "tokens": tokens}
+
+
+def soak(model: Path, count: int, slots: int) -> None:
+    """Many short requests through one engine; memory after a tenth of them and at the end."""
+    import psutil
+
+    from srtui.teacher import Message, Request, Segment, open_teacher
+
+    teacher = open_teacher(model, name="bench", sha256="-", slots=slots)
+    asked = [
+        Request(n, (Message("user", f"Say the number {n} and stop."),), (Segment("", 4), Segment("!", 4)), n)
+        for n in range(count)
+    ]
+    teacher.submit(asked)
+    process, early = psutil.Process(), 0
+    for n, _ in enumerate(teacher.run(), 1):
+        if n == count // 10:
+            early = process.memory_info().rss
+    late = process.memory_info().rss
+    print(
+        json.dumps(
+            {"bench": "soak", "requests": n, "mb_at_a_tenth": early >> 20, "mb_at_the_end": late >> 20}
+        )
+    )
+
+
+def measure(name: str, model: Path, wanted: argparse.Namespace) -> dict[str, Any]:
+    if name in ("free", "guided"):
+        return measure_teacher(model, wanted, guided=name == "guided")
+    return {"loop": measure_loop, "server": measure_server, "ceiling": measure_ceiling}[name](model, wanted)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--model", default="smollm2-135m", help="a model's name or a GGUF file")
+    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=128, help="to write, a prompt")
+    parser.add_argument("--slots", type=int, default=0, help="what srtui models tune found, if absent")
+    parser.add_argument("--repeat", type=int, default=2)
+    parser.add_argument("--only", nargs="*", choices=CONTENDERS, default=CONTENDERS)
+    parser.add_argument("--soak", type=int, default=0)
+    parser.add_argument("--measure", choices=CONTENDERS, help=argparse.SUPPRESS)
+    wanted = parser.parse_args()
+
+    from srtui.models import resolve_teacher
+    from srtui.teacher.tuning import tuned
+
+    model = (
+        Path(wanted.model)
+        if wanted.model.endswith(".gguf")
+        else resolve_teacher(ROOT / "models", wanted.model)
+    )
+    measured = tuned(model)
+    wanted.slots = wanted.slots or (measured.slots if measured else 16)
+    if wanted.soak:
+        soak(model, wanted.soak, wanted.slots)
+        return
+    if wanted.measure:
+        print(json.dumps(measure(wanted.measure, model, wanted)))
+        return
+    best = _best_of(wanted)
+    print(json.dumps(_table(best, wanted, model)))
+
+
+def _best_of(wanted: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Every contender in turn, ``repeat`` times over; the loop, which is slow and steady, once."""
+    best: dict[str, dict[str, Any]] = {}
+    for n in range(wanted.repeat):
+        for name in wanted.only:
+            if name == "loop" and n:
+                continue
+            arguments = [
+                sys.executable, __file__, "--measure", name, "--model", wanted.model,
+                "--prompts", str(wanted.prompts), "--tokens", str(wanted.tokens), "--slots", str(wanted.slots),
+            ]  # fmt: skip
+            done = subprocess.run(arguments, check=False, capture_output=True, text=True)
+            if done.returncode:
+                print(f"{name}: failed: {done.stderr.strip().splitlines()[-1:]}", flush=True)
+                continue
+            found = json.loads(done.stdout.strip().splitlines()[-1])
+            if not found:
+                continue
+            found["rate"] = found["tokens"] / found["seconds"]
+            print(
+                f"{name:8} {found['tokens']:6,} tokens in {found['seconds']:6.1f} s = {found['rate']:6.1f}/s",
+                flush=True,
+            )
+            if name not in best or found["rate"] > best[name]["rate"]:
+                best[name] = found
+    return best
+
+
+def _table(best: dict[str, dict[str, Any]], wanted: argparse.Namespace, model: Path) -> dict[str, Any]:
+    def ratio(of: str, to: str) -> float | None:
+        return round(best[of]["rate"] / best[to]["rate"], 3) if of in best and to in best else None
+
+    ratios = {name: ratio("free", name) for name in ("loop", "server", "ceiling")}
+    guided = ratio("free", "guided")
+    engine = best.get("free", {})
+    print(
+        f"\n{model.name}, {wanted.prompts} prompts of {data_file().name}, {wanted.tokens} tokens each, "
+        f"{wanted.slots} slots, {os.cpu_count()} CPU cores"
+    )
+    for name, aim in (("loop", "2.4"), ("server", "1.05"), ("ceiling", "0.92")):
+        value = f"{ratios[name]:.2f}" if ratios[name] is not None else "not measured"
+        print(f"  srtui / {name:8} {value:>12}   (aim on 2 cores: at least {aim})")
+    if engine:
+        print(f"  slots in use until the last 5 %   {engine['slots_in_use']:.3f}   (aim: at least 0.95)")
+        print(
+            f"  a step: {engine['step_ms']:.1f} ms in llama_decode, {engine['host_ms_a_step']:.2f} ms outside it"
+        )
+        shared, run = engine["prompt_tokens_saved"], engine["prompt_tokens"]
+        print(f"  prompt tokens: {run:,} evaluated, {shared:,} saved by prefix sharing")
+    if guided is not None:
+        print(f"  guided against free, a token: {100 * (guided - 1):+.1f} %   (aim: under 3 %)")
+    return {
+        "bench": "teacher",
+        "ratios": ratios,
+        "slots_in_use": round(engine["slots_in_use"], 3) if engine else None,
+        "guided_cost": round(guided - 1, 3) if guided is not None else None,
+    }
+
+
+if __name__ == "__main__":
+    main()

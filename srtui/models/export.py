@@ -1,0 +1,271 @@
+"""A tuned student, out of srtui: the adapter, merged weights, or GGUF for llama.cpp.
+
+A result is written beside its place and renamed, so a name is a whole result or none.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from srtui.errors import UserError
+from srtui.models.convert import (
+    PROVENANCE,
+    QUANTIZATIONS,
+    Say,
+    beside,
+    in_own_process,
+    need_disk,
+    quantize,
+    tell,
+)
+from srtui.models.formats import SAFE_FILES, read_gguf, read_safetensors_folder
+from srtui.models.merge import (
+    ADAPTER_WEIGHTS,
+    ROUNDINGS,
+    Adapter,
+    MergedWeights,
+    adapter_config,
+    copy_surroundings,
+)
+from srtui.models.to_gguf import FLOATS, Written, family_of, write_adapter, write_model
+
+Form = Literal["adapter", "merged", "gguf-adapter", "gguf"]
+FORMS: tuple[Form, ...] = get_args(Form)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written. ``files`` are (name, bytes); ``size`` is their sum.
+
+    ``base`` says which weights the adapter was added to, or has to be; ``stored`` the type of the
+    matrices in the files; ``tokenizer``, of a whole GGUF, how it was tested against llama.cpp.
+    """
+
+    form: Form
+    path: Path
+    files: tuple[tuple[str, int], ...]
+    size: int
+    base: str
+    stored: str
+    tokenizer: str | None
+    seconds: float
+
+
+def export_model(
+    form: Form,
+    adapter: Path | None,
+    student: Path,
+    out: Path,
+    *,
+    name: str,
+    trained_as: str = "nf4",
+    quantization: str | None = None,
+    force: bool = False,
+    say: Say = lambda line: None,
+) -> Exported:
+    """Write the student in the folder ``student`` with the peft adapter in ``adapter`` as ``form``.
+
+    ``out`` is a folder for ``adapter`` and ``merged``, a .gguf file otherwise; one that is there is
+    replaced only with ``force``, and a folder only if it was exported by srtui. ``trained_as`` is the
+    quantization (a key of ROUNDINGS) of the weights that the adapter is added to: give the student's
+    own of the training to get the model that was trained, "f32" to add it to the weights as they are
+    stored. ``quantization`` is a key of QUANTIZATIONS; for ``gguf-adapter`` only a float type.
+    ``adapter`` None writes the student alone, for merged and gguf. Raises UserError, and leaves ``out``
+    as it was, for whatever cannot be exported that way.
+    """
+    started = time.monotonic()
+    kind = _checked(form, adapter, student, out, trained_as, quantization, force)
+    need_disk(_parent(out), _expected_size(form, adapter, student, kind), out.name)
+    arguments = [adapter or "", student, trained_as]
+    tokenizer: str | None = None
+    with beside(out) as part:
+        if form == "adapter":
+            assert adapter is not None  # noqa: S101 - _checked
+            part.mkdir()
+            copy_surroundings(adapter, part, SAFE_FILES)
+            shutil.copyfile(adapter / ADAPTER_WEIGHTS, part / ADAPTER_WEIGHTS)
+        elif form == "merged":
+            part.mkdir()
+            in_own_process(merge_worker, *arguments, part, say=say)
+            read_safetensors_folder(part)
+        elif form == "gguf-adapter":
+            in_own_process(adapter_worker, *arguments, part, kind, name, say=say)
+            if read_gguf(part).role != "adapter":
+                raise UserError(f"{out} did not become an adapter; it is as it was.")
+        else:
+            whole = part if kind in FLOATS else part.parent / "unquantized" / f"{name}.F16.gguf"
+            whole.parent.mkdir(exist_ok=True)
+            told = in_own_process(
+                gguf_worker, *arguments, whole, kind if kind in FLOATS else "F16", name, say=say
+            )
+            tokenizer = told["tokenizer"]
+            if whole != part:
+                quantize(whole, part, kind, say)
+            read_gguf(part)
+        if part.is_dir():
+            made_from = {"exported": form, "run": name, "student": student.name, "base": trained_as}
+            licence = read_safetensors_folder(student).licence
+            (part / PROVENANCE).write_text(
+                json.dumps(made_from | {"licence": licence}, indent=1) + "\n", encoding="utf-8"
+            )
+            if out.exists():  # a rename cannot replace a folder that is not empty
+                out.rename(part.with_name("replaced"))
+        part.replace(out)
+    files = tuple(
+        (file.name, file.stat().st_size) for file in (sorted(out.iterdir()) if out.is_dir() else [out])
+    )
+    return Exported(
+        form=form,
+        path=out,
+        files=files,
+        size=sum(size for _, size in files),
+        base=_base(form, trained_as),
+        stored=kind,
+        tokenizer=tokenizer,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _checked(
+    form: Form,
+    adapter: Path | None,
+    student: Path,
+    out: Path,
+    trained_as: str,
+    quantization: str | None,
+    force: bool,
+) -> str:
+    """All that can be refused from headers alone; returns the type that matrices will have."""
+    if form not in FORMS:
+        raise UserError(f"--to {form}: it can be {', '.join(FORMS)}.")
+    if trained_as not in ROUNDINGS:
+        raise UserError(f"{trained_as} is not how a student is trained; it can be {', '.join(ROUNDINGS)}.")
+    stored = read_safetensors_folder(student).quantization
+    kind = quantization.upper() if quantization else {"gguf": "F16", "gguf-adapter": "F32"}.get(form, stored)
+    if quantization and not form.startswith("gguf"):
+        raise UserError(f"--quantize {quantization}: only GGUF is quantized; use --to gguf.")
+    if quantization and kind not in (FLOATS if form == "gguf-adapter" else QUANTIZATIONS):
+        choice = ", ".join(FLOATS if form == "gguf-adapter" else QUANTIZATIONS)
+        raise UserError(f"--quantize {quantization}: for {form} it can be {choice}.")
+    if form.startswith("gguf"):
+        family_of(student)
+        if out.suffix != ".gguf":
+            raise UserError(f"{out}: name a file that ends in .gguf.")
+    if adapter is not None and form != "adapter":
+        adapter_config(adapter)
+    if adapter is not None and not (adapter / ADAPTER_WEIGHTS).is_file():
+        raise UserError(f"{adapter / ADAPTER_WEIGHTS} is not there; train the run again, or put it back.")
+    if adapter is None and form in ("adapter", "gguf-adapter"):
+        raise UserError(f"--to {form} needs an adapter.")
+    if form == "adapter":
+        kind = "as trained"
+    _check_place(form, out, student, adapter, force)
+    return kind
+
+
+def _check_place(form: Form, out: Path, student: Path, adapter: Path | None, force: bool) -> None:
+    inputs = [path.resolve() for path in (student, adapter) if path is not None]
+    place = out.resolve()
+    if any(place == path or path in place.parents or place in path.parents for path in inputs):
+        raise UserError(f"{out} lies over what it is made from; give the result another place with --out.")
+    if not (out.exists() or out.is_symlink()):
+        return
+    if not force:
+        raise UserError(f"{out} exists; replace it with --force, or name another place with --out.")
+    ours = (out / PROVENANCE).is_file() and b'"exported"' in (out / PROVENANCE).read_bytes()
+    if out.is_symlink() or out.is_dir() != (form in ("adapter", "merged")) or (out.is_dir() and not ours):
+        raise UserError(f"{out} is not an export of that kind, so --force leaves it alone; move it away.")
+
+
+def _parent(out: Path) -> Path:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out.parent} cannot be made ({error.strerror or error}).") from error
+    return out.parent
+
+
+def _expected_size(form: Form, adapter: Path | None, student: Path, kind: str) -> int:
+    """Bytes on the disk, the most there will be at once."""
+    if form in ("adapter", "gguf-adapter"):
+        assert adapter is not None  # noqa: S101 - _checked
+        return 2 * (adapter / ADAPTER_WEIGHTS).stat().st_size + 20_000_000
+    info = read_safetensors_folder(student)
+    if form == "merged":
+        return info.size + 50_000_000
+    whole = int(info.parameters * QUANTIZATIONS[kind if kind in FLOATS else "F16"] / 8)
+    smaller = 0 if kind in FLOATS else int(info.parameters * QUANTIZATIONS[kind] / 8)
+    return whole + smaller + 50_000_000
+
+
+def _base(form: Form, trained_as: str) -> str:
+    if form in ("adapter", "gguf-adapter"):
+        was = ROUNDINGS[trained_as].partition(", ")[0]
+        return f"not included; it was trained on {was}, and adds to whichever precision it is loaded on"
+    return ROUNDINGS[trained_as]
+
+
+# --- what runs in the process of its own -------------------------------------------------------------
+
+
+class _Progress:
+    """A line every few seconds."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done, self.told = total, 0, 0.0
+
+    def step(self) -> None:
+        self.done += 1
+        self.told = self.told or time.monotonic()
+        if time.monotonic() - self.told > 5:
+            self.told = time.monotonic()
+            tell(f"{self.done:,} of {self.total:,} tensors written")
+
+
+def _weights(adapter: str, student: str, trained_as: str) -> MergedWeights:
+    weights = MergedWeights(Path(student), Adapter(Path(adapter)) if adapter else None, trained_as)
+    what = f"adding the adapter to {ROUNDINGS[trained_as]}" if adapter else ROUNDINGS[trained_as]
+    tell(f"{what}; arithmetic in float32 …")
+    return weights
+
+
+def merge_worker(adapter: str, student: str, trained_as: str, out: str) -> dict[str, Any]:
+    weights = _weights(adapter, student, trained_as)
+    copy_surroundings(weights.folder, Path(out), SAFE_FILES)
+    progress = _Progress(len(weights.shapes))
+    for _ in weights.save(Path(out)):
+        progress.step()
+    return {}
+
+
+def gguf_worker(
+    adapter: str, student: str, trained_as: str, out: str, stored: str, name: str
+) -> dict[str, Any]:
+    weights = _weights(adapter, student, trained_as)
+    progress = _Progress(len(weights.shapes))
+    tokenizer = ""
+    for told in write_model(weights, Path(out), stored, name):
+        if isinstance(told, Written):
+            origin = (
+                "the source GGUF's own" if told.carried_over else "made from the student's tokenizer.json"
+            )
+            tokenizer = (
+                f"{origin}; llama.cpp cuts {told.agrees} of {told.probes} test texts as the student does"
+            )
+            tell(f"tokenizer: {tokenizer}")
+        else:
+            progress.step()
+    return {"tokenizer": tokenizer}
+
+
+def adapter_worker(
+    adapter: str, student: str, trained_as: str, out: str, stored: str, name: str
+) -> dict[str, Any]:
+    made = Adapter(Path(adapter))
+    MergedWeights(Path(student), made, "f32")  # refuses an adapter of another student
+    return {"matrices": write_adapter(made, Path(student), Path(out), stored, name)}

@@ -1,0 +1,166 @@
+"""Sequences end to end in one row: no padding, attention within each, a shared prefix run once.
+
+transformers lets an attention function be registered by name. Ours cuts the row into its sequences
+and attends within each; in front of a sequence's own keys and values it puts those of the prefix
+that it shares with others, which are recorded from one pass over the prefix alone.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+NAME = "srtui_packed"
+# A prefix must be shared by some spans and have some length before it is worth a pass of its own.
+_LEAST_SPANS, _LEAST_TOKENS = 8, 8
+
+
+@dataclass
+class Prefix:
+    """Token ids that many sequences begin with, and by layer their keys and values, (1, heads, n, d)."""
+
+    ids: tuple[int, ...]
+    layers: dict[int, tuple[Any, Any]] = field(default_factory=dict)
+
+
+@dataclass
+class Packing:
+    """How a row is cut: the tokens of each sequence and the prefix in front of it. With ``record``,
+    the row is that prefix itself, and its keys and values are kept."""
+
+    lengths: Sequence[int]
+    prefixes: Sequence[Prefix | None]
+    record: Prefix | None = None
+    masks: dict[tuple[int, int, int | None], Any] = field(default_factory=dict)
+
+
+def shared_prefixes(sequences: Sequence[tuple[tuple[int, ...], int]]) -> list[int]:
+    """How long a prefix of each sequence is worth sharing; 0 for none.
+
+    ``sequences`` are (ids, most): of ``ids`` at most the first ``most`` may be shared. Sequences
+    with a common beginning are split where they part, as long as eight or more go on together.
+    """
+    found = [0] * len(sequences)
+
+    def split(group: list[int], known: int, shared: int) -> None:
+        most = min(sequences[i][1] for i in group)
+        low = min(sequences[i][0][known:most] for i in group)
+        high = max(sequences[i][0][known:most] for i in group)
+        size = known + next(
+            (n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high))
+        )
+        if (size - shared) * len(group) > size:  # what it saves against the pass that it costs
+            shared = size
+            for i in group:
+                found[i] = size
+        children: dict[int, list[int]] = defaultdict(list)
+        for i in group:
+            ids, room = sequences[i]
+            if room > size:
+                children[ids[size]].append(i)
+        for child in children.values():
+            if len(child) >= _LEAST_SPANS:
+                split(child, size + 1, shared)
+
+    if len(sequences) >= _LEAST_SPANS:
+        split(list(range(len(sequences))), 0, 0)
+    return [size if size >= _LEAST_TOKENS else 0 for size in found]
+
+
+@contextmanager
+def packed_attention(model: Any) -> Iterator[None]:
+    """The model with our attention, and as it was afterwards: training uses its own."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, _attend)
+    before = model.config._attn_implementation
+    model.set_attn_implementation(NAME)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _attend(
+    module: Any,
+    query: Any,
+    key: Any,
+    value: Any,
+    attention_mask: Any,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    packing: Packing | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Any, None]:
+    """Attention within each sequence. Query is (1, heads, tokens, d); returns (1, tokens, heads, d)."""
+    import torch
+
+    if packing is None:
+        raise ValueError("packed attention without a packing")
+    layer = getattr(module, "layer_idx", 0)
+    if packing.record is not None:
+        packing.record.layers[layer] = (key, value)
+    outputs, at = [], 0
+    for size, prefix in zip(packing.lengths, packing.prefixes, strict=True):
+        q, k, v = (part[:, :, at : at + size] for part in (query, key, value))
+        at += size
+        before = 0
+        if prefix is not None:
+            keys, values = prefix.layers[layer]
+            before = keys.shape[2]
+            k, v = torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)
+        window = sliding_window if sliding_window is not None and sliding_window < before + size else None
+        mask = None if not before and window is None else _mask(packing, size, before, window, q.device)
+        groups = q.shape[1] // k.shape[1]
+        # Only the CPU's fused kernel takes grouped heads together with a mask.
+        fused = softcap is None and (mask is None or q.device.type == "cpu")
+        if groups > 1 and not fused:
+            k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+        if softcap is not None:
+            outputs.append(_softcapped(q, k, v, mask, scaling, softcap))
+        else:
+            outputs.append(
+                torch.nn.functional.scaled_dot_product_attention(
+                    q,
+                    k,
+                    v,
+                    attn_mask=mask,
+                    is_causal=mask is None,
+                    scale=scaling,
+                    enable_gqa=groups > 1 and fused,
+                )
+            )
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _mask(packing: Packing, size: int, before: int, window: int | None, device: Any) -> Any:
+    """(size, before + size): a token sees the prefix, itself and what comes before it in its sequence."""
+    import torch
+
+    mask = packing.masks.get((size, before, window))
+    if mask is None:
+        row = torch.arange(before, before + size, device=device)[:, None]
+        column = torch.arange(before + size, device=device)[None, :]
+        mask = column <= row
+        if window is not None:
+            mask &= column > row - window
+        packing.masks[size, before, window] = mask
+    return mask
+
+
+def _softcapped(q: Any, k: Any, v: Any, mask: Any, scaling: float | None, softcap: float) -> Any:
+    """Attention with tanh-capped scores (Gemma 2), which the fused kernels do not have."""
+    import torch
+
+    size, whole = q.shape[2], k.shape[2]
+    scores = q @ k.transpose(2, 3) * (scaling if scaling is not None else q.shape[-1] ** -0.5)
+    scores = torch.tanh(scores / softcap) * softcap
+    if mask is None:
+        mask = torch.ones(size, whole, dtype=torch.bool, device=q.device).tril(whole - size)
+    weights = scores.masked_fill(~mask, float("-inf")).softmax(-1, dtype=torch.float32)
+    return weights.to(q.dtype) @ v
