@@ -5,7 +5,7 @@ SRTUI := SRTUI_WORKSPACE="$(CURDIR)" $(PYTHON_IN_VENV) -m srtui
 MODEL := smollm2-135m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev model demo test lint bench-import bench-teacher clean
+.PHONY: help setup setup-dev model demo test lint bench-import bench-teacher bench-tui screenshots clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,12 @@ bench-import: setup  ## rows a second and memory of importing a million rows
 
 bench-teacher: setup  ## the teacher beside its alternatives, as ratios
 	$(PYTHON_IN_VENV) benchmarks/bench_teacher.py
+
+bench-tui: setup  ## the dashboard on 100,000 samples while an engine writes at full speed
+	$(PYTHON_IN_VENV) benchmarks/bench_tui.py
+
+screenshots: setup-dev  ## the pictures of the dashboard in docs/
+	$(PYTHON_IN_VENV) tools/screenshots.py
 
 clean:  ## remove .venv and caches (models/ and store/ stay)
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="srtui",
     help="Offline Selective Reflection-Tuning: a local teacher rewrites, a local student chooses, QLoRA trains.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode=None,
@@ -93,6 +92,18 @@ def _plain_data(value: Any) -> dict[str, Any]:
     import dataclasses
 
     return dataclasses.asdict(value)
+
+
+# -- the dashboard ----------------------------------------------------------------------------
+
+
+@app.callback(invoke_without_command=True)
+def dashboard(context: typer.Context) -> None:
+    """Without a command: the dashboard."""
+    if context.invoked_subcommand is None:
+        from srtui.tui import open_dashboard
+
+        open_dashboard()
 
 
 # -- workspace and data -----------------------------------------------------------------------
@@ -171,44 +182,67 @@ def run(
 ) -> None:
     """Reflect, choose, reflect, choose, train. Run it again after any stop: it goes on where it was."""
     from srtui import recipe as recipes
-    from srtui.console import out, print_summary, reporter
     from srtui.store.runs import STAGES
-    from srtui.store.summary import summarise
 
     if until is not None and until not in STAGES:
         raise UserError(f"--until {until}: the stages are {', '.join(STAGES)}.")
     what = recipes.load(recipe, set_, limit)
     workspace, store = _open()
     with store:
-        from srtui.pipeline import Engine, Stopped, prepare
+        from srtui.pipeline import prepare
 
         this, is_new = prepare(workspace, store, what, recipe.resolve())
-        if this.status == "done":
-            if as_json:
-                _print_json({"type": "summary", **summarise(store, this.id)})
-            else:
-                print_summary(summarise(store, this.id), _files(workspace, store, this))
-                print("\nThis run is done already; nothing was left to do.")
-            return
-        stop = _stop_on_signals()
-        with reporter(as_json) as face:
-            if not is_new:
-                face.event("info", f"Going on with run {this.name}.")
-            try:
-                this = Engine(workspace, store, this, face, stop.is_set).work(until)
-                stopped = False
-            except Stopped:
-                stopped = True
+        _work(workspace, store, this, until, as_json, is_new, f"srtui run {recipe}")
+
+
+@app.command(epilog="Example: srtui resume quickstart")
+def resume(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="A run's name.")],
+    until: Annotated[str | None, typer.Option(help="Stop after this stage.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a run that was stopped, just as it was started, whatever its recipe says by now."""
+    from srtui.store.runs import STAGES
+
+    if until is not None and until not in STAGES:
+        raise UserError(f"--until {until}: the stages are {', '.join(STAGES)}.")
+    workspace, store = _open()
+    with store:
+        this = store.runs.named(name)
+        _work(workspace, store, this, until, as_json, False, f"srtui resume {this.name}")
+
+
+def _work(
+    workspace: Workspace, store: Store, this: Run, until: str | None, as_json: bool, is_new: bool, again: str
+) -> None:
+    from srtui.console import out, print_summary, reporter
+    from srtui.pipeline import Engine, Stopped
+    from srtui.store.summary import summarise
+
+    if this.status == "done" and not store.work.unscored_by_hand(this.id):
         if as_json:
             _print_json({"type": "summary", **summarise(store, this.id)})
-        elif stopped:
-            out.print(
-                f"Stopped; everything finished is stored. Go on with: srtui run {recipe}", soft_wrap=True
-            )
         else:
             print_summary(summarise(store, this.id), _files(workspace, store, this))
-        if stopped:
-            sys.exit(130)
+            print("\nThis run is done already; nothing was left to do.")
+        return
+    stop = _stop_on_signals()
+    with reporter(as_json) as face:
+        if not is_new:
+            face.event("info", f"Going on with run {this.name}.")
+        try:
+            this = Engine(workspace, store, this, face, stop.is_set).work(until)
+            stopped = False
+        except Stopped:
+            stopped = True
+    if as_json:
+        _print_json({"type": "summary", **summarise(store, this.id)})
+    elif stopped:
+        out.print(f"Stopped; everything finished is stored. Go on with: {again}", soft_wrap=True)
+    else:
+        print_summary(summarise(store, this.id), _files(workspace, store, this))
+    if stopped:
+        sys.exit(130)
 
 
 def _stop_on_signals() -> Any:

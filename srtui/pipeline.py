@@ -580,6 +580,7 @@ class Engine:
             self._tell(stage, done, total, self._stage_tokens(), {"taken": taken}, now=True)
         if aim == "response":
             self._settle(stage, total, tally)
+            self._score_by_hand(stage, total)
         if tally.both:
             self._event("info", tally.sentence(self.recipe.scoring.proxy))
 
@@ -613,6 +614,19 @@ class Engine:
                         scores[1].score,
                     )
             self._tell(stage, total, total, self._stage_tokens(), {}, now=True)
+
+    def _score_by_hand(self, stage: str, total: int) -> None:
+        """What people wrote is scored like any other text; no choice waits for it."""
+        wanted = self.store.work.unscored_by_hand(self.run.id)
+        if not wanted:
+            return
+        self._start(stage)
+        for metric in ("ifd", "rifd"):
+            self._score(
+                self._open_judge(), wanted, metric, lambda tokens: self._tell(stage, total, total, tokens, {})
+            )
+        self._tell(stage, total, total, self._stage_tokens(), {}, now=True)
+        self._event("info", f"Scored {len(wanted)} texts written by hand.")
 
     def _compare(
         self,
@@ -905,11 +919,19 @@ class Engine:
             return True
         if time.monotonic() - self._asked_at > 1.0:
             self._obey()
-            while self._paused and not self._stopped:
-                time.sleep(0.25)
-                self._stopped = self._stopped or self._stop_wanted()
-                self._obey()
+            if self._paused:
+                self._wait_paused()
         return self._stopped
+
+    def _wait_paused(self) -> None:
+        began = time.monotonic()
+        while self._paused and not self._stopped:
+            time.sleep(0.25)
+            self._stopped = self._stopped or self._stop_wanted()
+            self._obey()
+        # Rates and estimates are of work: the time of a pause is in none of them.
+        waited = time.monotonic() - began
+        self._clock, self._kept = self._clock + waited, self._kept + waited
 
     def _obey(self) -> None:
         self._asked_at = time.monotonic()

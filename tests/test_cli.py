@@ -14,7 +14,7 @@ from conftest import ROOT, make_workspace
 from srtui.workspace import Workspace
 
 COMMANDS = [
-    ["init"], ["import"], ["run"], ["status"], ["show"], ["export"], ["export-model"],
+    ["init"], ["import"], ["run"], ["resume"], ["status"], ["show"], ["export"], ["export-model"],
     ["doctor"],
     ["models", "list"], ["models", "inspect"], ["models", "add"], ["models", "quantize"],
     ["db", "check"], ["db", "vacuum"], ["db", "backup"],

@@ -1,9 +1,10 @@
 """Everything that srtui remembers, in one SQLite file.
 
 ``Store`` opens it; ``store.corpus`` holds datasets, samples and variants, ``store.runs`` what runs
-are and who works on them, ``store.work`` what a run has done to each sample, and
-``srtui.store.summary`` reads a run back as figures. Rows are content-addressed and nothing is
-overwritten, so that doing a piece of work twice is harmless.
+are and who works on them, ``store.work`` what a run has done to each sample, ``store.marks`` what a
+person has; ``srtui.store.summary`` reads a run back as figures, ``srtui.store.views`` is what the
+dashboard's screens read. Rows are content-addressed and nothing is overwritten, so that doing a
+piece of work twice is harmless.
 """
 
 from __future__ import annotations
@@ -15,10 +16,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from srtui.errors import UserError
-from srtui.store._sqlite_utils import Database
 from srtui.store.corpus import Corpus
+from srtui.store.marks import Marks
 from srtui.store.runs import Runs
-from srtui.store.schema import migrations
 from srtui.store.work import Work
 
 __all__ = ["Store", "explain"]
@@ -31,6 +31,10 @@ class Store:
     """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        # Not at the top: the dashboard reads by srtui.store.views and must be there at once.
+        from srtui.store._sqlite_utils import Database
+        from srtui.store.schema import migrations
+
         self.path = path
         try:
             if read_only:
@@ -47,7 +51,7 @@ class Store:
             self.conn.execute("PRAGMA cache_size=-65536")
             self.conn.execute("PRAGMA temp_store=MEMORY")
             self.db = Database(self.conn, execute_plugins=False)
-            self._check_version()
+            self._check_version(migrations)
             if not read_only:
                 self.db.enable_wal()
                 if migrations.pending(self.db):
@@ -57,8 +61,9 @@ class Store:
         self.corpus = Corpus(self)
         self.runs = Runs(self)
         self.work = Work(self)
+        self.marks = Marks(self)
 
-    def _check_version(self) -> None:
+    def _check_version(self, migrations: Any) -> None:
         known = {m.name for m in migrations._migrations}
         unknown = [m.name for m in migrations.applied(self.db) if m.name not in known]
         if unknown:
@@ -130,7 +135,7 @@ class Store:
 
     def counts(self) -> dict[str, int]:
         """Rows by table."""
-        names = [n for n in self.db.table_names() if not n.startswith(("sqlite_", "_sqlite"))]
+        names = [n for n in self.db.table_names() if not n.startswith(("sqlite_", "_sqlite", "variant_text"))]
         return {name: self.value(f"SELECT count(*) FROM [{name}]") for name in names}
 
     def size(self) -> int:

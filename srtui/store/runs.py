@@ -128,6 +128,18 @@ class Runs:
             )
         return self.get(run_id)
 
+    def delete(self, run_id: int) -> None:
+        """Forget a run: its choices, outcomes, events and training. Texts and scores stay, for they
+        may serve other runs. Raises UserError while an engine works on it."""
+        held = self.holder(run_id)
+        if held is not None:
+            raise UserError(
+                f"Run {self.get(run_id).name!r} is being worked on by process {held['pid']} on {held['host']}; "
+                "stop it first."
+            )
+        with self._store.transaction():
+            self._store.conn.execute("DELETE FROM run WHERE id = ?", (run_id,))
+
     def update(self, run_id: int, **values: Any) -> None:
         """Set columns of a run."""
         columns = ", ".join(f"{name} = ?" for name in values)
@@ -144,7 +156,7 @@ class Runs:
         store, now, me = self._store, time.time(), psutil.Process()
         with store.transaction():
             held = store.row("SELECT * FROM lease WHERE run_id = ?", (run_id,))
-            if held is not None and _alive(held, now):
+            if held is not None and alive(held, now):
                 since = time.strftime("%H:%M:%S", time.localtime(held["acquired_at"]))
                 raise UserError(
                     f"Run {self.get(run_id).name!r} is being worked on by process {held['pid']} on "
@@ -160,7 +172,7 @@ class Runs:
     def holder(self, run_id: int) -> dict[str, Any] | None:
         """The live engine of a run, if it has one."""
         held = self._store.row("SELECT * FROM lease WHERE run_id = ?", (run_id,))
-        return dict(held) if held is not None and _alive(held, time.time()) else None
+        return dict(held) if held is not None and alive(held, time.time()) else None
 
     # -- what was asked of a run ------------------------------------------------------------
 
@@ -267,7 +279,8 @@ class Runs:
         return {**dict(row), "result": json.loads(row["result"])} if row else None
 
 
-def _alive(held: sqlite3.Row, now: float) -> bool:
+def alive(held: sqlite3.Row, now: float) -> bool:
+    """Is the process that holds this lease still there?"""
     if held["host"] != socket.gethostname():
         return bool(now - held["heartbeat_at"] < DEAD_AFTER_SECONDS)
     try:

@@ -16,6 +16,38 @@ def _initial(db: Any) -> None:
             db.conn.execute(statement)
 
 
+@migrations(name="0002_dashboard")  # type: ignore[untyped-decorator]
+def _dashboard(db: Any) -> None:
+    for statement in _DASHBOARD.split(";"):
+        if statement.strip():
+            db.conn.execute(statement)
+
+
+# The text index is filled by the first searches, in batches (srtui.store.marks), and not by triggers:
+# triggers would halve the speed of an import, for people who may never search.
+_DASHBOARD = """
+CREATE TABLE flag(
+    sample_id INTEGER PRIMARY KEY REFERENCES sample(id) ON DELETE CASCADE,
+    created_at REAL NOT NULL
+);
+CREATE TABLE note(
+    id INTEGER PRIMARY KEY,             -- the last one of a sample is shown, none is overwritten
+    sample_id INTEGER NOT NULL REFERENCES sample(id) ON DELETE CASCADE,
+    text TEXT NOT NULL,
+    created_at REAL NOT NULL
+);
+CREATE INDEX note_sample ON note(sample_id);
+CREATE INDEX overrule_sample ON overrule(run_id, sample_id) WHERE undone_at IS NULL;
+CREATE INDEX variant_by_hand ON variant(sample_id) WHERE kind = 'manual';
+CREATE INDEX request_open ON request(run_id) WHERE handled_at IS NULL;
+CREATE VIRTUAL TABLE variant_text USING fts5(
+    instruction, input, response,
+    content='variant', content_rowid='id', columnsize=0, tokenize='unicode61 remove_diacritics 2'
+);
+CREATE TABLE variant_text_upto(variant_id INTEGER NOT NULL);
+INSERT INTO variant_text_upto VALUES (0)
+"""
+
 _INITIAL = """
 CREATE TABLE dataset(
     id INTEGER PRIMARY KEY,

@@ -234,6 +234,19 @@ class Work:
             )
         }
 
+    def unscored_by_hand(self, run_id: int) -> list[int]:
+        """Variants that a person wrote for samples of a run, and that its student has not scored."""
+        return [
+            r[0]
+            for r in self._store.rows(
+                "SELECT v.id FROM variant v JOIN run r ON r.id = ? "
+                "JOIN run_sample rs ON rs.run_id = r.id AND rs.sample_id = v.sample_id "
+                "WHERE v.kind = 'manual' AND NOT EXISTS (SELECT 1 FROM score s WHERE s.variant_id = v.id "
+                "AND s.setting_id = r.setting_id AND s.metric = 'rifd') ORDER BY v.id",
+                (run_id,),
+            )
+        ]
+
     # -- decisions --------------------------------------------------------------------------
 
     def to_decide(self, run_id: int, stage: str) -> dict[int, tuple[int, list[int]]]:

@@ -1,0 +1,84 @@
+"""What a person does to samples: overrules, notes, flags, texts of their own; and the text index."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from srtui.errors import UserError
+from srtui.sample import Pair
+
+if TYPE_CHECKING:
+    from srtui.store import Store
+
+INDEX_BATCH = 2000
+
+
+class Marks:
+    """A person's marks stand beside the student's decisions; none of them changes one."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def overrule(self, run_id: int, sample_id: int, variant_id: int, note: str = "") -> None:
+        """Train on this variant, whatever the student chose; takes the place of an earlier overruling."""
+        with self._store.transaction():
+            self.undo_overrule(run_id, sample_id)
+            self._store.conn.execute(
+                "INSERT INTO overrule(run_id, sample_id, variant_id, note, created_at) VALUES (?,?,?,?,?)",
+                (run_id, sample_id, variant_id, note, time.time()),
+            )
+
+    def undo_overrule(self, run_id: int, sample_id: int) -> bool:
+        """Let the student's choice stand again; False where nothing was overruled."""
+        with self._store.transaction():
+            done = self._store.conn.execute(
+                "UPDATE overrule SET undone_at = ? WHERE run_id = ? AND sample_id = ? AND undone_at IS NULL",
+                (time.time(), run_id, sample_id),
+            )
+        return done.rowcount > 0
+
+    def flag(self, sample_id: int) -> bool:
+        """Flag a sample, or take its flag away; whether it is flagged now."""
+        with self._store.transaction():
+            if self._store.conn.execute("DELETE FROM flag WHERE sample_id = ?", (sample_id,)).rowcount:
+                return False
+            self._store.conn.execute("INSERT INTO flag VALUES (?,?)", (sample_id, time.time()))
+        return True
+
+    def note(self, sample_id: int, text: str) -> None:
+        """Say something about a sample; an empty text takes the note away."""
+        with self._store.transaction():
+            self._store.conn.execute(
+                "INSERT INTO note(sample_id, text, created_at) VALUES (?,?,?)",
+                (sample_id, text, time.time()),
+            )
+
+    def write_variant(self, sample_id: int, parent_id: int, pair: Pair) -> tuple[int, bool]:
+        """A variant written by hand, and whether it is new; raises UserError for an empty one."""
+        if not pair.instruction.strip() or not pair.response.strip():
+            raise UserError("A variant needs an instruction and a response; nothing was stored.")
+        with self._store.transaction():
+            return self._store.corpus.add_variant(sample_id, "manual", "person", parent_id, None, pair)
+
+    def index_texts(self) -> int:
+        """Take the next batch of variants into the text index; returns how many are left.
+
+        One short transaction, so that an engine that is writing never waits for long.
+        """
+        store = self._store
+        with store.transaction():
+            upto = store.value("SELECT variant_id FROM variant_text_upto")
+            last = store.value(
+                "SELECT max(id) FROM (SELECT id FROM variant WHERE id > ? ORDER BY id LIMIT ?)",
+                (upto, INDEX_BATCH),
+            )
+            if last is None:
+                return 0
+            store.conn.execute(
+                "INSERT INTO variant_text(rowid, instruction, input, response) "
+                "SELECT id, instruction, input, response FROM variant WHERE id > ? AND id <= ?",
+                (upto, last),
+            )
+            store.conn.execute("UPDATE variant_text_upto SET variant_id = ?", (last,))
+        return int(store.value("SELECT coalesce(max(id), 0) FROM variant")) - int(last)

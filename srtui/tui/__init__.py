@@ -1,0 +1,27 @@
+"""The dashboard: a face on the store. The engine is another process, and neither needs the other."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+
+from srtui.errors import UserError
+
+__all__ = ["open_dashboard"]
+
+
+def open_dashboard() -> None:
+    """Open it on this terminal, and return when it is closed. Raises UserError where it cannot be drawn."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM", "dumb") == "dumb":
+        raise UserError(
+            "The dashboard needs a terminal that can be drawn on; here, use srtui status, or srtui --help."
+        )
+    from srtui.workspace import Workspace
+
+    workspace = Workspace.find()
+    from srtui.tui.app import Dashboard
+
+    # What is loaded by now stays: the collector need not walk it again while keys are waiting.
+    gc.freeze()
+    Dashboard(workspace).run()

@@ -1,0 +1,304 @@
+"""The dashboard's frame: screens by number, the watch on the store, themes, and what went wrong."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from typing import Any, ClassVar, TypeVar
+
+from textual.app import App, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.color import Color
+from textual.screen import Screen
+from textual.theme import Theme
+
+from srtui.console import safe
+from srtui.errors import UserError
+from srtui.store import Store
+from srtui.store.views import RunRow, SampleFilter, Views
+from srtui.tui.engine import Started
+from srtui.tui.engine import start as start_engine
+from srtui.tui.reader import Reader, Writer
+from srtui.tui.screens.base import TABS, DashboardScreen
+from srtui.workspace import Workspace
+
+T = TypeVar("T")
+
+DARK = Theme(
+    name="srtui-dark",
+    primary="#7fa7cc",
+    secondary="#8fb8a8",
+    accent="#d8b56c",
+    warning="#e0a45e",
+    error="#e07a83",
+    success="#8fbf8f",
+    foreground="#d6dae0",
+    background="#14171c",
+    surface="#1b1f26",
+    panel="#252b35",
+    dark=True,
+    variables={
+        "dim": "#8d96a3",
+        "row-cursor": "#2b3a4b",
+        "row-blurred": "#232932",
+        "row-hover": "#1e242c",
+        "button-focus-text-style": "bold underline",
+    },
+)
+LIGHT = Theme(
+    name="srtui-light",
+    primary="#2f6690",
+    secondary="#2f6f60",
+    accent="#8a5a00",
+    warning="#9a5500",
+    error="#a82a38",
+    success="#2f6d3c",
+    foreground="#262a31",
+    background="#f7f6f2",
+    surface="#eeece5",
+    panel="#dfdcd2",
+    dark=False,
+    variables={
+        "dim": "#676d76",
+        "row-cursor": "#cfdde8",
+        "row-blurred": "#e3e0d7",
+        "row-hover": "#eceae3",
+        "button-focus-text-style": "bold underline",
+    },
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that went wrong in this dashboard, for its Log."""
+
+    at: float
+    sentence: str
+    detail: str
+
+
+def _screen(module: str, name: str) -> Callable[[], Screen[Any]]:
+    """A screen that is imported when it is first opened: the first paint waits for one of them only."""
+
+    def opened() -> Screen[Any]:
+        made: Screen[Any] = getattr(import_module(f"srtui.tui.screens.{module}"), name)()
+        return made
+
+    return opened
+
+
+class Dashboard(App[None]):
+    """See it, steer it, trust it. Everything shown is read from the store; closing it stops nothing."""
+
+    TITLE = "srtui"
+    CSS_PATH = "dashboard.tcss"
+    ENABLE_COMMAND_PALETTE = True
+    DEFAULT_MODE = "runs"
+    MODES: ClassVar[dict[str, Any]] = {
+        "runs": _screen("runs", "RunsScreen"),
+        "live": _screen("live", "LiveScreen"),
+        "samples": _screen("samples", "SamplesScreen"),
+        "scores": _screen("scores", "ScoresScreen"),
+        "training": _screen("training", "TrainingScreen"),
+        "models": _screen("models", "ModelsScreen"),
+        "log": _screen("log", "LogScreen"),
+        "evaluation": _screen("evaluation", "EvaluationScreen"),
+    }
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(Binding(str(n), f"go('{mode}')", label, show=False) for n, (mode, label) in enumerate(TABS, 1)),
+        Binding("left_square_bracket", "next_run(1)", "Older run", show=False),
+        Binding("right_square_bracket", "next_run(-1)", "Newer run", show=False),
+        Binding("f2", "light", "Light/dark", show=False),
+        Binding("question_mark", "help", "Help", key_display="?"),
+        Binding("q", "quit", "Quit"),
+    ]
+
+    def __init__(self, workspace: Workspace) -> None:
+        super().__init__()
+        self.workspace = workspace
+        self.runs: list[RunRow] = []
+        self.run_id: int | None = None
+        self.problems: list[Problem] = []
+        self.reader = Reader(workspace.store_path)
+        self.writer = Writer(workspace.store_path)
+        self.sample_filter = SampleFilter()
+        self.started: list[Started] = []
+        self.watched = False
+        self._version = -1
+        self._ticking = False
+        self.register_theme(DARK)
+        self.register_theme(LIGHT)
+        self.theme = "srtui-dark"
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        # Textual's own themes, which the palette offers too, know nothing of these.
+        theme = self.current_theme
+        if theme.ansi:
+            return {
+                "dim": "ansi_bright_black",
+                "row-cursor": "ansi_blue",
+                "row-blurred": "ansi_black",
+                "row-hover": "ansi_black",
+            }
+        colours = theme.to_color_system().generate()
+        ground, ink, first = (Color.parse(colours[name]) for name in ("background", "foreground", "primary"))
+        return {
+            "dim": ground.blend(ink, 0.62).hex6,
+            "row-cursor": ground.blend(first, 0.3).hex6,
+            "row-blurred": ground.blend(ink, 0.1).hex6,
+            "row-hover": ground.blend(ink, 0.05).hex6,
+        }
+
+    # -- the watch on the store -------------------------------------------------------------
+
+    def on_mount(self) -> None:
+        self.set_interval(1.0, self._tick)
+        self.call_after_refresh(self._tick)
+
+    async def _tick(self) -> None:
+        if self._ticking:
+            return
+        self._ticking = True
+        try:
+            await self._look()
+        except Exception as error:
+            self.problem(error)
+        finally:
+            self._ticking = False
+
+    async def _look(self) -> None:
+        self._look_after_engines()
+        if not self.workspace.store_path.exists():
+            changed = not self.watched
+        else:
+            version, runs = await self.reader.ask(lambda v: (v.version(), v.runs()))
+            changed = version != self._version or not self.watched or runs != self.runs
+            if self.started and self.watched and runs and runs[0].id not in {r.id for r in self.runs}:
+                self.run_id = runs[0].id  # the one that was just asked for
+            self._version, self.runs = version, runs
+            if self.current_run is None and runs:
+                working = next((r for r in runs if r.pid), runs[0])
+                self.run_id = working.id
+        self.watched = True
+        if isinstance(self.screen, DashboardScreen) and self.screen.is_mounted:
+            self.screen.tick(changed)
+
+    def _look_after_engines(self) -> None:
+        for engine in list(self.started):
+            if engine.process.poll() is not None:
+                self.started.remove(engine)
+                why = engine.failure()
+                if why:
+                    self.say_problem(f"The engine stopped: {why.splitlines()[-1]}", f"{engine.log}\n\n{why}")
+
+    @property
+    def current_run(self) -> RunRow | None:
+        """The run that the screens are about."""
+        return next((r for r in self.runs if r.id == self.run_id), None)
+
+    def choose_run(self, run_id: int) -> None:
+        """Let the screens be about this run."""
+        if run_id != self.run_id:
+            self.run_id = run_id
+            if isinstance(self.screen, DashboardScreen):
+                self.screen.on_screen_resume()
+
+    async def ask(self, question: Callable[[Views], T]) -> T:
+        """Read something from the store, away from the event loop."""
+        return await self.reader.ask(question)
+
+    def write(
+        self, work: Callable[[Store], T], then: Callable[[T], Awaitable[None] | None] | None = None
+    ) -> None:
+        """Write to the store, away from the event loop; ``then`` gets what ``work`` returned."""
+        self.run_worker(self._write(work, then), group="write")
+
+    async def _write(
+        self, work: Callable[[Store], T], then: Callable[[T], Awaitable[None] | None] | None
+    ) -> None:
+        try:
+            done = await self.writer.do(work)
+            if then is not None and (rest := then(done)) is not None:
+                await rest
+            await self._tick()
+        except Exception as error:
+            self.problem(error)
+
+    # -- what went wrong --------------------------------------------------------------------
+
+    def problem(self, error: BaseException) -> None:
+        """A toast for the person, and the whole of it in the Log."""
+        sentence = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        self.say_problem(sentence, "".join(traceback.format_exception(error)))
+
+    def say_problem(self, sentence: str, detail: str = "") -> None:
+        """The same, for what is not an exception."""
+        if (
+            self.problems
+            and self.problems[-1].sentence == sentence
+            and time.time() - self.problems[-1].at < 10
+        ):
+            return  # a store that is away is away every second; once is enough
+        self.problems.append(Problem(time.time(), sentence, detail or sentence))
+        short = safe(sentence if len(sentence) <= 300 else sentence[:299] + "…")
+        self.notify(
+            f"{short}\n(detail: 7 Log)",
+            title="Something went wrong",
+            severity="error",
+            timeout=8,
+            markup=False,
+        )
+
+    # -- engines ----------------------------------------------------------------------------
+
+    def start_engine(self, words: list[str]) -> None:
+        """Start ``srtui`` with these words in a process of its own."""
+        if any(engine.words == words for engine in self.started):
+            self.notify("It is starting already.", timeout=3)
+            return
+        try:
+            self.started.append(start_engine(self.workspace, words))
+        except OSError as error:
+            self.problem(error)
+            return
+        self.notify("The engine is starting; it goes on when this dashboard is closed.", markup=False)
+
+    # -- actions ----------------------------------------------------------------------------
+
+    def action_go(self, mode: str) -> None:
+        if not self.screen.is_modal:
+            self.switch_mode(mode)
+
+    def action_next_run(self, by: int) -> None:
+        if self.current_run is not None and isinstance(self.screen, DashboardScreen):
+            at = self.runs.index(self.current_run)
+            self.choose_run(self.runs[(at + by) % len(self.runs)].id)
+
+    def action_light(self) -> None:
+        dark = self.current_theme.dark
+        self.theme = "srtui-light" if dark else "srtui-dark"
+
+    def action_help(self) -> None:
+        from srtui.tui.screens.dialogs import Help
+
+        if not isinstance(self.screen, Help):
+            self.push_screen(Help(self.screen))
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        for number, (mode, label) in enumerate(TABS, 1):
+            yield SystemCommand(label, f"Open screen {number}", partial(self.action_go, mode))
+        for run in self.runs[:20]:
+            yield SystemCommand(
+                f"Run {safe(run.name)}", f"Show this run ({run.state})", partial(self.choose_run, run.id)
+            )
+        yield SystemCommand("Light or dark", "Change between the light and the dark theme", self.action_light)
+        yield SystemCommand("Keys", "What the keys do here", self.action_help)
+        yield SystemCommand("Quit", "Close the dashboard; runs go on", self.action_quit)
+
+    def on_unmount(self) -> None:
+        self.reader.close()
+        self.writer.close()

@@ -1,0 +1,215 @@
+"""What the dashboard's screens have in common: the bar of tabs, the line of the run, and the reading."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from rich.cells import cell_len
+from textual import events
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.content import Content
+from textual.screen import Screen
+from textual.widget import Widget
+
+from srtui.console import title
+from srtui.tui.widgets.words import Words, shown, state_words
+
+if TYPE_CHECKING:
+    from srtui.tui.app import Dashboard
+
+_LAST_KEYS = ("question_mark", "q")
+TABS = (
+    ("runs", "Runs"),
+    ("live", "Live"),
+    ("samples", "Samples"),
+    ("scores", "Scores"),
+    ("training", "Training"),
+    ("models", "Models"),
+    ("log", "Log"),
+    ("evaluation", "Evaluation"),
+)
+
+
+class TabBar(Widget):
+    """The screens by number; the open one stands out by inversion, not by its colour alone."""
+
+    DEFAULT_CSS = """
+    TabBar { height: 1; background: $panel; color: $dim; }
+    """
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self._mode = mode
+        self._places: list[tuple[int, int, str]] = []
+
+    def render(self) -> Content:
+        gap = "  " if self.size.width >= 80 else " "
+        parts: list[Content] = [Content(" ")]
+        self._places, at = [], 1
+        for number, (mode, label) in enumerate(TABS, 1):
+            word = f"{number} {label}"
+            here = mode == self._mode
+            parts.append(Content.styled(word, "bold reverse $primary" if here else "$foreground"))
+            self._places.append((at, at + len(word), mode))
+            at += len(word) + len(gap)
+            parts.append(Content(gap))
+        left = Content("").join(parts)
+        name = "srtui "
+        if self.size.width - left.cell_length > len(name) + 2:
+            left += Content(" " * (self.size.width - left.cell_length - len(name))) + Content.styled(
+                name, "bold"
+            )
+        return left
+
+    def on_click(self, event: events.Click) -> None:
+        for first, last, mode in self._places:
+            if first <= event.x < last:
+                self.app.switch_mode(mode)
+
+
+class KeyLine(Widget):
+    """What the keys do here, as far as there is room; a click does the same."""
+
+    # Not Textual's Footer: that is a widget a key, which costs a tenth of a second before the first
+    # paint, and cuts the last key in the middle where the terminal is narrow.
+    DEFAULT_CSS = """
+    KeyLine { height: 1; dock: bottom; background: $panel; color: $foreground; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._places: list[tuple[int, int, str]] = []
+
+    def on_mount(self) -> None:
+        self.screen.bindings_updated_signal.subscribe(self, lambda _: self.refresh())
+
+    def render(self) -> Content:
+        # One key for each action; help and the way out are the last to be left out.
+        keys: dict[str, tuple[str, str, str]] = {}
+        for active in self.screen.active_bindings.values():
+            b = active.binding
+            if b.show and active.enabled and b.description and b.key != "ctrl+p":
+                keys.setdefault(b.action, (self.app.get_key_display(b), b.description, b.key))
+        last = [k for k in keys.values() if k[2] in _LAST_KEYS] + [("^p", "Commands", "ctrl+p")]
+        first = [k for k in keys.values() if k[2] not in _LAST_KEYS]
+        room = self.size.width - 1 - sum(_width(k) for k in last)
+        parts: list[Content] = [Content(" ")]
+        self._places, at = [], 1
+        for key in first:
+            if _width(key) <= room:
+                room -= _width(key)
+                at = self._put(parts, at, *key)
+        for key in last[:-1]:
+            at = self._put(parts, at, *key)
+        parts.append(Content(" " * max(0, room)))
+        self._put(parts, at + max(0, room), *last[-1])
+        return Content("").join(parts)
+
+    def _put(self, parts: list[Content], at: int, key: str, words: str, press: str) -> int:
+        parts.append(Content.styled(key, "bold $text-accent"))
+        parts.append(Content(f" {words}  "))
+        end = at + _width((key, words, press))
+        self._places.append((at, end - 2, press))
+        return end
+
+    def on_click(self, event: events.Click) -> None:
+        for first, last, key in self._places:
+            if first <= event.x < last:
+                self.app.simulate_key(key)
+
+
+def _width(key: tuple[str, str, str]) -> int:
+    return cell_len(key[0]) + 1 + cell_len(key[1]) + 2
+
+
+class RunLine(Words):
+    """Which run all the screens are about."""
+
+    DEFAULT_CSS = """
+    RunLine { height: 1; padding: 0 1; background: $surface; color: $dim; }
+    """
+
+    def on_mount(self) -> None:
+        self.show_run()
+
+    def show_run(self) -> None:
+        """Say it anew."""
+        app: Dashboard = self.app  # type: ignore[assignment]
+        run = app.current_run
+        if run is None:
+            self.say(Content("no run yet" if app.watched else ""))
+            return
+        parts = [shown(run.name, "bold $foreground"), state_words(run.state)]
+        if run.stage and run.state in ("running", "paused", "stopped", "failed"):
+            parts.append(Content(f"{title(run.stage)} {run.done:,}/{run.total:,}"))
+        parts.append(Content(f"{run.kept:,} of {run.samples:,} kept"))
+        if len(app.runs) > 1:
+            parts.append(Content(f"run {app.runs.index(run) + 1} of {len(app.runs)}, [ and ] change"))
+        room = self.app.size.width - 2
+        while len(parts) > 2 and sum(p.cell_length + 5 for p in parts) - 5 > room:
+            parts.pop()
+        self.say(Content("  ·  ").join(parts))
+
+
+class DashboardScreen(Screen[None]):
+    """One of the eight. ``MODE`` is its name; ``read`` brings what the store says onto it."""
+
+    MODE: ClassVar[str]
+    HELP_TEXT: ClassVar[str] = ""
+    EVERY_SECOND: ClassVar[bool] = False
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("r", "reread", "Refresh", show=False)]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._reading = self._again = False
+
+    @property
+    def dashboard(self) -> Dashboard:
+        return self.app  # type: ignore[return-value]
+
+    def compose(self) -> ComposeResult:
+        yield TabBar(self.MODE)
+        yield RunLine()
+        yield from self.body()
+        yield KeyLine()
+
+    def body(self) -> ComposeResult:
+        """What stands between the two lines above and the keys below."""
+        raise NotImplementedError
+
+    async def read(self) -> None:
+        """Fetch and show."""
+
+    def on_screen_resume(self) -> None:
+        self.query_one(RunLine).show_run()
+        self.reread()
+
+    def action_reread(self) -> None:
+        self.reread()
+
+    def tick(self, changed: bool) -> None:
+        """A second has passed; ``changed`` says whether the store was written to."""
+        self.query_one(RunLine).show_run()
+        if changed or self.EVERY_SECOND:
+            self.reread()
+
+    def reread(self) -> None:
+        """Read again; asked while reading, once more after that, so that slow reads never pile up."""
+        if self._reading:
+            self._again = True
+            return
+        self._reading = True
+        self.run_worker(self._read_all(), group="read")
+
+    async def _read_all(self) -> None:
+        try:
+            while True:
+                self._again = False
+                await self.read()
+                if not self._again:
+                    break
+        except Exception as error:
+            self.dashboard.problem(error)
+        finally:
+            self._reading = False

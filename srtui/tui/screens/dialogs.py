@@ -1,0 +1,167 @@
+"""Small questions, and help."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
+from textual.screen import ModalScreen, Screen
+from textual.widgets import Button, Input, Static
+
+from srtui.console import safe
+from srtui.tui.widgets.words import shown
+
+_KEYS = {
+    "question_mark": "?",
+    "left_square_bracket": "[",
+    "right_square_bracket": "]",
+    "slash": "/",
+    "escape": "Esc",
+    "enter": "Enter",
+    "space": "Space",
+    "less_than_sign": "<",
+    "greater_than_sign": ">",
+    "pageup": "PgUp",
+    "pagedown": "PgDn",
+    "home": "Home",
+    "end": "End",
+    "up": "↑",
+    "down": "↓",
+    "left": "←",
+    "right": "→",
+    "f2": "F2",
+}
+
+
+class Help(ModalScreen[None]):
+    """What a screen shows, and what its keys do."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,question_mark,q,enter", "dismiss", "Close"),
+    ]
+
+    def __init__(self, of: Screen[Any]) -> None:
+        super().__init__()
+        self._of = of
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(classes="dialog"):
+            yield Static(Content("Help"), classes="title")
+            yield Static(Content(getattr(self._of, "HELP_TEXT", "")))
+            yield Static(self._keys(), id="keys")
+
+    def _keys(self) -> Content:
+        blocks: list[Content] = []
+        focused = self._of.focused
+        for name, node in (("Here", self._of), ("In the list", focused), ("Everywhere", self.app)):
+            rows: dict[str, tuple[str, list[str]]] = {}
+            for kind in type(node).__mro__ if node is not None else ():
+                if kind.__module__.startswith("srtui."):
+                    for binding in kind.__dict__.get("BINDINGS", ()):
+                        keys = [_KEYS.get(k, k) for k in binding.key.split(",")]
+                        rows.setdefault(binding.action, (binding.description, []))[1].extend(keys)
+            if rows:
+                blocks.append(Content.styled(f"\n{name}", "bold $text-primary"))
+                blocks += [
+                    Content.assemble((f"  {' '.join(keys):<16}", "bold"), words)
+                    for words, keys in rows.values()
+                ]
+        blocks.append(Content.assemble(("  ctrl+p          ", "bold"), "Every command, by name"))
+        return Content("\n").join(blocks)
+
+
+class Confirm(ModalScreen[bool]):
+    """Yes or no; where ``type_this`` is given, only by typing it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "no", "No"),
+        Binding("y", "yes", "Yes", show=False),
+    ]
+
+    def __init__(self, question: str, words: str, yes: str, type_this: str | None = None) -> None:
+        super().__init__()
+        self._question, self._words, self._yes, self._type_this = question, words, yes, type_this
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog"):
+            yield Static(shown(self._question), classes="title")
+            yield Static(shown(self._words))
+            if self._type_this is not None:
+                yield Input(placeholder=f"type {safe(self._type_this)}", id="typed")
+            with Horizontal(classes="buttons"):
+                yield Button("Cancel", id="no", compact=True)
+                yield Button(
+                    self._yes, id="yes", variant="error", compact=True, disabled=self._type_this is not None
+                )
+
+    def on_mount(self) -> None:
+        self.query_one("#no" if self._type_this is None else "#typed").focus()
+
+    @on(Input.Changed, "#typed")
+    def _typed(self, event: Input.Changed) -> None:
+        self.query_one("#yes", Button).disabled = event.value != self._type_this
+
+    @on(Input.Submitted, "#typed")
+    def _submitted(self, event: Input.Submitted) -> None:
+        if event.value == self._type_this:
+            self.dismiss(True)
+
+    @on(Button.Pressed)
+    def _pressed(self, event: Button.Pressed) -> None:
+        self.dismiss(event.button.id == "yes")
+
+    def action_no(self) -> None:
+        self.dismiss(False)
+
+    def action_yes(self) -> None:
+        if self._type_this is None:
+            self.dismiss(True)
+
+
+class Prompt(ModalScreen[str | None]):
+    """One line of text; None where the person thought better of it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", "Cancel")]
+
+    def __init__(self, question: str, words: str, value: str = "", placeholder: str = "") -> None:
+        super().__init__()
+        self._question, self._words, self._value, self._placeholder = question, words, value, placeholder
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog"):
+            yield Static(Content(self._question), classes="title")
+            yield Static(Content(self._words), classes="muted")
+            yield Input(self._value, placeholder=self._placeholder)
+            with Horizontal(classes="buttons"):
+                yield Button("Cancel", id="no", compact=True)
+                yield Button("OK", id="yes", variant="primary", compact=True)
+
+    @on(Input.Submitted)
+    def _submitted(self, event: Input.Submitted) -> None:
+        self.dismiss(event.value)
+
+    @on(Button.Pressed)
+    def _pressed(self, event: Button.Pressed) -> None:
+        self.dismiss(self.query_one(Input).value if event.button.id == "yes" else None)
+
+    def action_cancel(self) -> None:
+        self.dismiss(None)
+
+
+class Reading(ModalScreen[None]):
+    """A longer text, to scroll through."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,enter,q", "dismiss", "Close")]
+
+    def __init__(self, title: str, text: str) -> None:
+        super().__init__()
+        self._title, self._text = title, text
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(classes="dialog"):
+            yield Static(shown(self._title), classes="title")
+            yield Static(shown(self._text))

@@ -1,0 +1,318 @@
+"""Live: what the engine is doing this second."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import psutil
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
+
+from srtui.console import bytes_text, duration, share, title
+from srtui.store.views import LiveView
+from srtui.tui.screens.base import DashboardScreen
+from srtui.tui.widgets.empty import Empty
+from srtui.tui.widgets.words import Words, bar, shown, sparkline
+
+_STAGES = ("reflect-instruction", "choose-instruction", "reflect-response", "choose-response", "train")
+_HISTORY = 240
+_GPU_SECONDS = 3.0
+
+
+@dataclass
+class _Pace:
+    """Where a stage was when this dashboard first looked, for its rate now."""
+
+    at: float
+    done: int
+
+
+class LiveScreen(DashboardScreen):
+    """Stages, speed, acceptance, machine, events, and the text that is being written."""
+
+    MODE = "live"
+    HELP_TEXT = (
+        "The stages of the run with their rates, and what the engine is doing this second. Rates of a stage that is "
+        "going on are those of the last minute; of one that is over, its mean. The machine's figures are of this "
+        "machine, whichever one the engine runs on."
+    )
+    EVERY_SECOND = True
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("p", "pause", "Start/pause"),
+        Binding("x", "stop", "Stop"),
+    ]
+    DEFAULT_CSS = """
+    LiveScreen .box { padding: 0 1; border: round $panel; border-title-color: $text-primary; height: auto; }
+    LiveScreen #middle { height: auto; }
+    LiveScreen #middle .box { width: 1fr; height: 6; }
+    LiveScreen.-narrow #machine { width: 39; }
+    LiveScreen #bottom { height: 1fr; min-height: 5; }
+    LiveScreen #bottom .box { width: 1fr; height: 1fr; }
+    LiveScreen.-narrow #bottom { layout: vertical; }
+    LiveScreen.-narrow #events-box { height: 4; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pace: dict[tuple[int, str], deque[_Pace]] = {}
+        self._tokens: deque[float] = deque(maxlen=_HISTORY)
+        self._last: tuple[int, float, int] | None = None
+        self._accepted: dict[str, tuple[int, int, int]] = {}
+        self._accepted_at = (0, 0.0)
+        self._view: LiveView | None = None
+
+    def body(self) -> ComposeResult:
+        with Vertical(id="all"):
+            yield Words(id="stages", classes="box")
+            with Horizontal(id="middle"):
+                yield Words(id="speed", classes="box")
+                yield Words(id="machine", classes="box")
+            with Horizontal(id="bottom"):
+                with VerticalScroll(id="writing-box", classes="box", can_focus=False):
+                    yield Words(id="writing")
+                with VerticalScroll(id="events-box", classes="box", can_focus=False):
+                    yield Words(id="events")
+        yield Empty(
+            "Nothing is running", "Start a run on 1 Runs; what its engine does is shown here.", id="none"
+        )
+
+    def on_mount(self) -> None:
+        self.query_one("#all").add_class("hidden")
+        self.query_one("#none").add_class("hidden")
+        for id, name in (
+            ("stages", "stages"),
+            ("speed", "so far"),
+            ("machine", "this machine"),
+            ("writing-box", "being written"),
+            ("events-box", "events"),
+        ):
+            self.query_one(f"#{id}").border_title = name
+        psutil.cpu_percent()
+        self.on_resize()
+
+    def on_resize(self) -> None:
+        self.set_class(self.app.size.width < 100, "-narrow")
+
+    async def read(self) -> None:
+        app = self.dashboard
+        run_id = app.run_id
+        view = None if run_id is None else await app.ask(lambda v: v.live(run_id))
+        self._view = view
+        self.query_one("#all").set_class(view is None, "hidden")
+        self.query_one("#none").set_class(view is not None or not app.watched, "hidden")
+        if view is None or run_id is None:
+            return
+        # Counting every decision each second would cost more than it tells.
+        if self._accepted_at[0] != run_id or time.monotonic() - self._accepted_at[1] > 3:
+            self._accepted = await app.ask(lambda v: v.accepted(run_id))
+            self._accepted_at = (run_id, time.monotonic())
+        machine = await asyncio.to_thread(_machine, str(app.workspace.root))
+        self._measure(view)
+        self._show(view, machine)
+
+    def _measure(self, view: LiveView) -> None:
+        now = time.monotonic()
+        tokens = sum(s["tokens"] for s in view.stages.values())
+        if self._last is None or self._last[0] != view.run.id:
+            self._tokens.clear()
+        elif now - self._last[1] >= 0.5:
+            self._tokens.append(max(0.0, (tokens - self._last[2]) / (now - self._last[1])))
+        if self._last is None or self._last[0] != view.run.id or now - self._last[1] >= 0.5:
+            self._last = (view.run.id, now, tokens)
+        for stage, s in view.stages.items():
+            past = self._pace.setdefault((view.run.id, stage), deque(maxlen=90))
+            past.append(_Pace(now, s["done"]))
+            while len(past) > 2 and now - past[0].at > 60:
+                past.popleft()
+
+    def _show(self, view: LiveView, machine: list[str]) -> None:
+        width = self.app.size.width
+        going = view.run.state == "running"
+        self.query_one("#stages", Words).say(
+            Content("\n").join(self._stage(view, s, width, going) for s in self._stages(view))
+        )
+        self.query_one("#speed", Words).say(self._speed(view, width, going))
+        self.query_one("#machine", Words).say(shown("\n".join(machine)))
+        self.query_one("#writing", Words).say(_writing(view))
+        events = [
+            Content.assemble(
+                (time.strftime("%H:%M:%S ", time.localtime(e["at"])), "$dim"),
+                ({"info": "", "warning": "! ", "error": "✗ "}[e["level"]], "bold"),
+                shown(
+                    e["message"], {"info": "", "warning": "$text-warning", "error": "$text-error"}[e["level"]]
+                ),
+            )
+            for e in view.events[:20]
+        ]
+        self.query_one("#events", Words).say(Content("\n").join(events) if events else Content("none yet"))
+
+    def _stages(self, view: LiveView) -> list[str]:
+        wanted = [
+            s for s in _STAGES if s != "train" or view.run.recipe.get("training", {}).get("enabled", True)
+        ]
+        if "check-template" in view.stages and view.run.stage == "reflect-instruction":
+            check = view.stages["check-template"]
+            if check["done"] < check["total"]:
+                return ["check-template", *wanted]
+        return wanted
+
+    def _stage(self, view: LiveView, stage: str, width: int, going: bool) -> Content:
+        s = view.stages.get(stage)
+        here = view.run.stage == stage and view.run.state != "done"
+        done, total = (s["done"], s["total"]) if s else (0, view.run.samples if stage != "train" else 0)
+        over = s is not None and total > 0 and done >= total and not here
+        sign = (
+            "✓"
+            if over
+            else "▶"
+            if here and going
+            else "‖"
+            if here and view.run.state == "paused"
+            else "■"
+            if here
+            else "○"
+        )
+        style = "bold $text-accent" if here else "$text-success" if over else "$dim"
+        size = max(6, min(40, width - 80))
+        head = Content.assemble(
+            (f"{sign} {title(stage):<26}", style),
+            (bar(done, total, size), style),
+            f" {done:>7,}/{total:<7,}" if total else f" {'-':>9}{'':<6}",
+        )
+        rate, left = self._rate(view, stage, done, total, here and going)
+        return head + Content.styled(f"{rate:>9} {left:>15}"[: max(0, width - head.cell_length - 4)], "$dim")
+
+    def _rate(self, view: LiveView, stage: str, done: int, total: int, now: bool) -> tuple[str, str]:
+        s = view.stages.get(stage)
+        if s is None or (view.run.state == "paused" and view.run.stage == stage):
+            return "", ""
+        if not now:
+            return (f"{done / s['seconds']:.2g}/s" if s["seconds"] and done else ""), (
+                duration(s["seconds"]) if s["seconds"] else ""
+            )
+        past = self._pace.get((view.run.id, stage))
+        made = past[-1].done - past[0].done if past else 0
+        spent = past[-1].at - past[0].at if past else 0.0
+        rate = made / spent if made and spent > 2 else done / s["seconds"] if s["seconds"] and done else 0.0
+        if not rate:
+            return "", ""
+        return f"{rate:.2g}/s", f"{duration((total - done) / rate)} left" if done < total else ""
+
+    def _speed(self, view: LiveView, width: int, going: bool) -> Content:
+        room = max(8, (width // 2 if width >= 100 else width - 39) - 24)
+        rate = self._tokens[-1] if self._tokens and going else 0.0
+        lines = [
+            Content.assemble(
+                (f"{rate:>7,.0f} tokens/s  ", "bold"), (sparkline(list(self._tokens), room), "$text-accent")
+            )
+        ]
+        live = view.live
+        slots = (
+            f"{live['slots_in_use']}/{live['slots']} used, {live['waiting']:,} waiting"
+            if live.get("slots")
+            else "-"
+        )
+        lines.append(Content.assemble(("slots        ", "$dim"), slots))
+        for stage, name in (("instruction", "instructions"), ("response", "answers")):
+            taken, choices, decided = self._accepted.get(stage, (0, 0, 0))
+            words = (
+                f"{taken:,} of {choices:,} taken ({share(taken, choices)})" if decided else "no choice yet"
+            )
+            lines.append(Content.assemble((f"{name:<13}", "$dim"), words))
+        return Content("\n").join(lines)
+
+    # -- what a person does -----------------------------------------------------------------
+
+    def action_pause(self) -> None:
+        run = self.dashboard.current_run
+        if run is None:
+            return
+        if run.state in ("running", "paused"):
+            kind = "pause" if run.state == "running" else "resume"
+            self.dashboard.write(lambda store: store.runs.ask(run.id, kind))
+            self.notify(f"Asked to {kind}; it does so after this step.", timeout=3)
+        elif run.state != "done":
+            self.dashboard.start_engine(["resume", run.name])
+
+    def action_stop(self) -> None:
+        from srtui.tui.screens.dialogs import Confirm
+
+        run = self.dashboard.current_run
+        if run is None or run.pid is None:
+            self.notify("No engine works on this run.")
+            return
+
+        def stop(yes: bool | None) -> None:
+            if yes:
+                self.dashboard.write(lambda store: store.runs.ask(run.id, "stop"))
+
+        words = "It finishes the step that it is in. Everything finished is stored, and p goes on from there."
+        self.app.push_screen(Confirm(f"Stop {run.name}?", words, "Stop"), stop)
+
+
+def _writing(view: LiveView) -> Content:
+    live: dict[str, Any] = view.live
+    if not live.get("text"):
+        words = {
+            "running": "Between two texts.",
+            "paused": "Paused; its texts are held in memory.",
+            "done": "This run is done.",
+        }.get(view.run.state, "No engine works on this run; p starts it.")
+        return Content.styled(words, "$dim")
+    head = Content.styled(f"sample {live.get('sample_id') or '?'}\n", "$dim")
+    return head + shown(live["text"]) + Content.styled("▌", "$text-accent")
+
+
+def _machine(folder: str) -> list[str]:
+    """CPU, memory and disk; and the GPU where nvidia-smi answers."""
+    memory, disk = psutil.virtual_memory(), psutil.disk_usage(folder)
+    cpu = psutil.cpu_percent()
+    lines = [
+        f"CPU     {cpu:>4.0f} %  {bar(cpu, 100, 8)} {psutil.cpu_count()} cores",
+        f"memory  {memory.percent:>4.0f} %  {bar(memory.percent, 100, 8)} {bytes_text(memory.available)} free",
+        f"disk    {disk.percent:>4.0f} %  {bar(disk.percent, 100, 8)} {bytes_text(disk.free)} free",
+    ]
+    return lines + (_gpus() or ["GPU     none that answers"])
+
+
+def _gpus() -> list[str]:
+    """Use and memory of NVIDIA's cards, asked for every few seconds: each question starts a process."""
+    if time.monotonic() - _asked.at > _GPU_SECONDS and _asked.tool:
+        _asked.at = time.monotonic()
+        query = "--query-gpu=utilization.gpu,memory.used,memory.total"
+        try:
+            said = subprocess.run(
+                [_asked.tool, query, "--format=csv,noheader,nounits"],
+                capture_output=True,
+                text=True,
+                timeout=5,
+                check=True,
+            ).stdout
+            cards = [[float(x) for x in line.split(",")] for line in said.splitlines()]
+            _asked.lines = [
+                f"GPU {n}   {use:>4.0f} %  {bar(use, 100, 8)} {bytes_text(used * 2**20)} of {bytes_text(total * 2**20)}"
+                for n, (use, used, total) in enumerate(cards)
+            ]
+        except (OSError, ValueError, subprocess.SubprocessError):
+            _asked.lines = []
+    return _asked.lines
+
+
+@dataclass
+class _Asked:
+    """What nvidia-smi said last."""
+
+    tool: str | None = field(default_factory=lambda: shutil.which("nvidia-smi"))
+    at: float = -_GPU_SECONDS
+    lines: list[str] = field(default_factory=list)
+
+
+_asked = _Asked()

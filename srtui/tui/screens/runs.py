@@ -1,0 +1,251 @@
+"""Runs: all of them, how far they are, and the ways to start and stop them."""
+
+from __future__ import annotations
+
+import time
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.content import Content
+
+from srtui.console import duration, title
+from srtui.store.views import RunRow
+from srtui.tui.screens.base import DashboardScreen
+from srtui.tui.widgets.table import Cell, Column, Row, Tone, VirtualTable
+from srtui.tui.widgets.words import STATE_SIGNS, Words, bar, shown
+
+_TONES: dict[str, Tone] = {
+    "running": "accent",
+    "paused": "warn",
+    "stopped": "warn",
+    "failed": "bad",
+    "done": "good",
+}
+
+
+class RunsScreen(DashboardScreen):
+    """The table of runs, and of the one under the cursor what it is."""
+
+    MODE = "runs"
+    HELP_TEXT = (
+        "Every run in this store. The engine that works on a run is a process of its own: it goes on when the "
+        "dashboard is closed, and any number of dashboards may watch it. A run that was stopped, or whose engine "
+        "died, goes on from where it was."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("n", "new", "New run"),
+        Binding("enter", "open", "Watch", show=False),
+        Binding("p", "pause", "Start/pause"),
+        Binding("x", "stop", "Stop"),
+        Binding("c", "clone", "Clone"),
+        Binding("d", "delete", "Delete"),
+    ]
+    EVERY_SECOND = True
+    DEFAULT_CSS = """
+    RunsScreen #about { height: auto; max-height: 9; padding: 0 2; background: $surface; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown_run: int | None = None
+
+    def body(self) -> ComposeResult:
+        yield VirtualTable(
+            [
+                Column("name", "run"),
+                Column("state", "state", 10),
+                Column("stage", "stage", 26, from_width=100),
+                Column("progress", "progress", 18),
+                Column("kept", "kept", 15, right=True),
+                Column("dataset", "dataset", 18, from_width=130),
+                Column("started", "started", 12),
+            ],
+            id="runs",
+        )
+        yield Words(id="about")
+
+    def on_mount(self) -> None:
+        self._show()
+
+    async def read(self) -> None:
+        self._show()
+
+    def _show(self) -> None:
+        runs = self.dashboard.runs
+        nothing = self.dashboard.watched and not runs
+        table = self.query_one(VirtualTable)
+        table.set_class(nothing, "hidden")
+        self.query_one("#about").set_class(not runs, "hidden")
+        if nothing and not self.query("FirstRun"):
+            from srtui.tui.widgets.first_run import FirstRun
+
+            self.mount(FirstRun(), before="#about")
+        elif runs:
+            self.query("FirstRun").remove()
+        first_rows = runs and not table.total
+        table.show_rows([_row(r) for r in runs])
+        if self._shown_run != self.dashboard.run_id:
+            self._shown_run = self.dashboard.run_id
+            table.cursor = next((n for n, r in enumerate(runs) if r.id == self._shown_run), table.cursor)
+        if first_rows:
+            table.focus()
+        self._about()
+
+    @property
+    def chosen(self) -> RunRow | None:
+        """The run under the cursor."""
+        row = self.query_one(VirtualTable).row
+        return None if row is None else next((r for r in self.dashboard.runs if r.id == row.key), None)
+
+    def _about(self) -> None:
+        run = self.chosen
+        if run is None:
+            return
+        lines = [
+            Content.assemble(
+                shown(run.name, "bold"), "  ", shown(run.recipe.get("description") or "", "$dim")
+            )
+        ]
+        lines.append(
+            shown(
+                f"{run.dataset}: {run.samples:,} samples  ·  teacher {run.teacher}  ·  student {run.student}",
+                "$dim",
+            )
+        )
+        lines.append(_where(run))
+        if run.error:
+            lines.append(shown(f"✗ {run.error}", "$text-error"))
+        self.query_one("#about", Words).say(Content("\n").join(lines))
+
+    # -- what a person does -----------------------------------------------------------------
+
+    @on(VirtualTable.Highlighted)
+    def _moved(self, event: VirtualTable.Highlighted) -> None:
+        if event.row is not None and self.has_focus_within:
+            self.dashboard.run_id = event.row.key
+        self._about()
+
+    @on(VirtualTable.Selected)
+    def _selected(self) -> None:
+        run = self.chosen
+        if run is not None:
+            self.dashboard.choose_run(run.id)
+            self.dashboard.action_go("live" if run.state != "done" else "samples")
+
+    def on_button_pressed(self) -> None:
+        self._form("quickstart.toml")
+
+    def _form(self, recipe: str | None = None, like: RunRow | None = None) -> None:
+        from srtui.tui.screens.new_run import NewRun
+
+        def start(words: list[str] | None) -> None:
+            if words is not None:
+                self.dashboard.start_engine(words)
+
+        self.app.push_screen(NewRun(recipe, like), start)
+
+    def action_new(self) -> None:
+        self._form()
+
+    def action_clone(self) -> None:
+        if (run := self.chosen) is not None:
+            self._form(like=run)
+
+    def action_pause(self) -> None:
+        run = self.chosen
+        if run is None:
+            return
+        self.dashboard.choose_run(run.id)
+        if run.state == "running":
+            self._ask(run, "pause")
+        elif run.state == "paused":
+            self._ask(run, "resume")
+        elif run.state == "done":
+            self.dashboard.write(
+                lambda store: store.work.unscored_by_hand(run.id),
+                lambda waiting: self._finish(run, len(waiting)),
+            )
+        else:
+            self.dashboard.start_engine(["resume", run.name])
+
+    def _finish(self, run: RunRow, waiting: int) -> None:
+        """A run that is done is started again only for texts that a person has written since."""
+        if waiting:
+            self.dashboard.start_engine(["resume", run.name])
+        else:
+            self.notify(f"{run.name} is done; c makes a run like it.", markup=False)
+
+    def _ask(self, run: RunRow, kind: str) -> None:
+        self.dashboard.write(lambda store: store.runs.ask(run.id, kind))
+        self.notify(f"Asked {run.name} to {kind}; it does so after this step.", markup=False, timeout=3)
+
+    def action_stop(self) -> None:
+        run = self.chosen
+        if run is None:
+            return
+        from srtui.tui.screens.dialogs import Confirm
+
+        if run.pid is None:
+            self.notify(f"No engine works on {run.name}.", markup=False)
+            return
+
+        def stop(yes: bool | None) -> None:
+            if yes:
+                self._ask(run, "stop")
+
+        question = f"Stop {run.name}?"
+        words = "It finishes the step that it is in. Everything finished is stored, and p goes on from there."
+        self.app.push_screen(Confirm(question, words, "Stop"), stop)
+
+    def action_delete(self) -> None:
+        run = self.chosen
+        if run is None:
+            return
+
+        from srtui.tui.screens.dialogs import Confirm
+
+        def delete(yes: bool | None) -> None:
+            if yes:
+                self.dashboard.write(lambda store: store.runs.delete(run.id))
+
+        words = (
+            f"Its choices, outcomes, events and training record are deleted for good ({run.samples:,} samples). "
+            "The texts that the teacher wrote and their scores stay, for other runs may use them; so do files "
+            "under store/runs. Type the run's name to delete it."
+        )
+        self.app.push_screen(Confirm(f"Delete {run.name}?", words, "Delete", type_this=run.name), delete)
+
+
+def _row(r: RunRow) -> Row:
+    share = f"{bar(r.done, r.total, 7)} {r.done:,}/{r.total:,}" if r.stage and r.total else "-"
+    return Row(
+        r.id,
+        (
+            Cell(r.name, "bold"),
+            Cell(f"{STATE_SIGNS.get(r.state, '·')} {r.state}", _TONES.get(r.state, "")),
+            Cell(title(r.stage) if r.stage else "", "dim"),
+            Cell("████████ all" if r.state == "done" else share),
+            Cell(f"{r.kept:,}/{r.samples:,}"),
+            Cell(r.dataset, "dim"),
+            Cell(_when(r.started_at), "dim"),
+        ),
+    )
+
+
+def _where(run: RunRow) -> Content:
+    if run.pid is not None:
+        return shown(f"process {run.pid} on {run.host} is working on it", "$text-accent")
+    if run.state == "stopped":
+        return Content.styled("no engine works on it; p goes on from where it was", "$text-warning")
+    if run.state == "done" and run.started_at and run.finished_at:
+        return Content.styled(f"done in {duration(run.finished_at - run.started_at)}", "$text-success")
+    return Content("")
+
+
+def _when(at: float | None) -> str:
+    if at is None:
+        return "-"
+    form = "%H:%M today" if time.strftime("%x") == time.strftime("%x", time.localtime(at)) else "%d %b %H:%M"
+    return time.strftime(form, time.localtime(at))

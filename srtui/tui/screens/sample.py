@@ -1,0 +1,439 @@
+"""One sample: every text of it side by side, what the student made of them, and what was decided."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.content import Content
+from textual.screen import Screen
+from textual.widgets import Static
+
+from srtui.console import number
+from srtui.errors import UserError
+from srtui.sample import Pair
+from srtui.store.views import SampleView, VariantView
+from srtui.tui.reader import Reader
+from srtui.tui.screens.base import KeyLine
+from srtui.tui.widgets.diff import word_diff
+from srtui.tui.widgets.words import bar, shown
+
+if TYPE_CHECKING:
+    from srtui.tui.app import Dashboard
+
+_NARROW = 100
+_BAR = 10
+_PARTS = ("instruction", "input", "response")
+_PART_NAMES = {"instruction": "Instruction", "input": "Input", "response": "Answer"}
+_STATE_SENTENCES = {
+    "waiting": "nothing has been done with it yet",
+    "instruction written": "the teacher has rewritten its instruction; the student has not chosen yet",
+    "instruction chosen": "the student has chosen its instruction; the answer comes next",
+    "answer written": "the teacher has rewritten its answer; the student has not chosen yet",
+    "answer chosen": "both choices are made",
+}
+
+
+class SampleScreen(Screen[int]):
+    """Dismissed with its position in the table, so that the table comes back to it."""
+
+    HELP_TEXT = (
+        "Left the original, then what the teacher made of it. Words that are gone are struck through in the text "
+        "before, new ones underlined in the rewrite. The bars are the student's losses in nats a token: of the "
+        "answer y with and without the instruction x, and the other way round; IFD and r-IFD are the ratios of "
+        "their perplexities. o, i, a and h take a text for training, overruling the student; u lets its choice stand again."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,backspace", "back", "Table"),
+        Binding("n,right", "step(1)", "Next"),
+        Binding("p,left", "step(-1)", "Prev"),
+        Binding("o", "accept('original')", "Original"),
+        Binding("i", "accept('instruction')", "Instr."),
+        Binding("a", "accept('response')", "Answer"),
+        Binding("h", "accept('manual')", "By hand", show=False),
+        Binding("u", "undo", "Undo"),
+        Binding("e", "edit", "Edit"),
+        Binding("t", "note", "Note"),
+        Binding("f", "flag", "Flag"),
+        Binding("y", "copy", "Copy", show=False),
+        Binding("d", "diff", "Diff on/off", show=False),
+        Binding("down,j", "scroll_by(3)", "Down", show=False),
+        Binding("up,k", "scroll_by(-3)", "Up", show=False),
+        Binding("pagedown,space", "scroll_by(15)", "Page down", show=False),
+        Binding("pageup", "scroll_by(-15)", "Page up", show=False),
+    ]
+    DEFAULT_CSS = """
+    SampleScreen #top { height: auto; padding: 0 1; background: $surface; }
+    SampleScreen #panes { height: 1fr; }
+    SampleScreen .pane { width: 1fr; height: 1fr; padding: 0 1; border-left: solid $panel; }
+    SampleScreen .pane:first-child { border-left: none; }
+    SampleScreen .pane Static { width: 1fr; height: auto; }
+    SampleScreen .pane .scores { height: auto; margin-bottom: 1; }
+    SampleScreen.-stacked #panes { layout: vertical; overflow-y: auto; }
+    SampleScreen.-stacked .pane { height: auto; border-left: none; border-top: solid $panel; }
+    """
+
+    def __init__(self, reader: Reader, position: int, sample_id: int) -> None:
+        super().__init__()
+        self._reader, self._position, self._sample_id = reader, position, sample_id
+        self._sample: SampleView | None = None
+        self._marking = True
+
+    @property
+    def dashboard(self) -> Dashboard:
+        return self.app  # type: ignore[return-value]
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="top")
+        yield Horizontal(id="panes")
+        yield KeyLine()
+
+    def on_mount(self) -> None:
+        self.set_class(self.app.size.width < _NARROW, "-stacked")
+        self._reload()
+
+    def on_resize(self) -> None:
+        self.set_class(self.app.size.width < _NARROW, "-stacked")
+
+    def _reload(self) -> None:
+        self.run_worker(self._show(), exclusive=True, group="show")
+
+    async def _show(self) -> None:
+        run_id, sample_id = self.dashboard.run_id, self._sample_id
+        try:
+            sample = await self._reader.ask(lambda v: v.sample(run_id, sample_id))
+            if sample is None:
+                raise UserError(f"Sample {sample_id} is not in the store any more.")
+            shown_variants = _columns(sample)
+            diffs = await asyncio.to_thread(_diffs, sample, shown_variants) if self._marking else {}
+        except Exception as error:
+            self.dashboard.problem(error)
+            return
+        self._sample = sample
+        self.query_one("#top", Static).update(self._top(sample))
+        panes = self.query_one("#panes", Horizontal)
+        with self.app.batch_update():
+            await panes.remove_children()
+            await panes.mount(
+                *(_pane(sample, name, variant, stage, diffs) for name, variant, stage in shown_variants)
+            )
+
+    def _top(self, s: SampleView) -> Content:
+        head = [Content.styled(f"Sample {s.id}", "bold"), shown(f"{s.dataset}, row {s.row}", "$dim")]
+        head.append(Content.styled(s.state, "bold $text-success" if s.state == "kept" else "bold"))
+        if s.flagged:
+            head.append(Content.styled("⚑ flagged", "$text-accent"))
+        lines = [Content("  ·  ").join(head)]
+        lines += [shown(line) for line in sentences(s)]
+        if s.note:
+            lines.append(Content.assemble(("✎ ", "$text-accent"), shown(s.note, "italic")))
+        return Content("\n").join(lines)
+
+    # -- what a person does -----------------------------------------------------------------
+
+    def action_back(self) -> None:
+        self.dismiss(self._position)
+
+    def action_step(self, by: int) -> None:
+        self.run_worker(self._step(by), exclusive=True, group="step")
+
+    async def _step(self, by: int) -> None:
+        to = self._position + by
+        try:
+            sample_id = await self._reader.ask(lambda v: v.sample_at(to))
+        except Exception as error:
+            self.dashboard.problem(error)
+            return
+        if sample_id is None:
+            self.notify("That was the last one." if by > 0 else "This is the first one.", timeout=2)
+            return
+        self._position, self._sample_id = to, sample_id
+        self._reload()
+
+    def action_scroll_by(self, lines: int) -> None:
+        panes = self.query_one("#panes")
+        for place in [panes] if self.has_class("-stacked") else self.query(".pane"):
+            place.scroll_relative(y=lines, animate=False)
+
+    def _taken(self, which: str) -> VariantView | None:
+        s = self._sample
+        if s is None:
+            return None
+        if which == "original":
+            return s.original
+        if which == "manual":
+            return next((v for v in reversed(s.variants) if v.kind == "manual"), None)
+        return s.variant(s.rewrites.get(which))
+
+    def action_accept(self, which: str) -> None:
+        run_id, sample_id = self.dashboard.run_id, self._sample_id
+        variant = self._taken(which)
+        if run_id is None:
+            self.notify("A choice belongs to a run, and there is none yet.", severity="warning")
+            return
+        if variant is None:
+            names = {
+                "instruction": "rewritten instruction",
+                "response": "rewritten answer",
+                "manual": "text by hand",
+            }
+            self.notify(f"There is no {names[which]} of this sample.", severity="warning", timeout=3)
+            return
+        variant_id = variant.id
+
+        def said(_: None) -> None:
+            self.notify(
+                "Overruled: training takes this text. u lets the student's choice stand again.", timeout=4
+            )
+            self._reload()
+
+        self.dashboard.write(lambda store: store.marks.overrule(run_id, sample_id, variant_id), said)
+
+    def action_undo(self) -> None:
+        run_id, sample_id = self.dashboard.run_id, self._sample_id
+        if run_id is None:
+            return
+
+        def said(undone: bool) -> None:
+            self.notify(
+                "The student's choice stands again." if undone else "Nothing was overruled here.", timeout=3
+            )
+            self._reload()
+
+        self.dashboard.write(lambda store: store.marks.undo_overrule(run_id, sample_id), said)
+
+    def action_flag(self) -> None:
+        sample_id = self._sample_id
+        self.dashboard.write(lambda store: store.marks.flag(sample_id), lambda _: self._reload())
+
+    def action_note(self) -> None:
+        from srtui.tui.screens.dialogs import Prompt
+
+        sample_id, now = self._sample_id, self._sample.note if self._sample else ""
+
+        def keep(text: str | None) -> None:
+            if text is not None and text != now:
+                self.dashboard.write(
+                    lambda store: store.marks.note(sample_id, text), lambda _: self._reload()
+                )
+
+        self.app.push_screen(Prompt("Note", f"On sample {sample_id}; an empty one takes it away.", now), keep)
+
+    def action_copy(self) -> None:
+        s = self._sample
+        if s is not None:
+            variant = s.variant(_final(s)) or s.original
+            self.app.copy_to_clipboard(
+                "\n\n".join(t for t in (variant.instruction, variant.input, variant.response) if t)
+            )
+            self.notify("Copied: what would be trained on now.", timeout=2)
+
+    def action_diff(self) -> None:
+        self._marking = not self._marking
+        self._reload()
+
+    def action_edit(self) -> None:
+        s = self._sample
+        if s is None:
+            return
+        base = s.variant(_final(s)) or s.original
+        try:
+            pair = self._edited(base)
+        except UserError as error:
+            self.dashboard.problem(error)
+            return
+        if pair is None:
+            self.notify("Nothing was changed, so nothing is stored.", timeout=3)
+            return
+        sample_id, parent_id = s.id, base.id
+
+        def said(made: tuple[int, bool]) -> None:
+            words = (
+                "Stored; it waits for a score (p on 1 Runs gives it one)."
+                if made[1]
+                else "This sample has that very text already."
+            )
+            self.notify(f"{words} h takes it for training.", timeout=5)
+            self._reload()
+
+        self.dashboard.write(lambda store: store.marks.write_variant(sample_id, parent_id, pair), said)
+
+    def _edited(self, base: VariantView) -> Pair | None:
+        """What the person's editor leaves of a text; None where it is as it was."""
+        words = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi")
+        before = "".join(f"=== {_PART_NAMES[p]} ===\n{getattr(base, p)}\n" for p in _PARTS)
+        with tempfile.TemporaryDirectory(prefix="srtui-") as folder:
+            path = Path(folder) / f"sample-{self._sample_id}.txt"
+            path.write_text(before, encoding="utf-8")
+            try:
+                with self.app.suspend():
+                    done = subprocess.run([*words, str(path)], check=False)
+            except OSError as error:
+                raise UserError(
+                    f"{words[0]} cannot be started ({error.strerror}); set EDITOR to your editor."
+                ) from error
+            if done.returncode:
+                raise UserError(f"{words[0]} ended with exit code {done.returncode}; nothing was stored.")
+            after = path.read_text(encoding="utf-8", errors="replace")
+        return None if after == before else read_edited(after)
+
+
+def read_edited(text: str) -> Pair:
+    """The pair in an edited file. Raises UserError where a heading is gone."""
+    found = {}
+    for n, part in enumerate(_PARTS):
+        heading = f"=== {_PART_NAMES[part]} ===\n"
+        at = text.find(heading)
+        if at < 0:
+            raise UserError(
+                f"The line {heading.strip()} is gone, so the parts cannot be told apart; nothing was stored."
+            )
+        end = text.find(f"=== {_PART_NAMES[_PARTS[n + 1]]} ===\n", at) if n + 1 < len(_PARTS) else len(text)
+        found[part] = text[at + len(heading) : end if end >= 0 else len(text)].removesuffix("\n")
+    return Pair(found["instruction"], found["input"], found["response"])
+
+
+def sentences(s: SampleView) -> list[str]:
+    """What was decided, stage by stage, and what came of it."""
+    lines = []
+    for stage in ("instruction", "response"):
+        if stage in s.decisions:
+            reason = s.decisions[stage]["reason"]
+            lines.append(reason[:1].upper() + reason[1:])
+        elif stage in s.reflections and s.reflections[stage]["status"] != "parsed":
+            lines.append(f"No rewrite of the {stage}: {s.reflections[stage]['status']}")
+    if s.overruled_to is not None:
+        variant = s.variant(s.overruled_to)
+        lines.append(f"» Overruled by a person: training takes {_named(variant)}")
+    elif s.outcome is not None:
+        lines.append(
+            "✓ Kept for training" if s.outcome["kept"] else f"✗ Not trained on: {s.outcome['reason']}"
+        )
+    elif s.state in _STATE_SENTENCES:
+        sentence = _STATE_SENTENCES[s.state]
+        lines.append(sentence[0].upper() + sentence[1:])
+    return lines
+
+
+def _named(variant: VariantView | None) -> str:
+    if variant is None:
+        return "a text that is gone"
+    return {
+        "original": "the original",
+        "instruction_reflected": "the rewritten instruction",
+        "response_reflected": "the rewritten answer",
+        "manual": "the text written by hand",
+    }[variant.kind]
+
+
+def _final(s: SampleView) -> int:
+    """The variant that would be trained on now."""
+    if s.overruled_to is not None:
+        return s.overruled_to
+    for stage in ("response", "instruction"):
+        if stage in s.decisions:
+            return int(s.decisions[stage]["chosen_id"])
+    return s.original.id
+
+
+def _columns(s: SampleView) -> list[tuple[str, VariantView | None, str]]:
+    """(heading, variant, stage) of each pane."""
+    columns = [
+        ("Original", s.original, ""),
+        ("Rewritten instruction", s.variant(s.rewrites.get("instruction")), "instruction"),
+        ("Rewritten answer", s.variant(s.rewrites.get("response")), "response"),
+    ]
+    manual = [v for v in s.variants if v.kind == "manual"]
+    if manual:
+        columns.append(("By hand", manual[-1], "manual"))
+    return columns
+
+
+Diffs = dict[tuple[int, str], Content]
+
+
+def _diffs(s: SampleView, columns: list[tuple[str, VariantView | None, str]]) -> Diffs:
+    """Marked texts by variant and part: each rewrite against the text that it was made of."""
+    marked: Diffs = {}
+    for _, variant, _ in columns:
+        before = s.variant(variant.parent_id) if variant is not None else None
+        if variant is None or before is None:
+            continue
+        for part in _PARTS:
+            old, new = getattr(before, part), getattr(variant, part)
+            if old != new and (both := word_diff(old, new)) is not None:
+                # What the answer's rewrite changed of the instruction's is marked there only if the
+                # instruction's own changes are not marked already.
+                marked.setdefault((before.id, part), both[0])
+                marked[variant.id, part] = both[1]
+    return marked
+
+
+def _pane(s: SampleView, name: str, variant: VariantView | None, stage: str, diffs: Diffs) -> VerticalScroll:
+    blocks: list[Static] = []
+    if variant is None:
+        reflection = s.reflections.get(stage)
+        why = (
+            "the teacher has not written it yet"
+            if reflection is None
+            else f"there is none: {reflection['status']}"
+        )
+        blocks = [Static(Content.styled(name, "bold $text-primary")), Static(shown(why, "$dim"))]
+    else:
+        final = variant.id == _final(s)
+        head = Content.assemble(
+            (name, "bold $text-primary"), ("  ● chosen" if final else "", "bold $text-success")
+        )
+        blocks = [Static(head), Static(_scores(variant), classes="scores")]
+        for part in _PARTS:
+            text = getattr(variant, part)
+            if text:
+                blocks.append(Static(Content.styled(_PART_NAMES[part], "bold $dim")))
+                blocks.append(Static(diffs.get((variant.id, part), shown(text)) + Content("\n")))
+    critique = s.critiques.get(stage)
+    if critique:
+        blocks.append(Static(Content.styled("The teacher's critique", "bold $dim")))
+        blocks.append(Static(shown(critique, "italic $dim")))
+    return VerticalScroll(*blocks, classes="pane", can_focus=False)
+
+
+def _scores(v: VariantView) -> Content:
+    """Four losses and two ratios, each as a small bar."""
+    if v.ifd is None and v.rifd is None:
+        words = (
+            "waiting for a score"
+            if v.kind == "manual" and not v.unscored
+            else v.unscored or "not scored: no choice needed it"
+        )
+        return shown(words, "$dim")
+    top = max([4.0, *(x for x in v.losses.values() if x is not None)])
+    lines = []
+    for ratio, name, given, alone in ((v.ifd, "IFD", "L(y|x)", "L(y)"), (v.rifd, "r-IFD", "L(x|y)", "L(x)")):
+        # A score that was not needed keeps its place, so that what is below stands side by side.
+        if ratio is None:
+            lines += [Content.styled(f"{label:<6}     -", "$dim") for label in (name, given, alone)]
+            continue
+        over = "  ≥ 1" if ratio >= 1 else ""
+        lines.append(
+            Content.assemble(
+                (f"{name:<6} {number(ratio, 2):>5} ", "bold"),
+                (bar(ratio, 1.5, _BAR), "$text-warning" if over else "$text-primary"),
+                (over, "$text-warning"),
+            )
+        )
+        for which in (given, alone):
+            loss = v.losses[which]
+            lines.append(
+                Content.assemble(
+                    (f"{which:<6} {number(loss, 2):>5} ", "$dim"), (bar(loss or 0.0, top, _BAR), "$dim")
+                )
+            )
+    return Content("\n").join(lines)

@@ -1,0 +1,251 @@
+"""Scores: how the student's two scores are spread before and after, and what became of the samples."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from textual import events
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.content import Content
+from textual.message import Message
+from textual.reactive import reactive
+from textual.widget import Widget
+
+from srtui.console import number, share
+from srtui.store.views import Measure, SampleFilter, Views
+from srtui.tui.screens.base import DashboardScreen
+from srtui.tui.widgets.empty import Empty
+from srtui.tui.widgets.plot import Plot, Series
+from srtui.tui.widgets.words import Words, bar, shown
+
+_STEP = 0.1
+_BINS = 15
+
+
+class Histogram(Widget, can_focus=True):
+    """Counts before and after, back to back, one line a step; a range of lines can be picked."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up,k", "move(-1)", "Up", show=False),
+        Binding("down,j", "move(1)", "Down", show=False),
+        Binding("shift+up,K", "stretch(-1)", "Widen the range up", show=False),
+        Binding("shift+down,J", "stretch(1)", "Widen the range down", show=False),
+        Binding("enter", "pick('')", "Samples of the range"),
+        Binding("b", "pick(' before')", "Its samples before", show=False),
+    ]
+    DEFAULT_CSS = f"""
+    Histogram {{ height: {_BINS + 2}; width: 1fr; padding: 0 1; }}
+    Histogram:focus {{ background: $surface; }}
+    """
+    cursor = reactive(0)
+    fixed = reactive(0)
+
+    class Picked(Message):
+        """Show the samples of this range."""
+
+        def __init__(self, measure: Measure, low: float, high: float | None) -> None:
+            super().__init__()
+            self.measure, self.low, self.high = measure, low, high
+
+    def __init__(self, name: str, measure: Measure, id: str) -> None:
+        super().__init__(id=id)
+        self._name, self.measure = name, measure
+        self._before: list[int] = [0] * _BINS
+        self._after: list[int] = [0] * _BINS
+        self._means: tuple[float | None, float | None] = (None, None)
+
+    def show(self, before: tuple[list[int], float | None], after: tuple[list[int], float | None]) -> None:
+        """Draw these counts and means."""
+        self._before, self._after = before[0], after[0]
+        self._means = before[1], after[1]
+        self.refresh()
+
+    def render(self) -> Content:
+        width = self.content_size.width
+        side = max(4, (width - 24) // 2)
+        top = max(*self._before, *self._after, 1)
+        first, last = sorted((self.cursor, self.fixed))
+        rows = [
+            Content.styled(
+                f"{self._name}   mean {number(self._means[0])} → {number(self._means[1])}", "bold"
+            ),
+            Content.styled(f"  {'before':>{side + 6}}         {'chosen':<{side}}", "$dim"),
+        ]
+        for n in range(_BINS):
+            picked = self.has_focus and first <= n <= last
+            label = f"{n * _STEP:.1f}" + ("+ " if n == _BINS - 1 else "  ")
+            # A bar that grows to the left has no eighths to grow by; it grows by whole cells.
+            left = "░" * round(self._before[n] / top * side)
+            over = n * _STEP >= 1
+            rows.append(
+                Content.assemble(
+                    ("▐ " if picked else "  ", "$text-accent"),
+                    (f"{self._before[n] or '':>6}", "$dim"),
+                    (f"{left:>{side}} ", "$dim"),
+                    (f"{label:<5}", "bold reverse" if picked else "$text-warning" if over else ""),
+                    (bar(self._after[n], top, side), "$warning" if over else "$primary"),
+                    f" {self._after[n] or '':<6}",
+                )
+            )
+        return Content("\n").join(rows)
+
+    def action_move(self, by: int) -> None:
+        self.cursor = self.fixed = max(0, min(_BINS - 1, self.cursor + by))
+
+    def action_stretch(self, by: int) -> None:
+        self.cursor = max(0, min(_BINS - 1, self.cursor + by))
+
+    def on_click(self, event: events.Click) -> None:
+        at = event.y - 2
+        if 0 <= at < _BINS:
+            if event.shift:
+                self.cursor = at
+            elif at == self.cursor and event.chain > 1:
+                self.action_pick("")
+            else:
+                self.cursor = self.fixed = at
+
+    def action_pick(self, which: str) -> None:
+        first, last = sorted((self.cursor, self.fixed))
+        measure: Measure = f"{self.measure}{which}"  # type: ignore[assignment]
+        high = None if last == _BINS - 1 else round((last + 1) * _STEP, 6)
+        self.post_message(self.Picked(measure, round(first * _STEP, 6), high))
+
+    def on_focus(self) -> None:
+        self.refresh()
+
+    def on_blur(self) -> None:
+        self.refresh()
+
+
+class ScoresScreen(DashboardScreen):
+    """Two histograms, a scatter and the way of the samples."""
+
+    MODE = "scores"
+    HELP_TEXT = (
+        "IFD of the pairs before and after the first choice, r-IFD before and after the second. A pair at or above 1 "
+        "is not trained on: there the instruction does not help the answer, or the other way round. Up and down pick "
+        "a step, with Shift a range; Enter lists its samples (b: those whose score before lies there). Tab changes "
+        "between the two."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("tab", "app.focus_next", "Other score", show=True)]
+    DEFAULT_CSS = f"""
+    ScoresScreen #scroll {{ height: 1fr; }}
+    ScoresScreen #histograms {{ height: {_BINS + 2}; }}
+    ScoresScreen #below {{ height: 1fr; min-height: 18; margin-top: 1; }}
+    ScoresScreen #below Plot {{ width: 1fr; }}
+    ScoresScreen #flow {{ width: 1fr; height: auto; padding: 0 1; }}
+    ScoresScreen.-narrow #below {{ layout: vertical; height: auto; }}
+    ScoresScreen.-narrow #below Plot {{ height: 18; }}
+    """
+
+    def body(self) -> ComposeResult:
+        with VerticalScroll(id="scroll", can_focus=False):
+            with Horizontal(id="histograms"):
+                yield Histogram("IFD", "ifd", "ifd")
+                yield Histogram("r-IFD", "rifd", "rifd")
+            with Horizontal(id="below"):
+                yield Words(id="flow")
+                yield Plot("IFD against r-IFD", id="scatter")
+        yield Empty(
+            "No scores yet", "They come with the first choice of a run; start one on 1 Runs.", id="none"
+        )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._read_at = self._reading_took = 0.0
+
+    def tick(self, changed: bool) -> None:
+        # Counting every score of a large store each second would take a core from the engine.
+        due = time.monotonic() - self._read_at > max(2.0, 20 * self._reading_took)
+        super().tick(changed and due)
+
+    def on_mount(self) -> None:
+        self.query_one("#scroll").add_class("hidden")
+        self.query_one("#none").add_class("hidden")
+        self.on_resize()
+
+    def on_resize(self) -> None:
+        self.set_class(self.app.size.width < 110, "-narrow")
+
+    async def read(self) -> None:
+        app = self.dashboard
+        run_id = app.run_id
+        if not app.watched:
+            return
+        began = time.monotonic()
+        found = None if run_id is None else await app.ask(lambda v: _everything(v, run_id))
+        self._read_at = time.monotonic()
+        self._reading_took = self._read_at - began
+        nothing = found is None or not any(sum(counts) for counts, _ in found["histograms"].values())
+        was_hidden = self.query_one("#scroll").has_class("hidden")
+        self.query_one("#scroll").set_class(nothing, "hidden")
+        self.query_one("#none").set_class(not nothing, "hidden")
+        if found is None or nothing:
+            return
+        for measure in ("ifd", "rifd"):
+            self.query_one(f"#{measure}", Histogram).show(
+                found["histograms"][f"{measure} before"], found["histograms"][measure]
+            )
+        pairs = found["pairs"]
+        self.query_one("#scatter", Plot).show(
+            [
+                Series("dropped", [(x, y) for x, y, kept in pairs if not kept], "$dim", "dots", sign="×"),
+                Series("kept", [(x, y) for x, y, kept in pairs if kept], "$text-success", "dots", sign="•"),
+            ],
+            at_x=1.0,
+            at_y=1.0,
+            names=("IFD", "r-IFD"),
+            from_zero=True,
+        )
+        self.query_one("#flow", Words).say(
+            _flow(found["flow"], min(24, max(8, self.app.size.width // 2 - 53)))
+        )
+        if was_hidden and self.focused is None:
+            self.query_one("#ifd").focus()
+
+    def on_histogram_picked(self, event: Histogram.Picked) -> None:
+        base = SampleFilter(order="rifd" if event.measure.startswith("rifd") else "ifd")
+        self.dashboard.sample_filter = replace(base, measure=event.measure, low=event.low, high=event.high)
+        self.dashboard.action_go("samples")
+
+
+def _everything(views: Views, run_id: int) -> dict[str, Any]:
+    measures: tuple[Measure, ...] = ("ifd before", "ifd", "rifd before", "rifd")
+    return {
+        "histograms": {m: views.histogram(run_id, m, _STEP, _BINS) for m in measures},
+        "pairs": views.score_pairs(run_id),
+        "flow": views.flow(run_id),
+    }
+
+
+def _flow(flow: dict[str, Any], width: int) -> Content:
+    """What became of the samples, step by step, each as a bar of all of them."""
+    samples = flow["samples"]
+    lines = [Content.styled("What became of the samples", "bold")]
+
+    def step(name: str, count: int, style: str = "", indent: int = 0) -> None:
+        label = " " * indent + name
+        lines.append(
+            shown(f"{label[:35]:<35} {count:>8,} {share(count, samples):>5}  ")
+            + Content.styled(bar(count, samples, width), style or "$primary")
+        )
+
+    step("samples", samples)
+    for stage, name in (("instruction", "new instruction"), ("response", "new answer")):
+        taken, choices, decided = flow["accepted"].get(stage, (0, 0, 0))
+        step(f"{name} taken", taken, "$success")
+        step("compared, not taken", choices - taken, "$dim", 2)
+        step("none to compare", decided - choices, "$dim", 2)
+        for reason, count in list(flow["failed"][stage].items())[:3]:
+            step(reason, count, "$dim", 4)
+    step("kept for training", flow["kept"], "$success")
+    for reason, count in flow["dropped"].items():
+        step(f"dropped: {reason}", count, "$warning", 2)
+    if flow["overruled"]:
+        step("overruled by a person", flow["overruled"], "$text-accent", 2)
+    return Content("\n").join(lines)

@@ -1,0 +1,177 @@
+"""Lines and points in braille, with axes: eight dots a cell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from textual.content import Content
+from textual.widget import Widget
+
+from srtui.tui.widgets.words import shown
+
+_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
+_LEFT = 8
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points to draw. ``dashed`` sets two lines apart without their colours."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    style: str = "$text-primary"
+    kind: Literal["line", "dots"] = "line"
+    dashed: bool = False
+    sign: str = ""
+    """For points: what to draw instead of a dot, where two series are to be told apart by it."""
+
+
+class Plot(Widget):
+    """Some series over common axes; ``at_x`` and ``at_y`` draw lines where something changes."""
+
+    DEFAULT_CSS = """
+    Plot { height: 1fr; min-height: 6; padding: 0 1; }
+    """
+
+    def __init__(self, title: str = "", id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._title = title
+        self._series: list[Series] = []
+        self._at_x: float | None = None
+        self._at_y: float | None = None
+        self._names = ("", "")
+        self._from_zero = False
+
+    def show(
+        self,
+        series: Sequence[Series],
+        *,
+        at_x: float | None = None,
+        at_y: float | None = None,
+        names: tuple[str, str] = ("", ""),
+        from_zero: bool = False,
+    ) -> None:
+        """Draw these instead. ``names`` are those of the x and the y axis."""
+        self._series, self._at_x, self._at_y = list(series), at_x, at_y
+        self._names, self._from_zero = names, from_zero
+        self.refresh()
+
+    def render(self) -> Content:
+        width, height = self.content_size.width - _LEFT, self.content_size.height - 3
+        legend = [Content.styled(self._title, "bold")]
+        for s in self._series:
+            mark = s.sign or ("╌╌" if s.dashed else "──" if s.kind == "line" else "⠶")
+            if s.name:
+                legend.append(Content.styled(f"{mark} ", s.style) + shown(s.name))
+        head = Content("  ").join(legend)
+        points = [p for s in self._series for p in s.points if math.isfinite(p[0]) and math.isfinite(p[1])]
+        if width < 8 or height < 2 or not points:
+            return head + Content("\n") + Content.styled("nothing to draw yet" if not points else "", "$dim")
+        left, right = _range([p[0] for p in points], self._at_x, self._from_zero)
+        low, high = _range([p[1] for p in points], self._at_y, self._from_zero)
+        canvas = _Canvas(width, height)
+        for s in self._series:
+            canvas.draw(
+                [
+                    (
+                        (x - left) / (right - left) * (width * 2 - 1),
+                        (high - y) / (high - low) * (height * 4 - 1),
+                    )
+                    for x, y in s.points
+                    if math.isfinite(x) and math.isfinite(y)
+                ],
+                s,
+            )
+        column = None if self._at_x is None else round((self._at_x - left) / (right - left) * (width - 1))
+        line = None if self._at_y is None else round((high - self._at_y) / (high - low) * (height - 1))
+        rows = [head]
+        for y in range(height):
+            value = high - (high - low) * y / max(1, height - 1)
+            label = _short(value) if y in (0, height // 2, height - 1) or y == line else ""
+            if y == line and self._at_y is not None:
+                label = _short(self._at_y)
+            rows.append(Content.styled(f"{label:>{_LEFT - 2}} │", "$dim") + canvas.row(y, column, line))
+        ends = f"{_short(left)}{_short(right):>{width - len(_short(left))}}"
+        if self._at_x is not None and column is not None and len(_short(left)) < column < width - 6:
+            value_there = _short(self._at_x)
+            ends = ends[:column] + value_there + ends[column + len(value_there) :]
+        rows.append(Content.styled(" " * (_LEFT - 1) + "└" + "─" * width, "$dim"))
+        rows.append(Content.styled(" " * _LEFT + ends, "$dim"))
+        if any(self._names):
+            across, up = self._names
+            rows[0] = rows[0] + Content.styled(f"   x: {across}, y: {up}", "$dim")
+        return Content("\n").join(rows)
+
+
+def _range(values: list[float], also: float | None, from_zero: bool) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    if also is not None:
+        low, high = min(low, also), max(high, also)
+    if from_zero:
+        low = min(low, 0.0)
+    if high == low:
+        spare = abs(high) * 0.1 or 1.0
+        return low - spare, high + spare
+    return low, high
+
+
+def _short(value: float) -> str:
+    if value and (abs(value) < 0.001 or abs(value) >= 100_000):
+        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+    return f"{value:.0f}" if value == int(value) or abs(value) >= 100 else f"{value:.3g}"
+
+
+class _Canvas:
+    """Cells of braille, each in the style of the last series that touched it."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.width, self.height = width, height
+        self._bits = [[0] * width for _ in range(height)]
+        self._styles = [[""] * width for _ in range(height)]
+        self._signs: dict[tuple[int, int], str] = {}
+
+    def draw(self, points: list[tuple[float, float]], series: Series) -> None:
+        if series.kind == "dots" or len(points) == 1:
+            for x, y in points:
+                self._dot(x, y, series.style)
+                if series.sign:
+                    self._signs[round(x) // 2, round(y) // 4] = series.sign
+            return
+        travelled = 0
+        for (x0, y0), (x1, y1) in pairwise(points):
+            steps = max(1, int(max(abs(x1 - x0), abs(y1 - y0))))
+            for n in range(steps + 1):
+                travelled += 1
+                if not series.dashed or travelled % 6 < 3:
+                    self._dot(x0 + (x1 - x0) * n / steps, y0 + (y1 - y0) * n / steps, series.style)
+
+    def _dot(self, x: float, y: float, style: str) -> None:
+        column, line = round(x), round(y)
+        if 0 <= column < self.width * 2 and 0 <= line < self.height * 4:
+            self._bits[line // 4][column // 2] |= _DOTS[line % 4][column % 2]
+            self._styles[line // 4][column // 2] = style
+
+    def row(self, y: int, column: int | None, line: int | None) -> Content:
+        parts: list[Content] = []
+        run, style = "", ""
+        for x in range(self.width):
+            bits = self._bits[y][x]
+            if bits:
+                sign, now = self._signs.get((x, y)) or chr(0x2800 + bits), self._styles[y][x]
+            elif x == column:
+                sign, now = ("┼" if y == line else "│"), "$text-warning"
+            elif y == line:
+                sign, now = "─", "$text-warning"
+            else:
+                sign, now = " ", ""
+            if now != style and run:
+                parts.append(Content.styled(run, style))
+                run = ""
+            style = now
+            run += sign
+        parts.append(Content.styled(run, style))
+        return Content("").join(parts)

@@ -1,0 +1,461 @@
+"""Each screen, driven by keys over a store as real runs leave it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import unicodedata
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+from textual.widgets import Button, Input
+
+from srtui.sample import Pair
+from srtui.store import Store
+from srtui.store.views import SampleFilter
+from srtui.tui.engine import Started
+from srtui.tui.screens.live import LiveScreen
+from srtui.tui.screens.new_run import NewRun
+from srtui.tui.screens.sample import SampleScreen, read_edited
+from srtui.tui.widgets.table import VirtualTable
+from srtui.workspace import Workspace
+
+from .driving import dashboard, press, settled, text
+from .scripted_store import Script, demo_pairs
+
+
+def stored(workspace: Workspace, sql: str, *values: object) -> list[tuple[object, ...]]:
+    with Store(workspace.store_path, read_only=True) as store:
+        return [tuple(r) for r in store.rows(sql, values)]
+
+
+async def test_every_number_opens_its_screen(demo: Workspace) -> None:
+    async with dashboard(demo, (80, 24)) as (app, pilot):
+        for key, sign in zip(
+            "12345678", ("another-seed", "stages", "samples", "IFD", "", "", "", ""), strict=True
+        ):
+            await press(pilot, key)
+            assert sign in text(app)
+            assert list(app.MODES)[int(key) - 1] == app.screen.MODE
+            await press(pilot, "question_mark")
+            assert "Help" in text(app)
+            await press(pilot, "escape")
+        assert app.problems == []
+
+
+async def test_first_run_offers_the_demo(empty: Workspace) -> None:
+    async with dashboard(empty, (80, 24)) as (app, pilot):
+        assert "No runs yet" in text(app)
+        assert isinstance(app.focused, Button)
+        await press(pilot, "enter")
+        assert isinstance(app.screen, NewRun)
+        assert "quickstart.toml" in text(app)
+        assert "srtui models add smollm2-135m" in " ".join(text(app).split())
+        assert app.screen.query_one("#start", Button).disabled
+        await press(pilot, "escape")
+        for key in "2345678":
+            await press(pilot, key)
+            assert "yet" in text(app) or "Nothing" in text(app)
+        assert app.problems == []
+
+
+async def test_a_store_that_comes_later_is_seen(empty: Workspace, made: Workspace) -> None:
+    async with dashboard(empty) as (app, pilot):
+        with Store(made.store_path) as store:
+            store.backup(empty.store_path)
+        await pilot.pause(1.2)
+        await settled(pilot)
+        assert "quickstart" in text(app)
+        assert [r.state for r in app.runs] == ["running", "stopped", "done"]
+
+
+async def test_pause_resume_and_stop_are_asked_of_the_engine(demo: Workspace) -> None:
+    async with dashboard(demo) as (app, pilot):
+        assert app.current_run is not None
+        assert app.current_run.name == "at-work"
+        await press(pilot, "p")
+        with Store(demo.store_path) as store:
+            store.runs.update(app.current_run.id, status="paused")
+        await pilot.pause(1.2)
+        assert "paused" in text(app)
+        await press(pilot, "p", "x", "y")
+        assert [r[0] for r in stored(demo, "SELECT kind FROM request ORDER BY id")] == [
+            "pause",
+            "resume",
+            "stop",
+        ]
+
+
+async def test_a_stopped_run_is_started_as_it_was(demo: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with dashboard(demo) as (app, pilot):
+        started: list[list[str]] = []
+        monkeypatch.setattr(app, "start_engine", started.append)
+        await press(pilot, "down", "p")
+        assert started == [["resume", "another-seed"]]
+
+
+async def test_a_run_that_was_asked_for_is_the_one_that_is_shown(
+    demo: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Process:
+        def poll(self) -> None: ...
+
+    monkeypatch.setattr(
+        "srtui.tui.app.start_engine",
+        lambda workspace, words: Started(words, workspace.root / "log", Process()),
+    )
+    async with dashboard(demo) as (app, pilot):
+        app.start_engine(["run", "x.toml"])
+        app.start_engine(["run", "x.toml"])
+        assert len(app.started) == 1
+        with Store(demo.store_path) as store:
+            Script(demo, store, "asked-for", 5).begin(demo_pairs())
+        await pilot.pause(1.2)
+        await settled(pilot)
+        assert app.current_run is not None
+        assert app.current_run.name == "asked-for"
+        await press(pilot, "left_square_bracket")
+        assert app.screen.query_one(VirtualTable).row.key == app.run_id != 4
+
+
+async def test_a_model_that_is_not_there_is_said(demo: Workspace) -> None:
+    async with dashboard(demo) as (app, pilot):
+        await press(pilot, "6", "a", *"no/such.gguf", "enter")
+        assert "neither a model here" in app.problems[-1].sentence
+
+
+async def test_a_run_is_deleted_by_its_name_only(demo: Workspace) -> None:
+    async with dashboard(demo) as (app, pilot):
+        await press(pilot, "down", "d", *"another", "enter")
+        assert len(app.runs) == 3
+        await press(pilot, *"-seed", "enter")
+        assert [r.name for r in app.runs] == ["at-work", "quickstart"]
+        assert stored(demo, "SELECT count(*) FROM decision WHERE run_id = 2") == [(0,)]
+        assert stored(demo, "PRAGMA foreign_key_check") == []
+        await press(pilot, "home", "d", *"at-work", "enter")
+        assert "stop it first" in app.problems[-1].sentence
+        assert len(app.runs) == 2
+
+
+async def test_a_clone_carries_what_its_run_had(demo: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Store(demo.store_path) as store:
+        recipe = store.runs.named("quickstart").recipe
+        recipe["training"]["epochs"] = 5.0
+        store.runs.update(1, recipe=json.dumps(recipe))
+    monkeypatch.setattr("srtui.tui.screens.new_run._check_models", lambda *_: None)
+    async with dashboard(demo) as (app, pilot):
+        started: list[list[str]] = []
+        monkeypatch.setattr(app, "start_engine", started.append)
+        await press(pilot, "end", "c")
+        assert "training.epochs=5.0" in text(app)
+        app.screen.query_one("#limit", Input).value = "0"
+        await settled(pilot)
+        assert "a whole number from 1" in text(app)
+        app.screen.query_one("#limit", Input).value = "12"
+        app.screen.query_one("#seed", Input).value = "11"
+        await settled(pilot)
+        assert "for 12 samples" in text(app)
+        await press(pilot, "ctrl+s")
+        (words,) = started
+        assert words[0] == "run"
+        assert words[-2:] == ["--limit", "12"]
+        assert {"training.epochs=5.0", "seed=11", 'name="quickstart"'} & set(words) >= {
+            "training.epochs=5.0",
+            "seed=11",
+        }
+
+
+async def test_live_shows_the_text_that_is_being_written(demo: Workspace) -> None:
+    async with dashboard(demo, (160, 50)) as (app, pilot):
+        await press(pilot, "2")
+        assert isinstance(app.screen, LiveScreen)
+        shown = text(app)
+        assert "41/60" in shown
+        assert "14/16 used, 5 waiting" in shown
+        assert "difference between weather and climate" in shown
+        assert "Loaded teacher" in shown
+
+
+async def test_samples_are_sorted_filtered_and_searched(demo: Workspace) -> None:
+    async with dashboard(demo) as (app, pilot):
+        await press(pilot, "left_square_bracket", "left_square_bracket", "3")
+        assert "60 samples" in text(app)
+        app.screen.change(SampleFilter(order="rifd", descending=True))
+        await settled(pilot)
+        table = app.screen.query_one(VirtualTable)
+        values = [table.row_at(n).cells[5].text for n in range(table.total)]
+        scored = [float(v) for v in values if v != "-"]
+        assert scored == sorted(scored, reverse=True)
+        assert values[len(scored) :] == ["-"] * (60 - len(scored))
+        app.screen.change(SampleFilter(state="kept", decision="new instruction"))
+        await settled(pilot)
+        rows = [table.row_at(n) for n in range(table.total)]
+        assert rows
+        assert all(r.cells[1].text == "✓ kept" and r.cells[2].text == "new" for r in rows)
+        await press(pilot, "escape", "slash", *"photosyn", "enter")
+        assert table.total == 1
+        assert "Define photosynthesis" in text(app)
+        await press(pilot, "escape", "slash")
+        app.screen.query_one(Input).value = "天气"
+        await press(pilot, "enter")
+        assert table.total == 1
+        await press(pilot, "slash")
+        app.screen.query_one(Input).value = 'xyzzy AND "of NEAR('
+        await press(pilot, "enter")
+        assert "No sample is like this" in text(app)
+        await press(pilot, "escape")
+        assert table.total == 60
+        assert app.problems == []
+
+
+async def test_the_filter_form_narrows_by_score_and_length(demo: Workspace) -> None:
+    async with dashboard(demo) as (app, pilot):
+        await press(pilot, "left_square_bracket", "left_square_bracket", "3", "f")
+        app.screen.query_one("#low", Input).value = "0.5"
+        app.screen.query_one("#high", Input).value = "0.8"
+        app.screen.query_one("#longest", Input).value = "200"
+        await press(pilot, "ctrl+s")
+        table = app.screen.query_one(VirtualTable)
+        rows = [table.row_at(n) for n in range(table.total)]
+        assert rows
+        assert all(0.495 <= float(r.cells[4].text) <= 0.805 for r in rows)
+        assert all(int(r.cells[6].text) <= 200 for r in rows)
+        assert "IFD chosen 0.5 to 0.8" in text(app)
+
+
+async def open_sample(pilot: object, app: object, sample_id: int) -> None:
+    await press(
+        pilot, "left_square_bracket", "left_square_bracket", "3", "home", *["down"] * (sample_id - 1), "enter"
+    )  # type: ignore[arg-type]
+
+
+async def test_one_sample_is_explained(demo: Workspace) -> None:
+    async with dashboard(demo, (160, 50)) as (app, pilot):
+        await open_sample(pilot, app, 1)
+        shown = text(app)
+        for words in (
+            "Took the new instruction: IFD",
+            "Took the new answer: r-IFD",
+            "Kept for training",
+            "● chosen",
+        ):
+            assert words in shown
+        assert "L(y|x)" in shown
+        assert "The teacher's critique" in shown
+        await press(pilot, "n")
+        assert "Sample 2" in text(app)
+        await press(pilot, "p", "p")
+        assert "Sample 1" in text(app)
+        await press(pilot, "n", "n", "escape")
+        assert app.screen.query_one(VirtualTable).cursor == 2
+
+
+async def test_a_person_overrules_and_undoes(demo: Workspace) -> None:
+    async with dashboard(demo, (160, 50)) as (app, pilot):
+        await open_sample(pilot, app, 1)
+        await press(pilot, "o")
+        assert "Overruled by a person: training takes the original" in text(app)
+        await press(pilot, "i")
+        active = stored(demo, "SELECT variant_id FROM overrule WHERE undone_at IS NULL")
+        assert len(active) == 1
+        with Store(demo.store_path) as store:
+            assert dict(store.work.selected(1))[1] == active[0][0]
+        await press(pilot, "u")
+        assert "Kept for training" in text(app)
+        assert stored(demo, "SELECT count(*) FROM overrule WHERE undone_at IS NULL") == [(0,)]
+        assert stored(demo, "SELECT count(*) FROM overrule") == [(2,)]
+        await press(pilot, "h")
+        assert stored(demo, "SELECT count(*) FROM overrule") == [(2,)]
+        assert app.problems == []
+
+
+async def test_notes_and_flags(demo: Workspace) -> None:
+    async with dashboard(demo, (160, 50)) as (app, pilot):
+        await open_sample(pilot, app, 1)
+        await press(pilot, "f", "t", *"odd", "enter")
+        assert "⚑ flagged" in text(app)
+        assert "✎ odd" in text(app)
+        await press(pilot, "f")
+        assert "⚑ flagged" not in text(app)
+        await press(pilot, "escape")
+        assert app.screen.query_one(VirtualTable).row_at(0).cells[7].text == "✎"
+
+
+async def test_a_text_written_by_hand_waits_for_a_score(
+    demo: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    editor = tmp_path / "editor"
+    editor.write_text("#!/bin/sh\nsed -i 's/In short/By hand/' \"$1\"\n")
+    editor.chmod(0o755)
+    monkeypatch.setenv("VISUAL", str(editor))
+    async with dashboard(demo, (160, 50)) as (app, pilot):
+        monkeypatch.setattr(app, "suspend", contextlib.nullcontext)
+        await open_sample(pilot, app, 1)
+        await press(pilot, "e")
+        shown = text(app)
+        assert "By hand" in shown
+        assert "waiting for a score" in shown
+        ((kind, origin, parent, response),) = stored(
+            demo, "SELECT kind, origin, parent_id IS NOT NULL, response FROM variant WHERE kind = 'manual'"
+        )
+        assert (kind, origin, parent) == ("manual", "person", 1)
+        assert str(response).startswith("By hand:")
+        await press(pilot, "h")
+        assert "training takes the text written by hand" in text(app)
+        assert app.problems == []
+        monkeypatch.setenv("VISUAL", "no-such-editor")
+        await press(pilot, "e")
+        assert "set EDITOR" in app.problems[-1].sentence
+
+
+def test_an_edited_file_is_read_back_to_the_letter() -> None:
+    pair = Pair("Do\nthis.", "", "Done.\n\n=== not a heading\n")
+    names = ("Instruction", "Input", "Answer")
+    written = "".join(f"=== {n} ===\n{t}\n" for n, t in zip(names, pair, strict=True))
+    assert read_edited(written) == pair
+    with pytest.raises(Exception, match="cannot be told apart"):
+        read_edited(written.replace("=== Answer ===", "Answer"))
+
+
+async def test_a_range_of_scores_is_followed_to_its_samples(demo: Workspace) -> None:
+    async with dashboard(demo, (160, 50)) as (app, pilot):
+        await press(pilot, "left_square_bracket", "left_square_bracket", "4")
+        assert "What became of the samples" in text(app)
+        await press(pilot, *["down"] * 10, *["shift+down"] * 4, "enter")
+        assert app.screen.MODE == "samples"
+        assert "IFD chosen ≥ 1" in text(app)
+        expected = stored(
+            demo,
+            "SELECT count(*) FROM decision d JOIN score s ON s.variant_id = d.chosen_id AND s.metric = 'ifd' "
+            "WHERE d.run_id = 1 AND d.stage = 'instruction' AND s.value >= 1",
+        )
+        assert app.screen.query_one(VirtualTable).total == expected[0][0] > 0
+
+
+async def test_training_draws_its_curves(demo: Workspace) -> None:
+    async with dashboard(demo) as (app, pilot):
+        await press(pilot, "left_square_bracket", "left_square_bracket", "5")
+        shown = text(app)
+        assert "step 60 of 60" in shown
+        assert "held-out loss, selected: 2.440 before, 1.970 after" in shown
+        await press(pilot, "v")
+        assert app.problems == []
+
+
+async def test_a_damaged_model_says_so(demo: Workspace) -> None:
+    (demo.models / "broken.gguf").write_bytes(b"GGUF but not really")
+    async with dashboard(demo) as (app, pilot):
+        await press(pilot, "6")
+        assert "✗ bad" in text(app)
+        assert "broken" in text(app)
+
+
+async def test_what_goes_wrong_is_a_toast_and_a_line_in_the_log(demo: Workspace) -> None:
+    async with dashboard(demo, (100, 30)) as (app, pilot):
+        app.problem(ValueError("the \x1b[31mreason\x1b[0m [bold]is[/bold] this"))
+        await press(pilot, "7")
+        shown = text(app)
+        assert "␛[31mreason" in shown
+        assert "[bold]is[/bold]" in shown
+        assert "37 % of 48" in shown
+        await press(pilot, "home", "enter")
+        assert "Traceback" in text(app) or "ValueError" in text(app)
+
+
+async def test_data_cannot_drive_the_terminal(demo: Workspace) -> None:
+    async with dashboard(demo, (160, 50)) as (app, pilot):
+        await press(pilot, "left_square_bracket", "left_square_bracket", "3")
+        assert "[bold red]this[/bold red]" in text(app)
+        await press(pilot, *["down"] * 9, "enter")
+        assert "[link=file:///etc/passwd]here[/link]" in text(app)
+        for strip in app.screen._compositor.render_strips():
+            for segment in strip:
+                assert segment.style is None or segment.style.link is None
+                assert not [
+                    c for c in segment.text if unicodedata.category(c) in ("Cc", "Cf") and c not in "\u200d"
+                ]
+
+
+async def test_wide_letters_keep_columns_straight(demo: Workspace) -> None:
+    async with dashboard(demo, (100, 30)) as (app, pilot):
+        await press(pilot, "left_square_bracket", "left_square_bracket", "3")
+        table = app.screen.query_one(VirtualTable)
+        for y in range(table.size.height):
+            strip = table.render_line(y)
+            assert cell_len("".join(s.text for s in strip)) == table.size.width
+
+
+async def test_a_million_rows_fetch_only_what_is_seen(demo: Workspace) -> None:
+    from srtui.tui.widgets.table import Cell, Column, Row
+
+    asked: list[int] = []
+
+    async def source(first: int, count: int) -> list[Row]:
+        asked.append(first)
+        return [Row(n, (Cell(f"row {n:,}"),)) for n in range(first, min(first + count, 1_000_000))]
+
+    async with dashboard(demo) as (app, pilot):
+        table = VirtualTable([Column("name", "name")], source)
+        await app.screen.mount(table, before=0)
+        await settled(pilot)
+        table.show(1_000_000, 0)
+        table.focus()
+        await settled(pilot)
+        await press(pilot, "end")
+        assert table.row is not None
+        assert table.row.cells[0].text == "row 999,999"
+        await press(pilot, "pageup", "home")
+        assert len(set(asked)) <= 5
+
+
+async def test_the_mouse_does_what_keys_do(demo: Workspace) -> None:
+    async with dashboard(demo, (120, 30)) as (app, pilot):
+        await press(pilot, "left_square_bracket", "left_square_bracket")
+        at = text(app).splitlines()[0].index("3 Samples")
+        await pilot.click(offset=(at + 2, 0))
+        await settled(pilot)
+        assert app.screen.MODE == "samples"
+        heading = text(app).splitlines()[3].index("r-IFD")
+        for turn in (False, True):
+            await pilot.click(offset=(heading + 1, 3))
+            await settled(pilot)
+            assert (app.sample_filter.order, app.sample_filter.descending) == ("rifd", turn)
+        await pilot.click(offset=(20, 7), times=2)
+        await settled(pilot)
+        assert isinstance(app.screen, SampleScreen)
+        keys = text(app).splitlines()[-1]
+        await pilot.click(offset=(keys.index("Table"), 29))
+        await settled(pilot)
+        assert app.screen.query_one(VirtualTable).cursor == 3
+
+
+async def test_small_and_large_terminals(demo: Workspace) -> None:
+    async with dashboard(demo, (80, 24)) as (app, pilot):
+        for size in ((40, 10), (200, 60), (80, 24)):
+            await pilot.resize_terminal(*size)
+            for key in "12345678":
+                await press(pilot, key)
+        await press(pilot, "3", "enter")
+        await pilot.resize_terminal(160, 50)
+        await settled(pilot)
+        assert isinstance(app.screen, SampleScreen)
+        assert app.problems == []
+
+
+async def test_a_drawn_table_changes_with_the_theme(demo: Workspace) -> None:
+    async with dashboard(demo) as (app, pilot):
+        await press(pilot, "3")
+        table = app.screen.query_one(VirtualTable)
+        dark = {segment.style.bgcolor for segment in table.render_line(3)}
+        await press(pilot, "f2")
+        assert not dark & {segment.style.bgcolor for segment in table.render_line(3)}
+
+
+@pytest.mark.parametrize("theme", ["srtui-light", "textual-dark", "textual-light", "nord"])
+async def test_themes(demo: Workspace, theme: str) -> None:
+    async with dashboard(demo) as (app, pilot):
+        app.theme = theme
+        for key in "1234":
+            await press(pilot, key)
+        assert app.problems == []

@@ -1,0 +1,64 @@
+"""Pictures of every screen, small and large, dark and light. ``pytest --snapshot-update`` takes new ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Input
+
+from srtui.tui.app import Dashboard
+from srtui.workspace import Workspace
+
+from .driving import press, settled
+
+OLDER = ("left_square_bracket", "left_square_bracket")  # from the run at work to the one that is done
+SCREENS: dict[str, tuple[str, ...]] = {
+    "runs": ("end",),
+    "new_run": ("n",),
+    "live": ("2",),
+    "samples": (*OLDER, "3"),
+    "sample": (*OLDER, "3", "enter"),
+    "odd_sample": (*OLDER, "3", *["down"] * 9, "enter"),
+    "filter": (*OLDER, "3", "f"),
+    "scores": (*OLDER, "4"),
+    "training": (*OLDER, "5"),
+    "models": ("6",),
+    "log": ("7",),
+    "evaluation": ("8",),
+    "help": ("3", "question_mark"),
+}
+SIZES = [(80, 24), (160, 50)]
+
+
+def drive(theme: str, keys: tuple[str, ...]) -> Callable[[Pilot[None]], Any]:
+    async def run(pilot: Pilot[None]) -> None:
+        pilot.app.theme = theme
+        await settled(pilot)
+        await press(pilot, *keys)
+        for field in pilot.app.screen.query(Input):
+            field.cursor_blink = False
+        await pilot.pause()
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def no_models_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a form says of memory is different on each machine."""
+    monkeypatch.setattr("srtui.tui.screens.new_run._check_models", lambda *_: None)
+
+
+@pytest.mark.parametrize("theme", ["srtui-dark", "srtui-light"])
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+@pytest.mark.parametrize("name", SCREENS)
+def test_screen(snap_compare: Any, demo: Workspace, name: str, size: tuple[int, int], theme: str) -> None:
+    assert snap_compare(Dashboard(demo), terminal_size=size, run_before=drive(theme, SCREENS[name]))
+
+
+@pytest.mark.parametrize("theme", ["srtui-dark", "srtui-light"])
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+def test_first_run(snap_compare: Any, empty: Workspace, size: tuple[int, int], theme: str) -> None:
+    assert snap_compare(Dashboard(empty), terminal_size=size, run_before=drive(theme, ()))

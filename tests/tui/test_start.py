@@ -1,0 +1,139 @@
+"""How the dashboard opens, and that an engine heeds what it asks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from srtui.pipeline import Engine
+from srtui.sample import Pair
+from srtui.store import Store
+from srtui.tui.engine import start
+from srtui.workspace import Workspace
+
+from .driving import dashboard, press, text
+
+
+def srtui(
+    workspace: Workspace, *words: str, code: str = "", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *(["-c", code] if code else ["-m", "srtui", *words])],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env=os.environ | {"SRTUI_WORKSPACE": str(workspace.root)} | environment,
+        timeout=120,
+    )
+
+
+def test_without_a_terminal_it_says_what_to_run_instead(empty: Workspace) -> None:
+    done = srtui(empty)
+    assert done.returncode == 2
+    assert "srtui status" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_dashboard_loads_nothing_heavy(empty: Workspace) -> None:
+    code = (
+        "import importlib, sys, srtui.tui.app\n"
+        "for s in 'runs live samples sample scores training models log evaluation new_run dialogs'.split():\n"
+        "    importlib.import_module('srtui.tui.screens.' + s)\n"
+        "heavy = {'torch', 'transformers', 'llama_cpp', 'pandas', 'numpy', 'pyarrow', 'gguf', 'typer'} & set(sys.modules)\n"
+        "print('HEAVY', sorted(heavy))"
+    )
+    assert "HEAVY []" in srtui(empty, code=code).stdout
+
+
+async def test_an_engine_that_fails_is_told_with_its_last_line(demo: Workspace) -> None:
+    async with dashboard(demo) as (app, pilot):
+        app.started.append(start(demo, ["run", "recipes/none.toml"]))
+        for _ in range(100):
+            await pilot.pause(0.2)
+            if app.problems:
+                break
+        assert "there is no such recipe" in app.problems[0].sentence
+        await press(pilot, "7")
+        assert "there is no such recipe" in text(app)
+
+
+class Quiet:
+    def progress(self, progress: object) -> None: ...
+
+    def event(self, level: str, message: str) -> None: ...
+
+
+def test_a_pause_holds_the_engine_and_counts_in_no_rate(demo: Workspace) -> None:
+    def wait(states: list[str], status: str) -> None:
+        for _ in range(100):
+            with Store(demo.store_path, read_only=True) as reader:
+                states.append(reader.runs.named("another-seed").status)
+            if states[-1] == status:
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"never {status}: {states[-1]}")
+
+    def face() -> None:
+        with Store(demo.store_path) as asker:
+            run_id = asker.runs.named("another-seed").id
+            asker.runs.ask(run_id, "pause")
+            wait(seen, "paused")
+            time.sleep(0.5)
+            asker.runs.ask(run_id, "resume")
+            wait(seen, "running")
+            asker.runs.ask(run_id, "stop")
+
+    seen: list[str] = []
+    with Store(demo.store_path) as store:
+        engine = Engine(demo, store, store.runs.named("another-seed"), Quiet())
+        engine._start("reflect-response")
+        clock, steps = engine._clock, 0
+        asker = threading.Thread(target=face)
+        asker.start()
+        until = time.monotonic() + 20
+        while not engine._should_stop() and time.monotonic() < until:
+            steps += 1
+            time.sleep(0.02)
+        asker.join()
+        assert engine._stopped
+        assert engine._clock - clock >= 0.5
+        assert [e["message"] for e in store.runs.events(store.runs.named("another-seed").id)][-2:] == [
+            "Paused.",
+            "Going on.",
+        ]
+
+
+def test_texts_by_hand_are_scored_when_a_run_goes_on(
+    demo: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[list[int], str]] = []
+
+    def score(self: Engine, ids: Iterable[int], metric: str) -> Iterator[int]:
+        asked.append((list(ids), metric))
+        yield 10
+
+    monkeypatch.setattr(Engine, "_score", score)
+    with Store(demo.store_path) as store:
+        run = store.runs.named("quickstart")
+        assert store.work.unscored_by_hand(run.id) == []
+        made, _ = store.marks.write_variant(
+            1, 1, Pair("Why is the sky blue?", "", "Because air scatters blue light.")
+        )
+        assert store.work.unscored_by_hand(run.id) == [made]
+        Engine(demo, store, run, Quiet()).work()
+        assert store.runs.get(run.id).status == "done"
+        assert [a for a in asked if a[0]] == [([made], "ifd"), ([made], "rifd")]
+
+
+def test_a_log_is_kept_of_what_an_engine_says(empty: Workspace, tmp_path: Path) -> None:
+    started = start(empty, ["run", "recipes/none.toml"])
+    assert started.process.wait(60) == 2
+    assert "no such recipe" in (started.failure() or "")
+    assert started.log.parent == empty.runs

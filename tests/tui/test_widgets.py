@@ -1,0 +1,89 @@
+"""The small things that screens are made of."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+from srtui.tui.screens.training import smoothed
+from srtui.tui.widgets.diff import word_diff
+from srtui.tui.widgets.plot import Plot, Series, _Canvas
+from srtui.tui.widgets.table import _fit
+from srtui.tui.widgets.words import bar, shown, sparkline
+
+
+@given(st.text(max_size=80), st.integers(2, 40), st.booleans())
+def test_a_cell_is_as_wide_as_its_column_whatever_is_in_it(text: str, width: int, right: bool) -> None:
+    fitted = _fit(text, width, right)
+    assert cell_len(fitted) == width
+    assert not [c for c in fitted if unicodedata.category(c) == "Cc"]
+
+
+@given(st.floats(0, 2), st.integers(1, 60))
+def test_bars_never_leave_their_place(part: float, width: int) -> None:
+    assert len(bar(part, 1.0, width)) == width
+
+
+def test_bars_and_sparklines_of_nothing() -> None:
+    assert bar(1, 0, 4) == "    "
+    assert sparkline([], 5) == "     "
+    assert sparkline([0.0, 0.0], 3) == "   "
+    assert sparkline([1.0, 8.0], 2) == "▂█"
+
+
+def marked(content: object) -> list[str]:
+    return [content.plain[s.start : s.end] for s in content.spans if s.style]  # type: ignore[attr-defined]
+
+
+def test_a_diff_marks_words_and_nothing_else() -> None:
+    both = word_diff("Name the capital of Australia.", "Name the old capital of Austria.")
+    assert both is not None
+    before, after = both
+    assert before.plain == "Name the capital of Australia."
+    assert after.plain == "Name the old capital of Austria."
+    assert marked(before) == ["Australia"]
+    assert [w.strip() for w in marked(after)] == ["old", "Austria"]
+
+
+def test_a_diff_of_a_script_without_spaces_goes_by_letters() -> None:
+    both = word_diff("今天天气很好", "今天天气不好")
+    assert both is not None
+    assert marked(both[0]) == ["很"]
+    assert marked(both[1]) == ["不"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("one two three", "nine ten"), ("", "x"), ("a " * 5000, "b " * 5000)]
+)
+def test_where_nothing_is_common_nothing_is_marked(before: str, after: str) -> None:
+    assert word_diff(before, after) is None
+
+
+def test_data_is_shown_and_not_obeyed() -> None:
+    content = shown("\x1b[31mred\x1b[0m [bold]x[/bold] \u202e")
+    assert content.plain == "␛[31mred␛[0m [bold]x[/bold] <202e>"
+    assert content.spans == []
+
+
+def test_smoothing_starts_at_the_first_point_and_skips_what_is_no_number() -> None:
+    assert smoothed([(1, 2.0), (2, float("nan")), (3, 2.0)]) == [
+        (1.0, pytest.approx(2.0)),
+        (3.0, pytest.approx(2.0)),
+    ]
+
+
+def test_a_canvas_draws_a_line_from_corner_to_corner() -> None:
+    canvas = _Canvas(4, 2)
+    canvas.draw([(0, 0), (7, 7)], Series("", []))
+    assert canvas.row(0, None, None).plain == "⠑⢄  "
+    assert canvas.row(1, None, None).plain == "  ⠑⢄"
+
+
+def test_a_plot_of_one_point_or_none_is_drawn() -> None:
+    plot = Plot("loss")
+    plot.show([Series("", [(1.0, float("inf"))])])
+    assert "nothing to draw yet" in plot.render().plain

@@ -1,0 +1,50 @@
+"""The pictures of the dashboard in docs/, made from the store that the tests are made from.
+
+python tools/screenshots.py [FOLDER]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from tui.driving import dashboard, press  # noqa: E402
+from tui.scripted_store import make_demo_store  # noqa: E402
+
+from srtui.workspace import Workspace  # noqa: E402
+
+OLDER = ("left_square_bracket", "left_square_bracket")
+PICTURES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "dashboard-runs": ("srtui-dark", ()),
+    "dashboard-live": ("srtui-dark", ("2",)),
+    "dashboard-samples": ("srtui-dark", (*OLDER, "3")),
+    "dashboard-sample": ("srtui-dark", (*OLDER, "3", "enter")),
+    "dashboard-scores": ("srtui-dark", (*OLDER, "4")),
+    "dashboard-scores-light": ("srtui-light", (*OLDER, "4")),
+    "dashboard-training": ("srtui-dark", (*OLDER, "5")),
+}
+
+
+async def take(folder: Path) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        workspace, _ = Workspace.create(Path(place) / "ws")
+        make_demo_store(workspace)
+        for name, (theme, keys) in PICTURES.items():
+            async with dashboard(workspace, (130, 40)) as (app, pilot):
+                app.theme = theme
+                await press(pilot, *keys)
+                (folder / f"{name}.svg").write_text(app.export_screenshot(title="srtui"), encoding="utf-8")
+                print(folder / f"{name}.svg")
+
+
+if __name__ == "__main__":
+    os.environ["TZ"] = "UTC"
+    time.tzset()
+    asyncio.run(take(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs"))
