@@ -5,7 +5,7 @@ SRTUI := SRTUI_WORKSPACE="$(CURDIR)" $(PYTHON_IN_VENV) -m srtui
 MODEL := smollm2-135m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev model demo test lint bench-import bench-teacher bench-tui screenshots clean
+.PHONY: help setup setup-dev model demo test lint bench-import bench-teacher bench-scoring bench-tui bench screenshots clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,7 +19,10 @@ setup-dev:  ## the same, with what the tests need
 model: setup
 	@$(SRTUI) models add $(MODEL)
 
-demo: model  ## reflect, score, select, train and evaluate with a small real model
+tune: model
+	@$(SRTUI) models tune $(MODEL) --once --slots 1,4,8,16,32
+
+demo: tune  ## reflect, score, select, train and evaluate with a small real model
 	@$(SRTUI) run recipes/quickstart.toml
 
 test: setup-dev  ## everything that must pass: linters, types, layers, tests
@@ -37,6 +40,11 @@ bench-import: setup  ## rows a second and memory of importing a million rows
 
 bench-teacher: setup  ## the teacher beside its alternatives, as ratios
 	$(PYTHON_IN_VENV) benchmarks/bench_teacher.py
+
+bench-scoring: setup  ## IFD and r-IFD beside the plain way and the ceiling, as ratios
+	$(PYTHON_IN_VENV) benchmarks/bench_scoring.py
+
+bench: bench-import bench-teacher bench-scoring bench-tui  ## all of them, one after the other
 
 bench-tui: setup  ## the dashboard on 100,000 samples while an engine writes at full speed
 	$(PYTHON_IN_VENV) benchmarks/bench_tui.py

@@ -2,6 +2,7 @@
 
     python benchmarks/bench_teacher.py [--model NAME] [--prompts N] [--tokens N] [--slots N] [--repeat N]
     python benchmarks/bench_teacher.py --soak 2000      (memory over many requests instead)
+    python benchmarks/bench_teacher.py --parse 500      (how many reflections parse instead)
 
 Compared are new tokens a second, prompts included in the time:
 
@@ -10,7 +11,7 @@ Compared are new tokens a second, prompts included in the time:
 - server: llama.cpp's own server with as many slots, in a process of its own, through the package
   xllamacpp where it is installed (``pip install xllamacpp``); left open otherwise;
 - ceiling: bare llama_decode of the same prompt chunks, then of full decode batches with as many sequences,
-  nothing sampled.
+  nothing sampled; its time is taken for as many tokens as srtui wrote.
 
 Each contender runs in a process of its own, ``--repeat`` times in turn, and the best time counts. Prompts are
 real reflection prompts: of alpaca_cherry_3k.json in ../shared/data where that is, else of the quickstart data.
@@ -40,8 +41,8 @@ def data_file() -> Path:
     return real if real.exists() else ROOT / "recipes" / "quickstart.jsonl"
 
 
-def requests(count: int, tokens: int, *, guided: bool, path: Path | None = None) -> list[Any]:
-    """Reflections on the response, as a run asks them, with ``tokens`` tokens to write in all."""
+def reflections(count: int, tokens: int, *, guided: bool) -> list[tuple[Any, Any]]:
+    """(protocol, pair): reflections on the response, as a run asks them, with ``tokens`` to write in all."""
     from srtui import datasets
     from srtui.recipe import parse
     from srtui.reflection import Protocol, load_criteria
@@ -60,8 +61,14 @@ def requests(count: int, tokens: int, *, guided: bool, path: Path | None = None)
         "bench",
     )
     protocol = Protocol(load_criteria("response", "response", ROOT / "recipes"), recipe)
-    rows = (r for r in datasets.read(path or data_file()) if not isinstance(r, datasets.BadRow))
-    return [protocol.request(n, row.pair, 1) for n, row in enumerate(islice(rows, count))]
+    rows = (r for r in datasets.read(data_file()) if not isinstance(r, datasets.BadRow))
+    return [(protocol, row.pair) for row in islice(rows, count)]
+
+
+def requests(count: int, tokens: int, *, guided: bool) -> list[Any]:
+    """The same as the teacher gets them."""
+    some = reflections(count, tokens, guided=guided)
+    return [protocol.request(n, pair, 1) for n, (protocol, pair) in enumerate(some)]
 
 
 def measure_teacher(model: Path, wanted: argparse.Namespace, *, guided: bool) -> dict[str, Any]:
@@ -191,7 +198,7 @@ def measure_ceiling(model: Path, wanted: argparse.Namespace) -> dict[str, Any]:
     size = teacher._batch_size
     for at in range(0, len(prefix), size):
         decode((t, at + i, slots, False) for i, t in enumerate(prefix[at : at + size]))
-    tokens = 0
+    tokens, decoding = 0, 0.0
     for wave in range(0, len(prompts), slots):
         group = prompts[wave : wave + slots]
         for seq in range(slots):
@@ -203,15 +210,22 @@ def measure_ceiling(model: Path, wanted: argparse.Namespace) -> dict[str, Any]:
                     (token, len(prefix) + i, seq, i == len(prompt) - 1)
                     for i, token in enumerate(prompt[at : at + size], at)
                 )
+        began = time.perf_counter()
         for step in range(wanted.tokens):
             decode(
                 (prompt[step % len(prompt)], len(prefix) + len(prompt) + step, seq, True)
                 for seq, prompt in enumerate(group)
             )
+        decoding += time.perf_counter() - began
         tokens += wanted.tokens * len(group)
     seconds = time.perf_counter() - start
     teacher.close()
-    return {"seconds": seconds, "tokens": tokens}
+    return {
+        "seconds": seconds,
+        "tokens": tokens,
+        "decode_rate": tokens / decoding,
+        "prompt_seconds": seconds - decoding,
+    }
 
 
 def soak(model: Path, count: int, slots: int) -> None:
@@ -238,6 +252,26 @@ def soak(model: Path, count: int, slots: int) -> None:
     )
 
 
+def parse_share(model: Path, count: int, tokens: int, slots: int) -> None:
+    """How many reflections parse, guided and in free mode, at the first try."""
+    from srtui.teacher import open_teacher
+
+    shares: dict[str, float] = {}
+    for mode in ("guided", "free"):
+        some = reflections(count if mode == "guided" else max(1, count // 5), tokens, guided=mode == "guided")
+        teacher = open_teacher(model, name="bench", sha256="-", slots=slots)
+        teacher.submit([protocol.request(n, pair, 1) for n, (protocol, pair) in enumerate(some)])
+        reasons: dict[str, int] = {}
+        for generation in teacher.run():
+            protocol, pair = some[int(str(generation.key))]
+            status = protocol.read(generation, pair).status
+            reasons[status] = reasons.get(status, 0) + 1
+        teacher.close()
+        shares[mode] = round(reasons.get("parsed", 0) / len(some), 4)
+        print(f"{mode}: {len(some)} reflections, {reasons}", flush=True)
+    print(json.dumps({"bench": "parse", "share": shares}))
+
+
 def measure(name: str, model: Path, wanted: argparse.Namespace) -> dict[str, Any]:
     if name in ("free", "guided"):
         return measure_teacher(model, wanted, guided=name == "guided")
@@ -248,11 +282,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--model", default="smollm2-135m", help="a model's name or a GGUF file")
     parser.add_argument("--prompts", type=int, default=64)
-    parser.add_argument("--tokens", type=int, default=256, help="to write, a prompt")
+    parser.add_argument("--tokens", type=int, default=192, help="to write, a prompt")
     parser.add_argument("--slots", type=int, default=0, help="what srtui models tune found, if absent")
-    parser.add_argument("--repeat", type=int, default=2)
+    parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--only", nargs="*", choices=CONTENDERS, default=CONTENDERS)
     parser.add_argument("--soak", type=int, default=0)
+    parser.add_argument("--parse", type=int, default=0)
     parser.add_argument("--measure", choices=CONTENDERS, help=argparse.SUPPRESS)
     wanted = parser.parse_args()
 
@@ -268,6 +303,9 @@ def main() -> None:
     wanted.slots = wanted.slots or (measured.slots if measured else 16)
     if wanted.soak:
         soak(model, wanted.soak, wanted.slots)
+        return
+    if wanted.parse:
+        parse_share(model, wanted.parse, wanted.tokens, wanted.slots)
         return
     if wanted.measure:
         print(json.dumps(measure(wanted.measure, model, wanted)))
@@ -309,8 +347,17 @@ def _table(best: dict[str, dict[str, Any]], wanted: argparse.Namespace, model: P
         return round(best[of]["rate"] / best[to]["rate"], 3) if of in best and to in best else None
 
     ratios = {name: ratio("free", name) for name in ("loop", "server", "ceiling")}
-    guided = ratio("free", "guided")
-    engine = best.get("free", {})
+    engine, bare = best.get("free", {}), best.get("ceiling", {})
+    guided = None
+    if engine and bare:
+        # The ceiling wrote to the limit everywhere; this is its time for as many tokens as srtui wrote.
+        as_many = bare["prompt_seconds"] + engine["tokens"] / bare["decode_rate"]
+        ratios["ceiling"] = round(as_many / engine["seconds"], 3)
+        if "guided" in best:  # a token's time without the prompts', which are the same in both
+            free, led = (
+                (best[n]["seconds"] - bare["prompt_seconds"]) / best[n]["tokens"] for n in ("free", "guided")
+            )
+            guided = led / free
     print(
         f"\n{model.name}, {wanted.prompts} prompts of {data_file().name}, {wanted.tokens} tokens each, "
         f"{wanted.slots} slots, {os.cpu_count()} CPU cores"

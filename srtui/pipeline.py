@@ -276,7 +276,8 @@ class Engine:
         in either case the store says so and the run can go on later."""
         runs, run_id = self.store.runs, self.run.id
         self._lease = runs.acquire(run_id)
-        runs.take_requests(run_id)  # those left for an engine that is gone
+        # A request that came while this process was starting is meant for it.
+        runs.drop_requests(run_id, before=psutil.Process().create_time())
         runs.update(run_id, status="running", started_at=self.run.started_at or time.time(), error=None)
         try:
             for stage, work in self._stages():
@@ -543,18 +544,24 @@ class Engine:
         stage = f"choose-{aim}"
         metric: Metric = "ifd" if aim == "instruction" else "rifd"
         todo = self.store.work.to_decide(self.run.id, aim)
-        total, taken = self._sample_count(), 0
+        total, taken = self._sample_count(), self.store.work.taken(self.run.id, aim)
         done = total - len(todo)
         if todo:
             self._start(stage)
         choose = selection.choose_instruction if aim == "instruction" else selection.choose_response
         tally = _ProxyTally()
-
-        def tell(tokens: int) -> None:
-            self._tell(stage, done, total, tokens, {"taken": taken})
+        # Outcomes follow the second choice, and take about half as long again.
+        weight = 1.0 if aim == "instruction" else 0.7
 
         for chunk in batched(todo.items(), _CHUNK):
             groups = [[before, *rewrites] for _, (before, rewrites) in chunk if rewrites]
+
+            def tell(
+                tokens: int, share: float, before: int = done, size: int = len(chunk), taken: int = taken
+            ) -> None:
+                so_far = int(weight * (before + share * size))
+                self._tell(stage, so_far, total, tokens, {"taken": taken})
+
             scores, by_proxy = self._compare(
                 groups, metric, lambda g: choose(g[0], g[1:]).variant_id, tally, tell
             )
@@ -577,17 +584,27 @@ class Engine:
                     )
                     taken += choice.reflected
             done += len(chunk)
-            self._tell(stage, done, total, self._stage_tokens(), {"taken": taken}, now=True)
+            self._tell(stage, int(weight * done), total, self._stage_tokens(), {"taken": taken}, now=True)
         if aim == "response":
-            self._settle(stage, total, tally)
+            self._settle(stage, total, weight, tally, {"taken": taken})
             self._score_by_hand(stage, total)
         if tally.both:
             self._event("info", tally.sentence(self.recipe.scoring.proxy))
 
-    def _settle(self, stage: str, total: int, tally: _ProxyTally) -> None:
+    def _settle(
+        self, stage: str, total: int, weight: float, tally: _ProxyTally, detail: dict[str, Any]
+    ) -> None:
         """Say of each sample whether it is trained on; scores only what that needs."""
         policy = self.recipe.selection.policy
-        for chunk in batched(self.store.work.undecided_outcomes(self.run.id), _CHUNK):
+        todo = self.store.work.undecided_outcomes(self.run.id)
+        done = total - len(todo)
+        for chunk in batched(todo, _CHUNK):
+
+            def tell(tokens: int, share: float, before: int = done, size: int = len(chunk)) -> None:
+                settled = (before + share * size) / total
+                so_far = int(total * (weight + (1 - weight) * settled))
+                self._tell(stage, min(so_far, total - 1), total, tokens, detail)
+
             wanted = [[variant] for _, _, response, variant in chunk if response or policy != "paper"]
             ifd, rifd = (
                 self._compare(
@@ -595,7 +612,7 @@ class Engine:
                     metric,
                     lambda g: g[0].score is not None and g[0].score < 1,
                     tally,
-                    lambda tokens: self._tell(stage, total, total, tokens, {}),
+                    tell,
                 )[0]
                 for metric in ("ifd", "rifd")
             )
@@ -613,7 +630,8 @@ class Engine:
                         scores[0].score,
                         scores[1].score,
                     )
-            self._tell(stage, total, total, self._stage_tokens(), {}, now=True)
+            done += len(chunk)
+        self._tell(stage, total, total, self._stage_tokens(), detail, now=True)
 
     def _score_by_hand(self, stage: str, total: int) -> None:
         """What people wrote is scored like any other text; no choice waits for it."""
@@ -623,7 +641,10 @@ class Engine:
         self._start(stage)
         for metric in ("ifd", "rifd"):
             self._score(
-                self._open_judge(), wanted, metric, lambda tokens: self._tell(stage, total, total, tokens, {})
+                self._open_judge(),
+                wanted,
+                metric,
+                lambda tokens, _: self._tell(stage, total, total, tokens, {}),
             )
         self._tell(stage, total, total, self._stage_tokens(), {}, now=True)
         self._event("info", f"Scored {len(wanted)} texts written by hand.")
@@ -634,7 +655,7 @@ class Engine:
         metric: Metric,
         decide: Callable[[list[selection.Scored]], object],
         tally: _ProxyTally,
-        tell: Callable[[int], None],
+        tell: Callable[[int, float], None],
     ) -> tuple[dict[int, selection.Scored], set[int]]:
         """Scores of the variants in ``groups``, each group one decision, and which of them are the
         proxy's: with one, the student itself only scores what lies near the decision, and some
@@ -674,12 +695,15 @@ class Engine:
         }
 
     def _score(
-        self, judge: Judge, variant_ids: Iterable[int], metric: Metric, tell: Callable[[int], None]
+        self, judge: Judge, variant_ids: Iterable[int], metric: Metric, tell: Callable[[int, float], None]
     ) -> None:
-        """Bring the missing scores of these variants into the store. Raises Stopped when asked to stop."""
-        for tokens_run in judge.score(variant_ids, metric, self._should_stop):
+        """Bring the missing scores of these variants into the store. Raises Stopped when asked to stop.
+
+        ``tell`` gets the stage's tokens so far and how much of this call is done, from 0 to 1.
+        """
+        for tokens_run, share in judge.score(variant_ids, metric, self._should_stop):
             self._scored_tokens += tokens_run
-            tell(self._stage_tokens())
+            tell(self._stage_tokens(), share)
         self._raise_if_stopped()
 
     def _stage_tokens(self) -> int:
@@ -693,7 +717,12 @@ class Engine:
         some = sorted(originals, key=lambda i: digest(self.recipe.seed, "template", i))[:TEMPLATE_SAMPLE]
         self._start("check-template")
         judge = self._open_proxy() if self.recipe.scoring.proxy else self._open_judge()
-        self._score(judge, some, "ifd", lambda tokens: self._tell("check-template", 0, len(some), tokens, {}))
+        self._score(
+            judge,
+            some,
+            "ifd",
+            lambda tokens, share: self._tell("check-template", int(share * len(some)), len(some), tokens, {}),
+        )
         values = [s.score for s in self._scores(judge, some, "ifd").values() if s.score is not None]
         self._tell("check-template", len(some), len(some), self._stage_tokens(), {}, now=True)
         share = sum(v >= 1 for v in values) / len(values) if values else 0.0

@@ -15,6 +15,15 @@ ROOT = Path(__file__).resolve().parent.parent
 CATALOGUE_MODEL = "smollm2-135m"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--samples",
+        type=int,
+        default=8,
+        help="real samples that the scorer is compared on with the reference",
+    )
+
+
 @pytest.fixture(scope="session")
 def models_folder() -> Path:
     """The project's models/ with the demo model in it; `make test` puts it there."""

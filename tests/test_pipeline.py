@@ -179,7 +179,7 @@ def test_killed_at_twenty_random_moments(tmp_path: Path, models_folder: Path) ->
     One slot and one thread make llama.cpp's arithmetic the same whatever was done before the kill.
     """
     settings = {
-        "teacher": {"slots": 1, "threads": 1},
+        "teacher": {"slots": 3, "threads": 1},
         "training": {"enabled": False},
         "reflection": {"critique_tokens": 12, "instruction_tokens": 12, "answer_tokens": 16},
     }
@@ -248,6 +248,50 @@ def test_ctrl_c_stops_after_the_step_and_says_how_to_go_on(model_workspace: Work
         assert run.status == "stopped"
         assert store.runs.holder(run.id) is None
     assert srtui(model_workspace, "run", str(recipe)).returncode == 0
+
+
+def test_a_proxy_decides_what_is_clear(model_workspace: Workspace) -> None:
+    """The student itself scores near ties and a few others; what the proxy alone would have changed is told."""
+    recipe = small_recipe(
+        model_workspace,
+        training={"enabled": False},
+        selection={"policy": "keep"},
+        scoring={"proxy": "smollm2-135m", "proxy_quantization": "nf4", "proxy_margin": 1e-6},
+        student={"quantization": "f32"},
+    )
+    done = srtui(model_workspace, "run", str(recipe), "--json")
+    assert done.returncode == 0, done.stderr
+    events = [e["message"] for e in map(json.loads, done.stdout.splitlines()) if e["type"] == "event"]
+    assert any("smollm2-135m alone would have changed" in message for message in events)
+    with Store(model_workspace.store_path, read_only=True) as store:
+        kinds = {r[0] for r in store.rows("SELECT quantization FROM scoring_setting")}
+        assert kinds == {"nf4", "f32"}
+        assert store.runs.named("small").status == "done"
+        assert store.value("SELECT count(*) FROM outcome") == 6
+
+
+def test_scores_are_told(finished: tuple[Workspace, dict[str, Any]], tmp_path: Path) -> None:
+    workspace, _ = finished
+    told = srtui(workspace, "scores", "small")
+    assert told.returncode == 0
+    assert "IFD    original" in told.stdout
+    figures = json.loads(srtui(workspace, "scores", "small", "--json").stdout)["scores"]
+    original = next(f for f in figures if (f["metric"], f["kind"]) == ("ifd", "original"))
+    assert sum(original["histogram"]) == original["scored"] > 0
+    csv = srtui(workspace, "scores", "small", "--csv", "-").stdout.splitlines()
+    assert csv[0].startswith("sample,variant,kind,metric,value")
+    assert len(csv) - 1 == sum(f["scored"] + sum(f["invalid"].values()) for f in figures)
+
+
+def test_templates_are_compared(finished: tuple[Workspace, dict[str, Any]]) -> None:
+    workspace, _ = finished
+    done = srtui(workspace, "scores", "small", "--templates", "--sample", "3", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [f["template"] for f in found] == ["alpaca", "vicuna", "wizardlm", "chat"]
+    assert [f["chosen"] for f in found] == [True, False, False, False]
+    assert all(f["scored"] == 3 for f in found)
+    assert len({f["mean"] for f in found}) == 4
 
 
 def test_nothing_reaches_for_the_network(tmp_path: Path, models_folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT
@@ -86,3 +87,10 @@ def test_fingerprint_follows_what_decides() -> None:
     assert recipe.load(path, ["teacher.threads=1", "description=other"]).fingerprint == same
     assert recipe.load(path, ["seed=8"]).fingerprint != same
     assert recipe.load(path, ["training.epochs=9"]).fingerprint != same
+
+
+def test_a_gguf_student_is_not_trained() -> None:
+    data: dict[str, Any] = {"name": "a", "dataset": "d", "student": {"quantization": "gguf"}}
+    with pytest.raises(UserError, match="can choose and not be trained; set training"):
+        recipe.parse(data, "a.toml")
+    assert recipe.parse({**data, "training": {"enabled": False}}, "a.toml").student.quantization == "gguf"

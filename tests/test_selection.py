@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srtui.selection import Scored, choose_instruction, choose_response, keep
+from srtui.selection import Scored, choose_instruction, choose_response, keep, near_a_tie
 
 scores = st.one_of(st.none(), st.floats(0, 10, allow_nan=False))
 
@@ -73,3 +74,20 @@ def test_nothing_at_or_above_one_is_kept(reflected: bool, ifd: float | None, rif
         elif policy == "keep":
             assert ifd is None or rifd is None or max(ifd, rifd) >= 1 or math.isnan(ifd)
         assert outcome.reason
+
+
+@pytest.mark.parametrize(
+    ("scores", "near"),
+    [
+        ([0.5, 0.9], False),
+        ([0.5, 0.52], True),
+        ([0.5, 0.9, 0.51], True),
+        ([0.5, None], True),
+        ([0.97], True),
+        ([0.5], False),
+        ([1.05], True),
+        ([2.0], False),
+    ],
+)
+def test_near_a_tie(scores: list[float | None], near: bool) -> None:
+    assert near_a_tie(scores, 0.1) is near

@@ -68,8 +68,9 @@ class Judge:
 
     def score(
         self, variant_ids: Iterable[int], metric: Metric, should_stop: Callable[[], bool] = lambda: False
-    ) -> Iterator[int]:
-        """Store the missing scores of these variants; yields tokens run, as they run.
+    ) -> Iterator[tuple[int, float]]:
+        """Store the missing scores of these variants; yields, as it goes, the tokens run since the last
+        time and the share of this call's tokens that are done.
 
         Losses are stored every second or so, so a kill loses little; when asked to stop, scores
         that are not complete are left for the next time.
@@ -88,13 +89,15 @@ class Judge:
         self._shared += sum(len(span.ids) for key, span in keyed.items() if key in known)
         fresh: dict[bytes, StoredLoss] = {}
         stored_at = time.monotonic()
-        before = self._scorer.tokens_run
+        before, scored = self._scorer.tokens_run, 0
+        whole = sum(len(span.ids) for _, span in todo)
         for index, loss in self._scorer.score([span for _, span in todo], should_stop):
             fresh[todo[index][0]] = StoredLoss(
                 loss.nll if loss.reason is None else None, loss.tokens, loss.truncated, loss.reason
             )
+            scored += len(todo[index][1].ids)
             if self._scorer.tokens_run > before:
-                yield self._scorer.tokens_run - before
+                yield self._scorer.tokens_run - before, scored / whole
                 before = self._scorer.tokens_run
             if time.monotonic() - stored_at > 1.0:
                 work.add_losses(fresh)

@@ -195,6 +195,14 @@ class Runs:
                 )
         return [r["kind"] for r in found]
 
+    def drop_requests(self, run_id: int, before: float) -> None:
+        """Mark those as handled that were left before this moment, for an engine that is gone."""
+        with self._store.transaction():
+            self._store.conn.execute(
+                "UPDATE request SET handled_at = ? WHERE run_id = ? AND handled_at IS NULL AND created_at < ?",
+                (time.time(), run_id, before),
+            )
+
     # -- how far it is ----------------------------------------------------------------------
 
     def progress(

@@ -288,6 +288,13 @@ class Work:
             )
         }
 
+    def taken(self, run_id: int, stage: str) -> int:
+        """How many rewrites the student took so far."""
+        found = self._store.value(
+            "SELECT count(*) FROM decision WHERE run_id = ? AND stage = ? AND reflected = 1", (run_id, stage)
+        )
+        return int(found)
+
     def decisions(self, run_id: int) -> list[tuple[int, str, int, str]]:
         """(sample id, stage, chosen variant, reason), in order: what a run decided."""
         return [

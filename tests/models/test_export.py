@@ -23,6 +23,7 @@ from conftest import ROOT
 from srtui.errors import UserError
 from srtui.models.export import adapter_worker, export_model, gguf_worker, merge_worker
 from srtui.models.merge import Adapter, rounded
+from srtui.teacher import Message, Request, Sampler, Segment, open_teacher
 from srtui.workspace import Workspace
 
 PROMPTS = (
@@ -170,6 +171,18 @@ def test_gguf_adapter_on_its_base_is_peft(real: dict[str, Any]) -> None:
     adapter_worker(str(real["adapter"]), str(real["student"]), "f32", str(adapter), "F32", "tuned")
     assert least(of_llama(base, real["prompts"]), real["before"]) > 0.9995
     assert least(of_llama(base, real["prompts"], adapter), real["after"]) > 0.9995
+    # As the next round's teacher has it.
+    texts = []
+    for put_on in (None, adapter):
+        teacher = open_teacher(base, name="t", sha256="0", slots=1, adapter=put_on)
+        asked = Request(
+            "a", (Message("user", "Name a river."),), (Segment("", 8),), 1, Sampler(temperature=0)
+        )
+        teacher.submit([asked])
+        texts += [g.text for g in teacher.run()]
+        assert (teacher.identity.adapter_sha256 is None) == (put_on is None)
+        teacher.close()
+    assert texts[0] != texts[1]
 
 
 # --- families, small and random -----------------------------------------------------------------------

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from srtui.prompts import PromptTemplate, template
 from srtui.sample import Pair
-from srtui.scoring import Invalid, Scorer, Span, SpanBuilder, Student, ifd, rifd
+from srtui.scoring import Invalid, Scorer, SpanBuilder, Student, ifd
 
 
 def byte_tokenizer(*, bos: bool, merges: list[tuple[str, str]] | None = None) -> PreTrainedTokenizerFast:
@@ -131,66 +131,15 @@ def student(student_folder: Path) -> Student:
     return Student.load(student_folder, "f32")
 
 
-def pairs(alpaca: Path | None, count: int) -> list[Pair]:
-    rows = [
-        json.loads(line)
-        for line in (ROOT / "recipes" / "quickstart.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
-    if alpaca is not None:
-        rows = json.loads(alpaca.read_text(encoding="utf-8"))[::97]
-    return [Pair(r["instruction"], r.get("input", ""), r["output"]) for r in rows[:count]]
-
-
-def reference(model: Any, tokenizer: Any, prompt: str, target: str, *, end: bool) -> tuple[float, float]:
-    """(mean NLL with the prompt, mean NLL without): batch of one, full logits, straight from the formula."""
-    import torch
-
-    encoded = tokenizer(prompt + target, return_offsets_mapping=True, add_special_tokens=False)
-    ids = list(encoded["input_ids"])
-    kept = [i for i, (start, _) in zip(ids, encoded["offset_mapping"], strict=True) if start >= len(prompt)]
-    before = ids[: len(ids) - len(kept)]
-    if end:
-        kept.append(tokenizer.eos_token_id)
-
-    def mean(context: list[int]) -> float:
-        with torch.no_grad():
-            logits = model(torch.tensor([context + kept])).logits[0].double()
-        logs = torch.log_softmax(logits, dim=-1)
-        picked = [logs[len(context) + n - 1, token].item() for n, token in enumerate(kept)]
-        return -sum(picked) / len(picked)
-
-    return mean(before), mean([tokenizer.eos_token_id])  # SmolLM2 adds no beginning-of-text token
-
-
-@pytest.mark.model
-def test_it_agrees_with_a_plain_loop(student: Student, request: pytest.FixtureRequest) -> None:
-    real = ROOT.parent / "shared" / "data" / "alpaca_cherry_3k.json"
-    some = pairs(real if real.exists() else None, 12)
-    how = template("alpaca")
-    builder = SpanBuilder(student.tokenizer, how, "default", 2048)
-    wanted: list[Span] = [s for p in some for s in (*builder.forward(p), *builder.reverse(p))]
-    found = dict(Scorer(student, 1500).score(wanted))
-    for n, pair in enumerate(some):
-        c, u, rc, ru = (found[4 * n + k] for k in range(4))
-        expected = reference(
-            student.model,
-            student.tokenizer,
-            how.forward(pair.instruction, pair.input),
-            pair.response,
-            end=True,
-        )
-        assert (c.mean, u.mean) == pytest.approx(expected, rel=1e-5)
-        x = how.target_of(pair.instruction, pair.input)
-        backward = reference(student.model, student.tokenizer, how.reverse(pair.response), x, end=False)
-        assert (rc.mean, ru.mean) == pytest.approx(backward, rel=1e-5)
-        assert ifd(c, u)[0] == pytest.approx(math.exp(expected[0] - expected[1]), rel=1e-4)
-        assert rifd(rc, ru)[0] == pytest.approx(math.exp(backward[0] - backward[1]), rel=1e-4)
+def pairs(count: int) -> list[Pair]:
+    lines = (ROOT / "recipes" / "quickstart.jsonl").read_text(encoding="utf-8").splitlines()
+    return [Pair(r["instruction"], r.get("input", ""), r["output"]) for r in map(json.loads, lines[:count])]
 
 
 @pytest.mark.model
 def test_batching_changes_nothing(student: Student) -> None:
     builder = SpanBuilder(student.tokenizer, template("alpaca"), "default", 2048)
-    wanted = [s for p in pairs(None, 8) for s in builder.forward(p)]
+    wanted = [s for p in pairs(8) for s in builder.forward(p)]
     alone = dict(Scorer(student, 1).score(wanted))
     together = dict(Scorer(student, 4096).score(wanted))
     backwards = dict(Scorer(student, 700).score(wanted[::-1]))
