@@ -34,8 +34,9 @@ class Scorer:
         self._device = next(student.model.parameters()).device
         self._budget = batch_tokens if batch_tokens != "auto" else _budget(self._device, self._model.config)
         self._prefixes: dict[tuple[int, ...], Prefix] = {}
-        self.packed = self._packs()
         self.tokens_run = self.tokens_saved = 0
+        self.packed = self._packs()
+        self.tokens_run = self.tokens_saved = 0  # the trial is no work
 
     def score(
         self, spans: Sequence[Span], should_stop: Callable[[], bool] = lambda: False

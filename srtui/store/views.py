@@ -12,7 +12,7 @@ import sqlite3
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from srtui.errors import UserError
 from srtui.store import Store, explain
@@ -28,16 +28,7 @@ State = Literal[
     "dropped",
     "overruled",
 ]
-STATES: tuple[State, ...] = (
-    "waiting",
-    "instruction written",
-    "instruction chosen",
-    "answer written",
-    "answer chosen",
-    "kept",
-    "dropped",
-    "overruled",
-)
+STATES: tuple[State, ...] = get_args(State)
 Measure = Literal["ifd before", "ifd", "rifd before", "rifd"]
 """The score of the text that a stage reflected on, and of the one that the student chose."""
 ORDERS = ("sample", "state", "instruction", "answer", "ifd", "rifd", "length", "text")

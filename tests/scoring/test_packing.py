@@ -149,4 +149,4 @@ def test_a_gguf_student_scores_as_its_safetensors(student_folder: Path, teacher_
     mine, theirs = dict(scorer.score(spans)), dict(Scorer(folder).score(spans))
     assert scorer.tokens_saved > 0
     for n in range(len(spans)):
-        assert mine[n].mean == pytest.approx(theirs[n].mean, rel=0.03)
+        assert mine[n].mean == pytest.approx(theirs[n].mean, rel=0.03, abs=0.08)

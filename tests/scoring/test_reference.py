@@ -21,6 +21,8 @@ from srtui.scoring import Invalid, Scorer, SpanBuilder, SpanLoss, Student, ifd, 
 pytestmark = pytest.mark.model
 ALPACA = template("alpaca")
 MAX_LENGTH = 2048
+# Float32 sums in another order differ by this much, in nats a token, where a target has few tokens.
+NOISE = 2e-5
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +73,9 @@ def paper_four(model: Any, tokenizer: Any, pair: Pair) -> tuple[float, float, fl
         alone = tokenizer(target).input_ids[: MAX_LENGTH - start + 1]
         losses = []
         for ids, ignored in ((whole, start), (alone, 0)):
-            labels = torch.tensor([ids])
-            labels[:, :ignored] = -100
-            with torch.no_grad():
-                losses.append(model(input_ids=torch.tensor([ids]), labels=labels).loss.item())
+            # Labels before ``ignored`` are -100, and the first token of all is never predicted.
+            first = max(1, ignored)
+            losses.append(mean_nll(model, ids[:first], ids[first:]))
         return losses[0], losses[1]
 
     forward = both(ALPACA.forward(pair.instruction, pair.input), pair.response)
@@ -102,7 +103,7 @@ def expected(exact: Student, pairs: list[Pair]) -> list[tuple[float, float, floa
 def test_float32(exact: Student, pairs: list[Pair], expected: list[tuple[float, ...]]) -> None:
     found = scored(exact, "default", pairs)
     for losses, wanted in zip(found, expected, strict=True):
-        assert [loss.mean for loss in losses] == pytest.approx(wanted, rel=1e-5)
+        assert [loss.mean for loss in losses] == pytest.approx(wanted, rel=1e-5, abs=NOISE)
         assert ifd(*losses[:2])[0] == pytest.approx(math.exp(wanted[0] - wanted[1]), rel=1e-4)
         assert rifd(*losses[2:])[0] == pytest.approx(math.exp(wanted[2] - wanted[3]), rel=1e-4)
 
@@ -134,4 +135,4 @@ def test_the_papers_protocol(exact: Student, pairs: list[Pair]) -> None:
     found = scored(exact, "paper", some)
     for losses, pair in zip(found, some, strict=True):
         wanted = paper_four(exact.model, exact.tokenizer, pair)
-        assert [loss.mean for loss in losses] == pytest.approx(wanted, rel=1e-5)
+        assert [loss.mean for loss in losses] == pytest.approx(wanted, rel=1e-5, abs=NOISE)
