@@ -244,6 +244,9 @@ def _bitsandbytes() -> list[Check]:
     return [Check("bitsandbytes", ok, detail, "" if ok else "reinstall: make clean setup")]
 
 
+_kept: list[Any] = []  # llama.cpp goes on calling its log callback as long as the process lives
+
+
 def _llama() -> list[Check]:
     import ctypes
     import math
@@ -251,6 +254,7 @@ def _llama() -> list[Check]:
     import llama_cpp
 
     quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
+    _kept.append(quiet)
     llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
     with tempfile.TemporaryDirectory() as folder:

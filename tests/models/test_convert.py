@@ -6,6 +6,7 @@ import ctypes
 import json
 from pathlib import Path
 
+import llama_cpp
 import numpy as np
 import pytest
 
@@ -13,6 +14,9 @@ from srtui.models import file_sha256
 from srtui.models.convert import _CONTRACTIONS, PROBES, SPLITS
 
 pytestmark = pytest.mark.model
+
+# At module level: llama.cpp goes on calling its log callback as long as the process lives.
+QUIET = llama_cpp.llama_log_callback(lambda level, text, data: None)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +48,6 @@ def test_weights_are_the_dequantised_ones(source: Path, student_folder: Path) ->
 
 def test_logits_are_llama_cpps(source: Path, student_folder: Path) -> None:
     """Same tokens through llama.cpp's own evaluation of the source: finds permuted heads or a wrong rope."""
-    import llama_cpp
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -54,8 +57,7 @@ def test_logits_are_llama_cpps(source: Path, student_folder: Path) -> None:
     with torch.no_grad():
         ours = student(torch.tensor([ids])).logits[0, -1].numpy()
 
-    quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
-    llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
+    llama_cpp.llama_log_set(QUIET, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
     model = llama_cpp.llama_model_load_from_file(str(source).encode(), llama_cpp.llama_model_default_params())
     settings = llama_cpp.llama_context_default_params()
