@@ -253,23 +253,29 @@ def soak(model: Path, count: int, slots: int) -> None:
 
 
 def parse_share(model: Path, count: int, tokens: int, slots: int) -> None:
-    """How many reflections parse, guided and in free mode, at the first try."""
+    """How many reflections parse, guided and in free mode: at the first try, and after a run's retries."""
     from srtui.teacher import open_teacher
 
-    shares: dict[str, float] = {}
+    shares: dict[str, dict[str, float]] = {}
     for mode in ("guided", "free"):
         some = reflections(count if mode == "guided" else max(1, count // 5), tokens, guided=mode == "guided")
         teacher = open_teacher(model, name="bench", sha256="-", slots=slots)
-        teacher.submit([protocol.request(n, pair, 1) for n, (protocol, pair) in enumerate(some)])
-        reasons: dict[str, int] = {}
-        for generation in teacher.run():
-            protocol, pair = some[int(str(generation.key))]
-            status = protocol.read(generation, pair).status
-            reasons[status] = reasons.get(status, 0) + 1
+        left, shares[mode] = list(range(len(some))), {}
+        for attempt in range(1, some[0][0].recipe.reflection.max_attempts + 1):
+            teacher.submit([some[n][0].request(n, some[n][1], attempt) for n in left])
+            left, reasons = [], dict[str, int]()
+            for generation in teacher.run():
+                protocol, pair = some[int(str(generation.key))]
+                status = protocol.read(generation, pair).status
+                reasons[status] = reasons.get(status, 0) + 1
+                if status != "parsed":
+                    left.append(int(str(generation.key)))
+            shares[mode][f"after_{attempt}"] = round(1 - len(left) / len(some), 4)
+            print(f"{mode}, try {attempt}: {reasons}", flush=True)
+            if not left:
+                break
         teacher.close()
-        shares[mode] = round(reasons.get("parsed", 0) / len(some), 4)
-        print(f"{mode}: {len(some)} reflections, {reasons}", flush=True)
-    print(json.dumps({"bench": "parse", "share": shares}))
+    print(json.dumps({"bench": "parse", "reflections": count, "share": shares}))
 
 
 def measure(name: str, model: Path, wanted: argparse.Namespace) -> dict[str, Any]:

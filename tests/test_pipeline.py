@@ -17,6 +17,7 @@ from conftest import make_workspace, small_recipe
 
 from srtui import recipe as recipes
 from srtui.pipeline import Engine, prepare
+from srtui.sample import Pair
 from srtui.store import Store
 from srtui.store.summary import summarise
 from srtui.workspace import Workspace
@@ -281,6 +282,25 @@ def test_scores_are_told(finished: tuple[Workspace, dict[str, Any]], tmp_path: P
     csv = srtui(workspace, "scores", "small", "--csv", "-").stdout.splitlines()
     assert csv[0].startswith("sample,variant,kind,metric,value")
     assert len(csv) - 1 == sum(f["scored"] + sum(f["invalid"].values()) for f in figures)
+
+
+def test_a_text_by_hand_is_scored_like_any_other(finished: tuple[Workspace, dict[str, Any]]) -> None:
+    workspace, _ = finished
+    with Store(workspace.store_path) as store:
+        run = store.runs.named("small")
+        sample, original = store.row("SELECT sample_id, id FROM variant WHERE kind = 'original' LIMIT 1") or (
+            0,
+            0,
+        )
+        pair = Pair("Why is the sky blue?", "", "Because air scatters blue light more than red light.")
+        made, _ = store.marks.write_variant(sample, original, pair)
+    done = srtui(workspace, "resume", "small")
+    assert done.returncode == 0, done.stderr
+    with Store(workspace.store_path, read_only=True) as store:
+        scores = store.work.scores_of(made, run.setting_id or 0)
+        assert 0 < scores["ifd"]["value"] < 2
+        assert 0 < scores["rifd"]["value"] < 2
+        assert store.runs.named("small").status == "done"
 
 
 def test_templates_are_compared(finished: tuple[Workspace, dict[str, Any]]) -> None:

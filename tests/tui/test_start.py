@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -115,11 +115,11 @@ def test_texts_by_hand_are_scored_when_a_run_goes_on(
 ) -> None:
     asked: list[tuple[list[int], str]] = []
 
-    def score(self: Engine, ids: Iterable[int], metric: str) -> Iterator[int]:
+    def score(self: Engine, judge: object, ids: Iterable[int], metric: str, tell: object) -> None:
         asked.append((list(ids), metric))
-        yield 10
 
     monkeypatch.setattr(Engine, "_score", score)
+    monkeypatch.setattr(Engine, "_open_judge", lambda self: None)  # the real one is in test_pipeline
     with Store(demo.store_path) as store:
         run = store.runs.named("quickstart")
         assert store.work.unscored_by_hand(run.id) == []
