@@ -22,7 +22,8 @@ class Section(BaseModel):
 
 
 class Teacher(Section):
-    """The GGUF model that criticises and rewrites, and how llama.cpp runs it."""
+    """The GGUF model that criticises and rewrites, and how llama.cpp runs it. ``context`` is the most
+    tokens that one sequence may have, prompt and answer."""
 
     model: str = "smollm2-135m"
     adapter: str | None = None
