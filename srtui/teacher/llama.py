@@ -154,7 +154,12 @@ class LlamaTeacher:
         for request in requests:
             prompt_text, prompt = self._render(request)
             budget = sum(s.max_tokens + len(self._tokenize(s.lead, special=False)) for s in request.segments)
-            jobs += [_Job(request, n, prompt_text, prompt, budget) for n in range(request.candidates)]
+            for n in range(request.candidates):
+                job = _Job(request, n, prompt_text, prompt, budget)
+                if job.size > self._limit():
+                    self._refused.append(self._refusal(job, self._limit()))
+                else:
+                    jobs.append(job)
         merged = sorted([*self._queue, *jobs], key=lambda j: -j.size)  # stable: equals keep their order
         self._queue = deque(merged)
 
@@ -162,7 +167,7 @@ class LlamaTeacher:
         """Yield generations as they finish. Stops within one decode step when asked."""
         began = time.perf_counter()
         try:
-            while self._queue:
+            while self._queue or self._refused:
                 self._plan()
                 while True:
                     self._fill()
@@ -237,8 +242,7 @@ class LlamaTeacher:
         Every slot has room for the longest job. Where memory does not hold that many, the longest
         jobs run first with fewer slots, and the rest gets a plan of its own (``_floor``).
         """
-        limit = self._limit()
-        jobs = [j for j in self._queue if j.size <= limit]
+        jobs = list(self._queue)
         self._floor = 0
         if not jobs:
             return
@@ -365,14 +369,12 @@ class LlamaTeacher:
         """The next job that this plan has room for."""
         if self._set_back and all(j is None for j in self._slots):
             return self._set_back.popleft()
-        limit, held, found = self._limit(), [], None
+        held, found = [], None
         while self._queue and found is None:
             if self._queue[0].size <= self._floor:
                 break  # the queue is sorted: all that is left waits for the next plan
             job = self._queue.popleft()
-            if job.size > limit:
-                self._refused.append(self._refusal(job, limit))
-            elif job.size > self._slot_cells:
+            if job.size > self._slot_cells:
                 held.append(job)  # submitted after the plan was made
             elif job.candidate and self._sibling(job) is None and self._sibling_starting(job):
                 held.append(job)  # its prompt is being evaluated by its sibling right now

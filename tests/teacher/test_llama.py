@@ -166,6 +166,22 @@ def test_too_long_is_refused_with_its_tokens(teacher_file: Path) -> None:
 
 
 @pytest.mark.model
+def test_nothing_but_too_long_ends(teacher_file: Path) -> None:
+    """No plan is made for prompts that no plan can hold; retries too may be refused while others run."""
+    small = open_teacher(teacher_file, name="t", sha256="0", slots=2, context=256)
+    long = ask("long", "word " * 600, n=2)
+    assert [g.refused for g in run(small, long).values()] == ["too_long"] * 2
+    small.submit([ask("short", "Say yes.")])
+    keys = []
+    for g in small.run():
+        keys.append(g.key)
+        if g.key == "short":
+            small.submit([long])
+    assert keys == ["short", "long", "long"]
+    small.close()
+
+
+@pytest.mark.model
 def test_no_room_in_the_cache_is_not_fatal(teacher_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """llama.cpp's "no KV slot": the sequence is set back, tried alone, and refused; the others go on."""
     opened = open_teacher(teacher_file, name="t", sha256="0", slots=3)
