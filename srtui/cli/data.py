@@ -1,0 +1,212 @@
+"""A workspace, and data into it and out of it: init, import, show, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from srtui.cli.base import AsJson, RunName, app, key_value, open_store, print_json
+from srtui.errors import UserError
+from srtui.workspace import Workspace
+
+if TYPE_CHECKING:
+    from srtui.store import Store
+
+
+@app.command(epilog="Example: srtui init my-workspace")
+def init(directory: Annotated[Path, typer.Argument(help="The folder to make or complete.")]) -> None:
+    """Make a workspace: models/, store/, recipes/ and the model catalogue."""
+    workspace, written = Workspace.create(directory)
+    print(f"Workspace {workspace.root}: {len(written)} files written.")
+    print(f"Next: cd {directory} && srtui models add smollm2-135m && srtui run recipes/quickstart.toml")
+
+
+@app.command("import", epilog="Example: srtui import alpaca.json --name alpaca")
+def import_(
+    file: Annotated[
+        Path, typer.Argument(help="alpaca, ShareGPT, messages, CSV or Parquet; .gz and .zst too.")
+    ],
+    name: Annotated[str | None, typer.Option(help="The dataset's name; the file's name if absent.")] = None,
+    format: Annotated[str, typer.Option(help="auto, or one of the formats.")] = "auto",
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="For CSV and Parquet: instruction=prompt, response=completion, ..."),
+    ] = None,
+    as_variant: Annotated[
+        str | None, typer.Option(help="instruction_reflected or response_reflected: rewrites made elsewhere.")
+    ] = None,
+    match: Annotated[
+        str, typer.Option(help="How a rewrite finds its sample: id, instruction, position.")
+    ] = "instruction",
+    as_json: AsJson = False,
+) -> None:
+    """Bring a dataset into the store. The same file a second time adds nothing."""
+    from srtui.console import progress_line, safe
+    from srtui.pipeline import import_file
+
+    columns = dict(key_value(word, "--column") for word in column or [])
+    _, store = open_store()
+    with store:
+        show, clear = progress_line(as_json)
+        done = import_file(store, file, name, format, columns or None, as_variant, match, show)
+        clear()
+        if as_json:
+            print_json(vars(done))
+            return
+        if done.already:
+            print(f"{file} is already in {safe(done.dataset)}: nothing new.")
+            return
+        what = "rewrites" if as_variant else "samples"
+        unmatched = f", {done.unmatched:,} unmatched" if done.unmatched else ""
+        print(
+            f"{safe(done.dataset)}: {done.read:,} rows read, {done.new:,} new {what}, "
+            f"{done.duplicate:,} duplicates, {done.bad:,} bad{unmatched}."
+        )
+        for bad in store.corpus.bad_rows(done.dataset_id, 5) if done.bad or done.unmatched else []:
+            print(f"  line {bad['line']}: {bad['reason']} {safe(bad['detail'])[:100]}")
+
+
+@app.command(epilog="Example: srtui show 12")
+def show(
+    sample_id: Annotated[int, typer.Argument(help="A sample's id, as exports and the dashboard show it.")],
+    run_name: Annotated[str | None, typer.Option("--run", help="The run whose decisions to show.")] = None,
+    raw: Annotated[bool, typer.Option(help="The teacher's raw words too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Everything about one sample: its variants, their scores, what was decided and why."""
+    _, store = open_store(read_only=True)
+    with store:
+        facts = _sample_facts(store, sample_id, run_name)
+        if as_json:
+            print_json(facts)
+        else:
+            _show_sample(facts, raw)
+
+
+def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[str, Any]:
+    row = store.row(
+        "SELECT s.id, s.row, d.name AS dataset FROM sample s JOIN dataset d ON d.id = s.dataset_id WHERE s.id = ?",
+        (sample_id,),
+    )
+    if row is None:
+        highest = store.value("SELECT max(id) FROM sample")
+        raise UserError(
+            f"There is no sample {sample_id}" + (f"; ids go up to {highest}." if highest else " yet.")
+        )
+    runs = [
+        store.runs.get(r[0])
+        for r in store.rows("SELECT run_id FROM run_sample WHERE sample_id = ? ORDER BY run_id", (sample_id,))
+    ]
+    if run_name is not None:
+        wanted = store.runs.named(run_name).id
+        runs = [r for r in runs if r.id == wanted]
+    variants = []
+    for v in store.corpus.variants_of(sample_id):
+        scores = {r.name: store.work.scores_of(v.id, r.setting_id) for r in runs if r.setting_id}
+        variants.append(
+            {
+                "id": v.id,
+                "kind": v.kind,
+                "origin": v.origin,
+                "parent": v.parent_id,
+                **v.pair._asdict(),
+                "scores": scores,
+            }
+        )
+    return {
+        "sample": row["id"],
+        "dataset": row["dataset"],
+        "row": row["row"],
+        "variants": variants,
+        "generations": [
+            {k: v for k, v in g.items() if not isinstance(v, bytes)}
+            for g in store.work.generations_of(sample_id)
+        ],
+        "runs": {
+            r.name: {
+                "reflections": store.work.reflections_of(r.id, sample_id),
+                "decisions": store.work.decisions_of(r.id, sample_id),
+                "outcome": store.work.outcome_of(r.id, sample_id),
+            }
+            for r in runs
+        },
+    }
+
+
+def _show_sample(facts: dict[str, Any], raw: bool) -> None:
+    from srtui.console import number, out, plain
+
+    out.print(f"[bold]Sample {facts['sample']}[/] of {plain(facts['dataset'])}, row {facts['row']}")
+    for v in facts["variants"]:
+        parent = f", from variant {v['parent']}" if v["parent"] else ""
+        out.print(f"\n[bold]Variant {v['id']}[/]: {v['kind'].replace('_', ' ')} ({v['origin']}{parent})")
+        for field in ("instruction", "input", "response"):
+            if v[field]:
+                out.print(f"  [dim]{field}[/]\n{plain(v[field])}", soft_wrap=True)
+        for run_name, scores in v["scores"].items():
+            for metric, s in scores.items():
+                names = {"ifd": ("IFD", "L(y|x)", "L(y)"), "rifd": ("r-IFD", "L(x|y)", "L(x)")}[metric]
+                value = (
+                    number(s["value"], 4) if s["value"] is not None else f"none: {plain(s['reason'] or '')}"
+                )
+                out.print(
+                    f"  {names[0]} {value}   {names[1]} {number(s['conditional_nll'])}, "
+                    f"{names[2]} {number(s['unconditional_nll'])} nats a token  [dim]{plain(run_name)}[/]"
+                )
+    for run_name, r in facts["runs"].items():
+        out.print(f"\n[bold]Run {plain(run_name)}[/]")
+        for stage, reflection in r["reflections"].items():
+            out.print(
+                f"  reflection on the {stage}: {reflection['status']}, {reflection['attempts']} attempts"
+            )
+        for stage, d in r["decisions"].items():
+            out.print(f"  {stage}: {plain(d['reason'])} (variant {d['chosen_id']})")
+        if r["outcome"]:
+            kept = (
+                "kept for training"
+                if r["outcome"]["kept"]
+                else f"not trained on: {plain(r['outcome']['reason'])}"
+            )
+            out.print(f"  {kept}")
+    for g in facts["generations"] if raw else []:
+        out.print(
+            f"\n[bold]Generation {g['id']}[/]: {g['stage']}, attempt {g['attempt']}, seed {g['seed']}, "
+            f"{g['model']}, {g['finish']}, {g['parsed']}"
+        )
+        out.print(plain(g["text"]), soft_wrap=True)
+
+
+@app.command(epilog="Example: srtui export quickstart --format alpaca --out better.json --top-k-percent 10")
+def export(
+    run_name: RunName,
+    out_file: Annotated[Path, typer.Option("--out", help="The file to write.")],
+    format: Annotated[str, typer.Option(help="alpaca, sharegpt, messages or parquet.")] = "alpaca",
+    top_k_percent: Annotated[
+        float | None, typer.Option(min=0, max=100, help="Only the P % of the samples with the highest IFD.")
+    ] = None,
+    what: Annotated[str, typer.Option(help="selected, or all-variants.")] = "selected",
+) -> None:
+    """Write what a run selected, or every variant with its scores, as a data file."""
+    from srtui import datasets
+
+    if what not in ("selected", "all-variants"):
+        raise UserError(f"--what {what}: it can be selected or all-variants.")
+    if out_file.resolve().is_dir() or not out_file.resolve().parent.is_dir():
+        raise UserError(f"--out {out_file}: name a file in a folder that exists.")
+    _, store = open_store(read_only=True)
+    with store:
+        rows = store.exportable(store.runs.named(run_name).id, all_variants=what == "all-variants")
+        if top_k_percent is not None:
+            scored = sorted(
+                (r for r in rows if r["ifd"] is not None), key=lambda r: (-r["ifd"], r["variant"])
+            )
+            count = round(len(scored) * top_k_percent / 100)
+            rows = scored[: max(count, 1 if scored and top_k_percent else 0)]
+        if not rows:
+            raise UserError(
+                f"Run {run_name!r} has nothing to export yet; srtui status {run_name} says how far it is."
+            )
+        written = datasets.write(rows, out_file, format)
+    print(f"{written:,} samples written to {out_file}.")

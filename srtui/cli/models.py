@@ -1,0 +1,219 @@
+"""Models: what is in models/, and the tuned student out of a run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from srtui.cli.base import AsJson, app, open_store, plain_data, print_json
+from srtui.errors import UserError
+from srtui.workspace import Workspace
+
+if TYPE_CHECKING:
+    from srtui.store import Store
+    from srtui.store.runs import Run
+
+models_app = typer.Typer(help="What is in models/: list, inspect, add, quantize.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+
+
+@app.command("export-model", epilog="Example: srtui export-model quickstart --to gguf --quantize Q4_K_M")
+def export_model(
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run that has trained.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="adapter (peft), merged (safetensors), gguf-adapter, or gguf (for llama.cpp).",
+        ),
+    ],
+    quantization: Annotated[
+        str | None,
+        typer.Option("--quantize", help="For gguf: Q4_K_M, Q8_0, ...; F16 if absent."),
+    ] = None,
+    base: Annotated[
+        str,
+        typer.Option(
+            help="What the adapter is merged into: trained, the weights as the student held them in "
+            "training (rounded to NF4, say), or original, as they are stored.",
+        ),
+    ] = "trained",
+    out_path: Annotated[
+        Path | None, typer.Option("--out", help="The folder or .gguf file; in models/ if absent.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an export that is there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take the tuned student out: an adapter, merged weights, or GGUF, ready to be used."""
+    from srtui import models
+    from srtui.console import bytes_text, safe
+
+    form = next((form for form in models.FORMS if form == to), None)
+    if form is None:
+        raise UserError(f"--to {to}: it can be {', '.join(models.FORMS)}.")
+    if base not in ("trained", "original"):
+        raise UserError(f"--base {base}: it can be trained or original.")
+    workspace, store = open_store(read_only=True)
+    with store:
+        this = store.runs.named(run_name)
+        adapter = _trained_adapter(workspace, store, this)
+        setting = store.row("SELECT student_id FROM scoring_setting WHERE id = ?", (this.setting_id,))
+    student = models.resolve_student(workspace.models, this.recipe["student"]["model"])
+    if setting is not None:
+        from srtui.scoring.student import weights_sha256
+
+        if not setting["student_id"].startswith(weights_sha256(student)[:32]):
+            raise UserError(
+                f"{student} has changed since run {this.name} was trained on it; put the old weights back, "
+                "or run the recipe again."
+            )
+    # A name in models/ can be said in a recipe; adapters are no models, so they lie with their run.
+    places = {
+        "adapter": workspace.runs / this.name / "exported-adapter",
+        "merged": workspace.models / this.name,
+        "gguf-adapter": workspace.runs / this.name / "adapter.gguf",
+        "gguf": workspace.models / f"{this.name}.{(quantization or 'F16').upper()}.gguf",
+    }
+    done = models.export_model(
+        form,
+        adapter,
+        student,
+        out_path or places[to],
+        name=this.name,
+        trained_as=this.recipe["student"]["quantization"] if base == "trained" else "f32",
+        quantization=quantization,
+        force=force,
+        say=lambda line: print(safe(line), file=sys.stderr if as_json else sys.stdout, flush=True),
+    )
+    use = _how_to_use(to, done.path, workspace, student.name)
+    if as_json:
+        print_json({**plain_data(done), "prompt": this.recipe["prompt"]["template"], "use": use})
+        return
+    print(f"Ready: {done.path} ({bytes_text(done.size)}, {done.stored}, {done.seconds:.1f} s)")
+    if len(done.files) > 1:
+        for file, size in done.files:
+            print(f"  {safe(file)}  {bytes_text(size)}")
+    print(f"Base: {done.base}.")
+    if done.tokenizer:
+        print(f"Tokenizer: {done.tokenizer}.")
+    print(f"Prompt that it was trained with: {this.recipe['prompt']['template']}.")
+    print(f"Use it: {use}")
+
+
+def _trained_adapter(workspace: Workspace, store: Store, this: Run) -> Path:
+    training = store.runs.training(this.id)
+    if training is None or training["status"] != "done" or not training["adapter"]:
+        state = training["status"] if training else "it has not come to it"
+        raise UserError(
+            f"Run {this.name} has trained no adapter ({state}); srtui status {this.name} says how far it is."
+        )
+    return workspace.root / str(training["adapter"])
+
+
+def _how_to_use(to: str, path: Path, workspace: Workspace, student: str) -> str:
+    """One line: the recipe's key, or the call, that takes the export."""
+    path = path.resolve()
+    in_models = path.parent == workspace.models
+    named = (path.stem if to == "gguf" else path.name) if in_models else path
+    return {
+        "adapter": f'in Python, peft.PeftModel.from_pretrained(model, "{path}") on {student}',
+        "merged": f'in a recipe, student.model = "{named}"; or transformers\' from_pretrained("{path}")',
+        "gguf-adapter": f'in a recipe, teacher.adapter = "{path}" beside a teacher.model that is a GGUF of {student}',
+        "gguf": f'in a recipe, teacher.model = "{named}"; or llama.cpp on {path}',
+    }[to]
+
+
+@models_app.command("list", epilog="Example: srtui models list")
+def models_list(as_json: AsJson = False) -> None:
+    """What is in models/, and what the catalogue can add."""
+    from srtui import models
+    from srtui.console import out, print_models
+
+    entries = models.list_models(Workspace.find().models)
+    if as_json:
+        print_json([plain_data(e) for e in entries])
+    else:
+        print_models(entries, out)
+
+
+@models_app.command("inspect", epilog="Example: srtui models inspect smollm2-135m")
+def models_inspect(
+    name: Annotated[str, typer.Argument(help="A name in models/, or a path.")], as_json: AsJson = False
+) -> None:
+    """Architecture, parameters, quantization, context, chat template, size, licence, hash."""
+    from srtui import models
+    from srtui.console import print_model
+
+    info = models.inspect(models.find(Workspace.find().models, name))
+    if as_json:
+        print_json(plain_data(info))
+    else:
+        print_model(info)
+
+
+@models_app.command("add", epilog="Example: srtui models add smollm2-135m")
+def models_add(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME_OR_PATH", help="A catalogue entry, a GGUF, a safetensors folder.")
+    ],
+) -> None:
+    """Put a model into models/. For a catalogue entry this, and nothing else, uses the network."""
+    from srtui import models
+
+    for entry in models.add(Workspace.find().models, name, lambda line: print(line, flush=True)):
+        print(f"Ready: {entry.name} ({entry.path.name})")
+
+
+@models_app.command("quantize", epilog="Example: srtui models quantize smollm2-135m Q8_0")
+def models_quantize(
+    name: Annotated[str, typer.Argument(help="A GGUF in models/, or a path.")],
+    type_: Annotated[str, typer.Argument(metavar="TYPE", help="Q8_0, Q4_K_M, ...")],
+) -> None:
+    """Make another quantization of a GGUF with llama.cpp's own quantizer."""
+    from srtui import models
+
+    folder = Workspace.find().models
+    made = models.quantize(models.resolve_teacher(folder, name), folder, type_)
+    print(f"Ready: {made.name}")
+
+
+@models_app.command("tune", epilog="Example: srtui models tune smollm2-135m")
+def models_tune(
+    name: Annotated[str, typer.Argument(help="A model in models/; all its GGUF files are measured.")],
+    quantization: Annotated[
+        list[str] | None, typer.Option(help="Make this quantization first: Q8_0, Q4_0, ...")
+    ] = None,
+    slots: Annotated[str, typer.Option(help="Numbers of slots to try.")] = "1,4,8,16,32,64",
+    once: Annotated[bool, typer.Option("--once", help="Only what this machine has not measured.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure tokens a second by quantization and slots; recipes with slots = "auto" use the table."""
+    from srtui import models
+    from srtui.console import out, print_tunings
+    from srtui.teacher.tuning import tune, tuned
+
+    if not all(word.strip().isdigit() and 0 < int(word) <= 256 for word in slots.split(",")):
+        raise UserError(f"--slots {slots}: write numbers from 1 to 256 with commas between them.")
+    counts = sorted({int(word) for word in slots.split(",")})
+    folder = Workspace.find().models
+    path = models.resolve_teacher(folder, name)
+    stem = path.stem.removesuffix("." + models.inspect(path, with_hash=False).quantization)
+    files = [path, *(p for p in sorted(path.parent.glob(f"{stem}.*.gguf")) if p != path)]
+    for type_ in quantization or []:
+        made = path.parent / f"{stem}.{type_.upper()}.gguf"
+        if not made.exists():
+            made = models.quantize(path, folder, type_)
+        if made not in files:
+            files.append(made)
+    found = []
+    for file in files:
+        known = tuned(file) if once else None
+        if known is None:
+            known = tune(file, counts, say=lambda line: None if as_json else print(line, flush=True))
+        found.append(known)
+    if as_json:
+        print_json([plain_data(t) for t in found])
+    else:
+        print_tunings(found, out)

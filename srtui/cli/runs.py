@@ -1,0 +1,233 @@
+"""Runs: run, resume, status, scores."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from srtui.cli.base import AsJson, RunName, app, open_store, print_json, short
+from srtui.errors import UserError
+from srtui.workspace import Workspace
+
+if TYPE_CHECKING:
+    from srtui.store import Store
+    from srtui.store.runs import Run
+
+
+def _stage(word: str | None) -> str | None:
+    from srtui.store.runs import STAGES
+
+    if word is not None and word not in STAGES:
+        raise UserError(f"--until {word}: the stages are {', '.join(STAGES)}.")
+    return word
+
+
+Until = Annotated[str | None, typer.Option(help="Stop after this stage.", callback=_stage)]
+
+
+@app.command(epilog="Example: srtui run recipes/quickstart.toml --limit 16 --set training.epochs=1")
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, in TOML.")],
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N samples.")] = None,
+    until: Until = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override: section.key=value.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Reflect, choose, reflect, choose, train. Run it again after any stop: it goes on where it was."""
+    from srtui import recipe as recipes
+
+    what = recipes.load(recipe, set_, limit)
+    workspace, store = open_store()
+    with store:
+        from srtui.pipeline import prepare
+
+        this, is_new = prepare(workspace, store, what, recipe.resolve())
+        _work(workspace, store, this, until, as_json, is_new, f"srtui run {recipe}")
+
+
+@app.command(epilog="Example: srtui resume quickstart")
+def resume(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="A run's name.")],
+    until: Until = None,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a run that was stopped, just as it was started, whatever its recipe says by now."""
+    workspace, store = open_store()
+    with store:
+        this = store.runs.named(name)
+        _work(workspace, store, this, until, as_json, False, f"srtui resume {this.name}")
+
+
+def _work(
+    workspace: Workspace, store: Store, this: Run, until: str | None, as_json: bool, is_new: bool, again: str
+) -> None:
+    from srtui.console import out, print_summary, reporter
+    from srtui.pipeline import Engine, Stopped
+    from srtui.store.summary import summarise
+
+    if this.status == "done" and not store.work.unscored_by_hand(this.id):
+        if as_json:
+            print_json({"type": "summary", **summarise(store, this.id)})
+        else:
+            print_summary(summarise(store, this.id), _files(workspace, store, this))
+            print("\nThis run is done already; nothing was left to do.")
+        return
+    stop = _stop_on_signals()
+    with reporter(as_json) as face:
+        if not is_new:
+            face.event("info", f"Going on with run {this.name}.")
+        try:
+            this = Engine(workspace, store, this, face, stop.is_set).work(until)
+            stopped = False
+        except Stopped:
+            stopped = True
+    if as_json:
+        print_json({"type": "summary", **summarise(store, this.id)})
+    elif stopped:
+        out.print(f"Stopped; everything finished is stored. Go on with: {again}", soft_wrap=True)
+    else:
+        print_summary(summarise(store, this.id), _files(workspace, store, this))
+    if stopped:
+        sys.exit(130)
+
+
+def _stop_on_signals() -> Any:
+    """Ctrl-C once finishes the step and stores it; twice stops at once, which the store survives."""
+    import threading
+
+    stop = threading.Event()
+
+    def handle(number: int, _: object) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+        os.write(2, b"\nStopping after this step; press Ctrl-C again to stop at once.\n")
+
+    signal.signal(signal.SIGINT, handle)
+    signal.signal(signal.SIGTERM, handle)
+    return stop
+
+
+def _files(workspace: Workspace, store: Store, this: Run) -> list[tuple[str, str]]:
+    training = store.runs.training(this.id)
+    files = [("store", short(store.path))]
+    if training and training["adapter"]:
+        files.append(("adapter", short(workspace.root / training["adapter"])))
+    files.append(("selected data", f"srtui export {this.name} --format alpaca --out {this.name}.json"))
+    return files
+
+
+@app.command(epilog="Example: srtui status --json")
+def status(
+    name: Annotated[str | None, typer.Argument(help="A run; all of them if absent.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """How far every run is; with a run's name, its whole summary."""
+    from rich.table import Table
+
+    from srtui.console import out, plain, print_summary, title
+    from srtui.store.summary import summarise
+
+    workspace, store = open_store(read_only=True)
+    with store:
+        if name is not None:
+            this = store.runs.named(name)
+            figures = summarise(store, this.id)
+            if as_json:
+                print_json(figures)
+            else:
+                print_summary(figures, _files(workspace, store, this))
+            return
+        runs = store.runs.all()
+        if as_json:
+            print_json([summarise(store, r.id) for r in runs])
+            return
+        if not runs:
+            print("No runs yet. Start one with: srtui run recipes/quickstart.toml")
+            return
+        table = Table("run", "status", "stage", "progress", "kept", "engine", box=None, header_style="bold")
+        for r in runs:
+            figures, holder = summarise(store, r.id), store.runs.holder(r.id)
+            stage = figures["stages"].get(r.stage) if r.stage else None
+            engine = f"process {holder['pid']} on {holder['host']}" if holder else ""
+            state = "stopped" if r.status in ("running", "paused") and not holder else r.status
+            table.add_row(
+                plain(r.name),
+                state,
+                title(r.stage) if r.stage else "",
+                f"{stage['done']}/{stage['total']}" if stage else "",
+                f"{figures['kept']}/{figures['samples']}",
+                plain(engine),
+            )
+        out.print(table)
+
+
+@app.command(epilog="Example: srtui scores quickstart --csv scores.csv")
+def scores(
+    run_name: RunName,
+    templates: Annotated[
+        bool,
+        typer.Option("--templates", help="Score some originals under every prompt template, and compare."),
+    ] = False,
+    sample: Annotated[int, typer.Option(min=1, help="With --templates: how many originals.")] = 48,
+    csv: Annotated[
+        Path | None, typer.Option(help="Every score as a row, into this file; - for the screen.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """How IFD and r-IFD are spread, by kind of variant; the share over 1, what was cut, what failed."""
+    from srtui.console import err, out, print_distributions, print_templates
+    from srtui.store.distributions import distributions, score_columns, score_rows
+
+    workspace, store = open_store(read_only=not templates)
+    with store:
+        this = store.runs.named(run_name)
+        if templates:
+            from srtui.pipeline import compare_templates
+
+            found = compare_templates(
+                workspace, store, this, sample, lambda line: err.print(line, style="dim")
+            )
+            if as_json:
+                print_json(found)
+            else:
+                print_templates(found, out)
+            return
+        if csv is not None:
+            _write_csv(csv, score_columns(), score_rows(store, this.id))
+            return
+        figures = distributions(store, this.id)
+        if as_json:
+            print_json({"run": this.name, "scores": figures})
+        elif not figures:
+            print(f"Run {this.name} has no scores yet; they come with: srtui run")
+        else:
+            print_distributions(figures, out)
+
+
+def _write_csv(path: Path, columns: list[str], rows: Iterable[dict[str, Any]]) -> None:
+    import csv
+
+    def write(file: Any) -> int:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        written = 0
+        for row in rows:
+            writer.writerow(row)
+            written += 1
+        return written
+
+    if str(path) == "-":
+        write(sys.stdout)
+        return
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            print(f"{path}: {write(file):,} scores.")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}.") from error
