@@ -427,6 +427,37 @@ def print_templates(found: Sequence[dict[str, Any]], console: Console) -> None:
     )
 
 
+def print_comparison(found: Any, console: Console) -> None:
+    """The arms of an ablation, their held-out losses, and what follows."""
+    kinds = list(found.sets)
+    table = Table("arm", "what", box=None, header_style="bold")
+    for name in ("samples", "length", *(f"loss, {k}" for k in kinds), *(f"to full, {k}" for k in kinds)):
+        table.add_column(name, justify="right", overflow="fold")
+    for row in found.rows:
+        if row.problem:
+            table.add_row(row.arm, f"{row.words}: {plain(row.problem)}")
+            continue
+        differences = []
+        for kind in kinds:
+            i = row.against_full.get(kind)
+            differences.append(f"{i.mean:+.3f} ({i.low:+.3f} to {i.high:+.3f})" if i else "")
+        table.add_row(
+            row.arm,
+            row.words,
+            f"{row.samples:,}" if row.runs else "",
+            f"{row.mean_length:,.0f}" if row.runs else "",
+            *(number(row.losses.get(kind)) for kind in kinds),
+            *differences,
+        )
+    console.print(table)
+    console.print(
+        f"{found.steps} steps each; losses in nats a token; length in characters; differences with 95 % intervals.",
+        style="dim",
+    )
+    for sentence in found.words:
+        console.print(sentence)
+
+
 def print_tunings(tunings: Sequence[Any], console: Console) -> None:
     """Tokens a second by file and slots; what "auto" takes is marked."""
     counts = sorted({count for t in tunings for count in t.decode})

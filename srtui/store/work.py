@@ -160,6 +160,17 @@ class Work:
             )
         }
 
+    def first_candidates(self, run_id: int, stage: str) -> list[tuple[int, int]]:
+        """(sample id, variant id) of the teacher's first rewrite of each sample at ``stage``, taken or not."""
+        return [
+            (r[0], r[1])
+            for r in self._store.rows(
+                "SELECT sample_id, variant_id FROM candidate WHERE run_id = ? AND stage = ? AND ordinal = 0 "
+                "ORDER BY sample_id",
+                (run_id, stage),
+            )
+        ]
+
     # -- scores -----------------------------------------------------------------------------
 
     def setting(

@@ -30,7 +30,8 @@ class TrainExample:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """QLoRA's knobs; ``batch_size`` samples make one optimizer step, ``micro_batch_size`` one pass."""
+    """QLoRA's knobs; ``batch_size`` samples make one optimizer step, ``micro_batch_size`` one pass.
+    ``steps``, where it is given, is how many of them are taken, whatever ``epochs`` says."""
 
     epochs: float = 3.0
     learning_rate: float = 2e-4
@@ -45,6 +46,7 @@ class TrainingConfig:
     lora_alpha: int = 32
     lora_dropout: float = 0.05
     seed: int = 0
+    steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class TrainingResult:
 
 def planned_steps(examples: int, config: TrainingConfig) -> int:
     """Optimizer steps that ``train`` will take."""
+    if config.steps is not None:
+        return config.steps if examples else 0
     micro = math.ceil(examples / config.micro_batch_size)
     accumulate = max(1, config.batch_size // config.micro_batch_size)
     a_epoch = max(math.ceil(micro / accumulate), 1) if examples else 0
@@ -135,6 +139,7 @@ def train(
     arguments = SFTConfig(
         output_dir=str(scratch / "trainer"),
         num_train_epochs=config.epochs,
+        max_steps=config.steps if config.steps is not None else -1,
         per_device_train_batch_size=config.micro_batch_size,
         gradient_accumulation_steps=max(1, config.batch_size // config.micro_batch_size),
         learning_rate=config.learning_rate,
