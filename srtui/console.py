@@ -235,11 +235,33 @@ def print_summary(figures: dict[str, Any], files: Iterable[tuple[str, str]]) -> 
         out.print(
             f"{duration(figures['seconds'])} in all, peak memory {bytes_text(figures['peak_memory_mb'] * 1e6)}"
         )
+    if len(figures["rounds"]) > 1:
+        out.print()
+        _print_rounds(figures["rounds"])
     shown = list(files)
     if shown:
         out.print()
         for what, path in shown:
             out.print(f"{what}: {plain(path)}", soft_wrap=True)
+
+
+def _print_rounds(rounds: Sequence[dict[str, Any]]) -> None:
+    table = Table("round", "run", "teacher", box=None, pad_edge=False, header_style="bold")
+    for name in ("parsed", "instructions", "answers", "kept", "IFD", "r-IFD", "held-out loss"):
+        table.add_column(name, justify="right")
+    for n, r in enumerate(rounds, 1):
+        shares = [r["parsed_share"], r["taken_share"]["instruction"], r["taken_share"]["response"]]
+        table.add_row(
+            str(n),
+            plain(r["run"]),
+            plain(r["teacher"]),
+            *("-" if s is None else f"{s:.0%}" for s in shares),
+            f"{r['kept']:,}",
+            number(r["ifd"]),
+            number(r["rifd"]),
+            f"{number(r['held_out_before'])} to {number(r['held_out_after'])}",
+        )
+    out.print(table)
 
 
 def _facts_table(rows: list[tuple[str, str]]) -> None:

@@ -23,10 +23,12 @@ class Section(BaseModel):
 
 class Teacher(Section):
     """The GGUF model that criticises and rewrites, and how llama.cpp runs it. ``context`` is the most
-    tokens that one sequence may have, prompt and answer."""
+    tokens that one sequence may have, prompt and answer. ``from_run`` names the run whose tuned student
+    this is: the round before."""
 
     model: str = "smollm2-135m"
     adapter: str | None = None
+    from_run: str | None = None
     context: Auto | Count = "auto"
     slots: Auto | Count = "auto"
     batch_tokens: Auto | Count = "auto"

@@ -37,6 +37,10 @@ def run(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N samples.")] = None,
     until: Until = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override: section.key=value.")] = None,
+    teacher_from: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="The next round: the tuned student of this run is the teacher."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Reflect, choose, reflect, choose, train. Run it again after any stop: it goes on where it was."""
@@ -45,10 +49,15 @@ def run(
     what = recipes.load(recipe, set_, limit)
     workspace, store = open_store()
     with store:
-        from srtui.pipeline import prepare
+        from srtui.pipeline import next_round, prepare
 
+        again = f"srtui run {recipe}"
+        if teacher_from is not None:
+            before = store.runs.named(teacher_from)
+            what = next_round(workspace, store, what, before, lambda line: print(line, file=sys.stderr))
+            again += f" --teacher-from {before.name}"
         this, is_new = prepare(workspace, store, what, recipe.resolve())
-        _work(workspace, store, this, until, as_json, is_new, f"srtui run {recipe}")
+        _work(workspace, store, this, until, as_json, is_new, again)
 
 
 @app.command(epilog="Example: srtui resume quickstart")
