@@ -82,19 +82,19 @@ def test_arms_share_what_is_stored(tmp_path: Path, models_folder: Path) -> None:
     path = small_recipe(
         workspace,
         selection={"policy": "keep"},
-        training={"held_out": 0.34, "epochs": 2, "learning_rate": 0.01},
+        training={"held_out": 0.34, "learning_rate": 0.01},
     )
     with Store(workspace.store_path) as store:
         ablation = Ablation(workspace, store, recipes.load(path), path, Quiet())
-        found = ablation.work(["original", "coherence"])
+        found = ablation.work(["original", "both", "coherence"])
         rows = {row.arm: row for row in found.rows}
-        assert list(rows) == ["untuned", "full", "original", "coherence"]
+        assert list(rows) == ["untuned", "full", "original", "both", "coherence"]
         assert found.sets["original"] == 2
         assert rows["original"].samples == 4
         assert "selection.encoder" in rows["coherence"].problem
         assert set(rows["original"].against_full) == set(found.sets)
         for kind in found.sets:
-            losses = {name: rows[name].losses[kind] for name in ("untuned", "full", "original")}
+            losses = {name: rows[name].losses[kind] for name in ("untuned", "original", "both")}
             assert len(set(losses.values())) == 3, losses  # each arm is another student
         steps = {
             store.runs.training(run.id)["result"]["steps"]  # type: ignore[index]
@@ -107,6 +107,6 @@ def test_arms_share_what_is_stored(tmp_path: Path, models_folder: Path) -> None:
         before = [
             store.value(f"SELECT count(*) FROM {table}") for table in ("generation", "run", "span_loss")
         ]
-        assert asdict(ablation.work(["original", "coherence"])) == asdict(found)
+        assert asdict(ablation.work(["original", "both", "coherence"])) == asdict(found)
         after = [store.value(f"SELECT count(*) FROM {table}") for table in ("generation", "run", "span_loss")]
         assert after == before

@@ -165,16 +165,19 @@ class Choosing:
             judge = self._context.judge()
             metric: Metric = "ifd" if aim == "instruction" else "rifd"
             self._score(judge, everything, metric, tell)
-            values = self._store.work.perplexities(everything, judge.setting_id, metric)
+            perplexities = self._store.work.perplexities(everything, judge.setting_id, metric)
+            values = [perplexities.get(v) for v in everything]
         else:
             variants = self._store.corpus.variants(everything)
             pairs = [variants[v].pair for v in everything]
             if by == "coherence":
-                found = self._context.encoder().coherence(pairs)
+                values = self._context.encoder().coherence(pairs)
             else:
-                found = [lot(self._recipe.seed, aim, *pair) for pair in pairs]
-            values = dict(zip(everything, found, strict=True))
-        return {v: selection.Scored(v, values.get(v), "not scored") for v in everything}, set()
+                values = [lot(self._recipe.seed, aim, *pair) for pair in pairs]
+        return {
+            v: selection.Scored(v, value, None if value is not None else "nothing to score")
+            for v, value in zip(everything, values, strict=True)
+        }, set()
 
     def _compare(
         self,

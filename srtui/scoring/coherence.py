@@ -29,7 +29,9 @@ class SentenceEncoder:
                 "as sentence-transformers writes them."
             )
         from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging as transformers_logging
 
+        transformers_logging.disable_progress_bar()
         try:
             self._model: Any = SentenceTransformer(
                 str(folder),
@@ -40,8 +42,9 @@ class SentenceEncoder:
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{folder}: this sentence encoder cannot be loaded ({error}).") from error
 
-    def coherence(self, pairs: Sequence[Pair]) -> list[float]:
-        """Cosine of the instruction, with its input, and the response of each pair, in [-1, 1]."""
+    def coherence(self, pairs: Sequence[Pair]) -> list[float | None]:
+        """Cosine of the instruction, with its input, and the response of each pair, in [-1, 1]; None
+        where one of them is blank."""
         if not pairs:
             return []
         questions = [f"{p.instruction}\n{p.input}".strip() for p in pairs]
@@ -52,4 +55,8 @@ class SentenceEncoder:
             show_progress_bar=False,
         )
         asked, answered = texts[: len(pairs)], texts[len(pairs) :]
-        return [float(value) for value in (asked * answered).sum(axis=1)]
+        cosines = (asked * answered).sum(axis=1)
+        return [
+            float(cosine) if question and pair.response.strip() else None
+            for question, pair, cosine in zip(questions, pairs, cosines, strict=True)
+        ]
