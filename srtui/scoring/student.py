@@ -153,7 +153,9 @@ def _with_adapter(model: Any, adapter: Path) -> Any:
     if not (adapter / _ADAPTER).is_file() or not (adapter / "adapter_config.json").is_file():
         raise UserError(f"{adapter} is not an adapter: it needs adapter_config.json and {_ADAPTER}.")
     try:
-        return PeftModel.from_pretrained(model, str(adapter), local_files_only=True).eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return PeftModel.from_pretrained(model, str(adapter), local_files_only=True).eval()
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{adapter}: this adapter does not go with its student ({first_line}).") from error
