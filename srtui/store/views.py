@@ -709,7 +709,7 @@ def _is_current(path: Path) -> bool:
             conn.close()
     except sqlite3.Error:
         return False
-    return all(name in names for name in NEEDED)
+    return set(names) == set(NEEDED)
 
 
 NEEDED = ("0001_initial", "0002_dashboard", "0004_training")
