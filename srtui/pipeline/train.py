@@ -21,8 +21,9 @@ def train_selected(context: Context) -> None:
     if finished is not None and finished["status"] != "running":
         return
     chosen = context.store.work.selected(run_id, held_out=False)
-    settings = recipe.training.model_dump(exclude={"enabled", "held_out"})
-    config = TrainingConfig(**settings, seed=recipe.seed)
+    settings = recipe.training.model_dump(exclude={"enabled", "held_out", "seed"})
+    seed = recipe.seed if recipe.training.seed is None else recipe.training.seed
+    config = TrainingConfig(**settings, seed=seed)
     steps = planned_steps(len(chosen), config)
     training_id = runs.start_training(run_id, len(chosen), steps)
     if not chosen:
