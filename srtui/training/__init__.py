@@ -1,5 +1,6 @@
 """QLoRA on what the student chose."""
 
+from srtui.training.checkpoints import Written
 from srtui.training.plan import TrainExample, TrainingConfig, planned_steps
 from srtui.training.preflight import Preflight
 from srtui.training.qlora import Listener, TrainingResult, train
@@ -10,6 +11,7 @@ __all__ = [
     "TrainExample",
     "TrainingConfig",
     "TrainingResult",
+    "Written",
     "planned_steps",
     "train",
 ]

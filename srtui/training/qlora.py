@@ -56,8 +56,9 @@ class Listener:
     def planned(self, facts: preflight.Preflight) -> None:
         """Before the first step."""
 
-    def resumed(self, step: int) -> None:
-        """It goes on after this step; what was told of later steps is told again."""
+    def begins(self, step: int, tokens: int) -> None:
+        """It goes on after this step (0: from the start), and after so many tokens; what was told of
+        later steps is told again."""
 
     def metric(self, step: int, values: dict[str, float]) -> None:
         """After each step: loss, learning_rate, grad_norm, tokens and seconds so far, memory_mb; and
@@ -159,13 +160,13 @@ class _Training:
             self.saved_step, folder = found
             self.progress = _Progress(**json.loads((folder / _PROGRESS).read_text()))
             self.best = load_file(folder / _BEST) if (folder / _BEST).exists() else None
+        checkpoints.discard_after(self.root, self.saved_step)
         self._set_up()
         attention = packed_attention(self.student.model) if self.packed else contextlib.nullcontext()
         try:
             with attention:
                 self._check()
-                if found is not None:
-                    self.listener.resumed(self.saved_step)
+                self.listener.begins(self.saved_step, self.tokens_after[self.saved_step])
                 self.clock = time.monotonic() - self.progress.seconds
                 self.trainer.train(resume_from_checkpoint=str(found[1]) if found else None)
         except Interrupted:
