@@ -109,8 +109,8 @@ def ceiling(student: Any, tokens: int, budget: int) -> float:
     """Tokens a second of the body alone over full rows of ``budget`` tokens, cut into usual lengths."""
     import torch
 
+    from srtui.scoring import body
     from srtui.scoring.packing import Packing, packed_attention
-    from srtui.scoring.scorer import _body
 
     usual = 256
     lengths = [usual] * (budget // usual)
@@ -119,7 +119,7 @@ def ceiling(student: Any, tokens: int, budget: int) -> float:
 
     def once() -> None:
         with torch.inference_mode(), packed_attention(student.model):
-            _body(student.model)(
+            body(student.model)(
                 input_ids=ids,
                 position_ids=positions,
                 use_cache=False,

@@ -89,17 +89,29 @@ By = Literal["ifd", "rifd", "perplexity", "coherence", "random", "original", "re
 
 class Selection(Section):
     """Which variant goes on, and which of the winners are trained on. The defaults are the paper's
-    method, the other values its ablations. ``encoder``, a sentence encoder's folder, is for coherence."""
+    method, the other values its ablations. ``encoder``, a sentence encoder's folder, is for coherence.
+
+    ``top_percent`` trains on the best of them only, as the paper's low-data runs do: by IFD, or by
+    IFD and r-IFD together."""
 
     instruction_by: By = "ifd"
     response_by: By = "rifd"
     policy: Literal["paper", "keep", "all"] = "paper"
     encoder: str = ""
+    top_percent: Annotated[float, Field(gt=0, le=100)] = 100.0
+    top_by: Literal["ifd", "both"] = "ifd"
 
 
 class Training(Section):
     """QLoRA finetuning of the student on what was selected. ``seed`` is the recipe's where it is not
-    given; ``steps``, where it is, is how many optimizer steps are taken, whatever ``epochs`` says."""
+    given; ``steps``, where it is, is how many optimizer steps are taken, whatever ``epochs`` says.
+
+    ``rslora``, ``dora`` and ``neftune_alpha`` (0 is off) are variants of the method. ``packing`` puts
+    the samples of a pass end to end in place of padding them, where the student's attention allows it.
+    ``gradient_checkpointing`` computes layers twice to save memory; by default on a GPU. Checkpoints are
+    written every ``checkpoint_steps`` (by default about every five minutes), the last
+    ``checkpoints_kept`` are kept. Held-out losses are measured every ``evaluation_steps``;
+    ``early_stopping`` ends training after so many of them that were no better, 0 never."""
 
     enabled: bool = True
     epochs: Annotated[float, Field(gt=0)] = 3.0
@@ -114,6 +126,15 @@ class Training(Section):
     lora_rank: Count = 16
     lora_alpha: Count = 32
     lora_dropout: Share = 0.05
+    rslora: bool = False
+    dora: bool = False
+    neftune_alpha: Annotated[float, Field(ge=0)] = 0.0
+    packing: Auto | bool = "auto"
+    gradient_checkpointing: Auto | bool = "auto"
+    checkpoint_steps: Auto | Count = "auto"
+    checkpoints_kept: Count = 2
+    evaluation_steps: Auto | Count = "auto"
+    early_stopping: Annotated[int, Field(ge=0)] = 0
     held_out: Share = 0.1
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     steps: Count | None = None
@@ -124,6 +145,10 @@ class Training(Section):
             raise ValueError(
                 f"batch_size = {self.batch_size} must be a multiple of micro_batch_size = "
                 f"{self.micro_batch_size}"
+            )
+        if self.early_stopping and not self.held_out:
+            raise ValueError(
+                f"early_stopping = {self.early_stopping} watches the loss on held-out samples; set held_out above 0"
             )
         return self
 
@@ -175,6 +200,8 @@ class Recipe(Section):
         for speed_only in ("slots", "batch_tokens", "gpu_layers", "threads"):
             what.get("teacher", {}).pop(speed_only, None)
         what.get("scoring", {}).pop("batch_tokens", None)
+        for safety_only in ("checkpoint_steps", "checkpoints_kept"):
+            what.get("training", {}).pop(safety_only, None)
         what = {key: value for key, value in what.items() if value != {}}
         return digest(repr(sorted(what.items()))).hex()[:12]
 

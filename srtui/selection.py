@@ -143,3 +143,32 @@ def keep(
         if scored.score >= 1:
             return Outcome(False, f"{metric} at or above 1")
     return Outcome(True, "selected")
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A selected sample with its winner's scores. ``by_person`` where a person chose its text."""
+
+    sample_id: int
+    ifd: float | None
+    rifd: float | None
+    by_person: bool = False
+
+
+def best(samples: Sequence[Ranked], percent: float, by: Literal["ifd", "both"] = "ifd") -> set[int]:
+    """The sample ids of the best ``percent`` of ``samples``, rounded, one at least: low-data training
+    (Li et al., section 5.2).
+
+    ``ifd``: the highest IFD, as the paper ranks. ``both``: the lowest sum of two ranks, of high IFD and
+    of low r-IFD, since the two have no common scale. A missing score ranks last; of equals the sample
+    with the lower id goes first; what a person chose is always in.
+    """
+    high = sorted(samples, key=lambda s: (s.ifd is None, -(s.ifd or 0), s.sample_id))
+    ranks = {s.sample_id: rank for rank, s in enumerate(high)}
+    if by == "both":
+        low = sorted(samples, key=lambda s: (s.rifd is None, s.rifd or 0, s.sample_id))
+        for rank, s in enumerate(low):
+            ranks[s.sample_id] += rank
+    order = sorted(samples, key=lambda s: (not s.by_person, ranks[s.sample_id], s.sample_id))
+    count = max(1, round(len(samples) * percent / 100)) if samples else 0
+    return {s.sample_id for n, s in enumerate(order) if n < count or s.by_person}

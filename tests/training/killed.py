@@ -1,0 +1,36 @@
+"""A training in a process of its own, for a test to kill: python killed.py STUDENT OUT LOSSES."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from srtui.scoring import Student
+from srtui.training import Listener, TrainingConfig, train
+from srtui.workspace import go_offline
+from tests.training.conftest import make_examples
+
+CONFIG = TrainingConfig(
+    epochs=6, batch_size=4, micro_batch_size=2, lora_rank=2, lora_dropout=0.1, checkpoint_steps=2, seed=11
+)
+
+
+class Writes(Listener):
+    """Each step's loss, at once, to a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a")
+
+    def metric(self, step: int, values: dict[str, float]) -> None:
+        self._file.write(f"{step} {values['loss']!r} {values['grad_norm']!r} {values['learning_rate']!r}\n")
+        self._file.flush()
+
+
+def main(student: Path, quantization: str, out: Path, losses: Path) -> None:
+    student_model = Student.load(student, quantization)  # type: ignore[arg-type]
+    train(student, make_examples(), {}, CONFIG, out, Writes(losses), student=student_model)
+
+
+if __name__ == "__main__":
+    go_offline()
+    main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]))
