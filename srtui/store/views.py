@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 from srtui.errors import UserError
 from srtui.store import Store, explain
-from srtui.store.runs import alive
+from srtui.store.runs import alive, state_now
 
 State = Literal[
     "waiting",
@@ -259,17 +259,12 @@ class Views:
 
     def _run_row(self, r: sqlite3.Row) -> RunRow:
         held = r["pid"] is not None and alive(r, time.time())
-        state = r["status"]
-        if state in ("running", "paused") and not held:
-            state = "stopped"
-        elif held and state in ("new", "stopped", "failed"):
-            state = "running"  # an engine has taken it up and is about to say so
         recipe = json.loads(r["recipe"])
         samples, kept = self._size(r["id"], r["status"])
         return RunRow(
             id=r["id"],
             name=r["name"],
-            state=state,
+            state=state_now(r["status"], held),
             stage=r["stage"],
             done=r["done"] or 0,
             total=r["total"] or 0,

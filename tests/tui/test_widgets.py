@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
+from srtui.tui.screens.live import tokens_a_second
 from srtui.tui.screens.training import smoothed
 from srtui.tui.widgets.diff import word_diff
 from srtui.tui.widgets.plot import Plot, Series, _Canvas
@@ -87,3 +88,15 @@ def test_a_plot_of_one_point_or_none_is_drawn() -> None:
     plot = Plot("loss")
     plot.show([Series("", [(1.0, float("inf"))])])
     assert "nothing to draw yet" in plot.render().plain
+
+
+def test_speed_is_even_where_reports_come_in_bursts() -> None:
+    """600 tokens each six seconds are 100 a second at any moment, and none once nothing comes."""
+    counts: list[tuple[float, int]] = []
+    for second in range(60):
+        if second % 6 == 0:
+            counts.append((float(second), 600 * len(counts)))
+        if second >= 12:
+            assert tokens_a_second(counts, float(second)) == pytest.approx(100)
+    assert tokens_a_second(counts, 54 + 30.0) == 0.0
+    assert tokens_a_second([], 1.0) == tokens_a_second([(0.0, 5)], 1.0) == 0.0

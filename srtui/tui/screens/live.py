@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -23,7 +24,9 @@ from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.words import Words, bar, shown, sparkline
 
 _STAGES = ("reflect-instruction", "choose-instruction", "reflect-response", "choose-response", "train")
+_WRITING = ("reflect-instruction", "reflect-response")
 _HISTORY = 240
+_WINDOW = 10.0
 _GPU_SECONDS = 3.0
 
 
@@ -63,8 +66,9 @@ class LiveScreen(DashboardScreen):
     def __init__(self) -> None:
         super().__init__()
         self._pace: dict[tuple[int, str], deque[_Pace]] = {}
-        self._tokens: deque[float] = deque(maxlen=_HISTORY)
-        self._last: tuple[int, float, int] | None = None
+        self._speed_of = 0  # the run whose tokens these are
+        self._speeds: deque[float] = deque(maxlen=_HISTORY)
+        self._counts: deque[tuple[float, int]] = deque(maxlen=64)
         self._accepted: dict[str, tuple[int, int, int]] = {}
         self._accepted_at = (0, 0.0)
         self._view: LiveView | None = None
@@ -121,12 +125,13 @@ class LiveScreen(DashboardScreen):
     def _measure(self, view: LiveView) -> None:
         now = time.monotonic()
         tokens = sum(s["tokens"] for s in view.stages.values())
-        if self._last is None or self._last[0] != view.run.id:
-            self._tokens.clear()
-        elif now - self._last[1] >= 0.5:
-            self._tokens.append(max(0.0, (tokens - self._last[2]) / (now - self._last[1])))
-        if self._last is None or self._last[0] != view.run.id or now - self._last[1] >= 0.5:
-            self._last = (view.run.id, now, tokens)
+        if self._speed_of != view.run.id:
+            self._speed_of = view.run.id
+            self._speeds.clear()
+            self._counts.clear()
+        if not self._counts or tokens != self._counts[-1][1]:
+            self._counts.append((now, tokens))
+        self._speeds.append(tokens_a_second(self._counts, now))
         for stage, s in view.stages.items():
             past = self._pace.setdefault((view.run.id, stage), deque(maxlen=90))
             past.append(_Pace(now, s["done"]))
@@ -158,15 +163,11 @@ class LiveScreen(DashboardScreen):
         wanted = [
             s for s in _STAGES if s != "train" or view.run.recipe.get("training", {}).get("enabled", True)
         ]
-        if "check-template" in view.stages and view.run.stage == "reflect-instruction":
-            check = view.stages["check-template"]
-            if check["done"] < check["total"]:
-                return ["check-template", *wanted]
-        return wanted
+        return ["check-template", *wanted] if _at_work(view) == "check-template" else wanted
 
     def _stage(self, view: LiveView, stage: str, width: int, going: bool) -> Content:
         s = view.stages.get(stage)
-        here = view.run.stage == stage and view.run.state != "done"
+        here = _at_work(view) == stage
         done, total = (s["done"], s["total"]) if s else (0, view.run.samples if stage != "train" else 0)
         over = s is not None and total > 0 and done >= total and not here
         sign = (
@@ -208,17 +209,18 @@ class LiveScreen(DashboardScreen):
 
     def _speed(self, view: LiveView, width: int, going: bool) -> Content:
         room = max(8, (width // 2 if width >= 100 else width - 39) - 24)
-        rate = self._tokens[-1] if self._tokens and going else 0.0
+        rate = self._speeds[-1] if self._speeds and going else 0.0
         lines = [
             Content.assemble(
-                (f"{rate:>7,.0f} tokens/s  ", "bold"), (sparkline(list(self._tokens), room), "$text-accent")
+                (f"{rate:>7,.0f} tokens/s  ", "bold"), (sparkline(list(self._speeds), room), "$text-accent")
             )
         ]
         live = view.live
+        writing = _at_work(view) in _WRITING and view.run.state in ("running", "paused")
         slots = (
             f"{live['slots_in_use']}/{live['slots']} used, {live['waiting']:,} waiting"
-            if live.get("slots")
-            else "-"
+            if writing and live.get("slots")
+            else "the teacher is not at work"
         )
         lines.append(Content.assemble(("slots        ", "$dim"), slots))
         for stage, name in (("instruction", "instructions"), ("response", "answers")):
@@ -258,11 +260,41 @@ class LiveScreen(DashboardScreen):
         self.app.push_screen(Confirm(f"Stop {run.name}?", words, "Stop"), stop)
 
 
+def tokens_a_second(counts: Sequence[tuple[float, int]], now: float) -> float:
+    """The speed by the last reports, each a time in seconds and a count of tokens that has changed.
+
+    Engines report after each batch, which takes from milliseconds to many seconds: differences from
+    second to second would be all or nothing. Nothing for three times as long as usual is 0.
+    """
+    if len(counts) < 2:
+        return 0.0
+    last, tokens = counts[-1]
+    first, before = next((c for c in reversed(counts) if last - c[0] >= _WINDOW), counts[0])
+    usual = (last - first) / (sum(1 for at, _ in counts if at >= first) - 1)
+    return max(0.0, (tokens - before) / (last - first)) if now - last < max(5.0, 3 * usual) else 0.0
+
+
+def _at_work(view: LiveView) -> str | None:
+    """The stage that the engine is in; the check of the template comes within the first."""
+    check = view.stages.get("check-template")
+    if view.run.stage == "reflect-instruction" and check and check["done"] < check["total"]:
+        return "check-template"
+    return view.run.stage if view.run.state != "done" else None
+
+
 def _writing(view: LiveView) -> Content:
     live: dict[str, Any] = view.live
-    if not live.get("text"):
+    stage = _at_work(view)
+    if view.run.state != "running" or not live.get("text") or stage not in _WRITING:
+        going = (
+            "Loading the models."
+            if stage not in view.stages
+            else "Between two texts."
+            if stage in _WRITING
+            else "Nothing is written in this stage."
+        )
         words = {
-            "running": "Between two texts.",
+            "running": going,
             "paused": "Paused; its texts are held in memory.",
             "done": "This run is done.",
         }.get(view.run.state, "No engine works on this run; p starts it.")
