@@ -284,7 +284,9 @@ class Runs:
 
     def training(self, run_id: int) -> dict[str, Any] | None:
         row = self._store.row("SELECT * FROM training_run WHERE run_id = ?", (run_id,))
-        return {**dict(row), "result": json.loads(row["result"])} if row else None
+        if row is None:
+            return None
+        return {**dict(row), "result": json.loads(row["result"]), "plan": json.loads(row["plan"])}
 
 
 def alive(held: sqlite3.Row, now: float) -> bool:

@@ -23,6 +23,28 @@ def _dashboard(db: Any) -> None:
             db.conn.execute(statement)
 
 
+@migrations(name="0004_training")  # type: ignore[untyped-decorator]
+def _training(db: Any) -> None:
+    for statement in _TRAINING.split(";"):
+        if statement.strip():
+            db.conn.execute(statement)
+
+
+_TRAINING = """
+ALTER TABLE training_run ADD COLUMN plan TEXT NOT NULL DEFAULT '{}';
+CREATE TABLE checkpoint(
+    id INTEGER PRIMARY KEY,
+    training_run_id INTEGER NOT NULL REFERENCES training_run(id) ON DELETE CASCADE,
+    step INTEGER NOT NULL,
+    path TEXT NOT NULL,                 -- relative to the workspace
+    bytes INTEGER NOT NULL,
+    seconds REAL NOT NULL,              -- that writing it took
+    state TEXT NOT NULL CHECK(state IN ('good', 'corrupt', 'removed')),
+    created_at REAL NOT NULL,
+    UNIQUE(training_run_id, step)
+)
+"""
+
 # The text index is filled by the first searches, in batches (srtui.store.marks), and not by triggers:
 # triggers would halve the speed of an import, for people who may never search.
 _DASHBOARD = """

@@ -647,7 +647,8 @@ class Views:
     # -- training ---------------------------------------------------------------------------
 
     def training(self, run_id: int) -> dict[str, Any] | None:
-        """A run's training with its metrics as {name: [(step, value), ...]}; None where there is none."""
+        """A run's training with its metrics as {name: [(step, value), ...]} and its checkpoints, by step; None where
+        there is none."""
         row = self.conn.execute("SELECT * FROM training_run WHERE run_id = ?", (run_id,)).fetchone()
         if row is None:
             return None
@@ -657,7 +658,21 @@ class Views:
             (row["id"],),
         ):
             metrics.setdefault(r["name"], []).append((r["step"], r["value"]))
-        return {**dict(row), "result": json.loads(row["result"]), "metrics": metrics}
+        checkpoints = [
+            dict(r)
+            for r in self._rows(
+                "SELECT step, path, bytes, seconds, state, created_at FROM checkpoint "
+                "WHERE training_run_id = ? ORDER BY step",
+                (row["id"],),
+            )
+        ]
+        return {
+            **dict(row),
+            "result": json.loads(row["result"]),
+            "plan": json.loads(row["plan"]),
+            "metrics": metrics,
+            "checkpoints": checkpoints,
+        }
 
 
 def _text_test(words: str) -> tuple[str, str]:
@@ -689,8 +704,8 @@ def _is_current(path: Path) -> bool:
             conn.close()
     except sqlite3.Error:
         return False
-    return bool(names) and names[-1] == LATEST
+    return set(names) == set(NEEDED)
 
 
-LATEST = "0002_dashboard"
-"""The last migration that these queries were written for."""
+NEEDED = ("0001_initial", "0002_dashboard", "0004_training")
+"""The migrations that these queries were written for."""
