@@ -768,7 +768,8 @@ class Engine:
 
         def on_metric(step: int, values: dict[str, float]) -> None:
             told["tokens"] = int(values.get("tokens", told["tokens"]))
-            runs.training_metrics(training_id, step, values)
+            spent = {"seconds": time.monotonic() - self._clock, "memory_mb": memory_mb()}
+            runs.training_metrics(training_id, step, values | spent)
             detail = {k: round(v, 4) for k, v in values.items() if k in ("loss", "learning_rate")}
             self._tell("train", min(step, steps), steps, told["tokens"], detail, now=True)
 
@@ -1025,6 +1026,15 @@ def peak_memory_mb() -> float:
         return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
     except ImportError:  # Windows
         return float(psutil.Process().memory_info().peak_wset) / 1e6
+
+
+def memory_mb() -> float:
+    """What this process holds now, in MB (10^6 bytes): of the GPU where there is one, else resident."""
+    if _gpu():
+        import torch
+
+        return float(torch.cuda.memory_reserved()) / 1e6
+    return float(psutil.Process().memory_info().rss) / 1e6
 
 
 def _gpu() -> bool:

@@ -188,7 +188,7 @@ _ORDER = {
     "ifd": ("i1.value", ("i1",)),
     "rifd": ("r1.value", ("r1",)),
     "length": ("length(v.response)", ("v",)),
-    "text": ("v0.instruction COLLATE NOCASE", ("v0",)),
+    "text": ("v.instruction COLLATE NOCASE", ("v",)),
 }
 _DECIDED = {
     "new instruction": ("d1.reflected = 1", "d1"),
@@ -645,6 +645,10 @@ class Views:
         }
 
     # -- training ---------------------------------------------------------------------------
+
+    def trained(self) -> list[int]:
+        """The runs that have a training, the newest first."""
+        return [r[0] for r in self._rows("SELECT run_id FROM training_run ORDER BY run_id DESC")]
 
     def training(self, run_id: int) -> dict[str, Any] | None:
         """A run's training with its metrics as {name: [(step, value), ...]} and its checkpoints, by step; None where

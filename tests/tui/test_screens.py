@@ -338,8 +338,35 @@ async def test_training_draws_its_curves(demo: Workspace) -> None:
         await press(pilot, "left_square_bracket", "left_square_bracket", "5")
         shown = text(app)
         assert "step 60 of 60" in shown
-        assert "held-out loss, selected: 2.440 before, 1.970 after" in shown
+        assert "◇ held out, selected" in shown
+        assert "checkpoints: step 40, 60 (9.4 MB in 0.3 s each)  ·  1 removed for room" in shown
+        for name in ("learning rate", "tokens a second", "memory, GB"):
+            assert name in shown
+        assert "254 tokens/s" in shown
         await press(pilot, "v")
+        assert "No other run has a training" in " ".join(n.message for n in app._notifications)
+        assert app.problems == []
+
+
+async def test_two_trainings_are_laid_over_each_other(demo: Workspace) -> None:
+    with Store(demo.store_path) as store:
+        other = Script(demo, store, "twice-the-rate", 3).begin(demo_pairs())
+        other.reflect("instruction").choose("instruction").reflect("response").choose("response")
+        other.settle().train(30).finish()
+        store.conn.execute("UPDATE training_run SET status = 'running' WHERE run_id = ?", (other.run_id,))
+        store.conn.execute(
+            "DELETE FROM training_metric WHERE step > 20 AND training_run_id = "
+            "(SELECT id FROM training_run WHERE run_id = ?)",
+            (other.run_id,),
+        )
+    async with dashboard(demo, (160, 50)) as (app, pilot):
+        await press(pilot, "end", "5", "v")
+        shown = text(app)
+        assert "── quickstart, smoothed" in shown
+        assert "╌╌ twice-the-rate, smoothed" in shown
+        assert "step 20 of 30" in shown
+        await press(pilot, "v")
+        assert "twice-the-rate, smoothed" not in text(app)
         assert app.problems == []
 
 
