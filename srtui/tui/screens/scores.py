@@ -150,7 +150,7 @@ class ScoresScreen(DashboardScreen):
                 yield Histogram("r-IFD", "rifd", "rifd")
             with Horizontal(id="below"):
                 yield Words(id="flow")
-                yield Plot("IFD against r-IFD", id="scatter")
+                yield Plot("r-IFD against IFD", id="scatter")
         yield Empty(
             "No scores yet", "They come with the first choice of a run; start one on 1 Runs.", id="none"
         )
@@ -199,8 +199,7 @@ class ScoresScreen(DashboardScreen):
             ],
             at_x=1.0,
             at_y=1.0,
-            names=("IFD", "r-IFD"),
-            from_zero=True,
+            names=("IFD", ""),
         )
         self.query_one("#flow", Words).say(
             _flow(found["flow"], min(24, max(8, self.app.size.width // 2 - 53)))

@@ -87,9 +87,9 @@ class TrainingScreen(DashboardScreen):
             points = t["metrics"].get("loss", [])
             style = "$text-accent" if dashed else "$text-primary"
             losses.append(Series("" if dashed else "each step", points, "$dim", "dots"))
-            losses.append(Series(f"{r.name}, smoothed", smoothed(points), style, dashed=dashed))
+            losses.append(Series(r.name, smoothed(points), style, dashed=dashed))
             for sign, (name, held) in zip("▲△" if dashed else "◆◇", held_out(t).items(), strict=False):
-                losses.append(Series(f"held out, {name}", held, style, "dots", sign=sign))
+                losses.append(Series(name if dashed else f"held out, {name}", held, style, "dots", sign=sign))
         self.query_one("#loss", Plot).show(losses, names=("step", "nats a token"))
         small: dict[str, Callable[[dict[str, Any]], Points]] = {
             "rate": lambda t: t["metrics"].get("learning_rate", []),
