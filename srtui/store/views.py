@@ -305,14 +305,28 @@ class Views:
             )
         ]
 
-    def seconds_a_sample(self) -> dict[str, float]:
-        """By stage, what a sample has cost on this machine so far; empty before the first run."""
+    def seconds_a_sample(self, teacher: str, student: str) -> dict[str, float]:
+        """By stage, what a sample (in training: a step) has cost here with this teacher, or this student."""
         return {
             r[0]: r[1]
             for r in self._rows(
-                "SELECT stage, sum(seconds) / sum(done) FROM stage_progress WHERE done > 0 AND seconds > 0 GROUP BY stage"
+                "SELECT p.stage, sum(p.seconds) / sum(p.done) FROM stage_progress p JOIN run r ON r.id = p.run_id "
+                "WHERE p.done > 0 AND p.seconds > 0 AND CASE WHEN p.stage LIKE 'reflect-%' "
+                "THEN json_extract(r.recipe, '$.teacher.model') = ? ELSE json_extract(r.recipe, '$.student.model') = ? END GROUP BY p.stage",
+                (teacher, student),
             )
         }
+
+    def memory_taken(self, teacher: str, student: str) -> float:
+        """The most memory that an engine with these models has held here, in bytes; 0 where there was none."""
+        return 1e6 * float(
+            self._one(
+                "SELECT max(peak_memory_mb) FROM run WHERE json_extract(recipe, '$.teacher.model') = ? "
+                "AND json_extract(recipe, '$.student.model') = ?",
+                (teacher, student),
+            )
+            or 0
+        )
 
     def live(self, run_id: int, events: int = 40) -> LiveView | None:
         """What one run is doing now; None where there is no such run."""

@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import psutil
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.color import Color
@@ -169,6 +170,7 @@ class Dashboard(App[None]):
 
     def on_mount(self) -> None:
         self.theme_changed_signal.subscribe(self, self._remember_theme)
+        psutil.cpu_percent()  # what Live shows is measured from here on
         self.set_interval(1.0, self._tick)
         self.call_after_refresh(self._tick)
 

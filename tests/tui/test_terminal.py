@@ -70,7 +70,7 @@ def test_a_run_is_started_left_found_again_paused_resumed_and_finished(
     first.shows("quickstart.toml", "56 rows")
     first.press("enter", "down", "down", "enter")
     first.shows("small.jsonl", "4 rows")
-    first.press("tab", "tab", "tab", "tab", "3", "ctrl+s")
+    first.press(*["tab"] * 5, "3", "ctrl+s")
     first.shows("running", "0/3")
 
     first.press("q")

@@ -99,7 +99,6 @@ class LiveScreen(DashboardScreen):
             ("events-box", "events"),
         ):
             self.query_one(f"#{id}").border_title = name
-        psutil.cpu_percent()
         self.on_resize()
 
     def on_resize(self) -> None:
@@ -118,7 +117,8 @@ class LiveScreen(DashboardScreen):
         if self._accepted_at[0] != run_id or time.monotonic() - self._accepted_at[1] > 3:
             self._accepted = await app.ask(lambda v: v.accepted(run_id))
             self._accepted_at = (run_id, time.monotonic())
-        machine = await asyncio.to_thread(_machine, str(app.workspace.root))
+        # psutil measures from one question to the next of the same thread, so it is asked in this one.
+        machine = await asyncio.to_thread(_machine, str(app.workspace.root), psutil.cpu_percent())
         self._measure(view)
         self._show(view, machine)
 
@@ -196,7 +196,7 @@ class LiveScreen(DashboardScreen):
         if s is None or (view.run.state == "paused" and view.run.stage == stage):
             return "", ""
         if not now:
-            return (f"{done / s['seconds']:.2g}/s" if s["seconds"] and done else ""), (
+            return (_rate_text(done / s["seconds"]) if s["seconds"] and done else ""), (
                 duration(s["seconds"]) if s["seconds"] else ""
             )
         past = self._pace.get((view.run.id, stage))
@@ -205,7 +205,7 @@ class LiveScreen(DashboardScreen):
         rate = made / spent if made and spent > 2 else done / s["seconds"] if s["seconds"] and done else 0.0
         if not rate:
             return "", ""
-        return f"{rate:.2g}/s", f"{duration((total - done) / rate)} left" if done < total else ""
+        return _rate_text(rate), f"{duration((total - done) / rate)} left" if done < total else ""
 
     def _speed(self, view: LiveView, width: int, going: bool) -> Content:
         room = max(8, (width // 2 if width >= 100 else width - 39) - 24)
@@ -220,7 +220,7 @@ class LiveScreen(DashboardScreen):
         slots = (
             f"{live['slots_in_use']}/{live['slots']} used, {live['waiting']:,} waiting"
             if writing and live.get("slots")
-            else "the teacher is not at work"
+            else "not writing now"
         )
         lines.append(Content.assemble(("slots        ", "$dim"), slots))
         for stage, name in (("instruction", "instructions"), ("response", "answers")):
@@ -258,6 +258,11 @@ class LiveScreen(DashboardScreen):
 
         words = "It finishes the step that it is in. Everything finished is stored, and p goes on from there."
         self.app.push_screen(Confirm(f"Stop {run.name}?", words, "Stop"), stop)
+
+
+def _rate_text(rate: float) -> str:
+    """Samples (or steps) a second, or a minute where they are slow."""
+    return f"{rate:.2g}/s" if rate >= 1 else f"{rate * 60:.2g}/min"
 
 
 def tokens_a_second(counts: Sequence[tuple[float, int]], now: float) -> float:
@@ -303,16 +308,15 @@ def _writing(view: LiveView) -> Content:
     return head + shown(live["text"]) + Content.styled("▌", "$text-accent")
 
 
-def _machine(folder: str) -> list[str]:
-    """CPU, memory and disk; and the GPU where nvidia-smi answers."""
+def _machine(folder: str, cpu: float) -> list[str]:
+    """CPU (percent), memory and disk; and the GPU where nvidia-smi answers."""
     memory, disk = psutil.virtual_memory(), psutil.disk_usage(folder)
-    cpu = psutil.cpu_percent()
     lines = [
-        f"CPU     {cpu:>4.0f} %  {bar(cpu, 100, 8)} {psutil.cpu_count()} cores",
-        f"memory  {memory.percent:>4.0f} %  {bar(memory.percent, 100, 8)} {bytes_text(memory.available)} free",
-        f"disk    {disk.percent:>4.0f} %  {bar(disk.percent, 100, 8)} {bytes_text(disk.free)} free",
+        f"CPU    {cpu:>4.0f} % {bar(cpu, 100, 6)} {psutil.cpu_count()} cores",
+        f"memory {memory.percent:>4.0f} % {bar(memory.percent, 100, 6)} {bytes_text(memory.available)} free",
+        f"disk   {disk.percent:>4.0f} % {bar(disk.percent, 100, 6)} {bytes_text(disk.free)} free",
     ]
-    return lines + (_gpus() or ["GPU     none that answers"])
+    return lines + (_gpus() or ["GPU    none that answers"])
 
 
 def _gpus() -> list[str]:
@@ -330,7 +334,7 @@ def _gpus() -> list[str]:
             ).stdout
             cards = [[float(x) for x in line.split(",")] for line in said.splitlines()]
             _asked.lines = [
-                f"GPU {n}   {use:>4.0f} %  {bar(use, 100, 8)} {bytes_text(used * 2**20)} of {bytes_text(total * 2**20)}"
+                f"GPU {n}  {use:>4.0f} % {bar(use, 100, 6)} {used / 1000 * 1.048576:.1f} of {bytes_text(total * 2**20)}"
                 for n, (use, used, total) in enumerate(cards)
             ]
         except (OSError, ValueError, subprocess.SubprocessError):

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Container
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,20 +19,28 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, Select, Static
 
-from srtui.console import bytes_text, duration
+from srtui.console import bytes_text, duration, title
 from srtui.errors import UserError
+from srtui.store.runs import STAGES
 from srtui.store.views import RunRow, Views
+from srtui.tui.screens.dialogs import Dialog
 from srtui.tui.widgets.words import shown
 
 if TYPE_CHECKING:
     from srtui.recipe import Recipe
     from srtui.tui.app import Dashboard
 
-_FIELDS = ("dataset", "teacher", "student", "limit", "seed")
-_KEYS = {"dataset": "dataset", "teacher": "teacher.model", "student": "student.model", "seed": "seed"}
+_FIELDS = ("name", "dataset", "teacher", "student", "limit", "seed")
+_KEYS = {
+    "name": "name",
+    "dataset": "dataset",
+    "teacher": "teacher.model",
+    "student": "student.model",
+    "seed": "seed",
+}
+_COUNTED_BYTES = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -41,7 +53,7 @@ class Check:
     estimate: str
 
 
-class NewRun(ModalScreen[list[str] | None]):
+class NewRun(Dialog[list[str] | None]):
     """Dismissed with the words for ``srtui`` that start the run, or None."""
 
     HELP_TEXT = (
@@ -123,6 +135,7 @@ class NewRun(ModalScreen[list[str] | None]):
 
     def _fill(self) -> None:
         """What the recipe (or the run to be like) says stands in the fields, to be changed."""
+        app: Dashboard = self.app  # type: ignore[assignment]
         path = self._path()
         if path is None:
             self.query_one("#verdict", Static).update(
@@ -141,6 +154,7 @@ class NewRun(ModalScreen[list[str] | None]):
             self._extra = _differences(data, snapshot)
             data = snapshot
         values = {
+            "name": _free_name(str(data.get("name", path.stem)), {r.name for r in app.runs}),
             "dataset": data.get("dataset", ""),
             "teacher": data.get("teacher", {}).get("model", ""),
             "student": data.get("student", {}).get("model", ""),
@@ -169,19 +183,13 @@ class NewRun(ModalScreen[list[str] | None]):
                 if path is None:
                     return
                 values = {name: self.query_one(f"#{name}", Input).value.strip() for name in _FIELDS}
-                rates: dict[str, float] = {}
-                known: list[tuple[str, int]] = []
+                known = Known()
                 if app.workspace.store_path.exists():
-                    rates, known = await app.ask(_rates_and_datasets)
+                    known = await app.ask(
+                        partial(_known, teacher=values["teacher"], student=values["student"])
+                    )
                 check = await asyncio.to_thread(
-                    _check,
-                    app.workspace.root,
-                    app.workspace.models,
-                    path,
-                    values,
-                    self._extra,
-                    dict(known),
-                    rates,
+                    _check, app.workspace.root, app.workspace.models, path, values, self._extra, known
                 )
                 if not self._again:
                     self._show(check)
@@ -226,8 +234,31 @@ class NewRun(ModalScreen[list[str] | None]):
         self.dismiss(None)
 
 
-def _rates_and_datasets(views: Views) -> tuple[dict[str, float], list[tuple[str, int]]]:
-    return views.seconds_a_sample(), views.datasets()
+@dataclass(frozen=True)
+class Known:
+    """What the store knows that bears on a new run; ``memory`` in bytes, rates in seconds a sample."""
+
+    names: frozenset[str] = frozenset()
+    datasets: dict[str, int] = field(default_factory=dict)
+    rates: dict[str, float] = field(default_factory=dict)
+    memory: float = 0.0
+
+
+def _known(views: Views, teacher: str, student: str) -> Known:
+    return Known(
+        frozenset(r.name for r in views.runs()),
+        dict(views.datasets()),
+        views.seconds_a_sample(teacher, student),
+        views.memory_taken(teacher, student),
+    )
+
+
+def _free_name(wanted: str, taken: Container[str]) -> str:
+    """``wanted``, or with the first number behind it that no run has: what is shown is what is made."""
+    if wanted not in taken:
+        return wanted
+    stem = re.sub(r"-\d+$", "", wanted)
+    return next(f"{stem}-{n}" for n in count(2) if f"{stem}-{n}" not in taken)
 
 
 def _check(
@@ -236,8 +267,7 @@ def _check(
     path: Path,
     values: dict[str, str],
     extra: list[str],
-    datasets: dict[str, int],
-    rates: dict[str, float],
+    known: Known,
 ) -> Check:
     """Can this run work? Off the event loop: it reads model headers."""
     from srtui import recipe as recipes
@@ -261,12 +291,15 @@ def _check(
         except UserError as error:
             problems["recipe"] = str(error)
         else:
-            rows = _check_dataset(root, path, recipe, datasets, problems, notes)
+            if values["name"] in known.names:
+                problems["name"] = "there is a run of this name already; p on 1 Runs goes on with it"
+            rows = _check_dataset(root, path, recipe, known.datasets, problems, notes)
             _check_models(models_folder, recipe, problems, notes)
-            count = min(rows, limit) if rows and limit else rows or limit
+            samples = min(rows, limit) if rows and limit else rows or limit
             words = ["run", str(path), *(w for s in sets for w in ("--set", s))]
             words += ["--limit", str(limit)] if limit else []
-            return Check(None if problems else words, problems, notes, _estimate(count, rates, recipe))
+            estimate = _estimate(samples, known.rates, recipe) + _memory(known.memory)
+            return Check(None if problems else words, problems, notes, estimate)
     return Check(None, problems, notes, "")
 
 
@@ -285,19 +318,32 @@ def _check_dataset(
     for folder in (path.parent, root, Path.cwd()):
         file = folder / recipe.dataset
         if file.is_file():
-            rows = _lines(file) if file.suffix == ".jsonl" else None
-            notes["dataset"] = f"✓ {bytes_text(file.stat().st_size)}" + (f", {rows:,} rows" if rows else "")
+            at = file.stat()
+            try:
+                form, rows, bad = _contents(file, at.st_size, at.st_mtime_ns)
+            except UserError as error:
+                problems["dataset"] = str(error)
+                return None
+            counted = f", {rows:,} rows" if rows is not None else ""
+            spoilt = f", {bad:,} more that cannot be used" if bad else ""
+            notes["dataset"] = f"✓ {bytes_text(at.st_size)}, {form}{counted}{spoilt}"
             return rows
     names = ", ".join(datasets) or "none so far"
     problems["dataset"] = f"neither a file nor an imported dataset ({names})"
     return None
 
 
-def _lines(file: Path) -> int | None:
-    if file.stat().st_size > 200_000_000:
-        return None
-    with file.open("rb") as lines:
-        return sum(1 for line in lines if line.strip())
+@lru_cache(8)
+def _contents(file: Path, size: int, changed: int) -> tuple[str, int | None, int]:
+    """A data file's format, its rows that can be used (None of a large one), and those that cannot."""
+    from srtui import datasets
+
+    reader = datasets.read(file)
+    if size > _COUNTED_BYTES:
+        return reader.format, None, 0
+    for _ in reader:
+        pass
+    return reader.format, reader.good, reader.bad.total()
 
 
 def _check_models(folder: Path, recipe: Recipe, problems: dict[str, str], notes: dict[str, str]) -> None:
@@ -323,22 +369,38 @@ def _check_models(folder: Path, recipe: Recipe, problems: dict[str, str], notes:
 
 def _fits(who: str, need: int, free: int, problems: dict[str, str], notes: dict[str, str]) -> None:
     if need > free:
-        problems[who] = f"needs about {bytes_text(need)} of memory, and {bytes_text(free)} are free"
+        problems[who] = f"its weights take {bytes_text(need)} of memory, and {bytes_text(free)} are free"
     else:
-        notes[who] = f"✓ about {bytes_text(need)} of memory, {bytes_text(free)} free"
+        notes[who] = f"✓ {bytes_text(need)} of weights, {bytes_text(free)} of memory free"
 
 
-def _estimate(count: int | None, rates: dict[str, float], recipe: Recipe) -> str:
-    wanted = {
-        s: r for s, r in rates.items() if s != "check-template" and (s != "train" or recipe.training.enabled)
-    }
-    if not wanted:
-        return "No estimate yet: nothing has been measured on this machine."
-    if not count:
-        return "No estimate: the file's rows are counted when it is imported; a limit makes one."
-    steps = {"train": max(1.0, count * recipe.training.epochs / recipe.training.batch_size)}
-    seconds = sum(rate * steps.get(stage, count) for stage, rate in wanted.items())
-    return f"About {duration(seconds)} for {count:,} samples, by what earlier runs took here (whatever their models)."
+def _estimate(samples: int | None, rates: dict[str, float], recipe: Recipe) -> str:
+    wanted = [
+        s
+        for s in STAGES
+        if (s != "train" or recipe.training.enabled)
+        and not (s.startswith("reflect-") and recipe.reflection.source == "store")
+    ]
+    known = [s for s in wanted if s in rates]
+    if not known:
+        return "No estimate of the time yet: no run with these models has been measured here."
+    if not samples:
+        return "No estimate of the time: so large a file's rows are counted when it is imported; a limit makes one."
+    # A training step is of a batch; the others are of a sample.
+    steps = {"train": max(1.0, samples * recipe.training.epochs / recipe.training.batch_size)}
+    seconds = sum(rates[stage] * steps.get(stage, samples) for stage in known)
+    if len(known) < len(wanted):
+        missing = ", ".join(title(s) for s in wanted if s not in rates)
+        return f"At least {duration(seconds)} for {samples:,} samples; not measured here yet: {missing}."
+    return f"About {duration(seconds)} for {samples:,} samples, by what runs with these models took here."
+
+
+def _memory(taken: float) -> str:
+    if not taken:
+        return ""
+    free = psutil.virtual_memory().available
+    short = " Close something first, or it may not fit." if taken > free else ""
+    return f"\nTheir engines held at most {bytes_text(taken)} of memory; {bytes_text(free)} are free.{short}"
 
 
 def _differences(file: dict[str, Any], snapshot: dict[str, Any]) -> list[str]:
@@ -353,7 +415,7 @@ def _differences(file: dict[str, Any], snapshot: dict[str, Any]) -> list[str]:
     for key, value in snapshot.items():
         if not isinstance(value, dict):
             if (
-                key not in ("dataset", "limit", "seed", "description")
+                key not in ("name", "dataset", "limit", "seed", "description")
                 and value != as_is.get(key)
                 and value is not None
             ):
