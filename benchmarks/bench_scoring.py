@@ -110,7 +110,7 @@ def ceiling(student: Any, tokens: int, budget: int) -> float:
     import torch
 
     from srtui.scoring.packing import Packing, packed_attention
-    from srtui.scoring.scorer import _body
+    from srtui.scoring import body
 
     usual = 256
     lengths = [usual] * (budget // usual)
@@ -119,7 +119,7 @@ def ceiling(student: Any, tokens: int, budget: int) -> float:
 
     def once() -> None:
         with torch.inference_mode(), packed_attention(student.model):
-            _body(student.model)(
+            body(student.model)(
                 input_ids=ids,
                 position_ids=positions,
                 use_cache=False,

@@ -2,7 +2,7 @@
 
 from srtui.scoring.ifd import SpanLoss, ifd, perplexity, rifd, share_at_or_over_one
 from srtui.scoring.judge import Judge, Metric, open_scorer
-from srtui.scoring.scorer import Scorer
+from srtui.scoring.scorer import Scorer, body
 from srtui.scoring.spans import Invalid, Span, SpanBuilder
 from srtui.scoring.student import Quantization, Student, compute_dtype
 
@@ -16,6 +16,7 @@ __all__ = [
     "SpanBuilder",
     "SpanLoss",
     "Student",
+    "body",
     "compute_dtype",
     "ifd",
     "open_scorer",

@@ -136,7 +136,7 @@ class Scorer:
         import torch
 
         with packed_attention(self._model):
-            return _body(self._model)(
+            return body(self._model)(
                 input_ids=torch.tensor([ids], device=self._device),
                 position_ids=torch.tensor([positions], device=self._device),
                 use_cache=False,
@@ -154,7 +154,7 @@ class Scorer:
             ids[n, : len(span.ids)] = torch.tensor(span.ids)
             mask[n, : len(span.ids)] = 1
         padded = bool((mask == 0).any())
-        return _body(self._model)(
+        return body(self._model)(
             input_ids=ids.to(self._device),
             attention_mask=mask.to(self._device) if padded else None,
             use_cache=False,
@@ -207,7 +207,7 @@ class Scorer:
         return torch.cat(parts)
 
 
-def _body(model: Any) -> Any:
+def body(model: Any) -> Any:
     """The transformer without its language-model head; adapters are layers inside it."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return getattr(base, base.base_model_prefix)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from srtui.errors import UserError
+from srtui.models import file_sha256
 
 Quantization = Literal["nf4", "bf16", "int8", "f32", "gguf"]
 
@@ -131,9 +132,7 @@ class Student:
                 f"{path}: transformers and llama.cpp cut text into tokens differently for this file, so its "
                 "scores would be wrong; use the model's safetensors folder as the student."
             )
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        return cls(path.stem, f"{sha256[:32]}:gguf", "gguf", model, tokenizer)
+        return cls(path.stem, f"{file_sha256(path)[:32]}:gguf", "gguf", model, tokenizer)
 
 
 def compute_dtype(device: str) -> Any:
@@ -157,6 +156,5 @@ def weights_sha256(folder: Path) -> str:
     total = hashlib.sha256()
     for path in sorted([*folder.glob("*.safetensors"), folder / "config.json", folder / "tokenizer.json"]):
         if path.is_file():
-            with path.open("rb") as file:
-                total.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+            total.update(path.name.encode() + bytes.fromhex(file_sha256(path)))
     return total.hexdigest()

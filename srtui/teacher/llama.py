@@ -30,6 +30,7 @@ import numpy as np
 import psutil
 
 from srtui.errors import UserError
+from srtui.models import file_sha256
 from srtui.teacher import Generation, Request, Sampler, TeacherIdentity, TeacherProgress, Written
 from srtui.teacher.chat import ChatTemplate
 from srtui.teacher.gguf import description, load_adapter, load_model, log_lines, meta, tokenize
@@ -130,7 +131,7 @@ class LlamaTeacher:
             parameters=int(llama_cpp.llama_model_n_params(self._model)),
             quantization=description(self._model),
             context=self._train_context,
-            adapter_sha256=_sha256(adapter) if adapter else None,
+            adapter_sha256=file_sha256(adapter) if adapter else None,
         )
         self._context: Any = None
         self._batch: Any = None
@@ -789,13 +790,6 @@ class LlamaTeacher:
 
 
 # -- pure helpers -----------------------------------------------------------------------------
-
-
-def _sha256(path: Path) -> str:
-    import hashlib
-
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _common_prefix(lists: Sequence[list[int]]) -> list[int]:

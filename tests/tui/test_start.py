@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from srtui.pipeline import Engine
+from srtui.pipeline.choose import Choosing
+from srtui.pipeline.context import Context
+from srtui.pipeline.watch import Watch
 from srtui.sample import Pair
 from srtui.store import Store
 from srtui.tui.app import Dashboard
@@ -93,18 +96,18 @@ def test_a_pause_holds_the_engine_and_counts_in_no_rate(demo: Workspace) -> None
 
     seen: list[str] = []
     with Store(demo.store_path) as store:
-        engine = Engine(demo, store, store.runs.named("another-seed"), Quiet())
-        engine._start("reflect-response")
-        clock, steps = engine._clock, 0
+        watch = Watch(store, store.runs.named("another-seed").id, Quiet(), lambda: False)
+        watch.start("reflect-response")
+        clock, steps = watch._clock, 0
         asker = threading.Thread(target=face)
         asker.start()
         until = time.monotonic() + 20
-        while not engine._should_stop() and time.monotonic() < until:
+        while not watch.should_stop() and time.monotonic() < until:
             steps += 1
             time.sleep(0.02)
         asker.join()
-        assert engine._stopped
-        assert engine._clock - clock >= 0.5
+        assert watch._stopped
+        assert watch._clock - clock >= 0.5
         assert [e["message"] for e in store.runs.events(store.runs.named("another-seed").id)][-2:] == [
             "Paused.",
             "Going on.",
@@ -116,11 +119,11 @@ def test_texts_by_hand_are_scored_when_a_run_goes_on(
 ) -> None:
     asked: list[tuple[list[int], str]] = []
 
-    def score(self: Engine, judge: object, ids: Iterable[int], metric: str, tell: object) -> None:
+    def score(self: Choosing, judge: object, ids: Iterable[int], metric: str, tell: object) -> None:
         asked.append((list(ids), metric))
 
-    monkeypatch.setattr(Engine, "_score", score)
-    monkeypatch.setattr(Engine, "_open_judge", lambda self: None)  # the real one is in test_pipeline
+    monkeypatch.setattr(Choosing, "_score", score)
+    monkeypatch.setattr(Context, "judge", lambda self: None)  # the real one is in test_pipeline
     with Store(demo.store_path) as store:
         run = store.runs.named("quickstart")
         assert store.work.unscored_by_hand(run.id) == []

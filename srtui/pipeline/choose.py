@@ -1,0 +1,197 @@
+"""A stage in which the student chooses, by IFD or by r-IFD, and at last what is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from srtui import selection
+from srtui.pipeline.context import CHUNK, Context
+from srtui.sample import digest
+from srtui.store.corpus import batched
+
+if TYPE_CHECKING:
+    from srtui.scoring import Judge, Metric
+
+
+@dataclass
+class _ProxyTally:
+    """What a proxy decided, and how often it was wrong where the student scored too."""
+
+    decided: int = 0
+    checked: dict[str, int] = field(default_factory=dict)
+    changed: dict[str, int] = field(default_factory=dict)
+
+    def add(self, kind: str, checked: int, changed: int) -> None:
+        self.checked[kind] = self.checked.get(kind, 0) + checked
+        self.changed[kind] = self.changed.get(kind, 0) + changed
+
+    @property
+    def both(self) -> int:
+        return sum(self.checked.values())
+
+    def sentence(self, proxy: str) -> str:
+        return (
+            f"{proxy} scored {self.decided} decisions and the student {self.both} of them; where both did, "
+            f"{proxy} alone would have changed {self.changed['near']} of {self.checked['near']} near a tie "
+            f"and {self.changed['clear']} of {self.checked['clear']} that it found clear."
+        )
+
+
+class Choosing:
+    """Scores what a choice needs, and stores the choice with its reason."""
+
+    def __init__(self, context: Context) -> None:
+        self._context, self._watch = context, context.watch
+        self._store, self._run, self._recipe = context.store, context.run, context.recipe
+        self._total = context.sample_count
+        self._tokens = 0  # through the student in this stage, in this process
+        self._tally = _ProxyTally()
+
+    def instruction(self) -> None:
+        """The variant with the higher IFD goes on. Raises Stopped when asked to stop."""
+        self._choose("instruction", "ifd", selection.choose_instruction, 1.0)
+        self._tell_of_proxy()
+
+    def response(self) -> None:
+        """The variant with the lower r-IFD goes on; then each sample's outcome, and the scores of what
+        people wrote. Raises Stopped when asked to stop."""
+        # Outcomes follow the choices, and take about half as long again.
+        weight = 0.7
+        taken = self._choose("response", "rifd", selection.choose_response, weight)
+        self._settle(weight, {"taken": taken})
+        self._score_by_hand()
+        self._tell_of_proxy()
+
+    def _choose(
+        self, aim: str, metric: Metric, choose: Callable[..., selection.Choice], weight: float
+    ) -> int:
+        """Decide every sample that is not; how many rewrites have been taken so far."""
+        todo = self._store.work.to_decide(self._run.id, aim)
+        taken = self._store.work.taken(self._run.id, aim)
+        done = self._total - len(todo)
+        for chunk in batched(todo.items(), CHUNK):
+            groups = [[before, *rewrites] for _, (before, rewrites) in chunk if rewrites]
+
+            def tell(share: float, before: int = done, size: int = len(chunk), taken: int = taken) -> None:
+                self._tell(int(weight * (before + share * size)), {"taken": taken})
+
+            scores, by_proxy = self._compare(groups, metric, lambda g: choose(g[0], g[1:]).variant_id, tell)
+            with self._store.transaction():
+                for sample_id, (before, rewrites) in chunk:
+                    first = scores.get(before, selection.Scored(before, None))
+                    others = [scores[r] for r in rewrites]
+                    choice = choose(first, others)
+                    proxy = f" (by {self._recipe.scoring.proxy})" if before in by_proxy else ""
+                    self._store.work.add_decision(
+                        self._run.id,
+                        sample_id,
+                        aim,
+                        choice.variant_id,
+                        choice.reflected,
+                        choice.reason + proxy,
+                        [(s.variant_id, s.score, s.reason) for s in (first, *others)],
+                    )
+                    taken += choice.reflected
+            done += len(chunk)
+            self._tell(int(weight * done), {"taken": taken}, now=True)
+        return taken
+
+    def _settle(self, weight: float, detail: dict[str, Any]) -> None:
+        """Say of each sample whether it is trained on; scores only what that needs."""
+        policy, total = self._recipe.selection.policy, self._total
+        todo = self._store.work.undecided_outcomes(self._run.id)
+        done = total - len(todo)
+        for chunk in batched(todo, CHUNK):
+
+            def tell(share: float, before: int = done, size: int = len(chunk)) -> None:
+                settled = (before + share * size) / total
+                self._tell(min(int(total * (weight + (1 - weight) * settled)), total - 1), detail)
+
+            wanted = [[variant] for _, _, response, variant in chunk if response or policy != "paper"]
+            ifd, rifd = (
+                self._compare(wanted, metric, lambda g: g[0].score is not None and g[0].score < 1, tell)[0]
+                for metric in ("ifd", "rifd")
+            )
+            with self._store.transaction():
+                for sample_id, _, response, variant in chunk:
+                    none = selection.Scored(variant, None)
+                    scores = ifd.get(variant, none), rifd.get(variant, none)
+                    outcome = selection.keep(policy, response, *scores)
+                    self._store.work.add_outcome(
+                        self._run.id,
+                        sample_id,
+                        variant,
+                        outcome.kept,
+                        outcome.reason,
+                        scores[0].score,
+                        scores[1].score,
+                    )
+            done += len(chunk)
+        self._tell(total, detail, now=True)
+
+    def _score_by_hand(self) -> None:
+        """What people wrote is scored like any other text; no choice waits for it."""
+        wanted = self._store.work.unscored_by_hand(self._run.id)
+        if not wanted:
+            return
+        for metric in ("ifd", "rifd"):
+            self._score(self._context.judge(), wanted, metric, lambda share: None)
+        self._watch.event("info", f"Scored {len(wanted)} texts written by hand.")
+
+    def _compare(
+        self,
+        groups: list[list[int]],
+        metric: Metric,
+        decide: Callable[[list[selection.Scored]], object],
+        tell: Callable[[float], None],
+    ) -> tuple[dict[int, selection.Scored], set[int]]:
+        """Scores of the variants in ``groups``, each group one decision, and which of them are the
+        proxy's: with one, the student itself only scores what lies near the decision, and some
+        others to see how far the proxy can be trusted."""
+        everything = [v for group in groups for v in group]
+        if not everything:
+            return {}, set()
+        if not self._recipe.scoring.proxy:
+            return self._score(self._context.judge(), everything, metric, tell), set()
+        quick = self._score(self._context.proxy(), everything, metric, tell)
+        margin = self._recipe.scoring.proxy_margin
+        near: list[list[int]] = []
+        clear: list[list[int]] = []
+        for group in groups:
+            scores = [quick[v].score for v in group]
+            (near if selection.near_a_tie(scores, margin) else clear).append(group)
+        clear.sort(key=lambda g: digest(self._recipe.seed, "proxy", g[0]))
+        control = clear[: max(8, len(clear) // 10)]
+        asked = [v for group in (*near, *control) for v in group]
+        exact = self._score(self._context.judge(), asked, metric, tell)
+        for kind, some in (("near", near), ("clear", control)):
+            changed = sum(decide([quick[v] for v in g]) != decide([exact[v] for v in g]) for g in some)
+            self._tally.add(kind, len(some), changed)
+        self._tally.decided += len(groups)
+        return quick | exact, set(everything) - set(asked)
+
+    def _score(
+        self, judge: Judge, variant_ids: Iterable[int], metric: Metric, tell: Callable[[float], None]
+    ) -> dict[int, selection.Scored]:
+        """Bring the missing scores of these variants into the store, and read all of them.
+
+        ``tell`` gets how much of this call is done, from 0 to 1. Raises Stopped when asked to stop.
+        """
+        wanted = list(variant_ids)
+        for tokens, share in judge.score(wanted, metric, self._watch.should_stop):
+            self._tokens += tokens
+            tell(share)
+        self._watch.raise_if_stopped()
+        return {
+            i: selection.Scored(i, value, reason)
+            for i, (value, reason) in judge.scores(wanted, metric).items()
+        }
+
+    def _tell(self, done: int, detail: dict[str, Any], now: bool = False) -> None:
+        self._watch.tell(done, self._total, self._tokens, detail, now)
+
+    def _tell_of_proxy(self) -> None:
+        if self._tally.both:
+            self._watch.event("info", self._tally.sentence(self._recipe.scoring.proxy))

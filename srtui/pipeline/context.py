@@ -1,0 +1,150 @@
+"""What every stage of a run works with: its recipe, the store, the models."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from srtui import models
+from srtui.pipeline.watch import Watch
+from srtui.recipe import Recipe
+from srtui.store import Store
+from srtui.store.corpus import Variant, batched
+from srtui.store.runs import Run
+from srtui.teacher import Teacher, open_teacher
+from srtui.teacher.tuning import tuned
+from srtui.workspace import Workspace
+
+if TYPE_CHECKING:
+    from srtui.scoring import Judge, Quantization, Student
+
+CHUNK = 1024  # variants worked on together: bounds memory, and what a kill loses
+
+
+def student_path(
+    workspace: Workspace, name: str, quantization: str, say: Callable[[str], None] = lambda line: None
+) -> Path:
+    """The safetensors folder, or for ``gguf`` the file, of a student by name."""
+    if quantization == "gguf":
+        return models.resolve_teacher(workspace.models, name)
+    return models.resolve_student(workspace.models, name, say)
+
+
+def open_judge(
+    store: Store,
+    recipe: Recipe,
+    path: Path,
+    name: str,
+    quantization: Quantization,
+    template: str | None = None,
+    student: Student | None = None,
+) -> Judge:
+    """A student that scores as the recipe says; under another ``template``, where one is given."""
+    from srtui.scoring import Judge
+
+    return Judge(
+        store,
+        path,
+        quantization,
+        name=name,
+        template_name=template or recipe.prompt.template,
+        protocol=recipe.scoring.protocol,
+        max_length=recipe.prompt.max_length,
+        batch_tokens=recipe.scoring.batch_tokens,
+        student=student,
+    )
+
+
+class Context:
+    """A run at work. Models are opened when they are first needed, and on a GPU, which rarely holds
+    both, the teacher goes before the student comes and the other way round."""
+
+    def __init__(
+        self, workspace: Workspace, store: Store, run: Run, watch: Watch, teacher: Teacher | None = None
+    ) -> None:
+        self.workspace, self.store, self.run, self.watch = workspace, store, run, watch
+        self.recipe = Recipe.model_validate(run.recipe)
+        self._teacher = teacher
+        self._judge: Judge | None = None
+        self._proxy: Judge | None = None
+
+    @property
+    def sample_count(self) -> int:
+        return int(self.store.value("SELECT count(*) FROM run_sample WHERE run_id = ?", (self.run.id,)))
+
+    def variants(self, todo: list[tuple[int, int]]) -> Iterator[tuple[int, Variant]]:
+        """(sample id, variant) of pairs of ids, read in chunks."""
+        for chunk in batched(todo, CHUNK):
+            found = self.store.corpus.variants(v for _, v in chunk)
+            for sample_id, variant_id in chunk:
+                yield sample_id, found[variant_id]
+
+    # -- models
+
+    def teacher(self) -> Teacher:
+        if _gpu():
+            self.forget_students()
+        if self._teacher is None:
+            settings = self.recipe.teacher
+            path = models.resolve_teacher(self.workspace.models, settings.model)
+            adapter = Path(settings.adapter) if settings.adapter else None
+            measured = tuned(path) if settings.slots == "auto" else None
+            if measured:
+                settings = settings.model_copy(update={"slots": measured.slots})
+            with self._loading(f"teacher {settings.model}"):
+                self._teacher = open_teacher(
+                    path,
+                    name=settings.model,
+                    sha256=models.file_sha256(path),
+                    adapter=adapter,
+                    **settings.model_dump(exclude={"model", "adapter"}),
+                )
+        self.store.runs.update(self.run.id, teacher=json.dumps(asdict(self._teacher.identity)))
+        return self._teacher
+
+    def judge(self) -> Judge:
+        """The recipe's student, which chooses and is then trained."""
+        if self._judge is None:
+            student = self.recipe.student
+            self._judge = self._load(student.model, student.quantization)
+            self.store.runs.update(self.run.id, setting_id=self._judge.setting_id)
+        return self._judge
+
+    def proxy(self) -> Judge:
+        """The smaller student that decides what is clear."""
+        if self._proxy is None:
+            scoring = self.recipe.scoring
+            self._proxy = self._load(scoring.proxy, scoring.proxy_quantization)
+        return self._proxy
+
+    def close_teacher(self) -> None:
+        if self._teacher is not None:
+            self._teacher.close()
+            self._teacher = None
+
+    def forget_students(self) -> None:
+        self._judge = self._proxy = None
+
+    def _load(self, name: str, quantization: Quantization) -> Judge:
+        if _gpu():
+            self.close_teacher()
+        path = student_path(self.workspace, name, quantization, lambda line: self.watch.event("info", line))
+        with self._loading(f"student {name} in {quantization}"):
+            return open_judge(self.store, self.recipe, path, name, quantization)
+
+    @contextmanager
+    def _loading(self, what: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.watch.event("info", f"Loaded {what} in {time.monotonic() - started:.1f} s.")
+
+
+def _gpu() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_available())

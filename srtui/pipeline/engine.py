@@ -1,0 +1,95 @@
+"""The loop itself: reflect, choose, reflect, choose, train.
+
+One process works on a run. What is still to do is read off the store at the start of every stage,
+so a run that was killed at any instant goes on where it was; every unit of work is one transaction.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+
+from srtui.pipeline.choose import Choosing
+from srtui.pipeline.context import Context
+from srtui.pipeline.reflect import Reflecting
+from srtui.pipeline.template_check import check_template
+from srtui.pipeline.train import train_selected
+from srtui.pipeline.watch import Reporter, Stopped, Watch
+from srtui.reflection import Aim, Protocol, load_criteria
+from srtui.store import Store
+from srtui.store.runs import Run
+from srtui.teacher import Teacher
+from srtui.workspace import Workspace
+
+
+class Engine:
+    """Works on one run until it is done, stopped, or past stage ``until``.
+
+    ``should_stop`` is asked often (each decode step, each batch, each training step) and must be
+    cheap. ``teacher`` is for tests that need failures on demand.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        store: Store,
+        run: Run,
+        reporter: Reporter,
+        should_stop: Callable[[], bool] = lambda: False,
+        teacher: Teacher | None = None,
+    ) -> None:
+        self._store, self._run = store, run
+        self._watch = Watch(store, run.id, reporter, should_stop)
+        self._context = Context(workspace, store, run, self._watch, teacher)
+
+    def work(self, until: str | None = None) -> Run:
+        """Run all stages that are left. Raises Stopped when asked to stop, UserError on bad input;
+        in either case the store says so and the run can go on later."""
+        runs, run_id, watch = self._store.runs, self._run.id, self._watch
+        watch.lease = runs.acquire(run_id)
+        # A request that came while this process was starting is meant for it.
+        runs.drop_requests(run_id, before=psutil.Process().create_time())
+        runs.update(run_id, status="running", started_at=self._run.started_at or time.time(), error=None)
+        try:
+            for stage, work in self._stages():
+                runs.update(run_id, stage=stage)
+                watch.start(stage)
+                work()
+                watch.note_memory()
+                if stage == until:
+                    runs.update(run_id, status="stopped")
+                    return runs.get(run_id)
+            runs.update(run_id, status="done", stage=None, finished_at=time.time())
+        except (Stopped, KeyboardInterrupt):
+            runs.update(run_id, status="stopped")
+            raise
+        except BaseException as error:
+            runs.update(run_id, status="failed", error=str(error) or type(error).__name__)
+            watch.event("error", str(error) or type(error).__name__)
+            raise
+        finally:
+            self._context.close_teacher()
+            watch.note_memory()
+            watch.lease.release()
+        return runs.get(run_id)
+
+    def _stages(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        context, reflection = self._context, self._context.recipe.reflection
+        yield "reflect-instruction", lambda: self._reflect("instruction", reflection.instruction_criteria)
+        yield "choose-instruction", lambda: Choosing(context).instruction()
+        yield "reflect-response", lambda: self._reflect("response", reflection.response_criteria)
+        yield "choose-response", lambda: Choosing(context).response()
+        if context.recipe.training.enabled:
+            yield "train", lambda: train_selected(context)
+
+    def _reflect(self, aim: Aim, criteria_name: str) -> None:
+        todo = self._store.work.to_reflect(self._run.id, aim)
+        if not todo:
+            return
+        criteria = load_criteria(criteria_name, aim, Path(self._run.recipe_path).parent)
+        check_template(self._context)
+        self._watch.start(f"reflect-{aim}")
+        Reflecting(self._context, Protocol(criteria, self._context.recipe)).work(todo)

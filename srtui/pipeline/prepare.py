@@ -1,0 +1,122 @@
+"""Before a run: a data file into the store, and a recipe into a run with its samples."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from srtui import datasets
+from srtui.errors import UserError
+from srtui.recipe import Recipe
+from srtui.sample import digest
+from srtui.store import Store
+from srtui.store.corpus import Imported, NewRow, RefusedRow
+from srtui.store.runs import Run
+from srtui.workspace import Workspace
+
+
+def import_file(
+    store: Store,
+    path: Path,
+    name: str | None = None,
+    format: str = "auto",
+    columns: dict[str, str] | None = None,
+    as_variant: str | None = None,
+    match: str = "instruction",
+    on_progress: Callable[[int, int, int], None] = lambda rows, done_bytes, total_bytes: None,
+) -> Imported:
+    """Take a data file into the store; the same bytes a second time add nothing.
+
+    ``on_progress`` gets rows read, bytes read and bytes in all. Raises UserError, and stores
+    nothing, where no row is good.
+    """
+    reader = datasets.read(path, format, columns)
+    sha256 = _sha256(path)
+    name = name or _dataset_name(path)
+    kind = as_variant or "original"
+    already = store.corpus.imported(name, sha256, kind)
+    if already is not None:
+        return already
+
+    def rows() -> Iterator[NewRow | RefusedRow]:
+        for n, row in enumerate(reader):
+            if n % 4096 == 0:
+                on_progress(n, reader.bytes_read, reader.bytes_total)
+            if isinstance(row, datasets.BadRow):
+                yield RefusedRow(row.line, row.reason, row.detail)
+            else:
+                yield NewRow(row.number, row.pair, row.record, row.id)
+
+    if as_variant is None:
+        return store.corpus.import_rows(name, str(path), sha256, reader.format, rows())
+    return store.corpus.import_variants(name, str(path), sha256, reader.format, as_variant, rows(), match)
+
+
+def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Path) -> tuple[Run, bool]:
+    """The run that this recipe describes, and whether it is new.
+
+    A recipe whose settings and samples are those of an earlier run goes on with that run.
+    """
+    dataset_id = _dataset(workspace, store, recipe, recipe_path)
+    ids = [
+        r[0]
+        for r in store.rows(
+            "SELECT id FROM sample WHERE dataset_id = ? ORDER BY id LIMIT ?", (dataset_id, recipe.limit or -1)
+        )
+    ]
+    samples = _hold_out(ids, recipe.training.held_out if recipe.training.enabled else 0.0, recipe.seed)
+    fingerprint = f"{recipe.fingerprint}-{digest(repr(ids)).hex()[:8]}"
+    earlier = store.runs.with_fingerprint(dataset_id, fingerprint)
+    if earlier is not None:
+        return earlier, False
+    path = str(recipe_path)
+    return store.runs.create(
+        recipe.name, dataset_id, path, recipe.model_dump_json(), fingerprint, samples
+    ), True
+
+
+def _hold_out(ids: list[int], share: float, seed: int) -> list[tuple[int, bool]]:
+    """Mark ``share`` of the samples, the same ones for the same seed whatever the order."""
+    count = min(round(len(ids) * share), len(ids) - 1) if share else 0
+    chosen = set(sorted(ids, key=lambda i: digest(seed, "held out", i))[:count])
+    return [(i, i in chosen) for i in ids]
+
+
+def _dataset(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Path) -> int:
+    known = store.corpus.dataset_id(recipe.dataset)
+    if known is not None:
+        return known
+    for place in (recipe_path.parent, workspace.root, Path.cwd()):
+        path = place / recipe.dataset
+        if path.is_file():
+            break
+    else:
+        names = ", ".join(d["name"] for d in store.corpus.datasets()) or "none so far"
+        raise UserError(
+            f"{recipe_path}: dataset = {recipe.dataset!r} is neither a file nor an imported dataset ({names})."
+        )
+    taken = store.corpus.dataset_of_file(_sha256(path))
+    if taken is None:
+        # An edited file is another dataset: merging it with its older self would train on both.
+        stem = taken = _dataset_name(path)
+        n = 1
+        while store.corpus.dataset_id(taken) is not None:
+            n += 1
+            taken = f"{stem}-{n}"
+        import_file(store, path, taken)
+    dataset_id = store.corpus.dataset_id(taken)
+    assert dataset_id is not None  # noqa: S101 - imported just above
+    return dataset_id
+
+
+def _dataset_name(path: Path) -> str:
+    return path.name.split(".")[0] or path.name
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}.") from error

@@ -1,0 +1,250 @@
+"""A stage in which the teacher reflects: on the instructions, or on the responses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from srtui.pipeline.context import Context
+from srtui.pipeline.watch import Stopped
+from srtui.reflection import Protocol, Rewrite
+from srtui.store.corpus import Variant
+from srtui.store.work import StoredGeneration
+from srtui.teacher import Generation, Teacher, TeacherProgress
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The key of a teacher request: which sample, what it had, which try."""
+
+    sample_id: int
+    variant: Variant
+    attempt: int
+
+
+class _Tally:
+    """Reflections so far in a stage, by what they came to."""
+
+    def __init__(self, counts: dict[str, int]) -> None:
+        self._counts = dict(counts)
+
+    def add(self, status: str, attempts: int) -> None:
+        key = "retried" if status == "parsed" and attempts > 1 else status
+        self._counts[key] = self._counts.get(key, 0) + 1
+
+    def detail(self) -> dict[str, Any]:
+        first, retried = self._counts.get("parsed", 0), self._counts.get("retried", 0)
+        return {"parsed": first, "retried": retried, "unparsed": sum(self._counts.values()) - first - retried}
+
+
+class Reflecting:
+    """Asks the teacher about every sample that has no reflection yet, and stores what comes."""
+
+    def __init__(self, context: Context, protocol: Protocol) -> None:
+        self._context, self._protocol = context, protocol
+        self._store, self._run, self._recipe = context.store, context.run, context.recipe
+        self._watch = context.watch
+        self._total = context.sample_count
+        self._tally = _Tally(self._tally_so_far())
+
+    def work(self, todo: list[tuple[int, int]]) -> None:
+        """``todo``: sample and variant ids. Raises Stopped when asked to stop."""
+        if self._recipe.reflection.source == "store":
+            self._from_store(todo)
+            self._watch.tell(self._total, self._total, 0, self._tally.detail(), now=True)
+            return
+        teacher = self._teacher = self._context.teacher()
+        waiting: dict[tuple[int, int], list[Generation]] = {}
+        done = self._total - len(todo)
+        requests = []
+        for sample_id, variant in self._context.variants(todo):
+            unasked = self._first_unasked(sample_id, variant)
+            if unasked is None:
+                done += 1
+            else:
+                requests.append(self._protocol.request(unasked, variant.pair, unasked.attempt))
+        teacher.submit(requests)
+        before = teacher.progress()
+
+        def stop() -> bool:
+            self._show(teacher, done, before)
+            return self._watch.should_stop()
+
+        for generation in teacher.run(stop):
+            assert isinstance(generation.key, _Asked)  # noqa: S101 - our own key comes back untouched
+            asked = generation.key
+            group = waiting.setdefault((asked.sample_id, asked.attempt), [])
+            group.append(generation)
+            if len(group) < self._recipe.reflection.candidates and not generation.refused:
+                continue
+            del waiting[asked.sample_id, asked.attempt]
+            group.sort(key=lambda g: g.candidate)
+            if self._take(asked, group):
+                done += 1
+            else:
+                again = _Asked(asked.sample_id, asked.variant, asked.attempt + 1)
+                teacher.submit([self._protocol.request(again, asked.variant.pair, again.attempt)])
+            self._show(teacher, done, before)
+        self._watch.raise_if_stopped()
+        self._show(teacher, done, before, now=True)
+
+    def _from_store(self, todo: list[tuple[int, int]]) -> None:
+        """No teacher: what is stored as a rewrite of the variant, whoever made it, is compared."""
+        store, protocol = self._store, self._protocol
+        for sample_id, variant in self._context.variants(todo):
+            found = store.corpus.rewrites_of(variant.id, protocol.kind)
+            with store.transaction():
+                store.work.add_reflection(
+                    self._run.id,
+                    sample_id,
+                    protocol.stage,
+                    variant.id,
+                    "parsed" if found else "none_stored",
+                    0,
+                    [v.id for v in found],
+                )
+            if self._watch.should_stop():
+                raise Stopped
+
+    def _first_unasked(self, sample_id: int, variant: Variant) -> _Asked | None:
+        """The first try whose generations are not stored yet, or None where stored ones settle it.
+
+        Another run with the same teacher, words and seeds, or this one before it was killed, has
+        asked already: the same question is never paid for twice.
+        """
+        identity, protocol = self._teacher.identity, self._protocol
+        for attempt in range(1, self._recipe.reflection.max_attempts + 1):
+            stored = []
+            for candidate in range(self._recipe.reflection.candidates):
+                key = protocol.key(variant.pair, attempt, candidate, identity.sha256, identity.adapter_sha256)
+                stored.append(self._store.work.generation(key))
+            if any(g is None for g in stored):
+                return _Asked(sample_id, variant, attempt)
+            generations = [g for g in stored if g is not None]
+            made = [g for g in generations if g["parsed"] == "parsed"]
+            if not made and attempt < self._recipe.reflection.max_attempts:
+                continue
+            with self._store.transaction():
+                ids = [self._adopt(sample_id, variant, g) for g in made]
+                status = "parsed" if ids else str(generations[0]["parsed"])
+                self._store.work.add_reflection(
+                    self._run.id,
+                    sample_id,
+                    protocol.stage,
+                    variant.id,
+                    status,
+                    attempt,
+                    list(dict.fromkeys(ids)),
+                )
+            return None
+        return None
+
+    def _adopt(self, sample_id: int, variant: Variant, stored: dict[str, Any]) -> int:
+        """The variant of a stored generation, as a variant of this sample (the same text may be a
+        sample of another dataset too)."""
+        made = self._store.corpus.variants([stored["variant_id"]])[stored["variant_id"]]
+        if made.sample_id == sample_id:
+            return made.id
+        return self._store.corpus.add_variant(
+            sample_id, self._protocol.kind, "teacher", variant.id, stored["id"], made.pair
+        )[0]
+
+    def _take(self, asked: _Asked, group: Sequence[Generation]) -> bool:
+        """Store one try's generations; True when the sample's reflection is settled."""
+        protocol, store = self._protocol, self._store
+        read = [(g, protocol.read(g, asked.variant.pair)) for g in group]
+        settled = (
+            any(r.pair for _, r in read)
+            or any(g.refused for g, _ in read)
+            or asked.attempt >= self._recipe.reflection.max_attempts
+        )
+        with store.transaction():
+            candidates: list[int] = []
+            for generation, rewrite in read:
+                row = self._row(asked, generation, rewrite)
+                generation_id = store.work.add_generation(row)
+                if rewrite.pair is not None:
+                    variant_id, _ = store.corpus.add_variant(
+                        asked.sample_id,
+                        protocol.kind,
+                        "teacher",
+                        asked.variant.id,
+                        generation_id,
+                        rewrite.pair,
+                    )
+                    store.work.made(generation_id, variant_id)
+                    if variant_id != asked.variant.id:
+                        candidates.append(variant_id)
+            if settled:
+                status = (
+                    "parsed" if candidates else next((r.status for _, r in read if not r.pair), "unchanged")
+                )
+                store.work.add_reflection(
+                    self._run.id,
+                    asked.sample_id,
+                    protocol.stage,
+                    asked.variant.id,
+                    status,
+                    asked.attempt,
+                    list(dict.fromkeys(candidates)),
+                )
+                self._tally.add(status, asked.attempt)
+        return settled
+
+    def _row(self, asked: _Asked, generation: Generation, rewrite: Rewrite) -> StoredGeneration:
+        protocol, by = self._protocol, self._teacher.identity
+        return StoredGeneration(
+            key=protocol.key(
+                asked.variant.pair, asked.attempt, generation.candidate, by.sha256, by.adapter_sha256
+            ),
+            parent_variant_id=asked.variant.id,
+            stage=protocol.stage,
+            model=by.name,
+            model_sha256=by.sha256,
+            prompt_version=protocol.version,
+            mode=self._recipe.reflection.mode,
+            sampler=json.dumps(asdict(protocol.sampler(asked.attempt))),
+            seed=generation.seed,
+            attempt=asked.attempt,
+            candidate=generation.candidate,
+            prompt=generation.prompt,
+            text=generation.text,
+            thinking=generation.thinking,
+            critique=rewrite.critique,
+            prompt_tokens=generation.prompt_tokens,
+            new_tokens=generation.new_tokens,
+            seconds=generation.seconds,
+            finish=generation.refused or (generation.written[-1].finish if generation.written else "empty"),
+            parsed=f"{rewrite.status}: {generation.detail}" if generation.refused else rewrite.status,
+        )
+
+    def _tally_so_far(self) -> dict[str, int]:
+        return {
+            r[0]: r[1]
+            for r in self._store.rows(
+                "SELECT CASE WHEN status = 'parsed' AND attempts > 1 THEN 'retried' ELSE status END, count(*) "
+                "FROM reflection WHERE run_id = ? AND stage = ? GROUP BY 1",
+                (self._run.id, self._protocol.stage),
+            )
+        }
+
+    def _show(self, teacher: Teacher, done: int, before: TeacherProgress, now: bool = False) -> None:
+        if not (now or self._watch.due):
+            return
+        at = teacher.progress()
+        tokens = at.prompt_tokens + at.new_tokens - before.prompt_tokens - before.new_tokens
+        detail = {
+            **self._tally.detail(),
+            "slots": at.slots,
+            "slots_in_use": at.slots_in_use,
+            "waiting": at.waiting,
+        }
+        asked = at.live_key
+        self._watch.show(
+            **detail,
+            sample_id=asked.sample_id if isinstance(asked, _Asked) else None,
+            text=at.live_text[-2000:],
+        )
+        self._watch.tell(done, self._total, tokens, detail, now=True)

@@ -1,0 +1,94 @@
+"""Does the student know the prompt template? Where it does not, every IFD is too high."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from srtui.errors import UserError
+from srtui.pipeline.context import Context, open_judge, student_path
+from srtui.prompts import TEMPLATE_NAMES
+from srtui.recipe import Recipe
+from srtui.sample import digest
+from srtui.store import Store
+from srtui.store.distributions import spread
+from srtui.store.runs import Run
+from srtui.workspace import Workspace
+
+if TYPE_CHECKING:
+    from srtui.scoring import Judge
+
+SAMPLE = 48
+SHARE = 1 / 3
+
+
+def check_template(context: Context) -> None:
+    """Warn, or stop, before teacher time is spent, where too many originals have IFD >= 1.
+
+    Raises UserError where the recipe says ``scoring.template_warning = "stop"``.
+    """
+    from srtui.scoring import share_at_or_over_one
+
+    recipe, watch = context.recipe, context.watch
+    if context.store.row("SELECT 1 FROM reflection WHERE run_id = ? LIMIT 1", (context.run.id,)):
+        return
+    some = _some_originals(context.store, context.run, recipe.seed, SAMPLE)
+    watch.start("check-template")
+    judge = context.proxy() if recipe.scoring.proxy else context.judge()
+    tokens = 0
+    for more, part in judge.score(some, "ifd", watch.should_stop):
+        tokens += more
+        watch.tell(int(part * len(some)), len(some), tokens, {})
+    watch.raise_if_stopped()
+    watch.tell(len(some), len(some), tokens, {}, now=True)
+    values = _values(judge, some)
+    share = share_at_or_over_one(values)
+    if share <= SHARE:
+        return
+    sentence = (
+        f"{share:.0%} of {len(values)} original pairs have IFD >= 1 under the {recipe.prompt.template!r} "
+        "template: the student does not know it, or the answers do not follow their instructions. Compare "
+        "another prompt.template before you trust the choices"
+    )
+    if recipe.scoring.template_warning == "stop":
+        raise UserError(f'{sentence}; scoring.template_warning = "warn" goes on all the same.')
+    watch.event("warning", f"{sentence}.")
+
+
+def compare_templates(
+    workspace: Workspace, store: Store, run: Run, count: int, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """IFD of ``count`` originals of a run under every prompt template, by the run's own student.
+
+    Each is a way of scoring of its own, stored as such; the share at or over 1 tells which template
+    the student knows.
+    """
+    recipe = Recipe.model_validate(run.recipe)
+    student = recipe.student
+    some = _some_originals(store, run, recipe.seed, count)
+    path = student_path(workspace, student.model, student.quantization, say)
+    found: list[dict[str, Any]] = []
+    judge: Judge | None = None
+    for name in TEMPLATE_NAMES:
+        row: dict[str, Any] = {"template": name, "chosen": name == recipe.prompt.template}
+        loaded = judge.student if judge else None
+        try:
+            judge = open_judge(store, recipe, path, student.model, student.quantization, name, loaded)
+        except UserError as error:  # a student without a chat template
+            found.append(row | spread([]) | {"problem": str(error)})
+            continue
+        say(f"{name}: scoring {len(some)} originals ...")
+        for _ in judge.score(some, "ifd"):
+            pass
+        found.append(row | spread(_values(judge, some)))
+    return found
+
+
+def _some_originals(store: Store, run: Run, seed: int, count: int) -> list[int]:
+    """The same ones for the same seed."""
+    originals = [v.id for v in store.corpus.originals(run.id).values()]
+    return sorted(originals, key=lambda i: digest(seed, "template", i))[:count]
+
+
+def _values(judge: Judge, variant_ids: list[int]) -> list[float]:
+    return [value for value, _ in judge.scores(variant_ids, "ifd").values() if value is not None]

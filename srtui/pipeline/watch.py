@@ -1,0 +1,148 @@
+"""What a working engine tells, and what it is told: progress, events, pause, stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import psutil
+
+from srtui.store import Store
+from srtui.store.runs import Lease
+
+
+class Stopped(Exception):
+    """The run was asked to stop; everything finished so far is stored."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage is. ``tokens`` and ``seconds`` are of this process, in this stage."""
+
+    stage: str
+    done: int
+    total: int
+    tokens: int
+    seconds: float
+    detail: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second."""
+        return self.tokens / self.seconds if self.seconds > 0 else 0.0
+
+
+class Reporter(Protocol):
+    """A face that wants to know while it happens; the store gets the same facts."""
+
+    def progress(self, progress: Progress) -> None: ...
+
+    def event(self, level: str, message: str) -> None: ...
+
+
+class Watch:
+    """One engine's line to the store and to a face, both ways.
+
+    ``stop_wanted`` is asked often (each decode step, each batch, each training step) and must be cheap.
+    """
+
+    def __init__(
+        self, store: Store, run_id: int, reporter: Reporter, stop_wanted: Callable[[], bool]
+    ) -> None:
+        self._runs, self._run_id, self._reporter = store.runs, run_id, reporter
+        self._stop_wanted = stop_wanted
+        self.lease: Lease | None = None
+        self._stopped = self._paused = False
+        self._asked_at = 0.0
+        self.start("")
+
+    # -- telling
+
+    def start(self, stage: str) -> None:
+        """A stage begins: what is told from now on is of it."""
+        self._stage = stage
+        self._clock = self._kept = time.monotonic()
+        self._kept_tokens = 0
+        self._told = 0.0
+
+    @property
+    def due(self) -> bool:
+        """Is it time to tell again?"""
+        return time.monotonic() - self._told > 0.5
+
+    def tell(self, done: int, total: int, tokens: int, detail: dict[str, Any], now: bool = False) -> None:
+        """Progress to the face and the store; ``tokens`` is the stage's count in this process."""
+        at = time.monotonic()
+        if not now and not self.due:
+            return
+        self._told = at
+        self._runs.progress(
+            self._run_id, self._stage, done, total, tokens - self._kept_tokens, at - self._kept, detail
+        )
+        self._kept, self._kept_tokens = at, tokens
+        self._reporter.progress(Progress(self._stage, done, total, tokens, at - self._clock, detail))
+
+    def show(self, **live: Any) -> None:
+        """What the engine is doing this second, for faces that look."""
+        if self.lease is not None:
+            self.lease.show(**live)
+
+    def event(self, level: str, message: str) -> None:
+        self._runs.event(self._run_id, level, message)
+        self._reporter.event(level, message)
+
+    def note_memory(self) -> None:
+        peak = peak_memory_mb()
+        if peak > self._runs.get(self._run_id).peak_memory_mb:
+            self._runs.update(self._run_id, peak_memory_mb=peak)
+
+    # -- being told
+
+    def should_stop(self) -> bool:
+        """Sees to requests that faces left in the store, at most once a second; a pause holds the
+        engine right here, with its sequences in place."""
+        if self._stopped or self._stop_wanted():
+            self._stopped = True
+            return True
+        if time.monotonic() - self._asked_at > 1.0:
+            self._obey()
+            if self._paused:
+                self._wait_paused()
+        return self._stopped
+
+    def raise_if_stopped(self) -> None:
+        if self._stopped:
+            raise Stopped
+
+    def _wait_paused(self) -> None:
+        began = time.monotonic()
+        while self._paused and not self._stopped:
+            time.sleep(0.25)
+            self._stopped = self._stopped or self._stop_wanted()
+            self._obey()
+        # Rates and estimates are of work: the time of a pause is in none of them.
+        waited = time.monotonic() - began
+        self._clock, self._kept = self._clock + waited, self._kept + waited
+
+    def _obey(self) -> None:
+        self._asked_at = time.monotonic()
+        for kind in self._runs.take_requests(self._run_id):
+            self._stopped |= kind == "stop"
+            if kind in ("pause", "resume") and self._paused != (kind == "pause"):
+                self._paused = kind == "pause"
+                self._runs.update(self._run_id, status="paused" if self._paused else "running")
+                self.event("info", "Paused." if self._paused else "Going on.")
+
+
+def peak_memory_mb() -> float:
+    """Highest resident memory of this process so far, in MB (10^6 bytes)."""
+    try:
+        import resource
+        import sys
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+    except ImportError:  # Windows
+        return float(psutil.Process().memory_info().peak_wset) / 1e6

@@ -1,0 +1,145 @@
+"""The loss of training: the scorer's, summed over target tokens, with a gradient.
+
+The language-model head runs only where a target token is predicted, a chunk of positions at a time,
+so memory grows neither with vocabulary x length nor with the prompt. With a frozen head the chunk's
+gradient is known as soon as its logits are, so it is taken at once and no logits are kept or made
+again (as in Hsu et al. 2024, "Liger Kernel", section 3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+
+from srtui.scoring import body
+from srtui.scoring.packing import Packing
+from srtui.training.plan import TrainExample
+
+_CHUNK_BYTES = 128 * 2**20  # of float32 logits; 2,048 positions at most
+_CHUNK_ROWS = 2048
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Samples for one pass. ``packed``: end to end in one row, else padded at the end."""
+
+    examples: tuple[TrainExample, ...]
+    packed: bool
+
+    @property
+    def targets(self) -> int:
+        return sum(e.target for e in self.examples)
+
+    @property
+    def tokens(self) -> int:
+        """Without padding."""
+        return sum(len(e.input_ids) for e in self.examples)
+
+
+def summed_nll(model: Any, batch: MicroBatch) -> Any:
+    """Negative log-likelihood of all target tokens of ``batch``, in nats, summed: a scalar with a
+    gradient for the hidden states. A packed batch needs srtui.scoring.packing's attention in place."""
+    device = next(model.parameters()).device
+    hidden = _packed(model, batch, device) if batch.packed else _padded(model, batch, device)
+    width = 0 if batch.packed else max(len(e.input_ids) for e in batch.examples)
+    starts = (
+        [0, *accumulate(len(e.input_ids) for e in batch.examples)][:-1]
+        if batch.packed
+        else [n * width for n in range(len(batch.examples))]
+    )
+    # A token is predicted at the position before it.
+    at = [
+        start + place - 1
+        for start, e in zip(starts, batch.examples, strict=True)
+        for place in range(len(e.input_ids) - e.target, len(e.input_ids))
+    ]
+    labels = [token for e in batch.examples for token in e.input_ids[len(e.input_ids) - e.target :]]
+    config = model.config.get_text_config()
+    head = model.get_output_embeddings()
+    return HeadLoss.apply(
+        hidden.flatten(0, 1)[torch.tensor(at, device=device)],
+        head.weight,
+        head.bias,
+        torch.tensor(labels, device=device),
+        getattr(config, "logit_scale", None),
+        getattr(config, "final_logit_softcapping", None),
+    )
+
+
+def _packed(model: Any, batch: MicroBatch, device: Any) -> Any:
+    lengths = [len(e.input_ids) for e in batch.examples]
+    return body(model)(
+        input_ids=torch.tensor([[i for e in batch.examples for i in e.input_ids]], device=device),
+        position_ids=torch.tensor([[p for size in lengths for p in range(size)]], device=device),
+        use_cache=False,
+        packing=Packing(lengths, [None] * len(lengths)),
+    ).last_hidden_state
+
+
+def _padded(model: Any, batch: MicroBatch, device: Any) -> Any:
+    lengths = [len(e.input_ids) for e in batch.examples]
+    ids = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for n, e in enumerate(batch.examples):
+        ids[n, : lengths[n]] = torch.tensor(e.input_ids)
+        mask[n, : lengths[n]] = 1
+    return body(model)(
+        input_ids=ids.to(device),
+        attention_mask=None if bool(mask.all()) else mask.to(device),
+        use_cache=False,
+    ).last_hidden_state
+
+
+class HeadLoss(torch.autograd.Function):
+    """Summed cross-entropy of a frozen head's logits, (): hidden (n, width), weight (vocabulary,
+    width), bias (vocabulary,) or None, labels (n,), and what the model does to its logits: multiply
+    by ``scale``, cap as ``cap`` x tanh(logits / cap)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        labels: torch.Tensor,
+        scale: float | None,
+        cap: float | None,
+    ) -> torch.Tensor:
+        wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        total = torch.zeros((), dtype=wide, device=hidden.device)
+        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        for part in _chunks(len(labels), weight.shape[0]):
+            logits = torch.nn.functional.linear(hidden[part].to(weight.dtype), weight, bias).to(wide)
+            if scale is not None:
+                logits *= scale
+            if cap is not None:
+                logits = torch.tanh(logits / cap) * cap
+            wanted = logits.gather(1, labels[part, None])[:, 0]
+            normaliser = torch.logsumexp(logits, dim=1)
+            total += (normaliser - wanted).sum()
+            if gradient is None:
+                continue
+            slope = None if cap is None else 1 - (logits / cap) ** 2
+            logits = logits.sub_(normaliser[:, None]).exp_()  # now probabilities
+            logits[torch.arange(len(wanted), device=logits.device), labels[part]] -= 1
+            if slope is not None:
+                logits *= slope
+            if scale is not None:
+                logits *= scale
+            gradient[part] = (logits.to(weight.dtype) @ weight).to(hidden.dtype)
+        ctx.save_for_backward(*([] if gradient is None else [gradient]))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * outer[0].to(gradient.dtype), None, None, None, None, None
+
+
+def _chunks(rows: int, vocabulary: int) -> Sequence[slice]:
+    step = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // (4 * vocabulary)))
+    return [slice(at, at + step) for at in range(0, rows, step)]

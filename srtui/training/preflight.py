@@ -1,0 +1,193 @@
+"""What a training will take, known before it starts: steps, tokens, time and memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from srtui.training.plan import TrainExample, TrainingConfig, plan_steps
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What memory depends on in a student with its adapters; ``element`` is bytes of an activation,
+    ``matrix`` elements of the largest weight matrix that is stored in 4 or 8 bits (else 0)."""
+
+    layers: int
+    hidden: int
+    inner: int
+    key_value: int
+    vocabulary: int
+    trainable: int
+    element: int
+    matrix: int = 0
+
+    @classmethod
+    def of(cls, model: Any, element: int) -> Shape:
+        """Of a loaded model with adapters."""
+        config = model.config.get_text_config()
+        hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
+        inner = int(getattr(config, "intermediate_size", None) or 4 * hidden)
+        head = int(getattr(config, "head_dim", None) or hidden // heads)
+        quantized = getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False)
+        return cls(
+            layers=int(config.num_hidden_layers),
+            hidden=hidden,
+            inner=inner,
+            key_value=int(getattr(config, "num_key_value_heads", None) or heads) * head,
+            vocabulary=int(model.get_output_embeddings().weight.shape[0]),
+            trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
+            element=element,
+            matrix=hidden * inner if quantized else 0,
+        )
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """``tokens`` of all epochs, ``seconds`` for all steps; ``memory`` and ``free`` in bytes, beyond what
+    the loaded student has taken; ``truncated`` samples lost their end to prompt.max_length."""
+
+    samples: int
+    truncated: int
+    tokens: int
+    targets: int
+    steps: int
+    seconds: float
+    memory: int
+    free: int
+    packed: bool
+    gradient_checkpointing: bool
+
+    def facts(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def sentence(self, max_length: int) -> str:
+        """All of it, for a person."""
+        cut = f"{self.truncated:,} samples ({self.truncated / self.samples:.1%}) are cut"
+        cut = f"; {cut} at {max_length:,} tokens" if self.truncated else "; none is cut"
+        return (
+            f"Training on {self.samples:,} samples: {self.tokens:,} tokens in {self.steps:,} steps, about "
+            f"{duration(self.seconds)} and {bytes_text(self.memory)} of memory ({bytes_text(self.free)} are "
+            f"free){cut}."
+        )
+
+
+def training_bytes(
+    shape: Shape, tokens: int, targets: int, *, dropout: bool, gradient_checkpointing: bool, optimizer: str
+) -> int:
+    """Memory that training takes beyond the loaded student with its adapters, for passes of at most
+    ``tokens`` tokens (padding counted) with ``targets`` target tokens.
+
+    A layer keeps for the backward pass: its input and its middle (two residuals); query, key, value and
+    what attention gives; gate, up and their product; and for each adapter its input, which dropout
+    makes a copy of, with a mask of a byte. Frozen weights need no input kept.
+    """
+    h, f, kv = shape.hidden, shape.inner, shape.key_value
+    kept = 4 * h + 2 * kv + 3 * f
+    adapters = 6 * h + f if dropout else 3 * h + f
+    layer = (kept + adapters) * shape.element + (adapters if dropout else 0)
+    kept_layers = shape.layers * h * shape.element + layer if gradient_checkpointing else shape.layers * layer
+    # The head: three of a chunk's logits at once (logits, probabilities, a product of them), in float32.
+    rows = min(targets, max(1, min(2048, 128 * 2**20 // (4 * shape.vocabulary))))
+    head = 3 * 4 * rows * shape.vocabulary + 2 * targets * h * shape.element
+    state = {"adamw": 8, "paged_adamw_8bit": 2}[optimizer] + 4  # and the gradient
+    return round(tokens * kept_layers + head + shape.trainable * state + 2 * shape.matrix * shape.element)
+
+
+def largest_pass(steps: Sequence[Sequence[Sequence[int]]], lengths: Sequence[int], *, packed: bool) -> int:
+    """Tokens of the largest micro-batch, padding counted."""
+    return max(
+        sum(lengths[i] for i in micro) if packed else len(micro) * max(lengths[i] for i in micro)
+        for step in steps
+        for micro in step
+    )
+
+
+def needed_bytes(
+    shape: Shape,
+    examples: Sequence[TrainExample],
+    config: TrainingConfig,
+    *,
+    packed: bool,
+    gradient_checkpointing: bool,
+    optimizer: str,
+    max_length: int | None = None,
+) -> int:
+    """``training_bytes`` of the largest micro-batch of a training, samples cut at ``max_length``."""
+    cut = [min(len(e.input_ids), max_length or len(e.input_ids)) for e in examples]
+    tokens = largest_pass(plan_steps(cut, config, packed=packed), cut, packed=packed)
+    return training_bytes(
+        shape,
+        tokens,
+        min(tokens, config.micro_batch_size * max(e.target for e in examples)),
+        dropout=config.lora_dropout > 0,
+        gradient_checkpointing=gradient_checkpointing,
+        optimizer=optimizer,
+    )
+
+
+def what_would_fit(
+    free: int,
+    shape: Shape,
+    examples: Sequence[TrainExample],
+    config: TrainingConfig,
+    *,
+    packed: bool,
+    gradient_checkpointing: bool,
+    optimizer: str,
+) -> str:
+    """The least change of settings that fits ``free`` bytes, as words to set; "" where none does.
+
+    Smaller passes first: they change no result. Then layers computed twice, which changes none
+    either, and costs time. Shorter samples last.
+    """
+    sizes = [n for n in range(config.micro_batch_size, 0, -1) if config.batch_size % n == 0]
+    longest = max(len(e.input_ids) for e in examples)
+    lengths = [longest // 2**n for n in range(1, 6) if longest // 2**n >= 64]
+    passes = {"packed": packed, "optimizer": optimizer}
+    for again in dict.fromkeys((gradient_checkpointing, True)):
+        for size in sizes:
+            smaller = replace(config, micro_batch_size=size)
+            if needed_bytes(shape, examples, smaller, gradient_checkpointing=again, **passes) <= free:  # type: ignore[arg-type]
+                words = [f"training.micro_batch_size = {size}"] if size != config.micro_batch_size else []
+                return " and ".join(
+                    [*words, *(["training.gradient_checkpointing = true"] if again != gradient_checkpointing else [])]
+                )
+    one = replace(config, micro_batch_size=1)
+    for length in lengths:
+        if (
+            needed_bytes(shape, examples, one, gradient_checkpointing=True, max_length=length, **passes)  # type: ignore[arg-type]
+            <= free
+        ):
+            return (
+                "training.micro_batch_size = 1, training.gradient_checkpointing = true and "
+                f"prompt.max_length = {length}"
+            )
+    return ""
+
+
+def free_bytes(device: Any) -> int:
+    """Memory that training could still take: the GPU's, or this computer's."""
+    import psutil
+    import torch
+
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0] + unused)
+    return int(psutil.virtual_memory().available)
+
+
+def diverged(losses: Sequence[float], vocabulary: int) -> bool:
+    """Whether the last losses (nats a token) say that training has blown up.
+
+    It has where the mean of the last four is above ln(vocabulary), the loss of guessing every token
+    alike, and above twice the median of what came before (eight steps at least). Four, since one
+    step of short odd answers may well be that bad; twice the median, since a student may begin there.
+    """
+    if len(losses) < 12:
+        return False
+    earlier = sorted(losses[:-4])
+    recent = math.fsum(losses[-4:]) / 4
+    return recent > max(math.log(vocabulary), 2 * earlier[len(earlier) // 2])
