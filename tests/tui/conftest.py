@@ -27,7 +27,7 @@ def same_everywhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             "CPU      42 % ██▌    2 cores",
             "memory   31 % █▉     5.6 GB free",
             "disk     58 % ███▌   21.4 GB free",
-            "GPU    none that answers",
+            "GPU      none that answers",
         ],
     )
     monkeypatch.setenv("TERM", "xterm-256color")

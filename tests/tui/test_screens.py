@@ -449,7 +449,7 @@ async def test_the_mouse_does_what_keys_do(demo: Workspace) -> None:
         await settled(pilot)
         assert isinstance(app.screen, SampleScreen)
         keys = text(app).splitlines()[-1]
-        await pilot.click(offset=(keys.index("Table"), 29))
+        await pilot.click(offset=(keys.index("Back"), 29))
         await settled(pilot)
         assert app.screen.query_one(VirtualTable).cursor == 3
 

@@ -147,6 +147,8 @@ class LiveScreen(DashboardScreen):
         self.query_one("#speed", Words).say(self._speed(view, width, going))
         self.query_one("#machine", Words).say(shown("\n".join(machine)))
         self.query_one("#writing", Words).say(_writing(view))
+        # What is new stands at the end.
+        self.query_one("#writing-box").scroll_end(animate=False)
         events = [
             Content.assemble(
                 (time.strftime("%H:%M:%S ", time.localtime(e["at"])), "$dim"),
@@ -185,7 +187,8 @@ class LiveScreen(DashboardScreen):
         size = max(6, min(40, width - 80))
         head = Content.assemble(
             (f"{sign} {title(stage):<26}", style),
-            (bar(done, total, size), style),
+            (bar(done, total, size).rstrip(), style),
+            ("─" * (size - len(bar(done, total, size).rstrip())), "$panel"),
             f" {done:>7,}/{total:<7,}" if total else f" {'-':>9}{'':<6}",
         )
         rate, left = self._rate(view, stage, done, total, here and going)
@@ -204,7 +207,7 @@ class LiveScreen(DashboardScreen):
         spent = past[-1].at - past[0].at if past else 0.0
         rate = made / spent if made and spent > 2 else done / s["seconds"] if s["seconds"] and done else 0.0
         if not rate:
-            return "", ""
+            return "", "the first ones" if stage in _WRITING and view.live.get("slots_in_use") else ""
         return _rate_text(rate), f"{duration((total - done) / rate)} left" if done < total else ""
 
     def _speed(self, view: LiveView, width: int, going: bool) -> Content:
@@ -316,7 +319,7 @@ def _machine(folder: str, cpu: float) -> list[str]:
         f"memory {memory.percent:>4.0f} % {bar(memory.percent, 100, 6)} {bytes_text(memory.available)} free",
         f"disk   {disk.percent:>4.0f} % {bar(disk.percent, 100, 6)} {bytes_text(disk.free)} free",
     ]
-    return lines + (_gpus() or ["GPU    none that answers"])
+    return lines + (_gpus() or ["GPU      none that answers"])
 
 
 def _gpus() -> list[str]:

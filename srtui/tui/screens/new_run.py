@@ -105,7 +105,10 @@ class NewRun(Dialog[list[str] | None]):
                 with Horizontal(classes="field"):
                     yield Label(name)
                     yield Input(
-                        id=name, compact=True, type="integer" if name in ("limit", "seed") else "text"
+                        id=name,
+                        compact=True,
+                        type="integer" if name in ("limit", "seed") else "text",
+                        placeholder="every sample" if name == "limit" else "",
                     )
                 yield Static(id=f"{name}-check", classes="check hidden")
             yield Static(id="verdict")

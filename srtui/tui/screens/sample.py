@@ -52,10 +52,10 @@ class SampleScreen(Screen[int]):
         "their perplexities. o, i, a and h take a text for training, overruling the student; u lets its choice stand again."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,backspace", "back", "Table"),
+        Binding("escape,backspace", "back", "Back"),
         Binding("n,right", "step(1)", "Next"),
         Binding("p,left", "step(-1)", "Prev"),
-        Binding("o", "accept('original')", "Original"),
+        Binding("o", "accept('original')", "Orig."),
         Binding("i", "accept('instruction')", "Instr."),
         Binding("a", "accept('response')", "Answer"),
         Binding("h", "accept('manual')", "By hand", show=False),
@@ -101,7 +101,9 @@ class SampleScreen(Screen[int]):
         self._reload()
 
     def on_resize(self) -> None:
-        self.set_class(self.app.size.width < _NARROW, "-stacked")
+        if self.has_class("-stacked") != (self.app.size.width < _NARROW):
+            self.toggle_class("-stacked")
+            self._reload()
 
     def _reload(self) -> None:
         self.run_worker(self._show(), exclusive=True, group="show")
@@ -120,10 +122,14 @@ class SampleScreen(Screen[int]):
         self._sample = sample
         self.query_one("#top", Static).update(self._top(sample))
         panes = self.query_one("#panes", Horizontal)
+        stacked = self.has_class("-stacked")
         with self.app.batch_update():
             await panes.remove_children()
             await panes.mount(
-                *(_pane(sample, name, variant, stage, diffs) for name, variant, stage in shown_variants)
+                *(
+                    _pane(sample, name, variant, stage, diffs, stacked)
+                    for name, variant, stage in shown_variants
+                )
             )
 
     def _top(self, s: SampleView) -> Content:
@@ -377,7 +383,9 @@ def _diffs(s: SampleView, columns: list[tuple[str, VariantView | None, str]]) ->
     return marked
 
 
-def _pane(s: SampleView, name: str, variant: VariantView | None, stage: str, diffs: Diffs) -> VerticalScroll:
+def _pane(
+    s: SampleView, name: str, variant: VariantView | None, stage: str, diffs: Diffs, stacked: bool
+) -> VerticalScroll:
     blocks: list[Static] = []
     if variant is None:
         reflection = s.reflections.get(stage)
@@ -392,7 +400,7 @@ def _pane(s: SampleView, name: str, variant: VariantView | None, stage: str, dif
         head = Content.assemble(
             (name, "bold $text-primary"), ("  ● chosen" if final else "", "bold $text-success")
         )
-        blocks = [Static(head), Static(_scores(variant), classes="scores")]
+        blocks = [Static(head), Static(_scores(variant, stacked), classes="scores")]
         for part in _PARTS:
             text = getattr(variant, part)
             if text:
@@ -405,8 +413,8 @@ def _pane(s: SampleView, name: str, variant: VariantView | None, stage: str, dif
     return VerticalScroll(*blocks, classes="pane", can_focus=False)
 
 
-def _scores(v: VariantView) -> Content:
-    """Four losses and two ratios, each as a small bar."""
+def _scores(v: VariantView, stacked: bool) -> Content:
+    """Four losses and two ratios, each as a small bar; where panes are stacked, a ratio and its losses in a line."""
     if v.ifd is None and v.rifd is None:
         words = (
             "waiting for a score"
@@ -417,6 +425,19 @@ def _scores(v: VariantView) -> Content:
     top = max([4.0, *(x for x in v.losses.values() if x is not None)])
     lines = []
     for ratio, name, given, alone in ((v.ifd, "IFD", "L(y|x)", "L(y)"), (v.rifd, "r-IFD", "L(x|y)", "L(x)")):
+        if stacked:
+            if ratio is not None:
+                over = " ≥ 1" if ratio >= 1 else ""
+                losses = "".join(f"   {which} {number(v.losses[which], 2)}" for which in (given, alone))
+                lines.append(
+                    Content.assemble(
+                        (f"{name:<6} {number(ratio, 2):>5} ", "bold"),
+                        (bar(ratio, 1.5, _BAR), "$text-warning" if over else "$text-primary"),
+                        (over, "$text-warning"),
+                        (losses, "$dim"),
+                    )
+                )
+            continue
         # A score that was not needed keeps its place, so that what is below stands side by side.
         if ratio is None:
             lines += [Content.styled(f"{label:<6}     -", "$dim") for label in (name, given, alone)]

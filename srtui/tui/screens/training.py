@@ -132,15 +132,16 @@ def smoothed(points: Points, weight: float = 0.85) -> list[tuple[float, float]]:
 
 
 def held_out(t: dict[str, Any]) -> dict[str, Points]:
-    """Held-out losses by name: where they were measured on the way those, else before and after."""
-    found = {
-        name.removeprefix(_HELD_OUT): list(points)
-        for name, points in t["metrics"].items()
-        if name.startswith(_HELD_OUT)
-    }
+    """Held-out losses by name: before, where they were measured on the way, and after."""
+    found: dict[str, dict[int, float]] = {}
+    for name, points in t["metrics"].items():
+        if name.startswith(_HELD_OUT):
+            found[name.removeprefix(_HELD_OUT)] = dict(points)
     for name, held in t["result"].get("held_out", {}).items():
-        found.setdefault(name, [(0, held["before"]), (t["steps"], held["after"])])
-    return found
+        points = found.setdefault(name, {})
+        points.setdefault(0, held["before"])
+        points.setdefault(t["steps"], held["after"])
+    return {name: sorted(points.items()) for name, points in found.items()}
 
 
 def speeds(t: dict[str, Any]) -> Points:
