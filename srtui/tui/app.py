@@ -304,6 +304,17 @@ class Dashboard(App[None]):
             self.push_screen(Help(self.screen))
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        for active in screen.active_bindings.values():
+            what = active.binding
+            if (
+                active.enabled
+                and what.description
+                and type(active.node).__module__.startswith("srtui.tui.screens")
+            ):
+                key = self.get_key_display(what)
+                yield SystemCommand(
+                    what.description, f"Here, by {key}", partial(self.run_action, what.action, active.node)
+                )
         for number, (mode, label) in enumerate(TABS, 1):
             yield SystemCommand(label, f"Open screen {number}", partial(self.action_go, mode))
         for run in self.runs[:20]:

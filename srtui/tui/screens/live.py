@@ -293,6 +293,8 @@ def _at_work(view: LiveView) -> str | None:
 def _writing(view: LiveView) -> Content:
     live: dict[str, Any] = view.live
     stage = _at_work(view)
+    if view.run.state == "done" and view.run.pid:
+        return Content.styled("The student scores the texts that were written by hand.", "$dim")
     if view.run.state != "running" or not live.get("text") or stage not in _WRITING:
         going = (
             "Loading the models."

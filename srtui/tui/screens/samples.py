@@ -167,7 +167,7 @@ class SamplesScreen(DashboardScreen):
         Binding("f", "filter", "Filter"),
         Binding("s", "sort", "Sort"),
         Binding("S", "turn", "Reverse", show=False),
-        Binding("escape", "all", "Show all", show=False),
+        Binding("escape", "all", "Show all"),
         Binding("enter", "open", "Open", show=True),
     ]
 
