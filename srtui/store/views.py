@@ -98,6 +98,9 @@ class RunRow:
     recipe: dict[str, Any]
     recipe_path: str
     peak_memory_mb: float
+    trained: str | None
+    """The state of its training: running, done, or skipped and why; None before."""
+    adapter: str | None
 
 
 @dataclass(frozen=True)
@@ -251,8 +254,10 @@ class Views:
         return [
             self._run_row(r)
             for r in self._rows(
-                "SELECT r.*, d.name AS dataset, p.done, p.total, l.pid, l.host, l.process_started, l.heartbeat_at "
+                "SELECT r.*, d.name AS dataset, p.done, p.total, l.pid, l.host, l.process_started, l.heartbeat_at, "
+                "t.status AS trained, t.adapter "
                 "FROM run r JOIN dataset d ON d.id = r.dataset_id LEFT JOIN lease l ON l.run_id = r.id "
+                "LEFT JOIN training_run t ON t.run_id = r.id "
                 "LEFT JOIN stage_progress p ON p.run_id = r.id AND p.stage = r.stage ORDER BY r.id DESC"
             )
         ]
@@ -282,6 +287,8 @@ class Views:
             recipe=recipe,
             recipe_path=r["recipe_path"],
             peak_memory_mb=r["peak_memory_mb"],
+            trained=r["trained"],
+            adapter=r["adapter"],
         )
 
     def _size(self, run_id: int, status: str) -> tuple[int, int]:
