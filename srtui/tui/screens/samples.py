@@ -189,7 +189,7 @@ class SamplesScreen(DashboardScreen):
         yield VirtualTable(
             [
                 Column("sample", "#", 7, right=True),
-                Column("state", "state", 19, from_width=64),
+                Column("state", "state", 14, from_width=64),
                 Column("instruction", "instr", 5),
                 Column("answer", "answer", 6),
                 Column("ifd", "IFD", 5, right=True),
@@ -389,7 +389,7 @@ def _row(r: SampleRow) -> Row:
         r.id,
         (
             Cell(str(r.id), "dim"),
-            Cell(_STATE_SIGNS.get(r.state, "") + r.state, _STATE_TONES.get(r.state, "")),
+            Cell(_STATE_SIGNS.get(r.state, "") + r.state.replace("instruction", "instr."), _STATE_TONES.get(r.state, "")),
             choice(r.new_instruction),
             choice(r.new_answer),
             Cell(number(r.ifd, 2), "warn" if r.ifd is not None and r.ifd >= 1 else ""),
