@@ -109,8 +109,8 @@ def ceiling(student: Any, tokens: int, budget: int) -> float:
     """Tokens a second of the body alone over full rows of ``budget`` tokens, cut into usual lengths."""
     import torch
 
-    from srtui.scoring.packing import Packing, packed_attention
     from srtui.scoring import body
+    from srtui.scoring.packing import Packing, packed_attention
 
     usual = 256
     lengths = [usual] * (budget // usual)

@@ -235,11 +235,33 @@ def print_summary(figures: dict[str, Any], files: Iterable[tuple[str, str]]) -> 
         out.print(
             f"{duration(figures['seconds'])} in all, peak memory {bytes_text(figures['peak_memory_mb'] * 1e6)}"
         )
+    if len(figures["rounds"]) > 1:
+        out.print()
+        _print_rounds(figures["rounds"])
     shown = list(files)
     if shown:
         out.print()
         for what, path in shown:
             out.print(f"{what}: {plain(path)}", soft_wrap=True)
+
+
+def _print_rounds(rounds: Sequence[dict[str, Any]]) -> None:
+    table = Table("round", "run", "teacher", box=None, pad_edge=False, header_style="bold")
+    for name in ("parsed", "instructions", "answers", "kept", "IFD", "r-IFD", "held-out loss"):
+        table.add_column(name, justify="right")
+    for n, r in enumerate(rounds, 1):
+        shares = [r["parsed_share"], r["taken_share"]["instruction"], r["taken_share"]["response"]]
+        table.add_row(
+            str(n),
+            plain(r["run"]),
+            plain(r["teacher"]),
+            *("-" if s is None else f"{s:.0%}" for s in shares),
+            f"{r['kept']:,}",
+            number(r["ifd"]),
+            number(r["rifd"]),
+            f"{number(r['held_out_before'])} to {number(r['held_out_after'])}",
+        )
+    out.print(table)
 
 
 def _facts_table(rows: list[tuple[str, str]]) -> None:
@@ -425,6 +447,37 @@ def print_templates(found: Sequence[dict[str, Any]], console: Console) -> None:
     console.print(
         "* is the run's own. A template that the student knows has the fewest at 1 or over.", style="dim"
     )
+
+
+def print_comparison(found: Any, console: Console) -> None:
+    """The arms of an ablation, their held-out losses, and what follows."""
+    kinds = list(found.sets)
+    table = Table("arm", "what", box=None, header_style="bold")
+    for name in ("samples", "length", *(f"loss, {k}" for k in kinds), *(f"to full, {k}" for k in kinds)):
+        table.add_column(name, justify="right", overflow="fold")
+    for row in found.rows:
+        if row.problem:
+            table.add_row(row.arm, f"{row.words}: {plain(row.problem)}")
+            continue
+        differences = []
+        for kind in kinds:
+            i = row.against_full.get(kind)
+            differences.append(f"{i.mean:+.3f} ({i.low:+.3f} to {i.high:+.3f})" if i else "")
+        table.add_row(
+            row.arm,
+            row.words,
+            f"{row.samples:,}" if row.runs else "",
+            f"{row.mean_length:,.0f}" if row.runs else "",
+            *(number(row.losses.get(kind)) for kind in kinds),
+            *differences,
+        )
+    console.print(table)
+    console.print(
+        f"{found.steps} steps each; losses in nats a token; length in characters; differences with 95 % intervals.",
+        style="dim",
+    )
+    for sentence in found.words:
+        console.print(sentence)
 
 
 def print_tunings(tunings: Sequence[Any], console: Console) -> None:

@@ -23,10 +23,12 @@ class Section(BaseModel):
 
 class Teacher(Section):
     """The GGUF model that criticises and rewrites, and how llama.cpp runs it. ``context`` is the most
-    tokens that one sequence may have, prompt and answer."""
+    tokens that one sequence may have, prompt and answer. ``from_run`` names the run whose tuned student
+    this is: the round before."""
 
     model: str = "smollm2-135m"
     adapter: str | None = None
+    from_run: str | None = None
     context: Auto | Count = "auto"
     slots: Auto | Count = "auto"
     batch_tokens: Auto | Count = "auto"
@@ -82,12 +84,34 @@ class Scoring(Section):
     proxy_margin: Annotated[float, Field(gt=0)] = 0.1
 
 
+By = Literal["ifd", "rifd", "perplexity", "coherence", "random", "original", "reflected"]
+
+
 class Selection(Section):
-    policy: Literal["paper", "keep"] = "paper"
+    """Which variant goes on, and which of the winners are trained on. The defaults are the paper's
+    method, the other values its ablations. ``encoder``, a sentence encoder's folder, is for coherence.
+
+    ``top_percent`` trains on the best of them only, as the paper's low-data runs do: by IFD, or by
+    IFD and r-IFD together."""
+
+    instruction_by: By = "ifd"
+    response_by: By = "rifd"
+    policy: Literal["paper", "keep", "all"] = "paper"
+    encoder: str = ""
+    top_percent: Annotated[float, Field(gt=0, le=100)] = 100.0
+    top_by: Literal["ifd", "both"] = "ifd"
 
 
 class Training(Section):
-    """QLoRA finetuning of the student on what was selected."""
+    """QLoRA finetuning of the student on what was selected. ``seed`` is the recipe's where it is not
+    given; ``steps``, where it is, is how many optimizer steps are taken, whatever ``epochs`` says.
+
+    ``rslora``, ``dora`` and ``neftune_alpha`` (0 is off) are variants of the method. ``packing`` puts
+    the samples of a pass end to end in place of padding them, where the student's attention allows it.
+    ``gradient_checkpointing`` computes layers twice to save memory; by default on a GPU. Checkpoints are
+    written every ``checkpoint_steps`` (by default about every five minutes), the last
+    ``checkpoints_kept`` are kept. Held-out losses are measured every ``evaluation_steps``;
+    ``early_stopping`` ends training after so many of them that were no better, 0 never."""
 
     enabled: bool = True
     epochs: Annotated[float, Field(gt=0)] = 3.0
@@ -102,7 +126,18 @@ class Training(Section):
     lora_rank: Count = 16
     lora_alpha: Count = 32
     lora_dropout: Share = 0.05
+    rslora: bool = False
+    dora: bool = False
+    neftune_alpha: Annotated[float, Field(ge=0)] = 0.0
+    packing: Auto | bool = "auto"
+    gradient_checkpointing: Auto | bool = "auto"
+    checkpoint_steps: Auto | Count = "auto"
+    checkpoints_kept: Count = 2
+    evaluation_steps: Auto | Count = "auto"
+    early_stopping: Annotated[int, Field(ge=0)] = 0
     held_out: Share = 0.1
+    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    steps: Count | None = None
 
     @model_validator(mode="after")
     def _micro_batch_fits(self) -> Self:
@@ -110,6 +145,10 @@ class Training(Section):
             raise ValueError(
                 f"batch_size = {self.batch_size} must be a multiple of micro_batch_size = "
                 f"{self.micro_batch_size}"
+            )
+        if self.early_stopping and not self.held_out:
+            raise ValueError(
+                f"early_stopping = {self.early_stopping} watches the loss on held-out samples; set held_out above 0"
             )
         return self
 
@@ -140,13 +179,30 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _choices_can_be_made(self) -> Self:
+        by = {self.selection.instruction_by, self.selection.response_by}
+        if "coherence" in by and not self.selection.encoder:
+            raise ValueError(
+                "a choice by coherence needs selection.encoder, the name or folder of a sentence encoder"
+            )
+        if self.scoring.proxy and not by <= {"ifd", "rifd"}:
+            raise ValueError('scoring.proxy can stand in for IFD and r-IFD only; set it to ""')
+        return self
+
     @property
     def fingerprint(self) -> str:
-        """Changes when anything changes that a run's decisions or weights depend on."""
-        what = self.model_dump(mode="json", exclude={"description"})
+        """Changes when anything changes that a run's decisions or weights depend on.
+
+        Defaults are left out, so that a key that a later version adds changes no earlier run's.
+        """
+        what = self.model_dump(mode="json", exclude={"description"}, exclude_defaults=True)
         for speed_only in ("slots", "batch_tokens", "gpu_layers", "threads"):
-            what["teacher"].pop(speed_only)
-        what["scoring"].pop("batch_tokens")
+            what.get("teacher", {}).pop(speed_only, None)
+        what.get("scoring", {}).pop("batch_tokens", None)
+        for safety_only in ("checkpoint_steps", "checkpoints_kept"):
+            what.get("training", {}).pop(safety_only, None)
+        what = {key: value for key, value in what.items() if value != {}}
         return digest(repr(sorted(what.items()))).hex()[:12]
 
 

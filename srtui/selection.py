@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from srtui.sample import digest
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -30,20 +32,50 @@ class Choice:
     reason: str
 
 
-def choose_instruction(original: Scored, rewrites: Sequence[Scored]) -> Choice:
-    """The pair with the higher IFD; the original on a tie, and where it cannot be compared."""
-    return _choose(original, rewrites, "instruction", "IFD", higher=True)
+@dataclass(frozen=True)
+class Measure:
+    """What the variants of a choice are compared by, and whether the higher value wins."""
+
+    name: str
+    higher_instruction: bool
+    higher_response: bool
 
 
-def choose_response(current: Scored, rewrites: Sequence[Scored]) -> Choice:
+# The paper chooses instructions by IFD and responses by r-IFD; its tables 4 and 9 try the others.
+# Perplexity stands for its ratio's numerator, and keeps that ratio's direction.
+MEASURES = {
+    "ifd": Measure("IFD", True, True),
+    "rifd": Measure("r-IFD", False, False),
+    "perplexity": Measure("perplexity", True, False),
+    "coherence": Measure("coherence", True, True),
+    "random": Measure("lot", True, True),
+}
+
+
+def choose_instruction(original: Scored, rewrites: Sequence[Scored], by: str = "ifd") -> Choice:
+    """The pair with the higher IFD; the original on a tie, and where it cannot be compared.
+
+    ``by`` names another measure, or a side that always wins: ``original``, ``reflected``.
+    """
+    return _choose(original, rewrites, "instruction", by)
+
+
+def choose_response(current: Scored, rewrites: Sequence[Scored], by: str = "rifd") -> Choice:
     """The pair with the lower r-IFD; the current one on a tie, and where it cannot be compared."""
-    return _choose(current, rewrites, "answer", "r-IFD", higher=False)
+    return _choose(current, rewrites, "answer", by)
 
 
-def _choose(before: Scored, rewrites: Sequence[Scored], what: str, metric: str, *, higher: bool) -> Choice:
-    sign = 1.0 if higher else -1.0
+def _choose(before: Scored, rewrites: Sequence[Scored], what: str, by: str) -> Choice:
+    if by == "original":
+        return Choice(before.variant_id, False, f"kept the {what}: the recipe never takes a rewrite")
     if not rewrites:
         return Choice(before.variant_id, False, f"kept the {what}: there is no rewrite of it")
+    if by == "reflected":
+        return Choice(rewrites[0].variant_id, True, f"took the new {what}: the recipe takes every rewrite")
+    measure = MEASURES[by]
+    metric = measure.name
+    higher = measure.higher_instruction if what == "instruction" else measure.higher_response
+    sign = 1.0 if higher else -1.0
     if before.score is None:
         return Choice(before.variant_id, False, f"kept the {what}: it has no {metric} ({before.reason})")
     valid = [(r.score, r) for r in rewrites if r.score is not None]
@@ -66,6 +98,11 @@ def _choose(before: Scored, rewrites: Sequence[Scored], what: str, metric: str, 
     )
 
 
+def lot(*what: str | int) -> float:
+    """A number in [0, 1) that only ``what`` decides, whatever the order in which lots are drawn."""
+    return int.from_bytes(digest(*what)[:8], "big") / 2**64
+
+
 def near_a_tie(scores: Sequence[float | None], margin: float) -> bool:
     """Whether a decision over these scores, the unreflected one first, could easily fall otherwise.
 
@@ -86,13 +123,18 @@ class Outcome:
     reason: str
 
 
-def keep(policy: Literal["paper", "keep"], response_reflected: bool, ifd: Scored, rifd: Scored) -> Outcome:
+def keep(
+    policy: Literal["paper", "keep", "all"], response_reflected: bool, ifd: Scored, rifd: Scored
+) -> Outcome:
     """Whether the winner is trained on.
 
     ``paper`` keeps only what has a rewritten response ("for consistency of response distribution",
     section 3); ``keep`` keeps the winner whoever wrote it. Both drop IFD >= 1 and r-IFD >= 1, as the
-    released code does, and whatever has no score: an unscored pair cannot pass a filter.
+    released code does, and whatever has no score: an unscored pair cannot pass a filter. ``all`` has no
+    filter: it is for comparing with data as they are.
     """
+    if policy == "all":
+        return Outcome(True, "selected")
     if policy == "paper" and not response_reflected:
         return Outcome(False, "response not rewritten")
     for metric, scored in (("IFD", ifd), ("r-IFD", rifd)):
@@ -101,3 +143,32 @@ def keep(policy: Literal["paper", "keep"], response_reflected: bool, ifd: Scored
         if scored.score >= 1:
             return Outcome(False, f"{metric} at or above 1")
     return Outcome(True, "selected")
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A selected sample with its winner's scores. ``by_person`` where a person chose its text."""
+
+    sample_id: int
+    ifd: float | None
+    rifd: float | None
+    by_person: bool = False
+
+
+def best(samples: Sequence[Ranked], percent: float, by: Literal["ifd", "both"] = "ifd") -> set[int]:
+    """The sample ids of the best ``percent`` of ``samples``, rounded, one at least: low-data training
+    (Li et al., section 5.2).
+
+    ``ifd``: the highest IFD, as the paper ranks. ``both``: the lowest sum of two ranks, of high IFD and
+    of low r-IFD, since the two have no common scale. A missing score ranks last; of equals the sample
+    with the lower id goes first; what a person chose is always in.
+    """
+    high = sorted(samples, key=lambda s: (s.ifd is None, -(s.ifd or 0), s.sample_id))
+    ranks = {s.sample_id: rank for rank, s in enumerate(high)}
+    if by == "both":
+        low = sorted(samples, key=lambda s: (s.rifd is None, s.rifd or 0, s.sample_id))
+        for rank, s in enumerate(low):
+            ranks[s.sample_id] += rank
+    order = sorted(samples, key=lambda s: (not s.by_person, ranks[s.sample_id], s.sample_id))
+    count = max(1, round(len(samples) * percent / 100)) if samples else 0
+    return {s.sample_id for n, s in enumerate(order) if n < count or s.by_person}

@@ -101,6 +101,45 @@ def test_decisions_follow_from_the_stored_scores(finished: tuple[Workspace, dict
             assert g["prompt_version"].startswith(f"{g['stage']}-1-")
 
 
+def test_base_and_tuned_answer_side_by_side(finished: tuple[Workspace, dict[str, Any]]) -> None:
+    workspace, _ = finished
+    words = ["chat", "small", "--tokens", "12"]
+    asked = srtui(workspace, *words, "--json", "--say", "Name three trees.", "--say", "What is ice?")
+    answers = [json.loads(line) for line in asked.stdout.splitlines()]
+    assert [a["instruction"] for a in answers] == ["Name three trees.", "What is ice?"], asked.stderr
+    assert all(a["base"].strip() for a in answers)
+    piped = srtui(workspace, *words, input="Name three trees.\n\n/quit\nnever asked\n")
+    assert piped.stdout == f"base: {answers[0]['base'].strip()}\ntuned: {answers[0]['tuned'].strip()}\n"
+    assert "Warning" not in piped.stderr
+
+
+def test_the_tuned_student_teaches_the_next_round(finished: tuple[Workspace, dict[str, Any]]) -> None:
+    workspace, first = finished
+    words = ["run", "recipes/small.toml", "--set", "selection.policy=keep", "--set", "training.enabled=false"]
+    done = srtui(workspace, *words, "--teacher-from", "small", "--json", "--limit", "2")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert [r["run"] for r in figures["rounds"]] == ["small", "small-2"]
+    assert figures["rounds"][0]["held_out_after"] == (
+        first["training"]["result"]["held_out"].get("original", {}).get("after")
+    )
+    with Store(workspace.store_path, read_only=True) as store:
+        models = [store.runs.named(name).teacher for name in ("small", "small-2")]
+        assert models[0] and models[1] and models[0]["sha256"] != models[1]["sha256"]
+        assert models[1]["name"].startswith("small-") and models[1]["name"].endswith(".Q8_0")
+    made = workspace.models / f"{models[1]['name']}.gguf"
+    stamp = made.stat().st_mtime_ns
+    again = srtui(workspace, *words, "--teacher-from", "small", "--limit", "2")
+    assert "nothing was left to do" in again.stdout
+    assert "teacher" in again.stdout and "small-2" in again.stdout  # the rounds, side by side
+    assert made.stat().st_mtime_ns == stamp
+    made.unlink()
+
+    none = srtui(workspace, *words, "--teacher-from", "small-2")
+    assert none.returncode == 2
+    assert "Run small-2 has trained no adapter" in none.stderr
+
+
 def test_a_finished_run_is_not_done_again(finished: tuple[Workspace, dict[str, Any]]) -> None:
     workspace, _ = finished
     before = decided(workspace)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srtui.selection import Scored, choose_instruction, choose_response, keep, near_a_tie
+from srtui.selection import Scored, choose_instruction, choose_response, keep, lot, near_a_tie
 
 scores = st.one_of(st.none(), st.floats(0, 10, allow_nan=False))
 
@@ -91,3 +91,31 @@ def test_nothing_at_or_above_one_is_kept(reflected: bool, ifd: float | None, rif
 )
 def test_near_a_tie(scores: list[float | None], near: bool) -> None:
     assert near_a_tie(scores, 0.1) is near
+
+
+def test_the_ablations_choose_as_they_are_called() -> None:
+    before, rewrites = Scored(1, 0.3), [Scored(2, 0.2), Scored(3, 0.4)]
+    assert choose_instruction(before, rewrites, "original").variant_id == 1
+    assert choose_instruction(Scored(1, None), [Scored(2, None)], "reflected").variant_id == 2
+    assert not choose_response(before, [], "reflected").reflected
+    assert choose_instruction(before, rewrites, "perplexity").variant_id == 3
+    assert choose_response(before, rewrites, "perplexity").variant_id == 2
+    assert choose_response(before, rewrites, "ifd").variant_id == 3
+    assert choose_instruction(before, rewrites, "rifd").variant_id == 2
+    choice = choose_response(before, rewrites, "coherence")
+    assert (choice.variant_id, choice.reason) == (3, "took the new answer: coherence 0.4000 > 0.3000")
+
+
+def test_no_filter_means_no_filter() -> None:
+    assert keep("all", False, Scored(1, None), Scored(1, 2.0)).kept
+
+
+@given(st.integers(0, 1000), st.text())
+def test_lots_are_fair_and_their_own(seed: int, text: str) -> None:
+    assert 0 <= lot(seed, text) < 1
+    assert lot(seed, text) == lot(seed, text) != lot(seed + 1, text)
+
+
+def test_lots_are_uniform() -> None:
+    lots = sorted(lot("uniform", n) for n in range(2000))
+    assert max(abs(x - n / 2000) for n, x in enumerate(lots)) < 0.04  # Kolmogorov-Smirnov, p about 0.003

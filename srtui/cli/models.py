@@ -13,8 +13,7 @@ from srtui.errors import UserError
 from srtui.workspace import Workspace
 
 if TYPE_CHECKING:
-    from srtui.store import Store
-    from srtui.store.runs import Run
+    pass
 
 models_app = typer.Typer(help="What is in models/: list, inspect, add, quantize.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
@@ -55,39 +54,23 @@ def export_model(
         raise UserError(f"--to {to}: it can be {', '.join(models.FORMS)}.")
     if base not in ("trained", "original"):
         raise UserError(f"--base {base}: it can be trained or original.")
+    from srtui.pipeline.tuned import export_tuned
+
     workspace, store = open_store(read_only=True)
     with store:
         this = store.runs.named(run_name)
-        adapter = _trained_adapter(workspace, store, this)
-        setting = store.row("SELECT student_id FROM scoring_setting WHERE id = ?", (this.setting_id,))
-    student = models.resolve_student(workspace.models, this.recipe["student"]["model"])
-    if setting is not None:
-        from srtui.scoring.student import weights_sha256
-
-        if not setting["student_id"].startswith(weights_sha256(student)[:32]):
-            raise UserError(
-                f"{student} has changed since run {this.name} was trained on it; put the old weights back, "
-                "or run the recipe again."
-            )
-    # A name in models/ can be said in a recipe; adapters are no models, so they lie with their run.
-    places = {
-        "adapter": workspace.runs / this.name / "exported-adapter",
-        "merged": workspace.models / this.name,
-        "gguf-adapter": workspace.runs / this.name / "adapter.gguf",
-        "gguf": workspace.models / f"{this.name}.{(quantization or 'F16').upper()}.gguf",
-    }
-    done = models.export_model(
-        form,
-        adapter,
-        student,
-        out_path or places[to],
-        name=this.name,
-        trained_as=this.recipe["student"]["quantization"] if base == "trained" else "f32",
-        quantization=quantization,
-        force=force,
-        say=lambda line: print(safe(line), file=sys.stderr if as_json else sys.stdout, flush=True),
-    )
-    use = _how_to_use(to, done.path, workspace, student.name)
+        done = export_tuned(
+            workspace,
+            store,
+            this,
+            form,
+            out_path,
+            original_base=base == "original",
+            quantization=quantization,
+            force=force,
+            say=lambda line: print(safe(line), file=sys.stderr if as_json else sys.stdout, flush=True),
+        )
+    use = _how_to_use(to, done.path, workspace, this.recipe["student"]["model"])
     if as_json:
         print_json({**plain_data(done), "prompt": this.recipe["prompt"]["template"], "use": use})
         return
@@ -100,16 +83,6 @@ def export_model(
         print(f"Tokenizer: {done.tokenizer}.")
     print(f"Prompt that it was trained with: {this.recipe['prompt']['template']}.")
     print(f"Use it: {use}")
-
-
-def _trained_adapter(workspace: Workspace, store: Store, this: Run) -> Path:
-    training = store.runs.training(this.id)
-    if training is None or training["status"] != "done" or not training["adapter"]:
-        state = training["status"] if training else "it has not come to it"
-        raise UserError(
-            f"Run {this.name} has trained no adapter ({state}); srtui status {this.name} says how far it is."
-        )
-    return workspace.root / str(training["adapter"])
 
 
 def _how_to_use(to: str, path: Path, workspace: Workspace, student: str) -> str:

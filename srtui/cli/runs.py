@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from srtui.cli.base import AsJson, RunName, app, open_store, print_json, short
+from srtui.cli.base import AsJson, RunName, app, open_store, plain_data, print_json, short
 from srtui.errors import UserError
 from srtui.workspace import Workspace
 
@@ -37,6 +37,10 @@ def run(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N samples.")] = None,
     until: Until = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override: section.key=value.")] = None,
+    teacher_from: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="The next round: the tuned student of this run is the teacher."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Reflect, choose, reflect, choose, train. Run it again after any stop: it goes on where it was."""
@@ -45,10 +49,15 @@ def run(
     what = recipes.load(recipe, set_, limit)
     workspace, store = open_store()
     with store:
-        from srtui.pipeline import prepare
+        from srtui.pipeline import next_round, prepare
 
+        again = f"srtui run {recipe}"
+        if teacher_from is not None:
+            before = store.runs.named(teacher_from)
+            what = next_round(workspace, store, what, before, lambda line: print(line, file=sys.stderr))
+            again += f" --teacher-from {before.name}"
         this, is_new = prepare(workspace, store, what, recipe.resolve())
-        _work(workspace, store, this, until, as_json, is_new, f"srtui run {recipe}")
+        _work(workspace, store, this, until, as_json, is_new, again)
 
 
 @app.command(epilog="Example: srtui resume quickstart")
@@ -78,7 +87,7 @@ def _work(
             print_summary(summarise(store, this.id), _files(workspace, store, this))
             print("\nThis run is done already; nothing was left to do.")
         return
-    stop = _stop_on_signals()
+    stop = stop_on_signals()
     with reporter(as_json) as face:
         if not is_new:
             face.event("info", f"Going on with run {this.name}.")
@@ -97,7 +106,44 @@ def _work(
         sys.exit(130)
 
 
-def _stop_on_signals() -> Any:
+@app.command(epilog="Example: srtui ablate recipes/quickstart.toml --only original,random --seeds 3")
+def ablate(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, in TOML.")],
+    only: Annotated[
+        str | None, typer.Option(help="Only these arms, with commas between; all if absent.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=20, help="Trainings of each arm.")] = 1,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N samples.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override: section.key=value.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What is each part of the method worth? Other ways to choose, the same texts, scores and steps."""
+    from srtui import recipe as recipes
+    from srtui.console import out, print_comparison, reporter
+    from srtui.pipeline import Stopped
+    from srtui.pipeline.ablate import Ablation, check_arms
+
+    names = [word.strip() for word in (only or "").split(",") if word.strip()]
+    check_arms(names)
+    what = recipes.load(recipe, set_, limit)
+    workspace, store = open_store()
+    stop = stop_on_signals()
+    with store:
+        try:
+            with reporter(as_json) as face:
+                found = Ablation(workspace, store, what, recipe.resolve(), face, stop.is_set).work(
+                    names, seeds
+                )
+        except Stopped:
+            print("Stopped; everything finished is stored. Go on with the same command.", file=sys.stderr)
+            sys.exit(130)
+    if as_json:
+        print_json({"type": "ablation", **plain_data(found)})
+    else:
+        print_comparison(found, out)
+
+
+def stop_on_signals() -> Any:
     """Ctrl-C once finishes the step and stores it; twice stops at once, which the store survives."""
     import threading
 

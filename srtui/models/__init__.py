@@ -14,7 +14,7 @@ from srtui.models.catalogue import (
     resolve_teacher,
 )
 from srtui.models.convert import QUANTIZATIONS, gguf_to_safetensors, quantize
-from srtui.models.export import FORMS, Exported, export_model
+from srtui.models.export import FORMS, Exported, Form, export_model
 from srtui.models.formats import ModelInfo, file_sha256, inspect
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "QUANTIZATIONS",
     "CatalogueEntry",
     "Exported",
+    "Form",
     "ModelEntry",
     "ModelInfo",
     "add",

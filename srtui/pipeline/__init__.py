@@ -6,6 +6,7 @@
 from srtui.pipeline.engine import Engine
 from srtui.pipeline.prepare import import_file, prepare
 from srtui.pipeline.template_check import compare_templates
+from srtui.pipeline.tuned import next_round
 from srtui.pipeline.watch import Progress, Reporter, Stopped, peak_memory_mb
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Stopped",
     "compare_templates",
     "import_file",
+    "next_round",
     "peak_memory_mb",
     "prepare",
 ]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from srtui import selection
 from srtui.pipeline.context import CHUNK, Context
 from srtui.sample import digest
+from srtui.selection import lot
 from srtui.store.corpus import batched
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Choosing:
 
     def instruction(self) -> None:
         """The variant with the higher IFD goes on. Raises Stopped when asked to stop."""
-        self._choose("instruction", "ifd", selection.choose_instruction, 1.0)
+        self._choose("instruction", self._recipe.selection.instruction_by, selection.choose_instruction, 1.0)
         self._tell_of_proxy()
 
     def response(self) -> None:
@@ -59,14 +60,14 @@ class Choosing:
         people wrote. Raises Stopped when asked to stop."""
         # Outcomes follow the choices, and take about half as long again.
         weight = 0.7
-        taken = self._choose("response", "rifd", selection.choose_response, weight)
+        taken = self._choose(
+            "response", self._recipe.selection.response_by, selection.choose_response, weight
+        )
         self._settle(weight, {"taken": taken})
         self._score_by_hand()
         self._tell_of_proxy()
 
-    def _choose(
-        self, aim: str, metric: Metric, choose: Callable[..., selection.Choice], weight: float
-    ) -> int:
+    def _choose(self, aim: str, by: str, choose: Callable[..., selection.Choice], weight: float) -> int:
         """Decide every sample that is not; how many rewrites have been taken so far."""
         todo = self._store.work.to_decide(self._run.id, aim)
         taken = self._store.work.taken(self._run.id, aim)
@@ -77,12 +78,14 @@ class Choosing:
             def tell(share: float, before: int = done, size: int = len(chunk), taken: int = taken) -> None:
                 self._tell(int(weight * (before + share * size)), {"taken": taken})
 
-            scores, by_proxy = self._compare(groups, metric, lambda g: choose(g[0], g[1:]).variant_id, tell)
+            scores, by_proxy = self._measure(
+                aim, by, groups, lambda g: choose(g[0], g[1:], by).variant_id, tell
+            )
             with self._store.transaction():
                 for sample_id, (before, rewrites) in chunk:
                     first = scores.get(before, selection.Scored(before, None))
-                    others = [scores[r] for r in rewrites]
-                    choice = choose(first, others)
+                    others = [scores.get(r, selection.Scored(r, None)) for r in rewrites]
+                    choice = choose(first, others, by)
                     proxy = f" (by {self._recipe.scoring.proxy})" if before in by_proxy else ""
                     self._store.work.add_decision(
                         self._run.id,
@@ -109,7 +112,11 @@ class Choosing:
                 settled = (before + share * size) / total
                 self._tell(min(int(total * (weight + (1 - weight) * settled)), total - 1), detail)
 
-            wanted = [[variant] for _, _, response, variant in chunk if response or policy != "paper"]
+            wanted = [
+                [variant]
+                for _, _, response, variant in chunk
+                if policy == "keep" or (policy == "paper" and response)
+            ]
             ifd, rifd = (
                 self._compare(wanted, metric, lambda g: g[0].score is not None and g[0].score < 1, tell)[0]
                 for metric in ("ifd", "rifd")
@@ -139,6 +146,35 @@ class Choosing:
         for metric in ("ifd", "rifd"):
             self._score(self._context.judge(), wanted, metric, lambda share: None)
         self._watch.event("info", f"Scored {len(wanted)} texts written by hand.")
+
+    def _measure(
+        self,
+        aim: str,
+        by: str,
+        groups: list[list[int]],
+        decide: Callable[[list[selection.Scored]], object],
+        tell: Callable[[float], None],
+    ) -> tuple[dict[int, selection.Scored], set[int]]:
+        """What the choice in each group is made by, and which of the values are a proxy's."""
+        if by in ("ifd", "rifd"):
+            return self._compare(groups, cast("Metric", by), decide, tell)
+        everything = [v for group in groups for v in group]
+        if by in ("original", "reflected") or not everything:
+            return {}, set()
+        if by == "perplexity":
+            judge = self._context.judge()
+            metric: Metric = "ifd" if aim == "instruction" else "rifd"
+            self._score(judge, everything, metric, tell)
+            values = self._store.work.perplexities(everything, judge.setting_id, metric)
+        else:
+            variants = self._store.corpus.variants(everything)
+            pairs = [variants[v].pair for v in everything]
+            if by == "coherence":
+                found = self._context.encoder().coherence(pairs)
+            else:
+                found = [lot(self._recipe.seed, aim, *pair) for pair in pairs]
+            values = dict(zip(everything, found, strict=True))
+        return {v: selection.Scored(v, values.get(v), "not scored") for v in everything}, set()
 
     def _compare(
         self,

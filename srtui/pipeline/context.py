@@ -22,6 +22,7 @@ from srtui.workspace import Workspace
 
 if TYPE_CHECKING:
     from srtui.scoring import Judge, Quantization, Student
+    from srtui.scoring.coherence import SentenceEncoder
 
 CHUNK = 1024  # variants worked on together: bounds memory, and what a kill loses
 
@@ -72,6 +73,7 @@ class Context:
         self._teacher = teacher
         self._judge: Judge | None = None
         self._proxy: Judge | None = None
+        self._encoder: SentenceEncoder | None = None
 
     @property
     def sample_count(self) -> int:
@@ -102,7 +104,7 @@ class Context:
                     name=settings.model,
                     sha256=models.file_sha256(path),
                     adapter=adapter,
-                    **settings.model_dump(exclude={"model", "adapter"}),
+                    **settings.model_dump(exclude={"model", "adapter", "from_run"}),
                 )
         self.store.runs.update(self.run.id, teacher=json.dumps(asdict(self._teacher.identity)))
         return self._teacher
@@ -121,6 +123,16 @@ class Context:
             scoring = self.recipe.scoring
             self._proxy = self._load(scoring.proxy, scoring.proxy_quantization)
         return self._proxy
+
+    def encoder(self) -> SentenceEncoder:
+        """For choices by coherence."""
+        from srtui.scoring.coherence import SentenceEncoder
+
+        if self._encoder is None:
+            path = models.find(self.workspace.models, self.recipe.selection.encoder)
+            with self._loading(f"sentence encoder {path.name}"):
+                self._encoder = SentenceEncoder(path)
+        return self._encoder
 
     def close_teacher(self) -> None:
         if self._teacher is not None:

@@ -89,6 +89,10 @@ class Engine:
         todo = self._store.work.to_reflect(self._run.id, aim)
         if not todo:
             return
+        by = self._context.recipe.selection
+        if (by.instruction_by if aim == "instruction" else by.response_by) == "original":
+            self._store.work.leave_unasked(self._run.id, aim, todo)
+            return
         criteria = load_criteria(criteria_name, aim, Path(self._run.recipe_path).parent)
         check_template(self._context)
         self._watch.start(f"reflect-{aim}")

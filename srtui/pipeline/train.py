@@ -5,56 +5,54 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from srtui.pipeline.context import Context, student_path
+from srtui.pipeline.watch import Stopped
+from srtui.selection import Ranked, best
 from srtui.store.corpus import Variant
+from srtui.training import Listener, Preflight, TrainExample, TrainingConfig, Written, planned_steps, train
 
 if TYPE_CHECKING:
     from srtui.scoring import SpanBuilder
-    from srtui.training import TrainExample
 
 
 def train_selected(context: Context) -> None:
-    """Train the student's adapter, unless that is done. Raises Stopped when asked to stop."""
-    from srtui.training import TrainingConfig, planned_steps, train
-
-    runs, run_id, watch, recipe = context.store.runs, context.run.id, context.watch, context.recipe
-    finished = runs.training(run_id)
-    if finished is not None and finished["status"] != "running":
+    """Train the student's adapter, unless that is done; one that was begun goes on from its last
+    checkpoint. Raises Stopped when asked to stop."""
+    store, run_id, watch, recipe = context.store, context.run.id, context.watch, context.recipe
+    runs = store.runs
+    earlier = runs.training(run_id)
+    if earlier is not None and earlier["status"] != "running":
         return
-    chosen = context.store.work.selected(run_id, held_out=False)
-    settings = recipe.training.model_dump(exclude={"enabled", "held_out"})
-    config = TrainingConfig(**settings, seed=recipe.seed)
+    chosen = _chosen(context)
+    settings = recipe.training.model_dump(exclude={"enabled", "held_out", "seed"})
+    seed = recipe.seed if recipe.training.seed is None else recipe.training.seed
+    config = TrainingConfig(**settings, seed=seed)
     steps = planned_steps(len(chosen), config)
-    training_id = runs.start_training(run_id, len(chosen), steps)
+    if earlier is not None and (earlier["examples"], earlier["steps"]) == (len(chosen), steps):
+        training_id = earlier["id"]
+    else:
+        training_id = runs.start_training(run_id, len(chosen), steps)
     if not chosen:
         reason = "no sample was selected"
         runs.finish_training(training_id, f"skipped: {reason}", 0, 0.0, None, {})
         watch.event("warning", f"Nothing was trained: {reason}.")
         return
     judge = context.judge()
-    variants = context.store.corpus.variants(v for _, v in chosen)
+    variants = store.corpus.variants(v for _, v in chosen)
     examples = _examples(judge.spans, [variants[v] for _, v in chosen])
-    held = _held_out(context, judge.spans)
-    told = {"tokens": 0}
-
-    def on_metric(step: int, values: dict[str, float]) -> None:
-        told["tokens"] = int(values.get("tokens", told["tokens"]))
-        runs.training_metrics(training_id, step, values)
-        detail = {k: round(v, 4) for k, v in values.items() if k in ("loss", "learning_rate")}
-        watch.tell(min(step, steps), steps, told["tokens"], detail, now=True)
-
     watch.tell(0, steps, 0, {}, now=True)
     result = train(
         student_path(context.workspace, recipe.student.model, recipe.student.quantization),
         examples,
-        held,
+        _held_out(context, judge.spans),
         config,
         context.workspace.runs / context.run.name / "adapter",
-        on_metric=on_metric,
+        _Record(context, training_id, steps),
         should_stop=watch.should_stop,
         student=judge.student,
     )
     context.forget_students()  # this one has an adapter now
-    watch.raise_if_stopped()
+    if result is None:
+        raise Stopped
     runs.finish_training(
         training_id,
         "done",
@@ -65,19 +63,74 @@ def train_selected(context: Context) -> None:
             "first_loss": result.first_loss,
             "last_loss": result.last_loss,
             "steps": result.steps,
+            "kept_step": result.kept_step,
             "examples": len(examples),
             "held_out": result.held_out,
         },
     )
 
 
+class _Record(Listener):
+    """What training tells, into the store and to whoever watches."""
+
+    def __init__(self, context: Context, training_id: int, steps: int) -> None:
+        self._context, self._id, self._steps = context, training_id, steps
+        self._tokens_before = 0
+
+    def planned(self, facts: Preflight) -> None:
+        self._context.store.checkpoints.plan(self._id, facts.facts())
+        self._context.watch.event("info", facts.sentence(self._context.recipe.prompt.max_length))
+
+    def begins(self, step: int, tokens: int) -> None:
+        self._tokens_before = tokens
+        self._context.store.checkpoints.rewind(self._id, step)
+        if step:
+            self._context.watch.event(
+                "info", f"Training goes on from the checkpoint of step {step} of {self._steps}."
+            )
+
+    def metric(self, step: int, values: dict[str, float]) -> None:
+        self._context.store.runs.training_metrics(self._id, step, values)
+        detail = {k: round(v, 6) for k, v in values.items() if k in ("loss", "learning_rate")}
+        tokens = round(values["tokens"]) - self._tokens_before
+        self._context.watch.tell(step, self._steps, tokens, detail, now=True)
+
+    def saved(self, written: Written) -> None:
+        path = str(written.path.relative_to(self._context.workspace.root))
+        self._context.store.checkpoints.add(self._id, written.step, path, written.bytes, written.seconds)
+
+    def removed(self, step: int) -> None:
+        self._context.store.checkpoints.mark(self._id, step, "removed")
+
+    def refused(self, step: int, why: str) -> None:
+        self._context.store.checkpoints.mark(self._id, step, "corrupt")
+        self._context.watch.event(
+            "warning", f"The checkpoint of step {step} is not used: {why}. The one before it is."
+        )
+
+    def note(self, message: str) -> None:
+        self._context.watch.event("info", message)
+
+
+def _chosen(context: Context) -> list[tuple[int, int]]:
+    """(sample id, variant id) of what is trained on: what was selected, or the best of it."""
+    work, wanted = context.store.work, context.recipe.selection
+    chosen = work.selected(context.run.id, held_out=False)
+    if wanted.top_percent >= 100:
+        return chosen
+    ranked = [Ranked(*row) for row in work.selected_scores(context.run.id)]
+    kept = best(ranked, wanted.top_percent, wanted.top_by)
+    return [(sample, variant) for sample, variant in chosen if sample in kept]
+
+
 def _examples(spans: SpanBuilder, variants: list[Variant]) -> list[TrainExample]:
     """The very spans that were scored."""
     from srtui.scoring import Invalid
-    from srtui.training import TrainExample
 
     made = (spans.forward(variant.pair)[0] for variant in variants)
-    return [TrainExample(span.ids, span.target) for span in made if not isinstance(span, Invalid)]
+    return [
+        TrainExample(span.ids, span.target, span.truncated) for span in made if not isinstance(span, Invalid)
+    ]
 
 
 def _held_out(context: Context, spans: SpanBuilder) -> dict[str, list[TrainExample]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,10 +14,13 @@ from srtui.scoring.scorer import Scorer
 from srtui.scoring.spans import Invalid, Span, SpanBuilder
 from srtui.scoring.student import Quantization, Student
 from srtui.store import Store
-from srtui.store.corpus import Variant
+from srtui.store.corpus import Variant, batched
 from srtui.store.work import StoredLoss, StoredScore
 
 Metric = Literal["ifd", "rifd"]
+# By variant: the conditional and the unconditional span, each with its key; or why there are none.
+_Cut = dict[int, "tuple[tuple[bytes, Span], ...] | Invalid"]
+_BLOCK = 512  # variants cut into tokens together
 
 
 class Judge:
@@ -75,15 +79,61 @@ class Judge:
         Losses are stored every second or so, so a kill loses little; when asked to stop, scores
         that are not complete are left for the next time.
         """
-        work = self._store.work
         wanted = list(dict.fromkeys(variant_ids))
-        have = work.scores(wanted, self.setting_id, metric)
-        variants = self._store.corpus.variants(v for v in wanted if v not in have)
-        pairs = {i: self._spans_of(v, metric) for i, v in variants.items()}
+        have = self.scores(wanted, metric)
+        blocks = list(batched((v for v in wanted if v not in have), _BLOCK))
+        with ThreadPoolExecutor(1, "srtui-tokenizer") as ahead:
+            # The next block's texts are cut into tokens while the student reads this one's.
+            cut = [ahead.submit(self._cut, self._variants(block), metric) for block in blocks[:1]]
+            for n, _ in enumerate(blocks):
+                pairs = cut[n].result()
+                cut += [ahead.submit(self._cut, self._variants(b), metric) for b in blocks[n + 1 : n + 2]]
+                for tokens, share in self._score_block(pairs, metric, should_stop):
+                    yield tokens, (n + share) / len(blocks)
+                if should_stop():
+                    return
+
+    def _variants(self, ids: Iterable[int]) -> list[Variant]:
+        return list(self._store.corpus.variants(ids).values())
+
+    def _cut(self, variants: list[Variant], metric: Metric) -> _Cut:
+        return {v.id: self._spans_of(v, metric) for v in variants}
+
+    def _score_block(
+        self, pairs: _Cut, metric: Metric, should_stop: Callable[[], bool]
+    ) -> Iterator[tuple[int, float]]:
         keyed: dict[bytes, Span] = {}
         for key, span in (ks for pair in pairs.values() if not isinstance(pair, Invalid) for ks in pair):
             self._shared += len(span.ids) * (key in keyed)
             keyed[key] = span
+        known = yield from self._losses(keyed, should_stop)
+        self._store.work.add_scores(
+            self.setting_id,
+            [s for i, pair in pairs.items() if (s := self._stored_score(i, metric, pair, known)) is not None],
+        )
+
+    def conditional(
+        self, variant_ids: Iterable[int], should_stop: Callable[[], bool] = lambda: False
+    ) -> dict[int, float]:
+        """L(y|x) of these variants, mean NLL in nats a token, where there is one; stored like all losses."""
+        keyed: dict[bytes, Span] = {}
+        key_of: dict[int, bytes] = {}
+        for variant_id, variant in self._store.corpus.variants(variant_ids).items():
+            span = self.spans.forward(variant.pair)[0]
+            if not isinstance(span, Invalid):
+                key_of[variant_id] = span.key(self.student.id, self._protocol)
+                keyed[key_of[variant_id]] = span
+        for _ in self._losses(keyed, should_stop):
+            pass
+        known = self._store.work.losses(keyed)
+        found = {i: known[key] for i, key in key_of.items() if key in known}
+        return {i: loss.nll / loss.tokens for i, loss in found.items() if loss.nll is not None}
+
+    def _losses(
+        self, keyed: dict[bytes, Span], should_stop: Callable[[], bool]
+    ) -> Generator[tuple[int, float], None, dict[bytes, StoredLoss]]:
+        """The losses of these spans, from the store or else computed and stored; yields as ``score`` does."""
+        work = self._store.work
         known = work.losses(keyed)
         todo = [(key, span) for key, span in keyed.items() if key not in known]
         self._shared += sum(len(span.ids) for key, span in keyed.items() if key in known)
@@ -105,10 +155,7 @@ class Judge:
                 fresh, stored_at = {}, time.monotonic()
         work.add_losses(fresh)
         known.update(fresh)
-        work.add_scores(
-            self.setting_id,
-            [s for i, pair in pairs.items() if (s := self._stored_score(i, metric, pair, known)) is not None],
-        )
+        return known
 
     def _spans_of(self, variant: Variant, metric: Metric) -> tuple[tuple[bytes, Span], ...] | Invalid:
         """The conditional and the unconditional span, each with its key; or why there are none."""

@@ -14,6 +14,7 @@ from srtui.models import file_sha256
 
 Quantization = Literal["nf4", "bf16", "int8", "f32", "gguf"]
 
+_ADAPTER = "adapter_model.safetensors"
 # Words, digits, spaces, line breaks, code and other scripts: where tokenizers differ, they differ here.
 _PROBE = "Hello,  world!\n\nIt's 2024: x = {'a': 12345};\n\tπ ≈ 3.14159 — naïve 東京 🙂 مرحبا"
 
@@ -29,11 +30,18 @@ class Student:
     tokenizer: Any
 
     @classmethod
-    def load(cls, folder: Path, quantization: Quantization = "nf4", device: str = "auto") -> Student:
+    def load(
+        cls,
+        folder: Path,
+        quantization: Quantization = "nf4",
+        device: str = "auto",
+        adapter: Path | None = None,
+    ) -> Student:
         """Load from ``folder`` (config.json, *.safetensors, tokenizer.json); never from the network.
 
         With ``gguf``, ``folder`` is a GGUF file, and llama.cpp runs it: a student that can choose,
         and not be trained. nf4 is bitsandbytes' NF4 with double quantization, as QLoRA (Dettmers et al. 2023) trains it.
+        ``adapter`` is a folder that training wrote: with it, this is the tuned student.
         Raises UserError where the folder is not such a student.
         """
         if quantization == "gguf":
@@ -109,6 +117,9 @@ class Student:
             )
         model.eval()
         identity = f"{weights_sha256(folder)[:32]}:{quantization}:{str(dtype).removeprefix('torch.')}"
+        if adapter is not None:
+            model = _with_adapter(model, adapter)
+            identity += f":{file_sha256(adapter / _ADAPTER)[:32]}"
         return cls(folder.name, identity, quantization, model, tokenizer)
 
     @classmethod
@@ -133,6 +144,19 @@ class Student:
                 "scores would be wrong; use the model's safetensors folder as the student."
             )
         return cls(path.stem, f"{file_sha256(path)[:32]}:gguf", "gguf", model, tokenizer)
+
+
+def _with_adapter(model: Any, adapter: Path) -> Any:
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    if not (adapter / _ADAPTER).is_file() or not (adapter / "adapter_config.json").is_file():
+        raise UserError(f"{adapter} is not an adapter: it needs adapter_config.json and {_ADAPTER}.")
+    try:
+        return PeftModel.from_pretrained(model, str(adapter), local_files_only=True).eval()
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{adapter}: this adapter does not go with its student ({first_line}).") from error
 
 
 def compute_dtype(device: str) -> Any:

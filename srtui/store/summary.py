@@ -10,7 +10,9 @@ from srtui.store.runs import state_now
 
 if TYPE_CHECKING:
     from srtui.store import Store
+    from srtui.store.runs import Run
 
+_PAPERS = {"instruction": "ifd", "response": "rifd"}
 _CODE = re.compile(r"```|^\s*(?:def |class |import |#include|public |SELECT |function )", re.MULTILINE)
 
 
@@ -36,8 +38,8 @@ def summarise(store: Store, run_id: int) -> dict[str, Any]:
         "quantization": run.recipe["student"]["quantization"],
         "reflections": {stage: _reflections(store, run_id, stage) for stage in ("instruction", "response")},
         "accepted": {stage: _accepted(store, run_id, stage) for stage in ("instruction", "response")},
-        "ifd": _before_after(store, run_id, "instruction"),
-        "rifd": _before_after(store, run_id, "response"),
+        "ifd": _before_after(store, run, "instruction"),
+        "rifd": _before_after(store, run, "response"),
         "kept_scores": _kept_scores(store, run_id),
         "length": _lengths(store, run_id),
         "kept": _one(store, "SELECT count(*) FROM outcome WHERE run_id = ? AND kept = 1", run_id),
@@ -59,6 +61,36 @@ def summarise(store: Store, run_id: int) -> dict[str, Any]:
         "stages": store.runs.stages(run_id),
         "peak_memory_mb": round(run.peak_memory_mb),
         "seconds": sum(s["seconds"] for s in store.runs.stages(run_id).values()),
+        "rounds": [_round(store, r) for r in _rounds(store, run)],
+    }
+
+
+def _rounds(store: Store, run: Run) -> list[Run]:
+    """The runs whose tuned students were the teachers, one after the other, up to this one."""
+    by_name = {r.name: r for r in store.runs.all()}
+    rounds = [run]
+    while (name := rounds[0].recipe["teacher"].get("from_run")) in by_name and len(rounds) < 100:
+        rounds.insert(0, by_name[name])
+    return rounds
+
+
+def _round(store: Store, run: Run) -> dict[str, Any]:
+    """One round in a line: what its teacher wrote was worth, and what its student became."""
+    training = store.runs.training(run.id)
+    held_out = (training or {"result": {}})["result"].get("held_out", {}).get("original", {})
+    parsed = [_reflections(store, run.id, stage) for stage in ("instruction", "response")]
+    asked = sum(r["asked"] for r in parsed)
+    return {
+        "run": run.name,
+        "teacher": (run.teacher or {}).get("name") or run.recipe["teacher"]["model"],
+        "parsed_share": sum(r["first_try"] + r["after_retries"] for r in parsed) / asked if asked else None,
+        "taken_share": {
+            stage: _accepted(store, run.id, stage)["share"] for stage in ("instruction", "response")
+        },
+        "kept": _one(store, "SELECT count(*) FROM outcome WHERE run_id = ? AND kept = 1", run.id),
+        **_kept_scores(store, run.id),
+        "held_out_before": held_out.get("before"),
+        "held_out_after": held_out.get("after"),
     }
 
 
@@ -100,14 +132,20 @@ def _accepted(store: Store, run_id: int, stage: str) -> dict[str, Any]:
     return {"decided": row["decided"], "choices": row["choices"], "taken": row["taken"], "share": share}
 
 
-def _before_after(store: Store, run_id: int, stage: str) -> dict[str, Any]:
-    """Mean score of the text reflected on, and of what the student chose, over the same samples."""
-    before, after = [], []
+def _before_after(store: Store, run: Run, stage: str) -> dict[str, Any]:
+    """Mean score of the text reflected on, and of what the student chose, over the same samples.
+
+    Of the paper's choices only: an ablation that chooses by something else compares no IFD or r-IFD.
+    """
+    before: list[float] = []
+    after: list[float] = []
+    if run.recipe["selection"].get(f"{stage}_by", _PAPERS[stage]) != _PAPERS[stage]:
+        return {"samples": 0, "before": None, "after": None}
     for r in store.rows(
         "SELECT json_extract(compared, '$[0][1]') AS first, (SELECT json_extract(value, '$[1]') FROM json_each(compared) "
         "WHERE json_extract(value, '$[0]') = chosen_id) AS chosen FROM decision "
         "WHERE run_id = ? AND stage = ? AND json_array_length(compared) > 1",
-        (run_id, stage),
+        (run.id, stage),
     ):
         if r["first"] is not None and r["chosen"] is not None:
             before.append(r["first"])

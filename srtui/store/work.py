@@ -7,6 +7,7 @@ was killed goes on by asking the same questions again.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -145,6 +146,12 @@ class Work:
             [(run_id, sample_id, stage, n, variant_id) for n, variant_id in enumerate(candidates)],
         )
 
+    def leave_unasked(self, run_id: int, stage: str, todo: Iterable[tuple[int, int]]) -> None:
+        """These samples (with the variants they have) get no reflection at ``stage``: the recipe wants none."""
+        with self._store.transaction():
+            for sample_id, variant_id in todo:
+                self.add_reflection(run_id, sample_id, stage, variant_id, "not_asked", 0, [])
+
     def reflections_of(self, run_id: int, sample_id: int) -> dict[str, dict[str, Any]]:
         return {
             r["stage"]: dict(r)
@@ -152,6 +159,17 @@ class Work:
                 "SELECT * FROM reflection WHERE run_id = ? AND sample_id = ?", (run_id, sample_id)
             )
         }
+
+    def first_candidates(self, run_id: int, stage: str) -> list[tuple[int, int]]:
+        """(sample id, variant id) of the teacher's first rewrite of each sample at ``stage``, taken or not."""
+        return [
+            (r[0], r[1])
+            for r in self._store.rows(
+                "SELECT sample_id, variant_id FROM candidate WHERE run_id = ? AND stage = ? AND ordinal = 0 "
+                "ORDER BY sample_id",
+                (run_id, stage),
+            )
+        ]
 
     # -- scores -----------------------------------------------------------------------------
 
@@ -199,6 +217,19 @@ class Work:
                 (setting_id, metric, *chunk),
             ):
                 found[r[0]] = (r[1], r[2])
+        return found
+
+    def perplexities(self, variant_ids: Iterable[int], setting_id: int, metric: str) -> dict[int, float]:
+        """Numerators of the stored scores: ppl(y|x) for ``ifd``, ppl(x|y) for ``rifd``, where they are."""
+        found: dict[int, float] = {}
+        for chunk in batched(variant_ids, 500):
+            marks = ",".join("?" * len(chunk))
+            for r in self._store.rows(
+                "SELECT s.variant_id, l.nll / l.tokens FROM score s JOIN span_loss l ON l.key = s.conditional_key "
+                f"WHERE s.setting_id = ? AND s.metric = ? AND l.reason IS NULL AND s.variant_id IN ({marks})",
+                (setting_id, metric, *chunk),
+            ):
+                found[r[0]] = math.exp(r[1])
         return found
 
     def add_scores(self, setting_id: int, scores: Iterable[StoredScore]) -> None:
@@ -349,6 +380,19 @@ class Work:
                 "JOIN run_sample rs ON rs.run_id = o.run_id AND rs.sample_id = o.sample_id "
                 "LEFT JOIN overrule p ON p.run_id = o.run_id AND p.sample_id = o.sample_id AND p.undone_at IS NULL "
                 f"WHERE o.run_id = ? AND (o.kept = 1 OR p.id IS NOT NULL){where} ORDER BY o.sample_id",
+                (run_id,),
+            )
+        ]
+
+    def selected_scores(self, run_id: int) -> list[tuple[int, float | None, float | None, bool]]:
+        """(sample id, IFD, r-IFD, a person chose its text) of what is kept and not held out."""
+        return [
+            (r[0], r[1], r[2], bool(r[3]))
+            for r in self._store.rows(
+                "SELECT o.sample_id, o.ifd, o.rifd, p.id IS NOT NULL FROM outcome o "
+                "JOIN run_sample rs ON rs.run_id = o.run_id AND rs.sample_id = o.sample_id AND rs.held_out = 0 "
+                "LEFT JOIN overrule p ON p.run_id = o.run_id AND p.sample_id = o.sample_id AND p.undone_at IS NULL "
+                "WHERE o.run_id = ? AND (o.kept = 1 OR p.id IS NOT NULL) ORDER BY o.sample_id",
                 (run_id,),
             )
         ]

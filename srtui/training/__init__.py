@@ -1,5 +1,17 @@
 """QLoRA on what the student chose."""
 
-from srtui.training.qlora import TrainExample, TrainingConfig, TrainingResult, planned_steps, train
+from srtui.training.checkpoints import Written
+from srtui.training.plan import TrainExample, TrainingConfig, planned_steps
+from srtui.training.preflight import Preflight
+from srtui.training.qlora import Listener, TrainingResult, train
 
-__all__ = ["TrainExample", "TrainingConfig", "TrainingResult", "planned_steps", "train"]
+__all__ = [
+    "Listener",
+    "Preflight",
+    "TrainExample",
+    "TrainingConfig",
+    "TrainingResult",
+    "Written",
+    "planned_steps",
+    "train",
+]

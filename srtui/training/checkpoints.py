@@ -87,15 +87,23 @@ def fault(path: Path, fingerprint: str) -> str | None:
 
 
 def prune(root: Path, keep: int) -> list[int]:
-    """Remove all but the newest ``keep``, and what a kill left half-written; returns the steps removed."""
+    """Remove all but the newest ``keep`` (at least 1), and what a kill left half-written; returns the steps removed."""
     for path in root.glob("step-*.part"):
         shutil.rmtree(path, ignore_errors=True)
-    gone = _all(root)[: -keep if keep else None]
+    gone = _all(root)[:-keep]
     for _, path in gone:
         # The manifest first: what a kill leaves of a removal is then no checkpoint.
         (path / _MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(path, ignore_errors=True)
     return [step for step, _ in gone]
+
+
+def discard_after(root: Path, step: int) -> None:
+    """Remove what lies in the way of a training that goes on after ``step``: newer ones, all unusable."""
+    for found, path in _all(root):
+        if found > step:
+            (path / _MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _all(root: Path) -> list[tuple[int, Path]]:

@@ -24,7 +24,8 @@ class TrainExample:
 @dataclass(frozen=True)
 class TrainingConfig:
     """QLoRA's knobs; ``batch_size`` samples make one optimizer step, ``micro_batch_size`` at most one
-    pass. srtui.recipe.Training says what the others are."""
+    pass. ``steps``, where it is given, is how many are taken, whatever ``epochs`` says.
+    srtui.recipe.Training says what the others are."""
 
     epochs: float = 3.0
     learning_rate: float = 2e-4
@@ -48,6 +49,7 @@ class TrainingConfig:
     evaluation_steps: Literal["auto"] | int = "auto"
     early_stopping: int = 0
     seed: int = 0
+    steps: int | None = None
 
     def fingerprint(self, student_id: str, examples: Sequence[TrainExample], held_out: str) -> str:
         """Of all that the weights after a step depend on: equal ones may share a checkpoint.
@@ -76,6 +78,8 @@ def steps_an_epoch(examples: int, config: TrainingConfig) -> int:
 
 def planned_steps(examples: int, config: TrainingConfig) -> int:
     """Optimizer steps that ``train`` will take."""
+    if config.steps is not None:
+        return config.steps if examples else 0
     return math.ceil(steps_an_epoch(examples, config) * config.epochs)
 
 

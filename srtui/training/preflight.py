@@ -65,12 +65,15 @@ class Preflight:
 
     def sentence(self, max_length: int) -> str:
         """All of it, for a person."""
-        cut = f"{self.truncated:,} samples ({self.truncated / self.samples:.1%}) are cut"
-        cut = f"; {cut} at {max_length:,} tokens" if self.truncated else "; none is cut"
+        cut = "none is cut"
+        if self.truncated:
+            share = self.truncated / self.samples
+            cut = f"{self.truncated:,} of them ({share:.1%}) are cut at prompt.max_length = {max_length:,}"
+        minutes = self.seconds / 60
+        time = f"{minutes / 60:.1f} hours" if minutes >= 90 else f"{max(minutes, 0.1):.1f} minutes"
         return (
-            f"Training on {self.samples:,} samples: {self.tokens:,} tokens in {self.steps:,} steps, about "
-            f"{duration(self.seconds)} and {bytes_text(self.memory)} of memory ({bytes_text(self.free)} are "
-            f"free){cut}."
+            f"Training on {self.samples:,} samples; {cut}. {self.tokens:,} tokens in {self.steps:,} steps will "
+            f"take about {time} and {self.memory / 1e9:.1f} GB of memory ({self.free / 1e9:.1f} GB are free)."
         )
 
 
@@ -153,7 +156,14 @@ def what_would_fit(
             if needed_bytes(shape, examples, smaller, gradient_checkpointing=again, **passes) <= free:  # type: ignore[arg-type]
                 words = [f"training.micro_batch_size = {size}"] if size != config.micro_batch_size else []
                 return " and ".join(
-                    [*words, *(["training.gradient_checkpointing = true"] if again != gradient_checkpointing else [])]
+                    [
+                        *words,
+                        *(
+                            ["training.gradient_checkpointing = true"]
+                            if again != gradient_checkpointing
+                            else []
+                        ),
+                    ]
                 )
     one = replace(config, micro_batch_size=1)
     for length in lengths:
@@ -183,11 +193,11 @@ def diverged(losses: Sequence[float], vocabulary: int) -> bool:
     """Whether the last losses (nats a token) say that training has blown up.
 
     It has where the mean of the last four is above ln(vocabulary), the loss of guessing every token
-    alike, and above twice the median of what came before (eight steps at least). Four, since one
+    alike, and above twice the median of the up to 128 before them (eight at least). Four, since one
     step of short odd answers may well be that bad; twice the median, since a student may begin there.
     """
     if len(losses) < 12:
         return False
-    earlier = sorted(losses[:-4])
+    earlier = sorted(losses[-132:-4])
     recent = math.fsum(losses[-4:]) / 4
     return recent > max(math.log(vocabulary), 2 * earlier[len(earlier) // 2])

@@ -1,61 +1,48 @@
 """QLoRA finetuning (Dettmers et al. 2023) of the 4-bit student on the selected pairs, through TRL.
 
 The examples are the very spans that were scored, token for token, and only the target carries loss:
-the loss of a sample before the first step equals the scorer's L(y|x).
+the loss of a sample before the first step equals the scorer's L(y|x). A training that was killed goes
+on from its last checkpoint as if nothing had happened.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import math
 import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from srtui.errors import UserError
-from srtui.scoring import Scorer, Span, Student, compute_dtype
+from srtui.sample import digest
+from srtui.scoring import Scorer, Span, Student
+from srtui.scoring.packing import packed_attention
+from srtui.training import checkpoints, preflight
+from srtui.training.plan import TrainExample, TrainingConfig, plan_steps, steps_an_epoch
 
-
-@dataclass(frozen=True)
-class TrainExample:
-    """Token ids whose last ``target`` ones carry loss."""
-
-    input_ids: tuple[int, ...]
-    target: int
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """QLoRA's knobs; ``batch_size`` samples make one optimizer step, ``micro_batch_size`` one pass."""
-
-    epochs: float = 3.0
-    learning_rate: float = 2e-4
-    batch_size: int = 16
-    micro_batch_size: int = 4
-    warmup_ratio: float = 0.03
-    scheduler: Literal["cosine", "linear", "constant"] = "cosine"
-    optimizer: Literal["auto", "adamw", "paged_adamw_8bit"] = "auto"
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    lora_rank: int = 16
-    lora_alpha: int = 32
-    lora_dropout: float = 0.05
-    seed: int = 0
+# What a kill loses at most, by default: five minutes of training.
+_CHECKPOINT_SECONDS = 300.0
+_PROGRESS, _BEST = "progress.json", "best.safetensors"
 
 
 @dataclass(frozen=True)
 class TrainingResult:
     """``tokens`` went through the model, padding not counted; losses are means in nats a token.
 
-    ``held_out`` maps a set's name to samples, before and after.
+    ``held_out`` maps a set's name to samples, before and after. ``kept_step`` is the step whose weights
+    were kept: the last, or the best one where early stopping looked for it.
     """
 
     adapter_dir: Path
     steps: int
+    kept_step: int
     first_loss: float
     last_loss: float
     tokens: int
@@ -63,12 +50,45 @@ class TrainingResult:
     held_out: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-def planned_steps(examples: int, config: TrainingConfig) -> int:
-    """Optimizer steps that ``train`` will take."""
-    micro = math.ceil(examples / config.micro_batch_size)
-    accumulate = max(1, config.batch_size // config.micro_batch_size)
-    a_epoch = max(math.ceil(micro / accumulate), 1) if examples else 0
-    return math.ceil(a_epoch * config.epochs)
+class Listener:
+    """What ``train`` tells while it works; each does nothing unless overridden."""
+
+    def planned(self, facts: preflight.Preflight) -> None:
+        """Before the first step."""
+
+    def begins(self, step: int, tokens: int) -> None:
+        """It goes on after this step (0: from the start), and after so many tokens; what was told of
+        later steps is told again."""
+
+    def metric(self, step: int, values: dict[str, float]) -> None:
+        """After each step: loss, learning_rate, grad_norm, tokens and seconds so far, memory_mb; and
+        held_out_NAME after an evaluation."""
+
+    def saved(self, written: checkpoints.Written) -> None:
+        """A checkpoint is on the disk."""
+
+    def removed(self, step: int) -> None:
+        """A checkpoint made room for newer ones."""
+
+    def refused(self, step: int, why: str) -> None:
+        """A checkpoint could not be used."""
+
+    def note(self, message: str) -> None:
+        """Something that a person may want to know."""
+
+
+@dataclass
+class _Progress:
+    """What a checkpoint keeps beside the trainer's own state."""
+
+    step: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    first_loss: float = math.nan
+    before: dict[str, float] = field(default_factory=dict)
+    best_step: int = 0
+    best_loss: float = math.inf
+    worse: int = 0
 
 
 def train(
@@ -77,162 +97,333 @@ def train(
     held_out: Mapping[str, Sequence[TrainExample]],
     config: TrainingConfig,
     out_dir: Path,
-    on_metric: Callable[[int, dict[str, float]], None] = lambda step, values: None,
+    listener: Listener | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     student: Student | None = None,
-) -> TrainingResult:
+) -> TrainingResult | None:
     """Train an adapter and write it to ``out_dir`` as safetensors, beside it first and then renamed.
 
-    ``on_metric`` gets loss, learning_rate, grad_norm, and tokens so far, once a step. A stop takes
-    effect after the step in hand; nothing is then written. ``student`` saves a second load and is
-    given adapters in place. Raises UserError where a loss is not finite.
+    Checkpoints lie in ``checkpoints`` beside ``out_dir``; a whole one of this very training is gone on
+    from. A stop gives up the step in hand, leaves a checkpoint and returns None. ``student`` saves a
+    second load and is given adapters in place. Raises UserError where memory will not do (with the
+    setting that would), where a loss is not finite, and where the loss has blown up.
     """
-    import torch
-    from datasets import Dataset
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-    from transformers import TrainerCallback, set_seed
-    from trl import SFTConfig, SFTTrainer
-
     _quiet()
-    set_seed(config.seed)
     student = student or Student.load(student_folder, "nf4")
-    before = {name: _mean_loss(student, items, should_stop) for name, items in held_out.items()}
-    on_gpu = torch.cuda.is_available()
-    model = student.model
-    if student.quantization in ("nf4", "int8"):
-        model = prepare_model_for_kbit_training(
-            model,
-            use_gradient_checkpointing=on_gpu,
-            gradient_checkpointing_kwargs={"use_reentrant": False},
+    return _Training(student, examples, held_out, config, out_dir, listener or Listener(), should_stop).work()
+
+
+class _Training:
+    def __init__(
+        self,
+        student: Student,
+        examples: Sequence[TrainExample],
+        held_out: Mapping[str, Sequence[TrainExample]],
+        config: TrainingConfig,
+        out_dir: Path,
+        listener: Listener,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        import torch
+
+        self.student, self.examples, self.held_out, self.config = student, examples, held_out, config
+        self.out_dir, self.listener, self.should_stop = out_dir, listener, should_stop
+        self.root = out_dir.with_name("checkpoints")
+        self.on_gpu = torch.cuda.is_available()
+        watched = held_out if config.early_stopping else {}
+        self.fingerprint = config.fingerprint(
+            student.id,
+            examples,
+            digest(*(repr((n, list(held))) for n, held in sorted(watched.items()))).hex(),
         )
-    model = get_peft_model(
-        model,
-        LoraConfig(
-            r=config.lora_rank,
-            lora_alpha=config.lora_alpha,
-            lora_dropout=config.lora_dropout,
-            target_modules="all-linear",
-            task_type="CAUSAL_LM",
-        ),
-    )
-    rows = [
-        {
-            "input_ids": list(e.input_ids),
-            "labels": [-100] * (len(e.input_ids) - e.target)
-            + list(e.input_ids[len(e.input_ids) - e.target :]),
+        self.optimizer = config.optimizer
+        if self.optimizer == "auto":
+            self.optimizer = "paged_adamw_8bit" if self.on_gpu else "adamw"
+        asked = config.gradient_checkpointing
+        self.gradient_checkpointing = self.on_gpu if asked == "auto" else asked
+        self.evaluate_every = config.evaluations(steps_an_epoch(len(examples), config)) if held_out else 0
+        self.scorer = Scorer(student)  # adapters go into the very layers that it runs
+        self.progress = _Progress()
+        self.best: dict[str, Any] | None = None
+        self.saved_step = 0
+
+    def work(self) -> TrainingResult | None:
+        import torch
+        from safetensors.torch import load_file
+
+        from srtui.training.trainer import Interrupted
+
+        found = checkpoints.newest(self.root, self.fingerprint, self.listener.refused)
+        if found is None:
+            self.progress.before = self._held_out_losses()
+        else:
+            self.saved_step, folder = found
+            self.progress = _Progress(**json.loads((folder / _PROGRESS).read_text()))
+            self.best = load_file(folder / _BEST) if (folder / _BEST).exists() else None
+        checkpoints.discard_after(self.root, self.saved_step)
+        self._set_up()
+        attention = packed_attention(self.student.model) if self.packed else contextlib.nullcontext()
+        try:
+            with attention:
+                self._check()
+                self.listener.begins(self.saved_step, self.tokens_after[self.saved_step])
+                self.clock = time.monotonic() - self.progress.seconds
+                self.trainer.train(resume_from_checkpoint=str(found[1]) if found else None)
+        except Interrupted:
+            if self.progress.step > self.saved_step:
+                self._save()
+            return None
+        except torch.OutOfMemoryError as error:
+            raise self._too_large("the GPU's memory ran out") from error
+        return self._finish()
+
+    # -- before -------------------------------------------------------------------------------------
+
+    def _set_up(self) -> None:
+        """The plan, the student with new adapters, and what trains it."""
+        import torch
+        from peft import LoraConfig, get_peft_model
+        from transformers import set_seed
+        from trl import SFTConfig
+
+        from srtui.training.loss import MicroBatch
+        from srtui.training.trainer import StepTrainer
+
+        config = self.config
+        # NEFTune scales its noise by a sample's length, which a row of several does not have.
+        can_pack = config.packing is not False and not config.neftune_alpha
+        self.packed = can_pack and self.scorer.packed
+        plan = plan_steps([len(e.input_ids) for e in self.examples], config, packed=self.packed)
+        self.steps = [
+            [MicroBatch(tuple(self.examples[i] for i in micro), self.packed) for micro in step]
+            for step in plan
+        ]
+        self.tokens_after = [0, *accumulate(sum(batch.tokens for batch in step) for step in self.steps)]
+        set_seed(config.seed)
+        model = get_peft_model(
+            self.student.model,
+            LoraConfig(
+                r=config.lora_rank,
+                lora_alpha=config.lora_alpha,
+                lora_dropout=config.lora_dropout,
+                use_rslora=config.rslora,
+                use_dora=config.dora,
+                target_modules="all-linear",
+                task_type="CAUSAL_LM",
+            ),
+        )
+        if self.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.student.model = model
+        arguments = SFTConfig(
+            output_dir=str(self.root),
+            num_train_epochs=1,  # the plan has them all
+            per_device_train_batch_size=1,
+            gradient_accumulation_steps=1,
+            learning_rate=config.learning_rate,
+            warmup_steps=math.ceil(len(self.steps) * config.warmup_ratio),
+            lr_scheduler_type=config.scheduler,
+            optim="adamw_torch" if self.optimizer == "adamw" else self.optimizer,
+            weight_decay=config.weight_decay,
+            max_grad_norm=config.max_grad_norm,
+            neftune_noise_alpha=config.neftune_alpha or None,
+            seed=config.seed,
+            bf16=self.on_gpu and torch.cuda.is_bf16_supported(),
+            use_cpu=not self.on_gpu,
+            gradient_checkpointing=False,  # done above, so that the pre-flight has it too
+            train_sampling_strategy="sequential",
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            save_strategy="no",
+            eval_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            max_length=None,
+            packing=False,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            dataloader_pin_memory=False,
+        )
+        self.trainer = StepTrainer(
+            model, self.student.tokenizer, arguments, self.steps, self._after_step, self.should_stop
+        )
+
+    def _check(self) -> None:
+        """Say what it will take, and refuse what does not fit."""
+        import torch
+
+        model = self.student.model
+        device = next(model.parameters()).device
+        self.shape = preflight.Shape.of(model, 2 if self.on_gpu else 4)
+        self.free = preflight.free_bytes(device)
+        self.memory = preflight.needed_bytes(self.shape, self.examples, self.config, **self._ways())
+        if self.memory > self.free:
+            raise self._too_large(
+                f"it takes about {self.memory / 1e9:.1f} GB of memory and {self.free / 1e9:.1f} GB are free"
+            )
+        done = self.progress
+        rate = self.tokens_after[done.step] / done.seconds if done.seconds else 0.0
+        if not rate:
+            # A real pass: on a GPU the largest one, which shows at once whether it fits; on a CPU one of
+            # middling size, for time.
+            passes = sorted((batch for step in self.steps for batch in step), key=lambda b: b.tokens)
+            trial = passes[-1 if self.on_gpu else len(passes) // 2]
+            began = time.monotonic()
+            self.trainer.run([trial])
+            if self.on_gpu:
+                torch.cuda.synchronize()
+            rate = trial.tokens / (time.monotonic() - began)
+            model.zero_grad()
+        seconds = self.tokens_after[-1] / rate
+        wanted = self.config.checkpoint_steps
+        by_time = max(1, round(_CHECKPOINT_SECONDS * len(self.steps) / seconds))
+        self.save_every = by_time if wanted == "auto" else wanted
+        self.listener.planned(
+            preflight.Preflight(
+                samples=len(self.examples),
+                truncated=sum(e.truncated for e in self.examples),
+                tokens=self.tokens_after[-1],
+                targets=sum(batch.targets for step in self.steps for batch in step),
+                steps=len(self.steps),
+                seconds=seconds,
+                memory=self.memory,
+                free=self.free,
+                packed=self.packed,
+                gradient_checkpointing=self.gradient_checkpointing,
+            )
+        )
+
+    def _ways(self) -> dict[str, Any]:
+        return {
+            "packed": self.packed,
+            "gradient_checkpointing": self.gradient_checkpointing,
+            "optimizer": self.optimizer,
         }
-        for e in examples
-    ]
-    lengths = sum(len(e.input_ids) for e in examples)
-    steps = planned_steps(len(examples), config)
-    scratch = out_dir.with_name(out_dir.name + ".part")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    optimizer = config.optimizer
-    if optimizer == "auto":
-        optimizer = "paged_adamw_8bit" if on_gpu else "adamw"
-    bf16 = on_gpu and torch.cuda.is_bf16_supported()
-    arguments = SFTConfig(
-        output_dir=str(scratch / "trainer"),
-        num_train_epochs=config.epochs,
-        per_device_train_batch_size=config.micro_batch_size,
-        gradient_accumulation_steps=max(1, config.batch_size // config.micro_batch_size),
-        learning_rate=config.learning_rate,
-        warmup_steps=math.ceil(steps * config.warmup_ratio),
-        lr_scheduler_type=config.scheduler,
-        optim="adamw_torch" if optimizer == "adamw" else optimizer,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        seed=config.seed,
-        data_seed=config.seed,
-        bf16=bf16,
-        use_cpu=not on_gpu,
-        gradient_checkpointing=on_gpu,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        eval_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        max_length=None,
-        packing=False,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        dataloader_pin_memory=on_gpu,
-    )
 
-    class Watch(TrainerCallback):  # type: ignore[misc]
-        """Every step to the store, and the stop back from it."""
+    def _too_large(self, what: str) -> UserError:
+        # Where the estimate was too low, half of it is the best guess at what is really there.
+        room = self.free if self.memory > self.free else self.memory // 2
+        would = preflight.what_would_fit(room, self.shape, self.examples, self.config, **self._ways())
+        mend = f"set {would}" if would else "choose a smaller student"
+        return UserError(f"Training does not fit: {what}; {mend}.")
 
-        losses: list[float] = []  # noqa: RUF012 - one instance, made right below
+    # -- while it runs ------------------------------------------------------------------------------
 
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            if not logs or "loss" not in logs:
-                return
-            loss = float(logs["loss"])
-            self.losses.append(loss)
-            if not math.isfinite(loss):
-                raise UserError(
-                    f"Training stopped at step {state.global_step}: the loss is {loss}; lower training.learning_rate."
-                )
-            values = {k: float(logs[k]) for k in ("loss", "learning_rate", "grad_norm") if k in logs}
-            on_metric(state.global_step, {**values, "tokens": lengths * float(state.epoch or 0)})
+    def _after_step(self, step: int, values: dict[str, float]) -> bool:
+        """Tell, evaluate, save; whether early stopping ends the training here."""
+        done = self.progress
+        done.step, done.seconds = step, time.monotonic() - self.clock
+        done.losses = [*done.losses[-131:], values["loss"]]
+        if math.isnan(done.first_loss):
+            done.first_loss = values["loss"]
+        values |= {"tokens": self.tokens_after[step], "seconds": done.seconds, "memory_mb": _memory_mb()}
+        ended = False
+        if self.evaluate_every and step % self.evaluate_every == 0:
+            losses = self._held_out_losses()
+            values |= {f"held_out_{name}": loss for name, loss in losses.items()}
+            ended = self._is_over(step, losses)
+        self.listener.metric(step, values)
+        if preflight.diverged(done.losses, self.shape.vocabulary):
+            raise UserError(
+                f"Training stopped at step {step} of {len(self.steps)}: the loss has blown up (the last four "
+                f"steps' mean is {math.fsum(done.losses[-4:]) / 4:.2f}). Lower training.learning_rate "
+                f"({self.config.learning_rate:g} now); the last checkpoint, of step {self.saved_step}, is kept."
+            )
+        if step % self.save_every == 0 or ended or step == len(self.steps):
+            self._save()
+        return ended
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-            if should_stop():
-                control.should_training_stop = True
-            return control
+    def _is_over(self, step: int, losses: Mapping[str, float]) -> bool:
+        """Early stopping: no better held-out loss in so many evaluations. The responses that were
+        selected are watched, since they are what is trained on; the original ones where there are none."""
+        if not self.config.early_stopping:
+            return False
+        loss, done = losses.get("selected", losses.get("original", math.nan)), self.progress
+        if loss < done.best_loss:
+            done.best_loss, done.best_step, done.worse = loss, step, 0
+            self.best = self.trainer.adapter()
+            return False
+        done.worse += 1
+        if done.worse < self.config.early_stopping:
+            return False
+        self.listener.note(
+            f"Early stopping after step {step}: the held-out loss was best, {done.best_loss:.4f}, after step "
+            f"{done.best_step}; those weights are kept."
+        )
+        return True
 
-        on_substep_end = on_step_end
+    def _save(self) -> None:
+        from safetensors.torch import save_file
 
-    watch = Watch()
-    started = time.monotonic()
-    trainer = SFTTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=student.tokenizer,
-        callbacks=[watch],
-    )
-    # TRL casts a quantized model's adapters to bfloat16, which a CPU without bf16 arithmetic multiplies
-    # at a fifth of float32's speed.
-    for parameter in trainer.model.parameters():
-        if parameter.requires_grad and not on_gpu:
-            parameter.data = parameter.data.to(compute_dtype("cpu"))
-    for callback in list(trainer.callback_handler.callbacks):
-        if type(callback).__name__ == "PrinterCallback":
-            trainer.remove_callback(callback)
-    trainer.train()
-    seconds = time.monotonic() - started
-    stopped = should_stop()
-    student.model = model.eval()
-    after = {} if stopped else {n: _mean_loss(student, items, should_stop) for n, items in held_out.items()}
-    if not stopped:
-        model.save_pretrained(str(scratch / "adapter"), safe_serialization=True)
-        student.tokenizer.save_pretrained(str(scratch / "adapter"))
-        shutil.rmtree(out_dir, ignore_errors=True)
-        (scratch / "adapter").replace(out_dir)
-    shutil.rmtree(scratch, ignore_errors=True)
-    return TrainingResult(
-        adapter_dir=out_dir,
-        steps=trainer.state.global_step,
-        first_loss=watch.losses[0] if watch.losses else math.nan,
-        last_loss=watch.losses[-1] if watch.losses else math.nan,
-        tokens=round(lengths * float(trainer.state.epoch or 0)),
-        seconds=seconds,
-        held_out={
-            name: {"samples": len(held_out[name]), "before": before[name], "after": after.get(name, math.nan)}
-            for name in held_out
-        },
-    )
+        def fill(folder: Path) -> None:
+            self.trainer.fill(folder)
+            (folder / _PROGRESS).write_text(json.dumps(asdict(self.progress)))
+            if self.best is not None:
+                save_file(self.best, folder / _BEST)
+
+        step = self.progress.step
+        try:
+            written = checkpoints.write(self.root, step, self.fingerprint, fill)
+        except OSError as error:
+            raise UserError(
+                f"{self.root}: the checkpoint of step {step} cannot be written ({error.strerror or error}); the "
+                f"one of step {self.saved_step} is kept. Make room and run the same command again."
+            ) from error
+        self.saved_step = step
+        self.listener.saved(written)
+        for gone in checkpoints.prune(self.root, self.config.checkpoints_kept):
+            self.listener.removed(gone)
+
+    # -- after --------------------------------------------------------------------------------------
+
+    def _finish(self) -> TrainingResult:
+        done = self.progress
+        if self.best is not None:
+            self.trainer.set_adapter(self.best)
+        after = self._held_out_losses()
+        part = self.out_dir.with_name(self.out_dir.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        self.student.model.save_pretrained(str(part), safe_serialization=True)
+        self.student.tokenizer.save_pretrained(str(part))
+        shutil.rmtree(self.out_dir, ignore_errors=True)
+        part.replace(self.out_dir)
+        return TrainingResult(
+            adapter_dir=self.out_dir,
+            steps=done.step,
+            kept_step=done.best_step if self.best is not None else done.step,
+            first_loss=done.first_loss,
+            last_loss=done.losses[-1] if done.losses else math.nan,
+            tokens=self.tokens_after[done.step],
+            seconds=done.seconds,
+            held_out={
+                name: {
+                    "samples": len(samples),
+                    "before": done.before.get(name, math.nan),
+                    "after": after.get(name, math.nan),
+                }
+                for name, samples in self.held_out.items()
+            },
+        )
+
+    def _held_out_losses(self) -> dict[str, float]:
+        """By set, the mean over samples of the mean NLL of their targets, nats a token, by the scorer."""
+        self.student.model.eval()
+        found = {}
+        for name, samples in self.held_out.items():
+            spans = [Span(e.input_ids, e.target) for e in samples]
+            means = [loss.mean for _, loss in self.scorer.score(spans) if loss.reason is None]
+            found[name] = sum(means) / len(means) if means else math.nan
+        return found
 
 
-def _mean_loss(student: Student, examples: Sequence[TrainExample], should_stop: Callable[[], bool]) -> float:
-    """Mean over samples of the mean NLL of their targets, nats a token, by the scorer itself."""
-    spans = [Span(e.input_ids, e.target) for e in examples]
-    means = [loss.mean for _, loss in Scorer(student).score(spans, should_stop) if loss.reason is None]
-    return sum(means) / len(means) if means else math.nan
+def _memory_mb() -> float:
+    """Memory in use now, in MB (10^6 bytes): at its highest on a GPU, of this process elsewhere."""
+    import psutil
+    import torch
+
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated()) / 1e6
+    return float(psutil.Process().memory_info().rss) / 1e6
 
 
 def _quiet() -> None:

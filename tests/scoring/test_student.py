@@ -11,7 +11,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from srtui.errors import UserError
-from srtui.scoring import Student
+from srtui.prompts import template
+from srtui.sample import Pair
+from srtui.scoring import Scorer, SpanBuilder, Student
+
+PAIRS = [
+    Pair("Name the largest planet.", "", "Jupiter is the largest planet of the solar system."),
+    Pair("Translate to French.", "Good morning", "Bonjour"),
+    Pair("Why does ice float?", "", "Ice is less dense than water, because its molecules leave more room."),
+]
 
 
 @pytest.fixture
@@ -37,7 +45,7 @@ def tiny(tmp_path: Path, student_folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("quantization", ["f32", "nf4"])
+@pytest.mark.parametrize("quantization", ["f32", "bf16", "nf4", "int8"])
 def test_a_whole_folder_loads(tiny: Path, quantization: str) -> None:
     student = Student.load(tiny, quantization, "cpu")  # type: ignore[arg-type]
     assert student.id.split(":")[1] == quantization
@@ -67,3 +75,43 @@ def test_a_tensor_of_another_shape(tiny: Path) -> None:
     save_file(tensors, weights, {"format": "pt"})
     with pytest.raises(UserError, match="tiny: "):
         Student.load(tiny, "f32", "cpu")
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(("quantization", "within"), [("bf16", 0.005), ("int8", 0.03), ("nf4", 0.15)])
+def test_fewer_bits_stay_near_float32(student_folder: Path, quantization: str, within: float) -> None:
+    """Another quantization is another student, of the same model."""
+    losses = {}
+    for q in ("f32", quantization):
+        student = Student.load(student_folder, q, "cpu")  # type: ignore[arg-type]
+        spans = SpanBuilder(student.tokenizer, template("alpaca", student.tokenizer))
+        wanted = [spans.forward(pair)[0] for pair in PAIRS]
+        losses[q] = [loss.mean for _, loss in sorted(Scorer(student).score(wanted))]
+    assert losses[quantization] == pytest.approx(losses["f32"], rel=within)
+    if quantization != "bf16":  # which is what these weights are stored in
+        assert losses[quantization] != losses["f32"]
+
+
+def test_a_folder_that_is_no_adapter(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is not an adapter: it needs adapter_config.json"):
+        Student.load(tiny, "f32", "cpu", adapter=tmp_path)
+
+
+def test_an_adapter_makes_another_student(tiny: Path, tmp_path: Path) -> None:
+    """Its weights are part of what the losses are stored under; a fresh one changes no loss."""
+    from peft import LoraConfig, get_peft_model
+
+    base = Student.load(tiny, "f32", "cpu")
+    spans = SpanBuilder(base.tokenizer, template("alpaca", base.tokenizer))
+    wanted = [spans.forward(PAIRS[0])[0]]
+    before = next(iter(Scorer(base).score(wanted)))[1].mean
+    made = get_peft_model(base.model, LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"))
+    made.save_pretrained(tmp_path / "adapter")
+    tuned = Student.load(tiny, "f32", "cpu", adapter=tmp_path / "adapter")
+    assert tuned.id.startswith(base.id) and tuned.id != base.id
+    assert next(iter(Scorer(tuned).score(wanted)))[1].mean == pytest.approx(before, rel=1e-6)
+
+    weights = tmp_path / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError, match="this adapter does not go with its student"):
+        Student.load(tiny, "f32", "cpu", adapter=tmp_path / "adapter")

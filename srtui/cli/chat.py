@@ -1,0 +1,99 @@
+"""chat: the student before and after training, side by side."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from srtui.cli.base import AsJson, RunName, app, open_store, print_json
+
+if TYPE_CHECKING:
+    from srtui.pipeline.chat import SideBySide
+
+
+@app.command(epilog="Example: srtui chat quickstart --say 'Name three trees.'")
+def chat(
+    run_name: RunName,
+    say: Annotated[
+        list[str] | None, typer.Option(help="Ask this, and end; may be given several times.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="The most tokens of an answer.")] = 256,
+    temperature: Annotated[
+        float, typer.Option(min=0, max=5, help="0 always takes the likeliest token.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Ask the student of a run, before and after training, the same thing.
+
+    Without --say it asks what you type, one instruction a line; lines from a pipe too.
+    """
+    from srtui.console import err
+    from srtui.pipeline.chat import SideBySide
+
+    workspace, store = open_store(read_only=True)
+    with store:
+        run = store.runs.named(run_name)
+        if not as_json:
+            err.print(f"Loading the student of {run.name} ...", style="dim")
+        both = SideBySide(workspace, store, run, tokens=tokens, temperature=temperature, seed=seed)
+    for instruction in say or _lines():
+        if as_json:
+            answers = {"base": "", "tuned": ""}
+            for side, piece in both.ask(instruction):
+                answers[side] += piece
+            print_json({"instruction": instruction, **answers})
+        else:
+            _show(both, instruction)
+
+
+def _lines() -> Iterator[str]:
+    """What is typed or piped, without blank lines; an end of file or /quit ends it."""
+    asked = sys.stdin.isatty()
+    if asked:
+        print("Type an instruction; /quit or Ctrl-D ends.")
+    while True:
+        try:
+            line = input("> " if asked else "")
+        except EOFError:
+            return
+        if line.strip() == "/quit":
+            return
+        if line.strip():
+            yield line
+
+
+def _show(both: SideBySide, instruction: str) -> None:
+    """Two columns that grow, on a terminal; the two answers one after the other elsewhere."""
+    from rich.console import Group, RenderableType
+    from rich.live import Live
+    from rich.panel import Panel
+    from rich.table import Table
+
+    from srtui.console import out, plain, safe
+
+    answers = {"base": "", "tuned": ""}
+    if not out.is_terminal:
+        for side, piece in both.ask(instruction):
+            answers[side] += piece
+        for name, text in answers.items():
+            print(f"{name}: {safe(text.strip())}")
+        return
+
+    def panels() -> RenderableType:
+        shown = [Panel(plain(text.strip()), title=name, title_align="left") for name, text in answers.items()]
+        if out.width < 80:
+            return Group(*shown)
+        grid = Table.grid(expand=True)
+        for _ in shown:
+            grid.add_column(ratio=1)
+        grid.add_row(*shown)
+        return grid
+
+    with Live(panels(), console=out, refresh_per_second=8, vertical_overflow="visible") as live:
+        for side, piece in both.ask(instruction):
+            answers[side] += piece
+            live.update(panels())

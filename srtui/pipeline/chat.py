@@ -1,0 +1,96 @@
+"""The student before and after training, asked the same thing."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from srtui.pipeline.tuned import trained_adapter, trained_student
+from srtui.prompts import template
+from srtui.store import Store
+from srtui.store.runs import Run
+from srtui.workspace import Workspace
+
+Side = Literal["base", "tuned"]
+SIDES: tuple[Side, ...] = ("base", "tuned")
+
+
+class SideBySide:
+    """One model in memory: the student as it was trained, with its adapter off for ``base``.
+
+    Every instruction stands alone, under the template of the run, as the samples did in training.
+    """
+
+    def __init__(
+        self, workspace: Workspace, store: Store, run: Run, *, tokens: int, temperature: float, seed: int
+    ) -> None:
+        """``tokens`` is the most that an answer may have; ``temperature`` 0 always takes the likeliest.
+
+        Raises UserError where the run has trained no adapter.
+        """
+        from srtui.scoring import Student
+
+        adapter: Path = trained_adapter(workspace, store, run)
+        folder = trained_student(workspace, store, run)
+        self._student = Student.load(folder, run.recipe["student"]["quantization"], adapter=adapter)
+        self._template = template(run.recipe["prompt"]["template"], self._student.tokenizer)
+        self._tokens, self._temperature, self._seed = tokens, temperature, seed
+
+    def ask(self, instruction: str) -> Iterator[tuple[Side, str]]:
+        """The answers as they are written, piece by piece: all of ``base``, then all of ``tuned``."""
+        for side in SIDES:
+            for piece in self._answer(instruction, side):
+                yield side, piece
+
+    def _answer(self, instruction: str, side: Side) -> Iterator[str]:
+        import torch
+        from transformers import TextIteratorStreamer
+
+        tokenizer, model = self._student.tokenizer, self._student.model
+        prompt = tokenizer(
+            self._template.forward(instruction, ""),
+            return_tensors="pt",
+            add_special_tokens=not self._template.special_tokens,
+        ).to(model.device)
+        ends = {tokenizer.eos_token_id}
+        if self._template.end_of_turn:
+            ends.add(tokenizer.convert_tokens_to_ids(self._template.end_of_turn))
+        how: dict[str, Any] = {"do_sample": False}
+        if self._temperature > 0:
+            how = {"do_sample": True, "temperature": self._temperature, "top_p": 0.95}
+        pieces = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True, timeout=600)
+        failed: list[BaseException] = []
+
+        def generate() -> None:
+            try:
+                with torch.no_grad(), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # the libraries' own, about each other
+                    torch.manual_seed(self._seed)
+                    if side == "base":
+                        with model.disable_adapter():
+                            write()
+                    else:
+                        write()
+            except BaseException as error:
+                failed.append(error)
+                pieces.end()
+
+        def write() -> None:
+            model.generate(
+                **prompt,
+                **how,
+                max_new_tokens=self._tokens,
+                eos_token_id=sorted(ends),
+                pad_token_id=tokenizer.eos_token_id,
+                streamer=pieces,
+            )
+
+        writer = threading.Thread(target=generate, name=f"srtui-{side}", daemon=True)
+        writer.start()
+        yield from (piece for piece in pieces if piece)
+        writer.join()
+        if failed:
+            raise failed[0]

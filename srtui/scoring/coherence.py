@@ -1,0 +1,55 @@
+"""How near an instruction and its response are in meaning, by a small sentence encoder on disk."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from srtui.errors import UserError
+from srtui.sample import Pair
+
+
+class SentenceEncoder:
+    """A folder in sentence-transformers' layout, with its weights as safetensors.
+
+    Raises UserError where the library (the extra ``srtui[coherence]``) or the folder is not there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        missing = importlib.util.find_spec("sentence_transformers") is None
+        if missing:
+            raise UserError(
+                "Choosing by coherence needs sentence-transformers; install it with: pip install 'srtui[coherence]'"
+            )
+        if not (folder / "modules.json").is_file() or not any(folder.glob("*.safetensors")):
+            raise UserError(
+                f"{folder} is not a sentence encoder: it needs modules.json and weights as safetensors, "
+                "as sentence-transformers writes them."
+            )
+        from sentence_transformers import SentenceTransformer
+
+        try:
+            self._model: Any = SentenceTransformer(
+                str(folder),
+                local_files_only=True,
+                trust_remote_code=False,
+                model_kwargs={"use_safetensors": True},
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{folder}: this sentence encoder cannot be loaded ({error}).") from error
+
+    def coherence(self, pairs: Sequence[Pair]) -> list[float]:
+        """Cosine of the instruction, with its input, and the response of each pair, in [-1, 1]."""
+        if not pairs:
+            return []
+        questions = [f"{p.instruction}\n{p.input}".strip() for p in pairs]
+        texts = self._model.encode(
+            [*questions, *(p.response for p in pairs)],
+            normalize_embeddings=True,
+            convert_to_numpy=True,
+            show_progress_bar=False,
+        )
+        asked, answered = texts[: len(pairs)], texts[len(pairs) :]
+        return [float(value) for value in (asked * answered).sum(axis=1)]

@@ -1,0 +1,51 @@
+"""A student of the real kind with random weights: steps take milliseconds."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from srtui.training import TrainExample
+
+
+def make_tiny(real: Path, folder: Path) -> Path:
+    """A Llama of two layers with the real student's tokenizer, in ``folder``."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(5)
+    config = LlamaConfig(
+        vocab_size=49152,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        if (real / name).exists():
+            shutil.copy(real / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(student_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny(student_folder, tmp_path_factory.mktemp("tiny") / "student")
+
+
+def make_examples(count: int = 10) -> list[TrainExample]:
+    """Of different lengths and, for a random model, arbitrary tokens."""
+    return [
+        TrainExample(tuple((7 * n + 13 * place) % 900 + 5 for place in range(9 + 5 * n)), 4 + 3 * n)
+        for n in range(count)
+    ]
+
+
+@pytest.fixture
+def examples() -> list[TrainExample]:
+    return make_examples()

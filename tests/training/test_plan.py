@@ -1,0 +1,82 @@
+"""The order of the data: every sample once an epoch, the same for the same seed, whatever the passes."""
+
+from __future__ import annotations
+
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from srtui.training import TrainingConfig, planned_steps
+from srtui.training.plan import TrainExample, plan_steps
+
+
+@pytest.mark.parametrize(
+    ("examples", "epochs", "batch", "micro", "steps"),
+    [(10, 1, 4, 2, 3), (10, 2, 4, 4, 6), (1, 3, 16, 4, 3), (0, 3, 16, 4, 0), (17, 0.5, 4, 4, 3)],
+)
+def test_planned_steps(examples: int, epochs: float, batch: int, micro: int, steps: int) -> None:
+    config = TrainingConfig(epochs=epochs, batch_size=batch, micro_batch_size=micro)
+    assert planned_steps(examples, config) == steps
+    assert len(plan_steps([9] * examples, config, packed=True)) == steps
+
+
+def test_a_given_number_of_steps_counts_whatever_the_epochs() -> None:
+    config = TrainingConfig(epochs=1, batch_size=4, micro_batch_size=2, steps=7)
+    assert planned_steps(5, config) == 7
+    assert len(plan_steps([3] * 5, config, packed=False)) == 7
+    assert plan_steps([], config, packed=True) == []
+
+
+@given(
+    lengths=st.lists(st.integers(1, 300), min_size=1, max_size=40),
+    batch=st.integers(1, 5),
+    micro=st.integers(1, 4),
+    seed=st.integers(0, 9),
+    packed=st.booleans(),
+)
+def test_each_epoch_has_every_sample_once(
+    lengths: list[int], batch: int, micro: int, seed: int, packed: bool
+) -> None:
+    config = TrainingConfig(epochs=2, batch_size=batch * micro, micro_batch_size=micro, seed=seed)
+    steps = plan_steps(lengths, config, packed=packed)
+    half = len(steps) // 2
+    for epoch in (steps[:half], steps[half:]):
+        assert sorted(i for step in epoch for part in step for i in part) == list(range(len(lengths)))
+    assert all(1 <= len(part) <= micro for step in steps for part in step)
+    assert all(len(step) <= batch for step in steps)
+    assert plan_steps(lengths, config, packed=packed) == steps
+    # How a step is cut does not change which samples it is made of.
+    other = plan_steps(lengths, config, packed=not packed)
+    assert [{i for p in s for i in p} for s in steps] == [{i for p in s for i in p} for s in other]
+
+
+def test_padded_passes_hold_like_lengths_and_packed_ones_like_sums() -> None:
+    lengths = [100, 10, 90, 20, 80, 30, 70, 40]
+    config = TrainingConfig(epochs=1, batch_size=8, micro_batch_size=2)
+    (padded,), (packed,) = (plan_steps(lengths, config, packed=p) for p in (False, True))
+    assert [[lengths[i] for i in part] for part in padded] == [[100, 90], [80, 70], [40, 30], [20, 10]]
+    assert {sum(lengths[i] for i in part) for part in packed} == {110}
+
+
+def test_the_fingerprint_tells_trainings_apart() -> None:
+    one = [TrainExample((1, 2, 3), 1)]
+    config = TrainingConfig()
+    known = config.fingerprint("student", one, "")
+    assert config.fingerprint("student", one, "") == known
+    assert TrainingConfig(checkpoint_steps=3, checkpoints_kept=9).fingerprint("student", one, "") == known
+    others = [
+        TrainingConfig(learning_rate=1e-5).fingerprint("student", one, ""),
+        config.fingerprint("other", one, ""),
+        config.fingerprint("student", [TrainExample((1, 2, 3), 2)], ""),
+        config.fingerprint("student", [*one, *one], ""),
+        config.fingerprint("student", one, "watched"),
+    ]
+    assert len({known, *others}) == 6
+
+
+def test_evaluations_are_made_where_early_stopping_needs_them() -> None:
+    assert TrainingConfig().evaluations(100) == 0
+    assert TrainingConfig(early_stopping=2).evaluations(100) == 25
+    assert TrainingConfig(early_stopping=2).evaluations(1) == 1
+    assert TrainingConfig(evaluation_steps=7).evaluations(100) == 7
