@@ -255,6 +255,19 @@ class Script:
         runs = self.store.runs
         examples = len(self.store.work.selected(self.run_id, held_out=False))
         training = runs.start_training(self.run_id, examples, steps)
+        plan = {
+            "samples": examples,
+            "truncated": 0,
+            "tokens": 610 * steps,
+            "targets": 240 * steps,
+            "steps": steps,
+            "seconds": 2.5 * steps,
+            "memory": 820_000_000,
+            "free": 5_600_000_000,
+            "packed": True,
+            "gradient_checkpointing": False,
+        }
+        self.store.checkpoints.plan(training, plan)
         for step in range(1, steps + 1):
             loss = 1.55 + 1.1 * math.exp(-step / 18) + self.random.gauss(0, 0.08)
             rate = 2e-4 * (step / 4 if step < 4 else 0.5 * (1 + math.cos(math.pi * (step - 4) / (steps - 4))))

@@ -413,6 +413,7 @@ async def test_training_draws_its_curves(demo: Workspace) -> None:
         assert "step 60 of 60" in shown
         assert "◇ held out, selected" in shown
         assert "checkpoints: step 40, 60 (9.4 MB in 0.3 s each)  ·  1 removed for room" in shown
+        assert "planned: 36,600 tokens, about 2 min 30 s and 820.0 MB, packed" in shown
         for name in ("learning rate", "tokens a second", "memory, GB"):
             assert name in shown
         assert "254 tokens/s" in shown

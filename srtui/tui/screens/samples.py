@@ -389,7 +389,10 @@ def _row(r: SampleRow) -> Row:
         r.id,
         (
             Cell(str(r.id), "dim"),
-            Cell(_STATE_SIGNS.get(r.state, "") + r.state.replace("instruction", "instr."), _STATE_TONES.get(r.state, "")),
+            Cell(
+                _STATE_SIGNS.get(r.state, "") + r.state.replace("instruction", "instr."),
+                _STATE_TONES.get(r.state, ""),
+            ),
             choice(r.new_instruction),
             choice(r.new_answer),
             Cell(number(r.ifd, 2), "warn" if r.ifd is not None and r.ifd >= 1 else ""),

@@ -178,14 +178,24 @@ def _facts(run: RunRow, t: dict[str, Any], beside: RunRow | None, other: dict[st
     ]
     if held:
         lines.append(shown(f"held-out loss: {'  ·  '.join(held)}"))
+    if t["plan"]:
+        lines.append(shown(_plan(t["plan"]), "$dim"))
     if t["checkpoints"]:
-        lines.append(shown(_checkpoints(t["checkpoints"]), "$dim"))
+        lines.append(shown(_checkpoints(t["checkpoints"], t["status"] == "running"), "$dim"))
     if t["adapter"]:
         lines.append(shown(f"adapter: {t['adapter']}", "$dim"))
     return Content("\n").join(lines)
 
 
-def _checkpoints(found: list[dict[str, Any]]) -> str:
+def _plan(plan: dict[str, Any]) -> str:
+    """What was expected before the first step."""
+    words = f"planned: {plan['tokens']:,} tokens, about {duration(plan['seconds'])} and {bytes_text(plan['memory'])}"
+    ways = [name for name in ("packed", "gradient_checkpointing") if plan[name]]
+    cut = f", {plan['truncated']:,} samples cut" if plan["truncated"] else ""
+    return words + "".join(f", {w.replace('_', ' ')}" for w in ways) + cut
+
+
+def _checkpoints(found: list[dict[str, Any]], going: bool) -> str:
     """Which can be gone on from, and what became of the others."""
     good = [c for c in found if c["state"] == "good"]
     words = []
@@ -196,8 +206,10 @@ def _checkpoints(found: list[dict[str, Any]]) -> str:
             f"checkpoints: step {'… ' if len(good) > 6 else ''}{steps} "
             f"({bytes_text(last['bytes'])} in {duration(last['seconds'])} each)"
         )
-    else:
+    elif going:
         words.append("checkpoints: none to go on from")
+    else:
+        return f"checkpoints: {len(found)} were written, none is needed any more"
     for state, name in (("removed", "removed for room"), ("corrupt", "damaged")):
         count = sum(c["state"] == state for c in found)
         if count:
