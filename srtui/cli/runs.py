@@ -202,10 +202,9 @@ def status(
             figures, holder = summarise(store, r.id), store.runs.holder(r.id)
             stage = figures["stages"].get(r.stage) if r.stage else None
             engine = f"process {holder['pid']} on {holder['host']}" if holder else ""
-            state = "stopped" if r.status in ("running", "paused") and not holder else r.status
             table.add_row(
                 plain(r.name),
-                state,
+                figures["status"],
                 title(r.stage) if r.stage else "",
                 f"{stage['done']}/{stage['total']}" if stage else "",
                 f"{figures['kept']}/{figures['samples']}",

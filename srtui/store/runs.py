@@ -302,6 +302,16 @@ def alive(held: sqlite3.Row, now: float) -> bool:
     return bool(abs(started - held["process_started"]) < 1.0)
 
 
+def state_now(status: str, held: bool) -> str:
+    """What a run is doing, whatever its row says last: an engine that died left it as running, and one
+    that has taken it up (``held``) is about to say so."""
+    if not held and status in ("running", "paused"):
+        return "stopped"
+    if held and status in ("new", "stopped", "failed"):
+        return "running"
+    return status
+
+
 class Lease:
     """This process's hold on a run. A thread of its own keeps the heartbeat, also through a long
     model load, and writes what the engine is doing for the faces to read."""

@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from srtui.store.runs import state_now
+
 if TYPE_CHECKING:
     from srtui.store import Store
     from srtui.store.runs import Run
@@ -26,7 +28,7 @@ def summarise(store: Store, run_id: int) -> dict[str, Any]:
     held_out = _one(store, "SELECT count(*) FROM run_sample WHERE run_id = ? AND held_out = 1", run_id)
     return {
         "run": run.name,
-        "status": run.status,
+        "status": state_now(run.status, store.runs.holder(run_id) is not None),
         "stage": run.stage,
         "error": run.error,
         "samples": total,

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 from srtui.errors import UserError
 from srtui.store import Store, explain
-from srtui.store.runs import alive
+from srtui.store.runs import alive, state_now
 
 State = Literal[
     "waiting",
@@ -98,6 +98,9 @@ class RunRow:
     recipe: dict[str, Any]
     recipe_path: str
     peak_memory_mb: float
+    trained: str | None
+    """The state of its training: running, done, or skipped and why; None before."""
+    adapter: str | None
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,7 @@ _ORDER = {
     "ifd": ("i1.value", ("i1",)),
     "rifd": ("r1.value", ("r1",)),
     "length": ("length(v.response)", ("v",)),
-    "text": ("v0.instruction COLLATE NOCASE", ("v0",)),
+    "text": ("v.instruction COLLATE NOCASE", ("v",)),
 }
 _DECIDED = {
     "new instruction": ("d1.reflected = 1", "d1"),
@@ -251,25 +254,22 @@ class Views:
         return [
             self._run_row(r)
             for r in self._rows(
-                "SELECT r.*, d.name AS dataset, p.done, p.total, l.pid, l.host, l.process_started, l.heartbeat_at "
+                "SELECT r.*, d.name AS dataset, p.done, p.total, l.pid, l.host, l.process_started, l.heartbeat_at, "
+                "t.status AS trained, t.adapter "
                 "FROM run r JOIN dataset d ON d.id = r.dataset_id LEFT JOIN lease l ON l.run_id = r.id "
+                "LEFT JOIN training_run t ON t.run_id = r.id "
                 "LEFT JOIN stage_progress p ON p.run_id = r.id AND p.stage = r.stage ORDER BY r.id DESC"
             )
         ]
 
     def _run_row(self, r: sqlite3.Row) -> RunRow:
         held = r["pid"] is not None and alive(r, time.time())
-        state = r["status"]
-        if state in ("running", "paused") and not held:
-            state = "stopped"
-        elif held and state in ("new", "stopped", "failed"):
-            state = "running"  # an engine has taken it up and is about to say so
         recipe = json.loads(r["recipe"])
         samples, kept = self._size(r["id"], r["status"])
         return RunRow(
             id=r["id"],
             name=r["name"],
-            state=state,
+            state=state_now(r["status"], held),
             stage=r["stage"],
             done=r["done"] or 0,
             total=r["total"] or 0,
@@ -287,6 +287,8 @@ class Views:
             recipe=recipe,
             recipe_path=r["recipe_path"],
             peak_memory_mb=r["peak_memory_mb"],
+            trained=r["trained"],
+            adapter=r["adapter"],
         )
 
     def _size(self, run_id: int, status: str) -> tuple[int, int]:
@@ -310,14 +312,28 @@ class Views:
             )
         ]
 
-    def seconds_a_sample(self) -> dict[str, float]:
-        """By stage, what a sample has cost on this machine so far; empty before the first run."""
+    def seconds_a_sample(self, teacher: str, student: str) -> dict[str, float]:
+        """By stage, what a sample (in training: a step) has cost here with this teacher, or this student."""
         return {
             r[0]: r[1]
             for r in self._rows(
-                "SELECT stage, sum(seconds) / sum(done) FROM stage_progress WHERE done > 0 AND seconds > 0 GROUP BY stage"
+                "SELECT p.stage, sum(p.seconds) / sum(p.done) FROM stage_progress p JOIN run r ON r.id = p.run_id "
+                "WHERE p.done > 0 AND p.seconds > 0 AND CASE WHEN p.stage LIKE 'reflect-%' "
+                "THEN json_extract(r.recipe, '$.teacher.model') = ? ELSE json_extract(r.recipe, '$.student.model') = ? END GROUP BY p.stage",
+                (teacher, student),
             )
         }
+
+    def memory_taken(self, teacher: str, student: str) -> float:
+        """The most memory that an engine with these models has held here, in bytes; 0 where there was none."""
+        return 1e6 * float(
+            self._one(
+                "SELECT max(peak_memory_mb) FROM run WHERE json_extract(recipe, '$.teacher.model') = ? "
+                "AND json_extract(recipe, '$.student.model') = ?",
+                (teacher, student),
+            )
+            or 0
+        )
 
     def live(self, run_id: int, events: int = 40) -> LiveView | None:
         """What one run is doing now; None where there is no such run."""
@@ -650,6 +666,10 @@ class Views:
         }
 
     # -- training ---------------------------------------------------------------------------
+
+    def trained(self) -> list[int]:
+        """The runs that have a training, the newest first."""
+        return [r[0] for r in self._rows("SELECT run_id FROM training_run ORDER BY run_id DESC")]
 
     def training(self, run_id: int) -> dict[str, Any] | None:
         """A run's training with its metrics as {name: [(step, value), ...]} and its checkpoints, by step; None where

@@ -8,8 +8,10 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import psutil
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.color import Color
@@ -20,6 +22,7 @@ from srtui.console import safe
 from srtui.errors import UserError
 from srtui.store import Store
 from srtui.store.views import RunRow, SampleFilter, Views
+from srtui.tui import preferences
 from srtui.tui.engine import Started
 from srtui.tui.engine import start as start_engine
 from srtui.tui.reader import Reader, Writer
@@ -117,9 +120,11 @@ class Dashboard(App[None]):
         Binding("q", "quit", "Quit"),
     ]
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Workspace, remember_in: Path | None = None) -> None:
+        """``remember_in`` is the file of a person's preferences; without one none are read or kept."""
         super().__init__()
         self.workspace = workspace
+        self._remember_in = remember_in
         self.runs: list[RunRow] = []
         self.run_id: int | None = None
         self.problems: list[Problem] = []
@@ -132,7 +137,8 @@ class Dashboard(App[None]):
         self._ticking = False
         self.register_theme(DARK)
         self.register_theme(LIGHT)
-        self.theme = "srtui-dark"
+        known = preferences.load(remember_in).theme if remember_in is not None else ""
+        self.theme = known if known in self.available_themes else "srtui-dark"
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         # Textual's own themes, which the palette offers too, know nothing of these.
@@ -153,9 +159,18 @@ class Dashboard(App[None]):
             "row-hover": ground.blend(ink, 0.05).hex6,
         }
 
+    def _remember_theme(self, theme: Theme) -> None:
+        if self._remember_in is not None:
+            try:
+                preferences.save(self._remember_in, preferences.Preferences(theme.name))
+            except OSError as error:
+                self.say_problem(f"The theme cannot be remembered in {self._remember_in}: {error.strerror}.")
+
     # -- the watch on the store -------------------------------------------------------------
 
     def on_mount(self) -> None:
+        self.theme_changed_signal.subscribe(self, self._remember_theme)
+        psutil.cpu_percent()  # what Live shows is measured from here on
         self.set_interval(1.0, self._tick)
         self.call_after_refresh(self._tick)
 
@@ -289,6 +304,17 @@ class Dashboard(App[None]):
             self.push_screen(Help(self.screen))
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        for active in screen.active_bindings.values():
+            what = active.binding
+            if (
+                active.enabled
+                and what.description
+                and type(active.node).__module__.startswith("srtui.tui.screens")
+            ):
+                key = self.get_key_display(what)
+                yield SystemCommand(
+                    what.description, f"Here, by {key}", partial(self.run_action, what.action, active.node)
+                )
         for number, (mode, label) in enumerate(TABS, 1):
             yield SystemCommand(label, f"Open screen {number}", partial(self.action_go, mode))
         for run in self.runs[:20]:

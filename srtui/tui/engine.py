@@ -41,7 +41,8 @@ def start(workspace: Workspace, words: list[str]) -> Started:
     log = workspace.runs / f"engine-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "srtui", *words],
+            # -P: a folder called srtui in the workspace must not be taken for the program.
+            [sys.executable, "-P", "-m", "srtui", *words],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

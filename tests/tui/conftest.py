@@ -23,11 +23,11 @@ def same_everywhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(
         live,
         "_machine",
-        lambda folder: [
-            "CPU       42 %  ███▎     2 cores",
-            "memory    31 %  ██▌      5.6 GB free",
-            "disk      58 %  ████▋    21.4 GB free",
-            "GPU     none that answers",
+        lambda folder, cpu: [
+            "CPU      42 % ██▌    2 cores",
+            "memory   31 % █▉     5.6 GB free",
+            "disk     58 % ███▌   21.4 GB free",
+            "GPU      none that answers",
         ],
     )
     monkeypatch.setenv("TERM", "xterm-256color")

@@ -255,14 +255,43 @@ class Script:
         runs = self.store.runs
         examples = len(self.store.work.selected(self.run_id, held_out=False))
         training = runs.start_training(self.run_id, examples, steps)
+        plan = {
+            "samples": examples,
+            "truncated": 0,
+            "tokens": 610 * steps,
+            "targets": 240 * steps,
+            "steps": steps,
+            "seconds": 2.5 * steps,
+            "memory": 820_000_000,
+            "free": 5_600_000_000,
+            "packed": True,
+            "gradient_checkpointing": False,
+        }
+        self.store.checkpoints.plan(training, plan)
         for step in range(1, steps + 1):
             loss = 1.55 + 1.1 * math.exp(-step / 18) + self.random.gauss(0, 0.08)
             rate = 2e-4 * (step / 4 if step < 4 else 0.5 * (1 + math.cos(math.pi * (step - 4) / (steps - 4))))
             runs.training_metrics(
                 training,
                 step,
-                {"loss": loss, "learning_rate": rate, "grad_norm": 1.2, "tokens": 610.0 * step},
+                {
+                    "loss": loss,
+                    "learning_rate": rate,
+                    "grad_norm": 1.2,
+                    "tokens": 610.0 * step,
+                    "seconds": 2.4 * step + 0.2 * math.sin(step / 2),
+                    "memory_mb": 1190.0 + 40 * math.sin(step / 9),
+                },
             )
+            if step % 20 == 0:
+                fall = 1 - math.exp(-step / 18)
+                runs.training_metrics(
+                    training,
+                    step,
+                    {"held_out_original": 2.61 - 0.135 * fall, "held_out_selected": 2.44 - 0.488 * fall},
+                )
+                self.store.checkpoints.add(training, step, f"checkpoints/{step}", 9_400_000, 0.3)
+        self.store.checkpoints.mark(training, 20, "removed")
         held = {
             "original": {"before": 2.61, "after": 2.48, "samples": 8},
             "selected": {"before": 2.44, "after": 1.97, "samples": 5},

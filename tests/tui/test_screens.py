@@ -8,16 +8,20 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from rich.cells import cell_len
 from textual.widgets import Button, Input
 
+from srtui.recipe import load
 from srtui.sample import Pair
 from srtui.store import Store
 from srtui.store.views import SampleFilter
+from srtui.tui import checks
 from srtui.tui.engine import Started
 from srtui.tui.screens.live import LiveScreen
 from srtui.tui.screens.new_run import NewRun
 from srtui.tui.screens.sample import SampleScreen, read_edited
+from srtui.tui.screens.samples import FilterForm
 from srtui.tui.widgets.table import VirtualTable
 from srtui.workspace import Workspace
 
@@ -143,7 +147,7 @@ async def test_a_clone_carries_what_its_run_had(demo: Workspace, monkeypatch: py
         recipe = store.runs.named("quickstart").recipe
         recipe["training"]["epochs"] = 5.0
         store.runs.update(1, recipe=json.dumps(recipe))
-    monkeypatch.setattr("srtui.tui.screens.new_run._check_models", lambda *_: None)
+    monkeypatch.setattr("srtui.tui.checks._check_models", lambda *_: None)
     async with dashboard(demo) as (app, pilot):
         started: list[list[str]] = []
         monkeypatch.setattr(app, "start_engine", started.append)
@@ -164,6 +168,75 @@ async def test_a_clone_carries_what_its_run_had(demo: Workspace, monkeypatch: py
             "training.epochs=5.0",
             "seed=11",
         }
+
+
+async def test_the_form_looks_into_the_file_and_shows_the_name_that_will_be(
+    demo: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("srtui.tui.checks._check_models", lambda *_: None)
+    mixed, other = tmp_path / "mixed.json", tmp_path / "other.json"
+    mixed.write_text(json.dumps([{"instruction": "a", "output": "b"}] * 3 + [{"instruction": "a"}]))
+    other.write_text("no data at all")
+    async with dashboard(demo) as (app, pilot):
+        await press(pilot, "n")
+        field = {name: app.screen.query_one(f"#{name}", Input) for name in ("name", "dataset")}
+        assert field["name"].value == "quickstart-2"
+        field["dataset"].value = str(mixed)
+        await settled(pilot)
+        assert "alpaca, 3 rows, 1 more that cannot be used" in text(app)
+        assert "for 3 samples" in text(app)
+        assert not app.screen.query_one("#start", Button).disabled
+        field["name"].value = "quickstart"
+        await settled(pilot)
+        assert "there is a run of this name already" in text(app)
+        assert app.screen.query_one("#start", Button).disabled
+        field["dataset"].value = str(other)
+        await settled(pilot)
+        assert "✗" in text(app)
+        assert app.problems == []
+
+
+def test_an_estimate_says_what_it_rests_on() -> None:
+    recipe = load(ROOT / "recipes" / "quickstart.toml")
+    rates = {"reflect-instruction": 1.0, "choose-instruction": 0.5, "reflect-response": 1.0}
+    assert checks._estimate(10, {}, recipe).startswith("No estimate")
+    assert checks._estimate(None, rates, recipe).startswith("No estimate")
+    some = checks._estimate(10, rates, recipe)
+    assert some.startswith("At least 25.0 s for 10 samples")
+    assert "Choose answers (r-IFD), Train the student" in some
+    # Two epochs of ten samples in batches of four are five steps.
+    every = checks._estimate(10, rates | {"choose-response": 0.5, "train": 6.0}, recipe)
+    assert every.startswith("About 1 min 00 s for 10 samples")
+
+
+def test_a_name_is_made_free() -> None:
+    assert checks.free_name("a", set()) == "a"
+    assert checks.free_name("a", {"a"}) == "a-2"
+    assert checks.free_name("a-2", {"a", "a-2"}) == "a-3"
+
+
+async def test_the_palette_has_what_the_screen_can_do(demo: Workspace) -> None:
+    async with dashboard(demo) as (app, pilot):
+        await press(pilot, "3")
+        here = {c.title: c for c in app.get_system_commands(app.screen)}
+        assert {"Search", "Filter", "Sort", "Runs", "Run quickstart"} <= set(here)
+        assert here["Filter"].help == "Here, by f"
+        await press(pilot, "ctrl+p", *"filter", "enter")
+        assert isinstance(app.screen, FilterForm)
+
+
+async def test_what_a_search_found_stands_out_in_the_sample(demo: Workspace) -> None:
+    async with dashboard(demo, (160, 50)) as (app, pilot):
+        await press(pilot, "left_square_bracket", "left_square_bracket", "3")
+        await press(pilot, "slash", *"photosyn", "enter", "enter")
+        assert isinstance(app.screen, SampleScreen)
+        found = {
+            segment.text.lower()
+            for strip in app.screen._compositor.render_strips()
+            for segment in strip
+            if segment.style is not None and segment.style.reverse
+        }
+        assert found == {"photosyn"}
 
 
 async def test_live_shows_the_text_that_is_being_written(demo: Workspace) -> None:
@@ -255,7 +328,7 @@ async def test_a_person_overrules_and_undoes(demo: Workspace) -> None:
     async with dashboard(demo, (160, 50)) as (app, pilot):
         await open_sample(pilot, app, 1)
         await press(pilot, "o")
-        assert "Overruled by a person: training takes the original" in text(app)
+        assert "Overruled by a person: exports take the original" in text(app)
         await press(pilot, "i")
         active = stored(demo, "SELECT variant_id FROM overrule WHERE undone_at IS NULL")
         assert len(active) == 1
@@ -302,7 +375,7 @@ async def test_a_text_written_by_hand_waits_for_a_score(
         assert (kind, origin, parent) == ("manual", "person", 1)
         assert str(response).startswith("By hand:")
         await press(pilot, "h")
-        assert "training takes the text written by hand" in text(app)
+        assert "exports take the text written by hand" in text(app)
         assert app.problems == []
         monkeypatch.setenv("VISUAL", "no-such-editor")
         await press(pilot, "e")
@@ -338,8 +411,33 @@ async def test_training_draws_its_curves(demo: Workspace) -> None:
         await press(pilot, "left_square_bracket", "left_square_bracket", "5")
         shown = text(app)
         assert "step 60 of 60" in shown
-        assert "held-out loss, selected: 2.440 before, 1.970 after" in shown
+        assert "◇ held out, selected" in shown
+        assert "checkpoints: step 40, 60 (9.4 MB in 0.3 s each)  ·  1 removed for room" in shown
+        assert "planned: 36,600 tokens, about 2 min 30 s and 820.0 MB, packed" in shown
+        for name in ("learning rate", "tokens a second", "memory, GB"):
+            assert name in shown
+        assert "254 tokens/s" in shown
         await press(pilot, "v")
+        assert "No other run has a training" in " ".join(n.message for n in app._notifications)
+        assert app.problems == []
+
+
+async def test_two_trainings_are_laid_over_each_other(demo: Workspace) -> None:
+    with Store(demo.store_path) as store:
+        other = Script(demo, store, "twice-the-rate", 3).begin(demo_pairs())
+        other.reflect("instruction").choose("instruction").reflect("response").choose("response")
+        other.settle().train(30).finish()
+        training = store.runs.training(other.run_id)
+        assert training is not None
+        store.checkpoints.rewind(training["id"], 20)
+    async with dashboard(demo, (160, 50)) as (app, pilot):
+        await press(pilot, "end", "5", "v")
+        shown = text(app)
+        assert "── quickstart  " in shown
+        assert "╌╌ twice-the-rate  " in shown
+        assert "step 20 of 30" in shown
+        await press(pilot, "v")
+        assert "twice-the-rate" not in text(app)
         assert app.problems == []
 
 
@@ -425,7 +523,7 @@ async def test_the_mouse_does_what_keys_do(demo: Workspace) -> None:
         await settled(pilot)
         assert isinstance(app.screen, SampleScreen)
         keys = text(app).splitlines()[-1]
-        await pilot.click(offset=(keys.index("Table"), 29))
+        await pilot.click(offset=(keys.index("Back"), 29))
         await settled(pilot)
         assert app.screen.query_one(VirtualTable).cursor == 3
 

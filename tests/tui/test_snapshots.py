@@ -48,7 +48,8 @@ def drive(theme: str, keys: tuple[str, ...]) -> Callable[[Pilot[None]], Any]:
 @pytest.fixture(autouse=True)
 def no_models_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a form says of memory is different on each machine."""
-    monkeypatch.setattr("srtui.tui.screens.new_run._check_models", lambda *_: None)
+    monkeypatch.setattr("srtui.tui.checks._check_models", lambda *_: None)
+    monkeypatch.setattr("srtui.tui.checks._memory", lambda taken: "")
 
 
 @pytest.mark.parametrize("theme", ["srtui-dark", "srtui-light"])

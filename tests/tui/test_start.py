@@ -18,6 +18,7 @@ from srtui.pipeline.context import Context
 from srtui.pipeline.watch import Watch
 from srtui.sample import Pair
 from srtui.store import Store
+from srtui.tui.app import Dashboard
 from srtui.tui.engine import start
 from srtui.workspace import Workspace
 
@@ -140,3 +141,25 @@ def test_a_log_is_kept_of_what_an_engine_says(empty: Workspace, tmp_path: Path) 
     assert started.process.wait(60) == 2
     assert "no such recipe" in (started.failure() or "")
     assert started.log.parent == empty.runs
+
+
+async def test_the_theme_is_remembered(empty: Workspace, tmp_path: Path) -> None:
+    kept = tmp_path / "settings" / "dashboard.json"
+    async with Dashboard(empty, kept).run_test() as pilot:
+        assert pilot.app.theme == "srtui-dark"
+        assert not kept.exists()
+        await press(pilot, "f2")
+    async with Dashboard(empty, kept).run_test() as pilot:
+        assert pilot.app.theme == "srtui-light"
+    for damaged in ('{"theme": 5}', '{"theme": "of a plugin that is gone"}', "[]", "{"):
+        kept.write_text(damaged)
+        async with Dashboard(empty, kept).run_test() as pilot:
+            assert pilot.app.theme == "srtui-dark"
+
+
+async def test_a_theme_that_cannot_be_remembered_is_said(empty: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "settings").write_text("a file, where a folder should be")
+    async with Dashboard(empty, tmp_path / "settings" / "dashboard.json").run_test() as pilot:
+        await press(pilot, "f2")
+        assert pilot.app.theme == "srtui-light"
+        assert "cannot be remembered" in pilot.app.problems[-1].sentence

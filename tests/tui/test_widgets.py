@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from srtui.tui.screens.training import smoothed
+from srtui.tui.screens.live import tokens_a_second
+from srtui.tui.screens.training import left, smoothed, speeds
 from srtui.tui.widgets.diff import word_diff
 from srtui.tui.widgets.plot import Plot, Series, _Canvas
 from srtui.tui.widgets.table import _fit
@@ -87,3 +88,28 @@ def test_a_plot_of_one_point_or_none_is_drawn() -> None:
     plot = Plot("loss")
     plot.show([Series("", [(1.0, float("inf"))])])
     assert "nothing to draw yet" in plot.render().plain
+
+
+def test_speed_is_even_where_reports_come_in_bursts() -> None:
+    """600 tokens each six seconds are 100 a second at any moment, and none once nothing comes."""
+    counts: list[tuple[float, int]] = []
+    for second in range(60):
+        if second % 6 == 0:
+            counts.append((float(second), 600 * len(counts)))
+        if second >= 12:
+            assert tokens_a_second(counts, float(second)) == pytest.approx(100)
+    assert tokens_a_second(counts, 54 + 30.0) == 0.0
+    assert tokens_a_second([], 1.0) == tokens_a_second([(0.0, 5)], 1.0) == 0.0
+
+
+def test_a_training_that_went_on_from_a_checkpoint_has_speeds_and_an_end() -> None:
+    """Ten steps of two seconds; then from step 10 on in another process, whose clock starts again."""
+    metrics = {
+        "tokens": [(step, 100.0 * step) for step in range(1, 21)],
+        "seconds": [(step, 2.0 * (step if step <= 10 else step - 10)) for step in range(1, 21)],
+    }
+    training = {"status": "running", "steps": 50, "metrics": metrics}
+    assert [value for _, value in speeds(training)] == pytest.approx([50.0] * 19)
+    assert left(training) == pytest.approx(60.0)
+    assert left({**training, "status": "done"}) is None
+    assert left({**training, "metrics": {}}) is None

@@ -94,6 +94,9 @@ class KeyLine(Widget):
         last = [k for k in keys.values() if k[2] in _LAST_KEYS] + [("^p", "Commands", "ctrl+p")]
         first = [k for k in keys.values() if k[2] not in _LAST_KEYS]
         room = self.size.width - 1 - sum(_width(k) for k in last)
+        if sum(_width(k) for k in first) > room:
+            last[-1] = ("^p", "", "ctrl+p")
+            room += len("Commands")
         parts: list[Content] = [Content(" ")]
         self._places, at = [], 1
         for key in first:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -37,7 +37,21 @@ _KEYS = {
 }
 
 
-class Help(ModalScreen[None]):
+T = TypeVar("T")
+
+
+class Dialog(ModalScreen[T]):
+    """A box in the middle; its keys stand in its lower edge, for those below are of the screen behind it."""
+
+    def on_mount(self) -> None:
+        bindings = [b for b in type(self).__dict__.get("BINDINGS", ()) if isinstance(b, Binding)]
+        keys = (
+            f"{_KEYS.get(b.key.split(',')[0], b.key.split(',')[0])} {b.description.lower()}" for b in bindings
+        )
+        self.query_one(".dialog").border_subtitle = "  ".join(keys).replace("ctrl+", "^")
+
+
+class Help(Dialog[None]):
     """What a screen shows, and what its keys do."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -74,7 +88,7 @@ class Help(ModalScreen[None]):
         return Content("\n").join(blocks)
 
 
-class Confirm(ModalScreen[bool]):
+class Confirm(Dialog[bool]):
     """Yes or no; where ``type_this`` is given, only by typing it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -122,7 +136,7 @@ class Confirm(ModalScreen[bool]):
             self.dismiss(True)
 
 
-class Prompt(ModalScreen[str | None]):
+class Prompt(Dialog[str | None]):
     """One line of text; None where the person thought better of it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", "Cancel")]
@@ -152,7 +166,7 @@ class Prompt(ModalScreen[str | None]):
         self.dismiss(None)
 
 
-class Reading(ModalScreen[None]):
+class Reading(Dialog[None]):
     """A longer text, to scroll through."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,enter,q", "dismiss", "Close")]

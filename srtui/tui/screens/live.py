@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -23,7 +24,9 @@ from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.words import Words, bar, shown, sparkline
 
 _STAGES = ("reflect-instruction", "choose-instruction", "reflect-response", "choose-response", "train")
+_WRITING = ("reflect-instruction", "reflect-response")
 _HISTORY = 240
+_WINDOW = 10.0
 _GPU_SECONDS = 3.0
 
 
@@ -63,8 +66,9 @@ class LiveScreen(DashboardScreen):
     def __init__(self) -> None:
         super().__init__()
         self._pace: dict[tuple[int, str], deque[_Pace]] = {}
-        self._tokens: deque[float] = deque(maxlen=_HISTORY)
-        self._last: tuple[int, float, int] | None = None
+        self._speed_of = 0  # the run whose tokens these are
+        self._speeds: deque[float] = deque(maxlen=_HISTORY)
+        self._counts: deque[tuple[float, int]] = deque(maxlen=64)
         self._accepted: dict[str, tuple[int, int, int]] = {}
         self._accepted_at = (0, 0.0)
         self._view: LiveView | None = None
@@ -95,7 +99,6 @@ class LiveScreen(DashboardScreen):
             ("events-box", "events"),
         ):
             self.query_one(f"#{id}").border_title = name
-        psutil.cpu_percent()
         self.on_resize()
 
     def on_resize(self) -> None:
@@ -114,19 +117,21 @@ class LiveScreen(DashboardScreen):
         if self._accepted_at[0] != run_id or time.monotonic() - self._accepted_at[1] > 3:
             self._accepted = await app.ask(lambda v: v.accepted(run_id))
             self._accepted_at = (run_id, time.monotonic())
-        machine = await asyncio.to_thread(_machine, str(app.workspace.root))
+        # psutil measures from one question to the next of the same thread, so it is asked in this one.
+        machine = await asyncio.to_thread(_machine, str(app.workspace.root), psutil.cpu_percent())
         self._measure(view)
         self._show(view, machine)
 
     def _measure(self, view: LiveView) -> None:
         now = time.monotonic()
         tokens = sum(s["tokens"] for s in view.stages.values())
-        if self._last is None or self._last[0] != view.run.id:
-            self._tokens.clear()
-        elif now - self._last[1] >= 0.5:
-            self._tokens.append(max(0.0, (tokens - self._last[2]) / (now - self._last[1])))
-        if self._last is None or self._last[0] != view.run.id or now - self._last[1] >= 0.5:
-            self._last = (view.run.id, now, tokens)
+        if self._speed_of != view.run.id:
+            self._speed_of = view.run.id
+            self._speeds.clear()
+            self._counts.clear()
+        if not self._counts or tokens != self._counts[-1][1]:
+            self._counts.append((now, tokens))
+        self._speeds.append(tokens_a_second(self._counts, now))
         for stage, s in view.stages.items():
             past = self._pace.setdefault((view.run.id, stage), deque(maxlen=90))
             past.append(_Pace(now, s["done"]))
@@ -142,6 +147,8 @@ class LiveScreen(DashboardScreen):
         self.query_one("#speed", Words).say(self._speed(view, width, going))
         self.query_one("#machine", Words).say(shown("\n".join(machine)))
         self.query_one("#writing", Words).say(_writing(view))
+        # What is new stands at the end.
+        self.query_one("#writing-box").scroll_end(animate=False)
         events = [
             Content.assemble(
                 (time.strftime("%H:%M:%S ", time.localtime(e["at"])), "$dim"),
@@ -158,15 +165,11 @@ class LiveScreen(DashboardScreen):
         wanted = [
             s for s in _STAGES if s != "train" or view.run.recipe.get("training", {}).get("enabled", True)
         ]
-        if "check-template" in view.stages and view.run.stage == "reflect-instruction":
-            check = view.stages["check-template"]
-            if check["done"] < check["total"]:
-                return ["check-template", *wanted]
-        return wanted
+        return ["check-template", *wanted] if _at_work(view) == "check-template" else wanted
 
     def _stage(self, view: LiveView, stage: str, width: int, going: bool) -> Content:
         s = view.stages.get(stage)
-        here = view.run.stage == stage and view.run.state != "done"
+        here = _at_work(view) == stage
         done, total = (s["done"], s["total"]) if s else (0, view.run.samples if stage != "train" else 0)
         over = s is not None and total > 0 and done >= total and not here
         sign = (
@@ -184,7 +187,8 @@ class LiveScreen(DashboardScreen):
         size = max(6, min(40, width - 80))
         head = Content.assemble(
             (f"{sign} {title(stage):<26}", style),
-            (bar(done, total, size), style),
+            (bar(done, total, size).rstrip(), style),
+            ("─" * (size - len(bar(done, total, size).rstrip())), "$panel"),
             f" {done:>7,}/{total:<7,}" if total else f" {'-':>9}{'':<6}",
         )
         rate, left = self._rate(view, stage, done, total, here and going)
@@ -195,7 +199,7 @@ class LiveScreen(DashboardScreen):
         if s is None or (view.run.state == "paused" and view.run.stage == stage):
             return "", ""
         if not now:
-            return (f"{done / s['seconds']:.2g}/s" if s["seconds"] and done else ""), (
+            return (_rate_text(done / s["seconds"]) if s["seconds"] and done else ""), (
                 duration(s["seconds"]) if s["seconds"] else ""
             )
         past = self._pace.get((view.run.id, stage))
@@ -203,22 +207,23 @@ class LiveScreen(DashboardScreen):
         spent = past[-1].at - past[0].at if past else 0.0
         rate = made / spent if made and spent > 2 else done / s["seconds"] if s["seconds"] and done else 0.0
         if not rate:
-            return "", ""
-        return f"{rate:.2g}/s", f"{duration((total - done) / rate)} left" if done < total else ""
+            return "", "the first ones" if stage in _WRITING and view.live.get("slots_in_use") else ""
+        return _rate_text(rate), f"{duration((total - done) / rate)} left" if done < total else ""
 
     def _speed(self, view: LiveView, width: int, going: bool) -> Content:
         room = max(8, (width // 2 if width >= 100 else width - 39) - 24)
-        rate = self._tokens[-1] if self._tokens and going else 0.0
+        rate = self._speeds[-1] if self._speeds and going else 0.0
         lines = [
             Content.assemble(
-                (f"{rate:>7,.0f} tokens/s  ", "bold"), (sparkline(list(self._tokens), room), "$text-accent")
+                (f"{rate:>7,.0f} tokens/s  ", "bold"), (sparkline(list(self._speeds), room), "$text-accent")
             )
         ]
         live = view.live
+        writing = _at_work(view) in _WRITING and view.run.state in ("running", "paused")
         slots = (
             f"{live['slots_in_use']}/{live['slots']} used, {live['waiting']:,} waiting"
-            if live.get("slots")
-            else "-"
+            if writing and live.get("slots")
+            else "not writing now"
         )
         lines.append(Content.assemble(("slots        ", "$dim"), slots))
         for stage, name in (("instruction", "instructions"), ("response", "answers")):
@@ -258,11 +263,48 @@ class LiveScreen(DashboardScreen):
         self.app.push_screen(Confirm(f"Stop {run.name}?", words, "Stop"), stop)
 
 
+def _rate_text(rate: float) -> str:
+    """Samples (or steps) a second, or a minute where they are slow."""
+    return f"{rate:.2g}/s" if rate >= 1 else f"{rate * 60:.2g}/min"
+
+
+def tokens_a_second(counts: Sequence[tuple[float, int]], now: float) -> float:
+    """The speed by the last reports, each a time in seconds and a count of tokens that has changed.
+
+    Engines report after each batch, which takes from milliseconds to many seconds: differences from
+    second to second would be all or nothing. Nothing for three times as long as usual is 0.
+    """
+    if len(counts) < 2:
+        return 0.0
+    last, tokens = counts[-1]
+    first, before = next((c for c in reversed(counts) if last - c[0] >= _WINDOW), counts[0])
+    usual = (last - first) / (sum(1 for at, _ in counts if at >= first) - 1)
+    return max(0.0, (tokens - before) / (last - first)) if now - last < max(5.0, 3 * usual) else 0.0
+
+
+def _at_work(view: LiveView) -> str | None:
+    """The stage that the engine is in; the check of the template comes within the first."""
+    check = view.stages.get("check-template")
+    if view.run.stage == "reflect-instruction" and check and check["done"] < check["total"]:
+        return "check-template"
+    return view.run.stage if view.run.state != "done" else None
+
+
 def _writing(view: LiveView) -> Content:
     live: dict[str, Any] = view.live
-    if not live.get("text"):
+    stage = _at_work(view)
+    if view.run.state == "done" and view.run.pid:
+        return Content.styled("The student scores the texts that were written by hand.", "$dim")
+    if view.run.state != "running" or not live.get("text") or stage not in _WRITING:
+        going = (
+            "Loading the models."
+            if stage not in view.stages
+            else "Between two texts."
+            if stage in _WRITING
+            else "Nothing is written in this stage."
+        )
         words = {
-            "running": "Between two texts.",
+            "running": going,
             "paused": "Paused; its texts are held in memory.",
             "done": "This run is done.",
         }.get(view.run.state, "No engine works on this run; p starts it.")
@@ -271,16 +313,15 @@ def _writing(view: LiveView) -> Content:
     return head + shown(live["text"]) + Content.styled("▌", "$text-accent")
 
 
-def _machine(folder: str) -> list[str]:
-    """CPU, memory and disk; and the GPU where nvidia-smi answers."""
+def _machine(folder: str, cpu: float) -> list[str]:
+    """CPU (percent), memory and disk; and the GPU where nvidia-smi answers."""
     memory, disk = psutil.virtual_memory(), psutil.disk_usage(folder)
-    cpu = psutil.cpu_percent()
     lines = [
-        f"CPU     {cpu:>4.0f} %  {bar(cpu, 100, 8)} {psutil.cpu_count()} cores",
-        f"memory  {memory.percent:>4.0f} %  {bar(memory.percent, 100, 8)} {bytes_text(memory.available)} free",
-        f"disk    {disk.percent:>4.0f} %  {bar(disk.percent, 100, 8)} {bytes_text(disk.free)} free",
+        f"CPU    {cpu:>4.0f} % {bar(cpu, 100, 6)} {psutil.cpu_count()} cores",
+        f"memory {memory.percent:>4.0f} % {bar(memory.percent, 100, 6)} {bytes_text(memory.available)} free",
+        f"disk   {disk.percent:>4.0f} % {bar(disk.percent, 100, 6)} {bytes_text(disk.free)} free",
     ]
-    return lines + (_gpus() or ["GPU     none that answers"])
+    return lines + (_gpus() or ["GPU      none that answers"])
 
 
 def _gpus() -> list[str]:
@@ -298,7 +339,7 @@ def _gpus() -> list[str]:
             ).stdout
             cards = [[float(x) for x in line.split(",")] for line in said.splitlines()]
             _asked.lines = [
-                f"GPU {n}   {use:>4.0f} %  {bar(use, 100, 8)} {bytes_text(used * 2**20)} of {bytes_text(total * 2**20)}"
+                f"GPU {n}  {use:>4.0f} % {bar(use, 100, 6)} {used / 1000 * 1.048576:.1f} of {bytes_text(total * 2**20)}"
                 for n, (use, used, total) in enumerate(cards)
             ]
         except (OSError, ValueError, subprocess.SubprocessError):

@@ -3,45 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import tomllib
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import psutil
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, Select, Static
 
-from srtui.console import bytes_text, duration
-from srtui.errors import UserError
-from srtui.store.views import RunRow, Views
+from srtui.store.views import RunRow
+from srtui.tui import checks
+from srtui.tui.screens.dialogs import Dialog
 from srtui.tui.widgets.words import shown
 
 if TYPE_CHECKING:
-    from srtui.recipe import Recipe
     from srtui.tui.app import Dashboard
 
-_FIELDS = ("dataset", "teacher", "student", "limit", "seed")
-_KEYS = {"dataset": "dataset", "teacher": "teacher.model", "student": "student.model", "seed": "seed"}
 
-
-@dataclass(frozen=True)
-class Check:
-    """What one look at the form came to."""
-
-    words: list[str] | None
-    problems: dict[str, str]
-    notes: dict[str, str]
-    estimate: str
-
-
-class NewRun(ModalScreen[list[str] | None]):
+class NewRun(Dialog[list[str] | None]):
     """Dismissed with the words for ``srtui`` that start the run, or None."""
 
     HELP_TEXT = (
@@ -66,7 +49,7 @@ class NewRun(ModalScreen[list[str] | None]):
         self._wanted = Path(like.recipe_path).name if like else recipe
         self._recipes: dict[str, Path] = {}
         self._extra: list[str] = []
-        self._check: Check | None = None
+        self._check: checks.Check | None = None
         self._checking = self._again = False
 
     def compose(self) -> ComposeResult:
@@ -89,11 +72,14 @@ class NewRun(ModalScreen[list[str] | None]):
                     compact=True,
                     id="recipe",
                 )
-            for name in _FIELDS:
+            for name in checks.FIELDS:
                 with Horizontal(classes="field"):
                     yield Label(name)
                     yield Input(
-                        id=name, compact=True, type="integer" if name in ("limit", "seed") else "text"
+                        id=name,
+                        compact=True,
+                        type="integer" if name in ("limit", "seed") else "text",
+                        placeholder="every sample" if name == "limit" else "",
                     )
                 yield Static(id=f"{name}-check", classes="check hidden")
             yield Static(id="verdict")
@@ -123,6 +109,7 @@ class NewRun(ModalScreen[list[str] | None]):
 
     def _fill(self) -> None:
         """What the recipe (or the run to be like) says stands in the fields, to be changed."""
+        app: Dashboard = self.app  # type: ignore[assignment]
         path = self._path()
         if path is None:
             self.query_one("#verdict", Static).update(
@@ -138,9 +125,10 @@ class NewRun(ModalScreen[list[str] | None]):
             data = {}
         if self._like is not None and Path(self._like.recipe_path).name == path.name:
             snapshot = self._like.recipe
-            self._extra = _differences(data, snapshot)
+            self._extra = checks.differences(data, snapshot)
             data = snapshot
         values = {
+            "name": checks.free_name(str(data.get("name", path.stem)), {r.name for r in app.runs}),
             "dataset": data.get("dataset", ""),
             "teacher": data.get("teacher", {}).get("model", ""),
             "student": data.get("student", {}).get("model", ""),
@@ -168,20 +156,14 @@ class NewRun(ModalScreen[list[str] | None]):
                 path = self._path()
                 if path is None:
                     return
-                values = {name: self.query_one(f"#{name}", Input).value.strip() for name in _FIELDS}
-                rates: dict[str, float] = {}
-                known: list[tuple[str, int]] = []
+                values = {name: self.query_one(f"#{name}", Input).value.strip() for name in checks.FIELDS}
+                known = checks.Known()
                 if app.workspace.store_path.exists():
-                    rates, known = await app.ask(_rates_and_datasets)
+                    known = await app.ask(
+                        partial(checks.known, teacher=values["teacher"], student=values["student"])
+                    )
                 check = await asyncio.to_thread(
-                    _check,
-                    app.workspace.root,
-                    app.workspace.models,
-                    path,
-                    values,
-                    self._extra,
-                    dict(known),
-                    rates,
+                    checks.check, app.workspace.root, app.workspace.models, path, values, self._extra, known
                 )
                 if not self._again:
                     self._show(check)
@@ -191,9 +173,9 @@ class NewRun(ModalScreen[list[str] | None]):
         finally:
             self._checking = False
 
-    def _show(self, check: Check) -> None:
+    def _show(self, check: checks.Check) -> None:
         self._check = check
-        for name in _FIELDS:
+        for name in checks.FIELDS:
             problem = check.problems.get(name)
             words = f"✗ {problem}" if problem else check.notes.get(name, "")
             line = self.query_one(f"#{name}-check", Static)
@@ -224,143 +206,3 @@ class NewRun(ModalScreen[list[str] | None]):
 
     def action_cancel(self) -> None:
         self.dismiss(None)
-
-
-def _rates_and_datasets(views: Views) -> tuple[dict[str, float], list[tuple[str, int]]]:
-    return views.seconds_a_sample(), views.datasets()
-
-
-def _check(
-    root: Path,
-    models_folder: Path,
-    path: Path,
-    values: dict[str, str],
-    extra: list[str],
-    datasets: dict[str, int],
-    rates: dict[str, float],
-) -> Check:
-    """Can this run work? Off the event loop: it reads model headers."""
-    from srtui import recipe as recipes
-
-    problems: dict[str, str] = {}
-    notes: dict[str, str] = {}
-    sets = list(extra)
-    for name, key in _KEYS.items():
-        if not values[name]:
-            problems[name] = f"a run needs a {name}"
-        else:
-            sets.append(f"{key}={values[name] if name == 'seed' else json.dumps(values[name])}")
-    limit: int | None = None
-    if values["limit"]:
-        limit = int(values["limit"]) if values["limit"].lstrip("-").isdigit() else 0
-        if limit < 1:
-            problems["limit"] = "a whole number from 1, or nothing for every sample"
-    if not problems:
-        try:
-            recipe = recipes.load(path, sets, limit)
-        except UserError as error:
-            problems["recipe"] = str(error)
-        else:
-            rows = _check_dataset(root, path, recipe, datasets, problems, notes)
-            _check_models(models_folder, recipe, problems, notes)
-            count = min(rows, limit) if rows and limit else rows or limit
-            words = ["run", str(path), *(w for s in sets for w in ("--set", s))]
-            words += ["--limit", str(limit)] if limit else []
-            return Check(None if problems else words, problems, notes, _estimate(count, rates, recipe))
-    return Check(None, problems, notes, "")
-
-
-def _check_dataset(
-    root: Path,
-    path: Path,
-    recipe: Recipe,
-    datasets: dict[str, int],
-    problems: dict[str, str],
-    notes: dict[str, str],
-) -> int | None:
-    """How many samples there are, where that is known before an import."""
-    if recipe.dataset in datasets:
-        notes["dataset"] = f"✓ imported: {datasets[recipe.dataset]:,} samples"
-        return datasets[recipe.dataset]
-    for folder in (path.parent, root, Path.cwd()):
-        file = folder / recipe.dataset
-        if file.is_file():
-            rows = _lines(file) if file.suffix == ".jsonl" else None
-            notes["dataset"] = f"✓ {bytes_text(file.stat().st_size)}" + (f", {rows:,} rows" if rows else "")
-            return rows
-    names = ", ".join(datasets) or "none so far"
-    problems["dataset"] = f"neither a file nor an imported dataset ({names})"
-    return None
-
-
-def _lines(file: Path) -> int | None:
-    if file.stat().st_size > 200_000_000:
-        return None
-    with file.open("rb") as lines:
-        return sum(1 for line in lines if line.strip())
-
-
-def _check_models(folder: Path, recipe: Recipe, problems: dict[str, str], notes: dict[str, str]) -> None:
-    from srtui import models
-
-    free = psutil.virtual_memory().available
-    if recipe.reflection.source == "store":
-        notes["teacher"] = "no teacher: the rewrites come from the store"
-    else:
-        try:
-            info = models.inspect(models.resolve_teacher(folder, recipe.teacher.model), with_hash=False)
-            _fits("teacher", info.size, free, problems, notes)
-        except UserError as error:
-            problems["teacher"] = str(error)
-    try:
-        info = models.inspect(models.find(folder, recipe.student.model), with_hash=False)
-        # Weights are held in four bits (NF4) or more; embeddings and activations come on top.
-        bits = {"nf4": 4.5, "int8": 8.5, "bf16": 16, "f32": 32}[recipe.student.quantization]
-        _fits("student", round(info.parameters * bits / 8 * 1.3), free, problems, notes)
-    except UserError as error:
-        problems["student"] = str(error)
-
-
-def _fits(who: str, need: int, free: int, problems: dict[str, str], notes: dict[str, str]) -> None:
-    if need > free:
-        problems[who] = f"needs about {bytes_text(need)} of memory, and {bytes_text(free)} are free"
-    else:
-        notes[who] = f"✓ about {bytes_text(need)} of memory, {bytes_text(free)} free"
-
-
-def _estimate(count: int | None, rates: dict[str, float], recipe: Recipe) -> str:
-    wanted = {
-        s: r for s, r in rates.items() if s != "check-template" and (s != "train" or recipe.training.enabled)
-    }
-    if not wanted:
-        return "No estimate yet: nothing has been measured on this machine."
-    if not count:
-        return "No estimate: the file's rows are counted when it is imported; a limit makes one."
-    steps = {"train": max(1.0, count * recipe.training.epochs / recipe.training.batch_size)}
-    seconds = sum(rate * steps.get(stage, count) for stage, rate in wanted.items())
-    return f"About {duration(seconds)} for {count:,} samples, by what earlier runs took here (whatever their models)."
-
-
-def _differences(file: dict[str, Any], snapshot: dict[str, Any]) -> list[str]:
-    """The --set words that make of a recipe file what a run was, apart from the form's own fields."""
-    from srtui.recipe import Recipe
-
-    try:
-        as_is = Recipe.model_validate({"name": snapshot["name"], **file}).model_dump(mode="json")
-    except ValueError:
-        return []
-    found = []
-    for key, value in snapshot.items():
-        if not isinstance(value, dict):
-            if (
-                key not in ("dataset", "limit", "seed", "description")
-                and value != as_is.get(key)
-                and value is not None
-            ):
-                found.append(f"{key}={json.dumps(value)}")
-            continue
-        for name, inner in value.items():
-            if f"{key}.{name}" in _KEYS.values() or inner is None or inner == as_is[key].get(name):
-                continue
-            found.append(f"{key}.{name}={json.dumps(inner)}")
-    return found

@@ -81,7 +81,7 @@ class RunsScreen(DashboardScreen):
         if nothing and not self.query("FirstRun"):
             from srtui.tui.widgets.first_run import FirstRun
 
-            self.mount(FirstRun(), before="#about")
+            self.mount(FirstRun(self.dashboard.workspace.models), before="#about")
         elif runs:
             self.query("FirstRun").remove()
         first_rows = runs and not table.total
@@ -115,6 +115,8 @@ class RunsScreen(DashboardScreen):
             )
         )
         lines.append(_where(run))
+        if run.state == "done":
+            lines.append(shown(_made(run), "$dim"))
         if run.error:
             lines.append(shown(f"✗ {run.error}", "$text-error"))
         self.query_one("#about", Words).say(Content("\n").join(lines))
@@ -242,6 +244,16 @@ def _where(run: RunRow) -> Content:
     if run.state == "done" and run.started_at and run.finished_at:
         return Content.styled(f"done in {duration(run.finished_at - run.started_at)}", "$text-success")
     return Content("")
+
+
+def _made(run: RunRow) -> str:
+    """What there is of it now, and how to take it along."""
+    made = [f"made: {run.kept:,} pairs (srtui export {run.name})" if run.kept else "made: no pair was kept"]
+    if run.adapter:
+        made.append(f"adapter {run.adapter} (srtui export-model {run.name})")
+    elif run.trained and run.trained.startswith("skipped"):
+        made.append(f"no training, {run.trained.removeprefix('skipped: ')}")
+    return "  ·  ".join(made)
 
 
 def _when(at: float | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shlex
 import subprocess
 import tempfile
@@ -12,34 +13,24 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, VerticalScroll
+from textual.containers import Horizontal
 from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Static
 
-from srtui.console import number
+from srtui.console import safe
 from srtui.errors import UserError
 from srtui.sample import Pair
 from srtui.store.views import SampleView, VariantView
 from srtui.tui.reader import Reader
 from srtui.tui.screens.base import KeyLine
-from srtui.tui.widgets.diff import word_diff
-from srtui.tui.widgets.words import bar, shown
+from srtui.tui.widgets.panes import PART_NAMES, PARTS, columns, diffs, final, pane, sentences
+from srtui.tui.widgets.words import shown
 
 if TYPE_CHECKING:
     from srtui.tui.app import Dashboard
 
 _NARROW = 100
-_BAR = 10
-_PARTS = ("instruction", "input", "response")
-_PART_NAMES = {"instruction": "Instruction", "input": "Input", "response": "Answer"}
-_STATE_SENTENCES = {
-    "waiting": "nothing has been done with it yet",
-    "instruction written": "the teacher has rewritten its instruction; the student has not chosen yet",
-    "instruction chosen": "the student has chosen its instruction; the answer comes next",
-    "answer written": "the teacher has rewritten its answer; the student has not chosen yet",
-    "answer chosen": "both choices are made",
-}
 
 
 class SampleScreen(Screen[int]):
@@ -52,10 +43,10 @@ class SampleScreen(Screen[int]):
         "their perplexities. o, i, a and h take a text for training, overruling the student; u lets its choice stand again."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,backspace", "back", "Table"),
+        Binding("escape,backspace", "back", "Back"),
         Binding("n,right", "step(1)", "Next"),
         Binding("p,left", "step(-1)", "Prev"),
-        Binding("o", "accept('original')", "Original"),
+        Binding("o", "accept('original')", "Orig."),
         Binding("i", "accept('instruction')", "Instr."),
         Binding("a", "accept('response')", "Answer"),
         Binding("h", "accept('manual')", "By hand", show=False),
@@ -86,6 +77,7 @@ class SampleScreen(Screen[int]):
         self._reader, self._position, self._sample_id = reader, position, sample_id
         self._sample: SampleView | None = None
         self._marking = True
+        self._found: re.Pattern[str] | None = None
 
     @property
     def dashboard(self) -> Dashboard:
@@ -98,10 +90,15 @@ class SampleScreen(Screen[int]):
 
     def on_mount(self) -> None:
         self.set_class(self.app.size.width < _NARROW, "-stacked")
+        words = self.dashboard.sample_filter.text.split()
+        if words:  # those of the search that led here
+            self._found = re.compile("|".join(re.escape(safe(w)) for w in words), re.IGNORECASE)
         self._reload()
 
     def on_resize(self) -> None:
-        self.set_class(self.app.size.width < _NARROW, "-stacked")
+        if self.has_class("-stacked") != (self.app.size.width < _NARROW):
+            self.toggle_class("-stacked")
+            self._reload()
 
     def _reload(self) -> None:
         self.run_worker(self._show(), exclusive=True, group="show")
@@ -112,18 +109,22 @@ class SampleScreen(Screen[int]):
             sample = await self._reader.ask(lambda v: v.sample(run_id, sample_id))
             if sample is None:
                 raise UserError(f"Sample {sample_id} is not in the store any more.")
-            shown_variants = _columns(sample)
-            diffs = await asyncio.to_thread(_diffs, sample, shown_variants) if self._marking else {}
+            shown_variants = columns(sample)
+            marked = await asyncio.to_thread(diffs, sample, shown_variants) if self._marking else {}
         except Exception as error:
             self.dashboard.problem(error)
             return
         self._sample = sample
         self.query_one("#top", Static).update(self._top(sample))
         panes = self.query_one("#panes", Horizontal)
+        stacked = self.has_class("-stacked")
         with self.app.batch_update():
             await panes.remove_children()
             await panes.mount(
-                *(_pane(sample, name, variant, stage, diffs) for name, variant, stage in shown_variants)
+                *(
+                    pane(sample, name, variant, stage, marked, stacked, self._found)
+                    for name, variant, stage in shown_variants
+                )
             )
 
     def _top(self, s: SampleView) -> Content:
@@ -132,7 +133,9 @@ class SampleScreen(Screen[int]):
         if s.flagged:
             head.append(Content.styled("⚑ flagged", "$text-accent"))
         lines = [Content("  ·  ").join(head)]
-        lines += [shown(line) for line in sentences(s)]
+        run = self.dashboard.current_run
+        takes = "exports take" if run is not None and run.state == "done" else "training takes"
+        lines += [shown(line) for line in sentences(s, takes)]
         if s.note:
             lines.append(Content.assemble(("✎ ", "$text-accent"), shown(s.note, "italic")))
         return Content("\n").join(lines)
@@ -190,9 +193,14 @@ class SampleScreen(Screen[int]):
         variant_id = variant.id
 
         def said(_: None) -> None:
-            self.notify(
-                "Overruled: training takes this text. u lets the student's choice stand again.", timeout=4
+            run = self.dashboard.current_run
+            trained = run is not None and run.state == "done"
+            takes = (
+                "exports take this text (the run is trained already)"
+                if trained
+                else "training takes this text"
             )
+            self.notify(f"Overruled: {takes}. u lets the student's choice stand again.", timeout=5)
             self._reload()
 
         self.dashboard.write(lambda store: store.marks.overrule(run_id, sample_id, variant_id), said)
@@ -230,7 +238,7 @@ class SampleScreen(Screen[int]):
     def action_copy(self) -> None:
         s = self._sample
         if s is not None:
-            variant = s.variant(_final(s)) or s.original
+            variant = s.variant(final(s)) or s.original
             self.app.copy_to_clipboard(
                 "\n\n".join(t for t in (variant.instruction, variant.input, variant.response) if t)
             )
@@ -244,7 +252,7 @@ class SampleScreen(Screen[int]):
         s = self._sample
         if s is None:
             return
-        base = s.variant(_final(s)) or s.original
+        base = s.variant(final(s)) or s.original
         try:
             pair = self._edited(base)
         except UserError as error:
@@ -261,7 +269,7 @@ class SampleScreen(Screen[int]):
                 if made[1]
                 else "This sample has that very text already."
             )
-            self.notify(f"{words} h takes it for training.", timeout=5)
+            self.notify(f"{words} h takes it in place of the student's choice.", timeout=5)
             self._reload()
 
         self.dashboard.write(lambda store: store.marks.write_variant(sample_id, parent_id, pair), said)
@@ -269,7 +277,7 @@ class SampleScreen(Screen[int]):
     def _edited(self, base: VariantView) -> Pair | None:
         """What the person's editor leaves of a text; None where it is as it was."""
         words = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi")
-        before = "".join(f"=== {_PART_NAMES[p]} ===\n{getattr(base, p)}\n" for p in _PARTS)
+        before = "".join(f"=== {PART_NAMES[p]} ===\n{getattr(base, p)}\n" for p in PARTS)
         with tempfile.TemporaryDirectory(prefix="srtui-") as folder:
             path = Path(folder) / f"sample-{self._sample_id}.txt"
             path.write_text(before, encoding="utf-8")
@@ -289,151 +297,13 @@ class SampleScreen(Screen[int]):
 def read_edited(text: str) -> Pair:
     """The pair in an edited file. Raises UserError where a heading is gone."""
     found = {}
-    for n, part in enumerate(_PARTS):
-        heading = f"=== {_PART_NAMES[part]} ===\n"
+    for n, part in enumerate(PARTS):
+        heading = f"=== {PART_NAMES[part]} ===\n"
         at = text.find(heading)
         if at < 0:
             raise UserError(
                 f"The line {heading.strip()} is gone, so the parts cannot be told apart; nothing was stored."
             )
-        end = text.find(f"=== {_PART_NAMES[_PARTS[n + 1]]} ===\n", at) if n + 1 < len(_PARTS) else len(text)
+        end = text.find(f"=== {PART_NAMES[PARTS[n + 1]]} ===\n", at) if n + 1 < len(PARTS) else len(text)
         found[part] = text[at + len(heading) : end if end >= 0 else len(text)].removesuffix("\n")
     return Pair(found["instruction"], found["input"], found["response"])
-
-
-def sentences(s: SampleView) -> list[str]:
-    """What was decided, stage by stage, and what came of it."""
-    lines = []
-    for stage in ("instruction", "response"):
-        if stage in s.decisions:
-            reason = s.decisions[stage]["reason"]
-            lines.append(reason[:1].upper() + reason[1:])
-        elif stage in s.reflections and s.reflections[stage]["status"] != "parsed":
-            lines.append(f"No rewrite of the {stage}: {s.reflections[stage]['status']}")
-    if s.overruled_to is not None:
-        variant = s.variant(s.overruled_to)
-        lines.append(f"» Overruled by a person: training takes {_named(variant)}")
-    elif s.outcome is not None:
-        lines.append(
-            "✓ Kept for training" if s.outcome["kept"] else f"✗ Not trained on: {s.outcome['reason']}"
-        )
-    elif s.state in _STATE_SENTENCES:
-        sentence = _STATE_SENTENCES[s.state]
-        lines.append(sentence[0].upper() + sentence[1:])
-    return lines
-
-
-def _named(variant: VariantView | None) -> str:
-    if variant is None:
-        return "a text that is gone"
-    return {
-        "original": "the original",
-        "instruction_reflected": "the rewritten instruction",
-        "response_reflected": "the rewritten answer",
-        "manual": "the text written by hand",
-    }[variant.kind]
-
-
-def _final(s: SampleView) -> int:
-    """The variant that would be trained on now."""
-    if s.overruled_to is not None:
-        return s.overruled_to
-    for stage in ("response", "instruction"):
-        if stage in s.decisions:
-            return int(s.decisions[stage]["chosen_id"])
-    return s.original.id
-
-
-def _columns(s: SampleView) -> list[tuple[str, VariantView | None, str]]:
-    """(heading, variant, stage) of each pane."""
-    columns = [
-        ("Original", s.original, ""),
-        ("Rewritten instruction", s.variant(s.rewrites.get("instruction")), "instruction"),
-        ("Rewritten answer", s.variant(s.rewrites.get("response")), "response"),
-    ]
-    manual = [v for v in s.variants if v.kind == "manual"]
-    if manual:
-        columns.append(("By hand", manual[-1], "manual"))
-    return columns
-
-
-Diffs = dict[tuple[int, str], Content]
-
-
-def _diffs(s: SampleView, columns: list[tuple[str, VariantView | None, str]]) -> Diffs:
-    """Marked texts by variant and part: each rewrite against the text that it was made of."""
-    marked: Diffs = {}
-    for _, variant, _ in columns:
-        before = s.variant(variant.parent_id) if variant is not None else None
-        if variant is None or before is None:
-            continue
-        for part in _PARTS:
-            old, new = getattr(before, part), getattr(variant, part)
-            if old != new and (both := word_diff(old, new)) is not None:
-                # What the answer's rewrite changed of the instruction's is marked there only if the
-                # instruction's own changes are not marked already.
-                marked.setdefault((before.id, part), both[0])
-                marked[variant.id, part] = both[1]
-    return marked
-
-
-def _pane(s: SampleView, name: str, variant: VariantView | None, stage: str, diffs: Diffs) -> VerticalScroll:
-    blocks: list[Static] = []
-    if variant is None:
-        reflection = s.reflections.get(stage)
-        why = (
-            "the teacher has not written it yet"
-            if reflection is None
-            else f"there is none: {reflection['status']}"
-        )
-        blocks = [Static(Content.styled(name, "bold $text-primary")), Static(shown(why, "$dim"))]
-    else:
-        final = variant.id == _final(s)
-        head = Content.assemble(
-            (name, "bold $text-primary"), ("  ● chosen" if final else "", "bold $text-success")
-        )
-        blocks = [Static(head), Static(_scores(variant), classes="scores")]
-        for part in _PARTS:
-            text = getattr(variant, part)
-            if text:
-                blocks.append(Static(Content.styled(_PART_NAMES[part], "bold $dim")))
-                blocks.append(Static(diffs.get((variant.id, part), shown(text)) + Content("\n")))
-    critique = s.critiques.get(stage)
-    if critique:
-        blocks.append(Static(Content.styled("The teacher's critique", "bold $dim")))
-        blocks.append(Static(shown(critique, "italic $dim")))
-    return VerticalScroll(*blocks, classes="pane", can_focus=False)
-
-
-def _scores(v: VariantView) -> Content:
-    """Four losses and two ratios, each as a small bar."""
-    if v.ifd is None and v.rifd is None:
-        words = (
-            "waiting for a score"
-            if v.kind == "manual" and not v.unscored
-            else v.unscored or "not scored: no choice needed it"
-        )
-        return shown(words, "$dim")
-    top = max([4.0, *(x for x in v.losses.values() if x is not None)])
-    lines = []
-    for ratio, name, given, alone in ((v.ifd, "IFD", "L(y|x)", "L(y)"), (v.rifd, "r-IFD", "L(x|y)", "L(x)")):
-        # A score that was not needed keeps its place, so that what is below stands side by side.
-        if ratio is None:
-            lines += [Content.styled(f"{label:<6}     -", "$dim") for label in (name, given, alone)]
-            continue
-        over = "  ≥ 1" if ratio >= 1 else ""
-        lines.append(
-            Content.assemble(
-                (f"{name:<6} {number(ratio, 2):>5} ", "bold"),
-                (bar(ratio, 1.5, _BAR), "$text-warning" if over else "$text-primary"),
-                (over, "$text-warning"),
-            )
-        )
-        for which in (given, alone):
-            loss = v.losses[which]
-            lines.append(
-                Content.assemble(
-                    (f"{which:<6} {number(loss, 2):>5} ", "$dim"), (bar(loss or 0.0, top, _BAR), "$dim")
-                )
-            )
-    return Content("\n").join(lines)

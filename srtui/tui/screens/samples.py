@@ -13,13 +13,13 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, Select, Static
 
 from srtui.console import number
 from srtui.store.views import DECISIONS, ORDERS, STATES, SampleFilter, SampleRow
 from srtui.tui.reader import Reader
 from srtui.tui.screens.base import DashboardScreen
+from srtui.tui.screens.dialogs import Dialog, Prompt
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.table import Cell, Column, Row, Tone, VirtualTable
 from srtui.tui.widgets.words import Words, shown
@@ -41,7 +41,7 @@ _STATE_TONES: dict[str, Tone] = {"kept": "good", "dropped": "dim", "overruled": 
 _STATE_SIGNS = {"kept": "✓ ", "dropped": "✗ ", "overruled": "» ", "waiting": "· "}
 
 
-class FilterForm(ModalScreen[SampleFilter | None]):
+class FilterForm(Dialog[SampleFilter | None]):
     """Which samples to list."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -167,7 +167,7 @@ class SamplesScreen(DashboardScreen):
         Binding("f", "filter", "Filter"),
         Binding("s", "sort", "Sort"),
         Binding("S", "turn", "Reverse", show=False),
-        Binding("escape", "all", "Show all", show=False),
+        Binding("escape", "all", "Show all"),
         Binding("enter", "open", "Open", show=True),
     ]
 
@@ -189,7 +189,7 @@ class SamplesScreen(DashboardScreen):
         yield VirtualTable(
             [
                 Column("sample", "#", 7, right=True),
-                Column("state", "state", 19, from_width=64),
+                Column("state", "state", 14, from_width=64),
                 Column("instruction", "instr", 5),
                 Column("answer", "answer", 6),
                 Column("ifd", "IFD", 5, right=True),
@@ -313,8 +313,6 @@ class SamplesScreen(DashboardScreen):
         return self.dashboard.sample_filter
 
     def action_search(self) -> None:
-        from srtui.tui.screens.dialogs import Prompt
-
         def search(text: str | None) -> None:
             if text is not None:
                 self.change(replace(self.now, text=text.strip()))
@@ -391,7 +389,10 @@ def _row(r: SampleRow) -> Row:
         r.id,
         (
             Cell(str(r.id), "dim"),
-            Cell(_STATE_SIGNS.get(r.state, "") + r.state, _STATE_TONES.get(r.state, "")),
+            Cell(
+                _STATE_SIGNS.get(r.state, "") + r.state.replace("instruction", "instr."),
+                _STATE_TONES.get(r.state, ""),
+            ),
             choice(r.new_instruction),
             choice(r.new_answer),
             Cell(number(r.ifd, 2), "warn" if r.ifd is not None and r.ifd >= 1 else ""),

@@ -66,14 +66,14 @@ class Histogram(Widget, can_focus=True):
 
     def render(self) -> Content:
         width = self.content_size.width
-        side = max(4, (width - 24) // 2)
+        side = max(4, (width - 25) // 2)
         top = max(*self._before, *self._after, 1)
         first, last = sorted((self.cursor, self.fixed))
         rows = [
             Content.styled(
                 f"{self._name}   mean {number(self._means[0])} → {number(self._means[1])}", "bold"
             ),
-            Content.styled(f"  {'before':>{side + 6}}         {'chosen':<{side}}", "$dim"),
+            Content.styled(f"  {'before':>{side + 7}}       {'chosen':<{side}}", "$dim"),
         ]
         for n in range(_BINS):
             picked = self.has_focus and first <= n <= last
@@ -84,7 +84,7 @@ class Histogram(Widget, can_focus=True):
             rows.append(
                 Content.assemble(
                     ("▐ " if picked else "  ", "$text-accent"),
-                    (f"{self._before[n] or '':>6}", "$dim"),
+                    (f"{self._before[n] or '':>6} ", "$dim"),
                     (f"{left:>{side}} ", "$dim"),
                     (f"{label:<5}", "bold reverse" if picked else "$text-warning" if over else ""),
                     (bar(self._after[n], top, side), "$warning" if over else "$primary"),
@@ -150,7 +150,7 @@ class ScoresScreen(DashboardScreen):
                 yield Histogram("r-IFD", "rifd", "rifd")
             with Horizontal(id="below"):
                 yield Words(id="flow")
-                yield Plot("IFD against r-IFD", id="scatter")
+                yield Plot("r-IFD against IFD", id="scatter")
         yield Empty(
             "No scores yet", "They come with the first choice of a run; start one on 1 Runs.", id="none"
         )
@@ -199,8 +199,7 @@ class ScoresScreen(DashboardScreen):
             ],
             at_x=1.0,
             at_y=1.0,
-            names=("IFD", "r-IFD"),
-            from_zero=True,
+            names=("IFD", ""),
         )
         self.query_one("#flow", Words).say(
             _flow(found["flow"], min(24, max(8, self.app.size.width // 2 - 53)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, ClassVar
 
 from textual.app import ComposeResult
@@ -18,6 +20,8 @@ from srtui.tui.widgets.plot import Plot, Series
 from srtui.tui.widgets.words import Words, shown
 
 Points = list[tuple[int, float]]
+_HELD_OUT = "held_out_"
+_PACE = 20
 
 
 class TrainingScreen(DashboardScreen):
@@ -25,8 +29,9 @@ class TrainingScreen(DashboardScreen):
 
     MODE = "training"
     HELP_TEXT = (
-        "The training of the run: loss raw (points) and smoothed (line), the learning rate, tokens a second. v lays "
-        "the training of another run over it, dashed."
+        "The training of the run: loss of each step (points), smoothed (line), and of samples that are held out (◆ ◇); "
+        "the learning rate, tokens a second, the engine's memory. v lays the training of another run over it, dashed, "
+        "its held-out losses as ▲ △."
     )
     BINDINGS: ClassVar[list[BindingType]] = [Binding("v", "overlay", "Compare with another run")]
     DEFAULT_CSS = """
@@ -34,6 +39,7 @@ class TrainingScreen(DashboardScreen):
     TrainingScreen #loss { height: 2fr; }
     TrainingScreen #small { height: 1fr; min-height: 7; }
     TrainingScreen #small Plot { width: 1fr; }
+    TrainingScreen.-narrow #memory { display: none; }
     """
 
     def __init__(self) -> None:
@@ -46,7 +52,8 @@ class TrainingScreen(DashboardScreen):
             yield Plot("loss", id="loss")
             with Horizontal(id="small"):
                 yield Plot("learning rate", id="rate")
-                yield Plot("tokens so far", id="tokens")
+                yield Plot("tokens a second", id="speed")
+                yield Plot("memory, GB", id="memory")
         yield Empty(
             "No training yet",
             "A run trains its student when both choices are made, unless its recipe says training.enabled = false.",
@@ -56,6 +63,10 @@ class TrainingScreen(DashboardScreen):
     def on_mount(self) -> None:
         self.query_one("#all").add_class("hidden")
         self.query_one("#none").add_class("hidden")
+        self.on_resize()
+
+    def on_resize(self) -> None:
+        self.set_class(self.app.size.width < 100, "-narrow")
 
     async def read(self) -> None:
         app = self.dashboard
@@ -75,29 +86,37 @@ class TrainingScreen(DashboardScreen):
         for r, t, dashed in drawn:
             points = t["metrics"].get("loss", [])
             style = "$text-accent" if dashed else "$text-primary"
-            losses.append(Series("", points, "$dim", "dots"))
-            losses.append(Series(f"{r.name}, smoothed", smoothed(points), style, dashed=dashed))
+            losses.append(Series("" if dashed else "each step", points, "$dim", "dots"))
+            losses.append(Series(r.name, smoothed(points), style, dashed=dashed))
+            for sign, (name, held) in zip("▲△" if dashed else "◆◇", held_out(t).items(), strict=False):
+                losses.append(Series(name if dashed else f"held out, {name}", held, style, "dots", sign=sign))
         self.query_one("#loss", Plot).show(losses, names=("step", "nats a token"))
-        for id, metric in (("rate", "learning_rate"), ("tokens", "tokens")):
+        small: dict[str, Callable[[dict[str, Any]], Points]] = {
+            "rate": lambda t: t["metrics"].get("learning_rate", []),
+            "speed": speeds,
+            "memory": lambda t: [(step, mb / 1000) for step, mb in t["metrics"].get("memory_mb", [])],
+        }
+        for id, points_of in small.items():
             self.query_one(f"#{id}", Plot).show(
                 [
-                    Series(
-                        "",
-                        t["metrics"].get(metric, []),
-                        "$text-accent" if dashed else "$text-primary",
-                        dashed=dashed,
-                    )
+                    Series("", points_of(t), "$text-accent" if dashed else "$text-primary", dashed=dashed)
                     for _, t, dashed in drawn
                 ],
                 from_zero=True,
             )
 
-    def action_overlay(self) -> None:
-        others = [r.id for r in self.dashboard.runs if r.id != self.dashboard.run_id]
-        if not others:
-            self.notify("There is no other run to lay over this one.", timeout=3)
+    async def action_overlay(self) -> None:
+        """The next run that has a training, and after the last of them none."""
+        here = self.dashboard.run_id
+        try:
+            trained = await self.dashboard.ask(lambda v: v.trained())
+        except Exception as error:
+            self.dashboard.problem(error)
             return
-        order: list[int | None] = [None, *others]
+        order: list[int | None] = [None, *(i for i in trained if i != here)]
+        if len(order) == 1:
+            self.notify("No other run has a training to lay over this one.", timeout=3)
+            return
         at = order.index(self._other) if self._other in order else 0
         self._other = order[(at + 1) % len(order)]
         self.reread()
@@ -112,30 +131,103 @@ def smoothed(points: Points, weight: float = 0.85) -> list[tuple[float, float]]:
     return done
 
 
+def held_out(t: dict[str, Any]) -> dict[str, Points]:
+    """Held-out losses by name: before, where they were measured on the way, and after."""
+    found: dict[str, dict[int, float]] = {}
+    for name, points in t["metrics"].items():
+        if name.startswith(_HELD_OUT):
+            found[name.removeprefix(_HELD_OUT)] = dict(points)
+    for name, held in t["result"].get("held_out", {}).items():
+        points = found.setdefault(name, {})
+        points.setdefault(0, held["before"])
+        points.setdefault(t["steps"], held["after"])
+    return {name: sorted(points.items()) for name, points in found.items()}
+
+
+def speeds(t: dict[str, Any]) -> Points:
+    """Tokens a second of each step: its tokens over its seconds, where both were stored."""
+    seconds = dict(t["metrics"].get("seconds", []))
+    known = [
+        (step, tokens, seconds[step]) for step, tokens in t["metrics"].get("tokens", []) if step in seconds
+    ]
+    # Both start again at the checkpoint from which an interrupted training went on.
+    return [
+        (step, (tokens - before) / (now - then))
+        for (_, before, then), (step, tokens, now) in pairwise([(0, 0.0, 0.0), *known])
+        if now > then and tokens > before
+    ]
+
+
+def left(t: dict[str, Any]) -> float | None:
+    """Seconds that a training still takes by the pace of its last steps; None where it is not known."""
+    at = t["metrics"].get("seconds", [])[-_PACE:]
+    paces = [(now - then) / (step - before) for (before, then), (step, now) in pairwise(at) if now > then]
+    if t["status"] != "running" or not paces:
+        return None
+    return float((t["steps"] - at[-1][0]) * sum(paces) / len(paces))
+
+
 def _facts(run: RunRow, t: dict[str, Any], beside: RunRow | None, other: dict[str, Any] | None) -> Content:
     lines = [_line(run, t)]
     if beside is not None and other is not None:
         lines.append(_line(beside, other))
-    elif beside is None:
-        for name, held in t["result"].get("held_out", {}).items():
-            lines.append(
-                shown(
-                    f"held-out loss, {name}: {number(held['before'])} before, {number(held['after'])} after "
-                    f"({held['samples']} samples)"
-                )
-            )
+    held = [
+        f"{name} {number(points[0][1])} → {number(points[-1][1])}"
+        for name, points in held_out(t).items()
+        if points
+    ]
+    if held:
+        lines.append(shown(f"held-out loss: {'  ·  '.join(held)}"))
+    if t["plan"]:
+        lines.append(shown(_plan(t["plan"]), "$dim"))
+    if t["checkpoints"]:
+        lines.append(shown(_checkpoints(t["checkpoints"], t["status"] == "running"), "$dim"))
     if t["adapter"]:
         lines.append(shown(f"adapter: {t['adapter']}", "$dim"))
     return Content("\n").join(lines)
 
 
+def _plan(plan: dict[str, Any]) -> str:
+    """What was expected before the first step."""
+    words = f"planned: {plan['tokens']:,} tokens, about {duration(plan['seconds'])} and {bytes_text(plan['memory'])}"
+    ways = [name for name in ("packed", "gradient_checkpointing") if plan[name]]
+    cut = f", {plan['truncated']:,} samples cut" if plan["truncated"] else ""
+    return words + "".join(f", {w.replace('_', ' ')}" for w in ways) + cut
+
+
+def _checkpoints(found: list[dict[str, Any]], going: bool) -> str:
+    """Which can be gone on from, and what became of the others."""
+    good = [c for c in found if c["state"] == "good"]
+    words = []
+    if good:
+        steps = ", ".join(str(c["step"]) for c in good[-6:])
+        last = good[-1]
+        words.append(
+            f"checkpoints: step {'… ' if len(good) > 6 else ''}{steps} "
+            f"({bytes_text(last['bytes'])} in {duration(last['seconds'])} each)"
+        )
+    elif going:
+        words.append("checkpoints: none to go on from")
+    else:
+        return f"checkpoints: {len(found)} were written, none is needed any more"
+    for state, name in (("removed", "removed for room"), ("corrupt", "damaged")):
+        count = sum(c["state"] == state for c in found)
+        if count:
+            words.append(f"{count} {name}")
+    return "  ·  ".join(words)
+
+
 def _line(run: RunRow, t: dict[str, Any]) -> Content:
-    losses = t["metrics"].get("loss", [])
-    step = losses[-1][0] if losses else 0
-    rate = t["tokens"] / t["seconds"] if t["seconds"] else 0
+    losses = smoothed(t["metrics"].get("loss", []))
+    step = int(losses[-1][0]) if losses else 0
+    fast = speeds(t)[-_PACE:]
+    rate = t["tokens"] / t["seconds"] if t["seconds"] else sum(s for _, s in fast) / len(fast) if fast else 0
+    remaining = left(t)
     words = [
-        f"{t['status']}",
+        # An engine that died leaves its training as running.
+        run.state if t["status"] == "running" and run.state != "running" else t["status"],
         f"step {step:,} of {t['steps']:,}",
+        f"{duration(remaining)} left" if remaining is not None and run.state == "running" else "",
         f"loss {number(losses[0][1])} → {number(losses[-1][1])}" if losses else "",
         f"{t['examples']:,} samples",
         f"{rate:,.0f} tokens/s" if rate else "",

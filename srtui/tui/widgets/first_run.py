@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from textual.app import ComposeResult
 from textual.containers import Center, Middle
 from textual.content import Content
 from textual.widgets import Button, Static
+
+_DEMO_MODEL = "smollm2-135m"
 
 
 class FirstRun(Middle):
@@ -17,21 +21,30 @@ class FirstRun(Middle):
     FirstRun Button { margin-top: 1; }
     """
 
+    def __init__(self, models: Path) -> None:
+        super().__init__()
+        self._models = models
+
     def on_mount(self) -> None:
         self.query_one("#demo").focus()
 
     def compose(self) -> ComposeResult:
+        needs = (
+            " It needs the model once: ",
+            (f"srtui models add {_DEMO_MODEL}", "bold"),
+            " (or ",
+            ("6", "bold"),
+            " here, then a), the only step that uses the network.",
+        )
+        is_here = (self._models / _DEMO_MODEL).is_dir() and any(self._models.glob(f"{_DEMO_MODEL}*.gguf"))
         with Center():
             yield Static(
                 Content.assemble(
                     ("No runs yet\n\n", "bold $text-primary"),
                     "A run lets a local teacher rewrite your instruction data, lets the student choose by IFD "
                     "and r-IFD what is worth keeping, and trains the student on the choice.\n\n",
-                    "The demo does all of it with a small model in a few minutes. It needs the model once: ",
-                    ("srtui models add smollm2-135m", "bold"),
-                    " (or ",
-                    ("6", "bold"),
-                    " here, then a), the only step that uses the network.",
+                    "The demo does all of it with a small model in a few minutes.",
+                    *((" Its model is here already.",) if is_here else needs),
                 )
             )
         with Center():

@@ -62,12 +62,13 @@ class Plot(Widget):
 
     def render(self) -> Content:
         width, height = self.content_size.width - _LEFT, self.content_size.height - 3
-        legend = [Content.styled(self._title, "bold")]
+        across, up = self._names
+        legend = [Content.styled(self._title, "bold") + Content.styled(f", {up}" if up else "", "$dim")]
         for s in self._series:
             mark = s.sign or ("╌╌" if s.dashed else "──" if s.kind == "line" else "⠶")
             if s.name:
                 legend.append(Content.styled(f"{mark} ", s.style) + shown(s.name))
-        head = Content("  ").join(legend)
+        head = Content("  ").join(legend).truncate(max(8, self.content_size.width), ellipsis=True)
         points = [p for s in self._series for p in s.points if math.isfinite(p[0]) and math.isfinite(p[1])]
         if width < 8 or height < 2 or not points:
             return head + Content("\n") + Content.styled("nothing to draw yet" if not points else "", "$dim")
@@ -99,11 +100,11 @@ class Plot(Widget):
         if self._at_x is not None and column is not None and len(_short(left)) < column < width - 6:
             value_there = _short(self._at_x)
             ends = ends[:column] + value_there + ends[column + len(value_there) :]
+        middle = (width - len(across)) // 2
+        if across and not ends[max(0, middle - 2) : middle + len(across) + 2].strip():
+            ends = ends[:middle] + across + ends[middle + len(across) :]
         rows.append(Content.styled(" " * (_LEFT - 1) + "└" + "─" * width, "$dim"))
         rows.append(Content.styled(" " * _LEFT + ends, "$dim"))
-        if any(self._names):
-            across, up = self._names
-            rows[0] = rows[0] + Content.styled(f"   x: {across}, y: {up}", "$dim")
         return Content("\n").join(rows)
 
 

@@ -1,0 +1,237 @@
+"""Can a new run work, and what may it take? Asked while its form is filled in; models are not loaded."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Container
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from srtui.console import bytes_text, duration, title
+from srtui.errors import UserError
+from srtui.store.runs import STAGES
+from srtui.store.views import Views
+
+if TYPE_CHECKING:
+    from srtui.recipe import Recipe
+
+_KEYS = {
+    "name": "name",
+    "dataset": "dataset",
+    "teacher": "teacher.model",
+    "student": "student.model",
+    "seed": "seed",
+}
+FIELDS = ("name", "dataset", "teacher", "student", "limit", "seed")
+_COUNTED_BYTES = 50_000_000
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one look at the form came to."""
+
+    words: list[str] | None
+    problems: dict[str, str]
+    notes: dict[str, str]
+    estimate: str
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the store knows that bears on a new run; ``memory`` in bytes, rates in seconds a sample."""
+
+    names: frozenset[str] = frozenset()
+    datasets: dict[str, int] = field(default_factory=dict)
+    rates: dict[str, float] = field(default_factory=dict)
+    memory: float = 0.0
+
+
+def known(views: Views, teacher: str, student: str) -> Known:
+    """What it knows about a run with these models."""
+    return Known(
+        frozenset(r.name for r in views.runs()),
+        dict(views.datasets()),
+        views.seconds_a_sample(teacher, student),
+        views.memory_taken(teacher, student),
+    )
+
+
+def free_name(wanted: str, taken: Container[str]) -> str:
+    """``wanted``, or with the first number behind it that no run has: what is shown is what is made."""
+    if wanted not in taken:
+        return wanted
+    stem = re.sub(r"-\d+$", "", wanted)
+    return next(f"{stem}-{n}" for n in count(2) if f"{stem}-{n}" not in taken)
+
+
+def check(
+    root: Path,
+    models_folder: Path,
+    path: Path,
+    values: dict[str, str],
+    extra: list[str],
+    known: Known,
+) -> Check:
+    """Can this run work? Off the event loop: it reads model headers."""
+    from srtui import recipe as recipes
+
+    problems: dict[str, str] = {}
+    notes: dict[str, str] = {}
+    sets = list(extra)
+    for name, key in _KEYS.items():
+        if not values[name]:
+            problems[name] = f"a run needs a {name}"
+        else:
+            sets.append(f"{key}={values[name] if name == 'seed' else json.dumps(values[name])}")
+    limit: int | None = None
+    if values["limit"]:
+        limit = int(values["limit"]) if values["limit"].lstrip("-").isdigit() else 0
+        if limit < 1:
+            problems["limit"] = "a whole number from 1, or nothing for every sample"
+    if not problems:
+        try:
+            recipe = recipes.load(path, sets, limit)
+        except UserError as error:
+            problems["recipe"] = str(error)
+        else:
+            if values["name"] in known.names:
+                problems["name"] = "there is a run of this name already; p on 1 Runs goes on with it"
+            rows = _check_dataset(root, path, recipe, known.datasets, problems, notes)
+            _check_models(models_folder, recipe, problems, notes)
+            samples = min(rows, limit) if rows and limit else rows or limit
+            words = ["run", str(path), *(w for s in sets for w in ("--set", s))]
+            words += ["--limit", str(limit)] if limit else []
+            estimate = _estimate(samples, known.rates, recipe) + _memory(known.memory)
+            return Check(None if problems else words, problems, notes, estimate)
+    return Check(None, problems, notes, "")
+
+
+def _check_dataset(
+    root: Path,
+    path: Path,
+    recipe: Recipe,
+    datasets: dict[str, int],
+    problems: dict[str, str],
+    notes: dict[str, str],
+) -> int | None:
+    """How many samples there are, where that is known before an import."""
+    if recipe.dataset in datasets:
+        notes["dataset"] = f"✓ imported: {datasets[recipe.dataset]:,} samples"
+        return datasets[recipe.dataset]
+    for folder in (path.parent, root, Path.cwd()):
+        file = folder / recipe.dataset
+        if file.is_file():
+            at = file.stat()
+            try:
+                form, rows, bad = _contents(file, at.st_size, at.st_mtime_ns)
+            except UserError as error:
+                problems["dataset"] = str(error)
+                return None
+            counted = f", {rows:,} rows" if rows is not None else ""
+            spoilt = f", {bad:,} more that cannot be used" if bad else ""
+            notes["dataset"] = f"✓ {bytes_text(at.st_size)}, {form}{counted}{spoilt}"
+            return rows
+    names = ", ".join(datasets) or "none so far"
+    problems["dataset"] = f"neither a file nor an imported dataset ({names})"
+    return None
+
+
+@lru_cache(8)
+def _contents(file: Path, size: int, changed: int) -> tuple[str, int | None, int]:
+    """A data file's format, its rows that can be used (None of a large one), and those that cannot."""
+    from srtui import datasets
+
+    reader = datasets.read(file)
+    if size > _COUNTED_BYTES:
+        return reader.format, None, 0
+    for _ in reader:
+        pass
+    return reader.format, reader.good, reader.bad.total()
+
+
+def _check_models(folder: Path, recipe: Recipe, problems: dict[str, str], notes: dict[str, str]) -> None:
+    from srtui import models
+
+    free = psutil.virtual_memory().available
+    if recipe.reflection.source == "store":
+        notes["teacher"] = "no teacher: the rewrites come from the store"
+    else:
+        try:
+            info = models.inspect(models.resolve_teacher(folder, recipe.teacher.model), with_hash=False)
+            _fits("teacher", info.size, free, problems, notes)
+        except UserError as error:
+            problems["teacher"] = str(error)
+    try:
+        info = models.inspect(models.find(folder, recipe.student.model), with_hash=False)
+        # Weights are held in four bits (NF4) or more; embeddings and activations come on top.
+        bits = {"nf4": 4.5, "int8": 8.5, "bf16": 16, "f32": 32}[recipe.student.quantization]
+        _fits("student", round(info.parameters * bits / 8 * 1.3), free, problems, notes)
+    except UserError as error:
+        problems["student"] = str(error)
+
+
+def _fits(who: str, need: int, free: int, problems: dict[str, str], notes: dict[str, str]) -> None:
+    if need > free:
+        problems[who] = f"its weights take {bytes_text(need)} of memory, and {bytes_text(free)} are free"
+    else:
+        notes[who] = f"✓ {bytes_text(need)} of weights, {bytes_text(free)} of memory free"
+
+
+def _estimate(samples: int | None, rates: dict[str, float], recipe: Recipe) -> str:
+    wanted = [
+        s
+        for s in STAGES
+        if (s != "train" or recipe.training.enabled)
+        and not (s.startswith("reflect-") and recipe.reflection.source == "store")
+    ]
+    known = [s for s in wanted if s in rates]
+    if not known:
+        return "No estimate of the time yet: no run with these models has been measured here."
+    if not samples:
+        return "No estimate of the time: so large a file's rows are counted when it is imported; a limit makes one."
+    # A training step is of a batch; the others are of a sample.
+    steps = {"train": max(1.0, samples * recipe.training.epochs / recipe.training.batch_size)}
+    seconds = sum(rates[stage] * steps.get(stage, samples) for stage in known)
+    if len(known) < len(wanted):
+        missing = ", ".join(title(s) for s in wanted if s not in rates)
+        return f"At least {duration(seconds)} for {samples:,} samples; not measured here yet: {missing}."
+    return f"About {duration(seconds)} for {samples:,} samples, by what runs with these models took here."
+
+
+def _memory(taken: float) -> str:
+    if not taken:
+        return ""
+    free = psutil.virtual_memory().available
+    short = " Close something first, or it may not fit." if taken > free else ""
+    return f"\nTheir engines held at most {bytes_text(taken)} of memory; {bytes_text(free)} are free.{short}"
+
+
+def differences(file: dict[str, Any], snapshot: dict[str, Any]) -> list[str]:
+    """The --set words that make of a recipe file what a run was, apart from the form's own fields."""
+    from srtui.recipe import Recipe
+
+    try:
+        as_is = Recipe.model_validate({"name": snapshot["name"], **file}).model_dump(mode="json")
+    except ValueError:
+        return []
+    found = []
+    for key, value in snapshot.items():
+        if not isinstance(value, dict):
+            if (
+                key not in ("name", "dataset", "limit", "seed", "description")
+                and value != as_is.get(key)
+                and value is not None
+            ):
+                found.append(f"{key}={json.dumps(value)}")
+            continue
+        for name, inner in value.items():
+            if f"{key}.{name}" in _KEYS.values() or inner is None or inner == as_is[key].get(name):
+                continue
+            found.append(f"{key}.{name}={json.dumps(inner)}")
+    return found

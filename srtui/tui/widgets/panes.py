@@ -1,0 +1,188 @@
+"""How one sample is drawn: a pane for each of its texts, and what was decided, in sentences."""
+
+from __future__ import annotations
+
+import re
+
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.widgets import Static
+
+from srtui.console import number
+from srtui.store.views import SampleView, VariantView
+from srtui.tui.widgets.diff import word_diff
+from srtui.tui.widgets.words import bar, shown
+
+_BAR = 10
+PARTS = ("instruction", "input", "response")
+PART_NAMES = {"instruction": "Instruction", "input": "Input", "response": "Answer"}
+_STATE_SENTENCES = {
+    "waiting": "nothing has been done with it yet",
+    "instruction written": "the teacher has rewritten its instruction; the student has not chosen yet",
+    "instruction chosen": "the student has chosen its instruction; the answer comes next",
+    "answer written": "the teacher has rewritten its answer; the student has not chosen yet",
+    "answer chosen": "both choices are made",
+}
+
+
+def sentences(s: SampleView, takes: str = "training takes") -> list[str]:
+    """What was decided, stage by stage, and what came of it; ``takes`` says who heeds an overruling."""
+    lines = []
+    for stage in ("instruction", "response"):
+        if stage in s.decisions:
+            reason = s.decisions[stage]["reason"]
+            lines.append(reason[:1].upper() + reason[1:])
+        elif stage in s.reflections and s.reflections[stage]["status"] != "parsed":
+            lines.append(f"No rewrite of the {stage}: {s.reflections[stage]['status']}")
+    if s.overruled_to is not None:
+        variant = s.variant(s.overruled_to)
+        lines.append(f"» Overruled by a person: {takes} {_named(variant)}")
+    elif s.outcome is not None:
+        lines.append(
+            "✓ Kept for training" if s.outcome["kept"] else f"✗ Not trained on: {s.outcome['reason']}"
+        )
+    elif s.state in _STATE_SENTENCES:
+        sentence = _STATE_SENTENCES[s.state]
+        lines.append(sentence[0].upper() + sentence[1:])
+    return lines
+
+
+def _named(variant: VariantView | None) -> str:
+    if variant is None:
+        return "a text that is gone"
+    return {
+        "original": "the original",
+        "instruction_reflected": "the rewritten instruction",
+        "response_reflected": "the rewritten answer",
+        "manual": "the text written by hand",
+    }[variant.kind]
+
+
+def final(s: SampleView) -> int:
+    """The variant that would be trained on now."""
+    if s.overruled_to is not None:
+        return s.overruled_to
+    for stage in ("response", "instruction"):
+        if stage in s.decisions:
+            return int(s.decisions[stage]["chosen_id"])
+    return s.original.id
+
+
+def columns(s: SampleView) -> list[tuple[str, VariantView | None, str]]:
+    """(heading, variant, stage) of each pane."""
+    columns = [
+        ("Original", s.original, ""),
+        ("Rewritten instruction", s.variant(s.rewrites.get("instruction")), "instruction"),
+        ("Rewritten answer", s.variant(s.rewrites.get("response")), "response"),
+    ]
+    manual = [v for v in s.variants if v.kind == "manual"]
+    if manual:
+        columns.append(("By hand", manual[-1], "manual"))
+    return columns
+
+
+Diffs = dict[tuple[int, str], Content]
+
+
+def diffs(s: SampleView, columns: list[tuple[str, VariantView | None, str]]) -> Diffs:
+    """Marked texts by variant and part: each rewrite against the text that it was made of."""
+    marked: Diffs = {}
+    for _, variant, _ in columns:
+        before = s.variant(variant.parent_id) if variant is not None else None
+        if variant is None or before is None:
+            continue
+        for part in PARTS:
+            old, new = getattr(before, part), getattr(variant, part)
+            if old != new and (both := word_diff(old, new)) is not None:
+                # What the answer's rewrite changed of the instruction's is marked there only if the
+                # instruction's own changes are not marked already.
+                marked.setdefault((before.id, part), both[0])
+                marked[variant.id, part] = both[1]
+    return marked
+
+
+def pane(
+    s: SampleView,
+    name: str,
+    variant: VariantView | None,
+    stage: str,
+    marked: Diffs,
+    stacked: bool,
+    found: re.Pattern[str] | None = None,
+) -> VerticalScroll:
+    """One text with its scores and the critique that led to it; what a search ``found`` stands out."""
+    blocks: list[Static] = []
+    if variant is None:
+        reflection = s.reflections.get(stage)
+        why = (
+            "the teacher has not written it yet"
+            if reflection is None
+            else f"there is none: {reflection['status']}"
+        )
+        blocks = [Static(Content.styled(name, "bold $text-primary")), Static(shown(why, "$dim"))]
+    else:
+        is_final = variant.id == final(s)
+        head = Content.assemble(
+            (name, "bold $text-primary"), ("  ● chosen" if is_final else "", "bold $text-success")
+        )
+        blocks = [Static(head), Static(_scores(variant, stacked), classes="scores")]
+        for part in PARTS:
+            text = getattr(variant, part)
+            if text:
+                blocks.append(Static(Content.styled(PART_NAMES[part], "bold $dim")))
+                content = marked.get((variant.id, part), shown(text))
+                if found is not None:
+                    content = content.highlight_regex(found, style="reverse $text-accent")
+                blocks.append(Static(content + Content("\n")))
+    critique = s.critiques.get(stage)
+    if critique:
+        blocks.append(Static(Content.styled("The teacher's critique", "bold $dim")))
+        blocks.append(Static(shown(critique, "italic $dim")))
+    return VerticalScroll(*blocks, classes="pane", can_focus=False)
+
+
+def _scores(v: VariantView, stacked: bool) -> Content:
+    """Four losses and two ratios, each as a small bar; where panes are stacked, a ratio and its losses in a line."""
+    if v.ifd is None and v.rifd is None:
+        words = (
+            "waiting for a score"
+            if v.kind == "manual" and not v.unscored
+            else v.unscored or "not scored: no choice needed it"
+        )
+        return shown(words, "$dim")
+    top = max([4.0, *(x for x in v.losses.values() if x is not None)])
+    lines = []
+    for ratio, name, given, alone in ((v.ifd, "IFD", "L(y|x)", "L(y)"), (v.rifd, "r-IFD", "L(x|y)", "L(x)")):
+        if stacked:
+            if ratio is not None:
+                over = " ≥ 1" if ratio >= 1 else ""
+                losses = "".join(f"   {which} {number(v.losses[which], 2)}" for which in (given, alone))
+                lines.append(
+                    Content.assemble(
+                        (f"{name:<6} {number(ratio, 2):>5} ", "bold"),
+                        (bar(ratio, 1.5, _BAR), "$text-warning" if over else "$text-primary"),
+                        (over, "$text-warning"),
+                        (losses, "$dim"),
+                    )
+                )
+            continue
+        # A score that was not needed keeps its place, so that what is below stands side by side.
+        if ratio is None:
+            lines += [Content.styled(f"{label:<6}     -", "$dim") for label in (name, given, alone)]
+            continue
+        over = "  ≥ 1" if ratio >= 1 else ""
+        lines.append(
+            Content.assemble(
+                (f"{name:<6} {number(ratio, 2):>5} ", "bold"),
+                (bar(ratio, 1.5, _BAR), "$text-warning" if over else "$text-primary"),
+                (over, "$text-warning"),
+            )
+        )
+        for which in (given, alone):
+            loss = v.losses[which]
+            lines.append(
+                Content.assemble(
+                    (f"{which:<6} {number(loss, 2):>5} ", "$dim"), (bar(loss or 0.0, top, _BAR), "$dim")
+                )
+            )
+    return Content("\n").join(lines)
