@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 from srtui.errors import UserError
 from srtui.store import Store, explain
+from srtui.store.evaluations import EvaluationReads
 from srtui.store.runs import alive
 
 State = Literal[
@@ -223,6 +224,7 @@ class Views:
         self.conn.row_factory = sqlite3.Row
         self.conn.execute("PRAGMA cache_size=-16384")
         self.conn.execute("PRAGMA temp_store=MEMORY")
+        self.evaluations = EvaluationReads(self.conn)
         self._listed = 0
         self._settled: dict[int, tuple[int, int]] = {}
 
@@ -697,5 +699,5 @@ def _is_current(path: Path) -> bool:
     return bool(names) and names[-1] == LATEST
 
 
-LATEST = "0002_dashboard"
+LATEST = "0003_evaluation"
 """The last migration that these queries were written for."""
