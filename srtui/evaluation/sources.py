@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ class Source:
     path: Path
     sha256: str
     items: tuple[Item, ...]
-    answers: dict[int, tuple[str, ...]]
+    answers: Mapping[int, tuple[str, ...]]
     skipped: dict[str, int]
 
 
