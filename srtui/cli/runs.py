@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from srtui.cli.base import AsJson, RunName, app, open_store, plain_data, print_json, short
+from srtui.cli.base import AsJson, RunName, app, open_store, plain_data, print_json, short, stop_on_signals
 from srtui.errors import UserError
 from srtui.workspace import Workspace
 
@@ -77,7 +75,8 @@ def _work(
     workspace: Workspace, store: Store, this: Run, until: str | None, as_json: bool, is_new: bool, again: str
 ) -> None:
     from srtui.console import out, print_summary, reporter
-    from srtui.pipeline import Engine, Stopped
+    from srtui.pipeline import Engine
+    from srtui.progress import Stopped
     from srtui.store.summary import summarise
 
     if this.status == "done" and not store.work.unscored_by_hand(this.id):
@@ -120,8 +119,8 @@ def ablate(
     """What is each part of the method worth? Other ways to choose, the same texts, scores and steps."""
     from srtui import recipe as recipes
     from srtui.console import out, print_comparison, reporter
-    from srtui.pipeline import Stopped
     from srtui.pipeline.ablate import Ablation, check_arms
+    from srtui.progress import Stopped
 
     names = [word.strip() for word in (only or "").split(",") if word.strip()]
     check_arms(names)
@@ -141,23 +140,6 @@ def ablate(
         print_json({"type": "ablation", **plain_data(found)})
     else:
         print_comparison(found, out)
-
-
-def stop_on_signals() -> Any:
-    """Ctrl-C once finishes the step and stores it; twice stops at once, which the store survives."""
-    import threading
-
-    stop = threading.Event()
-
-    def handle(number: int, _: object) -> None:
-        if stop.is_set():
-            os._exit(128 + number)
-        stop.set()
-        os.write(2, b"\nStopping after this step; press Ctrl-C again to stop at once.\n")
-
-    signal.signal(signal.SIGINT, handle)
-    signal.signal(signal.SIGTERM, handle)
-    return stop
 
 
 def _files(workspace: Workspace, store: Store, this: Run) -> list[tuple[str, str]]:

@@ -7,13 +7,10 @@ from srtui.pipeline.engine import Engine
 from srtui.pipeline.prepare import import_file, prepare
 from srtui.pipeline.template_check import compare_templates
 from srtui.pipeline.tuned import next_round
-from srtui.pipeline.watch import Progress, Reporter, Stopped, peak_memory_mb
+from srtui.pipeline.watch import peak_memory_mb
 
 __all__ = [
     "Engine",
-    "Progress",
-    "Reporter",
-    "Stopped",
     "compare_templates",
     "import_file",
     "next_round",

@@ -18,7 +18,7 @@ from srtui.errors import UserError
 from srtui.pipeline.context import open_judge, student_path
 from srtui.pipeline.engine import Engine
 from srtui.pipeline.prepare import prepare
-from srtui.pipeline.watch import Reporter, Stopped
+from srtui.progress import Reporter, Stopped
 from srtui.recipe import Recipe, parse
 from srtui.store import Store
 from srtui.store.runs import Run

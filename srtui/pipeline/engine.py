@@ -17,7 +17,8 @@ from srtui.pipeline.context import Context
 from srtui.pipeline.reflect import Reflecting
 from srtui.pipeline.template_check import check_template
 from srtui.pipeline.train import train_selected
-from srtui.pipeline.watch import Reporter, Stopped, Watch
+from srtui.pipeline.watch import Watch
+from srtui.progress import Reporter, Stopped
 from srtui.reflection import Aim, Protocol, load_criteria
 from srtui.store import Store
 from srtui.store.runs import Run

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from srtui.pipeline.context import Context
-from srtui.pipeline.watch import Stopped
+from srtui.progress import Stopped
 from srtui.reflection import Protocol, Rewrite
 from srtui.store.corpus import Variant
 from srtui.store.work import StoredGeneration

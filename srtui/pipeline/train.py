@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from srtui.pipeline.context import Context, student_path
-from srtui.pipeline.watch import Stopped
+from srtui.progress import Stopped
 from srtui.selection import Ranked, best
 from srtui.store.corpus import Variant
 from srtui.training import Listener, Preflight, TrainExample, TrainingConfig, Written, planned_steps, train

@@ -2,7 +2,8 @@
 
 ``Store`` opens it; ``store.corpus`` holds datasets, samples and variants, ``store.runs`` what runs
 are and who works on them, ``store.work`` what a run has done to each sample, ``store.marks`` what a
-person has, ``store.checkpoints`` what a training can go on from; ``srtui.store.summary`` reads a run back as figures, ``srtui.store.views`` is what the
+person has, ``store.checkpoints`` what a training can go on from, ``store.evaluations`` answers and who
+judged them how; ``srtui.store.summary`` reads a run back as figures, ``srtui.store.views`` is what the
 dashboard's screens read. Rows are content-addressed and nothing is overwritten, so that doing a
 piece of work twice is harmless.
 """
@@ -18,6 +19,7 @@ from typing import Any, Self
 from srtui.errors import UserError
 from srtui.store.checkpoints import Checkpoints
 from srtui.store.corpus import Corpus
+from srtui.store.evaluations import Evaluations
 from srtui.store.marks import Marks
 from srtui.store.runs import Runs
 from srtui.store.work import Work
@@ -64,6 +66,7 @@ class Store:
         self.work = Work(self)
         self.marks = Marks(self)
         self.checkpoints = Checkpoints(self)
+        self.evaluations = Evaluations(self)
 
     def _check_version(self, migrations: Any) -> None:
         known = {m.name for m in migrations._migrations}

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
@@ -313,11 +313,13 @@ def state_now(status: str, held: bool) -> str:
 
 
 class Lease:
-    """This process's hold on a run. A thread of its own keeps the heartbeat, also through a long
-    model load, and writes what the engine is doing for the faces to read."""
+    """This process's hold on a run, or on an evaluation. A thread of its own keeps the heartbeat, also
+    through a long model load, and writes what the engine is doing for the faces to read."""
 
-    def __init__(self, store: Store, run_id: int) -> None:
-        self._store, self._run_id = store, run_id
+    def __init__(self, store: Store, held_id: int, held: Literal["run", "evaluation"] = "run") -> None:
+        self._store, self._held_id = store, held_id
+        self._table = "lease" if held == "run" else "evaluation_lease"
+        self._where = f"WHERE {held}_id = ? AND pid = ?"
         self._live: dict[str, Any] = {}
         self._changed = threading.Event()
         self._closed = False
@@ -336,8 +338,8 @@ class Lease:
                 # A missed beat is harmless; the engine's own writes report a broken store.
                 with contextlib.suppress(sqlite3.Error):
                     conn.execute(
-                        "UPDATE lease SET heartbeat_at = ?, live = ? WHERE run_id = ? AND pid = ?",
-                        (time.time(), json.dumps(self._live), self._run_id, os.getpid()),
+                        f"UPDATE {self._table} SET heartbeat_at = ?, live = ? {self._where}",
+                        (time.time(), json.dumps(self._live), self._held_id, os.getpid()),
                     )
                 self._changed.wait(HEARTBEAT_SECONDS)
                 self._changed.clear()
@@ -351,6 +353,4 @@ class Lease:
         self._changed.set()
         self._thread.join(timeout=5)
         with self._store.transaction():
-            self._store.conn.execute(
-                "DELETE FROM lease WHERE run_id = ? AND pid = ?", (self._run_id, os.getpid())
-            )
+            self._store.conn.execute(f"DELETE FROM {self._table} {self._where}", (self._held_id, os.getpid()))

@@ -9,27 +9,6 @@ from srtui.store._sqlite_utils import Migrations
 migrations = Migrations("srtui")
 
 
-@migrations(name="0001_initial")  # type: ignore[untyped-decorator]
-def _initial(db: Any) -> None:
-    for statement in _INITIAL.split(";"):
-        if statement.strip():
-            db.conn.execute(statement)
-
-
-@migrations(name="0002_dashboard")  # type: ignore[untyped-decorator]
-def _dashboard(db: Any) -> None:
-    for statement in _DASHBOARD.split(";"):
-        if statement.strip():
-            db.conn.execute(statement)
-
-
-@migrations(name="0004_training")  # type: ignore[untyped-decorator]
-def _training(db: Any) -> None:
-    for statement in _TRAINING.split(";"):
-        if statement.strip():
-            db.conn.execute(statement)
-
-
 _TRAINING = """
 ALTER TABLE training_run ADD COLUMN plan TEXT NOT NULL DEFAULT '{}';
 CREATE TABLE checkpoint(
@@ -68,6 +47,104 @@ CREATE VIRTUAL TABLE variant_text USING fts5(
 );
 CREATE TABLE variant_text_upto(variant_id INTEGER NOT NULL);
 INSERT INTO variant_text_upto VALUES (0)
+"""
+
+# An answer is addressed by all that determines its text, a judgement by all that determines it, so a
+# second evaluation asks only for what is new.
+_EVALUATION = """
+CREATE TABLE evaluation(
+    id INTEGER PRIMARY KEY,
+    kind TEXT NOT NULL CHECK(kind IN ('pairwise', 'winrate', 'turns', 'choice', 'calibration', 'human')),
+    fingerprint TEXT NOT NULL,          -- of all that the result depends on: the same one is gone on with
+    contestant_a TEXT NOT NULL,         -- as the user named it
+    contestant_b TEXT,
+    identity_a TEXT NOT NULL,           -- JSON: kind, model, hashes, adapter, template
+    identity_b TEXT,
+    run_a_id INTEGER REFERENCES run(id) ON DELETE SET NULL,
+    run_b_id INTEGER REFERENCES run(id) ON DELETE SET NULL,
+    judge TEXT,                         -- as the user named it, null for people and multiple choice
+    judge_identity TEXT,                -- JSON: model, sha256, the judge's prompt version
+    source TEXT NOT NULL,               -- the file of prompts, questions, tasks or known judgements
+    source_sha256 TEXT NOT NULL,
+    settings TEXT NOT NULL,             -- JSON
+    status TEXT NOT NULL CHECK(status IN ('new', 'running', 'stopped', 'failed', 'done')),
+    stage TEXT,
+    done INTEGER NOT NULL DEFAULT 0,
+    total INTEGER NOT NULL DEFAULT 0,
+    error TEXT,
+    result TEXT,                        -- JSON, once there is one
+    created_at REAL NOT NULL,
+    started_at REAL,
+    finished_at REAL
+);
+CREATE INDEX evaluation_fingerprint ON evaluation(fingerprint);
+CREATE TABLE evaluation_item(
+    evaluation_id INTEGER NOT NULL REFERENCES evaluation(id) ON DELETE CASCADE,
+    item INTEGER NOT NULL,              -- from 0, in the order of the source
+    external_id TEXT,
+    category TEXT NOT NULL,
+    turns TEXT NOT NULL,                -- JSON: what is asked, a text a turn
+    reference TEXT,                     -- JSON: reference answers, the right choice, or known scores
+    PRIMARY KEY(evaluation_id, item)
+) WITHOUT ROWID;
+CREATE TABLE answer(
+    id INTEGER PRIMARY KEY,
+    key BLOB NOT NULL UNIQUE,           -- of model, adapter, prompt, template, sampler and seed, or of the text
+    origin TEXT NOT NULL CHECK(origin IN ('model', 'file')),
+    model TEXT NOT NULL,
+    model_sha256 TEXT NOT NULL,
+    adapter_sha256 TEXT,
+    template TEXT NOT NULL,
+    sampler TEXT NOT NULL,              -- JSON
+    seed INTEGER NOT NULL,
+    prompt TEXT NOT NULL,               -- as the model saw it
+    text TEXT NOT NULL,
+    finish TEXT NOT NULL,               -- end, length, ..., or why there is no text
+    prompt_tokens INTEGER NOT NULL,
+    new_tokens INTEGER NOT NULL,
+    seconds REAL NOT NULL,
+    created_at REAL NOT NULL
+);
+CREATE TABLE evaluation_answer(
+    evaluation_id INTEGER NOT NULL REFERENCES evaluation(id) ON DELETE CASCADE,
+    item INTEGER NOT NULL,
+    side TEXT NOT NULL CHECK(side IN ('a', 'b')),
+    turn INTEGER NOT NULL,              -- from 1
+    answer_id INTEGER NOT NULL REFERENCES answer(id),
+    PRIMARY KEY(evaluation_id, item, side, turn)
+) WITHOUT ROWID;
+CREATE TABLE judgement(
+    id INTEGER PRIMARY KEY,
+    evaluation_id INTEGER NOT NULL REFERENCES evaluation(id) ON DELETE CASCADE,
+    item INTEGER NOT NULL,
+    turn INTEGER NOT NULL,
+    ordering TEXT NOT NULL CHECK(ordering IN ('ab', 'ba', 'a')),  -- which side was shown first, a is alone
+    annotator TEXT NOT NULL,            -- a person's name, empty for a model
+    key BLOB,                           -- of judge, prompt, answers and order
+    answer_a_id INTEGER REFERENCES answer(id),  -- A's answer, in either order
+    answer_b_id INTEGER REFERENCES answer(id),
+    score_a REAL,                       -- 1 to 10, expected under the judge's probabilities, 0 or 1 for a choice
+    score_b REAL,
+    probabilities TEXT,                 -- JSON: {"a": [of 1, ..., of 10], "b": [...], "mass": [a, b]}
+    words TEXT NOT NULL,                -- what the judge wrote
+    text_score_a REAL,                  -- what its words say, where they say it
+    text_score_b REAL,
+    parsed TEXT NOT NULL,               -- parsed, not asked, or why there is nothing
+    choice TEXT CHECK(choice IN ('a', 'b', 'tie', 'bad', 'skip')),  -- a person's
+    seconds REAL NOT NULL,
+    created_at REAL NOT NULL,
+    UNIQUE(evaluation_id, item, turn, ordering, annotator)
+);
+CREATE INDEX judgement_key ON judgement(key) WHERE key IS NOT NULL;
+CREATE TABLE evaluation_lease(
+    evaluation_id INTEGER PRIMARY KEY REFERENCES evaluation(id) ON DELETE CASCADE,
+    pid INTEGER NOT NULL,
+    host TEXT NOT NULL,
+    process_started REAL NOT NULL,
+    acquired_at REAL NOT NULL,
+    heartbeat_at REAL NOT NULL,
+    live TEXT NOT NULL
+)
 """
 
 _INITIAL = """
@@ -303,3 +380,24 @@ CREATE TABLE training_metric(
     PRIMARY KEY(training_run_id, step, name)
 ) WITHOUT ROWID
 """
+
+SCRIPTS = {
+    "0001_initial": _INITIAL,
+    "0002_dashboard": _DASHBOARD,
+    "0003_evaluation": _EVALUATION,
+    "0004_training": _TRAINING,
+}
+"""By migration, what it runs; forward only, and never changed once released."""
+
+
+def _add(name: str, script: str) -> None:
+    def run(db: Any) -> None:
+        for statement in script.split(";"):
+            if statement.strip():
+                db.conn.execute(statement)
+
+    migrations(name=name)(run)
+
+
+for _name, _script in SCRIPTS.items():
+    _add(_name, _script)

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 from srtui.errors import UserError
 from srtui.store import Store, explain
+from srtui.store.evaluations import EvaluationReads
 from srtui.store.runs import alive, state_now
 
 State = Literal[
@@ -226,6 +227,7 @@ class Views:
         self.conn.row_factory = sqlite3.Row
         self.conn.execute("PRAGMA cache_size=-16384")
         self.conn.execute("PRAGMA temp_store=MEMORY")
+        self.evaluations = EvaluationReads(self.conn)
         self._listed = 0
         self._settled: dict[int, tuple[int, int]] = {}
 
@@ -732,5 +734,5 @@ def _is_current(path: Path) -> bool:
     return set(names) == set(NEEDED)
 
 
-NEEDED = ("0001_initial", "0002_dashboard", "0004_training")
+NEEDED = ("0001_initial", "0002_dashboard", "0003_evaluation", "0004_training")
 """The migrations that these queries were written for."""

@@ -47,7 +47,7 @@ def test_opening_again_changes_nothing(store: Store) -> None:
 
 
 def test_a_store_of_a_newer_version(store: Store) -> None:
-    store.conn.execute("UPDATE _sqlite_migrations SET name = '9999_future' WHERE name LIKE '0002%'")
+    store.conn.execute("UPDATE _sqlite_migrations SET name = '9999_future' WHERE name LIKE '0003%'")
     store.conn.commit()
     store.close()
     before = store.path.read_bytes()

@@ -12,7 +12,8 @@ import pytest
 from srtui.errors import UserError
 from srtui.sample import Pair
 from srtui.store import Store
-from srtui.store.schema import migrations
+from srtui.store._sqlite_utils import Database
+from srtui.store.schema import SCRIPTS, migrations
 from srtui.store.views import NEEDED, SampleFilter, Views
 from srtui.workspace import Workspace
 
@@ -44,21 +45,20 @@ def test_the_views_know_the_last_migration() -> None:
     assert {m.name for m in migrations._migrations} == set(NEEDED)
 
 
-def test_a_store_of_the_first_version_is_brought_up(tmp_path: Path) -> None:
-    """Made as 0.1 made it: only the first migration, with rows in it."""
+@pytest.mark.parametrize("last", range(1, len(SCRIPTS)))
+def test_a_store_of_an_earlier_version_is_brought_up(tmp_path: Path, last: int) -> None:
+    """Made as it was made then: only the first migrations, with rows in it."""
     path = tmp_path / "old.sqlite"
-    from srtui.store._sqlite_utils import Database
-    from srtui.store.schema import _INITIAL
-
     conn = sqlite3.connect(path)
-    db = Database(conn, execute_plugins=False)
-    migrations.ensure_migrations_table(db)
-    for statement in _INITIAL.split(";"):
-        if statement.strip():
-            conn.execute(statement)
-    conn.execute(
-        "INSERT INTO _sqlite_migrations(migration_set, name, applied_at) VALUES ('srtui', '0001_initial', '2026-01-01')"
-    )
+    migrations.ensure_migrations_table(Database(conn, execute_plugins=False))
+    for name, script in list(SCRIPTS.items())[:last]:
+        for statement in script.split(";"):
+            if statement.strip():
+                conn.execute(statement)
+        conn.execute(
+            "INSERT INTO _sqlite_migrations(migration_set, name, applied_at) VALUES ('srtui', ?, '2026-01-01')",
+            (name,),
+        )
     conn.execute("INSERT INTO dataset VALUES (1, 'old', 0)")
     conn.execute("INSERT INTO sample VALUES (1, 1, 0, NULL, x'00', '{}')")
     conn.execute(
@@ -68,6 +68,7 @@ def test_a_store_of_the_first_version_is_brought_up(tmp_path: Path) -> None:
     conn.close()
     views = Views(path)
     assert listed(views, SampleFilter()) == [1]
+    assert views.evaluations.all() == []
     with Store(path) as store:
         assert store.check() == []
         assert store.marks.index_texts() == 0
