@@ -91,15 +91,16 @@ class Selection(Section):
     """Which variant goes on, and which of the winners are trained on. The defaults are the paper's
     method, the other values its ablations. ``encoder``, a sentence encoder's folder, is for coherence.
 
-    ``top_percent`` trains on the best of them only, as the paper's low-data runs do: by IFD, or by
-    IFD and r-IFD together."""
+    ``top_percent`` or ``top_count`` trains on the best of them only, as the paper's low-data runs do: by
+    IFD, or by IFD and r-IFD together. The longest responses, and lots, are baselines."""
 
     instruction_by: By = "ifd"
     response_by: By = "rifd"
     policy: Literal["paper", "keep", "all"] = "paper"
     encoder: str = ""
     top_percent: Annotated[float, Field(gt=0, le=100)] = 100.0
-    top_by: Literal["ifd", "both"] = "ifd"
+    top_count: Count | None = None
+    top_by: Literal["ifd", "both", "length", "random"] = "ifd"
 
 
 class Training(Section):

@@ -7,7 +7,7 @@ lower r-IFD, and a pair at or above 1 by either is not trained on.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -98,7 +98,7 @@ def _choose(before: Scored, rewrites: Sequence[Scored], what: str, by: str) -> C
     )
 
 
-def lot(*what: str | int) -> float:
+def lot(*what: str | bytes | int) -> float:
     """A number in [0, 1) that only ``what`` decides, whatever the order in which lots are drawn."""
     return int.from_bytes(digest(*what)[:8], "big") / 2**64
 
@@ -147,28 +147,41 @@ def keep(
 
 @dataclass(frozen=True)
 class Ranked:
-    """A selected sample with its winner's scores. ``by_person`` where a person chose its text."""
+    """A selected sample with its winner's scores. ``by_person`` where a person chose its text;
+    ``length`` of its response in characters; ``lot`` is drawn for it, in [0, 1)."""
 
     sample_id: int
     ifd: float | None
     rifd: float | None
     by_person: bool = False
+    length: int = 0
+    lot: float = 0.0
 
 
-def best(samples: Sequence[Ranked], percent: float, by: Literal["ifd", "both"] = "ifd") -> set[int]:
-    """The sample ids of the best ``percent`` of ``samples``, rounded, one at least: low-data training
-    (Li et al., section 5.2).
+def best(
+    samples: Sequence[Ranked], count: int, by: Literal["ifd", "both", "length", "random"] = "ifd"
+) -> set[int]:
+    """The sample ids of the best ``count`` of ``samples``, one at least: low-data training (Li et al.,
+    section 5.2).
 
     ``ifd``: the highest IFD, as the paper ranks. ``both``: the lowest sum of two ranks, of high IFD and
-    of low r-IFD, since the two have no common scale. A missing score ranks last; of equals the sample
-    with the lower id goes first; what a person chose is always in.
+    of low r-IFD, since the two have no common scale. ``length``: the longest responses; ``random``: the
+    highest lots. A missing score ranks last; of equals the sample with the lower id goes first; what a
+    person chose is always in.
     """
-    high = sorted(samples, key=lambda s: (s.ifd is None, -(s.ifd or 0), s.sample_id))
-    ranks = {s.sample_id: rank for rank, s in enumerate(high)}
+
+    def ranks(key: Callable[[Ranked], tuple[bool, float]]) -> dict[int, int]:
+        order = sorted(samples, key=lambda s: (*key(s), s.sample_id))
+        return {s.sample_id: rank for rank, s in enumerate(order)}
+
+    if by == "length":
+        place = ranks(lambda s: (False, -s.length))
+    elif by == "random":
+        place = ranks(lambda s: (False, -s.lot))
+    else:
+        place = ranks(lambda s: (s.ifd is None, -(s.ifd or 0)))
     if by == "both":
-        low = sorted(samples, key=lambda s: (s.rifd is None, s.rifd or 0, s.sample_id))
-        for rank, s in enumerate(low):
-            ranks[s.sample_id] += rank
-    order = sorted(samples, key=lambda s: (not s.by_person, ranks[s.sample_id], s.sample_id))
-    count = max(1, round(len(samples) * percent / 100)) if samples else 0
-    return {s.sample_id for n, s in enumerate(order) if n < count or s.by_person}
+        low = ranks(lambda s: (s.rifd is None, s.rifd or 0))
+        place = {i: rank + low[i] for i, rank in place.items()}
+    order = sorted(samples, key=lambda s: (not s.by_person, place[s.sample_id], s.sample_id))
+    return {s.sample_id for n, s in enumerate(order) if n < max(1, count) or s.by_person}

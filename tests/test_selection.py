@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srtui.selection import Scored, choose_instruction, choose_response, keep, lot, near_a_tie
+from srtui.selection import Ranked, Scored, best, choose_instruction, choose_response, keep, lot, near_a_tie
 
 scores = st.one_of(st.none(), st.floats(0, 10, allow_nan=False))
 
@@ -119,3 +119,44 @@ def test_lots_are_fair_and_their_own(seed: int, text: str) -> None:
 def test_lots_are_uniform() -> None:
     lots = sorted(lot("uniform", n) for n in range(2000))
     assert max(abs(x - n / 2000) for n, x in enumerate(lots)) < 0.04  # Kolmogorov-Smirnov, p about 0.003
+
+
+SOME = [
+    Ranked(1, 0.9, 0.9, length=10, lot=0.1),
+    Ranked(2, 0.8, 0.1, length=30, lot=0.9),
+    Ranked(3, 0.7, 0.2, length=20, lot=0.5),
+    Ranked(4, None, None, length=40, lot=0.3),
+]
+
+
+def test_the_best_by_each_measure() -> None:
+    assert best(SOME, 2) == {1, 2}
+    assert best(SOME, 2, "both") == {2, 1} | best(SOME, 1, "both")
+    assert best(SOME, 1, "both") == {2}
+    assert best(SOME, 2, "length") == {4, 2}
+    assert best(SOME, 2, "random") == {2, 3}
+    assert best(SOME, 0) == {1}
+    assert best([], 3) == set()
+
+
+def test_what_a_person_chose_is_always_in() -> None:
+    assert best([*SOME, Ranked(5, None, None, by_person=True)], 1) == {5}
+    assert best([*SOME, *(Ranked(n, None, None, by_person=True) for n in (5, 6))], 1) == {5, 6}
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.01, 2) | st.none(), st.floats(0.01, 2) | st.none()), max_size=20),
+    st.integers(1, 20),
+    st.sampled_from(["ifd", "both", "length", "random"]),
+)
+def test_the_best_are_as_many_as_asked_and_nested(
+    scores: list[tuple[float | None, float | None]], count: int, by: str
+) -> None:
+    samples = [Ranked(n, *pair, length=n % 3, lot=lot(n)) for n, pair in enumerate(scores)]
+    found = best(samples, count, by)  # type: ignore[arg-type]
+    assert len(found) == min(count, len(samples))
+    assert found <= best(samples, count + 1, by)  # type: ignore[arg-type]
+    if by == "ifd":
+        kept = [s.ifd for s in samples if s.sample_id in found]
+        left = [s.ifd for s in samples if s.sample_id not in found and s.ifd is not None]
+        assert all(k is not None and k >= x for k in kept for x in left)

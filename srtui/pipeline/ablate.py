@@ -18,6 +18,7 @@ from srtui.errors import UserError
 from srtui.pipeline.context import open_judge, student_path
 from srtui.pipeline.engine import Engine
 from srtui.pipeline.prepare import prepare
+from srtui.pipeline.train import trained_on
 from srtui.progress import Reporter, Stopped
 from srtui.recipe import Recipe, parse
 from srtui.store import Store
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _RESAMPLES = 10_000
 _ALL = {"policy": "all"}
+_ORIGINAL = {"instruction_by": "original", "response_by": "original"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Arm:
 
 ARMS = {
     "full": Arm("the recipe as it is"),
-    "original": Arm("original data", {**_ALL, "instruction_by": "original", "response_by": "original"}),
+    "original": Arm("original data", {**_ALL, **_ORIGINAL}),
     "instruction": Arm(
         "instructions reflected", {**_ALL, "instruction_by": "reflected", "response_by": "original"}
     ),
@@ -56,6 +58,9 @@ ARMS = {
     "perplexity": Arm("chosen by perplexity", {"instruction_by": "perplexity", "response_by": "perplexity"}),
     "ifd": Arm("chosen by IFD only", {"instruction_by": "ifd", "response_by": "ifd"}),
     "rifd": Arm("chosen by r-IFD only", {"instruction_by": "rifd", "response_by": "rifd"}),
+    "top-ifd": Arm("as many originals, by IFD", {**_ORIGINAL, "policy": "keep", "top_by": "ifd"}),
+    "top-random": Arm("as many originals, by lot", {**_ALL, **_ORIGINAL, "top_by": "random"}),
+    "longest": Arm("as many originals, the longest answers", {**_ALL, **_ORIGINAL, "top_by": "length"}),
 }
 
 
@@ -152,7 +157,7 @@ class Ablation:
                 f"Run {full.name} has trained no adapter ({training['status'] if training else 'no training'}); "
                 "there is nothing to compare with."
             )
-        steps = int(training["result"]["steps"])
+        steps, size = int(training["result"]["steps"]), int(training["examples"])
         sets = self._held_out(full)
         base = self._losses(None, sets)
         rows, words = [], []
@@ -163,7 +168,9 @@ class Ablation:
             runs: list[Run] = []
             try:
                 for seed in range(seeds):
-                    runs.append(full if name == "full" and not seed else self._arm(name, arm, seed, steps))
+                    runs.append(
+                        full if name == "full" and not seed else self._arm(name, arm, seed, steps, size)
+                    )
                 if not all(self._adapter(run) for run in runs):
                     raise UserError("nothing was selected, so nothing was trained")
             except UserError as error:
@@ -178,11 +185,13 @@ class Ablation:
         words = _words(rows, counts, seeds)
         return Comparison(self._recipe.name, steps, seeds, counts, rows, words)
 
-    def _arm(self, name: str, arm: Arm, seed: int, steps: int) -> Run:
+    def _arm(self, name: str, arm: Arm, seed: int, steps: int, size: int) -> Run:
         what = self._recipe.model_dump(mode="json", exclude_defaults=True)
         first = self._recipe.seed if self._recipe.training.seed is None else self._recipe.training.seed
         what["name"] = f"{self._recipe.name}.{name}" + (f".s{seed}" if seed else "")
         what["selection"] = {**what.get("selection", {}), **arm.selection}
+        if "top_by" in arm.selection:
+            what["selection"]["top_count"] = size
         what["training"] = {**what.get("training", {}), "steps": steps, "seed": first + seed}
         return self._run(parse(what, f"{self._path}, arm {name}"))
 
@@ -221,7 +230,7 @@ class Ablation:
         return {kind: np.array([found.get(v, np.nan) for v in ids]) for kind, ids in sets.items()}
 
     def _row(self, name: str, arm: Arm, runs: list[Run], table: dict[str, dict[str, NDArray[Any]]]) -> Row:
-        chosen = [v for run in runs for _, v in self._store.work.selected(run.id, held_out=False)]
+        chosen = [v for run in runs for _, v in trained_on(self._store, run)]
         texts = self._store.corpus.variants(set(chosen))
         against = {}
         for kind, losses in table[name].items():

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING
 
 from srtui.pipeline.context import Context, student_path
 from srtui.progress import Stopped
-from srtui.selection import Ranked, best
+from srtui.recipe import Recipe
+from srtui.selection import Ranked, best, lot
+from srtui.store import Store
 from srtui.store.corpus import Variant
+from srtui.store.runs import Run
 from srtui.training import Listener, Preflight, TrainExample, TrainingConfig, Written, planned_steps, train
 
 if TYPE_CHECKING:
@@ -22,7 +25,7 @@ def train_selected(context: Context) -> None:
     earlier = runs.training(run_id)
     if earlier is not None and earlier["status"] != "running":
         return
-    chosen = _chosen(context)
+    chosen = trained_on(store, context.run)
     settings = recipe.training.model_dump(exclude={"enabled", "held_out", "seed"})
     seed = recipe.seed if recipe.training.seed is None else recipe.training.seed
     config = TrainingConfig(**settings, seed=seed)
@@ -112,14 +115,19 @@ class _Record(Listener):
         self._context.watch.event("info", message)
 
 
-def _chosen(context: Context) -> list[tuple[int, int]]:
+def trained_on(store: Store, run: Run) -> list[tuple[int, int]]:
     """(sample id, variant id) of what is trained on: what was selected, or the best of it."""
-    work, wanted = context.store.work, context.recipe.selection
-    chosen = work.selected(context.run.id, held_out=False)
-    if wanted.top_percent >= 100:
+    recipe = Recipe.model_validate(run.recipe)
+    work, wanted = store.work, recipe.selection
+    chosen = work.selected(run.id, held_out=False)
+    count = wanted.top_count or round(len(chosen) * wanted.top_percent / 100)
+    if count >= len(chosen):
         return chosen
-    ranked = [Ranked(*row) for row in work.selected_scores(context.run.id)]
-    kept = best(ranked, wanted.top_percent, wanted.top_by)
+    ranked = [
+        Ranked(sample, ifd, rifd, person, length, lot(recipe.seed, "top", text))
+        for sample, ifd, rifd, person, length, text in work.selected_scores(run.id)
+    ]
+    kept = best(ranked, count, wanted.top_by)
     return [(sample, variant) for sample, variant in chosen if sample in kept]
 
 

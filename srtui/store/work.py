@@ -384,14 +384,16 @@ class Work:
             )
         ]
 
-    def selected_scores(self, run_id: int) -> list[tuple[int, float | None, float | None, bool]]:
-        """(sample id, IFD, r-IFD, a person chose its text) of what is kept and not held out."""
+    def selected_scores(self, run_id: int) -> list[tuple[int, float | None, float | None, bool, int, bytes]]:
+        """(sample id, IFD, r-IFD, a person chose its text, length of the response, the text's hash) of
+        what is kept and not held out."""
         return [
-            (r[0], r[1], r[2], bool(r[3]))
+            (r[0], r[1], r[2], bool(r[3]), r[4], r[5])
             for r in self._store.rows(
-                "SELECT o.sample_id, o.ifd, o.rifd, p.id IS NOT NULL FROM outcome o "
+                "SELECT o.sample_id, o.ifd, o.rifd, p.id IS NOT NULL, length(v.response), v.digest FROM outcome o "
                 "JOIN run_sample rs ON rs.run_id = o.run_id AND rs.sample_id = o.sample_id AND rs.held_out = 0 "
                 "LEFT JOIN overrule p ON p.run_id = o.run_id AND p.sample_id = o.sample_id AND p.undone_at IS NULL "
+                "JOIN variant v ON v.id = coalesce(p.variant_id, o.variant_id) "
                 "WHERE o.run_id = ? AND (o.kept = 1 OR p.id IS NOT NULL) ORDER BY o.sample_id",
                 (run_id,),
             )
