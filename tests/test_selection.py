@@ -47,14 +47,14 @@ def test_more_candidates_are_an_argmax() -> None:
 @given(scores, st.lists(scores, max_size=5))
 def test_the_winner_is_best_or_the_original(before: float | None, rewrites: list[float | None]) -> None:
     original, others = Scored(0, before), [Scored(i + 1, s) for i, s in enumerate(rewrites)]
-    for choose, best, sign in ((choose_instruction, max, 1), (choose_response, min, -1)):
+    for choose, winner, sign in ((choose_instruction, max, 1), (choose_response, min, -1)):
         choice = choose(original, others)
         valid = [s for s in rewrites if s is not None]
-        won = before is not None and bool(valid) and sign * best(valid) > sign * before
+        won = before is not None and bool(valid) and sign * winner(valid) > sign * before
         assert choice.reflected == won
         assert choice.reflected == (choice.variant_id != 0)
         if won:
-            assert rewrites[choice.variant_id - 1] == best(valid)
+            assert rewrites[choice.variant_id - 1] == winner(valid)
         assert choice.reason
 
 
