@@ -84,7 +84,9 @@ def test_optimizer_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
         optimizer.step()
         schedule.step()
     nested = {"odd": {"quant": {"state1": torch.arange(5, dtype=torch.uint8)}}}  # as bitsandbytes has it
-    checkpoints.save_state({"o": optimizer.state_dict(), "s": schedule.state_dict(), **nested}, tmp_path / "x")
+    checkpoints.save_state(
+        {"o": optimizer.state_dict(), "s": schedule.state_dict(), **nested}, tmp_path / "x"
+    )
     found: Any = checkpoints.load_state(tmp_path / "x")
     assert sorted(p.suffix for p in tmp_path.iterdir()) == [".json", ".safetensors"]
     for name, value in optimizer.state_dict()["state"][0].items():
