@@ -5,7 +5,7 @@ SRTUI := SRTUI_WORKSPACE="$(CURDIR)" $(PYTHON_IN_VENV) -m srtui
 MODEL := smollm2-135m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev model demo test lint bench-import bench-teacher bench-scoring bench-tui bench screenshots clean
+.PHONY: help setup setup-dev model demo test lint bench-import bench-teacher bench-scoring bench-train bench-tui bench screenshots clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,7 +44,10 @@ bench-teacher: setup  ## the teacher beside its alternatives, as ratios
 bench-scoring: setup  ## IFD and r-IFD beside the plain way and the ceiling, as ratios
 	$(PYTHON_IN_VENV) benchmarks/bench_scoring.py
 
-bench: bench-import bench-teacher bench-scoring bench-tui  ## all of them, one after the other
+bench-train: setup  ## training beside plain TRL: tokens/s, peak memory, overhead
+	$(PYTHON_IN_VENV) benchmarks/bench_train.py
+
+bench: bench-import bench-teacher bench-scoring bench-train bench-tui  ## all of them, one after the other
 
 bench-tui: setup  ## the dashboard on 100,000 samples while an engine writes at full speed
 	$(PYTHON_IN_VENV) benchmarks/bench_tui.py

@@ -37,8 +37,14 @@ def test_losses_after_a_kill_are_those_of_a_run_left_alone(
     rough = tmp_path / "rough"
     rough.mkdir()
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "tests" / "training" / "killed.py"), str(tiny_folder), quantization]
-        + [str(rough / "adapter"), str(rough / "losses")],
+        [
+            sys.executable,
+            ROOT / "tests/training/killed.py",
+            tiny_folder,
+            quantization,
+            rough / "adapter",
+            rough / "losses",
+        ],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     after, deadline = random.randint(3, 12), time.monotonic() + 240
