@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import typer
 
-from srtui.cli import data, machine, models, runs  # noqa: F401 - each adds its commands to the app
+from srtui.cli import data, machine, models, report, runs  # noqa: F401 - each adds its commands to the app
 from srtui.cli.base import app
 from srtui.errors import UserError
 from srtui.workspace import Workspace, go_offline

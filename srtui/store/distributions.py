@@ -58,6 +58,21 @@ def distributions(store: Store, run_id: int) -> list[dict[str, Any]]:
     ]
 
 
+def chosen_scores(store: Store, run_id: int, stage: str) -> list[tuple[float, float]]:
+    """(score of the text reflected on, score of what the student chose) of each sample that had a
+    rewrite to choose and has both scores; IFD for ``instruction``, r-IFD for ``response``."""
+    return [
+        (r["first"], r["chosen"])
+        for r in store.rows(
+            "SELECT json_extract(compared, '$[0][1]') AS first, (SELECT json_extract(value, '$[1]') FROM json_each(compared) "
+            "WHERE json_extract(value, '$[0]') = chosen_id) AS chosen FROM decision "
+            "WHERE run_id = ? AND stage = ? AND json_array_length(compared) > 1 ORDER BY sample_id",
+            (run_id, stage),
+        )
+        if r["first"] is not None and r["chosen"] is not None
+    ]
+
+
 def spread(values: Sequence[float]) -> dict[str, Any]:
     """Count, mean, quantiles, share at or over 1, and histogram of some scores."""
     ordered = sorted(values)

@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from srtui.store.distributions import chosen_scores
+
 if TYPE_CHECKING:
     from srtui.store import Store
 
@@ -100,16 +102,8 @@ def _accepted(store: Store, run_id: int, stage: str) -> dict[str, Any]:
 
 def _before_after(store: Store, run_id: int, stage: str) -> dict[str, Any]:
     """Mean score of the text reflected on, and of what the student chose, over the same samples."""
-    before, after = [], []
-    for r in store.rows(
-        "SELECT json_extract(compared, '$[0][1]') AS first, (SELECT json_extract(value, '$[1]') FROM json_each(compared) "
-        "WHERE json_extract(value, '$[0]') = chosen_id) AS chosen FROM decision "
-        "WHERE run_id = ? AND stage = ? AND json_array_length(compared) > 1",
-        (run_id, stage),
-    ):
-        if r["first"] is not None and r["chosen"] is not None:
-            before.append(r["first"])
-            after.append(r["chosen"])
+    pairs = chosen_scores(store, run_id, stage)
+    before, after = [b for b, _ in pairs], [a for _, a in pairs]
     return {"samples": len(before), "before": _mean(before), "after": _mean(after)}
 
 
