@@ -142,7 +142,7 @@ def _picture(draw: Callable[[Any], None], height: float, name: str, words: str) 
     import matplotlib as mpl
     from matplotlib.figure import Figure  # and not pyplot: no backend, no window, no global figure
 
-    style = {
+    style: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": name,
         "font.size": 9,
@@ -182,7 +182,7 @@ def _for_page(svg: bytes, name: str, words: str) -> Markup:
                 _restyle(element, value)
             elif key == "id" or (key == "href" and value.startswith("#")):
                 element.set(key, f"#{name}-{value[1:]}" if key == "href" else f"{name}-{value}")
-            elif key != "href" and key not in ("version", "width", "height"):
+            elif key != "href" and (element is not root or key not in ("version", "width", "height")):
                 element.set(key, value.replace("url(#", f"url(#{name}-"))
     root.set("class", "plot")
     root.set("role", "img")

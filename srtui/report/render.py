@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -30,7 +30,7 @@ _KINDS = {
 }
 _METRICS = {"ifd": "IFD", "rifd": "r-IFD"}
 _MARKS = re.compile(r"([\\`*_{}\[\]#|~!$])")
-_LINE_START = re.compile(r"^(\s*)([-+=]|\d+(?=[.)]))", re.MULTILINE)
+_LINE_START = re.compile(r"^(\s*)(?:([-+=])|(\d+)(?=[.)](?:\s|$)))", re.MULTILINE)
 
 
 def html(facts: Facts) -> str:
@@ -73,7 +73,7 @@ def _sheet() -> str:
 def _environment(is_html: bool) -> Environment:
     made = Environment(
         loader=PackageLoader("srtui.report"),
-        autoescape=is_html,
+        autoescape=is_html,  # noqa: S701 - Markdown is escaped by mark_down, in finalize
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -109,7 +109,7 @@ def _for_html(value: Any) -> Any:
 
 
 def _for_markdown(value: Any) -> Any:
-    if not isinstance(value, str) or isinstance(value, Markup):
+    if not isinstance(value, str) or isinstance(value, Markup) or value == "-":
         return value
     return mark_down(" ".join(safe(value).split()))  # in one line: a table's cell may have no second
 
@@ -147,14 +147,9 @@ def _moment(at: float | None) -> str:
     return "-" if at is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
 
 
-def _marked_html(parts: Iterable[Part], tag: str) -> Markup:
-    pieces = [
-        Markup("<{0}>{1}</{0}>").format(Markup(tag), safe(p.text))
-        if p.changed
-        else Markup.escape(safe(p.text))
-        for p in parts
-    ]
-    return Markup("").join(pieces)
+def _marked_html(parts: Iterable[Part], tag: Literal["del", "ins"]) -> Markup:
+    around = {"del": Markup("<del>{}</del>"), "ins": Markup("<ins>{}</ins>")}[tag]
+    return Markup("").join(around.format(safe(p.text)) if p.changed else safe(p.text) for p in parts)
 
 
 def _marked_markdown(parts: Iterable[Part], tag: str) -> Markup:
@@ -182,4 +177,4 @@ def mark_down(text: str) -> str:
     """Text that Markdown shows as it is: no tag, link, picture, heading, list or table comes of it."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = _MARKS.sub(r"\\\1", text)
-    return _LINE_START.sub(lambda m: f"{m[1]}\\{m[2]}" if not m[2].isdigit() else f"{m[1]}{m[2]}\\", text)
+    return _LINE_START.sub(lambda m: f"{m[1]}\\{m[2]}" if m[2] else f"{m[1]}{m[3]}\\", text)
