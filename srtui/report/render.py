@@ -152,10 +152,13 @@ def _marked_html(parts: Iterable[Part], tag: Literal["del", "ins"]) -> Markup:
     return Markup("").join(around.format(safe(p.text)) if p.changed else safe(p.text) for p in parts)
 
 
-def _marked_markdown(parts: Iterable[Part], tag: str) -> Markup:
-    text = "".join(
-        f"<{tag}>{mark_down(safe(p.text))}</{tag}>" if p.changed else mark_down(safe(p.text)) for p in parts
-    )
+def _marked_markdown(parts: Iterable[Part], tag: Literal["del", "ins"]) -> Markup:
+    def around(line: str) -> str:
+        return f"<{tag}>{line}</{tag}>" if line.strip() else line
+
+    pieces = [(mark_down(safe(p.text)), p.changed) for p in parts]
+    # Line by line: in Markdown a tag that is open at the end of a paragraph is never closed.
+    text = "".join("\n".join(map(around, t.split("\n"))) if changed else t for t, changed in pieces)
     return Markup(_quote(text))  # noqa: S704 - Markdown, escaped by mark_down
 
 
