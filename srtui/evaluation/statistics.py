@@ -1,0 +1,181 @@
+"""The mathematics of comparisons: pure functions over counts and scores.
+
+Intervals are at 95 %. statsmodels and scipy do the work and are imported where they are needed.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal, TypedDict
+
+import numpy as np
+
+Verdict = Literal["win", "tie", "lose"]
+VERDICTS: tuple[Verdict, ...] = ("win", "tie", "lose")
+DRAWS = 5000
+
+
+class Estimate(TypedDict):
+    """A value with its 95 % interval; bounds are None where the data give none. ``n`` is how many
+    observations it stands on."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+def nothing(n: int = 0) -> Estimate:
+    return Estimate(value=None, low=None, high=None, n=n)
+
+
+def wilson(successes: float, n: int) -> Estimate:
+    """A share with its Wilson score interval (Wilson 1927); half successes are allowed."""
+    if n == 0:
+        return nothing()
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = proportion_confint(successes, n, method="wilson")
+    return Estimate(value=successes / n, low=float(low), high=float(high), n=n)
+
+
+def bootstrap_mean(values: Sequence[float], seed: int = 0) -> Estimate:
+    """A mean with its percentile bootstrap interval (Efron 1979), the same for the same seed."""
+    if not values:
+        return nothing()
+    mean = math.fsum(values) / len(values)
+    if len(values) < 2:
+        return Estimate(value=mean, low=None, high=None, n=len(values))
+    from scipy.stats import bootstrap
+
+    done = bootstrap(
+        (np.asarray(values, dtype=float),), np.mean, n_resamples=DRAWS, method="percentile",
+        batch=max(1, 2**22 // len(values)), rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    low, high = done.confidence_interval
+    return Estimate(value=mean, low=float(low), high=float(high), n=len(values))
+
+
+def verdict(first: float, second: float) -> Verdict:
+    """A against B over both orders; each argument is A's score less B's in one order.
+
+    A wins where it is ahead in both orders, or in one with a tie in the other; a disagreement is a
+    tie (AlpaGasus, Chen et al. 2023, section 4; Li et al. 2024, section 4).
+    """
+    total = (first > 0) - (first < 0) + (second > 0) - (second < 0)
+    return "win" if total > 0 else "lose" if total < 0 else "tie"
+
+
+def preference(p_a: Sequence[float], p_b: Sequence[float]) -> float:
+    """P(A's score is above B's) + half of P(they are equal), for two distributions over the same scores."""
+    a, b = np.asarray(p_a, dtype=float), np.asarray(p_b, dtype=float)
+    below = np.concatenate([[0.0], np.cumsum(b)[:-1]])
+    return float(np.sum(a * (below + b / 2)) / (a.sum() * b.sum()))
+
+
+def cohen(first: Sequence[str], second: Sequence[str]) -> Estimate:
+    """Cohen's kappa (1960) of two raters over the same items, with its asymptotic interval.
+
+    None where chance alone would agree wholly: both raters have only ever said the same one thing.
+    """
+    n = len(first)
+    names = sorted({*first, *second})
+    if n == 0 or len(names) < 2:
+        return nothing(n)
+    from statsmodels.stats.inter_rater import cohens_kappa
+
+    table = np.zeros((len(names), len(names)))
+    for a, b in zip(first, second, strict=True):
+        table[names.index(a), names.index(b)] += 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        done = cohens_kappa(table)
+    value = float(done.kappa)
+    if not math.isfinite(value):
+        return nothing(n)
+    low, high = float(done.kappa_low), float(done.kappa_upp)
+    if not math.isfinite(low) or not math.isfinite(high):
+        return Estimate(value=value, low=None, high=None, n=n)
+    return Estimate(value=value, low=max(low, -1.0), high=min(high, 1.0), n=n)
+
+
+def fleiss(ratings: Sequence[Sequence[str]], seed: int = 0) -> Estimate:
+    """Fleiss' kappa (1971); ``ratings`` has a row an item, a column a rater. Bootstrap over items."""
+    n = len(ratings)
+    names = sorted({word for row in ratings for word in row})
+    if n == 0 or len(names) < 2:
+        return nothing(n)
+    from statsmodels.stats.inter_rater import fleiss_kappa
+
+    table = np.array([[list(row).count(name) for name in names] for row in ratings], dtype=float)
+
+    def kappa(rows: Any) -> float:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return float(fleiss_kappa(rows))
+
+    value = kappa(table)
+    generator = np.random.default_rng(seed)
+    drawn = [kappa(table[generator.integers(0, n, n)]) for _ in range(1000)] if n > 1 else []
+    kept = [k for k in drawn if math.isfinite(k)]
+    if not kept:
+        return Estimate(value=value, low=None, high=None, n=n)
+    low, high = np.percentile(kept, [2.5, 97.5])
+    return Estimate(value=value, low=float(low), high=float(high), n=n)
+
+
+class LengthControlled(TypedDict):
+    """A win rate with length taken out. ``length`` is the coefficient of the length term, in logits;
+    ``reason`` says why there is none."""
+
+    win_rate: Estimate
+    length: float | None
+    reason: str | None
+
+
+def length_controlled(
+    preferences: Sequence[float], lengths_a: Sequence[int], lengths_b: Sequence[int]
+) -> LengthControlled:
+    """The win rate that A would have if its answers were as long as B's (Dubois et al. 2024,
+    arXiv 2404.04475, section 3).
+
+    A binomial GLM, logit P(A preferred) = theta + phi tanh(d / sd(d)), with d the difference of
+    lengths in characters; the answer is the model's prediction at d = 0. Their third term, how hard
+    an instruction is, is fitted over many models and cannot be with one. The interval is that of
+    theta with a robust covariance, since preferences are shares and not draws.
+    """
+    n = len(preferences)
+    difference = np.asarray(lengths_a, dtype=float) - np.asarray(lengths_b, dtype=float)
+    spread = float(difference.std()) if n else 0.0
+
+    def none(reason: str) -> LengthControlled:
+        return LengthControlled(win_rate=nothing(n), length=None, reason=reason)
+
+    if n < 10:
+        return none("fewer than 10 judged items")
+    if spread == 0.0:
+        return none("all length differences are equal")
+    import statsmodels.api as sm
+
+    design = np.column_stack([np.ones(n), np.tanh(difference / spread)])
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fit = sm.GLM(np.asarray(preferences, dtype=float), design, family=sm.families.Binomial()).fit(
+                cov_type="HC1"
+            )
+    except (np.linalg.LinAlgError, ValueError, sm.tools.sm_exceptions.PerfectSeparationError) as error:
+        return none(f"the regression has no solution ({error})")
+    theta, phi = (float(v) for v in fit.params)
+    deviation = float(fit.bse[0])
+    # A logit beyond 15 is what a fit runs away to when length alone tells wins from losses.
+    if not all(map(math.isfinite, (theta, phi, deviation))) or max(abs(theta), abs(phi)) > 15:
+        return none("wins and losses are separated by length alone, so its part cannot be told")
+    value, low, high = (_logistic(theta + k * deviation) for k in (0.0, -1.959964, 1.959964))
+    return LengthControlled(win_rate=Estimate(value=value, low=low, high=high, n=n), length=phi, reason=None)
+
+
+def _logistic(x: float) -> float:
+    return 1.0 / (1.0 + math.exp(-x)) if x >= 0 else math.exp(x) / (1.0 + math.exp(x))
