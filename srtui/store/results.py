@@ -7,7 +7,7 @@ estimates (a value with an interval), and tables by category.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 
 class Verdicts(NamedTuple):
@@ -29,7 +29,7 @@ def verdicts(result: Mapping[str, Any] | None) -> Verdicts | None:
     return Verdicts(result["win"], result["tie"], result["lose"])
 
 
-def is_estimate(value: Any) -> bool:
+def is_estimate(value: Any) -> TypeGuard[Mapping[str, Any]]:
     """A value with bounds, as srtui.evaluation.statistics makes them."""
     return isinstance(value, Mapping) and {"value", "low", "high"} <= value.keys()
 
@@ -50,7 +50,7 @@ def lines(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         (name, words)
         for name, words in _flat("", result)
-        if name not in Verdicts._fields and name not in ("parts", "items detail")
+        if name not in Verdicts._fields
     ]
 
 
