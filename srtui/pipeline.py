@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from srtui import datasets, models, selection
 from srtui.errors import UserError
+from srtui.progress import Progress, Reporter, Stopped
 from srtui.prompts import TEMPLATE_NAMES
 from srtui.recipe import Recipe
 from srtui.reflection import Protocol as ReflectionProtocol
@@ -39,35 +40,6 @@ if TYPE_CHECKING:
 TEMPLATE_SAMPLE = 48
 TEMPLATE_SHARE = 1 / 3
 _CHUNK = 1024  # variants scored and decided together: bounds memory, and what a kill loses
-
-
-class Stopped(Exception):
-    """The run was asked to stop; everything finished so far is stored."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a stage is. ``tokens`` and ``seconds`` are of this process, in this stage."""
-
-    stage: str
-    done: int
-    total: int
-    tokens: int
-    seconds: float
-    detail: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def rate(self) -> float:
-        """Tokens a second."""
-        return self.tokens / self.seconds if self.seconds > 0 else 0.0
-
-
-class Reporter(Protocol):
-    """A face that wants to know while it happens; the store gets the same facts."""
-
-    def progress(self, progress: Progress) -> None: ...
-
-    def event(self, level: str, message: str) -> None: ...
 
 
 # -- before a run -----------------------------------------------------------------------------

@@ -14,6 +14,7 @@ for the unconditional pass at max_length - prompt + 1.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -128,6 +129,37 @@ class SpanBuilder:
             Span(tuple(conditional), count, len(conditional) < len(whole)),
             Span(tuple(unconditional), alone_count, len(unconditional) < len(alone)),
         )
+
+    def conversation(self, turns: Sequence[tuple[str, str]]) -> tuple[str, list[int]]:
+        """The text, and the ids, before the next answer of a conversation.
+
+        ``turns`` are (instruction, input) of the user at even places and (answer, "") at odd ones, the
+        last the user's. A chat template lays them out itself; with a plain template an answer ends as
+        it is trained to, and an empty line stands before the next instruction.
+        """
+        if self._template.special_tokens:
+            chat = [
+                {"role": "assistant" if n % 2 else "user", "content": PromptTemplate.target_of(*turn)}
+                for n, turn in enumerate(turns)
+            ]
+            text = str(self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
+            ids, _ = self._encode(text, "", tuple(turn["content"] for turn in chat))
+            return text, [*self._opening(ids), *ids]
+        text, ids = "", list(self._bos)
+        for n, turn in enumerate(turns):
+            if n % 2:
+                text += f"{turn[0]}\n\n"
+                ids += [*self._plain(turn[0]), *self._end, *self._plain("\n\n")]
+            else:
+                prompt = self._template.forward(*turn)
+                text += prompt
+                ids += self._plain(prompt)
+        return text, ids
+
+    @property
+    def end_of_turn(self) -> list[int]:
+        """The ids that end an answer."""
+        return list(self._end)
 
     # -- tokens -----------------------------------------------------------------------------
 

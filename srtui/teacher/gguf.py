@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import llama_cpp
 
 from srtui.errors import UserError
+from srtui.teacher import Message
+from srtui.teacher.chat import ChatTemplate
 
 _log_lines: deque[str] = deque(maxlen=20)
 
@@ -19,6 +23,15 @@ def _keep_log(level: int, text: bytes, _: Any) -> None:
     """llama.cpp writes to stderr by default; here its errors are kept, to explain a failed load."""
     if level >= 3:
         _log_lines.append(text.decode("utf-8", "replace").strip())
+
+
+def cpu_count() -> int:
+    """CPUs that this process may use: what taskset or a container leaves of the machine's. More threads
+    than that wait for each other."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        return os.cpu_count() or 1
 
 
 def log_lines() -> list[str]:
@@ -91,3 +104,41 @@ def tokenize(vocab: Any, text: str, *, special: bool) -> list[int]:
         tokens = (llama_cpp.llama_token * -count)()
         count = llama_cpp.llama_tokenize(vocab, data, len(data), tokens, -count, False, special)
     return list(tokens[:count])
+
+
+def token_bytes(vocab: Any, token: int, *, special: bool) -> bytes:
+    """What a token spells; of a special token, its name if ``special``, else nothing."""
+    buffer = ctypes.create_string_buffer(64)
+    count = llama_cpp.llama_token_to_piece(vocab, token, buffer, 64, 0, special)
+    if count < 0:
+        buffer = ctypes.create_string_buffer(-count)
+        count = llama_cpp.llama_token_to_piece(vocab, token, buffer, -count, 0, special)
+    return buffer.raw[:count]
+
+
+def chat_template(model: Any) -> ChatTemplate:
+    """The file's chat template, or the plain layout where it has none."""
+    vocab = llama_cpp.llama_model_get_vocab(model)
+    source = llama_cpp.llama_model_chat_template(model, None)
+
+    def name(token: int) -> str:
+        return token_bytes(vocab, token, special=True).decode("utf-8", "replace") if token >= 0 else ""
+
+    return ChatTemplate(
+        source.decode("utf-8", "replace") if source else None,
+        name(llama_cpp.llama_vocab_bos(vocab)),
+        name(llama_cpp.llama_vocab_eos(vocab)),
+    )
+
+
+def chat_tokens(vocab: Any, template: ChatTemplate, messages: Sequence[Message]) -> tuple[str, list[int]]:
+    """A chat up to where the assistant begins to write: its text, and its ids. What the messages
+    themselves spell never becomes a special token."""
+    pieces = template.pieces(messages)
+    tokens: list[int] = []
+    for text, is_data in pieces:
+        tokens += tokenize(vocab, text, special=not is_data)
+    bos = llama_cpp.llama_vocab_bos(vocab)
+    if llama_cpp.llama_vocab_get_add_bos(vocab) and tokens[:1] != [bos]:
+        tokens.insert(0, bos)
+    return "".join(text for text, _ in pieces), tokens

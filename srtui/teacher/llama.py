@@ -17,7 +17,6 @@ is kept, the next lead's tokens go in behind it, and the model writes on. Nothin
 from __future__ import annotations
 
 import ctypes
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -31,8 +30,18 @@ import psutil
 
 from srtui.errors import UserError
 from srtui.teacher import Generation, Request, Sampler, TeacherIdentity, TeacherProgress, Written
-from srtui.teacher.chat import ChatTemplate
-from srtui.teacher.gguf import description, load_adapter, load_model, log_lines, meta, tokenize
+from srtui.teacher.gguf import (
+    chat_template,
+    chat_tokens,
+    cpu_count,
+    description,
+    load_adapter,
+    load_model,
+    log_lines,
+    meta,
+    token_bytes,
+    tokenize,
+)
 
 Auto = Literal["auto"]
 # llama.cpp's CPU attention takes another path, with other rounding, for chunks of at least this many
@@ -107,7 +116,7 @@ class LlamaTeacher:
     ) -> None:
         self._wanted_context, self._wanted_slots = context, slots
         self._batch_tokens = 512 if batch_tokens == "auto" else batch_tokens
-        self._threads = (os.cpu_count() or 1) if threads == "auto" else threads
+        self._threads = cpu_count() if threads == "auto" else threads
         self._flash = flash_attention
         self._kv_type = _KV_TYPES[kv_type]
         self._model = load_model(path, gpu_layers)
@@ -117,12 +126,7 @@ class LlamaTeacher:
         self._train_context = int(llama_cpp.llama_model_n_ctx_train(self._model))
         self._pieces: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
-        template = llama_cpp.llama_model_chat_template(self._model, None)
-        self._template = ChatTemplate(
-            template.decode("utf-8", "replace") if template else None,
-            self._token_text(llama_cpp.llama_vocab_bos(self._vocab)),
-            self._token_text(llama_cpp.llama_vocab_eos(self._vocab)),
-        )
+        self._template = chat_template(self._model)
         self.identity = TeacherIdentity(
             name=name,
             sha256=sha256,
@@ -152,7 +156,7 @@ class LlamaTeacher:
         """Queue requests, longest expected first, so that the tail of the work is short."""
         jobs = []
         for request in requests:
-            prompt_text, prompt = self._render(request)
+            prompt_text, prompt = chat_tokens(self._vocab, self._template, request.messages)
             budget = sum(s.max_tokens + len(self._tokenize(s.lead, special=False)) for s in request.segments)
             for n in range(request.candidates):
                 job = _Job(request, n, prompt_text, prompt, budget)
@@ -745,44 +749,23 @@ class LlamaTeacher:
 
     # -- tokens -----------------------------------------------------------------------------
 
-    def _render(self, request: Request) -> tuple[str, list[int]]:
-        pieces = self._template.pieces(request.messages)
-        tokens: list[int] = []
-        for text, is_data in pieces:
-            tokens += self._tokenize(text, special=not is_data)
-        bos = llama_cpp.llama_vocab_bos(self._vocab)
-        if llama_cpp.llama_vocab_get_add_bos(self._vocab) and tokens[:1] != [bos]:
-            tokens.insert(0, bos)
-        return "".join(text for text, _ in pieces), tokens
-
     def _tokenize(self, text: str, *, special: bool) -> list[int]:
         return tokenize(self._vocab, text, special=special)
 
     def _piece(self, token: int) -> bytes:
         piece = self._pieces.get(token)
         if piece is None:
-            piece = self._pieces[token] = self._token_bytes(token, special=False)
+            piece = self._pieces[token] = token_bytes(self._vocab, token, special=False)
         return piece
-
-    def _token_bytes(self, token: int, *, special: bool) -> bytes:
-        buffer = ctypes.create_string_buffer(64)
-        count = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, 64, 0, special)
-        if count < 0:
-            buffer = ctypes.create_string_buffer(-count)
-            count = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, -count, 0, special)
-        return buffer.raw[:count]
-
-    def _token_text(self, token: int) -> str:
-        return self._token_bytes(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
 
     def _is_end(self, token: int) -> bool:
         """End of turn, or a control token, which can only begin another turn. <think> is neither."""
         end = self._ends.get(token)
         if end is None:
             control = bool(llama_cpp.llama_vocab_is_control(self._vocab, token))
-            thinking = control and b"think>" in self._token_bytes(token, special=True)
+            thinking = control and b"think>" in token_bytes(self._vocab, token, special=True)
             if thinking:
-                self._pieces[token] = self._token_bytes(token, special=True)
+                self._pieces[token] = token_bytes(self._vocab, token, special=True)
             end = bool(llama_cpp.llama_vocab_is_eog(self._vocab, token)) or (control and not thinking)
             self._ends[token] = end
         return end

@@ -1,11 +1,10 @@
 """Losses of token sequences through llama.cpp, many sequences in one batch.
 
-For students that are GGUF files. It lies here because nothing outside this package knows llama.cpp.
+For students that are GGUF files, and for judges. It lies here because nothing outside this package knows llama.cpp.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ import llama_cpp
 import numpy as np
 
 from srtui.errors import UserError
-from srtui.teacher.gguf import load_model, tokenize
+from srtui.teacher import Message
+from srtui.teacher.gguf import chat_template, chat_tokens, cpu_count, load_model, tokenize
 
 _BATCH = 512
 _SEQUENCES = 32
@@ -30,11 +30,71 @@ class LlamaLosses:
         self._vocab_size = llama_cpp.llama_vocab_n_tokens(self._vocab)
         self._context: Any = None
         self._cells = 0
+        self._template: Any = None
+        self.tokens_run = 0
         self._batch: Any = llama_cpp.llama_batch_init(_BATCH, 0, 1)
 
     def tokenize(self, text: str) -> list[int]:
         """llama.cpp's own ids of plain text, without special tokens."""
         return tokenize(self._vocab, text, special=False)
+
+    def of_options(
+        self, messages: Sequence[Message], asked: Sequence[tuple[str, Sequence[str]]]
+    ) -> list[list[float]] | None:
+        """How probable given answers are, as if nothing else could be said.
+
+        ``asked`` are (lead, options): for each, the NLLs in nats of the options right behind ``lead``
+        at the beginning of the assistant's turn. What all options of a lead begin with counts for
+        none of them. The prompt is evaluated once. None where it is longer than the model's context,
+        or a number is not finite.
+        """
+        if self._template is None:
+            self._template = chat_template(self._model)
+        _, prompt = chat_tokens(self._vocab, self._template, messages)
+        texts = [[self.tokenize(lead + option) for option in options] for lead, options in asked]
+        starts = []
+        for group in texts:
+            low, high = min(group), max(group)
+            same = next((n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))
+            # An option that all others begin with would have nothing of its own left.
+            starts.append(max(0, min(same, *(len(t) - 1 for t in group))))
+        longest = len(prompt) + max(len(t) for group in texts for t in group)
+        if longest > llama_cpp.llama_model_n_ctx_train(self._model):
+            return None
+        fork = len(prompt) - 1  # the last token of what is shared is run again, for its prediction
+        paths = [prompt + group[0][:start] for group, start in zip(texts, starts, strict=True)]
+        rows: list[tuple[int, int, int, int | None]] = []
+        copies: list[tuple[int, int, int]] = []  # from, to, tokens
+        trunk = 2 * _SEQUENCES - 1
+        seq = 0
+        for n, (group, path) in enumerate(zip(texts, paths, strict=True)):
+            for text in group:
+                ids = prompt + text
+                copies.append((trunk - 1 - n, seq, len(path) - 1))
+                rows += [(ids[at], at, seq, ids[at + 1]) for at in range(len(path) - 1, len(ids) - 1)]
+                seq += 1
+        stems = [
+            (path[at], at, trunk - 1 - n, None)
+            for n, path in enumerate(paths)
+            for at in range(fork, len(path) - 1)
+        ]
+        tokens = fork + len(stems) + len(rows)
+        self._open(-(-tokens // 1024) * 1024)
+        memory = llama_cpp.llama_get_memory(self._context)
+        llama_cpp.llama_memory_clear(memory, False)
+        self._run([(token, at, trunk, None) for at, token in enumerate(prompt[:fork])], [])
+        for n in range(len(paths)):
+            llama_cpp.llama_memory_seq_cp(memory, trunk, trunk - 1 - n, 0, fork)
+        self._run(stems, [])
+        for source, target, size in copies:
+            llama_cpp.llama_memory_seq_cp(memory, source, target, 0, size)
+        sums = [0.0] * seq
+        self._run(rows, sums)
+        self.tokens_run += tokens
+        if not np.isfinite(sums).all():
+            return None
+        ends = np.cumsum([len(group) for group in texts]).tolist()
+        return [sums[end - len(group) : end] for end, group in zip(ends, texts, strict=True)]
 
     def losses(
         self, asked: Sequence[tuple[Sequence[int], int, int]], cells: int
@@ -120,7 +180,7 @@ class LlamaLosses:
         parameters.n_ctx = -(-cells // 256) * 256
         parameters.n_batch = parameters.n_ubatch = _BATCH
         parameters.n_seq_max = 2 * _SEQUENCES
-        parameters.n_threads = parameters.n_threads_batch = os.cpu_count() or 1
+        parameters.n_threads = parameters.n_threads_batch = cpu_count()
         parameters.kv_unified = True
         parameters.no_perf = True
         self._context = llama_cpp.llama_init_from_model(self._model, parameters)

@@ -1,0 +1,162 @@
+"""Who is compared: runs, models, adapters, files of answers, by the names that a user gives them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from srtui import models
+from srtui.errors import UserError
+from srtui.evaluation.sources import answers_of, sha256_of
+from srtui.prompts import TEMPLATE_NAMES
+from srtui.recipe import Recipe
+from srtui.store import Store
+from srtui.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One side of an evaluation.
+
+    ``student`` is a safetensors folder with or without a peft adapter, ``gguf`` a GGUF with or without
+    a LoRA in GGUF, ``file`` texts that were written elsewhere (``texts``, by what was asked).
+    ``template`` is "" where the model's own chat template is to be used if it has one.
+    """
+
+    name: str
+    kind: Literal["student", "gguf", "file"]
+    path: Path
+    sha256: str
+    adapter: Path | None = None
+    adapter_sha256: str | None = None
+    quantization: str = ""
+    template: str = ""
+    run_id: int | None = None
+    texts: Mapping[str, str] | None = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What is stored with an evaluation: all but the texts, and no path of this machine."""
+        what = asdict(self) | {"path": self.path.name, "adapter": self.adapter and self.adapter.name}
+        del what["texts"], what["run_id"], what["name"]
+        return what
+
+
+def find_contestant(workspace: Workspace, store: Store, name: str, template: str | None = None) -> Contestant:
+    """The contestant called ``name``: a run, ``base:RUN``, a file of answers (.json, .jsonl), an adapter
+    folder, a model, or ``MODEL+ADAPTER``.
+
+    Raises UserError that says what it could have been.
+    """
+    if template is not None and template not in TEMPLATE_NAMES:
+        raise UserError(f"--template {template}: it can be {', '.join(TEMPLATE_NAMES)}.")
+    is_base = name.startswith("base:")
+    run_name = name.removeprefix("base:")
+    if is_base or any(r.name == run_name for r in store.runs.all()):
+        return _of_run(workspace, store, run_name, is_base, template)
+    path = Path(name).expanduser()
+    if path.suffix in (".json", ".jsonl"):
+        return Contestant(name, "file", path, sha256_of(path), texts=answers_of(path))
+    if (path / "adapter_config.json").is_file():
+        return _of_adapter(workspace, store, name, path, template)
+    model_name, plus, adapter_name = name.partition("+")
+    if plus and not path.exists():
+        model = models.find(workspace.models, model_name)
+        return _of_model(name, model, _adapter(workspace, adapter_name, model), template)
+    try:
+        return _of_model(name, models.find(workspace.models, name), None, template)
+    except UserError as error:
+        runs = ", ".join(r.name for r in store.runs.all()) or "none so far"
+        raise UserError(f"{str(error).rstrip('.')} Runs are: {runs}.") from error
+
+
+def _of_run(workspace: Workspace, store: Store, name: str, is_base: bool, template: str | None) -> Contestant:
+    run = store.runs.named(name)
+    recipe = Recipe.model_validate(run.recipe)
+    student = recipe.student
+    adapter = None
+    if not is_base:
+        training = store.runs.training(run.id)
+        adapter = workspace.root / training["adapter"] if training and training["adapter"] else None
+        if adapter is None or not adapter.is_dir():
+            raise UserError(
+                f"Run {name!r} has no trained adapter; train it first (srtui resume {name}), or compare its "
+                f"student as it was: base:{name}."
+            )
+    shown = f"base:{name}" if is_base else name
+    template = template or recipe.prompt.template
+    if student.quantization == "gguf":
+        path = models.resolve_teacher(workspace.models, student.model)
+        return Contestant(shown, "gguf", path, models.file_sha256(path), run_id=run.id)
+    path = models.resolve_student(workspace.models, student.model)
+    return _student(shown, path, adapter, student.quantization, template, run.id)
+
+
+def _of_adapter(
+    workspace: Workspace, store: Store, name: str, path: Path, template: str | None
+) -> Contestant:
+    """An adapter folder: its run is asked for the student and template, else its own configuration."""
+    for run in store.runs.all():
+        training = store.runs.training(run.id)
+        if (
+            training
+            and training["adapter"]
+            and (workspace.root / training["adapter"]).resolve() == path.resolve()
+        ):
+            recipe = Recipe.model_validate(run.recipe)
+            student = models.resolve_student(workspace.models, recipe.student.model)
+            chosen = template or recipe.prompt.template
+            return _student(name, student, path, recipe.student.quantization, chosen, run.id)
+    try:
+        base = str(json.loads((path / "adapter_config.json").read_text("utf-8"))["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: its adapter_config.json cannot be read ({error}).") from error
+    try:
+        student = models.resolve_student(workspace.models, base if Path(base).is_dir() else Path(base).name)
+    except UserError as error:
+        raise UserError(
+            f"{path} is an adapter of {base}, which is not here; name it as MODEL+{path}."
+        ) from error
+    return _student(name, student, path, "nf4", template or "", None)
+
+
+def _adapter(workspace: Workspace, name: str, model: Path) -> Path:
+    for path in (Path(name).expanduser(), workspace.models / name, workspace.models / f"{name}.gguf"):
+        if path.is_file() if model.is_file() else (path / "adapter_config.json").is_file():
+            return path
+    wants = "a LoRA in GGUF" if model.is_file() else "a folder with adapter_config.json"
+    raise UserError(f"{name} is not an adapter for {model.name}: that would be {wants}.")
+
+
+def _of_model(name: str, path: Path, adapter: Path | None, template: str | None) -> Contestant:
+    if path.is_dir():
+        return _student(name, path, adapter, "nf4", template or "", None)
+    path = models.resolve_teacher(path.parent, str(path))
+    if template is not None:
+        raise UserError(f"--template is for safetensors students; {path.name} has its own chat template.")
+    sha256 = models.file_sha256(path)
+    return Contestant(name, "gguf", path, sha256, adapter, models.file_sha256(adapter) if adapter else None)
+
+
+def _student(
+    name: str, path: Path, adapter: Path | None, quantization: str, template: str, run_id: int | None
+) -> Contestant:
+    from srtui.scoring.student import weights_sha256
+
+    weights = adapter / "adapter_model.safetensors" if adapter else None
+    if weights is not None and not weights.is_file():
+        raise UserError(f"{adapter}: no adapter_model.safetensors in it; other formats are not read.")
+    return Contestant(
+        name,
+        "student",
+        path,
+        weights_sha256(path),
+        adapter,
+        models.file_sha256(weights) if weights else None,
+        quantization,
+        template,
+        run_id,
+    )

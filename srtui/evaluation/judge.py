@@ -1,0 +1,215 @@
+"""A local model as a judge: its scores from token probabilities, and its own words beside them.
+
+A score is not what the judge happens to write. The conversation is begun for it ("Answer 1: "), and
+the probabilities of "1/" to "10/" at that place, which llama.cpp gives exactly, are scaled to sum to
+one: what sampling under a grammar of ten strings would draw from. The score is the mean of that
+distribution. How much probability the ten strings had before scaling (``mass``) tells whether the
+judge meant to give a score there at all.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import string
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from srtui import models
+from srtui.errors import UserError
+from srtui.sample import digest
+from srtui.store.evaluations import Ordering
+from srtui.teacher import Message, Request, Sampler, Segment, open_teacher
+
+SCORES = tuple(range(1, 11))
+_GREEDY = Sampler(temperature=0.0, top_p=1.0, top_k=0, min_p=0.0, repeat_penalty=1.0)
+
+
+class JudgePrompt(BaseModel):
+    """One file of a judge's wording. ``leads`` has a text for each answer that is scored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: str
+    leads: tuple[str, ...] = Field(min_length=1, max_length=2)
+    ending: str = Field(min_length=1)
+    system: str
+    user: str
+    reference: str
+
+    @property
+    def prompt_version(self) -> str:
+        """The author's version, with a hash of the words: a forgotten version bump still shows."""
+        return f"{self.version}-{digest(self.model_dump_json()).hex()[:8]}"
+
+    def messages(self, asked: Asked) -> tuple[Message, ...]:
+        reference = _fill(self.reference, text=asked.reference) if asked.reference else ""
+        shown = {f"answer_{n}": text for n, text in enumerate(asked.shown, 1)}
+        user = _fill(self.user, question=asked.question, reference=reference, **shown)
+        return Message("system", self.system.strip()), Message("user", user.strip())
+
+    def parse(self, text: str) -> tuple[list[float], str]:
+        """The scores that a judge's words give, in the order shown, and ``parsed`` or why there are none."""
+        found = []
+        for lead in self.leads:
+            sign = re.escape(lead.strip()) + r"[\s*]*(\d+(?:\.\d+)?)\s*" + re.escape(self.ending)
+            match = re.search(sign, text, re.IGNORECASE)
+            if match is None:
+                return [], "no_score" if text.strip() else "empty"
+            found.append(float(match[1]))
+        return (found, "parsed") if all(1 <= s <= 10 for s in found) else ([], "out_of_range")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question to a judge: an item and turn, in one order; ``shown`` are the answers as shown."""
+
+    item: int
+    turn: int
+    ordering: Ordering
+    question: str
+    shown: tuple[str, ...]
+    reference: str = ""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The distribution over 1 to 10 of each answer shown, each summing to 1, and its mass before."""
+
+    probabilities: tuple[tuple[float, ...], ...]
+    mass: tuple[float, ...]
+
+    @property
+    def scores(self) -> tuple[float, ...]:
+        """Expected scores, between 1 and 10."""
+        return tuple(math.fsum(k * p for k, p in zip(SCORES, row, strict=True)) for row in self.probabilities)
+
+
+def load_judge_prompt(name: str, answers: int) -> JudgePrompt:
+    """The shipped prompt ``pairwise`` or ``single``, or a TOML file's. ``answers`` is how many it must score.
+
+    Raises UserError that names the file and the field.
+    """
+    shipped = files("srtui.evaluation") / "judges" / f"{name}.toml"
+    path = Path(name)
+    try:
+        if path.suffix == ".toml":
+            text, source = path.read_text(encoding="utf-8"), str(path)
+        elif "/" not in name and shipped.is_file():
+            text, source = shipped.read_text(encoding="utf-8"), f"{name}.toml"
+        else:
+            raise UserError(f"There is no judge prompt {name!r}: name pairwise, single, or a .toml file.")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a judge's prompt ({error}).") from error
+    try:
+        prompt = JudgePrompt.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{source}: not valid TOML: {error}.") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise UserError(f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+    if len(prompt.leads) != answers:
+        raise UserError(
+            f"{source}: leads has {len(prompt.leads)} texts, and {answers} answers are scored here."
+        )
+    try:
+        prompt.messages(Asked(0, 1, "ab", "q", ("a",) * answers, "r"))
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f"{source}: a text has the placeholder {error}, which srtui does not fill."
+        ) from error
+    return prompt
+
+
+def _fill(text: str, /, **values: str) -> str:
+    """Replace each {name} once over, so that braces in an answer's own text stay as they are."""
+    parts = []
+    for literal, field, _, _ in string.Formatter().parse(text):
+        parts.append(literal)
+        if field is not None:
+            parts.append(values[field])
+    return "".join(parts)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A GGUF and the words that it is asked with. ``words`` is the most tokens that it may write."""
+
+    name: str
+    path: Path
+    sha256: str
+    prompt: JudgePrompt
+    words: int
+
+    @classmethod
+    def find(cls, folder: Path, name: str, prompt: JudgePrompt, words: int) -> Judge:
+        """The judge called ``name`` in the models folder; raises UserError where it is no GGUF."""
+        path = models.resolve_teacher(folder, name)
+        return cls(name, path, models.file_sha256(path), prompt, words)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {
+            "model": self.path.stem,
+            "sha256": self.sha256,
+            "prompt_version": self.prompt.prompt_version,
+            "words": self.words,
+        }
+
+    def key(self, asked: Asked) -> bytes:
+        """Of all that a judgement depends on."""
+        return digest(
+            self.sha256, self.prompt.prompt_version, self.words, asked.question, asked.reference, *asked.shown
+        )
+
+    def scores(self, asked: Sequence[Asked]) -> Iterator[tuple[Asked, Scored | None, float, int]]:
+        """(question, scores, seconds, tokens run); None where the model's context does not hold the question."""
+        from srtui.teacher.losses import LlamaLosses
+
+        # The ending's first sign is enough to tell 1 from 10.
+        options = [f"{k}{self.prompt.ending[0]}" for k in SCORES]
+        model = LlamaLosses(self.path)
+        try:
+            for one in asked:
+                began, before = time.monotonic(), model.tokens_run
+                nlls = model.of_options(
+                    self.prompt.messages(one), [(lead, options) for lead in self.prompt.leads]
+                )
+                scored = None if nlls is None else _normalised(nlls)
+                yield one, scored, time.monotonic() - began, model.tokens_run - before
+        finally:
+            model.close()
+
+    def write(
+        self, asked: Sequence[Asked], should_stop: Callable[[], bool], slots: int | None = None
+    ) -> Iterator[tuple[Asked, str, int]]:
+        """(question, the judge's words, tokens), as they are finished; greedy. No words where there is no room."""
+        teacher = open_teacher(self.path, name=self.name, sha256=self.sha256, slots=slots or "auto")
+        try:
+            segment = (Segment(max_tokens=self.words),)
+            teacher.submit(
+                [Request(one, self.prompt.messages(one), segment, seed=0, sampler=_GREEDY) for one in asked]
+            )
+            for done in teacher.run(should_stop):
+                assert isinstance(done.key, Asked)  # noqa: S101 - our own key comes back untouched
+                yield done.key, done.text, done.prompt_tokens + done.new_tokens
+        finally:
+            teacher.close()
+
+
+def _normalised(nlls: Sequence[Sequence[float]]) -> Scored:
+    rows, masses = [], []
+    for row in nlls:
+        least = min(row)
+        weights = [math.exp(least - n) for n in row]
+        total = math.fsum(weights)
+        rows.append(tuple(w / total for w in weights))
+        masses.append(min(1.0, total * math.exp(-least)))
+    return Scored(tuple(rows), tuple(masses))

@@ -1,0 +1,216 @@
+"""What is asked, and what others said: files of prompts, answers, questions and known judgements.
+
+JSON arrays, objects one after the other, or JSON lines; UTF-8. A row that cannot be used is an error
+that names file, row and field: an evaluation over fewer items than the user thinks is a wrong one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from srtui.errors import UserError
+from srtui.prompts import PromptTemplate
+from srtui.store.evaluations import Item
+
+_INSTRUCTION = ("instruction", "prompt", "question", "text")
+_ANSWER = ("output", "answer", "response", "completion")
+_CATEGORY = ("category", "dataset", "domain", "task")
+NO_CATEGORY = "all"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file and its rows as items. ``answers`` are the texts that come with them, by item, where the
+    file has any (reference outputs; both answers of a known judgement); ``skipped`` counts rows left
+    out, by reason."""
+
+    path: Path
+    sha256: str
+    items: tuple[Item, ...]
+    answers: Mapping[int, tuple[str, ...]]
+    skipped: dict[str, int]
+
+
+def prompts(path: Path, limit: int | None = None) -> Source:
+    """Rows of instruction (or prompt, question, turns), with optional input, category and id."""
+    sha256, rows = _rows(path)
+    items = [_prompt(path, n, row) for n, row in enumerate(rows[:limit])]
+    return Source(path, sha256, _unique(path, items), {}, {})
+
+
+def references(path: Path, limit: int | None = None) -> Source:
+    """AlpacaEval's shape: rows of instruction and output (with optional dataset as the category)."""
+    sha256, rows = _rows(path)
+    items = [_prompt(path, n, row) for n, row in enumerate(rows[:limit])]
+    answers = {n: (_text(path, n, row, _ANSWER),) for n, row in enumerate(rows[:limit])}
+    return Source(path, sha256, _unique(path, items), answers, {})
+
+
+def questions(path: Path, limit: int | None = None) -> Source:
+    """MT-Bench's shape: question_id, category, turns, and optional reference (a list, one a turn)."""
+    sha256, rows = _rows(path)
+    items = []
+    for n, row in enumerate(rows[:limit]):
+        turns = row.get("turns")
+        if (
+            not isinstance(turns, list)
+            or not turns
+            or not all(isinstance(t, str) and t.strip() for t in turns)
+        ):
+            raise UserError(f'{path}: row {n + 1}: "turns" must be a list of texts, one a turn.')
+        reference = row.get("reference") or None
+        if reference is not None and (not isinstance(reference, list) or len(reference) > len(turns)):
+            raise UserError(f'{path}: row {n + 1}: "reference" must be a list with at most a text a turn.')
+        items.append(Item(n, _category(row), tuple(turns), reference, _id(row)))
+    return Source(path, sha256, tuple(items), {}, {})
+
+
+def known_judgements(paths: Iterable[Path], limit: int | None = None) -> Source:
+    """Rows of instruction, answer_1, answer_2, scores and scores_reversed, from several files as one.
+
+    ``scores`` are (answer 1, answer 2) shown in that order; ``scores_reversed`` those of the other
+    order, so its first is answer 2's. Pairs without two usable scores are left out and counted. A
+    file's name is its rows' category.
+    """
+    items: list[Item] = []
+    answers: dict[int, tuple[str, ...]] = {}
+    skipped: dict[str, int] = {}
+    hashes = []
+    for path in paths:
+        sha256, rows = _rows(path)
+        hashes.append(sha256)
+        for n, row in enumerate(rows):
+            if limit is not None and len(items) >= limit:
+                break
+            both = [_scores(path, n, row, name) for name in ("scores", "scores_reversed")]
+            shown = tuple(_text(path, n, row, (name,)) for name in ("answer_1", "answer_2"))
+            if any(s <= 0 for pair in both for s in pair):
+                skipped["without a score"] = skipped.get("without a score", 0) + 1
+                continue
+            at = len(items)
+            known = {"scores": both[0], "scores_reversed": both[1]}
+            items.append(Item(at, path.stem, (_text(path, n, row, _INSTRUCTION),), known, _id(row)))
+            answers[at] = shown
+    if not items:
+        raise UserError("There is no known judgement with scores in both orders to compare with.")
+    first = next(iter(paths))
+    return Source(first, "+".join(hashes), tuple(items), answers, skipped)
+
+
+def answers_of(path: Path) -> dict[str, str]:
+    """A file of answers, by what was asked (see :func:`asked_text`); the last one of an instruction counts."""
+    _, rows = _rows(path)
+    found = {}
+    for n, row in enumerate(rows):
+        found[asked_text(_prompt(path, n, row))] = _text(path, n, row, _ANSWER, may_be_empty=True)
+    return found
+
+
+def asked_text(item: Item) -> str:
+    """The first turn, by which a file's answers find their item."""
+    return item.turns[0].strip()
+
+
+def parts(item: Item) -> tuple[str, str]:
+    """(instruction, input) of the first turn; the source says where an input was apart."""
+    given = item.reference.get("parts") if isinstance(item.reference, dict) else None
+    return (str(given[0]), str(given[1])) if given else (item.turns[0], "")
+
+
+def sha256_of(path: Path) -> str:
+    """Raises UserError where the file cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}.") from error
+
+
+def _rows(path: Path) -> tuple[str, list[dict[str, Any]]]:
+    sha256 = sha256_of(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: it is not UTF-8 text ({error.reason}); save it as JSON in UTF-8."
+        ) from error
+    if text.lstrip().startswith("["):
+        try:
+            rows = json.loads(text)
+        except ValueError as error:
+            raise UserError(f"{path}: not valid JSON: {error}.") from error
+    else:
+        rows = []
+        for n, line in enumerate(text.splitlines(), 1):
+            if not line.strip():
+                continue
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise UserError(f"{path}: line {n} is not valid JSON: {error}.") from error
+    if not rows:
+        raise UserError(f"{path}: there is nothing in it.")
+    for n, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise UserError(f"{path}: row {n + 1} is not an object.")
+    return sha256, rows
+
+
+def _prompt(path: Path, n: int, row: dict[str, Any]) -> Item:
+    turns = row.get("turns")
+    if isinstance(turns, list) and turns and isinstance(turns[0], str) and turns[0].strip():
+        return Item(n, _category(row), (turns[0],), None, _id(row))
+    instruction = _text(path, n, row, _INSTRUCTION)
+    input = row.get("input") or ""
+    if not isinstance(input, str):
+        raise UserError(f'{path}: row {n + 1}: "input" must be a text.')
+    whole = PromptTemplate.target_of(instruction, input)
+    return Item(n, _category(row), (whole,), {"parts": [instruction, input]} if input else None, _id(row))
+
+
+def _unique(path: Path, items: list[Item]) -> tuple[Item, ...]:
+    seen: dict[str, int] = {}
+    for item in items:
+        text = asked_text(item)
+        if text in seen:
+            raise UserError(
+                f"{path}: rows {seen[text] + 1} and {item.item + 1} ask the same; it would count twice, so remove one."
+            )
+        seen[text] = item.item
+    return tuple(items)
+
+
+def _text(
+    path: Path, n: int, row: dict[str, Any], names: tuple[str, ...], *, may_be_empty: bool = False
+) -> str:
+    for name in names:
+        if name in row:
+            value = row[name]
+            if not isinstance(value, str) or not (value.strip() or may_be_empty):
+                raise UserError(f'{path}: row {n + 1}: "{name}" must be a text that is not empty.')
+            return value
+    raise UserError(f'{path}: row {n + 1} has no "{names[0]}".')
+
+
+def _scores(path: Path, n: int, row: dict[str, Any], name: str) -> list[float]:
+    value = row.get(name)
+    if (
+        not isinstance(value, list)
+        or len(value) != 2
+        or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
+    ):
+        raise UserError(f'{path}: row {n + 1}: "{name}" must be two numbers.')
+    return [float(v) for v in value]
+
+
+def _category(row: dict[str, Any]) -> str:
+    return next((str(row[name]) for name in _CATEGORY if row.get(name)), NO_CATEGORY)
+
+
+def _id(row: dict[str, Any]) -> str | None:
+    return next((str(row[name]) for name in ("id", "question_id", "idx") if name in row), None)

@@ -1,0 +1,278 @@
+"""Contestants write: a GGUF in the batching engine, a 4-bit student with its adapter in batches of its own.
+
+An answer's key hashes what determines its text: weights and adapter, template, conversation, sampler,
+seed. Batches are padded on the left and attend to no padding, so an answer depends on its neighbours
+by rounding alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from srtui.evaluation.contestants import Contestant
+from srtui.prompts import template
+from srtui.sample import digest
+from srtui.store.evaluations import Answer
+from srtui.teacher import Message, Request, Sampler, Segment, open_teacher
+from srtui.teacher.tuning import tuned
+
+Turns = tuple[tuple[str, str], ...]
+"""(instruction, input) of the user, (answer, "") of the contestant, by turns; the last is the user's."""
+
+_CPU_BATCH, _GPU_BATCH = 16, 64
+_BATCH_TOKENS = 32768
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How contestants write. ``temperature`` 0 is greedy."""
+
+    max_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+class Writer(Protocol):
+    """Writes answers of one contestant; ``write`` yields (index, answer) as they are finished, and
+    stops early when asked, dropping what is in flight."""
+
+    def write(
+        self, conversations: Sequence[Turns], should_stop: Callable[[], bool]
+    ) -> Iterator[tuple[int, Answer]]: ...
+
+    def close(self) -> None: ...
+
+
+def answer_key(contestant: Contestant, writing: Writing, turns: Turns) -> bytes:
+    """Address of an answer in the store."""
+    return digest(
+        contestant.kind,
+        contestant.sha256,
+        contestant.quantization,
+        contestant.adapter_sha256,
+        contestant.template,
+        repr(sorted(asdict(writing).items())),
+        *(part for turn in turns for part in turn),
+    )
+
+
+def file_answer(text: str, model: str, sha256: str = "") -> Answer:
+    """A text that was written elsewhere; its address is the text itself."""
+    finish = "end" if text.strip() else "empty"
+    return Answer(digest("file", text), "file", model, sha256, None, "", {}, 0, "", text, finish)
+
+
+def open_writer(contestant: Contestant, writing: Writing) -> Writer:
+    """The writer of a contestant that is a model; loads it."""
+    return (
+        GgufWriter(contestant, writing) if contestant.kind == "gguf" else StudentWriter(contestant, writing)
+    )
+
+
+class GgufWriter:
+    """A GGUF by its own chat template, in the engine of srtui.teacher."""
+
+    def __init__(self, contestant: Contestant, writing: Writing) -> None:
+        self._contestant, self._writing = contestant, writing
+        measured = tuned(contestant.path)
+        self._teacher = open_teacher(
+            contestant.path,
+            name=contestant.name,
+            sha256=contestant.sha256,
+            adapter=contestant.adapter,
+            slots=measured.slots if measured else "auto",
+        )
+
+    def write(
+        self, conversations: Sequence[Turns], should_stop: Callable[[], bool]
+    ) -> Iterator[tuple[int, Answer]]:
+        w = self._writing
+        sampler = Sampler(w.temperature, w.top_p, top_k=0, min_p=0.0, repeat_penalty=1.0)
+        self._teacher.submit(
+            [
+                Request(
+                    n, _messages(turns), (Segment(max_tokens=w.max_tokens),), seed=w.seed, sampler=sampler
+                )
+                for n, turns in enumerate(conversations)
+            ]
+        )
+        for done in self._teacher.run(should_stop):
+            n = done.key
+            assert isinstance(n, int)  # noqa: S101 - our own key comes back untouched
+            finish = done.refused or done.written[-1].finish
+            yield (
+                n,
+                _answer(
+                    self._contestant, w, conversations[n], "chat", done.prompt, done.text.strip(), finish,
+                    done.prompt_tokens, done.new_tokens, done.seconds,
+                ),
+            )  # fmt: skip
+
+    def close(self) -> None:
+        self._teacher.close()
+
+
+class StudentWriter:
+    """A safetensors student, 4-bit as it was trained, with its adapter, through transformers."""
+
+    def __init__(self, contestant: Contestant, writing: Writing) -> None:
+        from srtui.scoring import SpanBuilder, Student
+
+        self._contestant, self._writing = contestant, writing
+        self.student: Any = Student.load(contestant.path, contestant.quantization)  # type: ignore[arg-type]
+        if contestant.adapter is not None:
+            add_adapter(self.student, contestant.adapter)
+        tokenizer = self.student.tokenizer
+        name = contestant.template or ("chat" if tokenizer.chat_template else "alpaca")
+        self._template = name
+        config = self.student.model.config.get_text_config()
+        self._room = int(getattr(config, "max_position_embeddings", 0) or 2**20)
+        self._spans = SpanBuilder(tokenizer, template(name, tokenizer), max_length=self._room)
+        ends = {int(tokenizer.eos_token_id)}
+        if len(self._spans.end_of_turn) == 1:
+            ends.add(self._spans.end_of_turn[0])
+        self._ends = sorted(ends)
+
+    def write(
+        self, conversations: Sequence[Turns], should_stop: Callable[[], bool]
+    ) -> Iterator[tuple[int, Answer]]:
+        import torch
+
+        made = [self._spans.conversation(turns) for turns in conversations]
+        order = sorted(range(len(made)), key=lambda n: -len(made[n][1]))
+        for n in list(order):
+            if len(made[n][1]) + self._writing.max_tokens > self._room:
+                order.remove(n)
+                yield n, self._made(conversations[n], made[n], [], "too_long", 0.0)
+        device = next(self.student.model.parameters()).device
+        most = _CPU_BATCH if device.type == "cpu" else _GPU_BATCH
+        at = 0
+        while at < len(order) and not should_stop():
+            longest = len(made[order[at]][1]) + self._writing.max_tokens
+            chosen = order[at : at + max(1, min(most, _BATCH_TOKENS // longest))]
+            began = time.monotonic()
+            try:
+                written = self._batch([made[n][1] for n in chosen], should_stop)
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                if len(chosen) == 1:
+                    at += 1
+                    yield (
+                        chosen[0],
+                        self._made(conversations[chosen[0]], made[chosen[0]], [], "out_of_memory", 0.0),
+                    )
+                most = max(1, len(chosen) // 2)
+                continue
+            if should_stop():
+                return  # what was in flight is cut short
+            at += len(chosen)
+            seconds = (time.monotonic() - began) / len(chosen)
+            for n, ids in zip(chosen, written, strict=True):
+                finish = "end" if ids and ids[-1] in self._ends else "length"
+                yield n, self._made(conversations[n], made[n], ids, finish, seconds)
+
+    def _batch(self, prompts: Sequence[list[int]], should_stop: Callable[[], bool]) -> list[list[int]]:
+        """New ids of each prompt, up to and with the one that ends its turn."""
+        import torch
+        from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+
+        class Asked(StoppingCriteria):  # type: ignore[misc]
+            def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+                return torch.full((input_ids.shape[0],), should_stop(), device=input_ids.device)
+
+        w, model = self._writing, self.student.model
+        device = next(model.parameters()).device
+        width = max(map(len, prompts))
+        ids = torch.full((len(prompts), width), self._ends[0], dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, width - len(prompt) :] = torch.tensor(prompt)
+            mask[row, width - len(prompt) :] = 1
+        sampled = {"do_sample": True, "temperature": w.temperature, "top_p": w.top_p, "top_k": 0}
+        settings = GenerationConfig(
+            max_new_tokens=w.max_tokens,
+            eos_token_id=self._ends,
+            pad_token_id=self._ends[0],
+            **(sampled if w.temperature > 0 else {"do_sample": False}),
+        )
+        # Sampled draws follow the batch's own texts, so that the order of batches changes nothing.
+        torch.manual_seed(int.from_bytes(digest(w.seed, repr(prompts))[:4], "little"))
+        with torch.inference_mode():
+            found = model.generate(
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                generation_config=settings,
+                stopping_criteria=StoppingCriteriaList([Asked()]),
+            )[:, width:].tolist()
+        return [_to_end(row, self._ends) for row in found]
+
+    def _made(
+        self, turns: Turns, prompt: tuple[str, list[int]], ids: list[int], finish: str, seconds: float
+    ) -> Answer:
+        text = self.student.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        return _answer(
+            self._contestant, self._writing, turns, self._template, prompt[0], text, finish,
+            len(prompt[1]), len(ids), seconds,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        self.student = None
+
+
+def add_adapter(student: Any, folder: Any) -> None:
+    """Put a trained adapter onto a loaded student, for inference; raises UserError where it does not fit."""
+    from peft import PeftModel
+
+    from srtui.errors import UserError
+
+    try:
+        student.model = PeftModel.from_pretrained(student.model, str(folder), local_files_only=True).eval()
+    except (RuntimeError, ValueError, OSError, KeyError, TypeError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{folder}: it is no adapter for {student.name} ({first}).") from error
+
+
+def _answer(
+    contestant: Contestant,
+    writing: Writing,
+    turns: Turns,
+    template_name: str,
+    prompt: str,
+    text: str,
+    finish: str,
+    prompt_tokens: int,
+    new_tokens: int,
+    seconds: float,
+) -> Answer:
+    return Answer(
+        key=answer_key(contestant, writing, turns),
+        origin="model",
+        model=contestant.path.name,
+        model_sha256=contestant.sha256,
+        adapter_sha256=contestant.adapter_sha256,
+        template=template_name,
+        sampler={k: v for k, v in asdict(writing).items() if k != "seed"},
+        seed=writing.seed,
+        prompt=prompt,
+        text=text,
+        finish=finish if text or finish not in ("end", "length") else "empty",
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        seconds=seconds,
+    )
+
+
+def _messages(turns: Turns) -> tuple[Message, ...]:
+    return tuple(
+        Message("assistant" if n % 2 else "user", f"{text}\n{more}" if more else text)
+        for n, (text, more) in enumerate(turns)
+    )
+
+
+def _to_end(ids: list[int], ends: Sequence[int]) -> list[int]:
+    stop = next((n for n, token in enumerate(ids) if token in ends), None)
+    return ids if stop is None else ids[: stop + 1]
