@@ -106,6 +106,7 @@ class Facts:
     training: Training | None
     costs: list[StageCost]
     evaluations: list[Evaluation]
+    calibrations: list[Evaluation]
     warnings: list[str]
 
 
@@ -144,6 +145,7 @@ def gather(store: Store, root: Path, run_id: int, *, examples: int = 3, seed: in
         training=training,
         costs=_costs(summary["stages"]),
         evaluations=store.evaluations.all(run_id),
+        calibrations=store.evaluations.all(kind="calibration"),
         warnings=[
             e["message"] for e in store.runs.events(run_id, limit=1000) if e["level"] in ("warning", "error")
         ],

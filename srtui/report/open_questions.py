@@ -7,9 +7,11 @@ not bear out.
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from srtui.store.results import verdicts
+from srtui.evaluation.results import worth
+from srtui.store.results import is_estimate
 
 if TYPE_CHECKING:
     from srtui.report.facts import Change, Facts, Training
@@ -20,6 +22,7 @@ FEW_STEPS = 50
 FEW_EXAMPLES = 500
 FEW_CHOICES = 100
 LONGER = 1.25
+WELL_PARSED = 0.9
 
 
 def open_questions(f: Facts) -> list[str]:
@@ -38,7 +41,7 @@ def open_questions(f: Facts) -> list[str]:
             "texts is not an answer to that. srtui eval compares the two."
         )
     for e in f.evaluations:
-        found += _of_evaluation(e)
+        found += _of_evaluation(e, f.calibrations)
     for change in f.changes:
         found += _of_change(change)
     found += _of_data(f)
@@ -75,30 +78,52 @@ def _of_training(t: Training | None, summary: dict[str, Any]) -> list[str]:
     return found
 
 
-def _of_evaluation(e: Evaluation) -> list[str]:
+def _of_evaluation(e: Evaluation, calibrations: Sequence[Evaluation]) -> list[str]:
     who = f"{e.contestant_a} against {e.contestant_b}" if e.contestant_b else e.contestant_a
     name = f"Evaluation {e.id} ({e.kind}, {who})"
     if e.result is None:
         return [f"{name} has no result yet; it is {e.state}."]
     found = []
+    if e.state != "done":
+        found.append(f"{name} is not done (it is {e.state}); its figures are of what was judged by then.")
     rate = e.result.get("win_rate")
-    counts = verdicts(e.result)
-    if (
-        counts
-        and isinstance(rate, dict)
-        and rate.get("low") is not None
-        and rate["low"] <= 0.5 <= rate["high"]
-    ):
+    if is_estimate(rate) and rate["low"] is not None and rate["low"] <= 0.5 <= rate["high"]:
         found.append(
             f"{name}: the interval of the win rate, {rate['low']:.2f} to {rate['high']:.2f}, holds one half; neither "
             "was shown to be better."
         )
-    for key in ("warnings", "says", "caveats"):
-        said = e.result.get(key)
-        if said:
-            found += [
-                f"{name}: {s}" for s in ([said] if isinstance(said, str) else said) if isinstance(s, str)
-            ]
+    if e.judge:
+        found += _of_judge(name, e.judge, e.result, calibrations)
+    agreement = e.result.get("agreement")
+    if e.kind == "human" and isinstance(agreement, dict) and agreement.get("method") is None:
+        found.append(f"{name}: fewer than two people judged, so their agreement is unknown.")
+    return found
+
+
+def _of_judge(
+    name: str, judge: str, result: Mapping[str, Any], calibrations: Sequence[Evaluation]
+) -> list[str]:
+    found = []
+    known = [c for c in calibrations if c.judge == judge and c.result]
+    if not known:
+        found.append(
+            f"{name}: nobody has compared the judge {judge} with known judgements, so what its verdicts are worth is "
+            "unknown; srtui eval calibrate says it."
+        )
+    elif known[0].result and not known[0].result["better_than_chance"]:
+        found.append(f"{name}: {worth(judge, known[0].result)}")
+    bias = result.get("position", {}).get("first")
+    if is_estimate(bias) and bias["low"] is not None and not bias["low"] <= 0 <= bias["high"]:
+        found.append(
+            f"{name}: the judge favours the answer shown {'first' if bias['value'] > 0 else 'second'}, by "
+            f"{abs(bias['value']):.2f} points on the mean; both orders were asked, and what they disagree on is a tie."
+        )
+    parsed = result.get("parse", {}).get("rate")
+    if is_estimate(parsed) and parsed["value"] is not None and parsed["value"] < WELL_PARSED:
+        found.append(
+            f"{name}: only {parsed['value']:.0%} of the judge's texts say a score; the rest stands on its token "
+            "probabilities alone."
+        )
     return found
 
 

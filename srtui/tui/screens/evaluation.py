@@ -236,11 +236,10 @@ def _table(
     key = next(k for k in result if str(k).replace("_", " ") == title)
     lines = []
     for name, inner in result[key].items():
-        counts = results.verdicts(inner)
-        if counts is None:
+        counts, rate = results.verdicts(inner), inner.get("win_rate")
+        if counts is None or not results.is_estimate(rate):
             break
-        rate = inner.get("win_rate")
-        words = results.estimate_words(rate, 2) if results.is_estimate(rate) else ""
+        words = results.estimate_words(rate, 2)
         lines.append(
             Content.assemble(shown(_cell(str(name), 18)), " ", _bar(counts, 24) if counts.total else " " * 24)
             + shown(f"  {counts.win:,} / {counts.tie:,} / {counts.lose:,}  {words}", "$dim")
