@@ -64,6 +64,11 @@ _TITLES = {
     "reflect-response": "Reflect on answers",
     "choose-response": "Choose answers (r-IFD)",
     "train": "Train the student (QLoRA)",
+    "answers-a": "Answers of A",
+    "answers-b": "Answers of B",
+    "judge": "Judge",
+    "judge-words": "The judge's words",
+    "choice": "Multiple choice",
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,6 +52,23 @@ def key_value(word: str, option: str) -> tuple[str, str]:
     if not equals:
         raise UserError(f"{option} {word}: write it as name=value.")
     return key, value
+
+
+def stop_on_signals() -> Any:
+    """Ctrl-C once finishes the step and stores it; twice stops at once, which the store survives."""
+    import threading
+
+    stop = threading.Event()
+
+    def handle(number: int, _: object) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+        os.write(2, b"\nStopping after this step; press Ctrl-C again to stop at once.\n")
+
+    signal.signal(signal.SIGINT, handle)
+    signal.signal(signal.SIGTERM, handle)
+    return stop
 
 
 def short(path: Path) -> str:

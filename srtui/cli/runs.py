@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from srtui.cli.base import AsJson, RunName, app, open_store, print_json, short
+from srtui.cli.base import AsJson, RunName, app, open_store, print_json, short, stop_on_signals
 from srtui.errors import UserError
 from srtui.workspace import Workspace
 
@@ -78,7 +76,7 @@ def _work(
             print_summary(summarise(store, this.id), _files(workspace, store, this))
             print("\nThis run is done already; nothing was left to do.")
         return
-    stop = _stop_on_signals()
+    stop = stop_on_signals()
     with reporter(as_json) as face:
         if not is_new:
             face.event("info", f"Going on with run {this.name}.")
@@ -95,23 +93,6 @@ def _work(
         print_summary(summarise(store, this.id), _files(workspace, store, this))
     if stopped:
         sys.exit(130)
-
-
-def _stop_on_signals() -> Any:
-    """Ctrl-C once finishes the step and stores it; twice stops at once, which the store survives."""
-    import threading
-
-    stop = threading.Event()
-
-    def handle(number: int, _: object) -> None:
-        if stop.is_set():
-            os._exit(128 + number)
-        stop.set()
-        os.write(2, b"\nStopping after this step; press Ctrl-C again to stop at once.\n")
-
-    signal.signal(signal.SIGINT, handle)
-    signal.signal(signal.SIGTERM, handle)
-    return stop
 
 
 def _files(workspace: Workspace, store: Store, this: Run) -> list[tuple[str, str]]:

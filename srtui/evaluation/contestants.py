@@ -49,7 +49,8 @@ def find_contestant(workspace: Workspace, store: Store, name: str, template: str
     """The contestant called ``name``: a run, ``base:RUN``, a file of answers (.json, .jsonl), an adapter
     folder, a model, or ``MODEL+ADAPTER``.
 
-    Raises UserError that says what it could have been.
+    ``template`` takes the place of a student's own; a GGUF has its chat template, a file needs none.
+    Raises UserError that says what the name could have been.
     """
     if template is not None and template not in TEMPLATE_NAMES:
         raise UserError(f"--template {template}: it can be {', '.join(TEMPLATE_NAMES)}.")
@@ -135,8 +136,6 @@ def _of_model(name: str, path: Path, adapter: Path | None, template: str | None)
     if path.is_dir():
         return _student(name, path, adapter, "nf4", template or "", None)
     path = models.resolve_teacher(path.parent, str(path))
-    if template is not None:
-        raise UserError(f"--template is for safetensors students; {path.name} has its own chat template.")
     sha256 = models.file_sha256(path)
     return Contestant(name, "gguf", path, sha256, adapter, models.file_sha256(adapter) if adapter else None)
 

@@ -93,7 +93,7 @@ def _of_evaluation(e: Evaluation, calibrations: Sequence[Evaluation]) -> list[st
             "was shown to be better."
         )
     if e.judge:
-        found += _of_judge(name, e.judge, e.result, calibrations)
+        found += _of_judge(name, e, e.judge, e.result, calibrations)
     agreement = e.result.get("agreement")
     if e.kind == "human" and isinstance(agreement, dict) and agreement.get("method") is None:
         found.append(f"{name}: fewer than two people judged, so their agreement is unknown.")
@@ -101,10 +101,11 @@ def _of_evaluation(e: Evaluation, calibrations: Sequence[Evaluation]) -> list[st
 
 
 def _of_judge(
-    name: str, judge: str, result: Mapping[str, Any], calibrations: Sequence[Evaluation]
+    name: str, e: Evaluation, judge: str, result: Mapping[str, Any], calibrations: Sequence[Evaluation]
 ) -> list[str]:
     found = []
-    known = [c for c in calibrations if c.judge == judge and c.result]
+    weights = (e.judge_identity or {}).get("sha256")
+    known = [c for c in calibrations if c.result and (c.judge_identity or {}).get("sha256") == weights]
     if not known:
         found.append(
             f"{name}: nobody has compared the judge {judge} with known judgements, so what its verdicts are worth is "

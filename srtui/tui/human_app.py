@@ -44,8 +44,15 @@ class HumanApp(App[None]):
         self.writer.close()
 
 
-def open_human(workspace: Workspace, evaluation_id: int, annotator: str) -> None:
-    """Ask this person on this terminal. Raises UserError where it cannot be drawn on."""
+def check_terminal() -> None:
+    """Raises UserError where a person cannot be asked."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM", "dumb") == "dumb":
-        raise UserError("Judging by a person needs a terminal that can be drawn on.")
+        raise UserError(
+            "Judging by a person needs a terminal that can be drawn on; --no-ask writes the answers only."
+        )
+
+
+def open_human(workspace: Workspace, evaluation_id: int, annotator: str) -> None:
+    """Ask this person on this terminal, until nothing is left or the person leaves."""
+    check_terminal()
     HumanApp(workspace, evaluation_id, annotator).run()

@@ -58,7 +58,7 @@ class EvaluationScreen(DashboardScreen):
                 Column("judge", "judge", 20, from_width=120),
                 Column("state", "state", 10, from_width=90),
                 Column("bar", "A █ ▒ ░ B", _BAR),
-                Column("rate", "A's win rate", 26, from_width=110),
+                Column("rate", "A's win rate", 28, from_width=110),
             ],
             id="evaluations",
         )
@@ -216,6 +216,7 @@ def about(e: Evaluation, width: int) -> list[Content]:
                 (f"░ B better {counts.lose:,}", "$text-error"),
             )
         )
+    lines += [Content.styled(sentence, "$text-warning") for sentence in _doubts(e.result)]
     for title, header, rows in results.tables(e.result):
         lines.append(Content(""))
         lines.append(shown(title, "bold $dim"))
@@ -223,6 +224,19 @@ def about(e: Evaluation, width: int) -> list[Content]:
     figures = results.lines(e.result)
     lines += [Content(""), *(_figure(name, words) for name, words in figures)]
     return lines
+
+
+def _doubts(result: Mapping[str, Any]) -> list[str]:
+    """What a reader must know before the figures."""
+    found = []
+    rate, calibration = result.get("win_rate"), result.get("calibration", {})
+    if results.is_estimate(rate) and rate["low"] is not None and rate["low"] <= 0.5 <= rate["high"]:
+        found.append("The interval of the win rate holds one half: neither is shown to be better.")
+    if result.get("better_than_chance") is False or (calibration or {}).get("better_than_chance") is False:
+        found.append("This judge was no better than chance: do not trust its verdicts.")
+    elif calibration is None:
+        found.append("What this judge is worth is unknown; srtui eval calibrate says it.")
+    return found
 
 
 def _figure(name: str, words: str) -> Content:
@@ -239,7 +253,7 @@ def _table(
         counts, rate = results.verdicts(inner), inner.get("win_rate")
         if counts is None or not results.is_estimate(rate):
             break
-        words = results.estimate_words(rate, 2)
+        words = results.estimate_words({**rate, "n": None}, 2)
         lines.append(
             Content.assemble(shown(_cell(str(name), 18)), " ", _bar(counts, 24) if counts.total else " " * 24)
             + shown(f"  {counts.win:,} / {counts.tie:,} / {counts.lose:,}  {words}", "$dim")

@@ -1,0 +1,308 @@
+"""Is it better? srtui eval: pairwise, calibrate, winrate, turns, choice, list, show."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from srtui.cli.base import AsJson, app, open_store, plain_data, print_json, stop_on_signals
+
+if TYPE_CHECKING:
+    from srtui.evaluation.contestants import Contestant
+    from srtui.evaluation.judge import Judge
+    from srtui.evaluation.sources import Source
+    from srtui.store import Store
+    from srtui.store.evaluations import Evaluation, Kind, Side
+    from srtui.workspace import Workspace
+
+eval_app = typer.Typer(help="Is it better? Judges, win rates, multi-turn scores, multiple choice, people.")
+app.add_typer(eval_app, name="eval")
+
+_WHO = "A run, base:RUN, a model, MODEL+ADAPTER, an adapter folder, or a file of answers (.json, .jsonl)."
+ContestantName = Annotated[str, typer.Argument(metavar="A", help=_WHO)]
+JudgeName = Annotated[str, typer.Option("--judge", help="The GGUF that judges.")]
+JudgePromptName = Annotated[
+    str | None, typer.Option("--judge-prompt", help="A .toml file with the judge's wording.")
+]
+Words = Annotated[int, typer.Option(min=0, help="The most tokens that the judge may say why in; 0: none.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N of the file.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of sampling and of the bootstrap.")]
+Template = Annotated[
+    str | None, typer.Option(help="The prompt template of safetensors students; a run has its own.")
+]
+MaxTokens = Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")]
+Temperature = Annotated[float, typer.Option(min=0, max=5, help="Of the answers; 0 is greedy.")]
+
+
+@eval_app.command(
+    epilog="Example: srtui eval pairwise quickstart base:quickstart --prompts p.jsonl --judge J"
+)
+def pairwise(
+    a: ContestantName,
+    b: Annotated[str, typer.Argument(metavar="B", help="As A.")],
+    prompts: Annotated[Path, typer.Option(help="Rows of instruction, optional input and category.")],
+    judge: JudgeName,
+    judge_prompt: JudgePromptName = None,
+    words: Words = 96,
+    limit: Limit = None,
+    max_tokens: MaxTokens = 512,
+    temperature: Temperature = 0.0,
+    template: Template = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Two contestants answer, a judge scores both in both orders; a win counts where they agree."""
+    from srtui.evaluation import sources
+    from srtui.evaluation.contestants import find_contestant
+    from srtui.evaluation.engine import settings_of
+    from srtui.evaluation.writing import Writing
+
+    source = sources.prompts(prompts, limit)
+    workspace, store = open_store()
+    with store:
+        both = [find_contestant(workspace, store, name, template) for name in (a, b)]
+        settings = settings_of(Writing(max_tokens, temperature, seed=seed), seed)
+        _evaluate(
+            store,
+            "pairwise",
+            source,
+            both,
+            _judge(workspace, judge, judge_prompt, words, 2),
+            settings,
+            as_json,
+        )
+
+
+@eval_app.command(epilog="Example: srtui eval winrate quickstart --reference reference.json --judge J")
+def winrate(
+    a: ContestantName,
+    reference: Annotated[Path, typer.Option(help="AlpacaEval's shape: rows of instruction and output.")],
+    judge: JudgeName,
+    judge_prompt: JudgePromptName = None,
+    words: Words = 96,
+    limit: Limit = None,
+    max_tokens: MaxTokens = 512,
+    temperature: Temperature = 0.0,
+    template: Template = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """How often A is preferred to a file of reference answers, raw and with length regressed out."""
+    from srtui.evaluation import sources
+    from srtui.evaluation.contestants import find_contestant
+    from srtui.evaluation.engine import settings_of
+    from srtui.evaluation.writing import Writing
+
+    source = sources.references(reference, limit)
+    workspace, store = open_store()
+    with store:
+        one = find_contestant(workspace, store, a, template)
+        settings = settings_of(Writing(max_tokens, temperature, seed=seed), seed)
+        referee = _judge(workspace, judge, judge_prompt, words, 2)
+        _evaluate(store, "winrate", source, [one], referee, settings, as_json, (one.name, reference.name))
+
+
+@eval_app.command(epilog="Example: srtui eval turns quickstart --questions questions.jsonl --judge J")
+def turns(
+    a: ContestantName,
+    questions: Annotated[
+        Path, typer.Option(help="MT-Bench's shape: question_id, category, turns, reference.")
+    ],
+    judge: JudgeName,
+    judge_prompt: JudgePromptName = None,
+    words: Words = 96,
+    limit: Limit = None,
+    max_tokens: MaxTokens = 512,
+    temperature: Temperature = 0.0,
+    template: Template = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Questions of several turns, each answer scored from 1 to 10; by category and turn."""
+    from srtui.evaluation import sources
+    from srtui.evaluation.contestants import find_contestant
+    from srtui.evaluation.engine import settings_of
+    from srtui.evaluation.writing import Writing
+
+    source = sources.questions(questions, limit)
+    workspace, store = open_store()
+    with store:
+        one = find_contestant(workspace, store, a, template)
+        settings = settings_of(Writing(max_tokens, temperature, seed=seed), seed)
+        _evaluate(
+            store, "turns", source, [one], _judge(workspace, judge, judge_prompt, words, 1), settings, as_json
+        )
+
+
+@eval_app.command(epilog="Example: srtui eval calibrate --judge smollm2-135m judgements.jsonl --limit 40")
+def calibrate(
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Known judgements: instruction, answer_1, answer_2, scores, scores_reversed."),
+    ],
+    judge: JudgeName,
+    judge_prompt: JudgePromptName = None,
+    words: Words = 0,
+    limit: Limit = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """What is a judge worth? Its agreement with known judgements, and whether that beats chance."""
+    from srtui.evaluation import sources
+    from srtui.evaluation.engine import settings_of
+
+    source = sources.known_judgements(files, limit)
+    workspace, store = open_store()
+    with store:
+        referee = _judge(workspace, judge, judge_prompt, words, 2)
+        names = ", ".join(f.name for f in files)
+        settings = settings_of(None, seed) | {"skipped": source.skipped}
+        shown = ", ".join(map(str, files))
+        _evaluate(store, "calibration", source, [], referee, settings, as_json, (names, None), shown)
+
+
+@eval_app.command(epilog="Example: srtui eval choice quickstart --tasks recipes/choice")
+def choice(
+    a: ContestantName,
+    tasks: Annotated[Path, typer.Option(help="A folder of lm-eval task files, or one of them (.yaml).")],
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N questions of each task.")] = None,
+    shots: Annotated[
+        int | None, typer.Option(min=0, help="Examples before each question; the task's own.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Multiple choice (ARC, HellaSwag, MMLU, TruthfulQA) by EleutherAI's lm-eval, on task files on disk."""
+    from srtui.evaluation import choice as multiple_choice
+    from srtui.evaluation.contestants import find_contestant
+
+    workspace, store = open_store()
+    with store:
+        multiple_choice.check(tasks)
+        one = find_contestant(workspace, store, a)
+        stop = stop_on_signals()
+        with reporter_of(as_json) as face:
+            done = multiple_choice.evaluate(store, one, tasks, limit, shots, face, stop.is_set)
+        _show(store, done, as_json)
+
+
+@eval_app.command("list", epilog="Example: srtui eval list --json")
+def list_(
+    run: Annotated[str | None, typer.Option(help="Only those of this run.")] = None, as_json: AsJson = False
+) -> None:
+    """All evaluations, the newest first, with what came out."""
+    from srtui.cli.evaluation_view import print_list
+
+    _, store = open_store()
+    with store:
+        run_id = store.runs.named(run).id if run else None
+        found = store.evaluations.all(run_id)
+        if as_json:
+            print_json([plain_data(e) for e in found])
+        elif not found:
+            print("No evaluations yet. Start one with: srtui eval pairwise A B --prompts FILE --judge MODEL")
+        else:
+            print_list(found)
+
+
+@eval_app.command(epilog="Example: srtui eval show 1 --json")
+def show(
+    evaluation_id: Annotated[int, typer.Argument(metavar="ID", help="As srtui eval list shows it.")],
+    judgements: Annotated[
+        bool, typer.Option("--judgements", help="Every judgement with both answers and the judge's words.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """One evaluation: its figures; with --judgements or --json, every single judgement too."""
+    from srtui.cli.evaluation_view import print_judged
+
+    _, store = open_store()
+    with store:
+        evaluation = store.evaluations.get(evaluation_id)
+        judged = store.evaluations.judged(evaluation_id) if judgements or as_json else []
+        if as_json:
+            rows = [_without_bytes(plain_data(pair)) for pair in judged]
+            print_json(plain_data(evaluation) | {"judgements": rows})
+            return
+        _show(store, evaluation, False)
+        for pair in judged:
+            print_judged(pair)
+
+
+def _judge(workspace: Workspace, name: str, prompt: str | None, words: int, answers: int) -> Judge:
+    from srtui.evaluation.judge import Judge, load_judge_prompt
+
+    shipped = "pairwise" if answers == 2 else "single"
+    return Judge.find(workspace.models, name, load_judge_prompt(prompt or shipped, answers), words)
+
+
+def _evaluate(
+    store: Store,
+    kind: Kind,
+    source: Source,
+    contestants: list[Contestant],
+    judge: Judge,
+    settings: dict[str, Any],
+    as_json: bool,
+    names: tuple[str, str | None] | None = None,
+    shown_source: str = "",
+) -> None:
+    from srtui.console import err
+    from srtui.evaluation.engine import Evaluator, prepare
+    from srtui.progress import Stopped
+
+    evaluation, is_new = prepare(store, kind, source, contestants, judge, settings, names, shown_source)
+    if evaluation.state == "done":
+        _show(store, evaluation, as_json)
+        if not as_json:
+            print("This evaluation is done already; nothing was left to do.")
+        return
+    sides: dict[Side, Contestant] = dict(zip(("a", "b"), contestants, strict=False))
+    stop = stop_on_signals()
+    with reporter_of(as_json) as face:
+        if not is_new:
+            face.event("info", f"Going on with evaluation {evaluation.id}.")
+        try:
+            evaluation = Evaluator(store, evaluation, source, sides, judge, face, stop.is_set).work()
+        except Stopped:
+            err.print("Stopped; everything finished is stored. The same command goes on.")
+            sys.exit(130)
+    _show(store, evaluation, as_json)
+
+
+def reporter_of(as_json: bool) -> Any:
+    """Progress goes to the terminal; a script that wants JSON gets the result and nothing else."""
+    from srtui.console import reporter
+
+    return _Quiet() if as_json else reporter(False)
+
+
+class _Quiet:
+    def __enter__(self) -> _Quiet:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def progress(self, progress: Any) -> None:
+        pass
+
+    def event(self, level: str, message: str) -> None:
+        pass
+
+
+def _show(store: Store, evaluation: Evaluation, as_json: bool) -> None:
+    from srtui.cli.evaluation_view import print_evaluation
+
+    if as_json:
+        print_json(plain_data(evaluation))
+    else:
+        print_evaluation(evaluation)
+
+
+def _without_bytes(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_bytes(v) for k, v in value.items() if not isinstance(v, bytes)}
+    return value
