@@ -9,7 +9,8 @@ from typing import NoReturn
 
 import typer
 
-from srtui.cli import chat, data, evaluation, machine, models, runs  # noqa: F401 - each adds its commands to the app
+# Each adds its commands to the app.
+from srtui.cli import chat, data, evaluation, human, machine, models, report, runs  # noqa: F401
 from srtui.cli.base import app
 from srtui.errors import UserError
 from srtui.workspace import Workspace, go_offline

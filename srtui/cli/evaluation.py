@@ -183,7 +183,7 @@ def choice(
         multiple_choice.check(tasks)
         one = find_contestant(workspace, store, a)
         stop = stop_on_signals()
-        with _reporter(as_json) as face:
+        with reporter_of(as_json) as face:
             done = multiple_choice.evaluate(store, one, tasks, limit, shots, face, stop.is_set)
         _show(store, done, as_json)
 
@@ -261,7 +261,7 @@ def _evaluate(
         return
     sides: dict[Side, Contestant] = dict(zip(("a", "b"), contestants, strict=False))
     stop = stop_on_signals()
-    with _reporter(as_json) as face:
+    with reporter_of(as_json) as face:
         if not is_new:
             face.event("info", f"Going on with evaluation {evaluation.id}.")
         try:
@@ -272,7 +272,7 @@ def _evaluate(
     _show(store, evaluation, as_json)
 
 
-def _reporter(as_json: bool) -> Any:
+def reporter_of(as_json: bool) -> Any:
     """Progress goes to the terminal; a script that wants JSON gets the result and nothing else."""
     from srtui.console import reporter
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from srtui.store import Store
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+_PAPERS = {"instruction": "ifd", "response": "rifd"}
 BINS = 20  # of the histogram, over 0 to 2; what is higher goes into the last
 _COLUMNS = (
     "sample, variant, kind, metric, value, reason, conditional_nll, unconditional_nll, tokens, truncated"
@@ -55,6 +56,25 @@ def distributions(store: Store, run_id: int) -> list[dict[str, Any]]:
         for metric in ("ifd", "rifd")
         for kind in kinds
         if (rows := groups.get((metric, kind)))
+    ]
+
+
+def chosen_scores(store: Store, run_id: int, stage: str) -> list[tuple[float, float]]:
+    """(score of the text reflected on, score of what the student chose) of each sample that had a
+    rewrite to choose and has both scores; IFD for ``instruction``, r-IFD for ``response``.
+
+    None of a run that chooses by something else, as ablations do."""
+    if store.runs.get(run_id).recipe["selection"].get(f"{stage}_by", _PAPERS[stage]) != _PAPERS[stage]:
+        return []
+    return [
+        (r["first"], r["chosen"])
+        for r in store.rows(
+            "SELECT json_extract(compared, '$[0][1]') AS first, (SELECT json_extract(value, '$[1]') FROM json_each(compared) "
+            "WHERE json_extract(value, '$[0]') = chosen_id) AS chosen FROM decision "
+            "WHERE run_id = ? AND stage = ? AND json_array_length(compared) > 1 ORDER BY sample_id",
+            (run_id, stage),
+        )
+        if r["first"] is not None and r["chosen"] is not None
     ]
 
 

@@ -6,13 +6,13 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from srtui.store.distributions import chosen_scores
 from srtui.store.runs import state_now
 
 if TYPE_CHECKING:
     from srtui.store import Store
     from srtui.store.runs import Run
 
-_PAPERS = {"instruction": "ifd", "response": "rifd"}
 _CODE = re.compile(r"```|^\s*(?:def |class |import |#include|public |SELECT |function )", re.MULTILINE)
 
 
@@ -38,8 +38,8 @@ def summarise(store: Store, run_id: int) -> dict[str, Any]:
         "quantization": run.recipe["student"]["quantization"],
         "reflections": {stage: _reflections(store, run_id, stage) for stage in ("instruction", "response")},
         "accepted": {stage: _accepted(store, run_id, stage) for stage in ("instruction", "response")},
-        "ifd": _before_after(store, run, "instruction"),
-        "rifd": _before_after(store, run, "response"),
+        "ifd": _before_after(store, run_id, "instruction"),
+        "rifd": _before_after(store, run_id, "response"),
         "kept_scores": _kept_scores(store, run_id),
         "length": _lengths(store, run_id),
         "kept": _one(store, "SELECT count(*) FROM outcome WHERE run_id = ? AND kept = 1", run_id),
@@ -132,24 +132,10 @@ def _accepted(store: Store, run_id: int, stage: str) -> dict[str, Any]:
     return {"decided": row["decided"], "choices": row["choices"], "taken": row["taken"], "share": share}
 
 
-def _before_after(store: Store, run: Run, stage: str) -> dict[str, Any]:
-    """Mean score of the text reflected on, and of what the student chose, over the same samples.
-
-    Of the paper's choices only: an ablation that chooses by something else compares no IFD or r-IFD.
-    """
-    before: list[float] = []
-    after: list[float] = []
-    if run.recipe["selection"].get(f"{stage}_by", _PAPERS[stage]) != _PAPERS[stage]:
-        return {"samples": 0, "before": None, "after": None}
-    for r in store.rows(
-        "SELECT json_extract(compared, '$[0][1]') AS first, (SELECT json_extract(value, '$[1]') FROM json_each(compared) "
-        "WHERE json_extract(value, '$[0]') = chosen_id) AS chosen FROM decision "
-        "WHERE run_id = ? AND stage = ? AND json_array_length(compared) > 1",
-        (run.id, stage),
-    ):
-        if r["first"] is not None and r["chosen"] is not None:
-            before.append(r["first"])
-            after.append(r["chosen"])
+def _before_after(store: Store, run_id: int, stage: str) -> dict[str, Any]:
+    """Mean score of the text reflected on, and of what the student chose, over the same samples."""
+    pairs = chosen_scores(store, run_id, stage)
+    before, after = [b for b, _ in pairs], [a for _, a in pairs]
     return {"samples": len(before), "before": _mean(before), "after": _mean(after)}
 
 

@@ -1,22 +1,272 @@
-"""Evaluation: its place."""
+"""Evaluation: every comparison in the store, what it came to, and the way down to each judgement."""
 
 from __future__ import annotations
 
-from textual.app import ComposeResult
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
+from rich.cells import cell_len, set_cell_size
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.content import Content
+
+from srtui.store import results
+from srtui.store.evaluations import Evaluation
 from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.widgets.empty import Empty
+from srtui.tui.widgets.table import Cell, Column, Row, Tone, VirtualTable
+from srtui.tui.widgets.words import STATE_SIGNS, Words, shown
+
+_TONES: dict[str, Tone] = {"running": "accent", "stopped": "warn", "failed": "bad", "done": "good"}
+_BAR = 16
 
 
 class EvaluationScreen(DashboardScreen):
-    """Nothing yet, and it says so."""
+    """The table of evaluations, and of the one under the cursor its figures."""
 
     MODE = "evaluation"
-    HELP_TEXT = "Evaluation compares the tuned student with the one before. It is not built yet."
+    HELP_TEXT = (
+        "Every evaluation in this store, the newest first; f leaves those of the chosen run. In a bar █ is A better, "
+        "▒ a tie, ░ B better; an interval is at 95 %, and one that holds 0.5 shows neither to be better. Enter goes "
+        "down to the single judgements. h lets a person judge, where an evaluation is by people."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "open", "Judgements"),
+        Binding("h", "human", "Judge yourself"),
+        Binding("f", "only", "This run only"),
+    ]
+    DEFAULT_CSS = """
+    EvaluationScreen #evaluations { height: 2fr; min-height: 5; }
+    EvaluationScreen #about { height: 3fr; padding: 0 2; background: $surface; }
+    EvaluationScreen #about Words { width: 1fr; height: auto; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._found: list[Evaluation] = []
+        self._only = False
 
     def body(self) -> ComposeResult:
-        yield Empty(
-            "Nothing evaluates yet",
-            "Comparing the tuned student with the one before (a judge, people, benchmarks) is still to come. "
-            "Until then: held-out loss is on 5 Training, and srtui export writes what was selected.",
+        yield VirtualTable(
+            [
+                Column("id", "#", 4, right=True),
+                Column("kind", "kind", 11),
+                Column("a", "A"),
+                Column("b", "B"),
+                Column("judge", "judge", 20, from_width=120),
+                Column("state", "state", 10, from_width=90),
+                Column("bar", "A █ ▒ ░ B", _BAR),
+                Column("rate", "A's win rate", 28, from_width=110),
+            ],
+            id="evaluations",
         )
+        with VerticalScroll(id="about", can_focus=False):
+            yield Words()
+        yield Empty("", "", id="none")
+
+    def on_mount(self) -> None:
+        for place in ("#evaluations", "#about", "#none"):
+            self.query_one(place).add_class("hidden")
+
+    async def read(self) -> None:
+        app = self.dashboard
+        if not app.watched:
+            return
+        only = app.run_id if self._only else None
+        there = app.workspace.store_path.exists()
+        self._found = await app.ask(lambda v: v.evaluations.all(only)) if there else []
+        table = self.query_one(VirtualTable)
+        nothing = not self._found
+        table.set_class(nothing, "hidden")
+        self.query_one("#about").set_class(nothing, "hidden")
+        self.query_one("#none").set_class(not nothing, "hidden")
+        if nothing:
+            self._say_nothing(only is not None)
+        first = not table.total
+        table.show_rows([_row(e) for e in self._found])
+        if first and self._found:
+            table.focus()
+        self._about()
+
+    def _say_nothing(self, filtered: bool) -> None:
+        empty = self.query_one("#none", Empty)
+        if filtered:
+            empty.say("Nothing has evaluated this run yet", "f shows the evaluations of all runs.")
+        else:
+            empty.say(
+                "Nothing has been evaluated yet",
+                "Is the tuned student better? A judge says with\n"
+                "  srtui eval pairwise RUN MODEL --prompts FILE --judge MODEL\n"
+                "people say with\n"
+                "  srtui eval human RUN MODEL --prompts FILE --annotator NAME",
+            )
+
+    @property
+    def chosen(self) -> Evaluation | None:
+        """The evaluation under the cursor."""
+        row = self.query_one(VirtualTable).row
+        return None if row is None else next((e for e in self._found if e.id == row.key), None)
+
+    @on(VirtualTable.Highlighted)
+    def _about(self) -> None:
+        e = self.chosen
+        if e is not None:
+            width = max(20, self.size.width - 8)
+            self.query_one("#about Words", Words).say(Content("\n").join(about(e, width)))
+
+    # -- what a person does -----------------------------------------------------------------
+
+    def action_open(self) -> None:
+        self.query_one(VirtualTable).action_select()
+
+    @on(VirtualTable.Selected)
+    def _open(self) -> None:
+        from srtui.tui.screens.judgements import JudgementsScreen
+
+        if (e := self.chosen) is not None:
+            self.app.push_screen(JudgementsScreen(e))
+
+    def action_only(self) -> None:
+        self._only = not self._only
+        self.notify("Evaluations of this run only." if self._only else "Evaluations of all runs.", timeout=2)
+        self.reread()
+
+    def action_human(self) -> None:
+        e = self.chosen
+        if e is None or e.kind != "human":
+            self.notify("Choose an evaluation by people; srtui eval human begins one.", timeout=4)
+            return
+        from srtui.tui.screens.dialogs import Prompt
+
+        def begin(name: str | None) -> None:
+            if name is not None and name.strip():
+                self._sit(e.id, name.strip())
+
+        words = "Who judges? Under the same name you go on where you were."
+        self.app.push_screen(Prompt("Judge yourself", words, "", "your name"), begin)
+
+    def _sit(self, evaluation_id: int, annotator: str) -> None:
+        from srtui.tui.screens.human import HumanScreen
+
+        app = self.dashboard
+        screen = HumanScreen(app.reader, app.writer, evaluation_id, annotator)
+        self.app.push_screen(screen, lambda _: self.reread())
+
+
+def _row(e: Evaluation) -> Row:
+    counts = results.verdicts(e.result)
+    rate = (e.result or {}).get("win_rate")
+    progress = f"{e.done:,}/{e.total:,}" if e.total and e.state != "done" else ""
+    return Row(
+        e.id,
+        (
+            Cell(str(e.id), "dim"),
+            Cell(e.kind),
+            Cell(e.contestant_a, "bold"),
+            Cell(e.contestant_b or ""),
+            Cell(e.judge or ("people" if e.kind == "human" else ""), "dim"),
+            Cell(f"{STATE_SIGNS.get(e.state, '·')} {e.state}", _TONES.get(e.state, "")),
+            Cell("".join(three(counts, _BAR)) if counts else progress),
+            Cell(results.estimate_words(rate, 2) if results.is_estimate(rate) else ""),
+        ),
+    )
+
+
+def three(counts: results.Verdicts, width: int) -> tuple[str, str, str]:
+    """Win, tie and lose as parts of one bar of ``width`` cells; what there is of one has at least a cell."""
+    if not counts.total:
+        return "", "", ""
+    sizes = [max(1, round(n / counts.total * width)) if n else 0 for n in counts]
+    while sum(sizes) != width:
+        largest = max(range(3), key=lambda n: sizes[n])
+        sizes[largest] += 1 if sum(sizes) < width else -1
+    return "█" * sizes[0], "▒" * sizes[1], "░" * sizes[2]
+
+
+def _bar(counts: results.Verdicts, width: int) -> Content:
+    win, tie, lose = three(counts, width)
+    return Content.assemble((win, "$text-success"), (tie, "$dim"), (lose, "$text-error"))
+
+
+def about(e: Evaluation, width: int) -> list[Content]:
+    """One evaluation in lines of at most about ``width`` cells."""
+    names = f"{e.contestant_a} (A) against {e.contestant_b} (B)" if e.contestant_b else e.contestant_a
+    lines = [shown(names, "bold")]
+    parts = [
+        e.kind,
+        e.source,
+        f"judge {e.judge}" if e.judge else "",
+        f"{e.done:,} of {e.total:,}" if e.total else "",
+    ]
+    lines.append(shown("  ·  ".join(p for p in parts if p), "$dim"))
+    if e.error:
+        lines.append(shown(f"✗ {e.error}", "$text-error"))
+    if e.result is None:
+        lines.append(Content("It has no result yet."))
+        return lines
+    counts = results.verdicts(e.result)
+    if counts:
+        lines.append(_bar(counts, width))
+        lines.append(
+            Content.assemble(
+                (f"█ A better {counts.win:,}", "$text-success"),
+                (f"   ▒ tie {counts.tie:,}   ", "$dim"),
+                (f"░ B better {counts.lose:,}", "$text-error"),
+            )
+        )
+    lines += [Content.styled(sentence, "$text-warning") for sentence in _doubts(e.result)]
+    for title, header, rows in results.tables(e.result):
+        lines.append(Content(""))
+        lines.append(shown(title, "bold $dim"))
+        lines += _table(title, e.result, header, rows, width)
+    figures = results.lines(e.result)
+    lines += [Content(""), *(_figure(name, words) for name, words in figures)]
+    return lines
+
+
+def _doubts(result: Mapping[str, Any]) -> list[str]:
+    """What a reader must know before the figures."""
+    found = []
+    rate, calibration = result.get("win_rate"), result.get("calibration", {})
+    if results.is_estimate(rate) and rate["low"] is not None and rate["low"] <= 0.5 <= rate["high"]:
+        found.append("The interval of the win rate holds one half: neither is shown to be better.")
+    if result.get("better_than_chance") is False or (calibration or {}).get("better_than_chance") is False:
+        found.append("This judge was no better than chance: do not trust its verdicts.")
+    elif calibration is None:
+        found.append("What this judge is worth is unknown; srtui eval calibrate says it.")
+    return found
+
+
+def _figure(name: str, words: str) -> Content:
+    return Content.assemble(shown(_cell(name, 34), "$dim"), " ", shown(words))
+
+
+def _table(
+    title: str, result: Mapping[str, Any], header: list[str], rows: list[list[str]], width: int
+) -> list[Content]:
+    """A table by category: bars where it counts verdicts, cells where it does not."""
+    key = next(k for k in result if str(k).replace("_", " ") == title)
+    lines = []
+    for name, inner in result[key].items():
+        counts, rate = results.verdicts(inner), inner.get("win_rate")
+        if counts is None or not results.is_estimate(rate):
+            break
+        words = results.estimate_words({**rate, "n": None}, 2)
+        lines.append(
+            Content.assemble(shown(_cell(str(name), 18)), " ", _bar(counts, 24) if counts.total else " " * 24)
+            + shown(f"  {counts.win:,} / {counts.tie:,} / {counts.lose:,}  {words}", "$dim")
+        )
+    else:
+        return lines
+    size = max(6, (width - 20) // max(1, len(header) - 1) - 2)
+    drawn = []
+    for n, row in enumerate([header, *rows]):
+        cells = [_cell(c, 18 if at == 0 else size) for at, c in enumerate(row)]
+        drawn.append(shown("  ".join(cells), "$dim" if n == 0 else ""))
+    return drawn
+
+
+def _cell(text: str, width: int) -> str:
+    return set_cell_size(text, width) if cell_len(text) <= width else set_cell_size(text, width - 1) + "…"

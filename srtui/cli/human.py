@@ -1,0 +1,97 @@
+"""srtui eval human: people judge, blind and side by side."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from srtui.cli.base import AsJson, open_store, plain_data, print_json, stop_on_signals
+from srtui.cli.evaluation import (
+    ContestantName,
+    Limit,
+    MaxTokens,
+    Seed,
+    Temperature,
+    Template,
+    eval_app,
+    reporter_of,
+)
+from srtui.errors import UserError
+
+if TYPE_CHECKING:
+    from srtui.evaluation.contestants import Contestant
+    from srtui.store.evaluations import Side
+
+
+@eval_app.command(
+    epilog="Example: srtui eval human quickstart base:quickstart --prompts p.jsonl --annotator ada"
+)
+def human(
+    a: ContestantName,
+    b: Annotated[str, typer.Argument(metavar="B", help="As A.")],
+    prompts: Annotated[Path, typer.Option(help="Rows of instruction, optional input and category.")],
+    annotator: Annotated[str, typer.Option(help="Who judges; the same name goes on where it was.")] = "",
+    ask: Annotated[
+        bool, typer.Option("--ask/--no-ask", help="Without: write the answers, show what was said so far.")
+    ] = True,
+    limit: Limit = None,
+    max_tokens: MaxTokens = 512,
+    temperature: Temperature = 0.0,
+    template: Template = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Two contestants answer; a person who is not told whose answer is whose chooses: 1, 2, tie, both bad.
+
+    Several people may judge, each by name and at their own time; they see other sides in another order.
+    The result has intervals, and their agreement as a kappa.
+    """
+    from srtui.cli.evaluation_view import print_evaluation
+    from srtui.console import err
+    from srtui.evaluation import sources
+    from srtui.evaluation.contestants import find_contestant
+    from srtui.evaluation.engine import Evaluator, prepare, settings_of
+    from srtui.evaluation.sitting import settle
+    from srtui.evaluation.writing import Writing
+    from srtui.progress import Stopped
+
+    name = annotator.strip()
+    if ask:
+        from srtui.tui.human_app import check_terminal
+
+        if not name:
+            raise UserError("Who judges? Give a name with --annotator NAME, or --no-ask to ask nobody yet.")
+        check_terminal()
+    source = sources.prompts(prompts, limit)
+    workspace, store = open_store()
+    with store:
+        both = [find_contestant(workspace, store, who, template) for who in (a, b)]
+        settings = settings_of(Writing(max_tokens, temperature, seed=seed), seed)
+        evaluation, _ = prepare(store, "human", source, both, None, settings)
+        if len(store.evaluations.answers(evaluation.id)) < 2 * len(source.items):
+            stop = stop_on_signals()
+            with reporter_of(as_json) as face:
+                sides: dict[Side, Contestant] = {"a": both[0], "b": both[1]}
+                try:
+                    Evaluator(store, evaluation, source, sides, None, face, stop.is_set).work()
+                except Stopped:
+                    err.print("Stopped; everything finished is stored. The same command goes on.")
+                    sys.exit(130)
+        if ask:
+            from srtui.tui.human_app import open_human
+
+            open_human(workspace, evaluation.id, name)
+        settle(store, evaluation.id)
+        evaluation = store.evaluations.get(evaluation.id)
+        if as_json:
+            print_json(plain_data(evaluation))
+        elif evaluation.result is None:
+            print(
+                f"Evaluation {evaluation.id}: the answers are there, and nobody has judged yet. Judge with "
+                "--annotator NAME, or on 8 Evaluation of the dashboard with h."
+            )
+        else:
+            print_evaluation(evaluation)

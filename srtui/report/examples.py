@@ -1,0 +1,127 @@
+"""Which samples a report shows, and what was done to each of them."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from typing import Literal
+
+from srtui.store import Store
+from srtui.store.views import SampleView, VariantView, Views
+from srtui.worddiff import Part, word_parts
+
+Sort = Literal["best", "worst", "random"]
+_PARTS = (("Instruction", "instruction"), ("Input", "input"), ("Answer", "response"))
+
+
+@dataclass(frozen=True)
+class TextChange:
+    """One text of a sample before and after. ``compared`` says that words are marked; where next to
+    nothing is common, they are not."""
+
+    name: str
+    before: list[Part]
+    after: list[Part]
+    compared: bool
+
+    @property
+    def same(self) -> bool:
+        return self.before == self.after
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sample with its texts as the dataset has them and as they came out, and why."""
+
+    sort: Sort
+    sample: int
+    row: int
+    verdict: str
+    ifd: tuple[float | None, float | None]
+    rifd: tuple[float | None, float | None]
+    texts: list[TextChange]
+    critiques: list[tuple[str, str]]
+
+
+def pick(store: Store, views: Views, run_id: int, count: int, seed: int) -> list[Example]:
+    """``count`` examples of each sort, or as many as there are, none twice.
+
+    Best and worst are the samples kept whose new answer lowered r-IFD the most and the least, as a
+    ratio; random ones are drawn from all samples of the run.
+    """
+    fell = sorted(
+        (math.log(r["after"] / r["before"]), r["sample_id"])
+        for r in store.rows(
+            "SELECT o.sample_id, json_extract(d.compared, '$[0][1]') AS before, (SELECT json_extract(value, '$[1]') "
+            "FROM json_each(d.compared) WHERE json_extract(value, '$[0]') = d.chosen_id) AS after FROM outcome o "
+            "JOIN decision d ON d.run_id = o.run_id AND d.sample_id = o.sample_id AND d.stage = 'response' "
+            "WHERE o.run_id = ? AND o.kept = 1",
+            (run_id,),
+        )
+        if r["before"] and r["after"]
+    )
+    best = [sample for _, sample in fell[:count]]
+    worst = [sample for _, sample in fell[::-1][: min(count, len(fell) - len(best))]]
+    everything = store.rows("SELECT sample_id FROM run_sample WHERE run_id = ? ORDER BY sample_id", (run_id,))
+    rest = sorted({r["sample_id"] for r in everything} - {*best, *worst})
+    drawn = random.Random(seed).sample(rest, min(count, len(rest)))  # noqa: S311 - a draw, no secret
+    chosen: list[tuple[Sort, int]] = [
+        *(("best", s) for s in best),
+        *(("worst", s) for s in worst),
+        *(("random", s) for s in drawn),
+    ]
+    return [
+        _example(sort, view) for sort, sample in chosen if (view := views.sample(run_id, sample)) is not None
+    ]
+
+
+def _example(sort: Sort, s: SampleView) -> Example:
+    original, final = s.original, _final(s)
+    return Example(
+        sort=sort,
+        sample=s.id,
+        row=s.row,
+        verdict=_verdict(s, final),
+        ifd=(original.ifd, final.ifd),
+        rifd=(original.rifd, final.rifd),
+        texts=[
+            _change(name, str(getattr(original, part)), str(getattr(final, part)))
+            for name, part in _PARTS
+            if getattr(original, part) or getattr(final, part)
+        ],
+        critiques=[
+            (f"What the teacher said of the {word}", s.critiques[stage])
+            for stage, word in (("instruction", "instruction"), ("response", "answer"))
+            if s.critiques.get(stage)
+        ],
+    )
+
+
+def _final(s: SampleView) -> VariantView:
+    """The text that training would take now: a person's word counts before the student's."""
+    decided = [
+        s.decisions[stage]["chosen_id"] for stage in ("response", "instruction") if stage in s.decisions
+    ]
+    for variant_id in (s.overruled_to, *decided):
+        variant = s.variant(variant_id)
+        if variant is not None:
+            return variant
+    return s.original
+
+
+def _verdict(s: SampleView, final: VariantView) -> str:
+    if s.overruled_to is not None:
+        return f"overruled by a person, who took the {final.kind.replace('_', ' ')} text"
+    if s.outcome is None:
+        return f"{s.state}; the run has not come to the end with it"
+    return "kept for training" if s.outcome["kept"] else f"not trained on: {s.outcome['reason']}"
+
+
+def _change(name: str, before: str, after: str) -> TextChange:
+    if before == after:
+        return TextChange(name, [Part(before, False)], [Part(after, False)], True)
+    both = word_parts(before, after)
+    if both is None:
+        return TextChange(name, [Part(before, False)], [Part(after, False)], False)
+    return TextChange(name, *both, True)

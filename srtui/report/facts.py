@@ -1,0 +1,248 @@
+"""All that a report says of a run, as one typed object."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Any
+
+import srtui
+from srtui.report.examples import Example, pick
+from srtui.store import Store
+from srtui.store.distributions import chosen_scores, distributions
+from srtui.store.evaluations import Evaluation
+from srtui.store.runs import STAGES, Run
+from srtui.store.summary import summarise
+from srtui.store.views import Views
+
+Points = list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that took part. ``sha256`` is of its file, or the student's identity in the store."""
+
+    role: str
+    name: str
+    form: str
+    identity: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that was imported into the run's dataset."""
+
+    file: str
+    sha256: str
+    format: str
+    kind: str
+    rows: int
+    refused: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """How many samples came through one step of the run."""
+
+    name: str
+    samples: int
+    of: int
+    why_not: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A score of the same samples before and after a choice; values are ratios of perplexities."""
+
+    metric: str
+    before: list[float]
+    after: list[float]
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What a stage took on this machine. Tokens are those run through a model."""
+
+    stage: str
+    done: int
+    total: int
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training with its curves; losses are means in nats a token."""
+
+    status: str
+    examples: int
+    steps: int
+    tokens: int
+    seconds: float
+    adapter: str | None
+    held_out: dict[str, dict[str, float]]
+    metrics: dict[str, Points]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything that a report shows. Texts of the data are as they came: whoever renders escapes."""
+
+    run: Run
+    version: str
+    seed: int
+    summary: dict[str, Any]
+    models: list[Model]
+    prompts: list[dict[str, Any]]
+    dataset: str
+    sources: list[Source]
+    flow: list[Step]
+    changes: list[Change]
+    spreads: list[dict[str, Any]]
+    overruled: int
+    examples: list[Example]
+    training: Training | None
+    costs: list[StageCost]
+    evaluations: list[Evaluation]
+    calibrations: list[Evaluation]
+    warnings: list[str]
+
+
+def gather(store: Store, root: Path, run_id: int, *, examples: int = 3, seed: int | None = None) -> Facts:
+    """Read a run back. ``root`` is the workspace; ``examples`` are shown of each sort, the random ones
+    drawn by ``seed``, or by the recipe's."""
+    run = store.runs.get(run_id)
+    seed = run.recipe["seed"] if seed is None else seed
+    views = Views(store.path)
+    try:
+        flow = views.flow(run_id)
+        training = _training(views.training(run_id))
+        shown = pick(store, views, run_id, examples, seed)
+    finally:
+        views.close()
+    summary = summarise(store, run_id)
+    dataset = store.row("SELECT name FROM dataset WHERE id = ?", (run.dataset_id,))
+    return Facts(
+        run=run,
+        version=srtui.__version__,
+        seed=seed,
+        summary=summary,
+        models=_models(store, root, run, training),
+        prompts=_prompts(store, run_id),
+        dataset=dataset["name"] if dataset else "",
+        sources=_sources(store, run.dataset_id),
+        flow=_flow(summary, flow, training),
+        changes=[
+            Change(metric, [b for b, _ in pairs], [a for _, a in pairs])
+            for metric, stage in (("IFD", "instruction"), ("r-IFD", "response"))
+            if (pairs := chosen_scores(store, run_id, stage))
+        ],
+        spreads=distributions(store, run_id),
+        overruled=flow["overruled"],
+        examples=shown,
+        training=training,
+        costs=_costs(summary["stages"]),
+        evaluations=store.evaluations.all(run_id),
+        calibrations=store.evaluations.all(kind="calibration"),
+        warnings=[
+            e["message"] for e in store.runs.events(run_id, limit=1000) if e["level"] in ("warning", "error")
+        ],
+    )
+
+
+def _models(store: Store, root: Path, run: Run, training: Training | None) -> list[Model]:
+    found = []
+    if run.teacher:
+        t = run.teacher
+        size = f"{t['parameters'] / 1e6:,.0f} M parameters, " if t.get("parameters") else ""
+        found.append(
+            Model(
+                "teacher", t.get("name") or "", f"{size}{t.get('quantization') or ''}", t.get("sha256") or ""
+            )
+        )
+        if t.get("adapter_sha256"):
+            found.append(Model("teacher's adapter", "", "LoRA", t["adapter_sha256"]))
+    else:
+        found.append(Model("teacher", run.recipe["teacher"]["model"] or "", "not loaded", ""))
+    setting = store.row("SELECT * FROM scoring_setting WHERE id = ?", (run.setting_id,))
+    student = run.recipe["student"]
+    found.append(
+        Model("student", student["model"], student["quantization"], setting["student_id"] if setting else "")
+    )
+    if training is not None and training.adapter:
+        file = root / training.adapter / "adapter_model.safetensors"
+        digest = _sha256(file) if file.is_file() else ""
+        found.append(Model("adapter", training.adapter, "LoRA", digest or "the file is not there any more"))
+    return found
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _prompts(store: Store, run_id: int) -> list[dict[str, Any]]:
+    rows = store.rows(
+        "SELECT g.stage, g.prompt_version, g.mode, g.model, g.model_sha256, count(*) AS texts FROM candidate c "
+        "JOIN variant v ON v.id = c.variant_id JOIN generation g ON g.id = v.generation_id WHERE c.run_id = ? "
+        "GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2",
+        (run_id,),
+    )
+    return [dict(r) for r in rows]
+
+
+def _sources(store: Store, dataset_id: int) -> list[Source]:
+    rows = store.rows("SELECT * FROM import WHERE dataset_id = ? ORDER BY id", (dataset_id,))
+    return [
+        Source(
+            PurePath(r["path"]).name, r["sha256"], r["format"], r["kind"], r["rows_read"], r["rows_bad"]
+        )  # the name only: where a file lay is nothing for a reader of the report
+        for r in rows
+    ]
+
+
+def _flow(summary: Mapping[str, Any], flow: Mapping[str, Any], training: Training | None) -> list[Step]:
+    samples = summary["samples"]
+    steps = [Step("samples", samples, samples)]
+    for stage, word in (("instruction", "instruction"), ("response", "answer")):
+        written = summary["reflections"][stage]
+        steps.append(
+            Step(
+                f"{word} rewritten",
+                written["first_try"] + written["after_retries"],
+                written["asked"],
+                written["failed"],
+            )
+        )
+        taken = summary["accepted"][stage]
+        steps.append(Step(f"new {word} taken", taken["taken"], taken["choices"]))
+    decided = flow["kept"] + sum(flow["dropped"].values())
+    steps.append(Step("kept for training", flow["kept"], decided, flow["dropped"]))
+    if training is not None:
+        steps.append(Step("trained on", training.examples, flow["kept"]))
+    return steps
+
+
+def _training(row: dict[str, Any] | None) -> Training | None:
+    if row is None:
+        return None
+    return Training(
+        status=row["status"],
+        examples=row["examples"],
+        steps=row["steps"],
+        tokens=row["tokens"],
+        seconds=row["seconds"],
+        adapter=row["adapter"],
+        held_out=row["result"].get("held_out", {}),
+        metrics=row["metrics"],
+    )
+
+
+def _costs(stages: Mapping[str, Mapping[str, Any]]) -> list[StageCost]:
+    order = {name: n for n, name in enumerate(("check-template", *STAGES))}
+    return [
+        StageCost(name, s["done"], s["total"], s["tokens"], s["seconds"])
+        for name, s in sorted(stages.items(), key=lambda item: order.get(item[0], len(order)))
+    ]

@@ -1,0 +1,181 @@
+"""What could not be concluded from a run: the sentences at the end of a report.
+
+Each follows from a figure of the run and names it, so that nothing is claimed that the store does
+not bear out.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from srtui.evaluation.results import worth
+from srtui.store.results import is_estimate
+
+if TYPE_CHECKING:
+    from srtui.report.facts import Change, Facts, Training
+    from srtui.store.evaluations import Evaluation
+
+FEW_HELD_OUT = 100
+FEW_STEPS = 50
+FEW_EXAMPLES = 500
+FEW_CHOICES = 100
+LONGER = 1.25
+WELL_PARSED = 0.9
+
+
+def open_questions(f: Facts) -> list[str]:
+    """Sentences, the weightiest first."""
+    found: list[str] = []
+    if f.run.status != "done":
+        found.append(
+            f"The run is not done (it is {f.run.status}); every figure here is of what was finished by now."
+        )
+    if not f.summary["samples"]:
+        return [*found, "The run has no samples; there is nothing to conclude."]
+    found += _of_training(f.training, f.summary)
+    if not any(e.result for e in f.evaluations):
+        found.append(
+            "Nothing was evaluated, so nothing here says whether the tuned student answers better; loss on held-out "
+            "texts is not an answer to that. srtui eval compares the two."
+        )
+    for e in f.evaluations:
+        found += _of_evaluation(e, f.calibrations)
+    for change in f.changes:
+        found += _of_change(change)
+    found += _of_data(f)
+    found.append("Energy is unknown: the store has no measurement of it.")
+    found.append("One seed was run; how much the figures would move with another is not known from this run.")
+    return found
+
+
+def _of_training(t: Training | None, summary: dict[str, Any]) -> list[str]:
+    if t is None:
+        return ["Nothing was trained, so nothing is known of what the selected data does to the student."]
+    found = []
+    if t.status != "done":
+        return [f"Training did not come to its end ({t.status})."]
+    for name, held in t.held_out.items():
+        n, change = int(held["samples"]), held["after"] - held["before"]
+        words = f"On {n:,} held-out samples ({name}) the mean loss went from {held['before']:.3f} to {held['after']:.3f}"
+        if n < FEW_HELD_OUT:
+            found.append(
+                f"{words}. That is few samples: a change of {change:+.3f} nats a token on them may be chance, and the "
+                "store keeps means only, so no interval can be given."
+            )
+        elif change >= 0:
+            found.append(f"{words}: training did not lower it.")
+    if not t.held_out:
+        found.append("Nothing was held out, so what training did to unseen samples is unknown.")
+    if t.steps < FEW_STEPS:
+        found.append(
+            f"Training took {t.steps:,} steps on {t.examples:,} samples; the loss of single steps varies with what is "
+            "in the batch, and so short a curve shows no trend by itself."
+        )
+    elif t.examples < FEW_EXAMPLES:
+        found.append(f"Training saw {t.examples:,} samples; the paper's smallest set has about 1,000.")
+    return found
+
+
+def _of_evaluation(e: Evaluation, calibrations: Sequence[Evaluation]) -> list[str]:
+    who = f"{e.contestant_a} against {e.contestant_b}" if e.contestant_b else e.contestant_a
+    name = f"Evaluation {e.id} ({e.kind}, {who})"
+    if e.result is None:
+        return [f"{name} has no result yet; it is {e.state}."]
+    found = []
+    if e.state != "done":
+        found.append(f"{name} is not done (it is {e.state}); its figures are of what was judged by then.")
+    rate = e.result.get("win_rate")
+    if is_estimate(rate) and rate["low"] is not None and rate["low"] <= 0.5 <= rate["high"]:
+        found.append(
+            f"{name}: the interval of the win rate, {rate['low']:.2f} to {rate['high']:.2f}, holds one half; neither "
+            "was shown to be better."
+        )
+    if e.judge:
+        found += _of_judge(name, e, e.judge, e.result, calibrations)
+    agreement = e.result.get("agreement")
+    if e.kind == "human" and isinstance(agreement, dict) and agreement.get("method") is None:
+        found.append(f"{name}: fewer than two people judged, so their agreement is unknown.")
+    return found
+
+
+def _of_judge(
+    name: str, e: Evaluation, judge: str, result: Mapping[str, Any], calibrations: Sequence[Evaluation]
+) -> list[str]:
+    found = []
+    weights = (e.judge_identity or {}).get("sha256")
+    known = [c for c in calibrations if c.result and (c.judge_identity or {}).get("sha256") == weights]
+    if not known:
+        found.append(
+            f"{name}: nobody has compared the judge {judge} with known judgements, so what its verdicts are worth is "
+            "unknown; srtui eval calibrate says it."
+        )
+    elif known[0].result and not known[0].result["better_than_chance"]:
+        found.append(f"{name}: {worth(judge, known[0].result)}")
+    bias = result.get("position", {}).get("first")
+    if is_estimate(bias) and bias["low"] is not None and not bias["low"] <= 0 <= bias["high"]:
+        found.append(
+            f"{name}: the judge favours the answer shown {'first' if bias['value'] > 0 else 'second'}, by "
+            f"{abs(bias['value']):.2f} points on the mean; both orders were asked, and what they disagree on is a tie."
+        )
+    parsed = result.get("parse", {}).get("rate")
+    if is_estimate(parsed) and parsed["value"] is not None and parsed["value"] < WELL_PARSED:
+        found.append(
+            f"{name}: only {parsed['value']:.0%} of the judge's texts say a score; the rest stands on its token "
+            "probabilities alone."
+        )
+    return found
+
+
+def _of_change(c: Change) -> list[str]:
+    n = len(c.before)
+    found = []
+    if n < FEW_CHOICES:
+        found.append(
+            f"{c.metric} was compared on {n:,} samples only; the shares and means of so few are rough."
+        )
+    if n > 1:
+        difference = [a - b for b, a in zip(c.before, c.after, strict=True)]
+        mean, error = statistics.fmean(difference), statistics.stdev(difference) / n**0.5
+        found.append(
+            f"{c.metric} of the chosen texts differs from that of the texts before by {mean:+.3f} on the mean "
+            f"(standard error {error:.3f}). The student chose by this very score, so the difference shows that there "
+            "was something to choose, and not that the texts are better."
+        )
+    return found
+
+
+def _of_data(f: Facts) -> list[str]:
+    s, found = f.summary, []
+    length = s["length"]
+    if length["before"] and length["after"]:
+        times = length["after"] / length["before"]
+        if times > LONGER or times < 1 / LONGER:
+            found.append(
+                f"The kept answers are {times:.1f} times as long as those of the dataset on the mean "
+                f"({length['after']:,.0f} against {length['before']:,.0f} characters); judges and people favour "
+                "longer answers, and a change of length is not one of quality."
+            )
+    for stage, word in (("instruction", "instructions"), ("response", "answers")):
+        asked, failed = s["reflections"][stage]["asked"], sum(s["reflections"][stage]["failed"].values())
+        if asked and failed / asked > 0.1:
+            found.append(
+                f"{failed:,} of {asked:,} {word} could not be rewritten in a form that could be read; what is kept "
+                "leans to samples that this teacher finds easy."
+            )
+    unscored = sum(sum(d["invalid"].values()) for d in f.spreads)
+    if unscored:
+        found.append(f"{unscored:,} texts have no score and could not be chosen.")
+    if s["truncated"]:
+        found.append(f"{s['truncated']:,} texts were cut to the longest length before they were scored.")
+    if s["teacher"] and s["teacher"] == s["student"]:
+        found.append(
+            "Teacher and student are the same model: the teacher cannot know more than the student does, which is not "
+            "the setting of the paper."
+        )
+    if f.overruled:
+        found.append(
+            f"A person overruled the student on {f.overruled:,} samples; those follow no rule of the method."
+        )
+    return found

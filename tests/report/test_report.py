@@ -1,0 +1,205 @@
+"""The report of a run: what it says, that it hides nothing active, and that it asks for nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tui.scripted_store import Script, demo_pairs
+
+from srtui import report
+from srtui.report.examples import pick
+from srtui.report.render import mark_down
+from srtui.sample import Pair
+from srtui.store import Store
+from srtui.store.evaluations import NewEvaluation
+from srtui.store.views import Views
+from srtui.workspace import Workspace
+
+HOSTILE = Pair(
+    "Say <script>alert(1)</script> & \x1b[31mred\x1b[0m \u202eright to left.",
+    '<img src="https://example.org/x.png" onerror="alert(1)">',
+    "![a picture](https://example.org/y.png) | a cell |\n\n# not a heading\n<iframe src=//example.org></iframe>",
+)
+ESTIMATE = {"value": 0.55, "low": 0.40, "high": 0.69, "n": 40}
+
+
+class Page(HTMLParser):
+    """Everything in a page that a browser might fetch, run or be told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.handlers: list[str] = []
+        self.ids: list[str] = []
+        self.policy = ""
+        self.styles: list[str] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        named = dict(attrs)
+        if named.get("http-equiv") == "Content-Security-Policy":
+            self.policy = named["content"] or ""
+        for key, value in attrs:
+            self.handlers += [key] if key.startswith("on") or key == "style" else []
+            self.ids += [value or ""] if key == "id" else []
+            if key in ("src", "href", "xlink:href", "srcset", "action", "data", "poster"):
+                self.addresses.append(value or "")
+            self.addresses += re.findall(r"url\(([^)]*)\)", value or "")
+
+    handle_startendtag = handle_starttag
+
+    def handle_data(self, data: str) -> None:
+        (self.styles if self.tags and self.tags[-1] == "style" and "{" in data else self.text).append(data)
+
+
+def read(html: str) -> Page:
+    page = Page()
+    page.feed(html)
+    page.close()
+    return page
+
+
+def finished(workspace: Workspace, pairs: list[Pair]) -> tuple[Store, Script]:
+    store = Store(workspace.store_path)
+    script = Script(workspace, store).begin(pairs)
+    script.reflect("instruction").choose("instruction").reflect("response").choose("response").settle()
+    return store, script
+
+
+@pytest.fixture
+def facts(workspace: Workspace) -> report.Facts:
+    store, script = finished(workspace, [HOSTILE, *demo_pairs()])
+    with store:
+        script.train().finish()
+        made, _ = store.evaluations.prepare(
+            NewEvaluation(
+                "pairwise", "f", "quickstart", {}, "<b>prompts</b>.jsonl", "00", {},
+                contestant_b="smollm2-135m", identity_b={}, run_a_id=script.run_id, judge="<i>judge</i>",
+            )
+        )  # fmt: skip
+        tally = {"win": 14, "tie": 16, "lose": 10, "win_rate": ESTIMATE}
+        store.evaluations.update(
+            made.id, status="done", result={**tally, "parse_rate": 0.9, "categories": {"<u>code</u>": tally}}
+        )
+        return report.gather(store, workspace.root, script.run_id, examples=12, seed=3)
+
+
+def test_it_says_what_was_done_and_what_came_of_it(facts: report.Facts) -> None:
+    for text in (" ".join(read(report.html(facts)).text), report.markdown(facts)):
+        plain = " ".join(text.replace("\\", "").split())
+        for words in (
+            "quickstart", "0" * 12, "teacher", "training.lora_rank", "kept for training", "held out", "2.610", "2.480",
+            "random ones are drawn from all samples, by seed 3", "0.550 (0.400 to 0.690, n = 40)",
+            "Energy: unknown", "neither was shown to be better", "On 8 held-out samples",
+        ):  # fmt: skip
+            assert words in plain, words
+    page = report.html(facts)
+    assert page.count("<svg") == 4  # the flow, the scores, the training, one comparison
+    assert "<del>" in page
+    assert "<ins>" in page
+
+
+def test_nothing_in_the_data_becomes_markup(facts: report.Facts) -> None:
+    assert any(e.sample == 1 for e in facts.examples)
+    html, markdown = report.html(facts), report.markdown(facts)
+    page = read(html)
+    assert not {"script", "img", "iframe", "b", "i", "u", "object", "embed", "link"} & set(page.tags)
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    for text in (html, markdown):
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e]", text)
+        assert "␛[31mred" in text.replace("\\", "")
+    assert set(re.findall(r"</?(\w+)", markdown)) == {"del", "ins"}
+    assert "![a" not in markdown
+    assert not re.search(r"^(> )?# not", markdown, re.MULTILINE)
+
+
+def test_it_asks_for_nothing_beyond_itself(facts: report.Facts) -> None:
+    html = report.html(facts)
+    page = read(html)
+    assert page.addresses, "the pictures point at their own parts"
+    assert all(a.startswith("#") and a[1:] in page.ids for a in page.addresses)
+    assert len(page.ids) == len(set(page.ids))
+    assert page.handlers == []
+    (style,) = page.styles
+    assert "url(" not in style
+    assert "@import" not in style
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert page.policy.startswith(f"default-src 'none'; style-src 'sha256-{digest}';")
+
+
+def test_the_same_run_gives_the_same_report(facts: report.Facts) -> None:
+    assert report.html(facts) == report.html(facts)
+
+
+def test_a_run_without_samples_and_one_without_training(workspace: Workspace) -> None:
+    with Store(workspace.store_path) as store:
+        part = Script(workspace, store, "part", 2).begin(demo_pairs()).reflect("instruction", 5)
+        empty = store.runs.create("nothing", 1, "r.toml", part.recipe.model_dump_json(), "0", [])
+        facts = report.gather(store, workspace.root, empty.id)
+        for text in (report.html(facts), report.markdown(facts)):
+            assert "The run has no samples; there is nothing to conclude." in text
+        facts = report.gather(store, workspace.root, part.run_id)
+        for text in (report.html(facts), report.markdown(facts)):
+            assert "Nothing was trained in this run." in text
+            assert "The run is not done" in text
+
+
+def test_examples_are_the_extremes_and_a_draw(workspace: Workspace) -> None:
+    store, script = finished(workspace, demo_pairs())
+    views = Views(store.path)
+    with store:
+        found = pick(store, views, script.run_id, 3, seed=1)
+        assert [e.sort for e in found] == ["best"] * 3 + ["worst"] * 3 + ["random"] * 3
+        assert len({e.sample for e in found}) == 9
+        assert found == pick(store, views, script.run_id, 3, seed=1)
+        assert found[6:] != pick(store, views, script.run_id, 3, seed=2)[6:]
+        assert all(e.verdict == "kept for training" for e in found[:6])
+        everything = pick(store, views, script.run_id, 1000, seed=1)
+        assert len(everything) == store.value("SELECT count(*) FROM run_sample")
+    views.close()
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=60))
+def test_quoted_markdown_holds_no_tag_and_no_link(text: str) -> None:
+    quoted = mark_down(text)
+    assert "<" not in quoted
+    assert not re.search(r"(?<!\\)[\[\]`*_]", re.sub(r"\\\\", "", quoted))
+
+
+def test_the_command_writes_both_files_and_tells_mistakes(workspace: Workspace, tmp_path: Path) -> None:
+    store, script = finished(workspace, demo_pairs())
+    with store:
+        script.train().finish()
+
+    def srtui(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "srtui", *words],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=os.environ | {"SRTUI_WORKSPACE": str(workspace.root)},
+        )
+
+    done = srtui("report", "quickstart", "--markdown", "r.md", "--out", "r.html")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
+    assert (tmp_path / "r.md").read_text().startswith("# quickstart")
+    assert json.loads(srtui("report", "quickstart", "--json").stdout)["open"]
+    assert srtui("report", "quickstart").stdout.startswith("quickstart-report.html")
+    wrong = srtui("report", "quickstart", "--out", "no/such/folder.html")
+    assert wrong.returncode == 2
+    assert wrong.stderr == "srtui: no/such/folder.html: No such file or directory.\n"
+    assert sorted(p.name for p in tmp_path.glob("*r*.*")) == ["quickstart-report.html", "r.html", "r.md"]
