@@ -240,7 +240,7 @@ def _doubts(result: Mapping[str, Any]) -> list[str]:
 
 
 def _figure(name: str, words: str) -> Content:
-    return Content.assemble(shown(_cell(name, 34), "$dim"), " ", shown(words))
+    return Content.assemble(shown(_cell(name, 38), "$dim"), " ", shown(words))
 
 
 def _table(
