@@ -79,9 +79,10 @@ class Workspace:
             for name in ("models", "store", "recipes"):
                 (root / name).mkdir(parents=True, exist_ok=True)
             source = _packaged_workspace()
-            for path in [source / "models" / "models.toml", *sorted((source / "recipes").iterdir())]:
+            for path in [source / "models" / "models.toml", *sorted((source / "recipes").rglob("*"))]:
                 target = root / path.relative_to(source)
                 if path.is_file() and not target.exists():
+                    target.parent.mkdir(exist_ok=True)
                     shutil.copyfile(path, target)
                     written.append(target)
         except OSError as error:

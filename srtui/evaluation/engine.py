@@ -19,7 +19,7 @@ from srtui.evaluation.human import human_result
 from srtui.evaluation.judge import Asked, Judge, Scored
 from srtui.evaluation.results import calibration_result, pairwise_result, turns_result, winrate_result
 from srtui.evaluation.sources import Source, asked_text, parts
-from srtui.evaluation.writing import Turns, Writing, answer_key, file_answer, open_writer
+from srtui.evaluation.writing import Turns, Writer, Writing, answer_key, file_answer, open_writer
 from srtui.progress import Progress, Reporter, Stopped
 from srtui.sample import digest
 from srtui.store import Store
@@ -34,6 +34,7 @@ from srtui.store.evaluations import (
     Side,
 )
 
+_SIDES: tuple[Side, ...] = ("a", "b")
 _BOTH: tuple[Ordering, ...] = ("ab", "ba")
 
 
@@ -124,6 +125,7 @@ class Evaluator:
         settings = evaluation.settings
         self._seed = int(settings.get("seed", 0))
         self._writing = Writing(**settings["writing"]) if "writing" in settings else Writing()
+        self._writer: Writer | None = None
         self._clock = self._told = 0.0
         self._tokens = 0
 
@@ -136,9 +138,12 @@ class Evaluator:
         rows.update(self._id, status="running", started_at=began, error=None)
         try:
             turns = max(len(i.turns) for i in self._items)
-            for turn in range(1, turns + 1):
-                for side in ("a", "b"):
-                    self._answers(side, turn)
+            for side in _SIDES:
+                try:
+                    for turn in range(1, turns + 1):
+                        self._answers(side, turn)
+                finally:
+                    self._close_writer()
             if self.judge is not None:
                 self._judge_scores()
                 self._judge_words()
@@ -182,17 +187,20 @@ class Evaluator:
         self._start(stage, total - len(asked), total)
         if not asked:
             return
-        self.reporter.event("info", f"Loading {contestant.name} ...")
-        writer = open_writer(contestant, self._writing)
-        self._clock = time.monotonic()
-        try:
-            for n, answer in writer.write([conversations[item] for item in asked], self._stop):
-                self._rows.add_answers(self._id, [(asked[n], side, turn, answer)])
-                self._tokens += answer.prompt_tokens + answer.new_tokens
-                self._step(stage)
-        finally:
-            writer.close()
+        if self._writer is None:
+            self.reporter.event("info", f"Loading {contestant.name} ...")
+            self._writer = open_writer(contestant, self._writing)
+            self._clock = time.monotonic()
+        for n, answer in self._writer.write([conversations[item] for item in asked], self._should_stop):
+            self._rows.add_answers(self._id, [(asked[n], side, turn, answer)])
+            self._tokens += answer.prompt_tokens + answer.new_tokens
+            self._step(stage)
         self._raise_if_stopped()
+
+    def _close_writer(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
 
     def _given(self, side: Side, todo: Sequence[Item]) -> list[tuple[int, Side, int, Answer]] | None:
         """Texts that come with the source, or from a file of answers; None where a model has to write."""
@@ -254,7 +262,7 @@ class Evaluator:
         self._start("judge-words", len(rows) - len(todo), len(rows))
         if not todo:
             return
-        for asked, text, tokens in judge.write(todo, self._stop):
+        for asked, text, tokens in judge.write(todo, self._should_stop):
             found, parsed = judge.prompt.parse(text)
             first, second = found[0] if found else None, found[1] if len(found) > 1 else None
             if asked.ordering == "ba":
@@ -309,9 +317,6 @@ class Evaluator:
         )
 
     # -- progress and stopping --------------------------------------------------------------
-
-    def _stop(self) -> bool:
-        return self._should_stop()
 
     def _raise_if_stopped(self) -> None:
         if self._should_stop():

@@ -8,6 +8,7 @@ by rounding alone.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -230,7 +231,11 @@ def add_adapter(student: Any, folder: Any) -> None:
     from srtui.errors import UserError
 
     try:
-        student.model = PeftModel.from_pretrained(student.model, str(folder), local_files_only=True).eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            student.model = PeftModel.from_pretrained(
+                student.model, str(folder), local_files_only=True
+            ).eval()
     except (RuntimeError, ValueError, OSError, KeyError, TypeError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{folder}: it is no adapter for {student.name} ({first}).") from error

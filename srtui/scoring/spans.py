@@ -156,6 +156,14 @@ class SpanBuilder:
                 ids += self._plain(prompt)
         return text, ids
 
+    def continuation(self, context: str, text: str) -> Span:
+        """The span of ``text`` right behind ``context``, neither with template nor end; what exceeds the
+        length is cut off the context's beginning."""
+        whole, start = self._encode(context, text, ())
+        target = len(whole) - start
+        ids = [*(self._bos if context else self._start), *whole]
+        return Span(tuple(ids[-max(self._max, target + 1) :]), target, len(ids) > self._max)
+
     @property
     def end_of_turn(self) -> list[int]:
         """The ids that end an answer."""

@@ -1,0 +1,296 @@
+"""Multiple choice: EleutherAI's lm-eval asks, on task files that lie on disk; the scorer answers.
+
+lm-eval (an optional extra) reads the tasks, lays out questions and examples, and calls a choice right
+or wrong; this side only says how probable a continuation is, with the scorer that computes IFD, so
+that a 4-bit student with its adapter, and a GGUF, take the same path. Losses are cached as all span
+losses are, so a killed evaluation loses what is in flight.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from srtui.errors import UserError
+from srtui.evaluation.contestants import Contestant
+from srtui.evaluation.sources import sha256_of
+from srtui.evaluation.statistics import wilson
+from srtui.evaluation.writing import add_adapter
+from srtui.progress import Progress, Reporter, Stopped
+from srtui.prompts import template
+from srtui.sample import digest
+from srtui.store import Store
+from srtui.store.evaluations import Evaluation, Item, Judgement, NewEvaluation
+from srtui.store.work import StoredLoss
+
+_ABSENT = "Multiple choice needs EleutherAI's lm-eval, which is not installed; install it with: pip install 'srtui[lm-eval]'"
+
+
+def check(tasks: Path) -> None:
+    """Raises UserError where lm-eval is absent, or ``tasks`` is no task file or folder of them."""
+    if importlib.util.find_spec("lm_eval") is None:
+        raise UserError(_ABSENT)
+    _files(tasks)
+
+
+def evaluate(
+    store: Store,
+    contestant: Contestant,
+    tasks: Path,
+    limit: int | None,
+    shots: int | None,
+    reporter: Reporter,
+    should_stop: Callable[[], bool],
+) -> Evaluation:
+    """Run the tasks and store every question with what was chosen. Raises Stopped, or UserError."""
+    if contestant.kind == "file":
+        raise UserError(f"{contestant.name} is a file of answers; multiple choice needs a model.")
+    if contestant.kind == "gguf" and contestant.adapter is not None:
+        raise UserError(
+            f"{contestant.name}: choices are not scored with a LoRA in GGUF; use the adapter folder."
+        )
+    files = _files(tasks)
+    sha256 = digest(*(part for f in files for part in (f.name, sha256_of(f)))).hex()
+    settings = {"seed": 0, "limit": limit, "shots": shots}
+    fingerprint = digest("choice", sha256, repr(sorted(contestant.identity.items())), repr(settings)).hex()
+    evaluation, _ = store.evaluations.prepare(
+        NewEvaluation(
+            "choice", fingerprint, contestant.name, contestant.identity, str(tasks), sha256, settings,
+            run_a_id=contestant.run_id,
+        )
+    )  # fmt: skip
+    if evaluation.state == "done":
+        reporter.event("info", "This evaluation is done already; nothing was left to do.")
+        return evaluation
+    lease = store.evaluations.acquire(evaluation.id)
+    store.evaluations.update(evaluation.id, status="running", started_at=time.time(), error=None)
+    try:
+        found = _run(store, evaluation.id, contestant, tasks, limit, shots, reporter, should_stop)
+        result = _keep(store, evaluation.id, found)
+        store.evaluations.update(
+            evaluation.id, status="done", stage=None, result=result, finished_at=time.time()
+        )
+    except (Stopped, KeyboardInterrupt):
+        store.evaluations.update(evaluation.id, status="stopped")
+        raise
+    except BaseException as error:
+        store.evaluations.update(evaluation.id, status="failed", error=str(error) or type(error).__name__)
+        raise
+    finally:
+        lease.release()
+    return store.evaluations.get(evaluation.id)
+
+
+def _files(tasks: Path) -> list[Path]:
+    """The task files, and the data beside them, whose bytes a result depends on."""
+    if tasks.is_file() and tasks.suffix in (".yaml", ".yml"):
+        folder = tasks.parent
+    elif tasks.is_dir() and [*tasks.rglob("*.yaml"), *tasks.rglob("*.yml")]:
+        folder = tasks
+    else:
+        raise UserError(
+            f"{tasks}: no lm-eval task file (.yaml) there; docs/evaluation.md says how to get some."
+        )
+    return sorted(f for f in folder.rglob("*") if f.is_file())
+
+
+def _run(
+    store: Store,
+    evaluation_id: int,
+    contestant: Contestant,
+    tasks: Path,
+    limit: int | None,
+    shots: int | None,
+    reporter: Reporter,
+    should_stop: Callable[[], bool],
+) -> dict[str, Any]:
+    """lm-eval's results and samples."""
+    reporter.event("info", f"Loading {contestant.name} and the tasks ...")
+    folder = (tasks if tasks.is_dir() else tasks.parent).resolve()
+    said = io.StringIO()
+    # Data files are named relative to the task file. lm-eval's own notices and bars go unseen.
+    with contextlib.chdir(folder), contextlib.redirect_stderr(said):
+        from lm_eval.evaluator import evaluate as lm_evaluate
+        from lm_eval.tasks import TaskManager
+
+        for name in ("lm_eval", "lm-eval", "lm_eval.tasks", "lm_eval.evaluator", "datasets"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        try:
+            manager = TaskManager(include_path=str(folder), include_defaults=False)
+            names = manager.all_subtasks if tasks.is_dir() else [_task_name(tasks)]
+            loaded = manager.load(list(names))
+        except (Stopped, UserError):
+            raise
+        except Exception as error:  # a task file may do anything, and fail in any way
+            raise UserError(f"{tasks}: the tasks cannot be loaded ({_first_line(error)}).") from error
+        for name, task in loaded["tasks"].items():
+            if task.OUTPUT_TYPE != "multiple_choice":
+                raise UserError(
+                    f"{tasks}: task {name} is {task.OUTPUT_TYPE}, and only multiple_choice is run."
+                )
+            if shots is not None or task.get_config("num_fewshot") is None:
+                task.set_config(key="num_fewshot", value=shots or 0)
+            task.set_fewshot_seed(seed=1234)
+        model = _model(store, evaluation_id, contestant, reporter, should_stop)
+        found: dict[str, Any] = lm_evaluate(model, loaded, limit=limit, bootstrap_iters=0)
+    return found
+
+
+def _model(
+    store: Store,
+    evaluation_id: int,
+    contestant: Contestant,
+    reporter: Reporter,
+    should_stop: Callable[[], bool],
+) -> Any:
+    from lm_eval.api.model import LM
+
+    from srtui.scoring import SpanBuilder, Student
+    from srtui.scoring.judge import open_scorer
+
+    student = Student.load(contestant.path, contestant.quantization or "gguf")  # type: ignore[arg-type]
+    identity = student.id
+    if contestant.adapter is not None:
+        add_adapter(student, contestant.adapter)
+        identity += f"+{contestant.adapter_sha256}"
+    length = 2048
+    if contestant.kind == "student":
+        config = student.model.config.get_text_config()
+        length = int(getattr(config, "max_position_embeddings", 0) or length)
+    spans = SpanBuilder(student.tokenizer, template("alpaca"), max_length=length)
+    scorer = open_scorer(student)
+
+    class Scored(LM):  # type: ignore[misc]
+        """lm-eval's model: how probable continuations are. Nothing is generated."""
+
+        def loglikelihood(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
+            asked = [spans.continuation(*r.args) for r in requests]
+            keys = [span.key(identity, "continuation") for span in asked]
+            known = store.work.losses(keys)
+            todo = {key: span for key, span in zip(keys, asked, strict=True) if key not in known}
+            ordered = list(todo)
+            total, began = len(set(keys)), time.monotonic()
+            done = total - len(ordered)
+            fresh: dict[bytes, StoredLoss] = {}
+            stored_at = began
+            for n, loss in scorer.score([todo[key] for key in ordered], should_stop):
+                nll = loss.nll if loss.reason is None else None
+                fresh[ordered[n]] = StoredLoss(nll, loss.tokens, loss.truncated, loss.reason)
+                done += 1
+                if time.monotonic() - stored_at > 1.0 or done == total:
+                    store.work.add_losses(fresh)
+                    known.update(fresh)
+                    fresh, stored_at = {}, time.monotonic()
+                    store.evaluations.update(evaluation_id, stage="choice", done=done, total=total)
+                seconds = time.monotonic() - began
+                reporter.progress(Progress("choice", done, total, scorer.tokens_run, seconds))
+            store.work.add_losses(fresh)
+            known.update(fresh)
+            if should_stop():
+                raise Stopped
+            # Whether it is what greedy decoding writes is asked by no multiple-choice metric.
+            return [(_likelihood(known[key]), False) for key in keys]
+
+        def generate_until(self, requests: Any) -> Any:
+            raise UserError("Only multiple choice is run; one of the tasks wants texts.")
+
+        loglikelihood_rolling = generate_until
+
+    return Scored()
+
+
+def _likelihood(loss: StoredLoss) -> float:
+    return -loss.nll if loss.nll is not None else float("-inf")
+
+
+def _keep(store: Store, evaluation_id: int, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Store the questions and what was chosen, and return the figures."""
+    items: list[Item] = []
+    judgements: list[Judgement] = []
+    tasks: dict[str, Any] = {}
+    for name, samples in found["samples"].items():
+        rows = []
+        for sample in samples:
+            choices, values = _choices(sample), [float(r[0]) for r in sample["filtered_resps"]]
+            if "acc" not in sample:
+                raise UserError(f"Task {name} has no accuracy among its metrics; add acc to its metric_list.")
+            item = len(items)
+            right = sample["target"] if isinstance(sample["target"], int) else str(sample["target"])
+            items.append(
+                Item(
+                    item,
+                    name,
+                    (_question(sample),),
+                    {"choices": choices, "right": right},
+                    str(sample["doc_id"]),
+                )
+            )
+            norm = sample.get("acc_norm")
+            judgements.append(
+                Judgement(
+                    item,
+                    "a",
+                    score_a=float(sample["acc"]),
+                    probabilities={"loglikelihoods": values, "norm": None if norm is None else float(norm)},
+                    words=choices[max(range(len(values)), key=values.__getitem__)] if values else "",
+                )
+            )
+            rows.append((float(sample["acc"]), norm, len(choices)))
+        tasks[name] = _figures(rows) | {"shots": int(found["n-shot"].get(name, 0) or 0)}
+    with store.transaction():
+        store.evaluations.add_items(evaluation_id, items)
+        store.evaluations.add_judgements(evaluation_id, judgements)
+    return _total(tasks) | {"tasks": tasks}
+
+
+def _figures(rows: Sequence[tuple[float, Any, int]]) -> dict[str, Any]:
+    """``accuracy`` by summed log-likelihood, ``accuracy_norm`` by its mean over a choice's bytes."""
+    n = len(rows)
+    norms = [float(norm) for _, norm, _ in rows if norm is not None]
+    return {
+        "questions": n,
+        "accuracy": wilson(sum(acc for acc, _, _ in rows), n),
+        "accuracy_norm": wilson(sum(norms), len(norms)),
+        "chance": sum(1 / max(1, count) for _, _, count in rows) / n if n else 0.0,
+    }
+
+
+def _total(tasks: Mapping[str, Any]) -> dict[str, Any]:
+    n = sum(t["questions"] for t in tasks.values())
+    right = sum((t["accuracy"]["value"] or 0.0) * t["questions"] for t in tasks.values())
+    chance = sum(t["chance"] * t["questions"] for t in tasks.values())
+    return {"judged": n, "accuracy": wilson(right, n), "chance": chance / n if n else 0.0}
+
+
+def _arguments(sample: Mapping[str, Any]) -> list[Any]:
+    """(context, continuation) of each choice; lm-eval logs them as a list, or as named generations."""
+    given = sample["arguments"]
+    if isinstance(given, Mapping):
+        return [[v["arg_0"], v["arg_1"]] for v in given.values()]
+    return list(given)
+
+
+def _choices(sample: Mapping[str, Any]) -> list[str]:
+    return [str(a[1]).strip() for a in _arguments(sample)]
+
+
+def _question(sample: Mapping[str, Any]) -> str:
+    return str(_arguments(sample)[0][0])
+
+
+def _task_name(path: Path) -> str:
+    named = re.search(r"^task:[ \t]*([^\s#]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    if named is None:
+        raise UserError(f"{path}: it names no task of its own; give its folder instead.")
+    return named[1].strip("\"'")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,79 @@
+"""Our own task through lm-eval on the NF4 student with its adapter, against lm-eval's own model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+from srtui.errors import UserError
+from srtui.evaluation import choice
+from srtui.evaluation.contestants import find_contestant
+from srtui.store import Store
+from srtui.store.runs import Run
+from srtui.workspace import Workspace
+
+TASKS = ROOT / "recipes" / "choice"
+
+
+class Silent:
+    def progress(self, progress: Any) -> None:
+        pass
+
+    def event(self, level: str, message: str) -> None:
+        pass
+
+
+def test_without_lm_eval_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'srtui\[lm-eval\]'"):
+        choice.check(TASKS)
+
+
+@pytest.mark.model
+def test_our_own_task_on_the_student_with_its_adapter(tuned: tuple[Workspace, Store, Run]) -> None:
+    huggingface = pytest.importorskip("lm_eval.models.huggingface")
+    from lm_eval.api.instance import Instance
+
+    workspace, store, run = tuned
+    contestant = find_contestant(workspace, store, "tuned")
+    done = choice.evaluate(store, contestant, TASKS / "everyday.yaml", 4, None, Silent(), lambda: False)
+    assert done.state == "done" and done.run_a_id == run.id and done.result is not None
+    assert done.result["judged"] == 4 and done.result["chance"] == 0.25
+    assert set(done.result["tasks"]) == {"everyday"}
+    judged = store.evaluations.judged(done.id)
+    assert judged[0].item.reference["choices"] == ["a key", "a spoon", "a pillow", "a candle"]
+    right = [p.judgement.words == p.item.reference["choices"][p.item.reference["right"]] for p in judged]
+    assert [p.judgement.score_a for p in judged] == [float(r) for r in right]
+    assert done.result["accuracy"]["value"] == sum(right) / 4
+
+    from srtui.evaluation.writing import add_adapter
+    from srtui.scoring import Student
+
+    student = Student.load(contestant.path, "nf4")
+    add_adapter(student, contestant.adapter)
+    theirs = huggingface.HFLM(pretrained=student.model, tokenizer=student.tokenizer, batch_size=4)
+    first = judged[0]
+    asked = [
+        Instance("loglikelihood", {}, (first.item.turns[0], f" {c}"), n)
+        for n, c in enumerate(first.item.reference["choices"])
+    ]
+    expected = [value for value, _ in theirs.loglikelihood(asked, disable_tqdm=True)]
+    assert first.judgement.probabilities is not None
+    assert first.judgement.probabilities["loglikelihoods"] == pytest.approx(expected, abs=0.02)
+    # Its losses are stored: the whole task again runs only what is new.
+    losses = store.value("SELECT count(*) FROM span_loss")
+    assert losses == 16
+    assert (
+        choice.evaluate(store, contestant, TASKS / "everyday.yaml", 4, None, Silent(), lambda: False).id
+        == done.id
+    )
+
+
+def test_what_is_no_task(tmp_path: Path) -> None:
+    if choice.importlib.util.find_spec("lm_eval") is None:
+        pytest.skip("lm-eval is not installed")
+    with pytest.raises(UserError, match="no lm-eval task file"):
+        choice.check(tmp_path)

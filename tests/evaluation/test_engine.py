@@ -1,0 +1,203 @@
+"""Whole evaluations with the real small model: answers cached, a kill survived, figures read back."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, make_workspace
+
+from srtui.evaluation import engine, sources
+from srtui.evaluation.contestants import find_contestant
+from srtui.evaluation.judge import Judge, load_judge_prompt
+from srtui.evaluation.writing import Writing
+from srtui.store import Store
+from srtui.store.evaluations import Evaluation
+from srtui.store.runs import Run
+from srtui.workspace import Workspace
+
+PROMPTS = ROOT / "recipes" / "eval-prompts.jsonl"
+JUDGE = "smollm2-135m.Q8_0"
+
+
+class Silent:
+    def progress(self, progress: Any) -> None:
+        pass
+
+    def event(self, level: str, message: str) -> None:
+        pass
+
+
+def compare(workspace: Workspace, store: Store, a: str, b: str, words: int = 8) -> Evaluation:
+    source = sources.prompts(PROMPTS, 2)
+    both = [find_contestant(workspace, store, name) for name in (a, b)]
+    judge = Judge.find(workspace.models, JUDGE, load_judge_prompt("pairwise", 2), words)
+    settings = engine.settings_of(Writing(max_tokens=8), 1)
+    evaluation, _ = engine.prepare(store, "pairwise", source, both, judge, settings)
+    if evaluation.state == "done":
+        return evaluation
+    sides = dict(zip(("a", "b"), both, strict=True))
+    return engine.Evaluator(store, evaluation, source, sides, judge, Silent()).work()  # type: ignore[arg-type]
+
+
+@pytest.mark.model
+def test_a_run_against_its_base_and_nothing_is_asked_twice(
+    tuned: tuple[Workspace, Store, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, store, run = tuned
+    first = compare(workspace, store, "tuned", "base:tuned")
+    assert first.state == "done" and first.run_a_id == first.run_b_id == run.id
+    assert first.result is not None and first.result["judged"] == 2
+    assert first.result["parse"]["rate"]["n"] == 4 and first.result["calibration"] is None
+    answers = store.evaluations.answers(first.id)
+    assert all(a.new_tokens > 0 and a.template == "alpaca" for a in answers.values())
+    assert any(answers[n, "a", 1].text != answers[n, "b", 1].text for n in range(2))  # the adapter is on
+    judged = store.evaluations.judged(first.id)
+    assert all(p.judgement.words and p.answer_a and p.answer_b for p in judged)
+
+    def never(*_: Any, **__: Any) -> Any:
+        raise AssertionError("asked again")
+
+    monkeypatch.setattr(engine, "open_writer", never)
+    monkeypatch.setattr(Judge, "scores", never)
+    monkeypatch.setattr(Judge, "write", never)
+    assert compare(workspace, store, "tuned", "base:tuned").id == first.id
+    turned = compare(workspace, store, "base:tuned", "tuned")
+    assert turned.id != first.id and turned.result is not None
+    assert (turned.result["win"], turned.result["lose"]) == (first.result["lose"], first.result["win"])
+    assert turned.result["score_a"]["value"] == pytest.approx(first.result["score_b"]["value"])
+    assert turned.result["preference"]["value"] == pytest.approx(1 - first.result["preference"]["value"])
+    assert store.check() == []
+
+
+def command(workspace: Workspace, *words: str) -> list[str]:
+    return [sys.executable, "-m", "srtui", "eval", *words]
+
+
+def environment(workspace: Workspace) -> dict[str, str]:
+    return os.environ | {"SRTUI_WORKSPACE": str(workspace.root), "PYTHONPATH": str(ROOT)}
+
+
+def srtui(workspace: Workspace, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(workspace, *words),
+        env=environment(workspace),
+        cwd=workspace.root,
+        capture_output=True,
+        text=True,
+    )
+
+
+def answers(path: Path, text: str, leave_out: int = 0) -> str:
+    items = sources.prompts(PROMPTS, 6 - leave_out).items
+    path.write_text(json.dumps([{"instruction": i.turns[0], "output": f"{text} {i.item}"} for i in items]))
+    return str(path)
+
+
+@pytest.mark.model
+def test_killed_and_gone_on_with(tmp_path: Path, models_folder: Path) -> None:
+    """Two files of answers, so all the work is the judge's; killed after its first judgement."""
+    a, b = answers(tmp_path / "a.json", "Yes, gladly:"), answers(tmp_path / "b.json", "No.")
+    words = ("pairwise", a, b, "--prompts", str(PROMPTS), "--limit", "6", "--judge", JUDGE, "--words", "0")
+    results = []
+    for name, kill in (("one", True), ("two", False)):
+        workspace = make_workspace(tmp_path / name, models_folder)
+        if kill:
+            Store(workspace.store_path).close()
+            engine = subprocess.Popen(
+                command(workspace, *words), env=environment(workspace), stdout=subprocess.DEVNULL
+            )
+            with Store(workspace.store_path, read_only=True) as store:
+                while not store.value("SELECT count(*) FROM judgement") and engine.poll() is None:
+                    time.sleep(0.01)
+                engine.send_signal(signal.SIGKILL)
+                engine.wait()
+                kept = store.rows("SELECT id, created_at FROM judgement")
+            assert kept
+        done = srtui(workspace, *words, "--json")
+        assert done.returncode == 0, done.stderr
+        results.append(json.loads(done.stdout)["result"])
+        with Store(workspace.store_path) as store:
+            rows = store.rows("SELECT id, created_at FROM judgement")
+            assert len(rows) == 12 and store.check() == []
+            if kill:
+                assert [tuple(r) for r in rows[: len(kept)]] == [tuple(r) for r in kept]
+    assert results[0] == results[1]
+
+
+@pytest.mark.model
+def test_calibration_on_real_judgements(model_workspace: Workspace) -> None:
+    path = ROOT.parent / "shared" / "data" / "judge_gpt4_vicuna.jsonl"
+    if not path.exists():
+        pytest.skip("the real judgements are not at hand")
+    done = srtui(model_workspace, "calibrate", "--judge", JUDGE, str(path), "--limit", "2")
+    assert done.returncode == 0, done.stderr
+    assert "Cohen's kappa" in done.stdout
+    assert "no better than chance" in done.stdout or "cannot be compared" in done.stdout
+    shown = srtui(model_workspace, "show", "1", "--json")
+    assert len(json.loads(shown.stdout)["judgements"]) == 4
+
+
+@pytest.mark.model
+def test_win_rate_and_turns(model_workspace: Workspace, tmp_path: Path) -> None:
+    reference = answers(tmp_path / "reference.json", "A reference answer.")
+    words = ("--judge", JUDGE, "--max-tokens", "8", "--words", "8", "--limit", "2", "--json")
+    done = srtui(model_workspace, "winrate", JUDGE, "--reference", reference, *words)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)["result"]
+    assert result["judged"] == 2 and "fewer than 10" in result["length_controlled"]["reason"]
+    questions = str(ROOT / "recipes" / "eval-questions.jsonl")
+    done = srtui(model_workspace, "turns", JUDGE, "--questions", questions, *words)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)["result"]
+    assert result["judged"] == 2 and set(result["turns"]) == {"1", "2"}
+    with Store(model_workspace.store_path) as store:
+        pairs = store.evaluations.judged(2)
+        second = next(p for p in pairs if p.judgement.turn == 2 and p.answer_a is not None)
+        assert second.answer_a is not None
+        assert store.evaluations.answers(2)[0, "a", 1].text in second.answer_a.prompt  # the history is in it
+    listed = srtui(model_workspace, "list")
+    assert "win rate" in listed.stdout and "turns" in listed.stdout
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            ("pairwise", "nobody", "base:nobody", "--prompts", str(PROMPTS), "--judge", JUDGE),
+            "Runs are: none so far",
+        ),
+        (
+            ("pairwise", JUDGE, JUDGE, "--prompts", "absent.jsonl", "--judge", JUDGE),
+            "absent.jsonl: No such file",
+        ),
+        (
+            ("pairwise", "short.json", JUDGE, "--prompts", str(PROMPTS), "--judge", JUDGE),
+            "no answer to 35 of the 40",
+        ),
+        (
+            ("pairwise", JUDGE, JUDGE, "--prompts", str(PROMPTS), "--judge", "nothing"),
+            "nothing is neither a model",
+        ),
+        (("turns", JUDGE, "--questions", str(PROMPTS), "--judge", JUDGE), '"turns" must be a list'),
+        (("choice", JUDGE, "--tasks", "recipes/quickstart.jsonl"), "no lm-eval task file"),
+        (("show", "7"), "no evaluation 7"),
+        (("calibrate", "--judge", JUDGE, str(PROMPTS)), '"scores" must be two numbers'),
+    ],
+)
+def test_one_sentence_for_what_is_wrong(
+    model_workspace: Workspace, words: tuple[str, ...], sentence: str
+) -> None:
+    answers(model_workspace.root / "short.json", "x", leave_out=1)
+    done = srtui(model_workspace, *words)
+    assert done.returncode == 2
+    assert sentence in done.stderr and "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
