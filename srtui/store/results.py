@@ -62,6 +62,15 @@ def is_estimate(value: Any) -> TypeGuard[Mapping[str, Any]]:
     return isinstance(value, Mapping) and {"value", "low", "high"} <= value.keys()
 
 
+def headline(result: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The one figure that a result is known by: a win rate, a score, an accuracy, a kappa."""
+    for name in ("win_rate", "score", "accuracy", "kappa"):
+        found = (result or {}).get(name)
+        if is_estimate(found):
+            return found
+    return None
+
+
 def estimate_words(value: Mapping[str, Any], digits: int = 3) -> str:
     """0.550 (0.421 to 0.673, n = 40); a dash where the data give no value."""
     if value["value"] is None:
