@@ -15,6 +15,7 @@ from srtui.workspace import Workspace
 
 COMMANDS = [
     ["init"], ["import"], ["run"], ["resume"], ["status"], ["show"], ["export"], ["export-model"],
+    ["report"], ["eval", "human"],
     ["doctor"],
     ["models", "list"], ["models", "inspect"], ["models", "add"], ["models", "quantize"],
     ["db", "check"], ["db", "vacuum"], ["db", "backup"],

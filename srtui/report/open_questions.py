@@ -23,6 +23,7 @@ FEW_EXAMPLES = 500
 FEW_CHOICES = 100
 LONGER = 1.25
 WELL_PARSED = 0.9
+MOST_MASS = 0.5
 
 
 def open_questions(f: Facts) -> list[str]:
@@ -92,6 +93,15 @@ def _of_evaluation(e: Evaluation, calibrations: Sequence[Evaluation]) -> list[st
             f"{name}: the interval of the win rate, {rate['low']:.2f} to {rate['high']:.2f}, holds one half; neither "
             "was shown to be better."
         )
+    length = e.result.get("length") or {}
+    if length.get("a") and length.get("b") and not 1 / LONGER <= length["a"] / length["b"] <= LONGER:
+        found.append(
+            f"{name}: A's answers are {length['a'] / length['b']:.1f} times as long as B's on the mean, and judges favour "
+            "longer ones; how much of the win rate that is cannot be told from it."
+            if "length_controlled" not in e.result
+            else f"{name}: A's answers are {length['a'] / length['b']:.1f} times as long as B's on the mean; read the win "
+            "rate at equal length."
+        )
     if e.judge:
         found += _of_judge(name, e, e.judge, e.result, calibrations)
     agreement = e.result.get("agreement")
@@ -124,6 +134,12 @@ def _of_judge(
         found.append(
             f"{name}: only {parsed['value']:.0%} of the judge's texts say a score; the rest stands on its token "
             "probabilities alone."
+        )
+    mass = result.get("parse", {}).get("mass")
+    if mass is not None and mass < MOST_MASS:
+        found.append(
+            f"{name}: where a score was due the judge gave all ten scores together {mass:.1%} of its probability; it "
+            "hardly meant to give one."
         )
     return found
 

@@ -30,7 +30,7 @@ _KINDS = {
 }
 _METRICS = {"ifd": "IFD", "rifd": "r-IFD"}
 _MARKS = re.compile(r"([\\`*_{}\[\]#|~!$])")
-_LINE_START = re.compile(r"^(\s*)(?:([-+=])|(\d+)(?=[.)](?:\s|$)))", re.MULTILINE)
+_LINE_START = re.compile(r"^(\s*)(?:([-+=])(?=\s|$|[-=])|(\d+)(?=[.)](?:\s|$)))", re.MULTILINE)
 
 
 def html(facts: Facts) -> str:

@@ -9,6 +9,34 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, TypeGuard
 
+_LABELS = {
+    "win rate": "A's win rate, a tie as half",
+    "winning score": "winning score of A, 1 is even",
+    "score": "mean score",
+    "score a": "mean score of A",
+    "score b": "mean score of B",
+    "score difference": "A's score less B's",
+    "preference": "how surely A is preferred",
+    "length, a": "characters of A's answers",
+    "length, b": "characters of B's answers",
+    "length controlled, win rate": "A's win rate at equal length",
+    "length controlled, length": "effect of length, in logits",
+    "position, first": "points for being shown first",
+    "position, consistent": "the same answer led in both orders",
+    "position, first twice": "the first shown led in both orders",
+    "position, second twice": "the second shown led in both orders",
+    "parse, rate": "judge's texts that say a score",
+    "parse, difference": "its words' scores against its own",
+    "parse, mass": "probability given to any score",
+    "left": "choices for the answer on the left",
+    "agreement, kappa": "agreement of the people, kappa",
+    "agreement, method": "agreement by",
+    "kappa": "agreement beyond chance, kappa",
+    "known itself": "the known judge with itself, kappa",
+    "calibration": "calibration of the judge",
+    "calibration, evaluation": "calibration of the judge is evaluation",
+}
+
 
 class Verdicts(NamedTuple):
     """How often A was better, neither was, and B was."""
@@ -34,6 +62,15 @@ def is_estimate(value: Any) -> TypeGuard[Mapping[str, Any]]:
     return isinstance(value, Mapping) and {"value", "low", "high"} <= value.keys()
 
 
+def headline(result: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The one figure that a result is known by: a win rate, a score, an accuracy, a kappa."""
+    for name in ("win_rate", "score", "accuracy", "kappa"):
+        found = (result or {}).get(name)
+        if is_estimate(found):
+            return found
+    return None
+
+
 def estimate_words(value: Mapping[str, Any], digits: int = 3) -> str:
     """0.550 (0.421 to 0.673, n = 40); a dash where the data give no value."""
     if value["value"] is None:
@@ -47,7 +84,9 @@ def estimate_words(value: Mapping[str, Any], digits: int = 3) -> str:
 
 def lines(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(name, words) of every single figure; tables and counts that ``verdicts`` gives are left out."""
-    return [(name, words) for name, words in _flat("", result) if name not in Verdicts._fields]
+    return [
+        (_LABELS.get(name, name), words) for name, words in _flat("", result) if name not in Verdicts._fields
+    ]
 
 
 def tables(result: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:

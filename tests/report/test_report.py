@@ -172,6 +172,42 @@ def test_examples_are_the_extremes_and_a_draw(workspace: Workspace) -> None:
     views.close()
 
 
+def test_what_a_judge_is_not_worth_is_said(workspace: Workspace) -> None:
+    store, script = finished(workspace, demo_pairs()[:20])
+    with store:
+        script.train().finish()
+        tally = {"win": 2, "tie": 1, "lose": 7, "win_rate": {"value": 0.25, "low": 0.1, "high": 0.4, "n": 10}}
+        judged = {
+            **tally,
+            "length": {"a": 400.0, "b": 200.0},
+            "position": {"first": {"value": 1.2, "low": 0.8, "high": 1.6, "n": 10}},
+            "parse": {"rate": {"value": 0.2, "low": 0.1, "high": 0.4, "n": 20}, "mass": 0.01},
+        }
+        kappa = {"value": 0.02, "low": -0.1, "high": 0.14, "n": 40}
+        for kind, judge, result in (
+            ("pairwise", "doubtful", judged),
+            ("calibration", "doubtful", {"judged": 40, "kappa": kappa, "better_than_chance": False}),
+            ("pairwise", "unknown", judged),
+        ):
+            made, _ = store.evaluations.prepare(
+                NewEvaluation(
+                    kind, f"{kind} {judge}", "quickstart", {}, "p.jsonl", "00", {}, contestant_b="base:quickstart",
+                    run_a_id=script.run_id if kind == "pairwise" else None, judge=judge,
+                    judge_identity={"sha256": judge},
+                )
+            )  # fmt: skip
+            store.evaluations.update(made.id, status="done", result=result)
+        said = "\n".join(report.open_questions(report.gather(store, workspace.root, script.run_id)))
+    assert said.count("doubtful is no better than chance on these 40 judgements") == 1
+    assert said.count("nobody has compared the judge unknown with known judgements") == 1
+    assert "neither was shown to be better" not in said, "an interval below one half shows something"
+    for words in (
+        "A's answers are 2.0 times as long", "favours the answer shown first, by 1.20 points",
+        "only 20% of the judge's texts say a score", "1.0% of its probability",
+    ):  # fmt: skip
+        assert words in said, words
+
+
 @given(st.text(st.characters(codec="utf-8"), max_size=60))
 def test_quoted_markdown_holds_no_tag_and_no_link(text: str) -> None:
     quoted = mark_down(text)
@@ -203,3 +239,12 @@ def test_the_command_writes_both_files_and_tells_mistakes(workspace: Workspace, 
     assert wrong.returncode == 2
     assert wrong.stderr == "srtui: no/such/folder.html: No such file or directory.\n"
     assert sorted(p.name for p in tmp_path.glob("*r*.*")) == ["quickstart-report.html", "r.html", "r.md"]
+
+
+def test_its_help_loads_nothing_that_draws() -> None:
+    code = (
+        "import sys; from srtui.cli import main\nsys.argv = ['srtui', 'report', '--help']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print('HEAVY', sorted({'matplotlib', 'statsmodels', 'numpy', 'jinja2'} & set(sys.modules)))"
+    )
+    assert "HEAVY []" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout

@@ -75,6 +75,13 @@ async def test_the_table_and_the_figures_of_what_the_cursor_is_on(evaluated: Wor
             assert re.search(rf"{category} +█*▒*░* +\d+ / \d+ / \d+", shown)
         await press(pilot, "up")
         assert "turns, 1" in text(app)
+        await press(pilot, "m")
+        shown = text(app)
+        rate = result["win_rate"]
+        assert re.search(r"quickstart +0\.\d\d \(.*\) +\d\.\d\d \(.*stopped", shown)
+        assert f"{rate['value']:.2f} ({rate['low']:.2f} to {rate['high']:.2f})" in shown
+        assert "(2)  turns, prompts.jsonl, judge smollm2-135m" in shown
+        await press(pilot, "m")
         await press(pilot, *OLDER, "f")
         assert text(app).count("quickstart") > 3
         await press(pilot, "left_square_bracket")
@@ -220,6 +227,7 @@ def test_a_bar_of_three_fills_its_place(counts: tuple[int, int, int], width: int
 SCREENS: dict[str, tuple[str, ...]] = {
     "table": ("8", "end"),
     "turns": ("8", "end", "up"),
+    "by_run": ("8", "end", "m"),
     "judgements": ("8", "end", "enter"),
     "judgement": ("8", "end", "enter", "enter"),
     "human": ("8", "end", "up", "up", "h", "a", "d", "a", "enter"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any, ClassVar
 
 from rich.cells import cell_len, set_cell_size
@@ -30,12 +31,14 @@ class EvaluationScreen(DashboardScreen):
     HELP_TEXT = (
         "Every evaluation in this store, the newest first; f leaves those of the chosen run. In a bar █ is A better, "
         "▒ a tie, ░ B better; an interval is at 95 %, and one that holds 0.5 shows neither to be better. Enter goes "
-        "down to the single judgements. h lets a person judge, where an evaluation is by people."
+        "down to the single judgements. h lets a person judge, where an evaluation is by people. m lays the runs out "
+        "against what they were evaluated by."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open", "Judgements"),
         Binding("h", "human", "Judge yourself"),
         Binding("f", "only", "This run only"),
+        Binding("m", "matrix", "By run"),
     ]
     DEFAULT_CSS = """
     EvaluationScreen #evaluations { height: 2fr; min-height: 5; }
@@ -46,7 +49,7 @@ class EvaluationScreen(DashboardScreen):
     def __init__(self) -> None:
         super().__init__()
         self._found: list[Evaluation] = []
-        self._only = False
+        self._only = self._by_run = False
 
     def body(self) -> ComposeResult:
         yield VirtualTable(
@@ -58,7 +61,7 @@ class EvaluationScreen(DashboardScreen):
                 Column("judge", "judge", 20, from_width=120),
                 Column("state", "state", 10, from_width=90),
                 Column("bar", "A █ ▒ ░ B", _BAR),
-                Column("rate", "A's win rate", 28, from_width=110),
+                Column("rate", "win rate or score", 28, from_width=110),
             ],
             id="evaluations",
         )
@@ -114,7 +117,8 @@ class EvaluationScreen(DashboardScreen):
         e = self.chosen
         if e is not None:
             width = max(20, self.size.width - 8)
-            self.query_one("#about Words", Words).say(Content("\n").join(about(e, width)))
+            lines = matrix(self._found, width) if self._by_run else about(e, width)
+            self.query_one("#about Words", Words).say(Content("\n").join(lines))
 
     # -- what a person does -----------------------------------------------------------------
 
@@ -132,6 +136,10 @@ class EvaluationScreen(DashboardScreen):
         self._only = not self._only
         self.notify("Evaluations of this run only." if self._only else "Evaluations of all runs.", timeout=2)
         self.reread()
+
+    def action_matrix(self) -> None:
+        self._by_run = not self._by_run
+        self._about()
 
     def action_human(self) -> None:
         e = self.chosen
@@ -156,8 +164,7 @@ class EvaluationScreen(DashboardScreen):
 
 
 def _row(e: Evaluation) -> Row:
-    counts = results.verdicts(e.result)
-    rate = (e.result or {}).get("win_rate")
+    counts, rate = results.verdicts(e.result), results.headline(e.result)
     progress = f"{e.done:,}/{e.total:,}" if e.total and e.state != "done" else ""
     return Row(
         e.id,
@@ -169,7 +176,7 @@ def _row(e: Evaluation) -> Row:
             Cell(e.judge or ("people" if e.kind == "human" else ""), "dim"),
             Cell(f"{STATE_SIGNS.get(e.state, '·')} {e.state}", _TONES.get(e.state, "")),
             Cell("".join(three(counts, _BAR)) if counts else progress),
-            Cell(results.estimate_words(rate, 2) if results.is_estimate(rate) else ""),
+            Cell(results.estimate_words(rate, 2) if rate else ""),
         ),
     )
 
@@ -226,6 +233,33 @@ def about(e: Evaluation, width: int) -> list[Content]:
     return lines
 
 
+def matrix(found: list[Evaluation], width: int) -> list[Content]:
+    """Contestants down, what they were evaluated by across; of several alike the last with a result counts."""
+    ways: dict[tuple[str, ...], int] = {}
+    cells: dict[tuple[str, int], str] = {}
+    for e in reversed(found):
+        way = (e.kind, PurePath(e.source).name, e.contestant_b or "", e.judge or "")
+        column = ways.setdefault(way, len(ways) + 1)
+        figure = results.headline(e.result)
+        if figure:
+            cells[e.contestant_a, column] = results.estimate_words({**figure, "n": None}, 2)
+        else:
+            cells.setdefault((e.contestant_a, column), e.state)
+    names = list(dict.fromkeys(name for name, _ in cells))
+    first, size = 20, 20
+    shown_ways = list(ways.values())[-max(1, (width - first) // (size + 2)) :]
+    lines = [shown(" " * first + "".join(f"  {_cell(f'({n})', size)}" for n in shown_ways), "bold $dim")]
+    for name in names:
+        row = "".join(f"  {_cell(cells.get((name, n), '·'), size)}" for n in shown_ways)
+        lines.append(Content.assemble(shown(_cell(name, first), "bold"), shown(row)))
+    lines.append(Content(""))
+    for (kind, source, b, judge), n in ways.items():
+        if n in shown_ways:
+            parts = [kind, f"against {b}" if b else "", source, f"judge {judge}" if judge else ""]
+            lines.append(shown(f"({n})  " + ", ".join(p for p in parts if p), "$dim"))
+    return lines
+
+
 def _doubts(result: Mapping[str, Any]) -> list[str]:
     """What a reader must know before the figures."""
     found = []
@@ -240,7 +274,7 @@ def _doubts(result: Mapping[str, Any]) -> list[str]:
 
 
 def _figure(name: str, words: str) -> Content:
-    return Content.assemble(shown(_cell(name, 34), "$dim"), " ", shown(words))
+    return Content.assemble(shown(_cell(name, 38), "$dim"), " ", shown(words))
 
 
 def _table(
