@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from srtui.store.evaluations import Evaluation, Kind, Side
     from srtui.workspace import Workspace
 
-eval_app = typer.Typer(help="Is it better? Judges, win rates, multi-turn scores, multiple choice, people.")
+eval_app = typer.Typer(
+    help="Is it better? Judges, win rates, multi-turn scores, multiple choice, people.", no_args_is_help=True
+)
 app.add_typer(eval_app, name="eval")
 
 _WHO = "A run, base:RUN, a model, MODEL+ADAPTER, an adapter folder, or a file of answers (.json, .jsonl)."

@@ -115,6 +115,7 @@ def _run(
     reporter.event("info", f"Loading {contestant.name} and the tasks ...")
     folder = (tasks if tasks.is_dir() else tasks.parent).resolve()
     said = io.StringIO()
+    model = _model(store, evaluation_id, contestant, reporter, should_stop)
     # Data files are named relative to the task file. lm-eval's own notices and bars go unseen.
     with contextlib.chdir(folder), contextlib.redirect_stderr(said):
         from lm_eval.evaluator import evaluate as lm_evaluate
@@ -135,10 +136,12 @@ def _run(
                 raise UserError(
                     f"{tasks}: task {name} is {task.OUTPUT_TYPE}, and only multiple_choice is run."
                 )
+            metrics = [m.get("metric") for m in task.get_config("metric_list") or [{"metric": "acc"}]]
+            if "acc" not in metrics:
+                raise UserError(f"{tasks}: task {name} has no accuracy; add acc to its metric_list.")
             if shots is not None or task.get_config("num_fewshot") is None:
                 task.set_config(key="num_fewshot", value=shots or 0)
             task.set_fewshot_seed(seed=1234)
-        model = _model(store, evaluation_id, contestant, reporter, should_stop)
         found: dict[str, Any] = lm_evaluate(model, loaded, limit=limit, bootstrap_iters=0)
     return found
 
@@ -219,8 +222,6 @@ def _keep(store: Store, evaluation_id: int, found: Mapping[str, Any]) -> dict[st
         rows = []
         for sample in samples:
             choices, values = _choices(sample), [float(r[0]) for r in sample["filtered_resps"]]
-            if "acc" not in sample:
-                raise UserError(f"Task {name} has no accuracy among its metrics; add acc to its metric_list.")
             item = len(items)
             right = sample["target"] if isinstance(sample["target"], int) else str(sample["target"])
             items.append(

@@ -71,7 +71,7 @@ def find_contestant(workspace: Workspace, store: Store, name: str, template: str
         return _of_model(name, models.find(workspace.models, name), None, template)
     except UserError as error:
         runs = ", ".join(r.name for r in store.runs.all()) or "none so far"
-        raise UserError(f"{str(error).rstrip('.')} Runs are: {runs}.") from error
+        raise UserError(f"{error} Runs are: {runs}.") from error
 
 
 def _of_run(workspace: Workspace, store: Store, name: str, is_base: bool, template: str | None) -> Contestant:

@@ -147,7 +147,11 @@ class Evaluator:
             if self.judge is not None:
                 self._judge_scores()
                 self._judge_words()
-            rows.update(self._id, status="done", stage=None, result=self.result(), finished_at=time.time())
+            if self.evaluation.kind == "human":
+                keep_result(self.store, self._id)  # done when people have judged
+            else:
+                rows.update(self._id, status="done", result=self.result())
+            rows.update(self._id, stage=None, finished_at=time.time())
         except (Stopped, KeyboardInterrupt):
             rows.update(self._id, status="stopped")
             raise

@@ -1,4 +1,5 @@
-"""People as judges: in which order they see what, and what their choices amount to. Pure functions."""
+"""People as judges: in which order they see what, and what their choices amount to. Pure functions, but
+for the one that stores the outcome."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from typing import Any
 
 from srtui.evaluation.statistics import cohen, fleiss, nothing, wilson
 from srtui.sample import digest
+from srtui.store import Store
 from srtui.store.evaluations import Choice, Item, Judgement, Ordering
 
 ANSWERS: tuple[Choice, ...] = ("a", "b", "tie", "bad")
@@ -36,6 +38,24 @@ def turned(choice: str, order: Ordering) -> Choice:
     if choice not in ("tie", "bad", "skip"):
         raise ValueError(f"{choice!r} is no choice")
     return choice  # type: ignore[return-value]
+
+
+def keep_result(store: Store, evaluation_id: int) -> dict[str, Any]:
+    """Read the choices that are stored, store what they amount to, and return it; call after a choice.
+
+    An evaluation is done once every item has been judged by somebody; more may be said after that.
+    """
+    rows = store.evaluations
+    result = human_result(rows.items(evaluation_id), rows.judgements(evaluation_id))
+    complete = result["judged"] == result["items"]
+    rows.update(
+        evaluation_id,
+        status="done" if complete else "stopped",
+        done=result["judged"],
+        total=result["items"],
+        result=result,
+    )
+    return result
 
 
 def human_result(items: Sequence[Item], judgements: Sequence[Judgement]) -> dict[str, Any]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srtui.evaluation.human import blind_order, human_result, ordering, turned
-from srtui.store.evaluations import Item, Judgement
+from srtui.evaluation.human import blind_order, human_result, keep_result, ordering, turned
+from srtui.evaluation.writing import file_answer
+from srtui.store import Store
+from srtui.store.evaluations import Item, Judgement, NewEvaluation
 
 ITEMS = [Item(n, "math" if n % 2 else "writing", (f"q {n}",)) for n in range(200)]
 
@@ -68,3 +71,20 @@ def test_what_choices_amount_to() -> None:
     alone = human_result(ITEMS[:5], [said(0, "ada", "a")])
     assert alone["agreement"]["method"] is None
     assert human_result(ITEMS[:2], [])["win_rate"]["value"] is None
+
+
+def test_the_outcome_is_stored(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.sqlite") as store:
+        rows = store.evaluations
+        new = NewEvaluation("human", "f", "A", {}, "p", "s", {"seed": 1}, "B", {}, items=ITEMS[:2])
+        evaluation, _ = rows.prepare(new)
+        texts = [(n, side, 1, file_answer(f"{side} {n}", "m")) for n in range(2) for side in ("a", "b")]
+        rows.add_answers(evaluation.id, texts)  # type: ignore[arg-type]
+        rows.human_choice(evaluation.id, 1, "ada", "ba", turned("left", "ba"))
+        assert keep_result(store, evaluation.id)["lose"] == 1
+        found = rows.get(evaluation.id)
+        assert (found.state, found.done, found.total) == ("stopped", 1, 2)
+        rows.human_choice(evaluation.id, 0, "ada", "ab", turned("left", "ab"))
+        keep_result(store, evaluation.id)
+        found = rows.get(evaluation.id)
+        assert found.state == "done" and found.result is not None and found.result["win"] == 1
