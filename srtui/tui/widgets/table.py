@@ -145,6 +145,7 @@ class VirtualTable(ScrollView, can_focus=True):
         self._pages: dict[int, Sequence[Row]] = {}
         self._stale: set[int] = set()
         self._fetching = False
+        self._asked_for = -1
         self._strips: dict[tuple[int, str], tuple[Row | None, Strip]] = {}
 
     # -- what it shows ----------------------------------------------------------------------
@@ -228,6 +229,9 @@ class VirtualTable(ScrollView, can_focus=True):
                 self.refresh()
                 if self.cursor // PAGE == page:
                     self.post_message(self.Highlighted(self, self.cursor, self.row))
+                    if self._asked_for == self.cursor:
+                        self.action_select()
+                    self._asked_for = -1
         except Exception as error:
             self.app.problem(error)  # type: ignore[attr-defined]
         finally:
@@ -347,6 +351,8 @@ class VirtualTable(ScrollView, can_focus=True):
     def action_select(self) -> None:
         if (row := self.row) is not None:
             self.post_message(self.Selected(self, self.cursor, row))
+        else:
+            self._asked_for = self.cursor  # it is opened when it comes
 
     def on_mouse_move(self, event: events.MouseMove) -> None:
         self.hover = int(self.scroll_offset.y) + event.y - 1 if event.y else -1
