@@ -174,6 +174,9 @@ def choice(
     shots: Annotated[
         int | None, typer.Option(min=0, help="Examples before each question; the task's own.")
     ] = None,
+    run_python: Annotated[
+        bool, typer.Option("--run-python", help="Let task files run the Python that lies beside them.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Multiple choice (ARC, HellaSwag, MMLU, TruthfulQA) by EleutherAI's lm-eval, on task files on disk."""
@@ -182,7 +185,7 @@ def choice(
 
     workspace, store = open_store()
     with store:
-        multiple_choice.check(tasks)
+        multiple_choice.check(tasks, run_python)
         one = find_contestant(workspace, store, a)
         stop = stop_on_signals()
         with reporter_of(as_json) as face:

@@ -33,11 +33,16 @@ from srtui.store.work import StoredLoss
 _ABSENT = "Multiple choice needs EleutherAI's lm-eval, which is not installed; install it with: pip install 'srtui[lm-eval]'"
 
 
-def check(tasks: Path) -> None:
-    """Raises UserError where lm-eval is absent, or ``tasks`` is no task file or folder of them."""
+def check(tasks: Path, run_python: bool = False) -> None:
+    """Raises UserError where lm-eval is absent, ``tasks`` is no task file or folder of them, or one of
+    them would run Python of its own and ``run_python`` is not set: task files come from elsewhere."""
     if importlib.util.find_spec("lm_eval") is None:
         raise UserError(_ABSENT)
-    _files(tasks)
+    for file in _files(tasks):
+        if file.suffix in (".yaml", ".yml") and not run_python and b"!function" in file.read_bytes():
+            raise UserError(
+                f"{file} runs Python that lies beside it (!function); read that, and allow it with --run-python."
+            )
 
 
 def evaluate(

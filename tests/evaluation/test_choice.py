@@ -77,3 +77,14 @@ def test_what_is_no_task(tmp_path: Path) -> None:
         pytest.skip("lm-eval is not installed")
     with pytest.raises(UserError, match="no lm-eval task file"):
         choice.check(tmp_path)
+
+
+def test_a_task_that_would_run_python_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval")
+    ran = tmp_path / "ran"
+    (tmp_path / "code.py").write_text(f"open({str(ran)!r}, 'w')\n\ndef change(rows):\n    return rows\n")
+    (tmp_path / "task.yaml").write_text("task: sly\nprocess_docs: !function code.change\n")
+    with pytest.raises(UserError, match=r"task\.yaml runs Python that lies beside it .* --run-python"):
+        choice.check(tmp_path)
+    assert not ran.exists()
+    choice.check(tmp_path, run_python=True)
