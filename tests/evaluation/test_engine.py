@@ -18,6 +18,7 @@ from srtui.evaluation import engine, sources
 from srtui.evaluation.contestants import find_contestant
 from srtui.evaluation.judge import Judge, load_judge_prompt
 from srtui.evaluation.writing import Writing
+from srtui.progress import Stopped
 from srtui.store import Store
 from srtui.store.evaluations import Evaluation
 from srtui.store.runs import Run
@@ -75,6 +76,45 @@ def test_a_run_against_its_base_and_nothing_is_asked_twice(
     assert turned.result["score_a"]["value"] == pytest.approx(first.result["score_b"]["value"])
     assert turned.result["preference"]["value"] == pytest.approx(1 - first.result["preference"]["value"])
     assert store.check() == []
+
+
+@pytest.mark.model
+def test_a_stop_is_obeyed_and_gone_on_with(model_workspace: Workspace, tmp_path: Path) -> None:
+    workspace, store = model_workspace, Store(model_workspace.store_path)
+    names = [answers(tmp_path / f"{x}.json", x) for x in ("a", "b")]
+    source = sources.prompts(PROMPTS, 2)
+    both = [find_contestant(workspace, store, name) for name in names]
+    judge = Judge.find(workspace.models, JUDGE, load_judge_prompt("pairwise", 2), 0)
+    settings = engine.settings_of(Writing(), 0)
+    evaluation, is_new = engine.prepare(store, "pairwise", source, both, judge, settings)
+    assert is_new
+    work = (store, evaluation, source, dict(zip(("a", "b"), both, strict=True)), judge, Silent())
+
+    def after_one() -> bool:
+        return bool(store.value("SELECT count(*) FROM judgement"))
+
+    with pytest.raises(Stopped):
+        engine.Evaluator(*work, after_one).work()  # type: ignore[arg-type]
+    assert store.evaluations.get(evaluation.id).state == "stopped"
+    assert len(store.evaluations.judgements(evaluation.id)) == 1
+    assert engine.prepare(store, "pairwise", source, both, judge, settings) == (
+        store.evaluations.get(evaluation.id),
+        False,
+    )
+    assert engine.Evaluator(*work).work().state == "done"  # type: ignore[arg-type]
+    assert len(store.evaluations.judgements(evaluation.id)) == 4
+
+
+@pytest.mark.model
+def test_people_get_answers_and_no_judge(model_workspace: Workspace, tmp_path: Path) -> None:
+    workspace, store = model_workspace, Store(model_workspace.store_path)
+    both = [find_contestant(workspace, store, answers(tmp_path / f"{x}.json", x)) for x in ("a", "b")]
+    source = sources.prompts(PROMPTS, 2)
+    evaluation, _ = engine.prepare(store, "human", source, both, None, engine.settings_of(Writing(), 3))
+    sides = dict(zip(("a", "b"), both, strict=True))
+    made = engine.Evaluator(store, evaluation, source, sides, None, Silent()).work()  # type: ignore[arg-type]
+    assert (made.state, made.done, made.total) == ("stopped", 0, 2)  # nobody has judged yet
+    assert len(store.evaluations.unjudged_by(made.id, "ada")) == 2
 
 
 def command(workspace: Workspace, *words: str) -> list[str]:
