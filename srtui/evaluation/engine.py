@@ -15,7 +15,7 @@ from typing import Any
 
 from srtui.errors import UserError
 from srtui.evaluation.contestants import Contestant
-from srtui.evaluation.human import human_result
+from srtui.evaluation.human import human_result, keep_result
 from srtui.evaluation.judge import Asked, Judge, Scored
 from srtui.evaluation.results import calibration_result, pairwise_result, turns_result, winrate_result
 from srtui.evaluation.sources import Source, asked_text, parts
