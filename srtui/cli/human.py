@@ -54,7 +54,7 @@ def human(
     from srtui.evaluation import sources
     from srtui.evaluation.contestants import find_contestant
     from srtui.evaluation.engine import Evaluator, prepare, settings_of
-    from srtui.evaluation.sitting import settle
+    from srtui.evaluation.human import keep_result
     from srtui.evaluation.writing import Writing
     from srtui.progress import Stopped
 
@@ -84,11 +84,11 @@ def human(
             from srtui.tui.human_app import open_human
 
             open_human(workspace, evaluation.id, name)
-        settle(store, evaluation.id)
+        result = keep_result(store, evaluation.id)
         evaluation = store.evaluations.get(evaluation.id)
         if as_json:
             print_json(plain_data(evaluation))
-        elif evaluation.result is None:
+        elif not result["judgements"]:
             print(
                 f"Evaluation {evaluation.id}: the answers are there, and nobody has judged yet. Judge with "
                 "--annotator NAME, or on 8 Evaluation of the dashboard with h."

@@ -1,15 +1,14 @@
-"""One person at one human evaluation: what is asked next, what was said, and what it comes to.
+"""One person at one human evaluation: what is asked next, and what was said.
 
 A choice is stored as it is made, so that a sitting may end at any moment and go on at any other.
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from srtui.evaluation.human import blind_order, human_result, turned
+from srtui.evaluation.human import blind_order, turned
 from srtui.store import Store
 from srtui.store.evaluations import EvaluationReads, Ordering
 
@@ -55,28 +54,8 @@ def next_pair(reads: EvaluationReads, evaluation_id: int, annotator: str) -> Bli
 def keep(
     store: Store, evaluation_id: int, annotator: str, pair: BlindPair, said: Said, seconds: float
 ) -> None:
-    """Store what a person said of a pair as a choice between A and B."""
+    """Store what a person said of a pair as a choice between A and B. What all choices come to is
+    counted when the sitting ends (``keep_result``): that takes too long to wait for at each key."""
     store.evaluations.human_choice(
         evaluation_id, pair.item, annotator, pair.ordering, turned(said, pair.ordering), seconds
     )
-
-
-def settle(store: Store, evaluation_id: int) -> dict[str, Any]:
-    """What all people have said by now, stored as the evaluation's result; done when nobody who began
-    has anything left."""
-    reads = store.evaluations
-    result = human_result(reads.items(evaluation_id), reads.judgements(evaluation_id))
-    people = reads.annotators(evaluation_id)
-    left = sum(len(reads.unjudged_by(evaluation_id, name)) for name in people)
-    done = sum(people.values())
-    ended = bool(people) and left == 0
-    reads.update(
-        evaluation_id,
-        result=result if people else None,
-        status="done" if ended else "stopped",
-        stage=None if ended else "people",
-        done=done,
-        total=done + left,
-        finished_at=time.time() if ended else None,
-    )
-    return result

@@ -13,7 +13,8 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from srtui.evaluation.sitting import BlindPair, Said, keep, next_pair, settle
+from srtui.evaluation.human import keep_result
+from srtui.evaluation.sitting import BlindPair, Said, keep, next_pair
 from srtui.tui.reader import Reader, Writer
 from srtui.tui.widgets.words import Words, shown
 
@@ -156,7 +157,7 @@ class HumanScreen(ModalScreen[None]):
         evaluation_id = self._evaluation_id
         try:
             async with self._busy:
-                await self._writer.do(lambda store: settle(store, evaluation_id))
+                await self._writer.do(lambda store: keep_result(store, evaluation_id))
         except Exception as error:
             self.app.problem(error)  # type: ignore[attr-defined]
         self.dismiss(None)
