@@ -118,7 +118,9 @@ def _run(
 ) -> dict[str, Any]:
     """lm-eval's results and samples."""
     reporter.event("info", f"Loading {contestant.name} and the tasks ...")
-    folder = (tasks if tasks.is_dir() else tasks.parent).resolve()
+    tasks = tasks.resolve()  # the working folder is another in a moment
+    is_folder = tasks.is_dir()
+    folder = tasks if is_folder else tasks.parent
     said = io.StringIO()
     model = _model(store, evaluation_id, contestant, reporter, should_stop)
     # Data files are named relative to the task file. lm-eval's own notices and bars go unseen.
@@ -130,7 +132,7 @@ def _run(
             logging.getLogger(name).setLevel(logging.ERROR)
         try:
             manager = TaskManager(include_path=str(folder), include_defaults=False)
-            names = manager.all_subtasks if tasks.is_dir() else [_task_name(tasks)]
+            names = manager.all_subtasks if is_folder else [_task_name(tasks)]
             loaded = manager.load(list(names))
         except (Stopped, UserError):
             raise

@@ -157,7 +157,7 @@ class LlamaTeacher:
         """Queue requests, longest expected first, so that the tail of the work is short."""
         jobs = []
         for request in requests:
-            prompt_text, prompt = chat_tokens(self._vocab, self._template, request.messages)
+            prompt_text, prompt = self._render(request)
             budget = sum(s.max_tokens + len(self._tokenize(s.lead, special=False)) for s in request.segments)
             for n in range(request.candidates):
                 job = _Job(request, n, prompt_text, prompt, budget)
@@ -749,6 +749,9 @@ class LlamaTeacher:
         return bool(array.data[0].logit > float("-inf"))
 
     # -- tokens -----------------------------------------------------------------------------
+
+    def _render(self, request: Request) -> tuple[str, list[int]]:
+        return chat_tokens(self._vocab, self._template, request.messages)
 
     def _tokenize(self, text: str, *, special: bool) -> list[int]:
         return tokenize(self._vocab, text, special=special)

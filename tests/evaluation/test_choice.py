@@ -33,13 +33,18 @@ def test_without_lm_eval_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.model
-def test_our_own_task_on_the_student_with_its_adapter(tuned: tuple[Workspace, Store, Run]) -> None:
+def test_our_own_task_on_the_student_with_its_adapter(
+    tuned: tuple[Workspace, Store, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
     huggingface = pytest.importorskip("lm_eval.models.huggingface")
     from lm_eval.api.instance import Instance
 
     workspace, store, run = tuned
     contestant = find_contestant(workspace, store, "tuned")
-    done = choice.evaluate(store, contestant, TASKS / "everyday.yaml", 4, None, Silent(), lambda: False)
+    monkeypatch.chdir(workspace.root)  # relative paths, of the task too
+    done = choice.evaluate(
+        store, contestant, Path("recipes/choice/everyday.yaml"), 4, None, Silent(), lambda: False
+    )
     assert done.state == "done" and done.run_a_id == run.id and done.result is not None
     assert done.result["judged"] == 4 and done.result["chance"] == 0.25
     assert set(done.result["tasks"]) == {"everyday"}
