@@ -271,7 +271,7 @@ def main() -> None:
     parser.add_argument("--student", default="smollm2-135m")
     parser.add_argument("--quantization", choices=("f32", "bf16", "nf4"), default="f32")
     parser.add_argument(
-        "--steps", type=int, default=5, help="optimizer steps a contender takes, the first untimed"
+        "--steps", type=int, default=4, help="optimizer steps a contender takes, the first untimed"
     )
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--micro", type=int, default=4)
