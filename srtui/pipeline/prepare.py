@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from srtui import datasets
 from srtui.errors import UserError
+from srtui.evaluation.sources import sha256_of
 from srtui.recipe import Recipe
 from srtui.sample import digest
 from srtui.store import Store
@@ -32,7 +32,7 @@ def import_file(
     nothing, where no row is good.
     """
     reader = datasets.read(path, format, columns)
-    sha256 = _sha256(path)
+    sha256 = sha256_of(path)
     name = name or _dataset_name(path)
     kind = as_variant or "original"
     already = store.corpus.imported(name, sha256, kind)
@@ -96,7 +96,7 @@ def _dataset(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pa
         raise UserError(
             f"{recipe_path}: dataset = {recipe.dataset!r} is neither a file nor an imported dataset ({names})."
         )
-    taken = store.corpus.dataset_of_file(_sha256(path))
+    taken = store.corpus.dataset_of_file(sha256_of(path))
     if taken is None:
         # An edited file is another dataset: merging it with its older self would train on both.
         stem = taken = _dataset_name(path)
@@ -112,11 +112,3 @@ def _dataset(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pa
 
 def _dataset_name(path: Path) -> str:
     return path.name.split(".")[0] or path.name
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}.") from error
