@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 import unicodedata
 from pathlib import Path
 
@@ -194,6 +195,28 @@ async def test_the_form_looks_into_the_file_and_shows_the_name_that_will_be(
         await settled(pilot)
         assert "✗" in text(app)
         assert app.problems == []
+
+
+async def test_what_is_started_is_what_stands_in_the_form(
+    demo: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a person is faster than the checks."""
+    monkeypatch.setattr("srtui.tui.checks._check_models", lambda *_: None)
+    at_once = checks.check
+
+    def slow(*given: object) -> object:
+        time.sleep(0.3)
+        return at_once(*given)  # type: ignore[arg-type]
+
+    async with dashboard(demo) as (app, pilot):
+        started: list[list[str]] = []
+        monkeypatch.setattr(app, "start_engine", started.append)
+        await press(pilot, "n")
+        monkeypatch.setattr("srtui.tui.checks.check", slow)
+        await pilot.press(*["tab"] * 5, "3", "ctrl+s")
+        await settled(pilot)
+        (words,) = started
+        assert words[-2:] == ["--limit", "3"]
 
 
 def test_an_estimate_says_what_it_rests_on() -> None:

@@ -265,7 +265,8 @@ class LiveScreen(DashboardScreen):
 
 def _rate_text(rate: float) -> str:
     """Samples (or steps) a second, or a minute where they are slow."""
-    return f"{rate:.2g}/s" if rate >= 1 else f"{rate * 60:.2g}/min"
+    pace, unit = (rate, "s") if rate >= 1 else (rate * 60, "min")
+    return f"{pace:,.0f}/{unit}" if pace >= 10 else f"{pace:.2g}/{unit}"
 
 
 def tokens_a_second(counts: Sequence[tuple[float, int]], now: float) -> float:

@@ -50,6 +50,8 @@ class NewRun(Dialog[list[str] | None]):
         self._recipes: dict[str, Path] = {}
         self._extra: list[str] = []
         self._check: checks.Check | None = None
+        self._checked: tuple[Path | None, dict[str, str]] | None = None
+        self._start_wanted = False
         self._checking = self._again = False
 
     def compose(self) -> ComposeResult:
@@ -156,7 +158,7 @@ class NewRun(Dialog[list[str] | None]):
                 path = self._path()
                 if path is None:
                     return
-                values = {name: self.query_one(f"#{name}", Input).value.strip() for name in checks.FIELDS}
+                values = self._values()
                 known = checks.Known()
                 if app.workspace.store_path.exists():
                     known = await app.ask(
@@ -166,7 +168,10 @@ class NewRun(Dialog[list[str] | None]):
                     checks.check, app.workspace.root, app.workspace.models, path, values, self._extra, known
                 )
                 if not self._again:
+                    self._checked = (path, values)
                     self._show(check)
+                    if self._start_wanted:
+                        self.action_start()
                     return
         except Exception as error:
             app.problem(error)
@@ -198,7 +203,15 @@ class NewRun(Dialog[list[str] | None]):
         else:
             self.dismiss(None)
 
+    def _values(self) -> dict[str, str]:
+        return {name: self.query_one(f"#{name}", Input).value.strip() for name in checks.FIELDS}
+
     def action_start(self) -> None:
+        """Start what stands in the fields now, which may be newer than the last check."""
+        self._start_wanted = self._checked != (self._path(), self._values())
+        if self._start_wanted:
+            self._look()
+            return
         if self._check is None or self._check.words is None:
             self.notify("Something above has to be mended first.", severity="warning")
             return
