@@ -12,7 +12,7 @@ from textual.content import Content
 
 from srtui.console import duration, title
 from srtui.store.views import RunRow
-from srtui.tui.screens.base import DashboardScreen
+from srtui.tui.screens.base import DashboardScreen, RunLine
 from srtui.tui.widgets.table import Cell, Column, Row, Tone, VirtualTable
 from srtui.tui.widgets.words import STATE_SIGNS, Words, bar, shown
 
@@ -127,6 +127,7 @@ class RunsScreen(DashboardScreen):
     def _moved(self, event: VirtualTable.Highlighted) -> None:
         if event.row is not None and self.has_focus_within:
             self.dashboard.run_id = event.row.key
+            self.query_one(RunLine).show_run()
         self._about()
 
     @on(VirtualTable.Selected)
