@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import pty
-import select
-import struct
 import subprocess
 import sys
-import termios
-import time
-from collections.abc import Callable
-from fcntl import ioctl
 
 import pytest
 
 from srtui.store import Store
 from srtui.workspace import Workspace
+
+from .terminal import Terminal
 
 WORDS = ["eval", "human", "new.json", "old.json", "--prompts", "prompts.jsonl"]
 
@@ -67,64 +62,28 @@ def test_answers_without_asking(asked: Workspace) -> None:
     assert again["result"]["judgements"] == 0
 
 
-class Terminal:
-    """A command on a terminal of its own."""
-
-    def __init__(self, workspace: Workspace, *words: str) -> None:
-        self.seen = b""
-        self._master, slave = pty.openpty()
-        ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "srtui", *words],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            cwd=workspace.root,
-            env=os.environ | {"SRTUI_WORKSPACE": str(workspace.root), "TERM": "xterm-256color"},
-            start_new_session=True,
-        )
-        os.close(slave)
-
-    def wait(self, until: Callable[[], bool], seconds: float = 60) -> None:
-        """Read what it draws until something is so."""
-        end = time.monotonic() + seconds
-        while not until():
-            assert time.monotonic() < end, self.seen[-2000:]
-            if select.select([self._master], [], [], 0.05)[0]:
-                try:
-                    self.seen += os.read(self._master, 65536)
-                except OSError:  # the other side is closed
-                    self.process.wait(10)
-
-    def press(self, key: bytes) -> None:
-        os.write(self._master, key)
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait(10)
-        os.close(self._master)
-
-
 def test_two_people_judge_in_a_terminal_and_their_agreement_is_told(asked: Workspace) -> None:
     def said(name: str) -> dict[int, str]:
         with Store(asked.store_path) as store:
             return {j.item: str(j.choice) for j in store.evaluations.judgements(1, annotator=name)}
 
+    environment = os.environ | {"SRTUI_WORKSPACE": str(asked.root), "TERM": "xterm-256color"}
+    files = [str(asked.root / word) if "." in word else word for word in WORDS]
     for name in ("ada", "grace"):
-        terminal = Terminal(asked, *WORDS, "--annotator", name)
+        terminal = Terminal(
+            [sys.executable, "-m", "srtui", *files, "--annotator", name], environment, columns=80, lines=24
+        )
         try:
-            terminal.wait(lambda t=terminal: b"Which answer is better?" in t.seen)  # type: ignore[misc]
-            for n, key in enumerate(b"12tb"):
-                terminal.press(bytes([key]))
-                terminal.wait(lambda count=n, who=name: len(said(who)) > count)  # type: ignore[misc]
-            terminal.wait(lambda t=terminal: b"Nothing is left to judge" in t.seen)  # type: ignore[misc]
-            before = terminal.seen
-            terminal.press(b"q")
-            terminal.wait(lambda t=terminal: t.process.poll() is not None)  # type: ignore[misc]
+            for n, key in enumerate("12tb", 1):
+                terminal.shows("Which answer is better?", f"{n} of 4", name)
+                assert "new.json" not in terminal.text, "while it asks, nothing says whose answers these are"
+                terminal.press(key)
+            terminal.shows("Nothing is left to judge")
+            assert len(said(name)) == 4
+            terminal.press("q")
+            assert terminal.ends(within=60) == 0
         finally:
-            terminal.close()
-        assert b"new.json" not in before, "while it asks, nothing says whose answers these are"
+            terminal.kill()
         assert sorted(said(name).values())[-1] == "tie"
     done = srtui(asked, "eval", "show", "1", "--json")
     result = json.loads(done.stdout)["result"]
