@@ -40,7 +40,9 @@ def drive(theme: str, keys: tuple[str, ...]) -> Callable[[Pilot[None]], Any]:
         await press(pilot, *keys)
         for field in pilot.app.screen.query(Input):
             field.cursor_blink = False
-        await pilot.pause()
+        for box in pilot.app.screen.query("#writing-box"):  # it follows the text one refresh later
+            box.scroll_end(animate=False, immediate=True)
+        await pilot.pause(0.1)
 
     return run
 
