@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from srtui.cli.base import AsJson, RunName, app, key_value, open_store, print_json
+from srtui.cli.base import AsJson, Force, RunName, app, key_value, open_store, outputs_of, print_json
 from srtui.errors import UserError
 from srtui.workspace import Workspace
 
@@ -187,16 +187,17 @@ def export(
         float | None, typer.Option(min=0, max=100, help="Only the P % of the samples with the highest IFD.")
     ] = None,
     what: Annotated[str, typer.Option(help="selected, or all-variants.")] = "selected",
+    force: Force = False,
 ) -> None:
     """Write what a run selected, or every variant with its scores, as a data file."""
     from srtui import datasets
 
     if what not in ("selected", "all-variants"):
         raise UserError(f"--what {what}: it can be selected or all-variants.")
-    if out_file.resolve().is_dir() or not out_file.resolve().parent.is_dir():
-        raise UserError(f"--out {out_file}: name a file in a folder that exists.")
-    _, store = open_store(read_only=True)
+    workspace, store = open_store(read_only=True)
     with store:
+        outputs = outputs_of(store, workspace)
+        outputs.check(out_file, force)
         rows = store.exportable(store.runs.named(run_name).id, all_variants=what == "all-variants")
         if top_k_percent is not None:
             scored = sorted(
@@ -209,4 +210,5 @@ def export(
                 f"Run {run_name!r} has nothing to export yet; srtui status {run_name} says how far it is."
             )
         written = datasets.write(rows, out_file, format)
+        outputs.wrote(out_file)
     print(f"{written:,} samples written to {out_file}.")

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from srtui.cli.base import AsJson, RunName, app, open_store, plain_data, print_json, short, stop_on_signals
+from srtui.cli.base import (
+    AsJson,
+    Force,
+    RunName,
+    app,
+    open_store,
+    outputs_of,
+    plain_data,
+    print_json,
+    short,
+    stop_on_signals,
+)
 from srtui.errors import UserError
+from srtui.files import replacing
 from srtui.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -206,6 +219,7 @@ def scores(
     csv: Annotated[
         Path | None, typer.Option(help="Every score as a row, into this file; - for the screen.")
     ] = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """How IFD and r-IFD are spread, by kind of variant; the share over 1, what was cut, what failed."""
@@ -227,7 +241,12 @@ def scores(
                 print_templates(found, out)
             return
         if csv is not None:
+            outputs = outputs_of(store, workspace)
+            if str(csv) != "-":
+                outputs.check(csv, force)
             _write_csv(csv, score_columns(), score_rows(store, this.id))
+            if str(csv) != "-":
+                outputs.wrote(csv)
             return
         figures = distributions(store, this.id)
         if as_json:
@@ -253,8 +272,8 @@ def _write_csv(path: Path, columns: list[str], rows: Iterable[dict[str, Any]]) -
     if str(path) == "-":
         write(sys.stdout)
         return
-    try:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            print(f"{path}: {write(file):,} scores.")
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}.") from error
+    with replacing(path) as file, TextIOWrapper(file, encoding="utf-8", newline="") as text:
+        written = write(text)
+        text.flush()
+        text.detach()
+    print(f"{path}: {written:,} scores.")

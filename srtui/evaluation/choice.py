@@ -77,19 +77,27 @@ def evaluate(
     lease = store.evaluations.acquire(evaluation.id)
     store.evaluations.update(evaluation.id, status="running", started_at=time.time(), error=None)
     try:
-        found = _run(store, evaluation.id, contestant, tasks, limit, shots, reporter, should_stop)
+        found = _run(
+            store, evaluation.id, contestant, tasks, limit, shots, reporter,
+            lambda: bool(lease.lost) or should_stop(),
+        )  # fmt: skip
         result = _keep(store, evaluation.id, found)
         store.evaluations.update(
             evaluation.id, status="done", stage=None, result=result, finished_at=time.time()
         )
     except (Stopped, KeyboardInterrupt):
+        if lease.lost:
+            raise UserError(lease.lost) from None
         store.evaluations.update(evaluation.id, status="stopped")
         raise
     except BaseException as error:
+        if lease.lost:
+            raise UserError(lease.lost) from error
         store.evaluations.update(evaluation.id, status="failed", error=str(error) or type(error).__name__)
         raise
     finally:
         lease.release()
+        store.checkpoint()
     return store.evaluations.get(evaluation.id)
 
 

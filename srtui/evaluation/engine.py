@@ -134,6 +134,8 @@ class Evaluator:
         so, and the same command goes on later."""
         rows = self._rows
         lease = rows.acquire(self._id)
+        wanted = self._should_stop
+        self._should_stop = lambda: bool(lease.lost) or wanted()
         began = self.evaluation.started_at or time.time()
         rows.update(self._id, status="running", started_at=began, error=None)
         try:
@@ -153,13 +155,19 @@ class Evaluator:
                 rows.update(self._id, status="done", result=self.result())
             rows.update(self._id, stage=None, finished_at=time.time())
         except (Stopped, KeyboardInterrupt):
+            if lease.lost:
+                raise UserError(lease.lost) from None
             rows.update(self._id, status="stopped")
             raise
         except BaseException as error:
+            if lease.lost:
+                raise UserError(lease.lost) from error
             rows.update(self._id, status="failed", error=str(error) or type(error).__name__)
             raise
         finally:
+            self._should_stop = wanted
             lease.release()
+            self.store.checkpoint()
         return rows.get(self._id)
 
     def result(self) -> dict[str, Any]:

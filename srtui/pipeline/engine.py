@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from srtui.errors import UserError
 from srtui.pipeline.choose import Choosing
 from srtui.pipeline.context import Context
 from srtui.pipeline.reflect import Reflecting
@@ -60,14 +61,20 @@ class Engine:
                 watch.start(stage)
                 work()
                 watch.note_memory()
+                self._store.checkpoint()
                 if stage == until:
                     runs.update(run_id, status="stopped")
                     return runs.get(run_id)
+            watch.raise_if_lost()
             runs.update(run_id, status="done", stage=None, finished_at=time.time())
         except (Stopped, KeyboardInterrupt):
+            if watch.lost:
+                raise UserError(watch.lost) from None
             runs.update(run_id, status="stopped")
             raise
         except BaseException as error:
+            if watch.lost:
+                raise UserError(watch.lost) from error
             runs.update(run_id, status="failed", error=str(error) or type(error).__name__)
             watch.event("error", str(error) or type(error).__name__)
             raise
@@ -75,6 +82,7 @@ class Engine:
             self._context.close_teacher()
             watch.note_memory()
             watch.lease.release()
+            self._store.checkpoint()
         return runs.get(run_id)
 
     def _stages(self) -> Iterator[tuple[str, Callable[[], None]]]:

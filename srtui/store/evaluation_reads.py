@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from srtui.errors import UserError
-from srtui.store.runs import alive
+from srtui.store.leases import alive
 
 Kind = Literal["pairwise", "winrate", "turns", "choice", "calibration", "human"]
 Side = Literal["a", "b"]
@@ -252,7 +252,7 @@ class EvaluationReads:
 
 
 _EVALUATION = (
-    "SELECT e.*, l.pid, l.host, l.process_started, l.heartbeat_at FROM evaluation e "
+    "SELECT e.*, l.pid, l.host, l.process, l.heartbeat_at FROM evaluation e "
     "LEFT JOIN evaluation_lease l ON l.evaluation_id = e.id"
 )
 

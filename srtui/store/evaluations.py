@@ -7,14 +7,12 @@ again. What reads them, and what they are, is in ``evaluation_reads``.
 from __future__ import annotations
 
 import json
-import socket
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 from srtui.errors import UserError
+from srtui.store import leases
 from srtui.store.evaluation_reads import (
     CHOICES,
     KINDS,
@@ -31,7 +29,7 @@ from srtui.store.evaluation_reads import (
     Side,
     as_judgement,
 )
-from srtui.store.runs import Lease, alive
+from srtui.store.leases import Lease
 
 if TYPE_CHECKING:
     from srtui.store import Store
@@ -118,20 +116,15 @@ class Evaluations(EvaluationReads):
 
     def acquire(self, evaluation_id: int) -> Lease:
         """Take the evaluation for this process, as ``Runs.acquire`` takes a run."""
-        store, now, me = self._store, time.time(), psutil.Process()
-        with store.transaction():
-            held = store.row("SELECT * FROM evaluation_lease WHERE evaluation_id = ?", (evaluation_id,))
-            if held is not None and alive(held, now):
+        with self._store.transaction():
+            held = leases.holder(self._store, "evaluation", evaluation_id)
+            if held is not None:
                 raise UserError(
                     f"Evaluation {evaluation_id} is being worked on by process {held['pid']} on {held['host']}; "
                     "wait for it, or stop it there with Ctrl-C."
                 )
-            store.conn.execute(
-                "INSERT OR REPLACE INTO evaluation_lease(evaluation_id, pid, host, process_started, acquired_at, "
-                "heartbeat_at, live) VALUES (?,?,?,?,?,?,'{}')",
-                (evaluation_id, me.pid, socket.gethostname(), me.create_time(), now, now),
-            )
-        return Lease(store, evaluation_id, "evaluation")
+            lease = Lease(self._store, evaluation_id, "evaluation")
+        return lease.start()
 
     # -- answers ----------------------------------------------------------------------------
 

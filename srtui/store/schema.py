@@ -147,6 +147,20 @@ CREATE TABLE evaluation_lease(
 )
 """
 
+# A lease names its process by boot and clock ticks (srtui.process). ``output`` has the hashes of the files
+# that commands wrote, so that they may be written over. A date freezes what chat templates say is today.
+_SAFETY = """
+ALTER TABLE lease ADD COLUMN process TEXT;
+ALTER TABLE evaluation_lease ADD COLUMN process TEXT;
+CREATE TABLE output(
+    sha256 TEXT PRIMARY KEY,
+    path TEXT NOT NULL,                 -- where it was written, for people: the hash alone counts
+    written_at REAL NOT NULL
+);
+ALTER TABLE outcome ADD COLUMN setting_id INTEGER REFERENCES scoring_setting(id);
+ALTER TABLE run ADD COLUMN date TEXT
+"""
+
 _INITIAL = """
 CREATE TABLE dataset(
     id INTEGER PRIMARY KEY,
@@ -386,6 +400,7 @@ SCRIPTS = {
     "0002_dashboard": _DASHBOARD,
     "0003_evaluation": _EVALUATION,
     "0004_training": _TRAINING,
+    "0005_safety": _SAFETY,
 }
 """By migration, what it runs; forward only, and never changed once released."""
 

@@ -16,8 +16,10 @@ from typing import Any, Literal, get_args
 
 from srtui.errors import UserError
 from srtui.store import Store, explain
+from srtui.store.connection import open_read_only
 from srtui.store.evaluations import EvaluationReads
-from srtui.store.runs import alive, state_now
+from srtui.store.leases import alive
+from srtui.store.runs import state_now
 
 State = Literal[
     "waiting",
@@ -219,9 +221,7 @@ class Views:
         if not _is_current(path):
             Store(path).close()
         try:
-            self.conn = sqlite3.connect(
-                f"file:{path}?mode=ro", uri=True, timeout=30, isolation_level=None, check_same_thread=False
-            )
+            self.conn = open_read_only(path, isolation_level=None, check_same_thread=False)
         except sqlite3.Error as error:
             raise explain(error, path) from error
         self.conn.row_factory = sqlite3.Row
@@ -256,7 +256,7 @@ class Views:
         return [
             self._run_row(r)
             for r in self._rows(
-                "SELECT r.*, d.name AS dataset, p.done, p.total, l.pid, l.host, l.process_started, l.heartbeat_at, "
+                "SELECT r.*, d.name AS dataset, p.done, p.total, l.pid, l.host, l.process, l.heartbeat_at, "
                 "t.status AS trained, t.adapter "
                 "FROM run r JOIN dataset d ON d.id = r.dataset_id LEFT JOIN lease l ON l.run_id = r.id "
                 "LEFT JOIN training_run t ON t.run_id = r.id "
@@ -724,7 +724,7 @@ def _is_current(path: Path) -> bool:
     if not path.exists():
         raise UserError(f"{path}: there is no store yet; import a dataset or run a recipe first.")
     try:
-        conn = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)
+        conn = open_read_only(path)
         try:
             names = [r[0] for r in conn.execute("SELECT name FROM _sqlite_migrations ORDER BY id")]
         finally:
@@ -734,5 +734,5 @@ def _is_current(path: Path) -> bool:
     return set(names) == set(NEEDED)
 
 
-NEEDED = ("0001_initial", "0002_dashboard", "0003_evaluation", "0004_training")
+NEEDED = ("0001_initial", "0002_dashboard", "0003_evaluation", "0004_training", "0005_safety")
 """The migrations that these queries were written for."""

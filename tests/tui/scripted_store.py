@@ -325,7 +325,8 @@ class Script:
         """As if an engine worked on the run, on another machine that was heard of just now."""
         with self.store.transaction():
             self.store.conn.execute(
-                "INSERT OR REPLACE INTO lease VALUES (?,?,?,?,?,?,?)",
+                "INSERT OR REPLACE INTO lease(run_id, pid, host, process_started, acquired_at, heartbeat_at, live) "
+                "VALUES (?,?,?,?,?,?,?)",
                 (self.run_id, 4711, "workstation", THEN, THEN, time.time() + 3600, json.dumps(live)),
             )
         return self
