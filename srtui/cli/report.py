@@ -26,7 +26,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """What was done, what came of it, and what could not be concluded, in one self-contained file."""
-    workspace, store = open_store()
+    workspace, store = open_store(read_only=True)
     with store:
         this = store.runs.named(run_name)
         if out is None and markdown is None and not as_json:

@@ -272,8 +272,10 @@ def _write_csv(path: Path, columns: list[str], rows: Iterable[dict[str, Any]]) -
     if str(path) == "-":
         write(sys.stdout)
         return
-    with replacing(path) as file, TextIOWrapper(file, encoding="utf-8", newline="") as text:
-        written = write(text)
-        text.flush()
-        text.detach()
+    with replacing(path) as file:
+        text = TextIOWrapper(file, encoding="utf-8", newline="")
+        try:
+            written = write(text)
+        finally:
+            text.detach()
     print(f"{path}: {written:,} scores.")

@@ -43,15 +43,23 @@ class Outputs:
             if force or place.stat().st_size == 0:
                 return
             what = self._what(place)
-        except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError
-            raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}.") from error
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror or error}.") from error
         if what is not None:
             raise UserError(f"{path} {what}; name another file, or write over it with --force.")
 
     def refuse_store(self, path: Path) -> None:
         """Raises UserError where ``path`` is the store, a file that SQLite keeps beside it, or any other
         SQLite database: under another name, through a link, or by a hard link."""
-        place, store = path.resolve(), self._store.path.resolve()
+        try:
+            self._refuse(path, path.resolve(), self._store.path.resolve())
+        except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError
+            raise UserError(
+                f"{path}: {getattr(error, 'strerror', None) or 'its links lead in a circle'}."
+            ) from error
+
+    @staticmethod
+    def _refuse(path: Path, place: Path, store: Path) -> None:
         same_folder = place.parent.exists() and place.parent.samefile(store.parent)
         for companion in _COMPANIONS:
             own = store.with_name(store.name + companion)
