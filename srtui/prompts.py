@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from srtui import today
 from srtui.errors import UserError
 
 REVERSE_REQUEST = (
@@ -27,13 +28,15 @@ class PromptTemplate:
 
     ``special_tokens`` says that the rendered text spells special tokens (chat templates do), which
     the tokenizer must parse; in plain templates nothing is special. ``end_of_turn`` is appended to
-    a response where it is trained and scored; None means the tokenizer's end-of-text token.
+    a response where it is trained and scored; None means the tokenizer's end-of-text token. ``date`` is
+    the one that it writes into a prompt, where it writes one.
     """
 
     name: str
     render: Callable[[str, str], str]
     special_tokens: bool = False
     end_of_turn: str | None = None
+    date: str | None = None
 
     def forward(self, instruction: str, input: str) -> str:
         """The text before the response: prompt(x)."""
@@ -99,9 +102,14 @@ def template(name: str, tokenizer: Any = None) -> PromptTemplate:
 
     def render(instruction: str, input: str) -> str:
         turn = [{"role": "user", "content": PromptTemplate.target_of(instruction, input)}]
-        return str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+        return str(
+            tokenizer.apply_chat_template(
+                turn, tokenize=False, add_generation_prompt=True, strftime_now=today.strftime
+            )
+        )
 
-    return PromptTemplate("chat", render, special_tokens=True, end_of_turn=_end_of_turn(tokenizer))
+    date = today.written_by(str(tokenizer.chat_template))
+    return PromptTemplate("chat", render, special_tokens=True, end_of_turn=_end_of_turn(tokenizer), date=date)
 
 
 def _end_of_turn(tokenizer: Any) -> str:
@@ -109,7 +117,9 @@ def _end_of_turn(tokenizer: Any) -> str:
     marker = "\ue000answer\ue000"
     text = str(
         tokenizer.apply_chat_template(
-            [{"role": "user", "content": "q"}, {"role": "assistant", "content": marker}], tokenize=False
+            [{"role": "user", "content": "q"}, {"role": "assistant", "content": marker}],
+            tokenize=False,
+            strftime_now=today.strftime,
         )
     )
     tail = text.rpartition(marker)[2].strip()

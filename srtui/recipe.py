@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from srtui.errors import UserError
-from srtui.sample import digest
+from srtui.hashing import key, scheme_1
 
 Auto = Literal["auto"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -197,14 +197,22 @@ class Recipe(Section):
 
         Defaults are left out, so that a key that a later version adds changes no earlier run's.
         """
+        return "2" + key("recipe", recipe=self._deciding()).hex()[2:14]
+
+    @property
+    def first_fingerprint(self) -> str:
+        """The fingerprint that a run of this recipe has where it was stored before keys had a scheme."""
+        return scheme_1(repr(sorted(self._deciding().items()))).hex()[:12]
+
+    def _deciding(self) -> dict[str, Any]:
+        """What is not as it is by default, and not for speed or safety alone."""
         what = self.model_dump(mode="json", exclude={"description"}, exclude_defaults=True)
         for speed_only in ("slots", "batch_tokens", "gpu_layers", "threads"):
             what.get("teacher", {}).pop(speed_only, None)
         what.get("scoring", {}).pop("batch_tokens", None)
         for safety_only in ("checkpoint_steps", "checkpoints_kept"):
             what.get("training", {}).pop(safety_only, None)
-        what = {key: value for key, value in what.items() if value != {}}
-        return digest(repr(sorted(what.items()))).hex()[:12]
+        return {name: value for name, value in what.items() if value != {}}
 
 
 def load(path: Path, overrides: list[str] | None = None, limit: int | None = None) -> Recipe:

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from srtui.atomic import replacing
 from srtui.cli.base import AsJson, Force, RunName, app, open_store, outputs_of, plain_data, print_json, short
-from srtui.files import replacing
 
 
 @app.command(epilog="Example: srtui report quickstart --out quickstart.html")

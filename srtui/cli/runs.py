@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from srtui.atomic import replacing
 from srtui.cli.base import (
     AsJson,
     Force,
@@ -23,7 +24,6 @@ from srtui.cli.base import (
     stop_on_signals,
 )
 from srtui.errors import UserError
-from srtui.files import replacing
 from srtui.workspace import Workspace
 
 if TYPE_CHECKING:

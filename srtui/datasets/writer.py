@@ -11,9 +11,9 @@ from typing import IO, Any
 
 import orjson
 
+from srtui.atomic import replacing
 from srtui.datasets.layouts import LAYOUTS
 from srtui.errors import UserError
-from srtui.files import replacing
 
 _TEXTS = ("instruction", "input", "response")
 _BATCH = 1024

@@ -23,9 +23,9 @@ from srtui.evaluation.contestants import Contestant
 from srtui.evaluation.sources import sha256_of
 from srtui.evaluation.statistics import wilson
 from srtui.evaluation.writing import add_adapter
+from srtui.hashing import digest, key, scheme_1
 from srtui.progress import Progress, Reporter, Stopped
 from srtui.prompts import template
-from srtui.sample import digest
 from srtui.store import Store
 from srtui.store.evaluations import Evaluation, Item, Judgement, NewEvaluation
 from srtui.store.work import StoredLoss
@@ -64,12 +64,15 @@ def evaluate(
     files = _files(tasks)
     sha256 = digest(*(part for f in files for part in (f.name, sha256_of(f)))).hex()
     settings = {"seed": 0, "limit": limit, "shots": shots}
-    fingerprint = digest("choice", sha256, repr(sorted(contestant.identity.items())), repr(settings)).hex()
+    identity = contestant.identity
+    fingerprint = key("choice", tasks=sha256, contestant=identity, settings=settings).hex()
+    first = scheme_1("choice", sha256, repr(sorted(identity.items())), repr(settings)).hex()
     evaluation, _ = store.evaluations.prepare(
         NewEvaluation(
             "choice", fingerprint, contestant.name, contestant.identity, str(tasks), sha256, settings,
             run_a_id=contestant.run_id,
-        )
+        ),
+        first,
     )  # fmt: skip
     if evaluation.state == "done":
         reporter.event("info", "This evaluation is done already; nothing was left to do.")

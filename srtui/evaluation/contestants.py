@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from srtui import models
+from srtui import models, today
 from srtui.errors import UserError
 from srtui.evaluation.sources import answers_of, sha256_of
 from srtui.prompts import TEMPLATE_NAMES
@@ -38,11 +39,30 @@ class Contestant:
     texts: Mapping[str, str] | None = None
 
     @property
+    def date(self) -> str | None:
+        """Today, where its chat template writes the date into its prompts."""
+        uses_chat = self.kind == "gguf" or (self.kind == "student" and self.template in ("", "chat"))
+        return date_written(self.path) if uses_chat else None
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What is stored with an evaluation: all but the texts, and no path of this machine."""
         what = asdict(self) | {"path": self.path.name, "adapter": self.adapter and self.adapter.name}
         del what["texts"], what["run_id"], what["name"]
         return what
+
+
+def date_written(model: Path) -> str | None:
+    """Today, where the chat template of the GGUF or safetensors folder ``model`` writes the date."""
+    return today.written_by(_chat_template(model))
+
+
+@cache
+def _chat_template(model: Path) -> str | None:
+    try:
+        return models.inspect(model, with_hash=False).chat_template
+    except UserError:
+        return None  # whoever loads the model says what is wrong with it
 
 
 def find_contestant(workspace: Workspace, store: Store, name: str, template: str | None = None) -> Contestant:

@@ -13,15 +13,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from srtui import today
 from srtui.errors import UserError
 from srtui.evaluation.contestants import Contestant
 from srtui.evaluation.human import human_result, keep_result
 from srtui.evaluation.judge import Asked, Judge, Scored
 from srtui.evaluation.results import calibration_result, pairwise_result, turns_result, winrate_result
 from srtui.evaluation.sources import Source, asked_text, parts
-from srtui.evaluation.writing import Turns, Writer, Writing, answer_key, file_answer, open_writer
+from srtui.evaluation.writing import (
+    Turns,
+    Writer,
+    Writing,
+    answer_key,
+    file_answer,
+    first_answer_key,
+    open_writer,
+)
+from srtui.hashing import key, scheme_1
 from srtui.progress import Progress, Reporter, Stopped
-from srtui.sample import digest
 from srtui.store import Store
 from srtui.store.evaluations import (
     Answer,
@@ -57,7 +66,16 @@ def prepare(
         _check_file(contestant, source)
     identities = [c.identity for c in contestants]
     a, b = names or (contestants[0].name, contestants[1].name if len(contestants) > 1 else None)
-    fingerprint = digest(
+    fingerprint = key(
+        kind,
+        source=source.sha256,
+        items=len(source.items),
+        contestants=identities,
+        judge=judge.identity if judge else None,
+        settings=dict(settings),
+        names=[a, b] if kind == "human" else None,
+    ).hex()
+    first = scheme_1(
         kind,
         source.sha256,
         len(source.items),
@@ -82,7 +100,7 @@ def prepare(
         judge.identity if judge else None,
         source.items,
     )
-    return store.evaluations.prepare(new)
+    return store.evaluations.prepare(new, first)
 
 
 def _check_file(contestant: Contestant, source: Source) -> None:
@@ -133,6 +151,7 @@ class Evaluator:
         """Do all that is left. Raises Stopped when asked to stop, UserError on bad input; the store says
         so, and the same command goes on later."""
         rows = self._rows
+        today.freeze(today.of_timestamp(self.evaluation.created_at))
         lease = rows.acquire(self._id)
         wanted = self._should_stop
         self._should_stop = lambda: bool(lease.lost) or wanted()
@@ -190,10 +209,14 @@ class Evaluator:
         conversations = {i.item: _conversation(i, side, turn, have) for i in todo}
         keys = {i.item: answer_key(contestant, self._writing, conversations[i.item]) for i in todo}
         known = self._rows.known_answers(keys.values())
+        for item, address in keys.items():
+            first = first_answer_key(contestant, self._writing, conversations[item])
+            if address not in known and first is not None:
+                known |= {address: found for found in self._rows.known_answers([first]).values()}
         with self.store.transaction():
-            for item, key in keys.items():
-                if key in known:
-                    self._rows.use_answer(self._id, item, side, turn, known[key])
+            for item, address in keys.items():
+                if address in known:
+                    self._rows.use_answer(self._id, item, side, turn, known[address])
         asked = [i.item for i in todo if keys[i.item] not in known]
         total = sum(len(i.turns) >= turn for i in self._items)
         self._start(stage, total - len(asked), total)
@@ -240,7 +263,9 @@ class Evaluator:
             for asked, missing in wanted:
                 if (asked.item, asked.turn, asked.ordering) in have:
                     continue
-                known = None if missing else self._rows.known_judgement(judge.key(asked))
+                known = (
+                    None if missing else self._rows.known_judgement(judge.key(asked), judge.first_key(asked))
+                )
                 if missing:
                     self._keep(
                         asked, answers, Judgement(asked.item, asked.ordering, asked.turn, parsed=missing)

@@ -9,7 +9,7 @@ from itertools import combinations
 from typing import Any
 
 from srtui.evaluation.statistics import cohen, fleiss, nothing, wilson
-from srtui.sample import digest
+from srtui.hashing import draw
 from srtui.store import Store
 from srtui.store.evaluations import Choice, Item, Judgement, Ordering
 
@@ -22,13 +22,13 @@ def blind_order(items: Iterable[Item], seed: int, annotator: str) -> list[tuple[
     Both follow from the seed, the name and the item alone, so that a session that was broken off goes
     on with the same sides, and two people see different ones.
     """
-    shuffled = sorted(items, key=lambda i: digest(seed, "item", annotator, i.item))
+    shuffled = sorted(items, key=lambda i: draw(seed, "item", annotator, i.item))
     return [(item, ordering(seed, annotator, item.item)) for item in shuffled]
 
 
 def ordering(seed: int, annotator: str, item: int) -> Ordering:
     """Which side is on the left for this person and item: a fair coin by hash."""
-    return "ab" if digest(seed, "side", annotator, item)[0] % 2 else "ba"
+    return "ab" if draw(seed, "side", annotator, item)[0] % 2 else "ba"
 
 
 def turned(choice: str, order: Ordering) -> Choice:

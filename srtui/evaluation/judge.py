@@ -24,7 +24,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from srtui import models
 from srtui.errors import UserError
-from srtui.sample import digest
+from srtui.evaluation.contestants import date_written
+from srtui.hashing import digest, key, scheme_1
 from srtui.store.evaluations import Ordering
 from srtui.teacher import Message, Request, Sampler, Segment, open_teacher
 
@@ -165,7 +166,23 @@ class Judge:
 
     def key(self, asked: Asked) -> bytes:
         """Of all that a judgement depends on."""
-        return digest(
+        return key(
+            "judgement",
+            judge=self.sha256,
+            prompt=self.prompt.prompt_version,
+            words=self.words,
+            question=asked.question,
+            reference=asked.reference,
+            shown=asked.shown,
+            date=date_written(self.path),
+        )
+
+    def first_key(self, asked: Asked) -> bytes | None:
+        """The key that the same judgement has where it was stored before keys had a scheme; None where
+        that key did not hold all that it depends on."""
+        if date_written(self.path) is not None:
+            return None
+        return scheme_1(
             self.sha256, self.prompt.prompt_version, self.words, asked.question, asked.reference, *asked.shown
         )
 

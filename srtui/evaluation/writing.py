@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from srtui.evaluation.contestants import Contestant
+from srtui.hashing import digest, draw, key, scheme_1
 from srtui.prompts import template
-from srtui.sample import digest
 from srtui.store.evaluations import Answer
 from srtui.teacher import Message, Request, Sampler, Segment, open_teacher
 from srtui.teacher.tuning import tuned
@@ -50,13 +50,37 @@ class Writer(Protocol):
 
 def answer_key(contestant: Contestant, writing: Writing, turns: Turns) -> bytes:
     """Address of an answer in the store."""
-    return digest(
+    return key(
+        "answer",
+        by=contestant.kind,
+        model=contestant.sha256,
+        quantization=contestant.quantization,
+        adapter=contestant.adapter_sha256,
+        template=contestant.template,
+        date=contestant.date,
+        writing=writing,
+        turns=turns,
+    )
+
+
+def first_answer_key(contestant: Contestant, writing: Writing, turns: Turns) -> bytes | None:
+    """The key that the same answer has where it was stored before keys had a scheme; None where that key
+    did not hold all that the text depends on, as for students, whose template files it left out."""
+    if contestant.kind != "gguf" or contestant.date is not None:
+        return None
+    how = {
+        "max_tokens": writing.max_tokens,
+        "seed": writing.seed,
+        "temperature": writing.temperature,
+        "top_p": writing.top_p,
+    }
+    return scheme_1(
         contestant.kind,
         contestant.sha256,
         contestant.quantization,
         contestant.adapter_sha256,
         contestant.template,
-        repr(sorted(asdict(writing).items())),
+        repr(list(how.items())),
         *(part for turn in turns for part in turn),
     )
 
@@ -201,7 +225,7 @@ class StudentWriter:
             **(sampled if w.temperature > 0 else {"do_sample": False}),
         )
         # Sampled draws follow the batch's own texts, so that the order of batches changes nothing.
-        torch.manual_seed(int.from_bytes(digest(w.seed, repr(prompts))[:4], "little"))
+        torch.manual_seed(int.from_bytes(draw(w.seed, repr(prompts))[:4], "little"))
         with torch.inference_mode():
             found = model.generate(
                 input_ids=ids.to(device),

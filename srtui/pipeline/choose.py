@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from srtui import selection
+from srtui.hashing import draw
 from srtui.pipeline.context import CHUNK, Context
-from srtui.sample import digest
 from srtui.selection import lot
 from srtui.store.corpus import batched
 
@@ -201,7 +201,7 @@ class Choosing:
         for group in groups:
             scores = [quick[v].score for v in group]
             (near if selection.near_a_tie(scores, margin) else clear).append(group)
-        clear.sort(key=lambda g: digest(self._recipe.seed, "proxy", g[0]))
+        clear.sort(key=lambda g: draw(self._recipe.seed, "proxy", g[0]))
         control = clear[: max(8, len(clear) // 10)]
         asked = [v for group in (*near, *control) for v in group]
         exact = self._score(self._context.judge(), asked, metric, tell)

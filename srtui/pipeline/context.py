@@ -114,8 +114,26 @@ class Context:
         if self._judge is None:
             student = self.recipe.student
             self._judge = self._load(student.model, student.quantization)
+            before = self.store.runs.get(self.run.id).setting_id
+            if before not in (None, self._judge.setting_id):
+                self._score_again(self._judge, before)
             self.store.runs.update(self.run.id, setting_id=self._judge.setting_id)
         return self._judge
+
+    def _score_again(self, judge: Judge, before: int) -> None:
+        """The student, or how it is run, is not what it was when this run began: what was scored then is
+        scored now, so that all scores of the run are of one kind. Raises Stopped when asked to stop."""
+        scored = self.store.work.scored_in_run(self.run.id, before)
+        count = len(set().union(*scored.values()))
+        self.watch.event(
+            "warning",
+            f"The student's identity is not what it was when this run began (its weights, template files or "
+            f"device, or srtui's way of naming them): {count} texts are scored again.",
+        )
+        for metric in ("ifd", "rifd"):
+            for _ in judge.score(scored[metric], metric, self.watch.should_stop):
+                pass
+            self.watch.raise_if_stopped()
 
     def proxy(self) -> Judge:
         """The smaller student that decides what is clear."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from srtui import today
 from srtui.errors import UserError
 from srtui.pipeline.choose import Choosing
 from srtui.pipeline.context import Context
@@ -45,6 +46,7 @@ class Engine:
     ) -> None:
         self._store, self._run = store, run
         self._watch = Watch(store, run.id, reporter, should_stop)
+        today.freeze(run.date)
         self._context = Context(workspace, store, run, self._watch, teacher)
 
     def work(self, until: str | None = None) -> Run:

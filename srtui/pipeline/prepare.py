@@ -8,8 +8,8 @@ from pathlib import Path
 from srtui import datasets
 from srtui.errors import UserError
 from srtui.evaluation.sources import sha256_of
+from srtui.hashing import draw, key, scheme_1
 from srtui.recipe import Recipe
-from srtui.sample import digest
 from srtui.store import Store
 from srtui.store.corpus import Imported, NewRow, RefusedRow
 from srtui.store.runs import Run
@@ -66,8 +66,9 @@ def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pat
         )
     ]
     samples = _hold_out(ids, recipe.training.held_out if recipe.training.enabled else 0.0, recipe.seed)
-    fingerprint = f"{recipe.fingerprint}-{digest(repr(ids)).hex()[:8]}"
-    earlier = store.runs.with_fingerprint(dataset_id, fingerprint)
+    fingerprint = f"{recipe.fingerprint}-{key('samples', ids=ids).hex()[2:10]}"
+    first = f"{recipe.first_fingerprint}-{scheme_1(repr(ids)).hex()[:8]}"
+    earlier = store.runs.with_fingerprint(dataset_id, fingerprint, first)
     if earlier is not None:
         return earlier, False
     path = str(recipe_path)
@@ -79,7 +80,7 @@ def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pat
 def _hold_out(ids: list[int], share: float, seed: int) -> list[tuple[int, bool]]:
     """Mark ``share`` of the samples, the same ones for the same seed whatever the order."""
     count = min(round(len(ids) * share), len(ids) - 1) if share else 0
-    chosen = set(sorted(ids, key=lambda i: digest(seed, "held out", i))[:count])
+    chosen = set(sorted(ids, key=lambda i: draw(seed, "held out", i))[:count])
     return [(i, i in chosen) for i in ids]
 
 

@@ -118,8 +118,8 @@ class Reflecting:
         for attempt in range(1, self._recipe.reflection.max_attempts + 1):
             stored = []
             for candidate in range(self._recipe.reflection.candidates):
-                key = protocol.key(variant.pair, attempt, candidate, identity.sha256, identity.adapter_sha256)
-                stored.append(self._store.work.generation(key))
+                of = (variant.pair, attempt, candidate, identity)
+                stored.append(self._store.work.generation(protocol.key(*of), protocol.first_key(*of)))
             if any(g is None for g in stored):
                 return _Asked(sample_id, variant, attempt)
             generations = [g for g in stored if g is not None]
@@ -196,9 +196,7 @@ class Reflecting:
     def _row(self, asked: _Asked, generation: Generation, rewrite: Rewrite) -> StoredGeneration:
         protocol, by = self._protocol, self._teacher.identity
         return StoredGeneration(
-            key=protocol.key(
-                asked.variant.pair, asked.attempt, generation.candidate, by.sha256, by.adapter_sha256
-            ),
+            key=protocol.key(asked.variant.pair, asked.attempt, generation.candidate, by),
             parent_variant_id=asked.variant.id,
             stage=protocol.stage,
             model=by.name,

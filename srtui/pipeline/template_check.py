@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from srtui.errors import UserError
+from srtui.hashing import draw
 from srtui.pipeline.context import Context, open_judge, student_path
 from srtui.prompts import TEMPLATE_NAMES
 from srtui.recipe import Recipe
-from srtui.sample import digest
 from srtui.store import Store
 from srtui.store.distributions import spread
 from srtui.store.runs import Run
@@ -87,7 +87,7 @@ def compare_templates(
 def _some_originals(store: Store, run: Run, seed: int, count: int) -> list[int]:
     """The same ones for the same seed."""
     originals = [v.id for v in store.corpus.originals(run.id).values()]
-    return sorted(originals, key=lambda i: digest(seed, "template", i))[:count]
+    return sorted(originals, key=lambda i: draw(seed, "template", i))[:count]
 
 
 def _values(judge: Judge, variant_ids: list[int]) -> list[float]:

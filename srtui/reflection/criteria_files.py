@@ -32,7 +32,9 @@ class Criteria(BaseModel):
     @property
     def prompt_version(self) -> str:
         """The author's version, with a hash of the words: a forgotten version bump still shows."""
-        return f"{self.rewrites}-{self.version}-{digest(self.model_dump_json()).hex()[:8]}"
+        return (
+            f"{self.rewrites}-{self.version}-{digest(self.model_dump_json(exclude_defaults=True)).hex()[:8]}"
+        )
 
     def system_text(self) -> str:
         return _fill(self.system, criteria="\n".join(f"- {c}" for c in self.criteria)).strip()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from srtui.hashing import draw, key, scheme_1
 from srtui.recipe import Recipe
 from srtui.reflection.criteria_files import Criteria
 from srtui.reflection.parsing import Parsed, Unparsed, parse_free, parse_guided
-from srtui.sample import Pair, digest
-from srtui.teacher import Generation, Message, Request, Sampler, Segment
+from srtui.sample import Pair
+from srtui.teacher import Generation, Message, Request, Sampler, Segment, TeacherIdentity
 
 _ALL_MARKERS = ("[End]", "[New Instruction]", "[New Answer]", "[Better Answer]")
 # Sampling a second time at temperature 0 would write the same words again.
@@ -46,8 +47,8 @@ class Protocol:
 
     def seed(self, pair: Pair, attempt: int) -> int:
         """From the recipe's seed, the text and the attempt alone: the order of work changes nothing."""
-        key = digest(self.recipe.seed, self.version, pair.digest, attempt)
-        return int.from_bytes(key[:4], "little") % (2**31 - 1)
+        drawn = draw(self.recipe.seed, self.version, pair.digest, attempt)
+        return int.from_bytes(drawn[:4], "little") % (2**31 - 1)
 
     def sampler(self, attempt: int) -> Sampler:
         sampler = Sampler(**self.recipe.sampler.model_dump())
@@ -86,21 +87,42 @@ class Protocol:
             Segment("\n\n[Better Answer]\n", budget.answer_tokens, _ALL_MARKERS),
         )
 
-    def key(
-        self, pair: Pair, attempt: int, candidate: int, teacher_sha256: str, adapter_sha256: str | None
-    ) -> bytes:
-        """Hash of everything that determines a generation's text."""
-        reflection = self.recipe.reflection
-        return digest(
+    def key(self, pair: Pair, attempt: int, candidate: int, by: TeacherIdentity) -> bytes:
+        """Key of everything that determines a generation's text. A default may be left out of it, so none
+        may ever change its value."""
+        asked, teacher = self.recipe.reflection, self.recipe.teacher
+        return key(
+            "generation",
+            pair=pair.digest,
+            prompt=self.version,
+            mode=asked.mode,
+            tokens=[asked.critique_tokens, asked.instruction_tokens, asked.answer_tokens],
+            teacher=by.sha256,
+            adapter=by.adapter_sha256,
+            sampler=self.sampler(attempt),
+            seed=self.seed(pair, attempt) + candidate,
+            kv_type=None if teacher.kv_type == "f16" else teacher.kv_type,
+            flash_attention=None if teacher.flash_attention == "auto" else teacher.flash_attention,
+            date=by.date,
+        )
+
+    def first_key(self, pair: Pair, attempt: int, candidate: int, by: TeacherIdentity) -> bytes | None:
+        """The key that the same generation has where it was stored before keys had a scheme; None where
+        that key did not hold all that its text depends on."""
+        asked, teacher, s = self.recipe.reflection, self.recipe.teacher, self.sampler(attempt)
+        if teacher.kv_type != "f16" or teacher.flash_attention != "auto" or by.date is not None:
+            return None
+        return scheme_1(
             pair.digest,
             self.version,
-            reflection.mode,
-            reflection.critique_tokens,
-            reflection.instruction_tokens,
-            reflection.answer_tokens,
-            teacher_sha256,
-            adapter_sha256,
-            repr(self.sampler(attempt)),
+            asked.mode,
+            asked.critique_tokens,
+            asked.instruction_tokens,
+            asked.answer_tokens,
+            by.sha256,
+            by.adapter_sha256,
+            f"Sampler(temperature={s.temperature!r}, top_p={s.top_p!r}, top_k={s.top_k!r}, min_p={s.min_p!r}, "
+            f"repeat_penalty={s.repeat_penalty!r}, repeat_window={s.repeat_window!r})",
             self.seed(pair, attempt) + candidate,
         )
 

@@ -13,13 +13,16 @@ for the unconditional pass at max_length - prompt + 1.
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from srtui import today
+from srtui.hashing import digest, key, scheme_1
 from srtui.prompts import PromptTemplate
-from srtui.sample import Pair, digest
+from srtui.sample import Pair
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,14 @@ class Span:
     def key(self, student_id: str, protocol: str) -> bytes:
         """Address of this loss in the store. The ids decide it, so a response that occurs in three
         variants is scored once, and both protocols share what is equal in both."""
-        return digest(student_id, array("i", self.ids).tobytes(), self.target)
+        ids = array("i", self.ids)
+        if sys.byteorder == "big":
+            ids.byteswap()
+        return key("loss", student=student_id, ids=digest(ids.tobytes()), target=self.target)
+
+    def first_key(self, student_id: str) -> bytes:
+        """The key that this loss has where it was stored before keys had a scheme."""
+        return scheme_1(student_id, array("i", self.ids).tobytes(), self.target)
 
 
 @dataclass(frozen=True)
@@ -142,7 +152,11 @@ class SpanBuilder:
                 {"role": "assistant" if n % 2 else "user", "content": PromptTemplate.target_of(*turn)}
                 for n, turn in enumerate(turns)
             ]
-            text = str(self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
+            text = str(
+                self._tokenizer.apply_chat_template(
+                    chat, tokenize=False, add_generation_prompt=True, strftime_now=today.strftime
+                )
+            )
             ids, _ = self._encode(text, "", tuple(turn["content"] for turn in chat))
             return text, [*self._opening(ids), *ids]
         text, ids = "", list(self._bos)

@@ -15,19 +15,36 @@ from srtui.models import file_sha256
 Quantization = Literal["nf4", "bf16", "int8", "f32", "gguf"]
 
 _ADAPTER = "adapter_model.safetensors"
+_TEXT_FILES = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+)
 # Words, digits, spaces, line breaks, code and other scripts: where tokenizers differ, they differ here.
 _PROBE = "Hello,  world!\n\nIt's 2024: x = {'a': 12345};\n\tπ ≈ 3.14159 — naïve 東京 🙂 مرحبا"
 
 
 @dataclass
 class Student:
-    """``id`` stands for the weights, their quantization and the arithmetic: equal ids, equal losses."""
+    """``id`` stands for all that a score depends on: weights, quantization, arithmetic, the kind of device,
+    and how text becomes tokens. ``losses_id`` is the same without the files about text, for the loss of
+    given tokens: equal ids, equal losses. ``first_losses_id`` is the id under which an earlier srtui, which
+    left out the device, stored the very same losses; None where it may have stood for others.
+    """
 
     name: str
     id: str
     quantization: Quantization
     model: Any
     tokenizer: Any
+    losses_id: str = ""
+    first_losses_id: str | None = None
+
+    def __post_init__(self) -> None:
+        self.losses_id = self.losses_id or self.id
 
     @classmethod
     def load(
@@ -116,11 +133,24 @@ class Student:
                 f"{folder}: its tokenizer has no tokenizer.json, or no end-of-text token; both are needed."
             )
         model.eval()
-        identity = f"{weights_sha256(folder)[:32]}:{quantization}:{str(dtype).removeprefix('torch.')}"
+        how = f"{quantization}:{str(dtype).removeprefix('torch.')}"
+        device = f":{next(model.parameters()).device.type}"
+        tuned = ""
         if adapter is not None:
             model = _with_adapter(model, adapter)
-            identity += f":{file_sha256(adapter / _ADAPTER)[:32]}"
-        return cls(folder.name, identity, quantization, model, tokenizer)
+            tuned = f":{file_sha256(adapter / _ADAPTER)[:32]}"
+        losses = f"{model_sha256(folder)[:32]}:{how}"
+        # float32 products of weights that are not float32 are only ever computed on a CPU.
+        on_cpu = quantization in ("nf4", "bf16") and dtype == torch.float32
+        return cls(
+            folder.name,
+            f"{weights_sha256(folder)[:32]}:{how}{device}{tuned}",
+            quantization,
+            model,
+            tokenizer,
+            losses + device + tuned,
+            losses + tuned if on_cpu else None,
+        )
 
     @classmethod
     def _load_gguf(cls, path: Path) -> Student:
@@ -143,7 +173,8 @@ class Student:
                 f"{path}: transformers and llama.cpp cut text into tokens differently for this file, so its "
                 "scores would be wrong; use the model's safetensors folder as the student."
             )
-        return cls(path.stem, f"{file_sha256(path)[:32]}:gguf", "gguf", model, tokenizer)
+        identity = f"{file_sha256(path)[:32]}:gguf:{'gpu' if model.on_gpu else 'cpu'}"
+        return cls(path.stem, identity, "gguf", model, tokenizer)
 
 
 def _with_adapter(model: Any, adapter: Path) -> Any:
@@ -178,9 +209,23 @@ def compute_dtype(device: str) -> Any:
 
 
 def weights_sha256(folder: Path) -> str:
-    """Hash of the weights, the config and the tokenizer, by file name."""
+    """Hash of everything in a student's folder that decides its scores and what it writes, by file name:
+    the model, and what turns text into tokens and back, the chat template among it."""
+    return _sha256([*_model_files(folder), *(folder / name for name in _TEXT_FILES)])
+
+
+def model_sha256(folder: Path) -> str:
+    """Hash of the weights, the configuration and the vocabulary: of what decides the loss of given tokens."""
+    return _sha256(_model_files(folder))
+
+
+def _model_files(folder: Path) -> list[Path]:
+    return [*folder.glob("*.safetensors"), folder / "config.json", folder / "tokenizer.json"]
+
+
+def _sha256(paths: list[Path]) -> str:
     total = hashlib.sha256()
-    for path in sorted([*folder.glob("*.safetensors"), folder / "config.json", folder / "tokenizer.json"]):
+    for path in sorted(paths):
         if path.is_file():
             total.update(path.name.encode() + bytes.fromhex(file_sha256(path)))
     return total.hexdigest()

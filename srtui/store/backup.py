@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-from srtui import process
+from srtui import process_id
 from srtui.errors import UserError
 
 _PAGES = 4096  # copied between two questions whether to stop
@@ -35,7 +35,9 @@ def back_up(
     Raises UserError, sqlite3.Error, OSError, or Interrupted; ``target`` is then not there.
     """
     clear_abandoned(target.parent)
-    beside = target.with_name(f"{_PREFIX}{(process.token() or '').replace('/', '_')}.{target.name[:80]}.part")
+    beside = target.with_name(
+        f"{_PREFIX}{(process_id.token() or '').replace('/', '_')}.{target.name[:80]}.part"
+    )
     try:
         with contextlib.closing(sqlite3.connect(beside)) as copy:
             counts = _copy(source, copy, should_stop)
@@ -55,7 +57,7 @@ def clear_abandoned(folder: Path) -> None:
     for part in folder.glob(f"{_PREFIX}*"):
         name = part.name.removeprefix(_PREFIX).partition(".")[0].replace("_", "/")
         # One that was begun before another boot, or elsewhere, cannot be seen from here: a day is long.
-        if process.runs(name) is False or (process.runs(name) is None and _age_days(part) > 1):
+        if process_id.runs(name) is False or (process_id.runs(name) is None and _age_days(part) > 1):
             with contextlib.suppress(OSError):
                 part.unlink()
 

@@ -59,11 +59,15 @@ class Evaluations(EvaluationReads):
         super().__init__(store.conn)
         self._store = store
 
-    def prepare(self, new: NewEvaluation) -> tuple[Evaluation, bool]:
-        """The evaluation of this fingerprint, and whether it is new; its items are stored with it."""
+    def prepare(self, new: NewEvaluation, first_fingerprint: str = "") -> tuple[Evaluation, bool]:
+        """The evaluation of this fingerprint, or of the one that an earlier srtui gave it, and whether it
+        is new; its items are stored with it."""
         store = self._store
         with store.transaction():
-            earlier = self._value("SELECT max(id) FROM evaluation WHERE fingerprint = ?", (new.fingerprint,))
+            earlier = self._value(
+                "SELECT max(id) FROM evaluation WHERE fingerprint IN (?, ?)",
+                (new.fingerprint, first_fingerprint or new.fingerprint),
+            )
             if earlier is not None:
                 return self.get(earlier), False
             made = store.conn.execute(
@@ -167,10 +171,14 @@ class Evaluations(EvaluationReads):
 
     # -- judgements -------------------------------------------------------------------------
 
-    def known_judgement(self, key: bytes) -> Judgement | None:
-        """What the same judge said of the same answers in the same order before, in any evaluation."""
-        rows = self._rows("SELECT * FROM judgement WHERE key = ? ORDER BY id LIMIT 1", (key,))
-        return as_judgement(rows[0]) if rows else None
+    def known_judgement(self, *keys: bytes | None) -> Judgement | None:
+        """What the same judge said of the same answers in the same order before, in any evaluation, under
+        the first of these keys that one has."""
+        for key in filter(None, keys):
+            rows = self._rows("SELECT * FROM judgement WHERE key = ? ORDER BY id LIMIT 1", (key,))
+            if rows:
+                return as_judgement(rows[0])
+        return None
 
     def add_judgements(self, evaluation_id: int, judgements: Iterable[Judgement]) -> None:
         """Store judgements; a person's second word on an item takes the place of the first, in any order."""

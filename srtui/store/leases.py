@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
-from srtui import process
+from srtui import process_id
 
 if TYPE_CHECKING:
     from srtui.store import Store
@@ -37,7 +37,7 @@ def alive(held: sqlite3.Row, now: float) -> bool:
     """
     name = held["process"]
     if name is not None and held["host"] == socket.gethostname():
-        seen = process.runs(name)
+        seen = process_id.runs(name)
         if seen is not None:
             return seen
     elif name is None and held["host"] == socket.gethostname() and not psutil.pid_exists(held["pid"]):
@@ -56,7 +56,7 @@ class Lease:
         """Take it; the caller has made sure, in the same transaction, that nobody else holds it."""
         self._store, self._held_id, self._held = store, held_id, held
         self._table = _TABLES[held]
-        self._me = process.token()
+        self._me = process_id.token()
         self._where = f"WHERE {held}_id = ? AND pid = ? AND process IS ?"
         self._live: dict[str, Any] = {}
         self._changed = threading.Event()

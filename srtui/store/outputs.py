@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from srtui.atomic import sha256_of
 from srtui.errors import UserError
-from srtui.files import sha256_of
 from srtui.store.connection import checkpoint, is_sqlite
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from srtui import today
 from srtui.errors import UserError
 from srtui.store import leases
 from srtui.store.leases import Lease
@@ -36,6 +37,8 @@ class Run:
     created_at: float
     started_at: float | None
     finished_at: float | None
+    date: str
+    """What chat templates take for today, as in 2026-01-31."""
 
 
 def _run(row: sqlite3.Row) -> Run:
@@ -55,6 +58,7 @@ def _run(row: sqlite3.Row) -> Run:
         created_at=row["created_at"],
         started_at=row["started_at"],
         finished_at=row["finished_at"],
+        date=row["date"] or today.of_timestamp(row["created_at"]),
     )
 
 
@@ -86,10 +90,12 @@ class Runs:
             raise UserError(f"There is no run {name!r}; {there}.")
         return _run(row)
 
-    def with_fingerprint(self, dataset_id: int, fingerprint: str) -> Run | None:
+    def with_fingerprint(self, dataset_id: int, *fingerprints: str) -> Run | None:
+        """The last run over this dataset with one of these fingerprints."""
         row = self._store.row(
-            "SELECT * FROM run WHERE dataset_id = ? AND fingerprint = ? ORDER BY id DESC LIMIT 1",
-            (dataset_id, fingerprint),
+            f"SELECT * FROM run WHERE dataset_id = ? AND fingerprint IN ({','.join('?' * len(fingerprints))}) "
+            "ORDER BY id DESC LIMIT 1",
+            (dataset_id, *fingerprints),
         )
         return _run(row) if row else None
 
@@ -106,14 +112,14 @@ class Runs:
         behind it where that name is taken."""
         store = self._store
         with store.transaction():
-            name, n = wanted_name, 1
+            name, n, now = wanted_name, 1, time.time()
             while store.value("SELECT 1 FROM run WHERE name = ?", (name,)):
                 n += 1
                 name = f"{wanted_name}-{n}"
             made = store.conn.execute(
-                "INSERT INTO run(name, dataset_id, recipe_path, recipe, fingerprint, status, created_at) "
-                "VALUES (?,?,?,?,?,'new',?)",
-                (name, dataset_id, recipe_path, recipe_json, fingerprint, time.time()),
+                "INSERT INTO run(name, dataset_id, recipe_path, recipe, fingerprint, status, created_at, date) "
+                "VALUES (?,?,?,?,?,'new',?,?)",
+                (name, dataset_id, recipe_path, recipe_json, fingerprint, now, today.of_timestamp(now)),
             )
             run_id = int(made.lastrowid or 0)
             store.conn.executemany(

@@ -147,7 +147,7 @@ CREATE TABLE evaluation_lease(
 )
 """
 
-# A lease names its process by boot and clock ticks (srtui.process). ``output`` has the hashes of the files
+# A lease names its process by boot and clock ticks (srtui.process_id). ``output`` has the hashes of the files
 # that commands wrote, so that they may be written over. A date freezes what chat templates say is today.
 _SAFETY = """
 ALTER TABLE lease ADD COLUMN process TEXT;
@@ -158,7 +158,8 @@ CREATE TABLE output(
     written_at REAL NOT NULL
 );
 ALTER TABLE outcome ADD COLUMN setting_id INTEGER REFERENCES scoring_setting(id);
-ALTER TABLE run ADD COLUMN date TEXT
+ALTER TABLE run ADD COLUMN date TEXT;
+ALTER TABLE scoring_setting ADD COLUMN date TEXT
 """
 
 _INITIAL = """

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from srtui.sample import digest
+from srtui.hashing import key
 from srtui.store.corpus import batched
 
 if TYPE_CHECKING:
@@ -64,9 +64,22 @@ class StoredScore:
     reason: str | None
 
 
+def setting_key(student_id: str, template: str, protocol: str, max_length: int, date: str | None) -> bytes:
+    """Key of one way of scoring: scores under equal ones may be compared, and no others."""
+    return key(
+        "scoring",
+        student=student_id,
+        template=template,
+        protocol=protocol,
+        max_length=max_length,
+        date=date,
+    )
+
+
 class Work:
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._first_losses: bool | None = None
 
     # -- reflection -------------------------------------------------------------------------
 
@@ -93,10 +106,13 @@ class Work:
             )
         ]
 
-    def generation(self, key: bytes) -> dict[str, Any] | None:
-        """A stored generation with this key."""
-        row = self._store.row("SELECT * FROM generation WHERE key = ?", (key,))
-        return dict(row) if row else None
+    def generation(self, *keys: bytes | None) -> dict[str, Any] | None:
+        """The stored generation with the first of these keys that one has."""
+        for one in keys:
+            row = one and self._store.row("SELECT * FROM generation WHERE key = ?", (one,))
+            if row:
+                return dict(row)
+        return None
 
     def add_generation(self, generation: StoredGeneration) -> int:
         """The id of this generation; the same key is stored once."""
@@ -174,17 +190,24 @@ class Work:
     # -- scores -----------------------------------------------------------------------------
 
     def setting(
-        self, student: str, student_id: str, quantization: str, template: str, protocol: str, max_length: int
+        self,
+        student: str,
+        student_id: str,
+        quantization: str,
+        template: str,
+        protocol: str,
+        max_length: int,
+        date: str | None = None,
     ) -> int:
-        """The id of one way of scoring."""
-        key = digest(student_id, template, protocol, max_length)
+        """The id of one way of scoring. ``date`` is the one that the template writes, where it writes one."""
+        digest = setting_key(student_id, template, protocol, max_length, date)
         with self._store.transaction():
             self._store.conn.execute(
                 "INSERT OR IGNORE INTO scoring_setting(digest, student, student_id, quantization, template, protocol, "
-                "max_length) VALUES (?,?,?,?,?,?,?)",
-                (key, student, student_id, quantization, template, protocol, max_length),
+                "max_length, date) VALUES (?,?,?,?,?,?,?,?)",
+                (digest, student, student_id, quantization, template, protocol, max_length, date),
             )
-        return int(self._store.value("SELECT id FROM scoring_setting WHERE digest = ?", (key,)))
+        return int(self._store.value("SELECT id FROM scoring_setting WHERE digest = ?", (digest,)))
 
     def losses(self, keys: Iterable[bytes]) -> dict[bytes, StoredLoss]:
         """The stored losses among ``keys``."""
@@ -196,6 +219,17 @@ class Work:
             ):
                 found[r[0]] = StoredLoss(r[1], r[2], bool(r[3]), r[4])
         return found
+
+    def has_first_losses(self) -> bool:
+        """Whether losses are stored under keys of the first scheme, of 16 bytes."""
+        if self._first_losses is None:
+            # Keys of the second begin with its number: one beyond them tells, or the first of all.
+            found = self._store.rows(
+                "SELECT 1 FROM (SELECT key FROM span_loss ORDER BY key LIMIT 1) WHERE length(key) = 16 "
+                "UNION ALL SELECT 1 FROM (SELECT key FROM span_loss ORDER BY key DESC LIMIT 1) WHERE length(key) = 16"
+            )
+            self._first_losses = bool(found)
+        return self._first_losses
 
     def add_losses(self, losses: Mapping[bytes, StoredLoss]) -> None:
         with self._store.transaction():
@@ -230,6 +264,17 @@ class Work:
                 (setting_id, metric, *chunk),
             ):
                 found[r[0]] = math.exp(r[1])
+        return found
+
+    def scored_in_run(self, run_id: int, setting_id: int) -> dict[str, list[int]]:
+        """By metric, the variants of a run's samples that have been scored in this way."""
+        found: dict[str, list[int]] = {"ifd": [], "rifd": []}
+        for r in self._store.rows(
+            "SELECT s.metric, s.variant_id FROM run_sample rs JOIN variant v ON v.sample_id = rs.sample_id "
+            "JOIN score s ON s.variant_id = v.id AND s.setting_id = ? WHERE rs.run_id = ? ORDER BY s.variant_id",
+            (setting_id, run_id),
+        ):
+            found[r[0]].append(r[1])
         return found
 
     def add_scores(self, setting_id: int, scores: Iterable[StoredScore]) -> None:

@@ -98,7 +98,8 @@ class Generation:
 
 @dataclass(frozen=True)
 class TeacherIdentity:
-    """What a stored generation must carry to be made again."""
+    """What a stored generation must carry to be made again. ``date`` is what the chat template writes as
+    today's, where it writes one."""
 
     name: str
     sha256: str
@@ -107,6 +108,7 @@ class TeacherIdentity:
     quantization: str
     context: int
     adapter_sha256: str | None = None
+    date: str | None = None
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,7 @@ class LlamaTeacher:
             quantization=description(self._model),
             context=self._train_context,
             adapter_sha256=file_sha256(adapter) if adapter else None,
+            date=self._template.date,
         )
         self._context: Any = None
         self._batch: Any = None

@@ -32,6 +32,7 @@ class LlamaLosses:
         self._cells = 0
         self._template: Any = None
         self.tokens_run = 0
+        self.on_gpu = bool(llama_cpp.llama_supports_gpu_offload())
         self._batch: Any = llama_cpp.llama_batch_init(_BATCH, 0, 1)
 
     def tokenize(self, text: str) -> list[int]:

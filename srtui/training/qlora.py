@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from srtui.errors import UserError
-from srtui.sample import digest
+from srtui.hashing import key
 from srtui.scoring import Scorer, Span, Student
 from srtui.scoring.packing import packed_attention
 from srtui.training import checkpoints, preflight
@@ -134,7 +134,7 @@ class _Training:
         self.fingerprint = config.fingerprint(
             student.id,
             examples,
-            digest(*(repr((n, list(held))) for n, held in sorted(watched.items()))).hex(),
+            key("held out", **{n: [e.digest for e in held] for n, held in watched.items()}).hex(),
         )
         self.optimizer = config.optimizer
         if self.optimizer == "auto":

@@ -137,17 +137,17 @@ def test_data_that_srtui_wrote_and_took_in_again_is_data(ground: Ground) -> None
 
 def killed(ground: Ground) -> Outcome:
     """A full disk or a kill in the middle of writing leaves what was there."""
-    from srtui import files
+    from srtui import atomic
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    before: Callable[..., object] = files.os.fsync
-    files.os.fsync = full  # type: ignore[assignment]
+    before: Callable[..., object] = atomic.os.fsync
+    atomic.os.fsync = full  # type: ignore[assignment]
     try:
         return ground.run("scores", "quickstart", "--csv", "notes.csv", "--force")
     finally:
-        files.os.fsync = before  # type: ignore[assignment]
+        atomic.os.fsync = before  # type: ignore[assignment]
 
 
 def test_a_full_disk_leaves_what_was_there(ground: Ground) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from srtui import process
+from srtui import process_id
 from srtui import recipe as recipes
 from srtui.errors import UserError
 from srtui.pipeline import Engine
@@ -53,7 +53,7 @@ def held_by(store: Store, run_id: int, **values: object) -> None:
         "acquired_at": time.time(),
         "heartbeat_at": time.time(),
         "live": "{}",
-        "process": process.token(),
+        "process": process_id.token(),
     } | values
     with store.transaction():
         store.conn.execute(
@@ -79,7 +79,7 @@ def test_a_clock_that_is_set_takes_no_lease_away(
 
 
 def test_a_process_id_that_was_given_out_again_holds_nothing(store: Store, run_id: int) -> None:
-    here, pid, ticks = (process.token() or "").rsplit("/", 2)
+    here, pid, ticks = (process_id.token() or "").rsplit("/", 2)
     held_by(store, run_id, process=f"{here}/{pid}/{int(ticks) + 1}")
     assert store.runs.holder(run_id) is None
 
@@ -87,8 +87,8 @@ def test_a_process_id_that_was_given_out_again_holds_nothing(store: Store, run_i
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 def test_a_process_that_ended_and_was_not_waited_for_holds_nothing(store: Store, run_id: int) -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    name = process.token(child.pid)
-    assert process.runs(name or "")
+    name = process_id.token(child.pid)
+    assert process_id.runs(name or "")
     held_by(store, run_id, pid=child.pid, process=name)
     assert store.runs.holder(run_id) is not None
     child.kill()
@@ -99,7 +99,7 @@ def test_a_process_that_ended_and_was_not_waited_for_holds_nothing(store: Store,
 
 def test_what_cannot_be_seen_from_here_is_judged_by_its_heartbeat(store: Store, run_id: int) -> None:
     other_boot = "another-boot:pid:[1]/1/77"
-    for host, name in (("elsewhere", process.token()), (socket.gethostname(), other_boot)):
+    for host, name in (("elsewhere", process_id.token()), (socket.gethostname(), other_boot)):
         held_by(store, run_id, host=host, pid=1, process=name)
         assert store.runs.holder(run_id) is not None
         held_by(store, run_id, host=host, pid=1, process=name, heartbeat_at=time.time() - 91)
@@ -141,13 +141,13 @@ def test_an_engine_that_lost_its_run_stops_with_one_sentence_and_writes_no_more(
 
 
 def test_a_token_is_of_one_process(tmp_path: Path) -> None:
-    mine = process.token()
+    mine = process_id.token()
     assert mine is not None
-    assert mine == process.token(os.getpid())
-    assert process.runs(mine) is True
-    code = "from srtui import process; print(process.token())"
+    assert mine == process_id.token(os.getpid())
+    assert process_id.runs(mine) is True
+    code = "from srtui import process_id; print(process_id.token())"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
     assert other != mine
-    assert process.runs(other) is False
-    assert process.runs("nonsense") is None
-    assert process.token(2**22 - 7) is None
+    assert process_id.runs(other) is False
+    assert process_id.runs("nonsense") is None
+    assert process_id.token(2**22 - 7) is None
