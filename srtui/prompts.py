@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from srtui import today
 from srtui.errors import UserError
 
 REVERSE_REQUEST = (
@@ -28,15 +27,13 @@ class PromptTemplate:
 
     ``special_tokens`` says that the rendered text spells special tokens (chat templates do), which
     the tokenizer must parse; in plain templates nothing is special. ``end_of_turn`` is appended to
-    a response where it is trained and scored; None means the tokenizer's end-of-text token. ``date`` is
-    the one that it writes into a prompt, where it writes one.
+    a response where it is trained and scored; None means the tokenizer's end-of-text token.
     """
 
     name: str
     render: Callable[[str, str], str]
     special_tokens: bool = False
     end_of_turn: str | None = None
-    date: str | None = None
 
     def forward(self, instruction: str, input: str) -> str:
         """The text before the response: prompt(x)."""
@@ -102,14 +99,9 @@ def template(name: str, tokenizer: Any = None) -> PromptTemplate:
 
     def render(instruction: str, input: str) -> str:
         turn = [{"role": "user", "content": PromptTemplate.target_of(instruction, input)}]
-        return str(
-            tokenizer.apply_chat_template(
-                turn, tokenize=False, add_generation_prompt=True, strftime_now=today.strftime
-            )
-        )
+        return str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
 
-    date = today.written_by(str(tokenizer.chat_template))
-    return PromptTemplate("chat", render, special_tokens=True, end_of_turn=_end_of_turn(tokenizer), date=date)
+    return PromptTemplate("chat", render, special_tokens=True, end_of_turn=_end_of_turn(tokenizer))
 
 
 def _end_of_turn(tokenizer: Any) -> str:
@@ -117,9 +109,7 @@ def _end_of_turn(tokenizer: Any) -> str:
     marker = "\ue000answer\ue000"
     text = str(
         tokenizer.apply_chat_template(
-            [{"role": "user", "content": "q"}, {"role": "assistant", "content": marker}],
-            tokenize=False,
-            strftime_now=today.strftime,
+            [{"role": "user", "content": "q"}, {"role": "assistant", "content": marker}], tokenize=False
         )
     )
     tail = text.rpartition(marker)[2].strip()

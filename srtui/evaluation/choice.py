@@ -18,12 +18,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from srtui import hashing
 from srtui.errors import UserError
 from srtui.evaluation.contestants import Contestant
 from srtui.evaluation.sources import sha256_of
 from srtui.evaluation.statistics import wilson
 from srtui.evaluation.writing import add_adapter
-from srtui.hashing import digest, key, scheme_1
+from srtui.hashing import digest, scheme_1
 from srtui.progress import Progress, Reporter, Stopped
 from srtui.prompts import template
 from srtui.store import Store
@@ -65,7 +66,7 @@ def evaluate(
     sha256 = digest(*(part for f in files for part in (f.name, sha256_of(f)))).hex()
     settings = {"seed": 0, "limit": limit, "shots": shots}
     identity = contestant.identity
-    fingerprint = key("choice", tasks=sha256, contestant=identity, settings=settings).hex()
+    fingerprint = hashing.key("choice", tasks=sha256, contestant=identity, settings=settings).hex()
     first = scheme_1("choice", sha256, repr(sorted(identity.items())), repr(settings)).hex()
     evaluation, _ = store.evaluations.prepare(
         NewEvaluation(

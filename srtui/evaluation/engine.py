@@ -212,7 +212,8 @@ class Evaluator:
         for item, address in keys.items():
             first = first_answer_key(contestant, self._writing, conversations[item])
             if address not in known and first is not None:
-                known |= {address: found for found in self._rows.known_answers([first]).values()}
+                for found in self._rows.known_answers([first]).values():
+                    known[address] = found
         with self.store.transaction():
             for item, address in keys.items():
                 if address in known:

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from srtui import today
 from srtui.hashing import digest, key, scheme_1
 from srtui.prompts import PromptTemplate
 from srtui.sample import Pair
@@ -152,11 +151,7 @@ class SpanBuilder:
                 {"role": "assistant" if n % 2 else "user", "content": PromptTemplate.target_of(*turn)}
                 for n, turn in enumerate(turns)
             ]
-            text = str(
-                self._tokenizer.apply_chat_template(
-                    chat, tokenize=False, add_generation_prompt=True, strftime_now=today.strftime
-                )
-            )
+            text = str(self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
             ids, _ = self._encode(text, "", tuple(turn["content"] for turn in chat))
             return text, [*self._opening(ids), *ids]
         text, ids = "", list(self._bos)

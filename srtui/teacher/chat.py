@@ -8,10 +8,10 @@ template's own pieces are tokenised with special tokens on.
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Sequence
 from typing import Any
 
-from srtui import today
 from srtui.errors import UserError
 from srtui.teacher import Message
 
@@ -34,13 +34,12 @@ class ChatTemplate:
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
         )
         environment.globals["raise_exception"] = _raise
-        environment.globals["strftime_now"] = today.strftime
+        environment.globals["strftime_now"] = time.strftime
         environment.filters["tojson"] = _tojson
         try:
             self._template = environment.from_string(source or _FALLBACK)
         except TemplateError as error:
             raise UserError(f"The model's chat template cannot be read ({error}).") from error
-        self.date = today.written_by(source)
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._has_system = self._takes_system()
 
