@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import date, datetime, time
 
-_frozen: list[datetime] = []
+_frozen = [datetime.now()]  # until a day is frozen: when this process began
 
 
 def freeze(day: str) -> None:
@@ -17,13 +17,8 @@ def freeze(day: str) -> None:
 
 
 def now() -> datetime:
-    """The frozen moment, or the real one where none is."""
-    return _frozen[0] if _frozen else datetime.now()
-
-
-def strftime(format: str) -> str:
-    """``strftime_now``, as chat templates call it."""
-    return now().strftime(format)
+    """The frozen moment; the one at which this process began where none is."""
+    return _frozen[0]
 
 
 def written_by(template: str | None) -> str | None:

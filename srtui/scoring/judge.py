@@ -52,7 +52,13 @@ class Judge:
         self._store, self._protocol = store, protocol
         self._shared = 0
         self.setting_id = store.work.setting(
-            name, self.student.id, quantization, template_name, protocol, max_length, words.date
+            name,
+            self.student.id,
+            quantization,
+            template_name,
+            protocol,
+            max_length,
+            words.chat.date if words.chat else None,
         )
 
     @property
