@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -203,6 +204,12 @@ def export(
             scored = sorted(
                 (r for r in rows if r["ifd"] is not None), key=lambda r: (-r["ifd"], r["variant"])
             )
+            if unscored := len(rows) - len(scored):
+                print(
+                    f"{unscored:,} of {len(rows):,} have no IFD by the run's own student (a proxy chose them, or "
+                    "they cannot be scored), and are not ranked with the others.",
+                    file=sys.stderr,
+                )
             count = round(len(scored) * top_k_percent / 100)
             rows = scored[: max(count, 1 if scored and top_k_percent else 0)]
         if not rows:

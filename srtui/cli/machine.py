@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -76,16 +77,29 @@ def db_checkpoint() -> None:
 
 
 @db_app.command("check", epilog="Example: srtui db check")
-def db_check() -> None:
-    """Is the file sound?"""
+def db_check(
+    deep: Annotated[bool, typer.Option("--deep", help="Compare every text with its digest.")] = False,
+) -> None:
+    """Is the file sound, and does it say what was stored?"""
+    from srtui.console import progress_line
+
     _, store = open_store(read_only=True)
+    show, clear = progress_line(False)
     with store:
         problems = store.check()
+        try:
+            verified = store.verify(deep, lambda done, total: show(done, done, total))
+            problems += verified.problems
+        except sqlite3.DatabaseError as error:
+            if not problems:
+                problems.append(str(error))
+    clear()
     for problem in problems:
         print(problem)
     if problems:
         raise UserError(f"{store.path} is damaged; restore a copy made by srtui db backup.")
-    print(f"{store.path} is sound.")
+    rest = "" if verified.checked == verified.texts else f" of {verified.texts:,}; --deep compares them all"
+    print(f"{store.path} is sound; {verified.checked:,} texts compared with their digests{rest}.")
 
 
 @db_app.command("vacuum", epilog="Example: srtui db vacuum")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from srtui.pipeline.context import Context, student_path
 from srtui.progress import Stopped
-from srtui.recipe import Recipe
+from srtui.recipe import Recipe, Selection
 from srtui.selection import Ranked, best, lot
 from srtui.store import Store
 from srtui.store.corpus import Variant
@@ -25,7 +25,8 @@ def train_selected(context: Context) -> None:
     earlier = runs.training(run_id)
     if earlier is not None and earlier["status"] != "running":
         return
-    chosen = trained_on(store, context.run)
+    _score_what_is_ranked(context)
+    chosen = trained_on(store, store.runs.get(run_id))
     settings = recipe.training.model_dump(exclude={"enabled", "held_out", "seed"})
     seed = recipe.seed if recipe.training.seed is None else recipe.training.seed
     config = TrainingConfig(**settings, seed=seed)
@@ -115,12 +116,37 @@ class _Record(Listener):
         self._context.watch.event("info", message)
 
 
+def _score_what_is_ranked(context: Context) -> None:
+    """Where the best are trained on, all of them have a score of the run's own student: a proxy's, or one
+    of another way of scoring, says nothing about their order. Raises Stopped when asked to stop."""
+    wanted = context.recipe.selection
+    chosen = context.store.work.selected(context.run.id, held_out=False)
+    if wanted.top_by not in ("ifd", "both") or _count(wanted, len(chosen)) >= len(chosen):
+        return
+    judge = context.judge()
+    variants = [variant for _, variant in chosen]
+    for metric in ("ifd", "rifd") if wanted.top_by == "both" else ("ifd",):
+        missing = len(variants) - len(judge.scores(variants, metric))
+        if missing:
+            context.watch.event(
+                "info",
+                f"The student scores {missing} texts that are ranked and that only a proxy has scored.",
+            )
+        for _ in judge.score(variants, metric, context.watch.should_stop):
+            pass
+        context.watch.raise_if_stopped()
+
+
+def _count(wanted: Selection, chosen: int) -> int:
+    return wanted.top_count or round(chosen * wanted.top_percent / 100)
+
+
 def trained_on(store: Store, run: Run) -> list[tuple[int, int]]:
     """(sample id, variant id) of what is trained on: what was selected, or the best of it."""
     recipe = Recipe.model_validate(run.recipe)
     work, wanted = store.work, recipe.selection
     chosen = work.selected(run.id, held_out=False)
-    count = wanted.top_count or round(len(chosen) * wanted.top_percent / 100)
+    count = _count(wanted, len(chosen))
     if count >= len(chosen):
         return chosen
     ranked = [

@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from srtui.errors import UserError
 from srtui.store.backup import back_up
@@ -25,6 +25,9 @@ from srtui.store.evaluations import Evaluations
 from srtui.store.marks import Marks
 from srtui.store.runs import Runs
 from srtui.store.work import Work
+
+if TYPE_CHECKING:
+    from srtui.store.verify import Verified
 
 __all__ = ["Store", "explain"]
 
@@ -174,6 +177,14 @@ class Store:
             for r in self.rows("PRAGMA foreign_key_check")
         ]
         return problems
+
+    def verify(
+        self, deep: bool = False, tell: Callable[[int, int], None] = lambda done, total: None
+    ) -> Verified:
+        """Compare texts with their digests, all of them where ``deep``; ``tell`` gets texts done and in all."""
+        from srtui.store.verify import verify
+
+        return verify(self.path, deep, tell)
 
     def vacuum(self) -> int:
         """Give unused pages back; returns the bytes saved."""

@@ -404,11 +404,13 @@ class Work:
         reason: str,
         ifd: float | None,
         rifd: float | None,
+        setting_id: int | None = None,
     ) -> None:
+        """``setting_id`` says whose scores these are: the student's, or a proxy's that decided alone."""
         self._store.conn.execute(
-            "INSERT OR IGNORE INTO outcome(run_id, sample_id, variant_id, kept, reason, ifd, rifd) "
-            "VALUES (?,?,?,?,?,?,?)",
-            (run_id, sample_id, variant_id, int(kept), reason, ifd, rifd),
+            "INSERT OR IGNORE INTO outcome(run_id, sample_id, variant_id, kept, reason, ifd, rifd, setting_id) "
+            "VALUES (?,?,?,?,?,?,?,?)",
+            (run_id, sample_id, variant_id, int(kept), reason, ifd, rifd, setting_id),
         )
 
     def outcome_of(self, run_id: int, sample_id: int) -> dict[str, Any] | None:
@@ -431,16 +433,20 @@ class Work:
 
     def selected_scores(self, run_id: int) -> list[tuple[int, float | None, float | None, bool, int, bytes]]:
         """(sample id, IFD, r-IFD, a person chose its text, length of the response, the text's hash) of
-        what is kept and not held out."""
+        what is kept and not held out. Scores are the run's own student's, of the text that stands: what a
+        proxy alone has scored has none here, for scores of two students do not rank together."""
+        setting = self._store.runs.get(run_id).setting_id or 0
         return [
             (r[0], r[1], r[2], bool(r[3]), r[4], r[5])
             for r in self._store.rows(
-                "SELECT o.sample_id, o.ifd, o.rifd, p.id IS NOT NULL, length(v.response), v.digest FROM outcome o "
+                "SELECT o.sample_id, i.value, r.value, p.id IS NOT NULL, length(v.response), v.digest FROM outcome o "
                 "JOIN run_sample rs ON rs.run_id = o.run_id AND rs.sample_id = o.sample_id AND rs.held_out = 0 "
                 "LEFT JOIN overrule p ON p.run_id = o.run_id AND p.sample_id = o.sample_id AND p.undone_at IS NULL "
                 "JOIN variant v ON v.id = coalesce(p.variant_id, o.variant_id) "
+                "LEFT JOIN score i ON i.variant_id = v.id AND i.setting_id = ? AND i.metric = 'ifd' "
+                "LEFT JOIN score r ON r.variant_id = v.id AND r.setting_id = ? AND r.metric = 'rifd' "
                 "WHERE o.run_id = ? AND (o.kept = 1 OR p.id IS NOT NULL) ORDER BY o.sample_id",
-                (run_id,),
+                (setting, setting, run_id),
             )
         ]
 
