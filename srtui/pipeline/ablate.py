@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from srtui import today
 from srtui.errors import UserError
 from srtui.pipeline.context import open_judge, student_path
 from srtui.pipeline.engine import Engine
@@ -146,6 +147,7 @@ class Ablation:
             )
         self._workspace, self._store, self._path = workspace, store, recipe_path
         self._recipe, self._reporter, self._should_stop = recipe, reporter, should_stop
+        self._day = ""  # the full method's run has it
 
     def work(self, only: Sequence[str] = (), seeds: int = 1) -> Comparison:
         """Train what is not trained yet, and compare. Raises Stopped, and UserError where the recipe
@@ -196,7 +198,12 @@ class Ablation:
         return self._run(parse(what, f"{self._path}, arm {name}"))
 
     def _run(self, recipe: Recipe) -> Run:
-        run, _ = prepare(self._workspace, self._store, recipe, self._path)
+        run, new = prepare(self._workspace, self._store, recipe, self._path)
+        self._day = self._day or run.date
+        if new and run.date != self._day:
+            # The arms share texts and losses, so their prompts are of one day.
+            self._store.runs.update(run.id, date=self._day)
+            run = self._store.runs.get(run.id)
         if run.status == "done":
             return run
         self._reporter.event("info", f"Run {run.name}")
@@ -217,6 +224,7 @@ class Ablation:
         """L(y|x) of the held-out variants by the student with ``adapter``; NaN where there is none."""
         from srtui.scoring import Student
 
+        today.freeze(self._day)
         chosen = self._recipe.student
         path = student_path(self._workspace, chosen.model, chosen.quantization)
         student = Student.load(path, chosen.quantization, adapter=adapter)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from srtui import today
 from srtui.pipeline.tuned import trained_adapter, trained_student
 from srtui.prompts import template
 from srtui.store import Store
@@ -33,6 +34,7 @@ class SideBySide:
         """
         from srtui.scoring import Student
 
+        today.freeze(run.date)
         adapter: Path = trained_adapter(workspace, store, run)
         folder = trained_student(workspace, store, run)
         self._student = Student.load(folder, run.recipe["student"]["quantization"], adapter=adapter)

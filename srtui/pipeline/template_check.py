@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from srtui import today
 from srtui.errors import UserError
 from srtui.hashing import draw
 from srtui.pipeline.context import Context, open_judge, student_path
@@ -63,6 +64,7 @@ def compare_templates(
     Each is a way of scoring of its own, stored as such; the share at or over 1 tells which template
     the student knows.
     """
+    today.freeze(run.date)
     recipe = Recipe.model_validate(run.recipe)
     student = recipe.student
     some = _some_originals(store, run, recipe.seed, count)
