@@ -102,3 +102,27 @@ def test_an_outcome_says_whose_its_scores_are(run: tuple[Store, int, Student]) -
     ]
     assert found[2:] == [student.setting_id] * 2
     assert student.setting_id not in found[:2]
+
+
+def test_a_run_that_goes_on_with_another_student_is_scored_again(run: tuple[Store, int, Student]) -> None:
+    """A student with another name is another way of scoring: nothing of the old one stays among the new."""
+    from srtui.pipeline.context import Context
+
+    store, run_id, student = run
+    renamed = Student(store, store.work.setting("big", "big:cpu", "nf4", "alpaca", "default", 64))
+    told: list[str] = []
+    watch = SimpleNamespace(
+        event=lambda level, message: told.append(message),
+        should_stop=lambda: False,
+        raise_if_stopped=lambda: None,
+    )
+    context = Context.__new__(Context)
+    context.store, context.run, context.watch = store, store.runs.get(run_id), watch  # type: ignore[assignment]
+    context.recipe, context._judge = Recipe.model_validate(context.run.recipe), None
+    context._load = lambda name, quantization: renamed  # type: ignore[assignment, method-assign, return-value]
+    assert context.judge() is renamed  # type: ignore[comparison-overlap]
+    assert renamed.scored == [3, 4]
+    assert "2 texts are scored again" in told[0]
+    assert store.runs.get(run_id).setting_id == renamed.setting_id
+    assert store.work.scores([3, 4], renamed.setting_id, "ifd") == {3: (0.30, None), 4: (0.40, None)}
+    assert store.work.scores([3, 4], student.setting_id, "ifd") == {3: (0.30, None), 4: (0.40, None)}
