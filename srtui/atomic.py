@@ -38,7 +38,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             if not stat.S_ISREG(found):
                 raise UserError(f"{path} is not a regular file; name one to write.")
             mode = stat.S_IMODE(found)
-        beside = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.part")
+        beside = target.with_name(f".srtui-{secrets.token_hex(8)}.part")
         handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
         part = beside
         with open(handle, "wb", buffering=1 << 20) as file:  # noqa: PTH123 - a descriptor, not a path

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,9 +37,8 @@ def back_up(
     Raises UserError, sqlite3.Error, OSError, or Interrupted; ``target`` is then not there.
     """
     clear_abandoned(target.parent)
-    beside = target.with_name(
-        f"{_PREFIX}{(process_id.token() or '').replace('/', '_')}.{target.name[:80]}.part"
-    )
+    me = (process_id.token() or "").replace("/", "_")
+    beside = target.with_name(f"{_PREFIX}{me}.{secrets.token_hex(4)}.part")
     try:
         with contextlib.closing(sqlite3.connect(beside)) as copy:
             counts = _copy(source, copy, should_stop)
@@ -63,8 +64,6 @@ def clear_abandoned(folder: Path) -> None:
 
 
 def _age_days(path: Path) -> float:
-    import time
-
     try:
         return (time.time() - path.stat().st_mtime) / 86400
     except OSError:
