@@ -151,3 +151,23 @@ def test_a_token_is_of_one_process(tmp_path: Path) -> None:
     assert process_id.runs(other) is False
     assert process_id.runs("nonsense") is None
     assert process_id.token(2**22 - 7) is None
+
+
+def test_an_evaluation_that_was_taken_over_is_noticed_too(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from srtui.store.evaluations import NewEvaluation
+
+    monkeypatch.setattr(leases, "HEARTBEAT_SECONDS", 0.05)
+    evaluation, _ = store.evaluations.prepare(NewEvaluation("choice", "f", "A", {}, "p.jsonl", "sha", {}))
+    lease = store.evaluations.acquire(evaluation.id)
+    with pytest.raises(UserError, match="is being worked on by process"):
+        store.evaluations.acquire(evaluation.id)
+    with Store(store.path) as another, another.transaction():
+        another.conn.execute("DELETE FROM evaluation_lease")
+    began = time.monotonic()
+    while not lease.lost and time.monotonic() - began < 10:
+        time.sleep(0.01)
+    assert lease.lost is not None
+    assert "lost its evaluation (its lease is gone from the store)" in lease.lost
+    lease.release()
