@@ -46,13 +46,13 @@ class Engine:
     ) -> None:
         self._store, self._run = store, run
         self._watch = Watch(store, run.id, reporter, should_stop)
-        today.freeze(run.date)
         self._context = Context(workspace, store, run, self._watch, teacher)
 
     def work(self, until: str | None = None) -> Run:
         """Run all stages that are left. Raises Stopped when asked to stop, UserError on bad input;
         in either case the store says so and the run can go on later."""
         runs, run_id, watch = self._store.runs, self._run.id, self._watch
+        today.freeze(self._run.date)
         watch.lease = runs.acquire(run_id)
         # A request that came while this process was starting is meant for it.
         runs.drop_requests(run_id, before=psutil.Process().create_time())
