@@ -215,9 +215,7 @@ class _Training:
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.student.model = model
-        self.trainer = Trainer(
-            model, config, self.optimizer, self.steps, self._after_step, self.should_stop
-        )
+        self.trainer = Trainer(model, config, self.optimizer, self.steps, self._after_step, self.should_stop)
         self.untrained = self.trainer.adapter()
 
     def _check(self) -> None:

@@ -160,7 +160,9 @@ def test_it_is_what_trl_would_train(tiny_folder: Path, tmp_path: Path) -> None:
     losses: list[float] = []
 
     class Collects(TrainerCallback):  # type: ignore[misc]
-        def on_log(self, args: object, state: object, control: object, logs: object = None, **_: object) -> None:
+        def on_log(
+            self, args: object, state: object, control: object, logs: object = None, **_: object
+        ) -> None:
             if isinstance(logs, dict) and "loss" in logs:
                 losses.append(float(logs["loss"]))
 
