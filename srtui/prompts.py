@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from srtui.chat_template import ChatTemplate, of_tokenizer
 from srtui.errors import UserError
 
 REVERSE_REQUEST = (
@@ -34,6 +35,7 @@ class PromptTemplate:
     render: Callable[[str, str], str]
     special_tokens: bool = False
     end_of_turn: str | None = None
+    chat: ChatTemplate | None = None
 
     def forward(self, instruction: str, input: str) -> str:
         """The text before the response: prompt(x)."""
@@ -97,20 +99,14 @@ def template(name: str, tokenizer: Any = None) -> PromptTemplate:
             'use "alpaca".'
         )
 
+    chat = of_tokenizer(tokenizer)
+
     def render(instruction: str, input: str) -> str:
-        turn = [{"role": "user", "content": PromptTemplate.target_of(instruction, input)}]
-        return str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+        return chat.text([("user", PromptTemplate.target_of(instruction, input))])
 
-    return PromptTemplate("chat", render, special_tokens=True, end_of_turn=_end_of_turn(tokenizer))
-
-
-def _end_of_turn(tokenizer: Any) -> str:
-    """What the chat template writes right after an assistant's content, e.g. ``<|im_end|>``."""
-    marker = "\ue000answer\ue000"
-    text = str(
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": "q"}, {"role": "assistant", "content": marker}], tokenize=False
-        )
+    # What the chat template writes right after an assistant's content, e.g. ``<|im_end|>``.
+    answered = chat.pieces([("user", "q"), ("assistant", "a")], to_answer=False)
+    end = "" if answered[-1][1] else answered[-1][0].strip()
+    return PromptTemplate(
+        "chat", render, special_tokens=True, end_of_turn=end or str(tokenizer.eos_token), chat=chat
     )
-    tail = text.rpartition(marker)[2].strip()
-    return tail or str(tokenizer.eos_token)

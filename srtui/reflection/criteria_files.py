@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from srtui.errors import UserError
+from srtui.reflection.parsing import Ours, placeholders
 from srtui.sample import Pair, digest
 
 Aim = Literal["instruction", "response"]
@@ -43,9 +44,12 @@ class Criteria(BaseModel):
             self.user, instruction=pair.instruction, input_block=block, response=pair.response
         ).strip()
 
-    def fixed_lines(self) -> list[str]:
-        """Lines of our own wording, by which an echo of the prompt is recognised."""
-        return [line.strip() for line in self.system_text().splitlines() if len(line.strip()) >= 40]
+    def ours(self) -> Ours:
+        """Our own wording, by which an echo of the prompt is recognised."""
+        system = self.system_text()
+        return Ours(
+            [line.strip() for line in system.splitlines() if len(line.strip()) >= 40], placeholders(system)
+        )
 
 
 def _fill(text: str, **values: str) -> str:

@@ -137,13 +137,13 @@ class SpanBuilder:
         last the user's. A chat template lays them out itself; with a plain template an answer ends as
         it is trained to, and an empty line stands before the next instruction.
         """
-        if self._template.special_tokens:
+        if self._template.chat is not None:
             chat = [
-                {"role": "assistant" if n % 2 else "user", "content": PromptTemplate.target_of(*turn)}
+                ("assistant" if n % 2 else "user", PromptTemplate.target_of(*turn))
                 for n, turn in enumerate(turns)
             ]
-            text = str(self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
-            ids, _ = self._encode(text, "", tuple(turn["content"] for turn in chat))
+            text = self._template.chat.text(chat)
+            ids, _ = self._encode(text, "", tuple(content for _, content in chat))
             return text, [*self._opening(ids), *ids]
         text, ids = "", list(self._bos)
         for n, turn in enumerate(turns):
