@@ -56,6 +56,7 @@ def answer_key(contestant: Contestant, writing: Writing, turns: Turns) -> bytes:
         contestant.quantization,
         contestant.adapter_sha256,
         contestant.template,
+        *filter(None, [contestant.template_version]),
         repr(sorted(asdict(writing).items())),
         *(part for turn in turns for part in turn),
     )
@@ -132,7 +133,9 @@ class StudentWriter:
         self._template = name
         config = self.student.model.config.get_text_config()
         self._room = int(getattr(config, "max_position_embeddings", 0) or 2**20)
-        self._spans = SpanBuilder(tokenizer, template(name, tokenizer), max_length=self._room)
+        self._spans = SpanBuilder(
+            tokenizer, template(name, tokenizer, contestant.prompts), max_length=self._room
+        )
         ends = {int(tokenizer.eos_token_id)}
         if len(self._spans.end_of_turn) == 1:
             ends.add(self._spans.end_of_turn[0])

@@ -734,5 +734,5 @@ def _is_current(path: Path) -> bool:
     return set(names) == set(NEEDED)
 
 
-NEEDED = ("0001_initial", "0002_dashboard", "0003_evaluation", "0004_training")
+NEEDED = ("0001_initial", "0002_dashboard", "0003_evaluation", "0004_training", "0005_template_version")
 """The migrations that these queries were written for."""
