@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -26,9 +27,10 @@ class Cutter:
     template where that is in use."""
 
     def __init__(self, tokenizer: Any, chat: ChatLayout | None = None) -> None:
+        # Copies: what others set on the shared tokenizer (special tokens, truncation) changes nothing here.
         self._backend = tokenizer.backend_tokenizer
         self.special = special_ids(tokenizer, chat)
-        self._text = _without_special(self._backend, self.special)
+        self._text = _copy(self._backend, self.special)
 
     def data(self, text: str, *, inside: bool = False) -> list[int]:
         """Ids of ``text`` in which nothing is special; ``inside`` a longer text, where some tokenizers
@@ -105,9 +107,11 @@ class Cutter:
         return self._text.encode(text, add_special_tokens=False)
 
     def _with_special(self, text: str) -> Any:
-        # Set on every call: the tokenizer is shared, and transformers sets it too.
-        self._backend.encode_special_tokens = False
-        return self._backend.encode(text, add_special_tokens=False)
+        return self._marked.encode(text, add_special_tokens=False)
+
+    @cached_property
+    def _marked(self) -> Any:
+        return _copy(self._backend)
 
 
 def special_ids(tokenizer: Any, chat: ChatLayout | None = None) -> frozenset[int]:
@@ -121,11 +125,12 @@ def special_ids(tokenizer: Any, chat: ChatLayout | None = None) -> frozenset[int
     return frozenset(found)
 
 
-def _without_special(backend: Any, special: frozenset[int]) -> Any:
-    """A copy of the tokenizer that takes names of special tokens for text."""
+def _copy(backend: Any, as_text: frozenset[int] = frozenset()) -> Any:
+    """A tokenizer like ``backend`` that takes the names of the tokens ``as_text`` for text."""
     state = json.loads(backend.to_str())
-    for token in state["added_tokens"]:
-        token["special"] = token["id"] in special
-    copy = Tokenizer.from_str(json.dumps(state))
+    added = [token | {"special": token["id"] in as_text} for token in state["added_tokens"]]
+    copy = Tokenizer.from_str(
+        json.dumps(state | {"added_tokens": added, "truncation": None, "padding": None})
+    )
     copy.encode_special_tokens = True
     return copy
