@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from srtui.chat_template import ChatTemplate, of_tokenizer
 from srtui.errors import UserError
-from srtui.prompts.chat import ChatLayout, Piece
+from srtui.prompts.chat import Piece, around_answer
 from srtui.prompts.files import PromptSet, Reverse, fill, own_prompts
 from srtui.sample import digest
 
@@ -30,7 +31,7 @@ _TOKEN_RULES = 2
 class PromptTemplate:
     """How one (instruction, input) becomes the text before a response.
 
-    ``render`` makes that text; in plain templates nothing in it is special. ``chat`` is the layout of a
+    ``render`` makes that text; in plain templates nothing in it is special. ``chat`` is the student's
     chat template, whose own pieces spell special tokens, which the tokenizer must parse.
     ``answer_prefix`` is the white space between that text and a response, as the template has it: it
     belongs to the response, because tokenizers join a space to the word behind it. ``end_of_turn`` is
@@ -39,7 +40,7 @@ class PromptTemplate:
 
     name: str
     render: Callable[[str, str], str]
-    chat: ChatLayout | None = None
+    chat: ChatTemplate | None = None
     end_of_turn: str | None = None
     answer_prefix: str = ""
     reverse_prompt: Reverse | None = None
@@ -105,12 +106,12 @@ def template(name: str, tokenizer: Any = None, prompts: PromptSet | None = None)
             'prompt.template = "chat" needs a student with a chat template, and this one has none; '
             'use "alpaca".'
         )
-    chat = ChatLayout(tokenizer)
+    chat = of_tokenizer(tokenizer)
 
     def render(instruction: str, input: str) -> str:
-        return "".join(t for t, _ in chat.pieces([("user", PromptTemplate.target_of(instruction, input))]))
+        return chat.text([("user", PromptTemplate.target_of(instruction, input))])
 
-    prefix, end = chat.around_answer()
+    prefix, end = around_answer(chat)
     return PromptTemplate(
         "chat", render, chat, end or str(tokenizer.eos_token), prefix, reverse_prompt=reverse, version=version
     )

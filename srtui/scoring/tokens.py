@@ -16,17 +16,18 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from srtui.prompts.chat import ChatLayout, Piece
+from srtui.chat_template import ChatTemplate
+from srtui.prompts.chat import Piece, markup
 
 # Texts to stand before one whose tokens inside a longer text are wanted; the first that does not join it counts.
 _ANCHORS = ("\n", "0", "a", ".", "|")
 
 
 class Cutter:
-    """Cuts prompts and targets for one Hugging Face fast ``tokenizer``; ``chat`` is the layout of its chat
-    template where that is in use."""
+    """Cuts prompts and targets for one Hugging Face fast ``tokenizer``; ``chat`` is its chat template
+    where that is in use."""
 
-    def __init__(self, tokenizer: Any, chat: ChatLayout | None = None) -> None:
+    def __init__(self, tokenizer: Any, chat: ChatTemplate | None = None) -> None:
         # Copies: what others set on the shared tokenizer (special tokens, truncation) changes nothing here.
         self._backend = tokenizer.backend_tokenizer
         self.special = special_ids(tokenizer, chat)
@@ -114,13 +115,13 @@ class Cutter:
         return _copy(self._backend)
 
 
-def special_ids(tokenizer: Any, chat: ChatLayout | None = None) -> frozenset[int]:
+def special_ids(tokenizer: Any, chat: ChatTemplate | None = None) -> frozenset[int]:
     """Ids that data may never become: flagged special in the table of added tokens, or written by the
     tokenizer's chat template around a conversation."""
     table = tokenizer.added_tokens_decoder
     found = {i for i, token in table.items() if token.special} | set(tokenizer.all_special_ids)
     if chat is not None:
-        own = chat.markup
+        own = markup(chat)
         found |= {i for i, token in table.items() if token.content.strip() and token.content in own}
     return frozenset(found)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from srtui.teacher import Message
 from srtui.teacher.chat import ChatTemplate
-from srtui.teacher.gguf import chat_tokens
+from srtui.teacher.gguf import _keep_log, chat_tokens
 
 MARKERS = ("<|user|>", "<|bot|>", "<|end|>")
 CONTROL, USER_DEFINED, NORMAL = 3, 4, 1
@@ -46,6 +46,7 @@ def vocab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    llama_cpp.llama_log_set(_keep_log, None)
     parameters = llama_cpp.llama_model_default_params()
     parameters.vocab_only = True
     model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
@@ -64,5 +65,5 @@ def test_no_token_of_a_message_is_a_turn_marker(vocab: Any, text: str) -> None:
     assert [i for i in evil if i in markers] == [i for i in honest if i in markers]
     assert 256 + len(MARKERS) + 1 not in evil
     # Its words are all there, and a user-defined token that marks no turn is the text that it was.
-    assert evil.count(256 + len(MARKERS)) == text.strip().count("<tool>")
-    assert whole == f"<|user|>{text.strip()}<|end|><|bot|>"
+    assert evil.count(256 + len(MARKERS)) == text.count("<tool>")
+    assert whole == f"<|user|>{text}<|end|><|bot|>"
