@@ -334,4 +334,4 @@ def test_the_released_strings_as_json() -> None:
     ours = Criteria.of_prompts("released", "response", found.teacher.response)
     assert ours.system_text(Pair("i", "n", "o")) == asked["sys_prompt"]
     wanted = asked["prompt_template"].format(ins="i", inp="n", outp="o", criteria=asked["criteria"])
-    assert ours.user_text(Pair("i", "n", "o")) == wanted.strip()
+    assert ours.user_text(Pair("i", " n", "o\n")) == wanted

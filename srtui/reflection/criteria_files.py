@@ -20,7 +20,8 @@ Aim = Literal["instruction", "response"]
 class Criteria(BaseModel):
     """One criteria file. The system text comes before anything of a sample, so that all requests of
     a stage share it as a prefix that is evaluated once. Samples with an input may have words of their
-    own (``system_with_input``, ``user_with_input``)."""
+    own (``system_with_input``, ``user_with_input``). ``verbatim`` words are asked to the letter, with the
+    white space around a sample's texts taken off, as the released scripts do."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -32,6 +33,7 @@ class Criteria(BaseModel):
     input_block: str
     system_with_input: str | None = None
     user_with_input: str | None = None
+    verbatim: bool = False
 
     @classmethod
     def of_prompts(cls, name: str, aim: Aim, prompts: TeacherPrompts) -> Criteria:
@@ -46,6 +48,7 @@ class Criteria(BaseModel):
             input_block="",
             system_with_input=other.system if other else None,
             user_with_input=other.user if other else None,
+            verbatim=True,
         )
 
     @property
@@ -61,20 +64,25 @@ class Criteria(BaseModel):
         return bool({"input", "input_block"} & names_in(self.user_with_input or self.user))
 
     def system_text(self, pair: Pair | None = None) -> str:
-        text = self.system_with_input if pair and pair.input else None
+        text = self.system_with_input if pair and pair.input.strip() else None
+        if self.verbatim:
+            return self.system if text is None else text
         criteria = "\n".join(f"- {c}" for c in self.criteria)
         return fill(self.system if text is None else text, criteria=criteria).strip()
 
     def user_text(self, pair: Pair) -> str:
+        if self.verbatim:
+            pair = Pair(*(text.strip() for text in pair))
         block = fill(self.input_block, input=pair.input) if pair.input else ""
-        text = self.user_with_input if pair.input else None
-        return fill(
+        text = self.user_with_input if pair.input.strip() else None
+        filled = fill(
             self.user if text is None else text,
             instruction=pair.instruction,
             input=pair.input,
             input_block=block,
             response=pair.response,
-        ).strip()
+        )
+        return filled if self.verbatim else filled.strip()
 
     def fixed_lines(self) -> list[str]:
         """Lines of our own wording, by which an echo of the prompt is recognised."""
