@@ -31,11 +31,13 @@ class SideBySide:
 
         Raises UserError where the run has trained no adapter.
         """
+        from srtui.evaluation.writing import forget_generation_config
         from srtui.scoring import Student
 
         adapter: Path = trained_adapter(workspace, store, run)
         folder = trained_student(workspace, store, run)
         self._student = Student.load(folder, run.recipe["student"]["quantization"], adapter=adapter)
+        forget_generation_config(self._student.model)
         self._template = template(run.recipe["prompt"]["template"], self._student.tokenizer)
         self._tokens, self._temperature, self._seed = tokens, temperature, seed
 
@@ -60,7 +62,7 @@ class SideBySide:
             ends.add(tokenizer.convert_tokens_to_ids(self._template.end_of_turn))
         how: dict[str, Any] = {"do_sample": False}
         if self._temperature > 0:
-            how = {"do_sample": True, "temperature": self._temperature, "top_p": 0.95}
+            how = {"do_sample": True, "temperature": self._temperature, "top_p": 0.95, "top_k": 0}
         pieces = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True, timeout=600)
         failed: list[BaseException] = []
 
