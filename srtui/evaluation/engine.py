@@ -19,6 +19,7 @@ from srtui.evaluation.figures import figures
 from srtui.evaluation.human import keep_result
 from srtui.evaluation.judge import Asked, Judge, Scored
 from srtui.evaluation.length_control import Anchors
+from srtui.evaluation.question import question_of
 from srtui.evaluation.results import TOO_LONG
 from srtui.evaluation.sources import Source, asked_text, parts
 from srtui.evaluation.writing import Turns, Writer, Writing, answer_key, file_answer, open_writer
@@ -171,7 +172,9 @@ class Evaluator:
     def result(self) -> dict[str, Any]:
         """The figures, from what is stored."""
         found = figures(self.store, self.evaluation, self.source.skipped, self._anchors)
-        return {"warnings": self._warnings, **found} if self._warnings else found
+        asked = question_of(self.store, self.evaluation)
+        said = {"question": asked} if asked else {}
+        return said | ({"warnings": self._warnings} if self._warnings else {}) | found
 
     # -- answers ----------------------------------------------------------------------------
 

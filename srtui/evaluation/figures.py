@@ -15,6 +15,7 @@ from srtui.evaluation.results import (
     Lengths,
     judged_rows,
     pairwise_result,
+    shares,
     turns_result,
     winrate_result,
 )
@@ -38,8 +39,7 @@ def figures(
     if evaluation.kind == "calibration":
         return calibration_result(items, judgements, skipped or {}, seed)
     lengths = _lengths(store, evaluation)
-    # Evaluations of before the margin was kept have none.
-    margin = float(evaluation.settings.get("tie_margin", {"value": 0.0})["value"])
+    margin = _margin(evaluation)
     if evaluation.kind == "winrate":
         found = winrate_result(items, judgements, lengths, seed, margin, anchors)
     else:
@@ -57,6 +57,18 @@ def rows_of(store: Store, evaluation: Evaluation) -> list[Row]:
     rows = store.evaluations
     items, judgements = rows.items(evaluation.id), rows.judgements(evaluation.id)
     return judged_rows(items, judgements, _lengths(store, evaluation))
+
+
+def outcomes(store: Store, evaluation: Evaluation) -> dict[int, float]:
+    """A's share of each item of a comparison that is decided: 1 won, 1/2 a tie, 0 lost."""
+    rows = store.evaluations
+    items, judgements = rows.items(evaluation.id), rows.judgements(evaluation.id)
+    return shares(items, judgements, _lengths(store, evaluation), _margin(evaluation))
+
+
+def _margin(evaluation: Evaluation) -> float:
+    """Evaluations of before the margin was kept have none."""
+    return float(evaluation.settings.get("tie_margin", {"value": 0.0})["value"])
 
 
 def _lengths(store: Store, evaluation: Evaluation) -> Lengths:

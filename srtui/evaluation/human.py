@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+from srtui.evaluation.question import question_of
 from srtui.evaluation.statistics import cohen, fleiss, nothing, wilson
 from srtui.sample import digest
 from srtui.store import Store
@@ -49,6 +50,8 @@ def keep_result(store: Store, evaluation_id: int) -> dict[str, Any]:
     result = human_result(
         rows.items(evaluation_id), rows.judgements(evaluation_id), rows.blank_answers(evaluation_id)
     )
+    asked = question_of(store, rows.get(evaluation_id))
+    result = ({"question": asked} if asked else {}) | result
     complete = result["judged"] == result["items"]
     rows.update(
         evaluation_id,

@@ -146,6 +146,15 @@ def pairwise_result(
     }
 
 
+def shares(
+    items: Sequence[Item], judgements: Sequence[Judgement], lengths: Lengths, margin: float
+) -> dict[int, float]:
+    """A's share of each item that is decided: 1 won, 1/2 a tie, 0 lost."""
+    missing = failures(items, judgements, lengths)
+    found = {p.item.item: _SHARE[p.verdict] for p in pairs_of(items, judgements, margin)}
+    return found | {item: _SHARE[verdict] for item, (verdict, _) in missing.items()}
+
+
 def judged_rows(items: Sequence[Item], judgements: Sequence[Judgement], lengths: Lengths) -> list[Row]:
     """What the length control is fitted on: A as the model, B as the reference."""
     preferences = {p.item.item: p.preference for p in pairs_of(items, judgements)}
