@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -81,6 +81,36 @@ def find_contestant(workspace: Workspace, store: Store, name: str, template: str
     except UserError as error:
         runs = ", ".join(r.name for r in store.runs.all()) or "none so far"
         raise UserError(f"{error} Runs are: {runs}.") from error
+
+
+def same_weights(
+    workspace: Workspace, store: Store, judge: str, sha256: str, contestants: Sequence[Contestant]
+) -> list[str]:
+    """Sentences where the judge is the teacher of a run that it judges, or a contestant itself: judges
+    favour texts of their own (Panickssery et al. 2024, arXiv 2404.13076)."""
+    said = []
+    runs = {run.id: run for run in store.runs.all()}
+    for one in contestants:
+        if one.sha256 == sha256:
+            said.append(
+                f"The judge {judge} is {one.name} itself, the same weights; judges favour what they wrote."
+            )
+        run = runs.get(one.run_id) if one.run_id is not None and one.adapter is not None else None
+        if run is not None and _teacher_sha256(workspace, run.recipe) == sha256:
+            said.append(
+                f"The judge {judge} is the teacher of {one.name}, the same weights; it favours what was learned "
+                "from it. Take another judge."
+            )
+    return said
+
+
+def _teacher_sha256(workspace: Workspace, recipe: Mapping[str, Any]) -> str | None:
+    """Of the teacher's file as it is here; None where it is not."""
+    try:
+        path = models.resolve_teacher(workspace.models, Recipe.model_validate(recipe).teacher.model)
+        return models.file_sha256(path)
+    except (UserError, OSError):
+        return None
 
 
 def _of_run(workspace: Workspace, store: Store, name: str, is_base: bool, template: str | None) -> Contestant:

@@ -32,11 +32,13 @@ class SideBySide:
 
         Raises UserError where the run has trained no adapter.
         """
+        from srtui.evaluation.writing import forget_generation_config
         from srtui.scoring import SpanBuilder, Student
 
         adapter: Path = trained_adapter(workspace, store, run)
         folder = trained_student(workspace, store, run)
         self._student = Student.load(folder, run.recipe["student"]["quantization"], adapter=adapter)
+        forget_generation_config(self._student.model)
         recipe = Recipe.model_validate(run.recipe)
         tokenizer = self._student.tokenizer
         self._spans = SpanBuilder(tokenizer, template(recipe.prompt.template, tokenizer, recipe.prompts))
@@ -60,7 +62,7 @@ class SideBySide:
             ends.add(self._spans.end_of_turn[0])
         how: dict[str, Any] = {"do_sample": False}
         if self._temperature > 0:
-            how = {"do_sample": True, "temperature": self._temperature, "top_p": 0.95}
+            how = {"do_sample": True, "temperature": self._temperature, "top_p": 0.95, "top_k": 0}
         pieces = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True, timeout=600)
         failed: list[BaseException] = []
 
