@@ -320,6 +320,12 @@ def _summary_rows(f: dict[str, Any]) -> list[tuple[str, str]]:
     rows.append(("kept", f"{f['kept']:,} of {f['samples']:,} ({share(f['kept'], f['samples'])})"))
     for why, n in f["dropped"].items():
         rows.append(("dropped", f"{n:,}  {plain(why)}"))
+    endings = f["endings"]
+    if endings["cut"]:
+        rows.append(("cut short", f"{endings['cut']:,} of what is kept, by an older srtui"))
+    if endings["unknown"]:
+        words = "imported, or made by an older srtui: whether they were cut short is not known"
+        rows.append(("ending unknown", f"{endings['unknown']:,} of what is kept, {words}"))
     if f["truncated"]:
         rows.append(("cut by max_length", f"{f['truncated']:,}"))
     t = f["training"]

@@ -48,7 +48,12 @@ class Sampling(Section):
 
 
 class Reflection(Section):
-    """What is asked of the teacher. ``source = "store"`` asks nothing and uses what is stored."""
+    """What is asked of the teacher. ``source = "store"`` asks nothing and uses what is stored.
+
+    ``critique_tokens``, ``instruction_tokens`` and ``answer_tokens`` are the most that each may have at the
+    first try; a retry may write more of an instruction or answer, since one that is cut off is not used.
+    ``thinking_tokens`` are what a reasoning teacher may think beside that, in mode ``free``; in mode
+    ``guided`` it is not made to think."""
 
     source: Literal["teacher", "store"] = "teacher"
     mode: Literal["guided", "free"] = "guided"
@@ -59,6 +64,7 @@ class Reflection(Section):
     critique_tokens: Count = 256
     instruction_tokens: Count = 256
     answer_tokens: Count = 768
+    thinking_tokens: Count = 1024
 
 
 class Student(Section):

@@ -151,7 +151,7 @@ def test_the_teachers_words(mine: Path, tmp_path: Path) -> None:
     assert response.user_text(Pair("i", "{n}", "r")) == "I: i N: {n} A: r"
     assert response.system_text(Pair("i", "", "r")) == "Judge the answer."
     assert response.user_text(Pair("i", "", "r")).startswith("I: i A: r\n")
-    assert "Write [Better Answer] your better answer [End]" in response.fixed_lines()
+    assert "Write [Better Answer] your better answer [End]" in response.ours().lines
     assert response.shows_input
     asked = Protocol(response, recipe.load(write_recipe(tmp_path))).request(0, Pair("i", "n", "r"), 1)
     assert [m.content for m in asked.messages] == ["Judge the answer to the input.", "I: i N: n A: r"]

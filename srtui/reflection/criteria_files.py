@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from srtui.errors import UserError
 from srtui.prompts import TeacherPrompts
 from srtui.prompts.files import fill, names_in
+from srtui.reflection.parsing import Ours, placeholders
 from srtui.sample import Pair, digest
 
 Aim = Literal["instruction", "response"]
@@ -84,13 +85,14 @@ class Criteria(BaseModel):
         )
         return filled if self.verbatim else filled.strip()
 
-    def fixed_lines(self) -> list[str]:
-        """Lines of our own wording, by which an echo of the prompt is recognised."""
-        texts = [self.system_text(), self.system_with_input or ""]
-        lines = [line for text in texts for line in text.splitlines()]
+    def ours(self) -> Ours:
+        """Our own wording, by which an echo of the prompt is recognised."""
+        systems = [self.system_text(), self.system_with_input or ""]
+        # A user message may hold words of ours too; a line with a placeholder is a sample's.
         users = f"{self.user}\n{self.user_with_input or ''}".splitlines()
-        lines += [line for line in users if not names_in(line)]
-        return list(dict.fromkeys(line.strip() for line in lines if len(line.strip()) >= 40))
+        own = [line for line in users if not names_in(line)]
+        lines = [line.strip() for line in [*"\n".join(systems).splitlines(), *own] if len(line.strip()) >= 40]
+        return Ours(list(dict.fromkeys(lines)), placeholders("\n".join([*systems, *own])))
 
 
 def load_criteria(name: str, aim: Aim, near: Path | None = None) -> Criteria:

@@ -43,6 +43,7 @@ class StoredGeneration:
     new_tokens: int
     seconds: float
     finish: str
+    segments: str | None
     parsed: str
 
 
