@@ -5,7 +5,7 @@ SRTUI := SRTUI_WORKSPACE="$(CURDIR)" $(PYTHON_IN_VENV) -m srtui
 MODEL := smollm2-135m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev model demo test attack lint bench-import bench-teacher bench-scoring bench-train bench-tui bench screenshots clean
+.PHONY: help setup setup-dev model demo test attack lint bench-import bench-teacher bench-scoring bench-train bench-tui bench check-method screenshots clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ bench: bench-import bench-teacher bench-scoring bench-train bench-tui  ## all of
 
 bench-tui: setup  ## the dashboard on 100,000 samples while an engine writes at full speed
 	$(PYTHON_IN_VENV) benchmarks/bench_tui.py
+
+check-method: setup-dev  ## what can be counted of the method: architectures, ends, borders, the released losses, AlpacaEval
+	$(PYTHON_IN_VENV) benchmarks/check_method.py
 
 screenshots: setup-dev  ## the pictures of the dashboard in docs/
 	$(PYTHON_IN_VENV) tools/screenshots.py
