@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from srtui.evaluation.results import worth
+from srtui.evaluation.calibration import worth
 from srtui.store.results import is_estimate
 
 if TYPE_CHECKING:
