@@ -25,12 +25,16 @@ from srtui import render_chat, today
 from srtui.errors import UserError
 
 _CPU_SECONDS = 2
-_WALL_SECONDS = 30  # a busy machine gives a process little of its time; CPU seconds are the measure
+_WALL_SECONDS = 120  # a busy machine gives a process little of its time; CPU seconds are the measure
 _MEMORY = 512 * 2**20
 _CHARACTERS = 1_000_000
 # Around each mark: a template that trims its messages takes this off, and no template writes it.
 _SPACE = "\u2003"
 _LETTERS = [chr(n) for n in range(0xE000, 0xF000)]  # private use: in no text that means something
+
+
+class TooCostly(UserError):
+    """The template takes more time or memory than a layout is worth."""
 
 
 class ChatTemplate:
@@ -124,7 +128,7 @@ def _shape(
 def _rendered(asked: dict[str, Any]) -> str:
     limits = {"cpu_seconds": _CPU_SECONDS, "memory_bytes": _MEMORY, "characters": _CHARACTERS}
     command = [sys.executable, "-I", str(Path(render_chat.__file__))]
-    too_long = UserError(
+    too_long = TooCostly(
         f"The model's chat template takes more than {_CPU_SECONDS} seconds to lay out one conversation."
     )
     try:
@@ -140,10 +144,11 @@ def _rendered(asked: dict[str, Any]) -> str:
         answer = json.loads(done.stdout)
     except ValueError:
         why = "it needs too much memory" if b"MemoryError" in done.stderr else f"exit code {done.returncode}"
-        raise UserError(f"The model's chat template fails ({why}).") from None
+        raise TooCostly(f"The model's chat template fails ({why}).") from None
     if "text" in answer:
         return str(answer["text"])
     why = "".join(c if c.isprintable() else " " for c in answer["error"])
     why = " ".join(why.split())[:200].rstrip(".")
     fails = "cannot be read" if answer["stage"] == "read" else "fails"
-    raise UserError(f"The model's chat template {fails} ({why}).")
+    kind = TooCostly if answer.get("costly") else UserError
+    raise kind(f"The model's chat template {fails} ({why}).")

@@ -7,7 +7,7 @@ process that started it (:mod:`srtui.chat_template`). It imports nothing of srtu
 
 On stdin, JSON: ``source``, ``variables``, ``messages``, ``add_generation_prompt``, ``now`` (seconds since
 1970) and the limits ``cpu_seconds``, ``memory_bytes`` and ``characters``. On stdout, JSON: ``text``, or
-``error`` and whether it is of the ``stage`` "read" or "run".
+``error``, whether it is of the ``stage`` "read" or "run", and whether it was a limit (``costly``).
 """
 
 from __future__ import annotations
@@ -58,8 +58,12 @@ def render(asked: dict[str, Any]) -> str:
         text.append(piece)
         size += len(piece)
         if size > asked["characters"]:
-            raise ValueError(f"it writes more than {asked['characters']:,} characters")
+            raise TooMuchText(f"it writes more than {asked['characters']:,} characters")
     return "".join(text)
+
+
+class TooMuchText(Exception):
+    """The template writes more than any prompt has."""
 
 
 class Unreadable(Exception):
@@ -90,12 +94,14 @@ def _limit(asked: dict[str, Any]) -> None:
 def main() -> None:
     asked = json.load(sys.stdin)
     _limit(asked)
+    answer: dict[str, Any]
     try:
         answer = {"text": render(asked)}
     except Unreadable as error:
         answer = {"error": str(error), "stage": "read"}
     except Exception as error:
-        answer = {"error": _sentence(error), "stage": "run"}
+        costly = isinstance(error, MemoryError | RecursionError | TooMuchText)
+        answer = {"error": _sentence(error), "stage": "run", "costly": costly}
     json.dump(answer, sys.stdout)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from pathlib import Path
 
@@ -52,12 +53,14 @@ def text(source: str) -> str:
     ],
 )  # fmt: skip
 def test_refused_with_one_sentence(source: str, words: str) -> None:
-    began = time.monotonic()
+    began = resource.getrusage(resource.RUSAGE_CHILDREN)
     with pytest.raises(UserError, match=words) as caught:
         text(source)
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
     said = str(caught.value)
     assert "chat template" in said and said.endswith(".") and said.isprintable() and len(said) < 400
-    assert time.monotonic() - began < 15
+    assert spent.ru_utime + spent.ru_stime - began.ru_utime - began.ru_stime < 6
+    assert spent.ru_maxrss < 800_000  # kilobytes
 
 
 @pytest.mark.parametrize(

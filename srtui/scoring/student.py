@@ -11,8 +11,10 @@ from typing import Any, Literal
 
 from srtui.errors import UserError
 from srtui.models import file_sha256
+from srtui.scoring.arithmetic import settle
 
 Quantization = Literal["nf4", "bf16", "int8", "f32", "gguf"]
+Arithmetic = Literal["float32", "bfloat16"]
 
 _ADAPTER = "adapter_model.safetensors"
 _TEXT_FILES = (
@@ -33,6 +35,7 @@ class Student:
     and how text becomes tokens. ``losses_id`` is the same without the files about text, for the loss of
     given tokens: equal ids, equal losses. ``first_losses_id`` is the id under which an earlier srtui, which
     left out the device, stored the very same losses; None where it may have stood for others.
+    ``arithmetic`` is the type that products are computed in.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Student:
     quantization: Quantization
     model: Any
     tokenizer: Any
+    arithmetic: Arithmetic = "float32"
     losses_id: str = ""
     first_losses_id: str | None = None
 
@@ -53,11 +57,14 @@ class Student:
         quantization: Quantization = "nf4",
         device: str = "auto",
         adapter: Path | None = None,
+        arithmetic: Literal["auto"] | Arithmetic = "auto",
     ) -> Student:
         """Load from ``folder`` (config.json, *.safetensors, tokenizer.json); never from the network.
 
         With ``gguf``, ``folder`` is a GGUF file, and llama.cpp runs it: a student that can choose,
-        and not be trained. nf4 is bitsandbytes' NF4 with double quantization, as QLoRA (Dettmers et al. 2023) trains it.
+        and not be trained. nf4 is bitsandbytes' NF4 with double quantization, as QLoRA (Dettmers et al. 2023) trains it;
+        int8 is its row-wise rounding of the weights, and of nothing else. Both, and bf16, are multiplied in
+        ``arithmetic``, by default what the hardware is made for; f32 always in float32.
         ``adapter`` is a folder that training wrote: with it, this is the tuned student.
         Raises UserError where the folder is not such a student.
         """
@@ -74,7 +81,9 @@ class Student:
                 f"{folder}: no *.safetensors in it; a student is a folder of safetensors weights."
             )
         where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        dtype = torch.float32 if quantization == "f32" else compute_dtype(where)
+        dtype = compute_dtype(where) if arithmetic == "auto" else getattr(torch, arithmetic)
+        if quantization == "f32":
+            dtype = torch.float32
         settings: dict[str, Any] = {}
         if quantization == "nf4":
             settings["quantization_config"] = BitsAndBytesConfig(
@@ -133,23 +142,28 @@ class Student:
                 f"{folder}: its tokenizer has no tokenizer.json, or no end-of-text token; both are needed."
             )
         model.eval()
-        how = f"{quantization}:{str(dtype).removeprefix('torch.')}"
+        settle(model)
+        arithmetic = "float32" if dtype == torch.float32 else "bfloat16"
+        how = f"{quantization}:{arithmetic}"
+        if quantization == "int8" or (quantization, arithmetic, where) == ("nf4", "bfloat16", "cpu"):
+            how += ":2"  # losses stored before `settle` are those of another arithmetic
         device = f":{next(model.parameters()).device.type}"
         tuned = ""
         if adapter is not None:
             model = _with_adapter(model, adapter)
             tuned = f":{file_sha256(adapter / _ADAPTER)[:32]}"
         losses = f"{model_sha256(folder)[:32]}:{how}"
-        # float32 products of weights that are not float32 are only ever computed on a CPU.
-        on_cpu = quantization in ("nf4", "bf16") and dtype == torch.float32
+        # float32 products of weights that are not float32 were only ever computed on a CPU.
+        certain = quantization in ("nf4", "bf16") and arithmetic == "float32" and where == "cpu"
         return cls(
             folder.name,
             f"{weights_sha256(folder)[:32]}:{how}{device}{tuned}",
             quantization,
             model,
             tokenizer,
+            arithmetic,
             losses + device + tuned,
-            losses + tuned if on_cpu else None,
+            losses + tuned if certain else None,
         )
 
     @classmethod

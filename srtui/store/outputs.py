@@ -23,6 +23,30 @@ if TYPE_CHECKING:
 _COMPANIONS = ("", "-wal", "-shm", "-journal")
 
 
+def refuse_store(path: Path, store: Path | None) -> None:
+    """Raises UserError where ``path`` is the store, a file that SQLite keeps beside it, or any other
+    SQLite database: under another name, through a link, or by a hard link. ``store`` is None where there
+    is no workspace."""
+    try:
+        place = path.resolve()
+        if store is not None:
+            _refuse(path, place, store.resolve())
+        if place.is_file() and is_sqlite(place):
+            raise UserError(f"{path} is a SQLite database, which nothing is written over; name another file.")
+    except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError
+        why = getattr(error, "strerror", None) or "its links lead in a circle"
+        raise UserError(f"{path}: {why}.") from error
+
+
+def _refuse(path: Path, place: Path, store: Path) -> None:
+    same_folder = place.parent.exists() and store.parent.exists() and place.parent.samefile(store.parent)
+    for companion in _COMPANIONS:
+        own = store.with_name(store.name + companion)
+        same = same_folder and place.name.casefold() == own.name.casefold()
+        if same or (place.exists() and own.exists() and place.samefile(own)):
+            raise UserError(f"{path} is the store ({own}), which nothing is written over; name another file.")
+
+
 class Outputs:
     """``models`` and ``recipes`` are the workspace's folders of these names."""
 
@@ -49,27 +73,8 @@ class Outputs:
             raise UserError(f"{path} {what}; name another file, or write over it with --force.")
 
     def refuse_store(self, path: Path) -> None:
-        """Raises UserError where ``path`` is the store, a file that SQLite keeps beside it, or any other
-        SQLite database: under another name, through a link, or by a hard link."""
-        try:
-            self._refuse(path, path.resolve(), self._store.path.resolve())
-        except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError
-            raise UserError(
-                f"{path}: {getattr(error, 'strerror', None) or 'its links lead in a circle'}."
-            ) from error
-
-    @staticmethod
-    def _refuse(path: Path, place: Path, store: Path) -> None:
-        same_folder = place.parent.exists() and place.parent.samefile(store.parent)
-        for companion in _COMPANIONS:
-            own = store.with_name(store.name + companion)
-            same = same_folder and place.name.casefold() == own.name.casefold()
-            if same or (place.exists() and own.exists() and place.samefile(own)):
-                raise UserError(
-                    f"{path} is the store ({own}), which nothing is written over; name another file."
-                )
-        if place.is_file() and is_sqlite(place):
-            raise UserError(f"{path} is a SQLite database, which nothing is written over; name another file.")
+        """As the function of this name does."""
+        refuse_store(path, self._store.path)
 
     def wrote(self, path: Path) -> None:
         """Remember what was written; where the store cannot be written, it will need ``--force`` next time."""

@@ -43,6 +43,7 @@ class StoredGeneration:
     new_tokens: int
     seconds: float
     finish: str
+    segments: str | None
     parsed: str
 
 
@@ -64,7 +65,9 @@ class StoredScore:
     reason: str | None
 
 
-def setting_key(student_id: str, template: str, protocol: str, max_length: int, date: str | None) -> bytes:
+def setting_key(
+    student_id: str, template: str, protocol: str, max_length: int, version: str = "", date: str | None = None
+) -> bytes:
     """Key of one way of scoring: scores under equal ones may be compared, and no others."""
     return key(
         "scoring",
@@ -72,6 +75,7 @@ def setting_key(student_id: str, template: str, protocol: str, max_length: int, 
         template=template,
         protocol=protocol,
         max_length=max_length,
+        words=version or None,
         date=date,
     )
 
@@ -197,15 +201,28 @@ class Work:
         template: str,
         protocol: str,
         max_length: int,
+        template_version: str = "",
         date: str | None = None,
     ) -> int:
-        """The id of one way of scoring. ``date`` is the one that the template writes, where it writes one."""
-        digest = setting_key(student_id, template, protocol, max_length, date)
+        """The id of one way of scoring. ``template_version`` stands for the template's words and how they
+        are cut into tokens: the same name with other words is another way. ``date`` is the one that the
+        template writes, where it writes one."""
+        digest = setting_key(student_id, template, protocol, max_length, template_version, date)
         with self._store.transaction():
             self._store.conn.execute(
                 "INSERT OR IGNORE INTO scoring_setting(digest, student, student_id, quantization, template, protocol, "
-                "max_length, date) VALUES (?,?,?,?,?,?,?,?)",
-                (digest, student, student_id, quantization, template, protocol, max_length, date),
+                "max_length, template_version, date) VALUES (?,?,?,?,?,?,?,?,?)",
+                (
+                    digest,
+                    student,
+                    student_id,
+                    quantization,
+                    template,
+                    protocol,
+                    max_length,
+                    template_version,
+                    date,
+                ),
             )
         return int(self._store.value("SELECT id FROM scoring_setting WHERE digest = ?", (digest,)))
 

@@ -29,6 +29,8 @@ class ChatTemplate:
         try:
             self._template.pieces([("system", "s"), ("user", "u")])
             self._has_system = True
+        except chat_template.TooCostly:
+            raise
         except UserError:
             self._has_system = False
             self._template.pieces([("user", "u")])

@@ -16,6 +16,7 @@ WRITERS = {
     "report --out": "report quickstart --out {path}",
     "report --markdown": "report quickstart --markdown {path}",
     "db backup": "db backup {path}",
+    "prompts new": "prompts new --out {path} --force",
     "export-model": "export-model quickstart --to gguf --out {path} --force",
 }
 STORE = {

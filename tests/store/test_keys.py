@@ -58,8 +58,8 @@ def pinned() -> dict[str, bytes]:
             teacher={"kv_type": "q8_0", "flash_attention": True}, sampler={"temperature": 0.0}
         ).key(PAIR, 2, 1, dated),
         "loss": Span((1, 2, 70000), 2).key("student", "default"),
-        "setting": setting_key("student", "alpaca", "default", 2048, None),
-        "setting, dated": setting_key("student", "chat", "paper", 512, "2026-01-31"),
+        "setting": setting_key("student", "alpaca", "default", 2048),
+        "setting, dated": setting_key("student", "chat", "paper", 512, "v1", "2026-01-31"),
         "answer": answer_key(gguf, Writing(), (("Hello", ""),)),
         "recipe": recipe(seed=7, training={"epochs": 2}, teacher={"slots": 3}).fingerprint.encode(),
         "training": TrainingConfig(epochs=2.0)
@@ -127,7 +127,10 @@ def test_a_generation_stored_before_is_found(store: Store) -> None:
         asked.seed(PAIR, 1),
     )  # fmt: skip
     made = StoredGeneration(
-        old, 1, "response", "t", TEACHER.sha256, "v", "guided", "{}", 1, 1, 0, "p", "text", "", "", 1, 1, 1.0, "end", "parsed"
+        key=old, parent_variant_id=1, stage="response", model="t", model_sha256=TEACHER.sha256,
+        prompt_version="v", mode="guided", sampler="{}", seed=1, attempt=1, candidate=0, prompt="p", text="text",
+        thinking="", critique="", prompt_tokens=1, new_tokens=1, seconds=1.0, finish="end", parsed="parsed",
+        segments="[]",
     )  # fmt: skip
     store.work.add_generation(made)
     of = (PAIR, 1, 0, TEACHER)
