@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, Literal
 
+from srtui.scoring.head import examine
 from srtui.scoring.ifd import SpanLoss
 from srtui.scoring.packing import Packing, Prefix, packed_attention, shared_prefixes
 from srtui.scoring.spans import Span
@@ -25,8 +26,10 @@ class Scorer:
     ``batch_tokens`` is the number of tokens of one forward pass; "auto" is found from the memory
     that is free, and an out-of-memory halves it and goes on. Spans lie end to end with no padding,
     and a beginning that many of them share is run once; where the student's attention cannot be cut
-    like that, they are padded (``packed`` says which). ``tokens_run`` are those that went through
-    the model, ``tokens_saved`` those that a shared beginning spared.
+    like that, they are padded, and where padding changes a loss, each runs alone (``batching`` says
+    which). ``head`` makes the model's own logits. ``tokens_run`` are those that went through
+    the model, ``tokens_saved`` those that a shared beginning spared. Raises UserError for a model that
+    does not predict tokens from those before them.
     """
 
     def __init__(self, student: Student, batch_tokens: int | Literal["auto"] = "auto") -> None:
@@ -35,8 +38,14 @@ class Scorer:
         self._budget = batch_tokens if batch_tokens != "auto" else _budget(self._device, self._model.config)
         self._prefixes: dict[tuple[int, ...], Prefix] = {}
         self.tokens_run = self.tokens_saved = 0
+        self.head = examine(self._model, student.name)
         self.packed = self._packs()
         self.tokens_run = self.tokens_saved = 0  # the trial is no work
+
+    @property
+    def batching(self) -> Literal["packed", "padded", "alone"]:
+        """How spans go through the model together."""
+        return "packed" if self.packed else "padded" if self.head.pads else "alone"
 
     def score(
         self, spans: Sequence[Span], should_stop: Callable[[], bool] = lambda: False
@@ -73,6 +82,8 @@ class Scorer:
 
     def _next_batch(self, sizes: Sequence[int]) -> int:
         """How many spans of these sizes, longest first, go into the next forward pass: one at least."""
+        if self.batching == "alone":
+            return 1
         total = 0
         for count, size in enumerate(sizes):
             total = total + size if self.packed else (count + 1) * sizes[0]
@@ -136,7 +147,7 @@ class Scorer:
         import torch
 
         with packed_attention(self._model):
-            return body(self._model)(
+            return self.head.body(
                 input_ids=torch.tensor([ids], device=self._device),
                 position_ids=torch.tensor([positions], device=self._device),
                 use_cache=False,
@@ -154,7 +165,7 @@ class Scorer:
             ids[n, : len(span.ids)] = torch.tensor(span.ids)
             mask[n, : len(span.ids)] = 1
         padded = bool((mask == 0).any())
-        return body(self._model)(
+        return self.head.body(
             input_ids=ids.to(self._device),
             attention_mask=mask.to(self._device) if padded else None,
             use_cache=False,
@@ -165,7 +176,7 @@ class Scorer:
         shared beginning, against the same ones padded."""
         import torch
 
-        last = min(1000, _vocabulary(self._model)) - 1
+        last = min(1000, self.head.vocabulary) - 1
         start = tuple(last - n % last for n in range(8))
         two = [Span((*start, *(n % last for n in range(7, 7 + size))), 2) for size in (3, 6)]
         try:
@@ -190,31 +201,13 @@ class Scorer:
         """Negative log-likelihood of each label, (n,) float32, from hidden states (n, width)."""
         import torch
 
-        head = self._model.get_output_embeddings()
-        vocabulary = _vocabulary(self._model)
-        step = max(1, min(_HEAD_ROWS, _HEAD_BYTES // (4 * vocabulary)))
-        config = self._model.config.get_text_config()
-        cap, scale = getattr(config, "final_logit_softcapping", None), getattr(config, "logit_scale", None)
+        step = max(1, min(_HEAD_ROWS, _HEAD_BYTES // (4 * self.head.vocabulary)))
         parts = []
         for start in range(0, len(labels), step):
-            logits = head(hidden[start : start + step]).float()
-            if scale is not None:
-                logits = logits * scale
-            if cap is not None:
-                logits = torch.tanh(logits / cap) * cap
+            logits = self.head.logits(hidden[start : start + step])
             wanted = logits.gather(1, labels[start : start + step, None])[:, 0]
             parts.append(torch.logsumexp(logits, dim=1) - wanted)
         return torch.cat(parts)
-
-
-def body(model: Any) -> Any:
-    """The transformer without its language-model head; adapters are layers inside it."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return getattr(base, base.base_model_prefix)
-
-
-def _vocabulary(model: Any) -> int:
-    return int(model.get_output_embeddings().weight.shape[0])
 
 
 def _budget(device: Any, config: Any) -> int:

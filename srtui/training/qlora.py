@@ -194,6 +194,8 @@ class _Training:
         can_pack = config.packing is not False and not config.neftune_alpha
         self.packed = can_pack and self.scorer.packed
         plan = plan_steps([len(e.input_ids) for e in self.examples], config, packed=self.packed)
+        if not self.packed and not self.scorer.head.pads:
+            plan = [[[i] for micro in step for i in micro] for step in plan]
         self.steps = [
             [MicroBatch(tuple(self.examples[i] for i in micro), self.packed) for micro in step]
             for step in plan
@@ -245,7 +247,13 @@ class _Training:
             dataloader_pin_memory=False,
         )
         self.trainer = StepTrainer(
-            model, self.student.tokenizer, arguments, self.steps, self._after_step, self.should_stop
+            model,
+            self.scorer.head,
+            self.student.tokenizer,
+            arguments,
+            self.steps,
+            self._after_step,
+            self.should_stop,
         )
 
     def _check(self) -> None:

@@ -21,6 +21,7 @@ from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from srtui.errors import UserError
+from srtui.scoring import Head
 from srtui.training.checkpoints import load_state, save_state
 from srtui.training.loss import MicroBatch, summed_nll
 
@@ -40,13 +41,14 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]
     def __init__(
         self,
         model: Any,
+        head: Head,
         tokenizer: Any,
         arguments: SFTConfig,
         steps: Sequence[Sequence[MicroBatch]],
         after_step: Callable[[int, dict[str, float]], bool],
         should_stop: Callable[[], bool],
     ) -> None:
-        self._steps, self._should_stop = steps, should_stop
+        self._head, self._steps, self._should_stop = head, steps, should_stop
         super().__init__(
             model=model,
             args=arguments,
@@ -81,7 +83,7 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]
             if self._should_stop():
                 raise Interrupted
             with self.accelerator.autocast():
-                loss = summed_nll(self.model, batch) / targets
+                loss = summed_nll(self._head, batch) / targets
             self.accelerator.backward(loss)
             total += loss.detach()
         return total

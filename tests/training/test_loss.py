@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from srtui.scoring import Scorer, Span, Student
+from srtui.scoring import Scorer, Span, Student, examine
 from srtui.scoring.packing import packed_attention
 from srtui.training import TrainExample, loss
 from srtui.training.loss import HeadLoss, MicroBatch, summed_nll
@@ -60,16 +60,17 @@ def test_loss_and_gradient_are_the_models_own(
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.train()
     some = examples[:4]
+    head = examine(model, "tiny")
     expected = _plain(model, some)
     expected.backward()
     wanted = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     if packed:
         with packed_attention(model):
-            found = summed_nll(model, MicroBatch(tuple(some), True))
+            found = summed_nll(head, MicroBatch(tuple(some), True))
             found.backward()
     else:
-        found = summed_nll(model, MicroBatch(tuple(some), False))
+        found = summed_nll(head, MicroBatch(tuple(some), False))
         found.backward()
     assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
     assert wanted
@@ -90,8 +91,8 @@ def test_it_is_the_scorers_loss(tiny_folder: Path, examples: list[TrainExample],
     with torch.no_grad():
         if packed:
             with packed_attention(student.model):
-                found = float(summed_nll(student.model, batch))
+                found = float(summed_nll(scorer.head, batch))
         else:
-            found = float(summed_nll(student.model, batch))
+            found = float(summed_nll(scorer.head, batch))
     assert found == pytest.approx(total, rel=1e-5)
     assert batch.targets == sum(e.target for e in examples)
