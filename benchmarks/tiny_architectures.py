@@ -36,7 +36,8 @@ _SIZES: list[tuple[str, int]] = [
     (r"(.*_)?(intermediate_size(_mlp)?|ffn_dim|ffn_hidden_size|dim_ff|dff|d_inner|n_inner|feed_forward_size|mamba_d_ssm|mamba_intermediate)", 128),
     (r"mamba_d_state|state_size|ssm_state_size", 16),
     (r"(mamba_)?chunk_size|block_size|index_block_size", 16),
-    (r"index_topk(_blocks)?", 4),
+    (r"index_topk", 64),  # below it all are taken; above, ties at zero fall by the shape of the batch
+    (r"index_topk_blocks", 4),
     (r"attention_hidden_size|(.*_)?hidden_size|d_model|n_embd|emb_dim|embedding_(size|dim)|(in|out)put_embedding_size|lru_width|word_embed_proj_dim|cross_attention_hidden_size|ple_embed_dim", 64),
     (r"attn_layer_period|expert_layer_period|global_attn_every_n_layers|layer_group_size|no_rope_layer_interval|_?sliding_window_pattern", 2),
     (r"attn_layer_offset|expert_layer_offset", 1),

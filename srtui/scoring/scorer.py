@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from srtui.scoring.head import examine
 from srtui.scoring.ifd import SpanLoss
-from srtui.scoring.packing import Packing, Prefix, packed_attention, shared_prefixes
+from srtui.scoring.packing import Packing, Prefix, long_patterns_differ, packed_attention, shared_prefixes
 from srtui.scoring.spans import Span
 from srtui.scoring.student import Student
 
@@ -18,6 +18,7 @@ from srtui.scoring.student import Student
 # tokens of vocabulary a chunk is 0.6 GB at most and memory does not grow with the batch.
 _HEAD_ROWS = 512
 _HEAD_BYTES = 256 * 2**20
+_LONG = 2**17  # tokens of the longest sequence whose attention is looked at
 
 
 class Scorer:
@@ -39,7 +40,7 @@ class Scorer:
         self._prefixes: dict[tuple[int, ...], Prefix] = {}
         self.tokens_run = self.tokens_saved = 0
         self.head = examine(self._model, student.name)
-        self.packed = self._packs()
+        self.packed = self._packs() and not self._differs_when_long()
         self.tokens_run = self.tokens_saved = 0  # the trial is no work
 
     @property
@@ -191,11 +192,22 @@ class Scorer:
                     packed[0, starts[n] : starts[n] + size],
                 )
                 scale = one.float().abs().amax()
-                if not (one - other).float().abs().amax() <= 0.05 * scale:
+                if not (one - other).float().abs().amax() <= 5e-5 * scale:
                     return False
         except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, IndexError):
             return False
         return True
+
+    def _differs_when_long(self) -> bool:
+        import torch
+
+        config = self._model.config.get_text_config()
+        longest = int(getattr(config, "max_position_embeddings", None) or _LONG)
+        try:
+            with torch.inference_mode():
+                return long_patterns_differ(self._model, self.head.body, min(longest, _LONG))
+        except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, IndexError):
+            return True
 
     def _nll(self, hidden: Any, labels: Any) -> Any:
         """Negative log-likelihood of each label, (n,) float32, from hidden states (n, width)."""
