@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, Literal
 
+from srtui.models.memory import free_bytes, inner_width, release, scoring_tokens, token_bytes
 from srtui.scoring.head import examine
 from srtui.scoring.ifd import SpanLoss
 from srtui.scoring.packing import Packing, Prefix, long_patterns_differ, packed_attention, shared_prefixes
@@ -36,7 +37,7 @@ class Scorer:
     def __init__(self, student: Student, batch_tokens: int | Literal["auto"] = "auto") -> None:
         self._model = student.model
         self._device = next(student.model.parameters()).device
-        self._budget = batch_tokens if batch_tokens != "auto" else _budget(self._device, self._model.config)
+        self._budget = batch_tokens if batch_tokens != "auto" else self._affordable()
         self._prefixes: dict[tuple[int, ...], Prefix] = {}
         self.tokens_run = self.tokens_saved = 0
         self.head = examine(self._model, student.name)
@@ -56,30 +57,52 @@ class Scorer:
         A loss that is not finite has the reason ``non_finite``; a span that cannot run even alone
         has ``out_of_memory``.
         """
-        import torch
-
         shared = [0] * len(spans)
         if self.packed:
             # The position before the target predicts its first token, so it has to be run.
             shared = shared_prefixes([(s.ids, max(0, len(s.ids) - s.target - 1)) for s in spans])
         order = sorted(range(len(spans)), key=lambda i: shared[i] - len(spans[i].ids))
-        at = 0
+        at, emptied = 0, False
         while at < len(order) and not should_stop():
-            batch = self._next_batch([len(spans[i].ids) - shared[i] for i in order[at:]])
+            sizes = [len(spans[i].ids) - shared[i] for i in order[at:]]
+            batch = self._next_batch(sizes)
             chosen = order[at : at + batch]
-            try:
-                losses = self._batch([spans[i] for i in chosen], [shared[i] for i in chosen])
-            except torch.OutOfMemoryError:
-                torch.cuda.empty_cache()
+            losses = self._try_batch([spans[i] for i in chosen], [shared[i] for i in chosen])
+            if losses is None:
+                held, emptied = bool(self._prefixes) and not emptied, True
+                self._prefixes.clear()
+                release(self._device)
                 if batch > 1:
-                    self._budget = max(1, self._cost([len(spans[i].ids) for i in chosen]) // 2)
+                    # Half of what was run. The beginnings were not, so they do not count.
+                    self._budget = max(1, self._cost(sizes[:batch]) // 2)
                     continue
+                if held:
+                    continue  # without the other beginnings, it may fit
                 losses = [SpanLoss(0.0, spans[chosen[0]].target, reason="out_of_memory")]
+            emptied = False
             at += batch
             self.tokens_run += sum(len(spans[i].ids) - shared[i] for i in chosen)
             self.tokens_saved += sum(shared[i] for i in chosen)
             yield from zip(chosen, losses, strict=True)
         self._prefixes.clear()
+
+    def _try_batch(self, spans: Sequence[Span], shared: Sequence[int]) -> list[SpanLoss] | None:
+        """None where memory ran out. The exception is gone by then: it would hold the tensors of the
+        pass that failed, and the device could not have them back."""
+        import torch
+
+        try:
+            return self._batch(spans, shared)
+        except torch.OutOfMemoryError:
+            return None
+
+    def _affordable(self) -> int:
+        """Tokens of a pass, by what the device has free."""
+        if self._device.type != "cuda":
+            return scoring_tokens(1, 0, self._device.type)
+        hidden = int(self._model.config.get_text_config().hidden_size)
+        token = token_bytes(hidden, inner_width(self._model))
+        return scoring_tokens(token, free_bytes(self._device), self._device.type)
 
     def _next_batch(self, sizes: Sequence[int]) -> int:
         """How many spans of these sizes, longest first, go into the next forward pass: one at least."""
@@ -138,8 +161,9 @@ class Scorer:
         """The keys and values of a shared beginning, made by one pass over it alone."""
         prefix = self._prefixes.get(ids)
         if prefix is None:
-            prefix = self._prefixes[ids] = Prefix(ids)
+            prefix = Prefix(ids)
             self._row(list(ids), list(range(len(ids))), Packing([len(ids)], [None], record=prefix))
+            self._prefixes[ids] = prefix  # only now: the pass may have run out of memory
             self.tokens_run += len(ids)
             self.tokens_saved -= len(ids)
         return prefix
@@ -220,22 +244,3 @@ class Scorer:
             wanted = logits.gather(1, labels[start : start + step, None])[:, 0]
             parts.append(torch.logsumexp(logits, dim=1) - wanted)
         return torch.cat(parts)
-
-
-def _budget(device: Any, config: Any) -> int:
-    """Tokens a forward pass: half of the memory that is free, by what one token takes in a layer, and
-    no more than keeps the device busy. On CPUs 2048 is where the rate stops rising."""
-    import torch
-
-    if device.type != "cuda":
-        return 2048
-    text = config.get_text_config()
-    width, inner = (
-        int(text.hidden_size),
-        int(getattr(text, "intermediate_size", None) or 4 * text.hidden_size),
-    )
-    # Residual, norms, query, key, value and their rotations; gate, up and their product; in bfloat16,
-    # some of them in float32 for a moment.
-    token = 2 * (24 * width + 6 * inner)
-    free, _ = torch.cuda.mem_get_info(device)
-    return max(2048, min(32768, int(free * 0.5 / token)))
