@@ -221,7 +221,7 @@ class StudentWriter:
         )  # fmt: skip
 
     def close(self) -> None:
-        self.student = None
+        self.student.close()
 
 
 def add_adapter(student: Any, folder: Any) -> None:

@@ -140,6 +140,11 @@ class Context:
             self._teacher = None
 
     def forget_students(self) -> None:
+        """Free the students' memory, all of it, before anything else is loaded: a teacher's layers are
+        planned by what is free."""
+        for judge in (self._judge, self._proxy):
+            if judge is not None:
+                judge.close()
         self._judge = self._proxy = None
 
     def _load(self, name: str, quantization: Quantization) -> Judge:

@@ -56,6 +56,10 @@ class Judge:
             name, self.student.id, quantization, template_name, protocol, max_length
         )
 
+    def close(self) -> None:
+        """Free the student's memory."""
+        self.student.close()
+
     @property
     def tokens_run(self) -> int:
         return int(self._scorer.tokens_run)

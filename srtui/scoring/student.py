@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from srtui.errors import UserError
 from srtui.models import file_sha256
+from srtui.models.memory import let_go
 
 Quantization = Literal["nf4", "bf16", "int8", "f32", "gguf"]
 
@@ -121,6 +122,14 @@ class Student:
             model = _with_adapter(model, adapter)
             identity += f":{file_sha256(adapter / _ADAPTER)[:32]}"
         return cls(folder.name, identity, quantization, model, tokenizer)
+
+    def close(self) -> None:
+        """Give its memory back to the device at once, whoever still refers to it; it cannot run any more."""
+        model, self.model = self.model, None
+        if self.quantization == "gguf" and model is not None:
+            model.close()
+        elif model is not None:
+            let_go(model)
 
     @classmethod
     def _load_gguf(cls, path: Path) -> Student:
