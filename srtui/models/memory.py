@@ -22,13 +22,16 @@ _LEAST_TOKENS, _MOST_TOKENS = 2048, 32768
 
 @dataclass(frozen=True)
 class TeacherShape:
-    """A GGUF as memory sees it, in bytes: the weights of each of its layers; those of its output;
-    ``cell``, the KV cache of one token in one layer; ``compute``, the buffers of one pass."""
+    """A GGUF as memory sees it: the bytes of each of its layers, and of its output; ``kv``, the elements
+    of KV cache of one token in one layer; the sizes of its vocabulary, its hidden states and the
+    middle of a layer."""
 
     layers: tuple[int, ...]
     output: int
-    cell: float
-    compute: int
+    kv: int
+    vocabulary: int
+    hidden: int
+    inner: int
 
     def on_device(self, count: int) -> int:
         """Weights of the last ``count`` layers and the output, which go to the device together."""
@@ -63,29 +66,34 @@ class TeacherPlan:
         )
 
 
-def plan_teacher(shape: TeacherShape, cells: int, free: int) -> TeacherPlan:
+def plan_teacher(
+    shape: TeacherShape, cells: int, free: int, *, batch: int = 512, element: float = 2.0
+) -> TeacherPlan:
     """As many of the last layers on the device as fit its ``free`` bytes with their share of a KV cache
-    of ``cells`` tokens."""
-    room, count = DEVICE_SHARE * free - shape.compute, 0
+    of ``cells`` tokens, ``element`` bytes each number, and the buffers of a pass of ``batch`` tokens."""
+    compute = compute_bytes(batch, shape.vocabulary, shape.hidden, shape.inner)
+    cell = shape.kv * element
+    room, count = DEVICE_SHARE * free - compute, 0
     while count < len(shape.layers):
         more = count + 1
-        if shape.on_device(more) + more * shape.cell * cells > room:
+        if shape.on_device(more) + more * cell * cells > room:
             break
         count = more
     return TeacherPlan(
         layers=count,
         of=len(shape.layers),
         weights=shape.on_device(count),
-        cache=round(count * shape.cell * cells),
-        compute=shape.compute if count else 0,
+        cache=round(count * cell * cells),
+        compute=compute if count else 0,
         free=free,
         cells=cells,
     )
 
 
 def cells_that_fit(cell: float, layers: int, on_device: int, *, device: int, host: int, compute: int) -> int:
-    """Tokens of KV cache of a loaded teacher: its ``on_device`` layers keep theirs on the device, with
-    ``device`` bytes free, the others in this computer's memory, with ``host``."""
+    """Tokens of KV cache of a loaded teacher, ``cell`` bytes each in a layer: its ``on_device`` layers
+    keep theirs on the device, with ``device`` bytes free, the others in this computer's memory, with
+    ``host``."""
     fits = []
     if on_device:
         fits.append((DEVICE_SHARE * device - compute) / (cell * on_device))

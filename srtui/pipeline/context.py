@@ -104,6 +104,7 @@ class Context:
                     name=settings.model,
                     sha256=models.file_sha256(path),
                     adapter=adapter,
+                    say=self.watch.event,
                     **settings.model_dump(exclude={"model", "adapter", "from_run"}),
                 )
         self.store.runs.update(self.run.id, teacher=json.dumps(asdict(self._teacher.identity)))
