@@ -153,7 +153,10 @@ class Context:
             self.close_teacher()
         path = student_path(self.workspace, name, quantization, lambda line: self.watch.event("info", line))
         with self._loading(f"student {name} in {quantization}"):
-            return open_judge(self.store, self.recipe, path, name, quantization)
+            judge = open_judge(self.store, self.recipe, path, name, quantization)
+        if judge.why_padded:
+            self.watch.event("info", f"Texts for {name} are not packed: {judge.why_padded}.")
+        return judge
 
     @contextmanager
     def _loading(self, what: str) -> Iterator[None]:

@@ -68,6 +68,7 @@ def train_selected(context: Context) -> None:
             "steps": result.steps,
             "kept_step": result.kept_step,
             "examples": len(examples),
+            "arithmetic": result.arithmetic,
             "held_out": result.held_out,
         },
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from srtui.errors import UserError
+from srtui.scoring.arithmetic import in_float32
 
 # What the probe is multiplied by, so that a cap on the logits shows where a short text's are small.
 _PROBES = (1.0, 16.0)
@@ -60,7 +61,7 @@ class Head:
 
 
 def examine(model: Any, name: str) -> Head:
-    """Find ``model``'s head by three short passes of its own forward. Raises UserError, with ``name``,
+    """Find ``model``'s head by a few short passes of its own forward, in float32. Raises UserError, with ``name``,
     where it gives no logits for token ids alone, or where they depend on what follows."""
     import torch
 
@@ -68,7 +69,7 @@ def examine(model: Any, name: str) -> Head:
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), in_float32(base):
             return _examine(base, name)
     finally:
         model.train(was_training)
@@ -163,7 +164,8 @@ def _gives(head: Head, hidden: Any, logits: Any) -> bool:
         return False
     # A factor shows in the fit over all logits far below the rounding of one.
     factor = float((found * wanted).sum() / (found * found).sum().clamp_min(1e-30))
-    error = torch.finfo(logits.dtype).eps
+    weight = head.model.get_output_embeddings()
+    error = max(torch.finfo(t.dtype).eps for t in (logits, weight.weight if weight is not None else logits))
     return abs(factor - 1) <= max(1e-4, error / 4) and near(found, wanted, error=error)
 
 

@@ -68,6 +68,11 @@ class Judge:
     def tokens_saved(self) -> dict[str, int]:
         return {"shared": self._shared, "prefix": int(self._scorer.tokens_saved)}
 
+    @property
+    def why_padded(self) -> str:
+        """Why the student's spans are padded and not packed; "" where they are packed."""
+        return str(self._scorer.why_padded)
+
     def scores(
         self, variant_ids: Iterable[int], metric: Metric
     ) -> dict[int, tuple[float | None, str | None]]:

@@ -9,6 +9,7 @@ from itertools import accumulate
 from typing import Any, Literal
 
 from srtui.models.memory import free_bytes, inner_width, release, scoring_tokens, token_bytes
+from srtui.scoring.arithmetic import in_float32
 from srtui.scoring.head import examine
 from srtui.scoring.ifd import SpanLoss
 from srtui.scoring.packing import Packing, Prefix, long_patterns_differ, packed_attention, shared_prefixes
@@ -20,6 +21,9 @@ from srtui.scoring.student import Student
 _HEAD_ROWS = 512
 _HEAD_BYTES = 256 * 2**20
 _LONG = 2**17  # tokens of the longest sequence whose attention is looked at
+# Two orders of summing in float32 differ by up to 3e-6 of the largest hidden state (thirty layers, NF4);
+# a short convolution that reaches into the span before (LFM2), by 1e-4 at random weights.
+_PACKED_AS_PADDED = 5e-5
 
 
 class Scorer:
@@ -29,9 +33,9 @@ class Scorer:
     that is free, and an out-of-memory halves it and goes on. Spans lie end to end with no padding,
     and a beginning that many of them share is run once; where the student's attention cannot be cut
     like that, they are padded, and where padding changes a loss, each runs alone (``batching`` says
-    which). ``head`` makes the model's own logits. ``tokens_run`` are those that went through
-    the model, ``tokens_saved`` those that a shared beginning spared. Raises UserError for a model that
-    does not predict tokens from those before them.
+    which, ``why_padded`` why). ``head`` makes the model's own logits. ``tokens_run`` are those that went
+    through the model, ``tokens_saved`` those that a shared beginning spared. Raises UserError for a model
+    that does not predict tokens from those before them.
     """
 
     def __init__(self, student: Student, batch_tokens: int | Literal["auto"] = "auto") -> None:
@@ -41,8 +45,12 @@ class Scorer:
         self._prefixes: dict[tuple[int, ...], Prefix] = {}
         self.tokens_run = self.tokens_saved = 0
         self.head = examine(self._model, student.name)
-        self.packed = self._packs() and not self._differs_when_long()
+        self.why_padded = self._packs() or self._differs_when_long()
         self.tokens_run = self.tokens_saved = 0  # the trial is no work
+
+    @property
+    def packed(self) -> bool:
+        return not self.why_padded
 
     @property
     def batching(self) -> Literal["packed", "padded", "alone"]:
@@ -196,42 +204,45 @@ class Scorer:
             use_cache=False,
         ).last_hidden_state
 
-    def _packs(self) -> bool:
-        """Whether this student's attention can be cut into sequences: tried, on two short ones with a
-        shared beginning, against the same ones padded."""
+    def _packs(self) -> str:
+        """Why this student's attention cannot be cut into sequences; "" where it can. Tried on two short
+        ones with a shared beginning, against the same ones padded: in float32, so that what differs is
+        the method and not the rounding of the type that the student computes in."""
         import torch
 
         last = min(1000, self.head.vocabulary) - 1
         start = tuple(last - n % last for n in range(8))
         two = [Span((*start, *(n % last for n in range(7, 7 + size))), 2) for size in (3, 6)]
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), in_float32(self._model):
                 padded = self._padded_pass(two)
                 packed, starts = self._packed_pass(two, [len(start)] * 2)
+        except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, IndexError) as error:
+            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            return f"its code does not take packed sequences ({first_line})"
+        finally:
             self._prefixes.clear()
-            for n, span in enumerate(two):
-                size = len(span.ids) - len(start)
-                one, other = (
-                    padded[n, len(start) : len(start) + size],
-                    packed[0, starts[n] : starts[n] + size],
-                )
-                scale = one.float().abs().amax()
-                if not (one - other).float().abs().amax() <= 5e-5 * scale:
-                    return False
-        except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, IndexError):
-            return False
-        return True
+        for n, span in enumerate(two):
+            size = len(span.ids) - len(start)
+            one, other = padded[n, len(start) : len(start) + size], packed[0, starts[n] : starts[n] + size]
+            off = float((one - other).abs().amax() / one.abs().amax())
+            if not off <= _PACKED_AS_PADDED:
+                return f"packed, its hidden states are off by {off:.1e} of the largest"
+        return ""
 
-    def _differs_when_long(self) -> bool:
+    def _differs_when_long(self) -> str:
+        """Why long sequences cannot be packed though short ones can; "" where they can."""
         import torch
 
         config = self._model.config.get_text_config()
         longest = int(getattr(config, "max_position_embeddings", None) or _LONG)
         try:
             with torch.inference_mode():
-                return long_patterns_differ(self._model, self.head.body, min(longest, _LONG))
-        except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, IndexError):
-            return True
+                differ = long_patterns_differ(self._model, self.head.body, min(longest, _LONG))
+        except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, IndexError) as error:
+            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            return f"what its attention sees of a long text cannot be asked ({first_line})"
+        return "its attention sees a long text in a pattern of its own" if differ else ""
 
     def _nll(self, hidden: Any, labels: Any) -> Any:
         """Negative log-likelihood of each label, (n,) float32, from hidden states (n, width)."""

@@ -12,8 +12,10 @@ from typing import Any, Literal
 from srtui.errors import UserError
 from srtui.models import file_sha256
 from srtui.models.memory import let_go
+from srtui.scoring.arithmetic import settle
 
 Quantization = Literal["nf4", "bf16", "int8", "f32", "gguf"]
+Arithmetic = Literal["float32", "bfloat16"]
 
 _ADAPTER = "adapter_model.safetensors"
 # Words, digits, spaces, line breaks, code and other scripts: where tokenizers differ, they differ here.
@@ -22,13 +24,15 @@ _PROBE = "Hello,  world!\n\nIt's 2024: x = {'a': 12345};\n\tπ ≈ 3.14159 — n
 
 @dataclass
 class Student:
-    """``id`` stands for the weights, their quantization and the arithmetic: equal ids, equal losses."""
+    """``id`` stands for the weights, their quantization and the arithmetic: equal ids, equal losses.
+    ``arithmetic`` is the type that products are computed in."""
 
     name: str
     id: str
     quantization: Quantization
     model: Any
     tokenizer: Any
+    arithmetic: Arithmetic = "float32"
 
     @classmethod
     def load(
@@ -37,11 +41,14 @@ class Student:
         quantization: Quantization = "nf4",
         device: str = "auto",
         adapter: Path | None = None,
+        arithmetic: Literal["auto"] | Arithmetic = "auto",
     ) -> Student:
         """Load from ``folder`` (config.json, *.safetensors, tokenizer.json); never from the network.
 
         With ``gguf``, ``folder`` is a GGUF file, and llama.cpp runs it: a student that can choose,
-        and not be trained. nf4 is bitsandbytes' NF4 with double quantization, as QLoRA (Dettmers et al. 2023) trains it.
+        and not be trained. nf4 is bitsandbytes' NF4 with double quantization, as QLoRA (Dettmers et al. 2023) trains it;
+        int8 is its row-wise rounding of the weights, and of nothing else. Both, and bf16, are multiplied in
+        ``arithmetic``, by default what the hardware is made for; f32 always in float32.
         ``adapter`` is a folder that training wrote: with it, this is the tuned student.
         Raises UserError where the folder is not such a student.
         """
@@ -58,7 +65,9 @@ class Student:
                 f"{folder}: no *.safetensors in it; a student is a folder of safetensors weights."
             )
         where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        dtype = torch.float32 if quantization == "f32" else compute_dtype(where)
+        dtype = compute_dtype(where) if arithmetic == "auto" else getattr(torch, arithmetic)
+        if quantization == "f32":
+            dtype = torch.float32
         settings: dict[str, Any] = {}
         if quantization == "nf4":
             settings["quantization_config"] = BitsAndBytesConfig(
@@ -117,11 +126,15 @@ class Student:
                 f"{folder}: its tokenizer has no tokenizer.json, or no end-of-text token; both are needed."
             )
         model.eval()
-        identity = f"{weights_sha256(folder)[:32]}:{quantization}:{str(dtype).removeprefix('torch.')}"
+        settle(model)
+        arithmetic = "float32" if dtype == torch.float32 else "bfloat16"
+        identity = f"{weights_sha256(folder)[:32]}:{quantization}:{arithmetic}"
+        if quantization == "int8" or (quantization, arithmetic, where) == ("nf4", "bfloat16", "cpu"):
+            identity += ":2"  # losses stored before `settle` are those of another arithmetic
         if adapter is not None:
             model = _with_adapter(model, adapter)
             identity += f":{file_sha256(adapter / _ADAPTER)[:32]}"
-        return cls(folder.name, identity, quantization, model, tokenizer)
+        return cls(folder.name, identity, quantization, model, tokenizer, arithmetic)
 
     def close(self) -> None:
         """Give its memory back to the device at once, whoever still refers to it; it cannot run any more."""

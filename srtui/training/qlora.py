@@ -36,7 +36,7 @@ _PROGRESS, _BEST = "progress.json", "best.safetensors"
 class TrainingResult:
     """``tokens`` went through the model, padding not counted; losses are means in nats a token.
 
-    ``held_out`` maps a set's name to samples, before and after. ``kept_step`` is the step whose weights
+    ``arithmetic`` is the type that the student computed in. ``held_out`` maps a set's name to samples, before and after. ``kept_step`` is the step whose weights
     were kept: the last, or the best one where early stopping looked for it.
     """
 
@@ -47,6 +47,7 @@ class TrainingResult:
     last_loss: float
     tokens: int
     seconds: float
+    arithmetic: str
     held_out: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
@@ -403,6 +404,7 @@ class _Training:
             last_loss=done.losses[-1] if done.losses else math.nan,
             tokens=self.tokens_after[done.step],
             seconds=done.seconds,
+            arithmetic=self.student.arithmetic,
             held_out={
                 name: {
                     "samples": len(samples),
