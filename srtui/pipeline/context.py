@@ -149,11 +149,14 @@ class Context:
         self._judge = self._proxy = None
 
     def _load(self, name: str, quantization: Quantization) -> Judge:
+        from srtui.scoring import Student
+
         if _gpu():
             self.close_teacher()
         path = student_path(self.workspace, name, quantization, lambda line: self.watch.event("info", line))
         with self._loading(f"student {name} in {quantization}"):
-            judge = open_judge(self.store, self.recipe, path, name, quantization)
+            student = Student.load(path, quantization, say=lambda line: self.watch.event("warning", line))
+            judge = open_judge(self.store, self.recipe, path, name, quantization, student=student)
         if judge.why_padded:
             self.watch.event("info", f"Texts for {name} are not packed: {judge.why_padded}.")
         return judge
