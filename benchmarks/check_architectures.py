@@ -82,7 +82,9 @@ def compare(name: str, model: Any) -> Outcome:
         for n, wanted in enumerate(expected):
             loss = found[n]
             if loss.reason is not None or not abs(loss.nll - wanted) <= _LOSS * abs(wanted):
-                return Outcome(name, "wrong", f"a loss is {loss.nll:.5f}, its own logits give {wanted:.5f}", head)
+                return Outcome(
+                    name, "wrong", f"a loss is {loss.nll:.5f}, its own logits give {wanted:.5f}", head
+                )
         ours = _trained(model, scorer, spans)
         if (off := _distance(ours, slopes)) > _GRADIENT:
             return Outcome(name, "wrong", f"the gradient is off by {off:.1%} of its norm", head)

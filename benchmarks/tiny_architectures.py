@@ -51,7 +51,9 @@ _SCALES: list[tuple[str, float]] = [
     (r"(embedding|residual|attention_in|attention_out|key|ssm_in|ssm_out)_multiplier", 0.5),
 ]
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
-_LISTS = r"attention_layers|layer_types|mlp_layer_types|layers_block_type|block_types|indexer_types|attn_layers"
+_LISTS = (
+    r"attention_layers|layer_types|mlp_layer_types|layers_block_type|block_types|indexer_types|attn_layers"
+)
 
 
 def names() -> list[str]:
@@ -145,8 +147,8 @@ def shrunk(whole: dict[str, Any]) -> dict[str, Any]:
             found[field] = [1]
         elif field.endswith("_token_id") and isinstance(value, int):
             found[field] = min(value, 2)
-        elif isinstance(value, int) or (value is None and re.fullmatch(r".*(_dim|_size|_heads)", field)):
-            if (size := _size(field)) >= 0 and value != 0:
+        elif value != 0 and (isinstance(value, int) or value is None) and (size := _size(field)) >= 0:
+            if value is not None or re.fullmatch(r".*(_dim|_size|_heads)", field):
                 found[field] = size
         for pattern, scale in _SCALES:
             if re.fullmatch(pattern, field) and not isinstance(value, bool):

@@ -339,6 +339,8 @@ def _training_rows(t: dict[str, Any]) -> list[tuple[str, str]]:
             f"({result['steps']} steps, {result['examples']} samples)",
         )
     ]
+    if not result.get("changed", True):
+        rows.append(("training", "changed nothing: the adapter is what it was made with"))
     for name, held in result["held_out"].items():
         rows.append(
             (

@@ -44,7 +44,9 @@ def pytest_report_header() -> str:
         )
         if getattr(torch.cpu, asked, lambda: False)()
     ]
-    limited = [f"{k}={os.environ[k]}" for k in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA") if k in os.environ]
+    limited = [
+        f"{k}={os.environ[k]}" for k in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA") if k in os.environ
+    ]
     gpus = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
     return "arithmetic: " + ", ".join(
         [

@@ -58,7 +58,9 @@ class TeacherPlan:
                 f"The teacher's {self.of} layers stay in this computer's memory: with a KV cache for {self.cells:,} "
                 f"tokens none fits the GPU's {self.free / 1e9:.1f} GB that are free."
             )
-        less = "" if self.layers == self.of else "; the others stay in this computer's memory, which is slower"
+        less = (
+            "" if self.layers == self.of else "; the others stay in this computer's memory, which is slower"
+        )
         return (
             f"{self.layers} of the teacher's {self.of} layers go to the GPU{less}: {self.weights / 1e9:.1f} GB of "
             f"weights, {self.cache / 1e9:.1f} GB of KV cache for {self.cells:,} tokens and "

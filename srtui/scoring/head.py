@@ -91,7 +91,9 @@ def _examine(base: Any, name: str) -> Head:
         logits, other = (base(input_ids=ids, use_cache=False).logits[0] for ids in (one, two))
     except Exception as error:
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{name} cannot be a student: it gives no logits for a text alone ({line}).") from error
+        raise UserError(
+            f"{name} cannot be a student: it gives no logits for a text alone ({line})."
+        ) from error
     finally:
         for hook in hooks:
             hook.remove()
@@ -195,7 +197,9 @@ def _pads(part: Any, texts: tuple[Any, Any], states: list[Any]) -> bool:
         found = part(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
     except Exception:
         return False
-    return all(near(found[n, : len(t)], alone) for n, (t, alone) in enumerate(zip(texts, states, strict=True)))
+    return all(
+        near(found[n, : len(t)], alone) for n, (t, alone) in enumerate(zip(texts, states, strict=True))
+    )
 
 
 def _two_texts(vocabulary: int) -> tuple[list[int], list[int]]:

@@ -110,9 +110,7 @@ def load_model(
     )
 
 
-def _tries(
-    path: Path, gpu_layers: int | Literal["auto"], cells: int, element: float, say: Say
-) -> list[int]:
+def _tries(path: Path, gpu_layers: int | Literal["auto"], cells: int, element: float, say: Say) -> list[int]:
     """How many layers to ask llama.cpp to put on the GPU, and how many if it cannot."""
     if gpu_layers != "auto":
         return [gpu_layers]

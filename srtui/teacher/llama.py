@@ -358,7 +358,9 @@ class LlamaTeacher:
             self._on_gpu,
             device=_UNKNOWN if (free := gpu_free()) is None else free,
             host=psutil.virtual_memory().available,
-            compute=0 if held else compute_bytes(self._batch_tokens, self._vocab_size, usual * heads, 4 * usual * heads),
+            compute=0
+            if held
+            else compute_bytes(self._batch_tokens, self._vocab_size, usual * heads, 4 * usual * heads),
         )
 
     def _evaluate_prefix(self, prompts: Sequence[list[int]]) -> None:

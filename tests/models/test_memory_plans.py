@@ -84,7 +84,9 @@ def test_a_scoring_pass(hidden: int, inner: int, free: int, more: int) -> None:
 def test_the_plan_in_words() -> None:
     shape = TeacherShape((GB // 4,) * 16, GB // 2, 2048, 128_000, 4096, 14336)
     whole = plan_teacher(shape, 10_240, 24 * GB)
-    assert whole.sentence().startswith("16 of the teacher's 16 layers go to the GPU: 4.5 GB of weights, 0.7 GB of KV")
+    assert whole.sentence().startswith(
+        "16 of the teacher's 16 layers go to the GPU: 4.5 GB of weights, 0.7 GB of KV"
+    )
     some = plan_teacher(shape, 10_240, 3 * GB)
     assert 0 < some.layers < 16
     assert "the others stay in this computer's memory, which is slower" in some.sentence()

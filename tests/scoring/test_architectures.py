@@ -16,7 +16,15 @@ from srtui.scoring import Scorer, Span, Student, examine
 from srtui.scoring.head import near
 
 # Those that scale or cap their logits in ways of their own, or put layers before them.
-OWN_HEAD = ["granite", "granitemoe", "granitemoehybrid", "falcon_h1", "recurrent_gemma", "minicpm3", "inkling_text"]
+OWN_HEAD = [
+    "granite",
+    "granitemoe",
+    "granitemoehybrid",
+    "falcon_h1",
+    "recurrent_gemma",
+    "minicpm3",
+    "inkling_text",
+]
 # Windows, chunks, sinks, recurrent states, absolute positions, experts, a decoder inside its model.
 OTHERS = [
     "llama", "llama4_text", "gemma2", "cohere", "gpt2", "gpt_oss", "mimo_v2_flash", "mamba", "lfm2",
@@ -47,7 +55,9 @@ def _student(name: str, **changes: Any) -> Student:
 
 @pytest.mark.parametrize("name", ["xlnet", "xlm"])
 def test_a_model_that_sees_what_follows_is_refused_in_one_sentence(name: str) -> None:
-    with pytest.raises(UserError, match=r"cannot be a student: its logits depend on the tokens that follow") as said:
+    with pytest.raises(
+        UserError, match=r"cannot be a student: its logits depend on the tokens that follow"
+    ) as said:
         Scorer(_student(name))
     assert "\n" not in str(said.value)
 

@@ -78,5 +78,7 @@ def test_a_student_that_does_not_fit_is_refused_before_it_is_read(
         raise AssertionError("it was read")
 
     monkeypatch.setattr(t.AutoModelForCausalLM, "from_pretrained", reads)
-    with pytest.raises(UserError, match=r"mixture does not fit the GPU's memory in nf4: its weights take about 0.0 GB"):
+    with pytest.raises(
+        UserError, match=r"mixture does not fit the GPU's memory in nf4: its weights take about 0.0 GB"
+    ):
         Student.load(mixture, "nf4", "cuda")

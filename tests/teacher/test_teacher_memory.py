@@ -46,7 +46,8 @@ class Gpu:
 
 def _requests(count: int, tokens: int = 40) -> list[Request]:
     return [
-        Request(n, (Message("user", f"Say {n}."),), (Segment(max_tokens=tokens),), seed=n) for n in range(count)
+        Request(n, (Message("user", f"Say {n}."),), (Segment(max_tokens=tokens),), seed=n)
+        for n in range(count)
     ]
 
 
@@ -73,7 +74,9 @@ def test_layers_are_planned_with_their_cache(teacher_file: Path, monkeypatch: py
     assert shorter.asked[0] > asked
 
 
-def test_layers_that_do_not_fit_after_all_are_said(teacher_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_that_do_not_fit_after_all_are_said(
+    teacher_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gpu = Gpu(monkeypatch, 4000 * MB, fits=20)
     gpu.open(teacher_file).close()
     assert gpu.asked == [31, 23, 15]
