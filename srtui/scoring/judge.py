@@ -64,6 +64,10 @@ class Judge:
             words.chat.date if words.chat else None,
         )
 
+    def close(self) -> None:
+        """Free the student's memory."""
+        self.student.close()
+
     @property
     def tokens_run(self) -> int:
         return int(self._scorer.tokens_run)
