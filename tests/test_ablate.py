@@ -44,7 +44,7 @@ def test_seeds_that_differ_widen_the_interval() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seeds", "apart", "least"), [(2, 0.3, 0.92), (3, 0.3, 0.93), (3, 0.0, 0.93), (5, 0.2, 0.93)]
+    ("seeds", "apart", "least"), [(2, 0.3, 0.94), (3, 0.3, 0.94), (3, 0.0, 0.94), (5, 0.2, 0.94)]
 )
 def test_the_interval_holds_the_truth_as_often_as_it_says(seeds: int, apart: float, least: float) -> None:
     """Three seeds drawn anew from three held it 78 times in 100, two from two 67 times."""

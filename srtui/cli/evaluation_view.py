@@ -137,7 +137,8 @@ def _compared_rows(r: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _length_rows(control: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Older results have neither a slope's interval nor what was raw."""
     reason, slope = control["reason"], control.get("slope")
-    text = interval(control["win_rate"], percent=True) if reason is None else f"none: {plain(reason)}"
+    raw = "" if control.get("raw") is None else f", the raw one, {control['raw']:.1%}, stands"
+    text = interval(control["win_rate"], percent=True) if reason is None else f"none{raw}: {plain(reason)}"
     rows = [("length-controlled win rate", text)]
     if slope is not None and slope["value"] is not None:
         rows.append(("effect of length, in logits", interval(slope)))

@@ -85,14 +85,12 @@ class LengthControlled(TypedDict):
 
     ``raw`` is the mean preference, missing answers included. ``slope`` is phi in logits, with its interval:
     above 0 the judge prefers longer answers. ``difficulty`` is psi, None without anchors; ``strength`` the
-    inverse penalty that was chosen, None without a penalty. ``length`` is the slope's value, as older
-    results have it.
+    inverse penalty that was chosen, None without a penalty. (Older results have ``length``, the slope alone.)
     """
 
     win_rate: Estimate
     raw: float | None
     slope: Estimate
-    length: float | None
     difficulty: float | None
     strength: float | None
     anchors: dict[str, Any] | None
@@ -141,7 +139,7 @@ def controlled_rate(
     def none(reason: str, slope: Estimate | None = None) -> LengthControlled:
         slope = slope or nothing()
         return LengthControlled(
-            win_rate=nothing(judged), raw=raw, slope=slope, length=slope["value"], difficulty=None,
+            win_rate=nothing(judged), raw=raw, slope=slope, difficulty=None,
             strength=None, anchors=known, reason=reason,
         )  # fmt: skip
 
@@ -196,7 +194,7 @@ def controlled_rate(
 
     slope = between(float(-fitted[0]), 1)
     return LengthControlled(
-        win_rate=between(rate(fitted), 0), raw=raw, slope=slope, length=slope["value"],
+        win_rate=between(rate(fitted), 0), raw=raw, slope=slope,
         difficulty=float(fitted[1]), strength=strength, anchors=known, reason=None,
     )  # fmt: skip
 
@@ -235,7 +233,7 @@ def _plain(
             slope,
         )
     return LengthControlled(
-        win_rate=Estimate(value=value, low=low, high=high, n=judged), raw=raw, slope=slope, length=phi,
+        win_rate=Estimate(value=value, low=low, high=high, n=judged), raw=raw, slope=slope,
         difficulty=None, strength=None, anchors=None, reason=None,
     )  # fmt: skip
 

@@ -117,10 +117,11 @@ class Comparison:
 def paired_interval(arm: NDArray[Any], full: NDArray[Any]) -> Interval:
     """The mean of ``arm - full`` with a t interval over seeds and over samples, crossed.
 
-    Both are (seeds, samples), paired in both ways. The mean's variance is that of a two-way random-effects
-    model, (MS_seeds + MS_samples - MS_rest) / (seeds * samples), and never less than either alone gives;
-    degrees of freedom are Satterthwaite's. (Seeds drawn anew from three would make three look like a
-    population.) With one seed the samples alone vary, and what another would have changed is not in it.
+    Both are (seeds, samples), paired in both ways. The variance of the mean in a two-way random-effects model
+    is (MS_seeds + (MS_samples - MS_rest)) / (seeds * samples); each part takes the t quantile of its own
+    degrees of freedom (Howe 1974), so few seeds that differ give a wide interval. (Seeds drawn anew from
+    three would make three look like a population.) With one seed it is the ordinary t interval over samples,
+    and what another seed would have changed is not in it.
     """
     from scipy.stats import t
 
@@ -130,18 +131,14 @@ def paired_interval(arm: NDArray[Any], full: NDArray[Any]) -> Interval:
     if samples < 2:
         return Interval(mean, -math.inf, math.inf)
     by_sample = seeds * float(difference.mean(axis=0).var(ddof=1))
-    parts = [(by_sample, samples - 1)]
-    total = by_sample
+    by_seed = rest = 0.0
     if seeds > 1:
         by_seed = samples * float(difference.mean(axis=1).var(ddof=1))
         left = difference - difference.mean(axis=0) - difference.mean(axis=1, keepdims=True) + mean
         rest = float((left**2).sum()) / ((seeds - 1) * (samples - 1))
-        parts += [(by_seed, seeds - 1), (rest, (seeds - 1) * (samples - 1))]
-        total = max(by_seed + by_sample - rest, by_seed, by_sample)
-    if total == 0.0:
-        return Interval(mean, mean, mean)
-    freedom = max(1.0, total**2 / sum(ms**2 / n for ms, n in parts))
-    half = float(t.ppf(0.975, freedom)) * math.sqrt(total / (seeds * samples))
+    parts = [(by_seed, seeds - 1), (max(0.0, by_sample - rest), samples - 1)]
+    squares = sum(float(t.ppf(0.975, n)) ** 2 * ms for ms, n in parts if n)
+    half = math.sqrt(squares / (seeds * samples))
     return Interval(mean, mean - half, mean + half)
 
 

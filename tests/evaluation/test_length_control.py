@@ -100,7 +100,7 @@ def test_anchors_give_what_was_put_in_where_a_plain_fit_cannot() -> None:
     assert controlled_rate(rows)["win_rate"]["value"] is None  # hardly any answer is as long as the reference
     found = controlled_rate(rows, gamed(2.0))
     low, value, high = (found["win_rate"][k] for k in ("low", "value", "high"))  # type: ignore[literal-required]
-    assert value == pytest.approx(truth, abs=0.001) and low < value < high
+    assert value == pytest.approx(truth, abs=0.001) and low - 1e-4 < value < high + 1e-4
     assert found["raw"] is not None and found["raw"] < truth - 0.15
     assert found["slope"]["value"] == pytest.approx(2.0, abs=0.2)
     assert found["difficulty"] == pytest.approx(1.0, abs=0.1) and found["strength"] is not None

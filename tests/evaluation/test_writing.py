@@ -58,6 +58,9 @@ def tiny(student_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def test_greedy_inherits_nothing(tiny: Path, tmp_path: Path) -> None:
     """A repetition_penalty in the model's own generation_config changed what "greedy" wrote."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
     other = tmp_path / "penalised"
     shutil.copytree(tiny, other)
     own = {
@@ -65,13 +68,18 @@ def test_greedy_inherits_nothing(tiny: Path, tmp_path: Path) -> None:
         "temperature": 3.0, "suppress_tokens": list(range(2000)), "num_beams": 3,
     }  # fmt: skip
     (other / "generation_config.json").write_text(json.dumps(own))
+    adapter = tmp_path / "adapter"  # an adapter's model has a generation_config of its own
+    loaded = AutoModelForCausalLM.from_pretrained(tiny)
+    get_peft_model(loaded, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")).save_pretrained(
+        adapter
+    )
     texts = []
-    for folder in (tiny, other):
-        one = Contestant("s", "student", folder, "sha", quantization="f32", template="alpaca")
+    for folder, added in ((tiny, None), (other, None), (other, adapter)):
+        one = Contestant("s", "student", folder, "sha", added, quantization="f32", template="alpaca")
         writer = StudentWriter(one, Writing(max_tokens=12))
         texts.append([a.text for _, a in sorted(writer.write(TURNS, lambda: False), key=lambda x: x[0])])
         writer.close()
-    assert texts[0] == texts[1] and any(texts[0])
+    assert texts[0] == texts[1] == texts[2] and any(texts[0])
 
 
 def test_all_that_is_used_is_stored_and_hashed() -> None:
