@@ -148,12 +148,12 @@ int main() {
 }
 CPP_END
     "$compiler" -O3 -march=native -o "$dir/amx" "$dir/amx.cpp" 2>/dev/null || return 0
-    (ulimit -c 0; exec 2>/dev/null; "$dir/amx")
+    (ulimit -c 0; "$dir/amx")
 }
 flags=""
 if [ "$(uname -m)" = x86_64 ]; then
     probe="$(mktemp -d)"
-    amx_works "$probe" || flags="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+    amx_works "$probe" 2>/dev/null || flags="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
     rm -rf "$probe"
     [ -z "$flags" ] || say "$compiler makes AMX code that does not run; llama.cpp is built without it"
 fi

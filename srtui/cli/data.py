@@ -9,6 +9,7 @@ import typer
 
 from srtui.cli.base import AsJson, RunName, app, key_value, open_store, print_json
 from srtui.errors import UserError
+from srtui.store.endings import in_words
 from srtui.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -173,8 +174,9 @@ def _show_sample(facts: dict[str, Any], raw: bool) -> None:
     for g in facts["generations"] if raw else []:
         out.print(
             f"\n[bold]Generation {g['id']}[/]: {g['stage']}, attempt {g['attempt']}, seed {g['seed']}, "
-            f"{g['model']}, {g['finish']}, {g['parsed']}"
+            f"{g['model']}, {g['parsed']}"
         )
+        out.print(f"  {plain(in_words(g['segments'], g['finish']))}", soft_wrap=True)
         out.print(plain(g["text"]), soft_wrap=True)
 
 

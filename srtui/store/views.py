@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 from srtui.errors import UserError
 from srtui.store import Store, explain
+from srtui.store.endings import in_words
 from srtui.store.evaluations import EvaluationReads
 from srtui.store.runs import alive, state_now
 
@@ -132,6 +133,7 @@ class SampleView:
     variants: list[VariantView]
     rewrites: dict[str, int]
     critiques: dict[str, str]
+    endings: dict[str, str]
     decisions: dict[str, dict[str, Any]]
     reflections: dict[str, dict[str, Any]]
     outcome: dict[str, Any] | None
@@ -519,6 +521,7 @@ class Views:
             for r in self._rows("SELECT * FROM reflection WHERE run_id = ? AND sample_id = ?", at)
         }
         rewrites = self._rewrites(run_id, sample_id, decisions)
+        shown = self._generations(rewrites, reflections)
         state = self._one(
             f"SELECT {_STATE} FROM (SELECT :sample AS sample_id) b {_joins(['p', 'o', 'd2', 'f2', 'd1', 'f1'])}",
             {"run": run_id, "sample": sample_id},
@@ -531,7 +534,8 @@ class Views:
             state=STATES[state],
             variants=self._variants(sample_id, self._setting(run_id)),
             rewrites=rewrites,
-            critiques=self._critiques(rewrites, reflections),
+            critiques={stage: g["critique"] for stage, g in shown.items()},
+            endings={stage: in_words(g["segments"], g["finish"]) for stage, g in shown.items()},
             decisions=decisions,
             reflections=reflections,
             outcome=dict(outcome) if outcome else None,
@@ -558,16 +562,19 @@ class Views:
                 found[stage] = decision["chosen_id"]
         return found
 
-    def _critiques(self, rewrites: dict[str, int], reflections: dict[str, dict[str, Any]]) -> dict[str, str]:
-        found: dict[str, str] = {}
+    def _generations(
+        self, rewrites: dict[str, int], reflections: dict[str, dict[str, Any]]
+    ) -> dict[str, sqlite3.Row]:
+        """By stage the generation to show: the one that made the rewrite, else the last try."""
+        found: dict[str, sqlite3.Row] = {}
         for stage, reflection in reflections.items():
             row = self.conn.execute(
-                "SELECT critique FROM generation WHERE parent_variant_id = ? AND stage = ? "
+                "SELECT critique, segments, finish FROM generation WHERE parent_variant_id = ? AND stage = ? "
                 "ORDER BY variant_id IS ? DESC, id DESC LIMIT 1",
                 (reflection["parent_variant_id"], stage, rewrites.get(stage)),
             ).fetchone()
             if row is not None:
-                found[stage] = row["critique"]
+                found[stage] = row
         return found
 
     def _variants(self, sample_id: int, setting: int) -> list[VariantView]:
@@ -734,5 +741,12 @@ def _is_current(path: Path) -> bool:
     return set(names) == set(NEEDED)
 
 
-NEEDED = ("0001_initial", "0002_dashboard", "0003_evaluation", "0004_training")
+NEEDED = (
+    "0001_initial",
+    "0002_dashboard",
+    "0003_evaluation",
+    "0004_training",
+    "0005_endings",
+    "0006_template_version",
+)
 """The migrations that these queries were written for."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -190,10 +191,25 @@ def chat_tokens(vocab: Any, template: ChatTemplate, messages: Sequence[Message])
     """A chat up to where the assistant begins to write: its text, and its ids. What the messages
     themselves spell never becomes a special token."""
     pieces = template.pieces(messages)
+    frame = "".join(text for text, is_data in pieces if not is_data)
     tokens: list[int] = []
     for text, is_data in pieces:
-        tokens += tokenize(vocab, text, special=not is_data)
+        tokens += _data_tokens(vocab, text, frame) if is_data else tokenize(vocab, text, special=True)
     bos = llama_cpp.llama_vocab_bos(vocab)
     if llama_cpp.llama_vocab_get_add_bos(vocab) and tokens[:1] != [bos]:
         tokens.insert(0, bos)
     return "".join(text for text, _ in pieces), tokens
+
+
+def _data_tokens(vocab: Any, text: str, frame: str) -> list[int]:
+    """Ids of a message's text. llama.cpp takes names of user-defined tokens for those tokens in any text,
+    and some families' turn markers are such: what ``frame``, the template's own text, spells is cut in two."""
+    ids = tokenize(vocab, text, special=False)
+    for token in set(ids):
+        if not llama_cpp.llama_vocab_get_attr(vocab, token) & llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED:
+            continue
+        name = token_bytes(vocab, token, special=True).decode("utf-8", "replace")
+        if len(name.strip()) > 1 and name in frame:
+            parts = re.split(f"(?<={re.escape(name[0])})(?={re.escape(name[1:])})", text)
+            return [i for part in parts for i in _data_tokens(vocab, part, frame)]
+    return ids

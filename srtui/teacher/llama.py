@@ -12,6 +12,10 @@ idle, the chunks of a step go together.
 
 A guided answer is one sequence: when a segment ends, its last tokens are cut back to the text that
 is kept, the next lead's tokens go in behind it, and the model writes on. Nothing is prompted twice.
+
+That needs a memory that can be cut back, which a recurrent state (Mamba; the hybrids, too) cannot: each
+context is asked, by trying. Such a model shares no prefixes, gets no idle tokens, and where a text has to
+be cut back its sequence is evaluated anew.
 """
 
 from __future__ import annotations
@@ -31,7 +35,15 @@ import psutil
 from srtui.errors import UserError
 from srtui.models import file_sha256
 from srtui.models.memory import cells_that_fit, compute_bytes, slots_that_fit
-from srtui.teacher import Generation, Request, Sampler, TeacherIdentity, TeacherProgress, Written
+from srtui.teacher import (
+    Generation,
+    Request,
+    Sampler,
+    Segment,
+    TeacherIdentity,
+    TeacherProgress,
+    Written,
+)
 from srtui.teacher.gguf import (
     Say,
     chat_template,
@@ -53,8 +65,8 @@ Auto = Literal["auto"]
 _CHUNK_FLOOR = 64
 # What is waiting to be fed: more tokens than this are a prompt, fewer the lead of a guided segment.
 _LEAD = 32
-_THINK_TOKENS = 1024
-_THINK_END = b"</think>"
+_THINK, _THINK_END = b"<think>", b"</think>"
+_CLOSED = "\n</think>\n\n"
 # Decoding on 2 to 8 CPU cores gains little beyond 16 sequences; a GPU has room for more.
 _CPU_SLOTS, _GPU_SLOTS = 16, 32
 # llama.cpp's llama_token_data
@@ -75,6 +87,8 @@ class _Job:
     candidate: int
     prompt_text: str
     prompt: list[int]
+    room: list[int]  # the most tokens that each segment may have
+    thinking_left: int
     budget: int
     chain: Any = None
     grammar: Any = None
@@ -89,7 +103,9 @@ class _Job:
     written: list[Written] = field(default_factory=list)
     text: str = ""
     thinking: bytes = b""
-    thinks: bool = False
+    thinks: bool = False  # it is in a <think> block
+    began_text: bool = False  # the segment begins with something else
+    borrowed: int = 0  # thinking that took from the segment's own tokens
     new_tokens: int = 0
     began: float = 0.0
     finished: bool = False
@@ -146,6 +162,11 @@ class LlamaTeacher:
         self._pieces: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
         self._template = chat_template(self._model)
+        self._closing = self._tokenize(_CLOSED, special=True)
+        self._may_think = (
+            "think>" in self._template.source or len(self._tokenize(_THINK_END.decode(), special=True)) == 1
+        )
+        self._cuts = True
         self.identity = TeacherIdentity(
             name=name,
             sha256=sha256,
@@ -176,9 +197,13 @@ class LlamaTeacher:
         jobs = []
         for request in requests:
             prompt_text, prompt = self._render(request)
-            budget = sum(s.max_tokens + len(self._tokenize(s.lead, special=False)) for s in request.segments)
+            leads = [
+                len(self._closing) + len(self._tokenize(s.lead, special=False)) for s in request.segments
+            ]
+            thinking = request.thinking_tokens if self._may_think else 0
+            room = _fitted(request.segments, self._limit() - len(prompt) - sum(leads) - thinking)
             for n in range(request.candidates):
-                job = _Job(request, n, prompt_text, prompt, budget)
+                job = _Job(request, n, prompt_text, prompt, room, thinking, sum(leads) + sum(room) + thinking)
                 if job.size > self._limit():
                     self._refused.append(self._refusal(job, self._limit()))
                 else:
@@ -294,8 +319,18 @@ class LlamaTeacher:
                 )
             slots //= 2
         self._memory = llama_cpp.llama_get_memory(self._context)
-        llama_cpp.llama_memory_clear(self._memory, False)
+        self._cuts = self._can_be_cut()
         self._evaluate_prefix([j.prompt for j in jobs])
+
+    def _can_be_cut(self) -> bool:
+        """Whether the end of a sequence can be taken out of this context's memory. Leaves it empty."""
+        llama_cpp.llama_memory_clear(self._memory, False)
+        for i in range(2):
+            self._put(i, self._closing[0], i, 0, wants_logits=i == 1)
+        self._decode(2, wait=True)
+        can = bool(llama_cpp.llama_memory_seq_rm(self._memory, 0, 1, -1))
+        llama_cpp.llama_memory_clear(self._memory, False)
+        return can
 
     def _limit(self) -> int:
         """Tokens that one sequence may have."""
@@ -367,7 +402,8 @@ class LlamaTeacher:
         """Run what all prompts begin with, once, in the sequence behind the slots."""
         prefix = _common_prefix(prompts)
         keep = min(len(prefix), min(len(p) for p in prompts) - _CHUNK_FLOOR)
-        self._prefix = prefix[:keep] if keep >= _CHUNK_FLOOR and len(prompts) > 1 else []
+        worth = self._cuts and keep >= _CHUNK_FLOOR and len(prompts) > 1
+        self._prefix = prefix[:keep] if worth else []
         seq, at = len(self._slots), 0
         while at < len(self._prefix):
             size = self._chunk(len(self._prefix) - at)
@@ -405,7 +441,7 @@ class LlamaTeacher:
                 return
             if self._slots[seq] is None:
                 llama_cpp.llama_memory_seq_cp(self._memory, last, seq, -1, -1)
-                llama_cpp.llama_memory_seq_rm(self._memory, last, -1, -1)
+                self._cut(last, 0)
                 self._slots[seq], self._slots[last], job.seq = job, None, seq
 
     def _next_job(self) -> _Job | None:
@@ -419,7 +455,7 @@ class LlamaTeacher:
             job = self._queue.popleft()
             if job.size > self._slot_cells:
                 held.append(job)  # submitted after the plan was made
-            elif job.candidate and self._sibling(job) is None and self._sibling_starting(job):
+            elif self._cuts and job.candidate and self._sibling(job) is None and self._sibling_starting(job):
                 held.append(job)  # its prompt is being evaluated by its sibling right now
             else:
                 found = job
@@ -446,11 +482,10 @@ class LlamaTeacher:
             job.tokens = list(job.prompt)
             self._open_segment(job)
         shared = 0
-        sibling = self._sibling(job) if fresh and job.candidate else None
+        sibling = self._sibling(job) if fresh and job.candidate and self._cuts else None
         if sibling is not None:
-            shared = len(job.prompt) - 1  # the last one again, for its logits
             llama_cpp.llama_memory_seq_cp(self._memory, sibling.seq, seq, -1, -1)
-            llama_cpp.llama_memory_seq_rm(self._memory, seq, shared, -1)
+            shared = self._cut(seq, len(job.prompt) - 1)  # the last one again, for its logits
         elif self._prefix and job.tokens[: len(self._prefix)] == self._prefix:
             shared = len(self._prefix)
             llama_cpp.llama_memory_seq_cp(self._memory, len(self._slots), seq, -1, -1)
@@ -470,8 +505,11 @@ class LlamaTeacher:
             left -= take
             if self._gpu:
                 together.append((job, take))
-            else:
-                yield from self._feed([(job, take)])
+                continue
+            yield from self._feed([(job, take)])
+            # No idle tokens could close the gap between its neighbours, so the prompt goes in whole.
+            while not self._cuts and job.seq >= 0 and len(job.pending) > _LEAD:
+                yield from self._feed([(job, self._chunk(len(job.pending)))])
         if together:
             yield from self._feed(together)
         # A guided segment's lead: as many tokens in each, or llama.cpp would cut the batch otherwise.
@@ -491,7 +529,9 @@ class LlamaTeacher:
         """The sequences to give an idle token, so that those that decode lie side by side and are two
         at least: a batch with a gap is cut in two, and one sequence alone is rounded otherwise."""
         low, high = min(seqs), max(seqs)
-        return sorted({*range(low, max(high, low + 1) + 1)} - set(seqs))
+        idle = sorted({*range(low, max(high, low + 1) + 1)} - set(seqs))
+        # Where nothing can be taken out again, only empty sequences can be given one.
+        return [seq for seq in idle if self._cuts or self._end_of(seq) == 0]
 
     def _feed(self, fed: list[tuple[_Job, int]], idle: Sequence[int] = ()) -> Iterator[Generation]:
         """One ``llama_decode`` over the next tokens of these sequences, and what follows from it.
@@ -513,7 +553,8 @@ class LlamaTeacher:
             self._put(size + n, 0, end, seq, wants_logits=False)
         done = self._decode(size + len(ends), wait=bool(asked))
         for seq, end in ends.items():
-            llama_cpp.llama_memory_seq_rm(self._memory, seq, end, -1)
+            if self._cut(seq, end) != end:
+                raise UserError(f"{self.identity.name}: llama.cpp could not take a token back; update it.")
         if not done:
             yield from self._make_room([job for job, _ in fed])
             return
@@ -527,6 +568,15 @@ class LlamaTeacher:
             if job.finished:
                 self._free(job)
                 yield self._generation(job)
+
+    def _cut(self, seq: int, length: int) -> int:
+        """Take what is behind its first ``length`` tokens out of a sequence. Returns how many are left:
+        none where the memory cannot be cut, and all of them have to be evaluated again."""
+        if length and self._cuts and llama_cpp.llama_memory_seq_rm(self._memory, seq, length, -1):
+            return length
+        if not llama_cpp.llama_memory_seq_rm(self._memory, seq, -1, -1):
+            raise UserError(f"{self.identity.name}: llama.cpp could not empty a sequence; update it.")
+        return 0
 
     def _end_of(self, seq: int) -> int:
         """How many tokens a sequence has in the cache."""
@@ -577,7 +627,10 @@ class LlamaTeacher:
         self._new_tokens += 1
         segment = job.request.segments[job.segment]
         if self._is_end(token):
-            self._close_segment(job, len(job.buffer), "end")
+            if job.thinks:
+                self._end_thinking(job)
+            else:
+                self._close_segment(job, len(job.buffer), "end")
             return
         piece = self._piece(token)
         job.tokens.append(token)
@@ -585,7 +638,7 @@ class LlamaTeacher:
         searched = len(job.buffer)
         job.buffer += piece
         job.ends.append(len(job.buffer))
-        if job.segment == 0 and self._think(job):
+        if self._think(job):
             return
         for stop in segment.stops:
             sign = stop.encode()
@@ -598,31 +651,40 @@ class LlamaTeacher:
             if cut is not None:
                 self._close_segment(job, job.ends[cut - 1] if cut else 0, "repetition")
                 return
-        if len(job.ends) >= segment.max_tokens:
+        if len(job.ends) + job.borrowed >= job.room[job.segment]:
             self._close_segment(job, len(job.buffer), "length")
 
     def _think(self, job: _Job) -> bool:
-        """See a reasoning model through its <think> block; True while it is in it."""
-        start = bytes(job.buffer[:16]).lstrip()
+        """See a reasoning model through a <think> block at the beginning of a segment; True while it is in
+        it. It has the request's tokens for thinking, and where those are spent, or were never planned
+        because nothing about the model speaks of thinking, the segment's own."""
         if not job.thinks:
-            job.thinks = start.startswith(b"<think>") or (
-                not job.thinking and job.prompt_text.rstrip().endswith("<think>")
-            )
-        if not job.thinks or job.thinking:
-            return False
-        end = job.buffer.find(_THINK_END)
-        if end < 0 and len(job.ends) < _THINK_TOKENS:
-            return True
-        if end < 0:
-            tail = self._tokenize("\n</think>\n\n", special=True)
-            job.tokens += tail
-            job.pending += tail
-            end = len(job.buffer)
-        job.thinking = bytes(job.buffer[:end]).strip() or b" "
-        job.buffer.clear()
-        job.ends.clear()
-        job.segment_start = len(job.tokens)
+            start = bytes(job.buffer[:32]).lstrip()
+            job.thinks = start.startswith(_THINK) and not job.began_text
+            job.began_text = job.began_text or not _THINK.startswith(start[: len(_THINK)])
+            if not job.thinks:
+                return False
+        room = job.thinking_left or job.room[job.segment]
+        if _THINK_END in job.buffer or len(job.ends) >= room:
+            self._end_thinking(job)
         return True
+
+    def _end_thinking(self, job: _Job) -> None:
+        """Leave the <think> block, and close it where the model has not."""
+        thought, closed, rest = bytes(job.buffer).partition(_THINK_END)
+        if not closed:
+            job.tokens += self._closing
+            job.pending += self._closing
+        job.thinking += thought.strip().removeprefix(_THINK).strip() + b"\n"
+        used = len(job.ends)
+        job.borrowed = max(0, used - job.thinking_left)
+        job.thinking_left = max(0, job.thinking_left - used)
+        job.thinks, job.began_text = False, True
+        job.buffer[:] = rest
+        job.ends = [len(rest)] if rest else []
+        job.segment_start = len(job.tokens) - len(job.ends)
+        if job.borrowed >= job.room[job.segment]:
+            self._close_segment(job, len(job.buffer), "length")
 
     def _open_segment(self, job: _Job) -> None:
         """Put the segment's lead behind what is there."""
@@ -634,6 +696,9 @@ class LlamaTeacher:
         job.segment_start = len(job.tokens)
         job.buffer.clear()
         job.ends.clear()
+        job.borrowed = 0
+        job.thinks = job.segment == 0 and not lead and _opens_thinking(job.prompt_text)
+        job.began_text = False
         if job.grammar is not None:
             llama_cpp.llama_sampler_free(job.grammar)
             job.grammar = None
@@ -651,7 +716,8 @@ class LlamaTeacher:
         kept = bytes(job.buffer[:keep])
         job.written.append(Written(kept.decode("utf-8", "ignore"), finish, len(job.ends)))
         job.text += kept.decode("utf-8", "ignore")
-        if job.segment + 1 == len(job.request.segments):
+        useless = job.request.segments[job.segment].whole and finish in ("length", "repetition")
+        if useless or job.segment + 1 == len(job.request.segments):
             job.finished = True
             return
         whole = sum(1 for end in job.ends if end <= keep)
@@ -664,16 +730,10 @@ class LlamaTeacher:
         before = len(job.tokens)
         self._open_segment(job)
         if length < job.past:
-            if not llama_cpp.llama_memory_seq_rm(self._memory, job.seq, length, -1):
-                # A recurrent state cannot be cut back: evaluate the sequence again.
-                llama_cpp.llama_memory_seq_rm(self._memory, job.seq, 0, -1)
-                length = 0
-            job.past = length
+            job.past = self._cut(job.seq, length)
+        if job.past == len(job.tokens):  # an empty lead right behind what is evaluated: its last token again
+            job.past = self._cut(job.seq, before - 1)
         job.pending = job.tokens[job.past :]
-        if not job.pending:  # an empty lead right behind what is evaluated: its last token again
-            job.past = before - 1
-            llama_cpp.llama_memory_seq_rm(self._memory, job.seq, job.past, -1)
-            job.pending = job.tokens[job.past :]
 
     def _generation(self, job: _Job) -> Generation:
         self._release_samplers(job)
@@ -683,7 +743,7 @@ class LlamaTeacher:
             seed=job.request.seed + job.candidate,
             written=tuple(job.written),
             text=job.text,
-            thinking=job.thinking.decode("utf-8", "ignore").removeprefix("<think>").strip(),
+            thinking=job.thinking.decode("utf-8", "ignore").strip(),
             prompt=job.prompt_text,
             prompt_tokens=len(job.prompt),
             new_tokens=job.new_tokens,
@@ -707,7 +767,7 @@ class LlamaTeacher:
         )
 
     def _free(self, job: _Job) -> None:
-        llama_cpp.llama_memory_seq_rm(self._memory, job.seq, -1, -1)
+        self._cut(job.seq, 0)
         self._slots[job.seq] = None
         job.seq = -1
         job.past = 0
@@ -789,7 +849,10 @@ class LlamaTeacher:
     # -- tokens -----------------------------------------------------------------------------
 
     def _render(self, request: Request) -> tuple[str, list[int]]:
-        return chat_tokens(self._vocab, self._template, request.messages)
+        text, tokens = chat_tokens(self._vocab, self._template, request.messages)
+        if request.segments[0].lead and _opens_thinking(text):
+            return text + _CLOSED, tokens + self._closing
+        return text, tokens
 
     def _tokenize(self, text: str, *, special: bool) -> list[int]:
         return tokenize(self._vocab, text, special=special)
@@ -823,6 +886,22 @@ def _common_prefix(lists: Sequence[list[int]]) -> list[int]:
         (i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high))
     )
     return low[:size]
+
+
+def _opens_thinking(prompt: str) -> bool:
+    """Whether a chat template has opened a <think> block for the model."""
+    return prompt.rstrip().endswith(_THINK.decode())
+
+
+def _fitted(segments: Sequence[Segment], there_is: int) -> list[int]:
+    """The most tokens of each segment, where there is room for ``there_is`` in all: the last ones give up
+    first, none more than its least."""
+    room = [s.max_tokens for s in segments]
+    for n in range(len(room) - 1, -1, -1):
+        least = segments[n].least_tokens
+        if least is not None:
+            room[n] = max(min(least, room[n]), min(room[n], room[n] + there_is - sum(room)))
+    return room
 
 
 def _loop_start(tokens: list[int], *, longest: int = 64, least: int = 48) -> int | None:
