@@ -189,6 +189,9 @@ def document(found: Sequence[Outcome]) -> str:
         "`alone`: padding would change a loss. Head `the model's own`: it does more to its logits than output "
         "embeddings, `logit_scale` and `final_logit_softcapping`, so its own forward makes them.",
         "",
+        "Attention that keeps only some tokens (`index_topk`) is compared below that number, where it keeps all: "
+        "above it, equal scores fall by the shape of the batch.",
+        "",
         "| model type | texts | head | |",
         "| --- | --- | --- | --- |",
         *(

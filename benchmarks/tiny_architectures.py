@@ -147,8 +147,9 @@ def shrunk(whole: dict[str, Any]) -> dict[str, Any]:
             found[field] = [1]
         elif field.endswith("_token_id") and isinstance(value, int):
             found[field] = min(value, 2)
-        elif value != 0 and (isinstance(value, int) or value is None) and (size := _size(field)) >= 0:
-            if value is not None or re.fullmatch(r".*(_dim|_size|_heads)", field):
+        elif isinstance(value, int) or (value is None and re.fullmatch(r".*(_dim|_size|_heads)", field)):
+            size = _size(field)
+            if size >= 0 and value != 0:
                 found[field] = size
         for pattern, scale in _SCALES:
             if re.fullmatch(pattern, field) and not isinstance(value, bool):

@@ -100,7 +100,8 @@ def load_model(
         parameters.n_gpu_layers = layers
         model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
         if model:
-            return model, min(layers, int(llama_cpp.llama_model_n_layer(model)))
+            whole = int(llama_cpp.llama_model_n_layer(model))
+            return model, whole if layers < 0 else min(layers, whole)  # -1 asks for all
         if layers:
             say("warning", f"{path.name}: {layers} layers did not fit the GPU; fewer are tried.")
     why = next((line for line in _log_lines if "error" in line.lower()), _log_lines[-1] if _log_lines else "")

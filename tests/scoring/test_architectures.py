@@ -53,7 +53,7 @@ def _student(name: str, **changes: Any) -> Student:
     return Student(name, name, "f32", model, None)
 
 
-@pytest.mark.parametrize("name", ["xlnet", "xlm"])
+@pytest.mark.parametrize("name", ["xlnet", "xlm", "prophetnet"])
 def test_a_model_that_sees_what_follows_is_refused_in_one_sentence(name: str) -> None:
     with pytest.raises(
         UserError, match=r"cannot be a student: its logits depend on the tokens that follow"
