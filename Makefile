@@ -5,7 +5,7 @@ SRTUI := SRTUI_WORKSPACE="$(CURDIR)" $(PYTHON_IN_VENV) -m srtui
 MODEL := smollm2-135m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev model demo test attack lint bench-import bench-teacher bench-scoring bench-train bench-tui bench check-method screenshots clean
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ lint: setup-dev  ## ruff, mypy and the import contract
 	$(PYTHON_IN_VENV) -m mypy
 	.venv/bin/lint-imports
 
+check-method: setup-dev model  ## what can be counted of the method: architectures, ends, borders, released losses, AlpacaEval
+	$(PYTHON_IN_VENV) benchmarks/check_method.py
+
 bench-import: setup  ## rows a second and memory of importing a million rows
 	$(PYTHON_IN_VENV) benchmarks/bench_import.py
 
@@ -56,11 +59,11 @@ bench: bench-import bench-teacher bench-scoring bench-train bench-tui  ## all of
 bench-tui: setup  ## the dashboard on 100,000 samples while an engine writes at full speed
 	$(PYTHON_IN_VENV) benchmarks/bench_tui.py
 
-check-method: setup-dev  ## what can be counted of the method: architectures, ends, borders, the released losses, AlpacaEval
-	$(PYTHON_IN_VENV) benchmarks/check_method.py
-
 screenshots: setup-dev  ## the pictures of the dashboard in docs/
 	$(PYTHON_IN_VENV) tools/screenshots.py
+
+lock:  ## constraints.txt anew, with the sums of every package's files (needs uv and a network)
+	@tools/lock.sh
 
 clean:  ## remove .venv and caches (models/ and store/ stay)
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist

@@ -44,10 +44,10 @@ def test_seeds_that_differ_widen_the_interval() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seeds", "apart", "least"), [(2, 0.1, 0.92), (3, 0.1, 0.93), (3, 0.0, 0.93), (5, 0.2, 0.93)]
+    ("seeds", "apart", "least"), [(2, 0.3, 0.92), (3, 0.3, 0.93), (3, 0.0, 0.93), (5, 0.2, 0.93)]
 )
 def test_the_interval_holds_the_truth_as_often_as_it_says(seeds: int, apart: float, least: float) -> None:
-    """Three seeds drawn anew from three held it 78 times in 100, two from two 66 times."""
+    """Three seeds drawn anew from three held it 78 times in 100, two from two 67 times."""
     random = np.random.default_rng(1)
     held = 0
     for _ in range(1000):

@@ -125,7 +125,7 @@ def _run(
     said = io.StringIO()
     model = _model(store, evaluation_id, contestant, reporter, should_stop)
     # Data files are named relative to the task file. lm-eval's own notices and bars go unseen.
-    with contextlib.chdir(folder), contextlib.redirect_stderr(said):
+    with contextlib.closing(model), contextlib.chdir(folder), contextlib.redirect_stderr(said):
         from lm_eval.evaluator import evaluate as lm_evaluate
         from lm_eval.tasks import TaskManager
 
@@ -180,6 +180,9 @@ def _model(
 
     class Scored(LM):  # type: ignore[misc]
         """lm-eval's model: how probable continuations are. Nothing is generated."""
+
+        def close(self) -> None:
+            student.close()
 
         def loglikelihood(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
             asked = [spans.continuation(*r.args) for r in requests]

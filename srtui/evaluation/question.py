@@ -44,15 +44,35 @@ def question_of(store: Store, e: Evaluation) -> str | None:
     return "This compares two models as they are; it does not say what made one of them better."
 
 
-def _of_two(store: Store, a: Run, b: Run) -> str:
-    differ = differences(a.recipe, b.recipe)
+def compares_with_control(store: Store, e: Evaluation) -> bool:
+    """Whether one side is the other's control: the same training on the original data."""
+    if e.kind not in ("pairwise", "human"):
+        return False
+    a, b = _side(store, e.run_a_id, e.identity_a), _side(store, e.run_b_id, e.identity_b)
+    if a[0] is None or b[0] is None or not (a[1] and b[1]):
+        return False
+    return _is_original(a[0]) != _is_original(b[0]) and not _elsewhere(_differ(store, a[0], b[0]))
+
+
+def _differ(store: Store, a: Run, b: Run) -> list[str]:
+    """What differs between two trainings, the steps that were planned and the dataset among it."""
+    differ = set(differences(a.recipe, b.recipe))
     steps = [(store.runs.training(run.id) or {}).get("steps") for run in (a, b)]
     if steps[0] != steps[1]:
-        differ = sorted({*differ, "training.steps"})
-    original = [run for run in (a, b) if _is_original(run)]
+        differ.add("training.steps")
     if a.dataset_id != b.dataset_id:
-        differ = sorted({*differ, "dataset"})
-    elsewhere = [key for key in differ if not key.startswith("selection.")]
+        differ.add("dataset")
+    return sorted(differ)
+
+
+def _elsewhere(differ: list[str]) -> list[str]:
+    return [key for key in differ if not key.startswith("selection.")]
+
+
+def _of_two(store: Store, a: Run, b: Run) -> str:
+    differ = _differ(store, a, b)
+    elsewhere = _elsewhere(differ)
+    original = [run for run in (a, b) if _is_original(run)]
     if len(original) == 1 and not elsewhere:
         other = b if original[0].id == a.id else a
         return (

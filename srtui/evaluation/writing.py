@@ -246,7 +246,7 @@ class StudentWriter:
         )  # fmt: skip
 
     def close(self) -> None:
-        self.student = None
+        self.student.close()
 
 
 def forget_generation_config(model: Any) -> None:

@@ -266,11 +266,14 @@ class Ablation:
         chosen = self._recipe.student
         path = student_path(self._workspace, chosen.model, chosen.quantization)
         student = Student.load(path, chosen.quantization, adapter=adapter)
-        judge = open_judge(
-            self._store, self._recipe, path, chosen.model, chosen.quantization, student=student
-        )
-        everything = [v for ids in sets.values() for v in ids]
-        found = judge.conditional(everything, self._should_stop)
+        try:
+            judge = open_judge(
+                self._store, self._recipe, path, chosen.model, chosen.quantization, student=student
+            )
+            everything = [v for ids in sets.values() for v in ids]
+            found = judge.conditional(everything, self._should_stop)
+        finally:
+            student.close()  # the next arm loads its own
         if self._should_stop():
             raise Stopped
         return {kind: np.array([found.get(v, np.nan) for v in ids]) for kind, ids in sets.items()}

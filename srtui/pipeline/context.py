@@ -106,6 +106,7 @@ class Context:
                     name=settings.model,
                     sha256=models.file_sha256(path),
                     adapter=adapter,
+                    say=self.watch.event,
                     **settings.model_dump(exclude={"model", "adapter", "from_run"}),
                 )
         self.store.runs.update(self.run.id, teacher=json.dumps(asdict(self._teacher.identity)))
@@ -143,16 +144,24 @@ class Context:
             self._teacher = None
 
     def forget_students(self) -> None:
+        """Free the students' memory, all of it, before anything else is loaded: a teacher's layers are
+        planned by what is free."""
+        for judge in (self._judge, self._proxy):
+            if judge is not None:
+                judge.close()
         self._judge = self._proxy = None
 
     def _load(self, name: str, quantization: Quantization) -> Judge:
+        from srtui.scoring import Student
+
         if _gpu():
             self.close_teacher()
         path = student_path(self.workspace, name, quantization, lambda line: self.watch.event("info", line))
         with self._loading(f"student {name} in {quantization}"):
-            judge = open_judge(self.store, self.recipe, path, name, quantization)
+            student = Student.load(path, quantization, say=lambda line: self.watch.event("warning", line))
+            judge = open_judge(self.store, self.recipe, path, name, quantization, student=student)
         if judge.why_padded:
-            self.watch.event("info", f"Texts for {name} are padded, not packed: {judge.why_padded}.")
+            self.watch.event("info", f"Texts for {name} are not packed: {judge.why_padded}.")
         return judge
 
     def _refuse_other_words(self, setting_id: int) -> None:

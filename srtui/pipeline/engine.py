@@ -73,6 +73,7 @@ class Engine:
             raise
         finally:
             self._context.close_teacher()
+            self._context.forget_students()
             watch.note_memory()
             watch.lease.release()
         return runs.get(run_id)

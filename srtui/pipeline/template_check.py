@@ -81,6 +81,8 @@ def compare_templates(
         for _ in judge.score(some, "ifd"):
             pass
         found.append(row | spread(_values(judge, some)))
+    if judge is not None:
+        judge.close()
     return found
 
 

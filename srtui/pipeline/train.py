@@ -12,6 +12,7 @@ from srtui.recipe import Recipe
 from srtui.selection import Ranked, best, lot
 from srtui.store import Store
 from srtui.store.corpus import Variant
+from srtui.store.endings import endings
 from srtui.store.runs import Run
 from srtui.training import (
     Listener,
@@ -50,6 +51,19 @@ def train_selected(context: Context) -> None:
         runs.finish_training(training_id, f"skipped: {reason}", 0, 0.0, None, {})
         watch.event("warning", f"Nothing was trained: {reason}.")
         return
+    ended = endings(store, run_id)
+    if ended["cut"]:
+        watch.event(
+            "warning",
+            f"{ended['cut']:,} of the texts that are kept were cut short by an older srtui; "
+            "a run of another name writes them anew.",
+        )
+    if ended["unknown"]:
+        watch.event(
+            "warning",
+            f"{ended['unknown']:,} of the texts that are kept were imported, or written by an older srtui: "
+            "whether they were cut short is not known.",
+        )
     judge = context.judge()
     variants = store.corpus.variants(v for _, v in chosen)
     max_length = recipe.prompt.max_length

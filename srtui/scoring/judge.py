@@ -57,6 +57,10 @@ class Judge:
             name, self.student.id, quantization, template_name, protocol, max_length, words.version
         )
 
+    def close(self) -> None:
+        """Free the student's memory."""
+        self.student.close()
+
     @property
     def tokens_run(self) -> int:
         return int(self._scorer.tokens_run)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from srtui.errors import UserError
 from srtui.models import file_sha256
+from srtui.models.memory import free_bytes, let_go
 from srtui.scoring.arithmetic import settle
+from srtui.scoring.weights import plan_weights
 
 Quantization = Literal["nf4", "bf16", "int8", "f32", "gguf"]
 Arithmetic = Literal["float32", "bfloat16"]
@@ -41,6 +44,7 @@ class Student:
         device: str = "auto",
         adapter: Path | None = None,
         arithmetic: Literal["auto"] | Arithmetic = "auto",
+        say: Callable[[str], None] = lambda line: None,
     ) -> Student:
         """Load from ``folder`` (config.json, *.safetensors, tokenizer.json); never from the network.
 
@@ -49,7 +53,8 @@ class Student:
         int8 is its row-wise rounding of the weights, and of nothing else. Both, and bf16, are multiplied in
         ``arithmetic``, by default what the hardware is made for; f32 always in float32.
         ``adapter`` is a folder that training wrote: with it, this is the tuned student.
-        Raises UserError where the folder is not such a student.
+        ``say`` hears, before the weights are read, what is unusual about their size. Raises UserError where
+        the folder is not such a student, and where it does not fit the GPU.
         """
         if quantization == "gguf":
             return cls._load_gguf(folder)
@@ -82,6 +87,15 @@ class Student:
             # rounded weights are multiplied in float32, which is exact and several times as fast.
             settings["dtype"] = torch.bfloat16
         settings.setdefault("dtype", dtype)
+        plan = plan_weights(folder, quantization, settings["dtype"].itemsize)
+        if plan is not None:
+            if unusual := plan.sentence(folder.name):
+                say(unusual)
+            if where == "cuda" and plan.size > (free := free_bytes(torch.device(where))):
+                raise UserError(
+                    f"{folder.name} does not fit the GPU's memory in {quantization}: its weights take about "
+                    f"{plan.size / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; choose a smaller student."
+                )
         from safetensors import SafetensorError
 
         try:
@@ -134,6 +148,14 @@ class Student:
             model = _with_adapter(model, adapter)
             identity += f":{file_sha256(adapter / _ADAPTER)[:32]}"
         return cls(folder.name, identity, quantization, model, tokenizer, arithmetic)
+
+    def close(self) -> None:
+        """Give its memory back to the device at once, whoever still refers to it; it cannot run any more."""
+        model, self.model = self.model, None
+        if self.quantization == "gguf" and model is not None:
+            model.close()
+        elif model is not None:
+            let_go(model)
 
     @classmethod
     def _load_gguf(cls, path: Path) -> Student:

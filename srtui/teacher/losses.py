@@ -25,7 +25,7 @@ class LlamaLosses:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._model = load_model(path, "auto")
+        self._model, _ = load_model(path, "auto")
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         self._vocab_size = llama_cpp.llama_vocab_n_tokens(self._vocab)
         self._context: Any = None

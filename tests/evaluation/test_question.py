@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from conftest import small_recipe
 from srtui import models
 from srtui import recipe as recipes
 from srtui.evaluation.contestants import Contestant, same_weights
-from srtui.evaluation.question import differences, question_of
+from srtui.evaluation.question import compares_with_control, differences, question_of
 from srtui.pipeline.prepare import prepare
 from srtui.store import Store
 from srtui.store.evaluations import NewEvaluation
@@ -55,6 +56,13 @@ def test_each_comparison_says_what_it_asks(runs: Any) -> None:
     control = ask(store, (full, True), (original, True))
     assert control is not None and "the control that says whether the method helped" in control
     assert ask(store, (original, True), (full, True)) == control
+    both: Any = NewEvaluation(
+        "pairwise", "c", "A", {"adapter": "x"}, "p", "s", {}, "B", {"adapter": "x"}, full.id, original.id
+    )
+    evaluation, _ = store.evaluations.prepare(both)
+    assert compares_with_control(store, evaluation)
+    assert not compares_with_control(store, dataclasses.replace(evaluation, identity_b={"adapter": None}))
+    assert not compares_with_control(store, dataclasses.replace(evaluation, run_b_id=random.id))
     assert "another way to choose is worth" in str(ask(store, (full, True), (random, True)))
     assert "differ in training.learning_rate, so" in str(ask(store, (full, True), (other, True)))
     assert "differ in nothing that trains" in str(ask(store, (full, True), (full, True)))
