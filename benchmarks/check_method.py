@@ -162,7 +162,8 @@ def _short_run(folder: Path) -> Store:
         (workspace.models / source.name).symlink_to(source.resolve())
     path = workspace.recipes / "quickstart.toml"
     short = ["training.enabled=false", "selection.policy=keep", "reflection.answer_tokens=64"]
-    recipe = recipes.load(path, [*short, "reflection.critique_tokens=24"], limit=8)
+    short += ["reflection.critique_tokens=24", "student.quantization=f32"]
+    recipe = recipes.load(path, short, limit=6)
     store = Store(workspace.store_path)
     run, _ = prepare(workspace, store, recipe, path)
     Engine(workspace, store, run, _Quiet()).work()
