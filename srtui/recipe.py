@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from srtui.errors import UserError
+from srtui.prompts import PromptSet, read_prompts, template_names
 from srtui.sample import digest
 
 Auto = Literal["auto"]
@@ -74,7 +75,7 @@ class Student(Section):
 
 
 class Prompt(Section):
-    template: Literal["alpaca", "vicuna", "wizardlm", "chat"] = "alpaca"
+    template: str = "alpaca"
     max_length: Annotated[int, Field(ge=16)] = 2048
 
 
@@ -162,13 +163,16 @@ class Training(Section):
 
 class Recipe(Section):
     """One run, described. ``dataset`` is a file beside the recipe or in the workspace, or the name
-    of an imported dataset."""
+    of an imported dataset. ``prompts`` is, in a recipe file, the path of a prompts file (relative to the
+    recipe): its templates, reverse prompt and teacher prompts take the place of srtui's own, and its
+    sampling that of ``[sampler]``'s defaults. A loaded recipe has its contents, and so has a run."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
     description: str = ""
     dataset: str
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     limit: Count | None = None
+    prompts: PromptSet | None = None
     teacher: Teacher = Teacher()
     sampler: Sampling = Sampling()
     reflection: Reflection = Reflection()
@@ -184,6 +188,13 @@ class Recipe(Section):
             raise ValueError(
                 'student.quantization = "gguf" can choose and not be trained; set training.enabled = false'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _the_template_is_there(self) -> Self:
+        names = template_names(self.prompts)
+        if self.prompt.template not in names:
+            raise ValueError(f"prompt.template = {self.prompt.template!r} is not one of {', '.join(names)}")
         return self
 
     @model_validator(mode="after")
@@ -236,6 +247,7 @@ def load(path: Path, overrides: list[str] | None = None, limit: int | None = Non
     if limit is not None:
         data["limit"] = limit
     data.setdefault("name", path.stem)
+    _read_prompts_file(data, path)
     return parse(data, str(path))
 
 
@@ -245,6 +257,23 @@ def parse(data: dict[str, Any], source: str) -> Recipe:
         return Recipe.model_validate(data)
     except ValidationError as error:
         raise UserError(f"{source}: {_sentence(error)}") from None
+
+
+def _read_prompts_file(data: dict[str, Any], recipe: Path) -> None:
+    """Put the contents of the prompts file in the place of its name, and its sampling below the recipe's."""
+    name = data.get("prompts")
+    if not isinstance(name, str):
+        return
+    if not name:
+        del data["prompts"]
+        return
+    file = Path(name).expanduser()
+    places = [file] if file.is_absolute() else [recipe.parent / file, file]
+    prompts = read_prompts(next((p for p in places if p.is_file()), places[0]))
+    data["prompts"] = prompts.model_dump(mode="json")
+    sampler = data.get("sampler", {})
+    if isinstance(sampler, dict):
+        data["sampler"] = {**prompts.sampling, **sampler}
 
 
 def _override(data: dict[str, Any], word: str) -> None:

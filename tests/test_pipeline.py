@@ -401,7 +401,7 @@ for words in (["import", "recipes/small.jsonl"], ["run", "recipes/small.toml"], 
         assert end.code == 0, (words, end.code)
 for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
     assert os.environ[name] == "1"
-assert "transformers" in sys.modules and "trl" in sys.modules
+assert "transformers" in sys.modules and "peft" in sys.modules
 print("TRIED", tried)
 """
     done = subprocess.run(

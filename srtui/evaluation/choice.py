@@ -12,6 +12,7 @@ import contextlib
 import importlib.util
 import io
 import logging
+import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -124,7 +125,7 @@ def _run(
     said = io.StringIO()
     model = _model(store, evaluation_id, contestant, reporter, should_stop)
     # Data files are named relative to the task file. lm-eval's own notices and bars go unseen.
-    with contextlib.chdir(folder), contextlib.redirect_stderr(said):
+    with contextlib.closing(model), contextlib.chdir(folder), contextlib.redirect_stderr(said):
         from lm_eval.evaluator import evaluate as lm_evaluate
         from lm_eval.tasks import TaskManager
 
@@ -180,6 +181,9 @@ def _model(
     class Scored(LM):  # type: ignore[misc]
         """lm-eval's model: how probable continuations are. Nothing is generated."""
 
+        def close(self) -> None:
+            student.close()
+
         def loglikelihood(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
             asked = [spans.continuation(*r.args) for r in requests]
             keys = [span.key(identity, "continuation") for span in asked]
@@ -225,6 +229,7 @@ def _keep(store: Store, evaluation_id: int, found: Mapping[str, Any]) -> dict[st
     items: list[Item] = []
     judgements: list[Judgement] = []
     tasks: dict[str, Any] = {}
+    unscored = 0
     for name, samples in found["samples"].items():
         rows = []
         for sample in samples:
@@ -240,22 +245,27 @@ def _keep(store: Store, evaluation_id: int, found: Mapping[str, Any]) -> dict[st
                     str(sample["doc_id"]),
                 )
             )
+            # With no choice scored lm-eval takes the first, which may be the right one.
+            failed = not any(math.isfinite(v) for v in values)
+            acc = 0.0 if failed else float(sample["acc"])
             norm = sample.get("acc_norm")
+            norm = 0.0 if failed and norm is not None else norm
+            unscored += failed
             judgements.append(
                 Judgement(
                     item,
                     "a",
-                    score_a=float(sample["acc"]),
+                    score_a=acc,
                     probabilities={"loglikelihoods": values, "norm": None if norm is None else float(norm)},
                     words=choices[max(range(len(values)), key=values.__getitem__)] if values else "",
                 )
             )
-            rows.append((float(sample["acc"]), norm, len(choices)))
+            rows.append((acc, norm, len(choices)))
         tasks[name] = _figures(rows) | {"shots": int(found["n-shot"].get(name, 0) or 0)}
     with store.transaction():
         store.evaluations.add_items(evaluation_id, items)
         store.evaluations.add_judgements(evaluation_id, judgements)
-    return _total(tasks) | {"tasks": tasks}
+    return _total(tasks) | {"failed": {"questions": unscored}, "tasks": tasks}
 
 
 def _figures(rows: Sequence[tuple[float, Any, int]]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from srtui.pipeline.template_check import check_template
 from srtui.pipeline.train import train_selected
 from srtui.pipeline.watch import Watch
 from srtui.progress import Reporter, Stopped
-from srtui.reflection import Aim, Protocol, load_criteria
+from srtui.reflection import Aim, Criteria, Protocol, load_criteria
 from srtui.store import Store
 from srtui.store.runs import Run
 from srtui.teacher import Teacher
@@ -73,6 +73,7 @@ class Engine:
             raise
         finally:
             self._context.close_teacher()
+            self._context.forget_students()
             watch.note_memory()
             watch.lease.release()
         return runs.get(run_id)
@@ -94,7 +95,15 @@ class Engine:
         if (by.instruction_by if aim == "instruction" else by.response_by) == "original":
             self._store.work.leave_unasked(self._run.id, aim, todo)
             return
-        criteria = load_criteria(criteria_name, aim, Path(self._run.recipe_path).parent)
+        criteria = self._criteria(aim, criteria_name)
         check_template(self._context)
         self._watch.start(f"reflect-{aim}")
         Reflecting(self._context, Protocol(criteria, self._context.recipe)).work(todo)
+
+    def _criteria(self, aim: Aim, name: str) -> Criteria:
+        """The recipe's criteria; where it names none, those of its prompts file, and then the shipped ones."""
+        prompts = self._context.recipe.prompts
+        own = getattr(prompts.teacher, aim) if prompts else None
+        if prompts and own and name == aim:
+            return Criteria.of_prompts(prompts.name, aim, own)
+        return load_criteria(name, aim, Path(self._run.recipe_path).parent)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from srtui.errors import UserError
 from srtui.pipeline.context import Context, open_judge, student_path
-from srtui.prompts import TEMPLATE_NAMES
+from srtui.prompts import template_names
 from srtui.recipe import Recipe
 from srtui.sample import digest
 from srtui.store import Store
@@ -69,7 +69,7 @@ def compare_templates(
     path = student_path(workspace, student.model, student.quantization, say)
     found: list[dict[str, Any]] = []
     judge: Judge | None = None
-    for name in TEMPLATE_NAMES:
+    for name in template_names(recipe.prompts):
         row: dict[str, Any] = {"template": name, "chosen": name == recipe.prompt.template}
         loaded = judge.student if judge else None
         try:
@@ -81,6 +81,8 @@ def compare_templates(
         for _ in judge.score(some, "ifd"):
             pass
         found.append(row | spread(_values(judge, some)))
+    if judge is not None:
+        judge.close()
     return found
 
 

@@ -47,6 +47,17 @@ def trained_student(workspace: Workspace, store: Store, run: Run) -> Path:
     return student
 
 
+def trained_arithmetic(store: Store, run: Run) -> str:
+    """The type that the student computed in while it was trained: float32 or bfloat16."""
+    training = store.runs.training(run.id)
+    told = training["result"].get("arithmetic") if training else None
+    if told:
+        return str(told)
+    # A training of an earlier version: the student's identity has it.
+    setting = store.row("SELECT student_id FROM scoring_setting WHERE id = ?", (run.setting_id,))
+    return "bfloat16" if setting is not None and "bfloat16" in setting["student_id"].split(":") else "float32"
+
+
 def export_tuned(
     workspace: Workspace,
     store: Store,
@@ -79,6 +90,7 @@ def export_tuned(
         out or places[form],
         name=run.name,
         trained_as="f32" if original_base else run.recipe["student"]["quantization"],
+        arithmetic=trained_arithmetic(store, run),
         quantization=quantization,
         force=force,
         say=say,

@@ -63,7 +63,7 @@ class Protocol:
         return Request(
             key=key,
             messages=(
-                Message("system", self.criteria.system_text()),
+                Message("system", self.criteria.system_text(pair)),
                 Message("user", self.criteria.user_text(pair)),
             ),
             segments=self.segments(attempt),
@@ -149,8 +149,9 @@ class Protocol:
             pair = Pair(before.instruction, before.input, parsed.response)
         else:
             # The teacher is told that the input stays attached; where it wrote it out all the same,
-            # it would stand there twice.
-            input = "" if before.input and before.input.strip() in parsed.instruction else before.input
+            # it would stand there twice. What was asked without showing the input is answered without it.
+            written = not self.criteria.shows_input or before.input.strip() in parsed.instruction
+            input = "" if written else before.input
             pair = Pair(parsed.instruction, input, parsed.response)
         if pair == before:
             return Rewrite(None, parsed.critique, "unchanged")

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
-from srtui.prompts import template
+from srtui.prompts import PromptSet, template
 from srtui.scoring.ifd import SpanLoss, ifd, rifd
 from srtui.scoring.scorer import Scorer
 from srtui.scoring.spans import Invalid, Span, SpanBuilder
@@ -43,18 +43,23 @@ class Judge:
         max_length: int = 2048,
         batch_tokens: int | Literal["auto"] = "auto",
         student: Student | None = None,
+        prompts: PromptSet | None = None,
     ) -> None:
-        """``student``, where it is given, is the one at ``path``, loaded already."""
+        """``student``, where it is given, is the one at ``path``, loaded already. ``prompts`` is the
+        recipe's prompts file."""
         self.student = student or Student.load(path, quantization)
-        self.spans = SpanBuilder(
-            self.student.tokenizer, template(template_name, self.student.tokenizer), protocol, max_length
-        )
+        words = template(template_name, self.student.tokenizer, prompts)
+        self.spans = SpanBuilder(self.student.tokenizer, words, protocol, max_length)
         self._scorer = open_scorer(self.student, batch_tokens)
         self._store, self._protocol = store, protocol
         self._shared = 0
         self.setting_id = store.work.setting(
-            name, self.student.id, quantization, template_name, protocol, max_length
+            name, self.student.id, quantization, template_name, protocol, max_length, words.version
         )
+
+    def close(self) -> None:
+        """Free the student's memory."""
+        self.student.close()
 
     @property
     def tokens_run(self) -> int:
@@ -63,6 +68,11 @@ class Judge:
     @property
     def tokens_saved(self) -> dict[str, int]:
         return {"shared": self._shared, "prefix": int(self._scorer.tokens_saved)}
+
+    @property
+    def why_padded(self) -> str:
+        """Why the student's spans are padded and not packed; "" where they are packed."""
+        return str(self._scorer.why_padded)
 
     def scores(
         self, variant_ids: Iterable[int], metric: Metric

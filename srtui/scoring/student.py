@@ -5,14 +5,19 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from srtui.errors import UserError
 from srtui.models import file_sha256
+from srtui.models.memory import free_bytes, let_go
+from srtui.scoring.arithmetic import settle
+from srtui.scoring.weights import plan_weights
 
 Quantization = Literal["nf4", "bf16", "int8", "f32", "gguf"]
+Arithmetic = Literal["float32", "bfloat16"]
 
 _ADAPTER = "adapter_model.safetensors"
 # Words, digits, spaces, line breaks, code and other scripts: where tokenizers differ, they differ here.
@@ -21,13 +26,15 @@ _PROBE = "Hello,  world!\n\nIt's 2024: x = {'a': 12345};\n\tπ ≈ 3.14159 — n
 
 @dataclass
 class Student:
-    """``id`` stands for the weights, their quantization and the arithmetic: equal ids, equal losses."""
+    """``id`` stands for the weights, their quantization and the arithmetic: equal ids, equal losses.
+    ``arithmetic`` is the type that products are computed in."""
 
     name: str
     id: str
     quantization: Quantization
     model: Any
     tokenizer: Any
+    arithmetic: Arithmetic = "float32"
 
     @classmethod
     def load(
@@ -36,13 +43,18 @@ class Student:
         quantization: Quantization = "nf4",
         device: str = "auto",
         adapter: Path | None = None,
+        arithmetic: Literal["auto"] | Arithmetic = "auto",
+        say: Callable[[str], None] = lambda line: None,
     ) -> Student:
         """Load from ``folder`` (config.json, *.safetensors, tokenizer.json); never from the network.
 
         With ``gguf``, ``folder`` is a GGUF file, and llama.cpp runs it: a student that can choose,
-        and not be trained. nf4 is bitsandbytes' NF4 with double quantization, as QLoRA (Dettmers et al. 2023) trains it.
+        and not be trained. nf4 is bitsandbytes' NF4 with double quantization, as QLoRA (Dettmers et al. 2023) trains it;
+        int8 is its row-wise rounding of the weights, and of nothing else. Both, and bf16, are multiplied in
+        ``arithmetic``, by default what the hardware is made for; f32 always in float32.
         ``adapter`` is a folder that training wrote: with it, this is the tuned student.
-        Raises UserError where the folder is not such a student.
+        ``say`` hears, before the weights are read, what is unusual about their size. Raises UserError where
+        the folder is not such a student, and where it does not fit the GPU.
         """
         if quantization == "gguf":
             return cls._load_gguf(folder)
@@ -57,7 +69,9 @@ class Student:
                 f"{folder}: no *.safetensors in it; a student is a folder of safetensors weights."
             )
         where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        dtype = torch.float32 if quantization == "f32" else compute_dtype(where)
+        dtype = compute_dtype(where) if arithmetic == "auto" else getattr(torch, arithmetic)
+        if quantization == "f32":
+            dtype = torch.float32
         settings: dict[str, Any] = {}
         if quantization == "nf4":
             settings["quantization_config"] = BitsAndBytesConfig(
@@ -73,6 +87,15 @@ class Student:
             # rounded weights are multiplied in float32, which is exact and several times as fast.
             settings["dtype"] = torch.bfloat16
         settings.setdefault("dtype", dtype)
+        plan = plan_weights(folder, quantization, settings["dtype"].itemsize)
+        if plan is not None:
+            if unusual := plan.sentence(folder.name):
+                say(unusual)
+            if where == "cuda" and plan.size > (free := free_bytes(torch.device(where))):
+                raise UserError(
+                    f"{folder.name} does not fit the GPU's memory in {quantization}: its weights take about "
+                    f"{plan.size / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; choose a smaller student."
+                )
         from safetensors import SafetensorError
 
         try:
@@ -116,11 +139,23 @@ class Student:
                 f"{folder}: its tokenizer has no tokenizer.json, or no end-of-text token; both are needed."
             )
         model.eval()
-        identity = f"{weights_sha256(folder)[:32]}:{quantization}:{str(dtype).removeprefix('torch.')}"
+        settle(model)
+        arithmetic = "float32" if dtype == torch.float32 else "bfloat16"
+        identity = f"{weights_sha256(folder)[:32]}:{quantization}:{arithmetic}"
+        if quantization == "int8" or (quantization, arithmetic, where) == ("nf4", "bfloat16", "cpu"):
+            identity += ":2"  # losses stored before `settle` are those of another arithmetic
         if adapter is not None:
             model = _with_adapter(model, adapter)
             identity += f":{file_sha256(adapter / _ADAPTER)[:32]}"
-        return cls(folder.name, identity, quantization, model, tokenizer)
+        return cls(folder.name, identity, quantization, model, tokenizer, arithmetic)
+
+    def close(self) -> None:
+        """Give its memory back to the device at once, whoever still refers to it; it cannot run any more."""
+        model, self.model = self.model, None
+        if self.quantization == "gguf" and model is not None:
+            model.close()
+        elif model is not None:
+            let_go(model)
 
     @classmethod
     def _load_gguf(cls, path: Path) -> Student:

@@ -147,6 +147,11 @@ CREATE TABLE evaluation_lease(
 )
 """
 
+# Before it, a setting knew its template by name alone: those rows keep '', and are not used again.
+_TEMPLATE_VERSION = """
+ALTER TABLE scoring_setting ADD COLUMN template_version TEXT NOT NULL DEFAULT ''
+"""
+
 _INITIAL = """
 CREATE TABLE dataset(
     id INTEGER PRIMARY KEY,
@@ -391,6 +396,7 @@ SCRIPTS = {
     "0003_evaluation": _EVALUATION,
     "0004_training": _TRAINING,
     "0005_endings": _ENDINGS,
+    "0006_template_version": _TEMPLATE_VERSION,
 }
 """By migration, what it runs; forward only, and never changed once released."""
 

@@ -741,5 +741,12 @@ def _is_current(path: Path) -> bool:
     return set(names) == set(NEEDED)
 
 
-NEEDED = ("0001_initial", "0002_dashboard", "0003_evaluation", "0004_training", "0005_endings")
+NEEDED = (
+    "0001_initial",
+    "0002_dashboard",
+    "0003_evaluation",
+    "0004_training",
+    "0005_endings",
+    "0006_template_version",
+)
 """The migrations that these queries were written for."""

@@ -175,15 +175,23 @@ class Work:
     # -- scores -----------------------------------------------------------------------------
 
     def setting(
-        self, student: str, student_id: str, quantization: str, template: str, protocol: str, max_length: int
+        self,
+        student: str,
+        student_id: str,
+        quantization: str,
+        template: str,
+        protocol: str,
+        max_length: int,
+        template_version: str = "",
     ) -> int:
-        """The id of one way of scoring."""
-        key = digest(student_id, template, protocol, max_length)
+        """The id of one way of scoring. ``template_version`` stands for the template's words and how they
+        are cut into tokens: the same name with other words is another way."""
+        key = digest(student_id, template, protocol, max_length, *filter(None, [template_version]))
         with self._store.transaction():
             self._store.conn.execute(
                 "INSERT OR IGNORE INTO scoring_setting(digest, student, student_id, quantization, template, protocol, "
-                "max_length) VALUES (?,?,?,?,?,?,?)",
-                (key, student, student_id, quantization, template, protocol, max_length),
+                "max_length, template_version) VALUES (?,?,?,?,?,?,?,?)",
+                (key, student, student_id, quantization, template, protocol, max_length, template_version),
             )
         return int(self._store.value("SELECT id FROM scoring_setting WHERE digest = ?", (key,)))
 

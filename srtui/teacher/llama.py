@@ -34,6 +34,7 @@ import psutil
 
 from srtui.errors import UserError
 from srtui.models import file_sha256
+from srtui.models.memory import cells_that_fit, compute_bytes, slots_that_fit
 from srtui.teacher import (
     Generation,
     Request,
@@ -45,10 +46,12 @@ from srtui.teacher import (
 )
 from srtui.teacher.gguf import (
     END_OF_THINKING,
+    Say,
     chat_template,
     chat_tokens,
     cpu_count,
     description,
+    gpu_free,
     load_adapter,
     load_model,
     log_lines,
@@ -69,6 +72,10 @@ _THINK, _THINK_END = b"<think>", b"</think>"
 _CPU_SLOTS, _GPU_SLOTS = 16, 32
 # llama.cpp's llama_token_data
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+# Layers go to the GPU before slots, but not so many that no cache fits for this many usual answers.
+_LEAST_SLOTS, _USUAL_LENGTH = 4, 2048
+_UNKNOWN = 1 << 62  # a GPU that does not say what it has free: then opening a context shows it
+_KV_BYTES = {"f32": 4.0, "f16": 2.0, "q4_0": 0.5625, "q8_0": 1.0625}
 _KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8}
 
 
@@ -131,13 +138,24 @@ class LlamaTeacher:
         adapter: Path | None = None,
         flash_attention: bool | Auto = "auto",
         kv_type: str = "f16",
+        say: Say = lambda level, message: None,
     ) -> None:
+        """``say`` hears what was planned, and with what is free. The rest is [teacher] of a recipe."""
         self._wanted_context, self._wanted_slots = context, slots
         self._batch_tokens = 512 if batch_tokens == "auto" else batch_tokens
         self._threads = cpu_count() if threads == "auto" else threads
         self._flash = flash_attention
         self._kv_type = _KV_TYPES[kv_type]
-        self._model = load_model(path, gpu_layers)
+        self._say = say
+        wanted = 1 + (_LEAST_SLOTS if slots == "auto" else min(slots, _LEAST_SLOTS))
+        self._model, self._on_gpu = load_model(
+            path,
+            gpu_layers,
+            cells=wanted * (_USUAL_LENGTH if context == "auto" else context),
+            element=_KV_BYTES[kv_type],
+            say=say,
+        )
+        self._kv_element = _KV_BYTES[kv_type]
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         self._vocab_size = llama_cpp.llama_vocab_n_tokens(self._vocab)
         self._adapter = load_adapter(self._model, adapter) if adapter else None
@@ -279,13 +297,19 @@ class LlamaTeacher:
             return
         wanted, usual = self._wanted_slots, _GPU_SLOTS if self._gpu else _CPU_SLOTS
         slots = min(usual if wanted == "auto" else wanted, len(jobs))
-        affordable = int(psutil.virtual_memory().available * 0.4 / self._cell_bytes())
+        affordable = self._affordable()
         if (slots + 1) * jobs[0].size > affordable:
             share = affordable // (slots + 1)
             long = [j for j in jobs if j.size > share]
             if len(long) < len(jobs):
                 self._floor = share
-            slots = max(1, min(slots, len(long), affordable // jobs[0].size - 1))
+            fewer = max(1, slots_that_fit(min(slots, len(long)), jobs[0].size, affordable))
+            self._say(
+                "warning",
+                f"Memory holds {affordable:,} tokens of the teacher's KV cache, so {fewer} answers of up to "
+                f"{jobs[0].size:,} tokens are written at a time, not {slots}.",
+            )
+            slots = fewer
         cells = jobs[0].size
         while self._context is None or slots != len(self._slots) or cells > self._slot_cells:
             if self._open_context(slots, cells):
@@ -353,13 +377,27 @@ class LlamaTeacher:
             self._context = None
         self._slots = []
 
-    def _cell_bytes(self) -> int:
-        """Bytes of KV cache for one token."""
-        model = self._model
+    def _affordable(self) -> int:
+        """Tokens of KV cache that fit where the layers are: what is free there, and what the context in
+        hand has, since it makes room for the next."""
+        model, held = self._model, self._slot_cells * (len(self._slots) + 1) if self._context else 0
         heads = max(1, llama_cpp.llama_model_n_head(model))
-        width = llama_cpp.llama_model_n_embd(model) // heads * llama_cpp.llama_model_n_head_kv(model)
-        size = {0: 4.0, 1: 2.0, 8: 1.0625, 2: 0.5625}[self._kv_type]
-        return max(1, int(2 * llama_cpp.llama_model_n_layer(model) * width * size))
+        architecture = meta(model, "general.architecture")
+        usual = llama_cpp.llama_model_n_embd(model) // heads
+        width = sum(
+            int(said) if (said := meta(model, f"{architecture}.attention.{part}_length")).isdigit() else usual
+            for part in ("key", "value")
+        )
+        return held + cells_that_fit(
+            max(1, llama_cpp.llama_model_n_head_kv(model)) * width * self._kv_element,
+            llama_cpp.llama_model_n_layer(model),
+            self._on_gpu,
+            device=_UNKNOWN if (free := gpu_free()) is None else free,
+            host=psutil.virtual_memory().available,
+            compute=0
+            if held
+            else compute_bytes(self._batch_tokens, self._vocab_size, usual * heads, 4 * usual * heads),
+        )
 
     def _evaluate_prefix(self, prompts: Sequence[list[int]]) -> None:
         """Run what all prompts begin with, once, in the sequence behind the slots."""
