@@ -119,12 +119,11 @@ def test_no_rewrite_was_cut_short(finished: tuple[Workspace, dict[str, Any]]) ->
     assert made
     for n in made:
         assert all(finish not in CUT for part, finish in ended[n].items() if part != "critique")
-    for n, parts in ended.items():  # limits of 16 and 24 tokens: some were, and say so
+    for n, parts in ended.items():
         assert set(parts) <= {"critique", "instruction", "response"}
         last = list(parts)[-1]
         if parts[last] == "length":
             assert status[n] == f"cut_{last}"
-    assert any(word.startswith("cut_") for word in status.values())
     assert figures["endings"]["cut"] == figures["endings"]["unknown"] == 0
 
 

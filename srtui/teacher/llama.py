@@ -45,6 +45,7 @@ from srtui.teacher import (
     Written,
 )
 from srtui.teacher.gguf import (
+    END_OF_THINKING,
     Say,
     chat_template,
     chat_tokens,
@@ -55,6 +56,7 @@ from srtui.teacher.gguf import (
     load_model,
     log_lines,
     meta,
+    opens_thinking,
     token_bytes,
     tokenize,
 )
@@ -66,7 +68,6 @@ _CHUNK_FLOOR = 64
 # What is waiting to be fed: more tokens than this are a prompt, fewer the lead of a guided segment.
 _LEAD = 32
 _THINK, _THINK_END = b"<think>", b"</think>"
-_CLOSED = "\n</think>\n\n"
 # Decoding on 2 to 8 CPU cores gains little beyond 16 sequences; a GPU has room for more.
 _CPU_SLOTS, _GPU_SLOTS = 16, 32
 # llama.cpp's llama_token_data
@@ -162,7 +163,7 @@ class LlamaTeacher:
         self._pieces: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
         self._template = chat_template(self._model)
-        self._closing = self._tokenize(_CLOSED, special=True)
+        self._closing = self._tokenize(END_OF_THINKING, special=True)
         self._may_think = (
             "think>" in self._template.source or len(self._tokenize(_THINK_END.decode(), special=True)) == 1
         )
@@ -698,7 +699,7 @@ class LlamaTeacher:
         job.buffer.clear()
         job.ends.clear()
         job.borrowed = 0
-        job.thinks = job.segment == 0 and not lead and _opens_thinking(job.prompt_text)
+        job.thinks = job.segment == 0 and not lead and opens_thinking(job.prompt_text)
         job.began_text = False
         if job.grammar is not None:
             llama_cpp.llama_sampler_free(job.grammar)
@@ -850,10 +851,8 @@ class LlamaTeacher:
     # -- tokens -----------------------------------------------------------------------------
 
     def _render(self, request: Request) -> tuple[str, list[int]]:
-        text, tokens = chat_tokens(self._vocab, self._template, request.messages)
-        if request.segments[0].lead and _opens_thinking(text):
-            return text + _CLOSED, tokens + self._closing
-        return text, tokens
+        led = bool(request.segments[0].lead)
+        return chat_tokens(self._vocab, self._template, request.messages, led=led)
 
     def _tokenize(self, text: str, *, special: bool) -> list[int]:
         return tokenize(self._vocab, text, special=special)
@@ -887,11 +886,6 @@ def _common_prefix(lists: Sequence[list[int]]) -> list[int]:
         (i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high))
     )
     return low[:size]
-
-
-def _opens_thinking(prompt: str) -> bool:
-    """Whether a chat template has opened a <think> block for the model."""
-    return prompt.rstrip().endswith(_THINK.decode())
 
 
 def _fitted(segments: Sequence[Segment], there_is: int) -> list[int]:

@@ -52,7 +52,7 @@ class LlamaLosses:
         """
         if self._template is None:
             self._template = chat_template(self._model)
-        _, prompt = chat_tokens(self._vocab, self._template, messages)
+        _, prompt = chat_tokens(self._vocab, self._template, messages, led=True)
         texts = [[self.tokenize(lead + option) for option in options] for lead, options in asked]
         starts = []
         for group in texts:

@@ -11,6 +11,7 @@ from tiny_gguf import write_tiny
 
 from srtui.teacher import Generation, Message, Request, Sampler, Segment
 from srtui.teacher.llama import LlamaTeacher
+from srtui.teacher.losses import LlamaLosses
 
 pytestmark = pytest.mark.model
 
@@ -117,3 +118,15 @@ def test_more_room_where_there_is_some(teacher: LlamaTeacher) -> None:
     assert 150 < most.written[0].tokens < 256
     (g,) = run(teacher, ask(Segment("", 4000, least_tokens=255), Segment("\nB:\n", 8)))
     assert g.refused == "too_long"
+
+
+def test_a_judge_scores_behind_the_thinking(teacher_file: Path, folder: Path) -> None:
+    """Its lead is an answer's beginning, and no thought: with an empty block, as if the template wrote it."""
+    found = []
+    for template in (OPENS, OPENS.replace("<think>\n", "<think>\n\n</think>\n\n")):
+        file = write_tiny(folder / f"judge-{len(found)}.gguf", teacher_file, "llama", template=template)
+        losses = LlamaLosses(file)
+        found.append(losses.of_options(ASKED, [("Answer: ", ["1/", "2/", "10/"])]))
+        losses.close()
+    assert found[0] is not None and found[1] is not None
+    assert found[0][0] == pytest.approx(found[1][0], abs=0.05)
