@@ -229,8 +229,8 @@ def alpaca_eval_controlled(options: argparse.Namespace) -> dict[str, list[float 
     anchors = read_anchors(options.anchors) if options.anchors else None
     found: dict[str, list[float | None]] = {}
     for name, (_, published) in PUBLISHED.items():
-        # A table of anchors belongs to one reference: AlpacaEval 2's.
-        made = controlled_rate(_annotated(name), anchors if name.startswith("2_") else None)
+        # AlpacaEval takes AlpacaEval 2's table for AlpacaEval 1's published rates too.
+        made = controlled_rate(_annotated(name), anchors)
         value = made["win_rate"]["value"]
         if value is None:
             _say(f"{name}: no controlled rate ({made['reason']})")
@@ -298,7 +298,7 @@ def main() -> int:
     )
     parser.add_argument("--run", type=Path, help="a workspace, or its store, whose runs are read")
     parser.add_argument("--samples", type=int, default=200, help="real samples for what only tokenises")
-    parser.add_argument("--anchors", type=Path, help="AlpacaEval 2's table of difficulties and gamed rows")
+    parser.add_argument("--anchors", type=Path, help="AlpacaEval's table of difficulties and gamed rows")
     parser.add_argument("--only", choices=PARTS, nargs="+", help="these parts; the others are null")
     options = parser.parse_args()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
