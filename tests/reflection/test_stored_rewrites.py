@@ -46,7 +46,7 @@ def test_a_stored_rewrite(
         with store.transaction():
             by = store.work.add_generation(
                 StoredGeneration(
-                    key=protocol.key(before, 1, 0, BY.sha256, BY.adapter_sha256), parent_variant_id=at,
+                    key=(protocol.key if segments else protocol.first_key)(before, 1, 0, BY) or b"", parent_variant_id=at,
                     stage="response", model="m", model_sha256="aa", prompt_version=protocol.version, mode="guided",
                     sampler="{}", seed=1, attempt=1, candidate=0, prompt="", text="t", thinking="", critique="",
                     prompt_tokens=1, new_tokens=1, seconds=1.0, finish=finish, segments=segments, parsed="parsed",
