@@ -176,7 +176,8 @@ def small_recipe(workspace: Workspace, samples: int = 6, **sections: dict[str, o
     (workspace.recipes / "small.jsonl").write_text("\n".join(rows[:samples]) + "\n", encoding="utf-8")
     data |= {"name": "small", "dataset": "small.jsonl"}
     data["teacher"] |= {"slots": 2, "context": 4096, "threads": 1}
-    data["reflection"] |= {"critique_tokens": 16, "instruction_tokens": 16, "answer_tokens": 24}
+    # Room for most of what this model writes: a text that is cut off is written again, and then refused.
+    data["reflection"] |= {"critique_tokens": 12, "instruction_tokens": 40, "answer_tokens": 56}
     data["training"] |= {"epochs": 1, "batch_size": 2, "micro_batch_size": 2}
     for name, values in sections.items():
         data.setdefault(name, {}).update(values)

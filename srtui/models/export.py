@@ -185,9 +185,16 @@ def _check_place(form: Form, out: Path, student: Path, adapter: Path | None, for
         return
     if not force:
         raise UserError(f"{out} exists; replace it with --force, or name another place with --out.")
+    if out.is_file() and out.stat().st_size and not _is_gguf(out):
+        raise UserError(f"{out} is not a GGUF, so --force leaves it alone; move it away.")
     ours = (out / PROVENANCE).is_file() and b'"exported"' in (out / PROVENANCE).read_bytes()
     if out.is_symlink() or out.is_dir() != (form in ("adapter", "merged")) or (out.is_dir() and not ours):
         raise UserError(f"{out} is not an export of that kind, so --force leaves it alone; move it away.")
+
+
+def _is_gguf(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
 
 
 def _parent(out: Path) -> Path:

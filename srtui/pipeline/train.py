@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from srtui.pipeline.context import Context, student_path
+from srtui.pipeline.holdout import question_key, unseen
 from srtui.progress import Stopped
-from srtui.recipe import Recipe
+from srtui.recipe import Recipe, Selection
 from srtui.selection import Ranked, best, lot
 from srtui.store import Store
 from srtui.store.corpus import Variant
+from srtui.store.endings import endings
 from srtui.store.runs import Run
 from srtui.training import (
     Listener,
@@ -34,7 +37,8 @@ def train_selected(context: Context) -> None:
     earlier = runs.training(run_id)
     if earlier is not None and earlier["status"] != "running":
         return
-    chosen = trained_on(store, context.run)
+    _score_what_is_ranked(context)
+    chosen = trained_on(store, store.runs.get(run_id))
     settings = recipe.training.model_dump(exclude={"enabled", "held_out", "seed"})
     seed = recipe.seed if recipe.training.seed is None else recipe.training.seed
     config = TrainingConfig(**settings, seed=seed)
@@ -48,6 +52,19 @@ def train_selected(context: Context) -> None:
         runs.finish_training(training_id, f"skipped: {reason}", 0, 0.0, None, {})
         watch.event("warning", f"Nothing was trained: {reason}.")
         return
+    ended = endings(store, run_id)
+    if ended["cut"]:
+        watch.event(
+            "warning",
+            f"{ended['cut']:,} of the texts that are kept were cut short by an older srtui; "
+            "a run of another name writes them anew.",
+        )
+    if ended["unknown"]:
+        watch.event(
+            "warning",
+            f"{ended['unknown']:,} of the texts that are kept were imported, or written by an older srtui: "
+            "whether they were cut short is not known.",
+        )
     judge = context.judge()
     variants = store.corpus.variants(v for _, v in chosen)
     max_length = recipe.prompt.max_length
@@ -56,7 +73,7 @@ def train_selected(context: Context) -> None:
     result = train(
         student_path(context.workspace, recipe.student.model, recipe.student.quantization),
         examples,
-        _held_out(context, judge.spans),
+        _held_out(context, judge.spans, variants.values()),
         config,
         context.workspace.runs / context.run.name / "adapter",
         _Record(context, training_id, steps),
@@ -133,12 +150,37 @@ class _Record(Listener):
         self._context.watch.event("info", message)
 
 
+def _score_what_is_ranked(context: Context) -> None:
+    """Where the best are trained on, all of them have a score of the run's own student: a proxy's, or one
+    of another way of scoring, says nothing about their order. Raises Stopped when asked to stop."""
+    wanted = context.recipe.selection
+    chosen = context.store.work.selected(context.run.id, held_out=False)
+    if wanted.top_by not in ("ifd", "both") or _count(wanted, len(chosen)) >= len(chosen):
+        return
+    judge = context.judge()
+    variants = [variant for _, variant in chosen]
+    for metric in ("ifd", "rifd") if wanted.top_by == "both" else ("ifd",):
+        missing = len(variants) - len(judge.scores(variants, metric))
+        if missing:
+            context.watch.event(
+                "info",
+                f"The student scores {missing} texts that are ranked and that only a proxy has scored.",
+            )
+        for _ in judge.score(variants, metric, context.watch.should_stop):
+            pass
+        context.watch.raise_if_stopped()
+
+
+def _count(wanted: Selection, chosen: int) -> int:
+    return wanted.top_count or round(chosen * wanted.top_percent / 100)
+
+
 def trained_on(store: Store, run: Run) -> list[tuple[int, int]]:
     """(sample id, variant id) of what is trained on: what was selected, or the best of it."""
     recipe = Recipe.model_validate(run.recipe)
     work, wanted = store.work, recipe.selection
     chosen = work.selected(run.id, held_out=False)
-    count = wanted.top_count or round(len(chosen) * wanted.top_percent / 100)
+    count = _count(wanted, len(chosen))
     if count >= len(chosen):
         return chosen
     ranked = [
@@ -161,15 +203,23 @@ def _examples(spans: SpanBuilder, variants: list[Variant], max_length: int) -> l
     ]
 
 
-def _held_out(context: Context, spans: SpanBuilder) -> dict[str, list[TrainExample]]:
-    """Held-out samples with their original responses, and with those that were selected."""
+def _held_out(
+    context: Context, spans: SpanBuilder, trained: Iterable[Variant]
+) -> dict[str, list[TrainExample]]:
+    """Held-out samples with their original responses, and with those that were selected; none whose question
+    is trained on, be it that a rewrite made it so."""
     store, run_id = context.store, context.run.id
     max_length = context.recipe.prompt.max_length
     ids = set(store.work.held_out(run_id))
     originals = [v for i, v in store.corpus.originals(run_id).items() if i in ids]
-    chosen = [v for _, v in store.work.selected(run_id, held_out=True)]
-    held = {
-        "original": _examples(spans, originals, max_length),
-        "selected": _examples(spans, list(store.corpus.variants(chosen).values()), max_length),
-    }
-    return {name: examples for name, examples in held.items() if examples}
+    chosen = store.corpus.variants(v for _, v in store.work.selected(run_id, held_out=True))
+    seen = {question_key(v.pair.instruction, v.pair.input) for v in trained}
+    held = {"original": originals, "selected": list(chosen.values())}
+    kept = {name: unseen(variants, seen) for name, variants in held.items()}
+    lost = sum(len(held[name]) - len(kept[name]) for name in held)
+    if lost:
+        context.watch.event(
+            "info", f"{lost:,} held-out texts ask what a training text asks and are not measured."
+        )
+    made = {name: _examples(spans, variants, max_length) for name, variants in kept.items()}
+    return {name: examples for name, examples in made.items() if examples}

@@ -37,9 +37,11 @@ def trained_student(workspace: Workspace, store: Store, run: Run) -> Path:
     student = models.resolve_student(workspace.models, run.recipe["student"]["model"])
     setting = store.row("SELECT student_id FROM scoring_setting WHERE id = ?", (run.setting_id,))
     if setting is not None:
-        from srtui.scoring.student import weights_sha256
+        from srtui.scoring.student import model_sha256, weights_sha256
 
-        if not setting["student_id"].startswith(weights_sha256(student)[:32]):
+        # An earlier srtui named a student by its model's files alone.
+        known = (weights_sha256(student)[:32], model_sha256(student)[:32])
+        if not setting["student_id"].startswith(known):
             raise UserError(
                 f"{student} has changed since run {run.name} was trained on it; put the old weights back, "
                 "or run the recipe again."

@@ -54,6 +54,11 @@ def _dequantising_linear() -> type:
 _Dequantising: type | None = None
 
 
+def _widened(module: Any, given: Any, made: Any) -> Any:
+    """Some embeddings (ProphetNet's) answer with more than one tensor; those stay."""
+    return made.float() if hasattr(made, "float") else None
+
+
 @contextmanager
 def in_float32(model: Any) -> Iterator[None]:
     """Forward passes compute in float32 from the weights as they are held, whatever their type: a
@@ -72,7 +77,7 @@ def in_float32(model: Any) -> Iterator[None]:
     with ExitStack() as undo:
         for module in model.modules():
             if isinstance(module, torch.nn.Embedding):
-                undo.callback(module.register_forward_hook(lambda m, given, made: made.float()).remove)
+                undo.callback(module.register_forward_hook(_widened).remove)
                 continue
             if getattr(module, "compute_dtype", None) is not None:  # a 4-bit layer
                 undo.callback(setattr, module, "compute_dtype", module.compute_dtype)

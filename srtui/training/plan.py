@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from srtui.sample import digest
+from srtui.hashing import digest, key
 from srtui.scoring import Span
 
 
@@ -20,6 +20,11 @@ class TrainExample:
     input_ids: tuple[int, ...]
     target: int
     truncated: bool = False
+
+    @property
+    def digest(self) -> bytes:
+        """16-byte content address of what is trained."""
+        return digest(array("i", self.input_ids).tobytes(), self.target)
 
 
 def training_example(span: Span, end_of_turn: Sequence[int], max_length: int) -> TrainExample:
@@ -75,8 +80,15 @@ class TrainingConfig:
         settings = asdict(self)
         for name in ("checkpoint_steps", "checkpoints_kept"):
             settings.pop(name)
-        texts = [digest(array("i", e.input_ids).tobytes(), e.target).hex() for e in examples]
-        return digest(student_id, repr(sorted(settings.items())), *texts, held_out).hex()[:32]
+        changed = {n: v for n, v in settings.items() if v != getattr(TrainingConfig, n)}
+        made = key(
+            "training",
+            student=student_id,
+            settings=changed,
+            examples=[e.digest for e in examples],
+            held_out=held_out,
+        )
+        return made.hex()
 
     def evaluations(self, steps_an_epoch: int) -> int:
         """Held-out losses are measured every so many steps; 0 for only before and after training.

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from srtui.errors import UserError
-from srtui.sample import digest
+from srtui.hashing import key
 from srtui.scoring import Scorer, Span, Student
 from srtui.scoring.packing import packed_attention
 from srtui.training import checkpoints, preflight
@@ -136,7 +136,7 @@ class _Training:
         self.fingerprint = config.fingerprint(
             student.id,
             examples,
-            digest(*(repr((n, list(held))) for n, held in sorted(watched.items()))).hex(),
+            key("held out", **{n: [e.digest for e in held] for n, held in watched.items()}).hex(),
         )
         self.optimizer = config.optimizer
         if self.optimizer == "auto":
@@ -194,6 +194,8 @@ class _Training:
         can_pack = config.packing is not False and not config.neftune_alpha
         self.packed = can_pack and self.scorer.packed
         plan = plan_steps([len(e.input_ids) for e in self.examples], config, packed=self.packed)
+        if not self.packed and not self.scorer.head.pads:
+            plan = [[[i] for micro in step for i in micro] for step in plan]
         self.steps = [
             [MicroBatch(tuple(self.examples[i] for i in micro), self.packed) for micro in step]
             for step in plan
@@ -215,7 +217,9 @@ class _Training:
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.student.model = model
-        self.trainer = Trainer(model, config, self.optimizer, self.steps, self._after_step, self.should_stop)
+        self.trainer = Trainer(
+            model, self.scorer.head, config, self.optimizer, self.steps, self._after_step, self.should_stop
+        )
         self.untrained = self.trainer.adapter()
 
     def _check(self) -> None:

@@ -17,6 +17,7 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from srtui.errors import UserError
+from srtui.scoring import Head
 from srtui.training.checkpoints import load_state, save_state
 from srtui.training.loss import MicroBatch, summed_nll
 from srtui.training.plan import TrainingConfig, learning_rate
@@ -39,13 +40,14 @@ class Trainer:
     def __init__(
         self,
         model: Any,
+        head: Head,
         config: TrainingConfig,
         optimizer: str,
         steps: Sequence[Sequence[MicroBatch]],
         after_step: Callable[[int, dict[str, float]], bool],
         should_stop: Callable[[], bool],
     ) -> None:
-        self._model, self._config, self._steps = model, config, steps
+        self._model, self._head, self._config, self._steps = model, head, config, steps
         self._after_step, self._should_stop = after_step, should_stop
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         # The 8 bits of bfloat16 would lose the small updates of a low learning rate.
@@ -95,7 +97,7 @@ class Trainer:
             if self._should_stop():
                 raise Interrupted
             with torch.autocast(self._device.type, torch.bfloat16, enabled=half):
-                loss = summed_nll(self._model, batch) / targets
+                loss = summed_nll(self._head, batch) / targets
             loss.backward()
             total += loss.detach()
         return total

@@ -10,7 +10,7 @@ from conftest import ROOT
 
 from srtui.errors import UserError
 from srtui.evaluation import sources
-from srtui.evaluation.results import known_verdict
+from srtui.evaluation.calibration import known_verdict
 
 
 def write(path: Path, rows: object) -> Path:
