@@ -237,7 +237,8 @@ def compute_dtype(device: str) -> Any:
 
     if device != "cpu":
         return torch.bfloat16
-    native = any(
+    # What the kernels use, which ATEN_CPU_CAPABILITY may hold below what the CPU has.
+    native = torch.backends.cpu.get_cpu_capability() == "AVX512" and any(
         getattr(torch.cpu, name, lambda: False)()
         for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     )

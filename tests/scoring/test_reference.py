@@ -135,7 +135,7 @@ def test_bfloat16(
             if (one > other) != (mine[n - 1][metric] > mine[n][metric]):
                 differing.append(abs(one / other - 1))
     assert all(distance <= near for distance in differing)
-    assert len(differing) <= max(0.005, near) * 2 * (len(pairs) - 1)
+    assert len(differing) <= max(0.005, 2 * near) * 2 * (len(pairs) - 1)
 
 
 def test_the_papers_protocol(exact: Student, pairs: list[Pair]) -> None:
