@@ -170,7 +170,9 @@ class _Training:
                 self._check()
                 self.listener.begins(self.saved_step, self.tokens_after[self.saved_step])
                 self.clock = time.monotonic() - self.progress.seconds
-                self.trainer.train(found[1] if found else None, self.saved_step)
+                # Early stopping may have ended it in the checkpoint's very step.
+                done = len(self.steps) if self._has_ended() else self.saved_step
+                self.trainer.train(found[1] if found else None, done)
         except Interrupted:
             if self.progress.step > self.saved_step:
                 self._save()
@@ -196,6 +198,8 @@ class _Training:
         plan = plan_steps([len(e.input_ids) for e in self.examples], config, packed=self.packed)
         if not self.packed and not self.scorer.head.pads:
             plan = [[[i] for micro in step for i in micro] for step in plan]
+        alone = [self.scorer.head.runs_alone(len(e.input_ids)) for e in self.examples]
+        plan = [_set_apart(step, alone) for step in plan]
         self.steps = [
             [MicroBatch(tuple(self.examples[i] for i in micro), self.packed) for micro in step]
             for step in plan
@@ -318,13 +322,17 @@ class _Training:
             self.best = self.trainer.adapter()
             return False
         done.worse += 1
-        if done.worse < self.config.early_stopping:
+        if not self._has_ended():
             return False
         self.listener.note(
             f"Early stopping after step {step}: the held-out loss was best, {done.best_loss:.4f}, after step "
             f"{done.best_step}; those weights are kept."
         )
         return True
+
+    def _has_ended(self) -> bool:
+        """Whether early stopping has seen as many evaluations without a better loss as it waits for."""
+        return 0 < self.config.early_stopping <= self.progress.worse
 
     def _save(self) -> None:
         from safetensors.torch import save_file
@@ -394,6 +402,12 @@ class _Training:
             means = [loss.mean for _, loss in self.scorer.score(spans) if loss.reason is None]
             found[name] = sum(means) / len(means) if means else math.nan
         return found
+
+
+def _set_apart(step: Sequence[Sequence[int]], alone: Sequence[bool]) -> list[list[int]]:
+    """A step's micro-batches, those that must run ``alone`` in one of their own."""
+    together = [[i for i in micro if not alone[i]] for micro in step]
+    return [micro for micro in together if micro] + [[i] for micro in step for i in micro if alone[i]]
 
 
 def _memory_mb() -> float:
