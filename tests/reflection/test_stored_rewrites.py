@@ -64,3 +64,6 @@ def test_a_stored_rewrite(
         assert reflecting._unknown == unknown
         kept = [(r["status"], r["attempts"]) for r in store.work.reflections_of(run.id, sample).values()]
         assert kept == ([] if asked_again else [("parsed", 1)])
+        # Where the recipe takes what the store has, and no teacher can be asked again, it is left out.
+        there = store.corpus.rewrites_of(at, "response_reflected")
+        assert [v.id for v in there] == ([] if asked_again else [new])
