@@ -222,7 +222,14 @@ class _Training:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.student.model = model
         self.trainer = Trainer(
-            model, self.scorer.head, config, self.optimizer, self.steps, self._after_step, self.should_stop
+            model,
+            self.scorer.head,
+            config,
+            self.optimizer,
+            self.steps,
+            self._after_step,
+            self.should_stop,
+            half=self.on_gpu and self.student.arithmetic == "bfloat16" and torch.cuda.is_bf16_supported(),
         )
         self.untrained = self.trainer.adapter()
 
