@@ -67,8 +67,18 @@ def train_selected(context: Context) -> None:
         )
     judge = context.judge()
     variants = store.corpus.variants(v for _, v in chosen)
-    max_length = recipe.prompt.max_length
-    examples = _examples(judge.spans, [variants[v] for _, v in chosen], max_length)
+    examples = _examples(judge.spans, [variants[v] for _, v in chosen])
+    if len(examples) < len(chosen):
+        watch.event(
+            "warning",
+            f"{len(chosen) - len(examples):,} of the {len(chosen):,} selected texts are not trained on: nothing of "
+            f"the answer is left within {judge.spans.max_length:,} tokens.",
+        )
+    if not examples:
+        reason = "no selected text has an answer that could be trained on"
+        runs.finish_training(training_id, f"skipped: {reason}", 0, 0.0, None, {})
+        watch.event("warning", f"Nothing was trained: {reason}.")
+        return
     watch.tell(0, steps, 0, {}, now=True)
     result = train(
         student_path(context.workspace, recipe.student.model, recipe.student.quantization),
@@ -76,7 +86,7 @@ def train_selected(context: Context) -> None:
         _held_out(context, judge.spans, variants.values()),
         config,
         context.workspace.runs / context.run.name / "adapter",
-        _Record(context, training_id, steps),
+        _Record(context, training_id, steps, judge.spans.max_length),
         should_stop=watch.should_stop,
         student=judge.student,
     )
@@ -111,13 +121,13 @@ def train_selected(context: Context) -> None:
 class _Record(Listener):
     """What training tells, into the store and to whoever watches."""
 
-    def __init__(self, context: Context, training_id: int, steps: int) -> None:
-        self._context, self._id, self._steps = context, training_id, steps
+    def __init__(self, context: Context, training_id: int, steps: int, max_length: int) -> None:
+        self._context, self._id, self._steps, self._max_length = context, training_id, steps, max_length
         self._tokens_before = 0
 
     def planned(self, facts: Preflight) -> None:
         self._context.store.checkpoints.plan(self._id, facts.facts())
-        self._context.watch.event("info", facts.sentence(self._context.recipe.prompt.max_length))
+        self._context.watch.event("info", facts.sentence(self._max_length))
 
     def begins(self, step: int, tokens: int) -> None:
         self._tokens_before = tokens
@@ -191,13 +201,13 @@ def trained_on(store: Store, run: Run) -> list[tuple[int, int]]:
     return [(sample, variant) for sample, variant in chosen if sample in kept]
 
 
-def _examples(spans: SpanBuilder, variants: list[Variant], max_length: int) -> list[TrainExample]:
+def _examples(spans: SpanBuilder, variants: list[Variant]) -> list[TrainExample]:
     """The spans that were scored, each with the end of its turn."""
     from srtui.scoring import Invalid
 
     made = (spans.forward(variant.pair)[0] for variant in variants)
     return [
-        training_example(span, spans.end_of_turn, max_length)
+        training_example(span, spans.end_of_turn, spans.max_length)
         for span in made
         if not isinstance(span, Invalid)
     ]
@@ -209,7 +219,6 @@ def _held_out(
     """Held-out samples with their original responses, and with those that were selected; none whose question
     is trained on, be it that a rewrite made it so."""
     store, run_id = context.store, context.run.id
-    max_length = context.recipe.prompt.max_length
     ids = set(store.work.held_out(run_id))
     originals = [v for i, v in store.corpus.originals(run_id).items() if i in ids]
     chosen = store.corpus.variants(v for _, v in store.work.selected(run_id, held_out=True))
@@ -221,5 +230,5 @@ def _held_out(
         context.watch.event(
             "info", f"{lost:,} held-out texts ask what a training text asks and are not measured."
         )
-    made = {name: _examples(spans, variants, max_length) for name, variants in kept.items()}
+    made = {name: _examples(spans, variants) for name, variants in kept.items()}
     return {name: examples for name, examples in made.items() if examples}

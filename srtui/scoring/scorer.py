@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -53,6 +54,11 @@ class Scorer:
         return not self.why_padded
 
     @property
+    def longest(self) -> int | None:
+        """Tokens that the model's table of positions holds; None where there is none."""
+        return self.head.longest
+
+    @property
     def batching(self) -> Literal["packed", "padded", "alone"]:
         """How spans go through the model together."""
         return "packed" if self.packed else "padded" if self.head.pads else "alone"
@@ -68,7 +74,12 @@ class Scorer:
         shared = [0] * len(spans)
         if self.packed:
             # The position before the target predicts its first token, so it has to be run.
-            shared = shared_prefixes([(s.ids, max(0, len(s.ids) - s.target - 1)) for s in spans])
+            shared = shared_prefixes(
+                [
+                    (s.ids, 0 if self.head.runs_alone(len(s.ids)) else max(0, len(s.ids) - s.target - 1))
+                    for s in spans
+                ]
+            )
         order = sorted(range(len(spans)), key=lambda i: shared[i] - len(spans[i].ids))
         at, emptied = 0, False
         while at < len(order) and not should_stop():
@@ -114,7 +125,7 @@ class Scorer:
 
     def _next_batch(self, sizes: Sequence[int]) -> int:
         """How many spans of these sizes, longest first, go into the next forward pass: one at least."""
-        if self.batching == "alone":
+        if self.batching == "alone" or self.head.runs_alone(sizes[0]):
             return 1
         total = 0
         for count, size in enumerate(sizes):
@@ -136,7 +147,7 @@ class Scorer:
             at for s, cut in zip(spans, shared, strict=True)
             for at in range(len(s.ids) - s.target - 1 - cut, len(s.ids) - 1 - cut)
         ]  # fmt: skip
-        with torch.inference_mode():
+        with torch.inference_mode(), self._forgetting(spans):
             if self.packed:
                 hidden, starts = self._packed_pass(spans, shared)
                 at = torch.tensor([starts[n] + c for n, c in zip(rows, columns, strict=True)])
@@ -155,6 +166,13 @@ class Scorer:
             else SpanLoss(0.0, span.target, span.truncated, "non_finite")
             for total, span in zip(sums.tolist(), spans, strict=True)
         ]
+
+    @contextmanager
+    def _forgetting(self, spans: Sequence[Span]) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self.head.forget(max(len(s.ids) for s in spans))
 
     def _packed_pass(self, spans: Sequence[Span], shared: Sequence[int]) -> tuple[Any, list[int]]:
         """Hidden states (1, tokens, width) of the spans end to end, and where each begins."""
