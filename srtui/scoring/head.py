@@ -119,6 +119,8 @@ def _examine(base: Any, name: str) -> Head:
     try:
         # Kinds of failure are as many as architectures; whatever it is, the student cannot be scored.
         logits, other = (base(input_ids=ids, use_cache=False).logits[0] for ids in (one, two))
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
@@ -190,6 +192,8 @@ def _gives(head: Head, hidden: Any, logits: Any) -> bool:
 
     try:
         found, wanted = head.logits(hidden), logits.float()
+    except torch.OutOfMemoryError:
+        raise
     except Exception:  # a head that cannot even be run is not the model's
         return False
     if found.shape != wanted.shape or not bool(torch.isfinite(wanted).all()):
@@ -225,6 +229,8 @@ def _pads(part: Any, texts: tuple[Any, Any], states: list[Any]) -> bool:
         ids[n, : len(text)], mask[n, : len(text)] = text, 1
     try:
         found = part(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    except torch.OutOfMemoryError:
+        raise
     except Exception:
         return False
     return all(

@@ -71,6 +71,8 @@ def alone_beyond(model: Any, body: Any) -> int | None:
                 middle = (low + high) // 2
                 low, high = (middle, high) if same(first(middle), usual) else (low, middle)
             return low
+    except torch.OutOfMemoryError:
+        raise
     except Exception:  # a model that takes no positions does not depend on them
         return None
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any, Literal
 
+from srtui.errors import UserError
 from srtui.models.memory import free_bytes, inner_width, release, scoring_tokens, token_bytes
 from srtui.scoring.arithmetic import in_float32
 from srtui.scoring.head import examine
@@ -45,8 +46,15 @@ class Scorer:
         self._budget = batch_tokens if batch_tokens != "auto" else self._affordable()
         self._prefixes: dict[tuple[int, ...], Prefix] = {}
         self.tokens_run = self.tokens_saved = 0
-        self.head = examine(self._model, student.name)
-        self.why_padded = self._packs() or self._differs_when_long()
+        import torch
+
+        try:
+            self.head = examine(self._model, student.name)
+            self.why_padded = self._packs() or self._differs_when_long()
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"{student.name} leaves no memory on the device for even a short text; choose a smaller student."
+            ) from error
         self.tokens_run = self.tokens_saved = 0  # the trial is no work
 
     @property
@@ -235,6 +243,8 @@ class Scorer:
             with torch.inference_mode(), in_float32(self._model):
                 padded = self._padded_pass(two)
                 packed, starts = self._packed_pass(two, [len(start)] * 2)
+        except torch.OutOfMemoryError:
+            raise
         except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, IndexError) as error:
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
             return f"its code does not take packed sequences ({first_line})"
@@ -257,6 +267,8 @@ class Scorer:
         try:
             with torch.inference_mode():
                 differ = long_patterns_differ(self._model, self.head.body, min(longest, _LONG))
+        except torch.OutOfMemoryError:
+            raise
         except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, IndexError) as error:
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
             return f"what its attention sees of a long text cannot be asked ({first_line})"

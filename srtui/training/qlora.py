@@ -25,7 +25,7 @@ from srtui.hashing import key
 from srtui.scoring import Scorer, Span, Student
 from srtui.scoring.packing import packed_attention
 from srtui.training import checkpoints, preflight
-from srtui.training.plan import TrainExample, TrainingConfig, plan_steps, steps_an_epoch
+from srtui.training.plan import TrainExample, TrainingConfig, plan_steps, set_apart, steps_an_epoch
 
 # What a kill loses at most, by default: five minutes of training.
 _CHECKPOINT_SECONDS = 300.0
@@ -199,7 +199,7 @@ class _Training:
         if not self.packed and not self.scorer.head.pads:
             plan = [[[i] for micro in step for i in micro] for step in plan]
         alone = [self.scorer.head.runs_alone(len(e.input_ids)) for e in self.examples]
-        plan = [_set_apart(step, alone) for step in plan]
+        plan = [set_apart(step, alone) for step in plan]
         self.steps = [
             [MicroBatch(tuple(self.examples[i] for i in micro), self.packed) for micro in step]
             for step in plan
@@ -409,12 +409,6 @@ class _Training:
             means = [loss.mean for _, loss in self.scorer.score(spans) if loss.reason is None]
             found[name] = sum(means) / len(means) if means else math.nan
         return found
-
-
-def _set_apart(step: Sequence[Sequence[int]], alone: Sequence[bool]) -> list[list[int]]:
-    """A step's micro-batches, those that must run ``alone`` in one of their own."""
-    together = [[i for i in micro if not alone[i]] for micro in step]
-    return [micro for micro in together if micro] + [[i] for micro in step for i in micro if alone[i]]
 
 
 def _memory_mb() -> float:
