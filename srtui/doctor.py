@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from srtui.files import current_folder
 from srtui.workspace import OFFLINE_SETTINGS
 
 GIB = 1 << 30
@@ -121,7 +122,7 @@ def _container_limit() -> int | None:
 
 
 def _disk(root: Path | None) -> Check:
-    where = root or Path.cwd()
+    where = root or current_folder() or Path("/")
     try:
         free = shutil.disk_usage(where).free
     except OSError as error:

@@ -59,13 +59,23 @@ class Workspace:
         """
         named = os.environ.get("SRTUI_WORKSPACE")
         if named:
-            root = Path(named).expanduser()
+            try:
+                root = Path(named).expanduser()
+            except RuntimeError:  # ~nobody/x
+                raise UserError(
+                    f"SRTUI_WORKSPACE={named}: there is no such user's home folder; write the path in full."
+                ) from None
             if not _is_workspace(root):
                 raise UserError(
                     f"SRTUI_WORKSPACE={named} is not a workspace; make it one with: srtui init {named}"
                 )
             return cls(root.resolve())
-        here = (start or Path.cwd()).resolve()
+        try:
+            here = (start or Path.cwd()).resolve()
+        except FileNotFoundError:
+            raise UserError(
+                "The current folder has been deleted; change to one that exists, or set SRTUI_WORKSPACE."
+            ) from None
         for folder in (here, *here.parents):
             if _is_workspace(folder):
                 return cls(folder)

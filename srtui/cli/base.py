@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 from srtui.errors import UserError
+from srtui.files import current_folder
+from srtui.text import json_safe, safe
 from srtui.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -28,6 +32,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name.")]
 
 
+MOST = 2**31 - 1
+"""The largest whole number that an option takes: beyond it llama.cpp, torch and SQLite each end differently."""
+
+
 def open_store(read_only: bool = False) -> tuple[Workspace, Store]:
     from srtui.store import Store
 
@@ -35,10 +43,26 @@ def open_store(read_only: bool = False) -> tuple[Workspace, Store]:
     return workspace, Store(workspace.store_path, read_only=read_only)
 
 
+def say(text: str = "", *, to: TextIO | None = None) -> None:
+    """A line on stdout, or ``to`` another stream: fit for a terminal, whatever names and paths are in it."""
+    print(safe(text), file=to or sys.stdout, flush=True)
+
+
 def print_json(value: Any) -> None:
+    """One JSON value on stdout: no NaN, which JSON has not, and nothing that a terminal would obey."""
     import json
 
-    print(json.dumps(value, ensure_ascii=False, default=str))
+    unicode = (getattr(sys.stdout, "encoding", None) or "ascii").lower().startswith("utf")
+    line = json.dumps(_without_nan(value), ensure_ascii=not unicode, default=str, allow_nan=False)
+    print(json_safe(line))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return [_without_nan(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def plain_data(value: Any) -> dict[str, Any]:
@@ -73,4 +97,5 @@ def stop_on_signals() -> Any:
 
 def short(path: Path) -> str:
     """As seen from here, where that is shorter."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    here = current_folder()
+    return str(path.relative_to(here)) if here is not None and path.is_relative_to(here) else str(path)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from srtui.cli.base import AsJson, app, open_store, plain_data, print_json, stop_on_signals
+from srtui.cli.base import MOST, AsJson, app, open_store, plain_data, print_json, say, stop_on_signals
 
 if TYPE_CHECKING:
     from srtui.evaluation.contestants import Contestant
@@ -29,13 +29,15 @@ JudgeName = Annotated[str, typer.Option("--judge", help="The GGUF that judges.")
 JudgePromptName = Annotated[
     str | None, typer.Option("--judge-prompt", help="A .toml file with the judge's wording.")
 ]
-Words = Annotated[int, typer.Option(min=0, help="The most tokens that the judge may say why in; 0: none.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N of the file.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of sampling and of the bootstrap.")]
+Words = Annotated[
+    int, typer.Option(min=0, max=MOST, help="The most tokens that the judge may say why in; 0: none.")
+]
+Limit = Annotated[int | None, typer.Option(min=1, max=MOST, help="Only the first N of the file.")]
+Seed = Annotated[int, typer.Option(min=0, max=MOST, help="Of sampling and of the bootstrap.")]
 Template = Annotated[
     str | None, typer.Option(help="The prompt template of safetensors students; a run has its own.")
 ]
-MaxTokens = Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")]
+MaxTokens = Annotated[int, typer.Option(min=1, max=MOST, help="The longest answer, in tokens.")]
 Temperature = Annotated[float, typer.Option(min=0, max=5, help="Of the answers; 0 is greedy.")]
 
 
@@ -170,9 +172,11 @@ def calibrate(
 def choice(
     a: ContestantName,
     tasks: Annotated[Path, typer.Option(help="A folder of lm-eval task files, or one of them (.yaml).")],
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N questions of each task.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, max=MOST, help="Only the first N questions of each task.")
+    ] = None,
     shots: Annotated[
-        int | None, typer.Option(min=0, help="Examples before each question; the task's own.")
+        int | None, typer.Option(min=0, max=MOST, help="Examples before each question; the task's own.")
     ] = None,
     run_python: Annotated[
         bool, typer.Option("--run-python", help="Let task files run the Python that lies beside them.")
@@ -207,7 +211,7 @@ def list_(
         if as_json:
             print_json([plain_data(e) for e in found])
         elif not found:
-            print("No evaluations yet. Start one with: srtui eval pairwise A B --prompts FILE --judge MODEL")
+            say("No evaluations yet. Start one with: srtui eval pairwise A B --prompts FILE --judge MODEL")
         else:
             print_list(found)
 
@@ -262,7 +266,7 @@ def _evaluate(
     if evaluation.state == "done":
         _show(store, evaluation, as_json)
         if not as_json:
-            print("This evaluation is done already; nothing was left to do.")
+            say("This evaluation is done already; nothing was left to do.")
         return
     sides: dict[Side, Contestant] = dict(zip(("a", "b"), contestants, strict=False))
     stop = stop_on_signals()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srtui.cli.base import AsJson, open_store, plain_data, print_json, stop_on_signals
+from srtui.cli.base import AsJson, open_store, plain_data, print_json, say, stop_on_signals
 from srtui.cli.evaluation import (
     ContestantName,
     Limit,
@@ -89,7 +89,7 @@ def human(
         if as_json:
             print_json(plain_data(evaluation))
         elif not result["judgements"]:
-            print(
+            say(
                 f"Evaluation {evaluation.id}: the answers are there, and nobody has judged yet. Judge with "
                 "--annotator NAME, or on 8 Evaluation of the dashboard with h."
             )

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from srtui.cli.base import AsJson, app, open_store, plain_data, print_json
+from srtui.cli.base import AsJson, app, open_store, plain_data, print_json, say
 from srtui.errors import UserError
 from srtui.workspace import Workspace
 
@@ -54,9 +54,9 @@ def db(context: typer.Context, as_json: AsJson = False) -> None:
         if as_json:
             print_json({"path": str(store.path), "bytes": store.size(), "rows": counts})
             return
-        print(f"{store.path}  {bytes_text(store.size())}")
+        say(f"{store.path}  {bytes_text(store.size())}")
         for name, count in counts.items():
-            print(f"  {name:<18} {count:>12,}")
+            say(f"  {name:<18} {count:>12,}")
 
 
 @db_app.command("check", epilog="Example: srtui db check")
@@ -66,10 +66,10 @@ def db_check() -> None:
     with store:
         problems = store.check()
     for problem in problems:
-        print(problem)
+        say(problem)
     if problems:
         raise UserError(f"{store.path} is damaged; restore a copy made by srtui db backup.")
-    print(f"{store.path} is sound.")
+    say(f"{store.path} is sound.")
 
 
 @db_app.command("vacuum", epilog="Example: srtui db vacuum")
@@ -79,7 +79,7 @@ def db_vacuum() -> None:
 
     _, store = open_store()
     with store:
-        print(f"{bytes_text(max(0, store.vacuum()))} given back.")
+        say(f"{bytes_text(max(0, store.vacuum()))} given back.")
 
 
 @db_app.command("backup", epilog="Example: srtui db backup store/yesterday.sqlite")
@@ -88,4 +88,4 @@ def db_backup(target: Annotated[Path, typer.Argument(help="A file that does not 
     _, store = open_store(read_only=True)
     with store:
         store.backup(target)
-    print(f"Copied to {target}.")
+    say(f"Copied to {target}.")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from srtui.cli.base import AsJson, RunName, app, open_store, plain_data, print_json, short
+from srtui.cli.base import MOST, AsJson, RunName, app, open_store, plain_data, print_json, say, short
 from srtui.errors import UserError
 
 
@@ -18,9 +18,12 @@ def report(
         Path | None, typer.Option(help="The HTML file; RUN-report.html if neither file is named.")
     ] = None,
     markdown: Annotated[Path | None, typer.Option(help="The same as Markdown, into this file.")] = None,
-    examples: Annotated[int, typer.Option(min=0, help="Examples of each sort: best, worst, random.")] = 3,
+    examples: Annotated[
+        int, typer.Option(min=0, max=MOST, help="Examples of each sort: best, worst, random.")
+    ] = 3,
     seed: Annotated[
-        int | None, typer.Option(help="Draws the random examples; the recipe's if absent.")
+        int | None,
+        typer.Option(min=-MOST, max=MOST, help="Draws the random examples; the recipe's if absent."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -41,7 +44,7 @@ def report(
         if path is not None:
             _write(path, render(facts))
             if not as_json:
-                print(f"{short(path.resolve())}: {path.stat().st_size / 1000:,.0f} kB.")
+                say(f"{short(path.resolve())}: {path.stat().st_size / 1000:,.0f} kB.")
 
 
 def _write(path: Path, text: str) -> None:

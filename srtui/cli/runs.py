@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from srtui.cli.base import AsJson, RunName, app, open_store, plain_data, print_json, short, stop_on_signals
+from srtui.cli.base import (
+    MOST,
+    AsJson,
+    RunName,
+    app,
+    open_store,
+    plain_data,
+    print_json,
+    say,
+    short,
+    stop_on_signals,
+)
 from srtui.errors import UserError
 from srtui.workspace import Workspace
 
@@ -32,7 +43,7 @@ Until = Annotated[str | None, typer.Option(help="Stop after this stage.", callba
 @app.command(epilog="Example: srtui run recipes/quickstart.toml --limit 16 --set training.epochs=1")
 def run(
     recipe: Annotated[Path, typer.Argument(help="A recipe, in TOML.")],
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N samples.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, max=MOST, help="Only the first N samples.")] = None,
     until: Until = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override: section.key=value.")] = None,
     teacher_from: Annotated[
@@ -52,7 +63,7 @@ def run(
         again = f"srtui run {recipe}"
         if teacher_from is not None:
             before = store.runs.named(teacher_from)
-            what = next_round(workspace, store, what, before, lambda line: print(line, file=sys.stderr))
+            what = next_round(workspace, store, what, before, lambda line: say(line, to=sys.stderr))
             again += f" --teacher-from {before.name}"
         this, is_new = prepare(workspace, store, what, recipe.resolve())
         _work(workspace, store, this, until, as_json, is_new, again)
@@ -84,7 +95,7 @@ def _work(
             print_json({"type": "summary", **summarise(store, this.id)})
         else:
             print_summary(summarise(store, this.id), _files(workspace, store, this))
-            print("\nThis run is done already; nothing was left to do.")
+            say("\nThis run is done already; nothing was left to do.")
         return
     stop = stop_on_signals()
     with reporter(as_json) as face:
@@ -112,7 +123,7 @@ def ablate(
         str | None, typer.Option(help="Only these arms, with commas between; all if absent.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=20, help="Trainings of each arm.")] = 1,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N samples.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, max=MOST, help="Only the first N samples.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override: section.key=value.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -134,7 +145,7 @@ def ablate(
                     names, seeds
                 )
         except Stopped:
-            print("Stopped; everything finished is stored. Go on with the same command.", file=sys.stderr)
+            say("Stopped; everything finished is stored. Go on with the same command.", to=sys.stderr)
             sys.exit(130)
     if as_json:
         print_json({"type": "ablation", **plain_data(found)})
@@ -177,7 +188,7 @@ def status(
             print_json([summarise(store, r.id) for r in runs])
             return
         if not runs:
-            print("No runs yet. Start one with: srtui run recipes/quickstart.toml")
+            say("No runs yet. Start one with: srtui run recipes/quickstart.toml")
             return
         table = Table("run", "status", "stage", "progress", "kept", "engine", box=None, header_style="bold")
         for r in runs:
@@ -202,7 +213,7 @@ def scores(
         bool,
         typer.Option("--templates", help="Score some originals under every prompt template, and compare."),
     ] = False,
-    sample: Annotated[int, typer.Option(min=1, help="With --templates: how many originals.")] = 48,
+    sample: Annotated[int, typer.Option(min=1, max=MOST, help="With --templates: how many originals.")] = 48,
     csv: Annotated[
         Path | None, typer.Option(help="Every score as a row, into this file; - for the screen.")
     ] = None,
@@ -233,7 +244,7 @@ def scores(
         if as_json:
             print_json({"run": this.name, "scores": figures})
         elif not figures:
-            print(f"Run {this.name} has no scores yet; they come with: srtui run")
+            say(f"Run {this.name} has no scores yet; they come with: srtui run")
         else:
             print_distributions(figures, out)
 
@@ -255,6 +266,6 @@ def _write_csv(path: Path, columns: list[str], rows: Iterable[dict[str, Any]]) -
         return
     try:
         with path.open("w", newline="", encoding="utf-8") as file:
-            print(f"{path}: {write(file):,} scores.")
+            say(f"{path}: {write(file):,} scores.")
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}.") from error

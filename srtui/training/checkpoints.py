@@ -71,7 +71,7 @@ def newest(
 def fault(path: Path, fingerprint: str) -> str | None:
     """Why a checkpoint cannot be used; None where it can."""
     try:
-        manifest = json.loads((path / _MANIFEST).read_text())
+        manifest = json.loads((path / _MANIFEST).read_bytes())
         if manifest["fingerprint"] != fingerprint:
             return "it belongs to other samples or settings"
         for name, known in manifest["files"].items():
@@ -81,7 +81,7 @@ def fault(path: Path, fingerprint: str) -> str | None:
                 return f"{name} is not what was written"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"its manifest cannot be read ({error})"
     return None
 
@@ -110,7 +110,7 @@ def _all(root: Path) -> list[tuple[int, Path]]:
     return sorted(
         (int(p.name.removeprefix("step-")), p)
         for p in root.glob("step-*")
-        if p.name.removeprefix("step-").isdigit()
+        if p.name.removeprefix("step-").isdecimal()
     )
 
 
