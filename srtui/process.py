@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -54,7 +55,11 @@ def work(command: Callable[[], None]) -> NoReturn:
 
 
 def take_any_text() -> None:
-    """Let stdout and stderr take any text: what their encoding has no sign for is written as an escape."""
+    """Let stdout and stderr take any text: what their encoding has no sign for is written as an escape.
+    A terminal's size that is no number (Rich would trip over it) is not one."""
+    for name in ("COLUMNS", "LINES"):
+        if not re.fullmatch("[0-9]{1,4}", os.environ.get(name, "1")):
+            del os.environ[name]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -72,7 +77,8 @@ def _fail(sentence: str) -> NoReturn:
     if len(sentence) > _LONGEST:
         sentence = f"{sentence[: _LONGEST // 2]} … {sentence[-_LONGEST // 2 :]}"
     with contextlib.suppress(OSError, ValueError):
-        print(safe(f"srtui: {' '.join(sentence.split())}"), file=sys.stderr)
+        # print() takes None, which a closed stderr is, for stdout.
+        print(safe(f"srtui: {' '.join(sentence.split())}"), file=sys.stderr or io.StringIO())
     if sys.stdout is not None:
         try:
             sys.stdout.flush()

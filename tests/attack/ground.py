@@ -202,7 +202,7 @@ def unshowable(text: str) -> list[str]:
     return sorted(
         {
             f"U+{ord(c):04X}"
-            for c in text
+            for c in text.replace("\r\n", "\n")
             if (unicodedata.category(c) == "Cc" and c not in "\n\t")
             or "\u202a" <= c <= "\u202e"
             or "\u2066" <= c <= "\u2069"
