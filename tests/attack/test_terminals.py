@@ -50,6 +50,15 @@ ASCII = {"PYTHONIOENCODING": "ascii"}
 C_LOCALE = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
+def same_json(ground: Ground) -> Outcome:
+    evil_sample(ground)
+    plain = ground.start("show", "1", "--json")
+    narrow = ground.start("show", "1", "--json", env=ASCII)
+    assert json.loads(plain.out) == json.loads(narrow.out)
+    assert json.loads(plain.out)["variants"][0]["instruction"] == EVIL
+    return narrow
+
+
 def attack(name: str, command: str, says: str = "", never: str = "", **more: object) -> Attack:
     return Attack(f"evil texts: {name}", command, 0, says, never, prepare=evil_sample, **more)  # type: ignore[arg-type]
 
@@ -96,7 +105,7 @@ ATTACKS = [
             ("report, C locale", "status quickstart", C_LOCALE, None),
         ]
     ),
-    Attack("a stdout that is not UTF-8: JSON", lambda ground: _same_json(ground), 0),
+    Attack("a stdout that is not UTF-8: JSON", same_json, 0),
     Attack("a stdout nobody reads: closed", shell("$S show 1 >&-"), (0, 1, 2, 141)),
     Attack("a stdout nobody reads: head", shell("$S show 1 --json | head -c 1"), 0),
     Attack("a stdout nobody reads: a long table", shell("$S scores 1 --csv - | head -n 1"), 0),
@@ -112,15 +121,6 @@ ATTACKS = [
     Attack("a negative width", "status", 0, env={"COLUMNS": "-5"}),
     Attack("a width of no number", "show 1", 0, env={"COLUMNS": "²", "LINES": "x"}),
 ]
-
-
-def _same_json(ground: Ground) -> Outcome:
-    evil_sample(ground)
-    plain = ground.start("show", "1", "--json")
-    narrow = ground.start("show", "1", "--json", env=ASCII)
-    assert json.loads(plain.out) == json.loads(narrow.out)
-    assert json.loads(plain.out)["variants"][0]["instruction"] == EVIL
-    return narrow
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=str)
