@@ -6,13 +6,14 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from srtui.noise import screen
 from srtui.text import safe
 
 __all__ = ["Face", "err", "out", "plain", "safe"]
@@ -28,6 +29,15 @@ class Face(Console):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, emoji=False, **options)
+
+    @property
+    def file(self) -> IO[str]:
+        """Of ``err``, the screen also while the libraries' standard error goes to a log."""
+        return screen() if self.stderr and self._file is None else super().file
+
+    @file.setter
+    def file(self, new: IO[str]) -> None:
+        self._file = new
 
     def render_str(self, text: str, **options: Any) -> Text:
         made = super().render_str(text, **options)
@@ -134,6 +144,7 @@ class LiveReporter:
             TextColumn("{task.fields[facts]}", style="dim"),
             console=out,
             expand=True,
+            redirect_stderr=False,  # srtui.noise does
         )
         self._tasks: dict[str, TaskID] = {}
 
@@ -220,10 +231,41 @@ class JsonReporter:
         print(json.dumps(values), flush=True)
 
 
-def reporter(as_json: bool) -> LiveReporter | PlainReporter | JsonReporter:
+class Attended:
+    """A face that may go away: a terminal that hangs up, a pipe that nobody reads. ``lost`` is called
+    then, once, and nothing more is shown; the work itself never fails for it."""
+
+    def __init__(self, face: LiveReporter | PlainReporter | JsonReporter, lost: Callable[[], None]) -> None:
+        self._face, self._lost, self._gone = face, lost, False
+
+    def __enter__(self) -> Attended:
+        self._try(self._face.__enter__)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._try(self._face.__exit__)
+
+    def progress(self, progress: Any) -> None:
+        self._try(self._face.progress, progress)
+
+    def event(self, level: str, message: str) -> None:
+        self._try(self._face.event, level, message)
+
+    def _try(self, show: Callable[..., object], *what: object) -> None:
+        if self._gone:
+            return
+        try:
+            show(*what)
+        except (OSError, ValueError):  # Python's word for a stream that was closed is ValueError
+            self._gone = True
+            self._lost()
+
+
+def reporter(as_json: bool, lost: Callable[[], None]) -> Attended:
+    """JSON lines, bars on a terminal, or plain lines; ``lost`` is called where nobody sees them any more."""
     if as_json:
-        return JsonReporter()
-    return LiveReporter() if out.is_terminal else PlainReporter()
+        return Attended(JsonReporter(), lost)
+    return Attended(LiveReporter() if out.is_terminal else PlainReporter(), lost)
 
 
 def print_summary(figures: dict[str, Any], files: Iterable[tuple[str, str]]) -> None:

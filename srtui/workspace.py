@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +18,7 @@ OFFLINE_SETTINGS = {
     "TRANSFORMERS_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "USE_HUB_KERNELS": "NO",
     "TRL_EXPERIMENTAL_SILENCE": "1",
     "DO_NOT_TRACK": "1",
     "WANDB_MODE": "disabled",
@@ -24,8 +27,15 @@ OFFLINE_SETTINGS = {
 
 
 def go_offline() -> None:
-    """Set every offline switch of the libraries below us; call before any of them is imported."""
+    """Set every offline switch of the libraries below us; call before any of them is imported.
+
+    ``kernels`` fetches compiled code from a hub when it is imported by bitsandbytes or transformers,
+    also where it happens to be installed: here nothing can import it. bitsandbytes' advice to install
+    it, which it gives on CPUs with AVX-512, is not for users of this program.
+    """
     os.environ.update(OFFLINE_SETTINGS)
+    sys.modules["kernels"] = None  # type: ignore[assignment]
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)

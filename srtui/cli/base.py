@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
@@ -13,6 +14,7 @@ import typer
 
 from srtui.errors import UserError
 from srtui.files import current_folder
+from srtui.noise import screen
 from srtui.text import json_safe, safe
 from srtui.workspace import Workspace
 
@@ -79,7 +81,8 @@ def key_value(word: str, option: str) -> tuple[str, str]:
 
 
 def stop_on_signals() -> Any:
-    """Ctrl-C once finishes the step and stores it; twice stops at once, which the store survives."""
+    """Ctrl-C once finishes the step and stores it, and so does a terminal that hangs up; twice stops at
+    once, which the store survives."""
     import threading
 
     stop = threading.Event()
@@ -88,11 +91,21 @@ def stop_on_signals() -> Any:
         if stop.is_set():
             os._exit(128 + number)
         stop.set()
-        os.write(2, b"\nStopping after this step; press Ctrl-C again to stop at once.\n")
+        with contextlib.suppress(OSError, ValueError):  # the terminal itself may be what ended
+            os.write(screen().fileno(), b"\nStopping after this step; press Ctrl-C again to stop at once.\n")
 
     signal.signal(signal.SIGINT, handle)
     signal.signal(signal.SIGTERM, handle)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
+        signal.signal(signal.SIGHUP, handle)
     return stop
+
+
+def libraries_log(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """What libraries say goes to ``libraries.log`` in ``folder``: a run's own, or the store's."""
+    from srtui.noise import to_log
+
+    return to_log(folder / "libraries.log")
 
 
 def short(path: Path) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srtui.cli.base import MOST, AsJson, RunName, app, open_store, print_json, say
+from srtui.cli.base import MOST, AsJson, RunName, app, libraries_log, open_store, print_json, say
 
 if TYPE_CHECKING:
     from srtui.pipeline.chat import SideBySide
@@ -39,15 +39,17 @@ def chat(
         run = store.runs.named(run_name)
         if not as_json:
             err.print(f"Loading the student of {run.name} ...", style="dim")
-        both = SideBySide(workspace, store, run, tokens=tokens, temperature=temperature, seed=seed)
-    for instruction in say or _lines():
-        if as_json:
-            answers = {"base": "", "tuned": ""}
-            for side, piece in both.ask(instruction):
-                answers[side] += piece
-            print_json({"instruction": instruction, **answers})
-        else:
-            _show(both, instruction)
+        with libraries_log(workspace.store_path.parent):
+            both = SideBySide(workspace, store, run, tokens=tokens, temperature=temperature, seed=seed)
+    with libraries_log(workspace.store_path.parent):
+        for instruction in say or _lines():
+            if as_json:
+                answers = {"base": "", "tuned": ""}
+                for side, piece in both.ask(instruction):
+                    answers[side] += piece
+                print_json({"instruction": instruction, **answers})
+            else:
+                _show(both, instruction)
 
 
 def _lines() -> Iterator[str]:

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from srtui.cli.base import MOST, AsJson, app, open_store, plain_data, print_json, say, stop_on_signals
+from srtui.cli.base import (
+    MOST,
+    AsJson,
+    app,
+    libraries_log,
+    open_store,
+    plain_data,
+    print_json,
+    say,
+    stop_on_signals,
+)
 
 if TYPE_CHECKING:
     from srtui.evaluation.contestants import Contestant
@@ -192,7 +203,7 @@ def choice(
         multiple_choice.check(tasks, run_python)
         one = find_contestant(workspace, store, a)
         stop = stop_on_signals()
-        with reporter_of(as_json) as face:
+        with libraries_log(store.path.parent), reporter_of(as_json, stop.set) as face:
             done = multiple_choice.evaluate(store, one, tasks, limit, shots, face, stop.is_set)
         _show(store, done, as_json)
 
@@ -270,7 +281,7 @@ def _evaluate(
         return
     sides: dict[Side, Contestant] = dict(zip(("a", "b"), contestants, strict=False))
     stop = stop_on_signals()
-    with reporter_of(as_json) as face:
+    with libraries_log(store.path.parent), reporter_of(as_json, stop.set) as face:
         if not is_new:
             face.event("info", f"Going on with evaluation {evaluation.id}.")
         try:
@@ -281,11 +292,11 @@ def _evaluate(
     _show(store, evaluation, as_json)
 
 
-def reporter_of(as_json: bool) -> Any:
+def reporter_of(as_json: bool, lost: Callable[[], None]) -> Any:
     """Progress goes to the terminal; a script that wants JSON gets the result and nothing else."""
     from srtui.console import reporter
 
-    return _Quiet() if as_json else reporter(False)
+    return _Quiet() if as_json else reporter(False, lost)
 
 
 class _Quiet:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srtui.cli.base import AsJson, app, open_store, plain_data, print_json, say
+from srtui.cli.base import AsJson, app, libraries_log, open_store, plain_data, print_json, say
 from srtui.errors import UserError
 from srtui.workspace import Workspace
 
@@ -171,7 +171,8 @@ def models_tune(
     if not all(re.fullmatch(r" *[0-9]{1,3} *", word) and 0 < int(word) <= 256 for word in slots.split(",")):
         raise UserError(f"--slots {slots}: write numbers from 1 to 256 with commas between them.")
     counts = sorted({int(word) for word in slots.split(",")})
-    folder = Workspace.find().models
+    workspace = Workspace.find()
+    folder = workspace.models
     path = models.resolve_teacher(folder, name)
     stem = path.stem.removesuffix("." + models.inspect(path, with_hash=False).quantization)
     files = [path, *(p for p in sorted(path.parent.glob(f"{stem}.*.gguf")) if p != path)]
@@ -185,7 +186,8 @@ def models_tune(
     for file in files:
         known = tuned(file) if once else None
         if known is None:
-            known = tune(file, counts, say=lambda line: None if as_json else say(line))
+            with libraries_log(workspace.store_path.parent):
+                known = tune(file, counts, say=lambda line: None if as_json else say(line))
         found.append(known)
     if as_json:
         print_json([plain_data(t) for t in found])

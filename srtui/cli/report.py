@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from srtui.cli.base import MOST, AsJson, RunName, app, open_store, plain_data, print_json, say, short
+from srtui.cli.base import (
+    MOST,
+    AsJson,
+    RunName,
+    app,
+    libraries_log,
+    open_store,
+    plain_data,
+    print_json,
+    say,
+    short,
+)
 from srtui.errors import UserError
 
 
@@ -31,7 +42,8 @@ def report(
     workspace, store = open_store()
     with store:
         this = store.runs.named(run_name)
-        from srtui import report as reports
+        with libraries_log(workspace.store_path.parent):  # matplotlib tells of its fonts
+            from srtui import report as reports
 
         facts = reports.gather(store, workspace.root, this.id, examples=examples, seed=seed)
     if as_json:

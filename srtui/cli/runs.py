@@ -14,6 +14,7 @@ from srtui.cli.base import (
     AsJson,
     RunName,
     app,
+    libraries_log,
     open_store,
     plain_data,
     print_json,
@@ -22,6 +23,7 @@ from srtui.cli.base import (
     stop_on_signals,
 )
 from srtui.errors import UserError
+from srtui.noise import screen
 from srtui.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -63,7 +65,8 @@ def run(
         again = f"srtui run {recipe}"
         if teacher_from is not None:
             before = store.runs.named(teacher_from)
-            what = next_round(workspace, store, what, before, lambda line: say(line, to=sys.stderr))
+            with libraries_log(workspace.store_path.parent):
+                what = next_round(workspace, store, what, before, lambda line: say(line, to=screen()))
             again += f" --teacher-from {before.name}"
         this, is_new = prepare(workspace, store, what, recipe.resolve())
         _work(workspace, store, this, until, as_json, is_new, again)
@@ -98,7 +101,7 @@ def _work(
             say("\nThis run is done already; nothing was left to do.")
         return
     stop = stop_on_signals()
-    with reporter(as_json) as face:
+    with libraries_log(workspace.runs / this.name), reporter(as_json, stop.set) as face:
         if not is_new:
             face.event("info", f"Going on with run {this.name}.")
         try:
@@ -140,12 +143,12 @@ def ablate(
     stop = stop_on_signals()
     with store:
         try:
-            with reporter(as_json) as face:
+            with libraries_log(workspace.store_path.parent), reporter(as_json, stop.set) as face:
                 found = Ablation(workspace, store, what, recipe.resolve(), face, stop.is_set).work(
                     names, seeds
                 )
         except Stopped:
-            say("Stopped; everything finished is stored. Go on with the same command.", to=sys.stderr)
+            say("Stopped; everything finished is stored. Go on with the same command.", to=screen())
             sys.exit(130)
     if as_json:
         print_json({"type": "ablation", **plain_data(found)})
@@ -229,9 +232,10 @@ def scores(
         if templates:
             from srtui.pipeline import compare_templates
 
-            found = compare_templates(
-                workspace, store, this, sample, lambda line: err.print(line, style="dim")
-            )
+            with libraries_log(workspace.store_path.parent):
+                found = compare_templates(
+                    workspace, store, this, sample, lambda line: err.print(line, style="dim")
+                )
             if as_json:
                 print_json(found)
             else:

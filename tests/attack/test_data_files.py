@@ -24,7 +24,9 @@ def refused(name: str, content: bytes | str, says: str = "", file: str = "f.json
 
 def rows(name: str, content: bytes | str, says: str) -> Attack:
     """An import that takes what can be taken, and counts the rest."""
-    return Attack(f"import: {name}", "import f.json", code=0, says=says, prepare=has("f.json", content), keeps=False)
+    return Attack(
+        f"import: {name}", "import f.json", code=0, says=says, prepare=has("f.json", content), keeps=False
+    )
 
 
 def prompts(name: str, content: bytes | str, says: str) -> Attack:

@@ -66,7 +66,12 @@ def attack(name: str, command: str, says: str = "", never: str = "", **more: obj
 ATTACKS = [
     attack("show", "show 1", r"␛\]0;owned.*\\\[ x \\\] :smile: \[bold\]b\[/bold\]", "😄"),
     attack("show --raw", "show 1 --raw", ":smile:", "😄"),
-    attack("show --json", "show 1 --json", r"\\u202e", "[\u202a-\u202e\u2066\u200b\u2028\u061c\x7f-\x9f\U000e0041]"),
+    attack(
+        "show --json",
+        "show 1 --json",
+        r"\\u202e",
+        "[\u202a-\u202e\u2066\u200b\u2028\u061c\x7f-\x9f\U000e0041]",
+    ),
     attack("status", "status"),
     attack("status --json", "status --json", "", "[\u202a-\u202e\u200b\x7f-\x9f]"),
     attack("status of one", "status 2", "evil"),
