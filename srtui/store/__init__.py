@@ -10,13 +10,16 @@ piece of work twice is harmless.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 from srtui.errors import UserError
+from srtui.files import not_a_file
 from srtui.store.checkpoints import Checkpoints
 from srtui.store.corpus import Corpus
 from srtui.store.evaluations import Evaluations
@@ -39,6 +42,7 @@ class Store:
         from srtui.store.schema import migrations
 
         self.path = path
+        refuse_odd_file(path)
         try:
             if read_only:
                 if not path.exists():
@@ -178,6 +182,15 @@ class Store:
         except (sqlite3.Error, OSError) as error:
             beside.unlink(missing_ok=True)
             raise explain(error, target) from error
+
+
+def refuse_odd_file(path: Path) -> None:
+    """Raises UserError where something lies at ``path`` that is no ordinary file: SQLite would wait for
+    ever for the other end of a pipe."""
+    with contextlib.suppress(OSError):
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise UserError(not_a_file(path, mode))
 
 
 def explain(error: Exception, path: Path) -> UserError:

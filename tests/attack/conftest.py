@@ -47,7 +47,8 @@ def tally(reports: list[pytest.TestReport]) -> Counter[tuple[str, str, str]]:
         path, _, name = report.nodeid.partition("::")
         if not (Path(path).parent.name == "attack" and (report.when == "call" or not report.passed)):
             continue
-        attack = name.partition("[")[2].removesuffix("]") or name
+        function, _, row = name.partition("[")
+        attack = row.removesuffix("]") if " " in row else function.removeprefix("test_").replace("_", " ")
         outcome = "held" if report.passed else "skipped" if report.skipped else "fell"
         found[Path(path).stem.removeprefix("test_"), attack.split(": ")[0], outcome] += 1
     return found
