@@ -34,7 +34,7 @@ class Written:
 def write(root: Path, step: int, fingerprint: str, fill: Callable[[Path], None]) -> Written:
     """A checkpoint of ``step`` in ``root``; ``fill`` puts its files into the folder that it is given.
 
-    Raises OSError, and leaves nothing that could be taken for a checkpoint, where the disk is full.
+    Raises OSError, or what the library that writes the weights has for it (SafetensorError, RuntimeError), and leaves nothing that could be taken for a checkpoint, where the disk is full.
     """
     began = time.monotonic()
     root.mkdir(parents=True, exist_ok=True)
@@ -42,6 +42,16 @@ def write(root: Path, step: int, fingerprint: str, fill: Callable[[Path], None])
     part = root / f"{target.name}.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
+    try:
+        return _written(part, target, step, fingerprint, fill, began)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def _written(
+    part: Path, target: Path, step: int, fingerprint: str, fill: Callable[[Path], None], began: float
+) -> Written:
     fill(part)
     files = {p.name: {"sha256": _sha256(p), "bytes": p.stat().st_size} for p in sorted(part.iterdir())}
     manifest = {"step": step, "fingerprint": fingerprint, "files": files}
@@ -50,7 +60,7 @@ def write(root: Path, step: int, fingerprint: str, fill: Callable[[Path], None])
         _flush(path)
     shutil.rmtree(target, ignore_errors=True)
     part.replace(target)
-    _flush(root)
+    _flush(target.parent)
     size = sum(p.stat().st_size for p in target.iterdir())
     return Written(step, target, size, time.monotonic() - began)
 

@@ -169,6 +169,10 @@ def _check_models(folder: Path, recipe: Recipe, problems: dict[str, str], notes:
         except UserError as error:
             problems["teacher"] = str(error)
     try:
+        if recipe.student.quantization == "gguf":  # llama.cpp holds the file as it is
+            file = models.resolve_teacher(folder, recipe.student.model)
+            _fits("student", models.inspect(file, with_hash=False).size, free, problems, notes)
+            return
         info = models.inspect(models.find(folder, recipe.student.model), with_hash=False)
         # Weights are held in four bits (NF4) or more; embeddings and activations come on top.
         bits = {"nf4": 4.5, "int8": 8.5, "bf16": 16, "f32": 32}[recipe.student.quantization]
