@@ -46,6 +46,8 @@ def work(command: Callable[[], None]) -> NoReturn:
     except Exception as error:
         import sqlite3
 
+        if isinstance(error, RuntimeError) and "Symlink loop" in str(error):  # Path.resolve, before 3.13
+            _fail(f"{error}.")
         if not isinstance(error, sqlite3.Error):
             raise
         from srtui.store import explain

@@ -27,7 +27,6 @@ class ChatTemplate:
     """A GGUF's Jinja chat template, sandboxed; a plain layout for a model that has none."""
 
     def __init__(self, source: str | None, bos_token: str = "", eos_token: str = "") -> None:
-        from jinja2 import TemplateError
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
         environment = ImmutableSandboxedEnvironment(
@@ -38,8 +37,8 @@ class ChatTemplate:
         environment.filters["tojson"] = _tojson
         try:
             self._template = environment.from_string(source or _FALLBACK)
-        except TemplateError as error:
-            raise UserError(f"The model's chat template cannot be read ({error}).") from error
+        except Exception as error:  # a program of somebody else's: it may end in anything
+            raise UserError(f"The model's chat template cannot be read ({_words(error)}).") from error
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._has_system = self._takes_system()
 
@@ -59,16 +58,14 @@ class ChatTemplate:
         return [piece for piece in found if piece[0]]
 
     def _render(self, turns: Sequence[tuple[str, str]]) -> str:
-        from jinja2 import TemplateError
-
         try:
             return self._template.render(
                 messages=[{"role": role, "content": content} for role, content in turns],
                 add_generation_prompt=True,
                 **self._tokens,
             )
-        except TemplateError as error:
-            raise UserError(f"The model's chat template fails ({error}).") from error
+        except Exception as error:  # as above
+            raise UserError(f"The model's chat template fails ({_words(error)}).") from error
 
     def _takes_system(self) -> bool:
         try:
@@ -84,6 +81,10 @@ def _without_system(messages: Sequence[Message]) -> list[Message]:
     if not system or not rest:
         return rest
     return [Message(rest[0].role, f"{system}\n\n{rest[0].content}"), *rest[1:]]
+
+
+def _words(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]
 
 
 def _raise(message: str) -> None:

@@ -86,7 +86,9 @@ FILES: dict[str, Callable[[Ground], object]] = {
     "of 2**63 tensors": gguf(header(2**63, 0)),
     "of 2**63 keys": gguf(header(0, 2**63)),
     "of a key of 2**63 letters": gguf(header(0, 1, struct.pack("<Q", 2**63))),
-    "of an array of 2**63": gguf(header(0, 1, struct.pack("<Q", 1) + b"k" + struct.pack("<IIQ", 9, 8, 2**63))),
+    "of an array of 2**63": gguf(
+        header(0, 1, struct.pack("<Q", 1) + b"k" + struct.pack("<IIQ", 9, 8, 2**63))
+    ),
     "of a type that is none": gguf(header(0, 1, struct.pack("<Q", 1) + b"k" + struct.pack("<I", 77))),
     "zeros": gguf(bytes(4096)),
 }
