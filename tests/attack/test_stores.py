@@ -115,9 +115,9 @@ def a_few(commands: list[str], n: int, every: int) -> list[str]:
 
 
 ATTACKS = [
-    *(row(name, c, make, (0, 2)) for n, (name, make) in enumerate(STORES.items()) for c in a_few(ALL, n, 3)),
+    *(row(name, c, make, (0, 2)) for n, (name, make) in enumerate(STORES.items()) for c in a_few(ALL, n, 5)),
     *(row(f"whole but for {name}", c, make, (0, 2)) for n, (name, make) in enumerate(DAMAGE.items())
-      for c in [*COMMANDS[:4], *a_few(ALL[4:], n, 3)]),
+      for c in a_few(ALL, n, 4)),
 ]  # fmt: skip
 
 
