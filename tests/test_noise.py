@@ -76,3 +76,20 @@ def test_no_kernel_is_fetched_and_nobody_is_told_to_install_one(tmp_path: Path) 
     )
     assert done.stdout == "False False\nnot to be had\n"
     assert "kernels" not in done.stderr
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    "how", ["sys.kept = model", "model.itself = model; del model", "LlamaLosses(Path('none.gguf'))"]
+)
+def test_a_model_that_nobody_closed_says_nothing_at_the_end(teacher_file: Path, how: str) -> None:
+    """llama.cpp's functions are gone when Python calls ``__del__`` at its own end."""
+    script = (
+        "import gc, sys; from pathlib import Path; gc.disable()\n"
+        "from srtui.teacher.losses import LlamaLosses\n"
+        f"model = LlamaLosses(Path({str(teacher_file)!r}))\n"
+        f"try:\n    {how}\nexcept Exception as error:\n    print(type(error).__name__)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == ("UserError\n" if "none" in how else "")
