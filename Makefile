@@ -39,6 +39,9 @@ lint: setup-dev  ## ruff, mypy and the import contract
 	$(PYTHON_IN_VENV) -m mypy
 	.venv/bin/lint-imports
 
+check-method: setup-dev model  ## what can be counted of the method: architectures, ends, borders, released losses, AlpacaEval
+	$(PYTHON_IN_VENV) benchmarks/check_method.py
+
 bench-import: setup  ## rows a second and memory of importing a million rows
 	$(PYTHON_IN_VENV) benchmarks/bench_import.py
 

@@ -109,17 +109,18 @@ def ceiling(student: Any, tokens: int, budget: int) -> float:
     """Tokens a second of the body alone over full rows of ``budget`` tokens, cut into usual lengths."""
     import torch
 
-    from srtui.scoring import body
+    from srtui.scoring import examine
     from srtui.scoring.packing import Packing, packed_attention
 
     usual = 256
     lengths = [usual] * (budget // usual)
+    body = examine(student.model, student.name).body
     ids = torch.randint(0, 1000, (1, sum(lengths)), device=student.model.device)
     positions = torch.arange(usual, device=student.model.device).repeat(len(lengths))[None]
 
     def once() -> None:
         with torch.inference_mode(), packed_attention(student.model):
-            body(student.model)(
+            body(
                 input_ids=ids,
                 position_ids=positions,
                 use_cache=False,

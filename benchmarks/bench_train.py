@@ -127,6 +127,8 @@ def plain(student: Any, some: list[Any], wanted: argparse.Namespace, folder: Pat
 
 
 def srtui(student: Any, some: list[Any], wanted: argparse.Namespace, folder: Path) -> dict[str, float]:
+    import torch
+
     from srtui.sample import Pair
     from srtui.store import Store
     from srtui.store.corpus import NewRow
@@ -138,8 +140,8 @@ def srtui(student: Any, some: list[Any], wanted: argparse.Namespace, folder: Pat
     training = store.runs.start_training(run, len(some), wanted.steps)
     marks: dict[str, list[float]] = {"step": [], "tokens": [], "arithmetic": [], "saving": []}
     inside = [0.0]
-    for name in ("run", "_clip_grad_norm"):
-        timed(trainer.StepTrainer, name, inside)
+    timed(trainer.Trainer, "run", inside)
+    timed(torch.nn.utils, "clip_grad_norm_", inside)
 
     class Records(Listener):
         def metric(self, step: int, values: dict[str, float]) -> None:

@@ -374,6 +374,12 @@ def _summary_rows(f: dict[str, Any]) -> list[tuple[str, str]]:
     rows.append(("kept", f"{f['kept']:,} of {f['samples']:,} ({share(f['kept'], f['samples'])})"))
     for why, n in f["dropped"].items():
         rows.append(("dropped", f"{n:,}  {plain(why)}"))
+    endings = f["endings"]
+    if endings["cut"]:
+        rows.append(("cut short", f"{endings['cut']:,} of what is kept, by an older srtui"))
+    if endings["unknown"]:
+        words = "imported, or made by an older srtui: whether they were cut short is not known"
+        rows.append(("ending unknown", f"{endings['unknown']:,} of what is kept, {words}"))
     if f["truncated"]:
         rows.append(("cut by max_length", f"{f['truncated']:,}"))
     t = f["training"]
@@ -393,6 +399,8 @@ def _training_rows(t: dict[str, Any]) -> list[tuple[str, str]]:
             f"({result['steps']} steps, {result['examples']} samples)",
         )
     ]
+    if not result.get("changed", True):
+        rows.append(("training", "changed nothing: the adapter is what it was made with"))
     for name, held in result["held_out"].items():
         rows.append(
             (
@@ -512,7 +520,16 @@ def print_comparison(found: Any, console: Console) -> None:
     """The arms of an ablation, their held-out losses, and what follows."""
     kinds = list(found.sets)
     table = Table("arm", "what", box=None, header_style="bold")
-    for name in ("samples", "length", *(f"loss, {k}" for k in kinds), *(f"to full, {k}" for k in kinds)):
+    judged = any(row.judged for row in found.rows)
+    chosen = any(row.accuracy is not None for row in found.rows)
+    more = [*(["win rate to full"] if judged else []), *(["accuracy", "to full"] if chosen else [])]
+    for name in (
+        "samples",
+        "length",
+        *(f"loss, {k}" for k in kinds),
+        *(f"to full, {k}" for k in kinds),
+        *more,
+    ):
         table.add_column(name, justify="right", overflow="fold")
     for row in found.rows:
         if row.problem:
@@ -529,6 +546,8 @@ def print_comparison(found: Any, console: Console) -> None:
             f"{row.mean_length:,.0f}" if row.runs else "",
             *(number(row.losses.get(kind)) for kind in kinds),
             *differences,
+            *([_points(row.judged, 0.5)] if judged else []),
+            *(["" if row.accuracy is None else f"{row.accuracy:.1%}", _points(row.choice)] if chosen else []),
         )
     console.print(table)
     console.print(
@@ -537,6 +556,15 @@ def print_comparison(found: Any, console: Console) -> None:
     )
     for sentence in found.words:
         console.print(sentence)
+
+
+def _points(interval: Any, plus: float = 0.0) -> str:
+    """A share with its interval, in per cent."""
+    if interval is None:
+        return ""
+    sign = "" if plus else "+"
+    value, low, high = (f"{x + plus:{sign}.1%}" for x in (interval.mean, interval.low, interval.high))
+    return f"{value} ({low} to {high})"
 
 
 def print_tunings(tunings: Sequence[Any], console: Console) -> None:

@@ -50,6 +50,7 @@ def checks(workspace_root: Path | None) -> Iterator[Check]:
         yield _memory()
         yield _disk(workspace_root)
         yield _sqlite(workspace_root)
+        yield from _log(workspace_root)
         yield _offline()
         yield _terminal()
         for name, worker in workers.items():
@@ -160,6 +161,19 @@ def _sqlite(root: Path | None) -> Check:
         return Check("SQLite", False, f"{detail}, journal mode {mode}", "put the workspace on a local disk")
     ok = sqlite3.sqlite_version_info >= (3, 35)
     return Check("SQLite", ok, f"{detail}, WAL and FTS5 work", "" if ok else "use a newer Python")
+
+
+def _log(root: Path | None) -> Iterator[Check]:
+    """Rows that a copy of the store's one file would lack."""
+    from srtui.store.connection import pages_in_log
+    from srtui.workspace import Workspace
+
+    path = Workspace(root).store_path if root else None
+    if path is None or not path.is_file():
+        return
+    pages = pages_in_log(path)
+    detail = f"{pages:,} pages lie in {path.name}-wal alone" if pages else f"{path.name} holds everything"
+    yield Check("store", None if pages else True, detail, "before you copy the file: srtui db checkpoint")
 
 
 def _offline() -> Check:

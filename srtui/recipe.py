@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from srtui.errors import UserError
 from srtui.files import parse_toml, read_text
-from srtui.sample import digest
+from srtui.hashing import key, scheme_1
+from srtui.prompts import PromptSet, read_prompts, template_names
 
 Auto = Literal["auto"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -51,7 +52,12 @@ class Sampling(Section):
 
 
 class Reflection(Section):
-    """What is asked of the teacher. ``source = "store"`` asks nothing and uses what is stored."""
+    """What is asked of the teacher. ``source = "store"`` asks nothing and uses what is stored.
+
+    ``critique_tokens``, ``instruction_tokens`` and ``answer_tokens`` are the most that each may have at the
+    first try; a retry may write more of an instruction or answer, since one that is cut off is not used.
+    ``thinking_tokens`` are what a reasoning teacher may think beside that, in mode ``free``; in mode
+    ``guided`` it is not made to think."""
 
     source: Literal["teacher", "store"] = "teacher"
     mode: Literal["guided", "free"] = "guided"
@@ -62,6 +68,7 @@ class Reflection(Section):
     critique_tokens: Count = 256
     instruction_tokens: Count = 256
     answer_tokens: Count = 768
+    thinking_tokens: Count = 1024
 
 
 class Student(Section):
@@ -72,7 +79,7 @@ class Student(Section):
 
 
 class Prompt(Section):
-    template: Literal["alpaca", "vicuna", "wizardlm", "chat"] = "alpaca"
+    template: str = "alpaca"
     max_length: Annotated[int, Field(ge=16, le=MOST)] = 2048
 
 
@@ -160,13 +167,16 @@ class Training(Section):
 
 class Recipe(Section):
     """One run, described. ``dataset`` is a file beside the recipe or in the workspace, or the name
-    of an imported dataset."""
+    of an imported dataset. ``prompts`` is, in a recipe file, the path of a prompts file (relative to the
+    recipe): its templates, reverse prompt and teacher prompts take the place of srtui's own, and its
+    sampling that of ``[sampler]``'s defaults. A loaded recipe has its contents, and so has a run."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
     description: str = ""
     dataset: str
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     limit: Count | None = None
+    prompts: PromptSet | None = None
     teacher: Teacher = Teacher()
     sampler: Sampling = Sampling()
     reflection: Reflection = Reflection()
@@ -182,6 +192,13 @@ class Recipe(Section):
             raise ValueError(
                 'student.quantization = "gguf" can choose and not be trained; set training.enabled = false'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _the_template_is_there(self) -> Self:
+        names = template_names(self.prompts)
+        if self.prompt.template not in names:
+            raise ValueError(f"prompt.template = {self.prompt.template!r} is not one of {', '.join(names)}")
         return self
 
     @model_validator(mode="after")
@@ -201,14 +218,22 @@ class Recipe(Section):
 
         Defaults are left out, so that a key that a later version adds changes no earlier run's.
         """
+        return "2" + key("recipe", recipe=self._deciding()).hex()[2:14]
+
+    @property
+    def first_fingerprint(self) -> str:
+        """The fingerprint that a run of this recipe has where it was stored before keys had a scheme."""
+        return scheme_1(repr(sorted(self._deciding().items()))).hex()[:12]
+
+    def _deciding(self) -> dict[str, Any]:
+        """What is not as it is by default, and not for speed or safety alone."""
         what = self.model_dump(mode="json", exclude={"description"}, exclude_defaults=True)
         for speed_only in ("slots", "batch_tokens", "gpu_layers", "threads"):
             what.get("teacher", {}).pop(speed_only, None)
         what.get("scoring", {}).pop("batch_tokens", None)
         for safety_only in ("checkpoint_steps", "checkpoints_kept"):
             what.get("training", {}).pop(safety_only, None)
-        what = {key: value for key, value in what.items() if value != {}}
-        return digest(repr(sorted(what.items()))).hex()[:12]
+        return {name: value for name, value in what.items() if value != {}}
 
 
 def load(path: Path, overrides: list[str] | None = None, limit: int | None = None) -> Recipe:
@@ -225,6 +250,7 @@ def load(path: Path, overrides: list[str] | None = None, limit: int | None = Non
     if limit is not None:
         data["limit"] = limit
     data.setdefault("name", path.stem)
+    _read_prompts_file(data, path)
     return parse(data, str(path))
 
 
@@ -234,6 +260,23 @@ def parse(data: dict[str, Any], source: str) -> Recipe:
         return Recipe.model_validate(data)
     except ValidationError as error:
         raise UserError(f"{source}: {_sentence(error)}") from None
+
+
+def _read_prompts_file(data: dict[str, Any], recipe: Path) -> None:
+    """Put the contents of the prompts file in the place of its name, and its sampling below the recipe's."""
+    name = data.get("prompts")
+    if not isinstance(name, str):
+        return
+    if not name:
+        del data["prompts"]
+        return
+    file = Path(name).expanduser()
+    places = [file] if file.is_absolute() else [recipe.parent / file, file]
+    prompts = read_prompts(next((p for p in places if p.is_file()), places[0]))
+    data["prompts"] = prompts.model_dump(mode="json")
+    sampler = data.get("sampler", {})
+    if isinstance(sampler, dict):
+        data["sampler"] = {**prompts.sampling, **sampler}
 
 
 def _override(data: dict[str, Any], word: str) -> None:

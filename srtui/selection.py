@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from srtui.sample import digest
+from srtui.hashing import draw
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _choose(before: Scored, rewrites: Sequence[Scored], what: str, by: str) -> C
 
 def lot(*what: str | bytes | int) -> float:
     """A number in [0, 1) that only ``what`` decides, whatever the order in which lots are drawn."""
-    return int.from_bytes(digest(*what)[:8], "big") / 2**64
+    return int.from_bytes(draw(*what)[:8], "big") / 2**64
 
 
 def near_a_tie(scores: Sequence[float | None], margin: float) -> bool:

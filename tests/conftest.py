@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,48 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=8,
         help="real samples that the scorer is compared on with the reference",
     )
+
+
+def pytest_report_header() -> str:
+    """The arithmetic that this machine adds: numeric tests run under float32 and bfloat16 on every one."""
+    import torch
+
+    from srtui.scoring import compute_dtype
+
+    has = [
+        name
+        for name, asked in (
+            ("AVX-512 bf16", "_is_avx512_bf16_supported"),
+            ("AMX tiles", "_is_amx_tile_supported"),
+        )
+        if getattr(torch.cpu, asked, lambda: False)()
+    ]
+    limited = [
+        f"{k}={os.environ[k]}" for k in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA") if k in os.environ
+    ]
+    gpus = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
+    return "arithmetic: " + ", ".join(
+        [
+            f"kernels {torch.backends.cpu.get_cpu_capability()}",
+            *(has or ["no bf16 products"]),
+            *limited,
+            f"compute type {compute_dtype('cpu')}".replace("torch.", ""),
+            f"{torch.get_num_threads()} threads",
+            *(gpus or ["no GPU"]),
+        ]
+    )
+
+
+@pytest.fixture(params=["float32", "bfloat16"])
+def arithmetic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Students compute in this type, whatever this machine would choose."""
+    import torch
+
+    from srtui.scoring import student
+
+    name = str(request.param)
+    monkeypatch.setattr(student, "compute_dtype", lambda device: getattr(torch, name))
+    return name
 
 
 @pytest.fixture(scope="session")
@@ -133,7 +176,8 @@ def small_recipe(workspace: Workspace, samples: int = 6, **sections: dict[str, o
     (workspace.recipes / "small.jsonl").write_text("\n".join(rows[:samples]) + "\n", encoding="utf-8")
     data |= {"name": "small", "dataset": "small.jsonl"}
     data["teacher"] |= {"slots": 2, "context": 4096, "threads": 1}
-    data["reflection"] |= {"critique_tokens": 16, "instruction_tokens": 16, "answer_tokens": 24}
+    # Room for most of what this model writes: a text that is cut off is written again, and then refused.
+    data["reflection"] |= {"critique_tokens": 12, "instruction_tokens": 40, "answer_tokens": 56}
     data["training"] |= {"epochs": 1, "batch_size": 2, "micro_batch_size": 2}
     for name, values in sections.items():
         data.setdefault(name, {}).update(values)

@@ -24,15 +24,13 @@ class Quiet:
     def event(self, level: str, message: str) -> None: ...
 
 
-def test_one_seed_is_the_ordinary_bootstrap() -> None:
+def test_one_seed_is_the_ordinary_t_interval() -> None:
     random = np.random.default_rng(0)
     arm, full = random.normal(3.1, 0.5, (1, 40)), random.normal(3.0, 0.5, (1, 40))
-    found = paired_interval(arm, full, 1)
-    reference = stats.bootstrap(
-        ((arm - full)[0],), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(2)
-    ).confidence_interval
+    found = paired_interval(arm, full)
+    reference = stats.ttest_1samp((arm - full)[0], 0).confidence_interval(0.95)
     assert found.mean == pytest.approx(float((arm - full).mean()))
-    assert (found.low, found.high) == pytest.approx((reference.low, reference.high), abs=0.01)
+    assert (found.low, found.high) == pytest.approx((reference.low, reference.high))
 
 
 def test_seeds_that_differ_widen_the_interval() -> None:
@@ -40,19 +38,36 @@ def test_seeds_that_differ_widen_the_interval() -> None:
     full = np.zeros((3, 40))
     steady = random.normal(0.1, 0.2, (1, 40)).repeat(3, axis=0)
     shaky = steady + np.array([[-0.3], [0.0], [0.3]])
-    one, other = paired_interval(steady, full, 0), paired_interval(shaky, full, 0)
+    one, other = paired_interval(steady, full), paired_interval(shaky, full)
     assert other.high - other.low > 2 * (one.high - one.low)
     assert not one.within_noise and other.within_noise
 
 
-@settings(max_examples=10, deadline=None)
-@given(st.lists(st.floats(-3, 3), min_size=2, max_size=20), st.integers(0, 9))
-def test_an_interval_surrounds_its_mean(values: list[float], seed: int) -> None:
-    arm = np.array([values])
-    found = paired_interval(arm, np.zeros_like(arm), seed)
-    assert min(values) - 1e-9 <= found.low <= found.mean + 1e-9
-    assert found.mean - 1e-9 <= found.high <= max(values) + 1e-9
-    assert found == paired_interval(arm, np.zeros_like(arm), seed)
+@pytest.mark.parametrize(
+    ("seeds", "apart", "least"), [(2, 0.3, 0.94), (3, 0.3, 0.94), (3, 0.0, 0.94), (5, 0.2, 0.94)]
+)
+def test_the_interval_holds_the_truth_as_often_as_it_says(seeds: int, apart: float, least: float) -> None:
+    """Three seeds drawn anew from three held it 78 times in 100, two from two 67 times."""
+    random = np.random.default_rng(1)
+    held = 0
+    for _ in range(1000):
+        table = (
+            0.05
+            + random.normal(0, apart, (seeds, 1))
+            + random.normal(0, 0.3, (1, 30))
+            + random.normal(0, 0.1, (seeds, 30))
+        )
+        found = paired_interval(table, np.zeros_like(table))
+        held += found.low <= 0.05 <= found.high
+    assert least <= held / 1000
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.floats(-3, 3), min_size=2, max_size=20))
+def test_an_interval_surrounds_its_mean(values: list[float]) -> None:
+    arm = np.array([values, values[::-1]])
+    found = paired_interval(arm, np.zeros_like(arm))
+    assert found.low <= found.mean <= found.high and found == paired_interval(arm, np.zeros_like(arm))
 
 
 def test_within_noise() -> None:
@@ -92,6 +107,7 @@ def test_arms_share_what_is_stored(tmp_path: Path, models_folder: Path) -> None:
         assert found.sets["original"] == 2
         assert rows["original"].samples == 4
         assert "selection.encoder" in rows["coherence"].problem
+        assert any("asked by the arm original" in sentence for sentence in found.words)
         assert set(rows["original"].against_full) == set(found.sets)
         for kind in found.sets:
             losses = {name: rows[name].losses[kind] for name in ("untuned", "original", "both")}

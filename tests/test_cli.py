@@ -126,3 +126,12 @@ def test_the_quickstart_data_is_what_it_says() -> None:
     assert len({(r["instruction"], r["input"]) for r in rows}) == len(rows)
     assert sum(bool(r["input"]) for r in rows) >= 8
     assert max(len(r["input"]) for r in rows) > 2000
+
+
+def test_a_training_that_changed_nothing_is_shown() -> None:
+    from srtui.console import _training_rows
+
+    result = {"first_loss": 2.0, "last_loss": 2.0, "steps": 1, "examples": 3, "held_out": {}}
+    assert not [text for _, text in _training_rows({"status": "done", "result": result}) if "nothing" in text]
+    shown = _training_rows({"status": "done", "result": result | {"changed": False}})
+    assert ("training", "changed nothing: the adapter is what it was made with") in shown

@@ -35,7 +35,7 @@ def test_the_readmes_commands_work(tmp_path: Path, models_folder: Path) -> None:
             where = where / words[1]
             continue
         assert words[0] == "srtui"
-        extra = [w for setting in TINY for w in ("--set", setting)] if words[1] == "run" else []
+        extra = [w for setting in TINY for w in ("--set", setting)] if words[1] in ("run", "ablate") else []
         done = subprocess.run(
             [sys.executable, "-m", *words, *extra],
             cwd=where,

@@ -20,6 +20,7 @@ from srtui.pipeline import Engine, prepare
 from srtui.progress import Progress
 from srtui.sample import Pair
 from srtui.store import Store
+from srtui.store.endings import CUT
 from srtui.store.summary import summarise
 from srtui.workspace import Workspace
 
@@ -100,6 +101,31 @@ def test_decisions_follow_from_the_stored_scores(finished: tuple[Workspace, dict
             assert len(g["model_sha256"]) == 64
             assert json.loads(g["sampler"])["temperature"] > 0
             assert g["prompt_version"].startswith(f"{g['stage']}-1-")
+
+
+def test_no_rewrite_was_cut_short(finished: tuple[Workspace, dict[str, Any]]) -> None:
+    workspace, figures = finished
+    with Store(workspace.store_path, read_only=True) as store:
+        ended = {
+            g["id"]: {part: finish for part, finish, _ in json.loads(g["segments"])}
+            for g in store.rows("SELECT id, segments FROM generation")
+        }
+        made = [
+            r[0]
+            for r in store.rows(
+                "SELECT v.generation_id FROM candidate c JOIN variant v ON v.id = c.variant_id"
+            )
+        ]
+        status = dict(store.rows("SELECT id, parsed FROM generation"))
+    assert made
+    for n in made:
+        assert all(finish not in CUT for part, finish in ended[n].items() if part != "critique")
+    for n, parts in ended.items():
+        assert set(parts) <= {"critique", "instruction", "response"}
+        last = list(parts)[-1]
+        if parts[last] == "length":
+            assert status[n] == f"cut_{last}"
+    assert figures["endings"]["cut"] == figures["endings"]["unknown"] == 0
 
 
 def test_base_and_tuned_answer_side_by_side(finished: tuple[Workspace, dict[str, Any]]) -> None:
@@ -376,7 +402,7 @@ for words in (["import", "recipes/small.jsonl"], ["run", "recipes/small.toml"], 
         assert end.code == 0, (words, end.code)
 for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
     assert os.environ[name] == "1"
-assert "transformers" in sys.modules and "trl" in sys.modules
+assert "transformers" in sys.modules and "peft" in sys.modules
 print("TRIED", tried)
 """
     done = subprocess.run(

@@ -17,10 +17,13 @@ def test_shipped_recipes_are_valid(path: Path) -> None:
     assert recipe.load(path).name == path.stem
 
 
-def test_the_paper_recipe_has_the_papers_numbers() -> None:
-    r = recipe.load(ROOT / "recipes" / "paper-alpaca-llama2-7b.toml")
+@pytest.mark.parametrize("name", ["paper-alpaca-llama2-7b", "paper-wizardlm-llama2-7b"])
+def test_the_paper_recipes_have_the_papers_numbers_and_for_the_adapter_qloras(name: str) -> None:
+    r = recipe.load(ROOT / "recipes" / f"{name}.toml")
     t = r.training
-    assert (t.learning_rate, t.batch_size, t.epochs, t.warmup_ratio) == (2e-5, 128, 3, 0.03)
+    assert (t.batch_size, t.epochs, t.warmup_ratio, t.scheduler) == (128, 3, 0.03, "cosine")
+    qlora = (2e-4, 0.3, 64, 16, 0.1)
+    assert (t.learning_rate, t.max_grad_norm, t.lora_rank, t.lora_alpha, t.lora_dropout) == qlora
     assert (r.prompt.max_length, r.scoring.protocol, r.reflection.mode, r.reflection.candidates) == (
         2048,
         "paper",

@@ -20,6 +20,7 @@ from srtui.workspace import Workspace
 
 if TYPE_CHECKING:
     from srtui.store import Store
+    from srtui.store.outputs import Outputs
 
 app = typer.Typer(
     name="srtui",
@@ -31,6 +32,9 @@ app = typer.Typer(
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Write over a file that srtui did not write itself, too.")
+]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name.")]
 
 
@@ -48,6 +52,13 @@ def open_store(read_only: bool = False) -> tuple[Workspace, Store]:
 def say(text: str = "", *, to: TextIO | None = None) -> None:
     """A line on stdout, or ``to`` another stream: fit for a terminal, whatever names and paths are in it."""
     print(safe(text), file=to or sys.stdout, flush=True)
+
+
+def outputs_of(store: Store, workspace: Workspace) -> Outputs:
+    """What decides whether a command may write a file."""
+    from srtui.store.outputs import Outputs
+
+    return Outputs(store, workspace.models, workspace.recipes)
 
 
 def print_json(value: Any) -> None:

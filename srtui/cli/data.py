@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from srtui.cli.base import AsJson, RunName, app, key_value, open_store, print_json, say
+from srtui.cli.base import AsJson, Force, RunName, app, key_value, open_store, outputs_of, print_json, say
 from srtui.errors import UserError
+from srtui.store.endings import in_words
 from srtui.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -176,8 +178,9 @@ def _show_sample(facts: dict[str, Any], raw: bool) -> None:
     for g in facts["generations"] if raw else []:
         out.print(
             f"\n[bold]Generation {g['id']}[/]: {g['stage']}, attempt {g['attempt']}, seed {g['seed']}, "
-            f"{g['model']}, {g['finish']}, {g['parsed']}"
+            f"{g['model']}, {g['parsed']}"
         )
+        out.print(f"  {plain(in_words(g['segments'], g['finish']))}", soft_wrap=True)
         out.print(plain(g["text"]), soft_wrap=True)
 
 
@@ -191,21 +194,28 @@ def export(
         typer.Option(min=0, max=100, help="Only the P % of the samples with the highest IFD."),
     ] = None,
     what: Annotated[str, typer.Option(help="selected, or all-variants.")] = "selected",
+    force: Force = False,
 ) -> None:
     """Write what a run selected, or every variant with its scores, as a data file."""
     from srtui import datasets
 
     if what not in ("selected", "all-variants"):
         raise UserError(f"--what {what}: it can be selected or all-variants.")
-    if out_file.resolve().is_dir() or not out_file.resolve().parent.is_dir():
-        raise UserError(f"--out {out_file}: name a file in a folder that exists.")
-    _, store = open_store(read_only=True)
+    workspace, store = open_store(read_only=True)
     with store:
+        outputs = outputs_of(store, workspace)
+        outputs.check(out_file, force)
         rows = store.exportable(store.runs.named(run_name).id, all_variants=what == "all-variants")
         if top_k_percent is not None:
             scored = sorted(
                 (r for r in rows if r["ifd"] is not None), key=lambda r: (-r["ifd"], r["variant"])
             )
+            if unscored := len(rows) - len(scored):
+                print(
+                    f"{unscored:,} of {len(rows):,} have no IFD by the run's own student (a proxy chose them, or "
+                    "they cannot be scored), and are not ranked with the others.",
+                    file=sys.stderr,
+                )
             count = round(len(scored) * top_k_percent / 100)
             rows = scored[: max(count, 1 if scored and top_k_percent else 0)]
         if not rows:
@@ -213,4 +223,5 @@ def export(
                 f"Run {run_name!r} has nothing to export yet; srtui status {run_name} says how far it is."
             )
         written = datasets.write(rows, out_file, format)
+        outputs.wrote(out_file)
     say(f"{written:,} samples written to {out_file}.")

@@ -24,6 +24,7 @@ from srtui.cli.base import (
 if TYPE_CHECKING:
     from srtui.evaluation.contestants import Contestant
     from srtui.evaluation.judge import Judge
+    from srtui.evaluation.length_control import Anchors
     from srtui.evaluation.sources import Source
     from srtui.store import Store
     from srtui.store.evaluations import Evaluation, Kind, Side
@@ -49,6 +50,14 @@ Template = Annotated[
     str | None, typer.Option(help="The prompt template of safetensors students; a run has its own.")
 ]
 MaxTokens = Annotated[int, typer.Option(min=1, max=MOST, help="The longest answer, in tokens.")]
+TieMargin = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=9,
+        help="Scores no further apart are a tie; by default the judge's calibration says, else half a point.",
+    ),
+]
 Temperature = Annotated[float, typer.Option(min=0, max=5, help="Of the answers; 0 is greedy.")]
 
 
@@ -67,28 +76,24 @@ def pairwise(
     temperature: Temperature = 0.0,
     template: Template = None,
     seed: Seed = 0,
+    tie_margin: TieMargin = None,
     as_json: AsJson = False,
 ) -> None:
     """Two contestants answer, a judge scores both in both orders; a win counts where they agree."""
     from srtui.evaluation import sources
     from srtui.evaluation.contestants import find_contestant
     from srtui.evaluation.engine import settings_of
+    from srtui.evaluation.figures import margin_of
     from srtui.evaluation.writing import Writing
 
     source = sources.prompts(prompts, limit)
     workspace, store = open_store()
     with store:
         both = [find_contestant(workspace, store, name, template) for name in (a, b)]
-        settings = settings_of(Writing(max_tokens, temperature, seed=seed), seed)
-        _evaluate(
-            store,
-            "pairwise",
-            source,
-            both,
-            _judge(workspace, judge, judge_prompt, words, 2),
-            settings,
-            as_json,
-        )
+        referee = _judge(workspace, judge, judge_prompt, words, 2)
+        margin = margin_of(store, referee, tie_margin)
+        settings = settings_of(Writing(max_tokens, temperature, seed=seed), seed, tie_margin=margin)
+        _evaluate(workspace, store, "pairwise", source, both, referee, settings, as_json)
 
 
 @eval_app.command(epilog="Example: srtui eval winrate quickstart --reference reference.json --judge J")
@@ -96,6 +101,12 @@ def winrate(
     a: ContestantName,
     reference: Annotated[Path, typer.Option(help="AlpacaEval's shape: rows of instruction and output.")],
     judge: JudgeName,
+    anchors: Annotated[
+        Path | None,
+        typer.Option(
+            help="Difficulties and gamed rows for the length control: AlpacaEval's df_gamed.csv, or srtui eval anchors'."
+        ),
+    ] = None,
     judge_prompt: JudgePromptName = None,
     words: Words = 96,
     limit: Limit = None,
@@ -103,21 +114,35 @@ def winrate(
     temperature: Temperature = 0.0,
     template: Template = None,
     seed: Seed = 0,
+    tie_margin: TieMargin = None,
     as_json: AsJson = False,
 ) -> None:
     """How often A is preferred to a file of reference answers, raw and with length regressed out."""
     from srtui.evaluation import sources
+    from srtui.evaluation.anchors import check_anchors, read_anchors
     from srtui.evaluation.contestants import find_contestant
     from srtui.evaluation.engine import settings_of
+    from srtui.evaluation.figures import margin_of
     from srtui.evaluation.writing import Writing
 
     source = sources.references(reference, limit)
+    table = read_anchors(anchors) if anchors else None
+    if table is not None:
+        check_anchors(table, {i.item: i.turns[0] for i in source.items}, source.rows)
     workspace, store = open_store()
     with store:
         one = find_contestant(workspace, store, a, template)
-        settings = settings_of(Writing(max_tokens, temperature, seed=seed), seed)
         referee = _judge(workspace, judge, judge_prompt, words, 2)
-        _evaluate(store, "winrate", source, [one], referee, settings, as_json, (one.name, reference.name))
+        settings = settings_of(
+            Writing(max_tokens, temperature, seed=seed),
+            seed,
+            tie_margin=margin_of(store, referee, tie_margin),
+            anchors=table.identity if table else None,
+        )
+        names = (one.name, reference.name)
+        _evaluate(
+            workspace, store, "winrate", source, [one], referee, settings, as_json, names, anchors=table
+        )
 
 
 @eval_app.command(epilog="Example: srtui eval turns quickstart --questions questions.jsonl --judge J")
@@ -147,9 +172,8 @@ def turns(
     with store:
         one = find_contestant(workspace, store, a, template)
         settings = settings_of(Writing(max_tokens, temperature, seed=seed), seed)
-        _evaluate(
-            store, "turns", source, [one], _judge(workspace, judge, judge_prompt, words, 1), settings, as_json
-        )
+        referee = _judge(workspace, judge, judge_prompt, words, 1)
+        _evaluate(workspace, store, "turns", source, [one], referee, settings, as_json)
 
 
 @eval_app.command(epilog="Example: srtui eval calibrate --judge smollm2-135m judgements.jsonl --limit 40")
@@ -176,7 +200,9 @@ def calibrate(
         names = ", ".join(f.name for f in files)
         settings = settings_of(None, seed) | {"skipped": source.skipped}
         shown = ", ".join(map(str, files))
-        _evaluate(store, "calibration", source, [], referee, settings, as_json, (names, None), shown)
+        _evaluate(
+            workspace, store, "calibration", source, [], referee, settings, as_json, (names, None), shown
+        )
 
 
 @eval_app.command(epilog="Example: srtui eval choice quickstart --tasks recipes/choice")
@@ -206,6 +232,45 @@ def choice(
         with libraries_log(store.path.parent), reporter_of(as_json, stop.set) as face:
             done = multiple_choice.evaluate(store, one, tasks, limit, shots, face, stop.is_set)
         _show(store, done, as_json)
+
+
+@eval_app.command(epilog="Example: srtui eval anchors 1 2 3 4 --gamed 3 --gamed 4 --out anchors.csv")
+def anchors(
+    evaluations: Annotated[
+        list[int],
+        typer.Argument(metavar="ID...", help="Win rates that are done, one a model, against one reference."),
+    ],
+    out: Annotated[Path, typer.Option(help="The table to write (.csv).")],
+    gamed: Annotated[
+        list[int] | None,
+        typer.Option(help="Those where A is the reference's own model, told to be concise or verbose."),
+    ] = None,
+) -> None:
+    """A table for winrate --anchors from your own judgements: how hard each prompt is, and gamed rows.
+
+    Difficulties are fitted over all models named; the more of them, and the more unlike each other, the better.
+    """
+    from srtui.errors import UserError
+    from srtui.evaluation.anchors import write_anchors
+    from srtui.evaluation.figures import rows_of
+
+    _, store = open_store(read_only=True)
+    with store:
+        found = [store.evaluations.get(n) for n in evaluations]
+        for n in gamed or []:
+            if n not in evaluations:
+                raise UserError(f"--gamed {n}: it is none of the evaluations named.")
+        if len({(e.source_sha256, e.judge, str(e.judge_identity)) for e in found}) > 1:
+            raise UserError(
+                "These evaluations have not all the same reference and judge; name some that have."
+            )
+        models = {f"{e.contestant_a} (evaluation {e.id})": rows_of(store, e) for e in found}
+        named = [name for name, e in zip(models, found, strict=True) if e.id in (gamed or [])]
+        questions = {i.item: i.turns[0] for i in store.evaluations.items(found[0].id)}
+        made = write_anchors(out, models, named, questions)
+    print(
+        f"{out}: {len(made.difficulty)} difficulties from {len(models)} models, {len(made.preference)} gamed rows."
+    )
 
 
 @eval_app.command("list", epilog="Example: srtui eval list --json")
@@ -259,6 +324,7 @@ def _judge(workspace: Workspace, name: str, prompt: str | None, words: int, answ
 
 
 def _evaluate(
+    workspace: Workspace,
     store: Store,
     kind: Kind,
     source: Source,
@@ -268,8 +334,10 @@ def _evaluate(
     as_json: bool,
     names: tuple[str, str | None] | None = None,
     shown_source: str = "",
+    anchors: Anchors | None = None,
 ) -> None:
     from srtui.console import err
+    from srtui.evaluation.contestants import same_weights
     from srtui.evaluation.engine import Evaluator, prepare
     from srtui.progress import Stopped
 
@@ -284,8 +352,13 @@ def _evaluate(
     with libraries_log(store.path.parent), reporter_of(as_json, stop.set) as face:
         if not is_new:
             face.event("info", f"Going on with evaluation {evaluation.id}.")
+        warnings = same_weights(workspace, store, judge.name, judge.sha256, contestants)
+        for sentence in warnings:
+            face.event("warning", sentence)
         try:
-            evaluation = Evaluator(store, evaluation, source, sides, judge, face, stop.is_set).work()
+            evaluation = Evaluator(
+                store, evaluation, source, sides, judge, face, stop.is_set, anchors, warnings
+            ).work()
         except Stopped:
             err.print("Stopped; everything finished is stored. The same command goes on.")
             sys.exit(130)

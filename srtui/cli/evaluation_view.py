@@ -80,9 +80,13 @@ def print_evaluation(e: Evaluation) -> None:
     out.print(grid)
     if not e.result:
         return
+    if e.result.get("question"):
+        out.print(f"\n{plain(e.result['question'])}", soft_wrap=True)
+    for sentence in e.result.get("warnings", []):
+        out.print(f"[yellow]{plain(sentence)}[/]", soft_wrap=True)
     _TABLES[e.kind](e.result)
     if e.kind == "calibration":
-        from srtui.evaluation.results import worth
+        from srtui.evaluation.calibration import worth
 
         colour = "green" if e.result["better_than_chance"] else "yellow"
         out.print(f"\n[{colour}]{plain(worth(e.judge or 'The judge', e.result))}[/]", soft_wrap=True)
@@ -109,7 +113,10 @@ def _compared_rows(r: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("judged", _judged(r, "items")),
         ("A against B", f"[bold]{r['win']} win, {r['tie']} tie, {r['lose']} lose[/]"),
         ("win rate, a tie as half", interval(r["win_rate"], percent=True)),
+        *_failed(r),
     ]
+    if "tie_margin" in r:
+        rows.append(("a tie is", f"{r['tie_margin']:.2f} points or less apart"))
     if "preference" not in r:  # people
         rows += [
             ("both bad, skipped", f"{r['both_bad']}, {r['skipped']}"),
@@ -123,15 +130,37 @@ def _compared_rows(r: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("characters of A, of B", f"{number(r['length']['a'], 0)}, {number(r['length']['b'], 0)}"),
     ]
     if "length_controlled" in r:
-        control = r["length_controlled"]
-        text = interval(control["win_rate"], percent=True)
-        rows.append(
-            (
-                "length-controlled win rate",
-                text if control["reason"] is None else f"none: {plain(control['reason'])}",
-            )
-        )
+        rows += _length_rows(r["length_controlled"])
     return rows + _bias_rows(r)
+
+
+def _length_rows(control: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Older results have neither a slope's interval nor what was raw."""
+    reason, slope = control["reason"], control.get("slope")
+    raw = "" if control.get("raw") is None else f", the raw one, {control['raw']:.1%}, stands"
+    text = interval(control["win_rate"], percent=True) if reason is None else f"none{raw}: {plain(reason)}"
+    rows = [("length-controlled win rate", text)]
+    if slope is not None and slope["value"] is not None:
+        rows.append(("effect of length, in logits", interval(slope)))
+    if control.get("anchors"):
+        known = control["anchors"]
+        rows.append(
+            ("anchors", f"{plain(known['file'])}, {known['items']} items, {known['gamed']} gamed models")
+        )
+    return rows
+
+
+def _failed(r: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Answers that are not there, and what they count as."""
+    failed = r.get("failed") or {}
+    why = ", ".join(f"{n} {plain(reason)}" for reason, n in failed.get("why", {}).items())
+    if failed.get("answers"):
+        return [("no answer", f"{failed['answers']}, scored 1 ({why})")]
+    counts = [failed.get(name, 0) for name in ("a", "b", "both")]
+    if not any(counts):
+        return []
+    text = f"A {counts[0]} (lost), B {counts[1]} (won), both {counts[2]} (ties)"
+    return [("no answer", text + (f"; {why}" if why else ""))]
 
 
 def _bias_rows(r: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -163,7 +192,12 @@ def _judged(r: Mapping[str, Any], of: str) -> str:
 
 
 def _turn_rows(r: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [("judged", _judged(r, "items")), ("score", interval(r["score"])), *_parse_rows(r)]
+    return [
+        ("judged", _judged(r, "items")),
+        ("score", interval(r["score"])),
+        *_failed(r),
+        *_parse_rows(r),
+    ]
 
 
 def _calibration_rows(r: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -173,6 +207,7 @@ def _calibration_rows(r: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("agreement", f"{interval(r['agreement'], percent=True)}, by chance {r['chance'] or 0:.1%}"),
         ("Cohen's kappa", f"[bold]{interval(r['kappa'])}[/]"),
         ("the known judge with itself", f"kappa {interval(r['known_itself'])} between its two orders"),
+        ("tie margin that fits best", number(r.get("tie_margin"), 2)),
         ("rank correlation of differences", number(r["rank_correlation"], 2)),
         *_bias_rows(r),
     ]
@@ -181,8 +216,13 @@ def _calibration_rows(r: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _choice_rows(r: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         ("questions", f"{r['judged']}"),
+        *([("no choice scored", f"{n}, counted as wrong")] if (n := _unscored(r)) else []),
         ("accuracy", f"[bold]{interval(r['accuracy'], percent=True)}[/], by chance {r['chance']:.1%}"),
     ]
+
+
+def _unscored(r: Mapping[str, Any]) -> int:
+    return int(r.get("failed", {}).get("questions", 0))
 
 
 def _compared_table(r: Mapping[str, Any]) -> None:

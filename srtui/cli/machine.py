@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from srtui.cli.base import AsJson, app, open_store, plain_data, print_json, say
+from srtui.cli.base import AsJson, app, open_store, outputs_of, plain_data, print_json, say, stop_on_signals
 from srtui.errors import UserError
 from srtui.workspace import Workspace
 
@@ -50,26 +51,55 @@ def db(context: typer.Context, as_json: AsJson = False) -> None:
 
     _, store = open_store(read_only=True)
     with store:
-        counts = store.counts()
+        counts, logged = store.counts(), store.pages_in_log()
         if as_json:
-            print_json({"path": str(store.path), "bytes": store.size(), "rows": counts})
+            facts = {"path": str(store.path), "bytes": store.size(), "pages_in_log": logged, "rows": counts}
+            print_json(facts)
             return
         say(f"{store.path}  {bytes_text(store.size())}")
+        if logged:
+            say(
+                f"{logged:,} pages of it lie in {store.path.name}-wal alone: copy it with srtui db backup, or bring "
+                "them into the file first, with srtui db checkpoint."
+            )
         for name, count in counts.items():
             say(f"  {name:<18} {count:>12,}")
 
 
+@db_app.command("checkpoint", epilog="Example: srtui db checkpoint")
+def db_checkpoint() -> None:
+    """Bring everything into the one file, so that a copy of it has all rows."""
+    _, store = open_store()
+    with store:
+        if not store.checkpoint(30):
+            raise UserError(f"{store.path} is being read or written; stop the run, or use srtui db backup.")
+    print(f"{store.path} holds everything.")
+
+
 @db_app.command("check", epilog="Example: srtui db check")
-def db_check() -> None:
-    """Is the file sound?"""
+def db_check(
+    deep: Annotated[bool, typer.Option("--deep", help="Compare every text with its digest.")] = False,
+) -> None:
+    """Is the file sound, and does it say what was stored?"""
+    from srtui.console import progress_line
+
     _, store = open_store(read_only=True)
+    show, clear = progress_line(False)
     with store:
         problems = store.check()
+        try:
+            verified = store.verify(deep, lambda done, total: show(done, done, total))
+            problems += verified.problems
+        except sqlite3.DatabaseError as error:
+            if not problems:
+                problems.append(str(error))
+    clear()
     for problem in problems:
         say(problem)
     if problems:
         raise UserError(f"{store.path} is damaged; restore a copy made by srtui db backup.")
-    say(f"{store.path} is sound.")
+    rest = "" if verified.checked == verified.texts else f" of {verified.texts:,}; --deep compares them all"
+    say(f"{store.path} is sound; {verified.checked:,} texts compared with their digests{rest}.")
 
 
 @db_app.command("vacuum", epilog="Example: srtui db vacuum")
@@ -84,8 +114,16 @@ def db_vacuum() -> None:
 
 @db_app.command("backup", epilog="Example: srtui db backup store/yesterday.sqlite")
 def db_backup(target: Annotated[Path, typer.Argument(help="A file that does not exist yet.")]) -> None:
-    """A consistent copy, also while a run writes."""
-    _, store = open_store(read_only=True)
+    """A consistent, verified copy, also while a run writes."""
+    from srtui.store.backup import Interrupted
+
+    workspace, store = open_store(read_only=True)
+    stop = stop_on_signals()
     with store:
-        store.backup(target)
-    say(f"Copied to {target}.")
+        outputs_of(store, workspace).refuse_store(target)
+        try:
+            rows = store.backup(target, stop.is_set)
+        except Interrupted:
+            say("Stopped; nothing was written.")
+            sys.exit(130)
+    say(f"Copied to {target}: {sum(rows.values()):,} rows, checked.")

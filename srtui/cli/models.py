@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srtui.cli.base import AsJson, app, libraries_log, open_store, plain_data, print_json, say
+from srtui.cli.base import AsJson, app, libraries_log, open_store, outputs_of, plain_data, print_json, say
 from srtui.errors import UserError
 from srtui.workspace import Workspace
 
@@ -60,6 +60,8 @@ def export_model(
     workspace, store = open_store(read_only=True)
     with store:
         this = store.runs.named(run_name)
+        if out_path is not None:
+            outputs_of(store, workspace).refuse_store(out_path)
         done = export_tuned(
             workspace,
             store,

@@ -7,19 +7,21 @@ from typing import Annotated
 
 import typer
 
+from srtui.atomic import replacing
 from srtui.cli.base import (
     MOST,
     AsJson,
+    Force,
     RunName,
     app,
     libraries_log,
     open_store,
+    outputs_of,
     plain_data,
     print_json,
     say,
     short,
 )
-from srtui.errors import UserError
 
 
 @app.command(epilog="Example: srtui report quickstart --out quickstart.html")
@@ -36,35 +38,30 @@ def report(
         int | None,
         typer.Option(min=-MOST, max=MOST, help="Draws the random examples; the recipe's if absent."),
     ] = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """What was done, what came of it, and what could not be concluded, in one self-contained file."""
-    workspace, store = open_store()
+    workspace, store = open_store(read_only=True)
     with store:
         this = store.runs.named(run_name)
+        if out is None and markdown is None and not as_json:
+            out = Path(f"{this.name}-report.html")
+        outputs = outputs_of(store, workspace)
+        for path in (out, markdown):
+            if path is not None:
+                outputs.check(path, force)
         with libraries_log(workspace.store_path.parent):  # matplotlib tells of its fonts
             from srtui import report as reports
 
         facts = reports.gather(store, workspace.root, this.id, examples=examples, seed=seed)
-    if as_json:
-        print_json(plain_data(facts) | {"open": reports.open_questions(facts)})
-        if out is None and markdown is None:
-            return
-    if out is None and markdown is None:
-        out = Path(f"{this.name}-report.html")
-    for path, render in ((out, reports.html), (markdown, reports.markdown)):
-        if path is not None:
-            _write(path, render(facts))
+        if as_json:
+            print_json(plain_data(facts) | {"open": reports.open_questions(facts)})
+        for path, render in ((out, reports.html), (markdown, reports.markdown)):
+            if path is None:
+                continue
+            with replacing(path) as file:
+                file.write(render(facts).encode("utf-8"))
+            outputs.wrote(path)
             if not as_json:
                 say(f"{short(path.resolve())}: {path.stat().st_size / 1000:,.0f} kB.")
-
-
-def _write(path: Path, text: str) -> None:
-    """All of the file or the one that was there before."""
-    beside = path.with_name(path.name + ".part")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise UserError(f"{path}: {error.strerror or error}.") from error

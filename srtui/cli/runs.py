@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from srtui.atomic import replacing
 from srtui.cli.base import (
     MOST,
     AsJson,
+    Force,
     RunName,
     app,
     libraries_log,
     open_store,
+    outputs_of,
     plain_data,
     print_json,
     say,
@@ -27,6 +31,8 @@ from srtui.noise import screen
 from srtui.workspace import Workspace
 
 if TYPE_CHECKING:
+    from srtui.pipeline.ablate import Examiner
+    from srtui.progress import Reporter
     from srtui.store import Store
     from srtui.store.runs import Run
 
@@ -128,14 +134,33 @@ def ablate(
     seeds: Annotated[int, typer.Option(min=1, max=20, help="Trainings of each arm.")] = 1,
     limit: Annotated[int | None, typer.Option(min=1, max=MOST, help="Only the first N samples.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override: section.key=value.")] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="A GGUF that compares each arm's answers with the full method's.")
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option(help="What --judge compares answers to.")] = None,
+    tasks: Annotated[
+        Path | None, typer.Option(help="Multiple choice too: a folder of lm-eval task files, or one of them.")
+    ] = None,
+    eval_limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first N prompts, and questions of each task.")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer to a prompt, in tokens.")] = 512,
+    tie_margin: Annotated[
+        float | None, typer.Option(min=0, max=9, help="As srtui eval pairwise has it.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """What is each part of the method worth? Other ways to choose, the same texts, scores and steps."""
+    """What is each part of the method worth? Other ways to choose, the same texts, scores and steps.
+
+    The arm original, the same training on the original data, is the control that says whether the method helped.
+    """
     from srtui import recipe as recipes
     from srtui.console import out, print_comparison, reporter
     from srtui.pipeline.ablate import Ablation, check_arms
     from srtui.progress import Stopped
 
+    if (judge is None) != (prompts is None):
+        raise UserError("--judge needs --prompts, a file of what is asked, and --prompts a --judge.")
     names = [word.strip() for word in (only or "").split(",") if word.strip()]
     check_arms(names)
     what = recipes.load(recipe, set_, limit)
@@ -144,9 +169,20 @@ def ablate(
     with store:
         try:
             with libraries_log(workspace.store_path.parent), reporter(as_json, stop.set) as face:
-                found = Ablation(workspace, store, what, recipe.resolve(), face, stop.is_set).work(
-                    names, seeds
+                asked = _examiners(
+                    workspace,
+                    store,
+                    face,
+                    stop.is_set,
+                    judge,
+                    prompts,
+                    tasks,
+                    eval_limit,
+                    max_tokens,
+                    tie_margin,
                 )
+                ablation = Ablation(workspace, store, what, recipe.resolve(), face, stop.is_set, asked)
+                found = ablation.work(names, seeds)
         except Stopped:
             say("Stopped; everything finished is stored. Go on with the same command.", to=screen())
             sys.exit(130)
@@ -154,6 +190,36 @@ def ablate(
         print_json({"type": "ablation", **plain_data(found)})
     else:
         print_comparison(found, out)
+
+
+def _examiners(
+    workspace: Workspace,
+    store: Store,
+    face: Reporter,
+    should_stop: Callable[[], bool],
+    judge: str | None,
+    prompts: Path | None,
+    tasks: Path | None,
+    limit: int | None,
+    max_tokens: int,
+    tie_margin: float | None,
+) -> list[Examiner]:
+    """What compares the arms beside their losses; bad names and files are found before anything is trained."""
+    from srtui.evaluation import choice, sources
+    from srtui.evaluation.judge import Judge, load_judge_prompt
+    from srtui.evaluation.writing import Writing
+    from srtui.pipeline.examiners import ChoiceExaminer, JudgeExaminer
+
+    found: list[Examiner] = []
+    if judge is not None and prompts is not None:
+        source = sources.prompts(prompts, limit)
+        referee = Judge.find(workspace.models, judge, load_judge_prompt("pairwise", 2), 0)
+        writing = Writing(max_tokens=max_tokens)
+        found.append(JudgeExaminer(workspace, store, source, referee, face, writing, tie_margin, should_stop))
+    if tasks is not None:
+        choice.check(tasks, False)
+        found.append(ChoiceExaminer(workspace, store, tasks, face, limit, None, should_stop))
+    return found
 
 
 def _files(workspace: Workspace, store: Store, this: Run) -> list[tuple[str, str]]:
@@ -220,6 +286,7 @@ def scores(
     csv: Annotated[
         Path | None, typer.Option(help="Every score as a row, into this file; - for the screen.")
     ] = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """How IFD and r-IFD are spread, by kind of variant; the share over 1, what was cut, what failed."""
@@ -242,7 +309,12 @@ def scores(
                 print_templates(found, out)
             return
         if csv is not None:
+            outputs = outputs_of(store, workspace)
+            if str(csv) != "-":
+                outputs.check(csv, force)
             _write_csv(csv, score_columns(), score_rows(store, this.id))
+            if str(csv) != "-":
+                outputs.wrote(csv)
             return
         figures = distributions(store, this.id)
         if as_json:
@@ -268,8 +340,10 @@ def _write_csv(path: Path, columns: list[str], rows: Iterable[dict[str, Any]]) -
     if str(path) == "-":
         write(sys.stdout)
         return
-    try:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            say(f"{path}: {write(file):,} scores.")
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}.") from error
+    with replacing(path) as file:
+        text = TextIOWrapper(file, encoding="utf-8", newline="")
+        try:
+            written = write(text)
+        finally:
+            text.detach()
+    say(f"{path}: {written:,} scores.")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import gzip
-import os
-import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain, islice
@@ -14,6 +11,7 @@ from typing import IO, Any
 
 import orjson
 
+from srtui.atomic import replacing
 from srtui.datasets.layouts import LAYOUTS
 from srtui.errors import UserError
 
@@ -44,11 +42,11 @@ def write(rows: Iterable[Mapping[str, Any]], path: Path, format: str) -> int:
     if format == "parquet":
         if packed:
             raise UserError(f"{path}: Parquet is compressed inside; leave the ending {packed} away.")
-        with _replacing(path) as file:
+        with replacing(path) as file:
             return _write_parquet(rows, file)
     last = suffixes[-1] if suffixes else ""
     as_lines = last == ".jsonl" or (format == "messages" and last != ".json")
-    with _replacing(path) as file, _packing(file, packed) as packing:
+    with replacing(path) as file, _packing(file, packed) as packing:
         return _write_json(rows, packing.write, format, as_lines)
 
 
@@ -157,41 +155,3 @@ def _packing(file: IO[bytes], packed: str) -> Iterator[Any]:
             yield stream
     else:
         yield file
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A new file that takes the place of ``path`` when the block ends well, and leaves no trace when not."""
-    part: Path | None = None
-    try:
-        target = path.resolve()  # through a link, so that the link stays one
-        mode = 0o666
-        if target.exists():
-            found = target.stat().st_mode
-            if not stat.S_ISREG(found):
-                raise UserError(f"{path} is not a regular file; name one to write.")
-            mode = stat.S_IMODE(found)
-        beside = target.with_name(f".{target.name[:100]}.{os.getpid()}.part")
-        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0), mode)
-        part = beside
-        with open(handle, "wb", buffering=1 << 20) as file:  # noqa: PTH123 - a descriptor, not a path
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, target)  # noqa: PTH105
-        part = None
-    except OSError as error:
-        raise UserError(_cannot_write(path, error)) from error
-    finally:
-        if part is not None:
-            part.unlink(missing_ok=True)
-
-
-def _cannot_write(path: Path, error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{path} cannot be written, for the disk is full; free some space and export again."
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{path} cannot be written, for its folder does not allow it; choose another folder."
-    if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return f"{path} cannot be written, for its folder does not exist; make the folder first."
-    return f"{path} cannot be written ({error.strerror or error}); choose another place."

@@ -12,21 +12,23 @@ import contextlib
 import importlib.util
 import io
 import logging
+import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from srtui import hashing
 from srtui.errors import UserError
 from srtui.evaluation.contestants import Contestant
 from srtui.evaluation.sources import sha256_of
 from srtui.evaluation.statistics import wilson
 from srtui.evaluation.writing import add_adapter
 from srtui.files import read_bytes, read_text
+from srtui.hashing import digest, scheme_1
 from srtui.progress import Progress, Reporter, Stopped
 from srtui.prompts import template
-from srtui.sample import digest
 from srtui.store import Store
 from srtui.store.evaluations import Evaluation, Item, Judgement, NewEvaluation
 from srtui.store.work import StoredLoss
@@ -65,12 +67,15 @@ def evaluate(
     files = _files(tasks)
     sha256 = digest(*(part for f in files for part in (f.name, sha256_of(f)))).hex()
     settings = {"seed": 0, "limit": limit, "shots": shots}
-    fingerprint = digest("choice", sha256, repr(sorted(contestant.identity.items())), repr(settings)).hex()
+    identity = contestant.identity
+    fingerprint = hashing.key("choice", tasks=sha256, contestant=identity, settings=settings).hex()
+    first = scheme_1("choice", sha256, repr(sorted(identity.items())), repr(settings)).hex()
     evaluation, _ = store.evaluations.prepare(
         NewEvaluation(
             "choice", fingerprint, contestant.name, contestant.identity, str(tasks), sha256, settings,
             run_a_id=contestant.run_id,
-        )
+        ),
+        first,
     )  # fmt: skip
     if evaluation.state == "done":
         reporter.event("info", "This evaluation is done already; nothing was left to do.")
@@ -78,19 +83,27 @@ def evaluate(
     lease = store.evaluations.acquire(evaluation.id)
     store.evaluations.update(evaluation.id, status="running", started_at=time.time(), error=None)
     try:
-        found = _run(store, evaluation.id, contestant, tasks, limit, shots, reporter, should_stop)
+        found = _run(
+            store, evaluation.id, contestant, tasks, limit, shots, reporter,
+            lambda: bool(lease.lost) or should_stop(),
+        )  # fmt: skip
         result = _keep(store, evaluation.id, found)
         store.evaluations.update(
             evaluation.id, status="done", stage=None, result=result, finished_at=time.time()
         )
     except (Stopped, KeyboardInterrupt):
+        if lease.lost:
+            raise UserError(lease.lost) from None
         store.evaluations.update(evaluation.id, status="stopped")
         raise
     except BaseException as error:
+        if lease.lost:
+            raise UserError(lease.lost) from error
         store.evaluations.update(evaluation.id, status="failed", error=str(error) or type(error).__name__)
         raise
     finally:
         lease.release()
+        store.checkpoint()
     return store.evaluations.get(evaluation.id)
 
 
@@ -125,7 +138,7 @@ def _run(
     said = io.StringIO()
     model = _model(store, evaluation_id, contestant, reporter, should_stop)
     # Data files are named relative to the task file. lm-eval's own notices and bars go unseen.
-    with contextlib.chdir(folder), contextlib.redirect_stderr(said):
+    with contextlib.closing(model), contextlib.chdir(folder), contextlib.redirect_stderr(said):
         from lm_eval.evaluator import evaluate as lm_evaluate
         from lm_eval.tasks import TaskManager
 
@@ -181,6 +194,9 @@ def _model(
     class Scored(LM):  # type: ignore[misc]
         """lm-eval's model: how probable continuations are. Nothing is generated."""
 
+        def close(self) -> None:
+            student.close()
+
         def loglikelihood(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
             asked = [spans.continuation(*r.args) for r in requests]
             keys = [span.key(identity, "continuation") for span in asked]
@@ -226,6 +242,7 @@ def _keep(store: Store, evaluation_id: int, found: Mapping[str, Any]) -> dict[st
     items: list[Item] = []
     judgements: list[Judgement] = []
     tasks: dict[str, Any] = {}
+    unscored = 0
     for name, samples in found["samples"].items():
         rows = []
         for sample in samples:
@@ -241,22 +258,27 @@ def _keep(store: Store, evaluation_id: int, found: Mapping[str, Any]) -> dict[st
                     str(sample["doc_id"]),
                 )
             )
+            # With no choice scored lm-eval takes the first, which may be the right one.
+            failed = not any(math.isfinite(v) for v in values)
+            acc = 0.0 if failed else float(sample["acc"])
             norm = sample.get("acc_norm")
+            norm = 0.0 if failed and norm is not None else norm
+            unscored += failed
             judgements.append(
                 Judgement(
                     item,
                     "a",
-                    score_a=float(sample["acc"]),
+                    score_a=acc,
                     probabilities={"loglikelihoods": values, "norm": None if norm is None else float(norm)},
                     words=choices[max(range(len(values)), key=values.__getitem__)] if values else "",
                 )
             )
-            rows.append((float(sample["acc"]), norm, len(choices)))
+            rows.append((acc, norm, len(choices)))
         tasks[name] = _figures(rows) | {"shots": int(found["n-shot"].get(name, 0) or 0)}
     with store.transaction():
         store.evaluations.add_items(evaluation_id, items)
         store.evaluations.add_judgements(evaluation_id, judgements)
-    return _total(tasks) | {"tasks": tasks}
+    return _total(tasks) | {"failed": {"questions": unscored}, "tasks": tasks}
 
 
 def _figures(rows: Sequence[tuple[float, Any, int]]) -> dict[str, Any]:

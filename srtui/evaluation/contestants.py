@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from srtui import models
+from srtui import models, today
 from srtui.errors import UserError
 from srtui.evaluation.sources import answers_of, sha256_of
 from srtui.files import at_home, parse_json, read_bytes
-from srtui.prompts import TEMPLATE_NAMES
+from srtui.prompts import PromptSet, template_names, template_version
 from srtui.recipe import Recipe
 from srtui.store import Store
 from srtui.workspace import Workspace
@@ -23,7 +24,8 @@ class Contestant:
 
     ``student`` is a safetensors folder with or without a peft adapter, ``gguf`` a GGUF with or without
     a LoRA in GGUF, ``file`` texts that were written elsewhere (``texts``, by what was asked).
-    ``template`` is "" where the model's own chat template is to be used if it has one.
+    ``template`` is "" where the model's own chat template is to be used if it has one; ``prompts`` is the
+    prompts file of its run.
     """
 
     name: str
@@ -35,14 +37,42 @@ class Contestant:
     quantization: str = ""
     template: str = ""
     run_id: int | None = None
+    prompts: PromptSet | None = None
     texts: Mapping[str, str] | None = None
+
+    @property
+    def date(self) -> str | None:
+        """Today, where its chat template writes the date into its prompts."""
+        uses_chat = self.kind == "gguf" or (self.kind == "student" and self.template in ("", "chat"))
+        return date_written(self.path) if uses_chat else None
+
+    @property
+    def template_version(self) -> str:
+        """Which words a student's template stands for; "" where the model brings its own layout."""
+        if self.kind != "student":
+            return ""
+        names = [self.template] if self.template else ["chat", "alpaca"]  # the second where it has no chat
+        return "+".join(template_version(name, self.prompts) for name in names)
 
     @property
     def identity(self) -> dict[str, Any]:
         """What is stored with an evaluation: all but the texts, and no path of this machine."""
         what = asdict(self) | {"path": self.path.name, "adapter": self.adapter and self.adapter.name}
-        del what["texts"], what["run_id"], what["name"]
-        return what
+        del what["texts"], what["run_id"], what["name"], what["prompts"]
+        return what | ({"template_version": self.template_version} if self.template_version else {})
+
+
+def date_written(model: Path) -> str | None:
+    """Today, where the chat template of the GGUF or safetensors folder ``model`` writes the date."""
+    return today.written_by(_chat_template(model))
+
+
+@cache
+def _chat_template(model: Path) -> str | None:
+    try:
+        return models.inspect(model, with_hash=False).chat_template
+    except UserError:
+        return None  # whoever loads the model says what is wrong with it
 
 
 def find_contestant(workspace: Workspace, store: Store, name: str, template: str | None = None) -> Contestant:
@@ -52,12 +82,11 @@ def find_contestant(workspace: Workspace, store: Store, name: str, template: str
     ``template`` takes the place of a student's own; a GGUF has its chat template, a file needs none.
     Raises UserError that says what the name could have been.
     """
-    if template is not None and template not in TEMPLATE_NAMES:
-        raise UserError(f"--template {template}: it can be {', '.join(TEMPLATE_NAMES)}.")
     is_base = name.startswith("base:")
     run_name = name.removeprefix("base:")
     if is_base or any(r.name == run_name for r in store.runs.all()):
         return _of_run(workspace, store, run_name, is_base, template)
+    _check_template(template, None)
     path = at_home(name)
     if path.suffix in (".json", ".jsonl"):
         return Contestant(name, "file", path, sha256_of(path), texts=answers_of(path))
@@ -74,6 +103,36 @@ def find_contestant(workspace: Workspace, store: Store, name: str, template: str
         raise UserError(f"{error} Runs are: {runs}.") from error
 
 
+def same_weights(
+    workspace: Workspace, store: Store, judge: str, sha256: str, contestants: Sequence[Contestant]
+) -> list[str]:
+    """Sentences where the judge is the teacher of a run that it judges, or a contestant itself: judges
+    favour texts of their own (Panickssery et al. 2024, arXiv 2404.13076)."""
+    said = []
+    runs = {run.id: run for run in store.runs.all()}
+    for one in contestants:
+        if one.sha256 == sha256:
+            said.append(
+                f"The judge {judge} is {one.name} itself, the same weights; judges favour what they wrote."
+            )
+        run = runs.get(one.run_id) if one.run_id is not None and one.adapter is not None else None
+        if run is not None and _teacher_sha256(workspace, run.recipe) == sha256:
+            said.append(
+                f"The judge {judge} is the teacher of {one.name}, the same weights; it favours what was learned "
+                "from it. Take another judge."
+            )
+    return said
+
+
+def _teacher_sha256(workspace: Workspace, recipe: Mapping[str, Any]) -> str | None:
+    """Of the teacher's file as it is here; None where it is not."""
+    try:
+        path = models.resolve_teacher(workspace.models, Recipe.model_validate(recipe).teacher.model)
+        return models.file_sha256(path)
+    except (UserError, OSError):
+        return None
+
+
 def _of_run(workspace: Workspace, store: Store, name: str, is_base: bool, template: str | None) -> Contestant:
     run = store.runs.named(name)
     recipe = Recipe.model_validate(run.recipe)
@@ -88,12 +147,13 @@ def _of_run(workspace: Workspace, store: Store, name: str, is_base: bool, templa
                 f"student as it was: base:{name}."
             )
     shown = f"base:{name}" if is_base else name
+    _check_template(template, recipe.prompts)
     template = template or recipe.prompt.template
     if student.quantization == "gguf":
         path = models.resolve_teacher(workspace.models, student.model)
         return Contestant(shown, "gguf", path, models.file_sha256(path), run_id=run.id)
     path = models.resolve_student(workspace.models, student.model)
-    return _student(shown, path, adapter, student.quantization, template, run.id)
+    return _student(shown, path, adapter, student.quantization, template, run.id, recipe.prompts)
 
 
 def _of_adapter(
@@ -110,7 +170,7 @@ def _of_adapter(
             recipe = Recipe.model_validate(run.recipe)
             student = models.resolve_student(workspace.models, recipe.student.model)
             chosen = template or recipe.prompt.template
-            return _student(name, student, path, recipe.student.quantization, chosen, run.id)
+            return _student(name, student, path, recipe.student.quantization, chosen, run.id, recipe.prompts)
     try:
         file = path / "adapter_config.json"
         base = str(parse_json(read_bytes(file), str(file))["base_model_name_or_path"])
@@ -142,7 +202,13 @@ def _of_model(name: str, path: Path, adapter: Path | None, template: str | None)
 
 
 def _student(
-    name: str, path: Path, adapter: Path | None, quantization: str, template: str, run_id: int | None
+    name: str,
+    path: Path,
+    adapter: Path | None,
+    quantization: str,
+    template: str,
+    run_id: int | None,
+    prompts: PromptSet | None = None,
 ) -> Contestant:
     from srtui.scoring.student import weights_sha256
 
@@ -159,4 +225,11 @@ def _student(
         quantization,
         template,
         run_id,
+        prompts,
     )
+
+
+def _check_template(name: str | None, prompts: PromptSet | None) -> None:
+    names = template_names(prompts)
+    if name is not None and name not in names:
+        raise UserError(f"--template {name}: it can be {', '.join(names)}.")

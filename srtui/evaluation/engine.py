@@ -13,15 +13,27 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from srtui import today
 from srtui.errors import UserError
 from srtui.evaluation.contestants import Contestant
-from srtui.evaluation.human import human_result, keep_result
+from srtui.evaluation.figures import figures
+from srtui.evaluation.human import keep_result
 from srtui.evaluation.judge import Asked, Judge, Scored
-from srtui.evaluation.results import calibration_result, pairwise_result, turns_result, winrate_result
+from srtui.evaluation.length_control import Anchors
+from srtui.evaluation.question import question_of
+from srtui.evaluation.results import TOO_LONG
 from srtui.evaluation.sources import Source, asked_text, parts
-from srtui.evaluation.writing import Turns, Writer, Writing, answer_key, file_answer, open_writer
+from srtui.evaluation.writing import (
+    Turns,
+    Writer,
+    Writing,
+    answer_key,
+    file_answer,
+    first_answer_key,
+    open_writer,
+)
+from srtui.hashing import key, scheme_1
 from srtui.progress import Progress, Reporter, Stopped
-from srtui.sample import digest
 from srtui.store import Store
 from srtui.store.evaluations import (
     Answer,
@@ -57,7 +69,16 @@ def prepare(
         _check_file(contestant, source)
     identities = [c.identity for c in contestants]
     a, b = names or (contestants[0].name, contestants[1].name if len(contestants) > 1 else None)
-    fingerprint = digest(
+    fingerprint = key(
+        kind,
+        source=source.sha256,
+        items=len(source.items),
+        contestants=identities,
+        judge=judge.identity if judge else None,
+        settings=dict(settings),
+        names=[a, b] if kind == "human" else None,
+    ).hex()
+    first = scheme_1(
         kind,
         source.sha256,
         len(source.items),
@@ -82,7 +103,7 @@ def prepare(
         judge.identity if judge else None,
         source.items,
     )
-    return store.evaluations.prepare(new)
+    return store.evaluations.prepare(new, first)
 
 
 def _check_file(contestant: Contestant, source: Source) -> None:
@@ -101,9 +122,10 @@ def _check_file(contestant: Contestant, source: Source) -> None:
 
 
 class Evaluator:
-    """Does the work of one evaluation. ``contestants`` by side; ``source`` as it was prepared from.
+    """Does the work of one evaluation. ``contestants`` by side; ``source`` as it was prepared from;
+    ``anchors`` are those of the length control.
 
-    ``should_stop`` is asked often and must be cheap.
+    ``should_stop`` is asked often and must be cheap. ``warnings`` are stored with the result.
     """
 
     def __init__(
@@ -115,7 +137,10 @@ class Evaluator:
         judge: Judge | None,
         reporter: Reporter,
         should_stop: Callable[[], bool] = lambda: False,
+        anchors: Anchors | None = None,
+        warnings: Sequence[str] = (),
     ) -> None:
+        self._anchors, self._warnings = anchors, list(warnings)
         self.store, self.evaluation, self.source = store, evaluation, source
         self.contestants, self.judge, self.reporter = contestants, judge, reporter
         self._should_stop = should_stop
@@ -133,7 +158,10 @@ class Evaluator:
         """Do all that is left. Raises Stopped when asked to stop, UserError on bad input; the store says
         so, and the same command goes on later."""
         rows = self._rows
+        today.freeze(today.of_timestamp(self.evaluation.created_at))
         lease = rows.acquire(self._id)
+        wanted = self._should_stop
+        self._should_stop = lambda: bool(lease.lost) or wanted()
         began = self.evaluation.started_at or time.time()
         rows.update(self._id, status="running", started_at=began, error=None)
         try:
@@ -153,18 +181,27 @@ class Evaluator:
                 rows.update(self._id, status="done", result=self.result())
             rows.update(self._id, stage=None, finished_at=time.time())
         except (Stopped, KeyboardInterrupt):
+            if lease.lost:
+                raise UserError(lease.lost) from None
             rows.update(self._id, status="stopped")
             raise
         except BaseException as error:
+            if lease.lost:
+                raise UserError(lease.lost) from error
             rows.update(self._id, status="failed", error=str(error) or type(error).__name__)
             raise
         finally:
+            self._should_stop = wanted
             lease.release()
+            self.store.checkpoint()
         return rows.get(self._id)
 
     def result(self) -> dict[str, Any]:
         """The figures, from what is stored."""
-        return figures(self.store, self.evaluation, self.source.skipped)
+        found = figures(self.store, self.evaluation, self.source.skipped, self._anchors)
+        asked = question_of(self.store, self.evaluation)
+        said = {"question": asked} if asked else {}
+        return said | ({"warnings": self._warnings} if self._warnings else {}) | found
 
     # -- answers ----------------------------------------------------------------------------
 
@@ -182,10 +219,15 @@ class Evaluator:
         conversations = {i.item: _conversation(i, side, turn, have) for i in todo}
         keys = {i.item: answer_key(contestant, self._writing, conversations[i.item]) for i in todo}
         known = self._rows.known_answers(keys.values())
+        for item, address in keys.items():
+            first = first_answer_key(contestant, self._writing, conversations[item])
+            if address not in known and first is not None:
+                for found in self._rows.known_answers([first]).values():
+                    known[address] = found
         with self.store.transaction():
-            for item, key in keys.items():
-                if key in known:
-                    self._rows.use_answer(self._id, item, side, turn, known[key])
+            for item, address in keys.items():
+                if address in known:
+                    self._rows.use_answer(self._id, item, side, turn, known[address])
         asked = [i.item for i in todo if keys[i.item] not in known]
         total = sum(len(i.turns) >= turn for i in self._items)
         self._start(stage, total - len(asked), total)
@@ -232,7 +274,9 @@ class Evaluator:
             for asked, missing in wanted:
                 if (asked.item, asked.turn, asked.ordering) in have:
                     continue
-                known = None if missing else self._rows.known_judgement(judge.key(asked))
+                known = (
+                    None if missing else self._rows.known_judgement(judge.key(asked), judge.first_key(asked))
+                )
                 if missing:
                     self._keep(
                         asked, answers, Judgement(asked.item, asked.ordering, asked.turn, parsed=missing)
@@ -286,7 +330,7 @@ class Evaluator:
             for turn in range(1, len(item.turns) + 1):
                 a = answers[item.item, "a", turn]
                 if self.evaluation.kind == "turns":
-                    missing = "" if a.text else f"no answer ({a.finish})"
+                    missing = "" if a.text.strip() else f"no answer ({a.finish})"
                     reference = (
                         item.reference[turn - 1] if item.reference and len(item.reference) >= turn else ""
                     )
@@ -296,8 +340,8 @@ class Evaluator:
                     )
                     continue
                 b = answers[item.item, "b", turn]
-                missing = f"no answer of A ({a.finish})" if not a.text else ""
-                missing = missing or (f"no answer of B ({b.finish})" if not b.text else "")
+                gone = [f"{n} ({x.finish})" for n, x in (("A", a), ("B", b)) if not x.text.strip()]
+                missing = f"no answer of {' or '.join(gone)}" if gone else ""
                 for order in _BOTH:
                     shown = (a.text, b.text) if order == "ab" else (b.text, a.text)
                     yield Asked(item.item, turn, order, item.turns[0], shown), missing
@@ -344,32 +388,6 @@ class Evaluator:
             self._rows.update(self._id, stage=stage, done=self._done, total=self._total)
 
 
-def figures(store: Store, evaluation: Evaluation, skipped: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """The result of an evaluation as its stored judgements give it now."""
-    rows, seed = store.evaluations, int(evaluation.settings.get("seed", 0))
-    items, judgements = rows.items(evaluation.id), rows.judgements(evaluation.id)
-    if evaluation.kind == "human":
-        return human_result(items, judgements)
-    if evaluation.kind == "turns":
-        return turns_result(items, judgements, seed) | _calibrated(store, evaluation)
-    if evaluation.kind == "calibration":
-        return calibration_result(items, judgements, skipped or {}, seed)
-    answers = rows.answers(evaluation.id)
-    lengths = {i.item: (len(answers[i.item, "a", 1].text), len(answers[i.item, "b", 1].text)) for i in items}
-    of = winrate_result if evaluation.kind == "winrate" else pairwise_result
-    return of(items, judgements, lengths, seed) | _calibrated(store, evaluation)
-
-
-def _calibrated(store: Store, evaluation: Evaluation) -> dict[str, Any]:
-    """The last calibration of this very judge, for a reader who asks what it is worth."""
-    sha256 = (evaluation.judge_identity or {}).get("sha256")
-    for other in store.evaluations.all(kind="calibration"):
-        if other.result and (other.judge_identity or {}).get("sha256") == sha256:
-            keep = ("judged", "kappa", "agreement", "better_than_chance")
-            return {"calibration": {"evaluation": other.id, **{k: other.result[k] for k in keep}}}
-    return {"calibration": None}
-
-
 def _conversation(
     item: Item, side: Side, turn: int, answers: Mapping[tuple[int, Side, int], Answer]
 ) -> Turns:
@@ -388,12 +406,17 @@ def _history(item: Item, turn: int, answers: Mapping[tuple[int, Side, int], Answ
     return "\n\n".join([*lines, f"User: {item.turns[turn - 1]}"])
 
 
-def _judgement(judge: Judge, asked: Asked, scored: Scored | None, seconds: float) -> Judgement:
-    if scored is None:
-        return Judgement(asked.item, asked.ordering, asked.turn, parsed="judge_context", seconds=seconds)
-    sides = "ba" if asked.ordering == "ba" else "ab"
+def _judgement(judge: Judge, asked: Asked, scored: Scored | str, seconds: float) -> Judgement:
+    sides: tuple[Side, Side] = ("b", "a") if asked.ordering == "ba" else ("a", "b")
+    if isinstance(scored, str):
+        shown = {"answer_1_too_long": sides[0], "answer_2_too_long": sides[1]}
+        reason = TOO_LONG[shown[scored]] if scored in shown else scored
+        return Judgement(asked.item, asked.ordering, asked.turn, parsed=reason, seconds=seconds)
     named = dict(zip(sides, zip(scored.scores, scored.probabilities, scored.mass, strict=True), strict=False))
     probabilities: dict[str, Any] = {side: list(named[side][1]) for side in sorted(named)}
+    if scored.prefers_first is not None:
+        first = scored.prefers_first
+        probabilities["prefers_a"] = first if sides[0] == "a" else 1.0 - first
     return Judgement(
         asked.item,
         asked.ordering,
@@ -418,7 +441,9 @@ def _as_shown(known: Judgement, order: Ordering) -> Judgement:
         score_b=known.score_a,
         text_score_a=known.text_score_b,
         text_score_b=known.text_score_a,
-        probabilities=p and {"a": p["b"], "b": p["a"], "mass": p["mass"][::-1]},
+        probabilities=p
+        and {"a": p["b"], "b": p["a"], "mass": p["mass"][::-1]}
+        | ({"prefers_a": 1.0 - p["prefers_a"]} if "prefers_a" in p else {}),
     )
 
 
@@ -430,6 +455,7 @@ def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
-def settings_of(writing: Writing | None, seed: int) -> dict[str, Any]:
-    """The settings of an evaluation as they are stored."""
-    return {"seed": seed} | ({"writing": asdict(writing)} if writing else {})
+def settings_of(writing: Writing | None, seed: int, **more: Any) -> dict[str, Any]:
+    """The settings of an evaluation as they are stored; ``more`` are those that are not None."""
+    stated = {name: value for name, value in more.items() if value is not None}
+    return {"seed": seed} | ({"writing": asdict(writing)} if writing else {}) | stated

@@ -4,14 +4,15 @@ for the one that stores the outcome."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+from srtui.evaluation.question import question_of
 from srtui.evaluation.statistics import cohen, fleiss, nothing, wilson
-from srtui.sample import digest
+from srtui.hashing import draw
 from srtui.store import Store
-from srtui.store.evaluations import Choice, Item, Judgement, Ordering
+from srtui.store.evaluations import Choice, Item, Judgement, Ordering, Side
 
 ANSWERS: tuple[Choice, ...] = ("a", "b", "tie", "bad")
 
@@ -22,13 +23,13 @@ def blind_order(items: Iterable[Item], seed: int, annotator: str) -> list[tuple[
     Both follow from the seed, the name and the item alone, so that a session that was broken off goes
     on with the same sides, and two people see different ones.
     """
-    shuffled = sorted(items, key=lambda i: digest(seed, "item", annotator, i.item))
+    shuffled = sorted(items, key=lambda i: draw(seed, "item", annotator, i.item))
     return [(item, ordering(seed, annotator, item.item)) for item in shuffled]
 
 
 def ordering(seed: int, annotator: str, item: int) -> Ordering:
     """Which side is on the left for this person and item: a fair coin by hash."""
-    return "ab" if digest(seed, "side", annotator, item)[0] % 2 else "ba"
+    return "ab" if draw(seed, "side", annotator, item)[0] % 2 else "ba"
 
 
 def turned(choice: str, order: Ordering) -> Choice:
@@ -46,7 +47,11 @@ def keep_result(store: Store, evaluation_id: int) -> dict[str, Any]:
     An evaluation is done once every item has been judged by somebody; more may be said after that.
     """
     rows = store.evaluations
-    result = human_result(rows.items(evaluation_id), rows.judgements(evaluation_id))
+    result = human_result(
+        rows.items(evaluation_id), rows.judgements(evaluation_id), rows.blank_answers(evaluation_id)
+    )
+    asked = question_of(store, rows.get(evaluation_id))
+    result = ({"question": asked} if asked else {}) | result
     complete = result["judged"] == result["items"]
     rows.update(
         evaluation_id,
@@ -58,8 +63,15 @@ def keep_result(store: Store, evaluation_id: int) -> dict[str, Any]:
     return result
 
 
-def human_result(items: Sequence[Item], judgements: Sequence[Judgement]) -> dict[str, Any]:
+def human_result(
+    items: Sequence[Item],
+    judgements: Sequence[Judgement],
+    blank: Mapping[int, frozenset[Side]] | None = None,
+) -> dict[str, Any]:
     """Figures of a human evaluation; skips count as nothing said, both bad as a tie.
+
+    ``blank`` says who has no answer to an item: lost against an answer, a tie against none; nobody is
+    asked about it.
 
     An item's verdict is the majority of those who judged it, a draw between A and B a tie. ``left`` is
     the share of decided choices that fell on the answer shown left: far from a half, people favour a
@@ -71,6 +83,8 @@ def human_result(items: Sequence[Item], judgements: Sequence[Judgement]) -> dict
     for j in said:
         by_item.setdefault(j.item, []).append(j)
     verdicts = {item: _majority([str(j.choice) for j in group]) for item, group in by_item.items()}
+    lost = {item: _lost(sides) for item, sides in (blank or {}).items() if sides}
+    verdicts |= lost
     decided = [j for j in said if j.choice in ("a", "b")]
     left = sum((j.choice == "a") == (j.ordering == "ab") for j in decided)
     categories = sorted({i.category for i in items})
@@ -79,6 +93,7 @@ def human_result(items: Sequence[Item], judgements: Sequence[Judgement]) -> dict
         "judged": len(verdicts),
         "judgements": len(said),
         "skipped": sum(j.choice == "skip" for j in judgements),
+        "failed": {name: list(lost.values()).count(v) for name, v in _FAILED.items()},
         "both_bad": sum(j.choice == "bad" for j in said),
         **_tally(verdicts.values()),
         "left": wilson(left, len(decided)),
@@ -92,6 +107,13 @@ def human_result(items: Sequence[Item], judgements: Sequence[Judgement]) -> dict
             for c in categories
         },
     }
+
+
+_FAILED = {"a": "lose", "b": "win", "both": "tie"}
+
+
+def _lost(sides: frozenset[Side]) -> str:
+    return "tie" if len(sides) == 2 else "lose" if "a" in sides else "win"
 
 
 def _majority(choices: Sequence[str]) -> str:

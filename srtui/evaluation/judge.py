@@ -2,9 +2,10 @@
 
 A score is not what the judge happens to write. The conversation is begun for it ("Answer 1: "), and
 the probabilities of "1/" to "10/" at that place, which llama.cpp gives exactly, are scaled to sum to
-one: what sampling under a grammar of ten strings would draw from. The score is the mean of that
-distribution. How much probability the ten strings had before scaling (``mass``) tells whether the
-judge meant to give a score there at all.
+one: what sampling under a grammar of ten strings would draw from. The second answer's are read behind
+each score that the first may have ("Answer 1: 7/10", a new line, "Answer 2: "), so what comes out is the
+distribution of both scores together. A score is the mean of its margin. How much probability the ten
+strings had before scaling (``mass``) tells whether the judge meant to give a score there at all.
 """
 
 from __future__ import annotations
@@ -14,40 +15,58 @@ import re
 import string
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from srtui import models
 from srtui.errors import UserError
+from srtui.evaluation.contestants import date_written
 from srtui.files import parse_toml, read_text
-from srtui.sample import digest
+from srtui.hashing import digest, key, scheme_1
 from srtui.store.evaluations import Ordering
 from srtui.teacher import Message, Request, Sampler, Segment, open_teacher
 
+if TYPE_CHECKING:
+    from srtui.teacher.losses import LlamaLosses
+
 SCORES = tuple(range(1, 11))
+
+LEAST_FIRST = 1e-3
+"""A first score that is less probable than this is left out, and the rest scaled: it could move the second
+score by no more than its share of nine points, and costs ten sequences."""
+
 _GREEDY = Sampler(temperature=0.0, top_p=1.0, top_k=0, min_p=0.0, repeat_penalty=1.0)
 
 
 class JudgePrompt(BaseModel):
-    """One file of a judge's wording. ``leads`` has a text for each answer that is scored."""
+    """One file of a judge's wording. ``leads`` has a text for each answer that is scored: the second stands
+    behind the first, its score, the ``ending`` and ``between``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: str
     leads: tuple[str, ...] = Field(min_length=1, max_length=2)
     ending: str = Field(min_length=1)
+    between: str = "\n"
     system: str
     user: str
     reference: str
 
     @property
     def prompt_version(self) -> str:
-        """The author's version, with a hash of the words: a forgotten version bump still shows."""
-        return f"{self.version}-{digest(self.model_dump_json()).hex()[:8]}"
+        """The author's version, with a hash of the words: a forgotten version bump still shows. Two answers
+        are scored in another way than at first, so their version is another one, and a single one's is not."""
+        if len(self.leads) == 1:
+            return f"{self.version}-{digest(self.model_dump_json(exclude={'between'})).hex()[:8]}"
+        return f"{self.version}-{digest('second behind first', self.model_dump_json()).hex()[:8]}"
+
+    def behind(self, score: int) -> str:
+        """What stands before the second answer's score where the first has ``score``."""
+        return f"{self.leads[0]}{score}{self.ending}{self.between}{self.leads[1]}"
 
     def messages(self, asked: Asked) -> tuple[Message, ...]:
         reference = _fill(self.reference, text=asked.reference) if asked.reference else ""
@@ -81,10 +100,14 @@ class Asked:
 
 @dataclass(frozen=True)
 class Scored:
-    """The distribution over 1 to 10 of each answer shown, each summing to 1, and its mass before."""
+    """The distribution over 1 to 10 of each answer shown, each summing to 1, and its mass before.
+
+    ``prefers_first`` is P(the first has more) + P(both have as much)/2 under their joint distribution.
+    """
 
     probabilities: tuple[tuple[float, ...], ...]
     mass: tuple[float, ...]
+    prefers_first: float | None = None
 
     @property
     def scores(self) -> tuple[float, ...]:
@@ -160,27 +183,75 @@ class Judge:
 
     def key(self, asked: Asked) -> bytes:
         """Of all that a judgement depends on."""
-        return digest(
+        return key(
+            "judgement",
+            judge=self.sha256,
+            prompt=self.prompt.prompt_version,
+            words=self.words,
+            question=asked.question,
+            reference=asked.reference,
+            shown=asked.shown,
+            date=date_written(self.path),
+        )
+
+    def first_key(self, asked: Asked) -> bytes | None:
+        """The key that the same judgement has where it was stored before keys had a scheme; None where
+        that key did not hold all that it depends on."""
+        if date_written(self.path) is not None:
+            return None
+        return scheme_1(
             self.sha256, self.prompt.prompt_version, self.words, asked.question, asked.reference, *asked.shown
         )
 
-    def scores(self, asked: Sequence[Asked]) -> Iterator[tuple[Asked, Scored | None, float, int]]:
-        """(question, scores, seconds, tokens run); None where the model's context does not hold the question."""
+    def scores(self, asked: Sequence[Asked]) -> Iterator[tuple[Asked, Scored | str, float, int]]:
+        """(question, scores or why there are none, seconds, tokens run).
+
+        Reasons: ``judge_context``, ``answer_1_too_long`` and ``answer_2_too_long`` where the context would
+        hold the question but for that answer, ``judge_not_finite``.
+        """
         from srtui.teacher.losses import LlamaLosses
 
-        # The ending's first sign is enough to tell 1 from 10.
-        options = [f"{k}{self.prompt.ending[0]}" for k in SCORES]
         model = LlamaLosses(self.path)
         try:
             for one in asked:
                 began, before = time.monotonic(), model.tokens_run
-                nlls = model.of_options(
-                    self.prompt.messages(one), [(lead, options) for lead in self.prompt.leads]
-                )
-                scored = None if nlls is None else _normalised(nlls)
+                scored = self._scored(model, one)
                 yield one, scored, time.monotonic() - began, model.tokens_run - before
         finally:
             model.close()
+
+    def _scored(self, model: LlamaLosses, one: Asked) -> Scored | str:
+        # The ending's first sign is enough to tell 1 from 10.
+        options = [f"{k}{self.prompt.ending[0]}" for k in SCORES]
+        messages = self.prompt.messages(one)
+        if not model.holds(messages, self._longest):
+            return self._too_long(model, one)
+        nlls = model.of_options(messages, [(self.prompt.leads[0], options)])
+        if nlls is None:
+            return "judge_not_finite"
+        first, mass = _normalised(nlls[0])
+        if len(self.prompt.leads) == 1:
+            return Scored((first,), (mass,))
+        likely = [k for k, p in zip(SCORES, first, strict=True) if p >= LEAST_FIRST]
+        nlls = model.of_options(messages, [(self.prompt.behind(k), options) for k in likely])
+        if nlls is None:
+            return "judge_not_finite"
+        return _together(likely, first, mass, [_normalised(row) for row in nlls])
+
+    @property
+    def _longest(self) -> str:
+        """The most of an answer that the judge is led through."""
+        last = f"{SCORES[-1]}{self.prompt.ending}"
+        return self.prompt.between.join(f"{lead}{last}" for lead in self.prompt.leads)
+
+    def _too_long(self, model: LlamaLosses, one: Asked) -> str:
+        """Whose fault it is that the context does not hold the question: one answer's alone, or nobody's."""
+        blamed = []
+        for n in range(len(one.shown)):
+            without = tuple("" if at == n else text for at, text in enumerate(one.shown))
+            if model.holds(self.prompt.messages(replace(one, shown=without)), self._longest):
+                blamed.append(n)
+        return f"answer_{blamed[0] + 1}_too_long" if len(blamed) == 1 else "judge_context"
 
     def write(
         self, asked: Sequence[Asked], should_stop: Callable[[], bool], slots: int | None = None
@@ -199,12 +270,29 @@ class Judge:
             teacher.close()
 
 
-def _normalised(nlls: Sequence[Sequence[float]]) -> Scored:
-    rows, masses = [], []
-    for row in nlls:
-        least = min(row)
-        weights = [math.exp(least - n) for n in row]
-        total = math.fsum(weights)
-        rows.append(tuple(w / total for w in weights))
-        masses.append(min(1.0, total * math.exp(-least)))
-    return Scored(tuple(rows), tuple(masses))
+def _normalised(row: Sequence[float]) -> tuple[tuple[float, ...], float]:
+    """(probabilities that sum to 1, their sum before) of negative log-likelihoods."""
+    least = min(row)
+    weights = [math.exp(least - n) for n in row]
+    total = math.fsum(weights)
+    return tuple(w / total for w in weights), min(1.0, total * math.exp(-least))
+
+
+def _together(
+    likely: Sequence[int],
+    first: Sequence[float],
+    mass: float,
+    behind: Sequence[tuple[tuple[float, ...], float]],
+) -> Scored:
+    """Both scores' distributions, from the first's and the second's behind each likely first score."""
+    weights = [first[k - 1] for k in likely]
+    total = math.fsum(weights)
+    joint = [
+        (k, j, w / total * p)
+        for k, w, (row, _) in zip(likely, weights, behind, strict=True)
+        for j, p in zip(SCORES, row, strict=True)
+    ]
+    second = tuple(math.fsum(p for _, at, p in joint if at == j) for j in SCORES)
+    ahead = math.fsum(p if k > j else p / 2 if k == j else 0.0 for k, j, p in joint)
+    second_mass = math.fsum(w / total * m for w, (_, m) in zip(weights, behind, strict=True))
+    return Scored((tuple(first), second), (mass, second_mass), ahead)

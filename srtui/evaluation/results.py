@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from srtui.evaluation.length_control import Anchors, Row, controlled_rate
 from srtui.evaluation.statistics import (
     VERDICTS,
     Verdict,
     bootstrap_mean,
-    cohen,
-    length_controlled,
     preference,
     verdict,
     wilson,
@@ -20,7 +19,17 @@ from srtui.evaluation.statistics import (
 from srtui.store.evaluations import Item, Judgement
 
 Lengths = Mapping[int, tuple[int, int]]
-"""Characters of A's and B's answer, by item."""
+"""Characters of A's and B's answer, by item; 0 where there is none."""
+
+HALF_STEP = 0.5
+"""The tie margin of a judge that nobody has calibrated: scores that are nearer than half a step of a scale
+of whole numbers are the same score."""
+
+LOWEST = 1.0
+"""What an answer that is not there scores alone, on the scale of 1 to 10."""
+
+TOO_LONG = {"a": "A's answer is too long for the judge", "b": "B's answer is too long for the judge"}
+"""As a judgement's ``parsed`` says it."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,7 @@ class Pair:
     item: Item
     first: Judgement
     second: Judgement
+    margin: float = 0.0
 
     @property
     def ab(self) -> float:
@@ -41,7 +51,7 @@ class Pair:
 
     @property
     def verdict(self) -> Verdict:
-        return verdict(self.ab, self.ba)
+        return verdict(self.ab, self.ba, self.margin)
 
     @property
     def score_a(self) -> float:
@@ -53,55 +63,135 @@ class Pair:
 
     @property
     def preference(self) -> float:
-        """How surely the judge prefers A, 0 to 1, from its distributions, over both orders."""
+        """How surely the judge prefers A, 0 to 1, from its distributions, over both orders.
+
+        Judgements of before scores were joint have two marginals only.
+        """
         both = [j.probabilities for j in (self.first, self.second)]
-        return sum(preference(p["a"], p["b"]) for p in both if p) / 2
+        said = [float(p.get("prefers_a", preference(p["a"], p["b"]))) for p in both if p]
+        return sum(said) / 2
 
 
-def pairs_of(items: Sequence[Item], judgements: Sequence[Judgement]) -> list[Pair]:
-    """Items judged in both orders."""
+def pairs_of(items: Sequence[Item], judgements: Sequence[Judgement], margin: float = 0.0) -> list[Pair]:
+    """Items judged in both orders; scores that differ by no more than ``margin`` are a tie."""
     found = {(j.item, j.ordering): j for j in judgements if j.score_a is not None and j.score_b is not None}
     return [
-        Pair(i, found[i.item, "ab"], found[i.item, "ba"])
+        Pair(i, found[i.item, "ab"], found[i.item, "ba"], margin)
         for i in items
         if (i.item, "ab") in found and (i.item, "ba") in found
     ]
 
 
+def failures(
+    items: Sequence[Item], judgements: Sequence[Judgement], lengths: Lengths
+) -> dict[int, tuple[Verdict, str]]:
+    """(verdict for A, why) of items that a missing answer decides: lost against an answer, a tie against
+    another that is missing. What the judge cannot hold because of one answer alone is missing too."""
+    said: dict[int, str] = {}
+    for j in judgements:
+        if j.score_a is None and j.choice is None:
+            said.setdefault(j.item, j.parsed)
+    found: dict[int, tuple[Verdict, str]] = {}
+    for i in items:
+        a, b = (n == 0 for n in lengths.get(i.item, (1, 1)))
+        why = said.get(i.item, "no answer")
+        a, b = a or why == TOO_LONG["a"], b or why == TOO_LONG["b"]
+        if a or b:
+            found[i.item] = ("tie" if a and b else "lose" if a else "win", why)
+    return found
+
+
 def pairwise_result(
-    items: Sequence[Item], judgements: Sequence[Judgement], lengths: Lengths, seed: int = 0
+    items: Sequence[Item],
+    judgements: Sequence[Judgement],
+    lengths: Lengths,
+    seed: int = 0,
+    margin: float = 0.0,
 ) -> dict[str, Any]:
-    """Win, tie, lose of A against B, scores, position bias and parse rate, in all and by category."""
-    pairs = pairs_of(items, judgements)
+    """Win, tie, lose of A against B, scores, position bias and parse rate, in all and by category.
+
+    Missing answers are among the counts and in ``preference``; scores are of what was judged.
+    """
+    pairs = pairs_of(items, judgements, margin)
+    missing = failures(items, judgements, lengths)
     categories = sorted({i.category for i in items})
+    inside = {c: {i.item for i in items if i.category == c} for c in categories}
+    lost = [verdict for verdict, _ in missing.values()]
     return {
         "items": len(items),
-        "unjudged": _unjudged(judgements),
-        **_compared(pairs, seed),
-        "preference": bootstrap_mean([p.preference for p in pairs], seed),
+        "unjudged": unjudged(judgements, missing),
+        "failed": {
+            "a": lost.count("lose"),
+            "b": lost.count("win"),
+            "both": lost.count("tie"),
+            "why": dict(Counter(why for _, why in missing.values())),
+        },
+        "tie_margin": margin,
+        **_compared(pairs, lost, seed),
+        "preference": bootstrap_mean([p.preference for p in pairs] + [_SHARE[v] for v in lost], seed),
         "length": {
-            "a": _mean([lengths[p.item.item][0] for p in pairs]),
-            "b": _mean([lengths[p.item.item][1] for p in pairs]),
+            "a": mean_of([lengths[p.item.item][0] for p in pairs]),
+            "b": mean_of([lengths[p.item.item][1] for p in pairs]),
         },
         "position": position(pairs, seed),
         "parse": parse_rate(judgements),
-        "categories": {c: _compared([p for p in pairs if p.item.category == c], seed) for c in categories},
+        "categories": {
+            c: _compared(
+                [p for p in pairs if p.item.category == c],
+                [v for item, (v, _) in missing.items() if item in inside[c]],
+                seed,
+            )
+            for c in categories
+        },
     }
 
 
+def shares(
+    items: Sequence[Item], judgements: Sequence[Judgement], lengths: Lengths, margin: float
+) -> dict[int, float]:
+    """A's share of each item that is decided: 1 won, 1/2 a tie, 0 lost."""
+    missing = failures(items, judgements, lengths)
+    found = {p.item.item: _SHARE[p.verdict] for p in pairs_of(items, judgements, margin)}
+    return found | {item: _SHARE[verdict] for item, (verdict, _) in missing.items()}
+
+
+def judged_rows(items: Sequence[Item], judgements: Sequence[Judgement], lengths: Lengths) -> list[Row]:
+    """What the length control is fitted on: A as the model, B as the reference."""
+    preferences = {p.item.item: p.preference for p in pairs_of(items, judgements)}
+    missing = failures(items, judgements, lengths)
+    return [
+        Row(
+            i.item,
+            _SHARE[missing[i.item][0]] if i.item in missing else preferences.get(i.item),
+            *lengths[i.item],
+            failed=i.item in missing,
+        )
+        for i in items
+    ]
+
+
 def winrate_result(
-    items: Sequence[Item], judgements: Sequence[Judgement], lengths: Lengths, seed: int = 0
+    items: Sequence[Item],
+    judgements: Sequence[Judgement],
+    lengths: Lengths,
+    seed: int = 0,
+    margin: float = 0.0,
+    anchors: Anchors | None = None,
 ) -> dict[str, Any]:
     """As :func:`pairwise_result`, and the win rate with length regressed out."""
-    pairs = pairs_of(items, judgements)
-    a, b = ([lengths[p.item.item][side] for p in pairs] for side in (0, 1))
-    controlled = length_controlled([p.preference for p in pairs], a, b)
-    return {**pairwise_result(items, judgements, lengths, seed), "length_controlled": controlled}
+    controlled = controlled_rate(judged_rows(items, judgements, lengths), anchors, seed)
+    return {
+        **pairwise_result(items, judgements, lengths, seed, margin),
+        "length_controlled": controlled,
+    }
 
 
 def turns_result(items: Sequence[Item], judgements: Sequence[Judgement], seed: int = 0) -> dict[str, Any]:
-    """Mean scores by category and turn; an item's score is the mean of its turns."""
+    """Mean scores by category and turn; an item's score is the mean of its turns. An answer that is not
+    there has the lowest score."""
     scores = {(j.item, j.turn): j.score_a for j in judgements if j.score_a is not None}
+    failed = {(j.item, j.turn): j.parsed for j in judgements if j.score_a is None and _is_missing(j.parsed)}
+    scores |= dict.fromkeys(failed, LOWEST)
     turns = sorted({j.turn for j in judgements})
     categories = sorted({i.category for i in items})
 
@@ -113,7 +203,8 @@ def turns_result(items: Sequence[Item], judgements: Sequence[Judgement], seed: i
     return {
         "items": len(items),
         "judged": len({item for item, _ in scores}),
-        "unjudged": _unjudged(judgements),
+        "unjudged": unjudged([j for j in judgements if (j.item, j.turn) not in failed]),
+        "failed": {"answers": len(failed), "why": dict(Counter(failed.values()))},
         "score": of(lambda i: True),
         "turns": {str(t): of(lambda i: True, t) for t in turns},
         "parse": parse_rate(judgements),
@@ -125,81 +216,6 @@ def turns_result(items: Sequence[Item], judgements: Sequence[Judgement], seed: i
             for c in categories
         },
     }
-
-
-def calibration_result(
-    items: Sequence[Item], judgements: Sequence[Judgement], skipped: Mapping[str, int], seed: int = 0
-) -> dict[str, Any]:
-    """How far a judge agrees with known judgements, over win, tie and lose of both orders together.
-
-    ``better_than_chance`` is so where the interval of Cohen's kappa lies above 0. ``known_itself`` is
-    how the known judge agrees with itself between its two orders: nobody can be asked for much more.
-    """
-    pairs = pairs_of(items, judgements)
-    known = [known_verdict(p.item) for p in pairs]
-    found = [p.verdict for p in pairs]
-    same = sum(a == b for a, b in zip(known, found, strict=True))
-    kappa = cohen(known, found)
-    count, mine = Counter(known), Counter(found)
-    n = len(pairs)
-    chance = sum(count[v] * mine[v] for v in VERDICTS) / n**2 if n else None
-    table = {
-        a: {b: sum((x, y) == (a, b) for x, y in zip(known, found, strict=True)) for b in VERDICTS}
-        for a in VERDICTS
-    }
-    better = kappa["low"] is not None and kappa["low"] > 0
-    own = [_orders(p.item) for p in pairs]
-    return {
-        "pairs": len(items),
-        "judged": n,
-        "unjudged": _unjudged(judgements),
-        "skipped": dict(skipped),
-        "agreement": wilson(same, n),
-        "chance": chance,
-        "kappa": kappa,
-        "better_than_chance": better,
-        "table": table,
-        "rank_correlation": _spearman(
-            [p.ab + p.ba for p in pairs], [sum(_differences(p.item)) for p in pairs]
-        ),
-        "known_itself": cohen([a for a, _ in own], [b for _, b in own]),
-        "position": position(pairs, seed),
-        "parse": parse_rate(judgements),
-        "categories": {
-            c: {
-                "agreement": wilson(
-                    sum(a == b for p, a, b in zip(pairs, known, found, strict=True) if p.item.category == c),
-                    sum(p.item.category == c for p in pairs),
-                ),
-                "kappa": cohen(*_of_category(pairs, known, found, c)),
-            }
-            for c in sorted({i.category for i in items})
-        },
-    }
-
-
-def worth(judge: str, result: Mapping[str, Any]) -> str:
-    """What a calibration says of a judge, in a sentence."""
-    kappa = result["kappa"]
-    if kappa["value"] is None:
-        return (
-            f"{judge} and the known judge cannot be compared on {result['judged']} pairs (one verdict only); "
-            "take more."
-        )
-    where = f"kappa {kappa['value']:.2f}"
-    if kappa["low"] is not None:
-        where += f", 95 % interval {kappa['low']:.2f} to {kappa['high']:.2f}"
-    if not result["better_than_chance"]:
-        return (
-            f"{judge} is no better than chance on these {result['judged']} judgements ({where}): do not trust "
-            "its verdicts."
-        )
-    return f"{judge} agrees with these {result['judged']} judgements beyond chance ({where})."
-
-
-def known_verdict(item: Item) -> Verdict:
-    """The known judge's verdict on a pair, from its scores in both orders."""
-    return verdict(*_differences(item))
 
 
 def position(pairs: Sequence[Pair], seed: int = 0) -> dict[str, Any]:
@@ -231,14 +247,18 @@ def parse_rate(judgements: Sequence[Judgement]) -> dict[str, Any]:
     return {
         "rate": wilson(len(parsed), len(asked)),
         "unparsed": dict(Counter(j.parsed for j in asked if j.parsed != "parsed")),
-        "difference": _mean(gaps),
-        "mass": _mean(masses),
+        "difference": mean_of(gaps),
+        "mass": mean_of(masses),
     }
 
 
-def _compared(pairs: Sequence[Pair], seed: int) -> dict[str, Any]:
-    count = Counter(p.verdict for p in pairs)
-    n = len(pairs)
+_SHARE: dict[Verdict, float] = {"win": 1.0, "tie": 0.5, "lose": 0.0}
+
+
+def _compared(pairs: Sequence[Pair], lost: Sequence[Verdict], seed: int) -> dict[str, Any]:
+    """Counts over judged pairs and missing answers; scores over judged pairs."""
+    count = Counter([*(p.verdict for p in pairs), *lost])
+    n = len(pairs) + len(lost)
     return {
         "judged": n,
         **{v: count[v] for v in VERDICTS},
@@ -250,36 +270,13 @@ def _compared(pairs: Sequence[Pair], seed: int) -> dict[str, Any]:
     }
 
 
-def _unjudged(judgements: Sequence[Judgement]) -> dict[str, int]:
-    return dict(Counter(j.parsed for j in judgements if j.score_a is None))
+def unjudged(judgements: Sequence[Judgement], decided: Collection[int] = ()) -> dict[str, int]:
+    return dict(Counter(j.parsed for j in judgements if j.score_a is None and j.item not in decided))
 
 
-def _differences(item: Item) -> tuple[float, float]:
-    """Answer 1's score less answer 2's, by the known judge, in each order."""
-    scores, reverse = item.reference["scores"], item.reference["scores_reversed"]
-    return scores[0] - scores[1], reverse[1] - reverse[0]
+def _is_missing(parsed: str) -> bool:
+    return parsed.startswith("no answer") or parsed == TOO_LONG["a"]
 
 
-def _orders(item: Item) -> tuple[Verdict, Verdict]:
-    first, second = _differences(item)
-    return verdict(first, first), verdict(second, second)
-
-
-def _of_category(
-    pairs: Sequence[Pair], known: Sequence[str], found: Sequence[str], category: str
-) -> tuple[list[str], list[str]]:
-    chosen = [n for n, p in enumerate(pairs) if p.item.category == category]
-    return [known[n] for n in chosen], [found[n] for n in chosen]
-
-
-def _spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Rank correlation of the judges' differences of scores; None where one of them never varies."""
-    if len(set(first)) < 2 or len(set(second)) < 2:
-        return None
-    from scipy.stats import spearmanr
-
-    return float(spearmanr(first, second).statistic)
-
-
-def _mean(values: Sequence[float]) -> float | None:
+def mean_of(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None

@@ -28,20 +28,21 @@ _MOST = 1_000_000_000  # bytes of a file, which is read whole
 class Source:
     """A file and its rows as items. ``answers`` are the texts that come with them, by item, where the
     file has any (reference outputs; both answers of a known judgement); ``skipped`` counts rows left
-    out, by reason."""
+    out, by reason; ``rows`` is how many the file has, whatever the limit."""
 
     path: Path
     sha256: str
     items: tuple[Item, ...]
     answers: Mapping[int, tuple[str, ...]]
     skipped: dict[str, int]
+    rows: int = 0
 
 
 def prompts(path: Path, limit: int | None = None) -> Source:
     """Rows of instruction (or prompt, question, turns), with optional input, category and id."""
     sha256, rows = _rows(path)
     items = [_prompt(path, n, row) for n, row in enumerate(rows[:limit])]
-    return Source(path, sha256, _unique(path, items), {}, {})
+    return Source(path, sha256, _unique(path, items), {}, {}, len(rows))
 
 
 def references(path: Path, limit: int | None = None) -> Source:
@@ -49,7 +50,7 @@ def references(path: Path, limit: int | None = None) -> Source:
     sha256, rows = _rows(path)
     items = [_prompt(path, n, row) for n, row in enumerate(rows[:limit])]
     answers = {n: (_text(path, n, row, _ANSWER),) for n, row in enumerate(rows[:limit])}
-    return Source(path, sha256, _unique(path, items), answers, {})
+    return Source(path, sha256, _unique(path, items), answers, {}, len(rows))
 
 
 def questions(path: Path, limit: int | None = None) -> Source:

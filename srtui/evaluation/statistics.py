@@ -58,13 +58,14 @@ def bootstrap_mean(values: Sequence[float], seed: int = 0) -> Estimate:
     return Estimate(value=mean, low=float(low), high=float(high), n=len(values))
 
 
-def verdict(first: float, second: float) -> Verdict:
-    """A against B over both orders; each argument is A's score less B's in one order.
+def verdict(first: float, second: float, margin: float = 0.0) -> Verdict:
+    """A against B over both orders; each argument is A's score less B's in one order, a tie where it is
+    no more than ``margin`` either way.
 
     A wins where it is ahead in both orders, or in one with a tie in the other; a disagreement is a
     tie (AlpaGasus, Chen et al. 2023, section 4; Li et al. 2024, section 4).
     """
-    total = (first > 0) - (first < 0) + (second > 0) - (second < 0)
+    total = sum((d > margin) - (d < -margin) for d in (first, second))
     return "win" if total > 0 else "lose" if total < 0 else "tie"
 
 
@@ -124,58 +125,3 @@ def fleiss(ratings: Sequence[Sequence[str]], seed: int = 0) -> Estimate:
         return Estimate(value=value, low=None, high=None, n=n)
     low, high = np.percentile(kept, [2.5, 97.5])
     return Estimate(value=value, low=float(low), high=float(high), n=n)
-
-
-class LengthControlled(TypedDict):
-    """A win rate with length taken out. ``length`` is the coefficient of the length term, in logits;
-    ``reason`` says why there is none."""
-
-    win_rate: Estimate
-    length: float | None
-    reason: str | None
-
-
-def length_controlled(
-    preferences: Sequence[float], lengths_a: Sequence[int], lengths_b: Sequence[int]
-) -> LengthControlled:
-    """The win rate that A would have if its answers were as long as B's (Dubois et al. 2024,
-    arXiv 2404.04475, section 3).
-
-    A binomial GLM, logit P(A preferred) = theta + phi tanh(d / sd(d)), with d the difference of
-    lengths in characters; the answer is the model's prediction at d = 0. Their third term, how hard
-    an instruction is, is fitted over many models and cannot be with one. The interval is that of
-    theta with a robust covariance, since preferences are shares and not draws.
-    """
-    n = len(preferences)
-    difference = np.asarray(lengths_a, dtype=float) - np.asarray(lengths_b, dtype=float)
-    spread = float(difference.std()) if n else 0.0
-
-    def none(reason: str) -> LengthControlled:
-        return LengthControlled(win_rate=nothing(n), length=None, reason=reason)
-
-    if n < 10:
-        return none("fewer than 10 judged items")
-    if spread == 0.0:
-        return none("all length differences are equal")
-    import statsmodels.api as sm
-
-    design = np.column_stack([np.ones(n), np.tanh(difference / spread)])
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            fit = sm.GLM(np.asarray(preferences, dtype=float), design, family=sm.families.Binomial()).fit(
-                cov_type="HC1"
-            )
-    except (np.linalg.LinAlgError, ValueError, sm.tools.sm_exceptions.PerfectSeparationError) as error:
-        return none(f"the regression has no solution ({error})")
-    theta, phi = (float(v) for v in fit.params)
-    deviation = float(fit.bse[0])
-    # A logit beyond 15 is what a fit runs away to when length alone tells wins from losses.
-    if not all(map(math.isfinite, (theta, phi, deviation))) or max(abs(theta), abs(phi)) > 15:
-        return none("wins and losses are separated by length alone, so its part cannot be told")
-    value, low, high = (_logistic(theta + k * deviation) for k in (0.0, -1.959964, 1.959964))
-    return LengthControlled(win_rate=Estimate(value=value, low=low, high=high, n=n), length=phi, reason=None)
-
-
-def _logistic(x: float) -> float:
-    return 1.0 / (1.0 + math.exp(-x)) if x >= 0 else math.exp(x) / (1.0 + math.exp(x))

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from srtui.evaluation.contestants import Contestant
+from srtui.hashing import digest, draw, key, scheme_1
 from srtui.prompts import template
-from srtui.sample import digest
 from srtui.store.evaluations import Answer
 from srtui.teacher import Message, Request, Sampler, Segment, open_teacher
 from srtui.teacher.tuning import tuned
@@ -29,12 +29,24 @@ _BATCH_TOKENS = 32768
 
 @dataclass(frozen=True)
 class Writing:
-    """How contestants write. ``temperature`` 0 is greedy."""
+    """How contestants write. ``temperature`` 0 is greedy. Nothing that is not here is used: a model's own
+    generation_config may set penalties, and then greedy would not be greedy."""
 
     max_tokens: int = 512
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+
+    @property
+    def sampler(self) -> Sampler:
+        """The whole sampler; what greedy does not use is off."""
+        top_p = self.top_p if self.temperature > 0 else 1.0
+        return Sampler(self.temperature, top_p, top_k=0, min_p=0.0, repeat_penalty=1.0, repeat_window=0)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """All that determines a text beside model, prompt and seed, as it is stored and hashed."""
+        return {"max_tokens": self.max_tokens, **asdict(self.sampler)}
 
 
 class Writer(Protocol):
@@ -50,13 +62,39 @@ class Writer(Protocol):
 
 def answer_key(contestant: Contestant, writing: Writing, turns: Turns) -> bytes:
     """Address of an answer in the store."""
-    return digest(
+    return key(
+        "answer",
+        by=contestant.kind,
+        model=contestant.sha256,
+        quantization=contestant.quantization,
+        adapter=contestant.adapter_sha256,
+        template=contestant.template,
+        words=contestant.template_version or None,
+        date=contestant.date,
+        sampling=writing.facts,
+        seed=writing.seed,
+        turns=turns,
+    )
+
+
+def first_answer_key(contestant: Contestant, writing: Writing, turns: Turns) -> bytes | None:
+    """The key that the same answer has where it was stored before keys had a scheme; None where that key
+    did not hold all that the text depends on, as for students, whose template files it left out."""
+    if contestant.kind != "gguf" or contestant.date is not None:
+        return None
+    how = {
+        "max_tokens": writing.max_tokens,
+        "seed": writing.seed,
+        "temperature": writing.temperature,
+        "top_p": writing.top_p,
+    }
+    return scheme_1(
         contestant.kind,
         contestant.sha256,
         contestant.quantization,
         contestant.adapter_sha256,
         contestant.template,
-        repr(sorted(asdict(writing).items())),
+        repr(list(how.items())),
         *(part for turn in turns for part in turn),
     )
 
@@ -92,7 +130,7 @@ class GgufWriter:
         self, conversations: Sequence[Turns], should_stop: Callable[[], bool]
     ) -> Iterator[tuple[int, Answer]]:
         w = self._writing
-        sampler = Sampler(w.temperature, w.top_p, top_k=0, min_p=0.0, repeat_penalty=1.0)
+        sampler = w.sampler
         self._teacher.submit(
             [
                 Request(
@@ -127,12 +165,15 @@ class StudentWriter:
         self.student: Any = Student.load(contestant.path, contestant.quantization)  # type: ignore[arg-type]
         if contestant.adapter is not None:
             add_adapter(self.student, contestant.adapter)
+        forget_generation_config(self.student.model)
         tokenizer = self.student.tokenizer
         name = contestant.template or ("chat" if tokenizer.chat_template else "alpaca")
         self._template = name
         config = self.student.model.config.get_text_config()
         self._room = int(getattr(config, "max_position_embeddings", 0) or 2**20)
-        self._spans = SpanBuilder(tokenizer, template(name, tokenizer), max_length=self._room)
+        self._spans = SpanBuilder(
+            tokenizer, template(name, tokenizer, contestant.prompts), max_length=self._room
+        )
         ends = {int(tokenizer.eos_token_id)}
         if len(self._spans.end_of_turn) == 1:
             ends.add(self._spans.end_of_turn[0])
@@ -193,15 +234,23 @@ class StudentWriter:
         for row, prompt in enumerate(prompts):
             ids[row, width - len(prompt) :] = torch.tensor(prompt)
             mask[row, width - len(prompt) :] = 1
-        sampled = {"do_sample": True, "temperature": w.temperature, "top_p": w.top_p, "top_k": 0}
+        sampler = w.sampler
+        stated = {
+            "temperature": sampler.temperature,
+            "top_p": sampler.top_p,
+            "top_k": sampler.top_k,
+            "min_p": sampler.min_p,
+        }
         settings = GenerationConfig(
             max_new_tokens=w.max_tokens,
+            repetition_penalty=sampler.repeat_penalty,
             eos_token_id=self._ends,
             pad_token_id=self._ends[0],
-            **(sampled if w.temperature > 0 else {"do_sample": False}),
+            do_sample=w.temperature > 0,
+            **(stated if w.temperature > 0 else {}),
         )
         # Sampled draws follow the batch's own texts, so that the order of batches changes nothing.
-        torch.manual_seed(int.from_bytes(digest(w.seed, repr(prompts))[:4], "little"))
+        torch.manual_seed(int.from_bytes(draw(w.seed, repr(prompts))[:4], "little"))
         with torch.inference_mode():
             found = model.generate(
                 input_ids=ids.to(device),
@@ -221,7 +270,21 @@ class StudentWriter:
         )  # fmt: skip
 
     def close(self) -> None:
-        self.student = None
+        self.student.close()
+
+
+def forget_generation_config(model: Any) -> None:
+    """``generate`` fills in from the model's own configuration what a call leaves open: nothing is left there.
+    An adapter's model has one of its own beside its base's."""
+    from transformers import GenerationConfig
+
+    for one in {
+        id(m): m for m in (model, getattr(model, "base_model", model), getattr(model, "model", model))
+    }.values():
+        if hasattr(one, "generation_config"):
+            one.generation_config = GenerationConfig()
+    if hasattr(model, "get_base_model"):
+        model.get_base_model().generation_config = GenerationConfig()
 
 
 def add_adapter(student: Any, folder: Any) -> None:
@@ -260,7 +323,7 @@ def _answer(
         model_sha256=contestant.sha256,
         adapter_sha256=contestant.adapter_sha256,
         template=template_name,
-        sampler={k: v for k, v in asdict(writing).items() if k != "seed"},
+        sampler=writing.facts,
         seed=writing.seed,
         prompt=prompt,
         text=text,

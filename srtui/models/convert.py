@@ -94,8 +94,10 @@ def quantize(src: Path, dst: Path, quantization: str, say: Say = lambda line: No
         raise UserError(f"{src} is not a whole model ({info.role}), so it cannot be quantised.")
     if dst.is_dir():
         dst = dst / f"{src.stem.removesuffix('.' + info.quantization)}.{kind}.gguf"
-        if dst.exists() and dst.samefile(src):
-            say(f"{dst.name} is here already; nothing to do.")
+        if dst.exists():
+            read_gguf(dst)  # whole: what is there may be anybody's, and is not written over
+            again = "" if dst.samefile(src) else "; move it away to make it anew"
+            say(f"{dst.name} is here already{again}.")
             return dst
     if dst.exists() and dst.samefile(src):
         raise UserError(f"{dst} is the source itself; give the quantised file another name.")

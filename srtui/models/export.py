@@ -64,6 +64,7 @@ def export_model(
     *,
     name: str,
     trained_as: str = "nf4",
+    arithmetic: str = "float32",
     quantization: str | None = None,
     force: bool = False,
     say: Say = lambda line: None,
@@ -74,7 +75,8 @@ def export_model(
     replaced only with ``force``, and a folder only if it was exported by srtui. ``trained_as`` is the
     quantization (a key of ROUNDINGS) of the weights that the adapter is added to: give the student's
     own of the training to get the model that was trained, "f32" to add it to the weights as they are
-    stored. ``quantization`` is a key of QUANTIZATIONS; for ``gguf-adapter`` only a float type.
+    stored. ``arithmetic`` is the type that the student computed in while it was trained, which has a part
+    in that rounding. ``quantization`` is a key of QUANTIZATIONS; for ``gguf-adapter`` only a float type.
     ``adapter`` None writes the student alone, for merged and gguf. Raises UserError, and leaves ``out``
     as it was, for whatever cannot be exported that way.
     """
@@ -91,7 +93,7 @@ def export_model(
             shutil.copyfile(adapter / ADAPTER_WEIGHTS, part / ADAPTER_WEIGHTS)
         elif form == "merged":
             part.mkdir()
-            in_own_process(merge_worker, *arguments, part, say=say)
+            in_own_process(merge_worker, *arguments, part, arithmetic, say=say)
             read_safetensors_folder(part)
         elif form == "gguf-adapter":
             in_own_process(adapter_worker, *arguments, part, kind, name, say=say)
@@ -101,7 +103,13 @@ def export_model(
             whole = part if kind in FLOATS else part.parent / "unquantized" / f"{name}.F16.gguf"
             whole.parent.mkdir(exist_ok=True)
             told = in_own_process(
-                gguf_worker, *arguments, whole, kind if kind in FLOATS else "F16", name, say=say
+                gguf_worker,
+                *arguments,
+                whole,
+                kind if kind in FLOATS else "F16",
+                name,
+                arithmetic,
+                say=say,
             )
             tokenizer = told["tokenizer"]
             if whole != part:
@@ -177,9 +185,16 @@ def _check_place(form: Form, out: Path, student: Path, adapter: Path | None, for
         return
     if not force:
         raise UserError(f"{out} exists; replace it with --force, or name another place with --out.")
+    if out.is_file() and out.stat().st_size and not _is_gguf(out):
+        raise UserError(f"{out} is not a GGUF, so --force leaves it alone; move it away.")
     ours = (out / PROVENANCE).is_file() and b'"exported"' in (out / PROVENANCE).read_bytes()
     if out.is_symlink() or out.is_dir() != (form in ("adapter", "merged")) or (out.is_dir() and not ours):
         raise UserError(f"{out} is not an export of that kind, so --force leaves it alone; move it away.")
+
+
+def _is_gguf(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
 
 
 def _parent(out: Path) -> Path:
@@ -227,15 +242,18 @@ class _Progress:
             tell(f"{self.done:,} of {self.total:,} tensors written")
 
 
-def _weights(adapter: str, student: str, trained_as: str) -> MergedWeights:
-    weights = MergedWeights(Path(student), Adapter(Path(adapter)) if adapter else None, trained_as)
+def _weights(adapter: str, student: str, trained_as: str, arithmetic: str) -> MergedWeights:
+    added = Adapter(Path(adapter)) if adapter else None
+    weights = MergedWeights(Path(student), added, trained_as, arithmetic)
     what = f"adding the adapter to {ROUNDINGS[trained_as]}" if adapter else ROUNDINGS[trained_as]
     tell(f"{what}; arithmetic in float32 …")
     return weights
 
 
-def merge_worker(adapter: str, student: str, trained_as: str, out: str) -> dict[str, Any]:
-    weights = _weights(adapter, student, trained_as)
+def merge_worker(
+    adapter: str, student: str, trained_as: str, out: str, arithmetic: str = "float32"
+) -> dict[str, Any]:
+    weights = _weights(adapter, student, trained_as, arithmetic)
     copy_surroundings(weights.folder, Path(out), SAFE_FILES)
     progress = _Progress(len(weights.shapes))
     for _ in weights.save(Path(out)):
@@ -244,9 +262,15 @@ def merge_worker(adapter: str, student: str, trained_as: str, out: str) -> dict[
 
 
 def gguf_worker(
-    adapter: str, student: str, trained_as: str, out: str, stored: str, name: str
+    adapter: str,
+    student: str,
+    trained_as: str,
+    out: str,
+    stored: str,
+    name: str,
+    arithmetic: str = "float32",
 ) -> dict[str, Any]:
-    weights = _weights(adapter, student, trained_as)
+    weights = _weights(adapter, student, trained_as, arithmetic)
     progress = _Progress(len(weights.shapes))
     tokenizer = ""
     for told in write_model(weights, Path(out), stored, name):

@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 from srtui.errors import UserError
 from srtui.files import not_a_file, open_regular, parse_json, read_bytes, remembered
+from srtui.models.memory import TeacherShape
 
 GGML_TYPES: dict[int, tuple[str, int, int]] = {
     0: ("F32", 1, 4),
@@ -120,7 +121,7 @@ SAFE_FILES = (".json", ".safetensors", ".jinja", ".txt", ".md", ".model")
 class ModelInfo:
     """One model as its own header describes it. ``context`` is in tokens, ``size`` in bytes.
 
-    ``role`` is ``model``, or what else a GGUF may hold (``adapter``, ``mmproj``, ``vocab``, …).
+    ``shape`` is what a GGUF's memory is planned by. ``role`` is ``model``, or what else a GGUF may hold (``adapter``, ``mmproj``, ``vocab``, …).
     ``sha256`` is None until it is asked for; of a folder it is a hash over its weight files' hashes.
     """
 
@@ -136,6 +137,7 @@ class ModelInfo:
     licence: str | None
     size: int
     sha256: str | None = None
+    shape: TeacherShape | None = None
 
 
 def inspect(path: Path, *, with_hash: bool = True) -> ModelInfo:
@@ -261,6 +263,7 @@ def _parse_gguf(path: Path, reader: _Reader) -> ModelInfo:
 
     parameters, end = 0, 0
     by_type: Counter[int] = Counter()
+    bytes_of: Counter[str] = Counter()  # by layer, and by name where a tensor belongs to none
     for _ in range(tensors):
         name, dimensions = reader.text(), reader.take("I")
         if not 1 <= dimensions <= 4:
@@ -272,6 +275,8 @@ def _parse_gguf(path: Path, reader: _Reader) -> ModelInfo:
         # A type newer than this table is left to llama.cpp to judge; only its start can be checked.
         _, block, width = GGML_TYPES.get(kind, ("", 1, 0))
         end = max(end, offset + -(-values // block) * width)
+        part = name.split(".")[1] if name.startswith("blk.") else name
+        bytes_of[part] += -(-values // block) * width
     alignment = meta.get("general.alignment", 32)
     if not isinstance(alignment, int) or not 1 <= alignment <= 1 << 20 or alignment & (alignment - 1):
         raise ValueError(f"general.alignment = {alignment}")
@@ -298,6 +303,35 @@ def _parse_gguf(path: Path, reader: _Reader) -> ModelInfo:
         chat_template=template if isinstance(template, str) and template else None,
         licence=_text_or_none(meta.get("general.license")),
         size=reader.size,
+        shape=_shape(meta, architecture, bytes_of),
+    )
+
+
+def _shape(meta: dict[str, Any], architecture: str, bytes_of: Counter[str]) -> TeacherShape | None:
+    """What memory is planned by; None where the header does not say it."""
+
+    def number(key: str, otherwise: int = 0) -> int:
+        value = meta.get(f"{architecture}.{key}")
+        value = max(value, default=0) if isinstance(value, list) else value
+        return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else otherwise
+
+    layers, hidden = number("block_count"), number("embedding_length")
+    heads = number("attention.head_count", 1)
+    if not layers or not hidden:
+        return None
+    width = number("attention.key_length", hidden // heads)
+    kv_heads = number("attention.head_count_kv", heads)
+    words = meta.get("tokenizer.ggml.tokens")
+    blocks = [bytes_of.pop(str(n), 0) for n in range(layers)]
+    if "output.weight" in bytes_of:  # else the embeddings are the output, too, and are copied for it
+        bytes_of.pop("token_embd.weight", None)  # looked up, in this computer's memory
+    return TeacherShape(
+        layers=tuple(blocks),
+        output=bytes_of.total(),
+        kv=kv_heads * (width + number("attention.value_length", width)),
+        vocabulary=number("vocab_size", len(words) if isinstance(words, list) else 0),
+        hidden=hidden,
+        inner=number("feed_forward_length", 4 * hidden),
     )
 
 

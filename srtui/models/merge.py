@@ -157,23 +157,29 @@ def _of_pattern(config: dict[str, Any], pattern: str, module: str, otherwise: fl
 class MergedWeights:
     """The tensors of the student in ``folder`` with ``adapter`` in them, by their names in its files.
 
-    ``quantization`` is the student's in training, a key of ROUNDINGS: what it rounded is rounded the
-    same way before the update is added, because that is what the update was trained on. Without an
-    adapter, and with ``f32``, these are the student's own tensors. Raises UserError where the adapter
-    does not belong to the student.
+    ``quantization`` is the student's in training, a key of ROUNDINGS, and ``arithmetic`` the type that
+    its products were computed in: what these rounded is rounded the same way before the update is
+    added, because that is what the update was trained on. Without an adapter, and with ``f32``, these
+    are the student's own tensors. Raises UserError where the adapter does not belong to the student.
     """
 
-    def __init__(self, folder: Path, adapter: Adapter | None, quantization: str) -> None:
+    def __init__(
+        self, folder: Path, adapter: Adapter | None, quantization: str, arithmetic: str = "float32"
+    ) -> None:
         from safetensors import safe_open
 
-        self.folder, self.quantization = folder, quantization
+        self.folder, self.quantization, self.arithmetic = folder, quantization, arithmetic
+        # Loaded to compute in bfloat16, a student holds what it does not quantize in bfloat16 too.
+        self._halved = quantization == "bf16" or (quantization != "f32" and arithmetic == "bfloat16")
+        self._stored: dict[str, str] = {}
         self.files = _weight_files(folder)
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._file_of: dict[str, Path] = {}
         for file in self.files:
             with safe_open(file, framework="pt") as opened:
                 for name in opened.keys():  # noqa: SIM118 - not a dict
-                    self.shapes[name] = tuple(opened.get_slice(name).get_shape())
+                    stored = opened.get_slice(name)
+                    self.shapes[name], self._stored[name] = tuple(stored.get_shape()), stored.get_dtype()
                     self._file_of[name] = file
         self._rounded = _linear_weights(folder) if quantization in ("nf4", "int8", "bf16") else set()
         self._updates = {f"{module}.weight": u for module, u in adapter.updates.items()} if adapter else {}
@@ -188,7 +194,8 @@ class MergedWeights:
 
     def changes(self, name: str) -> bool:
         """Whether :meth:`tensor` differs from what is stored."""
-        return name in self._updates or name in self._rounded
+        halved = self._halved and self._stored[name] in ("F16", "F32", "F64")
+        return name in self._updates or name in self._rounded or halved
 
     def tensor(self, name: str) -> Tensor:
         """One tensor, in float32. Raises UserError where the adapter makes it not finite."""
@@ -198,7 +205,9 @@ class MergedWeights:
         with safe_open(self._file_of[name], framework="pt") as opened:
             weight: Tensor = opened.get_tensor(name).float()
         if name in self._rounded:
-            weight = rounded(weight, self.quantization)
+            weight = rounded(weight, self.quantization, self.arithmetic)
+        elif self._halved:
+            weight = weight.to(torch.bfloat16).float()
         if name in self._updates:
             weight = self._updates[name].merged(weight)
             if not torch.isfinite(weight).all():
@@ -253,15 +262,19 @@ def _copy(source: Any, target: Any, size: int) -> None:
         size -= len(piece)
 
 
-def rounded(weight: Tensor, quantization: str) -> Tensor:
+def rounded(weight: Tensor, quantization: str, arithmetic: str = "float32") -> Tensor:
     """What a student's ``quantization`` makes of a linear layer's float32 weight, in float32.
 
-    nf4 is exactly what bitsandbytes holds in QLoRA: blocks of 64, double quantization.
+    nf4 is exactly what bitsandbytes holds in QLoRA: blocks of 64, double quantization. A student that
+    computes in bfloat16 is loaded in it, so it is rounded before it is quantized, and again when it is
+    dequantised.
     """
     import torch
     from bitsandbytes import functional
 
     held: Tensor
+    if quantization in ("nf4", "int8"):
+        weight = weight.to(getattr(torch, arithmetic))
     if quantization == "nf4":
         codes, state = functional.quantize_4bit(
             weight, blocksize=64, compress_statistics=True, quant_type="nf4"
@@ -269,7 +282,7 @@ def rounded(weight: Tensor, quantization: str) -> Tensor:
         held = functional.dequantize_4bit(codes, state).float()
     elif quantization == "int8":
         codes, row_maxima, _ = functional.int8_vectorwise_quant(weight.half())
-        held = codes.float() * row_maxima.float().unsqueeze(1) / 127
+        held = (codes.float() * (row_maxima.float().unsqueeze(1) / 127)).to(weight.dtype).float()
     elif quantization == "bf16":
         held = weight.to(torch.bfloat16).float()
     else:

@@ -7,16 +7,19 @@ loss of their tuned student on the same held-out samples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from srtui import today
 from srtui.errors import UserError
 from srtui.pipeline.context import open_judge, student_path
 from srtui.pipeline.engine import Engine
+from srtui.pipeline.holdout import question_key, unseen
 from srtui.pipeline.prepare import prepare
 from srtui.pipeline.train import trained_on
 from srtui.progress import Reporter, Stopped
@@ -28,7 +31,6 @@ from srtui.workspace import Workspace
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_RESAMPLES = 10_000
 _ALL = {"policy": "all"}
 _ORIGINAL = {"instruction_by": "original", "response_by": "original"}
 
@@ -66,7 +68,7 @@ ARMS = {
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean difference and its 95 % interval, in nats a token."""
+    """A mean difference and its 95 % interval: nats a token, or shares of a win rate or an accuracy."""
 
     mean: float
     low: float
@@ -81,7 +83,9 @@ class Interval:
 class Row:
     """One arm: what it trained on, and its held-out losses, means over samples and seeds.
 
-    ``against_full`` is by set of held-out pairs; ``problem`` says why there is nothing.
+    ``against_full`` is by set of held-out pairs; ``judged`` (the arm's win rate against the full method less one
+    half) and ``choice`` (its accuracy less the full method's) are there where they were asked for, with
+    ``accuracy`` itself and the ids of ``evaluations``. ``problem`` says why there is nothing.
     """
 
     arm: str
@@ -91,6 +95,10 @@ class Row:
     mean_length: float = 0.0
     losses: dict[str, float] = field(default_factory=dict)
     against_full: dict[str, Interval] = field(default_factory=dict)
+    judged: Interval | None = None
+    accuracy: float | None = None
+    choice: Interval | None = None
+    evaluations: list[int] = field(default_factory=list)
     problem: str = ""
 
 
@@ -106,25 +114,38 @@ class Comparison:
     words: list[str]
 
 
-def paired_interval(arm: NDArray[Any], full: NDArray[Any], seed: int) -> Interval:
-    """The mean of ``arm - full`` with a percentile bootstrap over seeds and over samples.
+def paired_interval(arm: NDArray[Any], full: NDArray[Any]) -> Interval:
+    """The mean of ``arm - full`` with a t interval over seeds and over samples, crossed.
 
-    Both are (seeds, samples), paired in both ways. With one seed only the samples are drawn anew, and
-    what another seed would have changed is not in the interval.
+    Both are (seeds, samples), paired in both ways. The variance of the mean in a two-way random-effects model
+    is (MS_seeds + (MS_samples - MS_rest)) / (seeds * samples); each part takes the t quantile of its own
+    degrees of freedom (Howe 1974), so few seeds that differ give a wide interval. (Seeds drawn anew from
+    three would make three look like a population.) With one seed it is the ordinary t interval over samples,
+    and what another seed would have changed is not in it.
     """
+    from scipy.stats import t
+
     difference = arm - full
-    random = np.random.default_rng(seed)
     seeds, samples = difference.shape
-    drawn_seeds = random.integers(0, seeds, (_RESAMPLES, seeds))
-    drawn_samples = random.integers(0, samples, (_RESAMPLES, samples))
-    means = np.array(
-        [
-            difference[np.ix_(some, others)].mean()
-            for some, others in zip(drawn_seeds, drawn_samples, strict=True)
-        ]
-    )
-    low, high = np.quantile(means, (0.025, 0.975))
-    return Interval(float(difference.mean()), float(low), float(high))
+    mean = float(difference.mean())
+    if samples < 2:
+        return Interval(mean, -math.inf, math.inf)
+    by_sample = seeds * float(difference.mean(axis=0).var(ddof=1))
+    by_seed = rest = 0.0
+    if seeds > 1:
+        by_seed = samples * float(difference.mean(axis=1).var(ddof=1))
+        left = difference - difference.mean(axis=0) - difference.mean(axis=1, keepdims=True) + mean
+        rest = float((left**2).sum()) / ((seeds - 1) * (samples - 1))
+    parts = [(by_seed, seeds - 1), (max(0.0, by_sample - rest), samples - 1)]
+    squares = sum(float(t.ppf(0.975, n)) ** 2 * ms for ms, n in parts if n)
+    half = math.sqrt(squares / (seeds * samples))
+    return Interval(mean, mean - half, mean + half)
+
+
+class Examiner(Protocol):
+    """Compares the runs of an arm with those of the full method, seed by seed; returns the row with more in it."""
+
+    def examine(self, row: Row, runs: Sequence[Run], full: Sequence[Run]) -> Row: ...
 
 
 class Ablation:
@@ -138,7 +159,10 @@ class Ablation:
         recipe_path: Path,
         reporter: Reporter,
         should_stop: Callable[[], bool] = lambda: False,
+        examiners: Sequence[Examiner] = (),
     ) -> None:
+        """``examiners`` compare the arms beside their losses: a judge, multiple choice."""
+        self._examiners = examiners
         if not recipe.training.enabled or recipe.training.held_out == 0:
             raise UserError(
                 f"{recipe_path}: an ablation compares tuned students on held-out samples; it needs "
@@ -146,6 +170,7 @@ class Ablation:
             )
         self._workspace, self._store, self._path = workspace, store, recipe_path
         self._recipe, self._reporter, self._should_stop = recipe, reporter, should_stop
+        self._day = ""  # the full method's run has it
 
     def work(self, only: Sequence[str] = (), seeds: int = 1) -> Comparison:
         """Train what is not trained yet, and compare. Raises Stopped, and UserError where the recipe
@@ -160,8 +185,8 @@ class Ablation:
         steps, size = int(training["result"]["steps"]), int(training["examples"])
         sets = self._held_out(full)
         base = self._losses(None, sets)
-        rows, words = [], []
-        table: dict[str, dict[str, NDArray[Any]]] = {}
+        rows: list[Row] = []
+        trained: dict[str, list[Run]] = {}
         for name, arm in ARMS.items():
             if name != "full" and only and name not in only:
                 continue
@@ -176,9 +201,21 @@ class Ablation:
             except UserError as error:
                 rows.append(Row(name, arm.words, [r.name for r in runs], problem=str(error)))
                 continue
+            trained[name] = runs
+        measured = self._unseen(sets, [run for runs in trained.values() for run in runs])
+        base = {kind: np.where(measured[kind], values, np.nan) for kind, values in base.items()}
+        table: dict[str, dict[str, NDArray[Any]]] = {}
+        for name, runs in trained.items():
             found = [self._losses(self._adapter(run), sets) for run in runs]
-            table[name] = {kind: np.stack([f[kind] for f in found]) for kind in sets}
-            rows.append(self._row(name, arm, runs, table))
+            table[name] = {
+                kind: np.where(measured[kind], np.stack([f[kind] for f in found]), np.nan) for kind in sets
+            }
+            row = self._row(name, ARMS[name], runs, table)
+            for examiner in self._examiners:
+                row = examiner.examine(row, runs, trained["full"])
+            rows.append(row)
+        order = list(ARMS)
+        rows.sort(key=lambda row: order.index(row.arm))
         counts = {kind: int(np.isfinite(base[kind]).sum()) for kind in sets}
         untuned = {kind: float(np.nanmean(values)) for kind, values in base.items()}
         rows.insert(0, Row("untuned", "the student before training", [], losses=untuned))
@@ -196,7 +233,12 @@ class Ablation:
         return self._run(parse(what, f"{self._path}, arm {name}"))
 
     def _run(self, recipe: Recipe) -> Run:
-        run, _ = prepare(self._workspace, self._store, recipe, self._path)
+        run, new = prepare(self._workspace, self._store, recipe, self._path)
+        self._day = self._day or run.date
+        if new and run.date != self._day:
+            # The arms share texts and losses, so their prompts are of one day.
+            self._store.runs.update(run.id, date=self._day)
+            run = self._store.runs.get(run.id)
         if run.status == "done":
             return run
         self._reporter.event("info", f"Run {run.name}")
@@ -213,18 +255,30 @@ class Ablation:
         reflected = [v for i, v in self._store.work.first_candidates(full.id, "response") if i in held]
         return {kind: ids for kind, ids in (("original", originals), ("reflected", reflected)) if ids}
 
+    def _unseen(self, sets: dict[str, list[int]], runs: Sequence[Run]) -> dict[str, NDArray[Any]]:
+        """Which held-out variants ask what no arm was trained on; a rewrite may have become the same question."""
+        trained = self._store.corpus.variants({v for run in runs for _, v in trained_on(self._store, run)})
+        seen = {question_key(v.pair.instruction, v.pair.input) for v in trained.values()}
+        held = self._store.corpus.variants({v for ids in sets.values() for v in ids})
+        kept = {v.id for v in unseen(list(held.values()), seen)}
+        return {kind: np.array([v in kept for v in ids]) for kind, ids in sets.items()}
+
     def _losses(self, adapter: Path | None, sets: dict[str, list[int]]) -> dict[str, NDArray[Any]]:
         """L(y|x) of the held-out variants by the student with ``adapter``; NaN where there is none."""
         from srtui.scoring import Student
 
+        today.freeze(self._day)
         chosen = self._recipe.student
         path = student_path(self._workspace, chosen.model, chosen.quantization)
         student = Student.load(path, chosen.quantization, adapter=adapter)
-        judge = open_judge(
-            self._store, self._recipe, path, chosen.model, chosen.quantization, student=student
-        )
-        everything = [v for ids in sets.values() for v in ids]
-        found = judge.conditional(everything, self._should_stop)
+        try:
+            judge = open_judge(
+                self._store, self._recipe, path, chosen.model, chosen.quantization, student=student
+            )
+            everything = [v for ids in sets.values() for v in ids]
+            found = judge.conditional(everything, self._should_stop)
+        finally:
+            student.close()  # the next arm loads its own
         if self._should_stop():
             raise Stopped
         return {kind: np.array([found.get(v, np.nan) for v in ids]) for kind, ids in sets.items()}
@@ -237,7 +291,7 @@ class Ablation:
             full = table["full"][kind]
             both = np.isfinite(losses).all(axis=0) & np.isfinite(full).all(axis=0)
             if name != "full" and both.any():
-                against[kind] = paired_interval(losses[:, both], full[:, both], self._recipe.seed)
+                against[kind] = paired_interval(losses[:, both], full[:, both])
         return Row(
             name,
             arm.words,
@@ -253,23 +307,15 @@ def _words(rows: Sequence[Row], counts: dict[str, int], seeds: int) -> list[str]
     """What follows from the table, and what does not."""
     said = []
     for kind, count in counts.items():
-        groups: dict[str, list[str]] = {"better": [], "worse": [], "noise": []}
-        for row in rows:
-            interval = row.against_full.get(kind)
-            if interval is not None:
-                verdict = "noise" if interval.within_noise else "worse" if interval.mean > 0 else "better"
-                groups[verdict].append(row.arm)
-        parts = [
-            f"{', '.join(groups[verdict])} {sentence}"
-            for verdict, sentence in (
-                ("better", "did better than the full method"),
-                ("worse", "did worse than the full method"),
-                ("noise", "differ from it by no more than noise"),
-            )
-            if groups[verdict]
-        ]
-        if parts:
-            said.append(f"On {count} held-out {kind} pairs: {'; '.join(parts)}.")
+        found = [(r.arm, -i.low, -i.high) for r in rows if (i := r.against_full.get(kind)) is not None]
+        said += _verdicts(f"On {count} held-out {kind} pairs", found)  # a lower loss is better
+    said += _verdicts("By the judge", [(r.arm, r.judged.low, r.judged.high) for r in rows if r.judged])
+    said += _verdicts("By multiple choice", [(r.arm, r.choice.low, r.choice.high) for r in rows if r.choice])
+    if any(row.arm == "original" and row.against_full for row in rows):
+        said.append(
+            "Whether reflecting and choosing helped is asked by the arm original, the same training on the original "
+            "data; the untuned student only tells whether any training does."
+        )
     arms = sum(bool(r.against_full) for r in rows)
     if arms:
         said.append(
@@ -279,6 +325,19 @@ def _words(rows: Sequence[Row], counts: dict[str, int], seeds: int) -> list[str]
     if seeds == 1:
         said.append("One seed: what another seed would have changed is not in the intervals; see --seeds.")
     return said
+
+
+def _verdicts(where: str, found: Sequence[tuple[str, float, float]]) -> list[str]:
+    """A sentence on (arm, the bounds of how much better it is than the full method)."""
+    groups = {
+        "did better than the full method": [arm for arm, *bounds in found if min(bounds) > 0],
+        "did worse than the full method": [arm for arm, *bounds in found if max(bounds) < 0],
+        "differ from it by no more than noise": [
+            arm for arm, *bounds in found if min(bounds) <= 0 <= max(bounds)
+        ],
+    }
+    parts = [f"{', '.join(arms)} {sentence}" for sentence, arms in groups.items() if arms]
+    return [f"{where}: {'; '.join(parts)}."] if parts else []
 
 
 def check_arms(names: Sequence[str]) -> None:

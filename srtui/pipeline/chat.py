@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from srtui import today
 from srtui.pipeline.tuned import trained_adapter, trained_student
 from srtui.prompts import template
+from srtui.recipe import Recipe
 from srtui.store import Store
 from srtui.store.runs import Run
 from srtui.workspace import Workspace
@@ -31,12 +33,17 @@ class SideBySide:
 
         Raises UserError where the run has trained no adapter.
         """
-        from srtui.scoring import Student
+        from srtui.evaluation.writing import forget_generation_config
+        from srtui.scoring import SpanBuilder, Student
 
+        today.freeze(run.date)
         adapter: Path = trained_adapter(workspace, store, run)
         folder = trained_student(workspace, store, run)
         self._student = Student.load(folder, run.recipe["student"]["quantization"], adapter=adapter)
-        self._template = template(run.recipe["prompt"]["template"], self._student.tokenizer)
+        forget_generation_config(self._student.model)
+        recipe = Recipe.model_validate(run.recipe)
+        tokenizer = self._student.tokenizer
+        self._spans = SpanBuilder(tokenizer, template(recipe.prompt.template, tokenizer, recipe.prompts))
         self._tokens, self._temperature, self._seed = tokens, temperature, seed
 
     def ask(self, instruction: str) -> Iterator[tuple[Side, str]]:
@@ -50,17 +57,14 @@ class SideBySide:
         from transformers import TextIteratorStreamer
 
         tokenizer, model = self._student.tokenizer, self._student.model
-        prompt = tokenizer(
-            self._template.forward(instruction, ""),
-            return_tensors="pt",
-            add_special_tokens=not self._template.special_tokens,
-        ).to(model.device)
-        ends = {tokenizer.eos_token_id}
-        if self._template.end_of_turn:
-            ends.add(tokenizer.convert_tokens_to_ids(self._template.end_of_turn))
+        _, ids = self._spans.conversation([(instruction, "")])
+        prompt = torch.tensor([ids], device=model.device)
+        ends = {int(tokenizer.eos_token_id)}
+        if len(self._spans.end_of_turn) == 1:
+            ends.add(self._spans.end_of_turn[0])
         how: dict[str, Any] = {"do_sample": False}
         if self._temperature > 0:
-            how = {"do_sample": True, "temperature": self._temperature, "top_p": 0.95}
+            how = {"do_sample": True, "temperature": self._temperature, "top_p": 0.95, "top_k": 0}
         pieces = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True, timeout=600)
         failed: list[BaseException] = []
 
@@ -80,7 +84,8 @@ class SideBySide:
 
         def write() -> None:
             model.generate(
-                **prompt,
+                input_ids=prompt,
+                attention_mask=torch.ones_like(prompt),
                 **how,
                 max_new_tokens=self._tokens,
                 eos_token_id=sorted(ends),

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from srtui import selection
+from srtui.hashing import draw
 from srtui.pipeline.context import CHUNK, Context
-from srtui.sample import digest
 from srtui.selection import lot
 from srtui.store.corpus import batched
 
@@ -117,10 +117,20 @@ class Choosing:
                 for _, _, response, variant in chunk
                 if policy == "keep" or (policy == "paper" and response)
             ]
-            ifd, rifd = (
-                self._compare(wanted, metric, lambda g: g[0].score is not None and g[0].score < 1, tell)[0]
+            (ifd, by_proxy), (rifd, also_by_proxy) = (
+                self._compare(wanted, metric, lambda g: g[0].score is not None and g[0].score < 1, tell)
                 for metric in ("ifd", "rifd")
             )
+            # One row has scores of one student: what the proxy found clear by one of them alone, the
+            # student scores by that one too.
+            for metric, found, theirs, others in (
+                ("ifd", ifd, by_proxy, also_by_proxy),
+                ("rifd", rifd, also_by_proxy, by_proxy),
+            ):
+                mixed = theirs - others
+                if mixed:
+                    found |= self._score(self._context.judge(), mixed, cast("Metric", metric), tell)
+            by_proxy &= also_by_proxy
             with self._store.transaction():
                 for sample_id, _, response, variant in chunk:
                     none = selection.Scored(variant, None)
@@ -134,9 +144,14 @@ class Choosing:
                         outcome.reason,
                         scores[0].score,
                         scores[1].score,
+                        self._setting(variant, by_proxy) if variant in ifd else None,
                     )
             done += len(chunk)
         self._tell(total, detail, now=True)
+
+    def _setting(self, variant_id: int, by_proxy: set[int]) -> int:
+        context = self._context
+        return (context.proxy() if variant_id in by_proxy else context.judge()).setting_id
 
     def _score_by_hand(self) -> None:
         """What people wrote is scored like any other text; no choice waits for it."""
@@ -201,7 +216,7 @@ class Choosing:
         for group in groups:
             scores = [quick[v].score for v in group]
             (near if selection.near_a_tie(scores, margin) else clear).append(group)
-        clear.sort(key=lambda g: digest(self._recipe.seed, "proxy", g[0]))
+        clear.sort(key=lambda g: draw(self._recipe.seed, "proxy", g[0]))
         control = clear[: max(8, len(clear) // 10)]
         asked = [v for group in (*near, *control) for v in group]
         exact = self._score(self._context.judge(), asked, metric, tell)

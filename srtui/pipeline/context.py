@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from srtui import models
+from srtui.errors import UserError
 from srtui.pipeline.watch import Watch
 from srtui.recipe import Recipe
 from srtui.store import Store
@@ -58,6 +59,7 @@ def open_judge(
         max_length=recipe.prompt.max_length,
         batch_tokens=recipe.scoring.batch_tokens,
         student=student,
+        prompts=recipe.prompts,
     )
 
 
@@ -104,6 +106,7 @@ class Context:
                     name=settings.model,
                     sha256=models.file_sha256(path),
                     adapter=adapter,
+                    say=self.watch.event,
                     **settings.model_dump(exclude={"model", "adapter", "from_run"}),
                 )
         self.store.runs.update(self.run.id, teacher=json.dumps(asdict(self._teacher.identity)))
@@ -114,8 +117,27 @@ class Context:
         if self._judge is None:
             student = self.recipe.student
             self._judge = self._load(student.model, student.quantization)
+            before = self.store.runs.get(self.run.id).setting_id
+            self._refuse_other_words(self._judge.setting_id)
+            if before not in (None, self._judge.setting_id):
+                self._score_again(self._judge, before)
             self.store.runs.update(self.run.id, setting_id=self._judge.setting_id)
         return self._judge
+
+    def _score_again(self, judge: Judge, before: int) -> None:
+        """The student, or how it is run, is not what it was when this run began: what was scored then is
+        scored now, so that all scores of the run are of one kind. Raises Stopped when asked to stop."""
+        scored = self.store.work.scored_in_run(self.run.id, before)
+        count = len(set().union(*scored.values()))
+        self.watch.event(
+            "warning",
+            f"The student's identity is not what it was when this run began (its weights, template files or "
+            f"device, or srtui's way of naming them): {count} texts are scored again.",
+        )
+        for metric in ("ifd", "rifd"):
+            for _ in judge.score(scored[metric], metric, self.watch.should_stop):
+                pass
+            self.watch.raise_if_stopped()
 
     def proxy(self) -> Judge:
         """The smaller student that decides what is clear."""
@@ -140,14 +162,42 @@ class Context:
             self._teacher = None
 
     def forget_students(self) -> None:
+        """Free the students' memory, all of it, before anything else is loaded: a teacher's layers are
+        planned by what is free."""
+        for judge in (self._judge, self._proxy):
+            if judge is not None:
+                judge.close()
         self._judge = self._proxy = None
 
     def _load(self, name: str, quantization: Quantization) -> Judge:
+        from srtui.scoring import Student
+
         if _gpu():
             self.close_teacher()
         path = student_path(self.workspace, name, quantization, lambda line: self.watch.event("info", line))
         with self._loading(f"student {name} in {quantization}"):
-            return open_judge(self.store, self.recipe, path, name, quantization)
+            student = Student.load(path, quantization, say=lambda line: self.watch.event("warning", line))
+            judge = open_judge(self.store, self.recipe, path, name, quantization, student=student)
+        if judge.why_padded:
+            self.watch.event("info", f"Texts for {name} are not packed: {judge.why_padded}.")
+        return judge
+
+    def _refuse_other_words(self, setting_id: int) -> None:
+        """A run whose choices were begun under other words of its template does not go on under these."""
+        if self.run.setting_id in (None, setting_id):
+            return
+        versions = {
+            self.store.value("SELECT template_version FROM scoring_setting WHERE id = ?", (i,))
+            for i in (self.run.setting_id, setting_id)
+        }
+        begun = self.store.row("SELECT 1 FROM decision WHERE run_id = ? LIMIT 1", (self.run.id,))
+        settled = self.store.value("SELECT count(*) FROM outcome WHERE run_id = ?", (self.run.id,))
+        if len(versions) > 1 and begun and settled < self.sample_count:
+            raise UserError(
+                f"Run {self.run.name} began to choose under other words of the {self.recipe.prompt.template!r} "
+                "template than srtui has now, and their scores do not compare; start it under another name, "
+                f"with --set name={self.run.name}-2: what the teacher wrote is used again."
+            )
 
     @contextmanager
     def _loading(self, what: str) -> Iterator[None]:

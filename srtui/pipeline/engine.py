@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from srtui import today
+from srtui.errors import UserError
 from srtui.pipeline.choose import Choosing
 from srtui.pipeline.context import Context
 from srtui.pipeline.reflect import Reflecting
@@ -19,7 +21,7 @@ from srtui.pipeline.template_check import check_template
 from srtui.pipeline.train import train_selected
 from srtui.pipeline.watch import Watch
 from srtui.progress import Reporter, Stopped
-from srtui.reflection import Aim, Protocol, load_criteria
+from srtui.reflection import Aim, Criteria, Protocol, load_criteria
 from srtui.store import Store
 from srtui.store.runs import Run
 from srtui.teacher import Teacher
@@ -50,6 +52,7 @@ class Engine:
         """Run all stages that are left. Raises Stopped when asked to stop, UserError on bad input;
         in either case the store says so and the run can go on later."""
         runs, run_id, watch = self._store.runs, self._run.id, self._watch
+        today.freeze(self._run.date)
         watch.lease = runs.acquire(run_id)
         # A request that came while this process was starting is meant for it.
         runs.drop_requests(run_id, before=psutil.Process().create_time())
@@ -60,21 +63,29 @@ class Engine:
                 watch.start(stage)
                 work()
                 watch.note_memory()
+                self._store.checkpoint()
                 if stage == until:
                     runs.update(run_id, status="stopped")
                     return runs.get(run_id)
+            watch.raise_if_lost()
             runs.update(run_id, status="done", stage=None, finished_at=time.time())
         except (Stopped, KeyboardInterrupt):
+            if watch.lost:
+                raise UserError(watch.lost) from None
             runs.update(run_id, status="stopped")
             raise
         except BaseException as error:
+            if watch.lost:
+                raise UserError(watch.lost) from error
             runs.update(run_id, status="failed", error=str(error) or type(error).__name__)
             watch.event("error", str(error) or type(error).__name__)
             raise
         finally:
             self._context.close_teacher()
+            self._context.forget_students()
             watch.note_memory()
             watch.lease.release()
+            self._store.checkpoint()
         return runs.get(run_id)
 
     def _stages(self) -> Iterator[tuple[str, Callable[[], None]]]:
@@ -94,7 +105,15 @@ class Engine:
         if (by.instruction_by if aim == "instruction" else by.response_by) == "original":
             self._store.work.leave_unasked(self._run.id, aim, todo)
             return
-        criteria = load_criteria(criteria_name, aim, Path(self._run.recipe_path).parent)
+        criteria = self._criteria(aim, criteria_name)
         check_template(self._context)
         self._watch.start(f"reflect-{aim}")
         Reflecting(self._context, Protocol(criteria, self._context.recipe)).work(todo)
+
+    def _criteria(self, aim: Aim, name: str) -> Criteria:
+        """The recipe's criteria; where it names none, those of its prompts file, and then the shipped ones."""
+        prompts = self._context.recipe.prompts
+        own = getattr(prompts.teacher, aim) if prompts else None
+        if prompts and own and name == aim:
+            return Criteria.of_prompts(prompts.name, aim, own)
+        return load_criteria(name, aim, Path(self._run.recipe_path).parent)

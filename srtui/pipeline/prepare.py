@@ -9,8 +9,9 @@ from srtui import datasets
 from srtui.errors import UserError
 from srtui.evaluation.sources import sha256_of
 from srtui.files import current_folder
+from srtui.hashing import draw, key, scheme_1
+from srtui.pipeline.holdout import alike, hold_out
 from srtui.recipe import Recipe
-from srtui.sample import digest
 from srtui.store import Store
 from srtui.store.corpus import Imported, NewRow, RefusedRow
 from srtui.store.runs import Run
@@ -66,22 +67,28 @@ def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pat
             "SELECT id FROM sample WHERE dataset_id = ? ORDER BY id LIMIT ?", (dataset_id, recipe.limit or -1)
         )
     ]
-    samples = _hold_out(ids, recipe.training.held_out if recipe.training.enabled else 0.0, recipe.seed)
-    fingerprint = f"{recipe.fingerprint}-{digest(repr(ids)).hex()[:8]}"
-    earlier = store.runs.with_fingerprint(dataset_id, fingerprint)
+    fingerprint = f"{recipe.fingerprint}-{key('samples', ids=ids).hex()[2:10]}"
+    first = f"{recipe.first_fingerprint}-{scheme_1(repr(ids)).hex()[:8]}"
+    earlier = store.runs.with_fingerprint(dataset_id, fingerprint, first)
     if earlier is not None:
         return earlier, False
     path = str(recipe_path)
+    share = recipe.training.held_out if recipe.training.enabled else 0.0
+    groups = alike(_questions(store, dataset_id, recipe.limit)) if share else {}
+    samples = hold_out(ids, share, lambda i: draw(recipe.seed, "held out", i), groups)
     return store.runs.create(
         recipe.name, dataset_id, path, recipe.model_dump_json(), fingerprint, samples
     ), True
 
 
-def _hold_out(ids: list[int], share: float, seed: int) -> list[tuple[int, bool]]:
-    """Mark ``share`` of the samples, the same ones for the same seed whatever the order."""
-    count = min(round(len(ids) * share), len(ids) - 1) if share else 0
-    chosen = set(sorted(ids, key=lambda i: digest(seed, "held out", i))[:count])
-    return [(i, i in chosen) for i in ids]
+def _questions(store: Store, dataset_id: int, limit: int | None) -> Iterator[tuple[int, str, str]]:
+    """(sample id, instruction, input) of the samples of a run, as they were imported."""
+    rows = store.conn.execute(
+        "SELECT v.sample_id, v.instruction, v.input FROM variant v WHERE v.kind = 'original' AND v.sample_id IN "
+        "(SELECT id FROM sample WHERE dataset_id = ? ORDER BY id LIMIT ?)",
+        (dataset_id, limit or -1),
+    )
+    return ((int(r[0]), str(r[1]), str(r[2])) for r in rows)
 
 
 def _dataset(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Path) -> int:

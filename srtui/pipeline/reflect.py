@@ -11,6 +11,7 @@ from srtui.pipeline.context import Context
 from srtui.progress import Stopped
 from srtui.reflection import Protocol, Rewrite
 from srtui.store.corpus import Variant
+from srtui.store.endings import CUT, packed
 from srtui.store.work import StoredGeneration
 from srtui.teacher import Generation, Teacher, TeacherProgress
 
@@ -48,6 +49,7 @@ class Reflecting:
         self._watch = context.watch
         self._total = context.sample_count
         self._tally = _Tally(self._tally_so_far())
+        self._unknown = 0  # rewrites taken from the store that may have been cut short
 
     def work(self, todo: list[tuple[int, int]]) -> None:
         """``todo``: sample and variant ids. Raises Stopped when asked to stop."""
@@ -65,6 +67,12 @@ class Reflecting:
                 done += 1
             else:
                 requests.append(self._protocol.request(unasked, variant.pair, unasked.attempt))
+        if self._unknown:
+            self._watch.event(
+                "warning",
+                f"{self._unknown:,} stored rewrites were made by an older srtui, which did not keep how each part "
+                "ended: whether one was cut short is not known.",
+            )
         teacher.submit(requests)
         before = teacher.progress()
 
@@ -119,17 +127,18 @@ class Reflecting:
         for attempt in range(1, self._recipe.reflection.max_attempts + 1):
             stored = []
             for candidate in range(self._recipe.reflection.candidates):
-                key = protocol.key(variant.pair, attempt, candidate, identity.sha256, identity.adapter_sha256)
-                stored.append(self._store.work.generation(key))
+                of = (variant.pair, attempt, candidate, identity)
+                stored.append(self._store.work.generation(protocol.key(*of), protocol.first_key(*of)))
             if any(g is None for g in stored):
                 return _Asked(sample_id, variant, attempt)
             generations = [g for g in stored if g is not None]
-            made = [g for g in generations if g["parsed"] == "parsed"]
+            made = [g for g in generations if g["parsed"] == "parsed" and not _was_cut(g)]
             if not made and attempt < self._recipe.reflection.max_attempts:
                 continue
             with self._store.transaction():
                 ids = [self._adopt(sample_id, variant, g) for g in made]
-                status = "parsed" if ids else str(generations[0]["parsed"])
+                status = "parsed" if ids else _status(generations[0])
+                self._unknown += sum(1 for g in made if g["segments"] is None)
                 self._store.work.add_reflection(
                     self._run.id,
                     sample_id,
@@ -197,9 +206,7 @@ class Reflecting:
     def _row(self, asked: _Asked, generation: Generation, rewrite: Rewrite) -> StoredGeneration:
         protocol, by = self._protocol, self._teacher.identity
         return StoredGeneration(
-            key=protocol.key(
-                asked.variant.pair, asked.attempt, generation.candidate, by.sha256, by.adapter_sha256
-            ),
+            key=protocol.key(asked.variant.pair, asked.attempt, generation.candidate, by),
             parent_variant_id=asked.variant.id,
             stage=protocol.stage,
             model=by.name,
@@ -218,6 +225,10 @@ class Reflecting:
             new_tokens=generation.new_tokens,
             seconds=generation.seconds,
             finish=generation.refused or (generation.written[-1].finish if generation.written else "empty"),
+            segments=packed(
+                (part, w.finish, w.tokens)
+                for part, w in zip(protocol.parts, generation.written, strict=False)
+            ),
             parsed=f"{rewrite.status}: {generation.detail}" if generation.refused else rewrite.status,
         )
 
@@ -249,3 +260,13 @@ class Reflecting:
             text=at.live_text[-2000:],
         )
         self._watch.tell(done, self._total, tokens, detail, now=True)
+
+
+def _was_cut(stored: dict[str, Any]) -> bool:
+    """Whether an older srtui took a text that it had cut short; its last part is the answer."""
+    return stored["segments"] is None and stored["finish"] in CUT
+
+
+def _status(stored: dict[str, Any]) -> str:
+    """What a stored generation came to, in the word that is counted."""
+    return "cut_response" if _was_cut(stored) else str(stored["parsed"]).partition(":")[0]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from srtui import today
 from srtui.errors import UserError
+from srtui.hashing import draw
 from srtui.pipeline.context import Context, open_judge, student_path
-from srtui.prompts import TEMPLATE_NAMES
+from srtui.prompts import template_names
 from srtui.recipe import Recipe
-from srtui.sample import digest
 from srtui.store import Store
 from srtui.store.distributions import spread
 from srtui.store.runs import Run
@@ -63,13 +64,14 @@ def compare_templates(
     Each is a way of scoring of its own, stored as such; the share at or over 1 tells which template
     the student knows.
     """
+    today.freeze(run.date)
     recipe = Recipe.model_validate(run.recipe)
     student = recipe.student
     some = _some_originals(store, run, recipe.seed, count)
     path = student_path(workspace, student.model, student.quantization, say)
     found: list[dict[str, Any]] = []
     judge: Judge | None = None
-    for name in TEMPLATE_NAMES:
+    for name in template_names(recipe.prompts):
         row: dict[str, Any] = {"template": name, "chosen": name == recipe.prompt.template}
         loaded = judge.student if judge else None
         try:
@@ -81,13 +83,15 @@ def compare_templates(
         for _ in judge.score(some, "ifd"):
             pass
         found.append(row | spread(_values(judge, some)))
+    if judge is not None:
+        judge.close()
     return found
 
 
 def _some_originals(store: Store, run: Run, seed: int, count: int) -> list[int]:
     """The same ones for the same seed."""
     originals = [v.id for v in store.corpus.originals(run.id).values()]
-    return sorted(originals, key=lambda i: digest(seed, "template", i))[:count]
+    return sorted(originals, key=lambda i: draw(seed, "template", i))[:count]
 
 
 def _values(judge: Judge, variant_ids: list[int]) -> list[float]:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from srtui.pipeline.context import Context, student_path
+from srtui.pipeline.holdout import question_key, unseen
 from srtui.progress import Stopped
-from srtui.recipe import Recipe
+from srtui.recipe import Recipe, Selection
 from srtui.selection import Ranked, best, lot
 from srtui.store import Store
 from srtui.store.corpus import Variant
+from srtui.store.endings import endings
 from srtui.store.runs import Run
-from srtui.training import Listener, Preflight, TrainExample, TrainingConfig, Written, planned_steps, train
+from srtui.training import (
+    Listener,
+    Preflight,
+    TrainExample,
+    TrainingConfig,
+    Written,
+    planned_steps,
+    train,
+    training_example,
+)
 
 if TYPE_CHECKING:
     from srtui.scoring import SpanBuilder
@@ -25,7 +37,8 @@ def train_selected(context: Context) -> None:
     earlier = runs.training(run_id)
     if earlier is not None and earlier["status"] != "running":
         return
-    chosen = trained_on(store, context.run)
+    _score_what_is_ranked(context)
+    chosen = trained_on(store, store.runs.get(run_id))
     settings = recipe.training.model_dump(exclude={"enabled", "held_out", "seed"})
     seed = recipe.seed if recipe.training.seed is None else recipe.training.seed
     config = TrainingConfig(**settings, seed=seed)
@@ -39,14 +52,28 @@ def train_selected(context: Context) -> None:
         runs.finish_training(training_id, f"skipped: {reason}", 0, 0.0, None, {})
         watch.event("warning", f"Nothing was trained: {reason}.")
         return
+    ended = endings(store, run_id)
+    if ended["cut"]:
+        watch.event(
+            "warning",
+            f"{ended['cut']:,} of the texts that are kept were cut short by an older srtui; "
+            "a run of another name writes them anew.",
+        )
+    if ended["unknown"]:
+        watch.event(
+            "warning",
+            f"{ended['unknown']:,} of the texts that are kept were imported, or written by an older srtui: "
+            "whether they were cut short is not known.",
+        )
     judge = context.judge()
     variants = store.corpus.variants(v for _, v in chosen)
-    examples = _examples(judge.spans, [variants[v] for _, v in chosen])
+    max_length = recipe.prompt.max_length
+    examples = _examples(judge.spans, [variants[v] for _, v in chosen], max_length)
     watch.tell(0, steps, 0, {}, now=True)
     result = train(
         student_path(context.workspace, recipe.student.model, recipe.student.quantization),
         examples,
-        _held_out(context, judge.spans),
+        _held_out(context, judge.spans, variants.values()),
         config,
         context.workspace.runs / context.run.name / "adapter",
         _Record(context, training_id, steps),
@@ -56,6 +83,12 @@ def train_selected(context: Context) -> None:
     context.forget_students()  # this one has an adapter now
     if result is None:
         raise Stopped
+    if not result.changed:
+        watch.event(
+            "warning",
+            "Training changed nothing: the adapter is what it was made with, so the tuned student is the "
+            "untuned one. Look at training.learning_rate and training.epochs.",
+        )
     runs.finish_training(
         training_id,
         "done",
@@ -68,6 +101,8 @@ def train_selected(context: Context) -> None:
             "steps": result.steps,
             "kept_step": result.kept_step,
             "examples": len(examples),
+            "arithmetic": result.arithmetic,
+            "changed": result.changed,
             "held_out": result.held_out,
         },
     )
@@ -115,12 +150,37 @@ class _Record(Listener):
         self._context.watch.event("info", message)
 
 
+def _score_what_is_ranked(context: Context) -> None:
+    """Where the best are trained on, all of them have a score of the run's own student: a proxy's, or one
+    of another way of scoring, says nothing about their order. Raises Stopped when asked to stop."""
+    wanted = context.recipe.selection
+    chosen = context.store.work.selected(context.run.id, held_out=False)
+    if wanted.top_by not in ("ifd", "both") or _count(wanted, len(chosen)) >= len(chosen):
+        return
+    judge = context.judge()
+    variants = [variant for _, variant in chosen]
+    for metric in ("ifd", "rifd") if wanted.top_by == "both" else ("ifd",):
+        missing = len(variants) - len(judge.scores(variants, metric))
+        if missing:
+            context.watch.event(
+                "info",
+                f"The student scores {missing} texts that are ranked and that only a proxy has scored.",
+            )
+        for _ in judge.score(variants, metric, context.watch.should_stop):
+            pass
+        context.watch.raise_if_stopped()
+
+
+def _count(wanted: Selection, chosen: int) -> int:
+    return wanted.top_count or round(chosen * wanted.top_percent / 100)
+
+
 def trained_on(store: Store, run: Run) -> list[tuple[int, int]]:
     """(sample id, variant id) of what is trained on: what was selected, or the best of it."""
     recipe = Recipe.model_validate(run.recipe)
     work, wanted = store.work, recipe.selection
     chosen = work.selected(run.id, held_out=False)
-    count = wanted.top_count or round(len(chosen) * wanted.top_percent / 100)
+    count = _count(wanted, len(chosen))
     if count >= len(chosen):
         return chosen
     ranked = [
@@ -131,24 +191,35 @@ def trained_on(store: Store, run: Run) -> list[tuple[int, int]]:
     return [(sample, variant) for sample, variant in chosen if sample in kept]
 
 
-def _examples(spans: SpanBuilder, variants: list[Variant]) -> list[TrainExample]:
-    """The very spans that were scored."""
+def _examples(spans: SpanBuilder, variants: list[Variant], max_length: int) -> list[TrainExample]:
+    """The spans that were scored, each with the end of its turn."""
     from srtui.scoring import Invalid
 
     made = (spans.forward(variant.pair)[0] for variant in variants)
     return [
-        TrainExample(span.ids, span.target, span.truncated) for span in made if not isinstance(span, Invalid)
+        training_example(span, spans.end_of_turn, max_length)
+        for span in made
+        if not isinstance(span, Invalid)
     ]
 
 
-def _held_out(context: Context, spans: SpanBuilder) -> dict[str, list[TrainExample]]:
-    """Held-out samples with their original responses, and with those that were selected."""
+def _held_out(
+    context: Context, spans: SpanBuilder, trained: Iterable[Variant]
+) -> dict[str, list[TrainExample]]:
+    """Held-out samples with their original responses, and with those that were selected; none whose question
+    is trained on, be it that a rewrite made it so."""
     store, run_id = context.store, context.run.id
+    max_length = context.recipe.prompt.max_length
     ids = set(store.work.held_out(run_id))
     originals = [v for i, v in store.corpus.originals(run_id).items() if i in ids]
-    chosen = [v for _, v in store.work.selected(run_id, held_out=True)]
-    held = {
-        "original": _examples(spans, originals),
-        "selected": _examples(spans, list(store.corpus.variants(chosen).values())),
-    }
-    return {name: examples for name, examples in held.items() if examples}
+    chosen = store.corpus.variants(v for _, v in store.work.selected(run_id, held_out=True))
+    seen = {question_key(v.pair.instruction, v.pair.input) for v in trained}
+    held = {"original": originals, "selected": list(chosen.values())}
+    kept = {name: unseen(variants, seen) for name, variants in held.items()}
+    lost = sum(len(held[name]) - len(kept[name]) for name in held)
+    if lost:
+        context.watch.event(
+            "info", f"{lost:,} held-out texts ask what a training text asks and are not measured."
+        )
+    made = {name: _examples(spans, variants, max_length) for name, variants in kept.items()}
+    return {name: examples for name, examples in made.items() if examples}

@@ -37,14 +37,27 @@ def trained_student(workspace: Workspace, store: Store, run: Run) -> Path:
     student = models.resolve_student(workspace.models, run.recipe["student"]["model"])
     setting = store.row("SELECT student_id FROM scoring_setting WHERE id = ?", (run.setting_id,))
     if setting is not None:
-        from srtui.scoring.student import weights_sha256
+        from srtui.scoring.student import model_sha256, weights_sha256
 
-        if not setting["student_id"].startswith(weights_sha256(student)[:32]):
+        # An earlier srtui named a student by its model's files alone.
+        known = (weights_sha256(student)[:32], model_sha256(student)[:32])
+        if not setting["student_id"].startswith(known):
             raise UserError(
                 f"{student} has changed since run {run.name} was trained on it; put the old weights back, "
                 "or run the recipe again."
             )
     return student
+
+
+def trained_arithmetic(store: Store, run: Run) -> str:
+    """The type that the student computed in while it was trained: float32 or bfloat16."""
+    training = store.runs.training(run.id)
+    told = training["result"].get("arithmetic") if training else None
+    if told:
+        return str(told)
+    # A training of an earlier version: the student's identity has it.
+    setting = store.row("SELECT student_id FROM scoring_setting WHERE id = ?", (run.setting_id,))
+    return "bfloat16" if setting is not None and "bfloat16" in setting["student_id"].split(":") else "float32"
 
 
 def export_tuned(
@@ -79,6 +92,7 @@ def export_tuned(
         out or places[form],
         name=run.name,
         trained_as="f32" if original_base else run.recipe["student"]["quantization"],
+        arithmetic=trained_arithmetic(store, run),
         quantization=quantization,
         force=force,
         say=say,

@@ -8,9 +8,10 @@ from typing import Any
 
 import psutil
 
+from srtui.errors import UserError
 from srtui.progress import Progress, Reporter, Stopped
 from srtui.store import Store
-from srtui.store.runs import Lease
+from srtui.store.leases import Lease
 
 
 class Watch:
@@ -74,7 +75,7 @@ class Watch:
     def should_stop(self) -> bool:
         """Sees to requests that faces left in the store, at most once a second; a pause holds the
         engine right here, with its sequences in place."""
-        if self._stopped or self._stop_wanted():
+        if self._stopped or self._stop_wanted() or self.lost:
             self._stopped = True
             return True
         if time.monotonic() - self._asked_at > 1.0:
@@ -82,6 +83,16 @@ class Watch:
             if self._paused:
                 self._wait_paused()
         return self._stopped
+
+    @property
+    def lost(self) -> str | None:
+        """The sentence that says who has taken the run over, where somebody has."""
+        return None if self.lease is None else self.lease.lost
+
+    def raise_if_lost(self) -> None:
+        """Raises UserError where somebody has taken the run over."""
+        if self.lost:
+            raise UserError(self.lost)
 
     def raise_if_stopped(self) -> None:
         if self._stopped:
@@ -91,7 +102,7 @@ class Watch:
         began = time.monotonic()
         while self._paused and not self._stopped:
             time.sleep(0.25)
-            self._stopped = self._stopped or self._stop_wanted()
+            self._stopped = self._stopped or self._stop_wanted() or bool(self.lost)
             self._obey()
         # Rates and estimates are of work: the time of a pause is in none of them.
         waited = time.monotonic() - began

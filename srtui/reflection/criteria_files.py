@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import string
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -11,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from srtui.errors import UserError
 from srtui.files import parse_toml, read_text
+from srtui.prompts import TeacherPrompts
+from srtui.prompts.files import fill, names_in
+from srtui.reflection.parsing import Ours, placeholders
 from srtui.sample import Pair, digest
 
 Aim = Literal["instruction", "response"]
@@ -18,7 +20,9 @@ Aim = Literal["instruction", "response"]
 
 class Criteria(BaseModel):
     """One criteria file. The system text comes before anything of a sample, so that all requests of
-    a stage share it as a prefix that is evaluated once."""
+    a stage share it as a prefix that is evaluated once. Samples with an input may have words of their
+    own (``system_with_input``, ``user_with_input``). ``verbatim`` words are asked to the letter, with the
+    white space around a sample's texts taken off, as the released scripts do."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -28,34 +32,67 @@ class Criteria(BaseModel):
     system: str
     user: str
     input_block: str
+    system_with_input: str | None = None
+    user_with_input: str | None = None
+    verbatim: bool = False
+
+    @classmethod
+    def of_prompts(cls, name: str, aim: Aim, prompts: TeacherPrompts) -> Criteria:
+        """The teacher's prompts of a prompts file called ``name``."""
+        plain, other = prompts.without_input, prompts.with_input
+        return cls(
+            version=name,
+            rewrites=aim,
+            criteria=[],
+            system=plain.system,
+            user=plain.user,
+            input_block="",
+            system_with_input=other.system if other else None,
+            user_with_input=other.user if other else None,
+            verbatim=True,
+        )
 
     @property
     def prompt_version(self) -> str:
         """The author's version, with a hash of the words: a forgotten version bump still shows."""
-        return f"{self.rewrites}-{self.version}-{digest(self.model_dump_json()).hex()[:8]}"
+        return (
+            f"{self.rewrites}-{self.version}-{digest(self.model_dump_json(exclude_defaults=True)).hex()[:8]}"
+        )
 
-    def system_text(self) -> str:
-        return _fill(self.system, criteria="\n".join(f"- {c}" for c in self.criteria)).strip()
+    @property
+    def shows_input(self) -> bool:
+        """Whether the teacher sees a sample's input."""
+        return bool({"input", "input_block"} & names_in(self.user_with_input or self.user))
+
+    def system_text(self, pair: Pair | None = None) -> str:
+        text = self.system_with_input if pair and pair.input.strip() else None
+        if self.verbatim:
+            return self.system if text is None else text
+        criteria = "\n".join(f"- {c}" for c in self.criteria)
+        return fill(self.system if text is None else text, criteria=criteria).strip()
 
     def user_text(self, pair: Pair) -> str:
-        block = _fill(self.input_block, input=pair.input) if pair.input else ""
-        return _fill(
-            self.user, instruction=pair.instruction, input_block=block, response=pair.response
-        ).strip()
+        if self.verbatim:
+            pair = Pair(*(text.strip() for text in pair))
+        block = fill(self.input_block, input=pair.input) if pair.input else ""
+        text = self.user_with_input if pair.input.strip() else None
+        filled = fill(
+            self.user if text is None else text,
+            instruction=pair.instruction,
+            input=pair.input,
+            input_block=block,
+            response=pair.response,
+        )
+        return filled if self.verbatim else filled.strip()
 
-    def fixed_lines(self) -> list[str]:
-        """Lines of our own wording, by which an echo of the prompt is recognised."""
-        return [line.strip() for line in self.system_text().splitlines() if len(line.strip()) >= 40]
-
-
-def _fill(text: str, **values: str) -> str:
-    """Replace each {name} once over, so that braces in a sample's own text stay as they are."""
-    parts = []
-    for literal, field, _, _ in string.Formatter().parse(text):
-        parts.append(literal)
-        if field is not None:
-            parts.append(values[field])
-    return "".join(parts)
+    def ours(self) -> Ours:
+        """Our own wording, by which an echo of the prompt is recognised."""
+        systems = [self.system_text(), self.system_with_input or ""]
+        # A user message may hold words of ours too; a line with a placeholder is a sample's.
+        users = f"{self.user}\n{self.user_with_input or ''}".splitlines()
+        own = [line for line in users if not names_in(line)]
+        lines = [line.strip() for line in [*"\n".join(systems).splitlines(), *own] if len(line.strip()) >= 40]
+        return Ours(list(dict.fromkeys(lines)), placeholders("\n".join([*systems, *own])))
 
 
 def load_criteria(name: str, aim: Aim, near: Path | None = None) -> Criteria:
@@ -77,8 +114,9 @@ def load_criteria(name: str, aim: Aim, near: Path | None = None) -> Criteria:
         )
     try:
         criteria = Criteria.model_validate(parse_toml(text, source))
-        criteria.user_text(Pair("i", "n", "r"))
-        criteria.system_text()
+        for pair in (Pair("i", "n", "r"), Pair("i", "", "r")):
+            criteria.user_text(pair)
+            criteria.system_text(pair)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise UserError(f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error

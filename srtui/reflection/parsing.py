@@ -1,42 +1,37 @@
 """What the teacher wrote, read leniently: small models rarely write the markers as asked.
 
-The rule that keeps this honest: whatever is returned is a substring of what was written.
+Two rules keep this honest. Whatever is returned is a substring of what was written. And only our own
+markers are markers: a text without them comes out as it went in, but for the white space around it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-# A marker is bracketed anywhere, or stands at the start of a line with a colon. "End" counts only in
-# brackets: as a bare word it ends answers about the endocrine system.
+# Ours: [New Instruction], [New Answer], [Better Answer], [End], in any case, perhaps bold, with a colon, or
+# as a closing tag. "End" counts only in brackets: as a bare word it ends answers about the endocrine system.
+_NAMES = r"(?:new[ \t]+instruction|new[ \t]+answer|better[ \t]+answer)"
+_BRACKETS = rf"\[[ \t]*(?:/?[ \t]*{_NAMES}|/?[ \t]*end)[ \t]*\]"
+_MARKER = re.compile(rf"\*\*{_BRACKETS}(?::?\*\*:?)|__{_BRACKETS}(?::?__:?)|{_BRACKETS}:?", re.IGNORECASE)
+# The same names as a heading: "Better Answer:", "### New Answer:", "1. **New Instruction:**". An answer may
+# hold such a line itself, so a heading only opens a section that no marker in brackets opens.
 _DECORATION = r"[ \t>*#_`\-]*(?:\d{1,2}[.)][ \t]*)?[ \t*_`]*"
-_NAMES = r"(?:the[ \t]+)?(?:new|better|improved|revised)[ \t]+(instruction|answer|response)"
-_MARKER = re.compile(
-    rf"\[[ \t]*{_NAMES}[ \t]*\][ \t]*:?[*_]*"
-    rf"|^{_DECORATION}{_NAMES}[ \t]*[*_]*[ \t]*:[*_]*"
-    r"|(\[[ \t]*/?[ \t]*end(?:[ \t]+of[ \t]+[a-z \t]{1,20})?[ \t]*\])"
-    r"|(\[[ \t]*/[ \t]*[a-z \t]{1,24}\])",
-    re.IGNORECASE | re.MULTILINE,
-)
-_PLACEHOLDER = re.compile(
-    r"[\s\[\]<>{}(),.*_'\"`-]*"
-    r"(?:(?:(?:insert|write|put|enter|add)\s+)?(?:your|the|a|my)?\s*(?:new|better|improved|revised|complete|correct)?\s*"
-    r"(?:and\s+correct\s+)?(?:instruction|answer|response|input|text)s?"
-    r"(?:\s+(?:to\s+(?:the|your)\s+(?:new\s+)?instruction|goes|here|below|is|follows))*)?"
-    r"[\s\[\]<>{}(),.:*_'\"`-]*",
-    re.IGNORECASE,
+_HEADING = re.compile(
+    rf"^{_DECORATION}(?:the[ \t]+)?({_NAMES})[ \t]*[*_]*[ \t]*:[*_]*", re.IGNORECASE | re.MULTILINE
 )
 
 
 @dataclass(frozen=True)
 class Parsed:
-    """A usable rewrite: ``instruction`` is None where only the response was asked for."""
+    """A usable rewrite: ``instruction`` is None where only the response was asked for. ``unclosed`` are
+    the parts ("instruction", "response") that no marker ends: they are as whole as the writing was."""
 
     critique: str
     instruction: str | None
     response: str
+    unclosed: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -47,94 +42,136 @@ class Unparsed:
 
 
 @dataclass(frozen=True)
+class Ours:
+    """Our own wording, by which a copy of the prompt is recognised: ``lines`` of it anywhere in a text,
+    and the ``placeholders`` between the markers, where they are the whole of one."""
+
+    lines: Sequence[str] = ()
+    placeholders: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class _Mark:
+    name: str  # instruction or response; empty where it opens nothing
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
 class _Section:
     name: str
     text: str
     start: int
+    closed: bool
 
 
-def parse_free(text: str, *, wants_instruction: bool, fixed_lines: Sequence[str] = ()) -> Parsed | Unparsed:
+def parse_free(text: str, *, wants_instruction: bool, ours: Ours = Ours()) -> Parsed | Unparsed:
     """Read one free generation (the paper's way).
 
     Of several sections with the same marker the first usable one counts: what stands before it is
     usually the model repeating the format it was asked for.
     """
-    sections = _sections(text)
-    response = _first_usable(sections, "response", fixed_lines)
-    if not wants_instruction:
-        if isinstance(response, Unparsed):
-            return response
-        return Parsed(_critique(text, sections), None, response)
-    instruction = _first_usable(sections, "instruction", fixed_lines)
+    sections = _sections(text, ("instruction", "response") if wants_instruction else ("response",))
+    response = _first_usable(sections, "response", ours)
+    instruction = _first_usable(sections, "instruction", ours) if wants_instruction else None
     if isinstance(instruction, Unparsed):
         return instruction
     if isinstance(response, Unparsed):
         return response
-    return Parsed(_critique(text, sections), instruction, response)
+    return Parsed(
+        _critique(text, sections),
+        instruction.text if instruction else None,
+        response.text,
+        _unclosed([s for s in (instruction, response) if s]),
+    )
 
 
 def parse_guided(
-    written: Sequence[str], *, wants_instruction: bool, fixed_lines: Sequence[str] = ()
+    written: Sequence[str], *, wants_instruction: bool, ours: Ours = Ours()
 ) -> Parsed | Unparsed:
     """Read the segments of a guided generation: critique, then the instruction if wanted, then the
     answer. The engine put the markers; what the model wrote may still hold some of its own."""
-    if len(written) < (3 if wants_instruction else 2):
-        return Unparsed("cut_short")
-    critique, *rest = written
-    texts: list[str] = []
-    for name, text in zip(
-        ["instruction", "response"] if wants_instruction else ["response"], rest, strict=False
-    ):
-        usable = _usable(_before_marker(text, name), fixed_lines)
+    names = ["instruction", "response"] if wants_instruction else ["response"]
+    critique, *rest = [*written, ""]
+    texts: list[_Section] = []
+    for name, text in zip(names, rest, strict=False):
+        section = _before_marker(text, name)
+        usable = _usable(section.text, ours)
         if isinstance(usable, Unparsed):
             return Unparsed(f"{usable.reason}_{name}" if usable.reason == "empty" else usable.reason)
-        texts.append(usable)
-    return Parsed(critique.strip(), texts[0] if wants_instruction else None, texts[-1])
+        texts.append(_Section(name, usable, 0, section.closed))
+    if len(texts) < len(names):
+        return Unparsed(f"no_{names[len(texts)]}")
+    return Parsed(
+        critique.strip(), texts[0].text if wants_instruction else None, texts[-1].text, _unclosed(texts)
+    )
 
 
-def _sections(text: str) -> list[_Section]:
-    found: list[_Section] = []
-    marks = list(_MARKER.finditer(text))
-    ends = [m.start() for m in marks[1:]] + [len(text)]
-    for here, end in zip(marks, ends, strict=False):
-        name = (here.group(1) or here.group(2) or "").lower()
-        if not name:
-            continue  # [End] opens nothing
-        found.append(_Section("response" if name == "answer" else name, text[here.end() : end], here.start()))
-    return found
+def placeholders(prompt: str) -> list[str]:
+    """What stands between the markers of the format that a prompt asks for: "the better answer"."""
+    return [section.text.strip() for section in _sections(prompt, ()) if section.text.strip()]
 
 
-def _before_marker(text: str, name: str) -> str:
-    """What stands before the next marker; a marker that only repeats the one already put is skipped."""
-    marks = list(_MARKER.finditer(text))
-    if marks and not text[: marks[0].start()].strip():
-        own = (marks[0].group(1) or marks[0].group(2) or "").lower()
-        if ("response" if own == "answer" else own) == name:
-            return text[marks[0].end() : marks[1].start() if len(marks) > 1 else len(text)]
-    return text[: marks[0].start()] if marks else text
+def _marks(text: str, headings_of: Sequence[str] = ()) -> list[_Mark]:
+    """Our markers in order, and headings with these names."""
+    found = [_Mark(_opens(m[0]), m.start(), m.end()) for m in _MARKER.finditer(text)]
+    for m in _HEADING.finditer(text) if headings_of else ():
+        if _opens(m[1]) in headings_of:
+            found.append(_Mark(_opens(m[1]), m.start(), m.end()))
+    return sorted(found, key=lambda mark: mark.start)
 
 
-def _first_usable(sections: Sequence[_Section], name: str, fixed_lines: Sequence[str]) -> str | Unparsed:
+def _opens(marker: str) -> str:
+    if "/" in marker:
+        return ""
+    low = marker.lower()
+    return "instruction" if "instruction" in low else "response" if "answer" in low else ""
+
+
+def _sections(text: str, wanted: Sequence[str]) -> list[_Section]:
+    opened = {mark.name for mark in _marks(text)}
+    marks = _marks(text, [name for name in wanted if name not in opened])
+    ends = [*(mark.start for mark in marks[1:]), len(text)]
+    return [
+        _Section(mark.name, text[mark.end : end], mark.start, end < len(text))
+        for mark, end in zip(marks, ends, strict=False)
+        if mark.name  # [End] opens nothing
+    ]
+
+
+def _unclosed(sections: Sequence[_Section]) -> tuple[str, ...]:
+    return tuple(section.name for section in sections if not section.closed)
+
+
+def _before_marker(text: str, name: str) -> _Section:
+    """What stands before the next marker; one that only repeats the marker already put is skipped."""
+    start = 0
+    first = next(iter(_marks(text, [name])), None)
+    if first is not None and first.name == name and not text[: first.start].strip():
+        start = first.end
+    end = next((mark.start for mark in _marks(text) if mark.start >= start), len(text))
+    return _Section(name, text[start:end], start, end < len(text))
+
+
+def _first_usable(sections: Sequence[_Section], name: str, ours: Ours) -> _Section | Unparsed:
     why = Unparsed(f"no_{name}")
     for section in sections:
         if section.name == name:
-            usable = _usable(section.text, fixed_lines)
+            usable = _usable(section.text, ours)
             if isinstance(usable, str):
-                return usable
+                return _Section(name, usable, section.start, section.closed)
             why = Unparsed(f"{usable.reason}_{name}" if usable.reason == "empty" else usable.reason)
     return why
 
 
-def _usable(text: str, fixed_lines: Sequence[str]) -> str | Unparsed:
-    """The text without the white space and quotes around it, or why it is no text at all."""
+def _usable(text: str, ours: Ours) -> str | Unparsed:
+    """The text without the white space around it, or why it is no text at all."""
     text = text.strip()
-    if len(text) > 1 and text[0] == text[-1] == '"' and '"' not in text[1:-1]:
-        text = text[1:-1].strip()
     if not text:
         return Unparsed("empty")
-    if _PLACEHOLDER.fullmatch(text[:200]) and len(text) <= 200:
+    if text.casefold().rstrip(".") in {p.casefold().rstrip(".") for p in ours.placeholders}:
         return Unparsed("placeholder")
-    if any(line in text for line in fixed_lines):
+    if any(line in text for line in ours.lines):
         return Unparsed("echo")
     return text
 

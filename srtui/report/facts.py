@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import srtui
+from srtui.evaluation.question import compares_with_control
 from srtui.report.examples import Example, pick
 from srtui.store import Store
 from srtui.store.distributions import chosen_scores, distributions
@@ -108,6 +109,8 @@ class Facts:
     evaluations: list[Evaluation]
     calibrations: list[Evaluation]
     warnings: list[str]
+    has_control: bool
+    """Whether an evaluation compares this run with the same training on the original data."""
 
 
 def gather(store: Store, root: Path, run_id: int, *, examples: int = 3, seed: int | None = None) -> Facts:
@@ -124,6 +127,7 @@ def gather(store: Store, root: Path, run_id: int, *, examples: int = 3, seed: in
         views.close()
     summary = summarise(store, run_id)
     dataset = store.row("SELECT name FROM dataset WHERE id = ?", (run.dataset_id,))
+    evaluations = store.evaluations.all(run_id)
     return Facts(
         run=run,
         version=srtui.__version__,
@@ -144,11 +148,12 @@ def gather(store: Store, root: Path, run_id: int, *, examples: int = 3, seed: in
         examples=shown,
         training=training,
         costs=_costs(summary["stages"]),
-        evaluations=store.evaluations.all(run_id),
+        evaluations=evaluations,
         calibrations=store.evaluations.all(kind="calibration"),
         warnings=[
             e["message"] for e in store.runs.events(run_id, limit=1000) if e["level"] in ("warning", "error")
         ],
+        has_control=any(e.result and compares_with_control(store, e) for e in evaluations),
     )
 
 

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from srtui.evaluation.results import worth
+from srtui.evaluation.calibration import worth
 from srtui.store.results import is_estimate
 
 if TYPE_CHECKING:
@@ -40,6 +40,12 @@ def open_questions(f: Facts) -> list[str]:
         found.append(
             "Nothing was evaluated, so nothing here says whether the tuned student answers better; loss on held-out "
             "texts is not an answer to that. srtui eval compares the two."
+        )
+    if f.training is not None and not f.has_control:
+        found.append(
+            "This run's student was not compared with the same training on the original data, so whether reflecting and "
+            "choosing helped is unknown: better than the untuned student it would be after nearly any training. "
+            "srtui ablate --only original makes that control."
         )
     for e in f.evaluations:
         found += _of_evaluation(e, f.calibrations)
@@ -98,10 +104,18 @@ def _of_evaluation(e: Evaluation, calibrations: Sequence[Evaluation]) -> list[st
         found.append(
             f"{name}: A's answers are {length['a'] / length['b']:.1f} times as long as B's on the mean, and judges favour "
             "longer ones; how much of the win rate that is cannot be told from it."
-            if "length_controlled" not in e.result
+            if (e.result.get("length_controlled") or {}).get("win_rate", {}).get("value") is None
             else f"{name}: A's answers are {length['a'] / length['b']:.1f} times as long as B's on the mean; read the win "
             "rate at equal length."
         )
+    failed = e.result.get("failed") or {}
+    gone = sum(failed.get(key, 0) for key in ("a", "b", "both", "answers"))
+    if gone:
+        found.append(
+            f"{name}: {gone:,} {'answers are' if 'answers' in failed else 'items are decided by answers that are'} not "
+            "there; they count as lost (both: a tie; alone: 1 point)."
+        )
+    found += [f"{name}: {sentence}" for sentence in e.result.get("warnings", [])]
     if e.judge:
         found += _of_judge(name, e, e.judge, e.result, calibrations)
     agreement = e.result.get("agreement")

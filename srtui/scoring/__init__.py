@@ -1,12 +1,14 @@
 """The student's scores: spans, their losses, IFD and r-IFD."""
 
+from srtui.scoring.head import Head, examine
 from srtui.scoring.ifd import SpanLoss, ifd, perplexity, rifd, share_at_or_over_one
 from srtui.scoring.judge import Judge, Metric, open_scorer
-from srtui.scoring.scorer import Scorer, body
+from srtui.scoring.scorer import Scorer
 from srtui.scoring.spans import Invalid, Span, SpanBuilder
 from srtui.scoring.student import Quantization, Student, compute_dtype
 
 __all__ = [
+    "Head",
     "Invalid",
     "Judge",
     "Metric",
@@ -16,8 +18,8 @@ __all__ = [
     "SpanBuilder",
     "SpanLoss",
     "Student",
-    "body",
     "compute_dtype",
+    "examine",
     "ifd",
     "open_scorer",
     "perplexity",

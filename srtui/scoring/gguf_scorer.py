@@ -15,6 +15,8 @@ from srtui.scoring.student import Student
 class GgufScorer:
     """See :class:`srtui.scoring.scorer.Scorer`; ``batch_tokens`` bounds the KV cache's cells."""
 
+    why_padded = ""
+
     def __init__(self, student: Student, batch_tokens: int | Literal["auto"] = "auto") -> None:
         self._losses = student.model
         self._cells = 4096 if batch_tokens == "auto" else batch_tokens

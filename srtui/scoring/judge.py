@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
-from srtui.prompts import template
+from srtui.prompts import PromptSet, template
 from srtui.scoring.ifd import SpanLoss, ifd, rifd
 from srtui.scoring.scorer import Scorer
 from srtui.scoring.spans import Invalid, Span, SpanBuilder
@@ -43,18 +43,30 @@ class Judge:
         max_length: int = 2048,
         batch_tokens: int | Literal["auto"] = "auto",
         student: Student | None = None,
+        prompts: PromptSet | None = None,
     ) -> None:
-        """``student``, where it is given, is the one at ``path``, loaded already."""
+        """``student``, where it is given, is the one at ``path``, loaded already. ``prompts`` is the
+        recipe's prompts file."""
         self.student = student or Student.load(path, quantization)
-        self.spans = SpanBuilder(
-            self.student.tokenizer, template(template_name, self.student.tokenizer), protocol, max_length
-        )
+        words = template(template_name, self.student.tokenizer, prompts)
+        self.spans = SpanBuilder(self.student.tokenizer, words, protocol, max_length)
         self._scorer = open_scorer(self.student, batch_tokens)
         self._store, self._protocol = store, protocol
         self._shared = 0
         self.setting_id = store.work.setting(
-            name, self.student.id, quantization, template_name, protocol, max_length
+            name,
+            self.student.id,
+            quantization,
+            template_name,
+            protocol,
+            max_length,
+            words.version,
+            words.chat.date if words.chat else None,
         )
+
+    def close(self) -> None:
+        """Free the student's memory."""
+        self.student.close()
 
     @property
     def tokens_run(self) -> int:
@@ -63,6 +75,11 @@ class Judge:
     @property
     def tokens_saved(self) -> dict[str, int]:
         return {"shared": self._shared, "prefix": int(self._scorer.tokens_saved)}
+
+    @property
+    def why_padded(self) -> str:
+        """Why the student's spans are padded and not packed; "" where they are packed."""
+        return str(self._scorer.why_padded)
 
     def scores(
         self, variant_ids: Iterable[int], metric: Metric
@@ -121,7 +138,7 @@ class Judge:
         for variant_id, variant in self._store.corpus.variants(variant_ids).items():
             span = self.spans.forward(variant.pair)[0]
             if not isinstance(span, Invalid):
-                key_of[variant_id] = span.key(self.student.id, self._protocol)
+                key_of[variant_id] = span.key(self.student.losses_id, self._protocol)
                 keyed[key_of[variant_id]] = span
         for _ in self._losses(keyed, should_stop):
             pass
@@ -134,7 +151,7 @@ class Judge:
     ) -> Generator[tuple[int, float], None, dict[bytes, StoredLoss]]:
         """The losses of these spans, from the store or else computed and stored; yields as ``score`` does."""
         work = self._store.work
-        known = work.losses(keyed)
+        known = work.losses(keyed) | self._stored_before(keyed)
         todo = [(key, span) for key, span in keyed.items() if key not in known]
         self._shared += sum(len(span.ids) for key, span in keyed.items() if key in known)
         fresh: dict[bytes, StoredLoss] = {}
@@ -157,6 +174,16 @@ class Judge:
         known.update(fresh)
         return known
 
+    def _stored_before(self, keyed: dict[bytes, Span]) -> dict[bytes, StoredLoss]:
+        """Losses that an earlier srtui stored under keys of the first scheme; stored under these, too."""
+        identity = self.student.first_losses_id
+        if identity is None or not self._store.work.has_first_losses():
+            return {}
+        first = {span.first_key(identity): key for key, span in keyed.items()}
+        found = {first[key]: loss for key, loss in self._store.work.losses(first).items()}
+        self._store.work.add_losses(found)
+        return found
+
     def _spans_of(self, variant: Variant, metric: Metric) -> tuple[tuple[bytes, Span], ...] | Invalid:
         """The conditional and the unconditional span, each with its key; or why there are none."""
         made = (self.spans.forward if metric == "ifd" else self.spans.reverse)(variant.pair)
@@ -164,7 +191,7 @@ class Judge:
         for span in made:
             if isinstance(span, Invalid):
                 return span
-            keyed.append((span.key(self.student.id, self._protocol), span))
+            keyed.append((span.key(self.student.losses_id, self._protocol), span))
         return tuple(keyed)
 
     @staticmethod

@@ -8,7 +8,7 @@ that it shares with others, which are recorded from one pass over the prefix alo
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +34,7 @@ class Packing:
     lengths: Sequence[int]
     prefixes: Sequence[Prefix | None]
     record: Prefix | None = None
+    windows: set[int | None] = field(default_factory=set)  # those that the model's layers asked for
     masks: dict[tuple[int, int, int | None], Any] = field(default_factory=dict)
 
 
@@ -73,15 +74,49 @@ def shared_prefixes(sequences: Sequence[tuple[tuple[int, ...], int]]) -> list[in
 @contextmanager
 def packed_attention(model: Any) -> Iterator[None]:
     """The model with our attention, and as it was afterwards: training uses its own."""
-    from transformers import AttentionInterface
+    from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(NAME, _attend)
+    AttentionMaskInterface.register(NAME, _note_pattern)
     before = model.config._attn_implementation
     model.set_attn_implementation(NAME)
     try:
         yield
     finally:
         model.set_attn_implementation(before)
+
+
+# What the model's masks let through, while someone asks: (0, 0, query, key) -> seen, by index.
+_patterns: list[Callable[..., Any]] = []
+
+
+def _note_pattern(*_: Any, mask_function: Callable[..., Any] | None = None, **__: Any) -> None:
+    """In the place where transformers makes masks: ours are made in the attention, so there is none."""
+    if mask_function is not None:
+        _patterns[:] = [*_patterns[-31:], mask_function]
+
+
+def long_patterns_differ(model: Any, body: Any, length: int) -> bool:
+    """Whether a layer of ``model`` would see other tokens of a sequence of up to ``length`` than our
+    attention shows it: those before it, or those within the window that it asks for. A short trial
+    does not tell: Llama 4's chunks are 8,192 tokens long."""
+    import torch
+
+    device = next(model.parameters()).device
+    packing = Packing([4], [None])
+    _patterns.clear()
+    with packed_attention(model):
+        body(input_ids=torch.arange(4, device=device)[None], use_cache=False, packing=packing)
+    key = torch.arange(length)[None]
+    query = torch.tensor([n for n in (0, 1, length // 3, length // 2, length - 1) if n < length])[:, None]
+    allowed = [key <= query]
+    allowed += [(key <= query) & (key > query - w) for w in packing.windows if w is not None]
+    zero = torch.zeros((), dtype=torch.long)
+    for pattern in _patterns:
+        seen = pattern(zero, zero, query.to(device), key.to(device)).cpu()
+        if not any(torch.equal(seen, known) for known in allowed):
+            return True
+    return False
 
 
 def _attend(
@@ -95,13 +130,21 @@ def _attend(
     packing: Packing | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    **_: Any,
+    **more: Any,
 ) -> tuple[Any, None]:
-    """Attention within each sequence. Query is (1, heads, tokens, d); returns (1, tokens, heads, d)."""
+    """Attention within each sequence. Query is (1, heads, tokens, d); returns (1, tokens, heads, d).
+
+    Raises TypeError where the model hands over what would change the result and is not known here:
+    sinks, biases by position, chosen blocks.
+    """
     import torch
 
     if packing is None:
         raise ValueError("packed attention without a packing")
+    unknown = [n for n, value in more.items() if isinstance(value, torch.Tensor) and n != "position_ids"]
+    if unknown:
+        raise TypeError(f"its attention takes {', '.join(unknown)}")
+    packing.windows.add(sliding_window)
     layer = getattr(module, "layer_idx", 0)
     if packing.record is not None:
         packing.record.layers[layer] = (key, value)

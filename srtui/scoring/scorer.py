@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, Literal
 
+from srtui.models.memory import free_bytes, inner_width, release, scoring_tokens, token_bytes
+from srtui.scoring.arithmetic import in_float32
+from srtui.scoring.head import examine
 from srtui.scoring.ifd import SpanLoss
-from srtui.scoring.packing import Packing, Prefix, packed_attention, shared_prefixes
+from srtui.scoring.packing import Packing, Prefix, long_patterns_differ, packed_attention, shared_prefixes
 from srtui.scoring.spans import Span
 from srtui.scoring.student import Student
 
@@ -17,6 +20,10 @@ from srtui.scoring.student import Student
 # tokens of vocabulary a chunk is 0.6 GB at most and memory does not grow with the batch.
 _HEAD_ROWS = 512
 _HEAD_BYTES = 256 * 2**20
+_LONG = 2**17  # tokens of the longest sequence whose attention is looked at
+# Two orders of summing in float32 differ by up to 3e-6 of the largest hidden state (thirty layers, NF4);
+# a short convolution that reaches into the span before (LFM2), by 1e-4 at random weights.
+_PACKED_AS_PADDED = 5e-5
 
 
 class Scorer:
@@ -25,18 +32,30 @@ class Scorer:
     ``batch_tokens`` is the number of tokens of one forward pass; "auto" is found from the memory
     that is free, and an out-of-memory halves it and goes on. Spans lie end to end with no padding,
     and a beginning that many of them share is run once; where the student's attention cannot be cut
-    like that, they are padded (``packed`` says which). ``tokens_run`` are those that went through
-    the model, ``tokens_saved`` those that a shared beginning spared.
+    like that, they are padded, and where padding changes a loss, each runs alone (``batching`` says
+    which, ``why_padded`` why). ``head`` makes the model's own logits. ``tokens_run`` are those that went
+    through the model, ``tokens_saved`` those that a shared beginning spared. Raises UserError for a model
+    that does not predict tokens from those before them.
     """
 
     def __init__(self, student: Student, batch_tokens: int | Literal["auto"] = "auto") -> None:
         self._model = student.model
         self._device = next(student.model.parameters()).device
-        self._budget = batch_tokens if batch_tokens != "auto" else _budget(self._device, self._model.config)
+        self._budget = batch_tokens if batch_tokens != "auto" else self._affordable()
         self._prefixes: dict[tuple[int, ...], Prefix] = {}
         self.tokens_run = self.tokens_saved = 0
-        self.packed = self._packs()
+        self.head = examine(self._model, student.name)
+        self.why_padded = self._packs() or self._differs_when_long()
         self.tokens_run = self.tokens_saved = 0  # the trial is no work
+
+    @property
+    def packed(self) -> bool:
+        return not self.why_padded
+
+    @property
+    def batching(self) -> Literal["packed", "padded", "alone"]:
+        """How spans go through the model together."""
+        return "packed" if self.packed else "padded" if self.head.pads else "alone"
 
     def score(
         self, spans: Sequence[Span], should_stop: Callable[[], bool] = lambda: False
@@ -46,33 +65,57 @@ class Scorer:
         A loss that is not finite has the reason ``non_finite``; a span that cannot run even alone
         has ``out_of_memory``.
         """
-        import torch
-
         shared = [0] * len(spans)
         if self.packed:
             # The position before the target predicts its first token, so it has to be run.
             shared = shared_prefixes([(s.ids, max(0, len(s.ids) - s.target - 1)) for s in spans])
         order = sorted(range(len(spans)), key=lambda i: shared[i] - len(spans[i].ids))
-        at = 0
+        at, emptied = 0, False
         while at < len(order) and not should_stop():
-            batch = self._next_batch([len(spans[i].ids) - shared[i] for i in order[at:]])
+            sizes = [len(spans[i].ids) - shared[i] for i in order[at:]]
+            batch = self._next_batch(sizes)
             chosen = order[at : at + batch]
-            try:
-                losses = self._batch([spans[i] for i in chosen], [shared[i] for i in chosen])
-            except torch.OutOfMemoryError:
-                torch.cuda.empty_cache()
+            losses = self._try_batch([spans[i] for i in chosen], [shared[i] for i in chosen])
+            if losses is None:
+                held, emptied = bool(self._prefixes) and not emptied, True
+                self._prefixes.clear()
+                release(self._device)
                 if batch > 1:
-                    self._budget = max(1, self._cost([len(spans[i].ids) for i in chosen]) // 2)
+                    # Half of what was run. The beginnings were not, so they do not count.
+                    self._budget = max(1, self._cost(sizes[:batch]) // 2)
                     continue
+                if held:
+                    continue  # without the other beginnings, it may fit
                 losses = [SpanLoss(0.0, spans[chosen[0]].target, reason="out_of_memory")]
+            emptied = False
             at += batch
             self.tokens_run += sum(len(spans[i].ids) - shared[i] for i in chosen)
             self.tokens_saved += sum(shared[i] for i in chosen)
             yield from zip(chosen, losses, strict=True)
         self._prefixes.clear()
 
+    def _try_batch(self, spans: Sequence[Span], shared: Sequence[int]) -> list[SpanLoss] | None:
+        """None where memory ran out. The exception is gone by then: it would hold the tensors of the
+        pass that failed, and the device could not have them back."""
+        import torch
+
+        try:
+            return self._batch(spans, shared)
+        except torch.OutOfMemoryError:
+            return None
+
+    def _affordable(self) -> int:
+        """Tokens of a pass, by what the device has free."""
+        if self._device.type != "cuda":
+            return scoring_tokens(1, 0, self._device.type)
+        hidden = int(self._model.config.get_text_config().hidden_size)
+        token = token_bytes(hidden, inner_width(self._model))
+        return scoring_tokens(token, free_bytes(self._device), self._device.type)
+
     def _next_batch(self, sizes: Sequence[int]) -> int:
         """How many spans of these sizes, longest first, go into the next forward pass: one at least."""
+        if self.batching == "alone":
+            return 1
         total = 0
         for count, size in enumerate(sizes):
             total = total + size if self.packed else (count + 1) * sizes[0]
@@ -126,8 +169,9 @@ class Scorer:
         """The keys and values of a shared beginning, made by one pass over it alone."""
         prefix = self._prefixes.get(ids)
         if prefix is None:
-            prefix = self._prefixes[ids] = Prefix(ids)
+            prefix = Prefix(ids)
             self._row(list(ids), list(range(len(ids))), Packing([len(ids)], [None], record=prefix))
+            self._prefixes[ids] = prefix  # only now: the pass may have run out of memory
             self.tokens_run += len(ids)
             self.tokens_saved -= len(ids)
         return prefix
@@ -136,7 +180,7 @@ class Scorer:
         import torch
 
         with packed_attention(self._model):
-            return body(self._model)(
+            return self.head.body(
                 input_ids=torch.tensor([ids], device=self._device),
                 position_ids=torch.tensor([positions], device=self._device),
                 use_cache=False,
@@ -154,83 +198,60 @@ class Scorer:
             ids[n, : len(span.ids)] = torch.tensor(span.ids)
             mask[n, : len(span.ids)] = 1
         padded = bool((mask == 0).any())
-        return body(self._model)(
+        return self.head.body(
             input_ids=ids.to(self._device),
             attention_mask=mask.to(self._device) if padded else None,
             use_cache=False,
         ).last_hidden_state
 
-    def _packs(self) -> bool:
-        """Whether this student's attention can be cut into sequences: tried, on two short ones with a
-        shared beginning, against the same ones padded."""
+    def _packs(self) -> str:
+        """Why this student's attention cannot be cut into sequences; "" where it can. Tried on two short
+        ones with a shared beginning, against the same ones padded: in float32, so that what differs is
+        the method and not the rounding of the type that the student computes in."""
         import torch
 
-        last = min(1000, _vocabulary(self._model)) - 1
+        last = min(1000, self.head.vocabulary) - 1
         start = tuple(last - n % last for n in range(8))
         two = [Span((*start, *(n % last for n in range(7, 7 + size))), 2) for size in (3, 6)]
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), in_float32(self._model):
                 padded = self._padded_pass(two)
                 packed, starts = self._packed_pass(two, [len(start)] * 2)
+        except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, IndexError) as error:
+            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            return f"its code does not take packed sequences ({first_line})"
+        finally:
             self._prefixes.clear()
-            for n, span in enumerate(two):
-                size = len(span.ids) - len(start)
-                one, other = (
-                    padded[n, len(start) : len(start) + size],
-                    packed[0, starts[n] : starts[n] + size],
-                )
-                scale = one.float().abs().amax()
-                if not (one - other).float().abs().amax() <= 0.05 * scale:
-                    return False
-        except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, IndexError):
-            return False
-        return True
+        for n, span in enumerate(two):
+            size = len(span.ids) - len(start)
+            one, other = padded[n, len(start) : len(start) + size], packed[0, starts[n] : starts[n] + size]
+            off = float((one - other).abs().amax() / one.abs().amax())
+            if not off <= _PACKED_AS_PADDED:
+                return f"packed, its hidden states are off by {off:.1e} of the largest"
+        return ""
+
+    def _differs_when_long(self) -> str:
+        """Why long sequences cannot be packed though short ones can; "" where they can."""
+        import torch
+
+        config = self._model.config.get_text_config()
+        longest = int(getattr(config, "max_position_embeddings", None) or _LONG)
+        try:
+            with torch.inference_mode():
+                differ = long_patterns_differ(self._model, self.head.body, min(longest, _LONG))
+        except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, IndexError) as error:
+            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            return f"what its attention sees of a long text cannot be asked ({first_line})"
+        return "its attention sees a long text in a pattern of its own" if differ else ""
 
     def _nll(self, hidden: Any, labels: Any) -> Any:
         """Negative log-likelihood of each label, (n,) float32, from hidden states (n, width)."""
         import torch
 
-        head = self._model.get_output_embeddings()
-        vocabulary = _vocabulary(self._model)
-        step = max(1, min(_HEAD_ROWS, _HEAD_BYTES // (4 * vocabulary)))
-        config = self._model.config.get_text_config()
-        cap, scale = getattr(config, "final_logit_softcapping", None), getattr(config, "logit_scale", None)
+        step = max(1, min(_HEAD_ROWS, _HEAD_BYTES // (4 * self.head.vocabulary)))
         parts = []
         for start in range(0, len(labels), step):
-            logits = head(hidden[start : start + step]).float()
-            if scale is not None:
-                logits = logits * scale
-            if cap is not None:
-                logits = torch.tanh(logits / cap) * cap
+            logits = self.head.logits(hidden[start : start + step])
             wanted = logits.gather(1, labels[start : start + step, None])[:, 0]
             parts.append(torch.logsumexp(logits, dim=1) - wanted)
         return torch.cat(parts)
-
-
-def body(model: Any) -> Any:
-    """The transformer without its language-model head; adapters are layers inside it."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return getattr(base, base.base_model_prefix)
-
-
-def _vocabulary(model: Any) -> int:
-    return int(model.get_output_embeddings().weight.shape[0])
-
-
-def _budget(device: Any, config: Any) -> int:
-    """Tokens a forward pass: half of the memory that is free, by what one token takes in a layer, and
-    no more than keeps the device busy. On CPUs 2048 is where the rate stops rising."""
-    import torch
-
-    if device.type != "cuda":
-        return 2048
-    text = config.get_text_config()
-    width, inner = (
-        int(text.hidden_size),
-        int(getattr(text, "intermediate_size", None) or 4 * text.hidden_size),
-    )
-    # Residual, norms, query, key, value and their rotations; gate, up and their product; in bfloat16,
-    # some of them in float32 for a moment.
-    token = 2 * (24 * width + 6 * inner)
-    free, _ = torch.cuda.mem_get_info(device)
-    return max(2048, min(32768, int(free * 0.5 / token)))

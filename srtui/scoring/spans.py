@@ -1,9 +1,11 @@
 """Spans: the token ids of a target with or without its context.
 
 Default protocol. The whole text (prompt, target, end of turn) is tokenised once, with offsets; the
-target is the tokens that start at or after its first character, and the unconditional pass scores
-the very same token ids. It begins from the beginning-of-text token, or, where the tokenizer has
-none, from the end-of-text token, so that the first target token is predicted too.
+target is the tokens from its first character on, and the unconditional pass scores the very same token
+ids. Where a token would hold the end of the prompt and the beginning of the target, prompt and target
+are tokenised apart, as they are when the student writes: nothing of a target is lost to its prompt. The
+unconditional pass begins from the beginning-of-text token, or, where the tokenizer has none, from the
+end-of-text token, so that the first target token is predicted too.
 
 Paper protocol, as the released scripts do: prompt and target encoded as one string; the target
 begins at the length of the prompt encoded alone; unconditional passes without the prompt (so that
@@ -13,13 +15,17 @@ for the unconditional pass at max_length - prompt + 1.
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from srtui.hashing import digest, key, scheme_1
 from srtui.prompts import PromptTemplate
-from srtui.sample import Pair, digest
+from srtui.prompts.chat import Piece
+from srtui.sample import Pair
+from srtui.scoring.tokens import Cutter
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,14 @@ class Span:
     def key(self, student_id: str, protocol: str) -> bytes:
         """Address of this loss in the store. The ids decide it, so a response that occurs in three
         variants is scored once, and both protocols share what is equal in both."""
-        return digest(student_id, array("i", self.ids).tobytes(), self.target)
+        ids = array("i", self.ids)
+        if sys.byteorder == "big":
+            ids.byteswap()
+        return key("loss", student=student_id, ids=digest(ids.tobytes()), target=self.target)
+
+    def first_key(self, student_id: str) -> bytes:
+        """The key that this loss has where it was stored before keys had a scheme."""
+        return scheme_1(student_id, array("i", self.ids).tobytes(), self.target)
 
 
 @dataclass(frozen=True)
@@ -47,8 +60,7 @@ class SpanBuilder:
     """Makes the spans of a pair for one student, template and protocol.
 
     ``tokenizer`` is a Hugging Face fast tokenizer. What a dataset's text spells never becomes a
-    special token: plain templates are tokenised with special-token parsing off, and a chat
-    template's own pieces are tokenised apart from data that spells one.
+    special token (srtui.scoring.tokens).
     """
 
     def __init__(
@@ -58,40 +70,42 @@ class SpanBuilder:
         protocol: Literal["default", "paper"] = "default",
         max_length: int = 2048,
     ) -> None:
-        self._backend = tokenizer.backend_tokenizer
         self._tokenizer, self._template, self._protocol, self._max = tokenizer, template, protocol, max_length
+        self._cutter = Cutter(tokenizer, template.chat)
         self._bos = self._beginning()
         # Where there is no beginning-of-text token, the unconditional pass starts from end-of-text.
         self._start = self._bos or [int(tokenizer.eos_token_id)]
-        self._specials = [str(t) for t in tokenizer.all_special_tokens]
         self._end = self._end_of_turn()
 
     def forward(self, pair: Pair) -> tuple[Span | Invalid, Span | Invalid]:
         """The spans of L(y|x) and L(y)."""
         if not pair.response.strip():
             return Invalid("empty_response"), Invalid("empty_response")
-        prompt = self._template.forward(pair.instruction, pair.input)
-        return self._spans(prompt, pair.response, (pair.instruction, pair.input), self._end)
+        prompt = self._template.forward_pieces(pair.instruction, pair.input)
+        return self._spans(prompt, pair.response, self._end)
 
     def reverse(self, pair: Pair) -> tuple[Span | Invalid, Span | Invalid]:
         """The spans of L(x|y) and L(x); x has no end of turn, for nobody trains on it."""
-        target = (
-            pair.instruction + pair.input
-            if self._protocol == "paper"
-            else self._template.target_of(pair.instruction, pair.input)
-        )
+        target = self._template.reverse_target(pair.instruction, pair.input)
+        if target is None:
+            target = (
+                pair.instruction + pair.input
+                if self._protocol == "paper"
+                else self._template.target_of(pair.instruction, pair.input)
+            )
         if not target.strip():
             return Invalid("empty_instruction"), Invalid("empty_instruction")
         if not pair.response.strip():
             return Invalid("empty_response"), Invalid("empty_response")
-        return self._spans(self._template.reverse(pair.response), target, (pair.response,), [])
+        return self._spans(self._template.reverse_pieces(pair.response), target, [])
 
     def _spans(
-        self, prompt: str, target: str, data: tuple[str, ...], end: list[int]
+        self, prompt: Sequence[Piece], target: str, end: list[int]
     ) -> tuple[Span | Invalid, Span | Invalid]:
+        target = self._template.answer_prefix + target
         if self._protocol == "paper":
-            return self._paper_spans(prompt, target, data)
-        whole, start = self._encode(prompt, target, data)
+            return self._paper_spans(prompt, target)
+        whole, start = self._cutter.cut(prompt, target)
         ids = [*self._opening(whole), *whole, *end]
         first = len(ids) - len(whole) - len(end) + start
         kept = ids[: self._max]
@@ -109,12 +123,10 @@ class SpanBuilder:
             Span((*self._start, *kept[len(kept) - count :]), count, truncated),
         )
 
-    def _paper_spans(
-        self, prompt: str, target: str, data: tuple[str, ...]
-    ) -> tuple[Span | Invalid, Span | Invalid]:
-        whole, _ = self._encode(prompt, target, data)
-        before, _ = self._encode(prompt, "", data)
-        alone = self._plain(target)
+    def _paper_spans(self, prompt: Sequence[Piece], target: str) -> tuple[Span | Invalid, Span | Invalid]:
+        whole = self._cutter.whole([*prompt, (target, True)])
+        before = self._cutter.whole(prompt)
+        alone = self._cutter.data(target)
         whole, before, alone = [*self._bos, *whole], [*self._bos, *before], [*self._bos, *alone]
         conditional, unconditional = whole[: self._max], alone[: max(self._max - len(before) + 1, 0)]
         # The first token of all is never predicted, with or without a beginning-of-text token.
@@ -137,29 +149,31 @@ class SpanBuilder:
         last the user's. A chat template lays them out itself; with a plain template an answer ends as
         it is trained to, and an empty line stands before the next instruction.
         """
-        if self._template.special_tokens:
+        if self._template.chat is not None:
             chat = [
-                {"role": "assistant" if n % 2 else "user", "content": PromptTemplate.target_of(*turn)}
+                ("assistant" if n % 2 else "user", PromptTemplate.target_of(*turn))
                 for n, turn in enumerate(turns)
             ]
-            text = str(self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
-            ids, _ = self._encode(text, "", tuple(turn["content"] for turn in chat))
-            return text, [*self._opening(ids), *ids]
+            pieces = self._template.chat.pieces(chat)
+            ids = self._cutter.whole(pieces)
+            return "".join(text for text, _ in pieces), [*self._opening(ids), *ids]
         text, ids = "", list(self._bos)
         for n, turn in enumerate(turns):
             if n % 2:
-                text += f"{turn[0]}\n\n"
-                ids += [*self._plain(turn[0]), *self._end, *self._plain("\n\n")]
+                answer = self._template.answer_prefix + turn[0]
+                text += f"{answer}\n\n"
+                ids += [*self._cutter.data(answer, inside=True), *self._end]
+                ids += self._cutter.data("\n\n", inside=True)
             else:
                 prompt = self._template.forward(*turn)
+                ids += self._cutter.data(prompt, inside=bool(text))
                 text += prompt
-                ids += self._plain(prompt)
         return text, ids
 
     def continuation(self, context: str, text: str) -> Span:
         """The span of ``text`` right behind ``context``, neither with template nor end; what exceeds the
         length is cut off the context's beginning."""
-        whole, start = self._encode(context, text, ())
+        whole, start = self._cutter.cut([(context, True)], text)
         target = len(whole) - start
         ids = [*(self._bos if context else self._start), *whole]
         return Span(tuple(ids[-max(self._max, target + 1) :]), target, len(ids) > self._max)
@@ -170,38 +184,6 @@ class SpanBuilder:
         return list(self._end)
 
     # -- tokens -----------------------------------------------------------------------------
-
-    def _encode(self, prompt: str, target: str, data: tuple[str, ...]) -> tuple[list[int], int]:
-        """Ids of prompt + target, and how many of them start before the target's first character."""
-        if self._template.special_tokens and any(
-            s in text for s in self._specials for text in (*data, target)
-        ):
-            ids = self._pieces(prompt, data)
-            return [*ids, *self._plain(target)], len(ids)
-        encoded = self._raw(prompt + target, special=self._template.special_tokens)
-        start = sum(1 for begin, _ in encoded.offsets if begin < len(prompt))
-        return list(encoded.ids), start
-
-    def _pieces(self, prompt: str, data: tuple[str, ...]) -> list[int]:
-        """Ids of a chat prompt whose data spells special tokens: the data is tokenised as text."""
-        ids: list[int] = []
-        rest = prompt
-        for text in data:
-            found = rest.find(text.strip()) if text.strip() else -1
-            if found < 0:
-                continue
-            ids += self._raw(rest[:found], special=True).ids
-            ids += self._plain(text.strip())
-            rest = rest[found + len(text.strip()) :]
-        return [*ids, *self._raw(rest, special=True).ids]
-
-    def _plain(self, text: str) -> list[int]:
-        return list(self._raw(text, special=False).ids)
-
-    def _raw(self, text: str, *, special: bool) -> Any:
-        # Set on every call: the tokenizer is shared, and transformers sets it too.
-        self._backend.encode_special_tokens = not special
-        return self._backend.encode(text, add_special_tokens=False)
 
     def _opening(self, whole: list[int]) -> list[int]:
         """The beginning-of-text token, unless the chat template has written it already."""
@@ -216,4 +198,4 @@ class SpanBuilder:
         text = self._template.end_of_turn
         if text is None:
             return [int(self._tokenizer.eos_token_id)]
-        return list(self._raw(text, special=True).ids)
+        return self._cutter.markup(text)

@@ -5,29 +5,53 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from srtui.errors import UserError
 from srtui.models import file_sha256
+from srtui.models.memory import free_bytes, let_go
+from srtui.scoring.arithmetic import settle
+from srtui.scoring.weights import plan_weights
 
 Quantization = Literal["nf4", "bf16", "int8", "f32", "gguf"]
+Arithmetic = Literal["float32", "bfloat16"]
 
 _ADAPTER = "adapter_model.safetensors"
+_TEXT_FILES = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+)
 # Words, digits, spaces, line breaks, code and other scripts: where tokenizers differ, they differ here.
 _PROBE = "Hello,  world!\n\nIt's 2024: x = {'a': 12345};\n\tπ ≈ 3.14159 — naïve 東京 🙂 مرحبا"
 
 
 @dataclass
 class Student:
-    """``id`` stands for the weights, their quantization and the arithmetic: equal ids, equal losses."""
+    """``id`` stands for all that a score depends on: weights, quantization, arithmetic, the kind of device,
+    and how text becomes tokens. ``losses_id`` is the same without the files about text, for the loss of
+    given tokens: equal ids, equal losses. ``first_losses_id`` is the id under which an earlier srtui, which
+    left out the device, stored the very same losses; None where it may have stood for others.
+    ``arithmetic`` is the type that products are computed in.
+    """
 
     name: str
     id: str
     quantization: Quantization
     model: Any
     tokenizer: Any
+    arithmetic: Arithmetic = "float32"
+    losses_id: str = ""
+    first_losses_id: str | None = None
+
+    def __post_init__(self) -> None:
+        self.losses_id = self.losses_id or self.id
 
     @classmethod
     def load(
@@ -36,13 +60,18 @@ class Student:
         quantization: Quantization = "nf4",
         device: str = "auto",
         adapter: Path | None = None,
+        arithmetic: Literal["auto"] | Arithmetic = "auto",
+        say: Callable[[str], None] = lambda line: None,
     ) -> Student:
         """Load from ``folder`` (config.json, *.safetensors, tokenizer.json); never from the network.
 
         With ``gguf``, ``folder`` is a GGUF file, and llama.cpp runs it: a student that can choose,
-        and not be trained. nf4 is bitsandbytes' NF4 with double quantization, as QLoRA (Dettmers et al. 2023) trains it.
+        and not be trained. nf4 is bitsandbytes' NF4 with double quantization, as QLoRA (Dettmers et al. 2023) trains it;
+        int8 is its row-wise rounding of the weights, and of nothing else. Both, and bf16, are multiplied in
+        ``arithmetic``, by default what the hardware is made for; f32 always in float32.
         ``adapter`` is a folder that training wrote: with it, this is the tuned student.
-        Raises UserError where the folder is not such a student.
+        ``say`` hears, before the weights are read, what is unusual about their size. Raises UserError where
+        the folder is not such a student, and where it does not fit the GPU.
         """
         if quantization == "gguf":
             return cls._load_gguf(folder)
@@ -57,7 +86,9 @@ class Student:
                 f"{folder}: no *.safetensors in it; a student is a folder of safetensors weights."
             )
         where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        dtype = torch.float32 if quantization == "f32" else compute_dtype(where)
+        dtype = compute_dtype(where) if arithmetic == "auto" else getattr(torch, arithmetic)
+        if quantization == "f32":
+            dtype = torch.float32
         settings: dict[str, Any] = {}
         if quantization == "nf4":
             settings["quantization_config"] = BitsAndBytesConfig(
@@ -73,6 +104,15 @@ class Student:
             # rounded weights are multiplied in float32, which is exact and several times as fast.
             settings["dtype"] = torch.bfloat16
         settings.setdefault("dtype", dtype)
+        plan = plan_weights(folder, quantization, settings["dtype"].itemsize)
+        if plan is not None:
+            if unusual := plan.sentence(folder.name):
+                say(unusual)
+            if where == "cuda" and plan.size > (free := free_bytes(torch.device(where))):
+                raise UserError(
+                    f"{folder.name} does not fit the GPU's memory in {quantization}: its weights take about "
+                    f"{plan.size / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; choose a smaller student."
+                )
         from safetensors import SafetensorError
 
         try:
@@ -116,11 +156,37 @@ class Student:
                 f"{folder}: its tokenizer has no tokenizer.json, or no end-of-text token; both are needed."
             )
         model.eval()
-        identity = f"{weights_sha256(folder)[:32]}:{quantization}:{str(dtype).removeprefix('torch.')}"
+        settle(model)
+        arithmetic = "float32" if dtype == torch.float32 else "bfloat16"
+        how = f"{quantization}:{arithmetic}"
+        if quantization == "int8" or (quantization, arithmetic, where) == ("nf4", "bfloat16", "cpu"):
+            how += ":2"  # losses stored before `settle` are those of another arithmetic
+        device = f":{next(model.parameters()).device.type}"
+        tuned = ""
         if adapter is not None:
             model = _with_adapter(model, adapter)
-            identity += f":{file_sha256(adapter / _ADAPTER)[:32]}"
-        return cls(folder.name, identity, quantization, model, tokenizer)
+            tuned = f":{file_sha256(adapter / _ADAPTER)[:32]}"
+        losses = f"{model_sha256(folder)[:32]}:{how}"
+        # float32 products of weights that are not float32 were only ever computed on a CPU.
+        certain = quantization in ("nf4", "bf16") and arithmetic == "float32" and where == "cpu"
+        return cls(
+            folder.name,
+            f"{weights_sha256(folder)[:32]}:{how}{device}{tuned}",
+            quantization,
+            model,
+            tokenizer,
+            arithmetic,
+            losses + device + tuned,
+            losses + tuned if certain else None,
+        )
+
+    def close(self) -> None:
+        """Give its memory back to the device at once, whoever still refers to it; it cannot run any more."""
+        model, self.model = self.model, None
+        if self.quantization == "gguf" and model is not None:
+            model.close()
+        elif model is not None:
+            let_go(model)
 
     @classmethod
     def _load_gguf(cls, path: Path) -> Student:
@@ -143,7 +209,8 @@ class Student:
                 f"{path}: transformers and llama.cpp cut text into tokens differently for this file, so its "
                 "scores would be wrong; use the model's safetensors folder as the student."
             )
-        return cls(path.stem, f"{file_sha256(path)[:32]}:gguf", "gguf", model, tokenizer)
+        identity = f"{file_sha256(path)[:32]}:gguf:{'gpu' if model.on_gpu else 'cpu'}"
+        return cls(path.stem, identity, "gguf", model, tokenizer)
 
 
 def _with_adapter(model: Any, adapter: Path) -> Any:
@@ -178,9 +245,23 @@ def compute_dtype(device: str) -> Any:
 
 
 def weights_sha256(folder: Path) -> str:
-    """Hash of the weights, the config and the tokenizer, by file name."""
+    """Hash of everything in a student's folder that decides its scores and what it writes, by file name:
+    the model, and what turns text into tokens and back, the chat template among it."""
+    return _sha256([*_model_files(folder), *(folder / name for name in _TEXT_FILES)])
+
+
+def model_sha256(folder: Path) -> str:
+    """Hash of the weights, the configuration and the vocabulary: of what decides the loss of given tokens."""
+    return _sha256(_model_files(folder))
+
+
+def _model_files(folder: Path) -> list[Path]:
+    return [*folder.glob("*.safetensors"), folder / "config.json", folder / "tokenizer.json"]
+
+
+def _sha256(paths: list[Path]) -> str:
     total = hashlib.sha256()
-    for path in sorted([*folder.glob("*.safetensors"), folder / "config.json", folder / "tokenizer.json"]):
+    for path in sorted(paths):
         if path.is_file():
             total.update(path.name.encode() + bytes.fromhex(file_sha256(path)))
     return total.hexdigest()

@@ -13,19 +13,24 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from srtui.errors import UserError
 from srtui.files import not_a_file
+from srtui.store.backup import back_up
 from srtui.store.checkpoints import Checkpoints
+from srtui.store.connection import checkpoint, open_read_only, pages_in_log
 from srtui.store.corpus import Corpus
 from srtui.store.evaluations import Evaluations
 from srtui.store.marks import Marks
 from srtui.store.runs import Runs
 from srtui.store.work import Work
+
+if TYPE_CHECKING:
+    from srtui.store.verify import Verified
 
 __all__ = ["Store", "explain"]
 
@@ -38,27 +43,26 @@ class Store:
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         # Not at the top: the dashboard reads by srtui.store.views and must be there at once.
-        from srtui.store._sqlite_utils import Database
         from srtui.store.schema import migrations
 
-        self.path = path
+        self.path, self._read_only = path, read_only
         refuse_odd_file(path)
         try:
             if read_only:
                 if not path.exists():
                     raise UserError(f"{path}: there is no store yet; import a dataset or run a recipe first.")
-                self.conn = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)
+                self.conn = open_read_only(path)
             else:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self.conn = sqlite3.connect(path, timeout=30)
-            self.conn.row_factory = sqlite3.Row
-            self.conn.execute("PRAGMA foreign_keys=ON")
-            # A commit in WAL mode survives a killed process as it is, and a power cut at FULL.
-            self.conn.execute("PRAGMA synchronous=FULL")
-            self.conn.execute("PRAGMA cache_size=-65536")
-            self.conn.execute("PRAGMA temp_store=MEMORY")
-            self.db = Database(self.conn, execute_plugins=False)
+            self._set_up()
             self._check_version(migrations)
+            if read_only and migrations.pending(self.db):
+                # Of an earlier version: what reads it expects this one's tables.
+                self.conn.close()
+                Store(path).close()
+                self.conn = open_read_only(path)
+                self._set_up()
             if not read_only:
                 self.db.enable_wal()
                 if migrations.pending(self.db):
@@ -71,6 +75,17 @@ class Store:
         self.marks = Marks(self)
         self.checkpoints = Checkpoints(self)
         self.evaluations = Evaluations(self)
+
+    def _set_up(self) -> None:
+        from srtui.store._sqlite_utils import Database
+
+        self.conn.row_factory = sqlite3.Row
+        self.conn.execute("PRAGMA foreign_keys=ON")
+        # A commit in WAL mode survives a killed process as it is, and a power cut at FULL.
+        self.conn.execute("PRAGMA synchronous=FULL")
+        self.conn.execute("PRAGMA cache_size=-65536")
+        self.conn.execute("PRAGMA temp_store=MEMORY")
+        self.db = Database(self.conn, execute_plugins=False)
 
     def _check_version(self, migrations: Any) -> None:
         known = {m.name for m in migrations._migrations}
@@ -90,6 +105,9 @@ class Store:
         self.close()
 
     def close(self) -> None:
+        if not self._read_only:
+            # Where a dashboard watches, SQLite's own checkpoint of the last writer never comes.
+            self.checkpoint(0.2)
         self.conn.close()
 
     @contextmanager
@@ -147,6 +165,10 @@ class Store:
         names = [n for n in self.db.table_names() if not n.startswith(("sqlite_", "_sqlite", "variant_text"))]
         return {name: self.value(f"SELECT count(*) FROM [{name}]") for name in names}
 
+    def pages_in_log(self) -> int:
+        """Pages that lie in the write-ahead log alone: a copy of the store's file lacks them."""
+        return pages_in_log(self.path)
+
     def size(self) -> int:
         """Bytes on disk, the write-ahead log included."""
         return sum(p.stat().st_size for p in self.path.parent.glob(self.path.name + "*") if p.is_file())
@@ -160,6 +182,14 @@ class Store:
         ]
         return problems
 
+    def verify(
+        self, deep: bool = False, tell: Callable[[int, int], None] = lambda done, total: None
+    ) -> Verified:
+        """Compare texts with their digests, all of them where ``deep``; ``tell`` gets texts done and in all."""
+        from srtui.store.verify import verify
+
+        return verify(self.path, deep, tell)
+
     def vacuum(self) -> int:
         """Give unused pages back; returns the bytes saved."""
         before = self.size()
@@ -167,20 +197,21 @@ class Store:
         self.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return before - self.size()
 
-    def backup(self, target: Path) -> None:
-        """A consistent copy, also while an engine writes; an existing ``target`` is left alone."""
-        if target.exists():
-            raise UserError(f"{target} exists already; name a file that does not.")
-        beside = target.with_name(target.name + ".part")
+    def checkpoint(self, seconds: float = 5.0) -> bool:
+        """Bring everything into the one file, so that a copy of it has all; whether that was possible."""
         try:
-            copy = sqlite3.connect(beside)
-            try:
-                self.conn.backup(copy, pages=4096)
-            finally:
-                copy.close()
-            beside.replace(target)
+            return checkpoint(self.conn, seconds)
+        except sqlite3.Error:
+            return False  # what was committed is safe in the log
+
+    def backup(self, target: Path, should_stop: Callable[[], bool] = lambda: False) -> dict[str, int]:
+        """A verified copy of one moment, also while an engine writes; an existing ``target`` is left
+        alone. Returns its rows by table; raises Interrupted where ``should_stop`` says so."""
+        if target.exists() or target.is_symlink():
+            raise UserError(f"{target} exists already; name a file that does not.")
+        try:
+            return back_up(self.conn, target, should_stop)
         except (sqlite3.Error, OSError) as error:
-            beside.unlink(missing_ok=True)
             raise explain(error, target) from error
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from srtui.errors import UserError
-from srtui.store.runs import alive
+from srtui.store.leases import alive
 
 Kind = Literal["pairwise", "winrate", "turns", "choice", "calibration", "human"]
 Side = Literal["a", "b"]
@@ -217,6 +217,15 @@ class EvaluationReads:
             for r in rows
         ]
 
+    def blank_answers(self, evaluation_id: int) -> dict[int, frozenset[Side]]:
+        """Who of A and B has an answer of nothing but space (or none) to the first turn, by item; items
+        with both answers are absent."""
+        found: dict[int, frozenset[Side]] = {}
+        for (item, side, turn), answer in self.answers(evaluation_id).items():
+            if turn == 1 and not answer.text.strip():
+                found[item] = found.get(item, frozenset()) | {side}
+        return found
+
     def annotators(self, evaluation_id: int) -> dict[str, int]:
         """People who judged in a human evaluation, with how many items each has done (skips too)."""
         rows = self._rows(
@@ -232,7 +241,7 @@ class EvaluationReads:
         rows = self._rows(
             "SELECT i.* FROM evaluation_item i WHERE i.evaluation_id = ? "
             "AND (SELECT count(*) FROM evaluation_answer ea JOIN answer a ON a.id = ea.answer_id "
-            "     WHERE ea.evaluation_id = i.evaluation_id AND ea.item = i.item AND ea.turn = 1 AND a.text != '') = 2 "
+            "     WHERE ea.evaluation_id = i.evaluation_id AND ea.item = i.item AND ea.turn = 1 AND trim(a.text, char(32, 9, 10, 13)) != '') = 2 "
             "AND NOT EXISTS (SELECT 1 FROM judgement j WHERE j.evaluation_id = i.evaluation_id "
             "     AND j.item = i.item AND j.annotator = ?) ORDER BY i.item",
             (evaluation_id, annotator),
@@ -254,7 +263,7 @@ class EvaluationReads:
 
 
 _EVALUATION = (
-    "SELECT e.*, l.pid, l.host, l.process_started, l.heartbeat_at FROM evaluation e "
+    "SELECT e.*, l.pid, l.host, l.process, l.heartbeat_at FROM evaluation e "
     "LEFT JOIN evaluation_lease l ON l.evaluation_id = e.id"
 )
 

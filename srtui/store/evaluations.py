@@ -7,14 +7,12 @@ again. What reads them, and what they are, is in ``evaluation_reads``.
 from __future__ import annotations
 
 import json
-import socket
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 from srtui.errors import UserError
+from srtui.store import leases
 from srtui.store.evaluation_reads import (
     CHOICES,
     KINDS,
@@ -31,7 +29,7 @@ from srtui.store.evaluation_reads import (
     Side,
     as_judgement,
 )
-from srtui.store.runs import Lease, alive
+from srtui.store.leases import Lease
 
 if TYPE_CHECKING:
     from srtui.store import Store
@@ -61,11 +59,15 @@ class Evaluations(EvaluationReads):
         super().__init__(store.conn)
         self._store = store
 
-    def prepare(self, new: NewEvaluation) -> tuple[Evaluation, bool]:
-        """The evaluation of this fingerprint, and whether it is new; its items are stored with it."""
+    def prepare(self, new: NewEvaluation, first_fingerprint: str = "") -> tuple[Evaluation, bool]:
+        """The evaluation of this fingerprint, or of the one that an earlier srtui gave it, and whether it
+        is new; its items are stored with it."""
         store = self._store
         with store.transaction():
-            earlier = self._value("SELECT max(id) FROM evaluation WHERE fingerprint = ?", (new.fingerprint,))
+            earlier = self._value(
+                "SELECT max(id) FROM evaluation WHERE fingerprint IN (?, ?)",
+                (new.fingerprint, first_fingerprint or new.fingerprint),
+            )
             if earlier is not None:
                 return self.get(earlier), False
             made = store.conn.execute(
@@ -118,20 +120,15 @@ class Evaluations(EvaluationReads):
 
     def acquire(self, evaluation_id: int) -> Lease:
         """Take the evaluation for this process, as ``Runs.acquire`` takes a run."""
-        store, now, me = self._store, time.time(), psutil.Process()
-        with store.transaction():
-            held = store.row("SELECT * FROM evaluation_lease WHERE evaluation_id = ?", (evaluation_id,))
-            if held is not None and alive(held, now):
+        with self._store.transaction():
+            held = leases.holder(self._store, "evaluation", evaluation_id)
+            if held is not None:
                 raise UserError(
                     f"Evaluation {evaluation_id} is being worked on by process {held['pid']} on {held['host']}; "
                     "wait for it, or stop it there with Ctrl-C."
                 )
-            store.conn.execute(
-                "INSERT OR REPLACE INTO evaluation_lease(evaluation_id, pid, host, process_started, acquired_at, "
-                "heartbeat_at, live) VALUES (?,?,?,?,?,?,'{}')",
-                (evaluation_id, me.pid, socket.gethostname(), me.create_time(), now, now),
-            )
-        return Lease(store, evaluation_id, "evaluation")
+            lease = Lease(self._store, evaluation_id, "evaluation")
+        return lease.start()
 
     # -- answers ----------------------------------------------------------------------------
 
@@ -174,10 +171,14 @@ class Evaluations(EvaluationReads):
 
     # -- judgements -------------------------------------------------------------------------
 
-    def known_judgement(self, key: bytes) -> Judgement | None:
-        """What the same judge said of the same answers in the same order before, in any evaluation."""
-        rows = self._rows("SELECT * FROM judgement WHERE key = ? ORDER BY id LIMIT 1", (key,))
-        return as_judgement(rows[0]) if rows else None
+    def known_judgement(self, *keys: bytes | None) -> Judgement | None:
+        """What the same judge said of the same answers in the same order before, in any evaluation, under
+        the first of these keys that one has."""
+        for key in filter(None, keys):
+            rows = self._rows("SELECT * FROM judgement WHERE key = ? ORDER BY id LIMIT 1", (key,))
+            if rows:
+                return as_judgement(rows[0])
+        return None
 
     def add_judgements(self, evaluation_id: int, judgements: Iterable[Judgement]) -> None:
         """Store judgements; a person's second word on an item takes the place of the first, in any order."""

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import socket
 import sqlite3
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import psutil
-
+from srtui import today
 from srtui.errors import UserError
+from srtui.store import leases
+from srtui.store.leases import Lease
 from srtui.store.stored import stored_object
 
 if TYPE_CHECKING:
     from srtui.store import Store
 
 STAGES = ("reflect-instruction", "choose-instruction", "reflect-response", "choose-response", "train")
-HEARTBEAT_SECONDS = 5.0
-DEAD_AFTER_SECONDS = 90.0
 
 
 @dataclass(frozen=True)
@@ -43,6 +38,8 @@ class Run:
     created_at: float
     started_at: float | None
     finished_at: float | None
+    date: str
+    """What chat templates take for today, as in 2026-01-31."""
 
 
 def _run(row: sqlite3.Row) -> Run:
@@ -62,6 +59,7 @@ def _run(row: sqlite3.Row) -> Run:
         created_at=row["created_at"],
         started_at=row["started_at"],
         finished_at=row["finished_at"],
+        date=row["date"] or today.of_timestamp(row["created_at"]),
     )
 
 
@@ -93,10 +91,12 @@ class Runs:
             raise UserError(f"There is no run {name!r}; {there}.")
         return _run(row)
 
-    def with_fingerprint(self, dataset_id: int, fingerprint: str) -> Run | None:
+    def with_fingerprint(self, dataset_id: int, *fingerprints: str) -> Run | None:
+        """The last run over this dataset with one of these fingerprints."""
         row = self._store.row(
-            "SELECT * FROM run WHERE dataset_id = ? AND fingerprint = ? ORDER BY id DESC LIMIT 1",
-            (dataset_id, fingerprint),
+            f"SELECT * FROM run WHERE dataset_id = ? AND fingerprint IN ({','.join('?' * len(fingerprints))}) "
+            "ORDER BY id DESC LIMIT 1",
+            (dataset_id, *fingerprints),
         )
         return _run(row) if row else None
 
@@ -113,14 +113,14 @@ class Runs:
         behind it where that name is taken."""
         store = self._store
         with store.transaction():
-            name, n = wanted_name, 1
+            name, n, now = wanted_name, 1, time.time()
             while store.value("SELECT 1 FROM run WHERE name = ?", (name,)):
                 n += 1
                 name = f"{wanted_name}-{n}"
             made = store.conn.execute(
-                "INSERT INTO run(name, dataset_id, recipe_path, recipe, fingerprint, status, created_at) "
-                "VALUES (?,?,?,?,?,'new',?)",
-                (name, dataset_id, recipe_path, recipe_json, fingerprint, time.time()),
+                "INSERT INTO run(name, dataset_id, recipe_path, recipe, fingerprint, status, created_at, date) "
+                "VALUES (?,?,?,?,?,'new',?,?)",
+                (name, dataset_id, recipe_path, recipe_json, fingerprint, now, today.of_timestamp(now)),
             )
             run_id = int(made.lastrowid or 0)
             store.conn.executemany(
@@ -154,26 +154,20 @@ class Runs:
 
         A lease whose process is gone (this host), or silent for 90 s (another host), is taken over.
         """
-        store, now, me = self._store, time.time(), psutil.Process()
-        with store.transaction():
-            held = store.row("SELECT * FROM lease WHERE run_id = ?", (run_id,))
-            if held is not None and alive(held, now):
+        with self._store.transaction():
+            held = self.holder(run_id)
+            if held is not None:
                 since = time.strftime("%H:%M:%S", time.localtime(held["acquired_at"]))
                 raise UserError(
                     f"Run {self.get(run_id).name!r} is being worked on by process {held['pid']} on "
                     f"{held['host']} since {since}; wait for it, or stop it there with Ctrl-C."
                 )
-            store.conn.execute(
-                "INSERT OR REPLACE INTO lease(run_id, pid, host, process_started, acquired_at, heartbeat_at, live) "
-                "VALUES (?,?,?,?,?,?,'{}')",
-                (run_id, me.pid, socket.gethostname(), me.create_time(), now, now),
-            )
-        return Lease(self._store, run_id)
+            lease = Lease(self._store, run_id)
+        return lease.start()
 
     def holder(self, run_id: int) -> dict[str, Any] | None:
         """The live engine of a run, if it has one."""
-        held = self._store.row("SELECT * FROM lease WHERE run_id = ?", (run_id,))
-        return dict(held) if held is not None and alive(held, time.time()) else None
+        return leases.holder(self._store, "run", run_id)
 
     # -- what was asked of a run ------------------------------------------------------------
 
@@ -290,19 +284,6 @@ class Runs:
         return {**dict(row), "result": stored_object(row["result"]), "plan": stored_object(row["plan"])}
 
 
-def alive(held: sqlite3.Row, now: float) -> bool:
-    """Is the process that holds this lease still there?"""
-    if held["host"] != socket.gethostname():
-        return bool(now - held["heartbeat_at"] < DEAD_AFTER_SECONDS)
-    try:
-        started = psutil.Process(held["pid"]).create_time()
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.AccessDenied:
-        return True
-    return bool(abs(started - held["process_started"]) < 1.0)
-
-
 def state_now(status: str, held: bool) -> str:
     """What a run is doing, whatever its row says last: an engine that died left it as running, and one
     that has taken it up (``held``) is about to say so."""
@@ -311,47 +292,3 @@ def state_now(status: str, held: bool) -> str:
     if held and status in ("new", "stopped", "failed"):
         return "running"
     return status
-
-
-class Lease:
-    """This process's hold on a run, or on an evaluation. A thread of its own keeps the heartbeat, also
-    through a long model load, and writes what the engine is doing for the faces to read."""
-
-    def __init__(self, store: Store, held_id: int, held: Literal["run", "evaluation"] = "run") -> None:
-        self._store, self._held_id = store, held_id
-        self._table = "lease" if held == "run" else "evaluation_lease"
-        self._where = f"WHERE {held}_id = ? AND pid = ?"
-        self._live: dict[str, Any] = {}
-        self._changed = threading.Event()
-        self._closed = False
-        self._thread = threading.Thread(target=self._beat, name="srtui-heartbeat", daemon=True)
-        self._thread.start()
-
-    def show(self, **live: Any) -> None:
-        """What the engine is doing this second; cheap, written by the heartbeat thread."""
-        self._live = live
-        self._changed.set()
-
-    def _beat(self) -> None:
-        conn = sqlite3.connect(self._store.path, timeout=30, isolation_level=None)
-        try:
-            while not self._closed:
-                # A missed beat is harmless; the engine's own writes report a broken store.
-                with contextlib.suppress(sqlite3.Error):
-                    conn.execute(
-                        f"UPDATE {self._table} SET heartbeat_at = ?, live = ? {self._where}",
-                        (time.time(), json.dumps(self._live), self._held_id, os.getpid()),
-                    )
-                self._changed.wait(HEARTBEAT_SECONDS)
-                self._changed.clear()
-                if not self._closed:
-                    time.sleep(0.4)
-        finally:
-            conn.close()
-
-    def release(self) -> None:
-        self._closed = True
-        self._changed.set()
-        self._thread.join(timeout=5)
-        with self._store.transaction():
-            self._store.conn.execute(f"DELETE FROM {self._table} {self._where}", (self._held_id, os.getpid()))

@@ -147,6 +147,26 @@ CREATE TABLE evaluation_lease(
 )
 """
 
+# Before it, a setting knew its template by name alone: those rows keep '', and are not used again.
+_TEMPLATE_VERSION = """
+ALTER TABLE scoring_setting ADD COLUMN template_version TEXT NOT NULL DEFAULT ''
+"""
+
+# A lease names its process by boot and clock ticks (srtui.process_id). ``output`` has the hashes of the files
+# that commands wrote, so that they may be written over. A date freezes what chat templates say is today.
+_SAFETY = """
+ALTER TABLE lease ADD COLUMN process TEXT;
+ALTER TABLE evaluation_lease ADD COLUMN process TEXT;
+CREATE TABLE output(
+    sha256 TEXT PRIMARY KEY,
+    path TEXT NOT NULL,                 -- where it was written, for people: the hash alone counts
+    written_at REAL NOT NULL
+);
+ALTER TABLE outcome ADD COLUMN setting_id INTEGER REFERENCES scoring_setting(id);
+ALTER TABLE run ADD COLUMN date TEXT;
+ALTER TABLE scoring_setting ADD COLUMN date TEXT
+"""
+
 _INITIAL = """
 CREATE TABLE dataset(
     id INTEGER PRIMARY KEY,
@@ -381,11 +401,18 @@ CREATE TABLE training_metric(
 ) WITHOUT ROWID
 """
 
+# How each segment of a generation ended: JSON, [[part, finish, tokens], ...]; null where an older version
+# of srtui wrote it, which kept the last one's alone.
+_ENDINGS = "ALTER TABLE generation ADD COLUMN segments TEXT"
+
 SCRIPTS = {
     "0001_initial": _INITIAL,
     "0002_dashboard": _DASHBOARD,
     "0003_evaluation": _EVALUATION,
     "0004_training": _TRAINING,
+    "0005_endings": _ENDINGS,
+    "0006_template_version": _TEMPLATE_VERSION,
+    "0007_safety": _SAFETY,
 }
 """By migration, what it runs; forward only, and never changed once released."""
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from srtui.store.distributions import chosen_scores
+from srtui.store.endings import endings
 from srtui.store.runs import state_now
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def summarise(store: Store, run_id: int) -> dict[str, Any]:
             setting,
             run_id,
         ),
+        "endings": endings(store, run_id),
         "training": store.runs.training(run_id),
         "stages": store.runs.stages(run_id),
         "peak_memory_mb": round(run.peak_memory_mb),

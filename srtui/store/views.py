@@ -15,8 +15,11 @@ from typing import Any, Literal, get_args
 
 from srtui.errors import UserError
 from srtui.store import Store, explain
+from srtui.store.connection import open_read_only
+from srtui.store.endings import in_words
 from srtui.store.evaluations import EvaluationReads
-from srtui.store.runs import alive, state_now
+from srtui.store.leases import alive
+from srtui.store.runs import state_now
 from srtui.store.stored import stored_list, stored_object
 
 State = Literal[
@@ -132,6 +135,7 @@ class SampleView:
     variants: list[VariantView]
     rewrites: dict[str, int]
     critiques: dict[str, str]
+    endings: dict[str, str]
     decisions: dict[str, dict[str, Any]]
     reflections: dict[str, dict[str, Any]]
     outcome: dict[str, Any] | None
@@ -219,9 +223,7 @@ class Views:
         if not _is_current(path):
             Store(path).close()
         try:
-            self.conn = sqlite3.connect(
-                f"file:{path}?mode=ro", uri=True, timeout=30, isolation_level=None, check_same_thread=False
-            )
+            self.conn = open_read_only(path, isolation_level=None, check_same_thread=False)
         except sqlite3.Error as error:
             raise explain(error, path) from error
         self.conn.row_factory = sqlite3.Row
@@ -256,7 +258,7 @@ class Views:
         return [
             self._run_row(r)
             for r in self._rows(
-                "SELECT r.*, d.name AS dataset, p.done, p.total, l.pid, l.host, l.process_started, l.heartbeat_at, "
+                "SELECT r.*, d.name AS dataset, p.done, p.total, l.pid, l.host, l.process, l.heartbeat_at, "
                 "t.status AS trained, t.adapter "
                 "FROM run r JOIN dataset d ON d.id = r.dataset_id LEFT JOIN lease l ON l.run_id = r.id "
                 "LEFT JOIN training_run t ON t.run_id = r.id "
@@ -519,6 +521,7 @@ class Views:
             for r in self._rows("SELECT * FROM reflection WHERE run_id = ? AND sample_id = ?", at)
         }
         rewrites = self._rewrites(run_id, sample_id, decisions)
+        shown = self._generations(rewrites, reflections)
         state = self._one(
             f"SELECT {_STATE} FROM (SELECT :sample AS sample_id) b {_joins(['p', 'o', 'd2', 'f2', 'd1', 'f1'])}",
             {"run": run_id, "sample": sample_id},
@@ -531,7 +534,8 @@ class Views:
             state=STATES[state],
             variants=self._variants(sample_id, self._setting(run_id)),
             rewrites=rewrites,
-            critiques=self._critiques(rewrites, reflections),
+            critiques={stage: g["critique"] for stage, g in shown.items()},
+            endings={stage: in_words(g["segments"], g["finish"]) for stage, g in shown.items()},
             decisions=decisions,
             reflections=reflections,
             outcome=dict(outcome) if outcome else None,
@@ -558,16 +562,19 @@ class Views:
                 found[stage] = decision["chosen_id"]
         return found
 
-    def _critiques(self, rewrites: dict[str, int], reflections: dict[str, dict[str, Any]]) -> dict[str, str]:
-        found: dict[str, str] = {}
+    def _generations(
+        self, rewrites: dict[str, int], reflections: dict[str, dict[str, Any]]
+    ) -> dict[str, sqlite3.Row]:
+        """By stage the generation to show: the one that made the rewrite, else the last try."""
+        found: dict[str, sqlite3.Row] = {}
         for stage, reflection in reflections.items():
             row = self.conn.execute(
-                "SELECT critique FROM generation WHERE parent_variant_id = ? AND stage = ? "
+                "SELECT critique, segments, finish FROM generation WHERE parent_variant_id = ? AND stage = ? "
                 "ORDER BY variant_id IS ? DESC, id DESC LIMIT 1",
                 (reflection["parent_variant_id"], stage, rewrites.get(stage)),
             ).fetchone()
             if row is not None:
-                found[stage] = row["critique"]
+                found[stage] = row
         return found
 
     def _variants(self, sample_id: int, setting: int) -> list[VariantView]:
@@ -724,7 +731,7 @@ def _is_current(path: Path) -> bool:
     if not path.exists():
         raise UserError(f"{path}: there is no store yet; import a dataset or run a recipe first.")
     try:
-        conn = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)
+        conn = open_read_only(path)
         try:
             names = [r[0] for r in conn.execute("SELECT name FROM _sqlite_migrations ORDER BY id")]
         finally:
@@ -734,5 +741,13 @@ def _is_current(path: Path) -> bool:
     return set(names) == set(NEEDED)
 
 
-NEEDED = ("0001_initial", "0002_dashboard", "0003_evaluation", "0004_training")
+NEEDED = (
+    "0001_initial",
+    "0002_dashboard",
+    "0003_evaluation",
+    "0004_training",
+    "0005_endings",
+    "0006_template_version",
+    "0007_safety",
+)
 """The migrations that these queries were written for."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from srtui.sample import digest
+from srtui.hashing import key
 from srtui.store.corpus import batched
 from srtui.store.stored import stored_list
 
@@ -44,6 +44,7 @@ class StoredGeneration:
     new_tokens: int
     seconds: float
     finish: str
+    segments: str | None
     parsed: str
 
 
@@ -65,9 +66,25 @@ class StoredScore:
     reason: str | None
 
 
+def setting_key(
+    student_id: str, template: str, protocol: str, max_length: int, version: str = "", date: str | None = None
+) -> bytes:
+    """Key of one way of scoring: scores under equal ones may be compared, and no others."""
+    return key(
+        "scoring",
+        student=student_id,
+        template=template,
+        protocol=protocol,
+        max_length=max_length,
+        words=version or None,
+        date=date,
+    )
+
+
 class Work:
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._first_losses: bool | None = None
 
     # -- reflection -------------------------------------------------------------------------
 
@@ -94,10 +111,13 @@ class Work:
             )
         ]
 
-    def generation(self, key: bytes) -> dict[str, Any] | None:
-        """A stored generation with this key."""
-        row = self._store.row("SELECT * FROM generation WHERE key = ?", (key,))
-        return dict(row) if row else None
+    def generation(self, *keys: bytes | None) -> dict[str, Any] | None:
+        """The stored generation with the first of these keys that one has."""
+        for one in keys:
+            row = one and self._store.row("SELECT * FROM generation WHERE key = ?", (one,))
+            if row:
+                return dict(row)
+        return None
 
     def add_generation(self, generation: StoredGeneration) -> int:
         """The id of this generation; the same key is stored once."""
@@ -175,17 +195,37 @@ class Work:
     # -- scores -----------------------------------------------------------------------------
 
     def setting(
-        self, student: str, student_id: str, quantization: str, template: str, protocol: str, max_length: int
+        self,
+        student: str,
+        student_id: str,
+        quantization: str,
+        template: str,
+        protocol: str,
+        max_length: int,
+        template_version: str = "",
+        date: str | None = None,
     ) -> int:
-        """The id of one way of scoring."""
-        key = digest(student_id, template, protocol, max_length)
+        """The id of one way of scoring. ``template_version`` stands for the template's words and how they
+        are cut into tokens: the same name with other words is another way. ``date`` is the one that the
+        template writes, where it writes one."""
+        digest = setting_key(student_id, template, protocol, max_length, template_version, date)
         with self._store.transaction():
             self._store.conn.execute(
                 "INSERT OR IGNORE INTO scoring_setting(digest, student, student_id, quantization, template, protocol, "
-                "max_length) VALUES (?,?,?,?,?,?,?)",
-                (key, student, student_id, quantization, template, protocol, max_length),
+                "max_length, template_version, date) VALUES (?,?,?,?,?,?,?,?,?)",
+                (
+                    digest,
+                    student,
+                    student_id,
+                    quantization,
+                    template,
+                    protocol,
+                    max_length,
+                    template_version,
+                    date,
+                ),
             )
-        return int(self._store.value("SELECT id FROM scoring_setting WHERE digest = ?", (key,)))
+        return int(self._store.value("SELECT id FROM scoring_setting WHERE digest = ?", (digest,)))
 
     def losses(self, keys: Iterable[bytes]) -> dict[bytes, StoredLoss]:
         """The stored losses among ``keys``."""
@@ -197,6 +237,17 @@ class Work:
             ):
                 found[r[0]] = StoredLoss(r[1], r[2], bool(r[3]), r[4])
         return found
+
+    def has_first_losses(self) -> bool:
+        """Whether losses are stored under keys of the first scheme, of 16 bytes."""
+        if self._first_losses is None:
+            # Keys of the second begin with its number: one beyond them tells, or the first of all.
+            found = self._store.rows(
+                "SELECT 1 FROM (SELECT key FROM span_loss ORDER BY key LIMIT 1) WHERE length(key) = 16 "
+                "UNION ALL SELECT 1 FROM (SELECT key FROM span_loss ORDER BY key DESC LIMIT 1) WHERE length(key) = 16"
+            )
+            self._first_losses = bool(found)
+        return self._first_losses
 
     def add_losses(self, losses: Mapping[bytes, StoredLoss]) -> None:
         with self._store.transaction():
@@ -231,6 +282,17 @@ class Work:
                 (setting_id, metric, *chunk),
             ):
                 found[r[0]] = math.exp(r[1])
+        return found
+
+    def scored_in_run(self, run_id: int, setting_id: int) -> dict[str, list[int]]:
+        """By metric, the variants of a run's samples that have been scored in this way."""
+        found: dict[str, list[int]] = {"ifd": [], "rifd": []}
+        for r in self._store.rows(
+            "SELECT s.metric, s.variant_id FROM run_sample rs JOIN variant v ON v.sample_id = rs.sample_id "
+            "JOIN score s ON s.variant_id = v.id AND s.setting_id = ? WHERE rs.run_id = ? ORDER BY s.variant_id",
+            (setting_id, run_id),
+        ):
+            found[r[0]].append(r[1])
         return found
 
     def add_scores(self, setting_id: int, scores: Iterable[StoredScore]) -> None:
@@ -360,11 +422,13 @@ class Work:
         reason: str,
         ifd: float | None,
         rifd: float | None,
+        setting_id: int | None = None,
     ) -> None:
+        """``setting_id`` says whose scores these are: the student's, or a proxy's that decided alone."""
         self._store.conn.execute(
-            "INSERT OR IGNORE INTO outcome(run_id, sample_id, variant_id, kept, reason, ifd, rifd) "
-            "VALUES (?,?,?,?,?,?,?)",
-            (run_id, sample_id, variant_id, int(kept), reason, ifd, rifd),
+            "INSERT OR IGNORE INTO outcome(run_id, sample_id, variant_id, kept, reason, ifd, rifd, setting_id) "
+            "VALUES (?,?,?,?,?,?,?,?)",
+            (run_id, sample_id, variant_id, int(kept), reason, ifd, rifd, setting_id),
         )
 
     def outcome_of(self, run_id: int, sample_id: int) -> dict[str, Any] | None:
@@ -387,16 +451,20 @@ class Work:
 
     def selected_scores(self, run_id: int) -> list[tuple[int, float | None, float | None, bool, int, bytes]]:
         """(sample id, IFD, r-IFD, a person chose its text, length of the response, the text's hash) of
-        what is kept and not held out."""
+        what is kept and not held out. Scores are the run's own student's, of the text that stands: what a
+        proxy alone has scored has none here, for scores of two students do not rank together."""
+        setting = self._store.runs.get(run_id).setting_id or 0
         return [
             (r[0], r[1], r[2], bool(r[3]), r[4], r[5])
             for r in self._store.rows(
-                "SELECT o.sample_id, o.ifd, o.rifd, p.id IS NOT NULL, length(v.response), v.digest FROM outcome o "
+                "SELECT o.sample_id, i.value, r.value, p.id IS NOT NULL, length(v.response), v.digest FROM outcome o "
                 "JOIN run_sample rs ON rs.run_id = o.run_id AND rs.sample_id = o.sample_id AND rs.held_out = 0 "
                 "LEFT JOIN overrule p ON p.run_id = o.run_id AND p.sample_id = o.sample_id AND p.undone_at IS NULL "
                 "JOIN variant v ON v.id = coalesce(p.variant_id, o.variant_id) "
+                "LEFT JOIN score i ON i.variant_id = v.id AND i.setting_id = ? AND i.metric = 'ifd' "
+                "LEFT JOIN score r ON r.variant_id = v.id AND r.setting_id = ? AND r.metric = 'rifd' "
                 "WHERE o.run_id = ? AND (o.kept = 1 OR p.id IS NOT NULL) ORDER BY o.sample_id",
-                (run_id,),
+                (setting, setting, run_id),
             )
         ]
 

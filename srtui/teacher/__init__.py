@@ -37,13 +37,18 @@ class Segment:
     """One stretch of guided writing in the assistant's turn.
 
     ``lead`` is text that the engine itself puts into the sequence; then the model writes until one
-    of ``stops`` (which is cut off), its end of turn, or ``max_tokens``. ``grammar`` is GBNF.
+    of ``stops`` (which is cut off), its end of turn, or ``max_tokens``. ``grammar`` is GBNF. Where the
+    model's context is too short for ``max_tokens``, there may be fewer, down to ``least_tokens``. A text
+    that is of no use when it is cut is ``whole``: where it ends by length or repetition, so does the
+    sequence.
     """
 
     lead: str = ""
     max_tokens: int = 512
     stops: tuple[str, ...] = ()
     grammar: str | None = None
+    least_tokens: int | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,10 @@ class Request:
 
     ``key`` is the caller's and comes back untouched. With ``candidates`` > 1 the prompt is
     evaluated once and n answers are sampled from it, with seeds ``seed .. seed + n - 1``.
+
+    A reasoning model may think for ``thinking_tokens``, once over, beside what its segments have; then
+    its ``<think>`` is closed for it. A first segment with a lead leaves no room to think in: a
+    ``<think>`` that the template opens is closed before the lead.
     """
 
     key: object
@@ -60,6 +69,7 @@ class Request:
     seed: int
     sampler: Sampler = Sampler()
     candidates: int = 1
+    thinking_tokens: int = 1024
 
 
 @dataclass(frozen=True)
@@ -98,7 +108,8 @@ class Generation:
 
 @dataclass(frozen=True)
 class TeacherIdentity:
-    """What a stored generation must carry to be made again."""
+    """What a stored generation must carry to be made again. ``date`` is what the chat template writes as
+    today's, where it writes one."""
 
     name: str
     sha256: str
@@ -107,6 +118,7 @@ class TeacherIdentity:
     quantization: str
     context: int
     adapter_sha256: str | None = None
+    date: str | None = None
 
 
 @dataclass(frozen=True)

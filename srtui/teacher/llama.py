@@ -12,6 +12,10 @@ idle, the chunks of a step go together.
 
 A guided answer is one sequence: when a segment ends, its last tokens are cut back to the text that
 is kept, the next lead's tokens go in behind it, and the model writes on. Nothing is prompted twice.
+
+That needs a memory that can be cut back, which a recurrent state (Mamba; the hybrids, too) cannot: each
+context is asked, by trying. Such a model shares no prefixes, gets no idle tokens, and where a text has to
+be cut back its sequence is evaluated anew.
 """
 
 from __future__ import annotations
@@ -30,16 +34,29 @@ import psutil
 
 from srtui.errors import UserError
 from srtui.models import file_sha256
-from srtui.teacher import Generation, Request, Sampler, TeacherIdentity, TeacherProgress, Written
+from srtui.models.memory import cells_that_fit, compute_bytes, slots_that_fit
+from srtui.teacher import (
+    Generation,
+    Request,
+    Sampler,
+    Segment,
+    TeacherIdentity,
+    TeacherProgress,
+    Written,
+)
 from srtui.teacher.gguf import (
+    END_OF_THINKING,
+    Say,
     chat_template,
     chat_tokens,
     cpu_count,
     description,
+    gpu_free,
     load_adapter,
     load_model,
     log_lines,
     meta,
+    opens_thinking,
     token_bytes,
     tokenize,
 )
@@ -50,12 +67,15 @@ Auto = Literal["auto"]
 _CHUNK_FLOOR = 64
 # What is waiting to be fed: more tokens than this are a prompt, fewer the lead of a guided segment.
 _LEAD = 32
-_THINK_TOKENS = 1024
-_THINK_END = b"</think>"
+_THINK, _THINK_END = b"<think>", b"</think>"
 # Decoding on 2 to 8 CPU cores gains little beyond 16 sequences; a GPU has room for more.
 _CPU_SLOTS, _GPU_SLOTS = 16, 32
 # llama.cpp's llama_token_data
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+# Layers go to the GPU before slots, but not so many that no cache fits for this many usual answers.
+_LEAST_SLOTS, _USUAL_LENGTH = 4, 2048
+_UNKNOWN = 1 << 62  # a GPU that does not say what it has free: then opening a context shows it
+_KV_BYTES = {"f32": 4.0, "f16": 2.0, "q4_0": 0.5625, "q8_0": 1.0625}
 _KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8}
 
 
@@ -68,6 +88,8 @@ class _Job:
     candidate: int
     prompt_text: str
     prompt: list[int]
+    room: list[int]  # the most tokens that each segment may have
+    thinking_left: int
     budget: int
     chain: Any = None
     grammar: Any = None
@@ -82,7 +104,9 @@ class _Job:
     written: list[Written] = field(default_factory=list)
     text: str = ""
     thinking: bytes = b""
-    thinks: bool = False
+    thinks: bool = False  # it is in a <think> block
+    began_text: bool = False  # the segment begins with something else
+    borrowed: int = 0  # thinking that took from the segment's own tokens
     new_tokens: int = 0
     began: float = 0.0
     finished: bool = False
@@ -114,13 +138,24 @@ class LlamaTeacher:
         adapter: Path | None = None,
         flash_attention: bool | Auto = "auto",
         kv_type: str = "f16",
+        say: Say = lambda level, message: None,
     ) -> None:
+        """``say`` hears what was planned, and with what is free. The rest is [teacher] of a recipe."""
         self._wanted_context, self._wanted_slots = context, slots
         self._batch_tokens = 512 if batch_tokens == "auto" else batch_tokens
         self._threads = cpu_count() if threads == "auto" else threads
         self._flash = flash_attention
         self._kv_type = _KV_TYPES[kv_type]
-        self._model = load_model(path, gpu_layers)
+        self._say = say
+        wanted = 1 + (_LEAST_SLOTS if slots == "auto" else min(slots, _LEAST_SLOTS))
+        self._model, self._on_gpu = load_model(
+            path,
+            gpu_layers,
+            cells=wanted * (_USUAL_LENGTH if context == "auto" else context),
+            element=_KV_BYTES[kv_type],
+            say=say,
+        )
+        self._kv_element = _KV_BYTES[kv_type]
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         self._vocab_size = llama_cpp.llama_vocab_n_tokens(self._vocab)
         self._adapter = load_adapter(self._model, adapter) if adapter else None
@@ -128,6 +163,11 @@ class LlamaTeacher:
         self._pieces: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
         self._template = chat_template(self._model)
+        self._closing = self._tokenize(END_OF_THINKING, special=True)
+        self._may_think = (
+            "think>" in self._template.source or len(self._tokenize(_THINK_END.decode(), special=True)) == 1
+        )
+        self._cuts = True
         self.identity = TeacherIdentity(
             name=name,
             sha256=sha256,
@@ -136,6 +176,7 @@ class LlamaTeacher:
             quantization=description(self._model),
             context=self._train_context,
             adapter_sha256=file_sha256(adapter) if adapter else None,
+            date=self._template.date,
         )
         self._context: Any = None
         self._batch: Any = None
@@ -158,9 +199,13 @@ class LlamaTeacher:
         jobs = []
         for request in requests:
             prompt_text, prompt = self._render(request)
-            budget = sum(s.max_tokens + len(self._tokenize(s.lead, special=False)) for s in request.segments)
+            leads = [
+                len(self._closing) + len(self._tokenize(s.lead, special=False)) for s in request.segments
+            ]
+            thinking = request.thinking_tokens if self._may_think else 0
+            room = _fitted(request.segments, self._limit() - len(prompt) - sum(leads) - thinking)
             for n in range(request.candidates):
-                job = _Job(request, n, prompt_text, prompt, budget)
+                job = _Job(request, n, prompt_text, prompt, room, thinking, sum(leads) + sum(room) + thinking)
                 if job.size > self._limit():
                     self._refused.append(self._refusal(job, self._limit()))
                 else:
@@ -253,13 +298,19 @@ class LlamaTeacher:
             return
         wanted, usual = self._wanted_slots, _GPU_SLOTS if self._gpu else _CPU_SLOTS
         slots = min(usual if wanted == "auto" else wanted, len(jobs))
-        affordable = int(psutil.virtual_memory().available * 0.4 / self._cell_bytes())
+        affordable = self._affordable()
         if (slots + 1) * jobs[0].size > affordable:
             share = affordable // (slots + 1)
             long = [j for j in jobs if j.size > share]
             if len(long) < len(jobs):
                 self._floor = share
-            slots = max(1, min(slots, len(long), affordable // jobs[0].size - 1))
+            fewer = max(1, slots_that_fit(min(slots, len(long)), jobs[0].size, affordable))
+            self._say(
+                "warning",
+                f"Memory holds {affordable:,} tokens of the teacher's KV cache, so {fewer} answers of up to "
+                f"{jobs[0].size:,} tokens are written at a time, not {slots}.",
+            )
+            slots = fewer
         cells = jobs[0].size
         while self._context is None or slots != len(self._slots) or cells > self._slot_cells:
             if self._open_context(slots, cells):
@@ -270,8 +321,18 @@ class LlamaTeacher:
                 )
             slots //= 2
         self._memory = llama_cpp.llama_get_memory(self._context)
-        llama_cpp.llama_memory_clear(self._memory, False)
+        self._cuts = self._can_be_cut()
         self._evaluate_prefix([j.prompt for j in jobs])
+
+    def _can_be_cut(self) -> bool:
+        """Whether the end of a sequence can be taken out of this context's memory. Leaves it empty."""
+        llama_cpp.llama_memory_clear(self._memory, False)
+        for i in range(2):
+            self._put(i, self._closing[0], i, 0, wants_logits=i == 1)
+        self._decode(2, wait=True)
+        can = bool(llama_cpp.llama_memory_seq_rm(self._memory, 0, 1, -1))
+        llama_cpp.llama_memory_clear(self._memory, False)
+        return can
 
     def _limit(self) -> int:
         """Tokens that one sequence may have."""
@@ -317,19 +378,34 @@ class LlamaTeacher:
             self._context = None
         self._slots = []
 
-    def _cell_bytes(self) -> int:
-        """Bytes of KV cache for one token."""
-        model = self._model
+    def _affordable(self) -> int:
+        """Tokens of KV cache that fit where the layers are: what is free there, and what the context in
+        hand has, since it makes room for the next."""
+        model, held = self._model, self._slot_cells * (len(self._slots) + 1) if self._context else 0
         heads = max(1, llama_cpp.llama_model_n_head(model))
-        width = llama_cpp.llama_model_n_embd(model) // heads * llama_cpp.llama_model_n_head_kv(model)
-        size = {0: 4.0, 1: 2.0, 8: 1.0625, 2: 0.5625}[self._kv_type]
-        return max(1, int(2 * llama_cpp.llama_model_n_layer(model) * width * size))
+        architecture = meta(model, "general.architecture")
+        usual = llama_cpp.llama_model_n_embd(model) // heads
+        width = sum(
+            int(said) if (said := meta(model, f"{architecture}.attention.{part}_length")).isdigit() else usual
+            for part in ("key", "value")
+        )
+        return held + cells_that_fit(
+            max(1, llama_cpp.llama_model_n_head_kv(model)) * width * self._kv_element,
+            llama_cpp.llama_model_n_layer(model),
+            self._on_gpu,
+            device=_UNKNOWN if (free := gpu_free()) is None else free,
+            host=psutil.virtual_memory().available,
+            compute=0
+            if held
+            else compute_bytes(self._batch_tokens, self._vocab_size, usual * heads, 4 * usual * heads),
+        )
 
     def _evaluate_prefix(self, prompts: Sequence[list[int]]) -> None:
         """Run what all prompts begin with, once, in the sequence behind the slots."""
         prefix = _common_prefix(prompts)
         keep = min(len(prefix), min(len(p) for p in prompts) - _CHUNK_FLOOR)
-        self._prefix = prefix[:keep] if keep >= _CHUNK_FLOOR and len(prompts) > 1 else []
+        worth = self._cuts and keep >= _CHUNK_FLOOR and len(prompts) > 1
+        self._prefix = prefix[:keep] if worth else []
         seq, at = len(self._slots), 0
         while at < len(self._prefix):
             size = self._chunk(len(self._prefix) - at)
@@ -367,7 +443,7 @@ class LlamaTeacher:
                 return
             if self._slots[seq] is None:
                 llama_cpp.llama_memory_seq_cp(self._memory, last, seq, -1, -1)
-                llama_cpp.llama_memory_seq_rm(self._memory, last, -1, -1)
+                self._cut(last, 0)
                 self._slots[seq], self._slots[last], job.seq = job, None, seq
 
     def _next_job(self) -> _Job | None:
@@ -381,7 +457,7 @@ class LlamaTeacher:
             job = self._queue.popleft()
             if job.size > self._slot_cells:
                 held.append(job)  # submitted after the plan was made
-            elif job.candidate and self._sibling(job) is None and self._sibling_starting(job):
+            elif self._cuts and job.candidate and self._sibling(job) is None and self._sibling_starting(job):
                 held.append(job)  # its prompt is being evaluated by its sibling right now
             else:
                 found = job
@@ -408,11 +484,10 @@ class LlamaTeacher:
             job.tokens = list(job.prompt)
             self._open_segment(job)
         shared = 0
-        sibling = self._sibling(job) if fresh and job.candidate else None
+        sibling = self._sibling(job) if fresh and job.candidate and self._cuts else None
         if sibling is not None:
-            shared = len(job.prompt) - 1  # the last one again, for its logits
             llama_cpp.llama_memory_seq_cp(self._memory, sibling.seq, seq, -1, -1)
-            llama_cpp.llama_memory_seq_rm(self._memory, seq, shared, -1)
+            shared = self._cut(seq, len(job.prompt) - 1)  # the last one again, for its logits
         elif self._prefix and job.tokens[: len(self._prefix)] == self._prefix:
             shared = len(self._prefix)
             llama_cpp.llama_memory_seq_cp(self._memory, len(self._slots), seq, -1, -1)
@@ -432,8 +507,11 @@ class LlamaTeacher:
             left -= take
             if self._gpu:
                 together.append((job, take))
-            else:
-                yield from self._feed([(job, take)])
+                continue
+            yield from self._feed([(job, take)])
+            # No idle tokens could close the gap between its neighbours, so the prompt goes in whole.
+            while not self._cuts and job.seq >= 0 and len(job.pending) > _LEAD:
+                yield from self._feed([(job, self._chunk(len(job.pending)))])
         if together:
             yield from self._feed(together)
         # A guided segment's lead: as many tokens in each, or llama.cpp would cut the batch otherwise.
@@ -453,7 +531,9 @@ class LlamaTeacher:
         """The sequences to give an idle token, so that those that decode lie side by side and are two
         at least: a batch with a gap is cut in two, and one sequence alone is rounded otherwise."""
         low, high = min(seqs), max(seqs)
-        return sorted({*range(low, max(high, low + 1) + 1)} - set(seqs))
+        idle = sorted({*range(low, max(high, low + 1) + 1)} - set(seqs))
+        # Where nothing can be taken out again, only empty sequences can be given one.
+        return [seq for seq in idle if self._cuts or self._end_of(seq) == 0]
 
     def _feed(self, fed: list[tuple[_Job, int]], idle: Sequence[int] = ()) -> Iterator[Generation]:
         """One ``llama_decode`` over the next tokens of these sequences, and what follows from it.
@@ -475,7 +555,8 @@ class LlamaTeacher:
             self._put(size + n, 0, end, seq, wants_logits=False)
         done = self._decode(size + len(ends), wait=bool(asked))
         for seq, end in ends.items():
-            llama_cpp.llama_memory_seq_rm(self._memory, seq, end, -1)
+            if self._cut(seq, end) != end:
+                raise UserError(f"{self.identity.name}: llama.cpp could not take a token back; update it.")
         if not done:
             yield from self._make_room([job for job, _ in fed])
             return
@@ -489,6 +570,15 @@ class LlamaTeacher:
             if job.finished:
                 self._free(job)
                 yield self._generation(job)
+
+    def _cut(self, seq: int, length: int) -> int:
+        """Take what is behind its first ``length`` tokens out of a sequence. Returns how many are left:
+        none where the memory cannot be cut, and all of them have to be evaluated again."""
+        if length and self._cuts and llama_cpp.llama_memory_seq_rm(self._memory, seq, length, -1):
+            return length
+        if not llama_cpp.llama_memory_seq_rm(self._memory, seq, -1, -1):
+            raise UserError(f"{self.identity.name}: llama.cpp could not empty a sequence; update it.")
+        return 0
 
     def _end_of(self, seq: int) -> int:
         """How many tokens a sequence has in the cache."""
@@ -539,7 +629,10 @@ class LlamaTeacher:
         self._new_tokens += 1
         segment = job.request.segments[job.segment]
         if self._is_end(token):
-            self._close_segment(job, len(job.buffer), "end")
+            if job.thinks:
+                self._end_thinking(job)
+            else:
+                self._close_segment(job, len(job.buffer), "end")
             return
         piece = self._piece(token)
         job.tokens.append(token)
@@ -547,7 +640,7 @@ class LlamaTeacher:
         searched = len(job.buffer)
         job.buffer += piece
         job.ends.append(len(job.buffer))
-        if job.segment == 0 and self._think(job):
+        if self._think(job):
             return
         for stop in segment.stops:
             sign = stop.encode()
@@ -560,31 +653,40 @@ class LlamaTeacher:
             if cut is not None:
                 self._close_segment(job, job.ends[cut - 1] if cut else 0, "repetition")
                 return
-        if len(job.ends) >= segment.max_tokens:
+        if len(job.ends) + job.borrowed >= job.room[job.segment]:
             self._close_segment(job, len(job.buffer), "length")
 
     def _think(self, job: _Job) -> bool:
-        """See a reasoning model through its <think> block; True while it is in it."""
-        start = bytes(job.buffer[:16]).lstrip()
+        """See a reasoning model through a <think> block at the beginning of a segment; True while it is in
+        it. It has the request's tokens for thinking, and where those are spent, or were never planned
+        because nothing about the model speaks of thinking, the segment's own."""
         if not job.thinks:
-            job.thinks = start.startswith(b"<think>") or (
-                not job.thinking and job.prompt_text.rstrip().endswith("<think>")
-            )
-        if not job.thinks or job.thinking:
-            return False
-        end = job.buffer.find(_THINK_END)
-        if end < 0 and len(job.ends) < _THINK_TOKENS:
-            return True
-        if end < 0:
-            tail = self._tokenize("\n</think>\n\n", special=True)
-            job.tokens += tail
-            job.pending += tail
-            end = len(job.buffer)
-        job.thinking = bytes(job.buffer[:end]).strip() or b" "
-        job.buffer.clear()
-        job.ends.clear()
-        job.segment_start = len(job.tokens)
+            start = bytes(job.buffer[:32]).lstrip()
+            job.thinks = start.startswith(_THINK) and not job.began_text
+            job.began_text = job.began_text or not _THINK.startswith(start[: len(_THINK)])
+            if not job.thinks:
+                return False
+        room = job.thinking_left or job.room[job.segment]
+        if _THINK_END in job.buffer or len(job.ends) >= room:
+            self._end_thinking(job)
         return True
+
+    def _end_thinking(self, job: _Job) -> None:
+        """Leave the <think> block, and close it where the model has not."""
+        thought, closed, rest = bytes(job.buffer).partition(_THINK_END)
+        if not closed:
+            job.tokens += self._closing
+            job.pending += self._closing
+        job.thinking += thought.strip().removeprefix(_THINK).strip() + b"\n"
+        used = len(job.ends)
+        job.borrowed = max(0, used - job.thinking_left)
+        job.thinking_left = max(0, job.thinking_left - used)
+        job.thinks, job.began_text = False, True
+        job.buffer[:] = rest
+        job.ends = [len(rest)] if rest else []
+        job.segment_start = len(job.tokens) - len(job.ends)
+        if job.borrowed >= job.room[job.segment]:
+            self._close_segment(job, len(job.buffer), "length")
 
     def _open_segment(self, job: _Job) -> None:
         """Put the segment's lead behind what is there."""
@@ -596,6 +698,9 @@ class LlamaTeacher:
         job.segment_start = len(job.tokens)
         job.buffer.clear()
         job.ends.clear()
+        job.borrowed = 0
+        job.thinks = job.segment == 0 and not lead and opens_thinking(job.prompt_text)
+        job.began_text = False
         if job.grammar is not None:
             llama_cpp.llama_sampler_free(job.grammar)
             job.grammar = None
@@ -613,7 +718,8 @@ class LlamaTeacher:
         kept = bytes(job.buffer[:keep])
         job.written.append(Written(kept.decode("utf-8", "ignore"), finish, len(job.ends)))
         job.text += kept.decode("utf-8", "ignore")
-        if job.segment + 1 == len(job.request.segments):
+        useless = job.request.segments[job.segment].whole and finish in ("length", "repetition")
+        if useless or job.segment + 1 == len(job.request.segments):
             job.finished = True
             return
         whole = sum(1 for end in job.ends if end <= keep)
@@ -626,16 +732,10 @@ class LlamaTeacher:
         before = len(job.tokens)
         self._open_segment(job)
         if length < job.past:
-            if not llama_cpp.llama_memory_seq_rm(self._memory, job.seq, length, -1):
-                # A recurrent state cannot be cut back: evaluate the sequence again.
-                llama_cpp.llama_memory_seq_rm(self._memory, job.seq, 0, -1)
-                length = 0
-            job.past = length
+            job.past = self._cut(job.seq, length)
+        if job.past == len(job.tokens):  # an empty lead right behind what is evaluated: its last token again
+            job.past = self._cut(job.seq, before - 1)
         job.pending = job.tokens[job.past :]
-        if not job.pending:  # an empty lead right behind what is evaluated: its last token again
-            job.past = before - 1
-            llama_cpp.llama_memory_seq_rm(self._memory, job.seq, job.past, -1)
-            job.pending = job.tokens[job.past :]
 
     def _generation(self, job: _Job) -> Generation:
         self._release_samplers(job)
@@ -645,7 +745,7 @@ class LlamaTeacher:
             seed=job.request.seed + job.candidate,
             written=tuple(job.written),
             text=job.text,
-            thinking=job.thinking.decode("utf-8", "ignore").removeprefix("<think>").strip(),
+            thinking=job.thinking.decode("utf-8", "ignore").strip(),
             prompt=job.prompt_text,
             prompt_tokens=len(job.prompt),
             new_tokens=job.new_tokens,
@@ -669,7 +769,7 @@ class LlamaTeacher:
         )
 
     def _free(self, job: _Job) -> None:
-        llama_cpp.llama_memory_seq_rm(self._memory, job.seq, -1, -1)
+        self._cut(job.seq, 0)
         self._slots[job.seq] = None
         job.seq = -1
         job.past = 0
@@ -751,7 +851,8 @@ class LlamaTeacher:
     # -- tokens -----------------------------------------------------------------------------
 
     def _render(self, request: Request) -> tuple[str, list[int]]:
-        return chat_tokens(self._vocab, self._template, request.messages)
+        led = bool(request.segments[0].lead)
+        return chat_tokens(self._vocab, self._template, request.messages, led=led)
 
     def _tokenize(self, text: str, *, special: bool) -> list[int]:
         return tokenize(self._vocab, text, special=special)
@@ -785,6 +886,17 @@ def _common_prefix(lists: Sequence[list[int]]) -> list[int]:
         (i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high))
     )
     return low[:size]
+
+
+def _fitted(segments: Sequence[Segment], there_is: int) -> list[int]:
+    """The most tokens of each segment, where there is room for ``there_is`` in all: the last ones give up
+    first, none more than its least."""
+    room = [s.max_tokens for s in segments]
+    for n in range(len(room) - 1, -1, -1):
+        least = segments[n].least_tokens
+        if least is not None:
+            room[n] = max(min(least, room[n]), min(room[n], room[n] + there_is - sum(room)))
+    return room
 
 
 def _loop_start(tokens: list[int], *, longest: int = 64, least: int = 48) -> int | None:

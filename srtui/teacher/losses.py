@@ -29,12 +29,14 @@ class LlamaLosses:
         self._path = path
         self._model: Any = None
         self._context: Any = None  # so that there is something to close where loading fails
-        self._model = load_model(path, "auto")
+        self._model, _ = load_model(path, "auto")
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         self._vocab_size = llama_cpp.llama_vocab_n_tokens(self._vocab)
         self._cells = 0
+        self._trunk: list[int] | None = None  # the prompt that the last sequence holds
         self._template: Any = None
         self.tokens_run = 0
+        self.on_gpu = bool(llama_cpp.llama_supports_gpu_offload())
         self._batch: Any = llama_cpp.llama_batch_init(_BATCH, 0, 1)
         _open_ones.add(self)
 
@@ -49,12 +51,12 @@ class LlamaLosses:
 
         ``asked`` are (lead, options): for each, the NLLs in nats of the options right behind ``lead``
         at the beginning of the assistant's turn. What all options of a lead begin with counts for
-        none of them. The prompt is evaluated once. None where it is longer than the model's context,
+        none of them. The prompt is evaluated once, and not again for the same prompt asked next. None where it is longer than the model's context,
         or a number is not finite.
         """
         if self._template is None:
             self._template = chat_template(self._model)
-        _, prompt = chat_tokens(self._vocab, self._template, messages)
+        _, prompt = chat_tokens(self._vocab, self._template, messages, led=True)
         texts = [[self.tokenize(lead + option) for option in options] for lead, options in asked]
         starts = []
         for group in texts:
@@ -62,9 +64,36 @@ class LlamaLosses:
             same = next((n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))
             # An option that all others begin with would have nothing of its own left.
             starts.append(max(0, min(same, *(len(t) - 1 for t in group))))
-        longest = len(prompt) + max(len(t) for group in texts for t in group)
-        if longest > llama_cpp.llama_model_n_ctx_train(self._model):
+        if not self._holds(prompt, texts):
             return None
+        # The prompt takes a sequence, and so does each lead, beside those of the options.
+        found: list[list[float]] = []
+        at = 0
+        while at < len(texts):
+            end, used = at, 0
+            while end < len(texts) and (end == at or used + len(texts[end]) + 1 < 2 * _SEQUENCES):
+                used += len(texts[end]) + 1
+                end += 1
+            found += self._options(prompt, texts[at:end], starts[at:end])
+            at = end
+        return found if np.isfinite([n for group in found for n in group]).all() else None
+
+    def holds(self, messages: Sequence[Message], answer: str) -> bool:
+        """Whether the model's context holds the prompt and this beginning of an answer."""
+        if self._template is None:
+            self._template = chat_template(self._model)
+        _, prompt = chat_tokens(self._vocab, self._template, messages)
+        return self._holds(prompt, [[self.tokenize(answer)]])
+
+    def _holds(self, prompt: list[int], texts: Sequence[Sequence[list[int]]]) -> bool:
+        longest = len(prompt) + max(len(t) for group in texts for t in group)
+        return longest <= int(llama_cpp.llama_model_n_ctx_train(self._model))
+
+    def _options(
+        self, prompt: list[int], texts: Sequence[Sequence[list[int]]], starts: Sequence[int]
+    ) -> list[list[float]]:
+        """NLLs of each group's options behind ``prompt``, from each group's start on. The prompt stays
+        in its sequence, so that the same prompt costs nothing the next time."""
         fork = len(prompt) - 1  # the last token of what is shared is run again, for its prediction
         paths = [prompt + group[0][:start] for group, start in zip(texts, starts, strict=True)]
         rows: list[tuple[int, int, int, int | None]] = []
@@ -82,11 +111,17 @@ class LlamaLosses:
             for n, path in enumerate(paths)
             for at in range(fork, len(path) - 1)
         ]
-        tokens = fork + len(stems) + len(rows)
-        self._open(-(-tokens // 1024) * 1024)
+        tokens = len(stems) + len(rows)
+        self._open(-(-(fork + tokens) // 1024) * 1024)
         memory = llama_cpp.llama_get_memory(self._context)
-        llama_cpp.llama_memory_clear(memory, False)
-        self._run([(token, at, trunk, None) for at, token in enumerate(prompt[:fork])], [])
+        if self._trunk == prompt:
+            for other in range(trunk):
+                llama_cpp.llama_memory_seq_rm(memory, other, -1, -1)
+        else:
+            llama_cpp.llama_memory_clear(memory, False)
+            self._run([(token, at, trunk, None) for at, token in enumerate(prompt[:fork])], [])
+            self._trunk = prompt
+            tokens += fork
         for n in range(len(paths)):
             llama_cpp.llama_memory_seq_cp(memory, trunk, trunk - 1 - n, 0, fork)
         self._run(stems, [])
@@ -95,8 +130,6 @@ class LlamaLosses:
         sums = [0.0] * seq
         self._run(rows, sums)
         self.tokens_run += tokens
-        if not np.isfinite(sums).all():
-            return None
         ends = np.cumsum([len(group) for group in texts]).tolist()
         return [sums[end - len(group) : end] for end, group in zip(ends, texts, strict=True)]
 
@@ -134,6 +167,7 @@ class LlamaLosses:
     ) -> list[float | None]:
         memory = llama_cpp.llama_get_memory(self._context)
         llama_cpp.llama_memory_clear(memory, False)
+        self._trunk = None
         for prefix, seq in prefixes.items():
             self._run([(token, at, seq, None) for at, token in enumerate(prefix)], [])
         rows: list[tuple[int, int, int, int | None]] = []
@@ -195,7 +229,7 @@ class LlamaLosses:
     def _free_context(self) -> None:
         if self._context is not None:
             llama_cpp.llama_free(self._context)
-            self._context, self._cells = None, 0
+            self._context, self._cells, self._trunk = None, 0, None
 
     def close(self) -> None:
         self._free_context()

@@ -1,7 +1,7 @@
 """QLoRA on what the student chose."""
 
 from srtui.training.checkpoints import Written
-from srtui.training.plan import TrainExample, TrainingConfig, planned_steps
+from srtui.training.plan import TrainExample, TrainingConfig, planned_steps, training_example
 from srtui.training.preflight import Preflight
 from srtui.training.qlora import Listener, TrainingResult, train
 
@@ -14,4 +14,5 @@ __all__ = [
     "Written",
     "planned_steps",
     "train",
+    "training_example",
 ]

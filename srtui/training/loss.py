@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from srtui.scoring import body
+from srtui.scoring import Head
 from srtui.scoring.packing import Packing
 from srtui.training.plan import TrainExample
 
@@ -40,11 +40,12 @@ class MicroBatch:
         return sum(len(e.input_ids) for e in self.examples)
 
 
-def summed_nll(model: Any, batch: MicroBatch) -> Any:
+def summed_nll(head: Head, batch: MicroBatch) -> Any:
     """Negative log-likelihood of all target tokens of ``batch``, in nats, summed: a scalar with a
-    gradient for the hidden states. A packed batch needs srtui.scoring.packing's attention in place."""
-    device = next(model.parameters()).device
-    hidden = _packed(model, batch, device) if batch.packed else _padded(model, batch, device)
+    gradient for the hidden states, by the model that ``head`` belongs to. A packed batch needs
+    srtui.scoring.packing's attention in place."""
+    device = next(head.model.parameters()).device
+    hidden = (_packed if batch.packed else _padded)(head.body, batch, device)
     width = 0 if batch.packed else max(len(e.input_ids) for e in batch.examples)
     starts = (
         [0, *accumulate(len(e.input_ids) for e in batch.examples)][:-1]
@@ -58,21 +59,17 @@ def summed_nll(model: Any, batch: MicroBatch) -> Any:
         for place in range(len(e.input_ids) - e.target, len(e.input_ids))
     ]
     labels = [token for e in batch.examples for token in e.input_ids[len(e.input_ids) - e.target :]]
-    config = model.config.get_text_config()
-    head = model.get_output_embeddings()
-    return HeadLoss.apply(  # type: ignore[no-untyped-call]
-        hidden.flatten(0, 1)[torch.tensor(at, device=device)],
-        head.weight,
-        head.bias,
-        torch.tensor(labels, device=device),
-        getattr(config, "logit_scale", None),
-        getattr(config, "final_logit_softcapping", None),
-    )
+    picked = hidden.flatten(0, 1)[torch.tensor(at, device=device)]
+    wanted = torch.tensor(labels, device=device)
+    if not head.direct:
+        return OwnHeadLoss.apply(picked, wanted, head)  # type: ignore[no-untyped-call]
+    output = head.model.get_output_embeddings()
+    return HeadLoss.apply(picked, output.weight, output.bias, wanted, head.scale, head.cap)  # type: ignore[no-untyped-call]
 
 
-def _packed(model: Any, batch: MicroBatch, device: Any) -> Any:
+def _packed(body: Any, batch: MicroBatch, device: Any) -> Any:
     lengths = [len(e.input_ids) for e in batch.examples]
-    return body(model)(
+    return body(
         input_ids=torch.tensor([[i for e in batch.examples for i in e.input_ids]], device=device),
         position_ids=torch.tensor([[p for size in lengths for p in range(size)]], device=device),
         use_cache=False,
@@ -80,14 +77,14 @@ def _packed(model: Any, batch: MicroBatch, device: Any) -> Any:
     ).last_hidden_state
 
 
-def _padded(model: Any, batch: MicroBatch, device: Any) -> Any:
+def _padded(body: Any, batch: MicroBatch, device: Any) -> Any:
     lengths = [len(e.input_ids) for e in batch.examples]
     ids = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
     mask = torch.zeros_like(ids)
     for n, e in enumerate(batch.examples):
         ids[n, : lengths[n]] = torch.tensor(e.input_ids)
         mask[n, : lengths[n]] = 1
-    return body(model)(
+    return body(
         input_ids=ids.to(device),
         attention_mask=None if bool(mask.all()) else mask.to(device),
         use_cache=False,
@@ -138,6 +135,31 @@ class HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         return gradient * outer[0].to(gradient.dtype), None, None, None, None, None
+
+
+class OwnHeadLoss(torch.autograd.Function):
+    """The same of hidden (n, width) and labels (n,) by ``head``, whatever it does to its logits: the
+    gradient is autograd's through the model's own head, a chunk at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, labels: torch.Tensor, head: Head) -> torch.Tensor:
+        wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        total = torch.zeros((), dtype=wide, device=hidden.device)
+        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        for part in _chunks(len(labels), head.vocabulary):
+            chunk = hidden[part].detach().requires_grad_(gradient is not None)
+            with torch.set_grad_enabled(gradient is not None):
+                loss = torch.nn.functional.cross_entropy(head.logits(chunk), labels[part], reduction="sum")
+            total += loss.detach()
+            if gradient is not None:
+                (gradient[part],) = torch.autograd.grad(loss, chunk)
+        ctx.save_for_backward(*([] if gradient is None else [gradient]))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * outer[0].to(gradient.dtype), None, None
 
 
 def _chunks(rows: int, vocabulary: int) -> Sequence[slice]:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from srtui.sample import digest
+from srtui.hashing import digest, key
+from srtui.scoring import Span
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,26 @@ class TrainExample:
     input_ids: tuple[int, ...]
     target: int
     truncated: bool = False
+
+    @property
+    def digest(self) -> bytes:
+        """16-byte content address of what is trained."""
+        return digest(array("i", self.input_ids).tobytes(), self.target)
+
+
+def training_example(span: Span, end_of_turn: Sequence[int], max_length: int) -> TrainExample:
+    """What is trained of a scored span: its tokens, and behind them the end of the turn, from which a
+    student learns to stop. A protocol may score without it; one that scores it has it already.
+
+    An answer that was cut at ``max_length`` gets no end, since it does not end there; one that leaves
+    no room for its end counts as cut.
+    """
+    end = tuple(end_of_turn)
+    if span.truncated or span.ids[-len(end) :] == end:
+        return TrainExample(span.ids, span.target, span.truncated)
+    if len(span.ids) + len(end) > max_length:
+        return TrainExample(span.ids, span.target, truncated=True)
+    return TrainExample((*span.ids, *end), span.target + len(end))
 
 
 @dataclass(frozen=True)
@@ -59,8 +80,15 @@ class TrainingConfig:
         settings = asdict(self)
         for name in ("checkpoint_steps", "checkpoints_kept"):
             settings.pop(name)
-        texts = [digest(array("i", e.input_ids).tobytes(), e.target).hex() for e in examples]
-        return digest(student_id, repr(sorted(settings.items())), *texts, held_out).hex()[:32]
+        changed = {n: v for n, v in settings.items() if v != getattr(TrainingConfig, n)}
+        made = key(
+            "training",
+            student=student_id,
+            settings=changed,
+            examples=[e.digest for e in examples],
+            held_out=held_out,
+        )
+        return made.hex()
 
     def evaluations(self, steps_an_epoch: int) -> int:
         """Held-out losses are measured every so many steps; 0 for only before and after training.
@@ -81,6 +109,21 @@ def planned_steps(examples: int, config: TrainingConfig) -> int:
     if config.steps is not None:
         return config.steps if examples else 0
     return math.ceil(steps_an_epoch(examples, config) * config.epochs)
+
+
+def learning_rate(step: int, steps: int, config: TrainingConfig) -> float:
+    """The learning rate of ``step``, from 1 to ``steps``.
+
+    It rises in equal parts to the full rate, which the last step of the warm-up has, and falls from
+    there, by a line or half a cosine, to what would be 0 after the last step. transformers' schedules
+    begin one step earlier, at 0, so that a first step changes nothing.
+    """
+    warmup = math.ceil(steps * config.warmup_ratio)
+    if step <= warmup:
+        return config.learning_rate * step / warmup
+    done = (step - 1 - warmup) / max(1, steps - warmup)
+    left = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
+    return config.learning_rate * left[config.scheduler]
 
 
 def plan_steps(lengths: Sequence[int], config: TrainingConfig, *, packed: bool) -> list[list[list[int]]]:

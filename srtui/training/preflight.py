@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from srtui.models.memory import free_bytes, inner_width
 from srtui.training.plan import TrainExample, TrainingConfig, plan_steps
 
 
@@ -28,8 +29,8 @@ class Shape:
     def of(cls, model: Any, element: int) -> Shape:
         """Of a loaded model with adapters."""
         config = model.config.get_text_config()
-        hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
-        inner = int(getattr(config, "intermediate_size", None) or 4 * hidden)
+        hidden, heads = int(config.hidden_size), int(getattr(config, "num_attention_heads", None) or 1)
+        inner = inner_width(model)
         head = int(getattr(config, "head_dim", None) or hidden // heads)
         quantized = getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False)
         return cls(
@@ -37,7 +38,7 @@ class Shape:
             hidden=hidden,
             inner=inner,
             key_value=int(getattr(config, "num_key_value_heads", None) or heads) * head,
-            vocabulary=int(model.get_output_embeddings().weight.shape[0]),
+            vocabulary=int(getattr(model.get_output_embeddings(), "out_features", 0) or config.vocab_size),
             trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
             element=element,
             matrix=hidden * inner if quantized else 0,
@@ -178,17 +179,6 @@ def what_would_fit(
     return ""
 
 
-def free_bytes(device: Any) -> int:
-    """Memory that training could still take: the GPU's, or this computer's."""
-    import psutil
-    import torch
-
-    if device.type == "cuda":
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0] + unused)
-    return int(psutil.virtual_memory().available)
-
-
 def diverged(losses: Sequence[float], vocabulary: int) -> bool:
     """Whether the last losses (nats a token) say that training has blown up.
 
@@ -201,3 +191,15 @@ def diverged(losses: Sequence[float], vocabulary: int) -> bool:
     earlier = sorted(losses[-132:-4])
     recent = math.fsum(losses[-4:]) / 4
     return recent > max(math.log(vocabulary), 2 * earlier[len(earlier) // 2])
+
+
+__all__ = [
+    "Preflight",
+    "Shape",
+    "diverged",
+    "free_bytes",
+    "largest_pass",
+    "needed_bytes",
+    "training_bytes",
+    "what_would_fit",
+]

@@ -1,8 +1,8 @@
-"""QLoRA finetuning (Dettmers et al. 2023) of the 4-bit student on the selected pairs, through TRL.
+"""QLoRA finetuning (Dettmers et al. 2023) of the 4-bit student on the selected pairs.
 
-The examples are the very spans that were scored, token for token, and only the target carries loss:
-the loss of a sample before the first step equals the scorer's L(y|x). A training that was killed goes
-on from its last checkpoint as if nothing had happened.
+The examples are the spans that were scored, token for token, each ending its turn (plan.py), and only
+the target carries loss: the loss of a sample before the first step is the scorer's of the same tokens.
+A training that was killed resumes from its last checkpoint as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from srtui.errors import UserError
-from srtui.sample import digest
+from srtui.hashing import key
 from srtui.scoring import Scorer, Span, Student
 from srtui.scoring.packing import packed_attention
 from srtui.training import checkpoints, preflight
@@ -37,7 +37,9 @@ class TrainingResult:
     """``tokens`` went through the model, padding not counted; losses are means in nats a token.
 
     ``held_out`` maps a set's name to samples, before and after. ``kept_step`` is the step whose weights
-    were kept: the last, or the best one where early stopping looked for it.
+    were kept: the last, or the best one where early stopping looked for it. ``changed`` is false where
+    the adapter is still what it was made with: the student is then the untuned one. ``arithmetic`` is
+    the type that the student computed in.
     """
 
     adapter_dir: Path
@@ -47,6 +49,8 @@ class TrainingResult:
     last_loss: float
     tokens: int
     seconds: float
+    arithmetic: str
+    changed: bool
     held_out: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
@@ -124,17 +128,15 @@ class _Training:
         listener: Listener,
         should_stop: Callable[[], bool],
     ) -> None:
-        import torch
-
         self.student, self.examples, self.held_out, self.config = student, examples, held_out, config
         self.out_dir, self.listener, self.should_stop = out_dir, listener, should_stop
         self.root = out_dir.with_name("checkpoints")
-        self.on_gpu = torch.cuda.is_available()
+        self.on_gpu = next(student.model.parameters()).device.type == "cuda"
         watched = held_out if config.early_stopping else {}
         self.fingerprint = config.fingerprint(
             student.id,
             examples,
-            digest(*(repr((n, list(held))) for n, held in sorted(watched.items()))).hex(),
+            key("held out", **{n: [e.digest for e in held] for n, held in watched.items()}).hex(),
         )
         self.optimizer = config.optimizer
         if self.optimizer == "auto":
@@ -168,7 +170,7 @@ class _Training:
                 self._check()
                 self.listener.begins(self.saved_step, self.tokens_after[self.saved_step])
                 self.clock = time.monotonic() - self.progress.seconds
-                self.trainer.train(resume_from_checkpoint=str(found[1]) if found else None)
+                self.trainer.train(found[1] if found else None, self.saved_step)
         except Interrupted:
             if self.progress.step > self.saved_step:
                 self._save()
@@ -183,23 +185,23 @@ class _Training:
         """The plan, the student with new adapters, and what trains it."""
         import torch
         from peft import LoraConfig, get_peft_model
-        from transformers import set_seed
-        from trl import SFTConfig
 
         from srtui.training.loss import MicroBatch
-        from srtui.training.trainer import StepTrainer
+        from srtui.training.trainer import Trainer
 
         config = self.config
         # NEFTune scales its noise by a sample's length, which a row of several does not have.
         can_pack = config.packing is not False and not config.neftune_alpha
         self.packed = can_pack and self.scorer.packed
         plan = plan_steps([len(e.input_ids) for e in self.examples], config, packed=self.packed)
+        if not self.packed and not self.scorer.head.pads:
+            plan = [[[i] for micro in step for i in micro] for step in plan]
         self.steps = [
             [MicroBatch(tuple(self.examples[i] for i in micro), self.packed) for micro in step]
             for step in plan
         ]
         self.tokens_after = [0, *accumulate(sum(batch.tokens for batch in step) for step in self.steps)]
-        set_seed(config.seed)
+        torch.manual_seed(config.seed)
         model = get_peft_model(
             self.student.model,
             LoraConfig(
@@ -215,38 +217,10 @@ class _Training:
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.student.model = model
-        arguments = SFTConfig(
-            output_dir=str(self.root),
-            num_train_epochs=1,  # the plan has them all
-            per_device_train_batch_size=1,
-            gradient_accumulation_steps=1,
-            learning_rate=config.learning_rate,
-            warmup_steps=math.ceil(len(self.steps) * config.warmup_ratio),
-            lr_scheduler_type=config.scheduler,
-            optim="adamw_torch" if self.optimizer == "adamw" else self.optimizer,
-            weight_decay=config.weight_decay,
-            max_grad_norm=config.max_grad_norm,
-            neftune_noise_alpha=config.neftune_alpha or None,
-            seed=config.seed,
-            bf16=self.on_gpu and torch.cuda.is_bf16_supported(),
-            use_cpu=not self.on_gpu,
-            gradient_checkpointing=False,  # done above, so that the pre-flight has it too
-            train_sampling_strategy="sequential",
-            logging_steps=1,
-            logging_nan_inf_filter=False,
-            save_strategy="no",
-            eval_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            max_length=None,
-            packing=False,
-            dataset_kwargs={"skip_prepare_dataset": True},
-            dataloader_pin_memory=False,
+        self.trainer = Trainer(
+            model, self.scorer.head, config, self.optimizer, self.steps, self._after_step, self.should_stop
         )
-        self.trainer = StepTrainer(
-            model, self.student.tokenizer, arguments, self.steps, self._after_step, self.should_stop
-        )
+        self.untrained = self.trainer.adapter()
 
     def _check(self) -> None:
         """Say what it will take, and refuse what does not fit."""
@@ -392,6 +366,8 @@ class _Training:
             last_loss=done.losses[-1] if done.losses else math.nan,
             tokens=self.tokens_after[done.step],
             seconds=done.seconds,
+            arithmetic=self.student.arithmetic,
+            changed=self._changed(),
             held_out={
                 name: {
                     "samples": len(samples),
@@ -420,6 +396,10 @@ class _Training:
                 f"{self.out_dir}: the trained adapter cannot be written ({_reason(error)}); the last checkpoint is "
                 "kept. Make room and run the same command again."
             ) from error
+
+    def _changed(self) -> bool:
+        now = self.trainer.adapter()
+        return not all(bool((now[name] == tensor).all()) for name, tensor in self.untrained.items())
 
     def _held_out_losses(self) -> dict[str, float]:
         """By set, the mean over samples of the mean NLL of their targets, nats a token, by the scorer."""
@@ -450,9 +430,6 @@ def _memory_mb() -> float:
 
 def _quiet() -> None:
     """The libraries' own progress bars and notices would tear the live display."""
-    import datasets
-
     warnings.simplefilter("ignore")
-    datasets.disable_progress_bars()
-    for name in ("transformers", "trl", "accelerate", "datasets", "peft"):
+    for name in ("transformers", "accelerate", "peft"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,9 +1,8 @@
-"""TRL's SFTTrainer, driven step by step by a plan that is known beforehand.
+"""The loop: a plan of steps, known beforehand, taken one by one on one device.
 
-One item of its dataset is one optimizer step, and the step itself runs the micro-batches. So the
-order of the data is the plan's, and a training that goes on from step n only has to begin there.
-Every step seeds the random numbers (dropout, NEFTune) by its own number: there is no random state to
-carry over.
+Every step seeds the random numbers (dropout, NEFTune) by its own number, and has the learning rate of
+its number: a training that goes on from step n has nothing to restore but the adapter and the
+optimizer's state.
 """
 
 from __future__ import annotations
@@ -14,133 +13,134 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
-from transformers import TrainerCallback
-from trl import SFTConfig, SFTTrainer
 
 from srtui.errors import UserError
+from srtui.scoring import Head
 from srtui.training.checkpoints import load_state, save_state
 from srtui.training.loss import MicroBatch, summed_nll
+from srtui.training.plan import TrainingConfig, learning_rate
 
-_ADAPTER, _OPTIMIZER, _STATE = "adapter.safetensors", "optimizer", "trainer_state.json"
+_ADAPTER, _OPTIMIZER = "adapter.safetensors", "optimizer"
 
 
 class Interrupted(Exception):
     """Training was asked to stop; the step in hand was given up."""
 
 
-class StepTrainer(SFTTrainer):  # type: ignore[misc]
-    """Takes ``steps`` one after the other. ``after_step(step, values)`` gets loss, learning_rate and
-    grad_norm, and answers whether training has come to its end; ``should_stop`` is asked between
-    micro-batches. Raises Interrupted, and UserError where a loss or a gradient is not finite: before
-    the optimizer could spoil the weights with it."""
+class Trainer:
+    """Takes ``steps`` one after the other on the device that ``model`` is on, whatever others there are.
+
+    ``after_step(step, values)`` gets loss, learning_rate and grad_norm, and answers whether training
+    has come to its end; ``should_stop`` is asked between micro-batches. ``optimizer`` is adamw
+    (PyTorch's) or paged_adamw_8bit (bitsandbytes').
+    """
 
     def __init__(
         self,
         model: Any,
-        tokenizer: Any,
-        arguments: SFTConfig,
+        head: Head,
+        config: TrainingConfig,
+        optimizer: str,
         steps: Sequence[Sequence[MicroBatch]],
         after_step: Callable[[int, dict[str, float]], bool],
         should_stop: Callable[[], bool],
     ) -> None:
-        self._steps, self._should_stop = steps, should_stop
-        super().__init__(
-            model=model,
-            args=arguments,
-            train_dataset=Dataset.from_dict({"step": range(len(steps))}),
-            data_collator=lambda rows: {"step": rows[0]["step"]},
-            processing_class=tokenizer,
-            callbacks=[_AfterStep(after_step)],
-        )
-        for callback in list(self.callback_handler.callbacks):
-            if type(callback).__name__ == "PrinterCallback":
-                self.remove_callback(callback)
-        # TRL casts the adapters of a quantized model to bfloat16, whose 8 bits lose the small updates of
-        # a low learning rate; and a CPU without bf16 arithmetic multiplies them at a fifth of the speed.
-        for parameter in self.model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
+        self._model, self._head, self._config, self._steps = model, head, config, steps
+        self._after_step, self._should_stop = after_step, should_stop
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        # The 8 bits of bfloat16 would lose the small updates of a low learning rate.
+        for parameter in self._parameters:
+            parameter.data = parameter.data.float()
+        self._device = self._parameters[0].device
+        self._optimizer = _optimizer(optimizer, self._parameters, config)
+        if config.neftune_alpha:
+            model.get_input_embeddings().register_forward_hook(_neftune(config.neftune_alpha))
 
-    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
-        step = int(inputs["step"])
-        torch.manual_seed(self.args.seed * 1_000_003 + step)
-        loss = self.run(self._steps[step])
-        if not bool(torch.isfinite(loss)):
-            raise self._broken(f"the loss is {float(loss)}")
-        return loss
+    def train(self, checkpoint: Path | None = None, done: int = 0) -> None:
+        """The steps after the first ``done``, from ``checkpoint`` where there is one.
+
+        Raises Interrupted, and UserError where a loss or a gradient is not finite: before the optimizer
+        could spoil the weights with it.
+        """
+        if checkpoint is not None:
+            self.set_adapter(load_file(checkpoint / _ADAPTER))
+            self._optimizer.load_state_dict(load_state(checkpoint / _OPTIMIZER)["optimizer"])
+        for number in range(done + 1, len(self._steps) + 1):
+            if self._after_step(number, self._step(number)):
+                return
+
+    def _step(self, number: int) -> dict[str, float]:
+        torch.manual_seed(self._config.seed * 1_000_003 + number - 1)
+        loss = float(self.run(self._steps[number - 1]))
+        if not math.isfinite(loss):
+            raise self._broken(number, f"the loss is {loss}")
+        limit = self._config.max_grad_norm or math.inf
+        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, limit))
+        if not math.isfinite(norm):
+            raise self._broken(number, f"the gradient's norm is {norm}")
+        rate = learning_rate(number, len(self._steps), self._config)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return {"loss": loss, "learning_rate": rate, "grad_norm": norm}
 
     def run(self, batches: Sequence[MicroBatch]) -> Any:
-        """Forward and backward of one step's micro-batches; the mean loss, nats a target token."""
-        self.model.train()
+        """Forward and backward of one step's micro-batches; the mean loss, (), nats a target token."""
+        self._model.train()
         targets = sum(batch.targets for batch in batches)
-        total = torch.zeros((), device=self.args.device)
+        total = torch.zeros((), device=self._device)
+        half = self._device.type == "cuda" and torch.cuda.is_bf16_supported()
         for batch in batches:
             if self._should_stop():
                 raise Interrupted
-            with self.accelerator.autocast():
-                loss = summed_nll(self.model, batch) / targets
-            self.accelerator.backward(loss)
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=half):
+                loss = summed_nll(self._head, batch) / targets
+            loss.backward()
             total += loss.detach()
         return total
 
-    def _clip_grad_norm(self, model: Any) -> Any:
-        norm = super()._clip_grad_norm(model)
-        if norm is not None and not math.isfinite(float(norm)):
-            raise self._broken(f"the gradient's norm is {float(norm)}")
-        return norm
-
-    def _broken(self, what: str) -> UserError:
+    def _broken(self, number: int, what: str) -> UserError:
         return UserError(
-            f"Training stopped at step {self.state.global_step + 1} of {len(self._steps)}: {what}. Lower "
-            f"training.learning_rate ({self.args.learning_rate:g} now); checkpoints are kept."
+            f"Training stopped at step {number} of {len(self._steps)}: {what}. Lower "
+            f"training.learning_rate ({self._config.learning_rate:g} now); checkpoints are kept."
         )
-
-    def floating_point_ops(self, inputs: Any) -> int:
-        return 0  # transformers would count them by inputs that ours do not have
 
     # -- checkpoints --------------------------------------------------------------------------------
 
     def fill(self, folder: Path) -> None:
         """Put all that the next step depends on into ``folder``."""
-        self.state.log_history = []  # the store has it, and it would grow with every step
         save_file(self.adapter(), folder / _ADAPTER)
-        state = {"optimizer": self.optimizer.state_dict(), "scheduler": self.lr_scheduler.state_dict()}
-        save_state(state, folder / _OPTIMIZER)
-        self.state.save_to_json(str(folder / _STATE))
+        save_state({"optimizer": self._optimizer.state_dict()}, folder / _OPTIMIZER)
 
     def adapter(self) -> dict[str, Any]:
         """A copy of the adapter's tensors, in the computer's memory."""
-        tensors = get_peft_model_state_dict(self.model)
+        tensors = get_peft_model_state_dict(self._model)
         return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
 
     def set_adapter(self, tensors: dict[str, Any]) -> None:
-        set_peft_model_state_dict(self.model, tensors)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self.set_adapter(load_file(Path(resume_from_checkpoint) / _ADAPTER))
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            state = load_state(Path(checkpoint) / _OPTIMIZER)
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.lr_scheduler.load_state_dict(state["scheduler"])
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        pass  # every step seeds its own
+        set_peft_model_state_dict(self._model, tensors)
 
 
-class _AfterStep(TrainerCallback):  # type: ignore[misc]
-    """transformers logs after each optimizer step, when weights, schedule and step count are new."""
+def _optimizer(name: str, parameters: list[Any], config: TrainingConfig) -> Any:
+    settings: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    if name == "adamw":
+        return torch.optim.AdamW(parameters, **settings)
+    from bitsandbytes.optim import PagedAdamW8bit
 
-    def __init__(self, after_step: Callable[[int, dict[str, float]], bool]) -> None:
-        self._after_step = after_step
+    return PagedAdamW8bit(parameters, **settings)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> Any:
-        if logs and "loss" in logs:
-            values = {k: float(logs[k]) for k in ("loss", "learning_rate", "grad_norm") if k in logs}
-            if self._after_step(state.global_step, values):
-                control.should_training_stop = True
-        return control
+
+def _neftune(alpha: float) -> Callable[[Any, Any, Any], Any]:
+    """NEFTune (Jain et al. 2023): embeddings (samples, length, width) get noise that is uniform within
+    alpha / sqrt(length x width), in training only."""
+
+    def add_noise(embedding: Any, given: Any, made: Any) -> Any:
+        if not embedding.training:
+            return made
+        bound = alpha / math.sqrt(made.shape[1] * made.shape[2])
+        return made + torch.empty_like(made).uniform_(-bound, bound)
+
+    return add_noise

@@ -222,11 +222,15 @@ def differences(file: dict[str, Any], snapshot: dict[str, Any]) -> list[str]:
     from srtui.recipe import Recipe
 
     try:
-        as_is = Recipe.model_validate({"name": snapshot["name"], **file}).model_dump(mode="json")
+        # A prompts file is named in the recipe file; the snapshot has its contents.
+        whole = {"name": snapshot["name"], **file, "prompts": snapshot.get("prompts")}
+        as_is = Recipe.model_validate(whole).model_dump(mode="json")
     except ValueError:
         return []
     found = []
     for key, value in snapshot.items():
+        if key == "prompts":
+            continue
         if not isinstance(value, dict):
             if (
                 key not in ("name", "dataset", "limit", "seed", "description")

@@ -95,12 +95,12 @@ class Ground:
                 whole = hashlib.sha256()
                 for (table,) in conn.execute(
                     "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'variant_text%' "
-                    "AND name NOT LIKE 'sqlite_%' ORDER BY name"
+                    "AND name NOT LIKE 'sqlite_%' AND name <> 'output' ORDER BY name"
                 ):
                     name = table.decode()
                     whole.update(table)
-                    for row in conn.execute(f'SELECT * FROM "{name}" ORDER BY rowid'):
-                        whole.update(repr(row).encode())
+                    for row in sorted(map(repr, conn.execute(f'SELECT * FROM "{name}"'))):
+                        whole.update(row.encode())
                 return whole.hexdigest()
         except sqlite3.Error as error:
             return f"unreadable: {error}"

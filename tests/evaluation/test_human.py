@@ -46,6 +46,13 @@ def said(item: int, name: str, choice: Any, order: Any = "ab") -> Judgement:
     return Judgement(item, order, annotator=name, choice=choice)
 
 
+def test_who_says_nothing_has_lost() -> None:
+    none: dict[int, Any] = {1: frozenset("a"), 2: frozenset("b"), 3: frozenset("ab")}
+    found = human_result(ITEMS[:5], [said(0, "ada", "a")], none)
+    assert (found["judged"], found["win"], found["tie"], found["lose"]) == (4, 2, 1, 1)
+    assert found["failed"] == {"a": 1, "b": 1, "both": 1} and found["judgements"] == 1
+
+
 def test_what_choices_amount_to() -> None:
     judgements = [
         said(0, "ada", "a"), said(0, "ben", "a", "ba"),  # win

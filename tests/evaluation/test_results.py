@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from srtui.evaluation.results import (
-    calibration_result,
-    pairwise_result,
-    turns_result,
-    winrate_result,
-    worth,
-)
+from srtui.evaluation.calibration import calibration_result, worth
+from srtui.evaluation.results import TOO_LONG, pairwise_result, turns_result, winrate_result
 from srtui.store.evaluations import Item, Judgement
 
 
@@ -39,6 +34,72 @@ JUDGEMENTS = [
     Judgement(4, "ba", parsed="judge_context"),
 ]
 LENGTHS = dict.fromkeys(range(5), (100, 50))
+
+
+def test_a_missing_answer_is_lost_and_reported() -> None:
+    """It left the denominator, so a model that says nothing where it would lose gained."""
+    said = [
+        *JUDGEMENTS[:2],
+        Judgement(1, "ab", parsed="no answer of A (empty)"),
+        Judgement(1, "ba", parsed="no answer of A (empty)"),
+        Judgement(2, "ab", parsed="no answer of B (too_long)"),
+        Judgement(2, "ba", parsed="no answer of B (too_long)"),
+        Judgement(3, "ab", parsed="no answer of A (empty)"),  # as older stores say it where both have none
+        Judgement(3, "ba", parsed="no answer of A (empty)"),
+        Judgement(4, "ab", parsed=TOO_LONG["a"]),
+        Judgement(4, "ba", parsed="judge_context"),
+    ]
+    lengths = {0: (100, 50), 1: (0, 50), 2: (100, 0), 3: (0, 0), 4: (90000, 50)}
+    r = pairwise_result(ITEMS, said, lengths)
+    assert (r["judged"], r["win"], r["tie"], r["lose"]) == (5, 2, 1, 2)
+    assert r["win_rate"]["value"] == 0.5 and r["win_rate"]["n"] == 5
+    assert r["preference"]["value"] == pytest.approx((1 + 0 + 1 + 0.5 + 0) / 5)
+    assert r["failed"]["a"] == 2 and r["failed"]["b"] == 1 and r["failed"]["both"] == 1
+    assert r["failed"]["why"]["no answer of B (too_long)"] == 1 and r["unjudged"] == {}
+    assert r["score_a"]["n"] == 1 and r["length"] == {"a": 100, "b": 50}
+    assert r["categories"]["math"]["lose"] == 1 and r["categories"]["writing"]["win"] == 1
+    controlled = winrate_result(ITEMS, said, lengths)["length_controlled"]
+    assert controlled["raw"] == pytest.approx(0.5) and controlled["reason"] == "fewer than 10 judged items"
+
+
+def test_a_difference_within_the_margin_is_a_tie() -> None:
+    near = [
+        Judgement(0, order, score_a=5.0001, score_b=5.0, probabilities=None, parsed="not asked")
+        for order in ("ab", "ba")
+    ]  # type: ignore[misc]
+    assert pairwise_result(ITEMS[:1], near, LENGTHS)["win"] == 1
+    r = pairwise_result(ITEMS[:1], near, LENGTHS, margin=0.5)
+    assert (r["win"], r["tie"], r["tie_margin"]) == (0, 1, 0.5)
+
+
+def test_preference_is_of_both_scores_together() -> None:
+    """With marginals alone a second score that follows the first looks like a coin's."""
+    half = [0.5 * (k in (4, 8)) for k in range(1, 11)]
+    said = [
+        Judgement(
+            0, order, score_a=6.0, score_b=6.0, parsed="not asked",
+            probabilities={"a": half, "b": half, "mass": [1.0, 1.0], "prefers_a": 0.9},
+        )
+        for order in ("ab", "ba")
+    ]  # type: ignore[misc]  # fmt: skip
+    assert pairwise_result(ITEMS[:1], said, LENGTHS)["preference"]["value"] == pytest.approx(0.9)
+
+
+def test_a_judges_tie_margin_comes_from_its_calibration() -> None:
+    """It says 0.2 points where the known judge sees a tie, and 2 where it does not."""
+    items, said = [], []
+    for n in range(40):
+        apart = 2.0 if n % 4 < 2 else 0.2
+        ahead = (-1) ** n
+        known = {"scores": [5 + ahead * (apart > 1), 5], "scores_reversed": [5, 5 + ahead * (apart > 1)]}
+        items.append(Item(n, "all", ("q",), known))
+        said += [
+            Judgement(n, order, score_a=5 + ahead * apart, score_b=5.0, parsed="not asked")
+            for order in ("ab", "ba")
+        ]  # type: ignore[misc]
+    r = calibration_result(items, said, {})
+    assert r["tie_margin"] == pytest.approx(0.2) and r["kappa"]["value"] == pytest.approx(1.0)
+    assert calibration_result(items[:10], said[:20], {})["tie_margin"] is None
 
 
 def test_pairwise() -> None:
@@ -79,10 +140,11 @@ def test_turns() -> None:
     ]  # fmt: skip
     said.append(Judgement(2, "a", turn=2, parsed="no answer (too_long)"))
     r = turns_result(items, said)
-    assert r["turns"]["1"]["value"] == 6.0 and r["turns"]["2"]["value"] == 4.0
-    assert r["score"]["value"] == pytest.approx((5 + 5 + 6) / 3)
+    assert r["turns"]["1"]["value"] == 6.0 and r["turns"]["2"]["value"] == 3.0  # none there: 1
+    assert r["score"]["value"] == pytest.approx((5 + 5 + 3.5) / 3)
     assert r["categories"]["math"]["turns"]["1"]["value"] == 7.0
-    assert r["judged"] == 3 and r["unjudged"] == {"no answer (too_long)": 1}
+    assert r["judged"] == 3 and r["unjudged"] == {}
+    assert r["failed"] == {"answers": 1, "why": {"no answer (too_long)": 1}}
 
 
 def known(n: int, a: float, b: float) -> Item:

@@ -13,7 +13,6 @@ from srtui.evaluation.statistics import (
     bootstrap_mean,
     cohen,
     fleiss,
-    length_controlled,
     preference,
     verdict,
     wilson,
@@ -99,30 +98,3 @@ def test_fleiss_of_the_textbook() -> None:
     assert found["value"] == pytest.approx(0.210, abs=0.0005)
     assert found["low"] is not None and found["low"] < 0.21
     assert fleiss([])["value"] is None
-
-
-def draws(theta: float, phi: float, n: int = 4000) -> tuple[list[float], list[int], list[int]]:
-    generator = np.random.default_rng(5)
-    a, b = generator.integers(50, 900, n), generator.integers(50, 500, n)
-    difference = a - b
-    logit = theta + phi * np.tanh(difference / difference.std())
-    return (generator.random(n) < 1 / (1 + np.exp(-logit))).astype(float).tolist(), a.tolist(), b.tolist()
-
-
-def test_length_control_finds_what_was_put_in() -> None:
-    wins, a, b = draws(theta=-0.5, phi=2.0)
-    found = length_controlled(wins, a, b)
-    assert found["length"] == pytest.approx(2.0, abs=0.3)
-    assert found["win_rate"]["value"] == pytest.approx(1 / (1 + math.exp(0.5)), abs=0.03)
-    assert np.mean(wins) > found["win_rate"]["value"] + 0.1  # the raw rate is flattered by length
-    low, high = found["win_rate"]["low"], found["win_rate"]["high"]
-    assert low is not None and high is not None and low < 0.378 < high
-
-
-def test_length_control_says_why_not() -> None:
-    assert length_controlled([1.0], [3], [2])["reason"] == "fewer than 10 judged items"
-    assert length_controlled([1.0] * 20, [3] * 20, [2] * 20)["reason"] == "all length differences are equal"
-    a = list(range(100, 140))
-    separated = length_controlled([float(n >= 120) for n in a], a, [120] * 40)
-    assert separated["win_rate"]["value"] is None
-    assert "separated" in str(separated["reason"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,64 @@ def test_keys_are_of_all_that_determines_a_text() -> None:
     assert answer_key(renamed, Writing(), TURNS[0]) in keys  # a name determines nothing
     assert file_answer("a", "m").key == file_answer("a", "n").key != file_answer("b", "m").key
     assert file_answer(" ", "m").finish == "empty"
+
+
+@pytest.fixture(scope="module")
+def tiny(student_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of two layers that draws all over its vocabulary, with the real student's tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(5)
+    folder = tmp_path_factory.mktemp("tiny") / "student"
+    config = LlamaConfig(
+        vocab_size=49152, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=False,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        if (student_folder / name).exists():
+            shutil.copy(student_folder / name, folder / name)
+    return folder
+
+
+def test_greedy_inherits_nothing(tiny: Path, tmp_path: Path) -> None:
+    """A repetition_penalty in the model's own generation_config changed what "greedy" wrote."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    other = tmp_path / "penalised"
+    shutil.copytree(tiny, other)
+    own = {
+        "repetition_penalty": 5.0, "no_repeat_ngram_size": 2, "min_new_tokens": 9, "do_sample": True,
+        "temperature": 3.0, "suppress_tokens": list(range(2000)), "num_beams": 3,
+    }  # fmt: skip
+    (other / "generation_config.json").write_text(json.dumps(own))
+    adapter = tmp_path / "adapter"  # an adapter's model has a generation_config of its own
+    loaded = AutoModelForCausalLM.from_pretrained(tiny)
+    get_peft_model(loaded, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")).save_pretrained(
+        adapter
+    )
+    texts = []
+    for folder, added in ((tiny, None), (other, None), (other, adapter)):
+        one = Contestant("s", "student", folder, "sha", added, quantization="f32", template="alpaca")
+        writer = StudentWriter(one, Writing(max_tokens=12))
+        texts.append([a.text for _, a in sorted(writer.write(TURNS, lambda: False), key=lambda x: x[0])])
+        writer.close()
+    assert texts[0] == texts[1] == texts[2] and any(texts[0])
+
+
+def test_all_that_is_used_is_stored_and_hashed() -> None:
+    greedy, drawn = Writing(), Writing(temperature=0.7, top_p=0.9)
+    assert greedy.facts == {
+        "max_tokens": 512, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0,
+        "repeat_window": 0,
+    }  # fmt: skip
+    assert drawn.facts["temperature"] == 0.7 and drawn.facts["top_p"] == 0.9
+    one = Contestant("x", "student", Path("m"), "sha", quantization="nf4", template="alpaca")
+    assert answer_key(one, greedy, TURNS[0]) != answer_key(one, drawn, TURNS[0])
+    # What a greedy text does not depend on is no part of its address.
+    assert answer_key(one, greedy, TURNS[0]) == answer_key(one, Writing(top_p=0.5), TURNS[0])
 
 
 @pytest.mark.model

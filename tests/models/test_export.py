@@ -361,40 +361,79 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- merging ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("trained_as", ["nf4", "int8"])
-def test_rounding_is_what_the_student_is_loaded_with(trained_as: str, small: Path) -> None:
-    """Reference: bitsandbytes' own layers of the loaded student, multiplied with the unit matrix."""
+@pytest.mark.parametrize("trained_as", ["nf4", "int8", "bf16"])
+def test_rounding_is_what_the_student_is_loaded_with(trained_as: str, arithmetic: str, small: Path) -> None:
+    """Reference: the loaded student's own layers, multiplied with the unit matrix, which adds only zeros.
+    All of them, since 96 columns are no multiple of the 64 that share a scale."""
     import torch
     from safetensors.torch import load_file
 
     from srtui.scoring import Student
 
     loaded = Student.load(small / "student", trained_as, device="cpu").model  # type: ignore[arg-type]
-    weight = load_file(small / "student" / "model.safetensors")["model.layers.1.mlp.up_proj.weight"]
-    layer = loaded.model.layers[1].mlp.up_proj
-    theirs = layer(torch.eye(weight.shape[1], dtype=torch.float32)).float().T
-    ours = rounded(weight, trained_as)
-    assert not torch.allclose(ours, weight, atol=1e-4)
-    assert torch.allclose(ours, theirs, atol={"nf4": 1e-6, "int8": 2e-2}[trained_as])
+    weights = load_file(small / "student" / "model.safetensors")
+    linear = [name for name in weights if name.endswith("proj.weight")]
+    assert len(linear) == 21
+    for name in linear:
+        layer = loaded.get_submodule(name.removesuffix(".weight"))
+        layer.bias = None
+        unit = torch.eye(weights[name].shape[1], dtype=getattr(torch, arithmetic))
+        with torch.no_grad():
+            theirs = layer(unit).float().T
+        ours = rounded(weights[name], trained_as, arithmetic)
+        assert not torch.allclose(ours, weights[name], atol=1e-4)
+        assert torch.allclose(ours, theirs, rtol=0, atol=1e-7), name
 
 
 @pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
-def test_merged_is_the_model_that_was_trained(dora: bool, small: Path, tmp_path: Path) -> None:
+def test_merged_is_the_model_that_was_trained(
+    dora: bool, arithmetic: str, small: Path, tmp_path: Path
+) -> None:
     """An adapter on the NF4 student, as QLoRA trains it, against the merge into its NF4 weights."""
     from srtui.scoring import Student
 
     ids = list(range(5, 60))
-    loaded = Student.load(small / "student", "nf4", device="cpu").model
-    tuned = add_lora(loaded, tmp_path / "adapter", 0.1, use_dora=dora)
+    student = Student.load(small / "student", "nf4", device="cpu")
+    assert student.arithmetic == arithmetic
+    tuned = add_lora(student.model, tmp_path / "adapter", 0.1, use_dora=dora)
     reference = of_transformers(tuned, ids)
     found = {}
     for base in ("nf4", "f32"):
         out = tmp_path / base
         out.mkdir()
-        merge_worker(str(tmp_path / "adapter"), str(small / "student"), base, str(out))
+        merge_worker(str(tmp_path / "adapter"), str(small / "student"), base, str(out), arithmetic)
         found[base] = cosine(of_transformers(load(out), ids), reference)
-    assert found["nf4"] > 0.99999
-    assert found["f32"] < 0.999  # the original weights are another model
+    # In bfloat16 the products of the reference are rounded to 8 bits, and those of the merged model are not.
+    assert found["nf4"] > {"float32": 0.99999, "bfloat16": 0.99}[arithmetic]
+    assert 1 - found["nf4"] < (1 - found["f32"]) / 10  # the original weights are another model
+
+
+@pytest.mark.parametrize("trained_as", ["nf4", "int8"])
+def test_merged_weights_are_the_trained_ones_to_the_bit(
+    trained_as: str, arithmetic: str, small: Path, tmp_path: Path
+) -> None:
+    """Not only near: every tensor of the merge, those that are not quantized too, is the student's own."""
+    import torch
+    from safetensors.torch import load_file
+
+    from srtui.scoring import Student
+
+    student = Student.load(small / "student", trained_as, device="cpu")  # type: ignore[arg-type]
+    merge_worker("", str(small / "student"), trained_as, str(tmp_path), arithmetic)
+    merged = load_file(tmp_path / "model.safetensors")
+    held = dict(student.model.named_parameters())
+    plain = {name: tensor for name, tensor in merged.items() if not name.endswith("proj.weight")}
+    assert len(plain) > 5
+    assert all(torch.equal(tensor, held[name].data.float()) for name, tensor in plain.items())
+    rounding = {n: rounded(w, trained_as, arithmetic) for n, w in _linear(small).items()}
+    assert all(torch.equal(merged[name], weight) for name, weight in rounding.items())
+
+
+def _linear(small: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    weights = load_file(small / "student" / "model.safetensors")
+    return {name: weight for name, weight in weights.items() if name.endswith("proj.weight")}
 
 
 def test_merged_is_pefts_own_merge(small: Path, tmp_path: Path) -> None:

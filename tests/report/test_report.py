@@ -237,7 +237,7 @@ def test_the_command_writes_both_files_and_tells_mistakes(workspace: Workspace, 
     assert srtui("report", "quickstart").stdout.startswith("quickstart-report.html")
     wrong = srtui("report", "quickstart", "--out", "no/such/folder.html")
     assert wrong.returncode == 2
-    assert wrong.stderr == "srtui: no/such/folder.html: No such file or directory.\n"
+    assert wrong.stderr == "srtui: no/such/folder.html: name a file in a folder that exists.\n"
     assert sorted(p.name for p in tmp_path.glob("*r*.*")) == ["quickstart-report.html", "r.html", "r.md"]
 
 

@@ -37,7 +37,7 @@ def test_two_templates_in_one_lot_are_split() -> None:
     assert shared_prefixes(sequences) == [20] * 10 + [29] * 10
 
 
-def tiny(kind: str) -> Any:
+def tiny(kind: str, dtype: str = "float32") -> Any:
     """A student-like object with a small random model of one of the families."""
     import transformers as t
 
@@ -58,20 +58,27 @@ def tiny(kind: str) -> Any:
         "mistral window": lambda: t.MistralConfig(**shape, sliding_window=5),
         "gemma2": lambda: t.Gemma2Config(**shape, head_dim=8, sliding_window=5),
         "gemma3": lambda: t.Gemma3TextConfig(**shape, head_dim=8, sliding_window=5),
+        "lfm2": lambda: t.Lfm2Config(**shape, layer_types=["conv", "full_attention"]),
+        "falcon h1": lambda: t.FalconH1Config(**shape, mamba_n_heads=8, mamba_d_head=8, mamba_d_ssm=64),
         "gpt2": lambda: t.GPT2Config(vocab_size=97, n_embd=32, n_layer=2, n_head=4, n_positions=128),
     }[kind]()
     model = t.AutoModelForCausalLM.from_config(config)
-    model.eval()
+    model.eval().to(getattr(torch, dtype))
     return Student("tiny", "tiny", "f32", model, None)
 
 
 FAMILIES = ["llama", "qwen2", "qwen3", "mistral window", "gemma2", "gemma3", "gpt2"]
 
 
+# Sums of up to 27 tokens' losses: in another order, and of logits of 8 bits.
+NOISE = {"float32": 1e-5, "bfloat16": 2e-3}
+
+
+@pytest.mark.parametrize("dtype", NOISE)
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_every_family_scores_as_one_by_one(kind: str) -> None:
+def test_every_family_scores_as_one_by_one(kind: str, dtype: str) -> None:
     """Against the model's own loss, batch of one, whole logits."""
-    student = tiny(kind)
+    student = tiny(kind, dtype)
     draw = random.Random(3)
     start = tuple(draw.randrange(97) for _ in range(11))
     spans = [
@@ -88,7 +95,7 @@ def test_every_family_scores_as_one_by_one(kind: str) -> None:
         logs = torch.log_softmax(logits, -1)
         at = range(len(span.ids) - span.target - 1, len(span.ids) - 1)
         expected = -sum(logs[i, span.ids[i + 1]].item() for i in at)
-        assert found[n].nll == pytest.approx(expected, rel=1e-5), (kind, n)
+        assert found[n].nll == pytest.approx(expected, rel=NOISE[dtype]), (kind, n)
     if kind != "gpt2":
         assert scorer.packed
         assert scorer.tokens_saved > 0
@@ -99,10 +106,36 @@ def test_a_student_that_cannot_be_packed_is_padded(monkeypatch: pytest.MonkeyPat
     student = tiny("llama")
     monkeypatch.setattr(type(student.model), "set_attn_implementation", lambda *_: None)
     scorer = Scorer(student, 64)
-    assert not scorer.packed
+    assert not scorer.packed and scorer.why_padded
     spans = [Span(tuple(range(3, 3 + n)), 2) for n in range(4, 20)]
     one_by_one = {n: next(iter(Scorer(student, 1).score([s])))[1].nll for n, s in enumerate(spans)}
     assert {n: loss.nll for n, loss in scorer.score(spans)} == pytest.approx(one_by_one, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", NOISE)
+@pytest.mark.parametrize("kind", ["lfm2", "falcon h1"])
+def test_layers_that_look_into_the_span_before_are_found(kind: str, dtype: str) -> None:
+    """A short convolution or a state runs on over a span's border; the trial is in float32, where even the
+    little that it does at random weights shows."""
+    student = tiny(kind, dtype)
+    types = {name: parameter.dtype for name, parameter in student.model.named_parameters()}
+    scorer = Scorer(student, 64)
+    assert not scorer.packed and "off by" in scorer.why_padded
+    assert {name: parameter.dtype for name, parameter in student.model.named_parameters()} == types
+    spans = [Span(tuple(range(3, 3 + n)), 2) for n in range(4, 20)]
+    alone = {n: next(iter(Scorer(student, 1).score([s])))[1].nll for n, s in enumerate(spans)}
+    found = {n: loss.nll for n, loss in scorer.score(spans)}
+    assert found == pytest.approx(alone, rel=NOISE[dtype])
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+def test_whether_it_packs_does_not_hang_on_rounding(kind: str) -> None:
+    """Weights so large that in bfloat16 the hidden states of two orders of summing differ by a tenth."""
+    student = tiny(kind, "bfloat16")
+    for parameter in student.model.parameters():
+        if parameter.dim() > 1:
+            parameter.data *= 20
+    assert Scorer(student, 64).why_padded == ""
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +161,8 @@ def test_out_of_memory_halves_the_batch_and_goes_on(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.model
 def test_a_gguf_student_scores_as_its_safetensors(student_folder: Path, teacher_file: Path) -> None:
-    """The same interface through llama.cpp: Q8_0 rounds the weights, so the losses are near, not equal."""
+    """The same interface through llama.cpp: Q8_0 rounds weights and activations to 8 bits, and how its kernels
+    sum them depends on what llama.cpp was built for, so the losses are near, as those of int8 are."""
     from srtui.prompts import template
     from srtui.sample import Pair
     from srtui.scoring import SpanBuilder, open_scorer
@@ -149,4 +183,4 @@ def test_a_gguf_student_scores_as_its_safetensors(student_folder: Path, teacher_
     mine, theirs = dict(scorer.score(spans)), dict(Scorer(folder).score(spans))
     assert scorer.tokens_saved > 0
     for n in range(len(spans)):
-        assert mine[n].mean == pytest.approx(theirs[n].mean, rel=0.03, abs=0.08)
+        assert mine[n].mean == pytest.approx(theirs[n].mean, abs=0.2)

@@ -108,16 +108,24 @@ def test_float32(exact: Student, pairs: list[Pair], expected: list[tuple[float, 
         assert rifd(*losses[2:])[0] == pytest.approx(math.exp(wanted[2] - wanted[3]), rel=1e-4)
 
 
-def test_bfloat16(student_folder: Path, pairs: list[Pair], expected: list[tuple[float, ...]]) -> None:
-    """Within 2e-3 of float32, and the same winners: of two samples the one with the higher IFD, the lower
-    r-IFD; where one differs, the two lie within 1e-3 of each other."""
+# The largest relative error of a loss, and the distance of two scores that may be told apart the wrong way,
+# where bf16 weights are multiplied in this type: 2^-9 is one rounding to bfloat16.
+ROUNDING = {"float32": (2e-3, 1e-3), "bfloat16": (0.04, 0.05)}
+
+
+def test_bfloat16(
+    student_folder: Path, pairs: list[Pair], expected: list[tuple[float, ...]], arithmetic: str
+) -> None:
+    """Near float32, and the same winners: of two samples the one with the higher IFD, the lower r-IFD;
+    where one differs, the two lie near each other."""
+    error, near = ROUNDING[arithmetic]
     found = scored(Student.load(student_folder, "bf16", "cpu"), "default", pairs)
     worst = max(
         abs(loss.mean / wanted - 1)
         for losses, four_losses in zip(found, expected, strict=True)
         for loss, wanted in zip(losses, four_losses, strict=True)
     )
-    assert worst <= 2e-3
+    assert worst <= error
     mine = [(ifd(*losses[:2])[0] or 0, rifd(*losses[2:])[0] or 0) for losses in found]
     theirs = [(math.exp(w[0] - w[1]), math.exp(w[2] - w[3])) for w in expected]
     differing = []
@@ -126,8 +134,8 @@ def test_bfloat16(student_folder: Path, pairs: list[Pair], expected: list[tuple[
             one, other = theirs[n - 1][metric], theirs[n][metric]
             if (one > other) != (mine[n - 1][metric] > mine[n][metric]):
                 differing.append(abs(one / other - 1))
-    assert all(distance <= 1e-3 for distance in differing)
-    assert len(differing) <= 0.005 * 2 * (len(pairs) - 1)
+    assert all(distance <= near for distance in differing)
+    assert len(differing) <= max(0.005, near) * 2 * (len(pairs) - 1)
 
 
 def test_the_papers_protocol(exact: Student, pairs: list[Pair]) -> None:

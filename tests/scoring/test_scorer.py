@@ -62,12 +62,12 @@ def test_both_passes_score_the_same_ids(bos: bool, text: str) -> None:
     assert not body, "text that spells a special token became one"
 
 
-def test_a_merge_across_the_border_belongs_to_the_prompt() -> None:
-    # "Ġ" is the byte-level space: the prompt ends in a space, which merges with the target's first letter.
+def test_no_token_reaches_over_the_border() -> None:
+    # "Ġ" is the byte-level space: the prompt ends in a space, which would join the target's first letter.
     tokenizer, builder = spans(Pair("", "", ""), merges=[("Ġ", "b")])
     conditional, unconditional = builder.forward(Pair("Say", "", "bad"))
-    assert tokenizer.convert_ids_to_tokens(list(conditional.ids[-3:])) == ["a", "d", "</s>"]
-    assert conditional.target == unconditional.target == 3
+    assert tokenizer.convert_ids_to_tokens(list(conditional.ids[-5:])) == ["Ġ", "b", "a", "d", "</s>"]
+    assert conditional.target == unconditional.target == 4
 
 
 @pytest.mark.parametrize("text", ["", "   ", "\n\t"])

@@ -45,10 +45,7 @@ def test_a_model_without_a_template() -> None:
 def test_the_sandbox_and_bad_templates() -> None:
     with pytest.raises(UserError, match="cannot be read"):
         ChatTemplate("{% for %}")
-    escape = ChatTemplate(
-        "{{ messages.__class__.__mro__ }}{% for m in messages %}{{ m.content }}{% endfor %}"
-    )
     with pytest.raises(UserError, match="fails"):
-        escape.pieces(ASKED)
+        ChatTemplate("{{ messages.__class__.__mro__ }}{% for m in messages %}{{ m.content }}{% endfor %}")
     with pytest.raises(UserError, match="drops or rewrites"):
-        ChatTemplate("{% for m in messages %}{{ m.role }}{% endfor %}").pieces(ASKED)
+        ChatTemplate("{% for m in messages %}{{ m.role }}{% endfor %}")

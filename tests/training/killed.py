@@ -1,4 +1,4 @@
-"""A training in a process of its own, for a test to kill: python killed.py STUDENT OUT LOSSES."""
+"""A training in a process of its own, for a test to kill: python killed.py STUDENT QUANTIZATION ARITHMETIC OUT LOSSES."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Writes(Listener):
         self._file.flush()
 
 
-def main(student: Path, quantization: str, out: Path, losses: Path) -> None:
-    student_model = Student.load(student, quantization)  # type: ignore[arg-type]
+def main(student: Path, quantization: str, arithmetic: str, out: Path, losses: Path) -> None:
+    student_model = Student.load(student, quantization, arithmetic=arithmetic)  # type: ignore[arg-type]
     train(student, make_examples(), {}, CONFIG, out, Writes(losses), student=student_model)
 
 
 if __name__ == "__main__":
     go_offline()
-    main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]))
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], Path(sys.argv[4]), Path(sys.argv[5]))

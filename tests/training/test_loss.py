@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from srtui.scoring import Scorer, Span, Student
+from srtui.scoring import Scorer, Span, Student, examine
 from srtui.scoring.packing import packed_attention
 from srtui.training import TrainExample, loss
 from srtui.training.loss import HeadLoss, MicroBatch, summed_nll
@@ -60,16 +60,17 @@ def test_loss_and_gradient_are_the_models_own(
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.train()
     some = examples[:4]
+    head = examine(model, "tiny")
     expected = _plain(model, some)
     expected.backward()
     wanted = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     if packed:
         with packed_attention(model):
-            found = summed_nll(model, MicroBatch(tuple(some), True))
+            found = summed_nll(head, MicroBatch(tuple(some), True))
             found.backward()
     else:
-        found = summed_nll(model, MicroBatch(tuple(some), False))
+        found = summed_nll(head, MicroBatch(tuple(some), False))
         found.backward()
     assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
     assert wanted
@@ -79,9 +80,37 @@ def test_loss_and_gradient_are_the_models_own(
 
 
 @pytest.mark.model
+@pytest.mark.parametrize("quantization", ["bf16", "int8", "nf4"])
+def test_in_bfloat16_the_gradient_has_the_direction_of_float32s(
+    tiny_folder: Path, examples: list[TrainExample], quantization: str
+) -> None:
+    """As the adapters get it: of the states behind each layer."""
+    found: dict[str, list[torch.Tensor]] = {}
+    for arithmetic in ("float32", "bfloat16"):
+        model = Student.load(tiny_folder, quantization, "cpu", arithmetic=arithmetic).model  # type: ignore[arg-type]
+        model.requires_grad_(False)
+        head = examine(model, "tiny")
+        states: list[torch.Tensor] = []
+        for layer in model.model.layers:
+            layer.register_forward_hook(
+                lambda m, given, made, states=states: (states.append(made.requires_grad_()), made)[1]
+            )
+        with packed_attention(model):
+            loss = summed_nll(head, MicroBatch(tuple(examples[:4]), True))
+            found[arithmetic] = [g.float().flatten() for g in torch.autograd.grad(loss, states)]
+        assert loss.dtype == torch.float32
+    for one, other in zip(found["float32"], found["bfloat16"], strict=True):
+        assert torch.cosine_similarity(one, other, dim=0) > 0.999
+        assert other.norm() == pytest.approx(one.norm(), rel=0.02)
+
+
+@pytest.mark.model
 @pytest.mark.parametrize("packed", [False, True])
-def test_it_is_the_scorers_loss(tiny_folder: Path, examples: list[TrainExample], packed: bool) -> None:
+def test_it_is_the_scorers_loss(
+    tiny_folder: Path, examples: list[TrainExample], packed: bool, arithmetic: str
+) -> None:
     student = Student.load(tiny_folder, "nf4")
+    assert student.arithmetic == arithmetic
     scorer = Scorer(student)
     assert scorer.packed
     scored = dict(scorer.score([Span(e.input_ids, e.target) for e in examples]))
@@ -90,8 +119,8 @@ def test_it_is_the_scorers_loss(tiny_folder: Path, examples: list[TrainExample],
     with torch.no_grad():
         if packed:
             with packed_attention(student.model):
-                found = float(summed_nll(student.model, batch))
+                found = float(summed_nll(scorer.head, batch))
         else:
-            found = float(summed_nll(student.model, batch))
-    assert found == pytest.approx(total, rel=1e-5)
+            found = float(summed_nll(scorer.head, batch))
+    assert found == pytest.approx(total, rel={"float32": 1e-5, "bfloat16": 1e-3}[arithmetic])
     assert batch.targets == sum(e.target for e in examples)

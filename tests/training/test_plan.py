@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from srtui.training import TrainingConfig, planned_steps
-from srtui.training.plan import TrainExample, plan_steps
+from srtui.training.plan import TrainExample, learning_rate, plan_steps
 
 
 @pytest.mark.parametrize(
@@ -79,3 +81,17 @@ def test_evaluations_are_made_where_early_stopping_needs_them() -> None:
     assert TrainingConfig(early_stopping=2).evaluations(100) == 25
     assert TrainingConfig(early_stopping=2).evaluations(1) == 1
     assert TrainingConfig(evaluation_steps=7).evaluations(100) == 7
+
+
+@pytest.mark.parametrize("scheduler", ["cosine", "linear", "constant"])
+@pytest.mark.parametrize("steps", [1, 2, 7, 100])
+def test_the_learning_rate_is_never_0_and_rises_and_falls(scheduler: str, steps: int) -> None:
+    config = TrainingConfig(learning_rate=1.0, warmup_ratio=0.1, scheduler=scheduler)  # type: ignore[arg-type]
+    rates = [learning_rate(step, steps, config) for step in range(1, steps + 1)]
+    top = math.ceil(steps * 0.1)
+    assert rates[:top] == pytest.approx([(n + 1) / top for n in range(top)])
+    assert max(rates) == rates[top - 1] == 1.0
+    assert min(rates) > 0
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    if scheduler == "constant":
+        assert set(rates[top:]) <= {1.0}

@@ -12,7 +12,16 @@ from srtui.errors import UserError
 from srtui.prompts import template
 from srtui.sample import Pair
 from srtui.scoring import Scorer, SpanBuilder, Student
-from srtui.training import Listener, Preflight, TrainExample, TrainingConfig, TrainingResult, train, trainer
+from srtui.training import (
+    Listener,
+    Preflight,
+    TrainExample,
+    TrainingConfig,
+    TrainingResult,
+    train,
+    trainer,
+    training_example,
+)
 from tests.training.conftest import make_examples
 
 pytestmark = pytest.mark.model
@@ -50,41 +59,144 @@ def go(
     return result
 
 
-def test_the_first_loss_is_the_scorers_and_training_lowers_it(student_folder: Path, tmp_path: Path) -> None:
-    from peft import PeftModel
-
-    student = Student.load(student_folder, "nf4")
+def test_the_first_loss_is_the_scorers_and_training_lowers_it(
+    tiny_folder: Path, tmp_path: Path, arithmetic: str
+) -> None:
+    """On NF4, as QLoRA has it; what is loaded from the disk afterwards is what was trained."""
+    student = Student.load(tiny_folder, "nf4")
+    assert student.arithmetic == arithmetic
     builder = SpanBuilder(student.tokenizer, template("alpaca"), "default", 256)
     spans = [builder.forward(pair)[0] for pair in PAIRS]
     scored = dict(Scorer(student).score(spans))  # type: ignore[arg-type]
-    one = TrainExample(spans[0].ids, spans[0].target)  # type: ignore[union-attr]
+    one, other = (training_example(span, builder.end_of_turn, 256) for span in spans)  # type: ignore[arg-type]
     hears = Hears()
     config = TrainingConfig(
-        epochs=6, batch_size=1, micro_batch_size=1, learning_rate=5e-4, lora_rank=4, lora_dropout=0.0, seed=3
+        epochs=6, batch_size=1, micro_batch_size=1, learning_rate=5e-2, lora_rank=4, lora_dropout=0.0, seed=3
     )
     result = train(
-        student_folder,
-        [one],
-        {"other": [TrainExample(spans[1].ids, spans[1].target)]},  # type: ignore[union-attr]
-        config,
-        tmp_path / "adapter",
-        hears,
-        student=student,
+        tiny_folder, [one], {"other": [other]}, config, tmp_path / "adapter", hears, student=student
     )
     assert result is not None
-    assert result.first_loss == pytest.approx(scored[0].mean, rel=1e-5)
-    assert result.last_loss < result.first_loss * 0.9
+    assert (result.arithmetic, result.changed) == (arithmetic, True)
+    # Rows that are shared with a prefix, or padded, sum in another order.
+    near = {"float32": 1e-5, "bfloat16": 2e-3}[arithmetic]
+    assert result.first_loss == pytest.approx(scored[0].mean, rel=near)
+    assert result.last_loss < result.first_loss - 0.15  # the most that embeddings this small allow is 0.6
     assert [step for step, _ in hears.metrics] == list(range(1, 7))
     assert result.tokens == 6 * len(one.input_ids)
-    assert result.held_out["other"]["before"] == pytest.approx(scored[1].mean, rel=1e-5)
+    assert result.held_out["other"]["before"] == pytest.approx(scored[1].mean, rel=near)
     assert sorted(p.suffix for p in result.adapter_dir.iterdir() if "adapter" in p.name) == [
         ".json",
         ".safetensors",
     ]
-    fresh = Student.load(student_folder, "nf4")
-    fresh.model = PeftModel.from_pretrained(fresh.model, result.adapter_dir).eval()
-    (_, after), *_ = Scorer(fresh).score([spans[0]])  # type: ignore[list-item]
-    assert after.mean < scored[0].mean * 0.9
+    tuned = Student.load(tiny_folder, "nf4", adapter=result.adapter_dir)
+    (_, after), *_ = Scorer(tuned).score([spans[1]])  # type: ignore[list-item]
+    assert after.mean == pytest.approx(result.held_out["other"]["after"], rel=near)
+
+
+@pytest.mark.parametrize("warmup_ratio", [0.0, 0.03, 1.0])
+def test_a_training_of_one_step_trains(tiny_folder: Path, tmp_path: Path, warmup_ratio: float) -> None:
+    hears = Hears()
+    config = replace(SMALL, steps=1, learning_rate=1e-2, warmup_ratio=warmup_ratio)
+    result = go(tiny_folder, tmp_path, config, hears, {"same": make_examples()})
+    assert (result.steps, result.changed) == (1, True)
+    assert hears.metrics[0][1]["learning_rate"] == 1e-2
+    assert result.held_out["same"]["after"] < result.held_out["same"]["before"]
+
+
+def test_a_training_that_changes_nothing_says_so(tiny_folder: Path, tmp_path: Path) -> None:
+    result = go(tiny_folder, tmp_path, replace(SMALL, learning_rate=0.0), Hears(), {"same": make_examples()})
+    assert not result.changed
+    assert result.held_out["same"]["after"] == result.held_out["same"]["before"]
+
+
+def test_other_gpus_in_the_machine_change_nothing(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    alone, among = Hears(), Hears()
+    config = replace(SMALL, steps=2)
+    go(tiny_folder, tmp_path / "alone", config, alone, {})
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    go(tiny_folder, tmp_path / "among", config, among, {})
+    losses = [[values["loss"] for _, values in hears.metrics] for hears in (alone, among)]
+    assert losses[0] == losses[1] and len(losses[0]) == 2
+
+
+def test_it_is_what_trl_would_train(tiny_folder: Path, tmp_path: Path) -> None:
+    """The same steps by TRL's SFTTrainer, padded, with its own loss, optimizer and clipping."""
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+    from safetensors.torch import load_file
+    from transformers import TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    from srtui.training.plan import plan_steps
+
+    hears, examples = Hears(), make_examples()
+    config = replace(
+        SMALL, batch_size=5, micro_batch_size=5, learning_rate=1e-2, scheduler="constant", weight_decay=0.1
+    )
+    result = go(tiny_folder, tmp_path, config, hears, {})
+    order = [
+        i for step in plan_steps([len(e.input_ids) for e in examples], config, packed=False) for i in step[0]
+    ]
+    rows = [
+        {
+            "input_ids": list(examples[i].input_ids),
+            "labels": [-100] * (len(examples[i].input_ids) - examples[i].target)
+            + list(examples[i].input_ids[-examples[i].target :]),
+        }
+        for i in order
+    ]
+    student = Student.load(tiny_folder, "f32")
+    torch.manual_seed(config.seed)
+    model = get_peft_model(
+        student.model,
+        LoraConfig(r=2, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
+    losses: list[float] = []
+
+    class Collects(TrainerCallback):  # type: ignore[misc]
+        def on_log(
+            self, args: object, state: object, control: object, logs: object = None, **_: object
+        ) -> None:
+            if isinstance(logs, dict) and "loss" in logs:
+                losses.append(float(logs["loss"]))
+
+    SFTTrainer(
+        model=model,
+        args=SFTConfig(
+            output_dir=str(tmp_path / "trl"),
+            num_train_epochs=1,
+            per_device_train_batch_size=5,
+            learning_rate=1e-2,
+            lr_scheduler_type="constant",
+            optim="adamw_torch",
+            weight_decay=0.1,
+            bf16=False,
+            use_cpu=True,
+            gradient_checkpointing=False,
+            train_sampling_strategy="sequential",
+            logging_steps=1,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            max_length=None,
+            dataset_kwargs={"skip_prepare_dataset": True},
+        ),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=student.tokenizer,
+        callbacks=[Collects()],
+    ).train()
+    ours = [values["loss"] for _, values in hears.metrics]
+    assert len(losses) == len(ours) == 6
+    assert ours == pytest.approx(losses, abs=6e-5)  # transformers rounds what it logs to four digits
+    saved = load_file(result.adapter_dir / "adapter_model.safetensors")
+    for name, tensor in get_peft_model_state_dict(model).items():
+        torch.testing.assert_close(saved[name], tensor.float().cpu(), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("packing", ["auto", False])

@@ -30,13 +30,15 @@ def _lines(path: Path) -> list[str]:
     return path.read_text().split("\n")[:-1] if path.exists() else []
 
 
-@pytest.mark.parametrize("quantization", ["f32", "nf4"])
+@pytest.mark.parametrize(
+    ("quantization", "arithmetic"), [("f32", "float32"), ("nf4", "float32"), ("nf4", "bfloat16")]
+)
 def test_losses_after_a_kill_are_those_of_a_run_left_alone(
-    tiny_folder: Path, tmp_path: Path, quantization: str
+    tiny_folder: Path, tmp_path: Path, quantization: str, arithmetic: str
 ) -> None:
     calm = tmp_path / "calm"
     calm.mkdir()
-    killed.main(tiny_folder, quantization, calm / "adapter", calm / "losses")
+    killed.main(tiny_folder, quantization, arithmetic, calm / "adapter", calm / "losses")
     expected = dict(line.split(" ", 1) for line in _lines(calm / "losses"))
     assert len(expected) == 18
 
@@ -48,6 +50,7 @@ def test_losses_after_a_kill_are_those_of_a_run_left_alone(
             ROOT / "tests/training/killed.py",
             tiny_folder,
             quantization,
+            arithmetic,
             rough / "adapter",
             rough / "losses",
         ],
@@ -64,7 +67,7 @@ def test_losses_after_a_kill_are_those_of_a_run_left_alone(
     assert after <= len(before) < 18
     assert not (rough / "adapter").exists()
     (rough / "losses").write_text("\n".join([*before, ""]))
-    killed.main(tiny_folder, quantization, rough / "adapter", rough / "losses")
+    killed.main(tiny_folder, quantization, arithmetic, rough / "adapter", rough / "losses")
     lines = [line.split(" ", 1) for line in _lines(rough / "losses")]
     first_again = int(lines[len(before)][0])
     assert len(before) - 3 <= first_again - 1 <= len(before)  # a checkpoint every two steps

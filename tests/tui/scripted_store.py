@@ -19,6 +19,7 @@ from srtui import selection
 from srtui.sample import Pair, digest
 from srtui.store import Store
 from srtui.store.corpus import NewRow
+from srtui.store.endings import packed
 from srtui.store.work import StoredGeneration, StoredLoss, StoredScore
 from srtui.workspace import Workspace
 
@@ -171,7 +172,14 @@ class Script:
             prompt_tokens=180,
             new_tokens=90,
             seconds=1.7,
-            finish="stop",
+            finish="stop:[End]",
+            segments=packed(
+                [
+                    ("critique", "stop:[End]", 41),
+                    *([("instruction", "stop:[End]", 33)] if stage == "instruction" else []),
+                    ("response", "end", 90),
+                ]
+            ),
             parsed="parsed",
         )
 
@@ -325,7 +333,8 @@ class Script:
         """As if an engine worked on the run, on another machine that was heard of just now."""
         with self.store.transaction():
             self.store.conn.execute(
-                "INSERT OR REPLACE INTO lease VALUES (?,?,?,?,?,?,?)",
+                "INSERT OR REPLACE INTO lease(run_id, pid, host, process_started, acquired_at, heartbeat_at, live) "
+                "VALUES (?,?,?,?,?,?,?)",
                 (self.run_id, 4711, "workstation", THEN, THEN, time.time() + 3600, json.dumps(live)),
             )
         return self

@@ -138,6 +138,9 @@ def pane(
     if critique:
         blocks.append(Static(Content.styled("The teacher's critique", "bold $dim")))
         blocks.append(Static(shown(critique, "italic $dim")))
+    ending = s.endings.get(stage)
+    if ending:
+        blocks.append(Static(shown(f"How it ended: {ending}.", "$dim")))
     return VerticalScroll(*blocks, classes="pane", can_focus=False)
 
 

@@ -1,0 +1,65 @@
+"""Files written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from srtui.errors import UserError
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A new file that takes the place of ``path`` when the block ends well, and leaves no trace when not.
+
+    Raises UserError where ``path`` is no regular file or cannot be written. Whether it may be written
+    over is asked before: ``srtui.store.outputs``.
+    """
+    part: Path | None = None
+    try:
+        target = path.resolve()  # through a link, so that the link stays one
+        mode = 0o666
+        if target.exists():
+            found = target.stat().st_mode
+            if not stat.S_ISREG(found):
+                raise UserError(f"{path} is not a regular file; name one to write.")
+            mode = stat.S_IMODE(found)
+        beside = target.with_name(f".srtui-{secrets.token_hex(8)}.part")
+        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
+        part = beside
+        with open(handle, "wb", buffering=1 << 20) as file:  # noqa: PTH123 - a descriptor, not a path
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(target)
+        part = None
+    except OSError as error:
+        raise UserError(_cannot_write(path, error)) from error
+    finally:
+        if part is not None:
+            with contextlib.suppress(OSError):
+                part.unlink()
+
+
+def _cannot_write(path: Path, error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{path} cannot be written, for the disk is full; free some space and try again."
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{path} cannot be written, for its folder does not allow it; choose another folder."
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return f"{path} cannot be written, for its folder does not exist; make the folder first."
+    return f"{path} cannot be written ({error.strerror or error}); choose another place."

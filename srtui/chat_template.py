@@ -1,0 +1,154 @@
+"""Chat prompts as pieces: what the template writes, and what came from data. Teacher and student alike.
+
+Message contents are untrusted: a dataset text that spells ``<|im_end|>`` must not end a turn. So the
+template is rendered with a mark in place of each content, and split at the marks; only the template's
+own pieces are tokenised with special tokens on. What is rendered depends on the roles alone, so each
+list of roles is rendered once.
+
+The template is untrusted too: it is rendered in a process of its own (:mod:`srtui.render_chat`), with
+limits on its time and memory.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from srtui import render_chat, today
+from srtui.errors import UserError
+
+_CPU_SECONDS = 2
+_WALL_SECONDS = 120  # a busy machine gives a process little of its time; CPU seconds are the measure
+_MEMORY = 512 * 2**20
+_CHARACTERS = 1_000_000
+# Around each mark: a template that trims its messages takes this off, and no template writes it.
+_SPACE = "\u2003"
+_LETTERS = [chr(n) for n in range(0xE000, 0xF000)]  # private use: in no text that means something
+
+
+class TooCostly(UserError):
+    """The template takes more time or memory than a layout is worth."""
+
+
+class ChatTemplate:
+    """A Jinja chat template. ``variables`` are what it may use beside the messages, such as ``bos_token``.
+
+    ``now``, in seconds since 1970, is the time that ``strftime_now`` gives (a template may write the
+    date); by default the frozen one of srtui.today. Reading or rendering it raises UserError, in one sentence, where the
+    template is not valid, fails, takes too long, needs too much memory, or does not write each message
+    as it is; the first rendering happens in :meth:`pieces`.
+    """
+
+    def __init__(
+        self, source: str, variables: Mapping[str, Any] | None = None, now: float | None = None
+    ) -> None:
+        self.source = source
+        self._variables = json.dumps(dict(variables or {}), sort_keys=True, default=str)
+        self._now = today.now().timestamp() if now is None else now
+
+    @property
+    def date(self) -> str | None:
+        """The day that it writes into prompts, where it writes one."""
+        day = datetime.fromtimestamp(self._now).date().isoformat()
+        return day if "strftime_now" in self.source else None
+
+    def pieces(self, turns: Sequence[tuple[str, str]], *, to_answer: bool = True) -> list[tuple[str, bool]]:
+        """(text, is data) in order, of a conversation of (role, content), up to where the assistant begins
+        to write if ``to_answer``.
+
+        A message may stand in the text more than once, and trimmed of the white space around it.
+        """
+        roles = tuple(role for role, _ in turns)
+        made = []
+        for piece in _shape(self.source, self._variables, self._now, roles, to_answer):
+            if isinstance(piece, str):
+                made.append((piece, False))
+                continue
+            message, left, right = piece
+            content = turns[message][1]
+            content = content.lstrip() if left else content
+            made.append((content.rstrip() if right else content, True))
+        return [piece for piece in made if piece[0]]
+
+    def text(self, turns: Sequence[tuple[str, str]], *, to_answer: bool = True) -> str:
+        """The conversation as one text."""
+        return "".join(text for text, _ in self.pieces(turns, to_answer=to_answer))
+
+
+def of_tokenizer(tokenizer: Any) -> ChatTemplate:
+    """The chat template of a Hugging Face tokenizer, with the variables that transformers gives it."""
+    return ChatTemplate(str(tokenizer.get_chat_template()), tokenizer.special_tokens_map)
+
+
+@lru_cache(maxsize=256)
+def _shape(
+    source: str, variables: str, now: float, roles: tuple[str, ...], to_answer: bool
+) -> tuple[str | tuple[int, bool, bool], ...]:
+    """What the template writes, and where a message stands: (its number, trimmed left, trimmed right)."""
+    unused = random.Random(source).sample([c for c in _LETTERS if c not in source], 8 * len(roles))  # noqa: S311
+    # Quotes, a new line, a backslash: what escapes or encodes a message does not leave its mark as it was.
+    marks = ["{}\"{}\n{}<{}'{}&{}\\{}{}".format(*unused[8 * n : 8 * n + 8]) for n in range(len(roles))]
+    text = _rendered(
+        {
+            "source": source,
+            "variables": json.loads(variables),
+            "now": now,
+            "messages": [
+                {"role": role, "content": f"{_SPACE}{mark}{_SPACE}"}
+                for role, mark in zip(roles, marks, strict=True)
+            ],
+            "add_generation_prompt": to_answer,
+        }
+    )
+    for role, mark in zip(roles, marks, strict=True):
+        if mark not in text:
+            raise UserError(f"The model's chat template drops or rewrites a {role} message.")
+    shape: list[str | tuple[int, bool, bool]] = []
+    while True:
+        at, n = min(((text.find(mark), n) for n, mark in enumerate(marks) if mark in text), default=(-1, 0))
+        if at < 0:
+            break
+        before, after = text[:at], text[at + len(marks[n]) :]
+        left, right = not before.endswith(_SPACE), not after.startswith(_SPACE)
+        shape += [before.removesuffix(_SPACE), (n, left, right)]
+        text = after.removeprefix(_SPACE)
+    shape.append(text)
+    if any(c in piece for piece in shape if isinstance(piece, str) for c in [*unused, _SPACE]):
+        raise UserError("The model's chat template writes a part of a message, and not as the message it is.")
+    return tuple(shape)
+
+
+def _rendered(asked: dict[str, Any]) -> str:
+    limits = {"cpu_seconds": _CPU_SECONDS, "memory_bytes": _MEMORY, "characters": _CHARACTERS}
+    command = [sys.executable, "-I", str(Path(render_chat.__file__))]
+    too_long = TooCostly(
+        f"The model's chat template takes more than {_CPU_SECONDS} seconds to lay out one conversation."
+    )
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(asked | limits).encode(), capture_output=True,
+            timeout=_WALL_SECONDS, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise too_long from None
+    if -done.returncode in (9, 24):  # killed for its CPU time: SIGXCPU first, SIGKILL a second later
+        raise too_long
+    try:
+        answer = json.loads(done.stdout)
+    except ValueError:
+        why = "it needs too much memory" if b"MemoryError" in done.stderr else f"exit code {done.returncode}"
+        raise TooCostly(f"The model's chat template fails ({why}).") from None
+    if "text" in answer:
+        return str(answer["text"])
+    why = "".join(c if c.isprintable() else " " for c in answer["error"])
+    why = " ".join(why.split())[:200].rstrip(".")
+    fails = "cannot be read" if answer["stage"] == "read" else "fails"
+    kind = TooCostly if answer.get("costly") else UserError
+    raise kind(f"The model's chat template {fails} ({why}).")

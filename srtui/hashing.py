@@ -1,0 +1,117 @@
+"""Keys by which stored work is found again, and draws that depend on nothing but what they are for.
+
+A key is the hash of one canonical text, which is a contract: rows written under it must be found by
+every later version (tests/store/keys.json pins it).
+
+The canonical text of ``key(kind, name=value, ...)`` is the JSON array ``["srtui", 2, kind, {...}]`` in
+UTF-8, without spaces, keys sorted, and
+
+- a value that is its default is left out: None here, and a dataclass's fields at their own defaults. So
+  a setting that a later version adds leaves the keys of all earlier work as they are;
+- numbers keep their type: 1 is an integer, 1.0 a float (shortest digits that read back the same, and
+  0.0 for -0.0); true is neither. An integer in a field whose default is a float is that float;
+- bytes are ``{"$bytes": "<hex>"}``; tuples and lists are arrays; a dataclass is an object of its fields;
+- what is none of these, or not a finite number, raises TypeError or ValueError.
+
+A key is 17 bytes: the scheme's number, then 16 bytes of BLAKE2b. Keys of the first scheme, which hashed
+repr() of whatever it was given, have 16: ``scheme_1`` makes them, so that what was stored before is found.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from hashlib import blake2b
+from typing import Any
+
+SCHEME = 2
+
+
+def key(kind: str, /, **what: Any) -> bytes:
+    """17-byte key of a piece of work of this kind, of all that determines it."""
+    return bytes([SCHEME]) + blake2b(canonical(kind, what), digest_size=16).digest()
+
+
+def canonical(kind: str, what: Mapping[str, Any]) -> bytes:
+    """The bytes that ``key`` hashes."""
+    plain = ["srtui", SCHEME, kind, {k: _plain(v) for k, v in what.items() if v is not None}]
+    text = json.dumps(plain, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{value} cannot be part of a key")
+        return float(value) + 0.0  # -0.0 becomes 0.0
+    if isinstance(value, bytes):
+        return {"$bytes": value.hex()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: _plain(v) for name, v in _changed(value)}
+    if isinstance(value, Mapping):
+        if not all(isinstance(k, str) and not k.startswith("$") for k in value):
+            raise TypeError("names in a key are texts that do not begin with $")
+        return {k: _plain(v) for k, v in value.items()}
+    raise TypeError(f"{type(value).__name__} cannot be part of a key")
+
+
+def _changed(value: Any) -> list[tuple[str, Any]]:
+    """The fields of a dataclass that are not as they are by default."""
+    found = []
+    for field in fields(value):
+        now = getattr(value, field.name)
+        default = field.default
+        if default is MISSING and field.default_factory is not MISSING:
+            default = field.default_factory()
+        if isinstance(default, float) and type(now) is int:
+            now = float(now)
+        if default is MISSING or type(now) is not type(default) or now != default:
+            found.append((field.name, now))
+    return found
+
+
+def digest(*parts: str | bytes | int | float | None) -> bytes:
+    """16-byte content address of a list of values, each with its type and length, so that no two lists
+    are the same. Of texts alone it is what the first scheme made of them: texts' addresses never changed."""
+    h = blake2b(digest_size=16)
+    for part in parts:
+        tag, data = 0, b""
+        if isinstance(part, str):
+            data = part.encode("utf-8", "surrogatepass")
+        elif isinstance(part, bytes):
+            tag, data = 1, part
+        else:
+            # True is no number here, nor 1.0 the integer: json tells all of them apart.
+            tag, data = 2, json.dumps(_plain(part), allow_nan=False).encode()
+        h.update((tag << 56 | len(data)).to_bytes(8, "little"))
+        h.update(data)
+    return h.digest()
+
+
+def scheme_1(*parts: str | bytes | int | float | None) -> bytes:
+    """16 bytes as srtui's first keys were made: a number counts as its digits, so ("1") and (1) are equal.
+
+    For finding what was stored by them, and for draws (``draw``), where the types never vary.
+    """
+    h = blake2b(digest_size=16)
+    for part in parts:
+        if isinstance(part, str):
+            data = part.encode("utf-8", "surrogatepass")
+        else:
+            data = part if isinstance(part, bytes) else repr(part).encode()
+        h.update(len(data).to_bytes(8, "little"))
+        h.update(data)
+    return h.digest()
+
+
+draw = scheme_1
+"""Bytes to draw by: which samples are held out, what seed a request has. They are what they always were,
+so that the same recipe draws the same in every version; nothing is looked up by them."""

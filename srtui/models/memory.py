@@ -1,0 +1,196 @@
+"""What fits where: the one place where memory is planned, for the teacher, the student and training.
+
+The functions over numbers know no device; what is free is asked of the device that is to hold it, by
+``free_bytes`` for torch and by srtui.teacher.gguf for llama.cpp. None plans over what is free, and more
+memory never gives less.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# Of what a device has free, this share is planned with: others use it too, and memory is given out in
+# blocks. Of a computer's, which swaps before it says no, less.
+DEVICE_SHARE, HOST_SHARE = 0.9, 0.4
+# Tokens of one scoring pass: below, a GPU waits; above, it gains nothing. On CPUs 2,048 is where the rate
+# stops rising.
+_LEAST_TOKENS, _MOST_TOKENS = 2048, 32768
+
+
+@dataclass(frozen=True)
+class TeacherShape:
+    """A GGUF as memory sees it: the bytes of each of its layers, and of its output; ``kv``, the elements
+    of KV cache of one token in one layer; the sizes of its vocabulary, its hidden states and the
+    middle of a layer."""
+
+    layers: tuple[int, ...]
+    output: int
+    kv: int
+    vocabulary: int
+    hidden: int
+    inner: int
+
+    def on_device(self, count: int) -> int:
+        """Weights of the last ``count`` layers and the output, which go to the device together."""
+        return self.output + sum(self.layers[len(self.layers) - count :]) if count else 0
+
+
+@dataclass(frozen=True)
+class TeacherPlan:
+    """Where a teacher goes. ``layers`` of ``of`` lie on the device, which has ``free`` bytes and is to
+    give ``weights``, ``cache`` (for ``cells`` tokens) and ``compute``."""
+
+    layers: int
+    of: int
+    weights: int
+    cache: int
+    compute: int
+    free: int
+    cells: int
+
+    def sentence(self) -> str:
+        """All of it, for a person."""
+        if not self.layers:
+            return (
+                f"The teacher's {self.of} layers stay in this computer's memory: with a KV cache for {self.cells:,} "
+                f"tokens none fits the GPU's {self.free / 1e9:.1f} GB that are free."
+            )
+        less = (
+            "" if self.layers == self.of else "; the others stay in this computer's memory, which is slower"
+        )
+        return (
+            f"{self.layers} of the teacher's {self.of} layers go to the GPU{less}: {self.weights / 1e9:.1f} GB of "
+            f"weights, {self.cache / 1e9:.1f} GB of KV cache for {self.cells:,} tokens and "
+            f"{self.compute / 1e9:.1f} GB to compute, of {self.free / 1e9:.1f} GB that are free."
+        )
+
+
+def plan_teacher(
+    shape: TeacherShape, cells: int, free: int, *, batch: int = 512, element: float = 2.0
+) -> TeacherPlan:
+    """As many of the last layers on the device as fit its ``free`` bytes with their share of a KV cache
+    of ``cells`` tokens, ``element`` bytes each number, and the buffers of a pass of ``batch`` tokens."""
+    compute = compute_bytes(batch, shape.vocabulary, shape.hidden, shape.inner)
+    cell = shape.kv * element
+    room, count = DEVICE_SHARE * free - compute, 0
+    while count < len(shape.layers):
+        more = count + 1
+        if shape.on_device(more) + more * cell * cells > room:
+            break
+        count = more
+    return TeacherPlan(
+        layers=count,
+        of=len(shape.layers),
+        weights=shape.on_device(count),
+        cache=round(count * cell * cells),
+        compute=compute if count else 0,
+        free=free,
+        cells=cells,
+    )
+
+
+def cells_that_fit(cell: float, layers: int, on_device: int, *, device: int, host: int, compute: int) -> int:
+    """Tokens of KV cache of a loaded teacher, ``cell`` bytes each in a layer: its ``on_device`` layers
+    keep theirs on the device, with ``device`` bytes free, the others in this computer's memory, with
+    ``host``."""
+    fits = []
+    if on_device:
+        fits.append((DEVICE_SHARE * device - compute) / (cell * on_device))
+    if layers > on_device:
+        fits.append((HOST_SHARE * host) / (cell * (layers - on_device)))
+    return max(0, int(min(fits)))
+
+
+def slots_that_fit(wanted: int, longest: int, cells: int) -> int:
+    """How many sequences of ``longest`` tokens, ``wanted`` at most, go into ``cells`` beside one more
+    for the beginning that they share; 0 where not even one does."""
+    return max(0, min(wanted, cells // longest - 1))
+
+
+def compute_bytes(batch: int, vocabulary: int, hidden: int, inner: int) -> int:
+    """llama.cpp's buffers for a pass of ``batch`` tokens, about: logits, and a layer's intermediate
+    results, in float32."""
+    return 4 * batch * (vocabulary + 8 * hidden + 3 * inner)
+
+
+def scoring_tokens(token: int, free: int, device: str) -> int:
+    """Tokens of one scoring pass where one takes ``token`` bytes while a layer works on it: half of
+    ``free``, so that logits and shared beginnings have the rest."""
+    if device != "cuda":
+        return _LEAST_TOKENS
+    return max(1, min(_MOST_TOKENS, int(free * 0.5 / token)))
+
+
+def token_bytes(hidden: int, inner: int) -> int:
+    """What one token takes in a layer: residual, norms, query, key, value and their rotations; gate, up
+    and their product; in bfloat16, some of them in float32 for a moment."""
+    return 2 * (24 * hidden + 6 * inner)
+
+
+# -- torch's devices ----------------------------------------------------------------------------------
+
+
+def free_bytes(device: Any) -> int:
+    """Memory that torch could still take on ``device``: the GPU's own, or this computer's."""
+    import psutil
+    import torch
+
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0] + unused)
+    return int(psutil.virtual_memory().available)
+
+
+def release(device: Any = None) -> None:
+    """Give back to the device what nothing refers to any more."""
+    import torch
+
+    gc.collect()
+    if (device is None or device.type == "cuda") and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def let_go(model: Any) -> None:
+    """Take a model's weights out of it, whoever still refers to the model: quantized layers lie in
+    reference cycles, and a trainer or an exception may hold one. It cannot be run any more."""
+    for module in model.modules():
+        module._parameters.clear()
+        module._buffers.clear()
+        for name in ("quant_state", "state", "_cache"):  # bitsandbytes' scales, and its weights in 8 bits
+            module.__dict__.pop(name, None)
+    release()
+
+
+def inner_width(model: Any) -> int:
+    """The widest layer of a torch model but its head: what a token's intermediate results need."""
+    head = model.get_output_embeddings()
+    widths = [
+        max(int(module.in_features), int(module.out_features))
+        for module in model.modules()
+        if module is not head and hasattr(module, "in_features") and hasattr(module, "out_features")
+    ]
+    config = model.config.get_text_config()
+    chosen = int(getattr(config, "num_experts_per_tok", None) or 1)
+    widths += [chosen * max(p.shape[1:]) for p in model.parameters() if p.dim() == 3 and p.shape[1] > 1]
+    return max(widths, default=4 * int(config.hidden_size))
+
+
+__all__: Sequence[str] = [
+    "DEVICE_SHARE",
+    "HOST_SHARE",
+    "TeacherPlan",
+    "TeacherShape",
+    "cells_that_fit",
+    "compute_bytes",
+    "free_bytes",
+    "inner_width",
+    "let_go",
+    "plan_teacher",
+    "release",
+    "scoring_tokens",
+    "slots_that_fit",
+    "token_bytes",
+]

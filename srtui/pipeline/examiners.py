@@ -1,0 +1,105 @@
+"""Arms of an ablation compared beside their losses: by a judge over prompts, and by multiple choice.
+
+Each comparison is an evaluation like any other: stored, shown by ``srtui eval list``, asked once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from srtui.errors import UserError
+from srtui.evaluation.contestants import find_contestant, same_weights
+from srtui.evaluation.engine import Evaluator, prepare, settings_of
+from srtui.evaluation.figures import margin_of, outcomes
+from srtui.evaluation.judge import Judge
+from srtui.evaluation.sources import Source
+from srtui.evaluation.writing import Writing
+from srtui.pipeline.ablate import Row, paired_interval
+from srtui.progress import Reporter
+from srtui.store import Store
+from srtui.store.evaluations import Evaluation
+from srtui.store.runs import Run
+from srtui.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class JudgeExaminer:
+    """Each run of an arm against the full method's of the same seed, by a judge, in both orders."""
+
+    workspace: Workspace
+    store: Store
+    source: Source
+    judge: Judge
+    reporter: Reporter
+    writing: Writing
+    tie_margin: float | None = None
+    should_stop: Callable[[], bool] = lambda: False
+
+    def examine(self, row: Row, runs: Sequence[Run], full: Sequence[Run]) -> Row:
+        """``judged`` is the arm's win rate less one half, a tie as half; over items judged for every seed."""
+        if row.arm == "full":
+            return row
+        done = [self._pairwise(one, other) for one, other in zip(runs, full, strict=True)]
+        shares = [outcomes(self.store, e) for e in done]
+        items = sorted(set.intersection(*(set(s) for s in shares)))
+        if not items:
+            raise UserError(f"The judge {self.judge.name} could judge nothing of arm {row.arm}.")
+        won = np.array([[s[item] for item in items] for s in shares])
+        judged = paired_interval(won, np.full_like(won, 0.5))
+        return replace(row, judged=judged, evaluations=[*row.evaluations, *(e.id for e in done)])
+
+    def _pairwise(self, arm: Run, full: Run) -> Evaluation:
+        both = [find_contestant(self.workspace, self.store, run.name) for run in (arm, full)]
+        margin = margin_of(self.store, self.judge, self.tie_margin)
+        settings = settings_of(self.writing, self.writing.seed, tie_margin=margin)
+        evaluation, _ = prepare(self.store, "pairwise", self.source, both, self.judge, settings)
+        if evaluation.state == "done":
+            return evaluation
+        self.reporter.event("info", f"{arm.name} against {full.name}, by {self.judge.name}")
+        warnings = same_weights(self.workspace, self.store, self.judge.name, self.judge.sha256, both)
+        sides: Any = {"a": both[0], "b": both[1]}
+        return Evaluator(
+            self.store, evaluation, self.source, sides, self.judge, self.reporter, self.should_stop,
+            warnings=warnings,
+        ).work()  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ChoiceExaminer:
+    """Each run's accuracy on the same multiple-choice questions."""
+
+    workspace: Workspace
+    store: Store
+    tasks: Path
+    reporter: Reporter
+    limit: int | None = None
+    shots: int | None = None
+    should_stop: Callable[[], bool] = lambda: False
+
+    def examine(self, row: Row, runs: Sequence[Run], full: Sequence[Run]) -> Row:
+        """``accuracy``, and ``choice``, the accuracy less the full method's question by question."""
+        done = [self._choice(run) for run in runs]
+        right = np.array([self._right(e) for e in done])
+        found = replace(
+            row, accuracy=float(right.mean()), evaluations=[*row.evaluations, *(e.id for e in done)]
+        )
+        if row.arm == "full":
+            return found
+        reference = np.array([self._right(self._choice(run)) for run in full])
+        return replace(found, choice=paired_interval(right, reference))
+
+    def _choice(self, run: Run) -> Evaluation:
+        from srtui.evaluation import choice
+
+        one = find_contestant(self.workspace, self.store, run.name)
+        return choice.evaluate(
+            self.store, one, self.tasks, self.limit, self.shots, self.reporter, self.should_stop
+        )
+
+    def _right(self, evaluation: Evaluation) -> list[float]:
+        return [j.score_a or 0.0 for j in self.store.evaluations.judgements(evaluation.id)]

@@ -1,0 +1,27 @@
+"""What a chat template writes around data: before and behind an answer, and in all."""
+
+from __future__ import annotations
+
+from srtui.chat_template import ChatTemplate
+
+Piece = tuple[str, bool]
+"""A part of a prompt, and whether it is data."""
+
+
+def around_answer(chat: ChatTemplate) -> tuple[str, str]:
+    """The spaces that the template writes before an answer, and what it writes right after one, without
+    white space, e.g. ("", "<|im_end|>"). Raises UserError for a template that cannot be used."""
+    asked = [("user", "q")]
+    pieces = chat.pieces([*asked, ("assistant", "a")], to_answer=False)
+    at = max(n for n, (_, is_data) in enumerate(pieces) if is_data)
+    before = "".join(text for text, _ in pieces[:at])
+    prefix = before.removeprefix(chat.text(asked))
+    if len(prefix) == len(before) or prefix.strip(" "):
+        prefix = ""  # the template writes more than spaces there: that is the template's, not an answer's
+    return prefix, pieces[at + 1][0].strip() if at + 1 < len(pieces) else ""
+
+
+def markup(chat: ChatTemplate) -> str:
+    """All that the template itself writes around a plain conversation."""
+    turns = [("user", "q"), ("assistant", "a"), ("user", "q")]
+    return "\n".join(text for text, is_data in chat.pieces(turns) if not is_data)

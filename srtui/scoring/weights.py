@@ -1,0 +1,88 @@
+"""What a student's weights will take, known before they are loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Bytes a weight: 4 bits and a doubly quantized scale for each 64 (Dettmers et al. 2023, section 3); 8 bits
+# and a scale for each row.
+_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
+_WORTH_SAYING = 0.1
+
+
+@dataclass(frozen=True)
+class StudentWeights:
+    """``quantized`` of the model's ``parameters`` lie in layers that ``quantization`` reaches, ``left``
+    neither in those nor in embeddings and head; all but the quantized have ``element`` bytes each, and
+    ``size`` is what all of them take."""
+
+    quantization: str
+    parameters: int
+    quantized: int
+    left: int
+    element: int
+    size: int
+
+    def sentence(self, name: str) -> str:
+        """What a person should know before it is loaded; "" where nothing is unusual."""
+        if self.left <= _WORTH_SAYING * self.parameters:
+            return ""
+        usual = self.size - self.left * (self.element - _BYTES[self.quantization])
+        return (
+            f"{name}: {self.left / self.parameters:.0%} of its {self.parameters / 1e9:.1f} billion parameters lie in "
+            f"no linear layer (experts, usually), and {self.quantization} leaves those in {8 * self.element} bits: its weights take "
+            f"about {self.size / 1e9:.1f} GB, not {usual / 1e9:.1f}."
+        )
+
+
+def plan_weights(folder: Path, quantization: str, element: int) -> StudentWeights | None:
+    """Ask the model in ``folder``, built without weights, what ``quantization`` would make of it; other
+    weights have ``element`` bytes. None where it cannot be built: loading says why.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers.quantizers import AutoHfQuantizer
+
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        if quantization in _BYTES:
+            bits = {"load_in_4bit": True} if quantization == "nf4" else {"load_in_8bit": True}
+            AutoHfQuantizer.from_config(BitsAndBytesConfig(**bits)).preprocess_model(
+                model, device_map={"": "cpu"}
+            )
+    except Exception:  # whatever it is, the load meets it too, and has a sentence for it
+        return None
+    return weigh(model, quantization, element)
+
+
+def weigh(model: Any, quantization: str, element: int) -> StudentWeights:
+    """The sums over a model whose layers are those of ``quantization``, with or without weights."""
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt
+
+    reached: set[int] = set()
+    aside: set[int] = set()
+    for module in model.modules():
+        if isinstance(module, Linear4bit | Linear8bitLt):
+            reached.add(id(module.weight))
+    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        aside |= {id(p) for p in layer.parameters()} if layer is not None else set()
+    parameters = quantized = left = 0
+    for parameter in model.parameters():
+        count = parameter.numel()
+        parameters += count
+        if id(parameter) in reached:
+            quantized += count
+        elif id(parameter) not in aside:
+            left += count
+    return StudentWeights(
+        quantization,
+        parameters,
+        quantized,
+        left if quantization in _BYTES else 0,
+        element,
+        round(quantized * _BYTES.get(quantization, element) + (parameters - quantized) * element),
+    )

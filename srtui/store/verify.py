@@ -1,0 +1,100 @@
+"""Does the store still say what was stored? SQLite's own check sees pages and indexes; a byte that was
+flipped inside a text is sound to it, and only the digest beside the text tells.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from srtui.hashing import SCHEME, digest, scheme_1
+from srtui.sample import Pair
+from srtui.store.connection import open_read_only
+from srtui.store.work import setting_key
+
+QUICK = 20_000
+"""Rows of each table that are compared where not all are: a tenth of a second."""
+_SHOWN = 20
+
+
+@dataclass
+class Verified:
+    """``problems`` are sentences; ``checked`` of ``texts`` variants were compared with their digests."""
+
+    problems: list[str] = field(default_factory=list)
+    checked: int = 0
+    texts: int = 0
+
+
+def verify(
+    path: Path, deep: bool = False, tell: Callable[[int, int], None] = lambda done, total: None
+) -> Verified:
+    """Compare what is stored with its digests and keys; all of it with ``deep``, else the first
+    ``QUICK`` rows of each table. Raises sqlite3.Error where a page cannot be read."""
+    most = -1 if deep else QUICK
+    with closing(open_read_only(path)) as conn:
+        conn.text_factory = lambda raw: raw.decode("utf-8", "replace")
+        found = Verified(texts=conn.execute("SELECT count(*) FROM variant").fetchone()[0])
+        faults = _faults(conn, most, found, tell)
+        found.problems = list(islice(faults, _SHOWN))
+        if more := sum(1 for _ in faults):
+            found.problems.append(f"and {more:,} more like these")
+    return found
+
+
+def _faults(
+    conn: sqlite3.Connection, most: int, found: Verified, tell: Callable[[int, int], None]
+) -> Iterator[str]:
+    for row, sample, stored, *texts in conn.execute(
+        "SELECT id, sample_id, digest, instruction, input, response FROM variant ORDER BY id LIMIT ?", (most,)
+    ):
+        if found.checked % 4096 == 0:
+            tell(found.checked, found.texts)
+        found.checked += 1
+        if not all(isinstance(t, str) for t in texts) or Pair(*texts).digest != stored:
+            yield f"variant {row} of sample {sample}: its text is not the one that was stored"
+    for row, record, same in conn.execute(
+        "SELECT s.id, s.record, v.digest IS s.digest FROM sample s LEFT JOIN variant v ON v.sample_id = s.id "
+        "AND v.kind = 'original' ORDER BY s.id LIMIT ?",
+        (most,),
+    ):
+        if not same:
+            yield f"sample {row}: its original text is not the one that was imported"
+        if not _is_json(record):
+            yield f"sample {row}: its original record is damaged"
+    for row, key, text in conn.execute(
+        "SELECT id, key, text FROM answer WHERE origin = 'file' ORDER BY id LIMIT ?", (most,)
+    ):
+        if digest("file", text) != key:
+            yield f"answer {row}: its text is not the one that was stored"
+    for table in ("generation", "answer"):
+        for row, key in conn.execute(f"SELECT id, key FROM {table} ORDER BY id LIMIT ?", (most,)):
+            if not _is_key(key):
+                yield f"{table} {row}: its key is damaged"
+    for row in conn.execute(
+        "SELECT id, digest, student_id, template, protocol, max_length, template_version, date FROM scoring_setting"
+    ):
+        if row[1] not in (setting_key(*row[2:]), scheme_1(*row[2:6], *filter(None, [row[6]]))):
+            yield f"scoring setting {row[0]}: it is not the one that was stored"
+    for row, recipe in conn.execute("SELECT id, recipe FROM run"):
+        if not _is_json(recipe):
+            yield f"run {row}: its recipe is damaged"
+
+
+def _is_key(key: Any) -> bool:
+    """Of the first scheme, 16 bytes, or of this one, which begins with its number."""
+    return isinstance(key, bytes) and (len(key) == 16 or (len(key) == 17 and key[0] == SCHEME))
+
+
+def _is_json(text: Any) -> bool:
+    try:
+        json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True

@@ -1,0 +1,121 @@
+"""Memory is never planned over what is free, and more of it never gives less."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from srtui.models.formats import read_gguf
+from srtui.models.memory import (
+    TeacherShape,
+    cells_that_fit,
+    inner_width,
+    plan_teacher,
+    scoring_tokens,
+    slots_that_fit,
+    token_bytes,
+)
+
+GB = 10**9
+shapes = st.builds(
+    TeacherShape,
+    layers=st.lists(st.integers(1, 2 * GB), min_size=1, max_size=40).map(tuple),
+    output=st.integers(0, 3 * GB),
+    kv=st.integers(1, 16384),
+    vocabulary=st.integers(1000, 300_000),
+    hidden=st.integers(64, 16384),
+    inner=st.integers(64, 65536),
+)
+free = st.integers(0, 200 * GB)
+cells = st.integers(1, 10**6)
+
+
+@given(shapes, cells, free, free)
+def test_a_teachers_layers(shape: TeacherShape, cells: int, free: int, more: int) -> None:
+    plan = plan_teacher(shape, cells, free)
+    assert plan.weights + plan.cache + plan.compute <= free
+    assert 0 <= plan.layers <= plan.of == len(shape.layers)
+    assert plan_teacher(shape, cells, free + more).layers >= plan.layers
+    assert plan_teacher(shape, cells + more, free).layers <= plan.layers
+    # One layer more would be too many.
+    if plan.layers < plan.of:
+        count = plan.layers + 1
+        compute = plan_teacher(shape, 0, 10**15).compute
+        assert shape.on_device(count) + compute + count * shape.kv * 2 * cells > 0.89 * free
+
+
+@given(st.floats(1, 10**6), st.integers(1, 100), st.data(), free, free, free, st.integers(0, GB))
+def test_a_teachers_cache(
+    cell: float, layers: int, data: st.DataObject, device: int, host: int, more: int, compute: int
+) -> None:
+    on_device = data.draw(st.integers(0, layers))
+
+    def fits(device: int, host: int) -> int:
+        return cells_that_fit(cell, layers, on_device, device=device, host=host, compute=compute)
+
+    found = fits(device, host)
+    assert found * cell * on_device <= max(0, device - compute) or not on_device
+    assert found * cell * (layers - on_device) <= host
+    assert fits(device + more, host) >= found
+    assert fits(device, host + more) >= found
+
+
+@given(st.integers(1, 64), st.integers(1, 10**5), st.integers(0, 10**7), st.integers(0, 10**7))
+def test_a_teachers_slots(wanted: int, longest: int, cells: int, more: int) -> None:
+    found = slots_that_fit(wanted, longest, cells)
+    assert 0 <= found <= wanted
+    assert not found or (found + 1) * longest <= cells
+    assert slots_that_fit(wanted, longest, cells + more) >= found
+
+
+@given(st.integers(64, 16384), st.integers(64, 65536), free, free)
+def test_a_scoring_pass(hidden: int, inner: int, free: int, more: int) -> None:
+    token = token_bytes(hidden, inner)
+    found = scoring_tokens(token, free, "cuda")
+    assert found * token <= free or found == 1
+    assert scoring_tokens(token, free + more, "cuda") >= found
+    assert scoring_tokens(token, 0, "cpu") == 2048
+
+
+def test_the_plan_in_words() -> None:
+    shape = TeacherShape((GB // 4,) * 16, GB // 2, 2048, 128_000, 4096, 14336)
+    whole = plan_teacher(shape, 10_240, 24 * GB)
+    assert whole.sentence().startswith(
+        "16 of the teacher's 16 layers go to the GPU: 4.5 GB of weights, 0.7 GB of KV"
+    )
+    some = plan_teacher(shape, 10_240, 3 * GB)
+    assert 0 < some.layers < 16
+    assert "the others stay in this computer's memory, which is slower" in some.sentence()
+    assert "none fits the GPU's 0.1 GB" in plan_teacher(shape, 10_240, GB // 10).sentence()
+    # The fault that was: weights alone fit, and the cache did not.
+    assert plan_teacher(shape, 200_000, 6 * GB).layers < plan_teacher(shape, 1, 6 * GB).layers == 16
+
+
+@pytest.mark.model
+def test_a_files_shape_is_its_headers(teacher_file: Path) -> None:
+    shape = read_gguf(teacher_file).shape
+    assert shape is not None
+    assert (len(shape.layers), shape.kv, shape.vocabulary, shape.hidden, shape.inner) == (
+        30, 2 * 3 * 64, 49152, 576, 1536,
+    )  # fmt: skip
+    size = teacher_file.stat().st_size
+    assert 0.95 * size < sum(shape.layers) + shape.output < size
+
+
+def test_the_widest_layer_counts_experts() -> None:
+    import transformers as t
+
+    shape: dict[str, Any] = {
+        "vocab_size": 999, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }  # fmt: skip
+    dense = t.LlamaForCausalLM(t.LlamaConfig(**shape, intermediate_size=96))
+    assert inner_width(dense) == 96  # and not the head's 999
+    experts = t.MixtralForCausalLM(
+        t.MixtralConfig(**shape, intermediate_size=48, num_local_experts=4, num_experts_per_tok=2)
+    )
+    assert inner_width(experts) == 2 * 96  # gate and up lie together

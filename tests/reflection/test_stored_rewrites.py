@@ -1,0 +1,66 @@
+"""What an older srtui stored is taken where it can be whole, and asked again where it was cut short."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from srtui.pipeline.reflect import Reflecting
+from srtui.recipe import parse
+from srtui.reflection import Protocol, load_criteria
+from srtui.sample import Pair
+from srtui.store import Store
+from srtui.store.corpus import NewRow
+from srtui.store.endings import packed
+from srtui.store.work import StoredGeneration
+from srtui.teacher import TeacherIdentity
+
+BY = TeacherIdentity("m", "aa", "llama", 1, "Q8_0", 4096)
+WHOLE = packed([("critique", "length", 48), ("response", "end", 60)])
+
+
+@pytest.mark.parametrize(
+    ("finish", "segments", "asked_again", "unknown"),
+    [
+        ("end", WHOLE, False, 0),
+        ("end", None, False, 1),
+        ("length", None, True, 0),
+        ("repetition", None, True, 0),
+    ],
+)
+def test_a_stored_rewrite(
+    tmp_path: Path, finish: str, segments: str | None, asked_again: bool, unknown: int
+) -> None:
+    before = Pair("i", "", "r")
+    recipe = parse({"name": "r", "dataset": "d", "reflection": {"max_attempts": 2}}, "test")
+    protocol = Protocol(load_criteria("response", "response"), recipe)
+    with Store(tmp_path / "s.sqlite") as store:
+        made = store.corpus.import_rows("d", "f", "sha", "alpaca", [NewRow(0, before, "{}")])
+        sample, at = store.rows("SELECT sample_id, id FROM variant")[0]
+        run = store.runs.create(
+            "r", made.dataset_id, "r.toml", recipe.model_dump_json(), "f", [(sample, False)]
+        )
+        with store.transaction():
+            by = store.work.add_generation(
+                StoredGeneration(
+                    key=protocol.key(before, 1, 0, BY.sha256, BY.adapter_sha256), parent_variant_id=at,
+                    stage="response", model="m", model_sha256="aa", prompt_version=protocol.version, mode="guided",
+                    sampler="{}", seed=1, attempt=1, candidate=0, prompt="", text="t", thinking="", critique="",
+                    prompt_tokens=1, new_tokens=1, seconds=1.0, finish=finish, segments=segments, parsed="parsed",
+                )
+            )  # fmt: skip
+            new, _ = store.corpus.add_variant(
+                sample, "response_reflected", "teacher", at, by, Pair("i", "", "better")
+            )
+            store.work.made(by, new)
+        context: Any = SimpleNamespace(store=store, run=run, recipe=recipe, watch=None, sample_count=1)
+        reflecting = Reflecting(context, protocol)
+        reflecting._teacher = SimpleNamespace(identity=BY)  # type: ignore[assignment]
+        asked = reflecting._first_unasked(sample, store.corpus.variants([at])[at])
+        assert (asked.attempt if asked else None) == (2 if asked_again else None)
+        assert reflecting._unknown == unknown
+        kept = [(r["status"], r["attempts"]) for r in store.work.reflections_of(run.id, sample).values()]
+        assert kept == ([] if asked_again else [("parsed", 1)])

@@ -1,0 +1,70 @@
+"""How the texts that a run keeps ended: whole, cut, or not known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from srtui.sample import Pair
+from srtui.store import Store
+from srtui.store.corpus import NewRow
+from srtui.store.endings import endings, packed
+from srtui.store.work import StoredGeneration
+
+WHOLE = packed([("critique", "length", 48), ("response", "end", 60)])
+
+
+def generation(n: int, parent: int, stage: str, finish: str, segments: str | None) -> StoredGeneration:
+    return StoredGeneration(
+        key=bytes([n]), parent_variant_id=parent, stage=stage, model="m", model_sha256="", prompt_version="1",
+        mode="guided", sampler="{}", seed=1, attempt=1, candidate=0, prompt="", text="t", thinking="", critique="",
+        prompt_tokens=1, new_tokens=1, seconds=1.0, finish=finish, segments=segments, parsed="parsed",
+    )  # fmt: skip
+
+
+def imported(store: Store, count: int) -> int:
+    rows = [NewRow(n, Pair(f"i{n}", "", "r"), "{}") for n in range(count)]
+    return store.corpus.import_rows("d", "f", "sha", "alpaca", rows).dataset_id
+
+
+def test_over_all_generations_behind_a_text(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.sqlite") as store:
+        dataset = imported(store, 6)
+        samples = [r[0] for r in store.rows("SELECT id FROM sample ORDER BY row")]
+        run = store.runs.create("r", dataset, "r.toml", "{}", "f", [(s, False) for s in samples])
+        # (instruction's finish and segments, answer's finish and segments); None: not rewritten
+        made = [
+            (None, None),
+            (("end", WHOLE), ("end", WHOLE)),
+            (("end", None), ("end", WHOLE)),  # an older srtui's instruction: its own end is not known
+            (None, ("end", None)),  # its answer's is
+            (None, ("length", None)),
+            (("length", None), ("end", WHOLE)),
+        ]
+        with store.transaction():
+            for n, (sample, stages) in enumerate(zip(samples, made, strict=True)):
+                at = int(store.value("SELECT id FROM variant WHERE sample_id = ?", (sample,)))
+                for m, (stage, how) in enumerate(zip(("instruction", "response"), stages, strict=True)):
+                    if how is None:
+                        continue
+                    by = store.work.add_generation(generation(10 * n + m, at, stage, *how))
+                    at, _ = store.corpus.add_variant(
+                        sample, f"{stage}_reflected", "teacher", at, by, Pair(f"i{n}", stage, "new")
+                    )
+                store.work.add_outcome(run.id, sample, at, True, "", None, None)
+        assert endings(store, run.id) == {"whole": 2, "unknown": 1, "cut": 2}
+        text = store.corpus.add_variant  # a person's own text is none of the teacher's
+        with store.transaction():
+            by_hand, _ = text(samples[4], "manual", "person", None, None, Pair("i4", "", "mine"))
+        store.marks.overrule(run.id, samples[4], by_hand)
+        assert endings(store, run.id) == {"whole": 2, "unknown": 1, "cut": 1}
+
+
+def test_generations_keep_their_segments(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.sqlite") as store:
+        imported(store, 1)
+        at = int(store.value("SELECT id FROM variant"))
+        with store.transaction():
+            store.work.add_generation(generation(1, at, "response", "end", WHOLE))
+            store.work.add_generation(generation(2, at, "response", "end", None))
+        kept = store.work.generations_of(int(store.value("SELECT sample_id FROM variant")))
+        assert [g["segments"] for g in kept] == [WHOLE, None]

@@ -1,0 +1,132 @@
+"""`srtui db check`: SQLite's pages, and the texts on them."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from srtui.cli import app
+from srtui.errors import UserError
+from srtui.evaluation.writing import file_answer
+from srtui.sample import Pair
+from srtui.store import Store, verify
+from srtui.store.corpus import NewRow
+from srtui.workspace import Workspace
+
+
+@pytest.fixture
+def store(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("SRTUI_WORKSPACE", str(workspace.root))
+    store = Store(workspace.store_path)
+    rows = [
+        NewRow(n, Pair(f"instruction {n}", "", f"the answer number {n}"), '{"n": "x"}') for n in range(60)
+    ]
+    store.corpus.import_rows("d", "f", "sha", "alpaca", rows)
+    store.work.setting("s", "id", "nf4", "alpaca", "default", 64)
+    answer = file_answer("an answer from a file", "m")
+    with store.transaction():
+        store.conn.execute(
+            "INSERT INTO answer(key, origin, model, model_sha256, template, sampler, seed, prompt, text, finish, "
+            "prompt_tokens, new_tokens, seconds, created_at) VALUES (?, 'file', 'm', '', '', '{}', 0, '', ?, 'end', 0, 0, 0, 0)",
+            (answer.key, answer.text),
+        )
+    store.close()
+    return store
+
+
+def flip(path: Path, text: bytes) -> None:
+    """One bit of a text, in the file itself."""
+    data = bytearray(path.read_bytes())
+    assert data.count(text) >= 1
+    at = -1
+    while (at := data.find(text, at + 1)) >= 0:
+        data[at + 3] ^= 1
+    path.write_bytes(data)
+
+
+def check(*words: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["db", "check", *words])
+    return done.exit_code, done.output + (
+        str(done.exception) if isinstance(done.exception, UserError) else ""
+    )
+
+
+def test_a_sound_store(store: Store) -> None:
+    for words in ([], ["--deep"]):
+        code, said = check(*words)
+        assert code == 0, said
+        assert "60 texts compared with their digests." in said
+
+
+@pytest.mark.parametrize("text", [b"the answer number 17", b"instruction 17"])
+def test_a_flipped_bit_in_a_text_is_seen(store: Store, text: bytes) -> None:
+    flip(store.path, text)
+    with Store(store.path, read_only=True) as damaged:
+        assert damaged.check() == []  # SQLite sees nothing wrong
+        variant = damaged.value(
+            "SELECT id FROM variant WHERE digest = ?",
+            (Pair("instruction 17", "", "the answer number 17").digest,),
+        )
+    code, said = check()
+    assert code != 0
+    assert f"variant {variant} of sample {variant}: its text is not the one that was stored" in said
+    assert "restore a copy" in said
+
+
+def test_what_is_beyond_the_quick_check_is_seen_by_the_deep_one(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "QUICK", 10)
+    flip(store.path, b"the answer number 55")
+    code, said = check()
+    assert code == 0
+    assert "10 texts compared with their digests of 60; --deep compares them all." in said
+    assert check("--deep")[0] != 0
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("UPDATE variant SET digest = zeroblob(16) WHERE id = 3", "variant 3 of sample 3"),
+        ("UPDATE variant SET response = CAST(X'ff' AS TEXT) WHERE id = 3", "variant 3 of sample 3"),
+        ("UPDATE sample SET digest = randomblob(16) WHERE id = 4", "sample 4: its original text"),
+        ("UPDATE sample SET record = '{\"n' WHERE id = 4", "sample 4: its original record"),
+        ("UPDATE answer SET text = 'an answer from a fine'", "answer 1: its text"),
+        ("UPDATE answer SET key = randomblob(18)", "answer 1: its key is damaged"),
+        ("UPDATE scoring_setting SET max_length = 65", "scoring setting 1"),
+        ("UPDATE scoring_setting SET digest = randomblob(17)", "scoring setting 1"),
+        (
+            "INSERT INTO run(id, name, dataset_id, recipe_path, recipe, fingerprint, status, created_at) "
+            "VALUES (9, 'r', 1, '', '{', '', 'new', 0)",
+            "run 9: its recipe is damaged",
+        ),
+    ],
+)
+def test_each_digest_and_key_is_compared(store: Store, change: str, says: str) -> None:
+    conn = sqlite3.connect(store.path)
+    conn.execute(change)
+    conn.commit()
+    conn.close()
+    problems = Store(store.path, read_only=True).verify(deep=True).problems
+    assert any(says in p for p in problems), problems
+
+
+def test_a_scoring_setting_of_the_first_scheme_is_sound(store: Store) -> None:
+    from srtui.hashing import scheme_1
+
+    with Store(store.path) as old, old.transaction():
+        old.conn.execute("UPDATE scoring_setting SET digest = ?", (scheme_1("id", "alpaca", "default", 64),))
+    assert Store(store.path, read_only=True).verify().problems == []
+
+
+def test_many_problems_are_counted(store: Store) -> None:
+    conn = sqlite3.connect(store.path)
+    conn.execute("UPDATE variant SET response = response || '!'")
+    conn.commit()
+    conn.close()
+    problems = Store(store.path, read_only=True).verify(deep=True).problems
+    assert len(problems) == 21
+    assert problems[-1] == "and 40 more like these"

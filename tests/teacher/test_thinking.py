@@ -1,0 +1,132 @@
+"""Reasoning teachers: what they may think is planned, and no lead of ours lands inside their thoughts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_gguf import write_tiny
+
+from srtui.teacher import Generation, Message, Request, Sampler, Segment
+from srtui.teacher.llama import LlamaTeacher
+from srtui.teacher.losses import LlamaLosses
+
+pytestmark = pytest.mark.model
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+OPENS = CHATML.replace("assistant\n{%", "assistant\n<think>\n{%")
+KNOWS = CHATML + "{% if false %}</think>{% endif %}"
+ASKED = (Message("user", "Write about rain."),)
+GREEDY = Sampler(temperature=0.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("thinking")
+
+
+@pytest.fixture
+def teacher(request: pytest.FixtureRequest, teacher_file: Path, folder: Path) -> Iterator[LlamaTeacher]:
+    template, context = request.param
+    file = folder / f"{abs(hash(request.param))}.gguf"
+    if not file.exists():
+        write_tiny(file, teacher_file, "llama", template=template, context=context)
+    opened = LlamaTeacher(file, name="tiny", sha256="", slots=3, threads=1)
+    yield opened
+    opened.close()
+
+
+def ask(*segments: Segment, key: object = 0, thinking: int = 20) -> Request:
+    return Request(key, ASKED, segments, 1, GREEDY, thinking_tokens=thinking)
+
+
+def run(teacher: LlamaTeacher, *requests: Request) -> list[Generation]:
+    teacher.submit(requests)
+    return list(teacher.run())
+
+
+@pytest.mark.parametrize("teacher", [(OPENS, 4096)], indirect=True)
+def test_what_it_thinks_is_in_the_plan(teacher: LlamaTeacher) -> None:
+    found = run(teacher, *(ask(Segment("", 12), key=n, thinking=400) for n in range(3)))
+    assert [g.refused for g in found] == [None] * 3
+    for g in found:
+        assert g.prompt.endswith("assistant\n<think>\n")
+        assert len(g.thinking) > 400 and g.written[0].tokens <= 12
+        assert "think>" not in g.text
+    assert sum(g.new_tokens for g in found) == teacher.progress().new_tokens  # none was run twice
+
+
+@pytest.mark.parametrize("teacher", [(OPENS, 256)], indirect=True)
+def test_what_it_thinks_must_fit(teacher: LlamaTeacher) -> None:
+    (g,) = run(teacher, ask(Segment("", 12), thinking=250))
+    assert g.refused == "too_long" and teacher.progress().new_tokens == 0
+
+
+@pytest.mark.parametrize("teacher", [(OPENS, 4096)], indirect=True)
+def test_a_lead_stands_behind_the_thinking_that_a_template_opens(teacher: LlamaTeacher) -> None:
+    (g,) = run(teacher, ask(Segment("Criticism:\n", 8), Segment("\n\n[Better Answer]\n", 8)))
+    assert g.prompt.endswith("assistant\n<think>\n\n</think>\n\n")
+    assert g.thinking == ""
+    assert g.text == f"Criticism:\n{g.written[0].text}\n\n[Better Answer]\n{g.written[1].text}"
+    assert g.new_tokens == 16
+
+
+@pytest.mark.parametrize("teacher", [(KNOWS, 4096)], indirect=True)
+def test_a_model_that_begins_to_think_behind_a_lead(teacher: LlamaTeacher) -> None:
+    """In any segment; it is closed before the next lead, however it ended."""
+    for grammar in (
+        'root ::= "<think>" [a-z ]+',
+        'root ::= "<think>hm"',
+        'root ::= "<think>hm</think> So" [a-z ]+',
+    ):
+        tokens: list[int] = []
+        ended = teacher._generation
+        teacher._generation = lambda job: (tokens.extend(job.tokens), ended(job))[1]  # type: ignore[method-assign]  # noqa: B023
+        (g,) = run(
+            teacher, ask(Segment("A:\n", 8), Segment("\nB:\n", 10, grammar=grammar), Segment("\nC:\n", 8))
+        )
+        teacher._generation = ended  # type: ignore[method-assign]
+        assert g.thinking and "think>" not in g.text
+        assert g.text == "".join(
+            s + w.text for s, w in zip(("A:\n", "\nB:\n", "\nC:\n"), g.written, strict=True)
+        )
+        whole = b"".join(teacher._piece(t) for t in tokens).decode()
+        assert whole.count("<think>") == whole.count("</think>") == 1
+        assert whole.index("B:") < whole.index("<think>") < whole.index("</think>") < whole.index("C:")
+        assert ("So" in g.written[1].text) == ("So" in grammar)
+
+
+@pytest.mark.parametrize("teacher", [(CHATML, 4096)], indirect=True)
+def test_thinking_that_nothing_announced_takes_from_the_answer(teacher: LlamaTeacher) -> None:
+    (g,) = run(teacher, ask(Segment("", 16, grammar='root ::= "<think>" [a-z ]+'), Segment("\nB:\n", 4)))
+    assert (g.written[0].text, g.written[0].finish) == ("", "length")
+    assert g.thinking and g.new_tokens <= 16 + 4
+
+
+@pytest.mark.parametrize("teacher", [(CHATML, 256)], indirect=True)
+def test_more_room_where_there_is_some(teacher: LlamaTeacher) -> None:
+    """A segment takes what the context leaves it, down to its least; a cut one that must be whole is the last."""
+    long = Segment("", 4000, least_tokens=10, whole=True, grammar="root ::= [a-z ]{2000}")
+    (most,) = run(teacher, replace(ask(long, Segment("\nB:\n", 8)), sampler=Sampler(temperature=1.0)))
+    assert most.refused is None
+    assert [w.finish for w in most.written] == ["length"]
+    assert 150 < most.written[0].tokens < 256
+    (g,) = run(teacher, ask(Segment("", 4000, least_tokens=255), Segment("\nB:\n", 8)))
+    assert g.refused == "too_long"
+
+
+def test_a_judge_scores_behind_the_thinking(teacher_file: Path, folder: Path) -> None:
+    """Its lead is an answer's beginning, and no thought: with an empty block, as if the template wrote it."""
+    found = []
+    for template in (OPENS, OPENS.replace("<think>\n", "<think>\n\n</think>\n\n")):
+        file = write_tiny(folder / f"judge-{len(found)}.gguf", teacher_file, "llama", template=template)
+        losses = LlamaLosses(file)
+        found.append(losses.of_options(ASKED, [("Answer: ", ["1/", "2/", "10/"])]))
+        losses.close()
+    assert found[0] is not None and found[1] is not None
+    assert found[0][0] == pytest.approx(found[1][0], abs=0.05)
