@@ -211,7 +211,7 @@ def export(
                 (r for r in rows if r["ifd"] is not None), key=lambda r: (-r["ifd"], r["variant"])
             )
             if unscored := len(rows) - len(scored):
-                print(
+                say(
                     f"{unscored:,} of {len(rows):,} have no IFD by the run's own student (a proxy chose them, or "
                     "they cannot be scored), and are not ranked with the others.",
                     file=sys.stderr,

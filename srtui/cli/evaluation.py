@@ -268,7 +268,7 @@ def anchors(
         named = [name for name, e in zip(models, found, strict=True) if e.id in (gamed or [])]
         questions = {i.item: i.turns[0] for i in store.evaluations.items(found[0].id)}
         made = write_anchors(out, models, named, questions)
-    print(
+    say(
         f"{out}: {len(made.difficulty)} difficulties from {len(models)} models, {len(made.preference)} gamed rows."
     )
 

@@ -73,7 +73,7 @@ def db_checkpoint() -> None:
     with store:
         if not store.checkpoint(30):
             raise UserError(f"{store.path} is being read or written; stop the run, or use srtui db backup.")
-    print(f"{store.path} holds everything.")
+    say(f"{store.path} holds everything.")
 
 
 @db_app.command("check", epilog="Example: srtui db check")

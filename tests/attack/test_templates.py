@@ -29,7 +29,7 @@ BROKEN = {
     "nested too deep": "{% if 1 %}" * 500 + "{% endif %}" * 500,
     "parentheses too deep": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
     "raising": "{{ raise_exception('no\x1b[31m') }}",
-    "dropping a message": "{{ messages[0].content }}",
+    "dropping the messages": "hello",
     "asking for the time of nothing": "{{ strftime_now(messages) }}",
     "a role that is not there": "{{ messages[99].content.x }}",
     "an attribute of nothing": "{{ nothing.at.all }}",

@@ -51,7 +51,6 @@ C_LOCALE = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE"
 
 
 def same_json(ground: Ground) -> Outcome:
-    evil_sample(ground)
     plain = ground.start("show", "1", "--json")
     narrow = ground.start("show", "1", "--json", env=ASCII)
     assert json.loads(plain.out) == json.loads(narrow.out)
@@ -110,7 +109,7 @@ ATTACKS = [
             ("report, C locale", "status quickstart", C_LOCALE, None),
         ]
     ),
-    Attack("a stdout that is not UTF-8: JSON", same_json, 0),
+    Attack("a stdout that is not UTF-8: JSON", same_json, 0, prepare=evil_sample),
     Attack("a stdout nobody reads: closed", shell("$S show 1 >&-"), (0, 1, 2, 141)),
     Attack("a stdout nobody reads: head", shell("$S show 1 --json | head -c 1"), 0),
     Attack("a stdout nobody reads: a long table", shell("$S scores 1 --csv - | head -n 1"), 0),
