@@ -214,7 +214,7 @@ def export(
                 say(
                     f"{unscored:,} of {len(rows):,} have no IFD by the run's own student (a proxy chose them, or "
                     "they cannot be scored), and are not ranked with the others.",
-                    file=sys.stderr,
+                    to=sys.stderr,
                 )
             count = round(len(scored) * top_k_percent / 100)
             rows = scored[: max(count, 1 if scored and top_k_percent else 0)]
