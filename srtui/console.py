@@ -3,32 +3,56 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
+from rich.text import Text
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+from srtui.noise import screen
+from srtui.text import safe
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u200e\u200f]")
+__all__ = ["Face", "err", "out", "plain", "safe"]
+
+# What markup would take for its own, in text that is none. Rich's own escapes lose some backslashes;
+# private-use characters cannot be in a text that was made safe, so these two stand for nothing else.
+_TAKEN = str.maketrans({"[": "\ue05b", "\\": "\ue05c"})
+_GIVEN_BACK = {0xE05B: "[", 0xE05C: "\\"}
 
 
-def safe(text: str) -> str:
-    """Text from data, fit for a terminal: control characters, escape sequences and direction
-    overrides become visible signs; new lines and tabs stay."""
-    return _CONTROL.sub(lambda m: chr(0x2400 + ord(m[0])) if ord(m[0]) < 0x20 else f"<{ord(m[0]):04x}>", text)
+class Face(Console):
+    """Rich's console for the sentences of this program: styles in markup, and texts by :func:`plain`."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, emoji=False, **options)
+
+    @property
+    def file(self) -> IO[str]:
+        """Of ``err``, the screen also while the libraries' standard error goes to a log."""
+        return screen() if self.stderr and self._file is None else super().file
+
+    @file.setter
+    def file(self, new: IO[str]) -> None:
+        self._file = new
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        made = super().render_str(text, **options)
+        if not made.plain.isascii():
+            made.plain = made.plain.translate(_GIVEN_BACK)
+        return made
+
+
+out = Face()
+err = Face(stderr=True)
 
 
 def plain(text: str) -> str:
-    """``safe``, with Rich's markup taken literally too."""
-    return escape(safe(text))
+    """``safe``, for a place in markup where the text is to stand as it is."""
+    return safe(text).translate(_TAKEN)
 
 
 def duration(seconds: float) -> str:
@@ -120,6 +144,7 @@ class LiveReporter:
             TextColumn("{task.fields[facts]}", style="dim"),
             console=out,
             expand=True,
+            redirect_stderr=False,  # srtui.noise does
         )
         self._tasks: dict[str, TaskID] = {}
 
@@ -171,13 +196,11 @@ class PlainReporter:
         self._said, self._last = time.monotonic(), (progress.stage, progress.done)
         rate = f"{progress.rate:.0f} tok/s" if progress.rate else ""
         words = [w for w in (rate, _facts(progress.detail), eta) if w]
-        print(
-            f"{title(progress.stage)}: {progress.done}/{progress.total}  {', '.join(words)}".rstrip(),
-            flush=True,
-        )
+        line = f"{title(progress.stage)}: {progress.done}/{progress.total}  {', '.join(words)}".rstrip()
+        print(safe(line), flush=True)
 
     def event(self, level: str, message: str) -> None:
-        print(f"{level}: {safe(message)}", flush=True)
+        print(safe(f"{level}: {message}"), flush=True)
 
 
 class JsonReporter:
@@ -208,10 +231,41 @@ class JsonReporter:
         print(json.dumps(values), flush=True)
 
 
-def reporter(as_json: bool) -> LiveReporter | PlainReporter | JsonReporter:
+class Attended:
+    """A face that may go away: a terminal that hangs up, a pipe that nobody reads. ``lost`` is called
+    then, once, and nothing more is shown; the work itself never fails for it."""
+
+    def __init__(self, face: LiveReporter | PlainReporter | JsonReporter, lost: Callable[[], None]) -> None:
+        self._face, self._lost, self._gone = face, lost, False
+
+    def __enter__(self) -> Attended:
+        self._try(self._face.__enter__)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._try(self._face.__exit__)
+
+    def progress(self, progress: Any) -> None:
+        self._try(self._face.progress, progress)
+
+    def event(self, level: str, message: str) -> None:
+        self._try(self._face.event, level, message)
+
+    def _try(self, show: Callable[..., object], *what: object) -> None:
+        if self._gone:
+            return
+        try:
+            show(*what)
+        except (OSError, ValueError):  # Python's word for a stream that was closed is ValueError
+            self._gone = True
+            self._lost()
+
+
+def reporter(as_json: bool, lost: Callable[[], None]) -> Attended:
+    """JSON lines, bars on a terminal, or plain lines; ``lost`` is called where nobody sees them any more."""
     if as_json:
-        return JsonReporter()
-    return LiveReporter() if out.is_terminal else PlainReporter()
+        return Attended(JsonReporter(), lost)
+    return Attended(LiveReporter() if out.is_terminal else PlainReporter(), lost)
 
 
 def print_summary(figures: dict[str, Any], files: Iterable[tuple[str, str]]) -> None:

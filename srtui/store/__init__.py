@@ -10,13 +10,16 @@ piece of work twice is harmless.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from srtui.errors import UserError
+from srtui.files import not_a_file
 from srtui.store.backup import back_up
 from srtui.store.checkpoints import Checkpoints
 from srtui.store.connection import checkpoint, open_read_only, pages_in_log
@@ -43,6 +46,7 @@ class Store:
         from srtui.store.schema import migrations
 
         self.path, self._read_only = path, read_only
+        refuse_odd_file(path)
         try:
             if read_only:
                 if not path.exists():
@@ -209,6 +213,15 @@ class Store:
             return back_up(self.conn, target, should_stop)
         except (sqlite3.Error, OSError) as error:
             raise explain(error, target) from error
+
+
+def refuse_odd_file(path: Path) -> None:
+    """Raises UserError where something lies at ``path`` that is no ordinary file: SQLite would wait for
+    ever for the other end of a pipe."""
+    with contextlib.suppress(OSError):
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise UserError(not_a_file(path, mode))
 
 
 def explain(error: Exception, path: Path) -> UserError:

@@ -7,7 +7,6 @@ neither take Python's memory nor hold its lock), and ``window`` fetches the few 
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from srtui.store.endings import in_words
 from srtui.store.evaluations import EvaluationReads
 from srtui.store.leases import alive
 from srtui.store.runs import state_now
+from srtui.store.stored import stored_list, stored_object
 
 State = Literal[
     "waiting",
@@ -268,7 +268,7 @@ class Views:
 
     def _run_row(self, r: sqlite3.Row) -> RunRow:
         held = r["pid"] is not None and alive(r, time.time())
-        recipe = json.loads(r["recipe"])
+        recipe = stored_object(r["recipe"])
         samples, kept = self._size(r["id"], r["status"])
         return RunRow(
             id=r["id"],
@@ -348,13 +348,13 @@ class Views:
             "SELECT live, heartbeat_at FROM lease WHERE run_id = ?", (run_id,)
         ).fetchone()
         stages = {
-            r["stage"]: {**dict(r), "detail": json.loads(r["detail"])}
+            r["stage"]: {**dict(r), "detail": stored_object(r["detail"])}
             for r in self._rows("SELECT * FROM stage_progress WHERE run_id = ?", (run_id,))
         }
         return LiveView(
             run,
             stages,
-            json.loads(lease["live"]) if lease and run.pid else {},
+            stored_object(lease["live"]) if lease and run.pid else {},
             lease["heartbeat_at"] if lease else None,
             self.events(0, events, run_id),
         )
@@ -513,7 +513,7 @@ class Views:
             return None
         at = (run_id, sample_id)
         decisions = {
-            r["stage"]: {**dict(r), "compared": json.loads(r["compared"])}
+            r["stage"]: {**dict(r), "compared": stored_list(r["compared"])}
             for r in self._rows("SELECT * FROM decision WHERE run_id = ? AND sample_id = ?", at)
         }
         reflections = {
@@ -702,8 +702,8 @@ class Views:
         ]
         return {
             **dict(row),
-            "result": json.loads(row["result"]),
-            "plan": json.loads(row["plan"]),
+            "result": stored_object(row["result"]),
+            "plan": stored_object(row["plan"]),
             "metrics": metrics,
             "checkpoints": checkpoints,
         }

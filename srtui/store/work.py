@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from srtui.hashing import key
 from srtui.store.corpus import batched
+from srtui.store.stored import stored_list
 
 if TYPE_CHECKING:
     from srtui.store import Store
@@ -375,7 +376,7 @@ class Work:
 
     def decisions_of(self, run_id: int, sample_id: int) -> dict[str, dict[str, Any]]:
         return {
-            r["stage"]: {**dict(r), "compared": json.loads(r["compared"])}
+            r["stage"]: {**dict(r), "compared": stored_list(r["compared"])}
             for r in self._store.rows(
                 "SELECT * FROM decision WHERE run_id = ? AND sample_id = ?", (run_id, sample_id)
             )
