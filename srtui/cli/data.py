@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -86,6 +87,10 @@ def show(
 
 
 def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from srtui.store import figures
+
     row = store.row(
         "SELECT s.id, s.row, d.name AS dataset FROM sample s JOIN dataset d ON d.id = s.dataset_id WHERE s.id = ?",
         (sample_id,),
@@ -129,6 +134,7 @@ def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[st
                 "reflections": store.work.reflections_of(r.id, sample_id),
                 "decisions": store.work.decisions_of(r.id, sample_id),
                 "outcome": store.work.outcome_of(r.id, sample_id),
+                "final": asdict(figures.standing(store.conn, r.id, sample_id)),
             }
             for r in runs
         },
@@ -137,6 +143,7 @@ def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[st
 
 def _show_sample(facts: dict[str, Any], raw: bool) -> None:
     from srtui.console import number, out, plain
+    from srtui.store.figures import LABELS
 
     out.print(f"[bold]Sample {facts['sample']}[/] of {plain(facts['dataset'])}, row {facts['row']}")
     for v in facts["variants"]:
@@ -163,13 +170,13 @@ def _show_sample(facts: dict[str, Any], raw: bool) -> None:
             )
         for stage, d in r["decisions"].items():
             out.print(f"  {stage}: {plain(d['reason'])} (variant {d['chosen_id']})")
-        if r["outcome"]:
-            kept = (
-                "kept for training"
-                if r["outcome"]["kept"]
-                else f"not trained on: {plain(r['outcome']['reason'])}"
-            )
-            out.print(f"  {kept}")
+        final = r["final"]
+        scores = ", ".join(f"{LABELS[m]} {number(final[m], 4)}" for m in ("ifd", "rifd"))
+        out.print(f"  final text: variant {final['variant_id']}, {scores}")
+        if final["overruled"]:
+            out.print(f"  {LABELS['overruled']}: {LABELS['kept']}")
+        elif final["kept"] is not None:
+            out.print(f"  {LABELS['kept'] if final['kept'] else 'dropped: ' + plain(final['reason'])}")
     for g in facts["generations"] if raw else []:
         out.print(
             f"\n[bold]Generation {g['id']}[/]: {g['stage']}, attempt {g['attempt']}, seed {g['seed']}, "
@@ -197,16 +204,13 @@ def export(
         raise UserError(f"--out {out_file}: name a file in a folder that exists.")
     _, store = open_store(read_only=True)
     with store:
-        rows = store.exportable(store.runs.named(run_name).id, all_variants=what == "all-variants")
-        if top_k_percent is not None:
-            scored = sorted(
-                (r for r in rows if r["ifd"] is not None), key=lambda r: (-r["ifd"], r["variant"])
-            )
-            count = round(len(scored) * top_k_percent / 100)
-            rows = scored[: max(count, 1 if scored and top_k_percent else 0)]
-        if not rows:
+        rows = store.exportable(
+            store.runs.named(run_name).id, all_variants=what == "all-variants", top_percent=top_k_percent
+        )
+        first = next(rows, None)
+        if first is None:
             raise UserError(
                 f"Run {run_name!r} has nothing to export yet; srtui status {run_name} says how far it is."
             )
-        written = datasets.write(rows, out_file, format)
+        written = datasets.write(chain([first], rows), out_file, format)
     print(f"{written:,} samples written to {out_file}.")

@@ -20,6 +20,7 @@ from srtui.errors import UserError
 from srtui.store.checkpoints import Checkpoints
 from srtui.store.corpus import Corpus
 from srtui.store.evaluations import Evaluations
+from srtui.store.figures import SELECTED
 from srtui.store.marks import Marks
 from srtui.store.runs import Runs
 from srtui.store.work import Work
@@ -38,7 +39,7 @@ class Store:
         from srtui.store._sqlite_utils import Database
         from srtui.store.schema import migrations
 
-        self.path = path
+        self.path, self.read_only = path, read_only
         try:
             if read_only:
                 if not path.exists():
@@ -55,7 +56,10 @@ class Store:
             self.conn.execute("PRAGMA temp_store=MEMORY")
             self.db = Database(self.conn, execute_plugins=False)
             self._check_version(migrations)
-            if not read_only:
+            if read_only:
+                if migrations.pending(self.db):  # of an earlier version: what reads it needs its new tables
+                    Store(path).close()
+            else:
                 self.db.enable_wal()
                 if migrations.pending(self.db):
                     migrations.apply(self.db)
@@ -114,29 +118,20 @@ class Store:
         found = self.conn.execute(sql, parameters).fetchone()
         return None if found is None else found[0]
 
-    def exportable(self, run_id: int, *, all_variants: bool = False) -> list[dict[str, Any]]:
-        """Rows for an export: texts, ids, kind and scores of what is selected, or of every variant."""
-        setting = self.runs.get(run_id).setting_id or 0
-        scores = (
-            "LEFT JOIN score i ON i.variant_id = v.id AND i.setting_id = ? AND i.metric = 'ifd' "
-            "LEFT JOIN score r ON r.variant_id = v.id AND r.setting_id = ? AND r.metric = 'rifd' "
-        )
-        columns = "v.sample_id AS sample, v.id AS variant, v.kind, v.instruction, v.input, v.response, i.value AS ifd, r.value AS rifd"
-        if all_variants:
-            found = self.rows(
-                f"SELECT {columns} FROM run_sample rs JOIN variant v ON v.sample_id = rs.sample_id {scores}"
-                "WHERE rs.run_id = ? ORDER BY v.sample_id, v.id",
-                (setting, setting, run_id),
-            )
-            return [dict(r) for r in found]
-        rows = []
-        for _, variant_id in self.work.selected(run_id):
-            row = self.row(
-                f"SELECT {columns} FROM variant v {scores}WHERE v.id = ?", (setting, setting, variant_id)
-            )
-            if row is not None:
-                rows.append(dict(row))
-        return rows
+    def exportable(
+        self, run_id: int, *, all_variants: bool = False, top_percent: float | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Rows for an export, read as they are asked for: texts, ids, kind and scores of what is kept, or
+        of every variant; with ``top_percent`` only the best by IFD of those that have one, the best first.
+        """
+        rows, best = exports(all_variants, top_percent)
+        of: dict[str, Any] = {"run": run_id, "setting": self.runs.get(run_id).setting_id or 0}
+        if top_percent is not None:
+            scored = self.value(f"SELECT count(*) FROM ({best})", of)
+            count = round(scored * top_percent / 100)
+            of["count"] = max(count, 1 if scored and top_percent else 0)
+        for row in self.conn.execute(rows, of):
+            yield dict(row)
 
     def counts(self) -> dict[str, int]:
         """Rows by table."""
@@ -178,6 +173,38 @@ class Store:
         except (sqlite3.Error, OSError) as error:
             beside.unlink(missing_ok=True)
             raise explain(error, target) from error
+
+
+def exports(all_variants: bool, top_percent: float | None) -> tuple[str, str]:
+    """The query of an export, and that of the ids it ranks; parameters are run, setting and count."""
+    base = (
+        "run_sample rs JOIN variant v ON v.sample_id = rs.sample_id "
+        if all_variants
+        else f"({SELECTED}) k JOIN variant v ON v.id = k.variant_id "
+    )
+    where = "WHERE rs.run_id = :run " if all_variants else ""
+    best = (
+        f"SELECT v.id, i.value FROM {base} JOIN score i ON i.variant_id = v.id AND i.setting_id = :setting "
+        f"AND i.metric = 'ifd' AND i.value IS NOT NULL {where}"
+    )
+    order = "v.sample_id, v.id"
+    if top_percent is not None:
+        # Ids and scores are sorted, and texts fetched one by one: these would not fit into memory.
+        base = f"({best} ORDER BY i.value DESC, v.id LIMIT :count) t CROSS JOIN variant v ON v.id = t.id "
+        where, order = "", ""
+    elif not all_variants:
+        order = "k.sample_id"
+    else:
+        order = "rs.sample_id, v.id"
+    rows = (
+        "SELECT v.sample_id AS sample, v.id AS variant, v.kind, v.instruction, v.input, v.response, i.value AS ifd, "
+        f"r.value AS rifd FROM {base}"
+        "LEFT JOIN score i ON i.variant_id = v.id AND i.setting_id = :setting AND i.metric = 'ifd' "
+        "LEFT JOIN score r ON r.variant_id = v.id AND r.setting_id = :setting AND r.metric = 'rifd' "
+        + where
+        + (f"ORDER BY {order}" if order else "ORDER BY t.value DESC, t.id")
+    )
+    return rows, best
 
 
 def explain(error: Exception, path: Path) -> UserError:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import psutil
 
 from srtui.errors import UserError
+from srtui.store import figures
 
 if TYPE_CHECKING:
     from srtui.store import Store
@@ -283,10 +284,8 @@ class Runs:
             )
 
     def training(self, run_id: int) -> dict[str, Any] | None:
-        row = self._store.row("SELECT * FROM training_run WHERE run_id = ?", (run_id,))
-        if row is None:
-            return None
-        return {**dict(row), "result": json.loads(row["result"]), "plan": json.loads(row["plan"])}
+        """A run's training, as :func:`srtui.store.figures.training` gives it."""
+        return figures.training(self._store.conn, run_id)
 
 
 def alive(held: sqlite3.Row, now: float) -> bool:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from srtui.sample import digest
 from srtui.store.corpus import batched
+from srtui.store.figures import SELECTED
 
 if TYPE_CHECKING:
     from srtui.store import Store
@@ -372,30 +373,28 @@ class Work:
 
     def selected(self, run_id: int, *, held_out: bool | None = None) -> list[tuple[int, int]]:
         """(sample id, variant id) of what is kept, a person's overruling over the student's choice."""
-        where = "" if held_out is None else f" AND rs.held_out = {int(held_out)}"
         return [
             (r[0], r[1])
-            for r in self._store.rows(
-                "SELECT o.sample_id, coalesce(p.variant_id, o.variant_id) FROM outcome o "
-                "JOIN run_sample rs ON rs.run_id = o.run_id AND rs.sample_id = o.sample_id "
-                "LEFT JOIN overrule p ON p.run_id = o.run_id AND p.sample_id = o.sample_id AND p.undone_at IS NULL "
-                f"WHERE o.run_id = ? AND (o.kept = 1 OR p.id IS NOT NULL){where} ORDER BY o.sample_id",
-                (run_id,),
-            )
+            for r in self._store.rows(SELECTED, {"run": run_id})
+            if held_out is None or bool(r["held_out"]) == held_out
         ]
 
     def selected_scores(self, run_id: int) -> list[tuple[int, float | None, float | None, bool, int, bytes]]:
         """(sample id, IFD, r-IFD, a person chose its text, length of the response, the text's hash) of
-        what is kept and not held out."""
+        what is kept and not held out; scores of the text that stands."""
+        setting = self._store.runs.get(run_id).setting_id or 0
         return [
             (r[0], r[1], r[2], bool(r[3]), r[4], r[5])
             for r in self._store.rows(
-                "SELECT o.sample_id, o.ifd, o.rifd, p.id IS NOT NULL, length(v.response), v.digest FROM outcome o "
-                "JOIN run_sample rs ON rs.run_id = o.run_id AND rs.sample_id = o.sample_id AND rs.held_out = 0 "
-                "LEFT JOIN overrule p ON p.run_id = o.run_id AND p.sample_id = o.sample_id AND p.undone_at IS NULL "
-                "JOIN variant v ON v.id = coalesce(p.variant_id, o.variant_id) "
-                "WHERE o.run_id = ? AND (o.kept = 1 OR p.id IS NOT NULL) ORDER BY o.sample_id",
-                (run_id,),
+                # A score that a proxy decided by is not among the student's own; the outcome has it.
+                "SELECT k.sample_id, CASE WHEN k.by_person THEN i.value ELSE coalesce(i.value, k.ifd) END, "
+                "CASE WHEN k.by_person THEN r.value ELSE coalesce(r.value, k.rifd) END, k.by_person, "
+                "length(v.response), v.digest "
+                f"FROM ({SELECTED}) k JOIN variant v ON v.id = k.variant_id "
+                "LEFT JOIN score i ON i.variant_id = v.id AND i.setting_id = :setting AND i.metric = 'ifd' "
+                "LEFT JOIN score r ON r.variant_id = v.id AND r.setting_id = :setting AND r.metric = 'rifd' "
+                "WHERE NOT k.held_out ORDER BY k.sample_id",
+                {"run": run_id, "setting": setting},
             )
         ]
 
