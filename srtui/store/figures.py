@@ -176,7 +176,7 @@ def counts(conn: sqlite3.Connection, run_id: int) -> Counts:
     """All counts of a run, exact, from some dozen rows and the person's overrulings."""
     c = Counts()
     for what, stage, detail, flags, n in conn.execute(
-        "SELECT what, stage, detail, flags, n FROM tally WHERE run_id = ? ORDER BY n DESC", (run_id,)
+        "SELECT what, stage, detail, flags, n FROM tally WHERE run_id = ?", (run_id,)
     ):
         if what == "sample":
             c.samples += n
@@ -207,8 +207,14 @@ def counts(conn: sqlite3.Connection, run_id: int) -> Counts:
         _settle(c, reason, kept, held_out, -n)
         _settle(c, "", 1, held_out, n)
         c.overruled += n
-    c.dropped = {reason: n for reason, n in sorted(c.dropped.items(), key=lambda item: -item[1]) if n}
+    c.dropped = _most_first(c.dropped)
+    for at in c.stages.values():
+        at.failed = _most_first(at.failed)
     return c
+
+
+def _most_first(found: Mapping[str, int]) -> dict[str, int]:
+    return {reason: n for reason, n in sorted(found.items(), key=lambda item: (-item[1], item[0])) if n}
 
 
 def _settle(c: Counts, reason: str, kept: int, held_out: int, n: int) -> None:

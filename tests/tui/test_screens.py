@@ -334,7 +334,7 @@ async def test_one_sample_is_explained(demo: Workspace) -> None:
             "Took the new instruction: IFD",
             "Took the new answer: r-IFD",
             "Kept for training",
-            "● chosen",
+            "● final",
         ):
             assert words in shown
         assert "L(y|x)" in shown
