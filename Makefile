@@ -5,7 +5,7 @@ SRTUI := SRTUI_WORKSPACE="$(CURDIR)" $(PYTHON_IN_VENV) -m srtui
 MODEL := smollm2-135m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev model demo test lint bench-import bench-teacher bench-scoring bench-train bench-tui bench screenshots clean
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ test: setup-dev  ## everything that must pass: linters, types, layers, tests
 	@$(SRTUI) models add $(MODEL)
 	@$(MAKE) --no-print-directory lint
 	$(PYTHON_IN_VENV) -m pytest
+
+attack: setup-dev  ## try to make it crash, lie, hang or overwrite: every attack and what came of it
+	@$(SRTUI) models add $(MODEL)
+	@$(PYTHON_IN_VENV) -m tests.attack
 
 lint: setup-dev  ## ruff, mypy and the import contract
 	$(PYTHON_IN_VENV) -m ruff check .
@@ -54,6 +58,9 @@ bench-tui: setup  ## the dashboard on 100,000 samples while an engine writes at 
 
 screenshots: setup-dev  ## the pictures of the dashboard in docs/
 	$(PYTHON_IN_VENV) tools/screenshots.py
+
+lock:  ## constraints.txt anew, with the sums of every package's files (needs uv and a network)
+	@tools/lock.sh
 
 clean:  ## remove .venv and caches (models/ and store/ stay)
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist

@@ -271,7 +271,7 @@ def _llama() -> list[Check]:
             ]
         tokens = (llama_cpp.llama_token * 5)(1, 7, 3, 9, 2)
         failed = llama_cpp.llama_decode(context, llama_cpp.llama_batch_get_one(tokens, len(tokens)))
-        logits = [llama_cpp.llama_get_logits_ith(context, -1)[i] for i in range(32)] if not failed else []
+        logits = [llama_cpp.llama_get_logits_ith(context, -1)[i] for i in range(256)] if not failed else []
         gpu = bool(llama_cpp.llama_supports_gpu_offload())
         llama_cpp.llama_free(context)
         llama_cpp.llama_model_free(model)
@@ -292,11 +292,15 @@ def _llama() -> list[Check]:
 
 
 def _write_tiny_gguf(path: Path) -> None:
-    """A one-layer Llama of 32 tokens with fixed weights: some kilobytes, and every kind of its tensors."""
+    """A one-layer Llama of 256 tokens with fixed weights in Q8_0: some hundred kilobytes, and every kind of its tensors.
+
+    Its matrices are quantized and a multiple of every kernel's tile, so that llama.cpp takes the code that it takes
+    for real models: in float32 a build whose AMX code dies of an illegal instruction passed.
+    """
     import gguf
     import numpy as np
 
-    width, vocabulary, hidden = 32, 32, 64
+    width, vocabulary, hidden = 256, 256, 512
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(64)
     writer.add_embedding_length(width)
@@ -321,7 +325,9 @@ def _write_tiny_gguf(path: Path) -> None:
         "blk.0.ffn_down": (width, hidden),
     }
     for name, shape in shapes.items():
-        writer.add_tensor(f"{name}.weight", numbers.normal(0, 0.2, shape).astype(np.float32))
+        weights = numbers.normal(0, 0.05, shape).astype(np.float32)
+        packed = gguf.quants.quantize(weights, gguf.GGMLQuantizationType.Q8_0)
+        writer.add_tensor(f"{name}.weight", packed, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
     for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
         writer.add_tensor(f"{name}.weight", np.ones(width, dtype=np.float32))
     writer.write_header_to_file()

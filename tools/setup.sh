@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Make .venv with the pinned versions of constraints.txt. A second run finds a stamp and does nothing.
+# Make .venv with the pinned versions of constraints.txt, whose files' sha256 sums pip checks. A second run finds a
+# stamp and does nothing.
 #
 #   tools/setup.sh          what srtui needs to run
 #   tools/setup.sh --dev    and what its tests need
@@ -7,8 +8,10 @@
 # PYTHON=...        the Python to use (3.11 or newer)
 # SRTUI_LLAMA=cpu   builds llama.cpp for the CPU even where there is a CUDA GPU (or =cuda to insist)
 # CMAKE_ARGS=...    is handed on to llama.cpp's build
-# pip's own settings hold too: on Linux its default torch brings CUDA libraries (gigabytes, unused
-# without a GPU); PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL can point to a CPU-only build of it.
+# SRTUI_TORCH=any   takes PyTorch's pinned version from whatever pip is pointed to, without checking a sum
+# pip's own settings hold too: on Linux its default torch brings CUDA libraries (gigabytes, unused without a GPU);
+# PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL can point to another build of it (CPU only, ROCm), with SRTUI_TORCH=any
+# where constraints.txt does not list that build's sum.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -32,7 +35,7 @@ gpu_device() { [ -e /dev/nvidiactl ] || [ -e /dev/dxg ]; }
 find_nvcc() { command -v nvcc || { for at in "${CUDA_HOME:-}" /usr/local/cuda; do
     [ -n "$at" ] && [ -x "$at/bin/nvcc" ] && echo "$at/bin/nvcc" && return; done; return 1; }; }
 nvcc="$(find_nvcc || true)"
-sign="${SRTUI_LLAMA:-auto} ${CMAKE_ARGS:-} $(gpu_device && echo gpu || echo none) ${nvcc:+nvcc}"
+sign="${SRTUI_LLAMA:-auto} ${SRTUI_TORCH:-listed} ${CMAKE_ARGS:-} $(gpu_device && echo gpu || echo none) ${nvcc:+nvcc}"
 
 key="$({ pwd; echo "$sign"; cat constraints.txt pyproject.toml tools/setup.sh; } | git hash-object --stdin | cut -c1-16)"
 venv_runs() { .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
@@ -79,12 +82,14 @@ step() { # step "what is being done" command...
     say "$what …"
     if ! "$@" >>"$log" 2>&1; then
         tail -n 25 "$log" >&2
-        die "this failed: $what (above, the end of $log); mend it and run the same command again."
+        die "this failed: $what (above, the end of $log); correct it and run the same command again."
     fi
     [ $((SECONDS - started)) -lt 5 ] || say "  done in $((SECONDS - started)) s"
 }
 pip() { .venv/bin/python -m pip --disable-pip-version-check --no-input "$@"; }
-install() { pip install --constraint constraints.txt "$@"; }
+install() { pip install --constraint constraints.txt --build-constraint constraints.txt "$@"; }
+# The lines of constraints.txt that pin package $1, with its sums.
+pinned() { awk -v name="$1==" 'index($0, name) == 1 { on = 1 } on { print } on && !/\\$/ { on = 0 }' constraints.txt; }
 
 llama=cpu
 if [ "${SRTUI_LLAMA:-auto}" = cuda ]; then
@@ -94,36 +99,95 @@ elif [ "${SRTUI_LLAMA:-auto}" = auto ] && [ -n "$nvcc" ] && nvidia-smi -L 2>/dev
     llama=cuda
 fi
 
-step "pip and build tools" install pip setuptools hatchling editables
-step "PyTorch" install torch
+# The pip that a new environment brings may be too old to check the others' sums, so the pinned one comes first.
+pinned pip >.venv/pip.txt
+step "pip" pip install --require-hashes --requirement .venv/pip.txt
+step "build tools" install setuptools hatchling editables
 
-# pip keeps a wheel that it built and does not ask for which device; so a CUDA build neither takes
-# one from that cache nor leaves one there. What .venv holds now is noted, to rebuild when it changes.
-flavour="$llama ${CMAKE_ARGS:-}"
-again=()
-if [ -e .venv/.llama ] && [ "$(cat .venv/.llama)" != "$flavour" ]; then
-    again=(--force-reinstall --no-deps)
+# Which build of PyTorch is right depends on the machine, so pip chooses the file by its own settings, and its sum is
+# checked here (pip itself would pass over a build that an index without sums offers).
+pytorch() {
+    local version file
+    version="$(pinned torch | sed -n '1s/^torch==\([^ ;]*\).*/\1/p')"
+    if .venv/bin/python -c "import importlib.metadata as m, sys; sys.exit(m.version('torch').split('+')[0] != '$version')"; then
+        return
+    fi
+    rm -rf .venv/torch
+    pip download --no-deps --only-binary=:all: --dest .venv/torch "torch==$version" || return 1
+    file="$(ls .venv/torch/torch-*.whl)"
+    if [ "${SRTUI_TORCH:-listed}" != any ] &&
+        ! pinned torch | grep -q "sha256:$(.venv/bin/python -c "import hashlib, sys; print(hashlib.file_digest(open(sys.argv[1], 'rb'), 'sha256').hexdigest())" "$file")"; then
+        echo "constraints.txt does not list the sum of $file. If you trust where pip found it: SRTUI_TORCH=any $0"
+        return 1
+    fi
+    pip install --no-deps "$file" || return 1
+    rm -rf .venv/torch
+}
+step "PyTorch" pytorch
+step "what PyTorch needs" install torch
+
+# GCC 12 and others leave out stores that only _tile_loadconfig reads, and llama.cpp's AMX code then dies of an
+# illegal instruction. So a compiler that makes AMX code is asked to make some, and to run it.
+amx_works() {
+    local dir="$1"
+    cat >"$dir/amx.cpp" <<'CPP_END'
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+struct Tiles { unsigned char palette = 0, row = 0, reserved[14] = {}; unsigned short bytes[16] = {}; unsigned char rows[16] = {}; };
+int main() {
+#ifdef __AMX_TILE__
+    if (syscall(SYS_arch_prctl, 0x1023, 18)) return 0;  // llama.cpp asks the same, and does without where it is refused
+    alignas(64) Tiles tiles = {};
+    tiles.palette = 1;
+    tiles.rows[4] = 16; tiles.bytes[4] = 64;
+    _tile_loadconfig(&tiles);
+    _tile_zero(4);
+    _tile_release();
+#endif
+}
+CPP_END
+    "$compiler" -O3 -march=native -o "$dir/amx" "$dir/amx.cpp" 2>/dev/null || return 0
+    (ulimit -c 0; exec 2>/dev/null; "$dir/amx")
+}
+flags=""
+if [ "$(uname -m)" = x86_64 ]; then
+    probe="$(mktemp -d)"
+    amx_works "$probe" || flags="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+    rm -rf "$probe"
+    [ -z "$flags" ] || say "$compiler makes AMX code that does not run; llama.cpp is built without it"
 fi
-if [ "$llama" = cuda ]; then
-    export CUDACXX="${CUDACXX:-$nvcc}" CMAKE_ARGS="-DGGML_CUDA=on ${CMAKE_ARGS:-}"
+
+# A build is kept by all that it depends on: pip's own cache asks neither for which device nor for which processor.
+case "$llama" in
+    cuda)
+        export CUDACXX="${CUDACXX:-$nvcc}" CMAKE_ARGS="-DGGML_CUDA=on ${CMAKE_ARGS:-}"
+        built_for="CUDA with $compiler and nvcc (5 to 20 minutes the first time)" ;;
+    *) built_for="this CPU with $compiler (2 to 10 minutes the first time)" ;;
+esac
+flavour="$({ pinned llama-cpp-python | head -n 1; uname -sm; echo "$llama $flags ${CMAKE_ARGS:-} ${CFLAGS:-} ${CXXFLAGS:-}"
+    "$compiler" --version | head -n 1; [ "$llama" = cpu ] || "$nvcc" --version
+    grep -m 2 -E '^(model name|flags)' /proc/cpuinfo 2>/dev/null; } | git hash-object --stdin | cut -c1-16)"
+wheels="${XDG_CACHE_HOME:-$HOME/.cache}/srtui/llama.cpp/$flavour"
+build_llama() {
+    mkdir -p "$wheels" && rm -rf "$wheels/new"
+    CFLAGS="${CFLAGS:-} $flags" CXXFLAGS="${CXXFLAGS:-} $flags" pip wheel --no-deps --no-cache-dir --wheel-dir "$wheels/new" \
+        --constraint constraints.txt --build-constraint constraints.txt llama-cpp-python || return 1
+    mv "$wheels"/new/*.whl "$wheels/" && rm -rf "$wheels/new"
+}
+if ! ls "$wheels"/*.whl >/dev/null 2>&1; then
+    step "llama.cpp, built for $built_for" build_llama
 fi
-if [ "$flavour" != "cpu " ] && [ ! -e .venv/.llama ] || [ ${#again[@]} -gt 0 ]; then
-    again+=(--no-cache-dir)
+if [ ! -e .venv/.llama ] || [ "$(cat .venv/.llama)" != "$flavour" ]; then
+    step "llama.cpp" pip install --no-deps --force-reinstall "$wheels"/*.whl
+    echo "$flavour" >.venv/.llama
 fi
-if [ "$llama" = cuda ]; then
-    step "llama.cpp, built for CUDA with $compiler and nvcc (5 to 20 minutes the first time)" \
-        install ${again[@]+"${again[@]}"} llama-cpp-python
-else
-    step "llama.cpp, built for this CPU with $compiler (2 to 10 minutes the first time)" \
-        install ${again[@]+"${again[@]}"} llama-cpp-python
-fi
-echo "$flavour" >.venv/.llama
 
 .venv/bin/python - ${dev:+dev} >.venv/requirements.txt <<'PYTHON_END'
 import sys, tomllib
 project = tomllib.load(open("pyproject.toml", "rb"))
 wanted = project["project"]["dependencies"] + [r for g in sys.argv[1:] for r in project["dependency-groups"][g]]
-print("\n".join(r for r in wanted if not r.startswith(("torch", "llama-cpp-python"))))
+print("\n".join(wanted))
 PYTHON_END
 step "the other packages" install --requirement .venv/requirements.txt
 step "srtui itself" pip install --no-deps --no-build-isolation --editable .
