@@ -31,6 +31,7 @@ from scripted_store import Script, demo_pairs, new_answer, new_instruction  # no
 from srtui import selection  # noqa: E402
 from srtui.sample import Pair  # noqa: E402
 from srtui.store import Store  # noqa: E402
+from srtui.store.summary import summarise  # noqa: E402
 from srtui.workspace import Workspace, go_offline  # noqa: E402
 
 BATCH = 20_000
@@ -97,7 +98,7 @@ class Maker:
         original = self.text(sample, "original", None, pair)
         better = new_instruction(pair)
         rewrite = self.text(sample, "instruction_reflected", original, better) if sample % 17 else None
-        first, taken, first_ifd = self.choose(sample, "instruction", original, rewrite, "ifd")
+        first, taken, _ = self.choose(sample, "instruction", original, rewrite, "ifd")
         pair = better if taken else pair
         answer = self.text(sample, "response_reflected", first, new_answer(pair)) if sample % 19 else None
         final, new, rifd = self.choose(sample, "response", first, answer, "rifd")
@@ -197,6 +198,7 @@ def make_store(workspace: Workspace, samples: int) -> None:
                 "SELECT * FROM held_score ORDER BY 1, 2, 3"
             )
         script.finish()
+        summarise(store, script.run_id)  # as srtui run does at its end; it keeps the sums of the run
         store.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     gigabytes = workspace.store_path.stat().st_size / 1e9
     print(f"made a store of {samples:,} samples, {gigabytes:.1f} GB, in {time.monotonic() - began:.0f} s", flush=True)

@@ -7,6 +7,7 @@ import json
 import random
 import sqlite3
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def alias_tables(sql: str) -> dict[str, str]:
     words = sql.replace(",", " ").replace("(", " ").replace(")", " ").split()
     return {
         alias: table
-        for table, alias in zip(words, words[1:], strict=False)
+        for table, alias in pairwise(words)
         if table in GROWING and alias.upper() not in ("ON", "WHERE", "JOIN", "LEFT", "ORDER", "GROUP")
     }
 
