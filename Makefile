@@ -54,7 +54,10 @@ bench-scoring: setup  ## IFD and r-IFD beside the plain way and the ceiling, as 
 bench-train: setup  ## training beside plain TRL: tokens/s, peak memory, overhead
 	$(PYTHON_IN_VENV) benchmarks/bench_train.py
 
-bench: bench-import bench-teacher bench-scoring bench-train bench-tui  ## all of them, one after the other
+bench: bench-import bench-teacher bench-scoring bench-train bench-tui bench-million  ## all of them, one after the other
+
+bench-million: setup  ## status, scores and export of a million finished samples; a backup under a writing engine
+	$(PYTHON_IN_VENV) benchmarks/bench_million.py
 
 bench-tui: setup  ## the dashboard on 100,000 samples while an engine writes at full speed
 	$(PYTHON_IN_VENV) benchmarks/bench_tui.py

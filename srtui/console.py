@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import IO, Any
 
 from rich.console import Console
@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from srtui.noise import screen
+from srtui.store.figures import LABELS
 from srtui.text import safe
 
 __all__ = ["Face", "err", "out", "plain", "safe"]
@@ -278,7 +279,7 @@ def print_summary(figures: dict[str, Any], files: Iterable[tuple[str, str]]) -> 
     stages = figures["stages"]
     if stages:
         table = Table(
-            "stage", "done", "seconds", "tokens", "tokens/s", box=None, pad_edge=False, header_style="bold"
+            "stage", "done", "time", "tokens", "tokens/s", box=None, pad_edge=False, header_style="bold"
         )
         for column in table.columns[1:]:
             column.justify = "right"
@@ -287,7 +288,11 @@ def print_summary(figures: dict[str, Any], files: Iterable[tuple[str, str]]) -> 
             if s:
                 rate = f"{s['tokens'] / s['seconds']:,.0f}" if s["tokens"] and s["seconds"] else "-"
                 table.add_row(
-                    title(name), f"{s['done']}/{s['total']}", f"{s['seconds']:.1f}", f"{s['tokens']:,}", rate
+                    title(name),
+                    f"{s['done']:,}/{s['total']:,}",
+                    duration(s["seconds"]),
+                    f"{s['tokens']:,}",
+                    rate,
                 )
         out.print()
         out.print(table)
@@ -331,8 +336,8 @@ def _facts_table(rows: list[tuple[str, str]]) -> None:
 
 
 def _summary_rows(f: dict[str, Any]) -> list[tuple[str, str]]:
-    held = f", {f['held_out']} held out" if f["held_out"] else ""
-    rows = [("samples in", f"{f['samples']:,}{held}")]
+    held = f", {f['held_out']:,} {LABELS['held out']}" if f["held_out"] else ""
+    rows = [(LABELS["samples"], f"{f['samples']:,}{held}")]
     for stage, what in (("instruction", "instructions"), ("response", "answers")):
         r, a = f["reflections"][stage], f["accepted"][stage]
         failed = ", ".join(f"{n} {plain(why)}" for why, n in r["failed"].items())
@@ -346,11 +351,12 @@ def _summary_rows(f: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(
             (f"{what} taken", f"{a['taken']:,} of {a['choices']:,} ({share(a['taken'], a['choices'])})")
         )
-    for key, name in (("ifd", "mean IFD"), ("rifd", "mean r-IFD")):
+    for key in ("ifd", "rifd"):
         s = f[key]
-        rows.append(
-            (f"{name} before, after", f"{number(s['before'])}, {number(s['after'])} (over {s['samples']:,})")
-        )
+        over = f"mean over {s['samples']:,} with both"
+        rows.append((LABELS[f"{key} before"], f"{number(s['before'])} ({over})"))
+        rows.append((LABELS[key], f"{number(s['after'])} ({over})"))
+        rows.append((LABELS[f"kept {key}"], f"{number(f['kept_scores'][key])} (mean)"))
     length = f["length"]
     rows.append(
         (
@@ -371,7 +377,9 @@ def _summary_rows(f: dict[str, Any]) -> list[tuple[str, str]]:
             + " in what is kept",
         )
     )
-    rows.append(("kept", f"{f['kept']:,} of {f['samples']:,} ({share(f['kept'], f['samples'])})"))
+    rows.append((LABELS["kept"], kept_words(f["kept"], f["samples"], f["kept_held_out"])))
+    if f["overruled"]:
+        rows.append((f"of these {LABELS['overruled']}", f"{f['overruled']:,}"))
     for why, n in f["dropped"].items():
         rows.append(("dropped", f"{n:,}  {plain(why)}"))
     endings = f["endings"]
@@ -388,20 +396,33 @@ def _summary_rows(f: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def kept_words(kept: int, samples: int, held_out: int) -> str:
+    """26 of 56 (46 %), 2 held out."""
+    held = f", {held_out:,} {LABELS['held out']}" if held_out else ""
+    return f"{kept:,} of {samples:,} ({share(kept, samples)}){held}"
+
+
+def training_words(t: Mapping[str, Any]) -> list[str]:
+    """What a training was, as every face says it: samples, losses of its first and last step, its pace;
+    ``t`` as srtui.store.figures.training gives it."""
+    words = [f"{LABELS['trained on']} {t['trained_on']:,} samples"]
+    if t["step_losses"]:
+        first, last = t["step_losses"]
+        words.append(f"{LABELS['step loss']} {number(first)} → {number(last)}")
+    if t["tokens_a_second"]:
+        words.append(f"{duration(t['seconds'])} {LABELS['step seconds']}")
+        words.append(f"{t['tokens_a_second']:,.0f} {LABELS['step speed']}")
+    return words
+
+
 def _training_rows(t: dict[str, Any]) -> list[tuple[str, str]]:
     result = t["result"]
     if t["status"] != "done":
         return [("training", plain(t["status"]))]
-    rows = [
-        (
-            "training loss",
-            f"{number(result['first_loss'])} at the first step, {number(result['last_loss'])} at the last "
-            f"({result['steps']} steps, {result['examples']} samples)",
-        )
-    ]
+    rows = [("training", f"{t['steps']:,} steps, " + ", ".join(training_words(t)))]
     if not result.get("changed", True):
         rows.append(("training", "changed nothing: the adapter is what it was made with"))
-    for name, held in result["held_out"].items():
+    for name, held in result.get("held_out", {}).items():
         rows.append(
             (
                 f"held-out loss, {name}",

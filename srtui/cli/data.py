@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -88,6 +89,10 @@ def show(
 
 
 def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from srtui.store import figures
+
     # Beyond 64 bits no id can be, and SQLite takes no such number.
     row = None
     if abs(sample_id) < 2**63:
@@ -134,6 +139,7 @@ def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[st
                 "reflections": store.work.reflections_of(r.id, sample_id),
                 "decisions": store.work.decisions_of(r.id, sample_id),
                 "outcome": store.work.outcome_of(r.id, sample_id),
+                "final": asdict(figures.standing(store.conn, r.id, sample_id)),
             }
             for r in runs
         },
@@ -142,6 +148,7 @@ def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[st
 
 def _show_sample(facts: dict[str, Any], raw: bool) -> None:
     from srtui.console import number, out, plain
+    from srtui.store.figures import LABELS
 
     out.print(f"[bold]Sample {facts['sample']}[/] of {plain(facts['dataset'])}, row {facts['row']}")
     for v in facts["variants"]:
@@ -168,13 +175,13 @@ def _show_sample(facts: dict[str, Any], raw: bool) -> None:
             )
         for stage, d in r["decisions"].items():
             out.print(f"  {stage}: {plain(d['reason'])} (variant {d['chosen_id']})")
-        if r["outcome"]:
-            kept = (
-                "kept for training"
-                if r["outcome"]["kept"]
-                else f"not trained on: {plain(r['outcome']['reason'])}"
-            )
-            out.print(f"  {kept}")
+        final = r["final"]
+        scores = ", ".join(f"{LABELS[m]} {number(final[m], 4)}" for m in ("ifd", "rifd"))
+        out.print(f"  final text: variant {final['variant_id']}, {scores}")
+        if final["overruled"]:
+            out.print(f"  {LABELS['overruled']}: {LABELS['kept']}")
+        elif final["kept"] is not None:
+            out.print(f"  {LABELS['kept'] if final['kept'] else 'dropped: ' + plain(final['reason'])}")
     for g in facts["generations"] if raw else []:
         out.print(
             f"\n[bold]Generation {g['id']}[/]: {g['stage']}, attempt {g['attempt']}, seed {g['seed']}, "
@@ -205,23 +212,19 @@ def export(
     with store:
         outputs = outputs_of(store, workspace)
         outputs.check(out_file, force)
-        rows = store.exportable(store.runs.named(run_name).id, all_variants=what == "all-variants")
-        if top_k_percent is not None:
-            scored = sorted(
-                (r for r in rows if r["ifd"] is not None), key=lambda r: (-r["ifd"], r["variant"])
+        run_id, everything = store.runs.named(run_name).id, what == "all-variants"
+        if top_k_percent is not None and (unscored := store.unranked(run_id, all_variants=everything)):
+            say(
+                f"{unscored:,} have no IFD by the run's own student (a proxy chose them, or they cannot be scored), "
+                "and are not ranked with the others.",
+                to=sys.stderr,
             )
-            if unscored := len(rows) - len(scored):
-                say(
-                    f"{unscored:,} of {len(rows):,} have no IFD by the run's own student (a proxy chose them, or "
-                    "they cannot be scored), and are not ranked with the others.",
-                    to=sys.stderr,
-                )
-            count = round(len(scored) * top_k_percent / 100)
-            rows = scored[: max(count, 1 if scored and top_k_percent else 0)]
-        if not rows:
+        rows = store.exportable(run_id, all_variants=everything, top_percent=top_k_percent)
+        first = next(rows, None)
+        if first is None:
             raise UserError(
                 f"Run {run_name!r} has nothing to export yet; srtui status {run_name} says how far it is."
             )
-        written = datasets.write(rows, out_file, format)
+        written = datasets.write(chain([first], rows), out_file, format)
         outputs.wrote(out_file)
     say(f"{written:,} samples written to {out_file}.")

@@ -240,6 +240,7 @@ def status(
     from rich.table import Table
 
     from srtui.console import out, plain, print_summary, title
+    from srtui.store.runs import state_now
     from srtui.store.summary import summarise
 
     workspace, store = open_store(read_only=True)
@@ -256,20 +257,21 @@ def status(
         if as_json:
             print_json([summarise(store, r.id) for r in runs])
             return
+        from srtui.store.figures import counts
         if not runs:
             say("No runs yet. Start one with: srtui run recipes/quickstart.toml")
             return
         table = Table("run", "status", "stage", "progress", "kept", "engine", box=None, header_style="bold")
         for r in runs:
-            figures, holder = summarise(store, r.id), store.runs.holder(r.id)
-            stage = figures["stages"].get(r.stage) if r.stage else None
+            count, holder = counts(store.conn, r.id), store.runs.holder(r.id)
+            stage = store.runs.stages(r.id).get(r.stage) if r.stage else None
             engine = f"process {holder['pid']} on {holder['host']}" if holder else ""
             table.add_row(
                 plain(r.name),
-                figures["status"],
+                state_now(r.status, holder is not None),
                 title(r.stage) if r.stage else "",
-                f"{stage['done']}/{stage['total']}" if stage else "",
-                f"{figures['kept']}/{figures['samples']}",
+                f"{stage['done']:,}/{stage['total']:,}" if stage else "",
+                f"{count.kept:,}/{count.samples:,}",
                 plain(engine),
             )
         out.print(table)

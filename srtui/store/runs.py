@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from srtui import today
 from srtui.errors import UserError
-from srtui.store import leases
+from srtui.store import figures, leases
 from srtui.store.leases import Lease
 from srtui.store.stored import stored_object
 
@@ -278,10 +278,8 @@ class Runs:
             )
 
     def training(self, run_id: int) -> dict[str, Any] | None:
-        row = self._store.row("SELECT * FROM training_run WHERE run_id = ?", (run_id,))
-        if row is None:
-            return None
-        return {**dict(row), "result": stored_object(row["result"]), "plan": stored_object(row["plan"])}
+        """A run's training, as :func:`srtui.store.figures.training` gives it."""
+        return figures.training(self._store.conn, run_id)
 
 
 def state_now(status: str, held: bool) -> str:
