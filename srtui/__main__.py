@@ -7,24 +7,22 @@ from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """Exit code 2 and one sentence for anything that the user can mend."""
-    if len(sys.argv) > 1:
-        from srtui.cli import main as commands
+    """Exit code 2 and one sentence for anything that the user can put right."""
+    from srtui.process import work
 
-        commands()
-    from srtui.errors import UserError
+    work(_commands if len(sys.argv) > 1 else _dashboard)
+
+
+def _commands() -> None:
+    from srtui.cli import commands
+
+    commands()
+
+
+def _dashboard() -> None:
     from srtui.tui import open_dashboard
-    from srtui.workspace import go_offline
 
-    go_offline()
-    try:
-        open_dashboard()
-    except UserError as error:
-        from srtui.console import safe
-
-        print(safe(f"srtui: {error}"), file=sys.stderr)
-        sys.exit(2)
-    sys.exit(0)
+    open_dashboard()
 
 
 if __name__ == "__main__":

@@ -3,32 +3,57 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import IO, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
+from rich.text import Text
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+from srtui.noise import screen
+from srtui.store.figures import LABELS
+from srtui.text import safe
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u200e\u200f]")
+__all__ = ["Face", "err", "out", "plain", "safe"]
+
+# What markup would take for its own, in text that is none. Rich's own escapes lose some backslashes;
+# private-use characters cannot be in a text that was made safe, so these two stand for nothing else.
+_TAKEN = str.maketrans({"[": "\ue05b", "\\": "\ue05c"})
+_GIVEN_BACK = {0xE05B: "[", 0xE05C: "\\"}
 
 
-def safe(text: str) -> str:
-    """Text from data, fit for a terminal: control characters, escape sequences and direction
-    overrides become visible signs; new lines and tabs stay."""
-    return _CONTROL.sub(lambda m: chr(0x2400 + ord(m[0])) if ord(m[0]) < 0x20 else f"<{ord(m[0]):04x}>", text)
+class Face(Console):
+    """Rich's console for the sentences of this program: styles in markup, and texts by :func:`plain`."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, emoji=False, **options)
+
+    @property
+    def file(self) -> IO[str]:
+        """Of ``err``, the screen also while the libraries' standard error goes to a log."""
+        return screen() if self.stderr and self._file is None else super().file
+
+    @file.setter
+    def file(self, new: IO[str]) -> None:
+        self._file = new
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        made = super().render_str(text, **options)
+        if not made.plain.isascii():
+            made.plain = made.plain.translate(_GIVEN_BACK)
+        return made
+
+
+out = Face()
+err = Face(stderr=True)
 
 
 def plain(text: str) -> str:
-    """``safe``, with Rich's markup taken literally too."""
-    return escape(safe(text))
+    """``safe``, for a place in markup where the text is to stand as it is."""
+    return safe(text).translate(_TAKEN)
 
 
 def duration(seconds: float) -> str:
@@ -120,6 +145,7 @@ class LiveReporter:
             TextColumn("{task.fields[facts]}", style="dim"),
             console=out,
             expand=True,
+            redirect_stderr=False,  # srtui.noise does
         )
         self._tasks: dict[str, TaskID] = {}
 
@@ -171,13 +197,11 @@ class PlainReporter:
         self._said, self._last = time.monotonic(), (progress.stage, progress.done)
         rate = f"{progress.rate:.0f} tok/s" if progress.rate else ""
         words = [w for w in (rate, _facts(progress.detail), eta) if w]
-        print(
-            f"{title(progress.stage)}: {progress.done}/{progress.total}  {', '.join(words)}".rstrip(),
-            flush=True,
-        )
+        line = f"{title(progress.stage)}: {progress.done}/{progress.total}  {', '.join(words)}".rstrip()
+        print(safe(line), flush=True)
 
     def event(self, level: str, message: str) -> None:
-        print(f"{level}: {safe(message)}", flush=True)
+        print(safe(f"{level}: {message}"), flush=True)
 
 
 class JsonReporter:
@@ -208,10 +232,41 @@ class JsonReporter:
         print(json.dumps(values), flush=True)
 
 
-def reporter(as_json: bool) -> LiveReporter | PlainReporter | JsonReporter:
+class Attended:
+    """A face that may go away: a terminal that hangs up, a pipe that nobody reads. ``lost`` is called
+    then, once, and nothing more is shown; the work itself never fails for it."""
+
+    def __init__(self, face: LiveReporter | PlainReporter | JsonReporter, lost: Callable[[], None]) -> None:
+        self._face, self._lost, self._gone = face, lost, False
+
+    def __enter__(self) -> Attended:
+        self._try(self._face.__enter__)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._try(self._face.__exit__)
+
+    def progress(self, progress: Any) -> None:
+        self._try(self._face.progress, progress)
+
+    def event(self, level: str, message: str) -> None:
+        self._try(self._face.event, level, message)
+
+    def _try(self, show: Callable[..., object], *what: object) -> None:
+        if self._gone:
+            return
+        try:
+            show(*what)
+        except (OSError, ValueError):  # Python's word for a stream that was closed is ValueError
+            self._gone = True
+            self._lost()
+
+
+def reporter(as_json: bool, lost: Callable[[], None]) -> Attended:
+    """JSON lines, bars on a terminal, or plain lines; ``lost`` is called where nobody sees them any more."""
     if as_json:
-        return JsonReporter()
-    return LiveReporter() if out.is_terminal else PlainReporter()
+        return Attended(JsonReporter(), lost)
+    return Attended(LiveReporter() if out.is_terminal else PlainReporter(), lost)
 
 
 def print_summary(figures: dict[str, Any], files: Iterable[tuple[str, str]]) -> None:
@@ -224,7 +279,7 @@ def print_summary(figures: dict[str, Any], files: Iterable[tuple[str, str]]) -> 
     stages = figures["stages"]
     if stages:
         table = Table(
-            "stage", "done", "seconds", "tokens", "tokens/s", box=None, pad_edge=False, header_style="bold"
+            "stage", "done", "time", "tokens", "tokens/s", box=None, pad_edge=False, header_style="bold"
         )
         for column in table.columns[1:]:
             column.justify = "right"
@@ -233,7 +288,11 @@ def print_summary(figures: dict[str, Any], files: Iterable[tuple[str, str]]) -> 
             if s:
                 rate = f"{s['tokens'] / s['seconds']:,.0f}" if s["tokens"] and s["seconds"] else "-"
                 table.add_row(
-                    title(name), f"{s['done']}/{s['total']}", f"{s['seconds']:.1f}", f"{s['tokens']:,}", rate
+                    title(name),
+                    f"{s['done']:,}/{s['total']:,}",
+                    duration(s["seconds"]),
+                    f"{s['tokens']:,}",
+                    rate,
                 )
         out.print()
         out.print(table)
@@ -277,8 +336,8 @@ def _facts_table(rows: list[tuple[str, str]]) -> None:
 
 
 def _summary_rows(f: dict[str, Any]) -> list[tuple[str, str]]:
-    held = f", {f['held_out']} held out" if f["held_out"] else ""
-    rows = [("samples in", f"{f['samples']:,}{held}")]
+    held = f", {f['held_out']:,} {LABELS['held out']}" if f["held_out"] else ""
+    rows = [(LABELS["samples"], f"{f['samples']:,}{held}")]
     for stage, what in (("instruction", "instructions"), ("response", "answers")):
         r, a = f["reflections"][stage], f["accepted"][stage]
         failed = ", ".join(f"{n} {plain(why)}" for why, n in r["failed"].items())
@@ -292,11 +351,12 @@ def _summary_rows(f: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(
             (f"{what} taken", f"{a['taken']:,} of {a['choices']:,} ({share(a['taken'], a['choices'])})")
         )
-    for key, name in (("ifd", "mean IFD"), ("rifd", "mean r-IFD")):
+    for key in ("ifd", "rifd"):
         s = f[key]
-        rows.append(
-            (f"{name} before, after", f"{number(s['before'])}, {number(s['after'])} (over {s['samples']:,})")
-        )
+        over = f"mean over {s['samples']:,} with both"
+        rows.append((LABELS[f"{key} before"], f"{number(s['before'])} ({over})"))
+        rows.append((LABELS[key], f"{number(s['after'])} ({over})"))
+        rows.append((LABELS[f"kept {key}"], f"{number(f['kept_scores'][key])} (mean)"))
     length = f["length"]
     rows.append(
         (
@@ -317,7 +377,9 @@ def _summary_rows(f: dict[str, Any]) -> list[tuple[str, str]]:
             + " in what is kept",
         )
     )
-    rows.append(("kept", f"{f['kept']:,} of {f['samples']:,} ({share(f['kept'], f['samples'])})"))
+    rows.append((LABELS["kept"], kept_words(f["kept"], f["samples"], f["kept_held_out"])))
+    if f["overruled"]:
+        rows.append((f"of these {LABELS['overruled']}", f"{f['overruled']:,}"))
     for why, n in f["dropped"].items():
         rows.append(("dropped", f"{n:,}  {plain(why)}"))
     endings = f["endings"]
@@ -334,20 +396,33 @@ def _summary_rows(f: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def kept_words(kept: int, samples: int, held_out: int) -> str:
+    """26 of 56 (46 %), 2 held out."""
+    held = f", {held_out:,} {LABELS['held out']}" if held_out else ""
+    return f"{kept:,} of {samples:,} ({share(kept, samples)}){held}"
+
+
+def training_words(t: Mapping[str, Any]) -> list[str]:
+    """What a training was, as every face says it: samples, losses of its first and last step, its pace;
+    ``t`` as srtui.store.figures.training gives it."""
+    words = [f"{LABELS['trained on']} {t['trained_on']:,} samples"]
+    if t["step_losses"]:
+        first, last = t["step_losses"]
+        words.append(f"{LABELS['step loss']} {number(first)} → {number(last)}")
+    if t["tokens_a_second"]:
+        words.append(f"{duration(t['seconds'])} {LABELS['step seconds']}")
+        words.append(f"{t['tokens_a_second']:,.0f} {LABELS['step speed']}")
+    return words
+
+
 def _training_rows(t: dict[str, Any]) -> list[tuple[str, str]]:
     result = t["result"]
     if t["status"] != "done":
         return [("training", plain(t["status"]))]
-    rows = [
-        (
-            "training loss",
-            f"{number(result['first_loss'])} at the first step, {number(result['last_loss'])} at the last "
-            f"({result['steps']} steps, {result['examples']} samples)",
-        )
-    ]
+    rows = [("training", f"{t['steps']:,} steps, " + ", ".join(training_words(t)))]
     if not result.get("changed", True):
         rows.append(("training", "changed nothing: the adapter is what it was made with"))
-    for name, held in result["held_out"].items():
+    for name, held in result.get("held_out", {}).items():
         rows.append(
             (
                 f"held-out loss, {name}",

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from srtui.workspace import OFFLINE_SETTINGS
+from srtui.files import current_folder
+from srtui.workspace import OFFLINE_SETTINGS, go_offline
 
 GIB = 1 << 30
 _PATIENCE = 180  # seconds; a cold import of torch from a slow disk takes most of a minute
@@ -122,7 +123,7 @@ def _container_limit() -> int | None:
 
 
 def _disk(root: Path | None) -> Check:
-    where = root or Path.cwd()
+    where = root or current_folder() or Path("/")
     try:
         free = shutil.disk_usage(where).free
     except OSError as error:
@@ -374,6 +375,7 @@ def _start(name: str) -> subprocess.Popen[str]:
 
 def work(name: str) -> None:
     """The worker's main: its checks as one JSON line, or an exception on standard error."""
+    go_offline()
     print(json.dumps([vars(check) for check in _WORKERS[name]()]), flush=True)
     sys.stdout.flush()
     os._exit(0)  # some libraries fail while they are taken down, which says nothing about the machine

@@ -2,8 +2,8 @@
 
 
 class UserError(Exception):
-    """Something the user can mend.
+    """Something the user can put right.
 
-    The message is one sentence that names the file, line or field and the mend. The command line
+    The message is one sentence that names the file, line or field and what to do. The command line
     prints it without a traceback and exits with code 2; the dashboard shows it as a toast.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -10,16 +11,19 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from srtui.errors import UserError
+from srtui.files import parse_toml, read_text
 from srtui.hashing import key, scheme_1
 from srtui.prompts import PromptSet, read_prompts, template_names
 
 Auto = Literal["auto"]
 Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+# What a 32-bit integer holds: llama.cpp takes no more, and SQLite's columns would take 64 bits.
+MOST = 2**31 - 1
+Count = Annotated[int, Field(ge=1, le=MOST)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Teacher(Section):
@@ -33,8 +37,8 @@ class Teacher(Section):
     context: Auto | Count = "auto"
     slots: Auto | Count = "auto"
     batch_tokens: Auto | Count = "auto"
-    gpu_layers: Auto | Annotated[int, Field(ge=-1)] = "auto"
-    threads: Auto | Count = "auto"
+    gpu_layers: Auto | Annotated[int, Field(ge=-1, le=MOST)] = "auto"
+    threads: Auto | Annotated[int, Field(ge=1, le=4096)] = "auto"
     flash_attention: Auto | bool = "auto"
     kv_type: Literal["f32", "f16", "q8_0", "q4_0"] = "f16"
 
@@ -42,7 +46,7 @@ class Teacher(Section):
 class Sampling(Section):
     temperature: Annotated[float, Field(ge=0, le=5)] = 0.7
     top_p: Share = 0.95
-    top_k: Annotated[int, Field(ge=0)] = 40
+    top_k: Annotated[int, Field(ge=0, le=MOST)] = 40
     min_p: Share = 0.05
     repeat_penalty: Annotated[float, Field(ge=0.5, le=3)] = 1.1
 
@@ -76,7 +80,7 @@ class Student(Section):
 
 class Prompt(Section):
     template: str = "alpaca"
-    max_length: Annotated[int, Field(ge=16)] = 2048
+    max_length: Annotated[int, Field(ge=16, le=MOST)] = 2048
 
 
 class Scoring(Section):
@@ -122,7 +126,7 @@ class Training(Section):
     ``early_stopping`` ends training after so many of them that were no better, 0 never."""
 
     enabled: bool = True
-    epochs: Annotated[float, Field(gt=0)] = 3.0
+    epochs: Annotated[float, Field(gt=0, le=10_000)] = 3.0
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     batch_size: Count = 16
     micro_batch_size: Count = 4
@@ -131,7 +135,7 @@ class Training(Section):
     optimizer: Literal["auto", "adamw", "paged_adamw_8bit"] = "auto"
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    lora_rank: Count = 16
+    lora_rank: Annotated[int, Field(ge=1, le=4096)] = 16
     lora_alpha: Count = 32
     lora_dropout: Share = 0.05
     rslora: bool = False
@@ -142,7 +146,7 @@ class Training(Section):
     checkpoint_steps: Auto | Count = "auto"
     checkpoints_kept: Count = 2
     evaluation_steps: Auto | Count = "auto"
-    early_stopping: Annotated[int, Field(ge=0)] = 0
+    early_stopping: Annotated[int, Field(ge=0, le=MOST)] = 0
     held_out: Share = 0.1
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     steps: Count | None = None
@@ -237,19 +241,10 @@ def load(path: Path, overrides: list[str] | None = None, limit: int | None = Non
 
     Raises UserError, one sentence with the file, the key, and the nearest valid key.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        near = _nearest(
-            path.name, [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
-        )
-        raise UserError(f"{path}: there is no such recipe{near}.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a recipe ({error}).") from error
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: not valid TOML: {error}.") from error
+    if path.parent.is_dir() and not os.path.lexists(path):
+        near = _nearest(path.name, [p.name for p in path.parent.glob("*.toml")])
+        raise UserError(f"{path}: there is no such recipe{near}.")
+    data = parse_toml(read_text(path), str(path))
     for word in overrides or []:
         _override(data, word)
     if limit is not None:
@@ -290,7 +285,7 @@ def _override(data: dict[str, Any], word: str) -> None:
         raise UserError(f"--set {word}: write it as section.key=value, for example --set training.epochs=1")
     try:
         value: Any = tomllib.loads(f"v = {raw}")["v"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = raw
     *sections, last = key.split(".")
     place = data

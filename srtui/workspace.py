@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +18,7 @@ OFFLINE_SETTINGS = {
     "TRANSFORMERS_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "USE_HUB_KERNELS": "NO",
     "TRL_EXPERIMENTAL_SILENCE": "1",
     "DO_NOT_TRACK": "1",
     "WANDB_MODE": "disabled",
@@ -24,8 +27,15 @@ OFFLINE_SETTINGS = {
 
 
 def go_offline() -> None:
-    """Set every offline switch of the libraries below us; call before any of them is imported."""
+    """Set every offline switch of the libraries below us; call before any of them is imported.
+
+    ``kernels`` fetches compiled code from a hub when it is imported by bitsandbytes or transformers,
+    also where it happens to be installed: here nothing can import it. bitsandbytes' advice to install
+    it, which it gives on CPUs with AVX-512, is not for users of this program.
+    """
     os.environ.update(OFFLINE_SETTINGS)
+    sys.modules["kernels"] = None  # type: ignore[assignment]
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
@@ -59,13 +69,23 @@ class Workspace:
         """
         named = os.environ.get("SRTUI_WORKSPACE")
         if named:
-            root = Path(named).expanduser()
+            try:
+                root = Path(named).expanduser()
+            except RuntimeError:  # ~nobody/x
+                raise UserError(
+                    f"SRTUI_WORKSPACE={named}: there is no such user's home folder; write the path in full."
+                ) from None
             if not _is_workspace(root):
                 raise UserError(
                     f"SRTUI_WORKSPACE={named} is not a workspace; make it one with: srtui init {named}"
                 )
             return cls(root.resolve())
-        here = (start or Path.cwd()).resolve()
+        try:
+            here = (start or Path.cwd()).resolve()
+        except FileNotFoundError:
+            raise UserError(
+                "The current folder has been deleted; change to one that exists, or set SRTUI_WORKSPACE."
+            ) from None
         for folder in (here, *here.parents):
             if _is_workspace(folder):
                 return cls(folder)

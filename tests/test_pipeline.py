@@ -17,6 +17,7 @@ from conftest import make_workspace, small_recipe
 
 from srtui import recipe as recipes
 from srtui.pipeline import Engine, prepare
+from srtui.progress import Progress
 from srtui.sample import Pair
 from srtui.store import Store
 from srtui.store.endings import CUT
@@ -415,3 +416,36 @@ print("TRIED", tried)
     assert done.returncode == 0, done.stderr
     assert "TRIED []" in done.stdout
     assert recipe.exists()
+
+
+def test_progress_never_passes_its_end_where_prompts_are_too_long(
+    model_workspace: Workspace, student_folder: Path
+) -> None:
+    """Each candidate of a prompt that is too long is refused by itself; the sample counts once."""
+    from tests.training.conftest import make_tiny
+
+    make_tiny(student_folder, model_workspace.models / "tiny")
+    path = small_recipe(
+        model_workspace,
+        2,
+        teacher={"context": 64},
+        student={"model": "tiny", "quantization": "f32"},
+        reflection={"candidates": 3},
+        training={"enabled": False},
+    )
+    told: list[tuple[str, int, int]] = []
+
+    class Listens:
+        def progress(self, progress: Progress) -> None:
+            told.append((progress.stage, progress.done, progress.total))
+
+        def event(self, level: str, message: str) -> None:
+            pass
+
+    with Store(model_workspace.store_path) as store:
+        run, _ = prepare(model_workspace, store, recipes.load(path), path)
+        Engine(model_workspace, store, run, Listens()).work("reflect-instruction")
+        rows = store.rows("SELECT status, count(*) FROM reflection GROUP BY status")
+    assert [tuple(r) for r in rows] == [("too_long", 2)]
+    assert [t for t in told if t[0] == "reflect-instruction"][-1][1:] == (2, 2)
+    assert all(done <= total for _, done, total in told)

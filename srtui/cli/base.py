@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import signal
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 from srtui.errors import UserError
+from srtui.files import current_folder
+from srtui.noise import screen
+from srtui.text import json_safe, safe
 from srtui.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -32,11 +38,20 @@ Force = Annotated[
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name.")]
 
 
+MOST = 2**31 - 1
+"""The largest whole number that an option takes: beyond it llama.cpp, torch and SQLite each end differently."""
+
+
 def open_store(read_only: bool = False) -> tuple[Workspace, Store]:
     from srtui.store import Store
 
     workspace = Workspace.find()
     return workspace, Store(workspace.store_path, read_only=read_only)
+
+
+def say(text: str = "", *, to: TextIO | None = None) -> None:
+    """A line on stdout, or ``to`` another stream: fit for a terminal, whatever names and paths are in it."""
+    print(safe(text), file=to or sys.stdout, flush=True)
 
 
 def outputs_of(store: Store, workspace: Workspace) -> Outputs:
@@ -47,9 +62,20 @@ def outputs_of(store: Store, workspace: Workspace) -> Outputs:
 
 
 def print_json(value: Any) -> None:
+    """One JSON value on stdout: no NaN, which JSON has not, and nothing that a terminal would obey."""
     import json
 
-    print(json.dumps(value, ensure_ascii=False, default=str))
+    unicode = (getattr(sys.stdout, "encoding", None) or "ascii").lower().startswith("utf")
+    line = json.dumps(_without_nan(value), ensure_ascii=not unicode, default=str, allow_nan=False)
+    print(json_safe(line))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return [_without_nan(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def plain_data(value: Any) -> dict[str, Any]:
@@ -66,7 +92,8 @@ def key_value(word: str, option: str) -> tuple[str, str]:
 
 
 def stop_on_signals() -> Any:
-    """Ctrl-C once finishes the step and stores it; twice stops at once, which the store survives."""
+    """Ctrl-C once finishes the step and stores it, and so does a terminal that hangs up; twice stops at
+    once, which the store survives."""
     import threading
 
     stop = threading.Event()
@@ -75,13 +102,24 @@ def stop_on_signals() -> Any:
         if stop.is_set():
             os._exit(128 + number)
         stop.set()
-        os.write(2, b"\nStopping after this step; press Ctrl-C again to stop at once.\n")
+        with contextlib.suppress(OSError, ValueError):  # the terminal itself may be what ended
+            os.write(screen().fileno(), b"\nStopping after this step; press Ctrl-C again to stop at once.\n")
 
     signal.signal(signal.SIGINT, handle)
     signal.signal(signal.SIGTERM, handle)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
+        signal.signal(signal.SIGHUP, handle)
     return stop
+
+
+def libraries_log(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """What libraries say goes to ``libraries.log`` in ``folder``: a run's own, or the store's."""
+    from srtui.noise import to_log
+
+    return to_log(folder / "libraries.log")
 
 
 def short(path: Path) -> str:
     """As seen from here, where that is shorter."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    here = current_folder()
+    return str(path.relative_to(here)) if here is not None and path.is_relative_to(here) else str(path)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srtui.cli.base import AsJson, RunName, app, open_store, print_json
+from srtui.cli.base import MOST, AsJson, RunName, app, libraries_log, open_store, print_json, say
 
 if TYPE_CHECKING:
     from srtui.pipeline.chat import SideBySide
@@ -20,11 +20,11 @@ def chat(
     say: Annotated[
         list[str] | None, typer.Option(help="Ask this, and end; may be given several times.")
     ] = None,
-    tokens: Annotated[int, typer.Option(min=1, help="The most tokens of an answer.")] = 256,
+    tokens: Annotated[int, typer.Option(min=1, max=MOST, help="The most tokens of an answer.")] = 256,
     temperature: Annotated[
         float, typer.Option(min=0, max=5, help="0 always takes the likeliest token.")
     ] = 0.0,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST)] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Ask the student of a run, before and after training, the same thing.
@@ -39,22 +39,24 @@ def chat(
         run = store.runs.named(run_name)
         if not as_json:
             err.print(f"Loading the student of {run.name} ...", style="dim")
-        both = SideBySide(workspace, store, run, tokens=tokens, temperature=temperature, seed=seed)
-    for instruction in say or _lines():
-        if as_json:
-            answers = {"base": "", "tuned": ""}
-            for side, piece in both.ask(instruction):
-                answers[side] += piece
-            print_json({"instruction": instruction, **answers})
-        else:
-            _show(both, instruction)
+        with libraries_log(workspace.store_path.parent):
+            both = SideBySide(workspace, store, run, tokens=tokens, temperature=temperature, seed=seed)
+    with libraries_log(workspace.store_path.parent):
+        for instruction in say or _lines():
+            if as_json:
+                answers = {"base": "", "tuned": ""}
+                for side, piece in both.ask(instruction):
+                    answers[side] += piece
+                print_json({"instruction": instruction, **answers})
+            else:
+                _show(both, instruction)
 
 
 def _lines() -> Iterator[str]:
     """What is typed or piped, without blank lines; an end of file or /quit ends it."""
     asked = sys.stdin.isatty()
     if asked:
-        print("Type an instruction; /quit or Ctrl-D ends.")
+        say("Type an instruction; /quit or Ctrl-D ends.")
     while True:
         try:
             line = input("> " if asked else "")
@@ -73,14 +75,14 @@ def _show(both: SideBySide, instruction: str) -> None:
     from rich.panel import Panel
     from rich.table import Table
 
-    from srtui.console import out, plain, safe
+    from srtui.console import out, plain
 
     answers = {"base": "", "tuned": ""}
     if not out.is_terminal:
         for side, piece in both.ask(instruction):
             answers[side] += piece
         for name, text in answers.items():
-            print(f"{name}: {safe(text.strip())}")
+            say(f"{name}: {text.strip()}")
         return
 
     def panels() -> RenderableType:

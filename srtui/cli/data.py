@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from srtui.cli.base import AsJson, Force, RunName, app, key_value, open_store, outputs_of, print_json
+from srtui.cli.base import AsJson, Force, RunName, app, key_value, open_store, outputs_of, print_json, say
 from srtui.errors import UserError
 from srtui.store.endings import in_words
 from srtui.workspace import Workspace
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 def init(directory: Annotated[Path, typer.Argument(help="The folder to make or complete.")]) -> None:
     """Make a workspace: models/, store/, recipes/ and the model catalogue."""
     workspace, written = Workspace.create(directory)
-    print(f"Workspace {workspace.root}: {len(written)} files written.")
-    print(f"Next: cd {directory} && srtui models add smollm2-135m && srtui run recipes/quickstart.toml")
+    say(f"Workspace {workspace.root}: {len(written)} files written.")
+    say(f"Next: cd {directory} && srtui models add smollm2-135m && srtui run recipes/quickstart.toml")
 
 
 @app.command("import", epilog="Example: srtui import alpaca.json --name alpaca")
@@ -45,7 +46,7 @@ def import_(
     as_json: AsJson = False,
 ) -> None:
     """Bring a dataset into the store. The same file a second time adds nothing."""
-    from srtui.console import progress_line, safe
+    from srtui.console import progress_line
     from srtui.pipeline import import_file
 
     columns = dict(key_value(word, "--column") for word in column or [])
@@ -58,16 +59,16 @@ def import_(
             print_json(vars(done))
             return
         if done.already:
-            print(f"{file} is already in {safe(done.dataset)}: nothing new.")
+            say(f"{file} is already in {done.dataset}: nothing new.")
             return
         what = "rewrites" if as_variant else "samples"
         unmatched = f", {done.unmatched:,} unmatched" if done.unmatched else ""
-        print(
-            f"{safe(done.dataset)}: {done.read:,} rows read, {done.new:,} new {what}, "
+        say(
+            f"{done.dataset}: {done.read:,} rows read, {done.new:,} new {what}, "
             f"{done.duplicate:,} duplicates, {done.bad:,} bad{unmatched}."
         )
         for bad in store.corpus.bad_rows(done.dataset_id, 5) if done.bad or done.unmatched else []:
-            print(f"  line {bad['line']}: {bad['reason']} {safe(bad['detail'])[:100]}")
+            say(f"  line {bad['line']}: {bad['reason']} {bad['detail'][:100]}")
 
 
 @app.command(epilog="Example: srtui show 12")
@@ -88,10 +89,17 @@ def show(
 
 
 def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[str, Any]:
-    row = store.row(
-        "SELECT s.id, s.row, d.name AS dataset FROM sample s JOIN dataset d ON d.id = s.dataset_id WHERE s.id = ?",
-        (sample_id,),
-    )
+    from dataclasses import asdict
+
+    from srtui.store import figures
+
+    # Beyond 64 bits no id can be, and SQLite takes no such number.
+    row = None
+    if abs(sample_id) < 2**63:
+        row = store.row(
+            "SELECT s.id, s.row, d.name AS dataset FROM sample s JOIN dataset d ON d.id = s.dataset_id WHERE s.id = ?",
+            (sample_id,),
+        )
     if row is None:
         highest = store.value("SELECT max(id) FROM sample")
         raise UserError(
@@ -131,6 +139,7 @@ def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[st
                 "reflections": store.work.reflections_of(r.id, sample_id),
                 "decisions": store.work.decisions_of(r.id, sample_id),
                 "outcome": store.work.outcome_of(r.id, sample_id),
+                "final": asdict(figures.standing(store.conn, r.id, sample_id)),
             }
             for r in runs
         },
@@ -139,6 +148,7 @@ def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[st
 
 def _show_sample(facts: dict[str, Any], raw: bool) -> None:
     from srtui.console import number, out, plain
+    from srtui.store.figures import LABELS
 
     out.print(f"[bold]Sample {facts['sample']}[/] of {plain(facts['dataset'])}, row {facts['row']}")
     for v in facts["variants"]:
@@ -165,13 +175,13 @@ def _show_sample(facts: dict[str, Any], raw: bool) -> None:
             )
         for stage, d in r["decisions"].items():
             out.print(f"  {stage}: {plain(d['reason'])} (variant {d['chosen_id']})")
-        if r["outcome"]:
-            kept = (
-                "kept for training"
-                if r["outcome"]["kept"]
-                else f"not trained on: {plain(r['outcome']['reason'])}"
-            )
-            out.print(f"  {kept}")
+        final = r["final"]
+        scores = ", ".join(f"{LABELS[m]} {number(final[m], 4)}" for m in ("ifd", "rifd"))
+        out.print(f"  final text: variant {final['variant_id']}, {scores}")
+        if final["overruled"]:
+            out.print(f"  {LABELS['overruled']}: {LABELS['kept']}")
+        elif final["kept"] is not None:
+            out.print(f"  {LABELS['kept'] if final['kept'] else 'dropped: ' + plain(final['reason'])}")
     for g in facts["generations"] if raw else []:
         out.print(
             f"\n[bold]Generation {g['id']}[/]: {g['stage']}, attempt {g['attempt']}, seed {g['seed']}, "
@@ -187,7 +197,8 @@ def export(
     out_file: Annotated[Path, typer.Option("--out", help="The file to write.")],
     format: Annotated[str, typer.Option(help="alpaca, sharegpt, messages or parquet.")] = "alpaca",
     top_k_percent: Annotated[
-        float | None, typer.Option(min=0, max=100, help="Only the P % of the samples with the highest IFD.")
+        float | None,
+        typer.Option(min=0, max=100, help="Only the P % of the samples with the highest IFD."),
     ] = None,
     what: Annotated[str, typer.Option(help="selected, or all-variants.")] = "selected",
     force: Force = False,
@@ -201,23 +212,19 @@ def export(
     with store:
         outputs = outputs_of(store, workspace)
         outputs.check(out_file, force)
-        rows = store.exportable(store.runs.named(run_name).id, all_variants=what == "all-variants")
-        if top_k_percent is not None:
-            scored = sorted(
-                (r for r in rows if r["ifd"] is not None), key=lambda r: (-r["ifd"], r["variant"])
+        run_id, everything = store.runs.named(run_name).id, what == "all-variants"
+        if top_k_percent is not None and (unscored := store.unranked(run_id, all_variants=everything)):
+            say(
+                f"{unscored:,} have no IFD by the run's own student (a proxy chose them, or they cannot be scored), "
+                "and are not ranked with the others.",
+                to=sys.stderr,
             )
-            if unscored := len(rows) - len(scored):
-                print(
-                    f"{unscored:,} of {len(rows):,} have no IFD by the run's own student (a proxy chose them, or "
-                    "they cannot be scored), and are not ranked with the others.",
-                    file=sys.stderr,
-                )
-            count = round(len(scored) * top_k_percent / 100)
-            rows = scored[: max(count, 1 if scored and top_k_percent else 0)]
-        if not rows:
+        rows = store.exportable(run_id, all_variants=everything, top_percent=top_k_percent)
+        first = next(rows, None)
+        if first is None:
             raise UserError(
                 f"Run {run_name!r} has nothing to export yet; srtui status {run_name} says how far it is."
             )
-        written = datasets.write(rows, out_file, format)
+        written = datasets.write(chain([first], rows), out_file, format)
         outputs.wrote(out_file)
-    print(f"{written:,} samples written to {out_file}.")
+    say(f"{written:,} samples written to {out_file}.")

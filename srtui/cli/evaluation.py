@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from srtui.cli.base import AsJson, app, open_store, plain_data, print_json, stop_on_signals
+from srtui.cli.base import (
+    MOST,
+    AsJson,
+    app,
+    libraries_log,
+    open_store,
+    plain_data,
+    print_json,
+    say,
+    stop_on_signals,
+)
 
 if TYPE_CHECKING:
     from srtui.evaluation.contestants import Contestant
@@ -30,13 +41,15 @@ JudgeName = Annotated[str, typer.Option("--judge", help="The GGUF that judges.")
 JudgePromptName = Annotated[
     str | None, typer.Option("--judge-prompt", help="A .toml file with the judge's wording.")
 ]
-Words = Annotated[int, typer.Option(min=0, help="The most tokens that the judge may say why in; 0: none.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N of the file.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of sampling and of the bootstrap.")]
+Words = Annotated[
+    int, typer.Option(min=0, max=MOST, help="The most tokens that the judge may say why in; 0: none.")
+]
+Limit = Annotated[int | None, typer.Option(min=1, max=MOST, help="Only the first N of the file.")]
+Seed = Annotated[int, typer.Option(min=0, max=MOST, help="Of sampling and of the bootstrap.")]
 Template = Annotated[
     str | None, typer.Option(help="The prompt template of safetensors students; a run has its own.")
 ]
-MaxTokens = Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")]
+MaxTokens = Annotated[int, typer.Option(min=1, max=MOST, help="The longest answer, in tokens.")]
 TieMargin = Annotated[
     float | None,
     typer.Option(
@@ -196,9 +209,11 @@ def calibrate(
 def choice(
     a: ContestantName,
     tasks: Annotated[Path, typer.Option(help="A folder of lm-eval task files, or one of them (.yaml).")],
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N questions of each task.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, max=MOST, help="Only the first N questions of each task.")
+    ] = None,
     shots: Annotated[
-        int | None, typer.Option(min=0, help="Examples before each question; the task's own.")
+        int | None, typer.Option(min=0, max=MOST, help="Examples before each question; the task's own.")
     ] = None,
     run_python: Annotated[
         bool, typer.Option("--run-python", help="Let task files run the Python that lies beside them.")
@@ -214,7 +229,7 @@ def choice(
         multiple_choice.check(tasks, run_python)
         one = find_contestant(workspace, store, a)
         stop = stop_on_signals()
-        with reporter_of(as_json) as face:
+        with libraries_log(store.path.parent), reporter_of(as_json, stop.set) as face:
             done = multiple_choice.evaluate(store, one, tasks, limit, shots, face, stop.is_set)
         _show(store, done, as_json)
 
@@ -253,7 +268,7 @@ def anchors(
         named = [name for name, e in zip(models, found, strict=True) if e.id in (gamed or [])]
         questions = {i.item: i.turns[0] for i in store.evaluations.items(found[0].id)}
         made = write_anchors(out, models, named, questions)
-    print(
+    say(
         f"{out}: {len(made.difficulty)} difficulties from {len(models)} models, {len(made.preference)} gamed rows."
     )
 
@@ -272,7 +287,7 @@ def list_(
         if as_json:
             print_json([plain_data(e) for e in found])
         elif not found:
-            print("No evaluations yet. Start one with: srtui eval pairwise A B --prompts FILE --judge MODEL")
+            say("No evaluations yet. Start one with: srtui eval pairwise A B --prompts FILE --judge MODEL")
         else:
             print_list(found)
 
@@ -330,11 +345,11 @@ def _evaluate(
     if evaluation.state == "done":
         _show(store, evaluation, as_json)
         if not as_json:
-            print("This evaluation is done already; nothing was left to do.")
+            say("This evaluation is done already; nothing was left to do.")
         return
     sides: dict[Side, Contestant] = dict(zip(("a", "b"), contestants, strict=False))
     stop = stop_on_signals()
-    with reporter_of(as_json) as face:
+    with libraries_log(store.path.parent), reporter_of(as_json, stop.set) as face:
         if not is_new:
             face.event("info", f"Going on with evaluation {evaluation.id}.")
         warnings = same_weights(workspace, store, judge.name, judge.sha256, contestants)
@@ -350,11 +365,11 @@ def _evaluate(
     _show(store, evaluation, as_json)
 
 
-def reporter_of(as_json: bool) -> Any:
+def reporter_of(as_json: bool, lost: Callable[[], None]) -> Any:
     """Progress goes to the terminal; a script that wants JSON gets the result and nothing else."""
     from srtui.console import reporter
 
-    return _Quiet() if as_json else reporter(False)
+    return _Quiet() if as_json else reporter(False, lost)
 
 
 class _Quiet:

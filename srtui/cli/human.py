@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srtui.cli.base import AsJson, open_store, plain_data, print_json, stop_on_signals
+from srtui.cli.base import AsJson, libraries_log, open_store, plain_data, print_json, say, stop_on_signals
 from srtui.cli.evaluation import (
     ContestantName,
     Limit,
@@ -73,7 +73,7 @@ def human(
         evaluation, _ = prepare(store, "human", source, both, None, settings)
         if len(store.evaluations.answers(evaluation.id)) < 2 * len(source.items):
             stop = stop_on_signals()
-            with reporter_of(as_json) as face:
+            with libraries_log(workspace.store_path.parent), reporter_of(as_json, stop.set) as face:
                 sides: dict[Side, Contestant] = {"a": both[0], "b": both[1]}
                 try:
                     Evaluator(store, evaluation, source, sides, None, face, stop.is_set).work()
@@ -89,7 +89,7 @@ def human(
         if as_json:
             print_json(plain_data(evaluation))
         elif not result["judgements"]:
-            print(
+            say(
                 f"Evaluation {evaluation.id}: the answers are there, and nobody has judged yet. Judge with "
                 "--annotator NAME, or on 8 Evaluation of the dashboard with h."
             )

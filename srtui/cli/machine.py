@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from srtui.cli.base import AsJson, app, open_store, outputs_of, plain_data, print_json, stop_on_signals
+from srtui.cli.base import AsJson, app, open_store, outputs_of, plain_data, print_json, say, stop_on_signals
 from srtui.errors import UserError
 from srtui.workspace import Workspace
 
@@ -56,14 +56,14 @@ def db(context: typer.Context, as_json: AsJson = False) -> None:
             facts = {"path": str(store.path), "bytes": store.size(), "pages_in_log": logged, "rows": counts}
             print_json(facts)
             return
-        print(f"{store.path}  {bytes_text(store.size())}")
+        say(f"{store.path}  {bytes_text(store.size())}")
         if logged:
-            print(
+            say(
                 f"{logged:,} pages of it lie in {store.path.name}-wal alone: copy it with srtui db backup, or bring "
                 "them into the file first, with srtui db checkpoint."
             )
         for name, count in counts.items():
-            print(f"  {name:<18} {count:>12,}")
+            say(f"  {name:<18} {count:>12,}")
 
 
 @db_app.command("checkpoint", epilog="Example: srtui db checkpoint")
@@ -73,7 +73,7 @@ def db_checkpoint() -> None:
     with store:
         if not store.checkpoint(30):
             raise UserError(f"{store.path} is being read or written; stop the run, or use srtui db backup.")
-    print(f"{store.path} holds everything.")
+    say(f"{store.path} holds everything.")
 
 
 @db_app.command("check", epilog="Example: srtui db check")
@@ -95,11 +95,11 @@ def db_check(
                 problems.append(str(error))
     clear()
     for problem in problems:
-        print(problem)
+        say(problem)
     if problems:
         raise UserError(f"{store.path} is damaged; restore a copy made by srtui db backup.")
     rest = "" if verified.checked == verified.texts else f" of {verified.texts:,}; --deep compares them all"
-    print(f"{store.path} is sound; {verified.checked:,} texts compared with their digests{rest}.")
+    say(f"{store.path} is sound; {verified.checked:,} texts compared with their digests{rest}.")
 
 
 @db_app.command("vacuum", epilog="Example: srtui db vacuum")
@@ -109,7 +109,7 @@ def db_vacuum() -> None:
 
     _, store = open_store()
     with store:
-        print(f"{bytes_text(max(0, store.vacuum()))} given back.")
+        say(f"{bytes_text(max(0, store.vacuum()))} given back.")
 
 
 @db_app.command("backup", epilog="Example: srtui db backup store/yesterday.sqlite")
@@ -124,6 +124,6 @@ def db_backup(target: Annotated[Path, typer.Argument(help="A file that does not 
         try:
             rows = store.backup(target, stop.is_set)
         except Interrupted:
-            print("Stopped; nothing was written.")
+            say("Stopped; nothing was written.")
             sys.exit(130)
-    print(f"Copied to {target}: {sum(rows.values()):,} rows, checked.")
+    say(f"Copied to {target}: {sum(rows.values()):,} rows, checked.")

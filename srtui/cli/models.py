@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srtui.cli.base import AsJson, app, open_store, outputs_of, plain_data, print_json
+from srtui.cli.base import AsJson, app, libraries_log, open_store, outputs_of, plain_data, print_json, say
 from srtui.errors import UserError
 from srtui.workspace import Workspace
 
@@ -47,7 +48,7 @@ def export_model(
 ) -> None:
     """Take the tuned student out: an adapter, merged weights, or GGUF, ready to be used."""
     from srtui import models
-    from srtui.console import bytes_text, safe
+    from srtui.console import bytes_text
 
     form = next((form for form in models.FORMS if form == to), None)
     if form is None:
@@ -70,21 +71,21 @@ def export_model(
             original_base=base == "original",
             quantization=quantization,
             force=force,
-            say=lambda line: print(safe(line), file=sys.stderr if as_json else sys.stdout, flush=True),
+            say=lambda line: say(line, to=sys.stderr if as_json else sys.stdout),
         )
     use = _how_to_use(to, done.path, workspace, this.recipe["student"]["model"])
     if as_json:
         print_json({**plain_data(done), "prompt": this.recipe["prompt"]["template"], "use": use})
         return
-    print(f"Ready: {done.path} ({bytes_text(done.size)}, {done.stored}, {done.seconds:.1f} s)")
+    say(f"Ready: {done.path} ({bytes_text(done.size)}, {done.stored}, {done.seconds:.1f} s)")
     if len(done.files) > 1:
         for file, size in done.files:
-            print(f"  {safe(file)}  {bytes_text(size)}")
-    print(f"Base: {done.base}.")
+            say(f"  {file}  {bytes_text(size)}")
+    say(f"Base: {done.base}.")
     if done.tokenizer:
-        print(f"Tokenizer: {done.tokenizer}.")
-    print(f"Prompt that it was trained with: {this.recipe['prompt']['template']}.")
-    print(f"Use it: {use}")
+        say(f"Tokenizer: {done.tokenizer}.")
+    say(f"Prompt that it was trained with: {this.recipe['prompt']['template']}.")
+    say(f"Use it: {use}")
 
 
 def _how_to_use(to: str, path: Path, workspace: Workspace, student: str) -> str:
@@ -137,8 +138,8 @@ def models_add(
     """Put a model into models/. For a catalogue entry this, and nothing else, uses the network."""
     from srtui import models
 
-    for entry in models.add(Workspace.find().models, name, lambda line: print(line, flush=True)):
-        print(f"Ready: {entry.name} ({entry.path.name})")
+    for entry in models.add(Workspace.find().models, name, say):
+        say(f"Ready: {entry.name} ({entry.path.name})")
 
 
 @models_app.command("quantize", epilog="Example: srtui models quantize smollm2-135m Q8_0")
@@ -151,7 +152,7 @@ def models_quantize(
 
     folder = Workspace.find().models
     made = models.quantize(models.resolve_teacher(folder, name), folder, type_)
-    print(f"Ready: {made.name}")
+    say(f"Ready: {made.name}")
 
 
 @models_app.command("tune", epilog="Example: srtui models tune smollm2-135m")
@@ -169,10 +170,11 @@ def models_tune(
     from srtui.console import out, print_tunings
     from srtui.teacher.tuning import tune, tuned
 
-    if not all(word.strip().isdigit() and 0 < int(word) <= 256 for word in slots.split(",")):
+    if not all(re.fullmatch(r" *[0-9]{1,3} *", word) and 0 < int(word) <= 256 for word in slots.split(",")):
         raise UserError(f"--slots {slots}: write numbers from 1 to 256 with commas between them.")
     counts = sorted({int(word) for word in slots.split(",")})
-    folder = Workspace.find().models
+    workspace = Workspace.find()
+    folder = workspace.models
     path = models.resolve_teacher(folder, name)
     stem = path.stem.removesuffix("." + models.inspect(path, with_hash=False).quantization)
     files = [path, *(p for p in sorted(path.parent.glob(f"{stem}.*.gguf")) if p != path)]
@@ -186,7 +188,8 @@ def models_tune(
     for file in files:
         known = tuned(file) if once else None
         if known is None:
-            known = tune(file, counts, say=lambda line: None if as_json else print(line, flush=True))
+            with libraries_log(workspace.store_path.parent):
+                known = tune(file, counts, say=lambda line: None if as_json else say(line))
         found.append(known)
     if as_json:
         print_json([plain_data(t) for t in found])

@@ -8,7 +8,20 @@ from typing import Annotated
 import typer
 
 from srtui.atomic import replacing
-from srtui.cli.base import AsJson, Force, RunName, app, open_store, outputs_of, plain_data, print_json, short
+from srtui.cli.base import (
+    MOST,
+    AsJson,
+    Force,
+    RunName,
+    app,
+    libraries_log,
+    open_store,
+    outputs_of,
+    plain_data,
+    print_json,
+    say,
+    short,
+)
 
 
 @app.command(epilog="Example: srtui report quickstart --out quickstart.html")
@@ -18,9 +31,12 @@ def report(
         Path | None, typer.Option(help="The HTML file; RUN-report.html if neither file is named.")
     ] = None,
     markdown: Annotated[Path | None, typer.Option(help="The same as Markdown, into this file.")] = None,
-    examples: Annotated[int, typer.Option(min=0, help="Examples of each sort: best, worst, random.")] = 3,
+    examples: Annotated[
+        int, typer.Option(min=0, max=MOST, help="Examples of each sort: best, worst, random.")
+    ] = 3,
     seed: Annotated[
-        int | None, typer.Option(help="Draws the random examples; the recipe's if absent.")
+        int | None,
+        typer.Option(min=-MOST, max=MOST, help="Draws the random examples; the recipe's if absent."),
     ] = None,
     force: Force = False,
     as_json: AsJson = False,
@@ -35,7 +51,8 @@ def report(
         for path in (out, markdown):
             if path is not None:
                 outputs.check(path, force)
-        from srtui import report as reports
+        with libraries_log(workspace.store_path.parent):  # matplotlib tells of its fonts
+            from srtui import report as reports
 
         facts = reports.gather(store, workspace.root, this.id, examples=examples, seed=seed)
         if as_json:
@@ -47,4 +64,4 @@ def report(
                 file.write(render(facts).encode("utf-8"))
             outputs.wrote(path)
             if not as_json:
-                print(f"{short(path.resolve())}: {path.stat().st_size / 1000:,.0f} kB.")
+                say(f"{short(path.resolve())}: {path.stat().st_size / 1000:,.0f} kB.")

@@ -12,18 +12,22 @@ import typer
 
 from srtui.atomic import replacing
 from srtui.cli.base import (
+    MOST,
     AsJson,
     Force,
     RunName,
     app,
+    libraries_log,
     open_store,
     outputs_of,
     plain_data,
     print_json,
+    say,
     short,
     stop_on_signals,
 )
 from srtui.errors import UserError
+from srtui.noise import screen
 from srtui.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -47,7 +51,7 @@ Until = Annotated[str | None, typer.Option(help="Stop after this stage.", callba
 @app.command(epilog="Example: srtui run recipes/quickstart.toml --limit 16 --set training.epochs=1")
 def run(
     recipe: Annotated[Path, typer.Argument(help="A recipe, in TOML.")],
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N samples.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, max=MOST, help="Only the first N samples.")] = None,
     until: Until = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override: section.key=value.")] = None,
     teacher_from: Annotated[
@@ -67,7 +71,8 @@ def run(
         again = f"srtui run {recipe}"
         if teacher_from is not None:
             before = store.runs.named(teacher_from)
-            what = next_round(workspace, store, what, before, lambda line: print(line, file=sys.stderr))
+            with libraries_log(workspace.store_path.parent):
+                what = next_round(workspace, store, what, before, lambda line: say(line, to=screen()))
             again += f" --teacher-from {before.name}"
         this, is_new = prepare(workspace, store, what, recipe.resolve())
         _work(workspace, store, this, until, as_json, is_new, again)
@@ -99,10 +104,10 @@ def _work(
             print_json({"type": "summary", **summarise(store, this.id)})
         else:
             print_summary(summarise(store, this.id), _files(workspace, store, this))
-            print("\nThis run is done already; nothing was left to do.")
+            say("\nThis run is done already; nothing was left to do.")
         return
     stop = stop_on_signals()
-    with reporter(as_json) as face:
+    with libraries_log(workspace.runs / this.name), reporter(as_json, stop.set) as face:
         if not is_new:
             face.event("info", f"Going on with run {this.name}.")
         try:
@@ -127,7 +132,7 @@ def ablate(
         str | None, typer.Option(help="Only these arms, with commas between; all if absent.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=20, help="Trainings of each arm.")] = 1,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N samples.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, max=MOST, help="Only the first N samples.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override: section.key=value.")] = None,
     judge: Annotated[
         str | None, typer.Option(help="A GGUF that compares each arm's answers with the full method's.")
@@ -163,7 +168,7 @@ def ablate(
     stop = stop_on_signals()
     with store:
         try:
-            with reporter(as_json) as face:
+            with libraries_log(workspace.store_path.parent), reporter(as_json, stop.set) as face:
                 asked = _examiners(
                     workspace,
                     store,
@@ -179,7 +184,7 @@ def ablate(
                 ablation = Ablation(workspace, store, what, recipe.resolve(), face, stop.is_set, asked)
                 found = ablation.work(names, seeds)
         except Stopped:
-            print("Stopped; everything finished is stored. Go on with the same command.", file=sys.stderr)
+            say("Stopped; everything finished is stored. Go on with the same command.", to=screen())
             sys.exit(130)
     if as_json:
         print_json({"type": "ablation", **plain_data(found)})
@@ -235,6 +240,7 @@ def status(
     from rich.table import Table
 
     from srtui.console import out, plain, print_summary, title
+    from srtui.store.runs import state_now
     from srtui.store.summary import summarise
 
     workspace, store = open_store(read_only=True)
@@ -251,20 +257,21 @@ def status(
         if as_json:
             print_json([summarise(store, r.id) for r in runs])
             return
+        from srtui.store.figures import counts
         if not runs:
-            print("No runs yet. Start one with: srtui run recipes/quickstart.toml")
+            say("No runs yet. Start one with: srtui run recipes/quickstart.toml")
             return
         table = Table("run", "status", "stage", "progress", "kept", "engine", box=None, header_style="bold")
         for r in runs:
-            figures, holder = summarise(store, r.id), store.runs.holder(r.id)
-            stage = figures["stages"].get(r.stage) if r.stage else None
+            count, holder = counts(store.conn, r.id), store.runs.holder(r.id)
+            stage = store.runs.stages(r.id).get(r.stage) if r.stage else None
             engine = f"process {holder['pid']} on {holder['host']}" if holder else ""
             table.add_row(
                 plain(r.name),
-                figures["status"],
+                state_now(r.status, holder is not None),
                 title(r.stage) if r.stage else "",
-                f"{stage['done']}/{stage['total']}" if stage else "",
-                f"{figures['kept']}/{figures['samples']}",
+                f"{stage['done']:,}/{stage['total']:,}" if stage else "",
+                f"{count.kept:,}/{count.samples:,}",
                 plain(engine),
             )
         out.print(table)
@@ -277,7 +284,7 @@ def scores(
         bool,
         typer.Option("--templates", help="Score some originals under every prompt template, and compare."),
     ] = False,
-    sample: Annotated[int, typer.Option(min=1, help="With --templates: how many originals.")] = 48,
+    sample: Annotated[int, typer.Option(min=1, max=MOST, help="With --templates: how many originals.")] = 48,
     csv: Annotated[
         Path | None, typer.Option(help="Every score as a row, into this file; - for the screen.")
     ] = None,
@@ -294,9 +301,10 @@ def scores(
         if templates:
             from srtui.pipeline import compare_templates
 
-            found = compare_templates(
-                workspace, store, this, sample, lambda line: err.print(line, style="dim")
-            )
+            with libraries_log(workspace.store_path.parent):
+                found = compare_templates(
+                    workspace, store, this, sample, lambda line: err.print(line, style="dim")
+                )
             if as_json:
                 print_json(found)
             else:
@@ -314,7 +322,7 @@ def scores(
         if as_json:
             print_json({"run": this.name, "scores": figures})
         elif not figures:
-            print(f"Run {this.name} has no scores yet; they come with: srtui run")
+            say(f"Run {this.name} has no scores yet; they come with: srtui run")
         else:
             print_distributions(figures, out)
 
@@ -340,4 +348,4 @@ def _write_csv(path: Path, columns: list[str], rows: Iterable[dict[str, Any]]) -
             written = write(text)
         finally:
             text.detach()
-    print(f"{path}: {written:,} scores.")
+    say(f"{path}: {written:,} scores.")

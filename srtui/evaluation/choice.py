@@ -25,6 +25,7 @@ from srtui.evaluation.contestants import Contestant
 from srtui.evaluation.sources import sha256_of
 from srtui.evaluation.statistics import wilson
 from srtui.evaluation.writing import add_adapter
+from srtui.files import read_bytes, read_text
 from srtui.hashing import digest, scheme_1
 from srtui.progress import Progress, Reporter, Stopped
 from srtui.prompts import template
@@ -41,7 +42,7 @@ def check(tasks: Path, run_python: bool = False) -> None:
     if importlib.util.find_spec("lm_eval") is None:
         raise UserError(_ABSENT)
     for file in _files(tasks):
-        if file.suffix in (".yaml", ".yml") and not run_python and b"!function" in file.read_bytes():
+        if file.suffix in (".yaml", ".yml") and not run_python and b"!function" in read_bytes(file):
             raise UserError(
                 f"{file} runs Python that lies beside it (!function); read that, and allow it with --run-python."
             )
@@ -316,7 +317,7 @@ def _question(sample: Mapping[str, Any]) -> str:
 
 
 def _task_name(path: Path) -> str:
-    named = re.search(r"^task:[ \t]*([^\s#]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    named = re.search(r"^task:[ \t]*([^\s#]+)", read_text(path), re.MULTILINE)
     if named is None:
         raise UserError(f"{path}: it names no task of its own; give its folder instead.")
     return named[1].strip("\"'")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -12,6 +11,7 @@ from typing import Any, Literal
 from srtui import models, today
 from srtui.errors import UserError
 from srtui.evaluation.sources import answers_of, sha256_of
+from srtui.files import at_home, parse_json, read_bytes
 from srtui.prompts import PromptSet, template_names, template_version
 from srtui.recipe import Recipe
 from srtui.store import Store
@@ -87,7 +87,7 @@ def find_contestant(workspace: Workspace, store: Store, name: str, template: str
     if is_base or any(r.name == run_name for r in store.runs.all()):
         return _of_run(workspace, store, run_name, is_base, template)
     _check_template(template, None)
-    path = Path(name).expanduser()
+    path = at_home(name)
     if path.suffix in (".json", ".jsonl"):
         return Contestant(name, "file", path, sha256_of(path), texts=answers_of(path))
     if (path / "adapter_config.json").is_file():
@@ -172,9 +172,10 @@ def _of_adapter(
             chosen = template or recipe.prompt.template
             return _student(name, student, path, recipe.student.quantization, chosen, run.id, recipe.prompts)
     try:
-        base = str(json.loads((path / "adapter_config.json").read_text("utf-8"))["base_model_name_or_path"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: its adapter_config.json cannot be read ({error}).") from error
+        file = path / "adapter_config.json"
+        base = str(parse_json(read_bytes(file), str(file))["base_model_name_or_path"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{file} does not say which model it adapts ({error}).") from error
     try:
         student = models.resolve_student(workspace.models, base if Path(base).is_dir() else Path(base).name)
     except UserError as error:
@@ -185,7 +186,7 @@ def _of_adapter(
 
 
 def _adapter(workspace: Workspace, name: str, model: Path) -> Path:
-    for path in (Path(name).expanduser(), workspace.models / name, workspace.models / f"{name}.gguf"):
+    for path in (at_home(name), workspace.models / name, workspace.models / f"{name}.gguf"):
         if path.is_file() if model.is_file() else (path / "adapter_config.json").is_file():
             return path
     wants = "a LoRA in GGUF" if model.is_file() else "a folder with adapter_config.json"

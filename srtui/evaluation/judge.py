@@ -14,7 +14,6 @@ import math
 import re
 import string
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -26,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from srtui import models
 from srtui.errors import UserError
 from srtui.evaluation.contestants import date_written
+from srtui.files import parse_toml, read_text
 from srtui.hashing import digest, key, scheme_1
 from srtui.store.evaluations import Ordering
 from srtui.teacher import Message, Request, Sampler, Segment, open_teacher
@@ -122,19 +122,14 @@ def load_judge_prompt(name: str, answers: int) -> JudgePrompt:
     """
     shipped = files("srtui.evaluation") / "judges" / f"{name}.toml"
     path = Path(name)
+    if path.suffix == ".toml":
+        text, source = read_text(path), str(path)
+    elif "/" not in name and shipped.is_file():
+        text, source = shipped.read_text(encoding="utf-8"), f"{name}.toml"
+    else:
+        raise UserError(f"There is no judge prompt {name!r}: name pairwise, single, or a .toml file.")
     try:
-        if path.suffix == ".toml":
-            text, source = path.read_text(encoding="utf-8"), str(path)
-        elif "/" not in name and shipped.is_file():
-            text, source = shipped.read_text(encoding="utf-8"), f"{name}.toml"
-        else:
-            raise UserError(f"There is no judge prompt {name!r}: name pairwise, single, or a .toml file.")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a judge's prompt ({error}).") from error
-    try:
-        prompt = JudgePrompt.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{source}: not valid TOML: {error}.") from error
+        prompt = JudgePrompt.model_validate(parse_toml(text, source))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise UserError(f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error

@@ -7,13 +7,13 @@ that names file, row and field: an evaluation over fewer items than the user thi
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from srtui.errors import UserError
+from srtui.files import decoded, open_regular, parse_json, read_bytes
 from srtui.prompts import PromptTemplate
 from srtui.store.evaluations import Item
 
@@ -21,6 +21,7 @@ _INSTRUCTION = ("instruction", "prompt", "question", "text")
 _ANSWER = ("output", "answer", "response", "completion")
 _CATEGORY = ("category", "dataset", "domain", "task")
 NO_CATEGORY = "all"
+_MOST = 1_000_000_000  # bytes of a file, which is read whole
 
 
 @dataclass(frozen=True)
@@ -125,35 +126,20 @@ def parts(item: Item) -> tuple[str, str]:
 
 def sha256_of(path: Path) -> str:
     """Raises UserError where the file cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}.") from error
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _rows(path: Path) -> tuple[str, list[dict[str, Any]]]:
-    sha256 = sha256_of(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: it is not UTF-8 text ({error.reason}); save it as JSON in UTF-8."
-        ) from error
+    content = read_bytes(path, _MOST)
+    sha256 = hashlib.sha256(content).hexdigest()
+    text = decoded(content, path)
     if text.lstrip().startswith("["):
-        try:
-            rows = json.loads(text)
-        except ValueError as error:
-            raise UserError(f"{path}: not valid JSON: {error}.") from error
+        rows = parse_json(text, str(path))
     else:
-        rows = []
-        for n, line in enumerate(text.splitlines(), 1):
-            if not line.strip():
-                continue
-            try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                raise UserError(f"{path}: line {n} is not valid JSON: {error}.") from error
+        # A line ends at \n and nowhere else: U+2028, U+0085 and their like stand in texts as they are.
+        lines = enumerate(text.split("\n"), 1)
+        rows = [parse_json(line, f"{path}: line {n}") for n, line in lines if line.strip()]
     if not rows:
         raise UserError(f"{path}: there is nothing in it.")
     for n, row in enumerate(rows):
@@ -203,7 +189,7 @@ def _scores(path: Path, n: int, row: dict[str, Any], name: str) -> list[float]:
     if (
         not isinstance(value, list)
         or len(value) != 2
-        or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
+        or not all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) <= 1e9 for v in value)
     ):
         raise UserError(f'{path}: row {n + 1}: "{name}" must be two numbers.')
     return [float(v) for v in value]

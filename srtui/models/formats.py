@@ -15,6 +15,7 @@ import math
 import mmap
 import os
 import re
+import stat
 import struct
 import tempfile
 from collections import Counter
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from srtui.errors import UserError
+from srtui.files import not_a_file, open_regular, parse_json, read_bytes, remembered
 from srtui.models.memory import TeacherShape
 
 GGML_TYPES: dict[int, tuple[str, int, int]] = {
@@ -359,6 +361,12 @@ def read_safetensors_folder(folder: Path) -> ModelInfo:
 
 
 def _parse_folder(folder: Path) -> ModelInfo:
+    for path in folder.iterdir():
+        # Whatever lies here, transformers may open: a pipe would hold it for good.
+        with contextlib.suppress(FileNotFoundError):
+            mode = path.stat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise UserError(not_a_file(path, mode))
     if (folder / "adapter_config.json").is_file():
         raise UserError(f"{folder} holds a LoRA adapter, not a model; name the model that it was trained on.")
     if not (folder / "config.json").is_file():
@@ -471,10 +479,7 @@ def _folder_licence(folder: Path) -> str | None:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not JSON ({error}); copy it again.") from None
+    content = parse_json(read_bytes(file, _MOST_JSON), str(file))
     if not isinstance(content, dict):
         raise UserError(f"{file} does not hold a JSON object; copy it again.")
     return content
@@ -491,7 +496,7 @@ def file_sha256(path: Path) -> str:
     """The sha256 of a file, in hexadecimal.
 
     Files in a workspace's ``models/`` are hashed once: ``models/.hashes.json`` remembers the result
-    for as long as the file's size and modification time (ns) stay the same. Raises OSError.
+    for as long as the file's size and modification time (ns) stay the same. Raises OSError, and UserError for what is no file.
     """
     path = path.resolve()
     cache_file = _hash_cache(path)
@@ -501,7 +506,7 @@ def file_sha256(path: Path) -> str:
     entry = known.get(key)
     if isinstance(entry, list) and entry[:2] == [state.st_size, state.st_mtime_ns] and len(entry) == 3:
         return str(entry[2])
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         result = hashlib.file_digest(file, "sha256").hexdigest()
     if cache_file:
         fresh = _load_hashes(cache_file) | {key: [state.st_size, state.st_mtime_ns, result]}
@@ -534,8 +539,5 @@ def _hash_cache(path: Path) -> Path | None:
 def _load_hashes(cache_file: Path | None) -> dict[str, Any]:
     if cache_file is None:
         return {}
-    try:
-        known = json.loads(cache_file.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
+    known = remembered(cache_file)
     return known if isinstance(known, dict) else {}

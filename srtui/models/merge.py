@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from srtui.errors import UserError
+from srtui.files import parse_json, read_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -120,14 +122,14 @@ class Adapter:
 def adapter_config(folder: Path) -> dict[str, Any]:
     """The adapter's own description. Raises UserError for what is not a LoRA that can be exported."""
     file = folder / ADAPTER_CONFIG
+    if not os.path.lexists(file):
+        raise UserError(f"{file} is not there; train the run again, or put its adapter back.")
     try:
-        config = json.loads(file.read_bytes())
+        config = parse_json(read_bytes(file), str(file))
         kind = config["peft_type"]
         if kind == "LORA" and not isinstance(config["lora_alpha"], int | float):
             raise KeyError("lora_alpha")
-    except FileNotFoundError:
-        raise UserError(f"{file} is not there; train the run again, or put its adapter back.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise UserError(f"{file} cannot be read as an adapter's description ({error}).") from None
     if kind != "LORA":
         raise UserError(f"{file}: peft_type is {kind}; only LORA adapters can be exported.")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from srtui.errors import UserError
+from srtui.files import parse_json, read_bytes, remembered
 from srtui.models.convert import PROBES, PROVENANCE, SPLITS, Vocabulary
 from srtui.models.formats import file_sha256, read_safetensors_folder
 from srtui.models.merge import Adapter, MergedWeights
@@ -297,7 +298,7 @@ def _carried_over(student: Path, rows: int) -> dict[str, _Field]:
     from gguf import GGUFReader
 
     try:
-        made_from = json.loads((student / PROVENANCE).read_bytes())
+        made_from = remembered(student / PROVENANCE)
         source = student.parent / Path(made_from["made_from"]).name
         if file_sha256(source) != made_from["sha256"]:
             return {}
@@ -317,7 +318,7 @@ def _from_tokenizer_json(student: Path, rows: int) -> dict[str, _Field]:
 
     file = student / "tokenizer.json"
     try:
-        described = json.loads(file.read_bytes())
+        described = parse_json(read_bytes(file, 1_000_000_000), str(file))
         model = described["model"]
         kind, vocabulary = model["type"], model["vocab"]
         added = {int(token["id"]): token for token in described.get("added_tokens") or []}

@@ -23,6 +23,7 @@ from srtui.pipeline.watch import Watch
 from srtui.progress import Reporter, Stopped
 from srtui.reflection import Aim, Criteria, Protocol, load_criteria
 from srtui.store import Store
+from srtui.store.figures import means
 from srtui.store.runs import Run
 from srtui.teacher import Teacher
 from srtui.workspace import Workspace
@@ -68,6 +69,7 @@ class Engine:
                     runs.update(run_id, status="stopped")
                     return runs.get(run_id)
             watch.raise_if_lost()
+            means(self._store, run_id)  # keeps the sums of the run's summary, for readers that may not write
             runs.update(run_id, status="done", stage=None, finished_at=time.time())
         except (Stopped, KeyboardInterrupt):
             if watch.lost:

@@ -8,6 +8,7 @@ from pathlib import Path
 from srtui import datasets
 from srtui.errors import UserError
 from srtui.evaluation.sources import sha256_of
+from srtui.files import current_folder
 from srtui.hashing import draw, key, scheme_1
 from srtui.pipeline.holdout import alike, hold_out
 from srtui.recipe import Recipe
@@ -94,7 +95,7 @@ def _dataset(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pa
     known = store.corpus.dataset_id(recipe.dataset)
     if known is not None:
         return known
-    for place in (recipe_path.parent, workspace.root, Path.cwd()):
+    for place in filter(None, (recipe_path.parent, workspace.root, current_folder())):
         path = place / recipe.dataset
         if path.is_file():
             break

@@ -85,7 +85,8 @@ class Reflecting:
             asked = generation.key
             group = waiting.setdefault((asked.sample_id, asked.attempt), [])
             group.append(generation)
-            if len(group) < self._recipe.reflection.candidates and not generation.refused:
+            # All of them, also of a prompt that is refused: each candidate is refused by itself.
+            if len(group) < self._recipe.reflection.candidates:
                 continue
             del waiting[asked.sample_id, asked.attempt]
             group.sort(key=lambda g: g.candidate)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -10,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from srtui.errors import UserError
+from srtui.files import parse_toml, read_text
 from srtui.prompts import TeacherPrompts
 from srtui.prompts.files import fill, names_in
 from srtui.reflection.parsing import Ours, placeholders
@@ -104,8 +104,8 @@ def load_criteria(name: str, aim: Aim, near: Path | None = None) -> Criteria:
     path = Path(name)
     if near is not None and not path.is_absolute():
         path = near / path
-    if path.suffix == ".toml" and path.is_file():
-        text, source = path.read_text(encoding="utf-8"), str(path)
+    if path.suffix == ".toml":
+        text, source = read_text(path), str(path)
     elif "/" not in name and shipped.is_file():
         text, source = shipped.read_text(encoding="utf-8"), f"{name}.toml"
     else:
@@ -113,12 +113,10 @@ def load_criteria(name: str, aim: Aim, near: Path | None = None) -> Criteria:
             f"There are no criteria {name!r}: name a shipped set (instruction, response) or a .toml file."
         )
     try:
-        criteria = Criteria.model_validate(tomllib.loads(text))
+        criteria = Criteria.model_validate(parse_toml(text, source))
         for pair in (Pair("i", "n", "r"), Pair("i", "", "r")):
             criteria.user_text(pair)
             criteria.system_text(pair)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{source}: not valid TOML: {error}.") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise UserError(f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error

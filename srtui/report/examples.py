@@ -47,8 +47,8 @@ class Example:
 def pick(store: Store, views: Views, run_id: int, count: int, seed: int) -> list[Example]:
     """``count`` examples of each sort, or as many as there are, none twice.
 
-    Best and worst are the samples kept whose new answer lowered r-IFD the most and the least, as a
-    ratio; random ones are drawn from all samples of the run.
+    Best and worst are the samples that the student kept and whose new answer lowered r-IFD the most and
+    the least, as a ratio; random ones are drawn from all samples of the run.
     """
     fell = sorted(
         (math.log(r["after"] / r["before"]), r["sample_id"])
@@ -56,7 +56,8 @@ def pick(store: Store, views: Views, run_id: int, count: int, seed: int) -> list
             "SELECT o.sample_id, json_extract(d.compared, '$[0][1]') AS before, (SELECT json_extract(value, '$[1]') "
             "FROM json_each(d.compared) WHERE json_extract(value, '$[0]') = d.chosen_id) AS after FROM outcome o "
             "JOIN decision d ON d.run_id = o.run_id AND d.sample_id = o.sample_id AND d.stage = 'response' "
-            "WHERE o.run_id = ? AND o.kept = 1",
+            "WHERE o.run_id = ?1 AND o.kept = 1 AND NOT EXISTS (SELECT 1 FROM overrule p WHERE p.run_id = ?1 "
+            "AND p.sample_id = o.sample_id AND p.undone_at IS NULL)",
             (run_id,),
         )
         if r["before"] and r["after"]
@@ -77,14 +78,14 @@ def pick(store: Store, views: Views, run_id: int, count: int, seed: int) -> list
 
 
 def _example(sort: Sort, s: SampleView) -> Example:
-    original, final = s.original, _final(s)
+    original, final = s.original, s.final
     return Example(
         sort=sort,
         sample=s.id,
         row=s.row,
         verdict=_verdict(s, final),
-        ifd=(original.ifd, final.ifd),
-        rifd=(original.rifd, final.rifd),
+        ifd=(s.stands.ifd_before, s.stands.ifd),
+        rifd=(s.stands.rifd_before, s.stands.rifd),
         texts=[
             _change(name, str(getattr(original, part)), str(getattr(final, part)))
             for name, part in _PARTS
@@ -98,20 +99,8 @@ def _example(sort: Sort, s: SampleView) -> Example:
     )
 
 
-def _final(s: SampleView) -> VariantView:
-    """The text that training would take now: a person's word counts before the student's."""
-    decided = [
-        s.decisions[stage]["chosen_id"] for stage in ("response", "instruction") if stage in s.decisions
-    ]
-    for variant_id in (s.overruled_to, *decided):
-        variant = s.variant(variant_id)
-        if variant is not None:
-            return variant
-    return s.original
-
-
 def _verdict(s: SampleView, final: VariantView) -> str:
-    if s.overruled_to is not None:
+    if s.stands.overruled:
         return f"overruled by a person, who took the {final.kind.replace('_', ' ')} text"
     if s.outcome is None:
         return f"{s.state}; the run has not come to the end with it"

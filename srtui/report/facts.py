@@ -9,11 +9,13 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import srtui
+from srtui.console import training_words
 from srtui.evaluation.question import compares_with_control
 from srtui.report.examples import Example, pick
-from srtui.store import Store
-from srtui.store.distributions import chosen_scores, distributions
+from srtui.store import Store, figures
+from srtui.store.distributions import distributions
 from srtui.store.evaluations import Evaluation
+from srtui.store.figures import LABELS
 from srtui.store.runs import STAGES, Run
 from srtui.store.summary import summarise
 from srtui.store.views import Views
@@ -55,7 +57,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Change:
-    """A score of the same samples before and after a choice; values are ratios of perplexities."""
+    """A score of the same samples before, and of their final texts; values are ratios of perplexities."""
 
     metric: str
     before: list[float]
@@ -75,13 +77,14 @@ class StageCost:
 
 @dataclass(frozen=True)
 class Training:
-    """A training with its curves; losses are means in nats a token."""
+    """A training with its curves; losses are means in nats a token. ``words`` say what it was."""
 
     status: str
     examples: int
     steps: int
     tokens: int
     seconds: float
+    words: list[str]
     adapter: str | None
     held_out: dict[str, dict[str, float]]
     metrics: dict[str, Points]
@@ -120,7 +123,6 @@ def gather(store: Store, root: Path, run_id: int, *, examples: int = 3, seed: in
     seed = run.recipe["seed"] if seed is None else seed
     views = Views(store.path)
     try:
-        flow = views.flow(run_id)
         training = _training(views.training(run_id))
         shown = pick(store, views, run_id, examples, seed)
     finally:
@@ -137,14 +139,14 @@ def gather(store: Store, root: Path, run_id: int, *, examples: int = 3, seed: in
         prompts=_prompts(store, run_id),
         dataset=dataset["name"] if dataset else "",
         sources=_sources(store, run.dataset_id),
-        flow=_flow(summary, flow, training),
+        flow=_flow(summary, training),
         changes=[
             Change(metric, [b for b, _ in pairs], [a for _, a in pairs])
-            for metric, stage in (("IFD", "instruction"), ("r-IFD", "response"))
-            if (pairs := chosen_scores(store, run_id, stage))
+            for metric, name in (("IFD", "ifd"), ("r-IFD", "rifd"))
+            if (pairs := figures.pairs(store.conn, run_id, name))
         ],
         spreads=distributions(store, run_id),
-        overruled=flow["overruled"],
+        overruled=summary["overruled"],
         examples=shown,
         training=training,
         costs=_costs(summary["stages"]),
@@ -208,7 +210,7 @@ def _sources(store: Store, dataset_id: int) -> list[Source]:
     ]
 
 
-def _flow(summary: Mapping[str, Any], flow: Mapping[str, Any], training: Training | None) -> list[Step]:
+def _flow(summary: Mapping[str, Any], training: Training | None) -> list[Step]:
     samples = summary["samples"]
     steps = [Step("samples", samples, samples)]
     for stage, word in (("instruction", "instruction"), ("response", "answer")):
@@ -223,11 +225,16 @@ def _flow(summary: Mapping[str, Any], flow: Mapping[str, Any], training: Trainin
         )
         taken = summary["accepted"][stage]
         steps.append(Step(f"new {word} taken", taken["taken"], taken["choices"]))
-    decided = flow["kept"] + sum(flow["dropped"].values())
-    steps.append(Step("kept for training", flow["kept"], decided, flow["dropped"]))
+    kept, dropped = summary["kept"], summary["dropped"]
+    steps.append(Step(LABELS["kept"], kept, kept + sum(dropped.values()), dropped))
     if training is not None:
-        steps.append(Step("trained on", training.examples, flow["kept"]))
+        steps.append(Step(LABELS["trained on"], training.examples, kept, _held_out(summary)))
     return steps
+
+
+def _held_out(summary: Mapping[str, Any]) -> dict[str, int]:
+    held = summary["kept_held_out"]
+    return {LABELS["held out"]: held} if held else {}
 
 
 def _training(row: dict[str, Any] | None) -> Training | None:
@@ -235,10 +242,11 @@ def _training(row: dict[str, Any] | None) -> Training | None:
         return None
     return Training(
         status=row["status"],
-        examples=row["examples"],
+        examples=row["trained_on"],
         steps=row["steps"],
         tokens=row["tokens"],
         seconds=row["seconds"],
+        words=training_words(row),
         adapter=row["adapter"],
         held_out=row["result"].get("held_out", {}),
         metrics=row["metrics"],

@@ -169,8 +169,8 @@ def _of_change(c: Change) -> list[str]:
         difference = [a - b for b, a in zip(c.before, c.after, strict=True)]
         mean, error = statistics.fmean(difference), statistics.stdev(difference) / n**0.5
         found.append(
-            f"{c.metric} of the chosen texts differs from that of the texts before by {mean:+.3f} on the mean "
-            f"(standard error {error:.3f}). The student chose by this very score, so the difference shows that there "
+            f"{c.metric} of the final texts differs from that of the texts before by {mean:+.3f} on the mean "
+            f"(standard error {error:.3f}). The student chose by its own scores, so the difference shows that there "
             "was something to choose, and not that the texts are better."
         )
     return found

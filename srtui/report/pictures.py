@@ -55,7 +55,7 @@ def flow(steps: Sequence[Step]) -> Markup:
 
 
 def changes(found: Sequence[Change]) -> Markup:
-    """Histograms of each score before and after the student's choice, over the same samples."""
+    """Histograms of each score before, and of the final texts, over the same samples."""
 
     def draw(figure: Any) -> None:
         top = max([1.0, *(_high(c) for c in found)])
@@ -63,14 +63,14 @@ def changes(found: Sequence[Change]) -> Markup:
         for axes, change in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
             before, after = ([min(v, top) for v in values] for values in (change.before, change.after))
             axes.hist(before, bins, color=BEFORE, alpha=0.55, label="before")
-            axes.hist(after, bins, color=AFTER, histtype="step", linewidth=1.8, label="chosen")
+            axes.hist(after, bins, color=AFTER, histtype="step", linewidth=1.8, label="final")
             axes.axvline(1.0, color=LIMIT, linewidth=1, linestyle="--")
             axes.set_title(f"{change.metric}, {len(before):,} samples", fontsize=10, color=INK, loc="left")
             axes.set_xlabel(change.metric)
             axes.set_ylabel("samples")
             axes.legend(frameon=False, labelcolor=INK)
 
-    return _picture(draw, 2.7, "scores", "Histograms of IFD and r-IFD before and after the choices")
+    return _picture(draw, 2.7, "scores", "Histograms of IFD and r-IFD before, and of the final texts")
 
 
 def training(found: Training) -> Markup:

@@ -10,18 +10,22 @@ piece of work twice is harmless.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from srtui.errors import UserError
+from srtui.files import not_a_file
 from srtui.store.backup import back_up
 from srtui.store.checkpoints import Checkpoints
 from srtui.store.connection import checkpoint, open_read_only, pages_in_log
 from srtui.store.corpus import Corpus
 from srtui.store.evaluations import Evaluations
+from srtui.store.figures import SELECTED
 from srtui.store.marks import Marks
 from srtui.store.runs import Runs
 from srtui.store.work import Work
@@ -42,7 +46,8 @@ class Store:
         # Not at the top: the dashboard reads by srtui.store.views and must be there at once.
         from srtui.store.schema import migrations
 
-        self.path, self._read_only = path, read_only
+        self.path, self.read_only = path, read_only
+        refuse_odd_file(path)
         try:
             if read_only:
                 if not path.exists():
@@ -101,7 +106,7 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        if not self._read_only:
+        if not self.read_only:
             # Where a dashboard watches, SQLite's own checkpoint of the last writer never comes.
             self.checkpoint(0.2)
         self.conn.close()
@@ -132,29 +137,26 @@ class Store:
         found = self.conn.execute(sql, parameters).fetchone()
         return None if found is None else found[0]
 
-    def exportable(self, run_id: int, *, all_variants: bool = False) -> list[dict[str, Any]]:
-        """Rows for an export: texts, ids, kind and scores of what is selected, or of every variant."""
-        setting = self.runs.get(run_id).setting_id or 0
-        scores = (
-            "LEFT JOIN score i ON i.variant_id = v.id AND i.setting_id = ? AND i.metric = 'ifd' "
-            "LEFT JOIN score r ON r.variant_id = v.id AND r.setting_id = ? AND r.metric = 'rifd' "
-        )
-        columns = "v.sample_id AS sample, v.id AS variant, v.kind, v.instruction, v.input, v.response, i.value AS ifd, r.value AS rifd"
-        if all_variants:
-            found = self.rows(
-                f"SELECT {columns} FROM run_sample rs JOIN variant v ON v.sample_id = rs.sample_id {scores}"
-                "WHERE rs.run_id = ? ORDER BY v.sample_id, v.id",
-                (setting, setting, run_id),
-            )
-            return [dict(r) for r in found]
-        rows = []
-        for _, variant_id in self.work.selected(run_id):
-            row = self.row(
-                f"SELECT {columns} FROM variant v {scores}WHERE v.id = ?", (setting, setting, variant_id)
-            )
-            if row is not None:
-                rows.append(dict(row))
-        return rows
+    def exportable(
+        self, run_id: int, *, all_variants: bool = False, top_percent: float | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Rows for an export, read as they are asked for: texts, ids, kind and scores of what is kept, or
+        of every variant; with ``top_percent`` only the best by IFD of those that have one, the best first.
+        """
+        rows, best, _ = exports(all_variants, top_percent)
+        of: dict[str, Any] = {"run": run_id, "setting": self.runs.get(run_id).setting_id or 0}
+        if top_percent is not None:
+            scored = self.value(f"SELECT count(*) FROM ({best})", of)
+            count = round(scored * top_percent / 100)
+            of["count"] = max(count, 1 if scored and top_percent else 0)
+        for row in self.conn.execute(rows, of):
+            yield dict(row)
+
+    def unranked(self, run_id: int, *, all_variants: bool = False) -> int:
+        """How many of an export's rows have no IFD by the run's own student."""
+        _, best, everything = exports(all_variants, None)
+        of = {"run": run_id, "setting": self.runs.get(run_id).setting_id or 0}
+        return int(self.value(everything, of)) - int(self.value(f"SELECT count(*) FROM ({best})", of))
 
     def counts(self) -> dict[str, int]:
         """Rows by table."""
@@ -209,6 +211,47 @@ class Store:
             return back_up(self.conn, target, should_stop)
         except (sqlite3.Error, OSError) as error:
             raise explain(error, target) from error
+
+
+def refuse_odd_file(path: Path) -> None:
+    """Raises UserError where something lies at ``path`` that is no ordinary file: SQLite would wait for
+    ever for the other end of a pipe."""
+    with contextlib.suppress(OSError):
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise UserError(not_a_file(path, mode))
+def exports(all_variants: bool, top_percent: float | None) -> tuple[str, str, str]:
+    """The query of an export, that of the ids it ranks, and that of how many there are in all; parameters are
+    run, setting and count."""
+    base = (
+        "run_sample rs JOIN variant v ON v.sample_id = rs.sample_id "
+        if all_variants
+        else f"({SELECTED}) k JOIN variant v ON v.id = k.variant_id "
+    )
+    where = "WHERE rs.run_id = :run " if all_variants else ""
+    best = (
+        f"SELECT v.id, i.value FROM {base} JOIN score i ON i.variant_id = v.id AND i.setting_id = :setting "
+        f"AND i.metric = 'ifd' AND i.value IS NOT NULL {where}"
+    )
+    everything = f"SELECT count(*) FROM {base}{where}"
+    order = "v.sample_id, v.id"
+    if top_percent is not None:
+        # Ids and scores are sorted, and texts fetched one by one: these would not fit into memory.
+        base = f"({best} ORDER BY i.value DESC, v.id LIMIT :count) t CROSS JOIN variant v ON v.id = t.id "
+        where, order = "", ""
+    elif not all_variants:
+        order = "k.sample_id"
+    else:
+        order = "rs.sample_id, v.id"
+    rows = (
+        "SELECT v.sample_id AS sample, v.id AS variant, v.kind, v.instruction, v.input, v.response, i.value AS ifd, "
+        f"r.value AS rifd FROM {base}"
+        "LEFT JOIN score i ON i.variant_id = v.id AND i.setting_id = :setting AND i.metric = 'ifd' "
+        "LEFT JOIN score r ON r.variant_id = v.id AND r.setting_id = :setting AND r.metric = 'rifd' "
+        + where
+        + (f"ORDER BY {order}" if order else "ORDER BY t.value DESC, t.id")
+    )
+    return rows, best, everything
 
 
 def explain(error: Exception, path: Path) -> UserError:

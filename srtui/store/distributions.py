@@ -11,31 +11,36 @@ if TYPE_CHECKING:
     from srtui.store import Store
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-_PAPERS = {"instruction": "ifd", "response": "rifd"}
 BINS = 20  # of the histogram, over 0 to 2; what is higher goes into the last
+_STEPS = 2000  # to 1, in which the store counts scores (its migration 0005 has the formula)
+QUANTILE_ERROR = 1 / _STEPS
+_KINDS = ("original", "instruction_reflected", "response_reflected", "manual")
 _COLUMNS = (
     "sample, variant, kind, metric, value, reason, conditional_nll, unconditional_nll, tokens, truncated"
 )
 
 
+_ROWS = (
+    "SELECT v.sample_id AS sample, v.id AS variant, v.kind, s.metric, s.value, s.reason, "
+    "c.nll / c.tokens AS conditional_nll, u.nll / u.tokens AS unconditional_nll, c.tokens AS tokens, "
+    "coalesce(c.truncated, 0) AS truncated FROM run_sample rs JOIN variant v ON v.sample_id = rs.sample_id "
+    "JOIN score s ON s.variant_id = v.id AND s.setting_id = ? AND s.metric = ? "
+    "LEFT JOIN span_loss c ON c.key = s.conditional_key "
+    "LEFT JOIN span_loss u ON u.key = s.unconditional_key "
+    "WHERE rs.run_id = ? ORDER BY rs.sample_id, v.id"
+)
+
+
 def score_rows(store: Store, run_id: int) -> Iterator[dict[str, Any]]:
-    """One row for each score of each variant of the run's samples, under the run's way of scoring.
+    """One row for each score of each variant of the run's samples, under the run's way of scoring; by
+    metric, sample and variant, read as they are asked for.
 
     NLLs are means, in nats a token of the target; ``tokens`` counts the target.
     """
     setting = store.runs.get(run_id).setting_id or 0
-    found = store.conn.execute(
-        "SELECT v.sample_id AS sample, v.id AS variant, v.kind, s.metric, s.value, s.reason, "
-        "c.nll / c.tokens AS conditional_nll, u.nll / u.tokens AS unconditional_nll, c.tokens AS tokens, "
-        "coalesce(c.truncated, 0) AS truncated FROM run_sample rs JOIN variant v ON v.sample_id = rs.sample_id "
-        "JOIN score s ON s.variant_id = v.id AND s.setting_id = ? "
-        "LEFT JOIN span_loss c ON c.key = s.conditional_key "
-        "LEFT JOIN span_loss u ON u.key = s.unconditional_key "
-        "WHERE rs.run_id = ? ORDER BY s.metric, v.sample_id, v.id",
-        (setting, run_id),
-    )
-    for row in found:
-        yield dict(row)
+    for metric in ("ifd", "rifd"):  # one after the other, for SQLite would sort all of both in memory
+        for row in store.conn.execute(_ROWS, (setting, metric, run_id)):
+            yield dict(row)
 
 
 def score_columns() -> list[str]:
@@ -44,38 +49,63 @@ def score_columns() -> list[str]:
 
 
 def distributions(store: Store, run_id: int) -> list[dict[str, Any]]:
-    """By metric and kind of variant: count, quantiles, share at or over 1, truncated, invalid by
-    reason, and a histogram of BINS counts over 0 to 2."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in score_rows(store, run_id):
-        groups.setdefault((row["metric"], row["kind"]), []).append(row)
-    kinds = ("original", "instruction_reflected", "response_reflected", "manual")
-    return [
-        {"metric": metric, "kind": kind, **spread([r["value"] for r in rows if r["value"] is not None])}
-        | {"truncated": sum(bool(r["truncated"]) for r in rows), "invalid": _reasons(rows)}
-        for metric in ("ifd", "rifd")
-        for kind in kinds
-        if (rows := groups.get((metric, kind)))
-    ]
+    """By metric and kind of variant: count, mean, quantiles, share at or over 1, truncated, invalid by
+    reason, and a histogram of BINS counts over 0 to 2.
 
-
-def chosen_scores(store: Store, run_id: int, stage: str) -> list[tuple[float, float]]:
-    """(score of the text reflected on, score of what the student chose) of each sample that had a
-    rewrite to choose and has both scores; IFD for ``instruction``, r-IFD for ``response``.
-
-    None of a run that chooses by something else, as ablations do."""
-    if store.runs.get(run_id).recipe["selection"].get(f"{stage}_by", _PAPERS[stage]) != _PAPERS[stage]:
-        return []
-    return [
-        (r["first"], r["chosen"])
-        for r in store.rows(
-            "SELECT json_extract(compared, '$[0][1]') AS first, (SELECT json_extract(value, '$[1]') FROM json_each(compared) "
-            "WHERE json_extract(value, '$[0]') = chosen_id) AS chosen FROM decision "
-            "WHERE run_id = ? AND stage = ? AND json_array_length(compared) > 1 ORDER BY sample_id",
-            (run_id, stage),
+    Read from the counts that the store keeps by steps of score. All are exact but the quantiles, which
+    are off by at most QUANTILE_ERROR (0.1 where they are above 4).
+    """
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    steps: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for r in store.conn.execute(
+        "SELECT metric, kind, reason, bin, n, total, truncated FROM score_bin WHERE run_id = ? ORDER BY metric, kind, bin",
+        (run_id,),
+    ):
+        group = r["metric"], r["kind"]
+        f = found.setdefault(
+            group,
+            {
+                "metric": r["metric"],
+                "kind": r["kind"],
+                "scored": 0,
+                "mean": 0.0,
+                "quantiles": {},
+                "at_or_over_one": 0,
+                "histogram": [0] * BINS,
+                "truncated": 0,
+                "invalid": {},
+            },
         )
-        if r["first"] is not None and r["chosen"] is not None
-    ]
+        f["truncated"] += r["truncated"]
+        if r["bin"] < 0:
+            f["invalid"][r["reason"]] = r["n"]
+            continue
+        f["scored"] += r["n"]
+        f["mean"] += r["total"]
+        f["at_or_over_one"] += r["n"] if r["bin"] >= _STEPS else 0
+        f["histogram"][min(BINS - 1, r["bin"] * BINS // (2 * _STEPS))] += r["n"]
+        steps.setdefault(group, []).append((r["bin"], r["n"]))
+    for group, f in found.items():
+        f["mean"] = f["mean"] / f["scored"] if f["scored"] else None
+        f["quantiles"] = {f"{q:g}": _quantile_of_steps(steps[group], q) for q in QUANTILES if f["scored"]}
+    return [found[m, k] for m in ("ifd", "rifd") for k in _KINDS if (m, k) in found]
+
+
+def _quantile_of_steps(steps: Sequence[tuple[int, int]], share: float) -> float:
+    """As :func:`quantile`, the scores of a step taken as spread evenly over it."""
+    at = share * (sum(n for _, n in steps) - 1)
+
+    def ranked(rank: int) -> float:
+        before = 0
+        for step, n in steps:
+            if rank < before + n:
+                low, width = (step / _STEPS, 1 / _STEPS) if step < 4 * _STEPS else ((step - 7960) / 10, 0.1)
+                return low + width * (rank - before + 0.5) / n
+            before += n
+        raise IndexError(rank)
+
+    low = ranked(math.floor(at))
+    return low + (ranked(math.ceil(at)) - low) * (at - math.floor(at))
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
@@ -98,11 +128,3 @@ def quantile(ordered: Sequence[float], share: float) -> float:
     at = share * (len(ordered) - 1)
     low, high = math.floor(at), math.ceil(at)
     return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
-
-
-def _reasons(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for row in rows:
-        if row["value"] is None:
-            found[row["reason"] or "?"] = found.get(row["reason"] or "?", 0) + 1
-    return found

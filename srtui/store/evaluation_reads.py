@@ -162,7 +162,9 @@ class EvaluationReads:
 
     def get(self, evaluation_id: int) -> Evaluation:
         """Raises UserError where there is none of that id."""
-        rows = self._rows(f"{_EVALUATION} WHERE e.id = ?", (evaluation_id,))
+        # Beyond 64 bits no id can be, and SQLite takes no such number.
+        known = abs(evaluation_id) < 2**63
+        rows = self._rows(f"{_EVALUATION} WHERE e.id = ?", (evaluation_id,)) if known else []
         if not rows:
             highest = self._value("SELECT max(id) FROM evaluation")
             there = f"ids go up to {highest}; srtui eval list shows them" if highest else "there is none yet"

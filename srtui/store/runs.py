@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from srtui import today
 from srtui.errors import UserError
-from srtui.store import leases
+from srtui.store import figures, leases
 from srtui.store.leases import Lease
+from srtui.store.stored import stored_object
 
 if TYPE_CHECKING:
     from srtui.store import Store
@@ -48,11 +49,11 @@ def _run(row: sqlite3.Row) -> Run:
         dataset_id=row["dataset_id"],
         setting_id=row["setting_id"],
         recipe_path=row["recipe_path"],
-        recipe=json.loads(row["recipe"]),
+        recipe=stored_object(row["recipe"]),
         fingerprint=row["fingerprint"],
         status=row["status"],
         stage=row["stage"],
-        teacher=json.loads(row["teacher"]) if row["teacher"] else None,
+        teacher=stored_object(row["teacher"]) if row["teacher"] else None,
         error=row["error"],
         peak_memory_mb=row["peak_memory_mb"],
         created_at=row["created_at"],
@@ -80,7 +81,7 @@ class Runs:
     def named(self, name: str) -> Run:
         """The run called ``name``, or whose number it is; UserError names the runs there are."""
         row = self._store.row("SELECT * FROM run WHERE name = ?", (name,))
-        if row is None and name.isdigit():
+        if row is None and name.isdecimal() and len(name) <= 18:
             row = self._store.row("SELECT * FROM run WHERE id = ?", (int(name),))
         if row is None:
             names = [r["name"] for r in self._store.rows("SELECT name FROM run ORDER BY id DESC LIMIT 8")]
@@ -221,7 +222,7 @@ class Runs:
 
     def stages(self, run_id: int) -> dict[str, dict[str, Any]]:
         return {
-            r["stage"]: {**dict(r), "detail": json.loads(r["detail"])}
+            r["stage"]: {**dict(r), "detail": stored_object(r["detail"])}
             for r in self._store.rows("SELECT * FROM stage_progress WHERE run_id = ?", (run_id,))
         }
 
@@ -277,10 +278,8 @@ class Runs:
             )
 
     def training(self, run_id: int) -> dict[str, Any] | None:
-        row = self._store.row("SELECT * FROM training_run WHERE run_id = ?", (run_id,))
-        if row is None:
-            return None
-        return {**dict(row), "result": json.loads(row["result"]), "plan": json.loads(row["plan"])}
+        """A run's training, as :func:`srtui.store.figures.training` gives it."""
+        return figures.training(self._store.conn, run_id)
 
 
 def state_now(status: str, held: bool) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Iterator
 from typing import Any
 
 from srtui.store._sqlite_utils import Migrations
@@ -404,6 +406,92 @@ CREATE TABLE training_metric(
 # How each segment of a generation ended: JSON, [[part, finish, tokens], ...]; null where an older version
 # of srtui wrote it, which kept the last one's alone.
 _ENDINGS = "ALTER TABLE generation ADD COLUMN segments TEXT"
+# What a score is counted under: steps of 1/2000 up to 4, of 1/10 above (srtui.store.distributions reads them).
+_BIN = (
+    "CASE WHEN s.value IS NULL THEN -1 WHEN s.value < 4 THEN CAST(s.value * 2000 AS INTEGER) "
+    "ELSE 7960 + CAST(min(s.value, 1000) * 10 AS INTEGER) END"
+)
+_COUNT_SCORES = f"""
+    INSERT INTO score_bin(run_id, metric, kind, reason, bin, n, total, truncated)
+    SELECT r.id, s.metric, v.kind, CASE WHEN s.value IS NULL THEN coalesce(s.reason, '?') ELSE '' END, {_BIN}, 1,
+        coalesce(s.value, 0.0), coalesce(l.truncated, 0)
+    FROM {{rows}} LEFT JOIN span_loss l ON l.key = s.conditional_key WHERE {{which}}
+    ON CONFLICT(run_id, metric, kind, reason, bin) DO UPDATE SET
+        n = n + 1, total = total + excluded.total, truncated = truncated + excluded.truncated
+"""
+_OF_A_RUN = _COUNT_SCORES.format(
+    rows="run r JOIN run_sample rs ON rs.run_id = r.id JOIN variant v ON v.sample_id = rs.sample_id "
+    "JOIN score s ON s.variant_id = v.id AND s.setting_id = r.setting_id",
+    which="{which}",
+)
+_COUNT = "ON CONFLICT(run_id, what, stage, detail, flags) DO UPDATE SET n = n + 1"
+_TALLIES = {
+    "run_sample": "SELECT {row}.run_id, 'sample', '', '', {row}.held_out, 1",
+    "reflection": "SELECT {row}.run_id, 'reflection', {row}.stage, {row}.status, {row}.attempts > 1, 1",
+    "decision": "SELECT {row}.run_id, 'decision', {row}.stage, '', "
+    "({row}.reflected <> 0) + 2 * (json_array_length({row}.compared) > 1), 1",
+    "outcome": "SELECT {row}.run_id, 'outcome', '', {row}.reason, ({row}.kept <> 0) + 2 * coalesce((SELECT rs.held_out "
+    "FROM run_sample rs WHERE rs.run_id = {row}.run_id AND rs.sample_id = {row}.sample_id), 0), 1",
+}
+
+# Counts that are always there, whoever writes: a run of a million samples is read back in milliseconds. Rows
+# of these tables are inserted and, but for the end of a whole run, never changed or deleted.
+_FIGURES = (
+    """
+CREATE INDEX variant_original ON variant(sample_id) WHERE kind = 'original';
+CREATE INDEX run_setting ON run(setting_id);
+CREATE TABLE tally(
+    run_id INTEGER NOT NULL REFERENCES run(id) ON DELETE CASCADE,
+    what TEXT NOT NULL,                 -- sample, reflection, decision, outcome
+    stage TEXT NOT NULL,
+    detail TEXT NOT NULL,               -- the status of a reflection, the reason of an outcome
+    flags INTEGER NOT NULL,             -- held out; retried; taken + 2 * had a rewrite; kept + 2 * held out
+    n INTEGER NOT NULL,
+    PRIMARY KEY(run_id, what, stage, detail, flags)
+) WITHOUT ROWID;
+CREATE TABLE score_bin(                 -- every score of every text of the run's samples, under its setting
+    run_id INTEGER NOT NULL REFERENCES run(id) ON DELETE CASCADE,
+    metric TEXT NOT NULL,
+    kind TEXT NOT NULL,                 -- of the variant
+    reason TEXT NOT NULL,               -- why there is no score, else empty
+    bin INTEGER NOT NULL,               -- -1 without a score
+    n INTEGER NOT NULL,
+    total REAL NOT NULL,                -- of the scores
+    truncated INTEGER NOT NULL,
+    PRIMARY KEY(run_id, metric, kind, reason, bin)
+) WITHOUT ROWID;
+CREATE TABLE run_sums(                  -- what srtui.store.figures summed up, while the stamp is still the same
+    run_id INTEGER PRIMARY KEY REFERENCES run(id) ON DELETE CASCADE,
+    stamp TEXT NOT NULL,
+    sums TEXT NOT NULL                  -- JSON
+);
+"""
+    + "".join(
+        f"INSERT INTO tally {rows.format(row='x')} FROM {table} x WHERE true {_COUNT};\n"
+        f"CREATE TRIGGER tally_{table} AFTER INSERT ON {table} BEGIN\n"
+        f"    INSERT INTO tally {rows.format(row='NEW')} WHERE true {_COUNT};\nEND;\n"
+        for table, rows in _TALLIES.items()
+    )
+    + _OF_A_RUN.format(which="true")
+    + f""";
+CREATE TRIGGER score_bin_score AFTER INSERT ON score BEGIN
+{
+        _COUNT_SCORES.format(
+            rows="score s JOIN variant v ON v.id = s.variant_id JOIN run r ON r.setting_id = s.setting_id "
+            "JOIN run_sample rs ON rs.run_id = r.id AND rs.sample_id = v.sample_id",
+            which="s.variant_id = NEW.variant_id AND s.setting_id = NEW.setting_id AND s.metric = NEW.metric",
+        )
+    };
+END;
+CREATE TRIGGER score_bin_sample AFTER INSERT ON run_sample BEGIN
+{_OF_A_RUN.format(which="rs.run_id = NEW.run_id AND rs.sample_id = NEW.sample_id")};
+END;
+CREATE TRIGGER score_bin_setting AFTER UPDATE OF setting_id ON run WHEN NEW.setting_id IS NOT OLD.setting_id BEGIN
+    DELETE FROM score_bin WHERE run_id = NEW.id;
+{_OF_A_RUN.format(which="rs.run_id = NEW.id")};
+END
+"""
+)
 
 SCRIPTS = {
     "0001_initial": _INITIAL,
@@ -413,15 +501,26 @@ SCRIPTS = {
     "0005_endings": _ENDINGS,
     "0006_template_version": _TEMPLATE_VERSION,
     "0007_safety": _SAFETY,
+    "0008_figures": _FIGURES,
 }
 """By migration, what it runs; forward only, and never changed once released."""
 
 
+def statements(script: str) -> Iterator[str]:
+    """The statements of a script one by one; a semicolon within a trigger ends none."""
+    begun = ""
+    for piece in script.split(";"):
+        begun += piece + ";"
+        if sqlite3.complete_statement(begun):
+            if begun.strip(" \n;"):
+                yield begun
+            begun = ""
+
+
 def _add(name: str, script: str) -> None:
     def run(db: Any) -> None:
-        for statement in script.split(";"):
-            if statement.strip():
-                db.conn.execute(statement)
+        for statement in statements(script):
+            db.conn.execute(statement)
 
     migrations(name=name)(run)
 

@@ -7,7 +7,6 @@ neither take Python's memory nor hold its lock), and ``window`` fetches the few 
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
 from dataclasses import dataclass, field
@@ -15,12 +14,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from srtui.errors import UserError
-from srtui.store import Store, explain
+from srtui.store import Store, explain, figures
 from srtui.store.connection import open_read_only
 from srtui.store.endings import in_words
 from srtui.store.evaluations import EvaluationReads
+from srtui.store.figures import joins
 from srtui.store.leases import alive
 from srtui.store.runs import state_now
+from srtui.store.stored import stored_list, stored_object
 
 State = Literal[
     "waiting",
@@ -34,7 +35,9 @@ State = Literal[
 ]
 STATES: tuple[State, ...] = get_args(State)
 Measure = Literal["ifd before", "ifd", "rifd before", "rifd"]
-"""The score of the text that a stage reflected on, and of the one that the student chose."""
+"""A score of the text before and of the final one, as srtui.store.figures defines them."""
+Part = Literal["old", "new", "by hand"]
+"""Where a part of the final text comes from: the dataset, the teacher, a person."""
 ORDERS = ("sample", "state", "instruction", "answer", "ifd", "rifd", "length", "text")
 DECISIONS = ("new instruction", "instruction kept", "new answer", "answer kept")
 
@@ -49,6 +52,8 @@ class SampleFilter:
     measure: Measure = "ifd"
     low: float | None = None
     high: float | None = None
+    both: bool = False
+    """Only samples that have the score before as well as the final one, as in a histogram."""
     shortest: int | None = None
     longest: int | None = None
     text: str = ""
@@ -64,12 +69,12 @@ class SampleFilter:
 
 @dataclass(frozen=True)
 class SampleRow:
-    """One line of the table of samples."""
+    """One line of the table of samples: all of it is of the final text."""
 
     id: int
     state: State
-    new_instruction: bool | None
-    new_answer: bool | None
+    instruction: Part | None
+    answer: Part | None
     ifd: float | None
     rifd: float | None
     length: int
@@ -90,6 +95,7 @@ class RunRow:
     total: int
     samples: int
     kept: int
+    kept_held_out: int
     dataset: str
     student: str
     teacher: str
@@ -139,13 +145,18 @@ class SampleView:
     decisions: dict[str, dict[str, Any]]
     reflections: dict[str, dict[str, Any]]
     outcome: dict[str, Any] | None
-    overruled_to: int | None
+    stands: figures.Standing
     note: str
     flagged: bool
 
     @property
     def original(self) -> VariantView:
         return next(v for v in self.variants if v.kind == "original")
+
+    @property
+    def final(self) -> VariantView:
+        """The text that would be trained on, or exported, now."""
+        return self.variant(self.stands.variant_id) or self.original
 
     def variant(self, variant_id: int | None) -> VariantView | None:
         return next((v for v in self.variants if v.id == variant_id), None)
@@ -162,37 +173,23 @@ class LiveView:
     events: list[dict[str, Any]]
 
 
-# Each piece of a sample's line, and what has to be joined for it.
-_JOINS = {
-    "f1": "LEFT JOIN reflection f1 ON f1.run_id = :run AND f1.sample_id = b.sample_id AND f1.stage = 'instruction'",
-    "f2": "LEFT JOIN reflection f2 ON f2.run_id = :run AND f2.sample_id = b.sample_id AND f2.stage = 'response'",
-    "d1": "LEFT JOIN decision d1 ON d1.run_id = :run AND d1.sample_id = b.sample_id AND d1.stage = 'instruction'",
-    "d2": "LEFT JOIN decision d2 ON d2.run_id = :run AND d2.sample_id = b.sample_id AND d2.stage = 'response'",
-    "o": "LEFT JOIN outcome o ON o.run_id = :run AND o.sample_id = b.sample_id",
-    "p": "LEFT JOIN overrule p ON p.run_id = :run AND p.sample_id = b.sample_id AND p.undone_at IS NULL",
-    "v0": "LEFT JOIN variant v0 ON v0.sample_id = b.sample_id AND v0.kind = 'original'",
-    "i0": "LEFT JOIN score i0 ON i0.variant_id = f1.parent_variant_id AND i0.setting_id = :setting AND i0.metric = 'ifd'",
-    "i1": "LEFT JOIN score i1 ON i1.variant_id = d1.chosen_id AND i1.setting_id = :setting AND i1.metric = 'ifd'",
-    "r0": "LEFT JOIN score r0 ON r0.variant_id = f2.parent_variant_id AND r0.setting_id = :setting AND r0.metric = 'rifd'",
-    "r1": "LEFT JOIN score r1 ON r1.variant_id = d2.chosen_id AND r1.setting_id = :setting AND r1.metric = 'rifd'",
-    "v": "LEFT JOIN variant v ON v.id = coalesce(p.variant_id, d2.chosen_id, d1.chosen_id, v0.id)",
-}
-_NEEDS = {"i0": ("f1",), "i1": ("d1",), "r0": ("f2",), "r1": ("d2",), "v": ("p", "d2", "d1", "v0")}
 _STATE = (
     "CASE WHEN p.id IS NOT NULL THEN 7 WHEN o.kept = 1 THEN 5 WHEN o.kept = 0 THEN 6 WHEN d2.run_id IS NOT NULL THEN 4 "
     "WHEN f2.run_id IS NOT NULL THEN 3 WHEN d1.run_id IS NOT NULL THEN 2 WHEN f1.run_id IS NOT NULL THEN 1 ELSE 0 END"
 )
-_MEASURES = {
-    "ifd before": ("i0.value", "i0"),
-    "ifd": ("i1.value", "i1"),
-    "rifd before": ("r0.value", "r0"),
-    "rifd": ("r1.value", "r1"),
-}
+# Of the text that stands: 0 the dataset's, 1 rewritten, 2 by hand. What a person took is known by its kind.
+_INSTRUCTION = (
+    "CASE WHEN p.id IS NULL THEN d1.reflected WHEN pv.kind = 'manual' THEN 2 "
+    "ELSE pv.kind = 'instruction_reflected' OR coalesce(pp.kind, '') = 'instruction_reflected' END"
+)
+_ANSWER = (
+    "CASE WHEN p.id IS NULL THEN d2.reflected WHEN pv.kind = 'manual' THEN 2 ELSE pv.kind = 'response_reflected' END"
+)
 _ORDER = {
     "sample": ("b.sample_id", ()),
     "state": (_STATE, ("p", "o", "d2", "f2", "d1", "f1")),
-    "instruction": ("d1.reflected", ("d1",)),
-    "answer": ("d2.reflected", ("d2",)),
+    "instruction": (_INSTRUCTION, ("p", "pv", "d1")),
+    "answer": (_ANSWER, ("p", "pv", "d2")),
     "ifd": ("i1.value", ("i1",)),
     "rifd": ("r1.value", ("r1",)),
     "length": ("length(v.response)", ("v",)),
@@ -204,15 +201,7 @@ _DECIDED = {
     "new answer": ("d2.reflected = 1", "d2"),
     "answer kept": ("d2.reflected = 0", "d2"),
 }
-
-
-def _joins(wanted: list[str]) -> str:
-    needed: dict[str, None] = {}
-    for name in wanted:
-        for before in _NEEDS.get(name, ()):
-            needed[before] = None
-        needed[name] = None
-    return " ".join(_JOINS[name] for name in needed)
+_PARTS: tuple[Part, ...] = get_args(Part)
 
 
 class Views:
@@ -231,7 +220,6 @@ class Views:
         self.conn.execute("PRAGMA temp_store=MEMORY")
         self.evaluations = EvaluationReads(self.conn)
         self._listed = 0
-        self._settled: dict[int, tuple[int, int]] = {}
 
     def close(self) -> None:
         self.conn.close()
@@ -268,8 +256,8 @@ class Views:
 
     def _run_row(self, r: sqlite3.Row) -> RunRow:
         held = r["pid"] is not None and alive(r, time.time())
-        recipe = json.loads(r["recipe"])
-        samples, kept = self._size(r["id"], r["status"])
+        recipe = stored_object(r["recipe"])
+        counts = figures.counts(self.conn, r["id"])
         return RunRow(
             id=r["id"],
             name=r["name"],
@@ -277,8 +265,9 @@ class Views:
             stage=r["stage"],
             done=r["done"] or 0,
             total=r["total"] or 0,
-            samples=samples,
-            kept=kept,
+            samples=counts.samples,
+            kept=counts.kept,
+            kept_held_out=counts.kept_held_out,
             dataset=r["dataset"],
             student=recipe["student"]["model"],
             teacher=recipe["teacher"]["model"],
@@ -294,18 +283,6 @@ class Views:
             trained=r["trained"],
             adapter=r["adapter"],
         )
-
-    def _size(self, run_id: int, status: str) -> tuple[int, int]:
-        """(samples, kept). A run that is done keeps its figures, and its samples never change."""
-        if run_id in self._settled:
-            samples, kept = self._settled[run_id]
-            if status == "done" and kept >= 0:
-                return samples, kept
-        else:
-            samples = int(self._one("SELECT count(*) FROM run_sample WHERE run_id = ?", (run_id,)))
-        kept = int(self._one("SELECT count(*) FROM outcome WHERE run_id = ? AND kept = 1", (run_id,)))
-        self._settled[run_id] = (samples, kept if status == "done" else -1)
-        return samples, kept
 
     def datasets(self) -> list[tuple[str, int]]:
         """(name, samples) of each dataset."""
@@ -348,26 +325,20 @@ class Views:
             "SELECT live, heartbeat_at FROM lease WHERE run_id = ?", (run_id,)
         ).fetchone()
         stages = {
-            r["stage"]: {**dict(r), "detail": json.loads(r["detail"])}
+            r["stage"]: {**dict(r), "detail": stored_object(r["detail"])}
             for r in self._rows("SELECT * FROM stage_progress WHERE run_id = ?", (run_id,))
         }
         return LiveView(
             run,
             stages,
-            json.loads(lease["live"]) if lease and run.pid else {},
+            stored_object(lease["live"]) if lease and run.pid else {},
             lease["heartbeat_at"] if lease else None,
             self.events(0, events, run_id),
         )
 
-    def accepted(self, run_id: int) -> dict[str, tuple[int, int, int]]:
-        """By stage: rewrites taken, samples that had one to choose, samples decided."""
-        return {
-            r[0]: (r[1], r[2], r[3])
-            for r in self._rows(
-                "SELECT stage, sum(reflected), sum(compared LIKE '%], [%'), count(*) FROM decision WHERE run_id = ? GROUP BY stage",
-                (run_id,),
-            )
-        }
+    def counts(self, run_id: int) -> figures.Counts:
+        """How many samples came through each step, and why the others did not."""
+        return figures.counts(self.conn, run_id)
 
     # -- events -----------------------------------------------------------------------------
 
@@ -411,7 +382,11 @@ class Views:
             test, table = _DECIDED[what.decision]
             joined.append(table)
             where.append(test)
-        column, table = _MEASURES[what.measure]
+        column, table = figures.MEASURES[what.measure]
+        if what.both:
+            test, needed = figures.both(what.measure)
+            joined += needed
+            where.append(test)
         for bound, sign in (("low", ">="), ("high", "<")):
             if getattr(what, bound) is not None:
                 joined.append(table)
@@ -444,7 +419,7 @@ class Views:
         try:
             self.conn.execute("DELETE FROM listing")
             made = self.conn.execute(
-                f"INSERT INTO listing(sample_id) SELECT b.sample_id FROM {base} {_joins(joined)}{condition} ORDER BY {ending}",
+                f"INSERT INTO listing(sample_id) SELECT b.sample_id FROM {base} {joins(*joined)}{condition} ORDER BY {ending}",
                 values,
             )
         except BaseException:
@@ -458,12 +433,12 @@ class Views:
     def window(self, run_id: int | None, first: int, count: int) -> list[SampleRow]:
         """Rows ``first`` (from 0) and on of what ``list_samples`` laid out."""
         found = self._rows(
-            f"SELECT b.sample_id, {_STATE} AS state, d1.reflected AS new_instruction, d2.reflected AS new_answer, "
+            f"SELECT b.sample_id, {_STATE} AS state, {_INSTRUCTION} AS part1, {_ANSWER} AS part2, "
             "i1.value AS ifd, r1.value AS rifd, length(v.response) AS length, "
             "EXISTS (SELECT 1 FROM flag g WHERE g.sample_id = b.sample_id) AS flagged, "
             "coalesce((SELECT n.text <> '' FROM note n WHERE n.sample_id = b.sample_id ORDER BY n.id DESC LIMIT 1), 0) "
             "AS noted, substr(v.instruction, 1, 400) AS text FROM temp.listing b "
-            f"{_joins(['f1', 'f2', 'd1', 'd2', 'o', 'p', 'v0', 'i1', 'r1', 'v'])} "
+            f"{joins('f1', 'f2', 'd1', 'd2', 'o', 'p', 'pv', 'v0', 'i1', 'r1', 'v')} "
             "WHERE b.position > :first AND b.position <= :last ORDER BY b.position",
             {"run": run_id, "setting": self._setting(run_id), "first": first, "last": first + count},
         )
@@ -471,8 +446,8 @@ class Views:
             SampleRow(
                 r["sample_id"],
                 STATES[r["state"]],
-                None if r["new_instruction"] is None else bool(r["new_instruction"]),
-                None if r["new_answer"] is None else bool(r["new_answer"]),
+                None if r["part1"] is None else _PARTS[r["part1"]],
+                None if r["part2"] is None else _PARTS[r["part2"]],
                 r["ifd"],
                 r["rifd"],
                 r["length"] or 0,
@@ -513,7 +488,7 @@ class Views:
             return None
         at = (run_id, sample_id)
         decisions = {
-            r["stage"]: {**dict(r), "compared": json.loads(r["compared"])}
+            r["stage"]: {**dict(r), "compared": stored_list(r["compared"])}
             for r in self._rows("SELECT * FROM decision WHERE run_id = ? AND sample_id = ?", at)
         }
         reflections = {
@@ -523,7 +498,7 @@ class Views:
         rewrites = self._rewrites(run_id, sample_id, decisions)
         shown = self._generations(rewrites, reflections)
         state = self._one(
-            f"SELECT {_STATE} FROM (SELECT :sample AS sample_id) b {_joins(['p', 'o', 'd2', 'f2', 'd1', 'f1'])}",
+            f"SELECT {_STATE} FROM (SELECT :sample AS sample_id) b {joins('p', 'o', 'd2', 'f2', 'd1', 'f1')}",
             {"run": run_id, "sample": sample_id},
         )
         outcome = self.conn.execute("SELECT * FROM outcome WHERE run_id = ? AND sample_id = ?", at).fetchone()
@@ -539,9 +514,7 @@ class Views:
             decisions=decisions,
             reflections=reflections,
             outcome=dict(outcome) if outcome else None,
-            overruled_to=self._one(
-                "SELECT variant_id FROM overrule WHERE run_id = ? AND sample_id = ? AND undone_at IS NULL", at
-            ),
+            stands=figures.standing(self.conn, run_id, sample_id),
             note=self._one("SELECT text FROM note WHERE sample_id = ? ORDER BY id DESC LIMIT 1", (sample_id,))
             or "",
             flagged=bool(self._one("SELECT 1 FROM flag WHERE sample_id = ?", (sample_id,))),
@@ -619,12 +592,14 @@ class Views:
     def histogram(
         self, run_id: int, measure: Measure, width: float, bins: int
     ) -> tuple[list[int], float | None]:
-        """Counts of one measure in ``bins`` steps of ``width`` from 0, the last one open; and the mean."""
-        column, table = _MEASURES[measure]
+        """Counts of one measure in ``bins`` steps of ``width`` from 0, the last one open; and the mean. Over the
+        samples that have the score before as well as the final one, so that the two can be compared."""
+        column = figures.MEASURES[measure][0]
+        where, tables = figures.both(measure)
         counts, n, weighted = [0] * bins, 0, 0.0
         for r in self._rows(
             f"SELECT min(CAST({column} / :width AS INTEGER), :last) AS bin, count(*) AS n, sum({column}) AS total "
-            f"FROM run_sample b {_joins([table])} WHERE b.run_id = :run AND {column} IS NOT NULL GROUP BY 1",
+            f"FROM run_sample b {joins(*tables)} WHERE b.run_id = :run AND {where} GROUP BY 1",
             {"run": run_id, "setting": self._setting(run_id), "width": width, "last": bins - 1},
         ):
             counts[max(0, r["bin"])] += r["n"]
@@ -633,46 +608,16 @@ class Views:
         return counts, weighted / n if n else None
 
     def score_pairs(self, run_id: int, limit: int = 4000) -> list[tuple[float, float, bool]]:
-        """(IFD, r-IFD, kept) of what was chosen; of more than ``limit`` samples, evenly some."""
-        total = int(self._one("SELECT count(*) FROM run_sample WHERE run_id = ?", (run_id,)))
-        step = max(1, total // limit)
+        """(IFD, r-IFD, kept) of final texts; of more than ``limit`` samples, evenly some."""
+        step = max(1, figures.counts(self.conn, run_id).samples // limit)
         return [
             (r[0], r[1], bool(r[2]))
             for r in self._rows(
-                f"SELECT i1.value, r1.value, o.kept FROM run_sample b {_joins(['i1', 'r1', 'o'])} "
+                f"SELECT i1.value, r1.value, {figures.KEPT} FROM run_sample b {joins('i1', 'r1', 'o')} "
                 "WHERE b.run_id = :run AND b.sample_id % :step = 0 AND i1.value IS NOT NULL AND r1.value IS NOT NULL",
                 {"run": run_id, "setting": self._setting(run_id), "step": step},
             )
         ]
-
-    def flow(self, run_id: int) -> dict[str, Any]:
-        """How many samples came through each step, and why the others did not."""
-        accepted = self.accepted(run_id)
-        failed = {
-            stage: {
-                r[0]: r[1]
-                for r in self._rows(
-                    "SELECT status, count(*) FROM reflection WHERE run_id = ? AND stage = ? AND status <> 'parsed' "
-                    "GROUP BY 1 ORDER BY 2 DESC",
-                    (run_id, stage),
-                )
-            }
-            for stage in ("instruction", "response")
-        }
-        outcomes = self._rows(
-            "SELECT kept, reason, count(*) AS n FROM outcome WHERE run_id = ? GROUP BY 1, 2 ORDER BY 1 DESC, 3 DESC",
-            (run_id,),
-        )
-        return {
-            "samples": int(self._one("SELECT count(*) FROM run_sample WHERE run_id = ?", (run_id,))),
-            "accepted": accepted,
-            "failed": failed,
-            "kept": sum(r["n"] for r in outcomes if r["kept"]),
-            "dropped": {r["reason"]: r["n"] for r in outcomes if not r["kept"]},
-            "overruled": int(
-                self._one("SELECT count(*) FROM overrule WHERE run_id = ? AND undone_at IS NULL", (run_id,))
-            ),
-        }
 
     # -- training ---------------------------------------------------------------------------
 
@@ -683,13 +628,13 @@ class Views:
     def training(self, run_id: int) -> dict[str, Any] | None:
         """A run's training with its metrics as {name: [(step, value), ...]} and its checkpoints, by step; None where
         there is none."""
-        row = self.conn.execute("SELECT * FROM training_run WHERE run_id = ?", (run_id,)).fetchone()
-        if row is None:
+        found = figures.training(self.conn, run_id)
+        if found is None:
             return None
         metrics: dict[str, list[tuple[int, float]]] = {}
         for r in self._rows(
             "SELECT name, step, value FROM training_metric WHERE training_run_id = ? ORDER BY name, step",
-            (row["id"],),
+            (found["id"],),
         ):
             metrics.setdefault(r["name"], []).append((r["step"], r["value"]))
         checkpoints = [
@@ -697,16 +642,10 @@ class Views:
             for r in self._rows(
                 "SELECT step, path, bytes, seconds, state, created_at FROM checkpoint "
                 "WHERE training_run_id = ? ORDER BY step",
-                (row["id"],),
+                (found["id"],),
             )
         ]
-        return {
-            **dict(row),
-            "result": json.loads(row["result"]),
-            "plan": json.loads(row["plan"]),
-            "metrics": metrics,
-            "checkpoints": checkpoints,
-        }
+        return {**found, "metrics": metrics, "checkpoints": checkpoints}
 
 
 def _text_test(words: str) -> tuple[str, str]:
@@ -749,5 +688,6 @@ NEEDED = (
     "0005_endings",
     "0006_template_version",
     "0007_safety",
+    "0008_figures",
 )
 """The migrations that these queries were written for."""

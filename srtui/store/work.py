@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from srtui.hashing import key
 from srtui.store.corpus import batched
+from srtui.store.figures import SELECTED
+from srtui.store.stored import stored_list
 
 if TYPE_CHECKING:
     from srtui.store import Store
@@ -375,7 +377,7 @@ class Work:
 
     def decisions_of(self, run_id: int, sample_id: int) -> dict[str, dict[str, Any]]:
         return {
-            r["stage"]: {**dict(r), "compared": json.loads(r["compared"])}
+            r["stage"]: {**dict(r), "compared": stored_list(r["compared"])}
             for r in self._store.rows(
                 "SELECT * FROM decision WHERE run_id = ? AND sample_id = ?", (run_id, sample_id)
             )
@@ -436,16 +438,10 @@ class Work:
 
     def selected(self, run_id: int, *, held_out: bool | None = None) -> list[tuple[int, int]]:
         """(sample id, variant id) of what is kept, a person's overruling over the student's choice."""
-        where = "" if held_out is None else f" AND rs.held_out = {int(held_out)}"
         return [
             (r[0], r[1])
-            for r in self._store.rows(
-                "SELECT o.sample_id, coalesce(p.variant_id, o.variant_id) FROM outcome o "
-                "JOIN run_sample rs ON rs.run_id = o.run_id AND rs.sample_id = o.sample_id "
-                "LEFT JOIN overrule p ON p.run_id = o.run_id AND p.sample_id = o.sample_id AND p.undone_at IS NULL "
-                f"WHERE o.run_id = ? AND (o.kept = 1 OR p.id IS NOT NULL){where} ORDER BY o.sample_id",
-                (run_id,),
-            )
+            for r in self._store.rows(SELECTED, {"run": run_id})
+            if held_out is None or bool(r["held_out"]) == held_out
         ]
 
     def selected_scores(self, run_id: int) -> list[tuple[int, float | None, float | None, bool, int, bytes]]:
@@ -456,14 +452,12 @@ class Work:
         return [
             (r[0], r[1], r[2], bool(r[3]), r[4], r[5])
             for r in self._store.rows(
-                "SELECT o.sample_id, i.value, r.value, p.id IS NOT NULL, length(v.response), v.digest FROM outcome o "
-                "JOIN run_sample rs ON rs.run_id = o.run_id AND rs.sample_id = o.sample_id AND rs.held_out = 0 "
-                "LEFT JOIN overrule p ON p.run_id = o.run_id AND p.sample_id = o.sample_id AND p.undone_at IS NULL "
-                "JOIN variant v ON v.id = coalesce(p.variant_id, o.variant_id) "
-                "LEFT JOIN score i ON i.variant_id = v.id AND i.setting_id = ? AND i.metric = 'ifd' "
-                "LEFT JOIN score r ON r.variant_id = v.id AND r.setting_id = ? AND r.metric = 'rifd' "
-                "WHERE o.run_id = ? AND (o.kept = 1 OR p.id IS NOT NULL) ORDER BY o.sample_id",
-                (setting, setting, run_id),
+                "SELECT k.sample_id, i.value, r.value, k.by_person, length(v.response), v.digest "
+                f"FROM ({SELECTED}) k JOIN variant v ON v.id = k.variant_id "
+                "LEFT JOIN score i ON i.variant_id = v.id AND i.setting_id = :setting AND i.metric = 'ifd' "
+                "LEFT JOIN score r ON r.variant_id = v.id AND r.setting_id = :setting AND r.metric = 'rifd' "
+                "WHERE NOT k.held_out ORDER BY k.sample_id",
+                {"run": run_id, "setting": setting},
             )
         ]
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import llama_cpp
 
 from srtui.errors import UserError
+from srtui.files import open_regular
 from srtui.models.formats import read_gguf
 from srtui.models.memory import plan_teacher
 from srtui.teacher import Message
@@ -87,11 +88,8 @@ def load_model(
 
     Raises UserError for a file that is not GGUF, is cut short, or has an unknown architecture.
     """
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}.") from error
+    with open_regular(path) as file:
+        magic = file.read(4)
     if magic != b"GGUF":
         raise UserError(f"{path} is not a GGUF file; a teacher is a GGUF model.")
     llama_cpp.llama_log_set(_keep_log, None)

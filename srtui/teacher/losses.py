@@ -5,6 +5,8 @@ For students that are GGUF files, and for judges. It lies here because nothing o
 
 from __future__ import annotations
 
+import atexit
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,16 +27,18 @@ class LlamaLosses:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._model: Any = None
+        self._context: Any = None  # so that there is something to close where loading fails
         self._model, _ = load_model(path, "auto")
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         self._vocab_size = llama_cpp.llama_vocab_n_tokens(self._vocab)
-        self._context: Any = None
         self._cells = 0
         self._trunk: list[int] | None = None  # the prompt that the last sequence holds
         self._template: Any = None
         self.tokens_run = 0
         self.on_gpu = bool(llama_cpp.llama_supports_gpu_offload())
         self._batch: Any = llama_cpp.llama_batch_init(_BATCH, 0, 1)
+        _open_ones.add(self)
 
     def tokenize(self, text: str) -> list[int]:
         """llama.cpp's own ids of plain text, without special tokens."""
@@ -236,3 +240,14 @@ class LlamaLosses:
 
     def __del__(self) -> None:
         self.close()
+
+
+_open_ones: weakref.WeakSet[LlamaLosses] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Before the interpreter goes: llama.cpp's functions are gone when it calls ``__del__`` at its end."""
+    for one in list(_open_ones):
+        one.close()
+

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from srtui.errors import UserError
+from srtui.files import remembered
 
 TABLE = "tuning.json"
 SLOTS = (1, 4, 8, 16, 32, 64)
@@ -101,10 +102,7 @@ def machine() -> str:
 
 
 def _read(models: Path) -> dict[str, dict[str, Any]]:
-    try:
-        table = json.loads((models / TABLE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    table = remembered(models / TABLE)
     return table if isinstance(table, dict) else {}
 
 

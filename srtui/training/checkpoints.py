@@ -34,7 +34,7 @@ class Written:
 def write(root: Path, step: int, fingerprint: str, fill: Callable[[Path], None]) -> Written:
     """A checkpoint of ``step`` in ``root``; ``fill`` puts its files into the folder that it is given.
 
-    Raises OSError, and leaves nothing that could be taken for a checkpoint, where the disk is full.
+    Raises OSError, or what the library that writes the weights has for it (SafetensorError, RuntimeError), and leaves nothing that could be taken for a checkpoint, where the disk is full.
     """
     began = time.monotonic()
     root.mkdir(parents=True, exist_ok=True)
@@ -42,6 +42,16 @@ def write(root: Path, step: int, fingerprint: str, fill: Callable[[Path], None])
     part = root / f"{target.name}.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
+    try:
+        return _written(part, target, step, fingerprint, fill, began)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def _written(
+    part: Path, target: Path, step: int, fingerprint: str, fill: Callable[[Path], None], began: float
+) -> Written:
     fill(part)
     files = {p.name: {"sha256": _sha256(p), "bytes": p.stat().st_size} for p in sorted(part.iterdir())}
     manifest = {"step": step, "fingerprint": fingerprint, "files": files}
@@ -50,7 +60,7 @@ def write(root: Path, step: int, fingerprint: str, fill: Callable[[Path], None])
         _flush(path)
     shutil.rmtree(target, ignore_errors=True)
     part.replace(target)
-    _flush(root)
+    _flush(target.parent)
     size = sum(p.stat().st_size for p in target.iterdir())
     return Written(step, target, size, time.monotonic() - began)
 
@@ -71,7 +81,7 @@ def newest(
 def fault(path: Path, fingerprint: str) -> str | None:
     """Why a checkpoint cannot be used; None where it can."""
     try:
-        manifest = json.loads((path / _MANIFEST).read_text())
+        manifest = json.loads((path / _MANIFEST).read_bytes())
         if manifest["fingerprint"] != fingerprint:
             return "it belongs to other samples or settings"
         for name, known in manifest["files"].items():
@@ -81,7 +91,7 @@ def fault(path: Path, fingerprint: str) -> str | None:
                 return f"{name} is not what was written"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"its manifest cannot be read ({error})"
     return None
 
@@ -110,7 +120,7 @@ def _all(root: Path) -> list[tuple[int, Path]]:
     return sorted(
         (int(p.name.removeprefix("step-")), p)
         for p in root.glob("step-*")
-        if p.name.removeprefix("step-").isdigit()
+        if p.name.removeprefix("step-").isdecimal()
     )
 
 

@@ -342,6 +342,7 @@ class _Training:
         return 0 < self.config.early_stopping <= self.progress.worse
 
     def _save(self) -> None:
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         def fill(folder: Path) -> None:
@@ -353,10 +354,11 @@ class _Training:
         step = self.progress.step
         try:
             written = checkpoints.write(self.root, step, self.fingerprint, fill)
-        except OSError as error:
+        except (OSError, SafetensorError, RuntimeError) as error:
+            kept = f"the one of step {self.saved_step} is kept" if self.saved_step else "there is none before it"
             raise UserError(
-                f"{self.root}: the checkpoint of step {step} cannot be written ({error.strerror or error}); the "
-                f"one of step {self.saved_step} is kept. Make room and run the same command again."
+                f"{self.root}: the checkpoint of step {step} cannot be written ({_reason(error)}); {kept}. "
+                "Make room and run the same command again."
             ) from error
         self.saved_step = step
         self.listener.saved(written)
@@ -370,12 +372,7 @@ class _Training:
         if self.best is not None:
             self.trainer.set_adapter(self.best)
         after = self._held_out_losses()
-        part = self.out_dir.with_name(self.out_dir.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
-        self.student.model.save_pretrained(str(part), safe_serialization=True)
-        self.student.tokenizer.save_pretrained(str(part))
-        shutil.rmtree(self.out_dir, ignore_errors=True)
-        part.replace(self.out_dir)
+        self._write_adapter()
         return TrainingResult(
             adapter_dir=self.out_dir,
             steps=done.step,
@@ -396,6 +393,25 @@ class _Training:
             },
         )
 
+    def _write_adapter(self) -> None:
+        from safetensors import SafetensorError
+
+        part = self.out_dir.with_name(self.out_dir.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        try:
+            self.student.model.save_pretrained(str(part), safe_serialization=True)
+            self.student.tokenizer.save_pretrained(str(part))
+            shutil.rmtree(self.out_dir, ignore_errors=True)
+            part.replace(self.out_dir)
+        except Exception as error:
+            shutil.rmtree(part, ignore_errors=True)
+            if not isinstance(error, OSError | SafetensorError | RuntimeError):
+                raise
+            raise UserError(
+                f"{self.out_dir}: the trained adapter cannot be written ({_reason(error)}); the last checkpoint is "
+                "kept. Make room and run the same command again."
+            ) from error
+
     def _changed(self) -> bool:
         now = self.trainer.adapter()
         return not all(bool((now[name] == tensor).all()) for name, tensor in self.untrained.items())
@@ -409,6 +425,12 @@ class _Training:
             means = [loss.mean for _, loss in self.scorer.score(spans) if loss.reason is None]
             found[name] = sum(means) / len(means) if means else math.nan
         return found
+
+
+def _reason(error: Exception) -> str:
+    """What the system said, whichever library passes it on."""
+    said = str(getattr(error, "strerror", None) or error).strip() or type(error).__name__
+    return said.split("\n")[0][:200]
 
 
 def _memory_mb() -> float:

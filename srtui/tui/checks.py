@@ -15,6 +15,7 @@ import psutil
 
 from srtui.console import bytes_text, duration, title
 from srtui.errors import UserError
+from srtui.files import current_folder
 from srtui.store.runs import STAGES
 from srtui.store.views import Views
 
@@ -91,8 +92,8 @@ def check(
             sets.append(f"{key}={values[name] if name == 'seed' else json.dumps(values[name])}")
     limit: int | None = None
     if values["limit"]:
-        limit = int(values["limit"]) if values["limit"].lstrip("-").isdigit() else 0
-        if limit < 1:
+        limit = int(values["limit"]) if re.fullmatch("[0-9]{1,10}", values["limit"]) else 0
+        if not 1 <= limit <= recipes.MOST:
             problems["limit"] = "a whole number from 1, or nothing for every sample"
     if not problems:
         try:
@@ -124,7 +125,7 @@ def _check_dataset(
     if recipe.dataset in datasets:
         notes["dataset"] = f"✓ imported: {datasets[recipe.dataset]:,} samples"
         return datasets[recipe.dataset]
-    for folder in (path.parent, root, Path.cwd()):
+    for folder in filter(None, (path.parent, root, current_folder())):
         file = folder / recipe.dataset
         if file.is_file():
             at = file.stat()
@@ -168,6 +169,10 @@ def _check_models(folder: Path, recipe: Recipe, problems: dict[str, str], notes:
         except UserError as error:
             problems["teacher"] = str(error)
     try:
+        if recipe.student.quantization == "gguf":  # llama.cpp holds the file as it is
+            file = models.resolve_teacher(folder, recipe.student.model)
+            _fits("student", models.inspect(file, with_hash=False).size, free, problems, notes)
+            return
         info = models.inspect(models.find(folder, recipe.student.model), with_hash=False)
         # Weights are held in four bits (NF4) or more; embeddings and activations come on top.
         bits = {"nf4": 4.5, "int8": 8.5, "bf16": 16, "f32": 32}[recipe.student.quantization]

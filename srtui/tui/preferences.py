@@ -7,6 +7,8 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from srtui.files import remembered
+
 
 @dataclass(frozen=True)
 class Preferences:
@@ -25,9 +27,8 @@ def preferences_file() -> Path:
 def load(path: Path) -> Preferences:
     """What was saved; the defaults where nothing was, or nothing that can be read."""
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        theme = said["theme"]
-    except (OSError, ValueError, KeyError, TypeError):
+        theme = remembered(path)["theme"]
+    except (KeyError, TypeError):
         return Preferences()
     return Preferences(theme if isinstance(theme, str) else "")
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
+import typer.main
 from conftest import make_workspace
 
 from srtui.store import Store
@@ -16,6 +20,14 @@ from tests.tui.scripted_store import make_demo_store
 from .ground import Ground
 
 HERE = Path(__file__).resolve().parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def commands_made_once() -> Iterator[None]:
+    """Typer makes its commands anew each time it is called, which is most of what a small command costs."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(typer.main, "get_command", functools.cache(typer.main.get_command))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +59,8 @@ def tally(reports: list[pytest.TestReport]) -> Counter[tuple[str, str, str]]:
         path, _, name = report.nodeid.partition("::")
         if not (Path(path).parent.name == "attack" and (report.when == "call" or not report.passed)):
             continue
-        attack = name.partition("[")[2].removesuffix("]") or name
+        function, _, row = name.partition("[")
+        attack = row.removesuffix("]") if " " in row else function.removeprefix("test_").replace("_", " ")
         outcome = "held" if report.passed else "skipped" if report.skipped else "fell"
         found[Path(path).stem.removeprefix("test_"), attack.split(": ")[0], outcome] += 1
     return found

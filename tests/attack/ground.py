@@ -190,7 +190,10 @@ def check(outcome: Outcome, code: int | tuple[int, ...] = 2, says: str = "", nev
         assert len(outcome.err.rstrip("\n").split("\n")) == 1, f"more than a sentence:\n{outcome.err}"
         assert len(outcome.err) < 1200, "a sentence that long is none"
     if outcome.code == 2:
-        assert outcome.err.startswith(("srtui: ", "Usage: ")) or "FAIL" in outcome.out, outcome.text
+        last = outcome.err.rstrip("\n").rpartition("\n")[2]
+        assert last.startswith("srtui: ") or outcome.err.startswith("Usage: ") or "FAIL" in outcome.out, (
+            outcome.text
+        )
     if says:
         assert re.search(says, outcome.text, re.DOTALL), f"{says!r} is not in:\n{outcome.text}"
     if never:
@@ -202,7 +205,7 @@ def unshowable(text: str) -> list[str]:
     return sorted(
         {
             f"U+{ord(c):04X}"
-            for c in text
+            for c in text.replace("\r\n", "\n")
             if (unicodedata.category(c) == "Cc" and c not in "\n\t")
             or "\u202a" <= c <= "\u202e"
             or "\u2066" <= c <= "\u2069"

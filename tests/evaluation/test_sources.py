@@ -72,7 +72,7 @@ def test_bad_questions_and_judgements(tmp_path: Path) -> None:
     failed = row | {"scores_reversed": [-1, -1]}
     with pytest.raises(UserError, match="no known judgement"):
         sources.known_judgements([write(tmp_path / "k.json", [failed])])
-    with pytest.raises(UserError, match="No such file"):
+    with pytest.raises(UserError, match="does not exist"):
         sources.prompts(tmp_path / "absent.json")
 
 

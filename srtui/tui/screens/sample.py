@@ -24,7 +24,7 @@ from srtui.sample import Pair
 from srtui.store.views import SampleView, VariantView
 from srtui.tui.reader import Reader
 from srtui.tui.screens.base import KeyLine
-from srtui.tui.widgets.panes import PART_NAMES, PARTS, columns, diffs, final, pane, sentences
+from srtui.tui.widgets.panes import PART_NAMES, PARTS, columns, diffs, pane, sentences
 from srtui.tui.widgets.words import shown
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ class SampleScreen(Screen[int]):
     def action_copy(self) -> None:
         s = self._sample
         if s is not None:
-            variant = s.variant(final(s)) or s.original
+            variant = s.final
             self.app.copy_to_clipboard(
                 "\n\n".join(t for t in (variant.instruction, variant.input, variant.response) if t)
             )
@@ -252,7 +252,7 @@ class SampleScreen(Screen[int]):
         s = self._sample
         if s is None:
             return
-        base = s.variant(final(s)) or s.original
+        base = s.final
         try:
             pair = self._edited(base)
         except UserError as error:

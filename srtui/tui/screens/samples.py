@@ -6,7 +6,7 @@ import sqlite3
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -16,7 +16,8 @@ from textual.content import Content
 from textual.widgets import Button, Input, Label, Select, Static
 
 from srtui.console import number
-from srtui.store.views import DECISIONS, ORDERS, STATES, SampleFilter, SampleRow
+from srtui.store.figures import LABELS
+from srtui.store.views import DECISIONS, ORDERS, STATES, Part, SampleFilter, SampleRow
 from srtui.tui.reader import Reader
 from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.screens.dialogs import Dialog, Prompt
@@ -24,12 +25,7 @@ from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.table import Cell, Column, Row, Tone, VirtualTable
 from srtui.tui.widgets.words import Words, shown
 
-MEASURE_NAMES = {
-    "ifd": "IFD chosen",
-    "ifd before": "IFD before",
-    "rifd": "r-IFD chosen",
-    "rifd before": "r-IFD before",
-}
+MEASURE_NAMES = {measure: LABELS[measure] for measure in ("ifd", "ifd before", "rifd", "rifd before")}
 _ORDER_NAMES = {
     "ifd": "IFD",
     "rifd": "r-IFD",
@@ -134,6 +130,7 @@ class FilterForm(Dialog[SampleFilter | None]):
                 decision=picked("decision"),
                 measure=picked("measure") or "ifd",  # type: ignore[arg-type]
                 low=decimal("low"),
+                both=False,
                 high=decimal("high"),
                 shortest=None if shortest is None else int(shortest),
                 longest=None if longest is None else int(longest),
@@ -158,9 +155,9 @@ class SamplesScreen(DashboardScreen):
 
     MODE = "samples"
     HELP_TEXT = (
-        "The samples of the run. IFD is that of the pair that the student chose in the first choice, r-IFD that of "
-        "its second; length is that of the final answer, in characters. ⚑ is a flag, ✎ a note. A click on a heading "
-        "sorts by it, a second click the other way round. Enter opens a sample."
+        "The samples of the run. Every column is of the final text, the one that is trained on or exported: whether its "
+        "instruction and its answer are new, its IFD and r-IFD, the length of its answer in characters. ⚑ is a flag, "
+        "✎ a note. A click on a heading sorts by it, a second click the other way round. Enter opens a sample."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "search", "Search"),
@@ -367,6 +364,8 @@ def described(what: SampleFilter) -> list[str]:
         words.append(what.decision)
     if what.low is not None or what.high is not None:
         words.append(_between(MEASURE_NAMES[what.measure], what.low, what.high))
+    if what.both:
+        words.append("scored before and after")
     if what.shortest is not None or what.longest is not None:
         words.append(_between("characters", what.shortest, what.longest))
     if what.flagged:
@@ -381,8 +380,10 @@ def _between(name: str, low: float | None, high: float | None) -> str:
 
 
 def _row(r: SampleRow) -> Row:
-    def choice(taken: bool | None, old: Literal["old"] = "old") -> Cell:
-        return Cell("-", "dim") if taken is None else Cell("new", "good") if taken else Cell(old)
+    def part(of: Part | None) -> Cell:
+        if of is None:
+            return Cell("-", "dim")
+        return Cell("hand", "accent") if of == "by hand" else Cell(of, "good" if of == "new" else "")
 
     marks = ("⚑" if r.flagged else "") + ("✎" if r.noted else "")
     return Row(
@@ -393,8 +394,8 @@ def _row(r: SampleRow) -> Row:
                 _STATE_SIGNS.get(r.state, "") + r.state.replace("instruction", "instr."),
                 _STATE_TONES.get(r.state, ""),
             ),
-            choice(r.new_instruction),
-            choice(r.new_answer),
+            part(r.instruction),
+            part(r.answer),
             Cell(number(r.ifd, 2), "warn" if r.ifd is not None and r.ifd >= 1 else ""),
             Cell(number(r.rifd, 2), "warn" if r.rifd is not None and r.rifd >= 1 else ""),
             Cell(f"{r.length:,}"),

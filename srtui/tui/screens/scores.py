@@ -16,6 +16,7 @@ from textual.reactive import reactive
 from textual.widget import Widget
 
 from srtui.console import number, share
+from srtui.store.figures import LABELS, Counts
 from srtui.store.views import Measure, SampleFilter, Views
 from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.widgets.empty import Empty
@@ -73,7 +74,7 @@ class Histogram(Widget, can_focus=True):
             Content.styled(
                 f"{self._name}   mean {number(self._means[0])} → {number(self._means[1])}", "bold"
             ),
-            Content.styled(f"  {'before':>{side + 7}}       {'chosen':<{side}}", "$dim"),
+            Content.styled(f"  {'before':>{side + 7}}       {'final':<{side}}", "$dim"),
         ]
         for n in range(_BINS):
             picked = self.has_focus and first <= n <= last
@@ -127,10 +128,10 @@ class ScoresScreen(DashboardScreen):
 
     MODE = "scores"
     HELP_TEXT = (
-        "IFD of the pairs before and after the first choice, r-IFD before and after the second. A pair at or above 1 "
-        "is not trained on: there the instruction does not help the answer, or the other way round. Up and down pick "
-        "a step, with Shift a range; Enter lists its samples (b: those whose score before lies there). Tab changes "
-        "between the two."
+        "IFD of the original and of the final text, r-IFD of the text before its new answer and of the final one, over "
+        "the samples that have both. What the student chose with one of them at or above 1 is not trained on: there the "
+        "instruction does not help the answer, or the other way round. Up and down pick a step, with Shift a range; "
+        "Enter lists its samples (b: those whose score before lies there). Tab changes between the two."
     )
     BINDINGS: ClassVar[list[BindingType]] = [Binding("tab", "app.focus_next", "Other score", show=True)]
     DEFAULT_CSS = f"""
@@ -202,14 +203,14 @@ class ScoresScreen(DashboardScreen):
             names=("IFD", ""),
         )
         self.query_one("#flow", Words).say(
-            _flow(found["flow"], min(24, max(8, self.app.size.width // 2 - 53)))
+            _flow(found["counts"], min(24, max(8, self.app.size.width // 2 - 53)))
         )
         if was_hidden and self.focused is None:
             self.query_one("#ifd").focus()
 
     def on_histogram_picked(self, event: Histogram.Picked) -> None:
         base = SampleFilter(order="rifd" if event.measure.startswith("rifd") else "ifd")
-        self.dashboard.sample_filter = replace(base, measure=event.measure, low=event.low, high=event.high)
+        self.dashboard.sample_filter = replace(base, measure=event.measure, low=event.low, high=event.high, both=True)
         self.dashboard.action_go("samples")
 
 
@@ -218,13 +219,14 @@ def _everything(views: Views, run_id: int) -> dict[str, Any]:
     return {
         "histograms": {m: views.histogram(run_id, m, _STEP, _BINS) for m in measures},
         "pairs": views.score_pairs(run_id),
-        "flow": views.flow(run_id),
+        "counts": views.counts(run_id),
     }
 
 
-def _flow(flow: dict[str, Any], width: int) -> Content:
-    """What became of the samples, step by step, each as a bar of all of them."""
-    samples = flow["samples"]
+def _flow(counts: Counts, width: int) -> Content:
+    """What became of the samples, step by step, each as a bar of all of them. What is kept, dropped and
+    still on its way makes up all of them."""
+    samples = counts.samples
     lines = [Content.styled("What became of the samples", "bold")]
 
     def step(name: str, count: int, style: str = "", indent: int = 0) -> None:
@@ -236,15 +238,17 @@ def _flow(flow: dict[str, Any], width: int) -> Content:
 
     step("samples", samples)
     for stage, name in (("instruction", "new instruction"), ("response", "new answer")):
-        taken, choices, decided = flow["accepted"].get(stage, (0, 0, 0))
-        step(f"{name} taken", taken, "$success")
-        step("compared, not taken", choices - taken, "$dim", 2)
-        step("none to compare", decided - choices, "$dim", 2)
-        for reason, count in list(flow["failed"][stage].items())[:3]:
+        at = counts.stages[stage]
+        step(f"{name} taken", at.taken, "$success")
+        step("compared, not taken", at.choices - at.taken, "$dim", 2)
+        step("none to compare", at.decided - at.choices, "$dim", 2)
+        for reason, count in list(at.failed.items())[:3]:
             step(reason, count, "$dim", 4)
-    step("kept for training", flow["kept"], "$success")
-    for reason, count in flow["dropped"].items():
-        step(f"dropped: {reason}", count, "$warning", 2)
-    if flow["overruled"]:
-        step("overruled by a person", flow["overruled"], "$text-accent", 2)
+    step(LABELS["kept"], counts.kept, "$success")
+    if counts.overruled:
+        step(f"of these {LABELS['overruled']}", counts.overruled, "$text-accent", 2)
+    for reason, count in counts.dropped.items():
+        step(f"dropped: {reason}", count, "$warning")
+    if counts.on_their_way:
+        step("still on their way", counts.on_their_way, "$dim")
     return Content("\n").join(lines)

@@ -12,7 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
 
-from srtui.console import bytes_text, duration, number
+from srtui.console import bytes_text, duration, number, training_words
 from srtui.store.views import RunRow
 from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.widgets.empty import Empty
@@ -30,7 +30,8 @@ class TrainingScreen(DashboardScreen):
     MODE = "training"
     HELP_TEXT = (
         "The training of the run: loss of each step (points), smoothed (line), and of samples that are held out (◆ ◇); "
-        "the learning rate, tokens a second, the engine's memory. v lays the training of another run over it, dashed, "
+        "the learning rate, tokens a second in each step, the engine's memory. Losses in the line above are of single "
+        "steps, the first and the last; time in steps leaves out loading and held-out losses. v lays the training of another run over it, dashed, "
         "its held-out losses as ▲ △."
     )
     BINDINGS: ClassVar[list[BindingType]] = [Binding("v", "overlay", "Compare with another run")]
@@ -218,20 +219,18 @@ def _checkpoints(found: list[dict[str, Any]], going: bool) -> str:
 
 
 def _line(run: RunRow, t: dict[str, Any]) -> Content:
-    losses = smoothed(t["metrics"].get("loss", []))
+    losses = t["metrics"].get("loss", [])
     step = int(losses[-1][0]) if losses else 0
-    fast = speeds(t)[-_PACE:]
-    rate = t["tokens"] / t["seconds"] if t["seconds"] else sum(s for _, s in fast) / len(fast) if fast else 0
+    fast = [] if t["tokens_a_second"] else speeds(t)[-_PACE:]
     remaining = left(t)
     words = [
         # An engine that died leaves its training as running.
         run.state if t["status"] == "running" and run.state != "running" else t["status"],
         f"step {step:,} of {t['steps']:,}",
         f"{duration(remaining)} left" if remaining is not None and run.state == "running" else "",
-        f"loss {number(losses[0][1])} → {number(losses[-1][1])}" if losses else "",
-        f"{t['examples']:,} samples",
-        f"{rate:,.0f} tokens/s" if rate else "",
-        duration(t["seconds"]) if t["seconds"] else "",
+        *training_words(t),
+        f"of {run.kept:,} kept" + (f", {run.kept_held_out:,} held out" if run.kept_held_out else ""),
+        f"{sum(s for _, s in fast) / len(fast):,.0f} tokens/s now" if fast else "",
         f"at most {bytes_text(run.peak_memory_mb * 1e6)} of memory" if run.peak_memory_mb else "",
     ]
     return Content.assemble(shown(run.name, "bold"), "  ", shown("  ·  ".join(w for w in words if w)))

@@ -34,9 +34,8 @@ def sentences(s: SampleView, takes: str = "training takes") -> list[str]:
             lines.append(reason[:1].upper() + reason[1:])
         elif stage in s.reflections and s.reflections[stage]["status"] != "parsed":
             lines.append(f"No rewrite of the {stage}: {s.reflections[stage]['status']}")
-    if s.overruled_to is not None:
-        variant = s.variant(s.overruled_to)
-        lines.append(f"» Overruled by a person: {takes} {_named(variant)}")
+    if s.stands.overruled:
+        lines.append(f"» Overruled by a person: {takes} {_named(s.final)}")
     elif s.outcome is not None:
         lines.append(
             "✓ Kept for training" if s.outcome["kept"] else f"✗ Not trained on: {s.outcome['reason']}"
@@ -47,25 +46,13 @@ def sentences(s: SampleView, takes: str = "training takes") -> list[str]:
     return lines
 
 
-def _named(variant: VariantView | None) -> str:
-    if variant is None:
-        return "a text that is gone"
+def _named(variant: VariantView) -> str:
     return {
         "original": "the original",
         "instruction_reflected": "the rewritten instruction",
         "response_reflected": "the rewritten answer",
         "manual": "the text written by hand",
     }[variant.kind]
-
-
-def final(s: SampleView) -> int:
-    """The variant that would be trained on now."""
-    if s.overruled_to is not None:
-        return s.overruled_to
-    for stage in ("response", "instruction"):
-        if stage in s.decisions:
-            return int(s.decisions[stage]["chosen_id"])
-    return s.original.id
 
 
 def columns(s: SampleView) -> list[tuple[str, VariantView | None, str]]:
@@ -121,9 +108,9 @@ def pane(
         )
         blocks = [Static(Content.styled(name, "bold $text-primary")), Static(shown(why, "$dim"))]
     else:
-        is_final = variant.id == final(s)
+        is_final = variant.id == s.stands.variant_id
         head = Content.assemble(
-            (name, "bold $text-primary"), ("  ● chosen" if is_final else "", "bold $text-success")
+            (name, "bold $text-primary"), ("  ● final" if is_final else "", "bold $text-success")
         )
         blocks = [Static(head), Static(_scores(variant, stacked), classes="scores")]
         for part in PARTS:

@@ -1,0 +1,82 @@
+"""What libraries say on standard error goes to a log, and the screen is for srtui's own words.
+
+PyTorch, transformers, bitsandbytes and llama.cpp warn of things that a user of srtui can do nothing
+about, some from Python and some from native code, which writes to file descriptor 2 whatever
+``sys.stderr`` is. So both are turned: the descriptor, and Python's stream.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+_turned: list[TextIO] = []
+
+
+def screen() -> TextIO:
+    """Where srtui's own words go that are no results: standard error as it was before it was turned."""
+    return _turned[-1] if _turned else sys.stderr or io.StringIO()
+
+
+@contextlib.contextmanager
+def to_log(path: Path) -> Iterator[None]:
+    """Until the end of the block, append to ``path`` what is written to standard error by anything
+    but :func:`screen`. No file is left where nothing was; where none can be written, the words are lost.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        log = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
+    except OSError:
+        log = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - closed below
+    before, saved = sys.stderr, _duplicate(2)
+    face: TextIO = before or io.StringIO()
+    with contextlib.suppress(OSError, ValueError):
+        face.flush()
+    if saved is not None and before is not None and _number(before) == 2:
+        face = _writer(saved, before.encoding)
+    os.dup2(log.fileno(), 2)
+    sys.stderr = log
+    _turned.append(face)
+    try:
+        yield
+    finally:
+        _turned.pop()
+        sys.stderr = before
+        with contextlib.suppress(OSError, ValueError):
+            log.flush()
+        with contextlib.suppress(OSError, ValueError):
+            if saved is None:
+                os.close(2)
+            else:
+                os.dup2(saved, 2)
+                os.close(saved) if face is before else face.close()
+        with contextlib.suppress(OSError, ValueError):
+            log.close()
+        with contextlib.suppress(OSError):
+            if path.stat().st_size == 0:
+                path.unlink()
+                path.parent.rmdir()  # a run's folder, if nothing came of it
+
+
+def _writer(descriptor: int, encoding: str) -> TextIO:
+    raw = open(descriptor, "wb")  # noqa: SIM115 - a descriptor, not a path
+    return io.TextIOWrapper(raw, encoding, "backslashreplace", line_buffering=True)
+
+
+def _duplicate(descriptor: int) -> int | None:
+    try:
+        return os.dup(descriptor)
+    except OSError:  # closed before this process began
+        return None
+
+
+def _number(stream: TextIO) -> int | None:
+    try:
+        return stream.fileno()
+    except (OSError, ValueError):
+        return None

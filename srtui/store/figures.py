@@ -1,0 +1,392 @@
+"""The figures of a run: what each is, what it is called, and the one place where it is computed.
+
+Every face (``srtui status``, ``scores``, ``show``, ``export``, the dashboard, the report) takes them from
+here; docs/figures.md lists them. What stands for a sample is its *final text*: the one that a person
+took, else the one that the student chose, else the original. *Kept* is what an export writes.
+
+Counts are kept by the store itself (``tally``, by triggers), and a person's overrulings are added to
+them here. Sums over samples are taken once over the student's choices and stored under a stamp of all
+that they depend on; an overruled sample's share of them is exchanged when they are read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from srtui.store.stored import stored_object
+
+if TYPE_CHECKING:
+    from srtui.store import Store
+
+LABELS = {
+    "samples": "samples",
+    "held out": "held out",
+    "kept": "kept",
+    "overruled": "overruled by a person",
+    "ifd before": "IFD of the original",
+    "ifd": "IFD of the final text",
+    "rifd before": "r-IFD before the new answer",
+    "rifd": "r-IFD of the final text",
+    "kept ifd": "IFD of what is kept",
+    "kept rifd": "r-IFD of what is kept",
+    "trained on": "trained on",
+    "step loss": "loss of a step",
+    "step seconds": "in steps",
+    "step speed": "tokens/s in steps",
+    "stage seconds": "whole stage",
+}
+"""By quantity, the words that all faces use for it."""
+
+STAGES = ("instruction", "response")
+
+# -- what stands for a sample -------------------------------------------------------------------
+
+FINAL = "coalesce(p.variant_id, d2.chosen_id, d1.chosen_id, v0.id)"
+"""The variant that stands for sample ``b``; needs the joins p, d2, d1 and v0."""
+KEPT = "(o.kept = 1 OR (o.kept = 0 AND p.id IS NOT NULL))"
+"""Whether it is kept: selected by the student, or taken by a person; needs o and p."""
+SELECTED = (
+    "SELECT o.sample_id, coalesce(p.variant_id, o.variant_id) AS variant_id, p.id IS NOT NULL AS by_person, rs.held_out, "
+    "o.ifd, o.rifd "
+    "FROM outcome o JOIN run_sample rs ON rs.run_id = o.run_id AND rs.sample_id = o.sample_id "
+    "LEFT JOIN overrule p ON p.run_id = o.run_id AND p.sample_id = o.sample_id AND p.undone_at IS NULL "
+    f"WHERE o.run_id = :run AND {KEPT} ORDER BY o.sample_id"
+)
+"""The query of what is kept, with the text that stands; its parameter is ``run``."""
+_BY_THE_STUDENT = "coalesce(d2.chosen_id, d1.chosen_id, v0.id)"
+
+_SCORE = "LEFT JOIN score {0} ON {0}.variant_id = {1} AND {0}.setting_id = :setting AND {0}.metric = '{2}'"
+_JOINS = {
+    "f1": "LEFT JOIN reflection f1 ON f1.run_id = :run AND f1.sample_id = b.sample_id AND f1.stage = 'instruction'",
+    "f2": "LEFT JOIN reflection f2 ON f2.run_id = :run AND f2.sample_id = b.sample_id AND f2.stage = 'response'",
+    "d1": "LEFT JOIN decision d1 ON d1.run_id = :run AND d1.sample_id = b.sample_id AND d1.stage = 'instruction'",
+    "d2": "LEFT JOIN decision d2 ON d2.run_id = :run AND d2.sample_id = b.sample_id AND d2.stage = 'response'",
+    "o": "LEFT JOIN outcome o ON o.run_id = :run AND o.sample_id = b.sample_id",
+    "p": "LEFT JOIN overrule p ON p.run_id = :run AND p.sample_id = b.sample_id AND p.undone_at IS NULL",
+    "v0": "LEFT JOIN variant v0 ON v0.sample_id = b.sample_id AND v0.kind = 'original'",
+    "pv": "LEFT JOIN variant pv ON pv.id = p.variant_id LEFT JOIN variant pp ON pp.id = pv.parent_id",
+    "i0": _SCORE.format("i0", "v0.id", "ifd"),
+    "i1": _SCORE.format("i1", FINAL, "ifd"),
+    "r0": _SCORE.format("r0", "f2.parent_variant_id", "rifd"),
+    "r1": _SCORE.format("r1", FINAL, "rifd"),
+    "v": f"LEFT JOIN variant v ON v.id = {FINAL}",
+}
+_STANDS = ("p", "d2", "d1", "v0")
+_NEEDS = {"i0": ("v0",), "i1": _STANDS, "r0": ("f2",), "r1": _STANDS, "v": _STANDS, "pv": ("p",)}
+MEASURES = {
+    "ifd before": ("i0.value", "i0"),
+    "ifd": ("i1.value", "i1"),
+    "rifd before": ("r0.value", "r0"),
+    "rifd": ("r1.value", "r1"),
+}
+"""By score, its column and the join that it needs."""
+
+
+def joins(*wanted: str) -> str:
+    """The SQL that joins these tables to ``b``, whose ``sample_id`` names the sample; in need of the
+    parameters ``run`` and ``setting``."""
+    needed: dict[str, None] = {}
+    for name in wanted:
+        for before in _NEEDS.get(name, ()):
+            needed[before] = None
+        needed[name] = None
+    return " ".join(_JOINS[name] for name in needed)
+
+
+def both(measure: str) -> tuple[str, tuple[str, str]]:
+    """The condition that a sample has a score before and a final one, and the joins that it needs:
+    means and histograms of before and after are over the same samples."""
+    metric = measure.split(maxsplit=1)[0]
+    (before, first), (after, last) = MEASURES[f"{metric} before"], MEASURES[metric]
+    return f"{before} IS NOT NULL AND {after} IS NOT NULL", (first, last)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What stands for one sample in a run. ``kept`` is None while it is not settled; ``reason`` says why it
+    was dropped. Scores are ratios of perplexities, None where the student has not scored the text."""
+
+    variant_id: int
+    overruled: bool
+    kept: bool | None
+    reason: str
+    ifd_before: float | None
+    ifd: float | None
+    rifd_before: float | None
+    rifd: float | None
+
+
+def standing(conn: sqlite3.Connection, run_id: int | None, sample_id: int) -> Standing:
+    """What stands for this sample now; without a run, the dataset's text. The sample must be there."""
+    run = conn.execute("SELECT setting_id FROM run WHERE id = ?", (run_id,)).fetchone()
+    row = conn.execute(
+        f"SELECT {FINAL}, p.id IS NOT NULL, {KEPT}, o.reason, i0.value, i1.value, r0.value, r1.value "
+        f"FROM (SELECT :sample AS sample_id) b {joins('o', 'p', 'i0', 'i1', 'f2', 'r0', 'r1')}",
+        {"run": run_id, "sample": sample_id, "setting": run[0] if run else None},
+    ).fetchone()
+    settled = row[3] is not None
+    return Standing(
+        row[0], bool(row[1]), bool(row[2]) if settled else None, row[3] or "", row[4], row[5], row[6], row[7]
+    )
+
+
+# -- counts -------------------------------------------------------------------------------------
+
+
+@dataclass
+class StageCounts:
+    """Samples at one stage: what became of the teacher's rewrites, and what the student chose.
+
+    ``choices`` is how many had a rewrite to choose, ``taken`` how many rewrites the student took.
+    """
+
+    asked: int = 0
+    first_try: int = 0
+    after_retries: int = 0
+    failed: dict[str, int] = field(default_factory=dict)
+    decided: int = 0
+    choices: int = 0
+    taken: int = 0
+
+
+@dataclass
+class Counts:
+    """A run in whole numbers. ``kept`` and ``dropped`` (by reason) are of the samples that are settled, and
+    with those still on their way make up all ``samples``; ``overruled`` are those of the kept that a
+    person took a text for."""
+
+    samples: int = 0
+    held_out: int = 0
+    kept: int = 0
+    kept_held_out: int = 0
+    overruled: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    stages: dict[str, StageCounts] = field(default_factory=lambda: {s: StageCounts() for s in STAGES})
+
+    @property
+    def on_their_way(self) -> int:
+        return self.samples - self.kept - sum(self.dropped.values())
+
+
+def counts(conn: sqlite3.Connection, run_id: int) -> Counts:
+    """All counts of a run, exact, from some dozen rows and the person's overrulings."""
+    c = Counts()
+    for what, stage, detail, flags, n in conn.execute(
+        "SELECT what, stage, detail, flags, n FROM tally WHERE run_id = ?", (run_id,)
+    ):
+        if what == "sample":
+            c.samples += n
+            c.held_out += n if flags else 0
+        elif what == "outcome":
+            _settle(c, detail, flags & 1, flags & 2, n)
+        elif what == "reflection":
+            at = c.stages[stage]
+            at.asked += n
+            if detail != "parsed":
+                at.failed[detail] = at.failed.get(detail, 0) + n
+            elif flags:
+                at.after_retries += n
+            else:
+                at.first_try += n
+        else:
+            at = c.stages[stage]
+            at.decided += n
+            at.taken += n if flags & 1 else 0
+            at.choices += n if flags & 2 else 0
+    for kept, reason, held_out, n in conn.execute(
+        "SELECT o.kept, o.reason, rs.held_out, count(*) FROM overrule p "
+        "JOIN outcome o ON o.run_id = p.run_id AND o.sample_id = p.sample_id "
+        "JOIN run_sample rs ON rs.run_id = p.run_id AND rs.sample_id = p.sample_id "
+        "WHERE p.run_id = ? AND p.undone_at IS NULL GROUP BY 1, 2, 3",
+        (run_id,),
+    ):
+        _settle(c, reason, kept, held_out, -n)
+        _settle(c, "", 1, held_out, n)
+        c.overruled += n
+    c.dropped = _most_first(c.dropped)
+    for at in c.stages.values():
+        at.failed = _most_first(at.failed)
+    return c
+
+
+def _most_first(found: Mapping[str, int]) -> dict[str, int]:
+    return {reason: n for reason, n in sorted(found.items(), key=lambda item: (-item[1], item[0])) if n}
+
+
+def _settle(c: Counts, reason: str, kept: int, held_out: int, n: int) -> None:
+    if kept:
+        c.kept += n
+        c.kept_held_out += n if held_out else 0
+    else:
+        c.dropped[reason] = c.dropped.get(reason, 0) + n
+
+
+# -- sums over samples --------------------------------------------------------------------------
+
+_CODE = re.compile(r"```|^\s*(?:def |class |import |#include|public |SELECT |function )", re.MULTILINE)
+_FORM = 1  # of the stored sums: counts up when one of them gets another meaning
+_SUMS = {
+    "ifd_n": "count(i0.value + i1.value)",
+    "ifd_before": "total(CASE WHEN i1.value IS NOT NULL THEN i0.value END)",
+    "ifd_after": "total(CASE WHEN i0.value IS NOT NULL THEN i1.value END)",
+    "rifd_n": "count(r0.value + r1.value)",
+    "rifd_before": "total(CASE WHEN r1.value IS NOT NULL THEN r0.value END)",
+    "rifd_after": "total(CASE WHEN r0.value IS NOT NULL THEN r1.value END)",
+    "kept_ifd_n": "count(CASE WHEN {kept} THEN i1.value END)",
+    "kept_ifd": "total(CASE WHEN {kept} THEN i1.value END)",
+    "kept_rifd_n": "count(CASE WHEN {kept} THEN r1.value END)",
+    "kept_rifd": "total(CASE WHEN {kept} THEN r1.value END)",
+    "texts": "count(v0.id)",
+    "length": "total(length(v0.response))",
+    "code": "total(has_code(v0.response))",
+    "kept_texts": "count(CASE WHEN {kept} THEN v.id END)",
+    "kept_length": "total(CASE WHEN {kept} THEN length(v.response) END)",
+    "kept_code": "total(CASE WHEN {kept} THEN has_code(v.response) END)",
+    "truncated": "total(CASE WHEN o.run_id IS NOT NULL THEN (SELECT truncated FROM span_loss l "
+    "WHERE l.key = i1.conditional_key) END)",
+}
+_SUMMED = ("o", "p", "i0", "i1", "f2", "r0", "r1", "v")
+_OVERRULED = " AND b.sample_id IN (SELECT sample_id FROM overrule WHERE run_id = :run AND undone_at IS NULL)"
+
+
+def sums_query(by_the_student: bool, only: str = "") -> str:
+    """The query of all sums, over the student's choices or over what stands now."""
+    tables = joins(*_SUMMED)
+    if by_the_student:
+        tables = tables.replace(FINAL, _BY_THE_STUDENT)
+    kept = "o.kept = 1" if by_the_student else KEPT
+    columns = ", ".join(f"{sql.format(kept=kept)} AS {name}" for name, sql in _SUMS.items())
+    return f"SELECT {columns} FROM run_sample b {tables} WHERE b.run_id = :run{only}"
+
+
+def _sums(store: Store, run_id: int, setting: int) -> dict[str, float]:
+    """Sums over what stands now for each sample of a run."""
+    conn = store.conn
+    stamp = _stamp(conn, run_id, setting)
+    row = conn.execute("SELECT sums FROM run_sums WHERE run_id = ? AND stamp = ?", (run_id, stamp)).fetchone()
+    conn.create_function("has_code", 1, lambda text: int(bool(_CODE.search(text or ""))), deterministic=True)
+    of = {"run": run_id, "setting": setting}
+    if row is None:
+        found = dict(conn.execute(sums_query(True), of).fetchone())
+        if not store.read_only:
+            # Without them the next reading only takes longer.
+            with contextlib.suppress(sqlite3.Error), store.transaction():
+                conn.execute(
+                    "INSERT OR REPLACE INTO run_sums VALUES (?,?,?)", (run_id, stamp, json.dumps(found))
+                )
+    else:
+        found = json.loads(row[0])
+    if conn.execute("SELECT 1 FROM overrule WHERE run_id = ? AND undone_at IS NULL", (run_id,)).fetchone():
+        was = conn.execute(sums_query(True, _OVERRULED), of).fetchone()
+        now = conn.execute(sums_query(False, _OVERRULED), of).fetchone()
+        found = {name: value - was[name] + now[name] for name, value in found.items()}
+    return found
+
+
+def _stamp(conn: sqlite3.Connection, run_id: int, setting: int) -> str:
+    """All that the sums over the student's choices depend on: rows are only ever added to these tables,
+    so that as many rows are the same rows."""
+    rows = conn.execute(
+        "SELECT what, stage, sum(n) FROM tally WHERE run_id = ?1 GROUP BY 1, 2 UNION ALL "
+        "SELECT 'score', '', coalesce(sum(n), 0) FROM score_bin WHERE run_id = ?1",
+        (run_id,),
+    )
+    return json.dumps([_FORM, setting, [list(r) for r in rows]])
+
+
+@dataclass(frozen=True)
+class Change:
+    """Mean score before and of the final text, over the same ``samples``: those that have both."""
+
+    samples: int
+    before: float | None
+    after: float | None
+
+
+@dataclass(frozen=True)
+class Means:
+    """Means over samples; lengths are in characters, ``code`` is the share of answers with code."""
+
+    ifd: Change
+    rifd: Change
+    kept_ifd: float | None
+    kept_rifd: float | None
+    length: float | None
+    kept_length: float | None
+    code: float | None
+    kept_code: float | None
+    truncated: int
+
+
+def means(store: Store, run_id: int) -> Means:
+    """The means of a run, over what stands now. The first call after something was scored or decided
+    reads every sample; where the store is writable it keeps the sums for the next one."""
+    setting = store.value("SELECT setting_id FROM run WHERE id = ?", (run_id,)) or 0
+    s = _sums(store, run_id, setting)
+
+    def mean(total: str, n: str) -> float | None:
+        return s[total] / s[n] if s[n] else None
+
+    return Means(
+        ifd=Change(int(s["ifd_n"]), mean("ifd_before", "ifd_n"), mean("ifd_after", "ifd_n")),
+        rifd=Change(int(s["rifd_n"]), mean("rifd_before", "rifd_n"), mean("rifd_after", "rifd_n")),
+        kept_ifd=mean("kept_ifd", "kept_ifd_n"),
+        kept_rifd=mean("kept_rifd", "kept_rifd_n"),
+        length=mean("length", "texts"),
+        kept_length=mean("kept_length", "kept_texts"),
+        code=mean("code", "texts"),
+        kept_code=mean("kept_code", "kept_texts"),
+        truncated=int(s["truncated"]),
+    )
+
+
+def pairs(conn: sqlite3.Connection, run_id: int, metric: str) -> list[tuple[float, float]]:
+    """(score before, score of the final text) of each sample that has both, in the samples' order."""
+    where, tables = both(metric)
+    setting = conn.execute("SELECT setting_id FROM run WHERE id = ?", (run_id,)).fetchone()[0]
+    before, after = MEASURES[f"{metric} before"][0], MEASURES[metric][0]
+    found = conn.execute(
+        f"SELECT {before}, {after} FROM run_sample b {joins(*tables)} WHERE b.run_id = :run AND {where} "
+        "ORDER BY b.sample_id",
+        {"run": run_id, "setting": setting},
+    )
+    return [(r[0], r[1]) for r in found]
+
+
+# -- training -----------------------------------------------------------------------------------
+
+
+def training(conn: sqlite3.Connection, run_id: int) -> dict[str, Any] | None:
+    """A run's training: its row, and
+
+    ``trained_on``: samples whose tokens were trained on; ``step_losses``: the loss of its first and of
+    its last step, mean NLL in nats a target token, not smoothed; ``tokens_a_second``: tokens over the
+    seconds spent in steps. None before there is one.
+    """
+    row = conn.execute("SELECT * FROM training_run WHERE run_id = ?", (run_id,)).fetchone()
+    if row is None:
+        return None
+    result: Mapping[str, Any] = stored_object(row["result"])
+    losses = [
+        r[0]
+        for order in ("ASC", "DESC")
+        for r in conn.execute(
+            "SELECT value FROM training_metric WHERE training_run_id = ? AND name = 'loss' "
+            f"ORDER BY step {order} LIMIT 1",
+            (row["id"],),
+        )
+    ] or [result[k] for k in ("first_loss", "last_loss") if k in result]
+    return {
+        **dict(row),
+        "result": result,
+        "plan": stored_object(row["plan"]),
+        "trained_on": result.get("examples", row["examples"]),
+        "step_losses": losses if len(losses) == 2 else None,
+        "tokens_a_second": row["tokens"] / row["seconds"] if row["seconds"] else None,
+    }

@@ -1,0 +1,143 @@
+"""Text from data, made fit for a screen: what a terminal would obey, hide or reorder becomes visible.
+
+The set is Unicode's own: control characters, format characters (direction overrides and isolates, zero
+width space, soft hyphen, tags), line and paragraph separators, surrogates, private use and
+noncharacters. Three things of these are part of how people write, and stay where writing needs them:
+
+- ZERO WIDTH JOINER and NON-JOINER behind a letter of a script that joins its letters (Persian, Hindi),
+  and the joiner between two emoji;
+- variation selectors, behind the character that they select a form of;
+- the tags of the flags of England, Scotland and Wales.
+
+Anywhere else, the same characters can only hide something, and are shown.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+
+_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+# Format characters that have a shape of their own, in front of Arabic, Syriac and Kaithi numbers.
+_SHAPED = frozenset("\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd")
+# Letters and marks without any shape: Hangul fillers, the grapheme joiner, Khmer's inherent vowels.
+_SHAPELESS = frozenset("\u115f\u1160\u3164\uffa0\u034f\u17b4\u17b5\u2065\u180b\u180c\u180d\u180f")
+_JOINING = frozenset(
+    [
+        "ADLAM",
+        "ARABIC",
+        "BALINESE",
+        "BENGALI",
+        "CHAKMA",
+        "DEVANAGARI",
+        "GUJARATI",
+        "GURMUKHI",
+        "JAVANESE",
+        "KANNADA",
+        "KHMER",
+        "MALAYALAM",
+        "MANDAIC",
+        "MONGOLIAN",
+        "MYANMAR",
+        "NKO",
+        "ORIYA",
+        "PHAGS-PA",
+        "SINHALA",
+        "SYRIAC",
+        "TAMIL",
+        "TELUGU",
+        "TIBETAN",
+    ]
+)
+_FLAGS = tuple(
+    "\U0001f3f4" + "".join(chr(0xE0000 + ord(c)) for c in land) + "\U000e007f"
+    for land in ("gbeng", "gbsct", "gbwls")
+)
+
+
+def safe(text: str) -> str:
+    """``text`` fit for a screen: what would be obeyed, hidden or reordered becomes a visible sign (see
+    the module); new lines and tabs stay."""
+    if text.isascii() and text.isprintable():
+        return text
+    hidden = "".join(c for c in set(text) if _is_hidden(c))
+    if not hidden:
+        return text
+    return re.sub(f"[{re.escape(hidden)}]", _sign, text)
+
+
+def json_safe(text: str) -> str:
+    """A JSON text with the same characters escaped as JSON escapes them; a parser reads the same value.
+
+    Nothing is kept for writing's sake: it costs a reader of JSON nothing.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    hidden = "".join(c for c in set(text) if _is_hidden(c))
+    if not hidden:
+        return text
+    return re.sub(f"[{re.escape(hidden)}]", lambda m: _json_escape(m[0]), text)
+
+
+def _json_escape(c: str) -> str:
+    code = ord(c)
+    if code < 0x10000:
+        return f"\\u{code:04x}"
+    code -= 0x10000
+    return f"\\u{0xD800 + (code >> 10):04x}\\u{0xDC00 + (code & 0x3FF):04x}"
+
+
+def _sign(match: re.Match[str]) -> str:
+    c = match[0]
+    if _is_needed(match.string, match.start()):
+        return c
+    return chr(0x2400 + ord(c)) if ord(c) < 0x20 else f"<{ord(c):04x}>"
+
+
+@lru_cache(4096)
+def _is_hidden(c: str) -> bool:
+    if c in "\n\t" or c in _SHAPED:
+        return False
+    code = ord(c)
+    return (
+        unicodedata.category(c) in _HIDDEN
+        or c in _SHAPELESS
+        or _is_selector(c)
+        or 0xFDD0 <= code <= 0xFDEF
+        or code & 0xFFFE == 0xFFFE
+        or 0xE0000 <= code <= 0xE0FFF
+    )
+
+
+def _is_selector(c: str) -> bool:
+    return "\ufe00" <= c <= "\ufe0f" or "\U000e0100" <= c <= "\U000e01ef"
+
+
+def _is_needed(text: str, at: int) -> bool:
+    """Whether the hidden character at ``at`` is part of how its neighbours are written."""
+    c, before, after = text[at], text[at - 1 : at], text[at + 1 : at + 2]
+    if not before:
+        return False
+    if _is_selector(c):
+        if c >= "\U000e0100":
+            return unicodedata.name(before, "").startswith("CJK")
+        return (
+            not _is_hidden(before)
+            and not before.isspace()
+            and (not before.isascii() or before in "0123456789#*")
+        )
+    if c in "\u200c\u200d" and unicodedata.name(before, "").split(" ")[0] in _JOINING:
+        return True
+    if c == "\u200d":
+        return _is_emoji(before) and _is_emoji(after)
+    if 0xE0000 <= ord(c) <= 0xE007F:
+        begins = text.rfind("\U0001f3f4", max(0, at - 6), at)
+        return begins >= 0 and text.startswith(_FLAGS, begins)
+    return False
+
+
+def _is_emoji(c: str) -> bool:
+    return c == "\ufe0f" or (
+        c != "" and (unicodedata.category(c) == "So" or "\U0001f3fb" <= c <= "\U0001f3ff")
+    )
