@@ -20,9 +20,18 @@ def table_size(model: Any) -> int | None:
     computes them, for any length."""
     import torch
 
-    stated = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    config = model.config.get_text_config()
+    stated = getattr(config, "max_position_embeddings", None)
     if not isinstance(stated, int):
-        return None
+        # Named otherwise where it is no table of the model's (MPT's biases).
+        return next(
+            (
+                n
+                for name in ("max_seq_len", "max_target_positions")
+                if isinstance(n := getattr(config, name, None), int)
+            ),
+            None,
+        )
     words = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
     found = []
     for module in model.modules():

@@ -355,7 +355,9 @@ class _Training:
         try:
             written = checkpoints.write(self.root, step, self.fingerprint, fill)
         except (OSError, SafetensorError, RuntimeError) as error:
-            kept = f"the one of step {self.saved_step} is kept" if self.saved_step else "there is none before it"
+            kept = (
+                f"the one of step {self.saved_step} is kept" if self.saved_step else "there is none before it"
+            )
             raise UserError(
                 f"{self.root}: the checkpoint of step {step} cannot be written ({_reason(error)}); {kept}. "
                 "Make room and run the same command again."

@@ -108,7 +108,8 @@ def test_where_long_texts_run_alone() -> None:
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("gpt2", True), ("opt", True), ("gptj", True), ("roberta", True), ("gpt_neo", True), ("llama", False), ("bloom", False)],
+    [("gpt2", True), ("opt", True), ("gptj", True), ("roberta", True), ("gpt_neo", True),
+        ("mpt", True), ("llama", False), ("bloom", False)],
 )  # fmt: skip
 def test_a_table_of_positions_ends_where_the_model_breaks(name: str, size: bool) -> None:
     from benchmarks import tiny_architectures
