@@ -104,13 +104,15 @@ class Reflecting:
         store, protocol = self._store, self._protocol
         for sample_id, variant in self._context.variants(todo):
             found = store.corpus.rewrites_of(variant.id, protocol.kind)
+            status = "parsed" if found else "none_stored"
+            self._tally.add(status, 0)
             with store.transaction():
                 store.work.add_reflection(
                     self._run.id,
                     sample_id,
                     protocol.stage,
                     variant.id,
-                    "parsed" if found else "none_stored",
+                    status,
                     0,
                     [v.id for v in found],
                 )
@@ -138,6 +140,7 @@ class Reflecting:
             with self._store.transaction():
                 ids = [self._adopt(sample_id, variant, g) for g in made]
                 status = "parsed" if ids else _status(generations[0])
+                self._tally.add(status, attempt)
                 self._unknown += sum(1 for g in made if g["segments"] is None)
                 self._store.work.add_reflection(
                     self._run.id,
