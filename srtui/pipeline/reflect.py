@@ -131,7 +131,8 @@ class Reflecting:
             for candidate in range(self._recipe.reflection.candidates):
                 of = (variant.pair, attempt, candidate, identity)
                 stored.append(self._store.work.generation(protocol.key(*of), protocol.first_key(*of)))
-            if any(g is None for g in stored):
+            # A refusal says what the teacher's context and memory held then, which may be more now.
+            if any(g is None or g["finish"] == "too_long" for g in stored):
                 return _Asked(sample_id, variant, attempt)
             generations = [g for g in stored if g is not None]
             made = [g for g in generations if g["parsed"] == "parsed" and not _was_cut(g)]
