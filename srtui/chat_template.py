@@ -93,8 +93,9 @@ def _shape(
 ) -> tuple[str | tuple[int, bool, bool], ...]:
     """What the template writes, and where a message stands: (its number, trimmed left, trimmed right)."""
     unused = random.Random(source).sample([c for c in _LETTERS if c not in source], 8 * len(roles))  # noqa: S311
-    # Quotes, a new line, a backslash: what escapes or encodes a message does not leave its mark as it was.
-    marks = ["{}\"{}\n{}<{}'{}&{}\\{}{}".format(*unused[8 * n : 8 * n + 8]) for n in range(len(roles))]
+    # Quotes, a new line, a backslash, both cases: what escapes, encodes or recases a message does not leave
+    # its mark as it was.
+    marks = ["{}\"{}\n{}<{}'{}&{}\\{}aB{}".format(*unused[8 * n : 8 * n + 8]) for n in range(len(roles))]
     text = _rendered(
         {
             "source": source,

@@ -272,7 +272,13 @@ def _read_prompts_file(data: dict[str, Any], recipe: Path) -> None:
         return
     file = Path(name).expanduser()
     places = [file] if file.is_absolute() else [recipe.parent / file, file]
-    prompts = read_prompts(next((p for p in places if p.is_file()), places[0]))
+    found = next((p for p in places if p.is_file()), places[0])
+    prompts = read_prompts(found)
+    try:
+        Sampling.model_validate(prompts.sampling)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise UserError(f"{found}: sampling.{first['loc'][0]} = {first['input']}: {first['msg']}.") from None
     data["prompts"] = prompts.model_dump(mode="json")
     sampler = data.get("sampler", {})
     if isinstance(sampler, dict):

@@ -95,6 +95,7 @@ def test_the_same_name_with_other_words_is_another_version(mine: Path) -> None:
         ("{instruction} A: ", "{instructions} A: ", ["templates.vicuna", "{instructions}"]),
         ("({input}) A: ", "A: ", ["templates.vicuna", "with_input lacks {input}"]),
         ("({input}) A: ", "({input}) A:", ["templates.vicuna", "same number of spaces"]),
+        ("({input}) A: ", "({input!r:>9}) A: ", ["templates.vicuna", "{input} alone"]),
         ("what {response}", "what", ["reverse", "must hold {response}"]),
         ("templates.short", "templates.chat", ["chat", "another name"]),
         ("temperature = 0.0", "heat = 0.0", ["sampling.heat", "'temperature'"]),
@@ -112,6 +113,13 @@ def test_a_mistake_is_one_sentence(mine: Path, old: str, new: str, words: list[s
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(("words", "key"), [("temperature = 9.0", "temperature"), ("top_k = 1.5", "top_k")])
+def test_sampling_out_of_range_names_its_file(mine: Path, tmp_path: Path, words: str, key: str) -> None:
+    mine.write_text(MINE.replace("temperature = 0.0", words), encoding="utf-8")
+    with pytest.raises(UserError, match=rf"mine\.toml: sampling\.{key} = "):
+        recipe.load(write_recipe(tmp_path))
 
 
 def test_a_recipe_names_a_file(mine: Path, tmp_path: Path) -> None:

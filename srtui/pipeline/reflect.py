@@ -104,13 +104,15 @@ class Reflecting:
         store, protocol = self._store, self._protocol
         for sample_id, variant in self._context.variants(todo):
             found = store.corpus.rewrites_of(variant.id, protocol.kind)
+            status = "parsed" if found else "none_stored"
+            self._tally.add(status, 0)
             with store.transaction():
                 store.work.add_reflection(
                     self._run.id,
                     sample_id,
                     protocol.stage,
                     variant.id,
-                    "parsed" if found else "none_stored",
+                    status,
                     0,
                     [v.id for v in found],
                 )
@@ -129,7 +131,8 @@ class Reflecting:
             for candidate in range(self._recipe.reflection.candidates):
                 of = (variant.pair, attempt, candidate, identity)
                 stored.append(self._store.work.generation(protocol.key(*of), protocol.first_key(*of)))
-            if any(g is None for g in stored):
+            # A refusal says what the teacher's context and memory held then, which may be more now.
+            if any(g is None or g["finish"] == "too_long" for g in stored):
                 return _Asked(sample_id, variant, attempt)
             generations = [g for g in stored if g is not None]
             made = [g for g in generations if g["parsed"] == "parsed" and not _was_cut(g)]
@@ -138,6 +141,7 @@ class Reflecting:
             with self._store.transaction():
                 ids = [self._adopt(sample_id, variant, g) for g in made]
                 status = "parsed" if ids else _status(generations[0])
+                self._tally.add(status, attempt)
                 self._unknown += sum(1 for g in made if g["segments"] is None)
                 self._store.work.add_reflection(
                     self._run.id,

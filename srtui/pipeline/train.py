@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -42,13 +43,26 @@ def train_selected(context: Context) -> None:
     settings = recipe.training.model_dump(exclude={"enabled", "held_out", "seed"})
     seed = recipe.seed if recipe.training.seed is None else recipe.training.seed
     config = TrainingConfig(**settings, seed=seed)
-    steps = planned_steps(len(chosen), config)
-    if earlier is not None and (earlier["examples"], earlier["steps"]) == (len(chosen), steps):
+    variants = store.corpus.variants(v for _, v in chosen)
+    examples: list[TrainExample] = []
+    left_out: Counter[str] = Counter()
+    if chosen:
+        spans = context.judge().spans
+        examples, left_out = _examples(spans, [variants[v] for _, v in chosen])
+    steps = planned_steps(len(examples), config)
+    if earlier is not None and (earlier["examples"], earlier["steps"]) == (len(examples), steps):
         training_id = earlier["id"]
     else:
-        training_id = runs.start_training(run_id, len(chosen), steps)
-    if not chosen:
-        reason = "no sample was selected"
+        training_id = runs.start_training(run_id, len(examples), steps)
+    if left_out:
+        why = ", ".join(f"{count:,} {reason}" for reason, count in sorted(left_out.items()))
+        watch.event(
+            "warning",
+            f"{left_out.total():,} of the {len(chosen):,} selected samples have no answer within "
+            f"{spans.max_length:,} tokens to train on and are left out ({why}).",
+        )
+    if not examples:
+        reason = "no selected sample has an answer to train on" if chosen else "no sample was selected"
         runs.finish_training(training_id, f"skipped: {reason}", 0, 0.0, None, {})
         watch.event("warning", f"Nothing was trained: {reason}.")
         return
@@ -66,19 +80,6 @@ def train_selected(context: Context) -> None:
             "whether they were cut short is not known.",
         )
     judge = context.judge()
-    variants = store.corpus.variants(v for _, v in chosen)
-    examples = _examples(judge.spans, [variants[v] for _, v in chosen])
-    if len(examples) < len(chosen):
-        watch.event(
-            "warning",
-            f"{len(chosen) - len(examples):,} of the {len(chosen):,} selected texts are not trained on: nothing of "
-            f"the answer is left within {judge.spans.max_length:,} tokens.",
-        )
-    if not examples:
-        reason = "no selected text has an answer that could be trained on"
-        runs.finish_training(training_id, f"skipped: {reason}", 0, 0.0, None, {})
-        watch.event("warning", f"Nothing was trained: {reason}.")
-        return
     watch.tell(0, steps, 0, {}, now=True)
     result = train(
         student_path(context.workspace, recipe.student.model, recipe.student.quantization),
@@ -201,16 +202,19 @@ def trained_on(store: Store, run: Run) -> list[tuple[int, int]]:
     return [(sample, variant) for sample, variant in chosen if sample in kept]
 
 
-def _examples(spans: SpanBuilder, variants: list[Variant]) -> list[TrainExample]:
-    """The spans that were scored, each with the end of its turn."""
+def _examples(spans: SpanBuilder, variants: list[Variant]) -> tuple[list[TrainExample], Counter[str]]:
+    """The spans that were scored, each with the end of its turn; and how many have none, by reason."""
     from srtui.scoring import Invalid
 
-    made = (spans.forward(variant.pair)[0] for variant in variants)
-    return [
-        training_example(span, spans.end_of_turn, spans.max_length)
-        for span in made
-        if not isinstance(span, Invalid)
-    ]
+    made: list[TrainExample] = []
+    left_out: Counter[str] = Counter()
+    for variant in variants:
+        span, _ = spans.forward(variant.pair)
+        if isinstance(span, Invalid):
+            left_out[span.reason] += 1
+        else:
+            made.append(training_example(span, spans.end_of_turn, spans.max_length))
+    return made, left_out
 
 
 def _held_out(
@@ -230,5 +234,5 @@ def _held_out(
         context.watch.event(
             "info", f"{lost:,} held-out texts ask what a training text asks and are not measured."
         )
-    made = {name: _examples(spans, variants) for name, variants in kept.items()}
+    made = {name: _examples(spans, variants)[0] for name, variants in kept.items()}
     return {name: examples for name, examples in made.items() if examples}

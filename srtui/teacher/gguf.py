@@ -86,7 +86,8 @@ def load_model(
     as many as fit what the GPU has free, with their KV cache for ``cells`` tokens (``element`` bytes a
     number) and the buffers of a pass. ``say`` hears what was planned.
 
-    Raises UserError for a file that is not GGUF, is cut short, or has an unknown architecture.
+    Raises UserError for a file that is not GGUF, is cut short, or has an architecture or a tokenizer that
+    llama.cpp does not know.
     """
     with open_regular(path) as file:
         magic = file.read(4)
@@ -106,7 +107,7 @@ def load_model(
         if layers:
             say("warning", f"{path.name}: {layers} layers did not fit the GPU; fewer are tried.")
     why = next((line for line in _log_lines if "error" in line.lower()), _log_lines[-1] if _log_lines else "")
-    unknown = "unknown model architecture" in why
+    unknown = "unknown model architecture" in why or "unknown pre-tokenizer" in why
     mend = "update llama-cpp-python" if unknown else "the file is damaged or incomplete; get it again"
     raise UserError(
         f"{path} cannot be loaded by llama.cpp ({why.rpartition('error')[2].strip(' :')}): {mend}."

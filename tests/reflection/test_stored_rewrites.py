@@ -25,14 +25,15 @@ WHOLE = packed([("critique", "length", 48), ("response", "end", 60)])
 @pytest.mark.parametrize(
     ("finish", "segments", "asked_again", "unknown"),
     [
-        ("end", WHOLE, False, 0),
-        ("end", None, False, 1),
-        ("length", None, True, 0),
-        ("repetition", None, True, 0),
+        ("end", WHOLE, None, 0),
+        ("end", None, None, 1),
+        ("length", None, 2, 0),
+        ("repetition", None, 2, 0),
+        ("too_long", packed([]), 1, 0),
     ],
 )
 def test_a_stored_rewrite(
-    tmp_path: Path, finish: str, segments: str | None, asked_again: bool, unknown: int
+    tmp_path: Path, finish: str, segments: str | None, asked_again: int | None, unknown: int
 ) -> None:
     before = Pair("i", "", "r")
     recipe = parse({"name": "r", "dataset": "d", "reflection": {"max_attempts": 2}}, "test")
@@ -60,10 +61,32 @@ def test_a_stored_rewrite(
         reflecting = Reflecting(context, protocol)
         reflecting._teacher = SimpleNamespace(identity=BY)  # type: ignore[assignment]
         asked = reflecting._first_unasked(sample, store.corpus.variants([at])[at])
-        assert (asked.attempt if asked else None) == (2 if asked_again else None)
+        assert (asked.attempt if asked else None) == asked_again
         assert reflecting._unknown == unknown
         kept = [(r["status"], r["attempts"]) for r in store.work.reflections_of(run.id, sample).values()]
         assert kept == ([] if asked_again else [("parsed", 1)])
-        # Where the recipe takes what the store has, and no teacher can be asked again, it is left out.
+        # Where the recipe takes what the store has, and no teacher can be asked again, a cut one is left out.
         there = store.corpus.rewrites_of(at, "response_reflected")
-        assert [v.id for v in there] == ([] if asked_again else [new])
+        assert [v.id for v in there] == ([] if finish in ("length", "repetition") else [new])
+
+
+def test_what_is_written_takes_the_place_of_a_refusal(tmp_path: Path) -> None:
+    """The same request was too long for a smaller context; of two that were written the first stays."""
+    with Store(tmp_path / "s.sqlite") as store:
+        store.corpus.import_rows("d", "f", "sha", "alpaca", [NewRow(0, Pair("i", "", "r"), "{}")])
+        (at,) = store.rows("SELECT id FROM variant")[0]
+
+        def add(text: str, finish: str) -> int:
+            return store.work.add_generation(
+                StoredGeneration(
+                    key=b"k", parent_variant_id=at, stage="response", model="m", model_sha256="aa",
+                    prompt_version="1", mode="guided", sampler="{}", seed=1, attempt=1, candidate=0, prompt="",
+                    text=text, thinking="", critique="", prompt_tokens=1, new_tokens=1, seconds=1.0,
+                    finish=finish, segments=packed([]), parsed=finish,
+                )
+            )  # fmt: skip
+
+        with store.transaction():
+            ids = {add("", "too_long"), add("written", "end"), add("again", "end")}
+        assert len(ids) == 1
+        assert [tuple(r) for r in store.rows("SELECT text, finish FROM generation")] == [("written", "end")]

@@ -251,8 +251,11 @@ def test_a_loop_is_caught_and_cut_to_once(teacher: LlamaTeacher) -> None:
         (lambda data: data.replace(b"general.architecture\x08\x00\x00\x00\x05\x00\x00\x00\x00\x00\x00\x00llama",
                                    b"general.architecture\x08\x00\x00\x00\x05\x00\x00\x00\x00\x00\x00\x00lxxma", 1),
          "cannot be loaded"),
+        (lambda data: data.replace(b"tokenizer.ggml.pre\x08\x00\x00\x00\x06\x00\x00\x00\x00\x00\x00\x00smollm",
+                                   b"tokenizer.ggml.pre\x08\x00\x00\x00\x06\x00\x00\x00\x00\x00\x00\x00smoxxm", 1),
+         "update llama-cpp-python"),
     ],
-    ids=["text", "header", "half", "architecture"],
+    ids=["text", "header", "half", "architecture", "tokenizer"],
 )  # fmt: skip
 @pytest.mark.model
 def test_files_that_are_no_teacher(tmp_path: Path, teacher_file: Path, make: object, words: str) -> None:

@@ -53,10 +53,10 @@ class Hears:
     [
         # One token: no L(y) under the paper's protocol, and so no score; the arm on original data keeps it.
         ("paper", [SHORT] * 3, "done", 3, []),
-        ("default", [SHORT, LONG], "done", 1, ["1 of the 2 selected texts are not trained on"]),
+        ("default", [SHORT, LONG], "done", 1, ["1 of the 2 selected samples"]),
         (
-            "default", [LONG], "skipped: no selected text has an answer that could be trained on", 0,
-            ["1 of the 1 selected texts are not trained on", "Nothing was trained"],
+            "default", [LONG], "skipped: no selected sample has an answer to train on", 0,
+            ["1 of the 1 selected samples", "Nothing was trained"],
         ),
     ],
 )  # fmt: skip
@@ -77,5 +77,5 @@ def test_what_is_not_trained_is_said(
         training = store.runs.training(run.id)
     assert training is not None and training["status"] == status
     assert training["result"].get("examples", 0) == examples
-    found = [line for line in hears.warnings if "trained" in line]
+    found = [line for line in hears.warnings if "trained" in line or "left out" in line]
     assert len(found) == len(said) and all(a in b for a, b in zip(said, found, strict=True)), hears.warnings
