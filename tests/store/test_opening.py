@@ -26,7 +26,8 @@ def made_then(path: Path, last: int = 4) -> Path:
         for statement in statements(script):
             conn.execute(statement)
         conn.execute(
-            "INSERT INTO _sqlite_migrations(migration_set, name, applied_at) VALUES ('srtui', ?, '2026-01-01')", (name,)
+            "INSERT INTO _sqlite_migrations(migration_set, name, applied_at) VALUES ('srtui', ?, '2026-01-01')",
+            (name,),
         )
     conn.execute("INSERT INTO dataset VALUES (1, 'old', 0)")
     conn.execute(
@@ -65,7 +66,9 @@ def test_several_open_a_store_at_once(tmp_path: Path, old: bool) -> None:
             assert store.check() == []
 
 
-def test_a_migration_that_fails_leaves_the_store_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_migration_that_fails_leaves_the_store_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = made_then(tmp_path / "old.sqlite")
     last = migrations._migrations[-1]
 
@@ -93,7 +96,7 @@ def test_a_store_in_which_an_earlier_srtui_works_is_left_alone(tmp_path: Path, r
             "VALUES (1, 1, ?, 0, 0, ?, '{}')",
             (socket.gethostname(), time.time()),
         )
-    with pytest.raises(UserError, match="process 1 on .* of an earlier srtui, works on run 1"):
+    with pytest.raises(UserError, match=r"process 1 on .* of an earlier srtui, works on run 1"):
         Store(path, read_only=read_only)
     conn = sqlite3.connect(path)
     assert conn.execute("SELECT count(*) FROM _sqlite_migrations").fetchone() == (4,)
