@@ -6,6 +6,9 @@ import json
 import sqlite3
 from collections.abc import Iterable
 
+from srtui.errors import UserError
+from srtui.store.stored import damaged, stored_list
+
 CUT = ("length", "repetition")
 """Finishes of a text that is not whole: it met its limit, or went round in circles."""
 
@@ -22,10 +25,14 @@ def packed(ended: Iterable[tuple[str, str, int]]) -> str:
 
 
 def in_words(segments: str | None, finish: str) -> str:
-    """One line about all segments; ``finish`` is the last one's, which older stores have too."""
+    """One line about all segments; ``finish`` is the last one's, which older stores have too.
+    Raises UserError where the column holds anything else."""
     if segments is None:
         return f"the last part {_words(finish)}; of the others it is not known (an older srtui wrote it)"
-    ended = [f"{part} {_words(how)} after {tokens:,} tokens" for part, how, tokens in json.loads(segments)]
+    try:
+        ended = [f"{part} {_words(how)} after {tokens:,} tokens" for part, how, tokens in stored_list(segments)]
+    except (ValueError, TypeError, AttributeError):
+        raise UserError(damaged(segments)) from None
     return ", ".join(ended) or f"nothing was written: {finish}"
 
 
