@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from srtui.store.connection import checkpoint
 from srtui.store.endings import ENDINGS, endings
 from srtui.store.stored import stored_object
 
@@ -298,8 +299,9 @@ def _keep_sums(store: Store, run_id: int, stamp: str, sums: Mapping[str, float])
     insert = "INSERT OR REPLACE INTO run_sums VALUES (?,?,?)", (run_id, stamp, json.dumps(sums))
     with contextlib.suppress(sqlite3.Error):
         if store.read_only:
-            with contextlib.closing(sqlite3.connect(store.path, timeout=0.2)) as conn, conn:
+            with contextlib.closing(sqlite3.connect(store.path, timeout=0.2, isolation_level=None)) as conn:
                 conn.execute(*insert)
+                checkpoint(conn, 0.2)
         else:
             with store.transaction():
                 store.conn.execute(*insert)

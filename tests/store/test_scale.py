@@ -18,6 +18,7 @@ from srtui.cli import app as commands
 from srtui.sample import Pair
 from srtui.store import Store, figures
 from srtui.store._sqlite_utils import Database
+from srtui.store.connection import pages_in_log
 from srtui.store.distributions import distributions
 from srtui.store.schema import SCRIPTS, migrations, statements
 from srtui.workspace import Workspace
@@ -127,6 +128,7 @@ def test_status_of_a_run_reads_its_samples_once(made: Workspace, monkeypatch: py
     with sqlite3.connect(made.store_path) as conn:
         conn.execute("DELETE FROM run_sums")
     assert {"outcome", "variant", "score"} <= grown()
+    assert pages_in_log(made.store_path) == 0  # a copy of the one file has them
     assert grown() == set()
     with sqlite3.connect(made.store_path) as conn:
         sums = conn.execute("SELECT sums FROM run_sums").fetchone()[0]
