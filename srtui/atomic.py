@@ -22,11 +22,18 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_sqlite(path: Path) -> bool:
+    """Whether a file begins as every SQLite database does, or as the write-ahead log of one."""
+    with path.open("rb") as file:
+        begins = file.read(16)
+    return begins == b"SQLite format 3\0" or begins[:4] in (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A new file that takes the place of ``path`` when the block ends well, and leaves no trace when not.
 
-    Raises UserError where ``path`` is no regular file or cannot be written. Whether it may be written
+    Raises UserError where ``path`` is no regular file, a SQLite database, or cannot be written. Whether it may be written
     over is asked before: ``srtui.store.outputs``.
     """
     part: Path | None = None
@@ -45,6 +52,9 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        # Whoever asked whether it may be written asked a while ago, and a link may lead elsewhere by now.
+        if target.is_file() and is_sqlite(target):
+            raise UserError(f"{path} is a SQLite database, which nothing is written over; name another file.")
         part.replace(target)
         part = None
     except OSError as error:

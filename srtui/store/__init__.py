@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from srtui.errors import UserError
 from srtui.files import not_a_file
+from srtui.store import leases
 from srtui.store.backup import back_up
 from srtui.store.checkpoints import Checkpoints
 from srtui.store.connection import checkpoint, open_read_only, pages_in_log
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from srtui.store.verify import Verified
 
 __all__ = ["Store", "explain"]
+
+_PATIENCE = 30.0  # seconds, for another process's lock
 
 
 class Store:
@@ -55,7 +59,7 @@ class Store:
                 self.conn = open_read_only(path)
             else:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self.conn = sqlite3.connect(path, timeout=30)
+                self.conn = sqlite3.connect(path, timeout=_PATIENCE)
             self._set_up()
             self._check_version(migrations)
             if read_only and migrations.pending(self.db):
@@ -65,9 +69,9 @@ class Store:
                 self.conn = open_read_only(path)
                 self._set_up()
             if not read_only:
-                self.db.enable_wal()
+                self._log_ahead()
                 if migrations.pending(self.db):
-                    migrations.apply(self.db)
+                    self._migrate(migrations)
         except (sqlite3.Error, OSError) as error:
             raise explain(error, path) from error
         self.corpus = Corpus(self)
@@ -87,6 +91,39 @@ class Store:
         self.conn.execute("PRAGMA cache_size=-65536")
         self.conn.execute("PRAGMA temp_store=MEMORY")
         self.db = Database(self.conn, execute_plugins=False)
+
+    def _log_ahead(self) -> None:
+        """Set WAL mode. It needs the file for itself, and SQLite does not wait for that as for other locks."""
+        until = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                self.db.enable_wal()
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > until:
+                    raise
+            time.sleep(0.05)
+
+    def _migrate(self, migrations: Any) -> None:
+        """All in one transaction, and begun under the write lock: of several that open an old store, or a new
+        one, at once, the first migrates it, and the others find that done."""
+        with self.transaction():
+            self._check_version(migrations)
+            self._refuse_older_engine()
+            migrations.apply(self.db)
+
+    def _refuse_older_engine(self) -> None:
+        """Raises UserError while an engine of an earlier srtui works: it would find the store locked for as
+        long as a large one takes."""
+        for held, table in leases.TABLES.items():
+            if not self.db[table].exists():
+                continue
+            for row in self.rows(f"SELECT * FROM {table}"):
+                if leases.alive(row, time.time()):
+                    raise UserError(
+                        f"{self.path}: process {row['pid']} on {row['host']}, of an earlier srtui, works on "
+                        f"{held} {row[0]}; wait for it or stop it there, then this version takes the store over."
+                    )
 
     def _check_version(self, migrations: Any) -> None:
         known = {m.name for m in migrations._migrations}

@@ -63,9 +63,3 @@ def pages_in_log(path: Path) -> int:
     with log.open("rb") as file:
         page = int.from_bytes(file.read(12)[8:12], "big")
     return (size - _LOG_HEADER) // (24 + page) if page else 0
-
-
-def is_sqlite(path: Path) -> bool:
-    """Whether a file begins as every SQLite database does."""
-    with path.open("rb") as file:
-        return file.read(16) == b"SQLite format 3\0"

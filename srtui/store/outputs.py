@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from srtui.atomic import sha256_of
+from srtui.atomic import is_sqlite, sha256_of
 from srtui.errors import UserError
-from srtui.store.connection import checkpoint, is_sqlite
+from srtui.store.connection import checkpoint
 
 if TYPE_CHECKING:
     from srtui.store import Store

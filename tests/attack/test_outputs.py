@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ WRITERS = {
     "report --markdown": "report quickstart --markdown {path}",
     "db backup": "db backup {path}",
     "prompts new": "prompts new --out {path} --force",
+    "eval anchors": "eval anchors 1 2 --out {path}",
     "export-model": "export-model quickstart --to gguf --out {path} --force",
 }
 STORE = {
@@ -82,7 +84,7 @@ OVER_THEIRS = [
         says="--force|exists already",
         prepare=somebodys,
     )
-    for writer in ("export", "scores --csv", "report --out", "report --markdown", "db backup")
+    for writer in ("export", "scores --csv", "report --out", "report --markdown", "eval anchors", "db backup")
     for place, path in THEIRS.items()
     if writer == "export" or place in ("the source data", "somebody's file")
 ]
@@ -155,3 +157,28 @@ def test_a_full_disk_leaves_what_was_there(ground: Ground) -> None:
     (ground.root / "notes.csv").write_text("a year of work")
     Attack("scores on a full disk", killed, says="disk is full").hold(ground)
     assert Path(ground.root / "notes.csv").read_text() == "a year of work"
+
+
+@pytest.mark.parametrize("place", ["store/srtui.sqlite", "store/srtui.sqlite-wal"])
+def test_a_link_to_the_store_that_comes_after_the_question(
+    place: str, ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it may be written was asked when nothing was there."""
+    from srtui.store.outputs import Outputs
+
+    asked, out = Outputs.check, ground.root / "out.json"
+
+    def check_then_link(self: Outputs, path: Path, force: bool = False) -> None:
+        asked(self, path, force)
+        out.symlink_to(ground.root / place)
+
+    monkeypatch.setattr(Outputs, "check", check_then_link)
+    writer = sqlite3.connect(ground.store)  # keeps a log beside the store
+    writer.execute("PRAGMA journal_mode = wal")
+    writer.execute("CREATE TABLE theirs(x)")
+    writer.commit()
+    before = (ground.root / place).read_bytes()
+    assert before
+    check(ground.run("export", "quickstart", "--out", "out.json", "--force"), says="nothing is written over")
+    assert (ground.root / place).read_bytes() == before
+    writer.close()
