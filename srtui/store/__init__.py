@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Store", "explain"]
 
+LOCK_SECONDS = 30.0
+"""How long another process is waited for that writes."""
+
 
 class Store:
     """One open SQLite file, in WAL mode, migrated to this version's tables.
@@ -55,7 +59,7 @@ class Store:
                 self.conn = open_read_only(path)
             else:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self.conn = sqlite3.connect(path, timeout=30)
+                self.conn = sqlite3.connect(path, timeout=LOCK_SECONDS)
             self._set_up()
             self._check_version(migrations)
             if read_only and migrations.pending(self.db):
@@ -65,9 +69,12 @@ class Store:
                 self.conn = open_read_only(path)
                 self._set_up()
             if not read_only:
-                self.db.enable_wal()
+                self._enable_wal()
                 if migrations.pending(self.db):
-                    migrations.apply(self.db)
+                    # Looked up again under the lock: of two processes that open a store at once, the
+                    # second one finds that the first has done it.
+                    with self.transaction():
+                        migrations.apply(self.db)
         except (sqlite3.Error, OSError) as error:
             raise explain(error, path) from error
         self.corpus = Corpus(self)
@@ -87,6 +94,18 @@ class Store:
         self.conn.execute("PRAGMA cache_size=-65536")
         self.conn.execute("PRAGMA temp_store=MEMORY")
         self.db = Database(self.conn, execute_plugins=False)
+
+    def _enable_wal(self) -> None:
+        # SQLite does not wait for the lock that this change takes, whatever the timeout.
+        until = time.monotonic() + LOCK_SECONDS
+        while self.value("PRAGMA journal_mode") != "wal":
+            try:
+                self.conn.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise
+                time.sleep(0.02)
 
     def _check_version(self, migrations: Any) -> None:
         known = {m.name for m in migrations._migrations}
