@@ -133,7 +133,7 @@ def test_a_recipe_names_a_file(mine: Path, tmp_path: Path) -> None:
     assert recipe.load(path, plain).prompts is None
     with pytest.raises(UserError, match="'shorter' is not one of alpaca, vicuna, wizardlm, short, chat"):
         recipe.load(path, ["prompt.template=shorter"])
-    with pytest.raises(UserError, match=r"nowhere\.toml cannot be read"):
+    with pytest.raises(UserError, match=r"nowhere\.toml does not exist"):
         recipe.load(path, ["prompts=nowhere.toml"])
 
 

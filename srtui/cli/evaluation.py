@@ -12,9 +12,11 @@ import typer
 from srtui.cli.base import (
     MOST,
     AsJson,
+    Force,
     app,
     libraries_log,
     open_store,
+    outputs_of,
     plain_data,
     print_json,
     say,
@@ -245,6 +247,7 @@ def anchors(
         list[int] | None,
         typer.Option(help="Those where A is the reference's own model, told to be concise or verbose."),
     ] = None,
+    force: Force = False,
 ) -> None:
     """A table for winrate --anchors from your own judgements: how hard each prompt is, and gamed rows.
 
@@ -254,8 +257,10 @@ def anchors(
     from srtui.evaluation.anchors import write_anchors
     from srtui.evaluation.figures import rows_of
 
-    _, store = open_store(read_only=True)
+    workspace, store = open_store(read_only=True)
     with store:
+        outputs = outputs_of(store, workspace)
+        outputs.check(out, force)
         found = [store.evaluations.get(n) for n in evaluations]
         for n in gamed or []:
             if n not in evaluations:
@@ -268,6 +273,7 @@ def anchors(
         named = [name for name, e in zip(models, found, strict=True) if e.id in (gamed or [])]
         questions = {i.item: i.turns[0] for i in store.evaluations.items(found[0].id)}
         made = write_anchors(out, models, named, questions)
+        outputs.wrote(out)
     say(
         f"{out}: {len(made.difficulty)} difficulties from {len(models)} models, {len(made.preference)} gamed rows."
     )

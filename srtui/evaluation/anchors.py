@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from srtui.atomic import replacing
 from srtui.errors import UserError
 from srtui.evaluation.length_control import FOLDS, Anchors, Row, fit_l1_cv
+from srtui.files import read_text
 from srtui.sample import digest
 
 COLUMNS = ("model", "index", "preference", "std_delta_len", "instruction_difficulty", "not_gamed_baseline")
@@ -57,17 +60,19 @@ def write_anchors(
     """A table of anchors from judgements against one reference: difficulties from all ``models``, gamed
     rows from those named in ``gamed``. ``questions`` are what was asked, by item. Returns it as read back."""
     hard = difficulties(models)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        out = csv.writer(file)
-        out.writerow([*COLUMNS, "question"])
-        for name in gamed:
-            delta = _scaled(models[name])
-            for r in models[name]:
-                if r.preference is not None and not r.failed and r.item in hard:
-                    values = [r.preference, delta[r.item], hard[r.item], False]
-                    out.writerow([name, r.item, *values, question_key(questions[r.item])])
-        for item, value in hard.items():
-            out.writerow(["", item, "", "", value, True, question_key(questions[item])])
+    table = io.StringIO(newline="")
+    out = csv.writer(table)
+    out.writerow([*COLUMNS, "question"])
+    for name in gamed:
+        delta = _scaled(models[name])
+        for r in models[name]:
+            if r.preference is not None and not r.failed and r.item in hard:
+                values = [r.preference, delta[r.item], hard[r.item], False]
+                out.writerow([name, r.item, *values, question_key(questions[r.item])])
+    for item, value in hard.items():
+        out.writerow(["", item, "", "", value, True, question_key(questions[item])])
+    with replacing(path) as file:
+        file.write(table.getvalue().encode("utf-8"))
     return read_anchors(path)
 
 
@@ -77,12 +82,13 @@ def read_anchors(path: Path) -> Anchors:
 
     Raises UserError that names file, line and column.
     """
+    text = read_text(path)
+    # As a file is read: str.splitlines would also end a line at characters that are part of a text.
+    table = csv.DictReader(io.StringIO(text, newline=None))
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a table of anchors ({error}).") from error
-    table = csv.DictReader(text.splitlines())
-    names = list(table.fieldnames or [])
+        names, table_rows = list(table.fieldnames or []), list(table)
+    except csv.Error as error:
+        raise UserError(f"{path}: line {table.line_num}: cannot be read as a table ({error}).") from error
     at = "index" if "index" in names else names[0] if len(names) == 2 and names[0] == "" else None
     if at is None or "instruction_difficulty" not in names:
         raise UserError(
@@ -93,7 +99,7 @@ def read_anchors(path: Path) -> Anchors:
     questions: dict[int, str] = {}
     gamed: list[tuple[float, float, float]] = []
     models = set()
-    for n, row in enumerate(table, 2):
+    for n, row in enumerate(table_rows, 2):
         item = int(_number(path, n, row, at))
         hard = _number(path, n, row, "instruction_difficulty")
         if difficulty.setdefault(item, hard) != hard:

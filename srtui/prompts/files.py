@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from srtui.errors import UserError
+from srtui.files import parse_toml, read_text
 
 
 class _Part(BaseModel):
@@ -129,13 +130,7 @@ def names_in(text: str) -> set[str]:
 
 def read_prompts(path: Path) -> PromptSet:
     """Read a prompts file; raises UserError that names the file and the field."""
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise UserError(f"prompts: {path} cannot be read ({why}).") from error
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: not valid TOML: {error}.") from error
+    data = parse_toml(read_text(path), str(path))
     return parse_prompts({"name": path.stem, **data}, str(path))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from srtui.errors import UserError
+from srtui.files import read_text
 from srtui.prompts.files import PromptSet, parse_prompts
 
 _TEMPLATES = {
@@ -40,12 +41,12 @@ def released_prompts(sources: Iterable[Path]) -> PromptSet:
     files = [file for source in sources for file in _files(source)]
     for file in files:
         try:
-            text = file.read_text(encoding="utf-8")
+            text = read_text(file)
             if file.suffix == ".json":
                 _from_json(json.loads(text), data)
             else:
                 _from_script(ast.parse(text), data)
-        except (OSError, UnicodeDecodeError, SyntaxError, ValueError, KeyError, TypeError) as error:
+        except (OSError, UnicodeDecodeError, SyntaxError, ValueError, KeyError, TypeError, RecursionError, MemoryError) as error:
             raise UserError(
                 f"{file} cannot be read as a released script or its strings ({error})."
             ) from error

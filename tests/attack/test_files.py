@@ -19,6 +19,9 @@ READERS = {
     "models add": "models add {path}",
     "models inspect": "models inspect {path}",
     "prompts": "eval pairwise quickstart base:quickstart --prompts {path} --judge smollm2-135m",
+    "a recipe's prompts": "run recipes/quickstart.toml --set 'prompts={path}'",
+    "released scripts": "prompts from-released {path} --out new.toml",
+    "anchors": "eval winrate quickstart --reference recipes/quickstart.jsonl --judge smollm2-135m --anchors {path}",
     "known judgements": "eval calibrate {path} --judge smollm2-135m",
 }
 PLACES = {
@@ -55,6 +58,7 @@ READ = [
     Attack(f"read by {reader}: {place}", command.replace("{path}", path), prepare=odd_places)
     for reader, command in READERS.items()
     for place, path in PLACES.items()
+    if not ("prompts=" in command and path == "''")  # which says that there are none
 ]
 WRITERS = {
     "export": "export quickstart --out {path}",
