@@ -219,7 +219,7 @@ def measured(workspace: Workspace, *words: str) -> tuple[float, float, float]:
     environment = os.environ | {"SRTUI_WORKSPACE": str(workspace.root), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "srtui", *words]
     said = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", _SMALL_PARENT, *command], env=environment, check=True, capture_output=True
+        [sys.executable, "-I", "-S", "-c", _SMALL_PARENT, *command], env=environment, check=True, stdout=subprocess.PIPE
     ).stdout
     code, seconds, peak, computing = json.loads(said)
     if code:

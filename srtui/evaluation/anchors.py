@@ -88,7 +88,7 @@ def read_anchors(path: Path) -> Anchors:
     try:
         names, table_rows = list(table.fieldnames or []), list(table)
     except csv.Error as error:
-        raise UserError(f"{path}: line {table.line_num}: cannot be read as a table ({error}).") from error
+        raise UserError(f"{path}: after line {table.line_num}: cannot be read as a table ({error}).") from error
     at = "index" if "index" in names else names[0] if len(names) == 2 and names[0] == "" else None
     if at is None or "instruction_difficulty" not in names:
         raise UserError(
