@@ -3,6 +3,8 @@
 PYTHON_IN_VENV := .venv/bin/python
 SRTUI := SRTUI_WORKSPACE="$(CURDIR)" $(PYTHON_IN_VENV) -m srtui
 MODEL := smollm2-135m
+# Processes that share the tests; each takes up to 4 GB.
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
@@ -28,7 +30,7 @@ demo: tune  ## reflect, score, select, train and evaluate with a small real mode
 test: setup-dev  ## everything that must pass: linters, types, layers, tests
 	@$(SRTUI) models add $(MODEL)
 	@$(MAKE) --no-print-directory lint
-	$(PYTHON_IN_VENV) -m pytest
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON_IN_VENV) -m pytest -n $(WORKERS) --dist worksteal
 
 attack: setup-dev  ## try to make it crash, lie, hang or overwrite: every attack and what came of it
 	@$(SRTUI) models add $(MODEL)
