@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from srtui.errors import UserError
-from srtui.files import parse_toml, read_text
+from srtui.files import at_home, parse_toml, read_text
 from srtui.hashing import key, scheme_1
 from srtui.prompts import PromptSet, read_prompts, template_names
 
@@ -270,9 +270,9 @@ def _read_prompts_file(data: dict[str, Any], recipe: Path) -> None:
     if not name:
         del data["prompts"]
         return
-    file = Path(name).expanduser()
+    file = at_home(name)
     places = [file] if file.is_absolute() else [recipe.parent / file, file]
-    prompts = read_prompts(next((p for p in places if p.is_file()), places[0]))
+    prompts = read_prompts(next((p for p in places if os.path.lexists(p)), places[0]))
     data["prompts"] = prompts.model_dump(mode="json")
     sampler = data.get("sampler", {})
     if isinstance(sampler, dict):

@@ -180,7 +180,8 @@ def _show_sample(facts: dict[str, Any], raw: bool) -> None:
         scores = ", ".join(f"{LABELS[m]} {number(final[m], 4)}" for m in ("ifd", "rifd"))
         out.print(f"  final text: variant {final['variant_id']}, {scores}")
         if final["overruled"]:
-            out.print(f"  {LABELS['overruled']}: {LABELS['kept']}")
+            settled = f": {LABELS['kept']}" if final["kept"] else ", and not settled yet"
+            out.print(f"  {LABELS['overruled']}{settled}")
         elif final["kept"] is not None:
             out.print(f"  {LABELS['kept'] if final['kept'] else 'dropped: ' + plain(final['reason'])}")
     for g in facts["generations"] if raw else []:

@@ -60,8 +60,8 @@ def write_anchors(
     """A table of anchors from judgements against one reference: difficulties from all ``models``, gamed
     rows from those named in ``gamed``. ``questions`` are what was asked, by item. Returns it as read back."""
     hard = difficulties(models)
-    table = io.StringIO(newline="")
-    out = csv.writer(table)
+    text = io.StringIO(newline="")
+    out = csv.writer(text)
     out.writerow([*COLUMNS, "question"])
     for name in gamed:
         delta = _scaled(models[name])
@@ -72,7 +72,7 @@ def write_anchors(
     for item, value in hard.items():
         out.writerow(["", item, "", "", value, True, question_key(questions[item])])
     with replacing(path) as file:
-        file.write(table.getvalue().encode("utf-8"))
+        file.write(text.getvalue().encode("utf-8"))
     return read_anchors(path)
 
 
@@ -83,12 +83,11 @@ def read_anchors(path: Path) -> Anchors:
     Raises UserError that names file, line and column.
     """
     text = read_text(path)
-    # As a file is read: str.splitlines would also end a line at characters that are part of a text.
-    table = csv.DictReader(io.StringIO(text, newline=None))
+    table = csv.DictReader(io.StringIO(text, newline=""))
     try:
-        names, table_rows = list(table.fieldnames or []), list(table)
+        names, rows = list(table.fieldnames or []), list(table)
     except csv.Error as error:
-        raise UserError(f"{path}: after line {table.line_num}: cannot be read as a table ({error}).") from error
+        raise UserError(f"{path}: line {table.line_num + 1} is not CSV ({error}).") from None
     at = "index" if "index" in names else names[0] if len(names) == 2 and names[0] == "" else None
     if at is None or "instruction_difficulty" not in names:
         raise UserError(
@@ -99,7 +98,7 @@ def read_anchors(path: Path) -> Anchors:
     questions: dict[int, str] = {}
     gamed: list[tuple[float, float, float]] = []
     models = set()
-    for n, row in enumerate(table_rows, 2):
+    for n, row in enumerate(rows, 2):
         item = int(_number(path, n, row, at))
         hard = _number(path, n, row, "instruction_difficulty")
         if difficulty.setdefault(item, hard) != hard:

@@ -12,7 +12,7 @@ from srtui.recipe import Recipe, Selection
 from srtui.selection import Ranked, best, lot
 from srtui.store import Store
 from srtui.store.corpus import Variant
-from srtui.store.endings import endings
+from srtui.store.figures import means
 from srtui.store.runs import Run
 from srtui.training import (
     Listener,
@@ -52,7 +52,7 @@ def train_selected(context: Context) -> None:
         runs.finish_training(training_id, f"skipped: {reason}", 0, 0.0, None, {})
         watch.event("warning", f"Nothing was trained: {reason}.")
         return
-    ended = endings(store, run_id)
+    ended = means(store, run_id).endings
     if ended["cut"]:
         watch.event(
             "warning",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from srtui.errors import UserError
-from srtui.files import read_text
+from srtui.files import parse_json, read_text
 from srtui.prompts.files import PromptSet, parse_prompts
 
 _TEMPLATES = {
@@ -40,15 +40,15 @@ def released_prompts(sources: Iterable[Path]) -> PromptSet:
     data: dict[str, Any] = {"name": "released", "templates": {}, "teacher": {}}
     files = [file for source in sources for file in _files(source)]
     for file in files:
+        text = read_text(file)
         try:
-            text = read_text(file)
             if file.suffix == ".json":
-                _from_json(json.loads(text), data)
+                _from_json(parse_json(text, str(file)), data)
             else:
                 _from_script(ast.parse(text), data)
-        except (OSError, UnicodeDecodeError, SyntaxError, ValueError, KeyError, TypeError, RecursionError, MemoryError) as error:
+        except (SyntaxError, ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError) as error:
             raise UserError(
-                f"{file} cannot be read as a released script or its strings ({error})."
+                f"{file} cannot be read as a released script or its strings ({str(error) or type(error).__name__})."
             ) from error
     missing = [what for what in ("templates", "reverse", "sampling") if not data.get(what)]
     missing += [f"teacher.{aim}" for aim in ("instruction", "response") if aim not in data["teacher"]]

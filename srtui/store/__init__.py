@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from srtui.errors import UserError
 from srtui.files import not_a_file
+from srtui.store import leases
 from srtui.store.backup import back_up
 from srtui.store.checkpoints import Checkpoints
 from srtui.store.connection import checkpoint, open_read_only, pages_in_log
@@ -36,8 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Store", "explain"]
 
-LOCK_SECONDS = 30.0
-"""How long another process is waited for that writes."""
+_PATIENCE = 30.0  # seconds, for another process's lock
 
 
 class Store:
@@ -59,7 +59,7 @@ class Store:
                 self.conn = open_read_only(path)
             else:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self.conn = sqlite3.connect(path, timeout=LOCK_SECONDS)
+                self.conn = sqlite3.connect(path, timeout=_PATIENCE)
             self._set_up()
             self._check_version(migrations)
             if read_only and migrations.pending(self.db):
@@ -69,12 +69,9 @@ class Store:
                 self.conn = open_read_only(path)
                 self._set_up()
             if not read_only:
-                self._enable_wal()
+                self._log_ahead()
                 if migrations.pending(self.db):
-                    # Looked up again under the lock: of two processes that open a store at once, the
-                    # second one finds that the first has done it.
-                    with self.transaction():
-                        migrations.apply(self.db)
+                    self._migrate(migrations)
         except (sqlite3.Error, OSError) as error:
             raise explain(error, path) from error
         self.corpus = Corpus(self)
@@ -95,17 +92,38 @@ class Store:
         self.conn.execute("PRAGMA temp_store=MEMORY")
         self.db = Database(self.conn, execute_plugins=False)
 
-    def _enable_wal(self) -> None:
-        # SQLite does not wait for the lock that this change takes, whatever the timeout.
-        until = time.monotonic() + LOCK_SECONDS
-        while self.value("PRAGMA journal_mode") != "wal":
+    def _log_ahead(self) -> None:
+        """Set WAL mode. It needs the file for itself, and SQLite does not wait for that as for other locks."""
+        until = time.monotonic() + _PATIENCE
+        while True:
             try:
-                self.conn.execute("PRAGMA journal_mode=WAL")
+                self.db.enable_wal()
                 return
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                if "locked" not in str(error) or time.monotonic() > until:
                     raise
-                time.sleep(0.02)
+            time.sleep(0.05)
+
+    def _migrate(self, migrations: Any) -> None:
+        """All in one transaction, and begun under the write lock: of several that open an old store, or a new
+        one, at once, the first migrates it, and the others find that done."""
+        with self.transaction():
+            self._check_version(migrations)
+            self._refuse_older_engine()
+            migrations.apply(self.db)
+
+    def _refuse_older_engine(self) -> None:
+        """Raises UserError while an engine of an earlier srtui works: it would find the store locked for as
+        long as a large one takes."""
+        for held, table in leases.TABLES.items():
+            if not self.db[table].exists():
+                continue
+            for row in self.rows(f"SELECT * FROM {table}"):
+                if leases.alive(row, time.time()):
+                    raise UserError(
+                        f"{self.path}: process {row['pid']} on {row['host']}, of an earlier srtui, works on "
+                        f"{held} {row[0]}; wait for it or stop it there, then this version takes the store over."
+                    )
 
     def _check_version(self, migrations: Any) -> None:
         known = {m.name for m in migrations._migrations}
@@ -239,6 +257,8 @@ def refuse_odd_file(path: Path) -> None:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
             raise UserError(not_a_file(path, mode))
+
+
 def exports(all_variants: bool, top_percent: float | None) -> tuple[str, str, str]:
     """The query of an export, that of the ids it ranks, and that of how many there are in all; parameters are
     run, setting and count."""

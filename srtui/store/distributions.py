@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 BINS = 20  # of the histogram, over 0 to 2; what is higher goes into the last
-_STEPS = 2000  # to 1, in which the store counts scores (its migration 0005 has the formula)
+_STEPS = 2000  # to 1, in which the store counts scores (its migration 0008 has the formula)
 QUANTILE_ERROR = 1 / _STEPS
 _KINDS = ("original", "instruction_reflected", "response_reflected", "manual")
 _COLUMNS = (

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from srtui.store import Store
+from srtui.errors import UserError
+from srtui.store.stored import damaged, stored_list
 
 CUT = ("length", "repetition")
 """Finishes of a text that is not whole: it met its limit, or went round in circles."""
+
+ENDINGS = ("whole", "unknown", "cut")
+"""How a text that is kept can have ended, the worst last."""
 
 PARTS = ("critique", "instruction", "response", "text")
 """What a segment holds; ``text`` is all of it, where the teacher wrote in one go."""
@@ -22,10 +25,14 @@ def packed(ended: Iterable[tuple[str, str, int]]) -> str:
 
 
 def in_words(segments: str | None, finish: str) -> str:
-    """One line about all segments; ``finish`` is the last one's, which older stores have too."""
+    """One line about all segments; ``finish`` is the last one's, which older stores have too.
+    Raises UserError where the column holds anything else."""
     if segments is None:
         return f"the last part {_words(finish)}; of the others it is not known (an older srtui wrote it)"
-    ended = [f"{part} {_words(how)} after {tokens:,} tokens" for part, how, tokens in json.loads(segments)]
+    try:
+        ended = [f"{part} {_words(how)} after {tokens:,} tokens" for part, how, tokens in stored_list(segments)]
+    except (ValueError, TypeError, AttributeError):
+        raise UserError(damaged(segments)) from None
     return ", ".join(ended) or f"nothing was written: {finish}"
 
 
@@ -38,29 +45,37 @@ def _words(finish: str) -> str:
     return f"ended by {marker}" if kind == "stop" else "ended by itself" if finish == "end" else finish
 
 
-def endings(store: Store, run_id: int) -> dict[str, int]:
+def endings(conn: sqlite3.Connection, run_id: int, overruled: bool | None = None) -> dict[str, int]:
     """Of the rewrites that a run keeps: how many are ``whole``, how many were ``cut`` short (only an older
     srtui kept such), and of how many it is ``unknown``: those imported, and an older store's instructions.
 
     A text is made by all generations behind it: a rewritten answer's and its instruction's. What a person
-    wrote or left as it was is none of them.
+    wrote or left as it was is none of them. By the student's choices; ``overruled``: of the samples that a
+    person has overruled alone, by the student's choices (False) or a person's (True).
     """
-    rows = store.rows(
-        "WITH RECURSIVE behind(kept, id) AS ("
-        "SELECT coalesce(p.variant_id, o.variant_id), coalesce(p.variant_id, o.variant_id) FROM outcome o "
-        "LEFT JOIN overrule p ON p.run_id = o.run_id AND p.sample_id = o.sample_id AND p.undone_at IS NULL "
-        "WHERE o.run_id = ? AND (o.kept = 1 OR p.id IS NOT NULL) "
-        "UNION SELECT b.kept, v.parent_id FROM behind b JOIN variant v ON v.id = b.id "
-        "WHERE v.parent_id IS NOT NULL AND v.kind <> 'manual') "
-        "SELECT max(CASE WHEN v.kind IN ('original', 'manual') THEN 0 WHEN g.id IS NULL THEN 2 "
-        "WHEN g.segments IS NOT NULL THEN 1 WHEN g.finish IN ('length', 'repetition') THEN 3 "
-        "WHEN g.stage = 'response' THEN 1 ELSE 2 END) AS ending, count(DISTINCT b.kept) AS n "
-        "FROM behind b JOIN variant v ON v.id = b.id LEFT JOIN generation g ON g.id = v.generation_id "
-        "GROUP BY b.kept",
-        (run_id,),
+    persons = (
+        "SELECT {} FROM overrule WHERE run_id = o.run_id AND sample_id = o.sample_id AND undone_at IS NULL"
     )
-    found = {"whole": 0, "unknown": 0, "cut": 0}
-    for r in rows:
-        if r["ending"]:
-            found[("whole", "unknown", "cut")[r["ending"] - 1]] += 1
+    final = f"({persons.format('variant_id')})" if overruled else "o.variant_id"
+    which = "" if overruled is None else f" AND EXISTS ({persons.format('1')})"
+    kept = "" if overruled else " AND o.kept = 1"
+    found = dict.fromkeys(ENDINGS, 0)
+    for ending, n in conn.execute(
+        f"SELECT ({_ENDING.format(final=final)}) AS ending, count(*) FROM outcome o "
+        f"WHERE o.run_id = ?{kept}{which} GROUP BY 1",
+        (run_id,),
+    ):
+        if ending:
+            found[ENDINGS[ending - 1]] += n
     return found
+
+
+# One text at a time, so that a million of them take no memory.
+_ENDING = (
+    "WITH RECURSIVE behind(id) AS (SELECT {final} UNION SELECT v.parent_id FROM behind b JOIN variant v ON v.id = b.id "
+    "WHERE v.parent_id IS NOT NULL AND v.kind <> 'manual') "
+    "SELECT max(CASE WHEN v.kind IN ('original', 'manual') THEN 0 WHEN g.id IS NULL THEN 2 "
+    "WHEN g.segments IS NOT NULL THEN 1 WHEN g.finish IN ('length', 'repetition') THEN 3 "
+    "WHEN g.stage = 'response' THEN 1 ELSE 2 END) "
+    "FROM behind b JOIN variant v ON v.id = b.id LEFT JOIN generation g ON g.id = v.generation_id"
+)

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 from srtui.errors import UserError
 from srtui.store.leases import alive
+from srtui.store.stored import stored_list, stored_object, stored_value
 
 Kind = Literal["pairwise", "winrate", "turns", "choice", "calibration", "human"]
 Side = Literal["a", "b"]
@@ -268,8 +269,8 @@ _EVALUATION = (
 )
 
 
-def _read(text: str | None) -> Any:
-    return None if text is None else json.loads(text)
+def _object(text: str | None) -> dict[str, Any] | None:
+    return None if text is None else stored_object(text)
 
 
 def _evaluation(r: sqlite3.Row) -> Evaluation:
@@ -283,21 +284,21 @@ def _evaluation(r: sqlite3.Row) -> Evaluation:
         fingerprint=r["fingerprint"],
         contestant_a=r["contestant_a"],
         contestant_b=r["contestant_b"],
-        identity_a=_read(r["identity_a"]),
-        identity_b=_read(r["identity_b"]),
+        identity_a=stored_object(r["identity_a"]),
+        identity_b=_object(r["identity_b"]),
         run_a_id=r["run_a_id"],
         run_b_id=r["run_b_id"],
         judge=r["judge"],
-        judge_identity=_read(r["judge_identity"]),
+        judge_identity=_object(r["judge_identity"]),
         source=r["source"],
         source_sha256=r["source_sha256"],
-        settings=_read(r["settings"]),
+        settings=stored_object(r["settings"]),
         state=state,
         stage=r["stage"],
         done=r["done"],
         total=r["total"],
         error=r["error"],
-        result=_read(r["result"]),
+        result=_object(r["result"]),
         created_at=r["created_at"],
         started_at=r["started_at"],
         finished_at=r["finished_at"],
@@ -305,7 +306,8 @@ def _evaluation(r: sqlite3.Row) -> Evaluation:
 
 
 def _item(r: sqlite3.Row) -> Item:
-    return Item(r["item"], r["category"], tuple(_read(r["turns"])), _read(r["reference"]), r["external_id"])
+    reference = None if r["reference"] is None else stored_value(r["reference"])
+    return Item(r["item"], r["category"], tuple(stored_list(r["turns"])), reference, r["external_id"])
 
 
 def _answer(r: sqlite3.Row) -> Answer:
@@ -316,7 +318,7 @@ def _answer(r: sqlite3.Row) -> Answer:
         model_sha256=r["model_sha256"],
         adapter_sha256=r["adapter_sha256"],
         template=r["template"],
-        sampler=_read(r["sampler"]),
+        sampler=stored_object(r["sampler"]),
         seed=r["seed"],
         prompt=r["prompt"],
         text=r["text"],
@@ -339,7 +341,7 @@ def as_judgement(r: sqlite3.Row) -> Judgement:
         answer_b_id=r["answer_b_id"],
         score_a=r["score_a"],
         score_b=r["score_b"],
-        probabilities=_read(r["probabilities"]),
+        probabilities=_object(r["probabilities"]),
         words=r["words"],
         text_score_a=r["text_score_a"],
         text_score_b=r["text_score_b"],

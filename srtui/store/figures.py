@@ -19,6 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from srtui.store.connection import checkpoint
+from srtui.store.endings import ENDINGS, endings
 from srtui.store.stored import stored_object
 
 if TYPE_CHECKING:
@@ -230,7 +232,7 @@ def _settle(c: Counts, reason: str, kept: int, held_out: int, n: int) -> None:
 # -- sums over samples --------------------------------------------------------------------------
 
 _CODE = re.compile(r"```|^\s*(?:def |class |import |#include|public |SELECT |function )", re.MULTILINE)
-_FORM = 1  # of the stored sums: counts up when one of them gets another meaning
+_FORM = 2  # of the stored sums: counts up when one of them gets another meaning
 _SUMS = {
     "ifd_n": "count(i0.value + i1.value)",
     "ifd_before": "total(CASE WHEN i1.value IS NOT NULL THEN i0.value END)",
@@ -268,25 +270,41 @@ def sums_query(by_the_student: bool, only: str = "") -> str:
 def _sums(store: Store, run_id: int, setting: int) -> dict[str, float]:
     """Sums over what stands now for each sample of a run."""
     conn = store.conn
-    stamp = _stamp(conn, run_id, setting)
-    row = conn.execute("SELECT sums FROM run_sums WHERE run_id = ? AND stamp = ?", (run_id, stamp)).fetchone()
     conn.create_function("has_code", 1, lambda text: int(bool(_CODE.search(text or ""))), deterministic=True)
-    of = {"run": run_id, "setting": setting}
-    if row is None:
-        found = dict(conn.execute(sums_query(True), of).fetchone())
-        if not store.read_only:
-            # Without them the next reading only takes longer.
-            with contextlib.suppress(sqlite3.Error), store.transaction():
-                conn.execute(
-                    "INSERT OR REPLACE INTO run_sums VALUES (?,?,?)", (run_id, stamp, json.dumps(found))
-                )
-    else:
-        found = json.loads(row[0])
+    stamp, of = _stamp(conn, run_id, setting), {"run": run_id, "setting": setting}
+    found = _kept_sums(conn, run_id, stamp)
+    if found is None:
+        found = {**conn.execute(sums_query(True), of).fetchone(), **endings(conn, run_id)}
+        _keep_sums(store, run_id, stamp, found)
     if conn.execute("SELECT 1 FROM overrule WHERE run_id = ? AND undone_at IS NULL", (run_id,)).fetchone():
-        was = conn.execute(sums_query(True, _OVERRULED), of).fetchone()
-        now = conn.execute(sums_query(False, _OVERRULED), of).fetchone()
+        was = {**conn.execute(sums_query(True, _OVERRULED), of).fetchone(), **endings(conn, run_id, False)}
+        now = {**conn.execute(sums_query(False, _OVERRULED), of).fetchone(), **endings(conn, run_id, True)}
         found = {name: value - was[name] + now[name] for name, value in found.items()}
     return found
+
+
+def _kept_sums(conn: sqlite3.Connection, run_id: int, stamp: str) -> dict[str, float] | None:
+    row = conn.execute("SELECT sums FROM run_sums WHERE run_id = ? AND stamp = ?", (run_id, stamp)).fetchone()
+    try:
+        found = json.loads(row[0]) if row else None
+    except (ValueError, TypeError, RecursionError):
+        return None  # damaged: they are summed anew
+    if not isinstance(found, dict) or found.keys() != {*_SUMS, *ENDINGS}:
+        return None
+    return found if all(isinstance(v, int | float) for v in found.values()) else None
+
+
+def _keep_sums(store: Store, run_id: int, stamp: str, sums: Mapping[str, float]) -> None:
+    """For the next reading, by readers too; where the store cannot be written, that one takes as long."""
+    insert = "INSERT OR REPLACE INTO run_sums VALUES (?,?,?)", (run_id, stamp, json.dumps(sums))
+    with contextlib.suppress(sqlite3.Error):
+        if store.read_only:
+            with contextlib.closing(sqlite3.connect(store.path, timeout=0.2, isolation_level=None)) as conn:
+                conn.execute(*insert)
+                checkpoint(conn, 0.2)
+        else:
+            with store.transaction():
+                store.conn.execute(*insert)
 
 
 def _stamp(conn: sqlite3.Connection, run_id: int, setting: int) -> str:
@@ -322,11 +340,13 @@ class Means:
     code: float | None
     kept_code: float | None
     truncated: int
+    endings: dict[str, int]
+    """How the rewrites that are kept ended: :func:`srtui.store.endings.endings`."""
 
 
 def means(store: Store, run_id: int) -> Means:
     """The means of a run, over what stands now. The first call after something was scored or decided
-    reads every sample; where the store is writable it keeps the sums for the next one."""
+    reads every sample, and keeps the sums for the next one."""
     setting = store.value("SELECT setting_id FROM run WHERE id = ?", (run_id,)) or 0
     s = _sums(store, run_id, setting)
 
@@ -343,6 +363,7 @@ def means(store: Store, run_id: int) -> Means:
         code=mean("code", "texts"),
         kept_code=mean("kept_code", "kept_texts"),
         truncated=int(s["truncated"]),
+        endings={how: int(s[how]) for how in ENDINGS},
     )
 
 

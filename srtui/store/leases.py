@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 HEARTBEAT_SECONDS = 5.0
 DEAD_AFTER_SECONDS = 90.0
-_TABLES = {"run": "lease", "evaluation": "evaluation_lease"}
+TABLES = {"run": "lease", "evaluation": "evaluation_lease"}
 
 
 def holder(store: Store, held: Literal["run", "evaluation"], held_id: int) -> dict[str, Any] | None:
     """The lease of the engine that works on it, if one does."""
-    row = store.row(f"SELECT * FROM {_TABLES[held]} WHERE {held}_id = ?", (held_id,))
+    row = store.row(f"SELECT * FROM {TABLES[held]} WHERE {held}_id = ?", (held_id,))
     return dict(row) if row is not None and alive(row, time.time()) else None
 
 
@@ -35,7 +35,7 @@ def alive(held: sqlite3.Row, now: float) -> bool:
     On this machine the process itself is looked for, and no clock. Where it cannot be seen (another
     machine, another container, an earlier boot) its heartbeat counts.
     """
-    name = held["process"]
+    name = held["process"] if "process" in held.keys() else None  # noqa: SIM118 - `in` a row looks at its values
     if name is not None and held["host"] == socket.gethostname():
         seen = process_id.runs(name)
         if seen is not None:
@@ -55,7 +55,7 @@ class Lease:
     def __init__(self, store: Store, held_id: int, held: Literal["run", "evaluation"] = "run") -> None:
         """Take it; the caller has made sure, in the same transaction, that nobody else holds it."""
         self._store, self._held_id, self._held = store, held_id, held
-        self._table = _TABLES[held]
+        self._table = TABLES[held]
         self._me = process_id.token()
         self._where = f"WHERE {held}_id = ? AND pid = ? AND process IS ?"
         self._live: dict[str, Any] = {}

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from srtui.store import figures
-from srtui.store.endings import endings
 from srtui.store.runs import state_now
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def summarise(store: Store, run_id: int) -> dict[str, Any]:
             "code_before": means.code,
             "code_after": means.kept_code,
         },
-        "endings": endings(store, run_id),
+        "endings": means.endings,
         "kept": counts.kept,
         "kept_held_out": counts.kept_held_out,
         "overruled": counts.overruled,

@@ -47,6 +47,38 @@ def known(name: str, content: bytes | str, says: str) -> Attack:
     )
 
 
+def worded(name: str, content: bytes | str, says: str) -> Attack:
+    """A prompts file that a recipe names."""
+    return Attack(
+        f"a recipe's prompts: {name}",
+        """run recipes/quickstart.toml --set 'prompts="w.toml"'""",
+        says=says,
+        prepare=has("w.toml", content),
+    )
+
+
+def released(name: str, file: str, content: bytes | str, says: str) -> Attack:
+    return Attack(
+        f"released scripts: {name}",
+        f"prompts from-released {file} --out p.toml",
+        says=says,
+        prepare=has(file, content),
+    )
+
+
+def anchored(name: str, content: bytes | str, says: str) -> Attack:
+    def prepare(ground: Ground) -> None:
+        ground.put("anchors.csv", content)
+        ground.put("reference.json", f"[{GOOD}]")
+
+    return Attack(
+        f"anchors: {name}",
+        "eval winrate quickstart --reference reference.json --judge nobody --anchors anchors.csv",
+        says=says,
+        prepare=prepare,
+    )
+
+
 # Where the prompts themselves are fine, what is refused next is that nobody judges.
 FINE = "nobody is neither a model|adapter|has not trained"
 
@@ -125,6 +157,24 @@ ATTACKS = [
           '"scores":[Infinity,1],"scores_reversed":[1,NaN]}]', "must be two numbers"),
     known("scores beyond a float", '[{"instruction":"a","answer_1":"x","answer_2":"y",'
           '"scores":[1' + "0" * 400 + ',1],"scores_reversed":[1,2]}]', "must be two numbers"),
+    worded("nested a hundred thousand deep", f"a = {DEEP}", "nested too deeply"),
+    worded("not UTF-8", 'name = "é"'.encode("latin-1"), "not UTF-8"),
+    worded("UTF-16", 'name = "x"'.encode("utf-16"), "not UTF-8"),
+    worded("no TOML", "name", "not valid TOML"),
+    worded("a byte order mark and a wrong key", b'\xef\xbb\xbfnome = "x"', "nome"),
+    Attack("a recipe's prompts: nobody's home", """run recipes/quickstart.toml --set 'prompts="~nouser/x"'""",
+           says="does not exist"),
+    released("nested a hundred thousand deep", "s.json", DEEP, "nested too deeply"),
+    released("a list", "s.json", "[]", "cannot be read as a released script"),
+    released("templates that are a list", "s.json", '{"templates": []}', "cannot be read as a released script"),
+    released("a sum of a hundred thousand", "s.py", "a = " + "+".join(["1"] * 100_000), "cannot be read as"),
+    released("brackets", "s.py", f"a = {DEEP}", "cannot be read as a released script"),
+    released("a NUL", "s.py", "a = 1\0", "cannot be read as a released script"),
+    anchored("empty", "", "not a table of anchors"),
+    anchored("not UTF-8", b"index,instruction_difficulty\n1,\xe9\n", "not UTF-8"),
+    anchored("a cell of a megabyte", f'index,instruction_difficulty\n1,"{"x" * 10**6}"\n', "is not CSV"),
+    anchored("a number that is none", "index,instruction_difficulty\n1,inf\n", "must be a number"),
+    anchored("an index beyond counting", "index,instruction_difficulty\n1e300,1\n", "no difficulty for row 1"),
 ]  # fmt: skip
 
 

@@ -19,10 +19,10 @@ READERS = {
     "models add": "models add {path}",
     "models inspect": "models inspect {path}",
     "prompts": "eval pairwise quickstart base:quickstart --prompts {path} --judge smollm2-135m",
-    "a recipe's prompts": "run recipes/quickstart.toml --set 'prompts={path}'",
-    "released scripts": "prompts from-released {path} --out new.toml",
-    "anchors": "eval winrate quickstart --reference recipes/quickstart.jsonl --judge smollm2-135m --anchors {path}",
     "known judgements": "eval calibrate {path} --judge smollm2-135m",
+    "a recipe's prompts": "run recipes/quickstart.toml --set 'prompts=\"{path}\"'",
+    "released scripts": "prompts from-released {path} --out p.toml",
+    "anchors": "eval winrate quickstart --reference reference.json --judge nobody --anchors {path}",
 }
 PLACES = {
     "absent": "nothing.json",
@@ -46,6 +46,7 @@ PLACES = {
 
 
 def odd_places(ground: Ground) -> None:
+    ground.put("reference.json", '[{"instruction": "a", "output": "b"}]')
     for name in ("pipe", "pipe.toml"):
         os.mkfifo(ground.root / name)
     for name, to in (("loop", "loop"), ("dangling", "nowhere"), ("zero", "/dev/zero")):
@@ -58,7 +59,7 @@ READ = [
     Attack(f"read by {reader}: {place}", command.replace("{path}", path), prepare=odd_places)
     for reader, command in READERS.items()
     for place, path in PLACES.items()
-    if not ("prompts=" in command and path == "''")  # which says that there are none
+    if (reader, place) != ("a recipe's prompts", "an empty name")  # which means srtui's own
 ]
 WRITERS = {
     "export": "export quickstart --out {path}",

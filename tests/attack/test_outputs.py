@@ -17,6 +17,7 @@ WRITERS = {
     "report --markdown": "report quickstart --markdown {path}",
     "db backup": "db backup {path}",
     "prompts new": "prompts new --out {path} --force",
+    "eval anchors": "eval anchors 1 2 --out {path}",
     "export-model": "export-model quickstart --to gguf --out {path} --force",
 }
 STORE = {
@@ -82,7 +83,7 @@ OVER_THEIRS = [
         says="--force|exists already",
         prepare=somebodys,
     )
-    for writer in ("export", "scores --csv", "report --out", "report --markdown", "db backup")
+    for writer in ("export", "scores --csv", "report --out", "report --markdown", "eval anchors", "db backup")
     for place, path in THEIRS.items()
     if writer == "export" or place in ("the source data", "somebody's file")
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -94,8 +95,25 @@ DAMAGE: dict[str, Callable[[Ground], object]] = {
     "progress nested too deep": says(f"UPDATE stage_progress SET detail = '{DEEP}'"),
     "a result that is no JSON": says("UPDATE training_run SET result = 'x'"),
     "comparisons that are no JSON": says("UPDATE decision SET compared = 'x'"),
+    "sums that are no JSON": says("DELETE FROM run_sums", "INSERT INTO run_sums SELECT id, 'x', 'x' FROM run"),
     "infinite scores": says("UPDATE score SET value = 9e999"),
 }
+
+
+def an_evaluation(column: str, text: str) -> Callable[[Ground], object]:
+    """A pairwise evaluation that is done, one of whose columns says this."""
+
+    def do(ground: Ground) -> None:
+        columns = {"identity_a": "{}", "identity_b": "{}", "settings": "{}", "result": "{}", column: text}
+        with contextlib.closing(sqlite3.connect(ground.store)) as conn, conn:
+            conn.execute(
+                "INSERT INTO evaluation(kind, fingerprint, contestant_a, contestant_b, identity_a, identity_b, run_a_id, "
+                "source, source_sha256, settings, status, result, created_at) "
+                "VALUES ('pairwise', 'f', 'a', 'b', ?, ?, 1, 's', 's', ?, 'done', ?, 0)",
+                tuple(columns.values()),
+            )
+
+    return do
 
 
 def row(name: str, command: str, prepare: Callable[[Ground], object], code: int | tuple[int, ...]) -> Attack:
@@ -105,7 +123,7 @@ def row(name: str, command: str, prepare: Callable[[Ground], object], code: int 
         code,
         prepare=prepare,
         keeps=False,
-        leaves=("ws/x.json", "ws/x.html", "ws/b.sqlite"),
+        leaves=("ws/x.json", "ws/x.html", "ws/y.md", "ws/b.sqlite"),
     )
 
 
@@ -119,6 +137,25 @@ ATTACKS = [
     *(row(f"whole but for {name}", c, make, (0, 2)) for n, (name, make) in enumerate(DAMAGE.items())
       for c in a_few(ALL, n, 4)),
 ]  # fmt: skip
+SEGMENTS = {
+    "no JSON": "x",
+    "nested too deep": DEEP,
+    "a number": "7",
+    "numbers": "[1, 2]",
+    "pairs": '[["critique", "end"]]',
+    "of a wrong type": '[["critique", "end", "many"]]',
+}
+ATTACKS += [
+    row(f"whole but for segments that are {name}", command, says(f"UPDATE generation SET segments = '{text}'"), (0, 2))
+    for name, text in SEGMENTS.items()
+    for command in ("show 1 --raw", "report quickstart --out x.html --markdown y.md")
+]
+ATTACKS += [
+    row(f"whole but for an evaluation whose {column} is {name}", command, an_evaluation(column, text), (0, 2))
+    for column in ("settings", "identity_a", "result")
+    for name, text in {"no JSON": "x", "nested too deep": DEEP, "a list": "[1]"}.items()
+    for command in ("eval list", "eval show 1", "report quickstart --out x.html")
+]
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=str)

@@ -7,7 +7,8 @@ from pathlib import Path
 from srtui.sample import Pair
 from srtui.store import Store
 from srtui.store.corpus import NewRow
-from srtui.store.endings import endings, packed
+from srtui.store.endings import packed
+from srtui.store.figures import means
 from srtui.store.work import StoredGeneration
 
 WHOLE = packed([("critique", "length", 48), ("response", "end", 60)])
@@ -51,12 +52,12 @@ def test_over_all_generations_behind_a_text(tmp_path: Path) -> None:
                         sample, f"{stage}_reflected", "teacher", at, by, Pair(f"i{n}", stage, "new")
                     )
                 store.work.add_outcome(run.id, sample, at, True, "", None, None)
-        assert endings(store, run.id) == {"whole": 2, "unknown": 1, "cut": 2}
+        assert means(store, run.id).endings == {"whole": 2, "unknown": 1, "cut": 2}
         text = store.corpus.add_variant  # a person's own text is none of the teacher's
         with store.transaction():
             by_hand, _ = text(samples[4], "manual", "person", None, None, Pair("i4", "", "mine"))
         store.marks.overrule(run.id, samples[4], by_hand)
-        assert endings(store, run.id) == {"whole": 2, "unknown": 1, "cut": 1}
+        assert means(store, run.id).endings == {"whole": 2, "unknown": 1, "cut": 1}
 
 
 def test_generations_keep_their_segments(tmp_path: Path) -> None:

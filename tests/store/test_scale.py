@@ -18,6 +18,7 @@ from srtui.cli import app as commands
 from srtui.sample import Pair
 from srtui.store import Store, figures
 from srtui.store._sqlite_utils import Database
+from srtui.store.connection import pages_in_log
 from srtui.store.distributions import distributions
 from srtui.store.schema import SCRIPTS, migrations, statements
 from srtui.workspace import Workspace
@@ -110,6 +111,33 @@ def test_status_of_all_runs_reads_counts_only(made: Workspace, monkeypatch: pyte
                 assert plan(made, sql)[0].startswith("SEARCH p USING INDEX overrule_sample")
 
 
+def test_status_of_a_run_reads_its_samples_once(made: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where no engine has summed them up: the store is an older srtui's, or another run scored their texts."""
+
+    def grown() -> set[str]:
+        found = set()
+        for sql in asked_by(made, monkeypatch, "status", "another-seed"):
+            if "FROM overrule p" in sql:  # as many as a person has overruled
+                continue
+            for step in plan(made, sql):
+                words = step.split()
+                if words[0] in ("SCAN", "SEARCH"):
+                    found.add(alias_tables(sql).get(words[1], words[1]))
+        return found & (GROWING - {"tally", "score_bin", "overrule"})
+
+    with sqlite3.connect(made.store_path) as conn:
+        conn.execute("DELETE FROM run_sums")
+    assert {"outcome", "variant", "score"} <= grown()
+    assert pages_in_log(made.store_path) == 0  # a copy of the one file has them
+    assert grown() == set()
+    with sqlite3.connect(made.store_path) as conn:
+        sums = conn.execute("SELECT sums FROM run_sums").fetchone()[0]
+        conn.execute("UPDATE run_sums SET sums = 'x'")
+    assert grown()
+    with sqlite3.connect(made.store_path) as conn:
+        assert conn.execute("SELECT sums FROM run_sums").fetchone()[0] == sums
+
+
 def the_slow_way(store: Store) -> dict[str, list[tuple[Any, ...]]]:
     """What the counting tables must hold, from the rows."""
     tally = """
@@ -190,6 +218,7 @@ def test_a_store_of_before_is_counted_when_it_is_opened(made: Workspace, tmp_pat
         if not table.startswith(("sqlite", "_sqlite", "variant_text")):
             columns = ", ".join(f'"{r[1]}"' for r in conn.execute(f"PRAGMA main.table_info({table})"))
             conn.execute(f"INSERT INTO main.{table}({columns}) SELECT {columns} FROM made.{table}")
+    conn.execute("DELETE FROM main.lease")
     conn.commit()
     conn.close()
     with Store(path, read_only=True) as store, Store(made.store_path, read_only=True) as new:

@@ -23,6 +23,7 @@ from srtui.tui.widgets.table import VirtualTable
 from srtui.workspace import Workspace
 
 from .driving import dashboard, press, text
+from .scripted_store import Script, demo_pairs
 
 RUN = 1
 
@@ -310,3 +311,16 @@ def test_every_label_is_explained() -> None:
     page = (ROOT / "docs" / "figures.md").read_text(encoding="utf-8")
     for label in LABELS.values():
         assert f"| {label} |" in page, label
+
+
+def test_what_is_overruled_before_it_is_settled_is_not_kept_yet(tmp_path: Path) -> None:
+    """No export has it, and no count: show says so too."""
+    workspace, _ = Workspace.create(tmp_path / "ws")
+    with Store(workspace.store_path) as store:
+        script = Script(workspace, store).begin(demo_pairs()[:2])
+        store.marks.overrule(script.run_id, 1, 1)
+        found = counts(store.conn, script.run_id)
+        assert (found.kept, found.overruled, found.on_their_way) == (0, 0, 2)
+    shown = srtui(workspace, "show", "1")
+    assert "overruled by a person, and not settled yet" in shown
+    assert LABELS["kept"] not in shown.partition("Run quickstart")[2]
