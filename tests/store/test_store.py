@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sqlite3
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -15,9 +13,7 @@ import pytest
 from srtui.errors import UserError
 from srtui.sample import Pair
 from srtui.store import Store, explain
-from srtui.store._sqlite_utils import Database
 from srtui.store.corpus import NewRow, RefusedRow
-from srtui.store.schema import SCRIPTS, migrations
 
 
 def row(n: int, text: str = "") -> NewRow:
@@ -48,33 +44,6 @@ def test_opening_again_changes_nothing(store: Store) -> None:
     store.close()
     assert Store(store.path).counts() == counts
     assert Store(store.path, read_only=True).check() == []
-
-
-@pytest.mark.parametrize("old", [False, True], ids=["new", "of an earlier version"])
-def test_a_store_that_many_open_at_once_is_set_up_by_one_of_them(tmp_path: Path, old: bool) -> None:
-    at_once, failed = threading.Barrier(4), []
-
-    def open_it(path: Path, read_only: bool) -> None:
-        at_once.wait()
-        try:
-            Store(path, read_only=read_only).close()
-        except UserError as error:
-            failed.append(str(error))
-
-    for n in range(5):
-        path = tmp_path / f"{n}.sqlite"
-        if old:
-            with contextlib.closing(sqlite3.connect(path)) as conn:
-                migrations.apply(Database(conn, execute_plugins=False), stop_before="0008_figures")
-        openers = [threading.Thread(target=open_it, args=(path, old and m % 2 == 1)) for m in range(4)]
-        for opener in openers:
-            opener.start()
-        for opener in openers:
-            opener.join()
-        with Store(path, read_only=True) as store:
-            assert store.value("PRAGMA journal_mode") == "wal"
-            assert store.value("SELECT count(*) FROM _sqlite_migrations") == len(SCRIPTS)
-    assert failed == []
 
 
 def test_a_store_of_a_newer_version(store: Store) -> None:
