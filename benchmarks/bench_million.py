@@ -246,7 +246,7 @@ def measured(workspace: Workspace, *words: str) -> tuple[float, float, float]:
         [sys.executable, "-I", "-S", "-c", _SMALL_PARENT, *command],
         env=environment,
         check=True,
-        capture_output=True,
+        stdout=subprocess.PIPE,
     ).stdout
     code, seconds, peak, computing = json.loads(said)
     if code:

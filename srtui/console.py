@@ -297,7 +297,7 @@ def print_summary(figures: dict[str, Any], files: Iterable[tuple[str, str]]) -> 
         out.print()
         out.print(table)
         out.print(
-            f"{duration(figures['seconds'])} in all, peak memory {bytes_text(figures['peak_memory_mb'] * 1e6)}"
+            f"{duration(figures['seconds'])} in its stages, peak memory {bytes_text(figures['peak_memory_mb'] * 1e6)}"
         )
     if len(figures["rounds"]) > 1:
         out.print()

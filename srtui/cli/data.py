@@ -170,8 +170,9 @@ def _show_sample(facts: dict[str, Any], raw: bool) -> None:
     for run_name, r in facts["runs"].items():
         out.print(f"\n[bold]Run {plain(run_name)}[/]")
         for stage, reflection in r["reflections"].items():
+            n = reflection["attempts"]
             out.print(
-                f"  reflection on the {stage}: {reflection['status']}, {reflection['attempts']} attempts"
+                f"  reflection on the {stage}: {plain(reflection['status'])}, {n} attempt{'' if n == 1 else 's'}"
             )
         for stage, d in r["decisions"].items():
             out.print(f"  {stage}: {plain(d['reason'])} (variant {d['chosen_id']})")

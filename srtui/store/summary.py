@@ -52,7 +52,12 @@ def summarise(store: Store, run_id: int) -> dict[str, Any]:
         "stages": stages,
         "peak_memory_mb": round(run.peak_memory_mb),
         "seconds": sum(s["seconds"] for s in stages.values()),
-        "rounds": [_round(store, r) for r in _rounds(store, run)],
+        "rounds": [
+            _round(store, r, counts, means)
+            if r.id == run_id
+            else _round(store, r, figures.counts(store.conn, r.id), figures.means(store, r.id))
+            for r in _rounds(store, run)
+        ],
     }
 
 
@@ -65,11 +70,10 @@ def _rounds(store: Store, run: Run) -> list[Run]:
     return rounds
 
 
-def _round(store: Store, run: Run) -> dict[str, Any]:
+def _round(store: Store, run: Run, counts: figures.Counts, means: figures.Means) -> dict[str, Any]:
     """One round in a line: what its teacher wrote was worth, and what its student became."""
     training = store.runs.training(run.id)
     held_out = (training or {"result": {}})["result"].get("held_out", {}).get("original", {})
-    counts, means = figures.counts(store.conn, run.id), figures.means(store, run.id)
     stages = counts.stages.values()
     asked = sum(c.asked for c in stages)
     return {

@@ -151,6 +151,13 @@ def test_anchors_come_from_own_judgements(tmp_path: Path, monkeypatch: pytest.Mo
     made = CliRunner().invoke(app, ["eval", "anchors", "1", "2", "3", "--gamed", "3", "--out", str(out)])
     assert made.exit_code == 0, made.output
     assert "12 difficulties from 3 models, 12 gamed rows" in made.output
+    again = CliRunner().invoke(app, ["eval", "anchors", "1", "2", "3", "--gamed", "3", "--out", str(out)])
+    assert again.exit_code == 0, again.output  # its own table, which it may write again
+    for path, why in ((workspace.store_path, "is the store"), (reference, "--force")):
+        before = path.read_bytes()
+        over = CliRunner().invoke(app, ["eval", "anchors", "1", "2", "3", "--out", str(path)])
+        assert isinstance(over.exception, UserError) and why in str(over.exception)
+        assert path.read_bytes() == before
     wrong = CliRunner().invoke(app, ["eval", "anchors", "1", "--gamed", "3", "--out", str(out)])
     assert isinstance(wrong.exception, UserError) and "none of the evaluations named" in str(wrong.exception)
     other = tmp_path / "other.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sqlite3
 import time
 import unicodedata
 from pathlib import Path
@@ -403,6 +404,29 @@ async def test_a_text_written_by_hand_waits_for_a_score(
         monkeypatch.setenv("VISUAL", "no-such-editor")
         await press(pilot, "e")
         assert "set EDITOR" in app.problems[-1].sentence
+
+
+async def test_an_editor_changes_only_what_the_person_changed(
+    demo: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with contextlib.closing(sqlite3.connect(demo.store_path)) as conn, conn:
+        conn.execute("UPDATE variant SET response = 'one\r\ntwo\rthree' WHERE sample_id = 1")
+    latin = tmp_path / "latin"
+    latin.write_text("#!/bin/sh\nprintf '\\351' >> \"$1\"\n")
+    latin.chmod(0o755)
+    async with dashboard(demo, (160, 50)) as (app, pilot):
+        monkeypatch.setattr(app, "suspend", contextlib.nullcontext)
+        await open_sample(pilot, app, 1)
+        monkeypatch.setenv("VISUAL", "true")
+        await press(pilot, "e")
+        assert app.problems == []
+        for editor, why in ((str(latin), "UTF-8"), ('vi "', "not a command"), (" ", "")):
+            monkeypatch.setenv("VISUAL", editor)
+            monkeypatch.setenv("PATH", str(tmp_path))  # where there is no vi either
+            await press(pilot, "e")
+            assert why in app.problems[-1].sentence
+        assert len(app.problems) == 3
+        assert stored(demo, "SELECT count(*) FROM variant WHERE kind = 'manual'") == [(0,)]
 
 
 def test_an_edited_file_is_read_back_to_the_letter() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from srtui.tui.screens.live import tokens_a_second
-from srtui.tui.screens.training import left, smoothed, speeds
+from srtui.tui.screens.training import before_and_after, left, smoothed, speeds
 from srtui.tui.widgets.diff import word_diff
 from srtui.tui.widgets.plot import Plot, Series, _Canvas
 from srtui.tui.widgets.table import _fit
@@ -113,3 +113,14 @@ def test_a_training_that_went_on_from_a_checkpoint_has_speeds_and_an_end() -> No
     assert left(training) == pytest.approx(60.0)
     assert left({**training, "status": "done"}) is None
     assert left({**training, "metrics": {}}) is None
+
+
+def test_the_loss_after_a_training_is_that_of_the_weights_that_were_kept() -> None:
+    """Early stopping keeps those of the best step; what was measured last is of worse ones."""
+    training = {
+        "metrics": {"held_out_original": [(10, 2.0), (20, 2.2)]},
+        "result": {"held_out": {"original": {"before": 2.5, "after": 2.0, "samples": 4}}},
+        "steps": 40,
+    }
+    assert before_and_after(training) == {"original": (2.5, 2.0)}
+    assert before_and_after(training | {"result": {}}) == {"original": (2.0, 2.2)}

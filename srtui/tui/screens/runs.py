@@ -243,7 +243,7 @@ def _where(run: RunRow) -> Content:
     if run.state == "stopped":
         return Content.styled("no engine works on it; p goes on from where it was", "$text-warning")
     if run.state == "done" and run.started_at and run.finished_at:
-        return Content.styled(f"done in {duration(run.finished_at - run.started_at)}", "$text-success")
+        return Content.styled(f"done {duration(run.finished_at - run.started_at)} after its start", "$text-success")
     return Content("")
 
 

@@ -20,6 +20,7 @@ from textual.widgets import Static
 
 from srtui.console import safe
 from srtui.errors import UserError
+from srtui.files import read_text
 from srtui.sample import Pair
 from srtui.store.views import SampleView, VariantView
 from srtui.tui.reader import Reader
@@ -276,11 +277,15 @@ class SampleScreen(Screen[int]):
 
     def _edited(self, base: VariantView) -> Pair | None:
         """What the person's editor leaves of a text; None where it is as it was."""
-        words = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi")
+        named = os.environ.get("VISUAL") or os.environ.get("EDITOR") or ""
+        try:
+            words = shlex.split(named) or ["vi"]
+        except ValueError as error:
+            raise UserError(f"EDITOR ({named}) is not a command: {error}; set it to your editor.") from error
         before = "".join(f"=== {PART_NAMES[p]} ===\n{getattr(base, p)}\n" for p in PARTS)
         with tempfile.TemporaryDirectory(prefix="srtui-") as folder:
             path = Path(folder) / f"sample-{self._sample_id}.txt"
-            path.write_text(before, encoding="utf-8")
+            path.write_bytes(before.encode("utf-8"))  # bytes both ways: a CR in a text is part of it
             try:
                 with self.app.suspend():
                     done = subprocess.run([*words, str(path)], check=False)
@@ -290,7 +295,7 @@ class SampleScreen(Screen[int]):
                 ) from error
             if done.returncode:
                 raise UserError(f"{words[0]} ended with exit code {done.returncode}; nothing was stored.")
-            after = path.read_text(encoding="utf-8", errors="replace")
+            after = read_text(path)
         return None if after == before else read_edited(after)
 
 

@@ -145,6 +145,14 @@ def held_out(t: dict[str, Any]) -> dict[str, Points]:
     return {name: sorted(points.items()) for name, points in found.items()}
 
 
+def before_and_after(t: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    """Held-out loss by name, before the training and of the weights that were kept, which after early
+    stopping are not those measured last; while it runs, the last that was measured."""
+    found = {name: (points[0][1], points[-1][1]) for name, points in held_out(t).items() if points}
+    ended = t["result"].get("held_out", {})
+    return found | {name: (held["before"], held["after"]) for name, held in ended.items()}
+
+
 def speeds(t: dict[str, Any]) -> Points:
     """Tokens a second of each step: its tokens over its seconds, where both were stored."""
     seconds = dict(t["metrics"].get("seconds", []))
@@ -173,9 +181,7 @@ def _facts(run: RunRow, t: dict[str, Any], beside: RunRow | None, other: dict[st
     if beside is not None and other is not None:
         lines.append(_line(beside, other))
     held = [
-        f"{name} {number(points[0][1])} → {number(points[-1][1])}"
-        for name, points in held_out(t).items()
-        if points
+        f"{name} {number(before)} → {number(after)}" for name, (before, after) in before_and_after(t).items()
     ]
     if held:
         lines.append(shown(f"held-out loss: {'  ·  '.join(held)}"))
