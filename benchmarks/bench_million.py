@@ -74,19 +74,37 @@ class Maker:
         self.add("variant", self.variants, sample, pair.digest, kind, origin, parent, None, *pair, 0.0)
         return self.variants
 
-    def choose(self, sample: int, stage: str, before: int, rewrite: int | None, metric: str) -> tuple[int, bool, float]:
+    def choose(
+        self, sample: int, stage: str, before: int, rewrite: int | None, metric: str
+    ) -> tuple[int, bool, float]:
         """Reflection, scores and decision of one stage; the chosen text, whether it is new, its score."""
         self.add(
-            "reflection", self.run, sample, stage, before, "parsed" if rewrite else "placeholder", 1 + (sample % 9 == 8)
+            "reflection",
+            self.run,
+            sample,
+            stage,
+            before,
+            "parsed" if rewrite else "placeholder",
+            1 + (sample % 9 == 8),
         )
-        compared = [selection.Scored(v, self.score(v, metric)) for v in ([before, rewrite] if rewrite else [])]
+        compared = [
+            selection.Scored(v, self.score(v, metric)) for v in ([before, rewrite] if rewrite else [])
+        ]
         rule = selection.choose_instruction if stage == "instruction" else selection.choose_response
         choice = rule(compared[0] if rewrite else selection.Scored(before, None), compared[1:])
         if rewrite:
             self.add("candidate", self.run, sample, stage, 0, rewrite)
         words = json.dumps([(s.variant_id, s.score, s.reason) for s in compared] or [(before, None, None)])
         self.add(
-            "decision", self.run, sample, stage, choice.variant_id, int(choice.reflected), choice.reason, words, 0.0
+            "decision",
+            self.run,
+            sample,
+            stage,
+            choice.variant_id,
+            int(choice.reflected),
+            choice.reason,
+            words,
+            0.0,
         )
         value = next((s.score for s in compared if s.variant_id == choice.variant_id), None)
         return choice.variant_id, choice.reflected, value if value is not None else -1.0
@@ -102,7 +120,10 @@ class Maker:
         pair = better if taken else pair
         answer = self.text(sample, "response_reflected", first, new_answer(pair)) if sample % 19 else None
         final, new, rifd = self.choose(sample, "response", first, answer, "rifd")
-        scores = [selection.Scored(final, self.score(final, "ifd") if new else None), selection.Scored(final, rifd)]
+        scores = [
+            selection.Scored(final, self.score(final, "ifd") if new else None),
+            selection.Scored(final, rifd),
+        ]
         outcome = selection.keep("paper", new, *scores)
         self.add(
             "outcome", self.run, sample, final, int(outcome.kept), outcome.reason,
@@ -201,7 +222,10 @@ def make_store(workspace: Workspace, samples: int) -> None:
         summarise(store, script.run_id)  # as srtui run does at its end; it keeps the sums of the run
         store.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     gigabytes = workspace.store_path.stat().st_size / 1e9
-    print(f"made a store of {samples:,} samples, {gigabytes:.1f} GB, in {time.monotonic() - began:.0f} s", flush=True)
+    print(
+        f"made a store of {samples:,} samples, {gigabytes:.1f} GB, in {time.monotonic() - began:.0f} s",
+        flush=True,
+    )
 
 
 # A process begins with its parent's memory as its peak; this parent is small.
@@ -219,7 +243,10 @@ def measured(workspace: Workspace, *words: str) -> tuple[float, float, float]:
     environment = os.environ | {"SRTUI_WORKSPACE": str(workspace.root), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "srtui", *words]
     said = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", _SMALL_PARENT, *command], env=environment, check=True, capture_output=True
+        [sys.executable, "-I", "-S", "-c", _SMALL_PARENT, *command],
+        env=environment,
+        check=True,
+        capture_output=True,
     ).stdout
     code, seconds, peak, computing = json.loads(said)
     if code:
@@ -308,13 +335,20 @@ def main() -> None:
         for command, words in commands.items():
             measured(workspace, *words)  # the pages that it reads are in the cache from here on
             seconds, peak, computing = measured(workspace, *words)
-            print(f"{command}: {seconds:.2f} s ({computing:.2f} s of CPU), {peak - base:.0f} MB more than srtui --help", flush=True)
+            print(
+                f"{command}: {seconds:.2f} s ({computing:.2f} s of CPU), {peak - base:.0f} MB more than srtui --help",
+                flush=True,
+            )
             if command in ("status", "scores", "export"):
                 found |= {f"{command}_s": round(seconds, 3), f"{command}_mb": round(peak - base, 1)}
     ratio = None if given.no_backup else backup_ratio(workspace, 600)
     order = ("bench", "status_s", "scores_s", "export_s", "status_mb", "scores_mb", "export_mb")
     last = {name: found[name] for name in order} | {
-        "backup_under_writes_ratio": None if ratio is None else round(ratio, 2) if ratio < 1e9 else "never ended"
+        "backup_under_writes_ratio": None
+        if ratio is None
+        else round(ratio, 2)
+        if ratio < 1e9
+        else "never ended"
     }
     print(json.dumps(last))
 

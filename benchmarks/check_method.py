@@ -134,13 +134,16 @@ def _cut_in(store: Store) -> int:
             found = False
             while at is not None:
                 row = store.row(
-                    "SELECT v.parent_id, v.kind, g.finish, g.segments FROM variant v "
+                    "SELECT v.parent_id, v.kind, v.response, g.finish, g.segments, g.text FROM variant v "
                     "LEFT JOIN generation g ON g.id = v.generation_id WHERE v.id = ?",
                     (at,),
                 )
                 if row["finish"] is not None:
                     ended = [part for part in json.loads(row["segments"] or "[]") if part[0] != "critique"]
-                    found |= row["finish"] in CUT or any(how in CUT for _, how, _ in ended)
+                    # Behind a whole answer a marker stands, and what was cut is behind that.
+                    tail = row["text"].rstrip().endswith(row["response"].rstrip())
+                    found |= any(how in CUT and (tail or part == "instruction") for part, how, _ in ended)
+                    found |= row["segments"] is None and row["finish"] in CUT
                 at = None if row["kind"] == "manual" else row["parent_id"]
             cut += found
     _say(f"{kept:,} kept texts of {len(store.runs.all())} runs")

@@ -258,6 +258,7 @@ def status(
             print_json([summarise(store, r.id) for r in runs])
             return
         from srtui.store.figures import counts
+
         if not runs:
             say("No runs yet. Start one with: srtui run recipes/quickstart.toml")
             return

@@ -7,6 +7,7 @@ by rounding alone.
 
 from __future__ import annotations
 
+import random
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -220,7 +221,12 @@ class StudentWriter:
     def _batch(self, prompts: Sequence[list[int]], should_stop: Callable[[], bool]) -> list[list[int]]:
         """New ids of each prompt, up to and with the one that ends its turn."""
         import torch
-        from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+        from transformers import (
+            GenerationConfig,
+            LogitsProcessorList,
+            StoppingCriteria,
+            StoppingCriteriaList,
+        )
 
         class Asked(StoppingCriteria):  # type: ignore[misc]
             def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
@@ -234,28 +240,20 @@ class StudentWriter:
         for row, prompt in enumerate(prompts):
             ids[row, width - len(prompt) :] = torch.tensor(prompt)
             mask[row, width - len(prompt) :] = 1
-        sampler = w.sampler
-        stated = {
-            "temperature": sampler.temperature,
-            "top_p": sampler.top_p,
-            "top_k": sampler.top_k,
-            "min_p": sampler.min_p,
-        }
+        drawn = [_Drawn(w, prompts)] if w.temperature > 0 else []
         settings = GenerationConfig(
             max_new_tokens=w.max_tokens,
-            repetition_penalty=sampler.repeat_penalty,
+            repetition_penalty=w.sampler.repeat_penalty,
             eos_token_id=self._ends,
             pad_token_id=self._ends[0],
-            do_sample=w.temperature > 0,
-            **(stated if w.temperature > 0 else {}),
+            do_sample=False,
         )
-        # Sampled draws follow the batch's own texts, so that the order of batches changes nothing.
-        torch.manual_seed(int.from_bytes(draw(w.seed, repr(prompts))[:4], "little"))
         with torch.inference_mode():
             found = model.generate(
                 input_ids=ids.to(device),
                 attention_mask=mask.to(device),
                 generation_config=settings,
+                logits_processor=LogitsProcessorList(drawn),
                 stopping_criteria=StoppingCriteriaList([Asked()]),
             )[:, width:].tolist()
         return [_to_end(row, self._ends) for row in found]
@@ -271,6 +269,36 @@ class StudentWriter:
 
     def close(self) -> None:
         self.student.close()
+
+
+class _Drawn:
+    """Draws each row's next token by numbers of its own, from the seed and its prompt, and leaves only that one:
+    with transformers' draws, one stream for a whole batch, an answer would depend on those beside it."""
+
+    def __init__(self, writing: Writing, prompts: Sequence[list[int]]) -> None:
+        from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+        sampler = writing.sampler
+        self._warpers = [TemperatureLogitsWarper(float(sampler.temperature))]
+        if sampler.top_k > 0:
+            self._warpers.append(TopKLogitsWarper(sampler.top_k))
+        if sampler.top_p < 1:
+            self._warpers.append(TopPLogitsWarper(sampler.top_p))
+        if sampler.min_p > 0:
+            self._warpers.append(MinPLogitsWarper(sampler.min_p))
+        self._rows = [random.Random(draw(writing.seed, repr(prompt))) for prompt in prompts]  # noqa: S311
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        import torch
+
+        scores = scores.float()
+        for warper in self._warpers:
+            scores = warper(input_ids, scores)
+        shares = scores.softmax(-1).cumsum(-1)
+        drawn = torch.tensor([[row.random()] for row in self._rows], device=scores.device)
+        # Below the whole, so that rounding never reaches a token behind the last that is left.
+        at = torch.searchsorted(shares, drawn * shares[:, -1:] * (1 - 1e-6), right=True)
+        return torch.full_like(scores, -torch.inf).scatter_(1, at.clamp(max=scores.shape[1] - 1), 0.0)
 
 
 def forget_generation_config(model: Any) -> None:

@@ -178,6 +178,12 @@ class Context:
         with self._loading(f"student {name} in {quantization}"):
             student = Student.load(path, quantization, say=lambda line: self.watch.event("warning", line))
             judge = open_judge(self.store, self.recipe, path, name, quantization, student=student)
+        if judge.longest is not None and judge.longest < self.recipe.prompt.max_length:
+            self.watch.event(
+                "warning",
+                f"{name} has positions for {judge.longest:,} tokens: texts are cut there, and not at "
+                f"prompt.max_length = {self.recipe.prompt.max_length:,}.",
+            )
         if judge.why_padded:
             self.watch.event("info", f"Texts for {name} are not packed: {judge.why_padded}.")
         return judge

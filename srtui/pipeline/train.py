@@ -47,8 +47,7 @@ def train_selected(context: Context) -> None:
     examples: list[TrainExample] = []
     left_out: Counter[str] = Counter()
     if chosen:
-        spans = context.judge().spans
-        examples, left_out = _examples(spans, [variants[v] for _, v in chosen], recipe.prompt.max_length)
+        examples, left_out = _examples(context.judge().spans, [variants[v] for _, v in chosen])
     steps = planned_steps(len(examples), config)
     if earlier is not None and (earlier["examples"], earlier["steps"]) == (len(examples), steps):
         training_id = earlier["id"]
@@ -58,11 +57,13 @@ def train_selected(context: Context) -> None:
         why = ", ".join(f"{count:,} {reason}" for reason, count in sorted(left_out.items()))
         watch.event(
             "warning",
-            f"{left_out.total():,} of the {len(chosen):,} selected samples have no answer within "
-            f"prompt.max_length = {recipe.prompt.max_length} to train on and are left out ({why}).",
+            f"{left_out.total():,} of the {len(chosen):,} selected texts are not trained on: nothing of the answer "
+            f"is left within {context.judge().spans.max_length:,} tokens ({why}).",
         )
     if not examples:
-        reason = "no selected sample has an answer to train on" if chosen else "no sample was selected"
+        reason = (
+            "no selected text has an answer that could be trained on" if chosen else "no sample was selected"
+        )
         runs.finish_training(training_id, f"skipped: {reason}", 0, 0.0, None, {})
         watch.event("warning", f"Nothing was trained: {reason}.")
         return
@@ -87,7 +88,7 @@ def train_selected(context: Context) -> None:
         _held_out(context, judge.spans, variants.values()),
         config,
         context.workspace.runs / context.run.name / "adapter",
-        _Record(context, training_id, steps),
+        _Record(context, training_id, steps, judge.spans.max_length),
         should_stop=watch.should_stop,
         student=judge.student,
     )
@@ -122,13 +123,13 @@ def train_selected(context: Context) -> None:
 class _Record(Listener):
     """What training tells, into the store and to whoever watches."""
 
-    def __init__(self, context: Context, training_id: int, steps: int) -> None:
-        self._context, self._id, self._steps = context, training_id, steps
+    def __init__(self, context: Context, training_id: int, steps: int, max_length: int) -> None:
+        self._context, self._id, self._steps, self._max_length = context, training_id, steps, max_length
         self._tokens_before = 0
 
     def planned(self, facts: Preflight) -> None:
         self._context.store.checkpoints.plan(self._id, facts.facts())
-        self._context.watch.event("info", facts.sentence(self._context.recipe.prompt.max_length))
+        self._context.watch.event("info", facts.sentence(self._max_length))
 
     def begins(self, step: int, tokens: int) -> None:
         self._tokens_before = tokens
@@ -202,9 +203,7 @@ def trained_on(store: Store, run: Run) -> list[tuple[int, int]]:
     return [(sample, variant) for sample, variant in chosen if sample in kept]
 
 
-def _examples(
-    spans: SpanBuilder, variants: list[Variant], max_length: int
-) -> tuple[list[TrainExample], Counter[str]]:
+def _examples(spans: SpanBuilder, variants: list[Variant]) -> tuple[list[TrainExample], Counter[str]]:
     """The spans that were scored, each with the end of its turn; and how many have none, by reason."""
     from srtui.scoring import Invalid
 
@@ -215,7 +214,7 @@ def _examples(
         if isinstance(span, Invalid):
             left_out[span.reason] += 1
         else:
-            made.append(training_example(span, spans.end_of_turn, max_length))
+            made.append(training_example(span, spans.end_of_turn, spans.max_length))
     return made, left_out
 
 
@@ -225,7 +224,6 @@ def _held_out(
     """Held-out samples with their original responses, and with those that were selected; none whose question
     is trained on, be it that a rewrite made it so."""
     store, run_id = context.store, context.run.id
-    max_length = context.recipe.prompt.max_length
     ids = set(store.work.held_out(run_id))
     originals = [v for i, v in store.corpus.originals(run_id).items() if i in ids]
     chosen = store.corpus.variants(v for _, v in store.work.selected(run_id, held_out=True))
@@ -237,5 +235,5 @@ def _held_out(
         context.watch.event(
             "info", f"{lost:,} held-out texts ask what a training text asks and are not measured."
         )
-    made = {name: _examples(spans, variants, max_length)[0] for name, variants in kept.items()}
+    made = {name: _examples(spans, variants)[0] for name, variants in kept.items()}
     return {name: examples for name, examples in made.items() if examples}

@@ -16,6 +16,7 @@ class GgufScorer:
     """See :class:`srtui.scoring.scorer.Scorer`; ``batch_tokens`` bounds the KV cache's cells."""
 
     why_padded = ""
+    longest = None
 
     def __init__(self, student: Student, batch_tokens: int | Literal["auto"] = "auto") -> None:
         self._losses = student.model

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from srtui.errors import UserError
 from srtui.scoring.arithmetic import in_float32
+from srtui.scoring.packing import NAME, Packing
+from srtui.scoring.positions import alone_beyond, remembers_length, table_size
 
 # What the probe is multiplied by, so that a cap on the logits shows where a short text's are small.
 _PROBES = (1.0, 16.0)
@@ -25,7 +27,9 @@ class Head:
 
     ``direct``: the output embeddings, times ``scale``, capped as ``cap`` x tanh(logits / cap). Otherwise
     the model's own forward does it, with the hidden states standing in for its body's answer.
-    ``pads``: sequences padded at the end have the losses that they have alone.
+    ``pads``: sequences padded at the end have the losses that they have alone. ``longest``: the tokens of a
+    text that its table of positions holds, None for any number. ``alone_beyond``: a longer text runs alone
+    (srtui.scoring.positions), and where the model ``remembers`` its length, ``forget`` follows.
     """
 
     model: Any
@@ -36,6 +40,26 @@ class Head:
     scale: float | None = None
     cap: float | None = None
     answer: Any = None  # the type of the body's answer
+    longest: int | None = None
+    alone_beyond: int | None = None
+    remembers: bool = False
+
+    def runs_alone(self, length: int) -> bool:
+        """Whether a text of so many tokens would change the positions of those beside it."""
+        return self.alone_beyond is not None and length > self.alone_beyond
+
+    def forget(self, length: int) -> None:
+        """After a text of so many tokens: positions as they are for a short one."""
+        import torch
+
+        if self.remembers and self.runs_alone(length):
+            device = self.model.get_input_embeddings().weight.device
+            packed = self.model.config._attn_implementation == NAME
+            more = {"packing": Packing([1], [None])} if packed else {}
+            with torch.no_grad():
+                self.body(
+                    input_ids=torch.ones(1, 1, dtype=torch.long, device=device), use_cache=False, **more
+                )
 
     def logits(self, hidden: Any) -> Any:
         """(n, vocabulary) in float32, of hidden states (n, width); float64 where they are."""
@@ -70,7 +94,13 @@ def examine(model: Any, name: str) -> Head:
     model.eval()
     try:
         with torch.inference_mode(), in_float32(base):
-            return _examine(base, name)
+            found = _examine(base, name)
+        return replace(
+            found,
+            longest=table_size(base),
+            alone_beyond=alone_beyond(base, found.body),
+            remembers=remembers_length(base),
+        )
     finally:
         model.train(was_training)
 
@@ -89,6 +119,8 @@ def _examine(base: Any, name: str) -> Head:
     try:
         # Kinds of failure are as many as architectures; whatever it is, the student cannot be scored.
         logits, other = (base(input_ids=ids, use_cache=False).logits[0] for ids in (one, two))
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
@@ -160,6 +192,8 @@ def _gives(head: Head, hidden: Any, logits: Any) -> bool:
 
     try:
         found, wanted = head.logits(hidden), logits.float()
+    except torch.OutOfMemoryError:
+        raise
     except Exception:  # a head that cannot even be run is not the model's
         return False
     if found.shape != wanted.shape or not bool(torch.isfinite(wanted).all()):
@@ -195,6 +229,8 @@ def _pads(part: Any, texts: tuple[Any, Any], states: list[Any]) -> bool:
         ids[n, : len(text)], mask[n, : len(text)] = text, 1
     try:
         found = part(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    except torch.OutOfMemoryError:
+        raise
     except Exception:
         return False
     return all(

@@ -49,8 +49,12 @@ class Judge:
         recipe's prompts file."""
         self.student = student or Student.load(path, quantization)
         words = template(template_name, self.student.tokenizer, prompts)
-        self.spans = SpanBuilder(self.student.tokenizer, words, protocol, max_length)
         self._scorer = open_scorer(self.student, batch_tokens)
+        self.longest: int | None = self._scorer.longest
+        """Tokens that the student has positions for, where it has a table of them: no text is longer."""
+        self.spans = SpanBuilder(
+            self.student.tokenizer, words, protocol, min(max_length, self.longest or max_length)
+        )
         self._store, self._protocol = store, protocol
         self._shared = 0
         self.setting_id = store.work.setting(

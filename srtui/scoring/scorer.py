@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any, Literal
 
+from srtui.errors import UserError
 from srtui.models.memory import free_bytes, inner_width, release, scoring_tokens, token_bytes
 from srtui.scoring.arithmetic import in_float32
 from srtui.scoring.head import examine
@@ -44,13 +46,25 @@ class Scorer:
         self._budget = batch_tokens if batch_tokens != "auto" else self._affordable()
         self._prefixes: dict[tuple[int, ...], Prefix] = {}
         self.tokens_run = self.tokens_saved = 0
-        self.head = examine(self._model, student.name)
-        self.why_padded = self._packs() or self._differs_when_long()
+        import torch
+
+        try:
+            self.head = examine(self._model, student.name)
+            self.why_padded = self._packs() or self._differs_when_long()
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"{student.name} leaves no memory on the device for even a short text; choose a smaller student."
+            ) from error
         self.tokens_run = self.tokens_saved = 0  # the trial is no work
 
     @property
     def packed(self) -> bool:
         return not self.why_padded
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens that the model's table of positions holds; None where there is none."""
+        return self.head.longest
 
     @property
     def batching(self) -> Literal["packed", "padded", "alone"]:
@@ -68,7 +82,12 @@ class Scorer:
         shared = [0] * len(spans)
         if self.packed:
             # The position before the target predicts its first token, so it has to be run.
-            shared = shared_prefixes([(s.ids, max(0, len(s.ids) - s.target - 1)) for s in spans])
+            shared = shared_prefixes(
+                [
+                    (s.ids, 0 if self.head.runs_alone(len(s.ids)) else max(0, len(s.ids) - s.target - 1))
+                    for s in spans
+                ]
+            )
         order = sorted(range(len(spans)), key=lambda i: shared[i] - len(spans[i].ids))
         at, emptied = 0, False
         while at < len(order) and not should_stop():
@@ -114,7 +133,7 @@ class Scorer:
 
     def _next_batch(self, sizes: Sequence[int]) -> int:
         """How many spans of these sizes, longest first, go into the next forward pass: one at least."""
-        if self.batching == "alone":
+        if self.batching == "alone" or self.head.runs_alone(sizes[0]):
             return 1
         total = 0
         for count, size in enumerate(sizes):
@@ -136,7 +155,7 @@ class Scorer:
             at for s, cut in zip(spans, shared, strict=True)
             for at in range(len(s.ids) - s.target - 1 - cut, len(s.ids) - 1 - cut)
         ]  # fmt: skip
-        with torch.inference_mode():
+        with torch.inference_mode(), self._forgetting(spans):
             if self.packed:
                 hidden, starts = self._packed_pass(spans, shared)
                 at = torch.tensor([starts[n] + c for n, c in zip(rows, columns, strict=True)])
@@ -155,6 +174,13 @@ class Scorer:
             else SpanLoss(0.0, span.target, span.truncated, "non_finite")
             for total, span in zip(sums.tolist(), spans, strict=True)
         ]
+
+    @contextmanager
+    def _forgetting(self, spans: Sequence[Span]) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self.head.forget(max(len(s.ids) for s in spans))
 
     def _packed_pass(self, spans: Sequence[Span], shared: Sequence[int]) -> tuple[Any, list[int]]:
         """Hidden states (1, tokens, width) of the spans end to end, and where each begins."""
@@ -217,6 +243,8 @@ class Scorer:
             with torch.inference_mode(), in_float32(self._model):
                 padded = self._padded_pass(two)
                 packed, starts = self._packed_pass(two, [len(start)] * 2)
+        except torch.OutOfMemoryError:
+            raise
         except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, IndexError) as error:
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
             return f"its code does not take packed sequences ({first_line})"
@@ -239,6 +267,8 @@ class Scorer:
         try:
             with torch.inference_mode():
                 differ = long_patterns_differ(self._model, self.head.body, min(longest, _LONG))
+        except torch.OutOfMemoryError:
+            raise
         except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, IndexError) as error:
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
             return f"what its attention sees of a long text cannot be asked ({first_line})"

@@ -132,14 +132,13 @@ class SpanBuilder:
         # The first token of all is never predicted, with or without a beginning-of-text token.
         count = min(len(conditional) - len(before), len(conditional) - 1)
         alone_count = len(unconditional) - 1
-        if count <= 0 or alone_count <= 0:
-            why = Invalid(
-                "target_truncated" if len(whole) > len(before) and len(alone) > 1 else "empty_target"
-            )
-            return why, why
+        why = Invalid("target_truncated" if len(whole) > len(before) and len(alone) > 1 else "empty_target")
+        # An answer of one token has no L(y) here, and so no score; it can be trained all the same.
         return (
-            Span(tuple(conditional), count, len(conditional) < len(whole)),
-            Span(tuple(unconditional), alone_count, len(unconditional) < len(alone)),
+            Span(tuple(conditional), count, len(conditional) < len(whole)) if count > 0 else why,
+            Span(tuple(unconditional), alone_count, len(unconditional) < len(alone))
+            if count > 0 and alone_count > 0
+            else why,
         )
 
     def conversation(self, turns: Sequence[tuple[str, str]]) -> tuple[str, list[int]]:
@@ -177,6 +176,11 @@ class SpanBuilder:
         target = len(whole) - start
         ids = [*(self._bos if context else self._start), *whole]
         return Span(tuple(ids[-max(self._max, target + 1) :]), target, len(ids) > self._max)
+
+    @property
+    def max_length(self) -> int:
+        """The most tokens of a text."""
+        return self._max
 
     @property
     def end_of_turn(self) -> list[int]:

@@ -220,6 +220,8 @@ def refuse_odd_file(path: Path) -> None:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
             raise UserError(not_a_file(path, mode))
+
+
 def exports(all_variants: bool, top_percent: float | None) -> tuple[str, str, str]:
     """The query of an export, that of the ids it ranks, and that of how many there are in all; parameters are
     run, setting and count."""

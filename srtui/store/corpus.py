@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from srtui.errors import UserError
 from srtui.sample import Pair
+from srtui.store.endings import CUT
 
 if TYPE_CHECKING:
     from srtui.store import Store
@@ -349,12 +350,16 @@ class Corpus:
         ]
 
     def rewrites_of(self, parent_id: int, kind: str) -> list[Variant]:
-        """Stored rewrites of one variant, whoever made them."""
+        """Stored rewrites of one variant, whoever made them, but for those that an older srtui took though
+        they had been cut short."""
+        marks = ",".join("?" * len(CUT))
         return [
             _variant(r)
             for r in self._store.rows(
-                f"SELECT {_COLUMNS} FROM variant WHERE parent_id = ? AND kind = ? ORDER BY id",
-                (parent_id, kind),
+                f"SELECT {_COLUMNS} FROM variant WHERE parent_id = ? AND kind = ? AND NOT EXISTS (SELECT 1 FROM "
+                "generation g WHERE g.id = variant.generation_id AND g.segments IS NULL AND "
+                f"g.finish IN ({marks})) ORDER BY id",
+                (parent_id, kind, *CUT),
             )
         ]
 

@@ -182,9 +182,7 @@ _INSTRUCTION = (
     "CASE WHEN p.id IS NULL THEN d1.reflected WHEN pv.kind = 'manual' THEN 2 "
     "ELSE pv.kind = 'instruction_reflected' OR coalesce(pp.kind, '') = 'instruction_reflected' END"
 )
-_ANSWER = (
-    "CASE WHEN p.id IS NULL THEN d2.reflected WHEN pv.kind = 'manual' THEN 2 ELSE pv.kind = 'response_reflected' END"
-)
+_ANSWER = "CASE WHEN p.id IS NULL THEN d2.reflected WHEN pv.kind = 'manual' THEN 2 ELSE pv.kind = 'response_reflected' END"
 _ORDER = {
     "sample": ("b.sample_id", ()),
     "state": (_STATE, ("p", "o", "d2", "f2", "d1", "f1")),

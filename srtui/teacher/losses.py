@@ -250,4 +250,3 @@ def _close_all() -> None:
     """Before the interpreter goes: llama.cpp's functions are gone when it calls ``__del__`` at its end."""
     for one in list(_open_ones):
         one.close()
-

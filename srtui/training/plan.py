@@ -146,6 +146,12 @@ def plan_steps(lengths: Sequence[int], config: TrainingConfig, *, packed: bool) 
     return steps[:wanted]
 
 
+def set_apart(step: Sequence[Sequence[int]], alone: Sequence[bool]) -> list[list[int]]:
+    """A step's micro-batches, those that must run ``alone`` in one of their own."""
+    together = [[i for i in micro if not alone[i]] for micro in step]
+    return [micro for micro in together if micro] + [[i] for micro in step for i in micro if alone[i]]
+
+
 def _cut(batch: Sequence[int], size: int, *, packed: bool) -> list[list[int]]:
     """``batch``, longest first, in micro-batches of at most ``size``."""
     count = math.ceil(len(batch) / size)

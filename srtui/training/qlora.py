@@ -25,7 +25,7 @@ from srtui.hashing import key
 from srtui.scoring import Scorer, Span, Student
 from srtui.scoring.packing import packed_attention
 from srtui.training import checkpoints, preflight
-from srtui.training.plan import TrainExample, TrainingConfig, plan_steps, steps_an_epoch
+from srtui.training.plan import TrainExample, TrainingConfig, plan_steps, set_apart, steps_an_epoch
 
 # What a kill loses at most, by default: five minutes of training.
 _CHECKPOINT_SECONDS = 300.0
@@ -170,7 +170,9 @@ class _Training:
                 self._check()
                 self.listener.begins(self.saved_step, self.tokens_after[self.saved_step])
                 self.clock = time.monotonic() - self.progress.seconds
-                self.trainer.train(found[1] if found else None, self.saved_step)
+                # Early stopping may have ended it in the checkpoint's very step.
+                done = len(self.steps) if self._has_ended() else self.saved_step
+                self.trainer.train(found[1] if found else None, done)
         except Interrupted:
             if self.progress.step > self.saved_step:
                 self._save()
@@ -196,6 +198,8 @@ class _Training:
         plan = plan_steps([len(e.input_ids) for e in self.examples], config, packed=self.packed)
         if not self.packed and not self.scorer.head.pads:
             plan = [[[i] for micro in step for i in micro] for step in plan]
+        alone = [self.scorer.head.runs_alone(len(e.input_ids)) for e in self.examples]
+        plan = [set_apart(step, alone) for step in plan]
         self.steps = [
             [MicroBatch(tuple(self.examples[i] for i in micro), self.packed) for micro in step]
             for step in plan
@@ -218,7 +222,14 @@ class _Training:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.student.model = model
         self.trainer = Trainer(
-            model, self.scorer.head, config, self.optimizer, self.steps, self._after_step, self.should_stop
+            model,
+            self.scorer.head,
+            config,
+            self.optimizer,
+            self.steps,
+            self._after_step,
+            self.should_stop,
+            half=self.on_gpu and self.student.arithmetic == "bfloat16" and torch.cuda.is_bf16_supported(),
         )
         self.untrained = self.trainer.adapter()
 
@@ -318,13 +329,17 @@ class _Training:
             self.best = self.trainer.adapter()
             return False
         done.worse += 1
-        if done.worse < self.config.early_stopping:
+        if not self._has_ended():
             return False
         self.listener.note(
             f"Early stopping after step {step}: the held-out loss was best, {done.best_loss:.4f}, after step "
             f"{done.best_step}; those weights are kept."
         )
         return True
+
+    def _has_ended(self) -> bool:
+        """Whether early stopping has seen as many evaluations without a better loss as it waits for."""
+        return 0 < self.config.early_stopping <= self.progress.worse
 
     def _save(self) -> None:
         from safetensors import SafetensorError
@@ -340,7 +355,9 @@ class _Training:
         try:
             written = checkpoints.write(self.root, step, self.fingerprint, fill)
         except (OSError, SafetensorError, RuntimeError) as error:
-            kept = f"the one of step {self.saved_step} is kept" if self.saved_step else "there is none before it"
+            kept = (
+                f"the one of step {self.saved_step} is kept" if self.saved_step else "there is none before it"
+            )
             raise UserError(
                 f"{self.root}: the checkpoint of step {step} cannot be written ({_reason(error)}); {kept}. "
                 "Make room and run the same command again."

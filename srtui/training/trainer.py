@@ -34,7 +34,8 @@ class Trainer:
 
     ``after_step(step, values)`` gets loss, learning_rate and grad_norm, and answers whether training
     has come to its end; ``should_stop`` is asked between micro-batches. ``optimizer`` is adamw
-    (PyTorch's) or paged_adamw_8bit (bitsandbytes').
+    (PyTorch's) or paged_adamw_8bit (bitsandbytes'). With ``half`` the adapters' products are bfloat16 too;
+    their weights, and a student whose arithmetic is float32, never are.
     """
 
     def __init__(
@@ -46,7 +47,9 @@ class Trainer:
         steps: Sequence[Sequence[MicroBatch]],
         after_step: Callable[[int, dict[str, float]], bool],
         should_stop: Callable[[], bool],
+        half: bool = False,
     ) -> None:
+        self._half = half
         self._model, self._head, self._config, self._steps = model, head, config, steps
         self._after_step, self._should_stop = after_step, should_stop
         self._parameters = [p for p in model.parameters() if p.requires_grad]
@@ -92,13 +95,13 @@ class Trainer:
         self._model.train()
         targets = sum(batch.targets for batch in batches)
         total = torch.zeros((), device=self._device)
-        half = self._device.type == "cuda" and torch.cuda.is_bf16_supported()
         for batch in batches:
             if self._should_stop():
                 raise Interrupted
-            with torch.autocast(self._device.type, torch.bfloat16, enabled=half):
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
                 loss = summed_nll(self._head, batch) / targets
             loss.backward()
+            self._head.forget(max(len(e.input_ids) for e in batch.examples))
             total += loss.detach()
         return total
 

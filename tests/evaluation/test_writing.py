@@ -82,6 +82,24 @@ def test_greedy_inherits_nothing(tiny: Path, tmp_path: Path) -> None:
     assert texts[0] == texts[1] == texts[2] and any(texts[0])
 
 
+def test_a_drawn_answer_does_not_depend_on_those_beside_it(tiny: Path) -> None:
+    """A resumed evaluation makes other batches, and an answer's address does not hold its neighbours."""
+    one = Contestant("s", "student", tiny, "sha", quantization="f32", template="alpaca")
+
+    def written(turns: list[Turns], **changed: float) -> dict[int, str]:
+        asked = {"max_tokens": 12, "temperature": 1.0, "top_p": 0.9, "seed": 3} | changed
+        writer = StudentWriter(one, Writing(**asked))  # type: ignore[arg-type]
+        found = {n: answer.text for n, answer in writer.write(turns, lambda: False)}
+        writer.close()
+        return found
+
+    together = written(TURNS)
+    assert [written([turns])[0] for turns in TURNS] == [together[n] for n in range(len(TURNS))]
+    assert written(TURNS, seed=4)[0] != together[0]
+    # Nearly nothing left to draw from is the likeliest token.
+    assert written(TURNS, top_p=1e-6) == written(TURNS, temperature=0.0)
+
+
 def test_all_that_is_used_is_stored_and_hashed() -> None:
     greedy, drawn = Writing(), Writing(temperature=0.7, top_p=0.9)
     assert greedy.facts == {

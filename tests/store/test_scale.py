@@ -132,7 +132,9 @@ def the_slow_way(store: Store) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def kept_counts(store: Store) -> dict[str, list[tuple[Any, ...]]]:
-    bins = "SELECT run_id, metric, kind, reason, sum(n), round(sum(total), 6) FROM score_bin GROUP BY 1, 2, 3, 4"
+    bins = (
+        "SELECT run_id, metric, kind, reason, sum(n), round(sum(total), 6) FROM score_bin GROUP BY 1, 2, 3, 4"
+    )
     return {
         "tally": sorted(map(tuple, store.rows("SELECT * FROM tally"))),
         "bins": sorted(map(tuple, store.rows(bins))),
@@ -150,10 +152,16 @@ def test_counts_are_those_of_the_rows(made: Workspace, tmp_path: Path) -> None:
         rows = store.row("SELECT * FROM outcome LIMIT 1")
         assert rows is not None
         with store.transaction():
-            store.work.add_outcome(*tuple(rows)[:3], bool(rows["kept"]), rows["reason"], rows["ifd"], rows["rifd"])
+            store.work.add_outcome(
+                *tuple(rows)[:3], bool(rows["kept"]), rows["reason"], rows["ifd"], rows["rifd"]
+            )
             variant, _ = store.marks.write_variant(2, 2, Pair("Mine.", "", "And my answer."))
-            store.conn.execute("INSERT INTO score VALUES (?, 1, 'ifd', NULL, NULL, NULL, 'target_truncated')", (variant,))
-            store.conn.execute("INSERT OR IGNORE INTO score VALUES (?, 1, 'ifd', NULL, NULL, 9.0, NULL)", (variant,))
+            store.conn.execute(
+                "INSERT INTO score VALUES (?, 1, 'ifd', NULL, NULL, NULL, 'target_truncated')", (variant,)
+            )
+            store.conn.execute(
+                "INSERT OR IGNORE INTO score VALUES (?, 1, 'ifd', NULL, NULL, 9.0, NULL)", (variant,)
+            )
         # A run over texts that are scored already gets its setting, another, and the first again.
         late = Script(workspace, store, "late", 12).begin(demo_pairs())
         other = store.work.setting("another", "def", "nf4", "alpaca", "default", 1024)
@@ -183,7 +191,8 @@ def test_a_store_of_before_is_counted_when_it_is_opened(made: Workspace, tmp_pat
         for statement in statements(SCRIPTS[name]):
             conn.execute(statement)
         conn.execute(
-            "INSERT INTO _sqlite_migrations(migration_set, name, applied_at) VALUES ('srtui', ?, '2026-01-01')", (name,)
+            "INSERT INTO _sqlite_migrations(migration_set, name, applied_at) VALUES ('srtui', ?, '2026-01-01')",
+            (name,),
         )
     conn.execute("ATTACH ? AS made", (str(made.store_path),))
     for (table,) in conn.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'").fetchall():
@@ -216,9 +225,7 @@ def test_quantiles_are_off_by_no_more_than_they_say(tmp_path: Path) -> None:
             exact = quantile(values, float(share))
             assert value == pytest.approx(exact, abs=0.0005 if exact < 3.9 else 0.1)
         assert found["at_or_over_one"] == sum(v >= 1 for v in values)
-        assert found["histogram"] == [
-            sum(n == min(19, int(v * 10)) for v in values) for n in range(20)
-        ]
+        assert found["histogram"] == [sum(n == min(19, int(v * 10)) for v in values) for n in range(20)]
 
 
 def test_an_export_is_read_as_it_is_written(made: Workspace) -> None:

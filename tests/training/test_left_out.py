@@ -55,7 +55,7 @@ def test_some_have_no_room_for_an_answer(workspace: Workspace, student_folder: P
     assert (training["status"], training["examples"], training["steps"]) == ("done", 2, 2)
     last = [p for p in told if p.stage == "train"][-1]
     assert (last.done, last.total) == (2, 2)
-    words = [line for line in said if "left out" in line]
+    words = [line for line in said if "not trained on" in line]
     assert len(words) == 1 and "1 of the 3" in words[0] and "1 target_truncated" in words[0]
 
 

@@ -298,6 +298,34 @@ def test_early_stopping_keeps_the_best_weights(tiny_folder: Path, tmp_path: Path
     assert f"best, {seen[result.kept_step]:.4f}, after step {result.kept_step}" in hears.notes[0]
 
 
+def test_early_stopping_that_is_killed_at_its_end_has_ended(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the last step's checkpoint and the adapter: what resumes takes no step more."""
+    from srtui.training import qlora
+
+    examples = make_examples()
+    against = [
+        replace(e, input_ids=(*e.input_ids[: -e.target], *(40_000 + i for i in range(e.target))))
+        for e in examples
+    ]
+    config = replace(SMALL, epochs=40, learning_rate=2e-2, evaluation_steps=2, early_stopping=1)
+    calm = go(tiny_folder, tmp_path / "calm", config, Hears(), {"selected": against})
+
+    def killed(training: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(qlora._Training, "_finish", killed)
+        go(tiny_folder, tmp_path / "rough", config, Hears(), {"selected": against})
+    again = Hears()
+    rough = go(tiny_folder, tmp_path / "rough", config, again, {"selected": against})
+    assert [step for step, _ in again.metrics] == []
+    assert (rough.steps, rough.kept_step) == (calm.steps, calm.kept_step)
+    name = "adapter_model.safetensors"
+    assert (rough.adapter_dir / name).read_bytes() == (calm.adapter_dir / name).read_bytes()
+
+
 @pytest.mark.parametrize(
     "switch", [{"rslora": True}, {"dora": True}, {"neftune_alpha": 5.0}, {"gradient_checkpointing": True}]
 )

@@ -146,7 +146,9 @@ def test_a_full_disk_ends_in_a_sentence_and_the_same_training_goes_on(
             return write(*given)
 
     monkeypatch.setattr(checkpoints, "write", refused)
-    with pytest.raises(UserError, match=r"checkpoint of step 6 cannot be written .* of step 4 is kept\. Make room"):
+    with pytest.raises(
+        UserError, match=r"checkpoint of step 6 cannot be written .* of step 4 is kept\. Make room"
+    ):
         killed.main(tiny_folder, "f32", full / "adapter", full / "losses")
     assert sorted(p.name for p in (full / "checkpoints").iterdir()) == ["step-0000002", "step-0000004"]
 

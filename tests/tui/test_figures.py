@@ -43,7 +43,10 @@ def by_hand(store: Store) -> dict[str, Any]:
     }
     variants = {r["id"]: dict(r) for r in store.rows("SELECT * FROM variant")}
     taken = dict(
-        map(tuple, store.rows("SELECT sample_id, variant_id FROM overrule WHERE undone_at IS NULL AND run_id = 1"))
+        map(
+            tuple,
+            store.rows("SELECT sample_id, variant_id FROM overrule WHERE undone_at IS NULL AND run_id = 1"),
+        )
     )
     rows = {}
     for r in store.rows("SELECT * FROM run_sample WHERE run_id = ?", (RUN,)):
@@ -128,7 +131,9 @@ def expected_of(workspace: Workspace) -> dict[str, Any]:
         e = by_hand(store)
         t = store.row("SELECT * FROM training_run WHERE run_id = ?", (RUN,))
         assert t is not None
-        losses = [r[0] for r in store.rows("SELECT value FROM training_metric WHERE name = 'loss' ORDER BY step")]
+        losses = [
+            r[0] for r in store.rows("SELECT value FROM training_metric WHERE name = 'loss' ORDER BY step")
+        ]
         e["training"] = [
             f"trained on {t['examples']:,} samples",
             f"loss of a step {losses[0]:.3f} → {losses[-1]:.3f}",
@@ -171,7 +176,11 @@ def test_the_commands_agree(told: Workspace, tmp_path: Path) -> None:
     assert written.keys() == {s for s, r in e["rows"].items() if r["kept"]}
     for sample, row in written.items():
         final = e["rows"][sample]
-        assert (row["variant"], row["ifd"], row["rifd"]) == (final["final"]["id"], final["ifd"], final["rifd"])
+        assert (row["variant"], row["ifd"], row["rifd"]) == (
+            final["final"]["id"],
+            final["ifd"],
+            final["rifd"],
+        )
         assert row["output"] == final["final"]["response"]
 
     for sample in [s for s, r in e["rows"].items()][:14]:
@@ -183,7 +192,10 @@ def test_the_commands_agree(told: Workspace, tmp_path: Path) -> None:
 
 
 def test_scores_are_those_of_the_rows(told: Workspace) -> None:
-    found = {(f["metric"], f["kind"]): f for f in json.loads(srtui(told, "scores", "quickstart", "--json"))["scores"]}
+    found = {
+        (f["metric"], f["kind"]): f
+        for f in json.loads(srtui(told, "scores", "quickstart", "--json"))["scores"]
+    }
     with Store(told.store_path, read_only=True) as store:
         values: dict[tuple[str, str], list[float]] = {}
         for r in store.rows(
@@ -284,7 +296,9 @@ def test_sums_are_kept_and_still_follow_a_person(demo: Workspace) -> None:
         assert means(store, RUN).ifd.after == pytest.approx(e["ifd"])
         assert store.value("SELECT count(*) FROM run_sums") == 1
         # The text by hand gets its score later: the sums are then taken anew.
-        store.conn.execute("INSERT INTO score SELECT id, 1, 'ifd', NULL, NULL, 0.25, NULL FROM variant WHERE kind = 'manual'")
+        store.conn.execute(
+            "INSERT INTO score SELECT id, 1, 'ifd', NULL, NULL, 0.25, NULL FROM variant WHERE kind = 'manual'"
+        )
         store.conn.commit()
         after = by_hand(store)
         assert after["kept ifd"] != e["kept ifd"]

@@ -210,7 +210,9 @@ class ScoresScreen(DashboardScreen):
 
     def on_histogram_picked(self, event: Histogram.Picked) -> None:
         base = SampleFilter(order="rifd" if event.measure.startswith("rifd") else "ifd")
-        self.dashboard.sample_filter = replace(base, measure=event.measure, low=event.low, high=event.high, both=True)
+        self.dashboard.sample_filter = replace(
+            base, measure=event.measure, low=event.low, high=event.high, both=True
+        )
         self.dashboard.action_go("samples")
 
 
