@@ -161,7 +161,9 @@ def _check(field: str, text: str, allowed: set[str], needs: set[str] | None = No
         found = names_in(text)
     except ValueError as error:
         raise ValueError(f"{field}: {error}; write {{{{ and }}}} for braces that are text") from None
-    shaped = next((f for _, f, spec, conversion in string.Formatter().parse(text) if spec or conversion), None)
+    shaped = next(
+        (f for _, f, spec, conversion in string.Formatter().parse(text) if spec or conversion), None
+    )
     if shaped is not None:
         raise ValueError(f"{field}: write {{{shaped}}} alone, without a conversion or a format")
     if found - allowed:
