@@ -83,7 +83,7 @@ def read_anchors(path: Path) -> Anchors:
     Raises UserError that names file, line and column.
     """
     text = read_text(path)
-    table = csv.DictReader(io.StringIO(text, newline=""))
+    table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         names, rows = list(table.fieldnames or []), list(table)
     except csv.Error as error:
@@ -150,11 +150,16 @@ def _scaled(rows: Sequence[Row]) -> dict[int, float]:
     return {r.item: float(d / spread) if spread else 0.0 for r, d in zip(there, difference, strict=True)}
 
 
+_SHOWN = 40  # characters of a cell that a message repeats
+
+
 def _number(path: Path, line: int, row: Mapping[str, Any], name: str) -> float:
     try:
         value = float(row[name])
     except (KeyError, TypeError, ValueError):
         value = math.nan
     if not math.isfinite(value):
-        raise UserError(f"{path}: line {line}: {name or 'index'} must be a number, and is {row.get(name)!r}.")
+        given = repr(row.get(name))
+        shown = given if len(given) <= _SHOWN else f"{given[:_SHOWN]} …"
+        raise UserError(f"{path}: line {line}: {name or 'index'} must be a number, and is {shown}.")
     return value

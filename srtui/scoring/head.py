@@ -137,6 +137,10 @@ def _examine(base: Any, name: str) -> Head:
     captured = seen[part]
     states = [answer.last_hidden_state[0] for answer in captured]
     same = _shared(one[0], two[0])
+    if logits.isnan().any():
+        raise UserError(
+            f"{name} cannot be a student: its logits are not numbers, so its weights are damaged; get the model again."
+        )
     if not near(logits[:same], other[:same], loose=True):
         raise UserError(
             f"{name} cannot be a student: its logits depend on the tokens that follow, so it does not predict them."

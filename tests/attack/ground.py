@@ -86,7 +86,10 @@ class Ground:
         return found
 
     def memory(self) -> str:
-        """A hash of all that the store says, whatever pages it lies on; "" where there is none to read."""
+        """A hash of all that the store says, whatever pages it lies on; "" where there is none to read.
+
+        Sums that a reader may keep, and what srtui noted of its own outputs, say nothing new.
+        """
         if not self.store.is_file():
             return ""
         try:
@@ -95,7 +98,7 @@ class Ground:
                 whole = hashlib.sha256()
                 for (table,) in conn.execute(
                     "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'variant_text%' "
-                    "AND name NOT LIKE 'sqlite_%' AND name <> 'output' ORDER BY name"
+                    "AND name NOT LIKE 'sqlite_%' AND name NOT IN ('output', 'run_sums') ORDER BY name"
                 ):
                     name = table.decode()
                     whole.update(table)

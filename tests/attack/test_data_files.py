@@ -172,7 +172,7 @@ ATTACKS = [
     released("a NUL", "s.py", "a = 1\0", "cannot be read as a released script"),
     anchored("empty", "", "not a table of anchors"),
     anchored("not UTF-8", b"index,instruction_difficulty\n1,\xe9\n", "not UTF-8"),
-    anchored("a cell of a megabyte", f'index,instruction_difficulty\n1,"{"x" * 10**6}"\n', "is not CSV"),
+    anchored("a cell of a megabyte", f'index,instruction_difficulty\n1,"{"x" * 10**6}"\n', "is not CSV|must be a number, and is 'xxx"),
     anchored("a number that is none", "index,instruction_difficulty\n1,inf\n", "must be a number"),
     anchored("an index beyond counting", "index,instruction_difficulty\n1e300,1\n", "no difficulty for row 1"),
 ]  # fmt: skip

@@ -53,7 +53,7 @@ def test_what_is_no_contestant(tuned: tuple[Workspace, Store, Run], tmp_path: Pa
         ("tunde", "Runs are: tuned"),
         ("base:other", "other"),
         ("smollm2-135m.Q8_0+nothing", "would be a LoRA in GGUF"),
-        (str(tmp_path / "absent.json"), "No such file"),
+        (str(tmp_path / "absent.json"), "does not exist"),
     ):
         with pytest.raises(UserError, match=sentence):
             find_contestant(workspace, store, name)

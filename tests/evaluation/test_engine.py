@@ -217,7 +217,7 @@ def test_win_rate_and_turns(model_workspace: Workspace, tmp_path: Path) -> None:
         ),
         (
             ("pairwise", JUDGE, JUDGE, "--prompts", "absent.jsonl", "--judge", JUDGE),
-            "absent.jsonl: No such file",
+            "absent.jsonl does not exist",
         ),
         (
             ("pairwise", "short.json", JUDGE, "--prompts", str(PROMPTS), "--judge", JUDGE),

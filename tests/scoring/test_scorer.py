@@ -12,6 +12,7 @@ from conftest import ROOT
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from srtui.errors import UserError
 from srtui.prompts import PromptTemplate, template
 from srtui.sample import Pair
 from srtui.scoring import Invalid, Scorer, SpanBuilder, Student, ifd
@@ -152,11 +153,14 @@ def test_batching_changes_nothing(student: Student) -> None:
 def test_logits_that_are_not_numbers(student: Student, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
+    scorer = Scorer(student)
     head = student.model.get_output_embeddings()
     monkeypatch.setattr(
         head, "forward", lambda hidden: torch.full((*hidden.shape[:-1], head.weight.shape[0]), math.nan)
     )
+    with pytest.raises(UserError, match="its logits are not numbers"):
+        Scorer(student)
     builder = SpanBuilder(student.tokenizer, template("alpaca"), "default", 2048)
-    (_, loss), *_ = Scorer(student).score([builder.forward(Pair("a", "", "b"))[0]])
+    (_, loss), *_ = scorer.score([builder.forward(Pair("a", "", "b"))[0]])
     assert loss.reason == "non_finite"
     assert ifd(loss, loss) == (None, "non_finite")

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 from conftest import ROOT
 from hypothesis import given
@@ -215,8 +214,7 @@ def test_long_jobs_get_a_plan_of_their_own(teacher_file: Path, monkeypatch: pyte
         return real(slots, cells)
 
     monkeypatch.setattr(opened, "_open_context", noted)
-    # Room for about 1,500 tokens of cache in all.
-    monkeypatch.setattr(opened, "_cell_bytes", lambda: int(psutil.virtual_memory().available * 0.4 / 1500))
+    monkeypatch.setattr(opened, "_affordable", lambda: 1500)
     requests = [ask(t, f"Say {t}.", Segment(max_tokens=6)) for t in TOPICS]
     found = run(opened, *requests, ask("long", "word " * 600, Segment(max_tokens=6)))
     opened.close()
