@@ -274,7 +274,7 @@ def _llama() -> list[Check]:
     llama_cpp.llama_backend_init()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tiny.gguf"
-        _write_tiny_gguf(path)
+        _write_tiny_gguf(path, "Q8_0")
         model_settings = llama_cpp.llama_model_default_params()
         model = llama_cpp.llama_model_load_from_file(str(path).encode(), model_settings)
         settings = llama_cpp.llama_context_default_params()
@@ -306,11 +306,11 @@ def _llama() -> list[Check]:
     return found
 
 
-def _write_tiny_gguf(path: Path) -> None:
-    """A one-layer Llama of 256 tokens with fixed weights in Q8_0: some hundred kilobytes, and every kind of its tensors.
+def _write_tiny_gguf(path: Path, quantization: str = "F32") -> None:
+    """A one-layer Llama of 256 tokens with fixed weights: every kind of its tensors in a megabyte or two.
 
-    Its matrices are quantized and a multiple of every kernel's tile, so that llama.cpp takes the code that it takes
-    for real models: in float32 a build whose AMX code dies of an illegal instruction passed.
+    Its matrices are a multiple of every kernel's tile, so that with a ``quantization`` llama.cpp takes the code that
+    it takes for real models: in float32 a build whose AMX code dies of an illegal instruction passed.
     """
     import gguf
     import numpy as np
@@ -341,8 +341,8 @@ def _write_tiny_gguf(path: Path) -> None:
     }
     for name, shape in shapes.items():
         weights = numbers.normal(0, 0.05, shape).astype(np.float32)
-        packed = gguf.quants.quantize(weights, gguf.GGMLQuantizationType.Q8_0)
-        writer.add_tensor(f"{name}.weight", packed, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+        kind = gguf.GGMLQuantizationType[quantization]
+        writer.add_tensor(f"{name}.weight", gguf.quants.quantize(weights, kind), raw_dtype=kind)
     for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
         writer.add_tensor(f"{name}.weight", np.ones(width, dtype=np.float32))
     writer.write_header_to_file()
