@@ -63,7 +63,7 @@ def test_refused_with_one_sentence(source: str, words: str) -> None:
     said = str(caught.value)
     assert "chat template" in said and said.endswith(".") and said.isprintable() and len(said) < 400
     assert spent.ru_utime + spent.ru_stime - began.ru_utime - began.ru_stime < 6
-    assert spent.ru_maxrss < 800_000  # kilobytes
+    assert spent.ru_maxrss <= max(800_000, began.ru_maxrss)  # kilobytes, of the largest child there ever was
 
 
 @pytest.mark.parametrize(
