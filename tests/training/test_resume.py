@@ -135,7 +135,7 @@ def test_a_full_disk_ends_in_a_sentence_and_the_same_training_goes_on(
     calm, full = tmp_path / "calm", tmp_path / "full"
     for folder in (calm, full):
         folder.mkdir()
-    killed.main(tiny_folder, "f32", calm / "adapter", calm / "losses")
+    killed.main(tiny_folder, "f32", "float32", calm / "adapter", calm / "losses")
 
     write, writes = checkpoints.write, 0
 
@@ -149,7 +149,7 @@ def test_a_full_disk_ends_in_a_sentence_and_the_same_training_goes_on(
     with pytest.raises(
         UserError, match=r"checkpoint of step 6 cannot be written .* of step 4 is kept\. Make room"
     ):
-        killed.main(tiny_folder, "f32", full / "adapter", full / "losses")
+        killed.main(tiny_folder, "f32", "float32", full / "adapter", full / "losses")
     assert sorted(p.name for p in (full / "checkpoints").iterdir()) == ["step-0000002", "step-0000004"]
 
     adapter = qlora._Training._write_adapter
@@ -161,9 +161,9 @@ def test_a_full_disk_ends_in_a_sentence_and_the_same_training_goes_on(
     with monkeypatch.context() as patched:
         patched.setattr(qlora._Training, "_write_adapter", refused_too)
         with pytest.raises(UserError, match="the trained adapter cannot be written"):
-            killed.main(tiny_folder, "f32", full / "adapter", full / "losses")
+            killed.main(tiny_folder, "f32", "float32", full / "adapter", full / "losses")
     assert [p.name for p in full.iterdir() if "adapter" in p.name] == []
-    killed.main(tiny_folder, "f32", full / "adapter", full / "losses")
+    killed.main(tiny_folder, "f32", "float32", full / "adapter", full / "losses")
     losses = {line.split(" ", 1)[0]: line for line in _lines(full / "losses")}
     assert list(losses.values()) == _lines(calm / "losses")
     assert (full / "adapter" / "adapter_model.safetensors").read_bytes() == (
