@@ -28,7 +28,7 @@ def terminal(tmp_path: Path) -> Iterator[Open]:
     opened: list[Terminal] = []
 
     def open_one(workspace: Workspace, **size: int) -> Terminal:
-        environment = os.environ | {
+        environment = dict(os.environ) | {
             "SRTUI_WORKSPACE": str(workspace.root),
             "XDG_CONFIG_HOME": str(tmp_path / "settings"),
             "TERM": "xterm-256color",
@@ -36,6 +36,8 @@ def terminal(tmp_path: Path) -> Iterator[Open]:
             "OMP_NUM_THREADS": "1",
             "LANG": "C.UTF-8",
         }
+        for name in ("COLUMNS", "LINES"):  # a terminal says its own size
+            environment.pop(name, None)
         opened.append(Terminal([sys.executable, "-m", "srtui"], environment, **size))
         return opened[-1]
 
