@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import re
-import string
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from srtui.errors import UserError
 from srtui.evaluation.contestants import date_written
 from srtui.files import parse_toml, read_text
 from srtui.hashing import digest, key, scheme_1
+from srtui.prompts.files import fill
 from srtui.store.evaluations import Ordering
 from srtui.teacher import Message, Request, Sampler, Segment, open_teacher
 
@@ -69,9 +69,9 @@ class JudgePrompt(BaseModel):
         return f"{self.leads[0]}{score}{self.ending}{self.between}{self.leads[1]}"
 
     def messages(self, asked: Asked) -> tuple[Message, ...]:
-        reference = _fill(self.reference, text=asked.reference) if asked.reference else ""
+        reference = fill(self.reference, text=asked.reference) if asked.reference else ""
         shown = {f"answer_{n}": text for n, text in enumerate(asked.shown, 1)}
-        user = _fill(self.user, question=asked.question, reference=reference, **shown)
+        user = fill(self.user, question=asked.question, reference=reference, **shown)
         return Message("system", self.system.strip()), Message("user", user.strip())
 
     def parse(self, text: str) -> tuple[list[float], str]:
@@ -144,16 +144,6 @@ def load_judge_prompt(name: str, answers: int) -> JudgePrompt:
             f"{source}: a text has the placeholder {error}, which srtui does not fill."
         ) from error
     return prompt
-
-
-def _fill(text: str, /, **values: str) -> str:
-    """Replace each {name} once over, so that braces in an answer's own text stay as they are."""
-    parts = []
-    for literal, field, _, _ in string.Formatter().parse(text):
-        parts.append(literal)
-        if field is not None:
-            parts.append(values[field])
-    return "".join(parts)
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ class PromptSet(_Part):
         return self
 
 
-def fill(text: str, **values: str) -> str:
+def fill(text: str, /, **values: str) -> str:
     """Replace each {name} once over, so that braces in a sample's own text stay as they are."""
     parts = []
     for literal, field, _, _ in string.Formatter().parse(text):
