@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import resource
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -63,7 +66,34 @@ def test_refused_with_one_sentence(source: str, words: str) -> None:
     said = str(caught.value)
     assert "chat template" in said and said.endswith(".") and said.isprintable() and len(said) < 400
     assert spent.ru_utime + spent.ru_stime - began.ru_utime - began.ru_stime < 6
-    assert spent.ru_maxrss <= max(800_000, began.ru_maxrss)  # kilobytes, of the largest child there ever was
+
+
+COSTLY = [
+    "{{ 'x' * 10**10 }}",
+    "{{ 'x'.ljust(10**11) }}",
+    "{% set ns = namespace(t='x') %}{% for i in range(99999) %}{% set ns.t = ns.t + ns.t %}{% endfor %}",
+]
+
+
+def test_memory_of_a_template_is_bounded() -> None:
+    # From a process of its own: a child's highest memory counts what its parent held when it was forked,
+    # and a process of tests holds models.
+    program = (
+        "import json, resource, sys\n"
+        "from srtui.chat_template import ChatTemplate\n"
+        "from srtui.errors import UserError\n"
+        "refused = 0\n"
+        "for source in json.loads(sys.argv[1]):\n"
+        "    try:\n"
+        "        ChatTemplate(source).pieces([('user', 'Hello')])\n"
+        "    except UserError:\n"
+        "        refused += 1\n"
+        "print(refused, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
+    )
+    command = [sys.executable, "-c", program, json.dumps([source + LOOP for source in COSTLY])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    refused, kilobytes = done.stdout.split()
+    assert int(refused) == len(COSTLY) and int(kilobytes) < 600_000
 
 
 @pytest.mark.parametrize(
