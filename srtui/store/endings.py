@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from srtui.errors import UserError
 from srtui.store.stored import damaged, stored_list
@@ -19,9 +19,20 @@ PARTS = ("critique", "instruction", "response", "text")
 """What a segment holds; ``text`` is all of it, where the teacher wrote in one go."""
 
 
-def packed(ended: Iterable[tuple[str, str, int]]) -> str:
-    """(part, finish, tokens) of each segment, as JSON."""
+def packed(ended: Iterable[tuple[str, str, int] | tuple[str, str, int, int | None]]) -> str:
+    """(part, finish, tokens, most tokens that it could have had) of each segment, as JSON."""
     return json.dumps([list(one) for one in ended])
+
+
+def cut_at(segments: str) -> Iterator[tuple[int, int]]:
+    """(number of the segment, most tokens that it could have had) of the segments that ended by length. What was
+    stored before the second was kept had as many as it wrote. Raises UserError where the column holds anything else."""
+    try:
+        for n, (_, finish, tokens, *room) in enumerate(stored_list(segments)):
+            if finish == "length":
+                yield n, int(tokens if not room or room[0] is None else room[0])
+    except (ValueError, TypeError):
+        raise UserError(damaged(segments)) from None
 
 
 def in_words(segments: str | None, finish: str) -> str:
@@ -30,7 +41,9 @@ def in_words(segments: str | None, finish: str) -> str:
     if segments is None:
         return f"the last part {_words(finish)}; of the others it is not known (an older srtui wrote it)"
     try:
-        ended = [f"{part} {_words(how)} after {tokens:,} tokens" for part, how, tokens in stored_list(segments)]
+        ended = [
+            f"{part} {_words(how)} after {tokens:,} tokens" for part, how, tokens, *_ in stored_list(segments)
+        ]
     except (ValueError, TypeError, AttributeError):
         raise UserError(damaged(segments)) from None
     return ", ".join(ended) or f"nothing was written: {finish}"
