@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -208,23 +209,28 @@ def test_scores_and_answers_under_other_words_are_not_used_again(mine: Path, tmp
     json.dumps(other.identity)
 
 
-def test_a_run_that_began_under_other_words_is_refused(workspace: Workspace) -> None:
-    from srtui.pipeline.context import Context
-    from srtui.pipeline.watch import Watch
+def test_a_run_that_began_under_other_words_is_refused_before_anything_is_loaded(
+    workspace: Workspace,
+) -> None:
+    """The teacher's stages come first; here no model is there to load."""
+    from srtui.pipeline import Engine
 
     with Store(workspace.store_path) as store:
         script = Script(workspace, store).begin([Pair(f"i{n}", "", f"One. Two {n}.") for n in range(4)])
-        run = store.runs.get(script.run_id)
-        now = store.work.setting(
-            "smollm2-135m", "abc", "nf4", "alpaca", "default", 1024, template_version("alpaca")
-        )
         quiet: Any = type("Quiet", (), {"progress": lambda *_: None, "event": lambda *_: None})()
-        context = Context(workspace, store, run, Watch(store, run.id, quiet, lambda: False))
-        context._refuse_other_words(now)  # nothing is chosen yet
+
+        def refused() -> str:
+            with pytest.raises(UserError) as error:
+                Engine(workspace, store, store.runs.get(script.run_id), quiet).work()
+            return str(error.value)
+
+        assert "other words" not in refused()  # nothing is chosen yet
         script.reflect("instruction")
         script.choose("instruction")
-        with pytest.raises(UserError, match=r"other words of the 'alpaca' template.*--set name="):
-            context._refuse_other_words(now)
+        assert re.search(r"other words of the 'alpaca' template.*--set name=", refused())
+        version = template_version("alpaca")
+        store.conn.execute("UPDATE scoring_setting SET template_version = ?", (version,))
+        assert "other words" not in refused()
 
 
 # -- the released scripts -----------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from srtui import models
 from srtui.errors import UserError
 from srtui.pipeline.watch import Watch
+from srtui.prompts import template_version
 from srtui.recipe import Recipe
 from srtui.store import Store
 from srtui.store.corpus import Variant, batched
@@ -118,7 +119,6 @@ class Context:
             student = self.recipe.student
             self._judge = self._load(student.model, student.quantization)
             before = self.store.runs.get(self.run.id).setting_id
-            self._refuse_other_words(self._judge.setting_id)
             if before not in (None, self._judge.setting_id):
                 self._score_again(self._judge, before)
             self.store.runs.update(self.run.id, setting_id=self._judge.setting_id)
@@ -188,17 +188,18 @@ class Context:
             self.watch.event("info", f"Texts for {name} are not packed: {judge.why_padded}.")
         return judge
 
-    def _refuse_other_words(self, setting_id: int) -> None:
-        """A run whose choices were begun under other words of its template does not go on under these."""
-        if self.run.setting_id in (None, setting_id):
+    def refuse_other_words(self) -> None:
+        """Raises UserError where the run's choices were begun under other words of its template: it does not
+        go on under these, and no teacher's time is spent on it. No model is needed to know."""
+        if self.run.setting_id is None:
             return
-        versions = {
-            self.store.value("SELECT template_version FROM scoring_setting WHERE id = ?", (i,))
-            for i in (self.run.setting_id, setting_id)
-        }
+        setting = "SELECT template_version FROM scoring_setting WHERE id = ?"
         begun = self.store.row("SELECT 1 FROM decision WHERE run_id = ? LIMIT 1", (self.run.id,))
         settled = self.store.value("SELECT count(*) FROM outcome WHERE run_id = ?", (self.run.id,))
-        if len(versions) > 1 and begun and settled < self.sample_count:
+        if not begun or settled >= self.sample_count:
+            return
+        now = template_version(self.recipe.prompt.template, self.recipe.prompts)
+        if self.store.value(setting, (self.run.setting_id,)) != now:
             raise UserError(
                 f"Run {self.run.name} began to choose under other words of the {self.recipe.prompt.template!r} "
                 "template than srtui has now, and their scores do not compare; start it under another name, "
