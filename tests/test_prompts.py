@@ -99,8 +99,27 @@ def test_the_same_name_with_other_words_is_another_version(mine: Path) -> None:
         ("({input}) A: ", "({input!r:>9}) A: ", ["templates.vicuna", "{input} alone"]),
         ("what {response}", "what", ["reverse", "must hold {response}"]),
         ("templates.short", "templates.chat", ["chat", "another name"]),
-        ("temperature = 0.0", "heat = 0.0", ["sampling.heat", "'temperature'"]),
-        ("[sampling]", "[samplings]", ["samplings", "not permitted"]),
+        (
+            "temperature = 0.0",
+            "heat = 0.0",
+            ["sampling.heat is not a key; it can be min_p, repeat_penalty, temperature, top_k, top_p."],
+        ),
+        (
+            "[sampling]",
+            "[samplings]",
+            ["samplings is not a key; it can be name, reverse, sampling, teacher, templates."],
+        ),
+        (  # what is missing because of the slip is not what is named
+            "without_input =",
+            "without_imput =",
+            ["templates.vicuna.without_imput is not a key; it can be with_input, without_input."],
+        ),
+        (
+            "teacher.response.",
+            "teacher.response.with_",
+            ["teacher.response.with_without_input is not a key; it can be with_input, without_input."],
+        ),
+        ("templates.short", "templates.Short", ["templates.Short cannot be a name here"]),
         ("temperature = 0.0", "temperature = ", ["not valid TOML"]),
         ("A: {response}\\nWrite", "A: {\\nWrite", ["teacher.response", "braces"]),
     ],
@@ -114,6 +133,18 @@ def test_a_mistake_is_one_sentence(mine: Path, old: str, new: str, words: list[s
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_an_unknown_key_of_criteria_and_of_a_judges_prompt(tmp_path: Path) -> None:
+    from srtui.evaluation.judge import load_judge_prompt
+
+    path = tmp_path / "c.toml"
+    path.write_text("versoin = '1'", encoding="utf-8")
+    for read in (lambda: load_criteria(str(path), "response"), lambda: load_judge_prompt(str(path), 1)):
+        with pytest.raises(
+            UserError, match=r"c\.toml: versoin is not a key; (it can be .*|did you mean )version"
+        ):
+            read()
 
 
 @pytest.mark.parametrize(("words", "key"), [("temperature = 9.0", "temperature"), ("top_k = 1.5", "top_k")])

@@ -157,6 +157,26 @@ def test_a_run_without_samples_and_one_without_training(workspace: Workspace) ->
             assert "The run is not done" in text
 
 
+def test_texts_that_were_cut_short_are_said_to_be(workspace: Workspace) -> None:
+    """A run of an older srtui, which kept how the last part ended and no more, and took what it had cut."""
+    store, script = finished(workspace, demo_pairs())
+    with store:
+        said = "\n".join(report.open_questions(report.gather(store, workspace.root, script.run_id)))
+        assert "cut short" not in said
+        store.conn.execute("UPDATE generation SET segments = NULL")
+        store.conn.execute("UPDATE generation SET finish = 'length' WHERE stage = 'response' AND id % 2")
+        store.conn.execute("DELETE FROM run_sums")
+        facts = report.gather(store, workspace.root, script.run_id)
+    ended = facts.summary["endings"]
+    assert ended["cut"] and ended["unknown"]
+    for text in (" ".join(read(report.html(facts)).text), report.markdown(facts)):
+        plain = " ".join(text.replace("\\", "").split())
+        assert f"{ended['cut']:,} of the kept texts were cut short" in plain
+        assert (
+            f"Of {ended['unknown']:,} of the kept texts it is not known whether they were cut short" in plain
+        )
+
+
 def test_examples_are_the_extremes_and_a_draw(workspace: Workspace) -> None:
     store, script = finished(workspace, demo_pairs())
     views = Views(store.path)
