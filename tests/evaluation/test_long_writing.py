@@ -14,7 +14,6 @@ from srtui.evaluation.contestants import Contestant
 from srtui.evaluation.writing import StudentWriter, Turns, Writing
 from srtui.scoring import legs
 
-
 pytestmark = pytest.mark.model
 LIMIT, NEW = 96, 12
 # Under the template's words: below the limit, just below so that the answer crosses it, and beyond.
