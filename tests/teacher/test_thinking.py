@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from tiny_gguf import write_tiny
 
+from srtui.recipe import parse
+from srtui.reflection import Protocol, load_criteria
+from srtui.sample import Pair
 from srtui.teacher import Generation, Message, Request, Sampler, Segment
 from srtui.teacher.llama import LlamaTeacher
 from srtui.teacher.losses import LlamaLosses
@@ -118,6 +121,44 @@ def test_more_room_where_there_is_some(teacher: LlamaTeacher) -> None:
     assert 150 < most.written[0].tokens < 256
     (g,) = run(teacher, ask(Segment("", 4000, least_tokens=255), Segment("\nB:\n", 8)))
     assert g.refused == "too_long"
+
+
+@pytest.mark.parametrize("mode", ["guided", "free"])
+@pytest.mark.parametrize("teacher", [(OPENS, 4096)], indirect=True)
+def test_every_reflection_comes_to_its_end(teacher: LlamaTeacher, mode: str) -> None:
+    """Of a model that never ends a thought by itself: what a run asks, in both modes, with its retries, takes no
+    more steps than it may write tokens."""
+    budget = {
+        "mode": mode,
+        "critique_tokens": 12,
+        "instruction_tokens": 16,
+        "answer_tokens": 20,
+        "thinking_tokens": 30,
+    }
+    recipe = parse({"name": "t", "dataset": "d", "reflection": budget}, "t")
+    pairs = [Pair(f"Name {n} fruits.", "", "Apples and pears.") for n in range(1, 4)]
+    left = 1500
+
+    def out_of_steps() -> bool:
+        nonlocal left
+        left -= 1
+        return left < 0
+
+    for stage in ("instruction", "response"):
+        protocol = Protocol(load_criteria(stage, stage), recipe)  # type: ignore[arg-type]
+        teacher.submit([protocol.request((pair, 1), pair, 1) for pair in pairs])
+        came: list[tuple[Pair, int]] = []
+        for g in teacher.run(out_of_steps):
+            pair, attempt = g.key  # type: ignore[misc]
+            came.append((pair, attempt))
+            assert g.refused is None and "think>" not in g.text
+            assert bool(g.thinking) == (mode == "free")
+            assert g.prompt.endswith("<think>\n" if mode == "free" else "<think>\n\n</think>\n\n")
+            room = sum(s.max_tokens for s in protocol.segments(attempt))
+            assert g.new_tokens <= room + (30 if mode == "free" else 0)
+            if attempt < 3:
+                teacher.submit([protocol.request((pair, attempt + 1), pair, attempt + 1)])
+        assert sorted(came) == sorted((pair, attempt) for pair in pairs for attempt in (1, 2, 3))
 
 
 def test_a_judge_scores_behind_the_thinking(teacher_file: Path, folder: Path) -> None:
