@@ -171,3 +171,15 @@ def test_a_judge_scores_behind_the_thinking(teacher_file: Path, folder: Path) ->
         losses.close()
     assert found[0] is not None and found[1] is not None
     assert found[0][0] == pytest.approx(found[1][0], abs=0.05)
+
+
+def test_a_judge_knows_what_it_holds(teacher_file: Path, folder: Path) -> None:
+    """With the block that is closed for it: what it holds it can score, and nothing else."""
+    losses = LlamaLosses(write_tiny(folder / "short.gguf", teacher_file, "llama", template=OPENS, context=64))
+    held = []
+    for n in range(4, 40):
+        asked = (Message("user", "rain " * n),)
+        held.append(losses.holds(asked, "Answer: 10/"))
+        assert held[-1] == (losses.of_options(asked, [("Answer: ", ["10/"])]) is not None)
+    losses.close()
+    assert held[0] and not held[-1]
