@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import tomllib
@@ -262,6 +263,40 @@ def test_a_run_that_began_under_other_words_is_refused_before_anything_is_loaded
         version = template_version("alpaca")
         store.conn.execute("UPDATE scoring_setting SET template_version = ?", (version,))
         assert "other words" not in refused()
+
+
+def test_under_a_chat_template_too(workspace: Workspace) -> None:
+    """One that opens a <think> block has a version that its tokenizer tells; no weights are here to load."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    from srtui.pipeline.context import Context
+
+    folder = workspace.models / "thinker"
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({"<e>": 0}, "<e>")), eos_token="<e>"
+    )
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|><think>\n{% endif %}"
+    )
+    tokenizer.save_pretrained(folder)
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    (folder / "model.safetensors").write_bytes(b"\x02" + bytes(7) + b"{}")
+    now = template("chat", tokenizer).version
+    assert now != template_version("chat")
+    with Store(workspace.store_path) as store:
+        script = Script(workspace, store).begin([Pair(f"i{n}", "", f"One. Two {n}.") for n in range(4)])
+        script.reflect("instruction")
+        script.choose("instruction")
+        settings = json.loads(store.value("SELECT recipe FROM run WHERE id = ?", (script.run_id,)))
+        settings["prompt"]["template"], settings["student"]["model"] = "chat", "thinker"
+        store.conn.execute("UPDATE run SET recipe = ?", (json.dumps(settings),))
+        for version, is_refused in ((now, False), (template_version("chat"), True)):
+            store.conn.execute("UPDATE scoring_setting SET template_version = ?", (version,))
+            context = Context(workspace, store, store.runs.get(script.run_id), None)  # type: ignore[arg-type]
+            with pytest.raises(UserError, match="other words") if is_refused else contextlib.nullcontext():
+                context.refuse_other_words()
 
 
 # -- the released scripts -----------------------------------------------------------------------
