@@ -189,7 +189,7 @@ def _show_sample(facts: dict[str, Any], raw: bool) -> None:
             f"\n[bold]Generation {g['id']}[/]: {g['stage']}, attempt {g['attempt']}, seed {g['seed']}, "
             f"{g['model']}, {g['parsed']}"
         )
-        out.print(f"  {plain(in_words(g['segments'], g['finish']))}", soft_wrap=True)
+        out.print(f"  {plain(in_words(g))}", soft_wrap=True)
         out.print(plain(g["text"]), soft_wrap=True)
 
 

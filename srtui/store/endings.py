@@ -6,8 +6,7 @@ import json
 import sqlite3
 from collections.abc import Iterable
 
-from srtui.errors import UserError
-from srtui.store.stored import damaged, stored_list
+from srtui.store.stored import Row, stored
 
 CUT = ("length", "repetition")
 """Finishes of a text that is not whole: it met its limit, or went round in circles."""
@@ -24,15 +23,13 @@ def packed(ended: Iterable[tuple[str, str, int]]) -> str:
     return json.dumps([list(one) for one in ended])
 
 
-def in_words(segments: str | None, finish: str) -> str:
-    """One line about all segments; ``finish`` is the last one's, which older stores have too.
-    Raises UserError where the column holds anything else."""
+def in_words(generation: Row) -> str:
+    """One line about all segments of a generation, of which ``generation`` has id, segments and finish, which
+    is the last segment's and there in older stores too. Raises UserError where the segments are damaged."""
+    segments, finish = stored(generation, "generation", "segments"), generation["finish"]
     if segments is None:
         return f"the last part {_words(finish)}; of the others it is not known (an older srtui wrote it)"
-    try:
-        ended = [f"{part} {_words(how)} after {tokens:,} tokens" for part, how, tokens in stored_list(segments)]
-    except (ValueError, TypeError, AttributeError):
-        raise UserError(damaged(segments)) from None
+    ended = [f"{part} {_words(how)} after {tokens:,} tokens" for part, how, tokens in segments]
     return ", ".join(ended) or f"nothing was written: {finish}"
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from srtui.store.connection import checkpoint
 from srtui.store.endings import ENDINGS, endings
-from srtui.store.stored import stored_object
+from srtui.store.stored import stored
 
 if TYPE_CHECKING:
     from srtui.store import Store
@@ -393,7 +393,7 @@ def training(conn: sqlite3.Connection, run_id: int) -> dict[str, Any] | None:
     row = conn.execute("SELECT * FROM training_run WHERE run_id = ?", (run_id,)).fetchone()
     if row is None:
         return None
-    result: Mapping[str, Any] = stored_object(row["result"])
+    result: Mapping[str, Any] = stored(row, "training_run", "result")
     losses = [
         r[0]
         for order in ("ASC", "DESC")
@@ -406,7 +406,7 @@ def training(conn: sqlite3.Connection, run_id: int) -> dict[str, Any] | None:
     return {
         **dict(row),
         "result": result,
-        "plan": stored_object(row["plan"]),
+        "plan": stored(row, "training_run", "plan"),
         "trained_on": result.get("examples", row["examples"]),
         "step_losses": losses if len(losses) == 2 else None,
         "tokens_a_second": row["tokens"] / row["seconds"] if row["seconds"] else None,

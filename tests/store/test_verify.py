@@ -93,7 +93,7 @@ def test_what_is_beyond_the_quick_check_is_seen_by_the_deep_one(
         ("UPDATE variant SET digest = zeroblob(16) WHERE id = 3", "variant 3 of sample 3"),
         ("UPDATE variant SET response = CAST(X'ff' AS TEXT) WHERE id = 3", "variant 3 of sample 3"),
         ("UPDATE sample SET digest = randomblob(16) WHERE id = 4", "sample 4: its original text"),
-        ("UPDATE sample SET record = '{\"n' WHERE id = 4", "sample 4: its original record"),
+        ("UPDATE sample SET record = '{\"n' WHERE id = 4", "sample 4: its record is damaged"),
         ("UPDATE answer SET text = 'an answer from a fine'", "answer 1: its text"),
         ("UPDATE answer SET key = randomblob(18)", "answer 1: its key is damaged"),
         ("UPDATE scoring_setting SET max_length = 65", "scoring setting 1"),
