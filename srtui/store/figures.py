@@ -270,17 +270,36 @@ def sums_query(by_the_student: bool, only: str = "") -> str:
 def _sums(store: Store, run_id: int, setting: int) -> dict[str, float]:
     """Sums over what stands now for each sample of a run."""
     conn = store.conn
-    conn.create_function("has_code", 1, lambda text: int(bool(_CODE.search(text or ""))), deterministic=True)
+    _teach(conn)
     stamp, of = _stamp(conn, run_id, setting), {"run": run_id, "setting": setting}
     found = _kept_sums(conn, run_id, stamp)
     if found is None:
-        found = {**conn.execute(sums_query(True), of).fetchone(), **endings(conn, run_id)}
+        found = _by_the_student(conn, run_id, setting)
         _keep_sums(store, run_id, stamp, found)
     if conn.execute("SELECT 1 FROM overrule WHERE run_id = ? AND undone_at IS NULL", (run_id,)).fetchone():
         was = {**conn.execute(sums_query(True, _OVERRULED), of).fetchone(), **endings(conn, run_id, False)}
         now = {**conn.execute(sums_query(False, _OVERRULED), of).fetchone(), **endings(conn, run_id, True)}
         found = {name: value - was[name] + now[name] for name, value in found.items()}
     return found
+
+
+def sums_and_again(store: Store, run_id: int) -> tuple[dict[str, float] | None, dict[str, float]]:
+    """The sums over the student's choices that are kept (None where they are not of today's rows), and the
+    same summed anew, which reads every sample."""
+    conn, setting = store.conn, store.value("SELECT setting_id FROM run WHERE id = ?", (run_id,)) or 0
+    _teach(conn)
+    kept = _kept_sums(conn, run_id, _stamp(conn, run_id, setting))
+    return kept, _by_the_student(conn, run_id, setting) if kept is not None else {}
+
+
+def _by_the_student(conn: sqlite3.Connection, run_id: int, setting: int) -> dict[str, float]:
+    of = {"run": run_id, "setting": setting}
+    return {**conn.execute(sums_query(True), of).fetchone(), **endings(conn, run_id)}
+
+
+def _teach(conn: sqlite3.Connection) -> None:
+    """The one function that the queries of sums need."""
+    conn.create_function("has_code", 1, lambda text: int(bool(_CODE.search(text or ""))), deterministic=True)
 
 
 def _kept_sums(conn: sqlite3.Connection, run_id: int, stamp: str) -> dict[str, float] | None:

@@ -506,6 +506,22 @@ SCRIPTS = {
 """By migration, what it runs; forward only, and never changed once released."""
 
 
+def counted_again() -> Iterator[tuple[str, tuple[str, ...], str]]:
+    """(table, its key, query) of the counts that triggers keep: the query gives the same rows anew."""
+    counted = "SELECT run_id, what, stage, detail, flags, sum(n) FROM ({rows}) GROUP BY 1, 2, 3, 4, 5"
+    names = ("run_id", "what", "stage", "detail", "flags")
+    rows = " UNION ALL ".join(f"{row.format(row='x')} FROM {table} x" for table, row in _TALLIES.items())
+    named = f"SELECT NULL AS run_id, NULL AS what, NULL AS stage, NULL AS detail, NULL AS flags, 0 AS n WHERE 0 UNION ALL {rows}"
+    yield "tally", names, counted.format(rows=named)
+    select = _OF_A_RUN.format(which="true").partition(")")[2].partition("ON CONFLICT")[0]
+    yield (
+        "score_bin",
+        ("run_id", "metric", "kind", "reason", "bin"),
+        "WITH one(run_id, metric, kind, reason, bin, n, total, truncated) AS (" + select + ") "
+        "SELECT run_id, metric, kind, reason, bin, sum(n), sum(total), sum(truncated) FROM one GROUP BY 1, 2, 3, 4, 5",
+    )
+
+
 def statements(script: str) -> Iterator[str]:
     """The statements of a script one by one; a semicolon within a trigger ends none."""
     begun = ""

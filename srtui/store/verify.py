@@ -18,9 +18,10 @@ from srtui.store.connection import open_read_only
 from srtui.store.stored import COLUMNS, misshapen
 from srtui.store.work import setting_key
 
+SHOWN = 20
+"""Problems that are said one by one; the others are counted."""
 QUICK = 20_000
 """Rows of each table that are compared where not all are: a tenth of a second."""
-_SHOWN = 20
 
 
 @dataclass
@@ -41,11 +42,16 @@ def verify(
     with closing(open_read_only(path)) as conn:
         conn.text_factory = lambda raw: raw.decode("utf-8", "replace")
         found = Verified(texts=conn.execute("SELECT count(*) FROM variant").fetchone()[0])
-        faults = _faults(conn, most, found, tell)
-        found.problems = list(islice(faults, _SHOWN))
-        if more := sum(1 for _ in faults):
-            found.problems.append(f"and {more:,} more like these")
+        found.problems = first_of(_faults(conn, most, found, tell))
     return found
+
+
+def first_of(faults: Iterator[str]) -> list[str]:
+    """The first sentences, and how many more there are."""
+    problems = list(islice(faults, SHOWN))
+    if more := sum(1 for _ in faults):
+        problems.append(f"and {more:,} more like these")
+    return problems
 
 
 def _faults(

@@ -13,9 +13,12 @@ import pytest
 
 from srtui import process_id
 from srtui.errors import UserError
+from srtui.evaluation.calibration import calibration_result
+from srtui.evaluation.human import human_result
+from srtui.evaluation.results import pairwise_result, turns_result, winrate_result
 from srtui.store import Store
 from srtui.store.schema import SCRIPTS
-from srtui.store.stored import COLUMNS
+from srtui.store.stored import COLUMNS, misshapen
 from srtui.store.views import Views
 from srtui.tui.app import Dashboard
 from srtui.workspace import Workspace
@@ -62,7 +65,7 @@ def dashboards_questions(path: Path) -> None:
     views = Views(path)
     try:
         for ask in (
-            lambda: views.runs(),
+            views.runs,
             lambda: [views.live(run) for run in (1, 2, 3)],
             lambda: [views.sample(1, sample) for sample in range(1, 8)],
             lambda: views.training(1),
@@ -85,7 +88,18 @@ def test_every_column_of_json_is_known() -> None:
     assert said - COLUMNS.keys() == {("run_sums", "sums")}
 
 
-@pytest.mark.parametrize("column", COLUMNS, ids=lambda column: ".".join(column))
+def test_what_evaluations_write_is_what_faces_may_read() -> None:
+    """Also where nothing was judged; multiple choice is evaluated in tests/evaluation."""
+    for kind, result in (
+        ("pairwise", pairwise_result([], [], {}, 0, 0.0)), ("winrate", winrate_result([], [], {}, 0, 0.0)),
+        ("turns", turns_result([], [], 0)), ("human", human_result([], [], {})),
+        ("calibration", calibration_result([], [], {}, 0)),
+    ):  # fmt: skip
+        row = {"id": 1, "kind": kind, "result": json.dumps(result)}
+        assert misshapen(row, "evaluation", "result") is None, (kind, result)
+
+
+@pytest.mark.parametrize("column", COLUMNS, ids=".".join)
 def test_other_json_than_was_written_is_a_sentence_in_every_face(
     ground: Ground, column: tuple[str, str]
 ) -> None:

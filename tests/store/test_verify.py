@@ -22,7 +22,12 @@ def store(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setenv("SRTUI_WORKSPACE", str(workspace.root))
     store = Store(workspace.store_path)
     rows = [
-        NewRow(n, Pair(f"instruction {n}", "", f"the answer number {n}"), '{"n": "x"}') for n in range(60)
+        NewRow(
+            n,
+            Pair(f"instruction {n}", "", f"the answer number {n}"),
+            f'{{"prompt": "instruction {n}", "response": "the answer number {n}"}}',
+        )
+        for n in range(60)
     ]
     store.corpus.import_rows("d", "f", "sha", "alpaca", rows)
     store.work.setting("s", "id", "nf4", "alpaca", "default", 64)
