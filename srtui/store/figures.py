@@ -38,6 +38,7 @@ LABELS = {
     "kept ifd": "IFD of what is kept",
     "kept rifd": "r-IFD of what is kept",
     "trained on": "trained on",
+    "changed since": "choice changed since the training",
     "step loss": "loss of a step",
     "step seconds": "in steps",
     "step speed": "tokens/s in steps",
@@ -407,7 +408,8 @@ def training(conn: sqlite3.Connection, run_id: int) -> dict[str, Any] | None:
 
     ``trained_on``: samples whose tokens were trained on; ``step_losses``: the loss of its first and of
     its last step, mean NLL in nats a target token, not smoothed; ``tokens_a_second``: tokens over the
-    seconds spent in steps. None before there is one.
+    seconds spent in steps; ``changed_since``: samples for which a person's word is another than when the training
+    began. None before there is one.
     """
     row = conn.execute("SELECT * FROM training_run WHERE run_id = ?", (run_id,)).fetchone()
     if row is None:
@@ -429,4 +431,12 @@ def training(conn: sqlite3.Connection, run_id: int) -> dict[str, Any] | None:
         "trained_on": result.get("examples", row["examples"]),
         "step_losses": losses if len(losses) == 2 else None,
         "tokens_a_second": row["tokens"] / row["seconds"] if row["seconds"] else None,
+        "changed_since": conn.execute(_CHANGED_SINCE, {"run": run_id, "at": row["created_at"]}).fetchone()[0],
     }
+
+
+_CHANGED_SINCE = (
+    "SELECT count(*) FROM (SELECT max(CASE WHEN created_at <= :at AND (undone_at IS NULL OR undone_at > :at) "
+    "THEN variant_id END) AS was, max(CASE WHEN undone_at IS NULL THEN variant_id END) AS now FROM overrule "
+    "WHERE run_id = :run GROUP BY sample_id) WHERE was IS NOT now"
+)
