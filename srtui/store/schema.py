@@ -411,19 +411,20 @@ _BIN = (
     "CASE WHEN s.value IS NULL THEN -1 WHEN s.value < 4 THEN CAST(s.value * 2000 AS INTEGER) "
     "ELSE 7960 + CAST(min(s.value, 1000) * 10 AS INTEGER) END"
 )
-_COUNT_SCORES = f"""
-    INSERT INTO score_bin(run_id, metric, kind, reason, bin, n, total, truncated)
+_SCORED = f"""
     SELECT r.id, s.metric, v.kind, CASE WHEN s.value IS NULL THEN coalesce(s.reason, '?') ELSE '' END, {_BIN}, 1,
         coalesce(s.value, 0.0), coalesce(l.truncated, 0)
-    FROM {{rows}} LEFT JOIN span_loss l ON l.key = s.conditional_key WHERE {{which}}
+    FROM {{rows}} LEFT JOIN span_loss l ON l.key = s.conditional_key WHERE {{which}}"""
+_COUNT_SCORES = f"""
+    INSERT INTO score_bin(run_id, metric, kind, reason, bin, n, total, truncated){_SCORED}
     ON CONFLICT(run_id, metric, kind, reason, bin) DO UPDATE SET
         n = n + 1, total = total + excluded.total, truncated = truncated + excluded.truncated
 """
-_OF_A_RUN = _COUNT_SCORES.format(
-    rows="run r JOIN run_sample rs ON rs.run_id = r.id JOIN variant v ON v.sample_id = rs.sample_id "
-    "JOIN score s ON s.variant_id = v.id AND s.setting_id = r.setting_id",
-    which="{which}",
+_ROWS_OF_A_RUN = (
+    "run r JOIN run_sample rs ON rs.run_id = r.id JOIN variant v ON v.sample_id = rs.sample_id "
+    "JOIN score s ON s.variant_id = v.id AND s.setting_id = r.setting_id"
 )
+_OF_A_RUN = _COUNT_SCORES.format(rows=_ROWS_OF_A_RUN, which="{which}")
 _COUNT = "ON CONFLICT(run_id, what, stage, detail, flags) DO UPDATE SET n = n + 1"
 _TALLIES = {
     "run_sample": "SELECT {row}.run_id, 'sample', '', '', {row}.held_out, 1",
@@ -508,16 +509,18 @@ SCRIPTS = {
 
 def counted_again() -> Iterator[tuple[str, tuple[str, ...], str]]:
     """(table, its key, query) of the counts that triggers keep: the query gives the same rows anew."""
-    counted = "SELECT run_id, what, stage, detail, flags, sum(n) FROM ({rows}) GROUP BY 1, 2, 3, 4, 5"
-    names = ("run_id", "what", "stage", "detail", "flags")
     rows = " UNION ALL ".join(f"{row.format(row='x')} FROM {table} x" for table, row in _TALLIES.items())
-    named = f"SELECT NULL AS run_id, NULL AS what, NULL AS stage, NULL AS detail, NULL AS flags, 0 AS n WHERE 0 UNION ALL {rows}"
-    yield "tally", names, counted.format(rows=named)
-    select = _OF_A_RUN.format(which="true").partition(")")[2].partition("ON CONFLICT")[0]
+    yield (
+        "tally",
+        ("run_id", "what", "stage", "detail", "flags"),
+        f"WITH one(run_id, what, stage, detail, flags, n) AS ({rows}) "
+        "SELECT run_id, what, stage, detail, flags, sum(n) FROM one GROUP BY 1, 2, 3, 4, 5",
+    )
+    scored = _SCORED.format(rows=_ROWS_OF_A_RUN, which="true")
     yield (
         "score_bin",
         ("run_id", "metric", "kind", "reason", "bin"),
-        "WITH one(run_id, metric, kind, reason, bin, n, total, truncated) AS (" + select + ") "
+        "WITH one(run_id, metric, kind, reason, bin, n, total, truncated) AS (" + scored + ") "
         "SELECT run_id, metric, kind, reason, bin, sum(n), sum(total), sum(truncated) FROM one GROUP BY 1, 2, 3, 4, 5",
     )
 
