@@ -95,6 +95,16 @@ def teacher_file(models_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def pair_folder(student_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models/ with the tiny teacher and student of tests/tiny_pair.py."""
+    from tests.tiny_pair import make_pair
+
+    folder = tmp_path_factory.mktemp("pair")
+    make_pair(student_folder, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def alpaca_file() -> Path:
     path = ROOT.parent / "shared" / "data" / "alpaca_cherry_3k.json"
     if not path.exists():
@@ -123,8 +133,14 @@ def model_workspace(tmp_path: Path, models_folder: Path) -> Workspace:
     return make_workspace(tmp_path / "ws", models_folder)
 
 
+@pytest.fixture
+def pair_workspace(tmp_path: Path, pair_folder: Path) -> Workspace:
+    """With models that take milliseconds; what small_recipe writes there uses them."""
+    return make_workspace(tmp_path / "ws", pair_folder)
+
+
 @pytest.fixture(scope="session")
-def drawn_adapter(student_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def drawn_adapter(pair_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained adapter without the training: its weights are drawn, and large enough to show."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -132,7 +148,7 @@ def drawn_adapter(student_folder: Path, tmp_path_factory: pytest.TempPathFactory
     from srtui.scoring import Student
 
     torch.manual_seed(0)
-    student = Student.load(student_folder, "nf4")
+    student = Student.load(pair_folder / "tiny", "nf4")
     model = get_peft_model(
         student.model,
         LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
@@ -146,7 +162,7 @@ def drawn_adapter(student_folder: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture
-def tuned(model_workspace: Workspace, drawn_adapter: Path) -> tuple[Workspace, Store, Run]:
+def tuned(pair_workspace: Workspace, drawn_adapter: Path) -> tuple[Workspace, Store, Run]:
     """A workspace with a finished run called "tuned"."""
     import time
 
@@ -154,10 +170,10 @@ def tuned(model_workspace: Workspace, drawn_adapter: Path) -> tuple[Workspace, S
     from srtui.recipe import parse
     from srtui.store import Store
 
-    workspace = model_workspace
+    workspace = pair_workspace
     store = Store(workspace.store_path)
     import_file(store, workspace.recipes / "quickstart.jsonl", "q")
-    recipe = parse({"name": "tuned", "dataset": "q", "student": {"model": "smollm2-135m"}}, "test")
+    recipe = parse({"name": "tuned", "dataset": "q", "student": {"model": "tiny"}}, "test")
     dataset_id = store.corpus.dataset_id("q")
     assert dataset_id is not None
     run = store.runs.create("tuned", dataset_id, "r.toml", recipe.model_dump_json(), "f", [])
@@ -171,7 +187,10 @@ def tuned(model_workspace: Workspace, drawn_adapter: Path) -> tuple[Workspace, S
 
 
 def small_recipe(workspace: Workspace, samples: int = 6, **sections: dict[str, object]) -> Path:
-    """The quickstart recipe cut down to seconds, in ``workspace``; returns its path."""
+    """The quickstart recipe cut down to seconds, in ``workspace``; returns its path.
+
+    It uses the tiny pair where the workspace has it, and the demo's models otherwise.
+    """
     import json
 
     data = tomllib.loads((ROOT / "recipes" / "quickstart.toml").read_text())
@@ -182,6 +201,8 @@ def small_recipe(workspace: Workspace, samples: int = 6, **sections: dict[str, o
     # Room for most of what this model writes: a text that is cut off is written again, and then refused.
     data["reflection"] |= {"critique_tokens": 12, "instruction_tokens": 40, "answer_tokens": 56}
     data["training"] |= {"epochs": 1, "batch_size": 2, "micro_batch_size": 2}
+    if (workspace.models / "tiny").is_dir():
+        data["teacher"]["model"], data["student"]["model"] = "tiny.F16", "tiny"
     for name, values in sections.items():
         data.setdefault(name, {}).update(values)
     lines = [f"{k} = {json.dumps(v)}" for k, v in data.items() if not isinstance(v, dict)]

@@ -16,6 +16,7 @@ from srtui import recipe as recipes
 from srtui.errors import UserError
 from srtui.pipeline.ablate import ARMS, Ablation, Interval, check_arms, paired_interval
 from srtui.store import Store
+from srtui.workspace import Workspace
 
 
 class Quiet:
@@ -92,8 +93,8 @@ def test_without_held_out_samples_there_is_nothing_to_compare(tmp_path: Path) ->
 
 
 @pytest.mark.model
-def test_arms_share_what_is_stored(tmp_path: Path, models_folder: Path) -> None:
-    workspace = make_workspace(tmp_path / "ws", models_folder)
+def test_arms_share_what_is_stored(pair_workspace: Workspace) -> None:
+    workspace = pair_workspace
     path = small_recipe(
         workspace,
         selection={"policy": "keep"},

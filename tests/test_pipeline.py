@@ -1,4 +1,4 @@
-"""The whole loop on the real small models: what it does, that it resumes, that it stays offline."""
+"""The whole loop: what it does, that it resumes; with the demo's models, that it stays offline."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import random
 import signal
 import subprocess
 import sys
-import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +23,9 @@ from srtui.store import Store
 from srtui.store.endings import CUT
 from srtui.store.summary import summarise
 from srtui.workspace import Workspace
+from tests.commands import Command, srtui
 
 pytestmark = pytest.mark.model
-
-
-def srtui(workspace: Workspace, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """The command, as a person runs it."""
-    environment = os.environ | {"SRTUI_WORKSPACE": str(workspace.root)}
-    return subprocess.run(
-        [sys.executable, "-m", "srtui", *words],
-        capture_output=True,
-        text=True,
-        cwd=workspace.root,
-        env=environment,
-        timeout=900,
-        **options,
-    )
 
 
 def decided(workspace: Workspace) -> list[tuple[Any, ...]]:
@@ -55,11 +42,9 @@ def decided(workspace: Workspace) -> list[tuple[Any, ...]]:
 
 
 @pytest.fixture(scope="module")
-def finished(
-    tmp_path_factory: pytest.TempPathFactory, models_folder: Path
-) -> tuple[Workspace, dict[str, Any]]:
+def finished(tmp_path_factory: pytest.TempPathFactory, pair_folder: Path) -> tuple[Workspace, dict[str, Any]]:
     """One small run, undisturbed, from the command line."""
-    workspace = make_workspace(tmp_path_factory.mktemp("finished") / "ws", models_folder)
+    workspace = make_workspace(tmp_path_factory.mktemp("finished") / "ws", pair_folder)
     done = srtui(workspace, "run", str(small_recipe(workspace)), "--json", "--set", "selection.policy=keep")
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
@@ -240,39 +225,32 @@ class _Silent:
         pass
 
 
-def test_killed_at_twenty_random_moments(tmp_path: Path, models_folder: Path) -> None:
-    """kill -9 and go on, twenty times: nothing lost, nothing double, the same decisions.
+def test_killed_at_twenty_moments(tmp_path: Path, pair_folder: Path) -> None:
+    """kill -9 and resume, twenty times, in the middle of commits and of decodes: nothing lost, nothing
+    double, the same decisions.
 
-    One slot and one thread make llama.cpp's arithmetic the same whatever was done before the kill.
+    One thread makes llama.cpp's arithmetic the same whatever was done before the kill.
     """
-    settings = {
+    settings: dict[str, dict[str, object]] = {
         "teacher": {"slots": 3, "threads": 1},
         "training": {"enabled": False},
-        "reflection": {"critique_tokens": 12, "instruction_tokens": 12, "answer_tokens": 16},
     }
-    calm = make_workspace(tmp_path / "calm", models_folder)
-    recipe = small_recipe(calm, 5, **settings)
-    assert srtui(calm, "run", str(recipe)).returncode == 0
-    wild = make_workspace(tmp_path / "wild", models_folder)
-    recipe = small_recipe(wild, 5, **settings)
+    calm = make_workspace(tmp_path / "calm", pair_folder)
+    assert srtui(calm, "run", str(small_recipe(calm, 40, **settings))).returncode == 0
+    wild = make_workspace(tmp_path / "wild", pair_folder)
+    recipe = small_recipe(wild, 40, **settings)
+    # The first commits of a process import and take the lease; from each start on the work gets further.
     moments = random.Random(11)
-    environment = os.environ | {"SRTUI_WORKSPACE": str(wild.root)}
-    kills = 0
-    for _ in range(20):
-        engine = subprocess.Popen(
-            [sys.executable, "-m", "srtui", "run", str(recipe)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-        )
-        time.sleep(moments.uniform(0.2, 12.0))
-        kills += engine.poll() is None
-        engine.send_signal(signal.SIGKILL)
-        engine.wait()
+    plan = [("commit", n) for n in (1, 2, 3, 5, 8)]
+    plan += [(moments.choice(("commit", "decode")), moments.randint(5, 20)) for _ in range(15)]
+    kills: Counter[str] = Counter()
+    for event, number in plan:
+        done = srtui(wild, "run", str(recipe), kill_at=(event, number))
+        kills[event] += done.returncode == -signal.SIGKILL
         if wild.store_path.exists():
             with Store(wild.store_path, read_only=True) as store:
                 assert store.check() == []
-    assert kills >= 5, "the kills came after the run had ended; the test proves nothing"
+    assert kills["commit"] >= 8 and kills["decode"] >= 4, kills
     done = srtui(wild, "run", str(recipe))
     assert done.returncode == 0, done.stderr
     assert decided(wild) == decided(calm)
@@ -290,47 +268,40 @@ def test_killed_at_twenty_random_moments(tmp_path: Path, models_folder: Path) ->
             assert a.counts()[table] == b.counts()[table], table
 
 
-def test_ctrl_c_stops_after_the_step_and_says_how_to_go_on(model_workspace: Workspace) -> None:
-    recipe = small_recipe(model_workspace, training={"enabled": False})
-    engine = subprocess.Popen(
-        [sys.executable, "-u", "-m", "srtui", "run", str(recipe), "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"SRTUI_WORKSPACE": str(model_workspace.root)},
-    )
-    assert engine.stdout is not None
-    for line in engine.stdout:
-        if json.loads(line).get("stage") == "reflect-instruction":
-            break
-    second = srtui(model_workspace, "run", str(recipe))
+def test_ctrl_c_stops_after_the_step_and_says_how_to_go_on(pair_workspace: Workspace) -> None:
+    recipe = small_recipe(pair_workspace, 56, training={"enabled": False})
+    engine = Command(pair_workspace, "run", str(recipe), "--json")
+    engine.until(lambda: '"stage": "reflect-instruction"' in engine.stdout)
+    engine.send_signal(signal.SIGSTOP)
+    second = srtui(pair_workspace, "run", str(recipe))
     assert second.returncode == 2
     assert f"process {engine.pid}" in second.stderr
+    engine.send_signal(signal.SIGCONT)
     engine.send_signal(signal.SIGINT)
-    _, said = engine.communicate(timeout=120)
-    assert engine.returncode == 130
-    assert "Ctrl-C again" in said
-    with Store(model_workspace.store_path, read_only=True) as store:
+    stopped = engine.wait()
+    assert stopped.returncode == 130
+    assert "Ctrl-C again" in stopped.stderr
+    with Store(pair_workspace.store_path, read_only=True) as store:
         run = store.runs.named("small")
         assert run.status == "stopped"
         assert store.runs.holder(run.id) is None
-    assert srtui(model_workspace, "run", str(recipe)).returncode == 0
+    assert srtui(pair_workspace, "run", str(recipe)).returncode == 0
 
 
-def test_a_proxy_decides_what_is_clear(model_workspace: Workspace) -> None:
+def test_a_proxy_decides_what_is_clear(pair_workspace: Workspace) -> None:
     """The student itself scores near ties and a few others; what the proxy alone would have changed is told."""
     recipe = small_recipe(
-        model_workspace,
+        pair_workspace,
         training={"enabled": False},
         selection={"policy": "keep"},
-        scoring={"proxy": "smollm2-135m", "proxy_quantization": "nf4", "proxy_margin": 1e-6},
+        scoring={"proxy": "tiny", "proxy_quantization": "nf4", "proxy_margin": 1e-6},
         student={"quantization": "f32"},
     )
-    done = srtui(model_workspace, "run", str(recipe), "--json")
+    done = srtui(pair_workspace, "run", str(recipe), "--json")
     assert done.returncode == 0, done.stderr
     events = [e["message"] for e in map(json.loads, done.stdout.splitlines()) if e["type"] == "event"]
-    assert any("smollm2-135m alone would have changed" in message for message in events)
-    with Store(model_workspace.store_path, read_only=True) as store:
+    assert any("tiny alone would have changed" in message for message in events)
+    with Store(pair_workspace.store_path, read_only=True) as store:
         kinds = {r[0] for r in store.rows("SELECT quantization FROM scoring_setting")}
         assert kinds == {"nf4", "f32"}
         assert store.runs.named("small").status == "done"
@@ -419,17 +390,14 @@ print("TRIED", tried)
 
 
 def test_progress_never_passes_its_end_where_prompts_are_too_long(
-    model_workspace: Workspace, student_folder: Path
+    pair_workspace: Workspace,
 ) -> None:
     """Each candidate of a prompt that is too long is refused by itself; the sample counts once."""
-    from tests.training.conftest import make_tiny
-
-    make_tiny(student_folder, model_workspace.models / "tiny")
     path = small_recipe(
-        model_workspace,
+        pair_workspace,
         2,
         teacher={"context": 64},
-        student={"model": "tiny", "quantization": "f32"},
+        student={"quantization": "f32"},
         reflection={"candidates": 3},
         training={"enabled": False},
     )
@@ -442,9 +410,9 @@ def test_progress_never_passes_its_end_where_prompts_are_too_long(
         def event(self, level: str, message: str) -> None:
             pass
 
-    with Store(model_workspace.store_path) as store:
-        run, _ = prepare(model_workspace, store, recipes.load(path), path)
-        Engine(model_workspace, store, run, Listens()).work("reflect-instruction")
+    with Store(pair_workspace.store_path) as store:
+        run, _ = prepare(pair_workspace, store, recipes.load(path), path)
+        Engine(pair_workspace, store, run, Listens()).work("reflect-instruction")
         rows = store.rows("SELECT status, count(*) FROM reflection GROUP BY status")
     assert [tuple(r) for r in rows] == [("too_long", 2)]
     assert [t for t in told if t[0] == "reflect-instruction"][-1][1:] == (2, 2)

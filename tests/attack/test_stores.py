@@ -97,7 +97,9 @@ DAMAGE: dict[str, Callable[[Ground], object]] = {
     "progress nested too deep": says(f"UPDATE stage_progress SET detail = '{DEEP}'"),
     "a result that is no JSON": says("UPDATE training_run SET result = 'x'"),
     "comparisons that are no JSON": says("UPDATE decision SET compared = 'x'"),
-    "sums that are no JSON": says("DELETE FROM run_sums", "INSERT INTO run_sums SELECT id, 'x', 'x' FROM run"),
+    "sums that are no JSON": says(
+        "DELETE FROM run_sums", "INSERT INTO run_sums SELECT id, 'x', 'x' FROM run"
+    ),
     "infinite scores": says("UPDATE score SET value = 9e999"),
 }
 
@@ -148,7 +150,12 @@ SEGMENTS = {
     "of a wrong type": '[["critique", "end", "many"]]',
 }
 ATTACKS += [
-    row(f"whole but for segments that are {name}", command, says(f"UPDATE generation SET segments = '{text}'"), (0, 2))
+    row(
+        f"whole but for segments that are {name}",
+        command,
+        says(f"UPDATE generation SET segments = '{text}'"),
+        (0, 2),
+    )
     for name, text in SEGMENTS.items()
     for command in ("show 1 --raw", "report quickstart --out x.html --markdown y.md")
 ]

@@ -29,14 +29,12 @@ def test_names(tuned: tuple[Workspace, Store, Run], drawn_adapter: Path, tmp_pat
     shutil.copytree(drawn_adapter, tmp_path / "copy")
     copy = find_contestant(workspace, store, str(tmp_path / "copy"))
     assert copy.run_id is None and copy.adapter_sha256 == tuned_one.adapter_sha256
-    joined = find_contestant(
-        workspace, store, f"{workspace.models / 'smollm2-135m'}+{tmp_path / 'copy'}", "chat"
-    )
+    joined = find_contestant(workspace, store, f"{workspace.models / 'tiny'}+{tmp_path / 'copy'}", "chat")
     assert (joined.sha256, joined.adapter_sha256) == (base.sha256, copy.adapter_sha256)
     assert joined.template == "chat"
-    gguf = find_contestant(workspace, store, "smollm2-135m.Q8_0")
+    gguf = find_contestant(workspace, store, "tiny.F16")
     assert gguf.kind == "gguf" and gguf.run_id is None
-    folder = find_contestant(workspace, store, str(workspace.models / "smollm2-135m"))
+    folder = find_contestant(workspace, store, str(workspace.models / "tiny"))
     assert folder.kind == "student" and folder.template == ""
     texts = tmp_path / "answers.json"
     texts.write_text(json.dumps([{"instruction": "Hi.", "output": "Hello."}]))
@@ -52,7 +50,7 @@ def test_what_is_no_contestant(tuned: tuple[Workspace, Store, Run], tmp_path: Pa
     for name, sentence in (
         ("tunde", "Runs are: tuned"),
         ("base:other", "other"),
-        ("smollm2-135m.Q8_0+nothing", "would be a LoRA in GGUF"),
+        ("tiny.F16+nothing", "would be a LoRA in GGUF"),
         (str(tmp_path / "absent.json"), "does not exist"),
     ):
         with pytest.raises(UserError, match=sentence):

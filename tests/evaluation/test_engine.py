@@ -1,13 +1,10 @@
-"""Whole evaluations with the real small model: answers cached, a kill survived, figures read back."""
+"""Whole evaluations: answers cached, a kill survived, figures read back."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +20,11 @@ from srtui.store import Store
 from srtui.store.evaluations import Evaluation
 from srtui.store.runs import Run
 from srtui.workspace import Workspace
+from tests.commands import Command
+from tests.commands import srtui as run_command
 
 PROMPTS = ROOT / "recipes" / "eval-prompts.jsonl"
-JUDGE = "smollm2-135m.Q8_0"
+JUDGE = "tiny.F16"
 
 
 class Silent:
@@ -79,8 +78,8 @@ def test_a_run_against_its_base_and_nothing_is_asked_twice(
 
 
 @pytest.mark.model
-def test_a_stop_is_obeyed_and_gone_on_with(model_workspace: Workspace, tmp_path: Path) -> None:
-    workspace, store = model_workspace, Store(model_workspace.store_path)
+def test_a_stop_is_obeyed_and_gone_on_with(pair_workspace: Workspace, tmp_path: Path) -> None:
+    workspace, store = pair_workspace, Store(pair_workspace.store_path)
     names = [answers(tmp_path / f"{x}.json", x) for x in ("a", "b")]
     source = sources.prompts(PROMPTS, 2)
     both = [find_contestant(workspace, store, name) for name in names]
@@ -106,8 +105,8 @@ def test_a_stop_is_obeyed_and_gone_on_with(model_workspace: Workspace, tmp_path:
 
 
 @pytest.mark.model
-def test_people_get_answers_and_no_judge(model_workspace: Workspace, tmp_path: Path) -> None:
-    workspace, store = model_workspace, Store(model_workspace.store_path)
+def test_people_get_answers_and_no_judge(pair_workspace: Workspace, tmp_path: Path) -> None:
+    workspace, store = pair_workspace, Store(pair_workspace.store_path)
     both = [find_contestant(workspace, store, answers(tmp_path / f"{x}.json", x)) for x in ("a", "b")]
     source = sources.prompts(PROMPTS, 2)
     evaluation, _ = engine.prepare(store, "human", source, both, None, engine.settings_of(Writing(), 3))
@@ -117,22 +116,8 @@ def test_people_get_answers_and_no_judge(model_workspace: Workspace, tmp_path: P
     assert len(store.evaluations.unjudged_by(made.id, "ada")) == 2
 
 
-def command(workspace: Workspace, *words: str) -> list[str]:
-    return [sys.executable, "-m", "srtui", "eval", *words]
-
-
-def environment(workspace: Workspace) -> dict[str, str]:
-    return os.environ | {"SRTUI_WORKSPACE": str(workspace.root), "PYTHONPATH": str(ROOT)}
-
-
 def srtui(workspace: Workspace, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(workspace, *words),
-        env=environment(workspace),
-        cwd=workspace.root,
-        capture_output=True,
-        text=True,
-    )
+    return run_command(workspace, "eval", *words)
 
 
 def answers(path: Path, text: str, leave_out: int = 0) -> str:
@@ -142,25 +127,20 @@ def answers(path: Path, text: str, leave_out: int = 0) -> str:
 
 
 @pytest.mark.model
-def test_killed_and_gone_on_with(tmp_path: Path, models_folder: Path) -> None:
+def test_killed_and_resumed(tmp_path: Path, pair_folder: Path) -> None:
     """Two files of answers, so all the work is the judge's; killed after its first judgement."""
     a, b = answers(tmp_path / "a.json", "Yes, gladly:"), answers(tmp_path / "b.json", "No.")
     words = ("pairwise", a, b, "--prompts", str(PROMPTS), "--limit", "6", "--judge", JUDGE, "--words", "0")
     results = []
     for name, kill in (("one", True), ("two", False)):
-        workspace = make_workspace(tmp_path / name, models_folder)
+        workspace = make_workspace(tmp_path / name, pair_folder)
         if kill:
             Store(workspace.store_path).close()
-            engine = subprocess.Popen(
-                command(workspace, *words), env=environment(workspace), stdout=subprocess.DEVNULL
-            )
+            killed = Command(workspace, "eval", *words, kill_at=("decode", 8))
+            assert killed.wait().returncode == -signal.SIGKILL
             with Store(workspace.store_path, read_only=True) as store:
-                while not store.value("SELECT count(*) FROM judgement") and engine.poll() is None:
-                    time.sleep(0.01)
-                engine.send_signal(signal.SIGKILL)
-                engine.wait()
                 kept = store.rows("SELECT id, created_at FROM judgement")
-            assert kept
+            assert 0 < len(kept) < 12
         done = srtui(workspace, *words, "--json")
         assert done.returncode == 0, done.stderr
         results.append(json.loads(done.stdout)["result"])
@@ -173,37 +153,37 @@ def test_killed_and_gone_on_with(tmp_path: Path, models_folder: Path) -> None:
 
 
 @pytest.mark.model
-def test_calibration_on_real_judgements(model_workspace: Workspace) -> None:
+def test_calibration_on_real_judgements(pair_workspace: Workspace) -> None:
     path = ROOT.parent / "shared" / "data" / "judge_gpt4_vicuna.jsonl"
     if not path.exists():
         pytest.skip("the real judgements are not at hand")
-    done = srtui(model_workspace, "calibrate", "--judge", JUDGE, str(path), "--limit", "2")
+    done = srtui(pair_workspace, "calibrate", "--judge", JUDGE, str(path), "--limit", "2")
     assert done.returncode == 0, done.stderr
     assert "Cohen's kappa" in done.stdout
     assert "no better than chance" in done.stdout or "cannot be compared" in done.stdout
-    shown = srtui(model_workspace, "show", "1", "--json")
+    shown = srtui(pair_workspace, "show", "1", "--json")
     assert len(json.loads(shown.stdout)["judgements"]) == 4
 
 
 @pytest.mark.model
-def test_win_rate_and_turns(model_workspace: Workspace, tmp_path: Path) -> None:
+def test_win_rate_and_turns(pair_workspace: Workspace, tmp_path: Path) -> None:
     reference = answers(tmp_path / "reference.json", "A reference answer.")
     words = ("--judge", JUDGE, "--max-tokens", "8", "--words", "8", "--limit", "2", "--json")
-    done = srtui(model_workspace, "winrate", JUDGE, "--reference", reference, *words)
+    done = srtui(pair_workspace, "winrate", JUDGE, "--reference", reference, *words)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)["result"]
     assert result["judged"] == 2 and "fewer than 10" in result["length_controlled"]["reason"]
     questions = str(ROOT / "recipes" / "eval-questions.jsonl")
-    done = srtui(model_workspace, "turns", JUDGE, "--questions", questions, *words)
+    done = srtui(pair_workspace, "turns", JUDGE, "--questions", questions, *words)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)["result"]
     assert result["judged"] == 2 and set(result["turns"]) == {"1", "2"}
-    with Store(model_workspace.store_path) as store:
+    with Store(pair_workspace.store_path) as store:
         pairs = store.evaluations.judged(2)
         second = next(p for p in pairs if p.judgement.turn == 2 and p.answer_a is not None)
         assert second.answer_a is not None
         assert store.evaluations.answers(2)[0, "a", 1].text in second.answer_a.prompt  # the history is in it
-    listed = srtui(model_workspace, "list")
+    listed = srtui(pair_workspace, "list")
     assert "win rate" in listed.stdout and "turns" in listed.stdout
 
 
@@ -234,10 +214,10 @@ def test_win_rate_and_turns(model_workspace: Workspace, tmp_path: Path) -> None:
     ],
 )
 def test_one_sentence_for_what_is_wrong(
-    model_workspace: Workspace, words: tuple[str, ...], sentence: str
+    pair_workspace: Workspace, words: tuple[str, ...], sentence: str
 ) -> None:
-    answers(model_workspace.root / "short.json", "x", leave_out=1)
-    done = srtui(model_workspace, *words)
+    answers(pair_workspace.root / "short.json", "x", leave_out=1)
+    done = srtui(pair_workspace, *words)
     assert done.returncode == 2
     assert sentence in done.stderr and "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

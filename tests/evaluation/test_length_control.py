@@ -207,7 +207,9 @@ def test_it_says_why_there_is_no_rate() -> None:
 def test_a_table_of_anchors_is_read_as_csv_is(tmp_path: Path) -> None:
     head = "model,index,preference,std_delta_len,instruction_difficulty,not_gamed_baseline\n"
     path = tmp_path / "df_gamed.csv"
-    path.write_text(f'{head}"a\u2028model",0,0.5,0.1,0.2,False\r\n"two\nlines",1,0.5,0.1,0.3,False\n', encoding="utf-8")
+    path.write_text(
+        f'{head}"a\u2028model",0,0.5,0.1,0.2,False\r\n"two\nlines",1,0.5,0.1,0.3,False\n', encoding="utf-8"
+    )
     assert read_anchors(path).difficulty == {0: 0.2, 1: 0.3} and read_anchors(path).models == 2
     path.write_text(f'{head}"m"odel,0,0.5,0.1,0.2,False\n')
     with pytest.raises(UserError, match="line 2 is not CSV"):

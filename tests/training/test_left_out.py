@@ -50,7 +50,9 @@ def run_on(
 @pytest.mark.model
 def test_some_have_no_room_for_an_answer(workspace: Workspace, student_folder: Path) -> None:
     said, told, training = run_on(
-        workspace, student_folder, [("Name a tree.", "An oak."), (LONG, "An elm."), ("Say yes.", "Yes, I do.")]
+        workspace,
+        student_folder,
+        [("Name a tree.", "An oak."), (LONG, "An elm."), ("Say yes.", "Yes, I do.")],
     )
     assert (training["status"], training["examples"], training["steps"]) == ("done", 2, 2)
     last = [p for p in told if p.stage == "train"][-1]
