@@ -5,6 +5,10 @@ template is rendered with a mark in place of each content, and split at the mark
 own pieces are tokenised with special tokens on. What is rendered depends on the roles alone, so each
 list of roles is rendered once.
 
+Some templates open a ``<think>`` block for the assistant to begin in. An answer that is given (scored,
+trained, begun by us) stands outside of it; how a template closes the block is asked of it here, for
+teacher and student alike.
+
 The template is untrusted too: it is rendered in a process of its own (:mod:`srtui.render_chat`), with
 limits on its time and memory.
 """
@@ -17,7 +21,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,11 @@ _MEMORY = 512 * 2**20
 _CHARACTERS = 1_000_000
 # Around each mark: a template that trims its messages takes this off, and no template writes it.
 _SPACE = "\u2003"
+# What templates call the switch that turns thinking off.
+_NOT_TO_THINK = {"enable_thinking": False, "thinking": False}
+_QUESTION = ("user", "q")
+END_OF_THINKING = "\n</think>\n\n"
+"""What closes a <think> block where its template does not say, or a model has thought for long enough."""
 _LETTERS = [chr(n) for n in range(0xE000, 0xF000)]  # private use: in no text that means something
 
 
@@ -44,12 +53,21 @@ class ChatTemplate:
     date); by default the frozen one of srtui.today. Reading or rendering it raises UserError, in one sentence, where the
     template is not valid, fails, takes too long, needs too much memory, or does not write each message
     as it is; the first rendering happens in :meth:`pieces`.
+
+    Where it opens a ``<think>`` block for an answer, that stays open if the model ``thinks``, and is closed
+    otherwise, as the template itself writes an answer without thought.
     """
 
     def __init__(
-        self, source: str, variables: Mapping[str, Any] | None = None, now: float | None = None
+        self,
+        source: str,
+        variables: Mapping[str, Any] | None = None,
+        now: float | None = None,
+        *,
+        thinks: bool = True,
     ) -> None:
         self.source = source
+        self._thinks = thinks
         self._variables = json.dumps(dict(variables or {}), sort_keys=True, default=str)
         self._now = today.now().timestamp() if now is None else now
 
@@ -65,9 +83,60 @@ class ChatTemplate:
 
         A message may stand in the text more than once, and trimmed of the white space around it.
         """
+        made = self._laid_out(turns, to_answer, self._variables)
+        if to_answer and not self._thinks and _opens_thinking(made):
+            opened = made[-1][0]
+            usual, closed = self.without_thought or ("", "")
+            made[-1] = (closed if opened == usual else _closed_at_once(opened), False)
+        return made
+
+    def text(self, turns: Sequence[tuple[str, str]], *, to_answer: bool = True) -> str:
+        """The conversation as one text."""
+        return "".join(text for text, _ in self.pieces(turns, to_answer=to_answer))
+
+    def before_answer(self) -> str:
+        """What stands in front of an answer to a plain question, in a conversation that ends with it."""
+        pieces = self._laid_out([_QUESTION, ("assistant", "a")], False, self._variables)
+        at = max(n for n, (_, is_data) in enumerate(pieces) if is_data)
+        return "".join(text for text, _ in pieces[:at])
+
+    @cached_property
+    def without_thought(self) -> tuple[str, str] | None:
+        """What the template writes behind a question, with its <think> block open and with it closed; None
+        where it opens none, or the model ``thinks``.
+
+        It is closed as it stands before a finished answer, if there it is; else as in the prompt that asks
+        not to think; else at once.
+        """
+        if self._thinks:
+            return None
+        try:
+            asked = self._laid_out([_QUESTION], True, self._variables)
+        except UserError:  # it lays out other conversations
+            return None
+        if not _opens_thinking(asked):
+            return None
+        opened = asked[-1][0]
+        before = "".join(text for text, _ in asked[:-1])
+        variables = json.dumps(json.loads(self._variables) | _NOT_TO_THINK, sort_keys=True)
+        for written in (
+            self.before_answer,
+            lambda: "".join(text for text, _ in self._laid_out([_QUESTION], True, variables)),
+        ):
+            try:
+                text = written()
+            except UserError:
+                continue
+            if text.startswith(before) and text.rstrip().endswith("</think>"):
+                return opened, text.removeprefix(before).rstrip(" ")
+        return opened, _closed_at_once(opened)
+
+    def _laid_out(
+        self, turns: Sequence[tuple[str, str]], to_answer: bool, variables: str
+    ) -> list[tuple[str, bool]]:
         roles = tuple(role for role, _ in turns)
         made = []
-        for piece in _shape(self.source, self._variables, self._now, roles, to_answer):
+        for piece in _shape(self.source, variables, self._now, roles, to_answer):
             if isinstance(piece, str):
                 made.append((piece, False))
                 continue
@@ -77,14 +146,24 @@ class ChatTemplate:
             made.append((content.rstrip() if right else content, True))
         return [piece for piece in made if piece[0]]
 
-    def text(self, turns: Sequence[tuple[str, str]], *, to_answer: bool = True) -> str:
-        """The conversation as one text."""
-        return "".join(text for text, _ in self.pieces(turns, to_answer=to_answer))
-
 
 def of_tokenizer(tokenizer: Any) -> ChatTemplate:
-    """The chat template of a Hugging Face tokenizer, with the variables that transformers gives it."""
-    return ChatTemplate(str(tokenizer.get_chat_template()), tokenizer.special_tokens_map)
+    """The chat template of a student's Hugging Face tokenizer, with the variables that transformers gives
+    it. A student answers without thought, since its answers are scored and trained without one."""
+    return ChatTemplate(str(tokenizer.get_chat_template()), tokenizer.special_tokens_map, thinks=False)
+
+
+def opens_thinking(prompt: str) -> bool:
+    """Whether a prompt ends in an open <think> block."""
+    return prompt.rstrip().endswith("<think>")
+
+
+def _closed_at_once(opened: str) -> str:
+    return f"{opened.rstrip()}\n{END_OF_THINKING}"
+
+
+def _opens_thinking(pieces: Sequence[tuple[str, bool]]) -> bool:
+    return bool(pieces) and not pieces[-1][1] and opens_thinking(pieces[-1][0])
 
 
 @lru_cache(maxsize=256)

@@ -13,6 +13,7 @@ from srtui.errors import UserError
 from srtui.evaluation.sources import answers_of, sha256_of
 from srtui.files import at_home, parse_json, read_bytes
 from srtui.prompts import PromptSet, template_names, template_version
+from srtui.prompts import template as prompt_template
 from srtui.recipe import Recipe
 from srtui.store import Store
 from srtui.workspace import Workspace
@@ -52,7 +53,7 @@ class Contestant:
         if self.kind != "student":
             return ""
         names = [self.template] if self.template else ["chat", "alpaca"]  # the second where it has no chat
-        return "+".join(template_version(name, self.prompts) for name in names)
+        return "+".join(_template_version(name, self.prompts, self.path) for name in names)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -65,6 +66,23 @@ class Contestant:
 def date_written(model: Path) -> str | None:
     """Today, where the chat template of the GGUF or safetensors folder ``model`` writes the date."""
     return today.written_by(_chat_template(model))
+
+
+def _template_version(name: str, prompts: PromptSet | None, student: Path) -> str:
+    """As scores and training have it: a chat template that opens a <think> block has a version of its own."""
+    if name != "chat" or "<think>" not in (_chat_template(student) or ""):
+        return template_version(name, prompts)  # without loading anything
+    try:
+        return prompt_template(name, _tokenizer(student), prompts).version
+    except (UserError, OSError, ValueError, KeyError):
+        return template_version(name, prompts)  # whoever loads the model says what is wrong with it
+
+
+@cache
+def _tokenizer(student: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(student, local_files_only=True, trust_remote_code=False)
 
 
 @cache

@@ -14,7 +14,7 @@ def around_answer(chat: ChatTemplate) -> tuple[str, str]:
     asked = [("user", "q")]
     pieces = chat.pieces([*asked, ("assistant", "a")], to_answer=False)
     at = max(n for n, (_, is_data) in enumerate(pieces) if is_data)
-    before = "".join(text for text, _ in pieces[:at])
+    before = chat.before_answer()
     prefix = before.removeprefix(chat.text(asked))
     if len(prefix) == len(before) or prefix.strip(" "):
         prefix = ""  # the template writes more than spaces there: that is the template's, not an answer's
@@ -24,4 +24,5 @@ def around_answer(chat: ChatTemplate) -> tuple[str, str]:
 def markup(chat: ChatTemplate) -> str:
     """All that the template itself writes around a plain conversation."""
     turns = [("user", "q"), ("assistant", "a"), ("user", "q")]
-    return "\n".join(text for text, is_data in chat.pieces(turns) if not is_data)
+    own = [text for text, is_data in chat.pieces(turns) if not is_data]
+    return "\n".join([*own, *(chat.without_thought or ())])

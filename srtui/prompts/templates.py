@@ -112,6 +112,8 @@ def template(name: str, tokenizer: Any = None, prompts: PromptSet | None = None)
         return chat.text([("user", PromptTemplate.target_of(instruction, input))])
 
     prefix, end = around_answer(chat)
+    if chat.without_thought:
+        version = digest(version, *chat.without_thought).hex()[:12]
     return PromptTemplate(
         "chat", render, chat, end or str(tokenizer.eos_token), prefix, reverse_prompt=reverse, version=version
     )
@@ -125,7 +127,8 @@ def template_names(prompts: PromptSet | None = None) -> tuple[str, ...]:
 
 def template_version(name: str, prompts: PromptSet | None = None) -> str:
     """Which wording this name stands for, and how it is cut into tokens: scores under different ones
-    are never taken for each other. A chat template's own text goes with its student.
+    are never taken for each other. A chat template's own text goes with its student; where it opens a
+    <think> block, the version of its :class:`PromptTemplate` also says how that is closed.
 
     Raises UserError for a name that neither srtui nor ``prompts`` has.
     """

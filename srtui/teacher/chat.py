@@ -26,6 +26,7 @@ class ChatTemplate:
     ) -> None:
         variables = {"bos_token": bos_token, "eos_token": eos_token}
         self._template = chat_template.ChatTemplate(source or _FALLBACK, variables, now)
+        self._led = chat_template.ChatTemplate(source or _FALLBACK, variables, now, thinks=False)
         try:
             self._template.pieces([("system", "s"), ("user", "u")])
             self._has_system = True
@@ -44,11 +45,12 @@ class ChatTemplate:
     def source(self) -> str:
         return self._template.source
 
-    def pieces(self, messages: Sequence[Message]) -> list[tuple[str, bool]]:
-        """(text, is data) in order, from the first token to where the assistant begins to write."""
+    def pieces(self, messages: Sequence[Message], *, led: bool = False) -> list[tuple[str, bool]]:
+        """(text, is data) in order, from the first token to where the assistant begins to write, or, where
+        it is ``led``, to where its first words are put for it: behind a <think> block, not in it."""
         if not self._has_system:
             messages = _without_system(messages)
-        return self._template.pieces([(m.role, m.content) for m in messages])
+        return (self._led if led else self._template).pieces([(m.role, m.content) for m in messages])
 
 
 def _without_system(messages: Sequence[Message]) -> list[Message]:

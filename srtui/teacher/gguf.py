@@ -19,9 +19,6 @@ from srtui.models.memory import plan_teacher
 from srtui.teacher import Message
 from srtui.teacher.chat import ChatTemplate
 
-END_OF_THINKING = "\n</think>\n\n"
-"""What closes a <think> block for a model that is not to think, or has thought for long enough."""
-
 Say = Callable[[str, str], None]  # what level (info, warning), and what
 # ggml's kinds of devices; an integrated GPU counts where there is no other.
 _GPU, _INTEGRATED = 1, 2
@@ -189,20 +186,13 @@ def chat_template(model: Any) -> ChatTemplate:
     )
 
 
-def opens_thinking(prompt: str) -> bool:
-    """Whether a chat template has opened a <think> block for the model."""
-    return prompt.rstrip().endswith("<think>")
-
-
 def chat_tokens(
     vocab: Any, template: ChatTemplate, messages: Sequence[Message], *, led: bool = False
 ) -> tuple[str, list[int]]:
     """A chat up to where the assistant begins to write: its text, and its ids. What the messages
     themselves spell never becomes a special token. Where its first words are put for it (``led``), a
     <think> block that the template opens is closed before them."""
-    pieces = template.pieces(messages)
-    if led and opens_thinking("".join(text for text, _ in pieces)):
-        pieces.append((END_OF_THINKING, False))
+    pieces = template.pieces(messages, led=led)
     frame = "".join(text for text, is_data in pieces if not is_data)
     tokens: list[int] = []
     for text, is_data in pieces:

@@ -32,6 +32,7 @@ import llama_cpp
 import numpy as np
 import psutil
 
+from srtui.chat_template import END_OF_THINKING, opens_thinking
 from srtui.errors import UserError
 from srtui.models import file_sha256
 from srtui.models.memory import cells_that_fit, compute_bytes, slots_that_fit
@@ -45,7 +46,6 @@ from srtui.teacher import (
     Written,
 )
 from srtui.teacher.gguf import (
-    END_OF_THINKING,
     Say,
     chat_template,
     chat_tokens,
@@ -56,7 +56,6 @@ from srtui.teacher.gguf import (
     load_model,
     log_lines,
     meta,
-    opens_thinking,
     token_bytes,
     tokenize,
 )

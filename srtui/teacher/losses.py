@@ -82,7 +82,7 @@ class LlamaLosses:
         """Whether the model's context holds the prompt and this beginning of an answer."""
         if self._template is None:
             self._template = chat_template(self._model)
-        _, prompt = chat_tokens(self._vocab, self._template, messages)
+        _, prompt = chat_tokens(self._vocab, self._template, messages, led=True)
         return self._holds(prompt, [[self.tokenize(answer)]])
 
     def _holds(self, prompt: list[int], texts: Sequence[Sequence[list[int]]]) -> bool:

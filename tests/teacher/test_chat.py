@@ -49,3 +49,25 @@ def test_the_sandbox_and_bad_templates() -> None:
         ChatTemplate("{{ messages.__class__.__mro__ }}{% for m in messages %}{{ m.content }}{% endfor %}")
     with pytest.raises(UserError, match="drops or rewrites"):
         ChatTemplate("{% for m in messages %}{{ m.role }}{% endfor %}")
+
+
+def test_first_words_that_are_put_for_it_stand_behind_its_thinking() -> None:
+    """As the template itself writes an answer without thought; where it says nothing, behind an empty block."""
+    opens = CHATML.replace("assistant\n' }}{% endif", "assistant\n<think>\n' }}{% endif")
+    finished = opens.replace(
+        "m['role'] + '\n' +", "m['role'] + ('\n<think></think>\n' if m.role == 'assistant' else '\n') +"
+    )
+    asked = opens.replace(
+        "<think>\n' }}", "' + ('<think>\n' if enable_thinking is undefined else '<think></think>') }}"
+    )
+    for source, closed in (
+        (CHATML, ""),
+        (opens, "<think>\n\n</think>\n\n"),
+        (finished, "<think></think>\n"),
+        (asked, "<think></think>"),
+        (opens.replace("{% for", "{{ messages[1].content }}{% for"), "<think>\n\n</think>\n\n"),
+    ):
+        template = ChatTemplate(source)
+        led = "".join(piece for piece, _ in template.pieces(ASKED, led=True))
+        assert led.endswith("<|im_start|>assistant\n" + closed)
+        assert text(template).endswith("<think>\n" if closed else "assistant\n")

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from tiny_gguf import write_tiny
 
+from srtui.recipe import parse
+from srtui.reflection import Protocol, load_criteria
+from srtui.sample import Pair
 from srtui.teacher import Generation, Message, Request, Sampler, Segment
 from srtui.teacher.llama import LlamaTeacher
 from srtui.teacher.losses import LlamaLosses
@@ -120,6 +123,44 @@ def test_more_room_where_there_is_some(teacher: LlamaTeacher) -> None:
     assert g.refused == "too_long"
 
 
+@pytest.mark.parametrize("mode", ["guided", "free"])
+@pytest.mark.parametrize("teacher", [(OPENS, 4096)], indirect=True)
+def test_every_reflection_comes_to_its_end(teacher: LlamaTeacher, mode: str) -> None:
+    """Of a model that never ends a thought by itself: what a run asks, in both modes, with its retries, takes no
+    more steps than it may write tokens."""
+    budget = {
+        "mode": mode,
+        "critique_tokens": 12,
+        "instruction_tokens": 16,
+        "answer_tokens": 20,
+        "thinking_tokens": 30,
+    }
+    recipe = parse({"name": "t", "dataset": "d", "reflection": budget}, "t")
+    pairs = [Pair(f"Name {n} fruits.", "", "Apples and pears.") for n in range(1, 4)]
+    left = 1500
+
+    def out_of_steps() -> bool:
+        nonlocal left
+        left -= 1
+        return left < 0
+
+    for stage in ("instruction", "response"):
+        protocol = Protocol(load_criteria(stage, stage), recipe)  # type: ignore[arg-type]
+        teacher.submit([protocol.request((pair, 1), pair, 1) for pair in pairs])
+        came: list[tuple[Pair, int]] = []
+        for g in teacher.run(out_of_steps):
+            pair, attempt = g.key  # type: ignore[misc]
+            came.append((pair, attempt))
+            assert g.refused is None and "think>" not in g.text
+            assert bool(g.thinking) == (mode == "free")
+            assert g.prompt.endswith("<think>\n" if mode == "free" else "<think>\n\n</think>\n\n")
+            room = sum(s.max_tokens for s in protocol.segments(attempt))
+            assert g.new_tokens <= room + (30 if mode == "free" else 0)
+            if attempt < 3:
+                teacher.submit([protocol.request((pair, attempt + 1), pair, attempt + 1)])
+        assert sorted(came) == sorted((pair, attempt) for pair in pairs for attempt in (1, 2, 3))
+
+
 def test_a_judge_scores_behind_the_thinking(teacher_file: Path, folder: Path) -> None:
     """Its lead is an answer's beginning, and no thought: with an empty block, as if the template wrote it."""
     found = []
@@ -130,3 +171,15 @@ def test_a_judge_scores_behind_the_thinking(teacher_file: Path, folder: Path) ->
         losses.close()
     assert found[0] is not None and found[1] is not None
     assert found[0][0] == pytest.approx(found[1][0], abs=0.05)
+
+
+def test_a_judge_knows_what_it_holds(teacher_file: Path, folder: Path) -> None:
+    """With the block that is closed for it: what it holds it can score, and nothing else."""
+    losses = LlamaLosses(write_tiny(folder / "short.gguf", teacher_file, "llama", template=OPENS, context=64))
+    held = []
+    for n in range(10, 40, 2):
+        asked = (Message("user", "rain " * n),)
+        held.append(losses.holds(asked, "Answer: 10/"))
+        assert held[-1] == (losses.of_options(asked, [("Answer: ", ["10/"])]) is not None)
+    losses.close()
+    assert held[0] and not held[-1]
