@@ -437,6 +437,8 @@ def training(conn: sqlite3.Connection, run_id: int) -> dict[str, Any] | None:
 
 _CHANGED_SINCE = (
     "SELECT count(*) FROM (SELECT max(CASE WHEN created_at <= :at AND (undone_at IS NULL OR undone_at > :at) "
-    "THEN variant_id END) AS was, max(CASE WHEN undone_at IS NULL THEN variant_id END) AS now FROM overrule "
-    "WHERE run_id = :run GROUP BY sample_id) WHERE was IS NOT now"
+    "THEN variant_id END) AS was, max(CASE WHEN undone_at IS NULL THEN variant_id END) AS now FROM ("
+    # Apart, for each half has an index of its own.
+    "SELECT * FROM overrule WHERE run_id = :run AND undone_at IS NULL UNION ALL "
+    "SELECT * FROM overrule WHERE run_id = :run AND undone_at IS NOT NULL) GROUP BY sample_id) WHERE was IS NOT now"
 )

@@ -494,6 +494,9 @@ END
 """
 )
 
+# A person's words that were taken back, for what was another choice at some time; the others have an index.
+_GIVEN_UP = "CREATE INDEX overrule_given_up ON overrule(run_id) WHERE undone_at IS NOT NULL"
+
 SCRIPTS = {
     "0001_initial": _INITIAL,
     "0002_dashboard": _DASHBOARD,
@@ -503,6 +506,7 @@ SCRIPTS = {
     "0006_template_version": _TEMPLATE_VERSION,
     "0007_safety": _SAFETY,
     "0008_figures": _FIGURES,
+    "0009_given_up": _GIVEN_UP,
 }
 """By migration, what it runs; forward only, and never changed once released."""
 

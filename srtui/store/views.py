@@ -687,5 +687,6 @@ NEEDED = (
     "0006_template_version",
     "0007_safety",
     "0008_figures",
+    "0009_given_up",
 )
 """The migrations that these queries were written for."""
