@@ -166,7 +166,7 @@ class Reflecting:
             last = self._protocol.segments(1)[-1].max_tokens
             cut = [(-1, last)] if stored["finish"] == "length" else []
         else:
-            cut = list(cut_at(stored["segments"]))
+            cut = list(cut_at(stored))
         if not cut:
             return False
         room = self._teacher.room(self._protocol.request(None, variant.pair, attempt))

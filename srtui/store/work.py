@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from srtui.hashing import key
 from srtui.store.corpus import batched
 from srtui.store.figures import SELECTED
-from srtui.store.stored import stored_list
+from srtui.store.stored import stored
 
 if TYPE_CHECKING:
     from srtui.store import Store
@@ -380,7 +380,7 @@ class Work:
 
     def decisions_of(self, run_id: int, sample_id: int) -> dict[str, dict[str, Any]]:
         return {
-            r["stage"]: {**dict(r), "compared": stored_list(r["compared"])}
+            r["stage"]: {**dict(r), "compared": stored(r, "decision", "compared")}
             for r in self._store.rows(
                 "SELECT * FROM decision WHERE run_id = ? AND sample_id = ?", (run_id, sample_id)
             )

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from tui.scripted_store import Script, demo_pairs
 
 from srtui import report
+from srtui.evaluation.calibration import calibration_result
+from srtui.evaluation.results import pairwise_result
 from srtui.report.examples import pick
 from srtui.report.render import mark_down
 from srtui.sample import Pair
@@ -31,6 +33,7 @@ HOSTILE = Pair(
     '<img src="https://example.org/x.png" onerror="alert(1)">',
     "![a picture](https://example.org/y.png) | a cell |\n\n# not a heading\n<iframe src=//example.org></iframe>",
 )
+NOTHING_JUDGED = pairwise_result([], [], {}, 0, 0.0)
 ESTIMATE = {"value": 0.55, "low": 0.40, "high": 0.69, "n": 40}
 
 
@@ -91,9 +94,8 @@ def facts(workspace: Workspace) -> report.Facts:
             )
         )  # fmt: skip
         tally = {"win": 14, "tie": 16, "lose": 10, "win_rate": ESTIMATE}
-        store.evaluations.update(
-            made.id, status="done", result={**tally, "parse_rate": 0.9, "categories": {"<u>code</u>": tally}}
-        )
+        result = {**NOTHING_JUDGED, **tally, "parse_rate": 0.9, "categories": {"<u>code</u>": tally}}
+        store.evaluations.update(made.id, status="done", result=result)
         return report.gather(store, workspace.root, script.run_id, examples=12, seed=3)
 
 
@@ -197,16 +199,18 @@ def test_what_a_judge_is_not_worth_is_said(workspace: Workspace) -> None:
     with store:
         script.train().finish()
         tally = {"win": 2, "tie": 1, "lose": 7, "win_rate": {"value": 0.25, "low": 0.1, "high": 0.4, "n": 10}}
+        none, of_none = NOTHING_JUDGED, calibration_result([], [], {}, 0)
         judged = {
+            **none,
             **tally,
             "length": {"a": 400.0, "b": 200.0},
-            "position": {"first": {"value": 1.2, "low": 0.8, "high": 1.6, "n": 10}},
-            "parse": {"rate": {"value": 0.2, "low": 0.1, "high": 0.4, "n": 20}, "mass": 0.01},
+            "position": {**none["position"], "first": {"value": 1.2, "low": 0.8, "high": 1.6, "n": 10}},
+            "parse": {**none["parse"], "rate": {"value": 0.2, "low": 0.1, "high": 0.4, "n": 20}, "mass": 0.01},
         }
         kappa = {"value": 0.02, "low": -0.1, "high": 0.14, "n": 40}
         for kind, judge, result in (
             ("pairwise", "doubtful", judged),
-            ("calibration", "doubtful", {"judged": 40, "kappa": kappa, "better_than_chance": False}),
+            ("calibration", "doubtful", {**of_none, "judged": 40, "kappa": kappa, "better_than_chance": False}),
             ("pairwise", "unknown", judged),
         ):
             made, _ = store.evaluations.prepare(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from conftest import RECIPE
+
 from srtui.sample import Pair
 from srtui.store import Store
 from srtui.store.corpus import NewRow
@@ -31,7 +33,7 @@ def test_over_all_generations_behind_a_text(tmp_path: Path) -> None:
     with Store(tmp_path / "s.sqlite") as store:
         dataset = imported(store, 6)
         samples = [r[0] for r in store.rows("SELECT id FROM sample ORDER BY row")]
-        run = store.runs.create("r", dataset, "r.toml", "{}", "f", [(s, False) for s in samples])
+        run = store.runs.create("r", dataset, "r.toml", RECIPE, "f", [(s, False) for s in samples])
         # (instruction's finish and segments, answer's finish and segments); None: not rewritten
         made = [
             (None, None),

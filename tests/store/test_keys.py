@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import RECIPE
 
 from srtui import today
 from srtui.evaluation.contestants import Contestant
@@ -199,7 +200,7 @@ def test_the_date_of_a_prompt_is_that_of_the_run(store: Store, monkeypatch: pyte
     from srtui.teacher import Message
 
     monkeypatch.setattr(today, "_frozen", list(today._frozen))
-    run = store.runs.create("r", 1, "r.toml", "{}", "f", [])
+    run = store.runs.create("r", 1, "r.toml", RECIPE, "f", [])
     assert run.date == today.now().date().isoformat()
     store.runs.update(run.id, date="2024-02-29")
     today.freeze(store.runs.get(run.id).date)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from srtui.reflection import Protocol, load_criteria
 from srtui.sample import Pair
 from srtui.store import Store
 from srtui.store.corpus import NewRow
-from srtui.store.stored import stored_list
 from srtui.teacher.llama import LlamaTeacher
 from srtui.workspace import Workspace
 
@@ -73,7 +73,7 @@ def asked(store: Store, tiny: Path, context: int, name: str, **reflection: Any) 
 def answers(store: Store) -> dict[int, tuple[str, int]]:
     """By attempt: how the answer ended, after how many tokens."""
     rows = store.rows("SELECT attempt, segments FROM generation ORDER BY attempt")
-    return {r[0]: tuple(stored_list(r[1])[-1][1:3]) for r in rows}  # type: ignore[misc]
+    return {r[0]: tuple(json.loads(r[1])[-1][1:3]) for r in rows}  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("mode", ["guided", "free"])
@@ -119,4 +119,4 @@ def test_a_retry_of_an_older_srtui_had_the_room_of_a_first_try(store: Store, tin
     assert asked(store, tiny, LONG, "newer") > 128
     assert store.value("SELECT count(*) FROM generation WHERE attempt = 1") == 1
     rows = store.rows("SELECT segments FROM generation WHERE attempt = 2 AND segments IS NOT NULL")
-    assert [stored_list(r[0])[-1][1:] for r in rows] == [["length", 128, 128]]
+    assert [json.loads(r[0])[-1][1:] for r in rows] == [["length", 128, 128]]
