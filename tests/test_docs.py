@@ -11,10 +11,10 @@ import shlex
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, make_workspace
 
 from srtui.workspace import Workspace
 from tests.commands import srtui
+from tests.conftest import ROOT, make_workspace
 
 # What each command prints; a new one in a document needs a line here.
 PRINTS = {

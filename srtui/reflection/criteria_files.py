@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from srtui.errors import UserError
 from srtui.files import parse_toml, read_text
 from srtui.prompts import TeacherPrompts
-from srtui.prompts.files import fill, names_in
+from srtui.prompts.prompt_set import fill, names_in
 from srtui.reflection.parsing import Ours, placeholders
 from srtui.sample import Pair, digest
 

@@ -30,7 +30,9 @@ def in_words(segments: str | None, finish: str) -> str:
     if segments is None:
         return f"the last part {_words(finish)}; of the others it is not known (an older srtui wrote it)"
     try:
-        ended = [f"{part} {_words(how)} after {tokens:,} tokens" for part, how, tokens in stored_list(segments)]
+        ended = [
+            f"{part} {_words(how)} after {tokens:,} tokens" for part, how, tokens in stored_list(segments)
+        ]
     except (ValueError, TypeError, AttributeError):
         raise UserError(damaged(segments)) from None
     return ", ".join(ended) or f"nothing was written: {finish}"

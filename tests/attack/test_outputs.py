@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .ground import Attack, Ground, Outcome, check
+from tests.attack.ground import Attack, Ground, Outcome, check
 
 WRITERS = {
     "export": "export quickstart --out {path}",

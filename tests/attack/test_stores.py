@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .ground import Attack, Ground
+from tests.attack.ground import Attack, Ground
 
 DEEP = "[" * 100_000
 COMMANDS = ["status", "status quickstart", "status --json", "show 1", "scores quickstart", "db", "db check"]

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tui.scripted_store import Script, demo_pairs
 
 from srtui import report
 from srtui.report.examples import pick
@@ -25,6 +24,7 @@ from srtui.store import Store
 from srtui.store.evaluations import NewEvaluation
 from srtui.store.views import Views
 from srtui.workspace import Workspace
+from tests.tui.scripted_store import Script, demo_pairs
 
 HOSTILE = Pair(
     "Say <script>alert(1)</script> & \x1b[31mred\x1b[0m \u202eright to left.",

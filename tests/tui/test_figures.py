@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
 from typer.testing import CliRunner
 
 from srtui import console
@@ -21,9 +20,9 @@ from srtui.store.figures import LABELS, counts, means
 from srtui.store.views import SampleFilter, Views
 from srtui.tui.widgets.table import VirtualTable
 from srtui.workspace import Workspace
-
-from .driving import dashboard, press, text
-from .scripted_store import Script, demo_pairs
+from tests.conftest import ROOT
+from tests.tui.driving import dashboard, press, text
+from tests.tui.scripted_store import Script, demo_pairs
 
 RUN = 1
 
