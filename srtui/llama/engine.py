@@ -7,7 +7,7 @@ filled again in the next step. The prompts' common prefix is evaluated once, in 
 own, and copied.
 
 On a CPU a prompt chunk is a ``llama_decode`` of its own, so that its arithmetic does not depend on
-what runs beside it (docs/architecture.md has the measurements); on a GPU, which small batches leave
+what runs beside it (docs/notes/engineering.md has the measurements); on a GPU, which small batches leave
 idle, the chunks of a step go together.
 
 A guided answer is one sequence: when a segment ends, its last tokens are cut back to the text that
