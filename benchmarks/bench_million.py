@@ -24,15 +24,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "tui"))
-
-from scripted_store import Script, demo_pairs, new_answer, new_instruction  # noqa: E402
+sys.path.insert(0, str(ROOT))
 
 from srtui import selection  # noqa: E402
 from srtui.sample import Pair  # noqa: E402
 from srtui.store import Store  # noqa: E402
 from srtui.store.summary import summarise  # noqa: E402
 from srtui.workspace import Workspace, go_offline  # noqa: E402
+from tests.tui.scripted_store import Script, demo_pairs, new_answer, new_instruction  # noqa: E402
 
 BATCH = 20_000
 FORM = 1
@@ -88,10 +87,10 @@ class Maker:
             1 + (sample % 9 == 8),
         )
         compared = [
-            selection.Scored(v, self.score(v, metric)) for v in ([before, rewrite] if rewrite else [])
+            selection.ScoredText(v, self.score(v, metric)) for v in ([before, rewrite] if rewrite else [])
         ]
         rule = selection.choose_instruction if stage == "instruction" else selection.choose_response
-        choice = rule(compared[0] if rewrite else selection.Scored(before, None), compared[1:])
+        choice = rule(compared[0] if rewrite else selection.ScoredText(before, None), compared[1:])
         if rewrite:
             self.add("candidate", self.run, sample, stage, 0, rewrite)
         words = json.dumps([(s.variant_id, s.score, s.reason) for s in compared] or [(before, None, None)])
@@ -121,8 +120,8 @@ class Maker:
         answer = self.text(sample, "response_reflected", first, new_answer(pair)) if sample % 19 else None
         final, new, rifd = self.choose(sample, "response", first, answer, "rifd")
         scores = [
-            selection.Scored(final, self.score(final, "ifd") if new else None),
-            selection.Scored(final, rifd),
+            selection.ScoredText(final, self.score(final, "ifd") if new else None),
+            selection.ScoredText(final, rifd),
         ]
         outcome = selection.keep("paper", new, *scores)
         self.add(

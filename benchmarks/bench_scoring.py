@@ -60,7 +60,7 @@ def plain(student: Any, builder: Any, variants: list[Any]) -> tuple[float, int]:
     """Seconds and tokens of the paper's way: L(y|x), L(y), L(x|y), L(x) of each variant, one by one."""
     import torch
 
-    from srtui.scoring import Invalid
+    from srtui.student import Invalid
 
     start, tokens = time.perf_counter(), 0
     for pair in variants:
@@ -109,8 +109,8 @@ def ceiling(student: Any, tokens: int, budget: int) -> float:
     """Tokens a second of the body alone over full rows of ``budget`` tokens, cut into usual lengths."""
     import torch
 
-    from srtui.scoring import examine
-    from srtui.scoring.packing import Packing, packed_attention
+    from srtui.student import examine
+    from srtui.student.packing import Packing, packed_attention
 
     usual = 256
     lengths = [usual] * (budget // usual)
@@ -149,9 +149,10 @@ def main() -> None:
 
     go_offline()
     from srtui.models import resolve_student
-    from srtui.scoring import Invalid, Judge
+    from srtui.pipeline.variants import VariantScorer
     from srtui.store import Store
     from srtui.store.corpus import NewRow
+    from srtui.student import Invalid
 
     path = resolve_student(ROOT / "models", wanted.student)
     some = samples(wanted.samples)
@@ -163,7 +164,7 @@ def main() -> None:
             "bench", "-", "-", "alpaca", [NewRow(n, row[0], "{}") for n, row in enumerate(some)]
         )
         settings: dict[str, Any] = {"name": wanted.student, "max_length": 2048}
-        judge = Judge(store, path, wanted.quantization, template_name="alpaca", **settings)
+        judge = VariantScorer(store, path, wanted.quantization, template_name="alpaca", **settings)
         all_tokens = sum(
             len(s.ids)
             for row in some
@@ -182,7 +183,7 @@ def main() -> None:
         budget = judge._scorer._budget
         best = ceiling(judge.student, min(judge.tokens_run, 12 * budget), budget)
         print(f"ceiling  {best:8,.0f} tokens/s", flush=True)
-        other = Judge(
+        other = VariantScorer(
             store, path, wanted.quantization, template_name="vicuna", student=judge.student, **settings
         )
         second = decisions(store, other, some[: wanted.plain])

@@ -45,7 +45,7 @@ def reflections(count: int, tokens: int, *, guided: bool) -> list[tuple[Any, Any
     """(protocol, pair): reflections on the response, as a run asks them, with ``tokens`` to write in all."""
     from srtui import datasets
     from srtui.recipe import parse
-    from srtui.reflection import Protocol, load_criteria
+    from srtui.reflection import ReflectionPrompt, load_criteria
 
     critique = tokens * 3 // 8
     recipe = parse(
@@ -60,7 +60,7 @@ def reflections(count: int, tokens: int, *, guided: bool) -> list[tuple[Any, Any
         },
         "bench",
     )
-    protocol = Protocol(load_criteria("response", "response", ROOT / "recipes"), recipe)
+    protocol = ReflectionPrompt(load_criteria("response", "response", ROOT / "recipes"), recipe)
     rows = (r for r in datasets.read(data_file()) if not isinstance(r, datasets.BadRow))
     return [(protocol, row.pair) for row in islice(rows, count)]
 
@@ -72,7 +72,7 @@ def requests(count: int, tokens: int, *, guided: bool) -> list[Any]:
 
 
 def measure_teacher(model: Path, wanted: argparse.Namespace, *, guided: bool) -> dict[str, Any]:
-    from srtui.teacher import open_teacher
+    from srtui.llama import open_teacher
 
     teacher = open_teacher(model, name="bench", sha256="-", slots=wanted.slots)
     asked = requests(wanted.prompts, wanted.tokens, guided=guided)
@@ -172,7 +172,7 @@ def measure_ceiling(model: Path, wanted: argparse.Namespace) -> dict[str, Any]:
     """No sampling and no bookkeeping: what llama_decode alone takes for the same tokens."""
     import llama_cpp
 
-    from srtui.teacher.llama import LlamaTeacher, _common_prefix
+    from srtui.llama.engine import LlamaTeacher, _common_prefix
 
     teacher = LlamaTeacher(model, name="bench", sha256="-", slots=wanted.slots)
     prompts = [teacher._render(r)[1] for r in requests(wanted.prompts, wanted.tokens, guided=False)]
@@ -232,7 +232,7 @@ def soak(model: Path, count: int, slots: int) -> None:
     """Many short requests through one engine; memory after a tenth of them and at the end."""
     import psutil
 
-    from srtui.teacher import Message, Request, Segment, open_teacher
+    from srtui.llama import Message, Request, Segment, open_teacher
 
     teacher = open_teacher(model, name="bench", sha256="-", slots=slots)
     asked = [
@@ -254,7 +254,7 @@ def soak(model: Path, count: int, slots: int) -> None:
 
 def parse_share(model: Path, count: int, tokens: int, slots: int) -> None:
     """How many reflections parse, guided and in free mode: at the first try, and after a run's retries."""
-    from srtui.teacher import open_teacher
+    from srtui.llama import open_teacher
 
     shares: dict[str, dict[str, float]] = {}
     for mode in ("guided", "free"):
@@ -297,8 +297,8 @@ def main() -> None:
     parser.add_argument("--measure", choices=CONTENDERS, help=argparse.SUPPRESS)
     wanted = parser.parse_args()
 
+    from srtui.llama.tuning import tuned
     from srtui.models import resolve_teacher
-    from srtui.teacher.tuning import tuned
 
     model = (
         Path(wanted.model)

@@ -39,7 +39,7 @@ MAX_LENGTH = 512
 def examples(count: int, tokenizer: Any) -> list[Any]:
     from srtui import datasets
     from srtui.prompts import template
-    from srtui.scoring import Invalid, SpanBuilder
+    from srtui.student import Invalid, SpanBuilder
     from srtui.training import TrainExample
 
     real = ROOT.parent / "shared" / "data" / "alpaca_cherry_3k.json"
@@ -133,7 +133,7 @@ def srtui(student: Any, some: list[Any], wanted: argparse.Namespace, folder: Pat
     from srtui.sample import Pair
     from srtui.store import Store
     from srtui.store.corpus import NewRow
-    from srtui.training import Listener, TrainingConfig, Written, train, trainer
+    from srtui.training import Listener, TrainingConfig, WrittenCheckpoint, train, trainer
 
     store = Store(folder / "s.sqlite")
     imported = store.corpus.import_rows("b", "-", "-", "alpaca", [NewRow(0, Pair("i", "", "r"), "{}", "0")])
@@ -152,7 +152,7 @@ def srtui(student: Any, some: list[Any], wanted: argparse.Namespace, folder: Pat
             marks["tokens"].append(values["tokens"])
             marks["arithmetic"].append(inside[0])
 
-        def saved(self, written: Written) -> None:
+        def saved(self, written: WrittenCheckpoint) -> None:
             store.checkpoints.add(training, written.step, str(written.path), written.bytes, written.seconds)
             if written.step < wanted.steps:
                 marks["saving"].append(written.seconds)
@@ -202,7 +202,7 @@ def timed(owner: Any, name: str, total: list[float]) -> None:
 def one(wanted: argparse.Namespace) -> None:
     """This process is one contender."""
     from srtui.models import resolve_student
-    from srtui.scoring import Student
+    from srtui.student import Student
     from srtui.workspace import go_offline
 
     go_offline()
@@ -224,7 +224,7 @@ def seven(folder: Path) -> dict[str, float]:
     import torch
     from transformers import AutoTokenizer, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
-    from srtui.scoring import Student
+    from srtui.student import Student
     from srtui.training import Listener, TrainExample, TrainingConfig, train
 
     with torch.device("cuda"):

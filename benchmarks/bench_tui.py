@@ -28,13 +28,12 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "tui"))
-
-from scripted_store import Script, many, new_answer, new_instruction  # noqa: E402
+sys.path.insert(0, str(ROOT))
 
 from srtui.sample import Pair  # noqa: E402
 from srtui.store import Store  # noqa: E402
 from srtui.workspace import Workspace, go_offline  # noqa: E402
+from tests.tui.scripted_store import Script, many, new_answer, new_instruction  # noqa: E402
 
 KEYS = 200
 

@@ -68,7 +68,7 @@ def examine_one(name: str) -> Outcome:
 def compare(name: str, model: Any) -> Outcome:
     """``model`` by the scorer and by training's loss, against its own logits."""
     from srtui.errors import UserError
-    from srtui.scoring import Scorer, Student
+    from srtui.student import Scorer, Student
 
     spans = _spans(tiny_architectures.VOCABULARY)
     try:
@@ -96,7 +96,7 @@ def compare(name: str, model: Any) -> Outcome:
 
 def _spans(vocabulary: int) -> list[Any]:
     """Of different lengths, some with a beginning that they share."""
-    from srtui.scoring import Span
+    from srtui.student import Span
 
     draw = random.Random(3)
     start = tuple(draw.randrange(3, vocabulary) for _ in range(11))
@@ -128,7 +128,7 @@ def _trained(model: Any, scorer: Any, spans: Sequence[Any]) -> dict[str, Any]:
     """The gradient by training's loss, as training would batch it."""
     import contextlib
 
-    from srtui.scoring.packing import packed_attention
+    from srtui.student.packing import packed_attention
     from srtui.training import TrainExample
     from srtui.training.loss import MicroBatch, summed_nll
 

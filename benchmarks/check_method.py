@@ -67,7 +67,7 @@ def architectures(_: argparse.Namespace) -> dict[str, int]:
 def examples_without_end(options: argparse.Namespace) -> int:
     """Training examples that do not end their turn."""
     from srtui.prompts import TEMPLATE_NAMES, template
-    from srtui.scoring import Invalid, SpanBuilder
+    from srtui.student import Invalid, SpanBuilder
     from srtui.training import training_example
 
     tokenizer, missing, seen = _tokenizer(), 0, 0
@@ -89,7 +89,7 @@ def first_words_lost(options: argparse.Namespace) -> int:
     """Answers of which the target has not every letter."""
     from srtui.prompts import TEMPLATE_NAMES, template
     from srtui.sample import Pair
-    from srtui.scoring import Span, SpanBuilder
+    from srtui.student import Span, SpanBuilder
 
     tokenizer, lost, seen = _tokenizer(), 0, 0
     made = [Pair("Say it", "", start + word) for start, word in product(STARTS, WORDS)]
@@ -187,7 +187,7 @@ def released_script_max_difference(options: argparse.Namespace) -> float:
     from srtui.prompts import template
     from srtui.prompts.released import released_prompts
     from srtui.sample import Pair
-    from srtui.scoring import Invalid, Scorer, Span, SpanBuilder, Student
+    from srtui.student import Invalid, Scorer, Span, SpanBuilder, Student
 
     rows = json.loads(_data("alpaca_cherry_3k.json").read_text(encoding="utf-8"))
     known = [json.loads(line) for line in _data("released_scores.jsonl").read_text().splitlines()]

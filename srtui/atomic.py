@@ -93,7 +93,9 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
                 os.fsync(file.fileno())
             # Whoever asked whether it may be written asked a while ago, and a link may lead elsewhere by now.
             if target.is_file() and is_sqlite(target):
-                raise UserError(f"{path} is a SQLite database, which nothing is written over; name another file.")
+                raise UserError(
+                    f"{path} is a SQLite database, which nothing is written over; name another file."
+                )
             part.replace(target)
             part = None
     except OSError as error:

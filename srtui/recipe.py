@@ -26,7 +26,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Teacher(Section):
+class TeacherSettings(Section):
     """The GGUF model that criticises and rewrites, and how llama.cpp runs it. ``context`` is the most
     tokens that one sequence may have, prompt and answer. ``from_run`` names the run whose tuned student
     this is: the round before."""
@@ -43,7 +43,7 @@ class Teacher(Section):
     kv_type: Literal["f32", "f16", "q8_0", "q4_0"] = "f16"
 
 
-class Sampling(Section):
+class SamplingSettings(Section):
     temperature: Annotated[float, Field(ge=0, le=5)] = 0.7
     top_p: Share = 0.95
     top_k: Annotated[int, Field(ge=0, le=MOST)] = 40
@@ -51,7 +51,7 @@ class Sampling(Section):
     repeat_penalty: Annotated[float, Field(ge=0.5, le=3)] = 1.1
 
 
-class Reflection(Section):
+class ReflectionSettings(Section):
     """What is asked of the teacher. ``source = "store"`` asks nothing and uses what is stored.
 
     ``critique_tokens``, ``instruction_tokens`` and ``answer_tokens`` are the most that each may have at the
@@ -71,19 +71,19 @@ class Reflection(Section):
     thinking_tokens: Count = 1024
 
 
-class Student(Section):
+class StudentSettings(Section):
     """The model that chooses and is then trained."""
 
     model: str = "smollm2-135m"
     quantization: Literal["nf4", "bf16", "int8", "f32", "gguf"] = "nf4"
 
 
-class Prompt(Section):
+class PromptSettings(Section):
     template: str = "alpaca"
     max_length: Annotated[int, Field(ge=16, le=MOST)] = 2048
 
 
-class Scoring(Section):
+class ScoringSettings(Section):
     """``proxy`` is a smaller student that decides what is clear; the student itself is asked where two
     scores, or a score and 1, are within ``proxy_margin`` of each other (as a difference of logarithms)."""
 
@@ -98,7 +98,7 @@ class Scoring(Section):
 By = Literal["ifd", "rifd", "perplexity", "coherence", "random", "original", "reflected"]
 
 
-class Selection(Section):
+class SelectionSettings(Section):
     """Which variant goes on, and which of the winners are trained on. The defaults are the paper's
     method, the other values its ablations. ``encoder``, a sentence encoder's folder, is for coherence.
 
@@ -114,7 +114,7 @@ class Selection(Section):
     top_by: Literal["ifd", "both", "length", "random"] = "ifd"
 
 
-class Training(Section):
+class TrainingSettings(Section):
     """QLoRA finetuning of the student on what was selected. ``seed`` is the recipe's where it is not
     given; ``steps``, where it is, is how many optimizer steps are taken, whatever ``epochs`` says.
 
@@ -177,14 +177,14 @@ class Recipe(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     limit: Count | None = None
     prompts: PromptSet | None = None
-    teacher: Teacher = Teacher()
-    sampler: Sampling = Sampling()
-    reflection: Reflection = Reflection()
-    student: Student = Student()
-    prompt: Prompt = Prompt()
-    scoring: Scoring = Scoring()
-    selection: Selection = Selection()
-    training: Training = Training()
+    teacher: TeacherSettings = TeacherSettings()
+    sampler: SamplingSettings = SamplingSettings()
+    reflection: ReflectionSettings = ReflectionSettings()
+    student: StudentSettings = StudentSettings()
+    prompt: PromptSettings = PromptSettings()
+    scoring: ScoringSettings = ScoringSettings()
+    selection: SelectionSettings = SelectionSettings()
+    training: TrainingSettings = TrainingSettings()
 
     @model_validator(mode="after")
     def _a_gguf_is_not_trained(self) -> Self:
@@ -275,7 +275,7 @@ def _read_prompts_file(data: dict[str, Any], recipe: Path) -> None:
     found = next((p for p in places if os.path.lexists(p)), places[0])
     prompts = read_prompts(found)
     try:
-        Sampling.model_validate(prompts.sampling)
+        SamplingSettings.model_validate(prompts.sampling)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise UserError(f"{found}: sampling.{first['loc'][0]} = {first['input']}: {first['msg']}.") from None

@@ -25,7 +25,7 @@ def render(asked: dict[str, Any]) -> str:
     from jinja2.parser import Parser
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    class Generation(Extension):
+    class GenerationTag(Extension):
         """``{% generation %}``, by which transformers finds what the assistant wrote; here it is only text."""
 
         tags = {"generation"}  # noqa: RUF012 - the name and type are Jinja's
@@ -42,7 +42,7 @@ def render(asked: dict[str, Any]) -> str:
         return json.dumps(value, **{"ensure_ascii": False, **options})
 
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, "jinja2.ext.loopcontrols"]
     )
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = datetime.fromtimestamp(asked["now"]).strftime

@@ -15,7 +15,7 @@ from srtui.hashing import draw
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredText:
     """One variant with its score, or the reason why it has none."""
 
     variant_id: int
@@ -52,7 +52,7 @@ MEASURES = {
 }
 
 
-def choose_instruction(original: Scored, rewrites: Sequence[Scored], by: str = "ifd") -> Choice:
+def choose_instruction(original: ScoredText, rewrites: Sequence[ScoredText], by: str = "ifd") -> Choice:
     """The pair with the higher IFD; the original on a tie, and where it cannot be compared.
 
     ``by`` names another measure, or a side that always wins: ``original``, ``reflected``.
@@ -60,12 +60,12 @@ def choose_instruction(original: Scored, rewrites: Sequence[Scored], by: str = "
     return _choose(original, rewrites, "instruction", by)
 
 
-def choose_response(current: Scored, rewrites: Sequence[Scored], by: str = "rifd") -> Choice:
+def choose_response(current: ScoredText, rewrites: Sequence[ScoredText], by: str = "rifd") -> Choice:
     """The pair with the lower r-IFD; the current one on a tie, and where it cannot be compared."""
     return _choose(current, rewrites, "answer", by)
 
 
-def _choose(before: Scored, rewrites: Sequence[Scored], what: str, by: str) -> Choice:
+def _choose(before: ScoredText, rewrites: Sequence[ScoredText], what: str, by: str) -> Choice:
     if by == "original":
         return Choice(before.variant_id, False, f"kept the {what}: the recipe never takes a rewrite")
     if not rewrites:
@@ -124,7 +124,7 @@ class Outcome:
 
 
 def keep(
-    policy: Literal["paper", "keep", "all"], response_reflected: bool, ifd: Scored, rifd: Scored
+    policy: Literal["paper", "keep", "all"], response_reflected: bool, ifd: ScoredText, rifd: ScoredText
 ) -> Outcome:
     """Whether the winner is trained on.
 

@@ -23,8 +23,8 @@ from srtui.workspace import Workspace
 MODULES = [
     "torch", "transformers", "transformers.models.llama.modeling_llama", "peft", "bitsandbytes",
     "accelerate", "llama_cpp", "safetensors.torch", "sqlite_utils",
-    "srtui.cli", "srtui.pipeline", "srtui.scoring", "srtui.training", "srtui.training.qlora",
-    "srtui.evaluation", "srtui.evaluation.engine", "srtui.teacher.llama", "srtui.report",
+    "srtui.cli", "srtui.pipeline", "srtui.student", "srtui.training", "srtui.training.qlora",
+    "srtui.evaluation", "srtui.evaluation.evaluator", "srtui.llama.engine", "srtui.report",
 ]  # fmt: skip
 
 

@@ -37,7 +37,7 @@ def pytest_report_header() -> str:
     """The arithmetic that this machine adds: numeric tests run under float32 and bfloat16 on every one."""
     import torch
 
-    from srtui.scoring import compute_dtype
+    from srtui.student import compute_dtype
 
     has = [
         name
@@ -68,7 +68,7 @@ def arithmetic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     """Students compute in this type, whatever this machine would choose."""
     import torch
 
-    from srtui.scoring import student
+    from srtui.student import model as student
 
     name = str(request.param)
     monkeypatch.setattr(student, "compute_dtype", lambda device: getattr(torch, name))
@@ -145,7 +145,7 @@ def drawn_adapter(pair_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from srtui.scoring import Student
+    from srtui.student import Student
 
     torch.manual_seed(0)
     student = Student.load(pair_folder / "tiny", "nf4")

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_workspace, small_recipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -17,6 +16,7 @@ from srtui.errors import UserError
 from srtui.pipeline.ablate import ARMS, Ablation, Interval, check_arms, paired_interval
 from srtui.store import Store
 from srtui.workspace import Workspace
+from tests.conftest import make_workspace, small_recipe
 
 
 class Quiet:

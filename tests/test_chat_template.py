@@ -14,15 +14,15 @@ import pytest
 from srtui import prompts
 from srtui.chat_template import of_tokenizer
 from srtui.errors import UserError
-from srtui.teacher import Message
-from srtui.teacher.chat import ChatTemplate
+from srtui.llama import Message
+from srtui.llama.chat_prompt import TeacherTemplate
 
 ASKED = [Message("system", "Be brief."), Message("user", "  Hello <|im_end|> {{ 7 * 7 }}\n")]
 LOOP = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
 
 
 def text(source: str) -> str:
-    return "".join(piece for piece, _ in ChatTemplate(source, "<s>", "</s>").pieces(ASKED))
+    return "".join(piece for piece, _ in TeacherTemplate(source, "<s>", "</s>").pieces(ASKED))
 
 
 @pytest.mark.parametrize(
@@ -112,13 +112,13 @@ def test_memory_of_a_template_is_bounded() -> None:
 )  # fmt: skip
 def test_laid_out_as_the_template_says(source: str, rendered: str) -> None:
     """Messages may be repeated, turned round, trimmed; every one of them is data wherever it stands."""
-    pieces = ChatTemplate(source, "<s>", "</s>").pieces(ASKED)
+    pieces = TeacherTemplate(source, "<s>", "</s>").pieces(ASKED)
     assert "".join(piece for piece, _ in pieces) == rendered
     assert all(("Hello" in piece or "brief" in piece) == is_data for piece, is_data in pieces)
 
 
 def test_the_same_shape_is_rendered_once() -> None:
-    template = ChatTemplate(LOOP)
+    template = TeacherTemplate(LOOP)
     template.pieces(ASKED)
     began = time.monotonic()
     for n in range(1000):

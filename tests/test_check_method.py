@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import RECIPE
 
 from benchmarks.check_method import _cut_in
 from srtui.sample import Pair
 from srtui.store import Store
 from srtui.store.endings import packed
+from tests.conftest import RECIPE
 from tests.store.test_endings import generation, imported
 
 

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, make_workspace
 
 from srtui.workspace import Workspace
+from tests.conftest import ROOT, make_workspace
 
 COMMANDS = [
     ["init"], ["import"], ["run"], ["resume"], ["status"], ["show"], ["export"], ["export-model"],

@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import make_workspace, small_recipe
 from typer.testing import CliRunner
 
 from srtui import recipe as recipes
 from srtui.cli import app
 from srtui.evaluation import choice, sources
 from srtui.evaluation.contestants import Contestant
-from srtui.evaluation.judge import SCORES, Asked, Judge, Scored, load_judge_prompt
-from srtui.evaluation.writing import Writing
+from srtui.evaluation.judge_model import SCORES, JudgeModel, JudgeQuestion, JudgeScores, load_judge_prompt
+from srtui.evaluation.writing import AnswerSettings
 from srtui.pipeline import examiners
-from srtui.pipeline.ablate import Row
+from srtui.pipeline.ablate import ArmResult
 from srtui.pipeline.prepare import prepare
 from srtui.store import Store
 from srtui.store.evaluations import Item, Judgement, NewEvaluation
+from tests.conftest import make_workspace, small_recipe
 
 
 class Quiet:
@@ -32,16 +32,20 @@ class Quiet:
 
 
 @dataclasses.dataclass(frozen=True)
-class LikesLength(Judge):
+class LikesLength(JudgeModel):
     """A judge that gives an answer a point for each character, up to ten."""
 
-    def scores(self, asked: Sequence[Asked]) -> Iterator[tuple[Asked, Scored | str, float, int]]:
+    def scores(
+        self, asked: Sequence[JudgeQuestion]
+    ) -> Iterator[tuple[JudgeQuestion, JudgeScores | str, float, int]]:
         for one in asked:
             points = [max(1, min(10, len(text))) for text in one.shown]
             rows = tuple(tuple(float(k == p) for k in SCORES) for p in points)
             yield (
                 one,
-                Scored(rows, (1.0, 1.0), 0.5 + 0.5 * (points[0] > points[1]) - 0.5 * (points[0] < points[1])),
+                JudgeScores(
+                    rows, (1.0, 1.0), 0.5 + 0.5 * (points[0] > points[1]) - 0.5 * (points[0] < points[1])
+                ),
                 0.0,
                 1,
             )
@@ -68,9 +72,9 @@ def test_arms_by_a_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         runs = {name: dataclasses.replace(run, name=name) for name in answers}
         judge = LikesLength("scripted", Path("j.gguf"), "j", load_judge_prompt("pairwise", 2), 0)
         source = sources.prompts(prompts)
-        by = examiners.JudgeExaminer(workspace, store, source, judge, Quiet(), Writing())
+        by = examiners.JudgeExaminer(workspace, store, source, judge, Quiet(), AnswerSettings())
         row = by.examine(
-            Row("random", "by lot", []), [runs["arm"], runs["arm.s1"]], [runs["full"], runs["full.s1"]]
+            ArmResult("random", "by lot", []), [runs["arm"], runs["arm.s1"]], [runs["full"], runs["full.s1"]]
         )
         assert row.judged is not None and row.judged.mean == pytest.approx((3 + 2) / 8 - 0.5)
         assert row.judged.low < row.judged.mean < row.judged.high and len(row.evaluations) == 2
@@ -79,7 +83,7 @@ def test_arms_by_a_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert first.settings["tie_margin"]["from"] == "half a step of the scale"
         again = by.examine(row, [runs["arm"]], [runs["full"]])
         assert again.evaluations[-1] == first.id  # nothing is asked twice
-        assert by.examine(Row("full", "", []), [], []).judged is None
+        assert by.examine(ArmResult("full", "", []), [], []).judged is None
 
 
 def test_arms_by_multiple_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,9 +108,9 @@ def test_arms_by_multiple_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         run, _ = prepare(workspace, store, recipes.load(path), path)
         arm, full = (dataclasses.replace(run, name=name) for name in right)
         by = examiners.ChoiceExaminer(workspace, store, tmp_path, Quiet())
-        row = by.examine(Row("random", "by lot", []), [arm], [full])
+        row = by.examine(ArmResult("random", "by lot", []), [arm], [full])
         assert row.accuracy == 0.75 and row.choice is not None and row.choice.mean == 0.25
-        assert by.examine(Row("full", "", []), [full], [full]).accuracy == 0.5
+        assert by.examine(ArmResult("full", "", []), [full], [full]).accuracy == 0.5
 
 
 def test_a_judge_needs_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from conftest import make_workspace, small_recipe
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from srtui.pipeline.prepare import prepare
 from srtui.sample import Pair, digest
 from srtui.store import Store
 from srtui.store.corpus import Variant
+from tests.conftest import make_workspace, small_recipe
 
 
 def order(i: int) -> bytes:

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+
+from tests.conftest import ROOT
 
 SAYS = """
 import ctypes, logging, os, sys, warnings
@@ -86,7 +87,7 @@ def test_a_model_that_nobody_closed_says_nothing_at_the_end(teacher_file: Path, 
     """llama.cpp's functions are gone when Python calls ``__del__`` at its own end."""
     script = (
         "import gc, sys; from pathlib import Path; gc.disable()\n"
-        "from srtui.teacher.losses import LlamaLosses\n"
+        "from srtui.llama.losses import LlamaLosses\n"
         f"model = LlamaLosses(Path({str(teacher_file)!r}))\n"
         f"try:\n    {how}\nexcept Exception as error:\n    print(type(error).__name__)\n"
     )

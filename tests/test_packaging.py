@@ -14,9 +14,10 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, make_workspace, small_recipe
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from tests.conftest import ROOT, make_workspace, small_recipe
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 

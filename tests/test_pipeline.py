@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import make_workspace, small_recipe
 
 from srtui import recipe as recipes
 from srtui.pipeline import Engine, prepare
@@ -24,6 +23,7 @@ from srtui.store.endings import CUT
 from srtui.store.summary import summarise
 from srtui.workspace import Workspace
 from tests.commands import Command, srtui
+from tests.conftest import make_workspace, small_recipe
 
 pytestmark = pytest.mark.model
 

@@ -10,23 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
-from tui.scripted_store import Script
 from typer.testing import CliRunner
 
 from srtui import recipe
 from srtui.cli import app
 from srtui.errors import UserError
 from srtui.evaluation.contestants import Contestant
-from srtui.evaluation.writing import Writing, answer_key
+from srtui.evaluation.writing import AnswerSettings, answer_key
+from srtui.llama import Generation, WrittenSegment
 from srtui.prompts import REVERSE_REQUEST, read_prompts, template, template_version
 from srtui.prompts.released import released_prompts, to_toml
 from srtui.recipe import Recipe
-from srtui.reflection import Criteria, Protocol, load_criteria
+from srtui.reflection import Criteria, ReflectionPrompt, load_criteria
 from srtui.sample import Pair
 from srtui.store import Store
-from srtui.teacher import Generation, Written
 from srtui.workspace import Workspace
+from tests.conftest import ROOT
+from tests.tui.scripted_store import Script
 
 MINE = """
 name = "mine"
@@ -137,7 +137,7 @@ def test_a_mistake_is_one_sentence(mine: Path, old: str, new: str, words: list[s
 
 
 def test_an_unknown_key_of_criteria_and_of_a_judges_prompt(tmp_path: Path) -> None:
-    from srtui.evaluation.judge import load_judge_prompt
+    from srtui.evaluation.judge_model import load_judge_prompt
 
     path = tmp_path / "c.toml"
     path.write_text("versoin = '1'", encoding="utf-8")
@@ -194,7 +194,7 @@ def test_the_teachers_words(mine: Path, tmp_path: Path) -> None:
     assert response.user_text(Pair("i", "", "r")).startswith("I: i A: r\n")
     assert "Write [Better Answer] your better answer [End]" in response.ours().lines
     assert response.shows_input
-    asked = Protocol(response, recipe.load(write_recipe(tmp_path))).request(0, Pair("i", "n", "r"), 1)
+    asked = ReflectionPrompt(response, recipe.load(write_recipe(tmp_path))).request(0, Pair("i", "n", "r"), 1)
     assert [m.content for m in asked.messages] == ["Judge the answer to the input.", "I: i N: n A: r"]
     assert asked.sampler.temperature == 0
 
@@ -207,11 +207,11 @@ def test_an_instruction_rewritten_without_its_input_loses_it(mine: Path, tmp_pat
     before = Pair("Sum up the text.", "A long text.", "It is long.")
     settings = recipe.load(write_recipe(tmp_path, '[reflection]\nmode = "free"'))
     text = "Weak.\n[New Instruction] Describe rain in ten words. [End]\n[New Answer] Rain falls. [End]"
-    said = Generation(0, 0, 0, (Written(text, "end", 9),), text, "", "", 9, 9, 0.1)
-    rewrite = Protocol(unseen, settings).read(said, before)
+    said = Generation(0, 0, 0, (WrittenSegment(text, "end", 9),), text, "", "", 9, 9, 0.1)
+    rewrite = ReflectionPrompt(unseen, settings).read(said, before)
     assert rewrite.pair == Pair("Describe rain in ten words.", "", "Rain falls.")
     shown = load_criteria("instruction", "instruction")
-    assert Protocol(shown, settings).read(said, before).pair == Pair(
+    assert ReflectionPrompt(shown, settings).read(said, before).pair == Pair(
         "Describe rain in ten words.", "A long text.", "Rain falls."
     )
 
@@ -236,7 +236,9 @@ def test_scores_and_answers_under_other_words_are_not_used_again(mine: Path, tmp
     other = Contestant(
         "x", "student", Path("m"), "sha", template="vicuna", quantization="nf4", prompts=prompts
     )
-    assert answer_key(one, Writing(), (("q", ""),)) != answer_key(other, Writing(), (("q", ""),))
+    assert answer_key(one, AnswerSettings(), (("q", ""),)) != answer_key(
+        other, AnswerSettings(), (("q", ""),)
+    )
     assert one.identity != other.identity
     json.dumps(other.identity)
 

@@ -8,45 +8,54 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srtui.selection import Ranked, Scored, best, choose_instruction, choose_response, keep, lot, near_a_tie
+from srtui.selection import (
+    Ranked,
+    ScoredText,
+    best,
+    choose_instruction,
+    choose_response,
+    keep,
+    lot,
+    near_a_tie,
+)
 
 scores = st.one_of(st.none(), st.floats(0, 10, allow_nan=False))
 
 
 def test_instruction_takes_the_higher_ifd() -> None:
-    choice = choose_instruction(Scored(1, 0.62), [Scored(2, 0.71)])
+    choice = choose_instruction(ScoredText(1, 0.62), [ScoredText(2, 0.71)])
     assert (choice.variant_id, choice.reflected) == (2, True)
     assert "0.7100 > 0.6200" in choice.reason
 
 
 def test_response_takes_the_lower_rifd() -> None:
-    choice = choose_response(Scored(1, 0.71), [Scored(2, 0.62)])
+    choice = choose_response(ScoredText(1, 0.71), [ScoredText(2, 0.62)])
     assert (choice.variant_id, choice.reflected) == (2, True)
     assert "0.6200 < 0.7100" in choice.reason
 
 
 def test_a_tie_keeps_the_unreflected() -> None:
-    assert not choose_instruction(Scored(1, 0.5), [Scored(2, 0.5)]).reflected
-    assert not choose_response(Scored(1, 0.5), [Scored(2, 0.5)]).reflected
+    assert not choose_instruction(ScoredText(1, 0.5), [ScoredText(2, 0.5)]).reflected
+    assert not choose_response(ScoredText(1, 0.5), [ScoredText(2, 0.5)]).reflected
 
 
 def test_a_failed_score_never_wins() -> None:
     # The released scripts scored a failed forward pass 0, which is the lowest r-IFD there is.
-    choice = choose_response(Scored(1, 0.9), [Scored(2, None, "non_finite")])
+    choice = choose_response(ScoredText(1, 0.9), [ScoredText(2, None, "non_finite")])
     assert not choice.reflected
     assert "non_finite" in choice.reason
-    assert not choose_response(Scored(1, None, "empty"), [Scored(2, 0.1)]).reflected
+    assert not choose_response(ScoredText(1, None, "empty"), [ScoredText(2, 0.1)]).reflected
 
 
 def test_more_candidates_are_an_argmax() -> None:
-    some = [Scored(2, 0.5), Scored(3, 0.9), Scored(4, None, "x"), Scored(5, 0.9)]
-    assert choose_instruction(Scored(1, 0.6), some).variant_id == 3
-    assert choose_response(Scored(1, 0.6), some).variant_id == 2
+    some = [ScoredText(2, 0.5), ScoredText(3, 0.9), ScoredText(4, None, "x"), ScoredText(5, 0.9)]
+    assert choose_instruction(ScoredText(1, 0.6), some).variant_id == 3
+    assert choose_response(ScoredText(1, 0.6), some).variant_id == 2
 
 
 @given(scores, st.lists(scores, max_size=5))
 def test_the_winner_is_best_or_the_original(before: float | None, rewrites: list[float | None]) -> None:
-    original, others = Scored(0, before), [Scored(i + 1, s) for i, s in enumerate(rewrites)]
+    original, others = ScoredText(0, before), [ScoredText(i + 1, s) for i, s in enumerate(rewrites)]
     for choose, winner, sign in ((choose_instruction, max, 1), (choose_response, min, -1)):
         choice = choose(original, others)
         valid = [s for s in rewrites if s is not None]
@@ -59,7 +68,7 @@ def test_the_winner_is_best_or_the_original(before: float | None, rewrites: list
 
 
 def test_the_paper_keeps_only_rewritten_responses() -> None:
-    good = Scored(1, 0.5)
+    good = ScoredText(1, 0.5)
     assert keep("paper", True, good, good).kept
     assert not keep("paper", False, good, good).kept
     assert keep("keep", False, good, good).kept
@@ -68,7 +77,7 @@ def test_the_paper_keeps_only_rewritten_responses() -> None:
 @given(st.booleans(), scores, scores)
 def test_nothing_at_or_above_one_is_kept(reflected: bool, ifd: float | None, rifd: float | None) -> None:
     for policy in ("paper", "keep"):
-        outcome = keep(policy, reflected, Scored(1, ifd), Scored(1, rifd))  # type: ignore[arg-type]
+        outcome = keep(policy, reflected, ScoredText(1, ifd), ScoredText(1, rifd))  # type: ignore[arg-type]
         if outcome.kept:
             assert ifd is not None and rifd is not None and max(ifd, rifd) < 1
         elif policy == "keep":
@@ -94,9 +103,9 @@ def test_near_a_tie(scores: list[float | None], near: bool) -> None:
 
 
 def test_the_ablations_choose_as_they_are_called() -> None:
-    before, rewrites = Scored(1, 0.3), [Scored(2, 0.2), Scored(3, 0.4)]
+    before, rewrites = ScoredText(1, 0.3), [ScoredText(2, 0.2), ScoredText(3, 0.4)]
     assert choose_instruction(before, rewrites, "original").variant_id == 1
-    assert choose_instruction(Scored(1, None), [Scored(2, None)], "reflected").variant_id == 2
+    assert choose_instruction(ScoredText(1, None), [ScoredText(2, None)], "reflected").variant_id == 2
     assert not choose_response(before, [], "reflected").reflected
     assert choose_instruction(before, rewrites, "perplexity").variant_id == 3
     assert choose_response(before, rewrites, "perplexity").variant_id == 2
@@ -107,7 +116,7 @@ def test_the_ablations_choose_as_they_are_called() -> None:
 
 
 def test_no_filter_means_no_filter() -> None:
-    assert keep("all", False, Scored(1, None), Scored(1, 2.0)).kept
+    assert keep("all", False, ScoredText(1, None), ScoredText(1, 2.0)).kept
 
 
 @given(st.integers(0, 1000), st.text())

@@ -11,7 +11,7 @@ import typer
 from srtui.cli.base import MOST, AsJson, RunName, app, libraries_log, open_store, print_json, say
 
 if TYPE_CHECKING:
-    from srtui.pipeline.chat import SideBySide
+    from srtui.pipeline.side_by_side import SideBySide
 
 
 @app.command(epilog="Example: srtui chat quickstart --say 'Name three trees.'")
@@ -32,7 +32,7 @@ def chat(
     Without --say it asks what you type, one instruction a line; lines from a pipe too.
     """
     from srtui.console import err
-    from srtui.pipeline.chat import SideBySide
+    from srtui.pipeline.side_by_side import SideBySide
 
     workspace, store = open_store(read_only=True)
     with store:

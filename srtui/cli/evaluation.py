@@ -25,9 +25,9 @@ from srtui.cli.base import (
 
 if TYPE_CHECKING:
     from srtui.evaluation.contestants import Contestant
-    from srtui.evaluation.judge import Judge
+    from srtui.evaluation.judge_model import JudgeModel
     from srtui.evaluation.length_control import Anchors
-    from srtui.evaluation.sources import Source
+    from srtui.evaluation.sources import Questions
     from srtui.store import Store
     from srtui.store.evaluations import Evaluation, Kind, Side
     from srtui.workspace import Workspace
@@ -84,9 +84,9 @@ def pairwise(
     """Two contestants answer, a judge scores both in both orders; a win counts where they agree."""
     from srtui.evaluation import sources
     from srtui.evaluation.contestants import find_contestant
-    from srtui.evaluation.engine import settings_of
-    from srtui.evaluation.figures import margin_of
-    from srtui.evaluation.writing import Writing
+    from srtui.evaluation.evaluator import settings_of
+    from srtui.evaluation.rates import margin_of
+    from srtui.evaluation.writing import AnswerSettings
 
     source = sources.prompts(prompts, limit)
     workspace, store = open_store()
@@ -94,7 +94,7 @@ def pairwise(
         both = [find_contestant(workspace, store, name, template) for name in (a, b)]
         referee = _judge(workspace, judge, judge_prompt, words, 2)
         margin = margin_of(store, referee, tie_margin)
-        settings = settings_of(Writing(max_tokens, temperature, seed=seed), seed, tie_margin=margin)
+        settings = settings_of(AnswerSettings(max_tokens, temperature, seed=seed), seed, tie_margin=margin)
         _evaluate(workspace, store, "pairwise", source, both, referee, settings, as_json)
 
 
@@ -123,9 +123,9 @@ def winrate(
     from srtui.evaluation import sources
     from srtui.evaluation.anchors import check_anchors, read_anchors
     from srtui.evaluation.contestants import find_contestant
-    from srtui.evaluation.engine import settings_of
-    from srtui.evaluation.figures import margin_of
-    from srtui.evaluation.writing import Writing
+    from srtui.evaluation.evaluator import settings_of
+    from srtui.evaluation.rates import margin_of
+    from srtui.evaluation.writing import AnswerSettings
 
     source = sources.references(reference, limit)
     table = read_anchors(anchors) if anchors else None
@@ -136,7 +136,7 @@ def winrate(
         one = find_contestant(workspace, store, a, template)
         referee = _judge(workspace, judge, judge_prompt, words, 2)
         settings = settings_of(
-            Writing(max_tokens, temperature, seed=seed),
+            AnswerSettings(max_tokens, temperature, seed=seed),
             seed,
             tie_margin=margin_of(store, referee, tie_margin),
             anchors=table.identity if table else None,
@@ -166,14 +166,14 @@ def turns(
     """Questions of several turns, each answer scored from 1 to 10; by category and turn."""
     from srtui.evaluation import sources
     from srtui.evaluation.contestants import find_contestant
-    from srtui.evaluation.engine import settings_of
-    from srtui.evaluation.writing import Writing
+    from srtui.evaluation.evaluator import settings_of
+    from srtui.evaluation.writing import AnswerSettings
 
     source = sources.questions(questions, limit)
     workspace, store = open_store()
     with store:
         one = find_contestant(workspace, store, a, template)
-        settings = settings_of(Writing(max_tokens, temperature, seed=seed), seed)
+        settings = settings_of(AnswerSettings(max_tokens, temperature, seed=seed), seed)
         referee = _judge(workspace, judge, judge_prompt, words, 1)
         _evaluate(workspace, store, "turns", source, [one], referee, settings, as_json)
 
@@ -193,7 +193,7 @@ def calibrate(
 ) -> None:
     """What is a judge worth? Its agreement with known judgements, and whether that beats chance."""
     from srtui.evaluation import sources
-    from srtui.evaluation.engine import settings_of
+    from srtui.evaluation.evaluator import settings_of
 
     source = sources.known_judgements(files, limit)
     workspace, store = open_store()
@@ -255,7 +255,7 @@ def anchors(
     """
     from srtui.errors import UserError
     from srtui.evaluation.anchors import write_anchors
-    from srtui.evaluation.figures import rows_of
+    from srtui.evaluation.rates import rows_of
 
     workspace, store = open_store(read_only=True)
     with store:
@@ -322,20 +322,20 @@ def show(
             print_judged(pair)
 
 
-def _judge(workspace: Workspace, name: str, prompt: str | None, words: int, answers: int) -> Judge:
-    from srtui.evaluation.judge import Judge, load_judge_prompt
+def _judge(workspace: Workspace, name: str, prompt: str | None, words: int, answers: int) -> JudgeModel:
+    from srtui.evaluation.judge_model import JudgeModel, load_judge_prompt
 
     shipped = "pairwise" if answers == 2 else "single"
-    return Judge.find(workspace.models, name, load_judge_prompt(prompt or shipped, answers), words)
+    return JudgeModel.find(workspace.models, name, load_judge_prompt(prompt or shipped, answers), words)
 
 
 def _evaluate(
     workspace: Workspace,
     store: Store,
     kind: Kind,
-    source: Source,
+    source: Questions,
     contestants: list[Contestant],
-    judge: Judge,
+    judge: JudgeModel,
     settings: dict[str, Any],
     as_json: bool,
     names: tuple[str, str | None] | None = None,
@@ -344,7 +344,7 @@ def _evaluate(
 ) -> None:
     from srtui.console import err
     from srtui.evaluation.contestants import same_weights
-    from srtui.evaluation.engine import Evaluator, prepare
+    from srtui.evaluation.evaluator import Evaluator, prepare
     from srtui.progress import Stopped
 
     evaluation, is_new = prepare(store, kind, source, contestants, judge, settings, names, shown_source)

@@ -53,9 +53,9 @@ def human(
     from srtui.console import err
     from srtui.evaluation import sources
     from srtui.evaluation.contestants import find_contestant
-    from srtui.evaluation.engine import Evaluator, prepare, settings_of
-    from srtui.evaluation.human import keep_result
-    from srtui.evaluation.writing import Writing
+    from srtui.evaluation.evaluator import Evaluator, prepare, settings_of
+    from srtui.evaluation.people import keep_result
+    from srtui.evaluation.writing import AnswerSettings
     from srtui.progress import Stopped
 
     name = annotator.strip()
@@ -69,7 +69,7 @@ def human(
     workspace, store = open_store()
     with store:
         both = [find_contestant(workspace, store, who, template) for who in (a, b)]
-        settings = settings_of(Writing(max_tokens, temperature, seed=seed), seed)
+        settings = settings_of(AnswerSettings(max_tokens, temperature, seed=seed), seed)
         evaluation, _ = prepare(store, "human", source, both, None, settings)
         if len(store.evaluations.answers(evaluation.id)) < 2 * len(source.items):
             stop = stop_on_signals()

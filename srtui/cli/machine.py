@@ -78,9 +78,13 @@ def db_checkpoint() -> None:
 
 @db_app.command("check", epilog="Example: srtui db check")
 def db_check(
-    deep: Annotated[bool, typer.Option(
-            "--deep", help="All rows: every text by its digest, scores, choices and counts by what they follow from."
-        )] = False,
+    deep: Annotated[
+        bool,
+        typer.Option(
+            "--deep",
+            help="All rows: every text by its digest, scores, choices and counts by what they follow from.",
+        ),
+    ] = False,
 ) -> None:
     """Is the file sound, and does it say what was stored?"""
     from srtui.console import progress_line
@@ -122,7 +126,7 @@ def db_vacuum() -> None:
 @db_app.command("backup", epilog="Example: srtui db backup store/yesterday.sqlite")
 def db_backup(target: Annotated[Path, typer.Argument(help="A file that does not exist yet.")]) -> None:
     """A consistent, verified copy, also while a run writes."""
-    from srtui.store.backup import Interrupted
+    from srtui.store.backup import BackupStopped
 
     workspace, store = open_store(read_only=True)
     stop = stop_on_signals()
@@ -130,7 +134,7 @@ def db_backup(target: Annotated[Path, typer.Argument(help="A file that does not 
         outputs_of(store, workspace).refuse_store(target)
         try:
             rows = store.backup(target, stop.is_set)
-        except Interrupted:
+        except BackupStopped:
             say("Stopped; nothing was written.")
             sys.exit(130)
     say(f"Copied to {target}: {sum(rows.values()):,} rows, checked.")

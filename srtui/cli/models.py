@@ -168,7 +168,7 @@ def models_tune(
     """Measure tokens a second by quantization and slots; recipes with slots = "auto" use the table."""
     from srtui import models
     from srtui.console import out, print_tunings
-    from srtui.teacher.tuning import tune, tuned
+    from srtui.llama.tuning import tune, tuned
 
     if not all(re.fullmatch(r" *[0-9]{1,3} *", word) and 0 < int(word) <= 256 for word in slots.split(",")):
         raise UserError(f"--slots {slots}: write numbers from 1 to 256 with commas between them.")

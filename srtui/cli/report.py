@@ -31,7 +31,8 @@ from srtui.errors import UserError
 def report(
     run_name: RunName,
     out: Annotated[
-        Path | None, typer.Option(help="The HTML file, - for stdout; RUN-report.html if neither file is named.")
+        Path | None,
+        typer.Option(help="The HTML file, - for stdout; RUN-report.html if neither file is named."),
     ] = None,
     markdown: Annotated[Path | None, typer.Option(help="The same as Markdown, into this file.")] = None,
     examples: Annotated[
@@ -53,7 +54,9 @@ def report(
         outputs = outputs_of(store, workspace)
         streams = [path for path in (out, markdown) if is_stdout(path)]
         if len(streams) + as_json > 1:
-            raise UserError("Only one of --out, --markdown and --json can go to stdout; name files for the others.")
+            raise UserError(
+                "Only one of --out, --markdown and --json can go to stdout; name files for the others."
+            )
         for path in (out, markdown):
             if path is not None and path not in streams:
                 outputs.check(path, force)

@@ -207,15 +207,15 @@ def _examiners(
 ) -> list[Examiner]:
     """What compares the arms beside their losses; bad names and files are found before anything is trained."""
     from srtui.evaluation import choice, sources
-    from srtui.evaluation.judge import Judge, load_judge_prompt
-    from srtui.evaluation.writing import Writing
+    from srtui.evaluation.judge_model import JudgeModel, load_judge_prompt
+    from srtui.evaluation.writing import AnswerSettings
     from srtui.pipeline.examiners import ChoiceExaminer, JudgeExaminer
 
     found: list[Examiner] = []
     if judge is not None and prompts is not None:
         source = sources.prompts(prompts, limit)
-        referee = Judge.find(workspace.models, judge, load_judge_prompt("pairwise", 2), 0)
-        writing = Writing(max_tokens=max_tokens)
+        referee = JudgeModel.find(workspace.models, judge, load_judge_prompt("pairwise", 2), 0)
+        writing = AnswerSettings(max_tokens=max_tokens)
         found.append(JudgeExaminer(workspace, store, source, referee, face, writing, tie_margin, should_stop))
     if tasks is not None:
         choice.check(tasks, False)

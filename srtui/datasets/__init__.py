@@ -22,8 +22,8 @@ A record layout is one file in ``layouts/``, a kind of file one in ``containers/
 the registry of its folder.
 """
 
-from srtui.datasets.reader import FORMATS, Reader, read
-from srtui.datasets.rows import MAX_FIELD, MAX_RECORD, REASONS, BadRow, Row
+from srtui.datasets.reader import FORMATS, DatasetReader, read
+from srtui.datasets.rows import MAX_FIELD, MAX_RECORD, REASONS, BadRow, DataRow
 from srtui.datasets.writer import WRITABLE, write
 
 __all__ = [
@@ -33,8 +33,8 @@ __all__ = [
     "REASONS",
     "WRITABLE",
     "BadRow",
-    "Reader",
-    "Row",
+    "DataRow",
+    "DatasetReader",
     "read",
     "write",
 ]

@@ -10,8 +10,8 @@ from pathlib import Path
 from srtui.datasets.containers import FORCED, Container, open_container
 from srtui.datasets.layouts import LAYOUTS, Layout, layout_of
 from srtui.datasets.layouts.alpaca import ALPACA
-from srtui.datasets.rows import BadRow, Refusal, Refused, Row, id_of, listing, pair_of
-from srtui.datasets.source import Source
+from srtui.datasets.rows import BadRow, DataRow, Refusal, Refused, id_of, listing, pair_of
+from srtui.datasets.source import DataSource
 from srtui.errors import UserError
 
 FORMATS = ("auto", *LAYOUTS, *FORCED)
@@ -22,7 +22,7 @@ _SAMPLED_OBJECTS = 32
 _SAMPLED_ROWS = 1000
 
 
-class Reader:
+class DatasetReader:
     """The rows of one file; each iteration reads it again from the beginning.
 
     ``format`` is what it was found to be: one of :data:`FORMATS`, never ``auto``. While iterating,
@@ -44,7 +44,7 @@ class Reader:
     def bytes_read(self) -> int:
         return self._container.position
 
-    def __iter__(self) -> Iterator[Row | BadRow]:
+    def __iter__(self) -> Iterator[DataRow | BadRow]:
         self.good, self.bad = 0, Counter()
         take = self._take
         number = 0
@@ -52,7 +52,7 @@ class Reader:
             if record.__class__ is dict:
                 try:
                     pair = pair_of(*take(record))
-                    row = Row(number, line, pair, raw.decode(), id_of(record))
+                    row = DataRow(number, line, pair, raw.decode(), id_of(record))
                 except Refused as refused:
                     reason, detail = refused.refusal
                 else:
@@ -67,7 +67,7 @@ class Reader:
             number += 1
 
 
-def read(path: Path, format: str = "auto", columns: Mapping[str, str] | None = None) -> Reader:
+def read(path: Path, format: str = "auto", columns: Mapping[str, str] | None = None) -> DatasetReader:
     """Open a data file of any known format; see the package for which there are.
 
     ``columns`` maps ``instruction``, ``input`` and ``response`` to the names they go by in the file,
@@ -80,13 +80,13 @@ def read(path: Path, format: str = "auto", columns: Mapping[str, str] | None = N
         meant = f"did you mean {near[0]}?" if near else f"it can be {', '.join(FORMATS)}."
         raise UserError(f"--format {format}: {meant}")
     mapped = _mapped(columns or {})
-    source = Source(path)
+    source = DataSource(path)
     container = open_container(source, format if format in FORCED else None, mapped)
     if container.name == "json":
         container.columns = mapped
     layout = _layout(path, container, LAYOUTS.get(format), mapped)
     shown = layout.name if container.name == "json" else container.name
-    return Reader(path, shown, container, layout, source.size)
+    return DatasetReader(path, shown, container, layout, source.size)
 
 
 def _mapped(columns: Mapping[str, str]) -> dict[str, str]:

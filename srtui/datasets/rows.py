@@ -29,7 +29,7 @@ REASONS = {
 """Every slug that ``BadRow.reason`` can be, and what it means."""
 
 
-class Row(NamedTuple):
+class DataRow(NamedTuple):
     """One good row.
 
     ``number`` counts rows from 0, bad ones included and blank lines not. ``line`` is where the row

@@ -47,7 +47,7 @@ _REFUSED_MAGIC = (
 )
 
 
-class Source:
+class DataSource:
     """One readable, regular, non-empty file. ``compression`` is ``"gzip"``, ``"zstd"`` or None.
 
     Raises UserError where it is missing, a folder, empty, unreadable or of a kind that is not data.

@@ -24,9 +24,7 @@ WRITABLE = (*LAYOUTS, "parquet")
 """The formats that :func:`write` knows."""
 
 
-def write(
-    rows: Iterable[Mapping[str, Any]], path: Path, format: str, stream: IO[bytes] | None = None
-) -> int:
+def write(rows: Iterable[Mapping[str, Any]], path: Path, format: str, stream: IO[bytes] | None = None) -> int:
     """Write ``rows`` to ``path`` and return how many there were; to ``stream`` where there is one, and
     ``path`` then only says by its ending how.
 

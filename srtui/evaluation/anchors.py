@@ -14,14 +14,14 @@ import numpy as np
 
 from srtui.atomic import replacing
 from srtui.errors import UserError
-from srtui.evaluation.length_control import FOLDS, Anchors, Row, fit_l1_cv
+from srtui.evaluation.length_control import FOLDS, Anchors, LengthItem, fit_l1_cv
 from srtui.files import read_text
 from srtui.sample import digest
 
 COLUMNS = ("model", "index", "preference", "std_delta_len", "instruction_difficulty", "not_gamed_baseline")
 
 
-def difficulties(models: Mapping[str, Sequence[Row]]) -> dict[int, float]:
+def difficulties(models: Mapping[str, Sequence[LengthItem]]) -> dict[int, float]:
     """How hard each item is, in logits, from at least two models judged against the same reference.
 
     One fit over all of them: each model has a theta and a phi of its own, each item a difficulty that they
@@ -55,7 +55,7 @@ def difficulties(models: Mapping[str, Sequence[Row]]) -> dict[int, float]:
 
 
 def write_anchors(
-    path: Path, models: Mapping[str, Sequence[Row]], gamed: Sequence[str], questions: Mapping[int, str]
+    path: Path, models: Mapping[str, Sequence[LengthItem]], gamed: Sequence[str], questions: Mapping[int, str]
 ) -> Anchors:
     """A table of anchors from judgements against one reference: difficulties from all ``models``, gamed
     rows from those named in ``gamed``. ``questions`` are what was asked, by item. Returns it as read back."""
@@ -142,7 +142,7 @@ def question_key(text: str) -> str:
     return digest("question", text.strip()).hex()[:16]
 
 
-def _scaled(rows: Sequence[Row]) -> dict[int, float]:
+def _scaled(rows: Sequence[LengthItem]) -> dict[int, float]:
     """(reference - model) / sd of the lengths, by item; 0 where all are equal."""
     there = [r for r in rows if not r.failed]
     difference = np.array([r.length_reference - r.length_model for r in there], dtype=float)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from srtui.evaluation.results import HALF_STEP, Pair, pairs_of, parse_rate, position, unjudged
+from srtui.evaluation.results import HALF_STEP, JudgedItem, pairs_of, parse_rate, position, unjudged
 from srtui.evaluation.statistics import VERDICTS, Verdict, cohen, verdict, wilson
 from srtui.store.evaluations import Item, Judgement
 
@@ -14,7 +14,7 @@ LEAST_PAIRS = 20
 """Fewer known judgements than this give no tie margin."""
 
 
-def tie_margin(pairs: Sequence[Pair]) -> float | None:
+def tie_margin(pairs: Sequence[JudgedItem]) -> float | None:
     """The margin with which most of this judge's verdicts are the known judge's, the least of several;
     None for fewer than 20 pairs."""
     if len(pairs) < LEAST_PAIRS:
@@ -29,7 +29,7 @@ def tie_margin(pairs: Sequence[Pair]) -> float | None:
     return max(steps, key=lambda m: (same(m), -m))
 
 
-def _unseen(pairs: Sequence[Pair]) -> list[Verdict]:
+def _unseen(pairs: Sequence[JudgedItem]) -> list[Verdict]:
     """This judge's verdicts, each half with the tie margin of the other, so that none chose its own."""
     margins = [tie_margin(pairs[n::2]) for n in (0, 1)]
     chosen = [HALF_STEP if m is None else m for m in margins]
@@ -125,7 +125,7 @@ def _orders(item: Item) -> tuple[Verdict, Verdict]:
 
 
 def _of_category(
-    pairs: Sequence[Pair], known: Sequence[str], found: Sequence[str], category: str
+    pairs: Sequence[JudgedItem], known: Sequence[str], found: Sequence[str], category: str
 ) -> tuple[list[str], list[str]]:
     chosen = [n for n, p in enumerate(pairs) if p.item.category == category]
     return [known[n] for n in chosen], [found[n] for n in chosen]

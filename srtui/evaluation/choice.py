@@ -176,8 +176,7 @@ def _model(
 ) -> Any:
     from lm_eval.api.model import LM
 
-    from srtui.scoring import SpanBuilder, Student
-    from srtui.scoring.judge import open_scorer
+    from srtui.student import SpanBuilder, Student, open_scorer
 
     student = Student.load(contestant.path, contestant.quantization or "gguf")  # type: ignore[arg-type]
     identity = student.id
@@ -191,7 +190,7 @@ def _model(
     spans = SpanBuilder(student.tokenizer, template("alpaca"), max_length=length)
     scorer = open_scorer(student)
 
-    class Scored(LM):  # type: ignore[misc]
+    class ScoringLM(LM):  # type: ignore[misc]
         """lm-eval's model: how probable continuations are. Nothing is generated."""
 
         def close(self) -> None:
@@ -230,7 +229,7 @@ def _model(
 
         loglikelihood_rolling = generate_until
 
-    return Scored()
+    return ScoringLM()
 
 
 def _likelihood(loss: StoredLoss) -> float:

@@ -235,7 +235,7 @@ def _student(
     run_id: int | None,
     prompts: PromptSet | None = None,
 ) -> Contestant:
-    from srtui.scoring.student import weights_sha256
+    from srtui.student.model import weights_sha256
 
     weights = adapter / "adapter_model.safetensors" if adapter else None
     if weights is not None and not weights.is_file():

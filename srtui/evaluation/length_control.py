@@ -47,7 +47,7 @@ DRAWS = 200
 
 
 @dataclass(frozen=True)
-class Row:
+class LengthItem:
     """One judged item: ``preference`` for the model, 0 to 1, None where nobody judged it; lengths in
     characters. ``failed`` marks an item that was decided because an answer is missing: it counts in the
     rates as it is, and says nothing about length."""
@@ -97,18 +97,18 @@ class LengthControlled(TypedDict):
     reason: str | None
 
 
-def alpaca_rows(records: Sequence[Mapping[str, Any]]) -> list[Row]:
+def alpaca_rows(records: Sequence[Mapping[str, Any]]) -> list[LengthItem]:
     """AlpacaEval's annotations: ``preference`` from 1 (reference) to 2 (model), 0 a draw, null not judged;
     ``item``, ``length_model``, ``length_reference``."""
     rows = []
     for r in records:
         said = r["preference"]
         value = None if said is None or math.isnan(said) else 0.5 if said == 0 else float(said) - 1.0
-        rows.append(Row(int(r["item"]), value, int(r["length_model"]), int(r["length_reference"])))
+        rows.append(LengthItem(int(r["item"]), value, int(r["length_model"]), int(r["length_reference"])))
     return rows
 
 
-def raw_rate(rows: Sequence[Row]) -> float | None:
+def raw_rate(rows: Sequence[LengthItem]) -> float | None:
     """The mean preference, 0 to 1, over what was judged; None where nothing was."""
     said = [r.preference for r in rows if r.preference is not None]
     return math.fsum(said) / len(said) if said else None
@@ -123,7 +123,7 @@ def is_extreme(raw: float, controlled: float) -> bool:
 
 
 def controlled_rate(
-    rows: Sequence[Row], anchors: Anchors | None = None, seed: int = 0, draws: int = DRAWS
+    rows: Sequence[LengthItem], anchors: Anchors | None = None, seed: int = 0, draws: int = DRAWS
 ) -> LengthControlled:
     """The rate that the model would have if its answers were as long as the reference's.
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from srtui.evaluation.length_control import Anchors, Row, controlled_rate
+from srtui.evaluation.length_control import Anchors, LengthItem, controlled_rate
 from srtui.evaluation.statistics import (
     VERDICTS,
     Verdict,
@@ -33,7 +33,7 @@ TOO_LONG = {"a": "A's answer is too long for the judge", "b": "B's answer is too
 
 
 @dataclass(frozen=True)
-class Pair:
+class JudgedItem:
     """Both orders of one item, both with scores. A's score less B's is ``ab`` with A shown first."""
 
     item: Item
@@ -72,11 +72,11 @@ class Pair:
         return sum(said) / 2
 
 
-def pairs_of(items: Sequence[Item], judgements: Sequence[Judgement], margin: float = 0.0) -> list[Pair]:
+def pairs_of(items: Sequence[Item], judgements: Sequence[Judgement], margin: float = 0.0) -> list[JudgedItem]:
     """Items judged in both orders; scores that differ by no more than ``margin`` are a tie."""
     found = {(j.item, j.ordering): j for j in judgements if j.score_a is not None and j.score_b is not None}
     return [
-        Pair(i, found[i.item, "ab"], found[i.item, "ba"], margin)
+        JudgedItem(i, found[i.item, "ab"], found[i.item, "ba"], margin)
         for i in items
         if (i.item, "ab") in found and (i.item, "ba") in found
     ]
@@ -155,12 +155,12 @@ def shares(
     return found | {item: _SHARE[verdict] for item, (verdict, _) in missing.items()}
 
 
-def judged_rows(items: Sequence[Item], judgements: Sequence[Judgement], lengths: Lengths) -> list[Row]:
+def judged_rows(items: Sequence[Item], judgements: Sequence[Judgement], lengths: Lengths) -> list[LengthItem]:
     """What the length control is fitted on: A as the model, B as the reference."""
     preferences = {p.item.item: p.preference for p in pairs_of(items, judgements)}
     missing = failures(items, judgements, lengths)
     return [
-        Row(
+        LengthItem(
             i.item,
             _SHARE[missing[i.item][0]] if i.item in missing else preferences.get(i.item),
             *lengths[i.item],
@@ -218,7 +218,7 @@ def turns_result(items: Sequence[Item], judgements: Sequence[Judgement], seed: i
     }
 
 
-def position(pairs: Sequence[Pair], seed: int = 0) -> dict[str, Any]:
+def position(pairs: Sequence[JudgedItem], seed: int = 0) -> dict[str, Any]:
     """Does the place decide? ``first`` is the score of the answer shown first less that of the second,
     a mean over both orders, 0 without bias; ``first_twice`` counts items where whichever stood first
     was ahead, ``second_twice`` the contrary, ``consistent`` those where the same answer was ahead."""
@@ -255,7 +255,7 @@ def parse_rate(judgements: Sequence[Judgement]) -> dict[str, Any]:
 _SHARE: dict[Verdict, float] = {"win": 1.0, "tie": 0.5, "lose": 0.0}
 
 
-def _compared(pairs: Sequence[Pair], lost: Sequence[Verdict], seed: int) -> dict[str, Any]:
+def _compared(pairs: Sequence[JudgedItem], lost: Sequence[Verdict], seed: int) -> dict[str, Any]:
     """Counts over judged pairs and missing answers; scores over judged pairs."""
     count = Counter([*(p.verdict for p in pairs), *lost])
     n = len(pairs) + len(lost)

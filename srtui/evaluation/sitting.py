@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from srtui.evaluation.human import blind_order, turned
+from srtui.evaluation.people import blind_order, turned
 from srtui.store import Store
 from srtui.store.evaluations import EvaluationReads, Ordering
 

@@ -25,7 +25,7 @@ _MOST = 1_000_000_000  # bytes of a file, which is read whole
 
 
 @dataclass(frozen=True)
-class Source:
+class Questions:
     """A file and its rows as items. ``answers`` are the texts that come with them, by item, where the
     file has any (reference outputs; both answers of a known judgement); ``skipped`` counts rows left
     out, by reason; ``rows`` is how many the file has, whatever the limit."""
@@ -38,22 +38,22 @@ class Source:
     rows: int = 0
 
 
-def prompts(path: Path, limit: int | None = None) -> Source:
+def prompts(path: Path, limit: int | None = None) -> Questions:
     """Rows of instruction (or prompt, question, turns), with optional input, category and id."""
     sha256, rows = _rows(path)
     items = [_prompt(path, n, row) for n, row in enumerate(rows[:limit])]
-    return Source(path, sha256, _unique(path, items), {}, {}, len(rows))
+    return Questions(path, sha256, _unique(path, items), {}, {}, len(rows))
 
 
-def references(path: Path, limit: int | None = None) -> Source:
+def references(path: Path, limit: int | None = None) -> Questions:
     """AlpacaEval's shape: rows of instruction and output (with optional dataset as the category)."""
     sha256, rows = _rows(path)
     items = [_prompt(path, n, row) for n, row in enumerate(rows[:limit])]
     answers = {n: (_text(path, n, row, _ANSWER),) for n, row in enumerate(rows[:limit])}
-    return Source(path, sha256, _unique(path, items), answers, {}, len(rows))
+    return Questions(path, sha256, _unique(path, items), answers, {}, len(rows))
 
 
-def questions(path: Path, limit: int | None = None) -> Source:
+def questions(path: Path, limit: int | None = None) -> Questions:
     """MT-Bench's shape: question_id, category, turns, and optional reference (a list, one a turn)."""
     sha256, rows = _rows(path)
     items = []
@@ -69,10 +69,10 @@ def questions(path: Path, limit: int | None = None) -> Source:
         if reference is not None and (not isinstance(reference, list) or len(reference) > len(turns)):
             raise UserError(f'{path}: row {n + 1}: "reference" must be a list with at most a text a turn.')
         items.append(Item(n, _category(row), tuple(turns), reference, _id(row)))
-    return Source(path, sha256, tuple(items), {}, {})
+    return Questions(path, sha256, tuple(items), {}, {})
 
 
-def known_judgements(paths: Iterable[Path], limit: int | None = None) -> Source:
+def known_judgements(paths: Iterable[Path], limit: int | None = None) -> Questions:
     """Rows of instruction, answer_1, answer_2, scores and scores_reversed, from several files as one.
 
     ``scores`` are (answer 1, answer 2) shown in that order; ``scores_reversed`` those of the other
@@ -101,7 +101,7 @@ def known_judgements(paths: Iterable[Path], limit: int | None = None) -> Source:
     if not items:
         raise UserError("There is no known judgement with scores in both orders to compare with.")
     first = next(iter(paths))
-    return Source(first, "+".join(hashes), tuple(items), answers, skipped)
+    return Questions(first, "+".join(hashes), tuple(items), answers, skipped)
 
 
 def answers_of(path: Path) -> dict[str, str]:

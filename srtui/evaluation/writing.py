@@ -16,10 +16,10 @@ from typing import Any, Protocol
 
 from srtui.evaluation.contestants import Contestant
 from srtui.hashing import digest, draw, key, scheme_1
+from srtui.llama import Message, Request, Sampler, Segment, open_teacher
+from srtui.llama.tuning import tuned
 from srtui.prompts import template
 from srtui.store.evaluations import Answer
-from srtui.teacher import Message, Request, Sampler, Segment, open_teacher
-from srtui.teacher.tuning import tuned
 
 Turns = tuple[tuple[str, str], ...]
 """(instruction, input) of the user, (answer, "") of the contestant, by turns; the last is the user's."""
@@ -29,7 +29,7 @@ _BATCH_TOKENS = 32768
 
 
 @dataclass(frozen=True)
-class Writing:
+class AnswerSettings:
     """How contestants write. ``temperature`` 0 is greedy. Nothing that is not here is used: a model's own
     generation_config may set penalties, and then greedy would not be greedy."""
 
@@ -50,7 +50,7 @@ class Writing:
         return {"max_tokens": self.max_tokens, **asdict(self.sampler)}
 
 
-class Writer(Protocol):
+class AnswerWriter(Protocol):
     """Writes answers of one contestant; ``write`` yields (index, answer) as they are finished, and
     stops early when asked, dropping what is in flight."""
 
@@ -61,7 +61,7 @@ class Writer(Protocol):
     def close(self) -> None: ...
 
 
-def answer_key(contestant: Contestant, writing: Writing, turns: Turns) -> bytes:
+def answer_key(contestant: Contestant, writing: AnswerSettings, turns: Turns) -> bytes:
     """Address of an answer in the store."""
     return key(
         "answer",
@@ -78,7 +78,7 @@ def answer_key(contestant: Contestant, writing: Writing, turns: Turns) -> bytes:
     )
 
 
-def first_answer_key(contestant: Contestant, writing: Writing, turns: Turns) -> bytes | None:
+def first_answer_key(contestant: Contestant, writing: AnswerSettings, turns: Turns) -> bytes | None:
     """The key that the same answer has where it was stored before keys had a scheme; None where that key
     did not hold all that the text depends on, as for students, whose template files it left out."""
     if contestant.kind != "gguf" or contestant.date is not None:
@@ -106,7 +106,7 @@ def file_answer(text: str, model: str, sha256: str = "") -> Answer:
     return Answer(digest("file", text), "file", model, sha256, None, "", {}, 0, "", text, finish)
 
 
-def open_writer(contestant: Contestant, writing: Writing) -> Writer:
+def open_writer(contestant: Contestant, writing: AnswerSettings) -> AnswerWriter:
     """The writer of a contestant that is a model; loads it."""
     return (
         GgufWriter(contestant, writing) if contestant.kind == "gguf" else StudentWriter(contestant, writing)
@@ -114,9 +114,9 @@ def open_writer(contestant: Contestant, writing: Writing) -> Writer:
 
 
 class GgufWriter:
-    """A GGUF by its own chat template, in the engine of srtui.teacher."""
+    """A GGUF by its own chat template, in the engine of srtui.llama."""
 
-    def __init__(self, contestant: Contestant, writing: Writing) -> None:
+    def __init__(self, contestant: Contestant, writing: AnswerSettings) -> None:
         self._contestant, self._writing = contestant, writing
         measured = tuned(contestant.path)
         self._teacher = open_teacher(
@@ -173,11 +173,11 @@ class _Row:
 
 class StudentWriter:
     """A safetensors student, 4-bit as it was trained, with its adapter, through transformers. Where positions
-    are others beyond some length (srtui.scoring.positions), every token is drawn under those of its own text's length,
+    are others beyond some length (srtui.student.positions), every token is drawn under those of its own text's length,
     as it is scored: long texts are not written beside short ones, and one that crosses it begins anew there."""
 
-    def __init__(self, contestant: Contestant, writing: Writing) -> None:
-        from srtui.scoring import SpanBuilder, Student, alone_beyond
+    def __init__(self, contestant: Contestant, writing: AnswerSettings) -> None:
+        from srtui.student import SpanBuilder, Student, alone_beyond
 
         self._contestant, self._writing = contestant, writing
         self.student: Any = Student.load(contestant.path, contestant.quantization)  # type: ignore[arg-type]
@@ -247,7 +247,7 @@ class StudentWriter:
     def _next_batch(self, waiting: list[_Row], most: int) -> tuple[list[_Row], int]:
         """Rows to write together, the longest first, and how many tokens: all on one side of the length at
         which positions change, and one that comes to it alone."""
-        from srtui.scoring import legs
+        from srtui.student import legs
 
         waiting.sort(key=lambda row: -len(row.prompt) - len(row.written))
         first = waiting[0]
@@ -276,7 +276,7 @@ class StudentWriter:
             StoppingCriteriaList,
         )
 
-        class Asked(StoppingCriteria):  # type: ignore[misc]
+        class StopRequested(StoppingCriteria):  # type: ignore[misc]
             def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
                 return torch.full((input_ids.shape[0],), should_stop(), device=input_ids.device)
 
@@ -303,7 +303,7 @@ class StudentWriter:
                 attention_mask=mask.to(device),
                 generation_config=settings,
                 logits_processor=LogitsProcessorList(drawn),
-                stopping_criteria=StoppingCriteriaList([Asked()]),
+                stopping_criteria=StoppingCriteriaList([StopRequested()]),
             )[:, width:].tolist()
         return [_to_end(row, self._ends) for row in found]
 
@@ -324,7 +324,7 @@ class _Drawn:
     """Draws each row's next token by numbers of its own, from the seed and its prompt, and leaves only that one:
     with transformers' draws, one stream for a whole batch, an answer would depend on those beside it."""
 
-    def __init__(self, writing: Writing, rows: Sequence[_Row]) -> None:
+    def __init__(self, writing: AnswerSettings, rows: Sequence[_Row]) -> None:
         from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
         sampler = writing.sampler
@@ -386,7 +386,7 @@ def add_adapter(student: Any, folder: Any) -> None:
 
 def _answer(
     contestant: Contestant,
-    writing: Writing,
+    writing: AnswerSettings,
     turns: Turns,
     template_name: str,
     prompt: str,

@@ -32,7 +32,7 @@ from srtui.models.merge import (
     adapter_config,
     copy_surroundings,
 )
-from srtui.models.to_gguf import FLOATS, Written, family_of, write_adapter, write_model
+from srtui.models.to_gguf import FLOATS, TokenizerCheck, family_of, write_adapter, write_model
 
 Form = Literal["adapter", "merged", "gguf-adapter", "gguf"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -228,7 +228,7 @@ def _base(form: Form, trained_as: str) -> str:
 # --- what runs in the process of its own -------------------------------------------------------------
 
 
-class _Progress:
+class _ExportProgress:
     """A line every few seconds."""
 
     def __init__(self, total: int) -> None:
@@ -255,7 +255,7 @@ def merge_worker(
 ) -> dict[str, Any]:
     weights = _weights(adapter, student, trained_as, arithmetic)
     copy_surroundings(weights.folder, Path(out), SAFE_FILES)
-    progress = _Progress(len(weights.shapes))
+    progress = _ExportProgress(len(weights.shapes))
     for _ in weights.save(Path(out)):
         progress.step()
     return {}
@@ -271,10 +271,10 @@ def gguf_worker(
     arithmetic: str = "float32",
 ) -> dict[str, Any]:
     weights = _weights(adapter, student, trained_as, arithmetic)
-    progress = _Progress(len(weights.shapes))
+    progress = _ExportProgress(len(weights.shapes))
     tokenizer = ""
     for told in write_model(weights, Path(out), stored, name):
-        if isinstance(told, Written):
+        if isinstance(told, TokenizerCheck):
             origin = (
                 "the source GGUF's own" if told.carried_over else "made from the student's tokenizer.json"
             )

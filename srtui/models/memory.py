@@ -1,7 +1,7 @@
 """What fits where: the one place where memory is planned, for the teacher, the student and training.
 
 The functions over numbers know no device; what is free is asked of the device that is to hold it, by
-``free_bytes`` for torch and by srtui.teacher.gguf for llama.cpp. None plans over what is free, and more
+``free_bytes`` for torch and by srtui.llama.gguf for llama.cpp. None plans over what is free, and more
 memory never gives less.
 """
 

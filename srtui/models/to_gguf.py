@@ -70,7 +70,7 @@ def family_of(student: Path) -> Family:
     return FAMILIES[classes[0]]
 
 
-class Written(NamedTuple):
+class TokenizerCheck(NamedTuple):
     """``agrees`` of ``probes`` texts are cut by llama.cpp as by the student's tokenizer."""
 
     agrees: int
@@ -123,7 +123,7 @@ class _Names:
 # --- the whole model --------------------------------------------------------------------------------
 
 
-def write_model(weights: MergedWeights, out: Path, stored: str, name: str) -> Iterator[str | Written]:
+def write_model(weights: MergedWeights, out: Path, stored: str, name: str) -> Iterator[str | TokenizerCheck]:
     """Write the GGUF file ``out``, matrices as ``stored`` (one of FLOATS) and vectors as float32.
 
     Yields the tokenizer's test first, then each tensor's name when it is done. Raises UserError, before
@@ -429,7 +429,7 @@ def _pre_tokenizer(file: Path, described: dict[str, Any], ignores_merges: bool) 
     return found
 
 
-def _tested(student: Path, vocabulary: Path, carried_over: bool) -> Written:
+def _tested(student: Path, vocabulary: Path, carried_over: bool) -> TokenizerCheck:
     """Cut the test texts, and one of special tokens, by both. Raises UserError where they differ.
 
     A tokenizer that is carried over is the model's own whatever the student's makes of a text, so
@@ -446,7 +446,7 @@ def _tested(student: Path, vocabulary: Path, carried_over: bool) -> Written:
             f"{student / 'tokenizer.json'}: llama.cpp would cut {len(differing)} of {len(texts)} test texts "
             f"otherwise than the student does, the first {differing[0][:40]!r}; use --to merged."
         )
-    return Written(len(texts) - len(differing), len(texts), carried_over)
+    return TokenizerCheck(len(texts) - len(differing), len(texts), carried_over)
 
 
 # --- the adapter ------------------------------------------------------------------------------------

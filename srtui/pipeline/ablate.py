@@ -80,7 +80,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Row:
+class ArmResult:
     """One arm: what it trained on, and its held-out losses, means over samples and seeds.
 
     ``against_full`` is by set of held-out pairs; ``judged`` (the arm's win rate against the full method less one
@@ -110,7 +110,7 @@ class Comparison:
     steps: int
     seeds: int
     sets: dict[str, int]
-    rows: list[Row]
+    rows: list[ArmResult]
     words: list[str]
 
 
@@ -145,7 +145,7 @@ def paired_interval(arm: NDArray[Any], full: NDArray[Any]) -> Interval:
 class Examiner(Protocol):
     """Compares the runs of an arm with those of the full method, seed by seed; returns the row with more in it."""
 
-    def examine(self, row: Row, runs: Sequence[Run], full: Sequence[Run]) -> Row: ...
+    def examine(self, row: ArmResult, runs: Sequence[Run], full: Sequence[Run]) -> ArmResult: ...
 
 
 class Ablation:
@@ -185,7 +185,7 @@ class Ablation:
         steps, size = int(training["result"]["steps"]), int(training["examples"])
         sets = self._held_out(full)
         base = self._losses(None, sets)
-        rows: list[Row] = []
+        rows: list[ArmResult] = []
         trained: dict[str, list[Run]] = {}
         for name, arm in ARMS.items():
             if name != "full" and only and name not in only:
@@ -199,7 +199,7 @@ class Ablation:
                 if not all(self._adapter(run) for run in runs):
                     raise UserError("nothing was selected, so nothing was trained")
             except UserError as error:
-                rows.append(Row(name, arm.words, [r.name for r in runs], problem=str(error)))
+                rows.append(ArmResult(name, arm.words, [r.name for r in runs], problem=str(error)))
                 continue
             trained[name] = runs
         measured = self._unseen(sets, [run for runs in trained.values() for run in runs])
@@ -218,7 +218,7 @@ class Ablation:
         rows.sort(key=lambda row: order.index(row.arm))
         counts = {kind: int(np.isfinite(base[kind]).sum()) for kind in sets}
         untuned = {kind: float(np.nanmean(values)) for kind, values in base.items()}
-        rows.insert(0, Row("untuned", "the student before training", [], losses=untuned))
+        rows.insert(0, ArmResult("untuned", "the student before training", [], losses=untuned))
         words = _words(rows, counts, seeds)
         return Comparison(self._recipe.name, steps, seeds, counts, rows, words)
 
@@ -265,7 +265,7 @@ class Ablation:
 
     def _losses(self, adapter: Path | None, sets: dict[str, list[int]]) -> dict[str, NDArray[Any]]:
         """L(y|x) of the held-out variants by the student with ``adapter``; NaN where there is none."""
-        from srtui.scoring import Student
+        from srtui.student import Student
 
         today.freeze(self._day)
         chosen = self._recipe.student
@@ -283,7 +283,9 @@ class Ablation:
             raise Stopped
         return {kind: np.array([found.get(v, np.nan) for v in ids]) for kind, ids in sets.items()}
 
-    def _row(self, name: str, arm: Arm, runs: list[Run], table: dict[str, dict[str, NDArray[Any]]]) -> Row:
+    def _row(
+        self, name: str, arm: Arm, runs: list[Run], table: dict[str, dict[str, NDArray[Any]]]
+    ) -> ArmResult:
         chosen = [v for run in runs for _, v in trained_on(self._store, run)]
         texts = self._store.corpus.variants(set(chosen))
         against = {}
@@ -292,7 +294,7 @@ class Ablation:
             both = np.isfinite(losses).all(axis=0) & np.isfinite(full).all(axis=0)
             if name != "full" and both.any():
                 against[kind] = paired_interval(losses[:, both], full[:, both])
-        return Row(
+        return ArmResult(
             name,
             arm.words,
             [r.name for r in runs],
@@ -303,7 +305,7 @@ class Ablation:
         )
 
 
-def _words(rows: Sequence[Row], counts: dict[str, int], seeds: int) -> list[str]:
+def _words(rows: Sequence[ArmResult], counts: dict[str, int], seeds: int) -> list[str]:
     """What follows from the table, and what does not."""
     said = []
     for kind, count in counts.items():
@@ -347,4 +349,4 @@ def check_arms(names: Sequence[str]) -> None:
             raise UserError(f"--only {name}: the arms are {', '.join(ARMS)}.")
 
 
-__all__ = ["ARMS", "Ablation", "Arm", "Comparison", "Interval", "Row", "check_arms", "paired_interval"]
+__all__ = ["ARMS", "Ablation", "Arm", "ArmResult", "Comparison", "Interval", "check_arms", "paired_interval"]

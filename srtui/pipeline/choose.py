@@ -13,7 +13,8 @@ from srtui.selection import lot
 from srtui.store.corpus import batched
 
 if TYPE_CHECKING:
-    from srtui.scoring import Judge, Metric
+    from srtui.pipeline.variants import VariantScorer
+from srtui.student import Metric
 
 
 @dataclass
@@ -83,8 +84,8 @@ class Choosing:
             )
             with self._store.transaction():
                 for sample_id, (before, rewrites) in chunk:
-                    first = scores.get(before, selection.Scored(before, None))
-                    others = [scores.get(r, selection.Scored(r, None)) for r in rewrites]
+                    first = scores.get(before, selection.ScoredText(before, None))
+                    others = [scores.get(r, selection.ScoredText(r, None)) for r in rewrites]
                     choice = choose(first, others, by)
                     proxy = f" (by {self._recipe.scoring.proxy})" if before in by_proxy else ""
                     self._store.work.add_decision(
@@ -133,7 +134,7 @@ class Choosing:
             by_proxy &= also_by_proxy
             with self._store.transaction():
                 for sample_id, _, response, variant in chunk:
-                    none = selection.Scored(variant, None)
+                    none = selection.ScoredText(variant, None)
                     scores = ifd.get(variant, none), rifd.get(variant, none)
                     outcome = selection.keep(policy, response, *scores)
                     self._store.work.add_outcome(
@@ -167,9 +168,9 @@ class Choosing:
         aim: str,
         by: str,
         groups: list[list[int]],
-        decide: Callable[[list[selection.Scored]], object],
+        decide: Callable[[list[selection.ScoredText]], object],
         tell: Callable[[float], None],
-    ) -> tuple[dict[int, selection.Scored], set[int]]:
+    ) -> tuple[dict[int, selection.ScoredText], set[int]]:
         """What the choice in each group is made by, and which of the values are a proxy's."""
         if by in ("ifd", "rifd"):
             return self._compare(groups, cast("Metric", by), decide, tell)
@@ -190,7 +191,7 @@ class Choosing:
             else:
                 values = [lot(self._recipe.seed, aim, *pair) for pair in pairs]
         return {
-            v: selection.Scored(v, value, None if value is not None else "nothing to score")
+            v: selection.ScoredText(v, value, None if value is not None else "nothing to score")
             for v, value in zip(everything, values, strict=True)
         }, set()
 
@@ -198,9 +199,9 @@ class Choosing:
         self,
         groups: list[list[int]],
         metric: Metric,
-        decide: Callable[[list[selection.Scored]], object],
+        decide: Callable[[list[selection.ScoredText]], object],
         tell: Callable[[float], None],
-    ) -> tuple[dict[int, selection.Scored], set[int]]:
+    ) -> tuple[dict[int, selection.ScoredText], set[int]]:
         """Scores of the variants in ``groups``, each group one decision, and which of them are the
         proxy's: with one, the student itself only scores what lies near the decision, and some
         others to see how far the proxy can be trusted."""
@@ -227,8 +228,8 @@ class Choosing:
         return quick | exact, set(everything) - set(asked)
 
     def _score(
-        self, judge: Judge, variant_ids: Iterable[int], metric: Metric, tell: Callable[[float], None]
-    ) -> dict[int, selection.Scored]:
+        self, judge: VariantScorer, variant_ids: Iterable[int], metric: Metric, tell: Callable[[float], None]
+    ) -> dict[int, selection.ScoredText]:
         """Bring the missing scores of these variants into the store, and read all of them.
 
         ``tell`` gets how much of this call is done, from 0 to 1. Raises Stopped when asked to stop.
@@ -239,7 +240,7 @@ class Choosing:
             tell(share)
         self._watch.raise_if_stopped()
         return {
-            i: selection.Scored(i, value, reason)
+            i: selection.ScoredText(i, value, reason)
             for i, (value, reason) in judge.scores(wanted, metric).items()
         }
 

@@ -13,19 +13,20 @@ from typing import TYPE_CHECKING
 from srtui import models
 from srtui.errors import UserError
 from srtui.evaluation.contestants import students_template_version
+from srtui.llama import Teacher, open_teacher
+from srtui.llama.tuning import tuned
 from srtui.pipeline.watch import Watch
 from srtui.prompts import template_version
 from srtui.recipe import Recipe
 from srtui.store import Store
 from srtui.store.corpus import Variant, batched
 from srtui.store.runs import Run
-from srtui.teacher import Teacher, open_teacher
-from srtui.teacher.tuning import tuned
 from srtui.workspace import Workspace
 
 if TYPE_CHECKING:
-    from srtui.scoring import Judge, Quantization, Student
-    from srtui.scoring.coherence import SentenceEncoder
+    from srtui.pipeline.variants import VariantScorer
+    from srtui.student import Quantization, Student
+    from srtui.student.coherence import SentenceEncoder
 
 CHUNK = 1024  # variants worked on together: bounds memory, and what a kill loses
 
@@ -47,11 +48,11 @@ def open_judge(
     quantization: Quantization,
     template: str | None = None,
     student: Student | None = None,
-) -> Judge:
+) -> VariantScorer:
     """A student that scores as the recipe says; under another ``template``, where one is given."""
-    from srtui.scoring import Judge
+    from srtui.pipeline.variants import VariantScorer
 
-    return Judge(
+    return VariantScorer(
         store,
         path,
         quantization,
@@ -75,8 +76,8 @@ class Context:
         self.workspace, self.store, self.run, self.watch = workspace, store, run, watch
         self.recipe = Recipe.model_validate(run.recipe)
         self._teacher = teacher
-        self._judge: Judge | None = None
-        self._proxy: Judge | None = None
+        self._judge: VariantScorer | None = None
+        self._proxy: VariantScorer | None = None
         self._encoder: SentenceEncoder | None = None
 
     @property
@@ -114,7 +115,7 @@ class Context:
         self.store.runs.update(self.run.id, teacher=json.dumps(asdict(self._teacher.identity)))
         return self._teacher
 
-    def judge(self) -> Judge:
+    def judge(self) -> VariantScorer:
         """The recipe's student, which chooses and is then trained."""
         if self._judge is None:
             student = self.recipe.student
@@ -126,7 +127,7 @@ class Context:
             self.store.runs.update(self.run.id, setting_id=self._judge.setting_id)
         return self._judge
 
-    def _score_again(self, judge: Judge, before: int) -> None:
+    def _score_again(self, judge: VariantScorer, before: int) -> None:
         """The student, or how it is run, is not what it was when this run began: what was scored then is
         scored now, so that all scores of the run are of one kind. Raises Stopped when asked to stop."""
         scored = self.store.work.scored_in_run(self.run.id, before)
@@ -141,7 +142,7 @@ class Context:
                 pass
             self.watch.raise_if_stopped()
 
-    def proxy(self) -> Judge:
+    def proxy(self) -> VariantScorer:
         """The smaller student that decides what is clear."""
         if self._proxy is None:
             scoring = self.recipe.scoring
@@ -150,7 +151,7 @@ class Context:
 
     def encoder(self) -> SentenceEncoder:
         """For choices by coherence."""
-        from srtui.scoring.coherence import SentenceEncoder
+        from srtui.student.coherence import SentenceEncoder
 
         if self._encoder is None:
             path = models.find(self.workspace.models, self.recipe.selection.encoder)
@@ -171,8 +172,8 @@ class Context:
                 judge.close()
         self._judge = self._proxy = None
 
-    def _load(self, name: str, quantization: Quantization) -> Judge:
-        from srtui.scoring import Student
+    def _load(self, name: str, quantization: Quantization) -> VariantScorer:
+        from srtui.student import Student
 
         if _gpu():
             self.close_teacher()

@@ -14,6 +14,7 @@ import psutil
 
 from srtui import today
 from srtui.errors import UserError
+from srtui.llama import Teacher
 from srtui.pipeline.choose import Choosing
 from srtui.pipeline.context import Context
 from srtui.pipeline.reflect import Reflecting
@@ -21,11 +22,10 @@ from srtui.pipeline.template_check import check_template
 from srtui.pipeline.train import train_selected
 from srtui.pipeline.watch import Watch
 from srtui.progress import Reporter, Stopped
-from srtui.reflection import Aim, Criteria, Protocol, load_criteria
+from srtui.reflection import Aim, Criteria, ReflectionPrompt, load_criteria
 from srtui.store import Store
 from srtui.store.figures import means
 from srtui.store.runs import Run
-from srtui.teacher import Teacher
 from srtui.workspace import Workspace
 
 
@@ -111,7 +111,7 @@ class Engine:
         criteria = self._criteria(aim, criteria_name)
         check_template(self._context)
         self._watch.start(f"reflect-{aim}")
-        Reflecting(self._context, Protocol(criteria, self._context.recipe)).work(todo)
+        Reflecting(self._context, ReflectionPrompt(criteria, self._context.recipe)).work(todo)
 
     def _criteria(self, aim: Aim, name: str) -> Criteria:
         """The recipe's criteria; where it names none, those of its prompts file, and then the shipped ones."""

@@ -14,12 +14,12 @@ import numpy as np
 
 from srtui.errors import UserError
 from srtui.evaluation.contestants import find_contestant, same_weights
-from srtui.evaluation.engine import Evaluator, prepare, settings_of
-from srtui.evaluation.figures import margin_of, outcomes
-from srtui.evaluation.judge import Judge
-from srtui.evaluation.sources import Source
-from srtui.evaluation.writing import Writing
-from srtui.pipeline.ablate import Row, paired_interval
+from srtui.evaluation.evaluator import Evaluator, prepare, settings_of
+from srtui.evaluation.judge_model import JudgeModel
+from srtui.evaluation.rates import margin_of, outcomes
+from srtui.evaluation.sources import Questions
+from srtui.evaluation.writing import AnswerSettings
+from srtui.pipeline.ablate import ArmResult, paired_interval
 from srtui.progress import Reporter
 from srtui.store import Store
 from srtui.store.evaluations import Evaluation
@@ -33,14 +33,14 @@ class JudgeExaminer:
 
     workspace: Workspace
     store: Store
-    source: Source
-    judge: Judge
+    source: Questions
+    judge: JudgeModel
     reporter: Reporter
-    writing: Writing
+    writing: AnswerSettings
     tie_margin: float | None = None
     should_stop: Callable[[], bool] = lambda: False
 
-    def examine(self, row: Row, runs: Sequence[Run], full: Sequence[Run]) -> Row:
+    def examine(self, row: ArmResult, runs: Sequence[Run], full: Sequence[Run]) -> ArmResult:
         """``judged`` is the arm's win rate less one half, a tie as half; over items judged for every seed."""
         if row.arm == "full":
             return row
@@ -81,7 +81,7 @@ class ChoiceExaminer:
     shots: int | None = None
     should_stop: Callable[[], bool] = lambda: False
 
-    def examine(self, row: Row, runs: Sequence[Run], full: Sequence[Run]) -> Row:
+    def examine(self, row: ArmResult, runs: Sequence[Run], full: Sequence[Run]) -> ArmResult:
         """``accuracy``, and ``choice``, the accuracy less the full method's question by question."""
         done = [self._choice(run) for run in runs]
         right = np.array([self._right(e) for e in done])

@@ -21,12 +21,12 @@ from srtui.datasets.rows import Refused, pair_of
 from srtui.errors import UserError
 from srtui.recipe import Recipe
 from srtui.sample import Pair
-from srtui.scoring.ifd import SpanLoss, ifd
-from srtui.selection import Scored
+from srtui.selection import ScoredText
 from srtui.store import Store, figures
 from srtui.store.connection import open_read_only
 from srtui.store.schema import counted_again
 from srtui.store.stored import misshapen, stored
+from srtui.student.ifd import SpanLoss, ifd
 
 _CLOSE = 1e-12  # of a ratio of perplexities: another machine's exp may end in another digit
 _CLOSE_SUM = 1e-6  # of a sum over up to millions of samples, added up in another order
@@ -103,7 +103,9 @@ class _Check:
     def score(self, r: sqlite3.Row) -> str | None:
         """The ratio, or the reason why there is none, by the losses of the two spans."""
         if r["conditional_key"] is None:
-            return None if r["value"] is None and r["reason"] else f"{_name(r)}: it has a value without a loss"
+            return (
+                None if r["value"] is None and r["reason"] else f"{_name(r)}: it has a value without a loss"
+            )
         if r["c_key"] is None or r["u_key"] is None:
             return f"{_name(r)}: a loss that it is made of is not there"
         losses = [
@@ -121,7 +123,7 @@ class _Check:
         if misshapen(r, "decision", "compared") or (recipe := self._recipe(r["run_id"])) is None:
             return None
         name = f"decision {r['run_id']}/{r['sample_id']}/{r['stage']}"
-        compared = [Scored(*one) for one in stored(r, "decision", "compared")]
+        compared = [ScoredText(*one) for one in stored(r, "decision", "compared")]
         if not compared:
             return f"{name}: nothing was compared"
         instruction = r["stage"] == "instruction"
@@ -129,11 +131,15 @@ class _Check:
         choose = selection.choose_instruction if instruction else selection.choose_response
         choice = choose(compared[0], compared[1:], by)
         if (choice.variant_id, choice.reflected) != (r["chosen_id"], bool(r["reflected"])):
-            return f"{name}: it chose variant {r['chosen_id']}, by what was compared it is {choice.variant_id}"
+            return (
+                f"{name}: it chose variant {r['chosen_id']}, by what was compared it is {choice.variant_id}"
+            )
         if by in ("ifd", "rifd") and len(compared) > 1:
             for one in compared:
                 if one.score is not None and not self._is_a_score(one.variant_id, by, one.score):
-                    return f"{name}: variant {one.variant_id} has no score of {one.score!r}, which was compared"
+                    return (
+                        f"{name}: variant {one.variant_id} has no score of {one.score!r}, which was compared"
+                    )
         return None
 
     def outcome(self, r: sqlite3.Row) -> str | None:
@@ -144,12 +150,14 @@ class _Check:
             return f"{name}: it is of variant {r['variant_id']}, and {r['chosen_id']} was chosen"
         scores = {}
         for metric in ("ifd", "rifd"):
-            scores[metric] = Scored(r["variant_id"], r[metric])
+            scores[metric] = ScoredText(r["variant_id"], r[metric])
             if r[metric] is not None and not self._is_a_score(r["variant_id"], metric, r[metric]):
                 return f"{name}: variant {r['variant_id']} has no {metric} of {r[metric]!r}"
         if recipe is None:
             return None
-        kept = selection.keep(recipe.selection.policy, bool(r["reflected"]), scores["ifd"], scores["rifd"]).kept
+        kept = selection.keep(
+            recipe.selection.policy, bool(r["reflected"]), scores["ifd"], scores["rifd"]
+        ).kept
         if kept != bool(r["kept"]):
             said, follows = ("kept", "dropped") if r["kept"] else ("dropped", "kept")
             return f"{name}: it was {said}, and by its scores is {follows}"
@@ -159,7 +167,8 @@ class _Check:
         """By any student: a proxy may have decided."""
         return (
             self._conn.execute(
-                "SELECT 1 FROM score WHERE variant_id = ? AND metric = ? AND value = ?", (variant_id, metric, value)
+                "SELECT 1 FROM score WHERE variant_id = ? AND metric = ? AND value = ?",
+                (variant_id, metric, value),
             ).fetchone()
             is not None
         )

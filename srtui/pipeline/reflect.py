@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from srtui.llama import Generation, Teacher, TeacherProgress
 from srtui.pipeline.context import Context
 from srtui.progress import Stopped
-from srtui.reflection import Protocol, Rewrite
+from srtui.reflection import ReflectionPrompt, Rewrite
 from srtui.store.corpus import Variant
 from srtui.store.endings import CUT, cut_at, packed
 from srtui.store.work import StoredGeneration
-from srtui.teacher import Generation, Teacher, TeacherProgress
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _OpenRequest:
     """The key of a teacher request: which sample, what it had, which try."""
 
     sample_id: int
@@ -43,7 +43,7 @@ class _Tally:
 class Reflecting:
     """Asks the teacher about every sample that has no reflection yet, and stores what comes."""
 
-    def __init__(self, context: Context, protocol: Protocol) -> None:
+    def __init__(self, context: Context, protocol: ReflectionPrompt) -> None:
         self._context, self._protocol = context, protocol
         self._store, self._run, self._recipe = context.store, context.run, context.recipe
         self._watch = context.watch
@@ -81,7 +81,7 @@ class Reflecting:
             return self._watch.should_stop()
 
         for generation in teacher.run(stop):
-            assert isinstance(generation.key, _Asked)  # noqa: S101 - our own key comes back untouched
+            assert isinstance(generation.key, _OpenRequest)  # noqa: S101 - our own key comes back untouched
             asked = generation.key
             group = waiting.setdefault((asked.sample_id, asked.attempt), [])
             group.append(generation)
@@ -93,7 +93,7 @@ class Reflecting:
             if self._take(asked, group):
                 done += 1
             else:
-                again = _Asked(asked.sample_id, asked.variant, asked.attempt + 1)
+                again = _OpenRequest(asked.sample_id, asked.variant, asked.attempt + 1)
                 teacher.submit([self._protocol.request(again, asked.variant.pair, again.attempt)])
             self._show(teacher, done, before)
         self._watch.raise_if_stopped()
@@ -119,7 +119,7 @@ class Reflecting:
             if self._watch.should_stop():
                 raise Stopped
 
-    def _first_unasked(self, sample_id: int, variant: Variant) -> _Asked | None:
+    def _first_unasked(self, sample_id: int, variant: Variant) -> _OpenRequest | None:
         """The first try whose generations are not stored yet, or None where stored ones settle it.
 
         Another run with the same teacher, words and seeds, or this one before it was killed, has
@@ -133,10 +133,10 @@ class Reflecting:
                 stored.append(self._store.work.generation(protocol.key(*of), protocol.first_key(*of)))
             # A refusal says what the teacher's context and memory held then, which may be more now.
             if any(g is None or g["finish"] == "too_long" for g in stored):
-                return _Asked(sample_id, variant, attempt)
+                return _OpenRequest(sample_id, variant, attempt)
             generations = [g for g in stored if g is not None]
             if any(self._lacked_room(g, variant, attempt) for g in generations):
-                return _Asked(sample_id, variant, attempt)
+                return _OpenRequest(sample_id, variant, attempt)
             made = [g for g in generations if g["parsed"] == "parsed" and not _was_cut(g)]
             if not made and attempt < self._recipe.reflection.max_attempts:
                 continue
@@ -182,7 +182,7 @@ class Reflecting:
             sample_id, self._protocol.kind, "teacher", variant.id, stored["id"], made.pair
         )[0]
 
-    def _take(self, asked: _Asked, group: Sequence[Generation]) -> bool:
+    def _take(self, asked: _OpenRequest, group: Sequence[Generation]) -> bool:
         """Store one try's generations; True when the sample's reflection is settled."""
         protocol, store = self._protocol, self._store
         read = [(g, protocol.read(g, asked.variant.pair)) for g in group]
@@ -224,7 +224,7 @@ class Reflecting:
                 self._tally.add(status, asked.attempt)
         return settled
 
-    def _row(self, asked: _Asked, generation: Generation, rewrite: Rewrite) -> StoredGeneration:
+    def _row(self, asked: _OpenRequest, generation: Generation, rewrite: Rewrite) -> StoredGeneration:
         protocol, by = self._protocol, self._teacher.identity
         return StoredGeneration(
             key=protocol.key(asked.variant.pair, asked.attempt, generation.candidate, by),
@@ -277,7 +277,7 @@ class Reflecting:
         asked = at.live_key
         self._watch.show(
             **detail,
-            sample_id=asked.sample_id if isinstance(asked, _Asked) else None,
+            sample_id=asked.sample_id if isinstance(asked, _OpenRequest) else None,
             text=at.live_text[-2000:],
         )
         self._watch.tell(done, self._total, tokens, detail, now=True)

@@ -17,7 +17,7 @@ from srtui.store.runs import Run
 from srtui.workspace import Workspace
 
 if TYPE_CHECKING:
-    from srtui.scoring import Judge
+    from srtui.pipeline.variants import VariantScorer
 
 SAMPLE = 48
 SHARE = 1 / 3
@@ -28,7 +28,7 @@ def check_template(context: Context) -> None:
 
     Raises UserError where the recipe says ``scoring.template_warning = "stop"``.
     """
-    from srtui.scoring import share_at_or_over_one
+    from srtui.student import share_at_or_over_one
 
     recipe, watch = context.recipe, context.watch
     if context.store.row("SELECT 1 FROM reflection WHERE run_id = ? LIMIT 1", (context.run.id,)):
@@ -70,7 +70,7 @@ def compare_templates(
     some = _some_originals(store, run, recipe.seed, count)
     path = student_path(workspace, student.model, student.quantization, say)
     found: list[dict[str, Any]] = []
-    judge: Judge | None = None
+    judge: VariantScorer | None = None
     for name in template_names(recipe.prompts):
         row: dict[str, Any] = {"template": name, "chosen": name == recipe.prompt.template}
         loaded = judge.student if judge else None
@@ -94,5 +94,5 @@ def _some_originals(store: Store, run: Run, seed: int, count: int) -> list[int]:
     return sorted(originals, key=lambda i: draw(seed, "template", i))[:count]
 
 
-def _values(judge: Judge, variant_ids: list[int]) -> list[float]:
+def _values(judge: VariantScorer, variant_ids: list[int]) -> list[float]:
     return [value for value, _ in judge.scores(variant_ids, "ifd").values() if value is not None]

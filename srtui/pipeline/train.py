@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from srtui.pipeline.context import Context, student_path
 from srtui.pipeline.holdout import question_key, unseen
 from srtui.progress import Stopped
-from srtui.recipe import Recipe, Selection
+from srtui.recipe import Recipe, SelectionSettings
 from srtui.selection import Ranked, best, lot
 from srtui.store import Store
 from srtui.store.corpus import Variant
@@ -20,14 +20,14 @@ from srtui.training import (
     Preflight,
     TrainExample,
     TrainingConfig,
-    Written,
+    WrittenCheckpoint,
     planned_steps,
     train,
     training_example,
 )
 
 if TYPE_CHECKING:
-    from srtui.scoring import SpanBuilder
+    from srtui.student import SpanBuilder
 
 
 def train_selected(context: Context) -> None:
@@ -144,7 +144,7 @@ class _Record(Listener):
         tokens = round(values["tokens"]) - self._tokens_before
         self._context.watch.tell(step, self._steps, tokens, detail, now=True)
 
-    def saved(self, written: Written) -> None:
+    def saved(self, written: WrittenCheckpoint) -> None:
         path = str(written.path.relative_to(self._context.workspace.root))
         self._context.store.checkpoints.add(self._id, written.step, path, written.bytes, written.seconds)
 
@@ -182,7 +182,7 @@ def _score_what_is_ranked(context: Context) -> None:
         context.watch.raise_if_stopped()
 
 
-def _count(wanted: Selection, chosen: int) -> int:
+def _count(wanted: SelectionSettings, chosen: int) -> int:
     return wanted.top_count or round(chosen * wanted.top_percent / 100)
 
 
@@ -204,7 +204,7 @@ def trained_on(store: Store, run: Run) -> list[tuple[int, int]]:
 
 def _examples(spans: SpanBuilder, variants: list[Variant]) -> tuple[list[TrainExample], Counter[str]]:
     """The spans that were scored, each with the end of its turn; and how many have none, by reason."""
-    from srtui.scoring import Invalid
+    from srtui.student import Invalid
 
     made: list[TrainExample] = []
     left_out: Counter[str] = Counter()

@@ -37,7 +37,7 @@ def trained_student(workspace: Workspace, store: Store, run: Run) -> Path:
     student = models.resolve_student(workspace.models, run.recipe["student"]["model"])
     setting = store.row("SELECT student_id FROM scoring_setting WHERE id = ?", (run.setting_id,))
     if setting is not None:
-        from srtui.scoring.student import model_sha256, weights_sha256
+        from srtui.student.model import model_sha256, weights_sha256
 
         # An earlier srtui named a student by its model's files alone.
         known = (weights_sha256(student)[:32], model_sha256(student)[:32])

@@ -1,6 +1,6 @@
 """The words around the data: the student's prompt templates, and prompt files that replace them."""
 
-from srtui.prompts.files import PromptSet, TeacherPrompts, Wording, read_prompts
+from srtui.prompts.prompt_set import PromptSet, TeacherPrompts, Wording, read_prompts
 from srtui.prompts.templates import (
     REVERSE_REQUEST,
     TEMPLATE_NAMES,

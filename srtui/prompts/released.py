@@ -14,7 +14,7 @@ from typing import Any
 
 from srtui.errors import UserError
 from srtui.files import parse_json, read_text
-from srtui.prompts.files import PromptSet, parse_prompts
+from srtui.prompts.prompt_set import PromptSet, parse_prompts
 
 _TEMPLATES = {
     "alpaca": "PROMPT_DICT_ALPACA",
@@ -46,7 +46,15 @@ def released_prompts(sources: Iterable[Path]) -> PromptSet:
                 _from_json(parse_json(text, str(file)), data)
             else:
                 _from_script(ast.parse(text), data)
-        except (SyntaxError, ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError) as error:
+        except (
+            SyntaxError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+            MemoryError,
+        ) as error:
             raise UserError(
                 f"{file} cannot be read as a released script or its strings ({str(error) or type(error).__name__})."
             ) from error

@@ -13,8 +13,8 @@ from typing import Any
 
 from srtui.chat_template import ChatTemplate, of_tokenizer
 from srtui.errors import UserError
-from srtui.prompts.chat import Piece, around_answer
-from srtui.prompts.files import PromptSet, Reverse, fill, own_prompts
+from srtui.prompts.answer_place import Piece, around_answer
+from srtui.prompts.prompt_set import PromptSet, Reverse, fill, own_prompts
 from srtui.sample import digest
 
 REVERSE_REQUEST = own_prompts().reverse.instruction  # type: ignore[union-attr]
@@ -22,7 +22,7 @@ REVERSE_REQUEST = own_prompts().reverse.instruction  # type: ignore[union-attr]
 
 TEMPLATE_NAMES = (*own_prompts().templates, "chat")
 
-# How a text becomes token ids (srtui.scoring.spans). It is part of a template's version: raise it when
+# How a text becomes token ids (srtui.student.spans). It is part of a template's version: raise it when
 # a change there gives any text other ids.
 _TOKEN_RULES = 2
 

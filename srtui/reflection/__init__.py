@@ -2,14 +2,14 @@
 
 from srtui.reflection.criteria_files import Aim, Criteria, load_criteria
 from srtui.reflection.parsing import Ours, Parsed, Unparsed, parse_free, parse_guided
-from srtui.reflection.protocol import Protocol, Rewrite
+from srtui.reflection.prompt import ReflectionPrompt, Rewrite
 
 __all__ = [
     "Aim",
     "Criteria",
     "Ours",
     "Parsed",
-    "Protocol",
+    "ReflectionPrompt",
     "Rewrite",
     "Unparsed",
     "load_criteria",

@@ -12,7 +12,7 @@ from srtui.errors import UserError
 from srtui.fields import mistake
 from srtui.files import parse_toml, read_text
 from srtui.prompts import TeacherPrompts
-from srtui.prompts.files import fill, names_in
+from srtui.prompts.prompt_set import fill, names_in
 from srtui.reflection.parsing import Ours, placeholders
 from srtui.sample import Pair, digest
 

@@ -34,7 +34,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Source:
+class ImportedFile:
     """A file that was imported into the run's dataset."""
 
     file: str
@@ -56,7 +56,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Change:
+class ScoreShift:
     """A score of the same samples before, and of their final texts; values are ratios of perplexities."""
 
     metric: str
@@ -76,7 +76,7 @@ class StageCost:
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingFacts:
     """A training with its curves; losses are means in nats a token. ``words`` say what it was."""
 
     status: str
@@ -101,13 +101,13 @@ class Facts:
     models: list[Model]
     prompts: list[dict[str, Any]]
     dataset: str
-    sources: list[Source]
+    sources: list[ImportedFile]
     flow: list[Step]
-    changes: list[Change]
+    changes: list[ScoreShift]
     spreads: list[dict[str, Any]]
     overruled: int
     examples: list[Example]
-    training: Training | None
+    training: TrainingFacts | None
     costs: list[StageCost]
     evaluations: list[Evaluation]
     calibrations: list[Evaluation]
@@ -141,7 +141,7 @@ def gather(store: Store, root: Path, run_id: int, *, examples: int = 3, seed: in
         sources=_sources(store, run.dataset_id),
         flow=_flow(summary, training),
         changes=[
-            Change(metric, [b for b, _ in pairs], [a for _, a in pairs])
+            ScoreShift(metric, [b for b, _ in pairs], [a for _, a in pairs])
             for metric, name in (("IFD", "ifd"), ("r-IFD", "rifd"))
             if (pairs := figures.pairs(store.conn, run_id, name))
         ],
@@ -159,7 +159,7 @@ def gather(store: Store, root: Path, run_id: int, *, examples: int = 3, seed: in
     )
 
 
-def _models(store: Store, root: Path, run: Run, training: Training | None) -> list[Model]:
+def _models(store: Store, root: Path, run: Run, training: TrainingFacts | None) -> list[Model]:
     found = []
     if run.teacher:
         t = run.teacher
@@ -200,17 +200,17 @@ def _prompts(store: Store, run_id: int) -> list[dict[str, Any]]:
     return [dict(r) for r in rows]
 
 
-def _sources(store: Store, dataset_id: int) -> list[Source]:
+def _sources(store: Store, dataset_id: int) -> list[ImportedFile]:
     rows = store.rows("SELECT * FROM import WHERE dataset_id = ? ORDER BY id", (dataset_id,))
     return [
-        Source(
+        ImportedFile(
             PurePath(r["path"]).name, r["sha256"], r["format"], r["kind"], r["rows_read"], r["rows_bad"]
         )  # the name only: where a file lay is nothing for a reader of the report
         for r in rows
     ]
 
 
-def _flow(summary: Mapping[str, Any], training: Training | None) -> list[Step]:
+def _flow(summary: Mapping[str, Any], training: TrainingFacts | None) -> list[Step]:
     samples = summary["samples"]
     steps = [Step("samples", samples, samples)]
     for stage, word in (("instruction", "instruction"), ("response", "answer")):
@@ -240,10 +240,10 @@ def _not_trained_on(summary: Mapping[str, Any]) -> dict[str, int]:
     return {reason: count for reason, count in why.items() if count}
 
 
-def _training(row: dict[str, Any] | None) -> Training | None:
+def _training(row: dict[str, Any] | None) -> TrainingFacts | None:
     if row is None:
         return None
-    return Training(
+    return TrainingFacts(
         status=row["status"],
         examples=row["trained_on"],
         steps=row["steps"],

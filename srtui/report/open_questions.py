@@ -14,7 +14,7 @@ from srtui.evaluation.calibration import worth
 from srtui.store.results import is_estimate
 
 if TYPE_CHECKING:
-    from srtui.report.facts import Change, Facts, Training
+    from srtui.report.facts import Facts, ScoreShift, TrainingFacts
     from srtui.store.evaluations import Evaluation
 
 FEW_HELD_OUT = 100
@@ -57,7 +57,7 @@ def open_questions(f: Facts) -> list[str]:
     return found
 
 
-def _of_training(t: Training | None, summary: dict[str, Any]) -> list[str]:
+def _of_training(t: TrainingFacts | None, summary: dict[str, Any]) -> list[str]:
     if t is None:
         return ["Nothing was trained, so nothing is known of what the selected data does to the student."]
     found = []
@@ -158,7 +158,7 @@ def _of_judge(
     return found
 
 
-def _of_change(c: Change) -> list[str]:
+def _of_change(c: ScoreShift) -> list[str]:
     n = len(c.before)
     found = []
     if n < FEW_CHOICES:

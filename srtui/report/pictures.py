@@ -18,7 +18,7 @@ from markupsafe import Markup
 from srtui.store.results import Verdicts
 
 if TYPE_CHECKING:
-    from srtui.report.facts import Change, Step, Training
+    from srtui.report.facts import ScoreShift, Step, TrainingFacts
 
 # One colour a role, each used for nothing else; no reader ever sees these.
 INK, FAINT, GROUND, BEFORE, AFTER, LIMIT = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
@@ -54,7 +54,7 @@ def flow(steps: Sequence[Step]) -> Markup:
     return _picture(draw, 0.42 * len(steps) + 0.3, "flow", "Samples that came through each step")
 
 
-def changes(found: Sequence[Change]) -> Markup:
+def changes(found: Sequence[ScoreShift]) -> Markup:
     """Histograms of each score before, and of the final texts, over the same samples."""
 
     def draw(figure: Any) -> None:
@@ -73,7 +73,7 @@ def changes(found: Sequence[Change]) -> Markup:
     return _picture(draw, 2.7, "scores", "Histograms of IFD and r-IFD before, and of the final texts")
 
 
-def training(found: Training) -> Markup:
+def training(found: TrainingFacts) -> Markup:
     """Loss by step, raw and smoothed, and the learning rate."""
     losses, rates = found.metrics.get("loss", []), found.metrics.get("learning_rate", [])
 
@@ -127,7 +127,7 @@ def smoothed(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
     return done
 
 
-def _high(change: Change) -> float:
+def _high(change: ScoreShift) -> float:
     """Where the picture ends: a few values far out must not press the rest into a corner."""
     ordered = sorted([*change.before, *change.after])
     return min(2.0, ordered[int(0.98 * (len(ordered) - 1))] * 1.1)

@@ -23,13 +23,13 @@ from srtui.errors import UserError
 from srtui.files import not_a_file
 from srtui.store import leases
 from srtui.store.backup import back_up
-from srtui.store.checkpoints import Checkpoints
 from srtui.store.connection import checkpoint, open_read_only, pages_in_log
 from srtui.store.corpus import Corpus
 from srtui.store.evaluations import Evaluations
 from srtui.store.figures import SELECTED
 from srtui.store.marks import Marks
 from srtui.store.runs import Runs
+from srtui.store.wal import Checkpoints
 from srtui.store.work import Work
 
 if TYPE_CHECKING:

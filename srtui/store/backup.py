@@ -25,7 +25,7 @@ _PREFIX = ".srtui-backup."
 _COMPANIONS = ("", "-journal", "-wal", "-shm")
 
 
-class Interrupted(Exception):
+class BackupStopped(Exception):
     """The caller asked to stop; nothing was left behind."""
 
 
@@ -78,7 +78,7 @@ def _copy(
 ) -> dict[str, int]:
     def ask(status: int, remaining: int, total: int) -> None:
         if should_stop():
-            raise Interrupted
+            raise BackupStopped
 
     copy.execute("PRAGMA synchronous = OFF")  # flushed once, when it is whole
     source.execute("BEGIN")
@@ -108,7 +108,7 @@ def _verify(copy: sqlite3.Connection, counts: dict[str, int], should_stop: Calla
         differing = [name for name, count in _counts(copy).items() if counts.get(name) != count]
     except sqlite3.OperationalError as error:
         if should_stop():
-            raise Interrupted from error
+            raise BackupStopped from error
         raise
     finally:
         copy.set_progress_handler(None, 0)

@@ -238,7 +238,7 @@ class EvaluationReads:
 
     def unjudged_by(self, evaluation_id: int, annotator: str) -> list[Item]:
         """The human queue: items where both answers are there and this person has said nothing yet, in
-        the source's order. srtui.evaluation.human.blind_order says in which order, and which side first."""
+        the source's order. srtui.evaluation.people.blind_order says in which order, and which side first."""
         rows = self._rows(
             "SELECT i.* FROM evaluation_item i WHERE i.evaluation_id = ? "
             "AND (SELECT count(*) FROM evaluation_answer ea JOIN answer a ON a.id = ea.answer_id "

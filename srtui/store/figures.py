@@ -339,7 +339,7 @@ def _stamp(conn: sqlite3.Connection, run_id: int, setting: int) -> str:
 
 
 @dataclass(frozen=True)
-class Change:
+class MeanChange:
     """Mean score before and of the final text, over the same ``samples``: those that have both."""
 
     samples: int
@@ -351,8 +351,8 @@ class Change:
 class Means:
     """Means over samples; lengths are in characters, ``code`` is the share of answers with code."""
 
-    ifd: Change
-    rifd: Change
+    ifd: MeanChange
+    rifd: MeanChange
     kept_ifd: float | None
     kept_rifd: float | None
     length: float | None
@@ -374,8 +374,8 @@ def means(store: Store, run_id: int) -> Means:
         return s[total] / s[n] if s[n] else None
 
     return Means(
-        ifd=Change(int(s["ifd_n"]), mean("ifd_before", "ifd_n"), mean("ifd_after", "ifd_n")),
-        rifd=Change(int(s["rifd_n"]), mean("rifd_before", "rifd_n"), mean("rifd_after", "rifd_n")),
+        ifd=MeanChange(int(s["ifd_n"]), mean("ifd_before", "ifd_n"), mean("ifd_after", "ifd_n")),
+        rifd=MeanChange(int(s["rifd_n"]), mean("rifd_before", "rifd_n"), mean("rifd_after", "rifd_n")),
         kept_ifd=mean("kept_ifd", "kept_ifd_n"),
         kept_rifd=mean("kept_rifd", "kept_rifd_n"),
         length=mean("length", "texts"),

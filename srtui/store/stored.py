@@ -64,7 +64,10 @@ _IDENTITY = {"sha256?": (str, None), "adapter?": ANY, "prompt_version?": str}
 _PARSE = {"mass": MAYBE, "rate": {**_ESTIMATE, "n": MAYBE}, "unparsed": _COUNTS}
 _POSITION = {"first": _ESTIMATE, "first_twice": int, "second_twice": int, "consistent": int}
 _OF_ALL = {
-    "failed?": (None, {"why?": _COUNTS, "a?": int, "b?": int, "both?": int, "answers?": int, "questions?": int}),
+    "failed?": (
+        None,
+        {"why?": _COUNTS, "a?": int, "b?": int, "both?": int, "answers?": int, "questions?": int},
+    ),
     "unjudged?": _COUNTS,
     "warnings?": [str],
     "question?": (str, None),
@@ -221,9 +224,7 @@ def misshapen(row: Row, table: str, column: str) -> str | None:
 def _sentence(row: Row, table: str, column: str) -> str:
     text = repr(row[column])
     what = text if len(text) <= 40 else f"{text[:40]}…"
-    return (
-        f"{table} {'/'.join(str(row[k]) for k in COLUMNS[table, column].key)}: its {column} is damaged (it holds {what})."
-    )
+    return f"{table} {'/'.join(str(row[k]) for k in COLUMNS[table, column].key)}: its {column} is damaged (it holds {what})."
 
 
 def _read(row: Row, table: str, column: str) -> Any:

@@ -1,6 +1,6 @@
 """QLoRA on what the student chose."""
 
-from srtui.training.checkpoints import Written
+from srtui.training.checkpoints import WrittenCheckpoint
 from srtui.training.plan import TrainExample, TrainingConfig, planned_steps, training_example
 from srtui.training.preflight import Preflight
 from srtui.training.qlora import Listener, TrainingResult, train
@@ -11,7 +11,7 @@ __all__ = [
     "TrainExample",
     "TrainingConfig",
     "TrainingResult",
-    "Written",
+    "WrittenCheckpoint",
     "planned_steps",
     "train",
     "training_example",

@@ -22,7 +22,7 @@ _TENSOR, _MAP, _LIST = "tensor", "map", "list"
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenCheckpoint:
     """``seconds`` is how long writing took, with the flush to the disk."""
 
     step: int
@@ -31,7 +31,7 @@ class Written:
     seconds: float
 
 
-def write(root: Path, step: int, fingerprint: str, fill: Callable[[Path], None]) -> Written:
+def write(root: Path, step: int, fingerprint: str, fill: Callable[[Path], None]) -> WrittenCheckpoint:
     """A checkpoint of ``step`` in ``root``; ``fill`` puts its files into the folder that it is given.
 
     Raises OSError, or what the library that writes the weights has for it (SafetensorError, RuntimeError), and leaves nothing that could be taken for a checkpoint, where the disk is full.
@@ -51,7 +51,7 @@ def write(root: Path, step: int, fingerprint: str, fill: Callable[[Path], None])
 
 def _written(
     part: Path, target: Path, step: int, fingerprint: str, fill: Callable[[Path], None], began: float
-) -> Written:
+) -> WrittenCheckpoint:
     fill(part)
     files = {p.name: {"sha256": _sha256(p), "bytes": p.stat().st_size} for p in sorted(part.iterdir())}
     manifest = {"step": step, "fingerprint": fingerprint, "files": files}
@@ -62,7 +62,7 @@ def _written(
     part.replace(target)
     _flush(target.parent)
     size = sum(p.stat().st_size for p in target.iterdir())
-    return Written(step, target, size, time.monotonic() - began)
+    return WrittenCheckpoint(step, target, size, time.monotonic() - began)
 
 
 def newest(

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from srtui.scoring import Head
-from srtui.scoring.packing import Packing
+from srtui.student import Head
+from srtui.student.packing import Packing
 from srtui.training.plan import TrainExample
 
 _CHUNK_BYTES = 128 * 2**20  # of float32 logits; 2,048 positions at most
@@ -43,7 +43,7 @@ class MicroBatch:
 def summed_nll(head: Head, batch: MicroBatch) -> Any:
     """Negative log-likelihood of all target tokens of ``batch``, in nats, summed: a scalar with a
     gradient for the hidden states, by the model that ``head`` belongs to. A packed batch needs
-    srtui.scoring.packing's attention in place."""
+    srtui.student.packing's attention in place."""
     device = next(head.model.parameters()).device
     hidden = (_packed if batch.packed else _padded)(head.body, batch, device)
     width = 0 if batch.packed else max(len(e.input_ids) for e in batch.examples)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from srtui.hashing import digest, key
-from srtui.scoring import Span
+from srtui.student import Span
 
 
 @dataclass(frozen=True)

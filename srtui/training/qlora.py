@@ -23,8 +23,8 @@ from typing import Any
 
 from srtui.errors import UserError
 from srtui.hashing import key
-from srtui.scoring import Scorer, Span, Student
-from srtui.scoring.packing import packed_attention
+from srtui.student import Scorer, Span, Student
+from srtui.student.packing import packed_attention
 from srtui.training import checkpoints, preflight
 from srtui.training.plan import TrainExample, TrainingConfig, plan_steps, set_apart, steps_an_epoch
 
@@ -69,7 +69,7 @@ class Listener:
         """After each step: loss, learning_rate, grad_norm, tokens and seconds so far, memory_mb; and
         held_out_NAME after an evaluation."""
 
-    def saved(self, written: checkpoints.Written) -> None:
+    def saved(self, written: checkpoints.WrittenCheckpoint) -> None:
         """A checkpoint is on the disk."""
 
     def removed(self, step: int) -> None:
@@ -83,7 +83,7 @@ class Listener:
 
 
 @dataclass
-class _Progress:
+class _TrainingProgress:
     """What a checkpoint keeps beside the trainer's own state."""
 
     step: int = 0
@@ -146,7 +146,7 @@ class _Training:
         self.gradient_checkpointing = self.on_gpu if asked == "auto" else asked
         self.evaluate_every = config.evaluations(steps_an_epoch(len(examples), config)) if held_out else 0
         self.scorer = Scorer(student)  # adapters go into the very layers that it runs
-        self.progress = _Progress()
+        self.progress = _TrainingProgress()
         self.best: dict[str, Any] | None = None
         self.saved_step = 0
 
@@ -154,14 +154,14 @@ class _Training:
         import torch
         from safetensors.torch import load_file
 
-        from srtui.training.trainer import Interrupted
+        from srtui.training.trainer import TrainingStopped
 
         found = checkpoints.newest(self.root, self.fingerprint, self.listener.refused)
         if found is None:
             self.progress.before = self._held_out_losses()
         else:
             self.saved_step, folder = found
-            self.progress = _Progress(**json.loads((folder / _PROGRESS).read_text()))
+            self.progress = _TrainingProgress(**json.loads((folder / _PROGRESS).read_text()))
             self.best = load_file(folder / _BEST) if (folder / _BEST).exists() else None
         checkpoints.discard_after(self.root, self.saved_step)
         self._set_up()
@@ -174,7 +174,7 @@ class _Training:
                 # Early stopping may have ended it in the checkpoint's very step.
                 done = len(self.steps) if self._has_ended() else self.saved_step
                 self.trainer.train(found[1] if found else None, done)
-        except Interrupted:
+        except TrainingStopped:
             if self.progress.step > self.saved_step:
                 self._save()
             return None

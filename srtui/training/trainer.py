@@ -17,7 +17,7 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from srtui.errors import UserError
-from srtui.scoring import Head
+from srtui.student import Head
 from srtui.training.checkpoints import load_state, save_state
 from srtui.training.loss import MicroBatch, summed_nll
 from srtui.training.plan import TrainingConfig, learning_rate
@@ -25,7 +25,7 @@ from srtui.training.plan import TrainingConfig, learning_rate
 _ADAPTER, _OPTIMIZER = "adapter.safetensors", "optimizer"
 
 
-class Interrupted(Exception):
+class TrainingStopped(Exception):
     """Training was asked to stop; the step in hand was given up."""
 
 
@@ -97,7 +97,7 @@ class Trainer:
         total = torch.zeros((), device=self._device)
         for batch in batches:
             if self._should_stop():
-                raise Interrupted
+                raise TrainingStopped
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
                 loss = summed_nll(self._head, batch) / targets
             loss.backward()

@@ -23,9 +23,9 @@ from srtui.errors import UserError
 from srtui.store import Store
 from srtui.store.views import RunRow, SampleFilter, Views
 from srtui.tui import preferences
-from srtui.tui.engine import Started
-from srtui.tui.engine import start as start_engine
-from srtui.tui.reader import Reader, Writer
+from srtui.tui.background import StoreReader, StoreWriter
+from srtui.tui.processes import Started
+from srtui.tui.processes import start as start_engine
 from srtui.tui.screens.base import TABS, DashboardScreen
 from srtui.workspace import Workspace
 
@@ -128,8 +128,8 @@ class Dashboard(App[None]):
         self.runs: list[RunRow] = []
         self.run_id: int | None = None
         self.problems: list[Problem] = []
-        self.reader = Reader(workspace.store_path)
-        self.writer = Writer(workspace.store_path)
+        self.reader = StoreReader(workspace.store_path)
+        self.writer = StoreWriter(workspace.store_path)
         self.sample_filter = SampleFilter()
         self.started: list[Started] = []
         self.watched = False

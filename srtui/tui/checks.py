@@ -34,7 +34,7 @@ _COUNTED_BYTES = 50_000_000
 
 
 @dataclass(frozen=True)
-class Check:
+class FormCheck:
     """What one look at the form came to."""
 
     words: list[str] | None
@@ -78,7 +78,7 @@ def check(
     values: dict[str, str],
     extra: list[str],
     known: Known,
-) -> Check:
+) -> FormCheck:
     """Can this run work? Off the event loop: it reads model headers."""
     from srtui import recipe as recipes
 
@@ -109,8 +109,8 @@ def check(
             words = ["run", str(path), *(w for s in sets for w in ("--set", s))]
             words += ["--limit", str(limit)] if limit else []
             estimate = _estimate(samples, known.rates, recipe) + _memory(known.memory)
-            return Check(None if problems else words, problems, notes, estimate)
-    return Check(None, problems, notes, "")
+            return FormCheck(None if problems else words, problems, notes, estimate)
+    return FormCheck(None, problems, notes, "")
 
 
 def _check_dataset(

@@ -10,8 +10,8 @@ from textual.app import App
 from srtui.console import safe
 from srtui.errors import UserError
 from srtui.tui.app import DARK, LIGHT
-from srtui.tui.reader import Reader, Writer
-from srtui.tui.screens.human import HumanScreen
+from srtui.tui.background import StoreReader, StoreWriter
+from srtui.tui.screens.judging import HumanScreen
 from srtui.workspace import Workspace
 
 
@@ -24,7 +24,7 @@ class HumanApp(App[None]):
 
     def __init__(self, workspace: Workspace, evaluation_id: int, annotator: str) -> None:
         super().__init__()
-        self.reader, self.writer = Reader(workspace.store_path), Writer(workspace.store_path)
+        self.reader, self.writer = StoreReader(workspace.store_path), StoreWriter(workspace.store_path)
         self._evaluation_id, self._annotator = evaluation_id, annotator
         for theme in (DARK, LIGHT):
             self.register_theme(theme)

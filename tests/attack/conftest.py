@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 import typer
 import typer.main
-from conftest import make_workspace
 
 from srtui.store import Store
 from srtui.workspace import Workspace
+from tests.attack.ground import Ground
+from tests.conftest import make_workspace
 from tests.tui.scripted_store import make_demo_store
-
-from .ground import Ground
 
 HERE = Path(__file__).resolve().parent
 

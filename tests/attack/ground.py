@@ -21,9 +21,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from conftest import ROOT
-
 from srtui.workspace import Workspace
+from tests.conftest import ROOT
 
 SECONDS = 20
 """An attack that takes longer hangs."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from .ground import Attack, Ground
+from tests.attack.ground import Attack, Ground
 
 DEEP = "[" * 100_000
 GOOD = '{"instruction": "a", "output": "b"}'

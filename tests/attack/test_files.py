@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from .ground import Attack, Ground, Outcome
+from tests.attack.ground import Attack, Ground, Outcome
 
 READERS = {
     "import": "import {path}",

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import make_workspace, small_recipe
 
 from srtui.workspace import Workspace
-
-from .ground import Attack, Ground, Outcome
+from tests.attack.ground import Attack, Ground, Outcome
+from tests.conftest import make_workspace, small_recipe
 
 # A run of all stages that needs no model: what is compared is what is there.
 PLAIN = """name = "plain"

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from srtui.tui import checks
-
-from .ground import Attack, Ground
+from tests.attack.ground import Attack, Ground
 
 DEEP = "[" * 100_000
 PARTS = {"config.json": '{"model_type": "llama"}', "tokenizer.json": "{}"}

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .ground import Attack, Ground
+from tests.attack.ground import Attack, Ground
 
 WATCHED = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.bind")
 tried: list[str] = []

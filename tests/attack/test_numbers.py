@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .ground import Attack, Ground
+from tests.attack.ground import Attack, Ground
 
 RUN = "run recipes/quickstart.toml"
 HUGE = "99999999999999999999999"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .ground import Attack, Ground, Outcome, check
+from tests.attack.ground import Attack, Ground, Outcome, check
 
 WRITERS = {
     "export": "export quickstart --out {path}",
@@ -210,10 +210,15 @@ def test_stdout_is_a_place_to_write_to(ground: Ground, words: str, name: str) ->
 def test_a_terminal_gets_no_data_and_stdout_only_one_file(ground: Ground) -> None:
     terminal, here = os.openpty()
     words = [sys.executable, "-m", "srtui", "export", "quickstart", "--out", "-"]
-    done = subprocess.run(words, stdout=here, stderr=subprocess.PIPE, cwd=ground.root, env=ground.environment())
+    done = subprocess.run(
+        words, stdout=here, stderr=subprocess.PIPE, cwd=ground.root, env=ground.environment()
+    )
     os.close(here)
     os.close(terminal)
     assert done.returncode == 2
-    assert done.stderr.decode() == "srtui: --out -: that is this terminal; name a file, or send it to a program with |.\n"
+    assert (
+        done.stderr.decode()
+        == "srtui: --out -: that is this terminal; name a file, or send it to a program with |.\n"
+    )
     check(ground.run("report", "quickstart", "--out", "-", "--markdown", "-"), says="Only one of")
     check(ground.run("report", "quickstart", "--out", "-", "--json"), says="Only one of")

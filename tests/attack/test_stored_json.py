@@ -14,7 +14,7 @@ import pytest
 from srtui import process_id
 from srtui.errors import UserError
 from srtui.evaluation.calibration import calibration_result
-from srtui.evaluation.human import human_result
+from srtui.evaluation.people import human_result
 from srtui.evaluation.results import pairwise_result, turns_result, winrate_result
 from srtui.store import Store
 from srtui.store.schema import SCRIPTS
@@ -22,9 +22,8 @@ from srtui.store.stored import COLUMNS, misshapen
 from srtui.store.views import Views
 from srtui.tui.app import Dashboard
 from srtui.workspace import Workspace
+from tests.attack.ground import Ground, check
 from tests.tui.scripted_evaluations import add_evaluations
-
-from .ground import Ground, check
 
 VALUES = ("{}", "[]", "null", '"x"', "7", "[7]", '{"a": {}}', '[[1, "x", null], [2, [], null]]')
 FACES = (

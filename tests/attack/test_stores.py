@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from srtui.store import Store
-
-from .ground import Attack, Ground, check
+from tests.attack.ground import Attack, Ground, check
 
 DEEP = "[" * 100_000
 COMMANDS = ["status", "status quickstart", "status --json", "show 1", "scores quickstart", "db", "db check"]

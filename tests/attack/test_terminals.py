@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from .ground import Attack, Ground, Outcome
+from tests.attack.ground import Attack, Ground, Outcome
 
 EVIL = (
     "\x1b]0;owned\x07\x1b[2J\x9b31m\u202etxt.exe\u2066\u061c\u200b\u2028\u2029\x85\U000e0041\x7f\r"

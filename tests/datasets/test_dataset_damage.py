@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from srtui import datasets
-from srtui.datasets import MAX_FIELD, MAX_RECORD, REASONS, BadRow, Row
+from srtui.datasets import MAX_FIELD, MAX_RECORD, REASONS, BadRow, DataRow
 from srtui.errors import UserError
 
 GOOD = '{"instruction": "a", "output": "b"}'
@@ -217,9 +217,9 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
 # -- properties -----------------------------------------------------------------------------
 
 
-def take_all(path: Path) -> list[Row | BadRow]:
+def take_all(path: Path) -> list[DataRow | BadRow]:
     """Every row, or those before the one error that is allowed."""
-    rows: list[Row | BadRow] = []
+    rows: list[DataRow | BadRow] = []
     with contextlib.suppress(UserError):
         for row in datasets.read(path):
             rows.append(row)
@@ -305,7 +305,7 @@ def test_an_array_is_cut_as_the_standard_library_parses_it(
 ) -> None:
     text = json.dumps(records, indent=indent, ensure_ascii=not raw)
     path = put(tmp_path, text.encode("utf-8", "surrogatepass"))
-    whole = [r for r in take_all(path) if isinstance(r, Row)]
+    whole = [r for r in take_all(path) if isinstance(r, DataRow)]
     with contextlib.suppress(UserError):
         assert len(list(datasets.read(path, "alpaca"))) == len(records)
     for row in whole:

@@ -13,7 +13,7 @@ import pytest
 import zstandard
 
 from srtui import datasets
-from srtui.datasets import BadRow, Row
+from srtui.datasets import BadRow, DataRow
 from srtui.errors import UserError
 from srtui.sample import Pair
 
@@ -31,10 +31,10 @@ def put(folder: Path, content: bytes | str, name: str = "data.bin") -> Path:
     return path
 
 
-def good(path: Path, **options: Any) -> list[Row]:
+def good(path: Path, **options: Any) -> list[DataRow]:
     rows = list(datasets.read(path, **options))
     assert not [r for r in rows if isinstance(r, BadRow)], rows
-    return [r for r in rows if isinstance(r, Row)]
+    return [r for r in rows if isinstance(r, DataRow)]
 
 
 def turns(pair: Pair, list_key: str, role: str, text: str, names: tuple[str, str]) -> dict[str, Any]:
@@ -62,9 +62,9 @@ def test_alpaca_json_of_every_shape(tmp_path: Path, kind: str, name: str) -> Non
     reader = datasets.read(put(tmp_path, JSON_TEXTS[kind], name))
     rows = list(reader)
     assert reader.format == "alpaca"
-    assert [r.pair for r in rows if isinstance(r, Row)] == PAIRS
+    assert [r.pair for r in rows if isinstance(r, DataRow)] == PAIRS
     assert [r.number for r in rows] == [0, 1, 2]
-    assert [json.loads(r.record) for r in rows if isinstance(r, Row)] == ALPACA
+    assert [json.loads(r.record) for r in rows if isinstance(r, DataRow)] == ALPACA
     assert reader.good == 3 and reader.bytes_read == reader.bytes_total
     assert list(reader) == rows  # again, from the beginning
 
@@ -103,7 +103,7 @@ def test_conversations(tmp_path: Path, layout: str, as_lines: bool) -> None:
     reader = datasets.read(put(tmp_path, text, "x.csv"))
     rows = list(reader)
     assert reader.format == layout
-    assert [(r.pair, r.id) for r in rows if isinstance(r, Row)] == [
+    assert [(r.pair, r.id) for r in rows if isinstance(r, DataRow)] == [
         (Pair(p.instruction, "", p.response), f"c{n}") for n, p in enumerate(PAIRS)
     ]
 
@@ -133,7 +133,7 @@ def test_tables(tmp_path: Path, delimiter: str, name: str) -> None:
     )
     rows = list(reader)
     assert reader.format == ("tsv" if delimiter == "\t" else "csv")
-    assert [r.pair for r in rows if isinstance(r, Row)] == PAIRS
+    assert [r.pair for r in rows if isinstance(r, DataRow)] == PAIRS
     assert [r.line for r in rows] == [2, 3, 5]  # the second row has a line break in it
     assert json.loads(rows[0].record)["Prompt"] == "Add."  # type: ignore[union-attr]
 
@@ -172,7 +172,7 @@ def test_parquet_flat_nested_and_mapped(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(nested), path)
     reader = datasets.read(path)
     assert reader.format == "parquet"
-    assert [r.pair.response for r in reader if isinstance(r, Row)] == [p.response for p in PAIRS]
+    assert [r.pair.response for r in reader if isinstance(r, DataRow)] == [p.response for p in PAIRS]
     assert reader.bytes_read == reader.bytes_total
 
 
@@ -198,7 +198,7 @@ def test_parquet_with_odd_values(tmp_path: Path) -> None:
         path,
     )
     rows = list(datasets.read(path))
-    assert [type(r) for r in rows] == [Row, BadRow, BadRow]
+    assert [type(r) for r in rows] == [DataRow, BadRow, BadRow]
     assert [r.reason for r in rows if isinstance(r, BadRow)] == ["missing_field", "empty_output"]
     assert json.loads(rows[0].record)["price"] == "1.10"  # type: ignore[union-attr]
     text = pa.array([b"ok", b"\xff", b"ok"]).cast(pa.binary())
@@ -223,7 +223,7 @@ def test_forced_formats(tmp_path: Path) -> None:
     both = {"instruction": "a", "output": "b", "messages": []}
     path = put(tmp_path, json.dumps([both]))
     assert datasets.read(path).format == "messages"
-    assert [type(r) for r in datasets.read(path, "alpaca")] == [Row]
+    assert [type(r) for r in datasets.read(path, "alpaca")] == [DataRow]
     with pytest.raises(UserError, match="did you mean alpaca"):
         datasets.read(path, "alpacca")
     with pytest.raises(UserError, match="not a Parquet"):

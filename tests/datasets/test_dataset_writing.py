@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from srtui import datasets
-from srtui.datasets import WRITABLE, Row
+from srtui.datasets import WRITABLE, DataRow
 from srtui.errors import UserError
 from srtui.sample import Pair
 
@@ -49,8 +49,8 @@ ROWS = [
 
 def pairs_in(path: Path) -> list[Pair]:
     rows = list(datasets.read(path))
-    assert all(isinstance(r, Row) for r in rows), rows
-    return [r.pair for r in rows if isinstance(r, Row)]
+    assert all(isinstance(r, DataRow) for r in rows), rows
+    return [r.pair for r in rows if isinstance(r, DataRow)]
 
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
@@ -86,7 +86,7 @@ def test_many_rows_and_their_extras(tmp_path: Path, format: str) -> None:
     )
     assert datasets.write(rows, path, format) == 3000
     read_back = list(datasets.read(path))
-    assert [r.pair for r in read_back if isinstance(r, Row)] == pairs
+    assert [r.pair for r in read_back if isinstance(r, DataRow)] == pairs
     record = json.loads(read_back[2999].record)  # type: ignore[union-attr]
     assert (record["sample"], record["kind"]) == (2999, "original") and math.isclose(record["ifd"], 2999 / 7)
 

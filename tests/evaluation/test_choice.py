@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
 
 from srtui.errors import UserError
 from srtui.evaluation import choice
@@ -14,6 +13,7 @@ from srtui.evaluation.contestants import find_contestant
 from srtui.store import Store
 from srtui.store.runs import Run
 from srtui.workspace import Workspace
+from tests.conftest import ROOT
 
 TASKS = ROOT / "recipes" / "choice"
 
@@ -55,7 +55,7 @@ def test_our_own_task_on_the_student_with_its_adapter(
     assert done.result["accuracy"]["value"] == sum(right) / 4
 
     from srtui.evaluation.writing import add_adapter
-    from srtui.scoring import Student
+    from srtui.student import Student
 
     student = Student.load(contestant.path, "nf4")
     add_adapter(student, contestant.adapter)

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, make_workspace
 
-from srtui.evaluation import engine, sources
+from srtui.evaluation import evaluator, sources
 from srtui.evaluation.contestants import find_contestant
-from srtui.evaluation.judge import Judge, load_judge_prompt
-from srtui.evaluation.writing import Writing
+from srtui.evaluation.judge_model import JudgeModel, load_judge_prompt
+from srtui.evaluation.writing import AnswerSettings
 from srtui.progress import Stopped
 from srtui.store import Store
 from srtui.store.evaluations import Evaluation
@@ -22,6 +21,7 @@ from srtui.store.runs import Run
 from srtui.workspace import Workspace
 from tests.commands import Command
 from tests.commands import srtui as run_command
+from tests.conftest import ROOT, make_workspace
 
 PROMPTS = ROOT / "recipes" / "eval-prompts.jsonl"
 JUDGE = "tiny.F16"
@@ -38,13 +38,13 @@ class Silent:
 def compare(workspace: Workspace, store: Store, a: str, b: str, words: int = 8) -> Evaluation:
     source = sources.prompts(PROMPTS, 2)
     both = [find_contestant(workspace, store, name) for name in (a, b)]
-    judge = Judge.find(workspace.models, JUDGE, load_judge_prompt("pairwise", 2), words)
-    settings = engine.settings_of(Writing(max_tokens=8), 1)
-    evaluation, _ = engine.prepare(store, "pairwise", source, both, judge, settings)
+    judge = JudgeModel.find(workspace.models, JUDGE, load_judge_prompt("pairwise", 2), words)
+    settings = evaluator.settings_of(AnswerSettings(max_tokens=8), 1)
+    evaluation, _ = evaluator.prepare(store, "pairwise", source, both, judge, settings)
     if evaluation.state == "done":
         return evaluation
     sides = dict(zip(("a", "b"), both, strict=True))
-    return engine.Evaluator(store, evaluation, source, sides, judge, Silent()).work()  # type: ignore[arg-type]
+    return evaluator.Evaluator(store, evaluation, source, sides, judge, Silent()).work()  # type: ignore[arg-type]
 
 
 @pytest.mark.model
@@ -65,9 +65,9 @@ def test_a_run_against_its_base_and_nothing_is_asked_twice(
     def never(*_: Any, **__: Any) -> Any:
         raise AssertionError("asked again")
 
-    monkeypatch.setattr(engine, "open_writer", never)
-    monkeypatch.setattr(Judge, "scores", never)
-    monkeypatch.setattr(Judge, "write", never)
+    monkeypatch.setattr(evaluator, "open_writer", never)
+    monkeypatch.setattr(JudgeModel, "scores", never)
+    monkeypatch.setattr(JudgeModel, "write", never)
     assert compare(workspace, store, "tuned", "base:tuned").id == first.id
     turned = compare(workspace, store, "base:tuned", "tuned")
     assert turned.id != first.id and turned.result is not None
@@ -83,9 +83,9 @@ def test_a_stop_is_obeyed_and_gone_on_with(pair_workspace: Workspace, tmp_path: 
     names = [answers(tmp_path / f"{x}.json", x) for x in ("a", "b")]
     source = sources.prompts(PROMPTS, 2)
     both = [find_contestant(workspace, store, name) for name in names]
-    judge = Judge.find(workspace.models, JUDGE, load_judge_prompt("pairwise", 2), 0)
-    settings = engine.settings_of(Writing(), 0)
-    evaluation, is_new = engine.prepare(store, "pairwise", source, both, judge, settings)
+    judge = JudgeModel.find(workspace.models, JUDGE, load_judge_prompt("pairwise", 2), 0)
+    settings = evaluator.settings_of(AnswerSettings(), 0)
+    evaluation, is_new = evaluator.prepare(store, "pairwise", source, both, judge, settings)
     assert is_new
     work = (store, evaluation, source, dict(zip(("a", "b"), both, strict=True)), judge, Silent())
 
@@ -93,14 +93,14 @@ def test_a_stop_is_obeyed_and_gone_on_with(pair_workspace: Workspace, tmp_path: 
         return bool(store.value("SELECT count(*) FROM judgement"))
 
     with pytest.raises(Stopped):
-        engine.Evaluator(*work, after_one).work()  # type: ignore[arg-type]
+        evaluator.Evaluator(*work, after_one).work()  # type: ignore[arg-type]
     assert store.evaluations.get(evaluation.id).state == "stopped"
     assert len(store.evaluations.judgements(evaluation.id)) == 1
-    assert engine.prepare(store, "pairwise", source, both, judge, settings) == (
+    assert evaluator.prepare(store, "pairwise", source, both, judge, settings) == (
         store.evaluations.get(evaluation.id),
         False,
     )
-    assert engine.Evaluator(*work).work().state == "done"  # type: ignore[arg-type]
+    assert evaluator.Evaluator(*work).work().state == "done"  # type: ignore[arg-type]
     assert len(store.evaluations.judgements(evaluation.id)) == 4
 
 
@@ -109,9 +109,11 @@ def test_people_get_answers_and_no_judge(pair_workspace: Workspace, tmp_path: Pa
     workspace, store = pair_workspace, Store(pair_workspace.store_path)
     both = [find_contestant(workspace, store, answers(tmp_path / f"{x}.json", x)) for x in ("a", "b")]
     source = sources.prompts(PROMPTS, 2)
-    evaluation, _ = engine.prepare(store, "human", source, both, None, engine.settings_of(Writing(), 3))
+    evaluation, _ = evaluator.prepare(
+        store, "human", source, both, None, evaluator.settings_of(AnswerSettings(), 3)
+    )
     sides = dict(zip(("a", "b"), both, strict=True))
-    made = engine.Evaluator(store, evaluation, source, sides, None, Silent()).work()  # type: ignore[arg-type]
+    made = evaluator.Evaluator(store, evaluation, source, sides, None, Silent()).work()  # type: ignore[arg-type]
     assert (made.state, made.done, made.total) == ("stopped", 0, 2)  # nobody has judged yet
     assert len(store.evaluations.unjudged_by(made.id, "ada")) == 2
 

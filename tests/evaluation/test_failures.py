@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import make_workspace
 from typer.testing import CliRunner
 
 from srtui.cli import app
 from srtui.errors import UserError
-from srtui.evaluation import choice, engine, sources
+from srtui.evaluation import choice, evaluator, sources
 from srtui.evaluation.contestants import find_contestant
-from srtui.evaluation.figures import margin_of
-from srtui.evaluation.judge import SCORES, Asked, Judge, Scored, load_judge_prompt
+from srtui.evaluation.judge_model import SCORES, JudgeModel, JudgeQuestion, JudgeScores, load_judge_prompt
+from srtui.evaluation.rates import margin_of
 from srtui.evaluation.results import TOO_LONG
-from srtui.evaluation.writing import Writing
+from srtui.evaluation.writing import AnswerSettings
 from srtui.store import Store
 from srtui.store.evaluations import Evaluation, NewEvaluation
+from tests.conftest import make_workspace
 
 
 class Silent:
@@ -31,10 +31,12 @@ class Silent:
 
 
 @dataclasses.dataclass(frozen=True)
-class Scripted(Judge):
+class Scripted(JudgeModel):
     """Scores an answer by the number in it; what is longer than 40 characters is too long for it."""
 
-    def scores(self, asked: Sequence[Asked]) -> Iterator[tuple[Asked, Scored | str, float, int]]:
+    def scores(
+        self, asked: Sequence[JudgeQuestion]
+    ) -> Iterator[tuple[JudgeQuestion, JudgeScores | str, float, int]]:
         for one in asked:
             long = [n for n, text in enumerate(one.shown, 1) if len(text) > 40]
             if long:
@@ -42,7 +44,7 @@ class Scripted(Judge):
                 continue
             points = [int(text.split()[-1]) for text in one.shown]
             rows = tuple(tuple(float(k == p) for k in SCORES) for p in points)
-            yield one, Scored(rows, (1.0,) * len(rows), float(points[0] > points[-1])), 0.0, 1
+            yield one, JudgeScores(rows, (1.0,) * len(rows), float(points[0] > points[-1])), 0.0, 1
 
 
 def judge() -> Scripted:
@@ -62,10 +64,10 @@ def evaluate(tmp_path: Path, store: Store, a: Sequence[str], b: Sequence[str], *
         find_contestant(workspace, store, answers(tmp_path / f"{name}.json", texts))
         for name, texts in (("a", a), ("b", b))
     ]
-    source, settings = sources.prompts(prompts), engine.settings_of(Writing(), 0, **more)
-    evaluation, _ = engine.prepare(store, "pairwise", source, both, judge(), settings)
+    source, settings = sources.prompts(prompts), evaluator.settings_of(AnswerSettings(), 0, **more)
+    evaluation, _ = evaluator.prepare(store, "pairwise", source, both, judge(), settings)
     sides: Any = dict(zip(("a", "b"), both, strict=True))
-    return engine.Evaluator(store, evaluation, source, sides, judge(), Silent()).work()
+    return evaluator.Evaluator(store, evaluation, source, sides, judge(), Silent()).work()
 
 
 def test_saying_nothing_wins_nothing(tmp_path: Path) -> None:
@@ -141,10 +143,16 @@ def test_anchors_come_from_own_judgements(tmp_path: Path, monkeypatch: pytest.Mo
             texts = [f"{name} {'x' * (n % 5)} {1 + (n * len(name)) % 9}" for n in range(12)]
             contestant = find_contestant(workspace, store, answers(tmp_path / f"{name}.json", texts))
             names = (name, "reference.json")
-            evaluation, _ = engine.prepare(
-                store, "winrate", source, [contestant], judge(), engine.settings_of(Writing(), 0), names
+            evaluation, _ = evaluator.prepare(
+                store,
+                "winrate",
+                source,
+                [contestant],
+                judge(),
+                evaluator.settings_of(AnswerSettings(), 0),
+                names,
             )
-            done = engine.Evaluator(store, evaluation, source, {"a": contestant}, judge(), Silent()).work()
+            done = evaluator.Evaluator(store, evaluation, source, {"a": contestant}, judge(), Silent()).work()
             assert done.result is not None and done.result["length_controlled"]["raw"] is not None
     monkeypatch.setenv("SRTUI_WORKSPACE", str(workspace.root))
     out = tmp_path / "anchors.csv"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srtui.evaluation.human import blind_order, human_result, keep_result, ordering, turned
+from srtui.evaluation.people import blind_order, human_result, keep_result, ordering, turned
 from srtui.evaluation.writing import file_answer
 from srtui.store import Store
 from srtui.store.evaluations import Item, Judgement, NewEvaluation

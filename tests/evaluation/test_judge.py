@@ -9,11 +9,18 @@ import numpy as np
 import pytest
 
 from srtui.errors import UserError
-from srtui.evaluation.judge import SCORES, Asked, Judge, Scored, _together, load_judge_prompt
-from srtui.scoring import Student
-from srtui.teacher.losses import LlamaLosses
+from srtui.evaluation.judge_model import (
+    SCORES,
+    JudgeModel,
+    JudgeQuestion,
+    JudgeScores,
+    _together,
+    load_judge_prompt,
+)
+from srtui.llama.losses import LlamaLosses
+from srtui.student import Student
 
-QUESTION = Asked(
+QUESTION = JudgeQuestion(
     0, 1, "ab", "Name three primary colours.", ("Red, yellow and blue.", "I like {curly} trains.")
 )
 
@@ -32,7 +39,8 @@ def test_a_prompt_fills_once_over_and_carries_its_version(tmp_path: Path) -> Non
     user = prompt.messages(QUESTION)[1].content
     assert "I like {curly} trains." in user and "known to be right" not in user
     assert (
-        "known to be right:\nblue" in prompt.messages(Asked(0, 1, "ab", "q", ("a", "b"), "blue"))[1].content
+        "known to be right:\nblue"
+        in prompt.messages(JudgeQuestion(0, 1, "ab", "q", ("a", "b"), "blue"))[1].content
     )
     own = tmp_path / "own.toml"
     text = (
@@ -58,9 +66,9 @@ def test_scores_are_the_models_own_probabilities(teacher_file: Path, student_fol
     import torch
 
     prompt = load_judge_prompt("pairwise", 2)
-    judge = Judge("small", teacher_file, "sha", prompt, 0)
+    judge = JudgeModel("small", teacher_file, "sha", prompt, 0)
     [(asked, scored, seconds, tokens)] = judge.scores([QUESTION])
-    assert asked == QUESTION and isinstance(scored, Scored) and seconds > 0 and tokens > 100
+    assert asked == QUESTION and isinstance(scored, JudgeScores) and seconds > 0 and tokens > 100
     assert all(math.isclose(sum(row), 1.0, abs_tol=1e-9) for row in scored.probabilities)
     assert all(1 <= s <= 10 for s in scored.scores)
     assert all(0 < m <= 1 for m in scored.mass)
@@ -96,9 +104,9 @@ def test_the_second_score_stands_behind_the_first(teacher_file: Path) -> None:
     """It was scored behind nothing: "Answer 2: " with no first score before it."""
     prompt = load_judge_prompt("pairwise", 2)
     assert prompt.behind(7) == "Answer 1: 7/10\nAnswer 2: "
-    judge = Judge("small", teacher_file, "sha", prompt, 0)
+    judge = JudgeModel("small", teacher_file, "sha", prompt, 0)
     [(_, scored, _, _)] = judge.scores([QUESTION])
-    assert isinstance(scored, Scored) and scored.prefers_first is not None
+    assert isinstance(scored, JudgeScores) and scored.prefers_first is not None
     losses, options = LlamaLosses(teacher_file), [f"{k}/" for k in SCORES]
     messages = prompt.messages(QUESTION)
     alone = losses.of_options(messages, [(prompt.leads[0], options), (prompt.leads[1], options)])
@@ -146,16 +154,19 @@ def test_what_is_scored_otherwise_has_another_version(tmp_path: Path) -> None:
 
 @pytest.mark.model
 def test_words_come_from_the_engine(teacher_file: Path) -> None:
-    judge = Judge("small", teacher_file, "sha", load_judge_prompt("pairwise", 2), 12)
+    judge = JudgeModel("small", teacher_file, "sha", load_judge_prompt("pairwise", 2), 12)
     [(asked, words, tokens)] = judge.write([QUESTION], lambda: False)
     assert asked == QUESTION and words.strip() and tokens > 100
 
 
 @pytest.mark.model
 def test_what_no_context_holds_is_not_scored(teacher_file: Path) -> None:
-    judge = Judge("small", teacher_file, "sha", load_judge_prompt("pairwise", 2), 0)
-    long = Asked(0, 1, "ab", "word " * 9000, ("a", "b"))
+    judge = JudgeModel("small", teacher_file, "sha", load_judge_prompt("pairwise", 2), 0)
+    long = JudgeQuestion(0, 1, "ab", "word " * 9000, ("a", "b"))
     found = [scored for _, scored, _, _ in judge.scores([long, QUESTION])]
-    assert found[0] == "judge_context" and isinstance(found[1], Scored)
-    words = Asked(0, 1, "ab", "q", ("word " * 9000, "b")), Asked(0, 1, "ba", "q", ("a", "word " * 9000))
+    assert found[0] == "judge_context" and isinstance(found[1], JudgeScores)
+    words = (
+        JudgeQuestion(0, 1, "ab", "q", ("word " * 9000, "b")),
+        JudgeQuestion(0, 1, "ba", "q", ("a", "word " * 9000)),
+    )
     assert [s for _, s, _, _ in judge.scores(words)] == ["answer_1_too_long", "answer_2_too_long"]

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
 from srtui.errors import UserError
 from srtui.evaluation.anchors import check_anchors, difficulties, read_anchors, write_anchors
 from srtui.evaluation.length_control import (
     Anchors,
-    Row,
+    LengthItem,
     alpaca_rows,
     controlled_rate,
     fit_l1,
@@ -22,6 +21,7 @@ from srtui.evaluation.length_control import (
     is_extreme,
     raw_rate,
 )
+from tests.conftest import ROOT
 
 ALPACA_EVAL = ROOT.parent / "shared" / "data" / "alpaca_eval"
 PUBLISHED = {
@@ -32,7 +32,7 @@ PUBLISHED = {
 }
 
 
-def annotated(name: str) -> list[Row]:
+def annotated(name: str) -> list[LengthItem]:
     path = ALPACA_EVAL / f"judged_{name}.jsonl"
     if not path.exists():
         pytest.skip("AlpacaEval's annotations are not at hand")
@@ -48,7 +48,7 @@ HARD = dict(enumerate(np.random.default_rng(0).normal(0, 1.5, 400).tolist()))
 
 def judged(
     theta: float, phi: float, longer: float, psi: float = 1.0, seed: int = 100, *, drawn: bool = True
-) -> list[Row]:
+) -> list[LengthItem]:
     """Rows of a model whose answers are ``longer`` characters longer on the mean; preferences are draws, or
     the probabilities themselves."""
     random = np.random.default_rng(seed)
@@ -59,7 +59,7 @@ def judged(
         p = logistic(theta + phi * math.tanh(scaled[n]) + psi * HARD[n])
         length = int(reference[n] + difference[n])
         said = float(random.random() < p) if drawn else p
-        rows.append(Row(n, said, length, int(reference[n])))
+        rows.append(LengthItem(n, said, length, int(reference[n])))
     return rows
 
 
@@ -109,7 +109,7 @@ def test_anchors_give_what_was_put_in_where_a_plain_fit_cannot() -> None:
 
 def test_a_missing_answer_is_lost_and_says_nothing_of_length() -> None:
     rows = judged(0.0, 1.0, 50)
-    gone = [Row(r.item, 0.0, 0, r.length_reference, failed=True) if r.item < 100 else r for r in rows]
+    gone = [LengthItem(r.item, 0.0, 0, r.length_reference, failed=True) if r.item < 100 else r for r in rows]
     without, some = controlled_rate(rows[100:], gamed(1.0)), controlled_rate(gone, gamed(1.0))
     assert without["win_rate"]["value"] is not None and without["slope"] == {**some["slope"], "n": 300}
     assert some["win_rate"]["value"] == pytest.approx(0.75 * without["win_rate"]["value"])
@@ -179,7 +179,7 @@ def test_tables_are_read_as_published(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="2 items and the file of prompts 805 rows"):
         check_anchors(table, {0: "q"}, 805)
     with pytest.raises(UserError, match="no difficulty for item 2"):
-        controlled_rate([Row(n, n % 2, 10 + n, 12) for n in range(20)], table)
+        controlled_rate([LengthItem(n, n % 2, 10 + n, 12) for n in range(20)], table)
     file.write_text(",instruction_difficulty\n0,0.5\n1,0.25\n")
     assert read_anchors(file).difficulty == {0: 0.5, 1: 0.25} and not read_anchors(file).preference
     for text, message in (
@@ -197,10 +197,10 @@ def test_tables_are_read_as_published(tmp_path: Path) -> None:
 
 
 def test_it_says_why_there_is_no_rate() -> None:
-    assert controlled_rate([Row(0, 1.0, 3, 2)])["reason"] == "fewer than 10 judged items"
-    same = [Row(n, 1.0, 3, 2) for n in range(20)]
+    assert controlled_rate([LengthItem(0, 1.0, 3, 2)])["reason"] == "fewer than 10 judged items"
+    same = [LengthItem(n, 1.0, 3, 2) for n in range(20)]
     assert controlled_rate(same)["reason"] == "all length differences are equal"
-    apart = [Row(n, float(n >= 20), 100 + n, 120) for n in range(40)]
+    apart = [LengthItem(n, float(n >= 20), 100 + n, 120) for n in range(40)]
     assert "separated" in str(controlled_rate(apart)["reason"])
 
 

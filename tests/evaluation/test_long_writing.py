@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from srtui.evaluation.contestants import Contestant
-from srtui.evaluation.writing import StudentWriter, Turns, Writing
-from srtui.scoring import legs
+from srtui.evaluation.writing import AnswerSettings, StudentWriter, Turns
+from srtui.student import legs
 
 pytestmark = pytest.mark.model
 LIMIT, NEW = 96, 12
@@ -46,7 +46,7 @@ def folder(
 
 def writer(folder: Path, **how: Any) -> StudentWriter:
     one = Contestant("s", "student", folder, "sha", quantization="f32", template="alpaca")
-    return StudentWriter(one, Writing(max_tokens=NEW, **how))
+    return StudentWriter(one, AnswerSettings(max_tokens=NEW, **how))
 
 
 def alone(written: StudentWriter, turns: Turns) -> list[int]:
@@ -84,7 +84,7 @@ def test_what_it_draws_does_not_depend_on_those_beside_it(folder: Path) -> None:
 def test_a_chat_crosses_it_too(folder: Path) -> None:
     from peft import LoraConfig, get_peft_model
 
-    from srtui.pipeline.chat import SideBySide
+    from srtui.pipeline.side_by_side import SideBySide
 
     writes = writer(folder)
     chat = SideBySide.__new__(SideBySide)

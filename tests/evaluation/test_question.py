@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import small_recipe
 
 from srtui import models
 from srtui import recipe as recipes
@@ -18,6 +17,7 @@ from srtui.store import Store
 from srtui.store.evaluations import NewEvaluation
 from srtui.store.runs import Run
 from srtui.workspace import Workspace
+from tests.conftest import small_recipe
 
 ORIGINAL = {"policy": "all", "instruction_by": "original", "response_by": "original"}
 

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
 from srtui.errors import UserError
 from srtui.evaluation import sources
 from srtui.evaluation.calibration import known_verdict
+from tests.conftest import ROOT
 
 
 def write(path: Path, rows: object) -> Path:

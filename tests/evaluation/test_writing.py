@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from srtui.evaluation.contestants import Contestant
-from srtui.evaluation.writing import StudentWriter, Turns, Writing, answer_key, file_answer
+from srtui.evaluation.writing import AnswerSettings, StudentWriter, Turns, answer_key, file_answer
 
 TURNS: list[Turns] = [
     (("Name a fruit.", ""),),
@@ -22,17 +22,21 @@ TURNS: list[Turns] = [
 def test_keys_are_of_all_that_determines_a_text() -> None:
     one = Contestant("x", "student", Path("m"), "sha", quantization="nf4", template="alpaca")
     keys = {
-        answer_key(one, Writing(), TURNS[0]),
-        answer_key(one, Writing(seed=1), TURNS[0]),
-        answer_key(one, Writing(max_tokens=9), TURNS[0]),
-        answer_key(one, Writing(), TURNS[1]),
-        answer_key(one, Writing(), TURNS[3]),
-        answer_key(Contestant("x", "student", Path("m"), "sha", quantization="nf4"), Writing(), TURNS[0]),
-        answer_key(Contestant("x", "student", Path("m"), "other", template="alpaca"), Writing(), TURNS[0]),
+        answer_key(one, AnswerSettings(), TURNS[0]),
+        answer_key(one, AnswerSettings(seed=1), TURNS[0]),
+        answer_key(one, AnswerSettings(max_tokens=9), TURNS[0]),
+        answer_key(one, AnswerSettings(), TURNS[1]),
+        answer_key(one, AnswerSettings(), TURNS[3]),
+        answer_key(
+            Contestant("x", "student", Path("m"), "sha", quantization="nf4"), AnswerSettings(), TURNS[0]
+        ),
+        answer_key(
+            Contestant("x", "student", Path("m"), "other", template="alpaca"), AnswerSettings(), TURNS[0]
+        ),
     }
     assert len(keys) == 7
     renamed = Contestant("y", "student", Path("n"), "sha", quantization="nf4", template="alpaca")
-    assert answer_key(renamed, Writing(), TURNS[0]) in keys  # a name determines nothing
+    assert answer_key(renamed, AnswerSettings(), TURNS[0]) in keys  # a name determines nothing
     assert file_answer("a", "m").key == file_answer("a", "n").key != file_answer("b", "m").key
     assert file_answer(" ", "m").finish == "empty"
 
@@ -76,7 +80,7 @@ def test_greedy_inherits_nothing(tiny: Path, tmp_path: Path) -> None:
     texts = []
     for folder, added in ((tiny, None), (other, None), (other, adapter)):
         one = Contestant("s", "student", folder, "sha", added, quantization="f32", template="alpaca")
-        writer = StudentWriter(one, Writing(max_tokens=12))
+        writer = StudentWriter(one, AnswerSettings(max_tokens=12))
         texts.append([a.text for _, a in sorted(writer.write(TURNS, lambda: False), key=lambda x: x[0])])
         writer.close()
     assert texts[0] == texts[1] == texts[2] and any(texts[0])
@@ -88,7 +92,7 @@ def test_a_drawn_answer_does_not_depend_on_those_beside_it(tiny: Path) -> None:
 
     def written(turns: list[Turns], **changed: float) -> dict[int, str]:
         asked = {"max_tokens": 12, "temperature": 1.0, "top_p": 0.9, "seed": 3} | changed
-        writer = StudentWriter(one, Writing(**asked))  # type: ignore[arg-type]
+        writer = StudentWriter(one, AnswerSettings(**asked))  # type: ignore[arg-type]
         found = {n: answer.text for n, answer in writer.write(turns, lambda: False)}
         writer.close()
         return found
@@ -101,7 +105,7 @@ def test_a_drawn_answer_does_not_depend_on_those_beside_it(tiny: Path) -> None:
 
 
 def test_all_that_is_used_is_stored_and_hashed() -> None:
-    greedy, drawn = Writing(), Writing(temperature=0.7, top_p=0.9)
+    greedy, drawn = AnswerSettings(), AnswerSettings(temperature=0.7, top_p=0.9)
     assert greedy.facts == {
         "max_tokens": 512, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0,
         "repeat_window": 0,
@@ -110,7 +114,7 @@ def test_all_that_is_used_is_stored_and_hashed() -> None:
     one = Contestant("x", "student", Path("m"), "sha", quantization="nf4", template="alpaca")
     assert answer_key(one, greedy, TURNS[0]) != answer_key(one, drawn, TURNS[0])
     # What a greedy text does not depend on is no part of its address.
-    assert answer_key(one, greedy, TURNS[0]) == answer_key(one, Writing(top_p=0.5), TURNS[0])
+    assert answer_key(one, greedy, TURNS[0]) == answer_key(one, AnswerSettings(top_p=0.5), TURNS[0])
 
 
 @pytest.mark.model
@@ -119,7 +123,7 @@ def test_a_batch_is_what_each_would_be_alone(student_folder: Path, template: str
     import torch
 
     contestant = Contestant("s", "student", student_folder, "sha", quantization="f32", template=template)
-    writer = StudentWriter(contestant, Writing(max_tokens=10))
+    writer = StudentWriter(contestant, AnswerSettings(max_tokens=10))
     written = dict(writer.write(TURNS, lambda: False))
     assert sorted(written) == [0, 1, 2, 3]
     tokenizer, model = writer.student.tokenizer, writer.student.model

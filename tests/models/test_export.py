@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
 from srtui.errors import UserError
+from srtui.llama import Message, Request, Sampler, Segment, open_teacher
 from srtui.models.export import adapter_worker, export_model, gguf_worker, merge_worker
 from srtui.models.merge import Adapter, rounded
-from srtui.teacher import Message, Request, Sampler, Segment, open_teacher
 from srtui.workspace import Workspace
+from tests.conftest import ROOT
 
 PROMPTS = (
     "The capital of France is Paris, and the capital of Germany is Berlin. The capital of Spain is",
@@ -368,7 +368,7 @@ def test_rounding_is_what_the_student_is_loaded_with(trained_as: str, arithmetic
     import torch
     from safetensors.torch import load_file
 
-    from srtui.scoring import Student
+    from srtui.student import Student
 
     loaded = Student.load(small / "student", trained_as, device="cpu").model  # type: ignore[arg-type]
     weights = load_file(small / "student" / "model.safetensors")
@@ -390,7 +390,7 @@ def test_merged_is_the_model_that_was_trained(
     dora: bool, arithmetic: str, small: Path, tmp_path: Path
 ) -> None:
     """An adapter on the NF4 student, as QLoRA trains it, against the merge into its NF4 weights."""
-    from srtui.scoring import Student
+    from srtui.student import Student
 
     ids = list(range(5, 60))
     student = Student.load(small / "student", "nf4", device="cpu")
@@ -416,7 +416,7 @@ def test_merged_weights_are_the_trained_ones_to_the_bit(
     import torch
     from safetensors.torch import load_file
 
-    from srtui.scoring import Student
+    from srtui.student import Student
 
     student = Student.load(small / "student", trained_as, device="cpu")  # type: ignore[arg-type]
     merge_worker("", str(small / "student"), trained_as, str(tmp_path), arithmetic)
@@ -650,8 +650,8 @@ def test_the_command(small: Path, workspace: Workspace) -> None:
     from srtui.models import resolve_teacher
     from srtui.pipeline import import_file
     from srtui.recipe import Recipe
-    from srtui.scoring.student import weights_sha256
     from srtui.store import Store
+    from srtui.student.model import weights_sha256
 
     folder = workspace.models / "little"
     shutil.copytree(small / "student", folder)

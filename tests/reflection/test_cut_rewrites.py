@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from srtui.llama import Generation, WrittenSegment
 from srtui.recipe import Recipe, parse
-from srtui.reflection import Protocol, load_criteria
+from srtui.reflection import ReflectionPrompt, load_criteria
 from srtui.sample import Pair
 from srtui.store.endings import in_words, packed
-from srtui.teacher import Generation, Written
 
 BEFORE = Pair("Name a river.", "", "Nile")
 
@@ -17,12 +17,12 @@ def recipe(mode: str) -> Recipe:
     return parse({"name": "r", "dataset": "d", "reflection": {"mode": mode}}, "test")
 
 
-def protocol(stage: str, mode: str = "guided") -> Protocol:
-    return Protocol(load_criteria(stage, stage), recipe(mode))  # type: ignore[arg-type]
+def protocol(stage: str, mode: str = "guided") -> ReflectionPrompt:
+    return ReflectionPrompt(load_criteria(stage, stage), recipe(mode))  # type: ignore[arg-type]
 
 
-def status(asked: Protocol, *written: tuple[str, str]) -> str:
-    parts = tuple(Written(text, finish, 9) for text, finish in written)
+def status(asked: ReflectionPrompt, *written: tuple[str, str]) -> str:
+    parts = tuple(WrittenSegment(text, finish, 9) for text, finish in written)
     text = "".join(text for text, _ in written)
     return asked.read(Generation(0, 0, 0, parts, text, "", "", 1, 9, 0.1), BEFORE).status
 

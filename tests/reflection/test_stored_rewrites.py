@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
+from srtui.llama import TeacherIdentity
 from srtui.pipeline.reflect import Reflecting
 from srtui.recipe import parse
-from srtui.reflection import Protocol, load_criteria
+from srtui.reflection import ReflectionPrompt, load_criteria
 from srtui.sample import Pair
 from srtui.store import Store
 from srtui.store.corpus import NewRow
 from srtui.store.endings import packed
 from srtui.store.work import StoredGeneration
-from srtui.teacher import TeacherIdentity
 
 BY = TeacherIdentity("m", "aa", "llama", 1, "Q8_0", 4096)
 WHOLE = packed([("critique", "length", 48), ("response", "end", 60)])
@@ -37,7 +37,7 @@ def test_a_stored_rewrite(
 ) -> None:
     before = Pair("i", "", "r")
     recipe = parse({"name": "r", "dataset": "d", "reflection": {"max_attempts": 2}}, "test")
-    protocol = Protocol(load_criteria("response", "response"), recipe)
+    protocol = ReflectionPrompt(load_criteria("response", "response"), recipe)
     with Store(tmp_path / "s.sqlite") as store:
         made = store.corpus.import_rows("d", "f", "sha", "alpaca", [NewRow(0, before, "{}")])
         sample, at = store.rows("SELECT sample_id, id FROM variant")[0]

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tui.scripted_store import Script, demo_pairs
 
 from srtui import report
 from srtui.evaluation.calibration import calibration_result
@@ -27,6 +26,7 @@ from srtui.store import Store
 from srtui.store.evaluations import NewEvaluation
 from srtui.store.views import Views
 from srtui.workspace import Workspace
+from tests.tui.scripted_store import Script, demo_pairs
 
 HOSTILE = Pair(
     "Say <script>alert(1)</script> & \x1b[31mred\x1b[0m \u202eright to left.",
@@ -205,12 +205,20 @@ def test_what_a_judge_is_not_worth_is_said(workspace: Workspace) -> None:
             **tally,
             "length": {"a": 400.0, "b": 200.0},
             "position": {**none["position"], "first": {"value": 1.2, "low": 0.8, "high": 1.6, "n": 10}},
-            "parse": {**none["parse"], "rate": {"value": 0.2, "low": 0.1, "high": 0.4, "n": 20}, "mass": 0.01},
+            "parse": {
+                **none["parse"],
+                "rate": {"value": 0.2, "low": 0.1, "high": 0.4, "n": 20},
+                "mass": 0.01,
+            },
         }
         kappa = {"value": 0.02, "low": -0.1, "high": 0.14, "n": 40}
         for kind, judge, result in (
             ("pairwise", "doubtful", judged),
-            ("calibration", "doubtful", {**of_none, "judged": 40, "kappa": kappa, "better_than_chance": False}),
+            (
+                "calibration",
+                "doubtful",
+                {**of_none, "judged": 40, "kappa": kappa, "better_than_chance": False},
+            ),
             ("pairwise", "unknown", judged),
         ):
             made, _ = store.evaluations.prepare(

@@ -5,13 +5,12 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from conftest import RECIPE
-
 from srtui.sample import Pair
 from srtui.store import Store
 from srtui.store.corpus import NewRow
 from srtui.store.views import Views
 from srtui.training.preflight import Preflight
+from tests.conftest import RECIPE
 
 
 def a_training(store: Store) -> tuple[int, int]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from conftest import RECIPE
-
 from srtui.sample import Pair
 from srtui.store import Store
 from srtui.store.corpus import NewRow
 from srtui.store.endings import packed
 from srtui.store.figures import means
 from srtui.store.work import StoredGeneration
+from tests.conftest import RECIPE
 
 WHOLE = packed([("critique", "length", 48), ("response", "end", 60)])
 

@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import RECIPE
 
 from srtui import today
 from srtui.evaluation.contestants import Contestant
-from srtui.evaluation.writing import Writing, answer_key, first_answer_key
+from srtui.evaluation.writing import AnswerSettings, answer_key, first_answer_key
 from srtui.hashing import canonical, digest, draw, key, scheme_1
+from srtui.llama import Sampler, TeacherIdentity
+from srtui.llama.chat_prompt import TeacherTemplate
 from srtui.recipe import parse
-from srtui.reflection import Protocol, load_criteria
+from srtui.reflection import ReflectionPrompt, load_criteria
 from srtui.sample import Pair
-from srtui.scoring.spans import Span
 from srtui.store import Store
 from srtui.store.corpus import NewRow
 from srtui.store.work import StoredGeneration, StoredLoss, setting_key
-from srtui.teacher import Sampler, TeacherIdentity
-from srtui.teacher.chat import ChatTemplate
+from srtui.student.spans import Span
 from srtui.training import TrainExample, TrainingConfig
+from tests.conftest import RECIPE
 
 GOLDEN = Path(__file__).with_name("keys.json")
 PAIR = Pair("Name a prime.", "", "Seven.")
@@ -35,8 +35,8 @@ def recipe(**sections: Any) -> Any:
     return parse({"name": "r", "dataset": "d"} | sections, "test")
 
 
-def protocol(**sections: Any) -> Protocol:
-    return Protocol(load_criteria("response", "response"), recipe(**sections))
+def protocol(**sections: Any) -> ReflectionPrompt:
+    return ReflectionPrompt(load_criteria("response", "response"), recipe(**sections))
 
 
 def pinned() -> dict[str, bytes]:
@@ -61,7 +61,7 @@ def pinned() -> dict[str, bytes]:
         "loss": Span((1, 2, 70000), 2).key("student", "default"),
         "setting": setting_key("student", "alpaca", "default", 2048),
         "setting, dated": setting_key("student", "chat", "paper", 512, "v1", "2026-01-31"),
-        "answer": answer_key(gguf, Writing(), (("Hello", ""),)),
+        "answer": answer_key(gguf, AnswerSettings(), (("Hello", ""),)),
         "recipe": recipe(seed=7, training={"epochs": 2}, teacher={"slots": 3}).fingerprint.encode(),
         "training": TrainingConfig(epochs=2.0)
         .fingerprint("student", [TrainExample((1, 2, 3), 1)], "")
@@ -77,7 +77,7 @@ def test_the_bytes_of_every_key_are_what_they_always_were() -> None:
 
 def test_defaults_that_keys_leave_out_never_change() -> None:
     assert Sampler() == Sampler(0.7, 0.95, 40, 0.05, 1.1, 256)
-    assert Writing() == Writing(512, 0.0, 1.0, 0)
+    assert AnswerSettings() == AnswerSettings(512, 0.0, 1.0, 0)
 
 
 def test_a_value_is_known_by_its_type() -> None:
@@ -169,8 +169,11 @@ def test_an_answer_stored_before_is_found_where_its_key_held_everything() -> Non
         "gguf", "sha", "", None, "",
         "[('max_tokens', 512), ('seed', 0), ('temperature', 0.0), ('top_p', 1.0)]", "Hello", "",
     )  # fmt: skip
-    assert first_answer_key(gguf, Writing(), (("Hello", ""),)) == old
-    assert first_answer_key(Contestant("x", "student", Path("m"), "sha"), Writing(), (("Hello", ""),)) is None
+    assert first_answer_key(gguf, AnswerSettings(), (("Hello", ""),)) == old
+    assert (
+        first_answer_key(Contestant("x", "student", Path("m"), "sha"), AnswerSettings(), (("Hello", ""),))
+        is None
+    )
 
 
 def test_losses_stored_before_are_found_and_stored_anew(store: Store) -> None:
@@ -181,9 +184,9 @@ def test_losses_stored_before_are_found_and_stored_anew(store: Store) -> None:
     class Stored:
         first_losses_id = "weights:nf4:float32"
 
-    from srtui.scoring.judge import Judge
+    from srtui.pipeline.variants import VariantScorer
 
-    judge = Judge.__new__(Judge)
+    judge = VariantScorer.__new__(VariantScorer)
     judge._store, judge.student = store, Stored()  # type: ignore[assignment]
     new = span.key("weights:nf4:float32:cpu", "default")
     assert judge._stored_before({new: span}) == {new: StoredLoss(1.5, 2, False, None)}
@@ -197,17 +200,17 @@ DATED = "{{ strftime_now('%d %B %Y') }}|{% for m in messages %}{{ m.content }}{%
 
 
 def test_the_date_of_a_prompt_is_that_of_the_run(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    from srtui.teacher import Message
+    from srtui.llama import Message
 
     monkeypatch.setattr(today, "_frozen", list(today._frozen))
     run = store.runs.create("r", 1, "r.toml", RECIPE, "f", [])
     assert run.date == today.now().date().isoformat()
     store.runs.update(run.id, date="2024-02-29")
     today.freeze(store.runs.get(run.id).date)
-    template = ChatTemplate(DATED)
+    template = TeacherTemplate(DATED)
     assert template.date == "2024-02-29"
     assert template.pieces([Message("user", "u")])[0] == ("29 February 2024|", False)
-    assert ChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}").date is None
+    assert TeacherTemplate("{% for m in messages %}{{ m.content }}{% endfor %}").date is None
     # A run of before knows its day by when it was made.
     store.conn.execute("UPDATE run SET date = NULL, created_at = 1700000000")
     store.conn.commit()
@@ -247,7 +250,7 @@ def test_a_students_template_writes_the_date_of_the_run(monkeypatch: pytest.Monk
     ],
 )
 def test_every_file_that_a_score_depends_on_is_in_a_students_identity(tmp_path: Path, name: str) -> None:
-    from srtui.scoring.student import model_sha256, weights_sha256
+    from srtui.student.model import model_sha256, weights_sha256
 
     for file in ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / file).write_text("{}")

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from typer.testing import CliRunner
 
 from srtui import recipe as recipes
@@ -23,9 +22,10 @@ from srtui.cli import app
 from srtui.errors import UserError
 from srtui.sample import Pair
 from srtui.store import Store, backup
-from srtui.store.backup import Interrupted
+from srtui.store.backup import BackupStopped
 from srtui.store.corpus import NewRow
 from srtui.store.views import SampleFilter, Views
+from tests.conftest import ROOT
 
 ODD_NAMES = ["a#b", "a?mode=memory", "a%20b", "a b", "ö 東京 🙂", 'it\'s "quoted"', "a&vfs=none;x", "a\\b"]
 
@@ -45,7 +45,7 @@ def run_of(store: Store, samples: int = 5) -> int:
 def test_a_workspace_may_be_called_anything(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from conftest import make_workspace
+    from tests.conftest import make_workspace
 
     workspace = make_workspace(tmp_path / name / "ws")
     with Store(workspace.store_path) as store:
@@ -156,7 +156,7 @@ def test_a_backup_that_is_not_whole_gets_no_name(
 
 def test_a_backup_can_be_stopped_and_leaves_nothing(big: Store, tmp_path: Path) -> None:
     asked = iter([False, False, True])
-    with pytest.raises(Interrupted):
+    with pytest.raises(BackupStopped):
         big.backup(tmp_path / "copy.sqlite", lambda: next(asked, True))
     assert [p.name for p in tmp_path.iterdir()] == ["store"]
 
@@ -269,9 +269,8 @@ def test_a_reader_in_the_middle_of_a_query_is_waited_for_and_no_longer(tmp_path:
 
 
 def test_db_and_doctor_say_when_the_log_holds_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from conftest import make_workspace
-
     from srtui.doctor import _log
+    from tests.conftest import make_workspace
 
     workspace = make_workspace(tmp_path / "ws")
     monkeypatch.setenv("SRTUI_WORKSPACE", str(workspace.root))

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import random
 import sqlite3
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,7 @@ from srtui.store.connection import pages_in_log
 from srtui.store.distributions import distributions
 from srtui.store.schema import SCRIPTS, migrations, statements
 from srtui.workspace import Workspace
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tui"))
-from scripted_store import Script, demo_pairs, make_demo_store
+from tests.tui.scripted_store import Script, demo_pairs, make_demo_store
 
 GROWING = {
     "sample", "variant", "generation", "span_loss", "score", "run_sample", "reflection", "candidate", "decision",

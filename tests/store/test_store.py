@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import RECIPE
 
 from srtui.errors import UserError
 from srtui.sample import Pair
 from srtui.store import Store, explain
 from srtui.store.corpus import NewRow, RefusedRow
+from tests.conftest import RECIPE
 
 
 def row(n: int, text: str = "") -> NewRow:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,9 +15,7 @@ from srtui.store._sqlite_utils import Database
 from srtui.store.schema import SCRIPTS, migrations, statements
 from srtui.store.views import NEEDED, SampleFilter, Views
 from srtui.workspace import Workspace
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tui"))
-from scripted_store import make_demo_store
+from tests.tui.scripted_store import make_demo_store
 
 
 @pytest.fixture(scope="module")

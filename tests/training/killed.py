@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from srtui.scoring import Student
+from srtui.student import Student
 from srtui.training import Listener, TrainingConfig, train
 from srtui.workspace import go_offline
 from tests.training.conftest import make_examples

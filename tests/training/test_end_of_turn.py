@@ -9,7 +9,7 @@ import pytest
 
 from srtui.prompts import TEMPLATE_NAMES, template
 from srtui.sample import Pair
-from srtui.scoring import Span, SpanBuilder, Student
+from srtui.student import Span, SpanBuilder, Student
 from srtui.training import TrainingConfig, train, training_example
 
 PAIRS = [

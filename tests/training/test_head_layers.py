@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from srtui.scoring import Student
+from srtui.student import Student
 from srtui.training import Listener, TrainingConfig, train
 from tests.training.conftest import make_examples
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from srtui.scoring import Scorer, Span, Student, examine
-from srtui.scoring.packing import packed_attention
+from srtui.student import Scorer, Span, Student, examine
+from srtui.student.packing import packed_attention
 from srtui.training import TrainExample, loss
 from srtui.training.loss import HeadLoss, MicroBatch, summed_nll
 

@@ -65,7 +65,7 @@ def test_what_a_blown_up_loss_is() -> None:
 _MEASURE = """
 import sys, threading, time, psutil
 from pathlib import Path
-from srtui.scoring import Student
+from srtui.student import Student
 from srtui.training import Listener, TrainExample, TrainingConfig, train
 from srtui.workspace import go_offline
 go_offline()

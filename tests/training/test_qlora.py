@@ -11,7 +11,7 @@ import pytest
 from srtui.errors import UserError
 from srtui.prompts import template
 from srtui.sample import Pair
-from srtui.scoring import Scorer, SpanBuilder, Student
+from srtui.student import Scorer, SpanBuilder, Student
 from srtui.training import (
     Listener,
     Preflight,
@@ -209,7 +209,7 @@ def test_it_is_what_trl_would_train(tiny_folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("packing", ["auto", False])
 def test_a_batch_of_several_has_the_scorers_loss(tiny_folder: Path, tmp_path: Path, packing: object) -> None:
-    from srtui.scoring import Span
+    from srtui.student import Span
 
     scored = [
         s

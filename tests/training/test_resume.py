@@ -80,7 +80,7 @@ def test_losses_after_a_kill_are_those_of_a_run_left_alone(
 def test_a_corrupt_checkpoint_is_refused_and_the_one_before_used(tiny_folder: Path, tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from srtui.scoring import Student
+    from srtui.student import Student
     from srtui.training import Listener, train
     from tests.training.conftest import make_examples
 
@@ -139,7 +139,7 @@ def test_a_full_disk_ends_in_a_sentence_and_the_same_training_goes_on(
 
     write, writes = checkpoints.write, 0
 
-    def refused(*given: Any) -> checkpoints.Written:
+    def refused(*given: Any) -> checkpoints.WrittenCheckpoint:
         nonlocal writes
         writes += 1
         with no_file_over(2000) if writes == 3 else contextlib.nullcontext():

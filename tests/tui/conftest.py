@@ -11,8 +11,7 @@ import pytest
 from srtui.store import Store
 from srtui.tui.screens import live
 from srtui.workspace import Workspace
-
-from .scripted_store import make_demo_store
+from tests.tui.scripted_store import make_demo_store
 
 
 @pytest.fixture(autouse=True)

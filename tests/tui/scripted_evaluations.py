@@ -8,8 +8,7 @@ from srtui.evaluation.results import pairwise_result, turns_result
 from srtui.evaluation.writing import file_answer
 from srtui.store import Store
 from srtui.store.evaluations import Item, Judgement, NewEvaluation, Ordering
-
-from .scripted_store import THEN, demo_pairs
+from tests.tui.scripted_store import THEN, demo_pairs
 
 CATEGORIES = ("writing", "explaining", "facts")
 

@@ -211,14 +211,14 @@ class Script:
         rule = selection.choose_instruction if stage == "instruction" else selection.choose_response
         taken = 0
         for sample_id, (before, rewrites) in todo[:count]:
-            scores: dict[int, selection.Scored] = {}
+            scores: dict[int, selection.ScoredText] = {}
             with store.transaction():
                 for variant in (before, *rewrites) if rewrites else ():
                     if not store.work.scores([variant], self.setting, metric):
                         self._score(variant, metric)
                     value, reason = store.work.scores([variant], self.setting, metric)[variant]
-                    scores[variant] = selection.Scored(variant, value, reason)
-                first = scores.get(before, selection.Scored(before, None))
+                    scores[variant] = selection.ScoredText(variant, value, reason)
+                first = scores.get(before, selection.ScoredText(before, None))
                 choice = rule(first, [scores[r] for r in rewrites])
                 compared = [
                     (s.variant_id, s.score, s.reason) for s in (first, *(scores[r] for r in rewrites))
@@ -242,12 +242,12 @@ class Script:
         work = self.store.work
         with self.store.transaction():
             for sample_id, _, response, variant in work.undecided_outcomes(self.run_id):
-                values: dict[str, selection.Scored] = {}
+                values: dict[str, selection.ScoredText] = {}
                 for metric in ("ifd", "rifd"):
                     if response and not work.scores([variant], self.setting, metric):
                         self._score(variant, metric)
                     found = work.scores([variant], self.setting, metric).get(variant, (None, None))
-                    values[metric] = selection.Scored(variant, *found)
+                    values[metric] = selection.ScoredText(variant, *found)
                 outcome = selection.keep("paper", response, values["ifd"], values["rifd"])
                 work.add_outcome(
                     self.run_id,

@@ -11,8 +11,7 @@ import pytest
 
 from srtui.store import Store
 from srtui.workspace import Workspace
-
-from .terminal import Terminal
+from tests.tui.terminal import Terminal
 
 WORDS = ["eval", "human", "new.json", "old.json", "--prompts", "prompts.jsonl"]
 

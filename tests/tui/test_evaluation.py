@@ -13,7 +13,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from srtui.evaluation.human import blind_order, keep_result
+from srtui.evaluation.people import blind_order, keep_result
 from srtui.evaluation.sitting import next_pair
 from srtui.store import Store
 from srtui.store.evaluations import Evaluation
@@ -21,13 +21,12 @@ from srtui.store.results import Verdicts
 from srtui.tui.app import Dashboard
 from srtui.tui.human_app import HumanApp
 from srtui.tui.screens.evaluation import three
-from srtui.tui.screens.human import HumanScreen
 from srtui.tui.screens.judgements import JudgementScreen, JudgementsScreen
+from srtui.tui.screens.judging import HumanScreen
 from srtui.workspace import Workspace
-
-from .driving import dashboard, press, settled, text
-from .scripted_evaluations import add_evaluations
-from .test_snapshots import OLDER, SIZES, drive
+from tests.tui.driving import dashboard, press, settled, text
+from tests.tui.scripted_evaluations import add_evaluations
+from tests.tui.test_snapshots import OLDER, SIZES, drive
 
 DONE, TURNS, PEOPLE, STOPPED = 1, 2, 3, 4
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
 from typer.testing import CliRunner
 
 from srtui import console
@@ -21,9 +20,9 @@ from srtui.store.figures import LABELS, counts, means
 from srtui.store.views import SampleFilter, Views
 from srtui.tui.widgets.table import VirtualTable
 from srtui.workspace import Workspace
-
-from .driving import dashboard, press, text
-from .scripted_store import Script, demo_pairs
+from tests.conftest import ROOT
+from tests.tui.driving import dashboard, press, text
+from tests.tui.scripted_store import Script, demo_pairs
 
 RUN = 1
 
@@ -286,7 +285,9 @@ def test_the_report_agrees(told: Workspace, tmp_path: Path) -> None:
         assert f"| {name} | {e[f'{metric} n']} | {e[f'{metric} before']:.3f} → {e[metric]:.3f} |" in said
         assert f"{LABELS[f'kept {metric}']}: {e[f'kept {metric}']:.3f}" in said
     assert ", ".join(e["training"]) in said
-    assert (f"trained on, not: choice changed since the training ({e['overruled']})" in said) == bool(e["overruled"])
+    assert (f"trained on, not: choice changed since the training ({e['overruled']})" in said) == bool(
+        e["overruled"]
+    )
     for number, ifd in re.findall(r"sample (\d+)\n\nrow .* IFD \S+ → (\S+); r-IFD", said):
         assert ifd == console.number(e["rows"][int(number)]["ifd"])
 

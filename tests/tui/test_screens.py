@@ -10,7 +10,6 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from rich.cells import cell_len
 from textual.widgets import Button, Input
 
@@ -19,16 +18,16 @@ from srtui.sample import Pair
 from srtui.store import Store
 from srtui.store.views import SampleFilter
 from srtui.tui import checks
-from srtui.tui.engine import Started
+from srtui.tui.processes import Started
 from srtui.tui.screens.live import LiveScreen
 from srtui.tui.screens.new_run import NewRun
 from srtui.tui.screens.sample import SampleScreen, read_edited
 from srtui.tui.screens.samples import FilterForm
 from srtui.tui.widgets.table import VirtualTable
 from srtui.workspace import Workspace
-
-from .driving import dashboard, press, settled, text
-from .scripted_store import Script, demo_pairs
+from tests.conftest import ROOT
+from tests.tui.driving import dashboard, press, settled, text
+from tests.tui.scripted_store import Script, demo_pairs
 
 
 def stored(workspace: Workspace, sql: str, *values: object) -> list[tuple[object, ...]]:
@@ -549,13 +548,13 @@ async def test_wide_letters_keep_columns_straight(demo: Workspace) -> None:
 
 
 async def test_a_million_rows_fetch_only_what_is_seen(demo: Workspace) -> None:
-    from srtui.tui.widgets.table import Cell, Column, Row
+    from srtui.tui.widgets.table import Cell, Column, TableRow
 
     asked: list[int] = []
 
-    async def source(first: int, count: int) -> list[Row]:
+    async def source(first: int, count: int) -> list[TableRow]:
         asked.append(first)
-        return [Row(n, (Cell(f"row {n:,}"),)) for n in range(first, min(first + count, 1_000_000))]
+        return [TableRow(n, (Cell(f"row {n:,}"),)) for n in range(first, min(first + count, 1_000_000))]
 
     async with dashboard(demo) as (app, pilot):
         table = VirtualTable([Column("name", "name")], source)

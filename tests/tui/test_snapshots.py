@@ -11,8 +11,7 @@ from textual.widgets import Input
 
 from srtui.tui.app import Dashboard
 from srtui.workspace import Workspace
-
-from .driving import press, settled
+from tests.tui.driving import press, settled
 
 OLDER = ("left_square_bracket", "left_square_bracket")  # from the run at work to the one that is done
 SCREENS: dict[str, tuple[str, ...]] = {

@@ -19,10 +19,9 @@ from srtui.pipeline.watch import Watch
 from srtui.sample import Pair
 from srtui.store import Store
 from srtui.tui.app import Dashboard
-from srtui.tui.engine import start
+from srtui.tui.processes import start
 from srtui.workspace import Workspace
-
-from .driving import dashboard, press, text
+from tests.tui.driving import dashboard, press, text
 
 
 def srtui(

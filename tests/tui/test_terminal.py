@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import small_recipe
 
 from srtui.store import Store
 from srtui.workspace import Workspace
-
-from .terminal import Terminal
+from tests.conftest import small_recipe
+from tests.tui.terminal import Terminal
 
 Open = Callable[..., Terminal]
 

@@ -13,7 +13,7 @@ from srtui.datasets.containers.delimited import Delimited
 from srtui.datasets.containers.json_text import JsonText
 from srtui.datasets.containers.parquet import Parquet
 from srtui.datasets.rows import Found
-from srtui.datasets.source import Source
+from srtui.datasets.source import DataSource
 from srtui.errors import UserError
 
 
@@ -38,7 +38,7 @@ FORCED = ("csv", "tsv", "parquet")
 """The kinds that a caller may insist on by name."""
 
 
-def open_container(source: Source, forced: str | None, columns: Mapping[str, str]) -> Container:
+def open_container(source: DataSource, forced: str | None, columns: Mapping[str, str]) -> Container:
     """The container that the content shows, or the one of :data:`FORCED` that the caller names.
 
     Raises UserError for content of no known kind, and for a table that lacks the columns.

@@ -11,7 +11,7 @@ import orjson
 from srtui.datasets.containers.lines import Oversized, split_lines, with_newlines
 from srtui.datasets.layouts.alpaca import columns_among
 from srtui.datasets.rows import MAX_RECORD, Found, Refusal, listing
-from srtui.datasets.source import Source
+from srtui.datasets.source import DataSource
 from srtui.errors import UserError
 
 _DELIMITERS = ",\t;|"
@@ -75,7 +75,7 @@ class _Feed:
 class Delimited:
     """A table in text. Raises UserError where the header has no column for instruction or response."""
 
-    def __init__(self, source: Source, forced: str | None, columns: Mapping[str, str]) -> None:
+    def __init__(self, source: DataSource, forced: str | None, columns: Mapping[str, str]) -> None:
         self._source = source
         # As "CSV (Macintosh)" has it: rows end in \r alone, and a \n is a new line within a cell.
         unquoted = _QUOTED.sub(b"", source.head)

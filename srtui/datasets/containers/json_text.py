@@ -18,7 +18,7 @@ import orjson
 from srtui.datasets.containers.lines import BOM, Oversized, split_lines, without_bom
 from srtui.datasets.layouts import LAYOUTS
 from srtui.datasets.rows import MAX_RECORD, Found, Record, Refusal, kind_of
-from srtui.datasets.source import BLOCK, Source
+from srtui.datasets.source import BLOCK, DataSource
 
 _BLANK = b" \t\r\n"
 _SEPARATORS = re.compile(rb"[ \t\r\n,]*")
@@ -39,12 +39,12 @@ class JsonText:
 
     name = "json"
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: DataSource) -> None:
         self._source = source
         self.columns: Mapping[str, str] = {}
 
     @staticmethod
-    def recognises(source: Source) -> bool:
+    def recognises(source: DataSource) -> bool:
         """Whether the first character that is not blank opens an object or an array."""
         start = source.head.removeprefix(BOM).lstrip(_BLANK)
         if not start and len(source.head) > 1024:  # blank so far: look further

@@ -11,7 +11,7 @@ import orjson
 from srtui.datasets.layouts import LAYOUTS
 from srtui.datasets.layouts.alpaca import ALPACA, columns_among
 from srtui.datasets.rows import MAX_RECORD, Found, Record, Refusal, listing
-from srtui.datasets.source import Source
+from srtui.datasets.source import DataSource
 from srtui.errors import UserError
 
 _MAGIC = b"PAR1"
@@ -26,7 +26,7 @@ class Parquet:
 
     name = "parquet"
 
-    def __init__(self, source: Source, columns: Mapping[str, str]) -> None:
+    def __init__(self, source: DataSource, columns: Mapping[str, str]) -> None:
         self._source = source
         self.position = 0
         path = source.path

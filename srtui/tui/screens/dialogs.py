@@ -136,7 +136,7 @@ class Confirm(Dialog[bool]):
             self.dismiss(True)
 
 
-class Prompt(Dialog[str | None]):
+class AskText(Dialog[str | None]):
     """One line of text; None where the person thought better of it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", "Cancel")]

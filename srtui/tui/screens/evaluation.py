@@ -17,7 +17,7 @@ from srtui.store import results
 from srtui.store.evaluations import Evaluation
 from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.widgets.empty import Empty
-from srtui.tui.widgets.table import Cell, Column, Row, Tone, VirtualTable
+from srtui.tui.widgets.table import Cell, Column, TableRow, Tone, VirtualTable
 from srtui.tui.widgets.words import STATE_SIGNS, Words, shown
 
 _TONES: dict[str, Tone] = {"running": "accent", "stopped": "warn", "failed": "bad", "done": "good"}
@@ -146,27 +146,27 @@ class EvaluationScreen(DashboardScreen):
         if e is None or e.kind != "human":
             self.notify("Choose an evaluation by people; srtui eval human begins one.", timeout=4)
             return
-        from srtui.tui.screens.dialogs import Prompt
+        from srtui.tui.screens.dialogs import AskText
 
         def begin(name: str | None) -> None:
             if name is not None and name.strip():
                 self._sit(e.id, name.strip())
 
         words = "Who judges? Under the same name you go on where you were."
-        self.app.push_screen(Prompt("Judge yourself", words, "", "your name"), begin)
+        self.app.push_screen(AskText("Judge yourself", words, "", "your name"), begin)
 
     def _sit(self, evaluation_id: int, annotator: str) -> None:
-        from srtui.tui.screens.human import HumanScreen
+        from srtui.tui.screens.judging import HumanScreen
 
         app = self.dashboard
         screen = HumanScreen(app.reader, app.writer, evaluation_id, annotator)
         self.app.push_screen(screen, lambda _: self.reread())
 
 
-def _row(e: Evaluation) -> Row:
+def _row(e: Evaluation) -> TableRow:
     counts, rate = results.verdicts(e.result), results.headline(e.result)
     progress = f"{e.done:,}/{e.total:,}" if e.total and e.state != "done" else ""
-    return Row(
+    return TableRow(
         e.id,
         (
             Cell(str(e.id), "dim"),

@@ -16,7 +16,7 @@ from textual.widgets import Static
 from srtui.console import number
 from srtui.store.evaluations import Answer, Evaluation, JudgedPair, Judgement
 from srtui.tui.screens.base import KeyLine
-from srtui.tui.widgets.table import Cell, Column, Row, Tone, VirtualTable
+from srtui.tui.widgets.table import Cell, Column, TableRow, Tone, VirtualTable
 from srtui.tui.widgets.words import Words, shown, sparkline
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class JudgementsScreen(Screen[None]):
         )
         self.query_one(VirtualTable).show(len(found), 0)
 
-    async def _rows(self, first: int, count: int) -> Sequence[Row]:
+    async def _rows(self, first: int, count: int) -> Sequence[TableRow]:
         id = self._evaluation.id
         found = await self.dashboard.ask(lambda v: v.evaluations.judged(id, limit=count, offset=first))
         return [_row(p) for p in found]
@@ -118,10 +118,10 @@ class JudgementsScreen(Screen[None]):
         self.app.push_screen(JudgementScreen(self._evaluation, event.position, event.table.total), back)
 
 
-def _row(p: JudgedPair) -> Row:
+def _row(p: JudgedPair) -> TableRow:
     j, says = p.judgement, verdict_words(p.judgement)
     tone: Tone = "good" if says == "A better" else "bad" if says == "B better" else "dim"
-    return Row(
+    return TableRow(
         j.id,
         (
             Cell(str(j.item), "dim"),

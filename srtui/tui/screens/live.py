@@ -356,7 +356,7 @@ def _gpus() -> list[str]:
 
 
 @dataclass
-class _Asked:
+class _GpuReading:
     """What nvidia-smi said last."""
 
     tool: str | None = field(default_factory=lambda: shutil.which("nvidia-smi"))
@@ -364,4 +364,4 @@ class _Asked:
     lines: list[str] = field(default_factory=list)
 
 
-_asked = _Asked()
+_asked = _GpuReading()

@@ -13,7 +13,7 @@ from textual.binding import Binding, BindingType
 from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.screens.dialogs import Reading
 from srtui.tui.widgets.empty import Empty
-from srtui.tui.widgets.table import Cell, Column, Row, Tone, VirtualTable
+from srtui.tui.widgets.table import Cell, Column, TableRow, Tone, VirtualTable
 
 _SIGNS: dict[str, tuple[str, Tone]] = {
     "info": ("· info", ""),
@@ -51,11 +51,11 @@ class LogScreen(DashboardScreen):
             id="none",
         )
 
-    def _problems(self) -> list[Row]:
+    def _problems(self) -> list[TableRow]:
         if self._only == "warning":
             return []
         return [
-            Row(
+            TableRow(
                 ("here", p.at, p.detail),
                 (
                     Cell(_clock(p.at), "dim"),
@@ -67,7 +67,7 @@ class LogScreen(DashboardScreen):
             for p in reversed(self.dashboard.problems)
         ]
 
-    async def _rows(self, first: int, count: int) -> Sequence[Row]:
+    async def _rows(self, first: int, count: int) -> Sequence[TableRow]:
         own = self._problems()
         rows = own[first : first + count]
         rest = count - len(rows)
@@ -81,7 +81,7 @@ class LogScreen(DashboardScreen):
                     Cell(e["run"] or "", "dim"),
                     Cell(e["message"]),
                 )
-                rows.append(Row((e["id"], e["at"], e["message"]), cells))
+                rows.append(TableRow((e["id"], e["at"], e["message"]), cells))
         return rows
 
     async def read(self) -> None:

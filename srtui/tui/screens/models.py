@@ -15,9 +15,9 @@ from srtui import models
 from srtui.console import bytes_text
 from srtui.models import CatalogueEntry, ModelEntry
 from srtui.tui.screens.base import DashboardScreen
-from srtui.tui.screens.dialogs import Prompt
+from srtui.tui.screens.dialogs import AskText
 from srtui.tui.widgets.empty import Empty
-from srtui.tui.widgets.table import Cell, Column, Row, VirtualTable
+from srtui.tui.widgets.table import Cell, Column, TableRow, VirtualTable
 from srtui.tui.widgets.words import Words, shown
 
 _NF4_BYTES = 0.6
@@ -116,7 +116,7 @@ class ModelsScreen(DashboardScreen):
                 self.run_worker(self._add(name.strip()), group="add")
 
         words = "A path to a GGUF file or a safetensors folder, or a name of the catalogue (that is fetched)."
-        self.app.push_screen(Prompt("Add a model", words, placeholder="smollm2-135m"), add)
+        self.app.push_screen(AskText("Add a model", words, placeholder="smollm2-135m"), add)
 
     async def _add(self, name: str) -> None:
         def say(line: str) -> None:
@@ -140,7 +140,7 @@ def _offer(catalogue: dict[str, CatalogueEntry]) -> str:
     return f"a adds one: a path to a GGUF or a safetensors folder, or one of the catalogue: {names}."
 
 
-def _row(e: ModelEntry, free: int) -> Row:
+def _row(e: ModelEntry, free: int) -> TableRow:
     info = e.info
     use = "teacher" if e.kind == "gguf" else "student"
     if info is None:
@@ -150,9 +150,9 @@ def _row(e: ModelEntry, free: int) -> Row:
             *(Cell("-", "dim") for _ in range(4)),
             Cell(bytes_text(e.size)),
         ]
-        return Row(e.path, (*cells, Cell("")))
+        return TableRow(e.path, (*cells, Cell("")))
     need = e.size if e.kind == "gguf" else round(info.parameters * _NF4_BYTES)
-    return Row(
+    return TableRow(
         e.path,
         (
             Cell(e.name, "bold"),

@@ -50,7 +50,7 @@ class NewRun(Dialog[list[str] | None]):
         self._wanted = Path(like.recipe_path).name if like else recipe
         self._recipes: dict[str, Path] = {}
         self._extra: list[str] = []
-        self._check: checks.Check | None = None
+        self._check: checks.FormCheck | None = None
         self._checked: tuple[Path | None, dict[str, str]] | None = None
         self._start_wanted = False
         self._checking = self._again = False
@@ -179,7 +179,7 @@ class NewRun(Dialog[list[str] | None]):
         finally:
             self._checking = False
 
-    def _show(self, check: checks.Check) -> None:
+    def _show(self, check: checks.FormCheck) -> None:
         self._check = check
         for name in checks.FIELDS:
             problem = check.problems.get(name)

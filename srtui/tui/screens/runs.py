@@ -13,7 +13,7 @@ from textual.content import Content
 from srtui.console import duration, title
 from srtui.store.views import RunRow
 from srtui.tui.screens.base import DashboardScreen, RunLine
-from srtui.tui.widgets.table import Cell, Column, Row, Tone, VirtualTable
+from srtui.tui.widgets.table import Cell, Column, TableRow, Tone, VirtualTable
 from srtui.tui.widgets.words import STATE_SIGNS, Words, bar, shown
 
 _TONES: dict[str, Tone] = {
@@ -221,9 +221,9 @@ class RunsScreen(DashboardScreen):
         self.app.push_screen(Confirm(f"Delete {run.name}?", words, "Delete", type_this=run.name), delete)
 
 
-def _row(r: RunRow) -> Row:
+def _row(r: RunRow) -> TableRow:
     share = f"{bar(r.done, r.total, 7)} {r.done:,}/{r.total:,}" if r.stage and r.total else "-"
-    return Row(
+    return TableRow(
         r.id,
         (
             Cell(r.name, "bold"),
@@ -243,7 +243,9 @@ def _where(run: RunRow) -> Content:
     if run.state == "stopped":
         return Content.styled("no engine works on it; p goes on from where it was", "$text-warning")
     if run.state == "done" and run.started_at and run.finished_at:
-        return Content.styled(f"done {duration(run.finished_at - run.started_at)} after its start", "$text-success")
+        return Content.styled(
+            f"done {duration(run.finished_at - run.started_at)} after its start", "$text-success"
+        )
     return Content("")
 
 

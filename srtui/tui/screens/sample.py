@@ -23,7 +23,7 @@ from srtui.errors import UserError
 from srtui.files import read_text
 from srtui.sample import Pair
 from srtui.store.views import SampleView, VariantView
-from srtui.tui.reader import Reader
+from srtui.tui.background import StoreReader
 from srtui.tui.screens.base import KeyLine
 from srtui.tui.widgets.panes import PART_NAMES, PARTS, columns, diffs, pane, sentences
 from srtui.tui.widgets.words import shown
@@ -73,7 +73,7 @@ class SampleScreen(Screen[int]):
     SampleScreen.-stacked .pane { height: auto; border-left: none; border-top: solid $panel; }
     """
 
-    def __init__(self, reader: Reader, position: int, sample_id: int) -> None:
+    def __init__(self, reader: StoreReader, position: int, sample_id: int) -> None:
         super().__init__()
         self._reader, self._position, self._sample_id = reader, position, sample_id
         self._sample: SampleView | None = None
@@ -224,7 +224,7 @@ class SampleScreen(Screen[int]):
         self.dashboard.write(lambda store: store.marks.flag(sample_id), lambda _: self._reload())
 
     def action_note(self) -> None:
-        from srtui.tui.screens.dialogs import Prompt
+        from srtui.tui.screens.dialogs import AskText
 
         sample_id, now = self._sample_id, self._sample.note if self._sample else ""
 
@@ -234,7 +234,9 @@ class SampleScreen(Screen[int]):
                     lambda store: store.marks.note(sample_id, text), lambda _: self._reload()
                 )
 
-        self.app.push_screen(Prompt("Note", f"On sample {sample_id}; an empty one takes it away.", now), keep)
+        self.app.push_screen(
+            AskText("Note", f"On sample {sample_id}; an empty one takes it away.", now), keep
+        )
 
     def action_copy(self) -> None:
         s = self._sample

@@ -18,11 +18,11 @@ from textual.widgets import Button, Input, Label, Select, Static
 from srtui.console import number
 from srtui.store.figures import LABELS
 from srtui.store.views import DECISIONS, ORDERS, STATES, Part, SampleFilter, SampleRow
-from srtui.tui.reader import Reader
+from srtui.tui.background import StoreReader
 from srtui.tui.screens.base import DashboardScreen
-from srtui.tui.screens.dialogs import Dialog, Prompt
+from srtui.tui.screens.dialogs import AskText, Dialog
 from srtui.tui.widgets.empty import Empty
-from srtui.tui.widgets.table import Cell, Column, Row, Tone, VirtualTable
+from srtui.tui.widgets.table import Cell, Column, TableRow, Tone, VirtualTable
 from srtui.tui.widgets.words import Words, shown
 
 MEASURE_NAMES = {measure: LABELS[measure] for measure in ("ifd", "ifd before", "rifd", "rifd before")}
@@ -172,13 +172,13 @@ class SamplesScreen(DashboardScreen):
         super().__init__()
         self._listed: SampleFilter | None = None
         self._listed_at = self._listing_took = 0.0
-        self._reader: Reader | None = None
+        self._reader: StoreReader | None = None
 
     @property
-    def reader(self) -> Reader:
+    def reader(self) -> StoreReader:
         """The connection that holds the listing; the screen of one sample steps along it."""
         if self._reader is None:
-            self._reader = Reader(self.dashboard.workspace.store_path)
+            self._reader = StoreReader(self.dashboard.workspace.store_path)
         return self._reader
 
     def body(self) -> ComposeResult:
@@ -207,7 +207,7 @@ class SamplesScreen(DashboardScreen):
         if self._reader is not None:
             self._reader.close()
 
-    async def _rows(self, first: int, count: int) -> Sequence[Row]:
+    async def _rows(self, first: int, count: int) -> Sequence[TableRow]:
         run_id = self._listed.run_id if self._listed else None
         return [_row(r) for r in await self.reader.ask(lambda v: v.window(run_id, first, count))]
 
@@ -315,7 +315,7 @@ class SamplesScreen(DashboardScreen):
                 self.change(replace(self.now, text=text.strip()))
 
         words = "Words anywhere in any variant of a sample; the last one may be unfinished."
-        self.app.push_screen(Prompt("Search", words, self.now.text, "words"), search)
+        self.app.push_screen(AskText("Search", words, self.now.text, "words"), search)
 
     def action_filter(self) -> None:
         def apply(what: SampleFilter | None) -> None:
@@ -379,14 +379,14 @@ def _between(name: str, low: float | None, high: float | None) -> str:
     return f"{name} ≥ {low:g}" if high is None else f"{name} {low:g} to {high:g}"
 
 
-def _row(r: SampleRow) -> Row:
+def _row(r: SampleRow) -> TableRow:
     def part(of: Part | None) -> Cell:
         if of is None:
             return Cell("-", "dim")
         return Cell("hand", "accent") if of == "by hand" else Cell(of, "good" if of == "new" else "")
 
     marks = ("⚑" if r.flagged else "") + ("✎" if r.noted else "")
-    return Row(
+    return TableRow(
         r.id,
         (
             Cell(str(r.id), "dim"),

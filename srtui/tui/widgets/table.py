@@ -48,14 +48,14 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One line: what it stands for, and its cells, one a column."""
 
     key: Any
     cells: tuple[Cell, ...]
 
 
-Source = Callable[[int, int], Awaitable[Sequence[Row]]]
+Source = Callable[[int, int], Awaitable[Sequence[TableRow]]]
 
 
 class VirtualTable(ScrollView, can_focus=True):
@@ -105,7 +105,7 @@ class VirtualTable(ScrollView, can_focus=True):
 
         table: VirtualTable
         position: int
-        row: Row
+        row: TableRow
 
         @property
         def control(self) -> VirtualTable:
@@ -117,7 +117,7 @@ class VirtualTable(ScrollView, can_focus=True):
 
         table: VirtualTable
         position: int
-        row: Row | None
+        row: TableRow | None
 
         @property
         def control(self) -> VirtualTable:
@@ -142,11 +142,11 @@ class VirtualTable(ScrollView, can_focus=True):
         self.total = 0
         self.sorted_by: tuple[str, bool] | None = None
         self._source = source
-        self._pages: dict[int, Sequence[Row]] = {}
+        self._pages: dict[int, Sequence[TableRow]] = {}
         self._stale: set[int] = set()
         self._fetching = False
         self._asked_for = -1
-        self._strips: dict[tuple[int, str], tuple[Row | None, Strip]] = {}
+        self._strips: dict[tuple[int, str], tuple[TableRow | None, Strip]] = {}
 
     # -- what it shows ----------------------------------------------------------------------
 
@@ -159,7 +159,7 @@ class VirtualTable(ScrollView, can_focus=True):
             self.cursor = max(0, min(cursor, total - 1))
         self._fetch()
 
-    def show_rows(self, rows: Sequence[Row]) -> None:
+    def show_rows(self, rows: Sequence[TableRow]) -> None:
         """Show a short list that is at hand, the cursor staying on what it stood on."""
         here = self.row
         self._pages = {n: rows[n * PAGE : (n + 1) * PAGE] for n in range((len(rows) + PAGE - 1) // PAGE)}
@@ -184,11 +184,11 @@ class VirtualTable(ScrollView, can_focus=True):
         self.refresh()
 
     @property
-    def row(self) -> Row | None:
+    def row(self) -> TableRow | None:
         """The row under the cursor, where it has been fetched."""
         return self.row_at(self.cursor)
 
-    def row_at(self, position: int) -> Row | None:
+    def row_at(self, position: int) -> TableRow | None:
         page = self._pages.get(position // PAGE)
         if page is None or not 0 <= position < self.total or position % PAGE >= len(page):
             return None
@@ -269,7 +269,7 @@ class VirtualTable(ScrollView, can_focus=True):
             known = self._strips[position, look] = (row, self._line(row, look, width))
         return known[1]
 
-    def _line(self, row: Row | None, look: str, width: int) -> Strip:
+    def _line(self, row: TableRow | None, look: str, width: int) -> Strip:
         style = self.rich_style
         if look:
             style += self.get_component_rich_style(look, partial=True)

@@ -1,0 +1,465 @@
+"""Works on one evaluation until it is done or stopped: answers, judgements, figures.
+
+What is left to do is read off the store at the start of each stage, and each answer and judgement is
+a transaction of its own, so a kill loses what is in flight. An evaluation whose settings, texts and
+models are those of an earlier one goes on with that one.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from srtui import today
+from srtui.errors import UserError
+from srtui.evaluation.contestants import Contestant
+from srtui.evaluation.judge_model import JudgeModel, JudgeQuestion, JudgeScores
+from srtui.evaluation.length_control import Anchors
+from srtui.evaluation.people import keep_result
+from srtui.evaluation.question import question_of
+from srtui.evaluation.rates import figures
+from srtui.evaluation.results import TOO_LONG
+from srtui.evaluation.sources import Questions, asked_text, parts
+from srtui.evaluation.writing import (
+    AnswerSettings,
+    AnswerWriter,
+    Turns,
+    answer_key,
+    file_answer,
+    first_answer_key,
+    open_writer,
+)
+from srtui.hashing import key, scheme_1
+from srtui.progress import Progress, Reporter, Stopped
+from srtui.store import Store
+from srtui.store.evaluations import (
+    Answer,
+    Evaluation,
+    Item,
+    Judgement,
+    Kind,
+    NewEvaluation,
+    Ordering,
+    Side,
+)
+
+_SIDES: tuple[Side, ...] = ("a", "b")
+_BOTH: tuple[Ordering, ...] = ("ab", "ba")
+
+
+def prepare(
+    store: Store,
+    kind: Kind,
+    source: Questions,
+    contestants: Sequence[Contestant],
+    judge: JudgeModel | None,
+    settings: Mapping[str, Any],
+    names: tuple[str, str | None] | None = None,
+    shown_source: str = "",
+) -> tuple[Evaluation, bool]:
+    """The evaluation that this describes, and whether it is new.
+
+    ``names`` stand for sides that are no contestants (a reference file, a known judge). Raises
+    UserError where a file of answers lacks some.
+    """
+    for contestant in contestants:
+        _check_file(contestant, source)
+    identities = [c.identity for c in contestants]
+    a, b = names or (contestants[0].name, contestants[1].name if len(contestants) > 1 else None)
+    fingerprint = key(
+        kind,
+        source=source.sha256,
+        items=len(source.items),
+        contestants=identities,
+        judge=judge.identity if judge else None,
+        settings=dict(settings),
+        names=[a, b] if kind == "human" else None,
+    ).hex()
+    first = scheme_1(
+        kind,
+        source.sha256,
+        len(source.items),
+        _text(identities),
+        _text(judge.identity if judge else None),
+        _text(dict(settings)),
+        *([a, b] if kind == "human" else []),
+    ).hex()
+    new = NewEvaluation(
+        kind,
+        fingerprint,
+        a,
+        identities[0] if identities else {},
+        shown_source or str(source.path),
+        source.sha256,
+        settings,
+        b,
+        identities[1] if len(identities) > 1 else None,
+        contestants[0].run_id if contestants else None,
+        contestants[1].run_id if len(contestants) > 1 else None,
+        judge.name if judge else None,
+        judge.identity if judge else None,
+        source.items,
+    )
+    return store.evaluations.prepare(new, first)
+
+
+def _check_file(contestant: Contestant, source: Questions) -> None:
+    if contestant.texts is None:
+        return
+    missing = [i for i in source.items if asked_text(i) not in contestant.texts]
+    if missing:
+        raise UserError(
+            f"{contestant.path}: it has no answer to {len(missing)} of the {len(source.items)} prompts, the first "
+            f"is row {missing[0].item + 1} of {source.path}; every instruction must be in it, to the letter."
+        )
+    if any(len(i.turns) > 1 for i in source.items):
+        raise UserError(
+            f"{contestant.path}: a file of answers has one turn, and {source.path} asks for more."
+        )
+
+
+class Evaluator:
+    """Does the work of one evaluation. ``contestants`` by side; ``source`` as it was prepared from;
+    ``anchors`` are those of the length control.
+
+    ``should_stop`` is asked often and must be cheap. ``warnings`` are stored with the result.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        evaluation: Evaluation,
+        source: Questions,
+        contestants: Mapping[Side, Contestant],
+        judge: JudgeModel | None,
+        reporter: Reporter,
+        should_stop: Callable[[], bool] = lambda: False,
+        anchors: Anchors | None = None,
+        warnings: Sequence[str] = (),
+    ) -> None:
+        self._anchors, self._warnings = anchors, list(warnings)
+        self.store, self.evaluation, self.source = store, evaluation, source
+        self.contestants, self.judge, self.reporter = contestants, judge, reporter
+        self._should_stop = should_stop
+        self._rows = store.evaluations
+        self._id = evaluation.id
+        self._items = self._rows.items(evaluation.id)
+        settings = evaluation.settings
+        self._seed = int(settings.get("seed", 0))
+        self._writing = AnswerSettings(**settings["writing"]) if "writing" in settings else AnswerSettings()
+        self._writer: AnswerWriter | None = None
+        self._clock = self._told = 0.0
+        self._tokens = 0
+
+    def work(self) -> Evaluation:
+        """Do all that is left. Raises Stopped when asked to stop, UserError on bad input; the store says
+        so, and the same command goes on later."""
+        rows = self._rows
+        today.freeze(today.of_timestamp(self.evaluation.created_at))
+        lease = rows.acquire(self._id)
+        wanted = self._should_stop
+        self._should_stop = lambda: bool(lease.lost) or wanted()
+        began = self.evaluation.started_at or time.time()
+        rows.update(self._id, status="running", started_at=began, error=None)
+        try:
+            turns = max(len(i.turns) for i in self._items)
+            for side in _SIDES:
+                try:
+                    for turn in range(1, turns + 1):
+                        self._answers(side, turn)
+                finally:
+                    self._close_writer()
+            if self.judge is not None:
+                self._judge_scores()
+                self._judge_words()
+            if self.evaluation.kind == "human":
+                keep_result(self.store, self._id)  # done when people have judged
+            else:
+                rows.update(self._id, status="done", result=self.result())
+            rows.update(self._id, stage=None, finished_at=time.time())
+        except (Stopped, KeyboardInterrupt):
+            if lease.lost:
+                raise UserError(lease.lost) from None
+            rows.update(self._id, status="stopped")
+            raise
+        except BaseException as error:
+            if lease.lost:
+                raise UserError(lease.lost) from error
+            rows.update(self._id, status="failed", error=str(error) or type(error).__name__)
+            raise
+        finally:
+            self._should_stop = wanted
+            lease.release()
+            self.store.checkpoint()
+        return rows.get(self._id)
+
+    def result(self) -> dict[str, Any]:
+        """The figures, from what is stored."""
+        found = figures(self.store, self.evaluation, self.source.skipped, self._anchors)
+        asked = question_of(self.store, self.evaluation)
+        said = {"question": asked} if asked else {}
+        return said | ({"warnings": self._warnings} if self._warnings else {}) | found
+
+    # -- answers ----------------------------------------------------------------------------
+
+    def _answers(self, side: Side, turn: int) -> None:
+        stage = f"answers-{side}"
+        have = self._rows.answers(self._id)
+        todo = [i for i in self._items if len(i.turns) >= turn and (i.item, side, turn) not in have]
+        given = self._given(side, todo)
+        if given is not None:
+            self._rows.add_answers(self._id, given)
+            return
+        contestant = self.contestants.get(side)
+        if contestant is None or not todo:
+            return
+        conversations = {i.item: _conversation(i, side, turn, have) for i in todo}
+        keys = {i.item: answer_key(contestant, self._writing, conversations[i.item]) for i in todo}
+        known = self._rows.known_answers(keys.values())
+        for item, address in keys.items():
+            first = first_answer_key(contestant, self._writing, conversations[item])
+            if address not in known and first is not None:
+                for found in self._rows.known_answers([first]).values():
+                    known[address] = found
+        with self.store.transaction():
+            for item, address in keys.items():
+                if address in known:
+                    self._rows.use_answer(self._id, item, side, turn, known[address])
+        asked = [i.item for i in todo if keys[i.item] not in known]
+        total = sum(len(i.turns) >= turn for i in self._items)
+        self._start(stage, total - len(asked), total)
+        if not asked:
+            return
+        if self._writer is None:
+            self.reporter.event("info", f"Loading {contestant.name} ...")
+            self._writer = open_writer(contestant, self._writing)
+            self._clock = time.monotonic()
+        for n, answer in self._writer.write([conversations[item] for item in asked], self._should_stop):
+            self._rows.add_answers(self._id, [(asked[n], side, turn, answer)])
+            self._tokens += answer.prompt_tokens + answer.new_tokens
+            self._step(stage)
+        self._raise_if_stopped()
+
+    def _close_writer(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _given(self, side: Side, todo: Sequence[Item]) -> list[tuple[int, Side, int, Answer]] | None:
+        """Texts that come with the source, or from a file of answers; None where a model has to write."""
+        contestant, kind = self.contestants.get(side), self.evaluation.kind
+        name = self.evaluation.contestant_a if side == "a" else self.evaluation.contestant_b or ""
+        if contestant is not None and contestant.texts is not None:
+            texts = {i.item: contestant.texts[asked_text(i)] for i in todo}
+        elif contestant is None and kind in ("calibration", "winrate"):
+            at = 1 if kind == "calibration" and side == "b" else 0
+            texts = {i.item: self.source.answers[i.item][at] for i in todo}
+        else:
+            return None
+        return [(item, side, 1, file_answer(text, name)) for item, text in texts.items()]
+
+    # -- judgements -------------------------------------------------------------------------
+
+    def _judge_scores(self) -> None:
+        judge = self.judge
+        assert judge is not None  # noqa: S101 - asked by the caller
+        have = {(j.item, j.turn, j.ordering) for j in self._rows.judgements(self._id)}
+        answers = self._rows.answers(self._id)
+        wanted = list(self._asked(answers))
+        todo = []
+        with self.store.transaction():
+            for asked, missing in wanted:
+                if (asked.item, asked.turn, asked.ordering) in have:
+                    continue
+                known = (
+                    None if missing else self._rows.known_judgement(judge.key(asked), judge.first_key(asked))
+                )
+                if missing:
+                    self._keep(
+                        asked, answers, Judgement(asked.item, asked.ordering, asked.turn, parsed=missing)
+                    )
+                elif known is not None:
+                    self._keep(asked, answers, _as_shown(known, asked.ordering))
+                else:
+                    todo.append(asked)
+        self._start("judge", len(wanted) - len(todo), len(wanted))
+        if not todo:
+            return
+        self.reporter.event("info", f"Loading the judge {judge.name} ...")
+        for asked, scored, seconds, tokens in judge.scores(todo):
+            self._keep(asked, answers, _judgement(judge, asked, scored, seconds))
+            self._tokens += tokens
+            self._step("judge")
+            self._raise_if_stopped()
+
+    def _judge_words(self) -> None:
+        judge = self.judge
+        assert judge is not None  # noqa: S101 - asked by the caller
+        if not judge.words:
+            return
+        answers = self._rows.answers(self._id)
+        rows = {(j.item, j.turn, j.ordering): j for j in self._rows.judgements(self._id)}
+        todo = [
+            asked
+            for asked, missing in self._asked(answers)
+            if not missing and _wants_words(rows[asked.item, asked.turn, asked.ordering])
+        ]
+        self._start("judge-words", len(rows) - len(todo), len(rows))
+        if not todo:
+            return
+        for asked, text, tokens in judge.write(todo, self._should_stop):
+            found, parsed = judge.prompt.parse(text)
+            first, second = found[0] if found else None, found[1] if len(found) > 1 else None
+            if asked.ordering == "ba":
+                first, second = second, first
+            row = rows[asked.item, asked.turn, asked.ordering]
+            self._rows.add_judgements(
+                self._id,
+                [replace(row, words=text, text_score_a=first, text_score_b=second, parsed=parsed)],
+            )
+            self._tokens += tokens
+            self._step("judge-words")
+        self._raise_if_stopped()
+
+    def _asked(self, answers: Mapping[tuple[int, Side, int], Answer]) -> Iterator[tuple[JudgeQuestion, str]]:
+        """Every question to the judge, with the reason why it cannot be asked, or ""."""
+        for item in self._items:
+            for turn in range(1, len(item.turns) + 1):
+                a = answers[item.item, "a", turn]
+                if self.evaluation.kind == "turns":
+                    missing = "" if a.text.strip() else f"no answer ({a.finish})"
+                    reference = (
+                        item.reference[turn - 1] if item.reference and len(item.reference) >= turn else ""
+                    )
+                    yield (
+                        JudgeQuestion(
+                            item.item, turn, "a", _history(item, turn, answers), (a.text,), reference
+                        ),
+                        missing,
+                    )
+                    continue
+                b = answers[item.item, "b", turn]
+                gone = [f"{n} ({x.finish})" for n, x in (("A", a), ("B", b)) if not x.text.strip()]
+                missing = f"no answer of {' or '.join(gone)}" if gone else ""
+                for order in _BOTH:
+                    shown = (a.text, b.text) if order == "ab" else (b.text, a.text)
+                    yield JudgeQuestion(item.item, turn, order, item.turns[0], shown), missing
+
+    def _keep(
+        self, asked: JudgeQuestion, answers: Mapping[tuple[int, Side, int], Answer], judgement: Judgement
+    ) -> None:
+        b = answers.get((asked.item, "b", asked.turn))
+        self._rows.add_judgements(
+            self._id,
+            [
+                replace(
+                    judgement,
+                    item=asked.item,
+                    turn=asked.turn,
+                    ordering=asked.ordering,
+                    answer_a_id=answers[asked.item, "a", asked.turn].id,
+                    answer_b_id=b.id if b else None,
+                )
+            ],
+        )
+
+    # -- progress and stopping --------------------------------------------------------------
+
+    def _raise_if_stopped(self) -> None:
+        if self._should_stop():
+            raise Stopped
+
+    def _start(self, stage: str, done: int, total: int) -> None:
+        self._raise_if_stopped()
+        self._clock, self._tokens, self._told = time.monotonic(), 0, 0.0
+        self._done, self._total = done, total
+        self._tell(stage, now=True)
+
+    def _step(self, stage: str) -> None:
+        self._done += 1
+        self._tell(stage, now=self._done == self._total)
+
+    def _tell(self, stage: str, *, now: bool = False) -> None:
+        seconds = time.monotonic() - self._clock
+        self.reporter.progress(Progress(stage, self._done, self._total, self._tokens, seconds))
+        if now or time.monotonic() - self._told > 1.0:
+            self._told = time.monotonic()
+            self._rows.update(self._id, stage=stage, done=self._done, total=self._total)
+
+
+def _conversation(
+    item: Item, side: Side, turn: int, answers: Mapping[tuple[int, Side, int], Answer]
+) -> Turns:
+    """What the contestant sees at a turn: what was asked so far, and its own earlier answers."""
+    turns: list[tuple[str, str]] = [parts(item)]
+    for n in range(1, turn):
+        turns += [(answers[item.item, side, n].text, ""), (item.turns[n], "")]
+    return tuple(turns)
+
+
+def _history(item: Item, turn: int, answers: Mapping[tuple[int, Side, int], Answer]) -> str:
+    """The conversation as the judge reads it, up to the answer that is judged."""
+    lines = []
+    for n in range(1, turn):
+        lines += [f"User: {item.turns[n - 1]}", f"Assistant: {answers[item.item, 'a', n].text}"]
+    return "\n\n".join([*lines, f"User: {item.turns[turn - 1]}"])
+
+
+def _judgement(
+    judge: JudgeModel, asked: JudgeQuestion, scored: JudgeScores | str, seconds: float
+) -> Judgement:
+    sides: tuple[Side, Side] = ("b", "a") if asked.ordering == "ba" else ("a", "b")
+    if isinstance(scored, str):
+        shown = {"answer_1_too_long": sides[0], "answer_2_too_long": sides[1]}
+        reason = TOO_LONG[shown[scored]] if scored in shown else scored
+        return Judgement(asked.item, asked.ordering, asked.turn, parsed=reason, seconds=seconds)
+    named = dict(zip(sides, zip(scored.scores, scored.probabilities, scored.mass, strict=True), strict=False))
+    probabilities: dict[str, Any] = {side: list(named[side][1]) for side in sorted(named)}
+    if scored.prefers_first is not None:
+        first = scored.prefers_first
+        probabilities["prefers_a"] = first if sides[0] == "a" else 1.0 - first
+    return Judgement(
+        asked.item,
+        asked.ordering,
+        asked.turn,
+        key=judge.key(asked),
+        score_a=named["a"][0],
+        score_b=named["b"][0] if "b" in named else None,
+        probabilities=probabilities | {"mass": [named[side][2] for side in sorted(named)]},
+        parsed="not asked",
+        seconds=seconds,
+    )
+
+
+def _as_shown(known: Judgement, order: Ordering) -> Judgement:
+    """A judgement of another evaluation, where the sides may have had each other's names."""
+    if known.ordering == order:
+        return known
+    p = known.probabilities
+    return replace(
+        known,
+        score_a=known.score_b,
+        score_b=known.score_a,
+        text_score_a=known.text_score_b,
+        text_score_b=known.text_score_a,
+        probabilities=p
+        and {"a": p["b"], "b": p["a"], "mass": p["mass"][::-1]}
+        | ({"prefers_a": 1.0 - p["prefers_a"]} if "prefers_a" in p else {}),
+    )
+
+
+def _wants_words(judgement: Judgement) -> bool:
+    return judgement.score_a is not None and judgement.parsed == "not asked"
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def settings_of(writing: AnswerSettings | None, seed: int, **more: Any) -> dict[str, Any]:
+    """The settings of an evaluation as they are stored; ``more`` are those that are not None."""
+    stated = {name: value for name, value in more.items() if value is not None}
+    return {"seed": seed} | ({"writing": asdict(writing)} if writing else {}) | stated

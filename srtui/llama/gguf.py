@@ -1,0 +1,217 @@
+"""GGUF files as llama.cpp sees them: opening one, its metadata, its tokenizer."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import llama_cpp
+
+from srtui.errors import UserError
+from srtui.files import open_regular
+from srtui.llama import Message
+from srtui.llama.chat_prompt import TeacherTemplate
+from srtui.models.formats import read_gguf
+from srtui.models.memory import plan_teacher
+
+Say = Callable[[str, str], None]  # what level (info, warning), and what
+# ggml's kinds of devices; an integrated GPU counts where there is no other.
+_GPU, _INTEGRATED = 1, 2
+_USUAL_CELLS = 5 * 2048  # four sequences and what they share
+
+_log_lines: deque[str] = deque(maxlen=20)
+
+
+@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
+def _keep_log(level: int, text: bytes, _: Any) -> None:
+    """llama.cpp writes to stderr by default; here its errors are kept, to explain a failed load."""
+    if level >= 3:
+        _log_lines.append(text.decode("utf-8", "replace").strip())
+
+
+def cpu_count() -> int:
+    """CPUs that this process may use: what taskset or a container leaves of the machine's. More threads
+    than that wait for each other."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        return os.cpu_count() or 1
+
+
+def log_lines() -> list[str]:
+    """llama.cpp's last warnings and errors."""
+    return list(_log_lines)
+
+
+def gpu_free() -> int | None:
+    """Bytes that llama.cpp's GPUs have free, all together; 0 where it has none, None where it does not say."""
+    from llama_cpp._ggml import libggml as library
+
+    try:
+        get, memory, kind = (
+            getattr(library, f"ggml_backend_dev_{name}") for name in ("get", "memory", "type")
+        )
+        get.argtypes, get.restype = [ctypes.c_size_t], ctypes.c_void_p
+        kind.argtypes, kind.restype = [ctypes.c_void_p], ctypes.c_int
+        memory.argtypes = [ctypes.c_void_p, ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(ctypes.c_size_t)]
+        memory.restype = None
+        library.ggml_backend_dev_count.restype = ctypes.c_size_t
+        found: dict[int, int] = {}
+        for n in range(library.ggml_backend_dev_count()):
+            device, free, total = get(n), ctypes.c_size_t(), ctypes.c_size_t()
+            memory(device, ctypes.byref(free), ctypes.byref(total))
+            found[kind(device)] = found.get(kind(device), 0) + free.value
+    except AttributeError:
+        return None
+    return found.get(_GPU) or found.get(_INTEGRATED) or 0
+
+
+def load_model(
+    path: Path,
+    gpu_layers: int | Literal["auto"],
+    *,
+    cells: int = _USUAL_CELLS,
+    element: float = 2.0,
+    say: Say = lambda level, message: None,
+) -> tuple[Any, int]:
+    """llama.cpp's model of the GGUF at ``path``, and how many of its layers are on the GPU: with "auto",
+    as many as fit what the GPU has free, with their KV cache for ``cells`` tokens (``element`` bytes a
+    number) and the buffers of a pass. ``say`` hears what was planned.
+
+    Raises UserError for a file that is not GGUF, is cut short, or has an architecture or a tokenizer that
+    llama.cpp does not know.
+    """
+    with open_regular(path) as file:
+        magic = file.read(4)
+    if magic != b"GGUF":
+        raise UserError(f"{path} is not a GGUF file; a teacher is a GGUF model.")
+    llama_cpp.llama_log_set(_keep_log, None)
+    llama_cpp.llama_backend_init()
+    _log_lines.clear()
+    parameters = llama_cpp.llama_model_default_params()
+    gpu = bool(llama_cpp.llama_supports_gpu_offload())
+    for layers in _tries(path, gpu_layers, cells, element, say) if gpu else [0]:
+        parameters.n_gpu_layers = layers
+        model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
+        if model:
+            whole = int(llama_cpp.llama_model_n_layer(model))
+            return model, whole if layers < 0 else min(layers, whole)  # -1 asks for all
+        if layers:
+            say("warning", f"{path.name}: {layers} layers did not fit the GPU; fewer are tried.")
+    why = next((line for line in _log_lines if "error" in line.lower()), _log_lines[-1] if _log_lines else "")
+    unknown = "unknown model architecture" in why or "unknown pre-tokenizer" in why
+    mend = "update llama-cpp-python" if unknown else "the file is damaged or incomplete; get it again"
+    raise UserError(
+        f"{path} cannot be loaded by llama.cpp ({why.rpartition('error')[2].strip(' :')}): {mend}."
+    )
+
+
+def _tries(path: Path, gpu_layers: int | Literal["auto"], cells: int, element: float, say: Say) -> list[int]:
+    """How many layers to ask llama.cpp to put on the GPU, and how many if it cannot."""
+    if gpu_layers != "auto":
+        return [gpu_layers]
+    shape, free = read_gguf(path).shape, gpu_free()
+    if shape is None or free is None:
+        say("info", f"{path.name}: what fits the GPU is not known beforehand, so it is tried.")
+        return [999, 48, 32, 24, 16, 8, 0]
+    plan = plan_teacher(shape, cells, free, element=element)
+    say("info" if plan.layers == plan.of else "warning", plan.sentence())
+    # llama.cpp counts the output as one more layer, the first to go.
+    most = plan.of + 1 if plan.layers == plan.of else plan.layers
+    return list(dict.fromkeys([most, most * 3 // 4, most // 2, most // 4, 0]))
+
+
+def load_adapter(model: Any, path: Path) -> Any:
+    if not path.is_file():
+        raise UserError(f"teacher.adapter: there is no file {path}.")
+    adapter = llama_cpp.llama_adapter_lora_init(model, str(path).encode())
+    if not adapter:
+        raise UserError(f"{path} is not a LoRA adapter in GGUF for this teacher.")
+    return adapter
+
+
+def meta(model: Any, key: str) -> str:
+    buffer = ctypes.create_string_buffer(256)
+    count = llama_cpp.llama_model_meta_val_str(model, key.encode(), buffer, 256)
+    return buffer.value.decode("utf-8", "replace") if count >= 0 else ""
+
+
+def description(model: Any) -> str:
+    buffer = ctypes.create_string_buffer(256)
+    llama_cpp.llama_model_desc(model, buffer, 256)
+    return buffer.value.decode("utf-8", "replace")
+
+
+def tokenize(vocab: Any, text: str, *, special: bool) -> list[int]:
+    """llama.cpp's ids of ``text``; with ``special``, names of special tokens in it become those."""
+    if not text:
+        return []
+    data = text.encode("utf-8", "replace")
+    size = len(data) + 8
+    tokens = (llama_cpp.llama_token * size)()
+    count = llama_cpp.llama_tokenize(vocab, data, len(data), tokens, size, False, special)
+    if count < 0:
+        tokens = (llama_cpp.llama_token * -count)()
+        count = llama_cpp.llama_tokenize(vocab, data, len(data), tokens, -count, False, special)
+    return list(tokens[:count])
+
+
+def token_bytes(vocab: Any, token: int, *, special: bool) -> bytes:
+    """What a token spells; of a special token, its name if ``special``, else nothing."""
+    buffer = ctypes.create_string_buffer(64)
+    count = llama_cpp.llama_token_to_piece(vocab, token, buffer, 64, 0, special)
+    if count < 0:
+        buffer = ctypes.create_string_buffer(-count)
+        count = llama_cpp.llama_token_to_piece(vocab, token, buffer, -count, 0, special)
+    return buffer.raw[:count]
+
+
+def chat_template(model: Any) -> TeacherTemplate:
+    """The file's chat template, or the plain layout where it has none."""
+    vocab = llama_cpp.llama_model_get_vocab(model)
+    source = llama_cpp.llama_model_chat_template(model, None)
+
+    def name(token: int) -> str:
+        return token_bytes(vocab, token, special=True).decode("utf-8", "replace") if token >= 0 else ""
+
+    return TeacherTemplate(
+        source.decode("utf-8", "replace") if source else None,
+        name(llama_cpp.llama_vocab_bos(vocab)),
+        name(llama_cpp.llama_vocab_eos(vocab)),
+    )
+
+
+def chat_tokens(
+    vocab: Any, template: TeacherTemplate, messages: Sequence[Message], *, led: bool = False
+) -> tuple[str, list[int]]:
+    """A chat up to where the assistant begins to write: its text, and its ids. What the messages
+    themselves spell never becomes a special token. Where its first words are put for it (``led``), a
+    <think> block that the template opens is closed before them."""
+    pieces = template.pieces(messages, led=led)
+    frame = "".join(text for text, is_data in pieces if not is_data)
+    tokens: list[int] = []
+    for text, is_data in pieces:
+        tokens += _data_tokens(vocab, text, frame) if is_data else tokenize(vocab, text, special=True)
+    bos = llama_cpp.llama_vocab_bos(vocab)
+    if llama_cpp.llama_vocab_get_add_bos(vocab) and tokens[:1] != [bos]:
+        tokens.insert(0, bos)
+    return "".join(text for text, _ in pieces), tokens
+
+
+def _data_tokens(vocab: Any, text: str, frame: str) -> list[int]:
+    """Ids of a message's text. llama.cpp takes names of user-defined tokens for those tokens in any text,
+    and some families' turn markers are such: what ``frame``, the template's own text, spells is cut in two."""
+    ids = tokenize(vocab, text, special=False)
+    for token in set(ids):
+        if not llama_cpp.llama_vocab_get_attr(vocab, token) & llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED:
+            continue
+        name = token_bytes(vocab, token, special=True).decode("utf-8", "replace")
+        if len(name.strip()) > 1 and name in frame:
+            parts = re.split(f"(?<={re.escape(name[0])})(?={re.escape(name[1:])})", text)
+            return [i for part in parts for i in _data_tokens(vocab, part, frame)]
+    return ids

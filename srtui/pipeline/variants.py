@@ -1,0 +1,216 @@
+"""A student that brings the missing scores of variants into the store, each distinct span once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+from srtui.prompts import PromptSet, template
+from srtui.store import Store
+from srtui.store.corpus import Variant, batched
+from srtui.store.work import StoredLoss, StoredScore
+from srtui.student.ifd import Metric, SpanLoss, ifd, rifd
+from srtui.student.model import Quantization, Student
+from srtui.student.scorer import open_scorer
+from srtui.student.spans import Invalid, Span, SpanBuilder
+
+# By variant: the conditional and the unconditional span, each with its key; or why there are none.
+_Cut = dict[int, "tuple[tuple[bytes, Span], ...] | Invalid"]
+_BLOCK = 512  # variants cut into tokens together
+
+
+class VariantScorer:
+    """One way of scoring: a loaded student, a prompt template, a protocol and a length.
+
+    ``setting_id`` is its row in the store. ``tokens_run`` counts tokens that went through the
+    student; ``tokens_saved`` those that did not have to, by cause: ``shared`` (a span that is stored,
+    or that another variant has too) and ``prefix`` (a beginning that many spans have).
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        path: Path,
+        quantization: Quantization,
+        *,
+        name: str,
+        template_name: str,
+        protocol: Literal["default", "paper"] = "default",
+        max_length: int = 2048,
+        batch_tokens: int | Literal["auto"] = "auto",
+        student: Student | None = None,
+        prompts: PromptSet | None = None,
+    ) -> None:
+        """``student``, where it is given, is the one at ``path``, loaded already. ``prompts`` is the
+        recipe's prompts file."""
+        self.student = student or Student.load(path, quantization)
+        words = template(template_name, self.student.tokenizer, prompts)
+        self._scorer = open_scorer(self.student, batch_tokens)
+        self.longest: int | None = self._scorer.longest
+        """Tokens that the student has positions for, where it has a table of them: no text is longer."""
+        self.spans = SpanBuilder(
+            self.student.tokenizer, words, protocol, min(max_length, self.longest or max_length)
+        )
+        self._store, self._protocol = store, protocol
+        self._shared = 0
+        self.setting_id = store.work.setting(
+            name,
+            self.student.id,
+            quantization,
+            template_name,
+            protocol,
+            max_length,
+            words.version,
+            words.chat.date if words.chat else None,
+        )
+
+    def close(self) -> None:
+        """Free the student's memory."""
+        self.student.close()
+
+    @property
+    def tokens_run(self) -> int:
+        return int(self._scorer.tokens_run)
+
+    @property
+    def tokens_saved(self) -> dict[str, int]:
+        return {"shared": self._shared, "prefix": int(self._scorer.tokens_saved)}
+
+    @property
+    def why_padded(self) -> str:
+        """Why the student's spans are padded and not packed; "" where they are packed."""
+        return str(self._scorer.why_padded)
+
+    def scores(
+        self, variant_ids: Iterable[int], metric: Metric
+    ) -> dict[int, tuple[float | None, str | None]]:
+        """(score, reason for none) of the variants that have been scored."""
+        return self._store.work.scores(variant_ids, self.setting_id, metric)
+
+    def score(
+        self, variant_ids: Iterable[int], metric: Metric, should_stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[tuple[int, float]]:
+        """Store the missing scores of these variants; yields, as it goes, the tokens run since the last
+        time and the share of this call's tokens that are done.
+
+        Losses are stored every second or so, so a kill loses little; when asked to stop, scores
+        that are not complete are left for the next time.
+        """
+        wanted = list(dict.fromkeys(variant_ids))
+        have = self.scores(wanted, metric)
+        blocks = list(batched((v for v in wanted if v not in have), _BLOCK))
+        with ThreadPoolExecutor(1, "srtui-tokenizer") as ahead:
+            # The next block's texts are cut into tokens while the student reads this one's.
+            cut = [ahead.submit(self._cut, self._variants(block), metric) for block in blocks[:1]]
+            for n, _ in enumerate(blocks):
+                pairs = cut[n].result()
+                cut += [ahead.submit(self._cut, self._variants(b), metric) for b in blocks[n + 1 : n + 2]]
+                for tokens, share in self._score_block(pairs, metric, should_stop):
+                    yield tokens, (n + share) / len(blocks)
+                if should_stop():
+                    return
+
+    def _variants(self, ids: Iterable[int]) -> list[Variant]:
+        return list(self._store.corpus.variants(ids).values())
+
+    def _cut(self, variants: list[Variant], metric: Metric) -> _Cut:
+        return {v.id: self._spans_of(v, metric) for v in variants}
+
+    def _score_block(
+        self, pairs: _Cut, metric: Metric, should_stop: Callable[[], bool]
+    ) -> Iterator[tuple[int, float]]:
+        keyed: dict[bytes, Span] = {}
+        for key, span in (ks for pair in pairs.values() if not isinstance(pair, Invalid) for ks in pair):
+            self._shared += len(span.ids) * (key in keyed)
+            keyed[key] = span
+        known = yield from self._losses(keyed, should_stop)
+        self._store.work.add_scores(
+            self.setting_id,
+            [s for i, pair in pairs.items() if (s := self._stored_score(i, metric, pair, known)) is not None],
+        )
+
+    def conditional(
+        self, variant_ids: Iterable[int], should_stop: Callable[[], bool] = lambda: False
+    ) -> dict[int, float]:
+        """L(y|x) of these variants, mean NLL in nats a token, where there is one; stored like all losses."""
+        keyed: dict[bytes, Span] = {}
+        key_of: dict[int, bytes] = {}
+        for variant_id, variant in self._store.corpus.variants(variant_ids).items():
+            span = self.spans.forward(variant.pair)[0]
+            if not isinstance(span, Invalid):
+                key_of[variant_id] = span.key(self.student.losses_id, self._protocol)
+                keyed[key_of[variant_id]] = span
+        for _ in self._losses(keyed, should_stop):
+            pass
+        known = self._store.work.losses(keyed)
+        found = {i: known[key] for i, key in key_of.items() if key in known}
+        return {i: loss.nll / loss.tokens for i, loss in found.items() if loss.nll is not None}
+
+    def _losses(
+        self, keyed: dict[bytes, Span], should_stop: Callable[[], bool]
+    ) -> Generator[tuple[int, float], None, dict[bytes, StoredLoss]]:
+        """The losses of these spans, from the store or else computed and stored; yields as ``score`` does."""
+        work = self._store.work
+        known = work.losses(keyed) | self._stored_before(keyed)
+        todo = [(key, span) for key, span in keyed.items() if key not in known]
+        self._shared += sum(len(span.ids) for key, span in keyed.items() if key in known)
+        fresh: dict[bytes, StoredLoss] = {}
+        stored_at = time.monotonic()
+        before, scored = self._scorer.tokens_run, 0
+        whole = sum(len(span.ids) for _, span in todo)
+        for index, loss in self._scorer.score([span for _, span in todo], should_stop):
+            fresh[todo[index][0]] = StoredLoss(
+                loss.nll if loss.reason is None else None, loss.tokens, loss.truncated, loss.reason
+            )
+            scored += len(todo[index][1].ids)
+            if self._scorer.tokens_run > before:
+                yield self._scorer.tokens_run - before, scored / whole
+                before = self._scorer.tokens_run
+            if time.monotonic() - stored_at > 1.0:
+                work.add_losses(fresh)
+                known.update(fresh)
+                fresh, stored_at = {}, time.monotonic()
+        work.add_losses(fresh)
+        known.update(fresh)
+        return known
+
+    def _stored_before(self, keyed: dict[bytes, Span]) -> dict[bytes, StoredLoss]:
+        """Losses that an earlier srtui stored under keys of the first scheme; stored under these, too."""
+        identity = self.student.first_losses_id
+        if identity is None or not self._store.work.has_first_losses():
+            return {}
+        first = {span.first_key(identity): key for key, span in keyed.items()}
+        found = {first[key]: loss for key, loss in self._store.work.losses(first).items()}
+        self._store.work.add_losses(found)
+        return found
+
+    def _spans_of(self, variant: Variant, metric: Metric) -> tuple[tuple[bytes, Span], ...] | Invalid:
+        """The conditional and the unconditional span, each with its key; or why there are none."""
+        made = (self.spans.forward if metric == "ifd" else self.spans.reverse)(variant.pair)
+        keyed: list[tuple[bytes, Span]] = []
+        for span in made:
+            if isinstance(span, Invalid):
+                return span
+            keyed.append((span.key(self.student.losses_id, self._protocol), span))
+        return tuple(keyed)
+
+    @staticmethod
+    def _stored_score(
+        variant_id: int,
+        metric: Metric,
+        pair: tuple[tuple[bytes, Span], ...] | Invalid,
+        known: dict[bytes, StoredLoss],
+    ) -> StoredScore | None:
+        if isinstance(pair, Invalid):
+            return StoredScore(variant_id, metric, None, None, None, pair.reason)
+        keys = [key for key, _ in pair]
+        if not all(key in known for key in keys):
+            return None
+        losses = [
+            SpanLoss(known[k].nll or 0.0, known[k].tokens, known[k].truncated, known[k].reason) for k in keys
+        ]
+        value, reason = (ifd if metric == "ifd" else rifd)(*losses)
+        return StoredScore(variant_id, metric, keys[0], keys[1], value, reason)

@@ -1,0 +1,200 @@
+"""The reflection protocol: a variant in, requests out; generations in, rewrites out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from srtui.hashing import draw, key, scheme_1
+from srtui.llama import Generation, Message, Request, Sampler, Segment, TeacherIdentity
+from srtui.recipe import Recipe
+from srtui.reflection.criteria_files import Criteria
+from srtui.reflection.parsing import Parsed, Unparsed, parse_free, parse_guided
+from srtui.sample import Pair
+from srtui.store.endings import CUT
+
+_ALL_MARKERS = ("[End]", "[New Instruction]", "[New Answer]", "[Better Answer]")
+# Sampling a second time at temperature 0 would write the same words again.
+_THINKING = 1024  # the default, which keys leave out
+_RETRY_TEMPERATURE = 0.7
+# A retry may write more: its limits are those of the recipe times its number, up to this.
+_MOST_ROOM = 4
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """What one generation came to: the rewritten pair, or why there is none."""
+
+    pair: Pair | None
+    critique: str
+    status: str
+
+
+@dataclass(frozen=True)
+class ReflectionPrompt:
+    """One stage's way of asking. ``guided`` puts the markers for the model; ``free`` is the paper's
+    single generation."""
+
+    criteria: Criteria
+    recipe: Recipe
+
+    @property
+    def stage(self) -> str:
+        return self.criteria.rewrites
+
+    @property
+    def kind(self) -> str:
+        return f"{self.criteria.rewrites}_reflected"
+
+    @property
+    def version(self) -> str:
+        return self.criteria.prompt_version
+
+    def seed(self, pair: Pair, attempt: int) -> int:
+        """From the recipe's seed, the text and the attempt alone: the order of work changes nothing."""
+        drawn = draw(self.recipe.seed, self.version, pair.digest, attempt)
+        return int.from_bytes(drawn[:4], "little") % (2**31 - 1)
+
+    def sampler(self, attempt: int) -> Sampler:
+        sampler = Sampler(**self.recipe.sampler.model_dump())
+        if attempt > 1 and sampler.temperature == 0:
+            return replace(sampler, temperature=_RETRY_TEMPERATURE)
+        return sampler
+
+    def request(self, key: object, pair: Pair, attempt: int) -> Request:
+        """The request for the ``attempt``-th try (from 1) at rewriting ``pair``."""
+        return Request(
+            key=key,
+            messages=(
+                Message("system", self.criteria.system_text(pair)),
+                Message("user", self.criteria.user_text(pair)),
+            ),
+            segments=self.segments(attempt),
+            seed=self.seed(pair, attempt),
+            sampler=self.sampler(attempt),
+            candidates=self.recipe.reflection.candidates,
+            thinking_tokens=self.recipe.reflection.thinking_tokens,
+        )
+
+    def segments(self, attempt: int) -> tuple[Segment, ...]:
+        """What is written one after the other. An instruction or an answer that is cut off is of no use, so
+        a retry has more room, as far as the teacher's context goes."""
+        budget = self.recipe.reflection
+        room = min(attempt, _MOST_ROOM)
+        wants_instruction = self.stage == "instruction"
+        if budget.mode == "free":
+            wanted = budget.answer_tokens + (budget.instruction_tokens if wants_instruction else 0)
+            least = budget.critique_tokens + wanted
+            return (Segment(max_tokens=budget.critique_tokens + room * wanted, least_tokens=least),)
+
+        def whole(lead: str, tokens: int) -> Segment:
+            return Segment(lead, room * tokens, _ALL_MARKERS, least_tokens=tokens, whole=True)
+
+        critique = Segment("Criticism:\n", budget.critique_tokens, _ALL_MARKERS)
+        if wants_instruction:
+            return (
+                critique,
+                whole("\n\n[New Instruction]\n", budget.instruction_tokens),
+                whole("\n[End]\n\n[New Answer]\n", budget.answer_tokens),
+            )
+        return (critique, whole("\n\n[Better Answer]\n", budget.answer_tokens))
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What the segments hold, in order."""
+        if self.recipe.reflection.mode == "free":
+            return ("text",)
+        return (
+            ("critique", "instruction", "response")
+            if self.stage == "instruction"
+            else ("critique", "response")
+        )
+
+    def key(self, pair: Pair, attempt: int, candidate: int, by: TeacherIdentity) -> bytes:
+        """Key of everything that determines a generation's text. A default may be left out of it, so none
+        may ever change its value."""
+        asked, teacher = self.recipe.reflection, self.recipe.teacher
+        return key(
+            "generation",
+            pair=pair.digest,
+            prompt=self.version,
+            mode=asked.mode,
+            tokens=[segment.max_tokens for segment in self.segments(attempt)],
+            thinking_tokens=None if asked.thinking_tokens == _THINKING else asked.thinking_tokens,
+            teacher=by.sha256,
+            adapter=by.adapter_sha256,
+            sampler=self.sampler(attempt),
+            seed=self.seed(pair, attempt) + candidate,
+            kv_type=None if teacher.kv_type == "f16" else teacher.kv_type,
+            flash_attention=None if teacher.flash_attention == "auto" else teacher.flash_attention,
+            date=by.date,
+        )
+
+    def first_key(self, pair: Pair, attempt: int, candidate: int, by: TeacherIdentity) -> bytes | None:
+        """The key that the same generation has where it was stored before keys had a scheme; None where
+        that key did not hold all that its text depends on."""
+        asked, teacher, s = self.recipe.reflection, self.recipe.teacher, self.sampler(attempt)
+        settled = (teacher.kv_type, teacher.flash_attention, asked.thinking_tokens)
+        if settled != ("f16", "auto", _THINKING) or by.date is not None:
+            return None
+        return scheme_1(
+            pair.digest,
+            self.version,
+            asked.mode,
+            asked.critique_tokens,
+            asked.instruction_tokens,
+            asked.answer_tokens,
+            by.sha256,
+            by.adapter_sha256,
+            f"Sampler(temperature={s.temperature!r}, top_p={s.top_p!r}, top_k={s.top_k!r}, min_p={s.min_p!r}, "
+            f"repeat_penalty={s.repeat_penalty!r}, repeat_window={s.repeat_window!r})",
+            self.seed(pair, attempt) + candidate,
+        )
+
+    def read(self, generation: Generation, before: Pair) -> Rewrite:
+        """What a generation means for the pair it was asked about."""
+        if generation.refused:
+            return Rewrite(None, "", generation.refused)
+        wants_instruction = self.stage == "instruction"
+        parsed: Parsed | Unparsed
+        if self.recipe.reflection.mode == "free":
+            parsed = parse_free(
+                generation.text, wants_instruction=wants_instruction, ours=self.criteria.ours()
+            )
+        else:
+            parsed = parse_guided(
+                [w.text for w in generation.written],
+                wants_instruction=wants_instruction,
+                ours=self.criteria.ours(),
+            )
+        cut = self._cut(generation, parsed)
+        if cut:
+            return Rewrite(None, parsed.critique if isinstance(parsed, Parsed) else "", cut)
+        if isinstance(parsed, Unparsed):
+            return Rewrite(None, "", parsed.reason)
+        if parsed.instruction is None:
+            pair = Pair(before.instruction, before.input, parsed.response)
+        else:
+            # The teacher is told that the input stays attached; where it wrote it out all the same,
+            # it would stand there twice. What was asked without showing the input is answered without it.
+            written = not self.criteria.shows_input or before.input.strip() in parsed.instruction
+            input = "" if written else before.input
+            pair = Pair(parsed.instruction, input, parsed.response)
+        if pair == before:
+            return Rewrite(None, parsed.critique, "unchanged")
+        return Rewrite(pair, parsed.critique, "parsed")
+
+    def _cut(self, generation: Generation, parsed: Parsed | Unparsed) -> str:
+        """Why the new instruction or answer is not whole; empty where it is. A marker behind a text makes
+        it whole, and a critique may end anywhere."""
+        finishes = dict(zip(self.parts, (w.finish for w in generation.written), strict=False))
+        for part, finish in finishes.items():
+            if finish not in CUT or part == "critique":
+                continue
+            word = "cut" if finish == "length" else "repeated"
+            if isinstance(parsed, Unparsed):
+                missing = parsed.reason.partition("_")[2]  # it never came to this part, or to its words
+                if part != "text" or parsed.reason.startswith(("no_", "empty_")):
+                    return f"{word}_{missing if part == 'text' else part}"
+            elif part in parsed.unclosed or (part == "text" and parsed.unclosed):
+                return f"{word}_{parsed.unclosed[-1] if part == 'text' else part}"
+        return ""

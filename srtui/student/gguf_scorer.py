@@ -1,0 +1,42 @@
+"""The scorer for a student that is a GGUF: the same interface, through llama.cpp."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+from srtui.student.ifd import SpanLoss
+from srtui.student.model import Student
+from srtui.student.packing import shared_prefixes
+from srtui.student.spans import Span
+
+
+class GgufScorer:
+    """See :class:`srtui.student.scorer.Scorer`; ``batch_tokens`` bounds the KV cache's cells."""
+
+    why_padded = ""
+    longest = None
+
+    def __init__(self, student: Student, batch_tokens: int | Literal["auto"] = "auto") -> None:
+        self._losses = student.model
+        self._cells = 4096 if batch_tokens == "auto" else batch_tokens
+        self.tokens_run = self.tokens_saved = 0
+
+    def score(
+        self, spans: Sequence[Span], should_stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[tuple[int, SpanLoss]]:
+        """Yield (index into ``spans``, loss), longest first; stops early when asked."""
+        shared = shared_prefixes([(s.ids, max(0, len(s.ids) - s.target - 1)) for s in spans])
+        order = sorted(range(len(spans)), key=lambda i: shared[i] - len(spans[i].ids))
+        asked = [(spans[i].ids, spans[i].target, shared[i]) for i in order]
+        for group, nlls, run in self._losses.losses(asked, self._cells):
+            if should_stop():
+                return
+            self.tokens_run += run
+            self.tokens_saved += sum(len(asked[n][0]) for n in group) - run
+            for n, nll in zip(group, nlls, strict=True):
+                span = spans[order[n]]
+                bad = None if nll is not None and math.isfinite(nll) else "non_finite"
+                loss = SpanLoss(0.0 if bad else nll, span.target, span.truncated, bad)
+                yield order[n], loss

@@ -1,0 +1,268 @@
+"""The student: a causal language model from a safetensors folder, in 4 bits or more, or a GGUF."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from srtui.errors import UserError
+from srtui.models import file_sha256
+from srtui.models.memory import free_bytes, let_go
+from srtui.student.arithmetic import settle
+from srtui.student.weights import plan_weights
+
+Quantization = Literal["nf4", "bf16", "int8", "f32", "gguf"]
+Arithmetic = Literal["float32", "bfloat16"]
+
+_ADAPTER = "adapter_model.safetensors"
+_TEXT_FILES = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+)
+# Words, digits, spaces, line breaks, code and other scripts: where tokenizers differ, they differ here.
+_PROBE = "Hello,  world!\n\nIt's 2024: x = {'a': 12345};\n\tπ ≈ 3.14159 — naïve 東京 🙂 مرحبا"
+
+
+@dataclass
+class Student:
+    """``id`` stands for all that a score depends on: weights, quantization, arithmetic, the kind of device,
+    and how text becomes tokens. ``losses_id`` is the same without the files about text, for the loss of
+    given tokens: equal ids, equal losses. ``first_losses_id`` is the id under which an earlier srtui, which
+    left out the device, stored the very same losses; None where it may have stood for others.
+    ``arithmetic`` is the type that products are computed in.
+    """
+
+    name: str
+    id: str
+    quantization: Quantization
+    model: Any
+    tokenizer: Any
+    arithmetic: Arithmetic = "float32"
+    losses_id: str = ""
+    first_losses_id: str | None = None
+
+    def __post_init__(self) -> None:
+        self.losses_id = self.losses_id or self.id
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        quantization: Quantization = "nf4",
+        device: str = "auto",
+        adapter: Path | None = None,
+        arithmetic: Literal["auto"] | Arithmetic = "auto",
+        say: Callable[[str], None] = lambda line: None,
+    ) -> Student:
+        """Load from ``folder`` (config.json, *.safetensors, tokenizer.json); never from the network.
+
+        With ``gguf``, ``folder`` is a GGUF file, and llama.cpp runs it: a student that can choose,
+        and not be trained. nf4 is bitsandbytes' NF4 with double quantization, as QLoRA (Dettmers et al. 2023) trains it;
+        int8 is its row-wise rounding of the weights, and of nothing else. Both, and bf16, are multiplied in
+        ``arithmetic``, by default what the hardware is made for; f32 always in float32.
+        ``adapter`` is a folder that training wrote: with it, this is the tuned student.
+        ``say`` hears, before the weights are read, what is unusual about their size. Raises UserError where
+        the folder is not such a student, and where it does not fit the GPU.
+        """
+        if quantization == "gguf":
+            return cls._load_gguf(folder)
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()
+        logging.getLogger("transformers").setLevel(logging.ERROR)
+        if not list(folder.glob("*.safetensors")):
+            raise UserError(
+                f"{folder}: no *.safetensors in it; a student is a folder of safetensors weights."
+            )
+        where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        dtype = compute_dtype(where) if arithmetic == "auto" else getattr(torch, arithmetic)
+        if quantization == "f32":
+            dtype = torch.float32
+        settings: dict[str, Any] = {}
+        if quantization == "nf4":
+            settings["quantization_config"] = BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=dtype,
+            )
+        elif quantization == "int8":
+            settings["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+        elif quantization == "bf16":
+            # The weights are rounded to bf16 either way; where the CPU has no bf16 arithmetic, the
+            # rounded weights are multiplied in float32, which is exact and several times as fast.
+            settings["dtype"] = torch.bfloat16
+        settings.setdefault("dtype", dtype)
+        plan = plan_weights(folder, quantization, settings["dtype"].itemsize)
+        if plan is not None:
+            if unusual := plan.sentence(folder.name):
+                say(unusual)
+            if where == "cuda" and plan.size > (free := free_bytes(torch.device(where))):
+                raise UserError(
+                    f"{folder.name} does not fit the GPU's memory in {quantization}: its weights take about "
+                    f"{plan.size / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; choose a smaller student."
+                )
+        from safetensors import SafetensorError
+
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                tokenizer = AutoTokenizer.from_pretrained(
+                    folder, local_files_only=True, trust_remote_code=False
+                )
+                model, loading = AutoModelForCausalLM.from_pretrained(
+                    folder,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    use_safetensors=True,
+                    device_map={"": where},
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # told below, with its name
+                    **settings,
+                )
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"{folder.name} does not fit the GPU's memory in {quantization}: {error}."
+            ) from error
+        except (OSError, ValueError, KeyError) as error:
+            first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UserError(f"{folder}: cannot be loaded as a student ({first_line}).") from error
+        except SafetensorError as error:
+            raise UserError(
+                f"{folder}: its weights are damaged or incomplete ({error}); get the model again."
+            ) from error
+        # transformers fills what is missing with random numbers; such a student's scores mean nothing.
+        wrong = [*loading["missing_keys"], *(k for k, *_ in loading.get("mismatched_keys", ()))]
+        if wrong:
+            raise UserError(
+                f"{folder}: its weights lack {len(wrong)} tensors that config.json asks for (the first is "
+                f"{sorted(wrong)[0]}), or have them in another shape; get the model again."
+            )
+        if quantization == "bf16" and dtype == torch.float32:
+            model = model.float()
+        if not getattr(tokenizer, "is_fast", False) or tokenizer.eos_token_id is None:
+            raise UserError(
+                f"{folder}: its tokenizer has no tokenizer.json, or no end-of-text token; both are needed."
+            )
+        model.eval()
+        settle(model)
+        arithmetic = "float32" if dtype == torch.float32 else "bfloat16"
+        how = f"{quantization}:{arithmetic}"
+        if quantization == "int8" or (quantization, arithmetic, where) == ("nf4", "bfloat16", "cpu"):
+            how += ":2"  # losses stored before `settle` are those of another arithmetic
+        device = f":{next(model.parameters()).device.type}"
+        tuned = ""
+        if adapter is not None:
+            model = _with_adapter(model, adapter)
+            tuned = f":{file_sha256(adapter / _ADAPTER)[:32]}"
+        losses = f"{model_sha256(folder)[:32]}:{how}"
+        # float32 products of weights that are not float32 were only ever computed on a CPU.
+        certain = quantization in ("nf4", "bf16") and arithmetic == "float32" and where == "cpu"
+        return cls(
+            folder.name,
+            f"{weights_sha256(folder)[:32]}:{how}{device}{tuned}",
+            quantization,
+            model,
+            tokenizer,
+            arithmetic,
+            losses + device + tuned,
+            losses + tuned if certain else None,
+        )
+
+    def close(self) -> None:
+        """Give its memory back to the device at once, whoever still refers to it; it cannot run any more."""
+        model, self.model = self.model, None
+        if self.quantization == "gguf" and model is not None:
+            model.close()
+        elif model is not None:
+            let_go(model)
+
+    @classmethod
+    def _load_gguf(cls, path: Path) -> Student:
+        from transformers import AutoTokenizer
+
+        from srtui.llama.losses import LlamaLosses
+
+        model = LlamaLosses(path)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                tokenizer = AutoTokenizer.from_pretrained(
+                    path.parent, gguf_file=path.name, local_files_only=True, trust_remote_code=False
+                )
+            same = tokenizer.encode(_PROBE, add_special_tokens=False) == model.tokenize(_PROBE)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
+            raise UserError(f"{path}: its tokenizer cannot be read ({error}).") from error
+        if not same or tokenizer.eos_token_id is None:
+            raise UserError(
+                f"{path}: transformers and llama.cpp cut text into tokens differently for this file, so its "
+                "scores would be wrong; use the model's safetensors folder as the student."
+            )
+        identity = f"{file_sha256(path)[:32]}:gguf:{'gpu' if model.on_gpu else 'cpu'}"
+        return cls(path.stem, identity, "gguf", model, tokenizer)
+
+
+def _with_adapter(model: Any, adapter: Path) -> Any:
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    if not (adapter / _ADAPTER).is_file() or not (adapter / "adapter_config.json").is_file():
+        raise UserError(f"{adapter} is not an adapter: it needs adapter_config.json and {_ADAPTER}.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return PeftModel.from_pretrained(model, str(adapter), local_files_only=True).eval()
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{adapter}: this adapter does not go with its student ({first_line}).") from error
+
+
+def compute_dtype(device: str) -> Any:
+    """bfloat16 where the hardware multiplies it, else float32.
+
+    Measured on a 2-core AVX2 CPU with SmolLM2-135M: bf16 forward 77-130 tokens/s, float32 500.
+    """
+    import torch
+
+    if device != "cpu":
+        return torch.bfloat16
+    # What the kernels use, which ATEN_CPU_CAPABILITY may hold below what the CPU has.
+    native = torch.backends.cpu.get_cpu_capability() == "AVX512" and any(
+        getattr(torch.cpu, name, lambda: False)()
+        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
+    return torch.bfloat16 if native else torch.float32
+
+
+def weights_sha256(folder: Path) -> str:
+    """Hash of everything in a student's folder that decides its scores and what it writes, by file name:
+    the model, and what turns text into tokens and back, the chat template among it."""
+    return _sha256([*_model_files(folder), *(folder / name for name in _TEXT_FILES)])
+
+
+def model_sha256(folder: Path) -> str:
+    """Hash of the weights, the configuration and the vocabulary: of what decides the loss of given tokens."""
+    return _sha256(_model_files(folder))
+
+
+def _model_files(folder: Path) -> list[Path]:
+    return [*folder.glob("*.safetensors"), folder / "config.json", folder / "tokenizer.json"]
+
+
+def _sha256(paths: list[Path]) -> str:
+    total = hashlib.sha256()
+    for path in sorted(paths):
+        if path.is_file():
+            total.update(path.name.encode() + bytes.fromhex(file_sha256(path)))
+    return total.hexdigest()

@@ -1,0 +1,296 @@
+"""Losses of spans, each once, packed end to end, with the language-model head only where a target
+token is predicted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
+from typing import Any, Literal
+
+from srtui.errors import UserError
+from srtui.models.memory import free_bytes, inner_width, release, scoring_tokens, token_bytes
+from srtui.student.arithmetic import in_float32
+from srtui.student.head import examine
+from srtui.student.ifd import SpanLoss
+from srtui.student.model import Student
+from srtui.student.packing import Packing, Prefix, long_patterns_differ, packed_attention, shared_prefixes
+from srtui.student.spans import Span
+
+# Logits are made in chunks of this many target positions: float32 x vocabulary, so at 152,000
+# tokens of vocabulary a chunk is 0.6 GB at most and memory does not grow with the batch.
+_HEAD_ROWS = 512
+_HEAD_BYTES = 256 * 2**20
+_LONG = 2**17  # tokens of the longest sequence whose attention is looked at
+# Two orders of summing in float32 differ by up to 3e-6 of the largest hidden state (thirty layers, NF4);
+# a short convolution that reaches into the span before (LFM2), by 1e-4 at random weights.
+_PACKED_AS_PADDED = 5e-5
+
+
+class Scorer:
+    """Scores spans with one student.
+
+    ``batch_tokens`` is the number of tokens of one forward pass; "auto" is found from the memory
+    that is free, and an out-of-memory halves it and goes on. Spans lie end to end with no padding,
+    and a beginning that many of them share is run once; where the student's attention cannot be cut
+    like that, they are padded, and where padding changes a loss, each runs alone (``batching`` says
+    which, ``why_padded`` why). ``head`` makes the model's own logits. ``tokens_run`` are those that went
+    through the model, ``tokens_saved`` those that a shared beginning spared. Raises UserError for a model
+    that does not predict tokens from those before them.
+    """
+
+    def __init__(self, student: Student, batch_tokens: int | Literal["auto"] = "auto") -> None:
+        self._model = student.model
+        self._device = next(student.model.parameters()).device
+        self._budget = batch_tokens if batch_tokens != "auto" else self._affordable()
+        self._prefixes: dict[tuple[int, ...], Prefix] = {}
+        self.tokens_run = self.tokens_saved = 0
+        import torch
+
+        try:
+            self.head = examine(self._model, student.name)
+            self.why_padded = self._packs() or self._differs_when_long()
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"{student.name} leaves no memory on the device for even a short text; choose a smaller student."
+            ) from error
+        self.tokens_run = self.tokens_saved = 0  # the trial is no work
+
+    @property
+    def packed(self) -> bool:
+        return not self.why_padded
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens that the model's table of positions holds; None where there is none."""
+        return self.head.longest
+
+    @property
+    def batching(self) -> Literal["packed", "padded", "alone"]:
+        """How spans go through the model together."""
+        return "packed" if self.packed else "padded" if self.head.pads else "alone"
+
+    def score(
+        self, spans: Sequence[Span], should_stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[tuple[int, SpanLoss]]:
+        """Yield (index into ``spans``, loss) as they come, longest first; stops early when asked.
+
+        A loss that is not finite has the reason ``non_finite``; a span that cannot run even alone
+        has ``out_of_memory``.
+        """
+        shared = [0] * len(spans)
+        if self.packed:
+            # The position before the target predicts its first token, so it has to be run.
+            shared = shared_prefixes(
+                [
+                    (s.ids, 0 if self.head.runs_alone(len(s.ids)) else max(0, len(s.ids) - s.target - 1))
+                    for s in spans
+                ]
+            )
+        order = sorted(range(len(spans)), key=lambda i: shared[i] - len(spans[i].ids))
+        at, emptied = 0, False
+        while at < len(order) and not should_stop():
+            sizes = [len(spans[i].ids) - shared[i] for i in order[at:]]
+            batch = self._next_batch(sizes)
+            chosen = order[at : at + batch]
+            losses = self._try_batch([spans[i] for i in chosen], [shared[i] for i in chosen])
+            if losses is None:
+                held, emptied = bool(self._prefixes) and not emptied, True
+                self._prefixes.clear()
+                release(self._device)
+                if batch > 1:
+                    # Half of what was run. The beginnings were not, so they do not count.
+                    self._budget = max(1, self._cost(sizes[:batch]) // 2)
+                    continue
+                if held:
+                    continue  # without the other beginnings, it may fit
+                losses = [SpanLoss(0.0, spans[chosen[0]].target, reason="out_of_memory")]
+            emptied = False
+            at += batch
+            self.tokens_run += sum(len(spans[i].ids) - shared[i] for i in chosen)
+            self.tokens_saved += sum(shared[i] for i in chosen)
+            yield from zip(chosen, losses, strict=True)
+        self._prefixes.clear()
+
+    def _try_batch(self, spans: Sequence[Span], shared: Sequence[int]) -> list[SpanLoss] | None:
+        """None where memory ran out. The exception is gone by then: it would hold the tensors of the
+        pass that failed, and the device could not have them back."""
+        import torch
+
+        try:
+            return self._batch(spans, shared)
+        except torch.OutOfMemoryError:
+            return None
+
+    def _affordable(self) -> int:
+        """Tokens of a pass, by what the device has free."""
+        if self._device.type != "cuda":
+            return scoring_tokens(1, 0, self._device.type)
+        hidden = int(self._model.config.get_text_config().hidden_size)
+        token = token_bytes(hidden, inner_width(self._model))
+        return scoring_tokens(token, free_bytes(self._device), self._device.type)
+
+    def _next_batch(self, sizes: Sequence[int]) -> int:
+        """How many spans of these sizes, longest first, go into the next forward pass: one at least."""
+        if self.batching == "alone" or self.head.runs_alone(sizes[0]):
+            return 1
+        total = 0
+        for count, size in enumerate(sizes):
+            total = total + size if self.packed else (count + 1) * sizes[0]
+            if count and total > self._budget:
+                return count
+        return len(sizes)
+
+    def _cost(self, sizes: Sequence[int]) -> int:
+        return sum(sizes) if self.packed else len(sizes) * max(sizes)
+
+    def _batch(self, spans: Sequence[Span], shared: Sequence[int]) -> list[SpanLoss]:
+        import torch
+
+        rows = [n for n, s in enumerate(spans) for _ in range(s.target)]
+        labels = [token for s in spans for token in s.ids[len(s.ids) - s.target :]]
+        # A token is predicted at the position before it.
+        columns = [
+            at for s, cut in zip(spans, shared, strict=True)
+            for at in range(len(s.ids) - s.target - 1 - cut, len(s.ids) - 1 - cut)
+        ]  # fmt: skip
+        with torch.inference_mode(), self._forgetting(spans):
+            if self.packed:
+                hidden, starts = self._packed_pass(spans, shared)
+                at = torch.tensor([starts[n] + c for n, c in zip(rows, columns, strict=True)])
+                picked = hidden[0, at.to(self._device)]
+            else:
+                hidden = self._padded_pass(spans)
+                picked = hidden[
+                    torch.tensor(rows, device=self._device), torch.tensor(columns, device=self._device)
+                ]
+            nll = self._nll(picked, torch.tensor(labels, device=self._device))
+            sums = torch.zeros(len(spans), dtype=torch.float64)
+            sums.index_add_(0, torch.tensor(rows), nll.double().cpu())
+        return [
+            SpanLoss(total, span.target, span.truncated)
+            if math.isfinite(total)
+            else SpanLoss(0.0, span.target, span.truncated, "non_finite")
+            for total, span in zip(sums.tolist(), spans, strict=True)
+        ]
+
+    @contextmanager
+    def _forgetting(self, spans: Sequence[Span]) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self.head.forget(max(len(s.ids) for s in spans))
+
+    def _packed_pass(self, spans: Sequence[Span], shared: Sequence[int]) -> tuple[Any, list[int]]:
+        """Hidden states (1, tokens, width) of the spans end to end, and where each begins."""
+        prefixes = [self._prefix(s.ids[:cut]) if cut else None for s, cut in zip(spans, shared, strict=True)]
+        ids = [token for s, cut in zip(spans, shared, strict=True) for token in s.ids[cut:]]
+        lengths = [len(s.ids) - cut for s, cut in zip(spans, shared, strict=True)]
+        positions = [p for s, cut in zip(spans, shared, strict=True) for p in range(cut, len(s.ids))]
+        starts = [0, *accumulate(lengths)][:-1]
+        return self._row(ids, positions, Packing(lengths, prefixes)), starts
+
+    def _prefix(self, ids: tuple[int, ...]) -> Prefix:
+        """The keys and values of a shared beginning, made by one pass over it alone."""
+        prefix = self._prefixes.get(ids)
+        if prefix is None:
+            prefix = Prefix(ids)
+            self._row(list(ids), list(range(len(ids))), Packing([len(ids)], [None], record=prefix))
+            self._prefixes[ids] = prefix  # only now: the pass may have run out of memory
+            self.tokens_run += len(ids)
+            self.tokens_saved -= len(ids)
+        return prefix
+
+    def _row(self, ids: Sequence[int], positions: Sequence[int], packing: Packing) -> Any:
+        import torch
+
+        with packed_attention(self._model):
+            return self.head.body(
+                input_ids=torch.tensor([ids], device=self._device),
+                position_ids=torch.tensor([positions], device=self._device),
+                use_cache=False,
+                packing=packing,
+            ).last_hidden_state
+
+    def _padded_pass(self, spans: Sequence[Span]) -> Any:
+        """Hidden states (spans, longest, width)."""
+        import torch
+
+        width = max(len(s.ids) for s in spans)
+        ids = torch.zeros(len(spans), width, dtype=torch.long)
+        mask = torch.zeros(len(spans), width, dtype=torch.long)
+        for n, span in enumerate(spans):
+            ids[n, : len(span.ids)] = torch.tensor(span.ids)
+            mask[n, : len(span.ids)] = 1
+        padded = bool((mask == 0).any())
+        return self.head.body(
+            input_ids=ids.to(self._device),
+            attention_mask=mask.to(self._device) if padded else None,
+            use_cache=False,
+        ).last_hidden_state
+
+    def _packs(self) -> str:
+        """Why this student's attention cannot be cut into sequences; "" where it can. Tried on two short
+        ones with a shared beginning, against the same ones padded: in float32, so that what differs is
+        the method and not the rounding of the type that the student computes in."""
+        import torch
+
+        last = min(1000, self.head.vocabulary) - 1
+        start = tuple(last - n % last for n in range(8))
+        two = [Span((*start, *(n % last for n in range(7, 7 + size))), 2) for size in (3, 6)]
+        try:
+            with torch.inference_mode(), in_float32(self._model):
+                padded = self._padded_pass(two)
+                packed, starts = self._packed_pass(two, [len(start)] * 2)
+        except torch.OutOfMemoryError:
+            raise
+        except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, IndexError) as error:
+            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            return f"its code does not take packed sequences ({first_line})"
+        finally:
+            self._prefixes.clear()
+        for n, span in enumerate(two):
+            size = len(span.ids) - len(start)
+            one, other = padded[n, len(start) : len(start) + size], packed[0, starts[n] : starts[n] + size]
+            off = float((one - other).abs().amax() / one.abs().amax())
+            if not off <= _PACKED_AS_PADDED:
+                return f"packed, its hidden states are off by {off:.1e} of the largest"
+        return ""
+
+    def _differs_when_long(self) -> str:
+        """Why long sequences cannot be packed though short ones can; "" where they can."""
+        import torch
+
+        config = self._model.config.get_text_config()
+        longest = int(getattr(config, "max_position_embeddings", None) or _LONG)
+        try:
+            with torch.inference_mode():
+                differ = long_patterns_differ(self._model, self.head.body, min(longest, _LONG))
+        except torch.OutOfMemoryError:
+            raise
+        except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, IndexError) as error:
+            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            return f"what its attention sees of a long text cannot be asked ({first_line})"
+        return "its attention sees a long text in a pattern of its own" if differ else ""
+
+    def _nll(self, hidden: Any, labels: Any) -> Any:
+        """Negative log-likelihood of each label, (n,) float32, from hidden states (n, width)."""
+        import torch
+
+        step = max(1, min(_HEAD_ROWS, _HEAD_BYTES // (4 * self.head.vocabulary)))
+        parts = []
+        for start in range(0, len(labels), step):
+            logits = self.head.logits(hidden[start : start + step])
+            wanted = logits.gather(1, labels[start : start + step, None])[:, 0]
+            parts.append(torch.logsumexp(logits, dim=1) - wanted)
+        return torch.cat(parts)
+
+
+def open_scorer(student: Student, batch_tokens: int | Literal["auto"] = "auto") -> Any:
+    """What scores spans with this student: a GGUF runs in llama.cpp, everything else in torch."""
+    if student.quantization == "gguf":
+        from srtui.student.gguf_scorer import GgufScorer
+
+        return GgufScorer(student, batch_tokens)
+    return Scorer(student, batch_tokens)

@@ -1,0 +1,137 @@
+"""Text into token ids, with a border that no token crosses and no special token out of data.
+
+A tokenizer's table of added tokens holds more than its ``all_special_tokens``: SmolLM2 has 14 more, and
+Llama 3's header tokens are among them. What is flagged special there is special here. Some families
+(DeepSeek) do not flag their turn markers; so what the student's own chat template writes around a
+conversation is special too. Other added tokens, such as Gemma's runs of line breaks, are ordinary text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import accumulate
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from srtui.chat_template import ChatTemplate
+from srtui.prompts.answer_place import Piece, markup
+
+# Texts to stand before one whose tokens inside a longer text are wanted; the first that does not join it counts.
+_ANCHORS = ("\n", "0", "a", ".", "|")
+
+
+class Cutter:
+    """Cuts prompts and targets for one Hugging Face fast ``tokenizer``; ``chat`` is its chat template
+    where that is in use."""
+
+    def __init__(self, tokenizer: Any, chat: ChatTemplate | None = None) -> None:
+        # Copies: what others set on the shared tokenizer (special tokens, truncation) changes nothing here.
+        self._backend = tokenizer.backend_tokenizer
+        self.special = special_ids(tokenizer, chat)
+        self._text = _copy(self._backend, self.special)
+
+    def data(self, text: str, *, inside: bool = False) -> list[int]:
+        """Ids of ``text`` in which nothing is special; ``inside`` a longer text, where some tokenizers
+        put no space in front."""
+        return self._inside(text, special=False) if inside else list(self._text_only(text).ids)
+
+    def markup(self, text: str) -> list[int]:
+        """Ids of a template's own text, in which names of special tokens are those tokens."""
+        return list(self._with_special(text).ids)
+
+    def whole(self, pieces: Sequence[Piece]) -> list[int]:
+        """Ids of the pieces as one text; from data there is no special token among them."""
+        return list(self._encode(pieces)[0])
+
+    def cut(self, prompt: Sequence[Piece], target: str) -> tuple[list[int], int]:
+        """Ids of prompt and target, and how many of them are the prompt's.
+
+        They are those of the whole text, unless a token would reach over the border; then prompt and
+        target are cut apart.
+        """
+        ids, offsets = self._encode([*prompt, (target, True)])
+        border = sum(len(text) for text, _ in prompt)
+        if offsets is None or any(begin < border < end for begin, end in offsets):
+            before = self.whole(prompt)
+            return [*before, *self.data(target, inside=bool(before))], len(before)
+        return list(ids), sum(1 for begin, _ in offsets if begin < border)
+
+    def _encode(self, pieces: Sequence[Piece]) -> tuple[list[int], list[tuple[int, int]] | None]:
+        """Ids of the joined pieces, with their offsets; without, where pieces had to be cut one by one."""
+        text = "".join(text for text, _ in pieces)
+        if all(is_data for _, is_data in pieces):
+            encoded = self._text_only(text)
+            return encoded.ids, encoded.offsets
+        encoded = self._with_special(text)
+        if not self._special_in_data(encoded, pieces):
+            return encoded.ids, encoded.offsets
+        ids: list[int] = []
+        for part, is_data in pieces:
+            if ids:
+                ids += self._inside(part, special=not is_data)
+            else:
+                ids += (self._text_only if is_data else self._with_special)(part).ids
+        return ids, None
+
+    def _special_in_data(self, encoded: Any, pieces: Sequence[Piece]) -> bool:
+        """Whether a special token of ``encoded`` reaches into a piece of data."""
+        ends = list(accumulate(len(text) for text, _ in pieces))
+        regions = [
+            (end - len(text), end)
+            for (text, is_data), end in zip(pieces, ends, strict=True)
+            if is_data and text
+        ]
+        return any(
+            begin < last and end > first
+            for token, (begin, end) in zip(encoded.ids, encoded.offsets, strict=True)
+            if token in self.special
+            for first, last in regions
+        )
+
+    def _inside(self, text: str, *, special: bool) -> list[int]:
+        """Ids of ``text`` as they are within a longer text: behind an anchor that joins nothing of it."""
+        encode = self._with_special if special else self._text_only
+        for anchor in _ANCHORS:
+            encoded = encode(anchor + text)
+            if not any(begin < len(anchor) < end for begin, end in encoded.offsets):
+                return [
+                    token
+                    for token, (begin, _) in zip(encoded.ids, encoded.offsets, strict=True)
+                    if begin >= len(anchor)
+                ]
+        return list(encode(text).ids)
+
+    def _text_only(self, text: str) -> Any:
+        return self._text.encode(text, add_special_tokens=False)
+
+    def _with_special(self, text: str) -> Any:
+        return self._marked.encode(text, add_special_tokens=False)
+
+    @cached_property
+    def _marked(self) -> Any:
+        return _copy(self._backend)
+
+
+def special_ids(tokenizer: Any, chat: ChatTemplate | None = None) -> frozenset[int]:
+    """Ids that data may never become: flagged special in the table of added tokens, or written by the
+    tokenizer's chat template around a conversation."""
+    table = tokenizer.added_tokens_decoder
+    found = {i for i, token in table.items() if token.special} | set(tokenizer.all_special_ids)
+    if chat is not None:
+        own = markup(chat)
+        found |= {i for i, token in table.items() if token.content.strip() and token.content in own}
+    return frozenset(found)
+
+
+def _copy(backend: Any, as_text: frozenset[int] = frozenset()) -> Any:
+    """A tokenizer like ``backend`` that takes the names of the tokens ``as_text`` for text."""
+    state = json.loads(backend.to_str())
+    added = [token | {"special": token["id"] in as_text} for token in state["added_tokens"]]
+    copy = Tokenizer.from_str(
+        json.dumps(state | {"added_tokens": added, "truncation": None, "padding": None})
+    )
+    copy.encode_special_tokens = True
+    return copy
