@@ -81,7 +81,9 @@ def decisions(store: Any, judge: Any, some: list[tuple[Any, Any, Any, Any]]) -> 
     ids = []
     with store.transaction():
         for n, (original, new, on_old, on_new) in enumerate(some):
-            sample = store.value("SELECT sample_id FROM variant WHERE digest = ?", (original.digest,))
+            (sample,) = store.conn.execute(
+                "SELECT sample_id FROM variant WHERE digest = ?", (original.digest,)
+            ).fetchone()
             first = store.corpus.variants_of(sample)[0].id
             second, _ = store.corpus.add_variant(sample, "instruction_reflected", "import", first, None, new)
             third, _ = store.corpus.add_variant(sample, "response_reflected", "import", first, None, on_old)

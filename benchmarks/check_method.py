@@ -128,16 +128,16 @@ def _cut_in(store: Store) -> int:
 
     cut = kept = 0
     for run in store.runs.all():
-        for _, variant_id in store.work.selected(run.id):
+        for _, variant_id in store.decisions.selected(run.id):
             at: int | None = variant_id
             kept += 1
             found = False
             while at is not None:
-                row = store.row(
+                row = store.conn.execute(
                     "SELECT v.parent_id, v.kind, v.response, g.finish, g.segments, g.text FROM variant v "
                     "LEFT JOIN generation g ON g.id = v.generation_id WHERE v.id = ?",
                     (at,),
-                )
+                ).fetchone()
                 if row["finish"] is not None:
                     ended = [part for part in json.loads(row["segments"] or "[]") if part[0] != "critique"]
                     # Behind a whole answer a marker stands, and what was cut is behind that.

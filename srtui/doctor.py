@@ -12,7 +12,6 @@ import os
 import platform
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -135,32 +134,28 @@ def _disk(root: Path | None) -> Check:
 
 def _sqlite(root: Path | None) -> Check:
     """Version, FTS5, and write-ahead logging on the store's own disk (network disks refuse it)."""
-    detail = f"{sqlite3.sqlite_version}"
+    from srtui.store.connection import DatabaseError
+    from srtui.store.probe import SQLITE_VERSION, probe
+
     folder = root / "store" if root and (root / "store").is_dir() else None
     try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".doctor.") as temporary:
-            database = sqlite3.connect(Path(temporary) / "probe.sqlite")
-            try:
-                (mode,) = database.execute("PRAGMA journal_mode = WAL").fetchone()
-                database.execute("CREATE VIRTUAL TABLE words USING fts5(text)")
-                database.execute("INSERT INTO words VALUES ('reflection tuning')")
-                (found,) = database.execute(
-                    "SELECT count(*) FROM words WHERE words MATCH 'tuning'"
-                ).fetchone()
-            finally:
-                database.close()
-    except sqlite3.Error as error:
+        sqlite = probe(folder)
+    except DatabaseError as error:
         return Check(
-            "SQLite", False, f"{detail}: {error}", "use a Python whose SQLite has FTS5 (3.35 or newer)"
+            "SQLite",
+            False,
+            f"{SQLITE_VERSION}: {error}",
+            "use a Python whose SQLite has FTS5 (3.35 or newer)",
         )
     except OSError as error:
         return Check(
             "SQLite", False, f"{folder}: {error.strerror}", "make store/ writable, and the disk not full"
         )
-    if mode != "wal" or found != 1:
-        return Check("SQLite", False, f"{detail}, journal mode {mode}", "put the workspace on a local disk")
-    ok = sqlite3.sqlite_version_info >= (3, 35)
-    return Check("SQLite", ok, f"{detail}, WAL and FTS5 work", "" if ok else "use a newer Python")
+    if sqlite.journal_mode != "wal" or not sqlite.searches:
+        detail = f"{SQLITE_VERSION}, journal mode {sqlite.journal_mode}"
+        return Check("SQLite", False, detail, "put the workspace on a local disk")
+    fix = "" if sqlite.new_enough else "use a newer Python"
+    return Check("SQLite", sqlite.new_enough, f"{SQLITE_VERSION}, WAL and FTS5 work", fix)
 
 
 def _log(root: Path | None) -> Iterator[Check]:

@@ -44,14 +44,12 @@ def work(command: Callable[[], None]) -> NoReturn:
     except MemoryError:
         _fail("The memory of this machine ran out; close something first. Nothing already stored is lost.")
     except Exception as error:
-        import sqlite3
+        from srtui.store import DatabaseError, explain
 
         if isinstance(error, RuntimeError) and "Symlink loop" in str(error):  # Path.resolve, before 3.13
             _fail(f"{error}.")
-        if not isinstance(error, sqlite3.Error):
+        if not isinstance(error, DatabaseError):
             raise
-        from srtui.store import explain
-
         _fail(str(explain(error, _store_path())))
     sys.exit(0)
 

@@ -17,6 +17,7 @@ from srtui.pipeline.ablate import ARMS, Ablation, Interval, check_arms, paired_i
 from srtui.store import Store
 from srtui.workspace import Workspace
 from tests.conftest import make_workspace, small_recipe
+from tests.sql import sql_rows, sql_value
 
 
 class Quiet:
@@ -118,12 +119,14 @@ def test_arms_share_what_is_stored(pair_workspace: Workspace) -> None:
             for run in store.runs.all()
         }
         assert steps == {found.steps}
-        kinds = {r[0] for r in store.rows("SELECT DISTINCT status FROM reflection WHERE run_id = 2")}
+        kinds = {r[0] for r in sql_rows(store, "SELECT DISTINCT status FROM reflection WHERE run_id = 2")}
         assert kinds == {"not_asked"}
 
         before = [
-            store.value(f"SELECT count(*) FROM {table}") for table in ("generation", "run", "span_loss")
+            sql_value(store, f"SELECT count(*) FROM {table}") for table in ("generation", "run", "span_loss")
         ]
         assert asdict(ablation.work(["original", "both", "coherence"])) == asdict(found)
-        after = [store.value(f"SELECT count(*) FROM {table}") for table in ("generation", "run", "span_loss")]
+        after = [
+            sql_value(store, f"SELECT count(*) FROM {table}") for table in ("generation", "run", "span_loss")
+        ]
         assert after == before

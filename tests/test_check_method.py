@@ -12,6 +12,7 @@ from srtui.sample import Pair
 from srtui.store import Store
 from srtui.store.endings import packed
 from tests.conftest import RECIPE
+from tests.sql import sql_value
 from tests.store.test_endings import generation, imported
 
 
@@ -25,14 +26,14 @@ from tests.store.test_endings import generation, imported
 def test_a_text_in_one_go_is_cut_where_it_is_the_tail(tmp_path: Path, text: str, cut: int) -> None:
     with Store(tmp_path / "s.sqlite") as store:
         dataset = imported(store, 1)
-        sample = int(store.value("SELECT id FROM sample"))
+        sample = int(sql_value(store, "SELECT id FROM sample"))
         run = store.runs.create("r", dataset, "r.toml", RECIPE, "f", [(sample, False)])
-        at = int(store.value("SELECT id FROM variant"))
+        at = int(sql_value(store, "SELECT id FROM variant"))
         with store.transaction():
             made = generation(1, at, "response", "length", packed([("text", "length", 60)]))
-            by = store.work.add_generation(replace(made, mode="free", text=text))
+            by = store.generations.add(replace(made, mode="free", text=text))
             new, _ = store.corpus.add_variant(
                 sample, "response_reflected", "teacher", at, by, Pair("i0", "", "The Nile.")
             )
-            store.work.add_outcome(run.id, sample, new, True, "", None, None)
+            store.decisions.add_outcome(run.id, sample, new, True, "", None, None)
         assert _cut_in(store) == cut

@@ -62,7 +62,7 @@ def test_a_run_shares_no_question_between_its_sides(tmp_path: Path) -> None:
     recipe = recipes.load(path, [f"dataset={workspace.root / 'twice.json'}"], None)
     with Store(workspace.store_path) as store:
         run, _ = prepare(workspace, store, recipe, path)
-        held = set(store.work.held_out(run.id))
+        held = set(store.decisions.held_out(run.id))
         texts = {i: v.pair.instruction.rstrip("!") for i, v in store.corpus.originals(run.id).items()}
         assert len(held) == 20
         assert not {texts[i] for i in held} & {t for i, t in texts.items() if i not in held}

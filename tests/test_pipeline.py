@@ -24,6 +24,7 @@ from srtui.store.summary import summarise
 from srtui.workspace import Workspace
 from tests.commands import Command, srtui
 from tests.conftest import make_workspace, small_recipe
+from tests.sql import sql_row, sql_rows, sql_value
 
 pytestmark = pytest.mark.model
 
@@ -33,10 +34,11 @@ def decided(workspace: Workspace) -> list[tuple[Any, ...]]:
     with Store(workspace.store_path, read_only=True) as store:
         return [
             tuple(r)
-            for r in store.rows(
+            for r in sql_rows(
+                store,
                 "SELECT s.row, d.stage, v.instruction, v.input, v.response, d.reason, o.kept, o.reason FROM decision d "
                 "JOIN sample s ON s.id = d.sample_id JOIN variant v ON v.id = d.chosen_id "
-                "LEFT JOIN outcome o ON o.run_id = d.run_id AND o.sample_id = d.sample_id ORDER BY s.row, d.stage"
+                "LEFT JOIN outcome o ON o.run_id = d.run_id AND o.sample_id = d.sample_id ORDER BY s.row, d.stage",
             )
         ]
 
@@ -73,7 +75,7 @@ def test_the_summary_is_whole_and_true(finished: tuple[Workspace, dict[str, Any]
 def test_decisions_follow_from_the_stored_scores(finished: tuple[Workspace, dict[str, Any]]) -> None:
     workspace, _ = finished
     with Store(workspace.store_path, read_only=True) as store:
-        rows = store.rows("SELECT stage, chosen_id, compared FROM decision")
+        rows = sql_rows(store, "SELECT stage, chosen_id, compared FROM decision")
         assert len(rows) == 12
         for r in rows:
             compared = json.loads(r["compared"])
@@ -82,7 +84,7 @@ def test_decisions_follow_from_the_stored_scores(finished: tuple[Workspace, dict
                 best = max if r["stage"] == "instruction" else min
                 assert scores[r["chosen_id"]] == best(scores.values())
         assert store.check() == []
-        for g in store.rows("SELECT * FROM generation"):
+        for g in sql_rows(store, "SELECT * FROM generation"):
             assert len(g["model_sha256"]) == 64
             assert json.loads(g["sampler"])["temperature"] > 0
             assert g["prompt_version"].startswith(f"{g['stage']}-1-")
@@ -93,15 +95,15 @@ def test_no_rewrite_was_cut_short(finished: tuple[Workspace, dict[str, Any]]) ->
     with Store(workspace.store_path, read_only=True) as store:
         ended = {
             g["id"]: {part: finish for part, finish, *_ in json.loads(g["segments"])}
-            for g in store.rows("SELECT id, segments FROM generation")
+            for g in sql_rows(store, "SELECT id, segments FROM generation")
         }
         made = [
             r[0]
-            for r in store.rows(
-                "SELECT v.generation_id FROM candidate c JOIN variant v ON v.id = c.variant_id"
+            for r in sql_rows(
+                store, "SELECT v.generation_id FROM candidate c JOIN variant v ON v.id = c.variant_id"
             )
         ]
-        status = dict(store.rows("SELECT id, parsed FROM generation"))
+        status = dict(sql_rows(store, "SELECT id, parsed FROM generation"))
     assert made
     for n in made:
         assert all(finish not in CUT for part, finish in ended[n].items() if part != "critique")
@@ -302,10 +304,10 @@ def test_a_proxy_decides_what_is_clear(pair_workspace: Workspace) -> None:
     events = [e["message"] for e in map(json.loads, done.stdout.splitlines()) if e["type"] == "event"]
     assert any("tiny alone would have changed" in message for message in events)
     with Store(pair_workspace.store_path, read_only=True) as store:
-        kinds = {r[0] for r in store.rows("SELECT quantization FROM scoring_setting")}
+        kinds = {r[0] for r in sql_rows(store, "SELECT quantization FROM scoring_setting")}
         assert kinds == {"nf4", "f32"}
         assert store.runs.named("small").status == "done"
-        assert store.value("SELECT count(*) FROM outcome") == 6
+        assert sql_value(store, "SELECT count(*) FROM outcome") == 6
 
 
 def test_scores_are_told(finished: tuple[Workspace, dict[str, Any]], tmp_path: Path) -> None:
@@ -325,7 +327,9 @@ def test_a_text_by_hand_is_scored_like_any_other(finished: tuple[Workspace, dict
     workspace, _ = finished
     with Store(workspace.store_path) as store:
         run = store.runs.named("small")
-        sample, original = store.row("SELECT sample_id, id FROM variant WHERE kind = 'original' LIMIT 1") or (
+        sample, original = sql_row(
+            store, "SELECT sample_id, id FROM variant WHERE kind = 'original' LIMIT 1"
+        ) or (
             0,
             0,
         )
@@ -334,7 +338,7 @@ def test_a_text_by_hand_is_scored_like_any_other(finished: tuple[Workspace, dict
     done = srtui(workspace, "resume", "small")
     assert done.returncode == 0, done.stderr
     with Store(workspace.store_path, read_only=True) as store:
-        scores = store.work.scores_of(made, run.setting_id or 0)
+        scores = store.scores.of_variant(made, run.setting_id or 0)
         assert 0 < scores["ifd"]["value"] < 2
         assert 0 < scores["rifd"]["value"] < 2
         assert store.runs.named("small").status == "done"
@@ -413,7 +417,7 @@ def test_progress_never_passes_its_end_where_prompts_are_too_long(
     with Store(pair_workspace.store_path) as store:
         run, _ = prepare(pair_workspace, store, recipes.load(path), path)
         Engine(pair_workspace, store, run, Listens()).work("reflect-instruction")
-        rows = store.rows("SELECT status, count(*) FROM reflection GROUP BY status")
+        rows = sql_rows(store, "SELECT status, count(*) FROM reflection GROUP BY status")
     assert [tuple(r) for r in rows] == [("too_long", 2)]
     assert [t for t in told if t[0] == "reflect-instruction"][-1][1:] == (2, 2)
     assert all(done <= total for _, done, total in told)

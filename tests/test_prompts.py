@@ -26,6 +26,7 @@ from srtui.sample import Pair
 from srtui.store import Store
 from srtui.workspace import Workspace
 from tests.conftest import ROOT
+from tests.sql import sql_rows, sql_value
 from tests.tui.scripted_store import Script
 
 MINE = """
@@ -228,9 +229,9 @@ def test_scores_and_answers_under_other_words_are_not_used_again(mine: Path, tmp
         words = ("student", "id", "nf4", "vicuna", "default", 64)
         ours, theirs = (template_version("vicuna", p) for p in (None, prompts))
         # A setting from before versions were kept is a third one.
-        assert len({store.work.setting(*words, v) for v in (ours, theirs, "")}) == 3
-        assert store.work.setting(*words, ours) == store.work.setting(*words, ours)
-        kept = [r[0] for r in store.rows("SELECT template_version FROM scoring_setting ORDER BY id")]
+        assert len({store.scores.setting(*words, v) for v in (ours, theirs, "")}) == 3
+        assert store.scores.setting(*words, ours) == store.scores.setting(*words, ours)
+        kept = [r[0] for r in sql_rows(store, "SELECT template_version FROM scoring_setting ORDER BY id")]
         assert kept == [ours, theirs, ""]
     one = Contestant("x", "student", Path("m"), "sha", template="vicuna", quantization="nf4")
     other = Contestant(
@@ -291,7 +292,7 @@ def test_under_a_chat_template_too(workspace: Workspace) -> None:
         script = Script(workspace, store).begin([Pair(f"i{n}", "", f"One. Two {n}.") for n in range(4)])
         script.reflect("instruction")
         script.choose("instruction")
-        settings = json.loads(store.value("SELECT recipe FROM run WHERE id = ?", (script.run_id,)))
+        settings = json.loads(sql_value(store, "SELECT recipe FROM run WHERE id = ?", (script.run_id,)))
         settings["prompt"]["template"], settings["student"]["model"] = "chat", "thinker"
         store.conn.execute("UPDATE run SET recipe = ?", (json.dumps(settings),))
         for version, is_refused in ((now, False), (template_version("chat"), True)):

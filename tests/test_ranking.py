@@ -13,8 +13,9 @@ from srtui.recipe import Recipe, parse
 from srtui.sample import Pair
 from srtui.store import Store
 from srtui.store.corpus import NewRow
-from srtui.store.work import StoredScore
+from srtui.store.scores import StoredScore
 from srtui.workspace import Workspace
+from tests.sql import sql_rows
 
 # By sample: the proxy finds all of them far better than the student does, and in the other order.
 PROXY = {1: 0.99, 2: 0.98, 3: 0.97, 4: 0.96}
@@ -32,14 +33,14 @@ class Student:
         self.store, self.setting_id, self.scored = store, setting, []  # type: ignore[var-annotated]
 
     def scores(self, ids: Iterable[int], metric: str) -> dict[int, Any]:
-        return self.store.work.scores(ids, self.setting_id, metric)
+        return self.store.scores.of_variants(ids, self.setting_id, metric)
 
     def score(
         self, ids: Iterable[int], metric: str, should_stop: Callable[[], bool]
     ) -> Iterator[tuple[int, float]]:
         missing = [i for i in ids if i not in self.scores([i], metric)]
         self.scored += missing
-        self.store.work.add_scores(self.setting_id, [score(i, STUDENT[i], metric) for i in missing])
+        self.store.scores.add(self.setting_id, [score(i, STUDENT[i], metric) for i in missing])
         yield len(missing), 1.0
 
 
@@ -54,22 +55,22 @@ def run(workspace: Workspace) -> tuple[Store, int, Student]:
     run_id = store.runs.create(
         "r", 1, "r.toml", recipe.model_dump_json(), "f", [(i, False) for i in range(1, 5)]
     ).id
-    proxy = store.work.setting("small", "small", "nf4", "alpaca", "default", 64)
-    student = store.work.setting("big", "big", "nf4", "alpaca", "default", 64)
+    proxy = store.scores.setting("small", "small", "nf4", "alpaca", "default", 64)
+    student = store.scores.setting("big", "big", "nf4", "alpaca", "default", 64)
     store.runs.update(run_id, setting_id=student)
-    store.work.add_scores(proxy, [score(i, v) for i, v in PROXY.items()])
-    store.work.add_scores(student, [score(i, STUDENT[i]) for i in (3, 4)])
+    store.scores.add(proxy, [score(i, v) for i, v in PROXY.items()])
+    store.scores.add(student, [score(i, STUDENT[i]) for i in (3, 4)])
     with store.transaction():
         for i in range(1, 5):
             value, setting = (PROXY[i], proxy) if i < 3 else (STUDENT[i], student)
-            store.work.add_outcome(run_id, i, i, True, "selected", value, 0.5, setting)
+            store.decisions.add_outcome(run_id, i, i, True, "selected", value, 0.5, setting)
     return store, run_id, Student(store, student)
 
 
 def test_a_proxys_score_never_outranks_the_students(run: tuple[Store, int, Student]) -> None:
     store, run_id, _ = run
     assert [s for s, _ in trained_on(store, store.runs.get(run_id))] == [3, 4]
-    assert [r[1] for r in store.work.selected_scores(run_id)] == [None, None, 0.30, 0.40]
+    assert [r[1] for r in store.decisions.selected_scores(run_id)] == [None, None, 0.30, 0.40]
 
 
 def test_what_is_ranked_is_scored_by_the_student_first(run: tuple[Store, int, Student]) -> None:
@@ -98,7 +99,9 @@ def test_an_outcome_says_whose_its_scores_are(run: tuple[Store, int, Student]) -
     store, run_id, student = run
     found = [
         r[0]
-        for r in store.rows("SELECT setting_id FROM outcome WHERE run_id = ? ORDER BY sample_id", (run_id,))
+        for r in sql_rows(
+            store, "SELECT setting_id FROM outcome WHERE run_id = ? ORDER BY sample_id", (run_id,)
+        )
     ]
     assert found[2:] == [student.setting_id] * 2
     assert student.setting_id not in found[:2]
@@ -109,7 +112,7 @@ def test_a_run_that_goes_on_with_another_student_is_scored_again(run: tuple[Stor
     from srtui.pipeline.context import Context
 
     store, run_id, student = run
-    renamed = Student(store, store.work.setting("big", "big:cpu", "nf4", "alpaca", "default", 64))
+    renamed = Student(store, store.scores.setting("big", "big:cpu", "nf4", "alpaca", "default", 64))
     told: list[str] = []
     watch = SimpleNamespace(
         event=lambda level, message: told.append(message),
@@ -124,5 +127,5 @@ def test_a_run_that_goes_on_with_another_student_is_scored_again(run: tuple[Stor
     assert renamed.scored == [3, 4]
     assert "2 texts are scored again" in told[0]
     assert store.runs.get(run_id).setting_id == renamed.setting_id
-    assert store.work.scores([3, 4], renamed.setting_id, "ifd") == {3: (0.30, None), 4: (0.40, None)}
-    assert store.work.scores([3, 4], student.setting_id, "ifd") == {3: (0.30, None), 4: (0.40, None)}
+    assert store.scores.of_variants([3, 4], renamed.setting_id, "ifd") == {3: (0.30, None), 4: (0.40, None)}
+    assert store.scores.of_variants([3, 4], student.setting_id, "ifd") == {3: (0.30, None), 4: (0.40, None)}

@@ -105,28 +105,19 @@ def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[st
 
     from srtui.store import figures
 
-    # Beyond 64 bits no id can be, and SQLite takes no such number.
-    row = None
-    if abs(sample_id) < 2**63:
-        row = store.row(
-            "SELECT s.id, s.row, d.name AS dataset FROM sample s JOIN dataset d ON d.id = s.dataset_id WHERE s.id = ?",
-            (sample_id,),
-        )
-    if row is None:
-        highest = store.value("SELECT max(id) FROM sample")
+    origin = store.corpus.origin(sample_id)
+    if origin is None:
+        highest = store.corpus.highest_sample_id()
         raise UserError(
             f"There is no sample {sample_id}" + (f"; ids go up to {highest}." if highest else " yet.")
         )
-    runs = [
-        store.runs.get(r[0])
-        for r in store.rows("SELECT run_id FROM run_sample WHERE sample_id = ? ORDER BY run_id", (sample_id,))
-    ]
+    runs = store.runs.of_sample(sample_id)
     if run_name is not None:
         wanted = store.runs.named(run_name).id
         runs = [r for r in runs if r.id == wanted]
     variants = []
     for v in store.corpus.variants_of(sample_id):
-        scores = {r.name: store.work.scores_of(v.id, r.setting_id) for r in runs if r.setting_id}
+        scores = {r.name: store.scores.of_variant(v.id, r.setting_id) for r in runs if r.setting_id}
         variants.append(
             {
                 "id": v.id,
@@ -138,19 +129,19 @@ def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[st
             }
         )
     return {
-        "sample": row["id"],
-        "dataset": row["dataset"],
-        "row": row["row"],
+        "sample": origin.id,
+        "dataset": origin.dataset,
+        "row": origin.row,
         "variants": variants,
         "generations": [
             {k: v for k, v in g.items() if not isinstance(v, bytes)}
-            for g in store.work.generations_of(sample_id)
+            for g in store.generations.of_sample(sample_id)
         ],
         "runs": {
             r.name: {
-                "reflections": store.work.reflections_of(r.id, sample_id),
-                "decisions": store.work.decisions_of(r.id, sample_id),
-                "outcome": store.work.outcome_of(r.id, sample_id),
+                "reflections": store.generations.reflections_of(r.id, sample_id),
+                "decisions": store.decisions.of_sample(r.id, sample_id),
+                "outcome": store.decisions.outcome_of(r.id, sample_id),
                 "final": asdict(figures.standing(store.conn, r.id, sample_id)),
             }
             for r in runs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -88,6 +87,7 @@ def db_check(
 ) -> None:
     """Is the file sound, and does it say what was stored?"""
     from srtui.console import progress_line
+    from srtui.store import DatabaseError
 
     _, store = open_store(read_only=True)
     show, clear = progress_line(False)
@@ -101,7 +101,7 @@ def db_check(
                 from srtui.store.verify import first_of
 
                 problems += first_of(faults(store, lambda done, total: show(done, done, total)))
-        except sqlite3.DatabaseError as error:
+        except DatabaseError as error:
             if not problems:
                 problems.append(str(error))
     clear()

@@ -100,7 +100,7 @@ def _work(
     from srtui.progress import Stopped
     from srtui.store.summary import summarise
 
-    if this.status == "done" and not store.work.unscored_by_hand(this.id):
+    if this.status == "done" and not store.scores.unscored_by_hand(this.id):
         if as_json:
             print_json({"type": "summary", **summarise(store, this.id)})
         else:

@@ -31,7 +31,7 @@ from srtui.progress import Progress, Reporter, Stopped
 from srtui.prompts import template
 from srtui.store import Store
 from srtui.store.evaluations import Evaluation, Item, Judgement, NewEvaluation
-from srtui.store.work import StoredLoss
+from srtui.store.scores import StoredLoss
 
 _ABSENT = "Multiple choice needs EleutherAI's lm-eval, which is not installed; install it with: pip install 'srtui[lm-eval]'"
 
@@ -199,7 +199,7 @@ def _model(
         def loglikelihood(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
             asked = [spans.continuation(*r.args) for r in requests]
             keys = [span.key(identity, "continuation") for span in asked]
-            known = store.work.losses(keys)
+            known = store.scores.losses(keys)
             todo = {key: span for key, span in zip(keys, asked, strict=True) if key not in known}
             ordered = list(todo)
             total, began = len(set(keys)), time.monotonic()
@@ -211,13 +211,13 @@ def _model(
                 fresh[ordered[n]] = StoredLoss(nll, loss.tokens, loss.truncated, loss.reason)
                 done += 1
                 if time.monotonic() - stored_at > 1.0 or done == total:
-                    store.work.add_losses(fresh)
+                    store.scores.add_losses(fresh)
                     known.update(fresh)
                     fresh, stored_at = {}, time.monotonic()
                     store.evaluations.update(evaluation_id, stage="choice", done=done, total=total)
                 seconds = time.monotonic() - began
                 reporter.progress(Progress("choice", done, total, scorer.tokens_run, seconds))
-            store.work.add_losses(fresh)
+            store.scores.add_losses(fresh)
             known.update(fresh)
             if should_stop():
                 raise Stopped

@@ -70,8 +70,8 @@ class Choosing:
 
     def _choose(self, aim: str, by: str, choose: Callable[..., selection.Choice], weight: float) -> int:
         """Decide every sample that is not; how many rewrites have been taken so far."""
-        todo = self._store.work.to_decide(self._run.id, aim)
-        taken = self._store.work.taken(self._run.id, aim)
+        todo = self._store.decisions.to_decide(self._run.id, aim)
+        taken = self._store.decisions.taken(self._run.id, aim)
         done = self._total - len(todo)
         for chunk in batched(todo.items(), CHUNK):
             groups = [[before, *rewrites] for _, (before, rewrites) in chunk if rewrites]
@@ -88,7 +88,7 @@ class Choosing:
                     others = [scores.get(r, selection.ScoredText(r, None)) for r in rewrites]
                     choice = choose(first, others, by)
                     proxy = f" (by {self._recipe.scoring.proxy})" if before in by_proxy else ""
-                    self._store.work.add_decision(
+                    self._store.decisions.add(
                         self._run.id,
                         sample_id,
                         aim,
@@ -105,7 +105,7 @@ class Choosing:
     def _settle(self, weight: float, detail: dict[str, Any]) -> None:
         """Say of each sample whether it is trained on; scores only what that needs."""
         policy, total = self._recipe.selection.policy, self._total
-        todo = self._store.work.undecided_outcomes(self._run.id)
+        todo = self._store.decisions.undecided_outcomes(self._run.id)
         done = total - len(todo)
         for chunk in batched(todo, CHUNK):
 
@@ -137,7 +137,7 @@ class Choosing:
                     none = selection.ScoredText(variant, None)
                     scores = ifd.get(variant, none), rifd.get(variant, none)
                     outcome = selection.keep(policy, response, *scores)
-                    self._store.work.add_outcome(
+                    self._store.decisions.add_outcome(
                         self._run.id,
                         sample_id,
                         variant,
@@ -156,7 +156,7 @@ class Choosing:
 
     def _score_by_hand(self) -> None:
         """What people wrote is scored like any other text; no choice waits for it."""
-        wanted = self._store.work.unscored_by_hand(self._run.id)
+        wanted = self._store.scores.unscored_by_hand(self._run.id)
         if not wanted:
             return
         for metric in ("ifd", "rifd"):
@@ -181,7 +181,7 @@ class Choosing:
             judge = self._context.judge()
             metric: Metric = "ifd" if aim == "instruction" else "rifd"
             self._score(judge, everything, metric, tell)
-            perplexities = self._store.work.perplexities(everything, judge.setting_id, metric)
+            perplexities = self._store.scores.perplexities(everything, judge.setting_id, metric)
             values = [perplexities.get(v) for v in everything]
         else:
             variants = self._store.corpus.variants(everything)

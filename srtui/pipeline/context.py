@@ -82,7 +82,7 @@ class Context:
 
     @property
     def sample_count(self) -> int:
-        return int(self.store.value("SELECT count(*) FROM run_sample WHERE run_id = ?", (self.run.id,)))
+        return self.store.runs.sample_count(self.run.id)
 
     def variants(self, todo: list[tuple[int, int]]) -> Iterator[tuple[int, Variant]]:
         """(sample id, variant) of pairs of ids, read in chunks."""
@@ -130,7 +130,7 @@ class Context:
     def _score_again(self, judge: VariantScorer, before: int) -> None:
         """The student, or how it is run, is not what it was when this run began: what was scored then is
         scored now, so that all scores of the run are of one kind. Raises Stopped when asked to stop."""
-        scored = self.store.work.scored_in_run(self.run.id, before)
+        scored = self.store.scores.scored_in_run(self.run.id, before)
         count = len(set().union(*scored.values()))
         self.watch.event(
             "warning",
@@ -207,16 +207,14 @@ class Context:
             self._refuse_other_than(now)
 
     def _version_of(self, setting_id: int) -> str:
-        return str(
-            self.store.value("SELECT template_version FROM scoring_setting WHERE id = ?", (setting_id,))
-        )
+        setting = self.store.scores.setting_of(setting_id)
+        return str(setting.template_version if setting else None)
 
     def _refuse_other_than(self, version: str) -> None:
         if self.run.setting_id is None:
             return
-        begun = self.store.row("SELECT 1 FROM decision WHERE run_id = ? LIMIT 1", (self.run.id,))
-        settled = self.store.value("SELECT count(*) FROM outcome WHERE run_id = ?", (self.run.id,))
-        if not begun or settled >= self.sample_count:
+        decisions = self.store.decisions
+        if not decisions.any_made(self.run.id) or decisions.settled(self.run.id) >= self.sample_count:
             return
         if self._version_of(self.run.setting_id) != version:
             raise UserError(

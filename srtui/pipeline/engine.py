@@ -101,12 +101,12 @@ class Engine:
             yield "train", lambda: train_selected(context)
 
     def _reflect(self, aim: Aim, criteria_name: str) -> None:
-        todo = self._store.work.to_reflect(self._run.id, aim)
+        todo = self._store.generations.to_reflect(self._run.id, aim)
         if not todo:
             return
         by = self._context.recipe.selection
         if (by.instruction_by if aim == "instruction" else by.response_by) == "original":
-            self._store.work.leave_unasked(self._run.id, aim, todo)
+            self._store.generations.leave_unasked(self._run.id, aim, todo)
             return
         criteria = self._criteria(aim, criteria_name)
         check_template(self._context)

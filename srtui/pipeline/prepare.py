@@ -61,12 +61,7 @@ def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pat
     A recipe whose settings and samples are those of an earlier run goes on with that run.
     """
     dataset_id = _dataset(workspace, store, recipe, recipe_path)
-    ids = [
-        r[0]
-        for r in store.rows(
-            "SELECT id FROM sample WHERE dataset_id = ? ORDER BY id LIMIT ?", (dataset_id, recipe.limit or -1)
-        )
-    ]
+    ids = store.corpus.sample_ids(dataset_id, recipe.limit)
     fingerprint = f"{recipe.fingerprint}-{key('samples', ids=ids).hex()[2:10]}"
     first = f"{recipe.first_fingerprint}-{scheme_1(repr(ids)).hex()[:8]}"
     earlier = store.runs.with_fingerprint(dataset_id, fingerprint, first)
@@ -74,21 +69,11 @@ def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pat
         return earlier, False
     path = str(recipe_path)
     share = recipe.training.held_out if recipe.training.enabled else 0.0
-    groups = alike(_questions(store, dataset_id, recipe.limit)) if share else {}
+    groups = alike(store.corpus.questions(dataset_id, recipe.limit)) if share else {}
     samples = hold_out(ids, share, lambda i: draw(recipe.seed, "held out", i), groups)
     return store.runs.create(
         recipe.name, dataset_id, path, recipe.model_dump_json(), fingerprint, samples
     ), True
-
-
-def _questions(store: Store, dataset_id: int, limit: int | None) -> Iterator[tuple[int, str, str]]:
-    """(sample id, instruction, input) of the samples of a run, as they were imported."""
-    rows = store.conn.execute(
-        "SELECT v.sample_id, v.instruction, v.input FROM variant v WHERE v.kind = 'original' AND v.sample_id IN "
-        "(SELECT id FROM sample WHERE dataset_id = ? ORDER BY id LIMIT ?)",
-        (dataset_id, limit or -1),
-    )
-    return ((int(r[0]), str(r[1]), str(r[2])) for r in rows)
 
 
 def _dataset(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Path) -> int:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from functools import cache
 from typing import Any
 
@@ -23,63 +21,52 @@ from srtui.recipe import Recipe
 from srtui.sample import Pair
 from srtui.selection import ScoredText
 from srtui.store import Store, figures
-from srtui.store.connection import open_read_only
-from srtui.store.schema import counted_again
-from srtui.store.stored import misshapen, stored
+from srtui.store.derivations import Derivations, Table
+from srtui.store.stored import Row, misshapen, stored
 from srtui.student.ifd import SpanLoss, ifd
 
 _CLOSE = 1e-12  # of a ratio of perplexities: another machine's exp may end in another digit
 _CLOSE_SUM = 1e-6  # of a sum over up to millions of samples, added up in another order
-_TABLES = ("sample", "generation", "score", "decision", "outcome")
-_TELL_EVERY = 1024
+_REPORT_EVERY = 1024
 
 
 def faults(store: Store, tell: Callable[[int, int], None] = lambda done, total: None) -> Iterator[str]:
     """A sentence for each row that does not follow from the others; ``tell`` gets rows done and in all.
 
     Rows are read one by one, so memory does not grow with them. Rows whose JSON is damaged are left to
-    ``srtui.store.verify``. Raises sqlite3.Error where a page cannot be read.
+    ``srtui.store.verify``. Raises srtui.store.DatabaseError where a page cannot be read.
     """
-    with closing(open_read_only(store.path)) as conn:
-        conn.row_factory = sqlite3.Row
-        conn.text_factory = lambda raw: raw.decode("utf-8", "replace")
-        total = sum(conn.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in _TABLES)
-        check = _Check(conn)
+    with Derivations(store.path) as derivations:
+        total = derivations.count()
+        check = _Check(derivations)
+        checks: dict[Table, Callable[[Row], str | None]] = {
+            "sample": check.sample,
+            "generation": check.generation,
+            "score": check.score,
+            "decision": check.decision,
+            "outcome": check.outcome,
+        }
         done = 0
-        for step in (check.sample, check.generation, check.score, check.decision, check.outcome):
-            for row in conn.execute(_ROWS[step.__name__]):
-                if done % _TELL_EVERY == 0:
+        for table, fault_of in checks.items():
+            for row in derivations.rows(table):
+                if done % _REPORT_EVERY == 0:
                     tell(done, total)
                 done += 1
-                if what := step(row):
-                    yield what
+                if fault := fault_of(row):
+                    yield fault
         tell(total, total)
-        yield from _counts(conn)
-    yield from _sums(store)
-
-
-_ROWS = {
-    "sample": "SELECT s.id, s.record, v.instruction, v.input, v.response FROM sample s "
-    "JOIN variant v ON v.sample_id = s.id AND v.kind = 'original' ORDER BY s.id",
-    "generation": "SELECT g.id, g.stage, g.text, g.critique, v.instruction, v.response FROM generation g "
-    "LEFT JOIN variant v ON v.id = g.variant_id WHERE g.parsed = 'parsed' ORDER BY g.id",
-    "score": "SELECT s.variant_id, s.metric, s.value, s.reason, s.conditional_key, s.unconditional_key, "
-    "c.key AS c_key, c.nll AS c_nll, c.tokens AS c_tokens, c.reason AS c_reason, "
-    "u.key AS u_key, u.nll AS u_nll, u.tokens AS u_tokens, u.reason AS u_reason FROM score s "
-    "LEFT JOIN span_loss c ON c.key = s.conditional_key LEFT JOIN span_loss u ON u.key = s.unconditional_key",
-    "decision": "SELECT * FROM decision",
-    "outcome": "SELECT o.*, d.chosen_id, d.reflected FROM outcome o LEFT JOIN decision d ON d.run_id = o.run_id "
-    "AND d.sample_id = o.sample_id AND d.stage = 'response'",
-}
+        yield from _counts(derivations)
+        summed = derivations.summed_runs()
+    yield from _sums(store, summed)
 
 
 class _Check:
     """One row of a table each; a sentence where it does not follow, else None."""
 
-    def __init__(self, conn: sqlite3.Connection) -> None:
-        self._conn = conn
+    def __init__(self, derivations: Derivations) -> None:
+        self._derivations = derivations
 
-    def sample(self, r: sqlite3.Row) -> str | None:
+    def sample(self, r: Row) -> str | None:
         """The record is what the original text was read from."""
         if misshapen(r, "sample", "record"):
             return None
@@ -88,7 +75,7 @@ class _Check:
             return None
         return f"sample {r['id']}: its original text is not in its record"
 
-    def generation(self, r: sqlite3.Row) -> str | None:
+    def generation(self, r: Row) -> str | None:
         """What was read out of a generation is a part of what the teacher wrote."""
         parts = {"critique": r["critique"]}
         if r["response"] is not None:
@@ -100,7 +87,7 @@ class _Check:
             return None
         return f"generation {r['id']}: the {missing[0]} that was read from its text is not in it"
 
-    def score(self, r: sqlite3.Row) -> str | None:
+    def score(self, r: Row) -> str | None:
         """The ratio, or the reason why there is none, by the losses of the two spans."""
         if r["conditional_key"] is None:
             return (
@@ -118,7 +105,7 @@ class _Check:
             return f"{_name(r)}: it is {r['value']!r}, by its losses {value!r}"
         return None
 
-    def decision(self, r: sqlite3.Row) -> str | None:
+    def decision(self, r: Row) -> str | None:
         """What was compared are the variants' scores, and the recipe's rule chooses the same of them."""
         if misshapen(r, "decision", "compared") or (recipe := self._recipe(r["run_id"])) is None:
             return None
@@ -142,7 +129,7 @@ class _Check:
                     )
         return None
 
-    def outcome(self, r: sqlite3.Row) -> str | None:
+    def outcome(self, r: Row) -> str | None:
         """The text that was chosen last, its scores, and whether the recipe's policy keeps it."""
         recipe = self._recipe(r["run_id"])
         name = f"outcome {r['run_id']}/{r['sample_id']}"
@@ -165,24 +152,20 @@ class _Check:
 
     def _is_a_score(self, variant_id: int, metric: str, value: float) -> bool:
         """By any student: a proxy may have decided."""
-        return (
-            self._conn.execute(
-                "SELECT 1 FROM score WHERE variant_id = ? AND metric = ? AND value = ?",
-                (variant_id, metric, value),
-            ).fetchone()
-            is not None
-        )
+        return self._derivations.is_a_score(variant_id, metric, value)
 
     @cache  # noqa: B019 - it lives as long as one check
     def _recipe(self, run_id: int) -> Recipe | None:
-        row = self._conn.execute("SELECT id, name, recipe FROM run WHERE id = ?", (run_id,)).fetchone()
+        row = self._derivations.run(run_id)
+        if row is None:
+            return None
         try:
             return recipes.parse(stored(row, "run", "recipe"), row["name"])
         except UserError:
             return None  # damaged, which srtui.store.verify says, or with settings that there are no more
 
 
-def _name(r: sqlite3.Row) -> str:
+def _name(r: Row) -> str:
     return f"score {r['metric']} of variant {r['variant_id']}"
 
 
@@ -209,24 +192,22 @@ def _texts(value: Any) -> Iterator[str]:
             waiting += one.values() if isinstance(one, dict) else one
 
 
-def _counts(conn: sqlite3.Connection) -> Iterator[str]:
+def _counts(derivations: Derivations) -> Iterator[str]:
     """The counts that the store's triggers keep, against the rows that they count."""
-    for table, key, query in counted_again():
-        columns = ", ".join(key)
-        kept = {tuple(r)[: len(key)]: tuple(r)[len(key) :] for r in conn.execute(f"SELECT * FROM {table}")}
-        for row in conn.execute(query):
-            at, counted = tuple(row)[: len(key)], tuple(row)[len(key) :]
-            if not _alike(kept.pop(at, ()), counted):
-                yield f"{table} {_path(at)} ({columns}): its counts are not those of the rows"
-        for at in kept:
-            yield f"{table} {_path(at)} ({columns}): there is nothing that it counts"
+    for table in derivations.counting_tables():
+        columns, kept = ", ".join(table.key), table.kept
+        for key, counts in table.counted:
+            if not _alike(kept.pop(key, ()), counts):
+                yield f"{table.name} {_path(key)} ({columns}): its counts are not those of the rows"
+        for key in kept:
+            yield f"{table.name} {_path(key)} ({columns}): there is nothing that it counts"
 
 
-def _sums(store: Store) -> Iterator[str]:
-    for row in store.rows("SELECT run_id FROM run_sums ORDER BY run_id"):
-        kept, again = figures.sums_and_again(store, row[0])
+def _sums(store: Store, run_ids: Sequence[int]) -> Iterator[str]:
+    for run_id in run_ids:
+        kept, again = figures.sums_and_again(store, run_id)
         if kept is not None and not _alike(list(kept.values()), [again[name] for name in kept]):
-            yield f"run_sums {row[0]}: the sums that were kept are not those of the rows"
+            yield f"run_sums {run_id}: the sums that were kept are not those of the rows"
 
 
 def _alike(kept: Sequence[float], counted: Sequence[float]) -> bool:

@@ -13,7 +13,7 @@ from srtui.progress import Stopped
 from srtui.reflection import ReflectionPrompt, Rewrite
 from srtui.store.corpus import Variant
 from srtui.store.endings import CUT, cut_at, packed
-from srtui.store.work import StoredGeneration
+from srtui.store.generations import StoredGeneration
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Reflecting:
             status = "parsed" if found else "none_stored"
             self._tally.add(status, 0)
             with store.transaction():
-                store.work.add_reflection(
+                store.generations.add_reflection(
                     self._run.id,
                     sample_id,
                     protocol.stage,
@@ -130,7 +130,7 @@ class Reflecting:
             stored = []
             for candidate in range(self._recipe.reflection.candidates):
                 of = (variant.pair, attempt, candidate, identity)
-                stored.append(self._store.work.generation(protocol.key(*of), protocol.first_key(*of)))
+                stored.append(self._store.generations.with_key(protocol.key(*of), protocol.first_key(*of)))
             # A refusal says what the teacher's context and memory held then, which may be more now.
             if any(g is None or g["finish"] == "too_long" for g in stored):
                 return _OpenRequest(sample_id, variant, attempt)
@@ -145,7 +145,7 @@ class Reflecting:
                 status = "parsed" if ids else _status(generations[0])
                 self._tally.add(status, attempt)
                 self._unknown += sum(1 for g in made if g["segments"] is None)
-                self._store.work.add_reflection(
+                self._store.generations.add_reflection(
                     self._run.id,
                     sample_id,
                     protocol.stage,
@@ -195,7 +195,7 @@ class Reflecting:
             candidates: list[int] = []
             for generation, rewrite in read:
                 row = self._row(asked, generation, rewrite)
-                generation_id = store.work.add_generation(row)
+                generation_id = store.generations.add(row)
                 if rewrite.pair is not None:
                     variant_id, _ = store.corpus.add_variant(
                         asked.sample_id,
@@ -205,14 +205,14 @@ class Reflecting:
                         generation_id,
                         rewrite.pair,
                     )
-                    store.work.made(generation_id, variant_id)
+                    store.generations.made(generation_id, variant_id)
                     if variant_id != asked.variant.id:
                         candidates.append(variant_id)
             if settled:
                 status = (
                     "parsed" if candidates else next((r.status for _, r in read if not r.pair), "unchanged")
                 )
-                store.work.add_reflection(
+                store.generations.add_reflection(
                     self._run.id,
                     asked.sample_id,
                     protocol.stage,
@@ -254,14 +254,7 @@ class Reflecting:
         )
 
     def _tally_so_far(self) -> dict[str, int]:
-        return {
-            r[0]: r[1]
-            for r in self._store.rows(
-                "SELECT CASE WHEN status = 'parsed' AND attempts > 1 THEN 'retried' ELSE status END, count(*) "
-                "FROM reflection WHERE run_id = ? AND stage = ? GROUP BY 1",
-                (self._run.id, self._protocol.stage),
-            )
-        }
+        return self._store.generations.reflections_by_status(self._run.id, self._protocol.stage)
 
     def _show(self, teacher: Teacher, done: int, before: TeacherProgress, now: bool = False) -> None:
         if not (now or self._watch.due):

@@ -31,7 +31,7 @@ def check_template(context: Context) -> None:
     from srtui.student import share_at_or_over_one
 
     recipe, watch = context.recipe, context.watch
-    if context.store.row("SELECT 1 FROM reflection WHERE run_id = ? LIMIT 1", (context.run.id,)):
+    if context.store.generations.any_reflected(context.run.id):
         return
     some = _some_originals(context.store, context.run, recipe.seed, SAMPLE)
     watch.start("check-template")

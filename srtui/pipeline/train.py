@@ -165,7 +165,7 @@ def _score_what_is_ranked(context: Context) -> None:
     """Where the best are trained on, all of them have a score of the run's own student: a proxy's, or one
     of another way of scoring, says nothing about their order. Raises Stopped when asked to stop."""
     wanted = context.recipe.selection
-    chosen = context.store.work.selected(context.run.id, held_out=False)
+    chosen = context.store.decisions.selected(context.run.id, held_out=False)
     if wanted.top_by not in ("ifd", "both") or _count(wanted, len(chosen)) >= len(chosen):
         return
     judge = context.judge()
@@ -189,14 +189,14 @@ def _count(wanted: SelectionSettings, chosen: int) -> int:
 def trained_on(store: Store, run: Run) -> list[tuple[int, int]]:
     """(sample id, variant id) of what is trained on: what was selected, or the best of it."""
     recipe = Recipe.model_validate(run.recipe)
-    work, wanted = store.work, recipe.selection
-    chosen = work.selected(run.id, held_out=False)
+    wanted = recipe.selection
+    chosen = store.decisions.selected(run.id, held_out=False)
     count = _count(wanted, len(chosen))
     if count >= len(chosen):
         return chosen
     ranked = [
         Ranked(sample, ifd, rifd, person, length, lot(recipe.seed, "top", text))
-        for sample, ifd, rifd, person, length, text in work.selected_scores(run.id)
+        for sample, ifd, rifd, person, length, text in store.decisions.selected_scores(run.id)
     ]
     kept = best(ranked, count, wanted.top_by)
     return [(sample, variant) for sample, variant in chosen if sample in kept]
@@ -223,9 +223,9 @@ def _held_out(
     """Held-out samples with their original responses, and with those that were selected; none whose question
     is trained on, be it that a rewrite made it so."""
     store, run_id = context.store, context.run.id
-    ids = set(store.work.held_out(run_id))
+    ids = set(store.decisions.held_out(run_id))
     originals = [v for i, v in store.corpus.originals(run_id).items() if i in ids]
-    chosen = store.corpus.variants(v for _, v in store.work.selected(run_id, held_out=True))
+    chosen = store.corpus.variants(v for _, v in store.decisions.selected(run_id, held_out=True))
     seen = {question_key(v.pair.instruction, v.pair.input) for v in trained}
     held = {"original": originals, "selected": list(chosen.values())}
     kept = {name: unseen(variants, seen) for name, variants in held.items()}

@@ -35,13 +35,13 @@ def trained_adapter(workspace: Workspace, store: Store, run: Run) -> Path:
 def trained_student(workspace: Workspace, store: Store, run: Run) -> Path:
     """The folder of the student that the adapter was trained on. Raises UserError where it has changed."""
     student = models.resolve_student(workspace.models, run.recipe["student"]["model"])
-    setting = store.row("SELECT student_id FROM scoring_setting WHERE id = ?", (run.setting_id,))
+    setting = store.scores.setting_of(run.setting_id)
     if setting is not None:
         from srtui.student.model import model_sha256, weights_sha256
 
         # An earlier srtui named a student by its model's files alone.
         known = (weights_sha256(student)[:32], model_sha256(student)[:32])
-        if not setting["student_id"].startswith(known):
+        if not setting.student_id.startswith(known):
             raise UserError(
                 f"{student} has changed since run {run.name} was trained on it; put the old weights back, "
                 "or run the recipe again."
@@ -56,8 +56,8 @@ def trained_arithmetic(store: Store, run: Run) -> str:
     if told:
         return str(told)
     # A training of an earlier version: the student's identity has it.
-    setting = store.row("SELECT student_id FROM scoring_setting WHERE id = ?", (run.setting_id,))
-    return "bfloat16" if setting is not None and "bfloat16" in setting["student_id"].split(":") else "float32"
+    setting = store.scores.setting_of(run.setting_id)
+    return "bfloat16" if setting is not None and "bfloat16" in setting.student_id.split(":") else "float32"
 
 
 def export_tuned(

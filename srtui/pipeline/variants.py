@@ -11,7 +11,7 @@ from typing import Literal
 from srtui.prompts import PromptSet, template
 from srtui.store import Store
 from srtui.store.corpus import Variant, batched
-from srtui.store.work import StoredLoss, StoredScore
+from srtui.store.scores import StoredLoss, StoredScore
 from srtui.student.ifd import Metric, SpanLoss, ifd, rifd
 from srtui.student.model import Quantization, Student
 from srtui.student.scorer import open_scorer
@@ -56,7 +56,7 @@ class VariantScorer:
         )
         self._store, self._protocol = store, protocol
         self._shared = 0
-        self.setting_id = store.work.setting(
+        self.setting_id = store.scores.setting(
             name,
             self.student.id,
             quantization,
@@ -88,7 +88,7 @@ class VariantScorer:
         self, variant_ids: Iterable[int], metric: Metric
     ) -> dict[int, tuple[float | None, str | None]]:
         """(score, reason for none) of the variants that have been scored."""
-        return self._store.work.scores(variant_ids, self.setting_id, metric)
+        return self._store.scores.of_variants(variant_ids, self.setting_id, metric)
 
     def score(
         self, variant_ids: Iterable[int], metric: Metric, should_stop: Callable[[], bool] = lambda: False
@@ -127,7 +127,7 @@ class VariantScorer:
             self._shared += len(span.ids) * (key in keyed)
             keyed[key] = span
         known = yield from self._losses(keyed, should_stop)
-        self._store.work.add_scores(
+        self._store.scores.add(
             self.setting_id,
             [s for i, pair in pairs.items() if (s := self._stored_score(i, metric, pair, known)) is not None],
         )
@@ -145,7 +145,7 @@ class VariantScorer:
                 keyed[key_of[variant_id]] = span
         for _ in self._losses(keyed, should_stop):
             pass
-        known = self._store.work.losses(keyed)
+        known = self._store.scores.losses(keyed)
         found = {i: known[key] for i, key in key_of.items() if key in known}
         return {i: loss.nll / loss.tokens for i, loss in found.items() if loss.nll is not None}
 
@@ -153,8 +153,8 @@ class VariantScorer:
         self, keyed: dict[bytes, Span], should_stop: Callable[[], bool]
     ) -> Generator[tuple[int, float], None, dict[bytes, StoredLoss]]:
         """The losses of these spans, from the store or else computed and stored; yields as ``score`` does."""
-        work = self._store.work
-        known = work.losses(keyed) | self._stored_before(keyed)
+        stored_scores = self._store.scores
+        known = stored_scores.losses(keyed) | self._stored_before(keyed)
         todo = [(key, span) for key, span in keyed.items() if key not in known]
         self._shared += sum(len(span.ids) for key, span in keyed.items() if key in known)
         fresh: dict[bytes, StoredLoss] = {}
@@ -170,21 +170,21 @@ class VariantScorer:
                 yield self._scorer.tokens_run - before, scored / whole
                 before = self._scorer.tokens_run
             if time.monotonic() - stored_at > 1.0:
-                work.add_losses(fresh)
+                stored_scores.add_losses(fresh)
                 known.update(fresh)
                 fresh, stored_at = {}, time.monotonic()
-        work.add_losses(fresh)
+        stored_scores.add_losses(fresh)
         known.update(fresh)
         return known
 
     def _stored_before(self, keyed: dict[bytes, Span]) -> dict[bytes, StoredLoss]:
         """Losses that an earlier srtui stored under keys of the first scheme; stored under these, too."""
         identity = self.student.first_losses_id
-        if identity is None or not self._store.work.has_first_losses():
+        if identity is None or not self._store.scores.has_first_losses():
             return {}
         first = {span.first_key(identity): key for key, span in keyed.items()}
-        found = {first[key]: loss for key, loss in self._store.work.losses(first).items()}
-        self._store.work.add_losses(found)
+        found = {first[key]: loss for key, loss in self._store.scores.losses(first).items()}
+        self._store.scores.add_losses(found)
         return found
 
     def _spans_of(self, variant: Variant, metric: Metric) -> tuple[tuple[bytes, Span], ...] | Invalid:

@@ -51,21 +51,13 @@ def pick(store: Store, views: Views, run_id: int, count: int, seed: int) -> list
     the least, as a ratio; random ones are drawn from all samples of the run.
     """
     fell = sorted(
-        (math.log(r["after"] / r["before"]), r["sample_id"])
-        for r in store.rows(
-            "SELECT o.sample_id, json_extract(d.compared, '$[0][1]') AS before, (SELECT json_extract(value, '$[1]') "
-            "FROM json_each(d.compared) WHERE json_extract(value, '$[0]') = d.chosen_id) AS after FROM outcome o "
-            "JOIN decision d ON d.run_id = o.run_id AND d.sample_id = o.sample_id AND d.stage = 'response' "
-            "WHERE o.run_id = ?1 AND o.kept = 1 AND NOT EXISTS (SELECT 1 FROM overrule p WHERE p.run_id = ?1 "
-            "AND p.sample_id = o.sample_id AND p.undone_at IS NULL)",
-            (run_id,),
-        )
-        if _positive(r["before"]) and _positive(r["after"])
+        (math.log(change.after / change.before), change.sample_id)
+        for change in store.decisions.response_changes(run_id)
+        if _positive(change.before) and _positive(change.after)
     )
     best = [sample for _, sample in fell[:count]]
     worst = [sample for _, sample in fell[::-1][: min(count, len(fell) - len(best))]]
-    everything = store.rows("SELECT sample_id FROM run_sample WHERE run_id = ? ORDER BY sample_id", (run_id,))
-    rest = sorted({r["sample_id"] for r in everything} - {*best, *worst})
+    rest = sorted({*store.runs.sample_ids(run_id)} - {*best, *worst})
     drawn = random.Random(seed).sample(rest, min(count, len(rest)))  # noqa: S311 - a draw, no secret
     chosen: list[tuple[Sort, int]] = [
         *(("best", s) for s in best),

@@ -128,7 +128,6 @@ def gather(store: Store, root: Path, run_id: int, *, examples: int = 3, seed: in
     finally:
         views.close()
     summary = summarise(store, run_id)
-    dataset = store.row("SELECT name FROM dataset WHERE id = ?", (run.dataset_id,))
     evaluations = store.evaluations.all(run_id)
     return Facts(
         run=run,
@@ -137,7 +136,7 @@ def gather(store: Store, root: Path, run_id: int, *, examples: int = 3, seed: in
         summary=summary,
         models=_models(store, root, run, training),
         prompts=_prompts(store, run_id),
-        dataset=dataset["name"] if dataset else "",
+        dataset=store.corpus.dataset_name(run.dataset_id) or "",
         sources=_sources(store, run.dataset_id),
         flow=_flow(summary, training),
         changes=[
@@ -173,10 +172,10 @@ def _models(store: Store, root: Path, run: Run, training: TrainingFacts | None) 
             found.append(Model("teacher's adapter", "", "LoRA", t["adapter_sha256"]))
     else:
         found.append(Model("teacher", run.recipe["teacher"]["model"] or "", "not loaded", ""))
-    setting = store.row("SELECT * FROM scoring_setting WHERE id = ?", (run.setting_id,))
+    setting = store.scores.setting_of(run.setting_id)
     student = run.recipe["student"]
     found.append(
-        Model("student", student["model"], student["quantization"], setting["student_id"] if setting else "")
+        Model("student", student["model"], student["quantization"], setting.student_id if setting else "")
     )
     if training is not None and training.adapter:
         file = root / training.adapter / "adapter_model.safetensors"
@@ -191,22 +190,15 @@ def _sha256(path: Path) -> str:
 
 
 def _prompts(store: Store, run_id: int) -> list[dict[str, Any]]:
-    rows = store.rows(
-        "SELECT g.stage, g.prompt_version, g.mode, g.model, g.model_sha256, count(*) AS texts FROM candidate c "
-        "JOIN variant v ON v.id = c.variant_id JOIN generation g ON g.id = v.generation_id WHERE c.run_id = ? "
-        "GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2",
-        (run_id,),
-    )
-    return [dict(r) for r in rows]
+    return [use._asdict() for use in store.generations.prompt_uses(run_id)]
 
 
 def _sources(store: Store, dataset_id: int) -> list[ImportedFile]:
-    rows = store.rows("SELECT * FROM import WHERE dataset_id = ? ORDER BY id", (dataset_id,))
     return [
         ImportedFile(
-            PurePath(r["path"]).name, r["sha256"], r["format"], r["kind"], r["rows_read"], r["rows_bad"]
+            PurePath(file.path).name, file.sha256, file.format, file.kind, file.rows_read, file.rows_bad
         )  # the name only: where a file lay is nothing for a reader of the report
-        for r in rows
+        for file in store.corpus.files(dataset_id)
     ]
 
 

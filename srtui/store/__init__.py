@@ -22,20 +22,23 @@ from typing import TYPE_CHECKING, Any, Self
 from srtui.errors import UserError
 from srtui.files import not_a_file
 from srtui.store import leases
+from srtui.store._query import fetch_rows, fetch_value
 from srtui.store.backup import back_up
-from srtui.store.connection import checkpoint, open_read_only, pages_in_log
+from srtui.store.connection import DatabaseError, checkpoint, open_read_only, pages_in_log
 from srtui.store.corpus import Corpus
+from srtui.store.decisions import Decisions
 from srtui.store.evaluations import Evaluations
 from srtui.store.figures import SELECTED
+from srtui.store.generations import Generations
 from srtui.store.marks import Marks
 from srtui.store.runs import Runs
+from srtui.store.scores import Scores
 from srtui.store.wal import Checkpoints
-from srtui.store.work import Work
 
 if TYPE_CHECKING:
     from srtui.store.verify import Verified
 
-__all__ = ["Store", "explain"]
+__all__ = ["DatabaseError", "Store", "explain"]
 
 _PATIENCE = 30.0  # seconds, for another process's lock
 
@@ -76,7 +79,9 @@ class Store:
             raise explain(error, path) from error
         self.corpus = Corpus(self)
         self.runs = Runs(self)
-        self.work = Work(self)
+        self.generations = Generations(self)
+        self.scores = Scores(self)
+        self.decisions = Decisions(self)
         self.marks = Marks(self)
         self.checkpoints = Checkpoints(self)
         self.evaluations = Evaluations(self)
@@ -118,7 +123,7 @@ class Store:
         for held, table in leases.TABLES.items():
             if not self.db[table].exists():
                 continue
-            for row in self.rows(f"SELECT * FROM {table}"):
+            for row in fetch_rows(self.conn, f"SELECT * FROM {table}"):
                 if leases.alive(row, time.time()):
                     raise UserError(
                         f"{self.path}: process {row['pid']} on {row['host']}, of an earlier srtui, works on "
@@ -163,17 +168,6 @@ class Store:
             raise
         self.conn.commit()
 
-    def rows(self, sql: str, parameters: Any = ()) -> list[sqlite3.Row]:
-        return self.conn.execute(sql, parameters).fetchall()
-
-    def row(self, sql: str, parameters: Any = ()) -> sqlite3.Row | None:
-        found: sqlite3.Row | None = self.conn.execute(sql, parameters).fetchone()
-        return found
-
-    def value(self, sql: str, parameters: Any = ()) -> Any:
-        found = self.conn.execute(sql, parameters).fetchone()
-        return None if found is None else found[0]
-
     def exportable(
         self, run_id: int, *, all_variants: bool = False, top_percent: float | None = None
     ) -> Iterator[dict[str, Any]]:
@@ -183,7 +177,7 @@ class Store:
         rows, best, _ = exports(all_variants, top_percent)
         of: dict[str, Any] = {"run": run_id, "setting": self.runs.get(run_id).setting_id or 0}
         if top_percent is not None:
-            scored = self.value(f"SELECT count(*) FROM ({best})", of)
+            scored = fetch_value(self.conn, f"SELECT count(*) FROM ({best})", of)
             count = round(scored * top_percent / 100)
             of["count"] = max(count, 1 if scored and top_percent else 0)
         for row in self.conn.execute(rows, of):
@@ -193,12 +187,14 @@ class Store:
         """How many of an export's rows have no IFD by the run's own student."""
         _, best, everything = exports(all_variants, None)
         of = {"run": run_id, "setting": self.runs.get(run_id).setting_id or 0}
-        return int(self.value(everything, of)) - int(self.value(f"SELECT count(*) FROM ({best})", of))
+        return int(fetch_value(self.conn, everything, of)) - int(
+            fetch_value(self.conn, f"SELECT count(*) FROM ({best})", of)
+        )
 
     def counts(self) -> dict[str, int]:
         """Rows by table."""
         names = [n for n in self.db.table_names() if not n.startswith(("sqlite_", "_sqlite", "variant_text"))]
-        return {name: self.value(f"SELECT count(*) FROM [{name}]") for name in names}
+        return {name: fetch_value(self.conn, f"SELECT count(*) FROM [{name}]") for name in names}
 
     def pages_in_log(self) -> int:
         """Pages that lie in the write-ahead log alone: a copy of the store's file lacks them."""
@@ -210,10 +206,10 @@ class Store:
 
     def check(self) -> list[str]:
         """What is wrong with the file; empty where it is sound."""
-        problems = [r[0] for r in self.rows("PRAGMA integrity_check") if r[0] != "ok"]
+        problems = [r[0] for r in fetch_rows(self.conn, "PRAGMA integrity_check") if r[0] != "ok"]
         problems += [
             f"{r[0]} row {r[1]} points at a missing row of {r[2]}"
-            for r in self.rows("PRAGMA foreign_key_check")
+            for r in fetch_rows(self.conn, "PRAGMA foreign_key_check")
         ]
         return problems
 

@@ -12,6 +12,10 @@ import struct
 from pathlib import Path
 from typing import Any
 
+DatabaseError = sqlite3.Error
+"""What SQLite says where a query or a file fails, by a name for those who catch it: ``sqlite3`` itself is
+imported in this package alone."""
+
 _LOG_HEADER = 32
 # https://sqlite.org/walformat.html: mxFrame of the first header copy, and nBackfill, in native byte order.
 _INDEX_LAST_FRAME, _INDEX_CHECKPOINTED = 16, 96
@@ -23,6 +27,11 @@ def open_read_only(path: Path, **options: Any) -> sqlite3.Connection:
         f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30, **options
     )
     return conn
+
+
+def was_interrupted(error: Exception) -> bool:
+    """Whether a query ended because another thread asked for it, and not because anything is wrong."""
+    return isinstance(error, sqlite3.OperationalError) and "interrupted" in str(error)
 
 
 def checkpoint(conn: sqlite3.Connection, seconds: float) -> bool:

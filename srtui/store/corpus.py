@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from srtui.errors import UserError
 from srtui.sample import Pair
+from srtui.store._query import fetch_row, fetch_rows, fetch_value
 from srtui.store.endings import CUT
 
 if TYPE_CHECKING:
@@ -66,6 +68,37 @@ class RefusedRow:
     detail: str
 
 
+class SampleOrigin(NamedTuple):
+    """Where a sample comes from: its dataset, and its row there, from 0."""
+
+    id: int
+    dataset: str
+    row: int
+
+
+class DatasetFile(NamedTuple):
+    """A file that was taken into a dataset. ``kind`` is ``original``, or that of the rewrites it holds."""
+
+    path: str
+    sha256: str
+    format: str
+    kind: str
+    rows_read: int
+    rows_bad: int
+
+
+def sample_origin(conn: sqlite3.Connection, sample_id: int) -> SampleOrigin | None:
+    """Where this sample comes from; None where there is none of that id."""
+    if abs(sample_id) >= 2**63:  # beyond 64 bits no id can be, and SQLite takes no such number
+        return None
+    row = fetch_row(
+        conn,
+        "SELECT s.id, s.row, d.name AS dataset FROM sample s JOIN dataset d ON d.id = s.dataset_id WHERE s.id = ?",
+        (sample_id,),
+    )
+    return SampleOrigin(row["id"], row["dataset"], row["row"]) if row else None
+
+
 _COLUMNS = "id, sample_id, kind, origin, parent_id, generation_id, instruction, input, response"
 MAX_BAD_ROWS_STORED = 10_000
 
@@ -82,21 +115,41 @@ class Corpus:
     # -- datasets ---------------------------------------------------------------------------
 
     def dataset_id(self, name: str) -> int | None:
-        found: int | None = self._store.value("SELECT id FROM dataset WHERE name = ?", (name,))
+        found: int | None = fetch_value(self._store.conn, "SELECT id FROM dataset WHERE name = ?", (name,))
         return found
 
     def datasets(self) -> list[dict[str, Any]]:
         return [
             dict(r)
-            for r in self._store.rows(
+            for r in fetch_rows(
+                self._store.conn,
                 "SELECT d.id, d.name, d.created_at, (SELECT count(*) FROM sample s WHERE s.dataset_id = d.id) "
-                "AS samples FROM dataset d ORDER BY d.id"
+                "AS samples FROM dataset d ORDER BY d.id",
+            )
+        ]
+
+    def dataset_name(self, dataset_id: int) -> str | None:
+        """The name of a dataset; None where there is none of that id."""
+        name: str | None = fetch_value(
+            self._store.conn, "SELECT name FROM dataset WHERE id = ?", (dataset_id,)
+        )
+        return name
+
+    def files(self, dataset_id: int) -> list[DatasetFile]:
+        """The files that a dataset was taken from, in the order of their import."""
+        return [
+            DatasetFile(*r)
+            for r in fetch_rows(
+                self._store.conn,
+                "SELECT path, sha256, format, kind, rows_read, rows_bad FROM import WHERE dataset_id = ? ORDER BY id",
+                (dataset_id,),
             )
         ]
 
     def imported(self, name: str, sha256: str, kind: str) -> Imported | None:
         """What an earlier import of the same bytes as the same kind into the same dataset did."""
-        row = self._store.row(
+        row = fetch_row(
+            self._store.conn,
             "SELECT i.* FROM import i JOIN dataset d ON d.id = i.dataset_id "
             "WHERE d.name = ? AND i.sha256 = ? AND i.kind = ?",
             (name, sha256, kind),
@@ -116,7 +169,8 @@ class Corpus:
 
     def dataset_of_file(self, sha256: str) -> str | None:
         """The dataset that a file with these bytes was imported into."""
-        found: str | None = self._store.value(
+        found: str | None = fetch_value(
+            self._store.conn,
             "SELECT d.name FROM import i JOIN dataset d ON d.id = i.dataset_id "
             "WHERE i.sha256 = ? AND i.kind = 'original' ORDER BY i.id LIMIT 1",
             (sha256,),
@@ -152,7 +206,7 @@ class Corpus:
             import_id = self._open_import(dataset_id, path, sha256, format, "original", now)
             # Ids are given out here, so that both tables are filled by executemany; a duplicate's id
             # is simply never used, and its variant finds no sample to belong to.
-            next_id = int(store.value("SELECT coalesce(max(id), 0) + 1 FROM sample"))
+            next_id = int(fetch_value(store.conn, "SELECT coalesce(max(id), 0) + 1 FROM sample"))
             for chunk in batched(rows, 2048):
                 samples, variants = [], []
                 for row in chunk:
@@ -183,7 +237,8 @@ class Corpus:
         return done
 
     def _why(self, import_id: int) -> str:
-        found = self._store.rows(
+        found = fetch_rows(
+            self._store.conn,
             "SELECT reason, count(*) AS n, min(line) AS line FROM bad_row WHERE import_id = ? "
             "GROUP BY reason ORDER BY n DESC LIMIT 3",
             (import_id,),
@@ -276,7 +331,7 @@ class Corpus:
                     "position": (dataset_id, row.number),
                     "instruction": (row.pair.instruction, row.pair.input),
                 }[match]
-                found = store.row(find, look_for)
+                found = fetch_row(store.conn, find, look_for)
                 if found is None:
                     done.unmatched += 1
                     self._refuse(import_id, RefusedRow(row.number + 1, "unmatched", f"no sample by {match}"))
@@ -301,12 +356,44 @@ class Corpus:
     def bad_rows(self, dataset_id: int, limit: int = 20) -> list[dict[str, Any]]:
         return [
             dict(r)
-            for r in self._store.rows(
+            for r in fetch_rows(
+                self._store.conn,
                 "SELECT b.line, b.reason, b.detail, i.path FROM bad_row b JOIN import i ON i.id = b.import_id "
                 "WHERE i.dataset_id = ? ORDER BY b.rowid LIMIT ?",
                 (dataset_id, limit),
             )
         ]
+
+    # -- samples ----------------------------------------------------------------------------
+
+    def origin(self, sample_id: int) -> SampleOrigin | None:
+        """Where a sample comes from; None where there is none of that id."""
+        return sample_origin(self._store.conn, sample_id)
+
+    def highest_sample_id(self) -> int | None:
+        """The highest id of all samples; None before anything was imported."""
+        highest: int | None = fetch_value(self._store.conn, "SELECT max(id) FROM sample")
+        return highest
+
+    def sample_ids(self, dataset_id: int, limit: int | None = None) -> list[int]:
+        """The samples of a dataset in its order, at most ``limit`` of them."""
+        return [
+            r[0]
+            for r in fetch_rows(
+                self._store.conn,
+                "SELECT id FROM sample WHERE dataset_id = ? ORDER BY id LIMIT ?",
+                (dataset_id, limit or -1),
+            )
+        ]
+
+    def questions(self, dataset_id: int, limit: int | None = None) -> Iterator[tuple[int, str, str]]:
+        """(sample id, instruction, input) of the same samples as they were imported, read as they are asked for."""
+        rows = self._store.conn.execute(
+            "SELECT v.sample_id, v.instruction, v.input FROM variant v WHERE v.kind = 'original' AND v.sample_id IN "
+            "(SELECT id FROM sample WHERE dataset_id = ? ORDER BY id LIMIT ?)",
+            (dataset_id, limit or -1),
+        )
+        return ((int(r[0]), str(r[1]), str(r[2])) for r in rows)
 
     # -- variants ---------------------------------------------------------------------------
 
@@ -327,8 +414,10 @@ class Corpus:
         )
         if made.rowcount:
             return int(made.lastrowid or 0), True
-        found = self._store.value(
-            "SELECT id FROM variant WHERE sample_id = ? AND digest = ?", (sample_id, pair.digest)
+        found = fetch_value(
+            self._store.conn,
+            "SELECT id FROM variant WHERE sample_id = ? AND digest = ?",
+            (sample_id, pair.digest),
         )
         return int(found), False
 
@@ -337,15 +426,19 @@ class Corpus:
         found: dict[int, Variant] = {}
         for chunk in batched(ids, 500):
             marks = ",".join("?" * len(chunk))
-            for row in self._store.rows(f"SELECT {_COLUMNS} FROM variant WHERE id IN ({marks})", chunk):
+            for row in fetch_rows(
+                self._store.conn, f"SELECT {_COLUMNS} FROM variant WHERE id IN ({marks})", chunk
+            ):
                 found[row["id"]] = _variant(row)
         return found
 
     def variants_of(self, sample_id: int) -> list[Variant]:
         return [
             _variant(r)
-            for r in self._store.rows(
-                f"SELECT {_COLUMNS} FROM variant WHERE sample_id = ? ORDER BY id", (sample_id,)
+            for r in fetch_rows(
+                self._store.conn,
+                f"SELECT {_COLUMNS} FROM variant WHERE sample_id = ? ORDER BY id",
+                (sample_id,),
             )
         ]
 
@@ -355,7 +448,8 @@ class Corpus:
         marks = ",".join("?" * len(CUT))
         return [
             _variant(r)
-            for r in self._store.rows(
+            for r in fetch_rows(
+                self._store.conn,
                 f"SELECT {_COLUMNS} FROM variant WHERE parent_id = ? AND kind = ? AND NOT EXISTS (SELECT 1 FROM "
                 "generation g WHERE g.id = variant.generation_id AND g.segments IS NULL AND "
                 f"g.finish IN ({marks})) ORDER BY id",
@@ -367,7 +461,8 @@ class Corpus:
         """Original variant by sample id, for the samples of a run."""
         return {
             r["sample_id"]: _variant(r)
-            for r in self._store.rows(
+            for r in fetch_rows(
+                self._store.conn,
                 f"SELECT {', '.join('v.' + c for c in _COLUMNS.split(', '))} FROM run_sample rs "
                 "JOIN variant v ON v.sample_id = rs.sample_id AND v.kind = 'original' "
                 "WHERE rs.run_id = ? ORDER BY rs.sample_id",

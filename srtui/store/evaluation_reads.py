@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from srtui.errors import UserError
+from srtui.store._query import fetch_rows, fetch_value
 from srtui.store.leases import alive
 from srtui.store.stored import stored
 
@@ -154,7 +155,8 @@ class EvaluationReads:
 
     def all(self, run_id: int | None = None, kind: Kind | None = None) -> list[Evaluation]:
         """Evaluations with their results, the newest first; of a run, those where it is A or B."""
-        rows = self._rows(
+        rows = fetch_rows(
+            self._conn,
             f"{_EVALUATION} WHERE (:run IS NULL OR e.run_a_id = :run OR e.run_b_id = :run) "
             "AND (:kind IS NULL OR e.kind = :kind) ORDER BY e.id DESC",
             {"run": run_id, "kind": kind},
@@ -165,23 +167,26 @@ class EvaluationReads:
         """Raises UserError where there is none of that id."""
         # Beyond 64 bits no id can be, and SQLite takes no such number.
         known = abs(evaluation_id) < 2**63
-        rows = self._rows(f"{_EVALUATION} WHERE e.id = ?", (evaluation_id,)) if known else []
+        rows = fetch_rows(self._conn, f"{_EVALUATION} WHERE e.id = ?", (evaluation_id,)) if known else []
         if not rows:
-            highest = self._value("SELECT max(id) FROM evaluation")
+            highest = fetch_value(self._conn, "SELECT max(id) FROM evaluation")
             there = f"ids go up to {highest}; srtui eval list shows them" if highest else "there is none yet"
             raise UserError(f"There is no evaluation {evaluation_id}; {there}.")
         return _evaluation(rows[0])
 
     def items(self, evaluation_id: int) -> list[Item]:
         """What was asked, in order."""
-        rows = self._rows(
-            "SELECT * FROM evaluation_item WHERE evaluation_id = ? ORDER BY item", (evaluation_id,)
+        rows = fetch_rows(
+            self._conn,
+            "SELECT * FROM evaluation_item WHERE evaluation_id = ? ORDER BY item",
+            (evaluation_id,),
         )
         return [_item(r) for r in rows]
 
     def answers(self, evaluation_id: int) -> dict[tuple[int, Side, int], Answer]:
         """The answers of an evaluation by (item, side, turn); those not made yet are absent."""
-        rows = self._rows(
+        rows = fetch_rows(
+            self._conn,
             "SELECT ea.item, ea.side, ea.turn, a.* FROM evaluation_answer ea JOIN answer a ON a.id = ea.answer_id "
             "WHERE ea.evaluation_id = ?",
             (evaluation_id,),
@@ -190,7 +195,8 @@ class EvaluationReads:
 
     def judgements(self, evaluation_id: int, *, annotator: str | None = None) -> list[Judgement]:
         """Judgements by item, turn and order; only one person's where ``annotator`` is given."""
-        rows = self._rows(
+        rows = fetch_rows(
+            self._conn,
             "SELECT * FROM judgement WHERE evaluation_id = ? AND (? IS NULL OR annotator = ?) "
             "ORDER BY item, turn, ordering, annotator",
             (evaluation_id, annotator, annotator),
@@ -201,7 +207,8 @@ class EvaluationReads:
         self, evaluation_id: int, *, category: str | None = None, limit: int = -1, offset: int = 0
     ) -> list[JudgedPair]:
         """Judgements with item and both answers, in order, a page of them; one category if named."""
-        rows = self._rows(
+        rows = fetch_rows(
+            self._conn,
             "SELECT j.*, i.category, i.turns, i.reference, i.external_id FROM judgement j "
             "JOIN evaluation_item i ON i.evaluation_id = j.evaluation_id AND i.item = j.item "
             "WHERE j.evaluation_id = ? AND (? IS NULL OR i.category = ?) "
@@ -229,7 +236,8 @@ class EvaluationReads:
 
     def annotators(self, evaluation_id: int) -> dict[str, int]:
         """People who judged in a human evaluation, with how many items each has done (skips too)."""
-        rows = self._rows(
+        rows = fetch_rows(
+            self._conn,
             "SELECT annotator, count(*) AS n FROM judgement WHERE evaluation_id = ? AND annotator != '' "
             "GROUP BY annotator ORDER BY annotator",
             (evaluation_id,),
@@ -239,7 +247,8 @@ class EvaluationReads:
     def unjudged_by(self, evaluation_id: int, annotator: str) -> list[Item]:
         """The human queue: items where both answers are there and this person has said nothing yet, in
         the source's order. srtui.evaluation.people.blind_order says in which order, and which side first."""
-        rows = self._rows(
+        rows = fetch_rows(
+            self._conn,
             "SELECT i.* FROM evaluation_item i WHERE i.evaluation_id = ? "
             "AND (SELECT count(*) FROM evaluation_answer ea JOIN answer a ON a.id = ea.answer_id "
             "     WHERE ea.evaluation_id = i.evaluation_id AND ea.item = i.item AND ea.turn = 1 AND trim(a.text, char(32, 9, 10, 13)) != '') = 2 "
@@ -250,17 +259,12 @@ class EvaluationReads:
         return [_item(r) for r in rows]
 
     def _answers_by_id(self, ids: Iterable[int]) -> dict[int, Answer]:
-        rows = self._rows(
-            "SELECT * FROM answer WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(sorted(ids)),)
+        rows = fetch_rows(
+            self._conn,
+            "SELECT * FROM answer WHERE id IN (SELECT value FROM json_each(?))",
+            (json.dumps(sorted(ids)),),
         )
         return {r["id"]: _answer(r) for r in rows}
-
-    def _rows(self, sql: str, parameters: Any = ()) -> list[sqlite3.Row]:
-        return self._conn.execute(sql, parameters).fetchall()
-
-    def _value(self, sql: str, parameters: Any = ()) -> Any:
-        found = self._conn.execute(sql, parameters).fetchone()
-        return None if found is None else found[0]
 
 
 _EVALUATION = (

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from srtui.errors import UserError
 from srtui.store import leases
+from srtui.store._query import fetch_rows, fetch_value
 from srtui.store.evaluation_reads import (
     CHOICES,
     KINDS,
@@ -64,7 +65,8 @@ class Evaluations(EvaluationReads):
         is new; its items are stored with it."""
         store = self._store
         with store.transaction():
-            earlier = self._value(
+            earlier = fetch_value(
+                self._conn,
                 "SELECT max(id) FROM evaluation WHERE fingerprint IN (?, ?)",
                 (new.fingerprint, first_fingerprint or new.fingerprint),
             )
@@ -136,7 +138,7 @@ class Evaluations(EvaluationReads):
         """Ids of the answers that are stored, by key."""
         found: dict[bytes, int] = {}
         for key in keys:
-            answer_id = self._value("SELECT id FROM answer WHERE key = ?", (key,))
+            answer_id = fetch_value(self._conn, "SELECT id FROM answer WHERE key = ?", (key,))
             if answer_id is not None:
                 found[key] = int(answer_id)
         return found
@@ -157,7 +159,7 @@ class Evaluations(EvaluationReads):
                         a.seed, a.prompt, a.text, a.finish, a.prompt_tokens, a.new_tokens, a.seconds, time.time(),
                     ),
                 )  # fmt: skip
-                answer_id = self._value("SELECT id FROM answer WHERE key = ?", (a.key,))
+                answer_id = fetch_value(self._conn, "SELECT id FROM answer WHERE key = ?", (a.key,))
                 self.use_answer(evaluation_id, item, side, turn, int(answer_id))
 
     def use_answer(self, evaluation_id: int, item: int, side: Side, turn: int, answer_id: int) -> None:
@@ -175,7 +177,7 @@ class Evaluations(EvaluationReads):
         """What the same judge said of the same answers in the same order before, in any evaluation, under
         the first of these keys that one has."""
         for key in filter(None, keys):
-            rows = self._rows("SELECT * FROM judgement WHERE key = ? ORDER BY id LIMIT 1", (key,))
+            rows = fetch_rows(self._conn, "SELECT * FROM judgement WHERE key = ? ORDER BY id LIMIT 1", (key,))
             if rows:
                 return as_judgement(rows[0])
         return None
@@ -215,7 +217,8 @@ class Evaluations(EvaluationReads):
         """
         if not annotator.strip():
             raise UserError("A person's judgement needs a name; give one with --annotator NAME.")
-        rows = self._rows(
+        rows = fetch_rows(
+            self._conn,
             "SELECT side, answer_id FROM evaluation_answer WHERE evaluation_id = ? AND item = ? AND turn = 1",
             (evaluation_id, item),
         )
@@ -235,7 +238,8 @@ class Evaluations(EvaluationReads):
     def undo_human_choice(self, evaluation_id: int, annotator: str) -> int | None:
         """Take back this person's last choice; returns its item, or None where there is none."""
         with self._store.transaction():
-            rows = self._rows(
+            rows = fetch_rows(
+                self._conn,
                 "SELECT id, item FROM judgement WHERE evaluation_id = ? AND annotator = ? ORDER BY id DESC LIMIT 1",
                 (evaluation_id, annotator),
             )

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from srtui.store._query import fetch_value
 from srtui.store.connection import checkpoint
 from srtui.store.endings import ENDINGS, endings
 from srtui.store.stored import stored
@@ -287,7 +288,10 @@ def _sums(store: Store, run_id: int, setting: int) -> dict[str, float]:
 def sums_and_again(store: Store, run_id: int) -> tuple[dict[str, float] | None, dict[str, float]]:
     """The sums over the student's choices that are kept (None where they are not of today's rows), and the
     same summed anew, which reads every sample."""
-    conn, setting = store.conn, store.value("SELECT setting_id FROM run WHERE id = ?", (run_id,)) or 0
+    conn, setting = (
+        store.conn,
+        fetch_value(store.conn, "SELECT setting_id FROM run WHERE id = ?", (run_id,)) or 0,
+    )
     _teach(conn)
     kept = _kept_sums(conn, run_id, _stamp(conn, run_id, setting))
     return kept, _by_the_student(conn, run_id, setting) if kept is not None else {}
@@ -367,7 +371,7 @@ class Means:
 def means(store: Store, run_id: int) -> Means:
     """The means of a run, over what stands now. The first call after something was scored or decided
     reads every sample, and keeps the sums for the next one."""
-    setting = store.value("SELECT setting_id FROM run WHERE id = ?", (run_id,)) or 0
+    setting = fetch_value(store.conn, "SELECT setting_id FROM run WHERE id = ?", (run_id,)) or 0
     s = _sums(store, run_id, setting)
 
     def mean(total: str, n: str) -> float | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import psutil
 
 from srtui import process_id
+from srtui.store._query import fetch_row
 
 if TYPE_CHECKING:
     from srtui.store import Store
@@ -25,7 +26,7 @@ TABLES = {"run": "lease", "evaluation": "evaluation_lease"}
 
 def holder(store: Store, held: Literal["run", "evaluation"], held_id: int) -> dict[str, Any] | None:
     """The lease of the engine that works on it, if one does."""
-    row = store.row(f"SELECT * FROM {TABLES[held]} WHERE {held}_id = ?", (held_id,))
+    row = fetch_row(store.conn, f"SELECT * FROM {TABLES[held]} WHERE {held}_id = ?", (held_id,))
     return dict(row) if row is not None and alive(row, time.time()) else None
 
 

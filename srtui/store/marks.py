@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from srtui.errors import UserError
 from srtui.sample import Pair
+from srtui.store._query import fetch_value
 
 if TYPE_CHECKING:
     from srtui.store import Store
@@ -68,8 +69,9 @@ class Marks:
         """
         store = self._store
         with store.transaction():
-            upto = store.value("SELECT variant_id FROM variant_text_upto")
-            last = store.value(
+            upto = fetch_value(store.conn, "SELECT variant_id FROM variant_text_upto")
+            last = fetch_value(
+                store.conn,
                 "SELECT max(id) FROM (SELECT id FROM variant WHERE id > ? ORDER BY id LIMIT ?)",
                 (upto, INDEX_BATCH),
             )
@@ -81,4 +83,4 @@ class Marks:
                 (upto, last),
             )
             store.conn.execute("UPDATE variant_text_upto SET variant_id = ?", (last,))
-        return int(store.value("SELECT coalesce(max(id), 0) FROM variant")) - int(last)
+        return int(fetch_value(store.conn, "SELECT coalesce(max(id), 0) FROM variant")) - int(last)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from srtui.atomic import is_sqlite, sha256_of
 from srtui.errors import UserError
+from srtui.store._query import fetch_value
 from srtui.store.connection import checkpoint
 
 if TYPE_CHECKING:
@@ -91,14 +92,14 @@ class Outputs:
     def _what(self, place: Path) -> str | None:
         """What the file is that would be lost; None for one that srtui wrote itself."""
         sha256 = sha256_of(place)
-        if self._store.value("SELECT 1 FROM import WHERE sha256 = ?", (sha256,)):
+        if fetch_value(self._store.conn, "SELECT 1 FROM import WHERE sha256 = ?", (sha256,)):
             return "holds data that was imported into this workspace"
-        if self._store.value("SELECT 1 FROM output WHERE sha256 = ?", (sha256,)):
+        if fetch_value(self._store.conn, "SELECT 1 FROM output WHERE sha256 = ?", (sha256,)):
             return None
         if place.is_relative_to(self._models.resolve()) or place.suffix in (".gguf", ".safetensors"):
             return "is a model's file"
         if place.is_relative_to(self._recipes.resolve()) and place.suffix == ".toml":
             return "is a recipe"
-        if self._store.value("SELECT 1 FROM output WHERE path = ?", (str(place),)):
+        if fetch_value(self._store.conn, "SELECT 1 FROM output WHERE path = ?", (str(place),)):
             return "was written by srtui and has been changed since"
         return "exists, and srtui did not write it"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from srtui import today
 from srtui.errors import UserError
 from srtui.store import figures, leases
+from srtui.store._query import fetch_row, fetch_rows, fetch_value
 from srtui.store.leases import Lease
 from srtui.store.stored import stored
 
@@ -70,21 +71,24 @@ class Runs:
     # -- what runs are ----------------------------------------------------------------------
 
     def all(self) -> list[Run]:
-        return [_run(r) for r in self._store.rows("SELECT * FROM run ORDER BY id")]
+        return [_run(r) for r in fetch_rows(self._store.conn, "SELECT * FROM run ORDER BY id")]
 
     def get(self, run_id: int) -> Run:
-        row = self._store.row("SELECT * FROM run WHERE id = ?", (run_id,))
+        row = fetch_row(self._store.conn, "SELECT * FROM run WHERE id = ?", (run_id,))
         if row is None:
             raise UserError(f"There is no run with id {run_id}.")
         return _run(row)
 
     def named(self, name: str) -> Run:
         """The run called ``name``, or whose number it is; UserError names the runs there are."""
-        row = self._store.row("SELECT * FROM run WHERE name = ?", (name,))
+        row = fetch_row(self._store.conn, "SELECT * FROM run WHERE name = ?", (name,))
         if row is None and name.isdecimal() and len(name) <= 18:
-            row = self._store.row("SELECT * FROM run WHERE id = ?", (int(name),))
+            row = fetch_row(self._store.conn, "SELECT * FROM run WHERE id = ?", (int(name),))
         if row is None:
-            names = [r["name"] for r in self._store.rows("SELECT name FROM run ORDER BY id DESC LIMIT 8")]
+            names = [
+                r["name"]
+                for r in fetch_rows(self._store.conn, "SELECT name FROM run ORDER BY id DESC LIMIT 8")
+            ]
             there = (
                 f"there are {', '.join(names)}" if names else "there are none yet; start one with srtui run"
             )
@@ -93,7 +97,8 @@ class Runs:
 
     def with_fingerprint(self, dataset_id: int, *fingerprints: str) -> Run | None:
         """The last run over this dataset with one of these fingerprints."""
-        row = self._store.row(
+        row = fetch_row(
+            self._store.conn,
             f"SELECT * FROM run WHERE dataset_id = ? AND fingerprint IN ({','.join('?' * len(fingerprints))}) "
             "ORDER BY id DESC LIMIT 1",
             (dataset_id, *fingerprints),
@@ -114,7 +119,7 @@ class Runs:
         store = self._store
         with store.transaction():
             name, n, now = wanted_name, 1, time.time()
-            while store.value("SELECT 1 FROM run WHERE name = ?", (name,)):
+            while fetch_value(store.conn, "SELECT 1 FROM run WHERE name = ?", (name,)):
                 n += 1
                 name = f"{wanted_name}-{n}"
             made = store.conn.execute(
@@ -146,6 +151,34 @@ class Runs:
         columns = ", ".join(f"{name} = ?" for name in values)
         with self._store.transaction():
             self._store.conn.execute(f"UPDATE run SET {columns} WHERE id = ?", (*values.values(), run_id))
+
+    def sample_ids(self, run_id: int) -> list[int]:
+        """The samples of a run, in order."""
+        return [
+            r[0]
+            for r in fetch_rows(
+                self._store.conn,
+                "SELECT sample_id FROM run_sample WHERE run_id = ? ORDER BY sample_id",
+                (run_id,),
+            )
+        ]
+
+    def sample_count(self, run_id: int) -> int:
+        """How many samples a run has."""
+        return int(
+            fetch_value(self._store.conn, "SELECT count(*) FROM run_sample WHERE run_id = ?", (run_id,))
+        )
+
+    def of_sample(self, sample_id: int) -> list[Run]:
+        """The runs over a sample, the oldest first."""
+        return [
+            self.get(r[0])
+            for r in fetch_rows(
+                self._store.conn,
+                "SELECT run_id FROM run_sample WHERE sample_id = ? ORDER BY run_id",
+                (sample_id,),
+            )
+        ]
 
     # -- who works on a run -----------------------------------------------------------------
 
@@ -180,8 +213,10 @@ class Runs:
 
     def take_requests(self, run_id: int) -> list[str]:
         """The kinds of the requests not yet handled, in order; marks them handled."""
-        found = self._store.rows(
-            "SELECT id, kind FROM request WHERE run_id = ? AND handled_at IS NULL ORDER BY id", (run_id,)
+        found = fetch_rows(
+            self._store.conn,
+            "SELECT id, kind FROM request WHERE run_id = ? AND handled_at IS NULL ORDER BY id",
+            (run_id,),
         )
         if found:
             with self._store.transaction():
@@ -223,7 +258,7 @@ class Runs:
     def stages(self, run_id: int) -> dict[str, dict[str, Any]]:
         return {
             r["stage"]: {**dict(r), "detail": stored(r, "stage_progress", "detail")}
-            for r in self._store.rows("SELECT * FROM stage_progress WHERE run_id = ?", (run_id,))
+            for r in fetch_rows(self._store.conn, "SELECT * FROM stage_progress WHERE run_id = ?", (run_id,))
         }
 
     def event(self, run_id: int | None, level: str, message: str) -> None:
@@ -236,7 +271,8 @@ class Runs:
     def events(self, run_id: int, limit: int = 50) -> list[dict[str, Any]]:
         return [
             dict(r)
-            for r in self._store.rows(
+            for r in fetch_rows(
+                self._store.conn,
                 "SELECT at, level, message FROM event WHERE run_id = ? ORDER BY id DESC LIMIT ?",
                 (run_id, limit),
             )

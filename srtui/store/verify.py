@@ -15,8 +15,8 @@ from typing import Any
 from srtui.hashing import SCHEME, digest, scheme_1
 from srtui.sample import Pair
 from srtui.store.connection import open_read_only
+from srtui.store.scores import setting_key
 from srtui.store.stored import COLUMNS, misshapen
-from srtui.store.work import setting_key
 
 SHOWN = 20
 """Problems that are said one by one; the others are counted."""

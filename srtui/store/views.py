@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 from srtui.errors import UserError
 from srtui.store import Store, explain, figures
+from srtui.store._query import fetch_rows, fetch_value
 from srtui.store.connection import open_read_only
 from srtui.store.endings import in_words
 from srtui.store.evaluations import EvaluationReads
@@ -230,25 +231,19 @@ class Views:
         """Give up the query that is running, from any thread; it raises sqlite3.OperationalError."""
         self.conn.interrupt()
 
-    def _rows(self, sql: str, parameters: Any = ()) -> list[sqlite3.Row]:
-        return self.conn.execute(sql, parameters).fetchall()
-
-    def _one(self, sql: str, parameters: Any = ()) -> Any:
-        found = self.conn.execute(sql, parameters).fetchone()
-        return None if found is None else found[0]
-
     # -- runs -------------------------------------------------------------------------------
 
     def runs(self) -> list[RunRow]:
         """All runs, the newest first."""
         return [
             self._run_row(r)
-            for r in self._rows(
+            for r in fetch_rows(
+                self.conn,
                 "SELECT r.*, d.name AS dataset, p.done, p.total, l.pid, l.host, l.process, l.heartbeat_at, "
                 "t.status AS trained, t.adapter "
                 "FROM run r JOIN dataset d ON d.id = r.dataset_id LEFT JOIN lease l ON l.run_id = r.id "
                 "LEFT JOIN training_run t ON t.run_id = r.id "
-                "LEFT JOIN stage_progress p ON p.run_id = r.id AND p.stage = r.stage ORDER BY r.id DESC"
+                "LEFT JOIN stage_progress p ON p.run_id = r.id AND p.stage = r.stage ORDER BY r.id DESC",
             )
         ]
 
@@ -286,8 +281,9 @@ class Views:
         """(name, samples) of each dataset."""
         return [
             (r[0], r[1])
-            for r in self._rows(
-                "SELECT d.name, (SELECT count(*) FROM sample s WHERE s.dataset_id = d.id) FROM dataset d ORDER BY d.id"
+            for r in fetch_rows(
+                self.conn,
+                "SELECT d.name, (SELECT count(*) FROM sample s WHERE s.dataset_id = d.id) FROM dataset d ORDER BY d.id",
             )
         ]
 
@@ -295,7 +291,8 @@ class Views:
         """By stage, what a sample (in training: a step) has cost here with this teacher, or this student."""
         return {
             r[0]: r[1]
-            for r in self._rows(
+            for r in fetch_rows(
+                self.conn,
                 "SELECT p.stage, sum(p.seconds) / sum(p.done) FROM stage_progress p JOIN run r ON r.id = p.run_id "
                 "WHERE p.done > 0 AND p.seconds > 0 AND CASE WHEN p.stage LIKE 'reflect-%' "
                 "THEN json_extract(r.recipe, '$.teacher.model') = ? ELSE json_extract(r.recipe, '$.student.model') = ? END GROUP BY p.stage",
@@ -306,7 +303,8 @@ class Views:
     def memory_taken(self, teacher: str, student: str) -> float:
         """The most memory that an engine with these models has held here, in bytes; 0 where there was none."""
         return 1e6 * float(
-            self._one(
+            fetch_value(
+                self.conn,
                 "SELECT max(peak_memory_mb) FROM run WHERE json_extract(recipe, '$.teacher.model') = ? "
                 "AND json_extract(recipe, '$.student.model') = ?",
                 (teacher, student),
@@ -324,7 +322,7 @@ class Views:
         ).fetchone()
         stages = {
             r["stage"]: {**dict(r), "detail": stored(r, "stage_progress", "detail")}
-            for r in self._rows("SELECT * FROM stage_progress WHERE run_id = ?", (run_id,))
+            for r in fetch_rows(self.conn, "SELECT * FROM stage_progress WHERE run_id = ?", (run_id,))
         }
         return LiveView(
             run,
@@ -343,7 +341,8 @@ class Views:
     def count_events(self, run_id: int | None = None, worst: str | None = None) -> int:
         """How many events there are, of one run or of all, of one level or of all."""
         return int(
-            self._one(
+            fetch_value(
+                self.conn,
                 "SELECT count(*) FROM event WHERE (:run IS NULL OR run_id = :run) AND (:level IS NULL OR level = :level)",
                 {"run": run_id, "level": worst},
             )
@@ -355,7 +354,8 @@ class Views:
         """Events from the newest to the oldest, skipping ``first``."""
         return [
             dict(r)
-            for r in self._rows(
+            for r in fetch_rows(
+                self.conn,
                 "SELECT e.id, e.at, e.level, e.message, r.name AS run FROM event e LEFT JOIN run r ON r.id = e.run_id "
                 "WHERE (:run IS NULL OR e.run_id = :run) AND (:level IS NULL OR e.level = :level) "
                 "ORDER BY e.id DESC LIMIT :count OFFSET :first",
@@ -430,7 +430,8 @@ class Views:
 
     def window(self, run_id: int | None, first: int, count: int) -> list[SampleRow]:
         """Rows ``first`` (from 0) and on of what ``list_samples`` laid out."""
-        found = self._rows(
+        found = fetch_rows(
+            self.conn,
             f"SELECT b.sample_id, {_STATE} AS state, {_INSTRUCTION} AS part1, {_ANSWER} AS part2, "
             "i1.value AS ifd, r1.value AS rifd, length(v.response) AS length, "
             "EXISTS (SELECT 1 FROM flag g WHERE g.sample_id = b.sample_id) AS flagged, "
@@ -458,21 +459,29 @@ class Views:
 
     def position_of(self, sample_id: int) -> int | None:
         """Where a sample stands in what ``list_samples`` laid out, from 0."""
-        found = self._one("SELECT position - 1 FROM temp.listing WHERE sample_id = ?", (sample_id,))
+        found = fetch_value(
+            self.conn, "SELECT position - 1 FROM temp.listing WHERE sample_id = ?", (sample_id,)
+        )
         return None if found is None else int(found)
 
     def sample_at(self, position: int) -> int | None:
         """The sample that stands at ``position``, from 0."""
-        found = self._one("SELECT sample_id FROM temp.listing WHERE position = ?", (position + 1,))
+        found = fetch_value(
+            self.conn, "SELECT sample_id FROM temp.listing WHERE position = ?", (position + 1,)
+        )
         return None if found is None else int(found)
 
     def unindexed(self) -> int:
         """Variants that a search does not see yet."""
-        upto = self._one("SELECT variant_id FROM variant_text_upto")
-        return int(self._one("SELECT count(*) FROM variant WHERE id > ?", (upto,)))
+        upto = fetch_value(self.conn, "SELECT variant_id FROM variant_text_upto")
+        return int(fetch_value(self.conn, "SELECT count(*) FROM variant WHERE id > ?", (upto,)))
 
     def _setting(self, run_id: int | None) -> int:
-        return int(self._one("SELECT setting_id FROM run WHERE id = ?", (run_id,)) or 0) if run_id else 0
+        return (
+            int(fetch_value(self.conn, "SELECT setting_id FROM run WHERE id = ?", (run_id,)) or 0)
+            if run_id
+            else 0
+        )
 
     # -- one sample -------------------------------------------------------------------------
 
@@ -487,15 +496,16 @@ class Views:
         at = (run_id, sample_id)
         decisions = {
             r["stage"]: {**dict(r), "compared": stored(r, "decision", "compared")}
-            for r in self._rows("SELECT * FROM decision WHERE run_id = ? AND sample_id = ?", at)
+            for r in fetch_rows(self.conn, "SELECT * FROM decision WHERE run_id = ? AND sample_id = ?", at)
         }
         reflections = {
             r["stage"]: dict(r)
-            for r in self._rows("SELECT * FROM reflection WHERE run_id = ? AND sample_id = ?", at)
+            for r in fetch_rows(self.conn, "SELECT * FROM reflection WHERE run_id = ? AND sample_id = ?", at)
         }
         rewrites = self._rewrites(run_id, sample_id, decisions)
         shown = self._generations(rewrites, reflections)
-        state = self._one(
+        state = fetch_value(
+            self.conn,
             f"SELECT {_STATE} FROM (SELECT :sample AS sample_id) b {joins('p', 'o', 'd2', 'f2', 'd1', 'f1')}",
             {"run": run_id, "sample": sample_id},
         )
@@ -513,9 +523,11 @@ class Views:
             reflections=reflections,
             outcome=dict(outcome) if outcome else None,
             stands=figures.standing(self.conn, run_id, sample_id),
-            note=self._one("SELECT text FROM note WHERE sample_id = ? ORDER BY id DESC LIMIT 1", (sample_id,))
+            note=fetch_value(
+                self.conn, "SELECT text FROM note WHERE sample_id = ? ORDER BY id DESC LIMIT 1", (sample_id,)
+            )
             or "",
-            flagged=bool(self._one("SELECT 1 FROM flag WHERE sample_id = ?", (sample_id,))),
+            flagged=bool(fetch_value(self.conn, "SELECT 1 FROM flag WHERE sample_id = ?", (sample_id,))),
         )
 
     def _rewrites(
@@ -523,7 +535,8 @@ class Views:
     ) -> dict[str, int]:
         """By stage the rewrite to show: the chosen one, else the first that was compared."""
         found: dict[str, int] = {}
-        for r in self._rows(
+        for r in fetch_rows(
+            self.conn,
             "SELECT stage, variant_id FROM candidate WHERE run_id = ? AND sample_id = ? ORDER BY stage, ordinal",
             (run_id, sample_id),
         ):
@@ -550,7 +563,8 @@ class Views:
 
     def _variants(self, sample_id: int, setting: int) -> list[VariantView]:
         scores: dict[int, dict[str, sqlite3.Row]] = {}
-        for r in self._rows(
+        for r in fetch_rows(
+            self.conn,
             "SELECT s.variant_id, s.metric, s.value, s.reason, c.nll / c.tokens AS given, u.nll / u.tokens AS alone "
             "FROM variant v JOIN score s ON s.variant_id = v.id AND s.setting_id = ? "
             "LEFT JOIN span_loss c ON c.key = s.conditional_key LEFT JOIN span_loss u ON u.key = s.unconditional_key "
@@ -559,7 +573,7 @@ class Views:
         ):
             scores.setdefault(r["variant_id"], {})[r["metric"]] = r
         found = []
-        for v in self._rows("SELECT * FROM variant WHERE sample_id = ? ORDER BY id", (sample_id,)):
+        for v in fetch_rows(self.conn, "SELECT * FROM variant WHERE sample_id = ? ORDER BY id", (sample_id,)):
             by = scores.get(v["id"], {})
             ifd, rifd = by.get("ifd"), by.get("rifd")
             reasons = [r["reason"] for r in by.values() if r["value"] is None and r["reason"]]
@@ -595,7 +609,8 @@ class Views:
         column = figures.MEASURES[measure][0]
         where, tables = figures.both(measure)
         counts, n, weighted = [0] * bins, 0, 0.0
-        for r in self._rows(
+        for r in fetch_rows(
+            self.conn,
             f"SELECT min(CAST({column} / :width AS INTEGER), :last) AS bin, count(*) AS n, sum({column}) AS total "
             f"FROM run_sample b {joins(*tables)} WHERE b.run_id = :run AND {where} GROUP BY 1",
             {"run": run_id, "setting": self._setting(run_id), "width": width, "last": bins - 1},
@@ -610,7 +625,8 @@ class Views:
         step = max(1, figures.counts(self.conn, run_id).samples // limit)
         return [
             (r[0], r[1], bool(r[2]))
-            for r in self._rows(
+            for r in fetch_rows(
+                self.conn,
                 f"SELECT i1.value, r1.value, {figures.KEPT} FROM run_sample b {joins('i1', 'r1', 'o')} "
                 "WHERE b.run_id = :run AND b.sample_id % :step = 0 AND i1.value IS NOT NULL AND r1.value IS NOT NULL",
                 {"run": run_id, "setting": self._setting(run_id), "step": step},
@@ -621,7 +637,7 @@ class Views:
 
     def trained(self) -> list[int]:
         """The runs that have a training, the newest first."""
-        return [r[0] for r in self._rows("SELECT run_id FROM training_run ORDER BY run_id DESC")]
+        return [r[0] for r in fetch_rows(self.conn, "SELECT run_id FROM training_run ORDER BY run_id DESC")]
 
     def training(self, run_id: int) -> dict[str, Any] | None:
         """A run's training with its metrics as {name: [(step, value), ...]} and its checkpoints, by step; None where
@@ -630,14 +646,16 @@ class Views:
         if found is None:
             return None
         metrics: dict[str, list[tuple[int, float]]] = {}
-        for r in self._rows(
+        for r in fetch_rows(
+            self.conn,
             "SELECT name, step, value FROM training_metric WHERE training_run_id = ? ORDER BY name, step",
             (found["id"],),
         ):
             metrics.setdefault(r["name"], []).append((r["step"], r["value"]))
         checkpoints = [
             dict(r)
-            for r in self._rows(
+            for r in fetch_rows(
+                self.conn,
                 "SELECT step, path, bytes, seconds, state, created_at FROM checkpoint "
                 "WHERE training_run_id = ? ORDER BY step",
                 (found["id"],),

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from srtui.store._query import fetch_rows
+
 if TYPE_CHECKING:
     from srtui.store import Store
 
@@ -51,8 +53,10 @@ class Checkpoints:
         """All of a training's checkpoints, by step."""
         return [
             StoredCheckpoint(r["step"], r["path"], r["bytes"], r["seconds"], r["state"], r["created_at"])
-            for r in self._store.rows(
-                "SELECT * FROM checkpoint WHERE training_run_id = ? ORDER BY step", (training_id,)
+            for r in fetch_rows(
+                self._store.conn,
+                "SELECT * FROM checkpoint WHERE training_run_id = ? ORDER BY step",
+                (training_id,),
             )
         ]
 

@@ -14,6 +14,7 @@ from srtui.store import Store
 from srtui.store.runs import Run
 from srtui.workspace import Workspace
 from tests.conftest import ROOT
+from tests.sql import sql_value
 
 TASKS = ROOT / "recipes" / "choice"
 
@@ -71,7 +72,7 @@ def test_our_own_task_on_the_student_with_its_adapter(
     rounding = {"float32": 1e-3, "bfloat16": 2**-7}[arithmetic]
     assert first.judgement.probabilities["loglikelihoods"] == pytest.approx(expected, rel=rounding)
     # Its losses are stored: the whole task again runs only what is new.
-    losses = store.value("SELECT count(*) FROM span_loss")
+    losses = sql_value(store, "SELECT count(*) FROM span_loss")
     assert losses == 16
     assert (
         choice.evaluate(store, contestant, TASKS / "everyday.yaml", 4, None, Silent(), lambda: False).id

@@ -22,6 +22,7 @@ from srtui.workspace import Workspace
 from tests.commands import Command
 from tests.commands import srtui as run_command
 from tests.conftest import ROOT, make_workspace
+from tests.sql import sql_rows, sql_value
 
 PROMPTS = ROOT / "recipes" / "eval-prompts.jsonl"
 JUDGE = "tiny.F16"
@@ -90,7 +91,7 @@ def test_a_stop_is_obeyed_and_gone_on_with(pair_workspace: Workspace, tmp_path: 
     work = (store, evaluation, source, dict(zip(("a", "b"), both, strict=True)), judge, Silent())
 
     def after_one() -> bool:
-        return bool(store.value("SELECT count(*) FROM judgement"))
+        return bool(sql_value(store, "SELECT count(*) FROM judgement"))
 
     with pytest.raises(Stopped):
         evaluator.Evaluator(*work, after_one).work()  # type: ignore[arg-type]
@@ -141,13 +142,13 @@ def test_killed_and_resumed(tmp_path: Path, pair_folder: Path) -> None:
             killed = Command(workspace, "eval", *words, kill_at=("decode", 8))
             assert killed.wait().returncode == -signal.SIGKILL
             with Store(workspace.store_path, read_only=True) as store:
-                kept = store.rows("SELECT id, created_at FROM judgement")
+                kept = sql_rows(store, "SELECT id, created_at FROM judgement")
             assert 0 < len(kept) < 12
         done = srtui(workspace, *words, "--json")
         assert done.returncode == 0, done.stderr
         results.append(json.loads(done.stdout)["result"])
         with Store(workspace.store_path) as store:
-            rows = store.rows("SELECT id, created_at FROM judgement")
+            rows = sql_rows(store, "SELECT id, created_at FROM judgement")
             assert len(rows) == 12 and store.check() == []
             if kill:
                 assert [tuple(r) for r in rows[: len(kept)]] == [tuple(r) for r in kept]

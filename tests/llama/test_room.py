@@ -21,6 +21,7 @@ from srtui.store import Store
 from srtui.store.corpus import NewRow
 from srtui.workspace import Workspace
 from tests.llama.tiny_gguf import write_tiny
+from tests.sql import sql_rows, sql_value
 
 pytestmark = pytest.mark.model
 
@@ -72,7 +73,7 @@ def asked(store: Store, tiny: Path, context: int, name: str, **reflection: Any) 
 
 def answers(store: Store) -> dict[int, tuple[str, int]]:
     """By attempt: how the answer ended, after how many tokens."""
-    rows = store.rows("SELECT attempt, segments FROM generation ORDER BY attempt")
+    rows = sql_rows(store, "SELECT attempt, segments FROM generation ORDER BY attempt")
     return {r[0]: tuple(json.loads(r[1])[-1][1:3]) for r in rows}  # type: ignore[misc]
 
 
@@ -101,7 +102,7 @@ def test_a_text_that_ended_is_used_whatever_the_room(store: Store, tiny: Path) -
 def test_a_retry_of_an_older_srtui_had_the_room_of_a_first_try(store: Store, tiny: Path) -> None:
     """It kept how the last part ended and no more, and took the text all the same."""
     asked(store, tiny, LONG, "new")
-    keys = dict(store.rows("SELECT attempt, key FROM generation"))
+    keys = dict(sql_rows(store, "SELECT attempt, key FROM generation"))
     store.conn.execute("UPDATE generation SET segments = NULL, parsed = 'parsed', finish = 'length'")
     from srtui.llama import TeacherIdentity
 
@@ -117,6 +118,6 @@ def test_a_retry_of_an_older_srtui_had_the_room_of_a_first_try(store: Store, tin
         first = protocol.first_key(Pair("Name a prime.", "", "Nine."), attempt, 0, identity)
         store.conn.execute("UPDATE generation SET key = ? WHERE key = ?", (first, key))
     assert asked(store, tiny, LONG, "newer") > 128
-    assert store.value("SELECT count(*) FROM generation WHERE attempt = 1") == 1
-    rows = store.rows("SELECT segments FROM generation WHERE attempt = 2 AND segments IS NOT NULL")
+    assert sql_value(store, "SELECT count(*) FROM generation WHERE attempt = 1") == 1
+    rows = sql_rows(store, "SELECT segments FROM generation WHERE attempt = 2 AND segments IS NOT NULL")
     assert [json.loads(r[0])[-1][1:] for r in rows] == [["length", 128, 128]]

@@ -663,7 +663,7 @@ def test_the_command(small: Path, workspace: Workspace) -> None:
         run = store.runs.create("tuned", dataset, "", recipe.model_dump_json(), recipe.fingerprint, [])
         identity = f"{weights_sha256(folder)[:32]}:nf4:float32"
         store.runs.update(
-            run.id, setting_id=store.work.setting("little", identity, "nf4", "alpaca", "default", 2048)
+            run.id, setting_id=store.scores.setting("little", identity, "nf4", "alpaca", "default", 2048)
         )
 
     def command(*words: str) -> subprocess.CompletedProcess[str]:

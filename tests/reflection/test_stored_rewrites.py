@@ -16,7 +16,8 @@ from srtui.sample import Pair
 from srtui.store import Store
 from srtui.store.corpus import NewRow
 from srtui.store.endings import packed
-from srtui.store.work import StoredGeneration
+from srtui.store.generations import StoredGeneration
+from tests.sql import sql_rows
 
 BY = TeacherIdentity("m", "aa", "llama", 1, "Q8_0", 4096)
 WHOLE = packed([("critique", "length", 48), ("response", "end", 60)])
@@ -40,12 +41,12 @@ def test_a_stored_rewrite(
     protocol = ReflectionPrompt(load_criteria("response", "response"), recipe)
     with Store(tmp_path / "s.sqlite") as store:
         made = store.corpus.import_rows("d", "f", "sha", "alpaca", [NewRow(0, before, "{}")])
-        sample, at = store.rows("SELECT sample_id, id FROM variant")[0]
+        sample, at = sql_rows(store, "SELECT sample_id, id FROM variant")[0]
         run = store.runs.create(
             "r", made.dataset_id, "r.toml", recipe.model_dump_json(), "f", [(sample, False)]
         )
         with store.transaction():
-            by = store.work.add_generation(
+            by = store.generations.add(
                 StoredGeneration(
                     key=(protocol.key if segments else protocol.first_key)(before, 1, 0, BY) or b"", parent_variant_id=at,
                     stage="response", model="m", model_sha256="aa", prompt_version=protocol.version, mode="guided",
@@ -56,7 +57,7 @@ def test_a_stored_rewrite(
             new, _ = store.corpus.add_variant(
                 sample, "response_reflected", "teacher", at, by, Pair("i", "", "better")
             )
-            store.work.made(by, new)
+            store.generations.made(by, new)
         context: Any = SimpleNamespace(store=store, run=run, recipe=recipe, watch=None, sample_count=1)
         reflecting = Reflecting(context, protocol)
         reflecting._teacher = SimpleNamespace(  # type: ignore[assignment]
@@ -65,7 +66,9 @@ def test_a_stored_rewrite(
         asked = reflecting._first_unasked(sample, store.corpus.variants([at])[at])
         assert (asked.attempt if asked else None) == asked_again
         assert reflecting._unknown == unknown
-        kept = [(r["status"], r["attempts"]) for r in store.work.reflections_of(run.id, sample).values()]
+        kept = [
+            (r["status"], r["attempts"]) for r in store.generations.reflections_of(run.id, sample).values()
+        ]
         assert kept == ([] if asked_again else [("parsed", 1)])
         # Where the recipe takes what the store has, and no teacher can be asked again, a cut one is left out.
         there = store.corpus.rewrites_of(at, "response_reflected")
@@ -76,10 +79,10 @@ def test_what_is_written_takes_the_place_of_a_refusal(tmp_path: Path) -> None:
     """The same request was too long for a smaller context; of two that were written the first stays."""
     with Store(tmp_path / "s.sqlite") as store:
         store.corpus.import_rows("d", "f", "sha", "alpaca", [NewRow(0, Pair("i", "", "r"), "{}")])
-        (at,) = store.rows("SELECT id FROM variant")[0]
+        (at,) = sql_rows(store, "SELECT id FROM variant")[0]
 
         def add(text: str, finish: str) -> int:
-            return store.work.add_generation(
+            return store.generations.add(
                 StoredGeneration(
                     key=b"k", parent_variant_id=at, stage="response", model="m", model_sha256="aa",
                     prompt_version="1", mode="guided", sampler="{}", seed=1, attempt=1, candidate=0, prompt="",
@@ -91,4 +94,6 @@ def test_what_is_written_takes_the_place_of_a_refusal(tmp_path: Path) -> None:
         with store.transaction():
             ids = {add("", "too_long"), add("written", "end"), add("again", "end")}
         assert len(ids) == 1
-        assert [tuple(r) for r in store.rows("SELECT text, finish FROM generation")] == [("written", "end")]
+        assert [tuple(r) for r in sql_rows(store, "SELECT text, finish FROM generation")] == [
+            ("written", "end")
+        ]

@@ -26,6 +26,7 @@ from srtui.store import Store
 from srtui.store.evaluations import NewEvaluation
 from srtui.store.views import Views
 from srtui.workspace import Workspace
+from tests.sql import sql_value
 from tests.tui.scripted_store import Script, demo_pairs
 
 HOSTILE = Pair(
@@ -190,7 +191,7 @@ def test_examples_are_the_extremes_and_a_draw(workspace: Workspace) -> None:
         assert found[6:] != pick(store, views, script.run_id, 3, seed=2)[6:]
         assert all(e.verdict == "kept for training" for e in found[:6])
         everything = pick(store, views, script.run_id, 1000, seed=1)
-        assert len(everything) == store.value("SELECT count(*) FROM run_sample")
+        assert len(everything) == sql_value(store, "SELECT count(*) FROM run_sample")
     views.close()
 
 

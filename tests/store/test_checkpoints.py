@@ -11,6 +11,7 @@ from srtui.store.corpus import NewRow
 from srtui.store.views import Views
 from srtui.training.preflight import Preflight
 from tests.conftest import RECIPE
+from tests.sql import sql_rows
 
 
 def a_training(store: Store) -> tuple[int, int]:
@@ -43,7 +44,7 @@ def test_going_back_forgets_later_metrics_only(tmp_path: Path) -> None:
     for step in range(1, 6):
         store.runs.training_metrics(training, step, {"loss": float(step)})
     store.checkpoints.rewind(training, 3)
-    assert [r[0] for r in store.rows("SELECT step FROM training_metric ORDER BY step")] == [1, 2, 3]
+    assert [r[0] for r in sql_rows(store, "SELECT step FROM training_metric ORDER BY step")] == [1, 2, 3]
 
 
 def test_the_migration_keeps_a_training_of_before(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from srtui.store import Store
 from srtui.store.corpus import NewRow
 from srtui.store.endings import packed
 from srtui.store.figures import means
-from srtui.store.work import StoredGeneration
+from srtui.store.generations import StoredGeneration
 from tests.conftest import RECIPE
+from tests.sql import sql_rows, sql_value
 
 WHOLE = packed([("critique", "length", 48), ("response", "end", 60)])
 
@@ -31,7 +32,7 @@ def imported(store: Store, count: int) -> int:
 def test_over_all_generations_behind_a_text(tmp_path: Path) -> None:
     with Store(tmp_path / "s.sqlite") as store:
         dataset = imported(store, 6)
-        samples = [r[0] for r in store.rows("SELECT id FROM sample ORDER BY row")]
+        samples = [r[0] for r in sql_rows(store, "SELECT id FROM sample ORDER BY row")]
         run = store.runs.create("r", dataset, "r.toml", RECIPE, "f", [(s, False) for s in samples])
         # (instruction's finish and segments, answer's finish and segments); None: not rewritten
         made = [
@@ -44,15 +45,15 @@ def test_over_all_generations_behind_a_text(tmp_path: Path) -> None:
         ]
         with store.transaction():
             for n, (sample, stages) in enumerate(zip(samples, made, strict=True)):
-                at = int(store.value("SELECT id FROM variant WHERE sample_id = ?", (sample,)))
+                at = int(sql_value(store, "SELECT id FROM variant WHERE sample_id = ?", (sample,)))
                 for m, (stage, how) in enumerate(zip(("instruction", "response"), stages, strict=True)):
                     if how is None:
                         continue
-                    by = store.work.add_generation(generation(10 * n + m, at, stage, *how))
+                    by = store.generations.add(generation(10 * n + m, at, stage, *how))
                     at, _ = store.corpus.add_variant(
                         sample, f"{stage}_reflected", "teacher", at, by, Pair(f"i{n}", stage, "new")
                     )
-                store.work.add_outcome(run.id, sample, at, True, "", None, None)
+                store.decisions.add_outcome(run.id, sample, at, True, "", None, None)
         assert means(store, run.id).endings == {"whole": 2, "unknown": 1, "cut": 2}
         text = store.corpus.add_variant  # a person's own text is none of the teacher's
         with store.transaction():
@@ -64,9 +65,9 @@ def test_over_all_generations_behind_a_text(tmp_path: Path) -> None:
 def test_generations_keep_their_segments(tmp_path: Path) -> None:
     with Store(tmp_path / "s.sqlite") as store:
         imported(store, 1)
-        at = int(store.value("SELECT id FROM variant"))
+        at = int(sql_value(store, "SELECT id FROM variant"))
         with store.transaction():
-            store.work.add_generation(generation(1, at, "response", "end", WHOLE))
-            store.work.add_generation(generation(2, at, "response", "end", None))
-        kept = store.work.generations_of(int(store.value("SELECT sample_id FROM variant")))
+            store.generations.add(generation(1, at, "response", "end", WHOLE))
+            store.generations.add(generation(2, at, "response", "end", None))
+        kept = store.generations.of_sample(int(sql_value(store, "SELECT sample_id FROM variant")))
         assert [g["segments"] for g in kept] == [WHOLE, None]

@@ -12,6 +12,7 @@ from srtui.evaluation.results import pairwise_result
 from srtui.store import Store
 from srtui.store.evaluations import Answer, Evaluation, Item, Judgement, NewEvaluation
 from srtui.store.views import Views
+from tests.sql import sql_value
 
 NOTHING_JUDGED = pairwise_result([], [], {}, 0, 0.0)
 
@@ -47,7 +48,7 @@ def test_the_same_fingerprint_is_the_same_evaluation(store: Store) -> None:
     first = made(store)
     assert made(store).id == first.id
     assert made(store, "other").id != first.id
-    assert store.value("SELECT count(*) FROM answer") == 8  # each text once
+    assert sql_value(store, "SELECT count(*) FROM answer") == 8  # each text once
     assert len(store.evaluations.items(first.id)) == 4
     assert store.check() == []
 
@@ -74,8 +75,8 @@ def test_judgements_come_with_both_answers(store: Store) -> None:
     assert known is not None and known.score_a == 7.5
     assert store.evaluations.known_judgement(b"never") is None
     store.evaluations.delete(evaluation.id)
-    assert store.value("SELECT count(*) FROM judgement") == 0
-    assert store.value("SELECT count(*) FROM answer") == 8
+    assert sql_value(store, "SELECT count(*) FROM judgement") == 0
+    assert sql_value(store, "SELECT count(*) FROM answer") == 8
 
 
 def test_the_human_queue(store: Store) -> None:

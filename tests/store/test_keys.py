@@ -21,7 +21,8 @@ from srtui.reflection import ReflectionPrompt, load_criteria
 from srtui.sample import Pair
 from srtui.store import Store
 from srtui.store.corpus import NewRow
-from srtui.store.work import StoredGeneration, StoredLoss, setting_key
+from srtui.store.generations import StoredGeneration
+from srtui.store.scores import StoredLoss, setting_key
 from srtui.student.spans import Span
 from srtui.training import TrainExample, TrainingConfig
 from tests.conftest import RECIPE
@@ -133,9 +134,9 @@ def test_a_generation_stored_before_is_found(store: Store) -> None:
         thinking="", critique="", prompt_tokens=1, new_tokens=1, seconds=1.0, finish="end", parsed="parsed",
         segments="[]",
     )  # fmt: skip
-    store.work.add_generation(made)
+    store.generations.add(made)
     of = (PAIR, 1, 0, TEACHER)
-    found = store.work.generation(asked.key(*of), asked.first_key(*of))
+    found = store.generations.with_key(asked.key(*of), asked.first_key(*of))
     assert found is not None
     assert found["text"] == "text"
     # Whatever that key did not hold is asked again.
@@ -178,8 +179,8 @@ def test_an_answer_stored_before_is_found_where_its_key_held_everything() -> Non
 
 def test_losses_stored_before_are_found_and_stored_anew(store: Store) -> None:
     span = Span((5, 6, 7), 2)
-    store.work.add_losses({span.first_key("weights:nf4:float32"): StoredLoss(1.5, 2, False, None)})
-    assert store.work.has_first_losses()
+    store.scores.add_losses({span.first_key("weights:nf4:float32"): StoredLoss(1.5, 2, False, None)})
+    assert store.scores.has_first_losses()
 
     class Stored:
         first_losses_id = "weights:nf4:float32"
@@ -190,7 +191,7 @@ def test_losses_stored_before_are_found_and_stored_anew(store: Store) -> None:
     judge._store, judge.student = store, Stored()  # type: ignore[assignment]
     new = span.key("weights:nf4:float32:cpu", "default")
     assert judge._stored_before({new: span}) == {new: StoredLoss(1.5, 2, False, None)}
-    assert store.work.losses([new]) == {new: StoredLoss(1.5, 2, False, None)}
+    assert store.scores.losses([new]) == {new: StoredLoss(1.5, 2, False, None)}
 
 
 # -- what keys left out ----------------------------------------------------------------------------

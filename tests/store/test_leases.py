@@ -22,6 +22,7 @@ from srtui.sample import Pair
 from srtui.store import Store, leases
 from srtui.store.corpus import NewRow
 from srtui.workspace import Workspace
+from tests.sql import sql_rows, sql_value
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def store(workspace: Workspace) -> Store:
 def run_id(store: Store) -> int:
     rows = [NewRow(n, Pair(f"i {n}", "", f"r {n}"), "{}") for n in range(2)]
     done = store.corpus.import_rows("d", "f", "sha", "alpaca", rows)
-    ids = [r[0] for r in store.rows("SELECT id FROM sample")]
+    ids = [r[0] for r in sql_rows(store, "SELECT id FROM sample")]
     recipe = recipes.parse({"name": "r", "dataset": "d"}, "test").model_dump_json()
     return store.runs.create("r", done.dataset_id, "r.toml", recipe, "f", [(i, False) for i in ids]).id
 
@@ -136,7 +137,7 @@ def test_an_engine_that_lost_its_run_stops_with_one_sentence_and_writes_no_more(
     assert "\n" not in str(said.value)
     assert asked[0] < 5
     # The run is the other engine's: neither its lease nor its status is touched.
-    assert store.value("SELECT pid FROM lease") == 4711
+    assert sql_value(store, "SELECT pid FROM lease") == 4711
     assert store.runs.get(run_id).status == "running"
 
 

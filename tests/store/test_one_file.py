@@ -26,6 +26,7 @@ from srtui.store.backup import BackupStopped
 from srtui.store.corpus import NewRow
 from srtui.store.views import SampleFilter, Views
 from tests.conftest import ROOT
+from tests.sql import sql_rows, sql_value
 
 ODD_NAMES = ["a#b", "a?mode=memory", "a%20b", "a b", "ö 東京 🙂", 'it\'s "quoted"', "a&vfs=none;x", "a\\b"]
 
@@ -36,7 +37,7 @@ def rows(count: int, size: int = 20) -> list[NewRow]:
 
 def run_of(store: Store, samples: int = 5) -> int:
     done = store.corpus.import_rows("d", "f", "sha", "alpaca", rows(samples))
-    ids = [r[0] for r in store.rows("SELECT id FROM sample")]
+    ids = [r[0] for r in sql_rows(store, "SELECT id FROM sample")]
     recipe = recipes.parse({"name": "r", "dataset": "d"}, "test").model_dump_json()
     return store.runs.create("r", done.dataset_id, "r.toml", recipe, "f", [(i, False) for i in ids]).id
 
@@ -131,7 +132,7 @@ def test_a_backup_ends_while_an_engine_commits(big: Store, tmp_path: Path) -> No
     with Store(tmp_path / "busy.sqlite") as copy:
         assert copy.check() == []
         # Whole transactions of three, and the rows that were counted at that moment.
-        assert copy.value("SELECT count(*) FROM event") == counts["event"]
+        assert sql_value(copy, "SELECT count(*) FROM event") == counts["event"]
         assert counts["event"] % 3 == 0
         assert counts["variant"] == 6000
     assert not list(tmp_path.glob(".srtui-backup*"))
@@ -288,4 +289,4 @@ def test_db_and_doctor_say_when_the_log_holds_rows(tmp_path: Path, monkeypatch: 
     assert "-wal alone" not in CliRunner().invoke(app, ["db"]).output
     assert [c.ok for c in _log(workspace.root)] == [True]
     with copied_alone(workspace.store_path, tmp_path / "elsewhere") as copy:
-        assert copy.value("SELECT count(*) FROM event") == 1
+        assert sql_value(copy, "SELECT count(*) FROM event") == 1

@@ -21,6 +21,7 @@ from srtui.store.connection import pages_in_log
 from srtui.store.distributions import distributions
 from srtui.store.schema import SCRIPTS, migrations, statements
 from srtui.workspace import Workspace
+from tests.sql import sql_row, sql_rows
 from tests.tui.scripted_store import Script, demo_pairs, make_demo_store
 
 GROWING = {
@@ -58,7 +59,7 @@ def asked_by(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, *words: str)
 def plan(workspace: Workspace, sql: str) -> list[str]:
     with Store(workspace.store_path, read_only=True) as store:
         store.conn.create_function("has_code", 1, lambda text: 0, deterministic=True)
-        return [r["detail"] for r in store.rows(f"EXPLAIN QUERY PLAN {sql}")]
+        return [r["detail"] for r in sql_rows(store, f"EXPLAIN QUERY PLAN {sql}")]
 
 
 COMMANDS = [
@@ -151,8 +152,8 @@ def the_slow_way(store: Store) -> dict[str, list[tuple[Any, ...]]]:
         JOIN score s ON s.variant_id = v.id AND s.setting_id = r.setting_id GROUP BY 1, 2, 3, 4
     """
     return {
-        "tally": sorted(map(tuple, store.rows(tally))),
-        "bins": sorted(map(tuple, store.rows(bins))),
+        "tally": sorted(map(tuple, sql_rows(store, tally))),
+        "bins": sorted(map(tuple, sql_rows(store, bins))),
     }
 
 
@@ -161,8 +162,8 @@ def kept_counts(store: Store) -> dict[str, list[tuple[Any, ...]]]:
         "SELECT run_id, metric, kind, reason, sum(n), round(sum(total), 6) FROM score_bin GROUP BY 1, 2, 3, 4"
     )
     return {
-        "tally": sorted(map(tuple, store.rows("SELECT * FROM tally"))),
-        "bins": sorted(map(tuple, store.rows(bins))),
+        "tally": sorted(map(tuple, sql_rows(store, "SELECT * FROM tally"))),
+        "bins": sorted(map(tuple, sql_rows(store, bins))),
     }
 
 
@@ -174,10 +175,10 @@ def test_counts_are_those_of_the_rows(made: Workspace, tmp_path: Path) -> None:
     workspace, _ = Workspace.create(tmp_path / "ws")
     with Store(path) as store:
         assert kept_counts(store) == the_slow_way(store)
-        rows = store.row("SELECT * FROM outcome LIMIT 1")
+        rows = sql_row(store, "SELECT * FROM outcome LIMIT 1")
         assert rows is not None
         with store.transaction():
-            store.work.add_outcome(
+            store.decisions.add_outcome(
                 *tuple(rows)[:3], bool(rows["kept"]), rows["reason"], rows["ifd"], rows["rifd"]
             )
             variant, _ = store.marks.write_variant(2, 2, Pair("Mine.", "", "And my answer."))
@@ -189,7 +190,7 @@ def test_counts_are_those_of_the_rows(made: Workspace, tmp_path: Path) -> None:
             )
         # A run over texts that are scored already gets its setting, another, and the first again.
         late = Script(workspace, store, "late", 12).begin(demo_pairs())
-        other = store.work.setting("another", "def", "nf4", "alpaca", "default", 1024)
+        other = store.scores.setting("another", "def", "nf4", "alpaca", "default", 1024)
         for setting in (other, late.setting, None, late.setting):
             store.runs.update(late.run_id, setting_id=setting)
             assert kept_counts(store) == the_slow_way(store)
@@ -268,9 +269,10 @@ def test_an_export_is_read_as_it_is_written(made: Workspace) -> None:
         everything = list(store.exportable(1, all_variants=True))
         assert [r["variant"] for r in everything] == [
             r[0]
-            for r in store.rows(
+            for r in sql_rows(
+                store,
                 "SELECT v.id FROM variant v JOIN run_sample rs ON rs.run_id = 1 AND rs.sample_id = v.sample_id "
-                "ORDER BY v.sample_id, v.id"
+                "ORDER BY v.sample_id, v.id",
             )
         ]
         assert json.dumps(everything[0])

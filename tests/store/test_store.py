@@ -15,6 +15,7 @@ from srtui.sample import Pair
 from srtui.store import Store, explain
 from srtui.store.corpus import NewRow, RefusedRow
 from tests.conftest import RECIPE
+from tests.sql import sql_row, sql_rows, sql_value
 
 
 def row(n: int, text: str = "") -> NewRow:
@@ -28,13 +29,13 @@ def store(tmp_path: Path) -> Store:
 
 def a_run(store: Store, samples: int = 2) -> int:
     done = store.corpus.import_rows("d", "f", "sha", "alpaca", [row(n) for n in range(samples)])
-    ids = [r[0] for r in store.rows("SELECT id FROM sample")]
+    ids = [r[0] for r in sql_rows(store, "SELECT id FROM sample")]
     return store.runs.create("r", done.dataset_id, "r.toml", RECIPE, "f", [(i, False) for i in ids]).id
 
 
 def test_settings_that_keep_data_safe(store: Store) -> None:
-    assert store.value("PRAGMA journal_mode") == "wal"
-    assert store.value("PRAGMA foreign_keys") == 1
+    assert sql_value(store, "PRAGMA journal_mode") == "wal"
+    assert sql_value(store, "PRAGMA foreign_keys") == 1
     with pytest.raises(sqlite3.IntegrityError):
         store.conn.execute("INSERT INTO run_sample VALUES (99, 99, 0)")
 
@@ -85,7 +86,7 @@ def test_a_corrupted_file_is_said_and_left(store: Store) -> None:
         try:
             with Store(store.path) as damaged:
                 assert damaged.check()
-                damaged.rows("SELECT * FROM variant")
+                sql_rows(damaged, "SELECT * FROM variant")
                 raise sqlite3.DatabaseError("database disk image is malformed")
         except sqlite3.DatabaseError as error:
             raise explain(error, store.path) from error
@@ -95,7 +96,7 @@ def test_a_corrupted_file_is_said_and_left(store: Store) -> None:
 def test_a_full_disk_leaves_what_was(store: Store) -> None:
     a_run(store)
     before = store.counts()
-    store.conn.execute(f"PRAGMA max_page_count = {store.value('PRAGMA page_count') + 2}")
+    store.conn.execute(f"PRAGMA max_page_count = {sql_value(store, 'PRAGMA page_count') + 2}")
     with pytest.raises(sqlite3.OperationalError) as caught:
         store.corpus.import_rows(
             "big", "f", "sha2", "alpaca", (row(n, "x" * 9000 + str(n)) for n in range(500))
@@ -146,7 +147,7 @@ def test_a_file_with_no_good_row_stores_nothing(store: Store) -> None:
 
 def test_variants_are_content_addressed(store: Store) -> None:
     a_run(store)
-    sample, original = store.row("SELECT sample_id, id FROM variant LIMIT 1")  # type: ignore[misc]
+    sample, original = sql_row(store, "SELECT sample_id, id FROM variant LIMIT 1")  # type: ignore[misc]
     pair = Pair("new", "", "text")
     first, is_new = store.corpus.add_variant(sample, "instruction_reflected", "teacher", original, None, pair)
     second, again = store.corpus.add_variant(sample, "response_reflected", "person", original, None, pair)
@@ -177,8 +178,9 @@ def test_rewrites_from_elsewhere_find_their_samples(store: Store) -> None:
     assert done.new == 2
     parents = {
         r["response"]: r["parent"]
-        for r in store.rows(
-            "SELECT v.response, p.instruction AS parent FROM variant v JOIN variant p ON p.id = v.parent_id"
+        for r in sql_rows(
+            store,
+            "SELECT v.response, p.instruction AS parent FROM variant v JOIN variant p ON p.id = v.parent_id",
         )
     }
     assert parents["the best"] == "better 2"
@@ -197,13 +199,13 @@ def test_rewrites_from_elsewhere_find_their_samples(store: Store) -> None:
 
 def test_work_twice_is_harmless(store: Store) -> None:
     run_id = a_run(store)
-    sample, variant = store.work.to_reflect(run_id, "instruction")[0]
+    sample, variant = store.generations.to_reflect(run_id, "instruction")[0]
     for _ in range(2):
-        store.work.add_reflection(run_id, sample, "instruction", variant, "unparsed", 3, [])
-        store.work.add_decision(run_id, sample, "instruction", variant, False, "why", [(variant, None, "x")])
+        store.generations.add_reflection(run_id, sample, "instruction", variant, "unparsed", 3, [])
+        store.decisions.add(run_id, sample, "instruction", variant, False, "why", [(variant, None, "x")])
     assert store.counts()["decision"] == store.counts()["reflection"] == 1
-    assert sample not in dict(store.work.to_reflect(run_id, "instruction"))
-    assert sample in dict(store.work.to_reflect(run_id, "response"))
+    assert sample not in dict(store.generations.to_reflect(run_id, "instruction"))
+    assert sample in dict(store.generations.to_reflect(run_id, "response"))
 
 
 def test_a_second_engine_is_told_who_holds_the_run(store: Store) -> None:
@@ -222,7 +224,7 @@ def test_a_dead_engines_lease_is_taken_over(store: Store) -> None:
         f"Store(Path({str(store.path)!r})).runs.acquire({run_id}); os.kill(os.getpid(), 9)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9
-    assert store.value("SELECT count(*) FROM lease") == 1
+    assert sql_value(store, "SELECT count(*) FROM lease") == 1
     assert store.runs.holder(run_id) is None
     store.runs.acquire(run_id).release()
 

@@ -15,6 +15,7 @@ from srtui.sample import Pair
 from srtui.store import Store, verify
 from srtui.store.corpus import NewRow
 from srtui.workspace import Workspace
+from tests.sql import sql_value
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def store(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Store:
         for n in range(60)
     ]
     store.corpus.import_rows("d", "f", "sha", "alpaca", rows)
-    store.work.setting("s", "id", "nf4", "alpaca", "default", 64)
+    store.scores.setting("s", "id", "nf4", "alpaca", "default", 64)
     answer = file_answer("an answer from a file", "m")
     with store.transaction():
         store.conn.execute(
@@ -71,7 +72,8 @@ def test_a_flipped_bit_in_a_text_is_seen(store: Store, text: bytes) -> None:
     flip(store.path, text)
     with Store(store.path, read_only=True) as damaged:
         assert damaged.check() == []  # SQLite sees nothing wrong
-        variant = damaged.value(
+        variant = sql_value(
+            damaged,
             "SELECT id FROM variant WHERE digest = ?",
             (Pair("instruction 17", "", "the answer number 17").digest,),
         )

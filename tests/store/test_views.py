@@ -15,6 +15,7 @@ from srtui.store._sqlite_utils import Database
 from srtui.store.schema import SCRIPTS, migrations, statements
 from srtui.store.views import NEEDED, SampleFilter, Views
 from srtui.workspace import Workspace
+from tests.sql import sql_rows, sql_value
 from tests.tui.scripted_store import make_demo_store
 
 
@@ -89,17 +90,17 @@ def test_no_store_yet(tmp_path: Path) -> None:
 
 def test_filters_leave_what_they_say(views: Views, path: Path) -> None:
     with Store(path, read_only=True) as store:
-        kept = {r[0] for r in store.rows("SELECT sample_id FROM outcome WHERE run_id = 1 AND kept = 1")}
+        kept = {r[0] for r in sql_rows(store, "SELECT sample_id FROM outcome WHERE run_id = 1 AND kept = 1")}
         taken = {
             r[0]
-            for r in store.rows(
-                "SELECT sample_id FROM decision WHERE run_id = 1 AND stage = 'response' AND reflected"
+            for r in sql_rows(
+                store, "SELECT sample_id FROM decision WHERE run_id = 1 AND stage = 'response' AND reflected"
             )
         }
         compared = {
             r["sample_id"]: json.loads(r["compared"])
-            for r in store.rows(
-                "SELECT sample_id, compared FROM decision WHERE run_id = 1 AND stage = 'response'"
+            for r in sql_rows(
+                store, "SELECT sample_id, compared FROM decision WHERE run_id = 1 AND stage = 'response'"
             )
         }
     assert set(listed(views, SampleFilter(1, state="kept"))) == kept
@@ -160,19 +161,19 @@ def test_marks_are_kept_beside_the_students_choice(tmp_path: Path, path: Path) -
     with Store(path) as store:
         store.backup(copy)
     with Store(copy) as store:
-        chosen = dict(store.work.selected(1))
+        chosen = dict(store.decisions.selected(1))
         sample_id, variant_id = next(iter(chosen.items()))
-        original = store.value(
-            "SELECT id FROM variant WHERE sample_id = ? AND kind = 'original'", (sample_id,)
+        original = sql_value(
+            store, "SELECT id FROM variant WHERE sample_id = ? AND kind = 'original'", (sample_id,)
         )
-        decided = store.work.decisions(1)
+        decided = store.decisions.of_run(1)
         store.marks.overrule(1, sample_id, original)
         store.marks.overrule(1, sample_id, original)
-        assert dict(store.work.selected(1))[sample_id] == original
+        assert dict(store.decisions.selected(1))[sample_id] == original
         assert store.marks.undo_overrule(1, sample_id)
         assert not store.marks.undo_overrule(1, sample_id)
-        assert dict(store.work.selected(1))[sample_id] == variant_id
-        assert store.work.decisions(1) == decided
+        assert dict(store.decisions.selected(1))[sample_id] == variant_id
+        assert store.decisions.of_run(1) == decided
         with pytest.raises(UserError, match="nothing was stored"):
             store.marks.write_variant(sample_id, original, Pair("", "", "x"))
         assert store.marks.write_variant(sample_id, original, Pair("a", "", "b"))[1]

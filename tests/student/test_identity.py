@@ -13,6 +13,7 @@ from srtui.sample import Pair
 from srtui.store import Store
 from srtui.store.corpus import NewRow
 from srtui.student import Student
+from tests.sql import sql_rows
 
 pytestmark = pytest.mark.model
 
@@ -86,7 +87,7 @@ def test_a_dated_template_is_scored_on_the_day_of_its_run(
         today.freeze(day)
         settings.add(judge(store, tiny).setting_id)
     assert len(settings) == 2
-    assert {r[0] for r in store.rows("SELECT date FROM scoring_setting")} == {"2026-01-30", "2026-01-31"}
+    assert {r[0] for r in sql_rows(store, "SELECT date FROM scoring_setting")} == {"2026-01-30", "2026-01-31"}
 
 
 def test_losses_of_before_are_those_of_a_cpu(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

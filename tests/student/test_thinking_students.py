@@ -19,6 +19,7 @@ from srtui.store import Store
 from srtui.student import Span, SpanBuilder
 from srtui.training import training_example
 from tests.conftest import make_workspace, small_recipe
+from tests.sql import sql_rows, sql_value
 from tests.student.test_tokenizers import STYLES, build
 
 USER = "{% for m in messages %}{% if m.role == 'user' %}<|user|>{{ m.content }}{% else %}<|model|>"
@@ -189,11 +190,11 @@ def test_templates_are_compared_with_the_block_closed(student: Path, tmp_path: P
             run, _ = prepare(workspace, store, recipes.load(path, [f"name={name}"]), path)
             rows = compare_templates(workspace, store, run, 3, lambda line: None)
             versions[name] = dict(
-                store.rows(
-                    "SELECT template, template_version FROM scoring_setting WHERE student = ?", (name,)
+                sql_rows(
+                    store, "SELECT template, template_version FROM scoring_setting WHERE student = ?", (name,)
                 )
             )
-            losses.append(int(store.value("SELECT count(*) FROM span_loss")))
+            losses.append(int(sql_value(store, "SELECT count(*) FROM span_loss")))
         assert [row["scored"] for row in rows if row["template"] == "chat"] == [3]
     assert versions["plain"] == {n: template_version(n) for n in template_names()}
     assert {n for n in template_names() if versions["opens"][n] != versions["plain"][n]} == {"chat"}

@@ -20,8 +20,10 @@ from srtui.sample import Pair, digest
 from srtui.store import Store
 from srtui.store.corpus import NewRow
 from srtui.store.endings import packed
-from srtui.store.work import StoredGeneration, StoredLoss, StoredScore
+from srtui.store.generations import StoredGeneration
+from srtui.store.scores import StoredLoss, StoredScore
 from srtui.workspace import Workspace
+from tests.sql import sql_rows
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 THEN = 1_767_250_800.0  # 1 January 2026, 07:00 UTC: what is shown of times never changes
@@ -91,7 +93,8 @@ class Script:
             store.corpus.import_rows(dataset, f"{dataset}.jsonl", digest(dataset).hex(), "alpaca", rows)
         dataset_id = store.corpus.dataset_id(dataset) or 0
         ids = [
-            r[0] for r in store.rows("SELECT id FROM sample WHERE dataset_id = ? ORDER BY id", (dataset_id,))
+            r[0]
+            for r in sql_rows(store, "SELECT id FROM sample WHERE dataset_id = ? ORDER BY id", (dataset_id,))
         ]
         run = store.runs.create(
             self.recipe.name,
@@ -102,7 +105,7 @@ class Script:
             [(i, n % 7 == 3) for n, i in enumerate(ids)],
         )
         self.run_id = run.id
-        self.setting = store.work.setting("smollm2-135m", "abc", "nf4", "alpaca", "default", 1024)
+        self.setting = store.scores.setting("smollm2-135m", "abc", "nf4", "alpaca", "default", 1024)
         store.runs.update(
             self.run_id, setting_id=self.setting, status="running", created_at=THEN, started_at=THEN
         )
@@ -111,25 +114,27 @@ class Script:
 
     def reflect(self, stage: str, count: int | None = None) -> Script:
         """The teacher rewrites the first ``count`` samples; every 17th never comes out."""
-        store, todo = self.store, self.store.work.to_reflect(self.run_id, stage)
+        store, todo = self.store, self.store.generations.to_reflect(self.run_id, stage)
         total = len(todo)
         for n, (sample_id, variant_id) in enumerate(todo[:count]):
             parent = store.corpus.variants([variant_id])[variant_id]
             attempts = 2 if n % 9 == 8 else 1
             if n % 17 == 16:
                 with store.transaction():
-                    store.work.add_reflection(self.run_id, sample_id, stage, variant_id, "placeholder", 3, [])
+                    store.generations.add_reflection(
+                        self.run_id, sample_id, stage, variant_id, "placeholder", 3, []
+                    )
                 continue
             made = new_instruction(parent.pair) if stage == "instruction" else new_answer(parent.pair)
             with store.transaction():
-                generation = store.work.add_generation(
+                generation = store.generations.add(
                     self._generation(stage, parent.id, parent.pair, made, attempts)
                 )
                 rewrite, _ = store.corpus.add_variant(
                     sample_id, f"{stage}_reflected", "teacher", parent.id, generation, made
                 )
-                store.work.made(generation, rewrite)
-                store.work.add_reflection(
+                store.generations.made(generation, rewrite)
+                store.generations.add_reflection(
                     self.run_id, sample_id, stage, parent.id, "parsed", attempts, [rewrite]
                 )
         done = min(total, count if count is not None else total)
@@ -195,35 +200,35 @@ class Script:
             digest(variant_id, metric, "alone", self.setting),
         )
         given = max(0.05, alone + math.log(ratio))
-        self.store.work.add_losses(
+        self.store.scores.add_losses(
             {
                 keys[0]: StoredLoss(given * tokens, tokens, False, None),
                 keys[1]: StoredLoss(alone * tokens, tokens, False, None),
             }
         )
         value = math.exp(given - alone)
-        self.store.work.add_scores(self.setting, [StoredScore(variant_id, metric, *keys, value, None)])
+        self.store.scores.add(self.setting, [StoredScore(variant_id, metric, *keys, value, None)])
 
     def choose(self, stage: str, count: int | None = None) -> Script:
         """The student chooses, by the project's own rules."""
         store, metric = self.store, "ifd" if stage == "instruction" else "rifd"
-        todo = list(store.work.to_decide(self.run_id, stage).items())
+        todo = list(store.decisions.to_decide(self.run_id, stage).items())
         rule = selection.choose_instruction if stage == "instruction" else selection.choose_response
         taken = 0
         for sample_id, (before, rewrites) in todo[:count]:
             scores: dict[int, selection.ScoredText] = {}
             with store.transaction():
                 for variant in (before, *rewrites) if rewrites else ():
-                    if not store.work.scores([variant], self.setting, metric):
+                    if not store.scores.of_variants([variant], self.setting, metric):
                         self._score(variant, metric)
-                    value, reason = store.work.scores([variant], self.setting, metric)[variant]
+                    value, reason = store.scores.of_variants([variant], self.setting, metric)[variant]
                     scores[variant] = selection.ScoredText(variant, value, reason)
                 first = scores.get(before, selection.ScoredText(before, None))
                 choice = rule(first, [scores[r] for r in rewrites])
                 compared = [
                     (s.variant_id, s.score, s.reason) for s in (first, *(scores[r] for r in rewrites))
                 ]
-                store.work.add_decision(
+                store.decisions.add(
                     self.run_id,
                     sample_id,
                     stage,
@@ -239,17 +244,19 @@ class Script:
 
     def settle(self) -> Script:
         """Kept, or not and why."""
-        work = self.store.work
+        store = self.store
         with self.store.transaction():
-            for sample_id, _, response, variant in work.undecided_outcomes(self.run_id):
+            for sample_id, _, response, variant in store.decisions.undecided_outcomes(self.run_id):
                 values: dict[str, selection.ScoredText] = {}
                 for metric in ("ifd", "rifd"):
-                    if response and not work.scores([variant], self.setting, metric):
+                    if response and not store.scores.of_variants([variant], self.setting, metric):
                         self._score(variant, metric)
-                    found = work.scores([variant], self.setting, metric).get(variant, (None, None))
+                    found = store.scores.of_variants([variant], self.setting, metric).get(
+                        variant, (None, None)
+                    )
                     values[metric] = selection.ScoredText(variant, *found)
                 outcome = selection.keep("paper", response, values["ifd"], values["rifd"])
-                work.add_outcome(
+                store.decisions.add_outcome(
                     self.run_id,
                     sample_id,
                     variant,
@@ -263,7 +270,7 @@ class Script:
     def train(self, steps: int = 60) -> Script:
         """A loss that falls, a rate that warms up and cools down."""
         runs = self.store.runs
-        examples = len(self.store.work.selected(self.run_id, held_out=False))
+        examples = len(self.store.decisions.selected(self.run_id, held_out=False))
         training = runs.start_training(self.run_id, examples, steps)
         plan = {
             "samples": examples,

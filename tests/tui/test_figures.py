@@ -21,6 +21,7 @@ from srtui.store.views import SampleFilter, Views
 from srtui.tui.widgets.table import VirtualTable
 from srtui.workspace import Workspace
 from tests.conftest import ROOT
+from tests.sql import sql_row, sql_rows, sql_value
 from tests.tui.driving import dashboard, press, text
 from tests.tui.scripted_store import Script, demo_pairs
 
@@ -39,23 +40,27 @@ def by_hand(store: Store) -> dict[str, Any]:
     setting = store.runs.get(RUN).setting_id
     score = {
         (r["variant_id"], r["metric"]): r["value"]
-        for r in store.rows("SELECT * FROM score WHERE setting_id = ?", (setting,))
+        for r in sql_rows(store, "SELECT * FROM score WHERE setting_id = ?", (setting,))
     }
-    variants = {r["id"]: dict(r) for r in store.rows("SELECT * FROM variant")}
+    variants = {r["id"]: dict(r) for r in sql_rows(store, "SELECT * FROM variant")}
     taken = dict(
         map(
             tuple,
-            store.rows("SELECT sample_id, variant_id FROM overrule WHERE undone_at IS NULL AND run_id = 1"),
+            sql_rows(
+                store, "SELECT sample_id, variant_id FROM overrule WHERE undone_at IS NULL AND run_id = 1"
+            ),
         )
     )
     rows = {}
-    for r in store.rows("SELECT * FROM run_sample WHERE run_id = ?", (RUN,)):
+    for r in sql_rows(store, "SELECT * FROM run_sample WHERE run_id = ?", (RUN,)):
         sample = r["sample_id"]
         chosen = {
             d["stage"]: d
-            for d in store.rows("SELECT * FROM decision WHERE run_id = ? AND sample_id = ?", (RUN, sample))
+            for d in sql_rows(
+                store, "SELECT * FROM decision WHERE run_id = ? AND sample_id = ?", (RUN, sample)
+            )
         }
-        outcome = store.row("SELECT * FROM outcome WHERE run_id = ? AND sample_id = ?", (RUN, sample))
+        outcome = sql_row(store, "SELECT * FROM outcome WHERE run_id = ? AND sample_id = ?", (RUN, sample))
         original = next(v for v in variants.values() if v["sample_id"] == sample and v["kind"] == "original")
         final = variants[taken.get(sample, chosen["response"]["chosen_id"])]
         rows[sample] = {
@@ -98,15 +103,15 @@ def by_hand(store: Store) -> dict[str, Any]:
 
 def overrule(store: Store) -> None:
     """A person's word over a few samples of every sort, one of them with a text of their own."""
-    outcomes = store.rows("SELECT * FROM outcome WHERE run_id = ? ORDER BY sample_id", (RUN,))
+    outcomes = sql_rows(store, "SELECT * FROM outcome WHERE run_id = ? ORDER BY sample_id", (RUN,))
     kept = [r["sample_id"] for r in outcomes if r["kept"]]
     dropped = [r["sample_id"] for r in outcomes if not r["kept"]]
     for sample, kind in (
         (kept[0], "original"), (kept[1], "instruction_reflected"), (dropped[0], "response_reflected"),
         (dropped[1], "original"), (kept[2], "response_reflected"),
     ):  # fmt: skip
-        variant = store.value(
-            "SELECT id FROM variant WHERE sample_id = ? AND kind = ? ORDER BY id DESC", (sample, kind)
+        variant = sql_value(
+            store, "SELECT id FROM variant WHERE sample_id = ? AND kind = ? ORDER BY id DESC", (sample, kind)
         )
         store.marks.overrule(RUN, sample, variant)
     mine, _ = store.marks.write_variant(dropped[2], 1, Pair("Say it anew.", "", "```\nHere it is.\n```"))
@@ -129,10 +134,11 @@ def told(request: pytest.FixtureRequest, demo: Workspace, monkeypatch: pytest.Mo
 def expected_of(workspace: Workspace) -> dict[str, Any]:
     with Store(workspace.store_path, read_only=True) as store:
         e = by_hand(store)
-        t = store.row("SELECT * FROM training_run WHERE run_id = ?", (RUN,))
+        t = sql_row(store, "SELECT * FROM training_run WHERE run_id = ?", (RUN,))
         assert t is not None
         losses = [
-            r[0] for r in store.rows("SELECT value FROM training_metric WHERE name = 'loss' ORDER BY step")
+            r[0]
+            for r in sql_rows(store, "SELECT value FROM training_metric WHERE name = 'loss' ORDER BY step")
         ]
         since = f", before a person changed {e['overruled']} choices" if e["overruled"] else ""
         e["training"] = [
@@ -199,9 +205,10 @@ def test_scores_are_those_of_the_rows(told: Workspace) -> None:
     }
     with Store(told.store_path, read_only=True) as store:
         values: dict[tuple[str, str], list[float]] = {}
-        for r in store.rows(
+        for r in sql_rows(
+            store,
             "SELECT s.metric, v.kind, s.value FROM score s JOIN variant v ON v.id = s.variant_id "
-            "JOIN run r ON r.id = 1 AND r.setting_id = s.setting_id ORDER BY s.value"
+            "JOIN run r ON r.id = 1 AND r.setting_id = s.setting_id ORDER BY s.value",
         ):
             values.setdefault((r["metric"], r["kind"]), []).append(r["value"])
     assert found.keys() == values.keys()
@@ -295,11 +302,11 @@ def test_the_report_agrees(told: Workspace, tmp_path: Path) -> None:
 def test_sums_are_kept_and_still_follow_a_person(demo: Workspace) -> None:
     with Store(demo.store_path) as store:
         before = means(store, RUN)
-        assert store.value("SELECT count(*) FROM run_sums") == 1
+        assert sql_value(store, "SELECT count(*) FROM run_sums") == 1
         overrule(store)
         e = by_hand(store)
         assert means(store, RUN).ifd.after == pytest.approx(e["ifd"])
-        assert store.value("SELECT count(*) FROM run_sums") == 1
+        assert sql_value(store, "SELECT count(*) FROM run_sums") == 1
         # The text by hand gets its score later: the sums are then taken anew.
         store.conn.execute(
             "INSERT INTO score SELECT id, 1, 'ifd', NULL, NULL, 0.25, NULL FROM variant WHERE kind = 'manual'"
@@ -308,11 +315,11 @@ def test_sums_are_kept_and_still_follow_a_person(demo: Workspace) -> None:
         after = by_hand(store)
         assert after["kept ifd"] != e["kept ifd"]
         assert means(store, RUN).kept_ifd == pytest.approx(after["kept ifd"])
-        for (sample,) in store.rows("SELECT sample_id FROM overrule WHERE undone_at IS NULL"):
+        for (sample,) in sql_rows(store, "SELECT sample_id FROM overrule WHERE undone_at IS NULL"):
             store.marks.undo_overrule(RUN, sample)
         again = means(store, RUN)
         assert again.ifd.after == pytest.approx(before.ifd.after)
-        assert counts(store.conn, RUN).kept == store.value("SELECT count(*) FROM outcome WHERE kept = 1")
+        assert counts(store.conn, RUN).kept == sql_value(store, "SELECT count(*) FROM outcome WHERE kept = 1")
 
 
 def test_filters_of_states_make_up_the_counts(told: Workspace) -> None:

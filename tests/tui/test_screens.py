@@ -26,13 +26,14 @@ from srtui.tui.screens.samples import FilterForm
 from srtui.tui.widgets.table import VirtualTable
 from srtui.workspace import Workspace
 from tests.conftest import ROOT
+from tests.sql import sql_rows
 from tests.tui.driving import dashboard, press, settled, text
 from tests.tui.scripted_store import Script, demo_pairs
 
 
 def stored(workspace: Workspace, sql: str, *values: object) -> list[tuple[object, ...]]:
     with Store(workspace.store_path, read_only=True) as store:
-        return [tuple(r) for r in store.rows(sql, values)]
+        return [tuple(r) for r in sql_rows(store, sql, values)]
 
 
 async def test_every_number_opens_its_screen(demo: Workspace) -> None:
@@ -371,7 +372,7 @@ async def test_a_person_overrules_and_undoes(demo: Workspace) -> None:
         active = stored(demo, "SELECT variant_id FROM overrule WHERE undone_at IS NULL")
         assert len(active) == 1
         with Store(demo.store_path) as store:
-            assert dict(store.work.selected(1))[1] == active[0][0]
+            assert dict(store.decisions.selected(1))[1] == active[0][0]
         await press(pilot, "u")
         assert "Kept for training" in text(app)
         assert stored(demo, "SELECT count(*) FROM overrule WHERE undone_at IS NULL") == [(0,)]

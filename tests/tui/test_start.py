@@ -125,11 +125,11 @@ def test_texts_by_hand_are_scored_when_a_run_goes_on(
     monkeypatch.setattr(Context, "judge", lambda self: None)  # the real one is in test_pipeline
     with Store(demo.store_path) as store:
         run = store.runs.named("quickstart")
-        assert store.work.unscored_by_hand(run.id) == []
+        assert store.scores.unscored_by_hand(run.id) == []
         made, _ = store.marks.write_variant(
             1, 1, Pair("Why is the sky blue?", "", "Because air scatters blue light.")
         )
-        assert store.work.unscored_by_hand(run.id) == [made]
+        assert store.scores.unscored_by_hand(run.id) == [made]
         Engine(demo, store, run, Quiet()).work()
         assert store.runs.get(run.id).status == "done"
         assert [a for a in asked if a[0]] == [([made], "ifd"), ([made], "rifd")]

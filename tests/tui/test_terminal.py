@@ -16,6 +16,7 @@ import pytest
 from srtui.store import Store
 from srtui.workspace import Workspace
 from tests.conftest import small_recipe
+from tests.sql import sql_rows
 from tests.tui.terminal import Terminal
 
 Open = Callable[..., Terminal]
@@ -47,7 +48,7 @@ def terminal(tmp_path: Path) -> Iterator[Open]:
 
 def stored(workspace: Workspace, sql: str) -> list[tuple[Any, ...]]:
     with Store(workspace.store_path, read_only=True) as store:
-        return [tuple(r) for r in store.rows(sql)]
+        return [tuple(r) for r in sql_rows(store, sql)]
 
 
 @pytest.fixture

@@ -167,7 +167,7 @@ class RunsScreen(DashboardScreen):
             self._ask(run, "resume")
         elif run.state == "done":
             self.dashboard.write(
-                lambda store: store.work.unscored_by_hand(run.id),
+                lambda store: store.scores.unscored_by_hand(run.id),
                 lambda waiting: self._finish(run, len(waiting)),
             )
         else:

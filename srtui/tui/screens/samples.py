@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +15,7 @@ from textual.content import Content
 from textual.widgets import Button, Input, Label, Select, Static
 
 from srtui.console import number
+from srtui.store.connection import DatabaseError, was_interrupted
 from srtui.store.figures import LABELS
 from srtui.store.views import DECISIONS, ORDERS, STATES, Part, SampleFilter, SampleRow
 from srtui.tui.background import StoreReader
@@ -239,8 +239,8 @@ class SamplesScreen(DashboardScreen):
         began = time.monotonic()
         try:
             total = await self.reader.ask(lambda v: v.list_samples(wanted))
-        except sqlite3.OperationalError as error:
-            if "interrupted" in str(error):
+        except DatabaseError as error:
+            if was_interrupted(error):
                 self._again = True
                 return
             raise

@@ -1,0 +1,23 @@
+"""The three ways to read rows; private to the store: SQL is written in this package and nowhere else."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+
+def fetch_rows(conn: sqlite3.Connection, sql: str, parameters: Any = ()) -> list[sqlite3.Row]:
+    """All rows of a query."""
+    return conn.execute(sql, parameters).fetchall()
+
+
+def fetch_row(conn: sqlite3.Connection, sql: str, parameters: Any = ()) -> sqlite3.Row | None:
+    """The first row of a query, None where it has none."""
+    row: sqlite3.Row | None = conn.execute(sql, parameters).fetchone()
+    return row
+
+
+def fetch_value(conn: sqlite3.Connection, sql: str, parameters: Any = ()) -> Any:
+    """The first column of the first row of a query, None where it has no row."""
+    row = conn.execute(sql, parameters).fetchone()
+    return None if row is None else row[0]

@@ -1,0 +1,195 @@
+"""What a run chose of each sample's variants, and what it keeps: decisions and outcomes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from srtui.store._query import fetch_row, fetch_rows, fetch_value
+from srtui.store.figures import SELECTED
+from srtui.store.stored import stored
+
+if TYPE_CHECKING:
+    from srtui.store import Store
+
+
+class ScoreChange(NamedTuple):
+    """What the response's choice compared for one sample: the score of the text it was, and of the chosen one, as
+    the JSON of the decision has them; damaged JSON may hold anything."""
+
+    sample_id: int
+    before: Any
+    after: Any
+
+
+class Decisions:
+    """``store.decisions``: the student's choices; a person's overrulings stand beside them, in ``store.marks``."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def to_decide(self, run_id: int, stage: str) -> dict[int, tuple[int, list[int]]]:
+        """sample id -> (variant reflected on, candidate variants) of the choices not yet made."""
+        found: dict[int, tuple[int, list[int]]] = {}
+        for r in fetch_rows(
+            self._store.conn,
+            "SELECT f.sample_id, f.parent_variant_id, c.variant_id FROM reflection f "
+            "LEFT JOIN decision d ON d.run_id = f.run_id AND d.sample_id = f.sample_id AND d.stage = f.stage "
+            "LEFT JOIN candidate c ON c.run_id = f.run_id AND c.sample_id = f.sample_id AND c.stage = f.stage "
+            "WHERE f.run_id = ? AND f.stage = ? AND d.run_id IS NULL ORDER BY f.sample_id, c.ordinal",
+            (run_id, stage),
+        ):
+            _, candidates = found.setdefault(r[0], (r[1], []))
+            if r[2] is not None:
+                candidates.append(r[2])
+        return found
+
+    def add(
+        self,
+        run_id: int,
+        sample_id: int,
+        stage: str,
+        chosen_id: int,
+        reflected: bool,
+        reason: str,
+        compared: Sequence[tuple[int, float | None, str | None]],
+    ) -> None:
+        self._store.conn.execute(
+            "INSERT OR IGNORE INTO decision(run_id, sample_id, stage, chosen_id, reflected, reason, compared, "
+            "created_at) VALUES (?,?,?,?,?,?,?,?)",
+            (run_id, sample_id, stage, chosen_id, int(reflected), reason, json.dumps(compared), time.time()),
+        )
+
+    def of_sample(self, run_id: int, sample_id: int) -> dict[str, dict[str, Any]]:
+        return {
+            r["stage"]: {**dict(r), "compared": stored(r, "decision", "compared")}
+            for r in fetch_rows(
+                self._store.conn,
+                "SELECT * FROM decision WHERE run_id = ? AND sample_id = ?",
+                (run_id, sample_id),
+            )
+        }
+
+    def taken(self, run_id: int, stage: str) -> int:
+        """How many rewrites the student took so far."""
+        found = fetch_value(
+            self._store.conn,
+            "SELECT count(*) FROM decision WHERE run_id = ? AND stage = ? AND reflected = 1",
+            (run_id, stage),
+        )
+        return int(found)
+
+    def of_run(self, run_id: int) -> list[tuple[int, str, int, str]]:
+        """(sample id, stage, chosen variant, reason), in order: what a run decided."""
+        return [
+            (r[0], r[1], r[2], r[3])
+            for r in fetch_rows(
+                self._store.conn,
+                "SELECT sample_id, stage, chosen_id, reason FROM decision WHERE run_id = ? ORDER BY sample_id, stage",
+                (run_id,),
+            )
+        ]
+
+    def any_made(self, run_id: int) -> bool:
+        """Whether the run has chosen for a sample already."""
+        return bool(
+            fetch_rows(self._store.conn, "SELECT 1 FROM decision WHERE run_id = ? LIMIT 1", (run_id,))
+        )
+
+    def settled(self, run_id: int) -> int:
+        """How many samples have an outcome."""
+        return int(fetch_value(self._store.conn, "SELECT count(*) FROM outcome WHERE run_id = ?", (run_id,)))
+
+    def response_changes(self, run_id: int) -> list[ScoreChange]:
+        """What the student's choice of a response compared, for each sample that it keeps and that no person has
+        overruled."""
+        return [
+            ScoreChange(*r)
+            for r in fetch_rows(
+                self._store.conn,
+                "SELECT o.sample_id, json_extract(d.compared, '$[0][1]') AS before, (SELECT json_extract(value, '$[1]') "
+                "FROM json_each(d.compared) WHERE json_extract(value, '$[0]') = d.chosen_id) AS after FROM outcome o "
+                "JOIN decision d ON d.run_id = o.run_id AND d.sample_id = o.sample_id AND d.stage = 'response' "
+                "WHERE o.run_id = ?1 AND o.kept = 1 AND NOT EXISTS (SELECT 1 FROM overrule p WHERE p.run_id = ?1 "
+                "AND p.sample_id = o.sample_id AND p.undone_at IS NULL)",
+                (run_id,),
+            )
+        ]
+
+    def undecided_outcomes(self, run_id: int) -> list[tuple[int, bool, bool, int]]:
+        """(sample id, instruction was taken, response was taken, winner's variant id) of the samples
+        through both choices and without an outcome."""
+        return [
+            (r[0], bool(r[1]), bool(r[2]), r[3])
+            for r in fetch_rows(
+                self._store.conn,
+                "SELECT b.sample_id, a.reflected, b.reflected, b.chosen_id FROM decision b "
+                "JOIN decision a ON a.run_id = b.run_id AND a.sample_id = b.sample_id AND a.stage = 'instruction' "
+                "LEFT JOIN outcome o ON o.run_id = b.run_id AND o.sample_id = b.sample_id "
+                "WHERE b.run_id = ? AND b.stage = 'response' AND o.run_id IS NULL ORDER BY b.sample_id",
+                (run_id,),
+            )
+        ]
+
+    def add_outcome(
+        self,
+        run_id: int,
+        sample_id: int,
+        variant_id: int,
+        kept: bool,
+        reason: str,
+        ifd: float | None,
+        rifd: float | None,
+        setting_id: int | None = None,
+    ) -> None:
+        """``setting_id`` says whose scores these are: the student's, or a proxy's that decided alone."""
+        self._store.conn.execute(
+            "INSERT OR IGNORE INTO outcome(run_id, sample_id, variant_id, kept, reason, ifd, rifd, setting_id) "
+            "VALUES (?,?,?,?,?,?,?,?)",
+            (run_id, sample_id, variant_id, int(kept), reason, ifd, rifd, setting_id),
+        )
+
+    def outcome_of(self, run_id: int, sample_id: int) -> dict[str, Any] | None:
+        row = fetch_row(
+            self._store.conn, "SELECT * FROM outcome WHERE run_id = ? AND sample_id = ?", (run_id, sample_id)
+        )
+        return dict(row) if row else None
+
+    def selected(self, run_id: int, *, held_out: bool | None = None) -> list[tuple[int, int]]:
+        """(sample id, variant id) of what is kept, a person's overruling over the student's choice."""
+        return [
+            (r[0], r[1])
+            for r in fetch_rows(self._store.conn, SELECTED, {"run": run_id})
+            if held_out is None or bool(r["held_out"]) == held_out
+        ]
+
+    def selected_scores(self, run_id: int) -> list[tuple[int, float | None, float | None, bool, int, bytes]]:
+        """(sample id, IFD, r-IFD, a person chose its text, length of the response, the text's hash) of
+        what is kept and not held out. Scores are the run's own student's, of the text that stands: what a
+        proxy alone has scored has none here, for scores of two students do not rank together."""
+        setting = self._store.runs.get(run_id).setting_id or 0
+        return [
+            (r[0], r[1], r[2], bool(r[3]), r[4], r[5])
+            for r in fetch_rows(
+                self._store.conn,
+                "SELECT k.sample_id, i.value, r.value, k.by_person, length(v.response), v.digest "
+                f"FROM ({SELECTED}) k JOIN variant v ON v.id = k.variant_id "
+                "LEFT JOIN score i ON i.variant_id = v.id AND i.setting_id = :setting AND i.metric = 'ifd' "
+                "LEFT JOIN score r ON r.variant_id = v.id AND r.setting_id = :setting AND r.metric = 'rifd' "
+                "WHERE NOT k.held_out ORDER BY k.sample_id",
+                {"run": run_id, "setting": setting},
+            )
+        ]
+
+    def held_out(self, run_id: int) -> list[int]:
+        """The sample ids that training does not see."""
+        return [
+            r[0]
+            for r in fetch_rows(
+                self._store.conn,
+                "SELECT sample_id FROM run_sample WHERE run_id = ? AND held_out = 1 ORDER BY sample_id",
+                (run_id,),
+            )
+        ]

@@ -1,0 +1,205 @@
+"""What teachers wrote, and what became of it: generations, reflections, and the candidates that a student
+compares. What is still to do is read off what is there, so a killed run resumes by asking again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from srtui.store._query import fetch_row, fetch_rows, fetch_value
+
+if TYPE_CHECKING:
+    from srtui.store import Store
+
+
+@dataclass(frozen=True)
+class StoredGeneration:
+    """A generation on its way into the store; the columns are those of the generation table."""
+
+    key: bytes
+    parent_variant_id: int
+    stage: str
+    model: str
+    model_sha256: str
+    prompt_version: str
+    mode: str
+    sampler: str
+    seed: int
+    attempt: int
+    candidate: int
+    prompt: str
+    text: str
+    thinking: str
+    critique: str
+    prompt_tokens: int
+    new_tokens: int
+    seconds: float
+    finish: str
+    segments: str | None
+    parsed: str
+
+
+class PromptUse(NamedTuple):
+    """How many texts that a run compared were written to one version of a prompt by one model."""
+
+    stage: str
+    prompt_version: str
+    mode: str
+    model: str
+    model_sha256: str
+    texts: int
+
+
+class Generations:
+    """``store.generations``: what each run asked of its teacher, and the answers, which all runs share."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def to_reflect(self, run_id: int, stage: str) -> list[tuple[int, int]]:
+        """(sample id, variant id to reflect on) of the samples not yet reflected on at ``stage``."""
+        if stage == "instruction":
+            return [
+                (r[0], r[1])
+                for r in fetch_rows(
+                    self._store.conn,
+                    "SELECT rs.sample_id, v.id FROM run_sample rs JOIN variant v ON v.sample_id = rs.sample_id "
+                    "AND v.kind = 'original' LEFT JOIN reflection f ON f.run_id = rs.run_id AND "
+                    "f.sample_id = rs.sample_id AND f.stage = 'instruction' "
+                    "WHERE rs.run_id = ? AND f.run_id IS NULL ORDER BY rs.sample_id",
+                    (run_id,),
+                )
+            ]
+        return [
+            (r[0], r[1])
+            for r in fetch_rows(
+                self._store.conn,
+                "SELECT d.sample_id, d.chosen_id FROM decision d LEFT JOIN reflection f ON f.run_id = d.run_id "
+                "AND f.sample_id = d.sample_id AND f.stage = 'response' "
+                "WHERE d.run_id = ? AND d.stage = 'instruction' AND f.run_id IS NULL ORDER BY d.sample_id",
+                (run_id,),
+            )
+        ]
+
+    def with_key(self, *keys: bytes | None) -> dict[str, Any] | None:
+        """The stored generation with the first of these keys that one has."""
+        for one in keys:
+            row = one and fetch_row(self._store.conn, "SELECT * FROM generation WHERE key = ?", (one,))
+            if row:
+                return dict(row)
+        return None
+
+    def add(self, generation: StoredGeneration) -> int:
+        """The id of this generation; the same key is stored once, in the place of a text that came to nothing
+        where there is one: it was refused or cut by a context that was too short."""
+        names = list(StoredGeneration.__dataclass_fields__)
+        self._store.conn.execute(
+            f"INSERT INTO generation({', '.join(names)}, created_at) VALUES ({', '.join('?' * len(names))}, ?) "
+            f"ON CONFLICT(key) DO UPDATE SET {', '.join(f'{n} = excluded.{n}' for n in names if n != 'key')}, "
+            "created_at = excluded.created_at WHERE generation.finish = 'too_long' OR "
+            "(generation.finish = 'length' AND generation.parsed NOT IN ('parsed', 'unchanged'))",
+            (*(getattr(generation, n) for n in names), time.time()),
+        )
+        return int(
+            fetch_value(self._store.conn, "SELECT id FROM generation WHERE key = ?", (generation.key,))
+        )
+
+    def made(self, generation_id: int, variant_id: int) -> None:
+        """This generation came to this variant."""
+        self._store.conn.execute(
+            "UPDATE generation SET variant_id = ? WHERE id = ?", (variant_id, generation_id)
+        )
+
+    def of_sample(self, sample_id: int) -> list[dict[str, Any]]:
+        return [
+            dict(r)
+            for r in fetch_rows(
+                self._store.conn,
+                "SELECT g.* FROM generation g JOIN variant v ON v.id = g.parent_variant_id "
+                "WHERE v.sample_id = ? ORDER BY g.id",
+                (sample_id,),
+            )
+        ]
+
+    def add_reflection(
+        self,
+        run_id: int,
+        sample_id: int,
+        stage: str,
+        parent_variant_id: int,
+        status: str,
+        attempts: int,
+        candidates: Sequence[int],
+    ) -> None:
+        """A sample's reflection at ``stage`` is done, with the variants that the student compares."""
+        conn = self._store.conn
+        conn.execute(
+            "INSERT OR IGNORE INTO reflection(run_id, sample_id, stage, parent_variant_id, status, attempts) "
+            "VALUES (?,?,?,?,?,?)",
+            (run_id, sample_id, stage, parent_variant_id, status, attempts),
+        )
+        conn.executemany(
+            "INSERT OR IGNORE INTO candidate(run_id, sample_id, stage, ordinal, variant_id) VALUES (?,?,?,?,?)",
+            [(run_id, sample_id, stage, n, variant_id) for n, variant_id in enumerate(candidates)],
+        )
+
+    def leave_unasked(self, run_id: int, stage: str, todo: Iterable[tuple[int, int]]) -> None:
+        """These samples (with the variants they have) get no reflection at ``stage``: the recipe wants none."""
+        with self._store.transaction():
+            for sample_id, variant_id in todo:
+                self.add_reflection(run_id, sample_id, stage, variant_id, "not_asked", 0, [])
+
+    def reflections_of(self, run_id: int, sample_id: int) -> dict[str, dict[str, Any]]:
+        return {
+            r["stage"]: dict(r)
+            for r in fetch_rows(
+                self._store.conn,
+                "SELECT * FROM reflection WHERE run_id = ? AND sample_id = ?",
+                (run_id, sample_id),
+            )
+        }
+
+    def any_reflected(self, run_id: int) -> bool:
+        """Whether the run has reflected on a sample already."""
+        return bool(
+            fetch_rows(self._store.conn, "SELECT 1 FROM reflection WHERE run_id = ? LIMIT 1", (run_id,))
+        )
+
+    def reflections_by_status(self, run_id: int, stage: str) -> dict[str, int]:
+        """Samples reflected on at ``stage`` by what came of it; ``retried`` are those parsed after the first try."""
+        return {
+            r[0]: r[1]
+            for r in fetch_rows(
+                self._store.conn,
+                "SELECT CASE WHEN status = 'parsed' AND attempts > 1 THEN 'retried' ELSE status END, count(*) "
+                "FROM reflection WHERE run_id = ? AND stage = ? GROUP BY 1",
+                (run_id, stage),
+            )
+        }
+
+    def prompt_uses(self, run_id: int) -> list[PromptUse]:
+        """Which prompts and models wrote the texts that a run compared, by stage and version."""
+        return [
+            PromptUse(*r)
+            for r in fetch_rows(
+                self._store.conn,
+                "SELECT g.stage, g.prompt_version, g.mode, g.model, g.model_sha256, count(*) AS texts FROM candidate c "
+                "JOIN variant v ON v.id = c.variant_id JOIN generation g ON g.id = v.generation_id WHERE c.run_id = ? "
+                "GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2",
+                (run_id,),
+            )
+        ]
+
+    def first_candidates(self, run_id: int, stage: str) -> list[tuple[int, int]]:
+        """(sample id, variant id) of the teacher's first rewrite of each sample at ``stage``, taken or not."""
+        return [
+            (r[0], r[1])
+            for r in fetch_rows(
+                self._store.conn,
+                "SELECT sample_id, variant_id FROM candidate WHERE run_id = ? AND stage = ? AND ordinal = 0 "
+                "ORDER BY sample_id",
+                (run_id, stage),
+            )
+        ]

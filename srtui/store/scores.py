@@ -1,0 +1,236 @@
+"""What students made of texts: losses of spans, the scores that follow from them, and the settings under which
+they compare."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from srtui.hashing import key
+from srtui.store._query import fetch_row, fetch_rows, fetch_value
+from srtui.store.corpus import batched
+
+if TYPE_CHECKING:
+    from srtui.store import Store
+
+
+@dataclass(frozen=True)
+class StoredLoss:
+    nll: float | None
+    tokens: int
+    truncated: bool
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class StoredScore:
+    variant_id: int
+    metric: str
+    conditional_key: bytes | None
+    unconditional_key: bytes | None
+    value: float | None
+    reason: str | None
+
+
+class ScoringSetting(NamedTuple):
+    """One way of scoring: which student, under which template, read how. ``student_id`` names its weights and
+    how it computes."""
+
+    id: int
+    student: str
+    student_id: str
+    quantization: str
+    template: str
+    template_version: str
+
+
+def setting_key(
+    student_id: str, template: str, protocol: str, max_length: int, version: str = "", date: str | None = None
+) -> bytes:
+    """Key of one way of scoring: scores under equal ones may be compared, and no others."""
+    return key(
+        "scoring",
+        student=student_id,
+        template=template,
+        protocol=protocol,
+        max_length=max_length,
+        words=version or None,
+        date=date,
+    )
+
+
+class Scores:
+    """``store.scores``: one row for each variant, setting and metric; runs with the same setting share them."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._first_losses: bool | None = None
+
+    def setting(
+        self,
+        student: str,
+        student_id: str,
+        quantization: str,
+        template: str,
+        protocol: str,
+        max_length: int,
+        template_version: str = "",
+        date: str | None = None,
+    ) -> int:
+        """The id of one way of scoring. ``template_version`` stands for the template's words and how they
+        are cut into tokens: the same name with other words is another way. ``date`` is the one that the
+        template writes, where it writes one."""
+        digest = setting_key(student_id, template, protocol, max_length, template_version, date)
+        with self._store.transaction():
+            self._store.conn.execute(
+                "INSERT OR IGNORE INTO scoring_setting(digest, student, student_id, quantization, template, protocol, "
+                "max_length, template_version, date) VALUES (?,?,?,?,?,?,?,?,?)",
+                (
+                    digest,
+                    student,
+                    student_id,
+                    quantization,
+                    template,
+                    protocol,
+                    max_length,
+                    template_version,
+                    date,
+                ),
+            )
+        return int(
+            fetch_value(self._store.conn, "SELECT id FROM scoring_setting WHERE digest = ?", (digest,))
+        )
+
+    def setting_of(self, setting_id: int | None) -> ScoringSetting | None:
+        """The way of scoring with this id; None where there is none, as in a run that has not scored yet."""
+        row = fetch_row(
+            self._store.conn,
+            "SELECT id, student, student_id, quantization, template, template_version FROM scoring_setting "
+            "WHERE id = ?",
+            (setting_id,),
+        )
+        return ScoringSetting(*row) if row else None
+
+    def losses(self, keys: Iterable[bytes]) -> dict[bytes, StoredLoss]:
+        """The stored losses among ``keys``."""
+        found: dict[bytes, StoredLoss] = {}
+        for chunk in batched(keys, 500):
+            marks = ",".join("?" * len(chunk))
+            for r in fetch_rows(
+                self._store.conn,
+                f"SELECT key, nll, tokens, truncated, reason FROM span_loss WHERE key IN ({marks})",
+                chunk,
+            ):
+                found[r[0]] = StoredLoss(r[1], r[2], bool(r[3]), r[4])
+        return found
+
+    def has_first_losses(self) -> bool:
+        """Whether losses are stored under keys of the first scheme, of 16 bytes."""
+        if self._first_losses is None:
+            # Keys of the second begin with its number: one beyond them tells, or the first of all.
+            found = fetch_rows(
+                self._store.conn,
+                "SELECT 1 FROM (SELECT key FROM span_loss ORDER BY key LIMIT 1) WHERE length(key) = 16 "
+                "UNION ALL SELECT 1 FROM (SELECT key FROM span_loss ORDER BY key DESC LIMIT 1) WHERE length(key) = 16",
+            )
+            self._first_losses = bool(found)
+        return self._first_losses
+
+    def add_losses(self, losses: Mapping[bytes, StoredLoss]) -> None:
+        with self._store.transaction():
+            self._store.conn.executemany(
+                "INSERT OR IGNORE INTO span_loss(key, nll, tokens, truncated, reason) VALUES (?,?,?,?,?)",
+                [(key, v.nll, v.tokens, int(v.truncated), v.reason) for key, v in losses.items()],
+            )
+
+    def of_variants(
+        self, variant_ids: Iterable[int], setting_id: int, metric: str
+    ) -> dict[int, tuple[float | None, str | None]]:
+        """(value, reason) of the stored scores among ``variant_ids``."""
+        found: dict[int, tuple[float | None, str | None]] = {}
+        for chunk in batched(variant_ids, 500):
+            marks = ",".join("?" * len(chunk))
+            for r in fetch_rows(
+                self._store.conn,
+                f"SELECT variant_id, value, reason FROM score WHERE setting_id = ? AND metric = ? "
+                f"AND variant_id IN ({marks})",
+                (setting_id, metric, *chunk),
+            ):
+                found[r[0]] = (r[1], r[2])
+        return found
+
+    def perplexities(self, variant_ids: Iterable[int], setting_id: int, metric: str) -> dict[int, float]:
+        """Numerators of the stored scores: ppl(y|x) for ``ifd``, ppl(x|y) for ``rifd``, where they are."""
+        found: dict[int, float] = {}
+        for chunk in batched(variant_ids, 500):
+            marks = ",".join("?" * len(chunk))
+            for r in fetch_rows(
+                self._store.conn,
+                "SELECT s.variant_id, l.nll / l.tokens FROM score s JOIN span_loss l ON l.key = s.conditional_key "
+                f"WHERE s.setting_id = ? AND s.metric = ? AND l.reason IS NULL AND s.variant_id IN ({marks})",
+                (setting_id, metric, *chunk),
+            ):
+                found[r[0]] = math.exp(r[1])
+        return found
+
+    def scored_in_run(self, run_id: int, setting_id: int) -> dict[str, list[int]]:
+        """By metric, the variants of a run's samples that have been scored in this way."""
+        found: dict[str, list[int]] = {"ifd": [], "rifd": []}
+        for r in fetch_rows(
+            self._store.conn,
+            "SELECT s.metric, s.variant_id FROM run_sample rs JOIN variant v ON v.sample_id = rs.sample_id "
+            "JOIN score s ON s.variant_id = v.id AND s.setting_id = ? WHERE rs.run_id = ? ORDER BY s.variant_id",
+            (setting_id, run_id),
+        ):
+            found[r[0]].append(r[1])
+        return found
+
+    def add(self, setting_id: int, scores: Iterable[StoredScore]) -> None:
+        with self._store.transaction():
+            self._store.conn.executemany(
+                "INSERT OR IGNORE INTO score(variant_id, setting_id, metric, conditional_key, unconditional_key, "
+                "value, reason) VALUES (?,?,?,?,?,?,?)",
+                [
+                    (
+                        s.variant_id,
+                        setting_id,
+                        s.metric,
+                        s.conditional_key,
+                        s.unconditional_key,
+                        s.value,
+                        s.reason,
+                    )
+                    for s in scores
+                ],
+            )
+
+    def of_variant(self, variant_id: int, setting_id: int) -> dict[str, dict[str, Any]]:
+        """By metric: the ratio, and mean NLL (nats a token) and tokens of both its passes."""
+        return {
+            r["metric"]: dict(r)
+            for r in fetch_rows(
+                self._store.conn,
+                "SELECT s.metric, s.value, s.reason, c.nll / c.tokens AS conditional_nll, c.tokens AS tokens, "
+                "c.truncated AS truncated, u.nll / u.tokens AS unconditional_nll FROM score s "
+                "LEFT JOIN span_loss c ON c.key = s.conditional_key "
+                "LEFT JOIN span_loss u ON u.key = s.unconditional_key "
+                "WHERE s.variant_id = ? AND s.setting_id = ?",
+                (variant_id, setting_id),
+            )
+        }
+
+    def unscored_by_hand(self, run_id: int) -> list[int]:
+        """Variants that a person wrote for samples of a run, and that its student has not scored."""
+        return [
+            r[0]
+            for r in fetch_rows(
+                self._store.conn,
+                "SELECT v.id FROM variant v JOIN run r ON r.id = ? "
+                "JOIN run_sample rs ON rs.run_id = r.id AND rs.sample_id = v.sample_id "
+                "WHERE v.kind = 'manual' AND NOT EXISTS (SELECT 1 FROM score s WHERE s.variant_id = v.id "
+                "AND s.setting_id = r.setting_id AND s.metric = 'rifd') ORDER BY v.id",
+                (run_id,),
+            )
+        ]

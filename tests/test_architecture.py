@@ -1,0 +1,104 @@
+"""What the import contracts cannot say about the cut of the source: SQL lies in the store alone."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+BEGINS_A_STATEMENT = re.compile(
+    r"\s*(?:SELECT\s+\S|INSERT\s+(?:OR\s+\w+\s+)?INTO\s|REPLACE\s+INTO\s|UPDATE\s+\S+\s+SET\s|DELETE\s+FROM\s|"
+    r"CREATE\s+(?:TEMP\w*\s+|VIRTUAL\s+|UNIQUE\s+)*(?:TABLE|INDEX|TRIGGER|VIEW)\s|DROP\s+\w+\s|ALTER\s+TABLE\s|"
+    r"WITH\s+(?:RECURSIVE\s+)?\w+(?:\(.*?\))?\s+AS\s*\(|PRAGMA\s+\w|ATTACH\s|VACUUM\b|EXPLAIN\s|(?:BEGIN|COMMIT|ROLLBACK)\s*$)",
+    re.DOTALL,
+)
+"""A statement that stands alone in a text; keywords in capitals, as the whole project writes them."""
+ASKING = {"execute", "executemany", "executescript", "rows", "row", "value", "fetch_rows", "fetch_row", "fetch_value"}  # fmt: skip
+
+
+def literals(node: ast.AST) -> Iterator[ast.Constant]:
+    """The texts of an expression that are written out, the parts of f-strings and sums among them."""
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.Constant) and isinstance(inner.value, str):
+            yield inner
+
+
+def sql_of(source: str) -> list[tuple[int, str]]:
+    """(line, text) of what is SQL in a module: a text that begins as a statement does, docstrings left out, or
+    any text that is handed to a method that runs statements."""
+    tree = ast.parse(source)
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    found = {
+        (text.lineno, str(text.value))
+        for text in literals(tree)
+        if id(text) not in docstrings and BEGINS_A_STATEMENT.match(str(text.value))
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and node.args:
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name in ASKING:
+                found |= {
+                    (text.lineno, str(text.value))
+                    for text in literals(node.args[0])
+                    if re.match(r"\s*[A-Z]{4,}\b", str(text.value))
+                }
+    return sorted(found)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'conn.execute("SELECT 1")',
+        'store.value(f"SELECT count(*) FROM {table}")',
+        'store.rows("EXPLAIN QUERY PLAN " + query)',
+        '_ROWS = {"sample": "SELECT s.id FROM sample s "\n    "WHERE true"}',
+        'conn.executemany("INSERT OR IGNORE INTO score VALUES (?)", rows)',
+        'mode = db.execute("PRAGMA journal_mode = WAL")',
+        'conn.execute("BEGIN")',
+        'q = "WITH one(a) AS (SELECT 1) SELECT * FROM one"',
+    ],
+)
+def test_a_statement_is_seen(source: str) -> None:
+    assert sql_of(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        '"""SELECT is a word of a docstring."""',
+        'say("Select a run, or create one.")',
+        'PATTERN = r"```|^\\s*(?:def |SELECT |function )"',
+        'row.value("I")',
+        'canvas.row(0, "UP", None)',
+    ],
+)
+def test_other_words_are_not(source: str) -> None:
+    assert not sql_of(source)
+
+
+def test_every_statement_is_in_the_store() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {text[:60]}"
+        for path in sorted((ROOT / "srtui").rglob("*.py"))
+        if (ROOT / "srtui" / "store") not in path.parents
+        for line, text in sql_of(path.read_text(encoding="utf-8"))
+    ]
+    assert not found, "SQL belongs to srtui/store, as a query with a name:\n" + "\n".join(found)
+
+
+def test_no_public_method_of_the_store_takes_sql() -> None:
+    from srtui.store import Store
+
+    assert not {"rows", "row", "value", "execute", "query"} & {
+        name for name in dir(Store) if not name.startswith("_")
+    }
