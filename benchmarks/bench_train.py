@@ -139,7 +139,7 @@ def srtui(student: Any, some: list[Any], wanted: argparse.Namespace, folder: Pat
     imported = store.corpus.import_rows("b", "-", "-", "alpaca", [NewRow(0, Pair("i", "", "r"), "{}", "0")])
     recipe = Recipe(name="b", dataset="b").model_dump_json()
     run = store.runs.create("b", imported.dataset_id, "-", recipe, "-", [(1, False)]).id
-    training = store.runs.start_training(run, len(some), wanted.steps)
+    training = store.training.start(run, len(some), wanted.steps)
     marks: dict[str, list[float]] = {"step": [], "tokens": [], "arithmetic": [], "saving": []}
     inside = [0.0]
     timed(trainer.Trainer, "run", inside)
@@ -147,13 +147,15 @@ def srtui(student: Any, some: list[Any], wanted: argparse.Namespace, folder: Pat
 
     class Records(Listener):
         def metric(self, step: int, values: dict[str, float]) -> None:
-            store.runs.training_metrics(training, step, values)
+            store.training.add_metrics(training, step, values)
             marks["step"].append(time.perf_counter())
             marks["tokens"].append(values["tokens"])
             marks["arithmetic"].append(inside[0])
 
         def saved(self, written: WrittenCheckpoint) -> None:
-            store.checkpoints.add(training, written.step, str(written.path), written.bytes, written.seconds)
+            store.training.add_checkpoint(
+                training, written.step, str(written.path), written.bytes, written.seconds
+            )
             if written.step < wanted.steps:
                 marks["saving"].append(written.seconds)
 

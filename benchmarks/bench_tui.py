@@ -45,7 +45,9 @@ def make_store(workspace: Workspace, samples: int) -> None:
         script = Script(workspace, store, "large", 1).begin(list(many(samples)), "large")
         run, setting, now = script.run_id, script.setting, time.time()
         conn, draw = store.conn, script.random
-        originals = conn.execute("SELECT id, sample_id, instruction, input, response FROM variant ORDER BY id").fetchall()
+        originals = conn.execute(
+            "SELECT id, sample_id, instruction, input, response FROM variant ORDER BY id"
+        ).fetchall()
         next_id = originals[-1]["id"] + 1
         for first in range(0, len(originals), 5000):
             variants, scores, reflections, decisions, outcomes, candidates = [], [], [], [], [], []

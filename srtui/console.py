@@ -404,7 +404,7 @@ def kept_words(kept: int, samples: int, held_out: int) -> str:
 
 def training_words(t: Mapping[str, Any]) -> list[str]:
     """What a training was, as every face says it: samples, losses of its first and last step, its pace;
-    ``t`` as srtui.store.figures.training gives it."""
+    ``t`` as srtui.store.training.training_of gives it."""
     changed = t["changed_since"]
     since = f", before a person changed {changed:,} choice{'' if changed == 1 else 's'}" if changed else ""
     words = [f"{LABELS['trained on']} {t['trained_on']:,} samples{since}"]

@@ -180,8 +180,8 @@ def tuned(pair_workspace: Workspace, drawn_adapter: Path) -> tuple[Workspace, St
     place = workspace.runs / "tuned" / "adapter"
     place.parent.mkdir(parents=True)
     place.symlink_to(drawn_adapter, target_is_directory=True)
-    training = store.runs.start_training(run.id, 1, 1)
-    store.runs.finish_training(training, "done", 1, 1.0, str(place.relative_to(workspace.root)), {})
+    training = store.training.start(run.id, 1, 1)
+    store.training.finish(training, "done", 1, 1.0, str(place.relative_to(workspace.root)), {})
     store.runs.update(run.id, status="done", finished_at=time.time())
     return workspace, store, run
 

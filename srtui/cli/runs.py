@@ -224,7 +224,7 @@ def _examiners(
 
 
 def _files(workspace: Workspace, store: Store, this: Run) -> list[tuple[str, str]]:
-    training = store.runs.training(this.id)
+    training = store.training.of_run(this.id)
     files = [("store", short(store.path))]
     if training and training["adapter"]:
         files.append(("adapter", short(workspace.root / training["adapter"])))

@@ -164,7 +164,7 @@ def _of_run(workspace: Workspace, store: Store, name: str, is_base: bool, templa
     student = recipe.student
     adapter = None
     if not is_base:
-        training = store.runs.training(run.id)
+        training = store.training.of_run(run.id)
         adapter = workspace.root / training["adapter"] if training and training["adapter"] else None
         if adapter is None or not adapter.is_dir():
             raise UserError(
@@ -186,7 +186,7 @@ def _of_adapter(
 ) -> Contestant:
     """An adapter folder: its run is asked for the student and template, else its own configuration."""
     for run in store.runs.all():
-        training = store.runs.training(run.id)
+        training = store.training.of_run(run.id)
         if (
             training
             and training["adapter"]

@@ -57,7 +57,7 @@ def compares_with_control(store: Store, e: Evaluation) -> bool:
 def _differ(store: Store, a: Run, b: Run) -> list[str]:
     """What differs between two trainings, the steps that were planned and the dataset among it."""
     differ = set(differences(a.recipe, b.recipe))
-    steps = [(store.runs.training(run.id) or {}).get("steps") for run in (a, b)]
+    steps = [(store.training.of_run(run.id) or {}).get("steps") for run in (a, b)]
     if steps[0] != steps[1]:
         differ.add("training.steps")
     if a.dataset_id != b.dataset_id:

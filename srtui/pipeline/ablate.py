@@ -176,7 +176,7 @@ class Ablation:
         """Train what is not trained yet, and compare. Raises Stopped, and UserError where the recipe
         itself selects nothing to train on."""
         full = self._run(self._recipe)
-        training = self._store.runs.training(full.id)
+        training = self._store.training.of_run(full.id)
         if training is None or training["status"] != "done":
             raise UserError(
                 f"Run {full.name} has trained no adapter ({training['status'] if training else 'no training'}); "
@@ -245,7 +245,7 @@ class Ablation:
         return Engine(self._workspace, self._store, run, self._reporter, self._should_stop).work()
 
     def _adapter(self, run: Run) -> Path | None:
-        training = self._store.runs.training(run.id)
+        training = self._store.training.of_run(run.id)
         return self._workspace.root / training["adapter"] if training and training["adapter"] else None
 
     def _held_out(self, full: Run) -> dict[str, list[int]]:

@@ -34,8 +34,7 @@ def train_selected(context: Context) -> None:
     """Train the student's adapter, unless that is done; one that was begun goes on from its last
     checkpoint. Raises Stopped when asked to stop."""
     store, run_id, watch, recipe = context.store, context.run.id, context.watch, context.recipe
-    runs = store.runs
-    earlier = runs.training(run_id)
+    earlier = store.training.of_run(run_id)
     if earlier is not None and earlier["status"] != "running":
         return
     _score_what_is_ranked(context)
@@ -53,7 +52,7 @@ def train_selected(context: Context) -> None:
     if earlier is not None and (earlier["examples"], earlier["steps"]) == (len(examples), steps):
         training_id = earlier["id"]
     else:
-        training_id = runs.start_training(run_id, len(examples), steps)
+        training_id = store.training.start(run_id, len(examples), steps)
     if left_out:
         why = ", ".join(f"{count:,} {reason}" for reason, count in sorted(left_out.items()))
         watch.event(
@@ -63,7 +62,7 @@ def train_selected(context: Context) -> None:
         )
     if not examples:
         reason = "no selected sample has an answer to train on" if chosen else "no sample was selected"
-        runs.finish_training(training_id, f"skipped: {reason}", 0, 0.0, None, {})
+        store.training.finish(training_id, f"skipped: {reason}", 0, 0.0, None, {})
         watch.event("warning", f"Nothing was trained: {reason}.")
         return
     ended = means(store, run_id).endings
@@ -100,7 +99,7 @@ def train_selected(context: Context) -> None:
             "Training changed nothing: the adapter is what it was made with, so the tuned student is the "
             "untuned one. Look at training.learning_rate and training.epochs.",
         )
-    runs.finish_training(
+    store.training.finish(
         training_id,
         "done",
         result.tokens,
@@ -127,32 +126,34 @@ class _Record(Listener):
         self._tokens_before = 0
 
     def planned(self, facts: Preflight) -> None:
-        self._context.store.checkpoints.plan(self._id, facts.facts())
+        self._context.store.training.set_plan(self._id, facts.facts())
         self._context.watch.event("info", facts.sentence(self._max_length))
 
     def begins(self, step: int, tokens: int) -> None:
         self._tokens_before = tokens
-        self._context.store.checkpoints.rewind(self._id, step)
+        self._context.store.training.rewind(self._id, step)
         if step:
             self._context.watch.event(
                 "info", f"Training goes on from the checkpoint of step {step} of {self._steps}."
             )
 
     def metric(self, step: int, values: dict[str, float]) -> None:
-        self._context.store.runs.training_metrics(self._id, step, values)
+        self._context.store.training.add_metrics(self._id, step, values)
         detail = {k: round(v, 6) for k, v in values.items() if k in ("loss", "learning_rate")}
         tokens = round(values["tokens"]) - self._tokens_before
         self._context.watch.tell(step, self._steps, tokens, detail, now=True)
 
     def saved(self, written: WrittenCheckpoint) -> None:
         path = str(written.path.relative_to(self._context.workspace.root))
-        self._context.store.checkpoints.add(self._id, written.step, path, written.bytes, written.seconds)
+        self._context.store.training.add_checkpoint(
+            self._id, written.step, path, written.bytes, written.seconds
+        )
 
     def removed(self, step: int) -> None:
-        self._context.store.checkpoints.mark(self._id, step, "removed")
+        self._context.store.training.mark_checkpoint(self._id, step, "removed")
 
     def refused(self, step: int, why: str) -> None:
-        self._context.store.checkpoints.mark(self._id, step, "corrupt")
+        self._context.store.training.mark_checkpoint(self._id, step, "corrupt")
         self._context.watch.event(
             "warning", f"The checkpoint of step {step} is not used: {why}. The one before it is."
         )

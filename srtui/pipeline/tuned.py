@@ -18,7 +18,7 @@ TEACHER_QUANTIZATION = "Q8_0"
 
 def trained_adapter(workspace: Workspace, store: Store, run: Run) -> Path:
     """The folder of a run's adapter. Raises UserError where it has trained none."""
-    training = store.runs.training(run.id)
+    training = store.training.of_run(run.id)
     if training is None or training["status"] != "done" or not training["adapter"]:
         state = training["status"] if training else "it has not come to it"
         raise UserError(
@@ -51,7 +51,7 @@ def trained_student(workspace: Workspace, store: Store, run: Run) -> Path:
 
 def trained_arithmetic(store: Store, run: Run) -> str:
     """The type that the student computed in while it was trained: float32 or bfloat16."""
-    training = store.runs.training(run.id)
+    training = store.training.of_run(run.id)
     told = training["result"].get("arithmetic") if training else None
     if told:
         return str(told)

@@ -33,7 +33,7 @@ from srtui.store.generations import Generations
 from srtui.store.marks import Marks
 from srtui.store.runs import Runs
 from srtui.store.scores import Scores
-from srtui.store.wal import Checkpoints
+from srtui.store.training import Training
 
 if TYPE_CHECKING:
     from srtui.store.verify import Verified
@@ -83,7 +83,7 @@ class Store:
         self.scores = Scores(self)
         self.decisions = Decisions(self)
         self.marks = Marks(self)
-        self.checkpoints = Checkpoints(self)
+        self.training = Training(self)
         self.evaluations = Evaluations(self)
 
     def _set_up(self) -> None:

@@ -17,12 +17,11 @@ import re
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from srtui.store._query import fetch_value
 from srtui.store.connection import checkpoint
 from srtui.store.endings import ENDINGS, endings
-from srtui.store.stored import stored
 
 if TYPE_CHECKING:
     from srtui.store import Store
@@ -402,47 +401,3 @@ def pairs(conn: sqlite3.Connection, run_id: int, metric: str) -> list[tuple[floa
         {"run": run_id, "setting": setting},
     )
     return [(r[0], r[1]) for r in found]
-
-
-# -- training -----------------------------------------------------------------------------------
-
-
-def training(conn: sqlite3.Connection, run_id: int) -> dict[str, Any] | None:
-    """A run's training: its row, and
-
-    ``trained_on``: samples whose tokens were trained on; ``step_losses``: the loss of its first and of
-    its last step, mean NLL in nats a target token, not smoothed; ``tokens_a_second``: tokens over the
-    seconds spent in steps; ``changed_since``: samples for which a person's word is another than when the training
-    began. None before there is one.
-    """
-    row = conn.execute("SELECT * FROM training_run WHERE run_id = ?", (run_id,)).fetchone()
-    if row is None:
-        return None
-    result: Mapping[str, Any] = stored(row, "training_run", "result")
-    losses = [
-        r[0]
-        for order in ("ASC", "DESC")
-        for r in conn.execute(
-            "SELECT value FROM training_metric WHERE training_run_id = ? AND name = 'loss' "
-            f"ORDER BY step {order} LIMIT 1",
-            (row["id"],),
-        )
-    ] or [result[k] for k in ("first_loss", "last_loss") if k in result]
-    return {
-        **dict(row),
-        "result": result,
-        "plan": stored(row, "training_run", "plan"),
-        "trained_on": result.get("examples", row["examples"]),
-        "step_losses": losses if len(losses) == 2 else None,
-        "tokens_a_second": row["tokens"] / row["seconds"] if row["seconds"] else None,
-        "changed_since": conn.execute(_CHANGED_SINCE, {"run": run_id, "at": row["created_at"]}).fetchone()[0],
-    }
-
-
-_CHANGED_SINCE = (
-    "SELECT count(*) FROM (SELECT max(CASE WHEN created_at <= :at AND (undone_at IS NULL OR undone_at > :at) "
-    "THEN variant_id END) AS was, max(CASE WHEN undone_at IS NULL THEN variant_id END) AS now FROM ("
-    # Apart, for each half has an index of its own.
-    "SELECT * FROM overrule WHERE run_id = :run AND undone_at IS NULL UNION ALL "
-    "SELECT * FROM overrule WHERE run_id = :run AND undone_at IS NOT NULL) GROUP BY sample_id) WHERE was IS NOT now"
-)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from srtui import today
 from srtui.errors import UserError
-from srtui.store import figures, leases
+from srtui.store import leases
 from srtui.store._query import fetch_row, fetch_rows, fetch_value
 from srtui.store.leases import Lease
 from srtui.store.stored import stored
@@ -277,45 +277,6 @@ class Runs:
                 (run_id, limit),
             )
         ][::-1]
-
-    # -- training ---------------------------------------------------------------------------
-
-    def start_training(self, run_id: int, examples: int, steps: int) -> int:
-        """A clean training record of a run; metrics of an unfinished one before it go."""
-        with self._store.transaction():
-            self._store.conn.execute("DELETE FROM training_run WHERE run_id = ?", (run_id,))
-            made = self._store.conn.execute(
-                "INSERT INTO training_run(run_id, status, examples, steps, tokens, seconds, result, created_at) "
-                "VALUES (?, 'running', ?, ?, 0, 0, '{}', ?)",
-                (run_id, examples, steps, time.time()),
-            )
-        return int(made.lastrowid or 0)
-
-    def training_metrics(self, training_id: int, step: int, values: Mapping[str, float]) -> None:
-        with self._store.transaction():
-            self._store.conn.executemany(
-                "INSERT OR REPLACE INTO training_metric(training_run_id, step, name, value) VALUES (?,?,?,?)",
-                [(training_id, step, name, float(value)) for name, value in values.items()],
-            )
-
-    def finish_training(
-        self,
-        training_id: int,
-        status: str,
-        tokens: int,
-        seconds: float,
-        adapter: str | None,
-        result: Mapping[str, Any],
-    ) -> None:
-        with self._store.transaction():
-            self._store.conn.execute(
-                "UPDATE training_run SET status = ?, tokens = ?, seconds = ?, adapter = ?, result = ? WHERE id = ?",
-                (status, tokens, seconds, adapter, json.dumps(result), training_id),
-            )
-
-    def training(self, run_id: int) -> dict[str, Any] | None:
-        """A run's training, as :func:`srtui.store.figures.training` gives it."""
-        return figures.training(self._store.conn, run_id)
 
 
 def state_now(status: str, held: bool) -> str:

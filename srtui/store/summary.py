@@ -48,7 +48,7 @@ def summarise(store: Store, run_id: int) -> dict[str, Any]:
         "overruled": counts.overruled,
         "dropped": counts.dropped,
         "truncated": means.truncated,
-        "training": store.runs.training(run_id),
+        "training": store.training.of_run(run_id),
         "stages": stages,
         "peak_memory_mb": round(run.peak_memory_mb),
         "seconds": sum(s["seconds"] for s in stages.values()),
@@ -72,7 +72,7 @@ def _rounds(store: Store, run: Run) -> list[Run]:
 
 def _round(store: Store, run: Run, counts: figures.Counts, means: figures.Means) -> dict[str, Any]:
     """One round in a line: what its teacher wrote was worth, and what its student became."""
-    training = store.runs.training(run.id)
+    training = store.training.of_run(run.id)
     held_out = (training or {"result": {}})["result"].get("held_out", {}).get("original", {})
     stages = counts.stages.values()
     asked = sum(c.asked for c in stages)

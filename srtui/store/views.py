@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -23,6 +23,7 @@ from srtui.store.figures import joins
 from srtui.store.leases import alive
 from srtui.store.runs import state_now
 from srtui.store.stored import stored
+from srtui.store.training import checkpoints_of, metrics_of, trained_runs, training_of
 
 State = Literal[
     "waiting",
@@ -637,31 +638,16 @@ class Views:
 
     def trained(self) -> list[int]:
         """The runs that have a training, the newest first."""
-        return [r[0] for r in fetch_rows(self.conn, "SELECT run_id FROM training_run ORDER BY run_id DESC")]
+        return trained_runs(self.conn)
 
     def training(self, run_id: int) -> dict[str, Any] | None:
         """A run's training with its metrics as {name: [(step, value), ...]} and its checkpoints, by step; None where
         there is none."""
-        found = figures.training(self.conn, run_id)
-        if found is None:
+        training = training_of(self.conn, run_id)
+        if training is None:
             return None
-        metrics: dict[str, list[tuple[int, float]]] = {}
-        for r in fetch_rows(
-            self.conn,
-            "SELECT name, step, value FROM training_metric WHERE training_run_id = ? ORDER BY name, step",
-            (found["id"],),
-        ):
-            metrics.setdefault(r["name"], []).append((r["step"], r["value"]))
-        checkpoints = [
-            dict(r)
-            for r in fetch_rows(
-                self.conn,
-                "SELECT step, path, bytes, seconds, state, created_at FROM checkpoint "
-                "WHERE training_run_id = ? ORDER BY step",
-                (found["id"],),
-            )
-        ]
-        return {**found, "metrics": metrics, "checkpoints": checkpoints}
+        checkpoints = [asdict(c) for c in checkpoints_of(self.conn, training["id"])]
+        return {**training, "metrics": metrics_of(self.conn, training["id"]), "checkpoints": checkpoints}
 
 
 def _text_test(words: str) -> tuple[str, str]:

@@ -75,7 +75,7 @@ def test_the_control_trains_as_long(runs: Any) -> None:
     store, make = runs
     full, original = make(store, "full"), make(store, "full.original", selection=ORIGINAL)
     for run, steps in ((full, 10), (original, 40)):
-        store.runs.start_training(run.id, 5, steps)
+        store.training.start(run.id, 5, steps)
     found = ask(store, (full, True), (original, True))
     assert found is not None and "training.steps" in found and "the control" not in found
     assert differences(full.recipe, full.recipe) == []

@@ -677,8 +677,8 @@ def test_the_command(small: Path, workspace: Workspace) -> None:
     assert early.returncode == 2 and "has trained no adapter (it has not come to it)" in early.stderr
     shutil.copytree(small / "adapter", workspace.runs / "tuned" / "adapter")
     with Store(workspace.store_path) as store:
-        training = store.runs.start_training(run.id, 1, 1)
-        store.runs.finish_training(training, "done", 1, 1.0, "store/runs/tuned/adapter", {})
+        training = store.training.start(run.id, 1, 1)
+        store.training.finish(training, "done", 1, 1.0, "store/runs/tuned/adapter", {})
 
     done = command("tuned", "--to", "gguf", "--json")
     assert done.returncode == 0, done.stderr

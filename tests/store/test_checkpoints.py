@@ -17,21 +17,24 @@ from tests.sql import sql_rows
 def a_training(store: Store) -> tuple[int, int]:
     done = store.corpus.import_rows("d", "f", "sha", "alpaca", [NewRow(0, Pair("i", "", "r"), "{}", "0")])
     run = store.runs.create("r", done.dataset_id, "r.toml", RECIPE, "f", [(1, False)]).id
-    return run, store.runs.start_training(run, 4, 12)
+    return run, store.training.start(run, 4, 12)
 
 
 def test_checkpoints_are_listed_by_step_and_keep_their_state(tmp_path: Path) -> None:
     store = Store(tmp_path / "s.sqlite")
     run, training = a_training(store)
     for step in (8, 4):
-        store.checkpoints.add(training, step, f"runs/r/checkpoint-{step}", 1000 + step, 0.5)
-    store.checkpoints.mark(training, 4, "removed")
-    store.checkpoints.mark(training, 8, "corrupt")
-    assert [(c.step, c.state) for c in store.checkpoints.of(training)] == [(4, "removed"), (8, "corrupt")]
-    store.checkpoints.add(training, 8, "runs/r/checkpoint-8", 9, 0.1)  # trained once more
-    assert [(c.step, c.state, c.bytes) for c in store.checkpoints.of(training)][1] == (8, "good", 9)
+        store.training.add_checkpoint(training, step, f"runs/r/checkpoint-{step}", 1000 + step, 0.5)
+    store.training.mark_checkpoint(training, 4, "removed")
+    store.training.mark_checkpoint(training, 8, "corrupt")
+    assert [(c.step, c.state) for c in store.training.checkpoints(training)] == [
+        (4, "removed"),
+        (8, "corrupt"),
+    ]
+    store.training.add_checkpoint(training, 8, "runs/r/checkpoint-8", 9, 0.1)  # trained once more
+    assert [(c.step, c.state, c.bytes) for c in store.training.checkpoints(training)][1] == (8, "good", 9)
     plan = Preflight(4, 0, 90, 40, 2, 1.5, 9, 10, True, False).facts()
-    store.checkpoints.plan(training, plan)
+    store.training.set_plan(training, plan)
     seen = Views(store.path).training(run)
     assert seen is not None
     assert seen["plan"] == plan
@@ -42,8 +45,8 @@ def test_going_back_forgets_later_metrics_only(tmp_path: Path) -> None:
     store = Store(tmp_path / "s.sqlite")
     _, training = a_training(store)
     for step in range(1, 6):
-        store.runs.training_metrics(training, step, {"loss": float(step)})
-    store.checkpoints.rewind(training, 3)
+        store.training.add_metrics(training, step, {"loss": float(step)})
+    store.training.rewind(training, 3)
     assert [r[0] for r in sql_rows(store, "SELECT step FROM training_metric ORDER BY step")] == [1, 2, 3]
 
 
@@ -58,7 +61,7 @@ def test_the_migration_keeps_a_training_of_before(tmp_path: Path) -> None:
     )
     old.close()
     with Store(path) as store:
-        kept = store.runs.training(run)
+        kept = store.training.of_run(run)
         assert kept is not None
         assert (kept["examples"], kept["plan"]) == (4, {})
         assert store.check() == []

@@ -42,7 +42,7 @@ def run_on(
     with Store(workspace.store_path) as store:
         run, _ = prepare(workspace, store, recipes.load(path), path)
         assert Engine(workspace, store, run, Listens()).work().status == "done"
-        training = store.runs.training(run.id)
+        training = store.training.of_run(run.id)
     assert training is not None
     return said, told, training
 

@@ -74,7 +74,7 @@ def test_what_is_not_trained_is_said(
     with Store(workspace.store_path) as store:
         run, _ = prepare(workspace, store, recipes.load(path), path)
         Engine(workspace, store, run, hears).work()
-        training = store.runs.training(run.id)
+        training = store.training.of_run(run.id)
     assert training is not None and training["status"] == status
     assert training["result"].get("examples", 0) == examples
     found = [line for line in hears.warnings if "trained" in line or "left out" in line]

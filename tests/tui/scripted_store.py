@@ -269,9 +269,9 @@ class Script:
 
     def train(self, steps: int = 60) -> Script:
         """A loss that falls, a rate that warms up and cools down."""
-        runs = self.store.runs
-        examples = len(self.store.decisions.selected(self.run_id, held_out=False))
-        training = runs.start_training(self.run_id, examples, steps)
+        store = self.store
+        examples = len(store.decisions.selected(self.run_id, held_out=False))
+        training = store.training.start(self.run_id, examples, steps)
         plan = {
             "samples": examples,
             "truncated": 0,
@@ -284,11 +284,11 @@ class Script:
             "packed": True,
             "gradient_checkpointing": False,
         }
-        self.store.checkpoints.plan(training, plan)
+        self.store.training.set_plan(training, plan)
         for step in range(1, steps + 1):
             loss = 1.55 + 1.1 * math.exp(-step / 18) + self.random.gauss(0, 0.08)
             rate = 2e-4 * (step / 4 if step < 4 else 0.5 * (1 + math.cos(math.pi * (step - 4) / (steps - 4))))
-            runs.training_metrics(
+            store.training.add_metrics(
                 training,
                 step,
                 {
@@ -302,13 +302,13 @@ class Script:
             )
             if step % 20 == 0:
                 fall = 1 - math.exp(-step / 18)
-                runs.training_metrics(
+                store.training.add_metrics(
                     training,
                     step,
                     {"held_out_original": 2.61 - 0.135 * fall, "held_out_selected": 2.44 - 0.488 * fall},
                 )
-                self.store.checkpoints.add(training, step, f"checkpoints/{step}", 9_400_000, 0.3)
-        self.store.checkpoints.mark(training, 20, "removed")
+                self.store.training.add_checkpoint(training, step, f"checkpoints/{step}", 9_400_000, 0.3)
+        self.store.training.mark_checkpoint(training, 20, "removed")
         held = {
             "original": {"before": 2.61, "after": 2.48, "samples": 8},
             "selected": {"before": 2.44, "after": 1.97, "samples": 5},
@@ -320,7 +320,7 @@ class Script:
             "examples": examples,
             "held_out": held,
         }
-        runs.finish_training(
+        store.training.finish(
             training, "done", 610 * steps, 2.4 * steps, f"store/runs/{self.recipe.name}/adapter", result
         )
         self._progress("train", steps, steps, 610 * steps, 2.4 * steps, {"loss": 1.59})

@@ -491,9 +491,9 @@ async def test_two_trainings_are_laid_over_each_other(demo: Workspace) -> None:
         other = Script(demo, store, "twice-the-rate", 3).begin(demo_pairs())
         other.reflect("instruction").choose("instruction").reflect("response").choose("response")
         other.settle().train(30).finish()
-        training = store.runs.training(other.run_id)
+        training = store.training.of_run(other.run_id)
         assert training is not None
-        store.checkpoints.rewind(training["id"], 20)
+        store.training.rewind(training["id"], 20)
     async with dashboard(demo, (160, 50)) as (app, pilot):
         await press(pilot, "end", "5", "v")
         shown = text(app)
