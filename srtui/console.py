@@ -13,8 +13,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from srtui.labels import LABELS
 from srtui.noise import screen
-from srtui.store.figures import LABELS
 from srtui.text import safe
 
 __all__ = ["Face", "err", "out", "plain", "safe"]

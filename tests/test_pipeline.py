@@ -338,9 +338,9 @@ def test_a_text_by_hand_is_scored_like_any_other(finished: tuple[Workspace, dict
     done = srtui(workspace, "resume", "small")
     assert done.returncode == 0, done.stderr
     with Store(workspace.store_path, read_only=True) as store:
-        scores = store.scores.of_variant(made, run.setting_id or 0)
-        assert 0 < scores["ifd"]["value"] < 2
-        assert 0 < scores["rifd"]["value"] < 2
+        scores = store.scores.of_sample(sample, run.setting_id or 0)[made]
+        assert 0 < (scores["ifd"].value or 0) < 2
+        assert 0 < (scores["rifd"].value or 0) < 2
         assert store.runs.named("small").status == "done"
 
 

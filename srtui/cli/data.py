@@ -23,7 +23,8 @@ from srtui.cli.base import (
     stdout_for_data,
 )
 from srtui.errors import UserError
-from srtui.store.endings import in_words
+from srtui.labels import LABELS, ending_words
+from srtui.store.endings import ending_of
 from srtui.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -115,9 +116,13 @@ def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[st
     if run_name is not None:
         wanted = store.runs.named(run_name).id
         runs = [r for r in runs if r.id == wanted]
+    scored = {r.name: store.scores.of_sample(sample_id, r.setting_id) for r in runs if r.setting_id}
     variants = []
     for v in store.corpus.variants_of(sample_id):
-        scores = {r.name: store.scores.of_variant(v.id, r.setting_id) for r in runs if r.setting_id}
+        scores = {
+            name: {metric: score._asdict() for metric, score in of_sample.get(v.id, {}).items()}
+            for name, of_sample in scored.items()
+        }
         variants.append(
             {
                 "id": v.id,
@@ -151,7 +156,6 @@ def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[st
 
 def _show_sample(facts: dict[str, Any], raw: bool) -> None:
     from srtui.console import number, out, plain
-    from srtui.store.figures import LABELS
 
     out.print(f"[bold]Sample {facts['sample']}[/] of {plain(facts['dataset'])}, row {facts['row']}")
     for v in facts["variants"]:
@@ -192,7 +196,7 @@ def _show_sample(facts: dict[str, Any], raw: bool) -> None:
             f"\n[bold]Generation {g['id']}[/]: {g['stage']}, attempt {g['attempt']}, seed {g['seed']}, "
             f"{g['model']}, {g['parsed']}"
         )
-        out.print(f"  {plain(in_words(g))}", soft_wrap=True)
+        out.print(f"  {plain(ending_words(ending_of(g)))}", soft_wrap=True)
         out.print(plain(g["text"]), soft_wrap=True)
 
 
@@ -210,6 +214,7 @@ def export(
 ) -> None:
     """Write what a run selected, or every variant with its scores, as a data file."""
     from srtui import datasets
+    from srtui.store.exports import export_rows, unranked
 
     if what not in ("selected", "all-variants"):
         raise UserError(f"--what {what}: it can be selected or all-variants.")
@@ -220,13 +225,13 @@ def export(
         if stream is None:
             outputs.check(out_file, force)
         run_id, everything = store.runs.named(run_name).id, what == "all-variants"
-        if top_k_percent is not None and (unscored := store.unranked(run_id, all_variants=everything)):
+        if top_k_percent is not None and (unscored := unranked(store.conn, run_id, all_variants=everything)):
             say(
                 f"{unscored:,} have no IFD by the run's own student (a proxy chose them, or they cannot be scored), "
                 "and are not ranked with the others.",
                 to=sys.stderr,
             )
-        rows = store.exportable(run_id, all_variants=everything, top_percent=top_k_percent)
+        rows = export_rows(store.conn, run_id, all_variants=everything, top_percent=top_k_percent)
         first = next(rows, None)
         if first is None:
             raise UserError(

@@ -85,7 +85,7 @@ def _dataset(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pa
         if path.is_file():
             break
     else:
-        names = ", ".join(d["name"] for d in store.corpus.datasets()) or "none so far"
+        names = ", ".join(d.name for d in store.corpus.datasets()) or "none so far"
         raise UserError(
             f"{recipe_path}: dataset = {recipe.dataset!r} is neither a file nor an imported dataset ({names})."
         )

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from srtui.store import Store
-from srtui.store.views import SampleView, VariantView, Views
+from srtui.store.sample_view import SampleView, VariantView
+from srtui.store.views import Views
 from srtui.worddiff import Part, word_parts
 
 Sort = Literal["best", "worst", "random"]

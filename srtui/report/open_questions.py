@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from srtui.evaluation.calibration import worth
-from srtui.store.results import is_estimate
+from srtui.evaluation.result_words import is_estimate
 
 if TYPE_CHECKING:
     from srtui.report.facts import Facts, ScoreShift, TrainingFacts

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from srtui.store.results import Verdicts
+from srtui.evaluation.result_words import Verdicts
 
 if TYPE_CHECKING:
     from srtui.report.facts import ScoreShift, Step, TrainingFacts

@@ -15,10 +15,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from srtui.console import bytes_text, duration, number, safe, share, title
+from srtui.evaluation import result_words
 from srtui.report import pictures
 from srtui.report.facts import Facts
 from srtui.report.open_questions import open_questions
-from srtui.store import results
 from srtui.store.distributions import quantile
 from srtui.worddiff import Part
 
@@ -46,7 +46,7 @@ def html(facts: Facts) -> str:
         "evaluations": {
             e.id: pictures.comparison(f"evaluation-{e.id}", counts)
             for e in facts.evaluations
-            if (counts := results.verdicts(e.result))
+            if (counts := result_words.verdicts(e.result))
         },
     }
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -95,9 +95,9 @@ def _environment(is_html: bool) -> Environment:
     }
     made.globals |= {
         "share": share,
-        "verdicts": results.verdicts,
-        "lines": results.lines,
-        "tables": results.tables,
+        "verdicts": result_words.verdicts,
+        "lines": result_words.lines,
+        "tables": result_words.tables,
         "recipe_rows": recipe_rows,
         "change_row": change_row,
     }

@@ -1,11 +1,11 @@
-"""Everything that srtui remembers, in one SQLite file.
+"""Everything that srtui remembers, in one SQLite file, and every statement of SQL that reads or writes it.
 
-``Store`` opens it; ``store.corpus`` holds datasets, samples and variants, ``store.runs`` what runs
-are and who works on them, ``store.work`` what a run has done to each sample, ``store.marks`` what a
-person has, ``store.checkpoints`` what a training can go on from, ``store.evaluations`` answers and who
-judged them how; ``srtui.store.summary`` reads a run back as figures, ``srtui.store.views`` is what the
-dashboard's screens read. Rows are content-addressed and nothing is overwritten, so that doing a
-piece of work twice is harmless.
+``Store`` opens it. Its parts: ``store.corpus`` has datasets, samples and variants; ``store.runs`` what runs are and
+who works on them; ``store.generations``, ``store.scores`` and ``store.decisions`` what a run has done to each
+sample; ``store.training`` and ``store.evaluations`` what followed; ``store.marks`` what a person said. Reads that
+more than one face needs are functions of a connection: ``figures`` and ``distributions`` of a run, ``summary``,
+``listing`` and ``sample_view`` of its samples; ``views`` gathers them for the dashboard. Rows are content-addressed
+and nothing is overwritten, so that doing a piece of work twice is harmless.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from srtui.store.backup import back_up
 from srtui.store.connection import DatabaseError, checkpoint, open_read_only, pages_in_log
 from srtui.store.corpus import Corpus
 from srtui.store.decisions import Decisions
-from srtui.store.evaluations import Evaluations
-from srtui.store.figures import SELECTED
+from srtui.store.evaluation_writes import Evaluations
 from srtui.store.generations import Generations
 from srtui.store.marks import Marks
 from srtui.store.runs import Runs
@@ -168,29 +167,6 @@ class Store:
             raise
         self.conn.commit()
 
-    def exportable(
-        self, run_id: int, *, all_variants: bool = False, top_percent: float | None = None
-    ) -> Iterator[dict[str, Any]]:
-        """Rows for an export, read as they are asked for: texts, ids, kind and scores of what is kept, or
-        of every variant; with ``top_percent`` only the best by IFD of those that have one, the best first.
-        """
-        rows, best, _ = exports(all_variants, top_percent)
-        of: dict[str, Any] = {"run": run_id, "setting": self.runs.get(run_id).setting_id or 0}
-        if top_percent is not None:
-            scored = fetch_value(self.conn, f"SELECT count(*) FROM ({best})", of)
-            count = round(scored * top_percent / 100)
-            of["count"] = max(count, 1 if scored and top_percent else 0)
-        for row in self.conn.execute(rows, of):
-            yield dict(row)
-
-    def unranked(self, run_id: int, *, all_variants: bool = False) -> int:
-        """How many of an export's rows have no IFD by the run's own student."""
-        _, best, everything = exports(all_variants, None)
-        of = {"run": run_id, "setting": self.runs.get(run_id).setting_id or 0}
-        return int(fetch_value(self.conn, everything, of)) - int(
-            fetch_value(self.conn, f"SELECT count(*) FROM ({best})", of)
-        )
-
     def counts(self) -> dict[str, int]:
         """Rows by table."""
         names = [n for n in self.db.table_names() if not n.startswith(("sqlite_", "_sqlite", "variant_text"))]
@@ -253,40 +229,6 @@ def refuse_odd_file(path: Path) -> None:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
             raise UserError(not_a_file(path, mode))
-
-
-def exports(all_variants: bool, top_percent: float | None) -> tuple[str, str, str]:
-    """The query of an export, that of the ids it ranks, and that of how many there are in all; parameters are
-    run, setting and count."""
-    base = (
-        "run_sample rs JOIN variant v ON v.sample_id = rs.sample_id "
-        if all_variants
-        else f"({SELECTED}) k JOIN variant v ON v.id = k.variant_id "
-    )
-    where = "WHERE rs.run_id = :run " if all_variants else ""
-    best = (
-        f"SELECT v.id, i.value FROM {base} JOIN score i ON i.variant_id = v.id AND i.setting_id = :setting "
-        f"AND i.metric = 'ifd' AND i.value IS NOT NULL {where}"
-    )
-    everything = f"SELECT count(*) FROM {base}{where}"
-    order = "v.sample_id, v.id"
-    if top_percent is not None:
-        # Ids and scores are sorted, and texts fetched one by one: these would not fit into memory.
-        base = f"({best} ORDER BY i.value DESC, v.id LIMIT :count) t CROSS JOIN variant v ON v.id = t.id "
-        where, order = "", ""
-    elif not all_variants:
-        order = "k.sample_id"
-    else:
-        order = "rs.sample_id, v.id"
-    rows = (
-        "SELECT v.sample_id AS sample, v.id AS variant, v.kind, v.instruction, v.input, v.response, i.value AS ifd, "
-        f"r.value AS rifd FROM {base}"
-        "LEFT JOIN score i ON i.variant_id = v.id AND i.setting_id = :setting AND i.metric = 'ifd' "
-        "LEFT JOIN score r ON r.variant_id = v.id AND r.setting_id = :setting AND r.metric = 'rifd' "
-        + where
-        + (f"ORDER BY {order}" if order else "ORDER BY t.value DESC, t.id")
-    )
-    return rows, best, everything
 
 
 def explain(error: Exception, path: Path) -> UserError:

@@ -108,7 +108,33 @@ def _variant(row: Any) -> Variant:
     return Variant(*values[:6], Pair(*values[6:9]))  # type: ignore[call-arg]
 
 
+class DatasetSize(NamedTuple):
+    """A dataset and how many samples it has."""
+
+    name: str
+    samples: int
+
+
+def dataset_sizes(conn: sqlite3.Connection) -> list[DatasetSize]:
+    """All datasets, in the order of their import."""
+    return [
+        DatasetSize(*r)
+        for r in fetch_rows(
+            conn,
+            "SELECT d.name, (SELECT count(*) FROM sample s WHERE s.dataset_id = d.id) FROM dataset d ORDER BY d.id",
+        )
+    ]
+
+
+def variants_of(conn: sqlite3.Connection, sample_id: int) -> list[Variant]:
+    """The texts of a sample, the oldest first."""
+    query = f"SELECT {_COLUMNS} FROM variant WHERE sample_id = ? ORDER BY id"
+    return [_variant(r) for r in fetch_rows(conn, query, (sample_id,))]
+
+
 class Corpus:
+    """``store.corpus``: datasets, their samples, and the variants of these."""
+
     def __init__(self, store: Store) -> None:
         self._store = store
 
@@ -118,15 +144,9 @@ class Corpus:
         found: int | None = fetch_value(self._store.conn, "SELECT id FROM dataset WHERE name = ?", (name,))
         return found
 
-    def datasets(self) -> list[dict[str, Any]]:
-        return [
-            dict(r)
-            for r in fetch_rows(
-                self._store.conn,
-                "SELECT d.id, d.name, d.created_at, (SELECT count(*) FROM sample s WHERE s.dataset_id = d.id) "
-                "AS samples FROM dataset d ORDER BY d.id",
-            )
-        ]
+    def datasets(self) -> list[DatasetSize]:
+        """All datasets, in the order of their import."""
+        return dataset_sizes(self._store.conn)
 
     def dataset_name(self, dataset_id: int) -> str | None:
         """The name of a dataset; None where there is none of that id."""
@@ -433,14 +453,8 @@ class Corpus:
         return found
 
     def variants_of(self, sample_id: int) -> list[Variant]:
-        return [
-            _variant(r)
-            for r in fetch_rows(
-                self._store.conn,
-                f"SELECT {_COLUMNS} FROM variant WHERE sample_id = ? ORDER BY id",
-                (sample_id,),
-            )
-        ]
+        """The texts of a sample, the oldest first."""
+        return variants_of(self._store.conn, sample_id)
 
     def rewrites_of(self, parent_id: int, kind: str) -> list[Variant]:
         """Stored rewrites of one variant, whoever made them, but for those that an older srtui took though

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +23,22 @@ class ScoreChange(NamedTuple):
     sample_id: int
     before: Any
     after: Any
+
+
+def decisions_of(conn: sqlite3.Connection, run_id: int | None, sample_id: int) -> dict[str, dict[str, Any]]:
+    """By stage, a sample's decision in a run: the row, with ``compared`` as (variant, score, reason) of each."""
+    return {
+        r["stage"]: {**dict(r), "compared": stored(r, "decision", "compared")}
+        for r in fetch_rows(
+            conn, "SELECT * FROM decision WHERE run_id = ? AND sample_id = ?", (run_id, sample_id)
+        )
+    }
+
+
+def outcome_of(conn: sqlite3.Connection, run_id: int | None, sample_id: int) -> dict[str, Any] | None:
+    """A sample's outcome in a run: the row; None while it is not settled."""
+    row = fetch_row(conn, "SELECT * FROM outcome WHERE run_id = ? AND sample_id = ?", (run_id, sample_id))
+    return dict(row) if row else None
 
 
 class Decisions:
@@ -63,14 +80,8 @@ class Decisions:
         )
 
     def of_sample(self, run_id: int, sample_id: int) -> dict[str, dict[str, Any]]:
-        return {
-            r["stage"]: {**dict(r), "compared": stored(r, "decision", "compared")}
-            for r in fetch_rows(
-                self._store.conn,
-                "SELECT * FROM decision WHERE run_id = ? AND sample_id = ?",
-                (run_id, sample_id),
-            )
-        }
+        """A sample's decisions in a run, as :func:`decisions_of` gives them."""
+        return decisions_of(self._store.conn, run_id, sample_id)
 
     def taken(self, run_id: int, stage: str) -> int:
         """How many rewrites the student took so far."""
@@ -152,10 +163,8 @@ class Decisions:
         )
 
     def outcome_of(self, run_id: int, sample_id: int) -> dict[str, Any] | None:
-        row = fetch_row(
-            self._store.conn, "SELECT * FROM outcome WHERE run_id = ? AND sample_id = ?", (run_id, sample_id)
-        )
-        return dict(row) if row else None
+        """A sample's outcome in a run: the row; None while it is not settled."""
+        return outcome_of(self._store.conn, run_id, sample_id)
 
     def selected(self, run_id: int, *, held_out: bool | None = None) -> list[tuple[int, int]]:
         """(sample id, variant id) of what is kept, a person's overruling over the student's choice."""

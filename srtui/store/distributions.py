@@ -1,11 +1,15 @@
-"""How a run's scores are spread: what ``srtui scores`` prints."""
+"""How a run's scores are spread: by kind of variant, before and after, and in pairs."""
 
 from __future__ import annotations
 
 import math
-import statistics
+import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
+
+from srtui.store import figures
+from srtui.store._query import fetch_rows
+from srtui.store.figures import Measure
 
 if TYPE_CHECKING:
     from srtui.store import Store
@@ -108,8 +112,44 @@ def _quantile_of_steps(steps: Sequence[tuple[int, int]], share: float) -> float:
     return low + (ranked(math.ceil(at)) - low) * (at - math.floor(at))
 
 
+def histogram(
+    conn: sqlite3.Connection, run_id: int, measure: Measure, width: float, bins: int
+) -> tuple[list[int], float | None]:
+    """Counts of one measure in ``bins`` steps of ``width`` from 0, the last one open; and the mean. Over the
+    samples that have the score before as well as the final one, so that the two can be compared."""
+    column = figures.MEASURES[measure][0]
+    where, tables = figures.both(measure)
+    counts, n, weighted = [0] * bins, 0, 0.0
+    for r in fetch_rows(
+        conn,
+        f"SELECT min(CAST({column} / :width AS INTEGER), :last) AS bin, count(*) AS n, sum({column}) AS total "
+        f"FROM run_sample b {figures.joins(*tables)} WHERE b.run_id = :run AND {where} GROUP BY 1",
+        {"run": run_id, "setting": figures.setting_of(conn, run_id), "width": width, "last": bins - 1},
+    ):
+        counts[max(0, r["bin"])] += r["n"]
+        n += r["n"]
+        weighted += r["total"]
+    return counts, weighted / n if n else None
+
+
+def score_pairs(conn: sqlite3.Connection, run_id: int, limit: int = 4000) -> list[tuple[float, float, bool]]:
+    """(IFD, r-IFD, kept) of final texts; of more than ``limit`` samples, evenly some."""
+    step = max(1, figures.counts(conn, run_id).samples // limit)
+    return [
+        (r[0], r[1], bool(r[2]))
+        for r in fetch_rows(
+            conn,
+            f"SELECT i1.value, r1.value, {figures.KEPT} FROM run_sample b {figures.joins('i1', 'r1', 'o')} "
+            "WHERE b.run_id = :run AND b.sample_id % :step = 0 AND i1.value IS NOT NULL AND r1.value IS NOT NULL",
+            {"run": run_id, "setting": figures.setting_of(conn, run_id), "step": step},
+        )
+    ]
+
+
 def spread(values: Sequence[float]) -> dict[str, Any]:
     """Count, mean, quantiles, share at or over 1, and histogram of some scores."""
+    import statistics  # not at the top: the dashboard reads histograms, and must be there at once
+
     ordered = sorted(values)
     histogram = [0] * BINS
     for value in ordered:

@@ -1,10 +1,11 @@
-"""How what a teacher wrote ended, segment by segment: kept with each generation, and said in words."""
+"""How what a teacher wrote ended, segment by segment: kept with each generation."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from srtui.store.stored import Row, stored
 
@@ -32,23 +33,21 @@ def cut_at(generation: Row) -> Iterator[tuple[int, int]]:
             yield n, tokens if not room or room[0] is None else room[0]
 
 
-def in_words(generation: Row) -> str:
-    """One line about all segments of a generation, of which ``generation`` has id, segments and finish, which
-    is the last segment's and there in older stores too. Raises UserError where the segments are damaged."""
-    segments, finish = stored(generation, "generation", "segments"), generation["finish"]
-    if segments is None:
-        return f"the last part {_words(finish)}; of the others it is not known (an older srtui wrote it)"
-    ended = [f"{part} {_words(how)} after {tokens:,} tokens" for part, how, tokens, *_ in segments]
-    return ", ".join(ended) or f"nothing was written: {finish}"
+class GenerationEnding(NamedTuple):
+    """How a generation ended. ``segments`` are its (part, finish, tokens), None where an older srtui wrote it, which
+    kept the last one's ``finish`` alone."""
+
+    segments: tuple[tuple[str, str, int], ...] | None
+    finish: str
 
 
-def _words(finish: str) -> str:
-    if finish == "length":
-        return "cut off at its limit"
-    if finish == "repetition":
-        return "cut off where it repeats itself"
-    kind, _, marker = finish.partition(":")
-    return f"ended by {marker}" if kind == "stop" else "ended by itself" if finish == "end" else finish
+def ending_of(generation: Row) -> GenerationEnding:
+    """How a generation ended, of which ``generation`` has id, segments and finish, which is the last segment's and
+    there in older stores too. Raises UserError where the segments are damaged."""
+    segments = stored(generation, "generation", "segments")
+    if segments is not None:
+        segments = tuple((part, finish, tokens) for part, finish, tokens, *_ in segments)
+    return GenerationEnding(segments, generation["finish"])
 
 
 def endings(conn: sqlite3.Connection, run_id: int, overruled: bool | None = None) -> dict[str, int]:

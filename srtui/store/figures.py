@@ -17,7 +17,7 @@ import re
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from srtui.store._query import fetch_value
 from srtui.store.connection import checkpoint
@@ -25,26 +25,6 @@ from srtui.store.endings import ENDINGS, endings
 
 if TYPE_CHECKING:
     from srtui.store import Store
-
-LABELS = {
-    "samples": "samples",
-    "held out": "held out",
-    "kept": "kept",
-    "overruled": "overruled by a person",
-    "ifd before": "IFD of the original",
-    "ifd": "IFD of the final text",
-    "rifd before": "r-IFD before the new answer",
-    "rifd": "r-IFD of the final text",
-    "kept ifd": "IFD of what is kept",
-    "kept rifd": "r-IFD of what is kept",
-    "trained on": "trained on",
-    "changed since": "choice changed since the training",
-    "step loss": "loss of a step",
-    "step seconds": "in steps",
-    "step speed": "tokens/s in steps",
-    "stage seconds": "whole stage",
-}
-"""By quantity, the words that all faces use for it."""
 
 STAGES = ("instruction", "response")
 
@@ -82,6 +62,8 @@ _JOINS = {
 }
 _STANDS = ("p", "d2", "d1", "v0")
 _NEEDS = {"i0": ("v0",), "i1": _STANDS, "r0": ("f2",), "r1": _STANDS, "v": _STANDS, "pv": ("p",)}
+Measure = Literal["ifd before", "ifd", "rifd before", "rifd"]
+"""A score of the text before and of the final one."""
 MEASURES = {
     "ifd before": ("i0.value", "i0"),
     "ifd": ("i1.value", "i1"),
@@ -110,6 +92,11 @@ def both(measure: str) -> tuple[str, tuple[str, str]]:
     return f"{before} IS NOT NULL AND {after} IS NOT NULL", (first, last)
 
 
+def setting_of(conn: sqlite3.Connection, run_id: int | None) -> int:
+    """The id of the way in which a run's student scores; 0, which none has, before there is one."""
+    return int(fetch_value(conn, "SELECT setting_id FROM run WHERE id = ?", (run_id,)) or 0)
+
+
 @dataclass(frozen=True)
 class Standing:
     """What stands for one sample in a run. ``kept`` is None while it is not settled; ``reason`` says why it
@@ -127,11 +114,10 @@ class Standing:
 
 def standing(conn: sqlite3.Connection, run_id: int | None, sample_id: int) -> Standing:
     """What stands for this sample now; without a run, the dataset's text. The sample must be there."""
-    run = conn.execute("SELECT setting_id FROM run WHERE id = ?", (run_id,)).fetchone()
     row = conn.execute(
         f"SELECT {FINAL}, p.id IS NOT NULL, {KEPT}, o.reason, i0.value, i1.value, r0.value, r1.value "
         f"FROM (SELECT :sample AS sample_id) b {joins('o', 'p', 'i0', 'i1', 'f2', 'r0', 'r1')}",
-        {"run": run_id, "sample": sample_id, "setting": run[0] if run else None},
+        {"run": run_id, "sample": sample_id, "setting": setting_of(conn, run_id)},
     ).fetchone()
     settled = row[3] is not None
     return Standing(
@@ -287,10 +273,7 @@ def _sums(store: Store, run_id: int, setting: int) -> dict[str, float]:
 def sums_and_again(store: Store, run_id: int) -> tuple[dict[str, float] | None, dict[str, float]]:
     """The sums over the student's choices that are kept (None where they are not of today's rows), and the
     same summed anew, which reads every sample."""
-    conn, setting = (
-        store.conn,
-        fetch_value(store.conn, "SELECT setting_id FROM run WHERE id = ?", (run_id,)) or 0,
-    )
+    conn, setting = store.conn, setting_of(store.conn, run_id)
     _teach(conn)
     kept = _kept_sums(conn, run_id, _stamp(conn, run_id, setting))
     return kept, _by_the_student(conn, run_id, setting) if kept is not None else {}
@@ -370,7 +353,7 @@ class Means:
 def means(store: Store, run_id: int) -> Means:
     """The means of a run, over what stands now. The first call after something was scored or decided
     reads every sample, and keeps the sums for the next one."""
-    setting = fetch_value(store.conn, "SELECT setting_id FROM run WHERE id = ?", (run_id,)) or 0
+    setting = setting_of(store.conn, run_id)
     s = _sums(store, run_id, setting)
 
     def mean(total: str, n: str) -> float | None:
@@ -393,7 +376,7 @@ def means(store: Store, run_id: int) -> Means:
 def pairs(conn: sqlite3.Connection, run_id: int, metric: str) -> list[tuple[float, float]]:
     """(score before, score of the final text) of each sample that has both, in the samples' order."""
     where, tables = both(metric)
-    setting = conn.execute("SELECT setting_id FROM run WHERE id = ?", (run_id,)).fetchone()[0]
+    setting = setting_of(conn, run_id)
     before, after = MEASURES[f"{metric} before"][0], MEASURES[metric][0]
     found = conn.execute(
         f"SELECT {before}, {after} FROM run_sample b {joins(*tables)} WHERE b.run_id = :run AND {where} "

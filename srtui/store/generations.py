@@ -3,6 +3,7 @@ compares. What is still to do is read off what is there, so a killed run resumes
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,12 @@ class PromptUse(NamedTuple):
     model: str
     model_sha256: str
     texts: int
+
+
+def reflections_of(conn: sqlite3.Connection, run_id: int | None, sample_id: int) -> dict[str, dict[str, Any]]:
+    """By stage, a sample's reflection in a run: the row."""
+    query = "SELECT * FROM reflection WHERE run_id = ? AND sample_id = ?"
+    return {r["stage"]: dict(r) for r in fetch_rows(conn, query, (run_id, sample_id))}
 
 
 class Generations:
@@ -152,14 +159,8 @@ class Generations:
                 self.add_reflection(run_id, sample_id, stage, variant_id, "not_asked", 0, [])
 
     def reflections_of(self, run_id: int, sample_id: int) -> dict[str, dict[str, Any]]:
-        return {
-            r["stage"]: dict(r)
-            for r in fetch_rows(
-                self._store.conn,
-                "SELECT * FROM reflection WHERE run_id = ? AND sample_id = ?",
-                (run_id, sample_id),
-            )
-        }
+        """By stage, a sample's reflection in a run: the row."""
+        return reflections_of(self._store.conn, run_id, sample_id)
 
     def any_reflected(self, run_id: int) -> bool:
         """Whether the run has reflected on a sample already."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,17 @@ if TYPE_CHECKING:
     from srtui.store import Store
 
 INDEX_BATCH = 2000
+
+
+def note_of(conn: sqlite3.Connection, sample_id: int) -> str:
+    """What a person noted last about a sample; empty where nothing."""
+    query = "SELECT text FROM note WHERE sample_id = ? ORDER BY id DESC LIMIT 1"
+    return fetch_value(conn, query, (sample_id,)) or ""
+
+
+def is_flagged(conn: sqlite3.Connection, sample_id: int) -> bool:
+    """Whether a person has flagged a sample."""
+    return bool(fetch_value(conn, "SELECT 1 FROM flag WHERE sample_id = ?", (sample_id,)))
 
 
 class Marks:

@@ -64,7 +64,17 @@ def _run(row: sqlite3.Row) -> Run:
     )
 
 
+def stages_of(conn: sqlite3.Connection, run_id: int) -> dict[str, dict[str, Any]]:
+    """By stage, how far a run is with it: the row, ``detail`` as it was given to ``Runs.progress``."""
+    return {
+        r["stage"]: {**dict(r), "detail": stored(r, "stage_progress", "detail")}
+        for r in fetch_rows(conn, "SELECT * FROM stage_progress WHERE run_id = ?", (run_id,))
+    }
+
+
 class Runs:
+    """``store.runs``: what runs are, and how engines take them and report on them."""
+
     def __init__(self, store: Store) -> None:
         self._store = store
 
@@ -256,10 +266,8 @@ class Runs:
             )
 
     def stages(self, run_id: int) -> dict[str, dict[str, Any]]:
-        return {
-            r["stage"]: {**dict(r), "detail": stored(r, "stage_progress", "detail")}
-            for r in fetch_rows(self._store.conn, "SELECT * FROM stage_progress WHERE run_id = ?", (run_id,))
-        }
+        """How far each stage of a run is, as :func:`stages_of` gives it."""
+        return stages_of(self._store.conn, run_id)
 
     def event(self, run_id: int | None, level: str, message: str) -> None:
         with self._store.transaction():

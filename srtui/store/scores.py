@@ -4,9 +4,10 @@ they compare."""
 from __future__ import annotations
 
 import math
+import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from srtui.hashing import key
 from srtui.store._query import fetch_row, fetch_rows, fetch_value
@@ -44,6 +45,36 @@ class ScoringSetting(NamedTuple):
     quantization: str
     template: str
     template_version: str
+
+
+class VariantScore(NamedTuple):
+    """A score with both passes that it is the ratio of: mean NLL in nats a token of the target, and its tokens."""
+
+    metric: str
+    value: float | None
+    reason: str | None
+    conditional_nll: float | None
+    tokens: int | None
+    truncated: int | None
+    unconditional_nll: float | None
+
+
+def scores_of_sample(
+    conn: sqlite3.Connection, sample_id: int, setting_id: int
+) -> dict[int, dict[str, VariantScore]]:
+    """By variant and metric, the scores of a sample's texts under one way of scoring."""
+    scores: dict[int, dict[str, VariantScore]] = {}
+    for variant_id, *score in fetch_rows(
+        conn,
+        "SELECT s.variant_id, s.metric, s.value, s.reason, c.nll / c.tokens AS conditional_nll, c.tokens AS tokens, "
+        "c.truncated AS truncated, u.nll / u.tokens AS unconditional_nll "
+        "FROM variant v JOIN score s ON s.variant_id = v.id AND s.setting_id = ? "
+        "LEFT JOIN span_loss c ON c.key = s.conditional_key "
+        "LEFT JOIN span_loss u ON u.key = s.unconditional_key WHERE v.sample_id = ?",
+        (setting_id, sample_id),
+    ):
+        scores.setdefault(variant_id, {})[score[0]] = VariantScore(*score)
+    return scores
 
 
 def setting_key(
@@ -206,20 +237,9 @@ class Scores:
                 ],
             )
 
-    def of_variant(self, variant_id: int, setting_id: int) -> dict[str, dict[str, Any]]:
-        """By metric: the ratio, and mean NLL (nats a token) and tokens of both its passes."""
-        return {
-            r["metric"]: dict(r)
-            for r in fetch_rows(
-                self._store.conn,
-                "SELECT s.metric, s.value, s.reason, c.nll / c.tokens AS conditional_nll, c.tokens AS tokens, "
-                "c.truncated AS truncated, u.nll / u.tokens AS unconditional_nll FROM score s "
-                "LEFT JOIN span_loss c ON c.key = s.conditional_key "
-                "LEFT JOIN span_loss u ON u.key = s.unconditional_key "
-                "WHERE s.variant_id = ? AND s.setting_id = ?",
-                (variant_id, setting_id),
-            )
-        }
+    def of_sample(self, sample_id: int, setting_id: int) -> dict[int, dict[str, VariantScore]]:
+        """By variant and metric, the scores of a sample's texts."""
+        return scores_of_sample(self._store.conn, sample_id, setting_id)
 
     def unscored_by_hand(self, run_id: int) -> list[int]:
         """Variants that a person wrote for samples of a run, and that its student has not scored."""

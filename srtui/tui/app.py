@@ -21,7 +21,8 @@ from textual.theme import Theme
 from srtui.console import safe
 from srtui.errors import UserError
 from srtui.store import Store
-from srtui.store.views import RunRow, SampleFilter, Views
+from srtui.store.listing import SampleFilter
+from srtui.store.views import RunRow, Views
 from srtui.tui import preferences
 from srtui.tui.background import StoreReader, StoreWriter
 from srtui.tui.processes import Started

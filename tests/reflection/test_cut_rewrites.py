@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from srtui.labels import ending_words
 from srtui.llama import Generation, WrittenSegment
 from srtui.recipe import Recipe, parse
 from srtui.reflection import ReflectionPrompt, load_criteria
 from srtui.sample import Pair
-from srtui.store.endings import in_words, packed
+from srtui.store.endings import ending_of, packed
 
 BEFORE = Pair("Name a river.", "", "Nile")
 
@@ -89,7 +90,7 @@ def test_a_retry_has_more_room_and_a_key_of_its_own(stage: str, mode: str) -> No
 
 def test_endings_in_words() -> None:
     def said(segments: str | None, finish: str) -> str:
-        return in_words({"id": 1, "segments": segments, "finish": finish})
+        return ending_words(ending_of({"id": 1, "segments": segments, "finish": finish}))
 
     kept = packed([("critique", "length", 48), ("response", "stop:[End]", 70)])
     assert said(kept, "stop:[End]") == (

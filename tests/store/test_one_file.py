@@ -24,7 +24,8 @@ from srtui.sample import Pair
 from srtui.store import Store, backup
 from srtui.store.backup import BackupStopped
 from srtui.store.corpus import NewRow
-from srtui.store.views import SampleFilter, Views
+from srtui.store.listing import SampleFilter
+from srtui.store.views import Views
 from tests.conftest import ROOT
 from tests.sql import sql_rows, sql_value
 
@@ -237,10 +238,10 @@ def test_no_screen_holds_a_checkpoint_up(tmp_path: Path) -> None:
     engine = Store(path)
     run_id = run_of(engine)
     views = Views(path)
-    views.list_samples(SampleFilter(run_id))
-    views.window(run_id, 0, 3)
-    views.sample(run_id, views.sample_at(0) or 0)
-    for read in (views.runs, views.datasets, views.version, views.trained, views.unindexed):
+    views.listing.lay_out(SampleFilter(run_id))
+    views.listing.window(run_id, 0, 3)
+    views.sample(run_id, views.listing.sample_at(0) or 0)
+    for read in (views.runs, views.datasets, views.version, views.trained, views.listing.unindexed):
         read()
     for read_of in (views.live, views.counts, views.training, views.score_pairs):
         read_of(run_id)

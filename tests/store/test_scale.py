@@ -19,6 +19,7 @@ from srtui.store import Store, figures
 from srtui.store._sqlite_utils import Database
 from srtui.store.connection import pages_in_log
 from srtui.store.distributions import distributions
+from srtui.store.exports import export_rows
 from srtui.store.schema import SCRIPTS, migrations, statements
 from srtui.workspace import Workspace
 from tests.sql import sql_row, sql_rows
@@ -258,15 +259,15 @@ def test_quantiles_are_off_by_no_more_than_they_say(tmp_path: Path) -> None:
 def test_an_export_is_read_as_it_is_written(made: Workspace) -> None:
     with Store(made.store_path, read_only=True) as store:
         for given in ({}, {"all_variants": True}, {"top_percent": 30.0}):
-            rows = store.exportable(1, **given)  # type: ignore[arg-type]
+            rows = export_rows(store.conn, 1, **given)  # type: ignore[arg-type]
             assert iter(rows) is rows
             assert next(rows)["variant"]
-        best = list(store.exportable(1, top_percent=30.0))
-        whole = [r for r in store.exportable(1) if r["ifd"] is not None]
+        best = list(export_rows(store.conn, 1, top_percent=30.0))
+        whole = [r for r in export_rows(store.conn, 1) if r["ifd"] is not None]
         assert best == sorted(whole, key=lambda r: (-r["ifd"], r["variant"]))[: round(len(whole) * 0.3)]
-        assert len(list(store.exportable(1, top_percent=0.01))) == 1
-        assert list(store.exportable(1, top_percent=0)) == []
-        everything = list(store.exportable(1, all_variants=True))
+        assert len(list(export_rows(store.conn, 1, top_percent=0.01))) == 1
+        assert list(export_rows(store.conn, 1, top_percent=0)) == []
+        everything = list(export_rows(store.conn, 1, all_variants=True))
         assert [r["variant"] for r in everything] == [
             r[0]
             for r in sql_rows(

@@ -12,8 +12,9 @@ from srtui.errors import UserError
 from srtui.sample import Pair
 from srtui.store import Store
 from srtui.store._sqlite_utils import Database
+from srtui.store.listing import SampleFilter
 from srtui.store.schema import SCRIPTS, migrations, statements
-from srtui.store.views import NEEDED, SampleFilter, Views
+from srtui.store.views import NEEDED, Views
 from srtui.workspace import Workspace
 from tests.sql import sql_rows, sql_value
 from tests.tui.scripted_store import make_demo_store
@@ -32,10 +33,10 @@ def views(path: Path) -> Views:
 
 
 def listed(views: Views, what: SampleFilter) -> list[int]:
-    total = views.list_samples(what)
-    rows = views.window(what.run_id, 0, total)
-    assert [r.id for r in rows] == [views.sample_at(n) for n in range(total)]
-    assert all(views.position_of(r.id) == n for n, r in enumerate(rows))
+    total = views.listing.lay_out(what)
+    rows = views.listing.window(what.run_id, 0, total)
+    assert [r.id for r in rows] == [views.listing.sample_at(n) for n in range(total)]
+    assert all(views.listing.position_of(r.id) == n for n, r in enumerate(rows))
     return [r.id for r in rows]
 
 
@@ -123,8 +124,8 @@ def test_every_order_has_every_sample_once_and_turns_round(views: Views, order: 
     down = listed(views, SampleFilter(1, order=order, descending=True))
     assert sorted(up) == sorted(down) == list(range(1, 61))
     if order in ("ifd", "rifd", "length"):
-        views.list_samples(SampleFilter(1, order=order))
-        values = [getattr(r, order) for r in views.window(1, 0, 60)]
+        views.listing.lay_out(SampleFilter(1, order=order))
+        values = [getattr(r, order) for r in views.listing.window(1, 0, 60)]
         there = [v for v in values if v is not None]
         assert there == sorted(there)
         assert values[: len(there)] == there
@@ -133,7 +134,7 @@ def test_every_order_has_every_sample_once_and_turns_round(views: Views, order: 
 def test_an_interrupted_listing_can_be_asked_again(views: Views) -> None:
     views.conn.set_progress_handler(lambda: 1, 1)
     with pytest.raises(sqlite3.OperationalError, match="interrupted"):
-        views.list_samples(SampleFilter(1, order="length"))
+        views.listing.lay_out(SampleFilter(1, order="length"))
     views.conn.set_progress_handler(None, 1)
     assert len(listed(views, SampleFilter(1, order="length"))) == 60
 
@@ -149,10 +150,10 @@ def test_words_of_a_search_are_words(path: Path, views: Views) -> None:
     with Store(path) as store:
         while store.marks.index_texts():
             pass
-    assert views.unindexed() == 0
+    assert views.listing.unindexed() == 0
     assert listed(views, SampleFilter(1, text="PHOTOSYN"))
     for odd in ('"', "a OR", "NEAR(", "col:x", "*", "-", "()", "'; DROP TABLE run; --"):
-        views.list_samples(SampleFilter(1, text=odd))
+        views.listing.lay_out(SampleFilter(1, text=odd))
     assert len(views.runs()) == 3
 
 

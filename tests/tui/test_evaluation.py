@@ -14,10 +14,10 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from srtui.evaluation.people import blind_order, keep_result
+from srtui.evaluation.result_words import Verdicts
 from srtui.evaluation.sitting import next_pair
 from srtui.store import Store
 from srtui.store.evaluations import Evaluation
-from srtui.store.results import Verdicts
 from srtui.tui.app import Dashboard
 from srtui.tui.human_app import HumanApp
 from srtui.tui.screens.evaluation import three

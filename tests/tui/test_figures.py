@@ -14,10 +14,12 @@ from typer.testing import CliRunner
 from srtui import console
 from srtui.cli import app as commands
 from srtui.console import duration
+from srtui.labels import LABELS
 from srtui.sample import Pair
 from srtui.store import Store
-from srtui.store.figures import LABELS, counts, means
-from srtui.store.views import SampleFilter, Views
+from srtui.store.figures import counts, means
+from srtui.store.listing import SampleFilter
+from srtui.store.views import Views
 from srtui.tui.widgets.table import VirtualTable
 from srtui.workspace import Workspace
 from tests.conftest import ROOT
@@ -325,7 +327,7 @@ def test_sums_are_kept_and_still_follow_a_person(demo: Workspace) -> None:
 def test_filters_of_states_make_up_the_counts(told: Workspace) -> None:
     e = expected_of(told)
     views = Views(told.store_path)
-    listed = {s: views.list_samples(SampleFilter(RUN, state=s)) for s in ("kept", "overruled", "dropped")}
+    listed = {s: views.listing.lay_out(SampleFilter(RUN, state=s)) for s in ("kept", "overruled", "dropped")}
     views.close()
     assert listed["kept"] + listed["overruled"] == e["kept"]
     assert listed["overruled"] == e["overruled"]

@@ -16,7 +16,7 @@ from textual.widgets import Button, Input
 from srtui.recipe import load
 from srtui.sample import Pair
 from srtui.store import Store
-from srtui.store.views import SampleFilter
+from srtui.store.listing import SampleFilter
 from srtui.tui import checks
 from srtui.tui.processes import Started
 from srtui.tui.screens.live import LiveScreen

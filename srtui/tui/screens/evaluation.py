@@ -13,7 +13,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
 
-from srtui.store import results
+from srtui.evaluation import result_words
 from srtui.store.evaluations import Evaluation
 from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.widgets.empty import Empty
@@ -164,7 +164,7 @@ class EvaluationScreen(DashboardScreen):
 
 
 def _row(e: Evaluation) -> TableRow:
-    counts, rate = results.verdicts(e.result), results.headline(e.result)
+    counts, rate = result_words.verdicts(e.result), result_words.headline(e.result)
     progress = f"{e.done:,}/{e.total:,}" if e.total and e.state != "done" else ""
     return TableRow(
         e.id,
@@ -176,12 +176,12 @@ def _row(e: Evaluation) -> TableRow:
             Cell(e.judge or ("people" if e.kind == "human" else ""), "dim"),
             Cell(f"{STATE_SIGNS.get(e.state, '·')} {e.state}", _TONES.get(e.state, "")),
             Cell("".join(three(counts, _BAR)) if counts else progress),
-            Cell(results.estimate_words(rate, 2) if rate else ""),
+            Cell(result_words.estimate_words(rate, 2) if rate else ""),
         ),
     )
 
 
-def three(counts: results.Verdicts, width: int) -> tuple[str, str, str]:
+def three(counts: result_words.Verdicts, width: int) -> tuple[str, str, str]:
     """Win, tie and lose as parts of one bar of ``width`` cells; what there is of one has at least a cell."""
     if not counts.total:
         return "", "", ""
@@ -192,7 +192,7 @@ def three(counts: results.Verdicts, width: int) -> tuple[str, str, str]:
     return "█" * sizes[0], "▒" * sizes[1], "░" * sizes[2]
 
 
-def _bar(counts: results.Verdicts, width: int) -> Content:
+def _bar(counts: result_words.Verdicts, width: int) -> Content:
     win, tie, lose = three(counts, width)
     return Content.assemble((win, "$text-success"), (tie, "$dim"), (lose, "$text-error"))
 
@@ -213,7 +213,7 @@ def about(e: Evaluation, width: int) -> list[Content]:
     if e.result is None:
         lines.append(Content("It has no result yet."))
         return lines
-    counts = results.verdicts(e.result)
+    counts = result_words.verdicts(e.result)
     if counts:
         lines.append(_bar(counts, width))
         lines.append(
@@ -224,11 +224,11 @@ def about(e: Evaluation, width: int) -> list[Content]:
             )
         )
     lines += [Content.styled(sentence, "$text-warning") for sentence in _doubts(e.result)]
-    for title, header, rows in results.tables(e.result):
+    for title, header, rows in result_words.tables(e.result):
         lines.append(Content(""))
         lines.append(shown(title, "bold $dim"))
         lines += _table(title, e.result, header, rows, width)
-    figures = results.lines(e.result)
+    figures = result_words.lines(e.result)
     lines += [Content(""), *(_figure(name, words) for name, words in figures)]
     return lines
 
@@ -240,9 +240,9 @@ def matrix(found: list[Evaluation], width: int) -> list[Content]:
     for e in reversed(found):
         way = (e.kind, PurePath(e.source).name, e.contestant_b or "", e.judge or "")
         column = ways.setdefault(way, len(ways) + 1)
-        figure = results.headline(e.result)
+        figure = result_words.headline(e.result)
         if figure:
-            cells[e.contestant_a, column] = results.estimate_words({**figure, "n": None}, 2)
+            cells[e.contestant_a, column] = result_words.estimate_words({**figure, "n": None}, 2)
         else:
             cells.setdefault((e.contestant_a, column), e.state)
     names = list(dict.fromkeys(name for name, _ in cells))
@@ -264,7 +264,7 @@ def _doubts(result: Mapping[str, Any]) -> list[str]:
     """What a reader must know before the figures."""
     found = []
     rate, calibration = result.get("win_rate"), result.get("calibration", {})
-    if results.is_estimate(rate) and rate["low"] is not None and rate["low"] <= 0.5 <= rate["high"]:
+    if result_words.is_estimate(rate) and rate["low"] is not None and rate["low"] <= 0.5 <= rate["high"]:
         found.append("The interval of the win rate holds one half: neither is shown to be better.")
     if result.get("better_than_chance") is False or (calibration or {}).get("better_than_chance") is False:
         found.append("This judge was no better than chance: do not trust its verdicts.")
@@ -284,10 +284,10 @@ def _table(
     key = next(k for k in result if str(k).replace("_", " ") == title)
     lines = []
     for name, inner in result[key].items():
-        counts, rate = results.verdicts(inner), inner.get("win_rate")
-        if counts is None or not results.is_estimate(rate):
+        counts, rate = result_words.verdicts(inner), inner.get("win_rate")
+        if counts is None or not result_words.is_estimate(rate):
             break
-        words = results.estimate_words({**rate, "n": None}, 2)
+        words = result_words.estimate_words({**rate, "n": None}, 2)
         lines.append(
             Content.assemble(shown(_cell(str(name), 18)), " ", _bar(counts, 24) if counts.total else " " * 24)
             + shown(f"  {counts.win:,} / {counts.tie:,} / {counts.lose:,}  {words}", "$dim")

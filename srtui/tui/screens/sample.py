@@ -22,7 +22,7 @@ from srtui.console import safe
 from srtui.errors import UserError
 from srtui.files import read_text
 from srtui.sample import Pair
-from srtui.store.views import SampleView, VariantView
+from srtui.store.sample_view import SampleView, VariantView
 from srtui.tui.background import StoreReader
 from srtui.tui.screens.base import KeyLine
 from srtui.tui.widgets.panes import PART_NAMES, PARTS, columns, diffs, pane, sentences
@@ -152,7 +152,7 @@ class SampleScreen(Screen[int]):
     async def _step(self, by: int) -> None:
         to = self._position + by
         try:
-            sample_id = await self._reader.ask(lambda v: v.sample_at(to))
+            sample_id = await self._reader.ask(lambda v: v.listing.sample_at(to))
         except Exception as error:
             self.dashboard.problem(error)
             return

@@ -15,9 +15,9 @@ from textual.content import Content
 from textual.widgets import Button, Input, Label, Select, Static
 
 from srtui.console import number
+from srtui.labels import LABELS
 from srtui.store.connection import DatabaseError, was_interrupted
-from srtui.store.figures import LABELS
-from srtui.store.views import DECISIONS, ORDERS, STATES, Part, SampleFilter, SampleRow
+from srtui.store.listing import DECISIONS, ORDERS, STATES, Part, SampleFilter, SampleRow
 from srtui.tui.background import StoreReader
 from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.screens.dialogs import AskText, Dialog
@@ -209,7 +209,7 @@ class SamplesScreen(DashboardScreen):
 
     async def _rows(self, first: int, count: int) -> Sequence[TableRow]:
         run_id = self._listed.run_id if self._listed else None
-        return [_row(r) for r in await self.reader.ask(lambda v: v.window(run_id, first, count))]
+        return [_row(r) for r in await self.reader.ask(lambda v: v.listing.window(run_id, first, count))]
 
     async def read(self) -> None:
         app = self.dashboard
@@ -238,7 +238,7 @@ class SamplesScreen(DashboardScreen):
         here = table.row if same else None
         began = time.monotonic()
         try:
-            total = await self.reader.ask(lambda v: v.list_samples(wanted))
+            total = await self.reader.ask(lambda v: v.listing.lay_out(wanted))
         except DatabaseError as error:
             if was_interrupted(error):
                 self._again = True
@@ -246,7 +246,7 @@ class SamplesScreen(DashboardScreen):
             raise
         self._listing_took, self._listed_at = time.monotonic() - began, time.monotonic()
         self._listed = wanted
-        at = None if here is None else await self.reader.ask(lambda v: v.position_of(here.key))
+        at = None if here is None else await self.reader.ask(lambda v: v.listing.position_of(here.key))
         table.sorted_by = (wanted.order, wanted.descending)
         if same:
             table.reread(total)
@@ -274,7 +274,7 @@ class SamplesScreen(DashboardScreen):
 
     async def _index(self, what: SampleFilter) -> None:
         """Bring the text index up to date, batch by batch, saying how far it is."""
-        left = await self.reader.ask(lambda v: v.unindexed())
+        left = await self.reader.ask(lambda v: v.listing.unindexed())
         total = left
         while left > 0:
             self.query_one("#which", Words).say(

@@ -16,8 +16,10 @@ from textual.reactive import reactive
 from textual.widget import Widget
 
 from srtui.console import number, share
-from srtui.store.figures import LABELS, Counts
-from srtui.store.views import Measure, SampleFilter, Views
+from srtui.labels import LABELS
+from srtui.store.figures import Counts, Measure
+from srtui.store.listing import SampleFilter
+from srtui.store.views import Views
 from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.plot import Plot, Series

@@ -9,7 +9,8 @@ from textual.content import Content
 from textual.widgets import Static
 
 from srtui.console import number
-from srtui.store.views import SampleView, VariantView
+from srtui.labels import ending_words
+from srtui.store.sample_view import SampleView, VariantView
 from srtui.tui.widgets.diff import word_diff
 from srtui.tui.widgets.words import bar, shown
 
@@ -126,8 +127,8 @@ def pane(
         blocks.append(Static(Content.styled("The teacher's critique", "bold $dim")))
         blocks.append(Static(shown(critique, "italic $dim")))
     ending = s.endings.get(stage)
-    if ending:
-        blocks.append(Static(shown(f"How it ended: {ending}.", "$dim")))
+    if ending is not None:
+        blocks.append(Static(shown(f"How it ended: {ending_words(ending)}.", "$dim")))
     return VerticalScroll(*blocks, classes="pane", can_focus=False)
 
 

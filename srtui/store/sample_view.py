@@ -1,0 +1,150 @@
+"""All that is known about one sample: its texts with their losses, what a run chose, what a person marked."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from srtui.store import figures
+from srtui.store._query import fetch_row, fetch_rows
+from srtui.store.corpus import Variant, sample_origin, variants_of
+from srtui.store.decisions import decisions_of, outcome_of
+from srtui.store.endings import GenerationEnding, ending_of
+from srtui.store.generations import reflections_of
+from srtui.store.listing import State, state_of
+from srtui.store.marks import is_flagged, note_of
+from srtui.store.scores import VariantScore, scores_of_sample
+
+
+@dataclass(frozen=True)
+class VariantView:
+    """A text of a sample with what the student made of it: losses are nats a token."""
+
+    id: int
+    kind: str
+    origin: str
+    parent_id: int | None
+    instruction: str
+    input: str
+    response: str
+    ifd: float | None = None
+    rifd: float | None = None
+    losses: dict[str, float | None] = field(default_factory=dict)
+    unscored: str | None = None
+
+
+@dataclass(frozen=True)
+class SampleView:
+    """All that is known about one sample, in one run."""
+
+    id: int
+    dataset: str
+    row: int
+    state: State
+    variants: list[VariantView]
+    rewrites: dict[str, int]
+    critiques: dict[str, str]
+    endings: dict[str, GenerationEnding]
+    decisions: dict[str, dict[str, Any]]
+    reflections: dict[str, dict[str, Any]]
+    outcome: dict[str, Any] | None
+    stands: figures.Standing
+    note: str
+    flagged: bool
+
+    @property
+    def original(self) -> VariantView:
+        return next(v for v in self.variants if v.kind == "original")
+
+    @property
+    def final(self) -> VariantView:
+        """The text that would be trained on, or exported, now."""
+        return self.variant(self.stands.variant_id) or self.original
+
+    def variant(self, variant_id: int | None) -> VariantView | None:
+        return next((v for v in self.variants if v.id == variant_id), None)
+
+
+def view_sample(conn: sqlite3.Connection, run_id: int | None, sample_id: int) -> SampleView | None:
+    """One sample with its texts, losses, scores, decisions and marks; None where it is gone. Raises UserError
+    where JSON that it needs is damaged."""
+    origin = sample_origin(conn, sample_id)
+    if origin is None:
+        return None
+    decisions = decisions_of(conn, run_id, sample_id)
+    reflections = reflections_of(conn, run_id, sample_id)
+    rewrites = _rewrites(conn, run_id, sample_id, decisions)
+    generations = _generations(conn, rewrites, reflections)
+    scores = scores_of_sample(conn, sample_id, figures.setting_of(conn, run_id))
+    return SampleView(
+        id=origin.id,
+        dataset=origin.dataset,
+        row=origin.row,
+        state=state_of(conn, run_id, sample_id),
+        variants=[_variant_view(v, scores.get(v.id, {})) for v in variants_of(conn, sample_id)],
+        rewrites=rewrites,
+        critiques={stage: g["critique"] for stage, g in generations.items()},
+        endings={stage: ending_of(g) for stage, g in generations.items()},
+        decisions=decisions,
+        reflections=reflections,
+        outcome=outcome_of(conn, run_id, sample_id),
+        stands=figures.standing(conn, run_id, sample_id),
+        note=note_of(conn, sample_id),
+        flagged=is_flagged(conn, sample_id),
+    )
+
+
+def _rewrites(
+    conn: sqlite3.Connection, run_id: int | None, sample_id: int, decisions: Mapping[str, dict[str, Any]]
+) -> dict[str, int]:
+    """By stage the rewrite to show: the chosen one, else the first that was compared."""
+    rewrites: dict[str, int] = {}
+    for r in fetch_rows(
+        conn,
+        "SELECT stage, variant_id FROM candidate WHERE run_id = ? AND sample_id = ? ORDER BY stage, ordinal",
+        (run_id, sample_id),
+    ):
+        rewrites.setdefault(r["stage"], r["variant_id"])
+    for stage, decision in decisions.items():
+        if decision["reflected"]:
+            rewrites[stage] = decision["chosen_id"]
+    return rewrites
+
+
+def _generations(
+    conn: sqlite3.Connection, rewrites: Mapping[str, int], reflections: Mapping[str, dict[str, Any]]
+) -> dict[str, sqlite3.Row]:
+    """By stage the generation to show: the one that made the rewrite, else the last try."""
+    generations: dict[str, sqlite3.Row] = {}
+    for stage, reflection in reflections.items():
+        row = fetch_row(
+            conn,
+            "SELECT id, critique, segments, finish FROM generation WHERE parent_variant_id = ? AND stage = ? "
+            "ORDER BY variant_id IS ? DESC, id DESC LIMIT 1",
+            (reflection["parent_variant_id"], stage, rewrites.get(stage)),
+        )
+        if row is not None:
+            generations[stage] = row
+    return generations
+
+
+def _variant_view(variant: Variant, scores: Mapping[str, VariantScore]) -> VariantView:
+    ifd, rifd = scores.get("ifd"), scores.get("rifd")
+    return VariantView(
+        variant.id,
+        variant.kind,
+        variant.origin,
+        variant.parent_id,
+        *variant.pair,
+        ifd=ifd.value if ifd else None,
+        rifd=rifd.value if rifd else None,
+        losses={
+            "L(y|x)": ifd.conditional_nll if ifd else None,
+            "L(y)": ifd.unconditional_nll if ifd else None,
+            "L(x|y)": rifd.conditional_nll if rifd else None,
+            "L(x)": rifd.unconditional_nll if rifd else None,
+        },
+        unscored=next((s.reason for s in scores.values() if s.value is None and s.reason), None),
+    )
