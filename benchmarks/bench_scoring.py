@@ -153,7 +153,7 @@ def main() -> None:
     from srtui.models import resolve_student
     from srtui.pipeline.variants import VariantScorer
     from srtui.store import Store
-    from srtui.store.corpus import NewRow
+    from srtui.store.imports import NewRow
     from srtui.student import Invalid
 
     path = resolve_student(ROOT / "models", wanted.student)
@@ -162,7 +162,7 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="srtui-bench-") as folder,
         Store(Path(folder) / "s.sqlite") as store,
     ):
-        store.corpus.import_rows(
+        store.imports.add_samples(
             "bench", "-", "-", "alpaca", [NewRow(n, row[0], "{}") for n, row in enumerate(some)]
         )
         settings: dict[str, Any] = {"name": wanted.student, "max_length": 2048}

@@ -132,11 +132,11 @@ def srtui(student: Any, some: list[Any], wanted: argparse.Namespace, folder: Pat
     from srtui.recipe import Recipe
     from srtui.sample import Pair
     from srtui.store import Store
-    from srtui.store.corpus import NewRow
+    from srtui.store.imports import NewRow
     from srtui.training import Listener, TrainingConfig, WrittenCheckpoint, train, trainer
 
     store = Store(folder / "s.sqlite")
-    imported = store.corpus.import_rows("b", "-", "-", "alpaca", [NewRow(0, Pair("i", "", "r"), "{}", "0")])
+    imported = store.imports.add_samples("b", "-", "-", "alpaca", [NewRow(0, Pair("i", "", "r"), "{}", "0")])
     recipe = Recipe(name="b", dataset="b").model_dump_json()
     run = store.runs.create("b", imported.dataset_id, "-", recipe, "-", [(1, False)]).id
     training = store.training.start(run, len(some), wanted.steps)

@@ -12,7 +12,7 @@ from srtui.pipeline.train import _score_what_is_ranked, trained_on
 from srtui.recipe import Recipe, parse
 from srtui.sample import Pair
 from srtui.store import Store
-from srtui.store.corpus import NewRow
+from srtui.store.imports import NewRow
 from srtui.store.scores import StoredScore
 from srtui.workspace import Workspace
 from tests.sql import sql_rows
@@ -48,7 +48,7 @@ class Student:
 def run(workspace: Workspace) -> tuple[Store, int, Student]:
     """Four kept samples; the proxy alone decided 1 and 2, the student 3 and 4."""
     store = Store(workspace.store_path)
-    store.corpus.import_rows(
+    store.imports.add_samples(
         "d", "f", "sha", "alpaca", [NewRow(n, Pair(f"i {n}", "", "r"), "{}") for n in range(4)]
     )
     recipe = parse({"name": "r", "dataset": "d", "selection": {"top_count": 2}}, "test")

@@ -80,7 +80,7 @@ def import_(
             f"{done.dataset}: {done.read:,} rows read, {done.new:,} new {what}, "
             f"{done.duplicate:,} duplicates, {done.bad:,} bad{unmatched}."
         )
-        for bad in store.corpus.bad_rows(done.dataset_id, 5) if done.bad or done.unmatched else []:
+        for bad in store.imports.bad_rows(done.dataset_id, 5) if done.bad or done.unmatched else []:
             say(f"  line {bad['line']}: {bad['reason']} {bad['detail'][:100]}")
 
 

@@ -13,7 +13,7 @@ from srtui.hashing import draw, key, scheme_1
 from srtui.pipeline.holdout import alike, hold_out
 from srtui.recipe import Recipe
 from srtui.store import Store
-from srtui.store.corpus import Imported, NewRow, RefusedRow
+from srtui.store.imports import Imported, NewRow, RefusedRow
 from srtui.store.runs import Run
 from srtui.workspace import Workspace
 
@@ -37,7 +37,7 @@ def import_file(
     sha256 = sha256_of(path)
     name = name or _dataset_name(path)
     kind = as_variant or "original"
-    already = store.corpus.imported(name, sha256, kind)
+    already = store.imports.earlier(name, sha256, kind)
     if already is not None:
         return already
 
@@ -51,8 +51,8 @@ def import_file(
                 yield NewRow(row.number, row.pair, row.record, row.id)
 
     if as_variant is None:
-        return store.corpus.import_rows(name, str(path), sha256, reader.format, rows())
-    return store.corpus.import_variants(name, str(path), sha256, reader.format, as_variant, rows(), match)
+        return store.imports.add_samples(name, str(path), sha256, reader.format, rows())
+    return store.imports.add_rewrites(name, str(path), sha256, reader.format, as_variant, rows(), match)
 
 
 def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Path) -> tuple[Run, bool]:
@@ -89,7 +89,7 @@ def _dataset(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pa
         raise UserError(
             f"{recipe_path}: dataset = {recipe.dataset!r} is neither a file nor an imported dataset ({names})."
         )
-    taken = store.corpus.dataset_of_file(sha256_of(path))
+    taken = store.imports.dataset_of_file(sha256_of(path))
     if taken is None:
         # An edited file is another dataset: merging it with its older self would train on both.
         stem = taken = _dataset_name(path)

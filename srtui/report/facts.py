@@ -198,7 +198,7 @@ def _sources(store: Store, dataset_id: int) -> list[ImportedFile]:
         ImportedFile(
             PurePath(file.path).name, file.sha256, file.format, file.kind, file.rows_read, file.rows_bad
         )  # the name only: where a file lay is nothing for a reader of the report
-        for file in store.corpus.files(dataset_id)
+        for file in store.imports.files(dataset_id)
     ]
 
 

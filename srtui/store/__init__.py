@@ -1,6 +1,7 @@
 """Everything that srtui remembers, in one SQLite file, and every statement of SQL that reads or writes it.
 
-``Store`` opens it. Its parts: ``store.corpus`` has datasets, samples and variants; ``store.runs`` what runs are and
+``Store`` opens it. Its parts: ``store.corpus`` has datasets, samples and variants, ``store.imports`` takes
+files into it; ``store.runs`` what runs are and
 who works on them; ``store.generations``, ``store.scores`` and ``store.decisions`` what a run has done to each
 sample; ``store.training`` and ``store.evaluations`` what followed; ``store.marks`` what a person said. Reads that
 more than one face needs are functions of a connection: ``figures`` and ``distributions`` of a run, ``summary``,
@@ -29,6 +30,7 @@ from srtui.store.corpus import Corpus
 from srtui.store.decisions import Decisions
 from srtui.store.evaluation_writes import Evaluations
 from srtui.store.generations import Generations
+from srtui.store.imports import Imports
 from srtui.store.marks import Marks
 from srtui.store.runs import Runs
 from srtui.store.scores import Scores
@@ -77,6 +79,7 @@ class Store:
         except (sqlite3.Error, OSError) as error:
             raise explain(error, path) from error
         self.corpus = Corpus(self)
+        self.imports = Imports(self)
         self.runs = Runs(self)
         self.generations = Generations(self)
         self.scores = Scores(self)

@@ -18,7 +18,7 @@ from srtui.recipe import parse
 from srtui.reflection import ReflectionPrompt, load_criteria
 from srtui.sample import Pair
 from srtui.store import Store
-from srtui.store.corpus import NewRow
+from srtui.store.imports import NewRow
 from srtui.workspace import Workspace
 from tests.llama.tiny_gguf import write_tiny
 from tests.sql import sql_rows, sql_value
@@ -44,7 +44,7 @@ def tiny(teacher_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     with Store(tmp_path / "s.sqlite") as store:
-        store.corpus.import_rows(
+        store.imports.add_samples(
             "d", "f", "sha", "alpaca", [NewRow(0, Pair("Name a prime.", "", "Nine."), "{}")]
         )
         yield store

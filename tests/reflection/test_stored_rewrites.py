@@ -14,9 +14,9 @@ from srtui.recipe import parse
 from srtui.reflection import ReflectionPrompt, load_criteria
 from srtui.sample import Pair
 from srtui.store import Store
-from srtui.store.corpus import NewRow
 from srtui.store.endings import packed
 from srtui.store.generations import StoredGeneration
+from srtui.store.imports import NewRow
 from tests.sql import sql_rows
 
 BY = TeacherIdentity("m", "aa", "llama", 1, "Q8_0", 4096)
@@ -40,7 +40,7 @@ def test_a_stored_rewrite(
     recipe = parse({"name": "r", "dataset": "d", "reflection": {"max_attempts": 2}}, "test")
     protocol = ReflectionPrompt(load_criteria("response", "response"), recipe)
     with Store(tmp_path / "s.sqlite") as store:
-        made = store.corpus.import_rows("d", "f", "sha", "alpaca", [NewRow(0, before, "{}")])
+        made = store.imports.add_samples("d", "f", "sha", "alpaca", [NewRow(0, before, "{}")])
         sample, at = sql_rows(store, "SELECT sample_id, id FROM variant")[0]
         run = store.runs.create(
             "r", made.dataset_id, "r.toml", recipe.model_dump_json(), "f", [(sample, False)]
@@ -78,7 +78,7 @@ def test_a_stored_rewrite(
 def test_what_is_written_takes_the_place_of_a_refusal(tmp_path: Path) -> None:
     """The same request was too long for a smaller context; of two that were written the first stays."""
     with Store(tmp_path / "s.sqlite") as store:
-        store.corpus.import_rows("d", "f", "sha", "alpaca", [NewRow(0, Pair("i", "", "r"), "{}")])
+        store.imports.add_samples("d", "f", "sha", "alpaca", [NewRow(0, Pair("i", "", "r"), "{}")])
         (at,) = sql_rows(store, "SELECT id FROM variant")[0]
 
         def add(text: str, finish: str) -> int:

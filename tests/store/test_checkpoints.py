@@ -7,7 +7,7 @@ from pathlib import Path
 
 from srtui.sample import Pair
 from srtui.store import Store
-from srtui.store.corpus import NewRow
+from srtui.store.imports import NewRow
 from srtui.store.views import Views
 from srtui.training.preflight import Preflight
 from tests.conftest import RECIPE
@@ -15,7 +15,7 @@ from tests.sql import sql_rows
 
 
 def a_training(store: Store) -> tuple[int, int]:
-    done = store.corpus.import_rows("d", "f", "sha", "alpaca", [NewRow(0, Pair("i", "", "r"), "{}", "0")])
+    done = store.imports.add_samples("d", "f", "sha", "alpaca", [NewRow(0, Pair("i", "", "r"), "{}", "0")])
     run = store.runs.create("r", done.dataset_id, "r.toml", RECIPE, "f", [(1, False)]).id
     return run, store.training.start(run, 4, 12)
 

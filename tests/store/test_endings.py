@@ -6,10 +6,10 @@ from pathlib import Path
 
 from srtui.sample import Pair
 from srtui.store import Store
-from srtui.store.corpus import NewRow
 from srtui.store.endings import packed
 from srtui.store.figures import means
 from srtui.store.generations import StoredGeneration
+from srtui.store.imports import NewRow
 from tests.conftest import RECIPE
 from tests.sql import sql_rows, sql_value
 
@@ -26,7 +26,7 @@ def generation(n: int, parent: int, stage: str, finish: str, segments: str | Non
 
 def imported(store: Store, count: int) -> int:
     rows = [NewRow(n, Pair(f"i{n}", "", "r"), "{}") for n in range(count)]
-    return store.corpus.import_rows("d", "f", "sha", "alpaca", rows).dataset_id
+    return store.imports.add_samples("d", "f", "sha", "alpaca", rows).dataset_id
 
 
 def test_over_all_generations_behind_a_text(tmp_path: Path) -> None:

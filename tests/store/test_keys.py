@@ -20,8 +20,8 @@ from srtui.recipe import parse
 from srtui.reflection import ReflectionPrompt, load_criteria
 from srtui.sample import Pair
 from srtui.store import Store
-from srtui.store.corpus import NewRow
 from srtui.store.generations import StoredGeneration
+from srtui.store.imports import NewRow
 from srtui.store.scores import StoredLoss, setting_key
 from srtui.student.spans import Span
 from srtui.training import TrainExample, TrainingConfig
@@ -117,7 +117,7 @@ def test_draws_are_what_they_always_were() -> None:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     store = Store(tmp_path / "s.sqlite")
-    store.corpus.import_rows("d", "f", "sha", "alpaca", [NewRow(0, PAIR, "{}")])
+    store.imports.add_samples("d", "f", "sha", "alpaca", [NewRow(0, PAIR, "{}")])
     return store
 
 

@@ -20,7 +20,7 @@ from srtui.pipeline.context import Context
 from srtui.progress import Progress
 from srtui.sample import Pair
 from srtui.store import Store, leases
-from srtui.store.corpus import NewRow
+from srtui.store.imports import NewRow
 from srtui.workspace import Workspace
 from tests.sql import sql_rows, sql_value
 
@@ -33,7 +33,7 @@ def store(workspace: Workspace) -> Store:
 @pytest.fixture
 def run_id(store: Store) -> int:
     rows = [NewRow(n, Pair(f"i {n}", "", f"r {n}"), "{}") for n in range(2)]
-    done = store.corpus.import_rows("d", "f", "sha", "alpaca", rows)
+    done = store.imports.add_samples("d", "f", "sha", "alpaca", rows)
     ids = [r[0] for r in sql_rows(store, "SELECT id FROM sample")]
     recipe = recipes.parse({"name": "r", "dataset": "d"}, "test").model_dump_json()
     return store.runs.create("r", done.dataset_id, "r.toml", recipe, "f", [(i, False) for i in ids]).id

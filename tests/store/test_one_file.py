@@ -23,7 +23,7 @@ from srtui.errors import UserError
 from srtui.sample import Pair
 from srtui.store import Store, backup
 from srtui.store.backup import BackupStopped
-from srtui.store.corpus import NewRow
+from srtui.store.imports import NewRow
 from srtui.store.listing import SampleFilter
 from srtui.store.views import Views
 from tests.conftest import ROOT
@@ -37,7 +37,7 @@ def rows(count: int, size: int = 20) -> list[NewRow]:
 
 
 def run_of(store: Store, samples: int = 5) -> int:
-    done = store.corpus.import_rows("d", "f", "sha", "alpaca", rows(samples))
+    done = store.imports.add_samples("d", "f", "sha", "alpaca", rows(samples))
     ids = [r[0] for r in sql_rows(store, "SELECT id FROM sample")]
     recipe = recipes.parse({"name": "r", "dataset": "d"}, "test").model_dump_json()
     return store.runs.create("r", done.dataset_id, "r.toml", recipe, "f", [(i, False) for i in ids]).id
@@ -51,7 +51,7 @@ def test_a_workspace_may_be_called_anything(
 
     workspace = make_workspace(tmp_path / name / "ws")
     with Store(workspace.store_path) as store:
-        store.corpus.import_rows("d", "f", "sha", "alpaca", rows(5))
+        store.imports.add_samples("d", "f", "sha", "alpaca", rows(5))
         counts = store.counts()
     with Store(workspace.store_path, read_only=True) as read:
         assert read.counts() == counts
@@ -82,7 +82,7 @@ def test_a_workspace_may_be_called_anything(
 def big(tmp_path: Path) -> Store:
     """A store of some 40 MB: a backup of it takes a moment."""
     store = Store(tmp_path / "store" / "s.sqlite")
-    store.corpus.import_rows("d", "f", "sha", "alpaca", rows(6000, 400))
+    store.imports.add_samples("d", "f", "sha", "alpaca", rows(6000, 400))
     store.checkpoint()
     return store
 

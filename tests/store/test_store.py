@@ -13,7 +13,7 @@ import pytest
 from srtui.errors import UserError
 from srtui.sample import Pair
 from srtui.store import Store, explain
-from srtui.store.corpus import NewRow, RefusedRow
+from srtui.store.imports import NewRow, RefusedRow
 from tests.conftest import RECIPE
 from tests.sql import sql_row, sql_rows, sql_value
 
@@ -28,7 +28,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def a_run(store: Store, samples: int = 2) -> int:
-    done = store.corpus.import_rows("d", "f", "sha", "alpaca", [row(n) for n in range(samples)])
+    done = store.imports.add_samples("d", "f", "sha", "alpaca", [row(n) for n in range(samples)])
     ids = [r[0] for r in sql_rows(store, "SELECT id FROM sample")]
     return store.runs.create("r", done.dataset_id, "r.toml", RECIPE, "f", [(i, False) for i in ids]).id
 
@@ -98,7 +98,7 @@ def test_a_full_disk_leaves_what_was(store: Store) -> None:
     before = store.counts()
     store.conn.execute(f"PRAGMA max_page_count = {sql_value(store, 'PRAGMA page_count') + 2}")
     with pytest.raises(sqlite3.OperationalError) as caught:
-        store.corpus.import_rows(
+        store.imports.add_samples(
             "big", "f", "sha2", "alpaca", (row(n, "x" * 9000 + str(n)) for n in range(500))
         )
     assert "disk is full" in str(explain(caught.value, store.path))
@@ -129,17 +129,17 @@ def test_every_sentence_names_the_file() -> None:
 def test_duplicates_are_kept_once_and_bad_rows_recorded(store: Store) -> None:
     rows = [row(0), row(1), row(2, "0"), RefusedRow(4, "empty_output", "")]
     rows.append(NewRow(4, row(0).pair, "{}"))
-    done = store.corpus.import_rows("d", "f.json", "sha", "alpaca", rows)
+    done = store.imports.add_samples("d", "f.json", "sha", "alpaca", rows)
     assert (done.read, done.new, done.duplicate, done.bad) == (5, 2, 2, 1)
-    assert store.corpus.bad_rows(done.dataset_id)[0]["reason"] == "empty_output"
-    again = store.corpus.imported("d", "sha", "original")
+    assert store.imports.bad_rows(done.dataset_id)[0]["reason"] == "empty_output"
+    again = store.imports.earlier("d", "sha", "original")
     assert again is not None
     assert again.already
 
 
 def test_a_file_with_no_good_row_stores_nothing(store: Store) -> None:
     with pytest.raises(UserError, match="no good row among 2; not_json x 2, first at line 1"):
-        store.corpus.import_rows(
+        store.imports.add_samples(
             "d", "f", "s", "jsonl", [RefusedRow(1, "not_json", ""), RefusedRow(2, "not_json", "")]
         )
     assert not any(n for name, n in store.counts().items() if not name.startswith("_"))
@@ -156,9 +156,9 @@ def test_variants_are_content_addressed(store: Store) -> None:
 
 
 def test_rewrites_from_elsewhere_find_their_samples(store: Store) -> None:
-    store.corpus.import_rows("d", "f", "sha", "alpaca", [row(n) for n in range(3)])
+    store.imports.add_samples("d", "f", "sha", "alpaca", [row(n) for n in range(3)])
     by_position = [NewRow(n, Pair(f"better {n}", "", f"r {n}"), "{}") for n in range(3)]
-    done = store.corpus.import_variants(
+    done = store.imports.add_rewrites(
         "d",
         "g",
         "s2",
@@ -172,9 +172,7 @@ def test_rewrites_from_elsewhere_find_their_samples(store: Store) -> None:
         NewRow(0, Pair("better 2", "", "the best"), "{}"),
         NewRow(1, Pair("instruction 0", "", "fine"), "{}"),
     ]
-    done = store.corpus.import_variants(
-        "d", "h", "s3", "alpaca", "response_reflected", by_text, "instruction"
-    )
+    done = store.imports.add_rewrites("d", "h", "s3", "alpaca", "response_reflected", by_text, "instruction")
     assert done.new == 2
     parents = {
         r["response"]: r["parent"]
@@ -186,7 +184,7 @@ def test_rewrites_from_elsewhere_find_their_samples(store: Store) -> None:
     assert parents["the best"] == "better 2"
     assert parents["fine"] == "instruction 0"
     with pytest.raises(UserError, match="none of its 1 rows matches"):
-        store.corpus.import_variants(
+        store.imports.add_rewrites(
             "d",
             "i",
             "s4",

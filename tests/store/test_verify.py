@@ -13,7 +13,7 @@ from srtui.errors import UserError
 from srtui.evaluation.writing import file_answer
 from srtui.sample import Pair
 from srtui.store import Store, verify
-from srtui.store.corpus import NewRow
+from srtui.store.imports import NewRow
 from srtui.workspace import Workspace
 from tests.sql import sql_value
 
@@ -30,7 +30,7 @@ def store(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Store:
         )
         for n in range(60)
     ]
-    store.corpus.import_rows("d", "f", "sha", "alpaca", rows)
+    store.imports.add_samples("d", "f", "sha", "alpaca", rows)
     store.scores.setting("s", "id", "nf4", "alpaca", "default", 64)
     answer = file_answer("an answer from a file", "m")
     with store.transaction():

@@ -11,7 +11,7 @@ import pytest
 from srtui.pipeline.variants import VariantScorer
 from srtui.sample import Pair
 from srtui.store import Store
-from srtui.store.corpus import NewRow
+from srtui.store.imports import NewRow
 from srtui.student import Student
 from tests.sql import sql_rows
 
@@ -50,7 +50,7 @@ def test_an_edited_template_is_another_way_of_scoring_and_losses_are_shared(
     tiny: Path, tmp_path: Path
 ) -> None:
     store = Store(tmp_path / "s.sqlite")
-    store.corpus.import_rows("d", "f", "s", "alpaca", [NewRow(0, Pair("Name a tree.", "", "An oak."), "{}")])
+    store.imports.add_samples("d", "f", "s", "alpaca", [NewRow(0, Pair("Name a tree.", "", "An oak."), "{}")])
     turn = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     edit_template(tiny, turn + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
     before = judge(store, tiny)

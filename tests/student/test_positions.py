@@ -134,7 +134,7 @@ def test_a_text_beyond_the_table_is_cut_and_does_not_end_the_run(
 
     from srtui.sample import Pair
     from srtui.store import Store
-    from srtui.store.corpus import NewRow
+    from srtui.store.imports import NewRow
 
     tokenizer = AutoTokenizer.from_pretrained(student_folder)
     config = GPT2Config(
@@ -143,7 +143,7 @@ def test_a_text_beyond_the_table_is_cut_and_does_not_end_the_run(
     student = Student("gpt2", "gpt2", "f32", GPT2LMHeadModel(config).eval(), tokenizer)
     rows = [NewRow(n, Pair("Say it.", "", "word " * count), "{}") for n, count in enumerate((5, 500))]
     with Store(tmp_path / "s.sqlite") as store:
-        store.corpus.import_rows("d", "f", "sha", "alpaca", rows)
+        store.imports.add_samples("d", "f", "sha", "alpaca", rows)
         judge = VariantScorer(store, tmp_path, "f32", name="gpt2", template_name="alpaca", student=student)
         assert (judge.longest, judge.spans.max_length) == (80, 80)
         list(judge.score([1, 2], "ifd"))

@@ -18,9 +18,9 @@ from srtui import recipe as recipes
 from srtui import selection
 from srtui.sample import Pair, digest
 from srtui.store import Store
-from srtui.store.corpus import NewRow
 from srtui.store.endings import packed
 from srtui.store.generations import StoredGeneration
+from srtui.store.imports import NewRow
 from srtui.store.scores import StoredLoss, StoredScore
 from srtui.workspace import Workspace
 from tests.sql import sql_rows
@@ -90,7 +90,7 @@ class Script:
         store = self.store
         rows = [NewRow(n, p, json.dumps(p._asdict())) for n, p in enumerate(pairs)]
         if store.corpus.dataset_id(dataset) is None:
-            store.corpus.import_rows(dataset, f"{dataset}.jsonl", digest(dataset).hex(), "alpaca", rows)
+            store.imports.add_samples(dataset, f"{dataset}.jsonl", digest(dataset).hex(), "alpaca", rows)
         dataset_id = store.corpus.dataset_id(dataset) or 0
         ids = [
             r[0]
