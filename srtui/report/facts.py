@@ -152,7 +152,7 @@ def gather(store: Store, root: Path, run_id: int, *, examples: int = 3, seed: in
         evaluations=evaluations,
         calibrations=store.evaluations.all(kind="calibration"),
         warnings=[
-            e["message"] for e in store.runs.events(run_id, limit=1000) if e["level"] in ("warning", "error")
+            e.message for e in store.runs.events(run_id, limit=1000) if e.level in ("warning", "error")
         ],
         has_control=any(e.result and compares_with_control(store, e) for e in evaluations),
     )

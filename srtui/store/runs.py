@@ -13,6 +13,7 @@ from srtui import today
 from srtui.errors import UserError
 from srtui.store import leases
 from srtui.store._query import fetch_row, fetch_rows, fetch_value
+from srtui.store.events import Event, events_of
 from srtui.store.leases import Lease
 from srtui.store.stored import stored
 
@@ -276,15 +277,9 @@ class Runs:
                 (run_id, time.time(), level, message),
             )
 
-    def events(self, run_id: int, limit: int = 50) -> list[dict[str, Any]]:
-        return [
-            dict(r)
-            for r in fetch_rows(
-                self._store.conn,
-                "SELECT at, level, message FROM event WHERE run_id = ? ORDER BY id DESC LIMIT ?",
-                (run_id, limit),
-            )
-        ][::-1]
+    def events(self, run_id: int, limit: int = 50) -> list[Event]:
+        """The last ``limit`` events of a run, the oldest of them first."""
+        return events_of(self._store.conn, 0, limit, run_id)[::-1]
 
 
 def state_now(status: str, held: bool) -> str:

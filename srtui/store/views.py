@@ -19,6 +19,7 @@ from srtui.store.connection import open_read_only
 from srtui.store.corpus import DatasetSize, dataset_sizes
 from srtui.store.distributions import histogram, score_pairs
 from srtui.store.evaluations import EvaluationReads
+from srtui.store.events import Event, count_events, events_of
 from srtui.store.figures import Measure
 from srtui.store.leases import alive
 from srtui.store.listing import Listing
@@ -66,7 +67,7 @@ class LiveView:
     stages: dict[str, dict[str, Any]]
     live: dict[str, Any]
     heartbeat_at: float | None
-    events: list[dict[str, Any]]
+    events: list[Event]
 
 
 class Views:
@@ -94,7 +95,8 @@ class Views:
         return int(self.conn.execute("PRAGMA data_version").fetchone()[0])
 
     def interrupt(self) -> None:
-        """Give up the query that is running, from any thread; it raises sqlite3.OperationalError."""
+        """Give up the query that is running, from any thread; it raises an error of which
+        ``srtui.store.connection.was_interrupted`` is true."""
         self.conn.interrupt()
 
     # -- runs -------------------------------------------------------------------------------
@@ -194,30 +196,15 @@ class Views:
 
     # -- events -----------------------------------------------------------------------------
 
-    def count_events(self, run_id: int | None = None, worst: str | None = None) -> int:
+    def count_events(self, run_id: int | None = None, level: str | None = None) -> int:
         """How many events there are, of one run or of all, of one level or of all."""
-        return int(
-            fetch_value(
-                self.conn,
-                "SELECT count(*) FROM event WHERE (:run IS NULL OR run_id = :run) AND (:level IS NULL OR level = :level)",
-                {"run": run_id, "level": worst},
-            )
-        )
+        return count_events(self.conn, run_id, level)
 
     def events(
         self, first: int, count: int, run_id: int | None = None, level: str | None = None
-    ) -> list[dict[str, Any]]:
-        """Events from the newest to the oldest, skipping ``first``."""
-        return [
-            dict(r)
-            for r in fetch_rows(
-                self.conn,
-                "SELECT e.id, e.at, e.level, e.message, r.name AS run FROM event e LEFT JOIN run r ON r.id = e.run_id "
-                "WHERE (:run IS NULL OR e.run_id = :run) AND (:level IS NULL OR e.level = :level) "
-                "ORDER BY e.id DESC LIMIT :count OFFSET :first",
-                {"run": run_id, "level": level, "count": count, "first": first},
-            )
-        ]
+    ) -> list[Event]:
+        """``count`` events from the newest to the oldest, skipping ``first``; of one run or level where it is given."""
+        return events_of(self.conn, first, count, run_id, level)
 
     # -- samples ----------------------------------------------------------------------------
 

@@ -149,11 +149,9 @@ class LiveScreen(DashboardScreen):
         self.query_one("#writing-box").scroll_end(animate=False)
         events = [
             Content.assemble(
-                (time.strftime("%H:%M:%S ", time.localtime(e["at"])), "$dim"),
-                ({"info": "", "warning": "! ", "error": "✗ "}[e["level"]], "bold"),
-                shown(
-                    e["message"], {"info": "", "warning": "$text-warning", "error": "$text-error"}[e["level"]]
-                ),
+                (time.strftime("%H:%M:%S ", time.localtime(e.at)), "$dim"),
+                ({"info": "", "warning": "! ", "error": "✗ "}[e.level], "bold"),
+                shown(e.message, {"info": "", "warning": "$text-warning", "error": "$text-error"}[e.level]),
             )
             for e in view.events[:20]
         ]

@@ -74,14 +74,14 @@ class LogScreen(DashboardScreen):
         if rest and self.dashboard.workspace.store_path.exists():
             only, skip = self._only, max(0, first - len(own))
             for e in await self.dashboard.ask(lambda v: v.events(skip, rest, None, only)):
-                sign, tone = _SIGNS[e["level"]]
+                sign, tone = _SIGNS[e.level]
                 cells = (
-                    Cell(_clock(e["at"]), "dim"),
+                    Cell(_clock(e.at), "dim"),
                     Cell(sign, tone),
-                    Cell(e["run"] or "", "dim"),
-                    Cell(e["message"]),
+                    Cell(e.run or "", "dim"),
+                    Cell(e.message),
                 )
-                rows.append(TableRow((e["id"], e["at"], e["message"]), cells))
+                rows.append(TableRow((e.id, e.at, e.message), cells))
         return rows
 
     async def read(self) -> None:
