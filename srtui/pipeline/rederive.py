@@ -30,8 +30,8 @@ _CLOSE_SUM = 1e-6  # of a sum over up to millions of samples, added up in anothe
 _REPORT_EVERY = 1024
 
 
-def faults(store: Store, tell: Callable[[int, int], None] = lambda done, total: None) -> Iterator[str]:
-    """A sentence for each row that does not follow from the others; ``tell`` gets rows done and in all.
+def faults(store: Store, on_progress: Callable[[int, int], None] = lambda done, total: None) -> Iterator[str]:
+    """A sentence for each row that does not follow from the others; ``on_progress`` gets rows done and in all.
 
     Rows are read one by one, so memory does not grow with them. Rows whose JSON is damaged are left to
     ``srtui.store.verify``. Raises srtui.store.DatabaseError where a page cannot be read.
@@ -50,11 +50,11 @@ def faults(store: Store, tell: Callable[[int, int], None] = lambda done, total: 
         for table, fault_of in checks.items():
             for row in derivations.rows(table):
                 if done % _REPORT_EVERY == 0:
-                    tell(done, total)
+                    on_progress(done, total)
                 done += 1
                 if fault := fault_of(row):
                     yield fault
-        tell(total, total)
+        on_progress(total, total)
         yield from _counts(derivations)
         summed = derivations.summed_runs()
     yield from _sums(store, summed)

@@ -193,12 +193,12 @@ class Store:
         return problems
 
     def verify(
-        self, deep: bool = False, tell: Callable[[int, int], None] = lambda done, total: None
+        self, deep: bool = False, on_progress: Callable[[int, int], None] = lambda done, total: None
     ) -> Verified:
-        """Compare texts with their digests, all of them where ``deep``; ``tell`` gets texts done and in all."""
+        """Compare texts with their digests, all of them where ``deep``; ``on_progress`` gets texts done and in all."""
         from srtui.store.verify import verify
 
-        return verify(self.path, deep, tell)
+        return verify(self.path, deep, on_progress)
 
     def vacuum(self) -> int:
         """Give unused pages back; returns the bytes saved."""

@@ -93,8 +93,10 @@ class Corpus:
     # -- datasets ---------------------------------------------------------------------------
 
     def dataset_id(self, name: str) -> int | None:
-        found: int | None = fetch_value(self._store.conn, "SELECT id FROM dataset WHERE name = ?", (name,))
-        return found
+        dataset_id: int | None = fetch_value(
+            self._store.conn, "SELECT id FROM dataset WHERE name = ?", (name,)
+        )
+        return dataset_id
 
     def datasets(self) -> list[DatasetSize]:
         """All datasets, in the order of their import."""
@@ -157,23 +159,23 @@ class Corpus:
         )
         if made.rowcount:
             return int(made.lastrowid or 0), True
-        found = fetch_value(
+        variant_id = fetch_value(
             self._store.conn,
             "SELECT id FROM variant WHERE sample_id = ? AND digest = ?",
             (sample_id, pair.digest),
         )
-        return int(found), False
+        return int(variant_id), False
 
     def variants(self, ids: Iterable[int]) -> dict[int, Variant]:
         """Variants by id."""
-        found: dict[int, Variant] = {}
+        variants: dict[int, Variant] = {}
         for chunk in batched(ids, 500):
             marks = ",".join("?" * len(chunk))
             for row in fetch_rows(
                 self._store.conn, f"SELECT {_COLUMNS} FROM variant WHERE id IN ({marks})", chunk
             ):
-                found[row["id"]] = _variant(row)
-        return found
+                variants[row["id"]] = _variant(row)
+        return variants
 
     def variants_of(self, sample_id: int) -> list[Variant]:
         """The texts of a sample, the oldest first."""

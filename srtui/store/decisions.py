@@ -49,7 +49,7 @@ class Decisions:
 
     def to_decide(self, run_id: int, stage: str) -> dict[int, tuple[int, list[int]]]:
         """sample id -> (variant reflected on, candidate variants) of the choices not yet made."""
-        found: dict[int, tuple[int, list[int]]] = {}
+        open_choices: dict[int, tuple[int, list[int]]] = {}
         for r in fetch_rows(
             self._store.conn,
             "SELECT f.sample_id, f.parent_variant_id, c.variant_id FROM reflection f "
@@ -58,10 +58,10 @@ class Decisions:
             "WHERE f.run_id = ? AND f.stage = ? AND d.run_id IS NULL ORDER BY f.sample_id, c.ordinal",
             (run_id, stage),
         ):
-            _, candidates = found.setdefault(r[0], (r[1], []))
+            _, candidates = open_choices.setdefault(r[0], (r[1], []))
             if r[2] is not None:
                 candidates.append(r[2])
-        return found
+        return open_choices
 
     def add(
         self,
@@ -85,12 +85,12 @@ class Decisions:
 
     def taken(self, run_id: int, stage: str) -> int:
         """How many rewrites the student took so far."""
-        found = fetch_value(
+        taken = fetch_value(
             self._store.conn,
             "SELECT count(*) FROM decision WHERE run_id = ? AND stage = ? AND reflected = 1",
             (run_id, stage),
         )
-        return int(found)
+        return int(taken)
 
     def of_run(self, run_id: int) -> list[tuple[int, str, int, str]]:
         """(sample id, stage, chosen variant, reason), in order: what a run decided."""

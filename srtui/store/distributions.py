@@ -59,14 +59,14 @@ def distributions(store: Store, run_id: int) -> list[dict[str, Any]]:
     Read from the counts that the store keeps by steps of score. All are exact but the quantiles, which
     are off by at most QUANTILE_ERROR (0.1 where they are above 4).
     """
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    spreads: dict[tuple[str, str], dict[str, Any]] = {}
     steps: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for r in store.conn.execute(
         "SELECT metric, kind, reason, bin, n, total, truncated FROM score_bin WHERE run_id = ? ORDER BY metric, kind, bin",
         (run_id,),
     ):
         group = r["metric"], r["kind"]
-        f = found.setdefault(
+        spread_of = spreads.setdefault(
             group,
             {
                 "metric": r["metric"],
@@ -80,24 +80,26 @@ def distributions(store: Store, run_id: int) -> list[dict[str, Any]]:
                 "invalid": {},
             },
         )
-        f["truncated"] += r["truncated"]
+        spread_of["truncated"] += r["truncated"]
         if r["bin"] < 0:
-            f["invalid"][r["reason"]] = r["n"]
+            spread_of["invalid"][r["reason"]] = r["n"]
             continue
-        f["scored"] += r["n"]
-        f["mean"] += r["total"]
-        f["at_or_over_one"] += r["n"] if r["bin"] >= _STEPS else 0
-        f["histogram"][min(BINS - 1, r["bin"] * BINS // (2 * _STEPS))] += r["n"]
+        spread_of["scored"] += r["n"]
+        spread_of["mean"] += r["total"]
+        spread_of["at_or_over_one"] += r["n"] if r["bin"] >= _STEPS else 0
+        spread_of["histogram"][min(BINS - 1, r["bin"] * BINS // (2 * _STEPS))] += r["n"]
         steps.setdefault(group, []).append((r["bin"], r["n"]))
-    for group, f in found.items():
-        f["mean"] = f["mean"] / f["scored"] if f["scored"] else None
-        f["quantiles"] = {f"{q:g}": _quantile_of_steps(steps[group], q) for q in QUANTILES if f["scored"]}
-    return [found[m, k] for m in ("ifd", "rifd") for k in _KINDS if (m, k) in found]
+    for group, spread_of in spreads.items():
+        spread_of["mean"] = spread_of["mean"] / spread_of["scored"] if spread_of["scored"] else None
+        spread_of["quantiles"] = {
+            f"{q:g}": _quantile_of_steps(steps[group], q) for q in QUANTILES if spread_of["scored"]
+        }
+    return [spreads[m, k] for m in ("ifd", "rifd") for k in _KINDS if (m, k) in spreads]
 
 
 def _quantile_of_steps(steps: Sequence[tuple[int, int]], share: float) -> float:
     """As :func:`quantile`, the scores of a step taken as spread evenly over it."""
-    at = share * (sum(n for _, n in steps) - 1)
+    position = share * (sum(n for _, n in steps) - 1)
 
     def ranked(rank: int) -> float:
         before = 0
@@ -108,8 +110,8 @@ def _quantile_of_steps(steps: Sequence[tuple[int, int]], share: float) -> float:
             before += n
         raise IndexError(rank)
 
-    low = ranked(math.floor(at))
-    return low + (ranked(math.ceil(at)) - low) * (at - math.floor(at))
+    low = ranked(math.floor(position))
+    return low + (ranked(math.ceil(position)) - low) * (position - math.floor(position))
 
 
 def histogram(
@@ -164,7 +166,7 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
-    """Linear interpolation between the two nearest of at least one sorted value."""
-    at = share * (len(ordered) - 1)
-    low, high = math.floor(at), math.ceil(at)
-    return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
+    """Linear interpolation between the two nearest of position least one sorted value."""
+    position = share * (len(ordered) - 1)
+    low, high = math.floor(position), math.ceil(position)
+    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)

@@ -64,15 +64,15 @@ def endings(conn: sqlite3.Connection, run_id: int, overruled: bool | None = None
     final = f"({persons.format('variant_id')})" if overruled else "o.variant_id"
     which = "" if overruled is None else f" AND EXISTS ({persons.format('1')})"
     kept = "" if overruled else " AND o.kept = 1"
-    found = dict.fromkeys(ENDINGS, 0)
+    counts = dict.fromkeys(ENDINGS, 0)
     for ending, n in conn.execute(
         f"SELECT ({_ENDING.format(final=final)}) AS ending, count(*) FROM outcome o "
         f"WHERE o.run_id = ?{kept}{which} GROUP BY 1",
         (run_id,),
     ):
         if ending:
-            found[ENDINGS[ending - 1]] += n
-    return found
+            counts[ENDINGS[ending - 1]] += n
+    return counts
 
 
 # One text at a time, so that a million of them take no memory.

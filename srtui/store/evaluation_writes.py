@@ -115,12 +115,12 @@ class Evaluations(EvaluationReads):
 
     def known_answers(self, keys: Iterable[bytes]) -> dict[bytes, int]:
         """Ids of the answers that are stored, by key."""
-        found: dict[bytes, int] = {}
+        answer_ids: dict[bytes, int] = {}
         for key in keys:
             answer_id = fetch_value(self._conn, "SELECT id FROM answer WHERE key = ?", (key,))
             if answer_id is not None:
-                found[key] = int(answer_id)
-        return found
+                answer_ids[key] = int(answer_id)
+        return answer_ids
 
     def answer(self, answer_id: int) -> Answer:
         return self._answers_by_id([answer_id])[answer_id]

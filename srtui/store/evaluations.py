@@ -229,11 +229,11 @@ class EvaluationReads:
     def blank_answers(self, evaluation_id: int) -> dict[int, frozenset[Side]]:
         """Who of A and B has an answer of nothing but space (or none) to the first turn, by item; items
         with both answers are absent."""
-        found: dict[int, frozenset[Side]] = {}
+        blank: dict[int, frozenset[Side]] = {}
         for (item, side, turn), answer in self.answers(evaluation_id).items():
             if turn == 1 and not answer.text.strip():
-                found[item] = found.get(item, frozenset()) | {side}
-        return found
+                blank[item] = blank.get(item, frozenset()) | {side}
+        return blank
 
     def annotators(self, evaluation_id: int) -> dict[str, int]:
         """People who judged in a human evaluation, with how many items each has done (skips too)."""

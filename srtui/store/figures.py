@@ -175,19 +175,19 @@ def counts(conn: sqlite3.Connection, run_id: int) -> Counts:
         elif what == "outcome":
             _settle(c, detail, flags & 1, flags & 2, n)
         elif what == "reflection":
-            at = c.stages[stage]
-            at.asked += n
+            of_stage = c.stages[stage]
+            of_stage.asked += n
             if detail != "parsed":
-                at.failed[detail] = at.failed.get(detail, 0) + n
+                of_stage.failed[detail] = of_stage.failed.get(detail, 0) + n
             elif flags:
-                at.after_retries += n
+                of_stage.after_retries += n
             else:
-                at.first_try += n
+                of_stage.first_try += n
         else:
-            at = c.stages[stage]
-            at.decided += n
-            at.taken += n if flags & 1 else 0
-            at.choices += n if flags & 2 else 0
+            of_stage = c.stages[stage]
+            of_stage.decided += n
+            of_stage.taken += n if flags & 1 else 0
+            of_stage.choices += n if flags & 2 else 0
     for kept, reason, held_out, n in conn.execute(
         "SELECT o.kept, o.reason, rs.held_out, count(*) FROM overrule p "
         "JOIN outcome o ON o.run_id = p.run_id AND o.sample_id = p.sample_id "
@@ -199,8 +199,8 @@ def counts(conn: sqlite3.Connection, run_id: int) -> Counts:
         _settle(c, "", 1, held_out, n)
         c.overruled += n
     c.dropped = _most_first(c.dropped)
-    for at in c.stages.values():
-        at.failed = _most_first(at.failed)
+    for of_stage in c.stages.values():
+        of_stage.failed = _most_first(of_stage.failed)
     return c
 
 
@@ -259,15 +259,15 @@ def _sums(store: Store, run_id: int, setting: int) -> dict[str, float]:
     conn = store.conn
     _teach(conn)
     stamp, of = _stamp(conn, run_id, setting), {"run": run_id, "setting": setting}
-    found = _kept_sums(conn, run_id, stamp)
-    if found is None:
-        found = _by_the_student(conn, run_id, setting)
-        _keep_sums(store, run_id, stamp, found)
+    sums = _kept_sums(conn, run_id, stamp)
+    if sums is None:
+        sums = _by_the_student(conn, run_id, setting)
+        _keep_sums(store, run_id, stamp, sums)
     if conn.execute("SELECT 1 FROM overrule WHERE run_id = ? AND undone_at IS NULL", (run_id,)).fetchone():
         was = {**conn.execute(sums_query(True, _OVERRULED), of).fetchone(), **endings(conn, run_id, False)}
         now = {**conn.execute(sums_query(False, _OVERRULED), of).fetchone(), **endings(conn, run_id, True)}
-        found = {name: value - was[name] + now[name] for name, value in found.items()}
-    return found
+        sums = {name: value - was[name] + now[name] for name, value in sums.items()}
+    return sums
 
 
 def sums_and_again(store: Store, run_id: int) -> tuple[dict[str, float] | None, dict[str, float]]:
@@ -292,12 +292,12 @@ def _teach(conn: sqlite3.Connection) -> None:
 def _kept_sums(conn: sqlite3.Connection, run_id: int, stamp: str) -> dict[str, float] | None:
     row = conn.execute("SELECT sums FROM run_sums WHERE run_id = ? AND stamp = ?", (run_id, stamp)).fetchone()
     try:
-        found = json.loads(row[0]) if row else None
+        sums = json.loads(row[0]) if row else None
     except (ValueError, TypeError, RecursionError):
         return None  # damaged: they are summed anew
-    if not isinstance(found, dict) or found.keys() != {*_SUMS, *ENDINGS}:
+    if not isinstance(sums, dict) or sums.keys() != {*_SUMS, *ENDINGS}:
         return None
-    return found if all(isinstance(v, int | float) for v in found.values()) else None
+    return sums if all(isinstance(v, int | float) for v in sums.values()) else None
 
 
 def _keep_sums(store: Store, run_id: int, stamp: str, sums: Mapping[str, float]) -> None:
@@ -378,9 +378,9 @@ def pairs(conn: sqlite3.Connection, run_id: int, metric: str) -> list[tuple[floa
     where, tables = both(metric)
     setting = setting_of(conn, run_id)
     before, after = MEASURES[f"{metric} before"][0], MEASURES[metric][0]
-    found = conn.execute(
+    scores = conn.execute(
         f"SELECT {before}, {after} FROM run_sample b {joins(*tables)} WHERE b.run_id = :run AND {where} "
         "ORDER BY b.sample_id",
         {"run": run_id, "setting": setting},
     )
-    return [(r[0], r[1]) for r in found]
+    return [(r[0], r[1]) for r in scores]

@@ -103,13 +103,13 @@ class Imports:
 
     def dataset_of_file(self, sha256: str) -> str | None:
         """The dataset that a file with these bytes was imported into."""
-        found: str | None = fetch_value(
+        name: str | None = fetch_value(
             self._store.conn,
             "SELECT d.name FROM import i JOIN dataset d ON d.id = i.dataset_id "
             "WHERE i.sha256 = ? AND i.kind = 'original' ORDER BY i.id LIMIT 1",
             (sha256,),
         )
-        return found
+        return name
 
     def add_samples(
         self,
@@ -136,7 +136,7 @@ class Imports:
                     ).lastrowid
                     or 0
                 )
-            done = Imported(dataset_id, name)
+            result = Imported(dataset_id, name)
             import_id = self._open_import(dataset_id, path, sha256, format, "original", now)
             # Ids are given out here, so that both tables are filled by executemany; a duplicate's id
             # is simply never used, and its variant finds no sample to belong to.
@@ -144,10 +144,10 @@ class Imports:
             for chunk in batched(rows, 2048):
                 samples, variants = [], []
                 for row in chunk:
-                    done.read += 1
+                    result.read += 1
                     if isinstance(row, RefusedRow):
-                        done.bad += 1
-                        if done.bad <= MAX_BAD_ROWS_STORED:
+                        result.bad += 1
+                        if result.bad <= MAX_BAD_ROWS_STORED:
                             self._refuse(import_id, row)
                         continue
                     key = row.pair.digest
@@ -163,21 +163,21 @@ class Imports:
                     "SELECT ?, ?, 'original', 'dataset', ?, ?, ?, ? WHERE EXISTS (SELECT 1 FROM sample WHERE id = ?)",
                     variants,
                 )
-                done.new += taken
-                done.duplicate += len(samples) - taken
-            if done.read == done.bad:
-                raise UserError(f"{path}: no good row among {done.read:,}{self._why(import_id)}.")
-            self._close_import(import_id, done)
-        return done
+                result.new += taken
+                result.duplicate += len(samples) - taken
+            if result.read == result.bad:
+                raise UserError(f"{path}: no good row among {result.read:,}{self._why(import_id)}.")
+            self._close_import(import_id, result)
+        return result
 
     def _why(self, import_id: int) -> str:
-        found = fetch_rows(
+        reasons = fetch_rows(
             self._store.conn,
             "SELECT reason, count(*) AS n, min(line) AS line FROM bad_row WHERE import_id = ? "
             "GROUP BY reason ORDER BY n DESC LIMIT 3",
             (import_id,),
         )
-        return "".join(f"; {r['reason']} x {r['n']}, first at line {r['line']}" for r in found)
+        return "".join(f"; {r['reason']} x {r['n']}, first at line {r['line']}" for r in reasons)
 
     def _open_import(
         self, dataset_id: int, path: str, sha256: str, format: str, kind: str, now: float
@@ -252,12 +252,12 @@ class Imports:
                     if match == "position"
                     else "CREATE INDEX IF NOT EXISTS sample_external ON sample(dataset_id, external_id)"
                 )
-            done = Imported(dataset_id, name)
+            result = Imported(dataset_id, name)
             import_id = self._open_import(dataset_id, path, sha256, format, kind, now)
             for row in rows:
-                done.read += 1
+                result.read += 1
                 if isinstance(row, RefusedRow):
-                    done.bad += 1
+                    result.bad += 1
                     self._refuse(import_id, row)
                     continue
                 look_for: tuple[Any, ...] = {
@@ -265,21 +265,23 @@ class Imports:
                     "position": (dataset_id, row.number),
                     "instruction": (row.pair.instruction, row.pair.input),
                 }[match]
-                found = fetch_row(store.conn, find, look_for)
-                if found is None:
-                    done.unmatched += 1
+                match_ids = fetch_row(store.conn, find, look_for)
+                if match_ids is None:
+                    result.unmatched += 1
                     self._refuse(import_id, RefusedRow(row.number + 1, "unmatched", f"no sample by {match}"))
                     continue
-                _, is_new = self._store.corpus.add_variant(found[0], kind, "import", found[1], None, row.pair)
-                done.new += is_new
-                done.duplicate += not is_new
-            if done.new + done.duplicate == 0:
+                _, is_new = self._store.corpus.add_variant(
+                    match_ids[0], kind, "import", match_ids[1], None, row.pair
+                )
+                result.new += is_new
+                result.duplicate += not is_new
+            if result.new + result.duplicate == 0:
                 raise UserError(
-                    f"{path}: none of its {done.read:,} rows matches a sample of {name!r} by {match}; "
+                    f"{path}: none of its {result.read:,} rows matches a sample of {name!r} by {match}; "
                     "try --match id, instruction or position."
                 )
-            self._close_import(import_id, done)
-        return done
+            self._close_import(import_id, result)
+        return result
 
     def _refuse(self, import_id: int, row: RefusedRow) -> None:
         self._store.conn.execute(

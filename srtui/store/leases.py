@@ -87,11 +87,11 @@ class Lease:
             while not self._closed:
                 # A missed beat is harmless; the engine's own writes report a broken store.
                 with contextlib.suppress(sqlite3.Error):
-                    found = conn.execute(
+                    written = conn.execute(
                         f"UPDATE {self._table} SET heartbeat_at = ?, live = ? {self._where}",
                         (time.time(), json.dumps(self._live), *self._key),
                     )
-                    if found.rowcount == 0 and not self._closed:
+                    if written.rowcount == 0 and not self._closed:
                         self.lost = self._sentence(conn)
                         return
                 self._changed.wait(HEARTBEAT_SECONDS)

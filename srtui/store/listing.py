@@ -183,7 +183,7 @@ class Listing:
 
     def window(self, run_id: int | None, first: int, count: int) -> list[SampleRow]:
         """Rows ``first`` (from 0) and on of what ``lay_out`` laid out."""
-        found = fetch_rows(
+        rows = fetch_rows(
             self._conn,
             f"SELECT b.sample_id, {_STATE} AS state, {_INSTRUCTION} AS part1, {_ANSWER} AS part2, "
             "i1.value AS ifd, r1.value AS rifd, length(v.response) AS length, "
@@ -212,22 +212,22 @@ class Listing:
                 bool(r["noted"]),
                 r["text"] or "",
             )
-            for r in found
+            for r in rows
         ]
 
     def position_of(self, sample_id: int) -> int | None:
         """Where a sample stands in what ``lay_out`` laid out, from 0."""
-        found = fetch_value(
+        position = fetch_value(
             self._conn, "SELECT position - 1 FROM temp.listing WHERE sample_id = ?", (sample_id,)
         )
-        return None if found is None else int(found)
+        return None if position is None else int(position)
 
     def sample_at(self, position: int) -> int | None:
         """The sample that stands at ``position``, from 0."""
-        found = fetch_value(
+        sample_id = fetch_value(
             self._conn, "SELECT sample_id FROM temp.listing WHERE position = ?", (position + 1,)
         )
-        return None if found is None else int(found)
+        return None if sample_id is None else int(sample_id)
 
     def unindexed(self) -> int:
         """Variants that a search does not see yet."""

@@ -45,11 +45,11 @@ class Marks:
     def undo_overrule(self, run_id: int, sample_id: int) -> bool:
         """Let the student's choice stand again; False where nothing was overruled."""
         with self._store.transaction():
-            done = self._store.conn.execute(
+            updated = self._store.conn.execute(
                 "UPDATE overrule SET undone_at = ? WHERE run_id = ? AND sample_id = ? AND undone_at IS NULL",
                 (time.time(), run_id, sample_id),
             )
-        return done.rowcount > 0
+        return updated.rowcount > 0
 
     def flag(self, sample_id: int) -> bool:
         """Flag a sample, or take its flag away; whether it is flagged now."""

@@ -224,17 +224,18 @@ class Runs:
 
     def take_requests(self, run_id: int) -> list[str]:
         """The kinds of the requests not yet handled, in order; marks them handled."""
-        found = fetch_rows(
+        requests = fetch_rows(
             self._store.conn,
             "SELECT id, kind FROM request WHERE run_id = ? AND handled_at IS NULL ORDER BY id",
             (run_id,),
         )
-        if found:
+        if requests:
             with self._store.transaction():
                 self._store.conn.executemany(
-                    "UPDATE request SET handled_at = ? WHERE id = ?", [(time.time(), r["id"]) for r in found]
+                    "UPDATE request SET handled_at = ? WHERE id = ?",
+                    [(time.time(), r["id"]) for r in requests],
                 )
-        return [r["kind"] for r in found]
+        return [r["kind"] for r in requests]
 
     def drop_requests(self, run_id: int, before: float) -> None:
         """Mark those as handled that were left before this moment, for an engine that is gone."""

@@ -146,7 +146,7 @@ class Scores:
 
     def losses(self, keys: Iterable[bytes]) -> dict[bytes, StoredLoss]:
         """The stored losses among ``keys``."""
-        found: dict[bytes, StoredLoss] = {}
+        losses: dict[bytes, StoredLoss] = {}
         for chunk in batched(keys, 500):
             marks = ",".join("?" * len(chunk))
             for r in fetch_rows(
@@ -154,19 +154,19 @@ class Scores:
                 f"SELECT key, nll, tokens, truncated, reason FROM span_loss WHERE key IN ({marks})",
                 chunk,
             ):
-                found[r[0]] = StoredLoss(r[1], r[2], bool(r[3]), r[4])
-        return found
+                losses[r[0]] = StoredLoss(r[1], r[2], bool(r[3]), r[4])
+        return losses
 
     def has_first_losses(self) -> bool:
         """Whether losses are stored under keys of the first scheme, of 16 bytes."""
         if self._first_losses is None:
-            # Keys of the second begin with its number: one beyond them tells, or the first of all.
-            found = fetch_rows(
+            # Keys of the second begin with its number: so one of the first lies beyond them, or is the first of all.
+            of_16_bytes = fetch_rows(
                 self._store.conn,
                 "SELECT 1 FROM (SELECT key FROM span_loss ORDER BY key LIMIT 1) WHERE length(key) = 16 "
                 "UNION ALL SELECT 1 FROM (SELECT key FROM span_loss ORDER BY key DESC LIMIT 1) WHERE length(key) = 16",
             )
-            self._first_losses = bool(found)
+            self._first_losses = bool(of_16_bytes)
         return self._first_losses
 
     def add_losses(self, losses: Mapping[bytes, StoredLoss]) -> None:
@@ -180,7 +180,7 @@ class Scores:
         self, variant_ids: Iterable[int], setting_id: int, metric: str
     ) -> dict[int, tuple[float | None, str | None]]:
         """(value, reason) of the stored scores among ``variant_ids``."""
-        found: dict[int, tuple[float | None, str | None]] = {}
+        scores: dict[int, tuple[float | None, str | None]] = {}
         for chunk in batched(variant_ids, 500):
             marks = ",".join("?" * len(chunk))
             for r in fetch_rows(
@@ -189,12 +189,12 @@ class Scores:
                 f"AND variant_id IN ({marks})",
                 (setting_id, metric, *chunk),
             ):
-                found[r[0]] = (r[1], r[2])
-        return found
+                scores[r[0]] = (r[1], r[2])
+        return scores
 
     def perplexities(self, variant_ids: Iterable[int], setting_id: int, metric: str) -> dict[int, float]:
         """Numerators of the stored scores: ppl(y|x) for ``ifd``, ppl(x|y) for ``rifd``, where they are."""
-        found: dict[int, float] = {}
+        perplexities: dict[int, float] = {}
         for chunk in batched(variant_ids, 500):
             marks = ",".join("?" * len(chunk))
             for r in fetch_rows(
@@ -203,20 +203,20 @@ class Scores:
                 f"WHERE s.setting_id = ? AND s.metric = ? AND l.reason IS NULL AND s.variant_id IN ({marks})",
                 (setting_id, metric, *chunk),
             ):
-                found[r[0]] = math.exp(r[1])
-        return found
+                perplexities[r[0]] = math.exp(r[1])
+        return perplexities
 
     def scored_in_run(self, run_id: int, setting_id: int) -> dict[str, list[int]]:
         """By metric, the variants of a run's samples that have been scored in this way."""
-        found: dict[str, list[int]] = {"ifd": [], "rifd": []}
+        variant_ids: dict[str, list[int]] = {"ifd": [], "rifd": []}
         for r in fetch_rows(
             self._store.conn,
             "SELECT s.metric, s.variant_id FROM run_sample rs JOIN variant v ON v.sample_id = rs.sample_id "
             "JOIN score s ON s.variant_id = v.id AND s.setting_id = ? WHERE rs.run_id = ? ORDER BY s.variant_id",
             (setting_id, run_id),
         ):
-            found[r[0]].append(r[1])
-        return found
+            variant_ids[r[0]].append(r[1])
+        return variant_ids
 
     def add(self, setting_id: int, scores: Iterable[StoredScore]) -> None:
         with self._store.transaction():

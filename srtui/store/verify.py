@@ -1,5 +1,5 @@
 """Does the store still say what was stored? SQLite's own check sees pages and indexes; a byte that was
-flipped inside a text is sound to it, and only the digest beside the text tells.
+flipped inside a text is sound to it, and only the digest beside the text shows it.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ class Verified:
 
 
 def verify(
-    path: Path, deep: bool = False, tell: Callable[[int, int], None] = lambda done, total: None
+    path: Path, deep: bool = False, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Verified:
     """Compare what is stored with its digests and keys; all of it with ``deep``, else the first
     ``QUICK`` rows of each table. Raises sqlite3.Error where a page cannot be read."""
     most = -1 if deep else QUICK
     with closing(open_read_only(path)) as conn:
         conn.text_factory = lambda raw: raw.decode("utf-8", "replace")
-        found = Verified(texts=conn.execute("SELECT count(*) FROM variant").fetchone()[0])
-        found.problems = first_of(_faults(conn, most, found, tell))
-    return found
+        verified = Verified(texts=conn.execute("SELECT count(*) FROM variant").fetchone()[0])
+        verified.problems = first_of(_faults(conn, most, verified, on_progress))
+    return verified
 
 
 def first_of(faults: Iterator[str]) -> list[str]:
@@ -55,14 +55,14 @@ def first_of(faults: Iterator[str]) -> list[str]:
 
 
 def _faults(
-    conn: sqlite3.Connection, most: int, found: Verified, tell: Callable[[int, int], None]
+    conn: sqlite3.Connection, most: int, verified: Verified, on_progress: Callable[[int, int], None]
 ) -> Iterator[str]:
     for row, sample, stored, *texts in conn.execute(
         "SELECT id, sample_id, digest, instruction, input, response FROM variant ORDER BY id LIMIT ?", (most,)
     ):
-        if found.checked % 4096 == 0:
-            tell(found.checked, found.texts)
-        found.checked += 1
+        if verified.checked % 4096 == 0:
+            on_progress(verified.checked, verified.texts)
+        verified.checked += 1
         if not all(isinstance(t, str) for t in texts) or Pair(*texts).digest != stored:
             yield f"variant {row} of sample {sample}: its text is not the one that was stored"
     for row, same in conn.execute(
