@@ -28,7 +28,11 @@ from srtui.store.endings import ending_of
 from srtui.workspace import Workspace
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from srtui.store import Store
+    from srtui.store.decisions import StoredDecision
+    from srtui.store.generations import StoredReflection
 
 
 @app.command(epilog="Example: srtui init my-workspace")
@@ -81,7 +85,7 @@ def import_(
             f"{done.duplicate:,} duplicates, {done.bad:,} bad{unmatched}."
         )
         for bad in store.imports.bad_rows(done.dataset_id, 5) if done.bad or done.unmatched else []:
-            say(f"  line {bad['line']}: {bad['reason']} {bad['detail'][:100]}")
+            say(f"  line {bad.line}: {bad.reason} {bad.detail[:100]}")
 
 
 @app.command(epilog="Example: srtui show 12")
@@ -144,14 +148,20 @@ def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[st
         ],
         "runs": {
             r.name: {
-                "reflections": store.generations.reflections_of(r.id, sample_id),
-                "decisions": store.decisions.of_sample(r.id, sample_id),
-                "outcome": store.decisions.outcome_of(r.id, sample_id),
+                "reflections": _by_stage(store.generations.reflections_of(r.id, sample_id)),
+                "decisions": _by_stage(store.decisions.of_sample(r.id, sample_id)),
+                "outcome": outcome._asdict()
+                if (outcome := store.decisions.outcome_of(r.id, sample_id))
+                else None,
                 "final": asdict(figures.standing(store.conn, r.id, sample_id)),
             }
             for r in runs
         },
     }
+
+
+def _by_stage(rows: Mapping[str, StoredReflection] | Mapping[str, StoredDecision]) -> dict[str, Any]:
+    return {stage: row._asdict() for stage, row in rows.items()}
 
 
 def _show_sample(facts: dict[str, Any], raw: bool) -> None:

@@ -102,7 +102,7 @@ def _verdict(s: SampleView, final: VariantView) -> str:
         return f"overruled by a person, who took the {final.kind.replace('_', ' ')} text"
     if s.outcome is None:
         return f"{s.state}; the run has not come to the end with it"
-    return "kept for training" if s.outcome["kept"] else f"not trained on: {s.outcome['reason']}"
+    return "kept for training" if s.outcome.kept else f"not trained on: {s.outcome.reason}"
 
 
 def _change(name: str, before: str, after: str) -> TextChange:

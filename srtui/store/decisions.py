@@ -25,20 +25,54 @@ class ScoreChange(NamedTuple):
     after: Any
 
 
-def decisions_of(conn: sqlite3.Connection, run_id: int | None, sample_id: int) -> dict[str, dict[str, Any]]:
-    """By stage, a sample's decision in a run: the row, with ``compared`` as (variant, score, reason) of each."""
+class StoredDecision(NamedTuple):
+    """What the student chose for a sample at one stage. ``reflected`` is 1 where it took a rewrite; ``compared``
+    has (variant, score, reason for none) of each text that it compared, the one before the stage first."""
+
+    run_id: int
+    sample_id: int
+    stage: str
+    chosen_id: int
+    reflected: int
+    reason: str
+    compared: list[Any]
+    created_at: float
+
+
+class StoredOutcome(NamedTuple):
+    """Whether a sample's text is trained on. ``kept`` is 0 or 1, ``reason`` why; the scores are by the student of
+    ``setting_id``, ratios of perplexities."""
+
+    run_id: int
+    sample_id: int
+    variant_id: int
+    kept: int
+    reason: str
+    ifd: float | None
+    rifd: float | None
+    setting_id: int | None
+
+
+def decisions_of(conn: sqlite3.Connection, run_id: int | None, sample_id: int) -> dict[str, StoredDecision]:
+    """A sample's decisions in a run, by stage. Raises UserError where what was compared is damaged."""
+    query = (
+        "SELECT run_id, sample_id, stage, chosen_id, reflected, reason, compared, created_at FROM decision "
+        "WHERE run_id = ? AND sample_id = ?"
+    )
     return {
-        r["stage"]: {**dict(r), "compared": stored(r, "decision", "compared")}
-        for r in fetch_rows(
-            conn, "SELECT * FROM decision WHERE run_id = ? AND sample_id = ?", (run_id, sample_id)
-        )
+        r["stage"]: StoredDecision(*r)._replace(compared=stored(r, "decision", "compared"))
+        for r in fetch_rows(conn, query, (run_id, sample_id))
     }
 
 
-def outcome_of(conn: sqlite3.Connection, run_id: int | None, sample_id: int) -> dict[str, Any] | None:
-    """A sample's outcome in a run: the row; None while it is not settled."""
-    row = fetch_row(conn, "SELECT * FROM outcome WHERE run_id = ? AND sample_id = ?", (run_id, sample_id))
-    return dict(row) if row else None
+def outcome_of(conn: sqlite3.Connection, run_id: int | None, sample_id: int) -> StoredOutcome | None:
+    """A sample's outcome in a run; None while it is not settled."""
+    query = (
+        "SELECT run_id, sample_id, variant_id, kept, reason, ifd, rifd, setting_id FROM outcome "
+        "WHERE run_id = ? AND sample_id = ?"
+    )
+    row = fetch_row(conn, query, (run_id, sample_id))
+    return StoredOutcome(*row) if row else None
 
 
 class Decisions:
@@ -79,8 +113,8 @@ class Decisions:
             (run_id, sample_id, stage, chosen_id, int(reflected), reason, json.dumps(compared), time.time()),
         )
 
-    def of_sample(self, run_id: int, sample_id: int) -> dict[str, dict[str, Any]]:
-        """A sample's decisions in a run, as :func:`decisions_of` gives them."""
+    def of_sample(self, run_id: int, sample_id: int) -> dict[str, StoredDecision]:
+        """A sample's decisions in a run, by stage."""
         return decisions_of(self._store.conn, run_id, sample_id)
 
     def taken(self, run_id: int, stage: str) -> int:
@@ -162,8 +196,8 @@ class Decisions:
             (run_id, sample_id, variant_id, int(kept), reason, ifd, rifd, setting_id),
         )
 
-    def outcome_of(self, run_id: int, sample_id: int) -> dict[str, Any] | None:
-        """A sample's outcome in a run: the row; None while it is not settled."""
+    def outcome_of(self, run_id: int, sample_id: int) -> StoredOutcome | None:
+        """A sample's outcome in a run; None while it is not settled."""
         return outcome_of(self._store.conn, run_id, sample_id)
 
     def selected(self, run_id: int, *, held_out: bool | None = None) -> list[tuple[int, int]]:

@@ -53,10 +53,27 @@ class PromptUse(NamedTuple):
     texts: int
 
 
-def reflections_of(conn: sqlite3.Connection, run_id: int | None, sample_id: int) -> dict[str, dict[str, Any]]:
-    """By stage, a sample's reflection in a run: the row."""
-    query = "SELECT * FROM reflection WHERE run_id = ? AND sample_id = ?"
-    return {r["stage"]: dict(r) for r in fetch_rows(conn, query, (run_id, sample_id))}
+class StoredReflection(NamedTuple):
+    """A sample's reflection at one stage of a run. ``status`` is ``parsed``, or why there is no rewrite;
+    ``attempts`` counts how often the teacher was asked."""
+
+    run_id: int
+    sample_id: int
+    stage: str
+    parent_variant_id: int
+    status: str
+    attempts: int
+
+
+def reflections_of(
+    conn: sqlite3.Connection, run_id: int | None, sample_id: int
+) -> dict[str, StoredReflection]:
+    """A sample's reflections in a run, by stage."""
+    query = (
+        "SELECT run_id, sample_id, stage, parent_variant_id, status, attempts FROM reflection "
+        "WHERE run_id = ? AND sample_id = ?"
+    )
+    return {r["stage"]: StoredReflection(*r) for r in fetch_rows(conn, query, (run_id, sample_id))}
 
 
 class Generations:
@@ -158,8 +175,8 @@ class Generations:
             for sample_id, variant_id in todo:
                 self.add_reflection(run_id, sample_id, stage, variant_id, "not_asked", 0, [])
 
-    def reflections_of(self, run_id: int, sample_id: int) -> dict[str, dict[str, Any]]:
-        """By stage, a sample's reflection in a run: the row."""
+    def reflections_of(self, run_id: int, sample_id: int) -> dict[str, StoredReflection]:
+        """A sample's reflections in a run, by stage."""
         return reflections_of(self._store.conn, run_id, sample_id)
 
     def any_reflected(self, run_id: int) -> bool:

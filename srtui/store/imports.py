@@ -63,6 +63,15 @@ class DatasetFile(NamedTuple):
     rows_bad: int
 
 
+class StoredBadRow(NamedTuple):
+    """A row that an import refused: where it lies in which file, and why."""
+
+    line: int
+    reason: str
+    detail: str
+    path: str
+
+
 class Imports:
     """``store.imports``: one transaction a file; the same bytes a second time add nothing."""
 
@@ -289,9 +298,10 @@ class Imports:
             (import_id, row.line, row.reason, row.detail),
         )
 
-    def bad_rows(self, dataset_id: int, limit: int = 20) -> list[dict[str, Any]]:
+    def bad_rows(self, dataset_id: int, limit: int = 20) -> list[StoredBadRow]:
+        """The rows that imports into a dataset refused, in order, at most ``limit`` of them."""
         return [
-            dict(r)
+            StoredBadRow(*r)
             for r in fetch_rows(
                 self._store.conn,
                 "SELECT b.line, b.reason, b.detail, i.path FROM bad_row b JOIN import i ON i.id = b.import_id "

@@ -5,14 +5,13 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from srtui.store import figures
 from srtui.store._query import fetch_row, fetch_rows
 from srtui.store.corpus import Variant, sample_origin, variants_of
-from srtui.store.decisions import decisions_of, outcome_of
+from srtui.store.decisions import StoredDecision, StoredOutcome, decisions_of, outcome_of
 from srtui.store.endings import GenerationEnding, ending_of
-from srtui.store.generations import reflections_of
+from srtui.store.generations import StoredReflection, reflections_of
 from srtui.store.listing import State, state_of
 from srtui.store.marks import is_flagged, note_of
 from srtui.store.scores import VariantScore, scores_of_sample
@@ -47,9 +46,9 @@ class SampleView:
     rewrites: dict[str, int]
     critiques: dict[str, str]
     endings: dict[str, GenerationEnding]
-    decisions: dict[str, dict[str, Any]]
-    reflections: dict[str, dict[str, Any]]
-    outcome: dict[str, Any] | None
+    decisions: dict[str, StoredDecision]
+    reflections: dict[str, StoredReflection]
+    outcome: StoredOutcome | None
     stands: figures.Standing
     note: str
     flagged: bool
@@ -97,7 +96,7 @@ def view_sample(conn: sqlite3.Connection, run_id: int | None, sample_id: int) ->
 
 
 def _rewrites(
-    conn: sqlite3.Connection, run_id: int | None, sample_id: int, decisions: Mapping[str, dict[str, Any]]
+    conn: sqlite3.Connection, run_id: int | None, sample_id: int, decisions: Mapping[str, StoredDecision]
 ) -> dict[str, int]:
     """By stage the rewrite to show: the chosen one, else the first that was compared."""
     rewrites: dict[str, int] = {}
@@ -108,13 +107,13 @@ def _rewrites(
     ):
         rewrites.setdefault(r["stage"], r["variant_id"])
     for stage, decision in decisions.items():
-        if decision["reflected"]:
-            rewrites[stage] = decision["chosen_id"]
+        if decision.reflected:
+            rewrites[stage] = decision.chosen_id
     return rewrites
 
 
 def _generations(
-    conn: sqlite3.Connection, rewrites: Mapping[str, int], reflections: Mapping[str, dict[str, Any]]
+    conn: sqlite3.Connection, rewrites: Mapping[str, int], reflections: Mapping[str, StoredReflection]
 ) -> dict[str, sqlite3.Row]:
     """By stage the generation to show: the one that made the rewrite, else the last try."""
     generations: dict[str, sqlite3.Row] = {}
@@ -123,7 +122,7 @@ def _generations(
             conn,
             "SELECT id, critique, segments, finish FROM generation WHERE parent_variant_id = ? AND stage = ? "
             "ORDER BY variant_id IS ? DESC, id DESC LIMIT 1",
-            (reflection["parent_variant_id"], stage, rewrites.get(stage)),
+            (reflection.parent_variant_id, stage, rewrites.get(stage)),
         )
         if row is not None:
             generations[stage] = row

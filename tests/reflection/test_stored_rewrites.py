@@ -66,9 +66,7 @@ def test_a_stored_rewrite(
         asked = reflecting._first_unasked(sample, store.corpus.variants([at])[at])
         assert (asked.attempt if asked else None) == asked_again
         assert reflecting._unknown == unknown
-        kept = [
-            (r["status"], r["attempts"]) for r in store.generations.reflections_of(run.id, sample).values()
-        ]
+        kept = [(r.status, r.attempts) for r in store.generations.reflections_of(run.id, sample).values()]
         assert kept == ([] if asked_again else [("parsed", 1)])
         # Where the recipe takes what the store has, and no teacher can be asked again, a cut one is left out.
         there = store.corpus.rewrites_of(at, "response_reflected")

@@ -131,7 +131,7 @@ def test_duplicates_are_kept_once_and_bad_rows_recorded(store: Store) -> None:
     rows.append(NewRow(4, row(0).pair, "{}"))
     done = store.imports.add_samples("d", "f.json", "sha", "alpaca", rows)
     assert (done.read, done.new, done.duplicate, done.bad) == (5, 2, 2, 1)
-    assert store.imports.bad_rows(done.dataset_id)[0]["reason"] == "empty_output"
+    assert store.imports.bad_rows(done.dataset_id)[0].reason == "empty_output"
     again = store.imports.earlier("d", "sha", "original")
     assert again is not None
     assert again.already

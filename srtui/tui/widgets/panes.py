@@ -31,16 +31,14 @@ def sentences(s: SampleView, takes: str = "training takes") -> list[str]:
     lines = []
     for stage in ("instruction", "response"):
         if stage in s.decisions:
-            reason = s.decisions[stage]["reason"]
+            reason = s.decisions[stage].reason
             lines.append(reason[:1].upper() + reason[1:])
-        elif stage in s.reflections and s.reflections[stage]["status"] != "parsed":
-            lines.append(f"No rewrite of the {stage}: {s.reflections[stage]['status']}")
+        elif stage in s.reflections and s.reflections[stage].status != "parsed":
+            lines.append(f"No rewrite of the {stage}: {s.reflections[stage].status}")
     if s.stands.overruled:
         lines.append(f"» Overruled by a person: {takes} {_named(s.final)}")
     elif s.outcome is not None:
-        lines.append(
-            "✓ Kept for training" if s.outcome["kept"] else f"✗ Not trained on: {s.outcome['reason']}"
-        )
+        lines.append("✓ Kept for training" if s.outcome.kept else f"✗ Not trained on: {s.outcome.reason}")
     elif s.state in _STATE_SENTENCES:
         sentence = _STATE_SENTENCES[s.state]
         lines.append(sentence[0].upper() + sentence[1:])
@@ -105,7 +103,7 @@ def pane(
         why = (
             "the teacher has not written it yet"
             if reflection is None
-            else f"there is none: {reflection['status']}"
+            else f"there is none: {reflection.status}"
         )
         blocks = [Static(Content.styled(name, "bold $text-primary")), Static(shown(why, "$dim"))]
     else:
