@@ -150,6 +150,7 @@ class Store:
         self.close()
 
     def close(self) -> None:
+        """Bring what was committed into the one file where that takes no time, and close the connection."""
         if not self.read_only:
             # Where a dashboard watches, SQLite's own checkpoint of the last writer never comes.
             self.checkpoint(0.2)

@@ -93,6 +93,7 @@ class Corpus:
     # -- datasets ---------------------------------------------------------------------------
 
     def dataset_id(self, name: str) -> int | None:
+        """The id of the dataset of this name; None where there is none."""
         dataset_id: int | None = fetch_value(
             self._store.conn, "SELECT id FROM dataset WHERE name = ?", (name,)
         )

@@ -107,6 +107,17 @@ class Decisions:
         reason: str,
         compared: Sequence[tuple[int, float | None, str | None]],
     ) -> None:
+        """Store the student's choice for a sample; one that is there already stays as it is.
+
+        Args:
+            run_id: of the run that chose.
+            sample_id: of the sample, which belongs to the run.
+            stage: ``instruction`` or ``response``.
+            chosen_id: the variant that goes on to the next stage.
+            reflected: whether that is a rewrite, and not what the stage began with.
+            reason: why, in a sentence's part.
+            compared: (variant, score, why there is none) of each text, what the stage began with first.
+        """
         self._store.conn.execute(
             "INSERT OR IGNORE INTO decision(run_id, sample_id, stage, chosen_id, reflected, reason, compared, "
             "created_at) VALUES (?,?,?,?,?,?,?,?)",

@@ -123,6 +123,7 @@ class Evaluations(EvaluationReads):
         return answer_ids
 
     def answer(self, answer_id: int) -> Answer:
+        """The answer of this id, which must be there."""
         return self._answers_by_id([answer_id])[answer_id]
 
     def add_answers(self, evaluation_id: int, answers: Iterable[tuple[int, Side, int, Answer]]) -> None:

@@ -332,6 +332,7 @@ def _answer(r: sqlite3.Row) -> Answer:
 
 
 def as_judgement(r: sqlite3.Row) -> Judgement:
+    """A row of the table of judgements. Raises UserError where its JSON is damaged."""
     return Judgement(
         item=r["item"],
         ordering=r["ordering"],

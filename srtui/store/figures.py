@@ -160,6 +160,7 @@ class Counts:
 
     @property
     def on_their_way(self) -> int:
+        """Samples that are not settled yet."""
         return self.samples - self.kept - sum(self.dropped.values())
 
 

@@ -137,6 +137,7 @@ class Generations:
         )
 
     def of_sample(self, sample_id: int) -> list[dict[str, Any]]:
+        """All generations from texts of a sample, whichever run asked for them, the oldest first: the rows."""
         return [
             dict(r)
             for r in fetch_rows(

@@ -25,6 +25,8 @@ STAGES = ("reflect-instruction", "choose-instruction", "reflect-response", "choo
 
 @dataclass(frozen=True)
 class Run:
+    """One run as it was last written: ``status`` may say that an engine works which is gone (``state_now``)."""
+
     id: int
     name: str
     dataset_id: int
@@ -82,9 +84,11 @@ class Runs:
     # -- what runs are ----------------------------------------------------------------------
 
     def all(self) -> list[Run]:
+        """All runs, the oldest first."""
         return [_run(r) for r in fetch_rows(self._store.conn, "SELECT * FROM run ORDER BY id")]
 
     def get(self, run_id: int) -> Run:
+        """The run of this id. Raises UserError where there is none."""
         row = fetch_row(self._store.conn, "SELECT * FROM run WHERE id = ?", (run_id,))
         if row is None:
             raise UserError(f"There is no run with id {run_id}.")
@@ -272,6 +276,7 @@ class Runs:
         return stages_of(self._store.conn, run_id)
 
     def event(self, run_id: int | None, level: str, message: str) -> None:
+        """Store what an engine reports; ``level`` is info, warning or error."""
         with self._store.transaction():
             self._store.conn.execute(
                 "INSERT INTO event(run_id, at, level, message) VALUES (?,?,?,?)",

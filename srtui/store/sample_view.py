@@ -55,6 +55,7 @@ class SampleView:
 
     @property
     def original(self) -> VariantView:
+        """The text as the dataset has it."""
         return next(v for v in self.variants if v.kind == "original")
 
     @property
@@ -63,6 +64,7 @@ class SampleView:
         return self.variant(self.stands.variant_id) or self.original
 
     def variant(self, variant_id: int | None) -> VariantView | None:
+        """The text of this id; None where the sample has none of it."""
         return next((v for v in self.variants if v.id == variant_id), None)
 
 

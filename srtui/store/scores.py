@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StoredLoss:
+    """The loss of a span: summed NLL of its target in nats, and the target's tokens. ``nll`` is None where
+    ``reason`` says why."""
+
     nll: float | None
     tokens: int
     truncated: bool
@@ -27,6 +30,9 @@ class StoredLoss:
 
 @dataclass(frozen=True)
 class StoredScore:
+    """A score on its way into the store: the ratio of the perplexities of two spans, by their keys; or why
+    there is none."""
+
     variant_id: int
     metric: str
     conditional_key: bytes | None
@@ -170,6 +176,7 @@ class Scores:
         return self._first_losses
 
     def add_losses(self, losses: Mapping[bytes, StoredLoss]) -> None:
+        """Store losses by the key of their span; those that are there already stay as they are."""
         with self._store.transaction():
             self._store.conn.executemany(
                 "INSERT OR IGNORE INTO span_loss(key, nll, tokens, truncated, reason) VALUES (?,?,?,?,?)",
@@ -219,6 +226,7 @@ class Scores:
         return variant_ids
 
     def add(self, setting_id: int, scores: Iterable[StoredScore]) -> None:
+        """Store scores under one way of scoring; those that are there already stay as they are."""
         with self._store.transaction():
             self._store.conn.executemany(
                 "INSERT OR IGNORE INTO score(variant_id, setting_id, metric, conditional_key, unconditional_key, "

@@ -88,6 +88,7 @@ class Views:
         self.listing = Listing(self.conn)
 
     def close(self) -> None:
+        """Close the connection; nothing can be read any more."""
         self.conn.close()
 
     def version(self) -> int:
