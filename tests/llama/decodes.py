@@ -32,7 +32,9 @@ class Jobs:
     """What a teacher is opened with, what it is asked, and what llama.cpp is made to say meanwhile."""
 
     requests: Sequence[Request]
-    later: dict[object, Sequence[Request]] = field(default_factory=dict)  # submitted when this key has come back
+    later: dict[object, Sequence[Request]] = field(
+        default_factory=dict
+    )  # submitted when this key has come back
     slots: int = 4
     context: int | None = None
     affordable: int | None = None  # tokens of KV cache that memory holds
@@ -146,7 +148,9 @@ def brief(decode: Sequence[tuple[int, int, int, bool]]) -> str:
     )
 
 
-def guided(topic: str, *stops: str, n: int = 1, sampler: Sampler = DRAWN, times: int | None = None) -> Request:
+def guided(
+    topic: str, *stops: str, n: int = 1, sampler: Sampler = DRAWN, times: int | None = None
+) -> Request:
     segments = (
         Segment("Criticism:\n", 24, stops),
         Segment("\n\n[New Instruction]\n", 24, stops, whole=topic == "bees"),
