@@ -159,8 +159,8 @@ class Scheduler:
         sequence.slot, sequence.cached = -1, 0
 
     def set_back(self, sequence: AnswerSequence) -> bool:
-        """Keep a released sequence that found no room in the cache until the slots are empty; False where
-        it was set back before."""
+        """Keep a released sequence that found no room in the cache until the slots are empty, to run alone;
+        False where it was set back before."""
         if sequence.was_set_back:
             return False
         sequence.was_set_back = True
@@ -169,8 +169,11 @@ class Scheduler:
 
     def _next(self) -> AnswerSequence | None:
         """The next sequence that this plan has room for."""
-        if self._set_back and not self.running:
+        running = self.running
+        if self._set_back and not running:
             return self._set_back.popleft()
+        if any(sequence.was_set_back for sequence in running):
+            return None  # it has the cache to itself
         held = []
         following = None
         while self._queue and following is None and -self._queue[0][0] > self._floor:

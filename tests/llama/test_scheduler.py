@@ -321,6 +321,18 @@ def test_a_set_back_sequence_continues(misfits: int) -> None:
     assert long.new_tokens == (4 if misfits == 2 else 12)
 
 
+def test_a_set_back_sequence_has_the_cache_to_itself() -> None:
+    """Also where all slots come free at once, and others wait."""
+    scheduler = Scheduler(together=False)
+    long, *others = [sequences(n, 90 - n, tokens=12)[0] for n in range(5)]
+    engine = Engine(scheduler, most=2, misfits={long: 1})
+    scheduler.add([long, *others])
+    engine.run()
+    fed = [[sequence for sequence, _ in batch.fed] for step in engine.batches for batch in step]
+    of_long = [together for together in fed if long in together]
+    assert of_long[-8:] == [[long]] * 8
+
+
 def test_what_is_too_long_for_this_plan_waits_for_the_next() -> None:
     scheduler = Scheduler(together=False)
     retry = sequences(9, 500)
