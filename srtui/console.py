@@ -405,7 +405,9 @@ def kept_words(kept: int, samples: int, held_out: int) -> str:
 def training_words(t: Mapping[str, Any]) -> list[str]:
     """What a training was, as every face says it: samples, losses of its first and last step, its pace;
     ``t`` as srtui.store.figures.training gives it."""
-    words = [f"{LABELS['trained on']} {t['trained_on']:,} samples"]
+    changed = t["changed_since"]
+    since = f", before a person changed {changed:,} choice{'' if changed == 1 else 's'}" if changed else ""
+    words = [f"{LABELS['trained on']} {t['trained_on']:,} samples{since}"]
     if t["step_losses"]:
         first, last = t["step_losses"]
         words.append(f"{LABELS['step loss']} {number(first)} → {number(last)}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from srtui.recipe import Recipe
 from srtui.workspace import Workspace, go_offline
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ go_offline()
 
 ROOT = Path(__file__).resolve().parent.parent
 CATALOGUE_MODEL = "smollm2-135m"
+RECIPE = Recipe(name="r", dataset="d").model_dump_json()
+"""What a run's row holds where a test needs one of any kind."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

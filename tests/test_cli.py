@@ -132,7 +132,9 @@ def test_a_training_that_changed_nothing_is_shown() -> None:
     from srtui.console import _training_rows
 
     result = {"first_loss": 2.0, "last_loss": 2.0, "steps": 1, "examples": 3, "held_out": {}}
-    training = {"status": "done", "steps": 1, "trained_on": 3, "step_losses": None, "tokens_a_second": None}
+    training = {
+        "status": "done", "steps": 1, "trained_on": 3, "step_losses": None, "tokens_a_second": None, "changed_since": 0,
+    }  # fmt: skip
     assert not [text for _, text in _training_rows({**training, "result": result}) if "nothing" in text]
     shown = _training_rows({**training, "result": result | {"changed": False}})
     assert ("training", "changed nothing: the adapter is what it was made with") in shown

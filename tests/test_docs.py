@@ -100,7 +100,14 @@ def test_the_commands_of_evaluation_work(tmp_path: Path, with_demo_names: Path) 
 
 
 def test_docs_name_what_exists() -> None:
-    for name in ("method.md", "architecture.md", "evaluation.md"):
-        text = (ROOT / "docs" / name).read_text(encoding="utf-8")
-        for path in re.findall(r"`((?:srtui|tests)/[\w/.]+)`", text):
-            assert (ROOT / path).exists(), path
+    for document in ("README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
+                     "docs/notes/engineering.md"):  # fmt: skip
+        text = (ROOT / document).read_text(encoding="utf-8")
+        for path in re.findall(r"`((?:srtui|tests|benchmarks|tools|recipes)/[\w/.-]*[\w/])`", text):
+            assert (ROOT / path).exists(), (document, path)
+    picture = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    tree = picture.split("## The tree")[1].split("```")[1]
+    for path in re.findall(r"`([a-z_]+/[\w/]*\.py|[a-z_]+\.py)`", picture):
+        assert (ROOT / "srtui" / path).exists() or (ROOT / path).exists(), path
+    rooms = {p.name for p in (ROOT / "srtui").iterdir() if (p / "__init__.py").exists()}
+    assert rooms <= set(re.findall(r"\b(\w+)/", tree)), "a room that the tree does not show"

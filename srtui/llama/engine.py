@@ -121,14 +121,15 @@ class LlamaTeacher:
         """Queue requests, longest expected first, so that the tail of the work is short."""
         limit = self._limit()
         for request in requests:
-            prompt_text, prompt = self._render(request)
-            for sequence in sequences_of(
-                request, prompt_text, prompt, self._vocabulary, limit=limit, may_think=self._may_think
-            ):
+            for sequence in self._sequences(request):
                 if sequence.size > limit:
                     self._refused.append(sequence.refusal(limit))
                 else:
                     self._scheduler.add([sequence])
+
+    def room(self, request: Request) -> Sequence[int]:
+        """The most tokens that each segment can have."""
+        return self._sequences(request)[0].room
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Generation]:
         """Yield generations as they finish. Stops within one decode step when asked."""
@@ -151,6 +152,12 @@ class LlamaTeacher:
         finally:
             self.run_seconds += time.perf_counter() - began
             self._drop_all()
+
+    def _sequences(self, request: Request) -> list[AnswerSequence]:
+        prompt_text, prompt = self._render(request)
+        return sequences_of(
+            request, prompt_text, prompt, self._vocabulary, limit=self._limit(), may_think=self._may_think
+        )
 
     def _refusals(self) -> Iterator[Generation]:
         while self._refused:

@@ -6,7 +6,7 @@ that the tail of the work is short. What prompts have in common is evaluated onc
 behind the slots, and copied.
 
 On a CPU a prompt chunk is a batch of its own, so that its arithmetic does not depend on what runs beside it
-(docs/architecture.md has the measurements); on a GPU, which small batches leave idle, the chunks of a step go
+(docs/notes/engineering.md has the measurements); on a GPU, which small batches leave idle, the chunks of a step go
 together. A memory that cannot be cut back (Mamba's, the hybrids') shares no prefixes and gets no idle tokens.
 
 Everything here is arithmetic over sequences: the engine carries it out, and keeps their ``cached`` true.

@@ -195,8 +195,9 @@ class AnswerSequence:
         anew. Returns how many of the cached tokens still hold.
         """
         kept = bytes(self._buffer[:keep])
-        self.written.append(WrittenSegment(kept.decode("utf-8", "ignore"), finish, len(self._ends)))
-        self.text += kept.decode("utf-8", "ignore")
+        text, room = kept.decode("utf-8", "ignore"), self.room[self.segment]
+        self.written.append(WrittenSegment(text, finish, len(self._ends), room))
+        self.text += text
         useless = self.request.segments[self.segment].whole and finish in ("length", "repetition")
         if useless or self.segment + 1 == len(self.request.segments):
             self.finished = True
@@ -263,10 +264,10 @@ def sequences_of(
             where they do not, a sequence's ``size`` is above it.
         may_think: whether tokens have to be planned for thinking.
     """
-    leads = [len(vocabulary.end_of_thinking) + len(vocabulary.tokenize(s.lead)) for s in request.segments]
+    leads = sum(len(vocabulary.end_of_thinking) + len(vocabulary.tokenize(s.lead)) for s in request.segments)
     thinking = request.thinking_tokens if may_think else 0
-    room = fitted(request.segments, limit - len(prompt) - sum(leads) - thinking)
-    budget = sum(leads) + sum(room) + thinking
+    room = fitted(request.segments, limit - len(prompt) - leads - thinking)
+    budget = leads + sum(room) + thinking
     return [
         AnswerSequence(request, candidate, prompt_text, prompt, room, thinking, budget, vocabulary)
         for candidate in range(request.candidates)

@@ -228,13 +228,16 @@ def _flow(summary: Mapping[str, Any], training: TrainingFacts | None) -> list[St
     kept, dropped = summary["kept"], summary["dropped"]
     steps.append(Step(LABELS["kept"], kept, kept + sum(dropped.values()), dropped))
     if training is not None:
-        steps.append(Step(LABELS["trained on"], training.examples, kept, _held_out(summary)))
+        steps.append(Step(LABELS["trained on"], training.examples, kept, _not_trained_on(summary)))
     return steps
 
 
-def _held_out(summary: Mapping[str, Any]) -> dict[str, int]:
-    held = summary["kept_held_out"]
-    return {LABELS["held out"]: held} if held else {}
+def _not_trained_on(summary: Mapping[str, Any]) -> dict[str, int]:
+    why = {
+        LABELS["held out"]: summary["kept_held_out"],
+        LABELS["changed since"]: (summary["training"] or {}).get("changed_since", 0),
+    }
+    return {reason: count for reason, count in why.items() if count}
 
 
 def _training(row: dict[str, Any] | None) -> TrainingFacts | None:

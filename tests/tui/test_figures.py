@@ -134,8 +134,9 @@ def expected_of(workspace: Workspace) -> dict[str, Any]:
         losses = [
             r[0] for r in store.rows("SELECT value FROM training_metric WHERE name = 'loss' ORDER BY step")
         ]
+        since = f", before a person changed {e['overruled']} choices" if e["overruled"] else ""
         e["training"] = [
-            f"trained on {t['examples']:,} samples",
+            f"trained on {t['examples']:,} samples{since}",
             f"loss of a step {losses[0]:.3f} → {losses[-1]:.3f}",
             f"{duration(t['seconds'])} in steps",
             f"{t['tokens'] / t['seconds']:,.0f} tokens/s in steps",
@@ -268,7 +269,8 @@ async def test_the_dashboard_agrees(told: Workspace) -> None:
         await press(pilot, "5")
         for words in e["training"]:
             assert words in text(app)
-        assert f"of {e['kept']} kept, {e['kept held out']} held out" in text(app)
+        now = f"{e['kept']} kept now" if e["overruled"] else f"of {e['kept']} kept"
+        assert f"{now}, {e['kept held out']} held out" in " ".join(text(app).split())
         assert app.problems == []
 
 
@@ -283,6 +285,9 @@ def test_the_report_agrees(told: Workspace, tmp_path: Path) -> None:
         assert f"| {name} | {e[f'{metric} n']} | {e[f'{metric} before']:.3f} → {e[metric]:.3f} |" in said
         assert f"{LABELS[f'kept {metric}']}: {e[f'kept {metric}']:.3f}" in said
     assert ", ".join(e["training"]) in said
+    assert (f"trained on, not: choice changed since the training ({e['overruled']})" in said) == bool(
+        e["overruled"]
+    )
     for number, ifd in re.findall(r"sample (\d+)\n\nrow .* IFD \S+ → (\S+); r-IFD", said):
         assert ifd == console.number(e["rows"][int(number)]["ifd"])
 
