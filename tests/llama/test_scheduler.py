@@ -4,6 +4,8 @@ it must do, for jobs of all shapes. No model."""
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -413,3 +415,12 @@ def test_a_shared_prefix_leaves_a_chunk_on_both_sides(same: int, tails: list[int
         assert len(prompts) > 1
     elif len(prompts) > 1:
         assert min(same, same + min(tails) - CHUNK_FLOOR) < CHUNK_FLOOR
+
+
+def test_nothing_heavy_is_imported() -> None:
+    script = (
+        "import sys, srtui.llama.scheduler, srtui.llama.sequence; "
+        "print([m for m in ('llama_cpp', 'numpy', 'torch', 'transformers', 'gguf') if m in sys.modules])"
+    )
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"
