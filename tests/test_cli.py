@@ -129,7 +129,7 @@ def test_the_quickstart_data_is_what_it_says() -> None:
 
 
 def test_a_training_that_changed_nothing_is_shown() -> None:
-    from srtui.console import _training_rows
+    from srtui.cli.run_tables import _training_rows
 
     result = {"first_loss": 2.0, "last_loss": 2.0, "steps": 1, "examples": 3, "held_out": {}}
     training = {"status": "done", "steps": 1, "trained_on": 3, "step_losses": None, "tokens_a_second": None}

@@ -49,7 +49,7 @@ def open_store(read_only: bool = False) -> tuple[Workspace, Store]:
     return workspace, Store(workspace.store_path, read_only=read_only)
 
 
-def say(text: str = "", *, to: TextIO | None = None) -> None:
+def print_line(text: str = "", *, to: TextIO | None = None) -> None:
     """A line on stdout, or ``to`` another stream: fit for a terminal, whatever names and paths are in it."""
     print(safe(text), file=to or sys.stdout, flush=True)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +18,7 @@ from srtui.cli.base import (
     outputs_of,
     plain_data,
     print_json,
-    say,
+    print_line,
     stop_on_signals,
 )
 
@@ -223,6 +222,7 @@ def choice(
     as_json: AsJson = False,
 ) -> None:
     """Multiple choice (ARC, HellaSwag, MMLU, TruthfulQA) by EleutherAI's lm-eval, on task files on disk."""
+    from srtui.cli.reporters import reporter
     from srtui.evaluation import choice as multiple_choice
     from srtui.evaluation.contestants import find_contestant
 
@@ -231,7 +231,7 @@ def choice(
         multiple_choice.check(tasks, run_python)
         one = find_contestant(workspace, store, a)
         stop = stop_on_signals()
-        with libraries_log(store.path.parent), reporter_of(as_json, stop.set) as face:
+        with libraries_log(store.path.parent), reporter(as_json, stop.set, json_lines=False) as face:
             done = multiple_choice.evaluate(store, one, tasks, limit, shots, face, stop.is_set)
         _show(store, done, as_json)
 
@@ -274,7 +274,7 @@ def anchors(
         questions = {i.item: i.turns[0] for i in store.evaluations.items(found[0].id)}
         made = write_anchors(out, models, named, questions)
         outputs.wrote(out)
-    say(
+    print_line(
         f"{out}: {len(made.difficulty)} difficulties from {len(models)} models, {len(made.preference)} gamed rows."
     )
 
@@ -284,7 +284,7 @@ def list_(
     run: Annotated[str | None, typer.Option(help="Only those of this run.")] = None, as_json: AsJson = False
 ) -> None:
     """All evaluations, the newest first, with what came out."""
-    from srtui.cli.evaluation_view import print_list
+    from srtui.cli.evaluation_tables import print_list
 
     _, store = open_store()
     with store:
@@ -293,7 +293,9 @@ def list_(
         if as_json:
             print_json([plain_data(e) for e in found])
         elif not found:
-            say("No evaluations yet. Start one with: srtui eval pairwise A B --prompts FILE --judge MODEL")
+            print_line(
+                "No evaluations yet. Start one with: srtui eval pairwise A B --prompts FILE --judge MODEL"
+            )
         else:
             print_list(found)
 
@@ -307,7 +309,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """One evaluation: its figures; with --judgements or --json, every single judgement too."""
-    from srtui.cli.evaluation_view import print_judged
+    from srtui.cli.evaluation_tables import print_judged
 
     _, store = open_store()
     with store:
@@ -342,7 +344,8 @@ def _evaluate(
     shown_source: str = "",
     anchors: Anchors | None = None,
 ) -> None:
-    from srtui.console import err
+    from srtui.cli.reporters import reporter
+    from srtui.cli.terminal import err
     from srtui.evaluation.contestants import same_weights
     from srtui.evaluation.evaluator import Evaluator, prepare
     from srtui.progress import Stopped
@@ -351,11 +354,11 @@ def _evaluate(
     if evaluation.state == "done":
         _show(store, evaluation, as_json)
         if not as_json:
-            say("This evaluation is done already; nothing was left to do.")
+            print_line("This evaluation is done already; nothing was left to do.")
         return
     sides: dict[Side, Contestant] = dict(zip(("a", "b"), contestants, strict=False))
     stop = stop_on_signals()
-    with libraries_log(store.path.parent), reporter_of(as_json, stop.set) as face:
+    with libraries_log(store.path.parent), reporter(as_json, stop.set, json_lines=False) as face:
         if not is_new:
             face.event("info", f"Going on with evaluation {evaluation.id}.")
         warnings = same_weights(workspace, store, judge.name, judge.sha256, contestants)
@@ -371,29 +374,8 @@ def _evaluate(
     _show(store, evaluation, as_json)
 
 
-def reporter_of(as_json: bool, lost: Callable[[], None]) -> Any:
-    """Progress goes to the terminal; a script that wants JSON gets the result and nothing else."""
-    from srtui.console import reporter
-
-    return _Quiet() if as_json else reporter(False, lost)
-
-
-class _Quiet:
-    def __enter__(self) -> _Quiet:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def progress(self, progress: Any) -> None:
-        pass
-
-    def event(self, level: str, message: str) -> None:
-        pass
-
-
 def _show(store: Store, evaluation: Evaluation, as_json: bool) -> None:
-    from srtui.cli.evaluation_view import print_evaluation
+    from srtui.cli.evaluation_tables import print_evaluation
 
     if as_json:
         print_json(plain_data(evaluation))

@@ -19,7 +19,7 @@ from srtui.cli.base import (
     outputs_of,
     plain_data,
     print_json,
-    say,
+    print_line,
     short,
 )
 
@@ -64,4 +64,4 @@ def report(
                 file.write(render(facts).encode("utf-8"))
             outputs.wrote(path)
             if not as_json:
-                say(f"{short(path.resolve())}: {path.stat().st_size / 1000:,.0f} kB.")
+                print_line(f"{short(path.resolve())}: {path.stat().st_size / 1000:,.0f} kB.")

@@ -9,16 +9,15 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import srtui
-from srtui.console import training_words
 from srtui.evaluation.question import compares_with_control
 from srtui.report.examples import Example, pick
 from srtui.store import Store, figures
 from srtui.store.distributions import distributions
 from srtui.store.evaluations import Evaluation
-from srtui.store.figures import LABELS
 from srtui.store.runs import STAGES, Run
 from srtui.store.summary import summarise
 from srtui.store.views import Views
+from srtui.wording import LABELS, training_words
 
 Points = list[tuple[int, float]]
 

@@ -18,10 +18,10 @@ from textual.color import Color
 from textual.screen import Screen
 from textual.theme import Theme
 
-from srtui.console import safe
 from srtui.errors import UserError
 from srtui.store import Store
 from srtui.store.views import RunRow, SampleFilter, Views
+from srtui.text import safe
 from srtui.tui import preferences
 from srtui.tui.background import StoreReader, StoreWriter
 from srtui.tui.processes import Started

@@ -12,8 +12,8 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widget import Widget
 
-from srtui.console import title
 from srtui.tui.widgets.words import Words, shown, state_words
+from srtui.wording import stage_title
 
 if TYPE_CHECKING:
     from srtui.tui.app import Dashboard
@@ -145,7 +145,7 @@ class RunLine(Words):
             return
         parts = [shown(run.name, "bold $foreground"), state_words(run.state)]
         if run.stage and run.state in ("running", "paused", "stopped", "failed"):
-            parts.append(Content(f"{title(run.stage)} {run.done:,}/{run.total:,}"))
+            parts.append(Content(f"{stage_title(run.stage)} {run.done:,}/{run.total:,}"))
         parts.append(Content(f"{run.kept:,} of {run.samples:,} kept"))
         if len(app.runs) > 1:
             parts.append(Content(f"run {app.runs.index(run) + 1} of {len(app.runs)}, [ and ] change"))

@@ -13,8 +13,8 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Static
 
-from srtui.console import number
 from srtui.store.evaluations import Answer, Evaluation, JudgedPair, Judgement
+from srtui.text import number
 from srtui.tui.screens.base import KeyLine
 from srtui.tui.widgets.table import Cell, Column, TableRow, Tone, VirtualTable
 from srtui.tui.widgets.words import Words, shown, sparkline

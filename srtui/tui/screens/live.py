@@ -17,12 +17,13 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 
-from srtui.console import bytes_text, duration, share, title
 from srtui.store.figures import Counts
 from srtui.store.views import LiveView
+from srtui.text import bytes_text, duration, share
 from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.words import Words, bar, shown, sparkline
+from srtui.wording import stage_title
 
 _STAGES = ("reflect-instruction", "choose-instruction", "reflect-response", "choose-response", "train")
 _WRITING = ("reflect-instruction", "reflect-response")
@@ -183,7 +184,7 @@ class LiveScreen(DashboardScreen):
         style = "bold $text-accent" if here else "$text-success" if over else "$dim"
         size = max(6, min(40, width - 80))
         head = Content.assemble(
-            (f"{sign} {title(stage):<26}", style),
+            (f"{sign} {stage_title(stage):<26}", style),
             (bar(done, total, size).rstrip(), style),
             ("─" * (size - len(bar(done, total, size).rstrip())), "$panel"),
             f" {done:>7,}/{total:<7,}" if total else f" {'-':>9}{'':<6}",

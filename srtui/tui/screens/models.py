@@ -12,8 +12,8 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 
 from srtui import models
-from srtui.console import bytes_text
 from srtui.models import CatalogueEntry, ModelEntry
+from srtui.text import bytes_text
 from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.screens.dialogs import AskText
 from srtui.tui.widgets.empty import Empty

@@ -18,11 +18,11 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Static
 
-from srtui.console import safe
 from srtui.errors import UserError
 from srtui.files import read_text
 from srtui.sample import Pair
 from srtui.store.views import SampleView, VariantView
+from srtui.text import safe
 from srtui.tui.background import StoreReader
 from srtui.tui.screens.base import KeyLine
 from srtui.tui.widgets.panes import PART_NAMES, PARTS, columns, diffs, pane, sentences

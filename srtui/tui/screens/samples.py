@@ -15,15 +15,15 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
 from textual.widgets import Button, Input, Label, Select, Static
 
-from srtui.console import number
-from srtui.store.figures import LABELS
 from srtui.store.views import DECISIONS, ORDERS, STATES, Part, SampleFilter, SampleRow
+from srtui.text import number
 from srtui.tui.background import StoreReader
 from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.screens.dialogs import AskText, Dialog
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.table import Cell, Column, TableRow, Tone, VirtualTable
 from srtui.tui.widgets.words import Words, shown
+from srtui.wording import LABELS
 
 MEASURE_NAMES = {measure: LABELS[measure] for measure in ("ifd", "ifd before", "rifd", "rifd before")}
 _ORDER_NAMES = {

@@ -15,13 +15,14 @@ from textual.message import Message
 from textual.reactive import reactive
 from textual.widget import Widget
 
-from srtui.console import number, share
-from srtui.store.figures import LABELS, Counts
+from srtui.store.figures import Counts
 from srtui.store.views import Measure, SampleFilter, Views
+from srtui.text import number, share
 from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.plot import Plot, Series
 from srtui.tui.widgets.words import Words, bar, shown
+from srtui.wording import LABELS
 
 _STEP = 0.1
 _BINS = 15

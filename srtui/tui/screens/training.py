@@ -12,12 +12,13 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
 
-from srtui.console import bytes_text, duration, number, training_words
 from srtui.store.views import RunRow
+from srtui.text import bytes_text, duration, number
 from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.plot import Plot, Series
 from srtui.tui.widgets.words import Words, shown
+from srtui.wording import training_words
 
 Points = list[tuple[int, float]]
 _HELD_OUT = "held_out_"

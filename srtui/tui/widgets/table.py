@@ -17,7 +17,7 @@ from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from srtui.console import safe
+from srtui.text import safe
 
 PAGE = 64
 _PAGES_KEPT = 24

@@ -5,7 +5,7 @@ from __future__ import annotations
 from textual.content import Content
 from textual.widgets import Static
 
-from srtui.console import safe
+from srtui.text import safe
 
 STATE_SIGNS = {
     "new": "○",

@@ -1,0 +1,65 @@
+"""The words that every face (command line, dashboard, report) uses for the same thing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from srtui.text import duration, number, share
+
+LABELS = {
+    "samples": "samples",
+    "held out": "held out",
+    "kept": "kept",
+    "overruled": "overruled by a person",
+    "ifd before": "IFD of the original",
+    "ifd": "IFD of the final text",
+    "rifd before": "r-IFD before the new answer",
+    "rifd": "r-IFD of the final text",
+    "kept ifd": "IFD of what is kept",
+    "kept rifd": "r-IFD of what is kept",
+    "trained on": "trained on",
+    "step loss": "loss of a step",
+    "step seconds": "in steps",
+    "step speed": "tokens/s in steps",
+    "stage seconds": "whole stage",
+}
+"""By quantity, the words that all faces use for it."""
+
+STAGE_TITLES = {
+    "check-template": "Check the prompt template",
+    "reflect-instruction": "Reflect on instructions",
+    "choose-instruction": "Choose instructions (IFD)",
+    "reflect-response": "Reflect on answers",
+    "choose-response": "Choose answers (r-IFD)",
+    "train": "Train the student (QLoRA)",
+    "answers-a": "Answers of A",
+    "answers-b": "Answers of B",
+    "judge": "Judge",
+    "judge-words": "The judge's words",
+    "choice": "Multiple choice",
+}
+
+
+def stage_title(stage: str) -> str:
+    """What a person calls a stage of a run or of an evaluation."""
+    return STAGE_TITLES.get(stage, stage)
+
+
+def kept_words(kept: int, samples: int, held_out: int) -> str:
+    """26 of 56 (46 %), 2 held out."""
+    held = f", {held_out:,} {LABELS['held out']}" if held_out else ""
+    return f"{kept:,} of {samples:,} ({share(kept, samples)}){held}"
+
+
+def training_words(t: Mapping[str, Any]) -> list[str]:
+    """What a training was, as every face says it: samples, losses of its first and last step, its pace;
+    ``t`` as srtui.store.figures.training gives it."""
+    words = [f"{LABELS['trained on']} {t['trained_on']:,} samples"]
+    if t["step_losses"]:
+        first, last = t["step_losses"]
+        words.append(f"{LABELS['step loss']} {number(first)} → {number(last)}")
+    if t["tokens_a_second"]:
+        words.append(f"{duration(t['seconds'])} {LABELS['step seconds']}")
+        words.append(f"{t['tokens_a_second']:,.0f} {LABELS['step speed']}")
+    return words
