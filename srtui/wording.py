@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 from srtui.text import duration, number, share
 
@@ -52,14 +51,22 @@ def kept_words(kept: int, samples: int, held_out: int) -> str:
     return f"{kept:,} of {samples:,} ({share(kept, samples)}){held}"
 
 
-def training_words(t: Mapping[str, Any]) -> list[str]:
-    """What a training was, as every face says it: samples, losses of its first and last step, its pace;
-    ``t`` as srtui.store.figures.training gives it."""
-    words = [f"{LABELS['trained on']} {t['trained_on']:,} samples"]
-    if t["step_losses"]:
-        first, last = t["step_losses"]
+def training_words(
+    trained_on: int, step_losses: Sequence[float] | None, seconds: float, tokens_a_second: float | None
+) -> list[str]:
+    """What a training was, as every face says it; figures as srtui.store.figures.training defines them.
+
+    Args:
+        trained_on: samples whose tokens were trained on.
+        step_losses: the loss of the first and of the last step, in nats a target token, where there are any.
+        seconds: time spent in steps.
+        tokens_a_second: tokens over those seconds; None where no time was spent.
+    """
+    words = [f"{LABELS['trained on']} {trained_on:,} samples"]
+    if step_losses:
+        first, last = step_losses
         words.append(f"{LABELS['step loss']} {number(first)} → {number(last)}")
-    if t["tokens_a_second"]:
-        words.append(f"{duration(t['seconds'])} {LABELS['step seconds']}")
-        words.append(f"{t['tokens_a_second']:,.0f} {LABELS['step speed']}")
+    if tokens_a_second:
+        words.append(f"{duration(seconds)} {LABELS['step seconds']}")
+        words.append(f"{tokens_a_second:,.0f} {LABELS['step speed']}")
     return words

@@ -32,6 +32,7 @@ from srtui.workspace import Workspace
 
 if TYPE_CHECKING:
     from srtui.pipeline.ablate import Examiner
+    from srtui.pipeline.template_check import TemplateScores
     from srtui.progress import Reporter
     from srtui.store import Store
     from srtui.store.runs import Run
@@ -103,7 +104,7 @@ def _work(
 
     if this.status == "done" and not store.work.unscored_by_hand(this.id):
         if as_json:
-            print_json({"type": "summary", **summarise(store, this.id)})
+            print_json({"type": "summary", **plain_data(summarise(store, this.id))})
         else:
             print_summary(summarise(store, this.id), _files(workspace, store, this))
             print_line("\nThis run is done already; nothing was left to do.")
@@ -118,7 +119,7 @@ def _work(
         except Stopped:
             stopped = True
     if as_json:
-        print_json({"type": "summary", **summarise(store, this.id)})
+        print_json({"type": "summary", **plain_data(summarise(store, this.id))})
     elif stopped:
         out.print(f"Stopped; everything finished is stored. Go on with: {again}", soft_wrap=True)
     else:
@@ -254,13 +255,13 @@ def status(
             this = store.runs.named(name)
             figures = summarise(store, this.id)
             if as_json:
-                print_json(figures)
+                print_json(plain_data(figures))
             else:
                 print_summary(figures, _files(workspace, store, this))
             return
         runs = store.runs.all()
         if as_json:
-            print_json([summarise(store, r.id) for r in runs])
+            print_json([plain_data(summarise(store, r.id)) for r in runs])
             return
         from srtui.store.figures import counts
 
@@ -313,7 +314,7 @@ def scores(
                     workspace, store, this, sample, lambda line: err.print(line, style="dim")
                 )
             if as_json:
-                print_json(found)
+                print_json([_without_empty_problem(t) for t in found])
             else:
                 print_templates(found)
             return
@@ -327,11 +328,16 @@ def scores(
             return
         figures = distributions(store, this.id)
         if as_json:
-            print_json({"run": this.name, "scores": figures})
+            print_json({"run": this.name, "scores": [plain_data(spread) for spread in figures]})
         elif not figures:
             print_line(f"Run {this.name} has no scores yet; they come with: srtui run")
         else:
             print_distributions(figures)
+
+
+def _without_empty_problem(template: TemplateScores) -> dict[str, Any]:
+    """The key ``problem`` is there only where there is one."""
+    return {key: value for key, value in plain_data(template).items() if key != "problem" or value}
 
 
 def _write_csv(path: Path, columns: list[str], rows: Iterable[dict[str, Any]]) -> None:

@@ -39,7 +39,7 @@ def html(facts: Facts) -> str:
     both."""
     style = _sheet()
     drawn = {
-        "flow": pictures.flow(facts.flow) if facts.summary["samples"] else "",
+        "flow": pictures.flow(facts.flow) if facts.summary.samples else "",
         "changes": pictures.changes(facts.changes) if facts.changes else "",
         "training": pictures.training(facts.training)
         if facts.training and facts.training.metrics.get("loss")

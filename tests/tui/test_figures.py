@@ -192,6 +192,36 @@ def test_the_commands_agree(told: Workspace, tmp_path: Path) -> None:
         )
 
 
+def test_the_keys_of_a_summary_as_json_are_a_contract(told: Workspace) -> None:
+    """Scripts read them: none goes, and none changes its name."""
+    summary = json.loads(srtui(told, "status", "quickstart", "--json"))
+    assert " ".join(summary) == (
+        "run status stage error samples held_out teacher student quantization reflections accepted ifd rifd "
+        "kept_scores length endings kept kept_held_out overruled dropped truncated training stages "
+        "peak_memory_mb seconds rounds"
+    )
+    assert {name: list(summary[name]) for name in ("ifd", "rifd", "kept_scores", "length", "endings")} == {
+        "ifd": ["samples", "before", "after"],
+        "rifd": ["samples", "before", "after"],
+        "kept_scores": ["ifd", "rifd"],
+        "length": ["before", "after", "code_before", "code_after"],
+        "endings": ["whole", "unknown", "cut"],
+    }
+    assert list(summary["reflections"]["response"]) == ["asked", "first_try", "after_retries", "failed"]
+    assert list(summary["accepted"]["response"]) == ["decided", "choices", "taken", "share"]
+    assert " ".join(summary["training"]) == (
+        "id run_id status examples steps tokens seconds adapter result created_at plan trained_on step_losses "
+        "tokens_a_second"
+    )
+    assert list(summary["rounds"][0]) == [
+        "run", "teacher", "parsed_share", "taken_share", "kept", "ifd", "rifd", "held_out_before", "held_out_after",
+    ]  # fmt: skip
+    spread = json.loads(srtui(told, "scores", "quickstart", "--json"))["scores"][0]
+    assert list(spread) == [
+        "metric", "kind", "scored", "mean", "quantiles", "at_or_over_one", "histogram", "truncated", "invalid",
+    ]  # fmt: skip
+
+
 def test_scores_are_those_of_the_rows(told: Workspace) -> None:
     found = {
         (f["metric"], f["kind"]): f
