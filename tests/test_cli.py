@@ -17,7 +17,7 @@ from tests.conftest import ROOT, make_workspace
 
 COMMANDS = [
     ["init"], ["import"], ["run"], ["resume"], ["status"], ["show"], ["export"], ["export-model"],
-    ["report"], ["eval", "human"],
+    ["recipes"], ["report"], ["eval", "human"],
     ["doctor"],
     ["models", "list"], ["models", "inspect"], ["models", "add"], ["models", "quantize"],
     ["db", "check"], ["db", "vacuum"], ["db", "backup"],

@@ -13,12 +13,11 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from tui.driving import dashboard, press  # noqa: E402
-from tui.scripted_store import make_demo_store  # noqa: E402
+sys.path.insert(0, str(ROOT))
 
 from srtui.workspace import Workspace  # noqa: E402
+from tests.tui.driving import dashboard, press  # noqa: E402
+from tests.tui.scripted_store import make_demo_store  # noqa: E402
 
 OLDER = ("left_square_bracket", "left_square_bracket")
 PICTURES: dict[str, tuple[str, tuple[str, ...]]] = {
