@@ -141,7 +141,7 @@ class RunLine(Words):
         app: Dashboard = self.app  # type: ignore[assignment]
         run = app.current_run
         if run is None:
-            self.say(Content("no run yet" if app.watched else ""))
+            self.show(Content("no run yet" if app.watched else ""))
             return
         parts = [shown(run.name, "bold $foreground"), state_words(run.state)]
         if run.stage and run.state in ("running", "paused", "stopped", "failed"):
@@ -152,7 +152,7 @@ class RunLine(Words):
         room = self.app.size.width - 2
         while len(parts) > 2 and sum(p.cell_length + 5 for p in parts) - 5 > room:
             parts.pop()
-        self.say(Content("  ·  ").join(parts))
+        self.show(Content("  ·  ").join(parts))
 
 
 class DashboardScreen(Screen[None]):

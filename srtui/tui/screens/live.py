@@ -139,12 +139,12 @@ class LiveScreen(DashboardScreen):
     def _show(self, view: LiveView, machine: list[str]) -> None:
         width = self.app.size.width
         going = view.run.state == "running"
-        self.query_one("#stages", Words).say(
+        self.query_one("#stages", Words).show(
             Content("\n").join(self._stage(view, s, width, going) for s in self._stages(view))
         )
-        self.query_one("#speed", Words).say(self._speed(view, width, going))
-        self.query_one("#machine", Words).say(shown("\n".join(machine)))
-        self.query_one("#writing", Words).say(_writing(view))
+        self.query_one("#speed", Words).show(self._speed(view, width, going))
+        self.query_one("#machine", Words).show(shown("\n".join(machine)))
+        self.query_one("#writing", Words).show(_writing(view))
         # What is new stands at the end.
         self.query_one("#writing-box").scroll_end(animate=False)
         events = [
@@ -157,7 +157,7 @@ class LiveScreen(DashboardScreen):
             )
             for e in view.events[:20]
         ]
-        self.query_one("#events", Words).say(Content("\n").join(events) if events else Content("none yet"))
+        self.query_one("#events", Words).show(Content("\n").join(events) if events else Content("none yet"))
 
     def _stages(self, view: LiveView) -> list[str]:
         wanted = [

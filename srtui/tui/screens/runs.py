@@ -120,7 +120,7 @@ class RunsScreen(DashboardScreen):
             lines.append(shown(_made(run), "$dim"))
         if run.error:
             lines.append(shown(f"✗ {run.error}", "$text-error"))
-        self.query_one("#about", Words).say(Content("\n").join(lines))
+        self.query_one("#about", Words).show(Content("\n").join(lines))
 
     # -- what a person does -----------------------------------------------------------------
 

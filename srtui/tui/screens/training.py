@@ -82,7 +82,7 @@ class TrainingScreen(DashboardScreen):
         if training is None or run is None:
             return
         beside = next((r for r in app.runs if r.id == other_id), None) if other else None
-        self.query_one("#facts", Words).say(_facts(run, training, beside, other))
+        self.query_one("#facts", Words).show(_facts(run, training, beside, other))
         drawn = [(run, training, False)] + ([(beside, other, True)] if beside and other else [])
         losses: list[Series] = []
         for r, t, dashed in drawn:
