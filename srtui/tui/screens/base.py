@@ -168,6 +168,11 @@ class DashboardScreen(Screen[None]):
         self._reading = self._again = False
 
     @property
+    def idle(self) -> bool:
+        """Whether nothing is being read for this screen."""
+        return not self._reading
+
+    @property
     def dashboard(self) -> Dashboard:
         return self.app  # type: ignore[return-value]
 

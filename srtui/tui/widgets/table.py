@@ -150,6 +150,11 @@ class VirtualTable(ScrollView, can_focus=True):
 
     # -- what it shows ----------------------------------------------------------------------
 
+    @property
+    def idle(self) -> bool:
+        """Whether no rows are being fetched."""
+        return not self._fetching
+
     def show(self, total: int, cursor: int | None = None) -> None:
         """There are ``total`` rows now, in an order of which nothing is known yet."""
         self._pages = {}
