@@ -129,6 +129,7 @@ def plain(student: Any, some: list[Any], wanted: argparse.Namespace, folder: Pat
 def srtui(student: Any, some: list[Any], wanted: argparse.Namespace, folder: Path) -> dict[str, float]:
     import torch
 
+    from srtui.recipe import Recipe
     from srtui.sample import Pair
     from srtui.store import Store
     from srtui.store.corpus import NewRow
@@ -136,7 +137,8 @@ def srtui(student: Any, some: list[Any], wanted: argparse.Namespace, folder: Pat
 
     store = Store(folder / "s.sqlite")
     imported = store.corpus.import_rows("b", "-", "-", "alpaca", [NewRow(0, Pair("i", "", "r"), "{}", "0")])
-    run = store.runs.create("b", imported.dataset_id, "-", "{}", "-", [(1, False)]).id
+    recipe = Recipe(name="b", dataset="b").model_dump_json()
+    run = store.runs.create("b", imported.dataset_id, "-", recipe, "-", [(1, False)]).id
     training = store.runs.start_training(run, len(some), wanted.steps)
     marks: dict[str, list[float]] = {"step": [], "tokens": [], "arithmetic": [], "saving": []}
     inside = [0.0]

@@ -142,7 +142,7 @@ def _cut_in(store: Store) -> int:
                     ended = [part for part in json.loads(row["segments"] or "[]") if part[0] != "critique"]
                     # Behind a whole answer a marker stands, and what was cut is behind that.
                     tail = row["text"].rstrip().endswith(row["response"].rstrip())
-                    found |= any(how in CUT and (tail or part == "instruction") for part, how, _ in ended)
+                    found |= any(how in CUT and (tail or part == "instruction") for part, how, *_ in ended)
                     found |= row["segments"] is None and row["finish"] in CUT
                 at = None if row["kind"] == "manual" else row["parent_id"]
             cut += found

@@ -8,6 +8,8 @@ import hashlib
 import os
 import secrets
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +31,42 @@ def is_sqlite(path: Path) -> bool:
     return begins == b"SQLite format 3\0" or begins[:4] in (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
 
 
+# Reads until nobody holds the other end of the pipe, then removes what it was given.
+_GUARD = (
+    "import contextlib, os, sys\n"
+    "while os.read(0, 4096): pass\n"
+    "for path in sys.argv[1:]:\n"
+    "    with contextlib.suppress(OSError): os.unlink(path)"
+)
+
+
+@contextmanager
+def gone_if_killed(*paths: Path) -> Iterator[None]:
+    """These files are gone soon after this process, should it be killed within the block in whatever way;
+    nothing runs in a process that gets SIGKILL, so another one, in a session of its own, waits for its end.
+
+    They are also removed where they are still there when the block ends: name files that are renamed when
+    they are whole. Where no process can be started, or all are killed at once (a power cut), they stay.
+    """
+    try:
+        guard = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _GUARD, *(str(path.absolute()) for path in paths)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError:
+        guard = None
+    try:
+        yield
+    finally:
+        if guard is not None:
+            if guard.stdin is not None:
+                guard.stdin.close()
+            guard.wait()
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A new file that takes the place of ``path`` when the block ends well, and leaves no trace when not.
@@ -46,17 +84,20 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
                 raise UserError(f"{path} is not a regular file; name one to write.")
             mode = stat.S_IMODE(found)
         beside = target.with_name(f".srtui-{secrets.token_hex(8)}.part")
-        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
-        part = beside
-        with open(handle, "wb", buffering=1 << 20) as file:  # noqa: PTH123 - a descriptor, not a path
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        # Whoever asked whether it may be written asked a while ago, and a link may lead elsewhere by now.
-        if target.is_file() and is_sqlite(target):
-            raise UserError(f"{path} is a SQLite database, which nothing is written over; name another file.")
-        part.replace(target)
-        part = None
+        with gone_if_killed(beside):
+            handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
+            part = beside
+            with open(handle, "wb", buffering=1 << 20) as file:  # noqa: PTH123 - a descriptor, not a path
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            # Whoever asked whether it may be written asked a while ago, and a link may lead elsewhere by now.
+            if target.is_file() and is_sqlite(target):
+                raise UserError(
+                    f"{path} is a SQLite database, which nothing is written over; name another file."
+                )
+            part.replace(target)
+            part = None
     except OSError as error:
         raise UserError(_cannot_write(path, error)) from error
     finally:

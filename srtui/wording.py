@@ -18,6 +18,7 @@ LABELS = {
     "kept ifd": "IFD of what is kept",
     "kept rifd": "r-IFD of what is kept",
     "trained on": "trained on",
+    "changed since": "choice changed since the training",
     "step loss": "loss of a step",
     "step seconds": "in steps",
     "step speed": "tokens/s in steps",
@@ -52,7 +53,11 @@ def kept_words(kept: int, samples: int, held_out: int) -> str:
 
 
 def training_words(
-    trained_on: int, step_losses: Sequence[float] | None, seconds: float, tokens_a_second: float | None
+    trained_on: int,
+    step_losses: Sequence[float] | None,
+    seconds: float,
+    tokens_a_second: float | None,
+    changed_since: int,
 ) -> list[str]:
     """What a training was, as every face says it; figures as srtui.store.figures.training defines them.
 
@@ -61,8 +66,11 @@ def training_words(
         step_losses: the loss of the first and of the last step, in nats a target token, where there are any.
         seconds: time spent in steps.
         tokens_a_second: tokens over those seconds; None where no time was spent.
+        changed_since: choices that a person has changed after it.
     """
     words = [f"{LABELS['trained on']} {trained_on:,} samples"]
+    if changed_since:
+        words[0] += f", before a person changed {changed_since:,} choice{'' if changed_since == 1 else 's'}"
     if step_losses:
         first, last = step_losses
         words.append(f"{LABELS['step loss']} {number(first)} → {number(last)}")

@@ -11,6 +11,7 @@ from benchmarks.check_method import _cut_in
 from srtui.sample import Pair
 from srtui.store import Store
 from srtui.store.endings import packed
+from tests.conftest import RECIPE
 from tests.store.test_endings import generation, imported
 
 
@@ -25,7 +26,7 @@ def test_a_text_in_one_go_is_cut_where_it_is_the_tail(tmp_path: Path, text: str,
     with Store(tmp_path / "s.sqlite") as store:
         dataset = imported(store, 1)
         sample = int(store.value("SELECT id FROM sample"))
-        run = store.runs.create("r", dataset, "r.toml", "{}", "f", [(sample, False)])
+        run = store.runs.create("r", dataset, "r.toml", RECIPE, "f", [(sample, False)])
         at = int(store.value("SELECT id FROM variant"))
         with store.transaction():
             made = generation(1, at, "response", "length", packed([("text", "length", 60)]))

@@ -71,6 +71,11 @@ def test_every_pinned_package_has_sums_and_every_dependency_is_pinned() -> None:
         assert version is not None and requirement.specifier.contains(version[1]), (line, version)
 
 
+def test_the_metadata_says_where_the_method_is_from() -> None:
+    """There is no public address of the project itself that could be stated."""
+    assert PROJECT["project"]["urls"] == {"Paper": "https://arxiv.org/abs/2402.10110"}
+
+
 @pytest.fixture(scope="module")
 def wheel_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of a new environment that holds srtui's wheel, and beside it only what we depend on.

@@ -92,7 +92,7 @@ def test_no_rewrite_was_cut_short(finished: tuple[Workspace, dict[str, Any]]) ->
     workspace, figures = finished
     with Store(workspace.store_path, read_only=True) as store:
         ended = {
-            g["id"]: {part: finish for part, finish, _ in json.loads(g["segments"])}
+            g["id"]: {part: finish for part, finish, *_ in json.loads(g["segments"])}
             for g in store.rows("SELECT id, segments FROM generation")
         }
         made = [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -98,8 +100,27 @@ def test_the_same_name_with_other_words_is_another_version(mine: Path) -> None:
         ("({input}) A: ", "({input!r:>9}) A: ", ["templates.vicuna", "{input} alone"]),
         ("what {response}", "what", ["reverse", "must hold {response}"]),
         ("templates.short", "templates.chat", ["chat", "another name"]),
-        ("temperature = 0.0", "heat = 0.0", ["sampling.heat", "'temperature'"]),
-        ("[sampling]", "[samplings]", ["samplings", "not permitted"]),
+        (
+            "temperature = 0.0",
+            "heat = 0.0",
+            ["sampling.heat is not a key; it can be min_p, repeat_penalty, temperature, top_k, top_p."],
+        ),
+        (
+            "[sampling]",
+            "[samplings]",
+            ["samplings is not a key; it can be name, reverse, sampling, teacher, templates."],
+        ),
+        (  # what is missing because of the slip is not what is named
+            "without_input =",
+            "without_imput =",
+            ["templates.vicuna.without_imput is not a key; it can be with_input, without_input."],
+        ),
+        (
+            "teacher.response.",
+            "teacher.response.with_",
+            ["teacher.response.with_without_input is not a key; it can be with_input, without_input."],
+        ),
+        ("templates.short", "templates.Short", ["templates.Short cannot be a name here"]),
         ("temperature = 0.0", "temperature = ", ["not valid TOML"]),
         ("A: {response}\\nWrite", "A: {\\nWrite", ["teacher.response", "braces"]),
     ],
@@ -113,6 +134,18 @@ def test_a_mistake_is_one_sentence(mine: Path, old: str, new: str, words: list[s
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_an_unknown_key_of_criteria_and_of_a_judges_prompt(tmp_path: Path) -> None:
+    from srtui.evaluation.judge_model import load_judge_prompt
+
+    path = tmp_path / "c.toml"
+    path.write_text("versoin = '1'", encoding="utf-8")
+    for read in (lambda: load_criteria(str(path), "response"), lambda: load_judge_prompt(str(path), 1)):
+        with pytest.raises(
+            UserError, match=r"c\.toml: versoin is not a key; (it can be .*|did you mean )version"
+        ):
+            read()
 
 
 @pytest.mark.parametrize(("words", "key"), [("temperature = 9.0", "temperature"), ("top_k = 1.5", "top_k")])
@@ -210,23 +243,62 @@ def test_scores_and_answers_under_other_words_are_not_used_again(mine: Path, tmp
     json.dumps(other.identity)
 
 
-def test_a_run_that_began_under_other_words_is_refused(workspace: Workspace) -> None:
-    from srtui.pipeline.context import Context
-    from srtui.pipeline.watch import Watch
+def test_a_run_that_began_under_other_words_is_refused_before_anything_is_loaded(
+    workspace: Workspace,
+) -> None:
+    """The teacher's stages come first; here no model is there to load."""
+    from srtui.pipeline import Engine
 
     with Store(workspace.store_path) as store:
         script = Script(workspace, store).begin([Pair(f"i{n}", "", f"One. Two {n}.") for n in range(4)])
-        run = store.runs.get(script.run_id)
-        now = store.work.setting(
-            "smollm2-135m", "abc", "nf4", "alpaca", "default", 1024, template_version("alpaca")
-        )
         quiet: Any = type("Quiet", (), {"progress": lambda *_: None, "event": lambda *_: None})()
-        context = Context(workspace, store, run, Watch(store, run.id, quiet, lambda: False))
-        context._refuse_other_words(now)  # nothing is chosen yet
+
+        def refused() -> str:
+            with pytest.raises(UserError) as error:
+                Engine(workspace, store, store.runs.get(script.run_id), quiet).work()
+            return str(error.value)
+
+        assert "other words" not in refused()  # nothing is chosen yet
         script.reflect("instruction")
         script.choose("instruction")
-        with pytest.raises(UserError, match=r"other words of the 'alpaca' template.*--set name="):
-            context._refuse_other_words(now)
+        assert re.search(r"other words of the 'alpaca' template.*--set name=", refused())
+        version = template_version("alpaca")
+        store.conn.execute("UPDATE scoring_setting SET template_version = ?", (version,))
+        assert "other words" not in refused()
+
+
+def test_under_a_chat_template_too(workspace: Workspace) -> None:
+    """One that opens a <think> block has a version that its tokenizer tells; no weights are here to load."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    from srtui.pipeline.context import Context
+
+    folder = workspace.models / "thinker"
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({"<e>": 0}, "<e>")), eos_token="<e>"
+    )
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|><think>\n{% endif %}"
+    )
+    tokenizer.save_pretrained(folder)
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    (folder / "model.safetensors").write_bytes(b"\x02" + bytes(7) + b"{}")
+    now = template("chat", tokenizer).version
+    assert now != template_version("chat")
+    with Store(workspace.store_path) as store:
+        script = Script(workspace, store).begin([Pair(f"i{n}", "", f"One. Two {n}.") for n in range(4)])
+        script.reflect("instruction")
+        script.choose("instruction")
+        settings = json.loads(store.value("SELECT recipe FROM run WHERE id = ?", (script.run_id,)))
+        settings["prompt"]["template"], settings["student"]["model"] = "chat", "thinker"
+        store.conn.execute("UPDATE run SET recipe = ?", (json.dumps(settings),))
+        for version, is_refused in ((now, False), (template_version("chat"), True)):
+            store.conn.execute("UPDATE scoring_setting SET template_version = ?", (version,))
+            context = Context(workspace, store, store.runs.get(script.run_id), None)  # type: ignore[arg-type]
+            with pytest.raises(UserError, match="other words") if is_refused else contextlib.nullcontext():
+                context.refuse_other_words()
 
 
 # -- the released scripts -----------------------------------------------------------------------

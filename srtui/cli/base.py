@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, TextIO
 
 import typer
 
@@ -59,6 +59,21 @@ def outputs_of(store: Store, workspace: Workspace) -> Outputs:
     from srtui.store.outputs import Outputs
 
     return Outputs(store, workspace.models, workspace.recipes)
+
+
+def is_stdout(path: Path | None) -> bool:
+    """Whether a name on the command line stands for stdout."""
+    return path is not None and str(path) in ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+
+
+def stdout_for_data(option: str) -> BinaryIO:
+    """Stdout for the bytes of a file. Raises UserError where it is a terminal, which obeys what may stand in
+    data, or closed."""
+    if sys.stdout is None:
+        raise UserError(f"{option}: stdout is closed; name a file.")
+    if sys.stdout.isatty():
+        raise UserError(f"{option}: that is this terminal; name a file, or send it to a program with |.")
+    return sys.stdout.buffer
 
 
 def print_json(value: Any) -> None:

@@ -14,11 +14,13 @@ from srtui.cli.base import (
     Force,
     RunName,
     app,
+    is_stdout,
     key_value,
     open_store,
     outputs_of,
     print_json,
     print_line,
+    stdout_for_data,
 )
 from srtui.errors import UserError
 from srtui.store.endings import in_words
@@ -200,14 +202,14 @@ def _show_sample(facts: dict[str, Any], raw: bool) -> None:
             f"\n[bold]Generation {g['id']}[/]: {g['stage']}, attempt {g['attempt']}, seed {g['seed']}, "
             f"{g['model']}, {g['parsed']}"
         )
-        out.print(f"  {plain(in_words(g['segments'], g['finish']))}", soft_wrap=True)
+        out.print(f"  {plain(in_words(g))}", soft_wrap=True)
         out.print(plain(g["text"]), soft_wrap=True)
 
 
 @app.command(epilog="Example: srtui export quickstart --format alpaca --out better.json --top-k-percent 10")
 def export(
     run_name: RunName,
-    out_file: Annotated[Path, typer.Option("--out", help="The file to write.")],
+    out_file: Annotated[Path, typer.Option("--out", help="The file to write; - for stdout.")],
     format: Annotated[str, typer.Option(help="alpaca, sharegpt, messages or parquet.")] = "alpaca",
     top_k_percent: Annotated[
         float | None,
@@ -224,7 +226,9 @@ def export(
     workspace, store = open_store(read_only=True)
     with store:
         outputs = outputs_of(store, workspace)
-        outputs.check(out_file, force)
+        stream = stdout_for_data(f"--out {out_file}") if is_stdout(out_file) else None
+        if stream is None:
+            outputs.check(out_file, force)
         run_id, everything = store.runs.named(run_name).id, what == "all-variants"
         if top_k_percent is not None and (unscored := store.unranked(run_id, all_variants=everything)):
             print_line(
@@ -238,6 +242,8 @@ def export(
             raise UserError(
                 f"Run {run_name!r} has nothing to export yet; srtui status {run_name} says how far it is."
             )
-        written = datasets.write(chain([first], rows), out_file, format)
-        outputs.wrote(out_file)
-    print_line(f"{written:,} samples written to {out_file}.")
+        written = datasets.write(chain([first], rows), out_file, format, stream)
+        if stream is None:
+            outputs.wrote(out_file)
+    target = "stdout" if stream else out_file
+    print_line(f"{written:,} samples written to {target}.", to=sys.stderr if stream else None)

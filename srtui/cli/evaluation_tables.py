@@ -71,7 +71,8 @@ def print_evaluation(e: Evaluation) -> None:
     if e.contestant_b:
         rows.append(("B", plain(e.contestant_b)))
     if e.judge:
-        rows.append(("judge", f"{plain(e.judge)}, prompt {(e.judge_identity or {})['prompt_version']}"))
+        version = (e.judge_identity or {}).get("prompt_version", "not known")
+        rows.append(("judge", f"{plain(e.judge)}, prompt {plain(version)}"))
     rows.append(("from", plain(e.source)))
     if e.result:
         rows += _ROWS[e.kind](e.result)

@@ -87,7 +87,13 @@ def db_checkpoint() -> None:
 
 @db_app.command("check", epilog="Example: srtui db check")
 def db_check(
-    deep: Annotated[bool, typer.Option("--deep", help="Compare every text with its digest.")] = False,
+    deep: Annotated[
+        bool,
+        typer.Option(
+            "--deep",
+            help="All rows: every text by its digest, scores, choices and counts by what they follow from.",
+        ),
+    ] = False,
 ) -> None:
     """Is the file sound, and does it say what was stored?"""
     from srtui.cli.reporters import progress_line
@@ -99,6 +105,11 @@ def db_check(
         try:
             verified = store.verify(deep, lambda done, total: show(done, done, total))
             problems += verified.problems
+            if deep:
+                from srtui.pipeline.rederive import faults
+                from srtui.store.verify import first_of
+
+                problems += first_of(faults(store, lambda done, total: show(done, done, total)))
         except sqlite3.DatabaseError as error:
             if not problems:
                 problems.append(str(error))

@@ -14,6 +14,7 @@ from srtui.cli.base import (
     Force,
     RunName,
     app,
+    is_stdout,
     libraries_log,
     open_store,
     outputs_of,
@@ -21,14 +22,17 @@ from srtui.cli.base import (
     print_json,
     print_line,
     short,
+    stdout_for_data,
 )
+from srtui.errors import UserError
 
 
 @app.command(epilog="Example: srtui report quickstart --out quickstart.html")
 def report(
     run_name: RunName,
     out: Annotated[
-        Path | None, typer.Option(help="The HTML file; RUN-report.html if neither file is named.")
+        Path | None,
+        typer.Option(help="The HTML file, - for stdout; RUN-report.html if neither file is named."),
     ] = None,
     markdown: Annotated[Path | None, typer.Option(help="The same as Markdown, into this file.")] = None,
     examples: Annotated[
@@ -48,9 +52,15 @@ def report(
         if out is None and markdown is None and not as_json:
             out = Path(f"{this.name}-report.html")
         outputs = outputs_of(store, workspace)
+        streams = [path for path in (out, markdown) if is_stdout(path)]
+        if len(streams) + as_json > 1:
+            raise UserError(
+                "Only one of --out, --markdown and --json can go to stdout; name files for the others."
+            )
         for path in (out, markdown):
-            if path is not None:
+            if path is not None and path not in streams:
                 outputs.check(path, force)
+        stream = stdout_for_data(f"--out {streams[0]}") if streams else None
         with libraries_log(workspace.store_path.parent):  # matplotlib tells of its fonts
             from srtui import report as reports
 
@@ -60,8 +70,11 @@ def report(
         for path, render in ((out, reports.html), (markdown, reports.markdown)):
             if path is None:
                 continue
+            if stream is not None and path in streams:
+                stream.write(render(facts).encode("utf-8"))
+                continue
             with replacing(path) as file:
                 file.write(render(facts).encode("utf-8"))
             outputs.wrote(path)
-            if not as_json:
+            if not as_json and stream is None:
                 print_line(f"{short(path.resolve())}: {path.stat().st_size / 1000:,.0f} kB.")

@@ -141,7 +141,9 @@ def training_rows(t: TrainingSummary) -> list[tuple[str, str]]:
         (
             "training",
             f"{t.steps:,} steps, "
-            + ", ".join(training_words(t.trained_on, t.step_losses, t.seconds, t.tokens_a_second)),
+            + ", ".join(
+                training_words(t.trained_on, t.step_losses, t.seconds, t.tokens_a_second, t.changed_since)
+            ),
         )
     ]
     if not result.get("changed", True):

@@ -17,6 +17,7 @@ from srtui.cli.base import (
     Force,
     RunName,
     app,
+    is_stdout,
     libraries_log,
     open_store,
     outputs_of,
@@ -293,7 +294,7 @@ def scores(
     ] = False,
     sample: Annotated[int, typer.Option(min=1, max=MOST, help="With --templates: how many originals.")] = 48,
     csv: Annotated[
-        Path | None, typer.Option(help="Every score as a row, into this file; - for the screen.")
+        Path | None, typer.Option(help="Every score as a row, into this file; - for stdout.")
     ] = None,
     force: Force = False,
     as_json: AsJson = False,
@@ -320,10 +321,10 @@ def scores(
             return
         if csv is not None:
             outputs = outputs_of(store, workspace)
-            if str(csv) != "-":
+            if not is_stdout(csv):
                 outputs.check(csv, force)
             _write_csv(csv, score_columns(), score_rows(store, this.id))
-            if str(csv) != "-":
+            if not is_stdout(csv):
                 outputs.wrote(csv)
             return
         figures = distributions(store, this.id)
@@ -352,7 +353,7 @@ def _write_csv(path: Path, columns: list[str], rows: Iterable[dict[str, Any]]) -
             written += 1
         return written
 
-    if str(path) == "-":
+    if is_stdout(path):
         write(sys.stdout)
         return
     with replacing(path) as file:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
@@ -24,8 +24,9 @@ WRITABLE = (*LAYOUTS, "parquet")
 """The formats that :func:`write` knows."""
 
 
-def write(rows: Iterable[Mapping[str, Any]], path: Path, format: str) -> int:
-    """Write ``rows`` to ``path`` and return how many there were.
+def write(rows: Iterable[Mapping[str, Any]], path: Path, format: str, stream: IO[bytes] | None = None) -> int:
+    """Write ``rows`` to ``path`` and return how many there were; to ``stream`` where there is one, and
+    ``path`` then only says by its ending how.
 
     A row has ``instruction``, ``input`` (may be absent) and ``response``; its other keys are written
     along as they are. alpaca and sharegpt are one JSON array, messages is JSON lines; a name that ends
@@ -42,12 +43,16 @@ def write(rows: Iterable[Mapping[str, Any]], path: Path, format: str) -> int:
     if format == "parquet":
         if packed:
             raise UserError(f"{path}: Parquet is compressed inside; leave the ending {packed} away.")
-        with replacing(path) as file:
+        with _target(path, stream) as file:
             return _write_parquet(rows, file)
     last = suffixes[-1] if suffixes else ""
     as_lines = last == ".jsonl" or (format == "messages" and last != ".json")
-    with replacing(path) as file, _packing(file, packed) as packing:
+    with _target(path, stream) as file, _packing(file, packed) as packing:
         return _write_json(rows, packing.write, format, as_lines)
+
+
+def _target(path: Path, stream: IO[bytes] | None) -> AbstractContextManager[IO[bytes]]:
+    return replacing(path) if stream is None else nullcontext(stream)
 
 
 def _write_json(

@@ -69,13 +69,20 @@ def date_written(model: Path) -> str | None:
 
 
 def _template_version(name: str, prompts: PromptSet | None, student: Path) -> str:
-    """As scores and training have it: a chat template that opens a <think> block has a version of its own."""
+    """As scores and training have it."""
+    found = students_template_version(name, prompts, student)
+    return found or template_version(name, prompts)  # whoever loads the model says what is wrong with it
+
+
+def students_template_version(name: str, prompts: PromptSet | None, student: Path) -> str | None:
+    """The version that scores of the safetensors folder ``student`` have: a chat template that opens a <think>
+    block has one of its own, for which its tokenizer is loaded, and None where that cannot be."""
     if name != "chat" or "<think>" not in (_chat_template(student) or ""):
         return template_version(name, prompts)  # without loading anything
     try:
         return prompt_template(name, _tokenizer(student), prompts).version
     except (UserError, OSError, ValueError, KeyError):
-        return template_version(name, prompts)  # whoever loads the model says what is wrong with it
+        return None
 
 
 @cache

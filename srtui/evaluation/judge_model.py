@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from srtui import models
 from srtui.errors import UserError
 from srtui.evaluation.contestants import date_written
+from srtui.fields import mistake
 from srtui.files import parse_toml, read_text
 from srtui.hashing import digest, key, scheme_1
 from srtui.llama import Message, Request, Sampler, Segment, open_teacher
@@ -131,8 +132,7 @@ def load_judge_prompt(name: str, answers: int) -> JudgePrompt:
     try:
         prompt = JudgePrompt.model_validate(parse_toml(text, source))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise UserError(f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+        raise UserError(f"{source}: {mistake(error, JudgePrompt)}") from error
     if len(prompt.leads) != answers:
         raise UserError(
             f"{source}: leads has {len(prompt.leads)} texts, and {answers} answers are scored here."

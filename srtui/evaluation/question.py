@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from srtui.recipe import Recipe
+from srtui.recipe import Recipe, parse
 from srtui.store import Store
 from srtui.store.evaluations import Evaluation
 from srtui.store.runs import Run
@@ -99,7 +99,7 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 
     Steps and epochs are one: an arm takes the full method's number of steps.
     """
-    first, second = (_flat(Recipe.model_validate(recipe)) for recipe in (a, b))
+    first, second = (_flat(parse(dict(recipe), "The recipe of a stored run")) for recipe in (a, b))
     return sorted(key for key in first if first[key] != second[key])
 
 

@@ -11,7 +11,7 @@ import random
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from srtui.evaluation.contestants import Contestant
@@ -156,17 +156,36 @@ class GgufWriter:
         self._teacher.close()
 
 
+@dataclass
+class _Row:
+    """A conversation on its way through a student: its prompt, what is written so far, and what may come."""
+
+    n: int
+    prompt: list[int]
+    left: int
+    written: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def ids(self) -> list[int]:
+        return self.prompt + self.written
+
+
 class StudentWriter:
-    """A safetensors student, 4-bit as it was trained, with its adapter, through transformers."""
+    """A safetensors student, 4-bit as it was trained, with its adapter, through transformers. Where positions
+    are others beyond some length (srtui.student.positions), every token is drawn under those of its own text's length,
+    as it is scored: long texts are not written beside short ones, and one that crosses it begins anew there."""
 
     def __init__(self, contestant: Contestant, writing: AnswerSettings) -> None:
-        from srtui.student import SpanBuilder, Student
+        from srtui.student import SpanBuilder, Student, alone_beyond
 
         self._contestant, self._writing = contestant, writing
         self.student: Any = Student.load(contestant.path, contestant.quantization)  # type: ignore[arg-type]
         if contestant.adapter is not None:
             add_adapter(self.student, contestant.adapter)
         forget_generation_config(self.student.model)
+        base = getattr(self.student.model, "get_base_model", lambda: self.student.model)()
+        self._limit = alone_beyond(base, base.base_model)
         tokenizer = self.student.tokenizer
         name = contestant.template or ("chat" if tokenizer.chat_template else "alpaca")
         self._template = name
@@ -186,40 +205,69 @@ class StudentWriter:
         import torch
 
         made = [self._spans.conversation(turns) for turns in conversations]
-        order = sorted(range(len(made)), key=lambda n: -len(made[n][1]))
-        for n in list(order):
-            if len(made[n][1]) + self._writing.max_tokens > self._room:
-                order.remove(n)
-                yield n, self._made(conversations[n], made[n], [], "too_long", 0.0)
+
+        def answer(row: _Row, finish: str) -> tuple[int, Answer]:
+            answered = self._made(conversations[row.n], made[row.n], row.written, finish, row.seconds)
+            return row.n, answered
+
+        waiting = []
+        for n, (_, prompt) in enumerate(made):
+            row = _Row(n, prompt, self._writing.max_tokens)
+            if len(prompt) + row.left > self._room:
+                yield answer(row, "too_long")
+            else:
+                waiting.append(row)
         device = next(self.student.model.parameters()).device
         most = _CPU_BATCH if device.type == "cpu" else _GPU_BATCH
-        at = 0
-        while at < len(order) and not should_stop():
-            longest = len(made[order[at]][1]) + self._writing.max_tokens
-            chosen = order[at : at + max(1, min(most, _BATCH_TOKENS // longest))]
+        while waiting and not should_stop():
+            rows, size = self._next_batch(waiting, most)
             began = time.monotonic()
             try:
-                written = self._batch([made[n][1] for n in chosen], should_stop)
+                written = self._batch(rows, size, should_stop)
             except torch.OutOfMemoryError:
                 torch.cuda.empty_cache()
-                if len(chosen) == 1:
-                    at += 1
-                    yield (
-                        chosen[0],
-                        self._made(conversations[chosen[0]], made[chosen[0]], [], "out_of_memory", 0.0),
-                    )
-                most = max(1, len(chosen) // 2)
+                if len(rows) == 1:
+                    waiting.remove(rows[0])
+                    rows[0].written.clear()
+                    yield answer(rows[0], "out_of_memory")
+                most = max(1, len(rows) // 2)
                 continue
             if should_stop():
                 return  # what was in flight is cut short
-            at += len(chosen)
-            seconds = (time.monotonic() - began) / len(chosen)
-            for n, ids in zip(chosen, written, strict=True):
-                finish = "end" if ids and ids[-1] in self._ends else "length"
-                yield n, self._made(conversations[n], made[n], ids, finish, seconds)
+            seconds = (time.monotonic() - began) / len(rows)
+            for row, ids in zip(rows, written, strict=True):
+                row.written += ids[: row.left]
+                row.left -= len(ids)
+                row.seconds += seconds
+                ended = bool(row.written) and row.written[-1] in self._ends
+                if ended or row.left <= 0:
+                    waiting.remove(row)
+                    yield answer(row, "end" if ended else "length")
 
-    def _batch(self, prompts: Sequence[list[int]], should_stop: Callable[[], bool]) -> list[list[int]]:
-        """New ids of each prompt, up to and with the one that ends its turn."""
+    def _next_batch(self, waiting: list[_Row], most: int) -> tuple[list[_Row], int]:
+        """Rows to write together, the longest first, and how many tokens: all on one side of the length at
+        which positions change, and one that comes to it alone."""
+        from srtui.student import legs
+
+        waiting.sort(key=lambda row: -len(row.prompt) - len(row.written))
+        first = waiting[0]
+
+        def leg(row: _Row) -> int:
+            return legs(len(row.prompt) + len(row.written), row.left, self._limit)[0]
+
+        if leg(first) < first.left:
+            return [first], leg(first)
+        length = len(first.ids)
+        beyond = self._limit is not None and length > self._limit
+        alike = [
+            row for row in waiting
+            if leg(row) == row.left and beyond == (self._limit is not None and len(row.ids) > self._limit)
+        ]  # fmt: skip
+        rows = alike[: max(1, min(most, _BATCH_TOKENS // (length + first.left)))]
+        return rows, max(row.left for row in rows)
+
+    def _batch(self, rows: Sequence[_Row], size: int, should_stop: Callable[[], bool]) -> list[list[int]]:
+        """Up to ``size`` new ids of each row, up to and with the one that ends its turn."""
         import torch
         from transformers import (
             GenerationConfig,
@@ -234,15 +282,16 @@ class StudentWriter:
 
         w, model = self._writing, self.student.model
         device = next(model.parameters()).device
+        prompts = [row.ids for row in rows]
         width = max(map(len, prompts))
         ids = torch.full((len(prompts), width), self._ends[0], dtype=torch.long)
         mask = torch.zeros_like(ids)
         for row, prompt in enumerate(prompts):
             ids[row, width - len(prompt) :] = torch.tensor(prompt)
             mask[row, width - len(prompt) :] = 1
-        drawn = [_Drawn(w, prompts)] if w.temperature > 0 else []
+        drawn = [_Drawn(w, rows)] if w.temperature > 0 else []
         settings = GenerationConfig(
-            max_new_tokens=w.max_tokens,
+            max_new_tokens=size,
             repetition_penalty=w.sampler.repeat_penalty,
             eos_token_id=self._ends,
             pad_token_id=self._ends[0],
@@ -275,7 +324,7 @@ class _Drawn:
     """Draws each row's next token by numbers of its own, from the seed and its prompt, and leaves only that one:
     with transformers' draws, one stream for a whole batch, an answer would depend on those beside it."""
 
-    def __init__(self, writing: AnswerSettings, prompts: Sequence[list[int]]) -> None:
+    def __init__(self, writing: AnswerSettings, rows: Sequence[_Row]) -> None:
         from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
         sampler = writing.sampler
@@ -286,7 +335,10 @@ class _Drawn:
             self._warpers.append(TopPLogitsWarper(sampler.top_p))
         if sampler.min_p > 0:
             self._warpers.append(MinPLogitsWarper(sampler.min_p))
-        self._rows = [random.Random(draw(writing.seed, repr(prompt))) for prompt in prompts]  # noqa: S311
+        self._rows = [random.Random(draw(writing.seed, repr(row.prompt))) for row in rows]  # noqa: S311
+        for row, numbers in zip(rows, self._rows, strict=True):
+            for _ in row.written:
+                numbers.random()
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         import torch

@@ -76,12 +76,14 @@ class Request:
 class WrittenSegment:
     """What the model wrote in one segment, without its lead and without the stop.
 
-    ``finish`` is ``stop:<the stop string>``, ``end`` (end of turn), ``length`` or ``repetition``.
+    ``finish`` is ``stop:<the stop string>``, ``end`` (end of turn), ``length`` or ``repetition``. ``room``
+    is the most tokens that it could have had, fewer than asked where the context was too short.
     """
 
     text: str
     finish: str
     tokens: int
+    room: int | None = None
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,9 @@ class Teacher(Protocol):
 
         ``should_stop`` is asked once per decode step; unfinished sequences are then dropped.
         """
+
+    def room(self, request: Request) -> Sequence[int]:
+        """The most tokens that each segment of ``request`` can have in this teacher's context."""
 
     def progress(self) -> TeacherProgress: ...
 

@@ -198,19 +198,26 @@ class LlamaTeacher:
         jobs = []
         for request in requests:
             prompt_text, prompt = self._render(request)
-            leads = [
-                len(self._closing) + len(self._tokenize(s.lead, special=False)) for s in request.segments
-            ]
-            thinking = request.thinking_tokens if self._may_think else 0
-            room = _fitted(request.segments, self._limit() - len(prompt) - sum(leads) - thinking)
+            room, thinking, beside = self._room(request, prompt)
             for n in range(request.candidates):
-                job = _Job(request, n, prompt_text, prompt, room, thinking, sum(leads) + sum(room) + thinking)
+                job = _Job(request, n, prompt_text, prompt, room, thinking, sum(room) + beside)
                 if job.size > self._limit():
                     self._refused.append(self._refusal(job, self._limit()))
                 else:
                     jobs.append(job)
         merged = sorted([*self._queue, *jobs], key=lambda j: -j.size)  # stable: equals keep their order
         self._queue = deque(merged)
+
+    def room(self, request: Request) -> Sequence[int]:
+        """The most tokens that each segment can have."""
+        return self._room(request, self._render(request)[1])[0]
+
+    def _room(self, request: Request, prompt: Sequence[int]) -> tuple[list[int], int, int]:
+        """The most tokens of each segment, those for thinking, and all that the answer has beside its segments."""
+        leads = sum(len(self._closing) + len(self._tokenize(s.lead, special=False)) for s in request.segments)
+        thinking = request.thinking_tokens if self._may_think else 0
+        beside = leads + thinking
+        return _fitted(request.segments, self._limit() - len(prompt) - beside), thinking, beside
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Generation]:
         """Yield generations as they finish. Stops within one decode step when asked."""
@@ -715,7 +722,8 @@ class LlamaTeacher:
         beginning is tokenised anew.
         """
         kept = bytes(job.buffer[:keep])
-        job.written.append(WrittenSegment(kept.decode("utf-8", "ignore"), finish, len(job.ends)))
+        room = job.room[job.segment]
+        job.written.append(WrittenSegment(kept.decode("utf-8", "ignore"), finish, len(job.ends), room))
         job.text += kept.decode("utf-8", "ignore")
         useless = job.request.segments[job.segment].whole and finish in ("length", "repetition")
         if useless or job.segment + 1 == len(job.request.segments):

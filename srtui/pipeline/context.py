@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from srtui import models
 from srtui.errors import UserError
+from srtui.evaluation.contestants import students_template_version
 from srtui.llama import Teacher, open_teacher
 from srtui.llama.tuning import tuned
 from srtui.pipeline.watch import Watch
+from srtui.prompts import template_version
 from srtui.recipe import Recipe
 from srtui.store import Store
 from srtui.store.corpus import Variant, batched
@@ -119,7 +121,7 @@ class Context:
             student = self.recipe.student
             self._judge = self._load(student.model, student.quantization)
             before = self.store.runs.get(self.run.id).setting_id
-            self._refuse_other_words(self._judge.setting_id)
+            self._refuse_other_than(self._version_of(self._judge.setting_id))
             if before not in (None, self._judge.setting_id):
                 self._score_again(self._judge, before)
             self.store.runs.update(self.run.id, setting_id=self._judge.setting_id)
@@ -189,17 +191,34 @@ class Context:
             self.watch.event("info", f"Texts for {name} are not packed: {judge.why_padded}.")
         return judge
 
-    def _refuse_other_words(self, setting_id: int) -> None:
-        """A run whose choices were begun under other words of its template does not go on under these."""
-        if self.run.setting_id in (None, setting_id):
+    def refuse_other_words(self) -> None:
+        """Raises UserError where the run's choices were begun under other words of its template: it does not
+        go on under these, and no model is loaded for it. Where only the student's own tokenizer knows its words
+        and cannot be read, ``judge`` says it."""
+        student, prompts = self.recipe.student, self.recipe.prompts
+        name, now = self.recipe.prompt.template, None
+        if name != "chat":
+            now = template_version(name, prompts)
+        elif student.quantization != "gguf":
+            with suppress(UserError):
+                path = models.find(self.workspace.models, student.model)
+                now = students_template_version(name, prompts, path)
+        if now is not None:
+            self._refuse_other_than(now)
+
+    def _version_of(self, setting_id: int) -> str:
+        return str(
+            self.store.value("SELECT template_version FROM scoring_setting WHERE id = ?", (setting_id,))
+        )
+
+    def _refuse_other_than(self, version: str) -> None:
+        if self.run.setting_id is None:
             return
-        versions = {
-            self.store.value("SELECT template_version FROM scoring_setting WHERE id = ?", (i,))
-            for i in (self.run.setting_id, setting_id)
-        }
         begun = self.store.row("SELECT 1 FROM decision WHERE run_id = ? LIMIT 1", (self.run.id,))
         settled = self.store.value("SELECT count(*) FROM outcome WHERE run_id = ?", (self.run.id,))
-        if len(versions) > 1 and begun and settled < self.sample_count:
+        if not begun or settled >= self.sample_count:
+            return
+        if self._version_of(self.run.setting_id) != version:
             raise UserError(
                 f"Run {self.run.name} began to choose under other words of the {self.recipe.prompt.template!r} "
                 "template than srtui has now, and their scores do not compare; start it under another name, "

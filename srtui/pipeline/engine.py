@@ -59,6 +59,7 @@ class Engine:
         runs.drop_requests(run_id, before=psutil.Process().create_time())
         runs.update(run_id, status="running", started_at=self._run.started_at or time.time(), error=None)
         try:
+            self._context.refuse_other_words()
             for stage, work in self._stages():
                 runs.update(run_id, stage=stage)
                 watch.start(stage)

@@ -12,7 +12,7 @@ from srtui.pipeline.context import Context
 from srtui.progress import Stopped
 from srtui.reflection import ReflectionPrompt, Rewrite
 from srtui.store.corpus import Variant
-from srtui.store.endings import CUT, packed
+from srtui.store.endings import CUT, cut_at, packed
 from srtui.store.work import StoredGeneration
 
 
@@ -135,6 +135,8 @@ class Reflecting:
             if any(g is None or g["finish"] == "too_long" for g in stored):
                 return _OpenRequest(sample_id, variant, attempt)
             generations = [g for g in stored if g is not None]
+            if any(self._lacked_room(g, variant, attempt) for g in generations):
+                return _OpenRequest(sample_id, variant, attempt)
             made = [g for g in generations if g["parsed"] == "parsed" and not _was_cut(g)]
             if not made and attempt < self._recipe.reflection.max_attempts:
                 continue
@@ -154,6 +156,21 @@ class Reflecting:
                 )
             return None
         return None
+
+    def _lacked_room(self, stored: dict[str, Any], variant: Variant, attempt: int) -> bool:
+        """Whether a stored text that came to nothing was cut with less room than this teacher has for it:
+        a context that was shorter, or an older srtui, which gave a retry no more than a first try."""
+        if stored["parsed"] in ("parsed", "unchanged") and not _was_cut(stored):
+            return False
+        if stored["segments"] is None:
+            last = self._protocol.segments(1)[-1].max_tokens
+            cut = [(-1, last)] if stored["finish"] == "length" else []
+        else:
+            cut = list(cut_at(stored))
+        if not cut:
+            return False
+        room = self._teacher.room(self._protocol.request(None, variant.pair, attempt))
+        return any(room[n] > had for n, had in cut)
 
     def _adopt(self, sample_id: int, variant: Variant, stored: dict[str, Any]) -> int:
         """The variant of a stored generation, as a variant of this sample (the same text may be a
@@ -230,7 +247,7 @@ class Reflecting:
             seconds=generation.seconds,
             finish=generation.refused or (generation.written[-1].finish if generation.written else "empty"),
             segments=packed(
-                (part, w.finish, w.tokens)
+                (part, w.finish, w.tokens, w.room)
                 for part, w in zip(protocol.parts, generation.written, strict=False)
             ),
             parsed=f"{rewrite.status}: {generation.detail}" if generation.refused else rewrite.status,

@@ -34,13 +34,15 @@ class SideBySide:
         Raises UserError where the run has trained no adapter.
         """
         from srtui.evaluation.writing import forget_generation_config
-        from srtui.student import SpanBuilder, Student
+        from srtui.student import SpanBuilder, Student, alone_beyond
 
         today.freeze(run.date)
         adapter: Path = trained_adapter(workspace, store, run)
         folder = trained_student(workspace, store, run)
         self._student = Student.load(folder, run.recipe["student"]["quantization"], adapter=adapter)
         forget_generation_config(self._student.model)
+        base = self._student.model.get_base_model()
+        self._limit = alone_beyond(base, base.base_model)
         recipe = Recipe.model_validate(run.recipe)
         tokenizer = self._student.tokenizer
         self._spans = SpanBuilder(tokenizer, template(recipe.prompt.template, tokenizer, recipe.prompts))
@@ -56,6 +58,8 @@ class SideBySide:
         import torch
         from transformers import TextIteratorStreamer
 
+        from srtui.student import legs
+
         tokenizer, model = self._student.tokenizer, self._student.model
         _, ids = self._spans.conversation([(instruction, "")])
         prompt = torch.tensor([ids], device=model.device)
@@ -65,7 +69,16 @@ class SideBySide:
         how: dict[str, Any] = {"do_sample": False}
         if self._temperature > 0:
             how = {"do_sample": True, "temperature": self._temperature, "top_p": 0.95, "top_k": 0}
-        pieces = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True, timeout=600)
+
+        class Pieces(TextIteratorStreamer):  # type: ignore[misc]
+            """Stops after the last of several passes."""
+
+            last = False
+
+            def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+                super().on_finalized_text(text, stream_end and self.last)
+
+        pieces = Pieces(tokenizer, skip_prompt=True, skip_special_tokens=True, timeout=600)
         failed: list[BaseException] = []
 
         def generate() -> None:
@@ -80,18 +93,25 @@ class SideBySide:
                         write()
             except BaseException as error:
                 failed.append(error)
+            finally:
+                pieces.last = True
                 pieces.end()
 
         def write() -> None:
-            model.generate(
-                input_ids=prompt,
-                attention_mask=torch.ones_like(prompt),
-                **how,
-                max_new_tokens=self._tokens,
-                eos_token_id=sorted(ends),
-                pad_token_id=tokenizer.eos_token_id,
-                streamer=pieces,
-            )
+            ids = prompt
+            for size in legs(prompt.shape[1], self._tokens, self._limit):
+                before = ids.shape[1]
+                ids = model.generate(
+                    input_ids=ids,
+                    attention_mask=torch.ones_like(ids),
+                    **how,
+                    max_new_tokens=size,
+                    eos_token_id=sorted(ends),
+                    pad_token_id=tokenizer.eos_token_id,
+                    streamer=pieces,
+                )
+                if int(ids[0, -1]) in ends or ids.shape[1] < before + size:
+                    break
 
         writer = threading.Thread(target=generate, name=f"srtui-{side}", daemon=True)
         writer.start()

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from srtui.errors import UserError
+from srtui.fields import mistake
 from srtui.files import parse_toml, read_text
 
 
@@ -139,10 +140,7 @@ def parse_prompts(data: Mapping[str, Any], source: str) -> PromptSet:
     try:
         return PromptSet.model_validate(data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{source}: {where}{': ' if where else ''}{message}.") from None
+        raise UserError(f"{source}: {mistake(error, PromptSet)}") from None
 
 
 @cache

@@ -3,8 +3,8 @@
 ``settings`` and ``training`` have the keys, ``loading`` reads files, ``reference`` describes the keys.
 """
 
-from srtui.recipe.fields import MOST, Quantization
 from srtui.recipe.loading import load, parse
+from srtui.recipe.section import MOST, Quantization
 from srtui.recipe.settings import (
     By,
     PromptSettings,

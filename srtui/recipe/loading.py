@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import tomllib
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from srtui.errors import UserError
+from srtui.fields import mistake, nearest
 from srtui.files import at_home, parse_toml, read_text
 from srtui.prompts import read_prompts
 from srtui.recipe.settings import Recipe, SamplingSettings
@@ -22,7 +22,7 @@ def load(path: Path, overrides: list[str] | None = None, limit: int | None = Non
     Raises UserError, one sentence with the file, the key, and the nearest valid key.
     """
     if path.parent.is_dir() and not os.path.lexists(path):
-        near = _nearest(path.name, [p.name for p in path.parent.glob("*.toml")])
+        near = nearest(path.name, [p.name for p in path.parent.glob("*.toml")])
         raise UserError(f"{path}: there is no such recipe{near}.")
     data = parse_toml(read_text(path), str(path))
     for word in overrides or []:
@@ -39,7 +39,7 @@ def parse(data: dict[str, Any], source: str) -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise UserError(f"{source}: {_sentence(error)}") from None
+        raise UserError(f"{source}: {mistake(error, Recipe)}") from None
 
 
 def _read_prompts_file(data: dict[str, Any], recipe: Path) -> None:
@@ -80,34 +80,3 @@ def _override(data: dict[str, Any], word: str) -> None:
         if not isinstance(place, dict):
             raise UserError(f"--set {word}: {section} is not a section.")
     place[last] = value
-
-
-def _sentence(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    # Union members (``"auto"`` or a number) add their own parts to the location; keys are real fields.
-    model: type[BaseModel] = Recipe
-    keys: list[str] = []
-    for part in first["loc"]:
-        keys.append(str(part))
-        field = model.model_fields.get(str(part))
-        if field is None or not (
-            isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-        ):
-            break
-        model = field.annotation
-    where = ".".join(keys)
-    if first["type"] == "extra_forbidden":
-        return f"{where} is not a key{_nearest(keys[-1], list(model.model_fields))}."
-    if first["type"] == "missing":
-        return f"the key {where} is missing."
-    same = [e for e in error.errors(include_url=False) if [str(p) for p in e["loc"][: len(keys)]] == keys]
-    wants = " or ".join(dict.fromkeys(e["msg"][0].lower() + e["msg"][1:] for e in same))
-    given = "" if first["type"] == "value_error" else f" = {first['input']!r}"
-    return f"{where}{given}: {wants.removeprefix('value error, ')}.".lstrip(": ")
-
-
-def _nearest(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    if near:
-        return f"; did you mean {near[0]}?"[:-1]
-    return f"; it can be {', '.join(sorted(known))}" if known else ""

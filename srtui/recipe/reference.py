@@ -12,7 +12,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from srtui.errors import UserError
-from srtui.recipe.fields import Section
+from srtui.recipe.section import Section
 from srtui.recipe.settings import Recipe
 
 

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from srtui.hashing import key, scheme_1
 from srtui.prompts import PromptSet, template_names
-from srtui.recipe.fields import MOST, Auto, Count, Quantization, Section, Seed, Share, described
+from srtui.recipe.section import MOST, Auto, Count, Quantization, Section, Seed, Share, described
 from srtui.recipe.training import TrainingSettings
 
 

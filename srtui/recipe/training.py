@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from srtui.recipe.fields import MOST, Auto, Count, Section, Seed, Share, described
+from srtui.recipe.section import MOST, Auto, Count, Section, Seed, Share, described
 
 
 class TrainingSettings(Section):

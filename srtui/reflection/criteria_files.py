@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from srtui.errors import UserError
+from srtui.fields import mistake
 from srtui.files import parse_toml, read_text
 from srtui.prompts import TeacherPrompts
 from srtui.prompts.prompt_set import fill, names_in
@@ -118,8 +119,7 @@ def load_criteria(name: str, aim: Aim, near: Path | None = None) -> Criteria:
             criteria.user_text(pair)
             criteria.system_text(pair)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise UserError(f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+        raise UserError(f"{source}: {mistake(error, Criteria)}") from error
     except (KeyError, ValueError) as error:
         raise UserError(
             f"{source}: a text has the placeholder {error}, which srtui does not fill."

@@ -60,7 +60,7 @@ def pick(store: Store, views: Views, run_id: int, count: int, seed: int) -> list
             "AND p.sample_id = o.sample_id AND p.undone_at IS NULL)",
             (run_id,),
         )
-        if r["before"] and r["after"]
+        if _positive(r["before"]) and _positive(r["after"])
     )
     best = [sample for _, sample in fell[:count]]
     worst = [sample for _, sample in fell[::-1][: min(count, len(fell) - len(best))]]
@@ -75,6 +75,11 @@ def pick(store: Store, views: Views, run_id: int, count: int, seed: int) -> list
     return [
         _example(sort, view) for sort, sample in chosen if (view := views.sample(run_id, sample)) is not None
     ]
+
+
+def _positive(score: object) -> bool:
+    """A score whose logarithm there is: comparisons that are damaged have others."""
+    return isinstance(score, float | int) and score > 0
 
 
 def _example(sort: Sort, s: SampleView) -> Example:

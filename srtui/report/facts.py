@@ -227,13 +227,16 @@ def _flow(summary: RunSummary, training: TrainingFacts | None) -> list[Step]:
     kept, dropped = summary.kept, summary.dropped
     steps.append(Step(LABELS["kept"], kept, kept + sum(dropped.values()), dropped))
     if training is not None:
-        steps.append(Step(LABELS["trained on"], training.examples, kept, _held_out(summary)))
+        steps.append(Step(LABELS["trained on"], training.examples, kept, _not_trained_on(summary)))
     return steps
 
 
-def _held_out(summary: RunSummary) -> dict[str, int]:
-    held = summary.kept_held_out
-    return {LABELS["held out"]: held} if held else {}
+def _not_trained_on(summary: RunSummary) -> dict[str, int]:
+    why = {
+        LABELS["held out"]: summary.kept_held_out,
+        LABELS["changed since"]: summary.training.changed_since if summary.training else 0,
+    }
+    return {reason: count for reason, count in why.items() if count}
 
 
 def _training(row: dict[str, Any] | None) -> TrainingFacts | None:
@@ -245,7 +248,13 @@ def _training(row: dict[str, Any] | None) -> TrainingFacts | None:
         steps=row["steps"],
         tokens=row["tokens"],
         seconds=row["seconds"],
-        words=training_words(row["trained_on"], row["step_losses"], row["seconds"], row["tokens_a_second"]),
+        words=training_words(
+            row["trained_on"],
+            row["step_losses"],
+            row["seconds"],
+            row["tokens_a_second"],
+            row["changed_since"],
+        ),
         adapter=row["adapter"],
         held_out=row["result"].get("held_out", {}),
         metrics=row["metrics"],

@@ -200,6 +200,17 @@ def _of_data(f: Facts) -> list[str]:
         found.append(f"{unscored:,} texts have no score and could not be chosen.")
     if s.truncated:
         found.append(f"{s.truncated:,} texts were cut to the longest length before they were scored.")
+    ended = s.endings
+    if ended["cut"]:
+        found.append(
+            f"{ended['cut']:,} of the kept texts were cut short by an older srtui, which took them all the same: they end "
+            "in the middle, and training learns that; a run of another name writes them anew."
+        )
+    if ended["unknown"]:
+        found.append(
+            f"Of {ended['unknown']:,} of the kept texts it is not known whether they were cut short: they were imported, or "
+            "written by an older srtui, which did not keep how each part ended."
+        )
     if s.teacher and s.teacher == s.student:
         found.append(
             "Teacher and student are the same model: the teacher cannot know more than the student does, which is not "

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from srtui import process_id
+from srtui.atomic import gone_if_killed
 from srtui.errors import UserError
 
 _PAGES = 4096  # copied between two questions whether to stop
@@ -39,22 +40,24 @@ def back_up(
     clear_abandoned(target.parent)
     me = (process_id.token() or "").replace("/", "_")
     beside = target.with_name(f"{_PREFIX}{me}.{secrets.token_hex(4)}.part")
-    try:
-        with contextlib.closing(sqlite3.connect(beside)) as copy:
-            counts = _copy(source, copy, should_stop)
-            _verify(copy, counts, should_stop)
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
-        # A link fails where a file has come to be there in the meantime; a rename would replace it.
-        _move(beside, target)
-    finally:
-        for ending in _COMPANIONS:
-            beside.with_name(beside.name + ending).unlink(missing_ok=True)
+    parts = [beside.with_name(beside.name + ending) for ending in _COMPANIONS]
+    with gone_if_killed(*parts):
+        try:
+            with contextlib.closing(sqlite3.connect(beside)) as copy:
+                counts = _copy(source, copy, should_stop)
+                _verify(copy, counts, should_stop)
+            with beside.open("rb+") as file:
+                os.fsync(file.fileno())
+            # A link fails where a file has come to be there in the meantime; a rename would replace it.
+            _move(beside, target)
+        finally:
+            for part in parts:
+                part.unlink(missing_ok=True)
     return counts
 
 
 def clear_abandoned(folder: Path) -> None:
-    """Remove what backups that were killed have left in ``folder``."""
+    """Remove what backups have left in ``folder`` whose guard ended with them: a power cut, a container's end."""
     for part in folder.glob(f"{_PREFIX}*"):
         name = part.name.removeprefix(_PREFIX).partition(".")[0].replace("_", "/")
         # One that was begun before another boot, or elsewhere, cannot be seen from here: a day is long.

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from srtui.errors import UserError
-from srtui.store.stored import damaged, stored_list
+from srtui.store.stored import Row, stored
 
 CUT = ("length", "repetition")
 """Finishes of a text that is not whole: it met its limit, or went round in circles."""
@@ -19,22 +18,27 @@ PARTS = ("critique", "instruction", "response", "text")
 """What a segment holds; ``text`` is all of it, where the teacher wrote in one go."""
 
 
-def packed(ended: Iterable[tuple[str, str, int]]) -> str:
-    """(part, finish, tokens) of each segment, as JSON."""
+def packed(ended: Iterable[tuple[str, str, int] | tuple[str, str, int, int | None]]) -> str:
+    """(part, finish, tokens, most tokens that it could have had) of each segment, as JSON."""
     return json.dumps([list(one) for one in ended])
 
 
-def in_words(segments: str | None, finish: str) -> str:
-    """One line about all segments; ``finish`` is the last one's, which older stores have too.
-    Raises UserError where the column holds anything else."""
+def cut_at(generation: Row) -> Iterator[tuple[int, int]]:
+    """(number of the segment, most tokens that it could have had) of the segments that ended by length, of a
+    generation that has them. What was stored before the second was kept had as many as it wrote. Raises
+    UserError where the segments are damaged."""
+    for n, (_, finish, tokens, *room) in enumerate(stored(generation, "generation", "segments")):
+        if finish == "length":
+            yield n, tokens if not room or room[0] is None else room[0]
+
+
+def in_words(generation: Row) -> str:
+    """One line about all segments of a generation, of which ``generation`` has id, segments and finish, which
+    is the last segment's and there in older stores too. Raises UserError where the segments are damaged."""
+    segments, finish = stored(generation, "generation", "segments"), generation["finish"]
     if segments is None:
         return f"the last part {_words(finish)}; of the others it is not known (an older srtui wrote it)"
-    try:
-        ended = [
-            f"{part} {_words(how)} after {tokens:,} tokens" for part, how, tokens in stored_list(segments)
-        ]
-    except (ValueError, TypeError, AttributeError):
-        raise UserError(damaged(segments)) from None
+    ended = [f"{part} {_words(how)} after {tokens:,} tokens" for part, how, tokens, *_ in segments]
     return ", ".join(ended) or f"nothing was written: {finish}"
 
 

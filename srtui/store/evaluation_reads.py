@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from srtui.errors import UserError
 from srtui.store.leases import alive
-from srtui.store.stored import stored_list, stored_object, stored_value
+from srtui.store.stored import stored
 
 Kind = Literal["pairwise", "winrate", "turns", "choice", "calibration", "human"]
 Side = Literal["a", "b"]
@@ -269,10 +269,6 @@ _EVALUATION = (
 )
 
 
-def _object(text: str | None) -> dict[str, Any] | None:
-    return None if text is None else stored_object(text)
-
-
 def _evaluation(r: sqlite3.Row) -> Evaluation:
     held = r["pid"] is not None and alive(r, time.time())
     state = r["status"]
@@ -284,21 +280,21 @@ def _evaluation(r: sqlite3.Row) -> Evaluation:
         fingerprint=r["fingerprint"],
         contestant_a=r["contestant_a"],
         contestant_b=r["contestant_b"],
-        identity_a=stored_object(r["identity_a"]),
-        identity_b=_object(r["identity_b"]),
+        identity_a=stored(r, "evaluation", "identity_a"),
+        identity_b=stored(r, "evaluation", "identity_b"),
         run_a_id=r["run_a_id"],
         run_b_id=r["run_b_id"],
         judge=r["judge"],
-        judge_identity=_object(r["judge_identity"]),
+        judge_identity=stored(r, "evaluation", "judge_identity"),
         source=r["source"],
         source_sha256=r["source_sha256"],
-        settings=stored_object(r["settings"]),
+        settings=stored(r, "evaluation", "settings"),
         state=state,
         stage=r["stage"],
         done=r["done"],
         total=r["total"],
         error=r["error"],
-        result=_object(r["result"]),
+        result=stored(r, "evaluation", "result"),
         created_at=r["created_at"],
         started_at=r["started_at"],
         finished_at=r["finished_at"],
@@ -306,8 +302,8 @@ def _evaluation(r: sqlite3.Row) -> Evaluation:
 
 
 def _item(r: sqlite3.Row) -> Item:
-    reference = None if r["reference"] is None else stored_value(r["reference"])
-    return Item(r["item"], r["category"], tuple(stored_list(r["turns"])), reference, r["external_id"])
+    turns, reference = (stored(r, "evaluation_item", name) for name in ("turns", "reference"))
+    return Item(r["item"], r["category"], tuple(turns), reference, r["external_id"])
 
 
 def _answer(r: sqlite3.Row) -> Answer:
@@ -318,7 +314,7 @@ def _answer(r: sqlite3.Row) -> Answer:
         model_sha256=r["model_sha256"],
         adapter_sha256=r["adapter_sha256"],
         template=r["template"],
-        sampler=stored_object(r["sampler"]),
+        sampler=stored(r, "answer", "sampler"),
         seed=r["seed"],
         prompt=r["prompt"],
         text=r["text"],
@@ -341,7 +337,7 @@ def as_judgement(r: sqlite3.Row) -> Judgement:
         answer_b_id=r["answer_b_id"],
         score_a=r["score_a"],
         score_b=r["score_b"],
-        probabilities=_object(r["probabilities"]),
+        probabilities=stored(r, "judgement", "probabilities"),
         words=r["words"],
         text_score_a=r["text_score_a"],
         text_score_b=r["text_score_b"],

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from srtui.store.connection import checkpoint
 from srtui.store.endings import ENDINGS, endings
-from srtui.store.stored import stored_object
+from srtui.store.stored import stored
 
 if TYPE_CHECKING:
     from srtui.store import Store
@@ -251,17 +251,36 @@ def sums_query(by_the_student: bool, only: str = "") -> str:
 def _sums(store: Store, run_id: int, setting: int) -> dict[str, float]:
     """Sums over what stands now for each sample of a run."""
     conn = store.conn
-    conn.create_function("has_code", 1, lambda text: int(bool(_CODE.search(text or ""))), deterministic=True)
+    _teach(conn)
     stamp, of = _stamp(conn, run_id, setting), {"run": run_id, "setting": setting}
     found = _kept_sums(conn, run_id, stamp)
     if found is None:
-        found = {**conn.execute(sums_query(True), of).fetchone(), **endings(conn, run_id)}
+        found = _by_the_student(conn, run_id, setting)
         _keep_sums(store, run_id, stamp, found)
     if conn.execute("SELECT 1 FROM overrule WHERE run_id = ? AND undone_at IS NULL", (run_id,)).fetchone():
         was = {**conn.execute(sums_query(True, _OVERRULED), of).fetchone(), **endings(conn, run_id, False)}
         now = {**conn.execute(sums_query(False, _OVERRULED), of).fetchone(), **endings(conn, run_id, True)}
         found = {name: value - was[name] + now[name] for name, value in found.items()}
     return found
+
+
+def sums_and_again(store: Store, run_id: int) -> tuple[dict[str, float] | None, dict[str, float]]:
+    """The sums over the student's choices that are kept (None where they are not of today's rows), and the
+    same summed anew, which reads every sample."""
+    conn, setting = store.conn, store.value("SELECT setting_id FROM run WHERE id = ?", (run_id,)) or 0
+    _teach(conn)
+    kept = _kept_sums(conn, run_id, _stamp(conn, run_id, setting))
+    return kept, _by_the_student(conn, run_id, setting) if kept is not None else {}
+
+
+def _by_the_student(conn: sqlite3.Connection, run_id: int, setting: int) -> dict[str, float]:
+    of = {"run": run_id, "setting": setting}
+    return {**conn.execute(sums_query(True), of).fetchone(), **endings(conn, run_id)}
+
+
+def _teach(conn: sqlite3.Connection) -> None:
+    """The one function that the queries of sums need."""
+    conn.create_function("has_code", 1, lambda text: int(bool(_CODE.search(text or ""))), deterministic=True)
 
 
 def _kept_sums(conn: sqlite3.Connection, run_id: int, stamp: str) -> dict[str, float] | None:
@@ -369,12 +388,13 @@ def training(conn: sqlite3.Connection, run_id: int) -> dict[str, Any] | None:
 
     ``trained_on``: samples whose tokens were trained on; ``step_losses``: the loss of its first and of
     its last step, mean NLL in nats a target token, not smoothed; ``tokens_a_second``: tokens over the
-    seconds spent in steps. None before there is one.
+    seconds spent in steps; ``changed_since``: samples for which a person's word is another than when the training
+    began. None before there is one.
     """
     row = conn.execute("SELECT * FROM training_run WHERE run_id = ?", (run_id,)).fetchone()
     if row is None:
         return None
-    result: Mapping[str, Any] = stored_object(row["result"])
+    result: Mapping[str, Any] = stored(row, "training_run", "result")
     losses = [
         r[0]
         for order in ("ASC", "DESC")
@@ -387,8 +407,18 @@ def training(conn: sqlite3.Connection, run_id: int) -> dict[str, Any] | None:
     return {
         **dict(row),
         "result": result,
-        "plan": stored_object(row["plan"]),
+        "plan": stored(row, "training_run", "plan"),
         "trained_on": result.get("examples", row["examples"]),
         "step_losses": losses if len(losses) == 2 else None,
         "tokens_a_second": row["tokens"] / row["seconds"] if row["seconds"] else None,
+        "changed_since": conn.execute(_CHANGED_SINCE, {"run": run_id, "at": row["created_at"]}).fetchone()[0],
     }
+
+
+_CHANGED_SINCE = (
+    "SELECT count(*) FROM (SELECT max(CASE WHEN created_at <= :at AND (undone_at IS NULL OR undone_at > :at) "
+    "THEN variant_id END) AS was, max(CASE WHEN undone_at IS NULL THEN variant_id END) AS now FROM ("
+    # Apart, for each half has an index of its own.
+    "SELECT * FROM overrule WHERE run_id = :run AND undone_at IS NULL UNION ALL "
+    "SELECT * FROM overrule WHERE run_id = :run AND undone_at IS NOT NULL) GROUP BY sample_id) WHERE was IS NOT now"
+)

@@ -13,7 +13,7 @@ from srtui import today
 from srtui.errors import UserError
 from srtui.store import figures, leases
 from srtui.store.leases import Lease
-from srtui.store.stored import stored_object
+from srtui.store.stored import stored
 
 if TYPE_CHECKING:
     from srtui.store import Store
@@ -49,11 +49,11 @@ def _run(row: sqlite3.Row) -> Run:
         dataset_id=row["dataset_id"],
         setting_id=row["setting_id"],
         recipe_path=row["recipe_path"],
-        recipe=stored_object(row["recipe"]),
+        recipe=stored(row, "run", "recipe"),
         fingerprint=row["fingerprint"],
         status=row["status"],
         stage=row["stage"],
-        teacher=stored_object(row["teacher"]) if row["teacher"] else None,
+        teacher=stored(row, "run", "teacher"),
         error=row["error"],
         peak_memory_mb=row["peak_memory_mb"],
         created_at=row["created_at"],
@@ -222,7 +222,7 @@ class Runs:
 
     def stages(self, run_id: int) -> dict[str, dict[str, Any]]:
         return {
-            r["stage"]: {**dict(r), "detail": stored_object(r["detail"])}
+            r["stage"]: {**dict(r), "detail": stored(r, "stage_progress", "detail")}
             for r in self._store.rows("SELECT * FROM stage_progress WHERE run_id = ?", (run_id,))
         }
 

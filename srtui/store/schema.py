@@ -411,19 +411,20 @@ _BIN = (
     "CASE WHEN s.value IS NULL THEN -1 WHEN s.value < 4 THEN CAST(s.value * 2000 AS INTEGER) "
     "ELSE 7960 + CAST(min(s.value, 1000) * 10 AS INTEGER) END"
 )
-_COUNT_SCORES = f"""
-    INSERT INTO score_bin(run_id, metric, kind, reason, bin, n, total, truncated)
+_SCORED = f"""
     SELECT r.id, s.metric, v.kind, CASE WHEN s.value IS NULL THEN coalesce(s.reason, '?') ELSE '' END, {_BIN}, 1,
         coalesce(s.value, 0.0), coalesce(l.truncated, 0)
-    FROM {{rows}} LEFT JOIN span_loss l ON l.key = s.conditional_key WHERE {{which}}
+    FROM {{rows}} LEFT JOIN span_loss l ON l.key = s.conditional_key WHERE {{which}}"""
+_COUNT_SCORES = f"""
+    INSERT INTO score_bin(run_id, metric, kind, reason, bin, n, total, truncated){_SCORED}
     ON CONFLICT(run_id, metric, kind, reason, bin) DO UPDATE SET
         n = n + 1, total = total + excluded.total, truncated = truncated + excluded.truncated
 """
-_OF_A_RUN = _COUNT_SCORES.format(
-    rows="run r JOIN run_sample rs ON rs.run_id = r.id JOIN variant v ON v.sample_id = rs.sample_id "
-    "JOIN score s ON s.variant_id = v.id AND s.setting_id = r.setting_id",
-    which="{which}",
+_ROWS_OF_A_RUN = (
+    "run r JOIN run_sample rs ON rs.run_id = r.id JOIN variant v ON v.sample_id = rs.sample_id "
+    "JOIN score s ON s.variant_id = v.id AND s.setting_id = r.setting_id"
 )
+_OF_A_RUN = _COUNT_SCORES.format(rows=_ROWS_OF_A_RUN, which="{which}")
 _COUNT = "ON CONFLICT(run_id, what, stage, detail, flags) DO UPDATE SET n = n + 1"
 _TALLIES = {
     "run_sample": "SELECT {row}.run_id, 'sample', '', '', {row}.held_out, 1",
@@ -493,6 +494,9 @@ END
 """
 )
 
+# A person's words that were taken back, for what was another choice at some time; the others have an index.
+_GIVEN_UP = "CREATE INDEX overrule_given_up ON overrule(run_id) WHERE undone_at IS NOT NULL"
+
 SCRIPTS = {
     "0001_initial": _INITIAL,
     "0002_dashboard": _DASHBOARD,
@@ -502,8 +506,27 @@ SCRIPTS = {
     "0006_template_version": _TEMPLATE_VERSION,
     "0007_safety": _SAFETY,
     "0008_figures": _FIGURES,
+    "0009_given_up": _GIVEN_UP,
 }
 """By migration, what it runs; forward only, and never changed once released."""
+
+
+def counted_again() -> Iterator[tuple[str, tuple[str, ...], str]]:
+    """(table, its key, query) of the counts that triggers keep: the query gives the same rows anew."""
+    rows = " UNION ALL ".join(f"{row.format(row='x')} FROM {table} x" for table, row in _TALLIES.items())
+    yield (
+        "tally",
+        ("run_id", "what", "stage", "detail", "flags"),
+        f"WITH one(run_id, what, stage, detail, flags, n) AS ({rows}) "
+        "SELECT run_id, what, stage, detail, flags, sum(n) FROM one GROUP BY 1, 2, 3, 4, 5",
+    )
+    scored = _SCORED.format(rows=_ROWS_OF_A_RUN, which="true")
+    yield (
+        "score_bin",
+        ("run_id", "metric", "kind", "reason", "bin"),
+        "WITH one(run_id, metric, kind, reason, bin, n, total, truncated) AS (" + scored + ") "
+        "SELECT run_id, metric, kind, reason, bin, sum(n), sum(total), sum(truncated) FROM one GROUP BY 1, 2, 3, 4, 5",
+    )
 
 
 def statements(script: str) -> Iterator[str]:

@@ -1,40 +1,270 @@
-"""JSON that lies in a column: written by srtui, so anything else is damage, and said to be."""
+"""JSON that lies in columns: what srtui writes into each, and the one place that reads it back.
+
+Anything else there is damage, or was written by another program, and is said to be so in one sentence:
+readers may rely on the shapes below. ``srtui db check`` looks for such rows with the same shapes.
+"""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from srtui.errors import UserError
 
+# A shape is a type; a tuple of shapes, one of which it is; a list, whose one shape all items have, or, of
+# several, each its own; a mapping by name, a name with ? may be absent and others may be there; {str: shape},
+# where every value has it; None; or ANY.
+ANY = object()
+NUMBER = (int, float)
+MAYBE = (int, float, None)
+_COUNTS = {str: int}
+_ESTIMATE = {"value": MAYBE, "low": MAYBE, "high": MAYBE, "n?": MAYBE}
+_HELD_OUT = {"before": NUMBER, "after": NUMBER, "samples": int}
+_RECIPE = {
+    "student": {"model": str, "quantization": str},
+    "teacher": {"model": (str, None), "from_run?": (str, None)},
+    "prompt": {"template": str},
+    "seed": int,
+    "training?": {},
+    "selection?": {},
+    "description?": (str, None),
+}
+_TEACHER = {
+    "name?": (str, None),
+    "parameters?": MAYBE,
+    "quantization?": (str, None),
+    "sha256?": (str, None),
+    "adapter_sha256?": (str, None),
+}
+_LIVE = {
+    "slots?": int,
+    "slots_in_use?": int,
+    "waiting?": int,
+    "text?": (str, None),
+    "sample_id?": (int, None),
+}
+_TRAINED = {
+    "first_loss?": NUMBER,
+    "last_loss?": NUMBER,
+    "steps?": int,
+    "examples?": int,
+    "held_out?": {str: _HELD_OUT},
+}
+_PLAN = {
+    "tokens": int,
+    "seconds": MAYBE,
+    "memory": MAYBE,
+    "truncated": int,
+    "packed": ANY,
+    "gradient_checkpointing": ANY,
+}
+_IDENTITY = {"sha256?": (str, None), "adapter?": ANY, "prompt_version?": str}
+_PARSE = {"mass": MAYBE, "rate": {**_ESTIMATE, "n": MAYBE}, "unparsed": _COUNTS}
+_POSITION = {"first": _ESTIMATE, "first_twice": int, "second_twice": int, "consistent": int}
+_OF_ALL = {
+    "failed?": (
+        None,
+        {"why?": _COUNTS, "a?": int, "b?": int, "both?": int, "answers?": int, "questions?": int},
+    ),
+    "unjudged?": _COUNTS,
+    "warnings?": [str],
+    "question?": (str, None),
+    "calibration?": (None, {"better_than_chance": bool, "evaluation": int}),
+}
+_VERDICTS = {"win": int, "tie": int, "lose": int}
+_COMPARED = {
+    **_OF_ALL,
+    **_VERDICTS,
+    "judged": int,
+    "items": int,
+    "win_rate": _ESTIMATE,
+    "tie_margin?": NUMBER,
+    "categories": {str: {**_VERDICTS, "win_rate": _ESTIMATE, "score_a?": _ESTIMATE, "score_b?": _ESTIMATE}},
+}
+_JUDGED = {
+    **_COMPARED,
+    "preference": _ESTIMATE,
+    "score_a": _ESTIMATE,
+    "score_b": _ESTIMATE,
+    "length": {"a": MAYBE, "b": MAYBE},
+    "length_controlled?": {
+        "reason": (str, None),
+        "win_rate": _ESTIMATE,
+        "slope?": (None, _ESTIMATE),
+        "raw?": MAYBE,
+        "anchors?": (None, {"file": str, "items": int, "gamed": int}),
+    },
+    "position": _POSITION,
+    "parse": _PARSE,
+}
+RESULTS: Mapping[str, Any] = {
+    "pairwise": _JUDGED,
+    "winrate": _JUDGED,
+    "human": {
+        **_COMPARED,
+        "both_bad": int,
+        "skipped": int,
+        "left": _ESTIMATE,
+        "agreement": {"method": (str, None), "kappa": _ESTIMATE},
+    },
+    "turns": {
+        **_OF_ALL,
+        "judged": int,
+        "items": int,
+        "score": _ESTIMATE,
+        "turns": {str: _ESTIMATE},
+        "categories": {str: {"score": _ESTIMATE, "turns": {str: _ESTIMATE}}},
+        "parse": _PARSE,
+    },
+    "calibration": {
+        **_OF_ALL,
+        "judged": int,
+        "pairs": int,
+        "skipped": _COUNTS,
+        "agreement": _ESTIMATE,
+        "chance": MAYBE,
+        "kappa": _ESTIMATE,
+        "known_itself": _ESTIMATE,
+        "tie_margin?": MAYBE,
+        "rank_correlation": MAYBE,
+        "table": {str: _VERDICTS},
+        "better_than_chance": bool,
+        "position": _POSITION,
+        "parse": _PARSE,
+    },
+    "choice": {
+        **_OF_ALL,
+        "judged": int,
+        "accuracy": _ESTIMATE,
+        "chance": NUMBER,
+        "tasks": {
+            str: {
+                "questions": int,
+                "accuracy": _ESTIMATE,
+                "accuracy_norm": _ESTIMATE,
+                "chance": NUMBER,
+                "shots": ANY,
+            }
+        },
+    },
+}
+"""By kind of evaluation, what the faces read of its result."""
 
-def stored_value(text: str) -> Any:
-    """What a column holds. Raises UserError where that is no JSON."""
+
+@dataclass(frozen=True)
+class Column:
+    """One column that holds JSON. ``key`` are the columns that name a row, ``shape`` is None where it
+    depends on the row (an evaluation's result, by its kind)."""
+
+    key: tuple[str, ...]
+    shape: Any
+
+
+_OF_A_RUN, _OF_AN_ITEM = ("run_id", "sample_id", "stage"), ("evaluation_id", "item")
+COLUMNS: Mapping[tuple[str, str], Column] = {
+    ("sample", "record"): Column(("id",), ANY),
+    ("generation", "sampler"): Column(("id",), {}),
+    ("generation", "segments"): Column(("id",), [([str, str, int], [str, str, int, (int, None)])]),
+    ("run", "recipe"): Column(("id",), _RECIPE),
+    ("run", "teacher"): Column(("id",), _TEACHER),
+    ("decision", "compared"): Column(_OF_A_RUN, [[int, MAYBE, (str, None)]]),
+    ("stage_progress", "detail"): Column(("run_id", "stage"), {}),
+    ("lease", "live"): Column(("run_id",), _LIVE),
+    ("training_run", "result"): Column(("id",), _TRAINED),
+    ("training_run", "plan"): Column(("id",), _PLAN),
+    ("evaluation", "identity_a"): Column(("id",), _IDENTITY),
+    ("evaluation", "identity_b"): Column(("id",), _IDENTITY),
+    ("evaluation", "judge_identity"): Column(("id",), _IDENTITY),
+    ("evaluation", "settings"): Column(
+        ("id",), {"seed?": int, "tie_margin?": {"value": NUMBER, "from?": str}}
+    ),
+    ("evaluation", "result"): Column(("id",), None),
+    ("evaluation_item", "turns"): Column(_OF_AN_ITEM, [str]),
+    ("evaluation_item", "reference"): Column(
+        _OF_AN_ITEM, ([ANY], {"parts?": [ANY], "scores?": [NUMBER], "scores_reversed?": [NUMBER]})
+    ),
+    ("evaluation_lease", "live"): Column(("evaluation_id",), {}),
+    ("answer", "sampler"): Column(("id",), {}),
+    ("judgement", "probabilities"): Column(("id",), {"a?": [NUMBER], "b?": [NUMBER], "mass?": [NUMBER]}),
+}
+"""By table and column. ``run_sums.sums`` is none of them: what does not read there is summed anew."""
+MAY_BE_EMPTY = {("training_run", "plan"): "{}"}
+"""What a column holds before there is anything to say; NULL is that of every column that may be NULL."""
+
+
+class Row(Protocol):
+    """A row of a table by the names of its columns, as ``sqlite3.Row`` and ``dict`` are."""
+
+    def __getitem__(self, name: str, /) -> Any: ...
+
+
+def stored(row: Row, table: str, column: str) -> Any:
+    """What this row's JSON says, in the shape that its readers rely on; None for NULL. ``row`` has
+    the columns that name it. Raises UserError where it holds anything else."""
     try:
-        return json.loads(text)
-    except (ValueError, TypeError, RecursionError):
-        raise UserError(damaged(text)) from None
+        return _read(row, table, column)
+    except ValueError:
+        raise UserError(
+            f"{_sentence(row, table, column)} srtui db check names all such rows; restore a copy made by srtui db "
+            "backup."
+        ) from None
 
 
-def stored_object(text: str) -> dict[str, Any]:
-    """The object that a column holds. Raises UserError where it holds anything else."""
-    value = stored_value(text)
-    if not isinstance(value, dict):
-        raise UserError(damaged(text))
+def misshapen(row: Row, table: str, column: str) -> str | None:
+    """The sentence about a row whose JSON is not what was written there; None where it is."""
+    try:
+        _read(row, table, column)
+    except ValueError:
+        return _sentence(row, table, column)
+    return None
+
+
+def _sentence(row: Row, table: str, column: str) -> str:
+    text = repr(row[column])
+    what = text if len(text) <= 40 else f"{text[:40]}…"
+    return f"{table} {'/'.join(str(row[k]) for k in COLUMNS[table, column].key)}: its {column} is damaged (it holds {what})."
+
+
+def _read(row: Row, table: str, column: str) -> Any:
+    """Raises ValueError."""
+    text, of = row[column], COLUMNS[table, column]
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except (TypeError, RecursionError):
+        raise ValueError from None
+    shape = RESULTS[row["kind"]] if of.shape is None else of.shape
+    if text != MAY_BE_EMPTY.get((table, column)) and not _fits(value, shape):
+        raise ValueError
     return value
 
 
-def stored_list(text: str) -> list[Any]:
-    """The list that a column holds. Raises UserError where it holds anything else."""
-    value = stored_value(text)
-    if not isinstance(value, list):
-        raise UserError(damaged(text))
-    return value
+def _fits(value: Any, shape: Any) -> bool:
+    if shape is ANY or shape is None:
+        return shape is ANY or value is None
+    if isinstance(shape, tuple):
+        return any(_fits(value, one) for one in shape)
+    if isinstance(shape, list):
+        if not isinstance(value, list) or (len(shape) > 1 and len(value) != len(shape)):
+            return False
+        return all(_fits(v, shape[n] if len(shape) > 1 else shape[0]) for n, v in enumerate(value))
+    if isinstance(shape, dict):
+        return isinstance(value, dict) and all(_fits(v, s) for v, s in _parts(value, shape))
+    # JSON's true is a number to Python; its 1e3 is a float.
+    return isinstance(value, shape) and (shape is bool or not isinstance(value, bool))
 
 
-def damaged(text: object) -> str:
-    """The sentence for a column that holds something else than was written there."""
-    return (
-        f"The store holds {repr(text)[:60]} where a description in JSON belongs, so it was damaged or changed by "
-        "something else; restore a copy made by srtui db backup."
-    )
+_ABSENT = object()
+
+
+def _parts(value: dict[str, Any], shape: dict[Any, Any]) -> Iterator[tuple[Any, Any]]:
+    for name, inner in shape.items():
+        if name is str:
+            yield from ((v, inner) for v in value.values())
+        elif name.removesuffix("?") in value:
+            yield value[name.removesuffix("?")], inner
+        elif not name.endswith("?"):
+            yield _ABSENT, str

@@ -80,6 +80,7 @@ class TrainingSummary:
     trained_on: int
     step_losses: list[float] | None
     tokens_a_second: float | None
+    changed_since: int
 
 
 @dataclass(frozen=True)

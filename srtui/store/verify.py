@@ -4,7 +4,6 @@ flipped inside a text is sound to it, and only the digest beside the text tells.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -16,11 +15,13 @@ from typing import Any
 from srtui.hashing import SCHEME, digest, scheme_1
 from srtui.sample import Pair
 from srtui.store.connection import open_read_only
+from srtui.store.stored import COLUMNS, misshapen
 from srtui.store.work import setting_key
 
+SHOWN = 20
+"""Problems that are said one by one; the others are counted."""
 QUICK = 20_000
 """Rows of each table that are compared where not all are: a tenth of a second."""
-_SHOWN = 20
 
 
 @dataclass
@@ -41,11 +42,16 @@ def verify(
     with closing(open_read_only(path)) as conn:
         conn.text_factory = lambda raw: raw.decode("utf-8", "replace")
         found = Verified(texts=conn.execute("SELECT count(*) FROM variant").fetchone()[0])
-        faults = _faults(conn, most, found, tell)
-        found.problems = list(islice(faults, _SHOWN))
-        if more := sum(1 for _ in faults):
-            found.problems.append(f"and {more:,} more like these")
+        found.problems = first_of(_faults(conn, most, found, tell))
     return found
+
+
+def first_of(faults: Iterator[str]) -> list[str]:
+    """The first sentences, and how many more there are."""
+    problems = list(islice(faults, SHOWN))
+    if more := sum(1 for _ in faults):
+        problems.append(f"and {more:,} more like these")
+    return problems
 
 
 def _faults(
@@ -59,15 +65,13 @@ def _faults(
         found.checked += 1
         if not all(isinstance(t, str) for t in texts) or Pair(*texts).digest != stored:
             yield f"variant {row} of sample {sample}: its text is not the one that was stored"
-    for row, record, same in conn.execute(
-        "SELECT s.id, s.record, v.digest IS s.digest FROM sample s LEFT JOIN variant v ON v.sample_id = s.id "
+    for row, same in conn.execute(
+        "SELECT s.id, v.digest IS s.digest FROM sample s LEFT JOIN variant v ON v.sample_id = s.id "
         "AND v.kind = 'original' ORDER BY s.id LIMIT ?",
         (most,),
     ):
         if not same:
             yield f"sample {row}: its original text is not the one that was imported"
-        if not _is_json(record):
-            yield f"sample {row}: its original record is damaged"
     for row, key, text in conn.execute(
         "SELECT id, key, text FROM answer WHERE origin = 'file' ORDER BY id LIMIT ?", (most,)
     ):
@@ -82,19 +86,13 @@ def _faults(
     ):
         if row[1] not in (setting_key(*row[2:]), scheme_1(*row[2:6], *filter(None, [row[6]]))):
             yield f"scoring setting {row[0]}: it is not the one that was stored"
-    for row, recipe in conn.execute("SELECT id, recipe FROM run"):
-        if not _is_json(recipe):
-            yield f"run {row}: its recipe is damaged"
+    conn.row_factory = sqlite3.Row
+    for (table, column), of in COLUMNS.items():
+        for r in conn.execute(f"SELECT * FROM {table} ORDER BY {', '.join(of.key)} LIMIT ?", (most,)):
+            if sentence := misshapen(r, table, column):
+                yield sentence
 
 
 def _is_key(key: Any) -> bool:
     """Of the first scheme, 16 bytes, or of this one, which begins with its number."""
     return isinstance(key, bytes) and (len(key) == 16 or (len(key) == 17 and key[0] == SCHEME))
-
-
-def _is_json(text: Any) -> bool:
-    try:
-        json.loads(text)
-    except (TypeError, ValueError, RecursionError):
-        return False
-    return True

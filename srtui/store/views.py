@@ -21,7 +21,7 @@ from srtui.store.evaluations import EvaluationReads
 from srtui.store.figures import joins
 from srtui.store.leases import alive
 from srtui.store.runs import state_now
-from srtui.store.stored import stored_list, stored_object
+from srtui.store.stored import stored
 
 State = Literal[
     "waiting",
@@ -254,7 +254,7 @@ class Views:
 
     def _run_row(self, r: sqlite3.Row) -> RunRow:
         held = r["pid"] is not None and alive(r, time.time())
-        recipe = stored_object(r["recipe"])
+        recipe = stored(r, "run", "recipe")
         counts = figures.counts(self.conn, r["id"])
         return RunRow(
             id=r["id"],
@@ -320,16 +320,16 @@ class Views:
         if run is None:
             return None
         lease = self.conn.execute(
-            "SELECT live, heartbeat_at FROM lease WHERE run_id = ?", (run_id,)
+            "SELECT run_id, live, heartbeat_at FROM lease WHERE run_id = ?", (run_id,)
         ).fetchone()
         stages = {
-            r["stage"]: {**dict(r), "detail": stored_object(r["detail"])}
+            r["stage"]: {**dict(r), "detail": stored(r, "stage_progress", "detail")}
             for r in self._rows("SELECT * FROM stage_progress WHERE run_id = ?", (run_id,))
         }
         return LiveView(
             run,
             stages,
-            stored_object(lease["live"]) if lease and run.pid else {},
+            stored(lease, "lease", "live") if lease and run.pid else {},
             lease["heartbeat_at"] if lease else None,
             self.events(0, events, run_id),
         )
@@ -486,7 +486,7 @@ class Views:
             return None
         at = (run_id, sample_id)
         decisions = {
-            r["stage"]: {**dict(r), "compared": stored_list(r["compared"])}
+            r["stage"]: {**dict(r), "compared": stored(r, "decision", "compared")}
             for r in self._rows("SELECT * FROM decision WHERE run_id = ? AND sample_id = ?", at)
         }
         reflections = {
@@ -508,7 +508,7 @@ class Views:
             variants=self._variants(sample_id, self._setting(run_id)),
             rewrites=rewrites,
             critiques={stage: g["critique"] for stage, g in shown.items()},
-            endings={stage: in_words(g["segments"], g["finish"]) for stage, g in shown.items()},
+            endings={stage: in_words(g) for stage, g in shown.items()},
             decisions=decisions,
             reflections=reflections,
             outcome=dict(outcome) if outcome else None,
@@ -540,7 +540,7 @@ class Views:
         found: dict[str, sqlite3.Row] = {}
         for stage, reflection in reflections.items():
             row = self.conn.execute(
-                "SELECT critique, segments, finish FROM generation WHERE parent_variant_id = ? AND stage = ? "
+                "SELECT id, critique, segments, finish FROM generation WHERE parent_variant_id = ? AND stage = ? "
                 "ORDER BY variant_id IS ? DESC, id DESC LIMIT 1",
                 (reflection["parent_variant_id"], stage, rewrites.get(stage)),
             ).fetchone()
@@ -687,5 +687,6 @@ NEEDED = (
     "0006_template_version",
     "0007_safety",
     "0008_figures",
+    "0009_given_up",
 )
 """The migrations that these queries were written for."""

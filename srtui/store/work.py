@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from srtui.hashing import key
 from srtui.store.corpus import batched
 from srtui.store.figures import SELECTED
-from srtui.store.stored import stored_list
+from srtui.store.stored import stored
 
 if TYPE_CHECKING:
     from srtui.store import Store
@@ -121,12 +121,14 @@ class Work:
         return None
 
     def add_generation(self, generation: StoredGeneration) -> int:
-        """The id of this generation; the same key is stored once, in the place of a refusal where there is one."""
+        """The id of this generation; the same key is stored once, in the place of a text that came to nothing
+        where there is one: it was refused or cut by a context that was too short."""
         names = list(StoredGeneration.__dataclass_fields__)
         self._store.conn.execute(
             f"INSERT INTO generation({', '.join(names)}, created_at) VALUES ({', '.join('?' * len(names))}, ?) "
             f"ON CONFLICT(key) DO UPDATE SET {', '.join(f'{n} = excluded.{n}' for n in names if n != 'key')}, "
-            "created_at = excluded.created_at WHERE generation.finish = 'too_long'",
+            "created_at = excluded.created_at WHERE generation.finish = 'too_long' OR "
+            "(generation.finish = 'length' AND generation.parsed NOT IN ('parsed', 'unchanged'))",
             (*(getattr(generation, n) for n in names), time.time()),
         )
         return int(self._store.value("SELECT id FROM generation WHERE key = ?", (generation.key,)))
@@ -378,7 +380,7 @@ class Work:
 
     def decisions_of(self, run_id: int, sample_id: int) -> dict[str, dict[str, Any]]:
         return {
-            r["stage"]: {**dict(r), "compared": stored_list(r["compared"])}
+            r["stage"]: {**dict(r), "compared": stored(r, "decision", "compared")}
             for r in self._store.rows(
                 "SELECT * FROM decision WHERE run_id = ? AND sample_id = ?", (run_id, sample_id)
             )

@@ -3,6 +3,7 @@
 from srtui.student.head import Head, examine
 from srtui.student.ifd import Metric, SpanLoss, ifd, perplexity, rifd, share_at_or_over_one
 from srtui.student.model import Quantization, Student, compute_dtype
+from srtui.student.positions import alone_beyond, legs
 from srtui.student.scorer import Scorer, open_scorer
 from srtui.student.spans import Invalid, Span, SpanBuilder
 
@@ -16,9 +17,11 @@ __all__ = [
     "SpanBuilder",
     "SpanLoss",
     "Student",
+    "alone_beyond",
     "compute_dtype",
     "examine",
     "ifd",
+    "legs",
     "open_scorer",
     "perplexity",
     "rifd",

@@ -86,6 +86,14 @@ def alone_beyond(model: Any, body: Any) -> int | None:
         return None
 
 
+def legs(length: int, most: int, limit: int | None) -> list[int]:
+    """How many tokens to write in one go behind ``length`` others, ``most`` in all: up to the first beyond
+    ``limit`` (:func:`alone_beyond`), and then the rest. Keys and values that were kept of a text below it are of
+    other frequencies than those of a longer one, so the rest begins with a pass over all that is there."""
+    first = most if limit is None or length > limit else limit + 1 - length
+    return [most] if first >= most else [first, most - first]
+
+
 def remembers_length(model: Any) -> bool:
     """Whether frequencies that a long text asked for stay for the next texts (transformers' "dynamic")."""
     kinds = (getattr(module, "rope_type", None) for module in model.modules())

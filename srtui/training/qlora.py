@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import math
+import re
 import shutil
 import time
 import warnings
@@ -206,6 +207,7 @@ class _Training:
         ]
         self.tokens_after = [0, *accumulate(sum(batch.tokens for batch in step) for step in self.steps)]
         torch.manual_seed(config.seed)
+        outside = self._outside_the_body()
         model = get_peft_model(
             self.student.model,
             LoraConfig(
@@ -215,6 +217,7 @@ class _Training:
                 use_rslora=config.rslora,
                 use_dora=config.dora,
                 target_modules="all-linear",
+                exclude_modules="|".join(map(re.escape, outside)) or None,
                 task_type="CAUSAL_LM",
             ),
         )
@@ -232,6 +235,22 @@ class _Training:
             half=self.on_gpu and self.student.arithmetic == "bfloat16" and torch.cuda.is_bf16_supported(),
         )
         self.untrained = self.trainer.adapter()
+
+    def _outside_the_body(self) -> list[str]:
+        """Linear layers of the head but for the output embeddings. The head is frozen: its gradient is taken for
+        the hidden states alone (loss.py), and an adapter in it would never be trained."""
+        import torch
+
+        base, body = self.student.model, self.scorer.head.body
+        known = {*body.modules(), base.get_output_embeddings()}
+        found = [
+            name for name, m in base.named_modules() if isinstance(m, torch.nn.Linear) and m not in known
+        ]
+        if found:
+            self.listener.note(
+                f"Linear layers of the student's head get no adapter and stay as they are: {', '.join(found)}."
+            )
+        return found
 
     def _check(self) -> None:
         """Say what it will take, and refuse what does not fit."""

@@ -104,6 +104,25 @@ def test_kill_9_at_a_statement_and_again(
         pytest.fail("it did not come to that statement, so nothing was shown")
 
 
+WRITE = ["export quickstart --out x.json", "scores quickstart --csv x.csv", "report quickstart --out x.html"]
+
+
+@pytest.mark.parametrize("words", WRITE)
+def test_kill_9_while_a_file_is_written(ground: Ground, words: str) -> None:
+    """Half of a file is not left behind, under whatever name."""
+    before = ground.files().keys()
+    child = os.fork()
+    if child == 0:
+        os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+        ground.run(*words.split())
+        os._exit(0)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    until = time.monotonic() + 10
+    while time.monotonic() < until and ground.files().keys() != before:
+        time.sleep(0.02)
+    assert ground.files().keys() == before
+
+
 def detached(script: str, **more: Any) -> Any:
     def act(ground: Ground) -> Outcome:
         done = subprocess.run(

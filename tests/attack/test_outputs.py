@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -182,3 +185,40 @@ def test_a_link_to_the_store_that_comes_after_the_question(
     check(ground.run("export", "quickstart", "--out", "out.json", "--force"), says="nothing is written over")
     assert (ground.root / place).read_bytes() == before
     writer.close()
+
+
+STDOUT = {
+    "export quickstart --out {}": lambda out: len(json.loads(out)) > 10,
+    "export quickstart --format messages --out {}": lambda out: all(map(json.loads, out.splitlines())),
+    "scores quickstart --csv {}": lambda out: out.startswith("sample,variant,kind"),
+    "report quickstart --out {}": lambda out: out.startswith("<!doctype html>") and out.rstrip().endswith("</html>"),
+    "report quickstart --markdown {}": lambda out: out.startswith("# "),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdout"])
+@pytest.mark.parametrize("words", STDOUT)
+def test_stdout_is_a_place_to_write_to(ground: Ground, words: str, name: str) -> None:
+    """What is said beside the data goes to stderr; no file of that name comes to be."""
+    before = ground.files()
+    done = ground.run(*words.format(name).split())
+    assert done.code == 0, done.text
+    assert STDOUT[words](done.out), done.out[:200]
+    assert ground.files() == before
+
+
+def test_a_terminal_gets_no_data_and_stdout_only_one_file(ground: Ground) -> None:
+    terminal, here = os.openpty()
+    words = [sys.executable, "-m", "srtui", "export", "quickstart", "--out", "-"]
+    done = subprocess.run(
+        words, stdout=here, stderr=subprocess.PIPE, cwd=ground.root, env=ground.environment()
+    )
+    os.close(here)
+    os.close(terminal)
+    assert done.returncode == 2
+    assert (
+        done.stderr.decode()
+        == "srtui: --out -: that is this terminal; name a file, or send it to a program with |.\n"
+    )
+    check(ground.run("report", "quickstart", "--out", "-", "--markdown", "-"), says="Only one of")
+    check(ground.run("report", "quickstart", "--out", "-", "--json"), says="Only one of")

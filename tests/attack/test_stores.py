@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.attack.ground import Attack, Ground
+from srtui.store import Store
+from tests.attack.ground import Attack, Ground, check
 
 DEEP = "[" * 100_000
 COMMANDS = ["status", "status quickstart", "status --json", "show 1", "scores quickstart", "db", "db check"]
@@ -163,6 +164,58 @@ ATTACKS += [
     for name, text in {"no JSON": "x", "nested too deep": DEEP, "a list": "[1]"}.items()
     for command in ("eval list", "eval show 1", "report quickstart --out x.html")
 ]
+
+ONE = "(SELECT sample_id FROM decision WHERE run_id = 1 AND stage = 'response' AND reflected = 1 LIMIT 1)"
+CHANGED = {
+    "a teacher's answer": ("UPDATE generation SET text = substr(text, 1, length(text) - 2) || '~.' WHERE id = 3",
+                           "generation 3: the answer that was read from its text is not in it"),
+    "a teacher's critique": ("UPDATE generation SET critique = '~' || substr(critique, 2) WHERE id = 3",
+                             "generation 3: the critique"),
+    "a record": ("UPDATE sample SET record = replace(record, 'e', 'f') WHERE id = 2",
+                 "sample 2: its original text is not in its record"),
+    "a score": ("UPDATE score SET value = value * 1.000001 WHERE variant_id = 2 AND metric = 'ifd'",
+                "score ifd of variant 2: it is .*, by its losses"),
+    "a score that is gone": ("UPDATE score SET value = NULL WHERE variant_id = 2 AND metric = 'ifd'",
+                             "score ifd of variant 2: it says None, its losses"),
+    "a loss": ("UPDATE span_loss SET nll = nll + 0.001 WHERE key = (SELECT conditional_key FROM score WHERE "
+               "variant_id = 2 AND metric = 'ifd')", "score ifd of variant 2: it is"),
+    "a loss that is gone": ("DELETE FROM span_loss WHERE key = (SELECT conditional_key FROM score WHERE "
+                            "variant_id = 2 AND metric = 'ifd')", "score ifd of variant 2: a loss"),
+    "a choice": (f"UPDATE decision SET chosen_id = json_extract(compared, '$[0][0]'), reflected = 0 WHERE run_id = 1 "
+                 f"AND stage = 'response' AND sample_id = {ONE}", r"decision 1/\d+/response: it chose variant"),
+    "a compared score": ("UPDATE decision SET compared = replace(compared, ', 0.', ', 0.0') WHERE run_id = 1 "
+                         "AND stage = 'instruction' AND sample_id = 1", r"decision 1/1/instruction: .* has no score"),
+    "what is kept": ("UPDATE outcome SET kept = 1 - kept WHERE run_id = 1 AND sample_id = 1", "outcome 1/1: it was"),
+    "an outcome's score": (f"UPDATE outcome SET ifd = ifd + 1e-9 WHERE run_id = 1 AND sample_id = {ONE}",
+                           "outcome .* has no ifd"),
+    "an outcome's text": (f"UPDATE outcome SET variant_id = {ONE} WHERE run_id = 1 AND sample_id = {ONE}",
+                          "outcome 1/.* was chosen"),
+    "a count": ("UPDATE tally SET n = n + 1 WHERE run_id = 2 AND what = 'reflection' AND stage = 'response'",
+                "tally 2/reflection/response/.*its counts are not"),
+    "a count of nothing": ("INSERT INTO tally VALUES (1, 'outcome', '', 'of a kind', 0, 3)", "tally 1/outcome/-/of a kind"),
+    "a histogram": ("UPDATE score_bin SET total = total + 1 WHERE run_id = 1 AND metric = 'ifd'", "score_bin 1/ifd"),
+    "sums": ("UPDATE run_sums SET sums = json_set(sums, '$.kept_length', 7.0)", "run_sums 1: the sums"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", CHANGED)
+def test_what_has_no_digest_is_derived_again(ground: Ground, what: str) -> None:
+    """A change that is sound to SQLite and to every digest: what follows from other rows no longer does."""
+    statement, sentence = CHANGED[what]
+    check(ground.run("status", "quickstart"), 0)
+    ground.sql(statement)
+    check(ground.run("db", "check"), 0)
+    check(ground.run("db", "check", "--deep"), 2, sentence)
+
+
+def test_a_sound_store_is_sound_to_the_last_row(ground: Ground) -> None:
+    """Also where a person has overruled the student."""
+    check(ground.run("status", "quickstart"), 0)
+    with Store(ground.store) as store:
+        for sample in (2, 5, 9):
+            store.marks.overrule(1, sample, store.corpus.variants_of(sample)[-1].id, "better")
+    check(ground.run("status", "quickstart"), 0)
+    check(ground.run("db", "check", "--deep"), 0, "is sound")
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=str)

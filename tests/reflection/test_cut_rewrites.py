@@ -88,9 +88,12 @@ def test_a_retry_has_more_room_and_a_key_of_its_own(stage: str, mode: str) -> No
 
 
 def test_endings_in_words() -> None:
+    def said(segments: str | None, finish: str) -> str:
+        return in_words({"id": 1, "segments": segments, "finish": finish})
+
     kept = packed([("critique", "length", 48), ("response", "stop:[End]", 70)])
-    assert in_words(kept, "stop:[End]") == (
+    assert said(kept, "stop:[End]") == (
         "critique cut off at its limit after 48 tokens, response ended by [End] after 70 tokens"
     )
-    assert in_words(packed([]), "too_long") == "nothing was written: too_long"
-    assert "not known" in in_words(None, "end") and "ended by itself" in in_words(None, "end")
+    assert said(packed([]), "too_long") == "nothing was written: too_long"
+    assert "not known" in said(None, "end") and "ended by itself" in said(None, "end")

@@ -59,7 +59,9 @@ def test_a_stored_rewrite(
             store.work.made(by, new)
         context: Any = SimpleNamespace(store=store, run=run, recipe=recipe, watch=None, sample_count=1)
         reflecting = Reflecting(context, protocol)
-        reflecting._teacher = SimpleNamespace(identity=BY)  # type: ignore[assignment]
+        reflecting._teacher = SimpleNamespace(  # type: ignore[assignment]
+            identity=BY, room=lambda request: [s.max_tokens for s in request.segments]
+        )
         asked = reflecting._first_unasked(sample, store.corpus.variants([at])[at])
         assert (asked.attempt if asked else None) == asked_again
         assert reflecting._unknown == unknown

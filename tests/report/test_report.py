@@ -17,6 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from srtui import report
+from srtui.evaluation.calibration import calibration_result
+from srtui.evaluation.results import pairwise_result
 from srtui.report.examples import pick
 from srtui.report.render import mark_down
 from srtui.sample import Pair
@@ -31,6 +33,7 @@ HOSTILE = Pair(
     '<img src="https://example.org/x.png" onerror="alert(1)">',
     "![a picture](https://example.org/y.png) | a cell |\n\n# not a heading\n<iframe src=//example.org></iframe>",
 )
+NOTHING_JUDGED = pairwise_result([], [], {}, 0, 0.0)
 ESTIMATE = {"value": 0.55, "low": 0.40, "high": 0.69, "n": 40}
 
 
@@ -91,9 +94,8 @@ def facts(workspace: Workspace) -> report.Facts:
             )
         )  # fmt: skip
         tally = {"win": 14, "tie": 16, "lose": 10, "win_rate": ESTIMATE}
-        store.evaluations.update(
-            made.id, status="done", result={**tally, "parse_rate": 0.9, "categories": {"<u>code</u>": tally}}
-        )
+        result = {**NOTHING_JUDGED, **tally, "parse_rate": 0.9, "categories": {"<u>code</u>": tally}}
+        store.evaluations.update(made.id, status="done", result=result)
         return report.gather(store, workspace.root, script.run_id, examples=12, seed=3)
 
 
@@ -157,6 +159,26 @@ def test_a_run_without_samples_and_one_without_training(workspace: Workspace) ->
             assert "The run is not done" in text
 
 
+def test_texts_that_were_cut_short_are_said_to_be(workspace: Workspace) -> None:
+    """A run of an older srtui, which kept how the last part ended and no more, and took what it had cut."""
+    store, script = finished(workspace, demo_pairs())
+    with store:
+        said = "\n".join(report.open_questions(report.gather(store, workspace.root, script.run_id)))
+        assert "cut short" not in said
+        store.conn.execute("UPDATE generation SET segments = NULL")
+        store.conn.execute("UPDATE generation SET finish = 'length' WHERE stage = 'response' AND id % 2")
+        store.conn.execute("DELETE FROM run_sums")
+        facts = report.gather(store, workspace.root, script.run_id)
+    ended = facts.summary["endings"]
+    assert ended["cut"] and ended["unknown"]
+    for text in (" ".join(read(report.html(facts)).text), report.markdown(facts)):
+        plain = " ".join(text.replace("\\", "").split())
+        assert f"{ended['cut']:,} of the kept texts were cut short" in plain
+        assert (
+            f"Of {ended['unknown']:,} of the kept texts it is not known whether they were cut short" in plain
+        )
+
+
 def test_examples_are_the_extremes_and_a_draw(workspace: Workspace) -> None:
     store, script = finished(workspace, demo_pairs())
     views = Views(store.path)
@@ -177,16 +199,26 @@ def test_what_a_judge_is_not_worth_is_said(workspace: Workspace) -> None:
     with store:
         script.train().finish()
         tally = {"win": 2, "tie": 1, "lose": 7, "win_rate": {"value": 0.25, "low": 0.1, "high": 0.4, "n": 10}}
+        none, of_none = NOTHING_JUDGED, calibration_result([], [], {}, 0)
         judged = {
+            **none,
             **tally,
             "length": {"a": 400.0, "b": 200.0},
-            "position": {"first": {"value": 1.2, "low": 0.8, "high": 1.6, "n": 10}},
-            "parse": {"rate": {"value": 0.2, "low": 0.1, "high": 0.4, "n": 20}, "mass": 0.01},
+            "position": {**none["position"], "first": {"value": 1.2, "low": 0.8, "high": 1.6, "n": 10}},
+            "parse": {
+                **none["parse"],
+                "rate": {"value": 0.2, "low": 0.1, "high": 0.4, "n": 20},
+                "mass": 0.01,
+            },
         }
         kappa = {"value": 0.02, "low": -0.1, "high": 0.14, "n": 40}
         for kind, judge, result in (
             ("pairwise", "doubtful", judged),
-            ("calibration", "doubtful", {"judged": 40, "kappa": kappa, "better_than_chance": False}),
+            (
+                "calibration",
+                "doubtful",
+                {**of_none, "judged": 40, "kappa": kappa, "better_than_chance": False},
+            ),
             ("pairwise", "unknown", judged),
         ):
             made, _ = store.evaluations.prepare(

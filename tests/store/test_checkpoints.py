@@ -9,11 +9,13 @@ from srtui.sample import Pair
 from srtui.store import Store
 from srtui.store.corpus import NewRow
 from srtui.store.views import Views
+from srtui.training.preflight import Preflight
+from tests.conftest import RECIPE
 
 
 def a_training(store: Store) -> tuple[int, int]:
     done = store.corpus.import_rows("d", "f", "sha", "alpaca", [NewRow(0, Pair("i", "", "r"), "{}", "0")])
-    run = store.runs.create("r", done.dataset_id, "r.toml", "{}", "f", [(1, False)]).id
+    run = store.runs.create("r", done.dataset_id, "r.toml", RECIPE, "f", [(1, False)]).id
     return run, store.runs.start_training(run, 4, 12)
 
 
@@ -27,10 +29,11 @@ def test_checkpoints_are_listed_by_step_and_keep_their_state(tmp_path: Path) -> 
     assert [(c.step, c.state) for c in store.checkpoints.of(training)] == [(4, "removed"), (8, "corrupt")]
     store.checkpoints.add(training, 8, "runs/r/checkpoint-8", 9, 0.1)  # trained once more
     assert [(c.step, c.state, c.bytes) for c in store.checkpoints.of(training)][1] == (8, "good", 9)
-    store.checkpoints.plan(training, {"samples": 4})
+    plan = Preflight(4, 0, 90, 40, 2, 1.5, 9, 10, True, False).facts()
+    store.checkpoints.plan(training, plan)
     seen = Views(store.path).training(run)
     assert seen is not None
-    assert seen["plan"] == {"samples": 4}
+    assert seen["plan"] == plan
     assert [c["step"] for c in seen["checkpoints"]] == [4, 8]
 
 

@@ -10,6 +10,7 @@ from srtui.store.corpus import NewRow
 from srtui.store.endings import packed
 from srtui.store.figures import means
 from srtui.store.work import StoredGeneration
+from tests.conftest import RECIPE
 
 WHOLE = packed([("critique", "length", 48), ("response", "end", 60)])
 
@@ -31,7 +32,7 @@ def test_over_all_generations_behind_a_text(tmp_path: Path) -> None:
     with Store(tmp_path / "s.sqlite") as store:
         dataset = imported(store, 6)
         samples = [r[0] for r in store.rows("SELECT id FROM sample ORDER BY row")]
-        run = store.runs.create("r", dataset, "r.toml", "{}", "f", [(s, False) for s in samples])
+        run = store.runs.create("r", dataset, "r.toml", RECIPE, "f", [(s, False) for s in samples])
         # (instruction's finish and segments, answer's finish and segments); None: not rewritten
         made = [
             (None, None),

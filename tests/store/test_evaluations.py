@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 
 from srtui.errors import UserError
+from srtui.evaluation.results import pairwise_result
 from srtui.store import Store
 from srtui.store.evaluations import Answer, Evaluation, Item, Judgement, NewEvaluation
 from srtui.store.views import Views
+
+NOTHING_JUDGED = pairwise_result([], [], {}, 0, 0.0)
 
 
 def answer(text: str, **values: Any) -> Answer:
@@ -104,8 +107,8 @@ def test_one_engine_at_a_time(store: Store) -> None:
         store.evaluations.acquire(evaluation.id)
     lease.release()
     assert store.evaluations.get(evaluation.id).state == "stopped"  # its engine is gone
-    store.evaluations.update(evaluation.id, status="done", result={"win": 1})
-    assert store.evaluations.get(evaluation.id).result == {"win": 1}
+    store.evaluations.update(evaluation.id, status="done", result=NOTHING_JUDGED)
+    assert store.evaluations.get(evaluation.id).result == NOTHING_JUDGED
     assert [e.id for e in store.evaluations.all(kind="pairwise")] == [evaluation.id]
     assert store.evaluations.all(run_id=1) == []
     with pytest.raises(UserError, match="no evaluation 9"):

@@ -24,6 +24,7 @@ from srtui.store.corpus import NewRow
 from srtui.store.work import StoredGeneration, StoredLoss, setting_key
 from srtui.student.spans import Span
 from srtui.training import TrainExample, TrainingConfig
+from tests.conftest import RECIPE
 
 GOLDEN = Path(__file__).with_name("keys.json")
 PAIR = Pair("Name a prime.", "", "Seven.")
@@ -202,7 +203,7 @@ def test_the_date_of_a_prompt_is_that_of_the_run(store: Store, monkeypatch: pyte
     from srtui.llama import Message
 
     monkeypatch.setattr(today, "_frozen", list(today._frozen))
-    run = store.runs.create("r", 1, "r.toml", "{}", "f", [])
+    run = store.runs.create("r", 1, "r.toml", RECIPE, "f", [])
     assert run.date == today.now().date().isoformat()
     store.runs.update(run.id, date="2024-02-29")
     today.freeze(store.runs.get(run.id).date)

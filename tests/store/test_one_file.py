@@ -161,14 +161,39 @@ def test_a_backup_can_be_stopped_and_leaves_nothing(big: Store, tmp_path: Path) 
     assert [p.name for p in tmp_path.iterdir()] == ["store"]
 
 
-def test_what_a_killed_backup_left_the_next_one_removes(big: Store, tmp_path: Path) -> None:
+def killed_backup(store: Store, folder: Path, unguarded: str = "") -> None:
+    """A backup into ``folder`` by a process that kills itself (SIGKILL) when half of it is written."""
     code = (
-        "import os, sys; from pathlib import Path; from srtui.store import Store\n"
+        "import contextlib, os, sys; from pathlib import Path; from srtui.store import Store, backup\n"
+        f"{unguarded}\n"
         "asked = iter([False, False])\n"
         "die = lambda: next(asked, None) is None and os.kill(os.getpid(), 9)\n"
-        f"Store(Path({str(big.path)!r}), read_only=True).backup(Path({str(tmp_path / 'copy.sqlite')!r}), die)"
+        f"Store(Path({str(store.path)!r}), read_only=True).backup(Path({str(folder / 'copy.sqlite')!r}), die)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+
+
+def test_a_backup_that_is_killed_leaves_nothing_behind(big: Store, tmp_path: Path) -> None:
+    mine = tmp_path / ".srtui-backup.of-somebody-else.part"
+    mine.write_text("")
+    killed_backup(big, tmp_path)
+    until = time.monotonic() + 10
+    while time.monotonic() < until and len(list(tmp_path.iterdir())) > 2:
+        time.sleep(0.02)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [mine.name, "store"]
+
+
+def test_a_backup_is_made_where_no_guard_can_be_started(
+    big: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    big.backup(tmp_path / "copy.sqlite")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["copy.sqlite", "store"]
+
+
+def test_what_a_power_cut_left_of_a_backup_the_next_one_removes(big: Store, tmp_path: Path) -> None:
+    """The guard is gone with everything else."""
+    killed_backup(big, tmp_path, "backup.gone_if_killed = lambda *_: contextlib.nullcontext()")
     assert list(tmp_path.glob(".srtui-backup*"))
     assert not (tmp_path / "copy.sqlite").exists()
     mine = tmp_path / ".srtui-backup.of-somebody-else.part"

@@ -14,6 +14,7 @@ from srtui.errors import UserError
 from srtui.sample import Pair
 from srtui.store import Store, explain
 from srtui.store.corpus import NewRow, RefusedRow
+from tests.conftest import RECIPE
 
 
 def row(n: int, text: str = "") -> NewRow:
@@ -28,7 +29,7 @@ def store(tmp_path: Path) -> Store:
 def a_run(store: Store, samples: int = 2) -> int:
     done = store.corpus.import_rows("d", "f", "sha", "alpaca", [row(n) for n in range(samples)])
     ids = [r[0] for r in store.rows("SELECT id FROM sample")]
-    return store.runs.create("r", done.dataset_id, "r.toml", "{}", "f", [(i, False) for i in ids]).id
+    return store.runs.create("r", done.dataset_id, "r.toml", RECIPE, "f", [(i, False) for i in ids]).id
 
 
 def test_settings_that_keep_data_safe(store: Store) -> None:

@@ -22,7 +22,12 @@ def store(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setenv("SRTUI_WORKSPACE", str(workspace.root))
     store = Store(workspace.store_path)
     rows = [
-        NewRow(n, Pair(f"instruction {n}", "", f"the answer number {n}"), '{"n": "x"}') for n in range(60)
+        NewRow(
+            n,
+            Pair(f"instruction {n}", "", f"the answer number {n}"),
+            f'{{"prompt": "instruction {n}", "response": "the answer number {n}"}}',
+        )
+        for n in range(60)
     ]
     store.corpus.import_rows("d", "f", "sha", "alpaca", rows)
     store.work.setting("s", "id", "nf4", "alpaca", "default", 64)
@@ -93,7 +98,7 @@ def test_what_is_beyond_the_quick_check_is_seen_by_the_deep_one(
         ("UPDATE variant SET digest = zeroblob(16) WHERE id = 3", "variant 3 of sample 3"),
         ("UPDATE variant SET response = CAST(X'ff' AS TEXT) WHERE id = 3", "variant 3 of sample 3"),
         ("UPDATE sample SET digest = randomblob(16) WHERE id = 4", "sample 4: its original text"),
-        ("UPDATE sample SET record = '{\"n' WHERE id = 4", "sample 4: its original record"),
+        ("UPDATE sample SET record = '{\"n' WHERE id = 4", "sample 4: its record is damaged"),
         ("UPDATE answer SET text = 'an answer from a fine'", "answer 1: its text"),
         ("UPDATE answer SET key = randomblob(18)", "answer 1: its key is damaged"),
         ("UPDATE scoring_setting SET max_length = 65", "scoring setting 1"),

@@ -166,7 +166,9 @@ class Script:
             attempt=attempt,
             candidate=0,
             prompt="",
-            text=made.response,
+            text="\n\n".join(
+                [critique, *([made.instruction] if stage == "instruction" else []), made.response]
+            ),
             thinking="",
             critique=critique,
             prompt_tokens=180,

@@ -135,8 +135,9 @@ def expected_of(workspace: Workspace) -> dict[str, Any]:
         losses = [
             r[0] for r in store.rows("SELECT value FROM training_metric WHERE name = 'loss' ORDER BY step")
         ]
+        since = f", before a person changed {e['overruled']} choices" if e["overruled"] else ""
         e["training"] = [
-            f"trained on {t['examples']:,} samples",
+            f"trained on {t['examples']:,} samples{since}",
             f"loss of a step {losses[0]:.3f} → {losses[-1]:.3f}",
             f"{duration(t['seconds'])} in steps",
             f"{t['tokens'] / t['seconds']:,.0f} tokens/s in steps",
@@ -211,7 +212,7 @@ def test_the_keys_of_a_summary_as_json_are_a_contract(told: Workspace) -> None:
     assert list(summary["accepted"]["response"]) == ["decided", "choices", "taken", "share"]
     assert " ".join(summary["training"]) == (
         "id run_id status examples steps tokens seconds adapter result created_at plan trained_on step_losses "
-        "tokens_a_second"
+        "tokens_a_second changed_since"
     )
     assert list(summary["rounds"][0]) == [
         "run", "teacher", "parsed_share", "taken_share", "kept", "ifd", "rifd", "held_out_before", "held_out_after",
@@ -299,7 +300,8 @@ async def test_the_dashboard_agrees(told: Workspace) -> None:
         await press(pilot, "5")
         for words in e["training"]:
             assert words in text(app)
-        assert f"of {e['kept']} kept, {e['kept held out']} held out" in text(app)
+        now = f"{e['kept']} kept now" if e["overruled"] else f"of {e['kept']} kept"
+        assert f"{now}, {e['kept held out']} held out" in " ".join(text(app).split())
         assert app.problems == []
 
 
@@ -314,6 +316,9 @@ def test_the_report_agrees(told: Workspace, tmp_path: Path) -> None:
         assert f"| {name} | {e[f'{metric} n']} | {e[f'{metric} before']:.3f} → {e[metric]:.3f} |" in said
         assert f"{LABELS[f'kept {metric}']}: {e[f'kept {metric}']:.3f}" in said
     assert ", ".join(e["training"]) in said
+    assert (f"trained on, not: choice changed since the training ({e['overruled']})" in said) == bool(
+        e["overruled"]
+    )
     for sample, ifd in re.findall(r"sample (\d+)\n\nrow .* IFD \S+ → (\S+); r-IFD", said):
         assert ifd == number(e["rows"][int(sample)]["ifd"])
 

@@ -262,6 +262,21 @@ async def test_what_a_search_found_stands_out_in_the_sample(demo: Workspace) -> 
         assert found == {"photosyn"}
 
 
+async def test_live_says_of_a_run_that_is_over_what_its_speed_was(demo: Workspace) -> None:
+    """Not 0 tokens/s, which is what it does now: nothing."""
+    with Store(demo.store_path, read_only=True) as store:
+        stages = store.runs.stages(1).values()
+    tokens, seconds = (sum(s[name] for s in stages) for name in ("tokens", "seconds"))
+    async with dashboard(demo) as (app, pilot):
+        await press(pilot, "2", "left_square_bracket", "left_square_bracket")
+        shown = text(app)
+        assert f"{tokens / seconds:,.0f} tokens/s on the mean" in shown
+        assert " 0 tokens/s" not in shown
+        assert "─ in all ─" in shown
+        await press(pilot, "right_square_bracket", "right_square_bracket")
+        assert "─ so far ─" in text(app)
+
+
 async def test_live_shows_the_text_that_is_being_written(demo: Workspace) -> None:
     async with dashboard(demo, (160, 50)) as (app, pilot):
         await press(pilot, "2")

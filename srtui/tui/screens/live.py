@@ -143,6 +143,7 @@ class LiveScreen(DashboardScreen):
             Content("\n").join(self._stage(view, s, width, going) for s in self._stages(view))
         )
         self.query_one("#speed", Words).show(self._speed(view, width, going))
+        self.query_one("#speed").border_title = "in all" if view.run.state == "done" else "so far"
         self.query_one("#machine", Words).show(shown("\n".join(machine)))
         self.query_one("#writing", Words).show(_writing(view))
         # What is new stands at the end.
@@ -210,12 +211,11 @@ class LiveScreen(DashboardScreen):
 
     def _speed(self, view: LiveView, width: int, going: bool) -> Content:
         room = max(8, (width // 2 if width >= 100 else width - 39) - 24)
-        rate = self._speeds[-1] if self._speeds and going else 0.0
-        lines = [
-            Content.assemble(
-                (f"{rate:>7,.0f} tokens/s  ", "bold"), (sparkline(list(self._speeds), room), "$text-accent")
-            )
-        ]
+        rate = self._speeds[-1] if self._speeds else 0.0
+        now = Content.assemble(
+            (f"{rate:>7,.0f} tokens/s  ", "bold"), (sparkline(list(self._speeds), room), "$text-accent")
+        )
+        lines = [now if going else _mean_speed(view)]
         live = view.live
         writing = _at_work(view) in _WRITING and view.run.state in ("running", "paused")
         slots = (
@@ -261,6 +261,14 @@ class LiveScreen(DashboardScreen):
 
         words = "It finishes the step that it is in. Everything finished is stored, and p goes on from there."
         self.app.push_screen(Confirm(f"Stop {run.name}?", words, "Stop"), stop)
+
+
+def _mean_speed(view: LiveView) -> Content:
+    """Of a run that does nothing now: over all that it has done."""
+    tokens, seconds = (sum(s[name] for s in view.stages.values()) for name in ("tokens", "seconds"))
+    if not tokens or not seconds:
+        return Content.styled("      - tokens/s", "$dim")
+    return Content.assemble((f"{tokens / seconds:>7,.0f} tokens/s on the mean", "bold"))
 
 
 def _rate_text(rate: float) -> str:

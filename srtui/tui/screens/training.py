@@ -235,8 +235,11 @@ def _line(run: RunRow, t: dict[str, Any]) -> Content:
         run.state if t["status"] == "running" and run.state != "running" else t["status"],
         f"step {step:,} of {t['steps']:,}",
         f"{duration(remaining)} left" if remaining is not None and run.state == "running" else "",
-        *training_words(t["trained_on"], t["step_losses"], t["seconds"], t["tokens_a_second"]),
-        f"of {run.kept:,} kept" + (f", {run.kept_held_out:,} held out" if run.kept_held_out else ""),
+        *training_words(
+            t["trained_on"], t["step_losses"], t["seconds"], t["tokens_a_second"], t["changed_since"]
+        ),
+        (f"{run.kept:,} kept now" if t["changed_since"] else f"of {run.kept:,} kept")
+        + (f", {run.kept_held_out:,} held out" if run.kept_held_out else ""),
         f"{sum(s for _, s in fast) / len(fast):,.0f} tokens/s now" if fast else "",
         f"at most {bytes_text(run.peak_memory_mb * 1e6)} of memory" if run.peak_memory_mb else "",
     ]

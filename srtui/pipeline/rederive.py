@@ -1,0 +1,239 @@
+"""Does what is stored follow from what it was made of? ``srtui db check --deep``.
+
+Texts have digests (``srtui.store.verify``); scores, choices and counts have none, but follow from other
+rows. They are derived again, row by row, and compared. docs/architecture.md says what this cannot see.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from functools import cache
+from typing import Any
+
+from srtui import recipe as recipes
+from srtui import selection
+from srtui.datasets.layouts import layout_of
+from srtui.datasets.rows import Refused, pair_of
+from srtui.errors import UserError
+from srtui.recipe import Recipe
+from srtui.sample import Pair
+from srtui.selection import ScoredText
+from srtui.store import Store, figures
+from srtui.store.connection import open_read_only
+from srtui.store.schema import counted_again
+from srtui.store.stored import misshapen, stored
+from srtui.student.ifd import SpanLoss, ifd
+
+_CLOSE = 1e-12  # of a ratio of perplexities: another machine's exp may end in another digit
+_CLOSE_SUM = 1e-6  # of a sum over up to millions of samples, added up in another order
+_TABLES = ("sample", "generation", "score", "decision", "outcome")
+_TELL_EVERY = 1024
+
+
+def faults(store: Store, tell: Callable[[int, int], None] = lambda done, total: None) -> Iterator[str]:
+    """A sentence for each row that does not follow from the others; ``tell`` gets rows done and in all.
+
+    Rows are read one by one, so memory does not grow with them. Rows whose JSON is damaged are left to
+    ``srtui.store.verify``. Raises sqlite3.Error where a page cannot be read.
+    """
+    with closing(open_read_only(store.path)) as conn:
+        conn.row_factory = sqlite3.Row
+        conn.text_factory = lambda raw: raw.decode("utf-8", "replace")
+        total = sum(conn.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in _TABLES)
+        check = _Check(conn)
+        done = 0
+        for step in (check.sample, check.generation, check.score, check.decision, check.outcome):
+            for row in conn.execute(_ROWS[step.__name__]):
+                if done % _TELL_EVERY == 0:
+                    tell(done, total)
+                done += 1
+                if what := step(row):
+                    yield what
+        tell(total, total)
+        yield from _counts(conn)
+    yield from _sums(store)
+
+
+_ROWS = {
+    "sample": "SELECT s.id, s.record, v.instruction, v.input, v.response FROM sample s "
+    "JOIN variant v ON v.sample_id = s.id AND v.kind = 'original' ORDER BY s.id",
+    "generation": "SELECT g.id, g.stage, g.text, g.critique, v.instruction, v.response FROM generation g "
+    "LEFT JOIN variant v ON v.id = g.variant_id WHERE g.parsed = 'parsed' ORDER BY g.id",
+    "score": "SELECT s.variant_id, s.metric, s.value, s.reason, s.conditional_key, s.unconditional_key, "
+    "c.key AS c_key, c.nll AS c_nll, c.tokens AS c_tokens, c.reason AS c_reason, "
+    "u.key AS u_key, u.nll AS u_nll, u.tokens AS u_tokens, u.reason AS u_reason FROM score s "
+    "LEFT JOIN span_loss c ON c.key = s.conditional_key LEFT JOIN span_loss u ON u.key = s.unconditional_key",
+    "decision": "SELECT * FROM decision",
+    "outcome": "SELECT o.*, d.chosen_id, d.reflected FROM outcome o LEFT JOIN decision d ON d.run_id = o.run_id "
+    "AND d.sample_id = o.sample_id AND d.stage = 'response'",
+}
+
+
+class _Check:
+    """One row of a table each; a sentence where it does not follow, else None."""
+
+    def __init__(self, conn: sqlite3.Connection) -> None:
+        self._conn = conn
+
+    def sample(self, r: sqlite3.Row) -> str | None:
+        """The record is what the original text was read from."""
+        if misshapen(r, "sample", "record"):
+            return None
+        texts = Pair(r["instruction"], r["input"], r["response"])
+        if _gives(json.loads(r["record"]), texts):
+            return None
+        return f"sample {r['id']}: its original text is not in its record"
+
+    def generation(self, r: sqlite3.Row) -> str | None:
+        """What was read out of a generation is a part of what the teacher wrote."""
+        parts = {"critique": r["critique"]}
+        if r["response"] is not None:
+            parts["answer"] = r["response"]
+            if r["stage"] == "instruction":
+                parts["instruction"] = r["instruction"]
+        missing = [name for name, text in parts.items() if text not in r["text"]]
+        if not missing:
+            return None
+        return f"generation {r['id']}: the {missing[0]} that was read from its text is not in it"
+
+    def score(self, r: sqlite3.Row) -> str | None:
+        """The ratio, or the reason why there is none, by the losses of the two spans."""
+        if r["conditional_key"] is None:
+            return (
+                None if r["value"] is None and r["reason"] else f"{_name(r)}: it has a value without a loss"
+            )
+        if r["c_key"] is None or r["u_key"] is None:
+            return f"{_name(r)}: a loss that it is made of is not there"
+        losses = [
+            SpanLoss(r[f"{of}_nll"] or 0.0, r[f"{of}_tokens"], reason=r[f"{of}_reason"]) for of in ("c", "u")
+        ]
+        value, reason = ifd(*losses)  # r-IFD is the same ratio of other spans
+        if (value is None) != (r["value"] is None) or (value is None and reason != r["reason"]):
+            return f"{_name(r)}: it says {r['value'] or r['reason']}, its losses {value or reason}"
+        if value is not None and not math.isclose(value, r["value"], rel_tol=_CLOSE):
+            return f"{_name(r)}: it is {r['value']!r}, by its losses {value!r}"
+        return None
+
+    def decision(self, r: sqlite3.Row) -> str | None:
+        """What was compared are the variants' scores, and the recipe's rule chooses the same of them."""
+        if misshapen(r, "decision", "compared") or (recipe := self._recipe(r["run_id"])) is None:
+            return None
+        name = f"decision {r['run_id']}/{r['sample_id']}/{r['stage']}"
+        compared = [ScoredText(*one) for one in stored(r, "decision", "compared")]
+        if not compared:
+            return f"{name}: nothing was compared"
+        instruction = r["stage"] == "instruction"
+        by = recipe.selection.instruction_by if instruction else recipe.selection.response_by
+        choose = selection.choose_instruction if instruction else selection.choose_response
+        choice = choose(compared[0], compared[1:], by)
+        if (choice.variant_id, choice.reflected) != (r["chosen_id"], bool(r["reflected"])):
+            return (
+                f"{name}: it chose variant {r['chosen_id']}, by what was compared it is {choice.variant_id}"
+            )
+        if by in ("ifd", "rifd") and len(compared) > 1:
+            for one in compared:
+                if one.score is not None and not self._is_a_score(one.variant_id, by, one.score):
+                    return (
+                        f"{name}: variant {one.variant_id} has no score of {one.score!r}, which was compared"
+                    )
+        return None
+
+    def outcome(self, r: sqlite3.Row) -> str | None:
+        """The text that was chosen last, its scores, and whether the recipe's policy keeps it."""
+        recipe = self._recipe(r["run_id"])
+        name = f"outcome {r['run_id']}/{r['sample_id']}"
+        if r["chosen_id"] != r["variant_id"]:
+            return f"{name}: it is of variant {r['variant_id']}, and {r['chosen_id']} was chosen"
+        scores = {}
+        for metric in ("ifd", "rifd"):
+            scores[metric] = ScoredText(r["variant_id"], r[metric])
+            if r[metric] is not None and not self._is_a_score(r["variant_id"], metric, r[metric]):
+                return f"{name}: variant {r['variant_id']} has no {metric} of {r[metric]!r}"
+        if recipe is None:
+            return None
+        kept = selection.keep(
+            recipe.selection.policy, bool(r["reflected"]), scores["ifd"], scores["rifd"]
+        ).kept
+        if kept != bool(r["kept"]):
+            said, follows = ("kept", "dropped") if r["kept"] else ("dropped", "kept")
+            return f"{name}: it was {said}, and by its scores is {follows}"
+        return None
+
+    def _is_a_score(self, variant_id: int, metric: str, value: float) -> bool:
+        """By any student: a proxy may have decided."""
+        return (
+            self._conn.execute(
+                "SELECT 1 FROM score WHERE variant_id = ? AND metric = ? AND value = ?",
+                (variant_id, metric, value),
+            ).fetchone()
+            is not None
+        )
+
+    @cache  # noqa: B019 - it lives as long as one check
+    def _recipe(self, run_id: int) -> Recipe | None:
+        row = self._conn.execute("SELECT id, name, recipe FROM run WHERE id = ?", (run_id,)).fetchone()
+        try:
+            return recipes.parse(stored(row, "run", "recipe"), row["name"])
+        except UserError:
+            return None  # damaged, which srtui.store.verify says, or with settings that there are no more
+
+
+def _name(r: sqlite3.Row) -> str:
+    return f"score {r['metric']} of variant {r['variant_id']}"
+
+
+def _gives(record: Any, texts: Pair) -> bool:
+    """Whether a record reads as these texts; where its columns were named by the user, whether it has them."""
+    layout = layout_of(record) if isinstance(record, dict) else None
+    if layout is not None:
+        try:
+            if pair_of(*layout.taker({})(record)) == texts:
+                return True
+        except Refused:
+            pass
+    found = set(_texts(record))
+    return all(not text or text in found for text in texts)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, dict | list):
+            waiting += one.values() if isinstance(one, dict) else one
+
+
+def _counts(conn: sqlite3.Connection) -> Iterator[str]:
+    """The counts that the store's triggers keep, against the rows that they count."""
+    for table, key, query in counted_again():
+        columns = ", ".join(key)
+        kept = {tuple(r)[: len(key)]: tuple(r)[len(key) :] for r in conn.execute(f"SELECT * FROM {table}")}
+        for row in conn.execute(query):
+            at, counted = tuple(row)[: len(key)], tuple(row)[len(key) :]
+            if not _alike(kept.pop(at, ()), counted):
+                yield f"{table} {_path(at)} ({columns}): its counts are not those of the rows"
+        for at in kept:
+            yield f"{table} {_path(at)} ({columns}): there is nothing that it counts"
+
+
+def _sums(store: Store) -> Iterator[str]:
+    for row in store.rows("SELECT run_id FROM run_sums ORDER BY run_id"):
+        kept, again = figures.sums_and_again(store, row[0])
+        if kept is not None and not _alike(list(kept.values()), [again[name] for name in kept]):
+            yield f"run_sums {row[0]}: the sums that were kept are not those of the rows"
+
+
+def _alike(kept: Sequence[float], counted: Sequence[float]) -> bool:
+    return len(kept) == len(counted) and all(
+        math.isclose(a, b, rel_tol=_CLOSE_SUM, abs_tol=_CLOSE_SUM) for a, b in zip(kept, counted, strict=True)
+    )
+
+
+def _path(at: Sequence[Any]) -> str:
+    return "/".join(str(part) or "-" for part in at)
