@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srtui.cli.base import MOST, AsJson, RunName, app, libraries_log, open_store, print_json, print_line
+from srtui.cli.base import MOST, AsJson, RunName, app, libraries_log, open_store
+from srtui.cli.output import print_json, print_line
 
 if TYPE_CHECKING:
     from srtui.pipeline.side_by_side import SideBySide

@@ -9,19 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from srtui.cli.base import (
-    AsJson,
-    Force,
-    RunName,
-    app,
-    is_stdout,
-    key_value,
-    open_store,
-    outputs_of,
-    print_json,
-    print_line,
-    stdout_for_data,
-)
+from srtui.cli.base import AsJson, Force, RunName, app, key_value, open_store
+from srtui.cli.output import is_stdout, outputs_of, print_json, print_line, stdout_for_data
 from srtui.errors import UserError
 from srtui.store.endings import in_words
 from srtui.workspace import Workspace

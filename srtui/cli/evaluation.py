@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from srtui.cli.base import (
-    MOST,
-    AsJson,
-    Force,
-    app,
-    libraries_log,
-    open_store,
-    outputs_of,
-    plain_data,
-    print_json,
-    print_line,
-    stop_on_signals,
-)
+from srtui.cli.base import MOST, AsJson, Force, app, libraries_log, open_store, stop_on_signals
+from srtui.cli.output import fields_of, outputs_of, print_json, print_line
 
 if TYPE_CHECKING:
     from srtui.evaluation.contestants import Contestant
@@ -291,7 +281,7 @@ def list_(
         run_id = store.runs.named(run).id if run else None
         found = store.evaluations.all(run_id)
         if as_json:
-            print_json([plain_data(e) for e in found])
+            print_json(found)
         elif not found:
             print_line(
                 "No evaluations yet. Start one with: srtui eval pairwise A B --prompts FILE --judge MODEL"
@@ -316,8 +306,8 @@ def show(
         evaluation = store.evaluations.get(evaluation_id)
         judged = store.evaluations.judged(evaluation_id) if judgements or as_json else []
         if as_json:
-            rows = [_without_bytes(plain_data(pair)) for pair in judged]
-            print_json(plain_data(evaluation) | {"judgements": rows})
+            rows = [_without_bytes(asdict(pair)) for pair in judged]
+            print_json(fields_of(evaluation) | {"judgements": rows})
             return
         _show(store, evaluation, False)
         for pair in judged:
@@ -378,7 +368,7 @@ def _show(store: Store, evaluation: Evaluation, as_json: bool) -> None:
     from srtui.cli.evaluation_tables import print_evaluation
 
     if as_json:
-        print_json(plain_data(evaluation))
+        print_json(evaluation)
     else:
         print_evaluation(evaluation)
 

@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srtui.cli.base import (
-    AsJson,
-    libraries_log,
-    open_store,
-    plain_data,
-    print_json,
-    print_line,
-    stop_on_signals,
-)
+from srtui.cli.base import AsJson, libraries_log, open_store, stop_on_signals
 from srtui.cli.evaluation import (
     ContestantName,
     Limit,
@@ -26,6 +18,7 @@ from srtui.cli.evaluation import (
     Template,
     eval_app,
 )
+from srtui.cli.output import print_json, print_line
 from srtui.errors import UserError
 
 if TYPE_CHECKING:
@@ -98,7 +91,7 @@ def human(
         result = keep_result(store, evaluation.id)
         evaluation = store.evaluations.get(evaluation.id)
         if as_json:
-            print_json(plain_data(evaluation))
+            print_json(evaluation)
         elif not result["judgements"]:
             print_line(
                 f"Evaluation {evaluation.id}: the answers are there, and nobody has judged yet. Judge with "

@@ -9,16 +9,8 @@ from typing import Annotated
 
 import typer
 
-from srtui.cli.base import (
-    AsJson,
-    app,
-    open_store,
-    outputs_of,
-    plain_data,
-    print_json,
-    print_line,
-    stop_on_signals,
-)
+from srtui.cli.base import AsJson, app, open_store, stop_on_signals
+from srtui.cli.output import outputs_of, print_json, print_line
 from srtui.errors import UserError
 from srtui.workspace import Workspace
 
@@ -42,7 +34,7 @@ def doctor(as_json: AsJson = False) -> None:
     for check in checks(root):
         failed |= check.ok is False
         if as_json:
-            print_json(plain_data(check))
+            print_json(check)
             continue
         sign = {True: "[green]ok  [/]", False: "[red]FAIL[/]", None: "[yellow]note[/]"}[check.ok]
         mend = f" [bold]{plain(check.mend)}[/]" if check.mend and check.ok is not True else ""

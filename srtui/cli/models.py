@@ -9,16 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srtui.cli.base import (
-    AsJson,
-    app,
-    libraries_log,
-    open_store,
-    outputs_of,
-    plain_data,
-    print_json,
-    print_line,
-)
+from srtui.cli.base import AsJson, app, libraries_log, open_store
+from srtui.cli.output import fields_of, outputs_of, print_json, print_line
 from srtui.errors import UserError
 from srtui.workspace import Workspace
 
@@ -84,7 +76,7 @@ def export_model(
         )
     use = _how_to_use(to, done.path, workspace, this.recipe["student"]["model"])
     if as_json:
-        print_json({**plain_data(done), "prompt": this.recipe["prompt"]["template"], "use": use})
+        print_json({**fields_of(done), "prompt": this.recipe["prompt"]["template"], "use": use})
         return
     print_line(f"Ready: {done.path} ({bytes_text(done.size)}, {done.stored}, {done.seconds:.1f} s)")
     if len(done.files) > 1:
@@ -118,7 +110,7 @@ def models_list(as_json: AsJson = False) -> None:
 
     entries = models.list_models(Workspace.find().models)
     if as_json:
-        print_json([plain_data(e) for e in entries])
+        print_json(entries)
     else:
         print_models(entries)
 
@@ -133,7 +125,7 @@ def models_inspect(
 
     info = models.inspect(models.find(Workspace.find().models, name))
     if as_json:
-        print_json(plain_data(info))
+        print_json(info)
     else:
         print_model(info)
 
@@ -201,6 +193,6 @@ def models_tune(
                 known = tune(file, counts, say=lambda line: None if as_json else print_line(line))
         found.append(known)
     if as_json:
-        print_json([plain_data(t) for t in found])
+        print_json(found)
     else:
         print_tunings(found)

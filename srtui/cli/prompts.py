@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from srtui.cli.base import app, print_line
+from srtui.cli.base import app
+from srtui.cli.output import print_line
 from srtui.errors import UserError
 
 prompts_app = typer.Typer(

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srtui.cli.base import AsJson, app, plain_data, print_json
+from srtui.cli.base import AsJson, app
+from srtui.cli.output import print_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +36,7 @@ def recipes(
         return
     keys = reference.recipe_keys() if key is None else reference.find_keys(key)
     if as_json:
-        print_json(plain_data(keys[0]) if len(keys) == 1 else [plain_data(k) for k in keys])
+        print_json(keys[0] if len(keys) == 1 else keys)
     elif len(keys) == 1:
         _print_key(keys[0])
     else:

@@ -11,22 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from srtui.atomic import replacing
-from srtui.cli.base import (
-    MOST,
-    AsJson,
-    Force,
-    RunName,
-    app,
-    is_stdout,
-    libraries_log,
-    open_store,
-    outputs_of,
-    plain_data,
-    print_json,
-    print_line,
-    short,
-    stop_on_signals,
-)
+from srtui.cli.base import MOST, AsJson, Force, RunName, app, libraries_log, open_store, stop_on_signals
+from srtui.cli.output import fields_of, is_stdout, outputs_of, print_json, print_line, short
 from srtui.errors import UserError
 from srtui.noise import screen
 from srtui.workspace import Workspace
@@ -105,7 +91,7 @@ def _work(
 
     if this.status == "done" and not store.work.unscored_by_hand(this.id):
         if as_json:
-            print_json({"type": "summary", **plain_data(summarise(store, this.id))})
+            print_json({"type": "summary", **fields_of(summarise(store, this.id))})
         else:
             print_summary(summarise(store, this.id), _files(workspace, store, this))
             print_line("\nThis run is done already; nothing was left to do.")
@@ -120,7 +106,7 @@ def _work(
         except Stopped:
             stopped = True
     if as_json:
-        print_json({"type": "summary", **plain_data(summarise(store, this.id))})
+        print_json({"type": "summary", **fields_of(summarise(store, this.id))})
     elif stopped:
         out.print(f"Stopped; everything finished is stored. Go on with: {again}", soft_wrap=True)
     else:
@@ -192,7 +178,7 @@ def ablate(
             print_line("Stopped; everything finished is stored. Go on with the same command.", to=screen())
             sys.exit(130)
     if as_json:
-        print_json({"type": "ablation", **plain_data(found)})
+        print_json({"type": "ablation", **fields_of(found)})
     else:
         print_comparison(found)
 
@@ -256,13 +242,13 @@ def status(
             this = store.runs.named(name)
             figures = summarise(store, this.id)
             if as_json:
-                print_json(plain_data(figures))
+                print_json(figures)
             else:
                 print_summary(figures, _files(workspace, store, this))
             return
         runs = store.runs.all()
         if as_json:
-            print_json([plain_data(summarise(store, r.id)) for r in runs])
+            print_json([summarise(store, r.id) for r in runs])
             return
         from srtui.store.figures import counts
 
@@ -329,7 +315,7 @@ def scores(
             return
         figures = distributions(store, this.id)
         if as_json:
-            print_json({"run": this.name, "scores": [plain_data(spread) for spread in figures]})
+            print_json({"run": this.name, "scores": figures})
         elif not figures:
             print_line(f"Run {this.name} has no scores yet; they come with: srtui run")
         else:
@@ -338,7 +324,7 @@ def scores(
 
 def _without_empty_problem(template: TemplateScores) -> dict[str, Any]:
     """The key ``problem`` is there only where there is one."""
-    return {key: value for key, value in plain_data(template).items() if key != "problem" or value}
+    return {key: value for key, value in fields_of(template).items() if key != "problem" or value}
 
 
 def _write_csv(path: Path, columns: list[str], rows: Iterable[dict[str, Any]]) -> None:
