@@ -50,7 +50,7 @@ def chat(
                     answers[side] += piece
                 print_json({"instruction": instruction, **answers})
             else:
-                _show(both, instruction)
+                _print_answers(both, instruction)
 
 
 def _lines() -> Iterator[str]:
@@ -69,7 +69,7 @@ def _lines() -> Iterator[str]:
             yield line
 
 
-def _show(both: SideBySide, instruction: str) -> None:
+def _print_answers(both: SideBySide, instruction: str) -> None:
     """Two columns that grow, on a terminal; the two answers one after the other elsewhere."""
     from rich.console import Group, RenderableType
     from rich.live import Live

@@ -86,7 +86,7 @@ def show(
         if as_json:
             print_json(facts)
         else:
-            _show_sample(facts, raw)
+            _print_sample(facts, raw)
 
 
 def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[st
     }
 
 
-def _show_sample(facts: dict[str, Any], raw: bool) -> None:
+def _print_sample(facts: dict[str, Any], raw: bool) -> None:
     from srtui.cli.terminal import out, plain
     from srtui.text import number
     from srtui.wording import LABELS

@@ -223,7 +223,7 @@ def choice(
         stop = stop_on_signals()
         with libraries_log(store.path.parent), reporter(as_json, stop.set, json_lines=False) as face:
             done = multiple_choice.evaluate(store, one, tasks, limit, shots, face, stop.is_set)
-        _show(store, done, as_json)
+        _print_result(store, done, as_json)
 
 
 @eval_app.command(epilog="Example: srtui eval anchors 1 2 3 4 --gamed 3 --gamed 4 --out anchors.csv")
@@ -309,7 +309,7 @@ def show(
             rows = [_without_bytes(asdict(pair)) for pair in judged]
             print_json(fields_of(evaluation) | {"judgements": rows})
             return
-        _show(store, evaluation, False)
+        _print_result(store, evaluation, False)
         for pair in judged:
             print_judged(pair)
 
@@ -342,7 +342,7 @@ def _evaluate(
 
     evaluation, is_new = prepare(store, kind, source, contestants, judge, settings, names, shown_source)
     if evaluation.state == "done":
-        _show(store, evaluation, as_json)
+        _print_result(store, evaluation, as_json)
         if not as_json:
             print_line("This evaluation is done already; nothing was left to do.")
         return
@@ -361,10 +361,10 @@ def _evaluate(
         except Stopped:
             err.print("Stopped; everything finished is stored. The same command goes on.")
             sys.exit(130)
-    _show(store, evaluation, as_json)
+    _print_result(store, evaluation, as_json)
 
 
-def _show(store: Store, evaluation: Evaluation, as_json: bool) -> None:
+def _print_result(store: Store, evaluation: Evaluation, as_json: bool) -> None:
     from srtui.cli.evaluation_tables import print_evaluation
 
     if as_json:

@@ -34,11 +34,12 @@ def doctor(as_json: AsJson = False) -> None:
     for check in checks(root):
         failed |= check.ok is False
         if as_json:
-            print_json(check)
+            # Scripts know the key by its first name.
+            print_json({"name": check.name, "ok": check.ok, "detail": check.detail, "mend": check.fix})
             continue
         sign = {True: "[green]ok  [/]", False: "[red]FAIL[/]", None: "[yellow]note[/]"}[check.ok]
-        mend = f" [bold]{plain(check.mend)}[/]" if check.mend and check.ok is not True else ""
-        out.print(f"{sign} {plain(check.name)}: {plain(check.detail)}{mend}", soft_wrap=True)
+        fix = f" [bold]{plain(check.fix)}[/]" if check.fix and check.ok is not True else ""
+        out.print(f"{sign} {plain(check.name)}: {plain(check.detail)}{fix}", soft_wrap=True)
     if failed:
         sys.exit(2)
 
