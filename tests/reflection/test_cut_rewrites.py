@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from srtui.labels import ending_words
 from srtui.llama import Generation, WrittenSegment
 from srtui.recipe import Recipe, parse
 from srtui.reflection import ReflectionPrompt, load_criteria
 from srtui.sample import Pair
 from srtui.store.endings import ending_of, packed
+from srtui.wording import ending_words
 
 BEFORE = Pair("Name a river.", "", "Nile")
 

@@ -8,11 +8,11 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
-from srtui.console import number
-from srtui.labels import ending_words
 from srtui.store.sample_view import SampleView, VariantView
+from srtui.text import number
 from srtui.tui.widgets.diff import word_diff
 from srtui.tui.widgets.words import bar, shown
+from srtui.wording import ending_words
 
 _BAR = 10
 PARTS = ("instruction", "input", "response")
