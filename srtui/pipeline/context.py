@@ -207,7 +207,7 @@ class Context:
             self._refuse_other_than(now)
 
     def _version_of(self, setting_id: int) -> str:
-        setting = self.store.scores.setting_of(setting_id)
+        setting = self.store.scores.setting_by_id(setting_id)
         return str(setting.template_version if setting else None)
 
     def _refuse_other_than(self, version: str) -> None:

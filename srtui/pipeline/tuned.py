@@ -35,7 +35,7 @@ def trained_adapter(workspace: Workspace, store: Store, run: Run) -> Path:
 def trained_student(workspace: Workspace, store: Store, run: Run) -> Path:
     """The folder of the student that the adapter was trained on. Raises UserError where it has changed."""
     student = models.resolve_student(workspace.models, run.recipe["student"]["model"])
-    setting = store.scores.setting_of(run.setting_id)
+    setting = store.scores.setting_by_id(run.setting_id)
     if setting is not None:
         from srtui.student.model import model_sha256, weights_sha256
 
@@ -56,7 +56,7 @@ def trained_arithmetic(store: Store, run: Run) -> str:
     if told:
         return str(told)
     # A training of an earlier version: the student's identity has it.
-    setting = store.scores.setting_of(run.setting_id)
+    setting = store.scores.setting_by_id(run.setting_id)
     return "bfloat16" if setting is not None and "bfloat16" in setting.student_id.split(":") else "float32"
 
 

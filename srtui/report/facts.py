@@ -171,7 +171,7 @@ def _models(store: Store, root: Path, run: Run, training: TrainingFacts | None) 
             found.append(Model("teacher's adapter", "", "LoRA", t["adapter_sha256"]))
     else:
         found.append(Model("teacher", run.recipe["teacher"]["model"] or "", "not loaded", ""))
-    setting = store.scores.setting_of(run.setting_id)
+    setting = store.scores.setting_by_id(run.setting_id)
     student = run.recipe["student"]
     found.append(
         Model("student", student["model"], student["quantization"], setting.student_id if setting else "")

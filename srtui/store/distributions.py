@@ -142,7 +142,7 @@ def histogram(
         conn,
         f"SELECT min(CAST({column} / :width AS INTEGER), :last) AS bin, count(*) AS n, sum({column}) AS total "
         f"FROM run_sample b {figures.joins(*tables)} WHERE b.run_id = :run AND {where} GROUP BY 1",
-        {"run": run_id, "setting": figures.setting_of(conn, run_id), "width": width, "last": bins - 1},
+        {"run": run_id, "setting": figures.setting_id_of(conn, run_id), "width": width, "last": bins - 1},
     ):
         counts[max(0, r["bin"])] += r["n"]
         n += r["n"]
@@ -159,7 +159,7 @@ def score_pairs(conn: sqlite3.Connection, run_id: int, limit: int = 4000) -> lis
             conn,
             f"SELECT i1.value, r1.value, {figures.KEPT} FROM run_sample b {figures.joins('i1', 'r1', 'o')} "
             "WHERE b.run_id = :run AND b.sample_id % :step = 0 AND i1.value IS NOT NULL AND r1.value IS NOT NULL",
-            {"run": run_id, "setting": figures.setting_of(conn, run_id), "step": step},
+            {"run": run_id, "setting": figures.setting_id_of(conn, run_id), "step": step},
         )
     ]
 

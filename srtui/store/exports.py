@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from srtui.store._query import fetch_value
-from srtui.store.figures import SELECTED, setting_of
+from srtui.store.figures import SELECTED, setting_id_of
 
 
 def export_rows(
@@ -17,7 +17,7 @@ def export_rows(
     of every variant; with ``top_percent`` only the best by IFD of those that have one, the best first.
     """
     rows, best, _ = _queries(all_variants, top_percent)
-    values: dict[str, Any] = {"run": run_id, "setting": setting_of(conn, run_id)}
+    values: dict[str, Any] = {"run": run_id, "setting": setting_id_of(conn, run_id)}
     if top_percent is not None:
         scored = fetch_value(conn, f"SELECT count(*) FROM ({best})", values)
         count = round(scored * top_percent / 100)
@@ -29,7 +29,7 @@ def export_rows(
 def unranked(conn: sqlite3.Connection, run_id: int, *, all_variants: bool = False) -> int:
     """How many of an export's rows have no IFD by the run's own student."""
     _, best, everything = _queries(all_variants, None)
-    values = {"run": run_id, "setting": setting_of(conn, run_id)}
+    values = {"run": run_id, "setting": setting_id_of(conn, run_id)}
     ranked = fetch_value(conn, f"SELECT count(*) FROM ({best})", values)
     return int(fetch_value(conn, everything, values)) - int(ranked)
 

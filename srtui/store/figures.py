@@ -92,7 +92,7 @@ def both(measure: str) -> tuple[str, tuple[str, str]]:
     return f"{before} IS NOT NULL AND {after} IS NOT NULL", (first, last)
 
 
-def setting_of(conn: sqlite3.Connection, run_id: int | None) -> int:
+def setting_id_of(conn: sqlite3.Connection, run_id: int | None) -> int:
     """The id of the way in which a run's student scores; 0, which none has, before there is one."""
     return int(fetch_value(conn, "SELECT setting_id FROM run WHERE id = ?", (run_id,)) or 0)
 
@@ -117,7 +117,7 @@ def standing(conn: sqlite3.Connection, run_id: int | None, sample_id: int) -> St
     row = conn.execute(
         f"SELECT {FINAL}, p.id IS NOT NULL, {KEPT}, o.reason, i0.value, i1.value, r0.value, r1.value "
         f"FROM (SELECT :sample AS sample_id) b {joins('o', 'p', 'i0', 'i1', 'f2', 'r0', 'r1')}",
-        {"run": run_id, "sample": sample_id, "setting": setting_of(conn, run_id)},
+        {"run": run_id, "sample": sample_id, "setting": setting_id_of(conn, run_id)},
     ).fetchone()
     settled = row[3] is not None
     return Standing(
@@ -274,7 +274,7 @@ def _sums(store: Store, run_id: int, setting: int) -> dict[str, float]:
 def sums_and_again(store: Store, run_id: int) -> tuple[dict[str, float] | None, dict[str, float]]:
     """The sums over the student's choices that are kept (None where they are not of today's rows), and the
     same summed anew, which reads every sample."""
-    conn, setting = store.conn, setting_of(store.conn, run_id)
+    conn, setting = store.conn, setting_id_of(store.conn, run_id)
     _teach(conn)
     kept = _kept_sums(conn, run_id, _stamp(conn, run_id, setting))
     return kept, _by_the_student(conn, run_id, setting) if kept is not None else {}
@@ -354,7 +354,7 @@ class Means:
 def means(store: Store, run_id: int) -> Means:
     """The means of a run, over what stands now. The first call after something was scored or decided
     reads every sample, and keeps the sums for the next one."""
-    setting = setting_of(store.conn, run_id)
+    setting = setting_id_of(store.conn, run_id)
     s = _sums(store, run_id, setting)
 
     def mean(total: str, n: str) -> float | None:
@@ -377,7 +377,7 @@ def means(store: Store, run_id: int) -> Means:
 def pairs(conn: sqlite3.Connection, run_id: int, metric: str) -> list[tuple[float, float]]:
     """(score before, score of the final text) of each sample that has both, in the samples' order."""
     where, tables = both(metric)
-    setting = setting_of(conn, run_id)
+    setting = setting_id_of(conn, run_id)
     before, after = MEASURES[f"{metric} before"][0], MEASURES[metric][0]
     scores = conn.execute(
         f"SELECT {before}, {after} FROM run_sample b {joins(*tables)} WHERE b.run_id = :run AND {where} "

@@ -124,7 +124,7 @@ class Listing:
         where: list[str] = []
         values: dict[str, Any] = {
             "run": wanted.run_id,
-            "setting": figures.setting_of(self._conn, wanted.run_id),
+            "setting": figures.setting_id_of(self._conn, wanted.run_id),
         }
         if wanted.state:
             joined += ["p", "o", "d2", "f2", "d1", "f1"]
@@ -194,7 +194,7 @@ class Listing:
             "WHERE b.position > :first AND b.position <= :last ORDER BY b.position",
             {
                 "run": run_id,
-                "setting": figures.setting_of(self._conn, run_id),
+                "setting": figures.setting_id_of(self._conn, run_id),
                 "first": first,
                 "last": first + count,
             },

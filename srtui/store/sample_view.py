@@ -78,7 +78,7 @@ def view_sample(conn: sqlite3.Connection, run_id: int | None, sample_id: int) ->
     reflections = reflections_of(conn, run_id, sample_id)
     rewrites = _rewrites(conn, run_id, sample_id, decisions)
     generations = _generations(conn, rewrites, reflections)
-    scores = scores_of_sample(conn, sample_id, figures.setting_of(conn, run_id))
+    scores = scores_of_sample(conn, sample_id, figures.setting_id_of(conn, run_id))
     return SampleView(
         id=origin.id,
         dataset=origin.dataset,

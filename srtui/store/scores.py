@@ -140,7 +140,7 @@ class Scores:
             fetch_value(self._store.conn, "SELECT id FROM scoring_setting WHERE digest = ?", (digest,))
         )
 
-    def setting_of(self, setting_id: int | None) -> ScoringSetting | None:
+    def setting_by_id(self, setting_id: int | None) -> ScoringSetting | None:
         """The way of scoring with this id; None where there is none, as in a run that has not scored yet."""
         row = fetch_row(
             self._store.conn,
