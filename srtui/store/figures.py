@@ -26,7 +26,7 @@ from srtui.store.endings import ENDINGS, endings
 if TYPE_CHECKING:
     from srtui.store import Store
 
-STAGES = ("instruction", "response")
+TARGETS = ("instruction", "response")
 
 # -- what stands for a sample -------------------------------------------------------------------
 
@@ -129,8 +129,8 @@ def standing(conn: sqlite3.Connection, run_id: int | None, sample_id: int) -> St
 
 
 @dataclass
-class StageCounts:
-    """Samples at one stage: what became of the teacher's rewrites, and what the student chose.
+class TargetCounts:
+    """Samples by one target: what became of the teacher's rewrites, and what the student chose.
 
     ``choices`` is how many had a rewrite to choose, ``taken`` how many rewrites the student took.
     """
@@ -156,7 +156,7 @@ class Counts:
     kept_held_out: int = 0
     overruled: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
-    stages: dict[str, StageCounts] = field(default_factory=lambda: {s: StageCounts() for s in STAGES})
+    targets: dict[str, TargetCounts] = field(default_factory=lambda: {s: TargetCounts() for s in TARGETS})
 
     @property
     def on_their_way(self) -> int:
@@ -176,19 +176,19 @@ def counts(conn: sqlite3.Connection, run_id: int) -> Counts:
         elif what == "outcome":
             _settle(c, detail, flags & 1, flags & 2, n)
         elif what == "reflection":
-            of_stage = c.stages[stage]
-            of_stage.asked += n
+            of_target = c.targets[stage]
+            of_target.asked += n
             if detail != "parsed":
-                of_stage.failed[detail] = of_stage.failed.get(detail, 0) + n
+                of_target.failed[detail] = of_target.failed.get(detail, 0) + n
             elif flags:
-                of_stage.after_retries += n
+                of_target.after_retries += n
             else:
-                of_stage.first_try += n
+                of_target.first_try += n
         else:
-            of_stage = c.stages[stage]
-            of_stage.decided += n
-            of_stage.taken += n if flags & 1 else 0
-            of_stage.choices += n if flags & 2 else 0
+            of_target = c.targets[stage]
+            of_target.decided += n
+            of_target.taken += n if flags & 1 else 0
+            of_target.choices += n if flags & 2 else 0
     for kept, reason, held_out, n in conn.execute(
         "SELECT o.kept, o.reason, rs.held_out, count(*) FROM overrule p "
         "JOIN outcome o ON o.run_id = p.run_id AND o.sample_id = p.sample_id "
@@ -200,8 +200,8 @@ def counts(conn: sqlite3.Connection, run_id: int) -> Counts:
         _settle(c, "", 1, held_out, n)
         c.overruled += n
     c.dropped = _most_first(c.dropped)
-    for of_stage in c.stages.values():
-        of_stage.failed = _most_first(of_stage.failed)
+    for of_target in c.targets.values():
+        of_target.failed = _most_first(of_target.failed)
     return c
 
 

@@ -154,7 +154,7 @@ RESULTS: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Column:
+class JsonColumn:
     """One column that holds JSON. ``key`` are the columns that name a row, ``shape`` is None where it
     depends on the row (an evaluation's result, by its kind)."""
 
@@ -163,31 +163,31 @@ class Column:
 
 
 _OF_A_RUN, _OF_AN_ITEM = ("run_id", "sample_id", "stage"), ("evaluation_id", "item")
-COLUMNS: Mapping[tuple[str, str], Column] = {
-    ("sample", "record"): Column(("id",), ANY),
-    ("generation", "sampler"): Column(("id",), {}),
-    ("generation", "segments"): Column(("id",), [([str, str, int], [str, str, int, (int, None)])]),
-    ("run", "recipe"): Column(("id",), _RECIPE),
-    ("run", "teacher"): Column(("id",), _TEACHER),
-    ("decision", "compared"): Column(_OF_A_RUN, [[int, MAYBE, (str, None)]]),
-    ("stage_progress", "detail"): Column(("run_id", "stage"), {}),
-    ("lease", "live"): Column(("run_id",), _LIVE),
-    ("training_run", "result"): Column(("id",), _TRAINED),
-    ("training_run", "plan"): Column(("id",), _PLAN),
-    ("evaluation", "identity_a"): Column(("id",), _IDENTITY),
-    ("evaluation", "identity_b"): Column(("id",), _IDENTITY),
-    ("evaluation", "judge_identity"): Column(("id",), _IDENTITY),
-    ("evaluation", "settings"): Column(
+COLUMNS: Mapping[tuple[str, str], JsonColumn] = {
+    ("sample", "record"): JsonColumn(("id",), ANY),
+    ("generation", "sampler"): JsonColumn(("id",), {}),
+    ("generation", "segments"): JsonColumn(("id",), [([str, str, int], [str, str, int, (int, None)])]),
+    ("run", "recipe"): JsonColumn(("id",), _RECIPE),
+    ("run", "teacher"): JsonColumn(("id",), _TEACHER),
+    ("decision", "compared"): JsonColumn(_OF_A_RUN, [[int, MAYBE, (str, None)]]),
+    ("stage_progress", "detail"): JsonColumn(("run_id", "stage"), {}),
+    ("lease", "live"): JsonColumn(("run_id",), _LIVE),
+    ("training_run", "result"): JsonColumn(("id",), _TRAINED),
+    ("training_run", "plan"): JsonColumn(("id",), _PLAN),
+    ("evaluation", "identity_a"): JsonColumn(("id",), _IDENTITY),
+    ("evaluation", "identity_b"): JsonColumn(("id",), _IDENTITY),
+    ("evaluation", "judge_identity"): JsonColumn(("id",), _IDENTITY),
+    ("evaluation", "settings"): JsonColumn(
         ("id",), {"seed?": int, "tie_margin?": {"value": NUMBER, "from?": str}}
     ),
-    ("evaluation", "result"): Column(("id",), None),
-    ("evaluation_item", "turns"): Column(_OF_AN_ITEM, [str]),
-    ("evaluation_item", "reference"): Column(
+    ("evaluation", "result"): JsonColumn(("id",), None),
+    ("evaluation_item", "turns"): JsonColumn(_OF_AN_ITEM, [str]),
+    ("evaluation_item", "reference"): JsonColumn(
         _OF_AN_ITEM, ([ANY], {"parts?": [ANY], "scores?": [NUMBER], "scores_reversed?": [NUMBER]})
     ),
-    ("evaluation_lease", "live"): Column(("evaluation_id",), {}),
-    ("answer", "sampler"): Column(("id",), {}),
-    ("judgement", "probabilities"): Column(("id",), {"a?": [NUMBER], "b?": [NUMBER], "mass?": [NUMBER]}),
+    ("evaluation_lease", "live"): JsonColumn(("evaluation_id",), {}),
+    ("answer", "sampler"): JsonColumn(("id",), {}),
+    ("judgement", "probabilities"): JsonColumn(("id",), {"a?": [NUMBER], "b?": [NUMBER], "mass?": [NUMBER]}),
 }
 """By table and column. ``run_sums.sums`` is none of them: what does not read there is summed anew."""
 MAY_BE_EMPTY = {("training_run", "plan"): "{}"}

@@ -163,9 +163,9 @@ def summarise(store: Store, run_id: int) -> RunSummary:
         quantization=run.recipe["student"]["quantization"],
         reflections={
             target: Rewrites(c.asked, c.first_try, c.after_retries, c.failed)
-            for target, c in counts.stages.items()
+            for target, c in counts.targets.items()
         },
-        accepted={target: _choices(c) for target, c in counts.stages.items()},
+        accepted={target: _choices(c) for target, c in counts.targets.items()},
         ifd=means.ifd,
         rifd=means.rifd,
         kept_scores=KeptScores(means.kept_ifd, means.kept_rifd),
@@ -206,13 +206,13 @@ def _rounds(store: Store, run: Run) -> list[Run]:
 def _round(store: Store, run: Run, counts: figures.Counts, means: figures.Means) -> Round:
     training = _training(store, run.id)
     held_out = training.result.get("held_out", {}).get("original", {}) if training else {}
-    stages = counts.stages.values()
-    asked = sum(c.asked for c in stages)
+    targets = counts.targets.values()
+    asked = sum(c.asked for c in targets)
     return Round(
         run=run.name,
         teacher=(run.teacher or {}).get("name") or run.recipe["teacher"]["model"],
-        parsed_share=sum(c.first_try + c.after_retries for c in stages) / asked if asked else None,
-        taken_share={target: _choices(c).share for target, c in counts.stages.items()},
+        parsed_share=sum(c.first_try + c.after_retries for c in targets) / asked if asked else None,
+        taken_share={target: _choices(c).share for target, c in counts.targets.items()},
         kept=counts.kept,
         ifd=means.kept_ifd,
         rifd=means.kept_rifd,
@@ -221,5 +221,5 @@ def _round(store: Store, run: Run, counts: figures.Counts, means: figures.Means)
     )
 
 
-def _choices(c: figures.StageCounts) -> Choices:
+def _choices(c: figures.TargetCounts) -> Choices:
     return Choices(c.decided, c.choices, c.taken, c.taken / c.choices if c.choices else None)

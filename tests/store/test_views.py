@@ -141,7 +141,7 @@ def test_an_interrupted_listing_can_be_asked_again(views: Views) -> None:
 
 def test_the_flow_adds_up(views: Views) -> None:
     counts = views.counts(1)
-    for at in counts.stages.values():
+    for at in counts.targets.values():
         assert at.taken <= at.choices <= at.decided == counts.samples == 60
     assert counts.kept + sum(counts.dropped.values()) == 60
 

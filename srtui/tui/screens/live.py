@@ -223,7 +223,7 @@ class LiveScreen(DashboardScreen):
         )
         lines.append(Content.assemble(("slots        ", "$dim"), slots))
         for stage, name in (("instruction", "instructions"), ("response", "answers")):
-            at = self._chosen.stages[stage]
+            at = self._chosen.targets[stage]
             words = (
                 f"{at.taken:,} of {at.choices:,} taken ({share(at.taken, at.choices)})"
                 if at.decided

@@ -244,7 +244,7 @@ def _flow(counts: Counts, room: int) -> Content:
 
     step("samples", samples)
     for stage, name in (("instruction", "new instruction"), ("response", "new answer")):
-        at = counts.stages[stage]
+        at = counts.targets[stage]
         step(f"{name} taken", at.taken, "$success")
         step("compared, not taken", at.choices - at.taken, "$dim", 2)
         step("none to compare", at.decided - at.choices, "$dim", 2)
