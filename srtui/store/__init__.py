@@ -1,12 +1,11 @@
 """Everything that srtui remembers, in one SQLite file, and every statement of SQL that reads or writes it.
 
-``Store`` opens it. Its parts: ``store.corpus`` has datasets, samples and variants, ``store.imports`` takes
-files into it; ``store.runs`` what runs are and
-who works on them; ``store.generations``, ``store.scores`` and ``store.decisions`` what a run has done to each
-sample; ``store.training`` and ``store.evaluations`` what followed; ``store.marks`` what a person said. Reads that
-more than one face needs are functions of a connection: ``figures`` and ``distributions`` of a run, ``summary``,
-``listing`` and ``sample_view`` of its samples; ``views`` gathers them for the dashboard. Rows are content-addressed
-and nothing is overwritten, so that doing a piece of work twice is harmless.
+``Store`` opens it. Its parts: ``store.corpus`` has datasets, samples and variants, ``store.imports`` takes files
+into it; ``store.runs`` what runs are and who works on them; ``store.generations``, ``store.scores`` and
+``store.decisions`` what a run has done to each sample; ``store.training`` and ``store.evaluations`` what followed;
+``store.marks`` what a person said. Reads that several faces need are functions of a connection: ``figures`` and
+``distributions`` of a run, ``summary``, ``listing`` and ``sample_view`` of its samples; ``views`` gathers them for the
+dashboard. Rows are content-addressed and nothing is overwritten, so that doing a piece of work twice is harmless.
 """
 
 from __future__ import annotations
