@@ -17,7 +17,7 @@ from srtui.errors import UserError
 from srtui.files import open_regular
 from srtui.llama import Message
 from srtui.llama.chat_prompt import TeacherTemplate
-from srtui.models.formats import read_gguf
+from srtui.models.gguf_header import read_gguf
 from srtui.models.memory import plan_teacher
 
 Say = Callable[[str, str], None]  # what level (info, warning), and what

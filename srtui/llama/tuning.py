@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from srtui.errors import UserError
+from srtui.atomic import replacing
 from srtui.files import remembered
 
 TABLE = "tuning.json"
@@ -109,9 +109,5 @@ def _read(models: Path) -> dict[str, dict[str, Any]]:
 def _keep(models: Path, found: Tuning) -> None:
     table = _read(models)
     table.setdefault(machine(), {})[found.file] = asdict(found)
-    part = models / f".{TABLE}.part"
-    try:
-        part.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
-        part.replace(models / TABLE)
-    except OSError as error:
-        raise UserError(f"{models / TABLE}: {error.strerror or error}; the table was not kept.") from error
+    with replacing(models / TABLE) as file:
+        file.write(json.dumps(table, indent=1).encode() + b"\n")

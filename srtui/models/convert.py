@@ -21,7 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from srtui.errors import UserError
-from srtui.models.formats import ModelInfo, file_sha256, read_gguf, read_safetensors_folder
+from srtui.models.formats import file_sha256
+from srtui.models.gguf_header import read_gguf
+from srtui.models.info import ModelInfo
+from srtui.models.safetensors_folder import read_safetensors_folder
 from srtui.workspace import OFFLINE_SETTINGS
 
 Say = Callable[[str], None]

@@ -23,7 +23,8 @@ from srtui.models.convert import (
     quantize,
     tell,
 )
-from srtui.models.formats import SAFE_FILES, read_gguf, read_safetensors_folder
+from srtui.models.gguf_header import read_gguf
+from srtui.models.gguf_tokenizer import TokenizerCheck
 from srtui.models.merge import (
     ADAPTER_WEIGHTS,
     ROUNDINGS,
@@ -32,7 +33,8 @@ from srtui.models.merge import (
     adapter_config,
     copy_surroundings,
 )
-from srtui.models.to_gguf import FLOATS, TokenizerCheck, family_of, write_adapter, write_model
+from srtui.models.safetensors_folder import SAFE_FILES, read_safetensors_folder
+from srtui.models.to_gguf import FLOATS, family_of, write_adapter, write_model
 
 Form = Literal["adapter", "merged", "gguf-adapter", "gguf"]
 FORMS: tuple[Form, ...] = get_args(Form)
