@@ -32,13 +32,13 @@ _PATIENCE = 180  # seconds; a cold import of torch from a slow disk takes most o
 class Check:
     """One line. ``ok`` is None where something is worth knowing but nothing is wrong with it.
 
-    ``detail`` says what was found, ``mend`` what to do about it (empty where there is nothing to do).
+    ``detail`` says what was found, ``fix`` what to do about it (empty where there is nothing to do).
     """
 
     name: str
     ok: bool | None
     detail: str
-    mend: str = ""
+    fix: str = ""
 
 
 def checks(workspace_root: Path | None) -> Iterator[Check]:
@@ -129,8 +129,8 @@ def _disk(root: Path | None) -> Check:
     except OSError as error:
         return Check("disk", False, f"{where}: {error.strerror}", "choose another folder")
     ok = free >= 2 * GIB
-    mend = "" if ok else "a run with the small models writes up to 2 GiB; make room"
-    return Check("disk", ok, f"{free / GIB:.1f} GiB free at {where}", mend)
+    fix = "" if ok else "a run with the small models writes up to 2 GiB; make room"
+    return Check("disk", ok, f"{free / GIB:.1f} GiB free at {where}", fix)
 
 
 def _sqlite(root: Path | None) -> Check:
@@ -218,14 +218,12 @@ def _torch() -> list[Check]:
     if not torch.cuda.is_available():
         built = torch.version.cuda
         device = Path("/dev/nvidiactl").exists()
-        mend = "update the NVIDIA driver, or install the CUDA build of torch" if device else ""
+        fix = "update the NVIDIA driver, or install the CUDA build of torch" if device else ""
         detail = (
             "a GPU is here and torch cannot use it" if device else "no CUDA GPU; everything runs on the CPU"
         )
         found.append(
-            Check(
-                "CUDA", False if device else None, detail + (f" (built for {built})" if built else ""), mend
-            )
+            Check("CUDA", False if device else None, detail + (f" (built for {built})" if built else ""), fix)
         )
         return found
     for index in range(torch.cuda.device_count()):
@@ -311,7 +309,7 @@ def work(name: str) -> None:
 
 
 def _finish(name: str, worker: subprocess.Popen[str]) -> Iterator[Check]:
-    mend = "reinstall it for this machine: make clean setup"
+    fix = "reinstall it for this machine: make clean setup"
     try:
         out, errors = worker.communicate(timeout=_PATIENCE)
     except subprocess.TimeoutExpired:
@@ -328,7 +326,7 @@ def _finish(name: str, worker: subprocess.Popen[str]) -> Iterator[Check]:
             why = next(
                 (line for line in reversed(errors.splitlines()) if line.strip()), "it failed in silence"
             )
-        yield Check(name, False, why[:200], mend)
+        yield Check(name, False, why[:200], fix)
         return
     for check in found:
         yield Check(**check)

@@ -8,8 +8,9 @@ from typing import Any
 
 from rich.table import Table
 
-from srtui.console import number, out, plain
+from srtui.cli.terminal import out, plain
 from srtui.store.evaluations import Evaluation, JudgedPair
+from srtui.text import number
 
 _KINDS = {
     "pairwise": "pairwise",
