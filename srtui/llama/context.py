@@ -34,6 +34,7 @@ class LlamaContext:
         self.cuts = True
 
     def close(self) -> None:
+        """Give the cache and the batch back."""
         llama_cpp.llama_batch_free(self._batch)
         llama_cpp.llama_free(self.pointer)
         self.pointer = None
@@ -79,6 +80,7 @@ class LlamaContext:
         return 0
 
     def empty(self) -> None:
+        """Take all sequences out of the cache."""
         llama_cpp.llama_memory_clear(self._memory, False)
 
     def try_to_cut(self, token: int) -> None:

@@ -62,14 +62,14 @@ def gpu_free() -> int | None:
         memory.argtypes = [ctypes.c_void_p, ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(ctypes.c_size_t)]
         memory.restype = None
         library.ggml_backend_dev_count.restype = ctypes.c_size_t
-        found: dict[int, int] = {}
+        free_by_kind: dict[int, int] = {}
         for n in range(library.ggml_backend_dev_count()):
             device, free, total = get(n), ctypes.c_size_t(), ctypes.c_size_t()
             memory(device, ctypes.byref(free), ctypes.byref(total))
-            found[kind(device)] = found.get(kind(device), 0) + free.value
+            free_by_kind[kind(device)] = free_by_kind.get(kind(device), 0) + free.value
     except AttributeError:
         return None
-    return found.get(_GPU) or found.get(_INTEGRATED) or 0
+    return free_by_kind.get(_GPU) or free_by_kind.get(_INTEGRATED) or 0
 
 
 def load_model(
@@ -106,9 +106,9 @@ def load_model(
             say("warning", f"{path.name}: {layers} layers did not fit the GPU; fewer are tried.")
     why = next((line for line in _log_lines if "error" in line.lower()), _log_lines[-1] if _log_lines else "")
     unknown = "unknown model architecture" in why or "unknown pre-tokenizer" in why
-    mend = "update llama-cpp-python" if unknown else "the file is damaged or incomplete; get it again"
+    advice = "update llama-cpp-python" if unknown else "the file is damaged or incomplete; get it again"
     raise UserError(
-        f"{path} cannot be loaded by llama.cpp ({why.rpartition('error')[2].strip(' :')}): {mend}."
+        f"{path} cannot be loaded by llama.cpp ({why.rpartition('error')[2].strip(' :')}): {advice}."
     )
 
 
@@ -128,6 +128,7 @@ def _tries(path: Path, gpu_layers: int | Literal["auto"], cells: int, element: f
 
 
 def load_adapter(model: Any, path: Path) -> Any:
+    """The LoRA adapter in the GGUF at ``path``. Raises UserError where it is none for this model."""
     if not path.is_file():
         raise UserError(f"teacher.adapter: there is no file {path}.")
     adapter = llama_cpp.llama_adapter_lora_init(model, str(path).encode())
@@ -137,12 +138,14 @@ def load_adapter(model: Any, path: Path) -> Any:
 
 
 def meta(model: Any, key: str) -> str:
+    """A key of the file's header as text; empty where it has none."""
     buffer = ctypes.create_string_buffer(256)
     count = llama_cpp.llama_model_meta_val_str(model, key.encode(), buffer, 256)
     return buffer.value.decode("utf-8", "replace") if count >= 0 else ""
 
 
 def description(model: Any) -> str:
+    """llama.cpp's own words for the model: architecture, size, quantization."""
     buffer = ctypes.create_string_buffer(256)
     llama_cpp.llama_model_desc(model, buffer, 256)
     return buffer.value.decode("utf-8", "replace")

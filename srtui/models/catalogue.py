@@ -46,10 +46,12 @@ class CatalogueEntry:
 
     @property
     def source_file(self) -> str:
+        """The file's name as it is fetched."""
         return f"{self.name}.{self.quantization}.gguf"
 
     @property
     def teacher_file(self) -> str:
+        """The name of the file that the teacher is."""
         return f"{self.name}.{self.teacher or self.quantization}.gguf"
 
 
@@ -105,6 +107,7 @@ def _entry(file: Path, name: str, table: object) -> CatalogueEntry:
 
 
 def check_member(member: str) -> None:
+    """Raise UserError for what is no plain path inside a wheel."""
     parts = member.split("/")
     if "\\" in member or not all(parts) or {".", ".."} & set(parts) or ":" in parts[0]:
         raise UserError(f"{member!r} is not a plain path inside a wheel; correct it in models.toml.")
@@ -115,7 +118,7 @@ def check_member(member: str) -> None:
 
 def list_models(models: Path) -> list[ModelEntry]:
     """Everything in the workspace's ``models`` folder, by name; a damaged one with its problem."""
-    found: list[ModelEntry] = []
+    entries: list[ModelEntry] = []
     try:
         paths = sorted(models.iterdir())
     except OSError as error:
@@ -131,11 +134,12 @@ def list_models(models: Path) -> list[ModelEntry]:
             size = path.stat().st_size
         else:
             continue
-        found.append(model_entry(path, size))
-    return found
+        entries.append(model_entry(path, size))
+    return entries
 
 
 def model_entry(path: Path, size: int) -> ModelEntry:
+    """The model at ``path``, or the reason why it is none."""
     kind: Literal["gguf", "safetensors"] = "safetensors" if path.is_dir() else "gguf"
     name = path.name if path.is_dir() else path.stem
     try:
@@ -206,6 +210,7 @@ def _made_from(folder: Path) -> str | None:
 
 
 def check_whole_model(info: ModelInfo) -> None:
+    """Raise UserError for a GGUF that is a part of one, or another thing than a model."""
     if info.role.startswith("part of"):
         raise UserError(f"{info.path} is one {info.role} files; merge them with llama-gguf-split.")
     if info.role != "model":
@@ -235,6 +240,7 @@ def _not_fetched(entry: CatalogueEntry) -> str:
 
 
 def unknown_model(models: Path, name: str) -> str:
+    """The sentence for a name that nothing has, with the nearest ones."""
     known = sorted({*read_catalogue(models), *(model.name for model in list_models(models))})
     near = difflib.get_close_matches(name, known, 3, 0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "see `srtui models list`."

@@ -134,13 +134,13 @@ def gguf_to_safetensors(gguf: Path, out: Path, say: Say = lambda line: None) -> 
     say(f"making safetensors from {gguf.name} for the student (once) …")
     started = time.monotonic()
     with beside(out) as part:
-        told = in_own_process(_safetensors, gguf, part)
+        made_there = in_own_process(_safetensors, gguf, part)
         made_from = {
             "made_from": gguf.name,
             "sha256": file_sha256(gguf),
             "quantization": info.quantization,
             "licence": info.licence,
-            "tokenizer_agrees": told["agrees"],
+            "tokenizer_agrees": made_there["agrees"],
         }
         (part / PROVENANCE).write_text(json.dumps(made_from, indent=1) + "\n", encoding="utf-8")
         made = read_safetensors_folder(part)
@@ -148,9 +148,9 @@ def gguf_to_safetensors(gguf: Path, out: Path, say: Say = lambda line: None) -> 
             shutil.rmtree(out)
         part.replace(out)
     say(f"made {out.name}/: {made.size / 1e6:,.0f} MB in {time.monotonic() - started:.1f} s")
-    if told["agrees"] < told["probes"]:
+    if made_there["agrees"] < made_there["probes"]:
         say(
-            f"note: the student's tokenizer cuts {told['probes'] - told['agrees']} of {told['probes']} test "
+            f"note: the student's tokenizer cuts {made_there['probes'] - made_there['agrees']} of {made_there['probes']} test "
             f"texts otherwise than llama.cpp does; the model's own safetensors folder would be better."
         )
     return out
@@ -208,8 +208,8 @@ def in_own_process(
     """Run ``worker``, a function of a module, with ``arguments`` as texts in a process of its own.
 
     Returns what it returns. A UserError with words in it is raised here as it was there; anything
-    else that goes wrong becomes one, about the first argument. ``say`` gets what the worker tells
-    on its way, by :func:`tell`.
+    else that goes wrong becomes one, about the first argument. ``say`` gets what the worker reports
+    on its way, by :func:`report_line`.
     """
     package_root = Path(__file__).resolve().parents[2]
     paths = [str(package_root), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -231,13 +231,13 @@ def in_own_process(
         try:
             for line in process.stdout:
                 try:
-                    told = json.loads(line)
+                    message = json.loads(line)
                 except ValueError:
                     continue  # a library's own words
-                if isinstance(told, dict) and "say" in told:
-                    say(str(told["say"]))
+                if isinstance(message, dict) and "say" in message:
+                    say(str(message["say"]))
                 else:
-                    report = told
+                    report = message
         except BaseException:
             process.kill()
             raise
@@ -255,7 +255,7 @@ def in_own_process(
     raise UserError(f"{arguments[0]} could not be converted: {why}".rstrip(". ") + ".")
 
 
-def tell(line: str) -> None:
+def report_line(line: str) -> None:
     """From a worker to the ``say`` of its :func:`in_own_process`."""
     print(json.dumps({"say": line}), flush=True)
 
@@ -309,9 +309,9 @@ def _safetensors(gguf: str, out: str) -> dict[str, Any]:
     fresh.save_pretrained(out)
 
     tokenizer = AutoTokenizer.from_pretrained(**where, local_files_only=True)
-    vocabulary = Vocabulary(source)
+    vocabulary = VocabularyFile(source)
     if vocabulary.text("tokenizer.ggml.model") == "gpt2":
-        _mend_pre_tokenizer(tokenizer, vocabulary.text("tokenizer.ggml.pre"))
+        _fix_pre_tokenizer(tokenizer, vocabulary.text("tokenizer.ggml.pre"))
     if context := int(getattr(clean, "max_position_embeddings", 0)):
         tokenizer.model_max_length = context
     for left_over in ("is_local", "local_files_only"):
@@ -324,7 +324,7 @@ def _safetensors(gguf: str, out: str) -> dict[str, Any]:
     return {"agrees": agrees, "probes": len(PROBES)}
 
 
-class Vocabulary:
+class VocabularyFile:
     """llama.cpp's view of a GGUF's tokenizer; weights are not loaded."""
 
     def __init__(self, gguf: Path) -> None:
@@ -340,6 +340,7 @@ class Vocabulary:
         self.vocabulary = llama_cpp.llama_model_get_vocab(self.model)
 
     def text(self, key: str) -> str:
+        """A key of the header as text."""
         import ctypes
 
         room = ctypes.create_string_buffer(256)
@@ -347,13 +348,14 @@ class Vocabulary:
         return room.value.decode(errors="replace") if length >= 0 else ""
 
     def tokens(self, text: str) -> list[int]:
+        """llama.cpp's ids of a text, special tokens included."""
         raw = text.encode()
         room = (self.api.llama_token * (len(raw) + 8))()
         count = self.api.llama_tokenize(self.vocabulary, raw, len(raw), room, len(room), True, True)
         return list(room[: max(count, 0)])
 
 
-def _mend_pre_tokenizer(tokenizer: Any, name: str) -> None:
+def _fix_pre_tokenizer(tokenizer: Any, name: str) -> None:
     """Give a byte-level BPE the splitting rule that its GGUF names, where the rule is known here."""
     from tokenizers import Regex, pre_tokenizers
 

@@ -21,7 +21,7 @@ from srtui.models.convert import (
     in_own_process,
     need_disk,
     quantize,
-    tell,
+    report_line,
 )
 from srtui.models.gguf_header import read_gguf
 from srtui.models.gguf_tokenizer import TokenizerCheck
@@ -104,7 +104,7 @@ def export_model(
         else:
             whole = part if kind in FLOATS else part.parent / "unquantized" / f"{name}.F16.gguf"
             whole.parent.mkdir(exist_ok=True)
-            told = in_own_process(
+            result = in_own_process(
                 gguf_worker,
                 *arguments,
                 whole,
@@ -113,7 +113,7 @@ def export_model(
                 arithmetic,
                 say=say,
             )
-            tokenizer = told["tokenizer"]
+            tokenizer = result["tokenizer"]
             if whole != part:
                 quantize(whole, part, kind, say)
             read_gguf(part)
@@ -234,27 +234,28 @@ class _ExportProgress:
     """A line every few seconds."""
 
     def __init__(self, total: int) -> None:
-        self.total, self.done, self.told = total, 0, 0.0
+        self.total, self.done, self.reported_at = total, 0, 0.0
 
     def step(self) -> None:
         self.done += 1
-        self.told = self.told or time.monotonic()
-        if time.monotonic() - self.told > 5:
-            self.told = time.monotonic()
-            tell(f"{self.done:,} of {self.total:,} tensors written")
+        self.reported_at = self.reported_at or time.monotonic()
+        if time.monotonic() - self.reported_at > 5:
+            self.reported_at = time.monotonic()
+            report_line(f"{self.done:,} of {self.total:,} tensors written")
 
 
 def _weights(adapter: str, student: str, trained_as: str, arithmetic: str) -> MergedWeights:
     added = Adapter(Path(adapter)) if adapter else None
     weights = MergedWeights(Path(student), added, trained_as, arithmetic)
-    what = f"adding the adapter to {ROUNDINGS[trained_as]}" if adapter else ROUNDINGS[trained_as]
-    tell(f"{what}; arithmetic in float32 …")
+    arithmetic_of = f"adding the adapter to {ROUNDINGS[trained_as]}" if adapter else ROUNDINGS[trained_as]
+    report_line(f"{arithmetic_of}; arithmetic in float32 …")
     return weights
 
 
 def merge_worker(
     adapter: str, student: str, trained_as: str, out: str, arithmetic: str = "float32"
 ) -> dict[str, Any]:
+    """In a process of its own: the folder ``out`` with the adapter's update in its weights."""
     weights = _weights(adapter, student, trained_as, arithmetic)
     copy_surroundings(weights.folder, Path(out), SAFE_FILES)
     progress = _ExportProgress(len(weights.shapes))
@@ -272,18 +273,19 @@ def gguf_worker(
     name: str,
     arithmetic: str = "float32",
 ) -> dict[str, Any]:
+    """In a process of its own: the GGUF ``out``. Returns what the tokenizer's check came to."""
     weights = _weights(adapter, student, trained_as, arithmetic)
     progress = _ExportProgress(len(weights.shapes))
     tokenizer = ""
-    for told in write_model(weights, Path(out), stored, name):
-        if isinstance(told, TokenizerCheck):
+    for item in write_model(weights, Path(out), stored, name):
+        if isinstance(item, TokenizerCheck):
             origin = (
-                "the source GGUF's own" if told.carried_over else "made from the student's tokenizer.json"
+                "the source GGUF's own" if item.carried_over else "made from the student's tokenizer.json"
             )
             tokenizer = (
-                f"{origin}; llama.cpp cuts {told.agrees} of {told.probes} test texts as the student does"
+                f"{origin}; llama.cpp cuts {item.agrees} of {item.probes} test texts as the student does"
             )
-            tell(f"tokenizer: {tokenizer}")
+            report_line(f"tokenizer: {tokenizer}")
         else:
             progress.step()
     return {"tokenizer": tokenizer}
@@ -292,6 +294,7 @@ def gguf_worker(
 def adapter_worker(
     adapter: str, student: str, trained_as: str, out: str, stored: str, name: str
 ) -> dict[str, Any]:
+    """In a process of its own: the adapter as a GGUF."""
     made = Adapter(Path(adapter))
     MergedWeights(Path(student), made, "f32")  # refuses an adapter of another student
     return {"matrices": write_adapter(made, Path(student), Path(out), stored, name)}

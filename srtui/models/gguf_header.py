@@ -112,28 +112,28 @@ class _Reader:
     """A bounds-checked cursor over the bytes of a GGUF file."""
 
     def __init__(self, data: mmap.mmap | bytes) -> None:
-        self.data, self.at, self.size = data, 0, len(data)
+        self.data, self.offset, self.size = data, 0, len(data)
 
     def take(self, code: str) -> Any:
         layout = struct.Struct("<" + code)
-        if self.at + layout.size > self.size:
+        if self.offset + layout.size > self.size:
             raise _Short
-        (value,) = layout.unpack_from(self.data, self.at)
-        self.at += layout.size
+        (value,) = layout.unpack_from(self.data, self.offset)
+        self.offset += layout.size
         return value
 
     def skip(self, count: int) -> None:
-        if count > self.size - self.at:
+        if count > self.size - self.offset:
             raise _Short
-        self.at += count
+        self.offset += count
 
     def text(self) -> str:
         length = self.take("Q")
-        start = self.at
+        start = self.offset
         self.skip(length)
         if length > _LONGEST_TEXT:
             raise ValueError(f"a text of {length:,} bytes")
-        return self.data[start : self.at].decode("utf-8", errors="replace")
+        return self.data[start : self.offset].decode("utf-8", errors="replace")
 
     def value(self, kind: int) -> Any:
         """A scalar or a text as itself; an array is stepped over and becomes its length."""
@@ -192,12 +192,12 @@ def _not_gguf(path: Path, magic: bytes) -> str:
 
 
 def _parse_gguf(path: Path, reader: _Reader) -> ModelInfo:
-    reader.at = 4
+    reader.offset = 4
     version = reader.take("I")
     if version not in (2, 3):
         swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
-        what = "a big-endian file" if swapped in (2, 3) else f"format version {version}"
-        raise ValueError(f"{what}; versions 2 and 3, little-endian, are read")
+        layout = "a big-endian file" if swapped in (2, 3) else f"format version {version}"
+        raise ValueError(f"{layout}; versions 2 and 3, little-endian, are read")
     tensors, keys = reader.take("Q"), reader.take("Q")
     if keys > _MOST_KEYS or tensors > _MOST_TENSORS:
         raise ValueError(f"it announces {tensors:,} tensors and {keys:,} keys")
@@ -225,7 +225,7 @@ def _parse_gguf(path: Path, reader: _Reader) -> ModelInfo:
     alignment = meta.get("general.alignment", 32)
     if not isinstance(alignment, int) or not 1 <= alignment <= 1 << 20 or alignment & (alignment - 1):
         raise ValueError(f"general.alignment = {alignment}")
-    if tensors and -(-reader.at // alignment) * alignment + end > reader.size:
+    if tensors and -(-reader.offset // alignment) * alignment + end > reader.size:
         raise _Short
 
     architecture = meta.get("general.architecture")

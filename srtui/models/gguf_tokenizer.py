@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from srtui.errors import UserError
 from srtui.files import parse_json, read_bytes, remembered
-from srtui.models.convert import PROBES, PROVENANCE, SPLITS, Vocabulary
+from srtui.models.convert import PROBES, PROVENANCE, SPLITS, VocabularyFile
 from srtui.models.formats import file_sha256
 from srtui.models.gguf_fields import (
     HeaderField,
@@ -167,26 +167,26 @@ def _pre_tokenizer(file: Path, described: dict[str, Any], ignores_merges: bool) 
     steps = step.get("pretokenizers", []) if step.get("type") == "Sequence" else [step]
     last = steps[-1] if steps else {}
     before = steps[:-1]
-    found = None
+    rule_name = None
     if last.get("type") == "ByteLevel" and not last.get("add_prefix_space"):
         own_rule = last.get("use_regex", True)
         if not before and own_rule:
-            found = "gpt-2"
+            rule_name = "gpt-2"
         elif len(before) == 1 and own_rule and before[0].get("type") == "Digits":
-            found = "smollm" if before[0].get("individual_digits") else None
+            rule_name = "smollm" if before[0].get("individual_digits") else None
         elif len(before) == 1 and not own_rule and before[0].get("type") == "Split":
             rule, isolated = before[0].get("pattern", {}).get("Regex"), before[0].get("behavior")
             names = [name for name, known in SPLITS.items() if known == rule and isolated == "Isolated"]
             # llama.cpp takes whole words from the vocabulary without joining for llama-bpe alone.
             names.sort(key=lambda name: (name == "llama-bpe") != ignores_merges)
-            found = names[0] if names else None
-    if found is None:
+            rule_name = names[0] if names else None
+    if rule_name is None:
         kinds = " then ".join(str(s.get("type")) for s in steps)
         raise UserError(
             f"{file}: its pre_tokenizer ({kinds}) is none that llama.cpp is known to have a name for; "
             "use --to merged."
         )
-    return found
+    return rule_name
 
 
 def check_tokenizer(student: Path, vocabulary: Path, carried_over: bool) -> TokenizerCheck:
@@ -197,7 +197,7 @@ def check_tokenizer(student: Path, vocabulary: Path, carried_over: bool) -> Toke
     """
     from transformers import AutoTokenizer
 
-    theirs = Vocabulary(vocabulary)
+    theirs = VocabularyFile(vocabulary)
     ours = AutoTokenizer.from_pretrained(student, local_files_only=True, trust_remote_code=False)
     texts = [*PROBES, "a" + "b".join(ours.all_special_tokens) + "c"]
     differing = [text for text in texts if ours(text)["input_ids"] != theirs.tokens(text)]

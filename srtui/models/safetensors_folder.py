@@ -113,7 +113,7 @@ def _safetensors_header(file: Path) -> list[tuple[str, int]]:
         if size < 8 or length > min(size - 8, _MOST_JSON):
             raise UserError(f"{file} is a truncated or damaged safetensors file; copy it again.")
         raw = data.read(length)
-    found: list[tuple[str, int]] = []
+    tensors: list[tuple[str, int]] = []
     try:
         header = json.loads(raw)
         for name, tensor in header.items():
@@ -122,10 +122,10 @@ def _safetensors_header(file: Path) -> list[tuple[str, int]]:
             first, last = tensor["data_offsets"]
             if not 0 <= first <= last <= size - 8 - length:
                 raise UserError(f"{file} is truncated (tensor {name[:60]!r} lies outside); copy it again.")
-            found.append((str(tensor["dtype"]), math.prod(int(n) for n in tensor["shape"])))
+            tensors.append((str(tensor["dtype"]), math.prod(int(n) for n in tensor["shape"])))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{file} has a header that is not safetensors'; copy it again.") from None
-    return found
+    return tensors
 
 
 def _folder_template(folder: Path, tokenizer: dict[str, Any]) -> str | None:

@@ -80,13 +80,13 @@ class _Names:
 
     def gguf(self, name: str) -> str:
         """Raises UserError for a tensor that llama.cpp's model of this architecture does not have."""
-        found = self._map.get_name(name, try_suffixes=(".weight", ".bias"))
-        if found is None:
+        theirs = self._map.get_name(name, try_suffixes=(".weight", ".bias"))
+        if theirs is None:
             raise UserError(
                 f"{self.student}: its tensor {name} has no place in a {self.family.architecture} GGUF; "
                 "use --to merged."
             )
-        return str(found)
+        return str(theirs)
 
     def in_order(self, name: str, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """``rows``, of shape (out, …), of the tensor ``name`` as llama.cpp wants them."""
