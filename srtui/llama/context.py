@@ -40,7 +40,15 @@ class LlamaContext:
         self.pointer = None
 
     def put(self, i: int, token: int, position: int, slot: int, *, wants_logits: bool) -> None:
-        """Row ``i`` of the next batch."""
+        """Fill a row of the next batch.
+
+        Args:
+            i: which row.
+            token: its id.
+            position: where in its sequence it stands.
+            slot: the sequence.
+            wants_logits: whether the next token is to be drawn behind it.
+        """
         self._tokens[i] = token
         self._positions[i] = position
         self._sequence_ids[i][0] = slot

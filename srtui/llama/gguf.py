@@ -80,12 +80,22 @@ def load_model(
     element: float = 2.0,
     say: Say = lambda level, message: None,
 ) -> tuple[Any, int]:
-    """llama.cpp's model of the GGUF at ``path``, and how many of its layers are on the GPU: with "auto",
-    as many as fit what the GPU has free, with their KV cache for ``cells`` tokens (``element`` bytes a
-    number) and the buffers of a pass. ``say`` hears what was planned.
+    """Load a GGUF.
 
-    Raises UserError for a file that is not GGUF, is cut short, or has an architecture or a tokenizer that
-    llama.cpp does not know.
+    Args:
+        path: the file.
+        gpu_layers: how many layers go to the GPU; with "auto", as many as fit what it has free, with their KV
+            cache and the buffers of a pass.
+        cells: tokens of that cache.
+        element: bytes of each number in it.
+        say: hears what was planned.
+
+    Returns:
+        llama.cpp's model, and how many of its layers are on the GPU.
+
+    Raises:
+        UserError: for a file that is not GGUF, is cut short, or has an architecture or a tokenizer that
+            llama.cpp does not know.
     """
     with open_regular(path) as file:
         magic = file.read(4)
@@ -238,9 +248,19 @@ def chat_template(model: Any) -> TeacherTemplate:
 def chat_tokens(
     vocab: Any, template: TeacherTemplate, messages: Sequence[Message], *, led: bool = False
 ) -> tuple[str, list[int]]:
-    """A chat up to where the assistant begins to write: its text, and its ids. What the messages
-    themselves spell never becomes a special token. Where its first words are put for it (``led``), a
-    <think> block that the template opens is closed before them."""
+    """A chat up to where the assistant begins to write. What the messages themselves spell never becomes a
+    special token.
+
+    Args:
+        vocab: llama.cpp's vocabulary.
+        template: lays the chat out.
+        messages: the chat, in order.
+        led: whether the assistant's first words are put for it: a <think> block that the template opens is
+            closed before them.
+
+    Returns:
+        The text, and its token ids.
+    """
     pieces = template.pieces(messages, led=led)
     frame = "".join(text for text, is_data in pieces if not is_data)
     tokens: list[int] = []

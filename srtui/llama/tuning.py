@@ -45,8 +45,17 @@ def tune(
     seconds: float = 3.0,
     say: Callable[[str], None] = lambda line: None,
 ) -> Tuning:
-    """Measure the GGUF at ``path``, about ``seconds`` for each number of slots, and keep the result
-    beside it. Raises UserError where the file is no teacher."""
+    """Measure a teacher, and keep the result beside its file.
+
+    Args:
+        path: the GGUF.
+        slots: the numbers of slots to try.
+        seconds: about how long each is measured.
+        say: gets a line for each.
+
+    Raises:
+        UserError: where the file is no teacher, or the result cannot be kept.
+    """
     from srtui.llama.engine import LlamaTeacher
 
     teacher = LlamaTeacher(path, name=path.stem, sha256="")

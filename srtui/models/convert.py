@@ -82,12 +82,21 @@ SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exa
 
 
 def quantize(src: Path, dst: Path, quantization: str, say: Say = lambda line: None) -> Path:
-    """Make ``dst`` from the GGUF ``src`` with llama.cpp's own quantizer; returns the file.
+    """Make a GGUF from another with llama.cpp's own quantizer.
 
-    Where ``dst`` is a folder the file is named after ``src``, ``NAME.QUANTIZATION.gguf``; if that is
-    ``src`` itself, there is nothing to do. ``quantization`` is a key of QUANTIZATIONS, in any case.
-    Raises UserError for another one, for a source that cannot be used, and where the disk is too
-    small; ``dst`` is then as it was.
+    Args:
+        src: the GGUF that is there.
+        dst: the file to make. Where it is a folder the file is named after ``src``,
+            ``NAME.QUANTIZATION.gguf``; if that is ``src`` itself, there is nothing to do.
+        quantization: a key of QUANTIZATIONS, in upper or lower case.
+        say: gets a line or two.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: for another quantization, for a source that cannot be used, and where the disk is too
+            small; ``dst`` is then as it was.
     """
     kind = quantization.upper()
     if kind not in QUANTIZATIONS:

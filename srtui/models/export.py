@@ -71,16 +71,25 @@ def export_model(
     force: bool = False,
     say: Say = lambda line: None,
 ) -> Exported:
-    """Write the student in the folder ``student`` with the peft adapter in ``adapter`` as ``form``.
+    """Write a student with an adapter in it.
 
-    ``out`` is a folder for ``adapter`` and ``merged``, a .gguf file otherwise; one that is there is
-    replaced only with ``force``, and a folder only if it was exported by srtui. ``trained_as`` is the
-    quantization (a key of ROUNDINGS) of the weights that the adapter is added to: give the student's
-    own of the training to get the model that was trained, "f32" to add it to the weights as they are
-    stored. ``arithmetic`` is the type that the student computed in while it was trained, which has a part
-    in that rounding. ``quantization`` is a key of QUANTIZATIONS; for ``gguf-adapter`` only a float type.
-    ``adapter`` None writes the student alone, for merged and gguf. Raises UserError, and leaves ``out``
-    as it was, for whatever cannot be exported that way.
+    Args:
+        form: what to write.
+        adapter: the folder of the peft adapter; None writes the student alone, for merged and gguf.
+        student: the folder of its safetensors.
+        out: a folder for ``adapter`` and ``merged``, a .gguf file otherwise.
+        name: the model's, for headers and provenance.
+        trained_as: the quantization (a key of ROUNDINGS) of the weights that the adapter is added to: the
+            student's own of the training gives the model that was trained, "f32" adds it to the weights as
+            they are stored.
+        arithmetic: the type that the student computed in while it was trained, which has a part in that
+            rounding.
+        quantization: a key of QUANTIZATIONS; for ``gguf-adapter`` only a float type.
+        force: replace what is at ``out``; a folder only if it was exported by srtui.
+        say: gets lines on the way.
+
+    Raises:
+        UserError: for whatever cannot be exported that way; ``out`` is then as it was.
     """
     started = time.monotonic()
     kind = _checked(form, adapter, student, out, trained_as, quantization, force)

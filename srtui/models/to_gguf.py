@@ -104,11 +104,20 @@ class _Names:
 
 
 def write_model(weights: MergedWeights, out: Path, stored: str, name: str) -> Iterator[str | TokenizerCheck]:
-    """Write the GGUF file ``out``, matrices as ``stored`` (one of FLOATS) and vectors as float32.
+    """Write a whole model as GGUF.
 
-    Yields the tokenizer's test first, then each tensor's name when it is done. Raises UserError, before
-    there is any weight in the file, where the architecture, one of its settings, or the tokenizer has
-    no equal in llama.cpp.
+    Args:
+        weights: of the student, with an adapter's update where there is one.
+        out: the file.
+        stored: what matrices are stored as, one of FLOATS; vectors are float32.
+        name: the model's, for the header.
+
+    Yields:
+        The tokenizer's test, then each tensor's name when it is written.
+
+    Raises:
+        UserError: before there is any weight in the file, where the architecture, one of its settings, or the
+            tokenizer has no equal in llama.cpp.
     """
     import gguf
 
@@ -258,11 +267,23 @@ def _rope_factors(config: Any) -> NDArray[np.float32] | None:
 
 
 def write_adapter(adapter: Adapter, student: Path, out: Path, stored: str, name: str) -> int:
-    """Write the adapter as a GGUF file for llama.cpp; returns how many matrices it changes.
+    """Write an adapter as a GGUF file for llama.cpp.
 
     llama.cpp adds ``adapter.lora.alpha`` / rank · B A, one alpha for all; where the adapter's own
-    scaling is another (rank-stabilised, or other by pattern) B carries the quotient. Raises UserError
-    for what llama.cpp's adapters cannot hold.
+    scaling is another (rank-stabilized, or other by pattern) B carries the quotient.
+
+    Args:
+        adapter: the LoRA update.
+        student: the folder of the model that it belongs to.
+        out: the file.
+        stored: what its matrices are stored as, one of FLOATS.
+        name: the adapter's, for the header.
+
+    Returns:
+        How many of the student's matrices it changes.
+
+    Raises:
+        UserError: for what llama.cpp's adapters cannot hold.
     """
     if adapter.uses_dora:
         raise UserError(
