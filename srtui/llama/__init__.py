@@ -154,9 +154,11 @@ class Teacher(Protocol):
     def room(self, request: Request) -> Sequence[int]:
         """The most tokens that each segment of ``request`` can have in this teacher's context."""
 
-    def progress(self) -> TeacherProgress: ...
+    def progress(self) -> TeacherProgress:
+        """What is running and waiting, and how many tokens there were."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Give the memory back. Nothing can be asked afterwards."""
 
 
 def open_teacher(path: Path, **settings: Any) -> Teacher:
