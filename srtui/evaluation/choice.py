@@ -27,11 +27,11 @@ from srtui.evaluation.statistics import wilson
 from srtui.evaluation.writing import add_adapter
 from srtui.files import read_bytes, read_text
 from srtui.hashing import digest, scheme_1
+from srtui.measures import SpanLoss
 from srtui.progress import Progress, Reporter, Stopped
 from srtui.prompts import template
 from srtui.store import Store
 from srtui.store.evaluations import Evaluation, Item, Judgement, NewEvaluation
-from srtui.store.work import StoredLoss
 
 _ABSENT = "Multiple choice needs EleutherAI's lm-eval, which is not installed; install it with: pip install 'srtui[lm-eval]'"
 
@@ -204,11 +204,10 @@ def _model(
             ordered = list(todo)
             total, began = len(set(keys)), time.monotonic()
             done = total - len(ordered)
-            fresh: dict[bytes, StoredLoss] = {}
+            fresh: dict[bytes, SpanLoss] = {}
             stored_at = began
             for n, loss in scorer.score([todo[key] for key in ordered], should_stop):
-                nll = loss.nll if loss.reason is None else None
-                fresh[ordered[n]] = StoredLoss(nll, loss.tokens, loss.truncated, loss.reason)
+                fresh[ordered[n]] = loss
                 done += 1
                 if time.monotonic() - stored_at > 1.0 or done == total:
                     store.work.add_losses(fresh)
@@ -232,7 +231,7 @@ def _model(
     return ScoringLM()
 
 
-def _likelihood(loss: StoredLoss) -> float:
+def _likelihood(loss: SpanLoss) -> float:
     return -loss.nll if loss.nll is not None else float("-inf")
 
 

@@ -18,16 +18,14 @@ from srtui.store.runs import Run
 from srtui.training import (
     Listener,
     Preflight,
-    TrainExample,
     TrainingConfig,
     WrittenCheckpoint,
     planned_steps,
     train,
-    training_example,
 )
 
 if TYPE_CHECKING:
-    from srtui.student import SpanBuilder
+    from srtui.student import Span, SpanBuilder
 
 
 def train_selected(context: Context) -> None:
@@ -44,7 +42,7 @@ def train_selected(context: Context) -> None:
     seed = recipe.seed if recipe.training.seed is None else recipe.training.seed
     config = TrainingConfig(**settings, seed=seed)
     variants = store.corpus.variants(v for _, v in chosen)
-    examples: list[TrainExample] = []
+    examples: list[Span] = []
     left_out: Counter[str] = Counter()
     if chosen:
         spans = context.judge().spans
@@ -202,24 +200,24 @@ def trained_on(store: Store, run: Run) -> list[tuple[int, int]]:
     return [(sample, variant) for sample, variant in chosen if sample in kept]
 
 
-def _examples(spans: SpanBuilder, variants: list[Variant]) -> tuple[list[TrainExample], Counter[str]]:
+def _examples(spans: SpanBuilder, variants: list[Variant]) -> tuple[list[Span], Counter[str]]:
     """The spans that were scored, each with the end of its turn; and how many have none, by reason."""
     from srtui.student import Invalid
 
-    made: list[TrainExample] = []
+    made: list[Span] = []
     left_out: Counter[str] = Counter()
     for variant in variants:
         span, _ = spans.forward(variant.pair)
         if isinstance(span, Invalid):
             left_out[span.reason] += 1
         else:
-            made.append(training_example(span, spans.end_of_turn, spans.max_length))
+            made.append(span.ended(spans.end_of_turn, spans.max_length))
     return made, left_out
 
 
 def _held_out(
     context: Context, spans: SpanBuilder, trained: Iterable[Variant]
-) -> dict[str, list[TrainExample]]:
+) -> dict[str, list[Span]]:
     """Held-out samples with their original responses, and with those that were selected; none whose question
     is trained on, be it that a rewrite made it so."""
     store, run_id = context.store, context.run.id

@@ -4,42 +4,12 @@ from __future__ import annotations
 
 import math
 import random
-from array import array
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from srtui.hashing import digest, key
+from srtui.hashing import key
 from srtui.student import Span
-
-
-@dataclass(frozen=True)
-class TrainExample:
-    """Token ids whose last ``target`` ones carry loss; ``truncated`` where max_length cut some off."""
-
-    input_ids: tuple[int, ...]
-    target: int
-    truncated: bool = False
-
-    @property
-    def digest(self) -> bytes:
-        """16-byte content address of what is trained."""
-        return digest(array("i", self.input_ids).tobytes(), self.target)
-
-
-def training_example(span: Span, end_of_turn: Sequence[int], max_length: int) -> TrainExample:
-    """What is trained of a scored span: its tokens, and behind them the end of the turn, from which a
-    student learns to stop. A protocol may score without it; one that scores it has it already.
-
-    An answer that was cut at ``max_length`` gets no end, since it does not end there; one that leaves
-    no room for its end counts as cut.
-    """
-    end = tuple(end_of_turn)
-    if span.truncated or span.ids[-len(end) :] == end:
-        return TrainExample(span.ids, span.target, span.truncated)
-    if len(span.ids) + len(end) > max_length:
-        return TrainExample(span.ids, span.target, truncated=True)
-    return TrainExample((*span.ids, *end), span.target + len(end))
 
 
 @dataclass(frozen=True)
@@ -72,7 +42,7 @@ class TrainingConfig:
     seed: int = 0
     steps: int | None = None
 
-    def fingerprint(self, student_id: str, examples: Sequence[TrainExample], held_out: str) -> str:
+    def fingerprint(self, student_id: str, examples: Sequence[Span], held_out: str) -> str:
         """Of all that the weights after a step depend on: equal ones may share a checkpoint.
 
         ``held_out`` stands for what early stopping looks at.

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from srtui.models.memory import free_bytes, inner_width
-from srtui.training.plan import TrainExample, TrainingConfig, plan_steps
+from srtui.student import Span
+from srtui.training.plan import TrainingConfig, plan_steps
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def largest_pass(steps: Sequence[Sequence[Sequence[int]]], lengths: Sequence[int
 
 def needed_bytes(
     shape: Shape,
-    examples: Sequence[TrainExample],
+    examples: Sequence[Span],
     config: TrainingConfig,
     *,
     packed: bool,
@@ -120,7 +121,7 @@ def needed_bytes(
     max_length: int | None = None,
 ) -> int:
     """``training_bytes`` of the largest micro-batch of a training, samples cut at ``max_length``."""
-    cut = [min(len(e.input_ids), max_length or len(e.input_ids)) for e in examples]
+    cut = [min(len(e.ids), max_length or len(e.ids)) for e in examples]
     tokens = largest_pass(plan_steps(cut, config, packed=packed), cut, packed=packed)
     return training_bytes(
         shape,
@@ -135,7 +136,7 @@ def needed_bytes(
 def what_would_fit(
     free: int,
     shape: Shape,
-    examples: Sequence[TrainExample],
+    examples: Sequence[Span],
     config: TrainingConfig,
     *,
     packed: bool,
@@ -148,7 +149,7 @@ def what_would_fit(
     either, and costs time. Shorter samples last.
     """
     sizes = [n for n in range(config.micro_batch_size, 0, -1) if config.batch_size % n == 0]
-    longest = max(len(e.input_ids) for e in examples)
+    longest = max(len(e.ids) for e in examples)
     lengths = [longest // 2**n for n in range(1, 6) if longest // 2**n >= 64]
     passes = {"packed": packed, "optimizer": optimizer}
     for again in dict.fromkeys((gradient_checkpointing, True)):

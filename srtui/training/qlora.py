@@ -26,7 +26,7 @@ from srtui.hashing import key
 from srtui.student import Scorer, Span, Student
 from srtui.student.packing import packed_attention
 from srtui.training import checkpoints, preflight
-from srtui.training.plan import TrainExample, TrainingConfig, plan_steps, set_apart, steps_an_epoch
+from srtui.training.plan import TrainingConfig, plan_steps, set_apart, steps_an_epoch
 
 # What a kill loses at most, by default: five minutes of training.
 _CHECKPOINT_SECONDS = 300.0
@@ -98,8 +98,8 @@ class _TrainingProgress:
 
 def train(
     student_folder: Path,
-    examples: Sequence[TrainExample],
-    held_out: Mapping[str, Sequence[TrainExample]],
+    examples: Sequence[Span],
+    held_out: Mapping[str, Sequence[Span]],
     config: TrainingConfig,
     out_dir: Path,
     listener: Listener | None = None,
@@ -122,8 +122,8 @@ class _Training:
     def __init__(
         self,
         student: Student,
-        examples: Sequence[TrainExample],
-        held_out: Mapping[str, Sequence[TrainExample]],
+        examples: Sequence[Span],
+        held_out: Mapping[str, Sequence[Span]],
         config: TrainingConfig,
         out_dir: Path,
         listener: Listener,
@@ -196,10 +196,10 @@ class _Training:
         # NEFTune scales its noise by a sample's length, which a row of several does not have.
         can_pack = config.packing is not False and not config.neftune_alpha
         self.packed = can_pack and self.scorer.packed
-        plan = plan_steps([len(e.input_ids) for e in self.examples], config, packed=self.packed)
+        plan = plan_steps([len(e.ids) for e in self.examples], config, packed=self.packed)
         if not self.packed and not self.scorer.head.pads:
             plan = [[[i] for micro in step for i in micro] for step in plan]
-        alone = [self.scorer.head.runs_alone(len(e.input_ids)) for e in self.examples]
+        alone = [self.scorer.head.runs_alone(len(e.ids)) for e in self.examples]
         plan = [set_apart(step, alone) for step in plan]
         self.steps = [
             [MicroBatch(tuple(self.examples[i] for i in micro), self.packed) for micro in step]
@@ -442,8 +442,7 @@ class _Training:
         self.student.model.eval()
         found = {}
         for name, samples in self.held_out.items():
-            spans = [Span(e.input_ids, e.target) for e in samples]
-            means = [loss.mean for _, loss in self.scorer.score(spans) if loss.reason is None]
+            means = [loss.mean for _, loss in self.scorer.score(samples) if loss.reason is None]
             found[name] = sum(means) / len(means) if means else math.nan
         return found
 

@@ -101,7 +101,7 @@ class Trainer:
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
                 loss = summed_nll(self._head, batch) / targets
             loss.backward()
-            self._head.forget(max(len(e.input_ids) for e in batch.examples))
+            self._head.forget(max(len(e.ids) for e in batch.examples))
             total += loss.detach()
         return total
 

@@ -74,9 +74,9 @@ def test_a_long_text_leaves_the_losses_of_those_beside_it_alone(name: str, packe
 
 @pytest.mark.parametrize("name", MODELS)
 def test_training_beside_a_long_text_is_the_same_too(name: str, tmp_path: Path) -> None:
-    from srtui.training import Listener, TrainExample, TrainingConfig, train
+    from srtui.training import Listener, TrainingConfig, train
 
-    examples = [TrainExample(s.ids, s.target) for s in _spans()]
+    examples = _spans()
 
     def losses(size: int) -> list[float]:
         class Hears(Listener):

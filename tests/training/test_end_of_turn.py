@@ -10,7 +10,7 @@ import pytest
 from srtui.prompts import TEMPLATE_NAMES, template
 from srtui.sample import Pair
 from srtui.student import Span, SpanBuilder, Student
-from srtui.training import TrainingConfig, train, training_example
+from srtui.training import TrainingConfig, train
 
 PAIRS = [
     Pair("Name the capital of Spain.", "", "The capital of Spain is Madrid."),
@@ -71,9 +71,9 @@ def test_a_tuned_student_stops(
     student = Student.load(talker, "f32", "cpu")
     builder = SpanBuilder(student.tokenizer, template(name, student.tokenizer), protocol, 512)
     spans = [builder.forward(pair)[0] for pair in PAIRS]
-    examples = [training_example(span, builder.end_of_turn, 512) for span in spans]  # type: ignore[arg-type]
+    examples = [span.ended(builder.end_of_turn, 512) for span in spans]  # type: ignore[arg-type]
     end = tuple(builder.end_of_turn)
-    assert all(e.input_ids[-len(end) :] == end and e.target > len(end) for e in examples)
+    assert all(e.ids[-len(end) :] == end and e.target > len(end) for e in examples)
     config = TrainingConfig(
         steps=60, learning_rate=2e-2, batch_size=2, micro_batch_size=2, lora_rank=16, lora_dropout=0.0
     )
@@ -105,12 +105,12 @@ def _answer(student: Student, builder: SpanBuilder, pair: Pair, ends: list[int])
 
 
 def test_only_a_whole_answer_ends() -> None:
-    whole = training_example(Span((5, 6, 7), 2), [9], 8)
-    assert (whole.input_ids, whole.target, whole.truncated) == ((5, 6, 7, 9), 3, False)
-    scored_with_it = training_example(Span((5, 6, 9), 2), [9], 8)
-    assert (scored_with_it.input_ids, scored_with_it.target) == ((5, 6, 9), 2)
+    whole = Span((5, 6, 7), 2).ended([9], 8)
+    assert (whole.ids, whole.target, whole.truncated) == ((5, 6, 7, 9), 3, False)
+    scored_with_it = Span((5, 6, 9), 2).ended([9], 8)
+    assert (scored_with_it.ids, scored_with_it.target) == ((5, 6, 9), 2)
     # What was cut is not taught to end where the cut was, and nothing exceeds the length.
-    cut = training_example(Span((5, 6, 7), 2, truncated=True), [9], 8)
-    assert (cut.input_ids, cut.target, cut.truncated) == ((5, 6, 7), 2, True)
-    full = training_example(Span((5, 6, 7), 2), [9], 3)
-    assert (full.input_ids, full.target, full.truncated) == ((5, 6, 7), 2, True)
+    cut = Span((5, 6, 7), 2, truncated=True).ended([9], 8)
+    assert (cut.ids, cut.target, cut.truncated) == ((5, 6, 7), 2, True)
+    full = Span((5, 6, 7), 2).ended([9], 3)
+    assert (full.ids, full.target, full.truncated) == ((5, 6, 7), 2, True)

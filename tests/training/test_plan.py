@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from srtui.student import Span
 from srtui.training import TrainingConfig, planned_steps
-from srtui.training.plan import TrainExample, learning_rate, plan_steps
+from srtui.training.plan import learning_rate, plan_steps
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def test_padded_passes_hold_like_lengths_and_packed_ones_like_sums() -> None:
 
 
 def test_the_fingerprint_tells_trainings_apart() -> None:
-    one = [TrainExample((1, 2, 3), 1)]
+    one = [Span((1, 2, 3), 1)]
     config = TrainingConfig()
     known = config.fingerprint("student", one, "")
     assert config.fingerprint("student", one, "") == known
@@ -69,7 +70,7 @@ def test_the_fingerprint_tells_trainings_apart() -> None:
     others = [
         TrainingConfig(learning_rate=1e-5).fingerprint("student", one, ""),
         config.fingerprint("other", one, ""),
-        config.fingerprint("student", [TrainExample((1, 2, 3), 2)], ""),
+        config.fingerprint("student", [Span((1, 2, 3), 2)], ""),
         config.fingerprint("student", [*one, *one], ""),
         config.fingerprint("student", one, "watched"),
     ]

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from srtui.training import TrainExample, TrainingConfig
+from srtui.student import Span
+from srtui.training import TrainingConfig
 from srtui.training.preflight import Shape, diverged, needed_bytes, training_bytes, what_would_fit
 from tests.conftest import ROOT
 
 # Llama 2 7B with rank 64 on all linear layers, bf16 activations, 4-bit weights.
 SEVEN = Shape(32, 4096, 11008, 4096, 32000, 159_907_840, 2, 4096 * 11008)
-LONG = [TrainExample((1,) * 2048, 1024)] * 8
+LONG = [Span((1,) * 2048, 1024)] * 8
 
 
 def _needed(config: TrainingConfig, again: bool) -> int:
@@ -66,7 +67,8 @@ _MEASURE = """
 import sys, threading, time, psutil
 from pathlib import Path
 from srtui.student import Student
-from srtui.training import Listener, TrainExample, TrainingConfig, train
+from srtui.student import Span
+from srtui.training import Listener, TrainingConfig, train
 from srtui.workspace import go_offline
 go_offline()
 me = psutil.Process()
@@ -86,7 +88,7 @@ def watch():
 grown = 0
 thread = threading.Thread(target=watch); thread.start()
 memory = Memory()
-some = [TrainExample(tuple(n % 900 + 5 for n in range(192)), 96)] * 2
+some = [Span(tuple(n % 900 + 5 for n in range(192)), 96)] * 2
 config = TrainingConfig(epochs=1, batch_size=2, micro_batch_size=2, lora_rank=4, steps=2)
 train(Path(sys.argv[1]), some, {}, config, Path(sys.argv[2]) / "adapter", memory, student=student)
 ended = True; thread.join()

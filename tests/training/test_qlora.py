@@ -11,16 +11,14 @@ import pytest
 from srtui.errors import UserError
 from srtui.prompts import template
 from srtui.sample import Pair
-from srtui.student import Scorer, SpanBuilder, Student
+from srtui.student import Scorer, Span, SpanBuilder, Student
 from srtui.training import (
     Listener,
     Preflight,
-    TrainExample,
     TrainingConfig,
     TrainingResult,
     train,
     trainer,
-    training_example,
 )
 from tests.training.conftest import make_examples
 
@@ -51,7 +49,7 @@ class Hears(Listener):
 
 
 def go(
-    folder: Path, out: Path, config: TrainingConfig, hears: Hears, held: dict[str, list[TrainExample]]
+    folder: Path, out: Path, config: TrainingConfig, hears: Hears, held: dict[str, list[Span]]
 ) -> TrainingResult:
     student = Student.load(folder, "f32")
     result = train(folder, make_examples(), held, config, out / "adapter", hears, student=student)
@@ -68,7 +66,7 @@ def test_the_first_loss_is_the_scorers_and_training_lowers_it(
     builder = SpanBuilder(student.tokenizer, template("alpaca"), "default", 256)
     spans = [builder.forward(pair)[0] for pair in PAIRS]
     scored = dict(Scorer(student).score(spans))  # type: ignore[arg-type]
-    one, other = (training_example(span, builder.end_of_turn, 256) for span in spans)  # type: ignore[arg-type]
+    one, other = (span.ended(builder.end_of_turn, 256) for span in spans)  # type: ignore[arg-type]
     hears = Hears()
     config = TrainingConfig(
         epochs=6, batch_size=1, micro_batch_size=1, learning_rate=5e-2, lora_rank=4, lora_dropout=0.0, seed=3
@@ -83,7 +81,7 @@ def test_the_first_loss_is_the_scorers_and_training_lowers_it(
     assert result.first_loss == pytest.approx(scored[0].mean, rel=near)
     assert result.last_loss < result.first_loss - 0.15  # the most that embeddings this small allow is 0.6
     assert [step for step, _ in hears.metrics] == list(range(1, 7))
-    assert result.tokens == 6 * len(one.input_ids)
+    assert result.tokens == 6 * len(one.ids)
     assert result.held_out["other"]["before"] == pytest.approx(scored[1].mean, rel=near)
     assert sorted(p.suffix for p in result.adapter_dir.iterdir() if "adapter" in p.name) == [
         ".json",
@@ -148,14 +146,12 @@ def test_it_is_what_trl_would_train(tiny_folder: Path, tmp_path: Path) -> None:
         SMALL, batch_size=5, micro_batch_size=5, learning_rate=1e-2, scheduler="constant", weight_decay=0.1
     )
     result = go(tiny_folder, tmp_path, config, hears, {})
-    order = [
-        i for step in plan_steps([len(e.input_ids) for e in examples], config, packed=False) for i in step[0]
-    ]
+    order = [i for step in plan_steps([len(e.ids) for e in examples], config, packed=False) for i in step[0]]
     rows = [
         {
-            "input_ids": list(examples[i].input_ids),
-            "labels": [-100] * (len(examples[i].input_ids) - examples[i].target)
-            + list(examples[i].input_ids[-examples[i].target :]),
+            "input_ids": list(examples[i].ids),
+            "labels": [-100] * (len(examples[i].ids) - examples[i].target)
+            + list(examples[i].ids[-examples[i].target :]),
         }
         for i in order
     ]
@@ -209,16 +205,8 @@ def test_it_is_what_trl_would_train(tiny_folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("packing", ["auto", False])
 def test_a_batch_of_several_has_the_scorers_loss(tiny_folder: Path, tmp_path: Path, packing: object) -> None:
-    from srtui.student import Span
 
-    scored = [
-        s
-        for _, s in sorted(
-            Scorer(Student.load(tiny_folder, "f32")).score(
-                [Span(e.input_ids, e.target) for e in make_examples()]
-            )
-        )
-    ]
+    scored = [s for _, s in sorted(Scorer(Student.load(tiny_folder, "f32")).score(make_examples()))]
     expected = sum(s.mean * e.target for s, e in zip(scored, make_examples(), strict=True))
     hears = Hears()
     config = replace(SMALL, batch_size=10, micro_batch_size=5, epochs=1, packing=packing)  # type: ignore[arg-type]
@@ -235,7 +223,7 @@ def test_the_preflight_tells_what_is_then_done(tiny_folder: Path, tmp_path: Path
     assert result is not None
     (facts,) = hears.facts
     assert (facts.samples, facts.truncated, facts.steps) == (10, 1, result.steps)
-    assert facts.tokens == result.tokens == 3 * sum(len(e.input_ids) for e in cut)
+    assert facts.tokens == result.tokens == 3 * sum(len(e.ids) for e in cut)
     assert facts.seconds > 0
     assert 0 < facts.memory < facts.free
     assert "1 of them (10.0%) are cut at prompt.max_length = 64" in facts.sentence(64)
@@ -293,8 +281,7 @@ def test_early_stopping_keeps_the_best_weights(tiny_folder: Path, tmp_path: Path
     examples = make_examples()
     # The held-out answers are other ones to the same prompts: what is learnt makes them less likely.
     against = [
-        replace(e, input_ids=(*e.input_ids[: -e.target], *(40_000 + i for i in range(e.target))))
-        for e in examples
+        replace(e, ids=(*e.ids[: -e.target], *(40_000 + i for i in range(e.target)))) for e in examples
     ]
     config = replace(SMALL, epochs=40, learning_rate=2e-2, evaluation_steps=2, early_stopping=3)
     hears = Hears()
@@ -314,8 +301,7 @@ def test_early_stopping_that_is_killed_at_its_end_has_ended(
 
     examples = make_examples()
     against = [
-        replace(e, input_ids=(*e.input_ids[: -e.target], *(40_000 + i for i in range(e.target))))
-        for e in examples
+        replace(e, ids=(*e.ids[: -e.target], *(40_000 + i for i in range(e.target)))) for e in examples
     ]
     config = replace(SMALL, epochs=40, learning_rate=2e-2, evaluation_steps=2, early_stopping=1)
     calm = go(tiny_folder, tmp_path / "calm", config, Hears(), {"selected": against})
