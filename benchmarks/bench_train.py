@@ -127,11 +127,11 @@ def plain(student: Any, some: list[Any], wanted: argparse.Namespace, folder: Pat
 def srtui(student: Any, some: list[Any], wanted: argparse.Namespace, folder: Path) -> dict[str, float]:
     import torch
 
-    from srtui.recipe import Recipe
+    from srtui.recipe import Recipe, TrainingSettings
     from srtui.sample import Pair
     from srtui.store import Store
     from srtui.store.corpus import NewRow
-    from srtui.training import Listener, TrainingConfig, WrittenCheckpoint, train, trainer
+    from srtui.training import Listener, WrittenCheckpoint, train, trainer
 
     store = Store(folder / "s.sqlite")
     imported = store.corpus.import_rows("b", "-", "-", "alpaca", [NewRow(0, Pair("i", "", "r"), "{}", "0")])
@@ -160,7 +160,7 @@ def srtui(student: Any, some: list[Any], wanted: argparse.Namespace, folder: Pat
     step = torch.optim.AdamW.step
     if not torch.cuda.is_available():
         timed(torch.optim.AdamW, "step", inside)
-    config = TrainingConfig(
+    config = TrainingSettings(
         epochs=1,
         batch_size=wanted.batch,
         micro_batch_size=wanted.micro,
@@ -222,8 +222,9 @@ def seven(folder: Path) -> dict[str, float]:
     import torch
     from transformers import AutoTokenizer, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
+    from srtui.recipe import TrainingSettings
     from srtui.student import Span, Student
-    from srtui.training import Listener, TrainingConfig, train
+    from srtui.training import Listener, train
 
     with torch.device("cuda"):
         torch.set_default_dtype(torch.bfloat16)
@@ -251,7 +252,7 @@ def seven(folder: Path) -> dict[str, float]:
         def metric(self, step: int, values: dict[str, float]) -> None:
             marks.append((time.perf_counter(), values["tokens"]))
 
-    config = TrainingConfig(epochs=1, batch_size=1, micro_batch_size=1, checkpoint_steps=1000)
+    config = TrainingSettings(epochs=1, batch_size=1, micro_batch_size=1, checkpoint_steps=1000)
     student = Student("seven", "seven", "nf4", model, tokenizer)
     train(folder, some, {}, config, folder / "adapter", Clock(), student=student)
     (first, before), (last, after) = marks[0], marks[-1]

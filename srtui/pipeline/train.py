@@ -18,7 +18,6 @@ from srtui.store.runs import Run
 from srtui.training import (
     Listener,
     Preflight,
-    TrainingConfig,
     WrittenCheckpoint,
     planned_steps,
     train,
@@ -38,16 +37,15 @@ def train_selected(context: Context) -> None:
         return
     _score_what_is_ranked(context)
     chosen = trained_on(store, store.runs.get(run_id))
-    settings = recipe.training.model_dump(exclude={"enabled", "held_out", "seed"})
     seed = recipe.seed if recipe.training.seed is None else recipe.training.seed
-    config = TrainingConfig(**settings, seed=seed)
+    settings = recipe.training.model_copy(update={"seed": seed})
     variants = store.corpus.variants(v for _, v in chosen)
     examples: list[Span] = []
     left_out: Counter[str] = Counter()
     if chosen:
         spans = context.judge().spans
         examples, left_out = _examples(spans, [variants[v] for _, v in chosen])
-    steps = planned_steps(len(examples), config)
+    steps = planned_steps(len(examples), settings)
     if earlier is not None and (earlier["examples"], earlier["steps"]) == (len(examples), steps):
         training_id = earlier["id"]
     else:
@@ -83,7 +81,7 @@ def train_selected(context: Context) -> None:
         student_path(context.workspace, recipe.student.model, recipe.student.quantization),
         examples,
         _held_out(context, judge.spans, variants.values()),
-        config,
+        settings,
         context.workspace.runs / context.run.name / "adapter",
         _Record(context, training_id, steps, judge.spans.max_length),
         should_stop=watch.should_stop,
@@ -215,9 +213,7 @@ def _examples(spans: SpanBuilder, variants: list[Variant]) -> tuple[list[Span], 
     return made, left_out
 
 
-def _held_out(
-    context: Context, spans: SpanBuilder, trained: Iterable[Variant]
-) -> dict[str, list[Span]]:
+def _held_out(context: Context, spans: SpanBuilder, trained: Iterable[Variant]) -> dict[str, list[Span]]:
     """Held-out samples with their original responses, and with those that were selected; none whose question
     is trained on, be it that a rewrite made it so."""
     store, run_id = context.store, context.run.id

@@ -1,14 +1,13 @@
 """QLoRA on what the student chose."""
 
 from srtui.training.checkpoints import WrittenCheckpoint
-from srtui.training.plan import TrainingConfig, planned_steps
+from srtui.training.plan import planned_steps
 from srtui.training.preflight import Preflight
 from srtui.training.qlora import Listener, TrainingResult, train
 
 __all__ = [
     "Listener",
     "Preflight",
-    "TrainingConfig",
     "TrainingResult",
     "WrittenCheckpoint",
     "planned_steps",

@@ -17,14 +17,14 @@ from srtui.hashing import canonical, digest, draw, key, scheme_1
 from srtui.llama import Sampler, TeacherIdentity
 from srtui.llama.chat_prompt import TeacherTemplate
 from srtui.measures import SpanLoss
-from srtui.recipe import parse
+from srtui.recipe import TrainingSettings, parse
 from srtui.reflection import ReflectionPrompt, load_criteria
 from srtui.sample import Pair
 from srtui.store import Store
 from srtui.store.corpus import NewRow
 from srtui.store.work import StoredGeneration, setting_key
 from srtui.student.spans import Span
-from srtui.training import TrainingConfig
+from srtui.training.plan import fingerprint
 from tests.conftest import RECIPE
 
 GOLDEN = Path(__file__).with_name("keys.json")
@@ -64,9 +64,9 @@ def pinned() -> dict[str, bytes]:
         "setting, dated": setting_key("student", "chat", "paper", 512, "v1", "2026-01-31"),
         "answer": answer_key(gguf, AnswerSettings(), (("Hello", ""),)),
         "recipe": recipe(seed=7, training={"epochs": 2}, teacher={"slots": 3}).fingerprint.encode(),
-        "training": TrainingConfig(epochs=2.0)
-        .fingerprint("student", [Span((1, 2, 3), 1)], "")
-        .encode(),
+        "training": fingerprint(
+            TrainingSettings(epochs=2.0), "student", [Span((1, 2, 3), 1)], ""
+        ).encode(),
     }  # fmt: skip
 
 

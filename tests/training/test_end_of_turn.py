@@ -8,14 +8,16 @@ from typing import Any, Literal
 import pytest
 
 from srtui.prompts import TEMPLATE_NAMES, template
+from srtui.recipe import TrainingSettings
 from srtui.sample import Pair
 from srtui.student import Span, SpanBuilder, Student
-from srtui.training import TrainingConfig, train
+from srtui.training import train
 
 PAIRS = [
     Pair("Name the capital of Spain.", "", "The capital of Spain is Madrid."),
     Pair("Say yes or no.", "Is ice cold?", "Yes."),
 ]
+PLAIN = [name for name in TEMPLATE_NAMES if name != "chat"]
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -24,7 +26,7 @@ CHATML = (
 
 @pytest.fixture(scope="module")
 def talker(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of two layers that has a chat template, and 300 tokens so that it learns in seconds."""
+    """A random Llama of two layers that has a chat template, and words of the prompts as tokens, so that it learns in a second."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -35,9 +37,9 @@ def talker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     raw.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     raw.train_from_iterator(
-        [f"{p.instruction} {p.response}" for p in PAIRS],
+        [template(name).forward(p.instruction, p.input) + p.response for p in PAIRS for name in PLAIN],
         trainers.BpeTrainer(
-            vocab_size=300,
+            vocab_size=512,
             special_tokens=special,
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
@@ -50,8 +52,8 @@ def talker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
-            hidden_size=64,
-            intermediate_size=128,
+            hidden_size=32,
+            intermediate_size=64,
             num_hidden_layers=2,
             num_attention_heads=4,
             max_position_embeddings=512,
@@ -74,8 +76,8 @@ def test_a_tuned_student_stops(
     examples = [span.ended(builder.end_of_turn, 512) for span in spans]  # type: ignore[arg-type]
     end = tuple(builder.end_of_turn)
     assert all(e.ids[-len(end) :] == end and e.target > len(end) for e in examples)
-    config = TrainingConfig(
-        steps=60, learning_rate=2e-2, batch_size=2, micro_batch_size=2, lora_rank=16, lora_dropout=0.0
+    config = TrainingSettings(
+        steps=30, learning_rate=4e-2, batch_size=2, micro_batch_size=2, lora_rank=16, lora_dropout=0.0
     )
     train(talker, examples, {}, config, tmp_path / "adapter", student=student)
     student.model.eval()
