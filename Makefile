@@ -32,6 +32,9 @@ test: setup-dev  ## everything that must pass: linters, types, layers, tests
 	@$(MAKE) --no-print-directory lint
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON_IN_VENV) -m pytest -n $(WORKERS) --dist worksteal
 
+check: setup-dev lint  ## before each commit, in a minute: linters, types, and the tests that need no model and no screen
+	OMP_NUM_THREADS=1 $(PYTHON_IN_VENV) -m pytest -q -n $(WORKERS) -m "pure and not slow"
+
 attack: setup-dev  ## try to make it crash, lie, hang or overwrite: every attack and what came of it
 	@$(SRTUI) models add $(MODEL)
 	@$(PYTHON_IN_VENV) -m tests.attack

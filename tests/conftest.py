@@ -33,6 +33,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+# What `make check` leaves out: folders and files of screens, processes, networks and large computations.
+_HEAVY = {"attack", "tui", "models", "report", "llama", "training", "student"}
+_PURE_THERE = {"test_plan.py", "test_ifd.py", "test_scheduler.py", "test_sequence.py", "test_borders.py"}
+_HEAVY_FILES = {
+    "test_ablate.py", "test_chat_template.py", "test_choice.py", "test_cli.py", "test_dataset_damage.py",
+    "test_docs.py", "test_doctor.py", "test_engine.py", "test_failures.py", "test_length_control.py",
+    "test_long_writing.py", "test_noise.py", "test_one_file.py", "test_opening.py", "test_packaging.py",
+    "test_pipeline.py", "test_scale.py", "test_writing.py",
+}  # fmt: skip
+_MODELS = {"models_folder", "pair_folder", "tiny_folder", "student_folder", "teacher_file"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of `make check`."""
+    for item in items:
+        path = item.path.relative_to(ROOT / "tests")
+        heavy = path.name in _HEAVY_FILES or (path.parts[0] in _HEAVY and path.name not in _PURE_THERE)
+        if not heavy and not _MODELS.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.pure)
+
+
 def pytest_report_header() -> str:
     """The arithmetic that this machine adds: numeric tests run under float32 and bfloat16 on every one."""
     import torch

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from srtui.errors import UserError
 from srtui.pipeline.ablate import ARMS, Ablation, Interval, check_arms, paired_interval
 from srtui.store import Store
 from srtui.workspace import Workspace
+from tests.commands import srtui
 from tests.conftest import make_workspace, small_recipe
 
 
@@ -127,3 +130,24 @@ def test_arms_share_what_is_stored(pair_workspace: Workspace) -> None:
         assert asdict(ablation.work(["original", "both", "coherence"])) == asdict(found)
         after = [store.value(f"SELECT count(*) FROM {table}") for table in ("generation", "run", "span_loss")]
         assert after == before
+
+
+@pytest.mark.model
+def test_arms_are_compared_by_a_judge_and_by_multiple_choice_too(pair_workspace: Workspace) -> None:
+    recipe = small_recipe(
+        pair_workspace, 12, selection={"policy": "keep"}, training={"held_out": 0.34, "learning_rate": 0.01}
+    )
+    words = ["ablate", str(recipe), "--only", "original", "--judge", "tiny.F16"]
+    words += ["--prompts", "recipes/eval-prompts.jsonl", "--tasks", "recipes/choice", "--eval-limit", "4"]
+    done = srtui(pair_workspace, *words, "--max-tokens", "12", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = {row["arm"]: row for row in json.loads(done.stdout.splitlines()[-1])["rows"]}
+    judged, chosen = rows["original"]["judged"], rows["original"]["choice"]
+    assert -0.5 <= judged["low"] <= judged["mean"] <= judged["high"] <= 0.5
+    assert -1 <= chosen["low"] <= chosen["mean"] <= chosen["high"] <= 1
+    assert rows["full"]["judged"] is None  # nothing is compared with itself
+    with Store(pair_workspace.store_path, read_only=True) as store:
+        kinds = Counter(store.evaluations.get(n).kind for row in rows.values() for n in row["evaluations"])
+    assert kinds["pairwise"] == 1 and kinds["choice"] >= 2
+    again = srtui(pair_workspace, *words, "--max-tokens", "12")
+    assert again.returncode == 0 and "original" in again.stdout
