@@ -24,7 +24,6 @@ from srtui.errors import UserError
 from srtui.evaluation.contestants import Contestant
 from srtui.evaluation.sources import sha256_of
 from srtui.evaluation.statistics import wilson
-from srtui.evaluation.writing import add_adapter
 from srtui.files import read_bytes, read_text
 from srtui.hashing import digest, scheme_1
 from srtui.measures import SpanLoss
@@ -178,11 +177,11 @@ def _model(
 
     from srtui.student import SpanBuilder, Student, open_scorer
 
-    student = Student.load(contestant.path, contestant.quantization or "gguf")  # type: ignore[arg-type]
-    identity = student.id
-    if contestant.adapter is not None:
-        add_adapter(student, contestant.adapter)
-        identity += f"+{contestant.adapter_sha256}"
+    student = Student.load(
+        contestant.path,
+        contestant.quantization or "gguf",  # type: ignore[arg-type]
+        adapter=contestant.adapter,
+    )
     length = 2048
     if contestant.kind == "student":
         config = student.model.config.get_text_config()
@@ -198,7 +197,7 @@ def _model(
 
         def loglikelihood(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
             asked = [spans.continuation(*r.args) for r in requests]
-            keys = [span.key(identity, "continuation") for span in asked]
+            keys = [span.key(student.losses_id, "continuation") for span in asked]
             known = store.work.losses(keys)
             todo = {key: span for key, span in zip(keys, asked, strict=True) if key not in known}
             ordered = list(todo)
