@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -14,9 +13,7 @@ from srtui.files import parse_toml, read_text
 from srtui.prompts import TeacherPrompts
 from srtui.prompts.prompt_set import fill, names_in
 from srtui.reflection.parsing import Ours, placeholders
-from srtui.sample import Pair, digest
-
-Aim = Literal["instruction", "response"]
+from srtui.sample import Pair, Target, digest
 
 
 class Criteria(BaseModel):
@@ -28,7 +25,7 @@ class Criteria(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: str
-    rewrites: Aim
+    rewrites: Target
     criteria: list[str]
     system: str
     user: str
@@ -38,12 +35,12 @@ class Criteria(BaseModel):
     verbatim: bool = False
 
     @classmethod
-    def of_prompts(cls, name: str, aim: Aim, prompts: TeacherPrompts) -> Criteria:
+    def of_prompts(cls, name: str, target: Target, prompts: TeacherPrompts) -> Criteria:
         """The teacher's prompts of a prompts file called ``name``."""
         plain, other = prompts.without_input, prompts.with_input
         return cls(
             version=name,
-            rewrites=aim,
+            rewrites=target,
             criteria=[],
             system=plain.system,
             user=plain.user,
@@ -52,6 +49,11 @@ class Criteria(BaseModel):
             user_with_input=other.user if other else None,
             verbatim=True,
         )
+
+    @property
+    def target(self) -> Target:
+        """Which side of a pair is rewritten; ``rewrites`` in a file."""
+        return self.rewrites
 
     @property
     def prompt_version(self) -> str:
@@ -96,7 +98,7 @@ class Criteria(BaseModel):
         return Ours(list(dict.fromkeys(lines)), placeholders("\n".join([*systems, *own])))
 
 
-def load_criteria(name: str, aim: Aim, near: Path | None = None) -> Criteria:
+def load_criteria(name: str, target: Target, near: Path | None = None) -> Criteria:
     """The shipped criteria called ``name``, or the TOML file of that path (relative to ``near``).
 
     Raises UserError that names the file and the field.
@@ -124,6 +126,6 @@ def load_criteria(name: str, aim: Aim, near: Path | None = None) -> Criteria:
         raise UserError(
             f"{source}: a text has the placeholder {error}, which srtui does not fill."
         ) from error
-    if criteria.rewrites != aim:
-        raise UserError(f"{source} rewrites the {criteria.rewrites}, but the recipe uses it for the {aim}.")
+    if criteria.target != target:
+        raise UserError(f"{source} rewrites the {criteria.target}, but the recipe uses it for the {target}.")
     return criteria
