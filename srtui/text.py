@@ -141,3 +141,35 @@ def _is_emoji(c: str) -> bool:
     return c == "\ufe0f" or (
         c != "" and (unicodedata.category(c) == "So" or "\U0001f3fb" <= c <= "\U0001f3ff")
     )
+
+
+# -- numbers ---------------------------------------------------------------------------------------
+
+
+def duration(seconds: float) -> str:
+    """A number of seconds as 1 h 02 min, 3 min 20 s or 4.2 s."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def bytes_text(count: float) -> str:
+    """A count of bytes in decimal units: 512 B, 9.4 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """``value`` with that many decimals; - where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def share(part: float, whole: float) -> str:
+    """``part`` of ``whole`` in whole per cent; - of nothing."""
+    return f"{part / whole:.0%}" if whole else "-"

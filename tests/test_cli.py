@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from srtui.cli.run_tables import training_rows
+from srtui.store.summary import TrainingSummary
 from srtui.workspace import Workspace
 from tests.conftest import ROOT, make_workspace
 
 COMMANDS = [
     ["init"], ["import"], ["run"], ["resume"], ["status"], ["show"], ["export"], ["export-model"],
-    ["report"], ["eval", "human"],
+    ["recipes"], ["report"], ["eval", "human"],
     ["doctor"],
     ["models", "list"], ["models", "inspect"], ["models", "add"], ["models", "quantize"],
     ["db", "check"], ["db", "vacuum"], ["db", "backup"],
@@ -129,12 +131,13 @@ def test_the_quickstart_data_is_what_it_says() -> None:
 
 
 def test_a_training_that_changed_nothing_is_shown() -> None:
-    from srtui.console import _training_rows
-
     result = {"first_loss": 2.0, "last_loss": 2.0, "steps": 1, "examples": 3, "held_out": {}}
-    training = {
-        "status": "done", "steps": 1, "trained_on": 3, "step_losses": None, "tokens_a_second": None, "changed_since": 0,
-    }  # fmt: skip
-    assert not [text for _, text in _training_rows({**training, "result": result}) if "nothing" in text]
-    shown = _training_rows({**training, "result": result | {"changed": False}})
-    assert ("training", "changed nothing: the adapter is what it was made with") in shown
+
+    def rows(**more: bool) -> list[tuple[str, str]]:
+        return training_rows(
+            TrainingSummary(1, 1, "done", 3, 1, 9, 0.0, None, {**result, **more}, 0.0, {}, 3, None, None, 0)
+        )
+
+    assert any("changed nothing" in value for _, value in rows(changed=False))
+    for fine in (rows(changed=True), rows()):
+        assert not any("changed nothing" in value for _, value in fine)

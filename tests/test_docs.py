@@ -25,6 +25,7 @@ PRINTS = {
     "models inspect": r"context +2,048 tokens",
     "models tune": "slots",
     "import": "56",
+    "recipes": "learning_rate",
     "run": r"quickstart  done(.|\n)*kept +\d of 6(.|\n)*training +\d+ steps",
     "status": "quickstart +done",
     "show": "Variant 1: original",

@@ -21,8 +21,8 @@ def test_everything_works_here(workspace: Workspace) -> None:
     found = {check.name: check for check in doctor.checks(workspace.root)}
     for name in ("Python", "workspace", "SQLite", "offline", "PyTorch", "bitsandbytes", "llama.cpp"):
         assert found[name].ok is True, found[name]
-        assert found[name].mend == ""
-    assert found["models"].ok is None and "srtui models add" in found["models"].mend
+        assert found[name].fix == ""
+    assert found["models"].ok is None and "srtui models add" in found["models"].fix
     assert "4-bit" in found["bitsandbytes"].detail and "was evaluated" in found["llama.cpp"].detail
 
 
@@ -39,16 +39,16 @@ def test_a_dead_worker_is_one_line(script: str, words: str) -> None:
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     (check,) = doctor._finish("thing", worker)
-    assert check.ok is False and words in check.detail and "make" in check.mend
+    assert check.ok is False and words in check.detail and "make" in check.fix
 
 
 def test_no_workspace_and_a_damaged_model(tmp_path: Path) -> None:
     (none,) = doctor._workspace(None)
-    assert none.ok is None and "srtui init" in none.mend
+    assert none.ok is None and "srtui init" in none.fix
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "bad.gguf").write_bytes(b"GGUF" + bytes(3))
     found = list(doctor._workspace(tmp_path))
-    assert found[-1].ok is False and "bad.gguf" in found[-1].mend
+    assert found[-1].ok is False and "bad.gguf" in found[-1].fix
 
 
 def test_offline_state_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

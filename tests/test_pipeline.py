@@ -212,9 +212,9 @@ def test_another_student_without_a_teacher_call(finished: tuple[Workspace, dict[
         assert is_new
         Engine(workspace, store, run, _Silent()).work()
         assert store.counts()["generation"] == before
-        figures = summarise(store, run.id)
-        assert figures["accepted"]["instruction"]["decided"] == 6
-        assert figures["reflections"]["instruction"]["first_try"] == 6
+        summary = summarise(store, run.id)
+        assert summary.accepted["instruction"].decided == 6
+        assert summary.reflections["instruction"].first_try == 6
 
 
 class _Silent:

@@ -1,14 +1,20 @@
-"""Recipes: every shipped one is valid, and a mistake is one sentence with the mend."""
+"""Recipes: every shipped one is valid, and a mistake is one sentence with the fix."""
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
 from srtui import recipe
+from srtui.cli import app
 from srtui.errors import UserError
+from srtui.recipe.reference import find_keys, markdown, recipe_keys
 from tests.conftest import ROOT
 
 
@@ -97,3 +103,87 @@ def test_a_gguf_student_is_not_trained() -> None:
     with pytest.raises(UserError, match="can choose and not be trained; set training"):
         recipe.parse(data, "a.toml")
     assert recipe.parse({**data, "training": {"enabled": False}}, "a.toml").student.quantization == "gguf"
+
+
+# -- the reference of keys
+
+
+def test_every_key_says_what_it_does() -> None:
+    keys = recipe_keys()
+    dumped = recipe.Recipe(name="a", dataset="d").model_dump()
+    assert {k.name for k in keys} == {
+        f"{name}.{inner}" if inner else name
+        for name, value in dumped.items()
+        for inner in (value if isinstance(value, dict) else [""])
+    }
+    for key in keys:
+        assert len(key.what) > 15 and key.what.endswith("."), key.name
+        assert key.change == "" or key.change.endswith("."), key.name
+        # Who does not know where a number is from cannot judge it.
+        if re.search(r"[0-9]|auto", key.default):
+            assert key.source, key.name
+        word = key.name.rpartition(".")[2]
+        if word.endswith(("_tokens", "_steps", "_length", "_size")) or word in ("epochs", "slots", "limit"):
+            assert key.unit, key.name
+
+
+def test_keys_have_their_limits_in_words() -> None:
+    values = {k.name: (k.default, k.values) for k in recipe_keys()}
+    assert values["teacher.slots"] == ('"auto"', '"auto" or a whole number from 1')
+    assert values["training.learning_rate"] == ("0.0002", "a number above 0")
+    assert values["selection.top_percent"] == ("100.0", "a number above 0, at most 100")
+    assert values["training.packing"] == ('"auto"', '"auto" or true or false')
+    assert values["selection.top_count"] == ("", "a whole number from 1")
+    assert values["prompts"] == ("", "the path of a file")
+
+
+def test_the_document_is_what_is_generated() -> None:
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    assert page == markdown(), "write it anew: srtui recipes --markdown > docs/recipes.md"
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("learning_rate", "did you mean training.learning_rate?"),
+        ("teacher.slotz", "did you mean teacher.slots"),
+        ("learnin_rate", "training.learning_rate"),
+        ("trainin", "did you mean training"),
+        ("xyzzy", "srtui recipes lists them all"),
+    ],
+)
+def test_an_unknown_key_names_near_ones(name: str, near: str) -> None:
+    with pytest.raises(UserError, match="is not a key of a recipe") as caught:
+        find_keys(name)
+    assert near in str(caught.value)
+
+
+def test_the_command_prints_all_keys_or_one() -> None:
+    def srtui(*words: str) -> Result:
+        return CliRunner().invoke(app, ["recipes", *words])
+
+    table = srtui().output
+    for key in recipe_keys():
+        assert re.search(rf"^ *{re.escape(key.name)} .*{re.escape(key.default)}", table, re.MULTILINE), (
+            key.name
+        )
+    one = " ".join(srtui("training.learning_rate").output.split())
+    for words in (
+        "The highest step size",
+        "When to change it",
+        "0.0002",
+        "a number above 0",
+        "QLoRA (Dettmers",
+    ):
+        assert words in one
+    (key,) = find_keys("prompt.max_length")
+    assert json.loads(srtui("prompt.max_length", "--json").output) == {
+        "name": "prompt.max_length", "default": "2048", "values": "a whole number from 16", "unit": "tokens",
+        "what": key.what, "change": key.change, "source": "the paper",
+    }  # fmt: skip
+    section = json.loads(srtui("prompt", "--json").output)
+    assert [k["name"] for k in section] == ["prompt.template", "prompt.max_length"]
+    assert len(json.loads(srtui("--json").output)) == len(recipe_keys())
+    assert srtui("--markdown").output == markdown()
+    assert isinstance(srtui("learning_rate").exception, UserError)
+    assert isinstance(srtui("--markdown", "--json").exception, UserError)

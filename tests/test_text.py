@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from srtui.console import Face, plain
+from srtui.cli.terminal import Terminal, plain
 from srtui.text import json_safe, safe
 
 KEPT = {
@@ -100,6 +100,6 @@ def test_json_reads_the_same_and_hides_nothing(text: str) -> None:
 @example("ends in a backslash\\")
 @example("\\\\[red]\\")
 def test_markup_in_data_is_text(text: str) -> None:
-    face = Face()
+    face = Terminal()
     assert face.render_str(f"[bold]{plain(text)}[/] end").plain == f"{safe(text)} end"
     assert face.render_str(plain(text)).plain == safe(text)

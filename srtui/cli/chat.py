@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srtui.cli.base import MOST, AsJson, RunName, app, libraries_log, open_store, print_json, say
+from srtui.cli.base import MOST, AsJson, RunName, app, libraries_log, open_store
+from srtui.cli.output import print_json, print_line
 
 if TYPE_CHECKING:
     from srtui.pipeline.side_by_side import SideBySide
@@ -31,7 +32,7 @@ def chat(
 
     Without --say it asks what you type, one instruction a line; lines from a pipe too.
     """
-    from srtui.console import err
+    from srtui.cli.terminal import err
     from srtui.pipeline.side_by_side import SideBySide
 
     workspace, store = open_store(read_only=True)
@@ -49,14 +50,14 @@ def chat(
                     answers[side] += piece
                 print_json({"instruction": instruction, **answers})
             else:
-                _show(both, instruction)
+                _print_answers(both, instruction)
 
 
 def _lines() -> Iterator[str]:
     """What is typed or piped, without blank lines; an end of file or /quit ends it."""
     asked = sys.stdin.isatty()
     if asked:
-        say("Type an instruction; /quit or Ctrl-D ends.")
+        print_line("Type an instruction; /quit or Ctrl-D ends.")
     while True:
         try:
             line = input("> " if asked else "")
@@ -68,21 +69,21 @@ def _lines() -> Iterator[str]:
             yield line
 
 
-def _show(both: SideBySide, instruction: str) -> None:
+def _print_answers(both: SideBySide, instruction: str) -> None:
     """Two columns that grow, on a terminal; the two answers one after the other elsewhere."""
     from rich.console import Group, RenderableType
     from rich.live import Live
     from rich.panel import Panel
     from rich.table import Table
 
-    from srtui.console import out, plain
+    from srtui.cli.terminal import out, plain
 
     answers = {"base": "", "tuned": ""}
     if not out.is_terminal:
         for side, piece in both.ask(instruction):
             answers[side] += piece
         for name, text in answers.items():
-            say(f"{name}: {text.strip()}")
+            print_line(f"{name}: {text.strip()}")
         return
 
     def panels() -> RenderableType:

@@ -9,19 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from srtui.cli.base import (
-    AsJson,
-    Force,
-    RunName,
-    app,
-    is_stdout,
-    key_value,
-    open_store,
-    outputs_of,
-    print_json,
-    say,
-    stdout_for_data,
-)
+from srtui.cli.base import AsJson, Force, RunName, app, key_value, open_store
+from srtui.cli.output import is_stdout, outputs_of, print_json, print_line, stdout_for_data
 from srtui.errors import UserError
 from srtui.store.endings import in_words
 from srtui.workspace import Workspace
@@ -34,8 +23,8 @@ if TYPE_CHECKING:
 def init(directory: Annotated[Path, typer.Argument(help="The folder to make or complete.")]) -> None:
     """Make a workspace: models/, store/, recipes/ and the model catalogue."""
     workspace, written = Workspace.create(directory)
-    say(f"Workspace {workspace.root}: {len(written)} files written.")
-    say(f"Next: cd {directory} && srtui models add smollm2-135m && srtui run recipes/quickstart.toml")
+    print_line(f"Workspace {workspace.root}: {len(written)} files written.")
+    print_line(f"Next: cd {directory} && srtui models add smollm2-135m && srtui run recipes/quickstart.toml")
 
 
 @app.command("import", epilog="Example: srtui import alpaca.json --name alpaca")
@@ -58,7 +47,7 @@ def import_(
     as_json: AsJson = False,
 ) -> None:
     """Bring a dataset into the store. The same file a second time adds nothing."""
-    from srtui.console import progress_line
+    from srtui.cli.reporters import progress_line
     from srtui.pipeline import import_file
 
     columns = dict(key_value(word, "--column") for word in column or [])
@@ -71,16 +60,16 @@ def import_(
             print_json(vars(done))
             return
         if done.already:
-            say(f"{file} is already in {done.dataset}: nothing new.")
+            print_line(f"{file} is already in {done.dataset}: nothing new.")
             return
         what = "rewrites" if as_variant else "samples"
         unmatched = f", {done.unmatched:,} unmatched" if done.unmatched else ""
-        say(
+        print_line(
             f"{done.dataset}: {done.read:,} rows read, {done.new:,} new {what}, "
             f"{done.duplicate:,} duplicates, {done.bad:,} bad{unmatched}."
         )
         for bad in store.corpus.bad_rows(done.dataset_id, 5) if done.bad or done.unmatched else []:
-            say(f"  line {bad['line']}: {bad['reason']} {bad['detail'][:100]}")
+            print_line(f"  line {bad['line']}: {bad['reason']} {bad['detail'][:100]}")
 
 
 @app.command(epilog="Example: srtui show 12")
@@ -97,7 +86,7 @@ def show(
         if as_json:
             print_json(facts)
         else:
-            _show_sample(facts, raw)
+            _print_sample(facts, raw)
 
 
 def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[str, Any]:
@@ -158,9 +147,10 @@ def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[st
     }
 
 
-def _show_sample(facts: dict[str, Any], raw: bool) -> None:
-    from srtui.console import number, out, plain
-    from srtui.store.figures import LABELS
+def _print_sample(facts: dict[str, Any], raw: bool) -> None:
+    from srtui.cli.terminal import out, plain
+    from srtui.text import number
+    from srtui.wording import LABELS
 
     out.print(f"[bold]Sample {facts['sample']}[/] of {plain(facts['dataset'])}, row {facts['row']}")
     for v in facts["variants"]:
@@ -230,7 +220,7 @@ def export(
             outputs.check(out_file, force)
         run_id, everything = store.runs.named(run_name).id, what == "all-variants"
         if top_k_percent is not None and (unscored := store.unranked(run_id, all_variants=everything)):
-            say(
+            print_line(
                 f"{unscored:,} have no IFD by the run's own student (a proxy chose them, or they cannot be scored), "
                 "and are not ranked with the others.",
                 to=sys.stderr,
@@ -244,5 +234,5 @@ def export(
         written = datasets.write(chain([first], rows), out_file, format, stream)
         if stream is None:
             outputs.wrote(out_file)
-    said = "stdout" if stream else out_file
-    say(f"{written:,} samples written to {said}.", to=sys.stderr if stream else None)
+    target = "stdout" if stream else out_file
+    print_line(f"{written:,} samples written to {target}.", to=sys.stderr if stream else None)

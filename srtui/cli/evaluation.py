@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from srtui.cli.base import (
-    MOST,
-    AsJson,
-    Force,
-    app,
-    libraries_log,
-    open_store,
-    outputs_of,
-    plain_data,
-    print_json,
-    say,
-    stop_on_signals,
-)
+from srtui.cli.base import MOST, AsJson, Force, app, libraries_log, open_store, stop_on_signals
+from srtui.cli.output import fields_of, outputs_of, print_json, print_line
 
 if TYPE_CHECKING:
     from srtui.evaluation.contestants import Contestant
@@ -223,6 +212,7 @@ def choice(
     as_json: AsJson = False,
 ) -> None:
     """Multiple choice (ARC, HellaSwag, MMLU, TruthfulQA) by EleutherAI's lm-eval, on task files on disk."""
+    from srtui.cli.reporters import reporter
     from srtui.evaluation import choice as multiple_choice
     from srtui.evaluation.contestants import find_contestant
 
@@ -231,9 +221,9 @@ def choice(
         multiple_choice.check(tasks, run_python)
         one = find_contestant(workspace, store, a)
         stop = stop_on_signals()
-        with libraries_log(store.path.parent), reporter_of(as_json, stop.set) as face:
+        with libraries_log(store.path.parent), reporter(as_json, stop.set, json_lines=False) as face:
             done = multiple_choice.evaluate(store, one, tasks, limit, shots, face, stop.is_set)
-        _show(store, done, as_json)
+        _print_result(store, done, as_json)
 
 
 @eval_app.command(epilog="Example: srtui eval anchors 1 2 3 4 --gamed 3 --gamed 4 --out anchors.csv")
@@ -274,7 +264,7 @@ def anchors(
         questions = {i.item: i.turns[0] for i in store.evaluations.items(found[0].id)}
         made = write_anchors(out, models, named, questions)
         outputs.wrote(out)
-    say(
+    print_line(
         f"{out}: {len(made.difficulty)} difficulties from {len(models)} models, {len(made.preference)} gamed rows."
     )
 
@@ -284,16 +274,18 @@ def list_(
     run: Annotated[str | None, typer.Option(help="Only those of this run.")] = None, as_json: AsJson = False
 ) -> None:
     """All evaluations, the newest first, with what came out."""
-    from srtui.cli.evaluation_view import print_list
+    from srtui.cli.evaluation_tables import print_list
 
     _, store = open_store()
     with store:
         run_id = store.runs.named(run).id if run else None
         found = store.evaluations.all(run_id)
         if as_json:
-            print_json([plain_data(e) for e in found])
+            print_json(found)
         elif not found:
-            say("No evaluations yet. Start one with: srtui eval pairwise A B --prompts FILE --judge MODEL")
+            print_line(
+                "No evaluations yet. Start one with: srtui eval pairwise A B --prompts FILE --judge MODEL"
+            )
         else:
             print_list(found)
 
@@ -307,17 +299,17 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """One evaluation: its figures; with --judgements or --json, every single judgement too."""
-    from srtui.cli.evaluation_view import print_judged
+    from srtui.cli.evaluation_tables import print_judged
 
     _, store = open_store()
     with store:
         evaluation = store.evaluations.get(evaluation_id)
         judged = store.evaluations.judged(evaluation_id) if judgements or as_json else []
         if as_json:
-            rows = [_without_bytes(plain_data(pair)) for pair in judged]
-            print_json(plain_data(evaluation) | {"judgements": rows})
+            rows = [_without_bytes(asdict(pair)) for pair in judged]
+            print_json(fields_of(evaluation) | {"judgements": rows})
             return
-        _show(store, evaluation, False)
+        _print_result(store, evaluation, False)
         for pair in judged:
             print_judged(pair)
 
@@ -342,20 +334,21 @@ def _evaluate(
     shown_source: str = "",
     anchors: Anchors | None = None,
 ) -> None:
-    from srtui.console import err
+    from srtui.cli.reporters import reporter
+    from srtui.cli.terminal import err
     from srtui.evaluation.contestants import same_weights
     from srtui.evaluation.evaluator import Evaluator, prepare
     from srtui.progress import Stopped
 
     evaluation, is_new = prepare(store, kind, source, contestants, judge, settings, names, shown_source)
     if evaluation.state == "done":
-        _show(store, evaluation, as_json)
+        _print_result(store, evaluation, as_json)
         if not as_json:
-            say("This evaluation is done already; nothing was left to do.")
+            print_line("This evaluation is done already; nothing was left to do.")
         return
     sides: dict[Side, Contestant] = dict(zip(("a", "b"), contestants, strict=False))
     stop = stop_on_signals()
-    with libraries_log(store.path.parent), reporter_of(as_json, stop.set) as face:
+    with libraries_log(store.path.parent), reporter(as_json, stop.set, json_lines=False) as face:
         if not is_new:
             face.event("info", f"Going on with evaluation {evaluation.id}.")
         warnings = same_weights(workspace, store, judge.name, judge.sha256, contestants)
@@ -368,35 +361,14 @@ def _evaluate(
         except Stopped:
             err.print("Stopped; everything finished is stored. The same command goes on.")
             sys.exit(130)
-    _show(store, evaluation, as_json)
+    _print_result(store, evaluation, as_json)
 
 
-def reporter_of(as_json: bool, lost: Callable[[], None]) -> Any:
-    """Progress goes to the terminal; a script that wants JSON gets the result and nothing else."""
-    from srtui.console import reporter
-
-    return _Quiet() if as_json else reporter(False, lost)
-
-
-class _Quiet:
-    def __enter__(self) -> _Quiet:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def progress(self, progress: Any) -> None:
-        pass
-
-    def event(self, level: str, message: str) -> None:
-        pass
-
-
-def _show(store: Store, evaluation: Evaluation, as_json: bool) -> None:
-    from srtui.cli.evaluation_view import print_evaluation
+def _print_result(store: Store, evaluation: Evaluation, as_json: bool) -> None:
+    from srtui.cli.evaluation_tables import print_evaluation
 
     if as_json:
-        print_json(plain_data(evaluation))
+        print_json(evaluation)
     else:
         print_evaluation(evaluation)
 

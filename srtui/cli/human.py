@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srtui.cli.base import AsJson, libraries_log, open_store, plain_data, print_json, say, stop_on_signals
+from srtui.cli.base import AsJson, libraries_log, open_store, stop_on_signals
 from srtui.cli.evaluation import (
     ContestantName,
     Limit,
@@ -17,8 +17,8 @@ from srtui.cli.evaluation import (
     Temperature,
     Template,
     eval_app,
-    reporter_of,
 )
+from srtui.cli.output import print_json, print_line
 from srtui.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,8 +49,9 @@ def human(
     Several people may judge, each by name and at their own time; they see other sides in another order.
     The result has intervals, and their agreement as a kappa.
     """
-    from srtui.cli.evaluation_view import print_evaluation
-    from srtui.console import err
+    from srtui.cli.evaluation_tables import print_evaluation
+    from srtui.cli.reporters import reporter
+    from srtui.cli.terminal import err
     from srtui.evaluation import sources
     from srtui.evaluation.contestants import find_contestant
     from srtui.evaluation.evaluator import Evaluator, prepare, settings_of
@@ -73,7 +74,10 @@ def human(
         evaluation, _ = prepare(store, "human", source, both, None, settings)
         if len(store.evaluations.answers(evaluation.id)) < 2 * len(source.items):
             stop = stop_on_signals()
-            with libraries_log(workspace.store_path.parent), reporter_of(as_json, stop.set) as face:
+            with (
+                libraries_log(workspace.store_path.parent),
+                reporter(as_json, stop.set, json_lines=False) as face,
+            ):
                 sides: dict[Side, Contestant] = {"a": both[0], "b": both[1]}
                 try:
                     Evaluator(store, evaluation, source, sides, None, face, stop.is_set).work()
@@ -87,9 +91,9 @@ def human(
         result = keep_result(store, evaluation.id)
         evaluation = store.evaluations.get(evaluation.id)
         if as_json:
-            print_json(plain_data(evaluation))
+            print_json(evaluation)
         elif not result["judgements"]:
-            say(
+            print_line(
                 f"Evaluation {evaluation.id}: the answers are there, and nobody has judged yet. Judge with "
                 "--annotator NAME, or on 8 Evaluation of the dashboard with h."
             )

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from srtui.cli.base import AsJson, app, open_store, outputs_of, plain_data, print_json, say, stop_on_signals
+from srtui.cli.base import AsJson, app, open_store, stop_on_signals
+from srtui.cli.output import outputs_of, print_json, print_line
 from srtui.errors import UserError
 from srtui.workspace import Workspace
 
@@ -22,7 +23,7 @@ app.add_typer(db_app, name="db")
 @app.command(epilog="Example: srtui doctor")
 def doctor(as_json: AsJson = False) -> None:
     """Does everything work on this machine? Each line is ok, or says what to do."""
-    from srtui.console import out, plain
+    from srtui.cli.terminal import out, plain
     from srtui.doctor import checks
 
     try:
@@ -33,11 +34,12 @@ def doctor(as_json: AsJson = False) -> None:
     for check in checks(root):
         failed |= check.ok is False
         if as_json:
-            print_json(plain_data(check))
+            # Scripts know the key by its first name.
+            print_json({"name": check.name, "ok": check.ok, "detail": check.detail, "mend": check.fix})
             continue
         sign = {True: "[green]ok  [/]", False: "[red]FAIL[/]", None: "[yellow]note[/]"}[check.ok]
-        mend = f" [bold]{plain(check.mend)}[/]" if check.mend and check.ok is not True else ""
-        out.print(f"{sign} {plain(check.name)}: {plain(check.detail)}{mend}", soft_wrap=True)
+        fix = f" [bold]{plain(check.fix)}[/]" if check.fix and check.ok is not True else ""
+        out.print(f"{sign} {plain(check.name)}: {plain(check.detail)}{fix}", soft_wrap=True)
     if failed:
         sys.exit(2)
 
@@ -47,7 +49,7 @@ def db(context: typer.Context, as_json: AsJson = False) -> None:
     """Path, size and row counts of the store."""
     if context.invoked_subcommand is not None:
         return
-    from srtui.console import bytes_text
+    from srtui.text import bytes_text
 
     _, store = open_store(read_only=True)
     with store:
@@ -56,14 +58,14 @@ def db(context: typer.Context, as_json: AsJson = False) -> None:
             facts = {"path": str(store.path), "bytes": store.size(), "pages_in_log": logged, "rows": counts}
             print_json(facts)
             return
-        say(f"{store.path}  {bytes_text(store.size())}")
+        print_line(f"{store.path}  {bytes_text(store.size())}")
         if logged:
-            say(
+            print_line(
                 f"{logged:,} pages of it lie in {store.path.name}-wal alone: copy it with srtui db backup, or bring "
                 "them into the file first, with srtui db checkpoint."
             )
         for name, count in counts.items():
-            say(f"  {name:<18} {count:>12,}")
+            print_line(f"  {name:<18} {count:>12,}")
 
 
 @db_app.command("checkpoint", epilog="Example: srtui db checkpoint")
@@ -73,7 +75,7 @@ def db_checkpoint() -> None:
     with store:
         if not store.checkpoint(30):
             raise UserError(f"{store.path} is being read or written; stop the run, or use srtui db backup.")
-    say(f"{store.path} holds everything.")
+    print_line(f"{store.path} holds everything.")
 
 
 @db_app.command("check", epilog="Example: srtui db check")
@@ -87,7 +89,7 @@ def db_check(
     ] = False,
 ) -> None:
     """Is the file sound, and does it say what was stored?"""
-    from srtui.console import progress_line
+    from srtui.cli.reporters import progress_line
 
     _, store = open_store(read_only=True)
     show, clear = progress_line(False)
@@ -106,21 +108,21 @@ def db_check(
                 problems.append(str(error))
     clear()
     for problem in problems:
-        say(problem)
+        print_line(problem)
     if problems:
         raise UserError(f"{store.path} is damaged; restore a copy made by srtui db backup.")
     rest = "" if verified.checked == verified.texts else f" of {verified.texts:,}; --deep compares them all"
-    say(f"{store.path} is sound; {verified.checked:,} texts compared with their digests{rest}.")
+    print_line(f"{store.path} is sound; {verified.checked:,} texts compared with their digests{rest}.")
 
 
 @db_app.command("vacuum", epilog="Example: srtui db vacuum")
 def db_vacuum() -> None:
     """Give unused space back to the disk."""
-    from srtui.console import bytes_text
+    from srtui.text import bytes_text
 
     _, store = open_store()
     with store:
-        say(f"{bytes_text(max(0, store.vacuum()))} given back.")
+        print_line(f"{bytes_text(max(0, store.vacuum()))} given back.")
 
 
 @db_app.command("backup", epilog="Example: srtui db backup store/yesterday.sqlite")
@@ -135,6 +137,6 @@ def db_backup(target: Annotated[Path, typer.Argument(help="A file that does not 
         try:
             rows = store.backup(target, stop.is_set)
         except BackupStopped:
-            say("Stopped; nothing was written.")
+            print_line("Stopped; nothing was written.")
             sys.exit(130)
-    say(f"Copied to {target}: {sum(rows.values()):,} rows, checked.")
+    print_line(f"Copied to {target}: {sum(rows.values()):,} rows, checked.")

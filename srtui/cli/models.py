@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srtui.cli.base import AsJson, app, libraries_log, open_store, outputs_of, plain_data, print_json, say
+from srtui.cli.base import AsJson, app, libraries_log, open_store
+from srtui.cli.output import fields_of, outputs_of, print_json, print_line
 from srtui.errors import UserError
 from srtui.workspace import Workspace
 
@@ -48,7 +49,7 @@ def export_model(
 ) -> None:
     """Take the tuned student out: an adapter, merged weights, or GGUF, ready to be used."""
     from srtui import models
-    from srtui.console import bytes_text
+    from srtui.text import bytes_text
 
     form = next((form for form in models.FORMS if form == to), None)
     if form is None:
@@ -71,21 +72,21 @@ def export_model(
             original_base=base == "original",
             quantization=quantization,
             force=force,
-            say=lambda line: say(line, to=sys.stderr if as_json else sys.stdout),
+            say=lambda line: print_line(line, to=sys.stderr if as_json else sys.stdout),
         )
     use = _how_to_use(to, done.path, workspace, this.recipe["student"]["model"])
     if as_json:
-        print_json({**plain_data(done), "prompt": this.recipe["prompt"]["template"], "use": use})
+        print_json({**fields_of(done), "prompt": this.recipe["prompt"]["template"], "use": use})
         return
-    say(f"Ready: {done.path} ({bytes_text(done.size)}, {done.stored}, {done.seconds:.1f} s)")
+    print_line(f"Ready: {done.path} ({bytes_text(done.size)}, {done.stored}, {done.seconds:.1f} s)")
     if len(done.files) > 1:
         for file, size in done.files:
-            say(f"  {file}  {bytes_text(size)}")
-    say(f"Base: {done.base}.")
+            print_line(f"  {file}  {bytes_text(size)}")
+    print_line(f"Base: {done.base}.")
     if done.tokenizer:
-        say(f"Tokenizer: {done.tokenizer}.")
-    say(f"Prompt that it was trained with: {this.recipe['prompt']['template']}.")
-    say(f"Use it: {use}")
+        print_line(f"Tokenizer: {done.tokenizer}.")
+    print_line(f"Prompt that it was trained with: {this.recipe['prompt']['template']}.")
+    print_line(f"Use it: {use}")
 
 
 def _how_to_use(to: str, path: Path, workspace: Workspace, student: str) -> str:
@@ -105,13 +106,13 @@ def _how_to_use(to: str, path: Path, workspace: Workspace, student: str) -> str:
 def models_list(as_json: AsJson = False) -> None:
     """What is in models/, and what the catalogue can add."""
     from srtui import models
-    from srtui.console import out, print_models
+    from srtui.cli.model_tables import print_models
 
     entries = models.list_models(Workspace.find().models)
     if as_json:
-        print_json([plain_data(e) for e in entries])
+        print_json(entries)
     else:
-        print_models(entries, out)
+        print_models(entries)
 
 
 @models_app.command("inspect", epilog="Example: srtui models inspect smollm2-135m")
@@ -120,11 +121,11 @@ def models_inspect(
 ) -> None:
     """Architecture, parameters, quantization, context, chat template, size, licence, hash."""
     from srtui import models
-    from srtui.console import print_model
+    from srtui.cli.model_tables import print_model
 
     info = models.inspect(models.find(Workspace.find().models, name))
     if as_json:
-        print_json(plain_data(info))
+        print_json(info)
     else:
         print_model(info)
 
@@ -138,8 +139,8 @@ def models_add(
     """Put a model into models/. For a catalogue entry this, and nothing else, uses the network."""
     from srtui import models
 
-    for entry in models.add(Workspace.find().models, name, say):
-        say(f"Ready: {entry.name} ({entry.path.name})")
+    for entry in models.add(Workspace.find().models, name, print_line):
+        print_line(f"Ready: {entry.name} ({entry.path.name})")
 
 
 @models_app.command("quantize", epilog="Example: srtui models quantize smollm2-135m Q8_0")
@@ -152,7 +153,7 @@ def models_quantize(
 
     folder = Workspace.find().models
     made = models.quantize(models.resolve_teacher(folder, name), folder, type_)
-    say(f"Ready: {made.name}")
+    print_line(f"Ready: {made.name}")
 
 
 @models_app.command("tune", epilog="Example: srtui models tune smollm2-135m")
@@ -167,7 +168,7 @@ def models_tune(
 ) -> None:
     """Measure tokens a second by quantization and slots; recipes with slots = "auto" use the table."""
     from srtui import models
-    from srtui.console import out, print_tunings
+    from srtui.cli.model_tables import print_tunings
     from srtui.llama.tuning import tune, tuned
 
     if not all(re.fullmatch(r" *[0-9]{1,3} *", word) and 0 < int(word) <= 256 for word in slots.split(",")):
@@ -189,9 +190,9 @@ def models_tune(
         known = tuned(file) if once else None
         if known is None:
             with libraries_log(workspace.store_path.parent):
-                known = tune(file, counts, say=lambda line: None if as_json else say(line))
+                known = tune(file, counts, say=lambda line: None if as_json else print_line(line))
         found.append(known)
     if as_json:
-        print_json([plain_data(t) for t in found])
+        print_json(found)
     else:
-        print_tunings(found, out)
+        print_tunings(found)

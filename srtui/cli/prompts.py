@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from srtui.cli.base import app, say
+from srtui.cli.base import app
+from srtui.cli.output import print_line
 from srtui.errors import UserError
 
 prompts_app = typer.Typer(
@@ -62,4 +63,4 @@ def _write(out: Path, text: str, force: bool) -> None:
         raise UserError(f"{out}: name a file in a folder that exists.")
     with replacing(out) as file:
         file.write(text.encode("utf-8"))
-    say(f'{out} written. Name it in a recipe beside it: prompts = "{out.name}"')
+    print_line(f'{out} written. Name it in a recipe beside it: prompts = "{out.name}"')

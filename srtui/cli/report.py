@@ -8,22 +8,8 @@ from typing import Annotated
 import typer
 
 from srtui.atomic import replacing
-from srtui.cli.base import (
-    MOST,
-    AsJson,
-    Force,
-    RunName,
-    app,
-    is_stdout,
-    libraries_log,
-    open_store,
-    outputs_of,
-    plain_data,
-    print_json,
-    say,
-    short,
-    stdout_for_data,
-)
+from srtui.cli.base import MOST, AsJson, Force, RunName, app, libraries_log, open_store
+from srtui.cli.output import fields_of, is_stdout, outputs_of, print_json, print_line, short, stdout_for_data
 from srtui.errors import UserError
 
 
@@ -66,7 +52,7 @@ def report(
 
         facts = reports.gather(store, workspace.root, this.id, examples=examples, seed=seed)
         if as_json:
-            print_json(plain_data(facts) | {"open": reports.open_questions(facts)})
+            print_json(fields_of(facts) | {"open": reports.open_questions(facts)})
         for path, render in ((out, reports.html), (markdown, reports.markdown)):
             if path is None:
                 continue
@@ -77,4 +63,4 @@ def report(
                 file.write(render(facts).encode("utf-8"))
             outputs.wrote(path)
             if not as_json and stream is None:
-                say(f"{short(path.resolve())}: {path.stat().st_size / 1000:,.0f} kB.")
+                print_line(f"{short(path.resolve())}: {path.stat().st_size / 1000:,.0f} kB.")

@@ -11,28 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from srtui.atomic import replacing
-from srtui.cli.base import (
-    MOST,
-    AsJson,
-    Force,
-    RunName,
-    app,
-    is_stdout,
-    libraries_log,
-    open_store,
-    outputs_of,
-    plain_data,
-    print_json,
-    say,
-    short,
-    stop_on_signals,
-)
+from srtui.cli.base import MOST, AsJson, Force, RunName, app, libraries_log, open_store, stop_on_signals
+from srtui.cli.output import fields_of, is_stdout, outputs_of, print_json, print_line, short
 from srtui.errors import UserError
 from srtui.noise import screen
 from srtui.workspace import Workspace
 
 if TYPE_CHECKING:
     from srtui.pipeline.ablate import Examiner
+    from srtui.pipeline.template_check import TemplateScores
     from srtui.progress import Reporter
     from srtui.store import Store
     from srtui.store.runs import Run
@@ -73,7 +60,7 @@ def run(
         if teacher_from is not None:
             before = store.runs.named(teacher_from)
             with libraries_log(workspace.store_path.parent):
-                what = next_round(workspace, store, what, before, lambda line: say(line, to=screen()))
+                what = next_round(workspace, store, what, before, lambda line: print_line(line, to=screen()))
             again += f" --teacher-from {before.name}"
         this, is_new = prepare(workspace, store, what, recipe.resolve())
         _work(workspace, store, this, until, as_json, is_new, again)
@@ -95,17 +82,19 @@ def resume(
 def _work(
     workspace: Workspace, store: Store, this: Run, until: str | None, as_json: bool, is_new: bool, again: str
 ) -> None:
-    from srtui.console import out, print_summary, reporter
+    from srtui.cli.reporters import reporter
+    from srtui.cli.run_tables import print_summary
+    from srtui.cli.terminal import out
     from srtui.pipeline import Engine
     from srtui.progress import Stopped
     from srtui.store.summary import summarise
 
     if this.status == "done" and not store.work.unscored_by_hand(this.id):
         if as_json:
-            print_json({"type": "summary", **summarise(store, this.id)})
+            print_json({"type": "summary", **fields_of(summarise(store, this.id))})
         else:
             print_summary(summarise(store, this.id), _files(workspace, store, this))
-            say("\nThis run is done already; nothing was left to do.")
+            print_line("\nThis run is done already; nothing was left to do.")
         return
     stop = stop_on_signals()
     with libraries_log(workspace.runs / this.name), reporter(as_json, stop.set) as face:
@@ -117,7 +106,7 @@ def _work(
         except Stopped:
             stopped = True
     if as_json:
-        print_json({"type": "summary", **summarise(store, this.id)})
+        print_json({"type": "summary", **fields_of(summarise(store, this.id))})
     elif stopped:
         out.print(f"Stopped; everything finished is stored. Go on with: {again}", soft_wrap=True)
     else:
@@ -156,7 +145,8 @@ def ablate(
     The arm original, the same training on the original data, is the control that says whether the method helped.
     """
     from srtui import recipe as recipes
-    from srtui.console import out, print_comparison, reporter
+    from srtui.cli.reporters import reporter
+    from srtui.cli.run_tables import print_comparison
     from srtui.pipeline.ablate import Ablation, check_arms
     from srtui.progress import Stopped
 
@@ -185,12 +175,12 @@ def ablate(
                 ablation = Ablation(workspace, store, what, recipe.resolve(), face, stop.is_set, asked)
                 found = ablation.work(names, seeds)
         except Stopped:
-            say("Stopped; everything finished is stored. Go on with the same command.", to=screen())
+            print_line("Stopped; everything finished is stored. Go on with the same command.", to=screen())
             sys.exit(130)
     if as_json:
-        print_json({"type": "ablation", **plain_data(found)})
+        print_json({"type": "ablation", **fields_of(found)})
     else:
-        print_comparison(found, out)
+        print_comparison(found)
 
 
 def _examiners(
@@ -240,9 +230,11 @@ def status(
     """How far every run is; with a run's name, its whole summary."""
     from rich.table import Table
 
-    from srtui.console import out, plain, print_summary, title
+    from srtui.cli.run_tables import print_summary
+    from srtui.cli.terminal import out, plain
     from srtui.store.runs import state_now
     from srtui.store.summary import summarise
+    from srtui.wording import stage_title
 
     workspace, store = open_store(read_only=True)
     with store:
@@ -261,7 +253,7 @@ def status(
         from srtui.store.figures import counts
 
         if not runs:
-            say("No runs yet. Start one with: srtui run recipes/quickstart.toml")
+            print_line("No runs yet. Start one with: srtui run recipes/quickstart.toml")
             return
         table = Table("run", "status", "stage", "progress", "kept", "engine", box=None, header_style="bold")
         for r in runs:
@@ -271,7 +263,7 @@ def status(
             table.add_row(
                 plain(r.name),
                 state_now(r.status, holder is not None),
-                title(r.stage) if r.stage else "",
+                stage_title(r.stage) if r.stage else "",
                 f"{stage['done']:,}/{stage['total']:,}" if stage else "",
                 f"{count.kept:,}/{count.samples:,}",
                 plain(engine),
@@ -294,7 +286,8 @@ def scores(
     as_json: AsJson = False,
 ) -> None:
     """How IFD and r-IFD are spread, by kind of variant; the share over 1, what was cut, what failed."""
-    from srtui.console import err, out, print_distributions, print_templates
+    from srtui.cli.run_tables import print_distributions, print_templates
+    from srtui.cli.terminal import err
     from srtui.store.distributions import distributions, score_columns, score_rows
 
     workspace, store = open_store(read_only=not templates)
@@ -308,9 +301,9 @@ def scores(
                     workspace, store, this, sample, lambda line: err.print(line, style="dim")
                 )
             if as_json:
-                print_json(found)
+                print_json([_without_empty_problem(t) for t in found])
             else:
-                print_templates(found, out)
+                print_templates(found)
             return
         if csv is not None:
             outputs = outputs_of(store, workspace)
@@ -324,9 +317,14 @@ def scores(
         if as_json:
             print_json({"run": this.name, "scores": figures})
         elif not figures:
-            say(f"Run {this.name} has no scores yet; they come with: srtui run")
+            print_line(f"Run {this.name} has no scores yet; they come with: srtui run")
         else:
-            print_distributions(figures, out)
+            print_distributions(figures)
+
+
+def _without_empty_problem(template: TemplateScores) -> dict[str, Any]:
+    """The key ``problem`` is there only where there is one."""
+    return {key: value for key, value in fields_of(template).items() if key != "problem" or value}
 
 
 def _write_csv(path: Path, columns: list[str], rows: Iterable[dict[str, Any]]) -> None:
@@ -350,4 +348,4 @@ def _write_csv(path: Path, columns: list[str], rows: Iterable[dict[str, Any]]) -
             written = write(text)
         finally:
             text.detach()
-    say(f"{path}: {written:,} scores.")
+    print_line(f"{path}: {written:,} scores.")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from srtui import today
 from srtui.errors import UserError
@@ -56,9 +57,24 @@ def check_template(context: Context) -> None:
     watch.event("warning", f"{sentence}.")
 
 
+@dataclass(frozen=True)
+class TemplateScores:
+    """How IFD is spread under one prompt template (:class:`srtui.store.distributions.Spread` has the fields);
+    ``chosen``: it is the run's own; ``problem`` says why there are no scores."""
+
+    template: str
+    chosen: bool
+    scored: int
+    mean: float | None
+    quantiles: dict[str, float]
+    at_or_over_one: int
+    histogram: list[int]
+    problem: str = ""
+
+
 def compare_templates(
     workspace: Workspace, store: Store, run: Run, count: int, say: Callable[[str], None]
-) -> list[dict[str, Any]]:
+) -> list[TemplateScores]:
     """IFD of ``count`` originals of a run under every prompt template, by the run's own student.
 
     Each is a way of scoring of its own, stored as such; the share at or over 1 tells which template
@@ -69,20 +85,20 @@ def compare_templates(
     student = recipe.student
     some = _some_originals(store, run, recipe.seed, count)
     path = student_path(workspace, student.model, student.quantization, say)
-    found: list[dict[str, Any]] = []
+    found: list[TemplateScores] = []
     judge: VariantScorer | None = None
     for name in template_names(recipe.prompts):
-        row: dict[str, Any] = {"template": name, "chosen": name == recipe.prompt.template}
+        chosen = name == recipe.prompt.template
         loaded = judge.student if judge else None
         try:
             judge = open_judge(store, recipe, path, student.model, student.quantization, name, loaded)
         except UserError as error:  # a student without a chat template
-            found.append(row | spread([]) | {"problem": str(error)})
+            found.append(TemplateScores(name, chosen, **vars(spread([])), problem=str(error)))
             continue
         say(f"{name}: scoring {len(some)} originals ...")
         for _ in judge.score(some, "ifd"):
             pass
-        found.append(row | spread(_values(judge, some)))
+        found.append(TemplateScores(name, chosen, **vars(spread(_values(judge, some)))))
     if judge is not None:
         judge.close()
     return found

@@ -5,13 +5,11 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from srtui.errors import UserError
-from srtui.fields import mistake
-from srtui.files import parse_toml, read_text
 from srtui.prompts import TeacherPrompts
-from srtui.prompts.prompt_set import fill, names_in
+from srtui.prompts.prompt_set import fill, load_words, names_in
 from srtui.reflection.parsing import Ours, placeholders
 from srtui.sample import Pair, Target, digest
 
@@ -103,29 +101,19 @@ def load_criteria(name: str, target: Target, near: Path | None = None) -> Criter
 
     Raises UserError that names the file and the field.
     """
-    shipped = files("srtui.reflection") / "criteria" / f"{name}.toml"
-    path = Path(name)
-    if near is not None and not path.is_absolute():
-        path = near / path
-    if path.suffix == ".toml":
-        text, source = read_text(path), str(path)
-    elif "/" not in name and shipped.is_file():
-        text, source = shipped.read_text(encoding="utf-8"), f"{name}.toml"
-    else:
-        raise UserError(
-            f"There are no criteria {name!r}: name a shipped set (instruction, response) or a .toml file."
-        )
-    try:
-        criteria = Criteria.model_validate(parse_toml(text, source))
+
+    def try_out(criteria: Criteria, source: str) -> None:
         for pair in (Pair("i", "n", "r"), Pair("i", "", "r")):
             criteria.user_text(pair)
             criteria.system_text(pair)
-    except ValidationError as error:
-        raise UserError(f"{source}: {mistake(error, Criteria)}") from error
-    except (KeyError, ValueError) as error:
+        if criteria.target != target:
+            raise UserError(
+                f"{source} rewrites the {criteria.target}, but the recipe uses it for the {target}."
+            )
+
+    criteria = load_words(Criteria, name, files("srtui.reflection") / "criteria", try_out, near)
+    if criteria is None:
         raise UserError(
-            f"{source}: a text has the placeholder {error}, which srtui does not fill."
-        ) from error
-    if criteria.target != target:
-        raise UserError(f"{source} rewrites the {criteria.target}, but the recipe uses it for the {target}.")
+            f"There are no criteria {name!r}: name a shipped set (instruction, response) or a .toml file."
+        )
     return criteria

@@ -9,16 +9,15 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import srtui
-from srtui.console import training_words
 from srtui.evaluation.question import compares_with_control
 from srtui.report.examples import Example, pick
 from srtui.store import Store, figures
-from srtui.store.distributions import distributions
+from srtui.store.distributions import ScoreSpread, distributions
 from srtui.store.evaluations import Evaluation
-from srtui.store.figures import LABELS
 from srtui.store.runs import STAGES, Run
-from srtui.store.summary import summarise
+from srtui.store.summary import RunSummary, StageSummary, summarise
 from srtui.store.views import Views
+from srtui.wording import LABELS, training_words
 
 Points = list[tuple[int, float]]
 
@@ -97,14 +96,14 @@ class Facts:
     run: Run
     version: str
     seed: int
-    summary: dict[str, Any]
+    summary: RunSummary
     models: list[Model]
     prompts: list[dict[str, Any]]
     dataset: str
     sources: list[ImportedFile]
     flow: list[Step]
     changes: list[ScoreShift]
-    spreads: list[dict[str, Any]]
+    spreads: list[ScoreSpread]
     overruled: int
     examples: list[Example]
     training: TrainingFacts | None
@@ -146,10 +145,10 @@ def gather(store: Store, root: Path, run_id: int, *, examples: int = 3, seed: in
             if (pairs := figures.pairs(store.conn, run_id, name))
         ],
         spreads=distributions(store, run_id),
-        overruled=summary["overruled"],
+        overruled=summary.overruled,
         examples=shown,
         training=training,
-        costs=_costs(summary["stages"]),
+        costs=_costs(summary.stages),
         evaluations=evaluations,
         calibrations=store.evaluations.all(kind="calibration"),
         warnings=[
@@ -210,32 +209,32 @@ def _sources(store: Store, dataset_id: int) -> list[ImportedFile]:
     ]
 
 
-def _flow(summary: Mapping[str, Any], training: TrainingFacts | None) -> list[Step]:
-    samples = summary["samples"]
+def _flow(summary: RunSummary, training: TrainingFacts | None) -> list[Step]:
+    samples = summary.samples
     steps = [Step("samples", samples, samples)]
-    for stage, word in (("instruction", "instruction"), ("response", "answer")):
-        written = summary["reflections"][stage]
+    for target, word in (("instruction", "instruction"), ("response", "answer")):
+        written = summary.reflections[target]
         steps.append(
             Step(
                 f"{word} rewritten",
-                written["first_try"] + written["after_retries"],
-                written["asked"],
-                written["failed"],
+                written.parsed,
+                written.asked,
+                written.failed,
             )
         )
-        taken = summary["accepted"][stage]
-        steps.append(Step(f"new {word} taken", taken["taken"], taken["choices"]))
-    kept, dropped = summary["kept"], summary["dropped"]
+        taken = summary.accepted[target]
+        steps.append(Step(f"new {word} taken", taken.taken, taken.choices))
+    kept, dropped = summary.kept, summary.dropped
     steps.append(Step(LABELS["kept"], kept, kept + sum(dropped.values()), dropped))
     if training is not None:
         steps.append(Step(LABELS["trained on"], training.examples, kept, _not_trained_on(summary)))
     return steps
 
 
-def _not_trained_on(summary: Mapping[str, Any]) -> dict[str, int]:
+def _not_trained_on(summary: RunSummary) -> dict[str, int]:
     why = {
-        LABELS["held out"]: summary["kept_held_out"],
-        LABELS["changed since"]: (summary["training"] or {}).get("changed_since", 0),
+        LABELS["held out"]: summary.kept_held_out,
+        LABELS["changed since"]: summary.training.changed_since if summary.training else 0,
     }
     return {reason: count for reason, count in why.items() if count}
 
@@ -249,16 +248,22 @@ def _training(row: dict[str, Any] | None) -> TrainingFacts | None:
         steps=row["steps"],
         tokens=row["tokens"],
         seconds=row["seconds"],
-        words=training_words(row),
+        words=training_words(
+            row["trained_on"],
+            row["step_losses"],
+            row["seconds"],
+            row["tokens_a_second"],
+            row["changed_since"],
+        ),
         adapter=row["adapter"],
         held_out=row["result"].get("held_out", {}),
         metrics=row["metrics"],
     )
 
 
-def _costs(stages: Mapping[str, Mapping[str, Any]]) -> list[StageCost]:
+def _costs(stages: Mapping[str, StageSummary]) -> list[StageCost]:
     order = {name: n for n, name in enumerate(("check-template", *STAGES))}
     return [
-        StageCost(name, s["done"], s["total"], s["tokens"], s["seconds"])
+        StageCost(name, s.done, s.total, s.tokens, s.seconds)
         for name, s in sorted(stages.items(), key=lambda item: order.get(item[0], len(order)))
     ]

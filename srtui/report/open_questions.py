@@ -16,6 +16,7 @@ from srtui.store.results import is_estimate
 if TYPE_CHECKING:
     from srtui.report.facts import Facts, ScoreShift, TrainingFacts
     from srtui.store.evaluations import Evaluation
+    from srtui.store.summary import RunSummary
 
 FEW_HELD_OUT = 100
 FEW_STEPS = 50
@@ -33,7 +34,7 @@ def open_questions(f: Facts) -> list[str]:
         found.append(
             f"The run is not done (it is {f.run.status}); every figure here is of what was finished by now."
         )
-    if not f.summary["samples"]:
+    if not f.summary.samples:
         return [*found, "The run has no samples; there is nothing to conclude."]
     found += _of_training(f.training, f.summary)
     if not any(e.result for e in f.evaluations):
@@ -57,7 +58,7 @@ def open_questions(f: Facts) -> list[str]:
     return found
 
 
-def _of_training(t: TrainingFacts | None, summary: dict[str, Any]) -> list[str]:
+def _of_training(t: TrainingFacts | None, summary: RunSummary) -> list[str]:
     if t is None:
         return ["Nothing was trained, so nothing is known of what the selected data does to the student."]
     found = []
@@ -178,28 +179,28 @@ def _of_change(c: ScoreShift) -> list[str]:
 
 def _of_data(f: Facts) -> list[str]:
     s, found = f.summary, []
-    length = s["length"]
-    if length["before"] and length["after"]:
-        times = length["after"] / length["before"]
+    length = s.length
+    if length.before and length.after:
+        times = length.after / length.before
         if times > LONGER or times < 1 / LONGER:
             found.append(
                 f"The kept answers are {times:.1f} times as long as those of the dataset on the mean "
-                f"({length['after']:,.0f} against {length['before']:,.0f} characters); judges and people favour "
+                f"({length.after:,.0f} against {length.before:,.0f} characters); judges and people favour "
                 "longer answers, and a change of length is not one of quality."
             )
-    for stage, word in (("instruction", "instructions"), ("response", "answers")):
-        asked, failed = s["reflections"][stage]["asked"], sum(s["reflections"][stage]["failed"].values())
+    for target, word in (("instruction", "instructions"), ("response", "answers")):
+        asked, failed = s.reflections[target].asked, sum(s.reflections[target].failed.values())
         if asked and failed / asked > 0.1:
             found.append(
                 f"{failed:,} of {asked:,} {word} could not be rewritten in a form that could be read; what is kept "
                 "leans to samples that this teacher finds easy."
             )
-    unscored = sum(sum(d["invalid"].values()) for d in f.spreads)
+    unscored = sum(sum(d.invalid.values()) for d in f.spreads)
     if unscored:
         found.append(f"{unscored:,} texts have no score and could not be chosen.")
-    if s["truncated"]:
-        found.append(f"{s['truncated']:,} texts were cut to the longest length before they were scored.")
-    ended = s["endings"]
+    if s.truncated:
+        found.append(f"{s.truncated:,} texts were cut to the longest length before they were scored.")
+    ended = s.endings
     if ended["cut"]:
         found.append(
             f"{ended['cut']:,} of the kept texts were cut short by an older srtui, which took them all the same: they end "
@@ -210,7 +211,7 @@ def _of_data(f: Facts) -> list[str]:
             f"Of {ended['unknown']:,} of the kept texts it is not known whether they were cut short: they were imported, or "
             "written by an older srtui, which did not keep how each part ended."
         )
-    if s["teacher"] and s["teacher"] == s["student"]:
+    if s.teacher and s.teacher == s.student:
         found.append(
             "Teacher and student are the same model: the teacher cannot know more than the student does, which is not "
             "the setting of the paper."

@@ -14,13 +14,14 @@ from typing import Any, Literal
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from srtui.console import bytes_text, duration, number, safe, share, title
 from srtui.report import pictures
 from srtui.report.facts import Facts
 from srtui.report.open_questions import open_questions
 from srtui.store import results
 from srtui.store.distributions import quantile
+from srtui.text import bytes_text, duration, number, safe, share
 from srtui.worddiff import Part
+from srtui.wording import stage_title
 
 _KINDS = {
     "original": "original",
@@ -38,7 +39,7 @@ def html(facts: Facts) -> str:
     both."""
     style = _sheet()
     drawn = {
-        "flow": pictures.flow(facts.flow) if facts.summary["samples"] else "",
+        "flow": pictures.flow(facts.flow) if facts.summary.samples else "",
         "changes": pictures.changes(facts.changes) if facts.changes else "",
         "training": pictures.training(facts.training)
         if facts.training and facts.training.metrics.get("loss")
@@ -84,7 +85,7 @@ def _environment(is_html: bool) -> Environment:
         "duration": duration,
         "bytes": bytes_text,
         "number": number,
-        "stage": title,
+        "stage": stage_title,
         "moment": _moment,
         "short": lambda digest: digest[:12],
         "kind": lambda kind: _KINDS.get(kind, kind),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -48,47 +49,64 @@ def score_columns() -> list[str]:
     return _COLUMNS.split(", ")
 
 
-def distributions(store: Store, run_id: int) -> list[dict[str, Any]]:
+@dataclass
+class Spread:
+    """How some scores (ratios of perplexities) are spread: quantiles by their share as text ("0.5"), how many
+    are at or over 1, and counts in BINS bins over 0 to 2. ``mean`` is None where nothing has a score."""
+
+    scored: int = 0
+    mean: float | None = None
+    quantiles: dict[str, float] = field(default_factory=dict)
+    at_or_over_one: int = 0
+    histogram: list[int] = field(default_factory=lambda: [0] * BINS)
+
+
+@dataclass
+class ScoreSpread:
+    """The spread of one metric over one kind of variant: the fields of :class:`Spread`, how many targets
+    were truncated, and how many texts have no score, by reason."""
+
+    metric: str
+    kind: str
+    scored: int = 0
+    mean: float | None = None
+    quantiles: dict[str, float] = field(default_factory=dict)
+    at_or_over_one: int = 0
+    histogram: list[int] = field(default_factory=lambda: [0] * BINS)
+    truncated: int = 0
+    invalid: dict[str, int] = field(default_factory=dict)
+
+
+def distributions(store: Store, run_id: int) -> list[ScoreSpread]:
     """By metric and kind of variant: count, mean, quantiles, share at or over 1, truncated, invalid by
     reason, and a histogram of BINS counts over 0 to 2.
 
     Read from the counts that the store keeps by steps of score. All are exact but the quantiles, which
     are off by at most QUANTILE_ERROR (0.1 where they are above 4).
     """
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    spreads: dict[tuple[str, str], ScoreSpread] = {}
     steps: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    sums: dict[tuple[str, str], float] = {}
     for r in store.conn.execute(
         "SELECT metric, kind, reason, bin, n, total, truncated FROM score_bin WHERE run_id = ? ORDER BY metric, kind, bin",
         (run_id,),
     ):
         group = r["metric"], r["kind"]
-        f = found.setdefault(
-            group,
-            {
-                "metric": r["metric"],
-                "kind": r["kind"],
-                "scored": 0,
-                "mean": 0.0,
-                "quantiles": {},
-                "at_or_over_one": 0,
-                "histogram": [0] * BINS,
-                "truncated": 0,
-                "invalid": {},
-            },
-        )
-        f["truncated"] += r["truncated"]
+        s = spreads.setdefault(group, ScoreSpread(*group))
+        s.truncated += r["truncated"]
         if r["bin"] < 0:
-            f["invalid"][r["reason"]] = r["n"]
+            s.invalid[r["reason"]] = r["n"]
             continue
-        f["scored"] += r["n"]
-        f["mean"] += r["total"]
-        f["at_or_over_one"] += r["n"] if r["bin"] >= _STEPS else 0
-        f["histogram"][min(BINS - 1, r["bin"] * BINS // (2 * _STEPS))] += r["n"]
+        s.scored += r["n"]
+        sums[group] = sums.get(group, 0.0) + r["total"]
+        s.at_or_over_one += r["n"] if r["bin"] >= _STEPS else 0
+        s.histogram[min(BINS - 1, r["bin"] * BINS // (2 * _STEPS))] += r["n"]
         steps.setdefault(group, []).append((r["bin"], r["n"]))
-    for group, f in found.items():
-        f["mean"] = f["mean"] / f["scored"] if f["scored"] else None
-        f["quantiles"] = {f"{q:g}": _quantile_of_steps(steps[group], q) for q in QUANTILES if f["scored"]}
-    return [found[m, k] for m in ("ifd", "rifd") for k in _KINDS if (m, k) in found]
+    for group, s in spreads.items():
+        if s.scored:
+            s.mean = sums[group] / s.scored
+            s.quantiles = {f"{q:g}": _quantile_of_steps(steps[group], q) for q in QUANTILES}
+    return [spreads[m, k] for m in ("ifd", "rifd") for k in _KINDS if (m, k) in spreads]
 
 
 def _quantile_of_steps(steps: Sequence[tuple[int, int]], share: float) -> float:
@@ -108,19 +126,19 @@ def _quantile_of_steps(steps: Sequence[tuple[int, int]], share: float) -> float:
     return low + (ranked(math.ceil(at)) - low) * (at - math.floor(at))
 
 
-def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Count, mean, quantiles, share at or over 1, and histogram of some scores."""
+def spread(values: Sequence[float]) -> Spread:
+    """How these scores are spread, exactly."""
     ordered = sorted(values)
     histogram = [0] * BINS
     for value in ordered:
         histogram[min(BINS - 1, int(value * BINS / 2))] += 1
-    return {
-        "scored": len(ordered),
-        "mean": statistics.fmean(ordered) if ordered else None,
-        "quantiles": {f"{q:g}": quantile(ordered, q) for q in QUANTILES} if ordered else {},
-        "at_or_over_one": sum(v >= 1 for v in ordered),
-        "histogram": histogram,
-    }
+    return Spread(
+        len(ordered),
+        statistics.fmean(ordered) if ordered else None,
+        {f"{q:g}": quantile(ordered, q) for q in QUANTILES} if ordered else {},
+        sum(v >= 1 for v in ordered),
+        histogram,
+    )
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:

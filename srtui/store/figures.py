@@ -26,26 +26,6 @@ from srtui.store.stored import stored
 if TYPE_CHECKING:
     from srtui.store import Store
 
-LABELS = {
-    "samples": "samples",
-    "held out": "held out",
-    "kept": "kept",
-    "overruled": "overruled by a person",
-    "ifd before": "IFD of the original",
-    "ifd": "IFD of the final text",
-    "rifd before": "r-IFD before the new answer",
-    "rifd": "r-IFD of the final text",
-    "kept ifd": "IFD of what is kept",
-    "kept rifd": "r-IFD of what is kept",
-    "trained on": "trained on",
-    "changed since": "choice changed since the training",
-    "step loss": "loss of a step",
-    "step seconds": "in steps",
-    "step speed": "tokens/s in steps",
-    "stage seconds": "whole stage",
-}
-"""By quantity, the words that all faces use for it."""
-
 STAGES = ("instruction", "response")
 
 # -- what stands for a sample -------------------------------------------------------------------

@@ -1,11 +1,16 @@
-"""A run read back as figures: what the end of ``srtui run`` and ``srtui status`` print."""
+"""A run read back as figures: what the end of ``srtui run`` and ``srtui status`` print.
+
+The fields, in their order, are the keys of ``--json``, so a new one goes where scripts will not miss it:
+at the end of its class.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from srtui.store import figures
+from srtui.store.figures import MeanChange
 from srtui.store.runs import state_now
 
 if TYPE_CHECKING:
@@ -13,52 +18,180 @@ if TYPE_CHECKING:
     from srtui.store.runs import Run
 
 
-def summarise(store: Store, run_id: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Rewrites:
+    """What became of the samples that the teacher was asked about, for one target; ``failed`` by reason."""
+
+    asked: int
+    first_try: int
+    after_retries: int
+    failed: dict[str, int]
+
+    @property
+    def parsed(self) -> int:
+        """Samples with a rewrite that could be read, at whichever try."""
+        return self.first_try + self.after_retries
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Of the samples that had a rewrite to choose (``choices``), how many did the student take?"""
+
+    decided: int
+    choices: int
+    taken: int
+    share: float | None
+
+
+@dataclass(frozen=True)
+class KeptScores:
+    """Mean scores of what is kept; None where nothing has one."""
+
+    ifd: float | None
+    rifd: float | None
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Mean characters of a response, and the share of responses with code: of the originals, and of
+    what is kept."""
+
+    before: float | None
+    after: float | None
+    code_before: float | None
+    code_after: float | None
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """A run's training, as :func:`srtui.store.figures.training` defines its figures."""
+
+    id: int
+    run_id: int
+    status: str
+    examples: int
+    steps: int
+    tokens: int
+    seconds: float
+    adapter: str | None
+    result: dict[str, Any]
+    created_at: float
+    plan: dict[str, Any]
+    trained_on: int
+    step_losses: list[float] | None
+    tokens_a_second: float | None
+    changed_since: int
+
+
+@dataclass(frozen=True)
+class StageSummary:
+    """How far one stage is. Tokens are those run through a model, ``seconds`` those spent in the stage."""
+
+    run_id: int
+    stage: str
+    done: int
+    total: int
+    tokens: int
+    seconds: float
+    detail: dict[str, Any]
+    updated_at: float
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round in a line: what its teacher wrote was worth, and what its student became. Losses are means
+    over the held-out original pairs, in nats a token."""
+
+    run: str
+    teacher: str
+    parsed_share: float | None
+    taken_share: dict[str, float | None]
+    kept: int
+    ifd: float | None
+    rifd: float | None
+    held_out_before: float | None
+    held_out_after: float | None
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """The figures of one run (docs/figures.md). ``reflections`` and ``accepted`` are by target; ``seconds``
+    are those of all stages, ``peak_memory_mb`` is in 10^6 bytes."""
+
+    run: str
+    status: str
+    stage: str | None
+    error: str | None
+    samples: int
+    held_out: int
+    teacher: str | None
+    student: str
+    quantization: str
+    reflections: dict[str, Rewrites]
+    accepted: dict[str, Choices]
+    ifd: MeanChange
+    rifd: MeanChange
+    kept_scores: KeptScores
+    length: Lengths
+    endings: dict[str, int]
+    kept: int
+    kept_held_out: int
+    overruled: int
+    dropped: dict[str, int]
+    truncated: int
+    training: TrainingSummary | None
+    stages: dict[str, StageSummary]
+    peak_memory_mb: int
+    seconds: float
+    rounds: list[Round]
+
+
+def summarise(store: Store, run_id: int) -> RunSummary:
     """The figures of one run, as srtui.store.figures defines them; true at any moment."""
     run = store.runs.get(run_id)
-    counts, means, stages = (
-        figures.counts(store.conn, run_id),
-        figures.means(store, run_id),
-        store.runs.stages(run_id),
-    )
-    return {
-        "run": run.name,
-        "status": state_now(run.status, store.runs.holder(run_id) is not None),
-        "stage": run.stage,
-        "error": run.error,
-        "samples": counts.samples,
-        "held_out": counts.held_out,
-        "teacher": (run.teacher or {}).get("name"),
-        "student": run.recipe["student"]["model"],
-        "quantization": run.recipe["student"]["quantization"],
-        "reflections": {stage: _reflections(c) for stage, c in counts.stages.items()},
-        "accepted": {stage: _accepted(c) for stage, c in counts.stages.items()},
-        "ifd": asdict(means.ifd),
-        "rifd": asdict(means.rifd),
-        "kept_scores": {"ifd": means.kept_ifd, "rifd": means.kept_rifd},
-        "length": {
-            "before": means.length,
-            "after": means.kept_length,
-            "code_before": means.code,
-            "code_after": means.kept_code,
+    counts, means = figures.counts(store.conn, run_id), figures.means(store, run_id)
+    stages = {name: StageSummary(**progress) for name, progress in store.runs.stages(run_id).items()}
+    return RunSummary(
+        run=run.name,
+        status=state_now(run.status, store.runs.holder(run_id) is not None),
+        stage=run.stage,
+        error=run.error,
+        samples=counts.samples,
+        held_out=counts.held_out,
+        teacher=(run.teacher or {}).get("name"),
+        student=run.recipe["student"]["model"],
+        quantization=run.recipe["student"]["quantization"],
+        reflections={
+            target: Rewrites(c.asked, c.first_try, c.after_retries, c.failed)
+            for target, c in counts.stages.items()
         },
-        "endings": means.endings,
-        "kept": counts.kept,
-        "kept_held_out": counts.kept_held_out,
-        "overruled": counts.overruled,
-        "dropped": counts.dropped,
-        "truncated": means.truncated,
-        "training": store.runs.training(run_id),
-        "stages": stages,
-        "peak_memory_mb": round(run.peak_memory_mb),
-        "seconds": sum(s["seconds"] for s in stages.values()),
-        "rounds": [
+        accepted={target: _choices(c) for target, c in counts.stages.items()},
+        ifd=means.ifd,
+        rifd=means.rifd,
+        kept_scores=KeptScores(means.kept_ifd, means.kept_rifd),
+        length=Lengths(means.length, means.kept_length, means.code, means.kept_code),
+        endings=means.endings,
+        kept=counts.kept,
+        kept_held_out=counts.kept_held_out,
+        overruled=counts.overruled,
+        dropped=counts.dropped,
+        truncated=means.truncated,
+        training=_training(store, run_id),
+        stages=stages,
+        peak_memory_mb=round(run.peak_memory_mb),
+        seconds=sum(s.seconds for s in stages.values()),
+        rounds=[
             _round(store, r, counts, means)
             if r.id == run_id
             else _round(store, r, figures.counts(store.conn, r.id), figures.means(store, r.id))
             for r in _rounds(store, run)
         ],
-    }
+    )
+
+
+def _training(store: Store, run_id: int) -> TrainingSummary | None:
+    training = store.runs.training(run_id)
+    return None if training is None else TrainingSummary(**training)
 
 
 def _rounds(store: Store, run: Run) -> list[Run]:
@@ -70,39 +203,23 @@ def _rounds(store: Store, run: Run) -> list[Run]:
     return rounds
 
 
-def _round(store: Store, run: Run, counts: figures.Counts, means: figures.Means) -> dict[str, Any]:
-    """One round in a line: what its teacher wrote was worth, and what its student became."""
-    training = store.runs.training(run.id)
-    held_out = (training or {"result": {}})["result"].get("held_out", {}).get("original", {})
+def _round(store: Store, run: Run, counts: figures.Counts, means: figures.Means) -> Round:
+    training = _training(store, run.id)
+    held_out = training.result.get("held_out", {}).get("original", {}) if training else {}
     stages = counts.stages.values()
     asked = sum(c.asked for c in stages)
-    return {
-        "run": run.name,
-        "teacher": (run.teacher or {}).get("name") or run.recipe["teacher"]["model"],
-        "parsed_share": sum(c.first_try + c.after_retries for c in stages) / asked if asked else None,
-        "taken_share": {stage: _accepted(c)["share"] for stage, c in counts.stages.items()},
-        "kept": counts.kept,
-        "ifd": means.kept_ifd,
-        "rifd": means.kept_rifd,
-        "held_out_before": held_out.get("before"),
-        "held_out_after": held_out.get("after"),
-    }
+    return Round(
+        run=run.name,
+        teacher=(run.teacher or {}).get("name") or run.recipe["teacher"]["model"],
+        parsed_share=sum(c.first_try + c.after_retries for c in stages) / asked if asked else None,
+        taken_share={target: _choices(c).share for target, c in counts.stages.items()},
+        kept=counts.kept,
+        ifd=means.kept_ifd,
+        rifd=means.kept_rifd,
+        held_out_before=held_out.get("before"),
+        held_out_after=held_out.get("after"),
+    )
 
 
-def _reflections(c: figures.StageCounts) -> dict[str, Any]:
-    return {
-        "asked": c.asked,
-        "first_try": c.first_try,
-        "after_retries": c.after_retries,
-        "failed": c.failed,
-    }
-
-
-def _accepted(c: figures.StageCounts) -> dict[str, Any]:
-    """Of the samples that had a rewrite to choose, how many did the student take?"""
-    return {
-        "decided": c.decided,
-        "choices": c.choices,
-        "taken": c.taken,
-        "share": c.taken / c.choices if c.choices else None,
-    }
+def _choices(c: figures.StageCounts) -> Choices:
+    return Choices(c.decided, c.choices, c.taken, c.taken / c.choices if c.choices else None)

@@ -18,15 +18,16 @@ from textual.color import Color
 from textual.screen import Screen
 from textual.theme import Theme
 
-from srtui.console import safe
 from srtui.errors import UserError
 from srtui.store import Store
 from srtui.store.views import RunRow, SampleFilter, Views
+from srtui.text import safe
 from srtui.tui import preferences
 from srtui.tui.background import StoreReader, StoreWriter
 from srtui.tui.processes import Started
 from srtui.tui.processes import start as start_engine
 from srtui.tui.screens.base import TABS, DashboardScreen
+from srtui.tui.widgets.table import VirtualTable
 from srtui.workspace import Workspace
 
 T = TypeVar("T")
@@ -209,6 +210,18 @@ class Dashboard(App[None]):
                 why = engine.failure()
                 if why:
                     self.say_problem(f"The engine stopped: {why.splitlines()[-1]}", f"{engine.log}\n\n{why}")
+
+    @property
+    def idle(self) -> bool:
+        """Whether the screen shows what the store has, and nothing is being read, written or fetched."""
+        screen = self.screen
+        return (
+            self.watched
+            and not self._ticking
+            and not any(worker.is_running for worker in self.workers)
+            and (not isinstance(screen, DashboardScreen) or screen.idle)
+            and all(table.idle for table in screen.query(VirtualTable))
+        )
 
     @property
     def current_run(self) -> RunRow | None:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from srtui.console import bytes_text, duration, title
 from srtui.errors import UserError
 from srtui.files import current_folder
 from srtui.store.runs import STAGES
 from srtui.store.views import Views
+from srtui.text import bytes_text, duration
+from srtui.wording import stage_title
 
 if TYPE_CHECKING:
     from srtui.recipe import Recipe
@@ -204,7 +205,7 @@ def _estimate(samples: int | None, rates: dict[str, float], recipe: Recipe) -> s
     steps = {"train": max(1.0, samples * recipe.training.epochs / recipe.training.batch_size)}
     seconds = sum(rates[stage] * steps.get(stage, samples) for stage in known)
     if len(known) < len(wanted):
-        missing = ", ".join(title(s) for s in wanted if s not in rates)
+        missing = ", ".join(stage_title(s) for s in wanted if s not in rates)
         return f"At least {duration(seconds)} for {samples:,} samples; not measured here yet: {missing}."
     return f"About {duration(seconds)} for {samples:,} samples, by what runs with these models took here."
 

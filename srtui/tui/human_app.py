@@ -7,8 +7,8 @@ import sys
 
 from textual.app import App
 
-from srtui.console import safe
 from srtui.errors import UserError
+from srtui.text import safe
 from srtui.tui.app import DARK, LIGHT
 from srtui.tui.background import StoreReader, StoreWriter
 from srtui.tui.screens.judging import HumanScreen

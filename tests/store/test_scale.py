@@ -247,11 +247,11 @@ def test_quantiles_are_off_by_no_more_than_they_say(tmp_path: Path) -> None:
         (found,) = distributions(store, script.run_id)
         from srtui.store.distributions import quantile
 
-        for share, value in found["quantiles"].items():
+        for share, value in found.quantiles.items():
             exact = quantile(values, float(share))
             assert value == pytest.approx(exact, abs=0.0005 if exact < 3.9 else 0.1)
-        assert found["at_or_over_one"] == sum(v >= 1 for v in values)
-        assert found["histogram"] == [sum(n == min(19, int(v * 10)) for v in values) for n in range(20)]
+        assert found.at_or_over_one == sum(v >= 1 for v in values)
+        assert found.histogram == [sum(n == min(19, int(v * 10)) for v in values) for n in range(20)]
 
 
 def test_an_export_is_read_as_it_is_written(made: Workspace) -> None:

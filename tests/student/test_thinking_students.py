@@ -193,7 +193,7 @@ def test_templates_are_compared_with_the_block_closed(student: Path, tmp_path: P
                 )
             )
             losses.append(int(store.value("SELECT count(*) FROM span_loss")))
-        assert [row["scored"] for row in rows if row["template"] == "chat"] == [3]
+        assert [row.scored for row in rows if row.template == "chat"] == [3]
     assert versions["plain"] == {n: template_version(n) for n in template_names()}
     assert {n for n in template_names() if versions["opens"][n] != versions["plain"][n]} == {"chat"}
     # The same weights: what the store lacks for the second student are three losses behind its prompt.

@@ -11,6 +11,7 @@ import pytest
 from srtui.store import Store
 from srtui.tui.screens import live
 from srtui.workspace import Workspace
+from tests.tui.driving import MACHINE
 from tests.tui.scripted_store import make_demo_store
 
 
@@ -19,16 +20,7 @@ def same_everywhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The same clock, machine and terminal wherever the tests run."""
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
-    monkeypatch.setattr(
-        live,
-        "_machine",
-        lambda folder, cpu: [
-            "CPU      42 % ██▌    2 cores",
-            "memory   31 % █▉     5.6 GB free",
-            "disk     58 % ███▌   21.4 GB free",
-            "GPU      none that answers",
-        ],
-    )
+    monkeypatch.setattr(live, "_machine", lambda folder, cpu: MACHINE)
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLORTERM", "truecolor")
     monkeypatch.delenv("NO_COLOR", raising=False)

@@ -9,9 +9,15 @@ from contextlib import asynccontextmanager
 from textual.pilot import Pilot
 
 from srtui.tui.app import Dashboard
-from srtui.tui.screens.base import DashboardScreen
-from srtui.tui.widgets.table import VirtualTable
 from srtui.workspace import Workspace
+
+MACHINE = [
+    "CPU      42 % ██▌    2 cores",
+    "memory   31 % █▉     5.6 GB free",
+    "disk     58 % ███▌   21.4 GB free",
+    "GPU      none that answers",
+]
+"""What the Live screen says of a machine, in pictures that are the same wherever they are taken."""
 
 
 async def settled(pilot: Pilot[None]) -> None:
@@ -20,15 +26,7 @@ async def settled(pilot: Pilot[None]) -> None:
     quiet = 0
     for _ in range(400):
         await pilot.pause(0.01)
-        screen = app.screen
-        busy = (
-            not app.watched
-            or app._ticking
-            or (isinstance(screen, DashboardScreen) and screen._reading)
-            or any(t._fetching for t in screen.query(VirtualTable))
-            or any(w.is_running for w in app.workers)
-        )
-        quiet = 0 if busy else quiet + 1
+        quiet = quiet + 1 if app.idle else 0
         if quiet >= 3:
             return
     raise AssertionError("the dashboard does not come to rest")

@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from srtui import console
 from srtui.cli import app as commands
-from srtui.console import duration
+from srtui.cli import terminal
 from srtui.sample import Pair
 from srtui.store import Store
-from srtui.store.figures import LABELS, counts, means
+from srtui.store.figures import counts, means
 from srtui.store.views import SampleFilter, Views
+from srtui.text import duration, number
 from srtui.tui.widgets.table import VirtualTable
+from srtui.wording import LABELS
 from srtui.workspace import Workspace
 from tests.conftest import ROOT
 from tests.tui.driving import dashboard, press, text
@@ -117,7 +118,7 @@ def overrule(store: Store) -> None:
 
 @pytest.fixture(params=["as the student chose", "with a person's word"])
 def told(request: pytest.FixtureRequest, demo: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    monkeypatch.setattr(console.out, "_width", 200)
+    monkeypatch.setattr(terminal.out, "_width", 200)
     with Store(demo.store_path) as store:
         # A stage takes longer than the steps in it.
         store.runs.progress(RUN, "train", 60, 60, 0, 27.0, {})
@@ -186,10 +187,40 @@ def test_the_commands_agree(told: Workspace, tmp_path: Path) -> None:
 
     for sample in [s for s, r in e["rows"].items()][:14]:
         row = e["rows"][sample]
-        scores = ", ".join(f"{LABELS[m]} {console.number(row[m], 4)}" for m in ("ifd", "rifd"))
+        scores = ", ".join(f"{LABELS[m]} {number(row[m], 4)}" for m in ("ifd", "rifd"))
         assert f"final text: variant {row['final']['id']}, {scores}" in srtui(
             told, "show", str(sample), "--run", "quickstart"
         )
+
+
+def test_the_keys_of_a_summary_as_json_are_a_contract(told: Workspace) -> None:
+    """Scripts read them: none goes, and none changes its name."""
+    summary = json.loads(srtui(told, "status", "quickstart", "--json"))
+    assert " ".join(summary) == (
+        "run status stage error samples held_out teacher student quantization reflections accepted ifd rifd "
+        "kept_scores length endings kept kept_held_out overruled dropped truncated training stages "
+        "peak_memory_mb seconds rounds"
+    )
+    assert {name: list(summary[name]) for name in ("ifd", "rifd", "kept_scores", "length", "endings")} == {
+        "ifd": ["samples", "before", "after"],
+        "rifd": ["samples", "before", "after"],
+        "kept_scores": ["ifd", "rifd"],
+        "length": ["before", "after", "code_before", "code_after"],
+        "endings": ["whole", "unknown", "cut"],
+    }
+    assert list(summary["reflections"]["response"]) == ["asked", "first_try", "after_retries", "failed"]
+    assert list(summary["accepted"]["response"]) == ["decided", "choices", "taken", "share"]
+    assert " ".join(summary["training"]) == (
+        "id run_id status examples steps tokens seconds adapter result created_at plan trained_on step_losses "
+        "tokens_a_second changed_since"
+    )
+    assert list(summary["rounds"][0]) == [
+        "run", "teacher", "parsed_share", "taken_share", "kept", "ifd", "rifd", "held_out_before", "held_out_after",
+    ]  # fmt: skip
+    spread = json.loads(srtui(told, "scores", "quickstart", "--json"))["scores"][0]
+    assert list(spread) == [
+        "metric", "kind", "scored", "mean", "quantiles", "at_or_over_one", "histogram", "truncated", "invalid",
+    ]  # fmt: skip
 
 
 def test_scores_are_those_of_the_rows(told: Workspace) -> None:
@@ -229,8 +260,8 @@ async def test_the_dashboard_agrees(told: Workspace) -> None:
         for n in range(table.total):
             cells = [c.text for c in table.row_at(n).cells]
             row = e["rows"][int(cells[0])]
-            assert cells[4] == console.number(row["ifd"], 2)
-            assert cells[5] == console.number(row["rifd"], 2)
+            assert cells[4] == number(row["ifd"], 2)
+            assert cells[5] == number(row["rifd"], 2)
             assert cells[6] == f"{len(row['final']['response']):,}"
             kind = row["final"]["kind"]
             if kind == "original":
@@ -288,8 +319,8 @@ def test_the_report_agrees(told: Workspace, tmp_path: Path) -> None:
     assert (f"trained on, not: choice changed since the training ({e['overruled']})" in said) == bool(
         e["overruled"]
     )
-    for number, ifd in re.findall(r"sample (\d+)\n\nrow .* IFD \S+ → (\S+); r-IFD", said):
-        assert ifd == console.number(e["rows"][int(number)]["ifd"])
+    for sample, ifd in re.findall(r"sample (\d+)\n\nrow .* IFD \S+ → (\S+); r-IFD", said):
+        assert ifd == number(e["rows"][int(sample)]["ifd"])
 
 
 def test_sums_are_kept_and_still_follow_a_person(demo: Workspace) -> None:

@@ -624,3 +624,15 @@ async def test_themes(demo: Workspace, theme: str) -> None:
         for key in "1234":
             await press(pilot, key)
         assert app.problems == []
+
+
+@pytest.mark.parametrize("width", [112, 130])
+async def test_the_bars_of_what_became_of_the_samples_stand_behind_their_numbers(
+    demo: Workspace, width: int
+) -> None:
+    async with dashboard(demo, (width, 45)) as (app, pilot):
+        await press(pilot, "left_square_bracket", "left_square_bracket", "4")
+        flow = app.screen.query_one("#flow")
+        lines = str(flow.render()).split("\n")
+        assert lines[1].startswith("samples") and lines[1].rstrip().endswith("█")
+        assert flow.size.height == len(lines), "a line is broken in two"

@@ -12,8 +12,8 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widget import Widget
 
-from srtui.console import title
 from srtui.tui.widgets.words import Words, shown, state_words
+from srtui.wording import stage_title
 
 if TYPE_CHECKING:
     from srtui.tui.app import Dashboard
@@ -141,18 +141,18 @@ class RunLine(Words):
         app: Dashboard = self.app  # type: ignore[assignment]
         run = app.current_run
         if run is None:
-            self.say(Content("no run yet" if app.watched else ""))
+            self.show(Content("no run yet" if app.watched else ""))
             return
         parts = [shown(run.name, "bold $foreground"), state_words(run.state)]
         if run.stage and run.state in ("running", "paused", "stopped", "failed"):
-            parts.append(Content(f"{title(run.stage)} {run.done:,}/{run.total:,}"))
+            parts.append(Content(f"{stage_title(run.stage)} {run.done:,}/{run.total:,}"))
         parts.append(Content(f"{run.kept:,} of {run.samples:,} kept"))
         if len(app.runs) > 1:
             parts.append(Content(f"run {app.runs.index(run) + 1} of {len(app.runs)}, [ and ] change"))
         room = self.app.size.width - 2
         while len(parts) > 2 and sum(p.cell_length + 5 for p in parts) - 5 > room:
             parts.pop()
-        self.say(Content("  ·  ").join(parts))
+        self.show(Content("  ·  ").join(parts))
 
 
 class DashboardScreen(Screen[None]):
@@ -166,6 +166,11 @@ class DashboardScreen(Screen[None]):
     def __init__(self) -> None:
         super().__init__()
         self._reading = self._again = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is being read for this screen."""
+        return not self._reading
 
     @property
     def dashboard(self) -> Dashboard:

@@ -12,7 +12,7 @@ from textual.content import Content
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Button, Input, Static
 
-from srtui.console import safe
+from srtui.text import safe
 from srtui.tui.widgets.words import shown
 
 _KEYS = {

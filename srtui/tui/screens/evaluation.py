@@ -96,9 +96,9 @@ class EvaluationScreen(DashboardScreen):
     def _say_nothing(self, filtered: bool) -> None:
         empty = self.query_one("#none", Empty)
         if filtered:
-            empty.say("Nothing has evaluated this run yet", "f shows the evaluations of all runs.")
+            empty.show("Nothing has evaluated this run yet", "f shows the evaluations of all runs.")
         else:
-            empty.say(
+            empty.show(
                 "Nothing has been evaluated yet",
                 "Is the tuned student better? A judge says with\n"
                 "  srtui eval pairwise RUN MODEL --prompts FILE --judge MODEL\n"
@@ -118,7 +118,7 @@ class EvaluationScreen(DashboardScreen):
         if e is not None:
             width = max(20, self.size.width - 8)
             lines = matrix(self._found, width) if self._by_run else about(e, width)
-            self.query_one("#about Words", Words).say(Content("\n").join(lines))
+            self.query_one("#about Words", Words).show(Content("\n").join(lines))
 
     # -- what a person does -----------------------------------------------------------------
 

@@ -13,8 +13,8 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Static
 
-from srtui.console import number
 from srtui.store.evaluations import Answer, Evaluation, JudgedPair, Judgement
+from srtui.text import number
 from srtui.tui.screens.base import KeyLine
 from srtui.tui.widgets.table import Cell, Column, TableRow, Tone, VirtualTable
 from srtui.tui.widgets.words import Words, shown, sparkline
@@ -90,10 +90,10 @@ class JudgementsScreen(Screen[None]):
             self.dashboard.problem(error)
             return
         names = f"{e.contestant_a} (A) against {e.contestant_b} (B)" if e.contestant_b else e.contestant_a
-        said = f"{len(found):,} judgements" if found else "nothing has been judged yet"
-        self.query_one("#top", Words).say(
+        summary = f"{len(found):,} judgements" if found else "nothing has been judged yet"
+        self.query_one("#top", Words).show(
             Content.assemble(
-                (f"Evaluation {e.id}", "bold"), shown(f"  ·  {e.kind}  ·  {names}  ·  {said}", "$dim")
+                (f"Evaluation {e.id}", "bold"), shown(f"  ·  {e.kind}  ·  {names}  ·  {summary}", "$dim")
             )
         )
         self.query_one(VirtualTable).show(len(found), 0)
@@ -201,7 +201,7 @@ class JudgementScreen(Screen[int]):
             return
         p = found[0]
         j = p.judgement
-        self.query_one("#top", Words).say(
+        self.query_one("#top", Words).show(
             Content.assemble(
                 (f"Judgement {at + 1:,} of {self._total:,}", "bold"),
                 shown(

@@ -33,11 +33,11 @@ class HumanScreen(ModalScreen[None]):
         "both are bad, s asks you no more about this one, u takes the last choice back. You may leave and go on later."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("1", "say('left')", "First"),
-        Binding("2", "say('right')", "Second"),
-        Binding("t", "say('tie')", "Tie"),
-        Binding("b", "say('bad')", "Both bad"),
-        Binding("s", "say('skip')", "Skip"),
+        Binding("1", "choose('left')", "First"),
+        Binding("2", "choose('right')", "Second"),
+        Binding("t", "choose('tie')", "Tie"),
+        Binding("b", "choose('bad')", "Both bad"),
+        Binding("s", "choose('skip')", "Skip"),
         Binding("u", "undo", "Undo"),
         Binding("escape,q", "leave", "Leave"),
         Binding("down,j", "scroll_by(3)", "Down", show=False),
@@ -99,14 +99,14 @@ class HumanScreen(ModalScreen[None]):
         for pane in self.query(VerticalScroll):
             pane.scroll_home(animate=False)
         if pair is None:
-            self.query_one("#top", Words).say(shown(f"Nothing is left to judge  ·  {who}", "bold"))
+            self.query_one("#top", Words).show(shown(f"Nothing is left to judge  ·  {who}", "bold"))
             self.query_one("#asked", Static).update(
                 Content(
                     "You have judged everything that has two answers. u takes your last choice back; Esc leaves."
                 )
             )
         else:
-            self.query_one("#top", Words).say(
+            self.query_one("#top", Words).show(
                 Content.assemble(
                     ("Which answer is better?", "bold"),
                     shown(f"  ·  {pair.done + 1:,} of {pair.total:,}  ·  {who}", "$dim"),
@@ -118,17 +118,17 @@ class HumanScreen(ModalScreen[None]):
             self.query_one(f"#{side}", Static).update(shown(text))
         self.query_one("#panes").set_class(pair is None, "hidden")
 
-    def action_say(self, said: Said) -> None:
+    def action_choose(self, choice: Said) -> None:
         if not self._busy.locked() and self._pair is not None:
-            self.run_worker(self._keep(self._pair, said, time.monotonic() - self._since), group="human")
+            self.run_worker(self._keep(self._pair, choice, time.monotonic() - self._since), group="human")
 
-    async def _keep(self, pair: BlindPair, said: Said, seconds: float) -> None:
+    async def _keep(self, pair: BlindPair, choice: Said, seconds: float) -> None:
         who, evaluation_id = self._annotator, self._evaluation_id
         try:
             async with self._busy:
                 if pair is not self._pair:
                     return  # a second press of the same key answers no question that was not seen
-                await self._writer.do(lambda store: keep(store, evaluation_id, who, pair, said, seconds))
+                await self._writer.do(lambda store: keep(store, evaluation_id, who, pair, choice, seconds))
                 await self._show()
         except Exception as error:
             self.app.problem(error)  # type: ignore[attr-defined]

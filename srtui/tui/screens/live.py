@@ -17,12 +17,13 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 
-from srtui.console import bytes_text, duration, share, title
 from srtui.store.figures import Counts
 from srtui.store.views import LiveView
+from srtui.text import bytes_text, duration, share
 from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.words import Words, bar, shown, sparkline
+from srtui.wording import stage_title
 
 _STAGES = ("reflect-instruction", "choose-instruction", "reflect-response", "choose-response", "train")
 _WRITING = ("reflect-instruction", "reflect-response")
@@ -138,13 +139,13 @@ class LiveScreen(DashboardScreen):
     def _show(self, view: LiveView, machine: list[str]) -> None:
         width = self.app.size.width
         going = view.run.state == "running"
-        self.query_one("#stages", Words).say(
+        self.query_one("#stages", Words).show(
             Content("\n").join(self._stage(view, s, width, going) for s in self._stages(view))
         )
-        self.query_one("#speed", Words).say(self._speed(view, width, going))
+        self.query_one("#speed", Words).show(self._speed(view, width, going))
         self.query_one("#speed").border_title = "in all" if view.run.state == "done" else "so far"
-        self.query_one("#machine", Words).say(shown("\n".join(machine)))
-        self.query_one("#writing", Words).say(_writing(view))
+        self.query_one("#machine", Words).show(shown("\n".join(machine)))
+        self.query_one("#writing", Words).show(_writing(view))
         # What is new stands at the end.
         self.query_one("#writing-box").scroll_end(animate=False)
         events = [
@@ -157,7 +158,7 @@ class LiveScreen(DashboardScreen):
             )
             for e in view.events[:20]
         ]
-        self.query_one("#events", Words).say(Content("\n").join(events) if events else Content("none yet"))
+        self.query_one("#events", Words).show(Content("\n").join(events) if events else Content("none yet"))
 
     def _stages(self, view: LiveView) -> list[str]:
         wanted = [
@@ -184,7 +185,7 @@ class LiveScreen(DashboardScreen):
         style = "bold $text-accent" if here else "$text-success" if over else "$dim"
         size = max(6, min(40, width - 80))
         head = Content.assemble(
-            (f"{sign} {title(stage):<26}", style),
+            (f"{sign} {stage_title(stage):<26}", style),
             (bar(done, total, size).rstrip(), style),
             ("─" * (size - len(bar(done, total, size).rstrip())), "$panel"),
             f" {done:>7,}/{total:<7,}" if total else f" {'-':>9}{'':<6}",

@@ -12,8 +12,8 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 
 from srtui import models
-from srtui.console import bytes_text
 from srtui.models import CatalogueEntry, ModelEntry
+from srtui.text import bytes_text
 from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.screens.dialogs import AskText
 from srtui.tui.widgets.empty import Empty
@@ -77,7 +77,7 @@ class ModelsScreen(DashboardScreen):
         self.query_one("#about").set_class(not self._entries, "hidden")
         empty = self.query_one("#none", Empty)
         empty.set_class(bool(self._entries), "hidden")
-        empty.say("No models yet", _offer(catalogue))
+        empty.show("No models yet", _offer(catalogue))
         if self._entries and self.focused is None:
             table.focus()
         self._about()
@@ -89,7 +89,7 @@ class ModelsScreen(DashboardScreen):
         if entry is None:
             return
         if entry.info is None:
-            self.query_one("#about", Words).say(shown(f"✗ {entry.problem}", "$text-error"))
+            self.query_one("#about", Words).show(shown(f"✗ {entry.problem}", "$text-error"))
             return
         info = entry.info
         template = f"{len(info.chat_template):,} characters" if info.chat_template else "none"
@@ -104,7 +104,7 @@ class ModelsScreen(DashboardScreen):
         ]
         if self._adding:
             lines.append(shown(self._adding, "$text-accent"))
-        self.query_one("#about", Words).say(Content("\n").join(lines))
+        self.query_one("#about", Words).show(Content("\n").join(lines))
 
     def action_add(self) -> None:
         if self._adding:
@@ -119,14 +119,14 @@ class ModelsScreen(DashboardScreen):
         self.app.push_screen(AskText("Add a model", words, placeholder="smollm2-135m"), add)
 
     async def _add(self, name: str) -> None:
-        def say(line: str) -> None:
+        def report(line: str) -> None:
             self._adding = line
             self.app.call_from_thread(self.notify, line, markup=False, timeout=6)
 
         self._adding = f"adding {name}"
         self.notify(f"Adding {name} …", markup=False, timeout=4)
         try:
-            made = await asyncio.to_thread(models.add, self.dashboard.workspace.models, name, say)
+            made = await asyncio.to_thread(models.add, self.dashboard.workspace.models, name, report)
             self.notify(f"Ready: {', '.join(e.name for e in made) or name}", markup=False)
         except Exception as error:
             self.dashboard.problem(error)

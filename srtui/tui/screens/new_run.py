@@ -214,7 +214,7 @@ class NewRun(Dialog[list[str] | None]):
             self._look()
             return
         if self._check is None or self._check.words is None:
-            self.notify("Something above has to be mended first.", severity="warning")
+            self.notify("Fix what is marked above first.", severity="warning")
             return
         self.dismiss(self._check.words)
 

@@ -10,11 +10,12 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.content import Content
 
-from srtui.console import duration, title
 from srtui.store.views import RunRow
+from srtui.text import duration
 from srtui.tui.screens.base import DashboardScreen, RunLine
 from srtui.tui.widgets.table import Cell, Column, TableRow, Tone, VirtualTable
 from srtui.tui.widgets.words import STATE_SIGNS, Words, bar, shown
+from srtui.wording import stage_title
 
 _TONES: dict[str, Tone] = {
     "running": "accent",
@@ -119,7 +120,7 @@ class RunsScreen(DashboardScreen):
             lines.append(shown(_made(run), "$dim"))
         if run.error:
             lines.append(shown(f"✗ {run.error}", "$text-error"))
-        self.query_one("#about", Words).say(Content("\n").join(lines))
+        self.query_one("#about", Words).show(Content("\n").join(lines))
 
     # -- what a person does -----------------------------------------------------------------
 
@@ -228,7 +229,7 @@ def _row(r: RunRow) -> TableRow:
         (
             Cell(r.name, "bold"),
             Cell(f"{STATE_SIGNS.get(r.state, '·')} {r.state}", _TONES.get(r.state, "")),
-            Cell(title(r.stage) if r.stage else "", "dim"),
+            Cell(stage_title(r.stage) if r.stage else "", "dim"),
             Cell("████████ all" if r.state == "done" else share),
             Cell(f"{r.kept:,}/{r.samples:,}"),
             Cell(r.dataset, "dim"),

@@ -18,11 +18,11 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Static
 
-from srtui.console import safe
 from srtui.errors import UserError
 from srtui.files import read_text
 from srtui.sample import Pair
 from srtui.store.views import SampleView, VariantView
+from srtui.text import safe
 from srtui.tui.background import StoreReader
 from srtui.tui.screens.base import KeyLine
 from srtui.tui.widgets.panes import PART_NAMES, PARTS, columns, diffs, pane, sentences
@@ -193,7 +193,7 @@ class SampleScreen(Screen[int]):
             return
         variant_id = variant.id
 
-        def said(_: None) -> None:
+        def overruled(_: None) -> None:
             run = self.dashboard.current_run
             trained = run is not None and run.state == "done"
             takes = (
@@ -204,20 +204,20 @@ class SampleScreen(Screen[int]):
             self.notify(f"Overruled: {takes}. u lets the student's choice stand again.", timeout=5)
             self._reload()
 
-        self.dashboard.write(lambda store: store.marks.overrule(run_id, sample_id, variant_id), said)
+        self.dashboard.write(lambda store: store.marks.overrule(run_id, sample_id, variant_id), overruled)
 
     def action_undo(self) -> None:
         run_id, sample_id = self.dashboard.run_id, self._sample_id
         if run_id is None:
             return
 
-        def said(undone: bool) -> None:
+        def report(undone: bool) -> None:
             self.notify(
                 "The student's choice stands again." if undone else "Nothing was overruled here.", timeout=3
             )
             self._reload()
 
-        self.dashboard.write(lambda store: store.marks.undo_overrule(run_id, sample_id), said)
+        self.dashboard.write(lambda store: store.marks.undo_overrule(run_id, sample_id), report)
 
     def action_flag(self) -> None:
         sample_id = self._sample_id
@@ -266,7 +266,7 @@ class SampleScreen(Screen[int]):
             return
         sample_id, parent_id = s.id, base.id
 
-        def said(made: tuple[int, bool]) -> None:
+        def stored(made: tuple[int, bool]) -> None:
             words = (
                 "Stored; it waits for a score (p on 1 Runs gives it one)."
                 if made[1]
@@ -275,7 +275,7 @@ class SampleScreen(Screen[int]):
             self.notify(f"{words} h takes it in place of the student's choice.", timeout=5)
             self._reload()
 
-        self.dashboard.write(lambda store: store.marks.write_variant(sample_id, parent_id, pair), said)
+        self.dashboard.write(lambda store: store.marks.write_variant(sample_id, parent_id, pair), stored)
 
     def _edited(self, base: VariantView) -> Pair | None:
         """What the person's editor leaves of a text; None where it is as it was."""

@@ -15,15 +15,15 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
 from textual.widgets import Button, Input, Label, Select, Static
 
-from srtui.console import number
-from srtui.store.figures import LABELS
 from srtui.store.views import DECISIONS, ORDERS, STATES, Part, SampleFilter, SampleRow
+from srtui.text import number
 from srtui.tui.background import StoreReader
 from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.screens.dialogs import AskText, Dialog
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.table import Cell, Column, TableRow, Tone, VirtualTable
 from srtui.tui.widgets.words import Words, shown
+from srtui.wording import LABELS
 
 MEASURE_NAMES = {measure: LABELS[measure] for measure in ("ifd", "ifd before", "rifd", "rifd before")}
 _ORDER_NAMES = {
@@ -270,14 +270,14 @@ class SamplesScreen(DashboardScreen):
         self.query_one(VirtualTable).add_class("hidden")
         empty = self.query_one("#none", Empty)
         empty.remove_class("hidden")
-        empty.say(title, words)
+        empty.show(title, words)
 
     async def _index(self, what: SampleFilter) -> None:
         """Bring the text index up to date, batch by batch, saying how far it is."""
         left = await self.reader.ask(lambda v: v.unindexed())
         total = left
         while left > 0:
-            self.query_one("#which", Words).say(
+            self.query_one("#which", Words).show(
                 Content(f"Preparing the search: {1 - left / total:.0%} of {total:,} texts, this once")
             )
             if replace(self.now, run_id=what.run_id) != what:
@@ -294,7 +294,7 @@ class SamplesScreen(DashboardScreen):
             else f"by {_ORDER_NAMES.get(what.order, what.order)}"
         )
         parts.append(Content.styled(order + (", descending" if what.descending else ""), "$dim"))
-        self.query_one("#which", Words).say(Content("  ·  ").join(parts))
+        self.query_one("#which", Words).show(Content("  ·  ").join(parts))
 
     # -- what a person does -----------------------------------------------------------------
 

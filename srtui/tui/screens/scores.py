@@ -15,13 +15,14 @@ from textual.message import Message
 from textual.reactive import reactive
 from textual.widget import Widget
 
-from srtui.console import number, share
-from srtui.store.figures import LABELS, Counts
+from srtui.store.figures import Counts
 from srtui.store.views import Measure, SampleFilter, Views
+from srtui.text import number, share
 from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.plot import Plot, Series
 from srtui.tui.widgets.words import Words, bar, shown
+from srtui.wording import LABELS
 
 _STEP = 0.1
 _BINS = 15
@@ -202,9 +203,9 @@ class ScoresScreen(DashboardScreen):
             at_y=1.0,
             names=("IFD", ""),
         )
-        self.query_one("#flow", Words).say(
-            _flow(found["counts"], min(24, max(8, self.app.size.width // 2 - 53)))
-        )
+        width = self.app.size.width
+        room = (width if self.has_class("-narrow") else width // 2) - 4  # padding, and a scroll bar's place
+        self.query_one("#flow", Words).show(_flow(found["counts"], room))
         if was_hidden and self.focused is None:
             self.query_one("#ifd").focus()
 
@@ -225,16 +226,18 @@ def _everything(views: Views, run_id: int) -> dict[str, Any]:
     }
 
 
-def _flow(counts: Counts, width: int) -> Content:
-    """What became of the samples, step by step, each as a bar of all of them. What is kept, dropped and
-    still on its way makes up all of them."""
+def _flow(counts: Counts, room: int) -> Content:
+    """What became of the samples, step by step, each as a bar of all of them, in lines of at most ``room``
+    cells. What is kept, dropped and still on its way makes up all of them."""
+    width = min(24, max(8, room - 52))
+    longest = min(35, room - width - 17)
     samples = counts.samples
     lines = [Content.styled("What became of the samples", "bold")]
 
     def step(name: str, count: int, style: str = "", indent: int = 0) -> None:
         label = " " * indent + name
         lines.append(
-            shown(f"{label[:35]:<35} {count:>8,} {share(count, samples):>5}  ")
+            shown(f"{label[:longest]:<{longest}} {count:>8,} {share(count, samples):>5}  ")
             + Content.styled(bar(count, samples, width), style or "$primary")
         )
 

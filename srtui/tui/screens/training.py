@@ -12,12 +12,13 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
 
-from srtui.console import bytes_text, duration, number, training_words
 from srtui.store.views import RunRow
+from srtui.text import bytes_text, duration, number
 from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.plot import Plot, Series
 from srtui.tui.widgets.words import Words, shown
+from srtui.wording import training_words
 
 Points = list[tuple[int, float]]
 _HELD_OUT = "held_out_"
@@ -81,7 +82,7 @@ class TrainingScreen(DashboardScreen):
         if training is None or run is None:
             return
         beside = next((r for r in app.runs if r.id == other_id), None) if other else None
-        self.query_one("#facts", Words).say(_facts(run, training, beside, other))
+        self.query_one("#facts", Words).show(_facts(run, training, beside, other))
         drawn = [(run, training, False)] + ([(beside, other, True)] if beside and other else [])
         losses: list[Series] = []
         for r, t, dashed in drawn:
@@ -234,7 +235,9 @@ def _line(run: RunRow, t: dict[str, Any]) -> Content:
         run.state if t["status"] == "running" and run.state != "running" else t["status"],
         f"step {step:,} of {t['steps']:,}",
         f"{duration(remaining)} left" if remaining is not None and run.state == "running" else "",
-        *training_words(t),
+        *training_words(
+            t["trained_on"], t["step_losses"], t["seconds"], t["tokens_a_second"], t["changed_since"]
+        ),
         (f"{run.kept:,} kept now" if t["changed_since"] else f"of {run.kept:,} kept")
         + (f", {run.kept_held_out:,} held out" if run.kept_held_out else ""),
         f"{sum(s for _, s in fast) / len(fast):,.0f} tokens/s now" if fast else "",

@@ -27,7 +27,7 @@ class Empty(Middle):
         with Center():
             yield Static(Content(self._words), classes="empty--words")
 
-    def say(self, title: str, words: str) -> None:
-        """Say something else."""
+    def show(self, title: str, words: str) -> None:
+        """Another title and other words."""
         self.query_one(".empty--title", Static).update(Content(title))
         self.query_one(".empty--words", Static).update(Content(words))

@@ -8,8 +8,8 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
-from srtui.console import number
 from srtui.store.views import SampleView, VariantView
+from srtui.text import number
 from srtui.tui.widgets.diff import word_diff
 from srtui.tui.widgets.words import bar, shown
 

@@ -17,7 +17,7 @@ from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from srtui.console import safe
+from srtui.text import safe
 
 PAGE = 64
 _PAGES_KEPT = 24
@@ -149,6 +149,11 @@ class VirtualTable(ScrollView, can_focus=True):
         self._strips: dict[tuple[int, str], tuple[TableRow | None, Strip]] = {}
 
     # -- what it shows ----------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        """Whether no rows are being fetched."""
+        return not self._fetching
 
     def show(self, total: int, cursor: int | None = None) -> None:
         """There are ``total`` rows now, in an order of which nothing is known yet."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from textual.content import Content
 from textual.widgets import Static
 
-from srtui.console import safe
+from srtui.text import safe
 
 STATE_SIGNS = {
     "new": "○",
@@ -51,10 +51,10 @@ def sparkline(values: list[float], width: int) -> str:
 
 
 class Words(Static):
-    """Text that is said again and again, each second; the screen is laid out anew only where it changed."""
+    """Text that is shown anew each second; the screen is laid out anew only where it changed."""
 
-    def say(self, words: Content) -> None:
-        """Show these words."""
+    def show(self, words: Content) -> None:
+        """Show these words in place of those before."""
         now = self.content
         if isinstance(now, Content) and words.is_same(now):
             return

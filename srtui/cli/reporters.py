@@ -1,0 +1,230 @@
+"""How a command shows its progress: bars on a terminal, plain lines in a log, JSON lines for a program."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rich import progress as bars
+
+from srtui.cli.terminal import out, plain
+from srtui.progress import Progress
+from srtui.text import duration, safe
+from srtui.wording import stage_title
+
+
+def _details(detail: dict[str, Any]) -> str:
+    parts = []
+    if "parsed" in detail:
+        parts.append(f"parsed {detail['parsed'] + detail['retried']}, unparsed {detail['unparsed']}")
+    if detail.get("slots_in_use"):
+        parts.append(f"{detail['slots_in_use']}/{detail['slots']} slots")
+    if "taken" in detail:
+        parts.append(f"taken {detail['taken']}")
+    if "loss" in detail:
+        parts.append(f"loss {detail['loss']:.3f}")
+    return ", ".join(parts)
+
+
+class _Rate:
+    """Units a second over this process's part of a stage, for the ETA."""
+
+    def __init__(self) -> None:
+        self.stage, self.first_done, self.began = "", 0, 0.0
+
+    def eta(self, progress: Progress) -> str:
+        """How long the rest of the stage takes, in words; nothing before there is a rate."""
+        if progress.stage != self.stage:
+            self.stage, self.first_done, self.began = progress.stage, progress.done, time.monotonic()
+        finished, seconds = progress.done - self.first_done, time.monotonic() - self.began
+        left = progress.total - progress.done
+        if finished <= 0 or seconds < 1 or left <= 0:
+            return ""
+        return f"{duration(left * seconds / finished)} left"
+
+
+class LiveReporter:
+    """A progress display for a terminal, one bar a stage."""
+
+    def __init__(self) -> None:
+        self._rate = _Rate()
+        self._bars = bars.Progress(
+            bars.SpinnerColumn(finished_text="[green]✓[/]"),
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(bar_width=None),
+            bars.TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            bars.TextColumn("{task.fields[rate]}", style="cyan"),
+            bars.TextColumn("{task.fields[eta]}", style="magenta"),
+            bars.TextColumn("{task.fields[details]}", style="dim"),
+            console=out,
+            expand=True,
+            redirect_stderr=False,  # srtui.noise does
+        )
+        self._tasks: dict[str, bars.TaskID] = {}
+
+    def __enter__(self) -> LiveReporter:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def progress(self, progress: Progress) -> None:
+        if progress.stage not in self._tasks:
+            self._tasks[progress.stage] = self._bars.add_task(
+                stage_title(progress.stage), total=progress.total, rate="", eta="", details=""
+            )
+        self._bars.update(
+            self._tasks[progress.stage],
+            completed=progress.done,
+            total=progress.total,
+            rate=f"{progress.rate:.0f} tok/s" if progress.rate else "",
+            eta=self._rate.eta(progress),
+            details=_details(progress.detail),
+        )
+
+    def event(self, level: str, message: str) -> None:
+        colour = {"warning": "yellow", "error": "red"}.get(level, "dim")
+        self._bars.console.print(f"[{colour}]{level}: {plain(message)}[/]")
+
+
+class PlainReporter:
+    """A line every few seconds and at the end of each stage, for pipes and logs."""
+
+    def __init__(self) -> None:
+        self._rate, self._shown_at, self._shown = _Rate(), 0.0, ("", -1)
+
+    def __enter__(self) -> PlainReporter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def progress(self, progress: Progress) -> None:
+        eta = self._rate.eta(progress)
+        finished = progress.done >= progress.total
+        if (progress.stage, progress.done) == self._shown or not (
+            finished or time.monotonic() - self._shown_at > 5
+        ):
+            return
+        self._shown_at, self._shown = time.monotonic(), (progress.stage, progress.done)
+        rate = f"{progress.rate:.0f} tok/s" if progress.rate else ""
+        words = [w for w in (rate, _details(progress.detail), eta) if w]
+        line = f"{stage_title(progress.stage)}: {progress.done}/{progress.total}  {', '.join(words)}".rstrip()
+        print(safe(line), flush=True)
+
+    def event(self, level: str, message: str) -> None:
+        print(safe(f"{level}: {message}"), flush=True)
+
+
+class JsonReporter:
+    """One JSON object a line."""
+
+    def __enter__(self) -> JsonReporter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def progress(self, progress: Progress) -> None:
+        self._line(
+            type="progress",
+            stage=progress.stage,
+            done=progress.done,
+            total=progress.total,
+            tokens=progress.tokens,
+            seconds=round(progress.seconds, 2),
+            **progress.detail,
+        )
+
+    def event(self, level: str, message: str) -> None:
+        self._line(type="event", level=level, message=message)
+
+    @staticmethod
+    def _line(**values: Any) -> None:
+        print(json.dumps(values), flush=True)
+
+
+class QuietReporter:
+    """Nothing: for a program that wants the result and nothing else."""
+
+    def __enter__(self) -> QuietReporter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def progress(self, progress: Progress) -> None:
+        """Shows nothing."""
+
+    def event(self, level: str, message: str) -> None:
+        """Shows nothing."""
+
+
+class AttendedReporter:
+    """A reporter whose audience may go away: a terminal that hangs up, a pipe that nobody reads. ``lost`` is
+    called then, once, and nothing more is shown; the work itself never fails for it."""
+
+    def __init__(
+        self, reporter: LiveReporter | PlainReporter | JsonReporter | QuietReporter, lost: Callable[[], None]
+    ) -> None:
+        self._reporter, self._lost, self._gone = reporter, lost, False
+
+    def __enter__(self) -> AttendedReporter:
+        self._try(self._reporter.__enter__)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._try(self._reporter.__exit__)
+
+    def progress(self, progress: Progress) -> None:
+        """How far a stage is."""
+        self._try(self._reporter.progress, progress)
+
+    def event(self, level: str, message: str) -> None:
+        """One sentence; ``level`` is info, warning or error."""
+        self._try(self._reporter.event, level, message)
+
+    def _try(self, call: Callable[..., object], *arguments: object) -> None:
+        if self._gone:
+            return
+        try:
+            call(*arguments)
+        except (OSError, ValueError):  # Python's word for a stream that was closed is ValueError
+            self._gone = True
+            self._lost()
+
+
+def reporter(as_json: bool, lost: Callable[[], None], *, json_lines: bool = True) -> AttendedReporter:
+    """Bars on a terminal, else plain lines; with ``as_json`` JSON lines, or without ``json_lines`` nothing,
+    for a command whose only JSON is its result. ``lost`` is called where nobody sees them any more."""
+    if as_json:
+        return AttendedReporter(JsonReporter() if json_lines else QuietReporter(), lost)
+    return AttendedReporter(LiveReporter() if out.is_terminal else PlainReporter(), lost)
+
+
+def progress_line(as_json: bool) -> tuple[Callable[[int, int, int], None], Callable[[], None]]:
+    """A one-line import progress on a terminal (rows, share, rows/s, ETA), nothing elsewhere."""
+    if as_json or not out.is_terminal:
+        return (lambda rows, done, total: None), (lambda: None)
+    began, shown = time.monotonic(), [0.0]
+
+    def show(rows: int, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - began < 1 or now - shown[0] < 0.2:
+            return
+        shown[0] = now
+        part = done / total if total else 0
+        eta = duration((now - began) * (1 - part) / part) if part else "?"
+        sys.stdout.write(f"\r\x1b[K{rows:,} rows, {part:.0%}, {rows / (now - began):,.0f} rows/s, {eta} left")
+        sys.stdout.flush()
+
+    def clear() -> None:
+        if shown[0]:
+            sys.stdout.write("\r\x1b[K")
+            sys.stdout.flush()
+
+    return show, clear

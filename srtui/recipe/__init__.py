@@ -1,0 +1,25 @@
+"""A recipe: everything that a run depends on, in TOML, validated, with the paper's values as defaults.
+
+``settings`` and ``training`` have the keys, ``loading`` reads files, ``reference`` describes the keys.
+"""
+
+from srtui.recipe.loading import load, parse
+from srtui.recipe.section import MOST, Quantization
+from srtui.recipe.settings import (
+    By,
+    PromptSettings,
+    Recipe,
+    ReflectionSettings,
+    SamplingSettings,
+    ScoringSettings,
+    SelectionSettings,
+    StudentSettings,
+    TeacherSettings,
+)
+from srtui.recipe.training import TrainingSettings
+
+__all__ = [
+    "MOST", "By", "PromptSettings", "Quantization", "Recipe", "ReflectionSettings", "SamplingSettings",
+    "ScoringSettings", "SelectionSettings", "StudentSettings", "TeacherSettings", "TrainingSettings",
+    "load", "parse",
+]  # fmt: skip

@@ -1,0 +1,80 @@
+"""The words that every face (command line, dashboard, report) uses for the same thing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from srtui.text import duration, number, share
+
+LABELS = {
+    "samples": "samples",
+    "held out": "held out",
+    "kept": "kept",
+    "overruled": "overruled by a person",
+    "ifd before": "IFD of the original",
+    "ifd": "IFD of the final text",
+    "rifd before": "r-IFD before the new answer",
+    "rifd": "r-IFD of the final text",
+    "kept ifd": "IFD of what is kept",
+    "kept rifd": "r-IFD of what is kept",
+    "trained on": "trained on",
+    "changed since": "choice changed since the training",
+    "step loss": "loss of a step",
+    "step seconds": "in steps",
+    "step speed": "tokens/s in steps",
+    "stage seconds": "whole stage",
+}
+"""By quantity, the words that all faces use for it."""
+
+STAGE_TITLES = {
+    "check-template": "Check the prompt template",
+    "reflect-instruction": "Reflect on instructions",
+    "choose-instruction": "Choose instructions (IFD)",
+    "reflect-response": "Reflect on answers",
+    "choose-response": "Choose answers (r-IFD)",
+    "train": "Train the student (QLoRA)",
+    "answers-a": "Answers of A",
+    "answers-b": "Answers of B",
+    "judge": "Judge",
+    "judge-words": "The judge's words",
+    "choice": "Multiple choice",
+}
+
+
+def stage_title(stage: str) -> str:
+    """What a person calls a stage of a run or of an evaluation."""
+    return STAGE_TITLES.get(stage, stage)
+
+
+def kept_words(kept: int, samples: int, held_out: int) -> str:
+    """26 of 56 (46 %), 2 held out."""
+    held = f", {held_out:,} {LABELS['held out']}" if held_out else ""
+    return f"{kept:,} of {samples:,} ({share(kept, samples)}){held}"
+
+
+def training_words(
+    trained_on: int,
+    step_losses: Sequence[float] | None,
+    seconds: float,
+    tokens_a_second: float | None,
+    changed_since: int,
+) -> list[str]:
+    """What a training was, as every face says it; figures as srtui.store.figures.training defines them.
+
+    Args:
+        trained_on: samples whose tokens were trained on.
+        step_losses: the loss of the first and of the last step, in nats a target token, where there are any.
+        seconds: time spent in steps.
+        tokens_a_second: tokens over those seconds; None where no time was spent.
+        changed_since: choices that a person has changed after it.
+    """
+    words = [f"{LABELS['trained on']} {trained_on:,} samples"]
+    if changed_since:
+        words[0] += f", before a person changed {changed_since:,} choice{'' if changed_since == 1 else 's'}"
+    if step_losses:
+        first, last = step_losses
+        words.append(f"{LABELS['step loss']} {number(first)} → {number(last)}")
+    if tokens_a_second:
+        words.append(f"{duration(seconds)} {LABELS['step seconds']}")
+        words.append(f"{tokens_a_second:,.0f} {LABELS['step speed']}")
+    return words
