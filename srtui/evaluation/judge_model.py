@@ -5,7 +5,7 @@ the probabilities of "1/" to "10/" at that place, which llama.cpp gives exactly,
 one: what sampling under a grammar of ten strings would draw from. The second answer's are read behind
 each score that the first may have ("Answer 1: 7/10", a new line, "Answer 2: "), so what comes out is the
 distribution of both scores together. A score is the mean of its margin. How much probability the ten
-strings had before scaling (``mass``) tells whether the judge meant to give a score there at all.
+strings had before scaling (``mass``) shows whether the judge meant to give a score there at all.
 """
 
 from __future__ import annotations

@@ -53,12 +53,12 @@ class Choosing:
         self._tally = _ProxyTally()
 
     def instruction(self) -> None:
-        """The variant with the higher IFD goes on. Raises Stopped when asked to stop."""
+        """The variant with the higher IFD is taken further. Raises Stopped when asked to stop."""
         self._choose("instruction", self._recipe.selection.instruction_by, selection.choose_instruction, 1.0)
         self._tell_of_proxy()
 
     def response(self) -> None:
-        """The variant with the lower r-IFD goes on; then each sample's outcome, and the scores of what
+        """The variant with the lower r-IFD is taken; then each sample's outcome, and the scores of what
         people wrote. Raises Stopped when asked to stop."""
         # Outcomes follow the choices, and take about half as long again.
         weight = 0.7

@@ -1,7 +1,7 @@
 """The loop itself: reflect, choose, reflect, choose, train.
 
 One process works on a run. What is still to do is read off the store at the start of every stage,
-so a run that was killed at any instant goes on where it was; every unit of work is one transaction.
+so a run that was killed at any instant resumes where it was; every unit of work is one transaction.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Engine:
 
     def work(self, until: str | None = None) -> Run:
         """Run all stages that are left. Raises Stopped when asked to stop, UserError on bad input;
-        in either case the store says so and the run can go on later."""
+        in either case the store says so and the run can be resumed later."""
         runs, run_id, watch = self._store.runs, self._run.id, self._watch
         today.freeze(self._run.date)
         watch.lease = runs.acquire(run_id)

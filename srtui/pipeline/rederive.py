@@ -108,9 +108,7 @@ class _Check:
             )
         if r["c_key"] is None or r["u_key"] is None:
             return f"{_name(r)}: a loss that it is made of is not there"
-        losses = [
-            SpanLoss(r[f"{of}_nll"], r[f"{of}_tokens"], reason=r[f"{of}_reason"]) for of in ("c", "u")
-        ]
+        losses = [SpanLoss(r[f"{of}_nll"], r[f"{of}_tokens"], reason=r[f"{of}_reason"]) for of in ("c", "u")]
         value, reason = ifd(*losses)  # r-IFD is the same ratio of other spans
         if (value is None) != (r["value"] is None) or (value is None and reason != r["reason"]):
             return f"{_name(r)}: it says {r['value'] or r['reason']}, its losses {value or reason}"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def train_selected(context: Context) -> None:
-    """Train the student's adapter, unless that is done; one that was begun goes on from its last
+    """Train the student's adapter, unless that is done; one that was begun is resumed from its last
     checkpoint. Raises Stopped when asked to stop."""
     store, run_id, watch, recipe = context.store, context.run.id, context.watch, context.recipe
     runs = store.runs
@@ -116,7 +116,7 @@ def train_selected(context: Context) -> None:
 
 
 class _Record(Listener):
-    """What training tells, into the store and to whoever watches."""
+    """What training reports, into the store and to whoever watches."""
 
     def __init__(self, context: Context, training_id: int, steps: int, max_length: int) -> None:
         self._context, self._id, self._steps, self._max_length = context, training_id, steps, max_length
@@ -131,7 +131,7 @@ class _Record(Listener):
         self._context.store.checkpoints.rewind(self._id, step)
         if step:
             self._context.watch.event(
-                "info", f"Training goes on from the checkpoint of step {step} of {self._steps}."
+                "info", f"Training resumes from the checkpoint of step {step} of {self._steps}."
             )
 
     def metric(self, step: int, values: dict[str, float]) -> None:

@@ -128,7 +128,7 @@ class Student:
                     use_safetensors=True,
                     device_map={"": where},
                     output_loading_info=True,
-                    ignore_mismatched_sizes=True,  # told below, with its name
+                    ignore_mismatched_sizes=True,  # refused below, with its name
                     **settings,
                 )
         except torch.OutOfMemoryError as error:

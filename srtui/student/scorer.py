@@ -32,7 +32,7 @@ class Scorer:
     """Scores spans with one student.
 
     ``batch_tokens`` is the number of tokens of one forward pass; "auto" is found from the memory
-    that is free, and an out-of-memory halves it and goes on. Spans lie end to end with no padding,
+    that is free, and an out-of-memory halves it and the work continues. Spans lie end to end with no padding,
     and a beginning that many of them share is run once; where the student's attention cannot be cut
     like that, they are padded, and where padding changes a loss, each runs alone (``batching`` says
     which, ``why_padded`` why). ``head`` makes the model's own logits. ``tokens_run`` are those that went

@@ -57,14 +57,14 @@ class TrainingResult:
 
 
 class Listener:
-    """What ``train`` tells while it works; each does nothing unless overridden."""
+    """What ``train`` reports while it works; each does nothing unless overridden."""
 
     def planned(self, facts: preflight.Preflight) -> None:
         """Before the first step."""
 
     def begins(self, step: int, tokens: int) -> None:
-        """It goes on after this step (0: from the start), and after so many tokens; what was told of
-        later steps is told again."""
+        """It resumes after this step (0: from the start), and after so many tokens; what was reported of
+        later steps is reported again."""
 
     def metric(self, step: int, values: dict[str, float]) -> None:
         """After each step: loss, learning_rate, grad_norm, tokens and seconds so far, memory_mb; and
@@ -109,7 +109,7 @@ def train(
 ) -> TrainingResult | None:
     """Train an adapter and write it to ``out_dir`` as safetensors, beside it first and then renamed.
 
-    Checkpoints lie in ``checkpoints`` beside ``out_dir``; a whole one of this very training is gone on
+    Checkpoints lie in ``checkpoints`` beside ``out_dir``; a whole one of this very training is resumed
     from. A stop gives up the step in hand, leaves a checkpoint and returns None. ``student`` saves a
     second load and is given adapters in place. Raises UserError where memory will not do (with the
     setting that would), where a loss is not finite, and where the loss has blown up.
@@ -314,13 +314,13 @@ class _Training:
         # Where the estimate was too low, half of it is the best guess at what is really there.
         room = self.free if self.memory > self.free else self.memory // 2
         would = preflight.what_would_fit(room, self.shape, self.examples, self.settings, **self._ways())
-        mend = f"set {would}" if would else "choose a smaller student"
-        return UserError(f"Training does not fit: {what}; {mend}.")
+        fix = f"set {would}" if would else "choose a smaller student"
+        return UserError(f"Training does not fit: {what}; {fix}.")
 
     # -- while it runs ------------------------------------------------------------------------------
 
     def _after_step(self, step: int, values: dict[str, float]) -> bool:
-        """Tell, evaluate, save; whether early stopping ends the training here."""
+        """Report, evaluate, save; whether early stopping ends the training here."""
         done = self.progress
         done.step, done.seconds = step, time.monotonic() - self.clock
         done.losses = [*done.losses[-131:], values["loss"]]

@@ -1,7 +1,7 @@
 """The loop: a plan of steps, known beforehand, taken one by one on one device.
 
 Every step seeds the random numbers (dropout, NEFTune) by its own number, and has the learning rate of
-its number: a training that goes on from step n has nothing to restore but the adapter and the
+its number: a training that resumes after step n has nothing to restore but the adapter and the
 optimizer's state.
 """
 
@@ -65,7 +65,7 @@ class Trainer:
     def train(self, checkpoint: Path | None = None, done: int = 0) -> None:
         """The steps after the first ``done``, from ``checkpoint`` where there is one.
 
-        Raises Interrupted, and UserError where a loss or a gradient is not finite: before the optimizer
+        Raises TrainingStopped, and UserError where a loss or a gradient is not finite: before the optimizer
         could spoil the weights with it.
         """
         if checkpoint is not None:
