@@ -23,7 +23,7 @@ from srtui.recipe import Recipe
 from srtui.sample import Pair
 from srtui.selection import ScoredText
 from srtui.store import Store, figures
-from srtui.store.connection import open_read_only
+from srtui.store.connection import one_moment, open_read_only
 from srtui.store.schema import counted_again
 from srtui.store.stored import misshapen, stored
 from srtui.student.ifd import SpanLoss, ifd
@@ -210,12 +210,14 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _counts(conn: sqlite3.Connection) -> Iterator[str]:
-    """The counts that the store's triggers keep, against the rows that they count."""
+    """The counts that the store's triggers keep, against the rows that they count; a run may be adding some."""
     for table, key, query in counted_again():
         columns = ", ".join(key)
-        kept = {tuple(r)[: len(key)]: tuple(r)[len(key) :] for r in conn.execute(f"SELECT * FROM {table}")}
-        for row in conn.execute(query):
-            at, counted = tuple(row)[: len(key)], tuple(row)[len(key) :]
+        with one_moment(conn):
+            kept = {tuple(r)[: len(key)]: tuple(r)[len(key) :] for r in conn.execute(f"SELECT * FROM {table}")}
+            again = [tuple(r) for r in conn.execute(query)]
+        for row in again:
+            at, counted = row[: len(key)], row[len(key) :]
             if not _alike(kept.pop(at, ()), counted):
                 yield f"{table} {_path(at)} ({columns}): its counts are not those of the rows"
         for at in kept:
@@ -224,7 +226,8 @@ def _counts(conn: sqlite3.Connection) -> Iterator[str]:
 
 def _sums(store: Store) -> Iterator[str]:
     for row in store.rows("SELECT run_id FROM run_sums ORDER BY run_id"):
-        kept, again = figures.sums_and_again(store, row[0])
+        with one_moment(store.conn):
+            kept, again = figures.sums_and_again(store, row[0])
         if kept is not None and not _alike(list(kept.values()), [again[name] for name in kept]):
             yield f"run_sums {row[0]}: the sums that were kept are not those of the rows"
 
