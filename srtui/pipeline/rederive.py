@@ -214,7 +214,9 @@ def _counts(conn: sqlite3.Connection) -> Iterator[str]:
     for table, key, query in counted_again():
         columns = ", ".join(key)
         with one_moment(conn):
-            kept = {tuple(r)[: len(key)]: tuple(r)[len(key) :] for r in conn.execute(f"SELECT * FROM {table}")}
+            kept = {
+                tuple(r)[: len(key)]: tuple(r)[len(key) :] for r in conn.execute(f"SELECT * FROM {table}")
+            }
             again = [tuple(r) for r in conn.execute(query)]
         for row in again:
             at, counted = row[: len(key)], row[len(key) :]

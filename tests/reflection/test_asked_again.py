@@ -123,7 +123,9 @@ def test_what_stands_beside_one_that_lacked_room_stays(store: Store) -> None:
     assert asked(store, "short", 20, short, 2) == [1]
     assert asked(store, "long", 5000, long, 2) == [1]
     assert (compared(store, 1), compared(store, 2)) == (["Two."], ["Two.", "Three."])
-    made = "SELECT g.text, v.response FROM generation g JOIN variant v ON v.id = g.variant_id ORDER BY candidate"
+    made = (
+        "SELECT g.text, v.response FROM generation g JOIN variant v ON v.id = g.variant_id ORDER BY candidate"
+    )
     assert [tuple(r) for r in store.rows(made)] == [("Hm.Two.", "Two."), ("Hm.Three.", "Three.")]
     assert list(faults(store)) == []
     assert asked(store, "long-again", 5000, long, 2) == []

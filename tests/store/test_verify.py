@@ -155,7 +155,8 @@ def test_a_run_that_writes_meanwhile_is_no_damage(store: Store, monkeypatch: pyt
             seen.append(statement)
             with writer.transaction():
                 writer.conn.execute(
-                    "INSERT INTO reflection VALUES (?, ?, 'instruction', ?, 'parsed', 1)", (run.id, len(seen), len(seen))
+                    "INSERT INTO reflection VALUES (?, ?, 'instruction', ?, 'parsed', 1)",
+                    (run.id, len(seen), len(seen)),
                 )
                 writer.conn.execute(
                     "INSERT INTO outcome(run_id, sample_id, variant_id, kept, reason) VALUES (?, ?, ?, 1, 'selected')",
