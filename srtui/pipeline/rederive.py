@@ -6,17 +6,16 @@ rows. They are derived again, row by row, and compared. docs/architecture.md say
 
 from __future__ import annotations
 
-import json
 import math
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import cache
 from typing import Any
 
 from srtui import recipe as recipes
 from srtui import selection
-from srtui.datasets.layouts import layout_of
+from srtui.datasets.layouts import LAYOUTS
 from srtui.datasets.rows import Refused, pair_of
 from srtui.errors import UserError
 from srtui.recipe import Recipe
@@ -84,7 +83,7 @@ class _Check:
         if misshapen(r, "sample", "record"):
             return None
         texts = Pair(r["instruction"], r["input"], r["response"])
-        if _gives(json.loads(r["record"]), texts):
+        if _gives(stored(r, "sample", "record"), texts):
             return None
         return f"sample {r['id']}: its original text is not in its record"
 
@@ -188,13 +187,10 @@ def _name(r: sqlite3.Row) -> str:
 
 def _gives(record: Any, texts: Pair) -> bool:
     """Whether a record reads as these texts; where its columns were named by the user, whether it has them."""
-    layout = layout_of(record) if isinstance(record, dict) else None
-    if layout is not None:
-        try:
+    for layout in LAYOUTS.values() if isinstance(record, dict) else ():
+        with suppress(Refused):  # its file was of another
             if pair_of(*layout.taker({})(record)) == texts:
                 return True
-        except Refused:
-            pass
     found = set(_texts(record))
     return all(not text or text in found for text in texts)
 

@@ -174,3 +174,29 @@ def test_a_run_that_writes_meanwhile_is_no_damage(store: Store, monkeypatch: pyt
             reader.conn.set_trace_callback(write)
             found = [fault for fault in rederive.faults(reader) if not fault.startswith("outcome ")]
         assert found == [] and len(seen) == 3
+
+
+@pytest.mark.parametrize(
+    ("format", "record"),
+    [
+        ("auto", '{"instruction": "i", "output": "o", "x": ' + "[" * 1010 + "]" * 1010 + "}"),
+        ("auto", '{"instruction": "no", "instruction": "i", "output": "o", "x": "\\ud800"}'),
+        # Both lists of turns; the one that was asked for has its text in parts.
+        ("messages", '{"conversations": [{"from": "human", "value": "no"}, {"from": "gpt", "value": "o"}], "messages": '
+                     '[{"role": "user", "content": [{"type": "text", "text": "i "}, {"type": "text", "text": "j"}]}, '
+                     '{"role": "assistant", "content": "o"}]}'),
+    ],
+    ids=["nested as deep as is read", "what only Python reads", "another layout than is seen first"],
+)  # fmt: skip
+def test_what_was_imported_is_no_damage(workspace: Workspace, format: str, record: str) -> None:
+    from srtui.datasets.reader import read
+    from srtui.datasets.rows import BadRow
+    from srtui.pipeline.rederive import faults
+
+    file = workspace.root / "d.jsonl"
+    file.write_text(record + "\n", encoding="utf-8")
+    (row,) = read(file, format)
+    assert not isinstance(row, BadRow)
+    with Store(workspace.store_path) as store:
+        store.corpus.import_rows("d", "f", "sha", "json", [NewRow(row.number, row.pair, row.record, row.id)])
+        assert store.verify(deep=True).problems == [] and list(faults(store)) == []
