@@ -6,17 +6,16 @@ rows. They are derived again, row by row, and compared. docs/architecture.md say
 
 from __future__ import annotations
 
-import json
 import math
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import cache
 from typing import Any
 
 from srtui import recipe as recipes
 from srtui import selection
-from srtui.datasets.layouts import layout_of
+from srtui.datasets.layouts import LAYOUTS
 from srtui.datasets.rows import Refused, pair_of
 from srtui.errors import UserError
 from srtui.measures import SpanLoss, ifd
@@ -24,7 +23,7 @@ from srtui.recipe import Recipe
 from srtui.sample import Pair
 from srtui.selection import ScoredText
 from srtui.store import Store, figures
-from srtui.store.connection import open_read_only
+from srtui.store.connection import one_moment, open_read_only
 from srtui.store.schema import counted_again
 from srtui.store.stored import misshapen, stored
 
@@ -84,7 +83,7 @@ class _Check:
         if misshapen(r, "sample", "record"):
             return None
         texts = Pair(r["instruction"], r["input"], r["response"])
-        if _gives(json.loads(r["record"]), texts):
+        if _gives(stored(r, "sample", "record"), texts):
             return None
         return f"sample {r['id']}: its original text is not in its record"
 
@@ -186,13 +185,10 @@ def _name(r: sqlite3.Row) -> str:
 
 def _gives(record: Any, texts: Pair) -> bool:
     """Whether a record reads as these texts; where its columns were named by the user, whether it has them."""
-    layout = layout_of(record) if isinstance(record, dict) else None
-    if layout is not None:
-        try:
+    for layout in LAYOUTS.values() if isinstance(record, dict) else ():
+        with suppress(Refused):  # its file was of another
             if pair_of(*layout.taker({})(record)) == texts:
                 return True
-        except Refused:
-            pass
     found = set(_texts(record))
     return all(not text or text in found for text in texts)
 
@@ -208,12 +204,16 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _counts(conn: sqlite3.Connection) -> Iterator[str]:
-    """The counts that the store's triggers keep, against the rows that they count."""
+    """The counts that the store's triggers keep, against the rows that they count; a run may be adding some."""
     for table, key, query in counted_again():
         columns = ", ".join(key)
-        kept = {tuple(r)[: len(key)]: tuple(r)[len(key) :] for r in conn.execute(f"SELECT * FROM {table}")}
-        for row in conn.execute(query):
-            at, counted = tuple(row)[: len(key)], tuple(row)[len(key) :]
+        with one_moment(conn):
+            kept = {
+                tuple(r)[: len(key)]: tuple(r)[len(key) :] for r in conn.execute(f"SELECT * FROM {table}")
+            }
+            again = [tuple(r) for r in conn.execute(query)]
+        for row in again:
+            at, counted = row[: len(key)], row[len(key) :]
             if not _alike(kept.pop(at, ()), counted):
                 yield f"{table} {_path(at)} ({columns}): its counts are not those of the rows"
         for at in kept:
@@ -222,7 +222,8 @@ def _counts(conn: sqlite3.Connection) -> Iterator[str]:
 
 def _sums(store: Store) -> Iterator[str]:
     for row in store.rows("SELECT run_id FROM run_sums ORDER BY run_id"):
-        kept, again = figures.sums_and_again(store, row[0])
+        with one_moment(store.conn):
+            kept, again = figures.sums_and_again(store, row[0])
         if kept is not None and not _alike(list(kept.values()), [again[name] for name in kept]):
             yield f"run_sums {row[0]}: the sums that were kept are not those of the rows"
 

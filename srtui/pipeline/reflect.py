@@ -13,7 +13,7 @@ from srtui.progress import Stopped
 from srtui.reflection import ReflectionPrompt, Rewrite
 from srtui.store.corpus import Variant
 from srtui.store.endings import CUT, cut_at, packed
-from srtui.store.work import StoredGeneration
+from srtui.store.work import CAME_TO_SOMETHING, StoredGeneration
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,12 @@ class Reflecting:
                 continue
             del waiting[asked.sample_id, asked.attempt]
             group.sort(key=lambda g: g.candidate)
-            if self._take(asked, group):
+            again = None
+            if not self._take(asked, group):
+                again = self._first_unasked(asked.sample_id, asked.variant, asked.attempt + 1)
+            if again is None:
                 done += 1
             else:
-                again = _OpenRequest(asked.sample_id, asked.variant, asked.attempt + 1)
                 teacher.submit([self._prompt.request(again, asked.variant.pair, again.attempt)])
             self._show(teacher, done, before)
         self._watch.raise_if_stopped()
@@ -119,14 +121,15 @@ class Reflecting:
             if self._watch.should_stop():
                 raise Stopped
 
-    def _first_unasked(self, sample_id: int, variant: Variant) -> _OpenRequest | None:
-        """The first try whose generations are not stored yet, or None where stored ones settle it.
+    def _first_unasked(self, sample_id: int, variant: Variant, first: int = 1) -> _OpenRequest | None:
+        """The first try, of those from ``first`` on, whose generations are not stored yet, or None where stored
+        ones settle it.
 
         Another run with the same teacher, words and seeds, or this one before it was killed, has
         asked already: the same question is never paid for twice.
         """
         identity, prompt = self._teacher.identity, self._prompt
-        for attempt in range(1, self._recipe.reflection.max_attempts + 1):
+        for attempt in range(first, self._recipe.reflection.max_attempts + 1):
             stored = []
             for candidate in range(self._recipe.reflection.candidates):
                 of = (variant.pair, attempt, candidate, identity)
@@ -160,7 +163,7 @@ class Reflecting:
     def _lacked_room(self, stored: dict[str, Any], variant: Variant, attempt: int) -> bool:
         """Whether a stored text that came to nothing was cut with less room than this teacher has for it:
         a context that was shorter, or an older srtui, which gave a retry no more than a first try."""
-        if stored["parsed"] in ("parsed", "unchanged") and not _was_cut(stored):
+        if stored["parsed"] in CAME_TO_SOMETHING and not _was_cut(stored):
             return False
         if stored["segments"] is None:
             last = self._prompt.segments(1)[-1].max_tokens
@@ -183,18 +186,27 @@ class Reflecting:
         )[0]
 
     def _take(self, asked: _OpenRequest, group: Sequence[Generation]) -> bool:
-        """Store one try's generations; True when the sample's reflection is settled."""
+        """Store one try's generations; True when the sample's reflection is settled.
+
+        Where a try is asked again for one candidate, a rewrite that is stored of another stands: choices may
+        have been made by it."""
         prompt, store = self._prompt, self._store
         read = [(g, prompt.read(g, asked.variant.pair)) for g in group]
+        rows = [self._row(asked, g, r) for g, r in read]
+        stand = [store.work.generation(row.key) for row in rows]
         settled = prompt.is_settled(
             asked.attempt,
-            rewritten=any(r.pair for _, r in read),
+            rewritten=any(r.pair for _, r in read)
+            or any(s is not None and s["parsed"] == "parsed" for s in stand),
             refused=any(g.refused for g, _ in read),
         )
         with store.transaction():
             candidates: list[int] = []
-            for generation, rewrite in read:
-                row = self._row(asked, generation, rewrite)
+            for (_, rewrite), row, stands in zip(read, rows, stand, strict=True):
+                if stands is not None and stands["parsed"] in CAME_TO_SOMETHING:
+                    if stands["parsed"] == "parsed":
+                        candidates.append(self._adopt(asked.sample_id, asked.variant, stands))
+                    continue
                 generation_id = store.work.add_generation(row)
                 if rewrite.pair is not None:
                     variant_id, _ = store.corpus.add_variant(
