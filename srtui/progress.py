@@ -1,4 +1,4 @@
-"""How an engine tells a face what it does, and how it is stopped."""
+"""How an engine reports what it does, and how it is stopped."""
 
 from __future__ import annotations
 

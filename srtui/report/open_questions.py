@@ -104,7 +104,7 @@ def _of_evaluation(e: Evaluation, calibrations: Sequence[Evaluation]) -> list[st
     if length.get("a") and length.get("b") and not 1 / LONGER <= length["a"] / length["b"] <= LONGER:
         found.append(
             f"{name}: A's answers are {length['a'] / length['b']:.1f} times as long as B's on the mean, and judges favour "
-            "longer ones; how much of the win rate that is cannot be told from it."
+            "longer ones; how much of the win rate that is, it does not show."
             if (e.result.get("length_controlled") or {}).get("win_rate", {}).get("value") is None
             else f"{name}: A's answers are {length['a'] / length['b']:.1f} times as long as B's on the mean; read the win "
             "rate at equal length."
@@ -204,7 +204,7 @@ def _of_data(f: Facts) -> list[str]:
     if ended["cut"]:
         found.append(
             f"{ended['cut']:,} of the kept texts were cut short by an older srtui, which took them all the same: they end "
-            "in the middle, and training learns that; a run of another name writes them anew."
+            "in the middle, and training learns that; a run of another name writes them again."
         )
     if ended["unknown"]:
         found.append(

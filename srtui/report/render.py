@@ -78,7 +78,7 @@ def _environment(is_html: bool) -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        # Whatever a text of the data holds, a terminal or a browser is told to obey none of it.
+        # Whatever a text of the data holds, a terminal or a browser obeys none of it.
         finalize=_for_html if is_html else _for_markdown,
     )
     made.filters |= {

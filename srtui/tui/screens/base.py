@@ -137,7 +137,7 @@ class RunLine(Words):
         self.show_run()
 
     def show_run(self) -> None:
-        """Say it anew."""
+        """Show it as it is now."""
         app: Dashboard = self.app  # type: ignore[assignment]
         run = app.current_run
         if run is None:

@@ -152,7 +152,7 @@ class EvaluationScreen(DashboardScreen):
             if name is not None and name.strip():
                 self._sit(e.id, name.strip())
 
-        words = "Who judges? Under the same name you go on where you were."
+        words = "Who judges? Under the same name you continue where you were."
         self.app.push_screen(AskText("Judge yourself", words, "", "your name"), begin)
 
     def _sit(self, evaluation_id: int, annotator: str) -> None:

@@ -259,7 +259,7 @@ class LiveScreen(DashboardScreen):
             if yes:
                 self.dashboard.write(lambda store: store.runs.ask(run.id, "stop"))
 
-        words = "It finishes the step that it is in. Everything finished is stored, and p goes on from there."
+        words = "It finishes the step that it is in. Everything finished is stored, and p resumes from there."
         self.app.push_screen(Confirm(f"Stop {run.name}?", words, "Stop"), stop)
 
 

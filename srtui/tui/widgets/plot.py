@@ -27,7 +27,7 @@ class Series:
     kind: Literal["line", "dots"] = "line"
     dashed: bool = False
     sign: str = ""
-    """For points: what to draw instead of a dot, where two series are to be told apart by it."""
+    """For points: what to draw instead of a dot, where two series need different signs."""
 
 
 class Plot(Widget):

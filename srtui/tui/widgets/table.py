@@ -219,7 +219,7 @@ class VirtualTable(ScrollView, can_focus=True):
 
     async def _fetch_seen(self) -> None:
         try:
-            # One page at a time, and what is wanted is asked anew each time: a dragged scroll bar
+            # One page at a time, and what is wanted is asked again each time: a dragged scroll bar
             # leaves no queue of pages that nobody sees any more.
             while self._source is not None and (page := self._wanted()) is not None:
                 pages = self._pages
