@@ -170,40 +170,35 @@ def measure_server(model: Path, wanted: argparse.Namespace) -> dict[str, Any]:
 
 def measure_ceiling(model: Path, wanted: argparse.Namespace) -> dict[str, Any]:
     """No sampling and no bookkeeping: what llama_decode alone takes for the same tokens."""
-    import llama_cpp
-
-    from srtui.llama.engine import LlamaTeacher, _common_prefix
+    from srtui.llama.engine import LlamaTeacher
+    from srtui.llama.scheduler import common_prefix
 
     teacher = LlamaTeacher(model, name="bench", sha256="-", slots=wanted.slots)
     prompts = [teacher._render(r)[1] for r in requests(wanted.prompts, wanted.tokens, guided=False)]
-    prefix = _common_prefix(prompts)[:-1]
+    prefix = common_prefix(prompts)[:-1]
     prompts = sorted((p[len(prefix) :] for p in prompts), key=len, reverse=True)
     slots = wanted.slots
     # The same context, batch and attention as the engine's own.
-    assert teacher._open_context(slots, len(prefix) + len(prompts[0]) + wanted.tokens)
-    context, batch = teacher._context, teacher._batch
-    memory = llama_cpp.llama_get_memory(context)
+    context = teacher._open_context(slots, len(prefix) + len(prompts[0]) + wanted.tokens)
+    assert context is not None
 
     def decode(rows: Iterable[tuple[int, int, int, bool]]) -> None:
         size = 0
-        for row in rows:
-            token, position, seq, logits = row
-            teacher._put(size, token, position, seq, wants_logits=logits)
+        for token, position, slot, logits in rows:
+            context.put(size, token, position, slot, wants_logits=logits)
             size += 1
-        batch.n_tokens = size
-        assert llama_cpp.llama_decode(context, batch) == 0
-        llama_cpp.llama_synchronize(context)
+        assert context.decode(size, wait=True)
 
     start = time.perf_counter()
-    size = teacher._batch_size
+    size = context.batch_tokens
     for at in range(0, len(prefix), size):
         decode((t, at + i, slots, False) for i, t in enumerate(prefix[at : at + size]))
     tokens, decoding = 0, 0.0
     for wave in range(0, len(prompts), slots):
         group = prompts[wave : wave + slots]
         for seq in range(slots):
-            llama_cpp.llama_memory_seq_rm(memory, seq, -1, -1)
-            llama_cpp.llama_memory_seq_cp(memory, slots, seq, -1, -1)
+            context.cut(seq, 0)
+            context.copy(slots, seq)
         for seq, prompt in enumerate(group):
             for at in range(0, len(prompt), size):
                 decode(

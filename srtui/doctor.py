@@ -223,9 +223,7 @@ def _torch() -> list[Check]:
             "a GPU is here and torch cannot use it" if device else "no CUDA GPU; everything runs on the CPU"
         )
         found.append(
-            Check(
-                "CUDA", False if device else None, detail + (f" (built for {built})" if built else ""), fix
-            )
+            Check("CUDA", False if device else None, detail + (f" (built for {built})" if built else ""), fix)
         )
         return found
     for index in range(torch.cuda.device_count()):
@@ -259,96 +257,25 @@ def _bitsandbytes() -> list[Check]:
     return [Check("bitsandbytes", ok, detail, "" if ok else "reinstall: make clean setup")]
 
 
-_kept: list[Any] = []  # llama.cpp goes on calling its log callback as long as the process lives
-
-
 def _llama() -> list[Check]:
-    import ctypes
-    import math
+    from srtui.llama.self_test import evaluate_tiny
 
-    import llama_cpp
-
-    quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
-    _kept.append(quiet)
-    llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
-    llama_cpp.llama_backend_init()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tiny.gguf"
-        _write_tiny_gguf(path, "Q8_0")
-        model_settings = llama_cpp.llama_model_default_params()
-        model = llama_cpp.llama_model_load_from_file(str(path).encode(), model_settings)
-        settings = llama_cpp.llama_context_default_params()
-        settings.n_ctx, settings.n_batch, settings.n_threads = 64, 16, 1
-        context = llama_cpp.llama_init_from_model(model, settings) if model else None
-        if not context:
-            return [
-                Check("llama.cpp", False, "a tiny model could not be loaded", "rebuild: make clean setup")
-            ]
-        tokens = (llama_cpp.llama_token * 5)(1, 7, 3, 9, 2)
-        failed = llama_cpp.llama_decode(context, llama_cpp.llama_batch_get_one(tokens, len(tokens)))
-        logits = [llama_cpp.llama_get_logits_ith(context, -1)[i] for i in range(256)] if not failed else []
-        gpu = bool(llama_cpp.llama_supports_gpu_offload())
-        llama_cpp.llama_free(context)
-        llama_cpp.llama_model_free(model)
-    ok = bool(logits) and all(map(math.isfinite, logits)) and max(logits) > min(logits)
-    found = [
+    tiny = evaluate_tiny()
+    if not tiny.loaded:
+        return [Check("llama.cpp", False, "a tiny model could not be loaded", "rebuild: make clean setup")]
+    checks = [
         Check(
             "llama.cpp",
-            ok,
-            f"llama-cpp-python {llama_cpp.__version__}, built for {'a GPU' if gpu else 'the CPU'}, "
-            + ("a tiny model was evaluated" if ok else "a tiny model gave no usable result"),
-            "" if ok else "rebuild it for this machine: make clean setup",
+            tiny.evaluated,
+            f"llama-cpp-python {tiny.version}, built for {'a GPU' if tiny.gpu else 'the CPU'}, "
+            + ("a tiny model was evaluated" if tiny.evaluated else "a tiny model gave no usable result"),
+            "" if tiny.evaluated else "rebuild it for this machine: make clean setup",
         )
     ]
-    if not gpu and Path("/dev/nvidiactl").exists():
+    if not tiny.gpu and Path("/dev/nvidiactl").exists():
         fix = "install the CUDA toolkit (nvcc) and run `make setup` again"
-        found.append(Check("llama.cpp GPU", None, "a GPU is here and llama.cpp was built without it", fix))
-    return found
-
-
-def _write_tiny_gguf(path: Path, quantization: str = "F32") -> None:
-    """A one-layer Llama of 256 tokens with fixed weights: every kind of its tensors in a megabyte or two.
-
-    Its matrices are a multiple of every kernel's tile, so that with a ``quantization`` llama.cpp takes the code that
-    it takes for real models: in float32 a build whose AMX code dies of an illegal instruction passed.
-    """
-    import gguf
-    import numpy as np
-
-    width, vocabulary, hidden = 256, 256, 512
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(64)
-    writer.add_embedding_length(width)
-    writer.add_block_count(1)
-    writer.add_feed_forward_length(hidden)
-    writer.add_head_count(2)
-    writer.add_head_count_kv(1)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(width // 2)
-    writer.add_vocab_size(vocabulary)
-    writer.add_tokenizer_model("none")
-    numbers = np.random.default_rng(0)
-    shapes = {
-        "token_embd": (vocabulary, width),
-        "output": (vocabulary, width),
-        "blk.0.attn_q": (width, width),
-        "blk.0.attn_k": (width // 2, width),
-        "blk.0.attn_v": (width // 2, width),
-        "blk.0.attn_output": (width, width),
-        "blk.0.ffn_gate": (hidden, width),
-        "blk.0.ffn_up": (hidden, width),
-        "blk.0.ffn_down": (width, hidden),
-    }
-    for name, shape in shapes.items():
-        weights = numbers.normal(0, 0.05, shape).astype(np.float32)
-        kind = gguf.GGMLQuantizationType[quantization]
-        writer.add_tensor(f"{name}.weight", gguf.quants.quantize(weights, kind), raw_dtype=kind)
-    for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
-        writer.add_tensor(f"{name}.weight", np.ones(width, dtype=np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+        checks.append(Check("llama.cpp GPU", None, "a GPU is here and llama.cpp was built without it", fix))
+    return checks
 
 
 _WORKERS: dict[str, Callable[[], list[Check]]] = {

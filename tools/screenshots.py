@@ -39,7 +39,14 @@ async def write_for(workspace: Workspace, seconds: int) -> None:
         run_id = store.runs.named("at-work").id
         for second in range(seconds):
             done = 41 + (second + 1) // 2
-            detail = {"parsed": done, "retried": 4, "unparsed": 2, "slots": 16, "slots_in_use": 14, "waiting": 5}
+            detail = {
+                "parsed": done,
+                "retried": 4,
+                "unparsed": 2,
+                "slots": 16,
+                "slots_in_use": 14,
+                "waiting": 5,
+            }
             tokens = (172, 168, 181, 158, 176, 179)[second % 6]
             store.runs.progress(run_id, "reflect-instruction", done, 60, tokens, 1.0, detail)
             await asyncio.sleep(1)

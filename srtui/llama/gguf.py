@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import llama_cpp
 
+from srtui.chat_template import END_OF_THINKING
 from srtui.errors import UserError
 from srtui.files import open_regular
 from srtui.llama import Message
@@ -169,6 +170,51 @@ def token_bytes(vocab: Any, token: int, *, special: bool) -> bytes:
         buffer = ctypes.create_string_buffer(-count)
         count = llama_cpp.llama_token_to_piece(vocab, token, buffer, -count, 0, special)
     return buffer.raw[:count]
+
+
+class LlamaVocabulary:
+    """A model's tokens as a sequence asks for them (:class:`srtui.llama.sequence.Vocabulary`). ``pointer`` is
+    llama.cpp's own, ``size`` the number of tokens."""
+
+    def __init__(self, model: Any) -> None:
+        self.pointer = llama_cpp.llama_model_get_vocab(model)
+        self.size = int(llama_cpp.llama_vocab_n_tokens(self.pointer))
+        self.end_of_thinking = tokenize(self.pointer, END_OF_THINKING, special=True)
+        self._spellings: dict[int, bytes] = {}
+        self._ends: dict[int, bool] = {}
+
+    @property
+    def knows_thinking(self) -> bool:
+        """Whether the end of a ``<think>`` block is one token."""
+        return len(tokenize(self.pointer, "</think>", special=True)) == 1
+
+    def tokenize(self, text: str) -> list[int]:
+        """The ids of plain text; names of special tokens in it stay text."""
+        return tokenize(self.pointer, text, special=False)
+
+    def spelling(self, token: int) -> bytes:
+        """What a token adds to the text: nothing, where it is a control token other than <think>'s."""
+        spelling = self._spellings.get(token)
+        if spelling is None:
+            spelling = self._spellings[token] = token_bytes(self.pointer, token, special=self._thinks(token))
+        return spelling
+
+    def ends_turn(self, token: int) -> bool:
+        """End of turn, or a control token, which can only begin another turn. <think> is neither."""
+        end = self._ends.get(token)
+        if end is None:
+            control = bool(llama_cpp.llama_vocab_is_control(self.pointer, token))
+            end = bool(llama_cpp.llama_vocab_is_eog(self.pointer, token)) or (
+                control and not self._thinks(token)
+            )
+            self._ends[token] = end
+        return end
+
+    def _thinks(self, token: int) -> bool:
+        """Whether it is a control token that begins or ends a <think> block."""
+        return bool(llama_cpp.llama_vocab_is_control(self.pointer, token)) and b"think>" in token_bytes(
+            self.pointer, token, special=True
+        )
 
 
 def chat_template(model: Any) -> TeacherTemplate:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from srtui.llama import Generation, Message, Request, Sampler, Segment
-from srtui.llama.engine import LlamaTeacher, _Job
+from srtui.llama.engine import LlamaTeacher
 from srtui.llama.losses import LlamaLosses
+from srtui.llama.sequence import AnswerSequence
 from tests.llama.tiny_gguf import write_tiny
 
 pytestmark = pytest.mark.model
@@ -71,13 +72,13 @@ def test_after_a_cut_the_state_is_that_of_what_is_kept(model: Path) -> None:
     asked = Request("cut", guided(TOPICS[0]).messages, segments, 1, GREEDY)
     teacher = open_tiny(model, 2)
     tokens: list[int] = []
-    ended = teacher._generation
+    finish = teacher._finish
 
-    def noted(job: _Job) -> Generation:
-        tokens[:] = job.tokens
-        return ended(job)
+    def noted(sequence: AnswerSequence) -> Generation:
+        tokens[:] = sequence.tokens
+        return finish(sequence)
 
-    teacher._generation = noted  # type: ignore[method-assign]
+    teacher._finish = noted  # type: ignore[method-assign]
     teacher.submit([asked])
     (cut,) = teacher.run()
     assert cut.written[0].text == first[: first.index(first[8:14])]

@@ -60,7 +60,7 @@ def asked(store: Store, tiny: Path, context: int, name: str, **reflection: Any) 
     )  # fmt: skip
     run = store.runs.create(name, 1, "r.toml", recipe.model_dump_json(), name, [(1, False)])
     teacher = LlamaTeacher(tiny, name="t", sha256="sha", context=context, threads=1)
-    teacher._is_end = lambda token: False  # type: ignore[method-assign]  # every answer is cut at its room
+    teacher._vocabulary.ends_turn = lambda token: False  # type: ignore[method-assign]  # every answer is cut at its room
     watch = Watch(store, run.id, _Silent(), lambda: False)
     protocol = ReflectionPrompt(load_criteria("response", "response"), recipe)
     try:

@@ -95,7 +95,7 @@ def test_slots_are_planned_by_the_gpus_memory(teacher_file: Path, monkeypatch: p
         requests = _requests(8, longest - 60)
         teacher.submit(requests)
         teacher._plan()
-        assert 1 <= len(teacher._slots) <= 4
+        assert 1 <= teacher.progress().slots <= 4
         assert gpu.said[-1][0] == "warning"
         assert "tokens of the teacher's KV cache" in gpu.said[-1][1]
         # The computer's memory does not matter to layers that are on the GPU.
@@ -103,7 +103,7 @@ def test_slots_are_planned_by_the_gpus_memory(teacher_file: Path, monkeypatch: p
         gpu.free = 4000 * MB
         teacher._close_context()
         teacher._plan()
-        assert len(teacher._slots) == 8
+        assert teacher.progress().slots == 8
     finally:
         teacher.close()
 
@@ -116,10 +116,10 @@ def test_a_context_in_hand_counts_as_room_for_the_next(
     try:
         teacher.submit(_requests(4))
         teacher._plan()
-        assert len(teacher._slots) == 4
+        assert teacher.progress().slots == 4
         gpu.free = 0  # it has taken all there was
         teacher._plan()
-        assert len(teacher._slots) == 4
+        assert teacher.progress().slots == 4
     finally:
         teacher.close()
 

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from srtui import models
-from srtui.doctor import _write_tiny_gguf
 from srtui.errors import UserError
 from srtui.models.catalogue import _check_member
+from srtui.models.tiny_gguf import write_tiny_gguf
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN_PYTHON = sys.executable
@@ -27,7 +27,7 @@ OWN_PYTHON = sys.executable
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("gguf") / "tiny.F32.gguf"
-    _write_tiny_gguf(path)
+    write_tiny_gguf(path)
     return path
 
 

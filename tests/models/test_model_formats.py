@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from srtui.doctor import _write_tiny_gguf
 from srtui.errors import UserError
 from srtui.models import file_sha256, inspect
 from srtui.models.formats import FILE_TYPES, GGML_TYPES, read_gguf
+from srtui.models.tiny_gguf import write_tiny_gguf
 
 ANY_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
@@ -25,7 +25,7 @@ ANY_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("gguf") / "tiny.F32.gguf"
-    _write_tiny_gguf(path)
+    write_tiny_gguf(path)
     return path
 
 
