@@ -168,7 +168,7 @@ def test_texts_that_were_cut_short_are_said_to_be(workspace: Workspace) -> None:
         store.conn.execute("UPDATE generation SET finish = 'length' WHERE stage = 'response' AND id % 2")
         store.conn.execute("DELETE FROM run_sums")
         facts = report.gather(store, workspace.root, script.run_id)
-    ended = facts.summary["endings"]
+    ended = facts.summary.endings
     assert ended["cut"] and ended["unknown"]
     for text in (" ".join(read(report.html(facts)).text), report.markdown(facts)):
         plain = " ".join(text.replace("\\", "").split())

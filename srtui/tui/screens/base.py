@@ -174,6 +174,7 @@ class DashboardScreen(Screen[None]):
 
     @property
     def dashboard(self) -> Dashboard:
+        """The app, as the type that it is."""
         return self.app  # type: ignore[return-value]
 
     def compose(self) -> ComposeResult:

@@ -74,6 +74,7 @@ class EvaluationScreen(DashboardScreen):
             self.query_one(place).add_class("hidden")
 
     async def read(self) -> None:
+        """The table, and the figures of the evaluation under the cursor."""
         app = self.dashboard
         if not app.watched:
             return

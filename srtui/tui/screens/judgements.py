@@ -58,6 +58,7 @@ class JudgementsScreen(Screen[None]):
 
     @property
     def dashboard(self) -> Dashboard:
+        """The app, as the type that it is."""
         return self.app  # type: ignore[return-value]
 
     def compose(self) -> ComposeResult:
@@ -170,6 +171,7 @@ class JudgementScreen(Screen[int]):
 
     @property
     def dashboard(self) -> Dashboard:
+        """The app, as the type that it is."""
         return self.app  # type: ignore[return-value]
 
     def compose(self) -> ComposeResult:

@@ -71,6 +71,7 @@ class RunsScreen(DashboardScreen):
         self._show()
 
     async def read(self) -> None:
+        """The table of runs, and what stands below it of the one under the cursor."""
         self._show()
 
     def _show(self) -> None:

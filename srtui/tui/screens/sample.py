@@ -82,6 +82,7 @@ class SampleScreen(Screen[int]):
 
     @property
     def dashboard(self) -> Dashboard:
+        """The app, as the type that it is."""
         return self.app  # type: ignore[return-value]
 
     def compose(self) -> ComposeResult:

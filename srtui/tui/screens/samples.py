@@ -212,6 +212,7 @@ class SamplesScreen(DashboardScreen):
         return [_row(r) for r in await self.reader.ask(lambda v: v.window(run_id, first, count))]
 
     async def read(self) -> None:
+        """How many samples the filter leaves, laid out in order where that may have changed."""
         app = self.dashboard
         if not app.watched:
             return  # the run that the table is about is not known yet
@@ -307,6 +308,7 @@ class SamplesScreen(DashboardScreen):
 
     @property
     def now(self) -> SampleFilter:
+        """The filter and order that are shown."""
         return self.dashboard.sample_filter
 
     def action_search(self) -> None:

@@ -71,6 +71,7 @@ class TrainingScreen(DashboardScreen):
         self.set_class(self.app.size.width < 100, "-narrow")
 
     async def read(self) -> None:
+        """The training of the current run, and of the one that it is compared with."""
         app = self.dashboard
         if not app.watched:
             return

@@ -194,6 +194,7 @@ class VirtualTable(ScrollView, can_focus=True):
         return self.row_at(self.cursor)
 
     def row_at(self, position: int) -> TableRow | None:
+        """The row at a position, or None where it has not been fetched."""
         page = self._pages.get(position // PAGE)
         if page is None or not 0 <= position < self.total or position % PAGE >= len(page):
             return None
