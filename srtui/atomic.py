@@ -32,10 +32,11 @@ def is_sqlite(path: Path) -> bool:
     return begins == b"SQLite format 3\0" or begins[:4] in (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
 
 
-# Reads until nobody holds the other end of the pipe, then removes what it was given.
+# Reads until it gets a zero, or nobody holds the other end of the pipe; then removes what it was given. Whoever
+# closed the standard files before srtui began may print into the pipe: that is no zero.
 _GUARD = (
     "import contextlib, os, sys\n"
-    "while os.read(0, 4096): pass\n"
+    "while (got := os.read(0, 4096)) and not got.endswith(b'\\0'): pass\n"
     "for path in sys.argv[1:]:\n"
     "    with contextlib.suppress(OSError): os.unlink(path)"
 )
@@ -52,6 +53,7 @@ def gone_if_killed(*paths: Path) -> Iterator[None]:
     try:
         guard = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _GUARD, *(str(path.absolute()) for path in paths)],
+            bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -64,6 +66,9 @@ def gone_if_killed(*paths: Path) -> Iterator[None]:
     finally:
         if guard is not None:
             if guard.stdin is not None:
+                # A zero, for a process that was forked in the block holds the pipe too, and may live on.
+                with contextlib.suppress(OSError):  # the guard itself was killed
+                    guard.stdin.write(b"\0")
                 guard.stdin.close()
             guard.wait()
 

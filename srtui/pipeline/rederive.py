@@ -6,24 +6,25 @@ rows. They are derived again, row by row, and compared. docs/architecture.md say
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
 from srtui import recipe as recipes
 from srtui import selection
-from srtui.datasets.layouts import layout_of
+from srtui.datasets.layouts import LAYOUTS
 from srtui.datasets.rows import Refused, pair_of
 from srtui.errors import UserError
+from srtui.measures import SpanLoss, ifd
 from srtui.recipe import Recipe
 from srtui.sample import Pair
 from srtui.selection import ScoredText
 from srtui.store import Store, figures
+from srtui.store.connection import one_moment
 from srtui.store.derivations import Derivations, Table
 from srtui.store.stored import Row, misshapen, stored
-from srtui.student.ifd import SpanLoss, ifd
 
 _CLOSE = 1e-12  # of a ratio of perplexities: another machine's exp may end in another digit
 _CLOSE_SUM = 1e-6  # of a sum over up to millions of samples, added up in another order
@@ -71,7 +72,7 @@ class _Check:
         if misshapen(r, "sample", "record"):
             return None
         texts = Pair(r["instruction"], r["input"], r["response"])
-        if _gives(json.loads(r["record"]), texts):
+        if _gives(stored(r, "sample", "record"), texts):
             return None
         return f"sample {r['id']}: its original text is not in its record"
 
@@ -95,9 +96,7 @@ class _Check:
             )
         if r["c_key"] is None or r["u_key"] is None:
             return f"{_name(r)}: a loss that it is made of is not there"
-        losses = [
-            SpanLoss(r[f"{of}_nll"] or 0.0, r[f"{of}_tokens"], reason=r[f"{of}_reason"]) for of in ("c", "u")
-        ]
+        losses = [SpanLoss(r[f"{of}_nll"], r[f"{of}_tokens"], reason=r[f"{of}_reason"]) for of in ("c", "u")]
         value, reason = ifd(*losses)  # r-IFD is the same ratio of other spans
         if (value is None) != (r["value"] is None) or (value is None and reason != r["reason"]):
             return f"{_name(r)}: it says {r['value'] or r['reason']}, its losses {value or reason}"
@@ -171,13 +170,10 @@ def _name(r: Row) -> str:
 
 def _gives(record: Any, texts: Pair) -> bool:
     """Whether a record reads as these texts; where its columns were named by the user, whether it has them."""
-    layout = layout_of(record) if isinstance(record, dict) else None
-    if layout is not None:
-        try:
+    for layout in LAYOUTS.values() if isinstance(record, dict) else ():
+        with suppress(Refused):  # its file was of another
             if pair_of(*layout.taker({})(record)) == texts:
                 return True
-        except Refused:
-            pass
     found = set(_texts(record))
     return all(not text or text in found for text in texts)
 
@@ -193,7 +189,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _counts(derivations: Derivations) -> Iterator[str]:
-    """The counts that the store's triggers keep, against the rows that they count."""
+    """The counts that the store's triggers keep, against the rows that they count; a run may be adding some."""
     for table in derivations.counting_tables():
         columns, kept = ", ".join(table.key), table.kept
         for key, counts in table.counted:
@@ -205,7 +201,8 @@ def _counts(derivations: Derivations) -> Iterator[str]:
 
 def _sums(store: Store, run_ids: Sequence[int]) -> Iterator[str]:
     for run_id in run_ids:
-        kept, again = figures.sums_and_again(store, run_id)
+        with one_moment(store.conn):
+            kept, again = figures.sums_and_again(store, run_id)
         if kept is not None and not _alike(list(kept.values()), [again[name] for name in kept]):
             yield f"run_sums {run_id}: the sums that were kept are not those of the rows"
 

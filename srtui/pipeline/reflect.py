@@ -13,7 +13,7 @@ from srtui.progress import Stopped
 from srtui.reflection import ReflectionPrompt, Rewrite
 from srtui.store.corpus import Variant
 from srtui.store.endings import CUT, cut_at, packed
-from srtui.store.generations import StoredGeneration
+from srtui.store.generations import CAME_TO_SOMETHING, StoredGeneration
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class _Tally:
 class Reflecting:
     """Asks the teacher about every sample that has no reflection yet, and stores what comes."""
 
-    def __init__(self, context: Context, protocol: ReflectionPrompt) -> None:
-        self._context, self._protocol = context, protocol
+    def __init__(self, context: Context, prompt: ReflectionPrompt) -> None:
+        self._context, self._prompt = context, prompt
         self._store, self._run, self._recipe = context.store, context.run, context.recipe
         self._watch = context.watch
         self._total = context.sample_count
@@ -66,7 +66,7 @@ class Reflecting:
             if unasked is None:
                 done += 1
             else:
-                requests.append(self._protocol.request(unasked, variant.pair, unasked.attempt))
+                requests.append(self._prompt.request(unasked, variant.pair, unasked.attempt))
         if self._unknown:
             self._watch.event(
                 "warning",
@@ -90,27 +90,29 @@ class Reflecting:
                 continue
             del waiting[asked.sample_id, asked.attempt]
             group.sort(key=lambda g: g.candidate)
-            if self._take(asked, group):
+            again = None
+            if not self._take(asked, group):
+                again = self._first_unasked(asked.sample_id, asked.variant, asked.attempt + 1)
+            if again is None:
                 done += 1
             else:
-                again = _OpenRequest(asked.sample_id, asked.variant, asked.attempt + 1)
-                teacher.submit([self._protocol.request(again, asked.variant.pair, again.attempt)])
+                teacher.submit([self._prompt.request(again, asked.variant.pair, again.attempt)])
             self._show(teacher, done, before)
         self._watch.raise_if_stopped()
         self._show(teacher, done, before, now=True)
 
     def _from_store(self, todo: list[tuple[int, int]]) -> None:
         """No teacher: what is stored as a rewrite of the variant, whoever made it, is compared."""
-        store, protocol = self._store, self._protocol
+        store, prompt = self._store, self._prompt
         for sample_id, variant in self._context.variants(todo):
-            found = store.corpus.rewrites_of(variant.id, protocol.kind)
+            found = store.corpus.rewrites_of(variant.id, prompt.kind)
             status = "parsed" if found else "none_stored"
             self._tally.add(status, 0)
             with store.transaction():
                 store.generations.add_reflection(
                     self._run.id,
                     sample_id,
-                    protocol.stage,
+                    prompt.target,
                     variant.id,
                     status,
                     0,
@@ -119,18 +121,19 @@ class Reflecting:
             if self._watch.should_stop():
                 raise Stopped
 
-    def _first_unasked(self, sample_id: int, variant: Variant) -> _OpenRequest | None:
-        """The first try whose generations are not stored yet, or None where stored ones settle it.
+    def _first_unasked(self, sample_id: int, variant: Variant, first: int = 1) -> _OpenRequest | None:
+        """The first try, of those from ``first`` on, whose generations are not stored yet, or None where stored
+        ones settle it.
 
         Another run with the same teacher, words and seeds, or this one before it was killed, has
         asked already: the same question is never paid for twice.
         """
-        identity, protocol = self._teacher.identity, self._protocol
-        for attempt in range(1, self._recipe.reflection.max_attempts + 1):
+        identity, prompt = self._teacher.identity, self._prompt
+        for attempt in range(first, self._recipe.reflection.max_attempts + 1):
             stored = []
             for candidate in range(self._recipe.reflection.candidates):
                 of = (variant.pair, attempt, candidate, identity)
-                stored.append(self._store.generations.with_key(protocol.key(*of), protocol.first_key(*of)))
+                stored.append(self._store.generations.with_key(prompt.key(*of), prompt.first_key(*of)))
             # A refusal says what the teacher's context and memory held then, which may be more now.
             if any(g is None or g["finish"] == "too_long" for g in stored):
                 return _OpenRequest(sample_id, variant, attempt)
@@ -138,7 +141,7 @@ class Reflecting:
             if any(self._lacked_room(g, variant, attempt) for g in generations):
                 return _OpenRequest(sample_id, variant, attempt)
             made = [g for g in generations if g["parsed"] == "parsed" and not _was_cut(g)]
-            if not made and attempt < self._recipe.reflection.max_attempts:
+            if not prompt.is_settled(attempt, rewritten=bool(made)):
                 continue
             with self._store.transaction():
                 ids = [self._adopt(sample_id, variant, g) for g in made]
@@ -148,7 +151,7 @@ class Reflecting:
                 self._store.generations.add_reflection(
                     self._run.id,
                     sample_id,
-                    protocol.stage,
+                    prompt.target,
                     variant.id,
                     status,
                     attempt,
@@ -160,16 +163,16 @@ class Reflecting:
     def _lacked_room(self, stored: dict[str, Any], variant: Variant, attempt: int) -> bool:
         """Whether a stored text that came to nothing was cut with less room than this teacher has for it:
         a context that was shorter, or an older srtui, which gave a retry no more than a first try."""
-        if stored["parsed"] in ("parsed", "unchanged") and not _was_cut(stored):
+        if stored["parsed"] in CAME_TO_SOMETHING and not _was_cut(stored):
             return False
         if stored["segments"] is None:
-            last = self._protocol.segments(1)[-1].max_tokens
+            last = self._prompt.segments(1)[-1].max_tokens
             cut = [(-1, last)] if stored["finish"] == "length" else []
         else:
             cut = list(cut_at(stored))
         if not cut:
             return False
-        room = self._teacher.room(self._protocol.request(None, variant.pair, attempt))
+        room = self._teacher.room(self._prompt.request(None, variant.pair, attempt))
         return any(room[n] > had for n, had in cut)
 
     def _adopt(self, sample_id: int, variant: Variant, stored: dict[str, Any]) -> int:
@@ -179,27 +182,36 @@ class Reflecting:
         if made.sample_id == sample_id:
             return made.id
         return self._store.corpus.add_variant(
-            sample_id, self._protocol.kind, "teacher", variant.id, stored["id"], made.pair
+            sample_id, self._prompt.kind, "teacher", variant.id, stored["id"], made.pair
         )[0]
 
     def _take(self, asked: _OpenRequest, group: Sequence[Generation]) -> bool:
-        """Store one try's generations; True when the sample's reflection is settled."""
-        protocol, store = self._protocol, self._store
-        read = [(g, protocol.read(g, asked.variant.pair)) for g in group]
-        settled = (
-            any(r.pair for _, r in read)
-            or any(g.refused for g, _ in read)
-            or asked.attempt >= self._recipe.reflection.max_attempts
+        """Store one try's generations; True when the sample's reflection is settled.
+
+        Where a try is asked again for one candidate, a rewrite that is stored of another stands: choices may
+        have been made by it."""
+        prompt, store = self._prompt, self._store
+        read = [(g, prompt.read(g, asked.variant.pair)) for g in group]
+        rows = [self._row(asked, g, r) for g, r in read]
+        stand = [store.generations.with_key(row.key) for row in rows]
+        settled = prompt.is_settled(
+            asked.attempt,
+            rewritten=any(r.pair for _, r in read)
+            or any(s is not None and s["parsed"] == "parsed" for s in stand),
+            refused=any(g.refused for g, _ in read),
         )
         with store.transaction():
             candidates: list[int] = []
-            for generation, rewrite in read:
-                row = self._row(asked, generation, rewrite)
+            for (_, rewrite), row, stands in zip(read, rows, stand, strict=True):
+                if stands is not None and stands["parsed"] in CAME_TO_SOMETHING:
+                    if stands["parsed"] == "parsed":
+                        candidates.append(self._adopt(asked.sample_id, asked.variant, stands))
+                    continue
                 generation_id = store.generations.add(row)
                 if rewrite.pair is not None:
                     variant_id, _ = store.corpus.add_variant(
                         asked.sample_id,
-                        protocol.kind,
+                        prompt.kind,
                         "teacher",
                         asked.variant.id,
                         generation_id,
@@ -215,7 +227,7 @@ class Reflecting:
                 store.generations.add_reflection(
                     self._run.id,
                     asked.sample_id,
-                    protocol.stage,
+                    prompt.target,
                     asked.variant.id,
                     status,
                     asked.attempt,
@@ -225,16 +237,16 @@ class Reflecting:
         return settled
 
     def _row(self, asked: _OpenRequest, generation: Generation, rewrite: Rewrite) -> StoredGeneration:
-        protocol, by = self._protocol, self._teacher.identity
+        prompt, by = self._prompt, self._teacher.identity
         return StoredGeneration(
-            key=protocol.key(asked.variant.pair, asked.attempt, generation.candidate, by),
+            key=prompt.key(asked.variant.pair, asked.attempt, generation.candidate, by),
             parent_variant_id=asked.variant.id,
-            stage=protocol.stage,
+            stage=prompt.target,
             model=by.name,
             model_sha256=by.sha256,
-            prompt_version=protocol.version,
+            prompt_version=prompt.version,
             mode=self._recipe.reflection.mode,
-            sampler=json.dumps(asdict(protocol.sampler(asked.attempt))),
+            sampler=json.dumps(asdict(prompt.sampler(asked.attempt))),
             seed=generation.seed,
             attempt=asked.attempt,
             candidate=generation.candidate,
@@ -248,13 +260,13 @@ class Reflecting:
             finish=generation.refused or (generation.written[-1].finish if generation.written else "empty"),
             segments=packed(
                 (part, w.finish, w.tokens, w.room)
-                for part, w in zip(protocol.parts, generation.written, strict=False)
+                for part, w in zip(prompt.parts, generation.written, strict=False)
             ),
             parsed=f"{rewrite.status}: {generation.detail}" if generation.refused else rewrite.status,
         )
 
     def _tally_so_far(self) -> dict[str, int]:
-        return self._store.generations.reflections_by_status(self._run.id, self._protocol.stage)
+        return self._store.generations.reflections_by_status(self._run.id, self._prompt.target)
 
     def _show(self, teacher: Teacher, done: int, before: TeacherProgress, now: bool = False) -> None:
         if not (now or self._watch.due):

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import sqlite3
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,16 @@ def open_read_only(path: Path, **options: Any) -> sqlite3.Connection:
 def was_interrupted(error: Exception) -> bool:
     """Whether a query ended because another thread asked for it, and not because anything is wrong."""
     return isinstance(error, sqlite3.OperationalError) and "interrupted" in str(error)
+
+
+@contextmanager
+def one_moment(conn: sqlite3.Connection) -> Iterator[None]:
+    """All that is read within the block is of one moment, whatever others commit meanwhile."""
+    conn.execute("BEGIN")
+    try:
+        yield
+    finally:
+        conn.rollback()
 
 
 def checkpoint(conn: sqlite3.Connection, seconds: float) -> bool:

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
 from srtui.store._query import fetch_row, fetch_value
-from srtui.store.connection import open_read_only
+from srtui.store.connection import one_moment, open_read_only
 from srtui.store.schema import counted_again
 from srtui.store.stored import Row
 
@@ -36,12 +36,12 @@ _MADE_OF: dict[Table, str] = {
 
 class CountingTable(NamedTuple):
     """A table of counts that triggers keep: the names of its key's columns, what it holds by key, and
-    (key, counts) of each of its rows as the counted rows give it now, read as they are asked for."""
+    (key, counts) of each of its rows as the counted rows give it in the same moment."""
 
     name: str
     key: tuple[str, ...]
     kept: dict[tuple[Any, ...], tuple[Any, ...]]
-    counted: Iterator[tuple[tuple[Any, ...], tuple[Any, ...]]]
+    counted: list[tuple[tuple[Any, ...], tuple[Any, ...]]]
 
 
 class Derivations:
@@ -84,8 +84,11 @@ class Derivations:
         """The tables that triggers keep, beside what they count."""
         for table, key, query in counted_again():
             split = len(key)
-            kept = {tuple(r)[:split]: tuple(r)[split:] for r in self._conn.execute(f"SELECT * FROM {table}")}
-            counted = ((tuple(r)[:split], tuple(r)[split:]) for r in self._conn.execute(query))
+            with one_moment(self._conn):
+                kept = {
+                    tuple(r)[:split]: tuple(r)[split:] for r in self._conn.execute(f"SELECT * FROM {table}")
+                }
+                counted = [(tuple(r)[:split], tuple(r)[split:]) for r in self._conn.execute(query)]
             yield CountingTable(table, key, kept, counted)
 
     def summed_runs(self) -> list[int]:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from srtui.store import Store
 
 
+CAME_TO_SOMETHING = ("parsed", "unchanged")
+"""What a generation's ``parsed`` says where its text could be used."""
+
+
 @dataclass(frozen=True)
 class StoredGeneration:
     """A generation on its way into the store; the columns are those of the generation table."""
@@ -117,13 +121,12 @@ class Generations:
 
     def add(self, generation: StoredGeneration) -> int:
         """The id of this generation; the same key is stored once, in the place of a text that came to nothing
-        where there is one: it was refused or cut by a context that was too short."""
+        where there is one: it was refused, or asked again where there is more room. What came to something stays."""
         names = list(StoredGeneration.__dataclass_fields__)
         self._store.conn.execute(
             f"INSERT INTO generation({', '.join(names)}, created_at) VALUES ({', '.join('?' * len(names))}, ?) "
             f"ON CONFLICT(key) DO UPDATE SET {', '.join(f'{n} = excluded.{n}' for n in names if n != 'key')}, "
-            "created_at = excluded.created_at WHERE generation.finish = 'too_long' OR "
-            "(generation.finish = 'length' AND generation.parsed NOT IN ('parsed', 'unchanged'))",
+            f"created_at = excluded.created_at WHERE generation.parsed NOT IN {CAME_TO_SOMETHING}",
             (*(getattr(generation, n) for n in names), time.time()),
         )
         return int(

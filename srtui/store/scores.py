@@ -10,22 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from srtui.hashing import key
+from srtui.measures import SpanLoss
 from srtui.store._query import fetch_row, fetch_rows, fetch_value
 from srtui.store.corpus import batched
 
 if TYPE_CHECKING:
     from srtui.store import Store
-
-
-@dataclass(frozen=True)
-class StoredLoss:
-    """The loss of a span: summed NLL of its target in nats, and the target's tokens. ``nll`` is None where
-    ``reason`` says why."""
-
-    nll: float | None
-    tokens: int
-    truncated: bool
-    reason: str | None
 
 
 @dataclass(frozen=True)
@@ -150,9 +140,9 @@ class Scores:
         )
         return ScoringSetting(*row) if row else None
 
-    def losses(self, keys: Iterable[bytes]) -> dict[bytes, StoredLoss]:
+    def losses(self, keys: Iterable[bytes]) -> dict[bytes, SpanLoss]:
         """The stored losses among ``keys``."""
-        losses: dict[bytes, StoredLoss] = {}
+        losses: dict[bytes, SpanLoss] = {}
         for chunk in batched(keys, 500):
             marks = ",".join("?" * len(chunk))
             for r in fetch_rows(
@@ -160,7 +150,7 @@ class Scores:
                 f"SELECT key, nll, tokens, truncated, reason FROM span_loss WHERE key IN ({marks})",
                 chunk,
             ):
-                losses[r[0]] = StoredLoss(r[1], r[2], bool(r[3]), r[4])
+                losses[r[0]] = SpanLoss(r[1], r[2], bool(r[3]), r[4])
         return losses
 
     def has_first_losses(self) -> bool:
@@ -175,7 +165,7 @@ class Scores:
             self._first_losses = bool(of_16_bytes)
         return self._first_losses
 
-    def add_losses(self, losses: Mapping[bytes, StoredLoss]) -> None:
+    def add_losses(self, losses: Mapping[bytes, SpanLoss]) -> None:
         """Store losses by the key of their span; those that are there already stay as they are."""
         with self._store.transaction():
             self._store.conn.executemany(

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import orjson
+
 from srtui.errors import UserError
 
 # A shape is a type; a tuple of shapes, one of which it is; a list, whose one shape all items have, or, of
@@ -234,8 +236,10 @@ def _read(row: Row, table: str, column: str) -> Any:
         return None
     try:
         value = json.loads(text)
-    except (TypeError, RecursionError):
+    except TypeError:
         raise ValueError from None
+    except RecursionError:  # a record may be nested deeper than Python reads
+        value = orjson.loads(text)
     shape = RESULTS[row["kind"]] if of.shape is None else of.shape
     if text != MAY_BE_EMPTY.get((table, column)) and not _fits(value, shape):
         raise ValueError

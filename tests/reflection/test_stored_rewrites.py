@@ -85,7 +85,7 @@ def test_what_is_written_takes_the_place_of_a_refusal(tmp_path: Path) -> None:
                     key=b"k", parent_variant_id=at, stage="response", model="m", model_sha256="aa",
                     prompt_version="1", mode="guided", sampler="{}", seed=1, attempt=1, candidate=0, prompt="",
                     text=text, thinking="", critique="", prompt_tokens=1, new_tokens=1, seconds=1.0,
-                    finish=finish, segments=packed([]), parsed=finish,
+                    finish=finish, segments=packed([]), parsed="parsed" if text else finish,
                 )
             )  # fmt: skip
 

@@ -12,9 +12,11 @@ from srtui.cli import app
 from srtui.errors import UserError
 from srtui.evaluation.writing import file_answer
 from srtui.sample import Pair
-from srtui.store import Store, verify
+from srtui.store import Store, figures, verify
+from srtui.store.connection import open_read_only
 from srtui.store.imports import NewRow
 from srtui.workspace import Workspace
+from tests.conftest import RECIPE
 from tests.sql import sql_value
 
 
@@ -137,3 +139,66 @@ def test_many_problems_are_counted(store: Store) -> None:
     problems = Store(store.path, read_only=True).verify(deep=True).problems
     assert len(problems) == 21
     assert problems[-1] == "and 40 more like these"
+
+
+def test_a_run_that_writes_meanwhile_is_no_damage(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept and what is counted again are of one moment; the engine commits between the two questions."""
+    from srtui.pipeline import rederive
+
+    with Store(store.path) as writer:
+        run = writer.runs.create("r", 1, "r.toml", RECIPE, "f", [(n, False) for n in range(1, 61)])
+        figures.means(writer, run.id)  # keeps its sums
+        seen = []
+
+        def write(statement: str) -> None:
+            """As the first of the counted rows is about to be read again."""
+            if "GROUP BY 1, 2, 3, 4" not in statement and "total(length(v0.response))" not in statement:
+                return
+            seen.append(statement)
+            with writer.transaction():
+                writer.conn.execute(
+                    "INSERT INTO reflection VALUES (?, ?, 'instruction', ?, 'parsed', 1)",
+                    (run.id, len(seen), len(seen)),
+                )
+                writer.conn.execute(
+                    "INSERT INTO outcome(run_id, sample_id, variant_id, kept, reason) VALUES (?, ?, ?, 1, 'selected')",
+                    (run.id, len(seen), len(seen)),
+                )
+            figures.means(writer, run.id)
+
+        def watched(path: Path) -> sqlite3.Connection:
+            conn = open_read_only(path)
+            conn.set_trace_callback(write)
+            return conn
+
+        monkeypatch.setattr(rederive, "open_read_only", watched)
+        with Store(store.path, read_only=True) as reader:
+            reader.conn.set_trace_callback(write)
+            found = [fault for fault in rederive.faults(reader) if not fault.startswith("outcome ")]
+        assert found == [] and len(seen) == 3
+
+
+@pytest.mark.parametrize(
+    ("format", "record"),
+    [
+        ("auto", '{"instruction": "i", "output": "o", "x": ' + "[" * 1010 + "]" * 1010 + "}"),
+        ("auto", '{"instruction": "no", "instruction": "i", "output": "o", "x": "\\ud800"}'),
+        # Both lists of turns; the one that was asked for has its text in parts.
+        ("messages", '{"conversations": [{"from": "human", "value": "no"}, {"from": "gpt", "value": "o"}], "messages": '
+                     '[{"role": "user", "content": [{"type": "text", "text": "i "}, {"type": "text", "text": "j"}]}, '
+                     '{"role": "assistant", "content": "o"}]}'),
+    ],
+    ids=["nested as deep as is read", "what only Python reads", "another layout than is seen first"],
+)  # fmt: skip
+def test_what_was_imported_is_no_damage(workspace: Workspace, format: str, record: str) -> None:
+    from srtui.datasets.reader import read
+    from srtui.datasets.rows import BadRow
+    from srtui.pipeline.rederive import faults
+
+    file = workspace.root / "d.jsonl"
+    file.write_text(record + "\n", encoding="utf-8")
+    (row,) = read(file, format)
+    assert not isinstance(row, BadRow)
+    with Store(workspace.store_path) as store:
+        store.imports.add_samples("d", "f", "sha", "json", [NewRow(row.number, row.pair, row.record, row.id)])
+        assert store.verify(deep=True).problems == [] and list(faults(store)) == []

@@ -16,12 +16,13 @@ from typing import Any
 
 from srtui import recipe as recipes
 from srtui import selection
+from srtui.measures import SpanLoss
 from srtui.sample import Pair, digest
 from srtui.store import Store
 from srtui.store.endings import packed
 from srtui.store.generations import StoredGeneration
 from srtui.store.imports import NewRow
-from srtui.store.scores import StoredLoss, StoredScore
+from srtui.store.scores import StoredScore
 from srtui.workspace import Workspace
 from tests.sql import sql_rows
 
@@ -202,8 +203,8 @@ class Script:
         given = max(0.05, alone + math.log(ratio))
         self.store.scores.add_losses(
             {
-                keys[0]: StoredLoss(given * tokens, tokens, False, None),
-                keys[1]: StoredLoss(alone * tokens, tokens, False, None),
+                keys[0]: SpanLoss(given * tokens, tokens),
+                keys[1]: SpanLoss(alone * tokens, tokens),
             }
         )
         value = math.exp(given - alone)
