@@ -144,6 +144,7 @@ def test_many_problems_are_counted(store: Store) -> None:
 def test_a_run_that_writes_meanwhile_is_no_damage(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is kept and what is counted again are of one moment; the engine commits between the two questions."""
     from srtui.pipeline import rederive
+    from srtui.store import derivations
 
     with Store(store.path) as writer:
         run = writer.runs.create("r", 1, "r.toml", RECIPE, "f", [(n, False) for n in range(1, 61)])
@@ -171,7 +172,7 @@ def test_a_run_that_writes_meanwhile_is_no_damage(store: Store, monkeypatch: pyt
             conn.set_trace_callback(write)
             return conn
 
-        monkeypatch.setattr(rederive, "open_read_only", watched)
+        monkeypatch.setattr(derivations, "open_read_only", watched)
         with Store(store.path, read_only=True) as reader:
             reader.conn.set_trace_callback(write)
             found = [fault for fault in rederive.faults(reader) if not fault.startswith("outcome ")]
