@@ -170,12 +170,16 @@ class VariantScorer:
                 yield self._scorer.tokens_run - before, scored / whole
                 before = self._scorer.tokens_run
             if time.monotonic() - stored_at > 1.0:
-                work.add_losses(fresh)
-                known.update(fresh)
+                known.update(self._stored(fresh))
                 fresh, stored_at = {}, time.monotonic()
-        work.add_losses(fresh)
-        known.update(fresh)
+        known.update(self._stored(fresh))
         return known
+
+    def _stored(self, fresh: dict[bytes, StoredLoss]) -> dict[bytes, StoredLoss]:
+        """Store these losses; what they are in the store. Another engine may have computed one in the meantime,
+        beside other texts and with another last digit, and scores are of the losses that are stored."""
+        self._store.work.add_losses(fresh)
+        return self._store.work.losses(fresh)
 
     def _stored_before(self, keyed: dict[bytes, Span]) -> dict[bytes, StoredLoss]:
         """Losses that an earlier srtui stored under keys of the first scheme; stored under these, too."""
