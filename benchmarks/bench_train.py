@@ -40,14 +40,13 @@ def examples(count: int, tokenizer: Any) -> list[Any]:
     from srtui import datasets
     from srtui.prompts import template
     from srtui.student import Invalid, SpanBuilder
-    from srtui.training import TrainExample
 
     real = ROOT.parent / "shared" / "data" / "alpaca_cherry_3k.json"
     path = real if real.exists() else ROOT / "recipes" / "quickstart.jsonl"
     builder = SpanBuilder(tokenizer, template("alpaca"), "default", MAX_LENGTH)
     rows = (r.pair for r in datasets.read(path) if not isinstance(r, datasets.BadRow))
     spans = (builder.forward(pair)[0] for pair in rows)
-    good = (TrainExample(s.ids, s.target) for s in spans if not isinstance(s, Invalid))
+    good = (s for s in spans if not isinstance(s, Invalid))
     return list(islice(good, count))
 
 
@@ -81,9 +80,8 @@ def plain(student: Any, some: list[Any], wanted: argparse.Namespace, folder: Pat
 
     rows = [
         {
-            "input_ids": list(e.input_ids),
-            "labels": [-100] * (len(e.input_ids) - e.target)
-            + list(e.input_ids[len(e.input_ids) - e.target :]),
+            "input_ids": list(e.ids),
+            "labels": [-100] * (len(e.ids) - e.target) + list(e.ids[len(e.ids) - e.target :]),
         }
         for e in some
     ]
@@ -123,17 +121,17 @@ def plain(student: Any, some: list[Any], wanted: argparse.Namespace, folder: Pat
     trainer.train()
     # The first step also allocates; by samples, since which ones were in it is the trainer's secret.
     share = (len(some) - wanted.batch) / len(some)
-    return {"tokens": share * sum(len(e.input_ids) for e in some), "seconds": times[-1] - times[1]}
+    return {"tokens": share * sum(len(e.ids) for e in some), "seconds": times[-1] - times[1]}
 
 
 def srtui(student: Any, some: list[Any], wanted: argparse.Namespace, folder: Path) -> dict[str, float]:
     import torch
 
-    from srtui.recipe import Recipe
+    from srtui.recipe import Recipe, TrainingSettings
     from srtui.sample import Pair
     from srtui.store import Store
     from srtui.store.corpus import NewRow
-    from srtui.training import Listener, TrainingConfig, WrittenCheckpoint, train, trainer
+    from srtui.training import Listener, WrittenCheckpoint, train, trainer
 
     store = Store(folder / "s.sqlite")
     imported = store.corpus.import_rows("b", "-", "-", "alpaca", [NewRow(0, Pair("i", "", "r"), "{}", "0")])
@@ -162,7 +160,7 @@ def srtui(student: Any, some: list[Any], wanted: argparse.Namespace, folder: Pat
     step = torch.optim.AdamW.step
     if not torch.cuda.is_available():
         timed(torch.optim.AdamW, "step", inside)
-    config = TrainingConfig(
+    config = TrainingSettings(
         epochs=1,
         batch_size=wanted.batch,
         micro_batch_size=wanted.micro,
@@ -224,8 +222,9 @@ def seven(folder: Path) -> dict[str, float]:
     import torch
     from transformers import AutoTokenizer, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
-    from srtui.student import Student
-    from srtui.training import Listener, TrainExample, TrainingConfig, train
+    from srtui.recipe import TrainingSettings
+    from srtui.student import Span, Student
+    from srtui.training import Listener, train
 
     with torch.device("cuda"):
         torch.set_default_dtype(torch.bfloat16)
@@ -246,14 +245,14 @@ def seven(folder: Path) -> dict[str, float]:
         folder / "seven", quantization_config=quantized, dtype=torch.bfloat16, device_map={"": "cuda"}
     )
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "models" / "smollm2-135m", local_files_only=True)
-    some = [TrainExample(tuple((n * 31 + i) % 30000 + 5 for i in range(2048)), 1024) for n in range(8)]
+    some = [Span(tuple((n * 31 + i) % 30000 + 5 for i in range(2048)), 1024) for n in range(8)]
     marks: list[tuple[float, float]] = []
 
     class Clock(Listener):
         def metric(self, step: int, values: dict[str, float]) -> None:
             marks.append((time.perf_counter(), values["tokens"]))
 
-    config = TrainingConfig(epochs=1, batch_size=1, micro_batch_size=1, checkpoint_steps=1000)
+    config = TrainingSettings(epochs=1, batch_size=1, micro_batch_size=1, checkpoint_steps=1000)
     student = Student("seven", "seven", "nf4", model, tokenizer)
     train(folder, some, {}, config, folder / "adapter", Clock(), student=student)
     (first, before), (last, after) = marks[0], marks[-1]

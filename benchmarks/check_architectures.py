@@ -129,10 +129,9 @@ def _trained(model: Any, scorer: Any, spans: Sequence[Any]) -> dict[str, Any]:
     import contextlib
 
     from srtui.student.packing import packed_attention
-    from srtui.training import TrainExample
     from srtui.training.loss import MicroBatch, summed_nll
 
-    some = [TrainExample(s.ids, s.target) for s in spans]
+    some = list(spans)
     size = 1 if scorer.batching == "alone" else 5
     with packed_attention(model) if scorer.packed else contextlib.nullcontext():
         for at in range(0, len(some), size):

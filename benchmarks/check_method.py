@@ -68,7 +68,6 @@ def examples_without_end(options: argparse.Namespace) -> int:
     """Training examples that do not end their turn."""
     from srtui.prompts import TEMPLATE_NAMES, template
     from srtui.student import Invalid, SpanBuilder
-    from srtui.training import training_example
 
     tokenizer, missing, seen = _tokenizer(), 0, 0
     for name, protocol in product(TEMPLATE_NAMES, PROTOCOLS):
@@ -78,9 +77,9 @@ def examples_without_end(options: argparse.Namespace) -> int:
             span = builder.forward(pair)[0]
             if isinstance(span, Invalid):
                 continue
-            example = training_example(span, builder.end_of_turn, 2048)
+            example = span.ended(builder.end_of_turn, 2048)
             seen += 1
-            missing += not example.truncated and example.input_ids[-len(end) :] != end
+            missing += not example.truncated and example.ids[-len(end) :] != end
     _say(f"{seen:,} training examples under {len(TEMPLATE_NAMES)} templates and {len(PROTOCOLS)} protocols")
     return missing
 

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import IO
 
 from srtui.errors import UserError
+from srtui.files import open_regular
 
 
 def sha256_of(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal. Raises OSError."""
-    with path.open("rb") as file:
+    """The sha256 of a file, in hexadecimal. Raises OSError, and UserError for what is no regular file."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -2,7 +2,7 @@
 
 Message contents are untrusted: a dataset text that spells ``<|im_end|>`` must not end a turn. So the
 template is rendered with a mark in place of each content, and split at the marks; only the template's
-own pieces are tokenised with special tokens on. What is rendered depends on the roles alone, so each
+own pieces are tokenized with special tokens on. What is rendered depends on the roles alone, so each
 list of roles is rendered once.
 
 Some templates open a ``<think>`` block for the assistant to begin in. An answer that is given (scored,
@@ -97,8 +97,8 @@ class ChatTemplate:
     def before_answer(self) -> str:
         """What stands in front of an answer to a plain question, in a conversation that ends with it."""
         pieces = self._laid_out([_QUESTION, ("assistant", "a")], False, self._variables)
-        at = max(n for n, (_, is_data) in enumerate(pieces) if is_data)
-        return "".join(text for text, _ in pieces[:at])
+        answer_piece = max(n for n, (_, is_data) in enumerate(pieces) if is_data)
+        return "".join(text for text, _ in pieces[:answer_piece])
 
     @cached_property
     def without_thought(self) -> tuple[str, str] | None:
@@ -212,18 +212,22 @@ def _rendered(asked: dict[str, Any]) -> str:
         f"The model's chat template takes more than {_CPU_SECONDS} seconds to lay out one conversation."
     )
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command, input=json.dumps(asked | limits).encode(), capture_output=True,
             timeout=_WALL_SECONDS, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise too_long from None
-    if -done.returncode in (9, 24):  # killed for its CPU time: SIGXCPU first, SIGKILL a second later
+    if -process.returncode in (9, 24):  # killed for its CPU time: SIGXCPU first, SIGKILL a second later
         raise too_long
     try:
-        answer = json.loads(done.stdout)
+        answer = json.loads(process.stdout)
     except ValueError:
-        why = "it needs too much memory" if b"MemoryError" in done.stderr else f"exit code {done.returncode}"
+        why = (
+            "it needs too much memory"
+            if b"MemoryError" in process.stderr
+            else f"exit code {process.returncode}"
+        )
         raise TooCostly(f"The model's chat template fails ({why}).") from None
     if "text" in answer:
         return str(answer["text"])

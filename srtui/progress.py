@@ -1,4 +1,4 @@
-"""How an engine tells a face what it does, and how it is stopped."""
+"""How an engine reports what it does, and how it is stopped."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ class Progress:
 class Reporter(Protocol):
     """A face that wants to know while it happens; the store gets the same facts."""
 
-    def progress(self, progress: Progress) -> None: ...
+    def progress(self, progress: Progress) -> None:
+        """How far a stage is."""
 
-    def event(self, level: str, message: str) -> None: ...
+    def event(self, level: str, message: str) -> None:
+        """One sentence; ``level`` is info, warning or error."""

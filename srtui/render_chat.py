@@ -92,6 +92,7 @@ def _limit(asked: dict[str, Any]) -> None:
 
 
 def main() -> None:
+    """One JSON object from standard input to one on standard output."""
     asked = json.load(sys.stdin)
     _limit(asked)
     answer: dict[str, Any]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from srtui.hashing import digest
 
-__all__ = ["Pair", "digest"]
+__all__ = ["Pair", "Target", "digest"]
+
+Target = Literal["instruction", "response"]
+"""Which side of a pair is rewritten. (A stage is a step of the loop, such as ``reflect-instruction``.)"""
 
 
 class Pair(NamedTuple):

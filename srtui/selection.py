@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from srtui.hashing import draw
+from srtui.sample import Target
 
 
 @dataclass(frozen=True)
@@ -62,39 +63,40 @@ def choose_instruction(original: ScoredText, rewrites: Sequence[ScoredText], by:
 
 def choose_response(current: ScoredText, rewrites: Sequence[ScoredText], by: str = "rifd") -> Choice:
     """The pair with the lower r-IFD; the current one on a tie, and where it cannot be compared."""
-    return _choose(current, rewrites, "answer", by)
+    return _choose(current, rewrites, "response", by)
 
 
-def _choose(before: ScoredText, rewrites: Sequence[ScoredText], what: str, by: str) -> Choice:
+def _choose(before: ScoredText, rewrites: Sequence[ScoredText], target: Target, by: str) -> Choice:
+    noun = "instruction" if target == "instruction" else "answer"
     if by == "original":
-        return Choice(before.variant_id, False, f"kept the {what}: the recipe never takes a rewrite")
+        return Choice(before.variant_id, False, f"kept the {noun}: the recipe never takes a rewrite")
     if not rewrites:
-        return Choice(before.variant_id, False, f"kept the {what}: there is no rewrite of it")
+        return Choice(before.variant_id, False, f"kept the {noun}: there is no rewrite of it")
     if by == "reflected":
-        return Choice(rewrites[0].variant_id, True, f"took the new {what}: the recipe takes every rewrite")
+        return Choice(rewrites[0].variant_id, True, f"took the new {noun}: the recipe takes every rewrite")
     measure = MEASURES[by]
     metric = measure.name
-    higher = measure.higher_instruction if what == "instruction" else measure.higher_response
+    higher = measure.higher_instruction if target == "instruction" else measure.higher_response
     sign = 1.0 if higher else -1.0
     if before.score is None:
-        return Choice(before.variant_id, False, f"kept the {what}: it has no {metric} ({before.reason})")
+        return Choice(before.variant_id, False, f"kept the {noun}: it has no {metric} ({before.reason})")
     valid = [(r.score, r) for r in rewrites if r.score is not None]
     if not valid:
         return Choice(
-            before.variant_id, False, f"kept the {what}: the rewrite has no {metric} ({rewrites[0].reason})"
+            before.variant_id, False, f"kept the {noun}: the rewrite has no {metric} ({rewrites[0].reason})"
         )
     best_score, best = max(valid, key=lambda pair: sign * pair[0])  # the first of equals
     if sign * best_score > sign * before.score:
         return Choice(
             best.variant_id,
             True,
-            f"took the new {what}: {metric} {best_score:.4f} {'>' if higher else '<'} {before.score:.4f}",
+            f"took the new {noun}: {metric} {best_score:.4f} {'>' if higher else '<'} {before.score:.4f}",
         )
     relation = "=" if best_score == before.score else "<" if higher else ">"
     return Choice(
         before.variant_id,
         False,
-        f"kept the {what}: the new one's {metric} {best_score:.4f} {relation} {before.score:.4f}",
+        f"kept the {noun}: the new one's {metric} {best_score:.4f} {relation} {before.score:.4f}",
     )
 
 

@@ -139,7 +139,7 @@ def test_keys_have_their_limits_in_words() -> None:
 
 def test_the_document_is_what_is_generated() -> None:
     page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
-    assert page == markdown(), "write it anew: srtui recipes --markdown > docs/recipes.md"
+    assert page == markdown(), "write it again: srtui recipes --markdown > docs/recipes.md"
 
 
 @pytest.mark.parametrize(

@@ -235,7 +235,7 @@ def anchors(
     out: Annotated[Path, typer.Option(help="The table to write (.csv).")],
     gamed: Annotated[
         list[int] | None,
-        typer.Option(help="Those where A is the reference's own model, told to be concise or verbose."),
+        typer.Option(help="Those where A is the reference's own model, asked to be concise or verbose."),
     ] = None,
     force: Force = False,
 ) -> None:
@@ -350,7 +350,7 @@ def _evaluate(
     stop = stop_on_signals()
     with libraries_log(store.path.parent), reporter(as_json, stop.set, json_lines=False) as face:
         if not is_new:
-            face.event("info", f"Going on with evaluation {evaluation.id}.")
+            face.event("info", f"Resuming evaluation {evaluation.id}.")
         warnings = same_weights(workspace, store, judge.name, judge.sha256, contestants)
         for sentence in warnings:
             face.event("warning", sentence)
@@ -359,7 +359,7 @@ def _evaluate(
                 store, evaluation, source, sides, judge, face, stop.is_set, anchors, warnings
             ).work()
         except Stopped:
-            err.print("Stopped; everything finished is stored. The same command goes on.")
+            err.print("Stopped; everything finished is stored. The same command resumes.")
             sys.exit(130)
     _print_result(store, evaluation, as_json)
 

@@ -23,6 +23,7 @@ _KINDS = {
 
 
 def print_list(evaluations: Sequence[Evaluation]) -> None:
+    """All evaluations, one line each."""
     table = Table("id", "kind", "A", "B", "judge", "state", "result", box=None, header_style="bold")
     for e in evaluations:
         table.add_row(

@@ -33,7 +33,7 @@ def human(
     a: ContestantName,
     b: Annotated[str, typer.Argument(metavar="B", help="As A.")],
     prompts: Annotated[Path, typer.Option(help="Rows of instruction, optional input and category.")],
-    annotator: Annotated[str, typer.Option(help="Who judges; the same name goes on where it was.")] = "",
+    annotator: Annotated[str, typer.Option(help="Who judges; the same name continues where it was.")] = "",
     ask: Annotated[
         bool, typer.Option("--ask/--no-ask", help="Without: write the answers, show what was said so far.")
     ] = True,
@@ -44,7 +44,7 @@ def human(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Two contestants answer; a person who is not told whose answer is whose chooses: 1, 2, tie, both bad.
+    """Two contestants answer; a person who does not see whose answer is whose chooses: 1, 2, tie, both bad.
 
     Several people may judge, each by name and at their own time; they see other sides in another order.
     The result has intervals, and their agreement as a kappa.
@@ -82,7 +82,7 @@ def human(
                 try:
                     Evaluator(store, evaluation, source, sides, None, face, stop.is_set).work()
                 except Stopped:
-                    err.print("Stopped; everything finished is stored. The same command goes on.")
+                    err.print("Stopped; everything finished is stored. The same command resumes.")
                     sys.exit(130)
         if ask:
             from srtui.tui.human_app import open_human

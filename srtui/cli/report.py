@@ -1,4 +1,4 @@
-"""Report: a run told in one file."""
+"""Report: a run in one file."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def report(
             if path is not None and path not in streams:
                 outputs.check(path, force)
         stream = stdout_for_data(f"--out {streams[0]}") if streams else None
-        with libraries_log(workspace.store_path.parent):  # matplotlib tells of its fonts
+        with libraries_log(workspace.store_path.parent):  # matplotlib logs what fonts it looks for
             from srtui import report as reports
 
         facts = reports.gather(store, workspace.root, this.id, examples=examples, seed=seed)

@@ -73,6 +73,7 @@ class LiveReporter:
         self._bars.stop()
 
     def progress(self, progress: Progress) -> None:
+        """How far a stage is, in its bar."""
         if progress.stage not in self._tasks:
             self._tasks[progress.stage] = self._bars.add_task(
                 stage_title(progress.stage), total=progress.total, rate="", eta="", details=""
@@ -87,6 +88,7 @@ class LiveReporter:
         )
 
     def event(self, level: str, message: str) -> None:
+        """One sentence above the bars."""
         colour = {"warning": "yellow", "error": "red"}.get(level, "dim")
         self._bars.console.print(f"[{colour}]{level}: {plain(message)}[/]")
 
@@ -104,6 +106,7 @@ class PlainReporter:
         pass
 
     def progress(self, progress: Progress) -> None:
+        """How far a stage is, at most every five seconds, and at its end."""
         eta = self._rate.eta(progress)
         finished = progress.done >= progress.total
         if (progress.stage, progress.done) == self._shown or not (
@@ -117,6 +120,7 @@ class PlainReporter:
         print(safe(line), flush=True)
 
     def event(self, level: str, message: str) -> None:
+        """One sentence in a line."""
         print(safe(f"{level}: {message}"), flush=True)
 
 
@@ -130,6 +134,7 @@ class JsonReporter:
         pass
 
     def progress(self, progress: Progress) -> None:
+        """How far a stage is, as a line of type progress."""
         self._line(
             type="progress",
             stage=progress.stage,
@@ -141,6 +146,7 @@ class JsonReporter:
         )
 
     def event(self, level: str, message: str) -> None:
+        """One sentence, as a line of type event."""
         self._line(type="event", level=level, message=message)
 
     @staticmethod

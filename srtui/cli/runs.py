@@ -48,7 +48,7 @@ def run(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Reflect, choose, reflect, choose, train. Run it again after any stop: it goes on where it was."""
+    """Reflect, choose, reflect, choose, train. Run it again after any stop: it resumes where it was."""
     from srtui import recipe as recipes
 
     what = recipes.load(recipe, set_, limit)
@@ -72,7 +72,7 @@ def resume(
     until: Until = None,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with a run that was stopped, just as it was started, whatever its recipe says by now."""
+    """Resume a run that was stopped, just as it was started, whatever its recipe says by now."""
     workspace, store = open_store()
     with store:
         this = store.runs.named(name)
@@ -99,7 +99,7 @@ def _work(
     stop = stop_on_signals()
     with libraries_log(workspace.runs / this.name), reporter(as_json, stop.set) as face:
         if not is_new:
-            face.event("info", f"Going on with run {this.name}.")
+            face.event("info", f"Resuming run {this.name}.")
         try:
             this = Engine(workspace, store, this, face, stop.is_set).work(until)
             stopped = False
@@ -108,7 +108,7 @@ def _work(
     if as_json:
         print_json({"type": "summary", **fields_of(summarise(store, this.id))})
     elif stopped:
-        out.print(f"Stopped; everything finished is stored. Go on with: {again}", soft_wrap=True)
+        out.print(f"Stopped; everything finished is stored. Resume with: {again}", soft_wrap=True)
     else:
         print_summary(summarise(store, this.id), _files(workspace, store, this))
     if stopped:
@@ -175,7 +175,7 @@ def ablate(
                 ablation = Ablation(workspace, store, what, recipe.resolve(), face, stop.is_set, asked)
                 found = ablation.work(names, seeds)
         except Stopped:
-            print_line("Stopped; everything finished is stored. Go on with the same command.", to=screen())
+            print_line("Stopped; everything finished is stored. The same command resumes.", to=screen())
             sys.exit(130)
     if as_json:
         print_json({"type": "ablation", **fields_of(found)})

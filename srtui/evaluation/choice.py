@@ -24,14 +24,13 @@ from srtui.errors import UserError
 from srtui.evaluation.contestants import Contestant
 from srtui.evaluation.sources import sha256_of
 from srtui.evaluation.statistics import wilson
-from srtui.evaluation.writing import add_adapter
 from srtui.files import read_bytes, read_text
 from srtui.hashing import digest, scheme_1
+from srtui.measures import SpanLoss
 from srtui.progress import Progress, Reporter, Stopped
 from srtui.prompts import template
 from srtui.store import Store
 from srtui.store.evaluations import Evaluation, Item, Judgement, NewEvaluation
-from srtui.store.work import StoredLoss
 
 _ABSENT = "Multiple choice needs EleutherAI's lm-eval, which is not installed; install it with: pip install 'srtui[lm-eval]'"
 
@@ -178,11 +177,11 @@ def _model(
 
     from srtui.student import SpanBuilder, Student, open_scorer
 
-    student = Student.load(contestant.path, contestant.quantization or "gguf")  # type: ignore[arg-type]
-    identity = student.id
-    if contestant.adapter is not None:
-        add_adapter(student, contestant.adapter)
-        identity += f"+{contestant.adapter_sha256}"
+    student = Student.load(
+        contestant.path,
+        contestant.quantization or "gguf",  # type: ignore[arg-type]
+        adapter=contestant.adapter,
+    )
     length = 2048
     if contestant.kind == "student":
         config = student.model.config.get_text_config()
@@ -198,17 +197,16 @@ def _model(
 
         def loglikelihood(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
             asked = [spans.continuation(*r.args) for r in requests]
-            keys = [span.key(identity, "continuation") for span in asked]
+            keys = [span.key(student.losses_id, "continuation") for span in asked]
             known = store.work.losses(keys)
             todo = {key: span for key, span in zip(keys, asked, strict=True) if key not in known}
             ordered = list(todo)
             total, began = len(set(keys)), time.monotonic()
             done = total - len(ordered)
-            fresh: dict[bytes, StoredLoss] = {}
+            fresh: dict[bytes, SpanLoss] = {}
             stored_at = began
             for n, loss in scorer.score([todo[key] for key in ordered], should_stop):
-                nll = loss.nll if loss.reason is None else None
-                fresh[ordered[n]] = StoredLoss(nll, loss.tokens, loss.truncated, loss.reason)
+                fresh[ordered[n]] = loss
                 done += 1
                 if time.monotonic() - stored_at > 1.0 or done == total:
                     store.work.add_losses(fresh)
@@ -232,7 +230,7 @@ def _model(
     return ScoringLM()
 
 
-def _likelihood(loss: StoredLoss) -> float:
+def _likelihood(loss: SpanLoss) -> float:
     return -loss.nll if loss.nll is not None else float("-inf")
 
 

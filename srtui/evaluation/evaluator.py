@@ -2,7 +2,7 @@
 
 What is left to do is read off the store at the start of each stage, and each answer and judgement is
 a transaction of its own, so a kill loses what is in flight. An evaluation whose settings, texts and
-models are those of an earlier one goes on with that one.
+models are those of an earlier one resumes that one.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class Evaluator:
 
     def work(self) -> Evaluation:
         """Do all that is left. Raises Stopped when asked to stop, UserError on bad input; the store says
-        so, and the same command goes on later."""
+        so, and the same command resumes it later."""
         rows = self._rows
         today.freeze(today.of_timestamp(self.evaluation.created_at))
         lease = rows.acquire(self._id)

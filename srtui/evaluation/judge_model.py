@@ -5,7 +5,7 @@ the probabilities of "1/" to "10/" at that place, which llama.cpp gives exactly,
 one: what sampling under a grammar of ten strings would draw from. The second answer's are read behind
 each score that the first may have ("Answer 1: 7/10", a new line, "Answer 2: "), so what comes out is the
 distribution of both scores together. A score is the mean of its margin. How much probability the ten
-strings had before scaling (``mass``) tells whether the judge meant to give a score there at all.
+strings had before scaling (``mass``) shows whether the judge meant to give a score there at all.
 """
 
 from __future__ import annotations
@@ -19,16 +19,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from srtui import models
 from srtui.errors import UserError
 from srtui.evaluation.contestants import date_written
-from srtui.fields import mistake
-from srtui.files import parse_toml, read_text
 from srtui.hashing import digest, key, scheme_1
 from srtui.llama import Message, Request, Sampler, Segment, open_teacher
-from srtui.prompts.prompt_set import fill
+from srtui.prompts.prompt_set import fill, load_words
 from srtui.store.evaluations import Ordering
 
 if TYPE_CHECKING:
@@ -121,28 +119,17 @@ def load_judge_prompt(name: str, answers: int) -> JudgePrompt:
 
     Raises UserError that names the file and the field.
     """
-    shipped = files("srtui.evaluation") / "judges" / f"{name}.toml"
-    path = Path(name)
-    if path.suffix == ".toml":
-        text, source = read_text(path), str(path)
-    elif "/" not in name and shipped.is_file():
-        text, source = shipped.read_text(encoding="utf-8"), f"{name}.toml"
-    else:
-        raise UserError(f"There is no judge prompt {name!r}: name pairwise, single, or a .toml file.")
-    try:
-        prompt = JudgePrompt.model_validate(parse_toml(text, source))
-    except ValidationError as error:
-        raise UserError(f"{source}: {mistake(error, JudgePrompt)}") from error
-    if len(prompt.leads) != answers:
-        raise UserError(
-            f"{source}: leads has {len(prompt.leads)} texts, and {answers} answers are scored here."
-        )
-    try:
+
+    def try_out(prompt: JudgePrompt, source: str) -> None:
+        if len(prompt.leads) != answers:
+            raise UserError(
+                f"{source}: leads has {len(prompt.leads)} texts, and {answers} answers are scored here."
+            )
         prompt.messages(JudgeQuestion(0, 1, "ab", "q", ("a",) * answers, "r"))
-    except (KeyError, ValueError) as error:
-        raise UserError(
-            f"{source}: a text has the placeholder {error}, which srtui does not fill."
-        ) from error
+
+    prompt = load_words(JudgePrompt, name, files("srtui.evaluation") / "judges", try_out)
+    if prompt is None:
+        raise UserError(f"There is no judge prompt {name!r}: name pairwise, single, or a .toml file.")
     return prompt
 
 

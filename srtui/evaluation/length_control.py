@@ -204,7 +204,10 @@ def _plain(
     whole: Callable[[float], float], none: Callable[..., LengthControlled], judged: int,
 ) -> LengthControlled:  # fmt: skip
     """Theta and phi alone."""
-    import statsmodels.api as sm
+    # Not statsmodels.api, which takes seconds to import.
+    from statsmodels.genmod import families
+    from statsmodels.genmod.generalized_linear_model import GLM
+    from statsmodels.tools.sm_exceptions import PerfectSeparationError
 
     longer, shorter = float((difference[said] <= 0).mean()), float((difference[said] >= 0).mean())
     if min(longer, shorter) < LEAST_SHARE:
@@ -217,8 +220,8 @@ def _plain(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            fit = sm.GLM(target[said], x, family=sm.families.Binomial()).fit(cov_type="HC1")
-    except (np.linalg.LinAlgError, ValueError, sm.tools.sm_exceptions.PerfectSeparationError) as error:
+            fit = GLM(target[said], x, family=families.Binomial()).fit(cov_type="HC1")
+    except (np.linalg.LinAlgError, ValueError, PerfectSeparationError) as error:
         return none(f"the regression has no solution ({error})")
     (theta, phi), (e_theta, e_phi) = map(float, fit.params), map(float, fit.bse)
     # A logit beyond 15 is what a fit runs away to when length alone tells wins from losses.

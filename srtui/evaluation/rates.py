@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from srtui.errors import UserError
 from srtui.evaluation.calibration import calibration_result
-from srtui.evaluation.judge_model import JudgeModel
 from srtui.evaluation.length_control import Anchors, LengthItem
 from srtui.evaluation.people import human_result
 from srtui.evaluation.results import (
@@ -21,6 +20,9 @@ from srtui.evaluation.results import (
 )
 from srtui.store import Store
 from srtui.store.evaluations import Answer, Evaluation
+
+if TYPE_CHECKING:
+    from srtui.evaluation.judge_model import JudgeModel
 
 
 def figures(

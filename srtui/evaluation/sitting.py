@@ -1,6 +1,6 @@
 """One person at one human evaluation: what is asked next, and what was said.
 
-A choice is stored as it is made, so that a sitting may end at any moment and go on at any other.
+A choice is stored as it is made, so that a sitting may end at any moment and be resumed at any other.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Said = Literal["left", "right", "tie", "bad", "skip"]
 
 @dataclass(frozen=True)
 class BlindPair:
-    """A question with two answers whose authors are not told. ``ordering`` is for whoever stores the
+    """A question with two answers whose authors are not shown. ``ordering`` is for whoever stores the
     choice, and never for the screen."""
 
     item: int

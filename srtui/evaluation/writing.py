@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
@@ -177,15 +176,14 @@ class StudentWriter:
     as it is scored: long texts are not written beside short ones, and one that crosses it begins anew there."""
 
     def __init__(self, contestant: Contestant, writing: AnswerSettings) -> None:
-        from srtui.student import SpanBuilder, Student, alone_beyond
+        from srtui.student import Generator, SpanBuilder, Student
 
         self._contestant, self._writing = contestant, writing
-        self.student: Any = Student.load(contestant.path, contestant.quantization)  # type: ignore[arg-type]
-        if contestant.adapter is not None:
-            add_adapter(self.student, contestant.adapter)
-        forget_generation_config(self.student.model)
-        base = getattr(self.student.model, "get_base_model", lambda: self.student.model)()
-        self._limit = alone_beyond(base, base.base_model)
+        self.student: Any = Student.load(
+            contestant.path,
+            contestant.quantization,  # type: ignore[arg-type]
+            adapter=contestant.adapter,
+        )
         tokenizer = self.student.tokenizer
         name = contestant.template or ("chat" if tokenizer.chat_template else "alpaca")
         self._template = name
@@ -194,10 +192,7 @@ class StudentWriter:
         self._spans = SpanBuilder(
             tokenizer, template(name, tokenizer, contestant.prompts), max_length=self._room
         )
-        ends = {int(tokenizer.eos_token_id)}
-        if len(self._spans.end_of_turn) == 1:
-            ends.add(self._spans.end_of_turn[0])
-        self._ends = sorted(ends)
+        self._generator = Generator(self.student, self._spans)
 
     def write(
         self, conversations: Sequence[Turns], should_stop: Callable[[], bool]
@@ -239,7 +234,7 @@ class StudentWriter:
                 row.written += ids[: row.left]
                 row.left -= len(ids)
                 row.seconds += seconds
-                ended = bool(row.written) and row.written[-1] in self._ends
+                ended = bool(row.written) and row.written[-1] in self._generator.ends
                 if ended or row.left <= 0:
                     waiting.remove(row)
                     yield answer(row, "end" if ended else "length")
@@ -247,65 +242,34 @@ class StudentWriter:
     def _next_batch(self, waiting: list[_Row], most: int) -> tuple[list[_Row], int]:
         """Rows to write together, the longest first, and how many tokens: all on one side of the length at
         which positions change, and one that comes to it alone."""
-        from srtui.student import legs
-
         waiting.sort(key=lambda row: -len(row.prompt) - len(row.written))
         first = waiting[0]
 
         def leg(row: _Row) -> int:
-            return legs(len(row.prompt) + len(row.written), row.left, self._limit)[0]
+            return self._generator.legs(len(row.ids), row.left)[0]
 
         if leg(first) < first.left:
             return [first], leg(first)
         length = len(first.ids)
-        beyond = self._limit is not None and length > self._limit
+        beyond = self._generator.runs_alone(length)
         alike = [
-            row for row in waiting
-            if leg(row) == row.left and beyond == (self._limit is not None and len(row.ids) > self._limit)
-        ]  # fmt: skip
+            row
+            for row in waiting
+            if leg(row) == row.left and beyond == self._generator.runs_alone(len(row.ids))
+        ]
         rows = alike[: max(1, min(most, _BATCH_TOKENS // (length + first.left)))]
         return rows, max(row.left for row in rows)
 
     def _batch(self, rows: Sequence[_Row], size: int, should_stop: Callable[[], bool]) -> list[list[int]]:
         """Up to ``size`` new ids of each row, up to and with the one that ends its turn."""
-        import torch
-        from transformers import (
-            GenerationConfig,
-            LogitsProcessorList,
-            StoppingCriteria,
-            StoppingCriteriaList,
+        drawn = [_Drawn(self._writing, rows)] if self._writing.temperature > 0 else []
+        return self._generator.generate(
+            [row.ids for row in rows],
+            size,
+            processors=drawn,
+            should_stop=should_stop,
+            repetition_penalty=self._writing.sampler.repeat_penalty,
         )
-
-        class StopRequested(StoppingCriteria):  # type: ignore[misc]
-            def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
-                return torch.full((input_ids.shape[0],), should_stop(), device=input_ids.device)
-
-        w, model = self._writing, self.student.model
-        device = next(model.parameters()).device
-        prompts = [row.ids for row in rows]
-        width = max(map(len, prompts))
-        ids = torch.full((len(prompts), width), self._ends[0], dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = torch.tensor(prompt)
-            mask[row, width - len(prompt) :] = 1
-        drawn = [_Drawn(w, rows)] if w.temperature > 0 else []
-        settings = GenerationConfig(
-            max_new_tokens=size,
-            repetition_penalty=w.sampler.repeat_penalty,
-            eos_token_id=self._ends,
-            pad_token_id=self._ends[0],
-            do_sample=False,
-        )
-        with torch.inference_mode():
-            found = model.generate(
-                input_ids=ids.to(device),
-                attention_mask=mask.to(device),
-                generation_config=settings,
-                logits_processor=LogitsProcessorList(drawn),
-                stopping_criteria=StoppingCriteriaList([StopRequested()]),
-            )[:, width:].tolist()
-        return [_to_end(row, self._ends) for row in found]
 
     def _made(
         self, turns: Turns, prompt: tuple[str, list[int]], ids: list[int], finish: str, seconds: float
@@ -353,37 +317,6 @@ class _Drawn:
         return torch.full_like(scores, -torch.inf).scatter_(1, at.clamp(max=scores.shape[1] - 1), 0.0)
 
 
-def forget_generation_config(model: Any) -> None:
-    """``generate`` fills in from the model's own configuration what a call leaves open: nothing is left there.
-    An adapter's model has one of its own beside its base's."""
-    from transformers import GenerationConfig
-
-    for one in {
-        id(m): m for m in (model, getattr(model, "base_model", model), getattr(model, "model", model))
-    }.values():
-        if hasattr(one, "generation_config"):
-            one.generation_config = GenerationConfig()
-    if hasattr(model, "get_base_model"):
-        model.get_base_model().generation_config = GenerationConfig()
-
-
-def add_adapter(student: Any, folder: Any) -> None:
-    """Put a trained adapter onto a loaded student, for inference; raises UserError where it does not fit."""
-    from peft import PeftModel
-
-    from srtui.errors import UserError
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            student.model = PeftModel.from_pretrained(
-                student.model, str(folder), local_files_only=True
-            ).eval()
-    except (RuntimeError, ValueError, OSError, KeyError, TypeError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{folder}: it is no adapter for {student.name} ({first}).") from error
-
-
 def _answer(
     contestant: Contestant,
     writing: AnswerSettings,
@@ -419,8 +352,3 @@ def _messages(turns: Turns) -> tuple[Message, ...]:
         Message("assistant" if n % 2 else "user", f"{text}\n{more}" if more else text)
         for n, (text, more) in enumerate(turns)
     )
-
-
-def _to_end(ids: list[int], ends: Sequence[int]) -> list[int]:
-    stop = next((n for n, token in enumerate(ids) if token in ends), None)
-    return ids if stop is None else ids[: stop + 1]

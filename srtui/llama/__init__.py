@@ -11,16 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from srtui.recipe import SamplingSettings
+
+_BY_DEFAULT = SamplingSettings()
+
 
 @dataclass(frozen=True)
 class Sampler:
-    """How the next token is drawn. ``temperature`` 0 is greedy."""
+    """How the next token is drawn. ``temperature`` 0 is greedy. The defaults are a recipe's; keys leave them
+    out, so they may never change. ``repeat_window`` is how many of the last tokens the penalty looks at."""
 
-    temperature: float = 0.7
-    top_p: float = 0.95
-    top_k: int = 40
-    min_p: float = 0.05
-    repeat_penalty: float = 1.1
+    temperature: float = _BY_DEFAULT.temperature
+    top_p: float = _BY_DEFAULT.top_p
+    top_k: int = _BY_DEFAULT.top_k
+    min_p: float = _BY_DEFAULT.min_p
+    repeat_penalty: float = _BY_DEFAULT.repeat_penalty
     repeat_window: int = 256
 
 
@@ -154,9 +159,11 @@ class Teacher(Protocol):
     def room(self, request: Request) -> Sequence[int]:
         """The most tokens that each segment of ``request`` can have in this teacher's context."""
 
-    def progress(self) -> TeacherProgress: ...
+    def progress(self) -> TeacherProgress:
+        """What is running and waiting, and how many tokens there were."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Give the memory back. Nothing can be asked afterwards."""
 
 
 def open_teacher(path: Path, **settings: Any) -> Teacher:

@@ -43,6 +43,7 @@ class TeacherTemplate:
 
     @property
     def source(self) -> str:
+        """The template's own text."""
         return self._template.source
 
     def pieces(self, messages: Sequence[Message], *, led: bool = False) -> list[tuple[str, bool]]:

@@ -34,12 +34,21 @@ class LlamaContext:
         self.cuts = True
 
     def close(self) -> None:
+        """Give the cache and the batch back."""
         llama_cpp.llama_batch_free(self._batch)
         llama_cpp.llama_free(self.pointer)
         self.pointer = None
 
     def put(self, i: int, token: int, position: int, slot: int, *, wants_logits: bool) -> None:
-        """Row ``i`` of the next batch."""
+        """Fill a row of the next batch.
+
+        Args:
+            i: which row.
+            token: its id.
+            position: where in its sequence it stands.
+            slot: the sequence.
+            wants_logits: whether the next token is to be drawn behind it.
+        """
         self._tokens[i] = token
         self._positions[i] = position
         self._sequence_ids[i][0] = slot
@@ -79,6 +88,7 @@ class LlamaContext:
         return 0
 
     def empty(self) -> None:
+        """Take all sequences out of the cache."""
         llama_cpp.llama_memory_clear(self._memory, False)
 
     def try_to_cut(self, token: int) -> None:

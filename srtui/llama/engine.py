@@ -164,6 +164,7 @@ class LlamaTeacher:
             yield self._refused.popleft()
 
     def progress(self) -> TeacherProgress:
+        """See :meth:`srtui.llama.Teacher.progress`."""
         running = self._scheduler.running
         live = max(running, key=lambda sequence: sequence.new_tokens, default=None)
         return TeacherProgress(
@@ -178,6 +179,7 @@ class LlamaTeacher:
         )
 
     def close(self) -> None:
+        """See :meth:`srtui.llama.Teacher.close`."""
         self._drop_all()
         self._close_context()
         if self._adapter is not None:
@@ -275,7 +277,9 @@ class LlamaTeacher:
         architecture = meta(model, "general.architecture")
         usual = llama_cpp.llama_model_n_embd(model) // heads
         width = sum(
-            int(said) if (said := meta(model, f"{architecture}.attention.{part}_length")).isdigit() else usual
+            int(length)
+            if (length := meta(model, f"{architecture}.attention.{part}_length")).isdigit()
+            else usual
             for part in ("key", "value")
         )
         return held + cells_that_fit(

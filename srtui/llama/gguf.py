@@ -17,7 +17,7 @@ from srtui.errors import UserError
 from srtui.files import open_regular
 from srtui.llama import Message
 from srtui.llama.chat_prompt import TeacherTemplate
-from srtui.models.formats import read_gguf
+from srtui.models.gguf_header import read_gguf
 from srtui.models.memory import plan_teacher
 
 Say = Callable[[str, str], None]  # what level (info, warning), and what
@@ -62,14 +62,14 @@ def gpu_free() -> int | None:
         memory.argtypes = [ctypes.c_void_p, ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(ctypes.c_size_t)]
         memory.restype = None
         library.ggml_backend_dev_count.restype = ctypes.c_size_t
-        found: dict[int, int] = {}
+        free_by_kind: dict[int, int] = {}
         for n in range(library.ggml_backend_dev_count()):
             device, free, total = get(n), ctypes.c_size_t(), ctypes.c_size_t()
             memory(device, ctypes.byref(free), ctypes.byref(total))
-            found[kind(device)] = found.get(kind(device), 0) + free.value
+            free_by_kind[kind(device)] = free_by_kind.get(kind(device), 0) + free.value
     except AttributeError:
         return None
-    return found.get(_GPU) or found.get(_INTEGRATED) or 0
+    return free_by_kind.get(_GPU) or free_by_kind.get(_INTEGRATED) or 0
 
 
 def load_model(
@@ -80,12 +80,22 @@ def load_model(
     element: float = 2.0,
     say: Say = lambda level, message: None,
 ) -> tuple[Any, int]:
-    """llama.cpp's model of the GGUF at ``path``, and how many of its layers are on the GPU: with "auto",
-    as many as fit what the GPU has free, with their KV cache for ``cells`` tokens (``element`` bytes a
-    number) and the buffers of a pass. ``say`` hears what was planned.
+    """Load a GGUF.
 
-    Raises UserError for a file that is not GGUF, is cut short, or has an architecture or a tokenizer that
-    llama.cpp does not know.
+    Args:
+        path: the file.
+        gpu_layers: how many layers go to the GPU; with "auto", as many as fit what it has free, with their KV
+            cache and the buffers of a pass.
+        cells: tokens of that cache.
+        element: bytes of each number in it.
+        say: hears what was planned.
+
+    Returns:
+        llama.cpp's model, and how many of its layers are on the GPU.
+
+    Raises:
+        UserError: for a file that is not GGUF, is cut short, or has an architecture or a tokenizer that
+            llama.cpp does not know.
     """
     with open_regular(path) as file:
         magic = file.read(4)
@@ -106,9 +116,9 @@ def load_model(
             say("warning", f"{path.name}: {layers} layers did not fit the GPU; fewer are tried.")
     why = next((line for line in _log_lines if "error" in line.lower()), _log_lines[-1] if _log_lines else "")
     unknown = "unknown model architecture" in why or "unknown pre-tokenizer" in why
-    mend = "update llama-cpp-python" if unknown else "the file is damaged or incomplete; get it again"
+    advice = "update llama-cpp-python" if unknown else "the file is damaged or incomplete; get it again"
     raise UserError(
-        f"{path} cannot be loaded by llama.cpp ({why.rpartition('error')[2].strip(' :')}): {mend}."
+        f"{path} cannot be loaded by llama.cpp ({why.rpartition('error')[2].strip(' :')}): {advice}."
     )
 
 
@@ -128,6 +138,7 @@ def _tries(path: Path, gpu_layers: int | Literal["auto"], cells: int, element: f
 
 
 def load_adapter(model: Any, path: Path) -> Any:
+    """The LoRA adapter in the GGUF at ``path``. Raises UserError where it is none for this model."""
     if not path.is_file():
         raise UserError(f"teacher.adapter: there is no file {path}.")
     adapter = llama_cpp.llama_adapter_lora_init(model, str(path).encode())
@@ -137,12 +148,14 @@ def load_adapter(model: Any, path: Path) -> Any:
 
 
 def meta(model: Any, key: str) -> str:
+    """A key of the file's header as text; empty where it has none."""
     buffer = ctypes.create_string_buffer(256)
     count = llama_cpp.llama_model_meta_val_str(model, key.encode(), buffer, 256)
     return buffer.value.decode("utf-8", "replace") if count >= 0 else ""
 
 
 def description(model: Any) -> str:
+    """llama.cpp's own words for the model: architecture, size, quantization."""
     buffer = ctypes.create_string_buffer(256)
     llama_cpp.llama_model_desc(model, buffer, 256)
     return buffer.value.decode("utf-8", "replace")
@@ -235,9 +248,19 @@ def chat_template(model: Any) -> TeacherTemplate:
 def chat_tokens(
     vocab: Any, template: TeacherTemplate, messages: Sequence[Message], *, led: bool = False
 ) -> tuple[str, list[int]]:
-    """A chat up to where the assistant begins to write: its text, and its ids. What the messages
-    themselves spell never becomes a special token. Where its first words are put for it (``led``), a
-    <think> block that the template opens is closed before them."""
+    """A chat up to where the assistant begins to write. What the messages themselves spell never becomes a
+    special token.
+
+    Args:
+        vocab: llama.cpp's vocabulary.
+        template: lays the chat out.
+        messages: the chat, in order.
+        led: whether the assistant's first words are put for it: a <think> block that the template opens is
+            closed before them.
+
+    Returns:
+        The text, and its token ids.
+    """
     pieces = template.pieces(messages, led=led)
     frame = "".join(text for text, is_data in pieces if not is_data)
     tokens: list[int] = []

@@ -67,16 +67,16 @@ class LlamaLosses:
         if not self._holds(prompt, texts):
             return None
         # The prompt takes a sequence, and so does each lead, beside those of the options.
-        found: list[list[float]] = []
-        at = 0
-        while at < len(texts):
-            end, used = at, 0
-            while end < len(texts) and (end == at or used + len(texts[end]) + 1 < 2 * _SEQUENCES):
+        losses: list[list[float]] = []
+        start = 0
+        while start < len(texts):
+            end, used = start, 0
+            while end < len(texts) and (end == start or used + len(texts[end]) + 1 < 2 * _SEQUENCES):
                 used += len(texts[end]) + 1
                 end += 1
-            found += self._options(prompt, texts[at:end], starts[at:end])
-            at = end
-        return found if np.isfinite([n for group in found for n in group]).all() else None
+            losses += self._options(prompt, texts[start:end], starts[start:end])
+            start = end
+        return losses if np.isfinite([n for group in losses for n in group]).all() else None
 
     def holds(self, messages: Sequence[Message], answer: str) -> bool:
         """Whether the model's context holds the prompt and this beginning of an answer."""
@@ -232,6 +232,7 @@ class LlamaLosses:
             self._context, self._cells, self._trunk = None, 0, None
 
     def close(self) -> None:
+        """Give the memory back."""
         self._free_context()
         if self._model is not None:
             llama_cpp.llama_batch_free(self._batch)

@@ -48,6 +48,7 @@ class TokenSampler:
         return token
 
     def close(self) -> None:
+        """Give the chain and the grammar back."""
         for part in (self._chain, self._grammar):
             if part is not None:
                 llama_cpp.llama_sampler_free(part)

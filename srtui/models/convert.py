@@ -21,7 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from srtui.errors import UserError
-from srtui.models.formats import ModelInfo, file_sha256, read_gguf, read_safetensors_folder
+from srtui.models.formats import file_sha256
+from srtui.models.gguf_header import read_gguf
+from srtui.models.info import ModelInfo
+from srtui.models.safetensors_folder import read_safetensors_folder
 from srtui.workspace import OFFLINE_SETTINGS
 
 Say = Callable[[str], None]
@@ -79,12 +82,21 @@ SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exa
 
 
 def quantize(src: Path, dst: Path, quantization: str, say: Say = lambda line: None) -> Path:
-    """Make ``dst`` from the GGUF ``src`` with llama.cpp's own quantizer; returns the file.
+    """Make a GGUF from another with llama.cpp's own quantizer.
 
-    Where ``dst`` is a folder the file is named after ``src``, ``NAME.QUANTIZATION.gguf``; if that is
-    ``src`` itself, there is nothing to do. ``quantization`` is a key of QUANTIZATIONS, in any case.
-    Raises UserError for another one, for a source that cannot be used, and where the disk is too
-    small; ``dst`` is then as it was.
+    Args:
+        src: the GGUF that is there.
+        dst: the file to make. Where it is a folder the file is named after ``src``,
+            ``NAME.QUANTIZATION.gguf``; if that is ``src`` itself, there is nothing to do.
+        quantization: a key of QUANTIZATIONS, in upper or lower case.
+        say: gets a line or two.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: for another quantization, for a source that cannot be used, and where the disk is too
+            small; ``dst`` is then as it was.
     """
     kind = quantization.upper()
     if kind not in QUANTIZATIONS:
@@ -131,13 +143,13 @@ def gguf_to_safetensors(gguf: Path, out: Path, say: Say = lambda line: None) -> 
     say(f"making safetensors from {gguf.name} for the student (once) …")
     started = time.monotonic()
     with beside(out) as part:
-        told = in_own_process(_safetensors, gguf, part)
+        made_there = in_own_process(_safetensors, gguf, part)
         made_from = {
             "made_from": gguf.name,
             "sha256": file_sha256(gguf),
             "quantization": info.quantization,
             "licence": info.licence,
-            "tokenizer_agrees": told["agrees"],
+            "tokenizer_agrees": made_there["agrees"],
         }
         (part / PROVENANCE).write_text(json.dumps(made_from, indent=1) + "\n", encoding="utf-8")
         made = read_safetensors_folder(part)
@@ -145,9 +157,9 @@ def gguf_to_safetensors(gguf: Path, out: Path, say: Say = lambda line: None) -> 
             shutil.rmtree(out)
         part.replace(out)
     say(f"made {out.name}/: {made.size / 1e6:,.0f} MB in {time.monotonic() - started:.1f} s")
-    if told["agrees"] < told["probes"]:
+    if made_there["agrees"] < made_there["probes"]:
         say(
-            f"note: the student's tokenizer cuts {told['probes'] - told['agrees']} of {told['probes']} test "
+            f"note: the student's tokenizer cuts {made_there['probes'] - made_there['agrees']} of {made_there['probes']} test "
             f"texts otherwise than llama.cpp does; the model's own safetensors folder would be better."
         )
     return out
@@ -205,8 +217,8 @@ def in_own_process(
     """Run ``worker``, a function of a module, with ``arguments`` as texts in a process of its own.
 
     Returns what it returns. A UserError with words in it is raised here as it was there; anything
-    else that goes wrong becomes one, about the first argument. ``say`` gets what the worker tells
-    on its way, by :func:`tell`.
+    else that goes wrong becomes one, about the first argument. ``say`` gets what the worker reports
+    on its way, by :func:`report_line`.
     """
     package_root = Path(__file__).resolve().parents[2]
     paths = [str(package_root), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -228,13 +240,13 @@ def in_own_process(
         try:
             for line in process.stdout:
                 try:
-                    told = json.loads(line)
+                    message = json.loads(line)
                 except ValueError:
                     continue  # a library's own words
-                if isinstance(told, dict) and "say" in told:
-                    say(str(told["say"]))
+                if isinstance(message, dict) and "say" in message:
+                    say(str(message["say"]))
                 else:
-                    report = told
+                    report = message
         except BaseException:
             process.kill()
             raise
@@ -252,7 +264,7 @@ def in_own_process(
     raise UserError(f"{arguments[0]} could not be converted: {why}".rstrip(". ") + ".")
 
 
-def tell(line: str) -> None:
+def report_line(line: str) -> None:
     """From a worker to the ``say`` of its :func:`in_own_process`."""
     print(json.dumps({"say": line}), flush=True)
 
@@ -306,9 +318,9 @@ def _safetensors(gguf: str, out: str) -> dict[str, Any]:
     fresh.save_pretrained(out)
 
     tokenizer = AutoTokenizer.from_pretrained(**where, local_files_only=True)
-    vocabulary = Vocabulary(source)
+    vocabulary = VocabularyFile(source)
     if vocabulary.text("tokenizer.ggml.model") == "gpt2":
-        _mend_pre_tokenizer(tokenizer, vocabulary.text("tokenizer.ggml.pre"))
+        _fix_pre_tokenizer(tokenizer, vocabulary.text("tokenizer.ggml.pre"))
     if context := int(getattr(clean, "max_position_embeddings", 0)):
         tokenizer.model_max_length = context
     for left_over in ("is_local", "local_files_only"):
@@ -321,7 +333,7 @@ def _safetensors(gguf: str, out: str) -> dict[str, Any]:
     return {"agrees": agrees, "probes": len(PROBES)}
 
 
-class Vocabulary:
+class VocabularyFile:
     """llama.cpp's view of a GGUF's tokenizer; weights are not loaded."""
 
     def __init__(self, gguf: Path) -> None:
@@ -337,6 +349,7 @@ class Vocabulary:
         self.vocabulary = llama_cpp.llama_model_get_vocab(self.model)
 
     def text(self, key: str) -> str:
+        """A key of the header as text."""
         import ctypes
 
         room = ctypes.create_string_buffer(256)
@@ -344,13 +357,14 @@ class Vocabulary:
         return room.value.decode(errors="replace") if length >= 0 else ""
 
     def tokens(self, text: str) -> list[int]:
+        """llama.cpp's ids of a text, special tokens included."""
         raw = text.encode()
         room = (self.api.llama_token * (len(raw) + 8))()
         count = self.api.llama_tokenize(self.vocabulary, raw, len(raw), room, len(room), True, True)
         return list(room[: max(count, 0)])
 
 
-def _mend_pre_tokenizer(tokenizer: Any, name: str) -> None:
+def _fix_pre_tokenizer(tokenizer: Any, name: str) -> None:
     """Give a byte-level BPE the splitting rule that its GGUF names, where the rule is known here."""
     from tokenizers import Regex, pre_tokenizers
 

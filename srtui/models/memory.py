@@ -71,8 +71,15 @@ class TeacherPlan:
 def plan_teacher(
     shape: TeacherShape, cells: int, free: int, *, batch: int = 512, element: float = 2.0
 ) -> TeacherPlan:
-    """As many of the last layers on the device as fit its ``free`` bytes with their share of a KV cache
-    of ``cells`` tokens, ``element`` bytes each number, and the buffers of a pass of ``batch`` tokens."""
+    """As many of the last layers on the device as fit, with their share of a KV cache and the buffers of a pass.
+
+    Args:
+        shape: the teacher.
+        cells: tokens of the cache.
+        free: bytes that the device has free.
+        batch: tokens of a pass.
+        element: bytes of each number in the cache.
+    """
     compute = compute_bytes(batch, shape.vocabulary, shape.hidden, shape.inner)
     cell = shape.kv * element
     room, count = DEVICE_SHARE * free - compute, 0
@@ -93,9 +100,16 @@ def plan_teacher(
 
 
 def cells_that_fit(cell: float, layers: int, on_device: int, *, device: int, host: int, compute: int) -> int:
-    """Tokens of KV cache of a loaded teacher, ``cell`` bytes each in a layer: its ``on_device`` layers
-    keep theirs on the device, with ``device`` bytes free, the others in this computer's memory, with
-    ``host``."""
+    """How many tokens of KV cache a loaded teacher can have, each layer's where the layer is.
+
+    Args:
+        cell: bytes of one token in one layer.
+        layers: all of the teacher's.
+        on_device: those of them that are on the device; the others are in this computer's memory.
+        device: bytes free on the device.
+        host: bytes free in this computer's memory.
+        compute: bytes that the buffers of a pass still take on the device.
+    """
     fits = []
     if on_device:
         fits.append((DEVICE_SHARE * device - compute) / (cell * on_device))
@@ -111,8 +125,14 @@ def slots_that_fit(wanted: int, longest: int, cells: int) -> int:
 
 
 def compute_bytes(batch: int, vocabulary: int, hidden: int, inner: int) -> int:
-    """llama.cpp's buffers for a pass of ``batch`` tokens, about: logits, and a layer's intermediate
-    results, in float32."""
+    """Bytes of llama.cpp's buffers for a pass, about: logits, and a layer's intermediate results, in float32.
+
+    Args:
+        batch: tokens of the pass.
+        vocabulary: tokens that a logit is made for.
+        hidden: numbers of a hidden state.
+        inner: numbers in the middle of a layer.
+    """
     return 4 * batch * (vocabulary + 8 * hidden + 3 * inner)
 
 

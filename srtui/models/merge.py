@@ -100,6 +100,7 @@ class Adapter:
 
     @property
     def uses_dora(self) -> bool:
+        """Whether it scales each row as well (DoRA)."""
         return any(update.magnitude is not None for update in self.updates.values())
 
     def _update(self, module: str, parts: dict[str, Tensor]) -> Update:
@@ -232,18 +233,18 @@ class MergedWeights:
                 start = target.tell()
                 header = json.loads(raw)
                 header.pop("__metadata__", None)
-                for name, told in sorted(header.items(), key=lambda item: item[1]["data_offsets"][0]):
-                    first, last = told["data_offsets"]
+                for name, tensor in sorted(header.items(), key=lambda item: item[1]["data_offsets"][0]):
+                    first, last = tensor["data_offsets"]
                     source.seek(start + first)
                     target.seek(start + first)
                     if not self.changes(name):
                         _copy(source, target, last - first)
-                    elif told["dtype"] not in types:
+                    elif tensor["dtype"] not in types:
                         raise UserError(
-                            f"{file}: {name} is stored as {told['dtype']}; only floats can be merged into."
+                            f"{file}: {name} is stored as {tensor['dtype']}; only floats can be merged into."
                         )
                     else:
-                        stored = self.tensor(name).to(types[told["dtype"]]).contiguous()
+                        stored = self.tensor(name).to(types[tensor["dtype"]]).contiguous()
                         target.write(stored.view(torch.uint8).numpy().tobytes())
                     yield name
 

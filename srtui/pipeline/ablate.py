@@ -1,7 +1,7 @@
 """The paper's ablations (tables 4 and 9) and the baselines that are hard to beat, as runs of one recipe.
 
 Each arm is a run of its own, with another way to choose: it shares every stored text and score, takes
-the full method's number of optimizer steps, and goes on like any run after a kill. All are judged by the
+the full method's number of optimizer steps, and is resumed like any run after a kill. All are judged by the
 loss of their tuned student on the same held-out samples.
 """
 
@@ -55,13 +55,13 @@ ARMS = {
     "both": Arm(
         "both reflected, none chosen", {**_ALL, "instruction_by": "reflected", "response_by": "reflected"}
     ),
-    "random": Arm("chosen by lot", {"instruction_by": "random", "response_by": "random"}),
+    "random": Arm("chosen at random", {"instruction_by": "random", "response_by": "random"}),
     "coherence": Arm("chosen by coherence", {"instruction_by": "coherence", "response_by": "coherence"}),
     "perplexity": Arm("chosen by perplexity", {"instruction_by": "perplexity", "response_by": "perplexity"}),
     "ifd": Arm("chosen by IFD only", {"instruction_by": "ifd", "response_by": "ifd"}),
     "rifd": Arm("chosen by r-IFD only", {"instruction_by": "rifd", "response_by": "rifd"}),
     "top-ifd": Arm("as many originals, by IFD", {**_ORIGINAL, "policy": "keep", "top_by": "ifd"}),
-    "top-random": Arm("as many originals, by lot", {**_ALL, **_ORIGINAL, "top_by": "random"}),
+    "top-random": Arm("as many originals, at random", {**_ALL, **_ORIGINAL, "top_by": "random"}),
     "longest": Arm("as many originals, the longest answers", {**_ALL, **_ORIGINAL, "top_by": "length"}),
 }
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from srtui import selection
 from srtui.hashing import draw
 from srtui.pipeline.context import CHUNK, Context
+from srtui.sample import Target
 from srtui.selection import lot
 from srtui.store.corpus import batched
 
@@ -52,12 +53,12 @@ class Choosing:
         self._tally = _ProxyTally()
 
     def instruction(self) -> None:
-        """The variant with the higher IFD goes on. Raises Stopped when asked to stop."""
+        """The variant with the higher IFD is taken further. Raises Stopped when asked to stop."""
         self._choose("instruction", self._recipe.selection.instruction_by, selection.choose_instruction, 1.0)
         self._tell_of_proxy()
 
     def response(self) -> None:
-        """The variant with the lower r-IFD goes on; then each sample's outcome, and the scores of what
+        """The variant with the lower r-IFD is taken; then each sample's outcome, and the scores of what
         people wrote. Raises Stopped when asked to stop."""
         # Outcomes follow the choices, and take about half as long again.
         weight = 0.7
@@ -68,10 +69,10 @@ class Choosing:
         self._score_by_hand()
         self._tell_of_proxy()
 
-    def _choose(self, aim: str, by: str, choose: Callable[..., selection.Choice], weight: float) -> int:
+    def _choose(self, target: Target, by: str, choose: Callable[..., selection.Choice], weight: float) -> int:
         """Decide every sample that is not; how many rewrites have been taken so far."""
-        todo = self._store.work.to_decide(self._run.id, aim)
-        taken = self._store.work.taken(self._run.id, aim)
+        todo = self._store.work.to_decide(self._run.id, target)
+        taken = self._store.work.taken(self._run.id, target)
         done = self._total - len(todo)
         for chunk in batched(todo.items(), CHUNK):
             groups = [[before, *rewrites] for _, (before, rewrites) in chunk if rewrites]
@@ -80,7 +81,7 @@ class Choosing:
                 self._tell(int(weight * (before + share * size)), {"taken": taken})
 
             scores, by_proxy = self._measure(
-                aim, by, groups, lambda g: choose(g[0], g[1:], by).variant_id, tell
+                target, by, groups, lambda g: choose(g[0], g[1:], by).variant_id, tell
             )
             with self._store.transaction():
                 for sample_id, (before, rewrites) in chunk:
@@ -91,7 +92,7 @@ class Choosing:
                     self._store.work.add_decision(
                         self._run.id,
                         sample_id,
-                        aim,
+                        target,
                         choice.variant_id,
                         choice.reflected,
                         choice.reason + proxy,
@@ -165,7 +166,7 @@ class Choosing:
 
     def _measure(
         self,
-        aim: str,
+        target: Target,
         by: str,
         groups: list[list[int]],
         decide: Callable[[list[selection.ScoredText]], object],
@@ -179,7 +180,7 @@ class Choosing:
             return {}, set()
         if by == "perplexity":
             judge = self._context.judge()
-            metric: Metric = "ifd" if aim == "instruction" else "rifd"
+            metric: Metric = "ifd" if target == "instruction" else "rifd"
             self._score(judge, everything, metric, tell)
             perplexities = self._store.work.perplexities(everything, judge.setting_id, metric)
             values = [perplexities.get(v) for v in everything]
@@ -189,7 +190,7 @@ class Choosing:
             if by == "coherence":
                 values = self._context.encoder().coherence(pairs)
             else:
-                values = [lot(self._recipe.seed, aim, *pair) for pair in pairs]
+                values = [lot(self._recipe.seed, target, *pair) for pair in pairs]
         return {
             v: selection.ScoredText(v, value, None if value is not None else "nothing to score")
             for v, value in zip(everything, values, strict=True)

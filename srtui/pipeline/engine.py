@@ -1,7 +1,7 @@
 """The loop itself: reflect, choose, reflect, choose, train.
 
 One process works on a run. What is still to do is read off the store at the start of every stage,
-so a run that was killed at any instant goes on where it was; every unit of work is one transaction.
+so a run that was killed at any instant resumes where it was; every unit of work is one transaction.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from srtui.pipeline.template_check import check_template
 from srtui.pipeline.train import train_selected
 from srtui.pipeline.watch import Watch
 from srtui.progress import Reporter, Stopped
-from srtui.reflection import Aim, Criteria, ReflectionPrompt, load_criteria
+from srtui.reflection import Criteria, ReflectionPrompt, load_criteria
+from srtui.sample import Target
 from srtui.store import Store
 from srtui.store.figures import means
 from srtui.store.runs import Run
@@ -51,7 +52,7 @@ class Engine:
 
     def work(self, until: str | None = None) -> Run:
         """Run all stages that are left. Raises Stopped when asked to stop, UserError on bad input;
-        in either case the store says so and the run can go on later."""
+        in either case the store says so and the run can be resumed later."""
         runs, run_id, watch = self._store.runs, self._run.id, self._watch
         today.freeze(self._run.date)
         watch.lease = runs.acquire(run_id)
@@ -100,23 +101,23 @@ class Engine:
         if context.recipe.training.enabled:
             yield "train", lambda: train_selected(context)
 
-    def _reflect(self, aim: Aim, criteria_name: str) -> None:
-        todo = self._store.work.to_reflect(self._run.id, aim)
+    def _reflect(self, target: Target, criteria_name: str) -> None:
+        todo = self._store.work.to_reflect(self._run.id, target)
         if not todo:
             return
         by = self._context.recipe.selection
-        if (by.instruction_by if aim == "instruction" else by.response_by) == "original":
-            self._store.work.leave_unasked(self._run.id, aim, todo)
+        if (by.instruction_by if target == "instruction" else by.response_by) == "original":
+            self._store.work.leave_unasked(self._run.id, target, todo)
             return
-        criteria = self._criteria(aim, criteria_name)
+        criteria = self._criteria(target, criteria_name)
         check_template(self._context)
-        self._watch.start(f"reflect-{aim}")
+        self._watch.start(f"reflect-{target}")
         Reflecting(self._context, ReflectionPrompt(criteria, self._context.recipe)).work(todo)
 
-    def _criteria(self, aim: Aim, name: str) -> Criteria:
+    def _criteria(self, target: Target, name: str) -> Criteria:
         """The recipe's criteria; where it names none, those of its prompts file, and then the shipped ones."""
         prompts = self._context.recipe.prompts
-        own = getattr(prompts.teacher, aim) if prompts else None
-        if prompts and own and name == aim:
-            return Criteria.of_prompts(prompts.name, aim, own)
-        return load_criteria(name, aim, Path(self._run.recipe_path).parent)
+        own = getattr(prompts.teacher, target) if prompts else None
+        if prompts and own and name == target:
+            return Criteria.of_prompts(prompts.name, target, own)
+        return load_criteria(name, target, Path(self._run.recipe_path).parent)

@@ -58,7 +58,7 @@ def import_file(
 def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Path) -> tuple[Run, bool]:
     """The run that this recipe describes, and whether it is new.
 
-    A recipe whose settings and samples are those of an earlier run goes on with that run.
+    A recipe whose settings and samples are those of an earlier run resumes that run.
     """
     dataset_id = _dataset(workspace, store, recipe, recipe_path)
     ids = [

@@ -18,6 +18,7 @@ from srtui import selection
 from srtui.datasets.layouts import LAYOUTS
 from srtui.datasets.rows import Refused, pair_of
 from srtui.errors import UserError
+from srtui.measures import SpanLoss, ifd
 from srtui.recipe import Recipe
 from srtui.sample import Pair
 from srtui.selection import ScoredText
@@ -25,7 +26,6 @@ from srtui.store import Store, figures
 from srtui.store.connection import one_moment, open_read_only
 from srtui.store.schema import counted_again
 from srtui.store.stored import misshapen, stored
-from srtui.student.ifd import SpanLoss, ifd
 
 _CLOSE = 1e-12  # of a ratio of perplexities: another machine's exp may end in another digit
 _CLOSE_SUM = 1e-6  # of a sum over up to millions of samples, added up in another order
@@ -107,9 +107,7 @@ class _Check:
             )
         if r["c_key"] is None or r["u_key"] is None:
             return f"{_name(r)}: a loss that it is made of is not there"
-        losses = [
-            SpanLoss(r[f"{of}_nll"] or 0.0, r[f"{of}_tokens"], reason=r[f"{of}_reason"]) for of in ("c", "u")
-        ]
+        losses = [SpanLoss(r[f"{of}_nll"], r[f"{of}_tokens"], reason=r[f"{of}_reason"]) for of in ("c", "u")]
         value, reason = ifd(*losses)  # r-IFD is the same ratio of other spans
         if (value is None) != (r["value"] is None) or (value is None and reason != r["reason"]):
             return f"{_name(r)}: it says {r['value'] or r['reason']}, its losses {value or reason}"

@@ -43,8 +43,8 @@ class _Tally:
 class Reflecting:
     """Asks the teacher about every sample that has no reflection yet, and stores what comes."""
 
-    def __init__(self, context: Context, protocol: ReflectionPrompt) -> None:
-        self._context, self._protocol = context, protocol
+    def __init__(self, context: Context, prompt: ReflectionPrompt) -> None:
+        self._context, self._prompt = context, prompt
         self._store, self._run, self._recipe = context.store, context.run, context.recipe
         self._watch = context.watch
         self._total = context.sample_count
@@ -66,7 +66,7 @@ class Reflecting:
             if unasked is None:
                 done += 1
             else:
-                requests.append(self._protocol.request(unasked, variant.pair, unasked.attempt))
+                requests.append(self._prompt.request(unasked, variant.pair, unasked.attempt))
         if self._unknown:
             self._watch.event(
                 "warning",
@@ -96,23 +96,23 @@ class Reflecting:
             if again is None:
                 done += 1
             else:
-                teacher.submit([self._protocol.request(again, asked.variant.pair, again.attempt)])
+                teacher.submit([self._prompt.request(again, asked.variant.pair, again.attempt)])
             self._show(teacher, done, before)
         self._watch.raise_if_stopped()
         self._show(teacher, done, before, now=True)
 
     def _from_store(self, todo: list[tuple[int, int]]) -> None:
         """No teacher: what is stored as a rewrite of the variant, whoever made it, is compared."""
-        store, protocol = self._store, self._protocol
+        store, prompt = self._store, self._prompt
         for sample_id, variant in self._context.variants(todo):
-            found = store.corpus.rewrites_of(variant.id, protocol.kind)
+            found = store.corpus.rewrites_of(variant.id, prompt.kind)
             status = "parsed" if found else "none_stored"
             self._tally.add(status, 0)
             with store.transaction():
                 store.work.add_reflection(
                     self._run.id,
                     sample_id,
-                    protocol.stage,
+                    prompt.target,
                     variant.id,
                     status,
                     0,
@@ -128,12 +128,12 @@ class Reflecting:
         Another run with the same teacher, words and seeds, or this one before it was killed, has
         asked already: the same question is never paid for twice.
         """
-        identity, protocol = self._teacher.identity, self._protocol
+        identity, prompt = self._teacher.identity, self._prompt
         for attempt in range(first, self._recipe.reflection.max_attempts + 1):
             stored = []
             for candidate in range(self._recipe.reflection.candidates):
                 of = (variant.pair, attempt, candidate, identity)
-                stored.append(self._store.work.generation(protocol.key(*of), protocol.first_key(*of)))
+                stored.append(self._store.work.generation(prompt.key(*of), prompt.first_key(*of)))
             # A refusal says what the teacher's context and memory held then, which may be more now.
             if any(g is None or g["finish"] == "too_long" for g in stored):
                 return _OpenRequest(sample_id, variant, attempt)
@@ -141,7 +141,7 @@ class Reflecting:
             if any(self._lacked_room(g, variant, attempt) for g in generations):
                 return _OpenRequest(sample_id, variant, attempt)
             made = [g for g in generations if g["parsed"] == "parsed" and not _was_cut(g)]
-            if not made and attempt < self._recipe.reflection.max_attempts:
+            if not prompt.is_settled(attempt, rewritten=bool(made)):
                 continue
             with self._store.transaction():
                 ids = [self._adopt(sample_id, variant, g) for g in made]
@@ -151,7 +151,7 @@ class Reflecting:
                 self._store.work.add_reflection(
                     self._run.id,
                     sample_id,
-                    protocol.stage,
+                    prompt.target,
                     variant.id,
                     status,
                     attempt,
@@ -166,13 +166,13 @@ class Reflecting:
         if stored["parsed"] in CAME_TO_SOMETHING and not _was_cut(stored):
             return False
         if stored["segments"] is None:
-            last = self._protocol.segments(1)[-1].max_tokens
+            last = self._prompt.segments(1)[-1].max_tokens
             cut = [(-1, last)] if stored["finish"] == "length" else []
         else:
             cut = list(cut_at(stored))
         if not cut:
             return False
-        room = self._teacher.room(self._protocol.request(None, variant.pair, attempt))
+        room = self._teacher.room(self._prompt.request(None, variant.pair, attempt))
         return any(room[n] > had for n, had in cut)
 
     def _adopt(self, sample_id: int, variant: Variant, stored: dict[str, Any]) -> int:
@@ -182,7 +182,7 @@ class Reflecting:
         if made.sample_id == sample_id:
             return made.id
         return self._store.corpus.add_variant(
-            sample_id, self._protocol.kind, "teacher", variant.id, stored["id"], made.pair
+            sample_id, self._prompt.kind, "teacher", variant.id, stored["id"], made.pair
         )[0]
 
     def _take(self, asked: _OpenRequest, group: Sequence[Generation]) -> bool:
@@ -190,15 +190,15 @@ class Reflecting:
 
         Where a try is asked again for one candidate, a rewrite that is stored of another stands: choices may
         have been made by it."""
-        protocol, store = self._protocol, self._store
-        read = [(g, protocol.read(g, asked.variant.pair)) for g in group]
+        prompt, store = self._prompt, self._store
+        read = [(g, prompt.read(g, asked.variant.pair)) for g in group]
         rows = [self._row(asked, g, r) for g, r in read]
         stand = [store.work.generation(row.key) for row in rows]
-        settled = (
-            any(r.pair for _, r in read)
-            or any(s is not None and s["parsed"] == "parsed" for s in stand)
-            or any(g.refused for g, _ in read)
-            or asked.attempt >= self._recipe.reflection.max_attempts
+        settled = prompt.is_settled(
+            asked.attempt,
+            rewritten=any(r.pair for _, r in read)
+            or any(s is not None and s["parsed"] == "parsed" for s in stand),
+            refused=any(g.refused for g, _ in read),
         )
         with store.transaction():
             candidates: list[int] = []
@@ -211,7 +211,7 @@ class Reflecting:
                 if rewrite.pair is not None:
                     variant_id, _ = store.corpus.add_variant(
                         asked.sample_id,
-                        protocol.kind,
+                        prompt.kind,
                         "teacher",
                         asked.variant.id,
                         generation_id,
@@ -227,7 +227,7 @@ class Reflecting:
                 store.work.add_reflection(
                     self._run.id,
                     asked.sample_id,
-                    protocol.stage,
+                    prompt.target,
                     asked.variant.id,
                     status,
                     asked.attempt,
@@ -237,16 +237,16 @@ class Reflecting:
         return settled
 
     def _row(self, asked: _OpenRequest, generation: Generation, rewrite: Rewrite) -> StoredGeneration:
-        protocol, by = self._protocol, self._teacher.identity
+        prompt, by = self._prompt, self._teacher.identity
         return StoredGeneration(
-            key=protocol.key(asked.variant.pair, asked.attempt, generation.candidate, by),
+            key=prompt.key(asked.variant.pair, asked.attempt, generation.candidate, by),
             parent_variant_id=asked.variant.id,
-            stage=protocol.stage,
+            stage=prompt.target,
             model=by.name,
             model_sha256=by.sha256,
-            prompt_version=protocol.version,
+            prompt_version=prompt.version,
             mode=self._recipe.reflection.mode,
-            sampler=json.dumps(asdict(protocol.sampler(asked.attempt))),
+            sampler=json.dumps(asdict(prompt.sampler(asked.attempt))),
             seed=generation.seed,
             attempt=asked.attempt,
             candidate=generation.candidate,
@@ -260,7 +260,7 @@ class Reflecting:
             finish=generation.refused or (generation.written[-1].finish if generation.written else "empty"),
             segments=packed(
                 (part, w.finish, w.tokens, w.room)
-                for part, w in zip(protocol.parts, generation.written, strict=False)
+                for part, w in zip(prompt.parts, generation.written, strict=False)
             ),
             parsed=f"{rewrite.status}: {generation.detail}" if generation.refused else rewrite.status,
         )
@@ -271,7 +271,7 @@ class Reflecting:
             for r in self._store.rows(
                 "SELECT CASE WHEN status = 'parsed' AND attempts > 1 THEN 'retried' ELSE status END, count(*) "
                 "FROM reflection WHERE run_id = ? AND stage = ? GROUP BY 1",
-                (self._run.id, self._protocol.stage),
+                (self._run.id, self._prompt.target),
             )
         }
 

@@ -33,19 +33,16 @@ class SideBySide:
 
         Raises UserError where the run has trained no adapter.
         """
-        from srtui.evaluation.writing import forget_generation_config
-        from srtui.student import SpanBuilder, Student, alone_beyond
+        from srtui.student import Generator, SpanBuilder, Student
 
         today.freeze(run.date)
         adapter: Path = trained_adapter(workspace, store, run)
         folder = trained_student(workspace, store, run)
         self._student = Student.load(folder, run.recipe["student"]["quantization"], adapter=adapter)
-        forget_generation_config(self._student.model)
-        base = self._student.model.get_base_model()
-        self._limit = alone_beyond(base, base.base_model)
         recipe = Recipe.model_validate(run.recipe)
         tokenizer = self._student.tokenizer
         self._spans = SpanBuilder(tokenizer, template(recipe.prompt.template, tokenizer, recipe.prompts))
+        self._generator = Generator(self._student, self._spans)
         self._tokens, self._temperature, self._seed = tokens, temperature, seed
 
     def ask(self, instruction: str) -> Iterator[tuple[Side, str]]:
@@ -58,17 +55,11 @@ class SideBySide:
         import torch
         from transformers import TextIteratorStreamer
 
-        from srtui.student import legs
-
         tokenizer, model = self._student.tokenizer, self._student.model
         _, ids = self._spans.conversation([(instruction, "")])
-        prompt = torch.tensor([ids], device=model.device)
-        ends = {int(tokenizer.eos_token_id)}
-        if len(self._spans.end_of_turn) == 1:
-            ends.add(self._spans.end_of_turn[0])
-        how: dict[str, Any] = {"do_sample": False}
+        sampling: dict[str, Any] = {}
         if self._temperature > 0:
-            how = {"do_sample": True, "temperature": self._temperature, "top_p": 0.95, "top_k": 0}
+            sampling = {"do_sample": True, "temperature": self._temperature, "top_p": 0.95, "top_k": 0}
 
         class Pieces(TextIteratorStreamer):  # type: ignore[misc]
             """Stops after the last of several passes."""
@@ -83,7 +74,7 @@ class SideBySide:
 
         def generate() -> None:
             try:
-                with torch.no_grad(), warnings.catch_warnings():
+                with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # the libraries' own, about each other
                     torch.manual_seed(self._seed)
                     if side == "base":
@@ -98,19 +89,11 @@ class SideBySide:
                 pieces.end()
 
         def write() -> None:
-            ids = prompt
-            for size in legs(prompt.shape[1], self._tokens, self._limit):
-                before = ids.shape[1]
-                ids = model.generate(
-                    input_ids=ids,
-                    attention_mask=torch.ones_like(ids),
-                    **how,
-                    max_new_tokens=size,
-                    eos_token_id=sorted(ends),
-                    pad_token_id=tokenizer.eos_token_id,
-                    streamer=pieces,
-                )
-                if int(ids[0, -1]) in ends or ids.shape[1] < before + size:
+            text = list(ids)
+            for size in self._generator.legs(len(ids), self._tokens):
+                (written,) = self._generator.generate([text], size, streamer=pieces, **sampling)
+                text += written
+                if len(written) < size or written[-1] in self._generator.ends:
                     break
 
         writer = threading.Thread(target=generate, name=f"srtui-{side}", daemon=True)

@@ -53,7 +53,7 @@ def check_template(context: Context) -> None:
         "another prompt.template before you trust the choices"
     )
     if recipe.scoring.template_warning == "stop":
-        raise UserError(f'{sentence}; scoring.template_warning = "warn" goes on all the same.')
+        raise UserError(f'{sentence}; scoring.template_warning = "warn" continues all the same.')
     watch.event("warning", f"{sentence}.")
 
 
@@ -77,7 +77,7 @@ def compare_templates(
 ) -> list[TemplateScores]:
     """IFD of ``count`` originals of a run under every prompt template, by the run's own student.
 
-    Each is a way of scoring of its own, stored as such; the share at or over 1 tells which template
+    Each is a way of scoring of its own, stored as such; the share at or over 1 shows which template
     the student knows.
     """
     today.freeze(run.date)

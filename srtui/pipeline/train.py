@@ -18,20 +18,17 @@ from srtui.store.runs import Run
 from srtui.training import (
     Listener,
     Preflight,
-    TrainExample,
-    TrainingConfig,
     WrittenCheckpoint,
     planned_steps,
     train,
-    training_example,
 )
 
 if TYPE_CHECKING:
-    from srtui.student import SpanBuilder
+    from srtui.student import Span, SpanBuilder
 
 
 def train_selected(context: Context) -> None:
-    """Train the student's adapter, unless that is done; one that was begun goes on from its last
+    """Train the student's adapter, unless that is done; one that was begun is resumed from its last
     checkpoint. Raises Stopped when asked to stop."""
     store, run_id, watch, recipe = context.store, context.run.id, context.watch, context.recipe
     runs = store.runs
@@ -40,16 +37,15 @@ def train_selected(context: Context) -> None:
         return
     _score_what_is_ranked(context)
     chosen = trained_on(store, store.runs.get(run_id))
-    settings = recipe.training.model_dump(exclude={"enabled", "held_out", "seed"})
     seed = recipe.seed if recipe.training.seed is None else recipe.training.seed
-    config = TrainingConfig(**settings, seed=seed)
+    settings = recipe.training.model_copy(update={"seed": seed})
     variants = store.corpus.variants(v for _, v in chosen)
-    examples: list[TrainExample] = []
+    examples: list[Span] = []
     left_out: Counter[str] = Counter()
     if chosen:
         spans = context.judge().spans
         examples, left_out = _examples(spans, [variants[v] for _, v in chosen])
-    steps = planned_steps(len(examples), config)
+    steps = planned_steps(len(examples), settings)
     if earlier is not None and (earlier["examples"], earlier["steps"]) == (len(examples), steps):
         training_id = earlier["id"]
     else:
@@ -85,7 +81,7 @@ def train_selected(context: Context) -> None:
         student_path(context.workspace, recipe.student.model, recipe.student.quantization),
         examples,
         _held_out(context, judge.spans, variants.values()),
-        config,
+        settings,
         context.workspace.runs / context.run.name / "adapter",
         _Record(context, training_id, steps, judge.spans.max_length),
         should_stop=watch.should_stop,
@@ -120,7 +116,7 @@ def train_selected(context: Context) -> None:
 
 
 class _Record(Listener):
-    """What training tells, into the store and to whoever watches."""
+    """What training reports, into the store and to whoever watches."""
 
     def __init__(self, context: Context, training_id: int, steps: int, max_length: int) -> None:
         self._context, self._id, self._steps, self._max_length = context, training_id, steps, max_length
@@ -135,7 +131,7 @@ class _Record(Listener):
         self._context.store.checkpoints.rewind(self._id, step)
         if step:
             self._context.watch.event(
-                "info", f"Training goes on from the checkpoint of step {step} of {self._steps}."
+                "info", f"Training resumes from the checkpoint of step {step} of {self._steps}."
             )
 
     def metric(self, step: int, values: dict[str, float]) -> None:
@@ -202,24 +198,22 @@ def trained_on(store: Store, run: Run) -> list[tuple[int, int]]:
     return [(sample, variant) for sample, variant in chosen if sample in kept]
 
 
-def _examples(spans: SpanBuilder, variants: list[Variant]) -> tuple[list[TrainExample], Counter[str]]:
+def _examples(spans: SpanBuilder, variants: list[Variant]) -> tuple[list[Span], Counter[str]]:
     """The spans that were scored, each with the end of its turn; and how many have none, by reason."""
     from srtui.student import Invalid
 
-    made: list[TrainExample] = []
+    made: list[Span] = []
     left_out: Counter[str] = Counter()
     for variant in variants:
         span, _ = spans.forward(variant.pair)
         if isinstance(span, Invalid):
             left_out[span.reason] += 1
         else:
-            made.append(training_example(span, spans.end_of_turn, spans.max_length))
+            made.append(span.ended(spans.end_of_turn, spans.max_length))
     return made, left_out
 
 
-def _held_out(
-    context: Context, spans: SpanBuilder, trained: Iterable[Variant]
-) -> dict[str, list[TrainExample]]:
+def _held_out(context: Context, spans: SpanBuilder, trained: Iterable[Variant]) -> dict[str, list[Span]]:
     """Held-out samples with their original responses, and with those that were selected; none whose question
     is trained on, be it that a rewrite made it so."""
     store, run_id = context.store, context.run.id

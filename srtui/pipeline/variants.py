@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
+from srtui.measures import Metric, SpanLoss, ifd, rifd
 from srtui.prompts import PromptSet, template
 from srtui.store import Store
 from srtui.store.corpus import Variant, batched
-from srtui.store.work import StoredLoss, StoredScore
-from srtui.student.ifd import Metric, SpanLoss, ifd, rifd
+from srtui.store.work import StoredScore
 from srtui.student.model import Quantization, Student
 from srtui.student.scorer import open_scorer
 from srtui.student.spans import Invalid, Span, SpanBuilder
@@ -146,25 +146,23 @@ class VariantScorer:
         for _ in self._losses(keyed, should_stop):
             pass
         known = self._store.work.losses(keyed)
-        found = {i: known[key] for i, key in key_of.items() if key in known}
-        return {i: loss.nll / loss.tokens for i, loss in found.items() if loss.nll is not None}
+        losses = {i: known[key] for i, key in key_of.items() if key in known}
+        return {i: loss.mean for i, loss in losses.items() if loss.reason is None}
 
     def _losses(
         self, keyed: dict[bytes, Span], should_stop: Callable[[], bool]
-    ) -> Generator[tuple[int, float], None, dict[bytes, StoredLoss]]:
+    ) -> Generator[tuple[int, float], None, dict[bytes, SpanLoss]]:
         """The losses of these spans, from the store or else computed and stored; yields as ``score`` does."""
         work = self._store.work
         known = work.losses(keyed) | self._stored_before(keyed)
         todo = [(key, span) for key, span in keyed.items() if key not in known]
         self._shared += sum(len(span.ids) for key, span in keyed.items() if key in known)
-        fresh: dict[bytes, StoredLoss] = {}
+        fresh: dict[bytes, SpanLoss] = {}
         stored_at = time.monotonic()
         before, scored = self._scorer.tokens_run, 0
         whole = sum(len(span.ids) for _, span in todo)
         for index, loss in self._scorer.score([span for _, span in todo], should_stop):
-            fresh[todo[index][0]] = StoredLoss(
-                loss.nll if loss.reason is None else None, loss.tokens, loss.truncated, loss.reason
-            )
+            fresh[todo[index][0]] = loss
             scored += len(todo[index][1].ids)
             if self._scorer.tokens_run > before:
                 yield self._scorer.tokens_run - before, scored / whole
@@ -175,21 +173,20 @@ class VariantScorer:
         known.update(self._stored(fresh))
         return known
 
-    def _stored(self, fresh: dict[bytes, StoredLoss]) -> dict[bytes, StoredLoss]:
+    def _stored(self, fresh: dict[bytes, SpanLoss]) -> dict[bytes, SpanLoss]:
         """Store these losses; what they are in the store. Another engine may have computed one in the meantime,
         beside other texts and with another last digit, and scores are of the losses that are stored."""
         self._store.work.add_losses(fresh)
         return self._store.work.losses(fresh)
 
-    def _stored_before(self, keyed: dict[bytes, Span]) -> dict[bytes, StoredLoss]:
+    def _stored_before(self, keyed: dict[bytes, Span]) -> dict[bytes, SpanLoss]:
         """Losses that an earlier srtui stored under keys of the first scheme; stored under these, too."""
         identity = self.student.first_losses_id
         if identity is None or not self._store.work.has_first_losses():
             return {}
         first = {span.first_key(identity): key for key, span in keyed.items()}
         found = {first[key]: loss for key, loss in self._store.work.losses(first).items()}
-        self._store.work.add_losses(found)
-        return found
+        return self._stored(found)
 
     def _spans_of(self, variant: Variant, metric: Metric) -> tuple[tuple[bytes, Span], ...] | Invalid:
         """The conditional and the unconditional span, each with its key; or why there are none."""
@@ -206,15 +203,12 @@ class VariantScorer:
         variant_id: int,
         metric: Metric,
         pair: tuple[tuple[bytes, Span], ...] | Invalid,
-        known: dict[bytes, StoredLoss],
+        known: dict[bytes, SpanLoss],
     ) -> StoredScore | None:
         if isinstance(pair, Invalid):
             return StoredScore(variant_id, metric, None, None, None, pair.reason)
         keys = [key for key, _ in pair]
         if not all(key in known for key in keys):
             return None
-        losses = [
-            SpanLoss(known[k].nll or 0.0, known[k].tokens, known[k].truncated, known[k].reason) for k in keys
-        ]
-        value, reason = (ifd if metric == "ifd" else rifd)(*losses)
+        value, reason = (ifd if metric == "ifd" else rifd)(*(known[key] for key in keys))
         return StoredScore(variant_id, metric, keys[0], keys[1], value, reason)

@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import string
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from srtui.errors import UserError
 from srtui.fields import mistake
 from srtui.files import parse_toml, read_text
+
+_Words = TypeVar("_Words", bound=BaseModel)
 
 
 class _Part(BaseModel):
@@ -133,6 +136,49 @@ def read_prompts(path: Path) -> PromptSet:
     """Read a prompts file; raises UserError that names the file and the field."""
     data = parse_toml(read_text(path), str(path))
     return parse_prompts({"name": path.stem, **data}, str(path))
+
+
+def load_words(
+    model: type[_Words],
+    name: str,
+    shipped: Traversable,
+    try_out: Callable[[_Words, str], object],
+    near: Path | None = None,
+) -> _Words | None:
+    """A file of words for a language model: the TOML file ``name``, or a shipped one of that name.
+
+    Args:
+        model: what the file must be.
+        name: a path that ends in .toml, or the name of a shipped file without its ending.
+        shipped: the folder of the shipped ones.
+        try_out: fills the words in once, given them and the file's name; a KeyError or ValueError says which
+            placeholder is not filled.
+        near: the folder that a path is relative to; the current one where it is not given.
+
+    Returns:
+        The words, or None where there is neither such a file nor a shipped one.
+
+    Raises UserError that names the file and the field.
+    """
+    path = Path(name) if near is None else near / name
+    own = shipped / f"{name}.toml"
+    if path.suffix == ".toml":
+        text, source = read_text(path), str(path)
+    elif "/" not in name and own.is_file():
+        text, source = own.read_text(encoding="utf-8"), f"{name}.toml"
+    else:
+        return None
+    try:
+        words = model.model_validate(parse_toml(text, source))
+    except ValidationError as error:
+        raise UserError(f"{source}: {mistake(error, model)}") from error
+    try:
+        try_out(words, source)
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f"{source}: a text has the placeholder {error}, which srtui does not fill."
+        ) from error
+    return words
 
 
 def parse_prompts(data: Mapping[str, Any], source: str) -> PromptSet:

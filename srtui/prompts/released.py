@@ -59,7 +59,9 @@ def released_prompts(sources: Iterable[Path]) -> PromptSet:
                 f"{file} cannot be read as a released script or its strings ({str(error) or type(error).__name__})."
             ) from error
     missing = [what for what in ("templates", "reverse", "sampling") if not data.get(what)]
-    missing += [f"teacher.{aim}" for aim in ("instruction", "response") if aim not in data["teacher"]]
+    missing += [
+        f"teacher.{target}" for target in ("instruction", "response") if target not in data["teacher"]
+    ]
     if missing:
         raise UserError(
             f"Nothing says {', '.join(missing)}; name the released repository's folder, or {_SCRIPTS}."
@@ -113,9 +115,9 @@ def _from_json(given: Mapping[str, Any], data: dict[str, Any]) -> None:
             "without_input": layout["prompt_no_input"],
         }
     data["reverse"] = {"instruction": given["reverse_request"], "target": given["reverse_target"]}
-    for aim in ("instruction", "response"):
-        asked = given[f"reflect_{aim}"]
-        data["teacher"][aim] = _teacher(asked["gen_prompt_no_input"], asked.get("gen_prompt_input"))
+    for target in ("instruction", "response"):
+        asked = given[f"reflect_{target}"]
+        data["teacher"][target] = _teacher(asked["gen_prompt_no_input"], asked.get("gen_prompt_input"))
     data["sampling"] = {**given["teacher_sampling"], "top_p": 1.0, **_NOTHING_ELSE}
 
 
@@ -145,8 +147,8 @@ def _from_script(tree: ast.Module, data: dict[str, Any]) -> None:
             data.setdefault("reverse", {})["target"] = _text(value).removeprefix("promt_to_use_reverse")
     if "gen_prompt_no_input" in asked:
         teacher = _teacher(asked["gen_prompt_no_input"], asked.get("gen_prompt_input"))
-        aim = "instruction" if "[New Instruction]" in teacher["without_input"]["user"] else "response"
-        data["teacher"][aim] = teacher
+        target = "instruction" if "[New Instruction]" in teacher["without_input"]["user"] else "response"
+        data["teacher"][target] = teacher
 
 
 def _teacher(plain: Mapping[str, str], other: Mapping[str, str] | None) -> dict[str, Any]:

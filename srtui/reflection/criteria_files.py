@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from srtui.errors import UserError
-from srtui.fields import mistake
-from srtui.files import parse_toml, read_text
 from srtui.prompts import TeacherPrompts
-from srtui.prompts.prompt_set import fill, names_in
+from srtui.prompts.prompt_set import fill, load_words, names_in
 from srtui.reflection.parsing import Ours, placeholders
-from srtui.sample import Pair, digest
-
-Aim = Literal["instruction", "response"]
+from srtui.sample import Pair, Target, digest
 
 
 class Criteria(BaseModel):
@@ -28,7 +23,7 @@ class Criteria(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: str
-    rewrites: Aim
+    rewrites: Target
     criteria: list[str]
     system: str
     user: str
@@ -38,12 +33,12 @@ class Criteria(BaseModel):
     verbatim: bool = False
 
     @classmethod
-    def of_prompts(cls, name: str, aim: Aim, prompts: TeacherPrompts) -> Criteria:
+    def of_prompts(cls, name: str, target: Target, prompts: TeacherPrompts) -> Criteria:
         """The teacher's prompts of a prompts file called ``name``."""
         plain, other = prompts.without_input, prompts.with_input
         return cls(
             version=name,
-            rewrites=aim,
+            rewrites=target,
             criteria=[],
             system=plain.system,
             user=plain.user,
@@ -52,6 +47,11 @@ class Criteria(BaseModel):
             user_with_input=other.user if other else None,
             verbatim=True,
         )
+
+    @property
+    def target(self) -> Target:
+        """Which side of a pair is rewritten; ``rewrites`` in a file."""
+        return self.rewrites
 
     @property
     def prompt_version(self) -> str:
@@ -96,34 +96,24 @@ class Criteria(BaseModel):
         return Ours(list(dict.fromkeys(lines)), placeholders("\n".join([*systems, *own])))
 
 
-def load_criteria(name: str, aim: Aim, near: Path | None = None) -> Criteria:
+def load_criteria(name: str, target: Target, near: Path | None = None) -> Criteria:
     """The shipped criteria called ``name``, or the TOML file of that path (relative to ``near``).
 
     Raises UserError that names the file and the field.
     """
-    shipped = files("srtui.reflection") / "criteria" / f"{name}.toml"
-    path = Path(name)
-    if near is not None and not path.is_absolute():
-        path = near / path
-    if path.suffix == ".toml":
-        text, source = read_text(path), str(path)
-    elif "/" not in name and shipped.is_file():
-        text, source = shipped.read_text(encoding="utf-8"), f"{name}.toml"
-    else:
-        raise UserError(
-            f"There are no criteria {name!r}: name a shipped set (instruction, response) or a .toml file."
-        )
-    try:
-        criteria = Criteria.model_validate(parse_toml(text, source))
+
+    def try_out(criteria: Criteria, source: str) -> None:
         for pair in (Pair("i", "n", "r"), Pair("i", "", "r")):
             criteria.user_text(pair)
             criteria.system_text(pair)
-    except ValidationError as error:
-        raise UserError(f"{source}: {mistake(error, Criteria)}") from error
-    except (KeyError, ValueError) as error:
+        if criteria.target != target:
+            raise UserError(
+                f"{source} rewrites the {criteria.target}, but the recipe uses it for the {target}."
+            )
+
+    criteria = load_words(Criteria, name, files("srtui.reflection") / "criteria", try_out, near)
+    if criteria is None:
         raise UserError(
-            f"{source}: a text has the placeholder {error}, which srtui does not fill."
-        ) from error
-    if criteria.rewrites != aim:
-        raise UserError(f"{source} rewrites the {criteria.rewrites}, but the recipe uses it for the {aim}.")
+            f"There are no criteria {name!r}: name a shipped set (instruction, response) or a .toml file."
+        )
     return criteria

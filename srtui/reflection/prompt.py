@@ -1,4 +1,4 @@
-"""The reflection protocol: a variant in, requests out; generations in, rewrites out."""
+"""How the teacher is asked: a variant in, requests out; generations in, rewrites out."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from srtui.llama import Generation, Message, Request, Sampler, Segment, TeacherI
 from srtui.recipe import Recipe
 from srtui.reflection.criteria_files import Criteria
 from srtui.reflection.parsing import Parsed, Unparsed, parse_free, parse_guided
-from srtui.sample import Pair
+from srtui.sample import Pair, Target
 from srtui.store.endings import CUT
 
 _ALL_MARKERS = ("[End]", "[New Instruction]", "[New Answer]", "[Better Answer]")
-# Sampling a second time at temperature 0 would write the same words again.
 _THINKING = 1024  # the default, which keys leave out
+# Sampling a second time at temperature 0 would write the same words again.
 _RETRY_TEMPERATURE = 0.7
 # A retry may write more: its limits are those of the recipe times its number, up to this.
 _MOST_ROOM = 4
@@ -31,22 +31,25 @@ class Rewrite:
 
 @dataclass(frozen=True)
 class ReflectionPrompt:
-    """One stage's way of asking. ``guided`` puts the markers for the model; ``free`` is the paper's
+    """The way of asking for one target. ``guided`` puts the markers for the model; ``free`` is the paper's
     single generation."""
 
     criteria: Criteria
     recipe: Recipe
 
     @property
-    def stage(self) -> str:
-        return self.criteria.rewrites
+    def target(self) -> Target:
+        """Which side of a pair is rewritten."""
+        return self.criteria.target
 
     @property
     def kind(self) -> str:
-        return f"{self.criteria.rewrites}_reflected"
+        """The kind of variant that a rewrite is, as it is stored."""
+        return f"{self.target}_reflected"
 
     @property
     def version(self) -> str:
+        """Of the words that the teacher is asked in."""
         return self.criteria.prompt_version
 
     def seed(self, pair: Pair, attempt: int) -> int:
@@ -54,7 +57,13 @@ class ReflectionPrompt:
         drawn = draw(self.recipe.seed, self.version, pair.digest, attempt)
         return int.from_bytes(drawn[:4], "little") % (2**31 - 1)
 
+    def is_settled(self, attempt: int, *, rewritten: bool, refused: bool = False) -> bool:
+        """Whether a sample's reflection ends with this try (from 1): one of its candidates is a rewrite, the
+        teacher has no room for the question, or no try is left."""
+        return rewritten or refused or attempt >= self.recipe.reflection.max_attempts
+
     def sampler(self, attempt: int) -> Sampler:
+        """How the ``attempt``-th try (from 1) is drawn; a retry is never greedy."""
         sampler = Sampler(**self.recipe.sampler.model_dump())
         if attempt > 1 and sampler.temperature == 0:
             return replace(sampler, temperature=_RETRY_TEMPERATURE)
@@ -80,7 +89,7 @@ class ReflectionPrompt:
         a retry has more room, as far as the teacher's context goes."""
         budget = self.recipe.reflection
         room = min(attempt, _MOST_ROOM)
-        wants_instruction = self.stage == "instruction"
+        wants_instruction = self.target == "instruction"
         if budget.mode == "free":
             wanted = budget.answer_tokens + (budget.instruction_tokens if wants_instruction else 0)
             least = budget.critique_tokens + wanted
@@ -105,7 +114,7 @@ class ReflectionPrompt:
             return ("text",)
         return (
             ("critique", "instruction", "response")
-            if self.stage == "instruction"
+            if self.target == "instruction"
             else ("critique", "response")
         )
 
@@ -133,8 +142,8 @@ class ReflectionPrompt:
         """The key that the same generation has where it was stored before keys had a scheme; None where
         that key did not hold all that its text depends on."""
         asked, teacher, s = self.recipe.reflection, self.recipe.teacher, self.sampler(attempt)
-        settled = (teacher.kv_type, teacher.flash_attention, asked.thinking_tokens)
-        if settled != ("f16", "auto", _THINKING) or by.date is not None:
+        beside = (teacher.kv_type, teacher.flash_attention, asked.thinking_tokens)
+        if beside != ("f16", "auto", _THINKING) or by.date is not None:
             return None
         return scheme_1(
             pair.digest,
@@ -154,7 +163,7 @@ class ReflectionPrompt:
         """What a generation means for the pair it was asked about."""
         if generation.refused:
             return Rewrite(None, "", generation.refused)
-        wants_instruction = self.stage == "instruction"
+        wants_instruction = self.target == "instruction"
         parsed: Parsed | Unparsed
         if self.recipe.reflection.mode == "free":
             parsed = parse_free(
@@ -174,7 +183,7 @@ class ReflectionPrompt:
         if parsed.instruction is None:
             pair = Pair(before.instruction, before.input, parsed.response)
         else:
-            # The teacher is told that the input stays attached; where it wrote it out all the same,
+            # The teacher reads that the input stays attached; where it wrote it out all the same,
             # it would stand there twice. What was asked without showing the input is answered without it.
             written = not self.criteria.shows_input or before.input.strip() in parsed.instruction
             input = "" if written else before.input

@@ -1,4 +1,4 @@
-"""A run told on paper: facts gathered from the store, rendered as one HTML file or as Markdown.
+"""A run on paper: facts gathered from the store, rendered as one HTML file or as Markdown.
 
 ``gather`` reads everything into one ``Facts``; ``html`` and ``markdown`` turn it into text and read
 nothing more.

@@ -27,6 +27,7 @@ class TextChange:
 
     @property
     def same(self) -> bool:
+        """Whether nothing was changed."""
         return self.before == self.after
 
 

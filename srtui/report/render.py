@@ -78,7 +78,7 @@ def _environment(is_html: bool) -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        # Whatever a text of the data holds, a terminal or a browser is told to obey none of it.
+        # Whatever a text of the data holds, a terminal or a browser obeys none of it.
         finalize=_for_html if is_html else _for_markdown,
     )
     made.filters |= {
@@ -117,15 +117,15 @@ def _for_markdown(value: Any) -> Any:
 
 def recipe_rows(recipe: dict[str, Any]) -> list[tuple[str, str]]:
     """Every knob of a recipe as ``section.key`` and its value; paths shortened to the file's name."""
-    found = []
+    rows = []
     for key, value in recipe.items():
         if isinstance(value, dict):
-            found += [(f"{key}.{name}", _knob(inner)) for name, inner in value.items()]
+            rows += [(f"{key}.{name}", _knob(inner)) for name, inner in value.items()]
         elif key == "dataset":
-            found.append((key, re.split(r"[\\/]", str(value))[-1]))
+            rows.append((key, re.split(r"[\\/]", str(value))[-1]))
         else:
-            found.append((key, _knob(value)))
-    return found
+            rows.append((key, _knob(value)))
+    return rows
 
 
 def change_row(change: Any) -> list[str]:

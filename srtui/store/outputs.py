@@ -79,7 +79,7 @@ class Outputs:
     def wrote(self, path: Path) -> None:
         """Remember what was written; where the store cannot be written, it will need ``--force`` next time."""
         with (
-            contextlib.suppress(sqlite3.Error, OSError),
+            contextlib.suppress(sqlite3.Error, OSError, UserError),
             contextlib.closing(sqlite3.connect(self._store.path, timeout=2, isolation_level=None)) as conn,
         ):
             conn.execute(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from srtui.hashing import key
+from srtui.measures import SpanLoss
 from srtui.store.corpus import batched
 from srtui.store.figures import SELECTED
 from srtui.store.stored import stored
@@ -50,14 +51,6 @@ class StoredGeneration:
     finish: str
     segments: str | None
     parsed: str
-
-
-@dataclass(frozen=True)
-class StoredLoss:
-    nll: float | None
-    tokens: int
-    truncated: bool
-    reason: str | None
 
 
 @dataclass(frozen=True)
@@ -233,15 +226,15 @@ class Work:
             )
         return int(self._store.value("SELECT id FROM scoring_setting WHERE digest = ?", (digest,)))
 
-    def losses(self, keys: Iterable[bytes]) -> dict[bytes, StoredLoss]:
+    def losses(self, keys: Iterable[bytes]) -> dict[bytes, SpanLoss]:
         """The stored losses among ``keys``."""
-        found: dict[bytes, StoredLoss] = {}
+        found: dict[bytes, SpanLoss] = {}
         for chunk in batched(keys, 500):
             marks = ",".join("?" * len(chunk))
             for r in self._store.rows(
                 f"SELECT key, nll, tokens, truncated, reason FROM span_loss WHERE key IN ({marks})", chunk
             ):
-                found[r[0]] = StoredLoss(r[1], r[2], bool(r[3]), r[4])
+                found[r[0]] = SpanLoss(r[1], r[2], bool(r[3]), r[4])
         return found
 
     def has_first_losses(self) -> bool:
@@ -255,7 +248,7 @@ class Work:
             self._first_losses = bool(found)
         return self._first_losses
 
-    def add_losses(self, losses: Mapping[bytes, StoredLoss]) -> None:
+    def add_losses(self, losses: Mapping[bytes, SpanLoss]) -> None:
         with self._store.transaction():
             self._store.conn.executemany(
                 "INSERT OR IGNORE INTO span_loss(key, nll, tokens, truncated, reason) VALUES (?,?,?,?,?)",

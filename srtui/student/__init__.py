@@ -1,13 +1,15 @@
 """The student's scores: spans, their losses, IFD and r-IFD."""
 
+from srtui.measures import Metric, SpanLoss, ifd, perplexity, rifd, share_at_or_over_one
+from srtui.student.generation import Generator
 from srtui.student.head import Head, examine
-from srtui.student.ifd import Metric, SpanLoss, ifd, perplexity, rifd, share_at_or_over_one
 from srtui.student.model import Quantization, Student, compute_dtype
 from srtui.student.positions import alone_beyond, legs
 from srtui.student.scorer import Scorer, open_scorer
 from srtui.student.spans import Invalid, Span, SpanBuilder
 
 __all__ = [
+    "Generator",
     "Head",
     "Invalid",
     "Metric",

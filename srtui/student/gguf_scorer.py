@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
-from srtui.student.ifd import SpanLoss
+from srtui.measures import SpanLoss
 from srtui.student.model import Student
 from srtui.student.packing import shared_prefixes
 from srtui.student.spans import Span
@@ -38,5 +38,5 @@ class GgufScorer:
             for n, nll in zip(group, nlls, strict=True):
                 span = spans[order[n]]
                 bad = None if nll is not None and math.isfinite(nll) else "non_finite"
-                loss = SpanLoss(0.0 if bad else nll, span.target, span.truncated, bad)
+                loss = SpanLoss(None if bad else nll, span.target, span.truncated, bad)
                 yield order[n], loss

@@ -128,7 +128,7 @@ class Student:
                     use_safetensors=True,
                     device_map={"": where},
                     output_loading_info=True,
-                    ignore_mismatched_sizes=True,  # told below, with its name
+                    ignore_mismatched_sizes=True,  # refused below, with its name
                     **settings,
                 )
         except torch.OutOfMemoryError as error:
@@ -223,7 +223,7 @@ def _with_adapter(model: Any, adapter: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return PeftModel.from_pretrained(model, str(adapter), local_files_only=True).eval()
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{adapter}: this adapter does not go with its student ({first_line}).") from error
 

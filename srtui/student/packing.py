@@ -42,7 +42,7 @@ def shared_prefixes(sequences: Sequence[tuple[tuple[int, ...], int]]) -> list[in
     """How long a prefix of each sequence is worth sharing; 0 for none.
 
     ``sequences`` are (ids, most): of ``ids`` at most the first ``most`` may be shared. Sequences
-    with a common beginning are split where they part, as long as eight or more go on together.
+    with a common beginning are split where they part, as long as eight or more have more in common.
     """
     found = [0] * len(sequences)
 

@@ -10,10 +10,10 @@ from itertools import accumulate
 from typing import Any, Literal
 
 from srtui.errors import UserError
+from srtui.measures import SpanLoss
 from srtui.models.memory import free_bytes, inner_width, release, scoring_tokens, token_bytes
 from srtui.student.arithmetic import in_float32
 from srtui.student.head import examine
-from srtui.student.ifd import SpanLoss
 from srtui.student.model import Student
 from srtui.student.packing import Packing, Prefix, long_patterns_differ, packed_attention, shared_prefixes
 from srtui.student.spans import Span
@@ -32,7 +32,7 @@ class Scorer:
     """Scores spans with one student.
 
     ``batch_tokens`` is the number of tokens of one forward pass; "auto" is found from the memory
-    that is free, and an out-of-memory halves it and goes on. Spans lie end to end with no padding,
+    that is free, and an out-of-memory halves it and the work continues. Spans lie end to end with no padding,
     and a beginning that many of them share is run once; where the student's attention cannot be cut
     like that, they are padded, and where padding changes a loss, each runs alone (``batching`` says
     which, ``why_padded`` why). ``head`` makes the model's own logits. ``tokens_run`` are those that went
@@ -105,7 +105,7 @@ class Scorer:
                     continue
                 if held:
                     continue  # without the other beginnings, it may fit
-                losses = [SpanLoss(0.0, spans[chosen[0]].target, reason="out_of_memory")]
+                losses = [SpanLoss(None, spans[chosen[0]].target, reason="out_of_memory")]
             emptied = False
             at += batch
             self.tokens_run += sum(len(spans[i].ids) - shared[i] for i in chosen)
@@ -171,7 +171,7 @@ class Scorer:
         return [
             SpanLoss(total, span.target, span.truncated)
             if math.isfinite(total)
-            else SpanLoss(0.0, span.target, span.truncated, "non_finite")
+            else SpanLoss(None, span.target, span.truncated, "non_finite")
             for total, span in zip(sums.tolist(), spans, strict=True)
         ]
 

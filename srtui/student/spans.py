@@ -30,7 +30,8 @@ from srtui.student.tokens import Cutter
 
 @dataclass(frozen=True)
 class Span:
-    """Token ``ids`` whose last ``target`` ones are scored; ``truncated`` where max_length cut some."""
+    """Token ``ids`` whose last ``target`` ones are scored, or trained on; ``truncated`` where max_length
+    cut some."""
 
     ids: tuple[int, ...]
     target: int
@@ -39,10 +40,33 @@ class Span:
     def key(self, student_id: str, protocol: str) -> bytes:
         """Address of this loss in the store. The ids decide it, so a response that occurs in three
         variants is scored once, and both protocols share what is equal in both."""
+        return key("loss", student=student_id, ids=digest(self._bytes()), target=self.target)
+
+    @property
+    def digest(self) -> bytes:
+        """16-byte content address, by which a training knows its samples again."""
+        return digest(self._bytes(), self.target)
+
+    def ended(self, end_of_turn: Sequence[int], max_length: int) -> Span:
+        """What is trained of a scored span: its tokens, and behind them the end of the turn, from which a
+        student learns to stop. A protocol may score without it; one that scores it has it already.
+
+        An answer that was cut at ``max_length`` gets no end, since it does not end there; one that leaves
+        no room for its end counts as cut.
+        """
+        end = tuple(end_of_turn)
+        if self.truncated or self.ids[-len(end) :] == end:
+            return self
+        if len(self.ids) + len(end) > max_length:
+            return Span(self.ids, self.target, truncated=True)
+        return Span((*self.ids, *end), self.target + len(end))
+
+    def _bytes(self) -> bytes:
+        """The ids, 32 bits each, the lowest byte first on every machine."""
         ids = array("i", self.ids)
         if sys.byteorder == "big":
             ids.byteswap()
-        return key("loss", student=student_id, ids=digest(ids.tobytes()), target=self.target)
+        return ids.tobytes()
 
     def first_key(self, student_id: str) -> bytes:
         """The key that this loss has where it was stored before keys had a scheme."""

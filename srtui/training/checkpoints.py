@@ -109,7 +109,7 @@ def prune(root: Path, keep: int) -> list[int]:
 
 
 def discard_after(root: Path, step: int) -> None:
-    """Remove what lies in the way of a training that goes on after ``step``: newer ones, all unusable."""
+    """Remove what lies in the way of a training that resumes after ``step``: newer ones, all unusable."""
     for found, path in _all(root):
         if found > step:
             (path / _MANIFEST).unlink(missing_ok=True)

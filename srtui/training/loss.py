@@ -15,9 +15,8 @@ from typing import Any
 
 import torch
 
-from srtui.student import Head
+from srtui.student import Head, Span
 from srtui.student.packing import Packing
-from srtui.training.plan import TrainExample
 
 _CHUNK_BYTES = 128 * 2**20  # of float32 logits; 2,048 positions at most
 _CHUNK_ROWS = 2048
@@ -27,7 +26,7 @@ _CHUNK_ROWS = 2048
 class MicroBatch:
     """Samples for one pass. ``packed``: end to end in one row, else padded at the end."""
 
-    examples: tuple[TrainExample, ...]
+    examples: tuple[Span, ...]
     packed: bool
 
     @property
@@ -37,7 +36,7 @@ class MicroBatch:
     @property
     def tokens(self) -> int:
         """Without padding."""
-        return sum(len(e.input_ids) for e in self.examples)
+        return sum(len(e.ids) for e in self.examples)
 
 
 def summed_nll(head: Head, batch: MicroBatch) -> Any:
@@ -46,9 +45,9 @@ def summed_nll(head: Head, batch: MicroBatch) -> Any:
     srtui.student.packing's attention in place."""
     device = next(head.model.parameters()).device
     hidden = (_packed if batch.packed else _padded)(head.body, batch, device)
-    width = 0 if batch.packed else max(len(e.input_ids) for e in batch.examples)
+    width = 0 if batch.packed else max(len(e.ids) for e in batch.examples)
     starts = (
-        [0, *accumulate(len(e.input_ids) for e in batch.examples)][:-1]
+        [0, *accumulate(len(e.ids) for e in batch.examples)][:-1]
         if batch.packed
         else [n * width for n in range(len(batch.examples))]
     )
@@ -56,9 +55,9 @@ def summed_nll(head: Head, batch: MicroBatch) -> Any:
     at = [
         start + place - 1
         for start, e in zip(starts, batch.examples, strict=True)
-        for place in range(len(e.input_ids) - e.target, len(e.input_ids))
+        for place in range(len(e.ids) - e.target, len(e.ids))
     ]
-    labels = [token for e in batch.examples for token in e.input_ids[len(e.input_ids) - e.target :]]
+    labels = [token for e in batch.examples for token in e.ids[len(e.ids) - e.target :]]
     picked = hidden.flatten(0, 1)[torch.tensor(at, device=device)]
     wanted = torch.tensor(labels, device=device)
     if not head.direct:
@@ -68,9 +67,9 @@ def summed_nll(head: Head, batch: MicroBatch) -> Any:
 
 
 def _packed(body: Any, batch: MicroBatch, device: Any) -> Any:
-    lengths = [len(e.input_ids) for e in batch.examples]
+    lengths = [len(e.ids) for e in batch.examples]
     return body(
-        input_ids=torch.tensor([[i for e in batch.examples for i in e.input_ids]], device=device),
+        input_ids=torch.tensor([[i for e in batch.examples for i in e.ids]], device=device),
         position_ids=torch.tensor([[p for size in lengths for p in range(size)]], device=device),
         use_cache=False,
         packing=Packing(lengths, [None] * len(lengths)),
@@ -78,11 +77,11 @@ def _packed(body: Any, batch: MicroBatch, device: Any) -> Any:
 
 
 def _padded(body: Any, batch: MicroBatch, device: Any) -> Any:
-    lengths = [len(e.input_ids) for e in batch.examples]
+    lengths = [len(e.ids) for e in batch.examples]
     ids = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
     mask = torch.zeros_like(ids)
     for n, e in enumerate(batch.examples):
-        ids[n, : lengths[n]] = torch.tensor(e.input_ids)
+        ids[n, : lengths[n]] = torch.tensor(e.ids)
         mask[n, : lengths[n]] = 1
     return body(
         input_ids=ids.to(device),

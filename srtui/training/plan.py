@@ -4,129 +4,84 @@ from __future__ import annotations
 
 import math
 import random
-from array import array
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Literal
 
-from srtui.hashing import digest, key
+from srtui.hashing import key
+from srtui.recipe import TrainingSettings
 from srtui.student import Span
 
-
-@dataclass(frozen=True)
-class TrainExample:
-    """Token ids whose last ``target`` ones carry loss; ``truncated`` where max_length cut some off."""
-
-    input_ids: tuple[int, ...]
-    target: int
-    truncated: bool = False
-
-    @property
-    def digest(self) -> bytes:
-        """16-byte content address of what is trained."""
-        return digest(array("i", self.input_ids).tobytes(), self.target)
+# A checkpoint may be shared whatever these are: they are for safety alone, or are no part of the loop.
+_NO_PART = ("enabled", "held_out", "checkpoint_steps", "checkpoints_kept")
 
 
-def training_example(span: Span, end_of_turn: Sequence[int], max_length: int) -> TrainExample:
-    """What is trained of a scored span: its tokens, and behind them the end of the turn, from which a
-    student learns to stop. A protocol may score without it; one that scores it has it already.
+def fingerprint(settings: TrainingSettings, student_id: str, examples: Sequence[Span], held_out: str) -> str:
+    """Of all that the weights after a step depend on: equal ones may share a checkpoint.
 
-    An answer that was cut at ``max_length`` gets no end, since it does not end there; one that leaves
-    no room for its end counts as cut.
+    Args:
+        settings: how it is trained; those at their defaults are left out, so that a setting that a later
+            version adds changes no training that was begun.
+        student_id: ``Student.id`` of the student before training.
+        examples: what is trained on, in the order in which they were selected.
+        held_out: stands for what early stopping looks at.
+
+    Returns:
+        The key of the training, in hexadecimal digits.
     """
-    end = tuple(end_of_turn)
-    if span.truncated or span.ids[-len(end) :] == end:
-        return TrainExample(span.ids, span.target, span.truncated)
-    if len(span.ids) + len(end) > max_length:
-        return TrainExample(span.ids, span.target, truncated=True)
-    return TrainExample((*span.ids, *end), span.target + len(end))
+    fields = type(settings).model_fields
+    changed = {
+        name: value
+        for name, value in settings.model_dump(exclude=set(_NO_PART)).items()
+        if value != fields[name].default
+    }
+    if not settings.seed:
+        changed.pop("seed", None)  # 0 is what is drawn by where no seed is given
+    made = key(
+        "training",
+        student=student_id,
+        settings=changed,
+        examples=[e.digest for e in examples],
+        held_out=held_out,
+    )
+    return made.hex()
 
 
-@dataclass(frozen=True)
-class TrainingConfig:
-    """QLoRA's knobs; ``batch_size`` samples make one optimizer step, ``micro_batch_size`` at most one
-    pass. ``steps``, where it is given, is how many are taken, whatever ``epochs`` says.
-    srtui.recipe.Training says what the others are."""
+def evaluation_interval(settings: TrainingSettings, steps_an_epoch: int) -> int:
+    """Held-out losses are measured every so many steps; 0 for only before and after training.
 
-    epochs: float = 3.0
-    learning_rate: float = 2e-4
-    batch_size: int = 16
-    micro_batch_size: int = 4
-    warmup_ratio: float = 0.03
-    scheduler: Literal["cosine", "linear", "constant"] = "cosine"
-    optimizer: Literal["auto", "adamw", "paged_adamw_8bit"] = "auto"
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    lora_rank: int = 16
-    lora_alpha: int = 32
-    lora_dropout: float = 0.05
-    rslora: bool = False
-    dora: bool = False
-    neftune_alpha: float = 0.0
-    packing: Literal["auto"] | bool = "auto"
-    gradient_checkpointing: Literal["auto"] | bool = "auto"
-    checkpoint_steps: Literal["auto"] | int = "auto"
-    checkpoints_kept: int = 2
-    evaluation_steps: Literal["auto"] | int = "auto"
-    early_stopping: int = 0
-    seed: int = 0
-    steps: int | None = None
-
-    def fingerprint(self, student_id: str, examples: Sequence[TrainExample], held_out: str) -> str:
-        """Of all that the weights after a step depend on: equal ones may share a checkpoint.
-
-        ``held_out`` stands for what early stopping looks at.
-        """
-        settings = asdict(self)
-        for name in ("checkpoint_steps", "checkpoints_kept"):
-            settings.pop(name)
-        changed = {n: v for n, v in settings.items() if v != getattr(TrainingConfig, n)}
-        made = key(
-            "training",
-            student=student_id,
-            settings=changed,
-            examples=[e.digest for e in examples],
-            held_out=held_out,
-        )
-        return made.hex()
-
-    def evaluations(self, steps_an_epoch: int) -> int:
-        """Held-out losses are measured every so many steps; 0 for only before and after training.
-
-        By default four times an epoch where early stopping needs them.
-        """
-        if self.evaluation_steps != "auto":
-            return self.evaluation_steps
-        return max(1, steps_an_epoch // 4) if self.early_stopping else 0
+    By default four times an epoch where early stopping needs them.
+    """
+    if settings.evaluation_steps != "auto":
+        return settings.evaluation_steps
+    return max(1, steps_an_epoch // 4) if settings.early_stopping else 0
 
 
-def steps_an_epoch(examples: int, config: TrainingConfig) -> int:
-    return math.ceil(examples / config.batch_size)
+def steps_an_epoch(examples: int, settings: TrainingSettings) -> int:
+    return math.ceil(examples / settings.batch_size)
 
 
-def planned_steps(examples: int, config: TrainingConfig) -> int:
+def planned_steps(examples: int, settings: TrainingSettings) -> int:
     """Optimizer steps that ``train`` will take."""
-    if config.steps is not None:
-        return config.steps if examples else 0
-    return math.ceil(steps_an_epoch(examples, config) * config.epochs)
+    if settings.steps is not None:
+        return settings.steps if examples else 0
+    return math.ceil(steps_an_epoch(examples, settings) * settings.epochs)
 
 
-def learning_rate(step: int, steps: int, config: TrainingConfig) -> float:
+def learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:
     """The learning rate of ``step``, from 1 to ``steps``.
 
     It rises in equal parts to the full rate, which the last step of the warm-up has, and falls from
     there, by a line or half a cosine, to what would be 0 after the last step. transformers' schedules
     begin one step earlier, at 0, so that a first step changes nothing.
     """
-    warmup = math.ceil(steps * config.warmup_ratio)
+    warmup = math.ceil(steps * settings.warmup_ratio)
     if step <= warmup:
-        return config.learning_rate * step / warmup
+        return settings.learning_rate * step / warmup
     done = (step - 1 - warmup) / max(1, steps - warmup)
     left = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
-    return config.learning_rate * left[config.scheduler]
+    return settings.learning_rate * left[settings.scheduler]
 
 
-def plan_steps(lengths: Sequence[int], config: TrainingConfig, *, packed: bool) -> list[list[list[int]]]:
+def plan_steps(lengths: Sequence[int], settings: TrainingSettings, *, packed: bool) -> list[list[list[int]]]:
     """The whole training: steps, their micro-batches, indices into ``lengths`` (tokens).
 
     Each epoch is a permutation by the seed, cut into optimizer steps of ``batch_size``: how a step is
@@ -134,14 +89,14 @@ def plan_steps(lengths: Sequence[int], config: TrainingConfig, *, packed: bool) 
     memory of the largest is low; padded ones hold samples of like length, so that little is padded.
     """
     steps: list[list[list[int]]] = []
-    wanted = planned_steps(len(lengths), config)
+    wanted = planned_steps(len(lengths), settings)
     epoch = 0
     while len(steps) < wanted:
         order = list(range(len(lengths)))
-        random.Random(f"{config.seed} {epoch}").shuffle(order)  # noqa: S311 - an order, not a secret
-        for at in range(0, len(order), config.batch_size):
-            batch = sorted(order[at : at + config.batch_size], key=lambda i: -lengths[i])
-            steps.append(_cut(batch, config.micro_batch_size, packed=packed))
+        random.Random(f"{settings.seed or 0} {epoch}").shuffle(order)  # noqa: S311 - an order, not a secret
+        for at in range(0, len(order), settings.batch_size):
+            batch = sorted(order[at : at + settings.batch_size], key=lambda i: -lengths[i])
+            steps.append(_cut(batch, settings.micro_batch_size, packed=packed))
         epoch += 1
     return steps[:wanted]
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from srtui.models.memory import free_bytes, inner_width
-from srtui.training.plan import TrainExample, TrainingConfig, plan_steps
+from srtui.recipe import TrainingSettings
+from srtui.student import Span
+from srtui.training.plan import plan_steps
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,8 @@ def largest_pass(steps: Sequence[Sequence[Sequence[int]]], lengths: Sequence[int
 
 def needed_bytes(
     shape: Shape,
-    examples: Sequence[TrainExample],
-    config: TrainingConfig,
+    examples: Sequence[Span],
+    settings: TrainingSettings,
     *,
     packed: bool,
     gradient_checkpointing: bool,
@@ -120,13 +122,13 @@ def needed_bytes(
     max_length: int | None = None,
 ) -> int:
     """``training_bytes`` of the largest micro-batch of a training, samples cut at ``max_length``."""
-    cut = [min(len(e.input_ids), max_length or len(e.input_ids)) for e in examples]
-    tokens = largest_pass(plan_steps(cut, config, packed=packed), cut, packed=packed)
+    cut = [min(len(e.ids), max_length or len(e.ids)) for e in examples]
+    tokens = largest_pass(plan_steps(cut, settings, packed=packed), cut, packed=packed)
     return training_bytes(
         shape,
         tokens,
-        min(tokens, config.micro_batch_size * max(e.target for e in examples)),
-        dropout=config.lora_dropout > 0,
+        min(tokens, settings.micro_batch_size * max(e.target for e in examples)),
+        dropout=settings.lora_dropout > 0,
         gradient_checkpointing=gradient_checkpointing,
         optimizer=optimizer,
     )
@@ -135,8 +137,8 @@ def needed_bytes(
 def what_would_fit(
     free: int,
     shape: Shape,
-    examples: Sequence[TrainExample],
-    config: TrainingConfig,
+    examples: Sequence[Span],
+    settings: TrainingSettings,
     *,
     packed: bool,
     gradient_checkpointing: bool,
@@ -147,15 +149,15 @@ def what_would_fit(
     Smaller passes first: they change no result. Then layers computed twice, which changes none
     either, and costs time. Shorter samples last.
     """
-    sizes = [n for n in range(config.micro_batch_size, 0, -1) if config.batch_size % n == 0]
-    longest = max(len(e.input_ids) for e in examples)
+    sizes = [n for n in range(settings.micro_batch_size, 0, -1) if settings.batch_size % n == 0]
+    longest = max(len(e.ids) for e in examples)
     lengths = [longest // 2**n for n in range(1, 6) if longest // 2**n >= 64]
     passes = {"packed": packed, "optimizer": optimizer}
     for again in dict.fromkeys((gradient_checkpointing, True)):
         for size in sizes:
-            smaller = replace(config, micro_batch_size=size)
+            smaller = settings.model_copy(update={"micro_batch_size": size})
             if needed_bytes(shape, examples, smaller, gradient_checkpointing=again, **passes) <= free:  # type: ignore[arg-type]
-                words = [f"training.micro_batch_size = {size}"] if size != config.micro_batch_size else []
+                words = [f"training.micro_batch_size = {size}"] if size != settings.micro_batch_size else []
                 return " and ".join(
                     [
                         *words,
@@ -166,7 +168,7 @@ def what_would_fit(
                         ),
                     ]
                 )
-    one = replace(config, micro_batch_size=1)
+    one = settings.model_copy(update={"micro_batch_size": 1})
     for length in lengths:
         if (
             needed_bytes(shape, examples, one, gradient_checkpointing=True, max_length=length, **passes)  # type: ignore[arg-type]

@@ -23,10 +23,11 @@ from typing import Any
 
 from srtui.errors import UserError
 from srtui.hashing import key
+from srtui.recipe import TrainingSettings
 from srtui.student import Scorer, Span, Student
 from srtui.student.packing import packed_attention
 from srtui.training import checkpoints, preflight
-from srtui.training.plan import TrainExample, TrainingConfig, plan_steps, set_apart, steps_an_epoch
+from srtui.training.plan import evaluation_interval, fingerprint, plan_steps, set_apart, steps_an_epoch
 
 # What a kill loses at most, by default: five minutes of training.
 _CHECKPOINT_SECONDS = 300.0
@@ -56,14 +57,14 @@ class TrainingResult:
 
 
 class Listener:
-    """What ``train`` tells while it works; each does nothing unless overridden."""
+    """What ``train`` reports while it works; each does nothing unless overridden."""
 
     def planned(self, facts: preflight.Preflight) -> None:
         """Before the first step."""
 
     def begins(self, step: int, tokens: int) -> None:
-        """It goes on after this step (0: from the start), and after so many tokens; what was told of
-        later steps is told again."""
+        """It resumes after this step (0: from the start), and after so many tokens; what was reported of
+        later steps is reported again."""
 
     def metric(self, step: int, values: dict[str, float]) -> None:
         """After each step: loss, learning_rate, grad_norm, tokens and seconds so far, memory_mb; and
@@ -98,9 +99,9 @@ class _TrainingProgress:
 
 def train(
     student_folder: Path,
-    examples: Sequence[TrainExample],
-    held_out: Mapping[str, Sequence[TrainExample]],
-    config: TrainingConfig,
+    examples: Sequence[Span],
+    held_out: Mapping[str, Sequence[Span]],
+    settings: TrainingSettings,
     out_dir: Path,
     listener: Listener | None = None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -108,43 +109,48 @@ def train(
 ) -> TrainingResult | None:
     """Train an adapter and write it to ``out_dir`` as safetensors, beside it first and then renamed.
 
-    Checkpoints lie in ``checkpoints`` beside ``out_dir``; a whole one of this very training is gone on
+    Checkpoints lie in ``checkpoints`` beside ``out_dir``; a whole one of this very training is resumed
     from. A stop gives up the step in hand, leaves a checkpoint and returns None. ``student`` saves a
     second load and is given adapters in place. Raises UserError where memory will not do (with the
     setting that would), where a loss is not finite, and where the loss has blown up.
     """
     _quiet()
     student = student or Student.load(student_folder, "nf4")
-    return _Training(student, examples, held_out, config, out_dir, listener or Listener(), should_stop).work()
+    return _Training(
+        student, examples, held_out, settings, out_dir, listener or Listener(), should_stop
+    ).work()
 
 
 class _Training:
     def __init__(
         self,
         student: Student,
-        examples: Sequence[TrainExample],
-        held_out: Mapping[str, Sequence[TrainExample]],
-        config: TrainingConfig,
+        examples: Sequence[Span],
+        held_out: Mapping[str, Sequence[Span]],
+        settings: TrainingSettings,
         out_dir: Path,
         listener: Listener,
         should_stop: Callable[[], bool],
     ) -> None:
-        self.student, self.examples, self.held_out, self.config = student, examples, held_out, config
+        self.student, self.examples, self.held_out, self.settings = student, examples, held_out, settings
         self.out_dir, self.listener, self.should_stop = out_dir, listener, should_stop
         self.root = out_dir.with_name("checkpoints")
         self.on_gpu = next(student.model.parameters()).device.type == "cuda"
-        watched = held_out if config.early_stopping else {}
-        self.fingerprint = config.fingerprint(
+        watched = held_out if settings.early_stopping else {}
+        self.fingerprint = fingerprint(
+            settings,
             student.id,
             examples,
             key("held out", **{n: [e.digest for e in held] for n, held in watched.items()}).hex(),
         )
-        self.optimizer = config.optimizer
+        self.optimizer = settings.optimizer
         if self.optimizer == "auto":
             self.optimizer = "paged_adamw_8bit" if self.on_gpu else "adamw"
-        asked = config.gradient_checkpointing
+        asked = settings.gradient_checkpointing
         self.gradient_checkpointing = self.on_gpu if asked == "auto" else asked
-        self.evaluate_every = config.evaluations(steps_an_epoch(len(examples), config)) if held_out else 0
+        self.evaluate_every = (
+            evaluation_interval(settings, steps_an_epoch(len(examples), settings)) if held_out else 0
+        )
         self.scorer = Scorer(student)  # adapters go into the very layers that it runs
         self.progress = _TrainingProgress()
         self.best: dict[str, Any] | None = None
@@ -192,30 +198,30 @@ class _Training:
         from srtui.training.loss import MicroBatch
         from srtui.training.trainer import Trainer
 
-        config = self.config
+        settings = self.settings
         # NEFTune scales its noise by a sample's length, which a row of several does not have.
-        can_pack = config.packing is not False and not config.neftune_alpha
+        can_pack = settings.packing is not False and not settings.neftune_alpha
         self.packed = can_pack and self.scorer.packed
-        plan = plan_steps([len(e.input_ids) for e in self.examples], config, packed=self.packed)
+        plan = plan_steps([len(e.ids) for e in self.examples], settings, packed=self.packed)
         if not self.packed and not self.scorer.head.pads:
             plan = [[[i] for micro in step for i in micro] for step in plan]
-        alone = [self.scorer.head.runs_alone(len(e.input_ids)) for e in self.examples]
+        alone = [self.scorer.head.runs_alone(len(e.ids)) for e in self.examples]
         plan = [set_apart(step, alone) for step in plan]
         self.steps = [
             [MicroBatch(tuple(self.examples[i] for i in micro), self.packed) for micro in step]
             for step in plan
         ]
         self.tokens_after = [0, *accumulate(sum(batch.tokens for batch in step) for step in self.steps)]
-        torch.manual_seed(config.seed)
+        torch.manual_seed(settings.seed or 0)
         outside = self._outside_the_body()
         model = get_peft_model(
             self.student.model,
             LoraConfig(
-                r=config.lora_rank,
-                lora_alpha=config.lora_alpha,
-                lora_dropout=config.lora_dropout,
-                use_rslora=config.rslora,
-                use_dora=config.dora,
+                r=settings.lora_rank,
+                lora_alpha=settings.lora_alpha,
+                lora_dropout=settings.lora_dropout,
+                use_rslora=settings.rslora,
+                use_dora=settings.dora,
                 target_modules="all-linear",
                 exclude_modules="|".join(map(re.escape, outside)) or None,
                 task_type="CAUSAL_LM",
@@ -227,7 +233,7 @@ class _Training:
         self.trainer = Trainer(
             model,
             self.scorer.head,
-            config,
+            settings,
             self.optimizer,
             self.steps,
             self._after_step,
@@ -260,7 +266,7 @@ class _Training:
         device = next(model.parameters()).device
         self.shape = preflight.Shape.of(model, 2 if self.on_gpu else 4)
         self.free = preflight.free_bytes(device)
-        self.memory = preflight.needed_bytes(self.shape, self.examples, self.config, **self._ways())
+        self.memory = preflight.needed_bytes(self.shape, self.examples, self.settings, **self._ways())
         if self.memory > self.free:
             raise self._too_large(
                 f"it takes about {self.memory / 1e9:.1f} GB of memory and {self.free / 1e9:.1f} GB are free"
@@ -279,7 +285,7 @@ class _Training:
             rate = trial.tokens / (time.monotonic() - began)
             model.zero_grad()
         seconds = self.tokens_after[-1] / rate
-        wanted = self.config.checkpoint_steps
+        wanted = self.settings.checkpoint_steps
         by_time = max(1, round(_CHECKPOINT_SECONDS * len(self.steps) / seconds))
         self.save_every = by_time if wanted == "auto" else wanted
         self.listener.planned(
@@ -307,14 +313,14 @@ class _Training:
     def _too_large(self, what: str) -> UserError:
         # Where the estimate was too low, half of it is the best guess at what is really there.
         room = self.free if self.memory > self.free else self.memory // 2
-        would = preflight.what_would_fit(room, self.shape, self.examples, self.config, **self._ways())
-        mend = f"set {would}" if would else "choose a smaller student"
-        return UserError(f"Training does not fit: {what}; {mend}.")
+        would = preflight.what_would_fit(room, self.shape, self.examples, self.settings, **self._ways())
+        fix = f"set {would}" if would else "choose a smaller student"
+        return UserError(f"Training does not fit: {what}; {fix}.")
 
     # -- while it runs ------------------------------------------------------------------------------
 
     def _after_step(self, step: int, values: dict[str, float]) -> bool:
-        """Tell, evaluate, save; whether early stopping ends the training here."""
+        """Report, evaluate, save; whether early stopping ends the training here."""
         done = self.progress
         done.step, done.seconds = step, time.monotonic() - self.clock
         done.losses = [*done.losses[-131:], values["loss"]]
@@ -331,7 +337,7 @@ class _Training:
             raise UserError(
                 f"Training stopped at step {step} of {len(self.steps)}: the loss has blown up (the last four "
                 f"steps' mean is {math.fsum(done.losses[-4:]) / 4:.2f}). Lower training.learning_rate "
-                f"({self.config.learning_rate:g} now); the last checkpoint, of step {self.saved_step}, is kept."
+                f"({self.settings.learning_rate:g} now); the last checkpoint, of step {self.saved_step}, is kept."
             )
         if step % self.save_every == 0 or ended or step == len(self.steps):
             self._save()
@@ -340,7 +346,7 @@ class _Training:
     def _is_over(self, step: int, losses: Mapping[str, float]) -> bool:
         """Early stopping: no better held-out loss in so many evaluations. The responses that were
         selected are watched, since they are what is trained on; the original ones where there are none."""
-        if not self.config.early_stopping:
+        if not self.settings.early_stopping:
             return False
         loss, done = losses.get("selected", losses.get("original", math.nan)), self.progress
         if loss < done.best_loss:
@@ -358,7 +364,7 @@ class _Training:
 
     def _has_ended(self) -> bool:
         """Whether early stopping has seen as many evaluations without a better loss as it waits for."""
-        return 0 < self.config.early_stopping <= self.progress.worse
+        return 0 < self.settings.early_stopping <= self.progress.worse
 
     def _save(self) -> None:
         from safetensors import SafetensorError
@@ -383,7 +389,7 @@ class _Training:
             ) from error
         self.saved_step = step
         self.listener.saved(written)
-        for gone in checkpoints.prune(self.root, self.config.checkpoints_kept):
+        for gone in checkpoints.prune(self.root, self.settings.checkpoints_kept):
             self.listener.removed(gone)
 
     # -- after --------------------------------------------------------------------------------------
@@ -442,8 +448,7 @@ class _Training:
         self.student.model.eval()
         found = {}
         for name, samples in self.held_out.items():
-            spans = [Span(e.input_ids, e.target) for e in samples]
-            means = [loss.mean for _, loss in self.scorer.score(spans) if loss.reason is None]
+            means = [loss.mean for _, loss in self.scorer.score(samples) if loss.reason is None]
             found[name] = sum(means) / len(means) if means else math.nan
         return found
 

@@ -1,7 +1,7 @@
 """The loop: a plan of steps, known beforehand, taken one by one on one device.
 
 Every step seeds the random numbers (dropout, NEFTune) by its own number, and has the learning rate of
-its number: a training that goes on from step n has nothing to restore but the adapter and the
+its number: a training that resumes after step n has nothing to restore but the adapter and the
 optimizer's state.
 """
 
@@ -17,10 +17,11 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from srtui.errors import UserError
+from srtui.recipe import TrainingSettings
 from srtui.student import Head
 from srtui.training.checkpoints import load_state, save_state
 from srtui.training.loss import MicroBatch, summed_nll
-from srtui.training.plan import TrainingConfig, learning_rate
+from srtui.training.plan import learning_rate
 
 _ADAPTER, _OPTIMIZER = "adapter.safetensors", "optimizer"
 
@@ -42,7 +43,7 @@ class Trainer:
         self,
         model: Any,
         head: Head,
-        config: TrainingConfig,
+        settings: TrainingSettings,
         optimizer: str,
         steps: Sequence[Sequence[MicroBatch]],
         after_step: Callable[[int, dict[str, float]], bool],
@@ -50,21 +51,21 @@ class Trainer:
         half: bool = False,
     ) -> None:
         self._half = half
-        self._model, self._head, self._config, self._steps = model, head, config, steps
+        self._model, self._head, self._settings, self._steps = model, head, settings, steps
         self._after_step, self._should_stop = after_step, should_stop
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         # The 8 bits of bfloat16 would lose the small updates of a low learning rate.
         for parameter in self._parameters:
             parameter.data = parameter.data.float()
         self._device = self._parameters[0].device
-        self._optimizer = _optimizer(optimizer, self._parameters, config)
-        if config.neftune_alpha:
-            model.get_input_embeddings().register_forward_hook(_neftune(config.neftune_alpha))
+        self._optimizer = _optimizer(optimizer, self._parameters, settings)
+        if settings.neftune_alpha:
+            model.get_input_embeddings().register_forward_hook(_neftune(settings.neftune_alpha))
 
     def train(self, checkpoint: Path | None = None, done: int = 0) -> None:
         """The steps after the first ``done``, from ``checkpoint`` where there is one.
 
-        Raises Interrupted, and UserError where a loss or a gradient is not finite: before the optimizer
+        Raises TrainingStopped, and UserError where a loss or a gradient is not finite: before the optimizer
         could spoil the weights with it.
         """
         if checkpoint is not None:
@@ -75,15 +76,15 @@ class Trainer:
                 return
 
     def _step(self, number: int) -> dict[str, float]:
-        torch.manual_seed(self._config.seed * 1_000_003 + number - 1)
+        torch.manual_seed((self._settings.seed or 0) * 1_000_003 + number - 1)
         loss = float(self.run(self._steps[number - 1]))
         if not math.isfinite(loss):
             raise self._broken(number, f"the loss is {loss}")
-        limit = self._config.max_grad_norm or math.inf
+        limit = self._settings.max_grad_norm or math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, limit))
         if not math.isfinite(norm):
             raise self._broken(number, f"the gradient's norm is {norm}")
-        rate = learning_rate(number, len(self._steps), self._config)
+        rate = learning_rate(number, len(self._steps), self._settings)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.step()
@@ -101,14 +102,14 @@ class Trainer:
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
                 loss = summed_nll(self._head, batch) / targets
             loss.backward()
-            self._head.forget(max(len(e.input_ids) for e in batch.examples))
+            self._head.forget(max(len(e.ids) for e in batch.examples))
             total += loss.detach()
         return total
 
     def _broken(self, number: int, what: str) -> UserError:
         return UserError(
             f"Training stopped at step {number} of {len(self._steps)}: {what}. Lower "
-            f"training.learning_rate ({self._config.learning_rate:g} now); checkpoints are kept."
+            f"training.learning_rate ({self._settings.learning_rate:g} now); checkpoints are kept."
         )
 
     # -- checkpoints --------------------------------------------------------------------------------
@@ -127,13 +128,13 @@ class Trainer:
         set_peft_model_state_dict(self._model, tensors)
 
 
-def _optimizer(name: str, parameters: list[Any], config: TrainingConfig) -> Any:
-    settings: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+def _optimizer(name: str, parameters: list[Any], settings: TrainingSettings) -> Any:
+    rates: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
     if name == "adamw":
-        return torch.optim.AdamW(parameters, **settings)
+        return torch.optim.AdamW(parameters, **rates)
     from bitsandbytes.optim import PagedAdamW8bit
 
-    return PagedAdamW8bit(parameters, **settings)
+    return PagedAdamW8bit(parameters, **rates)
 
 
 def _neftune(alpha: float) -> Callable[[Any, Any, Any], Any]:

@@ -293,7 +293,7 @@ class Dashboard(App[None]):
         except OSError as error:
             self.problem(error)
             return
-        self.notify("The engine is starting; it goes on when this dashboard is closed.", markup=False)
+        self.notify("The engine is starting; it continues when this dashboard is closed.", markup=False)
 
     # -- actions ----------------------------------------------------------------------------
 
@@ -336,7 +336,7 @@ class Dashboard(App[None]):
             )
         yield SystemCommand("Light or dark", "Change between the light and the dark theme", self.action_light)
         yield SystemCommand("Keys", "What the keys do here", self.action_help)
-        yield SystemCommand("Quit", "Close the dashboard; runs go on", self.action_quit)
+        yield SystemCommand("Quit", "Close the dashboard; runs continue", self.action_quit)
 
     def on_unmount(self) -> None:
         self.reader.close()

@@ -37,6 +37,7 @@ class StoreReader:
             self._views.interrupt()
 
     def close(self) -> None:
+        """Give up the running query and close the connection, without waiting."""
         views, self._views = self._views, None
         if views is not None:
             views.interrupt()
@@ -60,4 +61,5 @@ class StoreWriter:
             return work(store)
 
     def close(self) -> None:
+        """Let what was asked for be written, and take nothing more."""
         self._thread.shutdown(wait=False)

@@ -103,7 +103,7 @@ def check(
             problems["recipe"] = str(error)
         else:
             if values["name"] in known.names:
-                problems["name"] = "there is a run of this name already; p on 1 Runs goes on with it"
+                problems["name"] = "there is a run of this name already; p on 1 Runs resumes it"
             rows = _check_dataset(root, path, recipe, known.datasets, problems, notes)
             _check_models(models_folder, recipe, problems, notes)
             samples = min(rows, limit) if rows and limit else rows or limit

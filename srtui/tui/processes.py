@@ -1,4 +1,4 @@
-"""Starting engines: processes of their own, that go on when the dashboard is gone."""
+"""Starting engines: processes of their own, that continue when the dashboard is gone."""
 
 from __future__ import annotations
 

@@ -54,11 +54,9 @@ def test_our_own_task_on_the_student_with_its_adapter(
     assert [p.judgement.score_a for p in judged] == [float(r) for r in right]
     assert done.result["accuracy"]["value"] == sum(right) / 4
 
-    from srtui.evaluation.writing import add_adapter
     from srtui.student import Student
 
-    student = Student.load(contestant.path, "nf4")
-    add_adapter(student, contestant.adapter)
+    student = Student.load(contestant.path, "nf4", adapter=contestant.adapter)
     theirs = huggingface.HFLM(pretrained=student.model, tokenizer=student.tokenizer, batch_size=4)
     first = judged[0]
     asked = [
@@ -95,3 +93,25 @@ def test_a_task_that_would_run_python_is_refused(tmp_path: Path) -> None:
         choice.check(tmp_path)
     assert not ran.exists()
     choice.check(tmp_path, run_python=True)
+
+
+@pytest.mark.model
+def test_a_tuned_student_has_one_identity(pair_folder: Path, drawn_adapter: Path, tmp_path: Path) -> None:
+    """A loss that scoring has stored for the student with its adapter is not computed again by a choice."""
+    instance = pytest.importorskip("lm_eval.api.instance").Instance
+    from srtui.evaluation.contestants import Contestant
+    from srtui.measures import SpanLoss
+    from srtui.prompts import template
+    from srtui.student import SpanBuilder, Student
+
+    folder = pair_folder / "tiny"
+    tuned = Student.load(folder, "nf4", adapter=drawn_adapter)
+    span = SpanBuilder(tuned.tokenizer, template("alpaca"), max_length=256).continuation(
+        "One plus one is", " two"
+    )
+    contestant = Contestant("t", "student", folder, "s", drawn_adapter, "a", "nf4")
+    with Store(tmp_path / "s.db") as store:
+        store.work.add_losses({span.key(tuned.losses_id, "default"): SpanLoss(1.25, span.target)})
+        model = choice._model(store, 1, contestant, Silent(), lambda: False)
+        asked = [instance("loglikelihood", {}, ("One plus one is", " two"), 0)]
+        assert model.loglikelihood(asked) == [(-1.25, False)]

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from srtui.cli import app
 from srtui.errors import UserError
-from srtui.evaluation import choice, evaluator, sources
+from srtui.evaluation import choice, evaluator, length_control, sources
 from srtui.evaluation.contestants import find_contestant
 from srtui.evaluation.judge_model import SCORES, JudgeModel, JudgeQuestion, JudgeScores, load_judge_prompt
 from srtui.evaluation.rates import margin_of
@@ -103,7 +103,18 @@ def test_a_margin_is_stated_or_calibrated_or_half_a_step(tmp_path: Path) -> None
             "calibration", "f", "known", {}, "p", "s", {}, judge="J", judge_identity=judge().identity
         )
         evaluation, _ = store.evaluations.prepare(new)
-        store.evaluations.update(evaluation.id, status="done", result={"tie_margin": 0.8})
+        nothing = {"value": None, "low": None, "high": None}
+        store.evaluations.update(
+            evaluation.id,
+            status="done",
+            result={
+                "judged": 0, "pairs": 0, "skipped": {}, "agreement": nothing, "chance": None, "kappa": nothing,
+                "known_itself": nothing, "tie_margin": 0.8, "rank_correlation": None, "table": {},
+                "better_than_chance": False,
+                "position": {"first": nothing, "first_twice": 0, "second_twice": 0, "consistent": 0},
+                "parse": {"mass": None, "rate": nothing | {"n": 0}, "unparsed": {}},
+            },
+        )  # fmt: skip
         assert margin_of(store, judge(), None) == {"value": 0.8, "from": f"calibration {evaluation.id}"}
         assert margin_of(store, judge(), 0.0) == {"value": 0.0, "from": "stated"}
         other = dataclasses.replace(judge(), sha256="another")
@@ -134,6 +145,9 @@ def test_a_question_that_no_choice_could_be_scored_on_is_wrong(tmp_path: Path) -
 
 def test_anchors_come_from_own_judgements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """srtui eval anchors, from win rates of three models, and a file that is for other prompts."""
+    monkeypatch.setattr(
+        length_control, "STRENGTHS", length_control.STRENGTHS[3:6]
+    )  # which it is, is tested elsewhere
     workspace = make_workspace(tmp_path / "ws")
     reference = tmp_path / "reference.json"
     reference.write_text(json.dumps([{"instruction": f"q{n}", "output": "5"} for n in range(12)]))

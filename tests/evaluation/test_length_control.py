@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from srtui.errors import UserError
+from srtui.evaluation import length_control
 from srtui.evaluation.anchors import check_anchors, difficulties, read_anchors, write_anchors
 from srtui.evaluation.length_control import (
     Anchors,
@@ -94,27 +95,34 @@ def test_without_anchors_a_rate_is_near_the_published_one_or_refused() -> None:
     assert "from 13.7% to 37.5%" in str(mixtral["reason"]) and mixtral["slope"]["value"] is not None
 
 
+@pytest.fixture
+def four_strengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are chosen on tables of this size, and their neighbours: the others take most of the time."""
+    monkeypatch.setattr(length_control, "STRENGTHS", length_control.STRENGTHS[3:7])
+
+
 def test_anchors_give_what_was_put_in_where_a_plain_fit_cannot() -> None:
     rows = judged(theta=-1.0, phi=2.0, longer=-400, drawn=False)
     truth = np.mean([logistic(-1.0 + h) for h in HARD.values()])
     assert controlled_rate(rows)["win_rate"]["value"] is None  # hardly any answer is as long as the reference
-    found = controlled_rate(rows, gamed(2.0))
+    found = controlled_rate(rows, gamed(2.0), draws=40)
     low, value, high = (found["win_rate"][k] for k in ("low", "value", "high"))  # type: ignore[literal-required]
     assert value == pytest.approx(truth, abs=0.001) and low - 1e-4 < value < high + 1e-4
     assert found["raw"] is not None and found["raw"] < truth - 0.15
     assert found["slope"]["value"] == pytest.approx(2.0, abs=0.2)
     assert found["difficulty"] == pytest.approx(1.0, abs=0.1) and found["strength"] is not None
-    assert controlled_rate(rows, gamed(2.0)) == found  # the same draws for the same seed
+    assert controlled_rate(rows, gamed(2.0), draws=40) == found  # the same draws for the same seed
 
 
 def test_a_missing_answer_is_lost_and_says_nothing_of_length() -> None:
-    rows = judged(0.0, 1.0, 50)
+    rows = judged(0.0, 1.0, 50, seed=101)
     gone = [LengthItem(r.item, 0.0, 0, r.length_reference, failed=True) if r.item < 100 else r for r in rows]
-    without, some = controlled_rate(rows[100:], gamed(1.0)), controlled_rate(gone, gamed(1.0))
+    without, some = (controlled_rate(r, gamed(1.0), draws=40) for r in (rows[100:], gone))
     assert without["win_rate"]["value"] is not None and without["slope"] == {**some["slope"], "n": 300}
     assert some["win_rate"]["value"] == pytest.approx(0.75 * without["win_rate"]["value"])
     low, high = without["win_rate"]["low"], without["win_rate"]["high"]
-    assert low is not None and high is not None and low < np.mean([logistic(h) for h in HARD.values()]) < high
+    truth = np.mean([logistic(HARD[r.item]) for r in rows[100:]])
+    assert low is not None and high is not None and low < truth < high
     assert some["raw"] == pytest.approx(0.75 * (raw_rate(rows[100:]) or 0))
 
 
@@ -150,7 +158,7 @@ def test_cross_validation_drops_what_says_nothing() -> None:
     assert strength < 1 and np.abs(b).max() < 0.2
 
 
-def test_difficulties_are_found_again_and_kept_in_a_file(tmp_path: Path) -> None:
+def test_difficulties_are_found_again_and_kept_in_a_file(tmp_path: Path, four_strengths: None) -> None:
     models = {
         f"m{n}": judged(theta, 1.5, longer, seed=20 + n)[:120]
         for n, (theta, longer) in enumerate([(-1, -50), (-0.5, 50), (0.5, 100), (1, -100)] * 2)

@@ -57,7 +57,7 @@ def alone(written: StudentWriter, turns: Turns) -> list[int]:
         with torch.inference_mode():
             logits = written.student.model(input_ids=torch.tensor([ids]), use_cache=False).logits
         ids.append(int(logits[0, -1].argmax()))
-        if ids[-1] in written._ends:
+        if ids[-1] in written._generator.ends:
             break
     return ids[size:]
 
@@ -88,7 +88,7 @@ def test_a_chat_crosses_it_too(folder: Path) -> None:
 
     writes = writer(folder)
     chat = SideBySide.__new__(SideBySide)
-    chat._student, chat._spans, chat._limit = writes.student, writes._spans, writes._limit
+    chat._student, chat._spans, chat._generator = writes.student, writes._spans, writes._generator
     chat._tokens, chat._temperature, chat._seed = NEW, 0.0, 0
     expected = [alone(writes, turns) for turns in TURNS]
     chat._student.model = get_peft_model(chat._student.model, LoraConfig(target_modules=["o_proj"]))

@@ -89,13 +89,12 @@ def test_greedy_inherits_nothing(tiny: Path, tmp_path: Path) -> None:
 def test_a_drawn_answer_does_not_depend_on_those_beside_it(tiny: Path) -> None:
     """A resumed evaluation makes other batches, and an answer's address does not hold its neighbours."""
     one = Contestant("s", "student", tiny, "sha", quantization="f32", template="alpaca")
+    writer = StudentWriter(one, AnswerSettings())
 
     def written(turns: list[Turns], **changed: float) -> dict[int, str]:
         asked = {"max_tokens": 12, "temperature": 1.0, "top_p": 0.9, "seed": 3} | changed
-        writer = StudentWriter(one, AnswerSettings(**asked))  # type: ignore[arg-type]
-        found = {n: answer.text for n, answer in writer.write(turns, lambda: False)}
-        writer.close()
-        return found
+        writer._writing = AnswerSettings(**asked)  # type: ignore[arg-type]
+        return {n: answer.text for n, answer in writer.write(turns, lambda: False)}
 
     together = written(TURNS)
     assert [written([turns])[0] for turns in TURNS] == [together[n] for n in range(len(TURNS))]
@@ -119,10 +118,12 @@ def test_all_that_is_used_is_stored_and_hashed() -> None:
 
 @pytest.mark.model
 @pytest.mark.parametrize("template", ["alpaca", "chat"])
-def test_a_batch_is_what_each_would_be_alone(student_folder: Path, template: str) -> None:
+def test_a_batch_is_what_each_would_be_alone(pair_folder: Path, template: str) -> None:
     import torch
 
-    contestant = Contestant("s", "student", student_folder, "sha", quantization="f32", template=template)
+    contestant = Contestant(
+        "s", "student", pair_folder / "tiny", "sha", quantization="f32", template=template
+    )
     writer = StudentWriter(contestant, AnswerSettings(max_tokens=10))
     written = dict(writer.write(TURNS, lambda: False))
     assert sorted(written) == [0, 1, 2, 3]
@@ -134,7 +135,7 @@ def test_a_batch_is_what_each_would_be_alone(student_folder: Path, template: str
                 torch.tensor([ids]),
                 max_new_tokens=10,
                 do_sample=False,
-                eos_token_id=writer._ends,
+                eos_token_id=writer._generator.ends,
                 pad_token_id=0,
             )[0, len(ids) :]
         assert written[n].text == tokenizer.decode(alone, skip_special_tokens=True).strip()

@@ -182,7 +182,7 @@ def test_nothing_but_too_long_ends(teacher_file: Path) -> None:
 
 @pytest.mark.model
 def test_no_room_in_the_cache_is_not_fatal(teacher_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """llama.cpp's "no KV slot": the sequence is set back, tried alone, and refused; the others go on."""
+    """llama.cpp's "no KV slot": the sequence is set back, tried alone, and refused; the others continue."""
     opened = open_teacher(teacher_file, name="t", sha256="0", slots=3)
     assert isinstance(opened, LlamaTeacher)
     real = opened._open_context

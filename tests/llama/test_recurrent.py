@@ -66,7 +66,7 @@ def test_beside_others_as_alone(model: Path) -> None:
 
 
 def test_after_a_cut_the_state_is_that_of_what_is_kept(model: Path) -> None:
-    """The same tokens, given to another teacher as a prompt, are gone on with in the same way."""
+    """The same tokens, given to another teacher as a prompt, are continued in the same way."""
     first = written(model, 1, guided(TOPICS[0]))[TOPICS[0], 0].written[0].text
     segments = (Segment("Criticism:\n", 24, (first[8:14],)), Segment("\n\n[Better Answer]\n", 24))
     asked = Request("cut", guided(TOPICS[0]).messages, segments, 1, GREEDY)

@@ -60,7 +60,7 @@ def test_leads_stand_before_what_is_written() -> None:
 
 
 def test_a_stop_across_tokens_is_cut_off_in_a_token() -> None:
-    """What the model goes on from is the kept text, tokenized anew where the cut is in a token."""
+    """What the model continues from is the kept text, tokenized anew where the cut is in a token."""
     sequence = begin(Segment("", 20, ("e s",)), Segment("!", 20))
     write(sequence, [*LETTERS.tokenize("In "), 10])
     assert sequence.cached == 4

@@ -14,7 +14,7 @@ import pytest
 from srtui.llama import Message, Request, Segment, engine
 from srtui.llama import gguf as files
 from srtui.llama.engine import LlamaTeacher
-from srtui.models.formats import read_gguf
+from srtui.models.gguf_header import read_gguf
 
 pytestmark = pytest.mark.model
 MB = 10**6

@@ -15,7 +15,7 @@ from srtui.models.convert import _CONTRACTIONS, PROBES, SPLITS
 
 pytestmark = pytest.mark.model
 
-# At module level: llama.cpp goes on calling its log callback as long as the process lives.
+# At module level: llama.cpp calls its log callback as long as the process lives.
 QUIET = llama_cpp.llama_log_callback(lambda level, text, data: None)
 
 

@@ -158,16 +158,16 @@ def test_gguf_is_peft(real: dict[str, Any]) -> None:
         if file.name != "srtui.json":
             (lone / file.name).symlink_to(file)
     out = real["folder"] / "tuned.gguf"
-    told = gguf_worker(str(real["adapter"]), str(lone), "f32", str(out), "F16", "tuned")
-    assert "made from the student's tokenizer.json; llama.cpp cuts 8 of 8" in told["tokenizer"]
+    reported = gguf_worker(str(real["adapter"]), str(lone), "f32", str(out), "F16", "tuned")
+    assert "made from the student's tokenizer.json; llama.cpp cuts 8 of 8" in reported["tokenizer"]
     assert least(of_llama(out, real["prompts"]), real["after"]) > 0.9995
 
 
 @pytest.mark.model
 def test_gguf_adapter_on_its_base_is_peft(real: dict[str, Any]) -> None:
     base, adapter = real["folder"] / "base.gguf", real["folder"] / "adapter.gguf"
-    told = gguf_worker("", str(real["student"]), "f32", str(base), "F16", "base")
-    assert "the source GGUF's own" in told["tokenizer"]
+    reported = gguf_worker("", str(real["student"]), "f32", str(base), "F16", "base")
+    assert "the source GGUF's own" in reported["tokenizer"]
     adapter_worker(str(real["adapter"]), str(real["student"]), "f32", str(adapter), "F32", "tuned")
     assert least(of_llama(base, real["prompts"]), real["before"]) > 0.9995
     assert least(of_llama(base, real["prompts"], adapter), real["after"]) > 0.9995
@@ -682,10 +682,10 @@ def test_the_command(small: Path, workspace: Workspace) -> None:
 
     done = command("tuned", "--to", "gguf", "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert "NF4" in told["base"] and told["stored"] == "F16" and told["prompt"] == "alpaca"
-    assert 'teacher.model = "tuned.F16"' in told["use"]
-    assert resolve_teacher(workspace.models, "tuned.F16") == Path(told["path"])
+    reported = json.loads(done.stdout)
+    assert "NF4" in reported["base"] and reported["stored"] == "F16" and reported["prompt"] == "alpaca"
+    assert 'teacher.model = "tuned.F16"' in reported["use"]
+    assert resolve_teacher(workspace.models, "tuned.F16") == Path(reported["path"])
 
     _edit(folder / "config.json", initializer_range=0.5)
     changed = command("tuned", "--to", "merged")

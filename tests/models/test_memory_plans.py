@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srtui.models.formats import read_gguf
+from srtui.models.gguf_header import read_gguf
 from srtui.models.memory import (
     TeacherShape,
     cells_that_fit,

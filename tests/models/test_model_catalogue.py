@@ -17,7 +17,7 @@ import pytest
 
 from srtui import models
 from srtui.errors import UserError
-from srtui.models.catalogue import _check_member
+from srtui.models.catalogue import check_member
 from srtui.models.tiny_gguf import write_tiny_gguf
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -392,5 +392,5 @@ def test_looking_imports_nothing_heavy(folder: Path, tiny: Path) -> None:
 def test_member_check_is_used_for_every_path() -> None:
     for bad in ("", "a//b", "a/../b", "./a", "a\\b", "C:/x"):
         with pytest.raises(UserError):
-            _check_member(bad)
-    _check_member("a/b.gguf")
+            check_member(bad)
+    check_member("a/b.gguf")

@@ -5,12 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -26,6 +24,7 @@ from srtui.store import Store
 from srtui.store.evaluations import NewEvaluation
 from srtui.store.views import Views
 from srtui.workspace import Workspace
+from tests.commands import srtui
 from tests.tui.scripted_store import Script, demo_pairs
 
 HOSTILE = Pair(
@@ -169,7 +168,7 @@ def test_texts_that_were_cut_short_are_said_to_be(workspace: Workspace) -> None:
         store.conn.execute("UPDATE generation SET finish = 'length' WHERE stage = 'response' AND id % 2")
         store.conn.execute("DELETE FROM run_sums")
         facts = report.gather(store, workspace.root, script.run_id)
-    ended = facts.summary["endings"]
+    ended = facts.summary.endings
     assert ended["cut"] and ended["unknown"]
     for text in (" ".join(read(report.html(facts)).text), report.markdown(facts)):
         plain = " ".join(text.replace("\\", "").split())
@@ -247,30 +246,22 @@ def test_quoted_markdown_holds_no_tag_and_no_link(text: str) -> None:
     assert not re.search(r"(?<!\\)[\[\]`*_]", re.sub(r"\\\\", "", quoted))
 
 
-def test_the_command_writes_both_files_and_tells_mistakes(workspace: Workspace, tmp_path: Path) -> None:
+def test_the_command_writes_both_files_and_says_mistakes(workspace: Workspace) -> None:
     store, script = finished(workspace, demo_pairs())
     with store:
         script.train().finish()
-
-    def srtui(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "srtui", *words],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env=os.environ | {"SRTUI_WORKSPACE": str(workspace.root)},
-        )
-
-    done = srtui("report", "quickstart", "--markdown", "r.md", "--out", "r.html")
+    root = workspace.root
+    done = srtui(workspace, "report", "quickstart", "--markdown", "r.md", "--out", "r.html")
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
-    assert (tmp_path / "r.md").read_text().startswith("# quickstart")
-    assert json.loads(srtui("report", "quickstart", "--json").stdout)["open"]
-    assert srtui("report", "quickstart").stdout.startswith("quickstart-report.html")
-    wrong = srtui("report", "quickstart", "--out", "no/such/folder.html")
+    assert (root / "r.html").read_text().startswith("<!doctype html>")
+    assert (root / "r.md").read_text().startswith("# quickstart")
+    as_json = json.loads(srtui(workspace, "report", "quickstart", "--json").stdout)
+    assert as_json["open"] and as_json["summary"]["run"] == "quickstart"
+    assert srtui(workspace, "report", "quickstart").stdout.startswith("quickstart-report.html")
+    wrong = srtui(workspace, "report", "quickstart", "--out", "no/such/folder.html")
     assert wrong.returncode == 2
     assert wrong.stderr == "srtui: no/such/folder.html: name a file in a folder that exists.\n"
-    assert sorted(p.name for p in tmp_path.glob("*r*.*")) == ["quickstart-report.html", "r.html", "r.md"]
+    assert sorted(p.name for p in root.glob("*r*.*")) == ["quickstart-report.html", "r.html", "r.md"]
 
 
 def test_its_help_loads_nothing_that_draws() -> None:

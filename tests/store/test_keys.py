@@ -16,14 +16,15 @@ from srtui.evaluation.writing import AnswerSettings, answer_key, first_answer_ke
 from srtui.hashing import canonical, digest, draw, key, scheme_1
 from srtui.llama import Sampler, TeacherIdentity
 from srtui.llama.chat_prompt import TeacherTemplate
-from srtui.recipe import parse
+from srtui.measures import SpanLoss
+from srtui.recipe import TrainingSettings, parse
 from srtui.reflection import ReflectionPrompt, load_criteria
 from srtui.sample import Pair
 from srtui.store import Store
 from srtui.store.corpus import NewRow
-from srtui.store.work import StoredGeneration, StoredLoss, setting_key
+from srtui.store.work import StoredGeneration, setting_key
 from srtui.student.spans import Span
-from srtui.training import TrainExample, TrainingConfig
+from srtui.training.plan import fingerprint
 from tests.conftest import RECIPE
 
 GOLDEN = Path(__file__).with_name("keys.json")
@@ -63,9 +64,9 @@ def pinned() -> dict[str, bytes]:
         "setting, dated": setting_key("student", "chat", "paper", 512, "v1", "2026-01-31"),
         "answer": answer_key(gguf, AnswerSettings(), (("Hello", ""),)),
         "recipe": recipe(seed=7, training={"epochs": 2}, teacher={"slots": 3}).fingerprint.encode(),
-        "training": TrainingConfig(epochs=2.0)
-        .fingerprint("student", [TrainExample((1, 2, 3), 1)], "")
-        .encode(),
+        "training": fingerprint(
+            TrainingSettings(epochs=2.0), "student", [Span((1, 2, 3), 1)], ""
+        ).encode(),
     }  # fmt: skip
 
 
@@ -178,7 +179,7 @@ def test_an_answer_stored_before_is_found_where_its_key_held_everything() -> Non
 
 def test_losses_stored_before_are_found_and_stored_anew(store: Store) -> None:
     span = Span((5, 6, 7), 2)
-    store.work.add_losses({span.first_key("weights:nf4:float32"): StoredLoss(1.5, 2, False, None)})
+    store.work.add_losses({span.first_key("weights:nf4:float32"): SpanLoss(1.5, 2)})
     assert store.work.has_first_losses()
 
     class Stored:
@@ -189,8 +190,8 @@ def test_losses_stored_before_are_found_and_stored_anew(store: Store) -> None:
     judge = VariantScorer.__new__(VariantScorer)
     judge._store, judge.student = store, Stored()  # type: ignore[assignment]
     new = span.key("weights:nf4:float32:cpu", "default")
-    assert judge._stored_before({new: span}) == {new: StoredLoss(1.5, 2, False, None)}
-    assert store.work.losses([new]) == {new: StoredLoss(1.5, 2, False, None)}
+    assert judge._stored_before({new: span}) == {new: SpanLoss(1.5, 2)}
+    assert store.work.losses([new]) == {new: SpanLoss(1.5, 2)}
 
 
 # -- what keys left out ----------------------------------------------------------------------------

@@ -10,15 +10,14 @@ from typing import Any
 
 import pytest
 
+from srtui.measures import SpanLoss
 from srtui.pipeline import variants
 from srtui.pipeline.rederive import faults
 from srtui.pipeline.variants import VariantScorer
 from srtui.sample import Pair
 from srtui.store import Store
 from srtui.store.corpus import NewRow
-from srtui.store.work import StoredLoss
 from srtui.student import Span
-from srtui.student.ifd import SpanLoss
 from tests.student.test_tokenizers import build
 
 STUDENT: Any = SimpleNamespace(tokenizer=build("qwen"), id="s", losses_id="l", first_losses_id=None)
@@ -38,7 +37,7 @@ class _Scorer:
         with Store(self._path) as other:
             other.work.add_losses(
                 {
-                    span.key("l", "default"): StoredLoss(loss.nll * (1 + 1e-5 * n), loss.tokens, False, None)
+                    span.key("l", "default"): SpanLoss(loss.nll * (1 + 1e-5 * n), loss.tokens)
                     for n, (span, loss) in enumerate(zip(spans, losses, strict=True))
                 }
             )

@@ -74,9 +74,10 @@ def test_a_long_text_leaves_the_losses_of_those_beside_it_alone(name: str, packe
 
 @pytest.mark.parametrize("name", MODELS)
 def test_training_beside_a_long_text_is_the_same_too(name: str, tmp_path: Path) -> None:
-    from srtui.training import Listener, TrainExample, TrainingConfig, train
+    from srtui.recipe import TrainingSettings
+    from srtui.training import Listener, train
 
-    examples = [TrainExample(s.ids, s.target) for s in _spans()]
+    examples = _spans()
 
     def losses(size: int) -> list[float]:
         class Hears(Listener):
@@ -86,7 +87,7 @@ def test_training_beside_a_long_text_is_the_same_too(name: str, tmp_path: Path) 
                 self.found.append(values["loss"])
 
         Hears.found = []
-        config = TrainingConfig(
+        config = TrainingSettings(
             epochs=3, batch_size=5, micro_batch_size=size, lora_rank=2, lora_dropout=0.0, learning_rate=1e-2
         )
         student = _student(name)

@@ -17,7 +17,6 @@ from srtui.prompts import template, template_names, template_version
 from srtui.sample import Pair
 from srtui.store import Store
 from srtui.student import Span, SpanBuilder
-from srtui.training import training_example
 from tests.conftest import make_workspace, small_recipe
 from tests.student.test_tokenizers import STYLES, build
 
@@ -100,8 +99,8 @@ def test_what_is_asked_is_what_was_trained(source: str, protocol: str) -> None:
     prompt, ids = spans.conversation([(PAIR.instruction, PAIR.input)])
     span, _ = spans.forward(PAIR)
     assert isinstance(span, Span)
-    trained = training_example(span, spans.end_of_turn, spans.max_length)
-    assert list(trained.input_ids[: -trained.target]) == ids
+    trained = span.ended(spans.end_of_turn, spans.max_length)
+    assert list(trained.ids[: -trained.target]) == ids
     assert (
         prompt.endswith(CLOSED[source][0])
         and template("chat", tokenizer).forward("Say it", "in the rain") == prompt

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from srtui.training import TrainExample
+from srtui.student import Span
 
 
 def make_tiny(real: Path, folder: Path) -> Path:
@@ -38,14 +38,14 @@ def tiny_folder(student_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
     return make_tiny(student_folder, tmp_path_factory.mktemp("tiny") / "student")
 
 
-def make_examples(count: int = 10) -> list[TrainExample]:
+def make_examples(count: int = 10) -> list[Span]:
     """Of different lengths and, for a random model, arbitrary tokens."""
     return [
-        TrainExample(tuple((7 * n + 13 * place) % 900 + 5 for place in range(9 + 5 * n)), 4 + 3 * n)
+        Span(tuple((7 * n + 13 * place) % 900 + 5 for place in range(9 + 5 * n)), 4 + 3 * n)
         for n in range(count)
     ]
 
 
 @pytest.fixture
-def examples() -> list[TrainExample]:
+def examples() -> list[Span]:
     return make_examples()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from srtui.recipe import TrainingSettings
 from srtui.student import Student
-from srtui.training import Listener, TrainingConfig, train
+from srtui.training import Listener, train
 from srtui.workspace import go_offline
 from tests.training.conftest import make_examples
 
-CONFIG = TrainingConfig(
+CONFIG = TrainingSettings(
     epochs=6, batch_size=4, micro_batch_size=2, lora_rank=2, lora_dropout=0.1, checkpoint_steps=2, seed=11
 )
 

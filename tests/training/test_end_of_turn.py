@@ -8,14 +8,16 @@ from typing import Any, Literal
 import pytest
 
 from srtui.prompts import TEMPLATE_NAMES, template
+from srtui.recipe import TrainingSettings
 from srtui.sample import Pair
 from srtui.student import Span, SpanBuilder, Student
-from srtui.training import TrainingConfig, train, training_example
+from srtui.training import train
 
 PAIRS = [
     Pair("Name the capital of Spain.", "", "The capital of Spain is Madrid."),
     Pair("Say yes or no.", "Is ice cold?", "Yes."),
 ]
+PLAIN = [name for name in TEMPLATE_NAMES if name != "chat"]
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -24,7 +26,7 @@ CHATML = (
 
 @pytest.fixture(scope="module")
 def talker(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of two layers that has a chat template, and 300 tokens so that it learns in seconds."""
+    """A random Llama of two layers that has a chat template, and words of the prompts as tokens, so that it learns in a second."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -35,9 +37,9 @@ def talker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     raw.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     raw.train_from_iterator(
-        [f"{p.instruction} {p.response}" for p in PAIRS],
+        [template(name).forward(p.instruction, p.input) + p.response for p in PAIRS for name in PLAIN],
         trainers.BpeTrainer(
-            vocab_size=300,
+            vocab_size=512,
             special_tokens=special,
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
@@ -50,8 +52,8 @@ def talker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
-            hidden_size=64,
-            intermediate_size=128,
+            hidden_size=32,
+            intermediate_size=64,
             num_hidden_layers=2,
             num_attention_heads=4,
             max_position_embeddings=512,
@@ -71,11 +73,11 @@ def test_a_tuned_student_stops(
     student = Student.load(talker, "f32", "cpu")
     builder = SpanBuilder(student.tokenizer, template(name, student.tokenizer), protocol, 512)
     spans = [builder.forward(pair)[0] for pair in PAIRS]
-    examples = [training_example(span, builder.end_of_turn, 512) for span in spans]  # type: ignore[arg-type]
+    examples = [span.ended(builder.end_of_turn, 512) for span in spans]  # type: ignore[arg-type]
     end = tuple(builder.end_of_turn)
-    assert all(e.input_ids[-len(end) :] == end and e.target > len(end) for e in examples)
-    config = TrainingConfig(
-        steps=60, learning_rate=2e-2, batch_size=2, micro_batch_size=2, lora_rank=16, lora_dropout=0.0
+    assert all(e.ids[-len(end) :] == end and e.target > len(end) for e in examples)
+    config = TrainingSettings(
+        steps=30, learning_rate=4e-2, batch_size=2, micro_batch_size=2, lora_rank=16, lora_dropout=0.0
     )
     train(talker, examples, {}, config, tmp_path / "adapter", student=student)
     student.model.eval()
@@ -105,12 +107,12 @@ def _answer(student: Student, builder: SpanBuilder, pair: Pair, ends: list[int])
 
 
 def test_only_a_whole_answer_ends() -> None:
-    whole = training_example(Span((5, 6, 7), 2), [9], 8)
-    assert (whole.input_ids, whole.target, whole.truncated) == ((5, 6, 7, 9), 3, False)
-    scored_with_it = training_example(Span((5, 6, 9), 2), [9], 8)
-    assert (scored_with_it.input_ids, scored_with_it.target) == ((5, 6, 9), 2)
+    whole = Span((5, 6, 7), 2).ended([9], 8)
+    assert (whole.ids, whole.target, whole.truncated) == ((5, 6, 7, 9), 3, False)
+    scored_with_it = Span((5, 6, 9), 2).ended([9], 8)
+    assert (scored_with_it.ids, scored_with_it.target) == ((5, 6, 9), 2)
     # What was cut is not taught to end where the cut was, and nothing exceeds the length.
-    cut = training_example(Span((5, 6, 7), 2, truncated=True), [9], 8)
-    assert (cut.input_ids, cut.target, cut.truncated) == ((5, 6, 7), 2, True)
-    full = training_example(Span((5, 6, 7), 2), [9], 3)
-    assert (full.input_ids, full.target, full.truncated) == ((5, 6, 7), 2, True)
+    cut = Span((5, 6, 7), 2, truncated=True).ended([9], 8)
+    assert (cut.ids, cut.target, cut.truncated) == ((5, 6, 7), 2, True)
+    full = Span((5, 6, 7), 2).ended([9], 3)
+    assert (full.ids, full.target, full.truncated) == ((5, 6, 7), 2, True)

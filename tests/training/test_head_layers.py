@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from srtui.recipe import TrainingSettings
 from srtui.student import Student
-from srtui.training import Listener, TrainingConfig, train
+from srtui.training import Listener, train
 from tests.training.conftest import make_examples
 
 _SMALL: dict[str, Any] = {
@@ -46,7 +47,7 @@ def test_every_adapter_is_trained(tmp_path: Path, name: str, left_out: str) -> N
     config = getattr(transformers, f"{name}Config")(**_SMALL)
     model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
     hears = _Hears()
-    settings = TrainingConfig(epochs=1, batch_size=2, micro_batch_size=2, lora_rank=2, lora_dropout=0.0)
+    settings = TrainingSettings(epochs=1, batch_size=2, micro_batch_size=2, lora_rank=2, lora_dropout=0.0)
     student = Student(name, name, "f32", model, _NoTokenizer())
     result = train(tmp_path, make_examples(6), {}, settings, tmp_path / "adapter", hears, student=student)
     assert result is not None and result.changed

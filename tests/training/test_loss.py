@@ -10,7 +10,7 @@ import torch
 
 from srtui.student import Scorer, Span, Student, examine
 from srtui.student.packing import packed_attention
-from srtui.training import TrainExample, loss
+from srtui.training import loss
 from srtui.training.loss import HeadLoss, MicroBatch, summed_nll
 
 
@@ -38,12 +38,12 @@ def test_the_head_in_chunks_is_the_head_at_once(
         torch.testing.assert_close(HeadLoss.apply(hidden, weight, offset, labels, scale, cap), expected)
 
 
-def _plain(model: Any, examples: list[TrainExample]) -> Any:
+def _plain(model: Any, examples: list[Span]) -> Any:
     """transformers' own loss, a sample at a time, full logits."""
     total = torch.zeros((), dtype=torch.float64)
     for e in examples:
-        labels = [-100] * (len(e.input_ids) - e.target) + list(e.input_ids[-e.target :])
-        out = model(input_ids=torch.tensor([e.input_ids]), labels=torch.tensor([labels]))
+        labels = [-100] * (len(e.ids) - e.target) + list(e.ids[-e.target :])
+        out = model(input_ids=torch.tensor([e.ids]), labels=torch.tensor([labels]))
         total = total + out.loss * e.target
     return total
 
@@ -52,7 +52,7 @@ def _plain(model: Any, examples: list[TrainExample]) -> Any:
 @pytest.mark.parametrize("checkpointed", [False, True])
 @pytest.mark.parametrize("packed", [False, True])
 def test_loss_and_gradient_are_the_models_own(
-    tiny_folder: Path, examples: list[TrainExample], packed: bool, checkpointed: bool
+    tiny_folder: Path, examples: list[Span], packed: bool, checkpointed: bool
 ) -> None:
     model = Student.load(tiny_folder, "f32").model.double()
     model.get_output_embeddings().weight.requires_grad_(False)  # tied: the embedding is frozen too
@@ -82,7 +82,7 @@ def test_loss_and_gradient_are_the_models_own(
 @pytest.mark.model
 @pytest.mark.parametrize("quantization", ["bf16", "int8", "nf4"])
 def test_in_bfloat16_the_gradient_has_the_direction_of_float32s(
-    tiny_folder: Path, examples: list[TrainExample], quantization: str
+    tiny_folder: Path, examples: list[Span], quantization: str
 ) -> None:
     """As the adapters get it: of the states behind each layer."""
     found: dict[str, list[torch.Tensor]] = {}
@@ -107,13 +107,13 @@ def test_in_bfloat16_the_gradient_has_the_direction_of_float32s(
 @pytest.mark.model
 @pytest.mark.parametrize("packed", [False, True])
 def test_it_is_the_scorers_loss(
-    tiny_folder: Path, examples: list[TrainExample], packed: bool, arithmetic: str
+    tiny_folder: Path, examples: list[Span], packed: bool, arithmetic: str
 ) -> None:
     student = Student.load(tiny_folder, "nf4")
     assert student.arithmetic == arithmetic
     scorer = Scorer(student)
     assert scorer.packed
-    scored = dict(scorer.score([Span(e.input_ids, e.target) for e in examples]))
+    scored = dict(scorer.score(examples))
     total = sum(s.mean * e.target for s, e in zip((scored[n] for n in range(10)), examples, strict=True))
     batch = MicroBatch(tuple(examples), packed)
     with torch.no_grad():

@@ -10,23 +10,24 @@ from pathlib import Path
 
 import pytest
 
-from srtui.training import TrainExample, TrainingConfig
+from srtui.recipe import TrainingSettings
+from srtui.student import Span
 from srtui.training.preflight import Shape, diverged, needed_bytes, training_bytes, what_would_fit
 from tests.conftest import ROOT
 
 # Llama 2 7B with rank 64 on all linear layers, bf16 activations, 4-bit weights.
 SEVEN = Shape(32, 4096, 11008, 4096, 32000, 159_907_840, 2, 4096 * 11008)
-LONG = [TrainExample((1,) * 2048, 1024)] * 8
+LONG = [Span((1,) * 2048, 1024)] * 8
 
 
-def _needed(config: TrainingConfig, again: bool) -> int:
+def _needed(config: TrainingSettings, again: bool) -> int:
     return needed_bytes(
         SEVEN, LONG, config, packed=True, gradient_checkpointing=again, optimizer="paged_adamw_8bit"
     )
 
 
 def test_more_tokens_need_more_and_checkpointing_less() -> None:
-    one, four = (TrainingConfig(batch_size=8, micro_batch_size=n) for n in (1, 4))
+    one, four = (TrainingSettings(batch_size=8, micro_batch_size=n) for n in (1, 4))
     assert _needed(one, True) < _needed(four, True) < _needed(four, False)
     assert 1e9 < _needed(one, True) < 8e9  # beyond the 4 GB of weights: within 16 GB at batch 1
     small = training_bytes(SEVEN, 100, 50, dropout=False, gradient_checkpointing=False, optimizer="adamw")
@@ -35,14 +36,14 @@ def test_more_tokens_need_more_and_checkpointing_less() -> None:
 
 
 def test_the_setting_that_would_fit_is_the_least_change() -> None:
-    config = TrainingConfig(batch_size=8, micro_batch_size=4)
+    config = TrainingSettings(batch_size=8, micro_batch_size=4)
 
     def advice(free: int) -> str:
         return what_would_fit(
             free, SEVEN, LONG, config, packed=True, gradient_checkpointing=False, optimizer="paged_adamw_8bit"
         )
 
-    one = TrainingConfig(batch_size=8, micro_batch_size=1)
+    one = TrainingSettings(batch_size=8, micro_batch_size=1)
     assert advice(_needed(one, False)) == "training.micro_batch_size = 1"
     assert advice(_needed(config, True)) == "training.gradient_checkpointing = true"
     assert (
@@ -66,7 +67,9 @@ _MEASURE = """
 import sys, threading, time, psutil
 from pathlib import Path
 from srtui.student import Student
-from srtui.training import Listener, TrainExample, TrainingConfig, train
+from srtui.student import Span
+from srtui.recipe import TrainingSettings
+from srtui.training import Listener, train
 from srtui.workspace import go_offline
 go_offline()
 me = psutil.Process()
@@ -86,8 +89,8 @@ def watch():
 grown = 0
 thread = threading.Thread(target=watch); thread.start()
 memory = Memory()
-some = [TrainExample(tuple(n % 900 + 5 for n in range(192)), 96)] * 2
-config = TrainingConfig(epochs=1, batch_size=2, micro_batch_size=2, lora_rank=4, steps=2)
+some = [Span(tuple(n % 900 + 5 for n in range(192)), 96)] * 2
+config = TrainingSettings(epochs=1, batch_size=2, micro_batch_size=2, lora_rank=4, steps=2)
 train(Path(sys.argv[1]), some, {}, config, Path(sys.argv[2]) / "adapter", memory, student=student)
 ended = True; thread.join()
 print("figures", memory.estimate, peak - base)

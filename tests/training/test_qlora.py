@@ -5,22 +5,21 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from srtui.errors import UserError
 from srtui.prompts import template
+from srtui.recipe import TrainingSettings
 from srtui.sample import Pair
-from srtui.student import Scorer, SpanBuilder, Student
+from srtui.student import Scorer, Span, SpanBuilder, Student
 from srtui.training import (
     Listener,
     Preflight,
-    TrainExample,
-    TrainingConfig,
     TrainingResult,
     train,
     trainer,
-    training_example,
 )
 from tests.training.conftest import make_examples
 
@@ -29,9 +28,14 @@ PAIRS = [
     Pair("Name the capital of Australia.", "", "Canberra is the capital of Australia."),
     Pair("Sort the numbers.", "3, 1, 2", "1, 2, 3"),
 ]
-SMALL = TrainingConfig(
+SMALL = TrainingSettings(
     epochs=3, batch_size=4, micro_batch_size=2, lora_rank=2, lora_dropout=0.0, warmup_ratio=0, seed=1
 )
+
+
+def changed(settings: TrainingSettings, **values: Any) -> TrainingSettings:
+    """``settings`` with others, also such as a recipe would refuse."""
+    return settings.model_copy(update=values)
 
 
 class Hears(Listener):
@@ -51,7 +55,7 @@ class Hears(Listener):
 
 
 def go(
-    folder: Path, out: Path, config: TrainingConfig, hears: Hears, held: dict[str, list[TrainExample]]
+    folder: Path, out: Path, config: TrainingSettings, hears: Hears, held: dict[str, list[Span]]
 ) -> TrainingResult:
     student = Student.load(folder, "f32")
     result = train(folder, make_examples(), held, config, out / "adapter", hears, student=student)
@@ -68,9 +72,9 @@ def test_the_first_loss_is_the_scorers_and_training_lowers_it(
     builder = SpanBuilder(student.tokenizer, template("alpaca"), "default", 256)
     spans = [builder.forward(pair)[0] for pair in PAIRS]
     scored = dict(Scorer(student).score(spans))  # type: ignore[arg-type]
-    one, other = (training_example(span, builder.end_of_turn, 256) for span in spans)  # type: ignore[arg-type]
+    one, other = (span.ended(builder.end_of_turn, 256) for span in spans)  # type: ignore[arg-type]
     hears = Hears()
-    config = TrainingConfig(
+    config = TrainingSettings(
         epochs=6, batch_size=1, micro_batch_size=1, learning_rate=5e-2, lora_rank=4, lora_dropout=0.0, seed=3
     )
     result = train(
@@ -83,7 +87,7 @@ def test_the_first_loss_is_the_scorers_and_training_lowers_it(
     assert result.first_loss == pytest.approx(scored[0].mean, rel=near)
     assert result.last_loss < result.first_loss - 0.15  # the most that embeddings this small allow is 0.6
     assert [step for step, _ in hears.metrics] == list(range(1, 7))
-    assert result.tokens == 6 * len(one.input_ids)
+    assert result.tokens == 6 * len(one.ids)
     assert result.held_out["other"]["before"] == pytest.approx(scored[1].mean, rel=near)
     assert sorted(p.suffix for p in result.adapter_dir.iterdir() if "adapter" in p.name) == [
         ".json",
@@ -97,7 +101,7 @@ def test_the_first_loss_is_the_scorers_and_training_lowers_it(
 @pytest.mark.parametrize("warmup_ratio", [0.0, 0.03, 1.0])
 def test_a_training_of_one_step_trains(tiny_folder: Path, tmp_path: Path, warmup_ratio: float) -> None:
     hears = Hears()
-    config = replace(SMALL, steps=1, learning_rate=1e-2, warmup_ratio=warmup_ratio)
+    config = changed(SMALL, steps=1, learning_rate=1e-2, warmup_ratio=warmup_ratio)
     result = go(tiny_folder, tmp_path, config, hears, {"same": make_examples()})
     assert (result.steps, result.changed) == (1, True)
     assert hears.metrics[0][1]["learning_rate"] == 1e-2
@@ -105,7 +109,7 @@ def test_a_training_of_one_step_trains(tiny_folder: Path, tmp_path: Path, warmup
 
 
 def test_a_training_that_changes_nothing_says_so(tiny_folder: Path, tmp_path: Path) -> None:
-    result = go(tiny_folder, tmp_path, replace(SMALL, learning_rate=0.0), Hears(), {"same": make_examples()})
+    result = go(tiny_folder, tmp_path, changed(SMALL, learning_rate=0.0), Hears(), {"same": make_examples()})
     assert not result.changed
     assert result.held_out["same"]["after"] == result.held_out["same"]["before"]
 
@@ -118,7 +122,7 @@ def test_other_gpus_in_the_machine_change_nothing(
     import torch
 
     alone, among = Hears(), Hears()
-    config = replace(SMALL, steps=2, optimizer="adamw", gradient_checkpointing=False)
+    config = changed(SMALL, steps=2, optimizer="adamw", gradient_checkpointing=False)
     students = [Student.load(tiny_folder, "f32", "cpu") for _ in range(2)]
     train(tiny_folder, make_examples(), {}, config, tmp_path / "alone" / "a", alone, student=students[0])
     for name, answer in (
@@ -148,14 +152,12 @@ def test_it_is_what_trl_would_train(tiny_folder: Path, tmp_path: Path) -> None:
         SMALL, batch_size=5, micro_batch_size=5, learning_rate=1e-2, scheduler="constant", weight_decay=0.1
     )
     result = go(tiny_folder, tmp_path, config, hears, {})
-    order = [
-        i for step in plan_steps([len(e.input_ids) for e in examples], config, packed=False) for i in step[0]
-    ]
+    order = [i for step in plan_steps([len(e.ids) for e in examples], config, packed=False) for i in step[0]]
     rows = [
         {
-            "input_ids": list(examples[i].input_ids),
-            "labels": [-100] * (len(examples[i].input_ids) - examples[i].target)
-            + list(examples[i].input_ids[-examples[i].target :]),
+            "input_ids": list(examples[i].ids),
+            "labels": [-100] * (len(examples[i].ids) - examples[i].target)
+            + list(examples[i].ids[-examples[i].target :]),
         }
         for i in order
     ]
@@ -209,19 +211,11 @@ def test_it_is_what_trl_would_train(tiny_folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("packing", ["auto", False])
 def test_a_batch_of_several_has_the_scorers_loss(tiny_folder: Path, tmp_path: Path, packing: object) -> None:
-    from srtui.student import Span
 
-    scored = [
-        s
-        for _, s in sorted(
-            Scorer(Student.load(tiny_folder, "f32")).score(
-                [Span(e.input_ids, e.target) for e in make_examples()]
-            )
-        )
-    ]
+    scored = [s for _, s in sorted(Scorer(Student.load(tiny_folder, "f32")).score(make_examples()))]
     expected = sum(s.mean * e.target for s, e in zip(scored, make_examples(), strict=True))
     hears = Hears()
-    config = replace(SMALL, batch_size=10, micro_batch_size=5, epochs=1, packing=packing)  # type: ignore[arg-type]
+    config = changed(SMALL, batch_size=10, micro_batch_size=5, epochs=1, packing=packing)  # type: ignore[arg-type]
     result = go(tiny_folder, tmp_path, config, hears, {})
     assert result.first_loss == pytest.approx(expected / sum(e.target for e in make_examples()), rel=1e-5)
     assert hears.facts[0].packed is (packing == "auto")
@@ -235,7 +229,7 @@ def test_the_preflight_tells_what_is_then_done(tiny_folder: Path, tmp_path: Path
     assert result is not None
     (facts,) = hears.facts
     assert (facts.samples, facts.truncated, facts.steps) == (10, 1, result.steps)
-    assert facts.tokens == result.tokens == 3 * sum(len(e.input_ids) for e in cut)
+    assert facts.tokens == result.tokens == 3 * sum(len(e.ids) for e in cut)
     assert facts.seconds > 0
     assert 0 < facts.memory < facts.free
     assert "1 of them (10.0%) are cut at prompt.max_length = 64" in facts.sentence(64)
@@ -276,10 +270,10 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
 
     monkeypatch.setattr(trainer, "summed_nll", broken)
     hears = Hears()
-    config = replace(SMALL, checkpoint_steps=3)
+    config = changed(SMALL, checkpoint_steps=3)
     what = "the loss is nan" if where == "loss" else "the gradient's norm is"
     with pytest.raises(UserError, match=rf"step 8 of 9: {what}.*Lower training.learning_rate"):
-        go(tiny_folder, tmp_path, replace(config, batch_size=4, micro_batch_size=2), hears, {})
+        go(tiny_folder, tmp_path, changed(config, batch_size=4, micro_batch_size=2), hears, {})
     assert [step for step, _ in hears.metrics] == list(range(1, 8))
     kept = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
     assert kept == ["step-0000003", "step-0000006"]
@@ -293,10 +287,9 @@ def test_early_stopping_keeps_the_best_weights(tiny_folder: Path, tmp_path: Path
     examples = make_examples()
     # The held-out answers are other ones to the same prompts: what is learnt makes them less likely.
     against = [
-        replace(e, input_ids=(*e.input_ids[: -e.target], *(40_000 + i for i in range(e.target))))
-        for e in examples
+        replace(e, ids=(*e.ids[: -e.target], *(40_000 + i for i in range(e.target)))) for e in examples
     ]
-    config = replace(SMALL, epochs=40, learning_rate=2e-2, evaluation_steps=2, early_stopping=3)
+    config = changed(SMALL, epochs=40, learning_rate=2e-2, evaluation_steps=2, early_stopping=3)
     hears = Hears()
     result = go(tiny_folder, tmp_path, config, hears, {"selected": against, "original": examples})
     seen = {step: v["held_out_selected"] for step, v in hears.metrics if "held_out_selected" in v}
@@ -314,10 +307,9 @@ def test_early_stopping_that_is_killed_at_its_end_has_ended(
 
     examples = make_examples()
     against = [
-        replace(e, input_ids=(*e.input_ids[: -e.target], *(40_000 + i for i in range(e.target))))
-        for e in examples
+        replace(e, ids=(*e.ids[: -e.target], *(40_000 + i for i in range(e.target)))) for e in examples
     ]
-    config = replace(SMALL, epochs=40, learning_rate=2e-2, evaluation_steps=2, early_stopping=1)
+    config = changed(SMALL, epochs=40, learning_rate=2e-2, evaluation_steps=2, early_stopping=1)
     calm = go(tiny_folder, tmp_path / "calm", config, Hears(), {"selected": against})
 
     def killed(training: object) -> None:
@@ -342,7 +334,7 @@ def test_the_switches_train_and_are_in_the_adapter(
 ) -> None:
     import json
 
-    hears, config = Hears(), replace(SMALL, learning_rate=3e-3, epochs=12, **switch)  # type: ignore[arg-type]
+    hears, config = Hears(), changed(SMALL, learning_rate=3e-3, epochs=12, **switch)  # type: ignore[arg-type]
     result = go(tiny_folder, tmp_path, config, hears, {})
     losses = [values["loss"] for _, values in hears.metrics]
     assert sum(losses[-3:]) < sum(losses[:3])  # an epoch each
@@ -351,6 +343,6 @@ def test_the_switches_train_and_are_in_the_adapter(
     assert hears.facts[0].packed is not bool(config.neftune_alpha)
     if "gradient_checkpointing" in switch:
         plain = Hears()
-        go(tiny_folder, tmp_path / "plain", replace(config, gradient_checkpointing=False), plain, {})
+        go(tiny_folder, tmp_path / "plain", changed(config, gradient_checkpointing=False), plain, {})
         for (_, one), (_, other) in zip(hears.metrics, plain.metrics, strict=True):
             assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)

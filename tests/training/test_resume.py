@@ -78,7 +78,6 @@ def test_losses_after_a_kill_are_those_of_a_run_left_alone(
 
 
 def test_a_corrupt_checkpoint_is_refused_and_the_one_before_used(tiny_folder: Path, tmp_path: Path) -> None:
-    from dataclasses import replace
 
     from srtui.student import Student
     from srtui.training import Listener, train
@@ -105,7 +104,7 @@ def test_a_corrupt_checkpoint_is_refused_and_the_one_before_used(tiny_folder: Pa
             tiny_folder,
             make_examples(),
             {},
-            replace(killed.CONFIG, **changes),  # type: ignore[arg-type]
+            killed.CONFIG.model_copy(update=changes),
             tmp_path / "adapter",
             hears,
             should_stop=lambda: len(hears.steps) >= stop_at,

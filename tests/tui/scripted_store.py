@@ -16,11 +16,12 @@ from typing import Any
 
 from srtui import recipe as recipes
 from srtui import selection
+from srtui.measures import SpanLoss
 from srtui.sample import Pair, digest
 from srtui.store import Store
 from srtui.store.corpus import NewRow
 from srtui.store.endings import packed
-from srtui.store.work import StoredGeneration, StoredLoss, StoredScore
+from srtui.store.work import StoredGeneration, StoredScore
 from srtui.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -197,8 +198,8 @@ class Script:
         given = max(0.05, alone + math.log(ratio))
         self.store.work.add_losses(
             {
-                keys[0]: StoredLoss(given * tokens, tokens, False, None),
-                keys[1]: StoredLoss(alone * tokens, tokens, False, None),
+                keys[0]: SpanLoss(given * tokens, tokens),
+                keys[1]: SpanLoss(alone * tokens, tokens),
             }
         )
         value = math.exp(given - alone)

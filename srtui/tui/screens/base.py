@@ -137,7 +137,7 @@ class RunLine(Words):
         self.show_run()
 
     def show_run(self) -> None:
-        """Say it anew."""
+        """Show it as it is now."""
         app: Dashboard = self.app  # type: ignore[assignment]
         run = app.current_run
         if run is None:
@@ -174,6 +174,7 @@ class DashboardScreen(Screen[None]):
 
     @property
     def dashboard(self) -> Dashboard:
+        """The app, as the type that it is."""
         return self.app  # type: ignore[return-value]
 
     def compose(self) -> ComposeResult:

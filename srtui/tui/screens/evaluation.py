@@ -74,6 +74,7 @@ class EvaluationScreen(DashboardScreen):
             self.query_one(place).add_class("hidden")
 
     async def read(self) -> None:
+        """The table, and the figures of the evaluation under the cursor."""
         app = self.dashboard
         if not app.watched:
             return
@@ -152,7 +153,7 @@ class EvaluationScreen(DashboardScreen):
             if name is not None and name.strip():
                 self._sit(e.id, name.strip())
 
-        words = "Who judges? Under the same name you go on where you were."
+        words = "Who judges? Under the same name you continue where you were."
         self.app.push_screen(AskText("Judge yourself", words, "", "your name"), begin)
 
     def _sit(self, evaluation_id: int, annotator: str) -> None:

@@ -42,7 +42,7 @@ class JudgementsScreen(Screen[None]):
 
     HELP_TEXT = (
         "Each judgement: which answer was shown first, the scores of A and B in that order, and what follows. A judge "
-        "whose two orders disagree has told of the place and not of the answers. Enter opens one."
+        "whose two orders disagree has judged the place and not the answers. Enter opens one."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,backspace", "back", "Evaluations"),
@@ -58,6 +58,7 @@ class JudgementsScreen(Screen[None]):
 
     @property
     def dashboard(self) -> Dashboard:
+        """The app, as the type that it is."""
         return self.app  # type: ignore[return-value]
 
     def compose(self) -> ComposeResult:
@@ -170,6 +171,7 @@ class JudgementScreen(Screen[int]):
 
     @property
     def dashboard(self) -> Dashboard:
+        """The app, as the type that it is."""
         return self.app  # type: ignore[return-value]
 
     def compose(self) -> ComposeResult:

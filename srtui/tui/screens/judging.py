@@ -29,8 +29,8 @@ class HumanScreen(ModalScreen[None]):
 
     # A modal: the keys 1 and 2 must choose an answer here, and never open a screen of the dashboard.
     HELP_TEXT = (
-        "Which answer is better? The sides are drawn anew for each question. 1 and 2 choose, t is a tie, b says that "
-        "both are bad, s asks you no more about this one, u takes the last choice back. You may leave and go on later."
+        "Which answer is better? The sides are drawn again for each question. 1 and 2 choose, t is a tie, b says that "
+        "both are bad, s asks you no more about this one, u takes the last choice back. You may leave and continue later."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("1", "choose('left')", "First"),

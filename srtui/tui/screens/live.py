@@ -106,6 +106,7 @@ class LiveScreen(DashboardScreen):
         self.set_class(self.app.size.width < 100, "-narrow")
 
     async def read(self) -> None:
+        """What the engine of the current run does now, and how fast."""
         app = self.dashboard
         run_id = app.run_id
         view = None if run_id is None else await app.ask(lambda v: v.live(run_id))
@@ -259,7 +260,7 @@ class LiveScreen(DashboardScreen):
             if yes:
                 self.dashboard.write(lambda store: store.runs.ask(run.id, "stop"))
 
-        words = "It finishes the step that it is in. Everything finished is stored, and p goes on from there."
+        words = "It finishes the step that it is in. Everything finished is stored, and p resumes from there."
         self.app.push_screen(Confirm(f"Stop {run.name}?", words, "Stop"), stop)
 
 

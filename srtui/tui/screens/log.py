@@ -85,6 +85,7 @@ class LogScreen(DashboardScreen):
         return rows
 
     async def read(self) -> None:
+        """This dashboard's problems, then the events of all runs, the newest first."""
         only = self._only
         stored = 0
         if self.dashboard.workspace.store_path.exists():

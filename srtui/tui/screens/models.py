@@ -67,6 +67,7 @@ class ModelsScreen(DashboardScreen):
         super().tick(False)
 
     async def read(self) -> None:
+        """What is in models/, read away from the event loop."""
         folder = self.dashboard.workspace.models
         self._entries = await asyncio.to_thread(models.list_models, folder)
         catalogue = await asyncio.to_thread(models.read_catalogue, folder)
@@ -126,8 +127,8 @@ class ModelsScreen(DashboardScreen):
         self._adding = f"adding {name}"
         self.notify(f"Adding {name} …", markup=False, timeout=4)
         try:
-            made = await asyncio.to_thread(models.add, self.dashboard.workspace.models, name, report)
-            self.notify(f"Ready: {', '.join(e.name for e in made) or name}", markup=False)
+            added = await asyncio.to_thread(models.add, self.dashboard.workspace.models, name, report)
+            self.notify(f"Ready: {', '.join(e.name for e in added) or name}", markup=False)
         except Exception as error:
             self.dashboard.problem(error)
         finally:

@@ -31,9 +31,9 @@ class RunsScreen(DashboardScreen):
 
     MODE = "runs"
     HELP_TEXT = (
-        "Every run in this store. The engine that works on a run is a process of its own: it goes on when the "
+        "Every run in this store. The engine that works on a run is a process of its own: it continues when the "
         "dashboard is closed, and any number of dashboards may watch it. A run that was stopped, or whose engine "
-        "died, goes on from where it was."
+        "died, resumes where it was."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "new", "New run"),
@@ -71,6 +71,7 @@ class RunsScreen(DashboardScreen):
         self._show()
 
     async def read(self) -> None:
+        """The table of runs, and what stands below it of the one under the cursor."""
         self._show()
 
     def _show(self) -> None:
@@ -200,7 +201,7 @@ class RunsScreen(DashboardScreen):
                 self._ask(run, "stop")
 
         question = f"Stop {run.name}?"
-        words = "It finishes the step that it is in. Everything finished is stored, and p goes on from there."
+        words = "It finishes the step that it is in. Everything finished is stored, and p resumes from there."
         self.app.push_screen(Confirm(question, words, "Stop"), stop)
 
     def action_delete(self) -> None:
@@ -242,7 +243,7 @@ def _where(run: RunRow) -> Content:
     if run.pid is not None:
         return shown(f"process {run.pid} on {run.host} is working on it", "$text-accent")
     if run.state == "stopped":
-        return Content.styled("no engine works on it; p goes on from where it was", "$text-warning")
+        return Content.styled("no engine works on it; p resumes where it was", "$text-warning")
     if run.state == "done" and run.started_at and run.finished_at:
         return Content.styled(
             f"done {duration(run.finished_at - run.started_at)} after its start", "$text-success"

@@ -82,6 +82,7 @@ class SampleScreen(Screen[int]):
 
     @property
     def dashboard(self) -> Dashboard:
+        """The app, as the type that it is."""
         return self.app  # type: ignore[return-value]
 
     def compose(self) -> ComposeResult:
@@ -309,7 +310,7 @@ def read_edited(text: str) -> Pair:
         at = text.find(heading)
         if at < 0:
             raise UserError(
-                f"The line {heading.strip()} is gone, so the parts cannot be told apart; nothing was stored."
+                f"The line {heading.strip()} is gone, so where a part ends is not known; nothing was stored."
             )
         end = text.find(f"=== {PART_NAMES[PARTS[n + 1]]} ===\n", at) if n + 1 < len(PARTS) else len(text)
         found[part] = text[at + len(heading) : end if end >= 0 else len(text)].removesuffix("\n")

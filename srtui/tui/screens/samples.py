@@ -212,6 +212,7 @@ class SamplesScreen(DashboardScreen):
         return [_row(r) for r in await self.reader.ask(lambda v: v.window(run_id, first, count))]
 
     async def read(self) -> None:
+        """How many samples the filter leaves, laid out in order where that may have changed."""
         app = self.dashboard
         if not app.watched:
             return  # the run that the table is about is not known yet
@@ -222,7 +223,7 @@ class SamplesScreen(DashboardScreen):
             return
         wanted = replace(app.sample_filter, run_id=app.run_id)
         table = self.query_one(VirtualTable)
-        # An order that may have changed is laid out anew, but a slow one not all the time.
+        # An order that may have changed is laid out again, but a slow one not all the time.
         due = time.monotonic() - self._listed_at > max(2.0, 20 * self._listing_took)
         if wanted == self._listed and (wanted.is_plain or not due):
             table.reread()
@@ -281,7 +282,7 @@ class SamplesScreen(DashboardScreen):
                 Content(f"Preparing the search: {1 - left / total:.0%} of {total:,} texts, this once")
             )
             if replace(self.now, run_id=what.run_id) != what:
-                return  # something else is wanted by now; the next search goes on from here
+                return  # something else is wanted by now; the next search continues from here
             # Between two batches the engine gets its turn to write.
             left = await self.dashboard.writer.do(lambda store: store.marks.index_texts())
 
@@ -307,6 +308,7 @@ class SamplesScreen(DashboardScreen):
 
     @property
     def now(self) -> SampleFilter:
+        """The filter and order that are shown."""
         return self.dashboard.sample_filter
 
     def action_search(self) -> None:

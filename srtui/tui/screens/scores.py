@@ -175,25 +175,26 @@ class ScoresScreen(DashboardScreen):
         self.set_class(self.app.size.width < 110, "-narrow")
 
     async def read(self) -> None:
+        """Histograms, scatter and flow of the current run."""
         app = self.dashboard
         run_id = app.run_id
         if not app.watched:
             return
         began = time.monotonic()
-        found = None if run_id is None else await app.ask(lambda v: _everything(v, run_id))
+        figures = None if run_id is None else await app.ask(lambda v: _everything(v, run_id))
         self._read_at = time.monotonic()
         self._reading_took = self._read_at - began
-        nothing = found is None or not any(sum(counts) for counts, _ in found["histograms"].values())
+        nothing = figures is None or not any(sum(counts) for counts, _ in figures["histograms"].values())
         was_hidden = self.query_one("#scroll").has_class("hidden")
         self.query_one("#scroll").set_class(nothing, "hidden")
         self.query_one("#none").set_class(not nothing, "hidden")
-        if found is None or nothing:
+        if figures is None or nothing:
             return
         for measure in ("ifd", "rifd"):
             self.query_one(f"#{measure}", Histogram).show(
-                found["histograms"][f"{measure} before"], found["histograms"][measure]
+                figures["histograms"][f"{measure} before"], figures["histograms"][measure]
             )
-        pairs = found["pairs"]
+        pairs = figures["pairs"]
         self.query_one("#scatter", Plot).show(
             [
                 Series("dropped", [(x, y) for x, y, kept in pairs if not kept], "$dim", "dots", sign="×"),
@@ -205,7 +206,7 @@ class ScoresScreen(DashboardScreen):
         )
         width = self.app.size.width
         room = (width if self.has_class("-narrow") else width // 2) - 4  # padding, and a scroll bar's place
-        self.query_one("#flow", Words).show(_flow(found["counts"], room))
+        self.query_one("#flow", Words).show(_flow(figures["counts"], room))
         if was_hidden and self.focused is None:
             self.query_one("#ifd").focus()
 

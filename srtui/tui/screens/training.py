@@ -71,6 +71,7 @@ class TrainingScreen(DashboardScreen):
         self.set_class(self.app.size.width < 100, "-narrow")
 
     async def read(self) -> None:
+        """The training of the current run, and of the one that it is compared with."""
         app = self.dashboard
         if not app.watched:
             return
@@ -204,7 +205,7 @@ def _plan(plan: dict[str, Any]) -> str:
 
 
 def _checkpoints(found: list[dict[str, Any]], going: bool) -> str:
-    """Which can be gone on from, and what became of the others."""
+    """Which can be resumed from, and what became of the others."""
     good = [c for c in found if c["state"] == "good"]
     words = []
     if good:
@@ -215,7 +216,7 @@ def _checkpoints(found: list[dict[str, Any]], going: bool) -> str:
             f"({bytes_text(last['bytes'])} in {duration(last['seconds'])} each)"
         )
     elif going:
-        words.append("checkpoints: none to go on from")
+        words.append("checkpoints: none to resume from")
     else:
         return f"checkpoints: {len(found)} were written, none is needed any more"
     for state, name in (("removed", "removed for room"), ("corrupt", "damaged")):

@@ -27,7 +27,7 @@ class Series:
     kind: Literal["line", "dots"] = "line"
     dashed: bool = False
     sign: str = ""
-    """For points: what to draw instead of a dot, where two series are to be told apart by it."""
+    """For points: what to draw instead of a dot, where two series need different signs."""
 
 
 class Plot(Widget):
@@ -136,6 +136,7 @@ class _Canvas:
         self._signs: dict[tuple[int, int], str] = {}
 
     def draw(self, points: list[tuple[float, float]], series: Series) -> None:
+        """Draw a series through these points, given in dots of the canvas: a line, or a sign at each."""
         if series.kind == "dots" or len(points) == 1:
             for x, y in points:
                 self._dot(x, y, series.style)
@@ -157,6 +158,7 @@ class _Canvas:
             self._styles[line // 4][column // 2] = style
 
     def row(self, y: int, column: int | None, line: int | None) -> Content:
+        """One line of characters; ``column`` and ``line`` are where the limits run, if they do."""
         parts: list[Content] = []
         run, style = "", ""
         for x in range(self.width):

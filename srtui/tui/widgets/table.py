@@ -194,6 +194,7 @@ class VirtualTable(ScrollView, can_focus=True):
         return self.row_at(self.cursor)
 
     def row_at(self, position: int) -> TableRow | None:
+        """The row at a position, or None where it has not been fetched."""
         page = self._pages.get(position // PAGE)
         if page is None or not 0 <= position < self.total or position % PAGE >= len(page):
             return None
@@ -219,7 +220,7 @@ class VirtualTable(ScrollView, can_focus=True):
 
     async def _fetch_seen(self) -> None:
         try:
-            # One page at a time, and what is wanted is asked anew each time: a dragged scroll bar
+            # One page at a time, and what is wanted is asked again each time: a dragged scroll bar
             # leaves no queue of pages that nobody sees any more.
             while self._source is not None and (page := self._wanted()) is not None:
                 pages = self._pages

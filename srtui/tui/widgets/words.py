@@ -51,7 +51,7 @@ def sparkline(values: list[float], width: int) -> str:
 
 
 class Words(Static):
-    """Text that is shown anew each second; the screen is laid out anew only where it changed."""
+    """Text that is shown again each second; the screen is laid out again only where it changed."""
 
     def show(self, words: Content) -> None:
         """Show these words in place of those before."""

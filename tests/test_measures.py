@@ -41,7 +41,7 @@ def test_a_context_that_changes_nothing_gives_one(a: SpanLoss) -> None:
         (SpanLoss(math.nan, 3), "non_finite"),
         (SpanLoss(math.inf, 3), "non_finite"),
         (SpanLoss(0.0, 0), "empty_target"),
-        (SpanLoss(0.0, 3, reason="out_of_memory"), "out_of_memory"),
+        (SpanLoss(None, 3, reason="out_of_memory"), "out_of_memory"),
         (SpanLoss(1e9, 1), "non_finite"),
     ],
 )

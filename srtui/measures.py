@@ -13,16 +13,18 @@ Metric = Literal["ifd", "rifd"]
 @dataclass(frozen=True)
 class SpanLoss:
     """The loss of a target: ``nll`` is summed over its ``tokens``, in nats. With a ``reason`` there
-    is no loss, and ``nll`` means nothing."""
+    is no loss, and ``nll`` is None. Stored as it is computed."""
 
-    nll: float
+    nll: float | None
     tokens: int
     truncated: bool = False
     reason: str | None = None
 
     @property
     def mean(self) -> float:
-        """Mean NLL, nats a token: L(y|x) or L(y)."""
+        """Mean NLL, nats a token: L(y|x) or L(y). Raises ValueError where there is no loss."""
+        if self.nll is None:
+            raise ValueError(f"a span without a loss ({self.reason}) has no mean")
         return self.nll / self.tokens
 
 
@@ -47,7 +49,7 @@ def _ratio(conditional: SpanLoss, unconditional: SpanLoss) -> tuple[float | None
             return None, loss.reason
         if loss.tokens <= 0:
             return None, "empty_target"
-        if not math.isfinite(loss.nll):
+        if loss.nll is None or not math.isfinite(loss.nll):
             return None, "non_finite"
     try:
         value = math.exp(conditional.mean - unconditional.mean)
