@@ -168,12 +168,16 @@ class VariantScorer:
                 yield self._scorer.tokens_run - before, scored / whole
                 before = self._scorer.tokens_run
             if time.monotonic() - stored_at > 1.0:
-                stored_scores.add_losses(fresh)
-                known.update(fresh)
+                known.update(self._stored(fresh))
                 fresh, stored_at = {}, time.monotonic()
-        stored_scores.add_losses(fresh)
-        known.update(fresh)
+        known.update(self._stored(fresh))
         return known
+
+    def _stored(self, fresh: dict[bytes, SpanLoss]) -> dict[bytes, SpanLoss]:
+        """Store these losses; what they are in the store. Another engine may have computed one in the meantime,
+        beside other texts and with another last digit, and scores are of the losses that are stored."""
+        self._store.scores.add_losses(fresh)
+        return self._store.scores.losses(fresh)
 
     def _stored_before(self, keyed: dict[bytes, Span]) -> dict[bytes, SpanLoss]:
         """Losses that an earlier srtui stored under keys of the first scheme; stored under these, too."""
@@ -182,8 +186,7 @@ class VariantScorer:
             return {}
         first = {span.first_key(identity): key for key, span in keyed.items()}
         found = {first[key]: loss for key, loss in self._store.scores.losses(first).items()}
-        self._store.scores.add_losses(found)
-        return found
+        return self._stored(found)
 
     def _spans_of(self, variant: Variant, metric: Metric) -> tuple[tuple[bytes, Span], ...] | Invalid:
         """The conditional and the unconditional span, each with its key; or why there are none."""
