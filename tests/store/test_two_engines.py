@@ -16,7 +16,7 @@ from srtui.pipeline.rederive import faults
 from srtui.pipeline.variants import VariantScorer
 from srtui.sample import Pair
 from srtui.store import Store
-from srtui.store.corpus import NewRow
+from srtui.store.imports import NewRow
 from srtui.student import Span
 from tests.sql import sql_value
 from tests.student.test_tokenizers import build
@@ -54,7 +54,7 @@ def test_a_score_is_of_the_losses_that_are_stored(tmp_path: Path, monkeypatch: p
             NewRow(n, p, json.dumps({"instruction": p.instruction, "output": p.response}))
             for n, p in enumerate(pairs)
         ]
-        store.corpus.import_rows("d", "f", "sha", "alpaca", rows)
+        store.imports.add_samples("d", "f", "sha", "alpaca", rows)
         judge = VariantScorer(store, tmp_path, "f32", name="s", template_name="alpaca", student=STUDENT)
         for metric in ("ifd", "rifd"):
             for _ in judge.score(range(1, 9), metric):  # type: ignore[arg-type]
