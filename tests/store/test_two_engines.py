@@ -36,7 +36,7 @@ class _Scorer:
     def score(self, spans: Sequence[Span], should_stop: Callable[[], bool]) -> Iterator[tuple[int, SpanLoss]]:
         losses = [SpanLoss(1.5 * len(s.ids) / s.target, s.target) for s in spans]
         with Store(self._path) as other:
-            other.work.add_losses(
+            other.scores.add_losses(
                 {
                     span.key("l", "default"): SpanLoss(loss.nll * (1 + 1e-5 * n), loss.tokens)
                     for n, (span, loss) in enumerate(zip(spans, losses, strict=True))
