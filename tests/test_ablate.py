@@ -80,6 +80,11 @@ def test_within_noise() -> None:
     assert not Interval(-0.2, -0.3, -0.1).within_noise
 
 
+def test_a_difference_of_shares_has_bounds() -> None:
+    wide = paired_interval(np.array([[1.0, 0.0, 0.0, 0.0]]), np.ones((1, 4)))
+    assert wide.low < -1 and wide.within(1.0) == Interval(wide.mean, -1.0, wide.high)
+
+
 def test_every_arm_is_a_recipe() -> None:
     for arm in ARMS.values():
         recipes.parse(

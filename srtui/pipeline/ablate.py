@@ -78,6 +78,10 @@ class Interval:
     def within_noise(self) -> bool:
         return self.low <= 0 <= self.high
 
+    def within(self, bound: float) -> Interval:
+        """Cut at -bound and bound, which a difference of shares cannot pass: a t interval over few does."""
+        return Interval(self.mean, max(self.low, -bound), min(self.high, bound))
+
 
 @dataclass(frozen=True)
 class ArmResult:

@@ -50,7 +50,7 @@ class JudgeExaminer:
         if not items:
             raise UserError(f"The judge {self.judge.name} could judge nothing of arm {row.arm}.")
         won = np.array([[s[item] for item in items] for s in shares])
-        judged = paired_interval(won, np.full_like(won, 0.5))
+        judged = paired_interval(won, np.full_like(won, 0.5)).within(0.5)
         return replace(row, judged=judged, evaluations=[*row.evaluations, *(e.id for e in done)])
 
     def _pairwise(self, arm: Run, full: Run) -> Evaluation:
@@ -91,7 +91,7 @@ class ChoiceExaminer:
         if row.arm == "full":
             return found
         reference = np.array([self._right(self._choice(run)) for run in full])
-        return replace(found, choice=paired_interval(right, reference))
+        return replace(found, choice=paired_interval(right, reference).within(1.0))
 
     def _choice(self, run: Run) -> Evaluation:
         from srtui.evaluation import choice

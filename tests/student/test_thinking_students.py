@@ -137,7 +137,7 @@ def test_only_these_students_are_scored_anew() -> None:
 @pytest.fixture(scope="module")
 def student(student_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama with the real student's tokenizer, and a template that opens a block."""
-    from training.conftest import make_tiny
+    from tests.training.conftest import make_tiny
 
     return make_tiny(student_folder, tmp_path_factory.mktemp("thinking") / "student")
 

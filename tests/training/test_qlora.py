@@ -148,8 +148,14 @@ def test_it_is_what_trl_would_train(tiny_folder: Path, tmp_path: Path) -> None:
     from srtui.training.plan import plan_steps
 
     hears, examples = Hears(), make_examples()
-    config = replace(
-        SMALL, batch_size=5, micro_batch_size=5, learning_rate=1e-2, scheduler="constant", weight_decay=0.1
+    config = SMALL.model_copy(
+        update={
+            "batch_size": 5,
+            "micro_batch_size": 5,
+            "learning_rate": 1e-2,
+            "scheduler": "constant",
+            "weight_decay": 0.1,
+        }
     )
     result = go(tiny_folder, tmp_path, config, hears, {})
     order = [i for step in plan_steps([len(e.ids) for e in examples], config, packed=False) for i in step[0]]

@@ -232,7 +232,7 @@ def _flow(counts: Counts, room: int) -> Content:
     """What became of the samples, step by step, each as a bar of all of them, in lines of at most ``room``
     cells. What is kept, dropped and still on its way makes up all of them."""
     width = min(24, max(8, room - 52))
-    longest = min(35, room - width - 17)
+    longest = max(8, min(35, room - width - 17))  # a window narrower than that cuts the line
     samples = counts.samples
     lines = [Content.styled("What became of the samples", "bold")]
 
