@@ -9,7 +9,7 @@ contenders run in turn, in this process, on the same loaded student:
 
 - plain: the paper's released way: every variant, four passes each, batch of one, full logits. Timed on the first
   ``--plain`` samples and scaled by their tokens to all of them.
-- srtui: Judge over a store, as the pipeline asks it: only what each decision needs, each distinct span once.
+- srtui: VariantScorer over a store, as the pipeline asks it: only what each decision needs, each distinct span once.
 - second: a second way of scoring over the same store (the other prompt template): no teacher call.
 - ceiling: the model's body alone over full batches of as many tokens with no padding, no head, no store.
 

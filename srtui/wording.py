@@ -60,7 +60,7 @@ def training_words(
     tokens_a_second: float | None,
     changed_since: int,
 ) -> list[str]:
-    """What a training was, as every face says it; figures as srtui.store.figures.training defines them.
+    """What a training was, as every face says it; figures as srtui.store.training.training_of defines them.
 
     Args:
         trained_on: samples whose tokens were trained on.

@@ -14,7 +14,7 @@ parquet      the same columns, or nested ``conversations`` / ``messages``
 Any of the text formats may be compressed with gzip or zstd. What a file is, is told from its bytes;
 its name is never asked. Of a conversation the first user turn and the answer to it are taken.
 
-:func:`read` gives a :class:`Reader` over :class:`Row` and :class:`BadRow`; memory stays bounded
+:func:`read` gives a :class:`DatasetReader` over :class:`DataRow` and :class:`BadRow`; memory stays bounded
 whatever the file holds. :func:`write` writes rows beside the target and renames, so that a failure
 leaves the older file whole. Nothing is ever unpickled.
 

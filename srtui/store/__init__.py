@@ -216,7 +216,7 @@ class Store:
 
     def backup(self, target: Path, should_stop: Callable[[], bool] = lambda: False) -> dict[str, int]:
         """A verified copy of one moment, also while an engine writes; an existing ``target`` is left
-        alone. Returns its rows by table; raises Interrupted where ``should_stop`` says so."""
+        alone. Returns its rows by table; raises BackupStopped where ``should_stop`` says so."""
         if target.exists() or target.is_symlink():
             raise UserError(f"{target} exists already; name a file that does not.")
         try:

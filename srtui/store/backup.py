@@ -35,7 +35,7 @@ def back_up(
     """Copy the database that ``source`` reads to ``target``, which must not exist; returns rows by table.
 
     The copy has the rows of one moment, has passed SQLite's integrity check, and is one file on its own.
-    Raises UserError, sqlite3.Error, OSError, or Interrupted; ``target`` is then not there.
+    Raises UserError, sqlite3.Error, OSError, or BackupStopped; ``target`` is then not there.
     """
     clear_abandoned(target.parent)
     me = (process_id.token() or "").replace("/", "_")

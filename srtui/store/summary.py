@@ -64,7 +64,7 @@ class Lengths:
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """A run's training, as :func:`srtui.store.figures.training` defines its figures."""
+    """A run's training, as :func:`srtui.store.training.training_of` defines its figures."""
 
     id: int
     run_id: int

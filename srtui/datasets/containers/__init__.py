@@ -1,6 +1,6 @@
 """Kinds of file that hold records: one file a kind, all listed here.
 
-A container is opened on a :class:`~srtui.datasets.source.Source` and yields what
+A container is opened on a :class:`~srtui.datasets.source.DataSource` and yields what
 :data:`~srtui.datasets.rows.Found` describes, again from the beginning each time it is asked.
 """
 
