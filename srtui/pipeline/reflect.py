@@ -105,19 +105,9 @@ class Reflecting:
         """No teacher: what is stored as a rewrite of the variant, whoever made it, is compared."""
         store, prompt = self._store, self._prompt
         for sample_id, variant in self._context.variants(todo):
-            found = store.corpus.rewrites_of(variant.id, prompt.kind)
-            status = "parsed" if found else "none_stored"
-            self._tally.add(status, 0)
+            rewrites = [v.id for v in store.corpus.rewrites_of(variant.id, prompt.kind)]
             with store.transaction():
-                store.generations.add_reflection(
-                    self._run.id,
-                    sample_id,
-                    prompt.target,
-                    variant.id,
-                    status,
-                    0,
-                    [v.id for v in found],
-                )
+                self._settle(sample_id, variant, "parsed" if rewrites else "none_stored", 0, rewrites)
             if self._watch.should_stop():
                 raise Stopped
 
@@ -146,17 +136,8 @@ class Reflecting:
             with self._store.transaction():
                 ids = [self._adopt(sample_id, variant, g) for g in made]
                 status = "parsed" if ids else _status(generations[0])
-                self._tally.add(status, attempt)
                 self._unknown += sum(1 for g in made if g["segments"] is None)
-                self._store.generations.add_reflection(
-                    self._run.id,
-                    sample_id,
-                    prompt.target,
-                    variant.id,
-                    status,
-                    attempt,
-                    list(dict.fromkeys(ids)),
-                )
+                self._settle(sample_id, variant, status, attempt, ids)
             return None
         return None
 
@@ -224,17 +205,23 @@ class Reflecting:
                 status = (
                     "parsed" if candidates else next((r.status for _, r in read if not r.pair), "unchanged")
                 )
-                store.generations.add_reflection(
-                    self._run.id,
-                    asked.sample_id,
-                    prompt.target,
-                    asked.variant.id,
-                    status,
-                    asked.attempt,
-                    list(dict.fromkeys(candidates)),
-                )
-                self._tally.add(status, asked.attempt)
+                self._settle(asked.sample_id, asked.variant, status, asked.attempt, candidates)
         return settled
+
+    def _settle(
+        self, sample_id: int, variant: Variant, status: str, attempts: int, candidates: Sequence[int]
+    ) -> None:
+        """The sample's reflection came to ``status``; the student compares these candidates."""
+        self._store.generations.add_reflection(
+            self._run.id,
+            sample_id,
+            self._prompt.target,
+            variant.id,
+            status,
+            attempts,
+            list(dict.fromkeys(candidates)),
+        )
+        self._tally.add(status, attempts)
 
     def _row(self, asked: _OpenRequest, generation: Generation, rewrite: Rewrite) -> StoredGeneration:
         prompt, by = self._prompt, self._teacher.identity

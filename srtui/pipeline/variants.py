@@ -153,8 +153,7 @@ class VariantScorer:
         self, keyed: dict[bytes, Span], should_stop: Callable[[], bool]
     ) -> Generator[tuple[int, float], None, dict[bytes, SpanLoss]]:
         """The losses of these spans, from the store or else computed and stored; yields as ``score`` does."""
-        stored_scores = self._store.scores
-        known = stored_scores.losses(keyed) | self._stored_before(keyed)
+        known = self._store.scores.losses(keyed) | self._stored_before(keyed)
         todo = [(key, span) for key, span in keyed.items() if key not in known]
         self._shared += sum(len(span.ids) for key, span in keyed.items() if key in known)
         fresh: dict[bytes, SpanLoss] = {}
