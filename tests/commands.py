@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,8 @@ def _server() -> Any:
 
 
 class Command:
-    """One that has been started. ``kill_at`` is ("commit" | "decode" | "write", n): it kills itself
-    (SIGKILL) as it begins its n-th commit, decode or checkpoint file."""
+    """One that has been started. ``kill_at`` is ("commit" | "decode", n): it kills itself (SIGKILL) as it
+    begins its n-th commit or decode."""
 
     def __init__(
         self,
@@ -48,7 +48,8 @@ class Command:
         kill_at: tuple[str, int] | None = None,
     ) -> None:
         self.words = words
-        self._files = Path(tempfile.mkdtemp(prefix="command"))
+        self._folder = tempfile.TemporaryDirectory(prefix="command")  # goes with this object
+        self._files = Path(self._folder.name)
         (self._files / "in").write_text(input or "", encoding="utf-8")
         environment = os.environ | {"SRTUI_WORKSPACE": str(workspace.root)} | dict(env or {})
         self._process = _server().Process(
@@ -173,6 +174,3 @@ def _kill_at(event: str, number: int) -> None:
         llama_cpp.llama_decode = counted
     else:
         raise ValueError(event)
-
-
-__all__ = ["Command", "Iterator", "srtui"]

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from rich import progress as bars
 
@@ -93,17 +93,21 @@ class LiveReporter:
         self._bars.console.print(f"[{colour}]{level}: {plain(message)}[/]")
 
 
-class PlainReporter:
-    """A line every few seconds and at the end of each stage, for pipes and logs."""
+class _NothingToEnd:
+    """A reporter that has nothing to set up or to put back."""
 
-    def __init__(self) -> None:
-        self._rate, self._shown_at, self._shown = _Rate(), 0.0, ("", -1)
-
-    def __enter__(self) -> PlainReporter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         pass
+
+
+class PlainReporter(_NothingToEnd):
+    """A line every few seconds and at the end of each stage, for pipes and logs."""
+
+    def __init__(self) -> None:
+        self._rate, self._shown_at, self._shown = _Rate(), 0.0, ("", -1)
 
     def progress(self, progress: Progress) -> None:
         """How far a stage is, at most every five seconds, and at its end."""
@@ -124,14 +128,8 @@ class PlainReporter:
         print(safe(f"{level}: {message}"), flush=True)
 
 
-class JsonReporter:
+class JsonReporter(_NothingToEnd):
     """One JSON object a line."""
-
-    def __enter__(self) -> JsonReporter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
     def progress(self, progress: Progress) -> None:
         """How far a stage is, as a line of type progress."""
@@ -154,14 +152,8 @@ class JsonReporter:
         print(json.dumps(values), flush=True)
 
 
-class QuietReporter:
+class QuietReporter(_NothingToEnd):
     """Nothing: for a program that wants the result and nothing else."""
-
-    def __enter__(self) -> QuietReporter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
     def progress(self, progress: Progress) -> None:
         """Shows nothing."""

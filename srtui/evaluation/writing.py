@@ -212,8 +212,7 @@ class StudentWriter:
                 yield answer(row, "too_long")
             else:
                 waiting.append(row)
-        device = next(self.student.model.parameters()).device
-        most = _CPU_BATCH if device.type == "cpu" else _GPU_BATCH
+        most = _CPU_BATCH if self.student.device.type == "cpu" else _GPU_BATCH
         while waiting and not should_stop():
             rows, size = self._next_batch(waiting, most)
             began = time.monotonic()

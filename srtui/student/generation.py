@@ -20,7 +20,7 @@ class Generator:
     """
 
     def __init__(self, student: Student, spans: SpanBuilder) -> None:
-        self._model = student.model
+        self._model, self._device = student.model, student.device
         forget_generation_config(student.model)
         base = getattr(student.model, "get_base_model", lambda: student.model)()
         self.limit = alone_beyond(base, base.base_model)
@@ -65,7 +65,6 @@ class Generator:
         import torch
         from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-        device = next(self._model.parameters()).device
         width = max(map(len, prompts))
         ids = torch.full((len(prompts), width), self.ends[0], dtype=torch.long)
         mask = torch.zeros_like(ids)
@@ -80,8 +79,8 @@ class Generator:
         )
         with torch.inference_mode():
             written = self._model.generate(
-                input_ids=ids.to(device),
-                attention_mask=mask.to(device),
+                input_ids=ids.to(self._device),
+                attention_mask=mask.to(self._device),
                 generation_config=settings,
                 logits_processor=LogitsProcessorList(processors),
                 stopping_criteria=StoppingCriteriaList([_stop_when(should_stop)] if should_stop else []),

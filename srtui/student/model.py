@@ -53,6 +53,11 @@ class Student:
     def __post_init__(self) -> None:
         self.losses_id = self.losses_id or self.id
 
+    @property
+    def device(self) -> Any:
+        """The torch.device that the weights lie on; of a student that is open and no GGUF."""
+        return next(self.model.parameters()).device
+
     @classmethod
     def load(
         cls,

@@ -42,7 +42,7 @@ class Scorer:
 
     def __init__(self, student: Student, batch_tokens: int | Literal["auto"] = "auto") -> None:
         self._model = student.model
-        self._device = next(student.model.parameters()).device
+        self._device = student.device
         self._budget = batch_tokens if batch_tokens != "auto" else self._affordable()
         self._prefixes: dict[tuple[int, ...], Prefix] = {}
         self.tokens_run = self.tokens_saved = 0

@@ -135,7 +135,7 @@ class _Training:
         self.student, self.examples, self.held_out, self.settings = student, examples, held_out, settings
         self.out_dir, self.listener, self.should_stop = out_dir, listener, should_stop
         self.root = out_dir.with_name("checkpoints")
-        self.on_gpu = next(student.model.parameters()).device.type == "cuda"
+        self.on_gpu = student.device.type == "cuda"
         watched = held_out if settings.early_stopping else {}
         self.fingerprint = fingerprint(
             settings,
