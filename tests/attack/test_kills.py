@@ -173,11 +173,11 @@ def test_faces(attack: Attack, ground: Ground) -> None:
     ids=["SIGTERM", "SIGHUP", "SIGINT"],
 )
 def test_a_signal_stops_a_run_as_if_asked_to(
-    tmp_path: Path, models_folder: Path, number: signal.Signals, redirect: str
+    tmp_path: Path, pair_folder: Path, number: signal.Signals, redirect: str
 ) -> None:
     """Also where there is nobody left to tell: the run is stopped, not failed, and its lease is free."""
-    workspace = make_workspace(tmp_path / "ws", models_folder)
-    recipe = small_recipe(workspace, 4, reflection={"answer_tokens": 400, "instruction_tokens": 400})
+    workspace = make_workspace(tmp_path / "ws", pair_folder)
+    recipe = small_recipe(workspace, 56)
     environment = os.environ | {"SRTUI_WORKSPACE": str(workspace.root)}
     process = subprocess.Popen(
         ["bash", "-c", f'exec "$0" -m srtui run "$1" {redirect}', sys.executable, str(recipe)],

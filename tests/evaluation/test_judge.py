@@ -153,15 +153,15 @@ def test_what_is_scored_otherwise_has_another_version(tmp_path: Path) -> None:
 
 
 @pytest.mark.model
-def test_words_come_from_the_engine(teacher_file: Path) -> None:
-    judge = JudgeModel("small", teacher_file, "sha", load_judge_prompt("pairwise", 2), 12)
+def test_words_come_from_the_engine(pair_folder: Path) -> None:
+    judge = JudgeModel("small", pair_folder / "tiny.F16.gguf", "sha", load_judge_prompt("pairwise", 2), 12)
     [(asked, words, tokens)] = judge.write([QUESTION], lambda: False)
     assert asked == QUESTION and words.strip() and tokens > 100
 
 
 @pytest.mark.model
-def test_what_no_context_holds_is_not_scored(teacher_file: Path) -> None:
-    judge = JudgeModel("small", teacher_file, "sha", load_judge_prompt("pairwise", 2), 0)
+def test_what_no_context_holds_is_not_scored(pair_folder: Path) -> None:
+    judge = JudgeModel("small", pair_folder / "tiny.F16.gguf", "sha", load_judge_prompt("pairwise", 2), 0)
     long = JudgeQuestion(0, 1, "ab", "word " * 9000, ("a", "b"))
     found = [scored for _, scored, _, _ in judge.scores([long, QUESTION])]
     assert found[0] == "judge_context" and isinstance(found[1], JudgeScores)
