@@ -132,7 +132,8 @@ def test_guided_segments_and_their_leads(teacher: LlamaTeacher) -> None:
 
 
 @pytest.mark.model
-def test_a_stop_is_found_across_tokens_and_cut_off(teacher: LlamaTeacher) -> None:
+def test_a_stop_is_found_across_tokens_and_cut_off(real_teacher: LlamaTeacher) -> None:
+    teacher = real_teacher
     whole = (
         run(teacher, ask("w", "Count from one to ten in words.", Segment(max_tokens=24)))["w"].written[0].text
     )
@@ -166,7 +167,8 @@ def test_retries_may_join_a_run(teacher: LlamaTeacher) -> None:
 
 
 @pytest.mark.model
-def test_a_stop_request_ends_within_a_step(teacher: LlamaTeacher) -> None:
+def test_a_stop_request_ends_within_a_step(real_teacher: LlamaTeacher) -> None:
+    teacher = real_teacher
     teacher.submit([ask(t, f"Write about {t}.", Segment(max_tokens=64)) for t in TOPICS])
     steps = teacher.steps
     assert list(teacher.run(lambda: teacher.steps >= steps + 3)) == []
