@@ -27,7 +27,8 @@ from srtui.tui import preferences
 from srtui.tui.background import StoreReader, StoreWriter
 from srtui.tui.processes import Started
 from srtui.tui.processes import start as start_engine
-from srtui.tui.screens.base import TABS, DashboardScreen
+from srtui.tui.screens.base import DashboardScreen
+from srtui.tui.tabs import TABS, key_of, numbered
 from srtui.tui.widgets.table import VirtualTable
 from srtui.workspace import Workspace
 
@@ -103,18 +104,9 @@ class Dashboard(App[None]):
     CSS_PATH = "dashboard.tcss"
     ENABLE_COMMAND_PALETTE = True
     DEFAULT_MODE = "runs"
-    MODES: ClassVar[dict[str, Any]] = {
-        "runs": _screen("runs", "RunsScreen"),
-        "live": _screen("live", "LiveScreen"),
-        "samples": _screen("samples", "SamplesScreen"),
-        "scores": _screen("scores", "ScoresScreen"),
-        "training": _screen("training", "TrainingScreen"),
-        "models": _screen("models", "ModelsScreen"),
-        "log": _screen("log", "LogScreen"),
-        "evaluation": _screen("evaluation", "EvaluationScreen"),
-    }
+    MODES: ClassVar[dict[str, Any]] = {tab.mode: _screen(tab.module, tab.screen) for tab in TABS}
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(Binding(str(n), f"go('{mode}')", label, show=False) for n, (mode, label) in enumerate(TABS, 1)),
+        *(Binding(key_of(tab.mode), f"go('{tab.mode}')", tab.label, show=False) for tab in TABS),
         Binding("left_square_bracket", "next_run(1)", "Older run", show=False),
         Binding("right_square_bracket", "next_run(-1)", "Newer run", show=False),
         Binding("f2", "light", "Light/dark", show=False),
@@ -275,7 +267,7 @@ class Dashboard(App[None]):
         self.problems.append(Problem(time.time(), sentence, detail or sentence))
         short = safe(sentence if len(sentence) <= 300 else sentence[:299] + "…")
         self.notify(
-            f"{short}\n(detail: 7 Log)",
+            f"{short}\n(detail: {numbered('log')})",
             title="Something went wrong",
             severity="error",
             timeout=8,
@@ -329,8 +321,10 @@ class Dashboard(App[None]):
                 yield SystemCommand(
                     what.description, f"Here, by {key}", partial(self.run_action, what.action, active.node)
                 )
-        for number, (mode, label) in enumerate(TABS, 1):
-            yield SystemCommand(label, f"Open screen {number}", partial(self.action_go, mode))
+        for tab in TABS:
+            yield SystemCommand(
+                tab.label, f"Open screen {key_of(tab.mode)}", partial(self.action_go, tab.mode)
+            )
         for run in self.runs[:20]:
             yield SystemCommand(
                 f"Run {safe(run.name)}", f"Show this run ({run.state})", partial(self.choose_run, run.id)
