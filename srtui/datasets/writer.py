@@ -14,10 +14,11 @@ import orjson
 from srtui.atomic import replacing
 from srtui.datasets.layouts import LAYOUTS
 from srtui.errors import UserError
+from srtui.measures import STORED
 
 _TEXTS = ("instruction", "input", "response")
 _BATCH = 1024
-_COLUMN_TYPES = {"ifd": "float64", "rifd": "float64", "sample": "int64", "variant": "int64", "kind": "string"}
+_COLUMN_TYPES = {**dict.fromkeys(STORED, "float64"), "sample": "int64", "variant": "int64", "kind": "string"}
 """Parquet types of the columns that srtui itself adds, which may be null in all of the first rows."""
 
 WRITABLE = (*LAYOUTS, "parquet")
@@ -29,8 +30,8 @@ def write(rows: Iterable[Mapping[str, Any]], path: Path, format: str, stream: IO
     ``path`` then only says by its ending how.
 
     A row has ``instruction``, ``input`` (may be absent) and ``response``; its other keys are written
-    along as they are. alpaca and sharegpt are one JSON array, messages is JSON lines; a name that ends
-    in ``.jsonl`` or ``.json`` decides otherwise, and ``.gz`` or ``.zst`` behind that compresses.
+    along as they are. A layout is written as one JSON array or as JSON lines (its ``in_lines``); a name that
+    ends in ``.jsonl`` or ``.json`` decides otherwise, and ``.gz`` or ``.zst`` behind that compresses.
     Reading the file again with :func:`srtui.datasets.read` gives the same pairs.
 
     Raises UserError where the file cannot be written; what was at ``path`` is then as it was.
@@ -46,7 +47,7 @@ def write(rows: Iterable[Mapping[str, Any]], path: Path, format: str, stream: IO
         with _target(path, stream) as file:
             return _write_parquet(rows, file)
     last = suffixes[-1] if suffixes else ""
-    as_lines = last == ".jsonl" or (format == "messages" and last != ".json")
+    as_lines = last == ".jsonl" or (LAYOUTS[format].in_lines and last != ".json")
     with _target(path, stream) as file, _packing(file, packed) as packing:
         return _write_json(rows, packing.write, format, as_lines)
 

@@ -15,6 +15,7 @@ from srtui.errors import UserError
 from srtui.evaluation.contestants import students_template_version
 from srtui.llama import Teacher, open_teacher
 from srtui.llama.tuning import tuned
+from srtui.measures import STORED
 from srtui.pipeline.watch import Watch
 from srtui.prompts import template_version
 from srtui.recipe import Recipe
@@ -82,6 +83,7 @@ class Context:
 
     @property
     def sample_count(self) -> int:
+        """How many samples the run has."""
         return self.store.runs.sample_count(self.run.id)
 
     def variants(self, todo: list[tuple[int, int]]) -> Iterator[tuple[int, Variant]]:
@@ -94,6 +96,8 @@ class Context:
     # -- models
 
     def teacher(self) -> Teacher:
+        """The recipe's teacher, opened when it is first asked for; on a GPU the students go first. Stores
+        its identity with the run."""
         if _gpu():
             self.forget_students()
         if self._teacher is None:
@@ -137,7 +141,7 @@ class Context:
             f"The student's identity is not what it was when this run began (its weights, template files or "
             f"device, or srtui's way of naming them): {count} texts are scored again.",
         )
-        for metric in ("ifd", "rifd"):
+        for metric in STORED:
             for _ in judge.score(scored[metric], metric, self.watch.should_stop):
                 pass
             self.watch.raise_if_stopped()
@@ -160,6 +164,7 @@ class Context:
         return self._encoder
 
     def close_teacher(self) -> None:
+        """Free the teacher's memory."""
         if self._teacher is not None:
             self._teacher.close()
             self._teacher = None

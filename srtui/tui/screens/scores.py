@@ -15,11 +15,13 @@ from textual.message import Message
 from textual.reactive import reactive
 from textual.widget import Widget
 
-from srtui.store.figures import Counts, Measure
+from srtui.measures import MEASURES, STORED
+from srtui.store.figures import SCORES, Counts, ScoreName
 from srtui.store.listing import SampleFilter
 from srtui.store.views import Views
 from srtui.text import number, share
 from srtui.tui.screens.base import DashboardScreen
+from srtui.tui.tabs import numbered
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.plot import Plot, Series
 from srtui.tui.widgets.words import Words, bar, shown
@@ -50,11 +52,11 @@ class Histogram(Widget, can_focus=True):
     class Picked(Message):
         """Show the samples of this range."""
 
-        def __init__(self, measure: Measure, low: float, high: float | None) -> None:
+        def __init__(self, measure: ScoreName, low: float, high: float | None) -> None:
             super().__init__()
             self.measure, self.low, self.high = measure, low, high
 
-    def __init__(self, name: str, measure: Measure, id: str) -> None:
+    def __init__(self, name: str, measure: ScoreName, id: str) -> None:
         super().__init__(id=id)
         self._name, self.measure = name, measure
         self._before: list[int] = [0] * _BINS
@@ -68,6 +70,8 @@ class Histogram(Widget, can_focus=True):
         self.refresh()
 
     def render(self) -> Content:
+        """A line for each step: its count before, its limits, its count of final texts; at or above 1 in
+        another colour."""
         width = self.content_size.width
         side = max(4, (width - 25) // 2)
         top = max(*self._before, *self._after, 1)
@@ -97,12 +101,15 @@ class Histogram(Widget, can_focus=True):
         return Content("\n").join(rows)
 
     def action_move(self, by: int) -> None:
+        """Pick the step ``by`` lines further down."""
         self.cursor = self.fixed = max(0, min(_BINS - 1, self.cursor + by))
 
     def action_stretch(self, by: int) -> None:
+        """Move one end of the picked range."""
         self.cursor = max(0, min(_BINS - 1, self.cursor + by))
 
     def on_click(self, event: events.Click) -> None:
+        """Pick the clicked step; with Shift a range; clicked twice, list its samples."""
         at = event.y - 2
         if 0 <= at < _BINS:
             if event.shift:
@@ -113,15 +120,19 @@ class Histogram(Widget, can_focus=True):
                 self.cursor = self.fixed = at
 
     def action_pick(self, which: str) -> None:
+        """Ask for the samples of the picked range; ``which`` is empty for final texts, and the word before
+        (with its space) for those before."""
         first, last = sorted((self.cursor, self.fixed))
-        measure: Measure = f"{self.measure}{which}"  # type: ignore[assignment]
+        measure: ScoreName = f"{self.measure}{which}"
         high = None if last == _BINS - 1 else round((last + 1) * _STEP, 6)
         self.post_message(self.Picked(measure, round(first * _STEP, 6), high))
 
     def on_focus(self) -> None:
+        """Show what is picked."""
         self.refresh()
 
     def on_blur(self) -> None:
+        """Show it no more."""
         self.refresh()
 
 
@@ -147,15 +158,18 @@ class ScoresScreen(DashboardScreen):
     """
 
     def body(self) -> ComposeResult:
+        """A histogram for each stored measure, the scatter, and what became of the samples."""
         with VerticalScroll(id="scroll", can_focus=False):
             with Horizontal(id="histograms"):
-                yield Histogram("IFD", "ifd", "ifd")
-                yield Histogram("r-IFD", "rifd", "rifd")
+                for name in STORED:
+                    yield Histogram(MEASURES[name].label, name, name)
             with Horizontal(id="below"):
                 yield Words(id="flow")
                 yield Plot("r-IFD against IFD", id="scatter")
         yield Empty(
-            "No scores yet", "They come with the first choice of a run; start one on 1 Runs.", id="none"
+            "No scores yet",
+            f"They come with the first choice of a run; start one on {numbered('runs')}.",
+            id="none",
         )
 
     def __init__(self) -> None:
@@ -163,16 +177,19 @@ class ScoresScreen(DashboardScreen):
         self._read_at = self._reading_took = 0.0
 
     def tick(self, changed: bool) -> None:
+        """Read seldom: counting every score of a large store each second would take a core from the engine."""
         # Counting every score of a large store each second would take a core from the engine.
         due = time.monotonic() - self._read_at > max(2.0, 20 * self._reading_took)
         super().tick(changed and due)
 
     def on_mount(self) -> None:
+        """Show nothing before the first reading."""
         self.query_one("#scroll").add_class("hidden")
         self.query_one("#none").add_class("hidden")
         self.on_resize()
 
     def on_resize(self) -> None:
+        """Another layout where there are fewer than 110 columns."""
         self.set_class(self.app.size.width < 110, "-narrow")
 
     async def read(self) -> None:
@@ -191,7 +208,7 @@ class ScoresScreen(DashboardScreen):
         self.query_one("#none").set_class(not nothing, "hidden")
         if figures is None or nothing:
             return
-        for measure in ("ifd", "rifd"):
+        for measure in STORED:
             self.query_one(f"#{measure}", Histogram).show(
                 figures["histograms"][f"{measure} before"], figures["histograms"][measure]
             )
@@ -212,7 +229,8 @@ class ScoresScreen(DashboardScreen):
             self.query_one("#ifd").focus()
 
     def on_histogram_picked(self, event: Histogram.Picked) -> None:
-        base = SampleFilter(order="rifd" if event.measure.startswith("rifd") else "ifd")
+        """List the samples of the picked range."""
+        base = SampleFilter(order=event.measure.removesuffix(" before"))
         self.dashboard.sample_filter = replace(
             base, measure=event.measure, low=event.low, high=event.high, both=True
         )
@@ -220,9 +238,8 @@ class ScoresScreen(DashboardScreen):
 
 
 def _everything(views: Views, run_id: int) -> dict[str, Any]:
-    measures: tuple[Measure, ...] = ("ifd before", "ifd", "rifd before", "rifd")
     return {
-        "histograms": {m: views.histogram(run_id, m, _STEP, _BINS) for m in measures},
+        "histograms": {score: views.histogram(run_id, score, _STEP, _BINS) for score in SCORES},
         "pairs": views.score_pairs(run_id),
         "counts": views.counts(run_id),
     }
