@@ -21,6 +21,8 @@ WIDTH = 64
 CONTEXT = 2048
 VOCABULARY = 4096
 """Tokens of a student of the tests: the demo model's first ones."""
+DRAWN = 49_152
+"""Tokens that the pair's weights are drawn for: with others it writes other texts, and shorter ones."""
 
 
 @cache
@@ -61,7 +63,7 @@ def make_pair(real: Path, models: Path, name: str = "tiny") -> None:
         if re.fullmatch("Ġ[a-z]{3,7}", text)
     ][:WORDS]
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=DRAWN,
         hidden_size=WIDTH,
         intermediate_size=2 * WIDTH,
         num_hidden_layers=2,
@@ -101,6 +103,7 @@ def make_pair(real: Path, models: Path, name: str = "tiny") -> None:
         head[words, headings] = 0.0
         head[tokenizer.eos_token_id] = 0.0
         head[tokenizer.eos_token_id, same] = 0.56
+    model.resize_token_embeddings(VOCABULARY)
     model.to(torch.bfloat16).save_pretrained(folder)
     with contextlib.redirect_stdout(io.StringIO()):  # what it reports to the process that started it
         gguf_worker("", str(folder), "f32", str(models / f"{name}.F16.gguf"), "F16", name)
