@@ -138,6 +138,10 @@ def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[st
             r.name: {
                 "reflections": _by_stage(store.generations.reflections_of(r.id, sample_id)),
                 "decisions": _by_stage(store.decisions.of_sample(r.id, sample_id)),
+                "gated": {
+                    stage: [one._asdict() for one in gated]
+                    for stage, gated in store.decisions.gated_of(r.id, sample_id).items()
+                },
                 "outcome": outcome._asdict()
                 if (outcome := store.decisions.outcome_of(r.id, sample_id))
                 else None,

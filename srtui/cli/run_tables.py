@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from srtui.cli.terminal import out, plain, print_facts
+from srtui.gates import GATES
 from srtui.store.distributions import ScoreSpread
 from srtui.store.summary import Round, RunSummary, TrainingSummary
 from srtui.text import bytes_text, duration, number, share
@@ -90,6 +91,13 @@ def _summary_rows(f: RunSummary) -> list[tuple[str, str]]:
                 f"{r.after_retries:,} after retries" + (f"; {failed}" if failed else ""),
             )
         )
+        if stopped := f.gated[target]:
+            why = ", ".join(
+                f"{n:,} {GATES[gate].words if gate in GATES else plain(gate)}" for gate, n in stopped.items()
+            )
+            rows.append(
+                (f"new {name} stopped by gates", f"{sum(stopped.values()):,} rewrites, not compared: {why}")
+            )
         rows.append((f"{name} taken", f"{a.taken:,} of {a.choices:,} ({share(a.taken, a.choices)})"))
     for key in ("ifd", "rifd"):
         s = getattr(f, key)

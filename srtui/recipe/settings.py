@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from srtui.hashing import key, scheme_1
 from srtui.prompts import PromptSet, template_names
+from srtui.recipe.gates import GateSettings
 from srtui.recipe.section import MOST, Auto, Count, Quantization, Section, Seed, Share, described
 from srtui.recipe.training import TrainingSettings
 
@@ -377,6 +378,7 @@ class Recipe(Section):
     student: StudentSettings = StudentSettings()
     prompt: PromptSettings = PromptSettings()
     scoring: ScoringSettings = ScoringSettings()
+    gates: GateSettings = GateSettings()
     selection: SelectionSettings = SelectionSettings()
     training: TrainingSettings = TrainingSettings()
 

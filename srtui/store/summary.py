@@ -144,6 +144,8 @@ class RunSummary:
     peak_memory_mb: int
     seconds: float
     rounds: list[Round]
+    gated: dict[str, dict[str, int]]
+    """By target and gate, the rewrites that were not compared."""
 
 
 def summarise(store: Store, run_id: int) -> RunSummary:
@@ -186,6 +188,7 @@ def summarise(store: Store, run_id: int) -> RunSummary:
             else _round(store, r, figures.counts(store.conn, r.id), figures.means(store, r.id))
             for r in _rounds(store, run)
         ],
+        gated={target: c.gated for target, c in counts.targets.items()},
     )
 
 
