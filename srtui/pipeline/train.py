@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from srtui.measures import FILTERS
 from srtui.pipeline.context import Context, student_path
+from srtui.pipeline.decontaminate import known_prompts
 from srtui.pipeline.holdout import question_key, unseen
 from srtui.progress import Stopped
 from srtui.recipe import Recipe, SelectionSettings
@@ -62,6 +63,7 @@ def train_selected(context: Context) -> None:
         store.training.finish(training_id, f"skipped: {reason}", 0, 0.0, None, {})
         watch.event("warning", f"Nothing was trained: {reason}.")
         return
+    _look_for_evaluation_prompts(context, variants.values())
     ended = means(store, run_id).endings
     if ended["cut"]:
         watch.event(
@@ -113,6 +115,24 @@ def train_selected(context: Context) -> None:
             "held_out": result.held_out,
         },
     )
+
+
+def _look_for_evaluation_prompts(context: Context, texts: Iterable[Variant]) -> None:
+    """Say how many of the texts that are trained on hold a prompt that this workspace has evaluated with."""
+    known = known_prompts(context.store)
+    if not len(known):
+        return
+    overlaps = known.search((variant.sample_id, variant.pair) for variant in texts)
+    found = overlaps.contamination
+    context.store.datasets.set_contamination(context.run.id, found)
+    if found.held:
+        which = ", ".join(str(one.sample_id) for one in overlaps.found[:3])
+        context.watch.event(
+            "warning",
+            f"{found.held:,} of the {found.texts:,} texts that are trained on hold a prompt that this workspace has "
+            f"evaluated with (samples {which}{', ...' if len(overlaps.found) > 3 else ''}); leave them out with: "
+            "srtui data decontaminate --drop",
+        )
 
 
 class _Record(Listener):

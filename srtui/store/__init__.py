@@ -34,6 +34,7 @@ from srtui.store.marks import Marks
 from srtui.store.runs import Runs
 from srtui.store.scores import Scores
 from srtui.store.training import Training
+from srtui.store.whole_datasets import WholeDatasets
 
 if TYPE_CHECKING:
     from srtui.store.verify import Verified
@@ -79,6 +80,7 @@ class Store:
             raise explain(error, path) from error
         self.corpus = Corpus(self)
         self.imports = Imports(self)
+        self.datasets = WholeDatasets(self)
         self.runs = Runs(self)
         self.generations = Generations(self)
         self.scores = Scores(self)

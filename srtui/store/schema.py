@@ -514,6 +514,32 @@ CREATE TRIGGER tally_gated AFTER INSERT ON gated BEGIN
 END
 """
 
+# Samples that are much like another one of their dataset; and what new runs leave out, though it stays stored. Of a
+# run's training texts, how many hold prompts that this workspace has evaluated with.
+_WHOLE_DATASETS = """
+CREATE TABLE near_duplicate(
+    sample_id INTEGER PRIMARY KEY REFERENCES sample(id) ON DELETE CASCADE,
+    of_sample_id INTEGER NOT NULL REFERENCES sample(id) ON DELETE CASCADE,
+    similarity REAL NOT NULL,           -- Jaccard, of the two texts that were compared
+    found_at REAL NOT NULL
+);
+CREATE INDEX near_duplicate_of ON near_duplicate(of_sample_id);
+CREATE TABLE left_out(
+    sample_id INTEGER NOT NULL REFERENCES sample(id) ON DELETE CASCADE,
+    why TEXT NOT NULL CHECK(why IN ('near-duplicate', 'evaluation prompt')),
+    PRIMARY KEY(sample_id, why)
+) WITHOUT ROWID;
+CREATE TABLE contamination(
+    run_id INTEGER PRIMARY KEY REFERENCES run(id) ON DELETE CASCADE,
+    prompts INTEGER NOT NULL,           -- different ones that were looked for
+    texts INTEGER NOT NULL,             -- trained on
+    question INTEGER NOT NULL,          -- of these, the same question as a prompt
+    long INTEGER NOT NULL,              -- else, thirteen words in a row of one
+    short INTEGER NOT NULL,             -- else, eight words in a row
+    checked_at REAL NOT NULL
+)
+"""
+
 SCRIPTS = {
     "0001_initial": _INITIAL,
     "0002_dashboard": _DASHBOARD,
@@ -525,6 +551,7 @@ SCRIPTS = {
     "0008_figures": _FIGURES,
     "0009_given_up": _GIVEN_UP,
     "0010_gates": _GATES,
+    "0011_whole_datasets": _WHOLE_DATASETS,
 }
 """By migration, what it runs; forward only, and never changed once released."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from srtui.store import figures
 from srtui.store.figures import MeanChange
 from srtui.store.runs import state_now
+from srtui.store.whole_datasets import Contamination
 
 if TYPE_CHECKING:
     from srtui.store import Store
@@ -146,6 +147,8 @@ class RunSummary:
     rounds: list[Round]
     gated: dict[str, dict[str, int]]
     """By target and gate, the rewrites that were not compared."""
+    contamination: Contamination | None
+    """Evaluation prompts in what is trained on; None before training, and where nothing was evaluated yet."""
 
 
 def summarise(store: Store, run_id: int) -> RunSummary:
@@ -189,6 +192,7 @@ def summarise(store: Store, run_id: int) -> RunSummary:
             for r in _rounds(store, run)
         ],
         gated={target: c.gated for target, c in counts.targets.items()},
+        contamination=store.datasets.contamination(run_id),
     )
 
 

@@ -265,5 +265,6 @@ NEEDED = (
     "0008_figures",
     "0009_given_up",
     "0010_gates",
+    "0011_whole_datasets",
 )
 """The migrations that these queries were written for."""
