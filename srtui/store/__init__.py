@@ -27,6 +27,7 @@ from srtui.store.backup import back_up
 from srtui.store.connection import DatabaseError, checkpoint, open_read_only, pages_in_log
 from srtui.store.corpus import Corpus
 from srtui.store.decisions import Decisions
+from srtui.store.embeddings import Embeddings
 from srtui.store.evaluation_writes import Evaluations
 from srtui.store.generations import Generations
 from srtui.store.imports import Imports
@@ -85,6 +86,7 @@ class Store:
         self.generations = Generations(self)
         self.scores = Scores(self)
         self.decisions = Decisions(self)
+        self.embeddings = Embeddings(self)
         self.marks = Marks(self)
         self.training = Training(self)
         self.evaluations = Evaluations(self)

@@ -540,6 +540,16 @@ CREATE TABLE contamination(
 )
 """
 
+# The student's own embedding of a text: float16, little-endian, of the span that is scored.
+_EMBEDDINGS = """
+CREATE TABLE embedding(
+    variant_id INTEGER NOT NULL REFERENCES variant(id) ON DELETE CASCADE,
+    setting_id INTEGER NOT NULL REFERENCES scoring_setting(id),
+    vector BLOB NOT NULL,
+    PRIMARY KEY(variant_id, setting_id)
+)
+"""
+
 SCRIPTS = {
     "0001_initial": _INITIAL,
     "0002_dashboard": _DASHBOARD,
@@ -552,6 +562,7 @@ SCRIPTS = {
     "0009_given_up": _GIVEN_UP,
     "0010_gates": _GATES,
     "0011_whole_datasets": _WHOLE_DATASETS,
+    "0012_embeddings": _EMBEDDINGS,
 }
 """By migration, what it runs; forward only, and never changed once released."""
 

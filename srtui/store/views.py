@@ -266,5 +266,6 @@ NEEDED = (
     "0009_given_up",
     "0010_gates",
     "0011_whole_datasets",
+    "0012_embeddings",
 )
 """The migrations that these queries were written for."""
