@@ -58,7 +58,14 @@ def write_anchors(
     path: Path, models: Mapping[str, Sequence[LengthItem]], gamed: Sequence[str], questions: Mapping[int, str]
 ) -> Anchors:
     """A table of anchors from judgements against one reference: difficulties from all ``models``, gamed
-    rows from those named in ``gamed``. ``questions`` are what was asked, by item. Returns it as read back."""
+    rows from those named in ``gamed``. ``questions`` are what was asked, by item. Returns it as read back.
+
+    Args:
+        path: the table to write, .csv.
+        models: by model, its items judged against the reference.
+        gamed: those of the models that are the reference's own, asked to be concise or verbose.
+        questions: by item, what was asked.
+    """
     hard = difficulties(models)
     text = io.StringIO(newline="")
     out = csv.writer(text)

@@ -44,6 +44,12 @@ def calibration_result(
     Its ties have a margin that the other half of the pairs gave; ``tie_margin`` is that of all, for later
     evaluations (None: too few pairs). ``better_than_chance`` is so where the interval of Cohen's kappa lies above 0. ``known_itself`` is
     how the known judge agrees with itself between its two orders: nobody can be asked for much more.
+
+    Args:
+        items: the pairs, with their known scores.
+        judgements: the judge's, both orders of each pair.
+        skipped: by reason, how many pairs could not be asked about.
+        seed: of the bootstrap's draws.
     """
     pairs = pairs_of(items, judgements)
     known = [known_verdict(p.item) for p in pairs]

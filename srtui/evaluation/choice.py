@@ -56,7 +56,17 @@ def evaluate(
     reporter: Reporter,
     should_stop: Callable[[], bool],
 ) -> Evaluation:
-    """Run the tasks and store every question with what was chosen. Raises Stopped, or UserError."""
+    """Run the tasks and store every question with what was chosen. Raises Stopped, or UserError.
+
+    Args:
+        store: where questions and choices go.
+        contestant: who chooses; a model, no file of answers.
+        tasks: a folder of lm-eval's task files, or one of them.
+        limit: the first so many questions of each task; None for all.
+        shots: examples before each question; None for the task's own number.
+        reporter: hears the progress.
+        should_stop: asked between questions.
+    """
     if contestant.kind == "file":
         raise UserError(f"{contestant.name} is a file of answers; multiple choice needs a model.")
     if contestant.kind == "gguf" and contestant.adapter is not None:

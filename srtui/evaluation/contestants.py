@@ -106,6 +106,12 @@ def find_contestant(workspace: Workspace, store: Store, name: str, template: str
 
     ``template`` takes the place of a student's own; a GGUF has its chat template, a file needs none.
     Raises UserError that says what the name could have been.
+
+    Args:
+        workspace: whose models/ is searched.
+        store: whose runs are.
+        name: as the user wrote it.
+        template: a student's prompt template; None for its own.
     """
     is_base = name.startswith("base:")
     run_name = name.removeprefix("base:")
@@ -132,7 +138,15 @@ def same_weights(
     workspace: Workspace, store: Store, judge: str, sha256: str, contestants: Sequence[Contestant]
 ) -> list[str]:
     """Sentences where the judge is the teacher of a run that it judges, or a contestant itself: judges
-    favour texts of their own (Panickssery et al. 2024, arXiv 2404.13076)."""
+    favour texts of their own (Panickssery et al. 2024, arXiv 2404.13076).
+
+    Args:
+        workspace: whose models/ is searched.
+        store: whose runs are.
+        judge: the judge's name.
+        sha256: of the judge's file.
+        contestants: those that it judges.
+    """
     said = []
     runs = {run.id: run for run in store.runs.all()}
     for one in contestants:

@@ -64,6 +64,16 @@ def prepare(
 
     ``names`` stand for sides that are no contestants (a reference file, a known judge). Raises
     UserError where a file of answers lacks some.
+
+    Args:
+        store: where it is kept.
+        kind: pairwise, winrate, turns, calibration or human.
+        source: what is asked.
+        contestants: A, and B where there is one.
+        judge: None where people judge.
+        settings: all that its result depends on besides.
+        names: of A and B, where these are no contestants.
+        shown_source: the source's path as people see it; its own if empty.
     """
     for contestant in contestants:
         _check_file(contestant, source)

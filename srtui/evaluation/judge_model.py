@@ -147,7 +147,14 @@ class JudgeModel:
 
     @classmethod
     def find(cls, folder: Path, name: str, prompt: JudgePrompt, words: int) -> JudgeModel:
-        """The judge called ``name`` in the models folder; raises UserError where it is no GGUF."""
+        """The judge called ``name`` in the models folder; raises UserError where it is no GGUF.
+
+        Args:
+            folder: of models.
+            name: of a GGUF there.
+            prompt: what the judge is asked.
+            words: the most tokens of its own words; 0 asks for none.
+        """
         path = models.resolve_teacher(folder, name)
         return cls(name, path, models.file_sha256(path), prompt, words)
 

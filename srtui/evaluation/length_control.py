@@ -131,6 +131,12 @@ def controlled_rate(
     that was chosen. Without, theta and phi alone, unpenalised, with a robust covariance (preferences are
     shares, not draws); given only where the answers' lengths allow it and :func:`is_extreme` does not
     hold. Raises UserError where the anchors lack an item.
+
+    Args:
+        rows: one an item: preference and both lengths.
+        anchors: difficulties and gamed rows; None without.
+        seed: of the bootstrap.
+        draws: of the bootstrap.
     """
     raw = raw_rate(rows)
     known = anchors.identity if anchors else None
@@ -251,6 +257,13 @@ def fit_l1(
 
     ``x`` is (n, k), dense or sparse; ``y`` (n,) are shares, 0 to 1. L1 is made smooth by b = u - v with
     u, v >= 0.
+
+    Args:
+        x: (n, k), dense or sparse.
+        y: (n,), shares from 0 to 1.
+        weights: (n,), from 0.
+        strength: of the data against the penalty; higher shrinks less.
+        start: (k,), where the search begins; zeros if None.
     """
     from scipy.optimize import minimize
 
@@ -279,6 +292,12 @@ def fit_l1_cv(
 
     Rows go to folds in turn, or as ``fold`` (n,) has them. Each fold's loss is the weighted one's mean
     over its rows, and folds count the same, as AlpacaEval's cross-validation has it.
+
+    Args:
+        x: (n, k), dense or sparse.
+        y: (n,), shares from 0 to 1.
+        weights: (n,), from 0.
+        fold: (n,), from 0 to 4; in turn if None.
     """
     fold = np.arange(len(y)) % FOLDS if fold is None else fold
     losses = np.zeros(len(STRENGTHS))

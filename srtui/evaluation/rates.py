@@ -31,7 +31,14 @@ def figures(
     skipped: Mapping[str, int] | None = None,
     anchors: Anchors | None = None,
 ) -> dict[str, Any]:
-    """The result of an evaluation as its stored judgements give it now."""
+    """The result of an evaluation as its stored judgements give it now.
+
+    Args:
+        store: with its judgements.
+        evaluation: which.
+        skipped: by reason, what could not be asked; as it is stored if None.
+        anchors: for the length control, where there are any.
+    """
     rows, seed = store.evaluations, int(evaluation.settings.get("seed", 0))
     items, judgements = rows.items(evaluation.id), rows.judgements(evaluation.id)
     if evaluation.kind == "human":

@@ -116,6 +116,13 @@ def pairwise_result(
     """Win, tie, lose of A against B, scores, position bias and parse rate, in all and by category.
 
     Missing answers are among the counts and in ``preference``; scores are of what was judged.
+
+    Args:
+        items: what was asked.
+        judgements: in both orders.
+        lengths: of both answers by item, in characters.
+        seed: of the bootstrap.
+        margin: two scores nearer than this are a tie.
     """
     pairs = pairs_of(items, judgements, margin)
     missing = failures(items, judgements, lengths)
@@ -154,7 +161,14 @@ def pairwise_result(
 def shares(
     items: Sequence[Item], judgements: Sequence[Judgement], lengths: Lengths, margin: float
 ) -> dict[int, float]:
-    """A's share of each item that is decided: 1 won, 1/2 a tie, 0 lost."""
+    """A's share of each item that is decided: 1 won, 1/2 a tie, 0 lost.
+
+    Args:
+        items: what was asked.
+        judgements: in both orders.
+        lengths: of both answers by item, in characters; an item without an answer is decided by that.
+        margin: two scores nearer than this are a tie.
+    """
     missing = failures(items, judgements, lengths)
     found = {p.item.item: _SHARE[p.verdict] for p in pairs_of(items, judgements, margin)}
     return found | {item: _SHARE[verdict] for item, (verdict, _) in missing.items()}
@@ -183,7 +197,16 @@ def winrate_result(
     margin: float = 0.0,
     anchors: Anchors | None = None,
 ) -> dict[str, Any]:
-    """As :func:`pairwise_result`, and the win rate with length regressed out."""
+    """As :func:`pairwise_result`, and the win rate with length regressed out.
+
+    Args:
+        items: what was asked.
+        judgements: in both orders.
+        lengths: of both answers by item, in characters.
+        seed: of the bootstrap.
+        margin: two scores nearer than this are a tie.
+        anchors: for the length control; None without.
+    """
     controlled = controlled_rate(judged_rows(items, judgements, lengths), anchors, seed)
     return {
         **pairwise_result(items, judgements, lengths, seed, margin),

@@ -55,7 +55,16 @@ def keep(
     store: Store, evaluation_id: int, annotator: str, pair: BlindPair, said: Said, seconds: float
 ) -> None:
     """Store what a person said of a pair as a choice between A and B. What all choices come to is
-    counted when the sitting ends (``keep_result``): that takes too long to wait for at each key."""
+    counted when the sitting ends (``keep_result``): that takes too long to wait for at each key.
+
+    Args:
+        store: where it goes.
+        evaluation_id: of the evaluation by people.
+        annotator: who chose.
+        pair: what was shown, and in which order.
+        said: the choice as it was shown: left, right, tie, bad or skip.
+        seconds: that the person took.
+    """
     store.evaluations.human_choice(
         evaluation_id, pair.item, annotator, pair.ordering, turned(said, pair.ordering), seconds
     )

@@ -118,7 +118,15 @@ class Facts:
 
 def gather(store: Store, root: Path, run_id: int, *, examples: int = 3, seed: int | None = None) -> Facts:
     """Read a run back. ``root`` is the workspace; ``examples`` are shown of each sort, the random ones
-    drawn by ``seed``, or by the recipe's."""
+    drawn by ``seed``, or by the recipe's.
+
+    Args:
+        store: with the run.
+        root: of the workspace.
+        run_id: of the run.
+        examples: how many of each sort.
+        seed: of the random ones; the recipe's if None.
+    """
     run = store.runs.get(run_id)
     seed = run.recipe["seed"] if seed is None else seed
     views = Views(store.path)

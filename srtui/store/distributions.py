@@ -143,7 +143,15 @@ def histogram(
     conn: sqlite3.Connection, run_id: int, score: ScoreName, width: float, bins: int
 ) -> tuple[list[int], float | None]:
     """Counts of one score in ``bins`` steps of ``width`` from 0, the first and the last one open; and the mean. Over
-    the samples that have the score before as well as the final one, so that the two can be compared."""
+    the samples that have the score before as well as the final one, so that the two can be compared.
+
+    Args:
+        conn: of the store.
+        run_id: of the run.
+        score: one of srtui.store.figures.SCORES.
+        width: of a step, in the score's unit.
+        bins: how many steps.
+    """
     column = figures.SCORES[score][0]
     where, tables = figures.both(score)
     counts, n, weighted = [0] * bins, 0, 0.0

@@ -130,7 +130,16 @@ class Runs:
         samples: list[tuple[int, bool]],
     ) -> Run:
         """A new run over ``samples`` (sample id, held out); named ``wanted_name``, or with a number
-        behind it where that name is taken."""
+        behind it where that name is taken.
+
+        Args:
+            wanted_name: as the recipe has it.
+            dataset_id: of its dataset.
+            recipe_path: for people.
+            recipe_json: the whole recipe, defaults and all.
+            fingerprint: of what the run's results depend on.
+            samples: (sample id, whether it is held out).
+        """
         store = self._store
         with store.transaction():
             name, n, now = wanted_name, 1, time.time()
@@ -261,7 +270,17 @@ class Runs:
         seconds: float = 0.0,
         detail: Mapping[str, Any] | None = None,
     ) -> None:
-        """Record how far a stage is; ``tokens`` and ``seconds`` are added to what is there."""
+        """Record how far a stage is; ``tokens`` and ``seconds`` are added to what is there.
+
+        Args:
+            run_id: of the run.
+            stage: which.
+            done: of ``total``.
+            total: samples, or steps.
+            tokens: through a model since the last call.
+            seconds: since the last call.
+            detail: what the stage counts besides.
+        """
         with self._store.transaction():
             self._store.conn.execute(
                 "INSERT INTO stage_progress(run_id, stage, done, total, tokens, seconds, detail, updated_at) "

@@ -204,7 +204,14 @@ class Views:
     def events(
         self, first: int, count: int, run_id: int | None = None, level: str | None = None
     ) -> list[Event]:
-        """``count`` events from the newest to the oldest, skipping ``first``; of one run or level where it is given."""
+        """``count`` events from the newest to the oldest, skipping ``first``; of one run or level where it is given.
+
+        Args:
+            first: how many of the newest are skipped.
+            count: how many at most.
+            run_id: of one run; None for all.
+            level: info, warning or error; None for all.
+        """
         return events_of(self.conn, first, count, run_id, level)
 
     # -- samples ----------------------------------------------------------------------------
@@ -216,7 +223,14 @@ class Views:
     def histogram(
         self, run_id: int, score: ScoreName, width: float, bins: int
     ) -> tuple[list[int], float | None]:
-        """As :func:`srtui.store.distributions.histogram` counts."""
+        """As :func:`srtui.store.distributions.histogram` counts.
+
+        Args:
+            run_id: of the run.
+            score: one of srtui.store.figures.SCORES.
+            width: of a step, in the score's unit.
+            bins: how many steps.
+        """
         return histogram(self.conn, run_id, score, width, bins)
 
     def score_pairs(self, run_id: int, limit: int = 4000) -> list[tuple[float, float, bool]]:

@@ -212,7 +212,14 @@ def _gives(head: Head, hidden: Any, logits: Any) -> bool:
 def near(found: Any, wanted: Any, *, error: float | None = None, loose: bool = False) -> bool:
     """Whether two results agree as far as the rounding of their type lets them: the root mean square
     of what they differ by against that of ``wanted``. ``loose`` for what only a gross change
-    decides, since a near tie between experts may fall either way by rounding."""
+    decides, since a near tie between experts may fall either way by rounding.
+
+    Args:
+        found: a tensor.
+        wanted: one of its shape.
+        error: the relative rounding of one product; None for that of their types.
+        loose: allows eight to ten times as much.
+    """
     import torch
 
     if error is None:

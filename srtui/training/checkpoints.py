@@ -35,6 +35,12 @@ def write(root: Path, step: int, fingerprint: str, fill: Callable[[Path], None])
     """A checkpoint of ``step`` in ``root``; ``fill`` puts its files into the folder that it is given.
 
     Raises OSError, or what the library that writes the weights has for it (SafetensorError, RuntimeError), and leaves nothing that could be taken for a checkpoint, where the disk is full.
+
+    Args:
+        root: the folder of checkpoints.
+        step: after which it is.
+        fingerprint: of the training.
+        fill: writes its files.
     """
     began = time.monotonic()
     root.mkdir(parents=True, exist_ok=True)

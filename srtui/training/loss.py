@@ -156,7 +156,14 @@ class OwnHeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, labels: torch.Tensor, head: Head) -> torch.Tensor:
         """The summed cross-entropy of ``labels`` (positions,) in nats, a scalar, by a head that computes its
-        own logits of ``hidden`` (positions, width)."""
+        own logits of ``hidden`` (positions, width).
+
+        Args:
+            ctx: autograd's; keeps the gradient of ``hidden``.
+            hidden: (positions, width), before the head.
+            labels: (positions,), token ids.
+            head: computes logits, (positions, vocabulary).
+        """
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         total = torch.zeros((), dtype=wide, device=hidden.device)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None

@@ -113,6 +113,16 @@ def train(
     from. A stop gives up the step in hand, leaves a checkpoint and returns None. ``student`` saves a
     second load and is given adapters in place. Raises UserError where memory will not do (with the
     setting that would), where a loss is not finite, and where the loss has blown up.
+
+    Args:
+        student_folder: of the student's weights.
+        examples: spans to train on.
+        held_out: by set, spans whose loss is measured.
+        settings: of the training.
+        out_dir: of the adapter.
+        listener: hears steps and losses.
+        should_stop: asked before each pass.
+        student: the one of ``student_folder``, where it is loaded already.
     """
     _quiet()
     student = student or Student.load(student_folder, "nf4")
