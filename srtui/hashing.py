@@ -89,7 +89,7 @@ def digest(*parts: str | bytes | int | float | None) -> bytes:
         elif isinstance(part, bytes):
             tag, data = 1, part
         else:
-            # True is no number here, nor 1.0 the integer: json tells all of them apart.
+            # True is no number here, nor 1.0 the integer: json writes each in another way.
             tag, data = 2, json.dumps(_plain(part), allow_nan=False).encode()
         h.update((tag << 56 | len(data)).to_bytes(8, "little"))
         h.update(data)

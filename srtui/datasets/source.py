@@ -88,9 +88,9 @@ class DataSource:
     def _refuse_foreign(self) -> None:
         if self.compression and (self.head.startswith(_GZIP) or _is_zstd(self.head)):
             raise UserError(f"{self.path} is compressed twice; decompress it once first.")
-        for magic, what, mend in _REFUSED_MAGIC:
+        for magic, kind, fix in _REFUSED_MAGIC:
             if self.head.startswith(magic):
-                raise UserError(f"{self.path} {what}; {mend}.")
+                raise UserError(f"{self.path} {kind}; {fix}.")
 
     def blocks(self) -> Iterator[bytes]:
         """The content from its beginning, in non-empty blocks. Raises UserError where it breaks."""
@@ -136,7 +136,7 @@ def _gzip_blocks(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _zstd_blocks(file: BinaryIO) -> Iterator[bytes]:
-    # decompressobj rather than stream_reader: only it tells a frame's end from a file cut short.
+    # decompressobj rather than stream_reader: only it distinguishes a frame's end from a file cut short.
     import zstandard
 
     maker = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)

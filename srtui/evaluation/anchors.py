@@ -25,7 +25,7 @@ def difficulties(models: Mapping[str, Sequence[LengthItem]]) -> dict[int, float]
     """How hard each item is, in logits, from at least two models judged against the same reference.
 
     One fit over all of them: each model has a theta and a phi of its own, each item a difficulty that they
-    share (section 3 of the paper; the penalty pulls an item that nobody tells apart to 0).
+    share (section 3 of the paper; the penalty pulls an item that separates no models to 0).
     Raises UserError for fewer than two models, or judged items.
     """
     from scipy.sparse import csr_array

@@ -210,7 +210,7 @@ class JudgeModel:
             model.close()
 
     def _scored(self, model: LlamaLosses, one: JudgeQuestion) -> JudgeScores | str:
-        # The ending's first sign is enough to tell 1 from 10.
+        # The ending's first sign is enough to distinguish 1 from 10.
         options = [f"{k}{self.prompt.ending[0]}" for k in SCORES]
         messages = self.prompt.messages(one)
         if not model.holds(messages, self._longest):

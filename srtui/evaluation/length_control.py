@@ -3,7 +3,7 @@
     logit P(model preferred) = theta + phi tanh(d / sd(d)) + psi difficulty(instruction)
 
 with d the difference of lengths in characters; the controlled rate is the mean of its predictions at
-d = 0. One evaluation cannot tell phi from theta where nearly all answers are shorter (or longer) than
+d = 0. One evaluation cannot separate phi from theta where nearly all answers are shorter (or longer) than
 the reference's, so theirs brings two things from outside, which a file holds here (:class:`Anchors`):
 how hard each instruction is, fitted over many models, and judgements of the reference's own model asked
 to be concise and to be verbose ("gamed"), which share phi and psi and no theta, and weigh 0.2 together.
@@ -230,9 +230,9 @@ def _plain(
     except (np.linalg.LinAlgError, ValueError, PerfectSeparationError) as error:
         return none(f"the regression has no solution ({error})")
     (theta, phi), (e_theta, e_phi) = map(float, fit.params), map(float, fit.bse)
-    # A logit beyond 15 is what a fit runs away to when length alone tells wins from losses.
+    # A logit beyond 15 is what a fit runs away to when length alone separates wins from losses.
     if not all(map(math.isfinite, (theta, phi, e_theta, e_phi))) or max(abs(theta), abs(phi)) > 15:
-        return none("wins and losses are separated by length alone, so its part cannot be told")
+        return none("wins and losses are separated by length alone, so its part cannot be estimated")
     slope = Estimate(value=phi, low=phi - _Z * e_phi, high=phi + _Z * e_phi, n=judged)
     value, low, high = (whole(float(_logistic(theta + k * e_theta))) for k in (0.0, -_Z, _Z))
     if is_extreme(raw, value):

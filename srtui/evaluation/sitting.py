@@ -31,7 +31,7 @@ class BlindPair:
 
 def next_pair(reads: EvaluationReads, evaluation_id: int, annotator: str) -> BlindPair | None:
     """What this person is asked next; None where nothing is left. Texts lose the space around them,
-    which would tell models apart."""
+    which would give models away."""
     waiting = reads.unjudged_by(evaluation_id, annotator)
     if not waiting:
         return None

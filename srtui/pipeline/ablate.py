@@ -323,7 +323,7 @@ def _words(rows: Sequence[ArmResult], counts: dict[str, int], seeds: int) -> lis
     if any(row.arm == "original" and row.against_full for row in rows):
         said.append(
             "Whether reflecting and choosing helped is asked by the arm original, the same training on the original "
-            "data; the untuned student only tells whether any training does."
+            "data; the untuned student only shows whether any training does."
         )
     arms = sum(bool(r.against_full) for r in rows)
     if arms:

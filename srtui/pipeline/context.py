@@ -215,7 +215,7 @@ class Context:
 
     def refuse_other_words(self) -> None:
         """Raises UserError where the run's choices were begun under other words of its template: it does not
-        go on under these, and no model is loaded for it. Where only the student's own tokenizer knows its words
+        continue under these, and no model is loaded for it. Where only the student's own tokenizer knows its words
         and cannot be read, ``judge`` says it."""
         student, prompts = self.recipe.student, self.recipe.prompts
         name, now = self.recipe.prompt.template, None

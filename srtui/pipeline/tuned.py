@@ -52,9 +52,9 @@ def trained_student(workspace: Workspace, store: Store, run: Run) -> Path:
 def trained_arithmetic(store: Store, run: Run) -> str:
     """The type that the student computed in while it was trained: float32 or bfloat16."""
     training = store.training.of_run(run.id)
-    told = training["result"].get("arithmetic") if training else None
-    if told:
-        return str(told)
+    arithmetic = training["result"].get("arithmetic") if training else None
+    if arithmetic:
+        return str(arithmetic)
     # A training of an earlier version: the student's identity has it.
     setting = store.scores.setting_by_id(run.setting_id)
     return "bfloat16" if setting is not None and "bfloat16" in setting.student_id.split(":") else "float32"

@@ -113,7 +113,7 @@ class Decisions:
             run_id: of the run that chose.
             sample_id: of the sample, which belongs to the run.
             stage: ``instruction`` or ``response``.
-            chosen_id: the variant that goes on to the next stage.
+            chosen_id: the variant that the next stage begins with.
             reflected: whether that is a rewrite, and not what the stage began with.
             reason: why, in a sentence's part.
             compared: (variant, score, why there is none) of each text, what the stage began with first.

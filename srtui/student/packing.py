@@ -99,7 +99,7 @@ def _note_pattern(*_: Any, mask_function: Callable[..., Any] | None = None, **__
 def long_patterns_differ(model: Any, body: Any, length: int) -> bool:
     """Whether a layer of ``model`` would see other tokens of a sequence of up to ``length`` than our
     attention shows it: those before it, or those within the window that it asks for. A short trial
-    does not tell: Llama 4's chunks are 8,192 tokens long."""
+    does not say: Llama 4's chunks are 8,192 tokens long."""
     import torch
 
     device = next(model.parameters()).device

@@ -237,7 +237,7 @@ class _Elements:
         return line, value, raw
 
     def _careful(self) -> tuple[Found, bool]:
-        """The bracketed or quoted value here, by counting; and whether to go on behind it."""
+        """The bracketed or quoted value here, by counting; and whether to continue behind it."""
         line = self._line
         size, why = self._span()
         if size > MAX_RECORD:
@@ -305,7 +305,7 @@ class _Elements:
 
         0 where it is not closed: because the file ends (``cut``), or the limit of a row, or the
         beginning of the next row after much fruitless counting, comes first (``long``). A row that is
-        closed shortly behind the limit still has its size told.
+        closed shortly behind the limit still has its size reported.
         """
         at = depth = 0  # `at` is relative to pos, which stays while the window grows
         in_string = False
