@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -259,12 +259,12 @@ def status(
         for r in runs:
             count, holder = counts(store.conn, r.id), store.runs.holder(r.id)
             stage = store.runs.stages(r.id).get(r.stage) if r.stage else None
-            engine = f"process {holder['pid']} on {holder['host']}" if holder else ""
+            engine = f"process {holder.pid} on {holder.host}" if holder else ""
             table.add_row(
                 plain(r.name),
                 state_now(r.status, holder is not None),
                 stage_title(r.stage) if r.stage else "",
-                f"{stage['done']:,}/{stage['total']:,}" if stage else "",
+                f"{stage.done:,}/{stage.total:,}" if stage else "",
                 f"{count.kept:,}/{count.samples:,}",
                 plain(engine),
             )
@@ -288,7 +288,7 @@ def scores(
     """How IFD and r-IFD are spread, by kind of variant; the share over 1, what was cut, what failed."""
     from srtui.cli.run_tables import print_distributions, print_templates
     from srtui.cli.terminal import err
-    from srtui.store.distributions import distributions, score_columns, score_rows
+    from srtui.store.distributions import ScoreRow, distributions, score_rows
 
     workspace, store = open_store(read_only=not templates)
     with store:
@@ -309,7 +309,7 @@ def scores(
             outputs = outputs_of(store, workspace)
             if not is_stdout(csv):
                 outputs.check(csv, force)
-            _write_csv(csv, score_columns(), score_rows(store, this.id))
+            _write_csv(csv, ScoreRow._fields, score_rows(store, this.id))
             if not is_stdout(csv):
                 outputs.wrote(csv)
             return
@@ -327,12 +327,12 @@ def _without_empty_problem(template: TemplateScores) -> dict[str, Any]:
     return {key: value for key, value in fields_of(template).items() if key != "problem" or value}
 
 
-def _write_csv(path: Path, columns: list[str], rows: Iterable[dict[str, Any]]) -> None:
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None:
     import csv
 
     def write(file: Any) -> int:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
+        writer = csv.writer(file)
+        writer.writerow(columns)
         written = 0
         for row in rows:
             writer.writerow(row)

@@ -15,8 +15,8 @@ from srtui.report.examples import Example, pick
 from srtui.store import Store, figures
 from srtui.store.distributions import ScoreSpread, distributions
 from srtui.store.evaluations import Evaluation
-from srtui.store.runs import STAGES, Run
-from srtui.store.summary import RunSummary, StageSummary, summarise
+from srtui.store.runs import STAGES, Run, StageProgress
+from srtui.store.summary import RunSummary, summarise
 from srtui.store.views import Views
 from srtui.wording import LABELS, training_words
 
@@ -262,7 +262,7 @@ def _training(row: dict[str, Any] | None) -> TrainingFacts | None:
     )
 
 
-def _costs(stages: Mapping[str, StageSummary]) -> list[StageCost]:
+def _costs(stages: Mapping[str, StageProgress]) -> list[StageCost]:
     order = {name: n for n, name in enumerate(("check-template", *STAGES))}
     return [
         StageCost(name, s.done, s.total, s.tokens, s.seconds)

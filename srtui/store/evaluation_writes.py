@@ -105,7 +105,7 @@ class Evaluations(EvaluationReads):
             held = leases.holder(self._store, "evaluation", evaluation_id)
             if held is not None:
                 raise UserError(
-                    f"Evaluation {evaluation_id} is being worked on by process {held['pid']} on {held['host']}; "
+                    f"Evaluation {evaluation_id} is being worked on by process {held.pid} on {held.host}; "
                     "wait for it, or stop it there with Ctrl-C."
                 )
             lease = Lease(self._store, evaluation_id, "evaluation")

@@ -14,7 +14,7 @@ from srtui.errors import UserError
 from srtui.store import leases
 from srtui.store._query import fetch_row, fetch_rows, fetch_value
 from srtui.store.events import Event, events_of
-from srtui.store.leases import Lease
+from srtui.store.leases import Holder, Lease
 from srtui.store.stored import stored
 
 if TYPE_CHECKING:
@@ -67,10 +67,25 @@ def _run(row: sqlite3.Row) -> Run:
     )
 
 
-def stages_of(conn: sqlite3.Connection, run_id: int) -> dict[str, dict[str, Any]]:
-    """By stage, how far a run is with it: the row, ``detail`` as it was given to ``Runs.progress``."""
+@dataclass(frozen=True)
+class StageProgress:
+    """How far one stage of a run is. Tokens are those run through a model, ``seconds`` those spent in the stage,
+    ``detail`` what was given to ``Runs.progress``."""
+
+    run_id: int
+    stage: str
+    done: int
+    total: int
+    tokens: int
+    seconds: float
+    detail: dict[str, Any]
+    updated_at: float
+
+
+def stages_of(conn: sqlite3.Connection, run_id: int) -> dict[str, StageProgress]:
+    """By stage, how far a run is with it."""
     return {
-        r["stage"]: {**dict(r), "detail": stored(r, "stage_progress", "detail")}
+        r["stage"]: StageProgress(**{**dict(r), "detail": stored(r, "stage_progress", "detail")})
         for r in fetch_rows(conn, "SELECT * FROM stage_progress WHERE run_id = ?", (run_id,))
     }
 
@@ -164,7 +179,7 @@ class Runs:
         held = self.holder(run_id)
         if held is not None:
             raise UserError(
-                f"Run {self.get(run_id).name!r} is being worked on by process {held['pid']} on {held['host']}; "
+                f"Run {self.get(run_id).name!r} is being worked on by process {held.pid} on {held.host}; "
                 "stop it first."
             )
         with self._store.transaction():
@@ -214,15 +229,15 @@ class Runs:
         with self._store.transaction():
             held = self.holder(run_id)
             if held is not None:
-                since = time.strftime("%H:%M:%S", time.localtime(held["acquired_at"]))
+                since = time.strftime("%H:%M:%S", time.localtime(held.acquired_at))
                 raise UserError(
-                    f"Run {self.get(run_id).name!r} is being worked on by process {held['pid']} on "
-                    f"{held['host']} since {since}; wait for it, or stop it there with Ctrl-C."
+                    f"Run {self.get(run_id).name!r} is being worked on by process {held.pid} on "
+                    f"{held.host} since {since}; wait for it, or stop it there with Ctrl-C."
                 )
             lease = Lease(self._store, run_id)
         return lease.start()
 
-    def holder(self, run_id: int) -> dict[str, Any] | None:
+    def holder(self, run_id: int) -> Holder | None:
         """The live engine of a run, if it has one."""
         return leases.holder(self._store, "run", run_id)
 
@@ -290,7 +305,7 @@ class Runs:
                 (run_id, stage, done, total, tokens, seconds, json.dumps(detail or {}), time.time()),
             )
 
-    def stages(self, run_id: int) -> dict[str, dict[str, Any]]:
+    def stages(self, run_id: int) -> dict[str, StageProgress]:
         """How far each stage of a run is, as :func:`stages_of` gives it."""
         return stages_of(self._store.conn, run_id)
 

@@ -23,7 +23,7 @@ from srtui.store.events import Event, count_events, events_of
 from srtui.store.figures import ScoreName
 from srtui.store.leases import alive
 from srtui.store.listing import Listing
-from srtui.store.runs import stages_of, state_now
+from srtui.store.runs import StageProgress, stages_of, state_now
 from srtui.store.sample_view import SampleView, view_sample
 from srtui.store.stored import stored
 from srtui.store.training import checkpoints_of, metrics_of, trained_runs, training_of
@@ -64,7 +64,7 @@ class LiveView:
     """What a run's engine is doing, for one glance."""
 
     run: RunRow
-    stages: dict[str, dict[str, Any]]
+    stages: dict[str, StageProgress]
     live: dict[str, Any]
     heartbeat_at: float | None
     events: list[Event]
