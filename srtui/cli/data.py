@@ -58,21 +58,23 @@ def import_(
     _, store = open_store()
     with store:
         show, clear = progress_line(as_json)
-        done = import_file(store, file, name, format, columns or None, as_variant, match, show)
+        imported = import_file(store, file, name, format, columns or None, as_variant, match, show)
         clear()
         if as_json:
-            print_json(vars(done))
+            print_json(vars(imported))
             return
-        if done.already:
-            print_line(f"{file} is already in {done.dataset}: nothing new.")
+        if imported.already:
+            print_line(f"{file} is already in {imported.dataset}: nothing new.")
             return
-        what = "rewrites" if as_variant else "samples"
-        unmatched = f", {done.unmatched:,} unmatched" if done.unmatched else ""
+        noun = "rewrites" if as_variant else "samples"
+        unmatched = f", {imported.unmatched:,} unmatched" if imported.unmatched else ""
         print_line(
-            f"{done.dataset}: {done.read:,} rows read, {done.new:,} new {what}, "
-            f"{done.duplicate:,} duplicates, {done.bad:,} bad{unmatched}."
+            f"{imported.dataset}: {imported.read:,} rows read, {imported.new:,} new {noun}, "
+            f"{imported.duplicate:,} duplicates, {imported.bad:,} bad{unmatched}."
         )
-        for bad in store.imports.bad_rows(done.dataset_id, 5) if done.bad or done.unmatched else []:
+        for bad in (
+            store.imports.bad_rows(imported.dataset_id, 5) if imported.bad or imported.unmatched else []
+        ):
             print_line(f"  line {bad.line}: {bad.reason} {bad.detail[:100]}")
 
 

@@ -154,7 +154,7 @@ def ablate(
         raise UserError("--judge needs --prompts, a file of what is asked, and --prompts a --judge.")
     names = [word.strip() for word in (only or "").split(",") if word.strip()]
     check_arms(names)
-    what = recipes.load(recipe, set_, limit)
+    settings = recipes.load(recipe, set_, limit)
     workspace, store = open_store()
     stop = stop_on_signals()
     with store:
@@ -172,15 +172,15 @@ def ablate(
                     max_tokens,
                     tie_margin,
                 )
-                ablation = Ablation(workspace, store, what, recipe.resolve(), face, stop.is_set, asked)
-                found = ablation.work(names, seeds)
+                ablation = Ablation(workspace, store, settings, recipe.resolve(), face, stop.is_set, asked)
+                comparison = ablation.work(names, seeds)
         except Stopped:
             print_line("Stopped; everything finished is stored. The same command resumes.", to=screen())
             sys.exit(130)
     if as_json:
-        print_json({"type": "ablation", **fields_of(found)})
+        print_json({"type": "ablation", **fields_of(comparison)})
     else:
-        print_comparison(found)
+        print_comparison(comparison)
 
 
 def _examiners(
@@ -297,13 +297,13 @@ def scores(
             from srtui.pipeline import compare_templates
 
             with libraries_log(workspace.store_path.parent):
-                found = compare_templates(
+                compared = compare_templates(
                     workspace, store, this, sample, lambda line: err.print(line, style="dim")
                 )
             if as_json:
-                print_json([_without_empty_problem(t) for t in found])
+                print_json([_without_empty_problem(t) for t in compared])
             else:
-                print_templates(found)
+                print_templates(compared)
             return
         if csv is not None:
             outputs = outputs_of(store, workspace)

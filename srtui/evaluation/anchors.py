@@ -95,8 +95,8 @@ def read_anchors(path: Path) -> Anchors:
         names, rows = list(table.fieldnames or []), list(table)
     except csv.Error as error:
         raise UserError(f"{path}: line {table.line_num + 1} is not CSV ({error}).") from None
-    at = "index" if "index" in names else names[0] if len(names) == 2 and names[0] == "" else None
-    if at is None or "instruction_difficulty" not in names:
+    index = "index" if "index" in names else names[0] if len(names) == 2 and names[0] == "" else None
+    if index is None or "instruction_difficulty" not in names:
         raise UserError(
             f"{path}: not a table of anchors: its first line must name the columns index and instruction_difficulty, "
             "and for gamed rows preference, std_delta_len, not_gamed_baseline and model (AlpacaEval's df_gamed.csv)."
@@ -106,7 +106,7 @@ def read_anchors(path: Path) -> Anchors:
     gamed: list[tuple[float, float, float]] = []
     models = set()
     for n, row in enumerate(rows, 2):
-        item = int(_number(path, n, row, at))
+        item = int(_number(path, n, row, index))
         hard = _number(path, n, row, "instruction_difficulty")
         if difficulty.setdefault(item, hard) != hard:
             raise UserError(f"{path}: line {n}: item {item} has two difficulties.")

@@ -92,11 +92,11 @@ def evaluate(
     lease = store.evaluations.acquire(evaluation.id)
     store.evaluations.update(evaluation.id, status="running", started_at=time.time(), error=None)
     try:
-        found = _run(
+        answers = _run(
             store, evaluation.id, contestant, tasks, limit, shots, reporter,
             lambda: bool(lease.lost) or should_stop(),
         )  # fmt: skip
-        result = _keep(store, evaluation.id, found)
+        result = _keep(store, evaluation.id, answers)
         store.evaluations.update(
             evaluation.id, status="done", stage=None, result=result, finished_at=time.time()
         )
@@ -212,19 +212,19 @@ def _model(
             todo = {key: span for key, span in zip(keys, asked, strict=True) if key not in known}
             ordered = list(todo)
             total, began = len(set(keys)), time.monotonic()
-            done = total - len(ordered)
+            scored = total - len(ordered)
             fresh: dict[bytes, SpanLoss] = {}
             stored_at = began
             for n, loss in scorer.score([todo[key] for key in ordered], should_stop):
                 fresh[ordered[n]] = loss
-                done += 1
-                if time.monotonic() - stored_at > 1.0 or done == total:
+                scored += 1
+                if time.monotonic() - stored_at > 1.0 or scored == total:
                     store.scores.add_losses(fresh)
                     known.update(fresh)
                     fresh, stored_at = {}, time.monotonic()
-                    store.evaluations.update(evaluation_id, stage="choice", done=done, total=total)
+                    store.evaluations.update(evaluation_id, stage="choice", done=scored, total=total)
                 seconds = time.monotonic() - began
-                reporter.progress(Progress("choice", done, total, scorer.tokens_run, seconds))
+                reporter.progress(Progress("choice", scored, total, scorer.tokens_run, seconds))
             store.scores.add_losses(fresh)
             known.update(fresh)
             if should_stop():

@@ -58,9 +58,9 @@ class Contestant:
     @property
     def identity(self) -> dict[str, Any]:
         """What is stored with an evaluation: all but the texts, and no path of this machine."""
-        what = asdict(self) | {"path": self.path.name, "adapter": self.adapter and self.adapter.name}
-        del what["texts"], what["run_id"], what["name"], what["prompts"]
-        return what | ({"template_version": self.template_version} if self.template_version else {})
+        stored = asdict(self) | {"path": self.path.name, "adapter": self.adapter and self.adapter.name}
+        del stored["texts"], stored["run_id"], stored["name"], stored["prompts"]
+        return stored | ({"template_version": self.template_version} if self.template_version else {})
 
 
 def date_written(model: Path) -> str | None:
@@ -70,8 +70,8 @@ def date_written(model: Path) -> str | None:
 
 def _template_version(name: str, prompts: PromptSet | None, student: Path) -> str:
     """As scores and training have it."""
-    found = students_template_version(name, prompts, student)
-    return found or template_version(name, prompts)  # whoever loads the model says what is wrong with it
+    version = students_template_version(name, prompts, student)
+    return version or template_version(name, prompts)  # whoever loads the model says what is wrong with it
 
 
 def students_template_version(name: str, prompts: PromptSet | None, student: Path) -> str | None:

@@ -208,10 +208,10 @@ class Evaluator:
 
     def result(self) -> dict[str, Any]:
         """The figures, from what is stored."""
-        found = figures(self.store, self.evaluation, self.source.skipped, self._anchors)
+        counted = figures(self.store, self.evaluation, self.source.skipped, self._anchors)
         asked = question_of(self.store, self.evaluation)
         said = {"question": asked} if asked else {}
-        return said | ({"warnings": self._warnings} if self._warnings else {}) | found
+        return said | ({"warnings": self._warnings} if self._warnings else {}) | counted
 
     # -- answers ----------------------------------------------------------------------------
 
@@ -265,8 +265,8 @@ class Evaluator:
         if contestant is not None and contestant.texts is not None:
             texts = {i.item: contestant.texts[asked_text(i)] for i in todo}
         elif contestant is None and kind in ("calibration", "winrate"):
-            at = 1 if kind == "calibration" and side == "b" else 0
-            texts = {i.item: self.source.answers[i.item][at] for i in todo}
+            place = 1 if kind == "calibration" and side == "b" else 0
+            texts = {i.item: self.source.answers[i.item][place] for i in todo}
         else:
             return None
         return [(item, side, 1, file_answer(text, name)) for item, text in texts.items()]

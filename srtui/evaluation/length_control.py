@@ -278,11 +278,11 @@ def fit_l1(
         return total, np.concatenate([1.0 + slope, 1.0 - slope]) * scale
 
     begin = np.zeros(2 * k) if start is None else np.concatenate([start.clip(0), (-start).clip(0)])
-    found = minimize(
+    minimum = minimize(
         loss, begin, jac=True, method="L-BFGS-B", bounds=[(0, None)] * (2 * k),
         options={"maxiter": 2000, "maxfun": 4000, "ftol": 1e-13, "gtol": 1e-9},
     )  # fmt: skip
-    return np.asarray(found.x[:k] - found.x[k:])
+    return np.asarray(minimum.x[:k] - minimum.x[k:])
 
 
 def fit_l1_cv(
@@ -304,11 +304,11 @@ def fit_l1_cv(
     for n in range(FOLDS):
         train, test = fold != n, fold == n
         b = None
-        for at, strength in enumerate(STRENGTHS):
+        for place, strength in enumerate(STRENGTHS):
             b = fit_l1(x[train], y[train], weights[train], strength, start=b)
             q = _logistic(x[test] @ b).clip(1e-15, 1 - 1e-15)
             cost = y[test] * np.log(q) + (1 - y[test]) * np.log(1 - q)
-            losses[at] -= float((cost * weights[test]).mean())
+            losses[place] -= float((cost * weights[test]).mean())
     best = STRENGTHS[int(losses.argmin())]
     return best, fit_l1(x, y, weights, best)
 

@@ -50,10 +50,10 @@ def figures(
     lengths = _lengths(store, evaluation)
     margin = _margin(evaluation)
     if evaluation.kind == "winrate":
-        found = winrate_result(items, judgements, lengths, seed, margin, anchors)
+        rated = winrate_result(items, judgements, lengths, seed, margin, anchors)
     else:
-        found = pairwise_result(items, judgements, lengths, seed, margin)
-    return found | _calibrated(store, evaluation)
+        rated = pairwise_result(items, judgements, lengths, seed, margin)
+    return rated | _calibrated(store, evaluation)
 
 
 def rows_of(store: Store, evaluation: Evaluation) -> list[LengthItem]:

@@ -79,11 +79,11 @@ class JudgedItem:
 
 def pairs_of(items: Sequence[Item], judgements: Sequence[Judgement], margin: float = 0.0) -> list[JudgedItem]:
     """Items judged in both orders; scores that differ by no more than ``margin`` are a tie."""
-    found = {(j.item, j.ordering): j for j in judgements if j.score_a is not None and j.score_b is not None}
+    scored = {(j.item, j.ordering): j for j in judgements if j.score_a is not None and j.score_b is not None}
     return [
-        JudgedItem(i, found[i.item, "ab"], found[i.item, "ba"], margin)
+        JudgedItem(i, scored[i.item, "ab"], scored[i.item, "ba"], margin)
         for i in items
-        if (i.item, "ab") in found and (i.item, "ba") in found
+        if (i.item, "ab") in scored and (i.item, "ba") in scored
     ]
 
 
@@ -170,8 +170,8 @@ def shares(
         margin: two scores nearer than this are a tie.
     """
     missing = failures(items, judgements, lengths)
-    found = {p.item.item: _SHARE[p.verdict] for p in pairs_of(items, judgements, margin)}
-    return found | {item: _SHARE[verdict] for item, (verdict, _) in missing.items()}
+    judged = {p.item.item: _SHARE[p.verdict] for p in pairs_of(items, judgements, margin)}
+    return judged | {item: _SHARE[verdict] for item, (verdict, _) in missing.items()}
 
 
 def judged_rows(items: Sequence[Item], judgements: Sequence[Judgement], lengths: Lengths) -> list[LengthItem]:

@@ -39,15 +39,15 @@ def next_pair(reads: EvaluationReads, evaluation_id: int, annotator: str) -> Bli
     item, ordering = blind_order(waiting, seed, annotator)[0]
     answers = reads.answers(evaluation_id)
     first, second = ("a", "b") if ordering == "ab" else ("b", "a")
-    done = reads.annotators(evaluation_id).get(annotator, 0)
+    judged = reads.annotators(evaluation_id).get(annotator, 0)
     return BlindPair(
         item=item.item,
         question=item.turns[0].strip(),
         left=answers[item.item, first, 1].text.strip(),  # type: ignore[index]
         right=answers[item.item, second, 1].text.strip(),  # type: ignore[index]
         ordering=ordering,
-        done=done,
-        total=done + len(waiting),
+        done=judged,
+        total=judged + len(waiting),
     )
 
 

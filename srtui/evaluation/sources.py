@@ -107,10 +107,10 @@ def known_judgements(paths: Iterable[Path], limit: int | None = None) -> Questio
 def answers_of(path: Path) -> dict[str, str]:
     """A file of answers, by what was asked (see :func:`asked_text`); the last one of an instruction counts."""
     _, rows = _rows(path)
-    found = {}
+    answers = {}
     for n, row in enumerate(rows):
-        found[asked_text(_prompt(path, n, row))] = _text(path, n, row, _ANSWER, may_be_empty=True)
-    return found
+        answers[asked_text(_prompt(path, n, row))] = _text(path, n, row, _ANSWER, may_be_empty=True)
+    return answers
 
 
 def asked_text(item: Item) -> str:

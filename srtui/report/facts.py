@@ -167,29 +167,29 @@ def gather(store: Store, root: Path, run_id: int, *, examples: int = 3, seed: in
 
 
 def _models(store: Store, root: Path, run: Run, training: TrainingFacts | None) -> list[Model]:
-    found = []
+    listed = []
     if run.teacher:
         t = run.teacher
         size = f"{t['parameters'] / 1e6:,.0f} M parameters, " if t.get("parameters") else ""
-        found.append(
+        listed.append(
             Model(
                 "teacher", t.get("name") or "", f"{size}{t.get('quantization') or ''}", t.get("sha256") or ""
             )
         )
         if t.get("adapter_sha256"):
-            found.append(Model("teacher's adapter", "", "LoRA", t["adapter_sha256"]))
+            listed.append(Model("teacher's adapter", "", "LoRA", t["adapter_sha256"]))
     else:
-        found.append(Model("teacher", run.recipe["teacher"]["model"] or "", "not loaded", ""))
+        listed.append(Model("teacher", run.recipe["teacher"]["model"] or "", "not loaded", ""))
     setting = store.scores.setting_by_id(run.setting_id)
     student = run.recipe["student"]
-    found.append(
+    listed.append(
         Model("student", student["model"], student["quantization"], setting.student_id if setting else "")
     )
     if training is not None and training.adapter:
         file = root / training.adapter / "adapter_model.safetensors"
         digest = _sha256(file) if file.is_file() else ""
-        found.append(Model("adapter", training.adapter, "LoRA", digest or "the file is not there any more"))
-    return found
+        listed.append(Model("adapter", training.adapter, "LoRA", digest or "the file is not there any more"))
+    return listed
 
 
 def _sha256(path: Path) -> str:

@@ -94,11 +94,11 @@ def examine(model: Any, name: str) -> Head:
     model.eval()
     try:
         with torch.inference_mode(), in_float32(base):
-            found = _examine(base, name)
+            head = _examine(base, name)
         return replace(
-            found,
+            head,
             longest=table_size(base),
-            alone_beyond=alone_beyond(base, found.body),
+            alone_beyond=alone_beyond(base, head.body),
             remembers=remembers_length(base),
         )
     finally:
@@ -146,7 +146,7 @@ def _examine(base: Any, name: str) -> Head:
             f"{name} cannot be a student: its logits depend on the tokens that follow, so it does not predict them."
         )
     config = base.config.get_text_config()
-    found = Head(
+    head = Head(
         model=base,
         body=part,
         vocabulary=int(logits.shape[-1]),
@@ -156,9 +156,9 @@ def _examine(base: Any, name: str) -> Head:
         cap=getattr(config, "final_logit_softcapping", None),
         answer=type(captured[0]),
     )
-    if _same_head(found, states[0], logits):
-        return found
-    own = Head(base, part, found.vocabulary, False, found.pads, answer=found.answer)
+    if _same_head(head, states[0], logits):
+        return head
+    own = Head(base, part, head.vocabulary, False, head.pads, answer=head.answer)
     if _gives(own, states[0], logits):
         return own
     raise UserError(
