@@ -51,7 +51,7 @@ def run(
     """Reflect, choose, reflect, choose, train. Run it again after any stop: it resumes where it was."""
     from srtui import recipe as recipes
 
-    what = recipes.load(recipe, set_, limit)
+    settings = recipes.load(recipe, set_, limit)
     workspace, store = open_store()
     with store:
         from srtui.pipeline import next_round, prepare
@@ -60,9 +60,11 @@ def run(
         if teacher_from is not None:
             before = store.runs.named(teacher_from)
             with libraries_log(workspace.store_path.parent):
-                what = next_round(workspace, store, what, before, lambda line: print_line(line, to=screen()))
+                settings = next_round(
+                    workspace, store, settings, before, lambda line: print_line(line, to=screen())
+                )
             again += f" --teacher-from {before.name}"
-        this, is_new = prepare(workspace, store, what, recipe.resolve())
+        this, is_new = prepare(workspace, store, settings, recipe.resolve())
         _work(workspace, store, this, until, as_json, is_new, again)
 
 
@@ -201,16 +203,18 @@ def _examiners(
     from srtui.evaluation.writing import AnswerSettings
     from srtui.pipeline.examiners import ChoiceExaminer, JudgeExaminer
 
-    found: list[Examiner] = []
+    examiners: list[Examiner] = []
     if judge is not None and prompts is not None:
         source = sources.prompts(prompts, limit)
         referee = JudgeModel.find(workspace.models, judge, load_judge_prompt("pairwise", 2), 0)
         writing = AnswerSettings(max_tokens=max_tokens)
-        found.append(JudgeExaminer(workspace, store, source, referee, face, writing, tie_margin, should_stop))
+        examiners.append(
+            JudgeExaminer(workspace, store, source, referee, face, writing, tie_margin, should_stop)
+        )
     if tasks is not None:
         choice.check(tasks, False)
-        found.append(ChoiceExaminer(workspace, store, tasks, face, limit, None, should_stop))
-    return found
+        examiners.append(ChoiceExaminer(workspace, store, tasks, face, limit, None, should_stop))
+    return examiners
 
 
 def _files(workspace: Workspace, store: Store, this: Run) -> list[tuple[str, str]]:

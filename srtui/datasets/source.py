@@ -58,12 +58,12 @@ class DataSource:
         self.position = 0
         """Bytes of the file on disk that were read so far by the latest :meth:`blocks`."""
         try:
-            found = path.stat()
-            if stat.S_ISDIR(found.st_mode):
+            status = path.stat()
+            if stat.S_ISDIR(status.st_mode):
                 raise UserError(f"{path} is a folder; name a data file in it.")
-            if not stat.S_ISREG(found.st_mode):
+            if not stat.S_ISREG(status.st_mode):
                 raise UserError(f"{path} is not a regular file; save the data to one first.")
-            self.size = found.st_size
+            self.size = status.st_size
             with path.open("rb") as file:
                 magic = file.read(16)
         except (OSError, ValueError) as error:

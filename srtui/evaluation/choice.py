@@ -172,8 +172,8 @@ def _run(
             if shots is not None or task.get_config("num_fewshot") is None:
                 task.set_config(key="num_fewshot", value=shots or 0)
             task.set_fewshot_seed(seed=1234)
-        found: dict[str, Any] = lm_evaluate(model, loaded, limit=limit, bootstrap_iters=0)
-    return found
+        results: dict[str, Any] = lm_evaluate(model, loaded, limit=limit, bootstrap_iters=0)
+    return results
 
 
 def _model(

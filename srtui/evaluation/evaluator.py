@@ -321,8 +321,8 @@ class Evaluator:
         if not todo:
             return
         for asked, text, tokens in judge.write(todo, self._should_stop):
-            found, parsed = judge.prompt.parse(text)
-            first, second = found[0] if found else None, found[1] if len(found) > 1 else None
+            scores, parsed = judge.prompt.parse(text)
+            first, second = scores[0] if scores else None, scores[1] if len(scores) > 1 else None
             if asked.ordering == "ba":
                 first, second = second, first
             row = rows[asked.item, asked.turn, asked.ordering]

@@ -96,14 +96,14 @@ def failures(
     for j in judgements:
         if j.score_a is None and j.choice is None:
             said.setdefault(j.item, j.parsed)
-    found: dict[int, tuple[Verdict, str]] = {}
+    decided: dict[int, tuple[Verdict, str]] = {}
     for i in items:
         a, b = (n == 0 for n in lengths.get(i.item, (1, 1)))
         why = said.get(i.item, "no answer")
         a, b = a or why == TOO_LONG["a"], b or why == TOO_LONG["b"]
         if a or b:
-            found[i.item] = ("tie" if a and b else "lose" if a else "win", why)
-    return found
+            decided[i.item] = ("tie" if a and b else "lose" if a else "win", why)
+    return decided
 
 
 def pairwise_result(

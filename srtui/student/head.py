@@ -195,18 +195,18 @@ def _gives(head: Head, hidden: Any, logits: Any) -> bool:
     import torch
 
     try:
-        found, wanted = head.logits(hidden), logits.float()
+        made, wanted = head.logits(hidden), logits.float()
     except torch.OutOfMemoryError:
         raise
     except Exception:  # a head that cannot even be run is not the model's
         return False
-    if found.shape != wanted.shape or not bool(torch.isfinite(wanted).all()):
+    if made.shape != wanted.shape or not bool(torch.isfinite(wanted).all()):
         return False
     # A factor shows in the fit over all logits far below the rounding of one.
-    factor = float((found * wanted).sum() / (found * found).sum().clamp_min(1e-30))
+    factor = float((made * wanted).sum() / (made * made).sum().clamp_min(1e-30))
     weight = head.model.get_output_embeddings()
     error = max(torch.finfo(t.dtype).eps for t in (logits, weight.weight if weight is not None else logits))
-    return abs(factor - 1) <= max(1e-4, error / 4) and near(found, wanted, error=error)
+    return abs(factor - 1) <= max(1e-4, error / 4) and near(made, wanted, error=error)
 
 
 def near(found: Any, wanted: Any, *, error: float | None = None, loose: bool = False) -> bool:

@@ -116,8 +116,8 @@ def prune(root: Path, keep: int) -> list[int]:
 
 def discard_after(root: Path, step: int) -> None:
     """Remove what lies in the way of a training that resumes after ``step``: newer ones, all unusable."""
-    for found, path in _all(root):
-        if found > step:
+    for saved_step, path in _all(root):
+        if saved_step > step:
             (path / _MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(path, ignore_errors=True)
 

@@ -53,13 +53,13 @@ def summed_nll(head: Head, batch: MicroBatch) -> Any:
         else [n * width for n in range(len(batch.examples))]
     )
     # A token is predicted at the position before it.
-    at = [
+    places = [
         start + place - 1
         for start, e in zip(starts, batch.examples, strict=True)
         for place in range(len(e.ids) - e.target, len(e.ids))
     ]
     labels = [token for e in batch.examples for token in e.ids[len(e.ids) - e.target :]]
-    picked = hidden.flatten(0, 1)[torch.tensor(at, device=device)]
+    picked = hidden.flatten(0, 1)[torch.tensor(places, device=device)]
     wanted = torch.tensor(labels, device=device)
     if not head.direct:
         return OwnHeadLoss.apply(picked, wanted, head)  # type: ignore[no-untyped-call]
