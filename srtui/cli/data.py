@@ -67,27 +67,31 @@ def import_(
     _, store = open_store()
     with store:
         show, clear = progress_line(as_json)
-        done = import_file(store, file, name, format, columns or None, as_variant, match, show)
+        imported = import_file(store, file, name, format, columns or None, as_variant, match, show)
         clear()
-        duplicates = _mark_duplicates(store, done, dedup, as_json) if dedup else None
+        duplicates = _mark_duplicates(store, imported, dedup, as_json) if dedup else None
         if as_json:
-            print_json(vars(done) if duplicates is None else {**vars(done), "near_duplicates": duplicates})
+            print_json(
+                vars(imported) if duplicates is None else {**vars(imported), "near_duplicates": duplicates}
+            )
             return
         if duplicates is not None:
             fate = "left out of new runs" if dedup == "drop" else "marked"
             print_line(
-                f"{done.dataset}: {duplicates:,} near-duplicates {fate}; srtui data dedup {done.dataset} shows them."
+                f"{imported.dataset}: {duplicates:,} near-duplicates {fate}; srtui data dedup {imported.dataset} shows them."
             )
-        if done.already:
-            print_line(f"{file} is already in {done.dataset}: nothing new.")
+        if imported.already:
+            print_line(f"{file} is already in {imported.dataset}: nothing new.")
             return
-        what = "rewrites" if as_variant else "samples"
-        unmatched = f", {done.unmatched:,} unmatched" if done.unmatched else ""
+        noun = "rewrites" if as_variant else "samples"
+        unmatched = f", {imported.unmatched:,} unmatched" if imported.unmatched else ""
         print_line(
-            f"{done.dataset}: {done.read:,} rows read, {done.new:,} new {what}, "
-            f"{done.duplicate:,} duplicates, {done.bad:,} bad{unmatched}."
+            f"{imported.dataset}: {imported.read:,} rows read, {imported.new:,} new {noun}, "
+            f"{imported.duplicate:,} duplicates, {imported.bad:,} bad{unmatched}."
         )
-        for bad in store.imports.bad_rows(done.dataset_id, 5) if done.bad or done.unmatched else []:
+        for bad in (
+            store.imports.bad_rows(imported.dataset_id, 5) if imported.bad or imported.unmatched else []
+        ):
             print_line(f"  line {bad.line}: {bad.reason} {bad.detail[:100]}")
 
 

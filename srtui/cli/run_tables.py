@@ -201,11 +201,11 @@ def print_distributions(spreads: Sequence[ScoreSpread]) -> None:
         )
     out.print(table)
     for f in spreads:
-        what = f"{MEASURES[f.metric].label}, {_KINDS.get(f.kind, f.kind)}"
+        scored = f"{MEASURES[f.metric].label}, {_KINDS.get(f.kind, f.kind)}"
         if f.truncated:
-            out.print(f"{what}: {f.truncated:,} truncated at max_length")
+            out.print(f"{scored}: {f.truncated:,} truncated at max_length")
         for reason, count in f.invalid.items():
-            out.print(f"{what}: {count:,} without a score ({plain(reason)})")
+            out.print(f"{scored}: {count:,} without a score ({plain(reason)})")
 
 
 def print_templates(templates: Sequence[TemplateScores]) -> None:

@@ -15,7 +15,7 @@ from srtui.pipeline.decontaminate import known_prompts
 from srtui.pipeline.holdout import question_key, unseen
 from srtui.progress import Stopped
 from srtui.recipe import Recipe, SelectionSettings
-from srtui.selection import Ranked, best, lot, quotas
+from srtui.selection import Ranked, best, quotas, seeded_random
 from srtui.store import Store
 from srtui.store.corpus import Variant
 from srtui.store.figures import means
@@ -82,7 +82,7 @@ def train_selected(context: Context) -> None:
             "whether they were cut short is not known.",
         )
     judge = context.judge()
-    watch.tell(0, steps, 0, {}, now=True)
+    watch.report_progress(0, steps, 0, {}, now=True)
     result = train(
         student_path(context.workspace, recipe.student.model, recipe.student.quantization),
         examples,
@@ -162,7 +162,7 @@ class _Record(Listener):
         self._context.store.training.add_metrics(self._id, step, values)
         detail = {k: round(v, 6) for k, v in values.items() if k in ("loss", "learning_rate")}
         tokens = round(values["tokens"]) - self._tokens_before
-        self._context.watch.tell(step, self._steps, tokens, detail, now=True)
+        self._context.watch.report_progress(step, self._steps, tokens, detail, now=True)
 
     def saved(self, written: WrittenCheckpoint) -> None:
         path = str(written.path.relative_to(self._context.workspace.root))
@@ -231,7 +231,7 @@ def trained_on(store: Store, run: Run) -> list[tuple[int, int]]:
     if count >= len(chosen):
         return chosen
     ranked = [
-        Ranked(sample, ifd, rifd, person, length, lot(recipe.seed, "top", text))
+        Ranked(sample, ifd, rifd, person, length, seeded_random(recipe.seed, "top", text))
         for sample, ifd, rifd, person, length, text in store.decisions.selected_scores(run.id)
     ]
     kept = set()

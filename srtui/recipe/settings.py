@@ -452,10 +452,10 @@ class Recipe(Section):
 
     def _deciding(self) -> dict[str, Any]:
         """What is not as it is by default, and not for speed or safety alone."""
-        what = self.model_dump(mode="json", exclude={"description"}, exclude_defaults=True)
+        settings = self.model_dump(mode="json", exclude={"description"}, exclude_defaults=True)
         for speed_only in ("slots", "batch_tokens", "gpu_layers", "threads"):
-            what.get("teacher", {}).pop(speed_only, None)
-        what.get("scoring", {}).pop("batch_tokens", None)
+            settings.get("teacher", {}).pop(speed_only, None)
+        settings.get("scoring", {}).pop("batch_tokens", None)
         for safety_only in ("checkpoint_steps", "checkpoints_kept"):
-            what.get("training", {}).pop(safety_only, None)
-        return {name: value for name, value in what.items() if value != {}}
+            settings.get("training", {}).pop(safety_only, None)
+        return {name: value for name, value in settings.items() if value != {}}

@@ -205,7 +205,16 @@ class Corpus:
         generation_id: int | None,
         pair: Pair,
     ) -> tuple[int, bool]:
-        """The id of this text of this sample, and whether it is new."""
+        """The id of this text of this sample, and whether it is new.
+
+        Args:
+            sample_id: whose text it is.
+            kind: as the table ``variant`` has it.
+            origin: dataset, teacher, import or person.
+            parent_id: the variant that it was made of.
+            generation_id: the generation that it was read from.
+            pair: its texts.
+        """
         made = self._store.conn.execute(
             "INSERT OR IGNORE INTO variant(sample_id, digest, kind, origin, parent_id, generation_id, instruction, "
             "input, response, created_at) VALUES (?,?,?,?,?,?,?,?,?,?)",

@@ -133,7 +133,7 @@ class Decisions:
             run_id: of the run that chose.
             sample_id: of the sample, which belongs to the run.
             stage: ``instruction`` or ``response``.
-            chosen_id: the variant that goes on to the next stage.
+            chosen_id: the variant that the next stage begins with.
             reflected: whether that is a rewrite, and not what the stage began with.
             reason: why, in a sentence's part.
             compared: (variant, score, why there is none) of each text, what the stage began with first.
@@ -231,7 +231,18 @@ class Decisions:
         rifd: float | None,
         setting_id: int | None = None,
     ) -> None:
-        """``setting_id`` says whose scores these are: the student's, or a proxy's that decided alone."""
+        """``setting_id`` says whose scores these are: the student's, or a proxy's that decided alone.
+
+        Args:
+            run_id: of the run.
+            sample_id: of the sample.
+            variant_id: the text that was chosen last.
+            kept: whether it is trained on.
+            reason: why, a short fixed word.
+            ifd: of that text; None without.
+            rifd: of that text; None without.
+            setting_id: whose scores these are; None where it has none.
+        """
         self._store.conn.execute(
             "INSERT OR IGNORE INTO outcome(run_id, sample_id, variant_id, kept, reason, ifd, rifd, setting_id) "
             "VALUES (?,?,?,?,?,?,?,?)",

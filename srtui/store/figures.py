@@ -170,15 +170,15 @@ class Counts:
 def counts(conn: sqlite3.Connection, run_id: int) -> Counts:
     """All counts of a run, exact, from some dozen rows and the person's overrulings."""
     c = Counts()
-    for what, stage, detail, flags, n in conn.execute(
+    for counted, stage, detail, flags, n in conn.execute(
         "SELECT what, stage, detail, flags, n FROM tally WHERE run_id = ?", (run_id,)
     ):
-        if what == "sample":
+        if counted == "sample":
             c.samples += n
             c.held_out += n if flags else 0
-        elif what == "outcome":
+        elif counted == "outcome":
             _settle(c, detail, flags & 1, flags & 2, n)
-        elif what == "reflection":
+        elif counted == "reflection":
             of_target = c.targets[stage]
             of_target.asked += n
             if detail != "parsed":
@@ -187,7 +187,7 @@ def counts(conn: sqlite3.Connection, run_id: int) -> Counts:
                 of_target.after_retries += n
             else:
                 of_target.first_try += n
-        elif what == "gated":
+        elif counted == "gated":
             c.targets[stage].gated[detail] = n
         else:
             of_target = c.targets[stage]

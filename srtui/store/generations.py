@@ -174,7 +174,17 @@ class Generations:
         attempts: int,
         candidates: Sequence[int],
     ) -> None:
-        """A sample's reflection at ``stage`` is done, with the variants that the student compares."""
+        """A sample's reflection at ``stage`` is done, with the variants that the student compares.
+
+        Args:
+            run_id: of the run.
+            sample_id: of the sample.
+            stage: instruction or response.
+            parent_variant_id: the text that was reflected on.
+            status: parsed, or why there is no rewrite.
+            attempts: how often the teacher was asked.
+            candidates: the rewrites' variants, in their order.
+        """
         conn = self._store.conn
         conn.execute(
             "INSERT OR IGNORE INTO reflection(run_id, sample_id, stage, parent_variant_id, status, attempts) "

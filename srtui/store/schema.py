@@ -57,7 +57,7 @@ _EVALUATION = """
 CREATE TABLE evaluation(
     id INTEGER PRIMARY KEY,
     kind TEXT NOT NULL CHECK(kind IN ('pairwise', 'winrate', 'turns', 'choice', 'calibration', 'human')),
-    fingerprint TEXT NOT NULL,          -- of all that the result depends on: the same one is gone on with
+    fingerprint TEXT NOT NULL,          -- of all that the result depends on: the same one is resumed
     contestant_a TEXT NOT NULL,         -- as the user named it
     contestant_b TEXT,
     identity_a TEXT NOT NULL,           -- JSON: kind, model, hashes, adapter, template

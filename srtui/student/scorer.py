@@ -93,11 +93,11 @@ class Scorer:
                 ]
             )
         order = sorted(range(len(spans)), key=lambda i: shared[i] - len(spans[i].ids))
-        at, emptied = 0, False
-        while at < len(order) and not should_stop():
-            sizes = [len(spans[i].ids) - shared[i] for i in order[at:]]
+        begin, emptied = 0, False
+        while begin < len(order) and not should_stop():
+            sizes = [len(spans[i].ids) - shared[i] for i in order[begin:]]
             batch = self._next_batch(sizes)
-            chosen = order[at : at + batch]
+            chosen = order[begin : begin + batch]
             losses = self._try_batch([spans[i] for i in chosen], [shared[i] for i in chosen])
             if losses is None:
                 held, emptied = bool(self._prefixes) and not emptied, True
@@ -111,7 +111,7 @@ class Scorer:
                     continue  # without the other beginnings, it may fit
                 losses = [SpanLoss(None, spans[chosen[0]].target, reason="out_of_memory")]
             emptied = False
-            at += batch
+            begin += batch
             self.tokens_run += sum(len(spans[i].ids) - shared[i] for i in chosen)
             self.tokens_saved += sum(shared[i] for i in chosen)
             yield from zip(chosen, losses, strict=True)
@@ -201,14 +201,14 @@ class Scorer:
         labels = [token for s in spans for token in s.ids[len(s.ids) - s.target :]]
         # A token is predicted at the position before it.
         columns = [
-            at for s, cut in zip(spans, shared, strict=True)
-            for at in range(len(s.ids) - s.target - 1 - cut, len(s.ids) - 1 - cut)
+            place for s, cut in zip(spans, shared, strict=True)
+            for place in range(len(s.ids) - s.target - 1 - cut, len(s.ids) - 1 - cut)
         ]  # fmt: skip
         with torch.inference_mode(), self._forgetting(spans):
             if self.packed:
                 hidden, starts = self._packed_pass(spans, shared)
-                at = torch.tensor([starts[n] + c for n, c in zip(rows, columns, strict=True)])
-                picked = hidden[0, at.to(self._device)]
+                place = torch.tensor([starts[n] + c for n, c in zip(rows, columns, strict=True)])
+                picked = hidden[0, place.to(self._device)]
             else:
                 hidden = self._padded_pass(spans)
                 picked = hidden[
