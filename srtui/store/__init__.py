@@ -27,7 +27,7 @@ from srtui.store.backup import back_up
 from srtui.store.connection import DatabaseError, checkpoint, open_read_only, pages_in_log
 from srtui.store.corpus import Corpus
 from srtui.store.decisions import Decisions
-from srtui.store.evaluation_writes import Evaluations
+from srtui.store.evaluations import Evaluations
 from srtui.store.generations import Generations
 from srtui.store.imports import Imports
 from srtui.store.marks import Marks
