@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from srtui import selection
+from srtui.gates import first_gate
 from srtui.hashing import draw
 from srtui.measures import (
     FILTERS,
@@ -25,10 +26,13 @@ from srtui.recipe.settings import SIDES
 from srtui.sample import Pair, Target
 from srtui.selection import seeded_random
 from srtui.store.corpus import batched
+from srtui.store.decisions import GatedRewrite
 
 if TYPE_CHECKING:
     from srtui.pipeline.variants import VariantScorer
 
+_Open = tuple[int, tuple[int, list[int]]]
+"""A choice that is not made: sample, the variant that was reflected on, its rewrites."""
 _ValuesOf = Callable[[Measure, Target, list[int], Callable[[float], None]], list[Value]]
 """(measure, target, variant ids, how much of the call is done) -> a value for each variant, in their order."""
 
@@ -94,7 +98,8 @@ class Choosing:
         todo = self._store.decisions.to_decide(self._run.id, target)
         taken = self._store.decisions.taken(self._run.id, target)
         done = self._total - len(todo)
-        for chunk in batched(todo.items(), CHUNK):
+        for batch in batched(todo.items(), CHUNK):
+            chunk, gated = self._past_gates(target, batch)
             groups = [[before, *rewrites] for _, (before, rewrites) in chunk if rewrites]
 
             def report_share(
@@ -110,20 +115,45 @@ class Choosing:
                     first = scores.get(before, selection.ScoredText(before, None))
                     others = [scores.get(r, selection.ScoredText(r, None)) for r in rewrites]
                     choice = choose(first, others, by)
-                    proxy = f" (by {self._recipe.scoring.proxy})" if before in by_proxy else ""
+                    beside = f" (by {self._recipe.scoring.proxy})" if before in by_proxy else ""
+                    if stopped := gated.get(sample_id):
+                        self._store.decisions.add_gated(self._run.id, sample_id, target, stopped)
+                        why = "; ".join(one.reason for one in stopped)
+                        beside += f" (not compared: {why})" if rewrites else f" to compare: {why}"
                     self._store.decisions.add(
                         self._run.id,
                         sample_id,
                         target,
                         choice.variant_id,
                         choice.reflected,
-                        choice.reason + proxy,
+                        choice.reason + beside,
                         [(s.variant_id, s.score, s.reason) for s in (first, *others)],
                     )
                     taken += choice.reflected
             done += len(chunk)
             self._report(int(weight * done), {"taken": taken}, now=True)
         return taken
+
+    def _past_gates(
+        self, target: Target, chunk: list[_Open]
+    ) -> tuple[list[_Open], dict[int, list[GatedRewrite]]]:
+        """The open choices without the rewrites that a gate of the recipe stops, and these by sample."""
+        active = self._recipe.gates.active
+        if not active:
+            return chunk, {}
+        texts = self._store.corpus.variants(v for _, (before, rewrites) in chunk for v in (before, *rewrites))
+        gated: dict[int, list[GatedRewrite]] = {}
+        passed: list[_Open] = []
+        for sample_id, (before, rewrites) in chunk:
+            kept = []
+            for rewrite in rewrites:
+                found = first_gate(texts[before].pair, texts[rewrite].pair, target, active)
+                if found is None:
+                    kept.append(rewrite)
+                else:
+                    gated.setdefault(sample_id, []).append(GatedRewrite(rewrite, *found))
+            passed.append((sample_id, (before, kept)))
+        return passed, gated
 
     def _settle(self, weight: float, detail: dict[str, Any]) -> None:
         """Say of each sample whether it is trained on; scores only what that needs."""

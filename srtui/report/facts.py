@@ -10,6 +10,7 @@ from typing import Any
 
 import srtui
 from srtui.evaluation.question import compares_with_control
+from srtui.gates import GATES
 from srtui.measures import MEASURES, STORED
 from srtui.report.examples import Example, pick
 from srtui.store import Store, figures
@@ -223,6 +224,10 @@ def _flow(summary: RunSummary, training: TrainingFacts | None) -> list[Step]:
                 written.failed,
             )
         )
+        if stopped := summary.gated[target]:
+            through = summary.accepted[target].choices
+            words = {GATES[gate].words if gate in GATES else gate: n for gate, n in stopped.items()}
+            steps.append(Step(f"{word} with a rewrite that passed the gates", through, written.parsed, words))
         taken = summary.accepted[target]
         steps.append(Step(f"new {word} taken", taken.taken, taken.choices))
     kept, dropped = summary.kept, summary.dropped

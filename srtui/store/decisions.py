@@ -53,6 +53,26 @@ class StoredOutcome(NamedTuple):
     setting_id: int | None
 
 
+class GatedRewrite(NamedTuple):
+    """A rewrite that a gate kept from being compared: its variant, the gate's key, and why."""
+
+    variant_id: int
+    gate: str
+    reason: str
+
+
+def gated_of(conn: sqlite3.Connection, run_id: int | None, sample_id: int) -> dict[str, list[GatedRewrite]]:
+    """A sample's gated rewrites in a run, by stage."""
+    gated: dict[str, list[GatedRewrite]] = {}
+    for row in fetch_rows(
+        conn,
+        "SELECT stage, variant_id, gate, reason FROM gated WHERE run_id = ? AND sample_id = ?",
+        (run_id, sample_id),
+    ):
+        gated.setdefault(row[0], []).append(GatedRewrite(*row[1:]))
+    return gated
+
+
 def decisions_of(conn: sqlite3.Connection, run_id: int | None, sample_id: int) -> dict[str, StoredDecision]:
     """A sample's decisions in a run, by stage. Raises UserError where what was compared is damaged."""
     query = (
@@ -123,6 +143,24 @@ class Decisions:
             "created_at) VALUES (?,?,?,?,?,?,?,?)",
             (run_id, sample_id, stage, chosen_id, int(reflected), reason, json.dumps(compared), time.time()),
         )
+
+    def add_gated(self, run_id: int, sample_id: int, stage: str, gated: Sequence[GatedRewrite]) -> None:
+        """These rewrites of a sample are not compared at ``stage``.
+
+        Args:
+            run_id: of the run.
+            sample_id: of the sample, which belongs to the run.
+            stage: ``instruction`` or ``response``.
+            gated: the rewrites, each with its gate and why.
+        """
+        self._store.conn.executemany(
+            "INSERT OR IGNORE INTO gated(run_id, sample_id, stage, variant_id, gate, reason) VALUES (?,?,?,?,?,?)",
+            [(run_id, sample_id, stage, *one) for one in gated],
+        )
+
+    def gated_of(self, run_id: int, sample_id: int) -> dict[str, list[GatedRewrite]]:
+        """A sample's gated rewrites in a run, by stage."""
+        return gated_of(self._store.conn, run_id, sample_id)
 
     def of_sample(self, run_id: int, sample_id: int) -> dict[str, StoredDecision]:
         """A sample's decisions in a run, by stage."""

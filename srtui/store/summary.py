@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from srtui.store import figures
 from srtui.store.figures import MeanChange
 from srtui.store.runs import StageProgress, state_now
+from srtui.store.whole_datasets import Contamination
 
 if TYPE_CHECKING:
     from srtui.store import Store
@@ -130,6 +131,10 @@ class RunSummary:
     peak_memory_mb: int
     seconds: float
     rounds: list[Round]
+    gated: dict[str, dict[str, int]]
+    """By target and gate, the rewrites that were not compared."""
+    contamination: Contamination | None
+    """Evaluation prompts in what is trained on; None before training, and where nothing was evaluated yet."""
 
 
 def summarise(store: Store, run_id: int) -> RunSummary:
@@ -172,6 +177,8 @@ def summarise(store: Store, run_id: int) -> RunSummary:
             else _round(store, r, figures.counts(store.conn, r.id), figures.means(store, r.id))
             for r in _rounds(store, run)
         ],
+        gated={target: c.gated for target, c in counts.targets.items()},
+        contamination=store.datasets.contamination(run_id),
     )
 
 

@@ -278,5 +278,8 @@ NEEDED = (
     "0007_safety",
     "0008_figures",
     "0009_given_up",
+    "0010_gates",
+    "0011_whole_datasets",
+    "0012_embeddings",
 )
 """The migrations that these queries were written for."""
