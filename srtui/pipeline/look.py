@@ -101,7 +101,15 @@ def embed_originals(
     say: Callable[[str], None],
     on_progress: Callable[[str, int, int], None] = lambda step, done, total: None,
 ) -> None:
-    """Store the embeddings of a run's originals by its own student; those that are there are not made again."""
+    """Store the embeddings of a run's originals by its own student; those that are there are not made again.
+
+    Args:
+        workspace: whose models/ has the student.
+        store: with the run; embeddings go there.
+        run: whose samples and student.
+        say: hears of a conversion that takes a while.
+        on_progress: gets ``embed``, and originals done and in all.
+    """
     today.freeze(run.date)
     recipe = Recipe.model_validate(run.recipe)
     student = recipe.student
