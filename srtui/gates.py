@@ -219,6 +219,10 @@ _LANGUAGES_OF: dict[str, tuple[str, ...]] = {
 }
 
 
+COMMON_WORDS = _OPEN_ENDED | _LANGUAGES_OF.keys()
+"""Words that say nothing of a text's subject."""
+
+
 def language_of(text: str) -> str:
     """The language of a text in Latin script by its commonest words, or its script; "" where that is not clear."""
     if not text.isascii():

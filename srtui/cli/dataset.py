@@ -322,7 +322,7 @@ def _print_duplicates(store: Store, found: Duplicates, show: int) -> None:
     ]
     out.print(
         f"{plain(found.dataset)}: {found.duplicates:,} of {found.samples:,} samples "
-        f"({share(found.duplicates, found.samples)}) are near-duplicates of others, in {len(found.groups):,} groups: "
+        f"({share(found.duplicates, found.samples)}) are near-duplicates of others, in {len(found.groups):,} group{'' if len(found.groups) == 1 else 's'}: "
         f"their {what} are at least {found.threshold:g} alike.",
         soft_wrap=True,
     )

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtui import today
-from srtui.gates import language_of
+from srtui.gates import COMMON_WORDS, language_of
 from srtui.pipeline.context import CHUNK, open_judge, student_path
 from srtui.recipe import Recipe
 from srtui.sample import Pair
@@ -212,7 +212,7 @@ def _words_of(store: Store, samples: list[int], labels: NDArray[np.int64]) -> di
     within: dict[int, Counter[str]] = {}
     for chunk in batched(samples, CHUNK):
         for sample, pair in store.corpus.original_pairs_of(chunk).items():
-            words = {word.casefold() for word in _WORD.findall(pair.instruction)}
+            words = {word.casefold() for word in _WORD.findall(pair.instruction)} - COMMON_WORDS
             everywhere.update(words)
             within.setdefault(label_of[sample], Counter()).update(words)
     found = {}
