@@ -107,7 +107,15 @@ def embed_originals(
     say: Callable[[str], None],
     on_progress: Callable[[str, int, int], None] = lambda step, done, total: None,
 ) -> None:
-    """Store the embeddings of a run's originals by its own student; those that are there are not made again."""
+    """Store the embeddings of a run's originals by its own student; those that are there are not made again.
+
+    Args:
+        workspace: where the student's folder is.
+        store: open for writing.
+        run: whose samples, student and template they are; of its originals the first 50,000.
+        say: gets what there is to say while the student is found.
+        on_progress: gets the step (``embed``), texts done, and in all.
+    """
     today.freeze(run.date)
     recipe = Recipe.model_validate(run.recipe)
     student = recipe.student
