@@ -53,13 +53,13 @@ def duplicates_by_meaning(
     store: Store, dataset: str, dataset_id: int, threshold: float = MEANING_THRESHOLD
 ) -> Duplicates:
     """As :func:`srtui.pipeline.dedup.find_duplicates`, with the cosine of embeddings in place of shared words. Only
-    embedded samples are compared, all with all.
+    embedded samples are compared, all with all. Raises UserError where there are none.
 
     Args:
-        store: with the embeddings.
-        dataset: its name.
+        store: is only read.
+        dataset: the dataset's name.
         dataset_id: its id.
-        threshold: the least cosine of two duplicates.
+        threshold: the least cosine around the mean of the dataset, at most 1.
     """
     samples, units = _units(store, dataset, dataset_id)
     pairs: list[DuplicatePair] = []
