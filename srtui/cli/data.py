@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
@@ -48,17 +48,27 @@ def import_(
     match: Annotated[
         str, typer.Option(help="How a rewrite finds its sample: id, instruction, position.")
     ] = "instruction",
+    turns: Annotated[
+        str,
+        typer.Option(
+            help="Of conversations: last (the last exchange, what came before is its history), each, or first (alone)."
+        ),
+    ] = "last",
     as_json: AsJson = False,
 ) -> None:
     """Bring a dataset into the store. The same file a second time adds nothing."""
     from srtui.cli.reporters import progress_line
+    from srtui.datasets import LEFT_OUT, Turns
     from srtui.pipeline import import_file
 
+    if turns not in get_args(Turns):
+        raise UserError(f"--turns {turns}: it can be {', '.join(get_args(Turns))}.")
+    wanted = cast("Turns", turns)
     columns = dict(key_value(word, "--column") for word in column or [])
     _, store = open_store()
     with store:
         show, clear = progress_line(as_json)
-        done = import_file(store, file, name, format, columns or None, as_variant, match, show)
+        done = import_file(store, file, name, format, columns or None, as_variant, match, show, wanted)
         clear()
         if as_json:
             print_json(vars(done))
@@ -72,6 +82,10 @@ def import_(
             f"{done.dataset}: {done.read:,} rows read, {done.new:,} new {what}, "
             f"{done.duplicate:,} duplicates, {done.bad:,} bad{unmatched}."
         )
+        if done.conversations:
+            print_line(f"  {done.conversations:,} conversations with {done.turns:,} turns.")
+        for kind, count in done.left_out.items():
+            print_line(f"  {count:,} {LEFT_OUT[kind]}.")
         for bad in store.imports.bad_rows(done.dataset_id, 5) if done.bad or done.unmatched else []:
             print_line(f"  line {bad.line}: {bad.reason} {bad.detail[:100]}")
 
@@ -81,6 +95,9 @@ def show(
     sample_id: Annotated[int, typer.Argument(help="A sample's id, as exports and the dashboard show it.")],
     run_name: Annotated[str | None, typer.Option("--run", help="The run whose decisions to show.")] = None,
     raw: Annotated[bool, typer.Option(help="The teacher's raw words too.")] = False,
+    history: Annotated[
+        bool, typer.Option("--history", help="What came before it in its conversation, in whole.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Everything about one sample: its variants, their scores, what was decided and why."""
@@ -90,13 +107,14 @@ def show(
         if as_json:
             print_json(facts)
         else:
-            _print_sample(facts, raw)
+            _print_sample(facts, raw, history)
 
 
 def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[str, Any]:
     from dataclasses import asdict
 
     from srtui.store import figures
+    from srtui.store.conversations import place_of
 
     origin = store.corpus.origin(sample_id)
     if origin is None:
@@ -110,7 +128,9 @@ def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[st
         runs = [r for r in runs if r.id == wanted]
     scored = {r.name: store.scores.of_sample(sample_id, r.setting_id) for r in runs if r.setting_id}
     variants = []
-    for v in store.corpus.variants_of(sample_id):
+    texts = store.corpus.variants_of(sample_id)
+    place = place_of(store.conn, sample_id)
+    for v in texts:
         scores = {
             name: {metric: score._asdict() for metric, score in of_sample.get(v.id, {}).items()}
             for name, of_sample in scored.items()
@@ -121,7 +141,7 @@ def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[st
                 "kind": v.kind,
                 "origin": v.origin,
                 "parent": v.parent_id,
-                **v.pair._asdict(),
+                **dict(zip(("instruction", "input", "response"), v.pair.texts, strict=True)),
                 "scores": scores,
             }
         )
@@ -129,6 +149,8 @@ def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[st
         "sample": origin.id,
         "dataset": origin.dataset,
         "row": origin.row,
+        "conversation": place._asdict() if place else None,
+        "history": [turn._asdict() for turn in texts[0].pair.history],
         "variants": variants,
         "generations": [
             {k: v for k, v in g.items() if not isinstance(v, bytes)}
@@ -152,12 +174,28 @@ def _by_stage(rows: Mapping[str, StoredReflection] | Mapping[str, StoredDecision
     return {stage: row._asdict() for stage, row in rows.items()}
 
 
-def _print_sample(facts: dict[str, Any], raw: bool) -> None:
+def _print_sample(facts: dict[str, Any], raw: bool, history: bool) -> None:
     from srtui.cli.terminal import out, plain
+    from srtui.sample import Turn
     from srtui.text import number
-    from srtui.wording import LABELS, ending_words
+    from srtui.wording import LABELS, ending_words, folded
 
     out.print(f"[bold]Sample {facts['sample']}[/] of {plain(facts['dataset'])}, row {facts['row']}")
+    if place := facts["conversation"]:
+        out.print(
+            f"[dim]Turn {place['turn']} of {place['turns']} of conversation {place['conversation_id']}"
+            + ("; others follow, so its instruction stays" if place["followed"] else "")
+            + "[/]"
+        )
+    if facts["history"]:
+        turns = [Turn(**turn) for turn in facts["history"]]
+        if history:
+            for turn in turns:
+                out.print(f"  [dim]{turn.role}[/]\n{plain(turn.text)}", soft_wrap=True)
+        else:
+            out.print(
+                f"  [dim]history[/] {plain(folded(turns))}  [dim](--history opens it)[/]", soft_wrap=True
+            )
     for v in facts["variants"]:
         parent = f", from variant {v['parent']}" if v["parent"] else ""
         out.print(f"\n[bold]Variant {v['id']}[/]: {v['kind'].replace('_', ' ')} ({v['origin']}{parent})")

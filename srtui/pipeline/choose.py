@@ -190,7 +190,7 @@ class Choosing:
             if by == "coherence":
                 values = self._context.encoder().coherence(pairs)
             else:
-                values = [lot(self._recipe.seed, target, *pair) for pair in pairs]
+                values = [lot(self._recipe.seed, target, *pair.texts) for pair in pairs]
         return {
             v: selection.ScoredText(v, value, None if value is not None else "nothing to score")
             for v, value in zip(everything, values, strict=True)

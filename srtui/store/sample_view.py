@@ -138,7 +138,7 @@ def _variant_view(variant: Variant, scores: Mapping[str, VariantScore]) -> Varia
         variant.kind,
         variant.origin,
         variant.parent_id,
-        *variant.pair,
+        *variant.pair.texts,
         ifd=ifd.value if ifd else None,
         rifd=rifd.value if rifd else None,
         losses={
