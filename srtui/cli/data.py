@@ -16,7 +16,7 @@ from srtui.store.endings import ending_of
 from srtui.workspace import Workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from srtui.store import Store
     from srtui.store.decisions import StoredDecision
@@ -269,14 +269,35 @@ def export(
                 "and are not ranked with the others.",
                 to=sys.stderr,
             )
-        rows = export_rows(store.conn, run_id, all_variants=everything, top_percent=top_k_percent)
+        whole = format in datasets.CONVERSATION_FORMATS and not everything and top_k_percent is None
+        rows = export_rows(
+            store.conn, run_id, all_variants=everything, top_percent=top_k_percent, alone=whole
+        )
+        if whole:
+            rows = chain(_conversations(store, run_id, format), rows)
         first = next(rows, None)
         if first is None:
             raise UserError(
                 f"Run {run_name!r} has nothing to export yet; srtui status {run_name} says how far it is."
             )
+        what_was = "conversations and samples" if isinstance(first, datasets.WholeRecord) else "samples"
         written = datasets.write(chain([first], rows), out_file, format, stream)
         if stream is None:
             outputs.wrote(out_file)
     target = "stdout" if stream else out_file
-    print_line(f"{written:,} samples written to {target}.", to=sys.stderr if stream else None)
+    print_line(f"{written:,} {what_was} written to {target}.", to=sys.stderr if stream else None)
+
+
+def _conversations(store: Store, run_id: int, format: str) -> Iterator[dict[str, Any]]:
+    """The conversations of a run, put back together with the texts that it chose."""
+    from srtui import datasets
+    from srtui.sample import Pair
+    from srtui.store.exports import export_conversations
+
+    for c, taken in export_conversations(store.conn, run_id):
+        rewritten = [
+            datasets.Rewritten(t.answer, Pair(t.instruction, t.input, t.response), t.kept) for t in taken
+        ]
+        record = datasets.put_back(format, c.layout, c.record, c.turns, c.places, rewritten)
+        record.setdefault("samples", [t.sample_id for t in taken])
+        yield record

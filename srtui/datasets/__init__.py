@@ -23,12 +23,14 @@ A record layout is one file in ``layouts/``, a kind of file one in ``containers/
 the registry of its folder.
 """
 
+from srtui.datasets.conversations import CONVERSATION_FORMATS, WholeRecord, put_back
 from srtui.datasets.layouts.base import LEFT_OUT, Conversation, Exchange, Rewritten
 from srtui.datasets.reader import FORMATS, ConversationRow, DatasetReader, Turns, read
 from srtui.datasets.rows import MAX_FIELD, MAX_RECORD, REASONS, BadRow, DataRow
 from srtui.datasets.writer import WRITABLE, write
 
 __all__ = [
+    "CONVERSATION_FORMATS",
     "FORMATS",
     "LEFT_OUT",
     "MAX_FIELD",
@@ -43,6 +45,8 @@ __all__ = [
     "Exchange",
     "Rewritten",
     "Turns",
+    "WholeRecord",
+    "put_back",
     "read",
     "write",
 ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -239,11 +239,3 @@ def left_out_of(conn: sqlite3.Connection, dataset_id: int) -> dict[str, int]:
         for kind, count in json.loads(row[0]).items():
             total[kind] = total.get(kind, 0) + int(count)
     return total
-
-
-def taken_in(
-    conn: sqlite3.Connection, rows: Iterable[tuple[int, TakenExchange]]
-) -> Iterator[tuple[StoredConversation, list[TakenExchange]]]:
-    """Conversations with their exchanges, of rows (conversation id, exchange) that come in their order."""
-    for conversation_id, group in groupby(rows, key=lambda row: row[0]):
-        yield stored_conversation(conn, conversation_id), [exchange for _, exchange in group]

@@ -66,7 +66,10 @@ def _faults(
             on_progress(verified.checked, verified.texts)
         verified.checked += 1
         texts = (instruction, input, response)
-        if not all(isinstance(t, str) for t in texts) or pair_digest(instruction, input, response, history) != stored:
+        if (
+            not all(isinstance(t, str) for t in texts)
+            or pair_digest(instruction, input, response, history) != stored
+        ):
             yield f"variant {row} of sample {sample}: its text is not the one that was stored"
     yield from _histories(conn, most)
     for row, same in conn.execute(
