@@ -99,13 +99,13 @@ def test_a_conversation_comes_back_with_the_chosen_texts(finished: Workspace, tm
     assert "3 conversations and samples" in done.stdout
     written = json.loads(out.read_text(encoding="utf-8"))
     with Store(finished.store_path, read_only=True) as store:
-        final = dict(
-            (r[0], (r[1], r[2]))
+        final = {
+            r[0]: (r[1], r[2])
             for r in sql_rows(
                 store,
                 "SELECT o.sample_id, v.instruction, v.response FROM outcome o JOIN variant v ON v.id = o.variant_id",
             )
-        )
+        }
     assert [r["id"] for r in written] == ["river", "tree", "sky"]
     river = written[0]
     assert (river["topic"], river["system"]) == (RECORDS[0]["topic"], RECORDS[0]["system"])
