@@ -120,6 +120,17 @@ def followed(conn: sqlite3.Connection, run_id: int) -> set[int]:
     }
 
 
+def conversation_ends(conn: sqlite3.Connection, run_id: int) -> list[int]:
+    """The samples of a run that something came before and no exchange comes after."""
+    rows = fetch_rows(
+        conn,
+        "SELECT e.sample_id FROM run_sample rs JOIN exchange e ON e.sample_id = rs.sample_id "
+        "WHERE rs.run_id = ? AND e.followed = 0 AND e.history IS NOT NULL ORDER BY e.sample_id",
+        (run_id,),
+    )
+    return [int(r[0]) for r in rows]
+
+
 def history_of(conn: sqlite3.Connection, sample_id: int) -> bytes | None:
     """The digest of a sample's history; None where it has none."""
     digest: bytes | None = fetch_value(conn, "SELECT history FROM exchange WHERE sample_id = ?", (sample_id,))
