@@ -60,7 +60,7 @@ class Reflecting:
         todo = self._without_followed(todo)
         if self._recipe.reflection.source == "store":
             self._from_store(todo)
-            self._watch.tell(self._total, self._total, 0, self._tally.detail(), now=True)
+            self._watch.report_progress(self._total, self._total, 0, self._tally.detail(), now=True)
             return
         teacher = self._teacher = self._context.teacher()
         waiting: dict[tuple[int, int], list[Generation]] = {}
@@ -291,7 +291,7 @@ class Reflecting:
             sample_id=asked.sample_id if isinstance(asked, _OpenRequest) else None,
             text=at.live_text[-2000:],
         )
-        self._watch.tell(done, self._total, tokens, detail, now=True)
+        self._watch.report_progress(done, self._total, tokens, detail, now=True)
 
 
 def _was_cut(stored: dict[str, Any]) -> bool:

@@ -277,6 +277,15 @@ class Imports:
         file), ``instruction`` (same instruction and input as a stored variant of it; for rewritten
         responses), or ``position`` (row n rewrites row n). A row that finds none is counted, and
         recorded with the reason ``unmatched``.
+
+        Args:
+            name: of the dataset.
+            path: of the file, for people.
+            sha256: of the file's bytes.
+            format: that it was read as.
+            kind: instruction_reflected or response_reflected.
+            rows: as they are read.
+            match: id, instruction or position.
         """
         if kind not in REFLECTED_KINDS:
             raise UserError(f"--as-variant {kind}: it can be {' or '.join(REFLECTED_KINDS)}.")

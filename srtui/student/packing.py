@@ -47,7 +47,7 @@ def shared_prefixes(
     with a common beginning are split where they part, as long as eight or more have more in common, or
     two, where that is within the history of both: ``histories`` says of each how many ids that are.
     """
-    found = [0] * len(sequences)
+    lengths = [0] * len(sequences)
 
     def split(group: list[int], known: int, shared: int) -> None:
         most = min(sequences[i][1] for i in group)
@@ -59,7 +59,7 @@ def shared_prefixes(
         if (size - shared) * len(group) > size:  # what it saves against the pass that it costs
             shared = size
             for i in group:
-                found[i] = size
+                lengths[i] = size
         children: dict[int, list[int]] = defaultdict(list)
         for i in group:
             ids, room = sequences[i]
@@ -72,7 +72,7 @@ def shared_prefixes(
 
     if len(sequences) >= _LEAST_SPANS or (len(sequences) > 1 and any(histories)):
         split(list(range(len(sequences))), 0, 0)
-    return [size if size >= _LEAST_TOKENS else 0 for size in found]
+    return [size if size >= _LEAST_TOKENS else 0 for size in lengths]
 
 
 @contextmanager
@@ -103,7 +103,7 @@ def _note_pattern(*_: Any, mask_function: Callable[..., Any] | None = None, **__
 def long_patterns_differ(model: Any, body: Any, length: int) -> bool:
     """Whether a layer of ``model`` would see other tokens of a sequence of up to ``length`` than our
     attention shows it: those before it, or those within the window that it asks for. A short trial
-    does not tell: Llama 4's chunks are 8,192 tokens long."""
+    does not say: Llama 4's chunks are 8,192 tokens long."""
     import torch
 
     device = next(model.parameters()).device
@@ -152,10 +152,10 @@ def _attend(
     layer = getattr(module, "layer_idx", 0)
     if packing.record is not None:
         packing.record.layers[layer] = (key, value)
-    outputs, at = [], 0
+    outputs, begin = [], 0
     for size, prefix in zip(packing.lengths, packing.prefixes, strict=True):
-        q, k, v = (part[:, :, at : at + size] for part in (query, key, value))
-        at += size
+        q, k, v = (part[:, :, begin : begin + size] for part in (query, key, value))
+        begin += size
         before = 0
         if prefix is not None:
             keys, values = prefix.layers[layer]

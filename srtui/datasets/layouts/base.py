@@ -64,7 +64,9 @@ class Layout:
     ``keys``: a record with any of them is taken for this layout. ``taker(columns)`` gives a function
     from a record to (instruction, input or None, response), not yet checked, which raises Refused;
     ``columns`` maps ``instruction``, ``input``, ``response`` to field names where the caller named
-    them, and only flat layouts heed it. ``arrange(instruction, input, response)`` is the way back.
+    them, and only flat layouts heed it. ``arrange(instruction, input, response)`` is the way back: of what it
+    gives, ``taker({})`` takes the same three texts. ``in_lines``: whether its files are usually JSON lines,
+    and are written so where a file's name does not say otherwise; else they are one JSON array.
 
     Layouts of conversations also have ``converse(record, which)``, which gives a record's turns and samples
     or raises Refused, and ``lay_out(turns)``, a record of turns that has come from another layout;
@@ -75,6 +77,7 @@ class Layout:
     keys: frozenset[str]
     taker: Callable[[Mapping[str, str]], Taker]
     arrange: Callable[[str, str, str], dict[str, Any]]
+    in_lines: bool = False
     converse: Callable[[Record, Which], Conversation] | None = None
     lay_out: Callable[[Sequence[Turn]], Record] | None = None
     put_back: (

@@ -29,7 +29,9 @@ _CALLS = ("tool_calls", "function_call", "tool_call_id")
 _NOTHING: tuple[Any, ...] = (None, "", "[]", [], {}, "null")
 
 
-def conversation(name: str, field: str, *, role_key: str, text_key: str, user: str, assistant: str) -> Layout:
+def conversation(
+    name: str, field: str, *, role_key: str, text_key: str, user: str, assistant: str, in_lines: bool = False
+) -> Layout:
     """A layout whose records keep turns, ``{role_key: who, text_key: what}``, in the list ``field``.
 
     Either spelling of a turn's keys is read, whatever the list is called. The input of a sample is
@@ -42,6 +44,7 @@ def conversation(name: str, field: str, *, role_key: str, text_key: str, user: s
         text_key: where it has its text.
         user: the user's name in turns that are written.
         assistant: the assistant's.
+        in_lines: as ``Layout.in_lines``.
 
     Returns:
         The layout, with the way in and back for whole conversations.
@@ -90,7 +93,7 @@ def conversation(name: str, field: str, *, role_key: str, text_key: str, user: s
     def taker(columns: Mapping[str, str]) -> Taker:
         return take
 
-    return Layout(name, frozenset({field}), taker, arrange, converse, lay_out, put_back)
+    return Layout(name, frozenset({field}), taker, arrange, in_lines, converse, lay_out, put_back)
 
 
 # -- in -----------------------------------------------------------------------------------------
