@@ -39,6 +39,7 @@ STAGE_TITLES = {
     "judge": "Judge",
     "judge-words": "The judge's words",
     "choice": "Multiple choice",
+    "calibrate": "Score pairs whose better answer is known",
 }
 
 

@@ -34,6 +34,13 @@ def load(path: Path, overrides: list[str] | None = None, limit: int | None = Non
     return parse(data, str(path))
 
 
+def from_words(data: dict[str, Any], overrides: list[str], source: str) -> Recipe:
+    """A recipe that lies in no file: ``data`` with ``section.key=value`` words over it. Raises UserError."""
+    for word in overrides:
+        _override(data, word)
+    return parse(data, source)
+
+
 def parse(data: dict[str, Any], source: str) -> Recipe:
     """Validate ``data``; ``source`` names it in the error."""
     try:

@@ -497,6 +497,25 @@ END
 # A person's words that were taken back, for what was another choice at some time; the others have an index.
 _GIVEN_UP = "CREATE INDEX overrule_given_up ON overrule(run_id) WHERE undone_at IS NOT NULL"
 
+# What a measure is worth with a student, by pairs whose better answer is known; and the tokens' own losses of
+# spans, for measures that need them (float16, the lowest byte first).
+_CALIBRATION = """
+CREATE TABLE calibration(
+    id INTEGER PRIMARY KEY,
+    digest BLOB NOT NULL UNIQUE,        -- of the student, the way of scoring, the pairs and what was asked of them
+    setting_id INTEGER NOT NULL REFERENCES scoring_setting(id),
+    source TEXT NOT NULL,
+    pairs INTEGER NOT NULL,
+    result TEXT NOT NULL,               -- JSON
+    created_at REAL NOT NULL
+);
+CREATE INDEX calibration_setting ON calibration(setting_id, id);
+CREATE TABLE token_loss(
+    key BLOB PRIMARY KEY,               -- of span_loss
+    nll BLOB NOT NULL
+) WITHOUT ROWID
+"""
+
 SCRIPTS = {
     "0001_initial": _INITIAL,
     "0002_dashboard": _DASHBOARD,
@@ -507,6 +526,7 @@ SCRIPTS = {
     "0007_safety": _SAFETY,
     "0008_figures": _FIGURES,
     "0009_given_up": _GIVEN_UP,
+    "0010_calibration": _CALIBRATION,
 }
 """By migration, what it runs; forward only, and never changed once released."""
 

@@ -264,5 +264,6 @@ NEEDED = (
     "0007_safety",
     "0008_figures",
     "0009_given_up",
+    "0010_calibration",
 )
 """The migrations that these queries were written for."""

@@ -1,0 +1,188 @@
+"""What each measure is worth with a student: its values for pairs whose better answer is known.
+
+Every loss is stored as those of runs are, so a calibration that was stopped resumes, and a run that meets the same
+texts has their losses already.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from srtui.evaluation.agreement import calibrated
+from srtui.evaluation.preferences import KnownPair, Preferences
+from srtui.hashing import key
+from srtui.measures import ifd, informative_threshold, likelihood, rifd, selective_ifd
+from srtui.progress import Progress, Reporter, Stopped
+from srtui.sample import Pair
+from srtui.store import Store
+from srtui.store.calibrations import Calibration
+
+if TYPE_CHECKING:
+    from srtui.pipeline.variants import PairLosses, VariantScorer
+
+STAGE = "calibrate"
+_BLOCK = (
+    32  # pairs scored together: what a kill may lose of shared beginnings, and how often progress is shown
+)
+_FORM = 1  # of the stored result: counts up when a figure of it gets another meaning
+AT_LENGTH = "-at-length"
+"""Behind a measure's name: its length-controlled version."""
+
+Column = list["float | None"]
+"""A measure's values, higher preferred, of one text after the other: answer 1 and 2 of the first pair, and so on."""
+
+
+@dataclass(frozen=True)
+class CalibrationRun:
+    """One calibration at work. ``judge`` is the student that scores; ``should_stop`` is asked often."""
+
+    store: Store
+    judge: VariantScorer
+    known: Preferences
+    reporter: Reporter
+    should_stop: Callable[[], bool] = lambda: False
+
+    @property
+    def digest(self) -> bytes:
+        """The key of all that the result depends on."""
+        return key(
+            "calibration", form=_FORM, setting=self.judge.setting_id, pairs=self.known.digest,
+            student=self.judge.student.id,
+        )  # fmt: skip
+
+    def work(self) -> Calibration:
+        """The stored result, computed where it is not there yet. Raises Stopped when asked to stop; what was
+        scored by then is stored."""
+        done = self.store.calibrations.by_digest(self.digest)
+        if done is not None:
+            return done
+        columns, names = self._columns()
+        texts = texts_of(self.known.pairs)
+        lengths = [len(t.response) for t in texts]
+        measures: dict[str, list[tuple[float, float] | None]] = {}
+        shown: dict[str, str] = {}
+        for name, column in columns.items():
+            measures[name], shown[name] = _in_pairs(column), names[name]
+            controlled, reason = at_length(column, lengths)
+            if controlled is not None:
+                measures[name + AT_LENGTH] = _in_pairs(controlled)
+                shown[name + AT_LENGTH] = f"{names[name]} at equal length"
+            else:
+                self.reporter.event("info", f"{names[name]} has no length-controlled version: {reason}.")
+        result = calibrated(self.known.pairs, measures, shown) | {
+            "skipped": self.known.skipped,
+            "student": self.judge.student.name,
+        }
+        return self.store.calibrations.add(
+            self.digest, self.judge.setting_id, self.known.source, len(self.known.pairs), result
+        )
+
+    def _columns(self) -> tuple[dict[str, Column], dict[str, str]]:
+        forward, reverse = self._losses()
+        names = {"ifd": "IFD", "rifd": "r-IFD", "perplexity": "perplexity", "likelihood": "likelihood"}
+        columns: dict[str, Column] = {
+            "ifd": [_log(ifd(*pair)[0]) for pair in forward],
+            "rifd": [_negative(_log(rifd(*pair)[0])) for pair in reverse],
+            "perplexity": [None if c.reason else -c.mean for c, _ in reverse],
+            "likelihood": [likelihood(c)[0] for c, _ in forward],
+        }
+        differences = [token_difference(pair) for pair in forward]
+        there = [d for d in differences if d is not None]
+        if there:
+            threshold = informative_threshold(there)
+            columns["s-ifd"] = [
+                None if d is None else math.log(selective_ifd(d, threshold)) for d in differences
+            ]
+            names["s-ifd"] = "S-IFD"
+        return columns, names
+
+    def _losses(self) -> tuple[list[PairLosses], list[PairLosses]]:
+        """Of every text, (L(y|x), L(y)) and (L(x|y), L(x)). Raises Stopped."""
+        texts, total = texts_of(self.known.pairs), len(self.known.pairs)
+        began, tokens = time.monotonic(), 0
+        forward: list[PairLosses] = []
+        reverse: list[PairLosses] = []
+        for start in range(0, len(texts), 2 * _BLOCK):
+            block = texts[start : start + 2 * _BLOCK]
+            for half, (found, metric, by_token) in enumerate(
+                ((forward, "ifd", True), (reverse, "rifd", False))
+            ):
+                scoring = self.judge.pair_losses(block, metric, self.should_stop, by_token)  # type: ignore[arg-type]
+                while True:
+                    try:
+                        more, share = next(scoring)
+                    except StopIteration as end:
+                        found += end.value
+                        break
+                    tokens += more
+                    done = int((start + len(block) * (half + share) / 2) / 2)
+                    self.reporter.progress(Progress(STAGE, done, total, tokens, time.monotonic() - began))
+                if self.should_stop():
+                    raise Stopped
+        self.reporter.progress(Progress(STAGE, total, total, tokens, time.monotonic() - began))
+        return forward, reverse
+
+
+def texts_of(pairs: Sequence[KnownPair]) -> list[Pair]:
+    """Each question with its first answer, and then with its second."""
+    return [Pair(p.instruction, p.input, answer) for p in pairs for answer in p.answers]
+
+
+def token_difference(pair: PairLosses) -> Any:
+    """Loss given the instruction less loss without it, token by token (tokens,) in nats; None where the passes do
+    not have the same tokens, as under protocol ``paper``, or no loss."""
+    conditional, unconditional = pair
+    if conditional.by_token is None or unconditional.by_token is None:
+        return None
+    if len(conditional.by_token) != len(unconditional.by_token):
+        return None
+    return conditional.by_token - unconditional.by_token
+
+
+def at_length(column: Column, lengths: Sequence[int]) -> tuple[Column | None, str]:
+    """A measure with length taken out: its residuals from a straight line in log characters, fitted on all texts that
+    have a value; or None and why there is no line."""
+    line = length_line([(v, n) for v, n in zip(column, lengths, strict=True) if v is not None])
+    if isinstance(line, str):
+        return None, line
+    slope, offset = line
+    return [
+        None if v is None else v - offset - slope * math.log(max(n, 1))
+        for v, n in zip(column, lengths, strict=True)
+    ], ""
+
+
+def length_line(rows: Sequence[tuple[float, int]]) -> tuple[float, float] | str:
+    """(slope, offset) of the least-squares line of values over log characters; or why there is none."""
+    if len(rows) < 3:
+        return "fewer than three texts have a value"
+    x = np.log([max(n, 1) for _, n in rows])
+    y = np.array([v for v, _ in rows])
+    spread = float(((x - x.mean()) ** 2).sum())
+    if spread == 0:
+        return "all texts are of one length"
+    slope = float(((x - x.mean()) * (y - y.mean())).sum()) / spread
+    return slope, float(y.mean()) - slope * float(x.mean())
+
+
+def _in_pairs(column: Column) -> list[tuple[float, float] | None]:
+    return [
+        None if a is None or b is None else (a, b) for a, b in zip(column[::2], column[1::2], strict=True)
+    ]
+
+
+def _log(value: float | None) -> float | None:
+    return None if value is None else math.log(value)
+
+
+def _negative(value: float | None) -> float | None:
+    return None if value is None else -value
+
+
+__all__ = ["AT_LENGTH", "CalibrationRun", "at_length", "length_line", "texts_of", "token_difference"]
