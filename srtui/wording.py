@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from srtui.selection import MEASURES
 from srtui.store.endings import GenerationEnding
+from srtui.store.summary import RunSummary
 from srtui.text import duration, number, share
 
 LABELS = {
@@ -46,6 +48,24 @@ STAGE_TITLES = {
 def stage_title(stage: str) -> str:
     """What a person calls a stage of a run or of an evaluation."""
     return STAGE_TITLES.get(stage, stage)
+
+
+def measures_words(run: RunSummary, *, doubtful: bool = False) -> list[str]:
+    """What is known of each measure that a run chose by, a sentence each; with ``doubtful`` only of those that were
+    never calibrated, or were found no better than length or chance."""
+    sentences: dict[str, None] = {}
+    for standing in run.measures.values():
+        if doubtful and standing.verdict == "better than chance":
+            continue
+        if standing.verdict is None:
+            name = MEASURES[standing.measure].name if standing.measure in MEASURES else standing.measure
+            sentences[
+                f"{name} was never calibrated with {run.student}, so what its choices are worth is unknown; "
+                "srtui choose calibrate FILE says it."
+            ] = None
+        else:
+            sentences[f"{standing.sentence} (Calibration {standing.calibration}, with {run.student}.)"] = None
+    return list(sentences)
 
 
 def kept_words(kept: int, samples: int, held_out: int) -> str:

@@ -11,7 +11,7 @@ from srtui.cli.terminal import out, plain, print_facts
 from srtui.store.distributions import ScoreSpread
 from srtui.store.summary import Round, RunSummary, TrainingSummary
 from srtui.text import bytes_text, duration, number, share
-from srtui.wording import LABELS, STAGE_TITLES, kept_words, stage_title, training_words
+from srtui.wording import LABELS, STAGE_TITLES, kept_words, measures_words, stage_title, training_words
 
 if TYPE_CHECKING:
     from srtui.pipeline.ablate import Comparison, Interval
@@ -126,6 +126,8 @@ def _summary_rows(f: RunSummary) -> list[tuple[str, str]]:
         rows.append(("ending unknown", f"{endings['unknown']:,} of what is kept, {words}"))
     if f.truncated:
         rows.append(("cut by max_length", f"{f.truncated:,}"))
+    for sentence in measures_words(f):
+        rows.append(("measure", plain(sentence)))
     t = f.training
     if t is not None:
         rows += training_rows(t)

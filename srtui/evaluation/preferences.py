@@ -191,7 +191,7 @@ def _of_shown(path: Path, shown: Mapping[str, Any]) -> tuple[list[KnownPair], Co
 
 
 def _judged(item: Item, texts: Sequence[str], said: Sequence[tuple[str, str]]) -> KnownPair | str:
-    """The pair of an item, as it was shown to the first who judged it; or why there is none."""
+    """The pair of an item, in an order in which it was shown; or why there is none."""
     choices = [(choice, order) for choice, order in said if choice in ANSWERS]
     if not all(t.strip() for t in texts):
         return "with an empty answer"

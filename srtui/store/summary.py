@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from srtui.store import figures
+from srtui.store.calibrations import Calibration, calibrations_of
 from srtui.store.figures import MeanChange
 from srtui.store.runs import state_now
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from srtui.store import Store
     from srtui.store.runs import Run
 
@@ -114,6 +117,20 @@ class Round:
 
 
 @dataclass(frozen=True)
+class MeasureStanding:
+    """What is known of the measure that a target was chosen by, with this run's student: the verdict of the last
+    calibration that knows it, None where there is none. Triples are a value with its 95 % interval."""
+
+    measure: str
+    verdict: str | None
+    agreement: list[float | None] | None
+    like_length: list[float | None] | None
+    pairs: int
+    calibration: int | None
+    sentence: str
+
+
+@dataclass(frozen=True)
 class RunSummary:
     """The figures of one run (docs/figures.md). ``reflections`` and ``accepted`` are by target; ``seconds``
     are those of all stages, ``peak_memory_mb`` is in 10^6 bytes."""
@@ -144,6 +161,8 @@ class RunSummary:
     peak_memory_mb: int
     seconds: float
     rounds: list[Round]
+    measures: dict[str, MeasureStanding]
+    """By target, where it was chosen by a measure and the student has scored."""
 
 
 def summarise(store: Store, run_id: int) -> RunSummary:
@@ -186,7 +205,40 @@ def summarise(store: Store, run_id: int) -> RunSummary:
             else _round(store, r, figures.counts(store.conn, r.id), figures.means(store, r.id))
             for r in _rounds(store, run)
         ],
+        measures=_measures(store, run),
     )
+
+
+_NO_MEASURE = {"original", "reflected", "random"}
+
+
+def _measures(store: Store, run: Run) -> dict[str, MeasureStanding]:
+    if run.setting_id is None:
+        return {}
+    known = calibrations_of(store.conn, run.setting_id)
+    chosen = run.recipe.get("selection", {})
+    # As the recipe's keys have it by default: a stored recipe may leave them out.
+    by = {
+        "instruction": chosen.get("instruction_by", "ifd"),
+        "response": chosen.get("response_by", "rifd"),
+    }
+    return {target: _standing(name, known) for target, name in by.items() if name not in _NO_MEASURE}
+
+
+def _standing(measure: str, known: Sequence[Calibration]) -> MeasureStanding:
+    for one in known:
+        m = one.result["measures"].get(measure)
+        if m is not None:
+            return MeasureStanding(
+                measure,
+                m["verdict"],
+                m["agreement"],
+                m["like_length"],
+                one.result["decided"],
+                one.id,
+                m["sentence"],
+            )
+    return MeasureStanding(measure, None, None, None, 0, None, "")
 
 
 def _training(store: Store, run_id: int) -> TrainingSummary | None:
