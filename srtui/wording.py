@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from srtui.selection import MEASURES
+from srtui.measures import MEASURES, STORED
 from srtui.store.endings import GenerationEnding
 from srtui.store.summary import RunSummary
 from srtui.text import duration, number, share
 
+_BEFORE = {"original": "of the original", "response": "before the new answer"}
 LABELS = {
     "samples": "samples",
     "held out": "held out",
     "kept": "kept",
     "overruled": "overruled by a person",
-    "ifd before": "IFD of the original",
-    "ifd": "IFD of the final text",
-    "rifd before": "r-IFD before the new answer",
-    "rifd": "r-IFD of the final text",
-    "kept ifd": "IFD of what is kept",
-    "kept rifd": "r-IFD of what is kept",
+    **{f"{name} before": f"{MEASURES[name].label} {_BEFORE[MEASURES[name].before or '']}" for name in STORED},
+    **{name: f"{MEASURES[name].label} of the final text" for name in STORED},
+    **{f"kept {name}": f"{MEASURES[name].label} of what is kept" for name in STORED},
     "trained on": "trained on",
     "changed since": "choice changed since the training",
     "step loss": "loss of a step",
@@ -58,7 +56,7 @@ def measures_words(run: RunSummary, *, doubtful: bool = False) -> list[str]:
         if doubtful and standing.verdict == "better than chance":
             continue
         if standing.verdict is None:
-            name = MEASURES[standing.measure].name if standing.measure in MEASURES else standing.measure
+            name = MEASURES[standing.measure].label if standing.measure in MEASURES else standing.measure
             sentences[
                 f"{name} was never calibrated with {run.student}, so what its choices are worth is unknown; "
                 "srtui choose calibrate FILE says it."

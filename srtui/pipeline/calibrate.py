@@ -6,18 +6,22 @@ texts has their losses already.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from srtui.evaluation.agreement import calibrated
 from srtui.evaluation.preferences import KnownPair, Preferences
 from srtui.hashing import key
-from srtui.measures import ifd, informative_threshold, likelihood, rifd, selective_ifd
+from srtui.measures import (
+    MEASURES,
+    Direction,
+    informative_threshold,
+    length_line,
+    selective_ifd,
+    token_difference,
+)
 from srtui.progress import Progress, Reporter, Stopped
 from srtui.sample import Pair
 from srtui.store import Store
@@ -84,23 +88,24 @@ class CalibrationRun:
         )
 
     def _columns(self) -> tuple[dict[str, Column], dict[str, str]]:
+        """By measure, the values of all texts, and what it is called."""
         forward, reverse = self._losses()
-        names = {"ifd": "IFD", "rifd": "r-IFD", "perplexity": "perplexity", "likelihood": "likelihood"}
-        columns: dict[str, Column] = {
-            "ifd": [_log(ifd(*pair)[0]) for pair in forward],
-            "rifd": [_negative(_log(rifd(*pair)[0])) for pair in reverse],
-            "perplexity": [None if c.reason else -c.mean for c, _ in reverse],
-            "likelihood": [likelihood(c)[0] for c, _ in forward],
-        }
-        differences = [token_difference(pair) for pair in forward]
+        of: dict[Direction, list[PairLosses]] = {"forward": forward, "reverse": reverse}
+        differences = [token_difference(*pair) for pair in forward]
         there = [d for d in differences if d is not None]
-        if there:
-            threshold = informative_threshold(there)
-            columns["s-ifd"] = [
-                None if d is None else math.log(selective_ifd(d, threshold)) for d in differences
-            ]
-            names["s-ifd"] = "S-IFD"
-        return columns, names
+        columns: dict[str, Column] = {}
+        for name, measure in MEASURES.items():
+            if measure.source == "losses":
+                rows = zip(*(of[d] for d in measure.directions("response")), strict=True)
+                values = [measure.value(*(loss for pair in row for loss in pair))[0] for row in rows]
+            elif measure.source == "tokens" and there:
+                threshold = informative_threshold(there)
+                values = [None if d is None else selective_ifd(d, threshold) for d in differences]
+            else:
+                continue
+            sign = 1.0 if measure.higher_response else -1.0
+            columns[name] = [None if v is None else sign * measure.level(v) for v in values]
+        return columns, {name: MEASURES[name].label for name in columns}
 
     def _losses(self) -> tuple[list[PairLosses], list[PairLosses]]:
         """Of every text, (L(y|x), L(y)) and (L(x|y), L(x)). Raises Stopped."""
@@ -113,7 +118,7 @@ class CalibrationRun:
             for half, (found, metric, by_token) in enumerate(
                 ((forward, "ifd", True), (reverse, "rifd", False))
             ):
-                scoring = self.judge.pair_losses(block, metric, self.should_stop, by_token)  # type: ignore[arg-type]
+                scoring = self.judge.pair_losses(block, metric, self.should_stop, by_token)
                 while True:
                     try:
                         more, share = next(scoring)
@@ -134,55 +139,16 @@ def texts_of(pairs: Sequence[KnownPair]) -> list[Pair]:
     return [Pair(p.instruction, p.input, answer) for p in pairs for answer in p.answers]
 
 
-def token_difference(pair: PairLosses) -> Any:
-    """Loss given the instruction less loss without it, token by token (tokens,) in nats; None where the passes do
-    not have the same tokens, as under protocol ``paper``, or no loss."""
-    conditional, unconditional = pair
-    if conditional.by_token is None or unconditional.by_token is None:
-        return None
-    if len(conditional.by_token) != len(unconditional.by_token):
-        return None
-    return conditional.by_token - unconditional.by_token
-
-
 def at_length(column: Column, lengths: Sequence[int]) -> tuple[Column | None, str]:
     """A measure with length taken out: its residuals from a straight line in log characters, fitted on all texts that
     have a value; or None and why there is no line."""
     line = length_line([(v, n) for v, n in zip(column, lengths, strict=True) if v is not None])
     if isinstance(line, str):
         return None, line
-    slope, offset = line
-    return [
-        None if v is None else v - offset - slope * math.log(max(n, 1))
-        for v, n in zip(column, lengths, strict=True)
-    ], ""
-
-
-def length_line(rows: Sequence[tuple[float, int]]) -> tuple[float, float] | str:
-    """(slope, offset) of the least-squares line of values over log characters; or why there is none."""
-    if len(rows) < 3:
-        return "fewer than three texts have a value"
-    x = np.log([max(n, 1) for _, n in rows])
-    y = np.array([v for v, _ in rows])
-    spread = float(((x - x.mean()) ** 2).sum())
-    if spread == 0:
-        return "all texts are of one length"
-    slope = float(((x - x.mean()) * (y - y.mean())).sum()) / spread
-    return slope, float(y.mean()) - slope * float(x.mean())
+    return [None if v is None else line.residual(v, n) for v, n in zip(column, lengths, strict=True)], ""
 
 
 def _in_pairs(column: Column) -> list[tuple[float, float] | None]:
     return [
         None if a is None or b is None else (a, b) for a, b in zip(column[::2], column[1::2], strict=True)
     ]
-
-
-def _log(value: float | None) -> float | None:
-    return None if value is None else math.log(value)
-
-
-def _negative(value: float | None) -> float | None:
-    return None if value is None else -value
-
-
-__all__ = ["AT_LENGTH", "CalibrationRun", "at_length", "length_line", "texts_of", "token_difference"]

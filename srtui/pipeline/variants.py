@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from srtui.measures import Metric, SpanLoss, ifd, rifd
+from srtui.measures import MEASURES, Metric, SpanLoss
 from srtui.prompts import PromptSet, template
 from srtui.sample import Pair
 from srtui.store import Store
@@ -91,7 +91,7 @@ class VariantScorer:
     def scores(
         self, variant_ids: Iterable[int], metric: Metric
     ) -> dict[int, tuple[float | None, str | None]]:
-        """(score, reason for none) of the variants that have been scored."""
+        """(score, reason for none) of the variants that have been scored; ``metric`` names a measure that is stored."""
         return self._store.scores.of_variants(variant_ids, self.setting_id, metric)
 
     def score(
@@ -237,7 +237,8 @@ class VariantScorer:
 
     def _spans_of(self, texts: Pair, metric: Metric) -> tuple[tuple[bytes, Span], ...] | Invalid:
         """The conditional and the unconditional span, each with its key; or why there are none."""
-        made = (self.spans.forward if metric == "ifd" else self.spans.reverse)(texts)
+        forward = MEASURES[metric].losses == ("forward",)
+        made = (self.spans.forward if forward else self.spans.reverse)(texts)
         keyed: list[tuple[bytes, Span]] = []
         for span in made:
             if isinstance(span, Invalid):
@@ -257,5 +258,5 @@ class VariantScorer:
         keys = [key for key, _ in pair]
         if not all(key in known for key in keys):
             return None
-        value, reason = (ifd if metric == "ifd" else rifd)(*(known[key] for key in keys))
+        value, reason = MEASURES[metric].value(*(known[key] for key in keys))
         return StoredScore(variant_id, metric, keys[0], keys[1], value, reason)
