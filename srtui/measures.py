@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 Metric = str
 """The name of a measure that is stored as a score: one of ``STORED``."""
-Source = Literal["losses", "tokens", "encoder", "draw"]
+Source = Literal["losses", "tokens", "encoder", "combination", "draw"]
 """What a measure is computed from: the student's losses of a variant, its losses token by token, the sentence encoder
-(srtui.student.coherence), or a draw from the recipe's seed and the text."""
+(srtui.student.coherence), other measures by the weights of a file, or a draw from the recipe's seed and the text."""
 Direction = Literal["forward", "reverse"]
 """Which text the student predicts: y, given x and alone; or x, given the reverse prompt of y and alone."""
 LOSS_NAMES: dict[Direction, tuple[str, str]] = {"forward": ("L(y|x)", "L(y)"), "reverse": ("L(x|y)", "L(x)")}
@@ -105,6 +105,10 @@ def token_difference(conditional: SpanLoss, unconditional: SpanLoss) -> NDArray[
         return None
     difference: NDArray[Any] = conditional.by_token - unconditional.by_token
     return difference
+
+
+AT_LENGTH = "-at-length"
+"""Behind a measure's name: its length-controlled version."""
 
 
 @dataclass(frozen=True)
@@ -223,6 +227,10 @@ class Measure:
         """Whether the higher value wins where this target is chosen."""
         return self.higher_instruction if target == "instruction" else self.higher_response
 
+    def preferred_level(self, value: float) -> float:
+        """Its level turned so that the higher one is preferred where a response is chosen."""
+        return self.level(value) if self.higher_response else -self.level(value)
+
     def level(self, value: float) -> float:
         """A value on a scale where differences compare: the logarithm of a ratio."""
         return math.log(value) if self.is_ratio else value
@@ -287,6 +295,14 @@ _ROWS = (
         higher_instruction=True,
         higher_response=True,
         is_ratio=True,
+    ),
+    Measure(
+        "combined",
+        "the combination",
+        "chosen by a combination",
+        "combination",
+        higher_instruction=True,
+        higher_response=True,
     ),
     Measure(
         "ifd",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from srtui.measures import MEASURES, STORED
+from srtui.measures import AT_LENGTH, MEASURES, STORED
 from srtui.store.endings import GenerationEnding
 from srtui.store.summary import RunSummary
 from srtui.text import duration, number, share
@@ -48,6 +48,13 @@ def stage_title(stage: str) -> str:
     return STAGE_TITLES.get(stage, stage)
 
 
+def measure_label(name: str) -> str:
+    """What a measure, or its length-controlled version, is called."""
+    plain = name.removesuffix(AT_LENGTH)
+    label = MEASURES[plain].label if plain in MEASURES else plain
+    return label if plain == name else f"{label} at equal length"
+
+
 def measures_words(run: RunSummary, *, doubtful: bool = False) -> list[str]:
     """What is known of each measure that a run chose by, a sentence each; with ``doubtful`` only of those that were
     never calibrated, or were found no better than length or chance."""
@@ -56,7 +63,7 @@ def measures_words(run: RunSummary, *, doubtful: bool = False) -> list[str]:
         if doubtful and standing.verdict == "better than chance":
             continue
         if standing.verdict is None:
-            name = MEASURES[standing.measure].label if standing.measure in MEASURES else standing.measure
+            name = measure_label(standing.measure)
             sentences[
                 f"{name} was never calibrated with {run.student}, so what its choices are worth is unknown; "
                 "srtui choose calibrate FILE says it."

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from srtui.cli.terminal import out, plain
+from srtui.measures import AT_LENGTH
 from srtui.store.calibrations import Calibration
 from srtui.text import share
 
@@ -52,7 +53,7 @@ def print_calibration(done: Calibration) -> None:
 
 def _print_between(between: Mapping[str, Mapping[str, float | None]]) -> None:
     """How often each measure makes the same choice as those that are no versions of others."""
-    names = [name for name in between if not name.endswith("-at-length")]
+    names = [name for name in between if not name.endswith(AT_LENGTH)]
     out.print()
     table = Table("same choice as", *map(plain, names), box=None, header_style="bold", pad_edge=False)
     for column in table.columns[1:]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from srtui.cli.base import MOST, AsJson, app, libraries_log, open_store, stop_on_signals
-from srtui.cli.output import print_json
+from srtui.cli.base import MOST, AsJson, Force, app, libraries_log, open_store, stop_on_signals
+from srtui.cli.output import outputs_of, print_json, print_line
 
 if TYPE_CHECKING:
     from srtui.evaluation.preferences import Preferences
@@ -38,6 +38,13 @@ def calibrate(
     ] = None,
     student: Annotated[str | None, typer.Option(help="Another student, as a recipe's student.model.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override: section.key=value.")] = None,
+    fit: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the weights of a combination of measures, for a recipe's selection.weights."
+        ),
+    ] = None,
+    force: Force = False,
     limit: Annotated[int | None, typer.Option(min=1, max=MOST, help="Only the first N pairs.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -47,17 +54,22 @@ def calibrate(
     are stored as they come: the same command resumes.
     """
     from srtui import today
+    from srtui.atomic import replacing
     from srtui.cli.calibration_tables import print_calibration
     from srtui.cli.reporters import reporter
     from srtui.cli.terminal import err
     from srtui.pipeline.calibrate import CalibrationRun
     from srtui.pipeline.context import open_judge, student_path
     from srtui.progress import Stopped
+    from srtui.recipe.weights import weights_text
     from srtui.student import Student
 
     workspace, store = open_store()
     with store:
         known = _known(store, files, limit)
+        outputs = outputs_of(store, workspace)
+        if fit is not None:
+            outputs.check(fit, force)
         what = _recipe(recipe, student, set_ or [])
         today.freeze(today.of_timestamp(time.time()))
         stop = stop_on_signals()
@@ -69,16 +81,27 @@ def calibrate(
             loaded = Student.load(path, chosen.quantization, say=lambda line: face.event("warning", line))
             judge = open_judge(store, what, path, chosen.model, chosen.quantization, student=loaded)
             try:
-                done = CalibrationRun(store, judge, known, face, stop.is_set).work()
+                calibration = CalibrationRun(store, judge, known, face, stop.is_set)
+                done = calibration.work()
+                weights = calibration.weights(done) if fit is not None else None
             except Stopped:
                 err.print("Stopped; every loss that was computed is stored. The same command resumes.")
                 sys.exit(130)
             finally:
                 judge.close()
+        if fit is not None and weights is not None:
+            with replacing(fit) as file:
+                file.write(weights_text(weights).encode("utf-8"))
+            outputs.wrote(fit)
         if as_json:
             print_json(as_printed(done))
-        else:
-            print_calibration(done)
+            return
+        print_calibration(done)
+        if fit is not None:
+            print_line(
+                f"\n{fit}: the weights of {len(done.result['weights'])} parts; a recipe takes them with selection.weights, "
+                'and response_by = "combined".'
+            )
 
 
 def as_printed(done: Calibration) -> dict[str, Any]:

@@ -6,15 +6,19 @@ texts has their losses already.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from srtui.errors import UserError
 from srtui.evaluation.agreement import calibrated
+from srtui.evaluation.combination import Combination, fit_combination
 from srtui.evaluation.preferences import KnownPair, Preferences
 from srtui.hashing import key
 from srtui.measures import (
+    AT_LENGTH,
     MEASURES,
     Direction,
     informative_threshold,
@@ -23,6 +27,7 @@ from srtui.measures import (
     token_difference,
 )
 from srtui.progress import Progress, Reporter, Stopped
+from srtui.recipe.weights import LENGTH, MeasureWeights
 from srtui.sample import Pair
 from srtui.store import Store
 from srtui.store.calibrations import Calibration
@@ -35,9 +40,6 @@ _BLOCK = (
     32  # pairs scored together: what a kill may lose of shared beginnings, and how often progress is shown
 )
 _FORM = 1  # of the stored result: counts up when a figure of it gets another meaning
-AT_LENGTH = "-at-length"
-"""Behind a measure's name: its length-controlled version."""
-
 Column = list["float | None"]
 """A measure's values, higher preferred, of one text after the other: answer 1 and 2 of the first pair, and so on."""
 
@@ -69,6 +71,12 @@ class CalibrationRun:
         columns, names = self._columns()
         texts = texts_of(self.known.pairs)
         lengths = [len(t.response) for t in texts]
+        combination = self._combined(columns, lengths)
+        if not isinstance(combination, str):
+            columns["combined"] = [
+                None if both is None else both[side] for both in combination.held_out for side in (0, 1)
+            ]
+            names["combined"] = MEASURES["combined"].label
         measures: dict[str, list[tuple[float, float] | None]] = {}
         shown: dict[str, str] = {}
         for name, column in columns.items():
@@ -82,9 +90,37 @@ class CalibrationRun:
         result = calibrated(self.known.pairs, measures, shown) | {
             "skipped": self.known.skipped,
             "student": self.judge.student.name,
+            "weights": None if isinstance(combination, str) else combination.weights,
+            "no_weights": combination if isinstance(combination, str) else None,
         }
         return self.store.calibrations.add(
             self.digest, self.judge.setting_id, self.known.source, len(self.known.pairs), result
+        )
+
+    def _combined(self, columns: Mapping[str, Column], lengths: Sequence[int]) -> Combination | str:
+        """The combination of all measures and of length, or why there is none."""
+        logs: Column = [math.log(max(1, n)) for n in lengths]
+        parts = {name: _in_pairs(column) for name, column in columns.items()} | {LENGTH: _in_pairs(logs)}
+        return fit_combination([p.preferred for p in self.known.pairs], parts)
+
+    def weights(self, done: Calibration) -> MeasureWeights:
+        """What a recipe's ``selection.weights`` takes, of a calibration. Raises UserError where there are none."""
+        found, setting = done.result.get("weights"), self.store.scores.setting_by_id(self.judge.setting_id)
+        if not found or setting is None:
+            raise UserError(f"There are no weights to write: {done.result.get('no_weights')}.")
+        combined, length = (done.result["measures"][name]["agreement"] for name in ("combined", LENGTH))
+        return MeasureWeights(
+            student=setting.student,
+            student_id=setting.student_id,
+            template=setting.template,
+            template_version=setting.template_version,
+            protocol=self.judge.protocol,
+            data=self.known.source,
+            data_digest=self.known.digest.hex(),
+            pairs=done.result["decided"],
+            accuracy=tuple(combined),
+            length_accuracy=tuple(length),
+            weights=found,
         )
 
     def _columns(self) -> tuple[dict[str, Column], dict[str, str]]:
@@ -103,8 +139,7 @@ class CalibrationRun:
                 values = [None if d is None else selective_ifd(d, threshold) for d in differences]
             else:
                 continue
-            sign = 1.0 if measure.higher_response else -1.0
-            columns[name] = [None if v is None else sign * measure.level(v) for v in values]
+            columns[name] = [None if v is None else measure.preferred_level(v) for v in values]
         return columns, {name: MEASURES[name].label for name in columns}
 
     def _losses(self) -> tuple[list[PairLosses], list[PairLosses]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,17 +16,20 @@ from srtui.measures import (
     NOTHING_TO_SCORE,
     SCORE_OF,
     STORED,
+    LengthLine,
     Measure,
     Metric,
     Source,
     SpanLoss,
     Value,
     informative_threshold,
+    length_line,
     selective_ifd,
     token_difference,
 )
 from srtui.pipeline.context import CHUNK, Context
 from srtui.recipe.settings import SIDES
+from srtui.recipe.weights import LENGTH, MeasureWeights
 from srtui.sample import Pair, Target
 from srtui.selection import lot
 from srtui.store.corpus import batched
@@ -74,10 +78,12 @@ class Choosing:
         self._tokens = 0  # through the student in this stage, in this process
         self._tally = _ProxyTally()
         self._threshold: float | None = None
+        self._lines: dict[Target, LengthLine] = {}
         self._sources: dict[Source, _ValuesOf] = {
             "losses": self._from_losses,
             "tokens": self._from_tokens,
             "encoder": self._by_encoder,
+            "combination": self._from_measures,
             "draw": self._drawn,
         }
 
@@ -112,11 +118,16 @@ class Choosing:
             scores, by_proxy = self._measure(
                 target, by, groups, lambda g: choose(g[0], g[1:], by).variant_id, tell
             )
+            controlled = (
+                self._recipe.selection.length_control and bool(scores) and MEASURES[by].source != "draw"
+            )
+            if controlled:
+                scores = self._at_length(MEASURES[by], target, scores, tell)
             with self._store.transaction():
                 for sample_id, (before, rewrites) in chunk:
                     first = scores.get(before, selection.ScoredText(before, None))
                     others = [scores.get(r, selection.ScoredText(r, None)) for r in rewrites]
-                    choice = choose(first, others, by)
+                    choice = choose(first, others, by, controlled)
                     proxy = f" (by {self._recipe.scoring.proxy})" if before in by_proxy else ""
                     self._store.decisions.add(
                         self._run.id,
@@ -207,10 +218,91 @@ class Choosing:
         measure = MEASURES[by]
         if measure.stored:
             return self._compare(groups, by, decide, tell)
-        values = self._sources[measure.source](measure, target, variant_ids, tell)
+        values = self._values(measure, target, variant_ids, tell)
         return {
             v: selection.ScoredText(v, *value) for v, value in zip(variant_ids, values, strict=True)
         }, set()
+
+    def _values(
+        self, measure: Measure, target: Target, variant_ids: list[int], tell: Callable[[float], None]
+    ) -> list[Value]:
+        """What the measure says of each variant, whether it is stored as a score or not."""
+        return self._sources[measure.source](measure, target, variant_ids, tell)
+
+    def _at_length(
+        self,
+        measure: Measure,
+        target: Target,
+        scores: dict[int, selection.ScoredText],
+        tell: Callable[[float], None],
+    ) -> dict[int, selection.ScoredText]:
+        """The scores with length taken out: residuals from the measure's line over the dataset's own originals."""
+        line = self._lines.get(target)
+        if line is None:
+            originals = self._some_originals()
+            values = self._values(measure, target, originals, tell)
+            sizes = [len(pair.response) for pair in self._pairs(originals)]
+            rows = [(measure.level(v), n) for (v, _), n in zip(values, sizes, strict=True) if v is not None]
+            fitted = length_line(rows)
+            if isinstance(fitted, str):
+                raise UserError(
+                    f"selection.length_control: there is no line of {measure.label} over the originals' lengths, since "
+                    f"{fitted}; set it to false, or take more samples."
+                )
+            self._lines[target] = line = fitted
+            self._watch.event(
+                "info",
+                f"{measure.label} over length: {line.slope:+.3f} for each e-fold of characters, fitted on {len(rows)} "
+                "originals; choices are made by what is left.",
+            )
+        ids = list(scores)
+        return {
+            v: scores[v]
+            if (value := scores[v].score) is None
+            else selection.ScoredText(v, line.residual(measure.level(value), len(pair.response)))
+            for v, pair in zip(ids, self._pairs(ids), strict=True)
+        }
+
+    def _from_measures(
+        self, measure: Measure, target: Target, variant_ids: list[int], tell: Callable[[float], None]
+    ) -> list[Value]:
+        """The weighted sum of other measures' levels, as the file of weights has them; they were fitted on
+        responses, so each is what it is where a response is chosen."""
+        weights = self._weights()
+        pairs = self._pairs(variant_ids)
+        sums: list[float | None] = [0.0] * len(pairs)
+        for n, (name, weight) in enumerate(weights.weights.items()):
+
+            def tell_all(share: float, before: int = n) -> None:
+                tell((before + share) / len(weights.weights))
+
+            if name == LENGTH:
+                levels: list[float | None] = [math.log(max(1, len(pair.response))) for pair in pairs]
+            else:
+                part = MEASURES[name]
+                levels = [
+                    None if value is None else part.preferred_level(value)
+                    for value, _ in self._values(part, "response", variant_ids, tell_all)
+                ]
+            sums = [
+                None if total is None or level is None else total + weight * level
+                for total, level in zip(sums, levels, strict=True)
+            ]
+        return [(total, None if total is not None else NOTHING_TO_SCORE) for total in sums]
+
+    def _weights(self) -> MeasureWeights:
+        """The recipe's weights. Raises UserError where they were fitted with another student or template."""
+        weights = self._recipe.selection.weights
+        setting = self._store.scores.setting_by_id(self._context.judge().setting_id)
+        assert weights is not None and setting is not None  # noqa: S101 - the recipe was checked, the student is open
+        mine = (setting.student_id, setting.template, setting.template_version, self._recipe.scoring.protocol)
+        if mine != (weights.student_id, weights.template, weights.template_version, weights.protocol):
+            raise UserError(
+                f"selection.weights were fitted with {weights.student} under the {weights.template!r} template, and this "
+                f"run's student is {setting.student} under {setting.template!r} (or its weights, quantization, device, "
+                "template or protocol are not the same); fit them anew with srtui choose calibrate --fit."
+            )
+        return weights
 
     def _from_losses(
         self, measure: Measure, target: Target, variant_ids: list[int], tell: Callable[[float], None]

@@ -76,6 +76,11 @@ class VariantScorer:
         self.student.close()
 
     @property
+    def protocol(self) -> Literal["default", "paper"]:
+        """How texts are cut into tokens (docs/method.md)."""
+        return self._protocol
+
+    @property
     def tokens_run(self) -> int:
         return int(self._scorer.tokens_run)
 

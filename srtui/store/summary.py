@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from srtui.measures import AT_LENGTH
 from srtui.store import figures
 from srtui.store.calibrations import Calibration, calibrations_of
 from srtui.store.figures import MeanChange
@@ -222,7 +223,10 @@ def _measures(store: Store, run: Run) -> dict[str, MeasureStanding]:
         "instruction": chosen.get("instruction_by", "ifd"),
         "response": chosen.get("response_by", "rifd"),
     }
-    return {target: _standing(name, known) for target, name in by.items() if name not in _NO_MEASURE}
+    version = AT_LENGTH if chosen.get("length_control") else ""
+    return {
+        target: _standing(name + version, known) for target, name in by.items() if name not in _NO_MEASURE
+    }
 
 
 def _standing(measure: str, known: Sequence[Calibration]) -> MeasureStanding:

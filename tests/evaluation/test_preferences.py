@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,14 @@ def test_what_people_said(tmp_path: Path) -> None:
                 Judgement(1, "ba", annotator="ben", choice="a"),
                 Judgement(2, "ab", annotator="ada", choice="bad"),
                 Judgement(3, "ab", annotator="ada", choice="skip"),
+            ],
+        )
+        answers = store.evaluations.answers(evaluation.id)
+        store.evaluations.add_judgements(
+            evaluation.id,
+            [
+                replace(j, answer_a_id=answers[j.item, "a", 1].id, answer_b_id=answers[j.item, "b", 1].id)
+                for j in store.evaluations.judgements(evaluation.id)
             ],
         )
         found = preferences_of_people(store.evaluations, evaluation.id)
