@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 Metric = str
 """The name of a measure that is stored as a score: one of ``STORED``."""
-Source = Literal["losses", "tokens", "encoder", "combination", "draw"]
+Source = Literal["losses", "tokens", "encoder", "rater", "combination", "draw"]
 """What a measure is computed from: the student's losses of a variant, its losses token by token, the sentence encoder
-(srtui.student.coherence), other measures by the weights of a file, or a draw from the recipe's seed and the text."""
+(srtui.student.coherence), a GGUF that rates (srtui.evaluation.rater), other measures by the weights of a file, or a
+draw from the recipe's seed and the text."""
 Direction = Literal["forward", "reverse"]
 """Which text the student predicts: y, given x and alone; or x, given the reverse prompt of y and alone."""
 LOSS_NAMES: dict[Direction, tuple[str, str]] = {"forward": ("L(y|x)", "L(y)"), "reverse": ("L(x|y)", "L(x)")}
@@ -295,6 +296,14 @@ _ROWS = (
         higher_instruction=True,
         higher_response=True,
         is_ratio=True,
+    ),
+    Measure(
+        "teacher-score",
+        "the rater's score",
+        "chosen by a rater",
+        "rater",
+        higher_instruction=True,
+        higher_response=True,
     ),
     Measure(
         "combined",

@@ -40,6 +40,8 @@ STAGE_TITLES = {
     "judge-words": "The judge's words",
     "choice": "Multiple choice",
     "calibrate": "Score pairs whose better answer is known",
+    "rate": "Ask the rater about each answer",
+    "rate-pairs": "Ask the rater about each pair, in both orders",
 }
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from srtui.recipe import Recipe
     from srtui.store import Store
     from srtui.store.calibrations import Calibration
+    from srtui.student.coherence import SentenceEncoder
+    from srtui.workspace import Workspace
 
 choose_app = typer.Typer(
     help="What is a choice worth? Measures held against known preferences.", no_args_is_help=True
@@ -38,6 +40,9 @@ def calibrate(
     ] = None,
     student: Annotated[str | None, typer.Option(help="Another student, as a recipe's student.model.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override: section.key=value.")] = None,
+    rater: Annotated[
+        str | None, typer.Option(help="A GGUF whose scores and preferences are held against the pairs, too.")
+    ] = None,
     fit: Annotated[
         Path | None,
         typer.Option(
@@ -58,6 +63,7 @@ def calibrate(
     from srtui.cli.calibration_tables import print_calibration
     from srtui.cli.reporters import reporter
     from srtui.cli.terminal import err
+    from srtui.evaluation.rater import Rater
     from srtui.pipeline.calibrate import CalibrationRun
     from srtui.pipeline.context import open_judge, student_path
     from srtui.progress import Stopped
@@ -72,6 +78,7 @@ def calibrate(
             outputs.check(fit, force)
         what = _recipe(recipe, student, set_ or [])
         today.freeze(today.of_timestamp(time.time()))
+        rating = Rater(store, workspace.models, rater) if rater else None
         stop = stop_on_signals()
         chosen = what.student
         with libraries_log(store.path.parent), reporter(as_json, stop.set, json_lines=False) as face:
@@ -81,7 +88,9 @@ def calibrate(
             loaded = Student.load(path, chosen.quantization, say=lambda line: face.event("warning", line))
             judge = open_judge(store, what, path, chosen.model, chosen.quantization, student=loaded)
             try:
-                calibration = CalibrationRun(store, judge, known, face, stop.is_set)
+                calibration = CalibrationRun(
+                    store, judge, known, face, stop.is_set, rating, _encoder(workspace, what)
+                )
                 done = calibration.work()
                 weights = calibration.weights(done) if fit is not None else None
             except Stopped:
@@ -102,6 +111,17 @@ def calibrate(
                 f"\n{fit}: the weights of {len(done.result['weights'])} parts; a recipe takes them with selection.weights, "
                 'and response_by = "combined".'
             )
+
+
+def _encoder(workspace: Workspace, recipe: Recipe) -> SentenceEncoder | None:
+    """The recipe's sentence encoder, for coherence; None where it names none."""
+    from srtui import models
+
+    if not recipe.selection.encoder:
+        return None
+    from srtui.student.coherence import SentenceEncoder
+
+    return SentenceEncoder(models.find(workspace.models, recipe.selection.encoder))
 
 
 def as_printed(done: Calibration) -> dict[str, Any]:

@@ -33,33 +33,43 @@ from srtui.store import Store
 from srtui.store.calibrations import Calibration
 
 if TYPE_CHECKING:
+    from srtui.evaluation.rater import Rater
     from srtui.pipeline.variants import PairLosses, VariantScorer
+    from srtui.student.coherence import SentenceEncoder
 
 STAGE = "calibrate"
 _BLOCK = (
     32  # pairs scored together: what a kill may lose of shared beginnings, and how often progress is shown
 )
 _FORM = 1  # of the stored result: counts up when a figure of it gets another meaning
+PAIRWISE = "teacher-preference"
+"""What a rater prefers of two answers that it is shown in both orders: what the gate of a rater asks."""
+_SHOWN = {PAIRWISE: "the rater's preference"}
+
 Column = list["float | None"]
 """A measure's values, higher preferred, of one text after the other: answer 1 and 2 of the first pair, and so on."""
 
 
 @dataclass(frozen=True)
 class CalibrationRun:
-    """One calibration at work. ``judge`` is the student that scores; ``should_stop`` is asked often."""
+    """One calibration at work. ``judge`` is the student that scores; ``should_stop`` is asked often. ``rater`` and
+    ``encoder`` add the measures that need them."""
 
     store: Store
     judge: VariantScorer
     known: Preferences
     reporter: Reporter
     should_stop: Callable[[], bool] = lambda: False
+    rater: Rater | None = None
+    encoder: SentenceEncoder | None = None
 
     @property
     def digest(self) -> bytes:
         """The key of all that the result depends on."""
         return key(
             "calibration", form=_FORM, setting=self.judge.setting_id, pairs=self.known.digest,
-            student=self.judge.student.id,
+            student=self.judge.student.id, rater=self.rater.identity if self.rater else None,
+            encoder=self.encoder.name if self.encoder else None,
         )  # fmt: skip
 
     def work(self) -> Calibration:
@@ -100,7 +110,9 @@ class CalibrationRun:
     def _combined(self, columns: Mapping[str, Column], lengths: Sequence[int]) -> Combination | str:
         """The combination of all measures and of length, or why there is none."""
         logs: Column = [math.log(max(1, n)) for n in lengths]
-        parts = {name: _in_pairs(column) for name, column in columns.items()} | {LENGTH: _in_pairs(logs)}
+        # A run can compute a measure for one text alone; a preference needs two.
+        parts = {name: _in_pairs(column) for name, column in columns.items() if name in MEASURES}
+        parts[LENGTH] = _in_pairs(logs)
         return fit_combination([p.preferred for p in self.known.pairs], parts)
 
     def weights(self, done: Calibration) -> MeasureWeights:
@@ -121,6 +133,7 @@ class CalibrationRun:
             accuracy=tuple(combined),
             length_accuracy=tuple(length),
             weights=found,
+            rater=self.rater.identity if self.rater is not None and "teacher-score" in found else None,
         )
 
     def _columns(self) -> tuple[dict[str, Column], dict[str, str]]:
@@ -137,10 +150,44 @@ class CalibrationRun:
             elif measure.source == "tokens" and there:
                 threshold = informative_threshold(there)
                 values = [None if d is None else selective_ifd(d, threshold) for d in differences]
+            elif measure.source == "rater" and self.rater is not None:
+                values = self._rated(self.rater)
+            elif measure.source == "encoder" and self.encoder is not None:
+                values = self.encoder.coherence(texts_of(self.known.pairs))
             else:
                 continue
             columns[name] = [None if v is None else measure.preferred_level(v) for v in values]
-        return columns, {name: MEASURES[name].label for name in columns}
+        if self.rater is not None:
+            columns[PAIRWISE] = self._preferred_by(self.rater)
+        return columns, {name: _SHOWN.get(name) or MEASURES[name].label for name in columns}
+
+    def _rated(self, rater: Rater) -> Column:
+        """The rater's score of every text. Raises Stopped."""
+        values = rater.scores(texts_of(self.known.pairs), self._telling("rate"), self.should_stop)
+        if self.should_stop():
+            raise Stopped
+        return [value for value, _ in values]
+
+    def _preferred_by(self, rater: Rater) -> Column:
+        """The probability with which the rater, shown both answers in both orders, prefers each. Raises Stopped."""
+        pairs = [(Pair(p.instruction, p.input, p.answers[0]), p.answers[1]) for p in self.known.pairs]
+        values = rater.preferences(pairs, self._telling("rate-pairs"), self.should_stop)
+        if self.should_stop():
+            raise Stopped
+        return [
+            side for first, _ in values for side in ((None, None) if first is None else (first, 1 - first))
+        ]
+
+    def _telling(self, stage: str) -> Callable[[int, float], None]:
+        total, began, tokens = len(self.known.pairs), time.monotonic(), [0]
+
+        def tell(more: int, share: float) -> None:
+            tokens[0] += more
+            self.reporter.progress(
+                Progress(stage, int(share * total), total, tokens[0], time.monotonic() - began)
+            )
+
+        return tell
 
     def _losses(self) -> tuple[list[PairLosses], list[PairLosses]]:
         """Of every text, (L(y|x), L(y)) and (L(x|y), L(x)). Raises Stopped."""

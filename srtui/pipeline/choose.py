@@ -83,6 +83,7 @@ class Choosing:
             "losses": self._from_losses,
             "tokens": self._from_tokens,
             "encoder": self._by_encoder,
+            "rater": self._by_rater,
             "combination": self._from_measures,
             "draw": self._drawn,
         }
@@ -302,6 +303,11 @@ class Choosing:
                 f"run's student is {setting.student} under {setting.template!r} (or its weights, quantization, device, "
                 "template or protocol are not the same); fit them anew with srtui choose calibrate --fit."
             )
+        if weights.rater is not None and weights.rater != self._context.rater().identity:
+            raise UserError(
+                f"selection.weights were fitted with the scores of another rater than {self._context.rater().name}; name "
+                "that one as selection.rater, or fit them anew with srtui choose calibrate --rater --fit."
+            )
         return weights
 
     def _from_losses(
@@ -366,6 +372,19 @@ class Choosing:
         """The cosine of each variant's instruction and response."""
         values = self._context.encoder().coherence(self._pairs(variant_ids))
         return [(value, None if value is not None else NOTHING_TO_SCORE) for value in values]
+
+    def _by_rater(
+        self, measure: Measure, target: Target, variant_ids: list[int], tell: Callable[[float], None]
+    ) -> list[Value]:
+        """The rater's expected score of each variant's response, 1 to 10."""
+
+        def tell_all(tokens: int, share: float) -> None:
+            self._tokens += tokens
+            tell(share)
+
+        values = self._context.rater().scores(self._pairs(variant_ids), tell_all, self._watch.should_stop)
+        self._watch.raise_if_stopped()
+        return values
 
     def _drawn(
         self, measure: Measure, target: Target, variant_ids: list[int], tell: Callable[[float], None]

@@ -337,6 +337,12 @@ class SelectionSettings(Section):
         change='Needed by `instruction_by` or `response_by` = "combined".',
         source="srtui's own; docs/method.md, More measures",
     )
+    rater: str = described(
+        "",
+        'The GGUF of choices by "teacher-score", as `teacher.model` names one; empty is the teacher itself.',
+        change="For a rater that is better than the teacher; `srtui choose calibrate --rater` says what one is worth.",
+        source="srtui's own; absolute scores as Deita's (arXiv 2312.15685) and AlpaGasus' (arXiv 2307.08701)",
+    )
     encoder: str = described(
         "",
         "The sentence encoder of choices by coherence: its name in models/, or its folder.",

@@ -41,6 +41,8 @@ class MeasureWeights(BaseModel):
     accuracy: tuple[Finite, Finite, Finite]
     length_accuracy: tuple[Finite, Finite, Finite]
     weights: dict[str, Finite] = Field(min_length=1)
+    rater: dict[str, str] | None = None
+    """The identity of the rater, where its scores are among the parts."""
 
     @property
     def measures(self) -> list[str]:

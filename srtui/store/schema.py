@@ -513,6 +513,11 @@ CREATE INDEX calibration_setting ON calibration(setting_id, id);
 CREATE TABLE token_loss(
     key BLOB PRIMARY KEY,               -- of span_loss
     nll BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE rating(
+    key BLOB PRIMARY KEY,               -- of a question to a judge model that rates data
+    value REAL,
+    reason TEXT                         -- why there is no value
 ) WITHOUT ROWID
 """
 
