@@ -11,6 +11,7 @@ from srtui.cli import (  # noqa: F401
     chat,
     choose,
     data,
+    dataset,
     evaluation,
     human,
     machine,
