@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from srtui.evaluation.rater import Rater
 from srtui.measures import length_line
+from srtui.sample import Pair
 from srtui.store import Store
 from srtui.workspace import Workspace
 from tests.commands import srtui
@@ -20,13 +22,21 @@ from tests.sql import sql_rows, sql_value
 pytestmark = pytest.mark.model
 
 
-def chosen(workspace: Workspace, name: str, **selection: Any) -> list[dict[str, Any]]:
+def chosen(
+    workspace: Workspace,
+    name: str,
+    gates: dict[str, object] | None = None,
+    candidates: int = 1,
+    **selection: Any,
+) -> list[dict[str, Any]]:
     """Run it without training; its decisions of answers with what was compared."""
     recipe = small_recipe(
         workspace,
         6,
         training={"enabled": False},
         selection={"policy": "keep", "response_by": "rifd"} | selection,
+        gates=gates or {},
+        reflection={"candidates": candidates},
     )
     text = recipe.read_text().replace('name = "small"', f'name = "{name}"')
     recipe.write_text(text)
@@ -45,9 +55,11 @@ def chosen(workspace: Workspace, name: str, **selection: Any) -> list[dict[str, 
 def test_each_new_measure_decides(pair_workspace: Workspace) -> None:
     """By the highest value, and what it is follows from the losses; length control takes a line out of it."""
     found = {
-        name: chosen(pair_workspace, name, response_by=name, instruction_by=name)
-        for name in ("likelihood", "s-ifd")
+        name: chosen(pair_workspace, name, None, n, response_by=name, instruction_by=name)
+        for name, n in (("likelihood", 3), ("s-ifd", 1))
     }
+    # Best of n: each candidate that differs is compared.
+    assert max(len(d["compared"]) for d in found["likelihood"]) > 2
     plain = chosen(pair_workspace, "plain", response_by="ifd")
     level = chosen(pair_workspace, "level", response_by="ifd", length_control=True)
     for decisions in (*found.values(), plain, level):
@@ -134,3 +146,42 @@ def test_a_combination_is_fitted_and_chosen_by(pair_workspace: Workspace) -> Non
     missing = small_recipe(pair_workspace, 6, selection={"response_by": "combined"})
     refused = srtui(pair_workspace, "run", str(missing))
     assert refused.returncode == 2 and "needs selection.weights" in refused.stderr
+
+
+def test_a_rater_chooses_and_stops(pair_workspace: Workspace) -> None:
+    """By its expected score; and as a gate, what it prefers the old answer to is not compared, and counted."""
+    pair = Pair("Say it.", "", "about other which")
+    with Store(pair_workspace.store_path) as store:
+        rater = Rater(store, pair_workspace.models, "tiny.F16")
+        (score, _), (blank, why) = rater.scores([pair, Pair("Say it.", "", " ")])
+        assert score is not None and 1 < score < 10 and blank is None and why
+        (ahead, _), (behind, _), (equal, _) = rater.preferences(
+            [
+                (pair, "there their"),
+                (pair._replace(response="there their"), pair.response),
+                (pair, pair.response),
+            ]
+        )
+        assert ahead is not None and behind is not None
+        assert ahead + behind == pytest.approx(1.0) and ahead != 0.5 and equal == pytest.approx(0.5)
+        ratings = sql_value(store, "SELECT count(*) FROM rating")
+        assert rater.scores([pair]) == [(score, None)]
+        assert sql_value(store, "SELECT count(*) FROM rating") == ratings
+    decisions = chosen(
+        pair_workspace, "rated", {"rater": True}, response_by="teacher-score", rater="tiny.F16"
+    )
+    values = [v for d in decisions for _, v, _ in d["compared"] if v is not None]
+    assert all(1 <= v <= 10 for v in values)
+    with Store(pair_workspace.store_path) as store:
+        run = store.runs.named("rated")
+        gated = sql_rows(store, "SELECT * FROM gated WHERE run_id = ?", (run.id,))
+        for row in gated:
+            assert row["gate"] == "rater" and "prefers the old answer" in row["reason"]
+        rewrites = dict(store.generations.first_candidates(run.id, "response"))
+        through = {v for d in decisions for v, *_ in d["compared"][1:]}
+        assert through.isdisjoint(r["variant_id"] for r in gated)
+        assert len(through) + len(gated) == len(rewrites) > 0
+    summary = json.loads(srtui(pair_workspace, "status", "rated", "--json").stdout)
+    assert sum(summary["gated"]["response"].values()) == len(gated)
+    check = srtui(pair_workspace, "db", "check", "--deep")
+    assert check.returncode == 0, check.stdout + check.stderr

@@ -159,8 +159,8 @@ class Choosing:
         self, target: Target, chunk: list[_Open]
     ) -> tuple[list[_Open], dict[int, list[GatedRewrite]]]:
         """The open choices without the rewrites that a gate of the recipe stops, and these by sample."""
-        active = self._recipe.gates.active
-        if not active:
+        active, by_rater = self._recipe.gates.active, self._recipe.gates.rater and target == "response"
+        if not (active or by_rater):
             return chunk, {}
         texts = self._store.corpus.variants(v for _, (before, rewrites) in chunk for v in (before, *rewrites))
         gated: dict[int, list[GatedRewrite]] = {}
@@ -174,7 +174,26 @@ class Choosing:
                 else:
                     gated.setdefault(sample_id, []).append(GatedRewrite(rewrite, *found))
             passed.append((sample_id, (before, kept)))
-        return passed, gated
+        return (self._past_rater(passed, gated) if by_rater else passed), gated
+
+    def _past_rater(self, chunk: list[_Open], gated: dict[int, list[GatedRewrite]]) -> list[_Open]:
+        """The open choices of answers without those that the rater prefers the old one to, which are added to
+        ``gated``. What the rater could not be asked about (too long for its context) passes. Raises Stopped."""
+        rater = self._context.rater()
+        asked = [(sample_id, before, r) for sample_id, (before, rewrites) in chunk for r in rewrites]
+        texts = self._store.corpus.variants(v for _, before, r in asked for v in (before, r))
+        said = rater.preferences(
+            [(texts[before].pair, texts[r].pair.response) for _, before, r in asked],
+            should_stop=self._watch.should_stop,
+        )
+        self._watch.raise_if_stopped()
+        stopped: set[int] = set()
+        for (sample_id, _, rewrite), (old_is_better, _) in zip(asked, said, strict=True):
+            if old_is_better is not None and old_is_better > 0.5:
+                stopped.add(rewrite)
+                why = f"the rater {rater.name} prefers the old answer ({old_is_better:.2f})"
+                gated.setdefault(sample_id, []).append(GatedRewrite(rewrite, "rater", why))
+        return [(s, (before, [r for r in rewrites if r not in stopped])) for s, (before, rewrites) in chunk]
 
     def _settle(self, weight: float, detail: dict[str, Any]) -> None:
         """Say of each sample whether it is trained on; scores only what that needs."""
