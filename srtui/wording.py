@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from srtui.measures import MEASURES, STORED
+from srtui.measures import AT_LENGTH, MEASURES, STORED
 from srtui.sample import Role, Turn
 from srtui.store.endings import GenerationEnding
+from srtui.store.summary import RunSummary
 from srtui.store.whole_datasets import Contamination
 from srtui.text import duration, number, share
 
@@ -40,12 +41,40 @@ STAGE_TITLES = {
     "judge": "Judge",
     "judge-words": "The judge's words",
     "choice": "Multiple choice",
+    "calibrate": "Score pairs whose better answer is known",
+    "rate": "Ask the rater about each answer",
+    "rate-pairs": "Ask the rater about each pair, in both orders",
 }
 
 
 def stage_title(stage: str) -> str:
     """What a person calls a stage of a run or of an evaluation."""
     return STAGE_TITLES.get(stage, stage)
+
+
+def measure_label(name: str) -> str:
+    """What a measure, or its length-controlled version, is called."""
+    plain = name.removesuffix(AT_LENGTH)
+    label = MEASURES[plain].label if plain in MEASURES else plain
+    return label if plain == name else f"{label} at equal length"
+
+
+def measures_words(run: RunSummary, *, doubtful: bool = False) -> list[str]:
+    """What is known of each measure that a run chose by, a sentence each; with ``doubtful`` only of those that were
+    never calibrated, or were found no better than length or chance."""
+    sentences: dict[str, None] = {}
+    for standing in run.measures.values():
+        if doubtful and standing.verdict == "better than chance":
+            continue
+        if standing.verdict is None:
+            name = measure_label(standing.measure)
+            sentences[
+                f"{name} was never calibrated with {run.student}, so what its choices are worth is unknown; "
+                "srtui choose calibrate FILE says it."
+            ] = None
+        else:
+            sentences[f"{standing.sentence} (Calibration {standing.calibration}, with {run.student}.)"] = None
+    return list(sentences)
 
 
 def kept_words(kept: int, samples: int, held_out: int) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 
 from srtui import today
 from srtui.errors import UserError
-from srtui.measures import MEASURES
+from srtui.measures import AT_LENGTH, MEASURES
 from srtui.pipeline.context import open_judge, student_path
 from srtui.pipeline.engine import Engine
 from srtui.pipeline.holdout import asked, unseen
@@ -42,6 +42,8 @@ class Arm:
 
     words: str
     selection: dict[str, Any] = field(default_factory=dict)
+    on_request: bool = False
+    """Run only where ``--only`` names it."""
 
 
 ARMS = {
@@ -66,6 +68,15 @@ ARMS = {
         "as many originals, nearest to all the others", {**_ALL, **_ORIGINAL, "top_by": "facility"}
     ),
     "longest": Arm("as many originals, the longest answers", {**_ALL, **_ORIGINAL, "top_by": "length"}),
+    **{
+        name + AT_LENGTH: Arm(
+            f"{measure.arm}, at equal length",
+            {"instruction_by": name, "response_by": name, "length_control": True},
+            on_request=True,
+        )
+        for name, measure in MEASURES.items()
+        if measure.source != "draw"
+    },
 }
 
 
@@ -198,7 +209,7 @@ class Ablation:
         rows: list[ArmResult] = []
         trained: dict[str, list[Run]] = {}
         for name, arm in ARMS.items():
-            if name != "full" and only and name not in only:
+            if name != "full" and (name not in only if only else arm.on_request):
                 continue
             runs: list[Run] = []
             try:

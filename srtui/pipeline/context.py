@@ -25,6 +25,7 @@ from srtui.store.runs import Run
 from srtui.workspace import Workspace
 
 if TYPE_CHECKING:
+    from srtui.evaluation.rater import Rater
     from srtui.pipeline.variants import VariantScorer
     from srtui.student import Quantization, Student
     from srtui.student.coherence import SentenceEncoder
@@ -97,6 +98,7 @@ class Context:
         self._judge: VariantScorer | None = None
         self._proxy: VariantScorer | None = None
         self._encoder: SentenceEncoder | None = None
+        self._rater: Rater | None = None
 
     @property
     def sample_count(self) -> int:
@@ -179,6 +181,17 @@ class Context:
             with self._loading(f"sentence encoder {path.name}"):
                 self._encoder = SentenceEncoder(path)
         return self._encoder
+
+    def rater(self) -> Rater:
+        """The GGUF that rates texts: the recipe's, or the teacher. It holds no memory between two questions."""
+        from srtui.evaluation.rater import Rater
+
+        if self._rater is None:
+            name = self.recipe.selection.rater or self.recipe.teacher.model
+            self._rater = Rater(self.store, self.workspace.models, name)
+        if _gpu():
+            self.forget_students()
+        return self._rater
 
     def close_teacher(self) -> None:
         """Free the teacher's memory."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from srtui.evaluation.calibration import worth
 from srtui.evaluation.result_words import is_estimate
-from srtui.wording import contamination_words
+from srtui.wording import contamination_words, measures_words
 
 if TYPE_CHECKING:
     from srtui.report.facts import Facts, ScoreShift, TrainingFacts
@@ -49,6 +49,7 @@ def open_questions(f: Facts) -> list[str]:
             "choosing helped is unknown: better than the untuned student it would be after nearly any training. "
             "srtui ablate --only original makes that control."
         )
+    sentences += measures_words(f.summary, doubtful=True)
     for e in f.evaluations:
         sentences += _of_evaluation(e, f.calibrations)
     for change in f.changes:

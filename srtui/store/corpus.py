@@ -276,6 +276,18 @@ class Corpus:
             ),
         )
 
+    def original_ids(self, run_id: int) -> list[int]:
+        """The variants that the samples of a run began as, without their texts."""
+        return [
+            r[0]
+            for r in fetch_rows(
+                self._store.conn,
+                "SELECT v.id FROM run_sample rs JOIN variant v ON v.sample_id = rs.sample_id AND v.kind = 'original' "
+                "WHERE rs.run_id = ? ORDER BY rs.sample_id",
+                (run_id,),
+            )
+        ]
+
     def originals(self, run_id: int) -> dict[int, Variant]:
         """Original variant by sample id, for the samples of a run."""
         rows = fetch_rows(
