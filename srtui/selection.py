@@ -33,13 +33,21 @@ class Choice:
     reason: str
 
 
+Chooser = Literal["student", "encoder", "lot"]
+
+
 @dataclass(frozen=True)
 class Measure:
-    """What the variants of a choice are compared by, and whether the higher value wins."""
+    """What the variants of a choice are compared by, and whether the higher value wins.
+
+    ``ratio``: distances are those of logarithms. ``chooser`` is whose measure it is.
+    """
 
     name: str
     higher_instruction: bool
     higher_response: bool
+    ratio: bool = True
+    chooser: Chooser = "student"
 
 
 # The paper chooses instructions by IFD and responses by r-IFD; its tables 4 and 9 try the others.
@@ -48,8 +56,8 @@ MEASURES = {
     "ifd": Measure("IFD", True, True),
     "rifd": Measure("r-IFD", False, False),
     "perplexity": Measure("perplexity", True, False),
-    "coherence": Measure("coherence", True, True),
-    "random": Measure("lot", True, True),
+    "coherence": Measure("coherence", True, True, ratio=False, chooser="encoder"),
+    "random": Measure("lot", True, True, ratio=False, chooser="lot"),
 }
 
 
@@ -98,6 +106,20 @@ def _choose(before: ScoredText, rewrites: Sequence[ScoredText], target: Target, 
         False,
         f"kept the {noun}: the new one's {metric} {best_score:.4f} {relation} {before.score:.4f}",
     )
+
+
+def response_margin(by: str, chosen: float | None, rejected: float | None) -> float | None:
+    """By how much ``by`` puts one response over another to the same instruction, from their scores: the difference
+    of natural logarithms for a ratio, else of the scores; negative where it prefers the rejected one. None where
+    there is no such measure, score or logarithm."""
+    measure = MEASURES.get(by)
+    if measure is None or measure.chooser == "lot" or chosen is None or rejected is None:
+        return None
+    if measure.ratio:
+        if chosen <= 0 or rejected <= 0:
+            return None
+        chosen, rejected = math.log(chosen), math.log(rejected)
+    return chosen - rejected if measure.higher_response else rejected - chosen
 
 
 def lot(*what: str | bytes | int) -> float:

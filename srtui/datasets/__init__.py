@@ -22,6 +22,7 @@ A record layout is one file in ``layouts/``, a kind of file one in ``containers/
 the registry of its folder.
 """
 
+from srtui.datasets.preference import PREFERENCE_LAYOUTS, write_preferences
 from srtui.datasets.reader import FORMATS, DatasetReader, read
 from srtui.datasets.rows import MAX_FIELD, MAX_RECORD, REASONS, BadRow, DataRow
 from srtui.datasets.writer import WRITABLE, write
@@ -30,6 +31,7 @@ __all__ = [
     "FORMATS",
     "MAX_FIELD",
     "MAX_RECORD",
+    "PREFERENCE_LAYOUTS",
     "REASONS",
     "WRITABLE",
     "BadRow",
@@ -37,4 +39,5 @@ __all__ = [
     "DatasetReader",
     "read",
     "write",
+    "write_preferences",
 ]
