@@ -11,6 +11,7 @@ from srtui.evaluation.sources import sha256_of
 from srtui.files import current_folder
 from srtui.hashing import draw, key, scheme_1
 from srtui.pipeline.holdout import alike, hold_out
+from srtui.pipeline.preference import first_adapter
 from srtui.recipe import Recipe
 from srtui.store import Store
 from srtui.store.imports import Imported, NewRow, RefusedRow
@@ -60,6 +61,7 @@ def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pat
 
     A recipe whose settings and samples are those of an earlier run resumes that run.
     """
+    first_adapter(workspace, store, recipe)  # hours before it is needed
     dataset_id = _dataset(workspace, store, recipe, recipe_path)
     ids = store.corpus.sample_ids(dataset_id, recipe.limit)
     fingerprint = f"{recipe.fingerprint}-{key('samples', ids=ids).hex()[2:10]}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -148,6 +148,20 @@ class VariantScorer:
         known = self._store.scores.losses(keyed)
         losses = {i: known[key] for i, key in key_of.items() if key in known}
         return {i: loss.mean for i, loss in losses.items() if loss.reason is None}
+
+    def span_losses(
+        self, spans: Sequence[Span], should_stop: Callable[[], bool] = lambda: False
+    ) -> list[SpanLoss]:
+        """The loss of each of these spans, stored like all losses; one that a stop left open has the reason
+        ``stopped``."""
+        keys = [span.key(self.student.losses_id, self._protocol) for span in spans]
+        for _ in self._losses(dict(zip(keys, spans, strict=True)), should_stop):
+            pass
+        known = self._store.scores.losses(keys)
+        return [
+            known.get(key) or SpanLoss(None, span.target, reason="stopped")
+            for key, span in zip(keys, spans, strict=True)
+        ]
 
     def _losses(
         self, keyed: dict[bytes, Span], should_stop: Callable[[], bool]

@@ -402,6 +402,11 @@ class Recipe(Section):
             raise ValueError(
                 "a choice by coherence needs selection.encoder, the name or folder of a sentence encoder"
             )
+        if self.training.method != "sft" and (self.selection.top_percent < 100 or self.selection.top_count):
+            raise ValueError(
+                f'selection.top_percent and top_count rank samples, and training.method = "{self.training.method}" learns '
+                "from pairs; training.min_margin takes the clear ones"
+            )
         if self.scoring.proxy and not by <= {"ifd", "rifd"}:
             raise ValueError('scoring.proxy can stand in for IFD and r-IFD only; set it to ""')
         return self

@@ -139,14 +139,20 @@ def _log_odds(log_probability: Any) -> Any:
 
 @dataclass(frozen=True)
 class Rewards:
-    """What a student makes of pairs: their mean loss, the mean margin of the rewards with its standard error, and the
-    share of pairs with a margin above 0."""
+    """What a student makes of pairs: their mean loss, and of each the margin of its rewards."""
 
-    pairs: int
     loss: float
-    margin: float
-    margin_error: float
-    accuracy: float
+    margins: tuple[float, ...]
+
+    @property
+    def margin(self) -> float:
+        """The mean margin."""
+        return math.fsum(self.margins) / len(self.margins)
+
+    @property
+    def accuracy(self) -> float:
+        """The share of pairs with a margin above 0."""
+        return sum(margin > 0 for margin in self.margins) / len(self.margins)
 
 
 def held_out_rewards(
@@ -166,11 +172,4 @@ def held_out_rewards(
         [pairs[n].reference for n in whole],
         [*(pairs[n].chosen for n in whole), *(pairs[n].rejected for n in whole)],
     )
-    spread = float(margins.std(unbiased=True)) if len(whole) > 1 else math.nan
-    return Rewards(
-        pairs=len(whole),
-        loss=float(losses.mean()),
-        margin=float(margins.mean()),
-        margin_error=spread / math.sqrt(len(whole)),
-        accuracy=float((margins > 0).double().mean()),
-    )
+    return Rewards(float(losses.mean()), tuple(margins.tolist()))

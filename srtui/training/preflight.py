@@ -66,8 +66,8 @@ class Preflight:
     def facts(self) -> dict[str, Any]:
         return asdict(self)
 
-    def sentence(self, max_length: int) -> str:
-        """All of it, for a person."""
+    def sentence(self, max_length: int, what: str = "samples") -> str:
+        """All of it, for a person; ``what`` is trained on."""
         cut = "none is cut"
         if self.truncated:
             share = self.truncated / self.samples
@@ -75,7 +75,7 @@ class Preflight:
         minutes = self.seconds / 60
         time = f"{minutes / 60:.1f} hours" if minutes >= 90 else f"{max(minutes, 0.1):.1f} minutes"
         return (
-            f"Training on {self.samples:,} samples; {cut}. {self.tokens:,} tokens in {self.steps:,} steps will "
+            f"Training on {self.samples:,} {what}; {cut}. {self.tokens:,} tokens in {self.steps:,} steps will "
             f"take about {time} and {self.memory / 1e9:.1f} GB of memory ({self.free / 1e9:.1f} GB are free)."
         )
 
