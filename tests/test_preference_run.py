@@ -82,9 +82,10 @@ def test_sft_and_then_dpo_on_the_pairs(trained: tuple[Workspace, Path]) -> None:
     # Every face says what it was trained on, and what the held-out pairs say of it.
     shown = srtui(workspace, "status", "preferred").stdout
     assert f"{row['examples']} pairs" in " ".join(shown.split())
-    assert "reward margin" in shown and f"of {held} held-out pairs" in " ".join(shown.split())
-    reported = srtui(workspace, "report", "preferred", "--out", "report", "--format", "md") if False else None
-    assert reported is None
+    assert "reward margin" in shown and f"n = {held})" in shown and "held-out pairs" in shown
+    assert srtui(workspace, "report", "preferred", "--out", "report.html").returncode == 0
+    html = (workspace.root / "report.html").read_text(encoding="utf-8")
+    assert "reward margin" in html and f"n = {held})" in html and "preference is the chooser" in html
 
 
 def test_a_killed_run_resumes_exactly(trained: tuple[Workspace, Path]) -> None:

@@ -11,7 +11,7 @@ from srtui.cli.terminal import out, plain, print_facts
 from srtui.store.distributions import ScoreSpread
 from srtui.store.summary import Round, RunSummary, TrainingSummary
 from srtui.text import bytes_text, duration, number, share
-from srtui.wording import LABELS, STAGE_TITLES, kept_words, stage_title, training_words
+from srtui.wording import LABELS, STAGE_TITLES, kept_words, reward_words, stage_title, training_words
 
 if TYPE_CHECKING:
     from srtui.pipeline.ablate import Comparison, Interval
@@ -142,12 +142,16 @@ def training_rows(t: TrainingSummary) -> list[tuple[str, str]]:
             "training",
             f"{t.steps:,} steps, "
             + ", ".join(
-                training_words(t.trained_on, t.step_losses, t.seconds, t.tokens_a_second, t.changed_since)
+                training_words(
+                    t.trained_on, t.step_losses, t.seconds, t.tokens_a_second, t.changed_since, t.method
+                )
             ),
         )
     ]
     if not result.get("changed", True):
         rows.append(("training", "changed nothing: the adapter is what it was made with"))
+    if rewards := reward_words(result):
+        rows.append(("held-out pairs", "; ".join(rewards)))
     for name, held in result.get("held_out", {}).items():
         rows.append(
             (

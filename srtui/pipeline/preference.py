@@ -54,13 +54,13 @@ def training_pairs(
         if why is not None:
             left_out[why] += 1
             continue
-        ended = [
+        chosen, rejected = (
             side.ended(spans.end_of_turn, spans.max_length) for side in sides if not isinstance(side, Invalid)
-        ]
-        if ended[0] == ended[1]:
+        )
+        if chosen == rejected:
             left_out["both answers are cut to the same tokens"] += 1
         else:
-            made.append(TrainingPair(*ended))
+            made.append(TrainingPair(chosen, rejected))
     return made, left_out
 
 

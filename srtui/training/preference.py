@@ -165,10 +165,13 @@ def held_out_rewards(
     whole = [n for n in range(count) if n in found and n + count in found]
     if not whole:
         return None
-    sides = [torch.tensor([-(found[n + at] or 0.0) for n in whole], dtype=torch.float64) for at in (0, count)]
+    chosen, rejected = (
+        torch.tensor([-(found[n + at] or 0.0) for n in whole], dtype=torch.float64) for at in (0, count)
+    )
     losses, margins = _terms(
         settings,
-        *sides,
+        chosen,
+        rejected,
         [pairs[n].reference for n in whole],
         [*(pairs[n].chosen for n in whole), *(pairs[n].rejected for n in whole)],
     )

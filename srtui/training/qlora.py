@@ -144,7 +144,8 @@ class _Training:
         should_stop: Callable[[], bool],
         held_out_pairs: Sequence[TrainingPair],
     ) -> None:
-        self.held_out_pairs, self.rewards = held_out_pairs, None
+        self.held_out_pairs = held_out_pairs
+        self.rewards: Rewards | None = None
         self.student, self.examples, self.held_out, self.settings = student, examples, held_out, settings
         self.out_dir, self.listener, self.should_stop = out_dir, listener, should_stop
         self.root = out_dir.with_name("checkpoints")
