@@ -11,13 +11,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from srtui.measures import MEASURES
 from srtui.recipe import Recipe
 from srtui.sample import Pair
-from srtui.selection import MEASURES, response_margin
+from srtui.selection import response_margin
 from srtui.store.comparisons import AnswerComparison, ComparedAnswer
 
 Rejected = Literal["rest", "worst"]
 """Which of the answers that were beaten make a pair with the chosen one: each of them, or the last alone."""
+
+
+_CHOOSERS = {"losses": "student", "encoder": "encoder"}
+"""By the source of a measure, whose preference it is; a rater's where a model was asked."""
 
 
 class PreferencePair(NamedTuple):
@@ -108,7 +113,7 @@ class PairMaker:
         by_person = c.person is not None
         chosen = c.person or next((a for a in c.answers if a.variant_id == c.chosen_id), None)
         measure = MEASURES.get(self.by)
-        if chosen is None or (not by_person and (measure is None or measure.chooser == "lot")):
+        if chosen is None or (not by_person and (measure is None or measure.source == "draw")):
             self.left_out["samples whose answer no measure chose"] += 1
             return
         beaten = [a for a in c.answers if _same_prompt(a.pair, chosen.pair) and a.pair != chosen.pair]
@@ -134,7 +139,7 @@ class PairMaker:
                 answer.variant_id,
                 margin,
                 self.by,
-                "person" if by_person or measure is None else measure.chooser,
+                "person" if by_person or measure is None else _CHOOSERS.get(measure.source, "rater"),
                 None if not by_person or margin is None else margin > 0,
                 (*self.gates, *_passed(c, chosen)),
             )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from srtui.hashing import draw
+from srtui.measures import FILTERS, MEASURES
 from srtui.sample import Target
 
 
@@ -33,38 +34,10 @@ class Choice:
     reason: str
 
 
-Chooser = Literal["student", "encoder", "lot"]
-
-
-@dataclass(frozen=True)
-class Measure:
-    """What the variants of a choice are compared by, and whether the higher value wins.
-
-    ``ratio``: distances are those of logarithms. ``chooser`` is whose measure it is.
-    """
-
-    name: str
-    higher_instruction: bool
-    higher_response: bool
-    ratio: bool = True
-    chooser: Chooser = "student"
-
-
-# The paper chooses instructions by IFD and responses by r-IFD; its tables 4 and 9 try the others.
-# Perplexity stands for its ratio's numerator, and keeps that ratio's direction.
-MEASURES = {
-    "ifd": Measure("IFD", True, True),
-    "rifd": Measure("r-IFD", False, False),
-    "perplexity": Measure("perplexity", True, False),
-    "coherence": Measure("coherence", True, True, ratio=False, chooser="encoder"),
-    "random": Measure("lot", True, True, ratio=False, chooser="lot"),
-}
-
-
 def choose_instruction(original: ScoredText, rewrites: Sequence[ScoredText], by: str = "ifd") -> Choice:
     """The pair with the higher IFD; the original on a tie, and where it cannot be compared.
 
-    ``by`` names another measure, or a side that always wins: ``original``, ``reflected``.
+    ``by`` names another measure of srtui.measures, or a side that always wins: ``original``, ``reflected``.
     """
     return _choose(original, rewrites, "instruction", by)
 
@@ -83,8 +56,8 @@ def _choose(before: ScoredText, rewrites: Sequence[ScoredText], target: Target, 
     if by == "reflected":
         return Choice(rewrites[0].variant_id, True, f"took the new {noun}: the recipe takes every rewrite")
     measure = MEASURES[by]
-    metric = measure.name
-    higher = measure.higher_instruction if target == "instruction" else measure.higher_response
+    metric = measure.label
+    higher = measure.higher_wins(target)
     sign = 1.0 if higher else -1.0
     if before.score is None:
         return Choice(before.variant_id, False, f"kept the {noun}: it has no {metric} ({before.reason})")
@@ -110,16 +83,16 @@ def _choose(before: ScoredText, rewrites: Sequence[ScoredText], target: Target, 
 
 def response_margin(by: str, chosen: float | None, rejected: float | None) -> float | None:
     """By how much ``by`` puts one response over another to the same instruction, from their scores: the difference
-    of natural logarithms for a ratio, else of the scores; negative where it prefers the rejected one. None where
-    there is no such measure, score or logarithm."""
+    of natural logarithms for what is computed from losses, else of the scores; negative where it prefers the rejected
+    one. None where there is no such measure, score or logarithm."""
     measure = MEASURES.get(by)
-    if measure is None or measure.chooser == "lot" or chosen is None or rejected is None:
+    if measure is None or measure.source == "draw" or chosen is None or rejected is None:
         return None
-    if measure.ratio:
+    if measure.source == "losses":
         if chosen <= 0 or rejected <= 0:
             return None
         chosen, rejected = math.log(chosen), math.log(rejected)
-    return chosen - rejected if measure.higher_response else rejected - chosen
+    return chosen - rejected if measure.higher_wins("response") else rejected - chosen
 
 
 def lot(*what: str | bytes | int) -> float:
@@ -161,11 +134,12 @@ def keep(
         return Outcome(True, "selected")
     if policy == "paper" and not response_reflected:
         return Outcome(False, "response not rewritten")
-    for metric, scored in (("IFD", ifd), ("r-IFD", rifd)):
+    for name, scored in zip(FILTERS, (ifd, rifd), strict=True):
+        label = MEASURES[name].label
         if scored.score is None:
-            return Outcome(False, f"no {metric}: {scored.reason or 'not scored'}")
+            return Outcome(False, f"no {label}: {scored.reason or 'not scored'}")
         if scored.score >= 1:
-            return Outcome(False, f"{metric} at or above 1")
+            return Outcome(False, f"{label} at or above 1")
     return Outcome(True, "selected")
 
 

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from srtui.measures import MEASURES
 from srtui.preferences import PairMaker, PreferencePair
 from srtui.sample import Pair
-from srtui.selection import MEASURES, ScoredText, choose_response, response_margin
+from srtui.selection import ScoredText, choose_response, response_margin
 from srtui.store.comparisons import AnswerComparison, ComparedAnswer
 
 ratios = st.one_of(st.none(), st.floats(0.01, 10, allow_nan=False))

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from srtui.measures import FILTERS
 from srtui.pipeline.context import Context, student_path
 from srtui.pipeline.holdout import question_key, unseen
 from srtui.pipeline.preference import (
@@ -244,7 +245,7 @@ def _score_what_is_ranked(context: Context) -> None:
         return
     judge = context.judge()
     variants = [variant for _, variant in chosen]
-    for metric in ("ifd", "rifd") if wanted.top_by == "both" else ("ifd",):
+    for metric in FILTERS if wanted.top_by == "both" else ("ifd",):
         missing = len(variants) - len(judge.scores(variants, metric))
         if missing:
             context.watch.event(
