@@ -133,3 +133,9 @@ def test_choices_by_lot_give_no_pairs(trained: tuple[Workspace, Path]) -> None:
     with Store(workspace.store_path, read_only=True) as store:
         row = store.training.of_run(store.runs.named("lots").id)
     assert row is not None and "skipped: no choice gives a pair" in row["status"]
+
+
+def test_an_ablation_has_arms_without_preferences(trained: tuple[Workspace, Path]) -> None:
+    workspace, path = trained
+    done = srtui(workspace, "ablate", str(path), *(w for c in DPO for w in ("--set", c)))
+    assert done.returncode == 2 and 'Set training.method = "sft"' in done.stderr

@@ -172,6 +172,11 @@ class Ablation:
                 f"{recipe_path}: an ablation compares tuned students on held-out samples; it needs "
                 "training.enabled = true and training.held_out above 0."
             )
+        if recipe.training.method != "sft":
+            raise UserError(
+                f"{recipe_path}: an ablation trains each arm on the answers that it chose; its arms by lot and by rule "
+                'have no preferences to train on. Set training.method = "sft".'
+            )
         self._workspace, self._store, self._path = workspace, store, recipe_path
         self._recipe, self._reporter, self._should_stop = recipe, reporter, should_stop
         self._day = ""  # the full method's run has it
