@@ -30,8 +30,8 @@ def write(rows: Iterable[Mapping[str, Any]], path: Path, format: str, stream: IO
     ``path`` then only says by its ending how.
 
     A row has ``instruction``, ``input`` (may be absent) and ``response``; its other keys are written
-    along as they are. alpaca and sharegpt are one JSON array, messages is JSON lines; a name that ends
-    in ``.jsonl`` or ``.json`` decides otherwise, and ``.gz`` or ``.zst`` behind that compresses.
+    along as they are. A layout is written as one JSON array or as JSON lines (its ``in_lines``); a name that
+    ends in ``.jsonl`` or ``.json`` decides otherwise, and ``.gz`` or ``.zst`` behind that compresses.
     Reading the file again with :func:`srtui.datasets.read` gives the same pairs.
 
     Raises UserError where the file cannot be written; what was at ``path`` is then as it was.
@@ -54,7 +54,7 @@ def write(rows: Iterable[Mapping[str, Any]], path: Path, format: str, stream: IO
             record.update((k, v) for k, v in row.items() if k not in _TEXTS and k not in record)
             yield record
 
-    return write_records(records(), path, lines=format == "messages", stream=stream)
+    return write_records(records(), path, lines=LAYOUTS[format].in_lines, stream=stream)
 
 
 def write_records(

@@ -21,6 +21,7 @@ from srtui.store.figures import Counts
 from srtui.store.views import LiveView
 from srtui.text import bytes_text, duration, share
 from srtui.tui.screens.base import DashboardScreen
+from srtui.tui.tabs import numbered
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.words import Words, bar, shown, sparkline
 from srtui.wording import stage_title
@@ -75,6 +76,7 @@ class LiveScreen(DashboardScreen):
         self._view: LiveView | None = None
 
     def body(self) -> ComposeResult:
+        """Stages, speeds, the machine, what is being written, and events."""
         with Vertical(id="all"):
             yield Words(id="stages", classes="box")
             with Horizontal(id="middle"):
@@ -86,10 +88,13 @@ class LiveScreen(DashboardScreen):
                 with VerticalScroll(id="events-box", classes="box", can_focus=False):
                     yield Words(id="events")
         yield Empty(
-            "Nothing is running", "Start a run on 1 Runs; what its engine does is shown here.", id="none"
+            "Nothing is running",
+            f"Start a run on {numbered('runs')}; what its engine does is shown here.",
+            id="none",
         )
 
     def on_mount(self) -> None:
+        """Name the boxes, and show nothing before the first reading."""
         self.query_one("#all").add_class("hidden")
         self.query_one("#none").add_class("hidden")
         for id, name in (
@@ -103,6 +108,7 @@ class LiveScreen(DashboardScreen):
         self.on_resize()
 
     def on_resize(self) -> None:
+        """Another layout where there are fewer than 100 columns."""
         self.set_class(self.app.size.width < 100, "-narrow")
 
     async def read(self) -> None:
@@ -236,6 +242,7 @@ class LiveScreen(DashboardScreen):
     # -- what a person does -----------------------------------------------------------------
 
     def action_pause(self) -> None:
+        """Ask the run's engine to pause or to resume; start one where none works."""
         run = self.dashboard.current_run
         if run is None:
             return
@@ -247,6 +254,7 @@ class LiveScreen(DashboardScreen):
             self.dashboard.start_engine(["resume", run.name])
 
     def action_stop(self) -> None:
+        """Ask the run's engine to stop, once confirmed."""
         from srtui.tui.screens.dialogs import Confirm
 
         run = self.dashboard.current_run
