@@ -144,14 +144,16 @@ def what_would_fit(
     packed: bool,
     gradient_checkpointing: bool,
     optimizer: str,
+    texts: int = 1,
 ) -> str:
-    """The least change of settings that fits ``free`` bytes, as words to set; "" where none does.
+    """The least change of settings that fits ``free`` bytes, as words to set; "" where none does. An example has so
+    many ``texts``: one, or the two of a pair.
 
     Smaller passes first: they change no result. Then layers computed twice, which changes none
     either, and costs time. Shorter samples last.
     """
     sizes = [n for n in range(settings.micro_batch_size, 0, -1) if settings.batch_size % n == 0]
-    longest = max(len(e.ids) for e in examples)
+    longest = max(len(e.ids) for e in examples) // texts
     lengths = [longest // 2**n for n in range(1, 6) if longest // 2**n >= 64]
     passes = {"packed": packed, "optimizer": optimizer}
     for again in dict.fromkeys((gradient_checkpointing, True)):
@@ -172,7 +174,9 @@ def what_would_fit(
     one = settings.model_copy(update={"micro_batch_size": 1})
     for length in lengths:
         if (
-            needed_bytes(shape, examples, one, gradient_checkpointing=True, max_length=length, **passes)  # type: ignore[arg-type]
+            needed_bytes(
+                shape, examples, one, gradient_checkpointing=True, max_length=length * texts, **passes
+            )  # type: ignore[arg-type]
             <= free
         ):
             return (

@@ -374,7 +374,10 @@ class _Training:
     def _too_large(self, what: str) -> UserError:
         # Where the estimate was too low, half of it is the best guess at what is really there.
         room = self.free if self.memory > self.free else self.memory // 2
-        would = preflight.what_would_fit(room, self.shape, self._passes(), self.settings, **self._ways())
+        texts = 1 if self.settings.method == "sft" else 2
+        would = preflight.what_would_fit(
+            room, self.shape, self._passes(), self.settings, texts=texts, **self._ways()
+        )
         fix = f"set {would}" if would else "choose a smaller student"
         return UserError(f"Training does not fit: {what}; {fix}.")
 

@@ -280,3 +280,19 @@ def test_after_a_kill_it_is_the_same_training(tiny_folder: Path, tmp_path: Path)
 def test_a_setting_without_effect_is_refused(settings: dict[str, object], sentence: str) -> None:
     with pytest.raises(ValidationError, match=sentence):
         TrainingSettings(**settings)  # type: ignore[arg-type]
+
+
+def test_a_pair_takes_the_memory_of_both_its_texts() -> None:
+    from srtui.training.preflight import Shape, needed_bytes, what_would_fit
+
+    shape = Shape(layers=4, hidden=64, inner=128, key_value=32, vocabulary=1000, trainable=1000, element=4)
+    ways: dict[str, Any] = {"packed": True, "gradient_checkpointing": True, "optimizer": "adamw"}
+    text = Span(tuple(range(512)), 500)
+    pair = TrainingPair(text, Span(tuple(range(100)), 90))
+    one = SMALL.model_copy(update={"micro_batch_size": 1, "batch_size": 1})
+    alone = needed_bytes(shape, [text], one, **ways)
+    assert alone < needed_bytes(shape, [pair], one, **ways) < needed_bytes(shape, [pair.padded], one, **ways)  # type: ignore[list-item]
+    both = TrainingPair(text, text)
+    # What the two take at half the length is what is advised: of a text, and not of the two end to end.
+    half = needed_bytes(shape, [both], one, max_length=512, **ways)  # type: ignore[list-item]
+    assert "prompt.max_length = 256" in what_would_fit(half, shape, [both], one, texts=2, **ways)  # type: ignore[list-item]
