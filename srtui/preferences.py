@@ -141,7 +141,7 @@ class PairMaker:
                 self.by,
                 "person" if by_person or measure is None else _CHOOSERS.get(measure.source, "rater"),
                 None if not by_person or margin is None else margin > 0,
-                (*self.gates, *_passed(c, chosen)),
+                (*(self.gates if chosen is not c.answers[0] and not by_person else ()), *_passed(c, chosen)),
             )
 
     def _refusal(self, pair: PreferencePair) -> str:
@@ -177,4 +177,4 @@ def _passed(c: AnswerComparison, chosen: ComparedAnswer) -> tuple[str, ...]:
 
 def pair_maker(recipe: Recipe, **how: Any) -> PairMaker:
     """What makes the pairs of a run with this recipe; ``how`` are the filters of :class:`PairMaker`."""
-    return PairMaker(recipe.selection.response_by, **how)
+    return PairMaker(recipe.selection.response_by, gates=tuple(recipe.gates.active), **how)

@@ -55,7 +55,7 @@ class Reflecting:
         """``todo``: sample and variant ids. Raises Stopped when asked to stop."""
         if self._recipe.reflection.source == "store":
             self._from_store(todo)
-            self._watch.tell(self._total, self._total, 0, self._tally.detail(), now=True)
+            self._watch.report_progress(self._total, self._total, 0, self._tally.detail(), now=True)
             return
         teacher = self._teacher = self._context.teacher()
         waiting: dict[tuple[int, int], list[Generation]] = {}
@@ -272,7 +272,7 @@ class Reflecting:
             sample_id=asked.sample_id if isinstance(asked, _OpenRequest) else None,
             text=at.live_text[-2000:],
         )
-        self._watch.tell(done, self._total, tokens, detail, now=True)
+        self._watch.report_progress(done, self._total, tokens, detail, now=True)
 
 
 def _was_cut(stored: dict[str, Any]) -> bool:

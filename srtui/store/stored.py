@@ -226,8 +226,8 @@ def misshapen(row: Row, table: str, column: str) -> str | None:
 
 def _sentence(row: Row, table: str, column: str) -> str:
     text = repr(row[column])
-    what = text if len(text) <= 40 else f"{text[:40]}…"
-    return f"{table} {'/'.join(str(row[k]) for k in COLUMNS[table, column].key)}: its {column} is damaged (it holds {what})."
+    shown = text if len(text) <= 40 else f"{text[:40]}…"
+    return f"{table} {'/'.join(str(row[k]) for k in COLUMNS[table, column].key)}: its {column} is damaged (it holds {shown})."
 
 
 def _read(row: Row, table: str, column: str) -> Any:

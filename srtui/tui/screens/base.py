@@ -93,15 +93,15 @@ class KeyLine(Widget):
             last[-1] = ("^p", "", "ctrl+p")
             room += len("Commands")
         parts: list[Content] = [Content(" ")]
-        self._places, at = [], 1
+        self._places, column = [], 1
         for key in first:
             if _width(key) <= room:
                 room -= _width(key)
-                at = self._put(parts, at, *key)
+                column = self._put(parts, column, *key)
         for key in last[:-1]:
-            at = self._put(parts, at, *key)
+            column = self._put(parts, column, *key)
         parts.append(Content(" " * max(0, room)))
-        self._put(parts, at + max(0, room), *last[-1])
+        self._put(parts, column + max(0, room), *last[-1])
         return Content("").join(parts)
 
     def _put(self, parts: list[Content], at: int, key: str, words: str, press: str) -> int:
