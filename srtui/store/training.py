@@ -66,7 +66,7 @@ def training_of(conn: sqlite3.Connection, run_id: int) -> dict[str, Any] | None:
     }
 
 
-_METHOD = "SELECT json_extract(recipe, '$.training.method') FROM run WHERE id = ?"
+_METHOD = "SELECT CASE WHEN json_valid(recipe) THEN json_extract(recipe, '$.training.method') END FROM run WHERE id = ?"
 _CHANGED_SINCE = (
     "SELECT count(*) FROM (SELECT max(CASE WHEN created_at <= :at AND (undone_at IS NULL OR undone_at > :at) "
     "THEN variant_id END) AS was, max(CASE WHEN undone_at IS NULL THEN variant_id END) AS now FROM ("
