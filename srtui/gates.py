@@ -48,7 +48,14 @@ def first_gate(before: Pair, after: Pair, target: Target, gates: Iterable[str]) 
 def all_gates(
     before: Pair, after: Pair, target: Target, gates: Iterable[str] | None = None
 ) -> Iterator[Gated]:
-    """Each of these gates (of all, where None is given) that stops a rewrite."""
+    """Each of these gates (of all, where None is given) that stops a rewrite.
+
+    Args:
+        before: the text that was reflected on.
+        after: its rewrite.
+        target: which side the stage rewrites.
+        gates: keys of :data:`GATES`; None for all.
+    """
     for name in GATES if gates is None else gates:
         gate = GATES[name]
         if why := gate.sign(before, after, target):

@@ -108,7 +108,7 @@ def test_what_goes_is_like_what_stays(workspace: Workspace, tmp_path: Path) -> N
     ("words", "message"),
     [
         (["nobody"], "There is no dataset 'nobody'; there are: bees."),
-        (["bees", "--by", "smell"], "--by smell: it can be pair, instruction, response."),
+        (["bees", "--by", "smell"], "--by smell: it can be pair, instruction, response, meaning."),
         (["bees", "--mark", "--drop"], "Only one of --mark, --drop and --undo can be given."),
     ],
 )

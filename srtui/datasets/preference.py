@@ -82,11 +82,16 @@ PREFERENCE_LAYOUTS: dict[str, Callable[[Turns, str, str], dict[str, Any]]] = {
 def write_preferences(
     rows: Iterable[Mapping[str, Any]], path: Path, layout: str = "trl", stream: IO[bytes] | None = None
 ) -> int:
-    """Write pairs to ``path`` as JSON lines and return how many; a name that ends in ``.json`` makes it one array.
+    """Write pairs as JSON lines and return how many; a name that ends in ``.json`` makes it one array.
 
-    A row has ``instruction``, ``chosen`` and ``rejected``, and may have ``input`` and ``history``, the turns before as
-    (role, text); its other keys are written along. ``stream`` is as in :func:`srtui.datasets.write`. Raises UserError
-    where the file cannot be written; what was at ``path`` is then as it was.
+    Args:
+        rows: each has ``instruction``, ``chosen`` and ``rejected``, and may have ``input`` and ``history``, the turns
+            before as (role, text); its other keys are written along.
+        path: of the file; what was there stays as it was where the new one cannot be written.
+        layout: one of :data:`PREFERENCE_LAYOUTS`.
+        stream: where it is written in place of ``path``, which then only says by its ending how.
+
+    Raises UserError for a layout that there is not, and where the file cannot be written.
     """
     if layout not in PREFERENCE_LAYOUTS:
         raise UserError(f"--layout {layout}: it can be {', '.join(PREFERENCE_LAYOUTS)}.")

@@ -66,8 +66,16 @@ def write(rows: Iterable[Mapping[str, Any]], path: Path, format: str, stream: IO
 def write_records(
     records: Iterable[Mapping[str, Any]], path: Path, *, lines: bool, stream: IO[bytes] | None = None
 ) -> int:
-    """Write ``records`` as they are and return how many; a name that ends in ``.jsonl`` or ``.json`` decides against
-    ``lines`` (JSON lines, else one array). Raises UserError as :func:`write` does."""
+    """Write records as they are and return how many.
+
+    Args:
+        records: of values that JSON has.
+        path: of the file; an ending ``.jsonl`` or ``.json`` decides against ``lines``, ``.gz`` or ``.zst`` compresses.
+        lines: JSON lines, else one array.
+        stream: where it is written in place of ``path``.
+
+    Raises UserError as :func:`write` does.
+    """
     suffixes = [s.lower() for s in path.suffixes]
     packed = suffixes.pop() if suffixes and suffixes[-1] in (".gz", ".zst") else ""
     last = suffixes[-1] if suffixes else ""

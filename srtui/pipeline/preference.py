@@ -32,7 +32,14 @@ def pairs_to_train_on(
     store: Store, run: Run, recipe: Recipe, *, held_out: bool
 ) -> tuple[list[PreferencePair], PairMaker]:
     """The pairs of a run's choices, whether or not the sample itself is kept, and what gave none; a person's are
-    among them whatever their margin."""
+    among them whatever their margin.
+
+    Args:
+        store: where the choices are.
+        run: whose choices.
+        recipe: of the run; its training says which of the beaten answers count, and from which margin on.
+        held_out: those of the samples that are held out, else of the others.
+    """
     training = recipe.training
     maker = pair_maker(recipe, rejected=training.rejected, min_margin=training.min_margin, people_first=True)
     found = maker.pairs(answer_comparisons(store.conn, run.id, maker.by, held_out=held_out))

@@ -226,6 +226,13 @@ def _settle(c: Counts, reason: str, kept: int, held_out: int, n: int) -> None:
 # -- sums over samples --------------------------------------------------------------------------
 
 _CODE = re.compile(r"```|^\s*(?:def |class |import |#include|public |SELECT |function )", re.MULTILINE)
+
+
+def has_code(text: str) -> bool:
+    """Whether a text looks as if it held a program: a fenced block, or a line that begins as code does."""
+    return bool(_CODE.search(text))
+
+
 _FORM = 2  # of the stored sums: counts up when one of them gets another meaning
 _SUMS = {
     "ifd_n": "count(ifd0.value + ifd1.value)",

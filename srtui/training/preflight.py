@@ -164,8 +164,7 @@ def what_would_fit(
     optimizer: str,
     texts: int = 1,
 ) -> str:
-    """The least change of settings that fits ``free`` bytes, as words to set; "" where none does. An example has so
-    many ``texts``: one, or the two of a pair.
+    """The least change of settings that fits ``free`` bytes, as words to set; "" where none does.
 
     Smaller passes first: they change no result. Then layers computed twice, which changes none
     either, and costs time. Shorter samples last.
@@ -178,6 +177,7 @@ def what_would_fit(
         packed: whether samples share a row.
         gradient_checkpointing: whether layers are computed twice already.
         optimizer: as a recipe names it.
+        texts: of an example: one, or the two of a pair.
     """
     sizes = [n for n in range(settings.micro_batch_size, 0, -1) if settings.batch_size % n == 0]
     longest = max(len(e.ids) for e in examples) // texts

@@ -519,7 +519,7 @@ async def test_training_on_pairs_shows_margin_and_accuracy(demo: Workspace) -> N
     keys = ("left_square_bracket", "left_square_bracket", key_of("training"))
     async with dashboard(demo, (120, 40)) as (app, pilot):
         await press(pilot, *keys)
-        assert "reward accuracy 0.75, mean of" in text(app)
+        assert "reward accuracy 0.75" in text(app) and ", mean of 20 steps" in text(app)
         assert "pairs (dpo)" in text(app)
     with Store(demo.store_path) as store:
         result = {**training["result"], "rewards": {"margin": margin, "accuracy": accuracy}}
