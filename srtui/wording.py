@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from srtui.measures import AT_LENGTH, MEASURES, STORED
+from srtui.sample import Role, Turn
 from srtui.store.endings import GenerationEnding
 from srtui.store.summary import RunSummary
 from srtui.store.whole_datasets import Contamination
@@ -119,6 +120,19 @@ def training_words(
         words.append(f"{duration(seconds)} {LABELS['step seconds']}")
         words.append(f"{tokens_a_second:,.0f} {LABELS['step speed']}")
     return words
+
+
+ROLE_NAMES: dict[Role, str] = {"system": "System", "user": "User", "assistant": "Assistant"}
+"""What people call whose turn it is."""
+
+
+def folded(history: Sequence[Turn]) -> str:
+    """A history in a line: how many turns, and how the last of them begins."""
+    last = history[-1]
+    words = " ".join(last.text[:200].split())
+    begins = f"{words[:60]}…" if len(words) > 60 or len(last.text) > 200 else words
+    count = f"{len(history):,} turn{'' if len(history) == 1 else 's'}"
+    return f"{count} before, the last by {ROLE_NAMES[last.role].lower()}: {begins}"
 
 
 def ending_words(ending: GenerationEnding) -> str:

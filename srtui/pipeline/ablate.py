@@ -20,7 +20,7 @@ from srtui.errors import UserError
 from srtui.measures import AT_LENGTH, MEASURES
 from srtui.pipeline.context import open_judge, student_path
 from srtui.pipeline.engine import Engine
-from srtui.pipeline.holdout import question_key, unseen
+from srtui.pipeline.holdout import asked, unseen
 from srtui.pipeline.prepare import prepare
 from srtui.pipeline.train import trained_on
 from srtui.progress import Reporter, Stopped
@@ -64,6 +64,9 @@ ARMS = {
     },
     "top-ifd": Arm("as many originals, by IFD", {**_ORIGINAL, "policy": "keep", "top_by": "ifd"}),
     "top-random": Arm("as many originals, at random", {**_ALL, **_ORIGINAL, "top_by": "random"}),
+    "facility": Arm(
+        "as many originals, nearest to all the others", {**_ALL, **_ORIGINAL, "top_by": "facility"}
+    ),
     "longest": Arm("as many originals, the longest answers", {**_ALL, **_ORIGINAL, "top_by": "length"}),
     **{
         name + AT_LENGTH: Arm(
@@ -276,7 +279,7 @@ class Ablation:
     def _unseen(self, sets: dict[str, list[int]], runs: Sequence[Run]) -> dict[str, NDArray[Any]]:
         """Which held-out variants ask what no arm was trained on; a rewrite may have become the same question."""
         trained = self._store.corpus.variants({v for run in runs for _, v in trained_on(self._store, run)})
-        seen = {question_key(v.pair.instruction, v.pair.input) for v in trained.values()}
+        seen = {asked(v) for v in trained.values()}
         held = self._store.corpus.variants({v for ids in sets.values() for v in ids})
         kept = {v.id for v in unseen(list(held.values()), seen)}
         return {kind: np.array([v in kept for v in ids]) for kind, ids in sets.items()}

@@ -445,7 +445,9 @@ class Choosing:
         self, measure: Measure, target: Target, variant_ids: list[int], report_share: Callable[[float], None]
     ) -> list[Value]:
         """A number for each variant that the recipe's seed, the target and the text decide."""
-        return [(seeded_random(self._recipe.seed, target, *pair), None) for pair in self._pairs(variant_ids)]
+        return [
+            (seeded_random(self._recipe.seed, target, *pair.texts), None) for pair in self._pairs(variant_ids)
+        ]
 
     def _pairs(self, variant_ids: list[int]) -> list[Pair]:
         variants = self._store.corpus.variants(variant_ids)

@@ -174,6 +174,10 @@ def _gives(record: Any, texts: Pair) -> bool:
         with suppress(Refused):  # its file was of another
             if pair_of(*layout.taker({})(record)) == texts:
                 return True
+        with suppress(Refused):
+            exchanges = layout.converse(record, "each").exchanges if layout.converse else ()
+            if any(exchange.pair.texts == texts.texts for exchange in exchanges):
+                return True
     found = set(_texts(record))
     return all(not text or text in found for text in texts)
 

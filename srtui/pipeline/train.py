@@ -12,7 +12,7 @@ from srtui.errors import UserError
 from srtui.measures import FILTERS
 from srtui.pipeline.context import Context, student_path
 from srtui.pipeline.decontaminate import known_prompts
-from srtui.pipeline.holdout import question_key, unseen
+from srtui.pipeline.holdout import asked, unseen
 from srtui.progress import Stopped
 from srtui.recipe import Recipe, SelectionSettings
 from srtui.selection import Ranked, best, quotas, seeded_random
@@ -309,7 +309,7 @@ def _held_out(context: Context, spans: SpanBuilder, trained: Iterable[Variant]) 
     ids = set(store.decisions.held_out(run_id))
     originals = [v for i, v in store.corpus.originals(run_id).items() if i in ids]
     chosen = store.corpus.variants(v for _, v in store.decisions.selected(run_id, held_out=True))
-    seen = {question_key(v.pair.instruction, v.pair.input) for v in trained}
+    seen = {asked(v) for v in trained}
     held = {"original": originals, "selected": list(chosen.values())}
     kept = {name: unseen(variants, seen) for name, variants in held.items()}
     lost = sum(len(held[name]) - len(kept[name]) for name in held)

@@ -393,6 +393,13 @@ class Recipe(Section):
         "What is rewritten: a file beside the recipe or in the workspace, or the name of an imported dataset.",
         change="Always; it has no default.",
     )
+    turns: Literal["last", "each", "first"] = described(
+        "last",
+        "What is taken of conversations where `dataset` is a file of them: the last exchange with all that came before "
+        "it, each exchange with what came before it, or the first alone.",
+        change='"each" to improve every answer of a conversation; "first" for what srtui took before it knew histories.',
+        source="srtui's own; docs/method.md, Conversations",
+    )
     seed: Seed = described(
         0,
         "What all random numbers of the run are drawn from: sampling, held-out samples, the order of training.",

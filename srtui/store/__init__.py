@@ -181,7 +181,11 @@ class Store:
 
     def counts(self) -> dict[str, int]:
         """Rows by table."""
-        names = [n for n in self.db.table_names() if not n.startswith(("sqlite_", "_sqlite", "variant_text"))]
+        names = [
+            n
+            for n in self.db.table_names()
+            if not n.startswith(("sqlite_", "_sqlite", "variant_text", "turn_text"))
+        ]
         return {name: fetch_value(self.conn, f"SELECT count(*) FROM [{name}]") for name in names}
 
     def pages_in_log(self) -> int:

@@ -184,6 +184,8 @@ class JsonColumn:
 _OF_A_RUN, _OF_AN_ITEM = ("run_id", "sample_id", "stage"), ("evaluation_id", "item")
 COLUMNS: Mapping[tuple[str, str], JsonColumn] = {
     ("sample", "record"): JsonColumn(("id",), ANY),
+    ("conversation", "record"): JsonColumn(("id",), ANY),
+    ("import", "left_out"): JsonColumn(("id",), {str: int}),
     ("generation", "sampler"): JsonColumn(("id",), {}),
     ("generation", "segments"): JsonColumn(("id",), [([str, str, int], [str, str, int, (int, None)])]),
     ("run", "recipe"): JsonColumn(("id",), _RECIPE),

@@ -32,8 +32,11 @@ class GgufScorer:
     ) -> Iterator[tuple[int, SpanLoss]]:
         """Yield (index into ``spans``, loss), longest first; stops early when asked. With ``by_token`` losses
         have each token's own, too."""
-        shared = shared_prefixes([(s.ids, max(0, len(s.ids) - s.target - 1)) for s in spans])
+        histories = [s.history for s in spans] if any(s.history for s in spans) else ()
+        shared = shared_prefixes([(s.ids, max(0, len(s.ids) - s.target - 1)) for s in spans], histories)
         order = sorted(range(len(spans)), key=lambda i: shared[i] - len(spans[i].ids))
+        if histories:  # what begins alike goes together
+            order.sort(key=lambda i: spans[i].ids)
         asked = [(spans[i].ids, spans[i].target, shared[i]) for i in order]
         for group, nlls, run in self._losses.losses(asked, self._cells):
             if should_stop():

@@ -4,6 +4,7 @@ token is predicted."""
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
@@ -48,6 +49,7 @@ class Scorer:
         self._device = student.device
         self._budget = batch_tokens if batch_tokens != "auto" else self._affordable()
         self._prefixes: dict[tuple[int, ...], Prefix] = {}
+        self._chained = False  # whether a longer beginning goes on from a shorter one
         self.tokens_run = self.tokens_saved = 0
         import torch
 
@@ -87,15 +89,21 @@ class Scorer:
         has ``out_of_memory``.
         """
         shared = [0] * len(spans)
+        # Of conversations, what begins alike is run one after the other, and forgotten then.
+        self._chained = self.packed and any(s.history for s in spans)
         if self.packed:
             # The position before the target predicts its first token, so it has to be run.
             shared = shared_prefixes(
                 [
                     (s.ids, 0 if self.head.runs_alone(len(s.ids)) else max(0, len(s.ids) - s.target - 1))
                     for s in spans
-                ]
+                ],
+                [s.history for s in spans] if self._chained else (),
             )
         order = sorted(range(len(spans)), key=lambda i: shared[i] - len(spans[i].ids))
+        if self._chained:
+            order.sort(key=lambda i: (not self.head.runs_alone(len(spans[i].ids)), spans[i].ids))
+        waiting = Counter(spans[i].ids[: shared[i]] for i in order) if self._chained else Counter()
         begin, emptied = 0, False
         while begin < len(order) and not should_stop():
             sizes = [len(spans[i].ids) - shared[i] for i in order[begin:]]
@@ -118,6 +126,10 @@ class Scorer:
             self.tokens_run += sum(len(spans[i].ids) - shared[i] for i in chosen)
             self.tokens_saved += sum(shared[i] for i in chosen)
             yield from zip(chosen, losses, strict=True)
+            for beginning in [spans[i].ids[: shared[i]] for i in chosen] if self._chained else ():
+                waiting[beginning] -= 1
+                if not waiting[beginning]:
+                    self._prefixes.pop(beginning, None)
         self._prefixes.clear()
 
     def embed(
@@ -251,10 +263,17 @@ class Scorer:
         prefix = self._prefixes.get(ids)
         if prefix is None:
             prefix = Prefix(ids)
-            self._row(list(ids), list(range(len(ids))), Packing([len(ids)], [None], record=prefix))
+            begun = (
+                max((p for p in self._prefixes if ids[: len(p)] == p), key=len, default=())
+                if self._chained
+                else ()
+            )
+            known, new = len(begun), len(ids) - len(begun)
+            packing = Packing([new], [self._prefixes[begun] if known else None], record=prefix)
+            self._row(list(ids[known:]), list(range(known, len(ids))), packing)
             self._prefixes[ids] = prefix  # only now: the pass may have run out of memory
-            self.tokens_run += len(ids)
-            self.tokens_saved -= len(ids)
+            self.tokens_run += new
+            self.tokens_saved -= new
         return prefix
 
     def _row(self, ids: Sequence[int], positions: Sequence[int], packing: Packing) -> Any:

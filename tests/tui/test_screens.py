@@ -463,7 +463,7 @@ async def test_an_editor_changes_only_what_the_person_changed(
 def test_an_edited_file_is_read_back_to_the_letter() -> None:
     pair = Pair("Do\nthis.", "", "Done.\n\n=== not a heading\n")
     names = ("Instruction", "Input", "Answer")
-    written = "".join(f"=== {n} ===\n{t}\n" for n, t in zip(names, pair, strict=True))
+    written = "".join(f"=== {n} ===\n{t}\n" for n, t in zip(names, pair.texts, strict=True))
     assert read_edited(written) == pair
     with pytest.raises(Exception, match="where a part ends is not known"):
         read_edited(written.replace("=== Answer ===", "Answer"))
