@@ -39,8 +39,11 @@ def choose_instruction(
 ) -> Choice:
     """The pair with the higher IFD; the original on a tie, and where it cannot be compared.
 
-    ``by`` names another measure of srtui.measures, or a side that always wins: ``original``, ``reflected``.
-    With ``at_length`` the scores are its residuals over length.
+    Args:
+        original: the text that was reflected on.
+        rewrites: its rewrites, the first of equals first.
+        by: another measure of srtui.measures, or a side that always wins: ``original``, ``reflected``.
+        at_length: the scores are its residuals over length.
     """
     return _choose(original, rewrites, "instruction", by, at_length)
 
@@ -48,7 +51,14 @@ def choose_instruction(
 def choose_response(
     current: ScoredText, rewrites: Sequence[ScoredText], by: str = "rifd", at_length: bool = False
 ) -> Choice:
-    """The pair with the lower r-IFD; the current one on a tie, and where it cannot be compared."""
+    """The pair with the lower r-IFD; the current one on a tie, and where it cannot be compared.
+
+    Args:
+        current: the text that was reflected on.
+        rewrites: its rewrites, the first of equals first.
+        by: another measure, or a side, as for instructions.
+        at_length: the scores are its residuals over length.
+    """
     return _choose(current, rewrites, "response", by, at_length)
 
 
