@@ -32,7 +32,7 @@ class MicroBatch:
     @property
     def targets(self) -> int:
         """Target tokens in it."""
-        return sum(e.target for e in self.examples)
+        return sum(len(e.targets) for e in self.examples)
 
     @property
     def tokens(self) -> int:
@@ -72,11 +72,9 @@ def token_nlls(head: Head, batch: MicroBatch) -> Any:
     )
     # A token is predicted at the position before it.
     places = [
-        start + place - 1
-        for start, e in zip(starts, batch.examples, strict=True)
-        for place in range(len(e.ids) - e.target, len(e.ids))
+        start + place - 1 for start, e in zip(starts, batch.examples, strict=True) for place in e.targets
     ]
-    labels = [token for e in batch.examples for token in e.ids[len(e.ids) - e.target :]]
+    labels = [e.ids[place] for e in batch.examples for place in e.targets]
     picked = hidden.flatten(0, 1)[torch.tensor(places, device=device)]
     wanted = torch.tensor(labels, device=device)
     if not head.direct:
