@@ -98,6 +98,20 @@ def _choose(
     )
 
 
+def response_margin(by: str, chosen: float | None, rejected: float | None) -> float | None:
+    """By how much ``by`` puts one response over another to the same instruction, from their scores: the difference
+    of natural logarithms for what is computed from losses, else of the scores; negative where it prefers the rejected
+    one. None where there is no such measure, score or logarithm."""
+    measure = MEASURES.get(by)
+    if measure is None or measure.source == "draw" or chosen is None or rejected is None:
+        return None
+    if measure.source == "losses":
+        if chosen <= 0 or rejected <= 0:
+            return None
+        chosen, rejected = math.log(chosen), math.log(rejected)
+    return chosen - rejected if measure.higher_wins("response") else rejected - chosen
+
+
 def seeded_random(*parts: str | bytes | int) -> float:
     """A random number in [0, 1), uniform, that ``parts`` alone decide: in whatever order they are drawn."""
     return int.from_bytes(draw(*parts)[:8], "big") / 2**64

@@ -19,6 +19,7 @@ from srtui.wording import (
     contamination_words,
     kept_words,
     measures_words,
+    reward_words,
     stage_title,
     training_words,
 )
@@ -163,12 +164,16 @@ def training_rows(t: TrainingSummary) -> list[tuple[str, str]]:
             "training",
             f"{t.steps:,} steps, "
             + ", ".join(
-                training_words(t.trained_on, t.step_losses, t.seconds, t.tokens_a_second, t.changed_since)
+                training_words(
+                    t.trained_on, t.step_losses, t.seconds, t.tokens_a_second, t.changed_since, t.method
+                )
             ),
         )
     ]
     if not result.get("changed", True):
         rows.append(("training", "changed nothing: the adapter is what it was made with"))
+    if rewards := reward_words(result):
+        rows.append(("held-out pairs", "; ".join(rewards)))
     for name, held in result.get("held_out", {}).items():
         rows.append(
             (

@@ -189,6 +189,11 @@ class Ablation:
                 f"{recipe_path}: an ablation compares tuned students on held-out samples; it needs "
                 "training.enabled = true and training.held_out above 0."
             )
+        if recipe.training.method != "sft":
+            raise UserError(
+                f"{recipe_path}: an ablation trains each arm on the answers that it chose; its arms by lot and by rule "
+                'have no preferences to train on. Set training.method = "sft".'
+            )
         self._workspace, self._store, self._path = workspace, store, recipe_path
         self._recipe, self._reporter, self._should_stop = recipe, reporter, should_stop
         self._day = ""  # the full method's run has it
@@ -279,7 +284,7 @@ class Ablation:
     def _unseen(self, sets: dict[str, list[int]], runs: Sequence[Run]) -> dict[str, NDArray[Any]]:
         """Which held-out variants ask what no arm was trained on; a rewrite may have become the same question."""
         trained = self._store.corpus.variants({v for run in runs for _, v in trained_on(self._store, run)})
-        seen = {asked(v) for v in trained.values()}
+        seen = {asked(v.pair) for v in trained.values()}
         held = self._store.corpus.variants({v for ids in sets.values() for v in ids})
         kept = {v.id for v in unseen(list(held.values()), seen)}
         return {kind: np.array([v in kept for v in ids]) for kind, ids in sets.items()}

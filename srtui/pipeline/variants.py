@@ -220,6 +220,20 @@ class VariantScorer:
                 found.append((loss(conditional), loss(unconditional)))
         return found
 
+    def span_losses(
+        self, spans: Sequence[Span], should_stop: Callable[[], bool] = lambda: False
+    ) -> list[SpanLoss]:
+        """The loss of each of these spans, stored like all losses; one that a stop left open has the reason
+        ``stopped``."""
+        keys = [span.key(self.student.losses_id, self._protocol) for span in spans]
+        for _ in self._losses(dict(zip(keys, spans, strict=True)), should_stop):
+            pass
+        known = self._store.scores.losses(keys)
+        return [
+            known.get(key) or SpanLoss(None, span.target, reason="stopped")
+            for key, span in zip(keys, spans, strict=True)
+        ]
+
     def _losses(
         self, keyed: dict[bytes, Span], should_stop: Callable[[], bool], by_token: bool = False
     ) -> Generator[tuple[int, float], None, dict[bytes, SpanLoss]]:

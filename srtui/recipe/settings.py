@@ -471,6 +471,11 @@ class Recipe(Section):
         if self.scoring.proxy and not by <= set(STORED):
             scores = " and ".join(MEASURES[name].label for name in STORED)
             raise ValueError(f'scoring.proxy can stand in for {scores} only; set it to ""')
+        if self.training.method != "sft" and (self.selection.top_percent < 100 or self.selection.top_count):
+            raise ValueError(
+                f'selection.top_percent and top_count rank samples, and training.method = "{self.training.method}" learns '
+                "from pairs; training.min_margin takes the clear ones"
+            )
         return self
 
     @property

@@ -53,6 +53,7 @@ _TRAINED = {
     "steps?": int,
     "examples?": int,
     "held_out?": {str: _HELD_OUT},
+    "rewards?": {"margin": _ESTIMATE, "accuracy": _ESTIMATE},
 }
 _PLAN = {
     "tokens": int,

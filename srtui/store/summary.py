@@ -85,6 +85,7 @@ class TrainingSummary:
     trained_on: int
     step_losses: list[float] | None
     tokens_a_second: float | None
+    method: str
     changed_since: int
 
 
