@@ -98,17 +98,28 @@ def _choose(
     )
 
 
-def response_margin(by: str, chosen: float | None, rejected: float | None) -> float | None:
-    """By how much ``by`` puts one response over another to the same instruction, from their scores: the difference
-    of natural logarithms for what is computed from losses, else of the scores; negative where it prefers the rejected
-    one. None where there is no such measure, score or logarithm."""
+def response_margin(
+    by: str, chosen: float | None, rejected: float | None, are_levels: bool = False
+) -> float | None:
+    """By how much a measure puts one response over another to the same instruction: the difference of their levels,
+    which are logarithms for ratios; negative where it prefers the rejected one.
+
+    Args:
+        by: the measure's name.
+        chosen: score of the one.
+        rejected: score of the other.
+        are_levels: whether these are levels already, as with length taken out.
+
+    Returns:
+        The difference; None where there is no such measure, score or logarithm.
+    """
     measure = MEASURES.get(by)
     if measure is None or measure.source == "draw" or chosen is None or rejected is None:
         return None
-    if measure.source == "losses":
-        if chosen <= 0 or rejected <= 0:
+    if not are_levels:
+        if measure.is_ratio and (chosen <= 0 or rejected <= 0):
             return None
-        chosen, rejected = math.log(chosen), math.log(rejected)
+        chosen, rejected = measure.level(chosen), measure.level(rejected)
     return chosen - rejected if measure.higher_wins("response") else rejected - chosen
 
 
