@@ -142,12 +142,28 @@ class TeacherProgress:
     live_text: str
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A request whose prompt is laid out and cut into tokens; ``work`` is its teacher's own."""
+
+    request: Request
+    work: object
+
+
 class Teacher(Protocol):
     """A batch writer of :class:`Generation` objects."""
 
     identity: TeacherIdentity
 
-    def submit(self, requests: Sequence[Request]) -> None:
+    @property
+    def window(self) -> int:
+        """How many requests it wants to have at a time, waiting and running: enough to fill its slots and to
+        write the longest first, and so few that they take no memory worth mentioning."""
+
+    def prepare(self, request: Request) -> Prepared:
+        """Lay the prompt out and cut it into tokens. May be called by another thread, also during :meth:`run`."""
+
+    def submit(self, requests: Sequence[Request | Prepared]) -> None:
         """Queue requests. May be called while :meth:`run` is being iterated (for retries)."""
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Generation]:

@@ -15,13 +15,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import llama_cpp
 import psutil
 
 from srtui.errors import UserError
-from srtui.llama import Generation, Request, TeacherIdentity, TeacherProgress
+from srtui.llama import Generation, Prepared, Request, TeacherIdentity, TeacherProgress
 from srtui.llama.context import LlamaContext, open_context
 from srtui.llama.gguf import (
     LlamaVocabulary,
@@ -44,6 +44,7 @@ from srtui.models.memory import cells_that_fit, compute_bytes
 Auto = Literal["auto"]
 # Decoding on 2 to 8 CPU cores gains little beyond 16 sequences; a GPU has room for more.
 _CPU_SLOTS, _GPU_SLOTS = 16, 32
+_LEAST_WINDOW = 512  # requests: half a second of tokenizing, ten megabytes
 # Layers go to the GPU before slots, but not so many that no cache fits for this many usual answers.
 _LEAST_SLOTS, _USUAL_LENGTH = 4, 2048
 _UNKNOWN = 1 << 62  # a GPU that does not say what it has free: then opening a context shows it
@@ -117,11 +118,24 @@ class LlamaTeacher:
 
     # -- the Teacher protocol ---------------------------------------------------------------
 
-    def submit(self, requests: Sequence[Request]) -> None:
+    @property
+    def window(self) -> int:
+        """Sixteen requests for each slot: with the longest of them first, the last ones to run are short."""
+        slots = (
+            (_GPU_SLOTS if self._gpu else _CPU_SLOTS) if self._wanted_slots == "auto" else self._wanted_slots
+        )
+        return max(_LEAST_WINDOW, 16 * slots)
+
+    def prepare(self, request: Request) -> Prepared:
+        """See :meth:`srtui.llama.Teacher.prepare`. llama.cpp's vocabulary is only read by it."""
+        return Prepared(request, self._sequences(request))
+
+    def submit(self, requests: Sequence[Request | Prepared]) -> None:
         """Queue requests, longest expected first, so that the tail of the work is short."""
         limit = self._limit()
         for request in requests:
-            for sequence in self._sequences(request):
+            ready = request if isinstance(request, Prepared) else self.prepare(request)
+            for sequence in cast("list[AnswerSequence]", ready.work):
                 if sequence.size > limit:
                     self._refused.append(sequence.refusal(limit))
                 else:

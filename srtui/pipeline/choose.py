@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from srtui import selection
 from srtui.hashing import draw
+from srtui.pipeline.ahead import in_pages
 from srtui.pipeline.context import CHUNK, Context
 from srtui.sample import Target
 from srtui.selection import lot
-from srtui.store.corpus import batched
 
 if TYPE_CHECKING:
     from srtui.pipeline.variants import VariantScorer
@@ -71,10 +71,15 @@ class Choosing:
 
     def _choose(self, target: Target, by: str, choose: Callable[..., selection.Choice], weight: float) -> int:
         """Decide every sample that is not; how many rewrites have been taken so far."""
-        todo = self._store.decisions.to_decide(self._run.id, target)
-        taken = self._store.decisions.taken(self._run.id, target)
-        done = self._total - len(todo)
-        for chunk in batched(todo.items(), CHUNK):
+        decisions, run_id = self._store.decisions, self._run.id
+        taken, done = decisions.taken(run_id, target), decisions.decided(run_id, target)
+        if done >= self._total:
+            return taken
+        for chunk in in_pages(
+            lambda after, size: list(decisions.to_decide(run_id, target, after, size).items()),
+            CHUNK,
+            lambda choice: choice[0],
+        ):
             groups = [[before, *rewrites] for _, (before, rewrites) in chunk if rewrites]
 
             def tell(share: float, before: int = done, size: int = len(chunk), taken: int = taken) -> None:
@@ -106,9 +111,15 @@ class Choosing:
     def _settle(self, weight: float, detail: dict[str, Any]) -> None:
         """Say of each sample whether it is trained on; scores only what that needs."""
         policy, total = self._recipe.selection.policy, self._total
-        todo = self._store.decisions.undecided_outcomes(self._run.id)
-        done = total - len(todo)
-        for chunk in batched(todo, CHUNK):
+        decisions, run_id = self._store.decisions, self._run.id
+        done = decisions.settled(run_id)
+        if done >= total:
+            return
+        for chunk in in_pages(
+            lambda after, size: decisions.undecided_outcomes(run_id, after, size),
+            CHUNK,
+            lambda settled: settled[0],
+        ):
 
             def tell(share: float, before: int = done, size: int = len(chunk)) -> None:
                 settled = (before + share * size) / total

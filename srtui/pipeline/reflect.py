@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
-from srtui.llama import Generation, Teacher, TeacherProgress
+from srtui.llama import Generation, Prepared, Request
+from srtui.pipeline.ahead import Ahead
 from srtui.pipeline.context import Context
 from srtui.progress import Stopped
 from srtui.reflection import ReflectionPrompt, Rewrite
 from srtui.store.corpus import Variant
 from srtui.store.endings import CUT, cut_at, packed
 from srtui.store.generations import CAME_TO_SOMETHING, StoredGeneration
+
+PAGE = 256  # samples that are read from the store, and prepared, together
+# What has come is stored together: a commit waits for the disk, and a fast teacher need not.
+_TOGETHER, _TOGETHER_SECONDS = 64, 0.05
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,11 @@ class _Tally:
         key = "retried" if status == "parsed" and attempts > 1 else status
         self._counts[key] = self._counts.get(key, 0) + 1
 
+    @property
+    def total(self) -> int:
+        """Samples whose reflection is settled."""
+        return sum(self._counts.values())
+
     def detail(self) -> dict[str, Any]:
         first, retried = self._counts.get("parsed", 0), self._counts.get("retried", 0)
         return {"parsed": first, "retried": retried, "unparsed": sum(self._counts.values()) - first - retried}
@@ -50,66 +61,114 @@ class Reflecting:
         self._total = context.sample_count
         self._tally = _Tally(self._tally_so_far())
         self._unknown = 0  # rewrites taken from the store that may have been cut short
+        self._outstanding = 0  # requests that the teacher has, or whose answers are not stored yet
+        self._waiting: dict[tuple[int, int], list[Generation]] = {}  # candidates of requests that miss others
+        self._finished: list[tuple[_OpenRequest, list[Generation]]] = []  # stored together
+        self._finished_since = 0.0
 
-    def work(self, todo: list[tuple[int, int]]) -> None:
-        """``todo``: sample and variant ids. Raises Stopped when asked to stop."""
+    def work(self, pages: Iterable[list[tuple[int, int]]]) -> None:
+        """``pages``: sample and variant ids, read as they are needed. Raises Stopped when asked to stop."""
         if self._recipe.reflection.source == "store":
-            self._from_store(todo)
+            self._from_store(pages)
             self._watch.tell(self._total, self._total, 0, self._tally.detail(), now=True)
             return
         teacher = self._teacher = self._context.teacher()
-        waiting: dict[tuple[int, int], list[Generation]] = {}
-        done = self._total - len(todo)
-        requests = []
-        for sample_id, variant in self._context.variants(todo):
-            unasked = self._first_unasked(sample_id, variant)
-            if unasked is None:
-                done += 1
-            else:
-                requests.append(self._prompt.request(unasked, variant.pair, unasked.attempt))
+        self._before = teacher.progress()
+        with Ahead(self._requests(pages), teacher.prepare, self._watch.should_stop) as ahead:
+            self._fill_window(ahead, whole=True)
+            while self._outstanding:
+                for generation in teacher.run(self._between_steps):
+                    self._hear(generation)
+                    self._fill_window(ahead)
+                self._store_finished()
+                self._watch.raise_if_stopped()
+                self._fill_window(ahead)
+        self._watch.raise_if_stopped()
         if self._unknown:
             self._watch.event(
                 "warning",
                 f"{self._unknown:,} stored rewrites were made by an older srtui, which did not keep how each part "
                 "ended: whether one was cut short is not known.",
             )
-        teacher.submit(requests)
-        before = teacher.progress()
+        self._show(now=True)
 
-        def stop() -> bool:
-            self._show(teacher, done, before)
-            return self._watch.should_stop()
+    def _requests(self, pages: Iterable[list[tuple[int, int]]]) -> Iterator[list[Request]]:
+        """What is to be asked of each page; what stored texts settle is settled."""
+        for page in pages:
+            if self._watch.should_stop():
+                return
+            requests = []
+            with self._store.transaction():
+                for sample_id, variant in self._context.variants(page):
+                    unasked = self._first_unasked(sample_id, variant)
+                    if unasked is not None:
+                        requests.append(self._prompt.request(unasked, variant.pair, unasked.attempt))
+            if not requests:
+                self._show()
+            yield requests
 
-        for generation in teacher.run(stop):
-            assert isinstance(generation.key, _OpenRequest)  # noqa: S101 - our own key comes back untouched
-            asked = generation.key
-            group = waiting.setdefault((asked.sample_id, asked.attempt), [])
-            group.append(generation)
-            # All of them, also of a prompt that is refused: each candidate is refused by itself.
-            if len(group) < self._recipe.reflection.candidates:
-                continue
-            del waiting[asked.sample_id, asked.attempt]
-            group.sort(key=lambda g: g.candidate)
-            again = None
-            if not self._take(asked, group):
-                again = self._first_unasked(asked.sample_id, asked.variant, asked.attempt + 1)
-            if again is None:
-                done += 1
-            else:
-                teacher.submit([self._prompt.request(again, asked.variant.pair, again.attempt)])
-            self._show(teacher, done, before)
-        self._watch.raise_if_stopped()
-        self._show(teacher, done, before, now=True)
+    def _fill_window(self, ahead: Ahead[Request, Prepared], *, whole: bool = False) -> None:
+        """Give the teacher what is prepared, as far as its window goes; ``whole`` waits until that is full, and
+        where it has nothing at all to do, the next page is waited for."""
+        while not ahead.exhausted and self._outstanding + PAGE <= max(self._teacher.window, PAGE):
+            ready = ahead.take(wait_for_it=whole or not self._outstanding)
+            self._teacher.submit(ready)
+            self._outstanding += len(ready)
+            if (not ready and self._outstanding and not whole) or self._watch.should_stop():
+                return
 
-    def _from_store(self, todo: list[tuple[int, int]]) -> None:
+    def _between_steps(self) -> bool:
+        """Whether to stop; the teacher asks after each step."""
+        if self._finished and time.monotonic() - self._finished_since > _TOGETHER_SECONDS:
+            self._store_finished()
+        self._show()
+        return self._watch.should_stop()
+
+    def _hear(self, generation: Generation) -> None:
+        """One candidate of a request has come."""
+        asked = cast("_OpenRequest", generation.key)  # our own key comes back untouched
+        group = self._waiting.setdefault((asked.sample_id, asked.attempt), [])
+        group.append(generation)
+        # All of them, also of a prompt that is refused: each candidate is refused by itself.
+        if len(group) < self._recipe.reflection.candidates:
+            return
+        del self._waiting[asked.sample_id, asked.attempt]
+        group.sort(key=lambda g: g.candidate)
+        if not self._finished:
+            self._finished_since = time.monotonic()
+        self._finished.append((asked, group))
+        waited = time.monotonic() - self._finished_since
+        if len(self._finished) >= _TOGETHER or waited > _TOGETHER_SECONDS:
+            self._store_finished()
+        self._show()
+
+    def _store_finished(self) -> None:
+        """Store what has come, in one transaction; ask again where that settles nothing."""
+        finished, self._finished = self._finished, []
+        if not finished:
+            return
+        again: list[Request] = []
+        with self._store.transaction():
+            for asked, group in finished:
+                if self._take(asked, group):
+                    continue
+                unasked = self._first_unasked(asked.sample_id, asked.variant, asked.attempt + 1)
+                if unasked is not None:
+                    again.append(self._prompt.request(unasked, asked.variant.pair, unasked.attempt))
+        self._outstanding += len(again) - len(finished)
+        self._teacher.submit(again)
+
+    def _from_store(self, pages: Iterable[list[tuple[int, int]]]) -> None:
         """No teacher: what is stored as a rewrite of the variant, whoever made it, is compared."""
         store, prompt = self._store, self._prompt
-        for sample_id, variant in self._context.variants(todo):
-            rewrites = [v.id for v in store.corpus.rewrites_of(variant.id, prompt.kind)]
+        for page in pages:
             with store.transaction():
-                self._settle(sample_id, variant, "parsed" if rewrites else "none_stored", 0, rewrites)
+                for sample_id, variant in self._context.variants(page):
+                    rewrites = [v.id for v in store.corpus.rewrites_of(variant.id, prompt.kind)]
+                    self._settle(sample_id, variant, "parsed" if rewrites else "none_stored", 0, rewrites)
             if self._watch.should_stop():
                 raise Stopped
+            self._watch.tell(self._tally.total, self._total, 0, self._tally.detail())
 
     def _first_unasked(self, sample_id: int, variant: Variant, first: int = 1) -> _OpenRequest | None:
         """The first try, of those from ``first`` on, whose generations are not stored yet, or None where stored
@@ -255,10 +314,10 @@ class Reflecting:
     def _tally_so_far(self) -> dict[str, int]:
         return self._store.generations.reflections_by_status(self._run.id, self._prompt.target)
 
-    def _show(self, teacher: Teacher, done: int, before: TeacherProgress, now: bool = False) -> None:
+    def _show(self, now: bool = False) -> None:
         if not (now or self._watch.due):
             return
-        at = teacher.progress()
+        at, before = self._teacher.progress(), self._before
         tokens = at.prompt_tokens + at.new_tokens - before.prompt_tokens - before.new_tokens
         detail = {
             **self._tally.detail(),
@@ -272,7 +331,7 @@ class Reflecting:
             sample_id=asked.sample_id if isinstance(asked, _OpenRequest) else None,
             text=at.live_text[-2000:],
         )
-        self._watch.tell(done, self._total, tokens, detail, now=True)
+        self._watch.tell(self._tally.total, self._total, tokens, detail, now=True)
 
 
 def _was_cut(stored: dict[str, Any]) -> bool:

@@ -86,30 +86,23 @@ class Generations:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def to_reflect(self, run_id: int, stage: str) -> list[tuple[int, int]]:
-        """(sample id, variant id to reflect on) of the samples not yet reflected on at ``stage``."""
-        if stage == "instruction":
-            return [
-                (r[0], r[1])
-                for r in fetch_rows(
-                    self._store.conn,
-                    "SELECT rs.sample_id, v.id FROM run_sample rs JOIN variant v ON v.sample_id = rs.sample_id "
-                    "AND v.kind = 'original' LEFT JOIN reflection f ON f.run_id = rs.run_id AND "
-                    "f.sample_id = rs.sample_id AND f.stage = 'instruction' "
-                    "WHERE rs.run_id = ? AND f.run_id IS NULL ORDER BY rs.sample_id",
-                    (run_id,),
-                )
-            ]
-        return [
-            (r[0], r[1])
-            for r in fetch_rows(
-                self._store.conn,
-                "SELECT d.sample_id, d.chosen_id FROM decision d LEFT JOIN reflection f ON f.run_id = d.run_id "
-                "AND f.sample_id = d.sample_id AND f.stage = 'response' "
-                "WHERE d.run_id = ? AND d.stage = 'instruction' AND f.run_id IS NULL ORDER BY d.sample_id",
-                (run_id,),
-            )
-        ]
+    def to_reflect(
+        self, run_id: int, stage: str, after: int = 0, limit: int | None = None
+    ) -> list[tuple[int, int]]:
+        """(sample id, variant id to reflect on) of the samples not yet reflected on at ``stage``: the first
+        ``limit`` of those behind sample ``after``."""
+        open_ones = (
+            "SELECT rs.sample_id, v.id FROM run_sample rs CROSS JOIN variant v ON v.sample_id = rs.sample_id AND "
+            "v.kind = 'original' WHERE rs.run_id = ?1 AND rs.sample_id > ?2 AND NOT EXISTS (SELECT 1 FROM reflection f "
+            "WHERE f.run_id = ?1 AND f.sample_id = rs.sample_id AND f.stage = 'instruction') "
+            "ORDER BY rs.sample_id LIMIT ?3"
+            if stage == "instruction"
+            else "SELECT d.sample_id, d.chosen_id FROM decision d WHERE d.run_id = ?1 AND d.sample_id > ?2 "
+            "AND d.stage = 'instruction' AND NOT EXISTS (SELECT 1 FROM reflection f WHERE f.run_id = ?1 AND "
+            "f.sample_id = d.sample_id AND f.stage = 'response') ORDER BY d.sample_id LIMIT ?3"
+        )
+        given = (run_id, after, -1 if limit is None else limit)
+        return [(r[0], r[1]) for r in fetch_rows(self._store.conn, open_ones, given)]
 
     def with_key(self, *keys: bytes | None) -> dict[str, Any] | None:
         """The stored generation with the first of these keys that one has."""
@@ -183,6 +176,10 @@ class Generations:
         """A sample's reflections in a run, by stage."""
         return reflections_of(self._store.conn, run_id, sample_id)
 
+    def reflected(self, run_id: int, stage: str) -> int:
+        """How many samples of a run have been reflected on at ``stage``."""
+        return self._store.runs.tallied(run_id, "reflection", stage)
+
     def any_reflected(self, run_id: int) -> bool:
         """Whether the run has reflected on a sample already."""
         return bool(
@@ -195,8 +192,8 @@ class Generations:
             r[0]: r[1]
             for r in fetch_rows(
                 self._store.conn,
-                "SELECT CASE WHEN status = 'parsed' AND attempts > 1 THEN 'retried' ELSE status END, count(*) "
-                "FROM reflection WHERE run_id = ? AND stage = ? GROUP BY 1",
+                "SELECT CASE WHEN detail = 'parsed' AND flags > 0 THEN 'retried' ELSE detail END, sum(n) "
+                "FROM tally WHERE run_id = ? AND what = 'reflection' AND stage = ? GROUP BY 1",
                 (run_id, stage),
             )
         }

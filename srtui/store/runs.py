@@ -180,9 +180,17 @@ class Runs:
 
     def sample_count(self, run_id: int) -> int:
         """How many samples a run has."""
-        return int(
-            fetch_value(self._store.conn, "SELECT count(*) FROM run_sample WHERE run_id = ?", (run_id,))
+        return self.tallied(run_id, "sample")
+
+    def tallied(self, run_id: int, what: str, stage: str = "", flag: int = 0) -> int:
+        """How many rows of one kind a run has, off the counts that the store keeps: ``what`` is sample,
+        reflection, decision or outcome, with every bit of ``flag`` set (srtui.store.schema says which)."""
+        counted = fetch_value(
+            self._store.conn,
+            "SELECT coalesce(sum(n), 0) FROM tally WHERE run_id = ? AND what = ? AND stage = ? AND flags & ? = ?",
+            (run_id, what, stage, flag, flag),
         )
+        return int(counted)
 
     def of_sample(self, sample_id: int) -> list[Run]:
         """The runs over a sample, the oldest first."""
