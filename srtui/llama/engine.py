@@ -27,7 +27,6 @@ from srtui.llama.gguf import (
     LlamaVocabulary,
     Say,
     chat_template,
-    chat_tokens,
     cpu_count,
     description,
     gpu_free,
@@ -420,4 +419,4 @@ class LlamaTeacher:
 
     def _render(self, request: Request) -> tuple[str, list[int]]:
         led = bool(request.segments[0].lead)
-        return chat_tokens(self._vocabulary.pointer, self._template, request.messages, led=led)
+        return self._vocabulary.chat(self._template, request.messages, led=led)

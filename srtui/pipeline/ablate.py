@@ -254,8 +254,7 @@ class Ablation:
 
     def _held_out(self, full: Run) -> dict[str, list[int]]:
         """Variants that no arm has trained on: the originals, and the teacher's answers in the full run."""
-        held = set(self._store.decisions.held_out(full.id))
-        originals = [v.id for i, v in self._store.corpus.originals(full.id).items() if i in held]
+        originals = [v.id for v in self._store.corpus.originals(full.id, held_out=True).values()]
         reflected = [v for i, v in self._store.generations.first_candidates(full.id, "response") if i in held]
         return {kind: ids for kind, ids in (("original", originals), ("reflected", reflected)) if ids}
 

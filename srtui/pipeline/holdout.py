@@ -7,25 +7,31 @@ is compared with what was trained on once more when losses are measured.
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from array import array
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from heapq import nsmallest
 
 import numpy as np
 
 from srtui.sample import digest
 from srtui.store.corpus import Variant
 
+_NO_LETTERS = re.compile(r"[\W_]+")  # all but what str.isalnum() says yes to
+_MORE = 1000
+
 
 def question_key(instruction: str, input: str = "") -> int:
     """A 64-bit hash of what is asked, without case, space and punctuation; texts of nothing else keep it."""
     words = unicodedata.normalize("NFKC", f"{instruction}\n{input}").casefold()
-    letters = "".join(sign for sign in words if sign.isalnum())
+    letters = _NO_LETTERS.sub("", words)
     return int.from_bytes(digest("question", letters or words.strip())[:8], "big", signed=True)
 
 
 def alike(questions: Iterable[tuple[int, str, str]]) -> dict[int, int]:
     """Of (sample id, instruction, input), the key by sample id of those that are not alone with theirs."""
-    ids, keys = [], []
+    ids, keys = array("q"), array("q")
     for sample_id, instruction, text in questions:
         ids.append(sample_id)
         keys.append(question_key(instruction, text))
@@ -35,22 +41,28 @@ def alike(questions: Iterable[tuple[int, str, str]]) -> dict[int, int]:
 
 
 def hold_out(
-    ids: Sequence[int], share: float, order: Callable[[int], bytes], groups: Mapping[int, int]
-) -> list[tuple[int, bool]]:
-    """(sample id, whether it is held out): ``share`` of the samples, the first by ``order``; ``groups`` are those
-    of :func:`alike`. A group that there is no room for is trained on."""
-    room = min(round(len(ids) * share), len(ids) - 1) if share else 0
+    ids: Callable[[], Iterable[int]], share: float, order: Callable[[int], bytes], groups: Mapping[int, int]
+) -> set[int]:
+    """The sample ids that are held out: ``share`` of the samples, the first by ``order``; ``groups`` are those
+    of :func:`alike`. A group that there is no room for is trained on. ``ids`` are read twice, or thrice where many
+    groups found no room."""
+    count = sum(1 for _ in ids())
+    room = min(round(count * share), count - 1) if share else 0
     members: dict[int, list[int]] = {}
     for sample_id, key in groups.items():
         members.setdefault(key, []).append(sample_id)
     chosen: set[int] = set()
-    for sample_id in sorted(ids, key=order) if room else ():
+    for wanted in (2 * room + _MORE, count):
+        chosen.clear()
+        for sample_id in nsmallest(wanted, ids(), key=order) if room > 0 else ():
+            if len(chosen) >= room:
+                break
+            together = members[groups[sample_id]] if sample_id in groups else [sample_id]
+            if sample_id not in chosen and len(chosen) + len(together) <= room:
+                chosen.update(together)
         if len(chosen) >= room:
             break
-        together = members[groups[sample_id]] if sample_id in groups else [sample_id]
-        if sample_id not in chosen and len(chosen) + len(together) <= room:
-            chosen.update(together)
-    return [(i, i in chosen) for i in ids]
+    return chosen
 
 
 def unseen(held: Sequence[Variant], trained: Collection[int]) -> list[Variant]:

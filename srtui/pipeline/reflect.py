@@ -24,11 +24,12 @@ _TOGETHER, _TOGETHER_SECONDS = 64, 0.05
 
 @dataclass(frozen=True)
 class _OpenRequest:
-    """The key of a teacher request: which sample, what it had, which try."""
+    """The key of a teacher request: which sample, what it had, which try; and the keys of its candidates."""
 
     sample_id: int
     variant: Variant
     attempt: int
+    keys: tuple[bytes, ...] = ()
 
 
 class _Tally:
@@ -65,6 +66,10 @@ class Reflecting:
         self._waiting: dict[tuple[int, int], list[Generation]] = {}  # candidates of requests that miss others
         self._finished: list[tuple[_OpenRequest, list[Generation]]] = []  # stored together
         self._finished_since = 0.0
+        self._added: set[bytes] = set()  # keys of what the transaction in hand has stored
+        self._samplers: dict[int, str] = {}
+        # An earlier srtui's keys, where there are any, are looked for too.
+        self._first_keys = self._store.generations.has_first_keys()
 
     def work(self, pages: Iterable[list[tuple[int, int]]]) -> None:
         """``pages``: sample and variant ids, read as they are needed. Raises Stopped when asked to stop."""
@@ -97,15 +102,33 @@ class Reflecting:
         for page in pages:
             if self._watch.should_stop():
                 return
+            unasked = [
+                _OpenRequest(sample_id, variant, 1, self._keys(variant, 1))
+                for sample_id, variant in self._context.variants(page)
+            ]
+            stored = self._store.generations.with_keys(key for u in unasked for key in u.keys)
             requests = []
             with self._store.transaction():
-                for sample_id, variant in self._context.variants(page):
-                    unasked = self._first_unasked(sample_id, variant)
-                    if unasked is not None:
-                        requests.append(self._prompt.request(unasked, variant.pair, unasked.attempt))
+                for one in unasked:
+                    again: _OpenRequest | None = one
+                    if self._first_keys or not stored.keys().isdisjoint(one.keys):
+                        again = self._first_unasked(one.sample_id, one.variant)
+                    if again is not None:
+                        requests.append(self._request(again))
             if not requests:
                 self._show()
             yield requests
+
+    def _request(self, asked: _OpenRequest) -> Request:
+        return self._prompt.request(asked, asked.variant.pair, asked.attempt)
+
+    def _keys(self, variant: Variant, attempt: int) -> tuple[bytes, ...]:
+        """Of the candidates of one try."""
+        of, by = self._prompt, self._teacher.identity
+        return tuple(
+            of.key(variant.pair, attempt, candidate, by)
+            for candidate in range(self._recipe.reflection.candidates)
+        )
 
     def _fill_window(self, ahead: Ahead[Request, Prepared], *, whole: bool = False) -> None:
         """Give the teacher what is prepared, as far as its window goes; ``whole`` waits until that is full, and
@@ -145,16 +168,18 @@ class Reflecting:
     def _store_finished(self) -> None:
         """Store what has come, in one transaction; ask again where that settles nothing."""
         finished, self._finished = self._finished, []
+        self._added.clear()
         if not finished:
             return
         again: list[Request] = []
         with self._store.transaction():
+            stored = self._store.generations.with_keys(key for asked, _ in finished for key in asked.keys)
             for asked, group in finished:
-                if self._take(asked, group):
+                if self._take(asked, group, stored):
                     continue
                 unasked = self._first_unasked(asked.sample_id, asked.variant, asked.attempt + 1)
                 if unasked is not None:
-                    again.append(self._prompt.request(unasked, asked.variant.pair, unasked.attempt))
+                    again.append(self._request(unasked))
         self._outstanding += len(again) - len(finished)
         self._teacher.submit(again)
 
@@ -179,16 +204,22 @@ class Reflecting:
         """
         identity, prompt = self._teacher.identity, self._prompt
         for attempt in range(first, self._recipe.reflection.max_attempts + 1):
-            stored = []
-            for candidate in range(self._recipe.reflection.candidates):
-                of = (variant.pair, attempt, candidate, identity)
-                stored.append(self._store.generations.with_key(prompt.key(*of), prompt.first_key(*of)))
+            keys = self._keys(variant, attempt)
+            stored = [
+                self._store.generations.with_key(
+                    key,
+                    prompt.first_key(variant.pair, attempt, candidate, identity)
+                    if self._first_keys
+                    else None,
+                )
+                for candidate, key in enumerate(keys)
+            ]
             # A refusal says what the teacher's context and memory held then, which may be more now.
             if any(g is None or g["finish"] == "too_long" for g in stored):
-                return _OpenRequest(sample_id, variant, attempt)
+                return _OpenRequest(sample_id, variant, attempt, keys)
             generations = [g for g in stored if g is not None]
             if any(self._lacked_room(g, variant, attempt) for g in generations):
-                return _OpenRequest(sample_id, variant, attempt)
+                return _OpenRequest(sample_id, variant, attempt, keys)
             made = [g for g in generations if g["parsed"] == "parsed" and not _was_cut(g)]
             if not prompt.is_settled(attempt, rewritten=bool(made)):
                 continue
@@ -225,15 +256,23 @@ class Reflecting:
             sample_id, self._prompt.kind, "teacher", variant.id, stored["id"], made.pair
         )[0]
 
-    def _take(self, asked: _OpenRequest, group: Sequence[Generation]) -> bool:
-        """Store one try's generations; True when the sample's reflection is settled.
+    def _take(
+        self, asked: _OpenRequest, group: Sequence[Generation], stored: dict[bytes, dict[str, Any]]
+    ) -> bool:
+        """Store one try's generations; True when the sample's reflection is settled. ``stored`` has those that
+        are there under their keys.
 
         Where a try is asked again for one candidate, a rewrite that is stored of another stands: choices may
         have been made by it."""
         prompt, store = self._prompt, self._store
         read = [(g, prompt.read(g, asked.variant.pair)) for g in group]
         rows = [self._row(asked, g, r) for g, r in read]
-        stand = [store.generations.with_key(row.key) for row in rows]
+        # Another sample may have come to the same text, and have been asked the same a moment ago.
+        stand = [
+            stored.get(r.key) or (store.generations.with_key(r.key) if r.key in self._added else None)
+            for r in rows
+        ]
+        self._added.update(row.key for row in rows)
         settled = prompt.is_settled(
             asked.attempt,
             rewritten=any(r.pair for _, r in read)
@@ -247,7 +286,7 @@ class Reflecting:
                     if stands["parsed"] == "parsed":
                         candidates.append(self._adopt(asked.sample_id, asked.variant, stands))
                     continue
-                generation_id = store.generations.add(row)
+                generation_id = store.generations.add(row, is_new=stands is None)
                 if rewrite.pair is not None:
                     variant_id, _ = store.corpus.add_variant(
                         asked.sample_id,
@@ -285,14 +324,14 @@ class Reflecting:
     def _row(self, asked: _OpenRequest, generation: Generation, rewrite: Rewrite) -> StoredGeneration:
         prompt, by = self._prompt, self._teacher.identity
         return StoredGeneration(
-            key=prompt.key(asked.variant.pair, asked.attempt, generation.candidate, by),
+            key=asked.keys[generation.candidate],
             parent_variant_id=asked.variant.id,
             stage=prompt.target,
             model=by.name,
             model_sha256=by.sha256,
             prompt_version=prompt.version,
             mode=self._recipe.reflection.mode,
-            sampler=json.dumps(asdict(prompt.sampler(asked.attempt))),
+            sampler=self._sampler(asked.attempt),
             seed=generation.seed,
             attempt=asked.attempt,
             candidate=generation.candidate,
@@ -310,6 +349,12 @@ class Reflecting:
             ),
             parsed=f"{rewrite.status}: {generation.detail}" if generation.refused else rewrite.status,
         )
+
+    def _sampler(self, attempt: int) -> str:
+        """As it is stored."""
+        if attempt not in self._samplers:
+            self._samplers[attempt] = json.dumps(asdict(self._prompt.sampler(attempt)))
+        return self._samplers[attempt]
 
     def _tally_so_far(self) -> dict[str, int]:
         return self._store.generations.reflections_by_status(self._run.id, self._prompt.target)

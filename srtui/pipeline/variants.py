@@ -15,7 +15,7 @@ from srtui.store.corpus import Variant, batched
 from srtui.store.scores import StoredScore
 from srtui.student.model import Quantization, Student
 from srtui.student.scorer import open_scorer
-from srtui.student.spans import Invalid, Span, SpanBuilder
+from srtui.student.spans import Invalid, Span, SpanBuilder, SpanPair
 
 # By variant: the conditional and the unconditional span, each with its key; or why there are none.
 _Cut = dict[int, "tuple[tuple[bytes, Span], ...] | Invalid"]
@@ -117,7 +117,10 @@ class VariantScorer:
         return list(self._store.corpus.variants(ids).values())
 
     def _cut(self, variants: list[Variant], metric: Metric) -> _Cut:
-        return {v.id: self._spans_of(v, metric) for v in variants}
+        made = (self.spans.forward_all if metric == "ifd" else self.spans.reverse_all)(
+            [v.pair for v in variants]
+        )
+        return {v.id: self._keyed(pair) for v, pair in zip(variants, made, strict=True)}
 
     def _score_block(
         self, pairs: _Cut, metric: Metric, should_stop: Callable[[], bool]
@@ -187,11 +190,10 @@ class VariantScorer:
         found = {first[key]: loss for key, loss in self._store.scores.losses(first).items()}
         return self._stored(found)
 
-    def _spans_of(self, variant: Variant, metric: Metric) -> tuple[tuple[bytes, Span], ...] | Invalid:
+    def _keyed(self, pair: SpanPair) -> tuple[tuple[bytes, Span], ...] | Invalid:
         """The conditional and the unconditional span, each with its key; or why there are none."""
-        made = (self.spans.forward if metric == "ifd" else self.spans.reverse)(variant.pair)
         keyed: list[tuple[bytes, Span]] = []
-        for span in made:
+        for span in pair:
             if isinstance(span, Invalid):
                 return span
             keyed.append((span.key(self.student.losses_id, self._protocol), span))

@@ -121,16 +121,12 @@ class Corpus:
         highest: int | None = fetch_value(self._store.conn, "SELECT max(id) FROM sample")
         return highest
 
-    def sample_ids(self, dataset_id: int, limit: int | None = None) -> list[int]:
-        """The samples of a dataset in its order, at most ``limit`` of them."""
-        return [
-            r[0]
-            for r in fetch_rows(
-                self._store.conn,
-                "SELECT id FROM sample WHERE dataset_id = ? ORDER BY id LIMIT ?",
-                (dataset_id, limit or -1),
-            )
-        ]
+    def each_sample_id(self, dataset_id: int, limit: int | None = None) -> Iterator[int]:
+        """The samples of a dataset in its order, at most ``limit`` of them, read as they are asked for."""
+        rows = self._store.conn.execute(
+            "SELECT id FROM sample WHERE dataset_id = ? ORDER BY id LIMIT ?", (dataset_id, limit or -1)
+        )
+        return (r[0] for r in rows)
 
     def questions(self, dataset_id: int, limit: int | None = None) -> Iterator[tuple[int, str, str]]:
         """(sample id, instruction, input) of the same samples as they were imported, read as they are asked for."""
@@ -197,18 +193,27 @@ class Corpus:
             )
         ]
 
-    def originals(self, run_id: int) -> dict[int, Variant]:
-        """Original variant by sample id, for the samples of a run."""
+    def originals(self, run_id: int, *, held_out: bool | None = None) -> dict[int, Variant]:
+        """Original variant by sample id, for the samples of a run, or those that are held out or are not."""
         return {
             r["sample_id"]: _variant(r)
             for r in fetch_rows(
                 self._store.conn,
                 f"SELECT {', '.join('v.' + c for c in _COLUMNS.split(', '))} FROM run_sample rs "
                 "JOIN variant v ON v.sample_id = rs.sample_id AND v.kind = 'original' "
-                "WHERE rs.run_id = ? ORDER BY rs.sample_id",
-                (run_id,),
+                "WHERE rs.run_id = ?1 AND (?2 IS NULL OR rs.held_out = ?2) ORDER BY rs.sample_id",
+                (run_id, held_out),
             )
         }
+
+    def original_ids(self, run_id: int, every: int = 1) -> Iterator[int]:
+        """Variant ids of the originals of a run, of about one sample in ``every``, read as they are asked for."""
+        rows = self._store.conn.execute(
+            "SELECT v.id FROM run_sample rs CROSS JOIN variant v ON v.sample_id = rs.sample_id AND v.kind = 'original' "
+            "WHERE rs.run_id = ? AND rs.sample_id % ? = 0 ORDER BY rs.sample_id",
+            (run_id, every),
+        )
+        return (r[0] for r in rows)
 
 
 def batched(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:

@@ -7,9 +7,11 @@ import sqlite3
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from srtui.store._query import fetch_row, fetch_rows, fetch_value
+from srtui.store.corpus import batched
 
 if TYPE_CHECKING:
     from srtui.store import Store
@@ -44,6 +46,15 @@ class StoredGeneration:
     finish: str
     segments: str | None
     parsed: str
+
+
+_NAMES = tuple(StoredGeneration.__dataclass_fields__)
+_values_of = attrgetter(*_NAMES)
+_ADD = (
+    f"INSERT INTO generation({', '.join(_NAMES)}, created_at) VALUES ({', '.join('?' * len(_NAMES))}, ?) "
+    f"ON CONFLICT(key) DO UPDATE SET {', '.join(f'{n} = excluded.{n}' for n in _NAMES if n != 'key')}, "
+    f"created_at = excluded.created_at WHERE generation.parsed NOT IN {CAME_TO_SOMETHING}"
+)
 
 
 class PromptUse(NamedTuple):
@@ -112,16 +123,36 @@ class Generations:
                 return dict(row)
         return None
 
-    def add(self, generation: StoredGeneration) -> int:
-        """The id of this generation; the same key is stored once, in the place of a text that came to nothing
-        where there is one: it was refused, or asked again where there is more room. What came to something stays."""
-        names = list(StoredGeneration.__dataclass_fields__)
-        self._store.conn.execute(
-            f"INSERT INTO generation({', '.join(names)}, created_at) VALUES ({', '.join('?' * len(names))}, ?) "
-            f"ON CONFLICT(key) DO UPDATE SET {', '.join(f'{n} = excluded.{n}' for n in names if n != 'key')}, "
-            f"created_at = excluded.created_at WHERE generation.parsed NOT IN {CAME_TO_SOMETHING}",
-            (*(getattr(generation, n) for n in names), time.time()),
+    def with_keys(self, keys: Iterable[bytes]) -> dict[bytes, dict[str, Any]]:
+        """The stored generations among ``keys``."""
+        return {
+            row["key"]: dict(row)
+            for chunk in batched(keys, 500)
+            for row in fetch_rows(
+                self._store.conn,
+                f"SELECT * FROM generation WHERE key IN ({','.join('?' * len(chunk))})",
+                chunk,
+            )
+        }
+
+    def has_first_keys(self) -> bool:
+        """Whether generations are stored under keys of the first scheme, of 16 bytes."""
+        # Keys of the second begin with its number: so one of the first lies beyond them, or is the first of all.
+        return bool(
+            fetch_rows(
+                self._store.conn,
+                "SELECT 1 FROM (SELECT key FROM generation ORDER BY key LIMIT 1) WHERE length(key) = 16 UNION ALL "
+                "SELECT 1 FROM (SELECT key FROM generation ORDER BY key DESC LIMIT 1) WHERE length(key) = 16",
+            )
         )
+
+    def add(self, generation: StoredGeneration, *, is_new: bool = False) -> int:
+        """The id of this generation; the same key is stored once, in the place of a text that came to nothing
+        where there is one: it was refused, or asked again where there is more room. What came to something stays.
+        ``is_new`` is for a caller who has looked, in this transaction, and found none of its key."""
+        made = self._store.conn.execute(_ADD, (*_values_of(generation), time.time()))
+        if is_new and made.lastrowid:
+            return int(made.lastrowid)
         return int(
             fetch_value(self._store.conn, "SELECT id FROM generation WHERE key = ?", (generation.key,))
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -131,23 +131,71 @@ class Runs:
     ) -> Run:
         """A new run over ``samples`` (sample id, held out); named ``wanted_name``, or with a number
         behind it where that name is taken."""
-        store = self._store
-        with store.transaction():
-            name, n, now = wanted_name, 1, time.time()
-            while fetch_value(store.conn, "SELECT 1 FROM run WHERE name = ?", (name,)):
-                n += 1
-                name = f"{wanted_name}-{n}"
-            made = store.conn.execute(
-                "INSERT INTO run(name, dataset_id, recipe_path, recipe, fingerprint, status, created_at, date) "
-                "VALUES (?,?,?,?,?,'new',?,?)",
-                (name, dataset_id, recipe_path, recipe_json, fingerprint, now, today.of_timestamp(now)),
-            )
-            run_id = int(made.lastrowid or 0)
-            store.conn.executemany(
+        with self._store.transaction():
+            run_id = self._new(wanted_name, dataset_id, recipe_path, recipe_json, fingerprint)
+            self._store.conn.executemany(
                 "INSERT INTO run_sample(run_id, sample_id, held_out) VALUES (?,?,?)",
                 [(run_id, sample_id, int(held_out)) for sample_id, held_out in samples],
             )
         return self.get(run_id)
+
+    def create_over(
+        self,
+        wanted_name: str,
+        dataset_id: int,
+        recipe_path: str,
+        recipe_json: str,
+        fingerprint: str,
+        limit: int | None,
+        held_out: Collection[int],
+    ) -> Run:
+        """A new run over the samples of a dataset, named as :meth:`create` names it.
+
+        Args:
+            wanted_name: what it is called if it can be.
+            dataset_id: of its dataset.
+            recipe_path: where its recipe was read.
+            recipe_json: that, as it is kept.
+            fingerprint: what it is known again by.
+            limit: how many samples of the dataset, the first ones; None for all.
+            held_out: ids of those that training does not see.
+
+        Returns:
+            The run.
+        """
+        conn = self._store.conn
+        with self._store.transaction():
+            run_id = self._new(wanted_name, dataset_id, recipe_path, recipe_json, fingerprint)
+            conn.execute("CREATE TEMP TABLE IF NOT EXISTS held_out_now(id INTEGER PRIMARY KEY)")
+            conn.execute("DELETE FROM held_out_now")
+            conn.executemany("INSERT INTO held_out_now VALUES (?)", ((i,) for i in held_out))
+            conn.execute(
+                "INSERT INTO run_sample(run_id, sample_id, held_out) SELECT ?, id, id IN (SELECT id FROM held_out_now) "
+                "FROM sample WHERE dataset_id = ? ORDER BY id LIMIT ?",
+                (run_id, dataset_id, limit or -1),
+            )
+            conn.execute("DELETE FROM held_out_now")
+        return self.get(run_id)
+
+    def _new(
+        self, wanted_name: str, dataset_id: int, recipe_path: str, recipe_json: str, fingerprint: str
+    ) -> int:
+        conn = self._store.conn
+        name, n, now = wanted_name, 1, time.time()
+        while fetch_value(conn, "SELECT 1 FROM run WHERE name = ?", (name,)):
+            n += 1
+            name = f"{wanted_name}-{n}"
+        made = conn.execute(
+            "INSERT INTO run(name, dataset_id, recipe_path, recipe, fingerprint, status, created_at, date) "
+            "VALUES (?,?,?,?,?,'new',?,?)",
+            (name, dataset_id, recipe_path, recipe_json, fingerprint, now, today.of_timestamp(now)),
+        )
+        return int(made.lastrowid or 0)
+
+    def any_over(self, dataset_id: int) -> bool:
+        """Whether a run has been made over this dataset."""
+        made = fetch_value(self._store.conn, "SELECT 1 FROM run WHERE dataset_id = ? LIMIT 1", (dataset_id,))
+        return made is not None
 
     def delete(self, run_id: int) -> None:
         """Forget a run: its choices, outcomes, events and training. Texts and scores stay, for they

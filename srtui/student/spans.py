@@ -19,13 +19,20 @@ import sys
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
-from srtui.hashing import digest, key, scheme_1
+from srtui.hashing import Keys, digest, scheme_1
 from srtui.prompts import PromptTemplate
 from srtui.prompts.answer_place import Piece
 from srtui.sample import Pair
 from srtui.student.tokens import Cutter
+
+
+@lru_cache(16)
+def loss_keys(student_id: str) -> Keys:
+    """The keys of a student's losses, by the address of the ids and the number of those that are the target."""
+    return Keys("loss", ("ids", "target"), student=student_id)
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Span:
     def key(self, student_id: str, protocol: str) -> bytes:
         """Address of this loss in the store. The ids decide it, so a response that occurs in three
         variants is scored once, and both protocols share what is equal in both."""
-        return key("loss", student=student_id, ids=digest(self._bytes()), target=self.target)
+        return loss_keys(student_id).key(digest(self._bytes()), self.target)
 
     @property
     def digest(self) -> bytes:
@@ -80,6 +87,10 @@ class Invalid:
     reason: str
 
 
+SpanPair = tuple[Span | Invalid, Span | Invalid]
+_Text = tuple[Sequence[Piece], str]  # what stands before a target, and the target
+
+
 class SpanBuilder:
     """Makes the spans of a pair for one student, template and protocol.
 
@@ -101,15 +112,28 @@ class SpanBuilder:
         self._start = self._bos or [int(tokenizer.eos_token_id)]
         self._end = self._end_of_turn()
 
-    def forward(self, pair: Pair) -> tuple[Span | Invalid, Span | Invalid]:
+    def forward(self, pair: Pair) -> SpanPair:
         """The spans of L(y|x) and L(y)."""
-        if not pair.response.strip():
-            return Invalid("empty_response"), Invalid("empty_response")
-        prompt = self._template.forward_pieces(pair.instruction, pair.input)
-        return self._spans(prompt, pair.response, self._end)
+        return self.forward_all([pair])[0]
 
-    def reverse(self, pair: Pair) -> tuple[Span | Invalid, Span | Invalid]:
+    def reverse(self, pair: Pair) -> SpanPair:
         """The spans of L(x|y) and L(x); x has no end of turn, for nobody trains on it."""
+        return self.reverse_all([pair])[0]
+
+    def forward_all(self, pairs: Sequence[Pair]) -> list[SpanPair]:
+        """:meth:`forward` of each: together they take less time, and the tokenizer holds no other thread up."""
+        return self._all_spans([self._forward_text(pair) for pair in pairs], self._end)
+
+    def reverse_all(self, pairs: Sequence[Pair]) -> list[SpanPair]:
+        """:meth:`reverse` of each, as :meth:`forward_all` does it."""
+        return self._all_spans([self._reverse_text(pair) for pair in pairs], [])
+
+    def _forward_text(self, pair: Pair) -> _Text | Invalid:
+        if not pair.response.strip():
+            return Invalid("empty_response")
+        return self._template.forward_pieces(pair.instruction, pair.input), pair.response
+
+    def _reverse_text(self, pair: Pair) -> _Text | Invalid:
         target = self._template.reverse_target(pair.instruction, pair.input)
         if target is None:
             target = (
@@ -118,18 +142,22 @@ class SpanBuilder:
                 else self._template.target_of(pair.instruction, pair.input)
             )
         if not target.strip():
-            return Invalid("empty_instruction"), Invalid("empty_instruction")
+            return Invalid("empty_instruction")
         if not pair.response.strip():
-            return Invalid("empty_response"), Invalid("empty_response")
-        return self._spans(self._template.reverse_pieces(pair.response), target, [])
+            return Invalid("empty_response")
+        return self._template.reverse_pieces(pair.response), target
 
-    def _spans(
-        self, prompt: Sequence[Piece], target: str, end: list[int]
-    ) -> tuple[Span | Invalid, Span | Invalid]:
-        target = self._template.answer_prefix + target
-        if self._protocol == "paper":
-            return self._paper_spans(prompt, target)
-        whole, start = self._cutter.cut(prompt, target)
+    def _all_spans(self, texts: Sequence[_Text | Invalid], end: list[int]) -> list[SpanPair]:
+        prefix = self._template.answer_prefix
+        whole = [(text[0], prefix + text[1]) for text in texts if not isinstance(text, Invalid)]
+        made = iter(
+            [self._paper_spans(*text) for text in whole]
+            if self._protocol == "paper"
+            else [self._spans(ids, start, end) for ids, start in self._cutter.cut_all(whole)]
+        )
+        return [(text, text) if isinstance(text, Invalid) else next(made) for text in texts]
+
+    def _spans(self, whole: list[int], start: int, end: list[int]) -> SpanPair:
         ids = [*self._opening(whole), *whole, *end]
         first = len(ids) - len(whole) - len(end) + start
         kept = ids[: self._max]
@@ -147,7 +175,7 @@ class SpanBuilder:
             Span((*self._start, *kept[len(kept) - count :]), count, truncated),
         )
 
-    def _paper_spans(self, prompt: Sequence[Piece], target: str) -> tuple[Span | Invalid, Span | Invalid]:
+    def _paper_spans(self, prompt: Sequence[Piece], target: str) -> SpanPair:
         whole = self._cutter.whole([*prompt, (target, True)])
         before = self._cutter.whole(prompt)
         alone = self._cutter.data(target)
