@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,11 +41,11 @@ CACHE = ROOT / "benchmarks" / ".cache"
 MODEL = "smollm2-135m"  # whose tokenizer and chat template the stand-ins have
 
 
-def texts(count: int) -> Iterator[Pair]:
+def texts(samples: int) -> Iterator[Pair]:
     """The quickstart's pairs over and over, each with a number, so that no two are alike."""
     rows = (ROOT / "recipes" / "quickstart.jsonl").read_text(encoding="utf-8").splitlines()
     base = [json.loads(row) for row in rows]
-    for n in range(count):
+    for n in range(samples):
         row = base[n % len(base)]
         yield Pair(f"{row['instruction']} ({n})", row.get("input", ""), row["output"])
 
@@ -63,7 +64,11 @@ def instant_teacher(path: Path, identity_of: str, on_first: Callable[[], None]) 
     from srtui.llama.engine import LlamaTeacher
 
     class InstantTeacher(LlamaTeacher):
-        asked = False
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            self.asked = False
+            self._heap: list[tuple[int, int, AnswerSequence]] = []
+            self._number = count()
 
         def submit(self, requests: Sequence[Request | Prepared]) -> None:
             for request in requests:
@@ -81,9 +86,6 @@ def instant_teacher(path: Path, identity_of: str, on_first: Callable[[], None]) 
                     return
                 steps += 1
                 yield self._answer(heapq.heappop(self._heap)[2])
-
-        _heap: list[tuple[int, int, AnswerSequence]] = []
-        _number = iter(range(1 << 60))
 
         def _answer(self, sequence: AnswerSequence) -> Generation:
             request = sequence.request
