@@ -33,11 +33,25 @@ from srtui.llama.sequence import AnswerSequence  # noqa: E402
 from srtui.measures import SpanLoss  # noqa: E402
 from srtui.sample import Pair, digest  # noqa: E402
 from srtui.store import Store  # noqa: E402
+from srtui.store.corpus import batched  # noqa: E402
 from srtui.store.imports import NewRow  # noqa: E402
 from srtui.workspace import Workspace, go_offline  # noqa: E402
 
 SIZES = (10_000, 100_000, 1_000_000)
 CACHE = ROOT / "benchmarks" / ".cache"
+RECIPE = """
+name = "scale"
+dataset = "scale"
+[teacher]
+model = "instant"
+slots = 16
+context = 8192
+[student]
+model = "tiny"
+quantization = "f32"
+[training]
+enabled = false
+"""
 MODEL = "smollm2-135m"  # whose tokenizer and chat template the stand-ins have
 
 
@@ -142,15 +156,11 @@ class _Silent:
         print(f"  {level}: {message}", file=sys.stderr, flush=True)
 
 
-def work(root: Path, kill_after: int) -> None:
+def work(root: Path, kill_after: int, teacher_file: Path, say: Callable[..., None]) -> None:
     """Prepare or resume the run and work on it; after ``kill_after`` reflections on responses, end by SIGKILL.
-    Prints a line of JSON for what it measured, at once."""
+    ``say`` gets what was measured, at once."""
     from srtui import recipe as recipes
     from srtui.pipeline import Engine, prepare, variants
-    from srtui.pipeline.watch import peak_memory_mb
-
-    def say(**facts: Any) -> None:
-        print(json.dumps(facts | {"cpu_s": time.process_time(), "peak_mb": peak_memory_mb()}), flush=True)
 
     go_offline()
     variants.open_scorer = InstantScorer  # type: ignore[assignment]
@@ -160,16 +170,16 @@ def work(root: Path, kill_after: int) -> None:
         run, _ = prepare(workspace, store, recipes.load(path), path)
         say(prepared_s=time.time() - STARTED)
         teacher = instant_teacher(
-            CACHE / "pair" / "tiny.F16.gguf",
+            teacher_file,
             "0" * 64,
             lambda: say(first_request_s=time.time() - STARTED, first_cpu_s=time.process_time()),
         )
-        stage_began: dict[str, float] = {}
+        begun: set[str] = set()
 
         class Tells(_Silent):
             def progress(self, progress: Any) -> None:
-                if progress.stage not in stage_began:
-                    stage_began[progress.stage] = time.time()
+                if progress.stage not in begun:
+                    begun.add(progress.stage)
                     say(stage=progress.stage, at_s=time.time() - STARTED)
                 if kill_after and progress.stage == "reflect-response" and progress.done >= kill_after:
                     say(seconds=time.time() - STARTED)
@@ -177,6 +187,20 @@ def work(root: Path, kill_after: int) -> None:
 
         Engine(workspace, store, run, Tells(), teacher=teacher).work()
     say(seconds=time.time() - STARTED)
+
+
+def decided(store: Store) -> list[tuple[Any, ...]]:
+    """What was decided, by the texts and not by the ids of rows, in the samples' order."""
+    found = []
+    for run in store.runs.all():
+        chosen = store.decisions.of_run(run.id)
+        for some in batched(chosen, 1000):
+            variants = store.corpus.variants(variant for _, _, variant, _ in some)
+            for sample_id, stage, variant, reason in some:
+                outcome = store.decisions.outcome_of(run.id, sample_id)
+                kept = (outcome.kept, outcome.reason) if outcome else None
+                found.append((sample_id, stage, variants[variant].pair.digest, reason, kept))
+    return found
 
 
 # -- measuring ------------------------------------------------------------------------------------
@@ -234,10 +258,7 @@ def measure(samples: int, profile: Path | None, keep: bool) -> dict[str, Any]:
         store.imports.add_samples("scale", "scale.jsonl", "0" * 64, "alpaca", rows)
     imported = time.monotonic() - began
     before = workspace.store_path.stat().st_size
-    (workspace.recipes / "scale.toml").write_text(
-        'name = "scale"\ndataset = "scale"\n[teacher]\nmodel = "instant"\nslots = 16\ncontext = 8192\n'
-        '[student]\nmodel = "tiny"\nquantization = "f32"\n[training]\nenabled = false\n'
-    )
+    (workspace.recipes / "scale.toml").write_text(RECIPE)
     print(f"{samples:,} samples, imported in {imported:.1f} s", flush=True)
     first = process(root, samples // 2, profile)
     second = process(root, 0, profile and profile.with_suffix(".2"))
@@ -268,6 +289,13 @@ def measure(samples: int, profile: Path | None, keep: bool) -> dict[str, Any]:
     return found
 
 
+def say(**facts: Any) -> None:
+    """A line of JSON, with what this process has taken so far."""
+    from srtui.pipeline.watch import peak_memory_mb
+
+    print(json.dumps(facts | {"cpu_s": time.process_time(), "peak_mb": peak_memory_mb()}), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, nargs="+", default=list(SIZES))
@@ -277,7 +305,7 @@ def main() -> None:
     parser.add_argument("--kill-after", type=int, default=0, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
-        work(given.work, given.kill_after)
+        work(given.work, given.kill_after, CACHE / "pair" / "tiny.F16.gguf", say)
         return
     go_offline()
     make_pair_once()
