@@ -116,7 +116,8 @@ class Generation:
 @dataclass(frozen=True)
 class TeacherIdentity:
     """What a stored generation must carry to be made again. ``date`` is what the chat template writes as
-    today's, where it writes one."""
+    today's, where it writes one. ``endpoint`` is the address of a server's model, whose weights cannot be hashed:
+    ``sha256`` is then of what the server reports."""
 
     name: str
     sha256: str
@@ -126,6 +127,7 @@ class TeacherIdentity:
     context: int
     adapter_sha256: str | None = None
     date: str | None = None
+    endpoint: str | None = None
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,24 @@ class TeacherSettings(Section):
         change="Always, but for the demo: take the largest model that fits, since its texts are what is learned.",
         source="the demo's; the paper's teacher was ChatGPT",
     )
+    endpoint: str | None = described(
+        None,
+        "A server that runs the teacher already: its address on this machine, as in http://127.0.0.1:8000/v1 or "
+        "unix:/run/model.sock. `model` is then the name that the server gives it, `slots` how many requests are on "
+        "their way at a time.",
+        change="Where vLLM, SGLang, llama-server, LM Studio or Ollama has the model loaded. Its weights cannot be "
+        "hashed: such a run is marked.",
+    )
+    allow_remote: bool = described(
+        False,
+        "Whether `endpoint` may be another machine.",
+        change="To let the texts of the data go to another machine, which reads them.",
+    )
+    chat_template: str | None = described(
+        None,
+        "The chat template of the `endpoint`'s model: a model in models/ that has it, or a .jinja file.",
+        change="Where the server does not report it (llama-server does), and `model` is none of models/.",
+    )
     adapter: str | None = described(
         None,
         "A LoRA adapter in GGUF form, applied to the teacher: a path.",
