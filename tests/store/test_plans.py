@@ -100,8 +100,9 @@ class _Silent:
 
 def test_an_engine_reads_by_indices(pair_workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run with retries and training, gone on with at each stage, and one from the store's own texts."""
-    heard = Heard(monkeypatch)
     workspace, policy = pair_workspace, {"policy": "keep"}
+    Store(workspace.store_path).close()  # making the tables reads what there is, which is nothing
+    heard = Heard(monkeypatch)
     path = small_recipe(workspace, 6, selection=policy, student={"quantization": "f32"})
     with Store(workspace.store_path) as store:
         for stage in (
