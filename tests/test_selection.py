@@ -15,8 +15,9 @@ from srtui.selection import (
     choose_instruction,
     choose_response,
     keep,
-    lot,
     near_a_tie,
+    quotas,
+    seeded_random,
 )
 
 scores = st.one_of(st.none(), st.floats(0, 10, allow_nan=False))
@@ -120,21 +121,21 @@ def test_no_filter_means_no_filter() -> None:
 
 
 @given(st.integers(0, 1000), st.text())
-def test_lots_are_fair_and_their_own(seed: int, text: str) -> None:
-    assert 0 <= lot(seed, text) < 1
-    assert lot(seed, text) == lot(seed, text) != lot(seed + 1, text)
+def test_random_numbers_are_fair_and_their_own(seed: int, text: str) -> None:
+    assert 0 <= seeded_random(seed, text) < 1
+    assert seeded_random(seed, text) == seeded_random(seed, text) != seeded_random(seed + 1, text)
 
 
-def test_lots_are_uniform() -> None:
-    lots = sorted(lot("uniform", n) for n in range(2000))
-    assert max(abs(x - n / 2000) for n, x in enumerate(lots)) < 0.04  # Kolmogorov-Smirnov, p about 0.003
+def test_random_numbers_are_uniform() -> None:
+    drawn = sorted(seeded_random("uniform", n) for n in range(2000))
+    assert max(abs(x - n / 2000) for n, x in enumerate(drawn)) < 0.04  # Kolmogorov-Smirnov, p about 0.003
 
 
 SOME = [
-    Ranked(1, 0.9, 0.9, length=10, lot=0.1),
-    Ranked(2, 0.8, 0.1, length=30, lot=0.9),
-    Ranked(3, 0.7, 0.2, length=20, lot=0.5),
-    Ranked(4, None, None, length=40, lot=0.3),
+    Ranked(1, 0.9, 0.9, length=10, random=0.1),
+    Ranked(2, 0.8, 0.1, length=30, random=0.9),
+    Ranked(3, 0.7, 0.2, length=20, random=0.5),
+    Ranked(4, None, None, length=40, random=0.3),
 ]
 
 
@@ -161,7 +162,7 @@ def test_what_a_person_chose_is_always_in() -> None:
 def test_the_best_are_as_many_as_asked_and_nested(
     scores: list[tuple[float | None, float | None]], count: int, by: str
 ) -> None:
-    samples = [Ranked(n, *pair, length=n % 3, lot=lot(n)) for n, pair in enumerate(scores)]
+    samples = [Ranked(n, *pair, length=n % 3, random=seeded_random(n)) for n, pair in enumerate(scores)]
     found = best(samples, count, by)  # type: ignore[arg-type]
     assert len(found) == min(count, len(samples))
     assert found <= best(samples, count + 1, by)  # type: ignore[arg-type]
@@ -169,3 +170,21 @@ def test_the_best_are_as_many_as_asked_and_nested(
         kept = [s.ifd for s in samples if s.sample_id in found]
         left = [s.ifd for s in samples if s.sample_id not in found and s.ifd is not None]
         assert all(k is not None and k >= x for k in kept for x in left)
+
+
+def test_quotas_are_shares_of_the_groups_and_sum_to_the_count() -> None:
+    groups = dict(enumerate("aaaaaabbbc"))
+    assert quotas(groups, 5) == {"a": 3, "b": 2, "c": 0}
+    assert quotas(groups, 10) == {"a": 6, "b": 3, "c": 1}
+    assert quotas(groups, 99) == {"a": 6, "b": 3, "c": 1}
+    assert quotas({}, 3) == {}
+
+
+@given(st.dictionaries(st.integers(0, 500), st.sampled_from("abcdef"), min_size=1), st.integers(1, 600))
+def test_no_group_has_more_than_it_holds(groups: dict[int, str], count: int) -> None:
+    given_to = quotas(groups, count)
+    assert sum(given_to.values()) == min(count, len(groups))
+    for group, number in given_to.items():
+        size = sum(1 for one in groups.values() if one == group)
+        assert abs(number - size * min(count, len(groups)) / len(groups)) < 1
+        assert 0 <= number <= size

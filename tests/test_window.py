@@ -135,7 +135,7 @@ def run(workspace: Workspace, teacher_file: Path, *, kill_at: tuple[str, int] | 
 def killed_or_done(workspace: Workspace, teacher_file: Path, kill_at: tuple[str, int] | None) -> int:
     process = _server().Process(target=run, args=(workspace, teacher_file), kwargs={"kill_at": kill_at})
     process.start()
-    process.join(120)
+    process.join(300)
     assert process.exitcode is not None
     return int(process.exitcode)
 

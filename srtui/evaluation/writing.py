@@ -55,9 +55,12 @@ class AnswerWriter(Protocol):
 
     def write(
         self, conversations: Sequence[Turns], should_stop: Callable[[], bool]
-    ) -> Iterator[tuple[int, Answer]]: ...
+    ) -> Iterator[tuple[int, Answer]]:
+        """Write the next turn of each of these conversations; yields (index, answer) as they end, in any order.
+        Whatever is not written when ``should_stop`` says so is left out."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Free the model's memory."""
 
 
 def answer_key(contestant: Contestant, writing: AnswerSettings, turns: Turns) -> bytes:
@@ -129,6 +132,7 @@ class GgufWriter:
     def write(
         self, conversations: Sequence[Turns], should_stop: Callable[[], bool]
     ) -> Iterator[tuple[int, Answer]]:
+        """Write all conversations' next turns by continuous batching; yields (index, answer) as they end."""
         w = self._writing
         sampler = w.sampler
         self._teacher.submit(
@@ -139,19 +143,20 @@ class GgufWriter:
                 for n, turns in enumerate(conversations)
             ]
         )
-        for done in self._teacher.run(should_stop):
-            n = done.key
+        for generation in self._teacher.run(should_stop):
+            n = generation.key
             assert isinstance(n, int)  # noqa: S101 - our own key comes back untouched
-            finish = done.refused or done.written[-1].finish
+            finish = generation.refused or generation.written[-1].finish
             yield (
                 n,
                 _answer(
-                    self._contestant, w, conversations[n], "chat", done.prompt, done.text.strip(), finish,
-                    done.prompt_tokens, done.new_tokens, done.seconds,
+                    self._contestant, w, conversations[n], "chat", generation.prompt, generation.text.strip(), finish,
+                    generation.prompt_tokens, generation.new_tokens, generation.seconds,
                 ),
             )  # fmt: skip
 
     def close(self) -> None:
+        """Free the model's memory."""
         self._teacher.close()
 
 
@@ -197,6 +202,8 @@ class StudentWriter:
     def write(
         self, conversations: Sequence[Turns], should_stop: Callable[[], bool]
     ) -> Iterator[tuple[int, Answer]]:
+        """Write all conversations' next turns, those of about one length together; yields (index, answer) as
+        they end."""
         import torch
 
         made = [self._spans.conversation(turns) for turns in conversations]
@@ -280,6 +287,7 @@ class StudentWriter:
         )  # fmt: skip
 
     def close(self) -> None:
+        """Free the student's memory."""
         self.student.close()
 
 
@@ -312,8 +320,10 @@ class _Drawn:
         shares = scores.softmax(-1).cumsum(-1)
         drawn = torch.tensor([[row.random()] for row in self._rows], device=scores.device)
         # Below the whole, so that rounding never reaches a token behind the last that is left.
-        at = torch.searchsorted(shares, drawn * shares[:, -1:] * (1 - 1e-6), right=True)
-        return torch.full_like(scores, -torch.inf).scatter_(1, at.clamp(max=scores.shape[1] - 1), 0.0)
+        drawn_token = torch.searchsorted(shares, drawn * shares[:, -1:] * (1 - 1e-6), right=True)
+        return torch.full_like(scores, -torch.inf).scatter_(
+            1, drawn_token.clamp(max=scores.shape[1] - 1), 0.0
+        )
 
 
 def _answer(

@@ -39,7 +39,14 @@ CHUNK = 1024  # variants worked on together: bounds memory, and what a kill lose
 def student_path(
     workspace: Workspace, name: str, quantization: str, say: Callable[[str], None] = lambda line: None
 ) -> Path:
-    """The safetensors folder, or for ``gguf`` the file, of a student by name."""
+    """The safetensors folder, or for ``gguf`` the file, of a student by name.
+
+    Args:
+        workspace: whose models/ is searched.
+        name: as a recipe has it.
+        quantization: as a recipe has it; gguf means a file.
+        say: hears of a conversion that takes a while.
+    """
     if quantization == "gguf":
         return models.resolve_teacher(workspace.models, name)
     return models.resolve_student(workspace.models, name, say)
@@ -70,7 +77,17 @@ def open_judge(
     template: str | None = None,
     student: Student | None = None,
 ) -> VariantScorer:
-    """A student that scores as the recipe says; under another ``template``, where one is given."""
+    """A student that scores as the recipe says; under another ``template``, where one is given.
+
+    Args:
+        store: where its losses and scores go.
+        recipe: whose template, protocol and lengths hold.
+        path: of the student.
+        name: that scores are stored under.
+        quantization: how its weights are held.
+        template: takes the place of the recipe's.
+        student: the one at ``path``, where it is loaded already.
+    """
     from srtui.pipeline.variants import VariantScorer
 
     return VariantScorer(
@@ -103,6 +120,7 @@ class Context:
 
     @property
     def sample_count(self) -> int:
+        """How many samples the run has."""
         return self.store.runs.sample_count(self.run.id)
 
     def variants(self, todo: list[tuple[int, int]]) -> Iterator[tuple[int, Variant]]:
@@ -115,6 +133,8 @@ class Context:
     # -- models
 
     def teacher(self) -> Teacher:
+        """The recipe's teacher, opened when it is first asked for; on a GPU the students go first. Stores
+        its identity with the run."""
         if _gpu():
             self.forget_students()
         if self._teacher is None:
@@ -213,6 +233,7 @@ class Context:
         return self._encoder
 
     def close_teacher(self) -> None:
+        """Free the teacher's memory."""
         if self._teacher is not None:
             self._teacher.close()
             self._teacher = None
@@ -246,7 +267,7 @@ class Context:
 
     def refuse_other_words(self) -> None:
         """Raises UserError where the run's choices were begun under other words of its template: it does not
-        go on under these, and no model is loaded for it. Where only the student's own tokenizer knows its words
+        continue under these, and no model is loaded for it. Where only the student's own tokenizer knows its words
         and cannot be read, ``judge`` says it."""
         student, prompts = self.recipe.student, self.recipe.prompts
         name, now = self.recipe.prompt.template, None

@@ -44,8 +44,14 @@ def hold_out(
     ids: Callable[[], Iterable[int]], share: float, order: Callable[[int], bytes], groups: Mapping[int, int]
 ) -> set[int]:
     """The sample ids that are held out: ``share`` of the samples, the first by ``order``; ``groups`` are those
-    of :func:`alike`. A group that there is no room for is trained on. ``ids`` are read twice, or thrice where many
-    groups found no room."""
+    of :func:`alike`. A group that there is no room for is trained on.
+
+    Args:
+        ids: all samples, anew at each call; they are read twice, or thrice where many groups found no room.
+        share: of them to hold out, from 0 to 1.
+        order: a key that sorts them, drawn from the recipe's seed.
+        groups: by sample, the group of those that ask the same.
+    """
     count = sum(1 for _ in ids())
     room = min(round(count * share), count - 1) if share else 0
     members: dict[int, list[int]] = {}

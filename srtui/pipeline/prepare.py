@@ -8,14 +8,13 @@ from pathlib import Path
 from srtui import datasets
 from srtui.errors import UserError
 from srtui.evaluation.sources import sha256_of
-from srtui.files import current_folder
 from srtui.hashing import draw, first_of_ids, key_of_ids
 from srtui.pipeline.holdout import alike, hold_out
 from srtui.recipe import Recipe
 from srtui.store import Store
 from srtui.store.imports import Imported, NewRow, RefusedRow
 from srtui.store.runs import Run
-from srtui.workspace import Workspace
+from srtui.workspace import Workspace, dataset_file
 
 
 def import_file(
@@ -32,6 +31,16 @@ def import_file(
 
     ``on_progress`` gets rows read, bytes read and bytes in all. Raises UserError, and stores
     nothing, where no row is good.
+
+    Args:
+        store: where the samples go.
+        path: of the data file.
+        name: of the dataset; the file's stem if None.
+        format: one of srtui.datasets.FORMATS.
+        columns: the names that instruction, input and response go by, where they are not the usual ones.
+        as_variant: the kind of variant that the rows become; None for samples.
+        match: how a rewrite finds its sample: id, instruction or position.
+        on_progress: gets rows read, bytes read, bytes in all.
     """
     reader = datasets.read(path, format, columns)
     sha256 = sha256_of(path)
@@ -59,6 +68,12 @@ def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pat
     """The run that this recipe describes, and whether it is new.
 
     A recipe whose settings and samples are those of an earlier run resumes that run.
+
+    Args:
+        workspace: that the recipe belongs to.
+        store: of the workspace.
+        recipe: read and checked.
+        recipe_path: its file, beside which a dataset's file may lie.
     """
     dataset_id = _dataset(workspace, store, recipe, recipe_path)
 
@@ -92,11 +107,8 @@ def _dataset(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pa
     known = store.corpus.dataset_id(recipe.dataset)
     if known is not None:
         return known
-    for place in filter(None, (recipe_path.parent, workspace.root, current_folder())):
-        path = place / recipe.dataset
-        if path.is_file():
-            break
-    else:
+    path = dataset_file(recipe.dataset, recipe_path, workspace.root)
+    if path is None:
         names = ", ".join(d.name for d in store.corpus.datasets()) or "none so far"
         raise UserError(
             f"{recipe_path}: dataset = {recipe.dataset!r} is neither a file nor an imported dataset ({names})."

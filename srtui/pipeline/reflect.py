@@ -75,7 +75,7 @@ class Reflecting:
         """``pages``: sample and variant ids, read as they are needed. Raises Stopped when asked to stop."""
         if self._recipe.reflection.source == "store":
             self._from_store(pages)
-            self._watch.tell(self._total, self._total, 0, self._tally.detail(), now=True)
+            self._watch.report_progress(self._total, self._total, 0, self._tally.detail(), now=True)
             return
         teacher = self._teacher = self._context.teacher()
         self._before = teacher.progress()
@@ -193,7 +193,7 @@ class Reflecting:
                     self._settle(sample_id, variant, "parsed" if rewrites else "none_stored", 0, rewrites)
             if self._watch.should_stop():
                 raise Stopped
-            self._watch.tell(self._tally.total, self._total, 0, self._tally.detail())
+            self._watch.report_progress(self._tally.total, self._total, 0, self._tally.detail())
 
     def _first_unasked(self, sample_id: int, variant: Variant, first: int = 1) -> _OpenRequest | None:
         """The first try, of those from ``first`` on, whose generations are not stored yet, or None where stored
@@ -376,7 +376,7 @@ class Reflecting:
             sample_id=asked.sample_id if isinstance(asked, _OpenRequest) else None,
             text=at.live_text[-2000:],
         )
-        self._watch.tell(self._tally.total, self._total, tokens, detail, now=True)
+        self._watch.report_progress(self._tally.total, self._total, tokens, detail, now=True)
 
 
 def _was_cut(stored: dict[str, Any]) -> bool:

@@ -225,8 +225,8 @@ def misshapen(row: Row, table: str, column: str) -> str | None:
 
 def _sentence(row: Row, table: str, column: str) -> str:
     text = repr(row[column])
-    what = text if len(text) <= 40 else f"{text[:40]}…"
-    return f"{table} {'/'.join(str(row[k]) for k in COLUMNS[table, column].key)}: its {column} is damaged (it holds {what})."
+    shown = text if len(text) <= 40 else f"{text[:40]}…"
+    return f"{table} {'/'.join(str(row[k]) for k in COLUMNS[table, column].key)}: its {column} is damaged (it holds {shown})."
 
 
 def _read(row: Row, table: str, column: str) -> Any:
@@ -272,3 +272,8 @@ def _parts(value: dict[str, Any], shape: dict[Any, Any]) -> Iterator[tuple[Any, 
             yield value[name.removesuffix("?")], inner
         elif not name.endswith("?"):
             yield _ABSENT, str
+
+
+def as_json(value: Any) -> str | None:
+    """A value as a column holds it; None for nothing."""
+    return None if value is None else json.dumps(value, ensure_ascii=False)

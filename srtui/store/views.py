@@ -23,7 +23,7 @@ from srtui.store.events import Event, count_events, events_of
 from srtui.store.figures import ScoreName
 from srtui.store.leases import alive
 from srtui.store.listing import Listing
-from srtui.store.runs import stages_of, state_now
+from srtui.store.runs import StageProgress, stages_of, state_now
 from srtui.store.sample_view import SampleView, view_sample
 from srtui.store.stored import stored
 from srtui.store.training import checkpoints_of, metrics_of, trained_runs, training_of
@@ -64,7 +64,7 @@ class LiveView:
     """What a run's engine is doing, for one glance."""
 
     run: RunRow
-    stages: dict[str, dict[str, Any]]
+    stages: dict[str, StageProgress]
     live: dict[str, Any]
     heartbeat_at: float | None
     events: list[Event]
@@ -204,7 +204,14 @@ class Views:
     def events(
         self, first: int, count: int, run_id: int | None = None, level: str | None = None
     ) -> list[Event]:
-        """``count`` events from the newest to the oldest, skipping ``first``; of one run or level where it is given."""
+        """``count`` events from the newest to the oldest, skipping ``first``; of one run or level where it is given.
+
+        Args:
+            first: how many of the newest are skipped.
+            count: how many at most.
+            run_id: of one run; None for all.
+            level: info, warning or error; None for all.
+        """
         return events_of(self.conn, first, count, run_id, level)
 
     # -- samples ----------------------------------------------------------------------------
@@ -216,7 +223,14 @@ class Views:
     def histogram(
         self, run_id: int, score: ScoreName, width: float, bins: int
     ) -> tuple[list[int], float | None]:
-        """As :func:`srtui.store.distributions.histogram` counts."""
+        """As :func:`srtui.store.distributions.histogram` counts.
+
+        Args:
+            run_id: of the run.
+            score: one of srtui.store.figures.SCORES.
+            width: of a step, in the score's unit.
+            bins: how many steps.
+        """
         return histogram(self.conn, run_id, score, width, bins)
 
     def score_pairs(self, run_id: int, limit: int = 4000) -> list[tuple[float, float, bool]]:
@@ -264,5 +278,8 @@ NEEDED = (
     "0007_safety",
     "0008_figures",
     "0009_given_up",
+    "0010_gates",
+    "0011_whole_datasets",
+    "0012_embeddings",
 )
 """The migrations that these queries were written for."""

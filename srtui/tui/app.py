@@ -27,7 +27,8 @@ from srtui.tui import preferences
 from srtui.tui.background import StoreReader, StoreWriter
 from srtui.tui.processes import Started
 from srtui.tui.processes import start as start_engine
-from srtui.tui.screens.base import TABS, DashboardScreen
+from srtui.tui.screens.base import DashboardScreen
+from srtui.tui.tabs import TABS, key_of, numbered
 from srtui.tui.widgets.table import VirtualTable
 from srtui.workspace import Workspace
 
@@ -103,18 +104,9 @@ class Dashboard(App[None]):
     CSS_PATH = "dashboard.tcss"
     ENABLE_COMMAND_PALETTE = True
     DEFAULT_MODE = "runs"
-    MODES: ClassVar[dict[str, Any]] = {
-        "runs": _screen("runs", "RunsScreen"),
-        "live": _screen("live", "LiveScreen"),
-        "samples": _screen("samples", "SamplesScreen"),
-        "scores": _screen("scores", "ScoresScreen"),
-        "training": _screen("training", "TrainingScreen"),
-        "models": _screen("models", "ModelsScreen"),
-        "log": _screen("log", "LogScreen"),
-        "evaluation": _screen("evaluation", "EvaluationScreen"),
-    }
+    MODES: ClassVar[dict[str, Any]] = {tab.mode: _screen(tab.module, tab.screen) for tab in TABS}
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(Binding(str(n), f"go('{mode}')", label, show=False) for n, (mode, label) in enumerate(TABS, 1)),
+        *(Binding(key_of(tab.mode), f"go('{tab.mode}')", tab.label, show=False) for tab in TABS),
         Binding("left_square_bracket", "next_run(1)", "Older run", show=False),
         Binding("right_square_bracket", "next_run(-1)", "Newer run", show=False),
         Binding("f2", "light", "Light/dark", show=False),
@@ -143,6 +135,7 @@ class Dashboard(App[None]):
         self.theme = known if known in self.available_themes else "srtui-dark"
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
+        """Colours of srtui's own, made of the theme's for one that has none of them."""
         # Textual's own themes, which the palette offers too, know nothing of these.
         theme = self.current_theme
         if theme.ansi:
@@ -171,6 +164,7 @@ class Dashboard(App[None]):
     # -- the watch on the store -------------------------------------------------------------
 
     def on_mount(self) -> None:
+        """Start the watch on the store: once a second."""
         self.theme_changed_signal.subscribe(self, self._remember_theme)
         psutil.cpu_percent()  # what Live shows is measured from here on
         self.set_interval(1.0, self._tick)
@@ -250,8 +244,8 @@ class Dashboard(App[None]):
         self, work: Callable[[Store], T], then: Callable[[T], Awaitable[None] | None] | None
     ) -> None:
         try:
-            done = await self.writer.do(work)
-            if then is not None and (rest := then(done)) is not None:
+            result = await self.writer.do(work)
+            if then is not None and (rest := then(result)) is not None:
                 await rest
             await self._tick()
         except Exception as error:
@@ -275,7 +269,7 @@ class Dashboard(App[None]):
         self.problems.append(Problem(time.time(), sentence, detail or sentence))
         short = safe(sentence if len(sentence) <= 300 else sentence[:299] + "…")
         self.notify(
-            f"{short}\n(detail: 7 Log)",
+            f"{short}\n(detail: {numbered('log')})",
             title="Something went wrong",
             severity="error",
             timeout=8,
@@ -299,38 +293,47 @@ class Dashboard(App[None]):
     # -- actions ----------------------------------------------------------------------------
 
     def action_go(self, mode: str) -> None:
+        """Open a screen by its mode, unless a dialog is open."""
         if not self.screen.is_modal:
             self.switch_mode(mode)
 
     def action_next_run(self, by: int) -> None:
+        """Show the run ``by`` places further down the list, around its end."""
         if self.current_run is not None and isinstance(self.screen, DashboardScreen):
-            at = self.runs.index(self.current_run)
-            self.choose_run(self.runs[(at + by) % len(self.runs)].id)
+            place = self.runs.index(self.current_run)
+            self.choose_run(self.runs[(place + by) % len(self.runs)].id)
 
     def action_light(self) -> None:
+        """Change between the light and the dark theme."""
         dark = self.current_theme.dark
         self.theme = "srtui-light" if dark else "srtui-dark"
 
     def action_help(self) -> None:
+        """Show the screen's help, over it."""
         from srtui.tui.screens.dialogs import Help
 
         if not isinstance(self.screen, Help):
             self.push_screen(Help(self.screen))
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """What the palette offers: this screen's keys, the screens, the latest runs, and the app's own."""
         for active in screen.active_bindings.values():
-            what = active.binding
+            binding = active.binding
             if (
                 active.enabled
-                and what.description
+                and binding.description
                 and type(active.node).__module__.startswith("srtui.tui.screens")
             ):
-                key = self.get_key_display(what)
+                key = self.get_key_display(binding)
                 yield SystemCommand(
-                    what.description, f"Here, by {key}", partial(self.run_action, what.action, active.node)
+                    binding.description,
+                    f"Here, by {key}",
+                    partial(self.run_action, binding.action, active.node),
                 )
-        for number, (mode, label) in enumerate(TABS, 1):
-            yield SystemCommand(label, f"Open screen {number}", partial(self.action_go, mode))
+        for tab in TABS:
+            yield SystemCommand(
+                tab.label, f"Open screen {key_of(tab.mode)}", partial(self.action_go, tab.mode)
+            )
         for run in self.runs[:20]:
             yield SystemCommand(
                 f"Run {safe(run.name)}", f"Show this run ({run.state})", partial(self.choose_run, run.id)
@@ -340,5 +343,6 @@ class Dashboard(App[None]):
         yield SystemCommand("Quit", "Close the dashboard; runs continue", self.action_quit)
 
     def on_unmount(self) -> None:
+        """Close both connections to the store."""
         self.reader.close()
         self.writer.close()

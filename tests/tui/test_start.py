@@ -20,6 +20,7 @@ from srtui.sample import Pair
 from srtui.store import Store
 from srtui.tui.app import Dashboard
 from srtui.tui.processes import start
+from srtui.tui.tabs import key_of
 from srtui.workspace import Workspace
 from tests.tui.driving import dashboard, press, text
 
@@ -63,7 +64,7 @@ async def test_an_engine_that_fails_is_told_with_its_last_line(demo: Workspace) 
             if app.problems:
                 break
         assert "there is no such recipe" in app.problems[0].sentence
-        await press(pilot, "7")
+        await press(pilot, key_of("log"))
         assert "there is no such recipe" in text(app)
 
 
@@ -118,7 +119,7 @@ def test_texts_by_hand_are_scored_when_a_run_goes_on(
 ) -> None:
     asked: list[tuple[list[int], str]] = []
 
-    def score(self: Choosing, judge: object, ids: Iterable[int], metric: str, tell: object) -> None:
+    def score(self: Choosing, judge: object, ids: Iterable[int], metric: str, report_share: object) -> None:
         asked.append((list(ids), metric))
 
     monkeypatch.setattr(Choosing, "_score", score)

@@ -14,11 +14,22 @@ _ASSISTANT = frozenset({"gpt", "assistant", "chatgpt", "model", "bot"})
 _SYSTEM = frozenset({"system", "developer"})
 
 
-def conversation(name: str, field: str, *, role_key: str, text_key: str, user: str, assistant: str) -> Layout:
+def conversation(
+    name: str, field: str, *, role_key: str, text_key: str, user: str, assistant: str, in_lines: bool = False
+) -> Layout:
     """A layout whose records keep turns, ``{role_key: who, text_key: what}``, in the list ``field``.
 
     Either spelling of a turn's keys is read, whatever the list is called. The input of a sample is
     written beside the turns as well, so that reading the file again splits the user turn as it was.
+
+    Args:
+        name: of the layout.
+        field: the record's key that holds the list of turns.
+        role_key: a turn's key that says whose it is, as written.
+        text_key: a turn's key that holds its text, as written.
+        user: what ``role_key`` says of a person, as written.
+        assistant: what it says of the model.
+        in_lines: as ``Layout.in_lines``.
     """
 
     def take(record: Record) -> Texts:
@@ -48,7 +59,7 @@ def conversation(name: str, field: str, *, role_key: str, text_key: str, user: s
     def taker(columns: Mapping[str, str]) -> Taker:
         return take
 
-    return Layout(name, frozenset({field}), taker, arrange)
+    return Layout(name, frozenset({field}), taker, arrange, in_lines=in_lines)
 
 
 def _split(asked: Any, input: Any) -> tuple[Any, Any]:

@@ -12,6 +12,7 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widget import Widget
 
+from srtui.tui.tabs import TABS, fitted, numbered
 from srtui.tui.widgets.words import Words, shown, state_words
 from srtui.wording import stage_title
 
@@ -19,16 +20,6 @@ if TYPE_CHECKING:
     from srtui.tui.app import Dashboard
 
 _LAST_KEYS = ("question_mark", "q")
-TABS = (
-    ("runs", "Runs"),
-    ("live", "Live"),
-    ("samples", "Samples"),
-    ("scores", "Scores"),
-    ("training", "Training"),
-    ("models", "Models"),
-    ("log", "Log"),
-    ("evaluation", "Evaluation"),
-)
 
 
 class TabBar(Widget):
@@ -44,15 +35,16 @@ class TabBar(Widget):
         self._places: list[tuple[int, int, str]] = []
 
     def render(self) -> Content:
-        gap = "  " if self.size.width >= 80 else " "
+        """The labels as they fit, and the app's name where there is room."""
+        modes = [tab.mode for tab in TABS]
+        words, gap = fitted([numbered(mode) for mode in modes], modes.index(self._mode), self.size.width)
         parts: list[Content] = [Content(" ")]
-        self._places, at = [], 1
-        for number, (mode, label) in enumerate(TABS, 1):
-            word = f"{number} {label}"
+        self._places, column = [], 1
+        for mode, word in zip(modes, words, strict=True):
             here = mode == self._mode
             parts.append(Content.styled(word, "bold reverse $primary" if here else "$foreground"))
-            self._places.append((at, at + len(word), mode))
-            at += len(word) + len(gap)
+            self._places.append((column, column + len(word), mode))
+            column += len(word) + len(gap)
             parts.append(Content(gap))
         left = Content("").join(parts)
         name = "srtui "
@@ -63,6 +55,7 @@ class TabBar(Widget):
         return left
 
     def on_click(self, event: events.Click) -> None:
+        """Open the screen whose label was clicked."""
         for first, last, mode in self._places:
             if first <= event.x < last:
                 self.app.switch_mode(mode)
@@ -82,9 +75,11 @@ class KeyLine(Widget):
         self._places: list[tuple[int, int, str]] = []
 
     def on_mount(self) -> None:
+        """Draw again whenever the screen's keys change."""
         self.screen.bindings_updated_signal.subscribe(self, lambda _: self.refresh())
 
     def render(self) -> Content:
+        """One key for each action; help and the way out are the last to be left out."""
         # One key for each action; help and the way out are the last to be left out.
         keys: dict[str, tuple[str, str, str]] = {}
         for active in self.screen.active_bindings.values():
@@ -98,15 +93,15 @@ class KeyLine(Widget):
             last[-1] = ("^p", "", "ctrl+p")
             room += len("Commands")
         parts: list[Content] = [Content(" ")]
-        self._places, at = [], 1
+        self._places, column = [], 1
         for key in first:
             if _width(key) <= room:
                 room -= _width(key)
-                at = self._put(parts, at, *key)
+                column = self._put(parts, column, *key)
         for key in last[:-1]:
-            at = self._put(parts, at, *key)
+            column = self._put(parts, column, *key)
         parts.append(Content(" " * max(0, room)))
-        self._put(parts, at + max(0, room), *last[-1])
+        self._put(parts, column + max(0, room), *last[-1])
         return Content("").join(parts)
 
     def _put(self, parts: list[Content], at: int, key: str, words: str, press: str) -> int:
@@ -117,6 +112,7 @@ class KeyLine(Widget):
         return end
 
     def on_click(self, event: events.Click) -> None:
+        """Do what the clicked key does."""
         for first, last, key in self._places:
             if first <= event.x < last:
                 self.app.simulate_key(key)
@@ -134,6 +130,7 @@ class RunLine(Words):
     """
 
     def on_mount(self) -> None:
+        """Show the run from the first paint on."""
         self.show_run()
 
     def show_run(self) -> None:
@@ -156,7 +153,7 @@ class RunLine(Words):
 
 
 class DashboardScreen(Screen[None]):
-    """One of the eight. ``MODE`` is its name; ``read`` brings what the store says onto it."""
+    """A screen of ``srtui.tui.tabs.TABS``. ``MODE`` is its name; ``read`` brings what the store says onto it."""
 
     MODE: ClassVar[str]
     HELP_TEXT: ClassVar[str] = ""
@@ -178,6 +175,7 @@ class DashboardScreen(Screen[None]):
         return self.app  # type: ignore[return-value]
 
     def compose(self) -> ComposeResult:
+        """The two lines above, the screen's body, the keys below."""
         yield TabBar(self.MODE)
         yield RunLine()
         yield from self.body()
@@ -191,10 +189,12 @@ class DashboardScreen(Screen[None]):
         """Fetch and show."""
 
     def on_screen_resume(self) -> None:
+        """Read anew when the screen is opened again."""
         self.query_one(RunLine).show_run()
         self.reread()
 
     def action_reread(self) -> None:
+        """Read anew, by key."""
         self.reread()
 
     def tick(self, changed: bool) -> None:

@@ -52,6 +52,7 @@ class EvaluationScreen(DashboardScreen):
         self._only = self._by_run = False
 
     def body(self) -> ComposeResult:
+        """The table of evaluations, and what is known of the chosen one."""
         yield VirtualTable(
             [
                 Column("id", "#", 4, right=True),
@@ -70,6 +71,7 @@ class EvaluationScreen(DashboardScreen):
         yield Empty("", "", id="none")
 
     def on_mount(self) -> None:
+        """Show nothing before the first reading."""
         for place in ("#evaluations", "#about", "#none"):
             self.query_one(place).add_class("hidden")
 
@@ -124,6 +126,7 @@ class EvaluationScreen(DashboardScreen):
     # -- what a person does -----------------------------------------------------------------
 
     def action_open(self) -> None:
+        """Open the judgements of the chosen evaluation."""
         self.query_one(VirtualTable).action_select()
 
     @on(VirtualTable.Selected)
@@ -134,15 +137,18 @@ class EvaluationScreen(DashboardScreen):
             self.app.push_screen(JudgementsScreen(e))
 
     def action_only(self) -> None:
+        """Change between the evaluations of this run and all."""
         self._only = not self._only
         self.notify("Evaluations of this run only." if self._only else "Evaluations of all runs.", timeout=2)
         self.reread()
 
     def action_matrix(self) -> None:
+        """Change between the chosen evaluation's figures and the matrix of all runs."""
         self._by_run = not self._by_run
         self._about()
 
     def action_human(self) -> None:
+        """Ask for a name and let that person judge the chosen evaluation."""
         e = self.chosen
         if e is None or e.kind != "human":
             self.notify("Choose an evaluation by people; srtui eval human begins one.", timeout=4)
@@ -234,11 +240,11 @@ def about(e: Evaluation, width: int) -> list[Content]:
     return lines
 
 
-def matrix(found: list[Evaluation], width: int) -> list[Content]:
+def matrix(evaluations: list[Evaluation], width: int) -> list[Content]:
     """Contestants down, what they were evaluated by across; of several alike the last with a result counts."""
     ways: dict[tuple[str, ...], int] = {}
     cells: dict[tuple[str, int], str] = {}
-    for e in reversed(found):
+    for e in reversed(evaluations):
         way = (e.kind, PurePath(e.source).name, e.contestant_b or "", e.judge or "")
         column = ways.setdefault(way, len(ways) + 1)
         figure = result_words.headline(e.result)
@@ -263,15 +269,15 @@ def matrix(found: list[Evaluation], width: int) -> list[Content]:
 
 def _doubts(result: Mapping[str, Any]) -> list[str]:
     """What a reader must know before the figures."""
-    found = []
+    doubts = []
     rate, calibration = result.get("win_rate"), result.get("calibration", {})
     if result_words.is_estimate(rate) and rate["low"] is not None and rate["low"] <= 0.5 <= rate["high"]:
-        found.append("The interval of the win rate holds one half: neither is shown to be better.")
+        doubts.append("The interval of the win rate holds one half: neither is shown to be better.")
     if result.get("better_than_chance") is False or (calibration or {}).get("better_than_chance") is False:
-        found.append("This judge was no better than chance: do not trust its verdicts.")
+        doubts.append("This judge was no better than chance: do not trust its verdicts.")
     elif calibration is None:
-        found.append("What this judge is worth is unknown; srtui eval calibrate says it.")
-    return found
+        doubts.append("What this judge is worth is unknown; srtui eval calibrate says it.")
+    return doubts
 
 
 def _figure(name: str, words: str) -> Content:

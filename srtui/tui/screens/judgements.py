@@ -62,6 +62,7 @@ class JudgementsScreen(Screen[None]):
         return self.app  # type: ignore[return-value]
 
     def compose(self) -> ComposeResult:
+        """The table of judgements, one line each."""
         yield Words(id="top")
         yield VirtualTable(
             [
@@ -80,34 +81,37 @@ class JudgementsScreen(Screen[None]):
         yield KeyLine()
 
     def on_mount(self) -> None:
+        """Begin to read."""
         self.query_one(VirtualTable).focus()
         self.run_worker(self._begin(), group="read")
 
     async def _begin(self) -> None:
         e = self._evaluation
         try:
-            found = await self.dashboard.ask(lambda v: v.evaluations.judgements(e.id))
+            judgements = await self.dashboard.ask(lambda v: v.evaluations.judgements(e.id))
         except Exception as error:
             self.dashboard.problem(error)
             return
         names = f"{e.contestant_a} (A) against {e.contestant_b} (B)" if e.contestant_b else e.contestant_a
-        summary = f"{len(found):,} judgements" if found else "nothing has been judged yet"
+        summary = f"{len(judgements):,} judgements" if judgements else "nothing has been judged yet"
         self.query_one("#top", Words).show(
             Content.assemble(
                 (f"Evaluation {e.id}", "bold"), shown(f"  ·  {e.kind}  ·  {names}  ·  {summary}", "$dim")
             )
         )
-        self.query_one(VirtualTable).show(len(found), 0)
+        self.query_one(VirtualTable).show(len(judgements), 0)
 
     async def _rows(self, first: int, count: int) -> Sequence[TableRow]:
         id = self._evaluation.id
-        found = await self.dashboard.ask(lambda v: v.evaluations.judged(id, limit=count, offset=first))
-        return [_row(p) for p in found]
+        judged = await self.dashboard.ask(lambda v: v.evaluations.judged(id, limit=count, offset=first))
+        return [_row(p) for p in judged]
 
     def action_back(self) -> None:
+        """Return to the evaluations."""
         self.dismiss(None)
 
     def action_open(self) -> None:
+        """Open the chosen judgement."""
         self.query_one(VirtualTable).action_select()
 
     @on(VirtualTable.Selected)
@@ -175,6 +179,7 @@ class JudgementScreen(Screen[int]):
         return self.app  # type: ignore[return-value]
 
     def compose(self) -> ComposeResult:
+        """The question, both answers side by side, the judge's words."""
         yield Words(id="top")
         with VerticalScroll(id="question", can_focus=False):
             yield Static(id="asked")
@@ -186,26 +191,27 @@ class JudgementScreen(Screen[int]):
         yield KeyLine()
 
     def on_mount(self) -> None:
+        """Read the judgement."""
         self._reload()
 
     def _reload(self) -> None:
         self.run_worker(self._show(), exclusive=True, group="show")
 
     async def _show(self) -> None:
-        e, at = self._evaluation, self._position
+        e, position = self._evaluation, self._position
         try:
-            found = await self.dashboard.ask(lambda v: v.evaluations.judged(e.id, limit=1, offset=at))
+            judged = await self.dashboard.ask(lambda v: v.evaluations.judged(e.id, limit=1, offset=position))
         except Exception as error:
             self.dashboard.problem(error)
             return
-        if not found:
+        if not judged:
             self.notify("This judgement is not in the store any more.", timeout=3)
             return
-        p = found[0]
+        p = judged[0]
         j = p.judgement
         self.query_one("#top", Words).show(
             Content.assemble(
-                (f"Judgement {at + 1:,} of {self._total:,}", "bold"),
+                (f"Judgement {position + 1:,} of {self._total:,}", "bold"),
                 shown(
                     f"  ·  item {j.item}, {p.item.category or 'no category'}, turn {j.turn}  ·  {_ORDERINGS[j.ordering]}"
                     f"  ·  {j.annotator or 'judge'}  ·  ",
@@ -223,9 +229,11 @@ class JudgementScreen(Screen[int]):
             pane.scroll_home(animate=False)
 
     def action_back(self) -> None:
+        """Return to the table, at the judgement that was shown last."""
         self.dismiss(self._position)
 
     def action_step(self, by: int) -> None:
+        """Show the judgement ``by`` places further; at an end, say so."""
         to = self._position + by
         if not 0 <= to < self._total:
             self.notify("That was the last one." if by > 0 else "This is the first one.", timeout=2)
@@ -234,6 +242,7 @@ class JudgementScreen(Screen[int]):
         self._reload()
 
     def action_scroll_by(self, lines: int) -> None:
+        """Scroll both answers together."""
         for pane in self.query(".pane"):
             pane.scroll_relative(y=lines, animate=False)
 

@@ -21,6 +21,7 @@ from srtui.store.figures import Counts
 from srtui.store.views import LiveView
 from srtui.text import bytes_text, duration, share
 from srtui.tui.screens.base import DashboardScreen
+from srtui.tui.tabs import numbered
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.words import Words, bar, shown, sparkline
 from srtui.wording import stage_title
@@ -75,6 +76,7 @@ class LiveScreen(DashboardScreen):
         self._view: LiveView | None = None
 
     def body(self) -> ComposeResult:
+        """Stages, speeds, the machine, what is being written, and events."""
         with Vertical(id="all"):
             yield Words(id="stages", classes="box")
             with Horizontal(id="middle"):
@@ -86,10 +88,13 @@ class LiveScreen(DashboardScreen):
                 with VerticalScroll(id="events-box", classes="box", can_focus=False):
                     yield Words(id="events")
         yield Empty(
-            "Nothing is running", "Start a run on 1 Runs; what its engine does is shown here.", id="none"
+            "Nothing is running",
+            f"Start a run on {numbered('runs')}; what its engine does is shown here.",
+            id="none",
         )
 
     def on_mount(self) -> None:
+        """Name the boxes, and show nothing before the first reading."""
         self.query_one("#all").add_class("hidden")
         self.query_one("#none").add_class("hidden")
         for id, name in (
@@ -103,6 +108,7 @@ class LiveScreen(DashboardScreen):
         self.on_resize()
 
     def on_resize(self) -> None:
+        """Another layout where there are fewer than 100 columns."""
         self.set_class(self.app.size.width < 100, "-narrow")
 
     async def read(self) -> None:
@@ -123,7 +129,7 @@ class LiveScreen(DashboardScreen):
 
     def _measure(self, view: LiveView) -> None:
         now = time.monotonic()
-        tokens = sum(s["tokens"] for s in view.stages.values())
+        tokens = sum(s.tokens for s in view.stages.values())
         if self._speed_of != view.run.id:
             self._speed_of = view.run.id
             self._speeds.clear()
@@ -133,7 +139,7 @@ class LiveScreen(DashboardScreen):
         self._speeds.append(tokens_a_second(self._counts, now))
         for stage, s in view.stages.items():
             past = self._pace.setdefault((view.run.id, stage), deque(maxlen=90))
-            past.append(_Pace(now, s["done"]))
+            past.append(_Pace(now, s.done))
             while len(past) > 2 and now - past[0].at > 60:
                 past.popleft()
 
@@ -168,7 +174,7 @@ class LiveScreen(DashboardScreen):
     def _stage(self, view: LiveView, stage: str, width: int, going: bool) -> Content:
         s = view.stages.get(stage)
         here = _at_work(view) == stage
-        done, total = (s["done"], s["total"]) if s else (0, view.run.samples if stage != "train" else 0)
+        done, total = (s.done, s.total) if s else (0, view.run.samples if stage != "train" else 0)
         over = s is not None and total > 0 and done >= total and not here
         sign = (
             "✓"
@@ -197,13 +203,13 @@ class LiveScreen(DashboardScreen):
         if s is None or (view.run.state == "paused" and view.run.stage == stage):
             return "", ""
         if not now:
-            return (_rate_text(done / s["seconds"]) if s["seconds"] and done else ""), (
-                duration(s["seconds"]) if s["seconds"] else ""
+            return (_rate_text(done / s.seconds) if s.seconds and done else ""), (
+                duration(s.seconds) if s.seconds else ""
             )
         past = self._pace.get((view.run.id, stage))
         made = past[-1].done - past[0].done if past else 0
         spent = past[-1].at - past[0].at if past else 0.0
-        rate = made / spent if made and spent > 2 else done / s["seconds"] if s["seconds"] and done else 0.0
+        rate = made / spent if made and spent > 2 else done / s.seconds if s.seconds and done else 0.0
         if not rate:
             return "", "the first ones" if stage in _WRITING and view.live.get("slots_in_use") else ""
         return _rate_text(rate), f"{duration((total - done) / rate)} left" if done < total else ""
@@ -236,6 +242,7 @@ class LiveScreen(DashboardScreen):
     # -- what a person does -----------------------------------------------------------------
 
     def action_pause(self) -> None:
+        """Ask the run's engine to pause or to resume; start one where none works."""
         run = self.dashboard.current_run
         if run is None:
             return
@@ -247,6 +254,7 @@ class LiveScreen(DashboardScreen):
             self.dashboard.start_engine(["resume", run.name])
 
     def action_stop(self) -> None:
+        """Ask the run's engine to stop, once confirmed."""
         from srtui.tui.screens.dialogs import Confirm
 
         run = self.dashboard.current_run
@@ -264,7 +272,8 @@ class LiveScreen(DashboardScreen):
 
 def _mean_speed(view: LiveView) -> Content:
     """Of a run that does nothing now: over all that it has done."""
-    tokens, seconds = (sum(s[name] for s in view.stages.values()) for name in ("tokens", "seconds"))
+    stages = view.stages.values()
+    tokens, seconds = sum(s.tokens for s in stages), sum(s.seconds for s in stages)
     if not tokens or not seconds:
         return Content.styled("      - tokens/s", "$dim")
     return Content.assemble((f"{tokens / seconds:>7,.0f} tokens/s on the mean", "bold"))
@@ -293,7 +302,7 @@ def tokens_a_second(counts: Sequence[tuple[float, int]], now: float) -> float:
 def _at_work(view: LiveView) -> str | None:
     """The stage that the engine is in; the check of the template comes within the first."""
     check = view.stages.get("check-template")
-    if view.run.stage == "reflect-instruction" and check and check["done"] < check["total"]:
+    if view.run.stage == "reflect-instruction" and check and check.done < check.total:
         return "check-template"
     return view.run.stage if view.run.state != "done" else None
 

@@ -21,6 +21,7 @@ from srtui.text import number
 from srtui.tui.background import StoreReader
 from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.screens.dialogs import AskText, Dialog
+from srtui.tui.tabs import numbered
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.table import Cell, Column, TableRow, Tone, VirtualTable
 from srtui.tui.widgets.words import Words, shown
@@ -56,6 +57,7 @@ class FilterForm(Dialog[SampleFilter | None]):
         self._now = now
 
     def compose(self) -> ComposeResult:
+        """A field for each part of the filter."""
         now = self._now
         with VerticalScroll(classes="dialog"):
             yield Static(Content("Which samples?"), classes="title")
@@ -93,6 +95,7 @@ class FilterForm(Dialog[SampleFilter | None]):
                 yield Button("Apply", id="apply", variant="primary", compact=True)
 
     def on_mount(self) -> None:
+        """Begin in the field of words."""
         self.query_one("#text").focus()
 
     @on(Input.Submitted)
@@ -110,6 +113,8 @@ class FilterForm(Dialog[SampleFilter | None]):
             self.dismiss(None)
 
     def action_apply(self) -> None:
+        """Close with the filter that the fields say; what is no number is left out."""
+
         def decimal(id: str) -> float | None:
             value = self.query_one(f"#{id}", Input).value
             try:
@@ -139,6 +144,7 @@ class FilterForm(Dialog[SampleFilter | None]):
         )
 
     def action_cancel(self) -> None:
+        """Close and leave the filter as it is."""
         self.dismiss(None)
 
 
@@ -182,6 +188,7 @@ class SamplesScreen(DashboardScreen):
         return self._reader
 
     def body(self) -> ComposeResult:
+        """What is listed, and the table of it."""
         yield Words(id="which", classes="line")
         yield VirtualTable(
             [
@@ -201,9 +208,11 @@ class SamplesScreen(DashboardScreen):
         yield Empty("No samples", "", id="none")
 
     def on_mount(self) -> None:
+        """Show nothing before the first reading."""
         self.query_one("#none").add_class("hidden")
 
     def on_unmount(self) -> None:
+        """Close this screen's own connection to the store."""
         if self._reader is not None:
             self._reader.close()
 
@@ -218,7 +227,8 @@ class SamplesScreen(DashboardScreen):
             return  # the run that the table is about is not known yet
         if not app.workspace.store_path.exists():
             self._nothing(
-                "No samples yet", "Import a dataset with srtui import FILE, or start the demo on 1 Runs."
+                "No samples yet",
+                f"Import a dataset with srtui import FILE, or start the demo on {numbered('runs')}.",
             )
             return
         wanted = replace(app.sample_filter, run_id=app.run_id)
@@ -262,7 +272,8 @@ class SamplesScreen(DashboardScreen):
                 table.focus()
         elif wanted == SampleFilter(wanted.run_id, order=wanted.order, descending=wanted.descending):
             self._nothing(
-                "No samples yet", "Import a dataset with srtui import FILE, or start a run on 1 Runs."
+                "No samples yet",
+                f"Import a dataset with srtui import FILE, or start a run on {numbered('runs')}.",
             )
         else:
             self._nothing("No sample is like this", "Esc shows all of them again, f changes the filter.")
@@ -299,9 +310,9 @@ class SamplesScreen(DashboardScreen):
 
     # -- what a person does -----------------------------------------------------------------
 
-    def change(self, what: SampleFilter) -> None:
+    def change(self, wanted: SampleFilter) -> None:
         """List these instead."""
-        self.dashboard.sample_filter = replace(what, run_id=None)
+        self.dashboard.sample_filter = replace(wanted, run_id=None)
         if self._reading:
             self.reader.interrupt()
         self.reread()
@@ -312,6 +323,8 @@ class SamplesScreen(DashboardScreen):
         return self.dashboard.sample_filter
 
     def action_search(self) -> None:
+        """Ask for words, and list the samples that have them."""
+
         def search(text: str | None) -> None:
             if text is not None:
                 self.change(replace(self.now, text=text.strip()))
@@ -320,6 +333,8 @@ class SamplesScreen(DashboardScreen):
         self.app.push_screen(AskText("Search", words, self.now.text, "words"), search)
 
     def action_filter(self) -> None:
+        """Open the filter's form."""
+
         def apply(what: SampleFilter | None) -> None:
             if what is not None:
                 self.change(what)
@@ -327,13 +342,16 @@ class SamplesScreen(DashboardScreen):
         self.app.push_screen(FilterForm(self.now), apply)
 
     def action_sort(self) -> None:
-        at = ORDERS.index(self.now.order)
-        self.change(replace(self.now, order=ORDERS[(at + 1) % len(ORDERS)], descending=False))
+        """Sort by the next column."""
+        place = ORDERS.index(self.now.order)
+        self.change(replace(self.now, order=ORDERS[(place + 1) % len(ORDERS)], descending=False))
 
     def action_turn(self) -> None:
+        """Turn the order around."""
         self.change(replace(self.now, descending=not self.now.descending))
 
     def action_all(self) -> None:
+        """List all samples, in the order as it is."""
         self.change(SampleFilter(order=self.now.order, descending=self.now.descending))
 
     @on(VirtualTable.SortAsked)
@@ -342,6 +360,7 @@ class SamplesScreen(DashboardScreen):
         self.change(replace(self.now, order=event.column, descending=again and not self.now.descending))
 
     def action_open(self) -> None:
+        """Open the chosen sample."""
         self.query_one(VirtualTable).action_select()
 
     @on(VirtualTable.Selected)
@@ -355,22 +374,22 @@ class SamplesScreen(DashboardScreen):
         self.app.push_screen(SampleScreen(self.reader, event.position, event.row.key), back)
 
 
-def described(what: SampleFilter) -> list[str]:
+def described(wanted: SampleFilter) -> list[str]:
     """What a filter leaves, in words, one a condition."""
     words = []
-    if what.text:
-        words.append(f"with “{what.text}”")
-    if what.state:
-        words.append(what.state)
-    if what.decision:
-        words.append(what.decision)
-    if what.low is not None or what.high is not None:
-        words.append(_between(SCORE_NAMES[what.measure], what.low, what.high))
-    if what.both:
+    if wanted.text:
+        words.append(f"with “{wanted.text}”")
+    if wanted.state:
+        words.append(wanted.state)
+    if wanted.decision:
+        words.append(wanted.decision)
+    if wanted.low is not None or wanted.high is not None:
+        words.append(_between(SCORE_NAMES[wanted.measure], wanted.low, wanted.high))
+    if wanted.both:
         words.append("scored before and after")
-    if what.shortest is not None or what.longest is not None:
-        words.append(_between("characters", what.shortest, what.longest))
-    if what.flagged:
+    if wanted.shortest is not None or wanted.longest is not None:
+        words.append(_between("characters", wanted.shortest, wanted.longest))
+    if wanted.flagged:
         words.append("flagged")
     return words
 
