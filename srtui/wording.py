@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from srtui.measures import MEASURES, STORED
 from srtui.store.endings import GenerationEnding
@@ -45,6 +46,17 @@ STAGE_TITLES = {
 def stage_title(stage: str) -> str:
     """What a person calls a stage of a run or of an evaluation."""
     return STAGE_TITLES.get(stage, stage)
+
+
+def server_words(recipe: Mapping[str, Any]) -> str:
+    """Where the teacher of a run's recipe is, where it is none of this process; empty where it is."""
+    teacher = recipe.get("teacher") or {}
+    endpoint = teacher.get("endpoint")
+    if not endpoint:
+        return ""
+    if teacher.get("allow_remote"):
+        return f"the teacher is a server's, {endpoint}, which may be another machine that reads the texts; its weights cannot be hashed"
+    return f"the teacher is a server's, {endpoint}; its weights cannot be hashed"
 
 
 def kept_words(kept: int, samples: int, held_out: int) -> str:

@@ -35,7 +35,8 @@ from srtui.llama import (
     WrittenSegment,
 )
 from srtui.llama.chat_prompt import TeacherTemplate
-from srtui.llama.http import Address, Answer, Connections, NoAnswer
+from srtui.llama.http import Answer, Connections, NoAnswer
+from srtui.recipe.address import Address
 
 UNHASHED = "unhashed:"
 """What a teacher's sha256 begins with where its weights are a server's, and cannot be hashed."""

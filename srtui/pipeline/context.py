@@ -16,12 +16,12 @@ from srtui.evaluation.contestants import students_template_version
 from srtui.files import read_text
 from srtui.llama import Teacher, open_teacher
 from srtui.llama.endpoint import EndpointTeacher
-from srtui.llama.http import parse_address
 from srtui.llama.tuning import tuned
 from srtui.measures import STORED
 from srtui.pipeline.watch import Watch
 from srtui.prompts import template_version
 from srtui.recipe import Recipe
+from srtui.recipe.address import parse_address
 from srtui.recipe.settings import TeacherSettings
 from srtui.store import Store
 from srtui.store.corpus import Variant, batched

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from srtui.errors import UserError
 from srtui.hashing import key, scheme_1
 from srtui.measures import MEASURES, STORED
 from srtui.prompts import PromptSet, template_names
+from srtui.recipe.address import parse_address
 from srtui.recipe.gates import GateSettings
 from srtui.recipe.section import MOST, Auto, Count, Quantization, Section, Seed, Share, described
 from srtui.recipe.training import TrainingSettings
@@ -110,6 +112,19 @@ class TeacherSettings(Section):
         change='"q8_0" halves the cache, so that twice the slots fit, for a small loss of precision.',
         source="llama.cpp's default",
     )
+
+    @model_validator(mode="after")
+    def _endpoint_is_an_address(self) -> Self:
+        if self.endpoint is not None:
+            try:
+                parse_address(self.endpoint, allow_remote=self.allow_remote)
+            except UserError as error:
+                raise ValueError(str(error)) from error
+            if self.adapter is not None:
+                raise ValueError(
+                    "teacher.adapter cannot be put on a server's model; start the server with it"
+                )
+        return self
 
 
 class SamplingSettings(Section):
