@@ -119,6 +119,8 @@ class Connections:
             connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
             response = connection.getresponse()
             data = response.read(_MOST + 1)
+            if response.length and len(data) <= _MOST:  # it was killed while it answered
+                raise http.client.IncompleteRead(data, response.length)
             stays = not response.will_close and len(data) <= _MOST
         except (OSError, http.client.HTTPException) as error:
             self._forget(connection)

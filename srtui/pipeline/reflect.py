@@ -13,6 +13,7 @@ from srtui.pipeline.ahead import Ahead
 from srtui.pipeline.context import Context
 from srtui.progress import Stopped
 from srtui.reflection import ReflectionPrompt, Rewrite
+from srtui.store.conversations import FOLLOWED, followed
 from srtui.store.corpus import Variant
 from srtui.store.endings import CUT, cut_at, packed
 from srtui.store.generations import CAME_TO_SOMETHING, StoredGeneration
@@ -49,7 +50,10 @@ class _Tally:
 
     def detail(self) -> dict[str, Any]:
         first, retried = self._counts.get("parsed", 0), self._counts.get("retried", 0)
-        return {"parsed": first, "retried": retried, "unparsed": sum(self._counts.values()) - first - retried}
+        unasked = self._counts.get(FOLLOWED, 0)
+        unparsed = sum(self._counts.values()) - first - retried - unasked
+        stay = {"followed": unasked} if unasked else {}
+        return {"parsed": first, "retried": retried, "unparsed": unparsed, **stay}
 
 
 class Reflecting:
@@ -68,11 +72,15 @@ class Reflecting:
         self._finished_since = 0.0
         self._added: set[bytes] = set()  # keys of what the transaction in hand has stored
         self._samplers: dict[int, str] = {}
+        self._stays: set[int] = set()  # samples whose instruction later turns refer to
         # An earlier srtui's keys, where there are any, are looked for too.
         self._first_keys = self._store.generations.has_first_keys()
 
     def work(self, pages: Iterable[list[tuple[int, int]]]) -> None:
         """``pages``: sample and variant ids, read as they are needed. Raises Stopped when asked to stop."""
+        if self._prompt.target == "instruction":
+            self._stays = followed(self._store.conn, self._run.id)
+            pages = (self._without_followed(page) for page in pages)
         if self._recipe.reflection.source == "store":
             self._from_store(pages)
             self._watch.report_progress(self._total, self._total, 0, self._tally.detail(), now=True)
@@ -182,6 +190,20 @@ class Reflecting:
                     again.append(self._request(unasked))
         self._outstanding += len(again) - len(finished)
         self._teacher.submit(again)
+
+    def _without_followed(self, todo: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Settle the instructions that later turns of their conversation refer to: they stay as they are."""
+        stays = self._stays
+        rest = [one for one in todo if one[0] not in stays]
+        if len(rest) < len(todo):
+            with self._store.transaction():
+                for sample_id, variant_id in todo:
+                    if sample_id in stays:
+                        self._store.generations.add_reflection(
+                            self._run.id, sample_id, self._prompt.target, variant_id, FOLLOWED, 0, []
+                        )
+                        self._tally.add(FOLLOWED, 0)
+        return rest
 
     def _from_store(self, pages: Iterable[list[tuple[int, int]]]) -> None:
         """No teacher: what is stored as a rewrite of the variant, whoever made it, is compared."""
@@ -329,7 +351,7 @@ class Reflecting:
             stage=prompt.target,
             model=by.name,
             model_sha256=by.sha256,
-            prompt_version=prompt.version,
+            prompt_version=prompt.version_for(asked.variant.pair),
             mode=self._recipe.reflection.mode,
             sampler=self._sampler(asked.attempt),
             seed=generation.seed,

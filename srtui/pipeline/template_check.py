@@ -116,7 +116,9 @@ def compare_templates(
 def _some_originals(store: Store, run: Run, seed: int, count: int) -> list[int]:
     """The same ones for the same seed."""
     every = max(1, store.runs.sample_count(run.id) // _DRAWN_FROM)
-    return nsmallest(count, store.corpus.original_ids(run.id, every), key=lambda i: draw(seed, "template", i))
+    return nsmallest(
+        count, store.corpus.each_original_id(run.id, every), key=lambda i: draw(seed, "template", i)
+    )
 
 
 def _values(judge: VariantScorer, variant_ids: list[int]) -> list[float]:

@@ -50,16 +50,24 @@ class ReflectionPrompt:
 
     @property
     def version(self) -> str:
-        """Of the words that the teacher is asked in."""
+        """Of the words that the teacher is asked in about a pair without a history."""
         return self._version
 
     @cached_property
     def _version(self) -> str:
         return self.criteria.prompt_version
 
+    @cached_property
+    def _version_with_history(self) -> str:
+        return self.criteria.prompt_version_with_history
+
+    def version_for(self, pair: Pair) -> str:
+        """Of the words that the teacher is asked in about this pair."""
+        return self._version_with_history if pair.history else self.version
+
     def seed(self, pair: Pair, attempt: int) -> int:
         """From the recipe's seed, the text and the attempt alone: the order of work changes nothing."""
-        drawn = draw(self.recipe.seed, self.version, pair.digest, attempt)
+        drawn = draw(self.recipe.seed, self.version_for(pair), pair.digest, attempt)
         return int.from_bytes(drawn[:4], "little") % (2**31 - 1)
 
     def is_settled(self, attempt: int, *, rewritten: bool, refused: bool = False) -> bool:
@@ -133,13 +141,14 @@ class ReflectionPrompt:
             candidate: from 0.
             by: the teacher that writes.
         """
-        keys = self._keys.get((attempt, by))
+        version = self.version_for(pair)
+        keys = self._keys.get((attempt, version, by))
         if keys is None:
             asked, teacher = self.recipe.reflection, self.recipe.teacher
-            keys = self._keys[attempt, by] = Keys(
+            keys = self._keys[attempt, version, by] = Keys(
                 "generation",
                 ("pair", "seed"),
-                prompt=self.version,
+                prompt=version,
                 mode=asked.mode,
                 tokens=[segment.max_tokens for segment in self.segments(attempt)],
                 thinking_tokens=None if asked.thinking_tokens == _THINKING else asked.thinking_tokens,
@@ -157,7 +166,7 @@ class ReflectionPrompt:
         return Sampler(**self.recipe.sampler.model_dump())
 
     @cached_property
-    def _keys(self) -> dict[tuple[int, TeacherIdentity], Keys]:
+    def _keys(self) -> dict[tuple[int, str, TeacherIdentity], Keys]:
         return {}
 
     @cached_property
@@ -176,7 +185,7 @@ class ReflectionPrompt:
         """
         asked, teacher, s = self.recipe.reflection, self.recipe.teacher, self.sampler(attempt)
         beside = (teacher.kv_type, teacher.flash_attention, asked.thinking_tokens)
-        if beside != ("f16", "auto", _THINKING) or by.date is not None:
+        if beside != ("f16", "auto", _THINKING) or by.date is not None or pair.history:
             return None
         return scheme_1(
             pair.digest,
@@ -212,13 +221,13 @@ class ReflectionPrompt:
         if isinstance(parsed, Unparsed):
             return Rewrite(None, "", parsed.reason)
         if parsed.instruction is None:
-            pair = Pair(before.instruction, before.input, parsed.response)
+            pair = before._replace(response=parsed.response)
         else:
             # The teacher reads that the input stays attached; where it wrote it out all the same,
             # it would stand there twice. What was asked without showing the input is answered without it.
             written = not self.criteria.shows_input or before.input.strip() in parsed.instruction
             input = "" if written else before.input
-            pair = Pair(parsed.instruction, input, parsed.response)
+            pair = Pair(parsed.instruction, input, parsed.response, before.history)
         if pair == before:
             return Rewrite(None, parsed.critique, "unchanged")
         return Rewrite(pair, parsed.critique, "parsed")

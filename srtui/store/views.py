@@ -281,5 +281,7 @@ NEEDED = (
     "0010_gates",
     "0011_whole_datasets",
     "0012_embeddings",
+    "0013_conversations",
+    "0014_calibration",
 )
 """The migrations that these queries were written for."""

@@ -46,66 +46,41 @@ class Cutter:
         """Ids of the pieces as one text; from data there is no special token among them."""
         return list(self._encode(pieces)[0])
 
-    def cut(self, prompt: Sequence[Piece], target: str) -> tuple[list[int], int]:
+    def cut(self, prompt: Sequence[Piece], target: str, *, inside: bool = False) -> tuple[list[int], int]:
         """Ids of prompt and target, and how many of them are the prompt's.
 
         They are those of the whole text, unless a token would reach over the border; then prompt and
-        target are cut apart.
+        target are cut apart. ``inside`` a longer text, all of it is data.
         """
-        return self.cut_all([(prompt, target)])[0]
-
-    def cut_all(self, asked: Sequence[tuple[Sequence[Piece], str]]) -> list[tuple[list[int], int]]:
-        """What ``cut`` gives of each (prompt, target). The tokenizer gets them together and lets other threads
-        work meanwhile."""
-        encoded = self._encode_all([[*prompt, (target, True)] for prompt, target in asked])
-        return [
-            self._border(prompt, target, ids, offsets)
-            for (prompt, target), (ids, offsets) in zip(asked, encoded, strict=True)
-        ]
-
-    def _border(
-        self, prompt: Sequence[Piece], target: str, ids: list[int], offsets: list[tuple[int, int]] | None
-    ) -> tuple[list[int], int]:
+        if inside:
+            context = "".join(text for text, _ in prompt)
+            whole, start = self._inside(context + target, special=False), self._inside(context, special=False)
+            if whole[: len(start)] == start:
+                return whole, len(start)
+            return [*start, *self.data(target, inside=True)], len(start)
+        ids, offsets = self._encode([*prompt, (target, True)])
         border = sum(len(text) for text, _ in prompt)
         if offsets is None or any(begin < border < end for begin, end in offsets):
             before = self.whole(prompt)
             return [*before, *self.data(target, inside=bool(before))], len(before)
-        return ids, sum(1 for begin, _ in offsets if begin < border)
+        return list(ids), sum(1 for begin, _ in offsets if begin < border)
 
     def _encode(self, pieces: Sequence[Piece]) -> tuple[list[int], list[tuple[int, int]] | None]:
         """Ids of the joined pieces, with their offsets; without, where pieces had to be cut one by one."""
-        return self._encode_all([pieces])[0]
-
-    def _encode_all(
-        self, texts: Sequence[Sequence[Piece]]
-    ) -> list[tuple[list[int], list[tuple[int, int]] | None]]:
-        joined = ["".join(text for text, _ in pieces) for pieces in texts]
-        plain = [all(is_data for _, is_data in pieces) for pieces in texts]
-        made = {
-            alone: iter(
-                backend.encode_batch(
-                    [text for text, is_plain in zip(joined, plain, strict=True) if is_plain == alone],
-                    add_special_tokens=False,
-                )
-            )
-            for alone, backend in ((True, self._text), (False, self._marked))
-            if alone in plain
-        }
-        return [
-            (encoded.ids, encoded.offsets)
-            if alone or not self._special_in_data(encoded, pieces)
-            else (self._one_by_one(pieces), None)
-            for pieces, alone, encoded in ((p, a, next(made[a])) for p, a in zip(texts, plain, strict=True))
-        ]
-
-    def _one_by_one(self, pieces: Sequence[Piece]) -> list[int]:
+        text = "".join(text for text, _ in pieces)
+        if all(is_data for _, is_data in pieces):
+            encoded = self._text_only(text)
+            return encoded.ids, encoded.offsets
+        encoded = self._with_special(text)
+        if not self._special_in_data(encoded, pieces):
+            return encoded.ids, encoded.offsets
         ids: list[int] = []
         for part, is_data in pieces:
             if ids:
                 ids += self._inside(part, special=not is_data)
             else:
                 ids += (self._text_only if is_data else self._with_special)(part).ids
-        return ids
+        return ids, None
 
     def _special_in_data(self, encoded: Any, pieces: Sequence[Piece]) -> bool:
         """Whether a special token of ``encoded`` reaches into a piece of data."""
@@ -138,10 +113,12 @@ class Cutter:
         return list(encode(text).ids)
 
     def _text_only(self, text: str) -> Any:
-        return self._text.encode(text, add_special_tokens=False)
+        return self._text.encode_batch([text], add_special_tokens=False)[
+            0
+        ]  # as ``encode``, but lets threads work
 
     def _with_special(self, text: str) -> Any:
-        return self._marked.encode(text, add_special_tokens=False)
+        return self._marked.encode_batch([text], add_special_tokens=False)[0]
 
     @cached_property
     def _marked(self) -> Any:
