@@ -134,7 +134,10 @@ class InstantScorer:
         self.tokens_run = self.tokens_saved = 0
 
     def score(
-        self, spans: Sequence[Any], should_stop: Callable[[], bool] = lambda: False
+        self,
+        spans: Sequence[Any],
+        should_stop: Callable[[], bool] = lambda: False,
+        by_token: bool = False,
     ) -> Iterator[tuple[int, SpanLoss]]:
         for n, span in enumerate(spans):
             if n % 64 == 0 and should_stop():
