@@ -104,8 +104,14 @@ class Decisions:
     def to_decide(
         self, run_id: int, stage: str, after: int = 0, limit: int | None = None
     ) -> dict[int, tuple[int, list[int]]]:
-        """sample id -> (variant reflected on, candidate variants) of the choices not yet made: the first
-        ``limit`` of those behind sample ``after``."""
+        """sample id -> (variant reflected on, candidate variants) of the choices not yet made.
+
+        Args:
+            run_id: of the run.
+            stage: instruction or response.
+            after: only samples behind this one.
+            limit: the first so many; None for all.
+        """
         open_choices: dict[int, tuple[int, list[int]]] = {}
         for r in fetch_rows(
             self._store.conn,

@@ -113,8 +113,14 @@ class Generations:
     def to_reflect(
         self, run_id: int, stage: str, after: int = 0, limit: int | None = None
     ) -> list[tuple[int, int]]:
-        """(sample id, variant id to reflect on) of the samples not yet reflected on at ``stage``: the first
-        ``limit`` of those behind sample ``after``."""
+        """(sample id, variant id to reflect on) of the samples not yet reflected on.
+
+        Args:
+            run_id: of the run.
+            stage: instruction or response.
+            after: only samples behind this one.
+            limit: the first so many; None for all.
+        """
         open_ones = (
             "SELECT rs.sample_id, v.id FROM run_sample rs CROSS JOIN variant v ON v.sample_id = rs.sample_id AND "
             "v.kind = 'original' WHERE rs.run_id = ?1 AND rs.sample_id > ?2 AND NOT EXISTS (SELECT 1 FROM reflection f "

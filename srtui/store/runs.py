@@ -256,8 +256,14 @@ class Runs:
         return self.tallied(run_id, "sample")
 
     def tallied(self, run_id: int, what: str, stage: str = "", flag: int = 0) -> int:
-        """How many rows of one kind a run has, off the counts that the store keeps: ``what`` is sample,
-        reflection, decision or outcome, with every bit of ``flag`` set (srtui.store.schema says which)."""
+        """How many rows of one kind a run has, off the counts that the store keeps.
+
+        Args:
+            run_id: of the run.
+            what: sample, reflection, decision or outcome.
+            stage: instruction or response, of reflections and decisions; "" of others.
+            flag: bits that all have to be set (srtui.store.schema says which).
+        """
         counted = fetch_value(
             self._store.conn,
             "SELECT coalesce(sum(n), 0) FROM tally WHERE run_id = ? AND what = ? AND stage = ? AND flags & ? = ?",
