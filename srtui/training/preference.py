@@ -134,8 +134,20 @@ def _terms(
 
 
 def _log_odds(log_probability: Any) -> Any:
-    """log(p / (1 - p)) of log p below 0."""
-    return log_probability - torch.log1p(-torch.exp(log_probability))
+    """log(p / (1 - p)) of log p; a probability that rounds to 1, whose odds have no end, counts as the next below."""
+    below = log_probability.clamp(max=-torch.finfo(log_probability.dtype).eps)
+    return below - torch.log(-torch.expm1(below))
+
+
+def silence_dropout(model: Any) -> None:
+    """Take dropout out of all of a model, the student's own too: architectures have it as modules, and as numbers
+    that they hand to functions."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name, value in list(vars(module).items()):
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
 
 
 @dataclass(frozen=True)

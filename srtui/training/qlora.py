@@ -286,12 +286,18 @@ class _Training:
         settings, model = self.settings, self.student.model
         # The margin compares passes; noise in them is not the student's (as in TRL).
         dropout = settings.lora_dropout if settings.method == "sft" else 0.0
+        if settings.method != "sft":
+            from srtui.training.preference import silence_dropout
+
+            silence_dropout(model)
         if isinstance(model, PeftModel):
             for name, parameter in model.named_parameters():
                 parameter.requires_grad_("lora_" in name)
             for module in model.modules():
-                if isinstance(module, torch.nn.Dropout):
-                    module.p = dropout
+                for name in getattr(
+                    module, "lora_dropout", ()
+                ):  # the adapter's own, and none of the student's
+                    module.lora_dropout[name] = torch.nn.Dropout(dropout) if dropout else torch.nn.Identity()
             return model
         outside = self._outside_the_body()
         return get_peft_model(

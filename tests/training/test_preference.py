@@ -171,6 +171,19 @@ def test_orpo_is_its_papers_formula(tiny_folder: Path) -> None:
     assert float(found) == pytest.approx(wanted, rel=1e-9)
 
 
+@pytest.mark.parametrize(("chosen", "rejected"), [(0.0, -3.0), (-3.0, 0.0), (0.0, 0.0)])
+def test_an_answer_that_is_certain_has_odds_and_a_gradient(chosen: float, rejected: float) -> None:
+    """A short answer known by heart has a loss of 0 in float32, and orpo's odds would be infinite."""
+    from srtui.training.preference import _terms
+
+    likely, unlikely = (torch.tensor([value], requires_grad=True) for value in (chosen, rejected))
+    settings = SMALL.model_copy(update={"method": "orpo"})
+    losses, _ = _terms(settings, likely, unlikely, [(0.0, 0.0)], [Span((1, 2), 1)] * 2)
+    losses.sum().backward()
+    for tensor in (losses, likely.grad, unlikely.grad):
+        assert tensor is not None and bool(torch.isfinite(tensor).all())
+
+
 class Hears(Listener):
     def __init__(self) -> None:
         self.metrics: list[tuple[int, dict[str, float]]] = []
@@ -205,6 +218,58 @@ def test_a_margin_grows(tiny_folder: Path, tmp_path: Path, method: str) -> None:
     assert result.rewards is not None and len(result.rewards.margins) == 4
     assert 0 <= result.rewards.accuracy <= 1
     assert result.held_out["preference"]["samples"] == 4
+
+
+@pytest.mark.parametrize("name", ["GPT2", "OPT"])
+def test_the_students_own_dropout_is_no_noise_in_the_margin(
+    tiny_folder: Path, tmp_path: Path, name: str
+) -> None:
+    """GPT-2 drops out by modules, OPT by numbers; TRL turns off the one, and both would be in the margin."""
+    import shutil
+
+    import transformers
+
+    sizes: dict[str, Any] = {
+        "GPT2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 128},
+        "OPT": {
+            "hidden_size": 32,
+            "word_embed_proj_dim": 32,
+            "num_hidden_layers": 2,
+            "ffn_dim": 64,
+            "num_attention_heads": 2,
+            "max_position_embeddings": 128,
+        },
+    }
+    folder = tmp_path / "student"
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(vocab_size=1000, **sizes[name])
+    model = getattr(transformers, {"GPT2": "GPT2LMHeadModel", "OPT": "OPTForCausalLM"}[name])(config)
+    assert any(isinstance(m, torch.nn.Dropout) and m.p for m in model.modules()) or config.dropout
+    model.save_pretrained(folder)
+    for file in tiny_folder.glob("tokenizer*"):
+        shutil.copy(file, folder)
+    hears, student = Hears(), Student.load(folder, "f32")
+    pairs = with_reference(student, make_pairs(4))
+    train(folder, pairs, {}, SMALL, tmp_path / "adapter", hears, student=student)
+    assert hears.metrics[0][1]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert hears.metrics[0][1]["reward_margin"] == pytest.approx(0, abs=1e-5)
+
+
+def test_answers_after_pairs_are_trained_with_the_dropout_of_the_recipe(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    """An adapter that was trained without dropout has no place for any."""
+    from peft import PeftModel
+
+    pairs = with_reference(student := Student.load(tiny_folder, "nf4"), make_pairs(4))
+    train(tiny_folder, pairs, {}, SMALL, tmp_path / "first" / "adapter", student=student)
+    student = Student.load(tiny_folder, "nf4", adapter=tmp_path / "first" / "adapter")
+    sft = SMALL.model_copy(update={"method": "sft", "lora_dropout": 0.25})
+    spans = [pair.chosen for pair in make_pairs(4)]
+    train(tiny_folder, spans, {}, sft, tmp_path / "second" / "adapter", student=student)
+    assert isinstance(student.model, PeftModel)
+    found = {m.p for m in student.model.modules() if isinstance(m, torch.nn.Dropout)}
+    assert found == {0.25}
 
 
 def test_it_goes_on_from_an_adapter(tiny_folder: Path, tmp_path: Path) -> None:
