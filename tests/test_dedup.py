@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from srtui.pipeline import import_file, prepare
-from srtui.pipeline.dedup import find_duplicates
+from srtui.pipeline.dedup import find_duplicates, text_of
 from srtui.recipe import parse
+from srtui.sample import Pair, Turn
 from srtui.store import Store
 from srtui.workspace import Workspace
 from tests.commands import srtui
@@ -51,7 +52,7 @@ def test_groups_are_shown_and_nothing_is_changed(imported: Workspace) -> None:
     assert all(0.8 <= one[2] <= 1 for one in group["others"])
     words = " ".join(srtui(imported, "data", "dedup", "bees").stdout.split())
     assert "3 alike, sample 1 stays" in words
-    assert "2 of 5 samples (40%) are near-duplicates of others, in 1 groups" in words
+    assert "2 of 5 samples (40%) are near-duplicates of others, in 1 group:" in words
     with Store(imported.store_path, read_only=True) as store:
         assert len(store.corpus.sample_ids(1)) == 5
         assert store.datasets.near_duplicates(1) == 0
@@ -116,3 +117,14 @@ def test_bad_words_are_refused_in_a_sentence(imported: Workspace, words: list[st
     done = srtui(imported, "data", "dedup", *words)
     assert done.returncode == 2
     assert message in done.stderr
+
+
+def test_the_turn_before_belongs_to_what_is_asked() -> None:
+    go_on = Pair(
+        "Go on.", "", "As you like.", (Turn("user", "Tell me of bees."), Turn("assistant", "Bees fly."))
+    )
+    other = go_on._replace(history=(Turn("user", "Tell me of rivers."), Turn("assistant", "Rivers flow.")))
+    assert text_of(go_on, "pair") == "Bees fly.\nGo on.\n\nAs you like."
+    assert text_of(go_on, "instruction") != text_of(other, "instruction")
+    assert text_of(go_on, "response") == text_of(other, "response")
+    assert text_of(Pair("Ask.", "this", "No."), "pair") == "Ask.\nthis\nNo."

@@ -69,16 +69,16 @@ def test_a_run_before_and_after_with_topics_and_a_map(pair_workspace: Workspace)
         run = store.runs.named("small")
         found = look_at_run(store, run)
         assert found.after is not None
-        assert (found.before.texts, found.after.texts, found.topics) == (20, 20, [])
+        assert (found.before.texts, found.after.texts, found.map.topics) == (20, 20, [])
         assert "A map of the originals" not in html(gather(store, pair_workspace.root, run.id))
     words = srtui(pair_workspace, "data", "look", "--run", "small", "--embed").stdout
     assert "clusters of the student's embeddings of 20 originals" in " ".join(words.split())
     with Store(pair_workspace.store_path, read_only=True) as store:
         run = store.runs.named("small")
         found = look_at_run(store, run)
-        assert (found.embedded, len(found.points)) == (20, 20)
-        assert sum(topic.before for topic in found.topics) == 20
-        assert all(topic.after == topic.before for topic in found.topics)
+        assert (found.map.embedded, len(found.map.points)) == (20, 20)
+        assert sum(topic.before for topic in found.map.topics) == 20
+        assert all(topic.after == topic.before for topic in found.map.topics)
         facts = gather(store, pair_workspace.root, run.id)
         assert "A map of the originals by the student" in html(facts)
         assert "Topics" in markdown(facts)

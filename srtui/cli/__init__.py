@@ -7,7 +7,20 @@ from typing import NoReturn
 import typer
 
 # Each adds its commands to the app.
-from srtui.cli import chat, data, dataset, evaluation, human, machine, models, prompts, recipes, report, runs  # noqa: F401
+from srtui.cli import (  # noqa: F401
+    chat,
+    choose,
+    data,
+    dataset,
+    evaluation,
+    human,
+    machine,
+    models,
+    prompts,
+    recipes,
+    report,
+    runs,
+)
 from srtui.cli.base import app
 from srtui.process import work
 

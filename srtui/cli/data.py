@@ -10,6 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 
 from srtui.cli.base import AsJson, Force, RunName, app, key_value, open_store
+from srtui.cli.export_pairs import (
+    Layout,
+    MinMargin,
+    OnlyAgreed,
+    PairOptions,
+    PeopleFirst,
+    Rejected,
+    export_pairs,
+)
 from srtui.cli.output import is_stdout, outputs_of, print_json, print_line, stdout_for_data
 from srtui.errors import UserError
 from srtui.store.endings import ending_of
@@ -278,20 +287,36 @@ def _print_sample(facts: dict[str, Any], raw: bool, history: bool) -> None:
 def export(
     run_name: RunName,
     out_file: Annotated[Path, typer.Option("--out", help="The file to write; - for stdout.")],
-    format: Annotated[str, typer.Option(help="alpaca, sharegpt, messages or parquet.")] = "alpaca",
+    format: Annotated[
+        str, typer.Option(help="alpaca, sharegpt, messages or parquet; preference for pairs of answers.")
+    ] = "alpaca",
     top_k_percent: Annotated[
         float | None,
         typer.Option(min=0, max=100, help="Only the P % of the samples with the highest IFD."),
     ] = None,
     what: Annotated[str, typer.Option(help="selected, or all-variants.")] = "selected",
+    layout: Layout = "trl",
+    rejected: Rejected = "rest",
+    min_margin: MinMargin = 0.0,
+    only_agreed: OnlyAgreed = False,
+    people_first: PeopleFirst = False,
     force: Force = False,
 ) -> None:
-    """Write what a run selected, or every variant with its scores, as a data file."""
+    """Write what a run selected, every variant with its scores, or its choices as preference pairs."""
     from srtui import datasets
     from srtui.store.exports import export_rows, unranked
 
     if what not in ("selected", "all-variants"):
         raise UserError(f"--what {what}: it can be selected or all-variants.")
+    asked = PairOptions(layout, rejected, min_margin, only_agreed, people_first)
+    if format == "preference":
+        if top_k_percent is not None or what != "selected":
+            raise UserError(
+                "--top-k-percent and --what are not for preference pairs; --min-margin takes the clear ones."
+            )
+        export_pairs(run_name, out_file, asked, force)
+        return
+    asked.refuse()
     workspace, store = open_store(read_only=True)
     with store:
         outputs = outputs_of(store, workspace)

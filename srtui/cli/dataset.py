@@ -229,7 +229,7 @@ def look(
                 run = store.runs.get(run.id)
             found = look_at_run(store, run)
     if as_json:
-        print_json({**fields_of(found), "points": len(found.points)})
+        print_json({**fields_of(found), "map": {"embedded": found.map.embedded, "topics": found.map.topics}})
     else:
         _print_look(found)
 
@@ -259,17 +259,17 @@ def _print_look(found: Look) -> None:
         out.print(f"{found.near_duplicates:,} samples are marked as near-duplicates.")
     for why, count in found.left_out.items():
         out.print(f"New runs leave out {count:,} samples: {why}.")
-    if found.topics:
+    if found.map.topics:
         topics = Table("topic", "before", "after", box=None, header_style="bold")
-        for topic in found.topics:
+        for topic in found.map.topics:
             topics.add_row(
                 plain(", ".join(topic.words) or "-"),
-                f"{topic.before:,} ({share(topic.before, found.embedded)})",
+                f"{topic.before:,} ({share(topic.before, found.map.embedded)})",
                 f"{topic.after:,} ({share(topic.after, topic.before)} kept)",
             )
         out.print(topics)
         out.print(
-            f"Topics are clusters of the student's embeddings of {found.embedded:,} originals, and the words that their "
+            f"Topics are clusters of the student's embeddings of {found.map.embedded:,} originals, and the words that their "
             "instructions have more often than others. srtui report draws the map.",
             soft_wrap=True,
             style="dim",
@@ -322,7 +322,7 @@ def _print_duplicates(store: Store, found: Duplicates, show: int) -> None:
     ]
     out.print(
         f"{plain(found.dataset)}: {found.duplicates:,} of {found.samples:,} samples "
-        f"({share(found.duplicates, found.samples)}) are near-duplicates of others, in {len(found.groups):,} groups: "
+        f"({share(found.duplicates, found.samples)}) are near-duplicates of others, in {len(found.groups):,} group{'' if len(found.groups) == 1 else 's'}: "
         f"their {what} are at least {found.threshold:g} alike.",
         soft_wrap=True,
     )

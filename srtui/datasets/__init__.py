@@ -19,6 +19,7 @@ the registry of its folder.
 
 from srtui.datasets.conversations import CONVERSATION_FORMATS, WholeRecord, put_back
 from srtui.datasets.layouts.base import LEFT_OUT, Conversation, Exchange, Rewritten
+from srtui.datasets.preference import PREFERENCE_LAYOUTS, write_preferences
 from srtui.datasets.reader import FORMATS, ConversationRow, DatasetReader, Turns, read
 from srtui.datasets.rows import MAX_FIELD, MAX_RECORD, REASONS, BadRow, DataRow
 from srtui.datasets.writer import WRITABLE, write
@@ -29,6 +30,7 @@ __all__ = [
     "LEFT_OUT",
     "MAX_FIELD",
     "MAX_RECORD",
+    "PREFERENCE_LAYOUTS",
     "REASONS",
     "WRITABLE",
     "BadRow",
@@ -43,4 +45,5 @@ __all__ = [
     "put_back",
     "read",
     "write",
+    "write_preferences",
 ]

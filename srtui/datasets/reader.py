@@ -12,7 +12,7 @@ from srtui.datasets.containers import FORCED, Container, open_container
 from srtui.datasets.layouts import LAYOUTS, Layout, layout_of
 from srtui.datasets.layouts.alpaca import ALPACA
 from srtui.datasets.layouts.base import Conversation
-from srtui.datasets.rows import BadRow, DataRow, Refusal, Refused, id_of, listing, pair_of
+from srtui.datasets.rows import BadRow, DataRow, Record, Refusal, Refused, id_of, listing, pair_of
 from srtui.datasets.source import DataSource
 from srtui.errors import UserError
 
@@ -24,6 +24,8 @@ Turns = Literal["last", "each", "first"]
 it, or the first alone."""
 
 _ROLES = {"instruction": "instruction", "input": "input", "response": "response", "output": "response"}
+_PREFERENCE = {"chosen", "rejected"}
+"""The fields by which a file of preference pairs is known."""
 _SAMPLED_OBJECTS = 32
 _SAMPLED_ROWS = 1000
 
@@ -162,10 +164,12 @@ def _layout(path: Path, container: Container, asked: Layout | None, columns: Map
     votes: Counter[str] = Counter()
     seen: dict[str, None] = {}
     objects = rows = 0
+    examples: list[Record] = []
     for _, record, _ in container.records():
         rows += 1
         if not isinstance(record, Refusal):
             objects += 1
+            examples += [record] if record.keys() >= _PREFERENCE else []
             seen |= dict.fromkeys(record)
             known = layout_of(record)
             votes.update([known.name] if known else [])
@@ -180,6 +184,11 @@ def _layout(path: Path, container: Container, asked: Layout | None, columns: Map
                 f"{path} has no field {absent[0]!r} in its first rows, only {listing(seen)}; correct --column."
             )
         return asked or ALPACA
+    if seen.keys() >= _PREFERENCE and _has_no_answer(examples, asked):
+        raise UserError(
+            f"{path} holds preference pairs ({listing(seen)}), and an import takes one answer to each instruction; where "
+            "its texts are plain, choose one: --column instruction=prompt --column response=chosen."
+        )
     if asked or container.columns:
         return asked or ALPACA
     if votes or not objects:  # with no object among the rows, the reader says row by row what they are
@@ -188,3 +197,16 @@ def _layout(path: Path, container: Container, asked: Layout | None, columns: Map
         f"{path}: its rows have the fields {listing(seen) or 'none'}, which are of no known format; "
         "name them with --column instruction=NAME --column response=NAME."
     )
+
+
+def _has_no_answer(records: list[Record], asked: Layout | None) -> bool:
+    """Whether none of these records has an answer beside what it calls chosen and rejected."""
+    for record in records:
+        layout = asked or layout_of(record)
+        try:
+            if layout is not None:
+                pair_of(*layout.taker({})(record))
+                return False
+        except Refused:
+            continue
+    return True

@@ -56,30 +56,50 @@ def write(rows: Iterable[Mapping[str, Any]], path: Path, format: str, stream: IO
             raise UserError(f"{path}: Parquet is compressed inside; leave the ending {packed} away.")
         with _target(path, stream) as file:
             return _write_parquet(rows, file)
+    arrange = LAYOUTS[format].arrange
+
+    def records() -> Iterator[dict[str, Any]]:
+        for number, row in enumerate(rows):
+            if isinstance(row, WholeRecord):
+                yield row
+                continue
+            record = _behind_history(format, arrange(*_texts(row, number)), row.get("history"))
+            record.update((k, v) for k, v in row.items() if k not in _NO_COLUMN and k not in record)
+            yield record
+
+    return write_records(records(), path, lines=LAYOUTS[format].in_lines, stream=stream)
+
+
+def write_records(
+    records: Iterable[Mapping[str, Any]], path: Path, *, lines: bool, stream: IO[bytes] | None = None
+) -> int:
+    """Write records as they are and return how many.
+
+    Args:
+        records: of values that JSON has.
+        path: of the file; an ending ``.jsonl`` or ``.json`` decides against ``lines``, ``.gz`` or ``.zst`` compresses.
+        lines: JSON lines, else one array.
+        stream: where it is written in place of ``path``.
+
+    Raises UserError as :func:`write` does.
+    """
+    suffixes = [s.lower() for s in path.suffixes]
+    packed = suffixes.pop() if suffixes and suffixes[-1] in (".gz", ".zst") else ""
     last = suffixes[-1] if suffixes else ""
-    as_lines = last == ".jsonl" or (LAYOUTS[format].in_lines and last != ".json")
     with _target(path, stream) as file, _packing(file, packed) as packing:
-        return _write_json(rows, packing.write, format, as_lines)
+        return _write_json(records, packing.write, last == ".jsonl" or (lines and last != ".json"))
 
 
 def _target(path: Path, stream: IO[bytes] | None) -> AbstractContextManager[IO[bytes]]:
     return replacing(path) if stream is None else nullcontext(stream)
 
 
-def _write_json(
-    rows: Iterable[Mapping[str, Any]], put: Callable[[bytes], object], format: str, as_lines: bool
-) -> int:
-    arrange = LAYOUTS[format].arrange
+def _write_json(records: Iterable[Mapping[str, Any]], put: Callable[[bytes], object], as_lines: bool) -> int:
     between, end = (b"", b"\n") if as_lines else (b",\n", b"")
     count = 0
     if not as_lines:
         put(b"[\n")
-    for row in rows:
-        if isinstance(row, WholeRecord):
-            record: dict[str, Any] = row
-        else:
-            record = _behind_history(format, arrange(*_texts(row, count)), row.get("history"))
-            record.update((k, v) for k, v in row.items() if k not in _NO_COLUMN and k not in record)
+    for record in records:
         try:
             line = orjson.dumps(record, default=_as_json)
         except (orjson.JSONEncodeError, RecursionError) as error:

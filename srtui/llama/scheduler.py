@@ -85,7 +85,9 @@ class Scheduler:
         self.together = together
         self.slots: list[AnswerSequence | None] = []
         self.prefix: list[int] = []  # what the sequence behind the slots holds
-        self._queue: list[tuple[int, int, AnswerSequence]] = []  # a heap: the first place first, then the oldest
+        self._queue: list[
+            tuple[int, int, AnswerSequence]
+        ] = []  # a heap: the first place first, then the oldest
         self._places: dict[object, int] = {}  # of what begins alike, the first one's size
         self._numbers = count()
         self._next_plan: list[tuple[int, int, AnswerSequence]] = []  # too long for the slots of this one

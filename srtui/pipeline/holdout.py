@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from srtui.sample import digest
+from srtui.sample import Pair, digest
 from srtui.store.corpus import Variant
 
 
@@ -70,12 +70,11 @@ def hold_out(
 
 def unseen(held: Sequence[Variant], trained: Collection[int]) -> list[Variant]:
     """Those whose question is none of ``trained`` (keys of :func:`asked`)."""
-    return [v for v in held if asked(v) not in trained]
+    return [v for v in held if asked(v.pair) not in trained]
 
 
-def asked(variant: Variant) -> int:
-    """:func:`question_key` of a text, with the history that its question refers to."""
-    pair = variant.pair
+def asked(pair: Pair) -> int:
+    """:func:`question_key` of a pair, with the history that its question refers to."""
     if not pair.history:
         return question_key(pair.instruction, pair.input)
     return question_key("\n".join(t.text for t in pair.history), f"{pair.instruction}\n{pair.input}")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtui import today
-from srtui.gates import language_of
+from srtui.gates import COMMON_WORDS, language_of
 from srtui.pipeline.context import CHUNK, open_judge, student_path
 from srtui.recipe import Recipe
 from srtui.sample import Pair
@@ -61,9 +61,18 @@ class MapPoint:
 
 
 @dataclass(frozen=True)
+class DataMap:
+    """The topics of those originals of a run that have an embedding, ``embedded`` in number, and where each lies;
+    empty where there are fewer than four."""
+
+    embedded: int
+    topics: list[Topic]
+    points: list[MapPoint]
+
+
+@dataclass(frozen=True)
 class Look:
-    """A dataset, or the samples of a run (``before``) beside what it keeps (``after``). ``topics`` and ``points`` are
-    empty where there are no embeddings; ``embedded`` texts have one."""
+    """A dataset, or the samples of a run (``before``) beside what it keeps (``after``)."""
 
     dataset: str
     run: str | None
@@ -71,15 +80,13 @@ class Look:
     near_duplicates: int
     before: TextSide
     after: TextSide | None
-    embedded: int
-    topics: list[Topic]
-    points: list[MapPoint]
+    map: DataMap
 
 
 def look_at_dataset(store: Store, dataset: str, dataset_id: int) -> Look:
     """A dataset as it was imported."""
     before = _side(pair for _, pair in store.corpus.original_pairs(dataset_id))
-    return _look(store, dataset, dataset_id, None, before, None, 0, [], [])
+    return _look(store, dataset, dataset_id, None, before, None, DataMap(0, [], []))
 
 
 def look_at_run(store: Store, run: Run) -> Look:
@@ -90,8 +97,7 @@ def look_at_run(store: Store, run: Run) -> Look:
     kept = store.decisions.selected(run.id)
     before = _side(_originals(store, ids))
     after = _side(_texts(store, [variant for _, variant in kept])) if kept else None
-    embedded, topics, points = _topics(store, run, ids, {sample for sample, _ in kept})
-    return _look(store, dataset, run.dataset_id, run.name, before, after, embedded, topics, points)
+    return _look(store, dataset, run.dataset_id, run.name, before, after, data_map(store, run))
 
 
 def embed_originals(
@@ -101,7 +107,15 @@ def embed_originals(
     say: Callable[[str], None],
     on_progress: Callable[[str, int, int], None] = lambda step, done, total: None,
 ) -> None:
-    """Store the embeddings of a run's originals by its own student; those that are there are not made again."""
+    """Store the embeddings of a run's originals by its own student; those that are there are not made again.
+
+    Args:
+        workspace: where the student's folder is.
+        store: open for writing.
+        run: whose samples, student and template they are; of its originals the first 50,000.
+        say: gets what there is to say while the student is found.
+        on_progress: gets the step (``embed``), texts done, and in all.
+    """
     today.freeze(run.date)
     recipe = Recipe.model_validate(run.recipe)
     student = recipe.student
@@ -122,12 +136,10 @@ def _look(
     run: str | None,
     before: TextSide,
     after: TextSide | None,
-    embedded: int,
-    topics: list[Topic],
-    points: list[MapPoint],
+    shown: DataMap,
 ) -> Look:
     left_out, marked = store.datasets.left_out(dataset_id), store.datasets.near_duplicates(dataset_id)
-    return Look(dataset, run, left_out, marked, before, after, embedded, topics, points)
+    return Look(dataset, run, left_out, marked, before, after, shown)
 
 
 def _originals(store: Store, sample_ids: Sequence[int]) -> Iterator[Pair]:
@@ -159,17 +171,20 @@ def _quantiles(lengths: list[int]) -> list[float]:
     return [float(q) for q in np.quantile(lengths, (0.05, 0.5, 0.95))] if lengths else []
 
 
-def _topics(
-    store: Store, run: Run, sample_ids: Sequence[int], kept: set[int]
-) -> tuple[int, list[Topic], list[MapPoint]]:
+def data_map(store: Store, run: Run) -> DataMap:
+    """The topics and the map of a run's originals (of the first 50,000), by the embeddings that are stored."""
+    if store.embeddings.is_empty():
+        return DataMap(0, [], [])
+    sample_ids = store.runs.sample_ids(run.id)
+    kept = {sample for sample, _ in store.decisions.selected(run.id)}
     variant_of = store.corpus.original_variants(sample_ids[:MOST])
     sample_of = {variant: sample for sample, variant in variant_of.items()}
     setting_id = store.embeddings.setting_of(list(sample_of), run.setting_id)
     if setting_id is None:
-        return 0, [], []
+        return DataMap(0, [], [])
     there, vectors = store.embeddings.load(list(sample_of), setting_id)
     if len(there) < 4:
-        return len(there), [], []
+        return DataMap(len(there), [], [])
     samples = [sample_of[variant] for variant in there]
     units = directions(vectors)
     labels = clusters(units, min(_MOST_TOPICS, max(2, round(math.sqrt(len(there) / 2)))))
@@ -185,7 +200,7 @@ def _topics(
         MapPoint(float(x), float(y), order[int(label)], sample in kept)
         for sample, label, (x, y) in zip(samples, labels, plane, strict=True)
     ]
-    return len(there), topics, points
+    return DataMap(len(there), topics, points)
 
 
 def principal_plane(units: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -205,7 +220,7 @@ def _words_of(store: Store, samples: list[int], labels: NDArray[np.int64]) -> di
     within: dict[int, Counter[str]] = {}
     for chunk in batched(samples, CHUNK):
         for sample, pair in store.corpus.original_pairs_of(chunk).items():
-            words = {word.casefold() for word in _WORD.findall(pair.instruction)}
+            words = {word.casefold() for word in _WORD.findall(pair.instruction)} - COMMON_WORDS
             everywhere.update(words)
             within.setdefault(label_of[sample], Counter()).update(words)
     found = {}

@@ -53,7 +53,14 @@ def duplicates_by_meaning(
     store: Store, dataset: str, dataset_id: int, threshold: float = MEANING_THRESHOLD
 ) -> Duplicates:
     """As :func:`srtui.pipeline.dedup.find_duplicates`, with the cosine of embeddings in place of shared words. Only
-    embedded samples are compared, all with all."""
+    embedded samples are compared, all with all. Raises UserError where there are none.
+
+    Args:
+        store: is only read.
+        dataset: the dataset's name.
+        dataset_id: its id.
+        threshold: the least cosine around the mean of the dataset, at most 1.
+    """
     samples, units = _units(store, dataset, dataset_id)
     pairs: list[DuplicatePair] = []
     for start in range(0, len(units), _BLOCK):

@@ -11,6 +11,7 @@ from srtui.errors import UserError
 from srtui.evaluation.sources import sha256_of
 from srtui.hashing import draw, key, scheme_1
 from srtui.pipeline.holdout import alike, hold_out
+from srtui.pipeline.preference import first_adapter
 from srtui.recipe import Recipe
 from srtui.store import Store
 from srtui.store.conversations import NewConversation, conversation_ids
@@ -99,6 +100,7 @@ def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pat
         recipe: read and checked.
         recipe_path: its file, beside which a dataset's file may lie.
     """
+    first_adapter(workspace, store, recipe)  # hours before it is needed
     dataset_id = _dataset(workspace, store, recipe, recipe_path)
     ids = store.corpus.sample_ids(dataset_id, recipe.limit)
     fingerprint = f"{recipe.fingerprint}-{key('samples', ids=ids).hex()[2:10]}"

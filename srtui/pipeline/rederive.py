@@ -120,7 +120,7 @@ class _Check:
             return (
                 f"{name}: it chose variant {r['chosen_id']}, by what was compared it is {choice.variant_id}"
             )
-        if by in STORED and len(compared) > 1:
+        if by in STORED and len(compared) > 1 and not recipe.selection.length_control:
             for one in compared:
                 if one.score is not None and not self._is_a_score(one.variant_id, by, one.score):
                     return (

@@ -12,7 +12,7 @@ import srtui
 from srtui.evaluation.question import compares_with_control
 from srtui.gates import GATES
 from srtui.measures import MEASURES, STORED
-from srtui.pipeline.look import Look, look_at_run
+from srtui.pipeline.look import DataMap, data_map
 from srtui.report.examples import Example, pick
 from srtui.store import Store, figures
 from srtui.store.distributions import ScoreSpread, distributions
@@ -20,7 +20,7 @@ from srtui.store.evaluations import Evaluation
 from srtui.store.runs import STAGES, Run, StageProgress
 from srtui.store.summary import RunSummary, summarise
 from srtui.store.views import Views
-from srtui.wording import LABELS, training_words
+from srtui.wording import LABELS, reward_words, training_words
 
 Points = list[tuple[int, float]]
 
@@ -90,6 +90,9 @@ class TrainingFacts:
     adapter: str | None
     held_out: dict[str, dict[str, float]]
     metrics: dict[str, Points]
+    method: str = "sft"
+    rewards: list[str] = field(default_factory=list)
+    """What held-out preference pairs say of it, with how many they are."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ class Facts:
     evaluations: list[Evaluation]
     calibrations: list[Evaluation]
     warnings: list[str]
-    look: Look
+    map: DataMap
     has_control: bool
     """Whether an evaluation compares this run with the same training on the original data."""
 
@@ -165,7 +168,7 @@ def gather(store: Store, root: Path, run_id: int, *, examples: int = 3, seed: in
         warnings=[
             e.message for e in store.runs.events(run_id, limit=1000) if e.level in ("warning", "error")
         ],
-        look=look_at_run(store, run),
+        map=data_map(store, run),
         has_control=any(e.result and compares_with_control(store, e) for e in evaluations),
     )
 
@@ -263,10 +266,13 @@ def _training(row: dict[str, Any] | None) -> TrainingFacts | None:
             row["seconds"],
             row["tokens_a_second"],
             row["changed_since"],
+            row["method"],
         ),
         adapter=row["adapter"],
         held_out=row["result"].get("held_out", {}),
         metrics=row["metrics"],
+        method=row["method"],
+        rewards=reward_words(row["result"]),
     )
 
 

@@ -151,19 +151,23 @@ class Corpus:
             "WHERE +s.dataset_id = ? AND v.sample_id = s.id AND v.kind = 'original' ORDER BY s.id",
             (dataset_id,),
         )
-        return ((int(r[0]), Pair(*r[1:])) for r in rows)
+        for chunk in batched(rows, 500):
+            before = histories(self._store.conn, [r[0] for r in chunk])
+            for r in chunk:
+                yield int(r[0]), Pair(r[1], r[2], r[3], before.get(r[0], ()))
 
     def original_pairs_of(self, sample_ids: Iterable[int]) -> dict[int, Pair]:
         """By sample id, the texts as they were imported."""
         pairs: dict[int, Pair] = {}
         for chunk in batched(sample_ids, 500):
             marks = ",".join("?" * len(chunk))
+            before = histories(self._store.conn, chunk)
             for row in self._store.conn.execute(
                 "SELECT sample_id, instruction, input, response FROM variant WHERE kind = 'original' "
                 f"AND sample_id IN ({marks})",
                 chunk,
             ):
-                pairs[row[0]] = Pair(*row[1:])
+                pairs[row[0]] = Pair(row[1], row[2], row[3], before.get(row[0], ()))
         return pairs
 
     def original_variants(self, sample_ids: Iterable[int]) -> dict[int, int]:
@@ -277,6 +281,18 @@ class Corpus:
                 (parent_id, kind, *CUT),
             ),
         )
+
+    def original_ids(self, run_id: int) -> list[int]:
+        """The variants that the samples of a run began as, without their texts."""
+        return [
+            r[0]
+            for r in fetch_rows(
+                self._store.conn,
+                "SELECT v.id FROM run_sample rs JOIN variant v ON v.sample_id = rs.sample_id AND v.kind = 'original' "
+                "WHERE rs.run_id = ? ORDER BY rs.sample_id",
+                (run_id,),
+            )
+        ]
 
     def originals(self, run_id: int) -> dict[int, Variant]:
         """Original variant by sample id, for the samples of a run."""

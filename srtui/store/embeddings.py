@@ -29,6 +29,10 @@ class Embeddings:
                 ((variant_id, setting_id, vector.astype("<f2").tobytes()) for variant_id, vector in vectors),
             )
 
+    def is_empty(self) -> bool:
+        """Whether no text has an embedding."""
+        return fetch_value(self._store.conn, "SELECT 1 FROM embedding LIMIT 1") is None
+
     def setting_of(self, variant_ids: Sequence[int], preferred: int | None) -> int | None:
         """The setting under which these variants have embeddings: the preferred one, or else the last; None where
         they have none."""

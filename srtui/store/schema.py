@@ -594,6 +594,30 @@ ALTER TABLE import ADD COLUMN turns TEXT;
 ALTER TABLE import ADD COLUMN left_out TEXT
 """
 
+# What a measure is worth with a student, by pairs whose better answer is known; and the tokens' own losses of
+# spans, for measures that need them (float16, the lowest byte first).
+_CALIBRATION = """
+CREATE TABLE calibration(
+    id INTEGER PRIMARY KEY,
+    digest BLOB NOT NULL UNIQUE,        -- of the student, the way of scoring, the pairs and what was asked of them
+    setting_id INTEGER NOT NULL REFERENCES scoring_setting(id),
+    source TEXT NOT NULL,
+    pairs INTEGER NOT NULL,
+    result TEXT NOT NULL,               -- JSON
+    created_at REAL NOT NULL
+);
+CREATE INDEX calibration_setting ON calibration(setting_id, id);
+CREATE TABLE token_loss(
+    key BLOB PRIMARY KEY,               -- of span_loss
+    nll BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE rating(
+    key BLOB PRIMARY KEY,               -- of a question to a judge model that rates data
+    value REAL,
+    reason TEXT                         -- why there is no value
+) WITHOUT ROWID
+"""
+
 SCRIPTS = {
     "0001_initial": _INITIAL,
     "0002_dashboard": _DASHBOARD,
@@ -608,6 +632,7 @@ SCRIPTS = {
     "0011_whole_datasets": _WHOLE_DATASETS,
     "0012_embeddings": _EMBEDDINGS,
     "0013_conversations": _CONVERSATIONS,
+    "0014_calibration": _CALIBRATION,
 }
 """By migration, what it runs; forward only, and never changed once released."""
 

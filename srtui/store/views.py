@@ -282,5 +282,6 @@ NEEDED = (
     "0011_whole_datasets",
     "0012_embeddings",
     "0013_conversations",
+    "0014_calibration",
 )
 """The migrations that these queries were written for."""

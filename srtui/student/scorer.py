@@ -78,11 +78,14 @@ class Scorer:
         return "packed" if self.packed else "padded" if self.head.pads else "alone"
 
     def score(
-        self, spans: Sequence[Span], should_stop: Callable[[], bool] = lambda: False
+        self,
+        spans: Sequence[Span],
+        should_stop: Callable[[], bool] = lambda: False,
+        by_token: bool = False,
     ) -> Iterator[tuple[int, SpanLoss]]:
         """Yield (index into ``spans``, loss) as they come, longest first; stops early when asked.
 
-        A loss that is not finite has the reason ``non_finite``; a span that cannot run even alone
+        With ``by_token`` losses have each token's own, too; that costs no pass. A loss that is not finite has the reason ``non_finite``; a span that cannot run even alone
         has ``out_of_memory``.
         """
         shared = [0] * len(spans)
@@ -106,7 +109,7 @@ class Scorer:
             sizes = [len(spans[i].ids) - shared[i] for i in order[begin:]]
             batch = self._next_batch(sizes)
             chosen = order[begin : begin + batch]
-            losses = self._try_batch([spans[i] for i in chosen], [shared[i] for i in chosen])
+            losses = self._try_batch([spans[i] for i in chosen], [shared[i] for i in chosen], by_token)
             if losses is None:
                 held, emptied = bool(self._prefixes) and not emptied, True
                 self._prefixes.clear()
@@ -174,13 +177,15 @@ class Scorer:
                 means.append((weights @ one.float()) / weights.sum())
             return np.asarray(torch.stack(means).cpu().numpy())
 
-    def _try_batch(self, spans: Sequence[Span], shared: Sequence[int]) -> list[SpanLoss] | None:
+    def _try_batch(
+        self, spans: Sequence[Span], shared: Sequence[int], by_token: bool
+    ) -> list[SpanLoss] | None:
         """None where memory ran out. The exception is gone by then: it would hold the tensors of the
         pass that failed, and the device could not have them back."""
         import torch
 
         try:
-            return self._batch(spans, shared)
+            return self._batch(spans, shared, by_token)
         except torch.OutOfMemoryError:
             return None
 
@@ -206,7 +211,7 @@ class Scorer:
     def _cost(self, sizes: Sequence[int]) -> int:
         return sum(sizes) if self.packed else len(sizes) * max(sizes)
 
-    def _batch(self, spans: Sequence[Span], shared: Sequence[int]) -> list[SpanLoss]:
+    def _batch(self, spans: Sequence[Span], shared: Sequence[int], by_token: bool) -> list[SpanLoss]:
         import torch
 
         rows = [n for n, s in enumerate(spans) for _ in range(s.target)]
@@ -229,11 +234,12 @@ class Scorer:
             nll = self._nll(picked, torch.tensor(labels, device=self._device))
             sums = torch.zeros(len(spans), dtype=torch.float64)
             sums.index_add_(0, torch.tensor(rows), nll.double().cpu())
+        each = nll.float().cpu().split([s.target for s in spans]) if by_token else [None] * len(spans)
         return [
-            SpanLoss(total, span.target, span.truncated)
+            SpanLoss(total, span.target, span.truncated, by_token=None if one is None else one.numpy())
             if math.isfinite(total)
             else SpanLoss(None, span.target, span.truncated, "non_finite")
-            for total, span in zip(sums.tolist(), spans, strict=True)
+            for total, span, one in zip(sums.tolist(), spans, each, strict=True)
         ]
 
     @contextmanager
