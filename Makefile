@@ -48,6 +48,7 @@ check-method: setup-dev model  ## what can be counted of the method: architectur
 
 bench-import: setup  ## rows a second and memory of importing a million rows
 	$(PYTHON_IN_VENV) benchmarks/bench_import.py
+	$(PYTHON_IN_VENV) benchmarks/bench_import.py --rows 100000 --kind each
 
 bench-teacher: setup  ## the teacher beside its alternatives, as ratios
 	$(PYTHON_IN_VENV) benchmarks/bench_teacher.py
