@@ -4,7 +4,7 @@ sections 2 and 3).
 To add a measure, copy the row of ``MEASURES`` that is nearest to it and write its formula above the table. Recipes
 (``selection.instruction_by``), labels, the Scores screen, listing, exports, ablations and ``srtui db check --deep``
 follow from the row. What is not a function of the student's losses needs a new ``Source``, and a method for it
-in ``srtui/pipeline/choose.py``.
+in ``srtui/pipeline/values.py``.
 """
 
 from __future__ import annotations

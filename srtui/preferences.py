@@ -21,8 +21,8 @@ Rejected = Literal["rest", "worst"]
 """Which of the answers that were beaten make a pair with the chosen one: each of them, or the last alone."""
 
 
-_CHOOSERS = {"losses": "student", "encoder": "encoder"}
-"""By the source of a measure, whose preference it is; a rater's where a model was asked."""
+_CHOOSERS = {"encoder": "encoder", "rater": "rater"}
+"""By the source of a measure, whose preference it is; the student's where it is neither of these."""
 
 
 class PreferencePair(NamedTuple):
@@ -88,6 +88,7 @@ class PairMaker:
         only_agreed: only pairs on which two choosers agree.
         people_first: a person's word counts whatever the measure says of it.
         gates: gates that every rewrite had to pass before it was compared, by their keys.
+        length_control: whether the scores that were compared have length taken out.
     """
 
     by: str
@@ -96,6 +97,7 @@ class PairMaker:
     only_agreed: bool = False
     people_first: bool = False
     gates: tuple[str, ...] = ()
+    length_control: bool = False
     made: Counter[str] = field(default_factory=Counter)
     """Pairs by who chose."""
     left_out: Counter[str] = field(default_factory=Counter)
@@ -128,9 +130,9 @@ class PairMaker:
             self.left_out["samples with one answer to compare"] += 1
             return
         if self.rejected == "worst":
-            beaten = [max(beaten, key=lambda a: _distance(self.by, chosen, a))]
+            beaten = [max(beaten, key=lambda a: self._distance(chosen, a))]
         for answer in beaten:
-            margin = response_margin(self.by, chosen.score, answer.score)
+            margin = response_margin(self.by, chosen.score, answer.score, self.length_control)
             yield PreferencePair(
                 c.sample_id,
                 c.held_out,
@@ -142,11 +144,15 @@ class PairMaker:
                 answer.variant_id,
                 margin,
                 self.by,
-                "person" if by_person or measure is None else _CHOOSERS.get(measure.source, "rater"),
+                "person" if by_person or measure is None else _CHOOSERS.get(measure.source, "student"),
                 None if not by_person or margin is None else margin > 0,
                 (*(self.gates if chosen is not c.answers[0] and not by_person else ()), *_passed(c, chosen)),
                 chosen.pair.history,
             )
+
+    def _distance(self, chosen: ComparedAnswer, other: ComparedAnswer) -> float:
+        margin = response_margin(self.by, chosen.score, other.score, self.length_control)
+        return float("-inf") if margin is None else margin
 
     def _refusal(self, pair: PreferencePair) -> str:
         """Why a pair is left out; "" where it is not."""
@@ -166,11 +172,6 @@ def _same_prompt(one: Pair, other: Pair) -> bool:
     return (one.instruction, one.input) == (other.instruction, other.input)
 
 
-def _distance(by: str, chosen: ComparedAnswer, other: ComparedAnswer) -> float:
-    margin = response_margin(by, chosen.score, other.score)
-    return float("-inf") if margin is None else margin
-
-
 def _passed(c: AnswerComparison, chosen: ComparedAnswer) -> tuple[str, ...]:
     """The filters below 1 that the outcome knows of, where it is the chosen text's."""
     if chosen.variant_id != c.chosen_id:
@@ -181,4 +182,10 @@ def _passed(c: AnswerComparison, chosen: ComparedAnswer) -> tuple[str, ...]:
 
 def pair_maker(recipe: Recipe, **how: Any) -> PairMaker:
     """What makes the pairs of a run with this recipe; ``how`` are the filters of :class:`PairMaker`."""
-    return PairMaker(recipe.selection.response_by, gates=tuple(recipe.gates.active), **how)
+    selection = recipe.selection
+    return PairMaker(
+        selection.response_by,
+        gates=tuple(recipe.gates.active),
+        length_control=selection.length_control,
+        **how,
+    )

@@ -55,8 +55,14 @@ def history_digest(history: Iterable[Turn], before: bytes | None = None) -> byte
 
 
 def pair_digest(instruction: str, input: str, response: str, history: bytes | None = None) -> bytes:
-    """16-byte content address of the texts of a pair whose history has the digest ``history``; without a history
-    it is what it was before pairs had any."""
+    """16-byte content address of the texts of a pair; without a history it is what it was before pairs had any.
+
+    Args:
+        instruction: x without its input.
+        input: of x; empty where it has none.
+        response: y.
+        history: the digest of h (:func:`history_digest`).
+    """
     if history is None:
         return digest(instruction, input, response)
     return digest(instruction, input, response, history)

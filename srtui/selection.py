@@ -39,8 +39,11 @@ def choose_instruction(
 ) -> Choice:
     """The pair with the higher IFD; the original on a tie, and where it cannot be compared.
 
-    ``by`` names another measure of srtui.measures, or a side that always wins: ``original``, ``reflected``.
-    With ``at_length`` the scores are its residuals over length.
+    Args:
+        original: the text that was reflected on.
+        rewrites: its rewrites, the first of equals first.
+        by: another measure of srtui.measures, or a side that always wins: ``original``, ``reflected``.
+        at_length: the scores are its residuals over length.
     """
     return _choose(original, rewrites, "instruction", by, at_length)
 
@@ -48,7 +51,14 @@ def choose_instruction(
 def choose_response(
     current: ScoredText, rewrites: Sequence[ScoredText], by: str = "rifd", at_length: bool = False
 ) -> Choice:
-    """The pair with the lower r-IFD; the current one on a tie, and where it cannot be compared."""
+    """The pair with the lower r-IFD; the current one on a tie, and where it cannot be compared.
+
+    Args:
+        current: the text that was reflected on.
+        rewrites: its rewrites, the first of equals first.
+        by: another measure, or a side, as for instructions.
+        at_length: the scores are its residuals over length.
+    """
     return _choose(current, rewrites, "response", by, at_length)
 
 
@@ -88,17 +98,28 @@ def _choose(
     )
 
 
-def response_margin(by: str, chosen: float | None, rejected: float | None) -> float | None:
-    """By how much ``by`` puts one response over another to the same instruction, from their scores: the difference
-    of natural logarithms for what is computed from losses, else of the scores; negative where it prefers the rejected
-    one. None where there is no such measure, score or logarithm."""
+def response_margin(
+    by: str, chosen: float | None, rejected: float | None, are_levels: bool = False
+) -> float | None:
+    """By how much a measure puts one response over another to the same instruction: the difference of their levels,
+    which are logarithms for ratios; negative where it prefers the rejected one.
+
+    Args:
+        by: the measure's name.
+        chosen: score of the one.
+        rejected: score of the other.
+        are_levels: whether these are levels already, as with length taken out.
+
+    Returns:
+        The difference; None where there is no such measure, score or logarithm.
+    """
     measure = MEASURES.get(by)
     if measure is None or measure.source == "draw" or chosen is None or rejected is None:
         return None
-    if measure.source == "losses":
-        if chosen <= 0 or rejected <= 0:
+    if not are_levels:
+        if measure.is_ratio and (chosen <= 0 or rejected <= 0):
             return None
-        chosen, rejected = math.log(chosen), math.log(rejected)
+        chosen, rejected = measure.level(chosen), measure.level(rejected)
     return chosen - rejected if measure.higher_wins("response") else rejected - chosen
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from srtui import datasets
+from srtui.pipeline.preference import pairs_to_train_on
+from srtui.recipe import Recipe
 from srtui.sample import Pair, Turn
 from srtui.store import Store
 from srtui.store.conversations import FOLLOWED
@@ -138,3 +140,20 @@ def test_show_folds_the_history_and_opens_it(finished: Workspace) -> None:
     facts = json.loads(srtui(finished, "show", "3", "--json").stdout)
     assert facts["history"][0] == {"role": "system", "text": "You answer in one sentence."}
     assert facts["conversation"] == {"conversation_id": 1, "turn": 7, "turns": 7, "followed": False}
+
+
+def test_a_preference_pair_has_what_came_before(finished: Workspace) -> None:
+    """In the file, and in the spans that a training on preferences takes."""
+    done = srtui(finished, "export", "small", "--format", "preference", "--out", "-")
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    with Store(finished.store_path, read_only=True) as store:
+        run = store.runs.named("small")
+        before = {i: v.pair.history for i, v in store.corpus.originals(run.id).items()}
+        pairs, _ = pairs_to_train_on(store, run, Recipe.model_validate(run.recipe), held_out=False)
+    assert sum(bool(before[r["sample"]]) for r in records) >= 1
+    for record in records:
+        turns = [{"role": t.role, "content": t.text} for t in before[record["sample"]]]
+        assert record["prompt"][:-1] == turns and "history" not in record
+    assert len(pairs) == len(records)
+    assert all(text.history == before[pair.sample_id] for pair in pairs for text in pair.pairs)

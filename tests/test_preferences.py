@@ -143,3 +143,10 @@ def test_a_margin_is_positive_for_the_winner(
     assert found == (None if margin is None else pytest.approx(margin))
     if margin is not None:
         assert response_margin(by, rejected, chosen) == pytest.approx(-margin)
+
+
+def test_a_level_is_compared_as_it_is() -> None:
+    """With length taken out, scores are residuals of logarithms, and may be negative."""
+    assert response_margin("rifd", -0.5, 0.25, are_levels=True) == pytest.approx(0.75)
+    assert response_margin("likelihood", -1.5, -2.0) == pytest.approx(0.5)
+    assert [p.chosen_by for p in pairs(compared([-2.0, -1.5], "likelihood"), by="likelihood")] == ["student"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from srtui.recipe import Recipe, SelectionSettings
 from srtui.sample import Pair
 from srtui.selection import Ranked, best, quotas, seeded_random
 from srtui.store import Store
+from srtui.store.conversations import conversations_of
 from srtui.store.corpus import Variant
 from srtui.store.figures import means
 from srtui.store.runs import Run
@@ -160,7 +161,15 @@ def _samples(context: Context) -> _Material:
         return _Material([], {}, Counter(), 0, "selected samples", "no sample was selected")
     variants = store.corpus.variants(v for _, v in chosen)
     spans = _starting_student(context).spans
-    examples, left_out = _examples(spans, [variants[v] for _, v in chosen])
+    texts = [variants[v] for _, v in chosen]
+    examples, left_out = _examples(spans, texts, conversations_of(store.conn, [s for s, _ in chosen]))
+    sequences = len(examples) + left_out.total()
+    if sequences < len(chosen):
+        context.watch.event(
+            "info",
+            f"{len(chosen):,} selected samples are trained as {sequences:,} sequences: those of a conversation in "
+            "which each goes on from the last, unchanged, are one, with a loss on each answer.",
+        )
     seen = {asked(v.pair) for v in variants.values()}
     return _Material(
         examples,
@@ -368,18 +377,30 @@ def _facility(
     return {texts[n].sample_id for n in picked} | {text.sample_id for text in ranked if text.by_person}
 
 
-def _examples(spans: SpanBuilder, variants: list[Variant]) -> tuple[list[Span], Counter[str]]:
-    """The spans that were scored, each with the end of its turn; and how many have none, by reason."""
+def _examples(
+    spans: SpanBuilder, variants: list[Variant], of: Mapping[int, int] | None = None
+) -> tuple[list[Span], Counter[str]]:
+    """The spans that were scored, each with the end of its turn; and how many have none, by reason. Where
+    conversations are given, ``of`` (by sample), those of one are one sequence as far as that is the same."""
     from srtui.student import Invalid
+    from srtui.student.spans import as_one
 
     made: list[Span] = []
+    together: dict[int, list[Span]] = {}
     left_out: Counter[str] = Counter()
     for variant in variants:
         span, _ = spans.forward(variant.pair)
         if isinstance(span, Invalid):
             left_out[span.reason] += 1
+            continue
+        span = span.ended(spans.end_of_turn, spans.max_length)
+        conversation = (of or {}).get(variant.sample_id)
+        if conversation is None:
+            made.append(span)
         else:
-            made.append(span.ended(spans.end_of_turn, spans.max_length))
+            together.setdefault(conversation, []).append(span)
+    for group in together.values():
+        made += as_one(group)
     return made, left_out
 
 

@@ -84,6 +84,9 @@ class ReflectionPrompt:
 
     def request(self, key: object, pair: Pair, attempt: int) -> Request:
         """The request for the ``attempt``-th try (from 1) at rewriting ``pair``."""
+        # A conversation is told from others by its first user turn, which no rewrite changes.
+        first = next((n for n, turn in enumerate(pair.history) if turn.role == "user"), 0)
+        begin = pair.history[: first + 1]
         return Request(
             key=key,
             messages=(
@@ -95,6 +98,7 @@ class ReflectionPrompt:
             sampler=self.sampler(attempt),
             candidates=self.recipe.reflection.candidates,
             thinking_tokens=self.recipe.reflection.thinking_tokens,
+            begins=begin or None,
         )
 
     def segments(self, attempt: int) -> tuple[Segment, ...]:

@@ -107,6 +107,18 @@ def conversation_ids(conn: sqlite3.Connection, dataset_id: int) -> dict[int, int
     return {int(r[0]): int(r[1]) for r in rows}
 
 
+def conversations_of(conn: sqlite3.Connection, sample_ids: Iterable[int]) -> dict[int, int]:
+    """By sample the conversation that it is of; those of none are left out."""
+    found: dict[int, int] = {}
+    for chunk in batched(sample_ids, 500):
+        marks = ",".join("?" * len(chunk))
+        rows = fetch_rows(
+            conn, f"SELECT sample_id, conversation_id FROM exchange WHERE sample_id IN ({marks})", chunk
+        )
+        found.update((int(r[0]), int(r[1])) for r in rows)
+    return found
+
+
 def followed(conn: sqlite3.Connection, run_id: int) -> set[int]:
     """The samples of a run whose exchange others of its conversation follow, and refer to."""
     return {

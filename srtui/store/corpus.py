@@ -183,7 +183,9 @@ class Corpus:
             marks = ",".join("?" * len(chunk))
             query = (
                 "SELECT id, CASE WHEN json_valid(record) AND json_type(record, ?1) NOT IN ('null', 'array', 'object') "
-                f"THEN CAST(json_extract(record, ?1) AS TEXT) END AS value FROM sample WHERE id IN ({marks})"
+                "THEN CAST(json_extract(record, ?1) AS TEXT) END AS value FROM (SELECT s.id, coalesce(c.record, s.record) "
+                "AS record FROM sample s LEFT JOIN exchange e ON e.sample_id = s.id "
+                f"LEFT JOIN conversation c ON c.id = e.conversation_id WHERE s.id IN ({marks}))"
             )
             rows = fetch_rows(self._store.conn, query, (f'$."{name}"', *chunk))
             values.update((r[0], r[1]) for r in rows if r[1] is not None)

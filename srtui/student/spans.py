@@ -44,12 +44,20 @@ def loss_keys(student_id: str) -> Keys:
 class Span:
     """Token ``ids`` whose last ``target`` ones are scored, or trained on; ``truncated`` where max_length
     cut some. The first ``history`` ones are those of a history, which other spans may begin with too: that
-    decides no loss."""
+    decides no loss. ``also`` are earlier targets, (first, end) each, that are trained on along with the last:
+    spans that are scored have none."""
 
     ids: tuple[int, ...]
     target: int
     truncated: bool = False
     history: int = 0
+    also: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def targets(self) -> list[int]:
+        """The positions that are trained on, in order."""
+        last = (len(self.ids) - self.target, len(self.ids))
+        return [place for first, end in (*self.also, last) for place in range(first, end)]
 
     def key(self, student_id: str, protocol: str) -> bytes:
         """Address of this loss in the store. The ids decide it, so a response that occurs in three
@@ -59,7 +67,7 @@ class Span:
     @property
     def digest(self) -> bytes:
         """16-byte content address, by which a training knows its samples again."""
-        return digest(self._bytes(), self.target)
+        return digest(self._bytes(), self.target, *(place for run in self.also for place in run))
 
     def ended(self, end_of_turn: Sequence[int], max_length: int) -> Span:
         """What is trained of a scored span: its tokens, and behind them the end of the turn, from which a
@@ -85,6 +93,24 @@ class Span:
     def first_key(self, student_id: str) -> bytes:
         """The key that this loss has where it was stored before keys had a scheme."""
         return scheme_1(student_id, array("i", self.ids).tobytes(), self.target)
+
+
+def as_one(spans: Sequence[Span]) -> list[Span]:
+    """The spans of one conversation with as few sequences as there can be: a span whose ids another begins with is
+    no sequence of its own, but one more target of that one, where no token of it sees anything else than by itself.
+    They are in the order of the sequences' first span."""
+    found: list[tuple[int, Span]] = []
+    for n in sorted(range(len(spans)), key=lambda i: -len(spans[i].ids)):
+        span = spans[n]
+        end = len(span.ids)
+        for at, (first, longer) in enumerate(found):
+            targets = {*longer.also, (end - span.target, end)}
+            if longer.ids[:end] == span.ids and len(longer.ids) - longer.target >= end:
+                found[at] = (min(first, n), replace(longer, also=tuple(sorted(targets))))
+                break
+        else:
+            found.append((n, span))
+    return [span for _, span in sorted(found, key=lambda one: one[0])]
 
 
 @dataclass(frozen=True)

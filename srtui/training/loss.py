@@ -32,7 +32,7 @@ class MicroBatch:
     @property
     def targets(self) -> int:
         """Target tokens in it."""
-        return sum(e.target for e in self.examples)
+        return sum(len(e.targets) for e in self.examples)
 
     @property
     def tokens(self) -> int:
@@ -55,7 +55,7 @@ def summed_nll(head: Head, batch: MicroBatch) -> Any:
 def span_nlls(head: Head, batch: MicroBatch) -> Any:
     """As :func:`summed_nll`, of each example by itself: (examples,)."""
     nlls = token_nlls(head, batch)
-    sizes = torch.tensor([e.target for e in batch.examples], device=nlls.device)
+    sizes = torch.tensor([len(e.targets) for e in batch.examples], device=nlls.device)
     owner = torch.repeat_interleave(torch.arange(len(batch.examples), device=nlls.device), sizes)
     return nlls.new_zeros(len(batch.examples)).index_add(0, owner, nlls)
 
@@ -72,11 +72,9 @@ def token_nlls(head: Head, batch: MicroBatch) -> Any:
     )
     # A token is predicted at the position before it.
     places = [
-        start + place - 1
-        for start, e in zip(starts, batch.examples, strict=True)
-        for place in range(len(e.ids) - e.target, len(e.ids))
+        start + place - 1 for start, e in zip(starts, batch.examples, strict=True) for place in e.targets
     ]
-    labels = [token for e in batch.examples for token in e.ids[len(e.ids) - e.target :]]
+    labels = [e.ids[place] for e in batch.examples for place in e.targets]
     picked = hidden.flatten(0, 1)[torch.tensor(places, device=device)]
     wanted = torch.tensor(labels, device=device)
     if not head.direct:

@@ -38,9 +38,10 @@ class TrainingPair:
         return (*self.chosen.ids, *self.rejected.ids)
 
     @property
-    def target(self) -> int:
-        """Tokens that are trained on, of both spans."""
-        return self.chosen.target + self.rejected.target
+    def targets(self) -> list[int]:
+        """The positions in ``ids`` that are trained on."""
+        first = len(self.chosen.ids)
+        return [*self.chosen.targets, *(first + place for place in self.rejected.targets)]
 
     @property
     def truncated(self) -> bool:
@@ -56,7 +57,7 @@ class TrainingPair:
     def padded(self) -> Span:
         """What the pair takes in a pass where both are padded to one length."""
         longer = max(self.chosen, self.rejected, key=lambda span: len(span.ids))
-        return Span(longer.ids * 2, self.target)
+        return Span(longer.ids * 2, len(self.targets))
 
 
 @dataclass(frozen=True)

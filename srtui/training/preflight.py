@@ -146,7 +146,7 @@ def needed_bytes(
     return training_bytes(
         shape,
         tokens,
-        min(tokens, settings.micro_batch_size * max(e.target for e in examples)),
+        min(tokens, settings.micro_batch_size * max(len(e.targets) for e in examples)),
         dropout=settings.lora_dropout > 0,
         gradient_checkpointing=gradient_checkpointing,
         optimizer=optimizer,
