@@ -28,6 +28,11 @@ LABELS = {
 """By quantity, the words that all faces use for it."""
 
 STAGE_TITLES = {
+    "start": "Start the program",
+    "prepare": "Prepare the samples",
+    "load-teacher": "Load the teacher",
+    "load-student": "Load the student",
+    "load-encoder": "Load the sentence encoder",
     "check-template": "Check the prompt template",
     "reflect-instruction": "Reflect on instructions",
     "choose-instruction": "Choose instructions (IFD)",

@@ -58,12 +58,14 @@ def run(
 
         again = f"srtui run {recipe}"
         if teacher_from is not None:
-            before = store.runs.named(teacher_from)
+            earlier = store.runs.named(teacher_from)
             with libraries_log(workspace.store_path.parent):
-                what = next_round(workspace, store, what, before, lambda line: print_line(line, to=screen()))
-            again += f" --teacher-from {before.name}"
+                what = next_round(workspace, store, what, earlier, lambda line: print_line(line, to=screen()))
+            again += f" --teacher-from {earlier.name}"
+        before = seconds_here()
         this, is_new = prepare(workspace, store, what, recipe.resolve())
-        _work(workspace, store, this, until, as_json, is_new, again)
+        before["prepare"] = seconds_here()["start"] - before["start"]
+        _work(workspace, store, this, until, as_json, is_new, again, before)
 
 
 @app.command(epilog="Example: srtui resume quickstart")
@@ -76,11 +78,28 @@ def resume(
     workspace, store = open_store()
     with store:
         this = store.runs.named(name)
-        _work(workspace, store, this, until, as_json, False, f"srtui resume {this.name}")
+        again = f"srtui resume {this.name}"
+        _work(workspace, store, this, until, as_json, False, again, seconds_here())
+
+
+def seconds_here() -> dict[str, float]:
+    """The seconds since this process began, as the step ``start`` of a run."""
+    import time
+
+    import psutil
+
+    return {"start": max(0.0, time.time() - psutil.Process().create_time())}
 
 
 def _work(
-    workspace: Workspace, store: Store, this: Run, until: str | None, as_json: bool, is_new: bool, again: str
+    workspace: Workspace,
+    store: Store,
+    this: Run,
+    until: str | None,
+    as_json: bool,
+    is_new: bool,
+    again: str,
+    before: dict[str, float],
 ) -> None:
     from srtui.cli.reporters import reporter
     from srtui.cli.run_tables import print_summary
@@ -101,7 +120,7 @@ def _work(
         if not is_new:
             face.event("info", f"Resuming run {this.name}.")
         try:
-            this = Engine(workspace, store, this, face, stop.is_set).work(until)
+            this = Engine(workspace, store, this, face, stop.is_set, before=before).work(until)
             stopped = False
         except Stopped:
             stopped = True

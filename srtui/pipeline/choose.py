@@ -49,6 +49,7 @@ class Choosing:
         self._context, self._watch = context, context.watch
         self._store, self._run, self._recipe = context.store, context.run, context.recipe
         self._total = context.sample_count
+        self._reused = 0  # decisions made from stored scores alone
         self._tokens = 0  # through the student in this stage, in this process
         self._tally = _ProxyTally()
 
@@ -65,7 +66,7 @@ class Choosing:
         taken = self._choose(
             "response", self._recipe.selection.response_by, selection.choose_response, weight
         )
-        self._settle(weight, {"taken": taken})
+        self._settle(weight, {"taken": taken, "reused": self._reused})
         self._score_by_hand()
         self._tell_of_proxy()
 
@@ -74,12 +75,15 @@ class Choosing:
         todo = self._store.decisions.to_decide(self._run.id, target)
         taken = self._store.decisions.taken(self._run.id, target)
         done = self._total - len(todo)
+        before_this = self._store.runs.stages(self._run.id).get(f"choose-{target}", {})
+        self._reused = int(before_this.get("detail", {}).get("reused", 0))
         for chunk in batched(todo.items(), CHUNK):
             groups = [[before, *rewrites] for _, (before, rewrites) in chunk if rewrites]
 
             def tell(share: float, before: int = done, size: int = len(chunk), taken: int = taken) -> None:
-                self._tell(int(weight * (before + share * size)), {"taken": taken})
+                self._tell(int(weight * (before + share * size)), {"taken": taken, "reused": self._reused})
 
+            self._reused += len(chunk) - self._unscored(by, groups)
             scores, by_proxy = self._measure(
                 target, by, groups, lambda g: choose(g[0], g[1:], by).variant_id, tell
             )
@@ -100,8 +104,15 @@ class Choosing:
                     )
                     taken += choice.reflected
             done += len(chunk)
-            self._tell(int(weight * done), {"taken": taken}, now=True)
+            self._tell(int(weight * done), {"taken": taken, "reused": self._reused}, now=True)
         return taken
+
+    def _unscored(self, by: str, groups: list[list[int]]) -> int:
+        """How many of these decisions need a text read by a student, and are not made from stored scores alone."""
+        if by not in ("ifd", "rifd") or self._recipe.scoring.proxy or not groups:
+            return len(groups)
+        known = self._context.judge().scores((v for group in groups for v in group), cast("Metric", by))
+        return sum(not all(v in known for v in group) for group in groups)
 
     def _settle(self, weight: float, detail: dict[str, Any]) -> None:
         """Say of each sample whether it is trained on; scores only what that needs."""

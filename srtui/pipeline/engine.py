@@ -7,7 +7,7 @@ so a run that was killed at any instant resumes where it was; every unit of work
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -45,8 +45,10 @@ class Engine:
         reporter: Reporter,
         should_stop: Callable[[], bool] = lambda: False,
         teacher: Teacher | None = None,
+        before: Mapping[str, float] | None = None,
     ) -> None:
-        self._store, self._run = store, run
+        """``before``: by step, the seconds that this process spent on the run before this call."""
+        self._store, self._run, self._before = store, run, before or {}
         self._watch = Watch(store, run.id, reporter, should_stop)
         self._context = Context(workspace, store, run, self._watch, teacher)
 
@@ -60,6 +62,8 @@ class Engine:
         runs.drop_requests(run_id, before=psutil.Process().create_time())
         runs.update(run_id, status="running", started_at=self._run.started_at or time.time(), error=None)
         try:
+            for step, seconds in self._before.items():
+                watch.past(step, seconds)
             self._context.refuse_other_words()
             for stage, work in self._stages():
                 runs.update(run_id, stage=stage)

@@ -49,13 +49,17 @@ class Reflecting:
         self._watch = context.watch
         self._total = context.sample_count
         self._tally = _Tally(self._tally_so_far())
+        before = self._store.runs.stages(self._run.id).get(f"reflect-{prompt.target}", {})
+        self._reused = int(before.get("detail", {}).get("reused", 0))  # samples that stored texts settled
         self._unknown = 0  # rewrites taken from the store that may have been cut short
 
     def work(self, todo: list[tuple[int, int]]) -> None:
         """``todo``: sample and variant ids. Raises Stopped when asked to stop."""
         if self._recipe.reflection.source == "store":
             self._from_store(todo)
-            self._watch.tell(self._total, self._total, 0, self._tally.detail(), now=True)
+            self._reused += len(todo)
+            detail = {**self._tally.detail(), "reused": self._reused}
+            self._watch.tell(self._total, self._total, 0, detail, now=True)
             return
         teacher = self._teacher = self._context.teacher()
         waiting: dict[tuple[int, int], list[Generation]] = {}
@@ -65,6 +69,7 @@ class Reflecting:
             unasked = self._first_unasked(sample_id, variant)
             if unasked is None:
                 done += 1
+                self._reused += 1
             else:
                 requests.append(self._prompt.request(unasked, variant.pair, unasked.attempt))
         if self._unknown:
@@ -262,6 +267,7 @@ class Reflecting:
         tokens = at.prompt_tokens + at.new_tokens - before.prompt_tokens - before.new_tokens
         detail = {
             **self._tally.detail(),
+            "reused": self._reused,
             "slots": at.slots,
             "slots_in_use": at.slots_in_use,
             "waiting": at.waiting,

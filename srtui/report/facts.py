@@ -14,7 +14,7 @@ from srtui.report.examples import Example, pick
 from srtui.store import Store, figures
 from srtui.store.distributions import ScoreSpread, distributions
 from srtui.store.evaluations import Evaluation
-from srtui.store.runs import STAGES, Run
+from srtui.store.runs import STAGES, STEPS, Run
 from srtui.store.summary import RunSummary, StageSummary, summarise
 from srtui.store.views import Views
 from srtui.wording import LABELS, training_words
@@ -254,7 +254,7 @@ def _training(row: dict[str, Any] | None) -> TrainingFacts | None:
 
 
 def _costs(stages: Mapping[str, StageSummary]) -> list[StageCost]:
-    order = {name: n for n, name in enumerate(("check-template", *STAGES))}
+    order = {name: n for n, name in enumerate((*STEPS, "check-template", *STAGES))}
     return [
         StageCost(name, s.done, s.total, s.tokens, s.seconds)
         for name, s in sorted(stages.items(), key=lambda item: order.get(item[0], len(order)))

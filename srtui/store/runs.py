@@ -20,6 +20,8 @@ from srtui.store.stored import stored
 if TYPE_CHECKING:
     from srtui.store import Store
 
+STEPS = ("start", "prepare", "load-teacher", "load-student", "load-encoder")
+"""What an engine spends time on beside its stages, stored like these: it takes as long for any number of samples."""
 STAGES = ("reflect-instruction", "choose-instruction", "reflect-response", "choose-response", "train")
 
 

@@ -46,6 +46,8 @@ _LIVE = {
     "waiting?": int,
     "text?": (str, None),
     "sample_id?": (int, None),
+    "step?": str,
+    "since?": NUMBER,
 }
 _TRAINED = {
     "first_loss?": NUMBER,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,16 @@ class LiveView:
     live: dict[str, Any]
     heartbeat_at: float | None
     events: list[Event]
+
+
+REUSED = "CASE WHEN json_valid(p.detail) THEN coalesce(json_extract(p.detail, '$.reused'), 0) ELSE 0 END"
+"""Of a row ``p`` of stage_progress: how many of its samples cost nothing, since what they needed was stored."""
+
+
+def reused(stage: Mapping[str, Any]) -> int:
+    """The same of a row that was read."""
+    count = stage["detail"].get("reused", 0)
+    return count if isinstance(count, int) else 0
 
 
 class Views:
@@ -151,14 +162,16 @@ class Views:
         return dataset_sizes(self.conn)
 
     def seconds_a_sample(self, teacher: str, student: str) -> dict[str, float]:
-        """By stage, what a sample (in training: a step) has cost here with this teacher, or this student."""
+        """By stage, what a sample (in training: a step; in a step that no sample takes part in: one engine) has cost
+        here with this teacher, or this student; what was reused from the store has cost nothing and counts as none."""
         return {
             r[0]: r[1]
             for r in fetch_rows(
                 self.conn,
-                "SELECT p.stage, sum(p.seconds) / sum(p.done) FROM stage_progress p JOIN run r ON r.id = p.run_id "
-                "WHERE p.done > 0 AND p.seconds > 0 AND CASE WHEN p.stage LIKE 'reflect-%' "
-                "THEN json_extract(r.recipe, '$.teacher.model') = ? ELSE json_extract(r.recipe, '$.student.model') = ? END GROUP BY p.stage",
+                f"SELECT p.stage, sum(p.seconds) / sum(p.done - {REUSED}) FROM stage_progress p JOIN run r ON "
+                f"r.id = p.run_id WHERE p.done > {REUSED} AND p.seconds > 0 AND CASE WHEN p.stage LIKE '%-teacher' "
+                "OR p.stage LIKE 'reflect-%' THEN json_extract(r.recipe, '$.teacher.model') = ? "
+                "ELSE json_extract(r.recipe, '$.student.model') = ? END GROUP BY p.stage",
                 (teacher, student),
             )
         }

@@ -17,8 +17,10 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 
+from srtui.progress import SURE_FROM, left_words
 from srtui.store.figures import Counts
-from srtui.store.views import LiveView
+from srtui.store.runs import STEPS
+from srtui.store.views import LiveView, reused
 from srtui.text import bytes_text, duration, share
 from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.widgets.empty import Empty
@@ -38,6 +40,7 @@ class _Pace:
 
     at: float
     done: int
+    """Samples that cost time: those reused from the store are none."""
 
 
 class LiveScreen(DashboardScreen):
@@ -133,7 +136,7 @@ class LiveScreen(DashboardScreen):
         self._speeds.append(tokens_a_second(self._counts, now))
         for stage, s in view.stages.items():
             past = self._pace.setdefault((view.run.id, stage), deque(maxlen=90))
-            past.append(_Pace(now, s["done"]))
+            past.append(_Pace(now, s["done"] - reused(s)))
             while len(past) > 2 and now - past[0].at > 60:
                 past.popleft()
 
@@ -163,7 +166,8 @@ class LiveScreen(DashboardScreen):
         wanted = [
             s for s in _STAGES if s != "train" or view.run.recipe.get("training", {}).get("enabled", True)
         ]
-        return ["check-template", *wanted] if _at_work(view) == "check-template" else wanted
+        now = _at_work(view)
+        return wanted if now is None or now in wanted else [now, *wanted]
 
     def _stage(self, view: LiveView, stage: str, width: int, going: bool) -> Content:
         s = view.stages.get(stage)
@@ -196,17 +200,25 @@ class LiveScreen(DashboardScreen):
         s = view.stages.get(stage)
         if s is None or (view.run.state == "paused" and view.run.stage == stage):
             return "", ""
+        if view.live.get("step") == stage:
+            return "", f"for {duration(max(0.0, time.time() - view.live.get('since', time.time())))}"
+        fresh = done - reused(s)
         if not now:
-            return (_rate_text(done / s["seconds"]) if s["seconds"] and done else ""), (
+            if done and fresh <= 0:
+                return "reused", ""
+            rated = s["seconds"] and done and stage not in STEPS
+            return (_rate_text(fresh / s["seconds"]) if rated else ""), (
                 duration(s["seconds"]) if s["seconds"] else ""
             )
         past = self._pace.get((view.run.id, stage))
         made = past[-1].done - past[0].done if past else 0
         spent = past[-1].at - past[0].at if past else 0.0
-        rate = made / spent if made and spent > 2 else done / s["seconds"] if s["seconds"] and done else 0.0
+        if spent <= 2 or made < SURE_FROM:
+            made, spent = fresh, s["seconds"]
+        rate = made / spent if made > 0 and spent else 0.0
         if not rate:
             return "", "the first ones" if stage in _WRITING and view.live.get("slots_in_use") else ""
-        return _rate_text(rate), f"{duration((total - done) / rate)} left" if done < total else ""
+        return _rate_text(rate), left_words(made, spent, total - done)
 
     def _speed(self, view: LiveView, width: int, going: bool) -> Content:
         room = max(8, (width // 2 if width >= 100 else width - 39) - 24)
@@ -292,6 +304,8 @@ def tokens_a_second(counts: Sequence[tuple[float, int]], now: float) -> float:
 
 def _at_work(view: LiveView) -> str | None:
     """The stage that the engine is in; the check of the template comes within the first."""
+    if view.live.get("step"):
+        return str(view.live["step"])
     check = view.stages.get("check-template")
     if view.run.stage == "reflect-instruction" and check and check["done"] < check["total"]:
         return "check-template"
@@ -305,7 +319,9 @@ def _writing(view: LiveView) -> Content:
         return Content.styled("The student scores the texts that were written by hand.", "$dim")
     if view.run.state != "running" or not live.get("text") or stage not in _WRITING:
         going = (
-            "Loading the models."
+            f"{stage_title(stage)}: a step of its own, nothing is written in it."
+            if stage in STEPS
+            else "About to begin."
             if stage not in view.stages
             else "Between two texts."
             if stage in _WRITING
