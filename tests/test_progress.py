@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from srtui.progress import SURE_FROM, left_words, time_left
 
 
+@settings(deadline=None)
 @given(st.integers(1, 10_000), st.floats(0.1, 1e6), st.integers(0, 1_000_000))
 def test_the_interval_holds_the_plain_estimate(finished: int, seconds: float, left: int) -> None:
     low, high = time_left(finished, seconds, left)
@@ -21,6 +22,7 @@ def test_the_interval_holds_the_plain_estimate(finished: int, seconds: float, le
     assert later <= high
 
 
+@settings(deadline=None)
 @given(st.integers(4, 2000))
 def test_it_is_the_exact_poisson_interval_to_a_tenth(finished: int) -> None:
     low, high = time_left(finished, 1.0, 1)

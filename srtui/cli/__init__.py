@@ -7,7 +7,19 @@ from typing import NoReturn
 import typer
 
 # Each adds its commands to the app.
-from srtui.cli import chat, data, evaluation, human, machine, models, prompts, recipes, report, runs  # noqa: F401
+from srtui.cli import (  # noqa: F401
+    chat,
+    data,
+    evaluation,
+    human,
+    machine,
+    models,
+    pilot,
+    prompts,
+    recipes,
+    report,
+    runs,
+)
 from srtui.cli.base import app
 from srtui.process import work
 

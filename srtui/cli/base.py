@@ -53,6 +53,15 @@ def key_value(word: str, option: str) -> tuple[str, str]:
     return key, value
 
 
+def seconds_here() -> dict[str, float]:
+    """The seconds since this process began, as the step ``start`` of a run."""
+    import time
+
+    import psutil
+
+    return {"start": max(0.0, time.time() - psutil.Process().create_time())}
+
+
 def stop_on_signals() -> Any:
     """Ctrl-C once finishes the step and stores it, and so does a terminal that hangs up; twice stops at
     once, which the store survives."""

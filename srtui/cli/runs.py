@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from srtui.atomic import replacing
-from srtui.cli.base import MOST, AsJson, Force, RunName, app, libraries_log, open_store, stop_on_signals
+from srtui.cli.base import (
+    MOST,
+    AsJson,
+    Force,
+    RunName,
+    app,
+    libraries_log,
+    open_store,
+    seconds_here,
+    stop_on_signals,
+)
 from srtui.cli.output import fields_of, is_stdout, outputs_of, print_json, print_line, short
 from srtui.errors import UserError
 from srtui.noise import screen
@@ -80,15 +90,6 @@ def resume(
         this = store.runs.named(name)
         again = f"srtui resume {this.name}"
         _work(workspace, store, this, until, as_json, False, again, seconds_here())
-
-
-def seconds_here() -> dict[str, float]:
-    """The seconds since this process began, as the step ``start`` of a run."""
-    import time
-
-    import psutil
-
-    return {"start": max(0.0, time.time() - psutil.Process().create_time())}
 
 
 def _work(

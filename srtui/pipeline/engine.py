@@ -22,6 +22,7 @@ from srtui.pipeline.template_check import check_template
 from srtui.pipeline.train import train_selected
 from srtui.pipeline.watch import Watch
 from srtui.progress import Reporter, Stopped
+from srtui.recipe import Recipe
 from srtui.reflection import Criteria, ReflectionPrompt, load_criteria
 from srtui.sample import Target
 from srtui.store import Store
@@ -113,15 +114,17 @@ class Engine:
         if (by.instruction_by if target == "instruction" else by.response_by) == "original":
             self._store.generations.leave_unasked(self._run.id, target, todo)
             return
-        criteria = self._criteria(target, criteria_name)
+        recipe = self._context.recipe
+        criteria = criteria_of(recipe, Path(self._run.recipe_path), target, criteria_name)
         check_template(self._context)
         self._watch.start(f"reflect-{target}")
-        Reflecting(self._context, ReflectionPrompt(criteria, self._context.recipe)).work(todo)
+        Reflecting(self._context, ReflectionPrompt(criteria, recipe)).work(todo)
 
-    def _criteria(self, target: Target, name: str) -> Criteria:
-        """The recipe's criteria; where it names none, those of its prompts file, and then the shipped ones."""
-        prompts = self._context.recipe.prompts
-        own = getattr(prompts.teacher, target) if prompts else None
-        if prompts and own and name == target:
-            return Criteria.of_prompts(prompts.name, target, own)
-        return load_criteria(name, target, Path(self._run.recipe_path).parent)
+
+def criteria_of(recipe: Recipe, recipe_path: Path, target: Target, name: str) -> Criteria:
+    """The criteria that a recipe names; where it names none, those of its prompts file, and then the shipped ones."""
+    prompts = recipe.prompts
+    own = getattr(prompts.teacher, target) if prompts else None
+    if prompts and own and name == target:
+        return Criteria.of_prompts(prompts.name, target, own)
+    return load_criteria(name, target, recipe_path.parent)

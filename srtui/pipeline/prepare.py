@@ -10,6 +10,7 @@ from srtui.errors import UserError
 from srtui.evaluation.sources import sha256_of
 from srtui.files import current_folder
 from srtui.hashing import draw, key, scheme_1
+from srtui.pilot.strata import Stratum, stratified
 from srtui.pipeline.holdout import alike, hold_out
 from srtui.recipe import Recipe
 from srtui.store import Store
@@ -61,7 +62,7 @@ def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pat
     A recipe whose settings and samples are those of an earlier run resumes that run.
     """
     dataset_id = _dataset(workspace, store, recipe, recipe_path)
-    ids = store.corpus.sample_ids(dataset_id, recipe.limit)
+    ids = samples_of(store, dataset_id, recipe)
     fingerprint = f"{recipe.fingerprint}-{key('samples', ids=ids).hex()[2:10]}"
     first = f"{recipe.first_fingerprint}-{scheme_1(repr(ids)).hex()[:8]}"
     earlier = store.runs.with_fingerprint(dataset_id, fingerprint, first)
@@ -71,9 +72,45 @@ def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pat
     share = recipe.training.held_out if recipe.training.enabled else 0.0
     groups = alike(store.corpus.questions(dataset_id, recipe.limit)) if share else {}
     samples = hold_out(ids, share, lambda i: draw(recipe.seed, "held out", i), groups)
-    return store.runs.create(
-        recipe.name, dataset_id, path, recipe.model_dump_json(), fingerprint, samples
-    ), True
+    run = store.runs.create(recipe.name, dataset_id, path, recipe.model_dump_json(), fingerprint, samples)
+    date = None if recipe.pilot else _pilots_date(store, dataset_id, recipe)
+    if date is not None and date != run.date:
+        store.runs.update(run.id, date=date)
+        run = store.runs.get(run.id)
+    return run, True
+
+
+def samples_of(store: Store, dataset_id: int, recipe: Recipe) -> list[int]:
+    """The ids of a recipe's samples in a dataset: the first ``limit`` of them, or a pilot's drawn from these."""
+    if recipe.pilot is None:
+        return store.corpus.sample_ids(dataset_id, recipe.limit)
+    return sorted(i for stratum in pilot_strata(store, dataset_id, recipe) for i in stratum.chosen)
+
+
+def pilot_strata(store: Store, dataset_id: int, recipe: Recipe) -> list[Stratum]:
+    """What a pilot draws its samples from, with the samples; the same for the same seed."""
+    samples = store.corpus.kinds_and_lengths(dataset_id, recipe.limit)
+    return stratified(samples, recipe.pilot or 0, lambda i: draw(recipe.seed, "pilot", i))
+
+
+def pilot_recipe(recipe: Recipe, samples: int) -> Recipe:
+    """``recipe`` as a pilot over so many samples: all of the loop but the training."""
+    training = recipe.training.model_copy(update={"enabled": False})
+    return recipe.model_copy(
+        update={"name": f"{recipe.name[:74]}.pilot", "pilot": samples, "training": training}
+    )
+
+
+def _pilots_date(store: Store, dataset_id: int, recipe: Recipe) -> str | None:
+    """The date of the last pilot of this recipe: chat templates may write it, and under another one nothing that the
+    pilot made would be used again."""
+    for run in reversed(store.runs.all()):
+        if run.dataset_id == dataset_id and run.recipe.get("pilot"):
+            pilot = Recipe.model_validate(run.recipe)
+            same = {"pilot": None, "name": recipe.name, "training": recipe.training, "limit": recipe.limit}
+            if pilot.model_copy(update=same).fingerprint == recipe.fingerprint:
+                return run.date
+    return None
 
 
 def _dataset(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Path) -> int:

@@ -183,6 +183,14 @@ class Store:
         """Bytes on disk, the write-ahead log included."""
         return sum(p.stat().st_size for p in self.path.parent.glob(self.path.name + "*") if p.is_file())
 
+    def size_in_use(self) -> int:
+        """Bytes of the pages that hold something, those in the write-ahead log included."""
+        pages, free, size = (
+            int(fetch_value(self.conn, f"PRAGMA {name}"))
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        return (pages - free) * size
+
     def check(self) -> list[str]:
         """What is wrong with the file; empty where it is sound."""
         problems = [r[0] for r in fetch_rows(self.conn, "PRAGMA integrity_check") if r[0] != "ok"]

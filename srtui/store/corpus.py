@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
@@ -58,6 +59,14 @@ _COLUMNS = "id, sample_id, kind, origin, parent_id, generation_id, instruction, 
 def _variant(row: Any) -> Variant:
     values = tuple(row)
     return Variant(*values[:6], Pair(*values[6:9]))  # type: ignore[call-arg]
+
+
+_CODE = re.compile(r"```|^\s*(?:def |class |import |#include|public |SELECT |function )", re.MULTILINE)
+
+
+def teach_code(conn: sqlite3.Connection) -> None:
+    """Let queries ask ``has_code(text)``: 1 where a text has code in it, as far as signs of it show."""
+    conn.create_function("has_code", 1, lambda text: int(bool(_CODE.search(text or ""))), deterministic=True)
 
 
 class DatasetSize(NamedTuple):
@@ -140,6 +149,18 @@ class Corpus:
             (dataset_id, limit or -1),
         )
         return ((int(r[0]), str(r[1]), str(r[2])) for r in rows)
+
+    def kinds_and_lengths(self, dataset_id: int, limit: int | None = None) -> Iterator[tuple[int, str, int]]:
+        """(sample id, kind, characters) of the same samples as they were imported, read as they are asked for. The
+        kind is code (its response has some), input (it has an input) or plain."""
+        teach_code(self._store.conn)
+        rows = self._store.conn.execute(
+            "SELECT v.sample_id, CASE WHEN has_code(v.response) THEN 'code' WHEN v.input <> '' THEN 'input' ELSE 'plain' "
+            "END, length(v.instruction) + length(v.input) + length(v.response) FROM variant v WHERE v.kind = 'original' "
+            "AND v.sample_id IN (SELECT id FROM sample WHERE dataset_id = ? ORDER BY id LIMIT ?)",
+            (dataset_id, limit or -1),
+        )
+        return ((int(r[0]), str(r[1]), int(r[2])) for r in rows)
 
     # -- variants ---------------------------------------------------------------------------
 

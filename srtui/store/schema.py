@@ -497,6 +497,15 @@ END
 # A person's words that were taken back, for what was another choice at some time; the others have an index.
 _GIVEN_UP = "CREATE INDEX overrule_given_up ON overrule(run_id) WHERE undone_at IS NOT NULL"
 
+# What a pilot came to, as srtui.pilot.PilotResult has it.
+_PILOT = """
+CREATE TABLE pilot(
+    run_id INTEGER PRIMARY KEY REFERENCES run(id) ON DELETE CASCADE,
+    result TEXT NOT NULL,               -- JSON
+    created_at REAL NOT NULL
+)
+"""
+
 SCRIPTS = {
     "0001_initial": _INITIAL,
     "0002_dashboard": _DASHBOARD,
@@ -507,6 +516,7 @@ SCRIPTS = {
     "0007_safety": _SAFETY,
     "0008_figures": _FIGURES,
     "0009_given_up": _GIVEN_UP,
+    "0010_pilot": _PILOT,
 }
 """By migration, what it runs; forward only, and never changed once released."""
 

@@ -24,7 +24,7 @@ from srtui.store.events import Event, count_events, events_of
 from srtui.store.figures import Measure
 from srtui.store.leases import alive
 from srtui.store.listing import Listing
-from srtui.store.runs import stages_of, state_now
+from srtui.store.runs import pilot_result, seconds_a_sample, stages_of, state_now
 from srtui.store.sample_view import SampleView, view_sample
 from srtui.store.stored import stored
 from srtui.store.training import checkpoints_of, metrics_of, trained_runs, training_of
@@ -71,12 +71,8 @@ class LiveView:
     events: list[Event]
 
 
-REUSED = "CASE WHEN json_valid(p.detail) THEN coalesce(json_extract(p.detail, '$.reused'), 0) ELSE 0 END"
-"""Of a row ``p`` of stage_progress: how many of its samples cost nothing, since what they needed was stored."""
-
-
 def reused(stage: Mapping[str, Any]) -> int:
-    """The same of a row that was read."""
+    """Of a stage that was read: how many of its samples cost nothing, since what they needed was stored."""
     count = stage["detail"].get("reused", 0)
     return count if isinstance(count, int) else 0
 
@@ -161,20 +157,14 @@ class Views:
         """(name, samples) of each dataset."""
         return dataset_sizes(self.conn)
 
+    def pilot(self, run_id: int) -> dict[str, Any] | None:
+        """What a pilot came to, as srtui.pilot.PilotResult.from_json reads it; None where the run is none."""
+        return pilot_result(self.conn, run_id)
+
     def seconds_a_sample(self, teacher: str, student: str) -> dict[str, float]:
         """By stage, what a sample (in training: a step; in a step that no sample takes part in: one engine) has cost
         here with this teacher, or this student; what was reused from the store has cost nothing and counts as none."""
-        return {
-            r[0]: r[1]
-            for r in fetch_rows(
-                self.conn,
-                f"SELECT p.stage, sum(p.seconds) / sum(p.done - {REUSED}) FROM stage_progress p JOIN run r ON "
-                f"r.id = p.run_id WHERE p.done > {REUSED} AND p.seconds > 0 AND CASE WHEN p.stage LIKE '%-teacher' "
-                "OR p.stage LIKE 'reflect-%' THEN json_extract(r.recipe, '$.teacher.model') = ? "
-                "ELSE json_extract(r.recipe, '$.student.model') = ? END GROUP BY p.stage",
-                (teacher, student),
-            )
-        }
+        return seconds_a_sample(self.conn, teacher, student)
 
     def memory_taken(self, teacher: str, student: str) -> float:
         """The most memory that an engine with these models has held here, in bytes; 0 where there was none."""
@@ -277,5 +267,6 @@ NEEDED = (
     "0007_safety",
     "0008_figures",
     "0009_given_up",
+    "0010_pilot",
 )
 """The migrations that these queries were written for."""

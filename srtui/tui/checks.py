@@ -15,7 +15,7 @@ import psutil
 
 from srtui.errors import UserError
 from srtui.files import current_folder
-from srtui.store.runs import STAGES
+from srtui.store.runs import STAGES, STEPS
 from srtui.store.views import Views
 from srtui.text import bytes_text, duration
 from srtui.wording import stage_title
@@ -42,6 +42,8 @@ class FormCheck:
     problems: dict[str, str]
     notes: dict[str, str]
     estimate: str
+    unmeasured: int = 0
+    """Samples of which nobody knows how long they take; 0 where that was measured here."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,10 @@ def check(
             words = ["run", str(path), *(w for s in sets for w in ("--set", s))]
             words += ["--limit", str(limit)] if limit else []
             estimate = _estimate(samples, known.rates, recipe) + _memory(known.memory)
-            return FormCheck(None if problems else words, problems, notes, estimate)
+            measured = any(stage.startswith("reflect-") for stage in known.rates)
+            # A file too large to be counted while a form is filled in has many.
+            unmeasured = 0 if measured or recipe.reflection.source == "store" else samples or recipes.MOST
+            return FormCheck(None if problems else words, problems, notes, estimate, unmeasured)
     return FormCheck(None, problems, notes, "")
 
 
@@ -198,16 +203,20 @@ def _estimate(samples: int | None, rates: dict[str, float], recipe: Recipe) -> s
     ]
     known = [s for s in wanted if s in rates]
     if not known:
-        return "No estimate of the time yet: no run with these models has been measured here."
+        return (
+            "No estimate of the time yet: no run with these models has been measured here. A pilot makes one."
+        )
     if not samples:
         return "No estimate of the time: so large a file's rows are counted when it is imported; a limit makes one."
     # A training step is of a batch; the others are of a sample.
     steps = {"train": max(1.0, samples * recipe.training.epochs / recipe.training.batch_size)}
-    seconds = sum(rates[stage] * steps.get(stage, samples) for stage in known)
+    fixed = sum(rates[step] for step in STEPS if step in rates)
+    seconds = fixed + sum(rates[stage] * steps.get(stage, samples) for stage in known)
     if len(known) < len(wanted):
         missing = ", ".join(stage_title(s) for s in wanted if s not in rates)
         return f"At least {duration(seconds)} for {samples:,} samples; not measured here yet: {missing}."
-    return f"About {duration(seconds)} for {samples:,} samples, by what runs with these models took here."
+    at_least = f", {duration(fixed)} of it for any number" if fixed >= 1 else ""
+    return f"About {duration(seconds)} for {samples:,} samples{at_least}, by what runs with these models took here."
 
 
 def _memory(taken: float) -> str:

@@ -16,13 +16,18 @@ from textual.widgets import Button, Input, Label, Select, Static
 
 from srtui.errors import UserError
 from srtui.files import parse_toml, read_text
+from srtui.pilot import DEFAULT_SAMPLES
+from srtui.recipe import MOST
 from srtui.store.views import RunRow
 from srtui.tui import checks
-from srtui.tui.screens.dialogs import Dialog
+from srtui.tui.screens.dialogs import Confirm, Dialog
 from srtui.tui.widgets.words import shown
 
 if TYPE_CHECKING:
     from srtui.tui.app import Dashboard
+
+ASKED_FROM = 1000
+"""Samples from which a run of unknown length is asked about before it starts."""
 
 
 class NewRun(Dialog[list[str] | None]):
@@ -34,6 +39,7 @@ class NewRun(Dialog[list[str] | None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "cancel", "Cancel"),
         Binding("ctrl+s", "start", "Start"),
+        Binding("ctrl+t", "pilot", f"Try {DEFAULT_SAMPLES} first"),
     ]
     DEFAULT_CSS = """
     NewRun .field { height: 1; }
@@ -52,7 +58,7 @@ class NewRun(Dialog[list[str] | None]):
         self._extra: list[str] = []
         self._check: checks.FormCheck | None = None
         self._checked: tuple[Path | None, dict[str, str]] | None = None
-        self._start_wanted = False
+        self._wanted_now: str | None = None
         self._checking = self._again = False
 
     def compose(self) -> ComposeResult:
@@ -88,6 +94,7 @@ class NewRun(Dialog[list[str] | None]):
             yield Static(id="verdict")
             with Horizontal(classes="buttons"):
                 yield Button("Cancel", id="cancel", compact=True)
+                yield Button(f"Try {DEFAULT_SAMPLES} first", id="pilot", compact=True, disabled=True)
                 yield Button("Start", id="start", variant="primary", compact=True, disabled=True)
 
     def on_mount(self) -> None:
@@ -171,8 +178,8 @@ class NewRun(Dialog[list[str] | None]):
                 if not self._again:
                     self._checked = (path, values)
                     self._show(check)
-                    if self._start_wanted:
-                        self.action_start()
+                    if self._wanted_now:
+                        self._begin(self._wanted_now)
                     return
         except Exception as error:
             app.problem(error)
@@ -193,7 +200,8 @@ class NewRun(Dialog[list[str] | None]):
             lines.append(shown(f"also as in that run: {', '.join(self._extra)}", "$dim"))
         lines.append(Content(check.estimate))
         self.query_one("#verdict", Static).update(Content("\n").join(lines))
-        self.query_one("#start", Button).disabled = check.words is None
+        for button in ("#start", "#pilot"):
+            self.query_one(button, Button).disabled = check.words is None
 
     # -- out of here ------------------------------------------------------------------------
 
@@ -201,6 +209,8 @@ class NewRun(Dialog[list[str] | None]):
     def _pressed(self, event: Button.Pressed) -> None:
         if event.button.id == "start":
             self.action_start()
+        elif event.button.id == "pilot":
+            self.action_pilot()
         else:
             self.dismiss(None)
 
@@ -209,14 +219,41 @@ class NewRun(Dialog[list[str] | None]):
 
     def action_start(self) -> None:
         """Start what stands in the fields now, which may be newer than the last check."""
-        self._start_wanted = self._checked != (self._path(), self._values())
-        if self._start_wanted:
+        self._begin("run")
+
+    def action_pilot(self) -> None:
+        """Start a pilot of it."""
+        self._begin("pilot")
+
+    def _begin(self, command: str) -> None:
+        fresh = self._checked == (self._path(), self._values())
+        self._wanted_now = None if fresh else command
+        if not fresh:
             self._look()
             return
-        if self._check is None or self._check.words is None:
+        check = self._check
+        if check is None or check.words is None:
             self.notify("Fix what is marked above first.", severity="warning")
             return
-        self.dismiss(self._check.words)
+        words = [command, *check.words[1:]]
+        if command == "run" and check.unmeasured > ASKED_FROM:
+            self._ask_first(words, check.unmeasured)
+        else:
+            self.dismiss(words)
+
+    def _ask_first(self, words: list[str], samples: int) -> None:
+        """A night of work is not started by one key where nobody knows how long it takes."""
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self.dismiss(words)
+
+        question = "Start all samples of this file?" if samples == MOST else f"Start {samples:,} samples?"
+        why = (
+            "How long they take is not known: no run with these models has been measured here. "
+            f"Try {DEFAULT_SAMPLES} first (^t) says it in minutes, and nothing of it is done twice."
+        )
+        self.app.push_screen(Confirm(question, why, "Start all the same"), answered)
 
     def action_cancel(self) -> None:
         self.dismiss(None)
