@@ -1,13 +1,30 @@
-"""IFD and r-IFD, as pure mathematics (Li et al., ACL 2024, sections 2 and 3)."""
+"""What variants are compared by: one table of measures, and IFD and r-IFD as pure mathematics (Li et al., ACL 2024,
+sections 2 and 3).
+
+To add a measure, copy the row of ``MEASURES`` that is nearest to it and write its formula above the table. Recipes
+(``selection.instruction_by``), labels, the Scores screen, listing, exports, ablations and ``srtui db check --deep``
+follow from the row. What is not a function of the student's losses needs a new ``Source``, and a method for it
+in ``srtui/pipeline/choose.py``.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Metric = Literal["ifd", "rifd"]
+from srtui.sample import Target
+
+Metric = str
+"""The name of a measure that is stored as a score: one of ``STORED``."""
+Source = Literal["losses", "encoder", "draw"]
+"""What a measure is computed from: the student's losses of a variant, the sentence encoder (srtui.student.coherence),
+or a draw from the recipe's seed and the text."""
+Direction = Literal["forward", "reverse"]
+"""Which text the student predicts: y, given x and alone; or x, given the reverse prompt of y and alone."""
+LOSS_NAMES: dict[Direction, tuple[str, str]] = {"forward": ("L(y|x)", "L(y)"), "reverse": ("L(x|y)", "L(x)")}
+"""What faces call the two losses of a direction, the conditional one first."""
 
 
 @dataclass(frozen=True)
@@ -28,22 +45,31 @@ class SpanLoss:
         return self.nll / self.tokens
 
 
+Value = tuple[float | None, str | None]
+"""A measure's value, or None and the reason why there is none. Never a zero for a failure."""
+
+
 def perplexity(loss: SpanLoss) -> float:
     """exp of the mean NLL."""
     return math.exp(loss.mean)
 
 
-def ifd(conditional: SpanLoss, unconditional: SpanLoss) -> tuple[float | None, str | None]:
-    """IFD(y|x) = ppl(y|x) / ppl(y): the ratio, or None and the reason. Never a zero for a failure."""
+def ifd(conditional: SpanLoss, unconditional: SpanLoss) -> Value:
+    """IFD(y|x) = ppl(y|x) / ppl(y): the ratio, or None and the reason."""
     return _ratio(conditional, unconditional)
 
 
-def rifd(conditional: SpanLoss, unconditional: SpanLoss) -> tuple[float | None, str | None]:
+def rifd(conditional: SpanLoss, unconditional: SpanLoss) -> Value:
     """r-IFD(x|y) = ppl(x | prompt(y)) / ppl(x): the ratio, or None and the reason."""
     return _ratio(conditional, unconditional)
 
 
-def _ratio(conditional: SpanLoss, unconditional: SpanLoss) -> tuple[float | None, str | None]:
+def conditional_perplexity(conditional: SpanLoss, unconditional: SpanLoss) -> Value:
+    """ppl(y|x) or ppl(x | prompt(y)): the numerator of IFD or of r-IFD, whatever became of the denominator."""
+    return (None, NOTHING_TO_SCORE) if conditional.reason is not None else (perplexity(conditional), None)
+
+
+def _ratio(conditional: SpanLoss, unconditional: SpanLoss) -> Value:
     for loss in (conditional, unconditional):
         if loss.reason is not None:
             return None, loss.reason
@@ -62,3 +88,135 @@ def _ratio(conditional: SpanLoss, unconditional: SpanLoss) -> tuple[float | None
 def share_at_or_over_one(values: Sequence[float]) -> float:
     """Share of scores that the selection drops."""
     return sum(v >= 1 for v in values) / len(values) if values else 0.0
+
+
+NOTHING_TO_SCORE = "nothing to score"
+"""Why a variant has no value where one of its texts is blank, or has no loss."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What the variants of a choice can be compared by: a row of ``MEASURES``.
+
+    Attributes:
+        name: in recipes and in the store; never changed once released.
+        label: in sentences and tables.
+        arm: what ``srtui ablate`` calls the runs that choose by it.
+        source: what its values are computed from.
+        higher_instruction: whether the higher value wins where an instruction is chosen, else the lower one.
+        higher_response: the same where a response is chosen.
+        losses: of source ``losses``, the directions whose losses ``formula`` takes; ``target`` is forward where an
+            instruction is chosen and reverse where a response is.
+        formula: of source ``losses``: the conditional and the unconditional loss of each of these directions, in this
+            order -> the value, or None and the reason.
+        before: where it is stored as a score of every text that the student reads, and shown in Scores: which text's
+            score the final one is shown beside, the dataset's or the one before the new response. None where it is not
+            stored and is computed anew for each choice. A stored measure has one direction: a row of the table
+            ``score`` has the keys of two losses.
+
+    Raises ValueError where these do not fit together.
+    """
+
+    name: str
+    label: str
+    arm: str
+    source: Source
+    higher_instruction: bool
+    higher_response: bool
+    losses: tuple[Direction | Literal["target"], ...] = ()
+    formula: Callable[..., Value] | None = None
+    before: Literal["original", "response"] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise ValueError(f"{self.name}: it names columns, so it has letters, digits and _ alone")
+        if (self.source == "losses") != bool(self.losses and self.formula):
+            raise ValueError(
+                f"{self.name}: losses and a formula of them go with the source losses, and no other"
+            )
+        if self.stored and self.losses not in (("forward",), ("reverse",)):
+            raise ValueError(f"{self.name}: what is stored is a formula of the two losses of one direction")
+
+    @property
+    def stored(self) -> bool:
+        """Whether its values are stored as scores and shown in Scores."""
+        return self.before is not None
+
+    def higher_wins(self, target: Target) -> bool:
+        """Whether the higher value wins where this target is chosen."""
+        return self.higher_instruction if target == "instruction" else self.higher_response
+
+    def directions(self, target: Target) -> tuple[Direction, ...]:
+        """The directions whose losses ``formula`` takes where this target is chosen."""
+        of_target: Direction = "forward" if target == "instruction" else "reverse"
+        return tuple(of_target if d == "target" else d for d in self.losses)
+
+    @property
+    def loss_names(self) -> tuple[str, str]:
+        """What faces call the two losses that a stored measure is made of, the conditional one first."""
+        return LOSS_NAMES[self.directions("response")[0]]
+
+    def value(self, *losses: SpanLoss) -> Value:
+        """The value by the losses of its directions, the conditional one of each first.
+
+        Raises ValueError for a measure that is not computed from losses.
+        """
+        if self.formula is None:
+            raise ValueError(f"{self.name} is not computed from losses")
+        return self.formula(*losses)
+
+
+_ROWS = (
+    Measure("random", "lot", "chosen at random", "draw", higher_instruction=True, higher_response=True),
+    Measure(
+        "coherence",
+        "coherence",
+        "chosen by coherence",
+        "encoder",
+        higher_instruction=True,
+        higher_response=True,
+    ),
+    # The paper does not say which perplexity, nor its direction: a ratio's numerator here, with that ratio's direction.
+    Measure(
+        "perplexity",
+        "perplexity",
+        "chosen by perplexity",
+        "losses",
+        higher_instruction=True,
+        higher_response=False,
+        losses=("target",),
+        formula=conditional_perplexity,
+    ),
+    Measure(
+        "ifd",
+        "IFD",
+        "chosen by IFD only",
+        "losses",
+        higher_instruction=True,
+        higher_response=True,
+        losses=("forward",),
+        formula=ifd,
+        before="original",
+    ),
+    Measure(
+        "rifd",
+        "r-IFD",
+        "chosen by r-IFD only",
+        "losses",
+        higher_instruction=False,
+        higher_response=False,
+        losses=("reverse",),
+        formula=rifd,
+        before="response",
+    ),
+)
+
+MEASURES: dict[str, Measure] = {row.name: row for row in _ROWS}
+"""By name, in the order of the paper's ablations (its tables 4 and 9): instructions are chosen by IFD and responses
+by r-IFD, and the tables try the others."""
+STORED: tuple[str, ...] = tuple(row.name for row in _ROWS if row.stored)
+"""The measures whose values are stored as scores, and shown in Scores, listing and exports."""
+FILTERS: tuple[str, str] = ("ifd", "rifd")
+"""The scores that drop a pair where they are at or above 1 (section 3); a sample's outcome has both."""
+SCORE_OF: dict[Direction, str] = {"forward": "ifd", "reverse": "rifd"}
+"""By direction, the stored score whose two losses are that direction's."""

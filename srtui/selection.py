@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from srtui.hashing import draw
+from srtui.measures import FILTERS, MEASURES
 from srtui.sample import Target
 
 
@@ -33,30 +34,10 @@ class Choice:
     reason: str
 
 
-@dataclass(frozen=True)
-class Measure:
-    """What the variants of a choice are compared by, and whether the higher value wins."""
-
-    name: str
-    higher_instruction: bool
-    higher_response: bool
-
-
-# The paper chooses instructions by IFD and responses by r-IFD; its tables 4 and 9 try the others.
-# Perplexity stands for its ratio's numerator, and keeps that ratio's direction.
-MEASURES = {
-    "ifd": Measure("IFD", True, True),
-    "rifd": Measure("r-IFD", False, False),
-    "perplexity": Measure("perplexity", True, False),
-    "coherence": Measure("coherence", True, True),
-    "random": Measure("lot", True, True),
-}
-
-
 def choose_instruction(original: ScoredText, rewrites: Sequence[ScoredText], by: str = "ifd") -> Choice:
     """The pair with the higher IFD; the original on a tie, and where it cannot be compared.
 
-    ``by`` names another measure, or a side that always wins: ``original``, ``reflected``.
+    ``by`` names another measure of srtui.measures, or a side that always wins: ``original``, ``reflected``.
     """
     return _choose(original, rewrites, "instruction", by)
 
@@ -75,8 +56,8 @@ def _choose(before: ScoredText, rewrites: Sequence[ScoredText], target: Target, 
     if by == "reflected":
         return Choice(rewrites[0].variant_id, True, f"took the new {noun}: the recipe takes every rewrite")
     measure = MEASURES[by]
-    metric = measure.name
-    higher = measure.higher_instruction if target == "instruction" else measure.higher_response
+    metric = measure.label
+    higher = measure.higher_wins(target)
     sign = 1.0 if higher else -1.0
     if before.score is None:
         return Choice(before.variant_id, False, f"kept the {noun}: it has no {metric} ({before.reason})")
@@ -139,11 +120,12 @@ def keep(
         return Outcome(True, "selected")
     if policy == "paper" and not response_reflected:
         return Outcome(False, "response not rewritten")
-    for metric, scored in (("IFD", ifd), ("r-IFD", rifd)):
+    for name, scored in zip(FILTERS, (ifd, rifd), strict=True):
+        label = MEASURES[name].label
         if scored.score is None:
-            return Outcome(False, f"no {metric}: {scored.reason or 'not scored'}")
+            return Outcome(False, f"no {label}: {scored.reason or 'not scored'}")
         if scored.score >= 1:
-            return Outcome(False, f"{metric} at or above 1")
+            return Outcome(False, f"{label} at or above 1")
     return Outcome(True, "selected")
 
 

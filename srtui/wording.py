@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from srtui.measures import MEASURES, STORED
 from srtui.store.endings import GenerationEnding
 from srtui.text import duration, number, share
 
+_BEFORE = {"original": "of the original", "response": "before the new answer"}
 LABELS = {
     "samples": "samples",
     "held out": "held out",
     "kept": "kept",
     "overruled": "overruled by a person",
-    "ifd before": "IFD of the original",
-    "ifd": "IFD of the final text",
-    "rifd before": "r-IFD before the new answer",
-    "rifd": "r-IFD of the final text",
-    "kept ifd": "IFD of what is kept",
-    "kept rifd": "r-IFD of what is kept",
+    **{f"{name} before": f"{MEASURES[name].label} {_BEFORE[MEASURES[name].before or '']}" for name in STORED},
+    **{name: f"{MEASURES[name].label} of the final text" for name in STORED},
+    **{f"kept {name}": f"{MEASURES[name].label} of what is kept" for name in STORED},
     "trained on": "trained on",
     "changed since": "choice changed since the training",
     "step loss": "loss of a step",

@@ -154,6 +154,7 @@ def _by_stage(rows: Mapping[str, StoredReflection] | Mapping[str, StoredDecision
 
 def _print_sample(facts: dict[str, Any], raw: bool) -> None:
     from srtui.cli.terminal import out, plain
+    from srtui.measures import FILTERS, MEASURES
     from srtui.text import number
     from srtui.wording import LABELS, ending_words
 
@@ -166,13 +167,13 @@ def _print_sample(facts: dict[str, Any], raw: bool) -> None:
                 out.print(f"  [dim]{field}[/]\n{plain(v[field])}", soft_wrap=True)
         for run_name, scores in v["scores"].items():
             for metric, s in scores.items():
-                names = {"ifd": ("IFD", "L(y|x)", "L(y)"), "rifd": ("r-IFD", "L(x|y)", "L(x)")}[metric]
+                given, alone = MEASURES[metric].loss_names
                 value = (
                     number(s["value"], 4) if s["value"] is not None else f"none: {plain(s['reason'] or '')}"
                 )
                 out.print(
-                    f"  {names[0]} {value}   {names[1]} {number(s['conditional_nll'])}, "
-                    f"{names[2]} {number(s['unconditional_nll'])} nats a token  [dim]{plain(run_name)}[/]"
+                    f"  {MEASURES[metric].label} {value}   {given} {number(s['conditional_nll'])}, "
+                    f"{alone} {number(s['unconditional_nll'])} nats a token  [dim]{plain(run_name)}[/]"
                 )
     for run_name, r in facts["runs"].items():
         out.print(f"\n[bold]Run {plain(run_name)}[/]")
@@ -184,7 +185,7 @@ def _print_sample(facts: dict[str, Any], raw: bool) -> None:
         for stage, d in r["decisions"].items():
             out.print(f"  {stage}: {plain(d['reason'])} (variant {d['chosen_id']})")
         final = r["final"]
-        scores = ", ".join(f"{LABELS[m]} {number(final[m], 4)}" for m in ("ifd", "rifd"))
+        scores = ", ".join(f"{LABELS[m]} {number(final[m], 4)}" for m in FILTERS)
         out.print(f"  final text: variant {final['variant_id']}, {scores}")
         if final["overruled"]:
             settled = f": {LABELS['kept']}" if final["kept"] else ", and not settled yet"

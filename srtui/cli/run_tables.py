@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from srtui.cli.terminal import out, plain, print_facts
+from srtui.measures import FILTERS, MEASURES
 from srtui.store.distributions import ScoreSpread
 from srtui.store.summary import Round, RunSummary, TrainingSummary
 from srtui.text import bytes_text, duration, number, share
@@ -93,7 +94,7 @@ def _summary_rows(f: RunSummary) -> list[tuple[str, str]]:
             )
         )
         rows.append((f"{name} taken", f"{a.taken:,} of {a.choices:,} ({share(a.taken, a.choices)})"))
-    for key in ("ifd", "rifd"):
+    for key in FILTERS:
         s = getattr(f, key)
         over = f"mean over {s.samples:,} with both"
         rows.append((LABELS[f"{key} before"], f"{number(s.before)} ({over})"))
@@ -160,7 +161,6 @@ def training_rows(t: TrainingSummary) -> list[tuple[str, str]]:
     return rows
 
 
-_METRICS = {"ifd": "IFD", "rifd": "r-IFD"}
 _KINDS = {"instruction_reflected": "new instruction", "response_reflected": "new answer"}
 _BARS = " ▁▂▃▄▅▆▇█"
 
@@ -184,7 +184,7 @@ def print_distributions(spreads: Sequence[ScoreSpread]) -> None:
         bars = histogram_text([a + b for a, b in zip(bins[::2], bins[1::2], strict=True)])
         half = len(bars) // 2
         table.add_row(
-            _METRICS[f.metric],
+            MEASURES[f.metric].label,
             _KINDS.get(f.kind, f.kind),
             f"{f.scored:,}",
             *quantiles,
@@ -193,7 +193,7 @@ def print_distributions(spreads: Sequence[ScoreSpread]) -> None:
         )
     out.print(table)
     for f in spreads:
-        what = f"{_METRICS[f.metric]}, {_KINDS.get(f.kind, f.kind)}"
+        what = f"{MEASURES[f.metric].label}, {_KINDS.get(f.kind, f.kind)}"
         if f.truncated:
             out.print(f"{what}: {f.truncated:,} truncated at max_length")
         for reason, count in f.invalid.items():

@@ -14,10 +14,11 @@ import orjson
 from srtui.atomic import replacing
 from srtui.datasets.layouts import LAYOUTS
 from srtui.errors import UserError
+from srtui.measures import STORED
 
 _TEXTS = ("instruction", "input", "response")
 _BATCH = 1024
-_COLUMN_TYPES = {"ifd": "float64", "rifd": "float64", "sample": "int64", "variant": "int64", "kind": "string"}
+_COLUMN_TYPES = {**dict.fromkeys(STORED, "float64"), "sample": "int64", "variant": "int64", "kind": "string"}
 """Parquet types of the columns that srtui itself adds, which may be null in all of the first rows."""
 
 WRITABLE = (*LAYOUTS, "parquet")

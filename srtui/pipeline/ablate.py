@@ -17,6 +17,7 @@ import numpy as np
 
 from srtui import today
 from srtui.errors import UserError
+from srtui.measures import MEASURES
 from srtui.pipeline.context import open_judge, student_path
 from srtui.pipeline.engine import Engine
 from srtui.pipeline.holdout import question_key, unseen
@@ -55,11 +56,10 @@ ARMS = {
     "both": Arm(
         "both reflected, none chosen", {**_ALL, "instruction_by": "reflected", "response_by": "reflected"}
     ),
-    "random": Arm("chosen at random", {"instruction_by": "random", "response_by": "random"}),
-    "coherence": Arm("chosen by coherence", {"instruction_by": "coherence", "response_by": "coherence"}),
-    "perplexity": Arm("chosen by perplexity", {"instruction_by": "perplexity", "response_by": "perplexity"}),
-    "ifd": Arm("chosen by IFD only", {"instruction_by": "ifd", "response_by": "ifd"}),
-    "rifd": Arm("chosen by r-IFD only", {"instruction_by": "rifd", "response_by": "rifd"}),
+    **{
+        name: Arm(measure.arm, {"instruction_by": name, "response_by": name})
+        for name, measure in MEASURES.items()
+    },
     "top-ifd": Arm("as many originals, by IFD", {**_ORIGINAL, "policy": "keep", "top_by": "ifd"}),
     "top-random": Arm("as many originals, at random", {**_ALL, **_ORIGINAL, "top_by": "random"}),
     "longest": Arm("as many originals, the longest answers", {**_ALL, **_ORIGINAL, "top_by": "length"}),

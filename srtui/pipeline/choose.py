@@ -4,18 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from srtui import selection
 from srtui.hashing import draw
+from srtui.measures import (
+    FILTERS,
+    MEASURES,
+    NOTHING_TO_SCORE,
+    SCORE_OF,
+    STORED,
+    Measure,
+    Metric,
+    Source,
+    SpanLoss,
+    Value,
+)
 from srtui.pipeline.context import CHUNK, Context
-from srtui.sample import Target
+from srtui.recipe.settings import SIDES
+from srtui.sample import Pair, Target
 from srtui.selection import lot
 from srtui.store.corpus import batched
 
 if TYPE_CHECKING:
     from srtui.pipeline.variants import VariantScorer
-from srtui.student import Metric
+
+_ValuesOf = Callable[[Measure, Target, list[int], Callable[[float], None]], list[Value]]
+"""(measure, target, variant ids, how much of the call is done) -> a value for each variant, in their order."""
 
 
 @dataclass
@@ -52,6 +67,11 @@ class Choosing:
         self._reused = 0  # decisions made from stored scores alone
         self._tokens = 0  # through the student in this stage, in this process
         self._tally = _ProxyTally()
+        self._sources: dict[Source, _ValuesOf] = {
+            "losses": self._from_losses,
+            "encoder": self._by_encoder,
+            "draw": self._drawn,
+        }
 
     def instruction(self) -> None:
         """The variant with the higher IFD is taken further. Raises Stopped when asked to stop."""
@@ -132,31 +152,30 @@ class Choosing:
             ]
             (ifd, by_proxy), (rifd, also_by_proxy) = (
                 self._compare(wanted, metric, lambda g: g[0].score is not None and g[0].score < 1, tell)
-                for metric in ("ifd", "rifd")
+                for metric in FILTERS
             )
             # One row has scores of one student: what the proxy found clear by one of them alone, the
             # student scores by that one too.
-            for metric, found, theirs, others in (
-                ("ifd", ifd, by_proxy, also_by_proxy),
-                ("rifd", rifd, also_by_proxy, by_proxy),
+            for metric, scores, theirs, others in zip(
+                FILTERS, (ifd, rifd), (by_proxy, also_by_proxy), (also_by_proxy, by_proxy), strict=True
             ):
                 mixed = theirs - others
                 if mixed:
-                    found |= self._score(self._context.judge(), mixed, cast("Metric", metric), tell)
+                    scores |= self._score(self._context.judge(), mixed, metric, tell)
             by_proxy &= also_by_proxy
             with self._store.transaction():
                 for sample_id, _, response, variant in chunk:
                     none = selection.ScoredText(variant, None)
-                    scores = ifd.get(variant, none), rifd.get(variant, none)
-                    outcome = selection.keep(policy, response, *scores)
+                    final = ifd.get(variant, none), rifd.get(variant, none)
+                    outcome = selection.keep(policy, response, *final)
                     self._store.decisions.add_outcome(
                         self._run.id,
                         sample_id,
                         variant,
                         outcome.kept,
                         outcome.reason,
-                        scores[0].score,
-                        scores[1].score,
+                        final[0].score,
+                        final[1].score,
                         self._setting(variant, by_proxy) if variant in ifd else None,
                     )
             done += len(chunk)
@@ -171,7 +190,7 @@ class Choosing:
         wanted = self._store.scores.unscored_by_hand(self._run.id)
         if not wanted:
             return
-        for metric in ("ifd", "rifd"):
+        for metric in STORED:
             self._score(self._context.judge(), wanted, metric, lambda share: None)
         self._watch.event("info", f"Scored {len(wanted)} texts written by hand.")
 
@@ -184,28 +203,54 @@ class Choosing:
         tell: Callable[[float], None],
     ) -> tuple[dict[int, selection.ScoredText], set[int]]:
         """What the choice in each group is made by, and which of the values are a proxy's."""
-        if by in ("ifd", "rifd"):
-            return self._compare(groups, cast("Metric", by), decide, tell)
-        everything = [v for group in groups for v in group]
-        if by in ("original", "reflected") or not everything:
+        variant_ids = [v for group in groups for v in group]
+        if by in SIDES or not variant_ids:
             return {}, set()
-        if by == "perplexity":
-            judge = self._context.judge()
-            metric: Metric = "ifd" if target == "instruction" else "rifd"
-            self._score(judge, everything, metric, tell)
-            perplexities = self._store.scores.perplexities(everything, judge.setting_id, metric)
-            values = [perplexities.get(v) for v in everything]
-        else:
-            variants = self._store.corpus.variants(everything)
-            pairs = [variants[v].pair for v in everything]
-            if by == "coherence":
-                values = self._context.encoder().coherence(pairs)
-            else:
-                values = [lot(self._recipe.seed, target, *pair) for pair in pairs]
+        measure = MEASURES[by]
+        if measure.stored:
+            return self._compare(groups, by, decide, tell)
+        values = self._sources[measure.source](measure, target, variant_ids, tell)
         return {
-            v: selection.ScoredText(v, value, None if value is not None else "nothing to score")
-            for v, value in zip(everything, values, strict=True)
+            v: selection.ScoredText(v, *value) for v, value in zip(variant_ids, values, strict=True)
         }, set()
+
+    def _from_losses(
+        self, measure: Measure, target: Target, variant_ids: list[int], tell: Callable[[float], None]
+    ) -> list[Value]:
+        """The measure's formula over the losses of each variant, which are scored where they are not stored."""
+        judge = self._context.judge()
+        directions = measure.directions(target)
+        losses: dict[int, tuple[SpanLoss, ...]] = dict.fromkeys(variant_ids, ())
+        for n, direction in enumerate(directions):
+            metric = SCORE_OF[direction]
+
+            def tell_all(share: float, before: int = n) -> None:
+                tell((before + share) / len(directions))
+
+            self._score(judge, variant_ids, metric, tell_all)
+            for v, pair in self._store.scores.losses_of(variant_ids, judge.setting_id, metric).items():
+                losses[v] += pair
+        return [
+            measure.value(*losses[v]) if len(losses[v]) == 2 * len(directions) else (None, NOTHING_TO_SCORE)
+            for v in variant_ids
+        ]
+
+    def _by_encoder(
+        self, measure: Measure, target: Target, variant_ids: list[int], tell: Callable[[float], None]
+    ) -> list[Value]:
+        """The cosine of each variant's instruction and response."""
+        values = self._context.encoder().coherence(self._pairs(variant_ids))
+        return [(value, None if value is not None else NOTHING_TO_SCORE) for value in values]
+
+    def _drawn(
+        self, measure: Measure, target: Target, variant_ids: list[int], tell: Callable[[float], None]
+    ) -> list[Value]:
+        """A number for each variant that the recipe's seed, the target and the text decide."""
+        return [(lot(self._recipe.seed, target, *pair), None) for pair in self._pairs(variant_ids)]
+
+    def _pairs(self, variant_ids: list[int]) -> list[Pair]:
+        variants = self._store.corpus.variants(variant_ids)
+        return [variants[v].pair for v in variant_ids]
 
     def _compare(
         self,

@@ -15,6 +15,7 @@ from srtui.errors import UserError
 from srtui.evaluation.contestants import students_template_version
 from srtui.llama import Teacher, open_teacher
 from srtui.llama.tuning import tuned
+from srtui.measures import STORED
 from srtui.pipeline.watch import Watch
 from srtui.prompts import template_version
 from srtui.recipe import Recipe
@@ -137,7 +138,7 @@ class Context:
             f"The student's identity is not what it was when this run began (its weights, template files or "
             f"device, or srtui's way of naming them): {count} texts are scored again.",
         )
-        for metric in ("ifd", "rifd"):
+        for metric in STORED:
             for _ in judge.score(scored[metric], metric, self.watch.should_stop):
                 pass
             self.watch.raise_if_stopped()

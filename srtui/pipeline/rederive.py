@@ -17,7 +17,7 @@ from srtui import selection
 from srtui.datasets.layouts import LAYOUTS
 from srtui.datasets.rows import Refused, pair_of
 from srtui.errors import UserError
-from srtui.measures import SpanLoss, ifd
+from srtui.measures import FILTERS, MEASURES, STORED, SpanLoss
 from srtui.recipe import Recipe
 from srtui.sample import Pair
 from srtui.selection import ScoredText
@@ -97,7 +97,7 @@ class _Check:
         if r["c_key"] is None or r["u_key"] is None:
             return f"{_name(r)}: a loss that it is made of is not there"
         losses = [SpanLoss(r[f"{of}_nll"], r[f"{of}_tokens"], reason=r[f"{of}_reason"]) for of in ("c", "u")]
-        value, reason = ifd(*losses)  # r-IFD is the same ratio of other spans
+        value, reason = MEASURES[r["metric"]].value(*losses)
         if (value is None) != (r["value"] is None) or (value is None and reason != r["reason"]):
             return f"{_name(r)}: it says {r['value'] or r['reason']}, its losses {value or reason}"
         if value is not None and not math.isclose(value, r["value"], rel_tol=_CLOSE):
@@ -120,7 +120,7 @@ class _Check:
             return (
                 f"{name}: it chose variant {r['chosen_id']}, by what was compared it is {choice.variant_id}"
             )
-        if by in ("ifd", "rifd") and len(compared) > 1:
+        if by in STORED and len(compared) > 1:
             for one in compared:
                 if one.score is not None and not self._is_a_score(one.variant_id, by, one.score):
                     return (
@@ -135,7 +135,7 @@ class _Check:
         if r["chosen_id"] != r["variant_id"]:
             return f"{name}: it is of variant {r['variant_id']}, and {r['chosen_id']} was chosen"
         scores = {}
-        for metric in ("ifd", "rifd"):
+        for metric in FILTERS:
             scores[metric] = ScoredText(r["variant_id"], r[metric])
             if r[metric] is not None and not self._is_a_score(r["variant_id"], metric, r[metric]):
                 return f"{name}: variant {r['variant_id']} has no {metric} of {r[metric]!r}"

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from srtui.measures import FILTERS
 from srtui.pipeline.context import Context, student_path
 from srtui.pipeline.holdout import question_key, unseen
 from srtui.progress import Stopped
@@ -167,7 +168,7 @@ def _score_what_is_ranked(context: Context) -> None:
         return
     judge = context.judge()
     variants = [variant for _, variant in chosen]
-    for metric in ("ifd", "rifd") if wanted.top_by == "both" else ("ifd",):
+    for metric in FILTERS if wanted.top_by == "both" else ("ifd",):
         missing = len(variants) - len(judge.scores(variants, metric))
         if missing:
             context.watch.event(

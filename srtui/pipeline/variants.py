@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
-from srtui.measures import Metric, SpanLoss, ifd, rifd
+from srtui.measures import MEASURES, Metric, SpanLoss
 from srtui.prompts import PromptSet, template
 from srtui.store import Store
 from srtui.store.corpus import Variant, batched
@@ -87,7 +87,7 @@ class VariantScorer:
     def scores(
         self, variant_ids: Iterable[int], metric: Metric
     ) -> dict[int, tuple[float | None, str | None]]:
-        """(score, reason for none) of the variants that have been scored."""
+        """(score, reason for none) of the variants that have been scored; ``metric`` names a measure that is stored."""
         return self._store.scores.of_variants(variant_ids, self.setting_id, metric)
 
     def score(
@@ -189,7 +189,8 @@ class VariantScorer:
 
     def _spans_of(self, variant: Variant, metric: Metric) -> tuple[tuple[bytes, Span], ...] | Invalid:
         """The conditional and the unconditional span, each with its key; or why there are none."""
-        made = (self.spans.forward if metric == "ifd" else self.spans.reverse)(variant.pair)
+        forward = MEASURES[metric].losses == ("forward",)
+        made = (self.spans.forward if forward else self.spans.reverse)(variant.pair)
         keyed: list[tuple[bytes, Span]] = []
         for span in made:
             if isinstance(span, Invalid):
@@ -209,5 +210,5 @@ class VariantScorer:
         keys = [key for key, _ in pair]
         if not all(key in known for key in keys):
             return None
-        value, reason = (ifd if metric == "ifd" else rifd)(*(known[key] for key in keys))
+        value, reason = MEASURES[metric].value(*(known[key] for key in keys))
         return StoredScore(variant_id, metric, keys[0], keys[1], value, reason)

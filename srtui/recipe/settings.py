@@ -6,11 +6,12 @@ change afterwards: defaults are left out of a run's fingerprint and of the keys 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from srtui.hashing import key, scheme_1
+from srtui.measures import MEASURES, STORED
 from srtui.prompts import PromptSet, template_names
 from srtui.recipe.section import MOST, Auto, Count, Quantization, Section, Seed, Share, described
 from srtui.recipe.training import TrainingSettings
@@ -287,7 +288,13 @@ class ScoringSettings(Section):
     )
 
 
-By = Literal["ifd", "rifd", "perplexity", "coherence", "random", "original", "reflected"]
+SIDES = ("original", "reflected")
+"""What stands for a measure where one side always wins."""
+# The names follow from the table of measures, which a type checker cannot read.
+if TYPE_CHECKING:
+    By = str
+else:
+    By = Literal[(*MEASURES, *SIDES)]
 
 
 class SelectionSettings(Section):
@@ -404,12 +411,14 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _choices_can_be_made(self) -> Self:
         by = {self.selection.instruction_by, self.selection.response_by}
-        if "coherence" in by and not self.selection.encoder:
-            raise ValueError(
-                "a choice by coherence needs selection.encoder, the name or folder of a sentence encoder"
-            )
-        if self.scoring.proxy and not by <= {"ifd", "rifd"}:
-            raise ValueError('scoring.proxy can stand in for IFD and r-IFD only; set it to ""')
+        for measure in (MEASURES[name] for name in by if name in MEASURES):
+            if measure.source == "encoder" and not self.selection.encoder:
+                raise ValueError(
+                    f"a choice by {measure.label} needs selection.encoder, the name or folder of a sentence encoder"
+                )
+        if self.scoring.proxy and not by <= set(STORED):
+            scores = " and ".join(MEASURES[name].label for name in STORED)
+            raise ValueError(f'scoring.proxy can stand in for {scores} only; set it to ""')
         return self
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 
 import srtui
 from srtui.evaluation.question import compares_with_control
+from srtui.measures import MEASURES, STORED
 from srtui.report.examples import Example, pick
 from srtui.store import Store, figures
 from srtui.store.distributions import ScoreSpread, distributions
@@ -139,8 +140,8 @@ def gather(store: Store, root: Path, run_id: int, *, examples: int = 3, seed: in
         sources=_sources(store, run.dataset_id),
         flow=_flow(summary, training),
         changes=[
-            ScoreShift(metric, [b for b, _ in pairs], [a for _, a in pairs])
-            for metric, name in (("IFD", "ifd"), ("r-IFD", "rifd"))
+            ScoreShift(MEASURES[name].label, [b for b, _ in pairs], [a for _, a in pairs])
+            for name in STORED
             if (pairs := figures.pairs(store.conn, run_id, name))
         ],
         spreads=distributions(store, run_id),

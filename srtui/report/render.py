@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from srtui.evaluation import result_words
+from srtui.measures import MEASURES
 from srtui.report import pictures
 from srtui.report.facts import Facts
 from srtui.report.open_questions import open_questions
@@ -29,7 +30,6 @@ _KINDS = {
     "response_reflected": "new answer",
     "manual": "by hand",
 }
-_METRICS = {"ifd": "IFD", "rifd": "r-IFD"}
 _MARKS = re.compile(r"([\\`*_{}\[\]#|~!$])")
 _LINE_START = re.compile(r"^(\s*)(?:([-+=])(?=\s|$|[-=])|(\d+)(?=[.)](?:\s|$)))", re.MULTILINE)
 
@@ -89,7 +89,7 @@ def _environment(is_html: bool) -> Environment:
         "moment": _moment,
         "short": lambda digest: digest[:12],
         "kind": lambda kind: _KINDS.get(kind, kind),
-        "metric": lambda metric: _METRICS.get(metric, metric),
+        "metric": lambda metric: MEASURES[metric].label,
         "marked": _marked_html if is_html else _marked_markdown,
         "quoted": _quoted,
         "whole": lambda value: f"{value:,}",

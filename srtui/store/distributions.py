@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from srtui.measures import STORED
 from srtui.store import figures
 from srtui.store._query import fetch_rows
-from srtui.store.figures import Measure
+from srtui.store.figures import ScoreName
 
 if TYPE_CHECKING:
     from srtui.store import Store
@@ -43,7 +44,7 @@ def score_rows(store: Store, run_id: int) -> Iterator[dict[str, Any]]:
     NLLs are means, in nats a token of the target; ``tokens`` counts the target.
     """
     setting = store.runs.get(run_id).setting_id or 0
-    for metric in ("ifd", "rifd"):  # one after the other, for SQLite would sort all of both in memory
+    for metric in STORED:  # one after the other, for SQLite would sort all of both in memory
         for row in store.conn.execute(_ROWS, (setting, metric, run_id)):
             yield dict(row)
 
@@ -98,19 +99,19 @@ def distributions(store: Store, run_id: int) -> list[ScoreSpread]:
         group = r["metric"], r["kind"]
         s = spreads.setdefault(group, ScoreSpread(*group))
         s.truncated += r["truncated"]
-        if r["bin"] < 0:
+        if r["reason"]:
             s.invalid[r["reason"]] = r["n"]
             continue
         s.scored += r["n"]
         sums[group] = sums.get(group, 0.0) + r["total"]
         s.at_or_over_one += r["n"] if r["bin"] >= _STEPS else 0
-        s.histogram[min(BINS - 1, r["bin"] * BINS // (2 * _STEPS))] += r["n"]
+        s.histogram[max(0, min(BINS - 1, r["bin"] * BINS // (2 * _STEPS)))] += r["n"]
         steps.setdefault(group, []).append((r["bin"], r["n"]))
     for group, s in spreads.items():
         if s.scored:
             s.mean = sums[group] / s.scored
             s.quantiles = {f"{q:g}": _quantile_of_steps(steps[group], q) for q in QUANTILES}
-    return [spreads[m, k] for m in ("ifd", "rifd") for k in _KINDS if (m, k) in spreads]
+    return [spreads[m, k] for m in STORED for k in _KINDS if (m, k) in spreads]
 
 
 def _quantile_of_steps(steps: Sequence[tuple[int, int]], share: float) -> float:
@@ -121,7 +122,7 @@ def _quantile_of_steps(steps: Sequence[tuple[int, int]], share: float) -> float:
         before = 0
         for step, n in steps:
             if rank < before + n:
-                low, width = (step / _STEPS, 1 / _STEPS) if step < 4 * _STEPS else ((step - 7960) / 10, 0.1)
+                low, width = _limits(step)
                 return low + width * (rank - before + 0.5) / n
             before += n
         raise IndexError(rank)
@@ -130,13 +131,21 @@ def _quantile_of_steps(steps: Sequence[tuple[int, int]], share: float) -> float:
     return low + (ranked(math.ceil(position)) - low) * (position - math.floor(position))
 
 
+def _limits(step: int) -> tuple[float, float]:
+    """Where a step begins, and how wide it is. Steps are rounded towards 0, so that below it they end where they are
+    named after, and the one at 0 is of both sides; of a score that is never below 0 it is the half above."""
+    if step < 0:
+        return (step - 1) / _STEPS, 1 / _STEPS
+    return (step / _STEPS, 1 / _STEPS) if step < 4 * _STEPS else ((step - 7960) / 10, 0.1)
+
+
 def histogram(
-    conn: sqlite3.Connection, run_id: int, measure: Measure, width: float, bins: int
+    conn: sqlite3.Connection, run_id: int, score: ScoreName, width: float, bins: int
 ) -> tuple[list[int], float | None]:
-    """Counts of one measure in ``bins`` steps of ``width`` from 0, the last one open; and the mean. Over the
-    samples that have the score before as well as the final one, so that the two can be compared."""
-    column = figures.MEASURES[measure][0]
-    where, tables = figures.both(measure)
+    """Counts of one score in ``bins`` steps of ``width`` from 0, the first and the last one open; and the mean. Over
+    the samples that have the score before as well as the final one, so that the two can be compared."""
+    column = figures.SCORES[score][0]
+    where, tables = figures.both(score)
     counts, n, weighted = [0] * bins, 0, 0.0
     for r in fetch_rows(
         conn,
@@ -157,8 +166,8 @@ def score_pairs(conn: sqlite3.Connection, run_id: int, limit: int = 4000) -> lis
         (r[0], r[1], bool(r[2]))
         for r in fetch_rows(
             conn,
-            f"SELECT i1.value, r1.value, {figures.KEPT} FROM run_sample b {figures.joins('i1', 'r1', 'o')} "
-            "WHERE b.run_id = :run AND b.sample_id % :step = 0 AND i1.value IS NOT NULL AND r1.value IS NOT NULL",
+            f"SELECT ifd1.value, rifd1.value, {figures.KEPT} FROM run_sample b {figures.joins('ifd1', 'rifd1', 'o')} "
+            "WHERE b.run_id = :run AND b.sample_id % :step = 0 AND ifd1.value IS NOT NULL AND rifd1.value IS NOT NULL",
             {"run": run_id, "setting": figures.setting_id_of(conn, run_id), "step": step},
         )
     ]
@@ -171,7 +180,7 @@ def spread(values: Sequence[float]) -> Spread:
     ordered = sorted(values)
     histogram = [0] * BINS
     for value in ordered:
-        histogram[min(BINS - 1, int(value * BINS / 2))] += 1
+        histogram[max(0, min(BINS - 1, int(value * BINS / 2)))] += 1
     return Spread(
         len(ordered),
         statistics.fmean(ordered) if ordered else None,

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
+from srtui.measures import STORED
 from srtui.store._query import fetch_value
 from srtui.store.figures import SELECTED, setting_id_of
 
@@ -57,12 +58,14 @@ def _queries(all_variants: bool, top_percent: float | None) -> tuple[str, str, s
         order = "k.sample_id"
     else:
         order = "rs.sample_id, v.id"
+    values = ", ".join(f"{name}.value AS {name}" for name in STORED)
+    scores = " ".join(
+        f"LEFT JOIN score {name} ON {name}.variant_id = v.id AND {name}.setting_id = :setting "
+        f"AND {name}.metric = '{name}'"
+        for name in STORED
+    )
     rows = (
-        "SELECT v.sample_id AS sample, v.id AS variant, v.kind, v.instruction, v.input, v.response, i.value AS ifd, "
-        f"r.value AS rifd FROM {base}"
-        "LEFT JOIN score i ON i.variant_id = v.id AND i.setting_id = :setting AND i.metric = 'ifd' "
-        "LEFT JOIN score r ON r.variant_id = v.id AND r.setting_id = :setting AND r.metric = 'rifd' "
-        + where
-        + (f"ORDER BY {order}" if order else "ORDER BY t.value DESC, t.id")
+        f"SELECT v.sample_id AS sample, v.id AS variant, v.kind, v.instruction, v.input, v.response, {values} "
+        f"FROM {base}{scores} " + where + (f"ORDER BY {order}" if order else "ORDER BY t.value DESC, t.id")
     )
     return rows, best, everything

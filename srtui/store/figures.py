@@ -16,8 +16,9 @@ import json
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from srtui.measures import MEASURES, STORED
 from srtui.store._query import fetch_value
 from srtui.store.connection import checkpoint
 from srtui.store.corpus import teach_code
@@ -54,23 +55,23 @@ _JOINS = {
     "p": "LEFT JOIN overrule p ON p.run_id = :run AND p.sample_id = b.sample_id AND p.undone_at IS NULL",
     "v0": "LEFT JOIN variant v0 ON v0.sample_id = b.sample_id AND v0.kind = 'original'",
     "pv": "LEFT JOIN variant pv ON pv.id = p.variant_id LEFT JOIN variant pp ON pp.id = pv.parent_id",
-    "i0": _SCORE.format("i0", "v0.id", "ifd"),
-    "i1": _SCORE.format("i1", FINAL, "ifd"),
-    "r0": _SCORE.format("r0", "f2.parent_variant_id", "rifd"),
-    "r1": _SCORE.format("r1", FINAL, "rifd"),
     "v": f"LEFT JOIN variant v ON v.id = {FINAL}",
 }
 _STANDS = ("p", "d2", "d1", "v0")
-_NEEDS = {"i0": ("v0",), "i1": _STANDS, "r0": ("f2",), "r1": _STANDS, "v": _STANDS, "pv": ("p",)}
-Measure = Literal["ifd before", "ifd", "rifd before", "rifd"]
-"""A score of the text before and of the final one."""
-MEASURES = {
-    "ifd before": ("i0.value", "i0"),
-    "ifd": ("i1.value", "i1"),
-    "rifd before": ("r0.value", "r0"),
-    "rifd": ("r1.value", "r1"),
-}
+_NEEDS = {"v": _STANDS, "pv": ("p",)}
+ScoreName = str
+"""A stored measure's name for the score of the final text, and that with " before" for the text that it is shown
+beside: ``ifd``, ``ifd before``."""
+SCORES: dict[ScoreName, tuple[str, str]] = {}
 """By score, its column and the join that it needs."""
+_BEFORE = {"original": ("v0.id", "v0"), "response": ("f2.parent_variant_id", "f2")}
+for _name in STORED:
+    _id, _table = _BEFORE[MEASURES[_name].before or "original"]
+    _JOINS[f"{_name}0"] = _SCORE.format(f"{_name}0", _id, _name)
+    _JOINS[f"{_name}1"] = _SCORE.format(f"{_name}1", FINAL, _name)
+    _NEEDS |= {f"{_name}0": (_table,), f"{_name}1": _STANDS}
+    SCORES[f"{_name} before"] = f"{_name}0.value", f"{_name}0"
+    SCORES[_name] = f"{_name}1.value", f"{_name}1"
 
 
 def joins(*wanted: str) -> str:
@@ -84,11 +85,11 @@ def joins(*wanted: str) -> str:
     return " ".join(_JOINS[name] for name in needed)
 
 
-def both(measure: str) -> tuple[str, tuple[str, str]]:
+def both(score: ScoreName) -> tuple[str, tuple[str, str]]:
     """The condition that a sample has a score before and a final one, and the joins that it needs:
     means and histograms of before and after are over the same samples."""
-    metric = measure.split(maxsplit=1)[0]
-    (before, first), (after, last) = MEASURES[f"{metric} before"], MEASURES[metric]
+    metric = score.removesuffix(" before")
+    (before, first), (after, last) = SCORES[f"{metric} before"], SCORES[metric]
     return f"{before} IS NOT NULL AND {after} IS NOT NULL", (first, last)
 
 
@@ -115,8 +116,8 @@ class Standing:
 def standing(conn: sqlite3.Connection, run_id: int | None, sample_id: int) -> Standing:
     """What stands for this sample now; without a run, the dataset's text. The sample must be there."""
     row = conn.execute(
-        f"SELECT {FINAL}, p.id IS NOT NULL, {KEPT}, o.reason, i0.value, i1.value, r0.value, r1.value "
-        f"FROM (SELECT :sample AS sample_id) b {joins('o', 'p', 'i0', 'i1', 'f2', 'r0', 'r1')}",
+        f"SELECT {FINAL}, p.id IS NOT NULL, {KEPT}, o.reason, ifd0.value, ifd1.value, rifd0.value, rifd1.value "
+        f"FROM (SELECT :sample AS sample_id) b {joins('o', 'p', 'ifd0', 'ifd1', 'f2', 'rifd0', 'rifd1')}",
         {"run": run_id, "sample": sample_id, "setting": setting_id_of(conn, run_id)},
     ).fetchone()
     settled = row[3] is not None
@@ -221,16 +222,16 @@ def _settle(c: Counts, reason: str, kept: int, held_out: int, n: int) -> None:
 
 _FORM = 2  # of the stored sums: counts up when one of them gets another meaning
 _SUMS = {
-    "ifd_n": "count(i0.value + i1.value)",
-    "ifd_before": "total(CASE WHEN i1.value IS NOT NULL THEN i0.value END)",
-    "ifd_after": "total(CASE WHEN i0.value IS NOT NULL THEN i1.value END)",
-    "rifd_n": "count(r0.value + r1.value)",
-    "rifd_before": "total(CASE WHEN r1.value IS NOT NULL THEN r0.value END)",
-    "rifd_after": "total(CASE WHEN r0.value IS NOT NULL THEN r1.value END)",
-    "kept_ifd_n": "count(CASE WHEN {kept} THEN i1.value END)",
-    "kept_ifd": "total(CASE WHEN {kept} THEN i1.value END)",
-    "kept_rifd_n": "count(CASE WHEN {kept} THEN r1.value END)",
-    "kept_rifd": "total(CASE WHEN {kept} THEN r1.value END)",
+    "ifd_n": "count(ifd0.value + ifd1.value)",
+    "ifd_before": "total(CASE WHEN ifd1.value IS NOT NULL THEN ifd0.value END)",
+    "ifd_after": "total(CASE WHEN ifd0.value IS NOT NULL THEN ifd1.value END)",
+    "rifd_n": "count(rifd0.value + rifd1.value)",
+    "rifd_before": "total(CASE WHEN rifd1.value IS NOT NULL THEN rifd0.value END)",
+    "rifd_after": "total(CASE WHEN rifd0.value IS NOT NULL THEN rifd1.value END)",
+    "kept_ifd_n": "count(CASE WHEN {kept} THEN ifd1.value END)",
+    "kept_ifd": "total(CASE WHEN {kept} THEN ifd1.value END)",
+    "kept_rifd_n": "count(CASE WHEN {kept} THEN rifd1.value END)",
+    "kept_rifd": "total(CASE WHEN {kept} THEN rifd1.value END)",
     "texts": "count(v0.id)",
     "length": "total(length(v0.response))",
     "code": "total(has_code(v0.response))",
@@ -238,9 +239,9 @@ _SUMS = {
     "kept_length": "total(CASE WHEN {kept} THEN length(v.response) END)",
     "kept_code": "total(CASE WHEN {kept} THEN has_code(v.response) END)",
     "truncated": "total(CASE WHEN o.run_id IS NOT NULL THEN (SELECT truncated FROM span_loss l "
-    "WHERE l.key = i1.conditional_key) END)",
+    "WHERE l.key = ifd1.conditional_key) END)",
 }
-_SUMMED = ("o", "p", "i0", "i1", "f2", "r0", "r1", "v")
+_SUMMED = ("o", "p", "ifd0", "ifd1", "f2", "rifd0", "rifd1", "v")
 _OVERRULED = " AND b.sample_id IN (SELECT sample_id FROM overrule WHERE run_id = :run AND undone_at IS NULL)"
 
 
@@ -372,7 +373,7 @@ def pairs(conn: sqlite3.Connection, run_id: int, metric: str) -> list[tuple[floa
     """(score before, score of the final text) of each sample that has both, in the samples' order."""
     where, tables = both(metric)
     setting = setting_id_of(conn, run_id)
-    before, after = MEASURES[f"{metric} before"][0], MEASURES[metric][0]
+    before, after = SCORES[f"{metric} before"][0], SCORES[metric][0]
     scores = conn.execute(
         f"SELECT {before}, {after} FROM run_sample b {joins(*tables)} WHERE b.run_id = :run AND {where} "
         "ORDER BY b.sample_id",

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from srtui.errors import UserError
+from srtui.measures import STORED
 from srtui.store import figures
 from srtui.store._query import fetch_rows, fetch_value
-from srtui.store.figures import Measure, joins
+from srtui.store.figures import SCORES, ScoreName, joins
 
 State = Literal[
     "waiting",
@@ -28,7 +29,7 @@ State = Literal[
 STATES: tuple[State, ...] = get_args(State)
 Part = Literal["old", "new", "by hand"]
 """Where a part of the final text comes from: the dataset, the teacher, a person."""
-ORDERS = ("sample", "state", "instruction", "answer", "ifd", "rifd", "length", "text")
+ORDERS = ("sample", "state", "instruction", "answer", *STORED, "length", "text")
 DECISIONS = ("new instruction", "instruction kept", "new answer", "answer kept")
 
 
@@ -39,7 +40,7 @@ class SampleFilter:
     run_id: int | None = None
     state: str | None = None
     decision: str | None = None
-    measure: Measure = "ifd"
+    measure: ScoreName = "ifd"
     low: float | None = None
     high: float | None = None
     both: bool = False
@@ -88,8 +89,7 @@ _ORDER = {
     "state": (_STATE, ("p", "o", "d2", "f2", "d1", "f1")),
     "instruction": (_INSTRUCTION, ("p", "pv", "d1")),
     "answer": (_ANSWER, ("p", "pv", "d2")),
-    "ifd": ("i1.value", ("i1",)),
-    "rifd": ("r1.value", ("r1",)),
+    **{name: (SCORES[name][0], (SCORES[name][1],)) for name in STORED},
     "length": ("length(v.response)", ("v",)),
     "text": ("v.instruction COLLATE NOCASE", ("v",)),
 }
@@ -134,7 +134,7 @@ class Listing:
             test, table = _DECIDED[wanted.decision]
             joined.append(table)
             where.append(test)
-        column, table = figures.MEASURES[wanted.measure]
+        column, table = SCORES[wanted.measure]
         if wanted.both:
             test, needed = figures.both(wanted.measure)
             joined += needed
@@ -186,11 +186,11 @@ class Listing:
         rows = fetch_rows(
             self._conn,
             f"SELECT b.sample_id, {_STATE} AS state, {_INSTRUCTION} AS part1, {_ANSWER} AS part2, "
-            "i1.value AS ifd, r1.value AS rifd, length(v.response) AS length, "
+            "ifd1.value AS ifd, rifd1.value AS rifd, length(v.response) AS length, "
             "EXISTS (SELECT 1 FROM flag g WHERE g.sample_id = b.sample_id) AS flagged, "
             "coalesce((SELECT n.text <> '' FROM note n WHERE n.sample_id = b.sample_id ORDER BY n.id DESC LIMIT 1), 0) "
             "AS noted, substr(v.instruction, 1, 400) AS text FROM temp.listing b "
-            f"{joins('f1', 'f2', 'd1', 'd2', 'o', 'p', 'pv', 'v0', 'i1', 'r1', 'v')} "
+            f"{joins('f1', 'f2', 'd1', 'd2', 'o', 'p', 'pv', 'v0', 'ifd1', 'rifd1', 'v')} "
             "WHERE b.position > :first AND b.position <= :last ORDER BY b.position",
             {
                 "run": run_id,

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from srtui.measures import MEASURES, STORED
 from srtui.store import figures
 from srtui.store._query import fetch_row, fetch_rows
 from srtui.store.corpus import Variant, sample_origin, variants_of
@@ -19,7 +20,8 @@ from srtui.store.scores import VariantScore, scores_of_sample
 
 @dataclass(frozen=True)
 class VariantView:
-    """A text of a sample with what the student made of it: losses are nats a token."""
+    """A text of a sample with what the student made of it: ``scores`` by stored measure, and ``losses`` by what
+    faces call them (srtui.measures.LOSS_NAMES), in nats a token; None where there is none."""
 
     id: int
     kind: str
@@ -28,8 +30,7 @@ class VariantView:
     instruction: str
     input: str
     response: str
-    ifd: float | None = None
-    rifd: float | None = None
+    scores: dict[str, float | None] = field(default_factory=dict)
     losses: dict[str, float | None] = field(default_factory=dict)
     unscored: str | None = None
 
@@ -132,20 +133,21 @@ def _generations(
 
 
 def _variant_view(variant: Variant, scores: Mapping[str, VariantScore]) -> VariantView:
-    ifd, rifd = scores.get("ifd"), scores.get("rifd")
+    losses: dict[str, float | None] = {}
+    for metric in STORED:
+        given, alone = MEASURES[metric].loss_names
+        score = scores.get(metric)
+        losses |= {
+            given: score.conditional_nll if score else None,
+            alone: score.unconditional_nll if score else None,
+        }
     return VariantView(
         variant.id,
         variant.kind,
         variant.origin,
         variant.parent_id,
         *variant.pair,
-        ifd=ifd.value if ifd else None,
-        rifd=rifd.value if rifd else None,
-        losses={
-            "L(y|x)": ifd.conditional_nll if ifd else None,
-            "L(y)": ifd.unconditional_nll if ifd else None,
-            "L(x|y)": rifd.conditional_nll if rifd else None,
-            "L(x)": rifd.unconditional_nll if rifd else None,
-        },
+        scores={metric: scores[metric].value if metric in scores else None for metric in STORED},
+        losses=losses,
         unscored=next((s.reason for s in scores.values() if s.value is None and s.reason), None),
     )

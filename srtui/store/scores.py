@@ -3,14 +3,13 @@ they compare."""
 
 from __future__ import annotations
 
-import math
 import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from srtui.hashing import key
-from srtui.measures import SpanLoss
+from srtui.measures import STORED, SpanLoss
 from srtui.store._query import fetch_row, fetch_rows, fetch_value
 from srtui.store.corpus import batched
 
@@ -189,23 +188,28 @@ class Scores:
                 scores[r[0]] = (r[1], r[2])
         return scores
 
-    def perplexities(self, variant_ids: Iterable[int], setting_id: int, metric: str) -> dict[int, float]:
-        """Numerators of the stored scores: ppl(y|x) for ``ifd``, ppl(x|y) for ``rifd``, where they are."""
-        perplexities: dict[int, float] = {}
+    def losses_of(
+        self, variant_ids: Iterable[int], setting_id: int, metric: str
+    ) -> dict[int, tuple[SpanLoss, SpanLoss]]:
+        """The conditional and the unconditional loss of the stored scores among ``variant_ids``, where they have
+        any: of y for ``ifd``, of x for ``rifd``."""
+        losses: dict[int, tuple[SpanLoss, SpanLoss]] = {}
         for chunk in batched(variant_ids, 500):
             marks = ",".join("?" * len(chunk))
             for r in fetch_rows(
                 self._store.conn,
-                "SELECT s.variant_id, l.nll / l.tokens FROM score s JOIN span_loss l ON l.key = s.conditional_key "
-                f"WHERE s.setting_id = ? AND s.metric = ? AND l.reason IS NULL AND s.variant_id IN ({marks})",
+                "SELECT s.variant_id, c.nll, c.tokens, c.truncated, c.reason, u.nll, u.tokens, u.truncated, u.reason "
+                "FROM score s JOIN span_loss c ON c.key = s.conditional_key "
+                "JOIN span_loss u ON u.key = s.unconditional_key "
+                f"WHERE s.setting_id = ? AND s.metric = ? AND s.variant_id IN ({marks})",
                 (setting_id, metric, *chunk),
             ):
-                perplexities[r[0]] = math.exp(r[1])
-        return perplexities
+                losses[r[0]] = SpanLoss(r[1], r[2], bool(r[3]), r[4]), SpanLoss(r[5], r[6], bool(r[7]), r[8])
+        return losses
 
     def scored_in_run(self, run_id: int, setting_id: int) -> dict[str, list[int]]:
         """By metric, the variants of a run's samples that have been scored in this way."""
-        variant_ids: dict[str, list[int]] = {"ifd": [], "rifd": []}
+        variant_ids: dict[str, list[int]] = {metric: [] for metric in STORED}
         for r in fetch_rows(
             self._store.conn,
             "SELECT s.metric, s.variant_id FROM run_sample rs JOIN variant v ON v.sample_id = rs.sample_id "

@@ -21,7 +21,7 @@ from srtui.store.corpus import DatasetSize, dataset_sizes
 from srtui.store.distributions import histogram, score_pairs
 from srtui.store.evaluations import EvaluationReads
 from srtui.store.events import Event, count_events, events_of
-from srtui.store.figures import Measure
+from srtui.store.figures import ScoreName
 from srtui.store.leases import alive
 from srtui.store.listing import Listing
 from srtui.store.runs import pilot_result, seconds_a_sample, stages_of, state_now
@@ -217,10 +217,10 @@ class Views:
         return view_sample(self.conn, run_id, sample_id)
 
     def histogram(
-        self, run_id: int, measure: Measure, width: float, bins: int
+        self, run_id: int, score: ScoreName, width: float, bins: int
     ) -> tuple[list[int], float | None]:
         """As :func:`srtui.store.distributions.histogram` counts."""
-        return histogram(self.conn, run_id, measure, width, bins)
+        return histogram(self.conn, run_id, score, width, bins)
 
     def score_pairs(self, run_id: int, limit: int = 4000) -> list[tuple[float, float, bool]]:
         """As :func:`srtui.store.distributions.score_pairs` gives them."""

@@ -14,6 +14,7 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
 from textual.widgets import Button, Input, Label, Select, Static
 
+from srtui.measures import MEASURES, STORED
 from srtui.store.connection import DatabaseError, was_interrupted
 from srtui.store.listing import DECISIONS, ORDERS, STATES, Part, SampleFilter, SampleRow
 from srtui.text import number
@@ -25,10 +26,9 @@ from srtui.tui.widgets.table import Cell, Column, TableRow, Tone, VirtualTable
 from srtui.tui.widgets.words import Words, shown
 from srtui.wording import LABELS
 
-MEASURE_NAMES = {measure: LABELS[measure] for measure in ("ifd", "ifd before", "rifd", "rifd before")}
+SCORE_NAMES = {score: LABELS[score] for name in STORED for score in (name, f"{name} before")}
 _ORDER_NAMES = {
-    "ifd": "IFD",
-    "rifd": "r-IFD",
+    **{name: MEASURES[name].label for name in STORED},
     "sample": "number",
     "instruction": "instruction taken",
     "answer": "answer taken",
@@ -70,7 +70,7 @@ class FilterForm(Dialog[SampleFilter | None]):
                 yield _choice("decision", DECISIONS, now.decision)
             with Horizontal(classes="field"):
                 yield Label("score")
-                names = [(name, key) for key, name in MEASURE_NAMES.items()]
+                names = [(name, key) for key, name in SCORE_NAMES.items()]
                 yield Select(names, value=now.measure, allow_blank=False, compact=True, id="measure")
                 yield Input(_text(now.low), id="low", type="number", compact=True, placeholder="from")
                 yield Label("to", classes="to")
@@ -128,7 +128,7 @@ class FilterForm(Dialog[SampleFilter | None]):
                 text=self.query_one("#text", Input).value.strip(),
                 state=picked("state"),
                 decision=picked("decision"),
-                measure=picked("measure") or "ifd",  # type: ignore[arg-type]
+                measure=picked("measure") or "ifd",
                 low=decimal("low"),
                 both=False,
                 high=decimal("high"),
@@ -365,7 +365,7 @@ def described(what: SampleFilter) -> list[str]:
     if what.decision:
         words.append(what.decision)
     if what.low is not None or what.high is not None:
-        words.append(_between(MEASURE_NAMES[what.measure], what.low, what.high))
+        words.append(_between(SCORE_NAMES[what.measure], what.low, what.high))
     if what.both:
         words.append("scored before and after")
     if what.shortest is not None or what.longest is not None:

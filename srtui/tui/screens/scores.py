@@ -15,7 +15,8 @@ from textual.message import Message
 from textual.reactive import reactive
 from textual.widget import Widget
 
-from srtui.store.figures import Counts, Measure
+from srtui.measures import MEASURES, STORED
+from srtui.store.figures import SCORES, Counts, ScoreName
 from srtui.store.listing import SampleFilter
 from srtui.store.views import Views
 from srtui.text import number, share
@@ -50,11 +51,11 @@ class Histogram(Widget, can_focus=True):
     class Picked(Message):
         """Show the samples of this range."""
 
-        def __init__(self, measure: Measure, low: float, high: float | None) -> None:
+        def __init__(self, measure: ScoreName, low: float, high: float | None) -> None:
             super().__init__()
             self.measure, self.low, self.high = measure, low, high
 
-    def __init__(self, name: str, measure: Measure, id: str) -> None:
+    def __init__(self, name: str, measure: ScoreName, id: str) -> None:
         super().__init__(id=id)
         self._name, self.measure = name, measure
         self._before: list[int] = [0] * _BINS
@@ -114,7 +115,7 @@ class Histogram(Widget, can_focus=True):
 
     def action_pick(self, which: str) -> None:
         first, last = sorted((self.cursor, self.fixed))
-        measure: Measure = f"{self.measure}{which}"  # type: ignore[assignment]
+        measure: ScoreName = f"{self.measure}{which}"
         high = None if last == _BINS - 1 else round((last + 1) * _STEP, 6)
         self.post_message(self.Picked(measure, round(first * _STEP, 6), high))
 
@@ -149,8 +150,8 @@ class ScoresScreen(DashboardScreen):
     def body(self) -> ComposeResult:
         with VerticalScroll(id="scroll", can_focus=False):
             with Horizontal(id="histograms"):
-                yield Histogram("IFD", "ifd", "ifd")
-                yield Histogram("r-IFD", "rifd", "rifd")
+                for name in STORED:
+                    yield Histogram(MEASURES[name].label, name, name)
             with Horizontal(id="below"):
                 yield Words(id="flow")
                 yield Plot("r-IFD against IFD", id="scatter")
@@ -191,7 +192,7 @@ class ScoresScreen(DashboardScreen):
         self.query_one("#none").set_class(not nothing, "hidden")
         if figures is None or nothing:
             return
-        for measure in ("ifd", "rifd"):
+        for measure in STORED:
             self.query_one(f"#{measure}", Histogram).show(
                 figures["histograms"][f"{measure} before"], figures["histograms"][measure]
             )
@@ -212,7 +213,7 @@ class ScoresScreen(DashboardScreen):
             self.query_one("#ifd").focus()
 
     def on_histogram_picked(self, event: Histogram.Picked) -> None:
-        base = SampleFilter(order="rifd" if event.measure.startswith("rifd") else "ifd")
+        base = SampleFilter(order=event.measure.removesuffix(" before"))
         self.dashboard.sample_filter = replace(
             base, measure=event.measure, low=event.low, high=event.high, both=True
         )
@@ -220,9 +221,8 @@ class ScoresScreen(DashboardScreen):
 
 
 def _everything(views: Views, run_id: int) -> dict[str, Any]:
-    measures: tuple[Measure, ...] = ("ifd before", "ifd", "rifd before", "rifd")
     return {
-        "histograms": {m: views.histogram(run_id, m, _STEP, _BINS) for m in measures},
+        "histograms": {score: views.histogram(run_id, score, _STEP, _BINS) for score in SCORES},
         "pairs": views.score_pairs(run_id),
         "counts": views.counts(run_id),
     }

@@ -8,6 +8,7 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
+from srtui.measures import MEASURES
 from srtui.store.sample_view import SampleView, VariantView
 from srtui.text import number
 from srtui.tui.widgets.diff import word_diff
@@ -131,8 +132,8 @@ def pane(
 
 
 def _scores(v: VariantView, stacked: bool) -> Content:
-    """Four losses and two ratios, each as a small bar; where panes are stacked, a ratio and its losses in a line."""
-    if v.ifd is None and v.rifd is None:
+    """Each score and its two losses as small bars; where panes are stacked, a score and its losses in a line."""
+    if all(score is None for score in v.scores.values()):
         words = (
             "waiting for a score"
             if v.kind == "manual" and not v.unscored
@@ -141,7 +142,9 @@ def _scores(v: VariantView, stacked: bool) -> Content:
         return shown(words, "$dim")
     top = max([4.0, *(x for x in v.losses.values() if x is not None)])
     lines = []
-    for ratio, name, given, alone in ((v.ifd, "IFD", "L(y|x)", "L(y)"), (v.rifd, "r-IFD", "L(x|y)", "L(x)")):
+    for metric, ratio in v.scores.items():
+        name = MEASURES[metric].label
+        given, alone = MEASURES[metric].loss_names
         if stacked:
             if ratio is not None:
                 over = " ≥ 1" if ratio >= 1 else ""
