@@ -85,6 +85,14 @@ def training_words(
     return words
 
 
+def left_out_words(reason: str) -> str:
+    """Why a sample is not trained on, for a person; a reason is stored in fewer words."""
+    return _LEFT_OUT.get(reason, reason)
+
+
+_LEFT_OUT = {"response not rewritten": "the answer was not rewritten (selection.policy is paper)"}
+
+
 def ending_words(ending: GenerationEnding) -> str:
     """One line about all segments of a generation."""
     if ending.segments is None:

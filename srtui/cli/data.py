@@ -204,7 +204,9 @@ def _print_sample(facts: dict[str, Any], raw: bool) -> None:
 @app.command(epilog="Example: srtui export quickstart --format alpaca --out better.json --top-k-percent 10")
 def export(
     run_name: RunName,
-    out_file: Annotated[Path, typer.Option("--out", help="The file to write; - for stdout.")],
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="The file to write, - for stdout; RUN.json if absent.")
+    ] = None,
     format: Annotated[str, typer.Option(help="alpaca, sharegpt, messages or parquet.")] = "alpaca",
     top_k_percent: Annotated[
         float | None,
@@ -222,6 +224,9 @@ def export(
     workspace, store = open_store(read_only=True)
     with store:
         outputs = outputs_of(store, workspace)
+        if out_file is None:
+            name = store.runs.named(run_name).name
+            out_file = Path(f"{name}.{'parquet' if format == 'parquet' else 'json'}")
         stream = stdout_for_data(f"--out {out_file}") if is_stdout(out_file) else None
         if stream is None:
             outputs.check(out_file, force)

@@ -129,9 +129,9 @@ class Choosing:
 
     def _unscored(self, by: str, groups: list[list[int]]) -> int:
         """How many of these decisions need a text read by a student, and are not made from stored scores alone."""
-        if by not in ("ifd", "rifd") or self._recipe.scoring.proxy or not groups:
+        if by not in STORED or self._recipe.scoring.proxy or not groups:
             return len(groups)
-        known = self._context.judge().scores((v for group in groups for v in group), cast("Metric", by))
+        known = self._context.judge().scores((v for group in groups for v in group), by)
         return sum(not all(v in known for v in group) for group in groups)
 
     def _settle(self, weight: float, detail: dict[str, Any]) -> None:

@@ -116,7 +116,7 @@ class _Reading:
         limits = self._limits()
         examples = self._examples()
         talking = [bool(e.talk) for e in examples if e.after is not None]
-        originals = [ifd for view in self._views if (ifd := view.original.ifd) is not None]
+        originals = [ifd for view in self._views if (ifd := view.original.scores.get("ifd")) is not None]
         over_one = sum(ifd >= 1 for ifd in originals)
         cut = [sum(n for why, n in t.failed.items() if why.startswith("cut_")) for t in targets.values()]
         unread = [sum(t.failed.values()) - c for t, c in zip(targets.values(), cut, strict=True)]

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from srtui import models
+from srtui.errors import UserError
 from srtui.llama import Generation, Teacher, TeacherProgress
+from srtui.llama.tuning import far_off, tuned
 from srtui.pipeline.context import Context
 from srtui.progress import Stopped
 from srtui.reflection import ReflectionPrompt, Rewrite
@@ -79,7 +84,7 @@ class Reflecting:
                 "ended: whether one was cut short is not known.",
             )
         teacher.submit(requests)
-        before = teacher.progress()
+        before, began = teacher.progress(), time.monotonic()
 
         def stop() -> bool:
             self._show(teacher, done, before)
@@ -105,6 +110,23 @@ class Reflecting:
             self._show(teacher, done, before)
         self._watch.raise_if_stopped()
         self._show(teacher, done, before, now=True)
+        self._compare_with_table(teacher.progress(), before, time.monotonic() - began)
+
+    def _compare_with_table(self, now: TeacherProgress, before: TeacherProgress, seconds: float) -> None:
+        """Warn where the table that chose the slots is not of this machine as it is."""
+        if self._recipe.teacher.slots != "auto":
+            return
+        with suppress(UserError):  # a file that has gone by now is nothing to say here
+            table = tuned(models.resolve_teacher(self._context.workspace.models, self._recipe.teacher.model))
+            words = table and far_off(
+                table,
+                now.slots,
+                now.prompt_tokens - before.prompt_tokens,
+                now.new_tokens - before.new_tokens,
+                seconds - self._watch.waited,
+            )
+            if words:
+                self._watch.event("warning", words)
 
     def _from_store(self, todo: list[tuple[int, int]]) -> None:
         """No teacher: what is stored as a rewrite of the variant, whoever made it, is compared."""

@@ -36,6 +36,7 @@ class Watch:
     def start(self, stage: str) -> None:
         """A stage begins: what is told from now on is of it."""
         self._stage = stage
+        self.waited = 0.0
         self._clock = self._kept = time.monotonic()
         self._kept_tokens = 0
         self._told = 0.0
@@ -128,6 +129,7 @@ class Watch:
             self._obey()
         # Rates and estimates are of work: the time of a pause is in none of them.
         waited = time.monotonic() - began
+        self.waited += waited
         self._clock, self._kept = self._clock + waited, self._kept + waited
 
     def _obey(self) -> None:

@@ -116,7 +116,8 @@ class Views:
             for r in fetch_rows(
                 self.conn,
                 "SELECT r.*, d.name AS dataset, p.done, p.total, l.pid, l.host, l.process, l.heartbeat_at, "
-                "t.status AS trained, t.adapter "
+                "t.status AS trained, t.adapter, EXISTS(SELECT 1 FROM request q WHERE q.run_id = r.id AND q.kind = 'stop' "
+                "AND q.created_at >= l.acquired_at) AS stop_asked "
                 "FROM run r JOIN dataset d ON d.id = r.dataset_id LEFT JOIN lease l ON l.run_id = r.id "
                 "LEFT JOIN training_run t ON t.run_id = r.id "
                 "LEFT JOIN stage_progress p ON p.run_id = r.id AND p.stage = r.stage ORDER BY r.id DESC",
@@ -130,7 +131,7 @@ class Views:
         return RunRow(
             id=r["id"],
             name=r["name"],
-            state=state_now(r["status"], held),
+            state="stopping" if held and r["stop_asked"] else state_now(r["status"], held),
             stage=r["stage"],
             done=r["done"] or 0,
             total=r["total"] or 0,

@@ -96,6 +96,14 @@ def _screen(module: str, name: str) -> Callable[[], Screen[Any]]:
     return opened
 
 
+def _screen_class(mode: str) -> type[Screen[Any]]:
+    """The class of a screen by its mode, which its module and its name are made of."""
+    found: type[Screen[Any]] = getattr(
+        import_module(f"srtui.tui.screens.{mode}"), f"{mode.capitalize()}Screen"
+    )
+    return found
+
+
 class Dashboard(App[None]):
     """See it, steer it, trust it. Everything shown is read from the store; closing it stops nothing."""
 
@@ -331,6 +339,7 @@ class Dashboard(App[None]):
                 )
         for number, (mode, label) in enumerate(TABS, 1):
             yield SystemCommand(label, f"Open screen {number}", partial(self.action_go, mode))
+        yield from self._elsewhere()
         for run in self.runs[:20]:
             yield SystemCommand(
                 f"Run {safe(run.name)}", f"Show this run ({run.state})", partial(self.choose_run, run.id)
@@ -338,6 +347,28 @@ class Dashboard(App[None]):
         yield SystemCommand("Light or dark", "Change between the light and the dark theme", self.action_light)
         yield SystemCommand("Keys", "What the keys do here", self.action_help)
         yield SystemCommand("Quit", "Close the dashboard; runs continue", self.action_quit)
+
+    def _elsewhere(self) -> Iterable[SystemCommand]:
+        """What the other screens can do: a command opens its screen and does it there."""
+        for number, (mode, label) in enumerate(TABS, 1):
+            if mode == self.current_mode:
+                continue
+            for binding in _screen_class(mode).BINDINGS:
+                if isinstance(binding, Binding) and binding.description:
+                    key = self.get_key_display(binding)
+                    yield SystemCommand(
+                        f"{label}: {binding.description}",
+                        f"On {number} {label}, by {key}",
+                        partial(self._do_elsewhere, mode, binding.action),
+                    )
+
+    async def _do_elsewhere(self, mode: str, action: str) -> None:
+        await self.switch_mode(mode)
+
+        async def there() -> None:
+            await self.run_action(action, self.screen)
+
+        self.call_after_refresh(there)
 
     def on_unmount(self) -> None:
         self.reader.close()

@@ -144,7 +144,7 @@ class RunLine(Words):
             self.show(Content("no run yet" if app.watched else ""))
             return
         parts = [shown(run.name, "bold $foreground"), state_words(run.state)]
-        if run.stage and run.state in ("running", "paused", "stopped", "failed"):
+        if run.stage and run.state in ("running", "paused", "stopping", "stopped", "failed"):
             parts.append(Content(f"{stage_title(run.stage)} {run.done:,}/{run.total:,}"))
         parts.append(Content(f"{run.kept:,} of {run.samples:,} kept"))
         if len(app.runs) > 1:

@@ -101,9 +101,9 @@ class EvaluationScreen(DashboardScreen):
         else:
             empty.show(
                 "Nothing has been evaluated yet",
-                "Is the tuned student better? A judge says with\n"
+                "Is the tuned student better? Ask a judge model:\n"
                 "  srtui eval pairwise RUN MODEL --prompts FILE --judge MODEL\n"
-                "people say with\n"
+                "Or ask people:\n"
                 "  srtui eval human RUN MODEL --prompts FILE --annotator NAME",
             )
 

@@ -28,6 +28,7 @@ from srtui.tui.widgets.words import Words, bar, shown, sparkline
 from srtui.wording import stage_title
 
 _STAGES = ("reflect-instruction", "choose-instruction", "reflect-response", "choose-response", "train")
+_GOING = ("running", "stopping")
 _WRITING = ("reflect-instruction", "reflect-response")
 _HISTORY = 240
 _WINDOW = 10.0
@@ -142,7 +143,7 @@ class LiveScreen(DashboardScreen):
 
     def _show(self, view: LiveView, machine: list[str]) -> None:
         width = self.app.size.width
-        going = view.run.state == "running"
+        going = view.run.state in _GOING
         self.query_one("#stages", Words).show(
             Content("\n").join(self._stage(view, s, width, going) for s in self._stages(view))
         )
@@ -228,7 +229,7 @@ class LiveScreen(DashboardScreen):
         )
         lines = [now if going else _mean_speed(view)]
         live = view.live
-        writing = _at_work(view) in _WRITING and view.run.state in ("running", "paused")
+        writing = _at_work(view) in _WRITING and view.run.state in (*_GOING, "paused")
         slots = (
             f"{live['slots_in_use']}/{live['slots']} used, {live['waiting']:,} waiting"
             if writing and live.get("slots")
@@ -255,6 +256,8 @@ class LiveScreen(DashboardScreen):
             kind = "pause" if run.state == "running" else "resume"
             self.dashboard.write(lambda store: store.runs.ask(run.id, kind))
             self.notify(f"Asked to {kind}; it does so after this step.", timeout=3)
+        elif run.state == "stopping":
+            self.notify("It is stopping; p resumes it when it has.")
         elif run.state != "done":
             self.dashboard.start_engine(["resume", run.name])
 
@@ -317,7 +320,7 @@ def _writing(view: LiveView) -> Content:
     stage = _at_work(view)
     if view.run.state == "done" and view.run.pid:
         return Content.styled("The student scores the texts that were written by hand.", "$dim")
-    if view.run.state != "running" or not live.get("text") or stage not in _WRITING:
+    if view.run.state not in _GOING or not live.get("text") or stage not in _WRITING:
         going = (
             f"{stage_title(stage)}: a step of its own, nothing is written in it."
             if stage in STEPS
@@ -329,6 +332,7 @@ def _writing(view: LiveView) -> Content:
         )
         words = {
             "running": going,
+            "stopping": "Stopping: it finishes the step that it is in.",
             "paused": "Paused; its texts are held in memory.",
             "done": "This run is done.",
         }.get(view.run.state, "No engine works on this run; p starts it.")
@@ -345,7 +349,7 @@ def _machine(folder: str, cpu: float) -> list[str]:
         f"memory {memory.percent:>4.0f} % {bar(memory.percent, 100, 6)} {bytes_text(memory.available)} free",
         f"disk   {disk.percent:>4.0f} % {bar(disk.percent, 100, 6)} {bytes_text(disk.free)} free",
     ]
-    return lines + (_gpus() or ["GPU      none that answers"])
+    return lines + (_gpus() or ["GPU      none found"])
 
 
 def _gpus() -> list[str]:

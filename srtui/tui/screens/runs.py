@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import ClassVar
 
 from textual import on
@@ -20,6 +21,7 @@ from srtui.wording import stage_title
 _TONES: dict[str, Tone] = {
     "running": "accent",
     "paused": "warn",
+    "stopping": "warn",
     "stopped": "warn",
     "failed": "bad",
     "done": "good",
@@ -105,9 +107,11 @@ class RunsScreen(DashboardScreen):
         run = self.chosen
         if run is None:
             return
+        told = run.recipe.get("description")
         lines = [
             Content.assemble(
-                shown(run.name, "bold"), "  ", shown(run.recipe.get("description") or "", "$dim")
+                shown(run.name, "bold"),
+                shown(f"  recipe {Path(run.recipe_path).name}: {told}" if told else "", "$dim"),
             )
         ]
         lines.append(
@@ -167,6 +171,8 @@ class RunsScreen(DashboardScreen):
             self._ask(run, "pause")
         elif run.state == "paused":
             self._ask(run, "resume")
+        elif run.state == "stopping":
+            self.notify(f"{run.name} is stopping; p resumes it when it has.", markup=False)
         elif run.state == "done":
             self.dashboard.write(
                 lambda store: store.scores.unscored_by_hand(run.id),
@@ -194,6 +200,9 @@ class RunsScreen(DashboardScreen):
 
         if run.pid is None:
             self.notify(f"No engine works on {run.name}.", markup=False)
+            return
+        if run.state == "stopping":
+            self.notify(f"{run.name} is stopping already: it finishes the step that it is in.", markup=False)
             return
 
         def stop(yes: bool | None) -> None:
@@ -241,7 +250,10 @@ def _row(r: RunRow) -> TableRow:
 
 def _where(run: RunRow) -> Content:
     if run.pid is not None:
-        return shown(f"process {run.pid} on {run.host} is working on it", "$text-accent")
+        doing = {"paused": "holds it; p resumes", "stopping": "finishes the step that it is in, then stops"}
+        return shown(
+            f"process {run.pid} on {run.host} {doing.get(run.state, 'is working on it')}", "$text-accent"
+        )
     if run.state == "stopped":
         return Content.styled("no engine works on it; p resumes where it was", "$text-warning")
     if run.state == "done" and run.started_at and run.finished_at:

@@ -47,8 +47,8 @@ class SampleScreen(Screen[int]):
         Binding("escape,backspace", "back", "Back"),
         Binding("n,right", "step(1)", "Next"),
         Binding("p,left", "step(-1)", "Prev"),
-        Binding("o", "accept('original')", "Orig."),
-        Binding("i", "accept('instruction')", "Instr."),
+        Binding("o", "accept('original')", "Original"),
+        Binding("i", "accept('instruction')", "Instruction"),
         Binding("a", "accept('response')", "Answer"),
         Binding("h", "accept('manual')", "By hand", show=False),
         Binding("u", "undo", "Undo"),
@@ -190,7 +190,12 @@ class SampleScreen(Screen[int]):
                 "response": "rewritten answer",
                 "manual": "text by hand",
             }
-            self.notify(f"There is no {names[which]} of this sample.", severity="warning", timeout=3)
+            missing = (
+                "You have written no text for this sample yet; e writes one."
+                if which == "manual"
+                else f"The teacher wrote no usable {names[which]} for this sample."
+            )
+            self.notify(missing, severity="warning", timeout=3)
             return
         variant_id = variant.id
 

@@ -247,8 +247,8 @@ def _flow(counts: Counts, room: int) -> Content:
     for stage, name in (("instruction", "new instruction"), ("response", "new answer")):
         at = counts.targets[stage]
         step(f"{name} taken", at.taken, "$success")
-        step("compared, not taken", at.choices - at.taken, "$dim", 2)
-        step("none to compare", at.decided - at.choices, "$dim", 2)
+        step("rewrite lost", at.choices - at.taken, "$dim", 2)
+        step("no usable rewrite", at.decided - at.choices, "$dim", 2)
         for reason, count in list(at.failed.items())[:3]:
             step(reason, count, "$dim", 4)
     step(LABELS["kept"], counts.kept, "$success")

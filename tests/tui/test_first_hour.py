@@ -1,0 +1,155 @@
+"""What a first user meets: a form that starts nothing unasked, words that lead somewhere, keys that do what they say."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from textual.widgets import Button, Input
+
+from srtui.store import Store
+from srtui.store.runs import Run
+from srtui.tui.app import Dashboard
+from srtui.tui.screens.dialogs import Confirm
+from srtui.tui.screens.live import LiveScreen
+from srtui.tui.screens.new_run import ASKED_FROM, NewRun
+from srtui.workspace import Workspace
+from tests.tui.driving import dashboard, press, settled, text
+
+
+def at_work(store: Store) -> Run:
+    return store.runs.named("at-work")
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What is started, in place of being started; models are taken to be there."""
+    words: list[list[str]] = []
+    monkeypatch.setattr("srtui.tui.checks._check_models", lambda *_: None)
+    monkeypatch.setattr(Dashboard, "start_engine", lambda _, given: words.append(given))
+    return words
+
+
+async def test_a_pilot_is_one_key_of_the_form(demo: Workspace, started: list[list[str]]) -> None:
+    async with dashboard(demo, (80, 24)) as (app, pilot):
+        await press(pilot, "n")
+        assert "Try 24 first" in text(app)
+        await press(pilot, "ctrl+t")
+    (words,) = started
+    assert words[0] == "pilot"
+    assert words[1].endswith("quickstart.toml")
+    assert 'name="quickstart-2"' in words
+
+
+async def test_many_samples_of_unknown_length_are_not_started_unasked(
+    empty: Workspace, started: list[list[str]], tmp_path: Path
+) -> None:
+    many = tmp_path / "many.jsonl"
+    line = json.dumps({"instruction": "a", "output": "b"}) + "\n"
+    many.write_text(line * (ASKED_FROM + 1))
+    async with dashboard(empty, (80, 24)) as (app, pilot):
+        await press(pilot, "enter")
+        assert isinstance(app.screen, NewRun)
+        app.screen.query_one("#dataset", Input).value = str(many)
+        await settled(pilot)
+        assert "A pilot makes one" in " ".join(text(app).split())
+        await press(pilot, "ctrl+s")
+        assert isinstance(app.screen, Confirm)
+        assert f"Start {ASKED_FROM + 1:,} samples?" in text(app)
+        await press(pilot, "escape")
+        assert started == []
+        assert isinstance(app.screen, NewRun)
+        await press(pilot, "ctrl+s", "y")
+    assert [words[0] for words in started] == ["run"]
+
+
+async def test_a_model_that_loads_is_a_step_with_its_time(demo: Workspace) -> None:
+    with Store(demo.store_path) as store:
+        run = at_work(store)
+        store.runs.progress(run.id, "load-teacher", 0, 1)
+        with store.transaction():
+            store.conn.execute(
+                "UPDATE lease SET live = ? WHERE run_id = ?",
+                (json.dumps({"step": "load-teacher", "since": time.time() - 75}), run.id),
+            )
+    async with dashboard(demo, (80, 24)) as (app, pilot):
+        await press(pilot, "2")
+        assert isinstance(app.screen, LiveScreen)
+        words = " ".join(text(app).split())
+        assert "▶ Load the teacher" in words
+        assert "for 1 min 15 s" in words
+        assert "0/0" not in words
+
+
+async def test_what_was_reused_has_no_rate(demo: Workspace) -> None:
+    with Store(demo.store_path) as store:
+        run = store.runs.named("quickstart")
+        store.runs.progress(run.id, "reflect-instruction", 60, 60, 0, 0.06, {"reused": 60})
+    async with dashboard(demo) as (app, pilot):
+        await press(pilot, "end", "2")
+        line = next(line for line in text(app).splitlines() if "Reflect on instructions" in line)
+        assert "reused" in line
+        assert "/s" not in line
+
+
+async def test_stopping_is_a_state(demo: Workspace) -> None:
+    async with dashboard(demo, (80, 24)) as (app, pilot):
+        await press(pilot, "x", "y")
+        await pilot.pause(1.2)
+        await settled(pilot)
+        assert "▪ stopping" in text(app)
+        assert "finishes the step that it is in, then stops" in " ".join(text(app).split())
+        await press(pilot, "x")
+        assert not isinstance(app.screen, Confirm)
+        await press(pilot, "2")
+        assert "Stopping: it finishes the step" in " ".join(text(app).split())
+
+
+async def test_a_paused_run_is_not_said_to_be_worked_on(demo: Workspace) -> None:
+    with Store(demo.store_path) as store:
+        store.runs.update(at_work(store).id, status="paused")
+    async with dashboard(demo) as (app, _):
+        assert "holds it; p resumes" in text(app)
+        assert "is working on it" not in text(app)
+
+
+async def test_where_a_name_is_typed_y_is_a_letter(demo: Workspace) -> None:
+    async with dashboard(demo) as (app, pilot):
+        await press(pilot, "down", "d")
+        assert "y yes" not in text(app)
+        await press(pilot, "escape", "x")
+
+
+async def test_the_palette_has_what_every_screen_can_do(demo: Workspace) -> None:
+    async with dashboard(demo) as (app, pilot):
+        commands = {c.title: c for c in app.get_system_commands(app.screen)}
+        for wanted in ("New run", "Samples: Filter", "Samples: Search", "Evaluation: Matrix", "Live: Stop"):
+            assert wanted in commands or any(wanted.split(":")[0] in c for c in commands), wanted
+        assert "Samples: Filter" in commands
+        await commands["Samples: Filter"].callback()  # type: ignore[misc]
+        await settled(pilot)
+        assert "Which samples?" in text(app)
+        assert app.current_mode == "samples"
+
+
+async def test_a_table_in_a_terminal_that_shrinks_is_laid_out_again(demo: Workspace) -> None:
+    async with dashboard(demo, (140, 30)) as (app, pilot):
+        assert "started" in text(app)
+        await pilot.resize_terminal(80, 30)
+        await settled(pilot)
+        async with dashboard(demo, (80, 30)) as (fresh, _):
+            wanted = text(fresh).splitlines()[2:6]
+        assert text(app).splitlines()[2:6] == wanted
+
+
+async def test_the_form_has_both_ways_out(demo: Workspace, started: list[list[str]]) -> None:
+    async with dashboard(demo, (80, 24)) as (app, pilot):
+        await press(pilot, "n")
+        app.screen.query_one("#name", Input).value = "quickstart"  # there is one of that name
+        await settled(pilot)
+        assert app.screen.query_one("#pilot", Button).disabled
+        await press(pilot, "ctrl+t")
+        assert isinstance(app.screen, NewRun)
+    assert started == []
