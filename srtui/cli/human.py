@@ -93,9 +93,11 @@ def human(
         if as_json:
             print_json(evaluation)
         elif not result["judgements"]:
+            from srtui.tui.tabs import numbered
+
             print_line(
                 f"Evaluation {evaluation.id}: the answers are there, and nobody has judged yet. Judge with "
-                "--annotator NAME, or on 8 Evaluation of the dashboard with h."
+                f"--annotator NAME, or on {numbered('evaluation')} of the dashboard with h."
             )
         else:
             print_evaluation(evaluation)

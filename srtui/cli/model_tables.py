@@ -76,3 +76,31 @@ def print_model(info: Any) -> None:
     )
     if template:
         out.print(f"\n[dim]{plain(template)}[/]", soft_wrap=True)
+
+
+def print_fits(plans: Sequence[tuple[int, Sequence[Any]]]) -> None:
+    """The stages of a recipe on each card, of (bytes of the card, its stage plans)."""
+    table = Table("card", "stage", "model", "resident", "of", "", box=None, header_style="bold")
+    table.columns[3].justify = table.columns[4].justify = "right"
+    for card, stages in plans:
+        for n, plan in enumerate(stages):
+            table.add_row(
+                "" if n else bytes_text(card),
+                plan.stage,
+                plain(plan.model),
+                bytes_text(plan.total),
+                bytes_text(plan.free),
+                plain(f"fits: {plan.words}" if plan.fits else f"does not fit: {plan.words}"),
+                style="" if plan.fits else "yellow",
+            )
+    out.print(table)
+    if len(plans) == 1:
+        for plan in plans[0][1]:
+            parts = ", ".join(f"{name} {bytes_text(size)}" for name, size in plan.parts.items())
+            out.print(plain(f"{plan.stage}: {parts}"), style="dim", soft_wrap=True)
+    out.print(
+        "Planned from shapes and settings, not measured; 0.6 GB of a card are counted as its driver's. Teacher and "
+        "student are loaded in turn, so each stage has the card to itself.",
+        style="dim",
+        soft_wrap=True,
+    )

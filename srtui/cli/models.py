@@ -196,3 +196,70 @@ def models_tune(
         print_json(found)
     else:
         print_tunings(found)
+
+
+@models_app.command(
+    "fit",
+    epilog="Example: srtui models fit recipes/workstation-24gb.toml --gpu-memory 24GB --teacher 8B-Q4_K_M --student 8B",
+)
+def models_fit(
+    recipe_path: Annotated[
+        Path, typer.Argument(metavar="RECIPE", help="The recipe whose stages are planned.")
+    ],
+    gpu_memory: Annotated[
+        str | None,
+        typer.Option(help="What the card has in all, as in 24GB; absent, the usual cards side by side."),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="What the computer has free, as in 64GB, for layers beyond the card; absent, this one's."
+        ),
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="A usual size in place of the recipe's teacher, as in 8B-Q4_K_M.")
+    ] = None,
+    student: Annotated[
+        str | None, typer.Option(help="A usual size in place of the recipe's student, as in 8B.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A recipe's key for this plan, as in teacher.context=2048."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What of a recipe will lie on a GPU in each stage, from headers alone: no GPU and no loading."""
+    import psutil
+
+    from srtui.cli.model_tables import print_fits
+    from srtui.cli.output import fields_of
+    from srtui.pipeline.fit import CARDS, plan_recipe
+    from srtui.recipe import load
+
+    recipe = load(recipe_path, overrides)
+    host = _bytes_of(memory, "--memory") if memory else int(psutil.virtual_memory().available)
+    cards = [_bytes_of(gpu_memory, "--gpu-memory")] if gpu_memory else [n * 10**9 for n in CARDS]
+    folder = Workspace.find().models
+    plans = [
+        (card, plan_recipe(folder, recipe, card, host_memory=host, teacher=teacher, student=student))
+        for card in cards
+    ]
+    if as_json:
+        print_json(
+            [
+                {"gpu_memory": card, "stages": [{**fields_of(plan), "total": plan.total} for plan in stages]}
+                for card, stages in plans
+            ]
+        )
+    else:
+        print_fits(plans)
+
+
+def _bytes_of(words: str, option: str) -> int:
+    """ "24GB", "24 GiB" or "24" (GB) in bytes. Raises UserError, with the option."""
+    read = re.fullmatch(r"\s*([0-9]{1,6}(?:\.[0-9]{1,3})?)\s*(GB|GiB|MB|MiB)?\s*", words, re.IGNORECASE)
+    unit = {"gb": 10**9, "gib": 2**30, "mb": 10**6, "mib": 2**20}
+    size = round(float(read[1]) * unit[(read[2] or "GB").lower()]) if read else 0
+    if size <= 0:
+        raise UserError(f"{option} {words}: write a size, as in 24GB.")
+    return size

@@ -39,15 +39,18 @@ from srtui.llama.sampling import TokenSampler
 from srtui.llama.scheduler import Admission, Batch, Move, Scheduler, even_chunk
 from srtui.llama.sequence import AnswerSequence, sequences_of
 from srtui.models import file_sha256
-from srtui.models.memory import cells_that_fit, compute_bytes
+from srtui.models.memory import (
+    CPU_SLOTS,
+    GPU_SLOTS,
+    KV_BYTES,
+    LEAST_SLOTS,
+    USUAL_LENGTH,
+    cells_that_fit,
+    compute_bytes,
+)
 
 Auto = Literal["auto"]
-# Decoding on 2 to 8 CPU cores gains little beyond 16 sequences; a GPU has room for more.
-_CPU_SLOTS, _GPU_SLOTS = 16, 32
-# Layers go to the GPU before slots, but not so many that no cache fits for this many usual answers.
-_LEAST_SLOTS, _USUAL_LENGTH = 4, 2048
 _UNKNOWN = 1 << 62  # a GPU that does not say what it has free: then opening a context shows it
-_KV_BYTES = {"f32": 4.0, "f16": 2.0, "q4_0": 0.5625, "q8_0": 1.0625}
 _KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8}
 
 
@@ -81,15 +84,15 @@ class LlamaTeacher:
         self._flash = flash_attention
         self._kv_type = _KV_TYPES[kv_type]
         self._say = say
-        wanted = 1 + (_LEAST_SLOTS if slots == "auto" else min(slots, _LEAST_SLOTS))
+        wanted = 1 + (LEAST_SLOTS if slots == "auto" else min(slots, LEAST_SLOTS))
         self._model, self._on_gpu = load_model(
             path,
             gpu_layers,
-            cells=wanted * (_USUAL_LENGTH if context == "auto" else context),
-            element=_KV_BYTES[kv_type],
+            cells=wanted * (USUAL_LENGTH if context == "auto" else context),
+            element=KV_BYTES[kv_type],
             say=say,
         )
-        self._kv_element = _KV_BYTES[kv_type]
+        self._kv_element = KV_BYTES[kv_type]
         self._vocabulary = LlamaVocabulary(self._model)
         self._adapter = load_adapter(self._model, adapter) if adapter else None
         self._train_context = int(llama_cpp.llama_model_n_ctx_train(self._model))
@@ -220,7 +223,7 @@ class LlamaTeacher:
 
     def _plan(self) -> LlamaContext:
         """Open slots for what waits (something must), from the prompts' real lengths and the memory that is free."""
-        wanted, usual = self._wanted_slots, _GPU_SLOTS if self._gpu else _CPU_SLOTS
+        wanted, usual = self._wanted_slots, GPU_SLOTS if self._gpu else CPU_SLOTS
         plan = self._scheduler.plan(usual if wanted == "auto" else wanted, self._affordable())
         if plan.warning is not None:
             self._say("warning", plan.warning)

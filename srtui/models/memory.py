@@ -18,6 +18,12 @@ DEVICE_SHARE, HOST_SHARE = 0.9, 0.4
 # Tokens of one scoring pass: below, a GPU waits; above, it gains nothing. On CPUs 2,048 is where the rate
 # stops rising.
 _LEAST_TOKENS, _MOST_TOKENS = 2048, 32768
+# Decoding on 2 to 8 CPU cores gains little beyond 16 sequences; a GPU has room for more.
+CPU_SLOTS, GPU_SLOTS = 16, 32
+# Layers go to the GPU before slots, but not so many that no cache fits for this many usual answers.
+LEAST_SLOTS, USUAL_LENGTH = 4, 2048
+KV_BYTES = {"f32": 4.0, "f16": 2.0, "q4_0": 0.5625, "q8_0": 1.0625}
+"""Bytes of a number in a KV cache, by ggml's type."""
 
 
 @dataclass(frozen=True)
@@ -199,8 +205,13 @@ def inner_width(model: Any) -> int:
 
 
 __all__: Sequence[str] = [
+    "CPU_SLOTS",
     "DEVICE_SHARE",
+    "GPU_SLOTS",
     "HOST_SHARE",
+    "KV_BYTES",
+    "LEAST_SLOTS",
+    "USUAL_LENGTH",
     "TeacherPlan",
     "TeacherShape",
     "cells_that_fit",

@@ -8,7 +8,7 @@ from typing import Any
 
 # Bytes a weight: 4 bits and a doubly quantized scale for each 64 (Dettmers et al. 2023, section 3); 8 bits
 # and a scale for each row.
-_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
+BYTES_A_WEIGHT = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
 _WORTH_SAYING = 0.1
 
 
@@ -29,7 +29,7 @@ class StudentWeights:
         """What a person should know before it is loaded; "" where nothing is unusual."""
         if self.left <= _WORTH_SAYING * self.parameters:
             return ""
-        usual = self.size - self.left * (self.element - _BYTES[self.quantization])
+        usual = self.size - self.left * (self.element - BYTES_A_WEIGHT[self.quantization])
         return (
             f"{name}: {self.left / self.parameters:.0%} of its {self.parameters / 1e9:.1f} billion parameters lie in "
             f"no linear layer (experts, usually), and {self.quantization} leaves those in {8 * self.element} bits: its weights take "
@@ -37,19 +37,32 @@ class StudentWeights:
         )
 
 
-def plan_weights(folder: Path, quantization: str, element: int) -> StudentWeights | None:
-    """Ask the model in ``folder``, built without weights, what ``quantization`` would make of it; other
-    weights have ``element`` bytes. None where it cannot be built: loading says why.
-    """
+def without_weights(folder: Path) -> Any | None:
+    """The model in ``folder`` on torch's meta device: its layers, and no weights. None where transformers
+    cannot build it."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
-    from transformers.quantizers import AutoHfQuantizer
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        if quantization in _BYTES:
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception:  # whatever it is, a load meets it too, and has a sentence for it
+        return None
+
+
+def plan_weights(folder: Path, quantization: str, element: int) -> StudentWeights | None:
+    """Ask the model in ``folder``, built without weights, what ``quantization`` would make of it; other
+    weights have ``element`` bytes. None where it cannot be built: loading says why.
+    """
+    from transformers import BitsAndBytesConfig
+    from transformers.quantizers import AutoHfQuantizer
+
+    model = without_weights(folder)
+    if model is None:
+        return None
+    try:
+        if quantization in BYTES_A_WEIGHT:
             bits = {"load_in_4bit": True} if quantization == "nf4" else {"load_in_8bit": True}
             AutoHfQuantizer.from_config(BitsAndBytesConfig(**bits)).preprocess_model(
                 model, device_map={"": "cpu"}
@@ -82,7 +95,7 @@ def weigh(model: Any, quantization: str, element: int) -> StudentWeights:
         quantization,
         parameters,
         quantized,
-        left if quantization in _BYTES else 0,
+        left if quantization in BYTES_A_WEIGHT else 0,
         element,
-        round(quantized * _BYTES.get(quantization, element) + (parameters - quantized) * element),
+        round(quantized * BYTES_A_WEIGHT.get(quantization, element) + (parameters - quantized) * element),
     )

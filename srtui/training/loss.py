@@ -18,7 +18,7 @@ import torch
 from srtui.student import Head, Span
 from srtui.student.packing import Packing
 
-_CHUNK_BYTES = 128 * 2**20  # of float32 logits; 2,048 positions at most
+CHUNK_BYTES = 128 * 2**20  # of float32 logits; 2,048 positions at most
 _CHUNK_ROWS = 2048
 
 
@@ -162,5 +162,5 @@ class OwnHeadLoss(torch.autograd.Function):
 
 
 def _chunks(rows: int, vocabulary: int) -> Sequence[slice]:
-    step = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // (4 * vocabulary)))
+    step = max(1, min(_CHUNK_ROWS, CHUNK_BYTES // (4 * vocabulary)))
     return [slice(at, at + step) for at in range(0, rows, step)]

@@ -27,7 +27,8 @@ from srtui.tui import preferences
 from srtui.tui.background import StoreReader, StoreWriter
 from srtui.tui.processes import Started
 from srtui.tui.processes import start as start_engine
-from srtui.tui.screens.base import TABS, DashboardScreen
+from srtui.tui.screens.base import DashboardScreen
+from srtui.tui.tabs import TABS, key_of, numbered
 from srtui.tui.widgets.table import VirtualTable
 from srtui.workspace import Workspace
 
@@ -86,22 +87,14 @@ class Problem:
     detail: str
 
 
+def _class_of(module: str, name: str) -> type[Screen[Any]]:
+    found: type[Screen[Any]] = getattr(import_module(f"srtui.tui.screens.{module}"), name)
+    return found
+
+
 def _screen(module: str, name: str) -> Callable[[], Screen[Any]]:
     """A screen that is imported when it is first opened: the first paint waits for one of them only."""
-
-    def opened() -> Screen[Any]:
-        made: Screen[Any] = getattr(import_module(f"srtui.tui.screens.{module}"), name)()
-        return made
-
-    return opened
-
-
-def _screen_class(mode: str) -> type[Screen[Any]]:
-    """The class of a screen by its mode, which its module and its name are made of."""
-    found: type[Screen[Any]] = getattr(
-        import_module(f"srtui.tui.screens.{mode}"), f"{mode.capitalize()}Screen"
-    )
-    return found
+    return lambda: _class_of(module, name)()
 
 
 class Dashboard(App[None]):
@@ -111,18 +104,9 @@ class Dashboard(App[None]):
     CSS_PATH = "dashboard.tcss"
     ENABLE_COMMAND_PALETTE = True
     DEFAULT_MODE = "runs"
-    MODES: ClassVar[dict[str, Any]] = {
-        "runs": _screen("runs", "RunsScreen"),
-        "live": _screen("live", "LiveScreen"),
-        "samples": _screen("samples", "SamplesScreen"),
-        "scores": _screen("scores", "ScoresScreen"),
-        "training": _screen("training", "TrainingScreen"),
-        "models": _screen("models", "ModelsScreen"),
-        "log": _screen("log", "LogScreen"),
-        "evaluation": _screen("evaluation", "EvaluationScreen"),
-    }
+    MODES: ClassVar[dict[str, Any]] = {tab.mode: _screen(tab.module, tab.screen) for tab in TABS}
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(Binding(str(n), f"go('{mode}')", label, show=False) for n, (mode, label) in enumerate(TABS, 1)),
+        *(Binding(key_of(tab.mode), f"go('{tab.mode}')", tab.label, show=False) for tab in TABS),
         Binding("left_square_bracket", "next_run(1)", "Older run", show=False),
         Binding("right_square_bracket", "next_run(-1)", "Newer run", show=False),
         Binding("f2", "light", "Light/dark", show=False),
@@ -283,7 +267,7 @@ class Dashboard(App[None]):
         self.problems.append(Problem(time.time(), sentence, detail or sentence))
         short = safe(sentence if len(sentence) <= 300 else sentence[:299] + "…")
         self.notify(
-            f"{short}\n(detail: 7 Log)",
+            f"{short}\n(detail: {numbered('log')})",
             title="Something went wrong",
             severity="error",
             timeout=8,
@@ -337,8 +321,10 @@ class Dashboard(App[None]):
                 yield SystemCommand(
                     what.description, f"Here, by {key}", partial(self.run_action, what.action, active.node)
                 )
-        for number, (mode, label) in enumerate(TABS, 1):
-            yield SystemCommand(label, f"Open screen {number}", partial(self.action_go, mode))
+        for tab in TABS:
+            yield SystemCommand(
+                tab.label, f"Open screen {key_of(tab.mode)}", partial(self.action_go, tab.mode)
+            )
         yield from self._elsewhere()
         for run in self.runs[:20]:
             yield SystemCommand(
@@ -350,16 +336,15 @@ class Dashboard(App[None]):
 
     def _elsewhere(self) -> Iterable[SystemCommand]:
         """What the other screens can do: a command opens its screen and does it there."""
-        for number, (mode, label) in enumerate(TABS, 1):
-            if mode == self.current_mode:
+        for tab in TABS:
+            if tab.mode == self.current_mode:
                 continue
-            for binding in _screen_class(mode).BINDINGS:
+            for binding in _class_of(tab.module, tab.screen).BINDINGS:
                 if isinstance(binding, Binding) and binding.description:
-                    key = self.get_key_display(binding)
                     yield SystemCommand(
-                        f"{label}: {binding.description}",
-                        f"On {number} {label}, by {key}",
-                        partial(self._do_elsewhere, mode, binding.action),
+                        f"{tab.label}: {binding.description}",
+                        f"On {numbered(tab.mode)}, by {self.get_key_display(binding)}",
+                        partial(self._do_elsewhere, tab.mode, binding.action),
                     )
 
     async def _do_elsewhere(self, mode: str, action: str) -> None:

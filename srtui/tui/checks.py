@@ -18,6 +18,7 @@ from srtui.files import current_folder
 from srtui.store.runs import STAGES, STEPS
 from srtui.store.views import Views
 from srtui.text import bytes_text, duration
+from srtui.tui.tabs import numbered
 from srtui.wording import stage_title
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def check(
             problems["recipe"] = str(error)
         else:
             if values["name"] in known.names:
-                problems["name"] = "there is a run of this name already; p on 1 Runs resumes it"
+                problems["name"] = f"there is a run of this name already; p on {numbered('runs')} resumes it"
             rows = _check_dataset(root, path, recipe, known.datasets, problems, notes)
             _check_models(models_folder, recipe, problems, notes)
             samples = min(rows, limit) if rows and limit else rows or limit

@@ -23,6 +23,7 @@ from srtui.tui.human_app import HumanApp
 from srtui.tui.screens.evaluation import three
 from srtui.tui.screens.judgements import JudgementScreen, JudgementsScreen
 from srtui.tui.screens.judging import HumanScreen
+from srtui.tui.tabs import key_of
 from srtui.workspace import Workspace
 from tests.tui.driving import dashboard, press, settled, text
 from tests.tui.scripted_evaluations import add_evaluations
@@ -57,7 +58,7 @@ def evaluation(workspace: Workspace, id: int) -> Evaluation:
 @pytest.mark.parametrize("kind", ["demo", "empty"])
 async def test_without_an_evaluation_it_says_what_to_run(kind: str, request: pytest.FixtureRequest) -> None:
     async with dashboard(request.getfixturevalue(kind)) as (app, pilot):
-        await press(pilot, "8")
+        await press(pilot, key_of("evaluation"))
         assert "srtui eval pairwise RUN MODEL --prompts FILE --judge MODEL" in text(app)
         await press(pilot, "enter", "h", "f")
         assert app.problems == []
@@ -65,7 +66,7 @@ async def test_without_an_evaluation_it_says_what_to_run(kind: str, request: pyt
 
 async def test_the_table_and_the_figures_of_what_the_cursor_is_on(evaluated: Workspace) -> None:
     async with dashboard(evaluated, (150, 45)) as (app, pilot):
-        await press(pilot, "8", "end")
+        await press(pilot, key_of("evaluation"), "end")
         result = evaluation(evaluated, DONE).result or {}
         shown = text(app)
         assert f"█ A better {result['win']}" in shown
@@ -89,7 +90,7 @@ async def test_the_table_and_the_figures_of_what_the_cursor_is_on(evaluated: Wor
 
 async def test_down_to_one_judgement_with_both_answers_and_the_judges_words(evaluated: Workspace) -> None:
     async with dashboard(evaluated, (150, 45)) as (app, pilot):
-        await press(pilot, "8", "end", "enter")
+        await press(pilot, key_of("evaluation"), "end", "enter")
         assert isinstance(app.screen, JudgementsScreen)
         assert "48 judgements" in text(app)
         assert "A first" in text(app)
@@ -124,7 +125,7 @@ async def choose(pilot: Pilot[None], app: Any, workspace: Workspace, key: str) -
 
 async def test_a_person_judges_blindly_leaves_and_goes_on(evaluated: Workspace) -> None:
     async with dashboard(evaluated, (120, 36)) as (app, pilot):
-        await press(pilot, "8", "end", "up", "up", "h")
+        await press(pilot, key_of("evaluation"), "end", "up", "up", "h")
         app.screen.query_one(Input).value = "grace"
         await press(pilot, "enter")
         assert isinstance(app.screen, HumanScreen)
@@ -226,12 +227,12 @@ def test_a_bar_of_three_fills_its_place(counts: tuple[int, int, int], width: int
 
 
 SCREENS: dict[str, tuple[str, ...]] = {
-    "table": ("8", "end"),
-    "turns": ("8", "end", "up"),
-    "by_run": ("8", "end", "m"),
-    "judgements": ("8", "end", "enter"),
-    "judgement": ("8", "end", "enter", "enter"),
-    "human": ("8", "end", "up", "up", "h", "a", "d", "a", "enter"),
+    "table": (key_of("evaluation"), "end"),
+    "turns": (key_of("evaluation"), "end", "up"),
+    "by_run": (key_of("evaluation"), "end", "m"),
+    "judgements": (key_of("evaluation"), "end", "enter"),
+    "judgement": (key_of("evaluation"), "end", "enter", "enter"),
+    "human": (key_of("evaluation"), "end", "up", "up", "h", "a", "d", "a", "enter"),
 }
 
 
@@ -244,7 +245,7 @@ def test_screen(snap_compare: Any, evaluated: Workspace, name: str) -> None:
 
 async def test_small_and_large_terminals(evaluated: Workspace) -> None:
     async with dashboard(evaluated, (40, 10)) as (app, pilot):
-        await press(pilot, "8", "end", "enter", "enter")
+        await press(pilot, key_of("evaluation"), "end", "enter", "enter")
         await pilot.resize_terminal(200, 60)
         await settled(pilot)
         assert app.problems == []

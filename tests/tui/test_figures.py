@@ -19,6 +19,7 @@ from srtui.store.figures import counts, means
 from srtui.store.listing import SampleFilter
 from srtui.store.views import Views
 from srtui.text import duration, number
+from srtui.tui.tabs import key_of
 from srtui.tui.widgets.table import VirtualTable
 from srtui.wording import LABELS
 from srtui.workspace import Workspace
@@ -263,7 +264,7 @@ async def test_the_dashboard_agrees(told: Workspace) -> None:
         assert re.search(rf"quickstart .* {e['kept']}/{e['samples']} ", text(app))
         assert f"made: {e['kept']} pairs" in text(app)
 
-        await press(pilot, "3")
+        await press(pilot, key_of("samples"))
         table = app.screen.query_one(VirtualTable)
         for n in range(table.total):
             cells = [c.text for c in table.row_at(n).cells]
@@ -291,7 +292,7 @@ async def test_the_dashboard_agrees(told: Workspace) -> None:
                 if row[metric] is not None:
                     assert re.search(rf"(^| ){name} {row[metric]:.2f} ", said), (sample, said)
             await press(pilot, "n")
-        await press(pilot, "escape", "4")
+        await press(pilot, "escape", key_of("scores"))
 
         shown = text(app)
         for metric, name in (("ifd", "IFD"), ("rifd", "r-IFD")):
@@ -305,7 +306,7 @@ async def test_the_dashboard_agrees(told: Workspace) -> None:
         assert sum(parts) == lines["samples"] == e["samples"]
         assert lines.get("of these overruled by a person", 0) == e["overruled"]
 
-        await press(pilot, "5")
+        await press(pilot, key_of("training"))
         for words in e["training"]:
             assert words in text(app)
         now = f"{e['kept']} kept now" if e["overruled"] else f"of {e['kept']} kept"

@@ -23,6 +23,7 @@ from srtui.tui.screens.live import LiveScreen
 from srtui.tui.screens.new_run import NewRun
 from srtui.tui.screens.sample import SampleScreen, read_edited
 from srtui.tui.screens.samples import FilterForm
+from srtui.tui.tabs import TABS, key_of, numbered
 from srtui.tui.widgets.table import VirtualTable
 from srtui.workspace import Workspace
 from tests.conftest import ROOT
@@ -38,14 +39,17 @@ def stored(workspace: Workspace, sql: str, *values: object) -> list[tuple[object
 
 async def test_every_number_opens_its_screen(demo: Workspace) -> None:
     async with dashboard(demo, (80, 24)) as (app, pilot):
-        signs = (
-            "another-seed", "stages", "60 samples", "r-IFD   mean", "No training yet", "No models yet", "Loaded teacher",
-            "Nothing has been evaluated yet",
-        )  # fmt: skip
-        for key, sign in zip("12345678", signs, strict=True):
-            await press(pilot, key)
+        signs = {
+            "runs": "another-seed", "live": "stages", "samples": "60 samples", "scores": "r-IFD   mean",
+            "training": "No training yet", "models": "No models yet", "log": "Loaded teacher",
+            "evaluation": "Nothing has been evaluated yet",
+        }  # fmt: skip
+        assert list(signs) == [tab.mode for tab in TABS] == list(app.MODES)
+        for number, (mode, sign) in enumerate(signs.items(), 1):
+            await press(pilot, str(number))
             assert sign in text(app)
-            assert list(app.MODES)[int(key) - 1] == app.screen.MODE
+            assert mode == app.screen.MODE
+            assert f"{number} {TABS[number - 1].label}" == numbered(mode) in text(app).splitlines()[0]
             await press(pilot, "question_mark")
             assert "Help" in text(app)
             await press(pilot, "escape")
@@ -133,7 +137,7 @@ async def test_a_run_that_was_asked_for_is_the_one_that_is_shown(
 
 async def test_a_model_that_is_not_there_is_said(demo: Workspace) -> None:
     async with dashboard(demo) as (app, pilot):
-        await press(pilot, "6", "a", *"no/such.gguf", "enter")
+        await press(pilot, key_of("models"), "a", *"no/such.gguf", "enter")
         assert "neither a model here" in app.problems[-1].sentence
 
 
@@ -247,7 +251,7 @@ def test_a_name_is_made_free() -> None:
 
 async def test_the_palette_has_what_the_screen_can_do(demo: Workspace) -> None:
     async with dashboard(demo) as (app, pilot):
-        await press(pilot, "3")
+        await press(pilot, key_of("samples"))
         here = {c.title: c for c in app.get_system_commands(app.screen)}
         assert {"Search", "Filter", "Sort", "Runs", "Run quickstart"} <= set(here)
         assert here["Filter"].help == "Here, by f"
@@ -257,7 +261,7 @@ async def test_the_palette_has_what_the_screen_can_do(demo: Workspace) -> None:
 
 async def test_what_a_search_found_stands_out_in_the_sample(demo: Workspace) -> None:
     async with dashboard(demo, (160, 50)) as (app, pilot):
-        await press(pilot, "left_square_bracket", "left_square_bracket", "3")
+        await press(pilot, "left_square_bracket", "left_square_bracket", key_of("samples"))
         await press(pilot, "slash", *"photosyn", "enter", "enter")
         assert isinstance(app.screen, SampleScreen)
         found = {
@@ -275,7 +279,7 @@ async def test_live_says_of_a_run_that_is_over_what_its_speed_was(demo: Workspac
         stages = store.runs.stages(1).values()
     tokens, seconds = (sum(s[name] for s in stages) for name in ("tokens", "seconds"))
     async with dashboard(demo) as (app, pilot):
-        await press(pilot, "2", "left_square_bracket", "left_square_bracket")
+        await press(pilot, key_of("live"), "left_square_bracket", "left_square_bracket")
         shown = text(app)
         assert f"{tokens / seconds:,.0f} tokens/s on the mean" in shown
         assert " 0 tokens/s" not in shown
@@ -286,7 +290,7 @@ async def test_live_says_of_a_run_that_is_over_what_its_speed_was(demo: Workspac
 
 async def test_live_shows_the_text_that_is_being_written(demo: Workspace) -> None:
     async with dashboard(demo, (160, 50)) as (app, pilot):
-        await press(pilot, "2")
+        await press(pilot, key_of("live"))
         assert isinstance(app.screen, LiveScreen)
         shown = text(app)
         assert "41/60" in shown
@@ -297,7 +301,7 @@ async def test_live_shows_the_text_that_is_being_written(demo: Workspace) -> Non
 
 async def test_samples_are_sorted_filtered_and_searched(demo: Workspace) -> None:
     async with dashboard(demo) as (app, pilot):
-        await press(pilot, "left_square_bracket", "left_square_bracket", "3")
+        await press(pilot, "left_square_bracket", "left_square_bracket", key_of("samples"))
         assert "60 samples" in text(app)
         app.screen.change(SampleFilter(order="rifd", descending=True))
         await settled(pilot)
@@ -329,7 +333,7 @@ async def test_samples_are_sorted_filtered_and_searched(demo: Workspace) -> None
 
 async def test_the_filter_form_narrows_by_score_and_length(demo: Workspace) -> None:
     async with dashboard(demo) as (app, pilot):
-        await press(pilot, "left_square_bracket", "left_square_bracket", "3", "f")
+        await press(pilot, "left_square_bracket", "left_square_bracket", key_of("samples"), "f")
         app.screen.query_one("#low", Input).value = "0.5"
         app.screen.query_one("#high", Input).value = "0.8"
         app.screen.query_one("#longest", Input).value = "200"
@@ -344,7 +348,13 @@ async def test_the_filter_form_narrows_by_score_and_length(demo: Workspace) -> N
 
 async def open_sample(pilot: object, app: object, sample_id: int) -> None:
     await press(
-        pilot, "left_square_bracket", "left_square_bracket", "3", "home", *["down"] * (sample_id - 1), "enter"
+        pilot,
+        "left_square_bracket",
+        "left_square_bracket",
+        key_of("samples"),
+        "home",
+        *["down"] * (sample_id - 1),
+        "enter",
     )  # type: ignore[arg-type]
 
 
@@ -461,7 +471,7 @@ def test_an_edited_file_is_read_back_to_the_letter() -> None:
 
 async def test_a_range_of_scores_is_followed_to_its_samples(demo: Workspace) -> None:
     async with dashboard(demo, (160, 50)) as (app, pilot):
-        await press(pilot, "left_square_bracket", "left_square_bracket", "4")
+        await press(pilot, "left_square_bracket", "left_square_bracket", key_of("scores"))
         assert "What became of the samples" in text(app)
         await press(pilot, *["down"] * 10, *["shift+down"] * 4, "enter")
         assert app.screen.MODE == "samples"
@@ -478,7 +488,7 @@ async def test_a_range_of_scores_is_followed_to_its_samples(demo: Workspace) -> 
 
 async def test_training_draws_its_curves(demo: Workspace) -> None:
     async with dashboard(demo) as (app, pilot):
-        await press(pilot, "left_square_bracket", "left_square_bracket", "5")
+        await press(pilot, "left_square_bracket", "left_square_bracket", key_of("training"))
         shown = text(app)
         assert "step 60 of 60" in shown
         assert "◇ held out, selected" in shown
@@ -501,7 +511,7 @@ async def test_two_trainings_are_laid_over_each_other(demo: Workspace) -> None:
         assert training is not None
         store.training.rewind(training["id"], 20)
     async with dashboard(demo, (160, 50)) as (app, pilot):
-        await press(pilot, "end", "5", "v")
+        await press(pilot, "end", key_of("training"), "v")
         shown = text(app)
         assert "── quickstart  " in shown
         assert "╌╌ twice-the-rate  " in shown
@@ -514,7 +524,7 @@ async def test_two_trainings_are_laid_over_each_other(demo: Workspace) -> None:
 async def test_a_damaged_model_says_so(demo: Workspace) -> None:
     (demo.models / "broken.gguf").write_bytes(b"GGUF but not really")
     async with dashboard(demo) as (app, pilot):
-        await press(pilot, "6")
+        await press(pilot, key_of("models"))
         assert "✗ bad" in text(app)
         assert "broken" in text(app)
 
@@ -522,7 +532,7 @@ async def test_a_damaged_model_says_so(demo: Workspace) -> None:
 async def test_what_goes_wrong_is_a_toast_and_a_line_in_the_log(demo: Workspace) -> None:
     async with dashboard(demo, (100, 30)) as (app, pilot):
         app.problem(ValueError("the \x1b[31mreason\x1b[0m [bold]is[/bold] this"))
-        await press(pilot, "7")
+        await press(pilot, key_of("log"))
         shown = text(app)
         assert "␛[31mreason" in shown
         assert "[bold]is[/bold]" in shown
@@ -533,7 +543,7 @@ async def test_what_goes_wrong_is_a_toast_and_a_line_in_the_log(demo: Workspace)
 
 async def test_data_cannot_drive_the_terminal(demo: Workspace) -> None:
     async with dashboard(demo, (160, 50)) as (app, pilot):
-        await press(pilot, "left_square_bracket", "left_square_bracket", "3")
+        await press(pilot, "left_square_bracket", "left_square_bracket", key_of("samples"))
         assert "[bold red]this[/bold red]" in text(app)
         await press(pilot, *["down"] * 9, "enter")
         assert "[link=file:///etc/passwd]here[/link]" in text(app)
@@ -547,7 +557,7 @@ async def test_data_cannot_drive_the_terminal(demo: Workspace) -> None:
 
 async def test_wide_letters_keep_columns_straight(demo: Workspace) -> None:
     async with dashboard(demo, (100, 30)) as (app, pilot):
-        await press(pilot, "left_square_bracket", "left_square_bracket", "3")
+        await press(pilot, "left_square_bracket", "left_square_bracket", key_of("samples"))
         table = app.screen.query_one(VirtualTable)
         for y in range(table.size.height):
             strip = table.render_line(y)
@@ -584,7 +594,7 @@ async def test_a_million_rows_fetch_only_what_is_seen(demo: Workspace) -> None:
 async def test_the_mouse_does_what_keys_do(demo: Workspace) -> None:
     async with dashboard(demo, (120, 30)) as (app, pilot):
         await press(pilot, "left_square_bracket", "left_square_bracket")
-        at = text(app).splitlines()[0].index("3 Samples")
+        at = text(app).splitlines()[0].index(numbered("samples"))
         await pilot.click(offset=(at + 2, 0))
         await settled(pilot)
         assert app.screen.MODE == "samples"
@@ -608,7 +618,7 @@ async def test_small_and_large_terminals(demo: Workspace) -> None:
             await pilot.resize_terminal(*size)
             for key in "12345678":
                 await press(pilot, key)
-        await press(pilot, "3", "enter")
+        await press(pilot, key_of("samples"), "enter")
         await pilot.resize_terminal(160, 50)
         await settled(pilot)
         assert isinstance(app.screen, SampleScreen)
@@ -617,7 +627,7 @@ async def test_small_and_large_terminals(demo: Workspace) -> None:
 
 async def test_a_drawn_table_changes_with_the_theme(demo: Workspace) -> None:
     async with dashboard(demo) as (app, pilot):
-        await press(pilot, "3")
+        await press(pilot, key_of("samples"))
         table = app.screen.query_one(VirtualTable)
         dark = {segment.style.bgcolor for segment in table.render_line(3)}
         await press(pilot, "f2")
@@ -638,7 +648,7 @@ async def test_the_bars_of_what_became_of_the_samples_stand_behind_their_numbers
     demo: Workspace, width: int
 ) -> None:
     async with dashboard(demo, (width, 45)) as (app, pilot):
-        await press(pilot, "left_square_bracket", "left_square_bracket", "4")
+        await press(pilot, "left_square_bracket", "left_square_bracket", key_of("scores"))
         flow = app.screen.query_one("#flow")
         lines = str(flow.render()).split("\n")
         assert lines[1].startswith("samples") and lines[1].rstrip().endswith("█")

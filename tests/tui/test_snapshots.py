@@ -11,6 +11,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from srtui.tui.app import Dashboard
+from srtui.tui.tabs import key_of
 from srtui.workspace import Workspace
 from tests.tui.driving import press, settled
 
@@ -18,17 +19,17 @@ OLDER = ("left_square_bracket", "left_square_bracket")  # from the run at work t
 SCREENS: dict[str, tuple[str, ...]] = {
     "runs": ("end",),
     "new_run": ("n",),
-    "live": ("2",),
-    "samples": (*OLDER, "3"),
-    "sample": (*OLDER, "3", "enter"),
-    "odd_sample": (*OLDER, "3", *["down"] * 9, "enter"),
-    "filter": (*OLDER, "3", "f"),
-    "scores": (*OLDER, "4"),
-    "training": (*OLDER, "5"),
-    "models": ("6",),
-    "log": ("7",),
-    "evaluation": ("8",),
-    "help": ("3", "question_mark"),
+    "live": (key_of("live"),),
+    "samples": (*OLDER, key_of("samples")),
+    "sample": (*OLDER, key_of("samples"), "enter"),
+    "odd_sample": (*OLDER, key_of("samples"), *["down"] * 9, "enter"),
+    "filter": (*OLDER, key_of("samples"), "f"),
+    "scores": (*OLDER, key_of("scores")),
+    "training": (*OLDER, key_of("training")),
+    "models": (key_of("models"),),
+    "log": (key_of("log"),),
+    "evaluation": (key_of("evaluation"),),
+    "help": (key_of("samples"), "question_mark"),
 }
 LARGE = (160, 50)
 EVERY_WAY = ("sample", "scores")

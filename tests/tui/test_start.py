@@ -20,6 +20,7 @@ from srtui.sample import Pair
 from srtui.store import Store
 from srtui.tui.app import Dashboard
 from srtui.tui.processes import start
+from srtui.tui.tabs import key_of
 from srtui.workspace import Workspace
 from tests.tui.driving import dashboard, press, text
 
@@ -63,7 +64,7 @@ async def test_an_engine_that_fails_is_told_with_its_last_line(demo: Workspace) 
             if app.problems:
                 break
         assert "there is no such recipe" in app.problems[0].sentence
-        await press(pilot, "7")
+        await press(pilot, key_of("log"))
         assert "there is no such recipe" in text(app)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from srtui.store import Store
+from srtui.tui.tabs import key_of
 from srtui.workspace import Workspace
 from tests.conftest import small_recipe
 from tests.sql import sql_rows
@@ -107,7 +108,7 @@ def test_a_run_is_started_left_found_again_paused_resumed_and_finished(
     assert said.index("Paused.") < said.index("Going on.")
     assert [k for (k,) in stored(small, "SELECT kind FROM request ORDER BY id")] == ["pause", "resume"]
 
-    beside.press("3")
+    beside.press(key_of("samples"))
     beside.shows("3 samples")
     beside.press("enter")
     beside.shows("Sample 1", "Original")
@@ -143,7 +144,7 @@ def test_the_window_may_be_dragged_about(demo: Workspace, terminal: Open) -> Non
         for key in "1234567812":
             one.press(key)
     one.shows("stages", "at-work")
-    one.press("7")
+    one.press(key_of("log"))
     one.shows("message")
     assert "this dashboard" not in one.text  # where its own problems would stand
     one.press("q")

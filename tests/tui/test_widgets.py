@@ -11,6 +11,7 @@ from rich.cells import cell_len
 
 from srtui.tui.screens.live import tokens_a_second
 from srtui.tui.screens.training import before_and_after, left, smoothed, speeds
+from srtui.tui.tabs import TABS, fitted, numbered
 from srtui.tui.widgets.diff import word_diff
 from srtui.tui.widgets.plot import Plot, Series, _Canvas
 from srtui.tui.widgets.table import _fit
@@ -124,3 +125,28 @@ def test_the_loss_after_a_training_is_that_of_the_weights_that_were_kept() -> No
     }
     assert before_and_after(training) == {"original": (2.5, 2.0)}
     assert before_and_after(training | {"result": {}}) == {"original": (2.0, 2.2)}
+
+
+@given(
+    st.lists(st.text("abcdefgh", min_size=1, max_size=14), min_size=1, max_size=10),
+    st.integers(0, 9),
+    st.integers(20, 140),
+)
+def test_the_bar_of_tabs_fits_itself(names: list[str], opened: int, room: int) -> None:
+    labels = [f"{n % 10} {name}" for n, name in enumerate(names, 1)]
+    opened %= len(labels)
+    shown, gap = fitted(labels, opened, room)
+    width = 1 + sum(map(len, shown)) + len(gap) * (len(shown) - 1)
+    assert shown[opened] == labels[opened]
+    assert width <= room or all(len(word) == 1 for n, word in enumerate(shown) if n != opened)
+    for word, label in zip(shown, labels, strict=True):
+        assert word == label or label.startswith(word.removesuffix("…"))
+    assert shown == labels or gap == " "
+
+
+def test_nine_screens_fit_into_80_columns() -> None:
+    labels = [*(numbered(tab.mode) for tab in TABS), "9 Comparisons"]
+    shown, gap = fitted(labels, 7, 80)
+    assert len(" " + gap.join(shown)) <= 80
+    assert shown[7] == numbered("evaluation") and all(len(word) > 4 for word in shown)
+    assert fitted(labels[:8], 0, 80) == (labels[:8], "  ")

@@ -12,6 +12,7 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widget import Widget
 
+from srtui.tui.tabs import TABS, fitted, numbered
 from srtui.tui.widgets.words import Words, shown, state_words
 from srtui.wording import stage_title
 
@@ -19,16 +20,6 @@ if TYPE_CHECKING:
     from srtui.tui.app import Dashboard
 
 _LAST_KEYS = ("question_mark", "q")
-TABS = (
-    ("runs", "Runs"),
-    ("live", "Live"),
-    ("samples", "Samples"),
-    ("scores", "Scores"),
-    ("training", "Training"),
-    ("models", "Models"),
-    ("log", "Log"),
-    ("evaluation", "Evaluation"),
-)
 
 
 class TabBar(Widget):
@@ -44,15 +35,15 @@ class TabBar(Widget):
         self._places: list[tuple[int, int, str]] = []
 
     def render(self) -> Content:
-        gap = "  " if self.size.width >= 80 else " "
+        modes = [tab.mode for tab in TABS]
+        words, gap = fitted([numbered(mode) for mode in modes], modes.index(self._mode), self.size.width)
         parts: list[Content] = [Content(" ")]
-        self._places, at = [], 1
-        for number, (mode, label) in enumerate(TABS, 1):
-            word = f"{number} {label}"
+        self._places, column = [], 1
+        for mode, word in zip(modes, words, strict=True):
             here = mode == self._mode
             parts.append(Content.styled(word, "bold reverse $primary" if here else "$foreground"))
-            self._places.append((at, at + len(word), mode))
-            at += len(word) + len(gap)
+            self._places.append((column, column + len(word), mode))
+            column += len(word) + len(gap)
             parts.append(Content(gap))
         left = Content("").join(parts)
         name = "srtui "
@@ -156,7 +147,7 @@ class RunLine(Words):
 
 
 class DashboardScreen(Screen[None]):
-    """One of the eight. ``MODE`` is its name; ``read`` brings what the store says onto it."""
+    """A screen of ``srtui.tui.tabs.TABS``. ``MODE`` is its name; ``read`` brings what the store says onto it."""
 
     MODE: ClassVar[str]
     HELP_TEXT: ClassVar[str] = ""

@@ -23,6 +23,7 @@ from srtui.store.runs import STEPS
 from srtui.store.views import LiveView, reused
 from srtui.text import bytes_text, duration, share
 from srtui.tui.screens.base import DashboardScreen
+from srtui.tui.tabs import numbered
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.words import Words, bar, shown, sparkline
 from srtui.wording import stage_title
@@ -90,7 +91,9 @@ class LiveScreen(DashboardScreen):
                 with VerticalScroll(id="events-box", classes="box", can_focus=False):
                     yield Words(id="events")
         yield Empty(
-            "Nothing is running", "Start a run on 1 Runs; what its engine does is shown here.", id="none"
+            "Nothing is running",
+            f"Start a run on {numbered('runs')}; what its engine does is shown here.",
+            id="none",
         )
 
     def on_mount(self) -> None:

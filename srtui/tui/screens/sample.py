@@ -25,6 +25,7 @@ from srtui.store.sample_view import SampleView, VariantView
 from srtui.text import safe
 from srtui.tui.background import StoreReader
 from srtui.tui.screens.base import KeyLine
+from srtui.tui.tabs import numbered
 from srtui.tui.widgets.panes import PART_NAMES, PARTS, columns, diffs, pane, sentences
 from srtui.tui.widgets.words import shown
 
@@ -274,7 +275,7 @@ class SampleScreen(Screen[int]):
 
         def stored(made: tuple[int, bool]) -> None:
             words = (
-                "Stored; it waits for a score (p on 1 Runs gives it one)."
+                f"Stored; it waits for a score (p on {numbered('runs')} gives it one)."
                 if made[1]
                 else "This sample has that very text already."
             )

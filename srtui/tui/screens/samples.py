@@ -21,6 +21,7 @@ from srtui.text import number
 from srtui.tui.background import StoreReader
 from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.screens.dialogs import AskText, Dialog
+from srtui.tui.tabs import numbered
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.table import Cell, Column, TableRow, Tone, VirtualTable
 from srtui.tui.widgets.words import Words, shown
@@ -218,7 +219,8 @@ class SamplesScreen(DashboardScreen):
             return  # the run that the table is about is not known yet
         if not app.workspace.store_path.exists():
             self._nothing(
-                "No samples yet", "Import a dataset with srtui import FILE, or start the demo on 1 Runs."
+                "No samples yet",
+                f"Import a dataset with srtui import FILE, or start the demo on {numbered('runs')}.",
             )
             return
         wanted = replace(app.sample_filter, run_id=app.run_id)
@@ -262,7 +264,8 @@ class SamplesScreen(DashboardScreen):
                 table.focus()
         elif wanted == SampleFilter(wanted.run_id, order=wanted.order, descending=wanted.descending):
             self._nothing(
-                "No samples yet", "Import a dataset with srtui import FILE, or start a run on 1 Runs."
+                "No samples yet",
+                f"Import a dataset with srtui import FILE, or start a run on {numbered('runs')}.",
             )
         else:
             self._nothing("No sample is like this", "Esc shows all of them again, f changes the filter.")

@@ -21,6 +21,7 @@ from srtui.store.listing import SampleFilter
 from srtui.store.views import Views
 from srtui.text import number, share
 from srtui.tui.screens.base import DashboardScreen
+from srtui.tui.tabs import numbered
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.plot import Plot, Series
 from srtui.tui.widgets.words import Words, bar, shown
@@ -156,7 +157,9 @@ class ScoresScreen(DashboardScreen):
                 yield Words(id="flow")
                 yield Plot("r-IFD against IFD", id="scatter")
         yield Empty(
-            "No scores yet", "They come with the first choice of a run; start one on 1 Runs.", id="none"
+            "No scores yet",
+            f"They come with the first choice of a run; start one on {numbered('runs')}.",
+            id="none",
         )
 
     def __init__(self) -> None:

@@ -9,6 +9,8 @@ from textual.containers import Center, Middle
 from textual.content import Content
 from textual.widgets import Button, Static
 
+from srtui.tui.tabs import key_of
+
 _DEMO_MODEL = "smollm2-135m"
 
 
@@ -33,7 +35,7 @@ class FirstRun(Middle):
             " It needs the model once: ",
             (f"srtui models add {_DEMO_MODEL}", "bold"),
             " (or ",
-            ("6", "bold"),
+            (key_of("models"), "bold"),
             " here, then a), the only step that uses the network.",
         )
         is_here = (self._models / _DEMO_MODEL).is_dir() and any(self._models.glob(f"{_DEMO_MODEL}*.gguf"))
