@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from srtui.measures import MEASURES, STORED
+from srtui.store.compare import DecidedOtherwise, HeldOut, RunsCompared
 from srtui.store.endings import GenerationEnding
 from srtui.text import duration, number, share
 
@@ -83,6 +84,56 @@ def training_words(
         words.append(f"{duration(seconds)} {LABELS['step seconds']}")
         words.append(f"{tokens_a_second:,.0f} {LABELS['step speed']}")
     return words
+
+
+def compared_words(c: RunsCompared) -> list[str]:
+    """Two runs beside each other, one line a fact."""
+    lines = [
+        f"A is {c.a}, B is {c.b}: {c.shared:,} samples in both, {c.only_a:,} in A alone, {c.only_b:,} in B alone."
+    ]
+    if c.recipe:
+        lines.append("Their recipes differ in:")
+        lines += [f"  {d.key}: {_value(d.a)} in A, {_value(d.b)} in B" for d in c.recipe]
+    else:
+        lines.append("Their recipes are the same but for name and description.")
+    if not c.shared:
+        return [*lines, "They have no sample in common, so nothing else compares."]
+    changed = ", ".join(
+        f"{c.otherwise.get(stage, 0):,} {words}"
+        for stage, words in (
+            ("instruction", "instructions"),
+            ("response", "answers"),
+            ("outcome", "outcomes"),
+        )
+    )
+    lines.append(
+        f"Of the samples in both, decided otherwise: {changed}; A keeps {c.kept_a:,}, B {c.kept_b:,}."
+    )
+    lines.append(held_out_words(c.held_out))
+    return lines
+
+
+def held_out_words(h: HeldOut) -> str:
+    """Whether the held-out losses of two runs compare."""
+    if h.same:
+        return f"Both held out the same {h.both:,} samples: their held-out losses compare."
+    if not h.both + h.only_a + h.only_b:
+        return "Neither holds samples out, so there are no losses to compare."
+    return (
+        f"They held out other samples ({h.both:,} in common, {h.only_a:,} in A alone, {h.only_b:,} in B alone): their "
+        "held-out losses do not compare."
+    )
+
+
+def otherwise_words(d: DecidedOtherwise, a: str, b: str) -> list[str]:
+    """A sample that two runs decided otherwise: which, and the reason of each."""
+    what = {"instruction": "instruction", "response": "answer", "outcome": "kept or not"}[d.stage]
+    reasons = (left_out_words(d.a_reason), left_out_words(d.b_reason))
+    return [f"Sample {d.sample}, {what}", f"{a}: {reasons[0]}", f"{b}: {reasons[1]}"]
+
+
+def _value(value: object) -> str:
+    return "nothing" if value is None or value == "" else str(value)
 
 
 def left_out_words(reason: str) -> str:

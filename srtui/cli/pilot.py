@@ -69,7 +69,8 @@ def pilot(
 
 def _print(r: PilotResult, command: str) -> None:
     from srtui.cli.terminal import out, plain, print_facts
-    from srtui.pilot.words import NOTES, SIGNS, advice, facts
+    from srtui.pilot import SIGNS
+    from srtui.pilot.words import NOTES, advice, facts
 
     out.print()
     out.print(

@@ -92,6 +92,18 @@ def resume(
         _work(workspace, store, this, until, as_json, False, again, seconds_here())
 
 
+@app.command(epilog="Example: srtui retrain quickstart")
+def retrain(name: RunName, as_json: AsJson = False) -> None:
+    """Train again with what you have overruled in a run: a run beside it that reuses every text, score and choice."""
+    workspace, store = open_store()
+    with store:
+        from srtui.pipeline.prepare import with_changes
+
+        before = seconds_here()
+        this, is_new = with_changes(store, store.runs.named(name))
+        _work(workspace, store, this, None, as_json, is_new, f"srtui resume {this.name}", before)
+
+
 def _work(
     workspace: Workspace,
     store: Store,

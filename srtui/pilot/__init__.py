@@ -8,3 +8,5 @@ held, ``about_task`` finds rewrites that talk about the task instead of doing it
 DEFAULT_SAMPLES = 24
 """How many samples a pilot takes where nothing else is asked: minutes with most teachers, and enough that a fault
 of one sample in eight is missed less than one time in twenty (0.875^24 = 4 %)."""
+SIGNS = {"go": "✓", "change": "!", "worse": "✗", "unknown": "?"}
+"""By verdict, the sign before its sentence."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from srtui.evaluation.statistics import Estimate
+from srtui.pilot import SIGNS
 from srtui.pilot.result import PilotResult
 from srtui.text import bytes_text, duration, number
 
-SIGNS = {"go": "✓", "change": "!", "worse": "✗", "unknown": "?"}
-"""By verdict, the sign before its sentence."""
 _NAMES = {"instruction": "instructions", "response": "answers"}
 
 
@@ -150,4 +149,21 @@ def advice(r: PilotResult, command: str) -> str:
     return " ".join([command, *(f"--set {word}" for word in r.verdict.set)])
 
 
-__all__ = ["NOTES", "SIGNS", "advice", "counted", "facts"]
+def reading(r: PilotResult) -> str:
+    """All of it as one text, for a screen to scroll through: verdict, figures, and the examples one below the other."""
+    lines = [f"{SIGNS[r.verdict.word]} {r.verdict.sentence}", *(f"also: {s}" for s in r.verdict.also)]
+    if r.verdict.set:
+        lines.append("To set: " + ", ".join(r.verdict.set))
+    lines += ["", *(f"{name}: {value}" for name, value in facts(r)), "", NOTES]
+    for n, e in enumerate(r.examples, 1):
+        talk = f"; it talks about the task: {e.talk!r}" if e.talk else ""
+        lines += ["", f"── Example {n} of {len(r.examples)}, sample {e.sample}: {e.why}{talk}"]
+        for name, pair in (("before", e.before), ("after", e.after)):
+            lines += [
+                f"[{name}]",
+                *("\n".join(part for part in pair if part) if pair else "no rewrite").splitlines(),
+            ]
+    return "\n".join(lines)
+
+
+__all__ = ["NOTES", "advice", "counted", "facts", "reading"]

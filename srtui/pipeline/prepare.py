@@ -101,6 +101,32 @@ def pilot_recipe(recipe: Recipe, samples: int) -> Recipe:
     )
 
 
+def with_changes(store: Store, run: Run) -> tuple[Run, bool]:
+    """A run like ``run`` whose training takes what a person has taken there, and whether it is new: the same samples,
+    held-out ones and date, so that all texts, scores and choices are reused and the two trainings compare.
+
+    Raises UserError where nothing was overruled: it would be the same run.
+    """
+    changes = store.marks.overruled(run.id)
+    if not changes:
+        raise UserError(
+            f"Nothing was overruled in run {run.name}, so training it again would change nothing."
+        )
+    fingerprint = f"{run.fingerprint}+{key('overruled', changes=sorted(changes.items())).hex()[2:14]}"
+    earlier = store.runs.with_fingerprint(run.dataset_id, fingerprint)
+    if earlier is not None:
+        return earlier, False
+    recipe = Recipe.model_validate(run.recipe).model_dump_json()
+    held_out = set(store.decisions.held_out(run.id))
+    samples = [(i, i in held_out) for i in store.runs.sample_ids(run.id)]
+    with store.transaction():
+        again = store.runs.create(run.name, run.dataset_id, run.recipe_path, recipe, fingerprint, samples)
+        store.runs.update(again.id, date=run.date)
+        for sample_id, variant_id in changes.items():
+            store.marks.overrule(again.id, sample_id, variant_id, f"as in run {run.name}")
+    return store.runs.get(again.id), True
+
+
 def _pilots_date(store: Store, dataset_id: int, recipe: Recipe) -> str | None:
     """The date of the last pilot of this recipe: chat templates may write it, and under another one nothing that the
     pilot made would be used again."""

@@ -16,6 +16,14 @@ from typing import Any
 from srtui.errors import UserError
 from srtui.store import Store, explain, figures
 from srtui.store._query import fetch_rows, fetch_value
+from srtui.store.compare import (
+    DecidedOtherwise,
+    HeldOut,
+    RunsCompared,
+    compare_runs,
+    decided_otherwise,
+    held_out_of,
+)
 from srtui.store.connection import open_read_only
 from srtui.store.corpus import DatasetSize, dataset_sizes
 from srtui.store.distributions import histogram, score_pairs
@@ -58,6 +66,10 @@ class RunRow:
     trained: str | None
     """The state of its training: running, done, or skipped and why; None before."""
     adapter: str | None
+    overruled: int = 0
+    """Of the kept, those that a person took a text for."""
+    verdict: tuple[str, str] | None = None
+    """Of a pilot that is done: its word and its sentence."""
 
 
 @dataclass(frozen=True)
@@ -117,9 +129,11 @@ class Views:
                 self.conn,
                 "SELECT r.*, d.name AS dataset, p.done, p.total, l.pid, l.host, l.process, l.heartbeat_at, "
                 "t.status AS trained, t.adapter, EXISTS(SELECT 1 FROM request q WHERE q.run_id = r.id AND q.kind = 'stop' "
-                "AND q.created_at >= l.acquired_at) AS stop_asked "
+                "AND q.created_at >= l.acquired_at) AS stop_asked, "
+                "CASE WHEN json_valid(pl.result) THEN json_extract(pl.result, '$.verdict.word') END AS verdict, "
+                "CASE WHEN json_valid(pl.result) THEN json_extract(pl.result, '$.verdict.sentence') END AS sentence "
                 "FROM run r JOIN dataset d ON d.id = r.dataset_id LEFT JOIN lease l ON l.run_id = r.id "
-                "LEFT JOIN training_run t ON t.run_id = r.id "
+                "LEFT JOIN training_run t ON t.run_id = r.id LEFT JOIN pilot pl ON pl.run_id = r.id "
                 "LEFT JOIN stage_progress p ON p.run_id = r.id AND p.stage = r.stage ORDER BY r.id DESC",
             )
         ]
@@ -152,11 +166,21 @@ class Views:
             peak_memory_mb=r["peak_memory_mb"],
             trained=r["trained"],
             adapter=r["adapter"],
+            overruled=counts.overruled,
+            verdict=(r["verdict"], r["sentence"]) if r["verdict"] and r["sentence"] else None,
         )
 
     def datasets(self) -> list[DatasetSize]:
         """(name, samples) of each dataset."""
         return dataset_sizes(self.conn)
+
+    def held_out(self, a: int, b: int) -> HeldOut:
+        """Which held-out samples two runs have in common."""
+        return held_out_of(self.conn, a, b)
+
+    def compared(self, a: int, b: int, limit: int = 50) -> tuple[RunsCompared, list[DecidedOtherwise]]:
+        """Two runs beside each other, and the first ``limit`` samples that they decided otherwise."""
+        return compare_runs(self.conn, a, b), decided_otherwise(self.conn, a, b, limit)
 
     def pilot(self, run_id: int) -> dict[str, Any] | None:
         """What a pilot came to, as srtui.pilot.PilotResult.from_json reads it; None where the run is none."""

@@ -94,7 +94,11 @@ def _class_of(module: str, name: str) -> type[Screen[Any]]:
 
 def _screen(module: str, name: str) -> Callable[[], Screen[Any]]:
     """A screen that is imported when it is first opened: the first paint waits for one of them only."""
-    return lambda: _class_of(module, name)()
+
+    def opened() -> Screen[Any]:
+        return _class_of(module, name)()
+
+    return opened
 
 
 class Dashboard(App[None]):
@@ -201,6 +205,10 @@ class Dashboard(App[None]):
             if engine.process.poll() is not None:
                 self.started.remove(engine)
                 why = engine.failure()
+                if not why and engine.words[0] not in ("run", "resume"):
+                    self.notify(
+                        f"Done: srtui {' '.join(engine.words[:2])}. {engine.last_line()}", markup=False
+                    )
                 if why:
                     self.say_problem(f"The engine stopped: {why.splitlines()[-1]}", f"{engine.log}\n\n{why}")
 

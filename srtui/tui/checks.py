@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import count
@@ -16,7 +16,7 @@ import psutil
 from srtui.errors import UserError
 from srtui.files import current_folder
 from srtui.store.runs import STAGES, STEPS
-from srtui.store.views import Views
+from srtui.store.views import RunRow, Views
 from srtui.text import bytes_text, duration
 from srtui.tui.tabs import numbered
 from srtui.wording import stage_title
@@ -226,6 +226,34 @@ def _memory(taken: float) -> str:
     free = psutil.virtual_memory().available
     short = " Close something first, or it may not fit." if taken > free else ""
     return f"\nTheir engines held at most {bytes_text(taken)} of memory; {bytes_text(free)} are free.{short}"
+
+
+def same_again(run: RunRow, advice: Sequence[str] = ()) -> list[str]:
+    """The words for ``srtui run`` (and what takes a recipe like it) that make of its recipe file what a run was; of a
+    pilot the whole run, with the words of its ``advice`` over it. Raises UserError where the file cannot be read."""
+    from srtui.files import parse_toml, read_text
+
+    path = Path(run.recipe_path)
+    data = parse_toml(read_text(path), str(path))
+    snapshot = whole(run.recipe)
+    sets = differences(data, snapshot)
+    for key in _KEYS.values():
+        section, _, inner = key.rpartition(".")
+        value = snapshot[section][inner] if section else snapshot[inner]
+        sets.append(f"{key}={json.dumps(value)}")
+    limit = snapshot.get("limit")
+    words = [str(path), *(w for s in (*sets, *advice) for w in ("--set", s))]
+    return words + (["--limit", str(limit)] if limit else [])
+
+
+def whole(snapshot: dict[str, Any]) -> dict[str, Any]:
+    """The recipe of the run that a pilot is for; any other is returned as it is."""
+    if not snapshot.get("pilot"):
+        return snapshot
+    name = str(snapshot["name"]).removesuffix(".pilot")
+    trains = snapshot["student"]["quantization"] != "gguf"
+    training = {**snapshot.get("training", {}), "enabled": trains}
+    return {**snapshot, "pilot": None, "name": name, "training": training}
 
 
 def differences(file: dict[str, Any], snapshot: dict[str, Any]) -> list[str]:

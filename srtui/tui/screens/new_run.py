@@ -134,7 +134,7 @@ class NewRun(Dialog[list[str] | None]):
         except UserError:  # the checks below say what is wrong with it
             data = {}
         if self._like is not None and Path(self._like.recipe_path).name == path.name:
-            snapshot = self._like.recipe
+            snapshot = checks.whole(self._like.recipe)
             self._extra = checks.differences(data, snapshot)
             data = snapshot
         values = {

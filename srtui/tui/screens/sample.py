@@ -204,7 +204,7 @@ class SampleScreen(Screen[int]):
             run = self.dashboard.current_run
             trained = run is not None and run.state == "done"
             takes = (
-                "exports take this text (the run is trained already)"
+                "exports take this text; w on 1 Runs trains again with it"
                 if trained
                 else "training takes this text"
             )
