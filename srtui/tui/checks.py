@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import count
@@ -23,6 +23,7 @@ from srtui.wording import stage_title
 
 if TYPE_CHECKING:
     from srtui.recipe import Recipe
+    from srtui.workspace import Workspace
 
 _KEYS = {
     "name": "name",
@@ -226,6 +227,42 @@ def _memory(taken: float) -> str:
     free = psutil.virtual_memory().available
     short = " Close something first, or it may not fit." if taken > free else ""
     return f"\nTheir engines held at most {bytes_text(taken)} of memory; {bytes_text(free)} are free.{short}"
+
+
+_DATA = ("*.json", "*.jsonl", "*.csv", "*.tsv", "*.parquet")
+
+
+def there_is(field: str, workspace: Workspace, datasets: Mapping[str, int]) -> list[tuple[str, str]]:
+    """What can stand in a field of the form (dataset, teacher or student), each with a few words: imported datasets, the
+    newest first, and data files beside the recipes; GGUF files; safetensors folders."""
+    if field == "dataset":
+        imported = [
+            (name, f"imported, {count:,} samples") for name, count in reversed(list(datasets.items()))
+        ]
+        files = sorted(p for pattern in _DATA for p in workspace.recipes.glob(pattern))
+        return imported + [(p.name, f"a file, {bytes_text(p.stat().st_size)}") for p in files]
+    from srtui import models
+
+    return [
+        (
+            entry.name,
+            f"{entry.info.parameters / 1e9:.2g} B parameters, {entry.info.quantization}, {bytes_text(entry.size)}",
+        )
+        for entry in models.list_models(workspace.models)
+        if entry.info is not None
+        and (
+            entry.kind == "gguf" and entry.info.role == "model"
+            if field == "teacher"
+            else entry.kind == "safetensors"
+        )
+    ]
+
+
+def proposed(wanted: str, datasets: Mapping[str, int], used: Container[str]) -> str:
+    """The dataset that a new form names: the recipe's own where it is imported or nothing else waits; else the dataset
+    that was imported last and no run has used: a person who imports one means to use it."""
+    waiting = [name for name in datasets if name not in used]
+    return wanted if wanted in datasets or not waiting else waiting[-1]
 
 
 def same_again(run: RunRow, advice: Sequence[str] = ()) -> list[str]:
