@@ -46,14 +46,17 @@ class Workspace:
 
     @property
     def models(self) -> Path:
+        """The folder of models."""
         return self.root / "models"
 
     @property
     def recipes(self) -> Path:
+        """The folder of recipes."""
         return self.root / "recipes"
 
     @property
     def store_path(self) -> Path:
+        """The store's file, whether it is there or not."""
         return self.root / "store" / "srtui.sqlite"
 
     @property

@@ -33,11 +33,11 @@ def init(directory: Annotated[Path, typer.Argument(help="The folder to make or c
 
 @app.command("import", epilog="Example: srtui import alpaca.json --name alpaca")
 def import_(
-    file: Annotated[
-        Path, typer.Argument(help="alpaca, ShareGPT, messages, CSV or Parquet; .gz and .zst too.")
-    ],
+    file: Annotated[Path, typer.Argument(help="A data file in a format of --format; .gz and .zst too.")],
     name: Annotated[str | None, typer.Option(help="The dataset's name; the file's name if absent.")] = None,
-    format: Annotated[str, typer.Option(help="auto, or one of the formats.")] = "auto",
+    format: Annotated[
+        str, typer.Option(help="auto, alpaca, sharegpt, messages, csv, tsv or parquet.")
+    ] = "auto",
     column: Annotated[
         list[str] | None,
         typer.Option(help="For CSV and Parquet: instruction=prompt, response=completion, ..."),

@@ -35,9 +35,12 @@ class Terminal(Console):
 
     @file.setter
     def file(self, new: IO[str]) -> None:
+        """Write to another file from now on."""
         self._file = new
 
     def render_str(self, text: str, **options: Any) -> Text:
+        """Markup as styled text, with what the escape filter made of line breaks and tabs shown as what it
+        stands for again."""
         rendered = super().render_str(text, **options)
         if not rendered.plain.isascii():
             rendered.plain = rendered.plain.translate(_SHOWN_AGAIN)

@@ -1,15 +1,9 @@
 """Instruction data in and out: files of other people's making, read with suspicion and streamed.
 
-===========  =====================================================================================
-format       what a record looks like
-===========  =====================================================================================
-alpaca       ``{"instruction", "input" (optional), "output"}`` in one JSON array, in JSON lines, or as
-             objects one after the other; common other names (prompt, response, ...) are known
-sharegpt     ``{"conversations": [{"from": "human", "value"}, {"from": "gpt", "value"}, ...]}``
-messages     ``{"messages": [{"role": "user", "content"}, {"role": "assistant", "content"}, ...]}``
-csv, tsv     a header, then rows; separated by comma, semicolon, bar or tab; mapped columns
-parquet      the same columns, or nested ``conversations`` / ``messages``
-===========  =====================================================================================
+JSON is records of one of the layouts (``layouts.LAYOUTS``; each file there says what its records look like), in one
+array, in lines, or one after the other. Of the other kinds of file (``containers/``), csv and tsv are a header,
+then rows, separated by comma, semicolon, bar or tab, with mapped columns; Parquet has the same columns, or a
+layout's nested ones.
 
 Any of the text formats may be compressed with gzip or zstd. What a file is, is told from its bytes;
 its name is never asked. Of a conversation the first user turn and the answer to it are taken.

@@ -42,6 +42,7 @@ class DatasetReader:
 
     @property
     def bytes_read(self) -> int:
+        """Bytes of the file on disk that are behind this iteration."""
         return self._container.position
 
     def __iter__(self) -> Iterator[DataRow | BadRow]:

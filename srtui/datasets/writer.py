@@ -30,8 +30,8 @@ def write(rows: Iterable[Mapping[str, Any]], path: Path, format: str, stream: IO
     ``path`` then only says by its ending how.
 
     A row has ``instruction``, ``input`` (may be absent) and ``response``; its other keys are written
-    along as they are. alpaca and sharegpt are one JSON array, messages is JSON lines; a name that ends
-    in ``.jsonl`` or ``.json`` decides otherwise, and ``.gz`` or ``.zst`` behind that compresses.
+    along as they are. A layout is written as one JSON array or as JSON lines (its ``in_lines``); a name that
+    ends in ``.jsonl`` or ``.json`` decides otherwise, and ``.gz`` or ``.zst`` behind that compresses.
     Reading the file again with :func:`srtui.datasets.read` gives the same pairs.
 
     Raises UserError where the file cannot be written; what was at ``path`` is then as it was.
@@ -47,7 +47,7 @@ def write(rows: Iterable[Mapping[str, Any]], path: Path, format: str, stream: IO
         with _target(path, stream) as file:
             return _write_parquet(rows, file)
     last = suffixes[-1] if suffixes else ""
-    as_lines = last == ".jsonl" or (format == "messages" and last != ".json")
+    as_lines = last == ".jsonl" or (LAYOUTS[format].in_lines and last != ".json")
     with _target(path, stream) as file, _packing(file, packed) as packing:
         return _write_json(rows, packing.write, format, as_lines)
 

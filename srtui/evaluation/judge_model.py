@@ -68,6 +68,8 @@ class JudgePrompt(BaseModel):
         return f"{self.leads[0]}{score}{self.ending}{self.between}{self.leads[1]}"
 
     def messages(self, asked: JudgeQuestion) -> tuple[Message, ...]:
+        """The system's and the user's message that ask about these answers; a reference is there where the
+        question has one."""
         reference = fill(self.reference, text=asked.reference) if asked.reference else ""
         shown = {f"answer_{n}": text for n, text in enumerate(asked.shown, 1)}
         user = fill(self.user, question=asked.question, reference=reference, **shown)
@@ -151,6 +153,7 @@ class JudgeModel:
 
     @property
     def identity(self) -> dict[str, Any]:
+        """All that its scores depend on, as an evaluation is stored with it."""
         return {
             "model": self.path.stem,
             "sha256": self.sha256,

@@ -59,6 +59,7 @@ class Verdicts(NamedTuple):
 
     @property
     def total(self) -> int:
+        """How many verdicts there are."""
         return self.win + self.tie + self.lose
 
 

@@ -43,22 +43,27 @@ class JudgedItem:
 
     @property
     def ab(self) -> float:
+        """A's score less B's where A was shown first; nothing scored counts as 0."""
         return (self.first.score_a or 0.0) - (self.first.score_b or 0.0)
 
     @property
     def ba(self) -> float:
+        """A's score less B's where B was shown first."""
         return (self.second.score_a or 0.0) - (self.second.score_b or 0.0)
 
     @property
     def verdict(self) -> Verdict:
+        """Who wins over both orders, by the margin."""
         return verdict(self.ab, self.ba, self.margin)
 
     @property
     def score_a(self) -> float:
+        """A's mean score over both orders, 1 to 10."""
         return ((self.first.score_a or 0.0) + (self.second.score_a or 0.0)) / 2
 
     @property
     def score_b(self) -> float:
+        """B's mean score over both orders, 1 to 10."""
         return ((self.first.score_b or 0.0) + (self.second.score_b or 0.0)) / 2
 
     @property
@@ -271,6 +276,7 @@ def _compared(pairs: Sequence[JudgedItem], lost: Sequence[Verdict], seed: int) -
 
 
 def unjudged(judgements: Sequence[Judgement], decided: Collection[int] = ()) -> dict[str, int]:
+    """By reason, how many judgements have no score; those of items in ``decided`` are not counted."""
     return dict(Counter(j.parsed for j in judgements if j.score_a is None and j.item not in decided))
 
 
@@ -279,4 +285,5 @@ def _is_missing(parsed: str) -> bool:
 
 
 def mean_of(values: Sequence[float]) -> float | None:
+    """The mean; None of nothing."""
     return sum(values) / len(values) if values else None

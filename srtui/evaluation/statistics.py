@@ -28,6 +28,7 @@ class Estimate(TypedDict):
 
 
 def nothing(n: int = 0) -> Estimate:
+    """The estimate where there is none: of ``n`` samples, without value and interval."""
     return Estimate(value=None, low=None, high=None, n=n)
 
 

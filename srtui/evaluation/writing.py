@@ -55,9 +55,12 @@ class AnswerWriter(Protocol):
 
     def write(
         self, conversations: Sequence[Turns], should_stop: Callable[[], bool]
-    ) -> Iterator[tuple[int, Answer]]: ...
+    ) -> Iterator[tuple[int, Answer]]:
+        """Write the next turn of each of these conversations; yields (index, answer) as they end, in any order.
+        Whatever is not written when ``should_stop`` says so is left out."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Free the model's memory."""
 
 
 def answer_key(contestant: Contestant, writing: AnswerSettings, turns: Turns) -> bytes:
@@ -129,6 +132,7 @@ class GgufWriter:
     def write(
         self, conversations: Sequence[Turns], should_stop: Callable[[], bool]
     ) -> Iterator[tuple[int, Answer]]:
+        """Write all conversations' next turns by continuous batching; yields (index, answer) as they end."""
         w = self._writing
         sampler = w.sampler
         self._teacher.submit(
@@ -152,6 +156,7 @@ class GgufWriter:
             )  # fmt: skip
 
     def close(self) -> None:
+        """Free the model's memory."""
         self._teacher.close()
 
 
@@ -197,6 +202,8 @@ class StudentWriter:
     def write(
         self, conversations: Sequence[Turns], should_stop: Callable[[], bool]
     ) -> Iterator[tuple[int, Answer]]:
+        """Write all conversations' next turns, those of about one length together; yields (index, answer) as
+        they end."""
         import torch
 
         made = [self._spans.conversation(turns) for turns in conversations]
@@ -280,6 +287,7 @@ class StudentWriter:
         )  # fmt: skip
 
     def close(self) -> None:
+        """Free the student's memory."""
         self.student.close()
 
 

@@ -76,6 +76,7 @@ class Interval:
 
     @property
     def within_noise(self) -> bool:
+        """Whether the interval holds 0: no difference is shown."""
         return self.low <= 0 <= self.high
 
     def within(self, bound: float) -> Interval:
@@ -149,7 +150,9 @@ def paired_interval(arm: NDArray[Any], full: NDArray[Any]) -> Interval:
 class Examiner(Protocol):
     """Compares the runs of an arm with those of the full method, seed by seed; returns the row with more in it."""
 
-    def examine(self, row: ArmResult, runs: Sequence[Run], full: Sequence[Run]) -> ArmResult: ...
+    def examine(self, row: ArmResult, runs: Sequence[Run], full: Sequence[Run]) -> ArmResult:
+        """The arm's row with what this examiner found, comparing ``runs`` with the runs ``full`` of the same
+        seeds."""
 
 
 class Ablation:

@@ -83,6 +83,7 @@ class Context:
 
     @property
     def sample_count(self) -> int:
+        """How many samples the run has."""
         return self.store.runs.sample_count(self.run.id)
 
     def variants(self, todo: list[tuple[int, int]]) -> Iterator[tuple[int, Variant]]:
@@ -95,6 +96,8 @@ class Context:
     # -- models
 
     def teacher(self) -> Teacher:
+        """The recipe's teacher, opened when it is first asked for; on a GPU the students go first. Stores
+        its identity with the run."""
         if _gpu():
             self.forget_students()
         if self._teacher is None:
@@ -161,6 +164,7 @@ class Context:
         return self._encoder
 
     def close_teacher(self) -> None:
+        """Free the teacher's memory."""
         if self._teacher is not None:
             self._teacher.close()
             self._teacher = None

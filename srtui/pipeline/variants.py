@@ -73,10 +73,12 @@ class VariantScorer:
 
     @property
     def tokens_run(self) -> int:
+        """Tokens that went through the student."""
         return int(self._scorer.tokens_run)
 
     @property
     def tokens_saved(self) -> dict[str, int]:
+        """Tokens that did not have to, by cause: ``shared`` and ``prefix``."""
         return {"shared": self._shared, "prefix": int(self._scorer.tokens_saved)}
 
     @property

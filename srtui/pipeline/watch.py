@@ -85,10 +85,12 @@ class Watch:
             self.lease.show(**live)
 
     def event(self, level: str, message: str) -> None:
+        """Log a message (level info, warning or error) in the store and on the face."""
         self._runs.event(self._run_id, level, message)
         self._reporter.event(level, message)
 
     def note_memory(self) -> None:
+        """Store this process's peak of memory with the run, where it is the run's highest."""
         peak = peak_memory_mb()
         if peak > self._runs.get(self._run_id).peak_memory_mb:
             self._runs.update(self._run_id, peak_memory_mb=peak)
@@ -118,6 +120,7 @@ class Watch:
             raise UserError(self.lost)
 
     def raise_if_stopped(self) -> None:
+        """Raises Stopped where a stop was asked for."""
         if self._stopped:
             raise Stopped
 

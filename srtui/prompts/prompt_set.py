@@ -95,6 +95,8 @@ class TeacherPrompts(_Part):
 
 
 class TeacherWordings(_Part):
+    """What the teacher is asked, by target; None keeps the words of the criteria."""
+
     instruction: TeacherPrompts | None = None
     response: TeacherPrompts | None = None
 

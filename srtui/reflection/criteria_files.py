@@ -66,6 +66,8 @@ class Criteria(BaseModel):
         return bool({"input", "input_block"} & names_in(self.user_with_input or self.user))
 
     def system_text(self, pair: Pair | None = None) -> str:
+        """The system message, with the criteria in it; that for samples with an input where ``pair`` has one
+        and the file has such words."""
         text = self.system_with_input if pair and pair.input.strip() else None
         if self.verbatim:
             return self.system if text is None else text
@@ -73,6 +75,7 @@ class Criteria(BaseModel):
         return fill(self.system if text is None else text, criteria=criteria).strip()
 
     def user_text(self, pair: Pair) -> str:
+        """The user message about this pair, filled in."""
         if self.verbatim:
             pair = Pair(*(text.strip() for text in pair))
         block = fill(self.input_block, input=pair.input) if pair.input else ""

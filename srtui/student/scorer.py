@@ -59,6 +59,7 @@ class Scorer:
 
     @property
     def packed(self) -> bool:
+        """Whether spans share a row, and not each a padded one."""
         return not self.why_padded
 
     @property

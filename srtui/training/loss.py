@@ -31,6 +31,7 @@ class MicroBatch:
 
     @property
     def targets(self) -> int:
+        """Target tokens in it."""
         return sum(e.target for e in self.examples)
 
     @property
@@ -105,6 +106,17 @@ class HeadLoss(torch.autograd.Function):
         scale: float | None,
         cap: float | None,
     ) -> torch.Tensor:
+        """The summed cross-entropy of ``labels`` in nats, a scalar, by chunks of positions.
+
+        Args:
+            ctx: autograd's; keeps the gradient of ``hidden``.
+            hidden: (positions, width), before the head.
+            weight: (vocabulary, width), frozen.
+            bias: (vocabulary,), or None.
+            labels: (positions,), token ids.
+            scale: that logits are multiplied by, where the model does.
+            cap: where the model caps logits softly, at what.
+        """
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         total = torch.zeros((), dtype=wide, device=hidden.device)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
@@ -132,6 +144,7 @@ class HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """The gradient of ``hidden``, as forward kept it, times the outer one; the head is frozen."""
         (gradient,) = ctx.saved_tensors
         return gradient * outer[0].to(gradient.dtype), None, None, None, None, None
 
@@ -142,6 +155,8 @@ class OwnHeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, labels: torch.Tensor, head: Head) -> torch.Tensor:
+        """The summed cross-entropy of ``labels`` (positions,) in nats, a scalar, by a head that computes its
+        own logits of ``hidden`` (positions, width)."""
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         total = torch.zeros((), dtype=wide, device=hidden.device)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
@@ -157,6 +172,7 @@ class OwnHeadLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """The gradient of ``hidden``, as forward kept it, times the outer one."""
         (gradient,) = ctx.saved_tensors
         return gradient * outer[0].to(gradient.dtype), None, None
 

@@ -56,6 +56,7 @@ def evaluation_interval(settings: TrainingSettings, steps_an_epoch: int) -> int:
 
 
 def steps_an_epoch(examples: int, settings: TrainingSettings) -> int:
+    """Optimizer steps in which each of ``examples`` is seen once; the last one may be smaller."""
     return math.ceil(examples / settings.batch_size)
 
 

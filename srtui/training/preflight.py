@@ -64,6 +64,7 @@ class Preflight:
     gradient_checkpointing: bool
 
     def facts(self) -> dict[str, Any]:
+        """Its fields, for a result's JSON."""
         return asdict(self)
 
     def sentence(self, max_length: int) -> str:

@@ -125,6 +125,7 @@ class Trainer:
         return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
 
     def set_adapter(self, tensors: dict[str, Any]) -> None:
+        """Give the adapter these tensors, by peft's names."""
         set_peft_model_state_dict(self._model, tensors)
 
 

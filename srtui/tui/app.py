@@ -139,6 +139,7 @@ class Dashboard(App[None]):
         self.theme = known if known in self.available_themes else "srtui-dark"
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
+        """Colours of srtui's own, made of the theme's for one that has none of them."""
         # Textual's own themes, which the palette offers too, know nothing of these.
         theme = self.current_theme
         if theme.ansi:
@@ -167,6 +168,7 @@ class Dashboard(App[None]):
     # -- the watch on the store -------------------------------------------------------------
 
     def on_mount(self) -> None:
+        """Start the watch on the store: once a second."""
         self.theme_changed_signal.subscribe(self, self._remember_theme)
         psutil.cpu_percent()  # what Live shows is measured from here on
         self.set_interval(1.0, self._tick)
@@ -299,25 +301,30 @@ class Dashboard(App[None]):
     # -- actions ----------------------------------------------------------------------------
 
     def action_go(self, mode: str) -> None:
+        """Open a screen by its mode, unless a dialog is open."""
         if not self.screen.is_modal:
             self.switch_mode(mode)
 
     def action_next_run(self, by: int) -> None:
+        """Show the run ``by`` places further down the list, around its end."""
         if self.current_run is not None and isinstance(self.screen, DashboardScreen):
             at = self.runs.index(self.current_run)
             self.choose_run(self.runs[(at + by) % len(self.runs)].id)
 
     def action_light(self) -> None:
+        """Change between the light and the dark theme."""
         dark = self.current_theme.dark
         self.theme = "srtui-light" if dark else "srtui-dark"
 
     def action_help(self) -> None:
+        """Show the screen's help, over it."""
         from srtui.tui.screens.dialogs import Help
 
         if not isinstance(self.screen, Help):
             self.push_screen(Help(self.screen))
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """What the palette offers: this screen's keys, the screens, the latest runs, and the app's own."""
         for active in screen.active_bindings.values():
             what = active.binding
             if (
@@ -364,5 +371,6 @@ class Dashboard(App[None]):
         self.call_after_refresh(there)
 
     def on_unmount(self) -> None:
+        """Close both connections to the store."""
         self.reader.close()
         self.writer.close()

@@ -31,6 +31,7 @@ class HumanApp(App[None]):
         self.theme = DARK.name
 
     def on_mount(self) -> None:
+        """Open the one screen; the app ends with it."""
         screen = HumanScreen(self.reader, self.writer, self._evaluation_id, self._annotator)
         self.push_screen(screen, lambda _: self.exit())
 
@@ -40,6 +41,7 @@ class HumanApp(App[None]):
         self.notify(safe(sentence), title="Something went wrong", severity="error", timeout=12, markup=False)
 
     def on_unmount(self) -> None:
+        """Close both connections to the store."""
         self.reader.close()
         self.writer.close()
 

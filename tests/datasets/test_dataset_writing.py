@@ -7,6 +7,7 @@ import gzip
 import json
 import math
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -17,9 +18,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from srtui import datasets
-from srtui.datasets import WRITABLE, DataRow
+from srtui.cli import app
+from srtui.datasets import FORMATS, WRITABLE, DataRow
 from srtui.errors import UserError
 from srtui.sample import Pair
 
@@ -203,3 +206,11 @@ def test_links_modes_and_compression(tmp_path: Path) -> None:
     first = real.read_bytes()
     datasets.write(ROWS, link, "alpaca")
     assert real.read_bytes() == first
+
+
+@pytest.mark.parametrize(("command", "formats"), [("import", FORMATS), ("export", WRITABLE)])
+def test_help_names_every_format(command: str, formats: tuple[str, ...]) -> None:
+    """Help cannot read the list, which would double the start of every command; so it is compared with it."""
+    shown = CliRunner().invoke(app, [command, "--help"]).output
+    of_format = re.split(r"\n  --", shown.split("\n  --format")[1])[0]
+    assert set(formats) <= set(re.findall(r"\w+", of_format)), "the help of --format in srtui/cli/data.py"

@@ -18,6 +18,7 @@ import pytest
 
 from srtui.llama import Generation, Message, Request, Sampler, Segment
 from srtui.llama.engine import LlamaTeacher
+from srtui.llama.sampling import TokenSampler
 
 SYSTEM = Message("system", "You improve the data that assistants are trained on. " * 8)
 TOPICS = ["rain", "bread", "the tides at sea", "a bicycle with two wheels", "the moon", "bees", "chess"]
@@ -75,7 +76,14 @@ class Recorder:
 
             patch.setattr(llama_cpp, "llama_sampler_chain_init", begins)
             patch.setattr(llama_cpp, "llama_sampler_init_dist", seeded)
-            patch.setattr(llama_cpp, "llama_sampler_sample", self._scripted)
+            drawn = TokenSampler.draw
+
+            def draw(sampler: TokenSampler, context: Any, index: int) -> int:
+                if sampler._grammar is not None:
+                    return drawn(sampler, context, index)
+                return self._scripted(sampler._chain, index)
+
+            patch.setattr(TokenSampler, "draw", draw)
 
     def _noted(self, context: Any, batch: Any) -> int:
         self._rows = tuple(
@@ -89,7 +97,7 @@ class Recorder:
             return 1
         return int(self._decode(context, batch))
 
-    def _scripted(self, chain: Any, context: Any, index: int) -> int:
+    def _scripted(self, chain: Any, index: int) -> int:
         _, position, token, logits = self._rows[index]
         assert logits
         if self._loops:

@@ -31,7 +31,8 @@ class Container(Protocol):
         """Bytes of the file on disk that were read so far."""
         ...
 
-    def records(self) -> Iterator[Found]: ...
+    def records(self) -> Iterator[Found]:
+        """The file's records from its beginning, one by one, as srtui.datasets.rows.Found says."""
 
 
 FORCED = ("csv", "tsv", "parquet")

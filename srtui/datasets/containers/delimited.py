@@ -111,6 +111,7 @@ class Delimited:
 
     @property
     def position(self) -> int:
+        """Bytes of the file on disk that were read so far."""
         return self._source.position
 
     def _rows(self, feed: _Feed, delimiter: str) -> Iterator[list[str] | Refusal]:
@@ -148,6 +149,7 @@ class Delimited:
         return []
 
     def records(self) -> Iterator[Found]:
+        """The rows below the header, each with its line; a row of more cells than the header is refused."""
         header = self._header
         width = len(header)
         feed = _Feed(self._blocks())

@@ -53,9 +53,12 @@ class JsonText:
 
     @property
     def position(self) -> int:
+        """Bytes of the file on disk that were read so far."""
         return self._source.position
 
     def records(self) -> Iterator[Found]:
+        """The objects of the one array, of the lines, or of the texts that follow each other, each with its
+        line."""
         kind = self._kind()
         if kind == "lines":
             return _lines(self._source.blocks())

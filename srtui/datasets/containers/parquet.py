@@ -64,6 +64,7 @@ class Parquet:
 
     @staticmethod
     def recognises(head: bytes) -> bool:
+        """Whether a file that begins with these bytes is Parquet."""
         return head.startswith(_MAGIC)
 
     def _open(self) -> Any:
@@ -82,6 +83,7 @@ class Parquet:
         return UserError(f"{self._source.path} is damaged or cut short ({what}); fetch it again.")
 
     def records(self) -> Iterator[Found]:
+        """The rows, each with its number from 1 for a line, read in batches."""
         number = 0
         self.position = 0
         for batch in self._batches():

@@ -19,10 +19,13 @@ class Layout:
     ``keys``: a record with any of them is taken for this layout. ``taker(columns)`` gives a function
     from a record to (instruction, input or None, response), not yet checked, which raises Refused;
     ``columns`` maps ``instruction``, ``input``, ``response`` to field names where the caller named
-    them, and only flat layouts heed it. ``arrange(instruction, input, response)`` is the way back.
+    them, and only flat layouts heed it. ``arrange(instruction, input, response)`` is the way back: of what it
+    gives, ``taker({})`` takes the same three texts. ``in_lines``: whether its files are usually JSON lines,
+    and are written so where a file's name does not say otherwise; else they are one JSON array.
     """
 
     name: str
     keys: frozenset[str]
     taker: Callable[[Mapping[str, str]], Taker]
     arrange: Callable[[str, str, str], dict[str, Any]]
+    in_lines: bool = False

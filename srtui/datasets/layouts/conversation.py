@@ -14,7 +14,9 @@ _ASSISTANT = frozenset({"gpt", "assistant", "chatgpt", "model", "bot"})
 _SYSTEM = frozenset({"system", "developer"})
 
 
-def conversation(name: str, field: str, *, role_key: str, text_key: str, user: str, assistant: str) -> Layout:
+def conversation(
+    name: str, field: str, *, role_key: str, text_key: str, user: str, assistant: str, in_lines: bool = False
+) -> Layout:
     """A layout whose records keep turns, ``{role_key: who, text_key: what}``, in the list ``field``.
 
     Either spelling of a turn's keys is read, whatever the list is called. The input of a sample is
@@ -48,7 +50,7 @@ def conversation(name: str, field: str, *, role_key: str, text_key: str, user: s
     def taker(columns: Mapping[str, str]) -> Taker:
         return take
 
-    return Layout(name, frozenset({field}), taker, arrange)
+    return Layout(name, frozenset({field}), taker, arrange, in_lines=in_lines)
 
 
 def _split(asked: Any, input: Any) -> tuple[Any, Any]:

@@ -3,5 +3,11 @@
 from srtui.datasets.layouts.conversation import conversation
 
 MESSAGES = conversation(
-    "messages", "messages", role_key="role", text_key="content", user="user", assistant="assistant"
+    "messages",
+    "messages",
+    role_key="role",
+    text_key="content",
+    user="user",
+    assistant="assistant",
+    in_lines=True,
 )

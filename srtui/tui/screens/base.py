@@ -35,6 +35,7 @@ class TabBar(Widget):
         self._places: list[tuple[int, int, str]] = []
 
     def render(self) -> Content:
+        """The labels as they fit, and the app's name where there is room."""
         modes = [tab.mode for tab in TABS]
         words, gap = fitted([numbered(mode) for mode in modes], modes.index(self._mode), self.size.width)
         parts: list[Content] = [Content(" ")]
@@ -54,6 +55,7 @@ class TabBar(Widget):
         return left
 
     def on_click(self, event: events.Click) -> None:
+        """Open the screen whose label was clicked."""
         for first, last, mode in self._places:
             if first <= event.x < last:
                 self.app.switch_mode(mode)
@@ -73,9 +75,11 @@ class KeyLine(Widget):
         self._places: list[tuple[int, int, str]] = []
 
     def on_mount(self) -> None:
+        """Draw again whenever the screen's keys change."""
         self.screen.bindings_updated_signal.subscribe(self, lambda _: self.refresh())
 
     def render(self) -> Content:
+        """One key for each action; help and the way out are the last to be left out."""
         # One key for each action; help and the way out are the last to be left out.
         keys: dict[str, tuple[str, str, str]] = {}
         for active in self.screen.active_bindings.values():
@@ -108,6 +112,7 @@ class KeyLine(Widget):
         return end
 
     def on_click(self, event: events.Click) -> None:
+        """Do what the clicked key does."""
         for first, last, key in self._places:
             if first <= event.x < last:
                 self.app.simulate_key(key)
@@ -125,6 +130,7 @@ class RunLine(Words):
     """
 
     def on_mount(self) -> None:
+        """Show the run from the first paint on."""
         self.show_run()
 
     def show_run(self) -> None:
@@ -169,6 +175,7 @@ class DashboardScreen(Screen[None]):
         return self.app  # type: ignore[return-value]
 
     def compose(self) -> ComposeResult:
+        """The two lines above, the screen's body, the keys below."""
         yield TabBar(self.MODE)
         yield RunLine()
         yield from self.body()
@@ -182,10 +189,12 @@ class DashboardScreen(Screen[None]):
         """Fetch and show."""
 
     def on_screen_resume(self) -> None:
+        """Read anew when the screen is opened again."""
         self.query_one(RunLine).show_run()
         self.reread()
 
     def action_reread(self) -> None:
+        """Read anew, by key."""
         self.reread()
 
     def tick(self, changed: bool) -> None:

@@ -48,6 +48,7 @@ class Dialog(ModalScreen[T]):
         return [b for b in type(self).__dict__.get("BINDINGS", ()) if isinstance(b, Binding)]
 
     def on_mount(self) -> None:
+        """Write the dialog's keys into its lower border."""
         bindings = self.shown_keys()
         keys = (
             f"{_KEYS.get(b.key.split(',')[0], b.key.split(',')[0])} {b.description.lower()}" for b in bindings
@@ -67,6 +68,7 @@ class Help(Dialog[None]):
         self._of = of
 
     def compose(self) -> ComposeResult:
+        """What the screen is for, and its keys."""
         with VerticalScroll(classes="dialog"):
             yield Static(Content("Help"), classes="title")
             yield Static(Content(getattr(self._of, "HELP_TEXT", "")))
@@ -109,6 +111,7 @@ class Confirm(Dialog[bool]):
         return [b for b in super().shown_keys() if self._type_this is None or b.key != "y"]
 
     def compose(self) -> ComposeResult:
+        """The question, what it means, a field where a name must be typed, and the buttons."""
         with Vertical(classes="dialog"):
             yield Static(shown(self._question), classes="title")
             yield Static(shown(self._words))
@@ -121,6 +124,7 @@ class Confirm(Dialog[bool]):
                 )
 
     def on_mount(self) -> None:
+        """Begin where nothing is lost: on Cancel, or in the field."""
         self.query_one("#no" if self._type_this is None else "#typed").focus()
 
     @on(Input.Changed, "#typed")
@@ -137,9 +141,11 @@ class Confirm(Dialog[bool]):
         self.dismiss(event.button.id == "yes")
 
     def action_no(self) -> None:
+        """Close without doing it."""
         self.dismiss(False)
 
     def action_yes(self) -> None:
+        """Close and do it; where a name must be typed, only typing it does."""
         if self._type_this is None:
             self.dismiss(True)
 
@@ -154,6 +160,7 @@ class AskText(Dialog[str | None]):
         self._question, self._words, self._value, self._placeholder = question, words, value, placeholder
 
     def compose(self) -> ComposeResult:
+        """The question, the field and the buttons."""
         with Vertical(classes="dialog"):
             yield Static(Content(self._question), classes="title")
             yield Static(Content(self._words), classes="muted")
@@ -171,6 +178,7 @@ class AskText(Dialog[str | None]):
         self.dismiss(self.query_one(Input).value if event.button.id == "yes" else None)
 
     def action_cancel(self) -> None:
+        """Close without an answer."""
         self.dismiss(None)
 
 
@@ -184,6 +192,7 @@ class Reading(Dialog[None]):
         self._title, self._text = title, text
 
     def compose(self) -> ComposeResult:
+        """The title and the whole text, scrollable."""
         with VerticalScroll(classes="dialog"):
             yield Static(shown(self._title), classes="title")
             yield Static(shown(self._text))

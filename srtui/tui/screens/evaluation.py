@@ -52,6 +52,7 @@ class EvaluationScreen(DashboardScreen):
         self._only = self._by_run = False
 
     def body(self) -> ComposeResult:
+        """The table of evaluations, and what is known of the chosen one."""
         yield VirtualTable(
             [
                 Column("id", "#", 4, right=True),
@@ -70,6 +71,7 @@ class EvaluationScreen(DashboardScreen):
         yield Empty("", "", id="none")
 
     def on_mount(self) -> None:
+        """Show nothing before the first reading."""
         for place in ("#evaluations", "#about", "#none"):
             self.query_one(place).add_class("hidden")
 
@@ -124,6 +126,7 @@ class EvaluationScreen(DashboardScreen):
     # -- what a person does -----------------------------------------------------------------
 
     def action_open(self) -> None:
+        """Open the judgements of the chosen evaluation."""
         self.query_one(VirtualTable).action_select()
 
     @on(VirtualTable.Selected)
@@ -134,15 +137,18 @@ class EvaluationScreen(DashboardScreen):
             self.app.push_screen(JudgementsScreen(e))
 
     def action_only(self) -> None:
+        """Change between the evaluations of this run and all."""
         self._only = not self._only
         self.notify("Evaluations of this run only." if self._only else "Evaluations of all runs.", timeout=2)
         self.reread()
 
     def action_matrix(self) -> None:
+        """Change between the chosen evaluation's figures and the matrix of all runs."""
         self._by_run = not self._by_run
         self._about()
 
     def action_human(self) -> None:
+        """Ask for a name and let that person judge the chosen evaluation."""
         e = self.chosen
         if e is None or e.kind != "human":
             self.notify("Choose an evaluation by people; srtui eval human begins one.", timeout=4)

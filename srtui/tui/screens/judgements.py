@@ -62,6 +62,7 @@ class JudgementsScreen(Screen[None]):
         return self.app  # type: ignore[return-value]
 
     def compose(self) -> ComposeResult:
+        """The table of judgements, one line each."""
         yield Words(id="top")
         yield VirtualTable(
             [
@@ -80,6 +81,7 @@ class JudgementsScreen(Screen[None]):
         yield KeyLine()
 
     def on_mount(self) -> None:
+        """Begin to read."""
         self.query_one(VirtualTable).focus()
         self.run_worker(self._begin(), group="read")
 
@@ -105,9 +107,11 @@ class JudgementsScreen(Screen[None]):
         return [_row(p) for p in found]
 
     def action_back(self) -> None:
+        """Return to the evaluations."""
         self.dismiss(None)
 
     def action_open(self) -> None:
+        """Open the chosen judgement."""
         self.query_one(VirtualTable).action_select()
 
     @on(VirtualTable.Selected)
@@ -175,6 +179,7 @@ class JudgementScreen(Screen[int]):
         return self.app  # type: ignore[return-value]
 
     def compose(self) -> ComposeResult:
+        """The question, both answers side by side, the judge's words."""
         yield Words(id="top")
         with VerticalScroll(id="question", can_focus=False):
             yield Static(id="asked")
@@ -186,6 +191,7 @@ class JudgementScreen(Screen[int]):
         yield KeyLine()
 
     def on_mount(self) -> None:
+        """Read the judgement."""
         self._reload()
 
     def _reload(self) -> None:
@@ -223,9 +229,11 @@ class JudgementScreen(Screen[int]):
             pane.scroll_home(animate=False)
 
     def action_back(self) -> None:
+        """Return to the table, at the judgement that was shown last."""
         self.dismiss(self._position)
 
     def action_step(self, by: int) -> None:
+        """Show the judgement ``by`` places further; at an end, say so."""
         to = self._position + by
         if not 0 <= to < self._total:
             self.notify("That was the last one." if by > 0 else "This is the first one.", timeout=2)
@@ -234,6 +242,7 @@ class JudgementScreen(Screen[int]):
         self._reload()
 
     def action_scroll_by(self, lines: int) -> None:
+        """Scroll both answers together."""
         for pane in self.query(".pane"):
             pane.scroll_relative(y=lines, animate=False)
 

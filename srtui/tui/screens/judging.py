@@ -65,6 +65,7 @@ class HumanScreen(ModalScreen[None]):
         self._busy = asyncio.Lock()
 
     def compose(self) -> ComposeResult:
+        """The question and two answers, in an order that hides whose they are."""
         with Vertical(id="all"):
             yield Words(id="top")
             with VerticalScroll(id="question", can_focus=False):
@@ -83,6 +84,7 @@ class HumanScreen(ModalScreen[None]):
             )
 
     def on_mount(self) -> None:
+        """Fetch the first pair."""
         self.run_worker(self._next(), group="human")
 
     async def _next(self) -> None:
@@ -119,6 +121,7 @@ class HumanScreen(ModalScreen[None]):
         self.query_one("#panes").set_class(pair is None, "hidden")
 
     def action_choose(self, choice: Said) -> None:
+        """Store the person's choice between the two, and show the next pair."""
         if not self._busy.locked() and self._pair is not None:
             self.run_worker(self._keep(self._pair, choice, time.monotonic() - self._since), group="human")
 
@@ -134,6 +137,7 @@ class HumanScreen(ModalScreen[None]):
             self.app.problem(error)  # type: ignore[attr-defined]
 
     def action_undo(self) -> None:
+        """Take the last choice back, and show its pair again."""
         if not self._busy.locked():
             self.run_worker(self._undo(), group="human")
 
@@ -151,6 +155,7 @@ class HumanScreen(ModalScreen[None]):
             self.app.problem(error)  # type: ignore[attr-defined]
 
     def action_leave(self) -> None:
+        """Leave; what was chosen is stored."""
         self.run_worker(self._leave(), group="human")
 
     async def _leave(self) -> None:
@@ -163,5 +168,6 @@ class HumanScreen(ModalScreen[None]):
         self.dismiss(None)
 
     def action_scroll_by(self, lines: int) -> None:
+        """Scroll both answers together."""
         for pane in self.query(".pane"):
             pane.scroll_relative(y=lines, animate=False)

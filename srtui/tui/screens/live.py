@@ -80,6 +80,7 @@ class LiveScreen(DashboardScreen):
         self._view: LiveView | None = None
 
     def body(self) -> ComposeResult:
+        """Stages, speeds, the machine, what is being written, and events."""
         with Vertical(id="all"):
             yield Words(id="stages", classes="box")
             with Horizontal(id="middle"):
@@ -97,6 +98,7 @@ class LiveScreen(DashboardScreen):
         )
 
     def on_mount(self) -> None:
+        """Name the boxes, and show nothing before the first reading."""
         self.query_one("#all").add_class("hidden")
         self.query_one("#none").add_class("hidden")
         for id, name in (
@@ -110,6 +112,7 @@ class LiveScreen(DashboardScreen):
         self.on_resize()
 
     def on_resize(self) -> None:
+        """Another layout where there are fewer than 100 columns."""
         self.set_class(self.app.size.width < 100, "-narrow")
 
     async def read(self) -> None:
@@ -252,6 +255,7 @@ class LiveScreen(DashboardScreen):
     # -- what a person does -----------------------------------------------------------------
 
     def action_pause(self) -> None:
+        """Ask the run's engine to pause or to resume; start one where none works."""
         run = self.dashboard.current_run
         if run is None:
             return
@@ -265,6 +269,7 @@ class LiveScreen(DashboardScreen):
             self.dashboard.start_engine(["resume", run.name])
 
     def action_stop(self) -> None:
+        """Ask the run's engine to stop, once confirmed."""
         from srtui.tui.screens.dialogs import Confirm
 
         run = self.dashboard.current_run

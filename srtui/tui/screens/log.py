@@ -35,6 +35,7 @@ class LogScreen(DashboardScreen):
         self._only: str | None = None
 
     def body(self) -> ComposeResult:
+        """The table of events."""
         yield VirtualTable(
             [
                 Column("at", "time", 14, sortable=False),
@@ -97,6 +98,7 @@ class LogScreen(DashboardScreen):
         self.query_one("#none").set_class(bool(total), "hidden")
 
     def action_worse(self) -> None:
+        """Change between all events, warnings and errors."""
         self._only = _ONLY[(_ONLY.index(self._only) + 1) % len(_ONLY)]
         self.notify(f"Showing {'everything' if self._only is None else f'{self._only}s only'}.", timeout=2)
         self.query_one(VirtualTable).show(0)

@@ -43,6 +43,7 @@ class ModelsScreen(DashboardScreen):
         self._adding = ""
 
     def body(self) -> ComposeResult:
+        """The table of models and its line below, or what to do where there are none."""
         yield VirtualTable(
             [
                 Column("name", "model", sortable=False),
@@ -60,9 +61,11 @@ class ModelsScreen(DashboardScreen):
         yield Empty("No models yet", "", id="none")
 
     def on_mount(self) -> None:
+        """Show nothing before the first reading."""
         self.query_one("#none").add_class("hidden")
 
     def tick(self, changed: bool) -> None:
+        """The folder of models is read when it is asked for: it does not follow the store."""
         # What is in a folder has nothing to do with what is in the store: it is read when asked for.
         super().tick(False)
 
@@ -108,6 +111,7 @@ class ModelsScreen(DashboardScreen):
         self.query_one("#about", Words).show(Content("\n").join(lines))
 
     def action_add(self) -> None:
+        """Ask for a path or a name of the catalogue, and add that model."""
         if self._adding:
             self.notify(f"Still at it: {self._adding}", markup=False)
             return

@@ -68,6 +68,7 @@ class NewRun(Dialog[list[str] | None]):
         self._checking = self._again = False
 
     def compose(self) -> ComposeResult:
+        """A field for each thing that a run is started with, and what speaks against starting it."""
         app: Dashboard = self.app  # type: ignore[assignment]
         self._recipes = {p.name: p for p in sorted(app.workspace.recipes.glob("*.toml"))}
         if self._like is not None:
@@ -107,6 +108,7 @@ class NewRun(Dialog[list[str] | None]):
                 yield Button("Start", id="start", variant="primary", compact=True, disabled=True)
 
     def on_mount(self) -> None:
+        """Fill the fields from the recipe."""
         self._fill()
         self.query_one("#recipe").focus()
 
@@ -337,6 +339,7 @@ class NewRun(Dialog[list[str] | None]):
         self.app.push_screen(Confirm(question, why, "Start all the same"), answered)
 
     def action_cancel(self) -> None:
+        """Close without starting a run."""
         self.dismiss(None)
 
 

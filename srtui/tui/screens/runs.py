@@ -63,6 +63,7 @@ class RunsScreen(DashboardScreen):
         self._marked: list[int] = []
 
     def body(self) -> ComposeResult:
+        """The table of runs, what is known of the chosen one, and the first run's help."""
         yield VirtualTable(
             [
                 Column("name", "run"),
@@ -78,6 +79,7 @@ class RunsScreen(DashboardScreen):
         yield Words(id="about")
 
     def on_mount(self) -> None:
+        """Show the runs that the app has read."""
         self._show()
 
     async def read(self) -> None:
@@ -156,6 +158,7 @@ class RunsScreen(DashboardScreen):
             self.dashboard.action_go("live" if run.state != "done" else "samples")
 
     def on_button_pressed(self) -> None:
+        """Start the demo: its form is opened."""
         self._form("quickstart.toml")
 
     def _form(self, recipe: str | None = None, like: RunRow | None = None) -> None:
@@ -168,13 +171,16 @@ class RunsScreen(DashboardScreen):
         self.app.push_screen(NewRun(recipe, like), start)
 
     def action_new(self) -> None:
+        """Open the form of a new run."""
         self._form()
 
     def action_clone(self) -> None:
+        """Open the form of a run like the chosen one."""
         if (run := self.chosen) is not None:
             self._form(like=run)
 
     def action_pause(self) -> None:
+        """Pause the chosen run, or resume it; a finished one scores what was written by hand since."""
         run = self.chosen
         if run is None:
             return
@@ -205,6 +211,7 @@ class RunsScreen(DashboardScreen):
         self.notify(f"Asked {run.name} to {kind}; it does so after this step.", markup=False, timeout=3)
 
     def action_stop(self) -> None:
+        """Ask the chosen run's engine to stop, once confirmed."""
         run = self.chosen
         if run is None:
             return
@@ -337,6 +344,7 @@ class RunsScreen(DashboardScreen):
             self.app.push_screen(AskText("Export the tuned student", words, "gguf Q8_0"), export_model)
 
     def action_delete(self) -> None:
+        """Delete the chosen run, once its name was typed."""
         run = self.chosen
         if run is None:
             return

@@ -87,11 +87,13 @@ class SampleScreen(Screen[int]):
         return self.app  # type: ignore[return-value]
 
     def compose(self) -> ComposeResult:
+        """The line about the sample, its texts side by side, the keys."""
         yield Static(id="top")
         yield Horizontal(id="panes")
         yield KeyLine()
 
     def on_mount(self) -> None:
+        """Read the sample; words of the search that led here are marked in it."""
         self.set_class(self.app.size.width < _NARROW, "-stacked")
         words = self.dashboard.sample_filter.text.split()
         if words:  # those of the search that led here
@@ -99,6 +101,7 @@ class SampleScreen(Screen[int]):
         self._reload()
 
     def on_resize(self) -> None:
+        """Stack the texts where they have no room side by side."""
         if self.has_class("-stacked") != (self.app.size.width < _NARROW):
             self.toggle_class("-stacked")
             self._reload()
@@ -146,9 +149,11 @@ class SampleScreen(Screen[int]):
     # -- what a person does -----------------------------------------------------------------
 
     def action_back(self) -> None:
+        """Return to the table, at the sample that was shown last."""
         self.dismiss(self._position)
 
     def action_step(self, by: int) -> None:
+        """Show the sample ``by`` places further in the table's order."""
         self.run_worker(self._step(by), exclusive=True, group="step")
 
     async def _step(self, by: int) -> None:
@@ -165,6 +170,7 @@ class SampleScreen(Screen[int]):
         self._reload()
 
     def action_scroll_by(self, lines: int) -> None:
+        """Scroll all texts together."""
         panes = self.query_one("#panes")
         for place in [panes] if self.has_class("-stacked") else self.query(".pane"):
             place.scroll_relative(y=lines, animate=False)
@@ -180,6 +186,7 @@ class SampleScreen(Screen[int]):
         return s.variant(s.rewrites.get(which))
 
     def action_accept(self, which: str) -> None:
+        """Take a text for training, overruling the student: original, instruction, response or manual."""
         run_id, sample_id = self.dashboard.run_id, self._sample_id
         variant = self._taken(which)
         if run_id is None:
@@ -214,6 +221,7 @@ class SampleScreen(Screen[int]):
         self.dashboard.write(lambda store: store.marks.overrule(run_id, sample_id, variant_id), overruled)
 
     def action_undo(self) -> None:
+        """Let the student's choice stand again."""
         run_id, sample_id = self.dashboard.run_id, self._sample_id
         if run_id is None:
             return
@@ -227,10 +235,12 @@ class SampleScreen(Screen[int]):
         self.dashboard.write(lambda store: store.marks.undo_overrule(run_id, sample_id), report)
 
     def action_flag(self) -> None:
+        """Flag the sample, or take its flag away."""
         sample_id = self._sample_id
         self.dashboard.write(lambda store: store.marks.flag(sample_id), lambda _: self._reload())
 
     def action_note(self) -> None:
+        """Ask for a note on the sample and store it."""
         from srtui.tui.screens.dialogs import AskText
 
         sample_id, now = self._sample_id, self._sample.note if self._sample else ""
@@ -246,6 +256,7 @@ class SampleScreen(Screen[int]):
         )
 
     def action_copy(self) -> None:
+        """Copy the text that would be trained on now."""
         s = self._sample
         if s is not None:
             variant = s.final
@@ -255,10 +266,12 @@ class SampleScreen(Screen[int]):
             self.notify("Copied: what would be trained on now.", timeout=2)
 
     def action_diff(self) -> None:
+        """Mark the changed words, or mark them no more."""
         self._marking = not self._marking
         self._reload()
 
     def action_edit(self) -> None:
+        """Open the final text in the person's editor, and store what was changed as a variant by hand."""
         s = self._sample
         if s is None:
             return

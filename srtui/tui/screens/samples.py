@@ -57,6 +57,7 @@ class FilterForm(Dialog[SampleFilter | None]):
         self._now = now
 
     def compose(self) -> ComposeResult:
+        """A field for each part of the filter."""
         now = self._now
         with VerticalScroll(classes="dialog"):
             yield Static(Content("Which samples?"), classes="title")
@@ -94,6 +95,7 @@ class FilterForm(Dialog[SampleFilter | None]):
                 yield Button("Apply", id="apply", variant="primary", compact=True)
 
     def on_mount(self) -> None:
+        """Begin in the field of words."""
         self.query_one("#text").focus()
 
     @on(Input.Submitted)
@@ -111,6 +113,8 @@ class FilterForm(Dialog[SampleFilter | None]):
             self.dismiss(None)
 
     def action_apply(self) -> None:
+        """Close with the filter that the fields say; what is no number is left out."""
+
         def decimal(id: str) -> float | None:
             value = self.query_one(f"#{id}", Input).value
             try:
@@ -140,6 +144,7 @@ class FilterForm(Dialog[SampleFilter | None]):
         )
 
     def action_cancel(self) -> None:
+        """Close and leave the filter as it is."""
         self.dismiss(None)
 
 
@@ -183,6 +188,7 @@ class SamplesScreen(DashboardScreen):
         return self._reader
 
     def body(self) -> ComposeResult:
+        """What is listed, and the table of it."""
         yield Words(id="which", classes="line")
         yield VirtualTable(
             [
@@ -202,9 +208,11 @@ class SamplesScreen(DashboardScreen):
         yield Empty("No samples", "", id="none")
 
     def on_mount(self) -> None:
+        """Show nothing before the first reading."""
         self.query_one("#none").add_class("hidden")
 
     def on_unmount(self) -> None:
+        """Close this screen's own connection to the store."""
         if self._reader is not None:
             self._reader.close()
 
@@ -315,6 +323,8 @@ class SamplesScreen(DashboardScreen):
         return self.dashboard.sample_filter
 
     def action_search(self) -> None:
+        """Ask for words, and list the samples that have them."""
+
         def search(text: str | None) -> None:
             if text is not None:
                 self.change(replace(self.now, text=text.strip()))
@@ -323,6 +333,8 @@ class SamplesScreen(DashboardScreen):
         self.app.push_screen(AskText("Search", words, self.now.text, "words"), search)
 
     def action_filter(self) -> None:
+        """Open the filter's form."""
+
         def apply(what: SampleFilter | None) -> None:
             if what is not None:
                 self.change(what)
@@ -330,13 +342,16 @@ class SamplesScreen(DashboardScreen):
         self.app.push_screen(FilterForm(self.now), apply)
 
     def action_sort(self) -> None:
+        """Sort by the next column."""
         at = ORDERS.index(self.now.order)
         self.change(replace(self.now, order=ORDERS[(at + 1) % len(ORDERS)], descending=False))
 
     def action_turn(self) -> None:
+        """Turn the order around."""
         self.change(replace(self.now, descending=not self.now.descending))
 
     def action_all(self) -> None:
+        """List all samples, in the order as it is."""
         self.change(SampleFilter(order=self.now.order, descending=self.now.descending))
 
     @on(VirtualTable.SortAsked)
@@ -345,6 +360,7 @@ class SamplesScreen(DashboardScreen):
         self.change(replace(self.now, order=event.column, descending=again and not self.now.descending))
 
     def action_open(self) -> None:
+        """Open the chosen sample."""
         self.query_one(VirtualTable).action_select()
 
     @on(VirtualTable.Selected)

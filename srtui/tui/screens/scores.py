@@ -70,6 +70,8 @@ class Histogram(Widget, can_focus=True):
         self.refresh()
 
     def render(self) -> Content:
+        """A line for each step: its count before, its limits, its count of final texts; at or above 1 in
+        another colour."""
         width = self.content_size.width
         side = max(4, (width - 25) // 2)
         top = max(*self._before, *self._after, 1)
@@ -99,12 +101,15 @@ class Histogram(Widget, can_focus=True):
         return Content("\n").join(rows)
 
     def action_move(self, by: int) -> None:
+        """Pick the step ``by`` lines further down."""
         self.cursor = self.fixed = max(0, min(_BINS - 1, self.cursor + by))
 
     def action_stretch(self, by: int) -> None:
+        """Move one end of the picked range."""
         self.cursor = max(0, min(_BINS - 1, self.cursor + by))
 
     def on_click(self, event: events.Click) -> None:
+        """Pick the clicked step; with Shift a range; clicked twice, list its samples."""
         at = event.y - 2
         if 0 <= at < _BINS:
             if event.shift:
@@ -115,15 +120,19 @@ class Histogram(Widget, can_focus=True):
                 self.cursor = self.fixed = at
 
     def action_pick(self, which: str) -> None:
+        """Ask for the samples of the picked range; ``which`` is empty for final texts, and the word before
+        (with its space) for those before."""
         first, last = sorted((self.cursor, self.fixed))
         measure: ScoreName = f"{self.measure}{which}"
         high = None if last == _BINS - 1 else round((last + 1) * _STEP, 6)
         self.post_message(self.Picked(measure, round(first * _STEP, 6), high))
 
     def on_focus(self) -> None:
+        """Show what is picked."""
         self.refresh()
 
     def on_blur(self) -> None:
+        """Show it no more."""
         self.refresh()
 
 
@@ -149,6 +158,7 @@ class ScoresScreen(DashboardScreen):
     """
 
     def body(self) -> ComposeResult:
+        """A histogram for each stored measure, the scatter, and what became of the samples."""
         with VerticalScroll(id="scroll", can_focus=False):
             with Horizontal(id="histograms"):
                 for name in STORED:
@@ -167,16 +177,19 @@ class ScoresScreen(DashboardScreen):
         self._read_at = self._reading_took = 0.0
 
     def tick(self, changed: bool) -> None:
+        """Read seldom: counting every score of a large store each second would take a core from the engine."""
         # Counting every score of a large store each second would take a core from the engine.
         due = time.monotonic() - self._read_at > max(2.0, 20 * self._reading_took)
         super().tick(changed and due)
 
     def on_mount(self) -> None:
+        """Show nothing before the first reading."""
         self.query_one("#scroll").add_class("hidden")
         self.query_one("#none").add_class("hidden")
         self.on_resize()
 
     def on_resize(self) -> None:
+        """Another layout where there are fewer than 110 columns."""
         self.set_class(self.app.size.width < 110, "-narrow")
 
     async def read(self) -> None:
@@ -216,6 +229,7 @@ class ScoresScreen(DashboardScreen):
             self.query_one("#ifd").focus()
 
     def on_histogram_picked(self, event: Histogram.Picked) -> None:
+        """List the samples of the picked range."""
         base = SampleFilter(order=event.measure.removesuffix(" before"))
         self.dashboard.sample_filter = replace(
             base, measure=event.measure, low=event.low, high=event.high, both=True

@@ -49,6 +49,7 @@ class TrainingScreen(DashboardScreen):
         self._other: int | None = None
 
     def body(self) -> ComposeResult:
+        """The facts of the training and its curves."""
         with Vertical(id="all"):
             yield Words(id="facts")
             yield Plot("loss", id="loss")
@@ -63,11 +64,13 @@ class TrainingScreen(DashboardScreen):
         )
 
     def on_mount(self) -> None:
+        """Show nothing before the first reading."""
         self.query_one("#all").add_class("hidden")
         self.query_one("#none").add_class("hidden")
         self.on_resize()
 
     def on_resize(self) -> None:
+        """Another layout where there are fewer than 100 columns."""
         self.set_class(self.app.size.width < 100, "-narrow")
 
     async def read(self) -> None:

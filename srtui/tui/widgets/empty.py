@@ -22,6 +22,7 @@ class Empty(Middle):
         self._title, self._words = title, words
 
     def compose(self) -> ComposeResult:
+        """The title, and what to do."""
         with Center():
             yield Static(Content(self._title), classes="empty--title")
         with Center():

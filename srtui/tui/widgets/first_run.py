@@ -28,9 +28,11 @@ class FirstRun(Middle):
         self._models = models
 
     def on_mount(self) -> None:
+        """The demo is one Enter away."""
         self.query_one("#demo").focus()
 
     def compose(self) -> ComposeResult:
+        """What a run is, what the demo needs, its button, and the other keys."""
         needs = (
             " It needs the model once: ",
             (f"srtui models add {_DEMO_MODEL}", "bold"),

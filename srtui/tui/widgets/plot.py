@@ -61,6 +61,7 @@ class Plot(Widget):
         self.refresh()
 
     def render(self) -> Content:
+        """The legend, the curves in braille, and both axes, as large as the widget is."""
         width, height = self.content_size.width - _LEFT, self.content_size.height - 3
         across, up = self._names
         legend = [Content.styled(self._title, "bold") + Content.styled(f", {up}" if up else "", "$dim")]

@@ -109,6 +109,7 @@ class VirtualTable(ScrollView, can_focus=True):
 
         @property
         def control(self) -> VirtualTable:
+            """The table, so that handlers can be bound to one by its id."""
             return self.table
 
     @dataclass
@@ -121,6 +122,7 @@ class VirtualTable(ScrollView, can_focus=True):
 
         @property
         def control(self) -> VirtualTable:
+            """The table, so that handlers can be bound to one by its id."""
             return self.table
 
     @dataclass
@@ -132,6 +134,7 @@ class VirtualTable(ScrollView, can_focus=True):
 
         @property
         def control(self) -> VirtualTable:
+            """The table, so that handlers can be bound to one by its id."""
             return self.table
 
     def __init__(
@@ -255,6 +258,8 @@ class VirtualTable(ScrollView, can_focus=True):
         return [(c.width or rest) if room >= c.from_width else 0 for c in self.columns]
 
     def render_line(self, y: int) -> Strip:
+        """One line as Textual asks for it: the header, or the row at that place; dots where it is not read
+        yet."""
         width = self.size.width
         if y == 0:
             return self._header(width, self.rich_style)
@@ -292,6 +297,7 @@ class VirtualTable(ScrollView, can_focus=True):
         return Strip(segments).adjust_cell_length(width, style)
 
     def notify_style_update(self) -> None:
+        """Forget drawn lines where colours have changed."""
         super().notify_style_update()
         self._strips.clear()
 
@@ -309,10 +315,12 @@ class VirtualTable(ScrollView, can_focus=True):
     # -- moving about -----------------------------------------------------------------------
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        """Fetch the rows that came into view."""
         super().watch_scroll_y(old_value, new_value)
         self._fetch()
 
     def watch_cursor(self, old: int, new: int) -> None:
+        """Keep the cursor in view, draw its old and its new line, and report where it is."""
         top = self.scroll_offset.y
         self._into_view()
         if self.scroll_offset.y == top:
@@ -324,6 +332,7 @@ class VirtualTable(ScrollView, can_focus=True):
             self.post_message(self.Highlighted(self, new, self.row))
 
     def watch_hover(self) -> None:
+        """Draw the line under the mouse."""
         self.refresh()
 
     def _into_view(self) -> None:
@@ -335,39 +344,49 @@ class VirtualTable(ScrollView, can_focus=True):
             self.scroll_to(y=self.cursor - height + 1, animate=False, immediate=True)
 
     def on_resize(self) -> None:
+        """Draw all lines anew, in the columns that have room."""
         self._strips.clear()
         self._into_view()
         self._fetch()
         self.refresh()
 
     def on_focus(self) -> None:
+        """Show the cursor as the one that keys move."""
         self.refresh()
 
     def on_blur(self) -> None:
+        """Show the cursor as one that keys do not move."""
         self.refresh()
 
     def action_move(self, by: int) -> None:
+        """Move the cursor ``by`` rows, not beyond the ends."""
         self.cursor = max(0, min(self.cursor + by, self.total - 1))
 
     def action_page(self, by: int) -> None:
+        """Move the cursor ``by`` pages."""
         self.action_move(by * max(1, self.size.height - 2))
 
     def action_edge(self, last: int) -> None:
+        """Move the cursor to the last row, or to the first (0)."""
         self.cursor = max(0, self.total - 1) if last else 0
 
     def action_select(self) -> None:
+        """Open the row under the cursor; one that is not read yet is opened when it comes."""
         if (row := self.row) is not None:
             self.post_message(self.Selected(self, self.cursor, row))
         else:
             self._asked_for = self.cursor  # it is opened when it comes
 
     def on_mouse_move(self, event: events.MouseMove) -> None:
+        """Mark the row under the mouse."""
         self.hover = int(self.scroll_offset.y) + event.y - 1 if event.y else -1
 
     def on_leave(self) -> None:
+        """Mark no row: the mouse is elsewhere."""
         self.hover = -1
 
     def on_click(self, event: events.Click) -> None:
+        """Choose a row, open it on the second click; on the header, ask for that order."""
         if event.y == 0:
             at = 1
             for column, size in zip(self.columns, self._widths(), strict=True):
