@@ -71,6 +71,7 @@ class NextSteps(Dialog[str | None]):
         self._run, self._steps = run, steps_of(run)
 
     def compose(self) -> ComposeResult:
+        """The steps, one below the other."""
         with Vertical(classes="dialog"):
             yield Static(shown(f"{self._run.name}: what next?"), classes="title")
             yield OptionList(
@@ -81,9 +82,11 @@ class NextSteps(Dialog[str | None]):
             )
 
     def on_mount(self) -> None:
+        """Let the arrows move through the steps."""
         self.query_one(OptionList).focus()
 
     def on_key(self, event: events.Key) -> None:
+        """A step's own key takes it."""
         for step in self._steps:
             if event.key == step.key:
                 event.stop()
@@ -100,4 +103,5 @@ class NextSteps(Dialog[str | None]):
             self.dismiss(self._steps[options.highlighted].name)
 
     def action_cancel(self) -> None:
+        """Do nothing."""
         self.dismiss(None)

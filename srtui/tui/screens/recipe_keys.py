@@ -42,6 +42,7 @@ class Pick(Dialog[str | None]):
         self._question, self._choices = question, choices
 
     def compose(self) -> ComposeResult:
+        """What there is, one below the other."""
         with Vertical(classes="dialog"):
             yield Static(shown(self._question), classes="title")
             yield OptionList(
@@ -52,6 +53,7 @@ class Pick(Dialog[str | None]):
             )
 
     def on_mount(self) -> None:
+        """Let the arrows move through it."""
         self.query_one(OptionList).focus()
 
     @on(OptionList.OptionSelected)
@@ -59,6 +61,7 @@ class Pick(Dialog[str | None]):
         self.dismiss(self._choices[event.option_index][0])
 
     def action_cancel(self) -> None:
+        """Pick nothing."""
         self.dismiss(None)
 
 
@@ -85,6 +88,7 @@ class RecipeKeys(Dialog[dict[str, str] | None]):
         self._keys = [k for k in recipe_keys() if k.name not in _OF_THE_FORM]
 
     def compose(self) -> ComposeResult:
+        """All settings in a table, and what the one under the cursor does."""
         with Vertical(classes="dialog"):
             yield Static(Content("All settings of this run"), classes="title")
             yield VirtualTable(
@@ -94,6 +98,7 @@ class RecipeKeys(Dialog[dict[str, str] | None]):
             yield Words(id="about")
 
     def on_mount(self) -> None:
+        """Show the table."""
         self._show()
         self.query_one(VirtualTable).focus()
 
@@ -166,7 +171,9 @@ class RecipeKeys(Dialog[dict[str, str] | None]):
             self._show()
 
     def action_done(self) -> None:
+        """Take what was changed."""
         self.dismiss(self._changed)
 
     def action_cancel(self) -> None:
+        """Change nothing."""
         self.dismiss(None)
