@@ -158,7 +158,7 @@ def _print_sample(facts: dict[str, Any], raw: bool) -> None:
     from srtui.text import number
     from srtui.wording import LABELS, ending_words
 
-    out.print(f"[bold]Sample {facts['sample']}[/] of {plain(facts['dataset'])}, row {facts['row']}")
+    out.print(f"[bold]Sample {facts['sample']}[/] of {plain(facts['dataset'])}, row {facts['row'] + 1}")
     for v in facts["variants"]:
         parent = f", from variant {v['parent']}" if v["parent"] else ""
         out.print(f"\n[bold]Variant {v['id']}[/]: {v['kind'].replace('_', ' ')} ({v['origin']}{parent})")

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from textual.widgets import Button, Input
+from textual.widgets import Button, Input, TextArea
 
 from srtui.evaluation.statistics import nothing, wilson
 from srtui.pilot.result import Example, Forecast, PilotResult, StratumCount, TargetResult
@@ -23,10 +23,12 @@ from srtui.store.runs import Run
 from srtui.tui import checks
 from srtui.tui.app import Dashboard
 from srtui.tui.screens.dialogs import Confirm
+from srtui.tui.screens.edit_text import EditText
 from srtui.tui.screens.live import LiveScreen
 from srtui.tui.screens.new_run import ASKED_FROM, NewRun
 from srtui.tui.widgets.table import VirtualTable
 from srtui.workspace import Workspace
+from tests.sql import sql_value
 from tests.tui.driving import dashboard, press, settled, text
 
 
@@ -244,7 +246,7 @@ async def test_a_run_that_is_done_says_what_next(demo: Workspace, started: list[
 async def test_two_marked_runs_are_compared(demo: Workspace) -> None:
     async with dashboard(demo) as (app, pilot):
         await press(pilot, "v")
-        assert "Mark two runs" in text(app)
+        assert any("Mark two runs" in n.message for n in app._notifications)
         await press(pilot, "home", "m", "end", "m", "v")
         assert "Their recipes differ in:" in text(app)
         assert "their held-out losses" in " ".join(text(app).split())
@@ -290,3 +292,23 @@ def test_a_new_form_names_what_waits_to_be_used() -> None:
     assert checks.proposed("q.jsonl", {"a": 1, "b": 2}, {"a"}) == "b"
     assert checks.proposed("q.jsonl", {"a": 1}, {"a"}) == "q.jsonl"
     assert checks.proposed("a", {"a": 1, "b": 2}, set()) == "a"
+
+
+async def test_without_an_editor_a_text_is_written_here(
+    demo: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("EDITOR", "VISUAL"):
+        monkeypatch.delenv(name, raising=False)
+    async with dashboard(demo, (80, 24)) as (app, pilot):
+        await press(pilot, "3", "enter")
+        for key in ("u Undo", "e Edit", "t Note", "f Flag", "o Original", "i Instruction"):
+            assert key in text(app)
+        await press(pilot, "e")
+        assert isinstance(app.screen, EditText)
+        app.screen.query_one("#response", TextArea).text = "Written by hand."
+        await press(pilot, "ctrl+s")
+        assert app.problems == []
+    with Store(demo.store_path, read_only=True) as store:
+        assert sql_value(store, "SELECT response FROM variant WHERE kind = 'manual' ORDER BY id DESC") == (
+            "Written by hand."
+        )

@@ -71,6 +71,8 @@ class SampleScreen(Screen[int]):
     SampleScreen .pane Static { width: 1fr; height: auto; }
     SampleScreen .pane .scores { height: auto; margin-bottom: 1; }
     SampleScreen.-stacked #panes { layout: vertical; overflow-y: auto; }
+    SampleScreen KeyLine { height: 1; }
+    SampleScreen.-stacked KeyLine { height: 2; }
     SampleScreen.-stacked .pane { height: auto; border-left: none; border-top: solid $panel; }
     """
 
@@ -134,7 +136,7 @@ class SampleScreen(Screen[int]):
             )
 
     def _top(self, s: SampleView) -> Content:
-        head = [Content.styled(f"Sample {s.id}", "bold"), shown(f"{s.dataset}, row {s.row}", "$dim")]
+        head = [Content.styled(f"Sample {s.id}", "bold"), shown(f"{s.dataset}, row {s.row + 1}", "$dim")]
         head.append(Content.styled(s.state, "bold $text-success" if s.state == "kept" else "bold"))
         if s.flagged:
             head.append(Content.styled("⚑ flagged", "$text-accent"))
@@ -276,15 +278,24 @@ class SampleScreen(Screen[int]):
         if s is None:
             return
         base = s.final
+        if not (os.environ.get("VISUAL") or os.environ.get("EDITOR")):
+            from srtui.tui.screens.edit_text import EditText
+
+            before = Pair(base.instruction, base.input, base.response)
+            self.app.push_screen(EditText(before), lambda pair: self._store_edited(s.id, base, pair))
+            return
         try:
             pair = self._edited(base)
         except UserError as error:
             self.dashboard.problem(error)
             return
+        self._store_edited(s.id, base, pair)
+
+    def _store_edited(self, sample_id: int, base: VariantView, pair: Pair | None) -> None:
         if pair is None:
             self.notify("Nothing was changed, so nothing is stored.", timeout=3)
             return
-        sample_id, parent_id = s.id, base.id
+        parent_id = base.id
 
         def stored(made: tuple[int, bool]) -> None:
             words = (
@@ -301,7 +312,7 @@ class SampleScreen(Screen[int]):
         """What the person's editor leaves of a text; None where it is as it was."""
         named = os.environ.get("VISUAL") or os.environ.get("EDITOR") or ""
         try:
-            words = shlex.split(named) or ["vi"]
+            words = shlex.split(named)
         except ValueError as error:
             raise UserError(f"EDITOR ({named}) is not a command: {error}; set it to your editor.") from error
         before = "".join(f"=== {PART_NAMES[p]} ===\n{getattr(base, p)}\n" for p in PARTS)
