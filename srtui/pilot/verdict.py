@@ -92,7 +92,7 @@ def judge(f: Findings) -> Verdict:
     return Verdict(
         "go",
         f"go: {f.asked - f.unread - f.cut} of {f.asked} came to a rewrite and {f.kept} of {f.settled} would be kept. A fault "
-        f"that hits fewer than {missed:.0%} of the samples may not have been drawn.",
+        f"that hits fewer than {missed:.0%} of the samples may not have been drawn, and no rule reads whether a text is right: the examples show it.",
     )
 
 
