@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from srtui.errors import UserError
 from srtui.evaluation.statistics import Estimate
 from srtui.pilot.limits import Limit
 from srtui.pilot.strata import Stratum
@@ -97,15 +98,23 @@ class PilotResult:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> PilotResult:
-        """What was stored, read back."""
-        forecast = value["forecast"]
+        """What was stored, read back. Raises UserError where something of it is missing."""
+        try:
+            return cls._from_json(value)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"What the pilot came to does not read ({error!r}): delete its run in the dashboard, and pilot again."
+            ) from error
+
+    @classmethod
+    def _from_json(cls, value: dict[str, Any]) -> PilotResult:
         return cls(
             **{
                 **value,
                 "strata": [StratumCount(**s) for s in value["strata"]],
                 "targets": {name: TargetResult(**t) for name, t in value["targets"].items()},
                 "limits": [Limit(**x) for x in value["limits"]],
-                "forecast": Forecast(**forecast),
+                "forecast": Forecast(**value["forecast"]),
                 "examples": [
                     Example(
                         **{

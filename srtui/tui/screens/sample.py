@@ -278,7 +278,7 @@ class SampleScreen(Screen[int]):
         if s is None:
             return
         base = s.final
-        if not (os.environ.get("VISUAL") or os.environ.get("EDITOR")):
+        if not _editor():
             from srtui.tui.screens.edit_text import EditText
 
             before = Pair(base.instruction, base.input, base.response)
@@ -310,7 +310,7 @@ class SampleScreen(Screen[int]):
 
     def _edited(self, base: VariantView) -> Pair | None:
         """What the person's editor leaves of a text; None where it is as it was."""
-        named = os.environ.get("VISUAL") or os.environ.get("EDITOR") or ""
+        named = _editor()
         try:
             words = shlex.split(named)
         except ValueError as error:
@@ -330,6 +330,11 @@ class SampleScreen(Screen[int]):
                 raise UserError(f"{words[0]} ended with exit code {done.returncode}; nothing was stored.")
             after = read_text(path)
         return None if after == before else read_edited(after)
+
+
+def _editor() -> str:
+    """The command of the person's editor; "" where none is set."""
+    return (os.environ.get("VISUAL") or os.environ.get("EDITOR") or "").strip()
 
 
 def read_edited(text: str) -> Pair:
