@@ -28,8 +28,7 @@ demo: tune  ## reflect, score, select, train and evaluate with a small real mode
 	@$(SRTUI) run recipes/quickstart.toml
 
 test: setup-dev  ## everything that must pass: linters, types, layers, tests
-	@$(SRTUI) models add $(MODEL)
-	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target model lint
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON_IN_VENV) -m pytest -n $(WORKERS) --dist worksteal
 
 check: setup-dev lint  ## before each commit, in a minute: linters, types, and the tests that need no model and no screen

@@ -85,10 +85,10 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         target = path.resolve()  # through a link, so that the link stays one
         mode = 0o666
         if target.exists():
-            found = target.stat().st_mode
-            if not stat.S_ISREG(found):
+            target_mode = target.stat().st_mode
+            if not stat.S_ISREG(target_mode):
                 raise UserError(f"{path} is not a regular file; name one to write.")
-            mode = stat.S_IMODE(found)
+            mode = stat.S_IMODE(target_mode)
         beside = target.with_name(f".srtui-{secrets.token_hex(8)}.part")
         with gone_if_killed(beside):
             handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)

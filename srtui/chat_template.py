@@ -192,10 +192,12 @@ def _shape(
             raise UserError(f"The model's chat template drops or rewrites a {role} message.")
     shape: list[str | tuple[int, bool, bool]] = []
     while True:
-        at, n = min(((text.find(mark), n) for n, mark in enumerate(marks) if mark in text), default=(-1, 0))
-        if at < 0:
+        place, n = min(
+            ((text.find(mark), n) for n, mark in enumerate(marks) if mark in text), default=(-1, 0)
+        )
+        if place < 0:
             break
-        before, after = text[:at], text[at + len(marks[n]) :]
+        before, after = text[:place], text[place + len(marks[n]) :]
         left, right = not before.endswith(_SPACE), not after.startswith(_SPACE)
         shape += [before.removesuffix(_SPACE), (n, left, right)]
         text = after.removeprefix(_SPACE)

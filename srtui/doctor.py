@@ -204,7 +204,7 @@ def _torch() -> list[Check]:
         a = torch.arange(12, dtype=torch.float32, device=device).reshape(3, 4)
         return (a @ a.T).tolist() == [[14, 38, 62], [38, 126, 214], [62, 214, 366]]
 
-    found = [
+    checks = [
         Check("PyTorch", True, f"{torch.__version__}, a small matrix product is right")
         if right("cpu")
         else Check("PyTorch", False, f"{torch.__version__} multiplies wrongly", "reinstall: make clean setup")
@@ -216,19 +216,19 @@ def _torch() -> list[Check]:
         detail = (
             "a GPU is here and torch cannot use it" if device else "no CUDA GPU; everything runs on the CPU"
         )
-        found.append(
+        checks.append(
             Check("CUDA", False if device else None, detail + (f" (built for {built})" if built else ""), fix)
         )
-        return found
+        return checks
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
         name = torch.cuda.get_device_name(index)
         works = right(f"cuda:{index}")
         detail = f"{name}, {free / GIB:.1f} of {total / GIB:.1f} GiB free, CUDA {torch.version.cuda}"
-        found.append(
+        checks.append(
             Check(f"CUDA {index}", works, detail, "" if works else "its arithmetic is wrong; test the GPU")
         )
-    return found
+    return checks
 
 
 def _bitsandbytes() -> list[Check]:

@@ -65,7 +65,7 @@ def _plain(value: Any) -> Any:
 
 def _changed(value: Any) -> list[tuple[str, Any]]:
     """The fields of a dataclass that are not as they are by default."""
-    found = []
+    changed = []
     for field in fields(value):
         now = getattr(value, field.name)
         default = field.default
@@ -74,8 +74,8 @@ def _changed(value: Any) -> list[tuple[str, Any]]:
         if isinstance(default, float) and type(now) is int:
             now = float(now)
         if default is MISSING or type(now) is not type(default) or now != default:
-            found.append((field.name, now))
-    return found
+            changed.append((field.name, now))
+    return changed
 
 
 def digest(*parts: str | bytes | int | float | None) -> bytes:
@@ -89,7 +89,7 @@ def digest(*parts: str | bytes | int | float | None) -> bytes:
         elif isinstance(part, bytes):
             tag, data = 1, part
         else:
-            # True is no number here, nor 1.0 the integer: json tells all of them apart.
+            # True is no number here, nor 1.0 the integer: json writes each in another way.
             tag, data = 2, json.dumps(_plain(part), allow_nan=False).encode()
         h.update((tag << 56 | len(data)).to_bytes(8, "little"))
         h.update(data)

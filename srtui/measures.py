@@ -167,7 +167,9 @@ class Measure:
 
 
 _ROWS = (
-    Measure("random", "lot", "chosen at random", "draw", higher_instruction=True, higher_response=True),
+    Measure(
+        "random", "random number", "chosen at random", "draw", higher_instruction=True, higher_response=True
+    ),
     Measure(
         "coherence",
         "coherence",

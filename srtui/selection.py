@@ -81,9 +81,9 @@ def _choose(before: ScoredText, rewrites: Sequence[ScoredText], target: Target, 
     )
 
 
-def lot(*what: str | bytes | int) -> float:
-    """A number in [0, 1) that only ``what`` decides, whatever the order in which lots are drawn."""
-    return int.from_bytes(draw(*what)[:8], "big") / 2**64
+def seeded_random(*parts: str | bytes | int) -> float:
+    """A random number in [0, 1), uniform, that ``parts`` alone decide: in whatever order they are drawn."""
+    return int.from_bytes(draw(*parts)[:8], "big") / 2**64
 
 
 def near_a_tie(scores: Sequence[float | None], margin: float) -> bool:
@@ -115,6 +115,12 @@ def keep(
     section 3); ``keep`` keeps the winner whoever wrote it. Both drop IFD >= 1 and r-IFD >= 1, as the
     released code does, and whatever has no score: an unscored pair cannot pass a filter. ``all`` has no
     filter: it is for comparing with data as they are.
+
+    Args:
+        policy: paper, keep or all.
+        response_reflected: whether the response was rewritten and taken.
+        ifd: of the winner.
+        rifd: of the winner.
     """
     if policy == "all":
         return Outcome(True, "selected")
@@ -132,14 +138,14 @@ def keep(
 @dataclass(frozen=True)
 class Ranked:
     """A selected sample with its winner's scores. ``by_person`` where a person chose its text;
-    ``length`` of its response in characters; ``lot`` is drawn for it, in [0, 1)."""
+    ``length`` of its response in characters; ``random`` is drawn for it, in [0, 1)."""
 
     sample_id: int
     ifd: float | None
     rifd: float | None
     by_person: bool = False
     length: int = 0
-    lot: float = 0.0
+    random: float = 0.0
 
 
 def best(
@@ -150,7 +156,7 @@ def best(
 
     ``ifd``: the highest IFD, as the paper ranks. ``both``: the lowest sum of two ranks, of high IFD and
     of low r-IFD, since the two have no common scale. ``length``: the longest responses; ``random``: the
-    highest lots. A missing score ranks last; of equals the sample with the lower id goes first; what a
+    highest random numbers. A missing score ranks last; of equals the sample with the lower id goes first; what a
     person chose is always in.
     """
 
@@ -161,7 +167,7 @@ def best(
     if by == "length":
         place = ranks(lambda s: (False, -s.length))
     elif by == "random":
-        place = ranks(lambda s: (False, -s.lot))
+        place = ranks(lambda s: (False, -s.random))
     else:
         place = ranks(lambda s: (s.ifd is None, -(s.ifd or 0)))
     if by == "both":

@@ -1,6 +1,6 @@
 """The moment that chat templates take for now.
 
-Some write the date into every prompt. A process that works over midnight, or goes on with a run a week
+Some write the date into every prompt. A process that works over midnight, or resumes a run a week
 later, must not change the prompts half-way: it freezes the date of its run, which the store keeps.
 """
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from srtui.measures import MEASURES, STORED
 from srtui.store.compare import DecidedOtherwise, HeldOut, RunsCompared
 from srtui.store.endings import GenerationEnding
+from srtui.store.whole_datasets import Contamination
 from srtui.text import duration, number, share
 
 _BEFORE = {"original": "of the original", "response": "before the new answer"}
@@ -56,6 +57,17 @@ def kept_words(kept: int, samples: int, held_out: int) -> str:
     """26 of 56 (46 %), 2 held out."""
     held = f", {held_out:,} {LABELS['held out']}" if held_out else ""
     return f"{kept:,} of {samples:,} ({share(kept, samples)}){held}"
+
+
+def contamination_words(found: Contamination) -> str:
+    """One line about evaluation prompts in what a run trains on."""
+    words = (
+        f"{found.held:,} of the {found.texts:,} texts trained on hold one of the {found.prompts:,} prompts that this "
+        "workspace has evaluated with"
+    )
+    if found.held:
+        words += f" ({found.question:,} ask the same, {found.long:,} have 13 words in a row of one)"
+    return f"{words}; {found.short:,} more have 8 words in a row" if found.short else words
 
 
 def training_words(

@@ -35,6 +35,13 @@ def _server() -> Any:
     return context
 
 
+def forked(function: Callable[..., object], *arguments: object) -> Any:
+    """A started process (as multiprocessing's) in which ``function``, of a module, works."""
+    process = _server().Process(target=function, args=arguments)
+    process.start()
+    return process
+
+
 class Command:
     """One that has been started. ``kill_at`` is ("commit" | "decode", n): it kills itself (SIGKILL) as it
     begins its n-th commit or decode."""

@@ -102,3 +102,35 @@ def test_no_public_method_of_the_store_takes_sql() -> None:
     assert not {"rows", "row", "value", "execute", "query"} & {
         name for name in dir(Store) if not name.startswith("_")
     }
+
+
+def public_functions(path: Path) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """The functions and methods of a module that others may call, by name."""
+    waiting: list[tuple[str, ast.Module | ast.ClassDef]] = [("", ast.parse(path.read_text(encoding="utf-8")))]
+    while waiting:
+        outer, node = waiting.pop()
+        for inner in node.body:
+            if isinstance(inner, ast.ClassDef) and not inner.name.startswith("_"):
+                waiting.append((f"{outer}{inner.name}.", inner))
+            elif isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef) and not inner.name.startswith("_"):
+                yield f"{outer}{inner.name}", inner
+
+
+def test_functions_of_four_parameters_say_what_each_is() -> None:
+    """Of commands, each parameter's help does. (That all functions have a docstring, ruff's D rules check.)"""
+    missing = []
+    for path in sorted((ROOT / "srtui").rglob("*.py")):
+        if path.parent.name == "cli":
+            continue
+        for name, function in public_functions(path):
+            taken = function.args
+            parameters = [a.arg for a in (*taken.posonlyargs, *taken.args, *taken.kwonlyargs)]
+            parameters = [p for p in parameters if p not in ("self", "cls")]
+            said = (ast.get_docstring(function) or "").partition("Args:\n")[2]
+            if len(parameters) >= 4:
+                missing += [
+                    f"{path.relative_to(ROOT)}:{function.lineno}: {name}({parameter})"
+                    for parameter in parameters
+                    if not re.search(rf"^ +{parameter}: \S", said, re.MULTILINE)
+                ]
+    assert not missing, "Args of a docstring:\n" + "\n".join(missing)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast, get_args
 
@@ -23,6 +25,7 @@ from srtui.store.listing import ORDERS
 from srtui.wording import LABELS
 from srtui.workspace import Workspace
 from tests.conftest import small_recipe
+from tests.sql import sql_value
 
 
 class Quiet:
@@ -77,6 +80,13 @@ def test_all_that_names_measures_follows_from_the_table() -> None:
 def test_a_row_that_does_not_fit_together_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"ifd: "):
         dataclasses.replace(MEASURES["ifd"], **wrong)
+
+
+def test_the_table_of_scores_takes_every_stored_measure(tmp_path: Path) -> None:
+    """Rows are inserted OR IGNORE, which would skip a metric that the table's CHECK does not have, without a word."""
+    with Store(tmp_path / "s.sqlite") as store:
+        table = sql_value(store, "SELECT sql FROM sqlite_schema WHERE name = 'score'")
+    assert set(STORED) <= set(re.findall(r"'(\w+)'", str(table).split("CHECK")[1].split(")")[0]))
 
 
 @pytest.mark.model

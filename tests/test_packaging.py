@@ -161,13 +161,13 @@ def test_the_wheel_is_complete(wheel_python: Path, tmp_path: Path) -> None:
 
 @pytest.mark.model
 def test_an_installed_wheel_adds_a_model_and_runs(
-    wheel_python: Path, tmp_path: Path, teacher_file: Path, models_folder: Path
+    wheel_python: Path, tmp_path: Path, pair_folder: Path
 ) -> None:
     workspace = make_workspace(tmp_path / "mine")
     assert "ok" in run_installed(wheel_python, "doctor", cwd=workspace.root)
-    run_installed(wheel_python, "models", "add", str(teacher_file), cwd=workspace.root)
-    assert "smollm2-135m.Q8_0" in run_installed(wheel_python, "models", "list", cwd=workspace.root)
-    for path in models_folder.iterdir():
+    run_installed(wheel_python, "models", "add", str(pair_folder / "tiny.F16.gguf"), cwd=workspace.root)
+    assert "tiny.F16" in run_installed(wheel_python, "models", "list", cwd=workspace.root)
+    for path in pair_folder.iterdir():
         if not (workspace.models / path.name).exists():
             (workspace.models / path.name).symlink_to(path, target_is_directory=path.is_dir())
     recipe = small_recipe(workspace, 2, selection={"policy": "keep"}, training={"held_out": 0.0})

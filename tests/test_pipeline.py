@@ -22,6 +22,7 @@ from srtui.store import Store
 from srtui.store.endings import CUT
 from srtui.store.summary import summarise
 from srtui.workspace import Workspace
+from tests.attack.ground import Ground, Outcome
 from tests.commands import Command, srtui
 from tests.conftest import make_workspace, small_recipe
 from tests.sql import sql_row, sql_rows, sql_value
@@ -165,14 +166,18 @@ def test_a_finished_run_is_not_done_again(finished: tuple[Workspace, dict[str, A
 
 def test_show_status_and_export(finished: tuple[Workspace, dict[str, Any]], tmp_path: Path) -> None:
     workspace, figures = finished
-    shown = srtui(workspace, "show", "1", "--raw")
-    assert shown.returncode == 0
-    assert "Variant 1: original" in shown.stdout
-    assert "IFD" in shown.stdout
-    facts = json.loads(srtui(workspace, "show", "1", "--json").stdout)
+
+    def here(workspace: Workspace, *words: str) -> Outcome:
+        return Ground(workspace.root.parent).run(*words)
+
+    shown = here(workspace, "show", "1", "--raw")
+    assert shown.code == 0
+    assert "Variant 1: original" in shown.out
+    assert "IFD" in shown.out
+    facts = json.loads(here(workspace, "show", "1", "--json").out)
     assert set(facts["runs"]["small"]["decisions"]) == {"instruction", "response"}
-    assert json.loads(srtui(workspace, "status", "--json").stdout)[0]["run"] == "small"
-    assert "small" in srtui(workspace, "status").stdout
+    assert json.loads(here(workspace, "status", "--json").out)[0]["run"] == "small"
+    assert "small" in here(workspace, "status").out
     counts = {}
     for what in ("selected", "all-variants"):
         for format, name in (
@@ -182,18 +187,18 @@ def test_show_status_and_export(finished: tuple[Workspace, dict[str, Any]], tmp_
             ("parquet", "p.parquet"),
         ):
             target = tmp_path / name
-            done = srtui(
+            done = here(
                 workspace, "export", "small", "--format", format, "--out", str(target), "--what", what
             )
-            assert done.returncode == 0, done.stderr
-            fresh = make_workspace(tmp_path / f"{what}-{format}")
-            back = srtui(fresh, "import", str(target), "--name", "back", "--json")
-            assert back.returncode == 0, back.stderr
-            counts[what, format] = json.loads(back.stdout)["read"]
+            assert done.code == 0, done.err
+            fresh = make_workspace(tmp_path / f"{what}-{format}" / "ws")
+            back = here(fresh, "import", str(target), "--name", "back", "--json")
+            assert back.code == 0, back.err
+            counts[what, format] = json.loads(back.out)["read"]
     assert {counts["selected", f] for f in ("alpaca", "messages", "sharegpt", "parquet")} == {figures["kept"]}
     assert counts["all-variants", "alpaca"] > figures["samples"]
-    top = srtui(workspace, "export", "small", "--out", str(tmp_path / "top.json"), "--top-k-percent", "30")
-    assert top.returncode == 0
+    top = here(workspace, "export", "small", "--out", str(tmp_path / "top.json"), "--top-k-percent", "30")
+    assert top.code == 0
     best = json.loads((tmp_path / "top.json").read_text())
     assert len(best) == round(figures["kept"] * 0.3)
 
@@ -358,7 +363,7 @@ def test_templates_are_compared(finished: tuple[Workspace, dict[str, Any]]) -> N
 def test_nothing_reaches_for_the_network(tmp_path: Path, models_folder: Path) -> None:
     """Import, run and export in a process whose sockets are watched: none is ever connected."""
     workspace = make_workspace(tmp_path / "ws", models_folder)
-    recipe = small_recipe(workspace, 4, selection={"policy": "keep"})
+    recipe = small_recipe(workspace, 2, selection={"policy": "keep"}, training={"held_out": 0.0})
     code = """
 import socket, sys
 tried = []

@@ -15,8 +15,8 @@ from srtui.selection import (
     choose_instruction,
     choose_response,
     keep,
-    lot,
     near_a_tie,
+    seeded_random,
 )
 
 scores = st.one_of(st.none(), st.floats(0, 10, allow_nan=False))
@@ -120,21 +120,21 @@ def test_no_filter_means_no_filter() -> None:
 
 
 @given(st.integers(0, 1000), st.text())
-def test_lots_are_fair_and_their_own(seed: int, text: str) -> None:
-    assert 0 <= lot(seed, text) < 1
-    assert lot(seed, text) == lot(seed, text) != lot(seed + 1, text)
+def test_random_numbers_are_fair_and_their_own(seed: int, text: str) -> None:
+    assert 0 <= seeded_random(seed, text) < 1
+    assert seeded_random(seed, text) == seeded_random(seed, text) != seeded_random(seed + 1, text)
 
 
-def test_lots_are_uniform() -> None:
-    lots = sorted(lot("uniform", n) for n in range(2000))
-    assert max(abs(x - n / 2000) for n, x in enumerate(lots)) < 0.04  # Kolmogorov-Smirnov, p about 0.003
+def test_random_numbers_are_uniform() -> None:
+    drawn = sorted(seeded_random("uniform", n) for n in range(2000))
+    assert max(abs(x - n / 2000) for n, x in enumerate(drawn)) < 0.04  # Kolmogorov-Smirnov, p about 0.003
 
 
 SOME = [
-    Ranked(1, 0.9, 0.9, length=10, lot=0.1),
-    Ranked(2, 0.8, 0.1, length=30, lot=0.9),
-    Ranked(3, 0.7, 0.2, length=20, lot=0.5),
-    Ranked(4, None, None, length=40, lot=0.3),
+    Ranked(1, 0.9, 0.9, length=10, random=0.1),
+    Ranked(2, 0.8, 0.1, length=30, random=0.9),
+    Ranked(3, 0.7, 0.2, length=20, random=0.5),
+    Ranked(4, None, None, length=40, random=0.3),
 ]
 
 
@@ -161,7 +161,7 @@ def test_what_a_person_chose_is_always_in() -> None:
 def test_the_best_are_as_many_as_asked_and_nested(
     scores: list[tuple[float | None, float | None]], count: int, by: str
 ) -> None:
-    samples = [Ranked(n, *pair, length=n % 3, lot=lot(n)) for n, pair in enumerate(scores)]
+    samples = [Ranked(n, *pair, length=n % 3, random=seeded_random(n)) for n, pair in enumerate(scores)]
     found = best(samples, count, by)  # type: ignore[arg-type]
     assert len(found) == min(count, len(samples))
     assert found <= best(samples, count + 1, by)  # type: ignore[arg-type]

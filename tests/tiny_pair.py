@@ -1,6 +1,7 @@
 """A teacher and a student that a run takes milliseconds with: one small network, as safetensors and as GGUF.
 
-Its tokenizer and chat template are the demo model's. It writes lower-case English words and ends a text
+Its tokenizer is the demo model's with its first tokens alone (the whole one takes longer to read than all
+else, and each loss goes over all of it), its chat template the demo model's own. It writes lower-case English words and ends a text
 after a dozen of them, which a network of random weights never does. What it writes depends on all that
 stands before; behind a prompt with headings it expects the words of real texts a little more, so most
 texts have an IFD and an r-IFD below 1.
@@ -8,12 +9,39 @@ texts have an IFD and an r-IFD below 1.
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 import shutil
+from functools import cache
 from pathlib import Path
 
 WORDS = 200
 WIDTH = 64
 CONTEXT = 2048
+VOCABULARY = 4096
+"""Tokens of a student of the tests: the demo model's first ones."""
+DRAWN = 49_152
+"""Tokens that the pair's weights are drawn for: with others it writes other texts, and shorter ones."""
+
+
+@cache
+def _first_tokens(real: Path) -> str:
+    """tokenizer.json with the first tokens, and the merges that make them."""
+    whole = json.loads((real / "tokenizer.json").read_text(encoding="utf-8"))
+    model = whole["model"]
+    kept = {text: token for text, token in model["vocab"].items() if token < VOCABULARY}
+    model["vocab"] = kept
+    model["merges"] = [merge for merge in model["merges"] if "".join(merge) in kept]
+    return json.dumps(whole, ensure_ascii=False)
+
+
+def small_tokenizer(real: Path, folder: Path) -> None:
+    """Put the tokenizer of the model folder ``real``, cut to VOCABULARY tokens, into ``folder``."""
+    (folder / "tokenizer.json").write_text(_first_tokens(real), encoding="utf-8")
+    for file in ("tokenizer_config.json", "chat_template.jinja"):
+        if (real / file).exists():
+            shutil.copy(real / file, folder / file)
 
 
 def make_pair(real: Path, models: Path, name: str = "tiny") -> None:
@@ -23,16 +51,19 @@ def make_pair(real: Path, models: Path, name: str = "tiny") -> None:
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    from srtui.models.export import export_model
+    from srtui.models.export import gguf_worker
 
-    tokenizer = AutoTokenizer.from_pretrained(real)
+    folder = models / name
+    folder.mkdir(parents=True)
+    small_tokenizer(real, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     words = [
         token
         for text, token in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
         if re.fullmatch("Ġ[a-z]{3,7}", text)
     ][:WORDS]
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=DRAWN,
         hidden_size=WIDTH,
         intermediate_size=2 * WIDTH,
         num_hidden_layers=2,
@@ -72,8 +103,7 @@ def make_pair(real: Path, models: Path, name: str = "tiny") -> None:
         head[words, headings] = 0.0
         head[tokenizer.eos_token_id] = 0.0
         head[tokenizer.eos_token_id, same] = 0.56
-    model.to(torch.bfloat16).save_pretrained(models / name)
-    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        if (real / file).exists():
-            shutil.copy(real / file, models / name / file)
-    export_model("gguf", None, models / name, models / f"{name}.F16.gguf", name=name, quantization="F16")
+    model.resize_token_embeddings(VOCABULARY)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    with contextlib.redirect_stdout(io.StringIO()):  # what it reports to the process that started it
+        gguf_worker("", str(folder), "f32", str(models / f"{name}.F16.gguf"), "F16", name)

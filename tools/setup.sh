@@ -87,7 +87,8 @@ step() { # step "what is being done" command...
     [ $((SECONDS - started)) -lt 5 ] || say "  done in $((SECONDS - started)) s"
 }
 pip() { .venv/bin/python -m pip --disable-pip-version-check --no-input "$@"; }
-install() { pip install --constraint constraints.txt --build-constraint constraints.txt "$@"; }
+# Modules are compiled as they are first imported, which most of them never are: compiling all takes a minute.
+install() { pip install --no-compile --constraint constraints.txt --build-constraint constraints.txt "$@"; }
 # The lines of constraints.txt that pin package $1, with its sums.
 pinned() { awk -v name="$1==" 'index($0, name) == 1 { on = 1 } on { print } on && !/\\$/ { on = 0 }' constraints.txt; }
 
@@ -120,7 +121,7 @@ pytorch() {
         echo "constraints.txt does not list the sum of $file. If you trust where pip found it: SRTUI_TORCH=any $0"
         return 1
     fi
-    pip install --no-deps "$file" || return 1
+    pip install --no-compile --no-deps "$file" || return 1
     rm -rf .venv/torch
 }
 step "PyTorch" pytorch

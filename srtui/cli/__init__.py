@@ -10,6 +10,7 @@ import typer
 from srtui.cli import (  # noqa: F401
     chat,
     data,
+    dataset,
     diff,
     evaluation,
     human,

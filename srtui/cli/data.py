@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from srtui.store import Store
     from srtui.store.decisions import StoredDecision
     from srtui.store.generations import StoredReflection
+    from srtui.store.imports import Imported
 
 
 @app.command(epilog="Example: srtui init my-workspace")
@@ -48,32 +49,62 @@ def import_(
     match: Annotated[
         str, typer.Option(help="How a rewrite finds its sample: id, instruction, position.")
     ] = "instruction",
+    dedup: Annotated[
+        str | None,
+        typer.Option(help="mark or drop: near-duplicates in the whole dataset, as srtui data dedup does."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Bring a dataset into the store. The same file a second time adds nothing."""
     from srtui.cli.reporters import progress_line
     from srtui.pipeline import import_file
 
+    if dedup not in (None, "mark", "drop"):
+        raise UserError(f"--dedup {dedup}: it can be mark or drop.")
+    if dedup and as_variant:
+        raise UserError("--dedup is for samples, and --as-variant brings rewrites of them.")
     columns = dict(key_value(word, "--column") for word in column or [])
     _, store = open_store()
     with store:
         show, clear = progress_line(as_json)
-        done = import_file(store, file, name, format, columns or None, as_variant, match, show)
+        imported = import_file(store, file, name, format, columns or None, as_variant, match, show)
         clear()
+        duplicates = _mark_duplicates(store, imported, dedup, as_json) if dedup else None
         if as_json:
-            print_json(vars(done))
+            print_json(
+                vars(imported) if duplicates is None else {**vars(imported), "near_duplicates": duplicates}
+            )
             return
-        if done.already:
-            print_line(f"{file} is already in {done.dataset}: nothing new.")
+        if duplicates is not None:
+            fate = "left out of new runs" if dedup == "drop" else "marked"
+            print_line(
+                f"{imported.dataset}: {duplicates:,} near-duplicates {fate}; srtui data dedup {imported.dataset} shows them."
+            )
+        if imported.already:
+            print_line(f"{file} is already in {imported.dataset}: nothing new.")
             return
-        what = "rewrites" if as_variant else "samples"
-        unmatched = f", {done.unmatched:,} unmatched" if done.unmatched else ""
+        noun = "rewrites" if as_variant else "samples"
+        unmatched = f", {imported.unmatched:,} unmatched" if imported.unmatched else ""
         print_line(
-            f"{done.dataset}: {done.read:,} rows read, {done.new:,} new {what}, "
-            f"{done.duplicate:,} duplicates, {done.bad:,} bad{unmatched}."
+            f"{imported.dataset}: {imported.read:,} rows read, {imported.new:,} new {noun}, "
+            f"{imported.duplicate:,} duplicates, {imported.bad:,} bad{unmatched}."
         )
-        for bad in store.imports.bad_rows(done.dataset_id, 5) if done.bad or done.unmatched else []:
+        for bad in (
+            store.imports.bad_rows(imported.dataset_id, 5) if imported.bad or imported.unmatched else []
+        ):
             print_line(f"  line {bad.line}: {bad.reason} {bad.detail[:100]}")
+
+
+def _mark_duplicates(store: Store, done: Imported, fate: str, as_json: bool) -> int:
+    """Find the near-duplicates of the dataset that rows came into, and mark them or leave them out."""
+    from srtui.cli.reporters import steps_line
+    from srtui.pipeline.dedup import find_duplicates
+
+    step, clear = steps_line(as_json)
+    found = find_duplicates(store, done.dataset, done.dataset_id, on_progress=step)
+    clear()
+    store.datasets.set_near_duplicates(done.dataset_id, found.found(), left_out=fate == "drop")
+    return found.duplicates
 
 
 @app.command(epilog="Example: srtui show 12")
@@ -138,6 +169,10 @@ def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[st
             r.name: {
                 "reflections": _by_stage(store.generations.reflections_of(r.id, sample_id)),
                 "decisions": _by_stage(store.decisions.of_sample(r.id, sample_id)),
+                "gated": {
+                    stage: [one._asdict() for one in gated]
+                    for stage, gated in store.decisions.gated_of(r.id, sample_id).items()
+                },
                 "outcome": outcome._asdict()
                 if (outcome := store.decisions.outcome_of(r.id, sample_id))
                 else None,

@@ -222,8 +222,8 @@ def choice(
         one = find_contestant(workspace, store, a)
         stop = stop_on_signals()
         with libraries_log(store.path.parent), reporter(as_json, stop.set, json_lines=False) as face:
-            done = multiple_choice.evaluate(store, one, tasks, limit, shots, face, stop.is_set)
-        _print_result(store, done, as_json)
+            evaluation = multiple_choice.evaluate(store, one, tasks, limit, shots, face, stop.is_set)
+        _print_result(store, evaluation, as_json)
 
 
 @eval_app.command(epilog="Example: srtui eval anchors 1 2 3 4 --gamed 3 --gamed 4 --out anchors.csv")
@@ -279,15 +279,15 @@ def list_(
     _, store = open_store()
     with store:
         run_id = store.runs.named(run).id if run else None
-        found = store.evaluations.all(run_id)
+        listed = store.evaluations.all(run_id)
         if as_json:
-            print_json(found)
-        elif not found:
+            print_json(listed)
+        elif not listed:
             print_line(
                 "No evaluations yet. Start one with: srtui eval pairwise A B --prompts FILE --judge MODEL"
             )
         else:
-            print_list(found)
+            print_list(listed)
 
 
 @eval_app.command(epilog="Example: srtui eval show 1 --json")

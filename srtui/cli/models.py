@@ -63,7 +63,7 @@ def export_model(
         this = store.runs.named(run_name)
         if out_path is not None:
             outputs_of(store, workspace).refuse_store(out_path)
-        done = export_tuned(
+        exported = export_tuned(
             workspace,
             store,
             this,
@@ -74,17 +74,19 @@ def export_model(
             force=force,
             say=lambda line: print_line(line, to=sys.stderr if as_json else sys.stdout),
         )
-    use = _how_to_use(to, done.path, workspace, this.recipe["student"]["model"])
+    use = _how_to_use(to, exported.path, workspace, this.recipe["student"]["model"])
     if as_json:
-        print_json({**fields_of(done), "prompt": this.recipe["prompt"]["template"], "use": use})
+        print_json({**fields_of(exported), "prompt": this.recipe["prompt"]["template"], "use": use})
         return
-    print_line(f"Ready: {done.path} ({bytes_text(done.size)}, {done.stored}, {done.seconds:.1f} s)")
-    if len(done.files) > 1:
-        for file, size in done.files:
+    print_line(
+        f"Ready: {exported.path} ({bytes_text(exported.size)}, {exported.stored}, {exported.seconds:.1f} s)"
+    )
+    if len(exported.files) > 1:
+        for file, size in exported.files:
             print_line(f"  {file}  {bytes_text(size)}")
-    print_line(f"Base: {done.base}.")
-    if done.tokenizer:
-        print_line(f"Tokenizer: {done.tokenizer}.")
+    print_line(f"Base: {exported.base}.")
+    if exported.tokenizer:
+        print_line(f"Tokenizer: {exported.tokenizer}.")
     print_line(f"Prompt that it was trained with: {this.recipe['prompt']['template']}.")
     print_line(f"Use it: {use}")
 
@@ -185,17 +187,17 @@ def models_tune(
             made = models.quantize(path, folder, type_)
         if made not in files:
             files.append(made)
-    found = []
+    tunings = []
     for file in files:
         known = tuned(file) if once else None
         if known is None:
             with libraries_log(workspace.store_path.parent):
                 known = tune(file, counts, say=lambda line: None if as_json else print_line(line))
-        found.append(known)
+        tunings.append(known)
     if as_json:
-        print_json(found)
+        print_json(tunings)
     else:
-        print_tunings(found)
+        print_tunings(tunings)
 
 
 @models_app.command(

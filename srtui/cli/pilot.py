@@ -96,7 +96,7 @@ def _print_example(n: int, of: int, e: Example) -> None:
     from srtui.text import safe
 
     out.print()
-    talk = f"; talks about the task: {plain(repr(e.talk))}" if e.talk else ""
+    talk = "".join(f"; {plain(reason)}" for reason in e.gates.values())
     out.print(f"[bold]example {n} of {of}[/], sample {e.sample}: {plain(e.why)}{talk}")
     table = Table("before", "after", box=None, pad_edge=False, header_style="dim", expand=True)
     for column in table.columns:

@@ -233,3 +233,30 @@ def progress_line(as_json: bool) -> tuple[Callable[[int, int, int], None], Calla
             sys.stdout.flush()
 
     return show, clear
+
+
+def steps_line(as_json: bool) -> tuple[Callable[[str, int, int], None], Callable[[], None]]:
+    """A line of (step, done, total) on a terminal with the time that the step has left, nothing elsewhere; and what
+    takes it away."""
+    if as_json or not out.is_terminal:
+        return (lambda step, done, total: None), (lambda: None)
+    step_now, began, shown = "", time.monotonic(), 0.0
+
+    def show(step: str, done: int, total: int) -> None:
+        nonlocal step_now, began, shown
+        now = time.monotonic()
+        if step != step_now:
+            step_now, began = step, now
+        if now - began < 1 or now - shown < 0.2 or not done:
+            return
+        shown = now
+        left = duration((now - began) * (total - done) / done)
+        sys.stdout.write(f"\r\x1b[K{step}: {done:,} of {total:,}, {left} left")
+        sys.stdout.flush()
+
+    def clear() -> None:
+        if shown:
+            sys.stdout.write("\r\x1b[K")
+            sys.stdout.flush()
+
+    return show, clear

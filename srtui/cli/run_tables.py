@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from srtui.cli.terminal import out, plain, print_facts
+from srtui.gates import GATES
 from srtui.measures import FILTERS, MEASURES
 from srtui.store.distributions import ScoreSpread
 from srtui.store.summary import Round, RunSummary, TrainingSummary
 from srtui.text import bytes_text, duration, number, share
-from srtui.wording import LABELS, STAGE_TITLES, kept_words, stage_title, training_words
+from srtui.wording import LABELS, STAGE_TITLES, contamination_words, kept_words, stage_title, training_words
 
 if TYPE_CHECKING:
     from srtui.pipeline.ablate import Comparison, Interval
@@ -93,6 +94,13 @@ def _summary_rows(f: RunSummary) -> list[tuple[str, str]]:
                 f"{r.after_retries:,} after retries" + (f"; {failed}" if failed else ""),
             )
         )
+        if stopped := f.gated[target]:
+            why = ", ".join(
+                f"{n:,} {GATES[gate].words if gate in GATES else plain(gate)}" for gate, n in stopped.items()
+            )
+            rows.append(
+                (f"new {name} stopped by gates", f"{sum(stopped.values()):,} rewrites, not compared: {why}")
+            )
         rows.append((f"{name} taken", f"{a.taken:,} of {a.choices:,} ({share(a.taken, a.choices)})"))
     for key in FILTERS:
         s = getattr(f, key)
@@ -129,6 +137,8 @@ def _summary_rows(f: RunSummary) -> list[tuple[str, str]]:
         rows.append(("ending unknown", f"{endings['unknown']:,} of what is kept, {words}"))
     if f.truncated:
         rows.append(("cut by max_length", f"{f.truncated:,}"))
+    if f.contamination is not None:
+        rows.append(("evaluation prompts", contamination_words(f.contamination)))
     t = f.training
     if t is not None:
         rows += training_rows(t)
@@ -193,11 +203,11 @@ def print_distributions(spreads: Sequence[ScoreSpread]) -> None:
         )
     out.print(table)
     for f in spreads:
-        what = f"{MEASURES[f.metric].label}, {_KINDS.get(f.kind, f.kind)}"
+        scored = f"{MEASURES[f.metric].label}, {_KINDS.get(f.kind, f.kind)}"
         if f.truncated:
-            out.print(f"{what}: {f.truncated:,} truncated at max_length")
+            out.print(f"{scored}: {f.truncated:,} truncated at max_length")
         for reason, count in f.invalid.items():
-            out.print(f"{what}: {count:,} without a score ({plain(reason)})")
+            out.print(f"{scored}: {count:,} without a score ({plain(reason)})")
 
 
 def print_templates(templates: Sequence[TemplateScores]) -> None:

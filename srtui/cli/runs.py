@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -61,7 +61,7 @@ def run(
     """Reflect, choose, reflect, choose, train. Run it again after any stop: it resumes where it was."""
     from srtui import recipe as recipes
 
-    what = recipes.load(recipe, set_, limit)
+    settings = recipes.load(recipe, set_, limit)
     workspace, store = open_store()
     with store:
         from srtui.pipeline import next_round, prepare
@@ -70,10 +70,12 @@ def run(
         if teacher_from is not None:
             earlier = store.runs.named(teacher_from)
             with libraries_log(workspace.store_path.parent):
-                what = next_round(workspace, store, what, earlier, lambda line: print_line(line, to=screen()))
+                settings = next_round(
+                    workspace, store, settings, earlier, lambda line: print_line(line, to=screen())
+                )
             again += f" --teacher-from {earlier.name}"
         before = seconds_here()
-        this, is_new = prepare(workspace, store, what, recipe.resolve())
+        this, is_new = prepare(workspace, store, settings, recipe.resolve())
         before["prepare"] = seconds_here()["start"] - before["start"]
         _work(workspace, store, this, until, as_json, is_new, again, before)
 
@@ -186,7 +188,7 @@ def ablate(
         raise UserError("--judge needs --prompts, a file of what is asked, and --prompts a --judge.")
     names = [word.strip() for word in (only or "").split(",") if word.strip()]
     check_arms(names)
-    what = recipes.load(recipe, set_, limit)
+    settings = recipes.load(recipe, set_, limit)
     workspace, store = open_store()
     stop = stop_on_signals()
     with store:
@@ -204,15 +206,15 @@ def ablate(
                     max_tokens,
                     tie_margin,
                 )
-                ablation = Ablation(workspace, store, what, recipe.resolve(), face, stop.is_set, asked)
-                found = ablation.work(names, seeds)
+                ablation = Ablation(workspace, store, settings, recipe.resolve(), face, stop.is_set, asked)
+                comparison = ablation.work(names, seeds)
         except Stopped:
             print_line("Stopped; everything finished is stored. The same command resumes.", to=screen())
             sys.exit(130)
     if as_json:
-        print_json({"type": "ablation", **fields_of(found)})
+        print_json({"type": "ablation", **fields_of(comparison)})
     else:
-        print_comparison(found)
+        print_comparison(comparison)
 
 
 def _examiners(
@@ -233,16 +235,18 @@ def _examiners(
     from srtui.evaluation.writing import AnswerSettings
     from srtui.pipeline.examiners import ChoiceExaminer, JudgeExaminer
 
-    found: list[Examiner] = []
+    examiners: list[Examiner] = []
     if judge is not None and prompts is not None:
         source = sources.prompts(prompts, limit)
         referee = JudgeModel.find(workspace.models, judge, load_judge_prompt("pairwise", 2), 0)
         writing = AnswerSettings(max_tokens=max_tokens)
-        found.append(JudgeExaminer(workspace, store, source, referee, face, writing, tie_margin, should_stop))
+        examiners.append(
+            JudgeExaminer(workspace, store, source, referee, face, writing, tie_margin, should_stop)
+        )
     if tasks is not None:
         choice.check(tasks, False)
-        found.append(ChoiceExaminer(workspace, store, tasks, face, limit, None, should_stop))
-    return found
+        examiners.append(ChoiceExaminer(workspace, store, tasks, face, limit, None, should_stop))
+    return examiners
 
 
 def _files(workspace: Workspace, store: Store, this: Run) -> list[tuple[str, str]]:
@@ -291,12 +295,12 @@ def status(
         for r in runs:
             count, holder = counts(store.conn, r.id), store.runs.holder(r.id)
             stage = store.runs.stages(r.id).get(r.stage) if r.stage else None
-            engine = f"process {holder['pid']} on {holder['host']}" if holder else ""
+            engine = f"process {holder.pid} on {holder.host}" if holder else ""
             table.add_row(
                 plain(r.name),
                 state_now(r.status, holder is not None),
                 stage_title(r.stage) if r.stage else "",
-                f"{stage['done']:,}/{stage['total']:,}" if stage else "",
+                f"{stage.done:,}/{stage.total:,}" if stage else "",
                 f"{count.kept:,}/{count.samples:,}",
                 plain(engine),
             )
@@ -320,7 +324,7 @@ def scores(
     """How IFD and r-IFD are spread, by kind of variant; the share over 1, what was cut, what failed."""
     from srtui.cli.run_tables import print_distributions, print_templates
     from srtui.cli.terminal import err
-    from srtui.store.distributions import distributions, score_columns, score_rows
+    from srtui.store.distributions import ScoreRow, distributions, score_rows
 
     workspace, store = open_store(read_only=not templates)
     with store:
@@ -329,19 +333,19 @@ def scores(
             from srtui.pipeline import compare_templates
 
             with libraries_log(workspace.store_path.parent):
-                found = compare_templates(
+                compared = compare_templates(
                     workspace, store, this, sample, lambda line: err.print(line, style="dim")
                 )
             if as_json:
-                print_json([_without_empty_problem(t) for t in found])
+                print_json([_without_empty_problem(t) for t in compared])
             else:
-                print_templates(found)
+                print_templates(compared)
             return
         if csv is not None:
             outputs = outputs_of(store, workspace)
             if not is_stdout(csv):
                 outputs.check(csv, force)
-            _write_csv(csv, score_columns(), score_rows(store, this.id))
+            _write_csv(csv, ScoreRow._fields, score_rows(store, this.id))
             if not is_stdout(csv):
                 outputs.wrote(csv)
             return
@@ -359,12 +363,12 @@ def _without_empty_problem(template: TemplateScores) -> dict[str, Any]:
     return {key: value for key, value in fields_of(template).items() if key != "problem" or value}
 
 
-def _write_csv(path: Path, columns: list[str], rows: Iterable[dict[str, Any]]) -> None:
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None:
     import csv
 
     def write(file: Any) -> int:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
+        writer = csv.writer(file)
+        writer.writerow(columns)
         written = 0
         for row in rows:
             writer.writerow(row)

@@ -5,7 +5,7 @@ array, in lines, or one after the other. Of the other kinds of file (``container
 then rows, separated by comma, semicolon, bar or tab, with mapped columns; Parquet has the same columns, or a
 layout's nested ones.
 
-Any of the text formats may be compressed with gzip or zstd. What a file is, is told from its bytes;
+Any of the text formats may be compressed with gzip or zstd. What a file is follows from its bytes;
 its name is never asked. Of a conversation the first user turn and the answer to it are taken.
 
 :func:`read` gives a :class:`DatasetReader` over :class:`DataRow` and :class:`BadRow`; memory stays bounded

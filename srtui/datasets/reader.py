@@ -26,7 +26,7 @@ class DatasetReader:
     """The rows of one file; each iteration reads it again from the beginning.
 
     ``format`` is what it was found to be: one of :data:`FORMATS`, never ``auto``. While iterating,
-    ``good`` and ``bad`` (a count by reason) tell what came so far, and ``bytes_read`` of
+    ``good`` and ``bad`` (a count by reason) count what came so far, and ``bytes_read`` of
     ``bytes_total`` how much of the file on disk is behind. Iterating raises UserError where a
     compressed or Parquet file turns out to be damaged.
     """
@@ -72,7 +72,7 @@ def read(path: Path, format: str = "auto", columns: Mapping[str, str] | None = N
     """Open a data file of any known format; see the package for which there are.
 
     ``columns`` maps ``instruction``, ``input`` and ``response`` to the names they go by in the file,
-    where they are not the usual ones. Raises UserError, with the file and the mend, where it cannot
+    where they are not the usual ones. Raises UserError, with the file and what to do, where it cannot
     be read, holds no rows, or is of no known format.
     """
     path = Path(path)
@@ -121,7 +121,7 @@ def _layout(path: Path, container: Container, asked: Layout | None, columns: Map
         absent = [name for name in columns.values() if objects and name not in seen]
         if absent:
             raise UserError(
-                f"{path} has no field {absent[0]!r} in its first rows, only {listing(seen)}; mend --column."
+                f"{path} has no field {absent[0]!r} in its first rows, only {listing(seen)}; correct --column."
             )
         return asked or ALPACA
     if asked or container.columns:

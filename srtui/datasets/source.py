@@ -58,12 +58,12 @@ class DataSource:
         self.position = 0
         """Bytes of the file on disk that were read so far by the latest :meth:`blocks`."""
         try:
-            found = path.stat()
-            if stat.S_ISDIR(found.st_mode):
+            status = path.stat()
+            if stat.S_ISDIR(status.st_mode):
                 raise UserError(f"{path} is a folder; name a data file in it.")
-            if not stat.S_ISREG(found.st_mode):
+            if not stat.S_ISREG(status.st_mode):
                 raise UserError(f"{path} is not a regular file; save the data to one first.")
-            self.size = found.st_size
+            self.size = status.st_size
             with path.open("rb") as file:
                 magic = file.read(16)
         except (OSError, ValueError) as error:
@@ -88,9 +88,9 @@ class DataSource:
     def _refuse_foreign(self) -> None:
         if self.compression and (self.head.startswith(_GZIP) or _is_zstd(self.head)):
             raise UserError(f"{self.path} is compressed twice; decompress it once first.")
-        for magic, what, mend in _REFUSED_MAGIC:
+        for magic, kind, fix in _REFUSED_MAGIC:
             if self.head.startswith(magic):
-                raise UserError(f"{self.path} {what}; {mend}.")
+                raise UserError(f"{self.path} {kind}; {fix}.")
 
     def blocks(self) -> Iterator[bytes]:
         """The content from its beginning, in non-empty blocks. Raises UserError where it breaks."""
@@ -136,7 +136,7 @@ def _gzip_blocks(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _zstd_blocks(file: BinaryIO) -> Iterator[bytes]:
-    # decompressobj rather than stream_reader: only it tells a frame's end from a file cut short.
+    # decompressobj rather than stream_reader: only it distinguishes a frame's end from a file cut short.
     import zstandard
 
     maker = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)

@@ -35,6 +35,12 @@ def write(rows: Iterable[Mapping[str, Any]], path: Path, format: str, stream: IO
     Reading the file again with :func:`srtui.datasets.read` gives the same pairs.
 
     Raises UserError where the file cannot be written; what was at ``path`` is then as it was.
+
+    Args:
+        rows: read as they are written.
+        path: the file to write.
+        format: one of WRITABLE.
+        stream: where to write instead, open for bytes.
     """
     path = Path(path)
     if format not in WRITABLE:

@@ -25,7 +25,7 @@ def difficulties(models: Mapping[str, Sequence[LengthItem]]) -> dict[int, float]
     """How hard each item is, in logits, from at least two models judged against the same reference.
 
     One fit over all of them: each model has a theta and a phi of its own, each item a difficulty that they
-    share (section 3 of the paper; the penalty pulls an item that nobody tells apart to 0).
+    share (section 3 of the paper; the penalty pulls an item that separates no models to 0).
     Raises UserError for fewer than two models, or judged items.
     """
     from scipy.sparse import csr_array
@@ -58,7 +58,14 @@ def write_anchors(
     path: Path, models: Mapping[str, Sequence[LengthItem]], gamed: Sequence[str], questions: Mapping[int, str]
 ) -> Anchors:
     """A table of anchors from judgements against one reference: difficulties from all ``models``, gamed
-    rows from those named in ``gamed``. ``questions`` are what was asked, by item. Returns it as read back."""
+    rows from those named in ``gamed``. ``questions`` are what was asked, by item. Returns it as read back.
+
+    Args:
+        path: the table to write, .csv.
+        models: by model, its items judged against the reference.
+        gamed: those of the models that are the reference's own, asked to be concise or verbose.
+        questions: by item, what was asked.
+    """
     hard = difficulties(models)
     text = io.StringIO(newline="")
     out = csv.writer(text)
@@ -88,8 +95,8 @@ def read_anchors(path: Path) -> Anchors:
         names, rows = list(table.fieldnames or []), list(table)
     except csv.Error as error:
         raise UserError(f"{path}: line {table.line_num + 1} is not CSV ({error}).") from None
-    at = "index" if "index" in names else names[0] if len(names) == 2 and names[0] == "" else None
-    if at is None or "instruction_difficulty" not in names:
+    index = "index" if "index" in names else names[0] if len(names) == 2 and names[0] == "" else None
+    if index is None or "instruction_difficulty" not in names:
         raise UserError(
             f"{path}: not a table of anchors: its first line must name the columns index and instruction_difficulty, "
             "and for gamed rows preference, std_delta_len, not_gamed_baseline and model (AlpacaEval's df_gamed.csv)."
@@ -99,7 +106,7 @@ def read_anchors(path: Path) -> Anchors:
     gamed: list[tuple[float, float, float]] = []
     models = set()
     for n, row in enumerate(rows, 2):
-        item = int(_number(path, n, row, at))
+        item = int(_number(path, n, row, index))
         hard = _number(path, n, row, "instruction_difficulty")
         if difficulty.setdefault(item, hard) != hard:
             raise UserError(f"{path}: line {n}: item {item} has two difficulties.")

@@ -44,17 +44,23 @@ def calibration_result(
     Its ties have a margin that the other half of the pairs gave; ``tie_margin`` is that of all, for later
     evaluations (None: too few pairs). ``better_than_chance`` is so where the interval of Cohen's kappa lies above 0. ``known_itself`` is
     how the known judge agrees with itself between its two orders: nobody can be asked for much more.
+
+    Args:
+        items: the pairs, with their known scores.
+        judgements: the judge's, both orders of each pair.
+        skipped: by reason, how many pairs could not be asked about.
+        seed: of the bootstrap's draws.
     """
     pairs = pairs_of(items, judgements)
     known = [known_verdict(p.item) for p in pairs]
-    found = _unseen(pairs)
-    same = sum(a == b for a, b in zip(known, found, strict=True))
-    kappa = cohen(known, found)
-    count, mine = Counter(known), Counter(found)
+    judged = _unseen(pairs)
+    same = sum(a == b for a, b in zip(known, judged, strict=True))
+    kappa = cohen(known, judged)
+    count, mine = Counter(known), Counter(judged)
     n = len(pairs)
     chance = sum(count[v] * mine[v] for v in VERDICTS) / n**2 if n else None
     table = {
-        a: {b: sum((x, y) == (a, b) for x, y in zip(known, found, strict=True)) for b in VERDICTS}
+        a: {b: sum((x, y) == (a, b) for x, y in zip(known, judged, strict=True)) for b in VERDICTS}
         for a in VERDICTS
     }
     better = kappa["low"] is not None and kappa["low"] > 0
@@ -79,10 +85,10 @@ def calibration_result(
         "categories": {
             c: {
                 "agreement": wilson(
-                    sum(a == b for p, a, b in zip(pairs, known, found, strict=True) if p.item.category == c),
+                    sum(a == b for p, a, b in zip(pairs, known, judged, strict=True) if p.item.category == c),
                     sum(p.item.category == c for p in pairs),
                 ),
-                "kappa": cohen(*_of_category(pairs, known, found, c)),
+                "kappa": cohen(*_of_category(pairs, known, judged, c)),
             }
             for c in sorted({i.category for i in items})
         },

@@ -56,7 +56,17 @@ def evaluate(
     reporter: Reporter,
     should_stop: Callable[[], bool],
 ) -> Evaluation:
-    """Run the tasks and store every question with what was chosen. Raises Stopped, or UserError."""
+    """Run the tasks and store every question with what was chosen. Raises Stopped, or UserError.
+
+    Args:
+        store: where questions and choices go.
+        contestant: who chooses; a model, no file of answers.
+        tasks: a folder of lm-eval's task files, or one of them.
+        limit: the first so many questions of each task; None for all.
+        shots: examples before each question; None for the task's own number.
+        reporter: hears the progress.
+        should_stop: asked between questions.
+    """
     if contestant.kind == "file":
         raise UserError(f"{contestant.name} is a file of answers; multiple choice needs a model.")
     if contestant.kind == "gguf" and contestant.adapter is not None:
@@ -82,11 +92,11 @@ def evaluate(
     lease = store.evaluations.acquire(evaluation.id)
     store.evaluations.update(evaluation.id, status="running", started_at=time.time(), error=None)
     try:
-        found = _run(
+        answers = _run(
             store, evaluation.id, contestant, tasks, limit, shots, reporter,
             lambda: bool(lease.lost) or should_stop(),
         )  # fmt: skip
-        result = _keep(store, evaluation.id, found)
+        result = _keep(store, evaluation.id, answers)
         store.evaluations.update(
             evaluation.id, status="done", stage=None, result=result, finished_at=time.time()
         )
@@ -162,8 +172,8 @@ def _run(
             if shots is not None or task.get_config("num_fewshot") is None:
                 task.set_config(key="num_fewshot", value=shots or 0)
             task.set_fewshot_seed(seed=1234)
-        found: dict[str, Any] = lm_evaluate(model, loaded, limit=limit, bootstrap_iters=0)
-    return found
+        results: dict[str, Any] = lm_evaluate(model, loaded, limit=limit, bootstrap_iters=0)
+    return results
 
 
 def _model(
@@ -202,19 +212,19 @@ def _model(
             todo = {key: span for key, span in zip(keys, asked, strict=True) if key not in known}
             ordered = list(todo)
             total, began = len(set(keys)), time.monotonic()
-            done = total - len(ordered)
+            scored = total - len(ordered)
             fresh: dict[bytes, SpanLoss] = {}
             stored_at = began
             for n, loss in scorer.score([todo[key] for key in ordered], should_stop):
                 fresh[ordered[n]] = loss
-                done += 1
-                if time.monotonic() - stored_at > 1.0 or done == total:
+                scored += 1
+                if time.monotonic() - stored_at > 1.0 or scored == total:
                     store.scores.add_losses(fresh)
                     known.update(fresh)
                     fresh, stored_at = {}, time.monotonic()
-                    store.evaluations.update(evaluation_id, stage="choice", done=done, total=total)
+                    store.evaluations.update(evaluation_id, stage="choice", done=scored, total=total)
                 seconds = time.monotonic() - began
-                reporter.progress(Progress("choice", done, total, scorer.tokens_run, seconds))
+                reporter.progress(Progress("choice", scored, total, scorer.tokens_run, seconds))
             store.scores.add_losses(fresh)
             known.update(fresh)
             if should_stop():

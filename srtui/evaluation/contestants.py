@@ -58,9 +58,9 @@ class Contestant:
     @property
     def identity(self) -> dict[str, Any]:
         """What is stored with an evaluation: all but the texts, and no path of this machine."""
-        what = asdict(self) | {"path": self.path.name, "adapter": self.adapter and self.adapter.name}
-        del what["texts"], what["run_id"], what["name"], what["prompts"]
-        return what | ({"template_version": self.template_version} if self.template_version else {})
+        stored = asdict(self) | {"path": self.path.name, "adapter": self.adapter and self.adapter.name}
+        del stored["texts"], stored["run_id"], stored["name"], stored["prompts"]
+        return stored | ({"template_version": self.template_version} if self.template_version else {})
 
 
 def date_written(model: Path) -> str | None:
@@ -70,8 +70,8 @@ def date_written(model: Path) -> str | None:
 
 def _template_version(name: str, prompts: PromptSet | None, student: Path) -> str:
     """As scores and training have it."""
-    found = students_template_version(name, prompts, student)
-    return found or template_version(name, prompts)  # whoever loads the model says what is wrong with it
+    version = students_template_version(name, prompts, student)
+    return version or template_version(name, prompts)  # whoever loads the model says what is wrong with it
 
 
 def students_template_version(name: str, prompts: PromptSet | None, student: Path) -> str | None:
@@ -106,6 +106,12 @@ def find_contestant(workspace: Workspace, store: Store, name: str, template: str
 
     ``template`` takes the place of a student's own; a GGUF has its chat template, a file needs none.
     Raises UserError that says what the name could have been.
+
+    Args:
+        workspace: whose models/ is searched.
+        store: whose runs are.
+        name: as the user wrote it.
+        template: a student's prompt template; None for its own.
     """
     is_base = name.startswith("base:")
     run_name = name.removeprefix("base:")
@@ -132,7 +138,15 @@ def same_weights(
     workspace: Workspace, store: Store, judge: str, sha256: str, contestants: Sequence[Contestant]
 ) -> list[str]:
     """Sentences where the judge is the teacher of a run that it judges, or a contestant itself: judges
-    favour texts of their own (Panickssery et al. 2024, arXiv 2404.13076)."""
+    favour texts of their own (Panickssery et al. 2024, arXiv 2404.13076).
+
+    Args:
+        workspace: whose models/ is searched.
+        store: whose runs are.
+        judge: the judge's name.
+        sha256: of the judge's file.
+        contestants: those that it judges.
+    """
     said = []
     runs = {run.id: run for run in store.runs.all()}
     for one in contestants:

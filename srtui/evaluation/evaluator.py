@@ -64,6 +64,16 @@ def prepare(
 
     ``names`` stand for sides that are no contestants (a reference file, a known judge). Raises
     UserError where a file of answers lacks some.
+
+    Args:
+        store: where it is kept.
+        kind: pairwise, winrate, turns, calibration or human.
+        source: what is asked.
+        contestants: A, and B where there is one.
+        judge: None where people judge.
+        settings: all that its result depends on besides.
+        names: of A and B, where these are no contestants.
+        shown_source: the source's path as people see it; its own if empty.
     """
     for contestant in contestants:
         _check_file(contestant, source)
@@ -198,10 +208,10 @@ class Evaluator:
 
     def result(self) -> dict[str, Any]:
         """The figures, from what is stored."""
-        found = figures(self.store, self.evaluation, self.source.skipped, self._anchors)
+        counted = figures(self.store, self.evaluation, self.source.skipped, self._anchors)
         asked = question_of(self.store, self.evaluation)
         said = {"question": asked} if asked else {}
-        return said | ({"warnings": self._warnings} if self._warnings else {}) | found
+        return said | ({"warnings": self._warnings} if self._warnings else {}) | counted
 
     # -- answers ----------------------------------------------------------------------------
 
@@ -255,8 +265,8 @@ class Evaluator:
         if contestant is not None and contestant.texts is not None:
             texts = {i.item: contestant.texts[asked_text(i)] for i in todo}
         elif contestant is None and kind in ("calibration", "winrate"):
-            at = 1 if kind == "calibration" and side == "b" else 0
-            texts = {i.item: self.source.answers[i.item][at] for i in todo}
+            place = 1 if kind == "calibration" and side == "b" else 0
+            texts = {i.item: self.source.answers[i.item][place] for i in todo}
         else:
             return None
         return [(item, side, 1, file_answer(text, name)) for item, text in texts.items()]
@@ -311,8 +321,8 @@ class Evaluator:
         if not todo:
             return
         for asked, text, tokens in judge.write(todo, self._should_stop):
-            found, parsed = judge.prompt.parse(text)
-            first, second = found[0] if found else None, found[1] if len(found) > 1 else None
+            scores, parsed = judge.prompt.parse(text)
+            first, second = scores[0] if scores else None, scores[1] if len(scores) > 1 else None
             if asked.ordering == "ba":
                 first, second = second, first
             row = rows[asked.item, asked.turn, asked.ordering]

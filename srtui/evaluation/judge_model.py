@@ -77,14 +77,14 @@ class JudgePrompt(BaseModel):
 
     def parse(self, text: str) -> tuple[list[float], str]:
         """The scores that a judge's words give, in the order shown, and ``parsed`` or why there are none."""
-        found = []
+        scores = []
         for lead in self.leads:
             sign = re.escape(lead.strip()) + r"[\s*]*(\d+(?:\.\d+)?)\s*" + re.escape(self.ending)
             match = re.search(sign, text, re.IGNORECASE)
             if match is None:
                 return [], "no_score" if text.strip() else "empty"
-            found.append(float(match[1]))
-        return (found, "parsed") if all(1 <= s <= 10 for s in found) else ([], "out_of_range")
+            scores.append(float(match[1]))
+        return (scores, "parsed") if all(1 <= s <= 10 for s in scores) else ([], "out_of_range")
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,14 @@ class JudgeModel:
 
     @classmethod
     def find(cls, folder: Path, name: str, prompt: JudgePrompt, words: int) -> JudgeModel:
-        """The judge called ``name`` in the models folder; raises UserError where it is no GGUF."""
+        """The judge called ``name`` in the models folder; raises UserError where it is no GGUF.
+
+        Args:
+            folder: of models.
+            name: of a GGUF there.
+            prompt: what the judge is asked.
+            words: the most tokens of its own words; 0 asks for none.
+        """
         path = models.resolve_teacher(folder, name)
         return cls(name, path, models.file_sha256(path), prompt, words)
 
@@ -203,7 +210,7 @@ class JudgeModel:
             model.close()
 
     def _scored(self, model: LlamaLosses, one: JudgeQuestion) -> JudgeScores | str:
-        # The ending's first sign is enough to tell 1 from 10.
+        # The ending's first sign is enough to distinguish 1 from 10.
         options = [f"{k}{self.prompt.ending[0]}" for k in SCORES]
         messages = self.prompt.messages(one)
         if not model.holds(messages, self._longest):
@@ -230,7 +237,7 @@ class JudgeModel:
         """Whose fault it is that the context does not hold the question: one answer's alone, or nobody's."""
         blamed = []
         for n in range(len(one.shown)):
-            without = tuple("" if at == n else text for at, text in enumerate(one.shown))
+            without = tuple("" if place == n else text for place, text in enumerate(one.shown))
             if model.holds(self.prompt.messages(replace(one, shown=without)), self._longest):
                 blamed.append(n)
         return f"answer_{blamed[0] + 1}_too_long" if len(blamed) == 1 else "judge_context"
@@ -245,9 +252,9 @@ class JudgeModel:
             teacher.submit(
                 [Request(one, self.prompt.messages(one), segment, seed=0, sampler=_GREEDY) for one in asked]
             )
-            for done in teacher.run(should_stop):
-                assert isinstance(done.key, JudgeQuestion)  # noqa: S101 - our own key comes back untouched
-                yield done.key, done.text, done.prompt_tokens + done.new_tokens
+            for generation in teacher.run(should_stop):
+                assert isinstance(generation.key, JudgeQuestion)  # noqa: S101 - our own key comes back untouched
+                yield generation.key, generation.text, generation.prompt_tokens + generation.new_tokens
         finally:
             teacher.close()
 
@@ -274,7 +281,7 @@ def _together(
         for k, w, (row, _) in zip(likely, weights, behind, strict=True)
         for j, p in zip(SCORES, row, strict=True)
     ]
-    second = tuple(math.fsum(p for _, at, p in joint if at == j) for j in SCORES)
+    second = tuple(math.fsum(p for _, score, p in joint if score == j) for j in SCORES)
     ahead = math.fsum(p if k > j else p / 2 if k == j else 0.0 for k, j, p in joint)
     second_mass = math.fsum(w / total * m for w, (_, m) in zip(weights, behind, strict=True))
     return JudgeScores((tuple(first), second), (mass, second_mass), ahead)

@@ -3,7 +3,7 @@
     logit P(model preferred) = theta + phi tanh(d / sd(d)) + psi difficulty(instruction)
 
 with d the difference of lengths in characters; the controlled rate is the mean of its predictions at
-d = 0. One evaluation cannot tell phi from theta where nearly all answers are shorter (or longer) than
+d = 0. One evaluation cannot separate phi from theta where nearly all answers are shorter (or longer) than
 the reference's, so theirs brings two things from outside, which a file holds here (:class:`Anchors`):
 how hard each instruction is, fitted over many models, and judgements of the reference's own model asked
 to be concise and to be verbose ("gamed"), which share phi and psi and no theta, and weigh 0.2 together.
@@ -131,6 +131,12 @@ def controlled_rate(
     that was chosen. Without, theta and phi alone, unpenalised, with a robust covariance (preferences are
     shares, not draws); given only where the answers' lengths allow it and :func:`is_extreme` does not
     hold. Raises UserError where the anchors lack an item.
+
+    Args:
+        rows: one an item: preference and both lengths.
+        anchors: difficulties and gamed rows; None without.
+        seed: of the bootstrap.
+        draws: of the bootstrap.
     """
     raw = raw_rate(rows)
     known = anchors.identity if anchors else None
@@ -224,9 +230,9 @@ def _plain(
     except (np.linalg.LinAlgError, ValueError, PerfectSeparationError) as error:
         return none(f"the regression has no solution ({error})")
     (theta, phi), (e_theta, e_phi) = map(float, fit.params), map(float, fit.bse)
-    # A logit beyond 15 is what a fit runs away to when length alone tells wins from losses.
+    # A logit beyond 15 is what a fit runs away to when length alone separates wins from losses.
     if not all(map(math.isfinite, (theta, phi, e_theta, e_phi))) or max(abs(theta), abs(phi)) > 15:
-        return none("wins and losses are separated by length alone, so its part cannot be told")
+        return none("wins and losses are separated by length alone, so its part cannot be estimated")
     slope = Estimate(value=phi, low=phi - _Z * e_phi, high=phi + _Z * e_phi, n=judged)
     value, low, high = (whole(float(_logistic(theta + k * e_theta))) for k in (0.0, -_Z, _Z))
     if is_extreme(raw, value):
@@ -251,6 +257,13 @@ def fit_l1(
 
     ``x`` is (n, k), dense or sparse; ``y`` (n,) are shares, 0 to 1. L1 is made smooth by b = u - v with
     u, v >= 0.
+
+    Args:
+        x: (n, k), dense or sparse.
+        y: (n,), shares from 0 to 1.
+        weights: (n,), from 0.
+        strength: of the data against the penalty; higher shrinks less.
+        start: (k,), where the search begins; zeros if None.
     """
     from scipy.optimize import minimize
 
@@ -265,11 +278,11 @@ def fit_l1(
         return total, np.concatenate([1.0 + slope, 1.0 - slope]) * scale
 
     begin = np.zeros(2 * k) if start is None else np.concatenate([start.clip(0), (-start).clip(0)])
-    found = minimize(
+    minimum = minimize(
         loss, begin, jac=True, method="L-BFGS-B", bounds=[(0, None)] * (2 * k),
         options={"maxiter": 2000, "maxfun": 4000, "ftol": 1e-13, "gtol": 1e-9},
     )  # fmt: skip
-    return np.asarray(found.x[:k] - found.x[k:])
+    return np.asarray(minimum.x[:k] - minimum.x[k:])
 
 
 def fit_l1_cv(
@@ -279,17 +292,23 @@ def fit_l1_cv(
 
     Rows go to folds in turn, or as ``fold`` (n,) has them. Each fold's loss is the weighted one's mean
     over its rows, and folds count the same, as AlpacaEval's cross-validation has it.
+
+    Args:
+        x: (n, k), dense or sparse.
+        y: (n,), shares from 0 to 1.
+        weights: (n,), from 0.
+        fold: (n,), from 0 to 4; in turn if None.
     """
     fold = np.arange(len(y)) % FOLDS if fold is None else fold
     losses = np.zeros(len(STRENGTHS))
     for n in range(FOLDS):
         train, test = fold != n, fold == n
         b = None
-        for at, strength in enumerate(STRENGTHS):
+        for place, strength in enumerate(STRENGTHS):
             b = fit_l1(x[train], y[train], weights[train], strength, start=b)
             q = _logistic(x[test] @ b).clip(1e-15, 1 - 1e-15)
             cost = y[test] * np.log(q) + (1 - y[test]) * np.log(1 - q)
-            losses[at] -= float((cost * weights[test]).mean())
+            losses[place] -= float((cost * weights[test]).mean())
     best = STRENGTHS[int(losses.argmin())]
     return best, fit_l1(x, y, weights, best)
 

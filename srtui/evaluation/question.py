@@ -89,7 +89,7 @@ def _of_two(store: Store, a: Run, b: Run) -> str:
             "Whether the method helped is asked by the same training on the original data."
         )
     return (
-        f"{a.name} and {b.name} differ in {_list(differ)}, so what made one of them better cannot be told from "
+        f"{a.name} and {b.name} differ in {_list(differ)}, so which of them made it better does not follow from "
         "this. Whether the method helped is asked by the same training on the original data."
     )
 

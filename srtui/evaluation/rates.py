@@ -31,7 +31,14 @@ def figures(
     skipped: Mapping[str, int] | None = None,
     anchors: Anchors | None = None,
 ) -> dict[str, Any]:
-    """The result of an evaluation as its stored judgements give it now."""
+    """The result of an evaluation as its stored judgements give it now.
+
+    Args:
+        store: with its judgements.
+        evaluation: which.
+        skipped: by reason, what could not be asked; as it is stored if None.
+        anchors: for the length control, where there are any.
+    """
     rows, seed = store.evaluations, int(evaluation.settings.get("seed", 0))
     items, judgements = rows.items(evaluation.id), rows.judgements(evaluation.id)
     if evaluation.kind == "human":
@@ -43,10 +50,10 @@ def figures(
     lengths = _lengths(store, evaluation)
     margin = _margin(evaluation)
     if evaluation.kind == "winrate":
-        found = winrate_result(items, judgements, lengths, seed, margin, anchors)
+        rated = winrate_result(items, judgements, lengths, seed, margin, anchors)
     else:
-        found = pairwise_result(items, judgements, lengths, seed, margin)
-    return found | _calibrated(store, evaluation)
+        rated = pairwise_result(items, judgements, lengths, seed, margin)
+    return rated | _calibrated(store, evaluation)
 
 
 def rows_of(store: Store, evaluation: Evaluation) -> list[LengthItem]:

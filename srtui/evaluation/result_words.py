@@ -78,9 +78,9 @@ def is_estimate(value: Any) -> TypeGuard[Mapping[str, Any]]:
 def headline(result: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """The one figure that a result is known by: a win rate, a score, an accuracy, a kappa."""
     for name in ("win_rate", "score", "accuracy", "kappa"):
-        found = (result or {}).get(name)
-        if is_estimate(found):
-            return found
+        figure = (result or {}).get(name)
+        if is_estimate(figure):
+            return figure
     return None
 
 

@@ -79,11 +79,11 @@ class JudgedItem:
 
 def pairs_of(items: Sequence[Item], judgements: Sequence[Judgement], margin: float = 0.0) -> list[JudgedItem]:
     """Items judged in both orders; scores that differ by no more than ``margin`` are a tie."""
-    found = {(j.item, j.ordering): j for j in judgements if j.score_a is not None and j.score_b is not None}
+    scored = {(j.item, j.ordering): j for j in judgements if j.score_a is not None and j.score_b is not None}
     return [
-        JudgedItem(i, found[i.item, "ab"], found[i.item, "ba"], margin)
+        JudgedItem(i, scored[i.item, "ab"], scored[i.item, "ba"], margin)
         for i in items
-        if (i.item, "ab") in found and (i.item, "ba") in found
+        if (i.item, "ab") in scored and (i.item, "ba") in scored
     ]
 
 
@@ -96,14 +96,14 @@ def failures(
     for j in judgements:
         if j.score_a is None and j.choice is None:
             said.setdefault(j.item, j.parsed)
-    found: dict[int, tuple[Verdict, str]] = {}
+    decided: dict[int, tuple[Verdict, str]] = {}
     for i in items:
         a, b = (n == 0 for n in lengths.get(i.item, (1, 1)))
         why = said.get(i.item, "no answer")
         a, b = a or why == TOO_LONG["a"], b or why == TOO_LONG["b"]
         if a or b:
-            found[i.item] = ("tie" if a and b else "lose" if a else "win", why)
-    return found
+            decided[i.item] = ("tie" if a and b else "lose" if a else "win", why)
+    return decided
 
 
 def pairwise_result(
@@ -116,6 +116,13 @@ def pairwise_result(
     """Win, tie, lose of A against B, scores, position bias and parse rate, in all and by category.
 
     Missing answers are among the counts and in ``preference``; scores are of what was judged.
+
+    Args:
+        items: what was asked.
+        judgements: in both orders.
+        lengths: of both answers by item, in characters.
+        seed: of the bootstrap.
+        margin: two scores nearer than this are a tie.
     """
     pairs = pairs_of(items, judgements, margin)
     missing = failures(items, judgements, lengths)
@@ -154,10 +161,17 @@ def pairwise_result(
 def shares(
     items: Sequence[Item], judgements: Sequence[Judgement], lengths: Lengths, margin: float
 ) -> dict[int, float]:
-    """A's share of each item that is decided: 1 won, 1/2 a tie, 0 lost."""
+    """A's share of each item that is decided: 1 won, 1/2 a tie, 0 lost.
+
+    Args:
+        items: what was asked.
+        judgements: in both orders.
+        lengths: of both answers by item, in characters; an item without an answer is decided by that.
+        margin: two scores nearer than this are a tie.
+    """
     missing = failures(items, judgements, lengths)
-    found = {p.item.item: _SHARE[p.verdict] for p in pairs_of(items, judgements, margin)}
-    return found | {item: _SHARE[verdict] for item, (verdict, _) in missing.items()}
+    judged = {p.item.item: _SHARE[p.verdict] for p in pairs_of(items, judgements, margin)}
+    return judged | {item: _SHARE[verdict] for item, (verdict, _) in missing.items()}
 
 
 def judged_rows(items: Sequence[Item], judgements: Sequence[Judgement], lengths: Lengths) -> list[LengthItem]:
@@ -183,7 +197,16 @@ def winrate_result(
     margin: float = 0.0,
     anchors: Anchors | None = None,
 ) -> dict[str, Any]:
-    """As :func:`pairwise_result`, and the win rate with length regressed out."""
+    """As :func:`pairwise_result`, and the win rate with length regressed out.
+
+    Args:
+        items: what was asked.
+        judgements: in both orders.
+        lengths: of both answers by item, in characters.
+        seed: of the bootstrap.
+        margin: two scores nearer than this are a tie.
+        anchors: for the length control; None without.
+    """
     controlled = controlled_rate(judged_rows(items, judgements, lengths), anchors, seed)
     return {
         **pairwise_result(items, judgements, lengths, seed, margin),

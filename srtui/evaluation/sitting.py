@@ -31,7 +31,7 @@ class BlindPair:
 
 def next_pair(reads: EvaluationReads, evaluation_id: int, annotator: str) -> BlindPair | None:
     """What this person is asked next; None where nothing is left. Texts lose the space around them,
-    which would tell models apart."""
+    which would give models away."""
     waiting = reads.unjudged_by(evaluation_id, annotator)
     if not waiting:
         return None
@@ -39,15 +39,15 @@ def next_pair(reads: EvaluationReads, evaluation_id: int, annotator: str) -> Bli
     item, ordering = blind_order(waiting, seed, annotator)[0]
     answers = reads.answers(evaluation_id)
     first, second = ("a", "b") if ordering == "ab" else ("b", "a")
-    done = reads.annotators(evaluation_id).get(annotator, 0)
+    judged = reads.annotators(evaluation_id).get(annotator, 0)
     return BlindPair(
         item=item.item,
         question=item.turns[0].strip(),
         left=answers[item.item, first, 1].text.strip(),  # type: ignore[index]
         right=answers[item.item, second, 1].text.strip(),  # type: ignore[index]
         ordering=ordering,
-        done=done,
-        total=done + len(waiting),
+        done=judged,
+        total=judged + len(waiting),
     )
 
 
@@ -55,7 +55,16 @@ def keep(
     store: Store, evaluation_id: int, annotator: str, pair: BlindPair, said: Said, seconds: float
 ) -> None:
     """Store what a person said of a pair as a choice between A and B. What all choices come to is
-    counted when the sitting ends (``keep_result``): that takes too long to wait for at each key."""
+    counted when the sitting ends (``keep_result``): that takes too long to wait for at each key.
+
+    Args:
+        store: where it goes.
+        evaluation_id: of the evaluation by people.
+        annotator: who chose.
+        pair: what was shown, and in which order.
+        said: the choice as it was shown: left, right, tie, bad or skip.
+        seconds: that the person took.
+    """
     store.evaluations.human_choice(
         evaluation_id, pair.item, annotator, pair.ordering, turned(said, pair.ordering), seconds
     )

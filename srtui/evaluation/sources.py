@@ -94,10 +94,10 @@ def known_judgements(paths: Iterable[Path], limit: int | None = None) -> Questio
             if any(s <= 0 for pair in both for s in pair):
                 skipped["without a score"] = skipped.get("without a score", 0) + 1
                 continue
-            at = len(items)
+            number = len(items)
             known = {"scores": both[0], "scores_reversed": both[1]}
-            items.append(Item(at, path.stem, (_text(path, n, row, _INSTRUCTION),), known, _id(row)))
-            answers[at] = shown
+            items.append(Item(number, path.stem, (_text(path, n, row, _INSTRUCTION),), known, _id(row)))
+            answers[number] = shown
     if not items:
         raise UserError("There is no known judgement with scores in both orders to compare with.")
     first = next(iter(paths))
@@ -107,10 +107,10 @@ def known_judgements(paths: Iterable[Path], limit: int | None = None) -> Questio
 def answers_of(path: Path) -> dict[str, str]:
     """A file of answers, by what was asked (see :func:`asked_text`); the last one of an instruction counts."""
     _, rows = _rows(path)
-    found = {}
+    answers = {}
     for n, row in enumerate(rows):
-        found[asked_text(_prompt(path, n, row))] = _text(path, n, row, _ANSWER, may_be_empty=True)
-    return found
+        answers[asked_text(_prompt(path, n, row))] = _text(path, n, row, _ANSWER, may_be_empty=True)
+    return answers
 
 
 def asked_text(item: Item) -> str:

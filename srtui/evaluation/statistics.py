@@ -51,11 +51,11 @@ def bootstrap_mean(values: Sequence[float], seed: int = 0) -> Estimate:
         return Estimate(value=mean, low=None, high=None, n=len(values))
     from scipy.stats import bootstrap
 
-    done = bootstrap(
+    resampled = bootstrap(
         (np.asarray(values, dtype=float),), np.mean, n_resamples=DRAWS, method="percentile",
         batch=max(1, 2**22 // len(values)), rng=np.random.default_rng(seed),
     )  # fmt: skip
-    low, high = done.confidence_interval
+    low, high = resampled.confidence_interval
     return Estimate(value=mean, low=float(low), high=float(high), n=len(values))
 
 
@@ -93,11 +93,11 @@ def cohen(first: Sequence[str], second: Sequence[str]) -> Estimate:
         table[names.index(a), names.index(b)] += 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        done = cohens_kappa(table)
-    value = float(done.kappa)
+        agreement = cohens_kappa(table)
+    value = float(agreement.kappa)
     if not math.isfinite(value):
         return nothing(n)
-    low, high = float(done.kappa_low), float(done.kappa_upp)
+    low, high = float(agreement.kappa_low), float(agreement.kappa_upp)
     if not math.isfinite(low) or not math.isfinite(high):
         return Estimate(value=value, low=None, high=None, n=n)
     return Estimate(value=value, low=max(low, -1.0), high=min(high, 1.0), n=n)

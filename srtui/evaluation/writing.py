@@ -143,15 +143,15 @@ class GgufWriter:
                 for n, turns in enumerate(conversations)
             ]
         )
-        for done in self._teacher.run(should_stop):
-            n = done.key
+        for generation in self._teacher.run(should_stop):
+            n = generation.key
             assert isinstance(n, int)  # noqa: S101 - our own key comes back untouched
-            finish = done.refused or done.written[-1].finish
+            finish = generation.refused or generation.written[-1].finish
             yield (
                 n,
                 _answer(
-                    self._contestant, w, conversations[n], "chat", done.prompt, done.text.strip(), finish,
-                    done.prompt_tokens, done.new_tokens, done.seconds,
+                    self._contestant, w, conversations[n], "chat", generation.prompt, generation.text.strip(), finish,
+                    generation.prompt_tokens, generation.new_tokens, generation.seconds,
                 ),
             )  # fmt: skip
 
@@ -320,8 +320,10 @@ class _Drawn:
         shares = scores.softmax(-1).cumsum(-1)
         drawn = torch.tensor([[row.random()] for row in self._rows], device=scores.device)
         # Below the whole, so that rounding never reaches a token behind the last that is left.
-        at = torch.searchsorted(shares, drawn * shares[:, -1:] * (1 - 1e-6), right=True)
-        return torch.full_like(scores, -torch.inf).scatter_(1, at.clamp(max=scores.shape[1] - 1), 0.0)
+        drawn_token = torch.searchsorted(shares, drawn * shares[:, -1:] * (1 - 1e-6), right=True)
+        return torch.full_like(scores, -torch.inf).scatter_(
+            1, drawn_token.clamp(max=scores.shape[1] - 1), 0.0
+        )
 
 
 def _answer(

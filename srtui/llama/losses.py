@@ -104,12 +104,14 @@ class LlamaLosses:
             for text in group:
                 ids = prompt + text
                 copies.append((trunk - 1 - n, seq, len(path) - 1))
-                rows += [(ids[at], at, seq, ids[at + 1]) for at in range(len(path) - 1, len(ids) - 1)]
+                rows += [
+                    (ids[place], place, seq, ids[place + 1]) for place in range(len(path) - 1, len(ids) - 1)
+                ]
                 seq += 1
         stems = [
-            (path[at], at, trunk - 1 - n, None)
+            (path[place], place, trunk - 1 - n, None)
             for n, path in enumerate(paths)
-            for at in range(fork, len(path) - 1)
+            for place in range(fork, len(path) - 1)
         ]
         tokens = len(stems) + len(rows)
         self._open(-(-(fork + tokens) // 1024) * 1024)
@@ -119,7 +121,7 @@ class LlamaLosses:
                 llama_cpp.llama_memory_seq_rm(memory, other, -1, -1)
         else:
             llama_cpp.llama_memory_clear(memory, False)
-            self._run([(token, at, trunk, None) for at, token in enumerate(prompt[:fork])], [])
+            self._run([(token, place, trunk, None) for place, token in enumerate(prompt[:fork])], [])
             self._trunk = prompt
             tokens += fork
         for n in range(len(paths)):
@@ -143,24 +145,24 @@ class LlamaLosses:
         sequence at least. Yields groups: indices into ``asked``, their NLLs (None where the model
         gave no finite number), and the tokens that were run.
         """
-        at = 0
-        while at < len(asked):
-            total, end = 0, at
+        begin = 0
+        while begin < len(asked):
+            total, end = 0, begin
             prefixes: dict[tuple[int, ...], int] = {}
-            while end < len(asked) and len(prefixes) + end - at < _SEQUENCES:
+            while end < len(asked) and len(prefixes) + end - begin < _SEQUENCES:
                 ids, _, shared = asked[end]
                 prefix = tuple(ids[:shared])
                 more = len(ids) - shared + (shared if shared and prefix not in prefixes else 0)
-                if end > at and total + more > cells:
+                if end > begin and total + more > cells:
                     break
                 if shared:
                     prefixes.setdefault(prefix, _SEQUENCES + len(prefixes))
                 total += more
                 end += 1
-            group = list(range(at, end))
+            group = list(range(begin, end))
             self._open(max(total, cells))
             yield group, self._group([asked[n] for n in group], prefixes), total
-            at = end
+            begin = end
 
     def _group(
         self, asked: Sequence[tuple[Sequence[int], int, int]], prefixes: dict[tuple[int, ...], int]
@@ -169,15 +171,15 @@ class LlamaLosses:
         llama_cpp.llama_memory_clear(memory, False)
         self._trunk = None
         for prefix, seq in prefixes.items():
-            self._run([(token, at, seq, None) for at, token in enumerate(prefix)], [])
+            self._run([(token, place, seq, None) for place, token in enumerate(prefix)], [])
         rows: list[tuple[int, int, int, int | None]] = []
         for seq, (ids, target, shared) in enumerate(asked):
             if shared:
                 llama_cpp.llama_memory_seq_cp(memory, prefixes[tuple(ids[:shared])], seq, 0, shared)
             first = len(ids) - target  # the position before a target token predicts it
             rows += [
-                (ids[at], at, seq, ids[at + 1] if first - 1 <= at < len(ids) - 1 else None)
-                for at in range(shared, len(ids))
+                (ids[place], place, seq, ids[place + 1] if first - 1 <= place < len(ids) - 1 else None)
+                for place in range(shared, len(ids))
             ]
         sums = [0.0] * len(asked)
         self._run(rows, sums)

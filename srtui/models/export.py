@@ -264,7 +264,15 @@ def _weights(adapter: str, student: str, trained_as: str, arithmetic: str) -> Me
 def merge_worker(
     adapter: str, student: str, trained_as: str, out: str, arithmetic: str = "float32"
 ) -> dict[str, Any]:
-    """In a process of its own: the folder ``out`` with the adapter's update in its weights."""
+    """In a process of its own: the folder ``out`` with the adapter's update in its weights.
+
+    Args:
+        adapter: the folder that training wrote.
+        student: the folder of the student's weights.
+        trained_as: a key of ROUNDINGS: how the weights are held that the update is added to.
+        out: where to write.
+        arithmetic: in which the student was trained.
+    """
     weights = _weights(adapter, student, trained_as, arithmetic)
     copy_surroundings(weights.folder, Path(out), SAFE_FILES)
     progress = _ExportProgress(len(weights.shapes))
@@ -282,7 +290,17 @@ def gguf_worker(
     name: str,
     arithmetic: str = "float32",
 ) -> dict[str, Any]:
-    """In a process of its own: the GGUF ``out``. Returns what the tokenizer's check came to."""
+    """In a process of its own: the GGUF ``out``. Returns what the tokenizer's check came to.
+
+    Args:
+        adapter: the folder that training wrote.
+        student: the folder of the student's weights.
+        trained_as: a key of ROUNDINGS: how the weights are held that the update is added to.
+        out: where to write.
+        stored: the type of the tensors in the file, F16 for example.
+        name: that the file gives itself.
+        arithmetic: in which the student was trained.
+    """
     weights = _weights(adapter, student, trained_as, arithmetic)
     progress = _ExportProgress(len(weights.shapes))
     tokenizer = ""
@@ -303,7 +321,16 @@ def gguf_worker(
 def adapter_worker(
     adapter: str, student: str, trained_as: str, out: str, stored: str, name: str
 ) -> dict[str, Any]:
-    """In a process of its own: the adapter as a GGUF."""
+    """In a process of its own: the adapter as a GGUF.
+
+    Args:
+        adapter: the folder that training wrote.
+        student: the folder of the student's weights.
+        trained_as: a key of ROUNDINGS: how the weights are held that the update is added to.
+        out: where to write.
+        stored: the type of the tensors in the file.
+        name: that the file gives itself.
+    """
     made = Adapter(Path(adapter))
     MergedWeights(Path(student), made, "f32")  # refuses an adapter of another student
     return {"matrices": write_adapter(made, Path(student), Path(out), stored, name)}

@@ -220,7 +220,7 @@ def _hyperparameters(student: Path, config: Any, family: Family) -> dict[str, He
         ]
         if list(config.layer_types) != every_sixth:
             raise refuse("layer_types other than full attention in every sixth layer")
-        # The one exception is the 27B model, which llama.cpp tells by its 62 layers.
+        # The one exception is the 27B model, which llama.cpp recognises by its 62 layers.
         scale = config.hidden_size // config.num_attention_heads if config.num_hidden_layers == 62 else head
         if config.query_pre_attn_scalar != scale:
             raise refuse(f"query_pre_attn_scalar = {config.query_pre_attn_scalar} beside head_dim = {head}")

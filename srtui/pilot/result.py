@@ -30,7 +30,8 @@ class StratumCount:
 
 @dataclass(frozen=True)
 class TargetResult:
-    """What became of the samples at one target. ``failed`` is by reason; shares have Wilson intervals."""
+    """What became of the samples at one target. ``failed`` is by reason, ``gated`` counts rewrites that gates of the
+    recipe have stopped; shares have Wilson intervals."""
 
     asked: int
     first_try: int
@@ -39,6 +40,7 @@ class TargetResult:
     parsed: Estimate
     cut: Estimate
     taken: Estimate
+    gated: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,8 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Example:
-    """One sample before and after: (instruction, input, response). ``talk`` are the words by which the rewrite talks
-    about its task; ``taken`` says by target whether the student took it."""
+    """One sample before and after: (instruction, input, response). ``gates`` are the reasons by the gates of
+    srtui.gates that stop, or would stop, one of its rewrites; ``taken`` says by target whether the student took it."""
 
     sample: int
     row: int
@@ -71,12 +73,13 @@ class Example:
     after: tuple[str, str, str] | None
     taken: dict[str, bool]
     why: str
-    talk: str | None = None
+    gates: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class PilotResult:
-    """All of it. ``of`` is how many samples the run will have."""
+    """All of it. ``of`` is how many samples the run will have; ``gates`` are, by gate, shares of the samples with a
+    rewrite that it would stop, also where the recipe has it off (``active_gates`` are on)."""
 
     run: str
     recipe: str
@@ -88,7 +91,8 @@ class PilotResult:
     targets: dict[str, TargetResult]
     limits: list[Limit]
     kept: Estimate
-    about_task: Estimate
+    gates: dict[str, Estimate]
+    active_gates: list[str]
     template: str
     at_or_over_one: Estimate
     forecast: Forecast

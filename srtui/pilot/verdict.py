@@ -7,7 +7,7 @@ it says so: a pilot of 24 finds what ruins a data set, not what ruins one sample
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -32,7 +32,8 @@ class Findings:
 
     ``asked`` were put to the teacher, ``unread`` of them came to no rewrite for another reason than a cut (``why`` is
     the commonest), ``cut`` came to none because each try was cut at a limit. ``rewrites`` were looked through for
-    talk about the task. ``scored`` originals were read under the prompt template, ``over_one`` of them had an IFD of 1
+    talk about the task; ``gates`` counts, by gate, the samples with a rewrite that it would stop, and ``active`` are on.
+    ``scored`` originals were read under the prompt template, ``over_one`` of them had an IFD of 1
     or more. ``settled`` samples have an outcome. ``larger`` is a larger teacher in models/, if there is one.
     """
 
@@ -52,6 +53,8 @@ class Findings:
     template: str = "alpaca"
     limits: Sequence[Limit] = ()
     larger: str | None = None
+    gates: Mapping[str, int] = field(default_factory=dict)
+    active: Sequence[str] = ()
     teacher_asked: bool = True
 
 
@@ -102,13 +105,16 @@ def _faults(f: Findings) -> Iterator[_Fault]:
         yield _Fault("worse", _nothing_came(f), _for_unread(f), f.asked >= FEWEST)
         return
     if _found(f.talk, f.rewrites, TALK):
-        larger = f"teacher.model={f.larger}" if f.larger else ""
+        sets = [f"teacher.model={f.larger}"] if f.larger else []
         advice = "use a larger teacher" + (f" ({f.larger} is in models/)" if f.larger else "")
+        if "about_the_task" not in f.active:
+            sets.append("gates.about_the_task=true")
+            advice += ", or let a gate stop them"
         yield _Fault(
             "worse",
             f"this teacher makes your data worse: {f.talk} of {f.rewrites} rewrites talk about the task"
             f"{_between(f.talk, f.rewrites)}; {advice}{_perhaps(f.talk, f.rewrites, TALK)}.",
-            [larger] if larger else [],
+            sets,
             _sure(f.talk, f.rewrites, TALK),
         )
     if _found(f.over_one, f.scored, TEMPLATE):
@@ -140,6 +146,16 @@ def _faults(f: Findings) -> Iterator[_Fault]:
             _for_unread(f),
             _sure(f.unread, f.asked, UNREAD),
         )
+    others = {g: n for g, n in f.gates.items() if g != "about_the_task" and g not in f.active}
+    for gate, count in sorted(others.items(), key=lambda item: -item[1]):
+        if _found(count, f.rewrites, TALK):
+            yield _Fault(
+                "change",
+                f"a gate would stop much: gates.{gate} {count} of {f.rewrites} samples with a rewrite"
+                f"{_between(count, f.rewrites)}; look at the examples, and set it{_perhaps(count, f.rewrites, TALK)}.",
+                [f"gates.{gate}=true"],
+                _sure(count, f.rewrites, TALK),
+            )
     if f.settled >= FEWEST and f.kept / f.settled < KEPT:
         yield _Fault(
             "change",

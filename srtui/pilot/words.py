@@ -31,6 +31,8 @@ def facts(r: PilotResult) -> list[tuple[str, str]]:
         failed = ", ".join(f"{n} {why}" for why, n in t.failed.items())
         rows.append((f"new {name} parsed", counted(t.parsed) + (f"; not: {failed}" if failed else "")))
         rows.append(("  cut at the first try", counted(t.cut)))
+        if t.gated:
+            rows.append(("  gated", ", ".join(f"{n} {why}" for why, n in t.gated.items())))
         rows.append(("  taken", counted(t.taken) if t.taken["n"] else "there was none to choose"))
     for limit in r.limits:
         held = limit.tokens["value"]
@@ -47,12 +49,10 @@ def facts(r: PilotResult) -> list[tuple[str, str]]:
         elif held:
             words += f" (between {least or 0:,.0f} and {limit.tokens['high']:,.0f} with 95 %)"
         rows.append((limit.key, f"{limit.now:,} now; {words}"))
-    rows.append(
-        (
-            "about the task",
-            f"{counted(r.about_task)} of the rewrites talk about it" if r.about_task["n"] else "no rewrite",
-        )
-    )
+    for gate, stops in r.gates.items():
+        if stops["value"] or gate == "about_the_task":
+            done = "is on and stops" if gate in r.active_gates else "is off and would stop"
+            rows.append((f"gates.{gate}", f"{done} {counted(stops)} of the samples with a rewrite"))
     rows.append(("kept", counted(r.kept)))
     rows.append(
         (
@@ -156,7 +156,7 @@ def reading(r: PilotResult) -> str:
         lines.append("To set: " + ", ".join(r.verdict.set))
     lines += ["", *(f"{name}: {value}" for name, value in facts(r)), "", NOTES]
     for n, e in enumerate(r.examples, 1):
-        talk = f"; it talks about the task: {e.talk!r}" if e.talk else ""
+        talk = "".join(f"; {reason}" for reason in e.gates.values())
         lines += ["", f"── Example {n} of {len(r.examples)}, sample {e.sample}: {e.why}{talk}"]
         for name, pair in (("before", e.before), ("after", e.after)):
             lines += [

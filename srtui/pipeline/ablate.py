@@ -213,9 +213,9 @@ class Ablation:
         base = {kind: np.where(measured[kind], values, np.nan) for kind, values in base.items()}
         table: dict[str, dict[str, NDArray[Any]]] = {}
         for name, runs in trained.items():
-            found = [self._losses(self._adapter(run), sets) for run in runs]
+            losses = [self._losses(self._adapter(run), sets) for run in runs]
             table[name] = {
-                kind: np.where(measured[kind], np.stack([f[kind] for f in found]), np.nan) for kind in sets
+                kind: np.where(measured[kind], np.stack([f[kind] for f in losses]), np.nan) for kind in sets
             }
             row = self._row(name, ARMS[name], runs, table)
             for examiner in self._examiners:
@@ -283,12 +283,12 @@ class Ablation:
                 self._store, self._recipe, path, chosen.model, chosen.quantization, student=student
             )
             everything = [v for ids in sets.values() for v in ids]
-            found = judge.conditional(everything, self._should_stop)
+            losses = judge.conditional(everything, self._should_stop)
         finally:
             student.close()  # the next arm loads its own
         if self._should_stop():
             raise Stopped
-        return {kind: np.array([found.get(v, np.nan) for v in ids]) for kind, ids in sets.items()}
+        return {kind: np.array([losses.get(v, np.nan) for v in ids]) for kind, ids in sets.items()}
 
     def _row(
         self, name: str, arm: Arm, runs: list[Run], table: dict[str, dict[str, NDArray[Any]]]
@@ -323,7 +323,7 @@ def _words(rows: Sequence[ArmResult], counts: dict[str, int], seeds: int) -> lis
     if any(row.arm == "original" and row.against_full for row in rows):
         said.append(
             "Whether reflecting and choosing helped is asked by the arm original, the same training on the original "
-            "data; the untuned student only tells whether any training does."
+            "data; the untuned student only shows whether any training does."
         )
     arms = sum(bool(r.against_full) for r in rows)
     if arms:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from srtui import selection
+from srtui.gates import first_gate
 from srtui.hashing import draw
 from srtui.measures import (
     FILTERS,
@@ -23,12 +24,15 @@ from srtui.measures import (
 from srtui.pipeline.context import CHUNK, Context
 from srtui.recipe.settings import SIDES
 from srtui.sample import Pair, Target
-from srtui.selection import lot
+from srtui.selection import seeded_random
 from srtui.store.corpus import batched
+from srtui.store.decisions import GatedRewrite
 
 if TYPE_CHECKING:
     from srtui.pipeline.variants import VariantScorer
 
+_Open = tuple[int, tuple[int, list[int]]]
+"""A choice that is not made: sample, the variant that was reflected on, its rewrites."""
 _ValuesOf = Callable[[Measure, Target, list[int], Callable[[float], None]], list[Value]]
 """(measure, target, variant ids, how much of the call is done) -> a value for each variant, in their order."""
 
@@ -76,7 +80,7 @@ class Choosing:
     def instruction(self) -> None:
         """The variant with the higher IFD is taken further. Raises Stopped when asked to stop."""
         self._choose("instruction", self._recipe.selection.instruction_by, selection.choose_instruction, 1.0)
-        self._tell_of_proxy()
+        self._report_proxy()
 
     def response(self) -> None:
         """The variant with the lower r-IFD is taken; then each sample's outcome, and the scores of what
@@ -88,43 +92,50 @@ class Choosing:
         )
         self._settle(weight, {"taken": taken, "reused": self._reused})
         self._score_by_hand()
-        self._tell_of_proxy()
+        self._report_proxy()
 
     def _choose(self, target: Target, by: str, choose: Callable[..., selection.Choice], weight: float) -> int:
         """Decide every sample that is not; how many rewrites have been taken so far."""
         todo = self._store.decisions.to_decide(self._run.id, target)
         taken = self._store.decisions.taken(self._run.id, target)
         done = self._total - len(todo)
-        before_this = self._store.runs.stages(self._run.id).get(f"choose-{target}", {})
-        self._reused = int(before_this.get("detail", {}).get("reused", 0))
-        for chunk in batched(todo.items(), CHUNK):
+        earlier = self._store.runs.stages(self._run.id).get(f"choose-{target}")
+        self._reused = earlier.reused if earlier else 0
+        for batch in batched(todo.items(), CHUNK):
+            chunk, gated = self._past_gates(target, batch)
             groups = [[before, *rewrites] for _, (before, rewrites) in chunk if rewrites]
 
-            def tell(share: float, before: int = done, size: int = len(chunk), taken: int = taken) -> None:
-                self._tell(int(weight * (before + share * size)), {"taken": taken, "reused": self._reused})
+            def report_share(
+                share: float, before: int = done, size: int = len(chunk), taken: int = taken
+            ) -> None:
+                self._report(int(weight * (before + share * size)), {"taken": taken, "reused": self._reused})
 
             self._reused += len(chunk) - self._unscored(by, groups)
             scores, by_proxy = self._measure(
-                target, by, groups, lambda g: choose(g[0], g[1:], by).variant_id, tell
+                target, by, groups, lambda g: choose(g[0], g[1:], by).variant_id, report_share
             )
             with self._store.transaction():
                 for sample_id, (before, rewrites) in chunk:
                     first = scores.get(before, selection.ScoredText(before, None))
                     others = [scores.get(r, selection.ScoredText(r, None)) for r in rewrites]
                     choice = choose(first, others, by)
-                    proxy = f" (by {self._recipe.scoring.proxy})" if before in by_proxy else ""
+                    beside = f" (by {self._recipe.scoring.proxy})" if before in by_proxy else ""
+                    if stopped := gated.get(sample_id):
+                        self._store.decisions.add_gated(self._run.id, sample_id, target, stopped)
+                        why = "; ".join(one.reason for one in stopped)
+                        beside += f" (not compared: {why})" if rewrites else f" to compare: {why}"
                     self._store.decisions.add(
                         self._run.id,
                         sample_id,
                         target,
                         choice.variant_id,
                         choice.reflected,
-                        choice.reason + proxy,
+                        choice.reason + beside,
                         [(s.variant_id, s.score, s.reason) for s in (first, *others)],
                     )
                     taken += choice.reflected
             done += len(chunk)
-            self._tell(int(weight * done), {"taken": taken, "reused": self._reused}, now=True)
+            self._report(int(weight * done), {"taken": taken, "reused": self._reused}, now=True)
         return taken
 
     def _unscored(self, by: str, groups: list[list[int]]) -> int:
@@ -134,6 +145,27 @@ class Choosing:
         known = self._context.judge().scores((v for group in groups for v in group), by)
         return sum(not all(v in known for v in group) for group in groups)
 
+    def _past_gates(
+        self, target: Target, chunk: list[_Open]
+    ) -> tuple[list[_Open], dict[int, list[GatedRewrite]]]:
+        """The open choices without the rewrites that a gate of the recipe stops, and these by sample."""
+        active = self._recipe.gates.active
+        if not active:
+            return chunk, {}
+        texts = self._store.corpus.variants(v for _, (before, rewrites) in chunk for v in (before, *rewrites))
+        gated: dict[int, list[GatedRewrite]] = {}
+        passed: list[_Open] = []
+        for sample_id, (before, rewrites) in chunk:
+            kept = []
+            for rewrite in rewrites:
+                found = first_gate(texts[before].pair, texts[rewrite].pair, target, active)
+                if found is None:
+                    kept.append(rewrite)
+                else:
+                    gated.setdefault(sample_id, []).append(GatedRewrite(rewrite, *found))
+            passed.append((sample_id, (before, kept)))
+        return passed, gated
+
     def _settle(self, weight: float, detail: dict[str, Any]) -> None:
         """Say of each sample whether it is trained on; scores only what that needs."""
         policy, total = self._recipe.selection.policy, self._total
@@ -141,9 +173,9 @@ class Choosing:
         done = total - len(todo)
         for chunk in batched(todo, CHUNK):
 
-            def tell(share: float, before: int = done, size: int = len(chunk)) -> None:
+            def report_share(share: float, before: int = done, size: int = len(chunk)) -> None:
                 settled = (before + share * size) / total
-                self._tell(min(int(total * (weight + (1 - weight) * settled)), total - 1), detail)
+                self._report(min(int(total * (weight + (1 - weight) * settled)), total - 1), detail)
 
             wanted = [
                 [variant]
@@ -151,7 +183,9 @@ class Choosing:
                 if policy == "keep" or (policy == "paper" and response)
             ]
             (ifd, by_proxy), (rifd, also_by_proxy) = (
-                self._compare(wanted, metric, lambda g: g[0].score is not None and g[0].score < 1, tell)
+                self._compare(
+                    wanted, metric, lambda g: g[0].score is not None and g[0].score < 1, report_share
+                )
                 for metric in FILTERS
             )
             # One row has scores of one student: what the proxy found clear by one of them alone, the
@@ -161,7 +195,7 @@ class Choosing:
             ):
                 mixed = theirs - others
                 if mixed:
-                    scores |= self._score(self._context.judge(), mixed, metric, tell)
+                    scores |= self._score(self._context.judge(), mixed, metric, report_share)
             by_proxy &= also_by_proxy
             with self._store.transaction():
                 for sample_id, _, response, variant in chunk:
@@ -179,7 +213,7 @@ class Choosing:
                         self._setting(variant, by_proxy) if variant in ifd else None,
                     )
             done += len(chunk)
-        self._tell(total, detail, now=True)
+        self._report(total, detail, now=True)
 
     def _setting(self, variant_id: int, by_proxy: set[int]) -> int:
         context = self._context
@@ -200,7 +234,7 @@ class Choosing:
         by: str,
         groups: list[list[int]],
         decide: Callable[[list[selection.ScoredText]], object],
-        tell: Callable[[float], None],
+        report_share: Callable[[float], None],
     ) -> tuple[dict[int, selection.ScoredText], set[int]]:
         """What the choice in each group is made by, and which of the values are a proxy's."""
         variant_ids = [v for group in groups for v in group]
@@ -208,14 +242,14 @@ class Choosing:
             return {}, set()
         measure = MEASURES[by]
         if measure.stored:
-            return self._compare(groups, by, decide, tell)
-        values = self._sources[measure.source](measure, target, variant_ids, tell)
+            return self._compare(groups, by, decide, report_share)
+        values = self._sources[measure.source](measure, target, variant_ids, report_share)
         return {
             v: selection.ScoredText(v, *value) for v, value in zip(variant_ids, values, strict=True)
         }, set()
 
     def _from_losses(
-        self, measure: Measure, target: Target, variant_ids: list[int], tell: Callable[[float], None]
+        self, measure: Measure, target: Target, variant_ids: list[int], report_share: Callable[[float], None]
     ) -> list[Value]:
         """The measure's formula over the losses of each variant, which are scored where they are not stored."""
         judge = self._context.judge()
@@ -224,10 +258,10 @@ class Choosing:
         for n, direction in enumerate(directions):
             metric = SCORE_OF[direction]
 
-            def tell_all(share: float, before: int = n) -> None:
-                tell((before + share) / len(directions))
+            def report_all(share: float, before: int = n) -> None:
+                report_share((before + share) / len(directions))
 
-            self._score(judge, variant_ids, metric, tell_all)
+            self._score(judge, variant_ids, metric, report_all)
             for v, pair in self._store.scores.losses_of(variant_ids, judge.setting_id, metric).items():
                 losses[v] += pair
         return [
@@ -236,17 +270,17 @@ class Choosing:
         ]
 
     def _by_encoder(
-        self, measure: Measure, target: Target, variant_ids: list[int], tell: Callable[[float], None]
+        self, measure: Measure, target: Target, variant_ids: list[int], report_share: Callable[[float], None]
     ) -> list[Value]:
         """The cosine of each variant's instruction and response."""
         values = self._context.encoder().coherence(self._pairs(variant_ids))
         return [(value, None if value is not None else NOTHING_TO_SCORE) for value in values]
 
     def _drawn(
-        self, measure: Measure, target: Target, variant_ids: list[int], tell: Callable[[float], None]
+        self, measure: Measure, target: Target, variant_ids: list[int], report_share: Callable[[float], None]
     ) -> list[Value]:
         """A number for each variant that the recipe's seed, the target and the text decide."""
-        return [(lot(self._recipe.seed, target, *pair), None) for pair in self._pairs(variant_ids)]
+        return [(seeded_random(self._recipe.seed, target, *pair), None) for pair in self._pairs(variant_ids)]
 
     def _pairs(self, variant_ids: list[int]) -> list[Pair]:
         variants = self._store.corpus.variants(variant_ids)
@@ -257,7 +291,7 @@ class Choosing:
         groups: list[list[int]],
         metric: Metric,
         decide: Callable[[list[selection.ScoredText]], object],
-        tell: Callable[[float], None],
+        report_share: Callable[[float], None],
     ) -> tuple[dict[int, selection.ScoredText], set[int]]:
         """Scores of the variants in ``groups``, each group one decision, and which of them are the
         proxy's: with one, the student itself only scores what lies near the decision, and some
@@ -266,8 +300,8 @@ class Choosing:
         if not everything:
             return {}, set()
         if not self._recipe.scoring.proxy:
-            return self._score(self._context.judge(), everything, metric, tell), set()
-        quick = self._score(self._context.proxy(), everything, metric, tell)
+            return self._score(self._context.judge(), everything, metric, report_share), set()
+        quick = self._score(self._context.proxy(), everything, metric, report_share)
         margin = self._recipe.scoring.proxy_margin
         near: list[list[int]] = []
         clear: list[list[int]] = []
@@ -277,7 +311,7 @@ class Choosing:
         clear.sort(key=lambda g: draw(self._recipe.seed, "proxy", g[0]))
         control = clear[: max(8, len(clear) // 10)]
         asked = [v for group in (*near, *control) for v in group]
-        exact = self._score(self._context.judge(), asked, metric, tell)
+        exact = self._score(self._context.judge(), asked, metric, report_share)
         for kind, some in (("near", near), ("clear", control)):
             changed = sum(decide([quick[v] for v in g]) != decide([exact[v] for v in g]) for g in some)
             self._tally.add(kind, len(some), changed)
@@ -285,25 +319,29 @@ class Choosing:
         return quick | exact, set(everything) - set(asked)
 
     def _score(
-        self, judge: VariantScorer, variant_ids: Iterable[int], metric: Metric, tell: Callable[[float], None]
+        self,
+        judge: VariantScorer,
+        variant_ids: Iterable[int],
+        metric: Metric,
+        report_share: Callable[[float], None],
     ) -> dict[int, selection.ScoredText]:
         """Bring the missing scores of these variants into the store, and read all of them.
 
-        ``tell`` gets how much of this call is done, from 0 to 1. Raises Stopped when asked to stop.
+        ``report_share`` gets how much of this call is done, from 0 to 1. Raises Stopped when asked to stop.
         """
         wanted = list(variant_ids)
         for tokens, share in judge.score(wanted, metric, self._watch.should_stop):
             self._tokens += tokens
-            tell(share)
+            report_share(share)
         self._watch.raise_if_stopped()
         return {
             i: selection.ScoredText(i, value, reason)
             for i, (value, reason) in judge.scores(wanted, metric).items()
         }
 
-    def _tell(self, done: int, detail: dict[str, Any], now: bool = False) -> None:
-        self._watch.tell(done, self._total, self._tokens, detail, now)
+    def _report(self, done: int, detail: dict[str, Any], now: bool = False) -> None:
+        self._watch.report_progress(done, self._total, self._tokens, detail, now)
 
-    def _tell_of_proxy(self) -> None:
+    def _report_proxy(self) -> None:
         if self._tally.both:
             self._watch.event("info", self._tally.sentence(self._recipe.scoring.proxy))

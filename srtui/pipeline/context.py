@@ -35,7 +35,14 @@ CHUNK = 1024  # variants worked on together: bounds memory, and what a kill lose
 def student_path(
     workspace: Workspace, name: str, quantization: str, say: Callable[[str], None] = lambda line: None
 ) -> Path:
-    """The safetensors folder, or for ``gguf`` the file, of a student by name."""
+    """The safetensors folder, or for ``gguf`` the file, of a student by name.
+
+    Args:
+        workspace: whose models/ is searched.
+        name: as a recipe has it.
+        quantization: as a recipe has it; gguf means a file.
+        say: hears of a conversion that takes a while.
+    """
     if quantization == "gguf":
         return models.resolve_teacher(workspace.models, name)
     return models.resolve_student(workspace.models, name, say)
@@ -50,7 +57,17 @@ def open_judge(
     template: str | None = None,
     student: Student | None = None,
 ) -> VariantScorer:
-    """A student that scores as the recipe says; under another ``template``, where one is given."""
+    """A student that scores as the recipe says; under another ``template``, where one is given.
+
+    Args:
+        store: where its losses and scores go.
+        recipe: whose template, protocol and lengths hold.
+        path: of the student.
+        name: that scores are stored under.
+        quantization: how its weights are held.
+        template: takes the place of the recipe's.
+        student: the one at ``path``, where it is loaded already.
+    """
     from srtui.pipeline.variants import VariantScorer
 
     return VariantScorer(
@@ -200,7 +217,7 @@ class Context:
 
     def refuse_other_words(self) -> None:
         """Raises UserError where the run's choices were begun under other words of its template: it does not
-        go on under these, and no model is loaded for it. Where only the student's own tokenizer knows its words
+        continue under these, and no model is loaded for it. Where only the student's own tokenizer knows its words
         and cannot be read, ``judge`` says it."""
         student, prompts = self.recipe.student, self.recipe.prompts
         name, now = self.recipe.prompt.template, None

@@ -219,7 +219,14 @@ def plan_choosing(needs: StudentNeeds, name: str, free: int) -> StagePlan:
 
 
 def plan_training(needs: StudentNeeds, name: str, recipe: Recipe, free: int) -> StagePlan:
-    """QLoRA at its largest: every sample as long as ``prompt.max_length``."""
+    """QLoRA at its largest: every sample as long as ``prompt.max_length``.
+
+    Args:
+        needs: of the student.
+        name: of the student, for people.
+        recipe: whose lengths and training.
+        free: bytes of the card.
+    """
     settings, length = recipe.training, recipe.prompt.max_length
     longest = Span(tuple(range(length)), length - 1)
     examples: Sequence[Span] = [longest] * settings.batch_size

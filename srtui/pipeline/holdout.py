@@ -38,7 +38,14 @@ def hold_out(
     ids: Sequence[int], share: float, order: Callable[[int], bytes], groups: Mapping[int, int]
 ) -> list[tuple[int, bool]]:
     """(sample id, whether it is held out): ``share`` of the samples, the first by ``order``; ``groups`` are those
-    of :func:`alike`. A group that there is no room for is trained on."""
+    of :func:`alike`. A group that there is no room for is trained on.
+
+    Args:
+        ids: all samples.
+        share: of them to hold out, from 0 to 1.
+        order: a key that sorts them, drawn from the recipe's seed.
+        groups: by sample, the group of those that ask the same.
+    """
     room = min(round(len(ids) * share), len(ids) - 1) if share else 0
     members: dict[int, list[int]] = {}
     for sample_id, key in groups.items():

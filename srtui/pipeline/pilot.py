@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ import psutil
 from srtui import models
 from srtui.errors import UserError
 from srtui.evaluation.statistics import Estimate, nothing, wilson
+from srtui.gates import GATES, all_gates
 from srtui.hashing import draw
 from srtui.llama import TeacherIdentity
-from srtui.pilot.about_task import talks_about_task
 from srtui.pilot.forecast import for_the_rest, together
 from srtui.pilot.limits import Limit, quantile_of_lengths
 from srtui.pilot.result import Example, Forecast, PilotResult, StratumCount, TargetResult
@@ -30,10 +30,10 @@ from srtui.pipeline.prepare import pilot_recipe, pilot_strata, prepare
 from srtui.progress import Reporter
 from srtui.recipe import Recipe
 from srtui.reflection import ReflectionPrompt
-from srtui.sample import Target
+from srtui.sample import Pair, Target
 from srtui.store import Store, figures
 from srtui.store.runs import STEPS, Run, seconds_a_sample
-from srtui.store.sample_view import SampleView, view_sample
+from srtui.store.sample_view import SampleView, VariantView, view_sample
 from srtui.store.stored import stored
 from srtui.workspace import Workspace
 
@@ -115,7 +115,9 @@ class _Reading:
         targets: dict[str, TargetResult] = {target: self._target(target) for target in _TARGETS}
         limits = self._limits()
         examples = self._examples()
-        talking = [bool(e.talk) for e in examples if e.after is not None]
+        rewritten = [e for e in examples if e.after is not None]
+        would_stop = {gate: sum(gate in e.gates for e in rewritten) for gate in GATES}
+        talking = would_stop["about_the_task"]
         originals = [ifd for view in self._views if (ifd := view.original.scores.get("ifd")) is not None]
         over_one = sum(ifd >= 1 for ifd in originals)
         cut = [sum(n for why, n in t.failed.items() if why.startswith("cut_")) for t in targets.values()]
@@ -130,8 +132,10 @@ class _Reading:
                 asked=sum(t.asked for t in targets.values()),
                 unread=sum(unread),
                 cut=sum(cut),
-                rewrites=len(talking),
-                talk=sum(talking),
+                rewrites=len(rewritten),
+                talk=talking,
+                gates=would_stop,
+                active=tuple(recipe.gates.active),
                 scored=len(originals),
                 over_one=over_one,
                 settled=settled,
@@ -156,7 +160,8 @@ class _Reading:
             targets=targets,
             limits=limits,
             kept=wilson(self._counts.kept, settled),
-            about_task=wilson(sum(talking), len(talking)),
+            gates={gate: wilson(count, len(rewritten)) for gate, count in would_stop.items()},
+            active_gates=list(recipe.gates.active),
             template=recipe.prompt.template,
             at_or_over_one=wilson(over_one, len(originals)),
             forecast=self._forecast(of - len(self._views)),
@@ -197,6 +202,7 @@ class _Reading:
             first_try=c.first_try,
             after_retries=c.after_retries,
             failed=dict(c.failed),
+            gated=dict(c.gated),
             parsed=wilson(c.first_try + c.after_retries, c.asked),
             cut=wilson(cut, c.asked),
             taken=wilson(c.taken, c.choices),
@@ -282,9 +288,7 @@ class _Reading:
             before = view.original
             target = next((t for t in ("response", "instruction") if t in view.rewrites), None)
             after = view.variant(view.rewrites[target]) if target else None
-            rewritten = [v for v in map(view.variant, view.rewrites.values()) if v is not None]
-            original = f"{before.instruction}\n{before.input}\n{before.response}"
-            talks = (talks_about_task(f"{v.instruction}\n{v.response}", original) for v in rewritten)
+            stopped = dict(gated for t in _TARGETS for gated in self._gates(view, t))
             decision = view.decisions.get(target or "response")
             reasons = (f"{t}: {r.status}" for t, r in view.reflections.items())
             examples.append(
@@ -295,10 +299,21 @@ class _Reading:
                     after=None if after is None else (after.instruction, after.input, after.response),
                     taken={t: bool(d.reflected) for t, d in view.decisions.items()},
                     why=decision.reason if after is not None and decision else ", ".join(reasons),
-                    talk=next((words for words in talks if words), None),
+                    gates=stopped,
                 )
             )
         return examples
+
+    def _gates(self, view: SampleView, target: Target) -> Iterator[tuple[str, str]]:
+        """(gate, reason) of each gate that stops, or would stop, this sample's rewrites at one target."""
+        reflection = view.reflections.get(target)
+        before = view.variant(reflection.parent_variant_id) if reflection else None
+        if before is None:
+            return
+        for row in self._generations[view.id, target]:
+            after = view.variant(row["variant_id"])
+            if after is not None:
+                yield from all_gates(_pair(before), _pair(after), target)
 
     def _shown(self, examples: Sequence[Example]) -> list[Example]:
         """Some of them, drawn by the seed: those with a rewrite first."""
@@ -319,17 +334,17 @@ class _Reading:
             if s is None:
                 continue
             weights = self._weights(stage)
-            fresh = s["done"] - int(s["detail"].get("reused", 0))
+            fresh = s.done - s.reused
             if fresh > 0:
-                stages[stage] = for_the_rest(s["seconds"], fresh, weights, left)
+                stages[stage] = for_the_rest(s.seconds, fresh, weights, left)
             elif stage in earlier:
                 history.append(stage)
                 n = len(self._views)
                 stages[stage] = for_the_rest(earlier[stage] * n, n, weights, left)
             else:
                 stages[stage] = nothing()
-        fixed = sum(s["seconds"] for name, s in self._stages.items() if name in (*STEPS, "check-template"))
-        reused = any(s["detail"].get("reused") for s in self._stages.values())
+        fixed = sum(s.seconds for name, s in self._stages.items() if name in (*STEPS, "check-template"))
+        reused = any(s.reused for s in self._stages.values())
         disk = nothing()
         if self._grown is not None and not reused:
             disk = for_the_rest(self._grown, len(self._views), [self._bytes(v) for v in self._views], left)
@@ -341,11 +356,7 @@ class _Reading:
             training=self._training(earlier.get("train"), left),
             disk=disk,
             memory=1e6 * self._store.runs.get(self._run.id).peak_memory_mb,
-            speed={
-                name: s["tokens"] / s["seconds"]
-                for name, s in self._stages.items()
-                if s["tokens"] and s["seconds"]
-            },
+            speed={name: s.tokens / s.seconds for name, s in self._stages.items() if s.tokens and s.seconds},
             history=history,
         )
 
@@ -394,6 +405,10 @@ class _Reading:
         return Estimate(
             value=seconds(share["value"]), low=seconds(share["low"]), high=seconds(share["high"]), n=settled
         )
+
+
+def _pair(variant: VariantView) -> Pair:
+    return Pair(variant.instruction, variant.input, variant.response)
 
 
 def _segments(row: dict[str, Any]) -> list[tuple[str, str, int, int | None]]:

@@ -33,6 +33,16 @@ def import_file(
 
     ``on_progress`` gets rows read, bytes read and bytes in all. Raises UserError, and stores
     nothing, where no row is good.
+
+    Args:
+        store: where the samples go.
+        path: of the data file.
+        name: of the dataset; the file's stem if None.
+        format: one of srtui.datasets.FORMATS.
+        columns: the names that instruction, input and response go by, where they are not the usual ones.
+        as_variant: the kind of variant that the rows become; None for samples.
+        match: how a rewrite finds its sample: id, instruction or position.
+        on_progress: gets rows read, bytes read, bytes in all.
     """
     reader = datasets.read(path, format, columns)
     sha256 = sha256_of(path)
@@ -60,6 +70,12 @@ def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pat
     """The run that this recipe describes, and whether it is new.
 
     A recipe whose settings and samples are those of an earlier run resumes that run.
+
+    Args:
+        workspace: that the recipe belongs to.
+        store: of the workspace.
+        recipe: read and checked.
+        recipe_path: its file, beside which a dataset's file may lie.
     """
     dataset_id = _dataset(workspace, store, recipe, recipe_path)
     ids = samples_of(store, dataset_id, recipe)

@@ -54,8 +54,8 @@ class Reflecting:
         self._watch = context.watch
         self._total = context.sample_count
         self._tally = _Tally(self._tally_so_far())
-        before = self._store.runs.stages(self._run.id).get(f"reflect-{prompt.target}", {})
-        self._reused = int(before.get("detail", {}).get("reused", 0))  # samples that stored texts settled
+        earlier = self._store.runs.stages(self._run.id).get(f"reflect-{prompt.target}")
+        self._reused = earlier.reused if earlier else 0  # samples that stored texts settled
         self._unknown = 0  # rewrites taken from the store that may have been cut short
 
     def work(self, todo: list[tuple[int, int]]) -> None:
@@ -64,7 +64,7 @@ class Reflecting:
             self._from_store(todo)
             self._reused += len(todo)
             detail = {**self._tally.detail(), "reused": self._reused}
-            self._watch.tell(self._total, self._total, 0, detail, now=True)
+            self._watch.report_progress(self._total, self._total, 0, detail, now=True)
             return
         teacher = self._teacher = self._context.teacher()
         waiting: dict[tuple[int, int], list[Generation]] = {}
@@ -300,7 +300,7 @@ class Reflecting:
             sample_id=asked.sample_id if isinstance(asked, _OpenRequest) else None,
             text=at.live_text[-2000:],
         )
-        self._watch.tell(done, self._total, tokens, detail, now=True)
+        self._watch.report_progress(done, self._total, tokens, detail, now=True)
 
 
 def _was_cut(stored: dict[str, Any]) -> bool:

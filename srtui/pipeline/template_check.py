@@ -40,9 +40,9 @@ def check_template(context: Context) -> None:
     tokens, reused = 0, len(judge.scores(some, "ifd"))
     for more, part in judge.score(some, "ifd", watch.should_stop):
         tokens += more
-        watch.tell(int(part * len(some)), len(some), tokens, {"reused": reused})
+        watch.report_progress(int(part * len(some)), len(some), tokens, {"reused": reused})
     watch.raise_if_stopped()
-    watch.tell(len(some), len(some), tokens, {"reused": reused}, now=True)
+    watch.report_progress(len(some), len(some), tokens, {"reused": reused}, now=True)
     values = _values(judge, some)
     share = share_at_or_over_one(values)
     if share <= SHARE:
@@ -79,6 +79,13 @@ def compare_templates(
 
     Each is a way of scoring of its own, stored as such; the share at or over 1 shows which template
     the student knows.
+
+    Args:
+        workspace: whose models/ has the student.
+        store: where the scores go.
+        run: whose originals and student.
+        count: of originals.
+        say: hears what is loaded.
     """
     today.freeze(run.date)
     recipe = Recipe.model_validate(run.recipe)

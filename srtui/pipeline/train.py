@@ -6,16 +6,21 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from srtui.errors import UserError
 from srtui.measures import FILTERS
 from srtui.pipeline.context import Context, student_path
+from srtui.pipeline.decontaminate import known_prompts
 from srtui.pipeline.holdout import question_key, unseen
 from srtui.progress import Stopped
 from srtui.recipe import Recipe, SelectionSettings
-from srtui.selection import Ranked, best, lot
+from srtui.selection import Ranked, best, seeded_random
 from srtui.store import Store
 from srtui.store.corpus import Variant
 from srtui.store.figures import means
 from srtui.store.runs import Run
+from srtui.subsets import MOST, directions, facility_location
 from srtui.training import (
     Listener,
     Preflight,
@@ -62,6 +67,7 @@ def train_selected(context: Context) -> None:
         store.training.finish(training_id, f"skipped: {reason}", 0, 0.0, None, {})
         watch.event("warning", f"Nothing was trained: {reason}.")
         return
+    _look_for_evaluation_prompts(context, variants.values())
     ended = means(store, run_id).endings
     if ended["cut"]:
         watch.event(
@@ -76,7 +82,7 @@ def train_selected(context: Context) -> None:
             "whether they were cut short is not known.",
         )
     judge = context.judge()
-    watch.tell(0, steps, 0, {}, now=True)
+    watch.report_progress(0, steps, 0, {}, now=True)
     result = train(
         student_path(context.workspace, recipe.student.model, recipe.student.quantization),
         examples,
@@ -115,6 +121,24 @@ def train_selected(context: Context) -> None:
     )
 
 
+def _look_for_evaluation_prompts(context: Context, texts: Iterable[Variant]) -> None:
+    """Say how many of the texts that are trained on hold a prompt that this workspace has evaluated with."""
+    known = known_prompts(context.store)
+    if not len(known):
+        return
+    overlaps = known.search((variant.sample_id, variant.pair) for variant in texts)
+    found = overlaps.contamination
+    context.store.datasets.set_contamination(context.run.id, found)
+    if found.held:
+        which = ", ".join(str(one.sample_id) for one in overlaps.found[:3])
+        context.watch.event(
+            "warning",
+            f"{found.held:,} of the {found.texts:,} texts that are trained on hold a prompt that this workspace has "
+            f"evaluated with (samples {which}{', ...' if len(overlaps.found) > 3 else ''}); leave them out with: "
+            "srtui data decontaminate --drop",
+        )
+
+
 class _Record(Listener):
     """What training reports, into the store and to whoever watches."""
 
@@ -138,7 +162,7 @@ class _Record(Listener):
         self._context.store.training.add_metrics(self._id, step, values)
         detail = {k: round(v, 6) for k, v in values.items() if k in ("loss", "learning_rate")}
         tokens = round(values["tokens"]) - self._tokens_before
-        self._context.watch.tell(step, self._steps, tokens, detail, now=True)
+        self._context.watch.report_progress(step, self._steps, tokens, detail, now=True)
 
     def saved(self, written: WrittenCheckpoint) -> None:
         path = str(written.path.relative_to(self._context.workspace.root))
@@ -164,10 +188,19 @@ def _score_what_is_ranked(context: Context) -> None:
     of another way of scoring, says nothing about their order. Raises Stopped when asked to stop."""
     wanted = context.recipe.selection
     chosen = context.store.decisions.selected(context.run.id, held_out=False)
-    if wanted.top_by not in ("ifd", "both") or _count(wanted, len(chosen)) >= len(chosen):
+    if wanted.top_by not in ("ifd", "both", "facility") or _count(wanted, len(chosen)) >= len(chosen):
         return
     judge = context.judge()
     variants = [variant for _, variant in chosen]
+    if wanted.top_by == "facility":
+        if len(chosen) > MOST:
+            raise UserError(
+                f'selection.top_by = "facility" compares all texts with all, and {len(chosen):,} are more than {MOST:,}; '
+                "take another way to rank, or limit the run."
+            )
+        for share in judge.embed(variants, context.watch.should_stop):
+            context.watch.show(embedding=round(share, 3))
+        context.watch.raise_if_stopped()
     for metric in FILTERS if wanted.top_by == "both" else ("ifd",):
         missing = len(variants) - len(judge.scores(variants, metric))
         if missing:
@@ -193,11 +226,30 @@ def trained_on(store: Store, run: Run) -> list[tuple[int, int]]:
     if count >= len(chosen):
         return chosen
     ranked = [
-        Ranked(sample, ifd, rifd, person, length, lot(recipe.seed, "top", text))
+        Ranked(sample, ifd, rifd, person, length, seeded_random(recipe.seed, "top", text))
         for sample, ifd, rifd, person, length, text in store.decisions.selected_scores(run.id)
     ]
-    kept = best(ranked, count, wanted.top_by)
+    if wanted.top_by == "facility":
+        kept = _facility(store, run, chosen, ranked, count)
+    else:
+        kept = best(ranked, count, wanted.top_by)
     return [(sample, variant) for sample, variant in chosen if sample in kept]
+
+
+def _facility(
+    store: Store, run: Run, chosen: list[tuple[int, int]], ranked: list[Ranked], count: int
+) -> set[int]:
+    """The samples of a subset by facility location; a text weighs as much as the share of texts whose IFD is not
+    higher than its own, and what a person chose is always in. A text without an embedding is not."""
+    sample_of = {variant: sample for sample, variant in chosen}
+    there, vectors = store.embeddings.load(list(sample_of), run.setting_id or 0)
+    by_sample = {one.sample_id: one for one in ranked}
+    texts = [by_sample[sample_of[variant]] for variant in there]
+    values = np.array([-np.inf if text.ifd is None else text.ifd for text in texts])
+    weights = np.searchsorted(np.sort(values), values, side="right") / max(1, len(values))
+    start = [n for n, text in enumerate(texts) if text.by_person]
+    picked = facility_location(directions(vectors), weights, max(1, count), start)
+    return {texts[n].sample_id for n in picked} | {text.sample_id for text in ranked if text.by_person}
 
 
 def _examples(spans: SpanBuilder, variants: list[Variant]) -> tuple[list[Span], Counter[str]]:

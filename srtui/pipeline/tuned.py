@@ -52,9 +52,9 @@ def trained_student(workspace: Workspace, store: Store, run: Run) -> Path:
 def trained_arithmetic(store: Store, run: Run) -> str:
     """The type that the student computed in while it was trained: float32 or bfloat16."""
     training = store.training.of_run(run.id)
-    told = training["result"].get("arithmetic") if training else None
-    if told:
-        return str(told)
+    arithmetic = training["result"].get("arithmetic") if training else None
+    if arithmetic:
+        return str(arithmetic)
     # A training of an earlier version: the student's identity has it.
     setting = store.scores.setting_by_id(run.setting_id)
     return "bfloat16" if setting is not None and "bfloat16" in setting.student_id.split(":") else "float32"
@@ -76,6 +76,17 @@ def export_tuned(
 
     ``original_base`` adds the adapter to the weights as they are stored, and not as the student held
     them in training. Raises UserError as ``models.export_model`` does.
+
+    Args:
+        workspace: whose models/ it goes to.
+        store: with the training.
+        run: whose student.
+        form: adapter, merged, gguf-adapter or gguf.
+        out: where to write; None for models/ or the run's folder.
+        original_base: whether the weights are taken as stored.
+        quantization: of a GGUF; None for F16.
+        force: whether what is at ``out`` may be replaced.
+        say: hears what is done.
     """
     adapter = trained_adapter(workspace, store, run)
     # A name in models/ can be said in a recipe; adapters are no models, so they lie with their run.
@@ -105,6 +116,12 @@ def as_teacher(
     """The name in models/ of a run's tuned student as a GGUF, made where it is not there yet.
 
     The adapter's hash is part of the name: a run that is trained anew is another teacher.
+
+    Args:
+        workspace: whose models/ it goes to.
+        store: with the training.
+        run: whose student.
+        say: hears what is done.
     """
     weights = trained_adapter(workspace, store, run) / "adapter_model.safetensors"
     name = f"{run.name}-{models.file_sha256(weights)[:8]}.{TEACHER_QUANTIZATION}"
@@ -121,7 +138,15 @@ def next_round(
     before: Run,
     say: Callable[[str], None] = lambda line: None,
 ) -> Recipe:
-    """``recipe`` with the tuned student of the run ``before`` as its teacher, and the link to that run."""
+    """``recipe`` with the tuned student of the run ``before`` as its teacher, and the link to that run.
+
+    Args:
+        workspace: whose models/ the teacher goes to.
+        store: with the training.
+        recipe: of the next round.
+        before: the run whose student teaches it.
+        say: hears what is done.
+    """
     name = as_teacher(workspace, store, before, say)
     teacher = recipe.teacher.model_copy(update={"model": name, "adapter": None, "from_run": before.name})
     return recipe.model_copy(update={"teacher": teacher})

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
+from srtui.errors import UserError
 from srtui.measures import MEASURES, Metric, SpanLoss
 from srtui.prompts import PromptSet, template
 from srtui.store import Store
@@ -133,6 +134,26 @@ class VariantScorer:
             self.setting_id,
             [s for i, pair in pairs.items() if (s := self._stored_score(i, metric, pair, known)) is not None],
         )
+
+    def embed(
+        self, variant_ids: Iterable[int], should_stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[float]:
+        """Store the missing embeddings of these variants, each of the span that IFD scores as the response after its
+        prompt; yields the share that is done. What has no span has no embedding. Raises UserError for a GGUF."""
+        if self.student.quantization == "gguf":
+            raise UserError(
+                "A GGUF student has no embeddings here; name a folder of safetensors as the student."
+            )
+        missing = self._store.embeddings.missing(variant_ids, self.setting_id)
+        for n, block in enumerate(batched(missing, _BLOCK)):
+            cut = {v.id: self.spans.forward(v.pair)[0] for v in self._variants(block)}
+            spans = {i: span for i, span in cut.items() if not isinstance(span, Invalid)}
+            ids = list(spans)
+            made = self._scorer.embed(list(spans.values()), should_stop)
+            self._store.embeddings.add(self.setting_id, [(ids[at], vector) for at, vector in made])
+            yield min(1.0, (n + 1) * _BLOCK / len(missing))
+            if should_stop():
+                return
 
     def conditional(
         self, variant_ids: Iterable[int], should_stop: Callable[[], bool] = lambda: False

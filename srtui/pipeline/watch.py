@@ -1,4 +1,4 @@
-"""What a working engine tells, and what it is told: progress, events, pause, stop."""
+"""What a working engine reports, and what it is asked: progress, events; pause, stop."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ class Watch:
         self._asked_at = 0.0
         self.start("")
 
-    # -- telling
+    # -- reports
 
     def start(self, stage: str) -> None:
-        """A stage begins: what is told from now on is of it."""
+        """A stage begins: what is reported from now on is of it."""
         self._stage = stage
         self.waited = 0.0
         self._clock = self._kept = time.monotonic()
         self._kept_tokens = 0
-        self._told = 0.0
+        self._reported_at = 0.0
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -64,20 +64,30 @@ class Watch:
 
     @property
     def due(self) -> bool:
-        """Is it time to tell again?"""
-        return time.monotonic() - self._told > 0.5
+        """Whether it is time to report progress again."""
+        return time.monotonic() - self._reported_at > 0.5
 
-    def tell(self, done: int, total: int, tokens: int, detail: dict[str, Any], now: bool = False) -> None:
-        """Progress to the face and the store; ``tokens`` is the stage's count in this process."""
-        at = time.monotonic()
+    def report_progress(
+        self, done: int, total: int, tokens: int, detail: dict[str, Any], now: bool = False
+    ) -> None:
+        """Progress to the face and the store, twice a second at most.
+
+        Args:
+            done: of ``total``.
+            total: samples, or steps.
+            tokens: through a model in this stage, in this process.
+            detail: what the stage counts besides.
+            now: whether it is reported even if the last report was a moment ago.
+        """
+        moment = time.monotonic()
         if not now and not self.due:
             return
-        self._told = at
+        self._reported_at = moment
         self._runs.progress(
-            self._run_id, self._stage, done, total, tokens - self._kept_tokens, at - self._kept, detail
+            self._run_id, self._stage, done, total, tokens - self._kept_tokens, moment - self._kept, detail
         )
-        self._kept, self._kept_tokens = at, tokens
-        self._reporter.progress(Progress(self._stage, done, total, tokens, at - self._clock, detail))
+        self._kept, self._kept_tokens = moment, tokens
+        self._reporter.progress(Progress(self._stage, done, total, tokens, moment - self._clock, detail))
 
     def show(self, **live: Any) -> None:
         """What the engine is doing this second, for faces that look."""
@@ -95,7 +105,7 @@ class Watch:
         if peak > self._runs.get(self._run_id).peak_memory_mb:
             self._runs.update(self._run_id, peak_memory_mb=peak)
 
-    # -- being told
+    # -- requests
 
     def should_stop(self) -> bool:
         """Sees to requests that faces left in the store, at most once a second; a pause holds the

@@ -13,12 +13,12 @@ def around_answer(chat: ChatTemplate) -> tuple[str, str]:
     white space, e.g. ("", "<|im_end|>"). Raises UserError for a template that cannot be used."""
     asked = [("user", "q")]
     pieces = chat.pieces([*asked, ("assistant", "a")], to_answer=False)
-    at = max(n for n, (_, is_data) in enumerate(pieces) if is_data)
+    answer = max(n for n, (_, is_data) in enumerate(pieces) if is_data)
     before = chat.before_answer()
     prefix = before.removeprefix(chat.text(asked))
     if len(prefix) == len(before) or prefix.strip(" "):
         prefix = ""  # the template writes more than spaces there: that is the template's, not an answer's
-    return prefix, pieces[at + 1][0].strip() if at + 1 < len(pieces) else ""
+    return prefix, pieces[answer + 1][0].strip() if answer + 1 < len(pieces) else ""
 
 
 def markup(chat: ChatTemplate) -> str:

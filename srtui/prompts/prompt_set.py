@@ -204,7 +204,7 @@ def _spaces(text: str) -> str:
 
 def _check(field: str, text: str, allowed: set[str], needs: set[str] | None = None) -> None:
     try:
-        found = names_in(text)
+        names = names_in(text)
     except ValueError as error:
         raise ValueError(f"{field}: {error}; write {{{{ and }}}} for braces that are text") from None
     shaped = next(
@@ -212,9 +212,9 @@ def _check(field: str, text: str, allowed: set[str], needs: set[str] | None = No
     )
     if shaped is not None:
         raise ValueError(f"{field}: write {{{shaped}}} alone, without a conversion or a format")
-    if found - allowed:
+    if names - allowed:
         raise ValueError(
-            f"{field}: {{{sorted(found - allowed)[0]}}} is not a placeholder that is filled here"
+            f"{field}: {{{sorted(names - allowed)[0]}}} is not a placeholder that is filled here"
         )
-    if (needs or set()) - found:
-        raise ValueError(f"{field} lacks {{{sorted((needs or set()) - found)[0]}}}")
+    if (needs or set()) - names:
+        raise ValueError(f"{field} lacks {{{sorted((needs or set()) - names)[0]}}}")

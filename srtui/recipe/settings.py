@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from srtui.hashing import key, scheme_1
 from srtui.measures import MEASURES, STORED
 from srtui.prompts import PromptSet, template_names
+from srtui.recipe.gates import GateSettings
 from srtui.recipe.section import MOST, Auto, Count, Quantization, Section, Seed, Share, described
 from srtui.recipe.training import TrainingSettings
 
@@ -341,10 +342,12 @@ class SelectionSettings(Section):
         change="To compare runs on equal numbers of samples.",
         unit="samples",
     )
-    top_by: Literal["ifd", "both", "length", "random"] = described(
+    top_by: Literal["ifd", "both", "length", "random", "facility"] = described(
         "ifd",
-        "What `top_percent` and `top_count` rank by: IFD, IFD and r-IFD together, the response's length, or at random.",
-        change='"length" and "random" are baselines that many methods fail to beat.',
+        "What `top_percent` and `top_count` rank by: IFD, IFD and r-IFD together, the response's length, at random; or "
+        "facility, those that together lie nearest to all that is kept by the student's own embeddings.",
+        change='"length" and "random" are baselines that many methods fail to beat; "facility" for a subset without '
+        "repeats, of up to 50,000 texts, where those of high IFD count more.",
         source="the paper",
     )
 
@@ -390,6 +393,7 @@ class Recipe(Section):
     student: StudentSettings = StudentSettings()
     prompt: PromptSettings = PromptSettings()
     scoring: ScoringSettings = ScoringSettings()
+    gates: GateSettings = GateSettings()
     selection: SelectionSettings = SelectionSettings()
     training: TrainingSettings = TrainingSettings()
 
@@ -399,6 +403,12 @@ class Recipe(Section):
             raise ValueError(
                 'student.quantization = "gguf" can choose and not be trained; set training.enabled = false'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _a_gguf_has_no_embeddings(self) -> Self:
+        if self.student.quantization == "gguf" and self.selection.top_by == "facility":
+            raise ValueError('selection.top_by = "facility" needs a student of safetensors, not a GGUF')
         return self
 
     @model_validator(mode="after")
@@ -436,10 +446,10 @@ class Recipe(Section):
 
     def _deciding(self) -> dict[str, Any]:
         """What is not as it is by default, and not for speed or safety alone."""
-        what = self.model_dump(mode="json", exclude={"description"}, exclude_defaults=True)
+        settings = self.model_dump(mode="json", exclude={"description"}, exclude_defaults=True)
         for speed_only in ("slots", "batch_tokens", "gpu_layers", "threads"):
-            what.get("teacher", {}).pop(speed_only, None)
-        what.get("scoring", {}).pop("batch_tokens", None)
+            settings.get("teacher", {}).pop(speed_only, None)
+        settings.get("scoring", {}).pop("batch_tokens", None)
         for safety_only in ("checkpoint_steps", "checkpoints_kept"):
-            what.get("training", {}).pop(safety_only, None)
-        return {name: value for name, value in what.items() if value != {}}
+            settings.get("training", {}).pop(safety_only, None)
+        return {name: value for name, value in settings.items() if value != {}}

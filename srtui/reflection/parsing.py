@@ -114,11 +114,11 @@ def placeholders(prompt: str) -> list[str]:
 
 def _marks(text: str, headings_of: Sequence[str] = ()) -> list[_Mark]:
     """Our markers in order, and headings with these names."""
-    found = [_Mark(_opens(m[0]), m.start(), m.end()) for m in _MARKER.finditer(text)]
+    marks = [_Mark(_opens(m[0]), m.start(), m.end()) for m in _MARKER.finditer(text)]
     for m in _HEADING.finditer(text) if headings_of else ():
         if _opens(m[1]) in headings_of:
-            found.append(_Mark(_opens(m[1]), m.start(), m.end()))
-    return sorted(found, key=lambda mark: mark.start)
+            marks.append(_Mark(_opens(m[1]), m.start(), m.end()))
+    return sorted(marks, key=lambda mark: mark.start)
 
 
 def _opens(marker: str) -> str:

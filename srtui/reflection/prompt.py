@@ -120,7 +120,14 @@ class ReflectionPrompt:
 
     def key(self, pair: Pair, attempt: int, candidate: int, by: TeacherIdentity) -> bytes:
         """Key of everything that determines a generation's text. A default may be left out of it, so none
-        may ever change its value."""
+        may ever change its value.
+
+        Args:
+            pair: that is reflected on.
+            attempt: from 0.
+            candidate: from 0.
+            by: the teacher that writes.
+        """
         asked, teacher = self.recipe.reflection, self.recipe.teacher
         return key(
             "generation",
@@ -140,7 +147,14 @@ class ReflectionPrompt:
 
     def first_key(self, pair: Pair, attempt: int, candidate: int, by: TeacherIdentity) -> bytes | None:
         """The key that the same generation has where it was stored before keys had a scheme; None where
-        that key did not hold all that its text depends on."""
+        that key did not hold all that its text depends on.
+
+        Args:
+            pair: that is reflected on.
+            attempt: from 0.
+            candidate: from 0.
+            by: the teacher that writes.
+        """
         asked, teacher, s = self.recipe.reflection, self.recipe.teacher, self.sampler(attempt)
         beside = (teacher.kv_type, teacher.flash_attention, asked.thinking_tokens)
         if beside != ("f16", "auto", _THINKING) or by.date is not None:

@@ -51,6 +51,13 @@ def pick(store: Store, views: Views, run_id: int, count: int, seed: int) -> list
 
     Best and worst are the samples that the student kept and whose new answer lowered r-IFD the most and
     the least, as a ratio; random ones are drawn from all samples of the run.
+
+    Args:
+        store: for what is random.
+        views: of the same store.
+        run_id: of the run.
+        count: of each sort.
+        seed: of the random ones.
     """
     fell = sorted(
         (math.log(change.after / change.before), change.sample_id)

@@ -10,13 +10,14 @@ from typing import Any
 
 import srtui
 from srtui.evaluation.question import compares_with_control
+from srtui.gates import GATES
 from srtui.measures import MEASURES, STORED
 from srtui.report.examples import Example, pick
 from srtui.store import Store, figures
 from srtui.store.distributions import ScoreSpread, distributions
 from srtui.store.evaluations import Evaluation
-from srtui.store.runs import STAGES, STEPS, Run
-from srtui.store.summary import RunSummary, StageSummary, summarise
+from srtui.store.runs import STAGES, STEPS, Run, StageProgress
+from srtui.store.summary import RunSummary, summarise
 from srtui.store.views import Views
 from srtui.wording import LABELS, training_words
 
@@ -118,7 +119,15 @@ class Facts:
 
 def gather(store: Store, root: Path, run_id: int, *, examples: int = 3, seed: int | None = None) -> Facts:
     """Read a run back. ``root`` is the workspace; ``examples`` are shown of each sort, the random ones
-    drawn by ``seed``, or by the recipe's."""
+    drawn by ``seed``, or by the recipe's.
+
+    Args:
+        store: with the run.
+        root: of the workspace.
+        run_id: of the run.
+        examples: how many of each sort.
+        seed: of the random ones; the recipe's if None.
+    """
     run = store.runs.get(run_id)
     seed = run.recipe["seed"] if seed is None else seed
     views = Views(store.path)
@@ -159,29 +168,29 @@ def gather(store: Store, root: Path, run_id: int, *, examples: int = 3, seed: in
 
 
 def _models(store: Store, root: Path, run: Run, training: TrainingFacts | None) -> list[Model]:
-    found = []
+    listed = []
     if run.teacher:
         t = run.teacher
         size = f"{t['parameters'] / 1e6:,.0f} M parameters, " if t.get("parameters") else ""
-        found.append(
+        listed.append(
             Model(
                 "teacher", t.get("name") or "", f"{size}{t.get('quantization') or ''}", t.get("sha256") or ""
             )
         )
         if t.get("adapter_sha256"):
-            found.append(Model("teacher's adapter", "", "LoRA", t["adapter_sha256"]))
+            listed.append(Model("teacher's adapter", "", "LoRA", t["adapter_sha256"]))
     else:
-        found.append(Model("teacher", run.recipe["teacher"]["model"] or "", "not loaded", ""))
+        listed.append(Model("teacher", run.recipe["teacher"]["model"] or "", "not loaded", ""))
     setting = store.scores.setting_by_id(run.setting_id)
     student = run.recipe["student"]
-    found.append(
+    listed.append(
         Model("student", student["model"], student["quantization"], setting.student_id if setting else "")
     )
     if training is not None and training.adapter:
         file = root / training.adapter / "adapter_model.safetensors"
         digest = _sha256(file) if file.is_file() else ""
-        found.append(Model("adapter", training.adapter, "LoRA", digest or "the file is not there any more"))
-    return found
+        listed.append(Model("adapter", training.adapter, "LoRA", digest or "the file is not there any more"))
+    return listed
 
 
 def _sha256(path: Path) -> str:
@@ -215,6 +224,10 @@ def _flow(summary: RunSummary, training: TrainingFacts | None) -> list[Step]:
                 written.failed,
             )
         )
+        if stopped := summary.gated[target]:
+            through = summary.accepted[target].choices
+            words = {GATES[gate].words if gate in GATES else gate: n for gate, n in stopped.items()}
+            steps.append(Step(f"{word} with a rewrite that passed the gates", through, written.parsed, words))
         taken = summary.accepted[target]
         steps.append(Step(f"new {word} taken", taken.taken, taken.choices))
     kept, dropped = summary.kept, summary.dropped
@@ -254,7 +267,7 @@ def _training(row: dict[str, Any] | None) -> TrainingFacts | None:
     )
 
 
-def _costs(stages: Mapping[str, StageSummary]) -> list[StageCost]:
+def _costs(stages: Mapping[str, StageProgress]) -> list[StageCost]:
     order = {name: n for n, name in enumerate((*STEPS, "check-template", *STAGES))}
     return [
         StageCost(name, s.done, s.total, s.tokens, s.seconds)

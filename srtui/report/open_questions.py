@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from srtui.evaluation.calibration import worth
 from srtui.evaluation.result_words import is_estimate
+from srtui.wording import contamination_words
 
 if TYPE_CHECKING:
     from srtui.report.facts import Facts, ScoreShift, TrainingFacts
@@ -197,6 +198,10 @@ def _of_data(f: Facts) -> list[str]:
                 f"{failed:,} of {asked:,} {word} could not be rewritten in a form that could be read; what is kept "
                 "leans to samples that this teacher finds easy."
             )
+    if s.contamination is not None and s.contamination.held + s.contamination.short:
+        sentences.append(
+            f"{contamination_words(s.contamination)}: what is measured by these prompts is partly known."
+        )
     unscored = sum(sum(d.invalid.values()) for d in f.spreads)
     if unscored:
         sentences.append(f"{unscored:,} texts have no score and could not be chosen.")

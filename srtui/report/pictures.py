@@ -105,12 +105,12 @@ def comparison(name: str, counts: Verdicts) -> Markup:
         ):
             axes.barh([0], [count], left=start, color=colour, alpha=alpha, height=0.8)
             start += count
-        for at, word, side in (
+        for place, word, side in (
             (0.0, f"A better: {counts.win:,}", "left"),
             (counts.total / 2, f"tie: {counts.tie:,}", "center"),
             (counts.total, f"B better: {counts.lose:,}", "right"),
         ):
-            axes.text(at, -0.95, word, ha=side, va="center", color=INK)
+            axes.text(place, -0.95, word, ha=side, va="center", color=INK)
         axes.set_xlim(0, counts.total or 1)
         axes.set_ylim(0.5, -1.4)
         axes.set_axis_off()
@@ -120,11 +120,11 @@ def comparison(name: str, counts: Verdicts) -> Markup:
 
 def smoothed(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
     """An exponential mean, corrected for its start, so that the first value is the first point."""
-    mean, done = 0.0, []
+    mean, means = 0.0, []
     for n, (step, value) in enumerate(points, 1):
         mean = _SMOOTHING * mean + (1 - _SMOOTHING) * value
-        done.append((step, mean / (1 - _SMOOTHING**n)))
-    return done
+        means.append((step, mean / (1 - _SMOOTHING**n)))
+    return means
 
 
 def _high(change: ScoreShift) -> float:

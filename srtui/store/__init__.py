@@ -27,6 +27,7 @@ from srtui.store.backup import back_up
 from srtui.store.connection import DatabaseError, checkpoint, open_read_only, pages_in_log
 from srtui.store.corpus import Corpus
 from srtui.store.decisions import Decisions
+from srtui.store.embeddings import Embeddings
 from srtui.store.evaluation_writes import Evaluations
 from srtui.store.generations import Generations
 from srtui.store.imports import Imports
@@ -34,6 +35,7 @@ from srtui.store.marks import Marks
 from srtui.store.runs import Runs
 from srtui.store.scores import Scores
 from srtui.store.training import Training
+from srtui.store.whole_datasets import WholeDatasets
 
 if TYPE_CHECKING:
     from srtui.store.verify import Verified
@@ -79,10 +81,12 @@ class Store:
             raise explain(error, path) from error
         self.corpus = Corpus(self)
         self.imports = Imports(self)
+        self.datasets = WholeDatasets(self)
         self.runs = Runs(self)
         self.generations = Generations(self)
         self.scores = Scores(self)
         self.decisions = Decisions(self)
+        self.embeddings = Embeddings(self)
         self.marks = Marks(self)
         self.training = Training(self)
         self.evaluations = Evaluations(self)

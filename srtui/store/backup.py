@@ -113,9 +113,9 @@ def _verify(copy: sqlite3.Connection, counts: dict[str, int], should_stop: Calla
     finally:
         copy.set_progress_handler(None, 0)
     if problems or differing:
-        what = problems[0] if problems else f"it has not all rows of {', '.join(differing)}"
+        fault = problems[0] if problems else f"it has not all rows of {', '.join(differing)}"
         raise UserError(
-            f"The copy is not sound ({what}), and was removed; run srtui db check on the store, and check the disk."
+            f"The copy is not sound ({fault}), and was removed; run srtui db check on the store, and check the disk."
         )
 
 

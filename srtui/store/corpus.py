@@ -53,6 +53,7 @@ def sample_origin(conn: sqlite3.Connection, sample_id: int) -> SampleOrigin | No
     return SampleOrigin(row["id"], row["dataset"], row["row"]) if row else None
 
 
+_TAKEN = "NOT EXISTS (SELECT 1 FROM left_out l WHERE l.sample_id = sample.id)"
 _COLUMNS = "id, sample_id, kind, origin, parent_id, generation_id, instruction, input, response"
 
 
@@ -130,13 +131,41 @@ class Corpus:
         highest: int | None = fetch_value(self._store.conn, "SELECT max(id) FROM sample")
         return highest
 
+    def size(self, dataset_id: int) -> int:
+        """How many samples a dataset has."""
+        return int(
+            fetch_value(self._store.conn, "SELECT count(*) FROM sample WHERE dataset_id = ?", (dataset_id,))
+        )
+
+    def original_pairs(self, dataset_id: int) -> Iterator[tuple[int, Pair]]:
+        """(sample id, text as it was imported) of a dataset in its order, read as they are asked for."""
+        rows = self._store.conn.execute(
+            "SELECT s.id, v.instruction, v.input, v.response FROM sample s JOIN variant v ON v.sample_id = s.id "
+            "AND v.kind = 'original' WHERE s.dataset_id = ? ORDER BY s.id",
+            (dataset_id,),
+        )
+        return ((int(r[0]), Pair(*r[1:])) for r in rows)
+
+    def original_pairs_of(self, sample_ids: Iterable[int]) -> dict[int, Pair]:
+        """By sample id, the texts as they were imported."""
+        pairs: dict[int, Pair] = {}
+        for chunk in batched(sample_ids, 500):
+            marks = ",".join("?" * len(chunk))
+            for row in self._store.conn.execute(
+                "SELECT sample_id, instruction, input, response FROM variant WHERE kind = 'original' "
+                f"AND sample_id IN ({marks})",
+                chunk,
+            ):
+                pairs[row[0]] = Pair(*row[1:])
+        return pairs
+
     def sample_ids(self, dataset_id: int, limit: int | None = None) -> list[int]:
-        """The samples of a dataset in its order, at most ``limit`` of them."""
+        """The samples of a dataset that a new run takes, in its order, at most ``limit`` of them."""
         return [
             r[0]
             for r in fetch_rows(
                 self._store.conn,
-                "SELECT id FROM sample WHERE dataset_id = ? ORDER BY id LIMIT ?",
+                f"SELECT id FROM sample WHERE dataset_id = ? AND {_TAKEN} ORDER BY id LIMIT ?",
                 (dataset_id, limit or -1),
             )
         ]
@@ -145,7 +174,7 @@ class Corpus:
         """(sample id, instruction, input) of the same samples as they were imported, read as they are asked for."""
         rows = self._store.conn.execute(
             "SELECT v.sample_id, v.instruction, v.input FROM variant v WHERE v.kind = 'original' AND v.sample_id IN "
-            "(SELECT id FROM sample WHERE dataset_id = ? ORDER BY id LIMIT ?)",
+            f"(SELECT id FROM sample WHERE dataset_id = ? AND {_TAKEN} ORDER BY id LIMIT ?)",
             (dataset_id, limit or -1),
         )
         return ((int(r[0]), str(r[1]), str(r[2])) for r in rows)
@@ -157,7 +186,7 @@ class Corpus:
         rows = self._store.conn.execute(
             "SELECT v.sample_id, CASE WHEN has_code(v.response) THEN 'code' WHEN v.input <> '' THEN 'input' ELSE 'plain' "
             "END, length(v.instruction) + length(v.input) + length(v.response) FROM variant v WHERE v.kind = 'original' "
-            "AND v.sample_id IN (SELECT id FROM sample WHERE dataset_id = ? ORDER BY id LIMIT ?)",
+            f"AND v.sample_id IN (SELECT id FROM sample WHERE dataset_id = ? AND {_TAKEN} ORDER BY id LIMIT ?)",
             (dataset_id, limit or -1),
         )
         return ((int(r[0]), str(r[1]), int(r[2])) for r in rows)
@@ -173,7 +202,16 @@ class Corpus:
         generation_id: int | None,
         pair: Pair,
     ) -> tuple[int, bool]:
-        """The id of this text of this sample, and whether it is new."""
+        """The id of this text of this sample, and whether it is new.
+
+        Args:
+            sample_id: whose text it is.
+            kind: as the table ``variant`` has it.
+            origin: dataset, teacher, import or person.
+            parent_id: the variant that it was made of.
+            generation_id: the generation that it was read from.
+            pair: its texts.
+        """
         made = self._store.conn.execute(
             "INSERT OR IGNORE INTO variant(sample_id, digest, kind, origin, parent_id, generation_id, instruction, "
             "input, response, created_at) VALUES (?,?,?,?,?,?,?,?,?,?)",

@@ -53,6 +53,26 @@ class StoredOutcome(NamedTuple):
     setting_id: int | None
 
 
+class GatedRewrite(NamedTuple):
+    """A rewrite that a gate kept from being compared: its variant, the gate's key, and why."""
+
+    variant_id: int
+    gate: str
+    reason: str
+
+
+def gated_of(conn: sqlite3.Connection, run_id: int | None, sample_id: int) -> dict[str, list[GatedRewrite]]:
+    """A sample's gated rewrites in a run, by stage."""
+    gated: dict[str, list[GatedRewrite]] = {}
+    for row in fetch_rows(
+        conn,
+        "SELECT stage, variant_id, gate, reason FROM gated WHERE run_id = ? AND sample_id = ?",
+        (run_id, sample_id),
+    ):
+        gated.setdefault(row[0], []).append(GatedRewrite(*row[1:]))
+    return gated
+
+
 def decisions_of(conn: sqlite3.Connection, run_id: int | None, sample_id: int) -> dict[str, StoredDecision]:
     """A sample's decisions in a run, by stage. Raises UserError where what was compared is damaged."""
     query = (
@@ -113,7 +133,7 @@ class Decisions:
             run_id: of the run that chose.
             sample_id: of the sample, which belongs to the run.
             stage: ``instruction`` or ``response``.
-            chosen_id: the variant that goes on to the next stage.
+            chosen_id: the variant that the next stage begins with.
             reflected: whether that is a rewrite, and not what the stage began with.
             reason: why, in a sentence's part.
             compared: (variant, score, why there is none) of each text, what the stage began with first.
@@ -123,6 +143,17 @@ class Decisions:
             "created_at) VALUES (?,?,?,?,?,?,?,?)",
             (run_id, sample_id, stage, chosen_id, int(reflected), reason, json.dumps(compared), time.time()),
         )
+
+    def add_gated(self, run_id: int, sample_id: int, stage: str, gated: Sequence[GatedRewrite]) -> None:
+        """These rewrites of a sample are not compared at ``stage``."""
+        self._store.conn.executemany(
+            "INSERT OR IGNORE INTO gated(run_id, sample_id, stage, variant_id, gate, reason) VALUES (?,?,?,?,?,?)",
+            [(run_id, sample_id, stage, *one) for one in gated],
+        )
+
+    def gated_of(self, run_id: int, sample_id: int) -> dict[str, list[GatedRewrite]]:
+        """A sample's gated rewrites in a run, by stage."""
+        return gated_of(self._store.conn, run_id, sample_id)
 
     def of_sample(self, run_id: int, sample_id: int) -> dict[str, StoredDecision]:
         """A sample's decisions in a run, by stage."""
@@ -200,7 +231,18 @@ class Decisions:
         rifd: float | None,
         setting_id: int | None = None,
     ) -> None:
-        """``setting_id`` says whose scores these are: the student's, or a proxy's that decided alone."""
+        """``setting_id`` says whose scores these are: the student's, or a proxy's that decided alone.
+
+        Args:
+            run_id: of the run.
+            sample_id: of the sample.
+            variant_id: the text that was chosen last.
+            kept: whether it is trained on.
+            reason: why, a short fixed word.
+            ifd: of that text; None without.
+            rifd: of that text; None without.
+            setting_id: whose scores these are; None where it has none.
+        """
         self._store.conn.execute(
             "INSERT OR IGNORE INTO outcome(run_id, sample_id, variant_id, kept, reason, ifd, rifd, setting_id) "
             "VALUES (?,?,?,?,?,?,?,?)",

@@ -6,7 +6,7 @@ import math
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from srtui.measures import STORED
 from srtui.store import figures
@@ -21,9 +21,22 @@ BINS = 20  # of the histogram, over 0 to 2; what is higher goes into the last
 _STEPS = 2000  # to 1, in which the store counts scores (its migration 0008 has the formula)
 QUANTILE_ERROR = 1 / _STEPS
 _KINDS = ("original", "instruction_reflected", "response_reflected", "manual")
-_COLUMNS = (
-    "sample, variant, kind, metric, value, reason, conditional_nll, unconditional_nll, tokens, truncated"
-)
+
+
+class ScoreRow(NamedTuple):
+    """One score of one variant. NLLs are means, in nats a token of the target; ``tokens`` counts the target; without a
+    ``value``, ``reason`` says why."""
+
+    sample: int
+    variant: int
+    kind: str
+    metric: str
+    value: float | None
+    reason: str | None
+    conditional_nll: float | None
+    unconditional_nll: float | None
+    tokens: int | None
+    truncated: int
 
 
 _ROWS = (
@@ -37,21 +50,13 @@ _ROWS = (
 )
 
 
-def score_rows(store: Store, run_id: int) -> Iterator[dict[str, Any]]:
+def score_rows(store: Store, run_id: int) -> Iterator[ScoreRow]:
     """One row for each score of each variant of the run's samples, under the run's way of scoring; by
-    metric, sample and variant, read as they are asked for.
-
-    NLLs are means, in nats a token of the target; ``tokens`` counts the target.
-    """
+    metric, sample and variant, read as they are asked for."""
     setting = store.runs.get(run_id).setting_id or 0
     for metric in STORED:  # one after the other, for SQLite would sort all of both in memory
         for row in store.conn.execute(_ROWS, (setting, metric, run_id)):
-            yield dict(row)
-
-
-def score_columns() -> list[str]:
-    """The keys of :func:`score_rows`, in order."""
-    return _COLUMNS.split(", ")
+            yield ScoreRow(*row)
 
 
 @dataclass
@@ -143,7 +148,15 @@ def histogram(
     conn: sqlite3.Connection, run_id: int, score: ScoreName, width: float, bins: int
 ) -> tuple[list[int], float | None]:
     """Counts of one score in ``bins`` steps of ``width`` from 0, the first and the last one open; and the mean. Over
-    the samples that have the score before as well as the final one, so that the two can be compared."""
+    the samples that have the score before as well as the final one, so that the two can be compared.
+
+    Args:
+        conn: of the store.
+        run_id: of the run.
+        score: one of srtui.store.figures.SCORES.
+        width: of a step, in the score's unit.
+        bins: how many steps.
+    """
     column = figures.SCORES[score][0]
     where, tables = figures.both(score)
     counts, n, weighted = [0] * bins, 0, 0.0

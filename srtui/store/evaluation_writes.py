@@ -105,7 +105,7 @@ class Evaluations(EvaluationReads):
             held = leases.holder(self._store, "evaluation", evaluation_id)
             if held is not None:
                 raise UserError(
-                    f"Evaluation {evaluation_id} is being worked on by process {held['pid']} on {held['host']}; "
+                    f"Evaluation {evaluation_id} is being worked on by process {held.pid} on {held.host}; "
                     "wait for it, or stop it there with Ctrl-C."
                 )
             lease = Lease(self._store, evaluation_id, "evaluation")
@@ -143,7 +143,15 @@ class Evaluations(EvaluationReads):
                 self.use_answer(evaluation_id, item, side, turn, int(answer_id))
 
     def use_answer(self, evaluation_id: int, item: int, side: Side, turn: int, answer_id: int) -> None:
-        """A stored answer serves this evaluation too."""
+        """A stored answer serves this evaluation too.
+
+        Args:
+            evaluation_id: of the evaluation.
+            item: from 0, in the order of its source.
+            side: a or b.
+            turn: from 1.
+            answer_id: of the stored answer.
+        """
         with self._store.transaction():
             self._store.conn.execute(
                 "INSERT OR REPLACE INTO evaluation_answer(evaluation_id, item, side, turn, answer_id) "
@@ -194,6 +202,14 @@ class Evaluations(EvaluationReads):
         """A person's choice, already turned to A and B; ``ordering`` says which was shown first.
 
         Raises UserError for an empty name, or an item that has not both answers.
+
+        Args:
+            evaluation_id: of the evaluation.
+            item: from 0, in the order of its source.
+            annotator: who chose.
+            ordering: ab or ba.
+            choice: a, b, tie, bad or skip.
+            seconds: that the person took.
         """
         if not annotator.strip():
             raise UserError("A person's judgement needs a name; give one with --annotator NAME.")

@@ -207,7 +207,14 @@ class EvaluationReads:
     def judged(
         self, evaluation_id: int, *, category: str | None = None, limit: int = -1, offset: int = 0
     ) -> list[JudgedPair]:
-        """Judgements with item and both answers, in order, a page of them; one category if named."""
+        """Judgements with item and both answers, in order, a page of them; one category if named.
+
+        Args:
+            evaluation_id: of the evaluation.
+            category: one of its items'; None for all.
+            limit: of the page.
+            offset: where the page begins, from 0.
+        """
         rows = fetch_rows(
             self._conn,
             "SELECT j.*, i.category, i.turns, i.reference, i.external_id FROM judgement j "

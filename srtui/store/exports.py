@@ -16,6 +16,12 @@ def export_rows(
 ) -> Iterator[dict[str, Any]]:
     """Rows for an export, read as they are asked for: texts, ids, kind and scores of what is kept, or
     of every variant; with ``top_percent`` only the best by IFD of those that have one, the best first.
+
+    Args:
+        conn: of the store.
+        run_id: of the run.
+        all_variants: every variant of its samples, and not what is kept alone.
+        top_percent: only the best of them; None for all.
     """
     rows, best, _ = _queries(all_variants, top_percent)
     values: dict[str, Any] = {"run": run_id, "setting": setting_id_of(conn, run_id)}

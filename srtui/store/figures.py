@@ -133,7 +133,8 @@ def standing(conn: sqlite3.Connection, run_id: int | None, sample_id: int) -> St
 class TargetCounts:
     """Samples by one target: what became of the teacher's rewrites, and what the student chose.
 
-    ``choices`` is how many had a rewrite to choose, ``taken`` how many rewrites the student took.
+    ``choices`` is how many had a rewrite to choose, ``taken`` how many rewrites the student took. ``gated`` counts
+    rewrites, by gate: those that were not compared.
     """
 
     asked: int = 0
@@ -143,6 +144,7 @@ class TargetCounts:
     decided: int = 0
     choices: int = 0
     taken: int = 0
+    gated: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -168,15 +170,15 @@ class Counts:
 def counts(conn: sqlite3.Connection, run_id: int) -> Counts:
     """All counts of a run, exact, from some dozen rows and the person's overrulings."""
     c = Counts()
-    for what, stage, detail, flags, n in conn.execute(
+    for counted, stage, detail, flags, n in conn.execute(
         "SELECT what, stage, detail, flags, n FROM tally WHERE run_id = ?", (run_id,)
     ):
-        if what == "sample":
+        if counted == "sample":
             c.samples += n
             c.held_out += n if flags else 0
-        elif what == "outcome":
+        elif counted == "outcome":
             _settle(c, detail, flags & 1, flags & 2, n)
-        elif what == "reflection":
+        elif counted == "reflection":
             of_target = c.targets[stage]
             of_target.asked += n
             if detail != "parsed":
@@ -185,6 +187,8 @@ def counts(conn: sqlite3.Connection, run_id: int) -> Counts:
                 of_target.after_retries += n
             else:
                 of_target.first_try += n
+        elif counted == "gated":
+            c.targets[stage].gated[detail] = n
         else:
             of_target = c.targets[stage]
             of_target.decided += n
@@ -203,6 +207,7 @@ def counts(conn: sqlite3.Connection, run_id: int) -> Counts:
     c.dropped = _most_first(c.dropped)
     for of_target in c.targets.values():
         of_target.failed = _most_first(of_target.failed)
+        of_target.gated = _most_first(of_target.gated)
     return c
 
 

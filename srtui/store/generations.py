@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from srtui.sample import Pair
 from srtui.store._query import fetch_row, fetch_rows, fetch_value
 
 if TYPE_CHECKING:
@@ -67,6 +68,18 @@ class StoredReflection(NamedTuple):
     parent_variant_id: int
     status: str
     attempts: int
+
+
+class StoredRewrite(NamedTuple):
+    """A rewrite of a sample at one stage of a run, beside the text that it was written of; ``taken`` where the
+    student chose it."""
+
+    sample_id: int
+    stage: str
+    variant_id: int
+    taken: bool
+    before: Pair
+    after: Pair
 
 
 def reflections_of(
@@ -161,7 +174,17 @@ class Generations:
         attempts: int,
         candidates: Sequence[int],
     ) -> None:
-        """A sample's reflection at ``stage`` is done, with the variants that the student compares."""
+        """A sample's reflection at ``stage`` is done, with the variants that the student compares.
+
+        Args:
+            run_id: of the run.
+            sample_id: of the sample.
+            stage: instruction or response.
+            parent_variant_id: the text that was reflected on.
+            status: parsed, or why there is no rewrite.
+            attempts: how often the teacher was asked.
+            candidates: the rewrites' variants, in their order.
+        """
         conn = self._store.conn
         conn.execute(
             "INSERT OR IGNORE INTO reflection(run_id, sample_id, stage, parent_variant_id, status, attempts) "
@@ -213,6 +236,19 @@ class Generations:
                 (run_id,),
             )
         ]
+
+    def rewrites(self, run_id: int) -> Iterator[StoredRewrite]:
+        """Every rewrite that a run had to choose from, in order, read as they are asked for."""
+        texts = ", ".join(f"{v}.instruction, {v}.input, {v}.response" for v in ("a", "b"))
+        rows = self._store.conn.execute(
+            f"SELECT c.sample_id, c.stage, c.variant_id, coalesce(d.chosen_id = c.variant_id, 0), {texts} "
+            "FROM candidate c JOIN reflection f ON f.run_id = c.run_id AND f.sample_id = c.sample_id "
+            "AND f.stage = c.stage JOIN variant a ON a.id = f.parent_variant_id JOIN variant b ON b.id = c.variant_id "
+            "LEFT JOIN decision d ON d.run_id = c.run_id AND d.sample_id = c.sample_id AND d.stage = c.stage "
+            "WHERE c.run_id = ? ORDER BY c.sample_id, c.stage, c.ordinal",
+            (run_id,),
+        )
+        return (StoredRewrite(r[0], r[1], r[2], bool(r[3]), Pair(*r[4:7]), Pair(*r[7:10])) for r in rows)
 
     def first_candidates(self, run_id: int, stage: str) -> list[tuple[int, int]]:
         """(sample id, variant id) of the teacher's first rewrite of each sample at ``stage``, taken or not."""

@@ -132,6 +132,13 @@ class Imports:
 
         Exact duplicates, within the file or with what is stored, are counted and kept once. Raises
         UserError, and stores nothing, where there is no good row.
+
+        Args:
+            name: of the dataset; made where there is none.
+            path: of the file, for people.
+            sha256: of the file's bytes.
+            format: that it was read as.
+            rows: as they are read.
         """
         store, now = self._store, time.time()
         # Room for the index of digests, which is written in random order.
@@ -220,6 +227,15 @@ class Imports:
         file), ``instruction`` (same instruction and input as a stored variant of it; for rewritten
         responses), or ``position`` (row n rewrites row n). A row that finds none is counted, and
         recorded with the reason ``unmatched``.
+
+        Args:
+            name: of the dataset.
+            path: of the file, for people.
+            sha256: of the file's bytes.
+            format: that it was read as.
+            kind: instruction_reflected or response_reflected.
+            rows: as they are read.
+            match: id, instruction or position.
         """
         if kind not in REFLECTED_KINDS:
             raise UserError(f"--as-variant {kind}: it can be {' or '.join(REFLECTED_KINDS)}.")

@@ -9,7 +9,7 @@ import socket
 import sqlite3
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import psutil
 
@@ -24,10 +24,20 @@ DEAD_AFTER_SECONDS = 90.0
 TABLES = {"run": "lease", "evaluation": "evaluation_lease"}
 
 
-def holder(store: Store, held: Literal["run", "evaluation"], held_id: int) -> dict[str, Any] | None:
-    """The lease of the engine that works on it, if one does."""
+class Holder(NamedTuple):
+    """The engine that works on a run or an evaluation; ``acquired_at`` is a time in seconds."""
+
+    pid: int
+    host: str
+    acquired_at: float
+
+
+def holder(store: Store, held: Literal["run", "evaluation"], held_id: int) -> Holder | None:
+    """The engine that works on it, if one does."""
     row = fetch_row(store.conn, f"SELECT * FROM {TABLES[held]} WHERE {held}_id = ?", (held_id,))
-    return dict(row) if row is not None and alive(row, time.time()) else None
+    if row is None or not alive(row, time.time()):
+        return None
+    return Holder(row["pid"], row["host"], row["acquired_at"])
 
 
 def alive(held: sqlite3.Row, now: float) -> bool:

@@ -34,7 +34,14 @@ class Marks:
         self._store = store
 
     def overrule(self, run_id: int, sample_id: int, variant_id: int, note: str = "") -> None:
-        """Train on this variant, whatever the student chose; takes the place of an earlier overruling."""
+        """Train on this variant, whatever the student chose; takes the place of an earlier overruling.
+
+        Args:
+            run_id: of the run.
+            sample_id: of the sample.
+            variant_id: one of its texts.
+            note: why, in the person's words; may be empty.
+        """
         with self._store.transaction():
             self.undo_overrule(run_id, sample_id)
             self._store.conn.execute(

@@ -67,11 +67,11 @@ class Outputs:
                 raise UserError(f"{path} is not a regular file; name one to write.")
             if force or place.stat().st_size == 0:
                 return
-            what = self._what(place)
+            objection = self._what(place)
         except OSError as error:
             raise UserError(f"{path}: {error.strerror or error}.") from error
-        if what is not None:
-            raise UserError(f"{path} {what}; name another file, or write over it with --force.")
+        if objection is not None:
+            raise UserError(f"{path} {objection}; name another file, or write over it with --force.")
 
     def refuse_store(self, path: Path) -> None:
         """As the function of this name does."""

@@ -14,7 +14,7 @@ from srtui.errors import UserError
 from srtui.store import leases
 from srtui.store._query import fetch_row, fetch_rows, fetch_value
 from srtui.store.events import Event, events_of
-from srtui.store.leases import Lease
+from srtui.store.leases import Holder, Lease
 from srtui.store.stored import stored
 
 if TYPE_CHECKING:
@@ -69,10 +69,31 @@ def _run(row: sqlite3.Row) -> Run:
     )
 
 
-def stages_of(conn: sqlite3.Connection, run_id: int) -> dict[str, dict[str, Any]]:
-    """By stage, how far a run is with it: the row, ``detail`` as it was given to ``Runs.progress``."""
+@dataclass(frozen=True)
+class StageProgress:
+    """How far one stage of a run is. Tokens are those run through a model, ``seconds`` those spent in the stage,
+    ``detail`` what was given to ``Runs.progress``."""
+
+    run_id: int
+    stage: str
+    done: int
+    total: int
+    tokens: int
+    seconds: float
+    detail: dict[str, Any]
+    updated_at: float
+
+    @property
+    def reused(self) -> int:
+        """How many of its samples cost nothing, since what they needed was stored."""
+        count = self.detail.get("reused", 0)
+        return count if isinstance(count, int) else 0
+
+
+def stages_of(conn: sqlite3.Connection, run_id: int) -> dict[str, StageProgress]:
+    """By stage, how far a run is with it."""
     return {
-        r["stage"]: {**dict(r), "detail": stored(r, "stage_progress", "detail")}
+        r["stage"]: StageProgress(**{**dict(r), "detail": stored(r, "stage_progress", "detail")})
         for r in fetch_rows(conn, "SELECT * FROM stage_progress WHERE run_id = ?", (run_id,))
     }
 
@@ -157,7 +178,16 @@ class Runs:
         samples: list[tuple[int, bool]],
     ) -> Run:
         """A new run over ``samples`` (sample id, held out); named ``wanted_name``, or with a number
-        behind it where that name is taken."""
+        behind it where that name is taken.
+
+        Args:
+            wanted_name: as the recipe has it.
+            dataset_id: of its dataset.
+            recipe_path: for people.
+            recipe_json: the whole recipe, defaults and all.
+            fingerprint: of what the run's results depend on.
+            samples: (sample id, whether it is held out).
+        """
         store = self._store
         with store.transaction():
             name, n, now = wanted_name, 1, time.time()
@@ -182,7 +212,7 @@ class Runs:
         held = self.holder(run_id)
         if held is not None:
             raise UserError(
-                f"Run {self.get(run_id).name!r} is being worked on by process {held['pid']} on {held['host']}; "
+                f"Run {self.get(run_id).name!r} is being worked on by process {held.pid} on {held.host}; "
                 "stop it first."
             )
         with self._store.transaction():
@@ -246,15 +276,15 @@ class Runs:
         with self._store.transaction():
             held = self.holder(run_id)
             if held is not None:
-                since = time.strftime("%H:%M:%S", time.localtime(held["acquired_at"]))
+                since = time.strftime("%H:%M:%S", time.localtime(held.acquired_at))
                 raise UserError(
-                    f"Run {self.get(run_id).name!r} is being worked on by process {held['pid']} on "
-                    f"{held['host']} since {since}; wait for it, or stop it there with Ctrl-C."
+                    f"Run {self.get(run_id).name!r} is being worked on by process {held.pid} on "
+                    f"{held.host} since {since}; wait for it, or stop it there with Ctrl-C."
                 )
             lease = Lease(self._store, run_id)
         return lease.start()
 
-    def holder(self, run_id: int) -> dict[str, Any] | None:
+    def holder(self, run_id: int) -> Holder | None:
         """The live engine of a run, if it has one."""
         return leases.holder(self._store, "run", run_id)
 
@@ -302,7 +332,17 @@ class Runs:
         seconds: float = 0.0,
         detail: Mapping[str, Any] | None = None,
     ) -> None:
-        """Record how far a stage is; ``tokens`` and ``seconds`` are added to what is there."""
+        """Record how far a stage is; ``tokens`` and ``seconds`` are added to what is there.
+
+        Args:
+            run_id: of the run.
+            stage: which.
+            done: of ``total``.
+            total: samples, or steps.
+            tokens: through a model since the last call.
+            seconds: since the last call.
+            detail: what the stage counts besides.
+        """
         with self._store.transaction():
             self._store.conn.execute(
                 "INSERT INTO stage_progress(run_id, stage, done, total, tokens, seconds, detail, updated_at) "
@@ -312,7 +352,7 @@ class Runs:
                 (run_id, stage, done, total, tokens, seconds, json.dumps(detail or {}), time.time()),
             )
 
-    def stages(self, run_id: int) -> dict[str, dict[str, Any]]:
+    def stages(self, run_id: int) -> dict[str, StageProgress]:
         """How far each stage of a run is, as :func:`stages_of` gives it."""
         return stages_of(self._store.conn, run_id)
 

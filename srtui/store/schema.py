@@ -57,7 +57,7 @@ _EVALUATION = """
 CREATE TABLE evaluation(
     id INTEGER PRIMARY KEY,
     kind TEXT NOT NULL CHECK(kind IN ('pairwise', 'winrate', 'turns', 'choice', 'calibration', 'human')),
-    fingerprint TEXT NOT NULL,          -- of all that the result depends on: the same one is gone on with
+    fingerprint TEXT NOT NULL,          -- of all that the result depends on: the same one is resumed
     contestant_a TEXT NOT NULL,         -- as the user named it
     contestant_b TEXT,
     identity_a TEXT NOT NULL,           -- JSON: kind, model, hashes, adapter, template
@@ -497,7 +497,60 @@ END
 # A person's words that were taken back, for what was another choice at some time; the others have an index.
 _GIVEN_UP = "CREATE INDEX overrule_given_up ON overrule(run_id) WHERE undone_at IS NOT NULL"
 
-# What a pilot came to, as srtui.pilot.PilotResult has it.
+# Rewrites that a gate of the recipe kept from being compared (srtui.gates), counted by the same table of counts.
+_GATED_COUNT = "SELECT {row}.run_id, 'gated', {row}.stage, {row}.gate, 0, 1"
+_GATES = f"""
+CREATE TABLE gated(
+    run_id INTEGER NOT NULL REFERENCES run(id) ON DELETE CASCADE,
+    sample_id INTEGER NOT NULL REFERENCES sample(id),
+    stage TEXT NOT NULL CHECK(stage IN ('instruction', 'response')),
+    variant_id INTEGER NOT NULL REFERENCES variant(id),
+    gate TEXT NOT NULL,                 -- its key in the recipe's section gates
+    reason TEXT NOT NULL,
+    PRIMARY KEY(run_id, sample_id, stage, variant_id)
+) WITHOUT ROWID;
+CREATE TRIGGER tally_gated AFTER INSERT ON gated BEGIN
+    INSERT INTO tally {_GATED_COUNT.format(row="NEW")} WHERE true {_COUNT};
+END
+"""
+
+# Samples that are much like another one of their dataset; and what new runs leave out, though it stays stored. Of a
+# run's training texts, how many hold prompts that this workspace has evaluated with.
+_WHOLE_DATASETS = """
+CREATE TABLE near_duplicate(
+    sample_id INTEGER PRIMARY KEY REFERENCES sample(id) ON DELETE CASCADE,
+    of_sample_id INTEGER NOT NULL REFERENCES sample(id) ON DELETE CASCADE,
+    similarity REAL NOT NULL,           -- Jaccard, of the two texts that were compared
+    found_at REAL NOT NULL
+);
+CREATE INDEX near_duplicate_of ON near_duplicate(of_sample_id);
+CREATE TABLE left_out(
+    sample_id INTEGER NOT NULL REFERENCES sample(id) ON DELETE CASCADE,
+    why TEXT NOT NULL CHECK(why IN ('near-duplicate', 'evaluation prompt')),
+    PRIMARY KEY(sample_id, why)
+) WITHOUT ROWID;
+CREATE TABLE contamination(
+    run_id INTEGER PRIMARY KEY REFERENCES run(id) ON DELETE CASCADE,
+    prompts INTEGER NOT NULL,           -- different ones that were looked for
+    texts INTEGER NOT NULL,             -- trained on
+    question INTEGER NOT NULL,          -- of these, the same question as a prompt
+    long INTEGER NOT NULL,              -- else, thirteen words in a row of one
+    short INTEGER NOT NULL,             -- else, eight words in a row
+    checked_at REAL NOT NULL
+)
+"""
+
+# The student's own embedding of a text: float16, little-endian, of the span that is scored.
+_EMBEDDINGS = """
+CREATE TABLE embedding(
+    variant_id INTEGER NOT NULL REFERENCES variant(id) ON DELETE CASCADE,
+    setting_id INTEGER NOT NULL REFERENCES scoring_setting(id),
+    vector BLOB NOT NULL,
+    PRIMARY KEY(variant_id, setting_id)
+)
+"""
+
+# What a pilot came to, as srtui.pilot.result.PilotResult has it.
 _PILOT = """
 CREATE TABLE pilot(
     run_id INTEGER PRIMARY KEY REFERENCES run(id) ON DELETE CASCADE,
@@ -516,14 +569,18 @@ SCRIPTS = {
     "0007_safety": _SAFETY,
     "0008_figures": _FIGURES,
     "0009_given_up": _GIVEN_UP,
-    "0010_pilot": _PILOT,
+    "0010_gates": _GATES,
+    "0011_whole_datasets": _WHOLE_DATASETS,
+    "0012_embeddings": _EMBEDDINGS,
+    "0013_pilot": _PILOT,
 }
 """By migration, what it runs; forward only, and never changed once released."""
 
 
 def counted_again() -> Iterator[tuple[str, tuple[str, ...], str]]:
     """(table, its key, query) of the counts that triggers keep: the query gives the same rows anew."""
-    rows = " UNION ALL ".join(f"{row.format(row='x')} FROM {table} x" for table, row in _TALLIES.items())
+    counted = {**_TALLIES, "gated": _GATED_COUNT}
+    rows = " UNION ALL ".join(f"{row.format(row='x')} FROM {table} x" for table, row in counted.items())
     yield (
         "tally",
         ("run_id", "what", "stage", "detail", "flags"),

@@ -75,7 +75,16 @@ def scores_of_sample(
 def setting_key(
     student_id: str, template: str, protocol: str, max_length: int, version: str = "", date: str | None = None
 ) -> bytes:
-    """Key of one way of scoring: scores under equal ones may be compared, and no others."""
+    """Key of one way of scoring: scores under equal ones may be compared, and no others.
+
+    Args:
+        student_id: hash of weights and arithmetic.
+        template: its name.
+        protocol: default or paper.
+        max_length: in tokens.
+        version: of the template's words; empty in stores from before it was known.
+        date: that the template writes; None where it writes none.
+    """
     return key(
         "scoring",
         student=student_id,
@@ -107,7 +116,18 @@ class Scores:
     ) -> int:
         """The id of one way of scoring. ``template_version`` stands for the template's words and how they
         are cut into tokens: the same name with other words is another way. ``date`` is the one that the
-        template writes, where it writes one."""
+        template writes, where it writes one.
+
+        Args:
+            student: its name, for people.
+            student_id: hash of weights and arithmetic.
+            quantization: for people; ``student_id`` has it too.
+            template: its name.
+            protocol: default or paper.
+            max_length: in tokens.
+            template_version: of the template's words.
+            date: that the template writes; None where it writes none.
+        """
         digest = setting_key(student_id, template, protocol, max_length, template_version, date)
         with self._store.transaction():
             self._store.conn.execute(

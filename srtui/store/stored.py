@@ -57,7 +57,7 @@ _PILOT = {
     "targets": {str: {"parsed": _ESTIMATE, "cut": _ESTIMATE, "taken": _ESTIMATE, "failed": _COUNTS}},
     "limits": [{"key": str, "now": int, "tokens": _ESTIMATE}],
     "kept": _ESTIMATE,
-    "about_task": _ESTIMATE,
+    "gates": {str: _ESTIMATE},
     "at_or_over_one": _ESTIMATE,
     "forecast": {"total": _ESTIMATE, "training": _ESTIMATE, "disk": _ESTIMATE, "stages": {str: _ESTIMATE}},
     "examples": [{"before": [str], "after": ([str], None)}],
@@ -242,8 +242,8 @@ def misshapen(row: Row, table: str, column: str) -> str | None:
 
 def _sentence(row: Row, table: str, column: str) -> str:
     text = repr(row[column])
-    what = text if len(text) <= 40 else f"{text[:40]}…"
-    return f"{table} {'/'.join(str(row[k]) for k in COLUMNS[table, column].key)}: its {column} is damaged (it holds {what})."
+    shown = text if len(text) <= 40 else f"{text[:40]}…"
+    return f"{table} {'/'.join(str(row[k]) for k in COLUMNS[table, column].key)}: its {column} is damaged (it holds {shown})."
 
 
 def _read(row: Row, table: str, column: str) -> Any:

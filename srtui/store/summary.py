@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from srtui.store import figures
 from srtui.store.figures import MeanChange
-from srtui.store.runs import state_now
+from srtui.store.runs import StageProgress, state_now
+from srtui.store.whole_datasets import Contamination
 
 if TYPE_CHECKING:
     from srtui.store import Store
@@ -84,20 +85,6 @@ class TrainingSummary:
 
 
 @dataclass(frozen=True)
-class StageSummary:
-    """How far one stage is. Tokens are those run through a model, ``seconds`` those spent in the stage."""
-
-    run_id: int
-    stage: str
-    done: int
-    total: int
-    tokens: int
-    seconds: float
-    detail: dict[str, Any]
-    updated_at: float
-
-
-@dataclass(frozen=True)
 class Round:
     """One round in a line: what its teacher wrote was worth, and what its student became. Losses are means
     over the held-out original pairs, in nats a token."""
@@ -140,17 +127,21 @@ class RunSummary:
     dropped: dict[str, int]
     truncated: int
     training: TrainingSummary | None
-    stages: dict[str, StageSummary]
+    stages: dict[str, StageProgress]
     peak_memory_mb: int
     seconds: float
     rounds: list[Round]
+    gated: dict[str, dict[str, int]]
+    """By target and gate, the rewrites that were not compared."""
+    contamination: Contamination | None
+    """Evaluation prompts in what is trained on; None before training, and where nothing was evaluated yet."""
 
 
 def summarise(store: Store, run_id: int) -> RunSummary:
     """The figures of one run, as srtui.store.figures defines them; true at any moment."""
     run = store.runs.get(run_id)
     counts, means = figures.counts(store.conn, run_id), figures.means(store, run_id)
-    stages = {name: StageSummary(**progress) for name, progress in store.runs.stages(run_id).items()}
+    stages = store.runs.stages(run_id)
     return RunSummary(
         run=run.name,
         status=state_now(run.status, store.runs.holder(run_id) is not None),
@@ -186,6 +177,8 @@ def summarise(store: Store, run_id: int) -> RunSummary:
             else _round(store, r, figures.counts(store.conn, r.id), figures.means(store, r.id))
             for r in _rounds(store, run)
         ],
+        gated={target: c.gated for target, c in counts.targets.items()},
+        contamination=store.datasets.contamination(run_id),
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from srtui.store.events import Event, count_events, events_of
 from srtui.store.figures import ScoreName
 from srtui.store.leases import alive
 from srtui.store.listing import Listing
-from srtui.store.runs import pilot_result, seconds_a_sample, stages_of, state_now
+from srtui.store.runs import StageProgress, pilot_result, seconds_a_sample, stages_of, state_now
 from srtui.store.sample_view import SampleView, view_sample
 from srtui.store.stored import stored
 from srtui.store.training import checkpoints_of, metrics_of, trained_runs, training_of
@@ -77,16 +76,10 @@ class LiveView:
     """What a run's engine is doing, for one glance."""
 
     run: RunRow
-    stages: dict[str, dict[str, Any]]
+    stages: dict[str, StageProgress]
     live: dict[str, Any]
     heartbeat_at: float | None
     events: list[Event]
-
-
-def reused(stage: Mapping[str, Any]) -> int:
-    """Of a stage that was read: how many of its samples cost nothing, since what they needed was stored."""
-    count = stage["detail"].get("reused", 0)
-    return count if isinstance(count, int) else 0
 
 
 class Views:
@@ -232,7 +225,14 @@ class Views:
     def events(
         self, first: int, count: int, run_id: int | None = None, level: str | None = None
     ) -> list[Event]:
-        """``count`` events from the newest to the oldest, skipping ``first``; of one run or level where it is given."""
+        """``count`` events from the newest to the oldest, skipping ``first``; of one run or level where it is given.
+
+        Args:
+            first: how many of the newest are skipped.
+            count: how many at most.
+            run_id: of one run; None for all.
+            level: info, warning or error; None for all.
+        """
         return events_of(self.conn, first, count, run_id, level)
 
     # -- samples ----------------------------------------------------------------------------
@@ -244,7 +244,14 @@ class Views:
     def histogram(
         self, run_id: int, score: ScoreName, width: float, bins: int
     ) -> tuple[list[int], float | None]:
-        """As :func:`srtui.store.distributions.histogram` counts."""
+        """As :func:`srtui.store.distributions.histogram` counts.
+
+        Args:
+            run_id: of the run.
+            score: one of srtui.store.figures.SCORES.
+            width: of a step, in the score's unit.
+            bins: how many steps.
+        """
         return histogram(self.conn, run_id, score, width, bins)
 
     def score_pairs(self, run_id: int, limit: int = 4000) -> list[tuple[float, float, bool]]:
@@ -292,6 +299,9 @@ NEEDED = (
     "0007_safety",
     "0008_figures",
     "0009_given_up",
-    "0010_pilot",
+    "0010_gates",
+    "0011_whole_datasets",
+    "0012_embeddings",
+    "0013_pilot",
 )
 """The migrations that these queries were written for."""

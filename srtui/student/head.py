@@ -94,11 +94,11 @@ def examine(model: Any, name: str) -> Head:
     model.eval()
     try:
         with torch.inference_mode(), in_float32(base):
-            found = _examine(base, name)
+            head = _examine(base, name)
         return replace(
-            found,
+            head,
             longest=table_size(base),
-            alone_beyond=alone_beyond(base, found.body),
+            alone_beyond=alone_beyond(base, head.body),
             remembers=remembers_length(base),
         )
     finally:
@@ -146,7 +146,7 @@ def _examine(base: Any, name: str) -> Head:
             f"{name} cannot be a student: its logits depend on the tokens that follow, so it does not predict them."
         )
     config = base.config.get_text_config()
-    found = Head(
+    head = Head(
         model=base,
         body=part,
         vocabulary=int(logits.shape[-1]),
@@ -156,9 +156,9 @@ def _examine(base: Any, name: str) -> Head:
         cap=getattr(config, "final_logit_softcapping", None),
         answer=type(captured[0]),
     )
-    if _same_head(found, states[0], logits):
-        return found
-    own = Head(base, part, found.vocabulary, False, found.pads, answer=found.answer)
+    if _same_head(head, states[0], logits):
+        return head
+    own = Head(base, part, head.vocabulary, False, head.pads, answer=head.answer)
     if _gives(own, states[0], logits):
         return own
     raise UserError(
@@ -195,24 +195,31 @@ def _gives(head: Head, hidden: Any, logits: Any) -> bool:
     import torch
 
     try:
-        found, wanted = head.logits(hidden), logits.float()
+        made, wanted = head.logits(hidden), logits.float()
     except torch.OutOfMemoryError:
         raise
     except Exception:  # a head that cannot even be run is not the model's
         return False
-    if found.shape != wanted.shape or not bool(torch.isfinite(wanted).all()):
+    if made.shape != wanted.shape or not bool(torch.isfinite(wanted).all()):
         return False
     # A factor shows in the fit over all logits far below the rounding of one.
-    factor = float((found * wanted).sum() / (found * found).sum().clamp_min(1e-30))
+    factor = float((made * wanted).sum() / (made * made).sum().clamp_min(1e-30))
     weight = head.model.get_output_embeddings()
     error = max(torch.finfo(t.dtype).eps for t in (logits, weight.weight if weight is not None else logits))
-    return abs(factor - 1) <= max(1e-4, error / 4) and near(found, wanted, error=error)
+    return abs(factor - 1) <= max(1e-4, error / 4) and near(made, wanted, error=error)
 
 
 def near(found: Any, wanted: Any, *, error: float | None = None, loose: bool = False) -> bool:
     """Whether two results agree as far as the rounding of their type lets them: the root mean square
     of what they differ by against that of ``wanted``. ``loose`` for what only a gross change
-    decides, since a near tie between experts may fall either way by rounding."""
+    decides, since a near tie between experts may fall either way by rounding.
+
+    Args:
+        found: a tensor.
+        wanted: one of its shape.
+        error: the relative rounding of one product; None for that of their types.
+        loose: allows eight to ten times as much.
+    """
     import torch
 
     if error is None:

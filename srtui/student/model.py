@@ -77,6 +77,14 @@ class Student:
         ``adapter`` is a folder that training wrote: with it, this is the tuned student.
         ``say`` hears, before the weights are read, what is unusual about their size. Raises UserError where
         the folder is not such a student, and where it does not fit the GPU.
+
+        Args:
+            folder: of the model; for gguf, its file.
+            quantization: nf4, int8, bf16, f32 or gguf.
+            device: cpu, cuda, or auto.
+            adapter: a folder that training wrote.
+            arithmetic: of the products; auto is the hardware's.
+            say: hears what is unusual about its size.
         """
         if quantization == "gguf":
             return cls._load_gguf(folder)

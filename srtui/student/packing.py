@@ -44,7 +44,7 @@ def shared_prefixes(sequences: Sequence[tuple[tuple[int, ...], int]]) -> list[in
     ``sequences`` are (ids, most): of ``ids`` at most the first ``most`` may be shared. Sequences
     with a common beginning are split where they part, as long as eight or more have more in common.
     """
-    found = [0] * len(sequences)
+    lengths = [0] * len(sequences)
 
     def split(group: list[int], known: int, shared: int) -> None:
         most = min(sequences[i][1] for i in group)
@@ -56,7 +56,7 @@ def shared_prefixes(sequences: Sequence[tuple[tuple[int, ...], int]]) -> list[in
         if (size - shared) * len(group) > size:  # what it saves against the pass that it costs
             shared = size
             for i in group:
-                found[i] = size
+                lengths[i] = size
         children: dict[int, list[int]] = defaultdict(list)
         for i in group:
             ids, room = sequences[i]
@@ -68,7 +68,7 @@ def shared_prefixes(sequences: Sequence[tuple[tuple[int, ...], int]]) -> list[in
 
     if len(sequences) >= _LEAST_SPANS:
         split(list(range(len(sequences))), 0, 0)
-    return [size if size >= _LEAST_TOKENS else 0 for size in found]
+    return [size if size >= _LEAST_TOKENS else 0 for size in lengths]
 
 
 @contextmanager
@@ -99,7 +99,7 @@ def _note_pattern(*_: Any, mask_function: Callable[..., Any] | None = None, **__
 def long_patterns_differ(model: Any, body: Any, length: int) -> bool:
     """Whether a layer of ``model`` would see other tokens of a sequence of up to ``length`` than our
     attention shows it: those before it, or those within the window that it asks for. A short trial
-    does not tell: Llama 4's chunks are 8,192 tokens long."""
+    does not say: Llama 4's chunks are 8,192 tokens long."""
     import torch
 
     device = next(model.parameters()).device
@@ -148,10 +148,10 @@ def _attend(
     layer = getattr(module, "layer_idx", 0)
     if packing.record is not None:
         packing.record.layers[layer] = (key, value)
-    outputs, at = [], 0
+    outputs, begin = [], 0
     for size, prefix in zip(packing.lengths, packing.prefixes, strict=True):
-        q, k, v = (part[:, :, at : at + size] for part in (query, key, value))
-        at += size
+        q, k, v = (part[:, :, begin : begin + size] for part in (query, key, value))
+        begin += size
         before = 0
         if prefix is not None:
             keys, values = prefix.layers[layer]

@@ -33,18 +33,18 @@ def table_size(model: Any) -> int | None:
             None,
         )
     words = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
-    found = []
+    sizes = []
     for module in model.modules():
         if id(module) in words:
             continue
         if isinstance(module, torch.nn.Embedding) and stated <= module.num_embeddings <= stated + _OFFSET:
             # Where one row stands for padding, positions begin behind it (RoBERTa).
             before = 0 if module.padding_idx is None else module.padding_idx + 1
-            found.append(min(stated, module.num_embeddings - before))
+            sizes.append(min(stated, module.num_embeddings - before))
         for buffer in module.buffers(recurse=False):
             if buffer.dim() == 2 and stated <= buffer.shape[0] <= stated + _OFFSET:
-                found.append(stated)
-    return min(found, default=None)
+                sizes.append(stated)
+    return min(sizes, default=None)
 
 
 def alone_beyond(model: Any, body: Any) -> int | None:

@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from srtui.errors import UserError
 from srtui.measures import SpanLoss
 from srtui.models.memory import free_bytes, inner_width, release, scoring_tokens, token_bytes
@@ -90,11 +93,11 @@ class Scorer:
                 ]
             )
         order = sorted(range(len(spans)), key=lambda i: shared[i] - len(spans[i].ids))
-        at, emptied = 0, False
-        while at < len(order) and not should_stop():
-            sizes = [len(spans[i].ids) - shared[i] for i in order[at:]]
+        begin, emptied = 0, False
+        while begin < len(order) and not should_stop():
+            sizes = [len(spans[i].ids) - shared[i] for i in order[begin:]]
             batch = self._next_batch(sizes)
-            chosen = order[at : at + batch]
+            chosen = order[begin : begin + batch]
             losses = self._try_batch([spans[i] for i in chosen], [shared[i] for i in chosen])
             if losses is None:
                 held, emptied = bool(self._prefixes) and not emptied, True
@@ -108,11 +111,56 @@ class Scorer:
                     continue  # without the other beginnings, it may fit
                 losses = [SpanLoss(None, spans[chosen[0]].target, reason="out_of_memory")]
             emptied = False
-            at += batch
+            begin += batch
             self.tokens_run += sum(len(spans[i].ids) - shared[i] for i in chosen)
             self.tokens_saved += sum(shared[i] for i in chosen)
             yield from zip(chosen, losses, strict=True)
         self._prefixes.clear()
+
+    def embed(
+        self, spans: Sequence[Span], should_stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Yield (index into ``spans``, embedding (width,)), longest first; stops early when asked.
+
+        An embedding is the mean of the last hidden states of all tokens of a span, the i-th weighted by i: RDS+
+        (Ivison et al. 2025, arXiv 2503.01807, section 3), since later tokens have seen more. Raises UserError where
+        a single span is too long for the device.
+        """
+        import torch
+
+        order = sorted(range(len(spans)), key=lambda i: -len(spans[i].ids))
+        at = 0
+        while at < len(order) and not should_stop():
+            batch = self._next_batch([len(spans[i].ids) for i in order[at:]])
+            chosen = order[at : at + batch]
+            try:
+                pooled = self._pooled([spans[i] for i in chosen])
+            except torch.OutOfMemoryError as error:
+                release(self._device)
+                if batch == 1:
+                    raise UserError("A text is too long for this device's memory to be embedded.") from error
+                self._budget = max(1, self._cost([len(spans[i].ids) for i in chosen]) // 2)
+                continue
+            at += batch
+            self.tokens_run += sum(len(spans[i].ids) for i in chosen)
+            yield from zip(chosen, pooled, strict=True)
+
+    def _pooled(self, spans: Sequence[Span]) -> NDArray[np.float32]:
+        """(spans, width): the weighted mean of each span's hidden states."""
+        import torch
+
+        with torch.inference_mode(), self._forgetting(spans):
+            if self.packed:
+                hidden, starts = self._packed_pass(spans, [0] * len(spans))
+                states = [hidden[0, at : at + len(s.ids)] for s, at in zip(spans, starts, strict=True)]
+            else:
+                hidden = self._padded_pass(spans)
+                states = [hidden[n, : len(s.ids)] for n, s in enumerate(spans)]
+            means = []
+            for one in states:
+                weights = torch.arange(1, len(one) + 1, device=one.device, dtype=torch.float32)
+                means.append((weights @ one.float()) / weights.sum())
+            return np.asarray(torch.stack(means).cpu().numpy())
 
     def _try_batch(self, spans: Sequence[Span], shared: Sequence[int]) -> list[SpanLoss] | None:
         """None where memory ran out. The exception is gone by then: it would hold the tensors of the
@@ -153,14 +201,14 @@ class Scorer:
         labels = [token for s in spans for token in s.ids[len(s.ids) - s.target :]]
         # A token is predicted at the position before it.
         columns = [
-            at for s, cut in zip(spans, shared, strict=True)
-            for at in range(len(s.ids) - s.target - 1 - cut, len(s.ids) - 1 - cut)
+            place for s, cut in zip(spans, shared, strict=True)
+            for place in range(len(s.ids) - s.target - 1 - cut, len(s.ids) - 1 - cut)
         ]  # fmt: skip
         with torch.inference_mode(), self._forgetting(spans):
             if self.packed:
                 hidden, starts = self._packed_pass(spans, shared)
-                at = torch.tensor([starts[n] + c for n, c in zip(rows, columns, strict=True)])
-                picked = hidden[0, at.to(self._device)]
+                place = torch.tensor([starts[n] + c for n, c in zip(rows, columns, strict=True)])
+                picked = hidden[0, place.to(self._device)]
             else:
                 hidden = self._padded_pass(spans)
                 picked = hidden[

@@ -119,11 +119,11 @@ def special_ids(tokenizer: Any, chat: ChatTemplate | None = None) -> frozenset[i
     """Ids that data may never become: flagged special in the table of added tokens, or written by the
     tokenizer's chat template around a conversation."""
     table = tokenizer.added_tokens_decoder
-    found = {i for i, token in table.items() if token.special} | set(tokenizer.all_special_ids)
+    ids = {i for i, token in table.items() if token.special} | set(tokenizer.all_special_ids)
     if chat is not None:
         own = markup(chat)
-        found |= {i for i, token in table.items() if token.content.strip() and token.content in own}
-    return frozenset(found)
+        ids |= {i for i, token in table.items() if token.content.strip() and token.content in own}
+    return frozenset(ids)
 
 
 def _copy(backend: Any, as_text: frozenset[int] = frozenset()) -> Any:

@@ -35,6 +35,12 @@ def write(root: Path, step: int, fingerprint: str, fill: Callable[[Path], None])
     """A checkpoint of ``step`` in ``root``; ``fill`` puts its files into the folder that it is given.
 
     Raises OSError, or what the library that writes the weights has for it (SafetensorError, RuntimeError), and leaves nothing that could be taken for a checkpoint, where the disk is full.
+
+    Args:
+        root: the folder of checkpoints.
+        step: after which it is.
+        fingerprint: of the training.
+        fill: writes its files.
     """
     began = time.monotonic()
     root.mkdir(parents=True, exist_ok=True)
@@ -110,8 +116,8 @@ def prune(root: Path, keep: int) -> list[int]:
 
 def discard_after(root: Path, step: int) -> None:
     """Remove what lies in the way of a training that resumes after ``step``: newer ones, all unusable."""
-    for found, path in _all(root):
-        if found > step:
+    for saved_step, path in _all(root):
+        if saved_step > step:
             (path / _MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(path, ignore_errors=True)
 

@@ -53,13 +53,13 @@ def summed_nll(head: Head, batch: MicroBatch) -> Any:
         else [n * width for n in range(len(batch.examples))]
     )
     # A token is predicted at the position before it.
-    at = [
+    places = [
         start + place - 1
         for start, e in zip(starts, batch.examples, strict=True)
         for place in range(len(e.ids) - e.target, len(e.ids))
     ]
     labels = [token for e in batch.examples for token in e.ids[len(e.ids) - e.target :]]
-    picked = hidden.flatten(0, 1)[torch.tensor(at, device=device)]
+    picked = hidden.flatten(0, 1)[torch.tensor(places, device=device)]
     wanted = torch.tensor(labels, device=device)
     if not head.direct:
         return OwnHeadLoss.apply(picked, wanted, head)  # type: ignore[no-untyped-call]
@@ -156,7 +156,14 @@ class OwnHeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, labels: torch.Tensor, head: Head) -> torch.Tensor:
         """The summed cross-entropy of ``labels`` (positions,) in nats, a scalar, by a head that computes its
-        own logits of ``hidden`` (positions, width)."""
+        own logits of ``hidden`` (positions, width).
+
+        Args:
+            ctx: autograd's; keeps the gradient of ``hidden``.
+            hidden: (positions, width), before the head.
+            labels: (positions,), token ids.
+            head: computes logits, (positions, vocabulary).
+        """
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         total = torch.zeros((), dtype=wide, device=hidden.device)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None

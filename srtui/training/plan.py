@@ -77,8 +77,8 @@ def learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:
     warmup = math.ceil(steps * settings.warmup_ratio)
     if step <= warmup:
         return settings.learning_rate * step / warmup
-    done = (step - 1 - warmup) / max(1, steps - warmup)
-    left = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
+    share = (step - 1 - warmup) / max(1, steps - warmup)
+    left = {"constant": 1.0, "linear": 1 - share, "cosine": (1 + math.cos(math.pi * share)) / 2}
     return settings.learning_rate * left[settings.scheduler]
 
 
@@ -95,8 +95,8 @@ def plan_steps(lengths: Sequence[int], settings: TrainingSettings, *, packed: bo
     while len(steps) < wanted:
         order = list(range(len(lengths)))
         random.Random(f"{settings.seed or 0} {epoch}").shuffle(order)  # noqa: S311 - an order, not a secret
-        for at in range(0, len(order), settings.batch_size):
-            batch = sorted(order[at : at + settings.batch_size], key=lambda i: -lengths[i])
+        for begin in range(0, len(order), settings.batch_size):
+            batch = sorted(order[begin : begin + settings.batch_size], key=lambda i: -lengths[i])
             steps.append(_cut(batch, settings.micro_batch_size, packed=packed))
         epoch += 1
     return steps[:wanted]

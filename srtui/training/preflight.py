@@ -90,6 +90,14 @@ def training_bytes(
     A layer keeps for the backward pass: its input and its middle (two residuals); query, key, value and
     what attention gives; gate, up and their product; and for each adapter its input, which dropout
     makes a copy of, with a mask of a byte. Frozen weights need no input kept.
+
+    Args:
+        shape: of the student.
+        tokens: of the largest pass, padding counted.
+        targets: of the largest pass.
+        dropout: whether adapters drop out.
+        gradient_checkpointing: whether layers are computed twice.
+        optimizer: as a recipe names it.
     """
     h, f, kv = shape.hidden, shape.inner, shape.key_value
     kept = 4 * h + 2 * kv + 3 * f
@@ -122,7 +130,17 @@ def needed_bytes(
     optimizer: str,
     max_length: int | None = None,
 ) -> int:
-    """``training_bytes`` of the largest micro-batch of a training, samples cut at ``max_length``."""
+    """``training_bytes`` of the largest micro-batch of a training, samples cut at ``max_length``.
+
+    Args:
+        shape: of the student.
+        examples: all of the training.
+        settings: of the training.
+        packed: whether samples share a row.
+        gradient_checkpointing: whether layers are computed twice.
+        optimizer: as a recipe names it.
+        max_length: in tokens; None leaves samples as they are.
+    """
     cut = [min(len(e.ids), max_length or len(e.ids)) for e in examples]
     tokens = largest_pass(plan_steps(cut, settings, packed=packed), cut, packed=packed)
     return training_bytes(
@@ -149,6 +167,15 @@ def what_would_fit(
 
     Smaller passes first: they change no result. Then layers computed twice, which changes none
     either, and costs time. Shorter samples last.
+
+    Args:
+        free: bytes of the device.
+        shape: of the student.
+        examples: all of the training.
+        settings: of the training.
+        packed: whether samples share a row.
+        gradient_checkpointing: whether layers are computed twice already.
+        optimizer: as a recipe names it.
     """
     sizes = [n for n in range(settings.micro_batch_size, 0, -1) if settings.batch_size % n == 0]
     longest = max(len(e.ids) for e in examples)

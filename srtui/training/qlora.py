@@ -113,6 +113,16 @@ def train(
     from. A stop gives up the step in hand, leaves a checkpoint and returns None. ``student`` saves a
     second load and is given adapters in place. Raises UserError where memory will not do (with the
     setting that would), where a loss is not finite, and where the loss has blown up.
+
+    Args:
+        student_folder: of the student's weights.
+        examples: spans to train on.
+        held_out: by set, spans whose loss is measured.
+        settings: of the training.
+        out_dir: of the adapter.
+        listener: hears steps and losses.
+        should_stop: asked before each pass.
+        student: the one of ``student_folder``, where it is loaded already.
     """
     _quiet()
     student = student or Student.load(student_folder, "nf4")
@@ -162,11 +172,11 @@ class _Training:
 
         from srtui.training.trainer import TrainingStopped
 
-        found = checkpoints.newest(self.root, self.fingerprint, self.listener.refused)
-        if found is None:
+        newest = checkpoints.newest(self.root, self.fingerprint, self.listener.refused)
+        if newest is None:
             self.progress.before = self._held_out_losses()
         else:
-            self.saved_step, folder = found
+            self.saved_step, folder = newest
             self.progress = _TrainingProgress(**json.loads((folder / _PROGRESS).read_text()))
             self.best = load_file(folder / _BEST) if (folder / _BEST).exists() else None
         checkpoints.discard_after(self.root, self.saved_step)
@@ -178,8 +188,8 @@ class _Training:
                 self.listener.begins(self.saved_step, self.tokens_after[self.saved_step])
                 self.clock = time.monotonic() - self.progress.seconds
                 # Early stopping may have ended it in the checkpoint's very step.
-                done = len(self.steps) if self._has_ended() else self.saved_step
-                self.trainer.train(found[1] if found else None, done)
+                first_step = len(self.steps) if self._has_ended() else self.saved_step
+                self.trainer.train(newest[1] if newest else None, first_step)
         except TrainingStopped:
             if self.progress.step > self.saved_step:
                 self._save()
@@ -271,8 +281,8 @@ class _Training:
             raise self._too_large(
                 f"it takes about {self.memory / 1e9:.1f} GB of memory and {self.free / 1e9:.1f} GB are free"
             )
-        done = self.progress
-        rate = self.tokens_after[done.step] / done.seconds if done.seconds else 0.0
+        progress = self.progress
+        rate = self.tokens_after[progress.step] / progress.seconds if progress.seconds else 0.0
         if not rate:
             # A real pass: on a GPU the largest one, which shows at once whether it fits; on a CPU one of
             # middling size, for time.
@@ -395,25 +405,25 @@ class _Training:
     # -- after --------------------------------------------------------------------------------------
 
     def _finish(self) -> TrainingResult:
-        done = self.progress
+        progress = self.progress
         if self.best is not None:
             self.trainer.set_adapter(self.best)
         after = self._held_out_losses()
         self._write_adapter()
         return TrainingResult(
             adapter_dir=self.out_dir,
-            steps=done.step,
-            kept_step=done.best_step if self.best is not None else done.step,
-            first_loss=done.first_loss,
-            last_loss=done.losses[-1] if done.losses else math.nan,
-            tokens=self.tokens_after[done.step],
-            seconds=done.seconds,
+            steps=progress.step,
+            kept_step=progress.best_step if self.best is not None else progress.step,
+            first_loss=progress.first_loss,
+            last_loss=progress.losses[-1] if progress.losses else math.nan,
+            tokens=self.tokens_after[progress.step],
+            seconds=progress.seconds,
             arithmetic=self.student.arithmetic,
             changed=self._changed(),
             held_out={
                 name: {
                     "samples": len(samples),
-                    "before": done.before.get(name, math.nan),
+                    "before": progress.before.get(name, math.nan),
                     "after": after.get(name, math.nan),
                 }
                 for name, samples in self.held_out.items()

@@ -252,8 +252,8 @@ class Dashboard(App[None]):
         self, work: Callable[[Store], T], then: Callable[[T], Awaitable[None] | None] | None
     ) -> None:
         try:
-            done = await self.writer.do(work)
-            if then is not None and (rest := then(done)) is not None:
+            result = await self.writer.do(work)
+            if then is not None and (rest := then(result)) is not None:
                 await rest
             await self._tick()
         except Exception as error:
@@ -308,8 +308,8 @@ class Dashboard(App[None]):
     def action_next_run(self, by: int) -> None:
         """Show the run ``by`` places further down the list, around its end."""
         if self.current_run is not None and isinstance(self.screen, DashboardScreen):
-            at = self.runs.index(self.current_run)
-            self.choose_run(self.runs[(at + by) % len(self.runs)].id)
+            place = self.runs.index(self.current_run)
+            self.choose_run(self.runs[(place + by) % len(self.runs)].id)
 
     def action_light(self) -> None:
         """Change between the light and the dark theme."""
@@ -326,15 +326,17 @@ class Dashboard(App[None]):
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """What the palette offers: this screen's keys, the screens, the latest runs, and the app's own."""
         for active in screen.active_bindings.values():
-            what = active.binding
+            binding = active.binding
             if (
                 active.enabled
-                and what.description
+                and binding.description
                 and type(active.node).__module__.startswith("srtui.tui.screens")
             ):
-                key = self.get_key_display(what)
+                key = self.get_key_display(binding)
                 yield SystemCommand(
-                    what.description, f"Here, by {key}", partial(self.run_action, what.action, active.node)
+                    binding.description,
+                    f"Here, by {key}",
+                    partial(self.run_action, binding.action, active.node),
                 )
         for tab in TABS:
             yield SystemCommand(

@@ -84,7 +84,16 @@ def check(
     extra: list[str],
     known: Known,
 ) -> FormCheck:
-    """Can this run work? Off the event loop: it reads model headers."""
+    """Can this run work? Off the event loop: it reads model headers.
+
+    Args:
+        root: of the workspace.
+        models_folder: of the workspace.
+        path: of the recipe.
+        values: by key, what the form's fields say.
+        extra: of ``--set``, what else is overridden.
+        known: what the store and the machine say.
+    """
     from srtui import recipe as recipes
 
     problems: dict[str, str] = {}

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from srtui.workspace import Workspace
 from tests.attack.ground import Attack, Ground, Outcome
+from tests.commands import Command
 from tests.conftest import make_workspace, small_recipe
 
 # A run of all stages that needs no model: what is compared is what is there.
@@ -167,39 +169,51 @@ def test_faces(attack: Attack, ground: Ground) -> None:
 
 
 @pytest.mark.model
-@pytest.mark.parametrize(
-    ("number", "redirect"),
-    [(signal.SIGTERM, "2>&-"), (signal.SIGHUP, ""), (signal.SIGINT, "> /dev/null 2>&1")],
-    ids=["SIGTERM", "SIGHUP", "SIGINT"],
-)
-def test_a_signal_stops_a_run_as_if_asked_to(
-    tmp_path: Path, models_folder: Path, number: signal.Signals, redirect: str
+def test_sigterm_stops_a_run_as_if_asked_to_where_nobody_is_left_to_tell(
+    tmp_path: Path, pair_folder: Path
 ) -> None:
-    """Also where there is nobody left to tell: the run is stopped, not failed, and its lease is free."""
-    workspace = make_workspace(tmp_path / "ws", models_folder)
-    recipe = small_recipe(workspace, 4, reflection={"answer_tokens": 400, "instruction_tokens": 400})
+    workspace = make_workspace(tmp_path / "ws", pair_folder)
     environment = os.environ | {"SRTUI_WORKSPACE": str(workspace.root)}
     process = subprocess.Popen(
-        ["bash", "-c", f'exec "$0" -m srtui run "$1" {redirect}', sys.executable, str(recipe)],
+        ["bash", "-c", 'exec "$0" -m srtui run "$1" 2>&-', sys.executable, str(small_recipe(workspace, 56))],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, cwd=workspace.root,
     )  # fmt: skip
-    until(workspace, "SELECT count(*) FROM lease", 1, process)
-    process.send_signal(number)
+    until(workspace, lambda: process.poll() is None)
+    process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=90)[1].decode()
-    assert process.returncode == 130, said
-    assert "Traceback" not in said
+    assert (process.returncode, said) == (130, "")
+    stopped(workspace)
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT], ids=["SIGHUP", "SIGINT"])
+def test_a_signal_stops_a_run_as_if_asked_to(
+    tmp_path: Path, pair_folder: Path, number: signal.Signals
+) -> None:
+    workspace = make_workspace(tmp_path / "ws", pair_folder)
+    command = Command(workspace, "run", str(small_recipe(workspace, 56)))
+    until(workspace, lambda: command.poll() is None)
+    command.send_signal(number)
+    done = command.wait(90)
+    assert done.returncode == 130 and "Traceback" not in done.stderr, done.stderr
+    stopped(workspace)
+
+
+def stopped(workspace: Workspace) -> None:
+    """The run is stopped, not failed, and its lease is free."""
     with sqlite3.connect(workspace.store_path) as conn:
         assert conn.execute("SELECT status, error FROM run").fetchone() == ("stopped", None)
         assert conn.execute("SELECT count(*) FROM lease").fetchone() == (0,)
 
 
-def until(workspace: Workspace, sql: str, wanted: int, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(600):
-        time.sleep(0.1)
-        assert process.poll() is None, process.communicate()
+def until(workspace: Workspace, works: Callable[[], bool]) -> None:
+    """Wait until an engine has the run."""
+    for _ in range(6000):
+        time.sleep(0.01)
+        assert works()
         try:
             with sqlite3.connect(f"{workspace.store_path.as_uri()}?mode=ro", uri=True) as conn:
-                if conn.execute(sql).fetchone()[0] == wanted:
+                if conn.execute("SELECT count(*) FROM lease").fetchone() == (1,):
                     return
         except sqlite3.OperationalError:
             continue

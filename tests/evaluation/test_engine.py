@@ -19,6 +19,7 @@ from srtui.store import Store
 from srtui.store.evaluations import Evaluation
 from srtui.store.runs import Run
 from srtui.workspace import Workspace
+from tests.attack.ground import Ground
 from tests.commands import Command
 from tests.commands import srtui as run_command
 from tests.conftest import ROOT, make_workspace
@@ -220,7 +221,7 @@ def test_one_sentence_for_what_is_wrong(
     pair_workspace: Workspace, words: tuple[str, ...], sentence: str
 ) -> None:
     answers(pair_workspace.root / "short.json", "x", leave_out=1)
-    done = srtui(pair_workspace, *words)
-    assert done.returncode == 2
-    assert sentence in done.stderr and "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    done = Ground(pair_workspace.root.parent).run("eval", *words)
+    assert done.code == 2
+    assert sentence in done.err and "Traceback" not in done.err
+    assert len(done.err.strip().splitlines()) == 1

@@ -10,6 +10,7 @@ import pytest
 
 from srtui.evaluation.contestants import Contestant
 from srtui.evaluation.writing import AnswerSettings, StudentWriter, Turns, answer_key, file_answer
+from tests.tiny_pair import VOCABULARY, small_tokenizer
 
 TURNS: list[Turns] = [
     (("Name a fruit.", ""),),
@@ -50,13 +51,11 @@ def tiny(student_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     torch.manual_seed(5)
     folder = tmp_path_factory.mktemp("tiny") / "student"
     config = LlamaConfig(
-        vocab_size=49152, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=False,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
-        if (student_folder / name).exists():
-            shutil.copy(student_folder / name, folder / name)
+    small_tokenizer(student_folder, folder)
     return folder
 
 

@@ -1,4 +1,5 @@
-"""The batching engine against the real llama.cpp and the real small model."""
+"""The batching engine against the real llama.cpp: the real small model where its arithmetic or what it writes
+counts, and a model of milliseconds with weights of the same 8 bits elsewhere."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from srtui.llama import Generation, Message, Request, Sampler, Segment, Teacher,
 from srtui.llama.context import LlamaContext
 from srtui.llama.engine import LlamaTeacher
 from srtui.llama.gguf import tokenize
+from srtui.models.convert import _quantize
 from tests.conftest import ROOT
 
 TOPICS = ["rain", "bread", "tides", "a bicycle", "the moon", "bees", "a bridge", "chess"]
@@ -36,15 +38,32 @@ def run(teacher: Teacher, *requests: Request) -> dict[object, Generation]:
 
 
 @pytest.fixture(scope="module")
-def teacher(teacher_file: Path) -> Iterator[LlamaTeacher]:
+def real_teacher(teacher_file: Path) -> Iterator[LlamaTeacher]:
     opened = open_teacher(teacher_file, name="t", sha256="0", slots=6)
     assert isinstance(opened, LlamaTeacher)
     yield opened
     opened.close()
 
 
+@pytest.fixture(scope="module")
+def tiny_file(pair_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny teacher in 8 bits."""
+    path = tmp_path_factory.mktemp("tiny") / "tiny.Q8_0.gguf"
+    _quantize(str(pair_folder / "tiny.F16.gguf"), str(path), "Q8_0")
+    return path
+
+
+@pytest.fixture(scope="module")
+def teacher(tiny_file: Path) -> Iterator[LlamaTeacher]:
+    opened = open_teacher(tiny_file, name="t", sha256="0", slots=6)
+    assert isinstance(opened, LlamaTeacher)
+    yield opened
+    opened.close()
+
+
 @pytest.mark.model
-def test_beside_others_as_alone(teacher: LlamaTeacher) -> None:
+def test_beside_others_as_alone(real_teacher: LlamaTeacher) -> None:
+    teacher = real_teacher
     plain = "It should be plain and short. " * 12
     requests = [ask(t, f"{plain} Write a sentence about {t}. {plain}") for t in TOPICS]
     together = run(teacher, *requests)
@@ -56,10 +75,8 @@ def test_beside_others_as_alone(teacher: LlamaTeacher) -> None:
     assert progress.slots_in_use == 0
 
 
-@pytest.mark.model
-@pytest.mark.parametrize("slots", [1, 3, 16])
-def test_texts_do_not_depend_on_the_slots(teacher_file: Path, slots: int) -> None:
-    """Real reflections, guided and drawn with seeds, as one slot writes them."""
+def reflections(file: Path, slots: int) -> dict[object, str]:
+    """Real ones, guided and drawn with seeds, by a teacher with so many slots."""
     rows = (ROOT / "recipes" / "quickstart.jsonl").read_text(encoding="utf-8").splitlines()[:5]
     requests = [
         ask(
@@ -72,12 +89,24 @@ def test_texts_do_not_depend_on_the_slots(teacher_file: Path, slots: int) -> Non
         )
         for n, row in enumerate(rows)
     ]
-    texts = []
-    for count in (1, slots):
-        opened = open_teacher(teacher_file, name="t", sha256="0", slots=count)
-        texts.append({key: g.text for key, g in run(opened, *requests).items()})
+    opened = open_teacher(file, name="t", sha256="0", slots=slots)
+    try:
+        return {key: g.text for key, g in run(opened, *requests).items()}
+    finally:
         opened.close()
-    assert texts[0] == texts[1]
+
+
+@pytest.fixture(scope="module")
+def by_one_slot(teacher_file: Path) -> dict[object, str]:
+    return reflections(teacher_file, 1)
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("slots", [3, 16])
+def test_texts_do_not_depend_on_the_slots(
+    teacher_file: Path, slots: int, by_one_slot: dict[object, str]
+) -> None:
+    assert reflections(teacher_file, slots) == by_one_slot
 
 
 @pytest.mark.model
@@ -103,7 +132,8 @@ def test_guided_segments_and_their_leads(teacher: LlamaTeacher) -> None:
 
 
 @pytest.mark.model
-def test_a_stop_is_found_across_tokens_and_cut_off(teacher: LlamaTeacher) -> None:
+def test_a_stop_is_found_across_tokens_and_cut_off(real_teacher: LlamaTeacher) -> None:
+    teacher = real_teacher
     whole = (
         run(teacher, ask("w", "Count from one to ten in words.", Segment(max_tokens=24)))["w"].written[0].text
     )
@@ -137,7 +167,8 @@ def test_retries_may_join_a_run(teacher: LlamaTeacher) -> None:
 
 
 @pytest.mark.model
-def test_a_stop_request_ends_within_a_step(teacher: LlamaTeacher) -> None:
+def test_a_stop_request_ends_within_a_step(real_teacher: LlamaTeacher) -> None:
+    teacher = real_teacher
     teacher.submit([ask(t, f"Write about {t}.", Segment(max_tokens=64)) for t in TOPICS])
     steps = teacher.steps
     assert list(teacher.run(lambda: teacher.steps >= steps + 3)) == []
@@ -155,8 +186,8 @@ def test_data_cannot_end_a_turn(teacher: LlamaTeacher) -> None:
 
 
 @pytest.mark.model
-def test_too_long_is_refused_with_its_tokens(teacher_file: Path) -> None:
-    small = open_teacher(teacher_file, name="t", sha256="0", slots=2, context=256)
+def test_too_long_is_refused_with_its_tokens(tiny_file: Path) -> None:
+    small = open_teacher(tiny_file, name="t", sha256="0", slots=2, context=256)
     found = run(small, ask("long", "word " * 600), ask("short", "Say yes."))
     assert found["long"].refused == "too_long"
     assert "the context holds 256" in found["long"].detail
@@ -165,9 +196,9 @@ def test_too_long_is_refused_with_its_tokens(teacher_file: Path) -> None:
 
 
 @pytest.mark.model
-def test_nothing_but_too_long_ends(teacher_file: Path) -> None:
+def test_nothing_but_too_long_ends(tiny_file: Path) -> None:
     """No plan is made for prompts that no plan can hold; retries too may be refused while others run."""
-    small = open_teacher(teacher_file, name="t", sha256="0", slots=2, context=256)
+    small = open_teacher(tiny_file, name="t", sha256="0", slots=2, context=256)
     long = ask("long", "word " * 600, n=2)
     assert [g.refused for g in run(small, long).values()] == ["too_long"] * 2
     small.submit([ask("short", "Say yes.")])
@@ -181,9 +212,9 @@ def test_nothing_but_too_long_ends(teacher_file: Path) -> None:
 
 
 @pytest.mark.model
-def test_no_room_in_the_cache_is_not_fatal(teacher_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room_in_the_cache_is_not_fatal(tiny_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """llama.cpp's "no KV slot": the sequence is set back, tried alone, and refused; the others continue."""
-    opened = open_teacher(teacher_file, name="t", sha256="0", slots=3)
+    opened = open_teacher(tiny_file, name="t", sha256="0", slots=3)
     assert isinstance(opened, LlamaTeacher)
     real = opened._open_context
 
@@ -203,9 +234,9 @@ def test_no_room_in_the_cache_is_not_fatal(teacher_file: Path, monkeypatch: pyte
 
 
 @pytest.mark.model
-def test_long_jobs_get_a_plan_of_their_own(teacher_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_jobs_get_a_plan_of_their_own(tiny_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where memory does not hold every slot at the longest job's length, nothing is refused for it."""
-    opened = open_teacher(teacher_file, name="t", sha256="0", slots=4)
+    opened = open_teacher(tiny_file, name="t", sha256="0", slots=4)
     assert isinstance(opened, LlamaTeacher)
     plans: list[tuple[int, int]] = []
     real = opened._open_context
@@ -233,9 +264,9 @@ def test_a_grammar_holds(teacher: LlamaTeacher) -> None:
 
 
 @pytest.mark.model
-def test_a_loop_is_caught_and_cut_to_once(teacher: LlamaTeacher) -> None:
+def test_a_loop_is_caught_and_cut_to_once(real_teacher: LlamaTeacher) -> None:
     words = "Repeat this for ever: " + "the cat sat on the mat. " * 12
-    g = run(teacher, ask("l", words, Segment("the cat sat on the mat. " * 3, 400)))["l"]
+    g = run(real_teacher, ask("l", words, Segment("the cat sat on the mat. " * 3, 400)))["l"]
     if g.written[0].finish == "repetition":
         assert g.written[0].text.count("the cat sat on the mat") <= 2
     assert g.new_tokens < 400
@@ -257,9 +288,9 @@ def test_a_loop_is_caught_and_cut_to_once(teacher: LlamaTeacher) -> None:
     ids=["text", "header", "half", "architecture", "tokenizer"],
 )  # fmt: skip
 @pytest.mark.model
-def test_files_that_are_no_teacher(tmp_path: Path, teacher_file: Path, make: object, words: str) -> None:
+def test_files_that_are_no_teacher(tmp_path: Path, tiny_file: Path, make: object, words: str) -> None:
     path = tmp_path / "bad.gguf"
-    path.write_bytes(make(teacher_file.read_bytes()))  # type: ignore[operator]
+    path.write_bytes(make(tiny_file.read_bytes()))  # type: ignore[operator]
     with pytest.raises(UserError, match=words) as caught:
         open_teacher(path, name="t", sha256="0")
     assert "\n" not in str(caught.value)

@@ -21,9 +21,11 @@ import pytest
 
 from srtui.errors import UserError
 from srtui.llama import Message, Request, Sampler, Segment, open_teacher
+from srtui.models import convert, export
 from srtui.models.export import adapter_worker, export_model, gguf_worker, merge_worker
 from srtui.models.merge import Adapter, rounded
 from srtui.workspace import Workspace
+from tests.commands import srtui
 from tests.conftest import ROOT
 
 PROMPTS = (
@@ -358,6 +360,17 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def workers_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers run in this process; that they have one of their own, test_the_command and the kill show."""
+
+    def work(worker: Any, *arguments: object, say: Any = None) -> dict[str, Any]:
+        return dict(worker(*map(str, arguments)))
+
+    monkeypatch.setattr(export, "in_own_process", work)
+    monkeypatch.setattr(convert, "in_own_process", work)
+
+
 # --- merging ------------------------------------------------------------------------------------------
 
 
@@ -451,7 +464,7 @@ def test_merged_is_pefts_own_merge(small: Path, tmp_path: Path) -> None:
     assert all(torch.allclose(tensor, theirs[name], atol=1e-6) for name, tensor in merged.items())
 
 
-def test_shards_stay_shards(small: Path, tmp_path: Path) -> None:
+def test_shards_stay_shards(small: Path, tmp_path: Path, workers_here: None) -> None:
     sharded, out = tmp_path / "sharded", tmp_path / "merged"
     load(small / "student").save_pretrained(sharded, max_shard_size="100KB")
     for file in [*(small / "student").glob("*token*"), small / "student" / "chat_template.jinja"]:
@@ -538,7 +551,7 @@ def test_settings_that_llama_cpp_lacks_are_refused(
     assert not (tmp_path / "out.gguf").exists()
 
 
-def test_unknown_pre_tokenizer_is_refused(small: Path, tmp_path: Path) -> None:
+def test_unknown_pre_tokenizer_is_refused(small: Path, tmp_path: Path, workers_here: None) -> None:
     folder, adapter = _copy(small, tmp_path)
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     tokenizer["pre_tokenizer"]["pretokenizers"][0]["individual_digits"] = False
@@ -593,7 +606,7 @@ def test_what_exists_is_replaced_only_by_force(small: Path, tmp_path: Path) -> N
     assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter", "mine", "out", "student"]
 
 
-def test_quantized_by_llama_cpp(small: Path, tmp_path: Path) -> None:
+def test_quantized_by_llama_cpp(small: Path, tmp_path: Path, workers_here: None) -> None:
     from srtui.models import inspect
 
     out = tmp_path / "q.gguf"
@@ -667,11 +680,7 @@ def test_the_command(small: Path, workspace: Workspace) -> None:
         )
 
     def command(*words: str) -> subprocess.CompletedProcess[str]:
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "SRTUI_WORKSPACE": str(workspace.root)}
-        return subprocess.run(
-            [sys.executable, "-m", "srtui", "export-model", *words],
-            capture_output=True, text=True, env=environment,
-        )  # fmt: skip
+        return srtui(workspace, "export-model", *words)
 
     early = command("tuned", "--to", "gguf")
     assert early.returncode == 2 and "has trained no adapter (it has not come to it)" in early.stderr

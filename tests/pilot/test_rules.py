@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from srtui.evaluation.statistics import nothing
-from srtui.pilot.about_task import talks_about_task
 from srtui.pilot.forecast import for_the_rest, together
 from srtui.pilot.limits import Limit, quantile_of_lengths
 from srtui.pilot.strata import stratified
@@ -129,36 +128,6 @@ def test_a_suggestion_holds_what_was_seen() -> None:
     assert replace(cut, most=256).suggested == 512
 
 
-# -- talk about the task
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "The new instruction only asks for a summary of the text.",
-        "Here is the improved answer, which is clearer.",
-        "I have rewritten the prompt to be more specific.",
-        "[New Answer]\nParis.",
-    ],
-)
-def test_talk_is_found_unless_the_sample_is_about_it(text: str) -> None:
-    assert talks_about_task(text, "Name the capital of France.\nParis.")
-    assert talks_about_task(text, text) is None
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Paris is the capital of France.",
-        "Follow these instructions to bake a cake.",
-        "A better answer to climate change is needed."[2:].replace("better answer", "better way"),
-        "def answer(prompt): return prompt",
-    ],
-)
-def test_plain_texts_do_not_talk(text: str) -> None:
-    assert talks_about_task(text, "") is None
-
-
 # -- verdicts
 
 GOOD = Findings(
@@ -179,7 +148,10 @@ def test_the_sentences_of_the_faults() -> None:
     assert worse.sentence.startswith(
         "this teacher makes your data worse: 14 of 24 rewrites talk about the task (39% to 76% with 95 %)"
     )
-    assert worse.set == ["teacher.model=big.Q4_K_M"]
+    assert worse.set == ["teacher.model=big.Q4_K_M", "gates.about_the_task=true"]
+    gated = judge(replace(GOOD, rewrites=24, gates={"refusal": 12, "language": 1}))
+    assert (gated.word, gated.set, gated.sure) == ("change", ["gates.refusal=true"], True)
+    assert judge(replace(GOOD, rewrites=24, gates={"refusal": 12}, active=("refusal",))).word == "go"
     limit = Limit("reflection.answer_tokens", 256, 24, 12, quantile_of_lengths([*range(600, 624)]), 256)
     cut = judge(replace(GOOD, unread=0, cut=20, limits=(limit,)))
     assert cut.sentence.startswith("raise answer_tokens to 640 first: 20 of 48 reflections were cut off")

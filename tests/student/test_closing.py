@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import shutil
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 
 from srtui.models import memory
 from srtui.student import Scorer, Span, Student
+from tests.tiny_pair import VOCABULARY, small_tokenizer
 
 
 @pytest.fixture
@@ -33,9 +33,8 @@ def wide_folder(student_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("wide") / "student"
     torch.manual_seed(5)
     shape = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
-    LlamaForCausalLM(LlamaConfig(vocab_size=49152, **shape)).save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(student_folder / name, folder / name)
+    LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, **shape)).save_pretrained(folder)
+    small_tokenizer(student_folder, folder)
     return folder
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from srtui.store import Store
 from srtui.store.imports import NewRow
 from srtui.student import Student
 from tests.sql import sql_rows
+from tests.tiny_pair import VOCABULARY, small_tokenizer
 
 pytestmark = pytest.mark.model
 
@@ -27,12 +27,11 @@ def tiny(student_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     torch.manual_seed(5)
     LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=49152, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+            vocab_size=VOCABULARY, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
             num_key_value_heads=1, max_position_embeddings=256, tie_word_embeddings=True,
         )
     ).save_pretrained(folder)  # fmt: skip
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(student_folder / name, folder / name)
+    small_tokenizer(student_folder, folder)
     return folder
 
 

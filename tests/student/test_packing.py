@@ -163,14 +163,16 @@ def test_out_of_memory_halves_the_batch_and_goes_on(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.model
-def test_a_gguf_student_scores_as_its_safetensors(student_folder: Path, teacher_file: Path) -> None:
-    """The same interface through llama.cpp: Q8_0 rounds weights and activations to 8 bits, and how its kernels
-    sum them depends on what llama.cpp was built for, so the losses are near, as those of int8 are."""
+def test_a_gguf_student_scores_as_its_safetensors(pair_folder: Path) -> None:
+    """The same interface through llama.cpp, whose kernels sum otherwise, and keep keys and values in 16 bits."""
     from srtui.prompts import template
     from srtui.sample import Pair
     from srtui.student import SpanBuilder, open_scorer
 
-    gguf, folder = Student.load(teacher_file, "gguf"), Student.load(student_folder, "f32")
+    gguf, folder = (
+        Student.load(pair_folder / "tiny.F16.gguf", "gguf"),
+        Student.load(pair_folder / "tiny", "f32"),
+    )
     builder, other = (SpanBuilder(s.tokenizer, template("alpaca"), "default", 512) for s in (gguf, folder))
     pairs = [
         Pair("Name the capital of Australia.", "", "Canberra is the capital of Australia."),

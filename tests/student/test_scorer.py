@@ -128,8 +128,8 @@ def test_chat_data_that_spells_special_tokens_stays_text(student_folder: Path) -
 
 
 @pytest.fixture(scope="module")
-def student(student_folder: Path) -> Student:
-    return Student.load(student_folder, "f32")
+def student(pair_folder: Path) -> Student:
+    return Student.load(pair_folder / "tiny", "f32")
 
 
 def pairs(count: int) -> list[Pair]:

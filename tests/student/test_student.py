@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from srtui.errors import UserError
 from srtui.prompts import template
 from srtui.sample import Pair
 from srtui.student import Scorer, SpanBuilder, Student
+from tests.tiny_pair import VOCABULARY, small_tokenizer
 
 PAIRS = [
     Pair("Name the largest planet.", "", "Jupiter is the largest planet of the solar system."),
@@ -29,11 +28,9 @@ def tiny(tmp_path: Path, student_folder: Path) -> Path:
 
     folder = tmp_path / "tiny"
     folder.mkdir()
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(student_folder / name, folder / name)
-    vocabulary = json.loads((student_folder / "config.json").read_text())["vocab_size"]
+    small_tokenizer(student_folder, folder)
     config = LlamaConfig(
-        vocab_size=vocabulary,
+        vocab_size=VOCABULARY,
         hidden_size=64,
         intermediate_size=64,
         num_hidden_layers=2,
@@ -89,34 +86,36 @@ def losses(student: Student, batch_tokens: int = 2048) -> list[float]:
     return [loss.mean for _, loss in sorted(Scorer(student, batch_tokens).score(wanted))]  # type: ignore[type-var, arg-type]
 
 
-# Nats a token, by what is rounded. These weights are stored in bf16, so in float32 nothing is; this small
-# model loses half a nat to NF4.
-WITHIN = {
-    ("bf16", "float32"): 1e-4,
-    ("bf16", "bfloat16"): 0.05,
-    ("int8", "float32"): 0.2,
-    ("int8", "bfloat16"): 0.2,
-    ("nf4", "float32"): 1.0,
-    ("nf4", "bfloat16"): 1.0,
-}
+# Nats a token, by what is rounded: this small model loses half a nat to NF4.
+WITHIN = {"int8": 0.2, "nf4": 1.0}
 # The same sums in another order.
 NOISE = {"float32": 1e-4, "bfloat16": 0.05}
 
 
 @pytest.mark.model
 @pytest.mark.parametrize("quantization", ["bf16", "int8", "nf4"])
+def test_fewer_bits_are_another_student_whose_losses_do_not_depend_on_the_batch(
+    pair_folder: Path, quantization: str, arithmetic: str
+) -> None:
+    """They do where activations are rounded by the columns of all that is in it."""
+    student = Student.load(pair_folder / "tiny", quantization, "cpu")  # type: ignore[arg-type]
+    assert student.id.split(":")[1:3] == [quantization, arithmetic] == [quantization, student.arithmetic]
+    together = losses(student)
+    assert losses(student, 1) == pytest.approx(together, abs=NOISE[arithmetic])
+    if quantization != "bf16":  # which is what these weights are stored in
+        assert together != losses(Student.load(pair_folder / "tiny", "f32", "cpu"))
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    ("quantization", "arithmetic"), [("int8", "float32"), ("nf4", "bfloat16")], indirect=["arithmetic"]
+)
 def test_fewer_bits_stay_near_float32(
     student_folder: Path, exact: list[float], quantization: str, arithmetic: str
 ) -> None:
-    """Another quantization is another student, of the same model; and a loss does not depend on what else
-    is in the batch, as it does where activations are rounded by the columns of all of it."""
-    student = Student.load(student_folder, quantization, "cpu")  # type: ignore[arg-type]
-    assert student.id.split(":")[1:3] == [quantization, arithmetic] == [quantization, student.arithmetic]
-    together = losses(student)
-    assert together == pytest.approx(exact, abs=WITHIN[quantization, arithmetic])
-    assert losses(student, 1) == pytest.approx(together, abs=NOISE[arithmetic])
-    if quantization != "bf16":  # which is what these weights are stored in
-        assert together != exact
+    """Of real weights; those in bf16 are compared in test_reference.py."""
+    found = losses(Student.load(student_folder, quantization, "cpu"))  # type: ignore[arg-type]
+    assert found == pytest.approx(exact, abs=WITHIN[quantization]) and found != exact
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 from srtui.student import Span
+from tests.tiny_pair import VOCABULARY, small_tokenizer
 
 
 def make_tiny(real: Path, folder: Path) -> Path:
@@ -17,7 +17,7 @@ def make_tiny(real: Path, folder: Path) -> Path:
 
     torch.manual_seed(5)
     config = LlamaConfig(
-        vocab_size=49152,
+        vocab_size=VOCABULARY,
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,
@@ -27,9 +27,7 @@ def make_tiny(real: Path, folder: Path) -> Path:
         tie_word_embeddings=True,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
-        if (real / name).exists():
-            shutil.copy(real / name, folder / name)
+    small_tokenizer(real, folder)
     return folder
 
 

@@ -1,14 +1,12 @@
-"""A training in a process of its own, for a test to kill: python killed.py STUDENT QUANTIZATION ARITHMETIC OUT LOSSES."""
+"""A training for a test to kill."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from srtui.recipe import TrainingSettings
 from srtui.student import Student
 from srtui.training import Listener, train
-from srtui.workspace import go_offline
 from tests.training.conftest import make_examples
 
 CONFIG = TrainingSettings(
@@ -28,10 +26,6 @@ class Writes(Listener):
 
 
 def main(student: Path, quantization: str, arithmetic: str, out: Path, losses: Path) -> None:
+    """Train the student of ``make_examples`` into ``out``, with each step's figures in ``losses``."""
     student_model = Student.load(student, quantization, arithmetic=arithmetic)  # type: ignore[arg-type]
     train(student, make_examples(), {}, CONFIG, out, Writes(losses), student=student_model)
-
-
-if __name__ == "__main__":
-    go_offline()
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], Path(sys.argv[4]), Path(sys.argv[5]))

@@ -292,9 +292,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
 def test_early_stopping_keeps_the_best_weights(tiny_folder: Path, tmp_path: Path) -> None:
     examples = make_examples()
     # The held-out answers are other ones to the same prompts: what is learnt makes them less likely.
-    against = [
-        replace(e, ids=(*e.ids[: -e.target], *(40_000 + i for i in range(e.target)))) for e in examples
-    ]
+    against = [replace(e, ids=(*e.ids[: -e.target], *(3_000 + i for i in range(e.target)))) for e in examples]
     config = changed(SMALL, epochs=40, learning_rate=2e-2, evaluation_steps=2, early_stopping=3)
     hears = Hears()
     result = go(tiny_folder, tmp_path, config, hears, {"selected": against, "original": examples})
@@ -312,9 +310,7 @@ def test_early_stopping_that_is_killed_at_its_end_has_ended(
     from srtui.training import qlora
 
     examples = make_examples()
-    against = [
-        replace(e, ids=(*e.ids[: -e.target], *(40_000 + i for i in range(e.target)))) for e in examples
-    ]
+    against = [replace(e, ids=(*e.ids[: -e.target], *(3_000 + i for i in range(e.target)))) for e in examples]
     config = changed(SMALL, epochs=40, learning_rate=2e-2, evaluation_steps=2, early_stopping=1)
     calm = go(tiny_folder, tmp_path / "calm", config, Hears(), {"selected": against})
 

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import resource
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +15,7 @@ import pytest
 from srtui.errors import UserError
 from srtui.training import checkpoints, qlora
 from srtui.training.checkpoints import newest
-from tests.conftest import ROOT
+from tests.commands import forked
 from tests.training import killed
 
 pytestmark = pytest.mark.model
@@ -44,25 +40,14 @@ def test_losses_after_a_kill_are_those_of_a_run_left_alone(
 
     rough = tmp_path / "rough"
     rough.mkdir()
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            ROOT / "tests/training/killed.py",
-            tiny_folder,
-            quantization,
-            arithmetic,
-            rough / "adapter",
-            rough / "losses",
-        ],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    process = forked(killed.main, tiny_folder, quantization, arithmetic, rough / "adapter", rough / "losses")
     after, deadline = random.randint(3, 12), time.monotonic() + 240
-    while len(_lines(rough / "losses")) < after and process.poll() is None:
+    while len(_lines(rough / "losses")) < after and process.is_alive():
         assert time.monotonic() < deadline
         time.sleep(0.002)
     time.sleep(random.random() * 0.05)  # anywhere: in a step, between two files of a checkpoint
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     before = _lines(rough / "losses")
     assert after <= len(before) < 18
     assert not (rough / "adapter").exists()

@@ -9,6 +9,7 @@ import pytest
 
 from srtui import recipe as recipes
 from srtui.pipeline import Engine, prepare
+from srtui.progress import Progress
 from srtui.store import Store
 from srtui.workspace import Workspace
 
@@ -29,6 +30,8 @@ instruction_by = "original"
 response_by = "original"
 [training]
 epochs = 1
+batch_size = 1
+micro_batch_size = 1
 held_out = 0.0
 lora_rank = 2
 [prompt]
@@ -40,8 +43,11 @@ max_length = 128
 class Hears:
     def __init__(self) -> None:
         self.warnings: list[str] = []
+        self.trained: tuple[int, int] | None = None
 
-    def progress(self, progress: object) -> None: ...
+    def progress(self, progress: Progress) -> None:
+        if progress.stage == "train":
+            self.trained = progress.done, progress.total
 
     def event(self, level: str, message: str) -> None:
         if level == "warning":
@@ -53,10 +59,10 @@ class Hears:
     [
         # One token: no L(y) under the paper's protocol, and so no score; the arm on original data keeps it.
         ("paper", [SHORT] * 3, "done", 3, []),
-        ("default", [SHORT, LONG], "done", 1, ["1 of the 2 selected samples"]),
+        ("default", [SHORT, LONG, SHORT], "done", 2, ["1 of the 3 selected samples"]),
         (
-            "default", [LONG], "skipped: no selected sample has an answer to train on", 0,
-            ["1 of the 1 selected samples", "Nothing was trained"],
+            "default", [LONG, LONG], "skipped: no selected sample has an answer to train on", 0,
+            ["2 of the 2 selected samples", "Nothing was trained"],
         ),
     ],
 )  # fmt: skip
@@ -76,6 +82,8 @@ def test_what_is_not_trained_is_said(
         Engine(workspace, store, run, hears).work()
         training = store.training.of_run(run.id)
     assert training is not None and training["status"] == status
-    assert training["result"].get("examples", 0) == examples
+    assert training["result"].get("examples", 0) == training["examples"] == training["steps"] == examples
+    assert not examples or hears.trained == (examples, examples)
     found = [line for line in hears.warnings if "trained" in line or "left out" in line]
+    assert all(f"{len(rows) - examples} target_truncated" in line for line in found[:1])
     assert len(found) == len(said) and all(a in b for a, b in zip(said, found, strict=True)), hears.warnings

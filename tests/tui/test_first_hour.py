@@ -12,9 +12,6 @@ from pathlib import Path
 import pytest
 from textual.widgets import Button, Input, TextArea
 
-from srtui.evaluation.statistics import nothing, wilson
-from srtui.pilot.result import Example, Forecast, PilotResult, StratumCount, TargetResult
-from srtui.pilot.verdict import Verdict
 from srtui.recipe import load
 from srtui.sample import Pair
 from srtui.store import Store
@@ -28,6 +25,7 @@ from srtui.tui.screens.live import LiveScreen
 from srtui.tui.screens.new_run import ASKED_FROM, NewRun
 from srtui.tui.widgets.table import VirtualTable
 from srtui.workspace import Workspace
+from tests.pilot.scripted import RESULT
 from tests.sql import sql_value
 from tests.tui.driving import dashboard, press, settled, text
 
@@ -183,28 +181,6 @@ def piloted(workspace: Workspace) -> None:
         )
         store.runs.update(run.id, status="done", started_at=time.time(), finished_at=time.time())
         store.runs.keep_pilot(run.id, json.dumps(asdict(RESULT)))
-
-
-NONE = nothing()
-TARGET = TargetResult(24, 20, 0, {"cut_response": 4}, wilson(20, 24), wilson(4, 24), wilson(9, 20))
-RESULT = PilotResult(
-    run="quickstart.pilot",
-    recipe="quickstart",
-    teacher="t",
-    student="s",
-    samples=24,
-    of=5000,
-    strata=[StratumCount("plain", 10, 90, 5000, 24)],
-    targets={"instruction": TARGET, "response": TARGET},
-    limits=[],
-    kept=wilson(9, 24),
-    about_task=wilson(1, 20),
-    template="alpaca",
-    at_or_over_one=wilson(2, 24),
-    forecast=Forecast(4976, 30.0, {}, NONE, NONE, NONE, 5e8, {}, []),
-    examples=[Example(1, 0, ("old words", "", "x"), ("new words", "", "y"), {"response": True}, "taken")],
-    verdict=Verdict("change", "raise answer_tokens to 640 first.", ["reflection.answer_tokens=640"]),
-)
 
 
 async def test_a_pilots_verdict_stands_with_its_run_and_leads_to_the_whole_one(

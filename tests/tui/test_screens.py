@@ -277,7 +277,7 @@ async def test_live_says_of_a_run_that_is_over_what_its_speed_was(demo: Workspac
     """Not 0 tokens/s, which is what it does now: nothing."""
     with Store(demo.store_path, read_only=True) as store:
         stages = store.runs.stages(1).values()
-    tokens, seconds = (sum(s[name] for s in stages) for name in ("tokens", "seconds"))
+    tokens, seconds = sum(s.tokens for s in stages), sum(s.seconds for s in stages)
     async with dashboard(demo) as (app, pilot):
         await press(pilot, key_of("live"), "left_square_bracket", "left_square_bracket")
         shown = text(app)

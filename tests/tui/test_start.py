@@ -119,7 +119,7 @@ def test_texts_by_hand_are_scored_when_a_run_goes_on(
 ) -> None:
     asked: list[tuple[list[int], str]] = []
 
-    def score(self: Choosing, judge: object, ids: Iterable[int], metric: str, tell: object) -> None:
+    def score(self: Choosing, judge: object, ids: Iterable[int], metric: str, report_share: object) -> None:
         asked.append((list(ids), metric))
 
     monkeypatch.setattr(Choosing, "_score", score)

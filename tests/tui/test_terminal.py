@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from srtui.errors import UserError
 from srtui.store import Store
 from srtui.tui.tabs import key_of
 from srtui.workspace import Workspace
@@ -53,12 +54,12 @@ def stored(workspace: Workspace, sql: str) -> list[tuple[Any, ...]]:
 
 
 @pytest.fixture
-def small(model_workspace: Workspace) -> Iterator[Workspace]:
+def small(pair_workspace: Workspace) -> Iterator[Workspace]:
     """A workspace with a recipe of seconds; an engine that a failed test leaves behind is ended."""
-    small_recipe(model_workspace, 4, training={"held_out": 0})
-    yield model_workspace
-    if model_workspace.store_path.exists():
-        for (pid,) in stored(model_workspace, "SELECT pid FROM lease"):
+    small_recipe(pair_workspace, 4, training={"held_out": 0})
+    yield pair_workspace
+    if pair_workspace.store_path.exists():
+        for (pid,) in stored(pair_workspace, "SELECT pid FROM lease"):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -74,17 +75,18 @@ def test_a_run_is_started_left_found_again_paused_resumed_and_finished(
     first.press("enter", "down", "down", "enter")
     first.shows("small.jsonl", "4 rows")
     first.press(*["tab"] * 5, "3", "ctrl+s")
-    first.shows("running", "0/3")
+    engine = held_still(small)  # its models would be ready before a person has looked twice
+    first.shows("running")
 
     first.press("q")
     assert first.ends() == 0
-    ((engine,),) = stored(small, "SELECT pid FROM lease")
     os.kill(engine, 0)  # it goes on without the dashboard
 
     second, beside = terminal(small), terminal(small, columns=80, lines=24)
     for each in (second, beside):
         each.shows("small", "running")
     second.press("p")
+    os.kill(engine, signal.SIGCONT)
     for each in (second, beside):
         each.shows("paused")
     assert stored(small, "SELECT status FROM run") == [("paused",)]
@@ -92,11 +94,9 @@ def test_a_run_is_started_left_found_again_paused_resumed_and_finished(
     time.sleep(1.5)
     assert stored(small, "SELECT stage, done, tokens FROM stage_progress ORDER BY stage") == progress
 
-    beside.press("p")
-    for each in (second, beside):
-        each.shows("running")
     second.kill()  # a dashboard that crashes takes nothing with it
     assert stored(small, "SELECT pid FROM lease") == [(engine,)]
+    beside.press("p")
     beside.shows("✓ done", "3/3" if kept(small) == 3 else "/3", within=300)
 
     assert stored(small, "SELECT name, status, stage FROM run") == [("small", "done", None)]
@@ -116,6 +116,18 @@ def test_a_run_is_started_left_found_again_paused_resumed_and_finished(
     beside.shows("Rewritten instruction", "Rewritten answer")
     beside.press("escape", "q")
     assert beside.ends() == 0
+
+
+def held_still(workspace: Workspace) -> int:
+    """The process of the engine as soon as it has the run, stopped until it gets SIGCONT."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        with contextlib.suppress(UserError):  # no store yet
+            for (pid,) in stored(workspace, "SELECT pid FROM lease"):
+                os.kill(pid, signal.SIGSTOP)
+                return int(pid)
+        time.sleep(0.01)
+    raise AssertionError("no engine has begun")
 
 
 def kept(workspace: Workspace) -> int:

@@ -47,11 +47,11 @@ class _Feed:
         return self
 
     def __next__(self) -> str:
-        found = next(self._lines, None)
-        if found is None:
+        numbered = next(self._lines, None)
+        if numbered is None:
             self.ended = True
             raise StopIteration
-        self.line, line = found
+        self.line, line = numbered
         if isinstance(line, Oversized):
             self.size += line.size
             raise _TooLarge(self.size, self._quotes + line.quotes)
@@ -64,11 +64,11 @@ class _Feed:
     def skip_rest(self, quotes: int) -> None:
         """Read past the record that was too large: to the line in which its last quote closes."""
         while quotes % 2:
-            found = next(self._lines, None)
-            if found is None:
+            numbered = next(self._lines, None)
+            if numbered is None:
                 self.ended = True
                 return
-            self.line, line = found
+            self.line, line = numbered
             quotes += line.quotes if isinstance(line, Oversized) else line.count(b'"')
 
 
@@ -129,8 +129,8 @@ class Delimited:
                 continue
             except _TooLarge as error:
                 feed.skip_rest(error.quotes)
-                what = f"the row is over {MAX_RECORD:,} bytes"
-                yield Refusal("too_large", what + ("; its quotes are never closed" if feed.ended else ""))
+                sentence = f"the row is over {MAX_RECORD:,} bytes"
+                yield Refusal("too_large", sentence + ("; its quotes are never closed" if feed.ended else ""))
                 continue
             if feed.ended:  # it asked for another line within a record, and there was none
                 yield Refusal("not_csv", "a quote is opened here and never closed")

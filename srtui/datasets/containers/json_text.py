@@ -77,8 +77,8 @@ class JsonText:
             if isinstance(parse(text), dict):
                 return "lines"
             # Objects over several lines, if the first of them is whole; else lines, the first one bad.
-            for _, found, raw in _Elements(self._source.blocks(), in_array=False).found():
-                return "objects" if isinstance(found, dict) and b"\n" in raw else "lines"
+            for _, value, raw in _Elements(self._source.blocks(), in_array=False).found():
+                return "objects" if isinstance(value, dict) and b"\n" in raw else "lines"
         return "lines"
 
 
@@ -108,12 +108,12 @@ def _second_opinion(raw: bytes) -> Any:
     except ValueError as error:
         if "\0" in text:
             return Refusal("nul_byte", f"a NUL byte at {raw.index(0) + 1} of the row")
-        what = (
+        sentence = (
             f"{error.msg}, character {error.pos + 1} of the row"
             if isinstance(error, json.JSONDecodeError)
             else "a number too long"
         )
-        return Refusal("not_json", what)
+        return Refusal("not_json", sentence)
     except RecursionError:
         return Refusal("not_json", "nested too deeply")
 
@@ -237,7 +237,7 @@ class _Elements:
         return line, value, raw
 
     def _careful(self) -> tuple[Found, bool]:
-        """The bracketed or quoted value here, by counting; and whether to go on behind it."""
+        """The bracketed or quoted value here, by counting; and whether to continue behind it."""
         line = self._line
         size, why = self._span()
         if size > MAX_RECORD:
@@ -258,12 +258,12 @@ class _Elements:
         begins = self._begin.search(self._buffer, self._pos + 1)
         if begins and begins.start() - self._pos <= MAX_RECORD:
             self._advance(begins.start())
-            what = "not closed before the next row begins"
-            return (line, Refusal("not_json", what), b""), True
+            sentence = "not closed before the next row begins"
+            return (line, Refusal("not_json", sentence), b""), True
         if why == "cut":
             self._advance(len(self._buffer))
-            what = "the file ends inside this row; it may be cut short"
-            return (line, Refusal("not_json", what), b""), False
+            sentence = "the file ends inside this row; it may be cut short"
+            return (line, Refusal("not_json", sentence), b""), False
         skipped, go_on = self._skip_to_next_row()
         return (line, _too_large(skipped), b""), go_on
 
@@ -305,9 +305,9 @@ class _Elements:
 
         0 where it is not closed: because the file ends (``cut``), or the limit of a row, or the
         beginning of the next row after much fruitless counting, comes first (``long``). A row that is
-        closed shortly behind the limit still has its size told.
+        closed shortly behind the limit still has its size reported.
         """
-        at = depth = 0  # `at` is relative to pos, which stays while the window grows
+        offset = depth = 0  # relative to pos, which stays while the window grows
         in_string = False
         reach = MAX_RECORD
         if self._fruitless > _FRUITLESS_BYTES:
@@ -315,22 +315,22 @@ class _Elements:
             reach = begins.start() - self._pos if begins else reach
         while True:
             buffer, base = self._buffer, self._pos
-            while at < len(buffer) - base:
+            while offset < len(buffer) - base:
                 if in_string:
-                    quote = buffer.find(b'"', base + at)
+                    quote = buffer.find(b'"', base + offset)
                     if quote < 0:
-                        at = len(buffer) - base
+                        offset = len(buffer) - base
                         break
-                    at = quote + 1 - base
+                    offset = quote + 1 - base
                     in_string = _escaped(buffer, quote, base)
                     if in_string or depth:
                         continue
-                    return at, ""
-                match = _STRUCTURE.search(buffer, base + at)
+                    return offset, ""
+                match = _STRUCTURE.search(buffer, base + offset)
                 if match is None:
-                    at = len(buffer) - base
+                    offset = len(buffer) - base
                     break
-                at = match.end() - base
+                offset = match.end() - base
                 mark = buffer[match.start()]
                 if mark == 0x22:
                     in_string = True
@@ -339,12 +339,12 @@ class _Elements:
                 else:
                     depth -= 1
                     if depth <= 0:
-                        return at, ""
-                if at > reach and reach < MAX_RECORD:
+                        return offset, ""
+                if offset > reach and reach < MAX_RECORD:
                     break
-            if at > reach or at > MAX_RECORD or not self._more():
-                self._fruitless += at
-                return 0, "long" if at > min(reach, MAX_RECORD) else "cut"
+            if offset > reach or offset > MAX_RECORD or not self._more():
+                self._fruitless += offset
+                return 0, "long" if offset > min(reach, MAX_RECORD) else "cut"
 
     def _skip_to_next_row(self) -> tuple[int, bool]:
         """Drop everything up to where a row begins; bytes dropped, and whether one was found."""
@@ -384,7 +384,7 @@ def _beginning(keys: list[bytes]) -> re.Pattern[bytes]:
 
 def _escaped(buffer: bytes, quote: int, base: int) -> bool:
     """Whether an odd number of backslashes stands before this quote."""
-    at = quote - 1
-    while at > base and buffer[at] == 0x5C:
-        at -= 1
-    return bool((quote - 1 - at) % 2)
+    place = quote - 1
+    while place > base and buffer[place] == 0x5C:
+        place -= 1
+    return bool((quote - 1 - place) % 2)

@@ -1,13 +1,13 @@
 """How a record holds an instruction and its response: one file a layout, all listed in ``LAYOUTS``.
 
-A layout tells its records by their keys, takes the three texts out of one, and lays texts out as one. To add one,
+A layout knows its records by their keys, takes the three texts out of one, and lays texts out as one. To add one,
 copy ``alpaca.py`` (flat fields) or ``messages.py`` (a list of turns) and list it in ``LAYOUTS``: ``srtui import``,
 ``srtui export`` and ``srtui db check --deep`` know it then. (The help of the two commands says its name in words,
 since it must not load this; a test says so where it does not.)
 
 A record is of the first layout in the list that has any of its keys; a file is of the layout that most of its first
 records are of. So a layout whose key is never an accident, such as the list of turns, comes before one whose names
-may be beside it in a record. What ``arrange`` writes must be told for its own layout again and give the same texts:
+may be beside it in a record. What ``arrange`` writes must be recognised as its own layout again and give the same texts:
 ``tests/datasets/test_dataset_writing.py`` tries each of the list.
 """
 

@@ -21,6 +21,15 @@ def conversation(
 
     Either spelling of a turn's keys is read, whatever the list is called. The input of a sample is
     written beside the turns as well, so that reading the file again splits the user turn as it was.
+
+    Args:
+        name: of the layout.
+        field: the record's key that holds the list of turns.
+        role_key: a turn's key that says whose it is, as written.
+        text_key: a turn's key that holds its text, as written.
+        user: what ``role_key`` says of a person, as written.
+        assistant: what it says of the model.
+        in_lines: as ``Layout.in_lines``.
     """
 
     def take(record: Record) -> Texts:

@@ -240,11 +240,11 @@ def about(e: Evaluation, width: int) -> list[Content]:
     return lines
 
 
-def matrix(found: list[Evaluation], width: int) -> list[Content]:
+def matrix(evaluations: list[Evaluation], width: int) -> list[Content]:
     """Contestants down, what they were evaluated by across; of several alike the last with a result counts."""
     ways: dict[tuple[str, ...], int] = {}
     cells: dict[tuple[str, int], str] = {}
-    for e in reversed(found):
+    for e in reversed(evaluations):
         way = (e.kind, PurePath(e.source).name, e.contestant_b or "", e.judge or "")
         column = ways.setdefault(way, len(ways) + 1)
         figure = result_words.headline(e.result)
@@ -269,15 +269,15 @@ def matrix(found: list[Evaluation], width: int) -> list[Content]:
 
 def _doubts(result: Mapping[str, Any]) -> list[str]:
     """What a reader must know before the figures."""
-    found = []
+    doubts = []
     rate, calibration = result.get("win_rate"), result.get("calibration", {})
     if result_words.is_estimate(rate) and rate["low"] is not None and rate["low"] <= 0.5 <= rate["high"]:
-        found.append("The interval of the win rate holds one half: neither is shown to be better.")
+        doubts.append("The interval of the win rate holds one half: neither is shown to be better.")
     if result.get("better_than_chance") is False or (calibration or {}).get("better_than_chance") is False:
-        found.append("This judge was no better than chance: do not trust its verdicts.")
+        doubts.append("This judge was no better than chance: do not trust its verdicts.")
     elif calibration is None:
-        found.append("What this judge is worth is unknown; srtui eval calibrate says it.")
-    return found
+        doubts.append("What this judge is worth is unknown; srtui eval calibrate says it.")
+    return doubts
 
 
 def _figure(name: str, words: str) -> Content:

@@ -88,23 +88,23 @@ class JudgementsScreen(Screen[None]):
     async def _begin(self) -> None:
         e = self._evaluation
         try:
-            found = await self.dashboard.ask(lambda v: v.evaluations.judgements(e.id))
+            judgements = await self.dashboard.ask(lambda v: v.evaluations.judgements(e.id))
         except Exception as error:
             self.dashboard.problem(error)
             return
         names = f"{e.contestant_a} (A) against {e.contestant_b} (B)" if e.contestant_b else e.contestant_a
-        summary = f"{len(found):,} judgements" if found else "nothing has been judged yet"
+        summary = f"{len(judgements):,} judgements" if judgements else "nothing has been judged yet"
         self.query_one("#top", Words).show(
             Content.assemble(
                 (f"Evaluation {e.id}", "bold"), shown(f"  ·  {e.kind}  ·  {names}  ·  {summary}", "$dim")
             )
         )
-        self.query_one(VirtualTable).show(len(found), 0)
+        self.query_one(VirtualTable).show(len(judgements), 0)
 
     async def _rows(self, first: int, count: int) -> Sequence[TableRow]:
         id = self._evaluation.id
-        found = await self.dashboard.ask(lambda v: v.evaluations.judged(id, limit=count, offset=first))
-        return [_row(p) for p in found]
+        judged = await self.dashboard.ask(lambda v: v.evaluations.judged(id, limit=count, offset=first))
+        return [_row(p) for p in judged]
 
     def action_back(self) -> None:
         """Return to the evaluations."""
@@ -198,20 +198,20 @@ class JudgementScreen(Screen[int]):
         self.run_worker(self._show(), exclusive=True, group="show")
 
     async def _show(self) -> None:
-        e, at = self._evaluation, self._position
+        e, position = self._evaluation, self._position
         try:
-            found = await self.dashboard.ask(lambda v: v.evaluations.judged(e.id, limit=1, offset=at))
+            judged = await self.dashboard.ask(lambda v: v.evaluations.judged(e.id, limit=1, offset=position))
         except Exception as error:
             self.dashboard.problem(error)
             return
-        if not found:
+        if not judged:
             self.notify("This judgement is not in the store any more.", timeout=3)
             return
-        p = found[0]
+        p = judged[0]
         j = p.judgement
         self.query_one("#top", Words).show(
             Content.assemble(
-                (f"Judgement {at + 1:,} of {self._total:,}", "bold"),
+                (f"Judgement {position + 1:,} of {self._total:,}", "bold"),
                 shown(
                     f"  ·  item {j.item}, {p.item.category or 'no category'}, turn {j.turn}  ·  {_ORDERINGS[j.ordering]}"
                     f"  ·  {j.annotator or 'judge'}  ·  ",

@@ -20,7 +20,7 @@ from textual.content import Content
 from srtui.progress import SURE_FROM, left_words
 from srtui.store.figures import Counts
 from srtui.store.runs import STEPS
-from srtui.store.views import LiveView, reused
+from srtui.store.views import LiveView
 from srtui.text import bytes_text, duration, share
 from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.tabs import numbered
@@ -133,7 +133,7 @@ class LiveScreen(DashboardScreen):
 
     def _measure(self, view: LiveView) -> None:
         now = time.monotonic()
-        tokens = sum(s["tokens"] for s in view.stages.values())
+        tokens = sum(s.tokens for s in view.stages.values())
         if self._speed_of != view.run.id:
             self._speed_of = view.run.id
             self._speeds.clear()
@@ -143,7 +143,7 @@ class LiveScreen(DashboardScreen):
         self._speeds.append(tokens_a_second(self._counts, now))
         for stage, s in view.stages.items():
             past = self._pace.setdefault((view.run.id, stage), deque(maxlen=90))
-            past.append(_Pace(now, s["done"] - reused(s)))
+            past.append(_Pace(now, s.done - s.reused))
             while len(past) > 2 and now - past[0].at > 60:
                 past.popleft()
 
@@ -179,7 +179,7 @@ class LiveScreen(DashboardScreen):
     def _stage(self, view: LiveView, stage: str, width: int, going: bool) -> Content:
         s = view.stages.get(stage)
         here = _at_work(view) == stage
-        done, total = (s["done"], s["total"]) if s else (0, view.run.samples if stage != "train" else 0)
+        done, total = (s.done, s.total) if s else (0, view.run.samples if stage != "train" else 0)
         over = s is not None and total > 0 and done >= total and not here
         sign = (
             "✓"
@@ -209,19 +209,19 @@ class LiveScreen(DashboardScreen):
             return "", ""
         if view.live.get("step") == stage:
             return "", f"for {duration(max(0.0, time.time() - view.live.get('since', time.time())))}"
-        fresh = done - reused(s)
+        fresh = done - s.reused
         if not now:
             if done and fresh <= 0:
                 return "reused", ""
-            rated = s["seconds"] and done and stage not in STEPS
-            return (_rate_text(fresh / s["seconds"]) if rated else ""), (
-                duration(s["seconds"]) if s["seconds"] else ""
+            rated = s.seconds and done and stage not in STEPS
+            return (_rate_text(fresh / s.seconds) if rated else ""), (
+                duration(s.seconds) if s.seconds else ""
             )
         past = self._pace.get((view.run.id, stage))
         made = past[-1].done - past[0].done if past else 0
         spent = past[-1].at - past[0].at if past else 0.0
         if spent <= 2 or made < SURE_FROM:
-            made, spent = fresh, s["seconds"]
+            made, spent = fresh, s.seconds
         rate = made / spent if made > 0 and spent else 0.0
         if not rate:
             return "", "the first ones" if stage in _WRITING and view.live.get("slots_in_use") else ""
@@ -287,7 +287,8 @@ class LiveScreen(DashboardScreen):
 
 def _mean_speed(view: LiveView) -> Content:
     """Of a run that does nothing now: over all that it has done."""
-    tokens, seconds = (sum(s[name] for s in view.stages.values()) for name in ("tokens", "seconds"))
+    stages = view.stages.values()
+    tokens, seconds = sum(s.tokens for s in stages), sum(s.seconds for s in stages)
     if not tokens or not seconds:
         return Content.styled("      - tokens/s", "$dim")
     return Content.assemble((f"{tokens / seconds:>7,.0f} tokens/s on the mean", "bold"))
@@ -318,7 +319,7 @@ def _at_work(view: LiveView) -> str | None:
     if view.live.get("step"):
         return str(view.live["step"])
     check = view.stages.get("check-template")
-    if view.run.stage == "reflect-instruction" and check and check["done"] < check["total"]:
+    if view.run.stage == "reflect-instruction" and check and check.done < check.total:
         return "check-template"
     return view.run.stage if view.run.state != "done" else None
 

@@ -310,9 +310,9 @@ class SamplesScreen(DashboardScreen):
 
     # -- what a person does -----------------------------------------------------------------
 
-    def change(self, what: SampleFilter) -> None:
+    def change(self, wanted: SampleFilter) -> None:
         """List these instead."""
-        self.dashboard.sample_filter = replace(what, run_id=None)
+        self.dashboard.sample_filter = replace(wanted, run_id=None)
         if self._reading:
             self.reader.interrupt()
         self.reread()
@@ -343,8 +343,8 @@ class SamplesScreen(DashboardScreen):
 
     def action_sort(self) -> None:
         """Sort by the next column."""
-        at = ORDERS.index(self.now.order)
-        self.change(replace(self.now, order=ORDERS[(at + 1) % len(ORDERS)], descending=False))
+        place = ORDERS.index(self.now.order)
+        self.change(replace(self.now, order=ORDERS[(place + 1) % len(ORDERS)], descending=False))
 
     def action_turn(self) -> None:
         """Turn the order around."""
@@ -374,22 +374,22 @@ class SamplesScreen(DashboardScreen):
         self.app.push_screen(SampleScreen(self.reader, event.position, event.row.key), back)
 
 
-def described(what: SampleFilter) -> list[str]:
+def described(wanted: SampleFilter) -> list[str]:
     """What a filter leaves, in words, one a condition."""
     words = []
-    if what.text:
-        words.append(f"with “{what.text}”")
-    if what.state:
-        words.append(what.state)
-    if what.decision:
-        words.append(what.decision)
-    if what.low is not None or what.high is not None:
-        words.append(_between(SCORE_NAMES[what.measure], what.low, what.high))
-    if what.both:
+    if wanted.text:
+        words.append(f"with “{wanted.text}”")
+    if wanted.state:
+        words.append(wanted.state)
+    if wanted.decision:
+        words.append(wanted.decision)
+    if wanted.low is not None or wanted.high is not None:
+        words.append(_between(SCORE_NAMES[wanted.measure], wanted.low, wanted.high))
+    if wanted.both:
         words.append("scored before and after")
-    if what.shortest is not None or what.longest is not None:
-        words.append(_between("characters", what.shortest, what.longest))
-    if what.flagged:
+    if wanted.shortest is not None or wanted.longest is not None:
+        words.append(_between("characters", wanted.shortest, wanted.longest))
+    if wanted.flagged:
         words.append("flagged")
     return words
 

@@ -110,14 +110,14 @@ class Histogram(Widget, can_focus=True):
 
     def on_click(self, event: events.Click) -> None:
         """Pick the clicked step; with Shift a range; clicked twice, list its samples."""
-        at = event.y - 2
-        if 0 <= at < _BINS:
+        step = event.y - 2
+        if 0 <= step < _BINS:
             if event.shift:
-                self.cursor = at
-            elif at == self.cursor and event.chain > 1:
+                self.cursor = step
+            elif step == self.cursor and event.chain > 1:
                 self.action_pick("")
             else:
-                self.cursor = self.fixed = at
+                self.cursor = self.fixed = step
 
     def action_pick(self, which: str) -> None:
         """Ask for the samples of the picked range; ``which`` is empty for final texts, and the word before
@@ -262,11 +262,11 @@ def _flow(counts: Counts, room: int) -> Content:
 
     step("samples", samples)
     for stage, name in (("instruction", "new instruction"), ("response", "new answer")):
-        at = counts.targets[stage]
-        step(f"{name} taken", at.taken, "$success")
-        step("rewrite lost", at.choices - at.taken, "$dim", 2)
-        step("no usable rewrite", at.decided - at.choices, "$dim", 2)
-        for reason, count in list(at.failed.items())[:3]:
+        of_target = counts.targets[stage]
+        step(f"{name} taken", of_target.taken, "$success")
+        step("rewrite lost", of_target.choices - of_target.taken, "$dim", 2)
+        step("no usable rewrite", of_target.decided - of_target.choices, "$dim", 2)
+        for reason, count in list(of_target.failed.items())[:3]:
             step(reason, count, "$dim", 4)
     step(LABELS["kept"], counts.kept, "$success")
     if counts.overruled:

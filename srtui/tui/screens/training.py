@@ -175,7 +175,7 @@ def speeds(t: dict[str, Any]) -> Points:
     known = [
         (step, tokens, seconds[step]) for step, tokens in t["metrics"].get("tokens", []) if step in seconds
     ]
-    # Both start again at the checkpoint from which an interrupted training went on.
+    # Both start again at the checkpoint from which an interrupted training was resumed.
     return [
         (step, (tokens - before) / (now - then))
         for (_, before, then), (step, tokens, now) in pairwise([(0, 0.0, 0.0), *known])

@@ -99,7 +99,17 @@ def pane(
     stacked: bool,
     found: re.Pattern[str] | None = None,
 ) -> VerticalScroll:
-    """One text with its scores and the critique that led to it; what a search ``found`` stands out."""
+    """One text with its scores and the critique that led to it; what a search ``found`` stands out.
+
+    Args:
+        s: the sample.
+        name: above the text.
+        variant: the text; None where there is none.
+        stage: instruction or response, whose critique is shown; empty for none.
+        marked: words that changed.
+        stacked: whether panes stand one above the other.
+        found: of the search that led here; None without.
+    """
     blocks: list[Static] = []
     if variant is None:
         reflection = s.reflections.get(stage)

@@ -55,7 +55,15 @@ class Plot(Widget):
         names: tuple[str, str] = ("", ""),
         from_zero: bool = False,
     ) -> None:
-        """Draw these instead. ``names`` are those of the x and the y axis."""
+        """Draw these instead. ``names`` are those of the x and the y axis.
+
+        Args:
+            series: the curves or dots.
+            at_x: where a vertical line is drawn; None for none.
+            at_y: where a horizontal line is drawn; None for none.
+            names: of the x and the y axis.
+            from_zero: whether the axes begin at 0.
+        """
         self._series, self._at_x, self._at_y = list(series), at_x, at_y
         self._names, self._from_zero = names, from_zero
         self.refresh()

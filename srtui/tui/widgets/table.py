@@ -388,11 +388,11 @@ class VirtualTable(ScrollView, can_focus=True):
     def on_click(self, event: events.Click) -> None:
         """Choose a row, open it on the second click; on the header, ask for that order."""
         if event.y == 0:
-            at = 1
+            column_begin = 1
             for column, size in zip(self.columns, self._widths(), strict=True):
-                if size and at <= event.x < at + size + 2 and column.sortable:
+                if size and column_begin <= event.x < column_begin + size + 2 and column.sortable:
                     self.post_message(self.SortAsked(self, column.key))
-                at += size + 2 if size else 0
+                column_begin += size + 2 if size else 0
             return
         position = int(self.scroll_offset.y) + event.y - 1
         if position < self.total:

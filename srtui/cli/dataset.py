@@ -1,0 +1,232 @@
+"""data: a data set as a whole, and the rewrites of a run as a whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from srtui.cli.base import MOST, AsJson, RunName, app, open_store
+from srtui.cli.output import fields_of, print_json, print_line
+from srtui.errors import UserError
+
+if TYPE_CHECKING:
+    from srtui.pipeline.decontaminate import Overlaps
+    from srtui.pipeline.dedup import Duplicates
+    from srtui.pipeline.gate_trial import GateTrials
+    from srtui.sample import Pair
+    from srtui.store import Store
+
+data_app = typer.Typer(
+    help="A data set as a whole: what gates would stop, near-duplicates, leaked evaluation prompts.",
+    no_args_is_help=True,
+)
+app.add_typer(data_app, name="data")
+
+DatasetName = Annotated[str, typer.Argument(metavar="DATASET", help="The name of an imported dataset.")]
+
+
+@data_app.command(epilog="Example: srtui data gates quickstart --examples 5")
+def gates(
+    run_name: RunName,
+    examples: Annotated[
+        int, typer.Option(min=0, max=1000, help="Stopped rewrites to name, of each gate.")
+    ] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Which of a run's rewrites would each gate stop? Nothing is changed; the recipe's [gates] turns them on."""
+    from srtui.pipeline.gate_trial import try_gates
+
+    _, store = open_store(read_only=True)
+    with store:
+        trials = try_gates(store, store.runs.named(run_name), examples)
+    if as_json:
+        print_json(trials)
+    elif not trials.rewrites:
+        print_line(f"Run {run_name} has no rewrites yet; they come with: srtui run")
+    else:
+        _print_trials(trials)
+
+
+@data_app.command(epilog="Example: srtui data dedup alpaca --threshold 0.9 --drop")
+def dedup(
+    dataset: DatasetName,
+    threshold: Annotated[
+        float, typer.Option(min=0.5, max=1, help="The least Jaccard similarity of two texts.")
+    ] = 0.8,
+    by: Annotated[str, typer.Option(help="What is compared: pair, instruction or response.")] = "pair",
+    show: Annotated[int, typer.Option(min=0, max=MOST, help="Groups to print, the largest first.")] = 10,
+    mark: Annotated[bool, typer.Option("--mark", help="Remember them; runs take them all the same.")] = False,
+    drop: Annotated[bool, typer.Option("--drop", help="New runs leave them out; they stay stored.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Forget what was marked or left out.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Near-duplicates of a dataset, in groups. Nothing is changed unless --mark, --drop or --undo is given."""
+    from srtui.cli.reporters import steps_line
+    from srtui.pipeline.dedup import SIDES, find_duplicates
+
+    side = next((one for one in SIDES if one == by), None)
+    if side is None:
+        raise UserError(f"--by {by}: it can be {', '.join(SIDES)}.")
+    if mark + drop + undo > 1:
+        raise UserError("Only one of --mark, --drop and --undo can be given.")
+    _, store = open_store(read_only=not (mark or drop or undo))
+    with store:
+        dataset_id = _dataset_id(store, dataset)
+        if undo:
+            print_line(f"{dataset}: {store.datasets.forget_near_duplicates(dataset_id):,} marks are gone.")
+            return
+        step, clear = steps_line(as_json)
+        found = find_duplicates(store, dataset, dataset_id, side, threshold, step)
+        clear()
+        if mark or drop:
+            store.datasets.set_near_duplicates(dataset_id, found.found(), left_out=drop)
+        if as_json:
+            print_json({**fields_of(found), "groups": found.groups[:show], "group_count": len(found.groups)})
+            return
+        _print_duplicates(store, found, show)
+        if drop:
+            print_line("New runs leave them out; they stay in the store. --undo takes them back.")
+        elif mark:
+            print_line("They are marked; runs take them all the same.")
+
+
+@data_app.command(epilog="Example: srtui data decontaminate alpaca_eval.json mt_bench.jsonl --dataset alpaca")
+def decontaminate(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Evaluation prompts; all that this workspace has evaluated with, if absent."),
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Only this dataset; all of them if absent.")] = None,
+    show: Annotated[int, typer.Option(min=0, max=MOST, help="Samples to print.")] = 10,
+    drop: Annotated[
+        bool,
+        typer.Option("--drop", help="New runs leave out what holds a prompt; it stays stored."),
+    ] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Take back what --drop left out.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Samples that hold evaluation prompts: the same question, or 13 or 8 words in a row."""
+    from srtui.cli.reporters import steps_line
+    from srtui.pipeline.decontaminate import decontaminate as look
+
+    if drop and undo:
+        raise UserError("Only one of --drop and --undo can be given.")
+    _, store = open_store(read_only=not (drop or undo))
+    with store:
+        names = [dataset] if dataset else [d.name for d in store.corpus.datasets()]
+        ids = [_dataset_id(store, name) for name in names]
+        if undo:
+            with store.transaction():
+                taken = sum(store.datasets.take_again(one, "evaluation prompt") for one in ids)
+            print_line(f"{taken:,} samples are taken by new runs again.")
+            return
+        step, clear = steps_line(as_json)
+        overlaps = look(store, ids, files or [], step)
+        clear()
+        if not overlaps.prompts:
+            raise UserError("This workspace has evaluated with no prompts yet; name files of them.")
+        held = [one.sample_id for one in overlaps.found if one.kind != "short"]
+        if drop:
+            store.datasets.leave_out(held, "evaluation prompt")
+    if as_json:
+        counts = {kind: overlaps.kinds[kind] for kind in ("question", "long", "short")}
+        found = [fields_of(one) for one in overlaps.found[:show]]
+        print_json({"prompts": overlaps.prompts, "samples": overlaps.texts, **counts, "found": found})
+        return
+    _print_overlaps(overlaps, show)
+    if drop:
+        print_line(
+            f"New runs leave out {len(held):,} samples; they stay in the store. --undo takes them back."
+        )
+
+
+def _print_overlaps(overlaps: Overlaps, show: int) -> None:
+    from srtui.cli.terminal import out, plain
+
+    words = {"question": "same question", "long": "13 words in a row", "short": "8 words in a row"}
+    for one in overlaps.found[:show]:
+        prompt = " ".join(one.prompt.split())[:120]
+        out.print(
+            f"sample {one.sample_id}: {words[one.kind]}, {plain(one.source)}: {plain(prompt)}", soft_wrap=True
+        )
+    if len(overlaps.found) > show:
+        out.print(f"and {len(overlaps.found) - show:,} more; --show prints more.")
+    kinds = overlaps.kinds
+    out.print(
+        f"{overlaps.texts_found:,} of {overlaps.texts:,} samples hold one of {overlaps.prompts:,} prompts: "
+        f"{kinds['question']:,} ask the same, {kinds['long']:,} have 13 words in a row of one; "
+        f"{kinds['short']:,} more have 8 words in a row.",
+        soft_wrap=True,
+    )
+
+
+def _dataset_id(store: Store, name: str) -> int:
+    dataset_id = store.corpus.dataset_id(name)
+    if dataset_id is None:
+        names = ", ".join(d.name for d in store.corpus.datasets()) or "none; bring one in with srtui import"
+        raise UserError(f"There is no dataset {name!r}; there are: {names}.")
+    return dataset_id
+
+
+def _print_duplicates(store: Store, found: Duplicates, show: int) -> None:
+    from srtui.cli.terminal import out, plain
+    from srtui.text import share
+
+    shown = found.groups[:show]
+    pairs = store.corpus.original_pairs_of(
+        sample for group in shown for sample in (group.kept[0], *(one.sample_id for one in group.others[:5]))
+    )
+    for group in shown:
+        out.print(f"[bold]{1 + len(group.others):,} alike[/], sample {group.kept[0]} stays:", soft_wrap=True)
+        out.print(f"  {plain(_first_words(pairs[group.kept[0]]))}", soft_wrap=True)
+        for one in group.others[:5]:
+            out.print(
+                f"  {one.similarity:.0%} sample {one.sample_id}: {plain(_first_words(pairs[one.sample_id]))}",
+                soft_wrap=True,
+            )
+        if len(group.others) > 5:
+            out.print(f"  and {len(group.others) - 5:,} more")
+    if len(found.groups) > len(shown):
+        out.print(f"{len(found.groups) - len(shown):,} more groups; --show prints more.")
+    what = {"pair": "texts", "instruction": "instructions", "response": "responses"}[found.side]
+    out.print(
+        f"{plain(found.dataset)}: {found.duplicates:,} of {found.samples:,} samples "
+        f"({share(found.duplicates, found.samples)}) are near-duplicates of others, in {len(found.groups):,} groups: "
+        f"their {what} are at least {found.threshold:g} alike.",
+        soft_wrap=True,
+    )
+
+
+def _first_words(pair: Pair) -> str:
+    return " ".join(" ".join(pair).split())[:160]
+
+
+def _print_trials(trials: GateTrials) -> None:
+    from rich.table import Table
+
+    from srtui.cli.terminal import out, plain
+    from srtui.text import share
+
+    table = Table("gate", "what it finds", box=None, header_style="bold")
+    for name in ("stops", "of all", "taken by the student"):
+        table.add_column(name, justify="right")
+    for trial in trials.gates:
+        table.add_row(
+            trial.gate,
+            trial.words,
+            f"{trial.stopped:,}",
+            share(trial.stopped, trials.rewrites),
+            f"{trial.taken:,}",
+        )
+    out.print(table)
+    out.print(
+        f"All together stop {trials.any_stopped:,} of {trials.rewrites:,} rewrites "
+        f"({share(trials.any_stopped, trials.rewrites)}), and {trials.any_taken:,} of the {trials.taken:,} that the "
+        "student took.",
+        soft_wrap=True,
+    )
+    for trial in trials.gates:
+        for one in trial.examples:
+            out.print(f"sample {one.sample_id}, {one.stage}: {plain(one.reason)}", soft_wrap=True)

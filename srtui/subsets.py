@@ -1,0 +1,77 @@
+"""Subsets that stand for the whole: facility location over embeddings, by lazy greedy. Pure mathematics."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOST = 50_000
+"""Texts that are compared all with all: 50,000 of 576 numbers take 115 MB, and a minute or two on two cores."""
+_BLOCK = 512
+
+
+def directions(vectors: NDArray[np.float16] | NDArray[np.float32]) -> NDArray[np.float32]:
+    """(n, width): unit vectors around the mean of all. Hidden states of a language model have a large part in common,
+    so that without this all of them are alike. A vector that is the mean itself stays zero."""
+    centred = vectors.astype(np.float32)
+    centred -= centred.mean(axis=0, keepdims=True) if len(centred) else 0
+    lengths = np.linalg.norm(centred, axis=1, keepdims=True)
+    return np.asarray(np.divide(centred, lengths, out=np.zeros_like(centred), where=lengths > 1e-6))
+
+
+def facility_location(
+    units: NDArray[np.float32],
+    weights: NDArray[np.float64],
+    count: int,
+    start: Sequence[int] = (),
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[int]:
+    """The ``count`` points that together lie nearest to all, each point as much worth as its weight.
+
+    Maximises sum over j of weights[j] * max over chosen i of max(0, cosine(i, j)), which is monotone and submodular,
+    so that greedy choice reaches 1 - 1/e of the best (Nemhauser et al. 1978); a gain is only computed anew where its
+    old value is the largest (Minoux 1978). Of equal gains the earlier point is taken.
+
+    Args:
+        units: (n, width), as :func:`directions` makes them.
+        weights: (n,), not negative.
+        count: how many points to choose, those of ``start`` among them.
+        start: points that are chosen whatever they gain.
+        should_stop: asked at every point; what was chosen by then is returned.
+    """
+    points = len(units)
+    worth = weights.astype(np.float32)
+    covered = np.zeros(points, dtype=np.float32)
+    chosen = list(start)
+    for point in chosen:
+        np.maximum(covered, units @ units[point], out=covered)
+    taken = set(chosen)
+    gains = np.empty(points, dtype=np.float64)
+    for first in range(0, points, _BLOCK):
+        cosines = units[first : first + _BLOCK] @ units.T
+        gains[first : first + _BLOCK] = np.maximum(cosines - covered, 0) @ worth
+    waiting = [(-gains[point], point, len(chosen)) for point in range(points) if point not in taken]
+    heapq.heapify(waiting)
+    while waiting and len(chosen) < count and not should_stop():
+        _, point, as_of = heapq.heappop(waiting)
+        cosines = units @ units[point]
+        if as_of == len(chosen):
+            chosen.append(point)
+            np.maximum(covered, cosines, out=covered)
+        else:
+            gain = float(np.maximum(cosines - covered, 0) @ worth)
+            heapq.heappush(waiting, (-gain, point, len(chosen)))
+    return chosen
+
+
+def coverage(units: NDArray[np.float32], weights: NDArray[np.float64], chosen: Sequence[int]) -> float:
+    """What :func:`facility_location` maximises, of these points."""
+    if not len(chosen):
+        return 0.0
+    nearest = np.zeros(len(units), dtype=np.float32)
+    for point in chosen:
+        np.maximum(nearest, units @ units[point], out=nearest)
+    return float(nearest @ weights)

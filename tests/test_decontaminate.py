@@ -1,0 +1,129 @@
+"""Evaluation prompts in data: found, left out on request, and said by a run that trains on them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from srtui.datasets.overlap import PromptIndex
+from srtui.pipeline import import_file
+from srtui.pipeline.holdout import question_key
+from srtui.report.facts import gather
+from srtui.report.open_questions import open_questions
+from srtui.store import Store
+from srtui.store.summary import summarise
+from srtui.wording import contamination_words
+from srtui.workspace import Workspace
+from tests.commands import srtui
+from tests.conftest import small_recipe
+
+LONG = (
+    "Describe in your own words how a town with two rivers and three bridges plans its new library building."
+)
+ASKED = ["Name a prime.", LONG]
+
+
+def row(instruction: str, output: str = "Seven.") -> dict[str, str]:
+    return {"instruction": instruction, "input": "", "output": output}
+
+
+DATA = [
+    row("name a PRIME"),
+    row("Tell a story.", f"She said: {LONG.lower()} Nobody did."),
+    row("Plan it: how a town with two rivers and three bridges would."),
+    row("Name a prime and say why it is one."),
+]
+
+
+@pytest.fixture
+def filled(workspace: Workspace, tmp_path: Path) -> tuple[Workspace, Path]:
+    data, prompts = tmp_path / "data.json", tmp_path / "prompts.json"
+    data.write_text(json.dumps(DATA), encoding="utf-8")
+    prompts.write_text(json.dumps([{"instruction": one} for one in ASKED]), encoding="utf-8")
+    with Store(workspace.store_path) as store:
+        import_file(store, data, "d")
+    return workspace, prompts
+
+
+def test_the_strongest_overlap_is_found() -> None:
+    index = PromptIndex(question_key)
+    for prompt in ASKED:
+        index.add(prompt)
+
+    def kind(question: str, text: str = "") -> tuple[str, int] | None:
+        found = index.find(question, f"{question}\n{text}")
+        return (found.kind, found.prompt) if found else None
+
+    assert kind("Name a prime!") == ("question", 0)
+    words = LONG.split()
+    assert kind(" ".join(words[:13])) == ("long", 1)
+    assert kind(" ".join(words[3:15])) == ("short", 1)  # twelve words
+    assert kind("x", " ".join(words[5:13])) == ("short", 1)  # eight
+    assert kind(" ".join(words[5:12])) is None  # seven
+    assert kind("") is None
+
+
+def test_the_command_counts_and_names_them(filled: tuple[Workspace, Path]) -> None:
+    workspace, prompts = filled
+    found = json.loads(srtui(workspace, "data", "decontaminate", str(prompts), "--json").stdout)
+    assert {k: found[k] for k in ("prompts", "samples", "question", "long", "short")} == {
+        "prompts": 2, "samples": 4, "question": 1, "long": 1, "short": 1,
+    }  # fmt: skip
+    assert [(one["sample_id"], one["kind"], one["source"]) for one in found["found"]] == [
+        (1, "question", "prompts.json"), (2, "long", "prompts.json"), (3, "short", "prompts.json"),
+    ]  # fmt: skip
+    words = " ".join(srtui(workspace, "data", "decontaminate", str(prompts), "--drop").stdout.split())
+    assert "2 of 4 samples hold one of 2 prompts" in words
+    assert "New runs leave out 2 samples" in words
+    with Store(workspace.store_path, read_only=True) as store:
+        assert store.corpus.sample_ids(1) == [3, 4]
+    assert "2 samples are taken" in srtui(workspace, "data", "decontaminate", "--undo").stdout
+    with Store(workspace.store_path, read_only=True) as store:
+        assert len(store.corpus.sample_ids(1)) == 4
+
+
+def test_without_a_file_it_needs_an_evaluation(filled: tuple[Workspace, Path]) -> None:
+    done = srtui(filled[0], "data", "decontaminate")
+    assert done.returncode == 2
+    assert "has evaluated with no prompts yet; name files of them" in done.stderr
+
+
+def evaluated(store: Store, prompts: list[str]) -> None:
+    """An evaluation that asked these prompts."""
+    with store.transaction():
+        made = store.conn.execute(
+            "INSERT INTO evaluation(kind, fingerprint, contestant_a, identity_a, source, source_sha256, settings, status, "
+            "created_at) VALUES ('pairwise', 'f', 'a', '{}', 'asked.json', 'x', '{}', 'done', 1)"
+        )
+        store.conn.executemany(
+            "INSERT INTO evaluation_item(evaluation_id, item, category, turns) VALUES (?,?,?,?)",
+            [(made.lastrowid, n, "all", json.dumps([prompt])) for n, prompt in enumerate(prompts)],
+        )
+
+
+def test_a_run_that_trains_on_evaluation_prompts_says_so(pair_workspace: Workspace) -> None:
+    recipe = small_recipe(
+        pair_workspace,
+        6,
+        selection={"instruction_by": "original", "response_by": "original", "policy": "all"},
+        training={"held_out": 0.0},
+    )
+    first = json.loads((pair_workspace.recipes / "small.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    with Store(pair_workspace.store_path) as store:
+        evaluated(store, [first["instruction"], "What is asked nowhere else?"])
+    done = srtui(pair_workspace, "run", str(recipe))
+    assert done.returncode == 0, done.stderr
+    with Store(pair_workspace.store_path, read_only=True) as store:
+        this = store.runs.named("small")
+        found = summarise(store, this.id).contamination
+        assert found is not None
+        assert (found.prompts, found.texts, found.question, found.long, found.short) == (2, 6, 1, 0, 0)
+        facts = gather(store, pair_workspace.root, this.id)
+        assert any(contamination_words(found) in sentence for sentence in open_questions(facts))
+        assert any("hold a prompt" in warning for warning in facts.warnings)
+    told = " ".join(srtui(pair_workspace, "status", "small").stdout.split())
+    assert (
+        "1 of the 6 texts trained on hold one of the 2 prompts that this workspace has evaluated with" in told
+    )

@@ -1,0 +1,182 @@
+"""Gates: what each stops and lets pass, and how often it is right on rewrites that were labelled by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from srtui.gates import GATES, all_gates, copied_share, first_gate, language_of, repeated_share
+from srtui.recipe import parse
+from srtui.sample import Pair, Target
+
+LABELLED = Path(__file__).with_name("labelled") / "rewrites.jsonl"
+BEFORE = Pair(
+    "Name three fruits and say where they grow.", "", "Apples grow on trees. So do pears and plums."
+)
+
+
+def stopped(after: Pair, before: Pair = BEFORE, target: Target = "response") -> set[str]:
+    return {found.gate for found in all_gates(before, after, target)}
+
+
+def answer(text: str, before: Pair = BEFORE) -> set[str]:
+    return stopped(before._replace(response=text), before)
+
+
+@pytest.mark.parametrize(
+    ("gate", "text"),
+    [
+        ("cut_off", "Apples and pears grow on trees, and so do plums and"),
+        ("cut_off", "Apples, pears,"),
+        ("cut_off", "Here is a list of fruits that grow on trees:"),
+        ("cut_off", "1. Apples.\n2. Pears.\n3."),
+        ("cut_off", "```python\nfruits = ['apple']\n"),
+        ("cut_off", "Apples grow on trees in many countries. Pears and plums grow on the very same kinds"),
+        ("cut_off", "Apples grow on trees, and many people like them very much. The second"),
+        ("about_the_task", "The new instruction asks for three fruits and for the places where they grow."),
+        ("about_the_task", "[Better Answer] Apples, pears and plums."),
+        ("about_the_task", "This answer is more detailed than the previous one."),
+        ("about_the_task", "Criticism: it names no place."),
+        ("language", "Der Apfel wächst auf dem Baum, und die Birne ist nicht die einzige, die auf ihm wächst."),
+        ("language", "Яблоки растут на деревьях."),
+        ("refusal", "I'm sorry, but fruits are not something that I know about."),
+        ("refusal", "As an AI language model, I have never eaten a fruit."),
+        ("repetition", "Apples grow on the trees. " * 6),
+        ("prompt_copy", "Name three fruits and say where they grow."),
+    ],
+)  # fmt: skip
+def test_a_gate_stops(gate: str, text: str) -> None:
+    assert gate in answer(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Apples, pears and plums. All three grow on trees, in gardens and in orchards.",
+        "1. Apples: on trees\n2. Pears: on trees\n3. Strawberries: on the ground",
+        "Apples",
+        "```python\nfruits = ['apple', 'pear', 'plum']\n```",
+        "Dear Ann,\n\nApples grow on trees.\n\nWarmly,\nTom",
+        "Where do pears grow? On trees! And plums, too.",
+        "The answer is 42.",
+    ],
+)
+def test_a_good_answer_passes(text: str) -> None:
+    assert not answer(text)
+
+
+def test_a_text_passes_where_the_one_before_was_like_it() -> None:
+    """A data set's own way of writing stops nothing: poems without an end, answers that refuse, texts on texts."""
+    for text in (
+        "leaves fall, and",
+        "I'm sorry, but I cannot answer that.",
+        "The new instruction is shorter.",
+    ):
+        assert not answer(text + " so", BEFORE._replace(response=text)) & {"refusal", "about_the_task"}
+    assert "cut_off" not in answer("Red leaves fall, and", BEFORE._replace(response="Brown leaves fall, and"))
+
+
+def test_a_language_that_was_asked_for_passes() -> None:
+    german = "Die Äpfel sind nicht die einzigen, und das ist auch gut für den Garten."
+    asked = Pair("Translate the sentence into German.", "The apples are not the only ones.", "Äpfel.")
+    assert "language" not in answer(german, asked)
+    assert "language" in answer(german)
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("The cat is on the table and it was not there before.", "English"),
+        ("Das ist nicht der Hund, und die Katze ist auch nicht im Haus.", "German"),
+        ("El perro no está en la casa y los gatos se van con ella.", "Spanish"),
+        ("Le chat est dans la maison et les chiens ne sont pas avec nous.", "French"),
+        ("これはペンです。", "Japanese"),
+        ("这是一本书。", "Chinese"),
+        ("Это не книга.", "Cyrillic"),
+        ("42", ""),
+        ("", ""),
+    ],
+)
+def test_a_language_is_known_by_its_commonest_words(text: str, language: str) -> None:
+    assert language_of(text) == language
+
+
+def test_a_lost_input_is_found() -> None:
+    before = Pair(
+        "Summarise the paragraph.", "Bees that visit many flowers live longer than others.", "Bees."
+    )
+    gone = Pair("Summarise what is known about insects in one sentence.", "", "Insects are many.")
+    assert "lost_input" in stopped(gone, before, "instruction")
+    written = Pair(f"Summarise this: {before.input}", "", "Bees live long.")
+    assert "lost_input" not in stopped(written, before, "instruction")
+    points = Pair("Summarise the following text in one sentence.", "", "It is short.")
+    assert "lost_input" in stopped(points, BEFORE, "instruction")
+    assert "lost_input" not in stopped(points, BEFORE, "response")  # its instruction was there before
+
+
+@given(st.text(), st.text(), st.text(), st.sampled_from(["instruction", "response"]))
+def test_what_has_not_changed_is_never_stopped(a: str, b: str, c: str, target: Target) -> None:
+    assert not stopped(Pair(a, b, c), Pair(a, b, c), target) - {"lost_input"}
+
+
+@given(st.text(max_size=200), st.text(max_size=200))
+def test_shares_are_shares(text: str, other: str) -> None:
+    assert 0 <= repeated_share(text) <= 1
+    assert 0 <= copied_share(text, other) <= 1
+    assert stopped(Pair(other, "", text)) <= GATES.keys()
+
+
+def test_the_first_gate_of_those_that_are_on_is_the_reason() -> None:
+    after = BEFORE._replace(response="The new instruction asks for fruits, and")
+    assert first_gate(BEFORE, after, "response", ()) is None
+    found = first_gate(BEFORE, after, "response", ("about_the_task", "cut_off"))
+    assert found is not None
+    assert found == ("about_the_task", 'talk about the task: the new answer says "The new instruction"')
+
+
+def test_the_recipe_has_every_gate_and_all_are_off() -> None:
+    gates = parse({"name": "r", "dataset": "d"}, "test").gates
+    assert gates.active == ()
+    assert list(type(gates).model_fields) == list(GATES)
+
+
+def counts(gate: str, rows: list[dict[str, Any]]) -> tuple[int, int, int]:
+    """(stopped and rightly so, stopped, labelled) of a gate."""
+    right = said = labelled = 0
+    for row in rows:
+        before, after = (Pair(**row[side]) for side in ("before", "after"))
+        says = any(found.gate == gate for found in all_gates(before, after, row["target"], (gate,)))
+        right += says and gate in row["gates"]
+        said += says
+        labelled += gate in row["gates"]
+    return right, said, labelled
+
+
+def rows() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in LABELLED.read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_figures_of_the_documentation_are_those_of_the_labelled_rewrites() -> None:
+    """111 rewrites of the demo's teacher, on the quickstart's data, labelled by hand before a gate had seen them."""
+    labelled = rows()
+    assert len(labelled) == 111
+    assert {gate: counts(gate, labelled) for gate in GATES} == {
+        "cut_off": (11, 12, 12),
+        "about_the_task": (72, 72, 92),
+        "language": (1, 1, 2),
+        "refusal": (3, 3, 3),
+        "repetition": (0, 0, 0),
+        "prompt_copy": (1, 1, 1),
+        "lost_input": (0, 0, 0),
+    }
+    method = (Path(__file__).resolve().parents[1] / "docs" / "method.md").read_text(encoding="utf-8")
+    for gate in ("cut_off", "about_the_task", "language", "refusal", "prompt_copy"):
+        right, said, there = counts(gate, labelled)
+        line = next(line for line in method.splitlines() if line.startswith(f"| `{gate}`"))
+        assert f"{right} of {said}" in line
+        assert f"{right} of {there}" in line
