@@ -14,11 +14,14 @@ from srtui.atomic import replacing
 from srtui.cli.base import (
     MOST,
     AsJson,
+    Bell,
     Force,
+    OnDone,
     RunName,
     app,
     libraries_log,
     open_store,
+    said_at_the_end,
     seconds_here,
     stop_on_signals,
 )
@@ -56,6 +59,8 @@ def run(
         str | None,
         typer.Option(metavar="RUN", help="The next round: the tuned student of this run is the teacher."),
     ] = None,
+    on_done: OnDone = None,
+    bell: Bell = False,
     as_json: AsJson = False,
 ) -> None:
     """Reflect, choose, reflect, choose, train. Run it again after any stop: it resumes where it was."""
@@ -77,13 +82,15 @@ def run(
         before = seconds_here()
         this, is_new = prepare(workspace, store, settings, recipe.resolve())
         before["prepare"] = seconds_here()["start"] - before["start"]
-        _work(workspace, store, this, until, as_json, is_new, again, before)
+        _work(workspace, store, this, until, as_json, is_new, again, before, on_done, bell)
 
 
 @app.command(epilog="Example: srtui resume quickstart")
 def resume(
-    name: Annotated[str, typer.Argument(metavar="RUN", help="A run's name.")],
+    name: RunName,
     until: Until = None,
+    on_done: OnDone = None,
+    bell: Bell = False,
     as_json: AsJson = False,
 ) -> None:
     """Resume a run that was stopped, just as it was started, whatever its recipe says by now."""
@@ -91,7 +98,7 @@ def resume(
     with store:
         this = store.runs.named(name)
         again = f"srtui resume {this.name}"
-        _work(workspace, store, this, until, as_json, False, again, seconds_here())
+        _work(workspace, store, this, until, as_json, False, again, seconds_here(), on_done, bell)
 
 
 @app.command(epilog="Example: srtui retrain quickstart")
@@ -115,6 +122,8 @@ def _work(
     is_new: bool,
     again: str,
     before: dict[str, float],
+    on_done: str | None = None,
+    bell: bool = False,
 ) -> None:
     from srtui.cli.reporters import reporter
     from srtui.cli.run_tables import print_summary
@@ -131,7 +140,11 @@ def _work(
             print_line("\nThis run is done already; nothing was left to do.")
         return
     stop = stop_on_signals()
-    with libraries_log(workspace.runs / this.name), reporter(as_json, stop.set) as face:
+    with (
+        said_at_the_end(this.name, on_done, bell) as ended,
+        libraries_log(workspace.runs / this.name),
+        reporter(as_json, stop.set) as face,
+    ):
         if not is_new:
             face.event("info", f"Resuming run {this.name}.")
         try:
@@ -139,6 +152,7 @@ def _work(
             stopped = False
         except Stopped:
             stopped = True
+        ended("stopped" if stopped or this.status != "done" else "done")
     if as_json:
         print_json({"type": "summary", **fields_of(summarise(store, this.id))})
     elif stopped:
