@@ -105,9 +105,11 @@ class TrainingScreen(DashboardScreen):
                 continue
             for sign, (name, points) in zip("▲△" if dashed else "◆◇", held_out(t).items(), strict=False):
                 losses.append(
-                    Series(name if dashed else f"held out, {name}", points, style, "dots", sign=sign)
+                    Series(
+                        name if dashed else f"held out, {name}", points, style, "dots", sign=sign, aside=True
+                    )
                 )
-        self.query_one("#loss", Plot).show(losses, names=("step", "nats a token"))
+        self.query_one("#loss", Plot).show(losses, names=("step", "nats a token (lower is better)"))
         small: dict[str, Callable[[dict[str, Any]], Points]] = {
             "rate": lambda t: t["metrics"].get("learning_rate", []),
             "speed": speeds,
