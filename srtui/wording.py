@@ -53,6 +53,11 @@ def stage_title(stage: str) -> str:
     return STAGE_TITLES.get(stage, stage)
 
 
+def evaluation_state(kind: str, state: str) -> str:
+    """What an evaluation is doing: one by people that is not done waits for them, nobody has stopped it."""
+    return "for people" if kind == "human" and state == "stopped" else state
+
+
 def kept_words(kept: int, samples: int, held_out: int) -> str:
     """26 of 56 (46 %), 2 held out."""
     held = f", {held_out:,} {LABELS['held out']}" if held_out else ""

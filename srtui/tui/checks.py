@@ -193,16 +193,20 @@ def _check_models(folder: Path, recipe: Recipe, problems: dict[str, str], notes:
         info = models.inspect(models.find(folder, recipe.student.model), with_hash=False)
         # Weights are held in four bits (NF4) or more; embeddings and activations come on top.
         bits = {"nf4": 4.5, "int8": 8.5, "bf16": 16, "f32": 32}[recipe.student.quantization]
-        _fits("student", round(info.parameters * bits / 8 * 1.3), free, problems, notes)
+        need = round(info.parameters * bits / 8 * 1.3)
+        how = f" as {recipe.student.quantization} (its files are {bytes_text(info.size)})"
+        _fits("student", need, free, problems, notes, how)
     except UserError as error:
         problems["student"] = str(error)
 
 
-def _fits(who: str, need: int, free: int, problems: dict[str, str], notes: dict[str, str]) -> None:
+def _fits(
+    who: str, need: int, free: int, problems: dict[str, str], notes: dict[str, str], how: str = ""
+) -> None:
     if need > free:
-        problems[who] = f"its weights take {bytes_text(need)} of memory, and {bytes_text(free)} are free"
+        problems[who] = f"its weights take {bytes_text(need)} of memory{how}, and {bytes_text(free)} are free"
     else:
-        notes[who] = f"✓ {bytes_text(need)} of weights, {bytes_text(free)} of memory free"
+        notes[who] = f"✓ {bytes_text(need)} of memory for its weights{how}; {bytes_text(free)} are free"
 
 
 def _estimate(samples: int | None, rates: dict[str, float], recipe: Recipe) -> str:

@@ -31,6 +31,10 @@ ASKED_FROM = 1000
 """Samples from which a run of unknown length is asked about before it starts."""
 
 
+class _PickButton(Button, can_focus=False):
+    """For the mouse: Tab goes from field to field, and the key of it is ^o."""
+
+
 class NewRun(Dialog[list[str] | None]):
     """Dismissed with the words for ``srtui`` that start the run, or None."""
 
@@ -92,7 +96,7 @@ class NewRun(Dialog[list[str] | None]):
                 with Horizontal(classes="field"):
                     yield Label(name)
                     if name in _PICKED:
-                        yield Button("▾", id=f"pick-{name}", classes="pick", compact=True)
+                        yield _PickButton("▾", id=f"pick-{name}", classes="pick", compact=True)
                     yield Input(
                         id=name,
                         compact=True,

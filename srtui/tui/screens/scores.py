@@ -275,4 +275,11 @@ def _flow(counts: Counts, room: int) -> Content:
         step(f"dropped: {reason}", count, "$warning")
     if counts.on_their_way:
         step("still on their way", counts.on_their_way, "$dim")
+    for name in STORED:
+        measure = MEASURES[name]
+        instruction = measure.before == "original"
+        higher = measure.higher_instruction if instruction else measure.higher_response
+        which = "instructions" if instruction else "answers"
+        better = "higher" if higher else "lower"
+        lines.append(Content.styled(f"{measure.label}: of two {which} the {better} one is taken", "$dim"))
     return Content("\n").join(lines)
