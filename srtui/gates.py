@@ -10,7 +10,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import NamedTuple
 
 from srtui.sample import Pair, Target
@@ -48,7 +47,14 @@ def first_gate(before: Pair, after: Pair, target: Target, gates: Iterable[str]) 
 def all_gates(
     before: Pair, after: Pair, target: Target, gates: Iterable[str] | None = None
 ) -> Iterator[Gated]:
-    """Each of these gates (of all, where None is given) that stops a rewrite."""
+    """Each of these gates (of all, where None is given) that stops a rewrite.
+
+    Args:
+        before: the text that was reflected on.
+        after: its rewrite.
+        target: which side the stage rewrites.
+        gates: keys of :data:`GATES`; None for all.
+    """
     for name in GATES if gates is None else gates:
         gate = GATES[name]
         if why := gate.sign(before, after, target):
@@ -213,23 +219,34 @@ _SCRIPT_NAMES = {name for name, _, _ in _SCRIPTS}
 _ENOUGH = 3  # common words that a language is known by
 
 
+_LANGUAGES_OF: dict[str, tuple[str, ...]] = {
+    word: tuple(language for language, words in _COMMON.items() if word in words.split())
+    for words in _COMMON.values()
+    for word in words.split()
+}
+
+
+COMMON_WORDS = _OPEN_ENDED | _LANGUAGES_OF.keys()
+"""Words that say nothing of a text's subject."""
+
+
 def language_of(text: str) -> str:
     """The language of a text in Latin script by its commonest words, or its script; "" where that is not clear."""
-    letters = [sign for sign in text if sign.isalpha()]
-    scripts = Counter(name for sign in letters for name, first, last in _SCRIPTS if first <= sign <= last)
-    if scripts:
-        name, count = scripts.most_common(1)[0]
-        if count > len(letters) / 2:
+    if not text.isascii():
+        scripts = Counter(
+            name
+            for sign in text
+            if sign >= "\u0370"
+            for name, first, last in _SCRIPTS
+            if first <= sign <= last
+        )
+        name, count = next(iter(scripts.most_common(1)), ("", 0))
+        if count > sum(sign.isalpha() for sign in text) / 2:
             return "Japanese" if scripts["Japanese"] > 2 else name
-    counts = Counter(language for word in _words(text) for language in _languages_of(word))
+    counts = Counter(language for word in _words(text) for language in _LANGUAGES_OF.get(word, ()))
     ranked = [*counts.most_common(2), ("", 0), ("", 0)]
     (name, most), (_, second) = ranked[0], ranked[1]
     return name if most >= _ENOUGH and most >= 2 * second else ""
-
-
-@cache
-def _languages_of(word: str) -> tuple[str, ...]:
-    return tuple(language for language, words in _COMMON.items() if word in words.split())
 
 
 def _other_language(before: Pair, after: Pair, target: Target) -> str:

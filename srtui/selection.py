@@ -7,7 +7,7 @@ lower r-IFD, and a pair at or above 1 by either is not trained on.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -146,6 +146,21 @@ class Ranked:
     by_person: bool = False
     length: int = 0
     random: float = 0.0
+
+
+def quotas(groups: Mapping[int, str], count: int) -> dict[str, int]:
+    """By group, how many of ``count`` it has: as its share of the samples, the remainders to the largest fractions
+    (Hamilton's method), of equal ones to the first name. ``groups`` are by sample."""
+    sizes: dict[str, int] = {}
+    for group in groups.values():
+        sizes[group] = sizes.get(group, 0) + 1
+    count = min(count, len(groups))
+    exact = {group: size * count / len(groups) for group, size in sizes.items()}
+    given = {group: int(part) for group, part in exact.items()}
+    order = sorted(exact, key=lambda group: (given[group] - exact[group], group))
+    for group in order[: count - sum(given.values())]:
+        given[group] += 1
+    return given
 
 
 def best(

@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from srtui.errors import UserError
+from srtui.files import current_folder
 
 # Read by huggingface_hub, transformers, datasets, trl and friends at import time.
 OFFLINE_SETTINGS = {
@@ -36,6 +37,13 @@ def go_offline() -> None:
     os.environ.update(OFFLINE_SETTINGS)
     sys.modules["kernels"] = None  # type: ignore[assignment]
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+
+def dataset_file(name: str, recipe_path: Path, root: Path) -> Path | None:
+    """The data file that a recipe's ``dataset`` names: beside the recipe, in the workspace ``root``, or in the folder
+    where the command was given; None where there is none."""
+    folders = filter(None, (recipe_path.parent, root, current_folder()))
+    return next((path for folder in folders if (path := folder / name).is_file()), None)
 
 
 @dataclass(frozen=True)

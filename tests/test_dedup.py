@@ -51,7 +51,7 @@ def test_groups_are_shown_and_nothing_is_changed(imported: Workspace) -> None:
     assert all(0.8 <= one[2] <= 1 for one in group["others"])
     words = " ".join(srtui(imported, "data", "dedup", "bees").stdout.split())
     assert "3 alike, sample 1 stays" in words
-    assert "2 of 5 samples (40%) are near-duplicates of others, in 1 groups" in words
+    assert "2 of 5 samples (40%) are near-duplicates of others, in 1 group:" in words
     with Store(imported.store_path, read_only=True) as store:
         assert len(store.corpus.sample_ids(1)) == 5
         assert store.datasets.near_duplicates(1) == 0
@@ -108,7 +108,7 @@ def test_what_goes_is_like_what_stays(workspace: Workspace, tmp_path: Path) -> N
     ("words", "message"),
     [
         (["nobody"], "There is no dataset 'nobody'; there are: bees."),
-        (["bees", "--by", "smell"], "--by smell: it can be pair, instruction, response."),
+        (["bees", "--by", "smell"], "--by smell: it can be pair, instruction, response, meaning."),
         (["bees", "--mark", "--drop"], "Only one of --mark, --drop and --undo can be given."),
     ],
 )

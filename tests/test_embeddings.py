@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 
 from srtui.errors import UserError
 from srtui.pipeline import import_file
+from srtui.pipeline.neighbours import duplicates_by_meaning, neighbours
 from srtui.pipeline.train import trained_on
 from srtui.pipeline.variants import VariantScorer
 from srtui.recipe import parse
@@ -92,3 +95,68 @@ def test_a_gguf_student_has_none() -> None:
             },
             "test",
         )
+
+
+def test_groups_give_the_same_share_each(pair_workspace: Workspace) -> None:
+    """Half of what is kept, by a field of the rows, by clusters, and by facility location within them."""
+    small_recipe(pair_workspace, 12)
+    data = pair_workspace.recipes / "small.jsonl"
+    rows = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
+    for n, row in enumerate(rows):
+        row["kind"] = "code" if n < 8 else "math"
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    for group, by in (("field:kind", "length"), ("clusters:3", "random"), ("field:kind", "facility")):
+        recipe = small_recipe(
+            pair_workspace,
+            12,
+            selection={
+                "instruction_by": "original", "response_by": "original", "policy": "all", "top_by": by, "top_count": 6,
+                "group": group,
+            },
+            training={"held_out": 0.0},
+        )  # fmt: skip
+        data.write_text(text, encoding="utf-8")
+        done = srtui(pair_workspace, "run", str(recipe), "--set", f'name="{group.partition(":")[0]}-{by}"')
+        assert done.returncode == 0, done.stderr
+    with Store(pair_workspace.store_path, read_only=True) as store:
+        for name in ("field-length", "field-facility"):
+            kinds = Counter(
+                store.corpus.field([s for s, _ in trained_on(store, store.runs.named(name))], "kind").values()
+            )
+            assert kinds == {"code": 4, "math": 2}
+        assert len(trained_on(store, store.runs.named("clusters-random"))) == 6
+        assert store.corpus.field([1], "output")
+        assert store.corpus.field([1], "nothing") == {}
+
+
+def test_what_means_the_same_is_found_by_embeddings(pair_workspace: Workspace, tmp_path: Path) -> None:
+    """Neighbours and near-duplicates are those of the cosines of the stored vectors around their mean."""
+    with Store(pair_workspace.store_path) as store:
+        import_file(store, pair_workspace.recipes / "quickstart.jsonl", "q")
+        with pytest.raises(UserError, match="have no embeddings"):
+            duplicates_by_meaning(store, "q", 1)
+        setting = store.scores.setting("s", "i", "f32", "alpaca", "default", 64, "v", None)
+        random = np.random.default_rng(1)
+        variants = store.corpus.original_variants(store.corpus.sample_ids(1))
+        vectors = random.normal(size=(len(variants), 16)).astype(np.float32)
+        vectors[5] = vectors[2] + 0.01
+        vectors[9] = vectors[2] - 0.01
+        store.embeddings.add(setting, zip(variants.values(), vectors, strict=True))
+        samples = list(variants)
+        found = duplicates_by_meaning(store, "q", 1)
+        assert (found.duplicates, len(found.groups)) == (2, 1)
+        assert found.groups[0].kept == [samples[2]]
+        assert {one.sample_id for one in found.found()} == {samples[5], samples[9]}
+        near = neighbours(store, samples[2], 3)
+        centred = vectors - vectors.mean(axis=0)
+        centred /= np.linalg.norm(centred, axis=1, keepdims=True)
+        cosines = centred @ centred[2]
+        expected = [samples[n] for n in np.argsort(-cosines)[1:4]]
+        assert [one.sample_id for one in near] == expected
+        assert near[0].cosine == pytest.approx(float(np.sort(cosines)[-2]), abs=1e-3)
+        with pytest.raises(UserError, match="There is no sample 999"):
+            neighbours(store, 999, 3)
+    told = " ".join(srtui(pair_workspace, "data", "dedup", "q", "--by", "meaning").stdout.split())
+    assert "their embeddings are at least 0.95 alike" in told
+    printed = json.loads(srtui(pair_workspace, "data", "neighbours", str(samples[2]), "--json").stdout)
+    assert [one["sample_id"] for one in printed["neighbours"]][:2] == expected[:2]

@@ -16,6 +16,7 @@ from srtui.selection import (
     choose_response,
     keep,
     near_a_tie,
+    quotas,
     seeded_random,
 )
 
@@ -169,3 +170,21 @@ def test_the_best_are_as_many_as_asked_and_nested(
         kept = [s.ifd for s in samples if s.sample_id in found]
         left = [s.ifd for s in samples if s.sample_id not in found and s.ifd is not None]
         assert all(k is not None and k >= x for k in kept for x in left)
+
+
+def test_quotas_are_shares_of_the_groups_and_sum_to_the_count() -> None:
+    groups = dict(enumerate("aaaaaabbbc"))
+    assert quotas(groups, 5) == {"a": 3, "b": 2, "c": 0}
+    assert quotas(groups, 10) == {"a": 6, "b": 3, "c": 1}
+    assert quotas(groups, 99) == {"a": 6, "b": 3, "c": 1}
+    assert quotas({}, 3) == {}
+
+
+@given(st.dictionaries(st.integers(0, 500), st.sampled_from("abcdef"), min_size=1), st.integers(1, 600))
+def test_no_group_has_more_than_it_holds(groups: dict[int, str], count: int) -> None:
+    given_to = quotas(groups, count)
+    assert sum(given_to.values()) == min(count, len(groups))
+    for group, number in given_to.items():
+        size = sum(1 for one in groups.values() if one == group)
+        assert abs(number - size * min(count, len(groups)) / len(groups)) < 1
+        assert 0 <= number <= size

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srtui.cli.base import MOST, AsJson, RunName, app, open_store
+from srtui.cli.base import MOST, AsJson, RunName, app, libraries_log, open_store
 from srtui.cli.output import fields_of, print_json, print_line
 from srtui.errors import UserError
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from srtui.pipeline.decontaminate import Overlaps
     from srtui.pipeline.dedup import Duplicates
     from srtui.pipeline.gate_trial import GateTrials
+    from srtui.pipeline.look import Look, TextSide
     from srtui.sample import Pair
     from srtui.store import Store
 
@@ -53,9 +54,12 @@ def gates(
 def dedup(
     dataset: DatasetName,
     threshold: Annotated[
-        float, typer.Option(min=0.5, max=1, help="The least Jaccard similarity of two texts.")
-    ] = 0.8,
-    by: Annotated[str, typer.Option(help="What is compared: pair, instruction or response.")] = "pair",
+        float | None,
+        typer.Option(min=0.5, max=1, help="The least similarity of two texts; 0.8, by meaning 0.95."),
+    ] = None,
+    by: Annotated[
+        str, typer.Option(help="The words of the pair, instruction or response; or meaning, by embeddings.")
+    ] = "pair",
     show: Annotated[int, typer.Option(min=0, max=MOST, help="Groups to print, the largest first.")] = 10,
     mark: Annotated[bool, typer.Option("--mark", help="Remember them; runs take them all the same.")] = False,
     drop: Annotated[bool, typer.Option("--drop", help="New runs leave them out; they stay stored.")] = False,
@@ -64,11 +68,12 @@ def dedup(
 ) -> None:
     """Near-duplicates of a dataset, in groups. Nothing is changed unless --mark, --drop or --undo is given."""
     from srtui.cli.reporters import steps_line
-    from srtui.pipeline.dedup import SIDES, find_duplicates
+    from srtui.pipeline.dedup import SIDES, THRESHOLD, find_duplicates
+    from srtui.pipeline.neighbours import MEANING_THRESHOLD, duplicates_by_meaning
 
     side = next((one for one in SIDES if one == by), None)
-    if side is None:
-        raise UserError(f"--by {by}: it can be {', '.join(SIDES)}.")
+    if side is None and by != "meaning":
+        raise UserError(f"--by {by}: it can be {', '.join(SIDES)}, meaning.")
     if mark + drop + undo > 1:
         raise UserError("Only one of --mark, --drop and --undo can be given.")
     _, store = open_store(read_only=not (mark or drop or undo))
@@ -78,7 +83,10 @@ def dedup(
             print_line(f"{dataset}: {store.datasets.forget_near_duplicates(dataset_id):,} marks are gone.")
             return
         step, clear = steps_line(as_json)
-        found = find_duplicates(store, dataset, dataset_id, side, threshold, step)
+        if side is None:
+            found = duplicates_by_meaning(store, dataset, dataset_id, threshold or MEANING_THRESHOLD)
+        else:
+            found = find_duplicates(store, dataset, dataset_id, side, threshold or THRESHOLD, step)
         clear()
         if mark or drop:
             store.datasets.set_near_duplicates(dataset_id, found.found(), left_out=drop)
@@ -90,6 +98,27 @@ def dedup(
             print_line("New runs leave them out; they stay in the store. --undo takes them back.")
         elif mark:
             print_line("They are marked; runs take them all the same.")
+
+
+@data_app.command(epilog="Example: srtui data neighbours 12")
+def neighbours(
+    sample_id: Annotated[int, typer.Argument(help="A sample's id.")],
+    count: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """The samples of the same dataset that mean most nearly the same, by the student's embeddings."""
+    from srtui.cli.terminal import out, plain
+    from srtui.pipeline.neighbours import neighbours as nearest
+
+    _, store = open_store(read_only=True)
+    with store:
+        found = nearest(store, sample_id, count)
+    if as_json:
+        print_json({"sample": sample_id, "neighbours": found})
+        return
+    for one in found:
+        words = " ".join(one.instruction.split())[:140]
+        out.print(f"{one.cosine:6.3f}  sample {one.sample_id}: {plain(words)}", soft_wrap=True)
 
 
 @data_app.command(epilog="Example: srtui data decontaminate alpaca_eval.json mt_bench.jsonl --dataset alpaca")
@@ -162,6 +191,104 @@ def _print_overlaps(overlaps: Overlaps, show: int) -> None:
     )
 
 
+@data_app.command(epilog="Example: srtui data look alpaca --run quickstart --embed")
+def look(
+    dataset: Annotated[
+        str | None, typer.Argument(metavar="[DATASET]", help="An imported dataset; with --run, its own.")
+    ] = None,
+    run_name: Annotated[
+        str | None, typer.Option("--run", help="This run's samples, and what it keeps of them.")
+    ] = None,
+    embed: Annotated[
+        bool,
+        typer.Option(
+            "--embed", help="With --run: let its student embed the originals first, for topics and a map."
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What is in the data, before and after: lengths, languages, code, duplicates, topics."""
+    from srtui.cli.reporters import steps_line
+    from srtui.pipeline.look import embed_originals, look_at_dataset, look_at_run
+
+    if (dataset is None) == (run_name is None):
+        raise UserError("Name a dataset, or a run with --run.")
+    if embed and run_name is None:
+        raise UserError("--embed needs --run: the run's student makes the embeddings.")
+    workspace, store = open_store(read_only=not embed)
+    with store:
+        if run_name is None:
+            found = look_at_dataset(store, str(dataset), _dataset_id(store, str(dataset)))
+        else:
+            run = store.runs.named(run_name)
+            if embed:
+                step, clear = steps_line(as_json)
+                with libraries_log(workspace.store_path.parent):
+                    embed_originals(workspace, store, run, lambda line: None, step)
+                clear()
+                run = store.runs.get(run.id)
+            found = look_at_run(store, run)
+    if as_json:
+        print_json({**fields_of(found), "map": {"embedded": found.map.embedded, "topics": found.map.topics}})
+    else:
+        _print_look(found)
+
+
+def _print_look(found: Look) -> None:
+    from rich.table import Table
+
+    from srtui.cli.terminal import out, plain
+    from srtui.text import share
+
+    sides = [("before", found.before), *([("after", found.after)] if found.after else [])]
+    if found.after is None:
+        sides = [("", found.before)]
+    table = Table("", *(name for name, _ in sides), box=None, header_style="bold")
+    rows: list[tuple[str, list[str]]] = [
+        ("texts", [f"{side.texts:,}" for _, side in sides]),
+        ("instruction, characters", [_spread(side.instruction_length) for _, side in sides]),
+        ("response, characters", [_spread(side.response_length) for _, side in sides]),
+        ("with an input", [share(side.with_input, side.texts) for _, side in sides]),
+        ("with code", [share(side.with_code, side.texts) for _, side in sides]),
+        ("languages", [_languages(side) for _, side in sides]),
+    ]
+    for name, cells in rows:
+        table.add_row(name, *(plain(cell) for cell in cells))
+    out.print(table)
+    if found.near_duplicates:
+        out.print(f"{found.near_duplicates:,} samples are marked as near-duplicates.")
+    for why, count in found.left_out.items():
+        out.print(f"New runs leave out {count:,} samples: {why}.")
+    if found.map.topics:
+        topics = Table("topic", "before", "after", box=None, header_style="bold")
+        for topic in found.map.topics:
+            topics.add_row(
+                plain(", ".join(topic.words) or "-"),
+                f"{topic.before:,} ({share(topic.before, found.map.embedded)})",
+                f"{topic.after:,} ({share(topic.after, topic.before)} kept)",
+            )
+        out.print(topics)
+        out.print(
+            f"Topics are clusters of the student's embeddings of {found.map.embedded:,} originals, and the words that their "
+            "instructions have more often than others. srtui report draws the map.",
+            soft_wrap=True,
+            style="dim",
+        )
+    elif found.run:
+        out.print("--embed lets the student embed the originals, for topics and a map.", style="dim")
+
+
+def _spread(quantiles: list[float]) -> str:
+    return "{1:,.0f} (5 to 95 %: {0:,.0f} to {2:,.0f})".format(*quantiles) if quantiles else "-"
+
+
+def _languages(side: TextSide) -> str:
+    from srtui.text import share
+
+    named = [f"{name or 'not clear'} {share(count, side.texts)}" for name, count in side.languages.items()]
+    return ", ".join(named[:4]) + (", ..." if len(named) > 4 else "")
+
+
 def _dataset_id(store: Store, name: str) -> int:
     dataset_id = store.corpus.dataset_id(name)
     if dataset_id is None:
@@ -190,10 +317,12 @@ def _print_duplicates(store: Store, found: Duplicates, show: int) -> None:
             out.print(f"  and {len(group.others) - 5:,} more")
     if len(found.groups) > len(shown):
         out.print(f"{len(found.groups) - len(shown):,} more groups; --show prints more.")
-    what = {"pair": "texts", "instruction": "instructions", "response": "responses"}[found.side]
+    what = {"pair": "texts", "instruction": "instructions", "response": "responses", "meaning": "embeddings"}[
+        found.side
+    ]
     out.print(
         f"{plain(found.dataset)}: {found.duplicates:,} of {found.samples:,} samples "
-        f"({share(found.duplicates, found.samples)}) are near-duplicates of others, in {len(found.groups):,} groups: "
+        f"({share(found.duplicates, found.samples)}) are near-duplicates of others, in {len(found.groups):,} group{'' if len(found.groups) == 1 else 's'}: "
         f"their {what} are at least {found.threshold:g} alike.",
         soft_wrap=True,
     )

@@ -198,4 +198,4 @@ def confirmed(
     return found
 
 
-_COMPARED = 4096  # pairs whose texts are read together
+_COMPARED = 1024  # pairs whose texts are read together

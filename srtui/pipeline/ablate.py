@@ -62,6 +62,9 @@ ARMS = {
     },
     "top-ifd": Arm("as many originals, by IFD", {**_ORIGINAL, "policy": "keep", "top_by": "ifd"}),
     "top-random": Arm("as many originals, at random", {**_ALL, **_ORIGINAL, "top_by": "random"}),
+    "facility": Arm(
+        "as many originals, nearest to all the others", {**_ALL, **_ORIGINAL, "top_by": "facility"}
+    ),
     "longest": Arm("as many originals, the longest answers", {**_ALL, **_ORIGINAL, "top_by": "length"}),
 }
 

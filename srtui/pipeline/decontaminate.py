@@ -99,7 +99,14 @@ def decontaminate(
     on_progress: Callable[[str, int, int], None] = lambda step, done, total: None,
 ) -> Overlaps:
     """Look for the prompts of these files, and where none is given for all that this workspace has evaluated with,
-    in the originals of these datasets. Raises UserError where a file cannot be read."""
+    in the originals of these datasets. Raises UserError where a file cannot be read.
+
+    Args:
+        store: with the datasets.
+        dataset_ids: of the datasets.
+        files: of prompts; empty for all that this workspace has evaluated with.
+        on_progress: gets the step, and samples done and in all.
+    """
     if files:
         known = KnownPrompts()
         for file in files:

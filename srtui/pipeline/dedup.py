@@ -29,12 +29,12 @@ class DuplicateGroup:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """The near-duplicates among the ``samples`` of a dataset at a Jaccard similarity of ``threshold``, the largest
-    groups first; ``duplicates`` is how many samples would go."""
+    """The near-duplicates among the ``samples`` of a dataset at a similarity of ``threshold`` (Jaccard, or the cosine
+    of embeddings by meaning), the largest groups first; ``duplicates`` is how many samples would go."""
 
     dataset: str
     samples: int
-    side: Side
+    side: Side | Literal["meaning"]
     threshold: float
     duplicates: int
     groups: list[DuplicateGroup]

@@ -8,7 +8,6 @@ from pathlib import Path
 from srtui import datasets
 from srtui.errors import UserError
 from srtui.evaluation.sources import sha256_of
-from srtui.files import current_folder
 from srtui.hashing import draw, key, scheme_1
 from srtui.pilot.strata import Stratum, stratified
 from srtui.pipeline.holdout import alike, hold_out
@@ -16,7 +15,7 @@ from srtui.recipe import Recipe
 from srtui.store import Store
 from srtui.store.imports import Imported, NewRow, RefusedRow
 from srtui.store.runs import Run
-from srtui.workspace import Workspace
+from srtui.workspace import Workspace, dataset_file
 
 
 def import_file(
@@ -159,11 +158,8 @@ def _dataset(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pa
     known = store.corpus.dataset_id(recipe.dataset)
     if known is not None:
         return known
-    for place in filter(None, (recipe_path.parent, workspace.root, current_folder())):
-        path = place / recipe.dataset
-        if path.is_file():
-            break
-    else:
+    path = dataset_file(recipe.dataset, recipe_path, workspace.root)
+    if path is None:
         names = ", ".join(d.name for d in store.corpus.datasets()) or "none so far"
         raise UserError(
             f"{recipe_path}: dataset = {recipe.dataset!r} is neither a file nor an imported dataset ({names})."

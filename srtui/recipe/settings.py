@@ -350,6 +350,13 @@ class SelectionSettings(Section):
         "repeats, of up to 50,000 texts, where those of high IFD count more.",
         source="the paper",
     )
+    group: Annotated[str, Field(pattern=r'^$|^field:[^"]{1,80}$|^clusters:[1-9][0-9]{0,3}$')] = described(
+        "",
+        'Groups that `top_percent` and `top_count` take the same share of each: "field:NAME" by a field of the dataset\'s '
+        'rows, "clusters:12" by so many clusters of the student\'s own embeddings; empty is one group.',
+        change="Where ranking takes one kind of task, such as code, and hardly any of another.",
+        source="srtui's own; the paper ranks all samples together",
+    )
 
 
 class Recipe(Section):
@@ -407,8 +414,13 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _a_gguf_has_no_embeddings(self) -> Self:
-        if self.student.quantization == "gguf" and self.selection.top_by == "facility":
-            raise ValueError('selection.top_by = "facility" needs a student of safetensors, not a GGUF')
+        wanted = self.selection
+        for needs, word in (
+            (wanted.top_by == "facility", f'top_by = "{wanted.top_by}"'),
+            (wanted.group.startswith("clusters:"), f'group = "{wanted.group}"'),
+        ):
+            if needs and self.student.quantization == "gguf":
+                raise ValueError(f"selection.{word} needs a student of safetensors, not a GGUF")
         return self
 
     @model_validator(mode="after")

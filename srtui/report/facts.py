@@ -12,6 +12,7 @@ import srtui
 from srtui.evaluation.question import compares_with_control
 from srtui.gates import GATES
 from srtui.measures import MEASURES, STORED
+from srtui.pipeline.look import DataMap, data_map
 from srtui.report.examples import Example, pick
 from srtui.store import Store, figures
 from srtui.store.distributions import ScoreSpread, distributions
@@ -113,6 +114,7 @@ class Facts:
     evaluations: list[Evaluation]
     calibrations: list[Evaluation]
     warnings: list[str]
+    map: DataMap
     has_control: bool
     """Whether an evaluation compares this run with the same training on the original data."""
 
@@ -163,6 +165,7 @@ def gather(store: Store, root: Path, run_id: int, *, examples: int = 3, seed: in
         warnings=[
             e.message for e in store.runs.events(run_id, limit=1000) if e.level in ("warning", "error")
         ],
+        map=data_map(store, run),
         has_control=any(e.result and compares_with_control(store, e) for e in evaluations),
     )
 

@@ -18,6 +18,7 @@ from markupsafe import Markup
 from srtui.evaluation.result_words import Verdicts
 
 if TYPE_CHECKING:
+    from srtui.pipeline.look import MapPoint
     from srtui.report.facts import ScoreShift, Step, TrainingFacts
 
 # One colour a role, each used for nothing else; no reader ever sees these.
@@ -30,6 +31,7 @@ _KEPT_STYLES = {
     "fill-opacity", "stroke-opacity", "text-anchor", "font-size", "font-weight",
 }  # fmt: skip
 _SMOOTHING = 0.85
+_MOST_POINTS = 4000  # a page of more is slow to open
 
 
 def flow(steps: Sequence[Step]) -> Markup:
@@ -116,6 +118,27 @@ def comparison(name: str, counts: Verdicts) -> Markup:
         axes.set_axis_off()
 
     return _picture(draw, 0.75, name, f"{counts.win} win, {counts.tie} tie, {counts.lose} lose")
+
+
+def data_map(points: Sequence[MapPoint]) -> Markup:
+    """Texts in the plane in which the student's embeddings differ most; what is kept stands out."""
+
+    some_of = points[:: max(1, len(points) // _MOST_POINTS)]
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        for kept, colour, words in ((False, BEFORE, "not kept"), (True, AFTER, "kept")):
+            some = [p for p in some_of if p.kept == kept]
+            size = 9 if len(some_of) < 2000 else 3
+            axes.scatter(
+                [p.x for p in some], [p.y for p in some], s=size, color=colour, alpha=0.6, linewidths=0,
+                label=f"{words}: {len(some):,}",
+            )  # fmt: skip
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.legend(frameon=False, labelcolor=INK, loc="upper left", bbox_to_anchor=(1, 1))
+
+    return _picture(draw, 3.6, "map", "A map of the originals by the student's embeddings")
 
 
 def smoothed(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:

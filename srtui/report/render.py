@@ -41,6 +41,7 @@ def html(facts: Facts) -> str:
     style = _sheet()
     drawn = {
         "flow": pictures.flow(facts.flow) if facts.summary.samples else "",
+        "map": pictures.data_map(facts.map.points) if facts.map.points else "",
         "changes": pictures.changes(facts.changes) if facts.changes else "",
         "training": pictures.training(facts.training)
         if facts.training and facts.training.metrics.get("loss")

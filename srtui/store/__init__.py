@@ -28,7 +28,7 @@ from srtui.store.connection import DatabaseError, checkpoint, open_read_only, pa
 from srtui.store.corpus import Corpus
 from srtui.store.decisions import Decisions
 from srtui.store.embeddings import Embeddings
-from srtui.store.evaluation_writes import Evaluations
+from srtui.store.evaluations import Evaluations
 from srtui.store.generations import Generations
 from srtui.store.imports import Imports
 from srtui.store.marks import Marks

@@ -65,9 +65,14 @@ def _variant(row: Any) -> Variant:
 _CODE = re.compile(r"```|^\s*(?:def |class |import |#include|public |SELECT |function )", re.MULTILINE)
 
 
+def has_code(text: str) -> bool:
+    """Whether a text looks as if it held a program: a fenced block, or a line that begins as code does."""
+    return bool(_CODE.search(text))
+
+
 def teach_code(conn: sqlite3.Connection) -> None:
-    """Let queries ask ``has_code(text)``: 1 where a text has code in it, as far as signs of it show."""
-    conn.create_function("has_code", 1, lambda text: int(bool(_CODE.search(text or ""))), deterministic=True)
+    """Let queries ask ``has_code(text)``, which is 1 or 0."""
+    conn.create_function("has_code", 1, lambda text: int(has_code(text or "")), deterministic=True)
 
 
 class DatasetSize(NamedTuple):
@@ -139,9 +144,10 @@ class Corpus:
 
     def original_pairs(self, dataset_id: int) -> Iterator[tuple[int, Pair]]:
         """(sample id, text as it was imported) of a dataset in its order, read as they are asked for."""
+        # By the table itself and not by an index: what has to be sorted would be in memory, all texts of it.
         rows = self._store.conn.execute(
-            "SELECT s.id, v.instruction, v.input, v.response FROM sample s JOIN variant v ON v.sample_id = s.id "
-            "AND v.kind = 'original' WHERE s.dataset_id = ? ORDER BY s.id",
+            "SELECT s.id, v.instruction, v.input, v.response FROM sample s CROSS JOIN variant v "
+            "WHERE +s.dataset_id = ? AND v.sample_id = s.id AND v.kind = 'original' ORDER BY s.id",
             (dataset_id,),
         )
         return ((int(r[0]), Pair(*r[1:])) for r in rows)
@@ -158,6 +164,29 @@ class Corpus:
             ):
                 pairs[row[0]] = Pair(*row[1:])
         return pairs
+
+    def original_variants(self, sample_ids: Iterable[int]) -> dict[int, int]:
+        """By sample id, the id of the variant that holds its text as it was imported, in the order of the samples."""
+        variants: dict[int, int] = {}
+        for chunk in batched(sample_ids, 500):
+            marks = ",".join("?" * len(chunk))
+            query = f"SELECT sample_id, id FROM variant WHERE kind = 'original' AND sample_id IN ({marks}) ORDER BY sample_id"
+            variants.update((r[0], r[1]) for r in fetch_rows(self._store.conn, query, chunk))
+        return variants
+
+    def field(self, sample_ids: Iterable[int], name: str) -> dict[int, str]:
+        """By sample id, a field of the rows as they were imported, as text; none where a row has none, or a list or
+        an object. ``name`` has no quotation mark."""
+        values: dict[int, str] = {}
+        for chunk in batched(sample_ids, 500):
+            marks = ",".join("?" * len(chunk))
+            query = (
+                "SELECT id, CASE WHEN json_valid(record) AND json_type(record, ?1) NOT IN ('null', 'array', 'object') "
+                f"THEN CAST(json_extract(record, ?1) AS TEXT) END AS value FROM sample WHERE id IN ({marks})"
+            )
+            rows = fetch_rows(self._store.conn, query, (f'$."{name}"', *chunk))
+            values.update((r[0], r[1]) for r in rows if r[1] is not None)
+        return values
 
     def sample_ids(self, dataset_id: int, limit: int | None = None) -> list[int]:
         """The samples of a dataset that a new run takes, in its order, at most ``limit`` of them."""

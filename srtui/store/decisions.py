@@ -145,7 +145,14 @@ class Decisions:
         )
 
     def add_gated(self, run_id: int, sample_id: int, stage: str, gated: Sequence[GatedRewrite]) -> None:
-        """These rewrites of a sample are not compared at ``stage``."""
+        """These rewrites of a sample are not compared at ``stage``.
+
+        Args:
+            run_id: of the run.
+            sample_id: of the sample, which belongs to the run.
+            stage: ``instruction`` or ``response``.
+            gated: the rewrites, each with its gate and why.
+        """
         self._store.conn.executemany(
             "INSERT OR IGNORE INTO gated(run_id, sample_id, stage, variant_id, gate, reason) VALUES (?,?,?,?,?,?)",
             [(run_id, sample_id, stage, *one) for one in gated],

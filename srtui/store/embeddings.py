@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from srtui.store._query import fetch_rows
+from srtui.store._query import fetch_rows, fetch_value
 from srtui.store.corpus import batched
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from srtui.store import Store
 
 
@@ -29,6 +29,25 @@ class Embeddings:
                 ((variant_id, setting_id, vector.astype("<f2").tobytes()) for variant_id, vector in vectors),
             )
 
+    def is_empty(self) -> bool:
+        """Whether no text has an embedding."""
+        return fetch_value(self._store.conn, "SELECT 1 FROM embedding LIMIT 1") is None
+
+    def setting_of(self, variant_ids: Sequence[int], preferred: int | None) -> int | None:
+        """The setting under which these variants have embeddings: the preferred one, or else the last; None where
+        they have none."""
+        for chunk in batched(variant_ids, 500):
+            marks = ",".join("?" * len(chunk))
+            setting: int | None = fetch_value(
+                self._store.conn,
+                f"SELECT setting_id FROM embedding WHERE variant_id IN ({marks}) ORDER BY setting_id = ? DESC, "
+                "setting_id DESC LIMIT 1",
+                (*chunk, preferred),
+            )
+            if setting is not None:
+                return setting
+        return None
+
     def missing(self, variant_ids: Iterable[int], setting_id: int) -> list[int]:
         """Those of the variants that have none under a setting, in their order."""
         wanted = list(dict.fromkeys(variant_ids))
@@ -41,6 +60,8 @@ class Embeddings:
 
     def load(self, variant_ids: Sequence[int], setting_id: int) -> tuple[list[int], NDArray[np.float16]]:
         """The variants that have one, in their order, and their vectors, (n, width)."""
+        import numpy as np  # here alone: commands that need none start without it
+
         by_id: dict[int, NDArray[np.float16]] = {}
         for chunk in batched(variant_ids, 500):
             marks = ",".join("?" * len(chunk))

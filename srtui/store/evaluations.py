@@ -1,29 +1,43 @@
-"""Evaluations: who was compared on what, their answers, and what judges and people said of them.
+"""Evaluations: who was compared on what, and who works on it. Their answers are in ``answers``, what judges and people
+said of them in ``judgements``.
 
-Reads need a connection only, so the dashboard's views and the store share them; ``store.evaluations`` is
-``evaluation_writes.Evaluations``, which adds what engines and people store.
+Reads need a connection only, so the dashboard's views and the store share them.
 """
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from srtui.errors import UserError
+from srtui.store import leases
 from srtui.store._query import fetch_rows, fetch_value
-from srtui.store.leases import alive
-from srtui.store.stored import stored
+from srtui.store.answers import Answer, AnswerReads, Answers, Side
+from srtui.store.judgements import (
+    CHOICES,
+    Choice,
+    Judgement,
+    JudgementReads,
+    Judgements,
+    Ordering,
+    as_judgement,
+)
+from srtui.store.leases import Lease, alive
+from srtui.store.stored import as_json, stored
+
+if TYPE_CHECKING:
+    from srtui.store import Store
+
+__all__ = [
+    "CHOICES", "KINDS", "Answer", "Choice", "Evaluation", "EvaluationReads", "Evaluations", "Item", "JudgedPair",
+    "Judgement", "Kind", "NewEvaluation", "Ordering", "Side",
+]  # fmt: skip
 
 Kind = Literal["pairwise", "winrate", "turns", "choice", "calibration", "human"]
-Side = Literal["a", "b"]
-Ordering = Literal["ab", "ba", "a"]
-Choice = Literal["a", "b", "tie", "bad", "skip"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-CHOICES: tuple[Choice, ...] = get_args(Choice)
 
 
 @dataclass(frozen=True)
@@ -36,55 +50,6 @@ class Item:
     turns: tuple[str, ...]
     reference: Any = None
     external_id: str | None = None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One text of a contestant and all that determined it. ``finish`` says how it ended, or why there is
-    none; ``id`` is 0 before it is stored."""
-
-    key: bytes
-    origin: Literal["model", "file"]
-    model: str
-    model_sha256: str
-    adapter_sha256: str | None
-    template: str
-    sampler: dict[str, Any]
-    seed: int
-    prompt: str
-    text: str
-    finish: str
-    prompt_tokens: int = 0
-    new_tokens: int = 0
-    seconds: float = 0.0
-    id: int = 0
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What a judge, or a person (``annotator``), said of one item in one order.
-
-    ``score_a`` and ``choice`` are always of contestant A, whichever answer was shown first.
-    ``parsed`` is ``parsed``, ``not asked``, or why there is nothing.
-    """
-
-    item: int
-    ordering: Ordering
-    turn: int = 1
-    annotator: str = ""
-    key: bytes | None = None
-    answer_a_id: int | None = None
-    answer_b_id: int | None = None
-    score_a: float | None = None
-    score_b: float | None = None
-    probabilities: dict[str, Any] | None = None
-    words: str = ""
-    text_score_a: float | None = None
-    text_score_b: float | None = None
-    parsed: str = "parsed"
-    choice: Choice | None = None
-    seconds: float = 0.0
-    id: int = 0
 
 
 @dataclass(frozen=True)
@@ -148,8 +113,8 @@ class JudgedPair:
     answer_b: Answer | None
 
 
-class EvaluationReads:
-    """Reads over one connection whose rows are ``sqlite3.Row``."""
+class EvaluationReads(AnswerReads, JudgementReads):
+    """Reads over one connection whose rows are ``sqlite3.Row``: of evaluations, their answers and judgements."""
 
     def __init__(self, conn: sqlite3.Connection) -> None:
         self._conn = conn
@@ -184,26 +149,6 @@ class EvaluationReads:
         )
         return [_item(r) for r in rows]
 
-    def answers(self, evaluation_id: int) -> dict[tuple[int, Side, int], Answer]:
-        """The answers of an evaluation by (item, side, turn); those not made yet are absent."""
-        rows = fetch_rows(
-            self._conn,
-            "SELECT ea.item, ea.side, ea.turn, a.* FROM evaluation_answer ea JOIN answer a ON a.id = ea.answer_id "
-            "WHERE ea.evaluation_id = ?",
-            (evaluation_id,),
-        )
-        return {(r["item"], r["side"], r["turn"]): _answer(r) for r in rows}
-
-    def judgements(self, evaluation_id: int, *, annotator: str | None = None) -> list[Judgement]:
-        """Judgements by item, turn and order; only one person's where ``annotator`` is given."""
-        rows = fetch_rows(
-            self._conn,
-            "SELECT * FROM judgement WHERE evaluation_id = ? AND (? IS NULL OR annotator = ?) "
-            "ORDER BY item, turn, ordering, annotator",
-            (evaluation_id, annotator, annotator),
-        )
-        return [as_judgement(r) for r in rows]
-
     def judged(
         self, evaluation_id: int, *, category: str | None = None, limit: int = -1, offset: int = 0
     ) -> list[JudgedPair]:
@@ -223,7 +168,7 @@ class EvaluationReads:
             "ORDER BY j.item, j.turn, j.ordering, j.annotator LIMIT ? OFFSET ?",
             (evaluation_id, category, category, limit, offset),
         )
-        answers = self._answers_by_id(
+        answers = self.answers_by_id(
             {r[side] for r in rows for side in ("answer_a_id", "answer_b_id") if r[side] is not None}
         )
         return [
@@ -232,25 +177,6 @@ class EvaluationReads:
             )
             for r in rows
         ]
-
-    def blank_answers(self, evaluation_id: int) -> dict[int, frozenset[Side]]:
-        """Who of A and B has an answer of nothing but space (or none) to the first turn, by item; items
-        with both answers are absent."""
-        blank: dict[int, frozenset[Side]] = {}
-        for (item, side, turn), answer in self.answers(evaluation_id).items():
-            if turn == 1 and not answer.text.strip():
-                blank[item] = blank.get(item, frozenset()) | {side}
-        return blank
-
-    def annotators(self, evaluation_id: int) -> dict[str, int]:
-        """People who judged in a human evaluation, with how many items each has done (skips too)."""
-        rows = fetch_rows(
-            self._conn,
-            "SELECT annotator, count(*) AS n FROM judgement WHERE evaluation_id = ? AND annotator != '' "
-            "GROUP BY annotator ORDER BY annotator",
-            (evaluation_id,),
-        )
-        return {r["annotator"]: int(r["n"]) for r in rows}
 
     def unjudged_by(self, evaluation_id: int, annotator: str) -> list[Item]:
         """The human queue: items where both answers are there and this person has said nothing yet, in
@@ -266,13 +192,85 @@ class EvaluationReads:
         )
         return [_item(r) for r in rows]
 
-    def _answers_by_id(self, ids: Iterable[int]) -> dict[int, Answer]:
-        rows = fetch_rows(
-            self._conn,
-            "SELECT * FROM answer WHERE id IN (SELECT value FROM json_each(?))",
-            (json.dumps(sorted(ids)),),
-        )
-        return {r["id"]: _answer(r) for r in rows}
+
+class Evaluations(EvaluationReads, Answers, Judgements):
+    """``store.evaluations``: the reads, and the writes of engines and people."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store.conn)
+        self._store = store
+
+    def prepare(self, new: NewEvaluation, first_fingerprint: str = "") -> tuple[Evaluation, bool]:
+        """The evaluation of this fingerprint, or of the one that an earlier srtui gave it, and whether it
+        is new; its items are stored with it."""
+        store = self._store
+        with store.transaction():
+            earlier = fetch_value(
+                self._conn,
+                "SELECT max(id) FROM evaluation WHERE fingerprint IN (?, ?)",
+                (new.fingerprint, first_fingerprint or new.fingerprint),
+            )
+            if earlier is not None:
+                return self.get(earlier), False
+            made = store.conn.execute(
+                "INSERT INTO evaluation(kind, fingerprint, contestant_a, contestant_b, identity_a, identity_b, "
+                "run_a_id, run_b_id, judge, judge_identity, source, source_sha256, settings, status, created_at) "
+                "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,'new',?)",
+                (
+                    new.kind, new.fingerprint, new.contestant_a, new.contestant_b, as_json(new.identity_a),
+                    as_json(new.identity_b), new.run_a_id, new.run_b_id, new.judge, as_json(new.judge_identity),
+                    new.source, new.source_sha256, as_json(new.settings), time.time(),
+                ),
+            )  # fmt: skip
+            evaluation_id = int(made.lastrowid or 0)
+            self.add_items(evaluation_id, new.items)
+        return self.get(evaluation_id), True
+
+    def add_items(self, evaluation_id: int, items: Iterable[Item]) -> None:
+        """Store items; those that are there already stay as they are."""
+        with self._store.transaction():
+            self._store.conn.executemany(
+                "INSERT OR IGNORE INTO evaluation_item(evaluation_id, item, external_id, category, turns, reference) "
+                "VALUES (?,?,?,?,?,?)",
+                [
+                    (
+                        evaluation_id,
+                        i.item,
+                        i.external_id,
+                        i.category,
+                        as_json(list(i.turns)),
+                        as_json(i.reference),
+                    )
+                    for i in items
+                ],
+            )
+
+    def update(self, evaluation_id: int, **values: Any) -> None:
+        """Set columns of an evaluation: status, stage, done, total, error, result (as a dict), times."""
+        if "result" in values:
+            values["result"] = as_json(values["result"])
+        columns = ", ".join(f"{name} = ?" for name in values)
+        with self._store.transaction():
+            self._store.conn.execute(
+                f"UPDATE evaluation SET {columns} WHERE id = ?", (*values.values(), evaluation_id)
+            )
+
+    def delete(self, evaluation_id: int) -> None:
+        """Forget an evaluation and its judgements; its answers stay, for they may serve others."""
+        with self._store.transaction():
+            self._store.conn.execute("DELETE FROM evaluation WHERE id = ?", (evaluation_id,))
+
+    def acquire(self, evaluation_id: int) -> Lease:
+        """Take the evaluation for this process, as ``Runs.acquire`` takes a run."""
+        with self._store.transaction():
+            held = leases.holder(self._store, "evaluation", evaluation_id)
+            if held is not None:
+                raise UserError(
+                    f"Evaluation {evaluation_id} is being worked on by process {held.pid} on {held.host}; "
+                    "wait for it, or stop it there with Ctrl-C."
+                )
+            lease = Lease(self._store, evaluation_id, "evaluation")
+        return lease.start()
 
 
 _EVALUATION = (
@@ -316,46 +314,3 @@ def _evaluation(r: sqlite3.Row) -> Evaluation:
 def _item(r: sqlite3.Row) -> Item:
     turns, reference = (stored(r, "evaluation_item", name) for name in ("turns", "reference"))
     return Item(r["item"], r["category"], tuple(turns), reference, r["external_id"])
-
-
-def _answer(r: sqlite3.Row) -> Answer:
-    return Answer(
-        key=bytes(r["key"]),
-        origin=r["origin"],
-        model=r["model"],
-        model_sha256=r["model_sha256"],
-        adapter_sha256=r["adapter_sha256"],
-        template=r["template"],
-        sampler=stored(r, "answer", "sampler"),
-        seed=r["seed"],
-        prompt=r["prompt"],
-        text=r["text"],
-        finish=r["finish"],
-        prompt_tokens=r["prompt_tokens"],
-        new_tokens=r["new_tokens"],
-        seconds=r["seconds"],
-        id=r["id"],
-    )
-
-
-def as_judgement(r: sqlite3.Row) -> Judgement:
-    """A row of the table of judgements. Raises UserError where its JSON is damaged."""
-    return Judgement(
-        item=r["item"],
-        ordering=r["ordering"],
-        turn=r["turn"],
-        annotator=r["annotator"],
-        key=bytes(r["key"]) if r["key"] is not None else None,
-        answer_a_id=r["answer_a_id"],
-        answer_b_id=r["answer_b_id"],
-        score_a=r["score_a"],
-        score_b=r["score_b"],
-        probabilities=stored(r, "judgement", "probabilities"),
-        words=r["words"],
-        text_score_a=r["text_score_a"],
-        text_score_b=r["text_score_b"],
-        parsed=r["parsed"],
-        choice=r["choice"],
-        seconds=r["seconds"],
-        id=r["id"],
-    )

@@ -289,3 +289,8 @@ def _parts(value: dict[str, Any], shape: dict[Any, Any]) -> Iterator[tuple[Any, 
             yield value[name.removesuffix("?")], inner
         elif not name.endswith("?"):
             yield _ABSENT, str
+
+
+def as_json(value: Any) -> str | None:
+    """A value as a column holds it; None for nothing."""
+    return None if value is None else json.dumps(value, ensure_ascii=False)

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from srtui.errors import UserError
-from srtui.files import current_folder
 from srtui.store.runs import STAGES, STEPS
 from srtui.store.views import RunRow, Views
 from srtui.text import bytes_text, duration
 from srtui.tui.tabs import numbered
 from srtui.wording import stage_title
+from srtui.workspace import dataset_file
 
 if TYPE_CHECKING:
     from srtui.recipe import Recipe
@@ -142,22 +142,21 @@ def _check_dataset(
     if recipe.dataset in datasets:
         notes["dataset"] = f"✓ imported: {datasets[recipe.dataset]:,} samples"
         return datasets[recipe.dataset]
-    for folder in filter(None, (path.parent, root, current_folder())):
-        file = folder / recipe.dataset
-        if file.is_file():
-            at = file.stat()
-            try:
-                form, rows, bad = _contents(file, at.st_size, at.st_mtime_ns)
-            except UserError as error:
-                problems["dataset"] = str(error)
-                return None
-            counted = f", {rows:,} rows" if rows is not None else ""
-            spoilt = f", {bad:,} more that cannot be used" if bad else ""
-            notes["dataset"] = f"✓ {bytes_text(at.st_size)}, {form}{counted}{spoilt}"
-            return rows
-    names = ", ".join(datasets) or "none so far"
-    problems["dataset"] = f"neither a file nor an imported dataset ({names})"
-    return None
+    file = dataset_file(recipe.dataset, path, root)
+    if file is None:
+        names = ", ".join(datasets) or "none so far"
+        problems["dataset"] = f"neither a file nor an imported dataset ({names})"
+        return None
+    status = file.stat()
+    try:
+        form, rows, bad = _contents(file, status.st_size, status.st_mtime_ns)
+    except UserError as error:
+        problems["dataset"] = str(error)
+        return None
+    counted = f", {rows:,} rows" if rows is not None else ""
+    spoilt = f", {bad:,} more that cannot be used" if bad else ""
+    notes["dataset"] = f"✓ {bytes_text(status.st_size)}, {form}{counted}{spoilt}"
+    return rows
 
 
 @lru_cache(8)
