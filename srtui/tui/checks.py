@@ -196,7 +196,8 @@ def _check_models(folder: Path, recipe: Recipe, problems: dict[str, str], notes:
         how = f" as {recipe.student.quantization} (its files are {bytes_text(info.size)})"
         _fits("student", need, free, problems, notes, how)
     except UserError as error:
-        problems["student"] = str(error)
+        same = str(error) == problems.get("teacher")
+        problems["student"] = "it is missing too: the same model as the teacher" if same else str(error)
 
 
 def _fits(

@@ -24,7 +24,6 @@ class EditText(Dialog[Pair | None]):
         Binding("escape", "cancel", "Cancel", priority=True),
     ]
     DEFAULT_CSS = """
-    EditText .dialog { width: 100%; height: 95%; }
     EditText TextArea { height: 1fr; min-height: 4; }
     EditText #input { height: 4; }
     """

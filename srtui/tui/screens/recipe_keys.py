@@ -76,7 +76,6 @@ class RecipeKeys(Dialog[dict[str, str] | None]):
         Binding("escape", "cancel", "Cancel"),
     ]
     DEFAULT_CSS = """
-    RecipeKeys .dialog { width: 100%; height: 90%; }
     RecipeKeys VirtualTable { height: 1fr; }
     RecipeKeys #about { height: auto; max-height: 5; }
     """
@@ -127,7 +126,7 @@ class RecipeKeys(Dialog[dict[str, str] | None]):
 
     def _value(self, key: RecipeKey) -> str:
         now = self._changed.get(key.name, self._in_file(key))
-        return now if now is not None else key.default
+        return now if now is not None else _bare(key.default)
 
     @property
     def _key(self) -> RecipeKey | None:
@@ -156,7 +155,7 @@ class RecipeKeys(Dialog[dict[str, str] | None]):
         def take(value: str | None) -> None:
             if value is None:
                 return
-            if value.strip() == (self._in_file(key) or key.default).strip():
+            if value.strip() == (self._in_file(key) or _bare(key.default)):
                 self._changed.pop(key.name, None)
             else:
                 self._changed[key.name] = value.strip()
@@ -177,3 +176,8 @@ class RecipeKeys(Dialog[dict[str, str] | None]):
     def action_cancel(self) -> None:
         """Change nothing."""
         self.dismiss(None)
+
+
+def _bare(default: str) -> str:
+    """A default as a person types it: a text without the quotes that TOML puts around it."""
+    return default[1:-1] if len(default) > 1 and default[0] == default[-1] == '"' else default
