@@ -46,9 +46,9 @@ class RunsScreen(DashboardScreen):
         Binding("enter", "open", "Watch", show=False),
         Binding("p", "pause", "Start/pause"),
         Binding("x", "stop", "Stop"),
+        Binding("w", "next", "What next"),
         Binding("c", "clone", "Clone"),
         Binding("d", "delete", "Delete"),
-        Binding("w", "next", "What next"),
         Binding("m", "mark", "Mark to compare", show=False),
         Binding("v", "compare", "Compare marked", show=False),
     ]
@@ -401,7 +401,7 @@ def _made(run: RunRow) -> str:
         made.append(f"adapter {run.adapter} (srtui export-model {run.name})")
     elif run.trained and run.trained.startswith("skipped"):
         made.append(f"no training, {run.trained.removeprefix('skipped: ')}")
-    return "  ·  ".join(made)
+    return "  ·  ".join([*made, "w: what next"])
 
 
 def _when(at: float | None) -> str:
