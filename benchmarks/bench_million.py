@@ -70,7 +70,7 @@ class Maker:
     def text(self, sample: int, kind: str, parent: int | None, pair: Pair) -> int:
         self.variants += 1
         origin = "dataset" if kind == "original" else "teacher"
-        self.add("variant", self.variants, sample, pair.digest, kind, origin, parent, None, *pair, 0.0)
+        self.add("variant", self.variants, sample, pair.digest, kind, origin, parent, None, *pair.texts, 0.0)
         return self.variants
 
     def choose(

@@ -179,7 +179,7 @@ _TALK = re.compile(
 
 
 def _about_the_task(before: Pair, after: Pair, target: Target) -> str:
-    whole = "\n".join(before)
+    whole = "\n".join(before.texts)
     for side, old, new in _changed(before, after, target):
         for pattern, allowed in ((_MARKERS, old), (_PROTOCOL, old), (_TALK, whole)):
             found = pattern.search(new)
@@ -252,7 +252,7 @@ def language_of(text: str) -> str:
 def _other_language(before: Pair, after: Pair, target: Target) -> str:
     for side, old, new in _changed(before, after, target):
         now = language_of(new)
-        was = language_of(old) or language_of(" ".join(before))
+        was = language_of(old) or language_of(" ".join(before.texts))
         if not was and now in _SCRIPT_NAMES and _is_latin(old):
             was = "in Latin script"
         if was and now and was != now and not _asks_for(now, after.instruction):

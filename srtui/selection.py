@@ -34,20 +34,37 @@ class Choice:
     reason: str
 
 
-def choose_instruction(original: ScoredText, rewrites: Sequence[ScoredText], by: str = "ifd") -> Choice:
+def choose_instruction(
+    original: ScoredText, rewrites: Sequence[ScoredText], by: str = "ifd", at_length: bool = False
+) -> Choice:
     """The pair with the higher IFD; the original on a tie, and where it cannot be compared.
 
-    ``by`` names another measure of srtui.measures, or a side that always wins: ``original``, ``reflected``.
+    Args:
+        original: the text that was reflected on.
+        rewrites: its rewrites, the first of equals first.
+        by: another measure of srtui.measures, or a side that always wins: ``original``, ``reflected``.
+        at_length: the scores are its residuals over length.
     """
-    return _choose(original, rewrites, "instruction", by)
+    return _choose(original, rewrites, "instruction", by, at_length)
 
 
-def choose_response(current: ScoredText, rewrites: Sequence[ScoredText], by: str = "rifd") -> Choice:
-    """The pair with the lower r-IFD; the current one on a tie, and where it cannot be compared."""
-    return _choose(current, rewrites, "response", by)
+def choose_response(
+    current: ScoredText, rewrites: Sequence[ScoredText], by: str = "rifd", at_length: bool = False
+) -> Choice:
+    """The pair with the lower r-IFD; the current one on a tie, and where it cannot be compared.
+
+    Args:
+        current: the text that was reflected on.
+        rewrites: its rewrites, the first of equals first.
+        by: another measure, or a side, as for instructions.
+        at_length: the scores are its residuals over length.
+    """
+    return _choose(current, rewrites, "response", by, at_length)
 
 
-def _choose(before: ScoredText, rewrites: Sequence[ScoredText], target: Target, by: str) -> Choice:
+def _choose(
+    before: ScoredText, rewrites: Sequence[ScoredText], target: Target, by: str, at_length: bool
+) -> Choice:
     noun = "instruction" if target == "instruction" else "answer"
     if by == "original":
         return Choice(before.variant_id, False, f"kept the {noun}: the recipe never takes a rewrite")
@@ -56,7 +73,7 @@ def _choose(before: ScoredText, rewrites: Sequence[ScoredText], target: Target, 
     if by == "reflected":
         return Choice(rewrites[0].variant_id, True, f"took the new {noun}: the recipe takes every rewrite")
     measure = MEASURES[by]
-    metric = measure.label
+    metric = measure.label + (" at equal length" if at_length else "")
     higher = measure.higher_wins(target)
     sign = 1.0 if higher else -1.0
     if before.score is None:
@@ -79,6 +96,31 @@ def _choose(before: ScoredText, rewrites: Sequence[ScoredText], target: Target, 
         False,
         f"kept the {noun}: the new one's {metric} {best_score:.4f} {relation} {before.score:.4f}",
     )
+
+
+def response_margin(
+    by: str, chosen: float | None, rejected: float | None, are_levels: bool = False
+) -> float | None:
+    """By how much a measure puts one response over another to the same instruction: the difference of their levels,
+    which are logarithms for ratios; negative where it prefers the rejected one.
+
+    Args:
+        by: the measure's name.
+        chosen: score of the one.
+        rejected: score of the other.
+        are_levels: whether these are levels already, as with length taken out.
+
+    Returns:
+        The difference; None where there is no such measure, score or logarithm.
+    """
+    measure = MEASURES.get(by)
+    if measure is None or measure.source == "draw" or chosen is None or rejected is None:
+        return None
+    if not are_levels:
+        if measure.is_ratio and (chosen <= 0 or rejected <= 0):
+            return None
+        chosen, rejected = measure.level(chosen), measure.level(rejected)
+    return chosen - rejected if measure.higher_wins("response") else rejected - chosen
 
 
 def seeded_random(*parts: str | bytes | int) -> float:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from srtui.measures import MEASURES, STORED
+from srtui.measures import AT_LENGTH, MEASURES, STORED
+from srtui.sample import Role, Turn
 from srtui.store.compare import DecidedOtherwise, HeldOut, RunsCompared
 from srtui.store.endings import GenerationEnding
+from srtui.store.summary import RunSummary
 from srtui.store.whole_datasets import Contamination
 from srtui.text import duration, number, share
 
@@ -22,6 +25,8 @@ LABELS = {
     "trained on": "trained on",
     "changed since": "choice changed since the training",
     "step loss": "loss of a step",
+    "reward margin": "reward margin",
+    "reward accuracy": "reward accuracy",
     "step seconds": "in steps",
     "step speed": "tokens/s in steps",
     "stage seconds": "whole stage",
@@ -45,6 +50,9 @@ STAGE_TITLES = {
     "judge": "Judge",
     "judge-words": "The judge's words",
     "choice": "Multiple choice",
+    "calibrate": "Score pairs whose better answer is known",
+    "rate": "Ask the rater about each answer",
+    "rate-pairs": "Ask the rater about each pair, in both orders",
 }
 
 
@@ -56,6 +64,31 @@ def stage_title(stage: str) -> str:
 def evaluation_state(kind: str, state: str) -> str:
     """What an evaluation is doing: one by people that is not done waits for them, nobody has stopped it."""
     return "for people" if kind == "human" and state == "stopped" else state
+
+
+def measure_label(name: str) -> str:
+    """What a measure, or its length-controlled version, is called."""
+    plain = name.removesuffix(AT_LENGTH)
+    label = MEASURES[plain].label if plain in MEASURES else plain
+    return label if plain == name else f"{label} at equal length"
+
+
+def measures_words(run: RunSummary, *, doubtful: bool = False) -> list[str]:
+    """What is known of each measure that a run chose by, a sentence each; with ``doubtful`` only of those that were
+    never calibrated, or were found no better than length or chance."""
+    sentences: dict[str, None] = {}
+    for standing in run.measures.values():
+        if doubtful and standing.verdict == "better than chance":
+            continue
+        if standing.verdict is None:
+            name = measure_label(standing.measure)
+            sentences[
+                f"{name} was never calibrated with {run.student}, so what its choices are worth is unknown; "
+                "srtui choose calibrate FILE says it."
+            ] = None
+        else:
+            sentences[f"{standing.sentence} (Calibration {standing.calibration}, with {run.student}.)"] = None
+    return list(sentences)
 
 
 def kept_words(kept: int, samples: int, held_out: int) -> str:
@@ -81,17 +114,20 @@ def training_words(
     seconds: float,
     tokens_a_second: float | None,
     changed_since: int,
+    method: str = "sft",
 ) -> list[str]:
     """What a training was, as every face says it; figures as srtui.store.training.training_of defines them.
 
     Args:
-        trained_on: samples whose tokens were trained on.
+        trained_on: samples, or pairs, whose tokens were trained on.
         step_losses: the loss of the first and of the last step, in nats a target token, where there are any.
         seconds: time spent in steps.
         tokens_a_second: tokens over those seconds; None where no time was spent.
         changed_since: choices that a person has changed after it.
+        method: what it learns from; all but ``sft`` learn from pairs.
     """
-    words = [f"{LABELS['trained on']} {trained_on:,} samples"]
+    what = "samples" if method == "sft" else f"pairs ({method})"
+    words = [f"{LABELS['trained on']} {trained_on:,} {what}"]
     if changed_since:
         words[0] += f", before a person changed {changed_since:,} choice{'' if changed_since == 1 else 's'}"
     if step_losses:
@@ -159,6 +195,28 @@ def left_out_words(reason: str) -> str:
 
 
 _LEFT_OUT = {"response not rewritten": "the answer was not rewritten (selection.policy is paper)"}
+ROLE_NAMES: dict[Role, str] = {"system": "System", "user": "User", "assistant": "Assistant"}
+"""What people call whose turn it is."""
+
+
+def folded(history: Sequence[Turn]) -> str:
+    """A history in a line: how many turns, and how the last of them begins."""
+    last = history[-1]
+    words = " ".join(last.text[:200].split())
+    begins = f"{words[:60]}…" if len(words) > 60 or len(last.text) > 200 else words
+    count = f"{len(history):,} turn{'' if len(history) == 1 else 's'}"
+    return f"{count} before, the last by {ROLE_NAMES[last.role].lower()}: {begins}"
+
+
+def reward_words(result: Mapping[str, Any]) -> list[str]:
+    """What the kept weights make of held-out preference pairs, from a training's result; nothing where there are
+    none. The margin is of rewards, beta x the log-ratio to the reference; the accuracy is the share above 0."""
+    rewards = result.get("rewards")
+    if not rewards:
+        return []
+    from srtui.evaluation.result_words import estimate_words
+
+    return [f"{LABELS[f'reward {name}']} {estimate_words(rewards[name])}" for name in ("margin", "accuracy")]
 
 
 def ending_words(ending: GenerationEnding) -> str:

@@ -39,7 +39,7 @@ PRINTS = {
     "eval choice": "accuracy",
     "eval human": "judge",
     "report": "report.html",
-    "export": "everything.json",
+    "export": "everything.json|preference pairs written",
     "chat": "base: (.|\n)*tuned: ",
     "export-model": "Q4_K_M",
     "db": "srtui.sqlite",

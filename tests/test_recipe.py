@@ -18,6 +18,16 @@ from srtui.recipe.reference import find_keys, markdown, recipe_keys
 from tests.conftest import ROOT
 
 
+def test_the_preference_recipe_chooses_as_the_quickstart_does() -> None:
+    """Else its run would find none of the texts, and start from an adapter of other choices."""
+    first, second = (recipe.load(ROOT / "recipes" / f"{name}.toml") for name in ("quickstart", "preference"))
+    alone = {"name", "description", "training"}
+    assert first.model_dump(exclude=alone) == second.model_dump(exclude=alone)
+    assert second.training.from_run == first.name
+    for name in ("lora_rank", "lora_alpha", "held_out"):
+        assert getattr(first.training, name) == getattr(second.training, name)
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda p: p.stem)
 def test_shipped_recipes_are_valid(path: Path) -> None:
     assert recipe.load(path).name == path.stem

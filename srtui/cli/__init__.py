@@ -9,6 +9,7 @@ import typer
 # Each adds its commands to the app.
 from srtui.cli import (  # noqa: F401
     chat,
+    choose,
     data,
     dataset,
     diff,

@@ -5,18 +5,27 @@ from __future__ import annotations
 import sys
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
 from srtui.cli.base import AsJson, Force, RunName, app, key_value, open_store
+from srtui.cli.export_pairs import (
+    Layout,
+    MinMargin,
+    OnlyAgreed,
+    PairOptions,
+    PeopleFirst,
+    Rejected,
+    export_pairs,
+)
 from srtui.cli.output import is_stdout, outputs_of, print_json, print_line, stdout_for_data
 from srtui.errors import UserError
 from srtui.store.endings import ending_of
 from srtui.workspace import Workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from srtui.store import Store
     from srtui.store.decisions import StoredDecision
@@ -53,12 +62,22 @@ def import_(
         str | None,
         typer.Option(help="mark or drop: near-duplicates in the whole dataset, as srtui data dedup does."),
     ] = None,
+    turns: Annotated[
+        str,
+        typer.Option(
+            help="Of conversations: last (the last exchange, what came before is its history), each, or first (alone)."
+        ),
+    ] = "last",
     as_json: AsJson = False,
 ) -> None:
     """Bring a dataset into the store. The same file a second time adds nothing."""
     from srtui.cli.reporters import progress_line
+    from srtui.datasets import LEFT_OUT, Turns
     from srtui.pipeline import import_file
 
+    if turns not in get_args(Turns):
+        raise UserError(f"--turns {turns}: it can be {', '.join(get_args(Turns))}.")
+    wanted = cast("Turns", turns)
     if dedup not in (None, "mark", "drop"):
         raise UserError(f"--dedup {dedup}: it can be mark or drop.")
     if dedup and as_variant:
@@ -67,7 +86,7 @@ def import_(
     _, store = open_store()
     with store:
         show, clear = progress_line(as_json)
-        imported = import_file(store, file, name, format, columns or None, as_variant, match, show)
+        imported = import_file(store, file, name, format, columns or None, as_variant, match, show, wanted)
         clear()
         duplicates = _mark_duplicates(store, imported, dedup, as_json) if dedup else None
         if as_json:
@@ -89,6 +108,10 @@ def import_(
             f"{imported.dataset}: {imported.read:,} rows read, {imported.new:,} new {noun}, "
             f"{imported.duplicate:,} duplicates, {imported.bad:,} bad{unmatched}."
         )
+        if imported.conversations:
+            print_line(f"  {imported.conversations:,} conversations with {imported.turns:,} turns.")
+        for kind, count in imported.left_out.items():
+            print_line(f"  {count:,} {LEFT_OUT[kind]}.")
         for bad in (
             store.imports.bad_rows(imported.dataset_id, 5) if imported.bad or imported.unmatched else []
         ):
@@ -112,6 +135,9 @@ def show(
     sample_id: Annotated[int, typer.Argument(help="A sample's id, as exports and the dashboard show it.")],
     run_name: Annotated[str | None, typer.Option("--run", help="The run whose decisions to show.")] = None,
     raw: Annotated[bool, typer.Option(help="The teacher's raw words too.")] = False,
+    history: Annotated[
+        bool, typer.Option("--history", help="What came before it in its conversation, in whole.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Everything about one sample: its variants, their scores, what was decided and why."""
@@ -121,13 +147,14 @@ def show(
         if as_json:
             print_json(facts)
         else:
-            _print_sample(facts, raw)
+            _print_sample(facts, raw, history)
 
 
 def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[str, Any]:
     from dataclasses import asdict
 
     from srtui.store import figures
+    from srtui.store.conversations import place_of
 
     origin = store.corpus.origin(sample_id)
     if origin is None:
@@ -141,7 +168,9 @@ def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[st
         runs = [r for r in runs if r.id == wanted]
     scored = {r.name: store.scores.of_sample(sample_id, r.setting_id) for r in runs if r.setting_id}
     variants = []
-    for v in store.corpus.variants_of(sample_id):
+    texts = store.corpus.variants_of(sample_id)
+    place = place_of(store.conn, sample_id)
+    for v in texts:
         scores = {
             name: {metric: score._asdict() for metric, score in of_sample.get(v.id, {}).items()}
             for name, of_sample in scored.items()
@@ -152,7 +181,7 @@ def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[st
                 "kind": v.kind,
                 "origin": v.origin,
                 "parent": v.parent_id,
-                **v.pair._asdict(),
+                **dict(zip(("instruction", "input", "response"), v.pair.texts, strict=True)),
                 "scores": scores,
             }
         )
@@ -160,6 +189,8 @@ def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[st
         "sample": origin.id,
         "dataset": origin.dataset,
         "row": origin.row,
+        "conversation": place._asdict() if place else None,
+        "history": [turn._asdict() for turn in texts[0].pair.history],
         "variants": variants,
         "generations": [
             {k: v for k, v in g.items() if not isinstance(v, bytes)}
@@ -187,13 +218,29 @@ def _by_stage(rows: Mapping[str, StoredReflection] | Mapping[str, StoredDecision
     return {stage: row._asdict() for stage, row in rows.items()}
 
 
-def _print_sample(facts: dict[str, Any], raw: bool) -> None:
+def _print_sample(facts: dict[str, Any], raw: bool, history: bool) -> None:
     from srtui.cli.terminal import out, plain
     from srtui.measures import FILTERS, MEASURES
+    from srtui.sample import Turn
     from srtui.text import number
-    from srtui.wording import LABELS, ending_words
+    from srtui.wording import LABELS, ending_words, folded
 
     out.print(f"[bold]Sample {facts['sample']}[/] of {plain(facts['dataset'])}, row {facts['row'] + 1}")
+    if place := facts["conversation"]:
+        out.print(
+            f"[dim]Turn {place['turn']} of {place['turns']} of conversation {place['conversation_id']}"
+            + ("; others follow, so its instruction stays" if place["followed"] else "")
+            + "[/]"
+        )
+    if facts["history"]:
+        turns = [Turn(**turn) for turn in facts["history"]]
+        if history:
+            for turn in turns:
+                out.print(f"  [dim]{turn.role}[/]\n{plain(turn.text)}", soft_wrap=True)
+        else:
+            out.print(
+                f"  [dim]history[/] {plain(folded(turns))}  [dim](--history opens it)[/]", soft_wrap=True
+            )
     for v in facts["variants"]:
         parent = f", from variant {v['parent']}" if v["parent"] else ""
         out.print(f"\n[bold]Variant {v['id']}[/]: {v['kind'].replace('_', ' ')} ({v['origin']}{parent})")
@@ -242,20 +289,36 @@ def export(
     out_file: Annotated[
         Path | None, typer.Option("--out", help="The file to write, - for stdout; RUN.json if absent.")
     ] = None,
-    format: Annotated[str, typer.Option(help="alpaca, sharegpt, messages or parquet.")] = "alpaca",
+    format: Annotated[
+        str, typer.Option(help="alpaca, sharegpt, messages or parquet; preference for pairs of answers.")
+    ] = "alpaca",
     top_k_percent: Annotated[
         float | None,
         typer.Option(min=0, max=100, help="Only the P % of the samples with the highest IFD."),
     ] = None,
     what: Annotated[str, typer.Option(help="selected, or all-variants.")] = "selected",
+    layout: Layout = "trl",
+    rejected: Rejected = "rest",
+    min_margin: MinMargin = 0.0,
+    only_agreed: OnlyAgreed = False,
+    people_first: PeopleFirst = False,
     force: Force = False,
 ) -> None:
-    """Write what a run selected, or every variant with its scores, as a data file."""
+    """Write what a run selected, every variant with its scores, or its choices as preference pairs."""
     from srtui import datasets
     from srtui.store.exports import export_rows, unranked
 
     if what not in ("selected", "all-variants"):
         raise UserError(f"--what {what}: it can be selected or all-variants.")
+    asked = PairOptions(layout, rejected, min_margin, only_agreed, people_first)
+    if format == "preference":
+        if top_k_percent is not None or what != "selected":
+            raise UserError(
+                "--top-k-percent and --what are not for preference pairs; --min-margin takes the clear ones."
+            )
+        export_pairs(run_name, out_file or Path(f"{run_name}.json"), asked, force)
+        return
+    asked.refuse()
     workspace, store = open_store(read_only=True)
     with store:
         outputs = outputs_of(store, workspace)
@@ -272,14 +335,35 @@ def export(
                 "and are not ranked with the others.",
                 to=sys.stderr,
             )
-        rows = export_rows(store.conn, run_id, all_variants=everything, top_percent=top_k_percent)
+        whole = format in datasets.CONVERSATION_FORMATS and not everything and top_k_percent is None
+        rows = export_rows(
+            store.conn, run_id, all_variants=everything, top_percent=top_k_percent, alone=whole
+        )
+        if whole:
+            rows = chain(_conversations(store, run_id, format), rows)
         first = next(rows, None)
         if first is None:
             raise UserError(
                 f"Run {run_name!r} has nothing to export yet; srtui status {run_name} says how far it is."
             )
+        what_was = "conversations and samples" if isinstance(first, datasets.WholeRecord) else "samples"
         written = datasets.write(chain([first], rows), out_file, format, stream)
         if stream is None:
             outputs.wrote(out_file)
     target = "stdout" if stream else out_file
-    print_line(f"{written:,} samples written to {target}.", to=sys.stderr if stream else None)
+    print_line(f"{written:,} {what_was} written to {target}.", to=sys.stderr if stream else None)
+
+
+def _conversations(store: Store, run_id: int, format: str) -> Iterator[dict[str, Any]]:
+    """The conversations of a run, put back together with the texts that it chose."""
+    from srtui import datasets
+    from srtui.sample import Pair
+    from srtui.store.exports import export_conversations
+
+    for c, taken in export_conversations(store.conn, run_id):
+        rewritten = [
+            datasets.Rewritten(t.answer, Pair(t.instruction, t.input, t.response), t.kept) for t in taken
+        ]
+        record = datasets.put_back(format, c.layout, c.record, c.turns, c.places, rewritten)
+        record.setdefault("samples", [t.sample_id for t in taken])
+        yield record

@@ -329,7 +329,7 @@ def _print_duplicates(store: Store, found: Duplicates, show: int) -> None:
 
 
 def _first_words(pair: Pair) -> str:
-    return " ".join(" ".join(pair).split())[:160]
+    return " ".join(" ".join(pair.texts).split())[:160]
 
 
 def _print_trials(trials: GateTrials) -> None:

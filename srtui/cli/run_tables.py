@@ -13,7 +13,16 @@ from srtui.measures import FILTERS, MEASURES
 from srtui.store.distributions import ScoreSpread
 from srtui.store.summary import Round, RunSummary, TrainingSummary
 from srtui.text import bytes_text, duration, number, share
-from srtui.wording import LABELS, STAGE_TITLES, contamination_words, kept_words, stage_title, training_words
+from srtui.wording import (
+    LABELS,
+    STAGE_TITLES,
+    contamination_words,
+    kept_words,
+    measures_words,
+    reward_words,
+    stage_title,
+    training_words,
+)
 
 if TYPE_CHECKING:
     from srtui.pipeline.ablate import Comparison, Interval
@@ -137,6 +146,8 @@ def _summary_rows(f: RunSummary) -> list[tuple[str, str]]:
         rows.append(("ending unknown", f"{endings['unknown']:,} of what is kept, {words}"))
     if f.truncated:
         rows.append(("cut by max_length", f"{f.truncated:,}"))
+    for sentence in measures_words(f):
+        rows.append(("measure", plain(sentence)))
     if f.contamination is not None:
         rows.append(("evaluation prompts", contamination_words(f.contamination)))
     t = f.training
@@ -155,12 +166,16 @@ def training_rows(t: TrainingSummary) -> list[tuple[str, str]]:
             "training",
             f"{t.steps:,} steps, "
             + ", ".join(
-                training_words(t.trained_on, t.step_losses, t.seconds, t.tokens_a_second, t.changed_since)
+                training_words(
+                    t.trained_on, t.step_losses, t.seconds, t.tokens_a_second, t.changed_since, t.method
+                )
             ),
         )
     ]
     if not result.get("changed", True):
         rows.append(("training", "changed nothing: the adapter is what it was made with"))
+    if rewards := reward_words(result):
+        rows.append(("held-out pairs", "; ".join(rewards)))
     for name, held in result.get("held_out", {}).items():
         rows.append(
             (

@@ -6,7 +6,8 @@ then rows, separated by comma, semicolon, bar or tab, with mapped columns; Parqu
 layout's nested ones.
 
 Any of the text formats may be compressed with gzip or zstd. What a file is follows from its bytes;
-its name is never asked. Of a conversation the first user turn and the answer to it are taken.
+its name is never asked. Of a conversation the first user turn and the answer to it are a row; with
+``turns`` the last exchange or each of them is taken, with all that came before it.
 
 :func:`read` gives a :class:`DatasetReader` over :class:`DataRow` and :class:`BadRow`; memory stays bounded
 whatever the file holds. :func:`write` writes rows beside the target and renames, so that a failure
@@ -16,19 +17,33 @@ A record layout is one file in ``layouts/``, a kind of file one in ``containers/
 the registry of its folder.
 """
 
-from srtui.datasets.reader import FORMATS, DatasetReader, read
+from srtui.datasets.conversations import CONVERSATION_FORMATS, WholeRecord, put_back
+from srtui.datasets.layouts.base import LEFT_OUT, Conversation, Exchange, Rewritten
+from srtui.datasets.preference import PREFERENCE_LAYOUTS, write_preferences
+from srtui.datasets.reader import FORMATS, ConversationRow, DatasetReader, Turns, read
 from srtui.datasets.rows import MAX_FIELD, MAX_RECORD, REASONS, BadRow, DataRow
 from srtui.datasets.writer import WRITABLE, write
 
 __all__ = [
+    "CONVERSATION_FORMATS",
     "FORMATS",
+    "LEFT_OUT",
     "MAX_FIELD",
     "MAX_RECORD",
+    "PREFERENCE_LAYOUTS",
     "REASONS",
     "WRITABLE",
     "BadRow",
+    "Conversation",
+    "ConversationRow",
     "DataRow",
     "DatasetReader",
+    "Exchange",
+    "Rewritten",
+    "Turns",
+    "WholeRecord",
+    "put_back",
     "read",
     "write",
+    "write_preferences",
 ]

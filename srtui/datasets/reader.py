@@ -6,20 +6,40 @@ import difflib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from srtui.datasets.containers import FORCED, Container, open_container
 from srtui.datasets.layouts import LAYOUTS, Layout, layout_of
 from srtui.datasets.layouts.alpaca import ALPACA
-from srtui.datasets.rows import BadRow, DataRow, Refusal, Refused, id_of, listing, pair_of
+from srtui.datasets.layouts.base import Conversation
+from srtui.datasets.rows import BadRow, DataRow, Record, Refusal, Refused, id_of, listing, pair_of
 from srtui.datasets.source import DataSource
 from srtui.errors import UserError
 
 FORMATS = ("auto", *LAYOUTS, *FORCED)
 """What ``format`` may be."""
 
+Turns = Literal["last", "each", "first"]
+"""What is taken of a conversation: its last exchange with all that came before, each with what came before
+it, or the first alone."""
+
 _ROLES = {"instruction": "instruction", "input": "input", "response": "response", "output": "response"}
+_PREFERENCE = {"chosen", "rejected"}
+"""The fields by which a file of preference pairs is known."""
 _SAMPLED_OBJECTS = 32
 _SAMPLED_ROWS = 1000
+
+
+class ConversationRow(NamedTuple):
+    """One good record of a conversation; ``layout`` is the name of how it holds its turns, the rest as in
+    :class:`DataRow`."""
+
+    number: int
+    line: int
+    conversation: Conversation
+    layout: str
+    record: str
+    id: str | None
 
 
 class DatasetReader:
@@ -28,16 +48,20 @@ class DatasetReader:
     ``format`` is what it was found to be: one of :data:`FORMATS`, never ``auto``. While iterating,
     ``good`` and ``bad`` (a count by reason) count what came so far, and ``bytes_read`` of
     ``bytes_total`` how much of the file on disk is behind. Iterating raises UserError where a
-    compressed or Parquet file turns out to be damaged.
+    compressed or Parquet file turns out to be damaged. ``turns`` is what is taken of each record, None where
+    records are no conversations; unless it is ``first``, ``conversations`` reads them whole.
     """
 
-    def __init__(self, path: Path, format: str, container: Container, layout: Layout, size: int) -> None:
+    def __init__(
+        self, path: Path, format: str, container: Container, layout: Layout, size: int, turns: Turns
+    ) -> None:
         self.path = path
         self.format = format
         self.bytes_total = size
         self.good = 0
         self.bad: Counter[str] = Counter()
-        self._container = container
+        self.turns: Turns | None = turns if layout.converse else None
+        self._container, self._layout = container, layout
         self._take = layout.taker(container.columns)
 
     @property
@@ -46,6 +70,7 @@ class DatasetReader:
         return self._container.position
 
     def __iter__(self) -> Iterator[DataRow | BadRow]:
+        """Flat rows; of a conversation its first exchange, whatever ``turns`` is."""
         self.good, self.bad = 0, Counter()
         take = self._take
         number = 0
@@ -67,12 +92,45 @@ class DatasetReader:
             yield BadRow(number, line, reason, detail)
             number += 1
 
+    def conversations(self) -> Iterator[ConversationRow | BadRow]:
+        """The records as whole conversations, where ``turns`` is ``last`` or ``each``."""
+        converse, which = self._layout.converse, self.turns
+        if converse is None or which is None or which == "first":
+            raise ValueError("these rows are not read as conversations")
+        self.good, self.bad = 0, Counter()
+        for number, (line, record, raw) in enumerate(self._container.records()):
+            if isinstance(record, Refusal):
+                reason, detail = record
+            else:
+                try:
+                    found = converse(record, which)
+                    row = ConversationRow(number, line, found, self._layout.name, raw.decode(), id_of(record))
+                except Refused as refused:
+                    reason, detail = refused.refusal
+                else:
+                    self.good += 1
+                    yield row
+                    continue
+            self.bad[reason] += 1
+            yield BadRow(number, line, reason, detail)
 
-def read(path: Path, format: str = "auto", columns: Mapping[str, str] | None = None) -> DatasetReader:
+
+def read(
+    path: Path, format: str = "auto", columns: Mapping[str, str] | None = None, turns: Turns = "first"
+) -> DatasetReader:
     """Open a data file of any known format; see the package for which there are.
 
-    ``columns`` maps ``instruction``, ``input`` and ``response`` to the names they go by in the file,
-    where they are not the usual ones. Raises UserError, with the file and what to do, where it cannot
+    Args:
+        path: the file.
+        format: one of :data:`FORMATS`.
+        columns: maps ``instruction``, ``input`` and ``response`` to the names they go by in the file, where they
+            are not the usual ones.
+        turns: what is taken of conversations.
+
+    Returns:
+        Its rows.
+
+    Raises UserError, with the file and what to do, where it cannot
     be read, holds no rows, or is of no known format.
     """
     path = Path(path)
@@ -87,7 +145,7 @@ def read(path: Path, format: str = "auto", columns: Mapping[str, str] | None = N
         container.columns = mapped
     layout = _layout(path, container, LAYOUTS.get(format), mapped)
     shown = layout.name if container.name == "json" else container.name
-    return DatasetReader(path, shown, container, layout, source.size)
+    return DatasetReader(path, shown, container, layout, source.size, turns)
 
 
 def _mapped(columns: Mapping[str, str]) -> dict[str, str]:
@@ -106,10 +164,12 @@ def _layout(path: Path, container: Container, asked: Layout | None, columns: Map
     votes: Counter[str] = Counter()
     seen: dict[str, None] = {}
     objects = rows = 0
+    examples: list[Record] = []
     for _, record, _ in container.records():
         rows += 1
         if not isinstance(record, Refusal):
             objects += 1
+            examples += [record] if record.keys() >= _PREFERENCE else []
             seen |= dict.fromkeys(record)
             known = layout_of(record)
             votes.update([known.name] if known else [])
@@ -124,6 +184,11 @@ def _layout(path: Path, container: Container, asked: Layout | None, columns: Map
                 f"{path} has no field {absent[0]!r} in its first rows, only {listing(seen)}; correct --column."
             )
         return asked or ALPACA
+    if seen.keys() >= _PREFERENCE and _has_no_answer(examples, asked):
+        raise UserError(
+            f"{path} holds preference pairs ({listing(seen)}), and an import takes one answer to each instruction; where "
+            "its texts are plain, choose one: --column instruction=prompt --column response=chosen."
+        )
     if asked or container.columns:
         return asked or ALPACA
     if votes or not objects:  # with no object among the rows, the reader says row by row what they are
@@ -132,3 +197,16 @@ def _layout(path: Path, container: Container, asked: Layout | None, columns: Map
         f"{path}: its rows have the fields {listing(seen) or 'none'}, which are of no known format; "
         "name them with --column instruction=NAME --column response=NAME."
     )
+
+
+def _has_no_answer(records: list[Record], asked: Layout | None) -> bool:
+    """Whether none of these records has an answer beside what it calls chosen and rejected."""
+    for record in records:
+        layout = asked or layout_of(record)
+        try:
+            if layout is not None:
+                pair_of(*layout.taker({})(record))
+                return False
+        except Refused:
+            continue
+    return True

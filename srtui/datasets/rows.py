@@ -23,7 +23,9 @@ REASONS = {
     "not_json": "the text here is not JSON",
     "not_csv": "the cells do not fit the header, or a quote is never closed",
     "not_an_object": "the JSON here is not an object",
-    "no_turn_pair": "the conversation does not begin with a user turn and its answer",
+    "no_turn_pair": "the conversation has no user turn with an answer (with --turns first: does not begin with one)",
+    "tool_turn": "the conversation calls tools, or offers them",
+    "unknown_role": "a turn is by neither system, user nor assistant",
     "bad_encoding": "the bytes are not UTF-8",
 }
 """Every slug that ``BadRow.reason`` can be, and what it means."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain, islice
 from pathlib import Path
@@ -12,11 +12,14 @@ from typing import IO, Any
 import orjson
 
 from srtui.atomic import replacing
+from srtui.datasets.conversations import WholeRecord
 from srtui.datasets.layouts import LAYOUTS
 from srtui.errors import UserError
 from srtui.measures import STORED
+from srtui.sample import Turn
 
 _TEXTS = ("instruction", "input", "response")
+_NO_COLUMN = (*_TEXTS, "history")
 _BATCH = 1024
 _COLUMN_TYPES = {**dict.fromkeys(STORED, "float64"), "sample": "int64", "variant": "int64", "kind": "string"}
 """Parquet types of the columns that srtui itself adds, which may be null in all of the first rows."""
@@ -30,7 +33,8 @@ def write(rows: Iterable[Mapping[str, Any]], path: Path, format: str, stream: IO
     ``path`` then only says by its ending how.
 
     A row has ``instruction``, ``input`` (may be absent) and ``response``; its other keys are written
-    along as they are. A layout is written as one JSON array or as JSON lines (its ``in_lines``); a name that
+    along as they are; ``history``, its turns, is laid out in front, and a :class:`WholeRecord` is written as it is.
+    A layout is written as one JSON array or as JSON lines (its ``in_lines``); a name that
     ends in ``.jsonl`` or ``.json`` decides otherwise, and ``.gz`` or ``.zst`` behind that compresses.
     Reading the file again with :func:`srtui.datasets.read` gives the same pairs.
 
@@ -52,28 +56,50 @@ def write(rows: Iterable[Mapping[str, Any]], path: Path, format: str, stream: IO
             raise UserError(f"{path}: Parquet is compressed inside; leave the ending {packed} away.")
         with _target(path, stream) as file:
             return _write_parquet(rows, file)
+    arrange = LAYOUTS[format].arrange
+
+    def records() -> Iterator[dict[str, Any]]:
+        for number, row in enumerate(rows):
+            if isinstance(row, WholeRecord):
+                yield row
+                continue
+            record = _behind_history(format, arrange(*_texts(row, number)), row.get("history"))
+            record.update((k, v) for k, v in row.items() if k not in _NO_COLUMN and k not in record)
+            yield record
+
+    return write_records(records(), path, lines=LAYOUTS[format].in_lines, stream=stream)
+
+
+def write_records(
+    records: Iterable[Mapping[str, Any]], path: Path, *, lines: bool, stream: IO[bytes] | None = None
+) -> int:
+    """Write records as they are and return how many.
+
+    Args:
+        records: of values that JSON has.
+        path: of the file; an ending ``.jsonl`` or ``.json`` decides against ``lines``, ``.gz`` or ``.zst`` compresses.
+        lines: JSON lines, else one array.
+        stream: where it is written in place of ``path``.
+
+    Raises UserError as :func:`write` does.
+    """
+    suffixes = [s.lower() for s in path.suffixes]
+    packed = suffixes.pop() if suffixes and suffixes[-1] in (".gz", ".zst") else ""
     last = suffixes[-1] if suffixes else ""
-    as_lines = last == ".jsonl" or (LAYOUTS[format].in_lines and last != ".json")
     with _target(path, stream) as file, _packing(file, packed) as packing:
-        return _write_json(rows, packing.write, format, as_lines)
+        return _write_json(records, packing.write, last == ".jsonl" or (lines and last != ".json"))
 
 
 def _target(path: Path, stream: IO[bytes] | None) -> AbstractContextManager[IO[bytes]]:
     return replacing(path) if stream is None else nullcontext(stream)
 
 
-def _write_json(
-    rows: Iterable[Mapping[str, Any]], put: Callable[[bytes], object], format: str, as_lines: bool
-) -> int:
-    arrange = LAYOUTS[format].arrange
+def _write_json(records: Iterable[Mapping[str, Any]], put: Callable[[bytes], object], as_lines: bool) -> int:
     between, end = (b"", b"\n") if as_lines else (b",\n", b"")
     count = 0
     if not as_lines:
         put(b"[\n")
-    for row in rows:
-        texts = _texts(row, count)
-        record = arrange(*texts)
-        record.update((k, v) for k, v in row.items() if k not in _TEXTS and k not in record)
+    for record in records:
         try:
             line = orjson.dumps(record, default=_as_json)
         except (orjson.JSONEncodeError, RecursionError) as error:
@@ -85,6 +111,27 @@ def _write_json(
     if not as_lines:
         put(b"\n]\n" if count else b"]\n")
     return count
+
+
+def _behind_history(format: str, record: dict[str, Any], history: Sequence[Turn] | None) -> dict[str, Any]:
+    """The record with what came before it: as turns in front, or, flat, in LLaMA-Factory's columns ``system`` and
+    ``history``, a list of user turns with their answers."""
+    if not history:
+        return record
+    lay_out = LAYOUTS[format].lay_out
+    if lay_out is not None:
+        ((field, entries),) = lay_out(history).items()
+        return {**record, field: [*entries, *record[field]]}
+    said = [turn.text for turn in history if turn.role == "system"]
+    rounds: list[list[str]] = []
+    for role, text in history:
+        if role == "user":
+            rounds.append([text, ""])
+        elif role == "assistant" and rounds and not rounds[-1][1]:
+            rounds[-1][1] = text
+        elif role == "assistant":
+            rounds.append(["", text])
+    return {**record, "system": "\n\n".join(said), "history": rounds}
 
 
 def _texts(row: Mapping[str, Any], number: int) -> tuple[str, str, str]:
@@ -109,7 +156,10 @@ def _write_parquet(rows: Iterable[Mapping[str, Any]], file: IO[bytes]) -> int:
     def flat() -> Iterator[dict[str, Any]]:
         for number, row in enumerate(rows):
             texts = dict(zip(_TEXTS, _texts(row, number), strict=True))
-            yield texts | {k: v for k, v in row.items() if k not in _TEXTS}
+            more = {k: v for k, v in row.items() if k not in _NO_COLUMN}
+            if "history" in row:  # the same columns in each row
+                more["history"] = [{"role": t.role, "text": t.text} for t in row["history"]]
+            yield texts | more
 
     source = flat()
     first = list(islice(source, _BATCH))

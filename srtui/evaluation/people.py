@@ -82,7 +82,7 @@ def human_result(
     by_item: dict[int, list[Judgement]] = {}
     for j in said:
         by_item.setdefault(j.item, []).append(j)
-    verdicts = {item: _majority([str(j.choice) for j in group]) for item, group in by_item.items()}
+    verdicts = {item: majority([str(j.choice) for j in group]) for item, group in by_item.items()}
     lost = {item: _lost(sides) for item, sides in (blank or {}).items() if sides}
     verdicts |= lost
     decided = [j for j in said if j.choice in ("a", "b")]
@@ -116,7 +116,8 @@ def _lost(sides: frozenset[Side]) -> str:
     return "tie" if len(sides) == 2 else "lose" if "a" in sides else "win"
 
 
-def _majority(choices: Sequence[str]) -> str:
+def majority(choices: Sequence[str]) -> str:
+    """win, lose or tie of A, by several people's choices; both bad counts as a tie."""
     count = Counter(choices)
     return "win" if count["a"] > count["b"] else "lose" if count["b"] > count["a"] else "tie"
 

@@ -130,6 +130,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def rows_of_file(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file, one at least. Raises UserError where it is no such file."""
+    return _rows(path)[1]
+
+
 def _rows(path: Path) -> tuple[str, list[dict[str, Any]]]:
     content = read_bytes(path, _MOST)
     sha256 = hashlib.sha256(content).hexdigest()

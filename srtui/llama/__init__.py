@@ -61,7 +61,9 @@ class Request:
     """One sequence to write: a chat prompt and the segments of its answer.
 
     ``key`` is the caller's and comes back untouched. With ``candidates`` > 1 the prompt is
-    evaluated once and n answers are sampled from it, with seeds ``seed .. seed + n - 1``.
+    evaluated once and n answers are sampled from it, with seeds ``seed .. seed + n - 1``. Requests whose
+    ``begins`` is the same begin with much the same words: they run one after the other, and what one has in
+    the cache while the next begins is not evaluated again.
 
     A reasoning model may think for ``thinking_tokens``, once over, beside what its segments have; then
     its ``<think>`` is closed for it. A first segment with a lead leaves no room to think in: a
@@ -75,6 +77,7 @@ class Request:
     sampler: Sampler = Sampler()
     candidates: int = 1
     thinking_tokens: int = 1024
+    begins: object = None
 
 
 @dataclass(frozen=True)

@@ -129,16 +129,17 @@ class LlamaLosses:
         self._run(stems, [])
         for source, target, size in copies:
             llama_cpp.llama_memory_seq_cp(memory, source, target, 0, size)
-        sums = [0.0] * seq
-        self._run(rows, sums)
+        each: list[list[float]] = [[] for _ in range(seq)]
+        self._run(rows, each)
+        sums = [sum(nlls) for nlls in each]
         self.tokens_run += tokens
         ends = np.cumsum([len(group) for group in texts]).tolist()
         return [sums[end - len(group) : end] for end, group in zip(ends, texts, strict=True)]
 
     def losses(
         self, asked: Sequence[tuple[Sequence[int], int, int]], cells: int
-    ) -> Iterator[tuple[list[int], list[float | None], int]]:
-        """Summed NLL in nats of the last ``target`` tokens of each sequence.
+    ) -> Iterator[tuple[list[int], list[list[float] | None], int]]:
+        """NLLs in nats of the last ``target`` tokens of each sequence, token by token.
 
         ``asked`` are (ids, target, shared): the first ``shared`` ids may be copied from another
         sequence with the same beginning. ``cells`` bounds the tokens that are held at a time, one
@@ -166,7 +167,7 @@ class LlamaLosses:
 
     def _group(
         self, asked: Sequence[tuple[Sequence[int], int, int]], prefixes: dict[tuple[int, ...], int]
-    ) -> list[float | None]:
+    ) -> list[list[float] | None]:
         memory = llama_cpp.llama_get_memory(self._context)
         llama_cpp.llama_memory_clear(memory, False)
         self._trunk = None
@@ -181,12 +182,13 @@ class LlamaLosses:
                 (ids[place], place, seq, ids[place + 1] if first - 1 <= place < len(ids) - 1 else None)
                 for place in range(shared, len(ids))
             ]
-        sums = [0.0] * len(asked)
-        self._run(rows, sums)
-        return [s if np.isfinite(s) else None for s in sums]
+        each: list[list[float]] = [[] for _ in asked]
+        self._run(rows, each)
+        return [nlls if np.isfinite(nlls).all() else None for nlls in each]
 
-    def _run(self, rows: Sequence[tuple[int, int, int, int | None]], sums: list[float]) -> None:
-        """Evaluate (token, position, sequence, wanted next token or None), and add up the NLLs."""
+    def _run(self, rows: Sequence[tuple[int, int, int, int | None]], each: list[list[float]]) -> None:
+        """Evaluate (token, position, sequence, wanted next token or None), and add each wanted token's NLL to
+        those of its sequence, in order."""
         batch = self._batch
         for start in range(0, len(rows), _BATCH):
             chunk = rows[start : start + _BATCH]
@@ -210,7 +212,7 @@ class LlamaLosses:
             most = logits.max(axis=1)
             partition = np.exp(logits - most[:, None]).sum(axis=1, dtype=np.float64)
             for (seq, _), nll in zip(wanted, most + np.log(partition) - picked, strict=True):
-                sums[seq] += float(nll)
+                each[seq].append(float(nll))
 
     def _open(self, cells: int) -> None:
         if cells <= self._cells:

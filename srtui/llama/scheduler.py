@@ -85,7 +85,10 @@ class Scheduler:
         self.together = together
         self.slots: list[AnswerSequence | None] = []
         self.prefix: list[int] = []  # what the sequence behind the slots holds
-        self._queue: list[tuple[int, int, AnswerSequence]] = []  # a heap: the longest first, then the oldest
+        self._queue: list[
+            tuple[int, int, AnswerSequence]
+        ] = []  # a heap: the first place first, then the oldest
+        self._places: dict[object, int] = {}  # of what begins alike, the first one's size
         self._numbers = count()
         self._next_plan: list[tuple[int, int, AnswerSequence]] = []  # too long for the slots of this one
         self._set_back: deque[AnswerSequence] = deque()
@@ -104,9 +107,13 @@ class Scheduler:
         return len(self._queue) + len(self._next_plan) + len(self._set_back)
 
     def add(self, sequences: Iterable[AnswerSequence]) -> None:
-        """Queue sequences; those of one size run in the order in which they came."""
+        """Queue sequences; those of one size run in the order in which they came, and those that begin alike
+        after each other, at the place of the first of them."""
         for sequence in sequences:
-            heapq.heappush(self._queue, (-sequence.size, next(self._numbers), sequence))
+            begins, place = sequence.request.begins, sequence.size
+            if begins is not None:
+                place = self._places.setdefault(begins, sequence.size)
+            heapq.heappush(self._queue, (-place, next(self._numbers), sequence))
 
     def clear(self) -> None:
         """Forget all sequences."""
@@ -114,6 +121,7 @@ class Scheduler:
         self._queue.clear()
         self._next_plan.clear()
         self._set_back.clear()
+        self._places.clear()
 
     # -- planning ---------------------------------------------------------------------------
 
@@ -124,7 +132,7 @@ class Scheduler:
             heapq.heappush(self._queue, entry)
         self._next_plan.clear()
         self._floor = 0
-        return plan_slots([-size for size, _, _ in self._queue], most, affordable)
+        return plan_slots([sequence.size for _, _, sequence in self._queue], most, affordable)
 
     def open(self, plan: SlotPlan, *, slots: int, cells: int, batch_tokens: int, cuts: bool) -> None:
         """The plan was carried out, as far as there was memory.
@@ -178,11 +186,11 @@ class Scheduler:
             return None  # it has the cache to itself
         held = []
         following = None
-        while self._queue and following is None and -self._queue[0][0] > self._floor:
+        while self._queue and following is None:
             entry = heapq.heappop(self._queue)
             sequence = entry[2]
-            if sequence.size > self._cells:
-                self._next_plan.append(entry)  # it came after the plan was made
+            if sequence.size > self._cells or sequence.size <= self._floor:
+                self._next_plan.append(entry)  # it came after the plan was made, or more of it will fit
             elif self._prompt_is_coming(sequence):
                 held.append(entry)
             else:
@@ -192,7 +200,13 @@ class Scheduler:
         return following
 
     def _prompt_is_coming(self, sequence: AnswerSequence) -> bool:
-        """Whether another candidate of its request is evaluating their prompt right now."""
+        """Whether another candidate of its request, or one that begins alike, is evaluating their prompt right
+        now."""
+        begins = sequence.request.begins
+        if self._cuts and begins is not None and not sequence.started:
+            alike = [other for other in self.running if other.request.begins == begins]
+            if any(other.cached < len(other.prompt) for other in alike):
+                return True
         if not self._cuts or not sequence.candidate or self._sibling(sequence) is not None:
             return False
         return any(other.request is sequence.request for other in self.running)
@@ -208,6 +222,22 @@ class Scheduler:
                 return other
         return None
 
+    def _relative(self, sequence: AnswerSequence) -> tuple[AnswerSequence | None, int]:
+        """The running sequence, of those that begin alike, that has the most of this one's tokens in the cache, and
+        how many; the last one stays, to be evaluated."""
+        found: tuple[AnswerSequence | None, int] = (None, 0)
+        begins = sequence.request.begins
+        if not self._cuts or begins is None:
+            return found
+        for other in self.running:
+            if other is sequence or other.request.begins != begins:
+                continue
+            held = other.tokens[: other.cached]
+            known = len(common_prefix([held, sequence.tokens[:-1]]))
+            if known > found[1]:
+                found = (other, known)
+        return found
+
     def _admit(self, sequence: AnswerSequence, slot: int) -> Admission:
         fresh = not sequence.started
         if fresh:
@@ -218,6 +248,9 @@ class Scheduler:
         if sibling is not None:  # the prompt's last token again, for its logits
             return Admission(sequence, slot, sibling.slot, len(sequence.prompt) - 1)
         size = len(self.prefix)
+        other, known = self._relative(sequence)
+        if other is not None and known > size:
+            return Admission(sequence, slot, other.slot, known)
         if size and sequence.tokens[:size] == self.prefix:
             return Admission(sequence, slot, len(self.slots), size)
         return Admission(sequence, slot)

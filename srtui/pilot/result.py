@@ -98,7 +98,8 @@ class PilotResult:
     forecast: Forecast
     examples: list[Example]
     verdict: Verdict
-    words: list[str] = field(default_factory=list)
+    calibrated: list[str] = field(default_factory=list)
+    """What is known of each measure that it chose by, with this student, a sentence each."""
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> PilotResult:

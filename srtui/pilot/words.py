@@ -53,6 +53,7 @@ def facts(r: PilotResult) -> list[tuple[str, str]]:
         if stops["value"] or gate == "about_the_task":
             done = "is on and stops" if gate in r.active_gates else "is off and would stop"
             rows.append((f"gates.{gate}", f"{done} {counted(stops)} of the samples with a rewrite"))
+    rows += [("measure", sentence) for sentence in r.calibrated]
     rows.append(("kept", counted(r.kept)))
     rows.append(
         (

@@ -17,10 +17,10 @@ import numpy as np
 
 from srtui import today
 from srtui.errors import UserError
-from srtui.measures import MEASURES
+from srtui.measures import AT_LENGTH, MEASURES
 from srtui.pipeline.context import open_judge, student_path
 from srtui.pipeline.engine import Engine
-from srtui.pipeline.holdout import question_key, unseen
+from srtui.pipeline.holdout import asked, unseen
 from srtui.pipeline.prepare import prepare
 from srtui.pipeline.train import trained_on
 from srtui.progress import Reporter, Stopped
@@ -42,6 +42,8 @@ class Arm:
 
     words: str
     selection: dict[str, Any] = field(default_factory=dict)
+    on_request: bool = False
+    """Run only where ``--only`` names it."""
 
 
 ARMS = {
@@ -66,6 +68,15 @@ ARMS = {
         "as many originals, nearest to all the others", {**_ALL, **_ORIGINAL, "top_by": "facility"}
     ),
     "longest": Arm("as many originals, the longest answers", {**_ALL, **_ORIGINAL, "top_by": "length"}),
+    **{
+        name + AT_LENGTH: Arm(
+            f"{measure.arm}, at equal length",
+            {"instruction_by": name, "response_by": name, "length_control": True},
+            on_request=True,
+        )
+        for name, measure in MEASURES.items()
+        if measure.source != "draw"
+    },
 }
 
 
@@ -178,6 +189,11 @@ class Ablation:
                 f"{recipe_path}: an ablation compares tuned students on held-out samples; it needs "
                 "training.enabled = true and training.held_out above 0."
             )
+        if recipe.training.method != "sft":
+            raise UserError(
+                f"{recipe_path}: an ablation trains each arm on the answers that it chose; its arms by lot and by rule "
+                'have no preferences to train on. Set training.method = "sft".'
+            )
         self._workspace, self._store, self._path = workspace, store, recipe_path
         self._recipe, self._reporter, self._should_stop = recipe, reporter, should_stop
         self._day = ""  # the full method's run has it
@@ -198,7 +214,7 @@ class Ablation:
         rows: list[ArmResult] = []
         trained: dict[str, list[Run]] = {}
         for name, arm in ARMS.items():
-            if name != "full" and only and name not in only:
+            if name != "full" and (name not in only if only else arm.on_request):
                 continue
             runs: list[Run] = []
             try:
@@ -268,7 +284,7 @@ class Ablation:
     def _unseen(self, sets: dict[str, list[int]], runs: Sequence[Run]) -> dict[str, NDArray[Any]]:
         """Which held-out variants ask what no arm was trained on; a rewrite may have become the same question."""
         trained = self._store.corpus.variants({v for run in runs for _, v in trained_on(self._store, run)})
-        seen = {question_key(v.pair.instruction, v.pair.input) for v in trained.values()}
+        seen = {asked(v.pair) for v in trained.values()}
         held = self._store.corpus.variants({v for ids in sets.values() for v in ids})
         kept = {v.id for v in unseen(list(held.values()), seen)}
         return {kind: np.array([v in kept for v in ids]) for kind, ids in sets.items()}

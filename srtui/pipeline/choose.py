@@ -2,39 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from srtui import selection
 from srtui.gates import first_gate
 from srtui.hashing import draw
-from srtui.measures import (
-    FILTERS,
-    MEASURES,
-    NOTHING_TO_SCORE,
-    SCORE_OF,
-    STORED,
-    Measure,
-    Metric,
-    Source,
-    SpanLoss,
-    Value,
-)
+from srtui.measures import FILTERS, MEASURES, STORED, Metric
 from srtui.pipeline.context import CHUNK, Context
+from srtui.pipeline.values import MeasureValues
 from srtui.recipe.settings import SIDES
-from srtui.sample import Pair, Target
-from srtui.selection import seeded_random
+from srtui.sample import Target
 from srtui.store.corpus import batched
 from srtui.store.decisions import GatedRewrite
 
-if TYPE_CHECKING:
-    from srtui.pipeline.variants import VariantScorer
-
 _Open = tuple[int, tuple[int, list[int]]]
 """A choice that is not made: sample, the variant that was reflected on, its rewrites."""
-_ValuesOf = Callable[[Measure, Target, list[int], Callable[[float], None]], list[Value]]
-"""(measure, target, variant ids, how much of the call is done) -> a value for each variant, in their order."""
 
 
 @dataclass
@@ -61,21 +45,14 @@ class _ProxyTally:
         )
 
 
-class Choosing:
+class Choosing(MeasureValues):
     """Scores what a choice needs, and stores the choice with its reason."""
 
     def __init__(self, context: Context) -> None:
-        self._context, self._watch = context, context.watch
-        self._store, self._run, self._recipe = context.store, context.run, context.recipe
+        super().__init__(context)
         self._total = context.sample_count
         self._reused = 0  # decisions made from stored scores alone
-        self._tokens = 0  # through the student in this stage, in this process
         self._tally = _ProxyTally()
-        self._sources: dict[Source, _ValuesOf] = {
-            "losses": self._from_losses,
-            "encoder": self._by_encoder,
-            "draw": self._drawn,
-        }
 
     def instruction(self) -> None:
         """The variant with the higher IFD is taken further. Raises Stopped when asked to stop."""
@@ -114,11 +91,16 @@ class Choosing:
             scores, by_proxy = self._measure(
                 target, by, groups, lambda g: choose(g[0], g[1:], by).variant_id, report_share
             )
+            controlled = (
+                self._recipe.selection.length_control and bool(scores) and MEASURES[by].source != "draw"
+            )
+            if controlled:
+                scores = self._at_length(MEASURES[by], target, scores, report_share)
             with self._store.transaction():
                 for sample_id, (before, rewrites) in chunk:
                     first = scores.get(before, selection.ScoredText(before, None))
                     others = [scores.get(r, selection.ScoredText(r, None)) for r in rewrites]
-                    choice = choose(first, others, by)
+                    choice = choose(first, others, by, controlled)
                     beside = f" (by {self._recipe.scoring.proxy})" if before in by_proxy else ""
                     if stopped := gated.get(sample_id):
                         self._store.decisions.add_gated(self._run.id, sample_id, target, stopped)
@@ -149,8 +131,8 @@ class Choosing:
         self, target: Target, chunk: list[_Open]
     ) -> tuple[list[_Open], dict[int, list[GatedRewrite]]]:
         """The open choices without the rewrites that a gate of the recipe stops, and these by sample."""
-        active = self._recipe.gates.active
-        if not active:
+        active, by_rater = self._recipe.gates.active, self._recipe.gates.rater and target == "response"
+        if not (active or by_rater):
             return chunk, {}
         texts = self._store.corpus.variants(v for _, (before, rewrites) in chunk for v in (before, *rewrites))
         gated: dict[int, list[GatedRewrite]] = {}
@@ -164,7 +146,26 @@ class Choosing:
                 else:
                     gated.setdefault(sample_id, []).append(GatedRewrite(rewrite, *found))
             passed.append((sample_id, (before, kept)))
-        return passed, gated
+        return (self._past_rater(passed, gated) if by_rater else passed), gated
+
+    def _past_rater(self, chunk: list[_Open], gated: dict[int, list[GatedRewrite]]) -> list[_Open]:
+        """The open choices of answers without those that the rater prefers the old one to, which are added to
+        ``gated``. What the rater could not be asked about (too long for its context) passes. Raises Stopped."""
+        rater = self._context.rater()
+        asked = [(sample_id, before, r) for sample_id, (before, rewrites) in chunk for r in rewrites]
+        texts = self._store.corpus.variants(v for _, before, r in asked for v in (before, r))
+        said = rater.preferences(
+            [(texts[before].pair, texts[r].pair.response) for _, before, r in asked],
+            should_stop=self._watch.should_stop,
+        )
+        self._watch.raise_if_stopped()
+        stopped: set[int] = set()
+        for (sample_id, _, rewrite), (old_is_better, _) in zip(asked, said, strict=True):
+            if old_is_better is not None and old_is_better > 0.5:
+                stopped.add(rewrite)
+                why = f"the rater {rater.name} prefers the old answer ({old_is_better:.2f})"
+                gated.setdefault(sample_id, []).append(GatedRewrite(rewrite, "rater", why))
+        return [(s, (before, [r for r in rewrites if r not in stopped])) for s, (before, rewrites) in chunk]
 
     def _settle(self, weight: float, detail: dict[str, Any]) -> None:
         """Say of each sample whether it is trained on; scores only what that needs."""
@@ -243,48 +244,10 @@ class Choosing:
         measure = MEASURES[by]
         if measure.stored:
             return self._compare(groups, by, decide, report_share)
-        values = self._sources[measure.source](measure, target, variant_ids, report_share)
+        values = self._values(measure, target, variant_ids, report_share)
         return {
             v: selection.ScoredText(v, *value) for v, value in zip(variant_ids, values, strict=True)
         }, set()
-
-    def _from_losses(
-        self, measure: Measure, target: Target, variant_ids: list[int], report_share: Callable[[float], None]
-    ) -> list[Value]:
-        """The measure's formula over the losses of each variant, which are scored where they are not stored."""
-        judge = self._context.judge()
-        directions = measure.directions(target)
-        losses: dict[int, tuple[SpanLoss, ...]] = dict.fromkeys(variant_ids, ())
-        for n, direction in enumerate(directions):
-            metric = SCORE_OF[direction]
-
-            def report_all(share: float, before: int = n) -> None:
-                report_share((before + share) / len(directions))
-
-            self._score(judge, variant_ids, metric, report_all)
-            for v, pair in self._store.scores.losses_of(variant_ids, judge.setting_id, metric).items():
-                losses[v] += pair
-        return [
-            measure.value(*losses[v]) if len(losses[v]) == 2 * len(directions) else (None, NOTHING_TO_SCORE)
-            for v in variant_ids
-        ]
-
-    def _by_encoder(
-        self, measure: Measure, target: Target, variant_ids: list[int], report_share: Callable[[float], None]
-    ) -> list[Value]:
-        """The cosine of each variant's instruction and response."""
-        values = self._context.encoder().coherence(self._pairs(variant_ids))
-        return [(value, None if value is not None else NOTHING_TO_SCORE) for value in values]
-
-    def _drawn(
-        self, measure: Measure, target: Target, variant_ids: list[int], report_share: Callable[[float], None]
-    ) -> list[Value]:
-        """A number for each variant that the recipe's seed, the target and the text decide."""
-        return [(seeded_random(self._recipe.seed, target, *pair), None) for pair in self._pairs(variant_ids)]
-
-    def _pairs(self, variant_ids: list[int]) -> list[Pair]:
-        variants = self._store.corpus.variants(variant_ids)
-        return [variants[v].pair for v in variant_ids]
 
     def _compare(
         self,
@@ -317,27 +280,6 @@ class Choosing:
             self._tally.add(kind, len(some), changed)
         self._tally.decided += len(groups)
         return quick | exact, set(everything) - set(asked)
-
-    def _score(
-        self,
-        judge: VariantScorer,
-        variant_ids: Iterable[int],
-        metric: Metric,
-        report_share: Callable[[float], None],
-    ) -> dict[int, selection.ScoredText]:
-        """Bring the missing scores of these variants into the store, and read all of them.
-
-        ``report_share`` gets how much of this call is done, from 0 to 1. Raises Stopped when asked to stop.
-        """
-        wanted = list(variant_ids)
-        for tokens, share in judge.score(wanted, metric, self._watch.should_stop):
-            self._tokens += tokens
-            report_share(share)
-        self._watch.raise_if_stopped()
-        return {
-            i: selection.ScoredText(i, value, reason)
-            for i, (value, reason) in judge.scores(wanted, metric).items()
-        }
 
     def _report(self, done: int, detail: dict[str, Any], now: bool = False) -> None:
         self._watch.report_progress(done, self._total, self._tokens, detail, now)

@@ -25,6 +25,7 @@ from srtui.store.runs import Run
 from srtui.workspace import Workspace
 
 if TYPE_CHECKING:
+    from srtui.evaluation.rater import Rater
     from srtui.pipeline.variants import VariantScorer
     from srtui.student import Quantization, Student
     from srtui.student.coherence import SentenceEncoder
@@ -96,7 +97,9 @@ class Context:
         self._teacher = teacher
         self._judge: VariantScorer | None = None
         self._proxy: VariantScorer | None = None
+        self._tuned: VariantScorer | None = None
         self._encoder: SentenceEncoder | None = None
+        self._rater: Rater | None = None
 
     @property
     def sample_count(self) -> int:
@@ -170,6 +173,14 @@ class Context:
             self._proxy = self._load(scoring.proxy, scoring.proxy_quantization)
         return self._proxy
 
+    def tuned(self, adapter: Path) -> VariantScorer:
+        """The recipe's student with an adapter; it is trained further, and chooses nothing."""
+        if self._tuned is None:
+            self.forget_students()
+            student = self.recipe.student
+            self._tuned = self._load(student.model, student.quantization, adapter)
+        return self._tuned
+
     def encoder(self) -> SentenceEncoder:
         """For choices by coherence."""
         from srtui.student.coherence import SentenceEncoder
@@ -180,6 +191,17 @@ class Context:
                 self._encoder = SentenceEncoder(path)
         return self._encoder
 
+    def rater(self) -> Rater:
+        """The GGUF that rates texts: the recipe's, or the teacher. It holds no memory between two questions."""
+        from srtui.evaluation.rater import Rater
+
+        if self._rater is None:
+            name = self.recipe.selection.rater or self.recipe.teacher.model
+            self._rater = Rater(self.store, self.workspace.models, name)
+        if _gpu():
+            self.forget_students()
+        return self._rater
+
     def close_teacher(self) -> None:
         """Free the teacher's memory."""
         if self._teacher is not None:
@@ -189,12 +211,12 @@ class Context:
     def forget_students(self) -> None:
         """Free the students' memory, all of it, before anything else is loaded: a teacher's layers are
         planned by what is free."""
-        for judge in (self._judge, self._proxy):
+        for judge in (self._judge, self._proxy, self._tuned):
             if judge is not None:
                 judge.close()
-        self._judge = self._proxy = None
+        self._judge = self._proxy = self._tuned = None
 
-    def _load(self, name: str, quantization: Quantization) -> VariantScorer:
+    def _load(self, name: str, quantization: Quantization, adapter: Path | None = None) -> VariantScorer:
         with self._loading("load-student", f"student {name} in {quantization}"):
             from srtui.student import Student
 
@@ -203,7 +225,9 @@ class Context:
             path = student_path(
                 self.workspace, name, quantization, lambda line: self.watch.event("info", line)
             )
-            student = Student.load(path, quantization, say=lambda line: self.watch.event("warning", line))
+            student = Student.load(
+                path, quantization, adapter=adapter, say=lambda line: self.watch.event("warning", line)
+            )
             judge = open_judge(self.store, self.recipe, path, name, quantization, student=student)
         if judge.longest is not None and judge.longest < self.recipe.prompt.max_length:
             self.watch.event(

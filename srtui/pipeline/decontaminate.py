@@ -74,7 +74,7 @@ class KnownPrompts:
         count = 0
         for sample_id, pair in texts:
             count += 1
-            overlap = self._index.find(f"{pair.instruction}\n{pair.input}", "\n".join(pair))
+            overlap = self._index.find(f"{pair.instruction}\n{pair.input}", "\n".join(pair.texts))
             if overlap is not None:
                 prompt, source = names[overlap.prompt]
                 found.append(FoundPrompt(sample_id, overlap.kind, source, prompt))

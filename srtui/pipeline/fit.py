@@ -228,7 +228,8 @@ def plan_training(needs: StudentNeeds, name: str, recipe: Recipe, free: int) -> 
         free: bytes of the card.
     """
     settings, length = recipe.training, recipe.prompt.max_length
-    longest = Span(tuple(range(length)), length - 1)
+    texts = 1 if settings.method == "sft" else 2  # of a pair, both go through the student in one pass
+    longest = Span(tuple(range(length)) * texts, (length - 1) * texts)
     examples: Sequence[Span] = [longest] * settings.batch_size
     asked = settings.gradient_checkpointing
     ways: dict[str, Any] = {
@@ -241,9 +242,9 @@ def plan_training(needs: StudentNeeds, name: str, recipe: Recipe, free: int) -> 
     parts = {"weights": needs.weights, "adapters, gradients, activations": need}
     if need <= room:
         again = "layers computed twice" if ways["gradient_checkpointing"] else "activations kept"
-        words = f"passes of {settings.micro_batch_size} x {length:,} tokens at most, {again}"
+        words = f"passes of {settings.micro_batch_size * texts} x {length:,} tokens at most, {again}"
         return StagePlan("train", name, parts, free, True, words)
-    would = what_would_fit(max(0, room), needs.shape, examples, settings, **ways)
+    would = what_would_fit(max(0, room), needs.shape, examples, settings, texts=texts, **ways)
     words = f"set {would}" if would else "choose a smaller student"
     return StagePlan("train", name, parts, free, False, words)
 

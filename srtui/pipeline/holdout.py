@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from srtui.sample import digest
+from srtui.sample import Pair, digest
 from srtui.store.corpus import Variant
 
 
@@ -23,12 +23,20 @@ def question_key(instruction: str, input: str = "") -> int:
     return int.from_bytes(digest("question", letters or words.strip())[:8], "big", signed=True)
 
 
-def alike(questions: Iterable[tuple[int, str, str]]) -> dict[int, int]:
-    """Of (sample id, instruction, input), the key by sample id of those that are not alone with theirs."""
+def alike(
+    questions: Iterable[tuple[int, str, str]], conversations: Mapping[int, int] | None = None
+) -> dict[int, int]:
+    """Of (sample id, instruction, input), the key by sample id of those that are not alone with theirs. Samples
+    of one of ``conversations`` (its id by sample) are alike, whatever they ask, and like no others: what they ask
+    refers to it."""
     ids, keys = [], []
+    of = conversations or {}
     for sample_id, instruction, text in questions:
         ids.append(sample_id)
-        keys.append(question_key(instruction, text))
+        if sample_id in of:
+            keys.append(int.from_bytes(digest("conversation", of[sample_id])[:8], "big", signed=True))
+        else:
+            keys.append(question_key(instruction, text))
     _, which, count = np.unique(np.array(keys, dtype=np.int64), return_inverse=True, return_counts=True)
     shared = np.flatnonzero(count[which] > 1).tolist()
     return {ids[n]: keys[n] for n in shared}
@@ -61,5 +69,12 @@ def hold_out(
 
 
 def unseen(held: Sequence[Variant], trained: Collection[int]) -> list[Variant]:
-    """Those whose question is none of ``trained`` (keys of :func:`question_key`)."""
-    return [v for v in held if question_key(v.pair.instruction, v.pair.input) not in trained]
+    """Those whose question is none of ``trained`` (keys of :func:`asked`)."""
+    return [v for v in held if asked(v.pair) not in trained]
+
+
+def asked(pair: Pair) -> int:
+    """:func:`question_key` of a pair, with the history that its question refers to."""
+    if not pair.history:
+        return question_key(pair.instruction, pair.input)
+    return question_key("\n".join(t.text for t in pair.history), f"{pair.instruction}\n{pair.input}")

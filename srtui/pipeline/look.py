@@ -160,7 +160,7 @@ def _side(pairs: Iterable[Pair]) -> TextSide:
         answered.append(len(pair.response))
         inputs += bool(pair.input.strip())
         code += has_code(pair.response)
-        languages[language_of(pair.response) or language_of(" ".join(pair))] += 1
+        languages[language_of(pair.response) or language_of(" ".join(pair.texts))] += 1
     return TextSide(
         len(asked), _quantiles(asked), _quantiles(answered), inputs, code, dict(languages.most_common())
     )

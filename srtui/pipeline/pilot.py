@@ -35,6 +35,7 @@ from srtui.store import Store, figures
 from srtui.store.runs import STEPS, Run, seconds_a_sample
 from srtui.store.sample_view import SampleView, VariantView, view_sample
 from srtui.store.stored import stored
+from srtui.store.summary import summarise
 from srtui.workspace import Workspace
 
 SHOWN = 8
@@ -167,7 +168,20 @@ class _Reading:
             forecast=self._forecast(of - len(self._views)),
             examples=self._shown(examples),
             verdict=verdict,
+            calibrated=self._calibrated(),
         )
+
+    def _calibrated(self) -> list[str]:
+        """What is known of each measure that the student chose by, a sentence each."""
+        student = self._recipe.student.model
+        sentences: dict[str, None] = {}
+        for standing in summarise(self._store, self._run.id).measures.values():
+            sentences[
+                f"{standing.measure} was never calibrated with {student}: what its choices are worth is unknown"
+                if standing.verdict is None
+                else standing.sentence
+            ] = None
+        return list(sentences)
 
     # -- what the teacher wrote -------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from srtui.evaluation.sources import sha256_of
 from srtui.hashing import draw, key, scheme_1
 from srtui.pilot.strata import Stratum, stratified
 from srtui.pipeline.holdout import alike, hold_out
+from srtui.pipeline.preference import first_adapter
 from srtui.recipe import Recipe
 from srtui.store import Store
+from srtui.store.conversations import NewConversation, conversation_ids
 from srtui.store.imports import Imported, NewRow, RefusedRow
 from srtui.store.runs import Run
 from srtui.workspace import Workspace, dataset_file
@@ -27,42 +30,64 @@ def import_file(
     as_variant: str | None = None,
     match: str = "instruction",
     on_progress: Callable[[int, int, int], None] = lambda rows, done_bytes, total_bytes: None,
+    turns: datasets.Turns = "last",
 ) -> Imported:
     """Take a data file into the store; the same bytes a second time add nothing.
 
-    ``on_progress`` gets rows read, bytes read and bytes in all. Raises UserError, and stores
-    nothing, where no row is good.
-
     Args:
-        store: where the samples go.
-        path: of the data file.
-        name: of the dataset; the file's stem if None.
-        format: one of srtui.datasets.FORMATS.
-        columns: the names that instruction, input and response go by, where they are not the usual ones.
-        as_variant: the kind of variant that the rows become; None for samples.
-        match: how a rewrite finds its sample: id, instruction or position.
-        on_progress: gets rows read, bytes read, bytes in all.
+        store: where to.
+        path: the file.
+        name: of the dataset; the file's name where it is not given.
+        format: one of :data:`srtui.datasets.FORMATS`.
+        columns: by text the file's name for it, where that is not a usual one.
+        as_variant: the kind of rewrites that the rows are, of samples that are stored.
+        match: how a rewrite finds its sample.
+        on_progress: gets rows read, bytes read and bytes in all.
+        turns: what is taken of conversations; of rewrites, always the first exchange.
+
+    Returns:
+        What came of it.
+
+    Raises UserError, and stores nothing, where no row is good, or the same bytes are in this dataset with
+    something else taken of their conversations.
     """
-    reader = datasets.read(path, format, columns)
+    reader = datasets.read(path, format, columns, "first" if as_variant else turns)
     sha256 = sha256_of(path)
     name = name or _dataset_name(path)
     kind = as_variant or "original"
     already = store.imports.earlier(name, sha256, kind)
     if already is not None:
+        before = store.imports.turns_taken(name, sha256)
+        if None not in (before, reader.turns) and kind == "original" and before != reader.turns:
+            raise UserError(
+                f"{path} is in {name} already, with --turns {before}; import it with --turns {turns} under another --name."
+            )
         return already
+    left_out: Counter[str] = Counter()
 
-    def rows() -> Iterator[NewRow | RefusedRow]:
-        for n, row in enumerate(reader):
+    def rows() -> Iterator[NewRow | NewConversation | RefusedRow]:
+        whole = reader.turns not in (None, "first")
+        for n, row in enumerate(reader.conversations() if whole else reader):
             if n % 4096 == 0:
                 on_progress(n, reader.bytes_read, reader.bytes_total)
             if isinstance(row, datasets.BadRow):
                 yield RefusedRow(row.line, row.reason, row.detail)
+            elif isinstance(row, datasets.ConversationRow):
+                found = row.conversation
+                left_out.update(found.left_out)
+                exchanges = [(e.answer, e.pair.texts, e.followed) for e in found.exchanges]
+                yield NewConversation(
+                    row.number, found.turns, found.places, exchanges, row.layout, row.record, row.id
+                )
             else:
                 yield NewRow(row.number, row.pair, row.record, row.id)
 
     if as_variant is None:
-        return store.imports.add_samples(name, str(path), sha256, reader.format, rows())
-    return store.imports.add_rewrites(name, str(path), sha256, reader.format, as_variant, rows(), match)
+        return store.imports.add_samples(
+            name, str(path), sha256, reader.format, rows(), reader.turns, left_out
+        )
+    rewrites = (row for row in rows() if not isinstance(row, NewConversation))
+    return store.imports.add_rewrites(name, str(path), sha256, reader.format, as_variant, rewrites, match)
 
 
 def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Path) -> tuple[Run, bool]:
@@ -76,6 +101,7 @@ def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pat
         recipe: read and checked.
         recipe_path: its file, beside which a dataset's file may lie.
     """
+    first_adapter(workspace, store, recipe)  # hours before it is needed
     dataset_id = _dataset(workspace, store, recipe, recipe_path)
     ids = samples_of(store, dataset_id, recipe)
     fingerprint = f"{recipe.fingerprint}-{key('samples', ids=ids).hex()[2:10]}"
@@ -85,7 +111,11 @@ def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pat
         return earlier, False
     path = str(recipe_path)
     share = recipe.training.held_out if recipe.training.enabled else 0.0
-    groups = alike(store.corpus.questions(dataset_id, recipe.limit)) if share else {}
+    groups: dict[int, int] = {}
+    if share:
+        # What one exchange of a conversation asks and answers, the next one's history says again.
+        of = conversation_ids(store.conn, dataset_id)
+        groups = alike(store.corpus.questions(dataset_id, recipe.limit), of)
     samples = hold_out(ids, share, lambda i: draw(recipe.seed, "held out", i), groups)
     run = store.runs.create(recipe.name, dataset_id, path, recipe.model_dump_json(), fingerprint, samples)
     date = None if recipe.pilot else _pilots_date(store, dataset_id, recipe)
@@ -164,7 +194,7 @@ def _dataset(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pa
         raise UserError(
             f"{recipe_path}: dataset = {recipe.dataset!r} is neither a file nor an imported dataset ({names})."
         )
-    taken = store.imports.dataset_of_file(sha256_of(path))
+    taken = store.imports.dataset_of_file(sha256_of(path), recipe.turns)
     if taken is None:
         # An edited file is another dataset: merging it with its older self would train on both.
         stem = taken = _dataset_name(path)
@@ -172,7 +202,7 @@ def _dataset(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pa
         while store.corpus.dataset_id(taken) is not None:
             n += 1
             taken = f"{stem}-{n}"
-        import_file(store, path, taken)
+        import_file(store, path, taken, turns=recipe.turns)
     dataset_id = store.corpus.dataset_id(taken)
     assert dataset_id is not None  # noqa: S101 - imported just above
     return dataset_id

@@ -120,7 +120,7 @@ class _Check:
             return (
                 f"{name}: it chose variant {r['chosen_id']}, by what was compared it is {choice.variant_id}"
             )
-        if by in STORED and len(compared) > 1:
+        if by in STORED and len(compared) > 1 and not recipe.selection.length_control:
             for one in compared:
                 if one.score is not None and not self._is_a_score(one.variant_id, by, one.score):
                     return (
@@ -173,6 +173,10 @@ def _gives(record: Any, texts: Pair) -> bool:
     for layout in LAYOUTS.values() if isinstance(record, dict) else ():
         with suppress(Refused):  # its file was of another
             if pair_of(*layout.taker({})(record)) == texts:
+                return True
+        with suppress(Refused):
+            exchanges = layout.converse(record, "each").exchanges if layout.converse else ()
+            if any(exchange.pair.texts == texts.texts for exchange in exchanges):
                 return True
     found = set(_texts(record))
     return all(not text or text in found for text in texts)

@@ -16,6 +16,7 @@ from srtui.llama.tuning import far_off, tuned
 from srtui.pipeline.context import Context
 from srtui.progress import Stopped
 from srtui.reflection import ReflectionPrompt, Rewrite
+from srtui.store.conversations import FOLLOWED, followed
 from srtui.store.corpus import Variant
 from srtui.store.endings import CUT, cut_at, packed
 from srtui.store.generations import CAME_TO_SOMETHING, StoredGeneration
@@ -42,7 +43,10 @@ class _Tally:
 
     def detail(self) -> dict[str, Any]:
         first, retried = self._counts.get("parsed", 0), self._counts.get("retried", 0)
-        return {"parsed": first, "retried": retried, "unparsed": sum(self._counts.values()) - first - retried}
+        unasked = self._counts.get(FOLLOWED, 0)
+        unparsed = sum(self._counts.values()) - first - retried - unasked
+        stay = {"followed": unasked} if unasked else {}
+        return {"parsed": first, "retried": retried, "unparsed": unparsed, **stay}
 
 
 class Reflecting:
@@ -60,6 +64,7 @@ class Reflecting:
 
     def work(self, todo: list[tuple[int, int]]) -> None:
         """``todo``: sample and variant ids. Raises Stopped when asked to stop."""
+        todo = self._without_followed(todo)
         if self._recipe.reflection.source == "store":
             self._from_store(todo)
             self._reused += len(todo)
@@ -127,6 +132,20 @@ class Reflecting:
             )
             if words:
                 self._watch.event("warning", words)
+
+    def _without_followed(self, todo: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Settle the instructions that later turns of their conversation refer to: they stay as they are."""
+        stays = followed(self._store.conn, self._run.id) if self._prompt.target == "instruction" else set()
+        rest = [one for one in todo if one[0] not in stays]
+        if len(rest) < len(todo):
+            with self._store.transaction():
+                for sample_id, variant_id in todo:
+                    if sample_id in stays:
+                        self._store.generations.add_reflection(
+                            self._run.id, sample_id, self._prompt.target, variant_id, FOLLOWED, 0, []
+                        )
+                        self._tally.add(FOLLOWED, 0)
+        return rest
 
     def _from_store(self, todo: list[tuple[int, int]]) -> None:
         """No teacher: what is stored as a rewrite of the variant, whoever made it, is compared."""
@@ -258,7 +277,7 @@ class Reflecting:
             stage=prompt.target,
             model=by.name,
             model_sha256=by.sha256,
-            prompt_version=prompt.version,
+            prompt_version=prompt.version_for(asked.variant.pair),
             mode=self._recipe.reflection.mode,
             sampler=json.dumps(asdict(prompt.sampler(asked.attempt))),
             seed=generation.seed,

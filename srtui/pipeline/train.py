@@ -1,10 +1,11 @@
-"""The last stage: QLoRA on what was selected."""
+"""The last stage: QLoRA on what was selected, or on the pairs of what was chosen and what it beat."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,11 +13,22 @@ from srtui.errors import UserError
 from srtui.measures import FILTERS
 from srtui.pipeline.context import Context, student_path
 from srtui.pipeline.decontaminate import known_prompts
-from srtui.pipeline.holdout import question_key, unseen
+from srtui.pipeline.holdout import asked, unseen
+from srtui.pipeline.preference import (
+    first_adapter,
+    pairs_to_train_on,
+    reward_facts,
+    trained_on_before,
+    training_pairs,
+    unseen_pairs,
+    with_reference,
+)
 from srtui.progress import Stopped
 from srtui.recipe import Recipe, SelectionSettings
+from srtui.sample import Pair
 from srtui.selection import Ranked, best, quotas, seeded_random
 from srtui.store import Store
+from srtui.store.conversations import conversations_of
 from srtui.store.corpus import Variant
 from srtui.store.figures import means
 from srtui.store.runs import Run
@@ -30,7 +42,9 @@ from srtui.training import (
 )
 
 if TYPE_CHECKING:
+    from srtui.pipeline.variants import VariantScorer
     from srtui.student import Span, SpanBuilder
+    from srtui.training.preference import TrainingPair
 
 
 def train_selected(context: Context) -> None:
@@ -40,16 +54,10 @@ def train_selected(context: Context) -> None:
     earlier = store.training.of_run(run_id)
     if earlier is not None and earlier["status"] != "running":
         return
-    _score_what_is_ranked(context)
-    chosen = trained_on(store, store.runs.get(run_id))
     seed = recipe.seed if recipe.training.seed is None else recipe.training.seed
     settings = recipe.training.model_copy(update={"seed": seed})
-    variants = store.corpus.variants(v for _, v in chosen)
-    examples: list[Span] = []
-    left_out: Counter[str] = Counter()
-    if chosen:
-        spans = context.judge().spans
-        examples, left_out = _examples(spans, [variants[v] for _, v in chosen])
+    material = _samples(context) if settings.method == "sft" else _pairs(context)
+    examples, left_out = material.examples, material.left_out
     steps = planned_steps(len(examples), settings)
     if earlier is not None and (earlier["examples"], earlier["steps"]) == (len(examples), steps):
         training_id = earlier["id"]
@@ -59,15 +67,15 @@ def train_selected(context: Context) -> None:
         why = ", ".join(f"{count:,} {reason}" for reason, count in sorted(left_out.items()))
         watch.event(
             "warning",
-            f"{left_out.total():,} of the {len(chosen):,} selected samples have no answer within "
-            f"{spans.max_length:,} tokens to train on and are left out ({why}).",
+            f"{left_out.total():,} of the {material.chosen:,} {material.what} have no answer within "
+            f"{recipe.prompt.max_length:,} tokens to train on and are left out ({why}).",
         )
     if not examples:
-        reason = "no selected sample has an answer to train on" if chosen else "no sample was selected"
+        reason = material.nothing
         store.training.finish(training_id, f"skipped: {reason}", 0, 0.0, None, {})
         watch.event("warning", f"Nothing was trained: {reason}.")
         return
-    _look_for_evaluation_prompts(context, variants.values())
+    _look_for_evaluation_prompts(context, material.texts)
     ended = means(store, run_id).endings
     if ended["cut"]:
         watch.event(
@@ -81,17 +89,18 @@ def train_selected(context: Context) -> None:
             f"{ended['unknown']:,} of the texts that are kept were imported, or written by an older srtui: "
             "whether they were cut short is not known.",
         )
-    judge = context.judge()
+    judge = _starting_student(context)
     watch.report_progress(0, steps, 0, {}, now=True)
     result = train(
         student_path(context.workspace, recipe.student.model, recipe.student.quantization),
         examples,
-        _held_out(context, judge.spans, variants.values()),
+        material.held_out,
         settings,
         context.workspace.runs / context.run.name / "adapter",
         _Record(context, training_id, steps, judge.spans.max_length),
         should_stop=watch.should_stop,
         student=judge.student,
+        held_out_pairs=material.held_out_pairs,
     )
     context.forget_students()  # this one has an adapter now
     if result is None:
@@ -117,16 +126,96 @@ def train_selected(context: Context) -> None:
             "arithmetic": result.arithmetic,
             "changed": result.changed,
             "held_out": result.held_out,
+            **({"rewards": reward_facts(result.rewards)} if result.rewards else {}),
         },
     )
 
 
-def _look_for_evaluation_prompts(context: Context, texts: Iterable[Variant]) -> None:
+@dataclass(frozen=True)
+class _Material:
+    """What a training is given. ``what`` are the ``chosen`` things that examples were made of, of ``texts`` by sample;
+    ``nothing`` says why there is no example."""
+
+    examples: list[Any]
+    held_out: dict[str, list[Span]]
+    left_out: Counter[str]
+    chosen: int
+    what: str
+    nothing: str
+    texts: list[tuple[int, Pair]] = field(default_factory=list)
+    held_out_pairs: list[TrainingPair] = field(default_factory=list)
+
+
+def _starting_student(context: Context) -> VariantScorer:
+    """The student that is trained: as it chose, or with the adapter of the run that it goes on from."""
+    adapter = first_adapter(context.workspace, context.store, context.recipe)
+    return context.judge() if adapter is None else context.tuned(adapter)
+
+
+def _samples(context: Context) -> _Material:
+    """The answers that were taken, and held-out ones."""
+    store, run_id = context.store, context.run.id
+    _score_what_is_ranked(context)
+    chosen = trained_on(store, store.runs.get(run_id))
+    if not chosen:
+        return _Material([], {}, Counter(), 0, "selected samples", "no sample was selected")
+    variants = store.corpus.variants(v for _, v in chosen)
+    spans = _starting_student(context).spans
+    texts = [variants[v] for _, v in chosen]
+    examples, left_out = _examples(spans, texts, conversations_of(store.conn, [s for s, _ in chosen]))
+    sequences = len(examples) + left_out.total()
+    if sequences < len(chosen):
+        context.watch.event(
+            "info",
+            f"{len(chosen):,} selected samples are trained as {sequences:,} sequences: those of a conversation in "
+            "which each goes on from the last, unchanged, are one, with a loss on each answer.",
+        )
+    seen = {asked(v.pair) for v in variants.values()}
+    return _Material(
+        examples,
+        _held_out(context, spans, seen) if examples else {},
+        left_out,
+        len(chosen),
+        "selected samples",
+        "no selected sample has an answer to train on",
+        [(v.sample_id, v.pair) for v in variants.values()],
+    )
+
+
+def _pairs(context: Context) -> _Material:
+    """The pairs of the run's choices, with what the student makes of them before training, and held-out ones."""
+    store, run, recipe, watch = context.store, context.run, context.recipe, context.watch
+    pairs, maker = pairs_to_train_on(store, run, recipe, held_out=False)
+    if not pairs:
+        why = ", ".join(f"{count:,} {why}" for why, count in sorted(maker.left_out.items()) if count)
+        return _Material([], {}, Counter(), 0, "pairs", f"no choice gives a pair ({why or 'none was made'})")
+    judge = _starting_student(context)
+    examples, left_out = training_pairs(judge.spans, pairs)
+    seen = {asked(p.pairs[0]) for p in pairs}
+    aside = unseen_pairs(pairs_to_train_on(store, run, recipe, held_out=True)[0], seen)
+    held, _ = training_pairs(judge.spans, aside)
+    if recipe.training.method == "dpo":
+        examples, lost = with_reference(context, judge, examples)
+        left_out += lost
+        held, _ = with_reference(context, judge, held)
+    if known := trained_on_before(store, recipe, run):
+        watch.event(
+            "warning",
+            f"{known:,} samples that this run holds out were trained on by run {recipe.training.from_run}: what is "
+            "measured on them says nothing of unseen ones. Give both runs the same seed and training.held_out.",
+        )
+    return _Material(
+        examples, _held_out(context, judge.spans, seen), left_out, len(pairs), "pairs",
+        "no pair has answers to train on", [(p.sample_id, text) for p in pairs for text in p.pairs], held,
+    )  # fmt: skip
+
+
+def _look_for_evaluation_prompts(context: Context, texts: Iterable[tuple[int, Pair]]) -> None:
     """Say how many of the texts that are trained on hold a prompt that this workspace has evaluated with."""
     known = known_prompts(context.store)
     if not len(known):
         return
-    overlaps = known.search((variant.sample_id, variant.pair) for variant in texts)
+    overlaps = known.search(texts)
     found = overlaps.contamination
     context.store.datasets.set_contamination(context.run.id, found)
     if found.held:
@@ -145,10 +234,11 @@ class _Record(Listener):
     def __init__(self, context: Context, training_id: int, steps: int, max_length: int) -> None:
         self._context, self._id, self._steps, self._max_length = context, training_id, steps, max_length
         self._tokens_before = 0
+        self._what = "samples" if context.recipe.training.method == "sft" else "pairs"
 
     def planned(self, facts: Preflight) -> None:
         self._context.store.training.set_plan(self._id, facts.facts())
-        self._context.watch.event("info", facts.sentence(self._max_length))
+        self._context.watch.event("info", facts.sentence(self._max_length, self._what))
 
     def begins(self, step: int, tokens: int) -> None:
         self._tokens_before = tokens
@@ -287,29 +377,40 @@ def _facility(
     return {texts[n].sample_id for n in picked} | {text.sample_id for text in ranked if text.by_person}
 
 
-def _examples(spans: SpanBuilder, variants: list[Variant]) -> tuple[list[Span], Counter[str]]:
-    """The spans that were scored, each with the end of its turn; and how many have none, by reason."""
+def _examples(
+    spans: SpanBuilder, variants: list[Variant], of: Mapping[int, int] | None = None
+) -> tuple[list[Span], Counter[str]]:
+    """The spans that were scored, each with the end of its turn; and how many have none, by reason. Where
+    conversations are given, ``of`` (by sample), those of one are one sequence as far as that is the same."""
     from srtui.student import Invalid
+    from srtui.student.spans import as_one
 
     made: list[Span] = []
+    together: dict[int, list[Span]] = {}
     left_out: Counter[str] = Counter()
     for variant in variants:
         span, _ = spans.forward(variant.pair)
         if isinstance(span, Invalid):
             left_out[span.reason] += 1
+            continue
+        span = span.ended(spans.end_of_turn, spans.max_length)
+        conversation = (of or {}).get(variant.sample_id)
+        if conversation is None:
+            made.append(span)
         else:
-            made.append(span.ended(spans.end_of_turn, spans.max_length))
+            together.setdefault(conversation, []).append(span)
+    for group in together.values():
+        made += as_one(group)
     return made, left_out
 
 
-def _held_out(context: Context, spans: SpanBuilder, trained: Iterable[Variant]) -> dict[str, list[Span]]:
+def _held_out(context: Context, spans: SpanBuilder, seen: set[int]) -> dict[str, list[Span]]:
     """Held-out samples with their original responses, and with those that were selected; none whose question
-    is trained on, be it that a rewrite made it so."""
+    (``seen``, by key) is trained on, be it that a rewrite made it so."""
     store, run_id = context.store, context.run.id
     ids = set(store.decisions.held_out(run_id))
     originals = [v for i, v in store.corpus.originals(run_id).items() if i in ids]
     chosen = store.corpus.variants(v for _, v in store.decisions.selected(run_id, held_out=True))
-    seen = {question_key(v.pair.instruction, v.pair.input) for v in trained}
     held = {"original": originals, "selected": list(chosen.values())}
     kept = {name: unseen(variants, seen) for name, variants in held.items()}
     lost = sum(len(held[name]) - len(kept[name]) for name in held)

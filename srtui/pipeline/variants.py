@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from srtui.errors import UserError
 from srtui.measures import MEASURES, Metric, SpanLoss
 from srtui.prompts import PromptSet, template
+from srtui.sample import Pair
 from srtui.store import Store
 from srtui.store.corpus import Variant, batched
 from srtui.store.scores import StoredScore
@@ -20,6 +22,8 @@ from srtui.student.spans import Invalid, Span, SpanBuilder
 
 # By variant: the conditional and the unconditional span, each with its key; or why there are none.
 _Cut = dict[int, "tuple[tuple[bytes, Span], ...] | Invalid"]
+PairLosses = tuple[SpanLoss, SpanLoss]
+"""The conditional and the unconditional loss of a text."""
 _BLOCK = 512  # variants cut into tokens together
 
 
@@ -73,6 +77,11 @@ class VariantScorer:
         self.student.close()
 
     @property
+    def protocol(self) -> Literal["default", "paper"]:
+        """How texts are cut into tokens (docs/method.md)."""
+        return self._protocol
+
+    @property
     def tokens_run(self) -> int:
         """Tokens that went through the student."""
         return int(self._scorer.tokens_run)
@@ -120,7 +129,7 @@ class VariantScorer:
         return list(self._store.corpus.variants(ids).values())
 
     def _cut(self, variants: list[Variant], metric: Metric) -> _Cut:
-        return {v.id: self._spans_of(v, metric) for v in variants}
+        return {v.id: self._spans_of(v.pair, metric) for v in variants}
 
     def _score_block(
         self, pairs: _Cut, metric: Metric, should_stop: Callable[[], bool]
@@ -172,18 +181,76 @@ class VariantScorer:
         losses = {i: known[key] for i, key in key_of.items() if key in known}
         return {i: loss.mean for i, loss in losses.items() if loss.reason is None}
 
+    def pair_losses(
+        self,
+        pairs: Sequence[Pair],
+        metric: Metric,
+        should_stop: Callable[[], bool] = lambda: False,
+        by_token: bool = False,
+    ) -> Generator[tuple[int, float], None, list[PairLosses]]:
+        """Both losses of texts that are no variants, stored as all losses are; yields as ``score`` does.
+
+        Args:
+            pairs: the texts.
+            metric: ``ifd`` for L(y|x) and L(y), ``rifd`` for L(x|y) and L(x).
+            should_stop: asked between passes; when it says so, what is not computed has the reason ``stopped``.
+            by_token: give the tokens' own losses, too.
+
+        Returns:
+            (conditional, unconditional) of each pair, in order.
+        """
+        cut = [self._spans_of(pair, metric) for pair in pairs]
+        keyed = {key: span for one in cut if not isinstance(one, Invalid) for key, span in one}
+        known = yield from self._losses(keyed, should_stop, by_token)
+        each = self._store.scores.token_losses(keyed) if by_token else {}
+
+        def loss(key: bytes) -> SpanLoss:
+            stored = known.get(key)
+            if stored is None:
+                return SpanLoss(None, 0, reason="stopped")
+            return replace(stored, by_token=each.get(key))
+
+        found: list[PairLosses] = []
+        for one in cut:
+            if isinstance(one, Invalid):
+                nothing = SpanLoss(None, 0, reason=one.reason)
+                found.append((nothing, nothing))
+            else:
+                (conditional, _), (unconditional, _) = one
+                found.append((loss(conditional), loss(unconditional)))
+        return found
+
+    def span_losses(
+        self, spans: Sequence[Span], should_stop: Callable[[], bool] = lambda: False
+    ) -> list[SpanLoss]:
+        """The loss of each of these spans, stored like all losses; one that a stop left open has the reason
+        ``stopped``."""
+        keys = [span.key(self.student.losses_id, self._protocol) for span in spans]
+        for _ in self._losses(dict(zip(keys, spans, strict=True)), should_stop):
+            pass
+        known = self._store.scores.losses(keys)
+        return [
+            known.get(key) or SpanLoss(None, span.target, reason="stopped")
+            for key, span in zip(keys, spans, strict=True)
+        ]
+
     def _losses(
-        self, keyed: dict[bytes, Span], should_stop: Callable[[], bool]
+        self, keyed: dict[bytes, Span], should_stop: Callable[[], bool], by_token: bool = False
     ) -> Generator[tuple[int, float], None, dict[bytes, SpanLoss]]:
-        """The losses of these spans, from the store or else computed and stored; yields as ``score`` does."""
+        """The losses of these spans, from the store or else computed and stored; yields as ``score`` does.
+        ``by_token`` runs again what is stored without its tokens' own losses."""
         known = self._store.scores.losses(keyed) | self._stored_before(keyed)
-        todo = [(key, span) for key, span in keyed.items() if key not in known]
-        self._shared += sum(len(span.ids) for key, span in keyed.items() if key in known)
+        lacking: set[bytes] = set()
+        if by_token:
+            have = self._store.scores.token_losses(keyed)
+            lacking = {key for key, loss in known.items() if loss.reason is None and key not in have}
+        todo = [(key, span) for key, span in keyed.items() if key not in known or key in lacking]
+        self._shared += sum(len(span.ids) for key, span in keyed.items() if key in known.keys() - lacking)
         fresh: dict[bytes, SpanLoss] = {}
         stored_at = time.monotonic()
         before, scored = self._scorer.tokens_run, 0
         whole = sum(len(span.ids) for _, span in todo)
-        for index, loss in self._scorer.score([span for _, span in todo], should_stop):
+        for index, loss in self._scorer.score([span for _, span in todo], should_stop, by_token):
             fresh[todo[index][0]] = loss
             scored += len(todo[index][1].ids)
             if self._scorer.tokens_run > before:
@@ -210,10 +277,10 @@ class VariantScorer:
         found = {first[key]: loss for key, loss in self._store.scores.losses(first).items()}
         return self._stored(found)
 
-    def _spans_of(self, variant: Variant, metric: Metric) -> tuple[tuple[bytes, Span], ...] | Invalid:
+    def _spans_of(self, texts: Pair, metric: Metric) -> tuple[tuple[bytes, Span], ...] | Invalid:
         """The conditional and the unconditional span, each with its key; or why there are none."""
         forward = MEASURES[metric].losses == ("forward",)
-        made = (self.spans.forward if forward else self.spans.reverse)(variant.pair)
+        made = (self.spans.forward if forward else self.spans.reverse)(texts)
         keyed: list[tuple[bytes, Span]] = []
         for span in made:
             if isinstance(span, Invalid):

@@ -57,7 +57,7 @@ class PromptTemplate:
 
     def reverse(self, response: str) -> str:
         """The text before the instruction in r-IFD: prompt(y)."""
-        return self.render(*self._reversed(response))
+        return self.render(*self.reversed(response))
 
     def forward_pieces(self, instruction: str, input: str) -> list[Piece]:
         """prompt(x) as (text, is data) in order. In a plain template all of it is cut as data is."""
@@ -67,7 +67,7 @@ class PromptTemplate:
 
     def reverse_pieces(self, response: str) -> list[Piece]:
         """prompt(y), likewise."""
-        return self.forward_pieces(*self._reversed(response))
+        return self.forward_pieces(*self.reversed(response))
 
     def reverse_target(self, instruction: str, input: str) -> str | None:
         """x as the prompts file wants it predicted; None where it leaves that to the protocol."""
@@ -79,7 +79,8 @@ class PromptTemplate:
         """x as the target of r-IFD: the instruction with its input on the next line."""
         return f"{instruction}\n{input}" if input else instruction
 
-    def _reversed(self, response: str) -> tuple[str, str]:
+    def reversed(self, response: str) -> tuple[str, str]:
+        """The instruction and the input of r-IFD's reverse prompt."""
         prompt = self.reverse_prompt or _own_reverse()
         return fill(prompt.instruction, response=response), fill(prompt.input, response=response)
 

@@ -3,7 +3,7 @@
 ``settings`` and ``training`` have the keys, ``loading`` reads files, ``reference`` describes the keys.
 """
 
-from srtui.recipe.loading import load, parse
+from srtui.recipe.loading import from_words, load, parse
 from srtui.recipe.section import MOST, Quantization
 from srtui.recipe.settings import (
     By,
@@ -21,5 +21,5 @@ from srtui.recipe.training import TrainingSettings
 __all__ = [
     "MOST", "By", "PromptSettings", "Quantization", "Recipe", "ReflectionSettings", "SamplingSettings",
     "ScoringSettings", "SelectionSettings", "StudentSettings", "TeacherSettings", "TrainingSettings",
-    "load", "parse",
+    "from_words", "load", "parse",
 ]  # fmt: skip

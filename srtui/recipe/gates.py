@@ -57,7 +57,16 @@ class GateSettings(Section):
         source=_SOURCE,
     )
 
+    rater: bool = described(
+        False,
+        "Stops a new answer that the rater (`selection.rater`, or the teacher), shown it beside the old one in both "
+        "orders, finds the worse one: what it says of the better answer's probability has to be one half at least.",
+        change="With a rater whose preference `srtui choose calibrate --rater` finds better than chance; it costs two "
+        "prompts a rewrite.",
+        source=_SOURCE,
+    )
+
     @property
     def active(self) -> tuple[str, ...]:
-        """The gates that are on, in the order in which they are asked."""
-        return tuple(name for name in type(self).model_fields if getattr(self, name))
+        """The gates that are on, in the order in which they are asked; all but the rater's look at the texts alone."""
+        return tuple(name for name in type(self).model_fields if name != "rater" and getattr(self, name))

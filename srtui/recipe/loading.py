@@ -14,6 +14,7 @@ from srtui.fields import mistake, nearest
 from srtui.files import at_home, parse_toml, read_text
 from srtui.prompts import read_prompts
 from srtui.recipe.settings import Recipe, SamplingSettings
+from srtui.recipe.weights import read_weights
 
 
 def load(path: Path, overrides: list[str] | None = None, limit: int | None = None) -> Recipe:
@@ -31,7 +32,15 @@ def load(path: Path, overrides: list[str] | None = None, limit: int | None = Non
         data["limit"] = limit
     data.setdefault("name", path.stem)
     _read_prompts_file(data, path)
+    _read_weights_file(data, path)
     return parse(data, str(path))
+
+
+def from_words(data: dict[str, Any], overrides: list[str], source: str) -> Recipe:
+    """A recipe that lies in no file: ``data`` with ``section.key=value`` words over it. Raises UserError."""
+    for word in overrides:
+        _override(data, word)
+    return parse(data, source)
 
 
 def parse(data: dict[str, Any], source: str) -> Recipe:
@@ -42,6 +51,25 @@ def parse(data: dict[str, Any], source: str) -> Recipe:
         raise UserError(f"{source}: {mistake(error, Recipe)}") from None
 
 
+def _read_weights_file(data: dict[str, Any], recipe: Path) -> None:
+    """Put the contents of a file of weights in the place of its name, so that a run has them whatever becomes of it."""
+    selection = data.get("selection")
+    name = selection.get("weights") if isinstance(selection, dict) else None
+    if not isinstance(selection, dict) or not isinstance(name, str):
+        return
+    if not name:
+        del selection["weights"]
+        return
+    selection["weights"] = read_weights(_beside(name, recipe)).model_dump(mode="json")
+
+
+def _beside(name: str, recipe: Path) -> Path:
+    """The file of that name beside the recipe, or from here."""
+    file = at_home(name)
+    places = [file] if file.is_absolute() else [recipe.parent / file, file]
+    return next((p for p in places if os.path.lexists(p)), places[0])
+
+
 def _read_prompts_file(data: dict[str, Any], recipe: Path) -> None:
     """Put the contents of the prompts file in the place of its name, and its sampling below the recipe's."""
     name = data.get("prompts")
@@ -50,9 +78,7 @@ def _read_prompts_file(data: dict[str, Any], recipe: Path) -> None:
     if not name:
         del data["prompts"]
         return
-    file = at_home(name)
-    places = [file] if file.is_absolute() else [recipe.parent / file, file]
-    found = next((p for p in places if os.path.lexists(p)), places[0])
+    found = _beside(name, recipe)
     prompts = read_prompts(found)
     try:
         SamplingSettings.model_validate(prompts.sampling)

@@ -16,6 +16,7 @@ from srtui.prompts import PromptSet, template_names
 from srtui.recipe.gates import GateSettings
 from srtui.recipe.section import MOST, Auto, Count, Quantization, Section, Seed, Share, described
 from srtui.recipe.training import TrainingSettings
+from srtui.recipe.weights import MeasureWeights
 
 
 class TeacherSettings(Section):
@@ -323,6 +324,26 @@ class SelectionSettings(Section):
         change='"keep" where the teacher writes little that is taken, so that originals stay.',
         source="the paper, section 3, and the released scripts' filter",
     )
+    length_control: bool = described(
+        False,
+        "Takes length out of whatever measure chooses: compared are its residuals from a straight line in the logarithm "
+        "of a response's characters, fitted on the dataset's own originals.",
+        change="true where `srtui choose calibrate` finds that a measure is no better than length. Random choices stay.",
+        source="srtui's own; docs/method.md, What a measure is worth",
+    )
+    weights: MeasureWeights | None = described(
+        None,
+        'The weights of choices by "combined": a JSON file, relative to the recipe, that `srtui choose calibrate --fit` '
+        "wrote with this student.",
+        change='Needed by `instruction_by` or `response_by` = "combined".',
+        source="srtui's own; docs/method.md, More measures",
+    )
+    rater: str = described(
+        "",
+        'The GGUF of choices by "teacher-score", as `teacher.model` names one; empty is the teacher itself.',
+        change="For a rater that is better than the teacher; `srtui choose calibrate --rater` says what one is worth.",
+        source="srtui's own; absolute scores as Deita's (arXiv 2312.15685) and AlpaGasus' (arXiv 2307.08701)",
+    )
     encoder: str = described(
         "",
         "The sentence encoder of choices by coherence: its name in models/, or its folder.",
@@ -371,6 +392,13 @@ class Recipe(Section):
         ...,
         "What is rewritten: a file beside the recipe or in the workspace, or the name of an imported dataset.",
         change="Always; it has no default.",
+    )
+    turns: Literal["last", "each", "first"] = described(
+        "last",
+        "What is taken of conversations where `dataset` is a file of them: the last exchange with all that came before "
+        "it, each exchange with what came before it, or the first alone.",
+        change='"each" to improve every answer of a conversation; "first" for what srtui took before it knew histories.',
+        source="srtui's own; docs/method.md, Conversations",
     )
     seed: Seed = described(
         0,
@@ -438,9 +466,22 @@ class Recipe(Section):
                 raise ValueError(
                     f"a choice by {measure.label} needs selection.encoder, the name or folder of a sentence encoder"
                 )
+            if measure.source == "combination" and self.selection.weights is None:
+                raise ValueError(
+                    f"a choice by {measure.label} needs selection.weights, a file that srtui choose calibrate --fit wrote"
+                )
+        if self.scoring.proxy and self.selection.length_control:
+            raise ValueError(
+                'scoring.proxy can stand in for plain scores only; set it to "", or selection.length_control to false'
+            )
         if self.scoring.proxy and not by <= set(STORED):
             scores = " and ".join(MEASURES[name].label for name in STORED)
             raise ValueError(f'scoring.proxy can stand in for {scores} only; set it to ""')
+        if self.training.method != "sft" and (self.selection.top_percent < 100 or self.selection.top_count):
+            raise ValueError(
+                f'selection.top_percent and top_count rank samples, and training.method = "{self.training.method}" learns '
+                "from pairs; training.min_margin takes the clear ones"
+            )
         return self
 
     @property

@@ -21,6 +21,46 @@ class TrainingSettings(Section):
         "Whether the run trains at all.",
         change="false to make and choose data only, or for a student that is a GGUF.",
     )
+    method: Literal["sft", "dpo", "orpo"] = described(
+        "sft",
+        'What is learned from the choices: the answers that were taken ("sft"), or that they were taken over the ones '
+        'they beat: "dpo", against the student as training finds it, or "orpo", which needs no reference and learns '
+        "the answers too. Both train without dropout.",
+        change='"dpo" after an "sft" run, whose adapter `from_run` names; docs/preferences.md.',
+        source="DPO: Rafailov et al. 2023, arXiv 2305.18290; ORPO: Hong et al. 2024, arXiv 2403.07691; the paper has neither",
+    )
+    from_run: str | None = described(
+        None,
+        "The run whose adapter training starts from; the student with it is then the reference of dpo.",
+        change="For dpo, to the run that was trained on the same choices: a student that has not learned to answer has "
+        "no use for knowing which answer is better.",
+        source="Rafailov et al. 2023, section 4: the reference is the supervised model",
+    )
+    beta: Annotated[float, Field(gt=0)] = described(
+        0.1,
+        "How hard dpo holds the student to its reference (higher holds harder); the weight of the odds ratio in orpo.",
+        change="0.01 to 0.5: lower where the margin hardly grows, higher where answers degenerate.",
+        source="both papers (arXiv 2305.18290, appendix B; arXiv 2403.07691, section 5)",
+    )
+    loss: Literal["sigmoid", "hinge", "ipo"] = described(
+        "sigmoid",
+        "What dpo makes of a pair's margin.",
+        change='"ipo" against overfitting to clear pairs.',
+        source="sigmoid: DPO; hinge: SLiC-HF and RSO (arXiv 2305.10425, 2309.06657); ipo: Azar et al. 2023, arXiv 2310.12036",
+    )
+    rejected: Literal["rest", "worst"] = described(
+        "rest",
+        "With several `reflection.candidates`: whether each beaten answer makes a pair with the one that was taken, or "
+        "the worst alone.",
+        source="srtui's own",
+    )
+    min_margin: Annotated[float, Field(ge=0)] = described(
+        0.0,
+        "Pairs that the measure of the choice sets less far apart are not trained on; a person's pairs always are.",
+        change="Higher where the choice is little better than chance (`srtui export --format preference` shows margins).",
+        unit="difference of natural logarithms, for ratios",
+        source="srtui's own",
+    )
     epochs: Annotated[float, Field(gt=0, le=10_000)] = described(
         3.0,
         "How often each selected sample is seen.",
@@ -31,7 +71,7 @@ class TrainingSettings(Section):
     learning_rate: Annotated[float, Field(gt=0)] = described(
         2e-4,
         "The highest step size, reached after the warm-up.",
-        change="Lower for larger students (1e-4 at 33B and over), or where the loss jumps. The paper's 2e-5 is for "
+        change="1e-5 or so for dpo. Lower for larger students (1e-4 at 33B and over), or where the loss jumps. The paper's 2e-5 is for "
         "training all weights; an adapter needs about ten times that.",
         source="QLoRA (Dettmers et al. 2023, arXiv 2305.14314), 7B and 13B",
     )
@@ -183,6 +223,16 @@ class TrainingSettings(Section):
                 f"batch_size = {self.batch_size} must be a multiple of micro_batch_size = "
                 f"{self.micro_batch_size}"
             )
+        if self.method == "sft":
+            for name in ("beta", "loss", "rejected", "min_margin"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f'{name} is for preference pairs; set method = "dpo", or leave it out')
+        elif self.neftune_alpha:
+            raise ValueError(
+                f'neftune_alpha = {self.neftune_alpha:g} would be noise in the margin of method = "{self.method}"; leave it out'
+            )
+        if self.method == "orpo" and self.loss != "sigmoid":
+            raise ValueError(f'loss = "{self.loss}" is for method = "dpo"; orpo has one of its own')
         if self.early_stopping and not self.held_out:
             raise ValueError(
                 f"early_stopping = {self.early_stopping} watches the loss on held-out samples; set held_out above 0"

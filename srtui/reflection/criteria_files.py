@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 
@@ -11,13 +12,21 @@ from srtui.errors import UserError
 from srtui.prompts import TeacherPrompts
 from srtui.prompts.prompt_set import fill, load_words, names_in
 from srtui.reflection.parsing import Ours, placeholders
-from srtui.sample import Pair, Target, digest
+from srtui.sample import Pair, Role, Target, Turn, digest
+
+HISTORY_HEADING = "The conversation so far:\n"
+"""What stands in front of a history where a criteria file has no place for it."""
+_OF_HISTORIES = ("system_with_history", "user_with_history")
+ROLES: dict[Role, str] = {"system": "System: ", "user": "User: ", "assistant": "Assistant: "}
+"""What stands in front of each turn of a history that the teacher sees."""
 
 
 class Criteria(BaseModel):
     """One criteria file. The system text comes before anything of a sample, so that all requests of
     a stage share it as a prefix that is evaluated once. Samples with an input may have words of their
-    own (``system_with_input``, ``user_with_input``). ``verbatim`` words are asked to the letter, with the
+    own (``system_with_input``, ``user_with_input``), and so may those with a history (``system_with_history``,
+    ``user_with_history``, which wins). A history goes where ``{history}`` stands; where no words have that
+    place, it stands in front of the others, under ``HISTORY_HEADING``. ``verbatim`` words are asked to the letter, with the
     white space around a sample's texts taken off, as the released scripts do."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -30,6 +39,8 @@ class Criteria(BaseModel):
     input_block: str
     system_with_input: str | None = None
     user_with_input: str | None = None
+    system_with_history: str | None = None
+    user_with_history: str | None = None
     verbatim: bool = False
 
     @classmethod
@@ -55,10 +66,18 @@ class Criteria(BaseModel):
 
     @property
     def prompt_version(self) -> str:
-        """The author's version, with a hash of the words: a forgotten version bump still shows."""
-        return (
-            f"{self.rewrites}-{self.version}-{digest(self.model_dump_json(exclude_defaults=True)).hex()[:8]}"
-        )
+        """The author's version, with a hash of the words: a forgotten version bump still shows. Words for
+        histories are no part of it: what has none is asked in the others."""
+        return self._version(self.model_dump_json(exclude_defaults=True, exclude=set(_OF_HISTORIES)))
+
+    @property
+    def prompt_version_with_history(self) -> str:
+        """The same of what a pair with a history is asked in."""
+        ours = HISTORY_HEADING + "".join(ROLES.values())
+        return self._version(self.model_dump_json(exclude_defaults=True) + ours)
+
+    def _version(self, words: str) -> str:
+        return f"{self.rewrites}-{self.version}-{digest(words).hex()[:8]}"
 
     @property
     def shows_input(self) -> bool:
@@ -69,6 +88,8 @@ class Criteria(BaseModel):
         """The system message, with the criteria in it; that for samples with an input where ``pair`` has one
         and the file has such words."""
         text = self.system_with_input if pair and pair.input.strip() else None
+        if pair and pair.history and self.system_with_history is not None:
+            text = self.system_with_history
         if self.verbatim:
             return self.system if text is None else text
         criteria = "\n".join(f"- {c}" for c in self.criteria)
@@ -77,26 +98,41 @@ class Criteria(BaseModel):
     def user_text(self, pair: Pair) -> str:
         """The user message about this pair, filled in."""
         if self.verbatim:
-            pair = Pair(*(text.strip() for text in pair))
+            pair = Pair(pair.instruction.strip(), pair.input.strip(), pair.response.strip(), pair.history)
         block = fill(self.input_block, input=pair.input) if pair.input else ""
         text = self.user_with_input if pair.input.strip() else None
+        if pair.history and self.user_with_history is not None:
+            text = self.user_with_history
+        text = self.user if text is None else text
+        history = history_text(pair.history)
         filled = fill(
-            self.user if text is None else text,
+            text,
             instruction=pair.instruction,
             input=pair.input,
             input_block=block,
             response=pair.response,
+            history=history,
         )
-        return filled if self.verbatim else filled.strip()
+        if not self.verbatim:
+            filled = filled.strip()
+        if pair.history and "history" not in names_in(text):
+            filled = f"{HISTORY_HEADING}{history}\n\n{filled}"
+        return filled
 
     def ours(self) -> Ours:
         """Our own wording, by which an echo of the prompt is recognised."""
-        systems = [self.system_text(), self.system_with_input or ""]
+        systems = [self.system_text(), self.system_with_input or "", self.system_with_history or ""]
         # A user message may hold words of ours too; a line with a placeholder is a sample's.
-        users = f"{self.user}\n{self.user_with_input or ''}".splitlines()
+        users = f"{self.user}\n{self.user_with_input or ''}\n{self.user_with_history or ''}".splitlines()
         own = [line for line in users if not names_in(line)]
         lines = [line.strip() for line in [*"\n".join(systems).splitlines(), *own] if len(line.strip()) >= 40]
         return Ours(list(dict.fromkeys(lines)), placeholders("\n".join([*systems, *own])))
+
+
+def history_text(history: Iterable[Turn]) -> str:
+    """A history as the teacher sees it: whose turn, what was said, an empty line between turns. One that goes on
+    begins with the same text, so that a conversation's requests share it."""
+    return "\n\n".join(f"{ROLES[turn.role]}{turn.text}" for turn in history)
 
 
 def load_criteria(name: str, target: Target, near: Path | None = None) -> Criteria:
@@ -106,7 +142,13 @@ def load_criteria(name: str, target: Target, near: Path | None = None) -> Criter
     """
 
     def try_out(criteria: Criteria, source: str) -> None:
-        for pair in (Pair("i", "n", "r"), Pair("i", "", "r")):
+        before = (Turn("user", "q"),)
+        for pair in (
+            Pair("i", "n", "r"),
+            Pair("i", "", "r"),
+            Pair("i", "n", "r", before),
+            Pair("i", "", "r", before),
+        ):
             criteria.user_text(pair)
             criteria.system_text(pair)
         if criteria.target != target:

@@ -49,12 +49,16 @@ class ReflectionPrompt:
 
     @property
     def version(self) -> str:
-        """Of the words that the teacher is asked in."""
+        """Of the words that the teacher is asked in about a pair without a history."""
         return self.criteria.prompt_version
+
+    def version_for(self, pair: Pair) -> str:
+        """Of the words that the teacher is asked in about this pair."""
+        return self.criteria.prompt_version_with_history if pair.history else self.version
 
     def seed(self, pair: Pair, attempt: int) -> int:
         """From the recipe's seed, the text and the attempt alone: the order of work changes nothing."""
-        drawn = draw(self.recipe.seed, self.version, pair.digest, attempt)
+        drawn = draw(self.recipe.seed, self.version_for(pair), pair.digest, attempt)
         return int.from_bytes(drawn[:4], "little") % (2**31 - 1)
 
     def is_settled(self, attempt: int, *, rewritten: bool, refused: bool = False) -> bool:
@@ -71,6 +75,9 @@ class ReflectionPrompt:
 
     def request(self, key: object, pair: Pair, attempt: int) -> Request:
         """The request for the ``attempt``-th try (from 1) at rewriting ``pair``."""
+        # A conversation is told from others by its first user turn, which no rewrite changes.
+        first = next((n for n, turn in enumerate(pair.history) if turn.role == "user"), 0)
+        begin = pair.history[: first + 1]
         return Request(
             key=key,
             messages=(
@@ -82,6 +89,7 @@ class ReflectionPrompt:
             sampler=self.sampler(attempt),
             candidates=self.recipe.reflection.candidates,
             thinking_tokens=self.recipe.reflection.thinking_tokens,
+            begins=begin or None,
         )
 
     def segments(self, attempt: int) -> tuple[Segment, ...]:
@@ -132,7 +140,7 @@ class ReflectionPrompt:
         return key(
             "generation",
             pair=pair.digest,
-            prompt=self.version,
+            prompt=self.version_for(pair),
             mode=asked.mode,
             tokens=[segment.max_tokens for segment in self.segments(attempt)],
             thinking_tokens=None if asked.thinking_tokens == _THINKING else asked.thinking_tokens,
@@ -157,7 +165,7 @@ class ReflectionPrompt:
         """
         asked, teacher, s = self.recipe.reflection, self.recipe.teacher, self.sampler(attempt)
         beside = (teacher.kv_type, teacher.flash_attention, asked.thinking_tokens)
-        if beside != ("f16", "auto", _THINKING) or by.date is not None:
+        if beside != ("f16", "auto", _THINKING) or by.date is not None or pair.history:
             return None
         return scheme_1(
             pair.digest,
@@ -195,13 +203,13 @@ class ReflectionPrompt:
         if isinstance(parsed, Unparsed):
             return Rewrite(None, "", parsed.reason)
         if parsed.instruction is None:
-            pair = Pair(before.instruction, before.input, parsed.response)
+            pair = before._replace(response=parsed.response)
         else:
             # The teacher reads that the input stays attached; where it wrote it out all the same,
             # it would stand there twice. What was asked without showing the input is answered without it.
             written = not self.criteria.shows_input or before.input.strip() in parsed.instruction
             input = "" if written else before.input
-            pair = Pair(parsed.instruction, input, parsed.response)
+            pair = Pair(parsed.instruction, input, parsed.response, before.history)
         if pair == before:
             return Rewrite(None, parsed.critique, "unchanged")
         return Rewrite(pair, parsed.critique, "parsed")

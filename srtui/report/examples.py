@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from srtui.store import Store
+from srtui.store.conversations import conversation_ends
 from srtui.store.sample_view import SampleView, VariantView
 from srtui.store.views import Views
 from srtui.worddiff import Part, word_parts
+from srtui.wording import ROLE_NAMES
 
-Sort = Literal["best", "worst", "random"]
+Sort = Literal["best", "worst", "random", "conversation"]
 _PARTS = (("Instruction", "instruction"), ("Input", "input"), ("Answer", "response"))
 
 
@@ -44,13 +46,15 @@ class Example:
     rifd: tuple[float | None, float | None]
     texts: list[TextChange]
     critiques: list[tuple[str, str]]
+    history: list[tuple[str, str]]
 
 
 def pick(store: Store, views: Views, run_id: int, count: int, seed: int) -> list[Example]:
     """``count`` examples of each sort, or as many as there are, none twice.
 
     Best and worst are the samples that the student kept and whose new answer lowered r-IFD the most and
-    the least, as a ratio; random ones are drawn from all samples of the run.
+    the least, as a ratio; random ones are drawn from all samples of the run. Where it has conversations, one more
+    is drawn from the ends of these, and shown with all that came before it.
 
     Args:
         store: for what is random.
@@ -73,6 +77,9 @@ def pick(store: Store, views: Views, run_id: int, count: int, seed: int) -> list
         *(("worst", s) for s in worst),
         *(("random", s) for s in drawn),
     ]
+    ends = sorted(set(conversation_ends(store.conn, run_id)) - {sample for _, sample in chosen})
+    if ends and count:
+        chosen.append(("conversation", random.Random(seed).choice(ends)))  # noqa: S311 - a draw, no secret
     return [
         _example(sort, view) for sort, sample in chosen if (view := views.sample(run_id, sample)) is not None
     ]
@@ -102,6 +109,7 @@ def _example(sort: Sort, s: SampleView) -> Example:
             for stage, word in (("instruction", "instruction"), ("response", "answer"))
             if s.critiques.get(stage)
         ],
+        history=[(ROLE_NAMES[turn.role], turn.text) for turn in s.history],
     )
 
 

@@ -20,7 +20,7 @@ from srtui.store.evaluations import Evaluation
 from srtui.store.runs import STAGES, STEPS, Run, StageProgress
 from srtui.store.summary import RunSummary, summarise
 from srtui.store.views import Views
-from srtui.wording import LABELS, training_words
+from srtui.wording import LABELS, reward_words, training_words
 
 Points = list[tuple[int, float]]
 
@@ -90,6 +90,9 @@ class TrainingFacts:
     adapter: str | None
     held_out: dict[str, dict[str, float]]
     metrics: dict[str, Points]
+    method: str = "sft"
+    rewards: list[str] = field(default_factory=list)
+    """What held-out preference pairs say of it, with how many they are."""
 
 
 @dataclass(frozen=True)
@@ -263,10 +266,13 @@ def _training(row: dict[str, Any] | None) -> TrainingFacts | None:
             row["seconds"],
             row["tokens_a_second"],
             row["changed_since"],
+            row["method"],
         ),
         adapter=row["adapter"],
         held_out=row["result"].get("held_out", {}),
         metrics=row["metrics"],
+        method=row["method"],
+        rewards=reward_words(row["result"]),
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from srtui.evaluation.calibration import worth
 from srtui.evaluation.result_words import is_estimate
-from srtui.wording import contamination_words
+from srtui.wording import contamination_words, measures_words
 
 if TYPE_CHECKING:
     from srtui.report.facts import Facts, ScoreShift, TrainingFacts
@@ -49,6 +49,7 @@ def open_questions(f: Facts) -> list[str]:
             "choosing helped is unknown: better than the untuned student it would be after nearly any training. "
             "srtui ablate --only original makes that control."
         )
+    sentences += measures_words(f.summary, doubtful=True)
     for e in f.evaluations:
         sentences += _of_evaluation(e, f.calibrations)
     for change in f.changes:
@@ -69,22 +70,30 @@ def _of_training(t: TrainingFacts | None, summary: RunSummary) -> list[str]:
         return [f"Training did not come to its end ({t.status})."]
     for name, held in t.held_out.items():
         n, change = int(held["samples"]), held["after"] - held["before"]
-        words = f"On {n:,} held-out samples ({name}) the mean loss went from {held['before']:.3f} to {held['after']:.3f}"
+        what, unit = ("pairs", "a pair") if name == "preference" else (f"samples ({name})", "nats a token")
+        words = (
+            f"On {n:,} held-out {what} the mean loss went from {held['before']:.3f} to {held['after']:.3f}"
+        )
         if n < FEW_HELD_OUT:
             sentences.append(
-                f"{words}. That is few samples: a change of {change:+.3f} nats a token on them may be chance, and the "
+                f"{words}. That is few samples: a change of {change:+.3f} {unit} on them may be chance, and the "
                 "store keeps means only, so no interval can be given."
             )
         elif change >= 0:
             sentences.append(f"{words}: training did not lower it.")
+    if t.method != "sft":
+        sentences.append(
+            "Training on pairs taught the student what its chooser prefers; that others prefer the same is not shown by "
+            "margins or accuracies of rewards, and is a question for a judge or for people."
+        )
     if not t.held_out:
         sentences.append("Nothing was held out, so what training did to unseen samples is unknown.")
     if t.steps < FEW_STEPS:
         sentences.append(
-            f"Training took {t.steps:,} steps on {t.examples:,} samples; the loss of single steps varies with what is "
+            f"Training took {t.steps:,} steps on {t.examples:,} {'samples' if t.method == 'sft' else 'pairs'}; the loss of single steps varies with what is "
             "in the batch, and so short a curve shows no trend by itself."
         )
-    elif t.examples < FEW_EXAMPLES:
+    elif t.method == "sft" and t.examples < FEW_EXAMPLES:
         sentences.append(f"Training saw {t.examples:,} samples; the paper's smallest set has about 1,000.")
     return sentences
 

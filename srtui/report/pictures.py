@@ -83,7 +83,7 @@ def training(found: TrainingFacts) -> Markup:
         left, right = figure.subplots(1, 2, width_ratios=[2, 1])
         left.plot(*_columns(losses), "o", color=BEFORE, markersize=3, alpha=0.7, label="loss of a step")
         left.plot(*_columns(smoothed(losses)), color=AFTER, linewidth=1.8, label="smoothed")
-        left.set_ylabel("loss, nats a token")
+        left.set_ylabel("loss, nats a token" if found.method == "sft" else "loss of a pair")
         left.legend(frameon=False, labelcolor=INK)
         right.plot(*_columns(rates), color=AFTER, linewidth=1.5)
         right.set_ylabel("learning rate")

@@ -3,6 +3,7 @@
 ``Store`` opens it. Its parts: ``store.corpus`` has datasets, samples and variants, ``store.imports`` takes files
 into it; ``store.runs`` what runs are and who works on them; ``store.generations``, ``store.scores`` and
 ``store.decisions`` what a run has done to each sample; ``store.training`` and ``store.evaluations`` what followed;
+``store.calibrations`` what measures were found to be worth, ``store.ratings`` what raters said of texts;
 ``store.marks`` what a person said. Reads that several faces need are functions of a connection: ``figures`` and
 ``distributions`` of a run, ``summary``, ``listing`` and ``sample_view`` of its samples; ``views`` gathers them for the
 dashboard. Rows are content-addressed and nothing is overwritten, so that doing a piece of work twice is harmless.
@@ -24,6 +25,7 @@ from srtui.files import not_a_file
 from srtui.store import leases
 from srtui.store._query import fetch_rows, fetch_value
 from srtui.store.backup import back_up
+from srtui.store.calibrations import Calibrations
 from srtui.store.connection import DatabaseError, checkpoint, open_read_only, pages_in_log
 from srtui.store.corpus import Corpus
 from srtui.store.decisions import Decisions
@@ -32,6 +34,7 @@ from srtui.store.evaluations import Evaluations
 from srtui.store.generations import Generations
 from srtui.store.imports import Imports
 from srtui.store.marks import Marks
+from srtui.store.ratings import Ratings
 from srtui.store.runs import Runs
 from srtui.store.scores import Scores
 from srtui.store.training import Training
@@ -90,6 +93,8 @@ class Store:
         self.marks = Marks(self)
         self.training = Training(self)
         self.evaluations = Evaluations(self)
+        self.calibrations = Calibrations(self)
+        self.ratings = Ratings(self)
 
     def _set_up(self) -> None:
         from srtui.store._sqlite_utils import Database
@@ -176,7 +181,11 @@ class Store:
 
     def counts(self) -> dict[str, int]:
         """Rows by table."""
-        names = [n for n in self.db.table_names() if not n.startswith(("sqlite_", "_sqlite", "variant_text"))]
+        names = [
+            n
+            for n in self.db.table_names()
+            if not n.startswith(("sqlite_", "_sqlite", "variant_text", "turn_text"))
+        ]
         return {name: fetch_value(self.conn, f"SELECT count(*) FROM [{name}]") for name in names}
 
     def pages_in_log(self) -> int:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from typing import Any
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any, TypeVar
+
+_Item = TypeVar("_Item")
 
 
 def fetch_rows(conn: sqlite3.Connection, sql: str, parameters: Any = ()) -> list[sqlite3.Row]:
@@ -21,3 +25,10 @@ def fetch_value(conn: sqlite3.Connection, sql: str, parameters: Any = ()) -> Any
     """The first column of the first row of a query, None where it has no row."""
     row = conn.execute(sql, parameters).fetchone()
     return None if row is None else row[0]
+
+
+def batched(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
+    """The items in lists of ``size``; the last may be shorter."""
+    rest = iter(items)
+    while chunk := list(islice(rest, size)):
+        yield chunk

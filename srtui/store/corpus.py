@@ -7,17 +7,26 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from srtui.sample import Pair
-from srtui.store._query import fetch_row, fetch_rows, fetch_value
+from srtui.sample import Pair, Turn, pair_digest
+from srtui.store._query import batched, fetch_row, fetch_rows, fetch_value
+from srtui.store.conversations import histories, history_of
 from srtui.store.endings import CUT
 
 if TYPE_CHECKING:
     from srtui.store import Store
 
-_Item = TypeVar("_Item")
+__all__ = [
+    "Corpus",
+    "DatasetSize",
+    "SampleOrigin",
+    "Variant",
+    "batched",
+    "dataset_sizes",
+    "sample_origin",
+    "variants_of",
+]
 
 
 @dataclass(frozen=True)
@@ -57,9 +66,15 @@ _TAKEN = "NOT EXISTS (SELECT 1 FROM left_out l WHERE l.sample_id = sample.id)"
 _COLUMNS = "id, sample_id, kind, origin, parent_id, generation_id, instruction, input, response"
 
 
-def _variant(row: Any) -> Variant:
+def _variant(row: Any, history: tuple[Turn, ...]) -> Variant:
     values = tuple(row)
-    return Variant(*values[:6], Pair(*values[6:9]))  # type: ignore[call-arg]
+    return Variant(*values[:6], Pair(*values[6:9], history))  # type: ignore[call-arg]
+
+
+def _with_histories(conn: sqlite3.Connection, rows: list[sqlite3.Row]) -> list[Variant]:
+    """The variants of these rows; those of one sample share its history."""
+    found = histories(conn, (r["sample_id"] for r in rows))
+    return [_variant(r, found.get(r["sample_id"], ())) for r in rows]
 
 
 _CODE = re.compile(r"```|^\s*(?:def |class |import |#include|public |SELECT |function )", re.MULTILINE)
@@ -96,7 +111,7 @@ def dataset_sizes(conn: sqlite3.Connection) -> list[DatasetSize]:
 def variants_of(conn: sqlite3.Connection, sample_id: int) -> list[Variant]:
     """The texts of a sample, the oldest first."""
     query = f"SELECT {_COLUMNS} FROM variant WHERE sample_id = ? ORDER BY id"
-    return [_variant(r) for r in fetch_rows(conn, query, (sample_id,))]
+    return _with_histories(conn, fetch_rows(conn, query, (sample_id,)))
 
 
 class Corpus:
@@ -182,7 +197,9 @@ class Corpus:
             marks = ",".join("?" * len(chunk))
             query = (
                 "SELECT id, CASE WHEN json_valid(record) AND json_type(record, ?1) NOT IN ('null', 'array', 'object') "
-                f"THEN CAST(json_extract(record, ?1) AS TEXT) END AS value FROM sample WHERE id IN ({marks})"
+                "THEN CAST(json_extract(record, ?1) AS TEXT) END AS value FROM (SELECT s.id, coalesce(c.record, s.record) "
+                "AS record FROM sample s LEFT JOIN exchange e ON e.sample_id = s.id "
+                f"LEFT JOIN conversation c ON c.id = e.conversation_id WHERE s.id IN ({marks}))"
             )
             rows = fetch_rows(self._store.conn, query, (f'$."{name}"', *chunk))
             values.update((r[0], r[1]) for r in rows if r[1] is not None)
@@ -231,7 +248,8 @@ class Corpus:
         generation_id: int | None,
         pair: Pair,
     ) -> tuple[int, bool]:
-        """The id of this text of this sample, and whether it is new.
+        """The id of this text of this sample, and whether it is new. Its history is the sample's,
+        whatever ``pair`` says.
 
         Args:
             sample_id: whose text it is.
@@ -241,17 +259,18 @@ class Corpus:
             generation_id: the generation that it was read from.
             pair: its texts.
         """
+        digest = pair_digest(*pair.texts, history_of(self._store.conn, sample_id))
         made = self._store.conn.execute(
             "INSERT OR IGNORE INTO variant(sample_id, digest, kind, origin, parent_id, generation_id, instruction, "
             "input, response, created_at) VALUES (?,?,?,?,?,?,?,?,?,?)",
-            (sample_id, pair.digest, kind, origin, parent_id, generation_id, *pair, time.time()),
+            (sample_id, digest, kind, origin, parent_id, generation_id, *pair.texts, time.time()),
         )
         if made.rowcount:
             return int(made.lastrowid or 0), True
         variant_id = fetch_value(
             self._store.conn,
             "SELECT id FROM variant WHERE sample_id = ? AND digest = ?",
-            (sample_id, pair.digest),
+            (sample_id, digest),
         )
         return int(variant_id), False
 
@@ -260,10 +279,10 @@ class Corpus:
         variants: dict[int, Variant] = {}
         for chunk in batched(ids, 500):
             marks = ",".join("?" * len(chunk))
-            for row in fetch_rows(
+            rows = fetch_rows(
                 self._store.conn, f"SELECT {_COLUMNS} FROM variant WHERE id IN ({marks})", chunk
-            ):
-                variants[row["id"]] = _variant(row)
+            )
+            variants.update((v.id, v) for v in _with_histories(self._store.conn, rows))
         return variants
 
     def variants_of(self, sample_id: int) -> list[Variant]:
@@ -274,33 +293,36 @@ class Corpus:
         """Stored rewrites of one variant, whoever made them, but for those that an older srtui took though
         they had been cut short."""
         marks = ",".join("?" * len(CUT))
-        return [
-            _variant(r)
-            for r in fetch_rows(
+        return _with_histories(
+            self._store.conn,
+            fetch_rows(
                 self._store.conn,
                 f"SELECT {_COLUMNS} FROM variant WHERE parent_id = ? AND kind = ? AND NOT EXISTS (SELECT 1 FROM "
                 "generation g WHERE g.id = variant.generation_id AND g.segments IS NULL AND "
                 f"g.finish IN ({marks})) ORDER BY id",
                 (parent_id, kind, *CUT),
+            ),
+        )
+
+    def original_ids(self, run_id: int) -> list[int]:
+        """The variants that the samples of a run began as, without their texts."""
+        return [
+            r[0]
+            for r in fetch_rows(
+                self._store.conn,
+                "SELECT v.id FROM run_sample rs JOIN variant v ON v.sample_id = rs.sample_id AND v.kind = 'original' "
+                "WHERE rs.run_id = ? ORDER BY rs.sample_id",
+                (run_id,),
             )
         ]
 
     def originals(self, run_id: int) -> dict[int, Variant]:
         """Original variant by sample id, for the samples of a run."""
-        return {
-            r["sample_id"]: _variant(r)
-            for r in fetch_rows(
-                self._store.conn,
-                f"SELECT {', '.join('v.' + c for c in _COLUMNS.split(', '))} FROM run_sample rs "
-                "JOIN variant v ON v.sample_id = rs.sample_id AND v.kind = 'original' "
-                "WHERE rs.run_id = ? ORDER BY rs.sample_id",
-                (run_id,),
-            )
-        }
-
-
-def batched(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
-    """The items in lists of ``size``; the last may be shorter."""
-    rest = iter(items)
-    while chunk := list(islice(rest, size)):
-        yield chunk
+        rows = fetch_rows(
+            self._store.conn,
+            f"SELECT {', '.join('v.' + c for c in _COLUMNS.split(', '))} FROM run_sample rs "
+            "JOIN variant v ON v.sample_id = rs.sample_id AND v.kind = 'original' "
+            "WHERE rs.run_id = ? ORDER BY rs.sample_id",
+            (run_id,),
+        )
+        return {v.sample_id: v for v in _with_histories(self._store.conn, rows)}

@@ -20,8 +20,9 @@ from srtui.store.stored import Row
 Table = Literal["sample", "generation", "score", "decision", "outcome"]
 
 _MADE_OF: dict[Table, str] = {
-    "sample": "SELECT s.id, s.record, v.instruction, v.input, v.response FROM sample s "
-    "JOIN variant v ON v.sample_id = s.id AND v.kind = 'original' ORDER BY s.id",
+    "sample": "SELECT s.id, coalesce(c.record, s.record) AS record, v.instruction, v.input, v.response FROM sample s "
+    "JOIN variant v ON v.sample_id = s.id AND v.kind = 'original' LEFT JOIN exchange e ON e.sample_id = s.id "
+    "LEFT JOIN conversation c ON c.id = e.conversation_id ORDER BY s.id",
     "generation": "SELECT g.id, g.stage, g.text, g.critique, v.instruction, v.response FROM generation g "
     "LEFT JOIN variant v ON v.id = g.variant_id WHERE g.parsed = 'parsed' ORDER BY g.id",
     "score": "SELECT s.variant_id, s.metric, s.value, s.reason, s.conditional_key, s.unconditional_key, "

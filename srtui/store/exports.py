@@ -2,35 +2,105 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 from srtui.measures import STORED
-from srtui.store._query import fetch_value
+from srtui.store._query import batched, fetch_rows, fetch_value
+from srtui.store.conversations import StoredConversation, TakenExchange, histories, stored_conversation
 from srtui.store.figures import SELECTED, setting_id_of
+
+_CHUNK = 500
 
 
 def export_rows(
-    conn: sqlite3.Connection, run_id: int, *, all_variants: bool = False, top_percent: float | None = None
+    conn: sqlite3.Connection,
+    run_id: int,
+    *,
+    all_variants: bool = False,
+    top_percent: float | None = None,
+    alone: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Rows for an export, read as they are asked for: texts, ids, kind and scores of what is kept, or
-    of every variant; with ``top_percent`` only the best by IFD of those that have one, the best first.
+    of every variant; with ``top_percent`` only the best by IFD of those that have one, the best first; ``alone``
+    only samples that are of no conversation. Where a run has conversations, each row has its ``history``.
 
     Args:
         conn: of the store.
         run_id: of the run.
         all_variants: every variant of its samples, and not what is kept alone.
         top_percent: only the best of them; None for all.
+        alone: as above.
     """
-    rows, best, _ = _queries(all_variants, top_percent)
+    rows, best, _ = _queries(all_variants, top_percent, alone)
     values: dict[str, Any] = {"run": run_id, "setting": setting_id_of(conn, run_id)}
     if top_percent is not None:
         scored = fetch_value(conn, f"SELECT count(*) FROM ({best})", values)
         count = round(scored * top_percent / 100)
         values["count"] = max(count, 1 if scored and top_percent else 0)
-    for row in conn.execute(rows, values):
-        yield dict(row)
+    found = conn.execute(rows, values)
+    if not has_conversations(conn, run_id):
+        yield from (dict(row) for row in found)
+        return
+    for chunk in batched(found, _CHUNK):
+        before = histories(conn, (row["sample"] for row in chunk))
+        for row in chunk:
+            yield {**dict(row), "history": before.get(row["sample"], ())}
+
+
+def has_conversations(conn: sqlite3.Connection, run_id: int) -> bool:
+    """Whether a sample of this run is an exchange of a conversation."""
+    found = fetch_value(
+        conn,
+        "SELECT 1 FROM conversation c JOIN exchange e ON e.conversation_id = c.id WHERE c.dataset_id = "
+        "(SELECT dataset_id FROM run WHERE id = ?) LIMIT 1",
+        (run_id,),
+    )
+    return found is not None
+
+
+def export_conversations(
+    conn: sqlite3.Connection, run_id: int
+) -> Iterator[tuple[StoredConversation, list[TakenExchange]]]:
+    """The conversations of which a run keeps an exchange, in the order of their import, each with those of its
+    exchanges that are in the run, read as they are asked for."""
+    ids = conn.execute(
+        "SELECT id FROM conversation WHERE dataset_id = (SELECT dataset_id FROM run WHERE id = ?) ORDER BY id",
+        (run_id,),
+    )
+    for chunk in batched((int(r[0]) for r in ids), _CHUNK):
+        values = {"run": run_id, "ids": json.dumps(chunk)}
+        places = fetch_rows(
+            conn,
+            "WITH wanted(id) AS (SELECT value FROM json_each(:ids)), place(conversation_id, answer, sample_id) AS ("
+            "SELECT e.conversation_id, e.answer_id, e.sample_id FROM wanted w JOIN exchange e ON e.conversation_id = w.id "
+            "UNION ALL SELECT a.conversation_id, a.answer_id, a.sample_id FROM wanted w JOIN exchange_again a "
+            "ON a.conversation_id = w.id) SELECT p.conversation_id, p.answer - p.conversation_id AS answer, p.sample_id "
+            "FROM place p JOIN run_sample rs ON rs.run_id = :run AND rs.sample_id = p.sample_id ORDER BY 1, 2",
+            values,
+        )
+        values["ids"] = json.dumps(sorted({r["sample_id"] for r in places}))
+        one = SELECTED.removesuffix(" ORDER BY o.sample_id")
+        kept = {
+            r["sample_id"]: tuple(r)[1:]
+            for r in fetch_rows(
+                conn,
+                f"SELECT k.sample_id, v.instruction, v.input, v.response FROM ({one} AND o.sample_id IN "
+                "(SELECT value FROM json_each(:ids))) k JOIN variant v ON v.id = k.variant_id",
+                values,
+            )
+        }
+        for conversation_id, group in groupby(places, key=lambda r: int(r["conversation_id"])):
+            taken = []
+            for r in group:
+                instruction, input, response = kept.get(r["sample_id"], ("", "", ""))
+                stands = r["sample_id"] in kept
+                taken.append(TakenExchange(r["answer"], r["sample_id"], instruction, input, response, stands))
+            if any(exchange.kept for exchange in taken):
+                yield stored_conversation(conn, conversation_id), taken
 
 
 def unranked(conn: sqlite3.Connection, run_id: int, *, all_variants: bool = False) -> int:
@@ -41,7 +111,7 @@ def unranked(conn: sqlite3.Connection, run_id: int, *, all_variants: bool = Fals
     return int(fetch_value(conn, everything, values)) - int(ranked)
 
 
-def _queries(all_variants: bool, top_percent: float | None) -> tuple[str, str, str]:
+def _queries(all_variants: bool, top_percent: float | None, alone: bool = False) -> tuple[str, str, str]:
     """The query of an export, that of the ids it ranks, and that of how many there are in all; parameters are
     run, setting and count."""
     base = (
@@ -72,6 +142,9 @@ def _queries(all_variants: bool, top_percent: float | None) -> tuple[str, str, s
     )
     rows = (
         f"SELECT v.sample_id AS sample, v.id AS variant, v.kind, v.instruction, v.input, v.response, {values} "
-        f"FROM {base}{scores} " + where + (f"ORDER BY {order}" if order else "ORDER BY t.value DESC, t.id")
+        f"FROM {base}{scores} "
+        + where
+        + ("WHERE NOT EXISTS (SELECT 1 FROM exchange e WHERE e.sample_id = v.sample_id) " if alone else "")
+        + (f"ORDER BY {order}" if order else "ORDER BY t.value DESC, t.id")
     )
     return rows, best, everything

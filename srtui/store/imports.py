@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from srtui.errors import UserError
 from srtui.sample import Pair
-from srtui.store._query import fetch_row, fetch_rows, fetch_value
-from srtui.store.corpus import batched
+from srtui.store._query import batched, fetch_row, fetch_rows, fetch_value
+from srtui.store.conversations import NewConversation, insert, next_turn_id
 
 if TYPE_CHECKING:
     from srtui.store import Store
@@ -21,7 +23,8 @@ MAX_BAD_ROWS_STORED = 10_000
 
 @dataclass
 class Imported:
-    """What one import did."""
+    """What one import did. ``read`` counts records, ``new`` samples; ``left_out`` counts what is no sample of
+    its own of ``conversations``, whose ``turns`` are kept: by the keys of srtui.datasets.LEFT_OUT."""
 
     dataset_id: int
     dataset: str
@@ -31,6 +34,9 @@ class Imported:
     bad: int = 0
     unmatched: int = 0
     already: bool = False
+    conversations: int = 0
+    turns: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,15 +116,27 @@ class Imports:
             True,
         )
 
-    def dataset_of_file(self, sha256: str) -> str | None:
-        """The dataset that a file with these bytes was imported into."""
+    def dataset_of_file(self, sha256: str, turns: str | None = None) -> str | None:
+        """The dataset that a file with these bytes was imported into; where ``turns`` is given, none that was
+        taken of its conversations otherwise."""
         name: str | None = fetch_value(
             self._store.conn,
-            "SELECT d.name FROM import i JOIN dataset d ON d.id = i.dataset_id "
-            "WHERE i.sha256 = ? AND i.kind = 'original' ORDER BY i.id LIMIT 1",
-            (sha256,),
+            "SELECT d.name FROM import i JOIN dataset d ON d.id = i.dataset_id WHERE i.sha256 = ?1 "
+            "AND i.kind = 'original' AND (?2 IS NULL OR i.turns IS NULL OR i.turns = ?2) ORDER BY i.id LIMIT 1",
+            (sha256, turns),
         )
         return name
+
+    def turns_taken(self, name: str, sha256: str) -> str | None:
+        """What an earlier import of the same bytes into this dataset took of its conversations; None where rows
+        are none, or where there was no such import."""
+        turns: str | None = fetch_value(
+            self._store.conn,
+            "SELECT i.turns FROM import i JOIN dataset d ON d.id = i.dataset_id WHERE d.name = ? AND i.sha256 = ? "
+            "AND i.kind = 'original'",
+            (name, sha256),
+        )
+        return turns
 
     def add_samples(
         self,
@@ -126,19 +144,27 @@ class Imports:
         path: str,
         sha256: str,
         format: str,
-        rows: Iterable[NewRow | RefusedRow],
+        rows: Iterable[NewRow | NewConversation | RefusedRow],
+        turns: str | None = None,
+        left_out: Counter[str] | None = None,
     ) -> Imported:
         """Take a file's rows as samples of dataset ``name``, in one transaction.
 
-        Exact duplicates, within the file or with what is stored, are counted and kept once. Raises
-        UserError, and stores nothing, where there is no good row.
+        Exact duplicates, within the file or with what is stored, are counted and kept once.
 
         Args:
-            name: of the dataset; made where there is none.
+            name: of the dataset, which is made where there is none.
             path: of the file, for people.
-            sha256: of the file's bytes.
-            format: that it was read as.
-            rows: as they are read.
+            sha256: of its bytes.
+            format: what it was read as.
+            rows: what it holds.
+            turns: what is taken of conversations; None where rows are none.
+            left_out: what is not, counted while ``rows`` are read.
+
+        Returns:
+            What came of it.
+
+        Raises UserError, and stores nothing, where there is no good row.
         """
         store, now = self._store, time.time()
         # Room for the index of digests, which is written in random order.
@@ -157,8 +183,10 @@ class Imports:
             # Ids are given out here, so that both tables are filled by executemany; a duplicate's id
             # is simply never used, and its variant finds no sample to belong to.
             next_id = int(fetch_value(store.conn, "SELECT coalesce(max(id), 0) + 1 FROM sample"))
+            next_turn = next_turn_id(store.conn)
             for chunk in batched(rows, 2048):
                 samples, variants = [], []
+                conversations: list[NewConversation] = []
                 for row in chunk:
                     result.read += 1
                     if isinstance(row, RefusedRow):
@@ -166,9 +194,12 @@ class Imports:
                         if result.bad <= MAX_BAD_ROWS_STORED:
                             self._refuse(import_id, row)
                         continue
+                    if isinstance(row, NewConversation):
+                        conversations.append(row)
+                        continue
                     key = row.pair.digest
                     samples.append((next_id, dataset_id, row.number, row.external_id, key, row.record))
-                    variants.append((next_id, key, *row.pair, now, next_id))
+                    variants.append((next_id, key, *row.pair.texts, now, next_id))
                     next_id += 1
                 taken = store.conn.executemany(
                     "INSERT OR IGNORE INTO sample(id, dataset_id, row, external_id, digest, record) VALUES (?,?,?,?,?,?)",
@@ -181,9 +212,19 @@ class Imports:
                 )
                 result.new += taken
                 result.duplicate += len(samples) - taken
+                if conversations:
+                    made, taken, given = insert(
+                        store.conn, dataset_id, conversations, next_id, next_turn, now
+                    )
+                    next_id, next_turn = next_id + made, next_turn + given
+                    result.new += taken
+                    result.duplicate += made - taken
+                    result.conversations += len(conversations)
+                    result.turns += given
             if result.read == result.bad:
                 raise UserError(f"{path}: no good row among {result.read:,}{self._why(import_id)}.")
-            self._close_import(import_id, result)
+            result.left_out = dict(left_out or {})
+            self._close_import(import_id, result, turns)
         return result
 
     def _why(self, import_id: int) -> str:
@@ -205,10 +246,19 @@ class Imports:
         )
         return int(made.lastrowid or 0)
 
-    def _close_import(self, import_id: int, done: Imported) -> None:
+    def _close_import(self, import_id: int, done: Imported, turns: str | None = None) -> None:
         self._store.conn.execute(
-            "UPDATE import SET rows_read = ?, rows_new = ?, rows_duplicate = ?, rows_bad = ? WHERE id = ?",
-            (done.read, done.new, done.duplicate, done.bad + done.unmatched, import_id),
+            "UPDATE import SET rows_read = ?, rows_new = ?, rows_duplicate = ?, rows_bad = ?, turns = ?, left_out = ? "
+            "WHERE id = ?",
+            (
+                done.read,
+                done.new,
+                done.duplicate,
+                done.bad + done.unmatched,
+                turns,
+                json.dumps(done.left_out) if done.left_out else None,
+                import_id,
+            ),
         )
 
     def add_rewrites(

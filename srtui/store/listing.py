@@ -152,8 +152,13 @@ class Listing:
         if wanted.flagged:
             where.append("b.sample_id IN (SELECT sample_id FROM flag)")
         if wanted.text.strip():
-            test, values["text"] = _text_test(wanted.text)
-            where.append(f"b.sample_id IN (SELECT t.sample_id FROM {test})")
+            test, in_turns, values["text"] = _text_test(wanted.text)
+            # A conversation's turn is found with the samples that it is the history of.
+            where.append(
+                f"(b.sample_id IN (SELECT t.sample_id FROM {test}) OR b.sample_id IN (SELECT e.sample_id FROM {in_turns} "
+                "JOIN conversation c ON c.id = (SELECT max(id) FROM conversation WHERE id <= t.id) "
+                "JOIN exchange e ON e.conversation_id = c.id AND t.id < e.answer_id - 1))"
+            )
         if wanted.run_id is not None:
             base = "run_sample b"
             where.append("b.run_id = :run")
@@ -230,23 +235,32 @@ class Listing:
         return None if sample_id is None else int(sample_id)
 
     def unindexed(self) -> int:
-        """Variants that a search does not see yet."""
-        upto = fetch_value(self._conn, "SELECT variant_id FROM variant_text_upto")
-        return int(fetch_value(self._conn, "SELECT count(*) FROM variant WHERE id > ?", (upto,)))
+        """Texts, of variants and of conversations' turns, that a search does not see yet."""
+        return sum(
+            int(
+                fetch_value(
+                    self._conn, f"SELECT count(*) FROM {t} WHERE id > (SELECT {t}_id FROM {t}_text_upto)"
+                )
+            )
+            for t in ("variant", "turn")
+        )
 
 
-def _text_test(words: str) -> tuple[str, str]:
-    """The subquery that finds a text, as table ``t``, and the parameter to give it."""
+def _text_test(words: str) -> tuple[str, str, str]:
+    """The subqueries that find a text of a variant and of a turn, as table ``t``, and the parameter to give them."""
     # Scripts without spaces are one long token to the index; those are looked for letter by letter.
     if any(
         "\u2e80" <= c <= "\u9fff" or "\u3040" <= c <= "\u30ff" or "\uac00" <= c <= "\ud7af" for c in words
     ):
         return (
             "variant t WHERE instr(t.instruction || ' ' || t.input || ' ' || t.response, :text)",
+            "(SELECT id FROM turn WHERE instr(text, :text)) t",
             words.strip(),
         )
     # Every word is quoted, so that nothing in it is an operator; the last one may be unfinished.
     quoted = ['"' + w.replace('"', '""') + '"' for w in words.split()]
-    return "variant_text x JOIN variant t ON t.id = x.rowid WHERE variant_text MATCH :text", " ".join(
-        quoted
-    ) + "*"
+    return (
+        "variant_text x JOIN variant t ON t.id = x.rowid WHERE variant_text MATCH :text",
+        "(SELECT rowid AS id FROM turn_text WHERE turn_text MATCH :text) t",
+        " ".join(quoted) + "*",
+    )

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from srtui.store import Store
 
 INDEX_BATCH = 2000
+_TURNS_LEFT = "SELECT count(*) FROM turn WHERE id > (SELECT turn_id FROM turn_text_upto)"
 
 
 def note_of(conn: sqlite3.Connection, sample_id: int) -> str:
@@ -93,24 +94,28 @@ class Marks:
             return self._store.corpus.add_variant(sample_id, "manual", "person", parent_id, None, pair)
 
     def index_texts(self) -> int:
-        """Take the next batch of variants into the text index; returns how many are left.
+        """Take the next batch of texts into the text index, of variants and, behind these, of conversations' turns;
+        returns how many are left.
 
         One short transaction, so that an engine that is writing never waits for long.
         """
+        return self._index("variant", "instruction, input, response") or self._index("turn", "text")
+
+    def _index(self, table: str, columns: str) -> int:
         store = self._store
         with store.transaction():
-            upto = fetch_value(store.conn, "SELECT variant_id FROM variant_text_upto")
+            upto = fetch_value(store.conn, f"SELECT {table}_id FROM {table}_text_upto")
             last = fetch_value(
                 store.conn,
-                "SELECT max(id) FROM (SELECT id FROM variant WHERE id > ? ORDER BY id LIMIT ?)",
+                f"SELECT max(id) FROM (SELECT id FROM {table} WHERE id > ? ORDER BY id LIMIT ?)",
                 (upto, INDEX_BATCH),
             )
             if last is None:
                 return 0
             store.conn.execute(
-                "INSERT INTO variant_text(rowid, instruction, input, response) "
-                "SELECT id, instruction, input, response FROM variant WHERE id > ? AND id <= ?",
+                f"INSERT INTO {table}_text(rowid, {columns}) SELECT id, {columns} FROM {table} WHERE id > ? AND id <= ?",
                 (upto, last),
             )
-            store.conn.execute("UPDATE variant_text_upto SET variant_id = ?", (last,))
-        return int(fetch_value(store.conn, "SELECT coalesce(max(id), 0) FROM variant")) - int(last)
+            store.conn.execute(f"UPDATE {table}_text_upto SET {table}_id = ?", (last,))
+        left = int(fetch_value(store.conn, f"SELECT coalesce(max(id), 0) FROM {table}")) - int(last)
+        return left or int(table == "variant" and fetch_value(store.conn, _TURNS_LEFT) > 0)

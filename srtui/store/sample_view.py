@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from srtui.measures import MEASURES, STORED
+from srtui.sample import Turn
 from srtui.store import figures
 from srtui.store._query import fetch_row, fetch_rows
+from srtui.store.conversations import ConversationPlace, place_of
 from srtui.store.corpus import Variant, sample_origin, variants_of
 from srtui.store.decisions import StoredDecision, StoredOutcome, decisions_of, outcome_of
 from srtui.store.endings import GenerationEnding, ending_of
@@ -53,6 +55,8 @@ class SampleView:
     stands: figures.Standing
     note: str
     flagged: bool
+    history: tuple[Turn, ...] = ()
+    place: ConversationPlace | None = None
 
     @property
     def original(self) -> VariantView:
@@ -80,12 +84,13 @@ def view_sample(conn: sqlite3.Connection, run_id: int | None, sample_id: int) ->
     rewrites = _rewrites(conn, run_id, sample_id, decisions)
     generations = _generations(conn, rewrites, reflections)
     scores = scores_of_sample(conn, sample_id, figures.setting_id_of(conn, run_id))
+    texts = variants_of(conn, sample_id)
     return SampleView(
         id=origin.id,
         dataset=origin.dataset,
         row=origin.row,
         state=state_of(conn, run_id, sample_id),
-        variants=[_variant_view(v, scores.get(v.id, {})) for v in variants_of(conn, sample_id)],
+        variants=[_variant_view(v, scores.get(v.id, {})) for v in texts],
         rewrites=rewrites,
         critiques={stage: g["critique"] for stage, g in generations.items()},
         endings={stage: ending_of(g) for stage, g in generations.items()},
@@ -95,6 +100,8 @@ def view_sample(conn: sqlite3.Connection, run_id: int | None, sample_id: int) ->
         stands=figures.standing(conn, run_id, sample_id),
         note=note_of(conn, sample_id),
         flagged=is_flagged(conn, sample_id),
+        history=texts[0].pair.history if texts else (),
+        place=place_of(conn, sample_id),
     )
 
 
@@ -146,7 +153,7 @@ def _variant_view(variant: Variant, scores: Mapping[str, VariantScore]) -> Varia
         variant.kind,
         variant.origin,
         variant.parent_id,
-        *variant.pair,
+        *variant.pair.texts,
         scores={metric: scores[metric].value if metric in scores else None for metric in STORED},
         losses=losses,
         unscored=next((s.reason for s in scores.values() if s.value is None and s.reason), None),

@@ -550,6 +550,74 @@ CREATE TABLE embedding(
 )
 """
 
+# A conversation's id is that of its first turn; the ids of its turns follow each other. Samples of before have none.
+# An import says what it took of conversations (``turns``, null where rows are none) and, as JSON, what it did not.
+_CONVERSATIONS = """
+CREATE TABLE conversation(
+    id INTEGER PRIMARY KEY,             -- of its first turn
+    dataset_id INTEGER NOT NULL REFERENCES dataset(id) ON DELETE CASCADE,
+    row INTEGER NOT NULL,
+    external_id TEXT,
+    layout TEXT NOT NULL,               -- how its record holds turns
+    turns INTEGER NOT NULL,
+    record TEXT NOT NULL                -- the untouched original record, as JSON
+);
+CREATE INDEX conversation_dataset ON conversation(dataset_id);
+CREATE TABLE turn(
+    id INTEGER PRIMARY KEY,
+    role TEXT NOT NULL CHECK(role IN ('system', 'user', 'assistant')),
+    text TEXT NOT NULL,
+    place INTEGER NOT NULL,             -- of its first entry in the record's list, -1 for the record's system field
+    places INTEGER NOT NULL             -- how many entries it joins
+);
+CREATE TABLE exchange(                  -- a sample that is a part of a conversation
+    sample_id INTEGER PRIMARY KEY REFERENCES sample(id) ON DELETE CASCADE,
+    conversation_id INTEGER NOT NULL REFERENCES conversation(id) ON DELETE CASCADE,
+    answer_id INTEGER NOT NULL,         -- the turn of its response; the one before is its instruction, others its history
+    followed INTEGER NOT NULL,          -- whether another exchange comes after it
+    history BLOB                        -- digest of its history, null where it has none
+);
+CREATE INDEX exchange_conversation ON exchange(conversation_id);
+CREATE TABLE exchange_again(            -- where else the same sample stands
+    conversation_id INTEGER NOT NULL REFERENCES conversation(id) ON DELETE CASCADE,
+    answer_id INTEGER NOT NULL,
+    sample_id INTEGER NOT NULL REFERENCES sample(id) ON DELETE CASCADE,
+    PRIMARY KEY(conversation_id, answer_id)
+) WITHOUT ROWID;
+CREATE INDEX exchange_again_sample ON exchange_again(sample_id);
+CREATE VIRTUAL TABLE turn_text USING fts5(
+    text, content='turn', content_rowid='id', columnsize=0, tokenize='unicode61 remove_diacritics 2'
+);
+CREATE TABLE turn_text_upto(turn_id INTEGER NOT NULL);
+INSERT INTO turn_text_upto VALUES (0);
+ALTER TABLE import ADD COLUMN turns TEXT;
+ALTER TABLE import ADD COLUMN left_out TEXT
+"""
+
+# What a measure is worth with a student, by pairs whose better answer is known; and the tokens' own losses of
+# spans, for measures that need them (float16, the lowest byte first).
+_CALIBRATION = """
+CREATE TABLE calibration(
+    id INTEGER PRIMARY KEY,
+    digest BLOB NOT NULL UNIQUE,        -- of the student, the way of scoring, the pairs and what was asked of them
+    setting_id INTEGER NOT NULL REFERENCES scoring_setting(id),
+    source TEXT NOT NULL,
+    pairs INTEGER NOT NULL,
+    result TEXT NOT NULL,               -- JSON
+    created_at REAL NOT NULL
+);
+CREATE INDEX calibration_setting ON calibration(setting_id, id);
+CREATE TABLE token_loss(
+    key BLOB PRIMARY KEY,               -- of span_loss
+    nll BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE rating(
+    key BLOB PRIMARY KEY,               -- of a question to a judge model that rates data
+    value REAL,
+    reason TEXT                         -- why there is no value
+) WITHOUT ROWID
+"""
+
 # What a pilot came to, as srtui.pilot.result.PilotResult has it.
 _PILOT = """
 CREATE TABLE pilot(
@@ -572,7 +640,9 @@ SCRIPTS = {
     "0010_gates": _GATES,
     "0011_whole_datasets": _WHOLE_DATASETS,
     "0012_embeddings": _EMBEDDINGS,
-    "0013_pilot": _PILOT,
+    "0013_conversations": _CONVERSATIONS,
+    "0014_calibration": _CALIBRATION,
+    "0015_pilot": _PILOT,
 }
 """By migration, what it runs; forward only, and never changed once released."""
 

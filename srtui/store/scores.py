@@ -6,7 +6,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from srtui.hashing import key
 from srtui.measures import STORED, SpanLoss
@@ -14,6 +14,8 @@ from srtui.store._query import fetch_row, fetch_rows, fetch_value
 from srtui.store.corpus import batched
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from srtui.store import Store
 
 
@@ -184,12 +186,35 @@ class Scores:
             self._first_losses = bool(of_16_bytes)
         return self._first_losses
 
+    def token_losses(self, keys: Iterable[bytes]) -> dict[bytes, NDArray[Any]]:
+        """By key, the stored losses of each token of a span (tokens,) in nats, among ``keys``."""
+        import numpy as np
+
+        losses: dict[bytes, NDArray[Any]] = {}
+        for chunk in batched(keys, 500):
+            marks = ",".join("?" * len(chunk))
+            for r in fetch_rows(
+                self._store.conn, f"SELECT key, nll FROM token_loss WHERE key IN ({marks})", chunk
+            ):
+                losses[r[0]] = np.frombuffer(r[1], dtype="<f2").astype(np.float32)
+        return losses
+
     def add_losses(self, losses: Mapping[bytes, SpanLoss]) -> None:
-        """Store losses by the key of their span; those that are there already stay as they are."""
+        """Store losses by the key of their span, with their tokens' own where they have them; those that are
+        there already stay as they are."""
         with self._store.transaction():
             self._store.conn.executemany(
                 "INSERT OR IGNORE INTO span_loss(key, nll, tokens, truncated, reason) VALUES (?,?,?,?,?)",
                 [(key, v.nll, v.tokens, int(v.truncated), v.reason) for key, v in losses.items()],
+            )
+            # Half a float each: off by a thousandth of a nat where a token costs two.
+            self._store.conn.executemany(
+                "INSERT OR IGNORE INTO token_loss(key, nll) VALUES (?,?)",
+                [
+                    (key, v.by_token.astype("<f2").tobytes())
+                    for key, v in losses.items()
+                    if v.by_token is not None
+                ],
             )
 
     def of_variants(

@@ -69,6 +69,7 @@ _TRAINED = {
     "steps?": int,
     "examples?": int,
     "held_out?": {str: _HELD_OUT},
+    "rewards?": {"margin": _ESTIMATE, "accuracy": _ESTIMATE},
 }
 _PLAN = {
     "tokens": int,
@@ -116,6 +117,23 @@ _JUDGED = {
     },
     "position": _POSITION,
     "parse": _PARSE,
+}
+_CALIBRATION = {
+    "pairs": int,
+    "decided": int,
+    "ties": int,
+    "like_length": int,
+    "skipped": _COUNTS,
+    "student": str,
+    "measures": {
+        str: {
+            "agreement": [MAYBE, MAYBE, MAYBE],
+            "like_length": [MAYBE, MAYBE, MAYBE],
+            "verdict": str,
+            "sentence": str,
+        }
+    },
+    "between": {str: {str: MAYBE}},
 }
 RESULTS: Mapping[str, Any] = {
     "pairwise": _JUDGED,
@@ -183,6 +201,8 @@ class JsonColumn:
 _OF_A_RUN, _OF_AN_ITEM = ("run_id", "sample_id", "stage"), ("evaluation_id", "item")
 COLUMNS: Mapping[tuple[str, str], JsonColumn] = {
     ("sample", "record"): JsonColumn(("id",), ANY),
+    ("conversation", "record"): JsonColumn(("id",), ANY),
+    ("import", "left_out"): JsonColumn(("id",), {str: int}),
     ("generation", "sampler"): JsonColumn(("id",), {}),
     ("generation", "segments"): JsonColumn(("id",), [([str, str, int], [str, str, int, (int, None)])]),
     ("run", "recipe"): JsonColumn(("id",), _RECIPE),
@@ -206,6 +226,7 @@ COLUMNS: Mapping[tuple[str, str], JsonColumn] = {
     ),
     ("evaluation_lease", "live"): JsonColumn(("evaluation_id",), {}),
     ("answer", "sampler"): JsonColumn(("id",), {}),
+    ("calibration", "result"): JsonColumn(("id",), _CALIBRATION),
     ("judgement", "probabilities"): JsonColumn(("id",), {"a?": [NUMBER], "b?": [NUMBER], "mass?": [NUMBER]}),
 }
 """By table and column. ``run_sums.sums`` is none of them: what does not read there is summed anew."""

@@ -9,12 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from srtui.measures import AT_LENGTH
 from srtui.store import figures
+from srtui.store.calibrations import Calibration, calibrations_of
 from srtui.store.figures import MeanChange
 from srtui.store.runs import StageProgress, state_now
 from srtui.store.whole_datasets import Contamination
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from srtui.store import Store
     from srtui.store.runs import Run
 
@@ -81,6 +85,7 @@ class TrainingSummary:
     trained_on: int
     step_losses: list[float] | None
     tokens_a_second: float | None
+    method: str
     changed_since: int
 
 
@@ -98,6 +103,20 @@ class Round:
     rifd: float | None
     held_out_before: float | None
     held_out_after: float | None
+
+
+@dataclass(frozen=True)
+class MeasureStanding:
+    """What is known of the measure that a target was chosen by, with this run's student: the verdict of the last
+    calibration that knows it, None where there is none. Triples are a value with its 95 % interval."""
+
+    measure: str
+    verdict: str | None
+    agreement: list[float | None] | None
+    like_length: list[float | None] | None
+    pairs: int
+    calibration: int | None
+    sentence: str
 
 
 @dataclass(frozen=True)
@@ -135,6 +154,8 @@ class RunSummary:
     """By target and gate, the rewrites that were not compared."""
     contamination: Contamination | None
     """Evaluation prompts in what is trained on; None before training, and where nothing was evaluated yet."""
+    measures: dict[str, MeasureStanding]
+    """By target, where it was chosen by a measure and the student has scored."""
 
 
 def summarise(store: Store, run_id: int) -> RunSummary:
@@ -179,7 +200,43 @@ def summarise(store: Store, run_id: int) -> RunSummary:
         ],
         gated={target: c.gated for target, c in counts.targets.items()},
         contamination=store.datasets.contamination(run_id),
+        measures=_measures(store, run),
     )
+
+
+_NO_MEASURE = {"original", "reflected", "random"}
+
+
+def _measures(store: Store, run: Run) -> dict[str, MeasureStanding]:
+    if run.setting_id is None:
+        return {}
+    known = calibrations_of(store.conn, run.setting_id)
+    chosen = run.recipe.get("selection", {})
+    # As the recipe's keys have it by default: a stored recipe may leave them out.
+    by = {
+        "instruction": chosen.get("instruction_by", "ifd"),
+        "response": chosen.get("response_by", "rifd"),
+    }
+    version = AT_LENGTH if chosen.get("length_control") else ""
+    return {
+        target: _standing(name + version, known) for target, name in by.items() if name not in _NO_MEASURE
+    }
+
+
+def _standing(measure: str, known: Sequence[Calibration]) -> MeasureStanding:
+    for one in known:
+        m = one.result["measures"].get(measure)
+        if m is not None:
+            return MeasureStanding(
+                measure,
+                m["verdict"],
+                m["agreement"],
+                m["like_length"],
+                one.result["decided"],
+                one.id,
+                m["sentence"],
+            )
+    return MeasureStanding(measure, None, None, None, 0, None, "")
 
 
 def _training(store: Store, run_id: int) -> TrainingSummary | None:

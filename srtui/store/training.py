@@ -39,7 +39,7 @@ def training_of(conn: sqlite3.Connection, run_id: int) -> dict[str, Any] | None:
     ``trained_on``: samples whose tokens were trained on; ``step_losses``: the loss of its first and of
     its last step, mean NLL in nats a target token, not smoothed; ``tokens_a_second``: tokens over the
     seconds spent in steps; ``changed_since``: samples for which a person's word is another than when the training
-    began. None before there is one.
+    began; ``method``: what it learns from, ``sft`` or one of preferences. None before there is one.
     """
     row = fetch_row(conn, "SELECT * FROM training_run WHERE run_id = ?", (run_id,))
     if row is None:
@@ -61,10 +61,12 @@ def training_of(conn: sqlite3.Connection, run_id: int) -> dict[str, Any] | None:
         "trained_on": result.get("examples", row["examples"]),
         "step_losses": losses if len(losses) == 2 else None,
         "tokens_a_second": row["tokens"] / row["seconds"] if row["seconds"] else None,
+        "method": fetch_value(conn, _METHOD, (run_id,)) or "sft",
         "changed_since": fetch_value(conn, _CHANGED_SINCE, {"run": run_id, "at": row["created_at"]}),
     }
 
 
+_METHOD = "SELECT CASE WHEN json_valid(recipe) THEN json_extract(recipe, '$.training.method') END FROM run WHERE id = ?"
 _CHANGED_SINCE = (
     "SELECT count(*) FROM (SELECT max(CASE WHEN created_at <= :at AND (undone_at IS NULL OR undone_at > :at) "
     "THEN variant_id END) AS was, max(CASE WHEN undone_at IS NULL THEN variant_id END) AS now FROM ("

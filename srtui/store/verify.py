@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from srtui.hashing import SCHEME, digest, scheme_1
-from srtui.sample import Pair
+from srtui.sample import Turn, history_digest, pair_digest
 from srtui.store.connection import open_read_only
 from srtui.store.scores import setting_key
 from srtui.store.stored import COLUMNS, misshapen
@@ -57,14 +57,21 @@ def first_of(faults: Iterator[str]) -> list[str]:
 def _faults(
     conn: sqlite3.Connection, most: int, verified: Verified, on_progress: Callable[[int, int], None]
 ) -> Iterator[str]:
-    for row, sample, stored, *texts in conn.execute(
-        "SELECT id, sample_id, digest, instruction, input, response FROM variant ORDER BY id LIMIT ?", (most,)
+    for row, sample, stored, history, instruction, input, response in conn.execute(
+        "SELECT v.id, v.sample_id, v.digest, e.history, v.instruction, v.input, v.response FROM variant v "
+        "LEFT JOIN exchange e ON e.sample_id = v.sample_id ORDER BY v.id LIMIT ?",
+        (most,),
     ):
         if verified.checked % 4096 == 0:
             on_progress(verified.checked, verified.texts)
         verified.checked += 1
-        if not all(isinstance(t, str) for t in texts) or Pair(*texts).digest != stored:
+        texts = (instruction, input, response)
+        if (
+            not all(isinstance(t, str) for t in texts)
+            or pair_digest(instruction, input, response, history) != stored
+        ):
             yield f"variant {row} of sample {sample}: its text is not the one that was stored"
+    yield from _histories(conn, most)
     for row, same in conn.execute(
         "SELECT s.id, v.digest IS s.digest FROM sample s LEFT JOIN variant v ON v.sample_id = s.id "
         "AND v.kind = 'original' ORDER BY s.id LIMIT ?",
@@ -91,6 +98,25 @@ def _faults(
         for r in conn.execute(f"SELECT * FROM {table} ORDER BY {', '.join(of.key)} LIMIT ?", (most,)):
             if sentence := misshapen(r, table, column):
                 yield sentence
+
+
+def _histories(conn: sqlite3.Connection, most: int) -> Iterator[str]:
+    """Histories against the turns that they are made of."""
+    for conversation, turns in conn.execute(
+        "SELECT id, turns FROM conversation ORDER BY id LIMIT ?", (most,)
+    ).fetchall():
+        stored = conn.execute(
+            "SELECT role, text FROM turn WHERE id >= ? AND id < ? ORDER BY id",
+            (conversation, conversation + turns),
+        ).fetchall()
+        whole = len(stored) == turns and all(isinstance(part, str) for turn in stored for part in turn)
+        exchanges = conn.execute(
+            "SELECT sample_id, answer_id, history FROM exchange WHERE conversation_id = ?", (conversation,)
+        )
+        for sample, answer, history in exchanges:
+            before = (Turn(*turn) for turn in stored[: answer - conversation - 1])
+            if not whole or history_digest(before) != history:
+                yield f"sample {sample}: its history is not the one that was imported"
 
 
 def _is_key(key: Any) -> bool:

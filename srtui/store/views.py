@@ -302,6 +302,8 @@ NEEDED = (
     "0010_gates",
     "0011_whole_datasets",
     "0012_embeddings",
-    "0013_pilot",
+    "0013_conversations",
+    "0014_calibration",
+    "0015_pilot",
 )
 """The migrations that these queries were written for."""

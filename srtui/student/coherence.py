@@ -28,6 +28,7 @@ class SentenceEncoder:
                 f"{folder} is not a sentence encoder: it needs modules.json and weights as safetensors, "
                 "as sentence-transformers writes them."
             )
+        self.name = folder.name
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging as transformers_logging
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
+
+import numpy as np
 
 from srtui.measures import SpanLoss
 from srtui.student.model import Student
@@ -24,19 +25,28 @@ class GgufScorer:
         self.tokens_run = self.tokens_saved = 0
 
     def score(
-        self, spans: Sequence[Span], should_stop: Callable[[], bool] = lambda: False
+        self,
+        spans: Sequence[Span],
+        should_stop: Callable[[], bool] = lambda: False,
+        by_token: bool = False,
     ) -> Iterator[tuple[int, SpanLoss]]:
-        """Yield (index into ``spans``, loss), longest first; stops early when asked."""
-        shared = shared_prefixes([(s.ids, max(0, len(s.ids) - s.target - 1)) for s in spans])
+        """Yield (index into ``spans``, loss), longest first; stops early when asked. With ``by_token`` losses
+        have each token's own, too."""
+        histories = [s.history for s in spans] if any(s.history for s in spans) else ()
+        shared = shared_prefixes([(s.ids, max(0, len(s.ids) - s.target - 1)) for s in spans], histories)
         order = sorted(range(len(spans)), key=lambda i: shared[i] - len(spans[i].ids))
+        if histories:  # what begins alike goes together
+            order.sort(key=lambda i: spans[i].ids)
         asked = [(spans[i].ids, spans[i].target, shared[i]) for i in order]
         for group, nlls, run in self._losses.losses(asked, self._cells):
             if should_stop():
                 return
             self.tokens_run += run
             self.tokens_saved += sum(len(asked[n][0]) for n in group) - run
-            for n, nll in zip(group, nlls, strict=True):
+            for n, each in zip(group, nlls, strict=True):
                 span = spans[order[n]]
-                bad = None if nll is not None and math.isfinite(nll) else "non_finite"
-                loss = SpanLoss(None if bad else nll, span.target, span.truncated, bad)
-                yield order[n], loss
+                if each is None:
+                    yield order[n], SpanLoss(None, span.target, span.truncated, "non_finite")
+                else:
+                    tokens = np.asarray(each, dtype=np.float32) if by_token else None
+                    yield order[n], SpanLoss(sum(each), span.target, span.truncated, by_token=tokens)

@@ -29,7 +29,7 @@ class Prefix:
 @dataclass
 class Packing:
     """How a row is cut: the tokens of each sequence and the prefix in front of it. With ``record``,
-    the row is that prefix itself, and its keys and values are kept."""
+    the row is that prefix itself, or, behind another one, the rest of it, and its keys and values are kept."""
 
     lengths: Sequence[int]
     prefixes: Sequence[Prefix | None]
@@ -38,11 +38,14 @@ class Packing:
     masks: dict[tuple[int, int, int | None], Any] = field(default_factory=dict)
 
 
-def shared_prefixes(sequences: Sequence[tuple[tuple[int, ...], int]]) -> list[int]:
+def shared_prefixes(
+    sequences: Sequence[tuple[tuple[int, ...], int]], histories: Sequence[int] = ()
+) -> list[int]:
     """How long a prefix of each sequence is worth sharing; 0 for none.
 
     ``sequences`` are (ids, most): of ``ids`` at most the first ``most`` may be shared. Sequences
-    with a common beginning are split where they part, as long as eight or more have more in common.
+    with a common beginning are split where they part, as long as eight or more have more in common, or
+    two, where that is within the history of both: ``histories`` says of each how many ids that are.
     """
     lengths = [0] * len(sequences)
 
@@ -63,10 +66,11 @@ def shared_prefixes(sequences: Sequence[tuple[tuple[int, ...], int]]) -> list[in
             if room > size:
                 children[ids[size]].append(i)
         for child in children.values():
-            if len(child) >= _LEAST_SPANS:
+            known_before = len(child) > 1 and histories and size < min(histories[i] for i in child)
+            if len(child) >= _LEAST_SPANS or known_before:
                 split(child, size + 1, shared)
 
-    if len(sequences) >= _LEAST_SPANS:
+    if len(sequences) >= _LEAST_SPANS or (len(sequences) > 1 and any(histories)):
         split(list(range(len(sequences))), 0, 0)
     return [size if size >= _LEAST_TOKENS else 0 for size in lengths]
 
@@ -157,6 +161,8 @@ def _attend(
             keys, values = prefix.layers[layer]
             before = keys.shape[2]
             k, v = torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)
+            if packing.record is not None:  # one that goes on from another: its keys and values are both's
+                packing.record.layers[layer] = (k, v)
         window = sliding_window if sliding_window is not None and sliding_window < before + size else None
         mask = None if not before and window is None else _mask(packing, size, before, window, q.device)
         groups = q.shape[1] // k.shape[1]

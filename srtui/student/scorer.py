@@ -4,6 +4,7 @@ token is predicted."""
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
@@ -48,6 +49,7 @@ class Scorer:
         self._device = student.device
         self._budget = batch_tokens if batch_tokens != "auto" else self._affordable()
         self._prefixes: dict[tuple[int, ...], Prefix] = {}
+        self._chained = False  # whether a longer beginning goes on from a shorter one
         self.tokens_run = self.tokens_saved = 0
         import torch
 
@@ -76,29 +78,38 @@ class Scorer:
         return "packed" if self.packed else "padded" if self.head.pads else "alone"
 
     def score(
-        self, spans: Sequence[Span], should_stop: Callable[[], bool] = lambda: False
+        self,
+        spans: Sequence[Span],
+        should_stop: Callable[[], bool] = lambda: False,
+        by_token: bool = False,
     ) -> Iterator[tuple[int, SpanLoss]]:
         """Yield (index into ``spans``, loss) as they come, longest first; stops early when asked.
 
-        A loss that is not finite has the reason ``non_finite``; a span that cannot run even alone
+        With ``by_token`` losses have each token's own, too; that costs no pass. A loss that is not finite has the reason ``non_finite``; a span that cannot run even alone
         has ``out_of_memory``.
         """
         shared = [0] * len(spans)
+        # Of conversations, what begins alike is run one after the other, and forgotten then.
+        self._chained = self.packed and any(s.history for s in spans)
         if self.packed:
             # The position before the target predicts its first token, so it has to be run.
             shared = shared_prefixes(
                 [
                     (s.ids, 0 if self.head.runs_alone(len(s.ids)) else max(0, len(s.ids) - s.target - 1))
                     for s in spans
-                ]
+                ],
+                [s.history for s in spans] if self._chained else (),
             )
         order = sorted(range(len(spans)), key=lambda i: shared[i] - len(spans[i].ids))
+        if self._chained:
+            order.sort(key=lambda i: (not self.head.runs_alone(len(spans[i].ids)), spans[i].ids))
+        waiting = Counter(spans[i].ids[: shared[i]] for i in order) if self._chained else Counter()
         begin, emptied = 0, False
         while begin < len(order) and not should_stop():
             sizes = [len(spans[i].ids) - shared[i] for i in order[begin:]]
             batch = self._next_batch(sizes)
             chosen = order[begin : begin + batch]
-            losses = self._try_batch([spans[i] for i in chosen], [shared[i] for i in chosen])
+            losses = self._try_batch([spans[i] for i in chosen], [shared[i] for i in chosen], by_token)
             if losses is None:
                 held, emptied = bool(self._prefixes) and not emptied, True
                 self._prefixes.clear()
@@ -115,6 +126,10 @@ class Scorer:
             self.tokens_run += sum(len(spans[i].ids) - shared[i] for i in chosen)
             self.tokens_saved += sum(shared[i] for i in chosen)
             yield from zip(chosen, losses, strict=True)
+            for beginning in [spans[i].ids[: shared[i]] for i in chosen] if self._chained else ():
+                waiting[beginning] -= 1
+                if not waiting[beginning]:
+                    self._prefixes.pop(beginning, None)
         self._prefixes.clear()
 
     def embed(
@@ -162,13 +177,15 @@ class Scorer:
                 means.append((weights @ one.float()) / weights.sum())
             return np.asarray(torch.stack(means).cpu().numpy())
 
-    def _try_batch(self, spans: Sequence[Span], shared: Sequence[int]) -> list[SpanLoss] | None:
+    def _try_batch(
+        self, spans: Sequence[Span], shared: Sequence[int], by_token: bool
+    ) -> list[SpanLoss] | None:
         """None where memory ran out. The exception is gone by then: it would hold the tensors of the
         pass that failed, and the device could not have them back."""
         import torch
 
         try:
-            return self._batch(spans, shared)
+            return self._batch(spans, shared, by_token)
         except torch.OutOfMemoryError:
             return None
 
@@ -194,7 +211,7 @@ class Scorer:
     def _cost(self, sizes: Sequence[int]) -> int:
         return sum(sizes) if self.packed else len(sizes) * max(sizes)
 
-    def _batch(self, spans: Sequence[Span], shared: Sequence[int]) -> list[SpanLoss]:
+    def _batch(self, spans: Sequence[Span], shared: Sequence[int], by_token: bool) -> list[SpanLoss]:
         import torch
 
         rows = [n for n, s in enumerate(spans) for _ in range(s.target)]
@@ -217,11 +234,12 @@ class Scorer:
             nll = self._nll(picked, torch.tensor(labels, device=self._device))
             sums = torch.zeros(len(spans), dtype=torch.float64)
             sums.index_add_(0, torch.tensor(rows), nll.double().cpu())
+        each = nll.float().cpu().split([s.target for s in spans]) if by_token else [None] * len(spans)
         return [
-            SpanLoss(total, span.target, span.truncated)
+            SpanLoss(total, span.target, span.truncated, by_token=None if one is None else one.numpy())
             if math.isfinite(total)
             else SpanLoss(None, span.target, span.truncated, "non_finite")
-            for total, span in zip(sums.tolist(), spans, strict=True)
+            for total, span, one in zip(sums.tolist(), spans, each, strict=True)
         ]
 
     @contextmanager
@@ -245,10 +263,17 @@ class Scorer:
         prefix = self._prefixes.get(ids)
         if prefix is None:
             prefix = Prefix(ids)
-            self._row(list(ids), list(range(len(ids))), Packing([len(ids)], [None], record=prefix))
+            begun = (
+                max((p for p in self._prefixes if ids[: len(p)] == p), key=len, default=())
+                if self._chained
+                else ()
+            )
+            known, new = len(begun), len(ids) - len(begun)
+            packing = Packing([new], [self._prefixes[begun] if known else None], record=prefix)
+            self._row(list(ids[known:]), list(range(known, len(ids))), packing)
             self._prefixes[ids] = prefix  # only now: the pass may have run out of memory
-            self.tokens_run += len(ids)
-            self.tokens_saved -= len(ids)
+            self.tokens_run += new
+            self.tokens_saved -= new
         return prefix
 
     def _row(self, ids: Sequence[int], positions: Sequence[int], packing: Packing) -> Any:

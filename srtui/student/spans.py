@@ -7,6 +7,10 @@ are tokenised apart, as they are when the student writes: nothing of a target is
 unconditional pass begins from the beginning-of-text token, or, where the tokenizer has none, from the
 end-of-text token, so that the first target token is predicted too.
 
+Of a pair with a history, prompts have it in front: a chat template lays all of it out, a plain template as
+``SpanBuilder.conversation`` says. L(y) has no history; L(x) has it too, right in front of x, for in the reverse
+prompt's span it is known as well (docs/method.md, Conversations).
+
 Paper protocol, as the released scripts do: prompt and target encoded as one string; the target
 begins at the length of the prompt encoded alone; unconditional passes without the prompt (so that
 without a beginning-of-text token the first token is not predicted); truncation at max_length, and
@@ -17,25 +21,36 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from srtui.errors import UserError
 from srtui.hashing import digest, key, scheme_1
 from srtui.prompts import PromptTemplate
 from srtui.prompts.answer_place import Piece
-from srtui.sample import Pair
+from srtui.sample import Pair, Role, Turn
 from srtui.student.tokens import Cutter
 
 
 @dataclass(frozen=True)
 class Span:
     """Token ``ids`` whose last ``target`` ones are scored, or trained on; ``truncated`` where max_length
-    cut some."""
+    cut some. The first ``history`` ones are those of a history, which other spans may begin with too: that
+    decides no loss. ``also`` are earlier targets, (first, end) each, that are trained on along with the last:
+    spans that are scored have none."""
 
     ids: tuple[int, ...]
     target: int
     truncated: bool = False
+    history: int = 0
+    also: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def targets(self) -> list[int]:
+        """The positions that are trained on, in order."""
+        last = (len(self.ids) - self.target, len(self.ids))
+        return [place for first, end in (*self.also, last) for place in range(first, end)]
 
     def key(self, student_id: str, protocol: str) -> bytes:
         """Address of this loss in the store. The ids decide it, so a response that occurs in three
@@ -45,7 +60,7 @@ class Span:
     @property
     def digest(self) -> bytes:
         """16-byte content address, by which a training knows its samples again."""
-        return digest(self._bytes(), self.target)
+        return digest(self._bytes(), self.target, *(place for run in self.also for place in run))
 
     def ended(self, end_of_turn: Sequence[int], max_length: int) -> Span:
         """What is trained of a scored span: its tokens, and behind them the end of the turn, from which a
@@ -58,8 +73,8 @@ class Span:
         if self.truncated or self.ids[-len(end) :] == end:
             return self
         if len(self.ids) + len(end) > max_length:
-            return Span(self.ids, self.target, truncated=True)
-        return Span((*self.ids, *end), self.target + len(end))
+            return replace(self, truncated=True)
+        return replace(self, ids=(*self.ids, *end), target=self.target + len(end))
 
     def _bytes(self) -> bytes:
         """The ids, 32 bits each, the lowest byte first on every machine."""
@@ -71,6 +86,24 @@ class Span:
     def first_key(self, student_id: str) -> bytes:
         """The key that this loss has where it was stored before keys had a scheme."""
         return scheme_1(student_id, array("i", self.ids).tobytes(), self.target)
+
+
+def as_one(spans: Sequence[Span]) -> list[Span]:
+    """The spans of one conversation with as few sequences as there can be: a span whose ids another begins with is
+    no sequence of its own, but one more target of that one, where no token of it sees anything else than by itself.
+    They are in the order of the sequences' first span."""
+    found: list[tuple[int, Span]] = []
+    for n in sorted(range(len(spans)), key=lambda i: -len(spans[i].ids)):
+        span = spans[n]
+        end = len(span.ids)
+        for at, (first, longer) in enumerate(found):
+            targets = {*longer.also, (end - span.target, end)}
+            if longer.ids[:end] == span.ids and len(longer.ids) - longer.target >= end:
+                found[at] = (min(first, n), replace(longer, also=tuple(sorted(targets))))
+                break
+        else:
+            found.append((n, span))
+    return [span for _, span in sorted(found, key=lambda one: one[0])]
 
 
 @dataclass(frozen=True)
@@ -100,13 +133,16 @@ class SpanBuilder:
         # Where there is no beginning-of-text token, the unconditional pass starts from end-of-text.
         self._start = self._bos or [int(tokenizer.eos_token_id)]
         self._end = self._end_of_turn()
+        self._without_system: set[tuple[Role, ...]] = set()  # what the chat template refused as it is
 
     def forward(self, pair: Pair) -> tuple[Span | Invalid, Span | Invalid]:
         """The spans of L(y|x) and L(y)."""
         if not pair.response.strip():
             return Invalid("empty_response"), Invalid("empty_response")
-        prompt = self._template.forward_pieces(pair.instruction, pair.input)
-        return self._spans(prompt, pair.response, self._end)
+        asked = (pair.instruction, pair.input)
+        return self._spans(
+            self._template.forward_pieces(*asked), pair.response, self._end, pair.history, asked
+        )
 
     def reverse(self, pair: Pair) -> tuple[Span | Invalid, Span | Invalid]:
         """The spans of L(x|y) and L(x); x has no end of turn, for nobody trains on it."""
@@ -121,15 +157,47 @@ class SpanBuilder:
             return Invalid("empty_instruction"), Invalid("empty_instruction")
         if not pair.response.strip():
             return Invalid("empty_response"), Invalid("empty_response")
-        return self._spans(self._template.reverse_pieces(pair.response), target, [])
+        asked = self._template.reversed(pair.response)
+        return self._spans(self._template.forward_pieces(*asked), target, [], pair.history, asked, known=True)
 
     def _spans(
-        self, prompt: Sequence[Piece], target: str, end: list[int]
+        self,
+        prompt: Sequence[Piece],
+        target: str,
+        end: list[int],
+        history: Sequence[Turn],
+        asked: tuple[str, str],
+        known: bool = False,
     ) -> tuple[Span | Invalid, Span | Invalid]:
+        """The conditional and the unconditional span of ``target`` behind ``prompt``.
+
+        Args:
+            prompt: the pieces in front of the target, without a history.
+            target: what is scored.
+            end: ids that end the turn.
+            history: the turns in front of the prompt.
+            asked: instruction and input that ``prompt`` was made of.
+            known: whether the unconditional span has the history too.
+
+        Returns:
+            Both spans, or why there are none.
+        """
         target = self._template.answer_prefix + target
+        before: list[int] = []
+        if history:
+            try:
+                before = self.history(history)
+                if self._template.chat is not None:
+                    prompt = self._chat([*history, Turn("user", PromptTemplate.target_of(*asked))])
+            except UserError:
+                refused = Invalid("history_not_laid_out")
+                return refused, refused
         if self._protocol == "paper":
-            return self._paper_spans(prompt, target)
-        whole, start = self._cutter.cut(prompt, target)
+            return self._paper_spans(prompt, target, before, known)
+        plain = bool(before) and self._template.chat is None
+        whole, start = self._cutter.cut(prompt, target, inside=plain)
+        if plain:
+            whole, start = [*before, *whole], start + len(before)
         ids = [*self._opening(whole), *whole, *end]
         first = len(ids) - len(whole) - len(end) + start
         kept = ids[: self._max]
@@ -142,25 +210,50 @@ class SpanBuilder:
             return Invalid("target_truncated"), Invalid("target_truncated")
         if first == 0:  # nothing before the target: give it something to be predicted from
             kept = [*self._start, *kept]
+        context = self._opened(before) if known and before else self._start
         return (
-            Span(tuple(kept), count, truncated),
-            Span((*self._start, *kept[len(kept) - count :]), count, truncated),
+            Span(tuple(kept), count, truncated, _common(kept, self._opened(before) if before else [])),
+            Span(
+                (*context, *kept[len(kept) - count :]),
+                count,
+                truncated,
+                len(context) if context is not self._start else 0,
+            ),
         )
 
-    def _paper_spans(self, prompt: Sequence[Piece], target: str) -> tuple[Span | Invalid, Span | Invalid]:
-        whole = self._cutter.whole([*prompt, (target, True)])
-        before = self._cutter.whole(prompt)
-        alone = self._cutter.data(target)
-        whole, before, alone = [*self._bos, *whole], [*self._bos, *before], [*self._bos, *alone]
+    def _paper_spans(
+        self, prompt: Sequence[Piece], target: str, history: list[int], known: bool
+    ) -> tuple[Span | Invalid, Span | Invalid]:
+        if history and self._template.chat is None:
+            whole = [*history, *self._cutter.whole([*prompt, (target, True)])]
+            before = [*history, *self._cutter.whole(prompt)]
+        else:
+            whole = self._cutter.whole([*prompt, (target, True)])
+            before = self._cutter.whole(prompt)
+        given = history if known else []
+        alone = [*given, *self._cutter.data(target, inside=bool(given))]
+        whole, before, alone = self._behind_bos(whole), self._behind_bos(before), self._behind_bos(alone)
         conditional, unconditional = whole[: self._max], alone[: max(self._max - len(before) + 1, 0)]
         # The first token of all is never predicted, with or without a beginning-of-text token.
         count = min(len(conditional) - len(before), len(conditional) - 1)
-        alone_count = len(unconditional) - 1
+        alone_count = len(unconditional) - max(1, len(self._behind_bos(given)) if given else 1)
         why = Invalid("target_truncated" if len(whole) > len(before) and len(alone) > 1 else "empty_target")
         # An answer of one token has no L(y) here, and so no score; it can be trained all the same.
         return (
-            Span(tuple(conditional), count, len(conditional) < len(whole)) if count > 0 else why,
-            Span(tuple(unconditional), alone_count, len(unconditional) < len(alone))
+            Span(
+                tuple(conditional),
+                count,
+                len(conditional) < len(whole),
+                _common(conditional, self._behind_bos(history) if history else []),
+            )
+            if count > 0
+            else why,
+            Span(
+                tuple(unconditional),
+                alone_count,
+                len(unconditional) < len(alone),
+                len(self._behind_bos(given)) if given else 0,
+            )
             if count > 0 and alone_count > 0
             else why,
         )
@@ -173,25 +266,59 @@ class SpanBuilder:
         it is trained to, and an empty line stands before the next instruction.
         """
         if self._template.chat is not None:
-            chat = [
-                ("assistant" if n % 2 else "user", PromptTemplate.target_of(*turn))
+            pieces = self._chat(
+                Turn("assistant" if n % 2 else "user", PromptTemplate.target_of(*turn))
                 for n, turn in enumerate(turns)
-            ]
-            pieces = self._template.chat.pieces(chat)
+            )
             ids = self._cutter.whole(pieces)
             return "".join(text for text, _ in pieces), [*self._opening(ids), *ids]
         text, ids = "", list(self._bos)
-        for n, turn in enumerate(turns):
-            if n % 2:
-                answer = self._template.answer_prefix + turn[0]
-                text += f"{answer}\n\n"
-                ids += [*self._cutter.data(answer, inside=True), *self._end]
-                ids += self._cutter.data("\n\n", inside=True)
-            else:
-                prompt = self._template.forward(*turn)
-                ids += self._cutter.data(prompt, inside=bool(text))
-                text += prompt
+        for n, (words, more) in enumerate(turns):
+            said, its_ids = self._plain_turn("assistant" if n % 2 else "user", words, more, inside=bool(text))
+            text, ids = text + said, ids + its_ids
         return text, ids
+
+    def history(self, turns: Sequence[Turn]) -> list[int]:
+        """The ids of ``turns`` in front of what follows them, without a beginning-of-text token of their own.
+
+        Neighbours of one role are one turn. A plain template lays turns out as ``conversation`` does, a system
+        text in front with an empty line behind it. Raises UserError for what a chat template does not lay out.
+        """
+        if self._template.chat is not None:
+            return self._cutter.whole(self._chat(turns, to_answer=False))
+        ids: list[int] = []
+        for role, text in _joined(turns):
+            ids += self._plain_turn(role, text, "", inside=bool(ids))[1]
+        return ids
+
+    def _plain_turn(self, role: Role, text: str, more: str, *, inside: bool) -> tuple[str, list[int]]:
+        """A turn as a plain template has it, with what stands behind it: its text and its ids."""
+        if role == "user":
+            prompt = self._template.forward(text, more)
+            return prompt, self._cutter.data(prompt, inside=inside)
+        gap = "\n\n"
+        if role == "system":
+            return text + gap, self._cutter.data(text + gap, inside=inside)
+        answer = self._template.answer_prefix + text
+        ids = [*self._cutter.data(answer, inside=True), *self._end, *self._cutter.data(gap, inside=True)]
+        return answer + gap, ids
+
+    def _chat(self, turns: Iterable[Turn], *, to_answer: bool = True) -> list[Piece]:
+        """The turns by the chat template; where that has no place for system texts, each stands in front of the
+        user turn behind it, as Gemma's users write it."""
+        chat = self._template.chat
+        assert chat is not None  # noqa: S101 - asked before
+        whole = _joined(turns)
+        roles = tuple(turn.role for turn in whole)
+        if "system" in roles and roles in self._without_system:
+            whole = _joined(_as_user(whole))
+        try:
+            return chat.pieces(whole, to_answer=to_answer)
+        except UserError:
+            if "system" not in roles or roles in self._without_system:
+                raise
+            self._without_system.add(roles)
+            return chat.pieces(_joined(_as_user(whole)), to_answer=to_answer)
 
     def continuation(self, context: str, text: str) -> Span:
         """The span of ``text`` right behind ``context``, neither with template nor end; what exceeds the
@@ -217,6 +344,14 @@ class SpanBuilder:
         """The beginning-of-text token, unless the chat template has written it already."""
         return [] if whole[: len(self._bos)] == self._bos else self._bos
 
+    def _opened(self, whole: list[int]) -> list[int]:
+        """The ids with the beginning-of-text token, or, where the tokenizer has none and nothing stands in
+        front, as they are."""
+        return [*self._opening(whole), *whole]
+
+    def _behind_bos(self, whole: list[int]) -> list[int]:
+        return [*self._bos, *whole]
+
     def _beginning(self) -> list[int]:
         bos = self._tokenizer.bos_token_id
         added = list(self._tokenizer("a").input_ids)
@@ -227,3 +362,25 @@ class SpanBuilder:
         if text is None:
             return [int(self._tokenizer.eos_token_id)]
         return self._cutter.markup(text)
+
+
+def _joined(turns: Iterable[Turn]) -> list[Turn]:
+    """The turns, neighbours of one role as one with an empty line between them."""
+    whole: list[Turn] = []
+    for turn in turns:
+        if whole and whole[-1].role == turn.role:
+            whole[-1] = Turn(turn.role, f"{whole[-1].text}\n\n{turn.text}")
+        else:
+            whole.append(turn)
+    return whole
+
+
+def _as_user(turns: Iterable[Turn]) -> list[Turn]:
+    return [Turn("user", turn.text) if turn.role == "system" else turn for turn in turns]
+
+
+def _common(ids: Sequence[int], others: Sequence[int]) -> int:
+    """How many ids both begin with."""
+    return next(
+        (n for n, (a, b) in enumerate(zip(ids, others, strict=False)) if a != b), min(len(ids), len(others))
+    )

@@ -46,12 +46,18 @@ class Cutter:
         """Ids of the pieces as one text; from data there is no special token among them."""
         return list(self._encode(pieces)[0])
 
-    def cut(self, prompt: Sequence[Piece], target: str) -> tuple[list[int], int]:
+    def cut(self, prompt: Sequence[Piece], target: str, *, inside: bool = False) -> tuple[list[int], int]:
         """Ids of prompt and target, and how many of them are the prompt's.
 
         They are those of the whole text, unless a token would reach over the border; then prompt and
-        target are cut apart.
+        target are cut apart. ``inside`` a longer text, all of it is data.
         """
+        if inside:
+            context = "".join(text for text, _ in prompt)
+            whole, start = self._inside(context + target, special=False), self._inside(context, special=False)
+            if whole[: len(start)] == start:
+                return whole, len(start)
+            return [*start, *self.data(target, inside=True)], len(start)
         ids, offsets = self._encode([*prompt, (target, True)])
         border = sum(len(text) for text, _ in prompt)
         if offsets is None or any(begin < border < end for begin, end in offsets):

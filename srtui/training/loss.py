@@ -1,4 +1,4 @@
-"""The loss of training: the scorer's, summed over target tokens, with a gradient.
+"""The loss of training: the scorer's, of each target token, with a gradient.
 
 The language-model head runs only where a target token is predicted, a chunk of positions at a time,
 so memory grows neither with vocabulary x length nor with the prompt. With a frozen head the chunk's
@@ -32,18 +32,36 @@ class MicroBatch:
     @property
     def targets(self) -> int:
         """Target tokens in it."""
-        return sum(e.target for e in self.examples)
+        return sum(len(e.targets) for e in self.examples)
 
     @property
     def tokens(self) -> int:
         """Without padding."""
         return sum(len(e.ids) for e in self.examples)
 
+    @property
+    def weight(self) -> int:
+        """What the mean of a step's loss is over: target tokens."""
+        return self.targets
+
 
 def summed_nll(head: Head, batch: MicroBatch) -> Any:
     """Negative log-likelihood of all target tokens of ``batch``, in nats, summed: a scalar with a
     gradient for the hidden states, by the model that ``head`` belongs to. A packed batch needs
     srtui.student.packing's attention in place."""
+    return token_nlls(head, batch).sum()
+
+
+def span_nlls(head: Head, batch: MicroBatch) -> Any:
+    """As :func:`summed_nll`, of each example by itself: (examples,)."""
+    nlls = token_nlls(head, batch)
+    sizes = torch.tensor([len(e.targets) for e in batch.examples], device=nlls.device)
+    owner = torch.repeat_interleave(torch.arange(len(batch.examples), device=nlls.device), sizes)
+    return nlls.new_zeros(len(batch.examples)).index_add(0, owner, nlls)
+
+
+def token_nlls(head: Head, batch: MicroBatch) -> Any:
+    """Negative log-likelihood of each target token of ``batch``, (targets,), one example after the other."""
     device = next(head.model.parameters()).device
     hidden = (_packed if batch.packed else _padded)(head.body, batch, device)
     width = 0 if batch.packed else max(len(e.ids) for e in batch.examples)
@@ -54,11 +72,9 @@ def summed_nll(head: Head, batch: MicroBatch) -> Any:
     )
     # A token is predicted at the position before it.
     places = [
-        start + place - 1
-        for start, e in zip(starts, batch.examples, strict=True)
-        for place in range(len(e.ids) - e.target, len(e.ids))
+        start + place - 1 for start, e in zip(starts, batch.examples, strict=True) for place in e.targets
     ]
-    labels = [token for e in batch.examples for token in e.ids[len(e.ids) - e.target :]]
+    labels = [e.ids[place] for e in batch.examples for place in e.targets]
     picked = hidden.flatten(0, 1)[torch.tensor(places, device=device)]
     wanted = torch.tensor(labels, device=device)
     if not head.direct:
@@ -92,7 +108,7 @@ def _padded(body: Any, batch: MicroBatch, device: Any) -> Any:
 
 
 class HeadLoss(torch.autograd.Function):
-    """Summed cross-entropy of a frozen head's logits, (): hidden (n, width), weight (vocabulary,
+    """Cross-entropy of each row of a frozen head's logits, (n,): hidden (n, width), weight (vocabulary,
     width), bias (vocabulary,) or None, labels (n,), and what the model does to its logits: multiply
     by ``scale``, cap as ``cap`` x tanh(logits / cap)."""
 
@@ -118,7 +134,7 @@ class HeadLoss(torch.autograd.Function):
             cap: where the model caps logits softly, at what.
         """
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        total = torch.zeros((), dtype=wide, device=hidden.device)
+        losses = torch.empty(len(labels), dtype=wide, device=hidden.device)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for part in _chunks(len(labels), weight.shape[0]):
             logits = torch.nn.functional.linear(hidden[part].to(weight.dtype), weight, bias).to(wide)
@@ -128,7 +144,7 @@ class HeadLoss(torch.autograd.Function):
                 logits = torch.tanh(logits / cap) * cap
             wanted = logits.gather(1, labels[part, None])[:, 0]
             normaliser = torch.logsumexp(logits, dim=1)
-            total += (normaliser - wanted).sum()
+            losses[part] = normaliser - wanted
             if gradient is None:
                 continue
             slope = None if cap is None else 1 - (logits / cap) ** 2
@@ -140,13 +156,13 @@ class HeadLoss(torch.autograd.Function):
                 logits *= scale
             gradient[part] = (logits.to(weight.dtype) @ weight).to(hidden.dtype)
         ctx.save_for_backward(*([] if gradient is None else [gradient]))
-        return total
+        return losses
 
     @staticmethod
     def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """The gradient of ``hidden``, as forward kept it, times the outer one; the head is frozen."""
         (gradient,) = ctx.saved_tensors
-        return gradient * outer[0].to(gradient.dtype), None, None, None, None, None
+        return gradient * outer[0].to(gradient.dtype)[:, None], None, None, None, None, None
 
 
 class OwnHeadLoss(torch.autograd.Function):
@@ -165,23 +181,23 @@ class OwnHeadLoss(torch.autograd.Function):
             head: computes logits, (positions, vocabulary).
         """
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        total = torch.zeros((), dtype=wide, device=hidden.device)
+        losses = torch.empty(len(labels), dtype=wide, device=hidden.device)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for part in _chunks(len(labels), head.vocabulary):
             chunk = hidden[part].detach().requires_grad_(gradient is not None)
             with torch.set_grad_enabled(gradient is not None):
-                loss = torch.nn.functional.cross_entropy(head.logits(chunk), labels[part], reduction="sum")
-            total += loss.detach()
+                loss = torch.nn.functional.cross_entropy(head.logits(chunk), labels[part], reduction="none")
+            losses[part] = loss.detach()
             if gradient is not None:
-                (gradient[part],) = torch.autograd.grad(loss, chunk)
+                (gradient[part],) = torch.autograd.grad(loss.sum(), chunk)
         ctx.save_for_backward(*([] if gradient is None else [gradient]))
-        return total
+        return losses
 
     @staticmethod
     def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """The gradient of ``hidden``, as forward kept it, times the outer one."""
         (gradient,) = ctx.saved_tensors
-        return gradient * outer[0].to(gradient.dtype), None, None
+        return gradient * outer[0].to(gradient.dtype)[:, None], None, None
 
 
 def _chunks(rows: int, vocabulary: int) -> Sequence[slice]:

@@ -5,16 +5,22 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from srtui.hashing import key
 from srtui.recipe import TrainingSettings
 from srtui.student import Span
 
+if TYPE_CHECKING:
+    from srtui.training.preference import TrainingPair
+
 # A checkpoint may be shared whatever these are: they are for safety alone, or are no part of the loop.
 _NO_PART = ("enabled", "held_out", "checkpoint_steps", "checkpoints_kept")
 
 
-def fingerprint(settings: TrainingSettings, student_id: str, examples: Sequence[Span], held_out: str) -> str:
+def fingerprint(
+    settings: TrainingSettings, student_id: str, examples: Sequence[Span | TrainingPair], held_out: str
+) -> str:
     """Of all that the weights after a step depend on: equal ones may share a checkpoint.
 
     Args:

@@ -67,8 +67,8 @@ class Preflight:
         """Its fields, for a result's JSON."""
         return asdict(self)
 
-    def sentence(self, max_length: int) -> str:
-        """All of it, for a person."""
+    def sentence(self, max_length: int, what: str = "samples") -> str:
+        """All of it, for a person; ``what`` is trained on."""
         cut = "none is cut"
         if self.truncated:
             share = self.truncated / self.samples
@@ -76,7 +76,7 @@ class Preflight:
         minutes = self.seconds / 60
         time = f"{minutes / 60:.1f} hours" if minutes >= 90 else f"{max(minutes, 0.1):.1f} minutes"
         return (
-            f"Training on {self.samples:,} samples; {cut}. {self.tokens:,} tokens in {self.steps:,} steps will "
+            f"Training on {self.samples:,} {what}; {cut}. {self.tokens:,} tokens in {self.steps:,} steps will "
             f"take about {time} and {self.memory / 1e9:.1f} GB of memory ({self.free / 1e9:.1f} GB are free)."
         )
 
@@ -146,7 +146,7 @@ def needed_bytes(
     return training_bytes(
         shape,
         tokens,
-        min(tokens, settings.micro_batch_size * max(e.target for e in examples)),
+        min(tokens, settings.micro_batch_size * max(len(e.targets) for e in examples)),
         dropout=settings.lora_dropout > 0,
         gradient_checkpointing=gradient_checkpointing,
         optimizer=optimizer,
@@ -162,6 +162,7 @@ def what_would_fit(
     packed: bool,
     gradient_checkpointing: bool,
     optimizer: str,
+    texts: int = 1,
 ) -> str:
     """The least change of settings that fits ``free`` bytes, as words to set; "" where none does.
 
@@ -176,9 +177,10 @@ def what_would_fit(
         packed: whether samples share a row.
         gradient_checkpointing: whether layers are computed twice already.
         optimizer: as a recipe names it.
+        texts: of an example: one, or the two of a pair.
     """
     sizes = [n for n in range(settings.micro_batch_size, 0, -1) if settings.batch_size % n == 0]
-    longest = max(len(e.ids) for e in examples)
+    longest = max(len(e.ids) for e in examples) // texts
     lengths = [longest // 2**n for n in range(1, 6) if longest // 2**n >= 64]
     passes = {"packed": packed, "optimizer": optimizer}
     for again in dict.fromkeys((gradient_checkpointing, True)):
@@ -198,8 +200,9 @@ def what_would_fit(
                 )
     one = settings.model_copy(update={"micro_batch_size": 1})
     for length in lengths:
+        tokens = length * texts
         if (
-            needed_bytes(shape, examples, one, gradient_checkpointing=True, max_length=length, **passes)  # type: ignore[arg-type]
+            needed_bytes(shape, examples, one, gradient_checkpointing=True, max_length=tokens, **passes)  # type: ignore[arg-type]
             <= free
         ):
             return (

@@ -1,4 +1,4 @@
-"""QLoRA finetuning (Dettmers et al. 2023) of the 4-bit student on the selected pairs.
+"""QLoRA finetuning (Dettmers et al. 2023) of the 4-bit student on the selected pairs, or on preferences.
 
 The examples are the spans that were scored, token for token, each ending its turn (plan.py), and only
 the target carries loss: the loss of a sample before the first step is the scorer's of the same tokens.
@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from srtui.errors import UserError
 from srtui.hashing import key
@@ -29,9 +29,14 @@ from srtui.student.packing import packed_attention
 from srtui.training import checkpoints, preflight
 from srtui.training.plan import evaluation_interval, fingerprint, plan_steps, set_apart, steps_an_epoch
 
+if TYPE_CHECKING:
+    from srtui.training.loss import MicroBatch
+    from srtui.training.preference import Rewards, TrainingPair
+
 # What a kill loses at most, by default: five minutes of training.
 _CHECKPOINT_SECONDS = 300.0
 _PROGRESS, _BEST = "progress.json", "best.safetensors"
+_PREFERENCE = "preference"  # the name of the held-out pairs among the held-out losses
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,8 @@ class TrainingResult:
     arithmetic: str
     changed: bool
     held_out: dict[str, dict[str, float]] = field(default_factory=dict)
+    rewards: Rewards | None = None
+    """What the kept weights make of the held-out preference pairs."""
 
 
 class Listener:
@@ -99,13 +106,14 @@ class _TrainingProgress:
 
 def train(
     student_folder: Path,
-    examples: Sequence[Span],
+    examples: Sequence[Span] | Sequence[TrainingPair],
     held_out: Mapping[str, Sequence[Span]],
     settings: TrainingSettings,
     out_dir: Path,
     listener: Listener | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     student: Student | None = None,
+    held_out_pairs: Sequence[TrainingPair] = (),
 ) -> TrainingResult | None:
     """Train an adapter and write it to ``out_dir`` as safetensors, beside it first and then renamed.
 
@@ -113,6 +121,9 @@ def train(
     from. A stop gives up the step in hand, leaves a checkpoint and returns None. ``student`` saves a
     second load and is given adapters in place. Raises UserError where memory will not do (with the
     setting that would), where a loss is not finite, and where the loss has blown up.
+
+    ``examples`` are pairs where the recipe's method is one of preferences; ``held_out_pairs`` are then what early
+    stopping watches. A ``student`` that comes with an adapter goes on from it.
 
     Args:
         student_folder: of the student's weights.
@@ -123,11 +134,12 @@ def train(
         listener: hears steps and losses.
         should_stop: asked before each pass.
         student: the one of ``student_folder``, where it is loaded already.
+        held_out_pairs: pairs whose rewards are measured.
     """
     _quiet()
     student = student or Student.load(student_folder, "nf4")
     return _Training(
-        student, examples, held_out, settings, out_dir, listener or Listener(), should_stop
+        student, examples, held_out, settings, out_dir, listener or Listener(), should_stop, held_out_pairs
     ).work()
 
 
@@ -135,18 +147,21 @@ class _Training:
     def __init__(
         self,
         student: Student,
-        examples: Sequence[Span],
+        examples: Sequence[Span] | Sequence[TrainingPair],
         held_out: Mapping[str, Sequence[Span]],
         settings: TrainingSettings,
         out_dir: Path,
         listener: Listener,
         should_stop: Callable[[], bool],
+        held_out_pairs: Sequence[TrainingPair],
     ) -> None:
+        self.held_out_pairs = held_out_pairs
+        self.rewards: Rewards | None = None
         self.student, self.examples, self.held_out, self.settings = student, examples, held_out, settings
         self.out_dir, self.listener, self.should_stop = out_dir, listener, should_stop
         self.root = out_dir.with_name("checkpoints")
         self.on_gpu = student.device.type == "cuda"
-        watched = held_out if settings.early_stopping else {}
+        watched = self._held_out_sets() if settings.early_stopping else {}
         self.fingerprint = fingerprint(
             settings,
             student.id,
@@ -159,7 +174,9 @@ class _Training:
         asked = settings.gradient_checkpointing
         self.gradient_checkpointing = self.on_gpu if asked == "auto" else asked
         self.evaluate_every = (
-            evaluation_interval(settings, steps_an_epoch(len(examples), settings)) if held_out else 0
+            evaluation_interval(settings, steps_an_epoch(len(examples), settings))
+            if held_out or held_out_pairs
+            else 0
         )
         self.scorer = Scorer(student)  # adapters go into the very layers that it runs
         self.progress = _TrainingProgress()
@@ -203,9 +220,7 @@ class _Training:
     def _set_up(self) -> None:
         """The plan, the student with new adapters, and what trains it."""
         import torch
-        from peft import LoraConfig, get_peft_model
 
-        from srtui.training.loss import MicroBatch
         from srtui.training.trainer import Trainer
 
         settings = self.settings
@@ -217,26 +232,11 @@ class _Training:
             plan = [[[i] for micro in step for i in micro] for step in plan]
         alone = [self.scorer.head.runs_alone(len(e.ids)) for e in self.examples]
         plan = [set_apart(step, alone) for step in plan]
-        self.steps = [
-            [MicroBatch(tuple(self.examples[i] for i in micro), self.packed) for micro in step]
-            for step in plan
-        ]
+        self._refuse_what_changes_positions()
+        self.steps = [[self._batch(micro) for micro in step] for step in plan]
         self.tokens_after = [0, *accumulate(sum(batch.tokens for batch in step) for step in self.steps)]
         torch.manual_seed(settings.seed or 0)
-        outside = self._outside_the_body()
-        model = get_peft_model(
-            self.student.model,
-            LoraConfig(
-                r=settings.lora_rank,
-                lora_alpha=settings.lora_alpha,
-                lora_dropout=settings.lora_dropout,
-                use_rslora=settings.rslora,
-                use_dora=settings.dora,
-                target_modules="all-linear",
-                exclude_modules="|".join(map(re.escape, outside)) or None,
-                task_type="CAUSAL_LM",
-            ),
-        )
+        model = self._with_adapter()
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.student.model = model
@@ -249,8 +249,64 @@ class _Training:
             self._after_step,
             self.should_stop,
             half=self.on_gpu and self.student.arithmetic == "bfloat16" and torch.cuda.is_bf16_supported(),
+            **self._objective(),
         )
         self.untrained = self.trainer.adapter()
+
+    def _batch(self, micro: Sequence[int]) -> MicroBatch:
+        from srtui.training.loss import MicroBatch
+        from srtui.training.preference import PairBatch
+
+        some: Any = [self.examples[i] for i in micro]
+        if self.settings.method == "sft":
+            return MicroBatch(tuple(some), self.packed)
+        return PairBatch.of(some, self.packed, alone=not self.packed and not self.scorer.head.pads)
+
+    def _refuse_what_changes_positions(self) -> None:
+        """Raises UserError for a pair with a text so long that it has to run alone: its loss needs both at once."""
+        if self.settings.method == "sft":
+            return
+        longest = max(len(span.ids) for pair in self.examples for span in (pair.chosen, pair.rejected))  # type: ignore[union-attr]
+        if self.scorer.head.runs_alone(longest):
+            raise UserError(
+                f"A text of {longest:,} tokens changes the positions of the one that it is compared with in "
+                f"{self.student.name}; set prompt.max_length = {self.scorer.head.alone_beyond} at most."
+            )
+
+    def _objective(self) -> dict[str, Any]:
+        from srtui.training.preference import objective_of
+
+        return {} if self.settings.method == "sft" else {"objective": objective_of(self.settings)}
+
+    def _with_adapter(self) -> Any:
+        """The student's model with the adapter that is trained: a new one, or the one that it came with."""
+        import torch
+        from peft import LoraConfig, PeftModel, get_peft_model
+
+        settings, model = self.settings, self.student.model
+        # The margin compares passes; noise in them is not the student's (as in TRL).
+        dropout = settings.lora_dropout if settings.method == "sft" else 0.0
+        if isinstance(model, PeftModel):
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_("lora_" in name)
+            for module in model.modules():
+                if isinstance(module, torch.nn.Dropout):
+                    module.p = dropout
+            return model
+        outside = self._outside_the_body()
+        return get_peft_model(
+            model,
+            LoraConfig(
+                r=settings.lora_rank,
+                lora_alpha=settings.lora_alpha,
+                lora_dropout=dropout,
+                use_rslora=settings.rslora,
+                use_dora=settings.dora,
+                target_modules="all-linear",
+                exclude_modules="|".join(map(re.escape, outside)) or None,
+                task_type="CAUSAL_LM",
+            ),
+        )
 
     def _outside_the_body(self) -> list[str]:
         """Linear layers of the head but for the output embeddings. The head is frozen: its gradient is taken for
@@ -276,7 +332,7 @@ class _Training:
         device = next(model.parameters()).device
         self.shape = preflight.Shape.of(model, 2 if self.on_gpu else 4)
         self.free = preflight.free_bytes(device)
-        self.memory = preflight.needed_bytes(self.shape, self.examples, self.settings, **self._ways())
+        self.memory = preflight.needed_bytes(self.shape, self._passes(), self.settings, **self._ways())
         if self.memory > self.free:
             raise self._too_large(
                 f"it takes about {self.memory / 1e9:.1f} GB of memory and {self.free / 1e9:.1f} GB are free"
@@ -313,6 +369,12 @@ class _Training:
             )
         )
 
+    def _passes(self) -> Any:
+        """What goes through the student together, as examples of their own: of a pair both spans."""
+        if self.settings.method == "sft" or self.packed:
+            return self.examples
+        return [pair.padded for pair in self.examples]  # type: ignore[union-attr]
+
     def _ways(self) -> dict[str, Any]:
         return {
             "packed": self.packed,
@@ -323,7 +385,10 @@ class _Training:
     def _too_large(self, what: str) -> UserError:
         # Where the estimate was too low, half of it is the best guess at what is really there.
         room = self.free if self.memory > self.free else self.memory // 2
-        would = preflight.what_would_fit(room, self.shape, self.examples, self.settings, **self._ways())
+        texts = 1 if self.settings.method == "sft" else 2
+        would = preflight.what_would_fit(
+            room, self.shape, self._passes(), self.settings, texts=texts, **self._ways()
+        )
         fix = f"set {would}" if would else "choose a smaller student"
         return UserError(f"Training does not fit: {what}; {fix}.")
 
@@ -341,6 +406,11 @@ class _Training:
         if self.evaluate_every and step % self.evaluate_every == 0:
             losses = self._held_out_losses()
             values |= {f"held_out_{name}": loss for name, loss in losses.items()}
+            if self.rewards is not None:
+                values |= {
+                    "reward_margin_held_out": self.rewards.margin,
+                    "reward_accuracy_held_out": self.rewards.accuracy,
+                }
             ended = self._is_over(step, losses)
         self.listener.metric(step, values)
         if preflight.diverged(done.losses, self.shape.vocabulary):
@@ -354,11 +424,12 @@ class _Training:
         return ended
 
     def _is_over(self, step: int, losses: Mapping[str, float]) -> bool:
-        """Early stopping: no better held-out loss in so many evaluations. The responses that were
-        selected are watched, since they are what is trained on; the original ones where there are none."""
+        """Early stopping: no better held-out loss in so many evaluations. What is trained on is watched: pairs, or the
+        responses that were selected; the original ones where there are none."""
         if not self.settings.early_stopping:
             return False
-        loss, done = losses.get("selected", losses.get("original", math.nan)), self.progress
+        watched = next((n for n in (_PREFERENCE, "selected", "original") if n in losses), "")
+        loss, done = losses.get(watched, math.nan), self.progress
         if loss < done.best_loss:
             done.best_loss, done.best_step, done.worse = loss, step, 0
             self.best = self.trainer.adapter()
@@ -426,8 +497,9 @@ class _Training:
                     "before": progress.before.get(name, math.nan),
                     "after": after.get(name, math.nan),
                 }
-                for name, samples in self.held_out.items()
+                for name, samples in self._held_out_sets().items()
             },
+            rewards=self.rewards,
         )
 
     def _write_adapter(self) -> None:
@@ -453,13 +525,22 @@ class _Training:
         now = self.trainer.adapter()
         return not all(bool((now[name] == tensor).all()) for name, tensor in self.untrained.items())
 
+    def _held_out_sets(self) -> dict[str, Sequence[Any]]:
+        return {**self.held_out, **({_PREFERENCE: self.held_out_pairs} if self.held_out_pairs else {})}
+
     def _held_out_losses(self) -> dict[str, float]:
-        """By set, the mean over samples of the mean NLL of their targets, nats a token, by the scorer."""
+        """By set, the mean over samples of the mean NLL of their targets, nats a token, by the scorer; of the held-out
+        pairs, whose ``rewards`` are renewed, the mean loss."""
         self.student.model.eval()
         found = {}
         for name, samples in self.held_out.items():
             means = [loss.mean for _, loss in self.scorer.score(samples) if loss.reason is None]
             found[name] = sum(means) / len(means) if means else math.nan
+        if self.held_out_pairs:
+            from srtui.training.preference import held_out_rewards
+
+            self.rewards = held_out_rewards(self.scorer, self.held_out_pairs, self.settings)
+            found[_PREFERENCE] = self.rewards.loss if self.rewards else math.nan
         return found
 
 

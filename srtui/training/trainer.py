@@ -26,6 +26,15 @@ from srtui.training.plan import learning_rate
 _ADAPTER, _OPTIMIZER = "adapter.safetensors", "optimizer"
 
 
+Objective = Callable[[Head, MicroBatch], tuple[Any, dict[str, Any]]]
+"""The loss of a batch, summed over what its ``weight`` counts, (), with a gradient; and figures summed alike."""
+
+
+def likelihood(head: Head, batch: MicroBatch) -> tuple[Any, dict[str, Any]]:
+    """Supervised training: the targets' negative log-likelihood, in nats."""
+    return summed_nll(head, batch), {}
+
+
 class TrainingStopped(Exception):
     """Training was asked to stop; the step in hand was given up."""
 
@@ -33,10 +42,10 @@ class TrainingStopped(Exception):
 class Trainer:
     """Takes ``steps`` one after the other on the device that ``model`` is on, whatever others there are.
 
-    ``after_step(step, values)`` gets loss, learning_rate and grad_norm, and answers whether training
-    has come to its end; ``should_stop`` is asked between micro-batches. ``optimizer`` is adamw
+    ``after_step(step, values)`` gets loss, learning_rate, grad_norm and the objective's figures, and answers
+    whether training has come to its end; ``should_stop`` is asked between micro-batches. ``optimizer`` is adamw
     (PyTorch's) or paged_adamw_8bit (bitsandbytes'). With ``half`` the adapters' products are bfloat16 too;
-    their weights, and a student whose arithmetic is float32, never are.
+    their weights, and a student whose arithmetic is float32, never are. ``objective`` is what falls.
     """
 
     def __init__(
@@ -49,8 +58,9 @@ class Trainer:
         after_step: Callable[[int, dict[str, float]], bool],
         should_stop: Callable[[], bool],
         half: bool = False,
+        objective: Objective = likelihood,
     ) -> None:
-        self._half = half
+        self._half, self._objective = half, objective
         self._model, self._head, self._settings, self._steps = model, head, settings, steps
         self._after_step, self._should_stop = after_step, should_stop
         self._parameters = [p for p in model.parameters() if p.requires_grad]
@@ -77,7 +87,8 @@ class Trainer:
 
     def _step(self, number: int) -> dict[str, float]:
         torch.manual_seed((self._settings.seed or 0) * 1_000_003 + number - 1)
-        loss = float(self.run(self._steps[number - 1]))
+        mean, figures = self.run(self._steps[number - 1])
+        loss = float(mean)
         if not math.isfinite(loss):
             raise self._broken(number, f"the loss is {loss}")
         limit = self._settings.max_grad_norm or math.inf
@@ -89,22 +100,27 @@ class Trainer:
             group["lr"] = rate
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return {"loss": loss, "learning_rate": rate, "grad_norm": norm}
+        return {"loss": loss, "learning_rate": rate, "grad_norm": norm} | figures
 
-    def run(self, batches: Sequence[MicroBatch]) -> Any:
-        """Forward and backward of one step's micro-batches; the mean loss, (), nats a target token."""
+    def run(self, batches: Sequence[MicroBatch]) -> tuple[Any, dict[str, float]]:
+        """Forward and backward of one step's micro-batches; the mean loss, (), of what their weights count (nats a
+        target token, or the loss of a pair), and the means of the objective's figures."""
         self._model.train()
-        targets = sum(batch.targets for batch in batches)
+        weight = sum(batch.weight for batch in batches)
         total = torch.zeros((), device=self._device)
+        sums: dict[str, Any] = {}
         for batch in batches:
             if self._should_stop():
                 raise TrainingStopped
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
-                loss = summed_nll(self._head, batch) / targets
+                summed, figures = self._objective(self._head, batch)
+                loss = summed / weight
             loss.backward()
+            for name, value in figures.items():
+                sums[name] = sums.get(name, 0) + value
             self._head.forget(max(len(e.ids) for e in batch.examples))
             total += loss.detach()
-        return total
+        return total, {name: float(value) / weight for name, value in sums.items()}
 
     def _broken(self, number: int, what: str) -> UserError:
         return UserError(

@@ -14,8 +14,10 @@ import pytest
 
 from srtui import process_id
 from srtui.errors import UserError
+from srtui.evaluation.agreement import calibrated
 from srtui.evaluation.calibration import calibration_result
 from srtui.evaluation.people import human_result
+from srtui.evaluation.preferences import KnownPair
 from srtui.evaluation.results import pairwise_result, turns_result, winrate_result
 from srtui.store import Store
 from srtui.store.schema import SCRIPTS
@@ -51,6 +53,15 @@ def evaluated(attacked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         store.runs.keep_pilot(1, json.dumps(asdict(RESULT)))
         store.conn.commit()
+        pairs = [KnownPair("q", "", ("a", "bb"), 2)]
+        measures = {name: [(0.0, 1.0)] for name in ("ifd", "rifd")}
+        store.calibrations.add(
+            b"c",
+            store.runs.get(1).setting_id or 0,
+            "pairs.jsonl",
+            1,
+            calibrated(pairs, measures) | {"skipped": {}, "student": "s"},
+        )
     return path
 
 

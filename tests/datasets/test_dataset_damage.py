@@ -227,7 +227,7 @@ def take_all(path: Path) -> list[DataRow | BadRow]:
                 assert row.reason in REASONS
                 row.detail.encode()
                 continue
-            for text in (*row.pair, row.record, row.id or ""):
+            for text in (*row.pair.texts, row.record, row.id or ""):
                 assert b"\0" not in text.encode()
             assert row.pair.instruction.strip() and row.pair.response.strip()
             assert isinstance(json.loads(row.record), dict)

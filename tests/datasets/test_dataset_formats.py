@@ -121,7 +121,7 @@ def table(delimiter: str, header: list[str]) -> str:
     out = io.StringIO(newline="")
     writer = csv.writer(out, delimiter=delimiter, lineterminator="\r\n")
     writer.writerow(header)
-    writer.writerows(PAIRS)
+    writer.writerows(p.texts for p in PAIRS)
     return out.getvalue()
 
 

@@ -424,3 +424,53 @@ def test_nothing_heavy_is_imported() -> None:
     )
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "[]"
+
+
+def talk(begins: object, number: int, turns: int) -> AnswerSequence:
+    """A request behind ``turns`` turns of 30 tokens; what begins alike has the same ones."""
+    request = Request(number, (Message("user", ""),), (Segment("", 20),), number, begins=begins)
+    who = 600 + hash(begins) % 50 if begins is not None else 900 + number
+    ids = (
+        [300] * 40
+        + [token for turn in range(turns) for token in [who, *([700 + turn] * 29)]]
+        + [400 + number] * 25
+    )
+    return sequences_of(request, "", ids, LETTERS, limit=10**6, may_think=False)[0]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    conversations=st.lists(st.integers(1, 4), min_size=1, max_size=5),
+    slots=st.integers(1, 5),
+    together=st.booleans(),
+    affordable=st.sampled_from([CELLS, 700]),
+)
+def test_requests_that_begin_alike_share_what_one_has_in_the_cache(
+    conversations: list[int], slots: int, together: bool, affordable: int
+) -> None:
+    """All of them are written, whatever there is room for, and none is fed more than without sharing."""
+    fed = []
+    for begins in (True, False):
+        jobs = [
+            talk(c if begins else None, 10 * c + n, 2 * n)
+            for c, size in enumerate(conversations)
+            for n in range(1, size + 1)
+        ]
+        engine = Engine(Scheduler(together=together), most=slots, affordable=affordable)
+        engine.scheduler.add(jobs)
+        engine.run()
+        assert len(engine.finished) == len(jobs)
+        fed.append(sum(count for step in engine.batches for batch in step for _, count in batch.fed))
+    assert fed[0] <= fed[1]
+
+
+def test_a_conversations_turns_are_evaluated_once_while_one_of_them_runs() -> None:
+    jobs = [talk("a", n, 2 * n) for n in (1, 2, 3)]
+    engine = Engine(Scheduler(together=True), most=4)
+    engine.scheduler.add(jobs)
+    engine.run()
+    first, *others = engine.admitted
+    fed = sum(count for step in engine.batches for batch in step for _, count in batch.fed)
+    written = sum(s.new_tokens for s in jobs)
+    # The first of them in whole, but for the prefix of all; of each other one what it has behind the turns before it.
+    assert fed <= len(first.prompt) + sum(60 + 25 + 1 for _ in others) + written

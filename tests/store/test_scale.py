@@ -71,6 +71,7 @@ COMMANDS = [
     ["export", "quickstart", "--out", "OUT"],
     ["export", "quickstart", "--out", "OUT", "--top-k-percent", "30"],
     ["export", "quickstart", "--out", "OUT", "--what", "all-variants"],
+    ["export", "quickstart", "--out", "OUT", "--format", "preference", "--people-first"],
 ]
 
 

@@ -220,7 +220,7 @@ def test_the_keys_of_a_summary_as_json_are_a_contract(told: Workspace) -> None:
     assert list(summary["accepted"]["response"]) == ["decided", "choices", "taken", "share"]
     assert " ".join(summary["training"]) == (
         "id run_id status examples steps tokens seconds adapter result created_at plan trained_on step_losses "
-        "tokens_a_second changed_since"
+        "tokens_a_second method changed_since"
     )
     assert list(summary["rounds"][0]) == [
         "run", "teacher", "parsed_share", "taken_share", "kept", "ifd", "rifd", "held_out_before", "held_out_after",

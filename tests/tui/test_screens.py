@@ -462,7 +462,7 @@ async def test_an_editor_changes_only_what_the_person_changed(
 def test_an_edited_file_is_read_back_to_the_letter() -> None:
     pair = Pair("Do\nthis.", "", "Done.\n\n=== not a heading\n")
     names = ("Instruction", "Input", "Answer")
-    written = "".join(f"=== {n} ===\n{t}\n" for n, t in zip(names, pair, strict=True))
+    written = "".join(f"=== {n} ===\n{t}\n" for n, t in zip(names, pair.texts, strict=True))
     assert read_edited(written) == pair
     with pytest.raises(Exception, match="where a part ends is not known"):
         read_edited(written.replace("=== Answer ===", "Answer"))
@@ -498,6 +498,37 @@ async def test_training_draws_its_curves(demo: Workspace) -> None:
         assert "254 tokens/s" in shown
         await press(pilot, "v")
         assert "No other run has a training" in " ".join(n.message for n in app._notifications)
+        assert app.problems == []
+
+
+async def test_training_on_pairs_shows_margin_and_accuracy(demo: Workspace) -> None:
+    """While it runs those of the last steps, then those of held-out pairs with their interval and number."""
+    margin = {"value": 0.42, "low": 0.31, "high": 0.53, "n": 18}
+    accuracy = {"value": 0.833, "low": 0.608, "high": 0.942, "n": 18}
+    with Store(demo.store_path) as store:
+        run = store.runs.named("quickstart")
+        recipe = {**run.recipe, "training": {**run.recipe["training"], "method": "dpo"}}
+        store.runs.update(run.id, recipe=json.dumps(recipe))
+        training = store.training.of_run(run.id)
+        assert training is not None and training["method"] == "dpo"
+        for step in range(1, training["steps"] + 1):
+            store.training.add_metrics(
+                training["id"], step, {"reward_margin": 0.01 * step, "reward_accuracy": 0.75}
+            )
+    keys = ("left_square_bracket", "left_square_bracket", key_of("training"))
+    async with dashboard(demo, (120, 40)) as (app, pilot):
+        await press(pilot, *keys)
+        assert "reward accuracy 0.75" in text(app) and ", mean of 20 steps" in text(app)
+        assert "pairs (dpo)" in text(app)
+    with Store(demo.store_path) as store:
+        result = {**training["result"], "rewards": {"margin": margin, "accuracy": accuracy}}
+        store.training.finish(training["id"], "done", 1, 1.0, training["adapter"], result)
+    async with dashboard(demo, (120, 40)) as (app, pilot):
+        await press(pilot, *keys)
+        assert "reward margin 0.420 (0.310 to 0.530, n = 18)" in text(app)
+        assert "reward accuracy 0.833 (0.608 to 0.942, n = 18)" in text(app)
+        assert "loss of a pair" in text(app)
+        assert app.screen.query_one("#margin").display and not app.screen.query_one("#memory").display
         assert app.problems == []
 
 

@@ -1,17 +1,32 @@
-"""What ShareGPT and messages have in common: a list of turns, of which the first exchange is taken."""
+"""What ShareGPT and messages have in common: a list of turns, of which exchanges are taken and put back."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from srtui.datasets.layouts.base import Layout, Taker, Texts
-from srtui.datasets.rows import Record, Refused, kind_of, listing
+from srtui.datasets.layouts.base import Conversation, Exchange, Layout, Rewritten, Taker, Texts, Which
+from srtui.datasets.rows import MAX_FIELD, Record, Refused, kind_of, listing, pair_of, refuse_unfit
 from srtui.prompts import PromptTemplate
+from srtui.sample import Role, Turn
 
 _USER = frozenset({"human", "user", "prompter"})
-_ASSISTANT = frozenset({"gpt", "assistant", "chatgpt", "model", "bot"})
+_ASSISTANT = frozenset({"gpt", "assistant", "chatgpt", "model", "bot", "bard", "bing", "claude"})
 _SYSTEM = frozenset({"system", "developer"})
+_TOOL = frozenset(
+    {"tool", "function", "observation", "ipython"}
+    | {f"{what}{sign}{way}" for what in ("function", "tool") for sign in "_-" for way in ("call", "response")}
+    | {"tool_calls", "tool_result", "function_result"}
+)
+_ROLES: dict[str, Role] = {
+    **dict.fromkeys(_USER, "user"),
+    **dict.fromkeys(_ASSISTANT, "assistant"),
+    **dict.fromkeys(_SYSTEM, "system"),
+}
+_SYSTEM_FIELDS = ("system", "system_prompt", "system_message")
+_TOOL_FIELDS = ("tools", "functions")
+_CALLS = ("tool_calls", "function_call", "tool_call_id")
+_NOTHING: tuple[Any, ...] = (None, "", "[]", [], {}, "null")
 
 
 def conversation(
@@ -24,20 +39,28 @@ def conversation(
 
     Args:
         name: of the layout.
-        field: the record's key that holds the list of turns.
-        role_key: a turn's key that says whose it is, as written.
-        text_key: a turn's key that holds its text, as written.
-        user: what ``role_key`` says of a person, as written.
-        assistant: what it says of the model.
+        field: the list of turns in a record.
+        role_key: where a turn that is written says whose it is.
+        text_key: where it has its text.
+        user: the user's name in turns that are written.
+        assistant: the assistant's.
         in_lines: as ``Layout.in_lines``.
-    """
 
-    def take(record: Record) -> Texts:
+    Returns:
+        The layout, with the way in and back for whole conversations.
+    """
+    names: dict[Role, str] = {"system": "system", "user": user, "assistant": assistant}
+
+    def turns_of(record: Record) -> list[Any]:
         if field not in record or record[field] is None:
             raise Refused("missing_field", f"no {field}; its fields are {listing(record) or 'none'}")
         turns = record[field]
         if not isinstance(turns, list):
             raise Refused("wrong_type", f"{field} is {kind_of(turns)}, not a list of turns")
+        return turns
+
+    def take(record: Record) -> Texts:
+        turns = turns_of(record)
         first = 0
         while first < len(turns) and _role(turns[first], first) in _SYSTEM:
             first += 1
@@ -49,17 +72,90 @@ def conversation(
             raise Refused("no_turn_pair", f"{field} begins with {roles}, not with a user and an assistant")
         return *_split(_text(asked, first), record.get("input")), _text(answered, first + 1)
 
+    def converse(record: Record, which: Which) -> Conversation:
+        return _converse(record, turns_of(record), field, which)
+
     def arrange(instruction: str, input: str, response: str) -> dict[str, Any]:
         asked = PromptTemplate.target_of(instruction, input)
-        return {
-            field: [{role_key: user, text_key: asked}, {role_key: assistant, text_key: response}],
-            "input": input,
-        }
+        return {**lay_out((Turn("user", asked), Turn("assistant", response))), "input": input}
+
+    def lay_out(turns: Sequence[Turn]) -> Record:
+        return {field: [{role_key: names[t.role], text_key: t.text} for t in turns]}
+
+    def put_back(
+        record: Record,
+        turns: Sequence[Turn],
+        places: Sequence[tuple[int, int]],
+        rewritten: Sequence[Rewritten],
+    ) -> Record:
+        return _put_back(record, field, turns, places, rewritten)
 
     def taker(columns: Mapping[str, str]) -> Taker:
         return take
 
-    return Layout(name, frozenset({field}), taker, arrange, in_lines=in_lines)
+    return Layout(name, frozenset({field}), taker, arrange, in_lines, converse, lay_out, put_back)
+
+
+# -- in -----------------------------------------------------------------------------------------
+
+
+def _converse(record: Record, entries: list[Any], field: str, which: Which) -> Conversation:
+    if any(record.get(name) not in _NOTHING for name in _TOOL_FIELDS):
+        raise Refused("tool_turn", "it offers the assistant tools, which no template of srtui lays out")
+    turns: list[Turn] = []
+    places: list[tuple[int, int]] = []
+    weightless: set[int] = set()
+    joined = 0
+    said = next((record[name] for name in _SYSTEM_FIELDS if record.get(name)), None)
+    if said is not None:
+        turns.append(Turn("system", _checked(said, "the system text")))
+        places.append((-1, 1))
+    for n, entry in enumerate(entries):
+        who = _role(entry, n)
+        role = _ROLES.get(who)
+        if role is None or any(entry.get(name) not in _NOTHING for name in _CALLS):
+            if role is not None or who in _TOOL:
+                raise Refused("tool_turn", f"turn {n + 1} calls a tool or is one's answer")
+            raise Refused("unknown_role", f"turn {n + 1} is by {listing([who])}")
+        text = _checked(_text(entry, n), f"turn {n + 1}")
+        if turns and turns[-1].role == role:
+            joined += 1
+            turns[-1] = Turn(role, f"{turns[-1].text}\n\n{text}")
+            places[-1] = (places[-1][0], places[-1][1] + 1)
+        else:
+            turns.append(Turn(role, text))
+            places.append((n, 1))
+        if role == "assistant" and (entry.get("weight", 1) == 0 or entry.get("train") is False):
+            weightless.add(len(turns) - 1)
+    answers = [n for n, turn in enumerate(turns) if turn.role == "assistant"]
+    end = answers[-1] + 1 if answers else 0
+    asked = [n for n in answers if n and turns[n - 1].role == "user"]
+    weighed = [n for n in asked if n not in weightless]
+    whole = [n for n in weighed if turns[n].text.strip() and turns[n - 1].text.strip()]
+    if not whole:
+        raise Refused(
+            "no_turn_pair", f"{field} has {len(entries)} turns, and no user turn with an answer to learn"
+        )
+    taken = whole if which == "each" else whole[-1:]
+    left_out = {
+        "earlier": len(whole) - len(taken),
+        "unanswered": sum(size for _, size in places[end:]),
+        "unasked": len(answers) - len(asked),
+        "weight": len(asked) - len(weighed),
+        "blank": len(weighed) - len(whole),
+        "joined": joined,
+    }
+    exchanges = []
+    for n in taken:
+        # Only what srtui has written says which part of a user turn was an input: of its last one.
+        said, more = turns[n - 1].text, None
+        if n == whole[-1]:
+            said, more = _split(said, record.get("input"))
+        pair = pair_of(said, more, turns[n].text)
+        exchanges.append(Exchange(n, pair._replace(history=tuple(turns[: n - 1])), n < answers[-1]))
+    return Conversation(
+        tuple(turns[:end]), tuple(places[:end]), tuple(exchanges), {k: v for k, v in left_out.items() if v}
+    )
 
 
 def _split(asked: Any, input: Any) -> tuple[Any, Any]:
@@ -90,3 +186,52 @@ def _text(turn: dict[str, Any], n: int) -> Any:
             return "".join(p for p in parts if p)
         raise Refused("wrong_type", f"turn {n + 1} has parts that are not text")
     return text
+
+
+def _checked(text: Any, name: str) -> str:
+    if not isinstance(text, str):
+        raise Refused("wrong_type", f"{name} is {kind_of(text)}, not text")
+    if not text.isascii() or len(text) > MAX_FIELD or "\0" in text:
+        refuse_unfit(name, text)
+    return text
+
+
+# -- and back -----------------------------------------------------------------------------------
+
+
+def _put_back(
+    record: Record,
+    field: str,
+    turns: Sequence[Turn],
+    places: Sequence[tuple[int, int]],
+    rewritten: Sequence[Rewritten],
+) -> Record:
+    entries: list[Any] = list(record[field])
+    texts: dict[int, str] = {}
+    weightless: set[int] = set()
+    for new in rewritten:
+        if not new.kept:
+            weightless.add(new.answer)
+            continue
+        texts[new.answer - 1] = PromptTemplate.target_of(new.pair.instruction, new.pair.input)
+        texts[new.answer] = new.pair.response
+    gone: set[int] = set()
+    for n, (place, size) in enumerate(places):
+        if n in texts and texts[n] != turns[n].text:
+            entries[place] = _with_text(entries[place], texts[n])
+            gone.update(range(place + 1, place + size))
+        if n in weightless:
+            entries[place : place + size] = [{**e, "weight": 0} for e in entries[place : place + size]]
+    last, size = places[-1]
+    kept = [entry for n, entry in enumerate(entries[: last + size]) if n not in gone]
+    made = {**record, field: kept}
+    final = max((new for new in rewritten if new.kept), default=None, key=lambda new: new.answer)
+    if "input" in record and final is not None and final.answer == len(turns) - 1:
+        made["input"] = final.pair.input
+    return made
+
+
+def _with_text(entry: dict[str, Any], text: str) -> dict[str, Any]:
+    name = "value" if entry.get("value") is not None or "content" not in entry else "content"
+    parts = isinstance(entry[name], list)
+    return {**entry, name: [{"type": "text", "text": text}] if parts else text}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal
+from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Static
@@ -26,7 +26,16 @@ from srtui.text import safe
 from srtui.tui.background import StoreReader
 from srtui.tui.screens.base import KeyLine
 from srtui.tui.tabs import numbered
-from srtui.tui.widgets.panes import PART_NAMES, PARTS, columns, diffs, pane, sentences
+from srtui.tui.widgets.panes import (
+    PART_NAMES,
+    PARTS,
+    columns,
+    diffs,
+    history_line,
+    history_text,
+    pane,
+    sentences,
+)
 from srtui.tui.widgets.words import shown
 
 if TYPE_CHECKING:
@@ -42,7 +51,8 @@ class SampleScreen(Screen[int]):
         "Left the original, then what the teacher made of it. Words that are gone are struck through in the text "
         "before, new ones underlined in the rewrite. The bars are the student's losses in nats a token: of the "
         "answer y with and without the instruction x, and the other way round; IFD and r-IFD are the ratios of "
-        "their perplexities. o, i, a and h take a text for training, overruling the student; u lets its choice stand again."
+        "their perplexities. o, i, a and h take a text for training, overruling the student; u lets its choice stand again. "
+        "c opens and folds what came before in a conversation."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,backspace", "back", "Back"),
@@ -58,6 +68,7 @@ class SampleScreen(Screen[int]):
         Binding("f", "flag", "Flag"),
         Binding("y", "copy", "Copy", show=False),
         Binding("d", "diff", "Diff on/off", show=False),
+        Binding("c", "history", "Conversation", show=False),
         Binding("down,j", "scroll_by(3)", "Down", show=False),
         Binding("up,k", "scroll_by(-3)", "Up", show=False),
         Binding("pagedown,space", "scroll_by(15)", "Page down", show=False),
@@ -65,6 +76,8 @@ class SampleScreen(Screen[int]):
     ]
     DEFAULT_CSS = """
     SampleScreen #top { height: auto; padding: 0 1; background: $surface; }
+    SampleScreen #history { height: auto; max-height: 45%; padding: 0 1; border-bottom: solid $panel; }
+    SampleScreen #history Static { height: auto; }
     SampleScreen #panes { height: 1fr; }
     SampleScreen .pane { width: 1fr; height: 1fr; padding: 0 1; border-left: solid $panel; }
     SampleScreen .pane:first-child { border-left: none; }
@@ -81,6 +94,7 @@ class SampleScreen(Screen[int]):
         self._reader, self._position, self._sample_id = reader, position, sample_id
         self._sample: SampleView | None = None
         self._marking = True
+        self._opened = False
         self._found: re.Pattern[str] | None = None
 
     @property
@@ -91,6 +105,8 @@ class SampleScreen(Screen[int]):
     def compose(self) -> ComposeResult:
         """The line about the sample, its texts side by side, the keys."""
         yield Static(id="top")
+        with VerticalScroll(id="history", classes="hidden", can_focus=False):
+            yield Static()
         yield Horizontal(id="panes")
         yield KeyLine()
 
@@ -123,7 +139,9 @@ class SampleScreen(Screen[int]):
             self.dashboard.problem(error)
             return
         self._sample = sample
-        self.query_one("#top", Static).update(self._top(sample))
+        if self._found is not None and any(self._found.search(safe(t.text)) for t in sample.history):
+            self._opened = True  # what was looked for may stand there alone
+        self._show_history(sample)
         panes = self.query_one("#panes", Horizontal)
         stacked = self.has_class("-stacked")
         with self.app.batch_update():
@@ -135,6 +153,13 @@ class SampleScreen(Screen[int]):
                 )
             )
 
+    def _show_history(self, sample: SampleView) -> None:
+        self.query_one("#top", Static).update(self._top(sample))
+        place = self.query_one("#history", VerticalScroll)
+        place.set_class(not (self._opened and sample.history), "hidden")
+        if self._opened and sample.history:
+            place.query_one(Static).update(history_text(sample, self._found))
+
     def _top(self, s: SampleView) -> Content:
         head = [Content.styled(f"Sample {s.id}", "bold"), shown(f"{s.dataset}, row {s.row + 1}", "$dim")]
         head.append(Content.styled(s.state, "bold $text-success" if s.state == "kept" else "bold"))
@@ -144,6 +169,8 @@ class SampleScreen(Screen[int]):
         run = self.dashboard.current_run
         takes = "exports take" if run is not None and run.state == "done" else "training takes"
         lines += [shown(line) for line in sentences(s, takes)]
+        if s.history:
+            lines.append(history_line(s, self._opened))
         if s.note:
             lines.append(Content.assemble(("✎ ", "$text-accent"), shown(s.note, "italic")))
         return Content("\n").join(lines)
@@ -174,6 +201,11 @@ class SampleScreen(Screen[int]):
     def action_scroll_by(self, lines: int) -> None:
         """Scroll all texts together."""
         panes = self.query_one("#panes")
+        if self._opened and (opened := self.query_one("#history")).max_scroll_y:
+            end = opened.scroll_offset.y >= opened.max_scroll_y if lines > 0 else opened.scroll_offset.y <= 0
+            if not end:
+                opened.scroll_relative(y=lines, animate=False)
+                return
         for place in [panes] if self.has_class("-stacked") else self.query(".pane"):
             place.scroll_relative(y=lines, animate=False)
 
@@ -266,6 +298,17 @@ class SampleScreen(Screen[int]):
                 "\n\n".join(t for t in (variant.instruction, variant.input, variant.response) if t)
             )
             self.notify("Copied: what would be trained on now.", timeout=2)
+
+    def action_history(self) -> None:
+        """Open or fold what came before the sample in its conversation."""
+        s = self._sample
+        if s is None or not s.history:
+            self.notify(
+                "Nothing came before this sample: it is of no conversation, or its first turn.", timeout=3
+            )
+            return
+        self._opened = not self._opened
+        self._show_history(s)
 
     def action_diff(self) -> None:
         """Mark the changed words, or mark them no more."""

@@ -18,7 +18,7 @@ from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.plot import Plot, Series
 from srtui.tui.widgets.words import Words, shown
-from srtui.wording import held_out_words, training_words
+from srtui.wording import LABELS, held_out_words, reward_words, training_words
 
 Points = list[tuple[int, float]]
 _HELD_OUT = "held_out_"
@@ -31,7 +31,7 @@ class TrainingScreen(DashboardScreen):
     MODE = "training"
     HELP_TEXT = (
         "The training of the run: loss of each step (points), smoothed (line), and of samples that are held out (◆ ◇); "
-        "the learning rate, tokens a second in each step, the engine's memory. Losses in the line above are of single "
+        "the learning rate, tokens a second in each step, the engine's memory (of pairs, the margin of their rewards). Losses in the line above are of single "
         "steps, the first and the last; time in steps leaves out loading and held-out losses. v lays the training of another run over it, dashed, "
         "its held-out losses as ▲ △."
     )
@@ -57,6 +57,7 @@ class TrainingScreen(DashboardScreen):
                 yield Plot("learning rate", id="rate")
                 yield Plot("tokens a second", id="speed")
                 yield Plot("memory, GB", id="memory")
+                yield Plot(LABELS["reward margin"], id="margin")
         yield Empty(
             "No training yet",
             "A run trains its student when both choices are made, unless its recipe says training.enabled = false.",
@@ -67,6 +68,7 @@ class TrainingScreen(DashboardScreen):
         """Show nothing before the first reading."""
         self.query_one("#all").add_class("hidden")
         self.query_one("#none").add_class("hidden")
+        self.query_one("#margin").add_class("hidden")
         self.on_resize()
 
     def on_resize(self) -> None:
@@ -103,18 +105,24 @@ class TrainingScreen(DashboardScreen):
             losses.append(Series(r.name, smoothed(points), style, dashed=dashed))
             if dashed and held is not None and not held.same:
                 continue
-            for sign, (name, points) in zip("▲△" if dashed else "◆◇", held_out(t).items(), strict=False):
+            for sign, (name, points) in zip("▲△" if dashed else "◆◇", comparable(t).items(), strict=False):
                 losses.append(
                     Series(
                         name if dashed else f"held out, {name}", points, style, "dots", sign=sign, aside=True
                     )
                 )
-        self.query_one("#loss", Plot).show(losses, names=("step", "nats a token (lower is better)"))
+        unit = "nats a token (lower is better)" if training["method"] == "sft" else "loss of a pair"
+        self.query_one("#loss", Plot).show(losses, names=("step", unit))
+        by_pairs = bool(training["metrics"].get("reward_margin"))
+        self.query_one("#margin").set_class(not by_pairs, "hidden")
+        self.query_one("#memory").set_class(by_pairs, "hidden")
         small: dict[str, Callable[[dict[str, Any]], Points]] = {
             "rate": lambda t: t["metrics"].get("learning_rate", []),
             "speed": speeds,
             "memory": lambda t: [(step, mb / 1000) for step, mb in t["metrics"].get("memory_mb", [])],
         }
+        if by_pairs:
+            small["margin"] = lambda t: t["metrics"].get("reward_margin", [])
         for id, points_of in small.items():
             self.query_one(f"#{id}", Plot).show(
                 [
@@ -163,6 +171,23 @@ def held_out(t: dict[str, Any]) -> dict[str, Points]:
     return {name: sorted(points.items()) for name, points in found.items()}
 
 
+def comparable(t: dict[str, Any]) -> dict[str, Points]:
+    """Those of :func:`held_out` that have the unit of the steps' losses."""
+    return {
+        name: held for name, held in held_out(t).items() if (name == "preference") == (t["method"] != "sft")
+    }
+
+
+def rewards_on_the_way(t: dict[str, Any]) -> list[str]:
+    """The margin and the accuracy of the last steps, before held-out pairs have been measured."""
+    words = []
+    for key in ("reward margin", "reward accuracy"):
+        last = [value for _, value in t["metrics"].get(key.replace(" ", "_"), [])[-_PACE:]]
+        if last:
+            words.append(f"{LABELS[key]} {number(sum(last) / len(last))}, mean of {len(last)} steps")
+    return words
+
+
 def before_and_after(t: dict[str, Any]) -> dict[str, tuple[float, float]]:
     """Held-out loss by name, before the training and of the weights that were kept, which after early
     stopping are not those measured last; while it runs, the last that was measured."""
@@ -203,6 +228,9 @@ def _facts(run: RunRow, t: dict[str, Any], beside: RunRow | None, other: dict[st
     ]
     if held:
         lines.append(shown(f"held-out loss: {'  ·  '.join(held)}"))
+    rewards = reward_words(t["result"]) or rewards_on_the_way(t)
+    if rewards:
+        lines.append(shown("  ·  ".join(rewards)))
     if t["plan"]:
         lines.append(shown(_plan(t["plan"]), "$dim"))
     if t["checkpoints"]:
@@ -253,7 +281,12 @@ def _line(run: RunRow, t: dict[str, Any]) -> Content:
         f"step {step:,} of {t['steps']:,}",
         f"{duration(remaining)} left" if remaining is not None and run.state == "running" else "",
         *training_words(
-            t["trained_on"], t["step_losses"], t["seconds"], t["tokens_a_second"], t["changed_since"]
+            t["trained_on"],
+            t["step_losses"],
+            t["seconds"],
+            t["tokens_a_second"],
+            t["changed_since"],
+            t["method"],
         ),
         (f"{run.kept:,} kept now" if t["changed_since"] else f"of {run.kept:,} kept")
         + (f", {run.kept_held_out:,} held out" if run.kept_held_out else ""),

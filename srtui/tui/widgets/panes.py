@@ -9,11 +9,12 @@ from textual.content import Content
 from textual.widgets import Static
 
 from srtui.measures import MEASURES
+from srtui.store.conversations import FOLLOWED
 from srtui.store.sample_view import SampleView, VariantView
 from srtui.text import number
 from srtui.tui.widgets.diff import word_diff
 from srtui.tui.widgets.words import bar, shown
-from srtui.wording import ending_words, left_out_words
+from srtui.wording import ROLE_NAMES, ending_words, folded, left_out_words
 
 _BAR = 10
 PARTS = ("instruction", "input", "response")
@@ -33,6 +34,8 @@ def sentences(s: SampleView, takes: str = "training takes") -> list[str]:
     for stage in ("instruction", "response"):
         if stage in s.decisions:
             reason = s.decisions[stage].reason
+            if stage in s.reflections and s.reflections[stage].status == FOLLOWED:
+                reason = "the instruction stays as it is: later turns of its conversation refer to it"
             lines.append(reason[:1].upper() + reason[1:])
         elif stage in s.reflections and s.reflections[stage].status != "parsed":
             lines.append(f"No rewrite of the {stage}: {s.reflections[stage].status}")
@@ -46,6 +49,25 @@ def sentences(s: SampleView, takes: str = "training takes") -> list[str]:
         sentence = _STATE_SENTENCES[s.state]
         lines.append(sentence[0].upper() + sentence[1:])
     return lines
+
+
+def history_line(s: SampleView, opened: bool) -> Content:
+    """The history of a sample in a line, and the key that opens or folds it."""
+    sign, key = ("▾", "c folds it") if opened else ("▸", "c opens it")
+    where = f"Turn {s.place.turn} of {s.place.turns}. " if s.place else ""
+    return Content.assemble(
+        (f"{sign} ", "$text-accent"), shown(f"{where}{folded(s.history)}"), (f"  ({key})", "$dim")
+    )
+
+
+def history_text(s: SampleView, found: re.Pattern[str] | None = None) -> Content:
+    """What came before a sample in its conversation, turn by turn; what a search ``found`` stands out."""
+    lines = []
+    for turn in s.history:
+        lines.append(Content.styled(ROLE_NAMES[turn.role], "bold $dim"))
+        content = shown(turn.text)
+        lines.append(content.highlight_regex(found, style="reverse $text-accent") if found else content)
+    return Content("\n").join(lines)
 
 
 def _named(variant: VariantView) -> str:

@@ -1,0 +1,120 @@
+"""The export of preference pairs: its options, and what it says of what it wrote."""
+
+from __future__ import annotations
+
+import sys
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+
+from srtui.cli.base import open_store
+from srtui.cli.output import is_stdout, outputs_of, print_line, stdout_for_data
+from srtui.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from srtui.preferences import PairMaker, PreferencePair
+    from srtui.store import Store
+    from srtui.store.runs import Run
+
+Layout = Annotated[str, typer.Option(help="Of preference pairs: trl, axolotl, llama-factory or text.")]
+Rejected = Annotated[
+    str, typer.Option(help="Of preference pairs: each beaten answer (rest), or the worst alone (worst).")
+]
+MinMargin = Annotated[
+    float, typer.Option(min=0, help="Of preference pairs: those that the measure sets so far apart.")
+]
+OnlyAgreed = Annotated[
+    bool, typer.Option("--only-agreed", help="Of preference pairs: those that two choosers agree on.")
+]
+PeopleFirst = Annotated[
+    bool,
+    typer.Option(
+        "--people-first", help="Of preference pairs: a person's stand first, whatever their margin."
+    ),
+]
+
+_WHOSE = {"student": "the student", "person": "a person", "encoder": "the sentence encoder"}
+
+
+class PairOptions(NamedTuple):
+    """What was asked of an export of pairs; the filters are those of srtui.preferences.PairMaker."""
+
+    layout: str = "trl"
+    rejected: str = "rest"
+    min_margin: float = 0.0
+    only_agreed: bool = False
+    people_first: bool = False
+
+    def refuse(self) -> None:
+        """For an export of another format. Raises UserError where one of these was asked for: it would do nothing."""
+        for name, value in self._asdict().items():
+            if value != self._field_defaults[name]:
+                option = f"--{name.replace('_', '-')}"
+                raise UserError(f"{option} is for preference pairs alone; add --format preference.")
+
+
+def export_pairs(run_name: str, out_file: Path, asked: PairOptions, force: bool) -> None:
+    """Write a run's preference pairs, and say whose they are. Raises UserError where there are none."""
+    from srtui import datasets
+
+    workspace, store = open_store(read_only=True)
+    with store:
+        outputs = outputs_of(store, workspace)
+        stream = stdout_for_data(f"--out {out_file}") if is_stdout(out_file) else None
+        if stream is None:
+            outputs.check(out_file, force)
+        run = store.runs.named(run_name)
+        maker = _maker(run, asked)
+        pairs = _pairs(store, run, maker)
+        first = next(pairs, None)
+        if first is None:
+            raise UserError(_no_pairs(run_name, maker))
+        rows = (pair.record() for pair in chain([first], pairs))
+        written = datasets.write_preferences(rows, out_file, asked.layout, stream)
+        if stream is None:
+            outputs.wrote(out_file)
+    said = sys.stderr if stream else None
+    print_line(f"{written:,} preference pairs written to {'stdout' if stream else out_file}.", to=said)
+    chosen = ", ".join(f"{count:,} by {_WHOSE.get(name, name)}" for name, count in sorted(maker.made.items()))
+    why = _left_out(maker)
+    print_line(f"Chosen: {chosen}." + (f" Left out: {why}." if why else ""), to=said)
+
+
+def _maker(run: Run, asked: PairOptions) -> PairMaker:
+    from srtui.preferences import pair_maker
+    from srtui.recipe import Recipe
+
+    if asked.rejected not in ("rest", "worst"):
+        raise UserError(f"--rejected {asked.rejected}: it can be rest or worst.")
+    return pair_maker(
+        Recipe.model_validate(run.recipe),
+        rejected=asked.rejected,
+        min_margin=asked.min_margin,
+        only_agreed=asked.only_agreed,
+        people_first=asked.people_first,
+    )
+
+
+def _pairs(store: Store, run: Run, maker: PairMaker) -> Iterator[PreferencePair]:
+    """A run's pairs, with ``people_first`` those of people before the others."""
+    from srtui.store.comparisons import answer_comparisons
+
+    for by_person in (True, False) if maker.people_first else (None,):
+        yield from maker.pairs(answer_comparisons(store.conn, run.id, maker.by, by_person=by_person))
+
+
+def _no_pairs(run_name: str, maker: PairMaker) -> str:
+    why = _left_out(maker)
+    if not why:
+        return f"Run {run_name!r} has chosen no answer yet; srtui status {run_name} says how far it is."
+    if maker.only_agreed and maker.left_out["pairs that nobody else was asked about"]:
+        why += ": a second chooser is a person who takes a text in the dashboard, beside the student"
+    return f"Run {run_name!r} gives no such preference pair ({why})."
+
+
+def _left_out(maker: PairMaker) -> str:
+    return ", ".join(f"{count:,} {why}" for why, count in sorted(maker.left_out.items()) if count)

@@ -1,0 +1,264 @@
+"""What a measure is worth: how far its choice between two answers is that of somebody who knows.
+
+Pure functions over values. A measure is a column of (value of answer 1, value of answer 2), higher preferred; None
+where an answer has no value. docs/method.md defines every figure and the three verdicts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+import numpy as np
+
+from srtui.evaluation.preferences import KnownPair
+from srtui.evaluation.statistics import Estimate, nothing, wilson
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+LENGTH = "length"
+"""The measure that all others are held against: the longer answer, in characters."""
+
+LIKE = 1.5
+"""Two answers are of like length where the longer one has no more than this many times the other's characters."""
+
+LEAST_PAIRS = 20
+"""Fewer decided pairs than this say nothing of a measure."""
+
+LEVEL = 0.05
+"""Of McNemar's tests against length: two are made, over all pairs and over those of like length, at half of it."""
+
+MeasureVerdict = Literal["better than chance", "no better than length", "no better than chance"]
+Values = Sequence["tuple[float, float] | None"]
+Bounds = list["float | None"]
+
+
+class MeasureWorth(TypedDict):
+    """The figures of one measure; each triple is a value with its 95 % interval, None where there is none."""
+
+    agreement: Bounds
+    n: int
+    like_length: Bounds
+    like_length_n: int
+    auc: Bounds
+    with_length: Bounds
+    with_position: Bounds
+    beyond_length: Bounds
+    against_length: dict[str, Any]
+    unscored: int
+    verdict: MeasureVerdict
+    sentence: str
+
+
+def length_ratio(pair: KnownPair) -> float:
+    """Characters of the longer answer by those of the other."""
+    low, high = sorted(len(a) for a in pair.answers)
+    return high / max(low, 1)
+
+
+def calibrated(
+    pairs: Sequence[KnownPair], measures: Mapping[str, Values], names: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The result of a calibration.
+
+    ``measures`` are by name, each with a value for every pair; ``length`` is added. ``names`` are what the sentences
+    call them. Ties are left out: whoever judged saw no better answer.
+    """
+    lengths: Values = [
+        (math.log(max(1, len(p.answers[0]))), math.log(max(1, len(p.answers[1])))) for p in pairs
+    ]
+    columns = {LENGTH: lengths, **{name: v for name, v in measures.items() if name != LENGTH}}
+    decided = [n for n, p in enumerate(pairs) if p.preferred]
+    like = [n for n in decided if length_ratio(pairs[n]) <= LIKE]
+    return {
+        "pairs": len(pairs),
+        "decided": len(decided),
+        "ties": len(pairs) - len(decided),
+        "like_length": len(like),
+        "measures": {
+            name: measure_worth(pairs, values, lengths, (names or {}).get(name, name), name == LENGTH)
+            for name, values in columns.items()
+        },
+        "between": _between(pairs, columns),
+    }
+
+
+def measure_worth(
+    pairs: Sequence[KnownPair], values: Values, lengths: Values, shown: str, is_length: bool = False
+) -> MeasureWorth:
+    """What one measure is worth.
+
+    Args:
+        pairs: the known pairs.
+        values: of the measure, one a pair.
+        lengths: logarithms of characters, one a pair.
+        shown: what its sentence calls it.
+        is_length: it is length itself, which is not held against itself.
+    """
+    used = [n for n, p in enumerate(pairs) if p.preferred and values[n] is not None]
+    like = [n for n in used if length_ratio(pairs[n]) <= LIKE]
+    right = {n: _right(values[n], pairs[n].preferred) for n in used}
+    by_length = {n: _right(lengths[n], pairs[n].preferred) for n in used}
+    agreement, among_like = (wilson(sum(right[n] for n in some), len(some)) for some in (used, like))
+    over_all, over_like = (_mcnemar(right, by_length, some) for some in (used, like))
+    verdict = _verdict(agreement, over_all, over_like, is_length)
+    lead = np.array([_lead(values[n], pairs[n].preferred) for n in used])
+    longer = np.array([_lead(lengths[n], pairs[n].preferred) for n in used])
+    first = np.array([1.0 if pairs[n].preferred == 1 else -1.0 for n in used])
+    return MeasureWorth(
+        agreement=_bounds(agreement),
+        n=len(used),
+        like_length=_bounds(among_like),
+        like_length_n=len(like),
+        auc=_bounds(area(lead * first, first > 0)),
+        with_length=_bounds(nothing(len(used)) if is_length else partial_correlation(lead, longer, first)),
+        with_position=_bounds(partial_correlation(lead, first, None if is_length else longer)),
+        beyond_length=_bounds(
+            nothing(len(used)) if is_length else partial_correlation(lead * first, first, longer * first)
+        ),
+        against_length={"all": over_all, "like_length": over_like},
+        unscored=sum(p.preferred != 0 for p in pairs) - len(used),
+        verdict=verdict,
+        sentence=_sentence(shown, verdict, agreement, among_like, is_length),
+    )
+
+
+def _right(values: tuple[float, float] | None, preferred: int) -> float:
+    """1 where the measure prefers the better answer, 1/2 where it prefers neither."""
+    lead = _lead(values, preferred)
+    return 1.0 if lead > 0 else 0.5 if lead == 0 else 0.0
+
+
+def _lead(values: tuple[float, float] | None, preferred: int) -> float:
+    """How far the preferred answer's value is above the other's."""
+    assert values is not None  # noqa: S101 - callers leave out what has no values
+    return values[0] - values[1] if preferred == 1 else values[1] - values[0]
+
+
+def _mcnemar(right: Mapping[int, float], other: Mapping[int, float], some: Sequence[int]) -> dict[str, Any]:
+    """How often one alone is right, and the exact probability (two-sided) of a split so uneven by chance
+    (McNemar 1947). Pairs in which one of them prefers neither are left out."""
+    from scipy.stats import binomtest
+
+    mine = sum(right[n] == 1 and other[n] == 0 for n in some)
+    theirs = sum(right[n] == 0 and other[n] == 1 for n in some)
+    p = float(binomtest(mine, mine + theirs).pvalue) if mine + theirs else 1.0
+    return {"alone_right": mine, "length_alone_right": theirs, "p": p}
+
+
+def _verdict(
+    agreement: Estimate, over_all: Mapping[str, Any], over_like: Mapping[str, Any], is_length: bool
+) -> MeasureVerdict:
+    if agreement["low"] is None or agreement["n"] < LEAST_PAIRS or agreement["low"] <= 0.5:
+        return "no better than chance"
+    if is_length:
+        return "better than chance"
+    beats = any(
+        t["p"] < LEVEL / 2 and t["alone_right"] > t["length_alone_right"] for t in (over_all, over_like)
+    )
+    return "better than chance" if beats else "no better than length"
+
+
+def _sentence(
+    shown: str, verdict: MeasureVerdict, agreement: Estimate, like: Estimate, is_length: bool
+) -> str:
+    if agreement["value"] is None:
+        return f"{shown} has no value for any decided pair, so nothing is known of it."
+    found = (
+        f"it agrees in {_share(agreement)} of {agreement['n']} pairs, and in {_share(like)} of the {like['n']} of "
+        "like length"
+    )
+    if agreement["n"] < LEAST_PAIRS:
+        return f"{shown} was tried on too few pairs to know: {found}."
+    if verdict == "no better than chance":
+        below = agreement["high"] is not None and agreement["high"] < 0.5
+        more = "; it prefers the worse answer" if below else ""
+        return f"{shown} is no better than chance: {found}{more}."
+    if verdict == "no better than length":
+        return f"{shown} is no better than taking the longer answer: {found}."
+    beyond = "" if is_length else " and than taking the longer answer"
+    return f"{shown} is better than chance{beyond}: {found}."
+
+
+def _share(e: Estimate) -> str:
+    if e["value"] is None or e["low"] is None or e["high"] is None:
+        return "-"
+    return f"{e['value']:.1%} ({e['low']:.1%} to {e['high']:.1%})"
+
+
+def _bounds(e: Estimate) -> Bounds:
+    return [e["value"], e["low"], e["high"]]
+
+
+def _between(pairs: Sequence[KnownPair], columns: Mapping[str, Values]) -> dict[str, dict[str, float | None]]:
+    """By two measures, the share of the decided pairs in which both take the same answer; a pair for which one of
+    them prefers neither is half the same."""
+
+    def signs(values: Values) -> NDArray[Any]:
+        return np.array(
+            [
+                math.nan if v is None else float(np.sign(v[0] - v[1]))
+                for v, p in zip(values, pairs, strict=True)
+                if p.preferred
+            ]
+        )
+
+    found = {name: signs(values) for name, values in columns.items()}
+
+    def same(a: NDArray[Any], b: NDArray[Any]) -> float | None:
+        both = np.isfinite(a) & np.isfinite(b)
+        return float(((1 + a[both] * b[both]) / 2).mean()) if both.any() else None
+
+    return {name: {other: same(a, b) for other, b in found.items()} for name, a in found.items()}
+
+
+def area(score: NDArray[Any], positive: NDArray[Any]) -> Estimate:
+    """Area under the ROC curve of ``score`` (n,) for telling ``positive`` (n,) rows from the others, ties as half,
+    with DeLong's interval (DeLong et al. 1988), cut at 0 and 1. None where all rows are of one kind."""
+    from scipy.stats import rankdata
+
+    m, n = int(positive.sum()), int((~positive).sum())
+    if not m or not n:
+        return nothing(m + n)
+    ranks = rankdata(score)
+    above = (
+        ranks[positive] - rankdata(score[positive])
+    ) / n  # for each positive, the share of negatives below it
+    below = 1 - (ranks[~positive] - rankdata(score[~positive])) / m
+    value = float(above.mean())
+    if m < 2 or n < 2:
+        return Estimate(value=value, low=None, high=None, n=m + n)
+    half = 1.959964 * math.sqrt(float(above.var(ddof=1)) / m + float(below.var(ddof=1)) / n)
+    return Estimate(value=value, low=max(0.0, value - half), high=min(1.0, value + half), n=m + n)
+
+
+def partial_correlation(x: NDArray[Any], y: NDArray[Any], given: NDArray[Any] | None = None) -> Estimate:
+    """Spearman's rank correlation of ``x`` and ``y`` (n,) with ``given`` (n,) held fixed, and Fisher's interval.
+
+    Ranks of x and y are correlated after a straight line through the ranks of ``given`` is taken from each. None
+    where a column never varies or nothing of it is left.
+    """
+    from scipy.stats import rankdata
+
+    n, held = len(x), int(given is not None)
+    if n < 5:
+        return nothing(n)
+    a, b = (rankdata(column) - (n + 1) / 2 for column in (x, y))
+    whole = math.sqrt(float(a @ a) * float(b @ b))
+    if given is not None:
+        c = rankdata(given) - (n + 1) / 2
+        if float(c @ c) == 0:
+            held = 0
+        else:
+            a, b = (column - (column @ c) / (c @ c) * c for column in (a, b))
+    size = math.sqrt(float(a @ a) * float(b @ b))
+    if whole == 0 or size <= 1e-9 * whole:
+        return nothing(n)
+    value = max(-1.0, min(1.0, float(a @ b) / size))
+    if abs(value) == 1.0:
+        return Estimate(value=value, low=value, high=value, n=n)
+    half = 1.959964 / math.sqrt(n - 3 - held)
+    centre = math.atanh(value)
+    return Estimate(value=value, low=math.tanh(centre - half), high=math.tanh(centre + half), n=n)

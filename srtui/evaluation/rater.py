@@ -1,0 +1,100 @@
+"""A GGUF as a rater of data: the machinery of the judge model, with its scores kept by text.
+
+``score`` is absolute, from 1 to 10 by token probabilities, as Deita and AlpaGasus rate data (Liu et al. 2024, arXiv
+2312.15685; Chen et al. 2023, arXiv 2307.08701). ``preference`` shows two answers to one question in both orders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from srtui.evaluation.judge_model import JudgeModel, JudgeQuestion, JudgeScores, load_judge_prompt
+from srtui.measures import NOTHING_TO_SCORE, Value
+from srtui.prompts import PromptTemplate
+from srtui.sample import Pair
+from srtui.store import Store
+
+Tell = Callable[[int, float], None]
+"""(tokens run since the last call, share of this call that is done)."""
+
+
+class Rater:
+    """The model called ``name`` in the models folder. Raises UserError where it is no GGUF.
+
+    What it said is stored, by its weights, its prompt and the texts, and asked once.
+    """
+
+    def __init__(self, store: Store, models: Path, name: str) -> None:
+        self.name, self._store = name, store
+        self._single = JudgeModel.find(models, name, load_judge_prompt("single", 1), 0)
+        self._pairwise = JudgeModel.find(models, name, load_judge_prompt("pairwise", 2), 0)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What a stored result that rests on its scores depends on."""
+        return {
+            "model": self._single.sha256,
+            "single": self._single.prompt.prompt_version,
+            "pairwise": self._pairwise.prompt.prompt_version,
+        }
+
+    def scores(
+        self, pairs: Sequence[Pair], tell: Tell = lambda tokens, share: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> list[Value]:  # fmt: skip
+        """The expected score of each response, 1 to 10, or the reason why there is none: a blank response, or the
+        judge's (``judge_context``: longer than its context). Where it was asked to stop, ``stopped``."""
+        asked = [JudgeQuestion(n, 1, "a", _question(p), (p.response,)) for n, p in enumerate(pairs)]
+        return self._ask(self._single, asked, lambda s: s.scores[0], tell, should_stop)
+
+    def preferences(
+        self, pairs: Sequence[tuple[Pair, str]], tell: Tell = lambda tokens, share: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> list[Value]:  # fmt: skip
+        """For each (pair, other response) the probability that the pair's own response is the better one, over both
+        orders; or the reason why there is none."""
+        asked = [
+            question
+            for n, (pair, other) in enumerate(pairs)
+            for question in (
+                JudgeQuestion(n, 1, "ab", _question(pair), (pair.response, other)),
+                JudgeQuestion(n, 1, "ba", _question(pair), (other, pair.response)),
+            )
+        ]
+        found = self._ask(self._pairwise, asked, lambda s: s.prefers_first, tell, should_stop)
+        both = zip(found[::2], found[1::2], strict=True)
+        return [
+            (None, why or reason) if ahead is None or behind is None else ((ahead + 1 - behind) / 2, None)
+            for (ahead, why), (behind, reason) in both
+        ]
+
+    def _ask(
+        self,
+        model: JudgeModel,
+        asked: Sequence[JudgeQuestion],
+        value: Callable[[JudgeScores], float | None],
+        tell: Tell,
+        should_stop: Callable[[], bool],
+    ) -> list[Value]:
+        keys = [model.key(one) for one in asked]
+        known = self._store.ratings.of(keys)
+        missing = {
+            key: one
+            for key, one in zip(keys, asked, strict=True)
+            if key not in known and all(text.strip() for text in one.shown)
+        }
+        by_place = {id(one): key for key, one in missing.items()}
+        if missing:
+            for n, (one, scored, _, tokens) in enumerate(model.scores(list(missing.values())), 1):
+                said: Value = (None, scored) if isinstance(scored, str) else (value(scored), None)
+                known[by_place[id(one)]] = said
+                self._store.ratings.add(by_place[id(one)], *said)
+                tell(tokens, n / len(missing))
+                if should_stop():
+                    break
+        return [known.get(key, (None, "stopped" if key in missing else NOTHING_TO_SCORE)) for key in keys]
+
+
+def _question(pair: Pair) -> str:
+    return PromptTemplate.target_of(pair.instruction, pair.input)

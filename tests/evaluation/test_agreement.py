@@ -1,0 +1,143 @@
+"""What a measure is worth: the figures against other implementations, the verdicts on measures of known worth."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from srtui.evaluation.agreement import area, calibrated, partial_correlation
+from srtui.evaluation.preferences import KnownPair
+
+
+def pair(first: int, second: int, preferred: Any) -> KnownPair:
+    return KnownPair("q", "", ("a" * first, "b" * second), preferred)
+
+
+def made(count: int, longer_wins: float, seed: int = 1, like: bool = False) -> list[KnownPair]:
+    """Pairs of which the longer answer is the better one with this probability."""
+    draws = random.Random(seed)
+    pairs = []
+    for _ in range(count):
+        low = draws.randrange(100, 300)
+        sizes = [low, int(low * (draws.uniform(1.02, 1.45) if like else draws.uniform(1.02, 3)))]
+        draws.shuffle(sizes)
+        better = 1 if (sizes[0] > sizes[1]) == (draws.random() < longer_wins) else 2
+        pairs.append(pair(*sizes, better))
+    return pairs
+
+
+def knowing(pairs: list[KnownPair], right: float, seed: int = 2) -> list[tuple[float, float] | None]:
+    """A measure that prefers the better answer with this probability, whatever its length."""
+    draws = random.Random(seed)
+    return [(1.0, 0.0) if (p.preferred == 1) == (draws.random() < right) else (0.0, 1.0) for p in pairs]
+
+
+def test_a_measure_that_knows_more_than_length_is_better_than_chance() -> None:
+    pairs = made(400, 0.6)
+    found = calibrated(pairs, {"good": knowing(pairs, 0.8)})["measures"]["good"]
+    assert found["verdict"] == "better than chance"
+    assert found["agreement"][0] == pytest.approx(0.8, abs=0.06)
+    assert found["against_length"]["all"]["p"] < 0.025
+    assert "better than chance and than taking the longer answer" in found["sentence"]
+
+
+def test_length_by_another_name_is_no_better_than_length() -> None:
+    pairs = made(400, 0.7)
+    same = [(float(len(p.answers[0])), float(len(p.answers[1]))) for p in pairs]
+    result = calibrated(pairs, {"disguised": same})
+    found = result["measures"]["disguised"]
+    assert found["verdict"] == "no better than length"
+    assert found["agreement"] == result["measures"]["length"]["agreement"]
+    assert result["measures"]["length"]["verdict"] == "better than chance"
+    assert found["with_length"][0] == pytest.approx(1.0, abs=0.1)
+    assert result["between"]["disguised"]["length"] == 1.0
+
+
+def test_a_measure_that_draws_lots_is_no_better_than_chance_and_so_is_one_that_is_always_wrong() -> None:
+    pairs = made(300, 0.7)
+    found = calibrated(pairs, {"lots": knowing(pairs, 0.5), "wrong": knowing(pairs, 0.1)})["measures"]
+    assert found["lots"]["verdict"] == found["wrong"]["verdict"] == "no better than chance"
+    assert "prefers the worse answer" in found["wrong"]["sentence"]
+    assert "prefers the worse answer" not in found["lots"]["sentence"]
+
+
+def test_few_pairs_show_nothing() -> None:
+    pairs = made(12, 0.5)
+    found = calibrated(pairs, {"perfect": knowing(pairs, 1.0)})["measures"]["perfect"]
+    assert found["agreement"][0] == 1.0 and found["verdict"] == "no better than chance"
+    assert "too few pairs" in found["sentence"]
+
+
+def test_ties_and_answers_without_a_value_are_left_out_and_counted() -> None:
+    pairs = [pair(100, 200, 2), pair(100, 200, 0), pair(100, 110, 1), pair(100, 140, 1)]
+    result = calibrated(pairs, {"m": [(0.0, 1.0), (5.0, 0.0), None, (1.0, 1.0)]})
+    assert (result["pairs"], result["decided"], result["ties"], result["like_length"]) == (4, 3, 1, 2)
+    found = result["measures"]["m"]
+    assert (found["n"], found["unscored"], found["like_length_n"]) == (2, 1, 1)
+    assert found["agreement"][0] == 0.75  # one right, one that prefers neither
+    assert found["like_length"][0] == 0.5
+
+
+def test_nothing_decided_has_no_figures() -> None:
+    found = calibrated([pair(1, 2, 0)], {"m": [(0.0, 1.0)]})["measures"]["m"]
+    assert found["agreement"] == [None, None, None] and "nothing is known" in found["sentence"]
+
+
+@settings(deadline=None)  # the first one imports scikit-learn
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=4, max_size=60))
+def test_the_area_is_scikit_learn_s(rows: list[tuple[int, bool]]) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    score, positive = np.array([float(s) for s, _ in rows]), np.array([p for _, p in rows])
+    found = area(score, positive)
+    if positive.all() or not positive.any():
+        assert found["value"] is None
+        return
+    assert found["value"] == pytest.approx(roc_auc_score(positive, score))
+    if found["low"] is not None and found["high"] is not None:
+        assert 0 <= found["low"] <= found["value"] <= found["high"] <= 1
+
+
+def test_the_area_s_interval_holds_the_truth() -> None:
+    """Normal scores one deviation apart have an area of Phi(1 / sqrt 2) = 0.7602."""
+    generator, inside = np.random.default_rng(3), 0
+    for _ in range(300):
+        positive = np.arange(120) < 50
+        found = area(generator.normal(size=120) + positive, positive)
+        assert found["low"] is not None and found["high"] is not None
+        inside += found["low"] <= 0.7602 <= found["high"]
+    assert 0.91 <= inside / 300 <= 0.98
+
+
+def test_partial_correlation_takes_out_what_is_held() -> None:
+    generator = np.random.default_rng(4)
+    common = generator.normal(size=3000)
+    x, y = common + generator.normal(size=3000), common + generator.normal(size=3000)
+    plain, held = partial_correlation(x, y), partial_correlation(x, y, common)
+    from scipy.stats import rankdata, spearmanr
+
+    assert plain["value"] == pytest.approx(spearmanr(x, y).statistic)
+    ranks = np.column_stack([rankdata(c) for c in (x, y, common)])
+    inverse = np.linalg.inv(
+        np.corrcoef(ranks, rowvar=False)
+    )  # partial correlations are in the precision matrix
+    assert held["value"] == pytest.approx(-inverse[0, 1] / np.sqrt(inverse[0, 0] * inverse[1, 1]))
+    assert plain["low"] is not None and plain["low"] > 0.3
+    assert (
+        held["low"] is not None and held["high"] is not None and held["low"] < 0.03 and held["high"] > -0.03
+    )
+    assert partial_correlation(common, common, common)["value"] is None
+
+
+def test_mcnemar_is_statsmodels() -> None:
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    pairs = made(200, 0.6)
+    against = calibrated(pairs, {"m": knowing(pairs, 0.7)})["measures"]["m"]["against_length"]["all"]
+    table = [[0, against["alone_right"]], [against["length_alone_right"], 0]]
+    assert against["p"] == pytest.approx(mcnemar(table, exact=True).pvalue)

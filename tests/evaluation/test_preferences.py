@@ -1,0 +1,138 @@
+"""Known preferences: what a file may say, and what people said in this store."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from srtui.errors import UserError
+from srtui.evaluation.preferences import preferences_of_people, read_preferences
+from srtui.evaluation.writing import file_answer
+from srtui.store import Store
+from srtui.store.evaluations import Item, Judgement, NewEvaluation
+
+
+def rows_file(folder: Path, *rows: dict[str, Any]) -> Path:
+    path = folder / "pairs.jsonl"
+    path.write_text("\n".join(json.dumps(r) for r in rows) + "\n", encoding="utf-8")
+    return path
+
+
+def row(preference: Any, **more: Any) -> dict[str, Any]:
+    return {"instruction": "q", "answer_1": "one", "answer_2": "two", "preference": preference} | more
+
+
+@pytest.mark.parametrize(
+    ("said", "preferred"),
+    [
+        (1, 1),
+        (2, 2),
+        ("1", 1),
+        ("ties", 0),
+        ("tie", 0),
+        (0, 0),
+        (1.5, 0),
+        (1.2, 1),
+        (1.9, 2),
+        (2.0, 2),
+        ("A", 1),
+    ],
+)
+def test_what_a_preference_may_be(tmp_path: Path, said: Any, preferred: int) -> None:
+    assert read_preferences([rows_file(tmp_path, row(said))]).pairs[0].preferred == preferred
+
+
+@pytest.mark.parametrize("said", [3, -1, "left", True, [1], 0.5])
+def test_what_it_may_not_be(tmp_path: Path, said: Any) -> None:
+    with pytest.raises(UserError, match=r'row 2: "preference" must be 1, 2 or "ties"'):
+        read_preferences([rows_file(tmp_path, row(1), row(said))])
+
+
+def test_what_cannot_be_compared_is_counted(tmp_path: Path) -> None:
+    path = rows_file(
+        tmp_path, row(1), row(2, answer_1=" "), row(1, answer_2="one"), row(None), row(2, input="i"),
+        {"instruction": "q", "answer_1": "x", "answer_2": "y", "scores": [7, 5], "scores_reversed": [4, 8]},
+        {"instruction": "q", "answer_1": "x", "answer_2": "y", "scores": [0, 5], "scores_reversed": [4, 8]},
+    )  # fmt: skip
+    found = read_preferences([path])
+    assert [(p.preferred, p.input) for p in found.pairs] == [(1, ""), (2, "i"), (1, "")]
+    assert found.skipped == {
+        "with an empty answer": 1, "with two answers that are the same": 1, "without a preference": 1,
+        "without a score": 1,
+    }  # fmt: skip
+    assert found.digest == read_preferences([path]).digest != read_preferences([path], 2).digest
+
+
+def test_a_row_that_is_no_pair_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match='row 1 has no "answer_2"'):
+        read_preferences([rows_file(tmp_path, {"instruction": "q", "answer_1": "a", "preference": 1})])
+    with pytest.raises(UserError, match="no pair with a known preference"):
+        read_preferences([rows_file(tmp_path, row(None))])
+
+
+def test_what_people_said(tmp_path: Path) -> None:
+    """By majority, in the order in which the first of them saw it; the same from the store and from its JSON."""
+    items = [Item(n, "all", (f"q {n}",), {"parts": [f"q {n}", "in"]} if n == 1 else None) for n in range(4)]
+    with Store(tmp_path / "s.db") as store:
+        new = NewEvaluation("human", "f", "A", {}, "p.jsonl", "sha", {}, "B", {}, items=items)
+        evaluation, _ = store.evaluations.prepare(new, "g")
+        store.evaluations.add_answers(
+            evaluation.id,
+            [(n, side, 1, file_answer(f"{side} says {n}", side)) for n in range(4) for side in ("a", "b")],  # type: ignore[misc]
+        )
+        store.evaluations.add_judgements(
+            evaluation.id,
+            [
+                Judgement(0, "ab", annotator="ada", choice="a"),
+                Judgement(1, "ba", annotator="ada", choice="a"),
+                Judgement(1, "ba", annotator="ben", choice="a"),
+                Judgement(2, "ab", annotator="ada", choice="bad"),
+                Judgement(3, "ab", annotator="ada", choice="skip"),
+            ],
+        )
+        answers = store.evaluations.answers(evaluation.id)
+        store.evaluations.add_judgements(
+            evaluation.id,
+            [
+                replace(j, answer_a_id=answers[j.item, "a", 1].id, answer_b_id=answers[j.item, "b", 1].id)
+                for j in store.evaluations.judgements(evaluation.id)
+            ],
+        )
+        found = preferences_of_people(store.evaluations, evaluation.id)
+        assert [(p.answers, p.preferred) for p in found.pairs] == [
+            (("a says 0", "b says 0"), 1),
+            (("b says 1", "a says 1"), 2),
+            (("a says 2", "b says 2"), 0),
+        ]
+        assert (found.pairs[1].instruction, found.pairs[1].input) == ("q 1", "in")
+        assert found.skipped == {"that nobody has judged": 1}
+        shown = {
+            "kind": "human",
+            "judgements": [
+                {
+                    "judgement": {"choice": j.judgement.choice, "ordering": j.judgement.ordering},
+                    "item": {"item": j.item.item, "turns": list(j.item.turns), "reference": j.item.reference},
+                    "answer_a": {"text": j.answer_a.text if j.answer_a else ""},
+                    "answer_b": {"text": j.answer_b.text if j.answer_b else ""},
+                }
+                for j in store.evaluations.judged(evaluation.id)
+            ],
+        }
+    file = tmp_path / "shown.json"
+    file.write_text(json.dumps(shown), encoding="utf-8")
+    assert read_preferences([file]).digest == found.digest
+    file.write_text(json.dumps({"kind": "human", "judgements": [{}]}), encoding="utf-8")
+    with pytest.raises(UserError, match="judgement 1 is not as"):
+        read_preferences([file])
+
+
+def test_an_evaluation_by_a_judge_is_none(tmp_path: Path) -> None:
+    with Store(tmp_path / "s.db") as store:
+        new = NewEvaluation("pairwise", "f", "A", {}, "p.jsonl", "sha", {}, "B", {})
+        evaluation, _ = store.evaluations.prepare(new, "g")
+        with pytest.raises(UserError, match="comes from people"):
+            preferences_of_people(store.evaluations, evaluation.id)

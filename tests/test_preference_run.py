@@ -1,0 +1,141 @@
+"""A run that is trained on the pairs of its choices, from the adapter of the run before it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from srtui.errors import UserError
+from srtui.pipeline.prepare import prepare
+from srtui.recipe import load
+from srtui.store import Store
+from srtui.workspace import Workspace
+from tests.commands import srtui
+from tests.conftest import make_workspace, small_recipe
+from tests.sql import sql_rows, sql_value
+
+pytestmark = pytest.mark.model
+
+DPO = (
+    "name=preferred", "training.method=dpo", "training.from_run=small", "training.learning_rate=0.001",
+    "training.checkpoint_steps=1",
+)  # fmt: skip
+
+
+def run(workspace: Workspace, path: Path, *changes: str, **how: Any) -> Any:
+    return srtui(workspace, "run", str(path), *(w for c in changes for w in ("--set", c)), **how)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, pair_folder: Path) -> tuple[Workspace, Path]:
+    """With the run "small", which learned the answers that were taken."""
+    workspace = make_workspace(tmp_path_factory.mktemp("preferred") / "ws", pair_folder)
+    path = small_recipe(workspace, 14, training={"held_out": 0.3}, selection={"policy": "keep"})
+    first = run(workspace, path)
+    assert first.returncode == 0, first.stderr
+    return workspace, path
+
+
+def result_of(workspace: Workspace, name: str) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    with Store(workspace.store_path, read_only=True) as store:
+        row = store.training.of_run(store.runs.named(name).id)
+        assert row is not None and row["status"] == "done", row
+        metrics: dict[str, list[float]] = {}
+        for r in sql_rows(
+            store,
+            "SELECT name, value FROM training_metric WHERE training_run_id = ? ORDER BY step",
+            (row["id"],),
+        ):
+            metrics.setdefault(r["name"], []).append(r["value"])
+    return row, metrics
+
+
+def test_sft_and_then_dpo_on_the_pairs(trained: tuple[Workspace, Path]) -> None:
+    workspace, path = trained
+    with Store(workspace.store_path, read_only=True) as store:
+        written, losses = (sql_value(store, f"SELECT count(*) FROM {t}") for t in ("generation", "span_loss"))
+    done = run(workspace, path, *DPO)
+    assert done.returncode == 0, done.stderr
+    row, metrics = result_of(workspace, "preferred")
+    pairs = srtui(workspace, "export", "preferred", "--format", "preference", "--out", "-")
+    records = [json.loads(line) for line in pairs.stdout.splitlines()]
+    held = row["result"]["rewards"]["accuracy"]["n"]
+    assert row["examples"] + held == len(records) >= 8 and held >= 1
+    assert metrics["loss"][0] == pytest.approx(
+        math.log(2), abs=2e-3
+    )  # the reference is the student it starts as
+    assert len(metrics["reward_margin"]) == row["steps"] > 1
+    margin = row["result"]["rewards"]["margin"]
+    assert margin["n"] == held and margin["value"] == pytest.approx(margin["value"])
+    assert {"original", "selected", "preference"} >= row["result"]["held_out"].keys() >= {"preference"}
+    with Store(workspace.store_path, read_only=True) as store:
+        assert sql_value(store, "SELECT count(*) FROM generation") == written  # nothing is asked again
+        assert (
+            sql_value(store, "SELECT count(*) FROM span_loss") > losses
+        )  # the reference's, of the tuned student
+        ours, theirs = (store.decisions.of_run(store.runs.named(name).id) for name in ("preferred", "small"))
+        assert ours == theirs
+    # Every face says what it was trained on, and what the held-out pairs say of it.
+    shown = srtui(workspace, "status", "preferred").stdout
+    assert f"{row['examples']} pairs" in " ".join(shown.split())
+    assert "reward margin" in shown and f"n = {held})" in shown and "held-out pairs" in shown
+    assert srtui(workspace, "report", "preferred", "--out", "report.html").returncode == 0
+    html = (workspace.root / "report.html").read_text(encoding="utf-8")
+    assert "reward margin" in html and f"n = {held})" in html and "preference is the chooser" in html
+
+
+def test_a_killed_run_resumes_exactly(trained: tuple[Workspace, Path]) -> None:
+    """With its reference log-probabilities as they were stored."""
+    workspace, path = trained
+    calm = run(workspace, path, *DPO, "name=calm")
+    assert calm.returncode == 0, calm.stderr
+    killed = run(workspace, path, *DPO, "name=rough", kill_at=("commit", 30))
+    assert killed.returncode == -9
+    resumed = run(workspace, path, *DPO, "name=rough")
+    assert resumed.returncode == 0, resumed.stderr
+    (one, first), (other, second) = (result_of(workspace, name) for name in ("calm", "rough"))
+    assert first["loss"] == second["loss"] and first["reward_margin"] == second["reward_margin"]
+    adapters = [
+        (workspace.root / row["adapter"] / "adapter_model.safetensors").read_bytes() for row in (one, other)
+    ]
+    assert adapters[0] == adapters[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (("training.from_run=nobody",), "nobody"),
+        (("training.lora_rank=3",), "its adapter has lora_rank = 8; set training.lora_rank"),
+        (("student.quantization=f32",), "its student is tiny in nf4"),
+        (("prompt.template=vicuna",), "trained under the template 'alpaca'"),
+        (("selection.top_percent=50",), "training.min_margin takes the clear ones"),
+    ],
+)
+def test_what_it_cannot_start_from_is_said_before_the_run(
+    trained: tuple[Workspace, Path], changes: tuple[str, ...], sentence: str
+) -> None:
+    workspace, path = trained
+    with Store(workspace.store_path) as store:
+        before = len(store.runs.all())
+        with pytest.raises(UserError, match=sentence):
+            prepare(workspace, store, load(path, [*DPO, "name=refused", *changes]), path)
+        assert len(store.runs.all()) == before
+
+
+def test_choices_by_lot_give_no_pairs(trained: tuple[Workspace, Path]) -> None:
+    workspace, path = trained
+    done = run(workspace, path, *DPO, "name=lots", "selection.response_by=random")
+    assert done.returncode == 0, done.stderr
+    with Store(workspace.store_path, read_only=True) as store:
+        row = store.training.of_run(store.runs.named("lots").id)
+    assert row is not None and "skipped: no choice gives a pair" in row["status"]
+
+
+def test_an_ablation_has_arms_without_preferences(trained: tuple[Workspace, Path]) -> None:
+    workspace, path = trained
+    done = srtui(workspace, "ablate", str(path), *(w for c in DPO for w in ("--set", c)))
+    assert done.returncode == 2 and 'Set training.method = "sft"' in done.stderr
