@@ -60,6 +60,9 @@ bench-train: setup  ## training beside plain TRL: tokens/s, peak memory, overhea
 
 bench: bench-import bench-teacher bench-scoring bench-train bench-tui bench-million  ## all of them, one after the other
 
+bench-scale: setup model  ## the whole loop over 10,000, 100,000 and 1,000,000 samples, with models that answer at once
+	$(PYTHON_IN_VENV) benchmarks/bench_scale.py
+
 bench-million: setup  ## status, scores and export of a million finished samples; a backup under a writing engine
 	$(PYTHON_IN_VENV) benchmarks/bench_million.py
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from srtui import datasets
 from srtui.errors import UserError
 from srtui.evaluation.sources import sha256_of
-from srtui.hashing import draw, key, scheme_1
+from srtui.hashing import draw, first_of_ids, key, key_of_ids
 from srtui.pilot.strata import Stratum, stratified
 from srtui.pipeline.holdout import alike, hold_out
 from srtui.pipeline.preference import first_adapter
@@ -103,32 +103,48 @@ def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pat
     """
     first_adapter(workspace, store, recipe)  # hours before it is needed
     dataset_id = _dataset(workspace, store, recipe, recipe_path)
-    ids = samples_of(store, dataset_id, recipe)
-    fingerprint = f"{recipe.fingerprint}-{key('samples', ids=ids).hex()[2:10]}"
-    first = f"{recipe.first_fingerprint}-{scheme_1(repr(ids)).hex()[:8]}"
-    earlier = store.runs.with_fingerprint(dataset_id, fingerprint, first)
-    if earlier is not None:
-        return earlier, False
-    path = str(recipe_path)
+
+    def ids() -> Iterator[int]:
+        return iter(samples_of(store, dataset_id, recipe))
+
+    fingerprint = f"{recipe.fingerprint}-{key_of_ids('samples', 'ids', ids()).hex()[2:10]}"
+    if store.runs.any_over(dataset_id):
+        first = f"{recipe.first_fingerprint}-{first_of_ids(ids).hex()[:8]}"
+        earlier = store.runs.with_fingerprint(dataset_id, fingerprint, first)
+        if earlier is not None:
+            return earlier, False
     share = recipe.training.held_out if recipe.training.enabled else 0.0
-    groups: dict[int, int] = {}
+    held_out: set[int] = set()
     if share:
         # What one exchange of a conversation asks and answers, the next one's history says again.
         of = conversation_ids(store.conn, dataset_id)
         groups = alike(store.corpus.questions(dataset_id, recipe.limit), of)
-    samples = hold_out(ids, share, lambda i: draw(recipe.seed, "held out", i), groups)
-    run = store.runs.create(recipe.name, dataset_id, path, recipe.model_dump_json(), fingerprint, samples)
-    date = None if recipe.pilot else _pilots_date(store, dataset_id, recipe)
-    if date is not None and date != run.date:
-        store.runs.update(run.id, date=date)
-        run = store.runs.get(run.id)
-    return run, True
+        held_out = hold_out(ids, share, lambda i: draw(recipe.seed, "held out", i), groups)
+    if recipe.pilot:
+        chosen = [(i, False) for i in ids()]
+        described = recipe.model_dump_json()
+        run = store.runs.create(recipe.name, dataset_id, str(recipe_path), described, fingerprint, chosen)
+        return run, True
+    made = store.runs.create_over(
+        recipe.name,
+        dataset_id,
+        str(recipe_path),
+        recipe.model_dump_json(),
+        fingerprint,
+        recipe.limit,
+        held_out,
+    )
+    date = _pilots_date(store, dataset_id, recipe)
+    if date is not None and date != made.date:
+        store.runs.update(made.id, date=date)
+        made = store.runs.get(made.id)
+    return made, True
 
 
-def samples_of(store: Store, dataset_id: int, recipe: Recipe) -> list[int]:
+def samples_of(store: Store, dataset_id: int, recipe: Recipe) -> Iterable[int]:
     """The ids of a recipe's samples in a dataset: the first ``limit`` of them, or a pilot's drawn from these."""
     if recipe.pilot is None:
-        return store.corpus.sample_ids(dataset_id, recipe.limit)
+        return store.corpus.each_sample_id(dataset_id, recipe.limit)
     return sorted(i for stratum in pilot_strata(store, dataset_id, recipe) for i in stratum.chosen)
 
 

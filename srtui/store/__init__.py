@@ -204,6 +204,19 @@ class Store:
         )
         return (pages - free) * size
 
+    def bytes_of_texts(self) -> int:
+        """UTF-8 bytes of all that people and models wrote: records, variants, and what teachers wrote and were
+        asked. Reads all of them."""
+        columns = {
+            "sample": ("record",),
+            "variant": ("instruction", "input", "response"),
+            "generation": ("prompt", "text", "thinking", "critique"),
+        }
+        return sum(
+            int(fetch_value(self.conn, f"SELECT total({_octets(*names)}) FROM {table}"))
+            for table, names in columns.items()
+        )
+
     def check(self) -> list[str]:
         """What is wrong with the file; empty where it is sound."""
         problems = [r[0] for r in fetch_rows(self.conn, "PRAGMA integrity_check") if r[0] != "ok"]
@@ -244,6 +257,10 @@ class Store:
             return back_up(self.conn, target, should_stop)
         except (sqlite3.Error, OSError) as error:
             raise explain(error, target) from error
+
+
+def _octets(*columns: str) -> str:
+    return " + ".join(f"length(CAST({column} AS BLOB))" for column in columns)
 
 
 def refuse_odd_file(path: Path) -> None:
