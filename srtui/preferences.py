@@ -103,6 +103,11 @@ class PairMaker:
     left_out: Counter[str] = field(default_factory=Counter)
     """Samples, or pairs of them, that gave nothing, by why."""
 
+    @property
+    def stored_metric(self) -> str:
+        """The stored score that a text of a person's own is compared by: "" where what was compared is none."""
+        return "" if self.length_control else self.by
+
     def pairs(self, comparisons: Iterable[AnswerComparison]) -> Iterator[PreferencePair]:
         """The pairs of these samples, one after the other."""
         for comparison in comparisons:
@@ -185,7 +190,7 @@ def pair_maker(recipe: Recipe, **how: Any) -> PairMaker:
     selection = recipe.selection
     return PairMaker(
         selection.response_by,
-        gates=tuple(recipe.gates.active),
+        gates=(*recipe.gates.active, *(("rater",) if recipe.gates.rater else ())),
         length_control=selection.length_control,
         **how,
     )

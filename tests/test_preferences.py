@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from srtui.measures import MEASURES
-from srtui.preferences import PairMaker, PreferencePair
+from srtui.preferences import PairMaker, PreferencePair, pair_maker
+from srtui.recipe import Recipe
 from srtui.sample import Pair
 from srtui.selection import ScoredText, choose_response, response_margin
 from srtui.store.comparisons import AnswerComparison, ComparedAnswer
@@ -150,3 +151,24 @@ def test_a_level_is_compared_as_it_is() -> None:
     assert response_margin("rifd", -0.5, 0.25, are_levels=True) == pytest.approx(0.75)
     assert response_margin("likelihood", -1.5, -2.0) == pytest.approx(0.5)
     assert [p.chosen_by for p in pairs(compared([-2.0, -1.5], "likelihood"), by="likelihood")] == ["student"]
+
+
+def test_a_text_of_ones_own_has_no_margin_where_length_is_taken_out() -> None:
+    """Its stored score is a ratio, and what was compared are residuals."""
+    assert PairMaker("rifd").stored_metric == "rifd"
+    assert PairMaker("rifd", length_control=True).stored_metric == ""
+
+
+def test_the_raters_gate_is_one_that_a_rewrite_has_passed() -> None:
+    recipe = Recipe(
+        name="n",
+        dataset="d.jsonl",
+        teacher={"model": "t"},
+        student={"model": "s"},
+        gates={"rater": True},
+        selection={"rater": "judge"},
+    )
+    (pair,) = pair_maker(recipe).pairs([compared([0.9, 0.6])])
+    assert "rater" in pair.gates
+    (kept,) = pair_maker(recipe).pairs([compared([0.6, 0.9])])
+    assert "rater" not in kept.gates

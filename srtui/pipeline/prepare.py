@@ -10,6 +10,7 @@ from srtui import datasets
 from srtui.errors import UserError
 from srtui.evaluation.sources import sha256_of
 from srtui.hashing import draw, key, scheme_1
+from srtui.models import file_sha256
 from srtui.pipeline.holdout import alike, hold_out
 from srtui.pipeline.preference import first_adapter
 from srtui.recipe import Recipe
@@ -92,7 +93,8 @@ def import_file(
 def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Path) -> tuple[Run, bool]:
     """The run that this recipe describes, and whether it is new.
 
-    A recipe whose settings and samples are those of an earlier run resumes that run.
+    A recipe whose settings and samples are those of an earlier run resumes that run; so has its
+    ``training.from_run`` to have the adapter that it had, for another run may have come by that name.
 
     Args:
         workspace: that the recipe belongs to.
@@ -100,10 +102,12 @@ def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pat
         recipe: read and checked.
         recipe_path: its file, beside which a dataset's file may lie.
     """
-    first_adapter(workspace, store, recipe)  # hours before it is needed
+    adapter = first_adapter(workspace, store, recipe)  # hours before it is needed
     dataset_id = _dataset(workspace, store, recipe, recipe_path)
     ids = store.corpus.sample_ids(dataset_id, recipe.limit)
     fingerprint = f"{recipe.fingerprint}-{key('samples', ids=ids).hex()[2:10]}"
+    if adapter is not None:
+        fingerprint += f"-{file_sha256(adapter / 'adapter_model.safetensors')[:8]}"
     first = f"{recipe.first_fingerprint}-{scheme_1(repr(ids)).hex()[:8]}"
     earlier = store.runs.with_fingerprint(dataset_id, fingerprint, first)
     if earlier is not None:

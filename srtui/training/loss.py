@@ -122,7 +122,7 @@ class HeadLoss(torch.autograd.Function):
         scale: float | None,
         cap: float | None,
     ) -> torch.Tensor:
-        """The summed cross-entropy of ``labels`` in nats, a scalar, by chunks of positions.
+        """The cross-entropy of each of ``labels`` in nats, (positions,), by chunks of positions.
 
         Args:
             ctx: autograd's; keeps the gradient of ``hidden``.
@@ -171,8 +171,8 @@ class OwnHeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, labels: torch.Tensor, head: Head) -> torch.Tensor:
-        """The summed cross-entropy of ``labels`` (positions,) in nats, a scalar, by a head that computes its
-        own logits of ``hidden`` (positions, width).
+        """The cross-entropy of each of ``labels`` in nats, (positions,), by a head that
+        computes its own logits of ``hidden`` (positions, width).
 
         Args:
             ctx: autograd's; keeps the gradient of ``hidden``.
