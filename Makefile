@@ -48,6 +48,7 @@ check-method: setup-dev model  ## what can be counted of the method: architectur
 
 bench-import: setup  ## rows a second and memory of importing a million rows
 	$(PYTHON_IN_VENV) benchmarks/bench_import.py
+	$(PYTHON_IN_VENV) benchmarks/bench_import.py --rows 100000 --kind each
 
 bench-teacher: setup  ## the teacher beside its alternatives, as ratios
 	$(PYTHON_IN_VENV) benchmarks/bench_teacher.py
@@ -59,6 +60,9 @@ bench-train: setup  ## training beside plain TRL: tokens/s, peak memory, overhea
 	$(PYTHON_IN_VENV) benchmarks/bench_train.py
 
 bench: bench-import bench-teacher bench-scoring bench-train bench-tui bench-million  ## all of them, one after the other
+
+bench-scale: setup model  ## the whole loop over 10,000, 100,000 and 1,000,000 samples, with models that answer at once
+	$(PYTHON_IN_VENV) benchmarks/bench_scale.py
 
 bench-million: setup  ## status, scores and export of a million finished samples; a backup under a writing engine
 	$(PYTHON_IN_VENV) benchmarks/bench_million.py

@@ -1,9 +1,10 @@
 """Rows a second and memory of importing a million rows: the reader alone, and into a store.
 
-    python benchmarks/bench_import.py [--rows N] [--kind jsonl|json|sharegpt|csv|parquet|gz|zst]
+    python benchmarks/bench_import.py [--rows N] [--kind jsonl|json|sharegpt|csv|parquet|gz|zst|each]
 
 Makes a file of N Alpaca-like rows (mean about 400 bytes) in a temporary folder; reads it, and imports it into
-a new store there, each in a process of its own, so that the peak memory is theirs. Prints one JSON line last.
+a new store there, each in a process of its own, so that the peak memory is theirs. Prints one JSON line last. ``each`` is N conversations of 8 turns in ShareGPT's layout, imported with
+--turns each; its rows are turns.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-KINDS = ("jsonl", "json", "sharegpt", "csv", "parquet", "gz", "zst")
+import orjson
+
+TURNS = 8
+KINDS = ("jsonl", "json", "sharegpt", "csv", "parquet", "gz", "zst", "each")
 _TEXT = (
     "the of a model answer writes kind question short naïve because explain list number river table "
     "which light every first when compare describe steps careful method tell reason «quoted» 東京"
@@ -50,26 +54,41 @@ def make(path: Path, kind: str, count: int) -> None:
             writer.writeheader()
             writer.writerows(rows(count))
         return
+    if kind == "each":
+        with path.open("wb") as out:
+            made = rows(count * TURNS // 2)
+            for n in range(count):
+                turns = [t for _ in range(TURNS // 2) for t in _asked_and_answered(next(made))]
+                out.write(orjson.dumps({"id": f"c{n}", "conversations": turns}) + b"\n")
+        return
     name = {"jsonl": "d.jsonl", "gz": "d.jsonl.gz", "zst": "d.jsonl.zst", "json": "d.json"}.get(kind, "d")
     format = kind if kind in ("sharegpt", "parquet") else "alpaca"
     write(rows(count), path.with_name(name), format)
     path.with_name(name).replace(path)
 
 
-def measure(path: Path, store: Path | None) -> dict[str, Any]:
+def _asked_and_answered(row: dict[str, Any]) -> list[dict[str, str]]:
+    return [{"from": "human", "value": row["instruction"]}, {"from": "gpt", "value": row["response"]}]
+
+
+def measure(path: Path, store: Path | None, each: bool) -> dict[str, Any]:
     """Read the file once, or import it into ``store``, and tell what it took; for a fresh process."""
     start, cpu = time.perf_counter(), time.process_time()
     if store is None:
-        from srtui.datasets import read
+        from srtui.datasets import BadRow, read
 
-        reader = read(path)
-        good = sum(1 for _ in reader) - sum(reader.bad.values())
+        reader = read(path, turns="each" if each else "first")
+        if each:
+            good = sum(len(r.conversation.turns) for r in reader.conversations() if not isinstance(r, BadRow))
+        else:
+            good = sum(1 for _ in reader) - sum(reader.bad.values())
     else:
         from srtui.pipeline import import_file
         from srtui.store import Store
 
         with Store(store) as opened:
-            good = import_file(opened, path).new
+            done = import_file(opened, path, turns="each" if each else "last")
+            good = done.turns if each else done.new
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
     status = Path("/proc/self/status")
@@ -90,9 +109,10 @@ def main() -> None:
     parser.add_argument("--kind", choices=KINDS, default="jsonl")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--store", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--each", action="store_true", help=argparse.SUPPRESS)
     wanted = parser.parse_args()
     if wanted.measure:
-        print(json.dumps(measure(wanted.measure, wanted.store)))
+        print(json.dumps(measure(wanted.measure, wanted.store, wanted.each)))
         return
     result: dict[str, Any] = {"bench": "import", "kind": wanted.kind}
     with tempfile.TemporaryDirectory(prefix="srtui-bench-") as folder:
@@ -101,7 +121,14 @@ def main() -> None:
         make(path, wanted.kind, wanted.rows)
         result["megabytes"] = round(path.stat().st_size / 1e6)
         for name, extra in (("reader", []), ("store", ["--store", str(Path(folder) / "s.sqlite")])):
-            command = [sys.executable, __file__, "--measure", str(path), *extra]
+            command = [
+                sys.executable,
+                __file__,
+                "--measure",
+                str(path),
+                *extra,
+                *["--each"] * (wanted.kind == "each"),
+            ]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             result[name] = json.loads(done.stdout)
             print(f"{name}: {result[name]}", flush=True)

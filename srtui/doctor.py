@@ -50,6 +50,7 @@ def checks(workspace_root: Path | None) -> Iterator[Check]:
         yield _sqlite(workspace_root)
         yield from _log(workspace_root)
         yield _offline()
+        yield from _servers(workspace_root)
         yield _terminal()
         for name, worker in workers.items():
             yield from _finish(name, worker)
@@ -179,6 +180,31 @@ def _offline() -> Check:
     return Check(
         "offline", True, "the libraries' own downloads and reports are off; nothing needs a network or proxy"
     )
+
+
+def _servers(root: Path | None) -> Iterator[Check]:
+    """Runs whose recipe names a server as the teacher: the one thing that opens a connection."""
+    from srtui.errors import UserError
+    from srtui.store import Store
+    from srtui.workspace import Workspace
+
+    path = Workspace(root).store_path if root else None
+    if path is None or not path.is_file():
+        return
+    try:
+        with Store(path, read_only=True) as store:
+            teachers = [(run.name, run.recipe.get("teacher") or {}) for run in store.runs.all()]
+    except UserError:
+        return  # another check says what is wrong with it
+    for name, teacher in teachers:
+        if not teacher.get("endpoint"):
+            continue
+        away = " and may be another machine, which reads the texts" if teacher.get("allow_remote") else ""
+        yield Check(
+            "server",
+            None if away else True,
+            f"the teacher of run {name} is a server's, {teacher['endpoint']}{away}; its weights cannot be hashed",
+        )
 
 
 def _terminal() -> Check:

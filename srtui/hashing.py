@@ -21,9 +21,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from hashlib import blake2b
+from itertools import islice
 from typing import Any
 
 SCHEME = 2
@@ -37,6 +38,70 @@ def key(kind: str, /, **what: Any) -> bytes:
 def canonical(kind: str, what: Mapping[str, Any]) -> bytes:
     """The bytes that ``key`` hashes."""
     plain = ["srtui", SCHEME, kind, {k: _plain(v) for k, v in what.items() if v is not None}]
+    return _text(plain)
+
+
+class Keys:
+    """Keys of many pieces of work that differ in a few values alone: as :func:`key` makes them, but what they
+    share is laid out once. ``varying`` are the names of those values, none of them ever a default."""
+
+    def __init__(self, kind: str, varying: Sequence[str], /, **shared: Any) -> None:
+        self._varying = varying
+        # A number that no other value has stands for each; canonical text is sorted, so they may change places.
+        marks = {name: _MARK + n for n, name in enumerate(varying)}
+        text = canonical(kind, shared | marks).decode("utf-8", "surrogatepass")
+        places = sorted((text.index(f":{mark}"), name) for name, mark in marks.items())
+        self._order = [varying.index(name) for _, name in places]
+        self._between: list[bytes] = []
+        for _, name in places:
+            before, text = text.split(f":{marks[name]}", 1)
+            self._between.append(f"{before}:".encode("utf-8", "surrogatepass"))
+        self._end = text.encode("utf-8", "surrogatepass")
+
+    def key(self, *values: Any) -> bytes:
+        """The key with these values, in the order of ``varying``."""
+        h = blake2b(digest_size=16)
+        for before, n in zip(self._between, self._order, strict=True):
+            h.update(before)
+            h.update(_text(_plain(values[n])))
+        h.update(self._end)
+        return bytes([SCHEME]) + h.digest()
+
+
+_MARK = 8_111_222_333_444_555_666_777
+
+
+def key_of_ids(kind: str, name: str, ids: Iterable[int]) -> bytes:
+    """What ``key(kind, name=list(ids))`` is, of integers that are read as they are hashed."""
+    before, after = canonical(kind, {name: []}).decode().rsplit("[]", 1)
+    h = blake2b(digest_size=16)
+    h.update(f"{before}[".encode())
+    for part in joined(ids, ","):
+        h.update(part)
+    h.update(f"]{after}".encode())
+    return bytes([SCHEME]) + h.digest()
+
+
+def first_of_ids(ids: Callable[[], Iterable[int]]) -> bytes:
+    """What ``scheme_1(repr(list(ids())))`` is; they are read twice, for the length comes first."""
+    h = blake2b(digest_size=16)
+    h.update((2 + sum(map(len, joined(ids(), ", ")))).to_bytes(8, "little"))
+    h.update(b"[")
+    for part in joined(ids(), ", "):
+        h.update(part)
+    h.update(b"]")
+    return h.digest()
+
+
+def joined(ids: Iterable[int], between: str) -> Iterator[bytes]:
+    """``between.join(map(str, ids))`` in pieces."""
+    rest, begun = iter(ids), False
+    while some := list(islice(rest, 8192)):
+        yield ((between if begun else "") + between.join(map(str, some))).encode()
+        begun = True
+
+
+def _text(plain: Any) -> bytes:
     text = json.dumps(plain, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
     return text.encode("utf-8", "surrogatepass")
 

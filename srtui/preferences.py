@@ -7,7 +7,7 @@ measure is worth; docs/preferences.md.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -89,6 +89,8 @@ class PairMaker:
         people_first: a person's word counts whatever the measure says of it.
         gates: gates that every rewrite had to pass before it was compared, by their keys.
         length_control: whether the scores that were compared have length taken out.
+        rater: with what probability a rater prefers the response of each (pair, other response), None where it was
+            not asked.
     """
 
     by: str
@@ -98,6 +100,7 @@ class PairMaker:
     people_first: bool = False
     gates: tuple[str, ...] = ()
     length_control: bool = False
+    rater: Callable[[Sequence[tuple[Pair, str]]], list[float | None]] | None = None
     made: Counter[str] = field(default_factory=Counter)
     """Pairs by who chose."""
     left_out: Counter[str] = field(default_factory=Counter)
@@ -136,7 +139,12 @@ class PairMaker:
             return
         if self.rejected == "worst":
             beaten = [max(beaten, key=lambda a: self._distance(chosen, a))]
-        for answer in beaten:
+        rated = (
+            self.rater([(chosen.pair, a.pair.response) for a in beaten])
+            if self.rater
+            else [None] * len(beaten)
+        )
+        for answer, preference in zip(beaten, rated, strict=True):
             margin = response_margin(self.by, chosen.score, answer.score, self.length_control)
             yield PreferencePair(
                 c.sample_id,
@@ -150,7 +158,7 @@ class PairMaker:
                 margin,
                 self.by,
                 "person" if by_person or measure is None else _CHOOSERS.get(measure.source, "student"),
-                None if not by_person or margin is None else margin > 0,
+                _agreed(margin if by_person else None, preference),
                 (*(self.gates if chosen is not c.answers[0] and not by_person else ()), *_passed(c, chosen)),
                 chosen.pair.history,
             )
@@ -171,6 +179,14 @@ class PairMaker:
         if self.min_margin and (pair.margin is None or pair.margin < self.min_margin):
             return f"pairs with a margin below {self.min_margin:g}"
         return ""
+
+
+def _agreed(margin: float | None, preference: float | None) -> bool | None:
+    """Whether the others that were asked say what the chooser says: the student by its margin, where a person has
+    chosen, and the rater. One that finds both alike does not."""
+    said = [margin > 0] if margin is not None else []
+    said += [preference > 1 / 2] if preference is not None else []
+    return all(said) if said else None
 
 
 def _same_prompt(one: Pair, other: Pair) -> bool:

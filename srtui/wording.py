@@ -55,6 +55,17 @@ def stage_title(stage: str) -> str:
     return STAGE_TITLES.get(stage, stage)
 
 
+def server_words(recipe: Mapping[str, Any]) -> str:
+    """Where the teacher of a run's recipe is, where it is none of this process; empty where it is."""
+    teacher = recipe.get("teacher") or {}
+    endpoint = teacher.get("endpoint")
+    if not endpoint:
+        return ""
+    if teacher.get("allow_remote"):
+        return f"the teacher is a server's, {endpoint}, which may be another machine that reads the texts; its weights cannot be hashed"
+    return f"the teacher is a server's, {endpoint}; its weights cannot be hashed"
+
+
 def measure_label(name: str) -> str:
     """What a measure, or its length-controlled version, is called."""
     plain = name.removesuffix(AT_LENGTH)

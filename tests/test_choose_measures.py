@@ -164,6 +164,7 @@ def test_a_rater_chooses_and_stops(pair_workspace: Workspace) -> None:
         )
         assert ahead is not None and behind is not None
         assert ahead + behind == pytest.approx(1.0) and ahead != 0.5 and equal == pytest.approx(0.5)
+        assert rater.known_preferences([(pair, "there their"), (pair, "never asked")]) == [ahead, None]
         ratings = sql_value(store, "SELECT count(*) FROM rating")
         assert rater.scores([pair]) == [(score, None)]
         assert sql_value(store, "SELECT count(*) FROM rating") == ratings
@@ -183,5 +184,9 @@ def test_a_rater_chooses_and_stops(pair_workspace: Workspace) -> None:
         assert len(through) + len(gated) == len(rewrites) > 0
     summary = json.loads(srtui(pair_workspace, "status", "rated", "--json").stdout)
     assert sum(summary["gated"]["response"].values()) == len(gated)
+    # What was compared went past the rater, so it is a second chooser of every pair.
+    exported = srtui(pair_workspace, "export", "rated", "--format", "preference", "--out", "-")
+    agreed = [json.loads(line)["agreed"] for line in exported.stdout.splitlines()]
+    assert set(agreed) <= {"yes", "no"} and bool(agreed) == (exported.returncode == 0)
     check = srtui(pair_workspace, "db", "check", "--deep")
     assert check.returncode == 0, check.stdout + check.stderr

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from srtui.pipeline import import_file, prepare
-from srtui.pipeline.dedup import find_duplicates
+from srtui.pipeline.dedup import find_duplicates, text_of
 from srtui.recipe import parse
+from srtui.sample import Pair, Turn
 from srtui.store import Store
 from srtui.workspace import Workspace
 from tests.commands import srtui
@@ -116,3 +117,14 @@ def test_bad_words_are_refused_in_a_sentence(imported: Workspace, words: list[st
     done = srtui(imported, "data", "dedup", *words)
     assert done.returncode == 2
     assert message in done.stderr
+
+
+def test_the_turn_before_belongs_to_what_is_asked() -> None:
+    go_on = Pair(
+        "Go on.", "", "As you like.", (Turn("user", "Tell me of bees."), Turn("assistant", "Bees fly."))
+    )
+    other = go_on._replace(history=(Turn("user", "Tell me of rivers."), Turn("assistant", "Rivers flow.")))
+    assert text_of(go_on, "pair") == "Bees fly.\nGo on.\n\nAs you like."
+    assert text_of(go_on, "instruction") != text_of(other, "instruction")
+    assert text_of(go_on, "response") == text_of(other, "response")
+    assert text_of(Pair("Ask.", "this", "No."), "pair") == "Ask.\nthis\nNo."

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from srtui import recipe as recipes
+from srtui.pipeline import holdout
 from srtui.pipeline.holdout import alike, hold_out, question_key, unseen
 from srtui.pipeline.prepare import prepare
 from srtui.sample import Pair, digest
@@ -35,10 +38,38 @@ def test_case_space_and_punctuation_make_no_other_question() -> None:
     assert question_key("给出三种颜色。") == question_key("给出三种颜色")
 
 
+def the_plain_way(ids: list[int], share: float, groups: dict[int, int]) -> set[int]:
+    """All ids sorted, and taken in that order as long as they, with those alike, find room."""
+    room = min(round(len(ids) * share), len(ids) - 1) if share else 0
+    chosen: set[int] = set()
+    for i in sorted(ids, key=order):
+        together = [n for n in ids if n == i or (i in groups and groups.get(n) == groups[i])]
+        if i not in chosen and len(chosen) + len(together) <= room:
+            chosen.update(together)
+    return chosen
+
+
+@pytest.mark.parametrize("more", [0, 1, 1000])
+def test_few_that_are_looked_at_first_are_enough(monkeypatch: pytest.MonkeyPatch, more: int) -> None:
+    """Large groups that find no room are passed over, however many come first."""
+    monkeypatch.setattr(holdout, "_MORE", more)
+    groups = {n: n // 40 for n in range(400)}
+    for share in (0.05, 0.12, 0.5):
+        held = hold_out(lambda: range(500), share, order, groups)
+        assert held == the_plain_way(list(range(500)), share, groups)
+
+
+def test_letters_are_what_they_were() -> None:
+    signs = [chr(n) for n in range(sys.maxunicode + 1) if not 0xD800 <= n < 0xE000]
+    assert holdout._NO_LETTERS.sub("", "".join(signs)) == "".join(s for s in signs if s.isalnum())
+
+
 @given(st.lists(st.integers(0, 12), min_size=2, max_size=60), st.floats(0, 0.6))
 def test_those_alike_stand_on_one_side(words: list[int], share: float) -> None:
     rows = [(n, f"Question {word}?", "") for n, word in enumerate(words)]
-    sides = dict(hold_out([n for n, _, _ in rows], share, order, alike(rows)))
+    held = hold_out(lambda: range(len(rows)), share, order, alike(rows))
+    assert held == the_plain_way(list(range(len(rows))), share, alike(rows))
+    sides = {n: n in held for n in range(len(rows))}
     for word in set(words):
         assert len({sides[n] for n, other in enumerate(words) if other == word}) == 1
     assert sum(sides.values()) <= round(len(words) * share) and not all(sides.values())
@@ -47,7 +78,7 @@ def test_those_alike_stand_on_one_side(words: list[int], share: float) -> None:
 def test_without_duplicates_the_split_is_as_it_was() -> None:
     ids = list(range(1, 101))
     first = set(sorted(ids, key=order)[:10])
-    assert dict(hold_out(ids, 0.1, order, {})) == {i: i in first for i in ids}
+    assert hold_out(lambda: ids, 0.1, order, {}) == first
     assert alike([(1, "a", ""), (2, "b", "")]) == {}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -172,3 +173,19 @@ def test_the_raters_gate_is_one_that_a_rewrite_has_passed() -> None:
     assert "rater" in pair.gates
     (kept,) = pair_maker(recipe).pairs([compared([0.6, 0.9])])
     assert "rater" not in kept.gates
+
+
+@pytest.mark.parametrize(("said", "agreed"), [(0.7, True), (0.5, False), (0.2, False), (None, None)])
+def test_a_rater_is_a_second_chooser(said: float | None, agreed: bool | None) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def rater(some: Sequence[tuple[Pair, str]]) -> list[float | None]:
+        asked.extend((pair.response, other) for pair, other in some)
+        return [said] * len(some)
+
+    (pair,) = pairs(compared([0.9, 0.6]), rater=rater)
+    assert asked == [("y1", "y0")] and pair.agreed is agreed
+    assert len(pairs(compared([0.9, 0.6]), rater=rater, only_agreed=True)) == (agreed is True)
+    # A person is confirmed by all that were asked: here the student's measure says the contrary.
+    against = compared([0.9, 0.6], person=answer(0, 0.9))
+    assert {p.agreed for p in pairs(against, rater=rater)} == {False}

@@ -15,11 +15,12 @@ from srtui.cli.output import is_stdout, outputs_of, print_line, stdout_for_data
 from srtui.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from srtui.preferences import PairMaker, PreferencePair
     from srtui.store import Store
     from srtui.store.runs import Run
+    from srtui.workspace import Workspace
 
 Layout = Annotated[str, typer.Option(help="Of preference pairs: trl, axolotl, llama-factory or text.")]
 Rejected = Annotated[
@@ -70,6 +71,7 @@ def export_pairs(run_name: str, out_file: Path, asked: PairOptions, force: bool)
             outputs.check(out_file, force)
         run = store.runs.named(run_name)
         maker = _maker(run, asked)
+        maker.rater = _rater(workspace, store, run)
         pairs = _pairs(store, run, maker)
         first = next(pairs, None)
         if first is None:
@@ -102,6 +104,18 @@ def _maker(run: Run, asked: PairOptions) -> PairMaker:
     )
 
 
+def _rater(workspace: Workspace, store: Store, run: Run) -> Callable[..., list[float | None]] | None:
+    """What the run's rater said of answers when it was asked, by its gate say; None where it is not here."""
+    from srtui.evaluation.rater import Rater
+
+    recipe = run.recipe
+    name = recipe.get("selection", {}).get("rater") or recipe["teacher"]["model"]
+    try:
+        return Rater(store, workspace.models, name).known_preferences
+    except UserError:
+        return None
+
+
 def _pairs(store: Store, run: Run, maker: PairMaker) -> Iterator[PreferencePair]:
     """A run's pairs, with ``people_first`` those of people before the others."""
     from srtui.store.comparisons import answer_comparisons
@@ -117,7 +131,7 @@ def _no_pairs(run_name: str, maker: PairMaker) -> str:
     if not why:
         return f"Run {run_name!r} has chosen no answer yet; srtui status {run_name} says how far it is."
     if maker.only_agreed and maker.left_out["pairs that nobody else was asked about"]:
-        why += ": a second chooser is a person who takes a text in the dashboard, beside the student"
+        why += ": a second chooser is a person who takes a text in the dashboard, or a rater (gates.rater), beside the student"
     return f"Run {run_name!r} gives no such preference pair ({why})."
 
 

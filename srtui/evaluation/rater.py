@@ -54,19 +54,25 @@ class Rater:
     ) -> list[Value]:  # fmt: skip
         """For each (pair, other response) the probability that the pair's own response is the better one, over both
         orders; or the reason why there is none."""
-        asked = [
-            question
-            for n, (pair, other) in enumerate(pairs)
-            for question in (
-                JudgeQuestion(n, 1, "ab", _question(pair), (pair.response, other)),
-                JudgeQuestion(n, 1, "ba", _question(pair), (other, pair.response)),
-            )
-        ]
+        asked = [q for n, (pair, other) in enumerate(pairs) for q in _both_orders(n, pair, other)]
         found = self._ask(self._pairwise, asked, lambda s: s.prefers_first, tell, should_stop)
         both = zip(found[::2], found[1::2], strict=True)
         return [
             (None, why or reason) if ahead is None or behind is None else ((ahead + 1 - behind) / 2, None)
             for (ahead, why), (behind, reason) in both
+        ]
+
+    def known_preferences(self, pairs: Sequence[tuple[Pair, str]]) -> list[float | None]:
+        """As :meth:`preferences`, of what was asked before alone: no model is loaded. None where it was not asked, or
+        did not say."""
+        keys = [
+            self._pairwise.key(question) for pair, other in pairs for question in _both_orders(0, pair, other)
+        ]
+        known = self._store.ratings.of(keys)
+        values = [known.get(key, (None, None))[0] for key in keys]
+        return [
+            None if ahead is None or behind is None else (ahead + 1 - behind) / 2
+            for ahead, behind in zip(values[::2], values[1::2], strict=True)
         ]
 
     def _ask(
@@ -96,5 +102,15 @@ class Rater:
         return [known.get(key, (None, "stopped" if key in missing else NOTHING_TO_SCORE)) for key in keys]
 
 
+def _both_orders(item: int, pair: Pair, other: str) -> tuple[JudgeQuestion, JudgeQuestion]:
+    return (
+        JudgeQuestion(item, 1, "ab", _question(pair), (pair.response, other)),
+        JudgeQuestion(item, 1, "ba", _question(pair), (other, pair.response)),
+    )
+
+
 def _question(pair: Pair) -> str:
-    return PromptTemplate.target_of(pair.instruction, pair.input)
+    """What the responses answer, behind the turns that it refers to."""
+    before = [f"{turn.role.capitalize()}: {turn.text}\n\n" for turn in pair.history]
+    asked = PromptTemplate.target_of(pair.instruction, pair.input)
+    return f"{''.join(before)}User: {asked}" if before else asked

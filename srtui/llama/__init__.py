@@ -119,7 +119,8 @@ class Generation:
 @dataclass(frozen=True)
 class TeacherIdentity:
     """What a stored generation must carry to be made again. ``date`` is what the chat template writes as
-    today's, where it writes one."""
+    today's, where it writes one. ``endpoint`` is the address of a server's model, whose weights cannot be hashed:
+    ``sha256`` is then of what the server reports."""
 
     name: str
     sha256: str
@@ -129,6 +130,7 @@ class TeacherIdentity:
     context: int
     adapter_sha256: str | None = None
     date: str | None = None
+    endpoint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -145,12 +147,28 @@ class TeacherProgress:
     live_text: str
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A request whose prompt is laid out and cut into tokens; ``work`` is its teacher's own."""
+
+    request: Request
+    work: object
+
+
 class Teacher(Protocol):
     """A batch writer of :class:`Generation` objects."""
 
     identity: TeacherIdentity
 
-    def submit(self, requests: Sequence[Request]) -> None:
+    @property
+    def window(self) -> int:
+        """How many requests it wants to have at a time, waiting and running: enough to fill its slots and to
+        write the longest first, and so few that they take no memory worth mentioning."""
+
+    def prepare(self, request: Request) -> Prepared:
+        """Lay the prompt out and cut it into tokens. May be called by another thread, also during :meth:`run`."""
+
+    def submit(self, requests: Sequence[Request | Prepared]) -> None:
         """Queue requests. May be called while :meth:`run` is being iterated (for retries)."""
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Generation]:

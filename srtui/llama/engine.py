@@ -15,19 +15,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import llama_cpp
 import psutil
 
 from srtui.errors import UserError
-from srtui.llama import Generation, Request, TeacherIdentity, TeacherProgress
+from srtui.llama import Generation, Prepared, Request, TeacherIdentity, TeacherProgress
 from srtui.llama.context import LlamaContext, open_context
 from srtui.llama.gguf import (
     LlamaVocabulary,
     Say,
     chat_template,
-    chat_tokens,
     cpu_count,
     description,
     gpu_free,
@@ -50,6 +49,7 @@ from srtui.models.memory import (
 )
 
 Auto = Literal["auto"]
+_LEAST_WINDOW = 512  # requests: half a second of tokenizing, ten megabytes
 _UNKNOWN = 1 << 62  # a GPU that does not say what it has free: then opening a context shows it
 _KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8}
 
@@ -120,11 +120,24 @@ class LlamaTeacher:
 
     # -- the Teacher protocol ---------------------------------------------------------------
 
-    def submit(self, requests: Sequence[Request]) -> None:
+    @property
+    def window(self) -> int:
+        """Sixteen requests for each slot: with the longest of them first, the last ones to run are short."""
+        slots = (
+            (GPU_SLOTS if self._gpu else CPU_SLOTS) if self._wanted_slots == "auto" else self._wanted_slots
+        )
+        return max(_LEAST_WINDOW, 16 * slots)
+
+    def prepare(self, request: Request) -> Prepared:
+        """See :meth:`srtui.llama.Teacher.prepare`. llama.cpp's vocabulary is only read by it."""
+        return Prepared(request, self._sequences(request))
+
+    def submit(self, requests: Sequence[Request | Prepared]) -> None:
         """Queue requests, longest expected first, so that the tail of the work is short."""
         limit = self._limit()
         for request in requests:
-            for sequence in self._sequences(request):
+            ready = request if isinstance(request, Prepared) else self.prepare(request)
+            for sequence in cast("list[AnswerSequence]", ready.work):
                 if sequence.size > limit:
                     self._refused.append(sequence.refusal(limit))
                 else:
@@ -409,4 +422,4 @@ class LlamaTeacher:
 
     def _render(self, request: Request) -> tuple[str, list[int]]:
         led = bool(request.segments[0].lead)
-        return chat_tokens(self._vocabulary.pointer, self._template, request.messages, led=led)
+        return self._vocabulary.chat(self._template, request.messages, led=led)

@@ -7,6 +7,7 @@ import os
 import re
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -195,6 +196,9 @@ class LlamaVocabulary:
         self.end_of_thinking = tokenize(self.pointer, END_OF_THINKING, special=True)
         self._spellings: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
+        # What requests have in common (a template's own text, the system message, leads) is cut once.
+        self.ids = lru_cache(256)(partial(_ids, self.pointer))
+        self.data_ids = lru_cache(32)(partial(_data_ids, self.pointer))
 
     @property
     def knows_thinking(self) -> bool:
@@ -203,7 +207,13 @@ class LlamaVocabulary:
 
     def tokenize(self, text: str) -> list[int]:
         """The ids of plain text; names of special tokens in it stay text."""
-        return tokenize(self.pointer, text, special=False)
+        return list(self.ids(text, False))
+
+    def chat(
+        self, template: TeacherTemplate, messages: Sequence[Message], *, led: bool = False
+    ) -> tuple[str, list[int]]:
+        """What :func:`chat_tokens` gives; what earlier chats held too is not cut again."""
+        return _chat(self.pointer, self.ids, self.data_ids, template, messages, led)
 
     def spelling(self, token: int) -> bytes:
         """What a token adds to the text: nothing, where it is a control token other than <think>'s."""
@@ -261,15 +271,34 @@ def chat_tokens(
     Returns:
         The text, and its token ids.
     """
+    return _chat(vocab, partial(_ids, vocab), partial(_data_ids, vocab), template, messages, led)
+
+
+def _chat(
+    vocab: Any,
+    ids: Callable[[str, bool], Sequence[int]],
+    data_ids: Callable[[str, str], Sequence[int]],
+    template: TeacherTemplate,
+    messages: Sequence[Message],
+    led: bool,
+) -> tuple[str, list[int]]:
     pieces = template.pieces(messages, led=led)
     frame = "".join(text for text, is_data in pieces if not is_data)
     tokens: list[int] = []
     for text, is_data in pieces:
-        tokens += _data_tokens(vocab, text, frame) if is_data else tokenize(vocab, text, special=True)
+        tokens += data_ids(text, frame) if is_data else ids(text, True)
     bos = llama_cpp.llama_vocab_bos(vocab)
     if llama_cpp.llama_vocab_get_add_bos(vocab) and tokens[:1] != [bos]:
         tokens.insert(0, bos)
     return "".join(text for text, _ in pieces), tokens
+
+
+def _ids(vocab: Any, text: str, special: bool) -> tuple[int, ...]:
+    return tuple(tokenize(vocab, text, special=special))
+
+
+def _data_ids(vocab: Any, text: str, frame: str) -> tuple[int, ...]:
+    return tuple(_data_tokens(vocab, text, frame))
 
 
 def _data_tokens(vocab: Any, text: str, frame: str) -> list[int]:

@@ -28,6 +28,8 @@ from srtui.models.memory import slots_that_fit
 CHUNK_FLOOR = 64
 # What is waiting to be fed: more tokens than this are a prompt, fewer the lead of a guided segment.
 LEAD = 32
+# Sequences, a slot, that are too long for the plan in hand: with so many, the slots are emptied for the next plan.
+_OVERDUE = 4
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,8 @@ class Scheduler:
             return self._set_back.popleft()
         if any(sequence.was_set_back for sequence in running):
             return None  # it has the cache to itself
+        if len(self._next_plan) >= _OVERDUE * len(self.slots):
+            return None  # work comes without end: those that wait for another plan would wait with it
         held = []
         following = None
         while self._queue and following is None:
@@ -251,7 +255,9 @@ class Scheduler:
         other, known = self._relative(sequence)
         if other is not None and known > size:
             return Admission(sequence, slot, other.slot, known)
-        if size and sequence.tokens[:size] == self.prefix:
+        # One that came after the plan may be shorter than those that the prefix was cut for.
+        room = len(sequence.prompt) - size >= CHUNK_FLOOR
+        if size and room and sequence.tokens[:size] == self.prefix:
             return Admission(sequence, slot, len(self.slots), size)
         return Admission(sequence, slot)
 

@@ -10,11 +10,11 @@ from srtui import selection
 from srtui.gates import first_gate
 from srtui.hashing import draw
 from srtui.measures import FILTERS, MEASURES, STORED, Metric
+from srtui.pipeline.ahead import in_pages
 from srtui.pipeline.context import CHUNK, Context
 from srtui.pipeline.values import MeasureValues
 from srtui.recipe.settings import SIDES
 from srtui.sample import Target
-from srtui.store.corpus import batched
 from srtui.store.decisions import GatedRewrite
 
 _Open = tuple[int, tuple[int, list[int]]]
@@ -72,11 +72,16 @@ class Choosing(MeasureValues):
 
     def _choose(self, target: Target, by: str, choose: Callable[..., selection.Choice], weight: float) -> int:
         """Decide every sample that is not; how many rewrites have been taken so far."""
-        todo = self._store.decisions.to_decide(self._run.id, target)
-        taken = self._store.decisions.taken(self._run.id, target)
-        done = self._total - len(todo)
-        for batch in batched(todo.items(), CHUNK):
-            chunk, gated = self._past_gates(target, batch)
+        decisions, run_id = self._store.decisions, self._run.id
+        taken, done = decisions.taken(run_id, target), decisions.decided(run_id, target)
+        if done >= self._total:
+            return taken
+        for page in in_pages(
+            lambda after, size: list(decisions.to_decide(run_id, target, after, size).items()),
+            CHUNK,
+            lambda choice: choice[0],
+        ):
+            chunk, gated = self._past_gates(target, page)
             groups = [[before, *rewrites] for _, (before, rewrites) in chunk if rewrites]
 
             def report_share(
@@ -159,9 +164,14 @@ class Choosing(MeasureValues):
     def _settle(self, weight: float, detail: dict[str, Any]) -> None:
         """Say of each sample whether it is trained on; scores only what that needs."""
         policy, total = self._recipe.selection.policy, self._total
-        todo = self._store.decisions.undecided_outcomes(self._run.id)
-        done = total - len(todo)
-        for chunk in batched(todo, CHUNK):
+        decisions, run_id = self._store.decisions, self._run.id
+        done = decisions.settled(run_id)
+        pages = in_pages(
+            lambda after, size: decisions.undecided_outcomes(run_id, after, size),
+            CHUNK,
+            lambda settled: settled[0],
+        )
+        for chunk in pages if done < total else ():
 
             def report_share(share: float, before: int = done, size: int = len(chunk)) -> None:
                 settled = (before + share * size) / total

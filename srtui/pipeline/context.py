@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING
 from srtui import models
 from srtui.errors import UserError
 from srtui.evaluation.contestants import students_template_version
+from srtui.files import read_text
 from srtui.llama import Teacher, open_teacher
+from srtui.llama.endpoint import EndpointTeacher
 from srtui.llama.tuning import tuned
 from srtui.measures import STORED
 from srtui.pipeline.watch import Watch
 from srtui.prompts import template_version
 from srtui.recipe import Recipe
+from srtui.recipe.address import parse_address
+from srtui.recipe.settings import TeacherSettings
 from srtui.store import Store
 from srtui.store.corpus import Variant, batched
 from srtui.store.runs import Run
@@ -47,6 +51,22 @@ def student_path(
     if quantization == "gguf":
         return models.resolve_teacher(workspace.models, name)
     return models.resolve_student(workspace.models, name, say)
+
+
+def endpoint_template(folder: Path, settings: TeacherSettings, near: Path) -> str | None:
+    """The chat template of an endpoint's model: what the recipe names, else that of the model of its name in
+    ``folder``; None where the server has to say. Raises UserError where what is named has none."""
+    wanted = settings.chat_template
+    if wanted is not None:
+        if wanted.endswith(".jinja"):
+            return read_text(near / wanted if (near / wanted).is_file() else Path(wanted))
+        found = models.inspect(models.find(folder, wanted), with_hash=False).chat_template
+        if not found:
+            raise UserError(f"teacher.chat_template = {wanted!r}: that model has no chat template.")
+        return found
+    with suppress(UserError):
+        return models.inspect(models.find(folder, settings.model), with_hash=False).chat_template
+    return None
 
 
 def open_judge(
@@ -122,22 +142,54 @@ class Context:
             self.forget_students()
         if self._teacher is None:
             settings = self.recipe.teacher
-            path = models.resolve_teacher(self.workspace.models, settings.model)
-            adapter = Path(settings.adapter) if settings.adapter else None
-            measured = tuned(path) if settings.slots == "auto" else None
-            if measured:
-                settings = settings.model_copy(update={"slots": measured.slots})
-            with self._loading(f"teacher {settings.model}"):
-                self._teacher = open_teacher(
-                    path,
-                    name=settings.model,
-                    sha256=models.file_sha256(path),
-                    adapter=adapter,
-                    say=self.watch.event,
-                    **settings.model_dump(exclude={"model", "adapter", "from_run"}),
-                )
+            self._teacher = self._endpoint() if settings.endpoint else self._in_process()
         self.store.runs.update(self.run.id, teacher=json.dumps(asdict(self._teacher.identity)))
         return self._teacher
+
+    def _in_process(self) -> Teacher:
+        settings = self.recipe.teacher
+        path = models.resolve_teacher(self.workspace.models, settings.model)
+        adapter = Path(settings.adapter) if settings.adapter else None
+        measured = tuned(path) if settings.slots == "auto" else None
+        if measured:
+            settings = settings.model_copy(update={"slots": measured.slots})
+        with self._loading(f"teacher {settings.model}"):
+            return open_teacher(
+                path,
+                name=settings.model,
+                sha256=models.file_sha256(path),
+                adapter=adapter,
+                say=self.watch.event,
+                **settings.model_dump(
+                    exclude={"model", "adapter", "from_run", "endpoint", "allow_remote", "chat_template"}
+                ),
+            )
+
+    def _endpoint(self) -> Teacher:
+        """The teacher that a server has; raises UserError where it does not answer, or may not be asked."""
+        settings = self.recipe.teacher
+        address = parse_address(settings.endpoint or "", allow_remote=settings.allow_remote)
+        if not address.is_local:
+            self.watch.event(
+                "warning",
+                f"The teacher is another machine's, {address}: the texts of the data are sent there.",
+            )
+        with self._loading(f"teacher {settings.model} at {address}"):
+            teacher = EndpointTeacher(
+                address,
+                model=settings.model,
+                template=endpoint_template(
+                    self.workspace.models, settings, Path(self.run.recipe_path).parent
+                ),
+                in_flight=settings.slots,
+                say=self.watch.event,
+            )
+        self.watch.event(
+            "info",
+            f"The teacher {teacher.identity.name} runs in a server, at {address}: its weights cannot be hashed, so "
+            "that nobody can tell later whether they were the same all along.",
+        )
+        return teacher
 
     def judge(self) -> VariantScorer:
         """The recipe's student, which chooses and is then trained."""

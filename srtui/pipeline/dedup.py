@@ -45,10 +45,11 @@ class Duplicates:
 
 
 def text_of(pair: Pair, side: Side) -> str:
-    """What is compared of a sample."""
+    """What is compared of a sample. In a conversation the turn before it belongs to what is asked: "go on" asks for
+    something else each time. What is earlier does not, for exchanges of one conversation have most of it in common."""
     if side == "response":
         return pair.response
-    asked = f"{pair.instruction}\n{pair.input}"
+    asked = "\n".join([*(turn.text for turn in pair.history[-1:]), pair.instruction, pair.input])
     return asked if side == "instruction" else f"{asked}\n{pair.response}"
 
 

@@ -15,9 +15,10 @@ import psutil
 from srtui import today
 from srtui.errors import UserError
 from srtui.llama import Teacher
+from srtui.pipeline.ahead import in_pages
 from srtui.pipeline.choose import Choosing
 from srtui.pipeline.context import Context
-from srtui.pipeline.reflect import Reflecting
+from srtui.pipeline.reflect import PAGE, Reflecting
 from srtui.pipeline.template_check import check_template
 from srtui.pipeline.train import train_selected
 from srtui.pipeline.watch import Watch
@@ -102,17 +103,25 @@ class Engine:
             yield "train", lambda: train_selected(context)
 
     def _reflect(self, target: Target, criteria_name: str) -> None:
-        todo = self._store.generations.to_reflect(self._run.id, target)
-        if not todo:
+        store, run_id = self._store, self._run.id
+        if store.generations.reflected(run_id, target) >= self._context.sample_count:
             return
         by = self._context.recipe.selection
+        pages = in_pages(
+            lambda after, size: store.generations.to_reflect(run_id, target, after, size),
+            PAGE,
+            lambda sample_and_variant: sample_and_variant[0],
+        )
         if (by.instruction_by if target == "instruction" else by.response_by) == "original":
-            self._store.generations.leave_unasked(self._run.id, target, todo)
+            for page in pages:
+                store.generations.leave_unasked(run_id, target, page)
+                if self._watch.should_stop():
+                    raise Stopped
             return
         criteria = self._criteria(target, criteria_name)
         check_template(self._context)
         self._watch.start(f"reflect-{target}")
-        Reflecting(self._context, ReflectionPrompt(criteria, self._context.recipe)).work(todo)
+        Reflecting(self._context, ReflectionPrompt(criteria, self._context.recipe)).work(pages)
 
     def _criteria(self, target: Target, name: str) -> Criteria:
         """The recipe's criteria; where it names none, those of its prompts file, and then the shipped ones."""

@@ -135,8 +135,10 @@ def plan_recipe(
         UserError: for a model that is not in ``folder``, or a size that is not known.
     """
     free = max(0, gpu_memory - DRIVER_BYTES)
-    shape = usual_teacher(teacher) if teacher else _teacher_of(folder, recipe.teacher.model)
-    plans = [plan_reflecting(shape, teacher or recipe.teacher.model, recipe, free, host_memory)]
+    plans = []
+    if teacher or not recipe.teacher.endpoint:  # a server's memory is the server's
+        shape = usual_teacher(teacher) if teacher else _teacher_of(folder, recipe.teacher.model)
+        plans.append(plan_reflecting(shape, teacher or recipe.teacher.model, recipe, free, host_memory))
     if recipe.student.quantization == "gguf":
         return plans
     rank = recipe.training.lora_rank

@@ -7,19 +7,25 @@ is compared with what was trained on once more when losses are measured.
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from array import array
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from heapq import nsmallest
 
 import numpy as np
 
 from srtui.sample import Pair, digest
 from srtui.store.corpus import Variant
 
+_NO_LETTERS = re.compile(r"[\W_]+")  # all but what str.isalnum() says yes to
+_MORE = 1000
+
 
 def question_key(instruction: str, input: str = "") -> int:
     """A 64-bit hash of what is asked, without case, space and punctuation; texts of nothing else keep it."""
     words = unicodedata.normalize("NFKC", f"{instruction}\n{input}").casefold()
-    letters = "".join(sign for sign in words if sign.isalnum())
+    letters = _NO_LETTERS.sub("", words)
     return int.from_bytes(digest("question", letters or words.strip())[:8], "big", signed=True)
 
 
@@ -29,7 +35,7 @@ def alike(
     """Of (sample id, instruction, input), the key by sample id of those that are not alone with theirs. Samples
     of one of ``conversations`` (its id by sample) are alike, whatever they ask, and like no others: what they ask
     refers to it."""
-    ids, keys = [], []
+    ids, keys = array("q"), array("q")
     of = conversations or {}
     for sample_id, instruction, text in questions:
         ids.append(sample_id)
@@ -43,29 +49,34 @@ def alike(
 
 
 def hold_out(
-    ids: Sequence[int], share: float, order: Callable[[int], bytes], groups: Mapping[int, int]
-) -> list[tuple[int, bool]]:
-    """(sample id, whether it is held out): ``share`` of the samples, the first by ``order``; ``groups`` are those
+    ids: Callable[[], Iterable[int]], share: float, order: Callable[[int], bytes], groups: Mapping[int, int]
+) -> set[int]:
+    """The sample ids that are held out: ``share`` of the samples, the first by ``order``; ``groups`` are those
     of :func:`alike`. A group that there is no room for is trained on.
 
     Args:
-        ids: all samples.
+        ids: all samples, anew at each call; they are read twice, or thrice where many groups found no room.
         share: of them to hold out, from 0 to 1.
         order: a key that sorts them, drawn from the recipe's seed.
         groups: by sample, the group of those that ask the same.
     """
-    room = min(round(len(ids) * share), len(ids) - 1) if share else 0
+    count = sum(1 for _ in ids())
+    room = min(round(count * share), count - 1) if share else 0
     members: dict[int, list[int]] = {}
     for sample_id, key in groups.items():
         members.setdefault(key, []).append(sample_id)
     chosen: set[int] = set()
-    for sample_id in sorted(ids, key=order) if room else ():
+    for wanted in (2 * room + _MORE, count):
+        chosen.clear()
+        for sample_id in nsmallest(wanted, ids(), key=order) if room > 0 else ():
+            if len(chosen) >= room:
+                break
+            together = members[groups[sample_id]] if sample_id in groups else [sample_id]
+            if sample_id not in chosen and len(chosen) + len(together) <= room:
+                chosen.update(together)
         if len(chosen) >= room:
             break
-        together = members[groups[sample_id]] if sample_id in groups else [sample_id]
-        if sample_id not in chosen and len(chosen) + len(together) <= room:
-            chosen.update(together)
-    return [(i, i in chosen) for i in ids]
+    return chosen
 
 
 def unseen(held: Sequence[Variant], trained: Collection[int]) -> list[Variant]:

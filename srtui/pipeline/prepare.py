@@ -9,7 +9,7 @@ from pathlib import Path
 from srtui import datasets
 from srtui.errors import UserError
 from srtui.evaluation.sources import sha256_of
-from srtui.hashing import draw, key, scheme_1
+from srtui.hashing import draw, first_of_ids, key_of_ids
 from srtui.models import file_sha256
 from srtui.pipeline.holdout import alike, hold_out
 from srtui.pipeline.preference import first_adapter
@@ -104,25 +104,35 @@ def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pat
     """
     adapter = first_adapter(workspace, store, recipe)  # hours before it is needed
     dataset_id = _dataset(workspace, store, recipe, recipe_path)
-    ids = store.corpus.sample_ids(dataset_id, recipe.limit)
-    fingerprint = f"{recipe.fingerprint}-{key('samples', ids=ids).hex()[2:10]}"
+
+    def ids() -> Iterator[int]:
+        return store.corpus.each_sample_id(dataset_id, recipe.limit)
+
+    fingerprint = f"{recipe.fingerprint}-{key_of_ids('samples', 'ids', ids()).hex()[2:10]}"
     if adapter is not None:
         fingerprint += f"-{file_sha256(adapter / 'adapter_model.safetensors')[:8]}"
-    first = f"{recipe.first_fingerprint}-{scheme_1(repr(ids)).hex()[:8]}"
-    earlier = store.runs.with_fingerprint(dataset_id, fingerprint, first)
-    if earlier is not None:
-        return earlier, False
-    path = str(recipe_path)
+    if store.runs.any_over(dataset_id):
+        first = f"{recipe.first_fingerprint}-{first_of_ids(ids).hex()[:8]}"
+        earlier = store.runs.with_fingerprint(dataset_id, fingerprint, first)
+        if earlier is not None:
+            return earlier, False
     share = recipe.training.held_out if recipe.training.enabled else 0.0
-    groups: dict[int, int] = {}
+    held_out: set[int] = set()
     if share:
         # What one exchange of a conversation asks and answers, the next one's history says again.
         of = conversation_ids(store.conn, dataset_id)
         groups = alike(store.corpus.questions(dataset_id, recipe.limit), of)
-    samples = hold_out(ids, share, lambda i: draw(recipe.seed, "held out", i), groups)
-    return store.runs.create(
-        recipe.name, dataset_id, path, recipe.model_dump_json(), fingerprint, samples
-    ), True
+        held_out = hold_out(ids, share, lambda i: draw(recipe.seed, "held out", i), groups)
+    made = store.runs.create_over(
+        recipe.name,
+        dataset_id,
+        str(recipe_path),
+        recipe.model_dump_json(),
+        fingerprint,
+        recipe.limit,
+        held_out,
+    )
+    return made, True
 
 
 def _dataset(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Path) -> int:

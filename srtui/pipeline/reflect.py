@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
-from srtui.llama import Generation, Teacher, TeacherProgress
+from srtui.llama import Generation, Prepared, Request
+from srtui.pipeline.ahead import Ahead
 from srtui.pipeline.context import Context
 from srtui.progress import Stopped
 from srtui.reflection import ReflectionPrompt, Rewrite
@@ -16,14 +18,19 @@ from srtui.store.corpus import Variant
 from srtui.store.endings import CUT, cut_at, packed
 from srtui.store.generations import CAME_TO_SOMETHING, StoredGeneration
 
+PAGE = 256  # samples that are read from the store, and prepared, together
+# What has come is stored together: a commit waits for the disk, and a fast teacher need not.
+_TOGETHER, _TOGETHER_SECONDS = 64, 0.05
+
 
 @dataclass(frozen=True)
 class _OpenRequest:
-    """The key of a teacher request: which sample, what it had, which try."""
+    """The key of a teacher request: which sample, what it had, which try; and the keys of its candidates."""
 
     sample_id: int
     variant: Variant
     attempt: int
+    keys: tuple[bytes, ...] = ()
 
 
 class _Tally:
@@ -35,6 +42,11 @@ class _Tally:
     def add(self, status: str, attempts: int) -> None:
         key = "retried" if status == "parsed" and attempts > 1 else status
         self._counts[key] = self._counts.get(key, 0) + 1
+
+    @property
+    def total(self) -> int:
+        """Samples whose reflection is settled."""
+        return sum(self._counts.values())
 
     def detail(self) -> dict[str, Any]:
         first, retried = self._counts.get("parsed", 0), self._counts.get("retried", 0)
@@ -54,61 +66,134 @@ class Reflecting:
         self._total = context.sample_count
         self._tally = _Tally(self._tally_so_far())
         self._unknown = 0  # rewrites taken from the store that may have been cut short
+        self._outstanding = 0  # requests that the teacher has, or whose answers are not stored yet
+        self._waiting: dict[tuple[int, int], list[Generation]] = {}  # candidates of requests that miss others
+        self._finished: list[tuple[_OpenRequest, list[Generation]]] = []  # stored together
+        self._finished_since = 0.0
+        self._added: set[bytes] = set()  # keys of what the transaction in hand has stored
+        self._samplers: dict[int, str] = {}
+        self._stays: set[int] = set()  # samples whose instruction later turns refer to
+        # An earlier srtui's keys, where there are any, are looked for too.
+        self._first_keys = self._store.generations.has_first_keys()
 
-    def work(self, todo: list[tuple[int, int]]) -> None:
-        """``todo``: sample and variant ids. Raises Stopped when asked to stop."""
-        todo = self._without_followed(todo)
+    def work(self, pages: Iterable[list[tuple[int, int]]]) -> None:
+        """``pages``: sample and variant ids, read as they are needed. Raises Stopped when asked to stop."""
+        if self._prompt.target == "instruction":
+            self._stays = followed(self._store.conn, self._run.id)
+            pages = (self._without_followed(page) for page in pages)
         if self._recipe.reflection.source == "store":
-            self._from_store(todo)
+            self._from_store(pages)
             self._watch.report_progress(self._total, self._total, 0, self._tally.detail(), now=True)
             return
         teacher = self._teacher = self._context.teacher()
-        waiting: dict[tuple[int, int], list[Generation]] = {}
-        done = self._total - len(todo)
-        requests = []
-        for sample_id, variant in self._context.variants(todo):
-            unasked = self._first_unasked(sample_id, variant)
-            if unasked is None:
-                done += 1
-            else:
-                requests.append(self._prompt.request(unasked, variant.pair, unasked.attempt))
+        self._before = teacher.progress()
+        with Ahead(self._requests(pages), teacher.prepare, self._watch.should_stop) as ahead:
+            self._fill_window(ahead, whole=True)
+            while self._outstanding:
+                for generation in teacher.run(self._between_steps):
+                    self._hear(generation)
+                    self._fill_window(ahead)
+                self._store_finished()
+                self._watch.raise_if_stopped()
+                self._fill_window(ahead)
+        self._watch.raise_if_stopped()
         if self._unknown:
             self._watch.event(
                 "warning",
                 f"{self._unknown:,} stored rewrites were made by an older srtui, which did not keep how each part "
                 "ended: whether one was cut short is not known.",
             )
-        teacher.submit(requests)
-        before = teacher.progress()
+        self._show(now=True)
 
-        def stop() -> bool:
-            self._show(teacher, done, before)
-            return self._watch.should_stop()
+    def _requests(self, pages: Iterable[list[tuple[int, int]]]) -> Iterator[list[Request]]:
+        """What is to be asked of each page; what stored texts settle is settled."""
+        for page in pages:
+            if self._watch.should_stop():
+                return
+            unasked = [
+                _OpenRequest(sample_id, variant, 1, self._keys(variant, 1))
+                for sample_id, variant in self._context.variants(page)
+            ]
+            stored = self._store.generations.with_keys(key for u in unasked for key in u.keys)
+            requests = []
+            with self._store.transaction():
+                for one in unasked:
+                    again: _OpenRequest | None = one
+                    if self._first_keys or not stored.keys().isdisjoint(one.keys):
+                        again = self._first_unasked(one.sample_id, one.variant)
+                    if again is not None:
+                        requests.append(self._request(again))
+            if not requests:
+                self._show()
+            yield requests
 
-        for generation in teacher.run(stop):
-            assert isinstance(generation.key, _OpenRequest)  # noqa: S101 - our own key comes back untouched
-            asked = generation.key
-            group = waiting.setdefault((asked.sample_id, asked.attempt), [])
-            group.append(generation)
-            # All of them, also of a prompt that is refused: each candidate is refused by itself.
-            if len(group) < self._recipe.reflection.candidates:
-                continue
-            del waiting[asked.sample_id, asked.attempt]
-            group.sort(key=lambda g: g.candidate)
-            again = None
-            if not self._take(asked, group):
-                again = self._first_unasked(asked.sample_id, asked.variant, asked.attempt + 1)
-            if again is None:
-                done += 1
-            else:
-                teacher.submit([self._prompt.request(again, asked.variant.pair, again.attempt)])
-            self._show(teacher, done, before)
-        self._watch.raise_if_stopped()
-        self._show(teacher, done, before, now=True)
+    def _request(self, asked: _OpenRequest) -> Request:
+        return self._prompt.request(asked, asked.variant.pair, asked.attempt)
+
+    def _keys(self, variant: Variant, attempt: int) -> tuple[bytes, ...]:
+        """Of the candidates of one try."""
+        of, by = self._prompt, self._teacher.identity
+        return tuple(
+            of.key(variant.pair, attempt, candidate, by)
+            for candidate in range(self._recipe.reflection.candidates)
+        )
+
+    def _fill_window(self, ahead: Ahead[Request, Prepared], *, whole: bool = False) -> None:
+        """Give the teacher what is prepared, as far as its window goes; ``whole`` waits until that is full, and
+        where it has nothing at all to do, the next page is waited for."""
+        while not ahead.exhausted and self._outstanding + PAGE <= max(self._teacher.window, PAGE):
+            ready = ahead.take(wait_for_it=whole or not self._outstanding)
+            self._teacher.submit(ready)
+            self._outstanding += len(ready)
+            if (not ready and self._outstanding and not whole) or self._watch.should_stop():
+                return
+
+    def _between_steps(self) -> bool:
+        """Whether to stop; the teacher asks after each step."""
+        if self._finished and time.monotonic() - self._finished_since > _TOGETHER_SECONDS:
+            self._store_finished()
+        self._show()
+        return self._watch.should_stop()
+
+    def _hear(self, generation: Generation) -> None:
+        """One candidate of a request has come."""
+        asked = cast("_OpenRequest", generation.key)  # our own key comes back untouched
+        group = self._waiting.setdefault((asked.sample_id, asked.attempt), [])
+        group.append(generation)
+        # All of them, also of a prompt that is refused: each candidate is refused by itself.
+        if len(group) < self._recipe.reflection.candidates:
+            return
+        del self._waiting[asked.sample_id, asked.attempt]
+        group.sort(key=lambda g: g.candidate)
+        if not self._finished:
+            self._finished_since = time.monotonic()
+        self._finished.append((asked, group))
+        waited = time.monotonic() - self._finished_since
+        if len(self._finished) >= _TOGETHER or waited > _TOGETHER_SECONDS:
+            self._store_finished()
+        self._show()
+
+    def _store_finished(self) -> None:
+        """Store what has come, in one transaction; ask again where that settles nothing."""
+        finished, self._finished = self._finished, []
+        self._added.clear()
+        if not finished:
+            return
+        again: list[Request] = []
+        with self._store.transaction():
+            stored = self._store.generations.with_keys(key for asked, _ in finished for key in asked.keys)
+            for asked, group in finished:
+                if self._take(asked, group, stored):
+                    continue
+                unasked = self._first_unasked(asked.sample_id, asked.variant, asked.attempt + 1)
+                if unasked is not None:
+                    again.append(self._request(unasked))
+        self._outstanding += len(again) - len(finished)
+        self._teacher.submit(again)
 
     def _without_followed(self, todo: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Settle the instructions that later turns of their conversation refer to: they stay as they are."""
-        stays = followed(self._store.conn, self._run.id) if self._prompt.target == "instruction" else set()
+        stays = self._stays
         rest = [one for one in todo if one[0] not in stays]
         if len(rest) < len(todo):
             with self._store.transaction():
@@ -120,15 +205,17 @@ class Reflecting:
                         self._tally.add(FOLLOWED, 0)
         return rest
 
-    def _from_store(self, todo: list[tuple[int, int]]) -> None:
+    def _from_store(self, pages: Iterable[list[tuple[int, int]]]) -> None:
         """No teacher: what is stored as a rewrite of the variant, whoever made it, is compared."""
         store, prompt = self._store, self._prompt
-        for sample_id, variant in self._context.variants(todo):
-            rewrites = [v.id for v in store.corpus.rewrites_of(variant.id, prompt.kind)]
+        for page in pages:
             with store.transaction():
-                self._settle(sample_id, variant, "parsed" if rewrites else "none_stored", 0, rewrites)
+                for sample_id, variant in self._context.variants(page):
+                    rewrites = [v.id for v in store.corpus.rewrites_of(variant.id, prompt.kind)]
+                    self._settle(sample_id, variant, "parsed" if rewrites else "none_stored", 0, rewrites)
             if self._watch.should_stop():
                 raise Stopped
+            self._watch.report_progress(self._tally.total, self._total, 0, self._tally.detail())
 
     def _first_unasked(self, sample_id: int, variant: Variant, first: int = 1) -> _OpenRequest | None:
         """The first try, of those from ``first`` on, whose generations are not stored yet, or None where stored
@@ -139,16 +226,22 @@ class Reflecting:
         """
         identity, prompt = self._teacher.identity, self._prompt
         for attempt in range(first, self._recipe.reflection.max_attempts + 1):
-            stored = []
-            for candidate in range(self._recipe.reflection.candidates):
-                of = (variant.pair, attempt, candidate, identity)
-                stored.append(self._store.generations.with_key(prompt.key(*of), prompt.first_key(*of)))
+            keys = self._keys(variant, attempt)
+            stored = [
+                self._store.generations.with_key(
+                    key,
+                    prompt.first_key(variant.pair, attempt, candidate, identity)
+                    if self._first_keys
+                    else None,
+                )
+                for candidate, key in enumerate(keys)
+            ]
             # A refusal says what the teacher's context and memory held then, which may be more now.
             if any(g is None or g["finish"] == "too_long" for g in stored):
-                return _OpenRequest(sample_id, variant, attempt)
+                return _OpenRequest(sample_id, variant, attempt, keys)
             generations = [g for g in stored if g is not None]
             if any(self._lacked_room(g, variant, attempt) for g in generations):
-                return _OpenRequest(sample_id, variant, attempt)
+                return _OpenRequest(sample_id, variant, attempt, keys)
             made = [g for g in generations if g["parsed"] == "parsed" and not _was_cut(g)]
             if not prompt.is_settled(attempt, rewritten=bool(made)):
                 continue
@@ -185,15 +278,23 @@ class Reflecting:
             sample_id, self._prompt.kind, "teacher", variant.id, stored["id"], made.pair
         )[0]
 
-    def _take(self, asked: _OpenRequest, group: Sequence[Generation]) -> bool:
-        """Store one try's generations; True when the sample's reflection is settled.
+    def _take(
+        self, asked: _OpenRequest, group: Sequence[Generation], stored: dict[bytes, dict[str, Any]]
+    ) -> bool:
+        """Store one try's generations; True when the sample's reflection is settled. ``stored`` has those that
+        are there under their keys.
 
         Where a try is asked again for one candidate, a rewrite that is stored of another stands: choices may
         have been made by it."""
         prompt, store = self._prompt, self._store
         read = [(g, prompt.read(g, asked.variant.pair)) for g in group]
         rows = [self._row(asked, g, r) for g, r in read]
-        stand = [store.generations.with_key(row.key) for row in rows]
+        # Another sample may have come to the same text, and have been asked the same a moment ago.
+        stand = [
+            stored.get(r.key) or (store.generations.with_key(r.key) if r.key in self._added else None)
+            for r in rows
+        ]
+        self._added.update(row.key for row in rows)
         settled = prompt.is_settled(
             asked.attempt,
             rewritten=any(r.pair for _, r in read)
@@ -207,7 +308,7 @@ class Reflecting:
                     if stands["parsed"] == "parsed":
                         candidates.append(self._adopt(asked.sample_id, asked.variant, stands))
                     continue
-                generation_id = store.generations.add(row)
+                generation_id = store.generations.add(row, is_new=stands is None)
                 if rewrite.pair is not None:
                     variant_id, _ = store.corpus.add_variant(
                         asked.sample_id,
@@ -245,14 +346,14 @@ class Reflecting:
     def _row(self, asked: _OpenRequest, generation: Generation, rewrite: Rewrite) -> StoredGeneration:
         prompt, by = self._prompt, self._teacher.identity
         return StoredGeneration(
-            key=prompt.key(asked.variant.pair, asked.attempt, generation.candidate, by),
+            key=asked.keys[generation.candidate],
             parent_variant_id=asked.variant.id,
             stage=prompt.target,
             model=by.name,
             model_sha256=by.sha256,
             prompt_version=prompt.version_for(asked.variant.pair),
             mode=self._recipe.reflection.mode,
-            sampler=json.dumps(asdict(prompt.sampler(asked.attempt))),
+            sampler=self._sampler(asked.attempt),
             seed=generation.seed,
             attempt=asked.attempt,
             candidate=generation.candidate,
@@ -271,13 +372,19 @@ class Reflecting:
             parsed=f"{rewrite.status}: {generation.detail}" if generation.refused else rewrite.status,
         )
 
+    def _sampler(self, attempt: int) -> str:
+        """As it is stored."""
+        if attempt not in self._samplers:
+            self._samplers[attempt] = json.dumps(asdict(self._prompt.sampler(attempt)))
+        return self._samplers[attempt]
+
     def _tally_so_far(self) -> dict[str, int]:
         return self._store.generations.reflections_by_status(self._run.id, self._prompt.target)
 
-    def _show(self, teacher: Teacher, done: int, before: TeacherProgress, now: bool = False) -> None:
+    def _show(self, now: bool = False) -> None:
         if not (now or self._watch.due):
             return
-        at = teacher.progress()
+        at, before = self._teacher.progress(), self._before
         tokens = at.prompt_tokens + at.new_tokens - before.prompt_tokens - before.new_tokens
         detail = {
             **self._tally.detail(),
@@ -291,7 +398,7 @@ class Reflecting:
             sample_id=asked.sample_id if isinstance(asked, _OpenRequest) else None,
             text=at.live_text[-2000:],
         )
-        self._watch.report_progress(done, self._total, tokens, detail, now=True)
+        self._watch.report_progress(self._tally.total, self._total, tokens, detail, now=True)
 
 
 def _was_cut(stored: dict[str, Any]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from heapq import nsmallest
 from typing import TYPE_CHECKING
 
 from srtui import today
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from srtui.pipeline.variants import VariantScorer
 
 SAMPLE = 48
+_DRAWN_FROM = 100_000  # samples: of a larger run, every second or third one
 SHARE = 1 / 3
 
 
@@ -113,8 +115,10 @@ def compare_templates(
 
 def _some_originals(store: Store, run: Run, seed: int, count: int) -> list[int]:
     """The same ones for the same seed."""
-    originals = [v.id for v in store.corpus.originals(run.id).values()]
-    return sorted(originals, key=lambda i: draw(seed, "template", i))[:count]
+    every = max(1, store.runs.sample_count(run.id) // _DRAWN_FROM)
+    return nsmallest(
+        count, store.corpus.each_original_id(run.id, every), key=lambda i: draw(seed, "template", i)
+    )
 
 
 def _values(judge: VariantScorer, variant_ids: list[int]) -> list[float]:

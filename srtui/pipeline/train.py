@@ -423,8 +423,7 @@ def _held_out(context: Context, spans: SpanBuilder, seen: set[int]) -> dict[str,
     """Held-out samples with their original responses, and with those that were selected; none whose question
     (``seen``, by key) is trained on, be it that a rewrite made it so."""
     store, run_id = context.store, context.run.id
-    ids = set(store.decisions.held_out(run_id))
-    originals = [v for i, v in store.corpus.originals(run_id).items() if i in ids]
+    originals = list(store.corpus.originals(run_id, held_out=True).values())
     chosen = store.corpus.variants(v for _, v in store.decisions.selected(run_id, held_out=True))
     held = {"original": originals, "selected": list(chosen.values())}
     kept = {name: unseen(variants, seen) for name, variants in held.items()}

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from srtui.errors import UserError
 from srtui.hashing import key, scheme_1
 from srtui.measures import MEASURES, STORED
 from srtui.prompts import PromptSet, template_names
+from srtui.recipe.address import parse_address
 from srtui.recipe.gates import GateSettings
 from srtui.recipe.section import MOST, Auto, Count, Quantization, Section, Seed, Share, described
 from srtui.recipe.training import TrainingSettings
@@ -31,6 +33,24 @@ class TeacherSettings(Section):
         "The GGUF that rewrites: a name in models/, or a path.",
         change="Always, but for the demo: take the largest model that fits, since its texts are what is learned.",
         source="the demo's; the paper's teacher was ChatGPT",
+    )
+    endpoint: str | None = described(
+        None,
+        "A server that runs the teacher already: its address on this machine, as in http://127.0.0.1:8000/v1 or "
+        "unix:/run/model.sock. `model` is then the name that the server gives it, `slots` how many requests are on "
+        "their way at a time.",
+        change="Where vLLM, SGLang, llama-server, LM Studio or Ollama has the model loaded. Its weights cannot be "
+        "hashed: such a run is marked.",
+    )
+    allow_remote: bool = described(
+        False,
+        "Whether `endpoint` may be another machine.",
+        change="To let the texts of the data go to another machine, which reads them.",
+    )
+    chat_template: str | None = described(
+        None,
+        "The chat template of the `endpoint`'s model: a model in models/ that has it, or a .jinja file.",
+        change="Where the server does not report it (llama-server does), and `model` is none of models/.",
     )
     adapter: str | None = described(
         None,
@@ -93,6 +113,19 @@ class TeacherSettings(Section):
         change='"q8_0" halves the cache, so that twice the slots fit, for a small loss of precision.',
         source="llama.cpp's default",
     )
+
+    @model_validator(mode="after")
+    def _endpoint_is_an_address(self) -> Self:
+        if self.endpoint is not None:
+            try:
+                parse_address(self.endpoint, allow_remote=self.allow_remote)
+            except UserError as error:
+                raise ValueError(str(error)) from error
+            if self.adapter is not None:
+                raise ValueError(
+                    "teacher.adapter cannot be put on a server's model; start the server with it"
+                )
+        return self
 
 
 class SamplingSettings(Section):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
-from srtui.hashing import draw, key, scheme_1
+from srtui.hashing import Keys, draw, scheme_1
 from srtui.llama import Generation, Message, Request, Sampler, Segment, TeacherIdentity
 from srtui.recipe import Recipe
 from srtui.reflection.criteria_files import Criteria
-from srtui.reflection.parsing import Parsed, Unparsed, parse_free, parse_guided
+from srtui.reflection.parsing import Ours, Parsed, Unparsed, parse_free, parse_guided
 from srtui.sample import Pair, Target
 from srtui.store.endings import CUT
 
@@ -50,11 +51,19 @@ class ReflectionPrompt:
     @property
     def version(self) -> str:
         """Of the words that the teacher is asked in about a pair without a history."""
+        return self._version
+
+    @cached_property
+    def _version(self) -> str:
         return self.criteria.prompt_version
+
+    @cached_property
+    def _version_with_history(self) -> str:
+        return self.criteria.prompt_version_with_history
 
     def version_for(self, pair: Pair) -> str:
         """Of the words that the teacher is asked in about this pair."""
-        return self.criteria.prompt_version_with_history if pair.history else self.version
+        return self._version_with_history if pair.history else self.version
 
     def seed(self, pair: Pair, attempt: int) -> int:
         """From the recipe's seed, the text and the attempt alone: the order of work changes nothing."""
@@ -68,7 +77,7 @@ class ReflectionPrompt:
 
     def sampler(self, attempt: int) -> Sampler:
         """How the ``attempt``-th try (from 1) is drawn; a retry is never greedy."""
-        sampler = Sampler(**self.recipe.sampler.model_dump())
+        sampler = self._sampler
         if attempt > 1 and sampler.temperature == 0:
             return replace(sampler, temperature=_RETRY_TEMPERATURE)
         return sampler
@@ -132,26 +141,41 @@ class ReflectionPrompt:
 
         Args:
             pair: that is reflected on.
-            attempt: from 0.
+            attempt: from 1.
             candidate: from 0.
             by: the teacher that writes.
         """
-        asked, teacher = self.recipe.reflection, self.recipe.teacher
-        return key(
-            "generation",
-            pair=pair.digest,
-            prompt=self.version_for(pair),
-            mode=asked.mode,
-            tokens=[segment.max_tokens for segment in self.segments(attempt)],
-            thinking_tokens=None if asked.thinking_tokens == _THINKING else asked.thinking_tokens,
-            teacher=by.sha256,
-            adapter=by.adapter_sha256,
-            sampler=self.sampler(attempt),
-            seed=self.seed(pair, attempt) + candidate,
-            kv_type=None if teacher.kv_type == "f16" else teacher.kv_type,
-            flash_attention=None if teacher.flash_attention == "auto" else teacher.flash_attention,
-            date=by.date,
-        )
+        version = self.version_for(pair)
+        keys = self._keys.get((attempt, version, by))
+        if keys is None:
+            asked, teacher = self.recipe.reflection, self.recipe.teacher
+            keys = self._keys[attempt, version, by] = Keys(
+                "generation",
+                ("pair", "seed"),
+                prompt=version,
+                mode=asked.mode,
+                tokens=[segment.max_tokens for segment in self.segments(attempt)],
+                thinking_tokens=None if asked.thinking_tokens == _THINKING else asked.thinking_tokens,
+                teacher=by.sha256,
+                adapter=by.adapter_sha256,
+                sampler=self.sampler(attempt),
+                kv_type=None if teacher.kv_type == "f16" else teacher.kv_type,
+                flash_attention=None if teacher.flash_attention == "auto" else teacher.flash_attention,
+                date=by.date,
+            )
+        return keys.key(pair.digest, self.seed(pair, attempt) + candidate)
+
+    @cached_property
+    def _sampler(self) -> Sampler:
+        return Sampler(**self.recipe.sampler.model_dump())
+
+    @cached_property
+    def _keys(self) -> dict[tuple[int, str, TeacherIdentity], Keys]:
+        return {}
+
+    @cached_property
+    def _ours(self) -> Ours:
+        return self.criteria.ours()
 
     def first_key(self, pair: Pair, attempt: int, candidate: int, by: TeacherIdentity) -> bytes | None:
         """The key that the same generation has where it was stored before keys had a scheme; None where
@@ -188,14 +212,12 @@ class ReflectionPrompt:
         wants_instruction = self.target == "instruction"
         parsed: Parsed | Unparsed
         if self.recipe.reflection.mode == "free":
-            parsed = parse_free(
-                generation.text, wants_instruction=wants_instruction, ours=self.criteria.ours()
-            )
+            parsed = parse_free(generation.text, wants_instruction=wants_instruction, ours=self._ours)
         else:
             parsed = parse_guided(
                 [w.text for w in generation.written],
                 wants_instruction=wants_instruction,
-                ours=self.criteria.ours(),
+                ours=self._ours,
             )
         cut = self._cut(generation, parsed)
         if cut:

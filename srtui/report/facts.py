@@ -20,7 +20,7 @@ from srtui.store.evaluations import Evaluation
 from srtui.store.runs import STAGES, Run, StageProgress
 from srtui.store.summary import RunSummary, summarise
 from srtui.store.views import Views
-from srtui.wording import LABELS, reward_words, training_words
+from srtui.wording import LABELS, reward_words, server_words, training_words
 
 Points = list[tuple[int, float]]
 
@@ -180,13 +180,20 @@ def _models(store: Store, root: Path, run: Run, training: TrainingFacts | None) 
         size = f"{t['parameters'] / 1e6:,.0f} M parameters, " if t.get("parameters") else ""
         listed.append(
             Model(
-                "teacher", t.get("name") or "", f"{size}{t.get('quantization') or ''}", t.get("sha256") or ""
+                "teacher",
+                t.get("name") or "",
+                server_words(run.recipe) or f"{size}{t.get('quantization') or ''}",
+                t.get("sha256") or "",
             )
         )
         if t.get("adapter_sha256"):
             listed.append(Model("teacher's adapter", "", "LoRA", t["adapter_sha256"]))
     else:
-        listed.append(Model("teacher", run.recipe["teacher"]["model"] or "", "not loaded", ""))
+        listed.append(
+            Model(
+                "teacher", run.recipe["teacher"]["model"] or "", server_words(run.recipe) or "not loaded", ""
+            )
+        )
     setting = store.scores.setting_by_id(run.setting_id)
     student = run.recipe["student"]
     listed.append(

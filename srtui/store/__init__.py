@@ -196,6 +196,19 @@ class Store:
         """Bytes on disk, the write-ahead log included."""
         return sum(p.stat().st_size for p in self.path.parent.glob(self.path.name + "*") if p.is_file())
 
+    def bytes_of_texts(self) -> int:
+        """UTF-8 bytes of all that people and models wrote: records, variants, and what teachers wrote and were
+        asked. Reads all of them."""
+        columns = {
+            "sample": ("record",),
+            "variant": ("instruction", "input", "response"),
+            "generation": ("prompt", "text", "thinking", "critique"),
+        }
+        return sum(
+            int(fetch_value(self.conn, f"SELECT total({_octets(*names)}) FROM {table}"))
+            for table, names in columns.items()
+        )
+
     def check(self) -> list[str]:
         """What is wrong with the file; empty where it is sound."""
         problems = [r[0] for r in fetch_rows(self.conn, "PRAGMA integrity_check") if r[0] != "ok"]
@@ -236,6 +249,10 @@ class Store:
             return back_up(self.conn, target, should_stop)
         except (sqlite3.Error, OSError) as error:
             raise explain(error, target) from error
+
+
+def _octets(*columns: str) -> str:
+    return " + ".join(f"length(CAST({column} AS BLOB))" for column in columns)
 
 
 def refuse_odd_file(path: Path) -> None:

@@ -61,7 +61,7 @@ def sample_origin(conn: sqlite3.Connection, sample_id: int) -> SampleOrigin | No
     return SampleOrigin(row["id"], row["dataset"], row["row"]) if row else None
 
 
-_TAKEN = "NOT EXISTS (SELECT 1 FROM left_out l WHERE l.sample_id = sample.id)"
+TAKEN = "NOT EXISTS (SELECT 1 FROM left_out l WHERE l.sample_id = sample.id)"
 _COLUMNS = "id, sample_id, kind, origin, parent_id, generation_id, instruction, input, response"
 
 
@@ -151,19 +151,23 @@ class Corpus:
             "WHERE +s.dataset_id = ? AND v.sample_id = s.id AND v.kind = 'original' ORDER BY s.id",
             (dataset_id,),
         )
-        return ((int(r[0]), Pair(*r[1:])) for r in rows)
+        for chunk in batched(rows, 500):
+            before = histories(self._store.conn, [r[0] for r in chunk])
+            for r in chunk:
+                yield int(r[0]), Pair(r[1], r[2], r[3], before.get(r[0], ()))
 
     def original_pairs_of(self, sample_ids: Iterable[int]) -> dict[int, Pair]:
         """By sample id, the texts as they were imported."""
         pairs: dict[int, Pair] = {}
         for chunk in batched(sample_ids, 500):
             marks = ",".join("?" * len(chunk))
+            before = histories(self._store.conn, chunk)
             for row in self._store.conn.execute(
                 "SELECT sample_id, instruction, input, response FROM variant WHERE kind = 'original' "
                 f"AND sample_id IN ({marks})",
                 chunk,
             ):
-                pairs[row[0]] = Pair(*row[1:])
+                pairs[row[0]] = Pair(row[1], row[2], row[3], before.get(row[0], ()))
         return pairs
 
     def original_variants(self, sample_ids: Iterable[int]) -> dict[int, int]:
@@ -191,22 +195,19 @@ class Corpus:
             values.update((r[0], r[1]) for r in rows if r[1] is not None)
         return values
 
-    def sample_ids(self, dataset_id: int, limit: int | None = None) -> list[int]:
-        """The samples of a dataset that a new run takes, in its order, at most ``limit`` of them."""
-        return [
-            r[0]
-            for r in fetch_rows(
-                self._store.conn,
-                f"SELECT id FROM sample WHERE dataset_id = ? AND {_TAKEN} ORDER BY id LIMIT ?",
-                (dataset_id, limit or -1),
-            )
-        ]
+    def each_sample_id(self, dataset_id: int, limit: int | None = None) -> Iterator[int]:
+        """The samples of a dataset that a new run takes, in its order, at most ``limit`` of them, read as they are asked for."""
+        rows = self._store.conn.execute(
+            f"SELECT id FROM sample WHERE dataset_id = ? AND {TAKEN} ORDER BY id LIMIT ?",
+            (dataset_id, limit or -1),
+        )
+        return (r[0] for r in rows)
 
     def questions(self, dataset_id: int, limit: int | None = None) -> Iterator[tuple[int, str, str]]:
         """(sample id, instruction, input) of the same samples as they were imported, read as they are asked for."""
         rows = self._store.conn.execute(
             "SELECT v.sample_id, v.instruction, v.input FROM variant v WHERE v.kind = 'original' AND v.sample_id IN "
-            f"(SELECT id FROM sample WHERE dataset_id = ? AND {_TAKEN} ORDER BY id LIMIT ?)",
+            f"(SELECT id FROM sample WHERE dataset_id = ? AND {TAKEN} ORDER BY id LIMIT ?)",
             (dataset_id, limit or -1),
         )
         return ((int(r[0]), str(r[1]), str(r[2])) for r in rows)
@@ -290,13 +291,22 @@ class Corpus:
             )
         ]
 
-    def originals(self, run_id: int) -> dict[int, Variant]:
-        """Original variant by sample id, for the samples of a run."""
+    def originals(self, run_id: int, *, held_out: bool | None = None) -> dict[int, Variant]:
+        """Original variant by sample id, for the samples of a run, or those that are held out or are not."""
         rows = fetch_rows(
             self._store.conn,
             f"SELECT {', '.join('v.' + c for c in _COLUMNS.split(', '))} FROM run_sample rs "
             "JOIN variant v ON v.sample_id = rs.sample_id AND v.kind = 'original' "
-            "WHERE rs.run_id = ? ORDER BY rs.sample_id",
-            (run_id,),
+            "WHERE rs.run_id = ?1 AND (?2 IS NULL OR rs.held_out = ?2) ORDER BY rs.sample_id",
+            (run_id, held_out),
         )
         return {v.sample_id: v for v in _with_histories(self._store.conn, rows)}
+
+    def each_original_id(self, run_id: int, every: int = 1) -> Iterator[int]:
+        """Variant ids of the originals of a run, of about one sample in ``every``, read as they are asked for."""
+        rows = self._store.conn.execute(
+            "SELECT v.id FROM run_sample rs CROSS JOIN variant v ON v.sample_id = rs.sample_id AND v.kind = 'original' "
+            "WHERE rs.run_id = ? AND rs.sample_id % ? = 0 ORDER BY rs.sample_id",
+            (run_id, every),
+        )
+        return (r[0] for r in rows)

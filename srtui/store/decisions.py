@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from srtui.store._query import fetch_row, fetch_rows, fetch_value
+from srtui.store._query import fetch_row, fetch_rows
 from srtui.store.figures import SELECTED
 from srtui.store.stored import stored
 
@@ -101,16 +101,26 @@ class Decisions:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def to_decide(self, run_id: int, stage: str) -> dict[int, tuple[int, list[int]]]:
-        """sample id -> (variant reflected on, candidate variants) of the choices not yet made."""
+    def to_decide(
+        self, run_id: int, stage: str, after: int = 0, limit: int | None = None
+    ) -> dict[int, tuple[int, list[int]]]:
+        """sample id -> (variant reflected on, candidate variants) of the choices not yet made.
+
+        Args:
+            run_id: of the run.
+            stage: instruction or response.
+            after: only samples behind this one.
+            limit: the first so many; None for all.
+        """
         open_choices: dict[int, tuple[int, list[int]]] = {}
         for r in fetch_rows(
             self._store.conn,
-            "SELECT f.sample_id, f.parent_variant_id, c.variant_id FROM reflection f "
-            "LEFT JOIN decision d ON d.run_id = f.run_id AND d.sample_id = f.sample_id AND d.stage = f.stage "
-            "LEFT JOIN candidate c ON c.run_id = f.run_id AND c.sample_id = f.sample_id AND c.stage = f.stage "
-            "WHERE f.run_id = ? AND f.stage = ? AND d.run_id IS NULL ORDER BY f.sample_id, c.ordinal",
-            (run_id, stage),
+            "SELECT f.sample_id, f.parent_variant_id, c.variant_id FROM (SELECT sample_id, parent_variant_id FROM "
+            "reflection o WHERE run_id = ?1 AND sample_id > ?3 AND stage = ?2 AND NOT EXISTS (SELECT 1 FROM decision d "
+            "WHERE d.run_id = ?1 AND d.sample_id = o.sample_id AND d.stage = ?2) ORDER BY sample_id LIMIT ?4) f "
+            "LEFT JOIN candidate c ON c.run_id = ?1 AND c.sample_id = f.sample_id AND c.stage = ?2 "
+            "ORDER BY f.sample_id, c.ordinal",
+            (run_id, stage, after, -1 if limit is None else limit),
         ):
             _, candidates = open_choices.setdefault(r[0], (r[1], []))
             if r[2] is not None:
@@ -168,12 +178,7 @@ class Decisions:
 
     def taken(self, run_id: int, stage: str) -> int:
         """How many rewrites the student took so far."""
-        taken = fetch_value(
-            self._store.conn,
-            "SELECT count(*) FROM decision WHERE run_id = ? AND stage = ? AND reflected = 1",
-            (run_id, stage),
-        )
-        return int(taken)
+        return self._store.runs.tallied(run_id, "decision", stage, flag=1)
 
     def of_run(self, run_id: int) -> list[tuple[int, str, int, str]]:
         """(sample id, stage, chosen variant, reason), in order: what a run decided."""
@@ -192,9 +197,13 @@ class Decisions:
             fetch_rows(self._store.conn, "SELECT 1 FROM decision WHERE run_id = ? LIMIT 1", (run_id,))
         )
 
+    def decided(self, run_id: int, stage: str) -> int:
+        """How many samples have a decision."""
+        return self._store.runs.tallied(run_id, "decision", stage)
+
     def settled(self, run_id: int) -> int:
         """How many samples have an outcome."""
-        return int(fetch_value(self._store.conn, "SELECT count(*) FROM outcome WHERE run_id = ?", (run_id,)))
+        return self._store.runs.tallied(run_id, "outcome")
 
     def response_changes(self, run_id: int) -> list[ScoreChange]:
         """What the student's choice of a response compared, for each sample that it keeps and that no person has
@@ -212,18 +221,20 @@ class Decisions:
             )
         ]
 
-    def undecided_outcomes(self, run_id: int) -> list[tuple[int, bool, bool, int]]:
+    def undecided_outcomes(
+        self, run_id: int, after: int = 0, limit: int | None = None
+    ) -> list[tuple[int, bool, bool, int]]:
         """(sample id, instruction was taken, response was taken, winner's variant id) of the samples
-        through both choices and without an outcome."""
+        through both choices and without an outcome: the first ``limit`` of those behind sample ``after``."""
         return [
             (r[0], bool(r[1]), bool(r[2]), r[3])
             for r in fetch_rows(
                 self._store.conn,
-                "SELECT b.sample_id, a.reflected, b.reflected, b.chosen_id FROM decision b "
-                "JOIN decision a ON a.run_id = b.run_id AND a.sample_id = b.sample_id AND a.stage = 'instruction' "
-                "LEFT JOIN outcome o ON o.run_id = b.run_id AND o.sample_id = b.sample_id "
-                "WHERE b.run_id = ? AND b.stage = 'response' AND o.run_id IS NULL ORDER BY b.sample_id",
-                (run_id,),
+                "SELECT b.sample_id, a.reflected, b.reflected, b.chosen_id FROM decision b CROSS JOIN decision a "
+                "ON a.run_id = ?1 AND a.sample_id = b.sample_id AND a.stage = 'instruction' "
+                "WHERE b.run_id = ?1 AND b.sample_id > ?2 AND b.stage = 'response' AND NOT EXISTS (SELECT 1 FROM "
+                "outcome o WHERE o.run_id = ?1 AND o.sample_id = b.sample_id) ORDER BY b.sample_id LIMIT ?3",
+                (run_id, after, -1 if limit is None else limit),
             )
         ]
 

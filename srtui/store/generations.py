@@ -7,10 +7,12 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from srtui.sample import Pair
 from srtui.store._query import fetch_row, fetch_rows, fetch_value
+from srtui.store.corpus import batched
 
 if TYPE_CHECKING:
     from srtui.store import Store
@@ -45,6 +47,15 @@ class StoredGeneration:
     finish: str
     segments: str | None
     parsed: str
+
+
+_NAMES = tuple(StoredGeneration.__dataclass_fields__)
+_values_of = attrgetter(*_NAMES)
+_ADD = (
+    f"INSERT INTO generation({', '.join(_NAMES)}, created_at) VALUES ({', '.join('?' * len(_NAMES))}, ?) "
+    f"ON CONFLICT(key) DO UPDATE SET {', '.join(f'{n} = excluded.{n}' for n in _NAMES if n != 'key')}, "
+    f"created_at = excluded.created_at WHERE generation.parsed NOT IN {CAME_TO_SOMETHING}"
+)
 
 
 class PromptUse(NamedTuple):
@@ -99,30 +110,29 @@ class Generations:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def to_reflect(self, run_id: int, stage: str) -> list[tuple[int, int]]:
-        """(sample id, variant id to reflect on) of the samples not yet reflected on at ``stage``."""
-        if stage == "instruction":
-            return [
-                (r[0], r[1])
-                for r in fetch_rows(
-                    self._store.conn,
-                    "SELECT rs.sample_id, v.id FROM run_sample rs JOIN variant v ON v.sample_id = rs.sample_id "
-                    "AND v.kind = 'original' LEFT JOIN reflection f ON f.run_id = rs.run_id AND "
-                    "f.sample_id = rs.sample_id AND f.stage = 'instruction' "
-                    "WHERE rs.run_id = ? AND f.run_id IS NULL ORDER BY rs.sample_id",
-                    (run_id,),
-                )
-            ]
-        return [
-            (r[0], r[1])
-            for r in fetch_rows(
-                self._store.conn,
-                "SELECT d.sample_id, d.chosen_id FROM decision d LEFT JOIN reflection f ON f.run_id = d.run_id "
-                "AND f.sample_id = d.sample_id AND f.stage = 'response' "
-                "WHERE d.run_id = ? AND d.stage = 'instruction' AND f.run_id IS NULL ORDER BY d.sample_id",
-                (run_id,),
-            )
-        ]
+    def to_reflect(
+        self, run_id: int, stage: str, after: int = 0, limit: int | None = None
+    ) -> list[tuple[int, int]]:
+        """(sample id, variant id to reflect on) of the samples not yet reflected on.
+
+        Args:
+            run_id: of the run.
+            stage: instruction or response.
+            after: only samples behind this one.
+            limit: the first so many; None for all.
+        """
+        open_ones = (
+            "SELECT rs.sample_id, v.id FROM run_sample rs CROSS JOIN variant v ON v.sample_id = rs.sample_id AND "
+            "v.kind = 'original' WHERE rs.run_id = ?1 AND rs.sample_id > ?2 AND NOT EXISTS (SELECT 1 FROM reflection f "
+            "WHERE f.run_id = ?1 AND f.sample_id = rs.sample_id AND f.stage = 'instruction') "
+            "ORDER BY rs.sample_id LIMIT ?3"
+            if stage == "instruction"
+            else "SELECT d.sample_id, d.chosen_id FROM decision d WHERE d.run_id = ?1 AND d.sample_id > ?2 "
+            "AND d.stage = 'instruction' AND NOT EXISTS (SELECT 1 FROM reflection f WHERE f.run_id = ?1 AND "
+            "f.sample_id = d.sample_id AND f.stage = 'response') ORDER BY d.sample_id LIMIT ?3"
+        )
+        given = (run_id, after, -1 if limit is None else limit)
+        return [(r[0], r[1]) for r in fetch_rows(self._store.conn, open_ones, given)]
 
     def with_key(self, *keys: bytes | None) -> dict[str, Any] | None:
         """The stored generation with the first of these keys that one has."""
@@ -132,16 +142,36 @@ class Generations:
                 return dict(row)
         return None
 
-    def add(self, generation: StoredGeneration) -> int:
-        """The id of this generation; the same key is stored once, in the place of a text that came to nothing
-        where there is one: it was refused, or asked again where there is more room. What came to something stays."""
-        names = list(StoredGeneration.__dataclass_fields__)
-        self._store.conn.execute(
-            f"INSERT INTO generation({', '.join(names)}, created_at) VALUES ({', '.join('?' * len(names))}, ?) "
-            f"ON CONFLICT(key) DO UPDATE SET {', '.join(f'{n} = excluded.{n}' for n in names if n != 'key')}, "
-            f"created_at = excluded.created_at WHERE generation.parsed NOT IN {CAME_TO_SOMETHING}",
-            (*(getattr(generation, n) for n in names), time.time()),
+    def with_keys(self, keys: Iterable[bytes]) -> dict[bytes, dict[str, Any]]:
+        """The stored generations among ``keys``."""
+        return {
+            row["key"]: dict(row)
+            for chunk in batched(keys, 500)
+            for row in fetch_rows(
+                self._store.conn,
+                f"SELECT * FROM generation WHERE key IN ({','.join('?' * len(chunk))})",
+                chunk,
+            )
+        }
+
+    def has_first_keys(self) -> bool:
+        """Whether generations are stored under keys of the first scheme, of 16 bytes."""
+        # Keys of the second begin with its number: so one of the first lies beyond them, or is the first of all.
+        return bool(
+            fetch_rows(
+                self._store.conn,
+                "SELECT 1 FROM (SELECT key FROM generation ORDER BY key LIMIT 1) WHERE length(key) = 16 UNION ALL "
+                "SELECT 1 FROM (SELECT key FROM generation ORDER BY key DESC LIMIT 1) WHERE length(key) = 16",
+            )
         )
+
+    def add(self, generation: StoredGeneration, *, is_new: bool = False) -> int:
+        """The id of this generation; the same key is stored once, in the place of a text that came to nothing
+        where there is one: it was refused, or asked again where there is more room. What came to something stays.
+        ``is_new`` is for a caller who has looked, in this transaction, and found none of its key."""
+        made = self._store.conn.execute(_ADD, (*_values_of(generation), time.time()))
+        if is_new and made.lastrowid:
+            return int(made.lastrowid)
         return int(
             fetch_value(self._store.conn, "SELECT id FROM generation WHERE key = ?", (generation.key,))
         )
@@ -206,6 +236,10 @@ class Generations:
         """A sample's reflections in a run, by stage."""
         return reflections_of(self._store.conn, run_id, sample_id)
 
+    def reflected(self, run_id: int, stage: str) -> int:
+        """How many samples of a run have been reflected on at ``stage``."""
+        return self._store.runs.tallied(run_id, "reflection", stage)
+
     def any_reflected(self, run_id: int) -> bool:
         """Whether the run has reflected on a sample already."""
         return bool(
@@ -218,8 +252,8 @@ class Generations:
             r[0]: r[1]
             for r in fetch_rows(
                 self._store.conn,
-                "SELECT CASE WHEN status = 'parsed' AND attempts > 1 THEN 'retried' ELSE status END, count(*) "
-                "FROM reflection WHERE run_id = ? AND stage = ? GROUP BY 1",
+                "SELECT CASE WHEN detail = 'parsed' AND flags > 0 THEN 'retried' ELSE detail END, sum(n) "
+                "FROM tally WHERE run_id = ? AND what = 'reflection' AND stage = ? GROUP BY 1",
                 (run_id, stage),
             )
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from srtui import today
 from srtui.errors import UserError
 from srtui.store import leases
 from srtui.store._query import fetch_row, fetch_rows, fetch_value
+from srtui.store.corpus import TAKEN
 from srtui.store.events import Event, events_of
 from srtui.store.leases import Holder, Lease
 from srtui.store.stored import stored
@@ -155,23 +156,71 @@ class Runs:
             fingerprint: of what the run's results depend on.
             samples: (sample id, whether it is held out).
         """
-        store = self._store
-        with store.transaction():
-            name, n, now = wanted_name, 1, time.time()
-            while fetch_value(store.conn, "SELECT 1 FROM run WHERE name = ?", (name,)):
-                n += 1
-                name = f"{wanted_name}-{n}"
-            made = store.conn.execute(
-                "INSERT INTO run(name, dataset_id, recipe_path, recipe, fingerprint, status, created_at, date) "
-                "VALUES (?,?,?,?,?,'new',?,?)",
-                (name, dataset_id, recipe_path, recipe_json, fingerprint, now, today.of_timestamp(now)),
-            )
-            run_id = int(made.lastrowid or 0)
-            store.conn.executemany(
+        with self._store.transaction():
+            run_id = self._new(wanted_name, dataset_id, recipe_path, recipe_json, fingerprint)
+            self._store.conn.executemany(
                 "INSERT INTO run_sample(run_id, sample_id, held_out) VALUES (?,?,?)",
                 [(run_id, sample_id, int(held_out)) for sample_id, held_out in samples],
             )
         return self.get(run_id)
+
+    def create_over(
+        self,
+        wanted_name: str,
+        dataset_id: int,
+        recipe_path: str,
+        recipe_json: str,
+        fingerprint: str,
+        limit: int | None,
+        held_out: Collection[int],
+    ) -> Run:
+        """A new run over the samples of a dataset, named as :meth:`create` names it.
+
+        Args:
+            wanted_name: what it is called if it can be.
+            dataset_id: of its dataset.
+            recipe_path: where its recipe was read.
+            recipe_json: that, as it is kept.
+            fingerprint: what it is known again by.
+            limit: how many samples of the dataset, the first ones; None for all.
+            held_out: ids of those that training does not see.
+
+        Returns:
+            The run.
+        """
+        conn = self._store.conn
+        with self._store.transaction():
+            run_id = self._new(wanted_name, dataset_id, recipe_path, recipe_json, fingerprint)
+            conn.execute("CREATE TEMP TABLE IF NOT EXISTS held_out_now(id INTEGER PRIMARY KEY)")
+            conn.execute("DELETE FROM held_out_now")
+            conn.executemany("INSERT INTO held_out_now VALUES (?)", ((i,) for i in held_out))
+            conn.execute(
+                "INSERT INTO run_sample(run_id, sample_id, held_out) SELECT ?, id, id IN (SELECT id FROM held_out_now) "
+                f"FROM sample WHERE dataset_id = ? AND {TAKEN} ORDER BY id LIMIT ?",
+                (run_id, dataset_id, limit or -1),
+            )
+            conn.execute("DELETE FROM held_out_now")
+        return self.get(run_id)
+
+    def _new(
+        self, wanted_name: str, dataset_id: int, recipe_path: str, recipe_json: str, fingerprint: str
+    ) -> int:
+        conn = self._store.conn
+        name, n, now = wanted_name, 1, time.time()
+        while fetch_value(conn, "SELECT 1 FROM run WHERE name = ?", (name,)):
+            n += 1
+            name = f"{wanted_name}-{n}"
+        made = conn.execute(
+            "INSERT INTO run(name, dataset_id, recipe_path, recipe, fingerprint, status, created_at, date) "
+            "VALUES (?,?,?,?,?,'new',?,?)",
+            (name, dataset_id, recipe_path, recipe_json, fingerprint, now, today.of_timestamp(now)),
+        )
+        return int(made.lastrowid or 0)
+
+    def any_over(self, dataset_id: int) -> bool:
+        """Whether a run has been made over this dataset."""
+        made = fetch_value(self._store.conn, "SELECT 1 FROM run WHERE dataset_id = ? LIMIT 1", (dataset_id,))
+        return made is not None
 
     def delete(self, run_id: int) -> None:
         """Forget a run: its choices, outcomes, events and training. Texts and scores stay, for they
@@ -204,9 +253,23 @@ class Runs:
 
     def sample_count(self, run_id: int) -> int:
         """How many samples a run has."""
-        return int(
-            fetch_value(self._store.conn, "SELECT count(*) FROM run_sample WHERE run_id = ?", (run_id,))
+        return self.tallied(run_id, "sample")
+
+    def tallied(self, run_id: int, what: str, stage: str = "", flag: int = 0) -> int:
+        """How many rows of one kind a run has, off the counts that the store keeps.
+
+        Args:
+            run_id: of the run.
+            what: sample, reflection, decision or outcome.
+            stage: instruction or response, of reflections and decisions; "" of others.
+            flag: bits that all have to be set (srtui.store.schema says which).
+        """
+        counted = fetch_value(
+            self._store.conn,
+            "SELECT coalesce(sum(n), 0) FROM tally WHERE run_id = ? AND what = ? AND stage = ? AND flags & ? = ?",
+            (run_id, what, stage, flag, flag),
         )
+        return int(counted)
 
     def of_sample(self, sample_id: int) -> list[Run]:
         """The runs over a sample, the oldest first."""

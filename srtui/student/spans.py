@@ -23,14 +23,21 @@ import sys
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 from srtui.errors import UserError
-from srtui.hashing import digest, key, scheme_1
+from srtui.hashing import Keys, digest, scheme_1
 from srtui.prompts import PromptTemplate
 from srtui.prompts.answer_place import Piece
 from srtui.sample import Pair, Role, Turn
 from srtui.student.tokens import Cutter
+
+
+@lru_cache(16)
+def loss_keys(student_id: str) -> Keys:
+    """The keys of a student's losses, by the address of the ids and the number of those that are the target."""
+    return Keys("loss", ("ids", "target"), student=student_id)
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ class Span:
     def key(self, student_id: str, protocol: str) -> bytes:
         """Address of this loss in the store. The ids decide it, so a response that occurs in three
         variants is scored once, and both protocols share what is equal in both."""
-        return key("loss", student=student_id, ids=digest(self._bytes()), target=self.target)
+        return loss_keys(student_id).key(digest(self._bytes()), self.target)
 
     @property
     def digest(self) -> bytes:

@@ -84,6 +84,8 @@ class Cutter:
 
     def _special_in_data(self, encoded: Any, pieces: Sequence[Piece]) -> bool:
         """Whether a special token of ``encoded`` reaches into a piece of data."""
+        if self.special.isdisjoint(encoded.ids):
+            return False
         ends = list(accumulate(len(text) for text, _ in pieces))
         regions = [
             (end - len(text), end)
@@ -111,10 +113,12 @@ class Cutter:
         return list(encode(text).ids)
 
     def _text_only(self, text: str) -> Any:
-        return self._text.encode(text, add_special_tokens=False)
+        return self._text.encode_batch([text], add_special_tokens=False)[
+            0
+        ]  # as ``encode``, but lets threads work
 
     def _with_special(self, text: str) -> Any:
-        return self._marked.encode(text, add_special_tokens=False)
+        return self._marked.encode_batch([text], add_special_tokens=False)[0]
 
     @cached_property
     def _marked(self) -> Any:

@@ -18,7 +18,7 @@ from srtui.store.runs import STAGES
 from srtui.store.views import Views
 from srtui.text import bytes_text, duration
 from srtui.tui.tabs import numbered
-from srtui.wording import stage_title
+from srtui.wording import server_words, stage_title
 from srtui.workspace import dataset_file
 
 if TYPE_CHECKING:
@@ -172,6 +172,8 @@ def _check_models(folder: Path, recipe: Recipe, problems: dict[str, str], notes:
     free = psutil.virtual_memory().available
     if recipe.reflection.source == "store":
         notes["teacher"] = "no teacher: the rewrites come from the store"
+    elif recipe.teacher.endpoint:
+        notes["teacher"] = server_words(recipe.model_dump())
     else:
         try:
             info = models.inspect(models.resolve_teacher(folder, recipe.teacher.model), with_hash=False)

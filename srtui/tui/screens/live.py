@@ -19,12 +19,12 @@ from textual.content import Content
 
 from srtui.store.figures import Counts
 from srtui.store.views import LiveView
-from srtui.text import bytes_text, duration, share
+from srtui.text import bytes_text, duration, safe, share
 from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.tabs import numbered
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.words import Words, bar, shown, sparkline
-from srtui.wording import stage_title
+from srtui.wording import server_words, stage_title
 
 _STAGES = ("reflect-instruction", "choose-instruction", "reflect-response", "choose-response", "train")
 _WRITING = ("reflect-instruction", "reflect-response")
@@ -153,6 +153,7 @@ class LiveScreen(DashboardScreen):
         self.query_one("#speed").border_title = "in all" if view.run.state == "done" else "so far"
         self.query_one("#machine", Words).show(shown("\n".join(machine)))
         self.query_one("#writing", Words).show(_writing(view))
+        self.query_one("#writing-box").border_subtitle = safe(server_words(view.run.recipe))
         # What is new stands at the end.
         self.query_one("#writing-box").scroll_end(animate=False)
         events = [
