@@ -158,10 +158,15 @@ class PairMaker:
                 margin,
                 self.by,
                 "person" if by_person or measure is None else _CHOOSERS.get(measure.source, "student"),
-                _agreed(margin if by_person else None, preference),
+                _agreed(margin if by_person else None, None if self._rater_chose(c) else preference),
                 (*(self.gates if chosen is not c.answers[0] and not by_person else ()), *_passed(c, chosen)),
                 chosen.pair.history,
             )
+
+    def _rater_chose(self, c: AnswerComparison) -> bool:
+        """Whether it is the rater whose preference this is: it does not confirm itself."""
+        measure = MEASURES.get(self.by)
+        return c.person is None and measure is not None and measure.source == "rater"
 
     def _distance(self, chosen: ComparedAnswer, other: ComparedAnswer) -> float:
         margin = response_margin(self.by, chosen.score, other.score, self.length_control)

@@ -189,3 +189,12 @@ def test_a_rater_is_a_second_chooser(said: float | None, agreed: bool | None) ->
     # A person is confirmed by all that were asked: here the student's measure says the contrary.
     against = compared([0.9, 0.6], person=answer(0, 0.9))
     assert {p.agreed for p in pairs(against, rater=rater)} == {False}
+
+
+def test_a_rater_does_not_confirm_itself() -> None:
+    def rater(some: Sequence[tuple[Pair, str]]) -> list[float | None]:
+        return [0.9] * len(some)
+
+    comparison = compared([3.0, 5.0], "teacher-score")
+    (pair,) = pairs(comparison, by="teacher-score", rater=rater)
+    assert (pair.chosen_by, pair.agreed) == ("rater", None)
