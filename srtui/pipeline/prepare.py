@@ -10,6 +10,7 @@ from srtui import datasets
 from srtui.errors import UserError
 from srtui.evaluation.sources import sha256_of
 from srtui.hashing import draw, first_of_ids, key, key_of_ids
+from srtui.models import file_sha256
 from srtui.pilot.strata import Stratum, stratified
 from srtui.pipeline.holdout import alike, hold_out
 from srtui.pipeline.preference import first_adapter
@@ -93,7 +94,8 @@ def import_file(
 def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Path) -> tuple[Run, bool]:
     """The run that this recipe describes, and whether it is new.
 
-    A recipe whose settings and samples are those of an earlier run resumes that run.
+    A recipe whose settings and samples are those of an earlier run resumes that run; so has its
+    ``training.from_run`` to have the adapter that it had, for another run may have come by that name.
 
     Args:
         workspace: that the recipe belongs to.
@@ -101,13 +103,15 @@ def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pat
         recipe: read and checked.
         recipe_path: its file, beside which a dataset's file may lie.
     """
-    first_adapter(workspace, store, recipe)  # hours before it is needed
+    adapter = first_adapter(workspace, store, recipe)  # hours before it is needed
     dataset_id = _dataset(workspace, store, recipe, recipe_path)
 
     def ids() -> Iterator[int]:
         return iter(samples_of(store, dataset_id, recipe))
 
     fingerprint = f"{recipe.fingerprint}-{key_of_ids('samples', 'ids', ids()).hex()[2:10]}"
+    if adapter is not None:
+        fingerprint += f"-{file_sha256(adapter / 'adapter_model.safetensors')[:8]}"
     if store.runs.any_over(dataset_id):
         first = f"{recipe.first_fingerprint}-{first_of_ids(ids).hex()[:8]}"
         earlier = store.runs.with_fingerprint(dataset_id, fingerprint, first)
