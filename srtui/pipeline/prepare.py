@@ -207,6 +207,13 @@ def _pilots_date(store: Store, dataset_id: int, recipe: Recipe) -> str | None:
 def _dataset(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Path) -> int:
     known = store.corpus.dataset_id(recipe.dataset)
     if known is not None:
+        taken_of_it = store.imports.turns_of_dataset(known)
+        if "turns" in recipe.model_fields_set and taken_of_it and recipe.turns not in taken_of_it:
+            raise UserError(
+                f"{recipe_path}: turns = {recipe.turns!r}, but dataset {recipe.dataset!r} was imported with --turns "
+                f"{' and '.join(taken_of_it)}; leave turns out, or import the file again with --turns {recipe.turns} "
+                "under another --name."
+            )
         return known
     path = dataset_file(recipe.dataset, recipe_path, workspace.root)
     if path is None:
@@ -214,9 +221,12 @@ def _dataset(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pa
         raise UserError(
             f"{recipe_path}: dataset = {recipe.dataset!r} is neither a file nor an imported dataset ({names})."
         )
-    taken = store.imports.dataset_of_file(sha256_of(path), recipe.turns)
+    # What was taken of a file's conversations makes its samples; of rows there is nothing to choose.
+    turns = datasets.read(path, turns=recipe.turns).turns
+    taken = store.imports.dataset_of_file(sha256_of(path), turns)
     if taken is None:
-        # An edited file is another dataset: merging it with its older self would train on both.
+        # An edited file is another dataset: merging it with its older self would train on both; so is a file of
+        # which something else is taken.
         stem = taken = _dataset_name(path)
         n = 1
         while store.corpus.dataset_id(taken) is not None:
