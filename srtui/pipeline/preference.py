@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -68,7 +69,7 @@ def training_pairs(
         if chosen == rejected:
             left_out["both answers are cut to the same tokens"] += 1
         else:
-            made.append(TrainingPair(chosen, rejected))
+            made.append(TrainingPair(chosen, rejected, sample=pair.sample_id))
     return made, left_out
 
 
@@ -144,9 +145,11 @@ def trained_on_before(store: Store, recipe: Recipe, run: Run) -> int:
 
 
 def reward_facts(rewards: Rewards) -> dict[str, Any]:
-    """Margin and accuracy of held-out pairs with their intervals, as a training's result keeps them."""
-    above = sum(margin > 0 for margin in rewards.margins)
+    """Margin and accuracy of held-out pairs with their intervals, as a training's result keeps them. The pairs of
+    one sample count as one, with their mean; ``n`` are samples."""
+    groups = rewards.by_sample
+    above = math.fsum(sum(margin > 0 for margin in group) / len(group) for group in groups)
     return {
-        "margin": bootstrap_mean(rewards.margins),
-        "accuracy": wilson(above, len(rewards.margins)),
+        "margin": bootstrap_mean([math.fsum(group) / len(group) for group in groups]),
+        "accuracy": wilson(above, len(groups)),
     }
