@@ -161,8 +161,9 @@ def test_pairs_of_one_sample_are_one_observation() -> None:
     assert (apart["margin"]["n"], together["margin"]["n"], together["accuracy"]["n"]) == (6, 3, 3)
     assert together["margin"]["value"] == pytest.approx((0.2 + 0.1 - 0.3) / 3)
     assert together["accuracy"]["value"] == pytest.approx((2 / 3 + 1 + 0) / 3)
-    thrice = reward_facts(Rewards(0.5, margins * 3, tuple(range(6)) * 3))
-    assert thrice == apart
+    twice = reward_facts(Rewards(0.5, margins * 2, tuple(range(6)) * 2))
+    for name, estimate in apart.items():
+        assert twice[name] == pytest.approx(estimate), name
 
 
 def test_orpo_is_its_papers_formula(tiny_folder: Path) -> None:
