@@ -179,9 +179,7 @@ def held_out(t: dict[str, Any]) -> dict[str, Points]:
 
 def comparable(t: dict[str, Any]) -> dict[str, Points]:
     """Those of :func:`held_out` that have the unit of the steps' losses."""
-    return {
-        name: held for name, held in held_out(t).items() if (name == "preference") == by_pairs(t)
-    }
+    return {name: held for name, held in held_out(t).items() if (name == "preference") == by_pairs(t)}
 
 
 def rewards_on_the_way(t: dict[str, Any]) -> list[str]:
