@@ -146,6 +146,12 @@ def test_another_adapter_under_the_same_name_is_another_run(
     (one, _), (two, _) = (result_of(workspace, name) for name in ("second", "second-2"))
     weights = [(root / row["adapter"] / "adapter_model.safetensors").read_bytes() for row in (one, two)]
     assert weights[0] != weights[1]
+    with Store(workspace.store_path) as store:
+        adapter = store.training.of_run(store.runs.named("small").id)
+        assert adapter is not None
+        (root / adapter["adapter"] / "adapter_model.safetensors").unlink()
+        with pytest.raises(UserError, match="is not there any more"):
+            prepare(workspace, store, load(path, [*DPO, "name=second"]), path)
 
 
 @pytest.mark.parametrize(

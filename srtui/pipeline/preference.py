@@ -127,7 +127,10 @@ def first_adapter(workspace: Workspace, store: Store, recipe: Recipe) -> Path | 
             raise UserError(
                 f"training.from_run = {name!r}: its adapter has {key} = {trained[key]}; set training.{key} to the same."
             )
-    return trained_adapter(workspace, store, before)
+    folder = trained_adapter(workspace, store, before)
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise UserError(f"{folder}: its adapter_model.safetensors is not there any more; run {name} again.")
+    return folder
 
 
 def _layout(recipe: Recipe) -> TemplateText | None:
