@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from srtui.errors import UserError
 from srtui.evaluation.statistics import bootstrap_mean, wilson
+from srtui.models import file_sha256
 from srtui.pipeline.holdout import asked
 from srtui.pipeline.tuned import trained_adapter, trained_student
 from srtui.preferences import PairMaker, PreferencePair, pair_maker
@@ -131,6 +132,11 @@ def first_adapter(workspace: Workspace, store: Store, recipe: Recipe) -> Path | 
     if not (folder / "adapter_model.safetensors").is_file():
         raise UserError(f"{folder}: its adapter_model.safetensors is not there any more; run {name} again.")
     return folder
+
+
+def adapter_mark(adapter: Path | None) -> str:
+    """What a run's fingerprint has of the adapter that its training starts from; "" where it starts from none."""
+    return "" if adapter is None else f"-{file_sha256(adapter / 'adapter_model.safetensors')[:8]}"
 
 
 def _layout(recipe: Recipe) -> TemplateText | None:
