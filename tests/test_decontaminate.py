@@ -78,10 +78,10 @@ def test_the_command_counts_and_names_them(filled: tuple[Workspace, Path]) -> No
     assert "2 of 4 samples hold one of 2 prompts" in words
     assert "New runs leave out 2 samples" in words
     with Store(workspace.store_path, read_only=True) as store:
-        assert store.corpus.sample_ids(1) == [3, 4]
+        assert list(store.corpus.each_sample_id(1)) == [3, 4]
     assert "2 samples are taken" in srtui(workspace, "data", "decontaminate", "--undo").stdout
     with Store(workspace.store_path, read_only=True) as store:
-        assert len(store.corpus.sample_ids(1)) == 4
+        assert len(list(store.corpus.each_sample_id(1))) == 4
 
 
 def test_without_a_file_it_needs_an_evaluation(filled: tuple[Workspace, Path]) -> None:
