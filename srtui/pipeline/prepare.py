@@ -10,10 +10,9 @@ from srtui import datasets
 from srtui.errors import UserError
 from srtui.evaluation.sources import sha256_of
 from srtui.hashing import draw, first_of_ids, key, key_of_ids
-from srtui.models import file_sha256
 from srtui.pilot.strata import Stratum, stratified
 from srtui.pipeline.holdout import alike, hold_out
-from srtui.pipeline.preference import first_adapter
+from srtui.pipeline.preference import adapter_mark, first_adapter
 from srtui.recipe import Recipe
 from srtui.store import Store
 from srtui.store.conversations import NewConversation, conversation_ids
@@ -110,8 +109,7 @@ def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pat
         return iter(samples_of(store, dataset_id, recipe))
 
     fingerprint = f"{recipe.fingerprint}-{key_of_ids('samples', 'ids', ids()).hex()[2:10]}"
-    if adapter is not None:
-        fingerprint += f"-{file_sha256(adapter / 'adapter_model.safetensors')[:8]}"
+    fingerprint += adapter_mark(adapter)
     if store.runs.any_over(dataset_id):
         first = f"{recipe.first_fingerprint}-{first_of_ids(ids).hex()[:8]}"
         earlier = store.runs.with_fingerprint(dataset_id, fingerprint, first)
