@@ -88,7 +88,9 @@ def histories(conn: sqlite3.Connection, sample_ids: Iterable[int]) -> dict[int, 
                 (conversation_id, max(ends.values())),
             )
             whole = tuple(Turn(r[0], r[1]) for r in turns)
-            found.update((i, whole[: end - conversation_id]) for i, end in ends.items() if end > conversation_id)
+            found.update(
+                (i, whole[: end - conversation_id]) for i, end in ends.items() if end > conversation_id
+            )
     return found
 
 
