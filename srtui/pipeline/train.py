@@ -52,15 +52,15 @@ def train_selected(context: Context) -> None:
     checkpoint. Raises Stopped when asked to stop."""
     store, run_id, watch, recipe = context.store, context.run.id, context.watch, context.recipe
     earlier = store.training.of_run(run_id)
-    if earlier is not None and earlier["status"] != "running":
+    if earlier is not None and earlier.status != "running":
         return
     seed = recipe.seed if recipe.training.seed is None else recipe.training.seed
     settings = recipe.training.model_copy(update={"seed": seed})
     material = _samples(context) if settings.method == "sft" else _pairs(context)
     examples, left_out = material.examples, material.left_out
     steps = planned_steps(len(examples), settings)
-    if earlier is not None and (earlier["examples"], earlier["steps"]) == (len(examples), steps):
-        training_id = earlier["id"]
+    if earlier is not None and (earlier.examples, earlier.steps) == (len(examples), steps):
+        training_id = earlier.id
     else:
         training_id = store.training.start(run_id, len(examples), steps)
     if left_out:

@@ -19,12 +19,12 @@ TEACHER_QUANTIZATION = "Q8_0"
 def trained_adapter(workspace: Workspace, store: Store, run: Run) -> Path:
     """The folder of a run's adapter. Raises UserError where it has trained none."""
     training = store.training.of_run(run.id)
-    if training is None or training["status"] != "done" or not training["adapter"]:
-        state = training["status"] if training else "it has not come to it"
+    if training is None or training.status != "done" or not training.adapter:
+        state = training.status if training else "it has not come to it"
         raise UserError(
             f"Run {run.name} has trained no adapter ({state}); srtui status {run.name} says how far it is."
         )
-    folder = workspace.root / str(training["adapter"])
+    folder = workspace.root / str(training.adapter)
     if not folder.is_dir():
         raise UserError(
             f"{folder} is not there any more: the adapter of run {run.name} was moved or deleted."
@@ -52,7 +52,7 @@ def trained_student(workspace: Workspace, store: Store, run: Run) -> Path:
 def trained_arithmetic(store: Store, run: Run) -> str:
     """The type that the student computed in while it was trained: float32 or bfloat16."""
     training = store.training.of_run(run.id)
-    arithmetic = training["result"].get("arithmetic") if training else None
+    arithmetic = training.result.get("arithmetic") if training else None
     if arithmetic:
         return str(arithmetic)
     # A training of an earlier version: the student's identity has it.
