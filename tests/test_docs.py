@@ -26,6 +26,7 @@ PRINTS = {
     "models tune": "slots",
     "import": "56",
     "recipes": "learning_rate",
+    "pilot": r"example 1 of(.|\n)*Then: srtui run",
     "run": r"quickstart  done(.|\n)*kept +\d of 6(.|\n)*training +\d+ steps",
     "status": "quickstart +done",
     "show": "Variant 1: original",

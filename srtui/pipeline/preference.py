@@ -12,6 +12,7 @@ from srtui.evaluation.statistics import bootstrap_mean, wilson
 from srtui.pipeline.holdout import asked
 from srtui.pipeline.tuned import trained_adapter, trained_student
 from srtui.preferences import PairMaker, PreferencePair, pair_maker
+from srtui.recipe import Recipe
 from srtui.store.comparisons import answer_comparisons
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from srtui.pipeline.context import Context
     from srtui.pipeline.variants import VariantScorer
-    from srtui.recipe import Recipe
+    from srtui.prompts.prompt_set import TemplateText
     from srtui.store import Store
     from srtui.store.runs import Run
     from srtui.student import SpanBuilder
@@ -42,7 +43,7 @@ def pairs_to_train_on(
     """
     training = recipe.training
     maker = pair_maker(recipe, rejected=training.rejected, min_margin=training.min_margin, people_first=True)
-    found = maker.pairs(answer_comparisons(store.conn, run.id, maker.by, held_out=held_out))
+    found = maker.pairs(answer_comparisons(store.conn, run.id, maker.stored_metric, held_out=held_out))
     return list(found), maker
 
 
@@ -113,6 +114,11 @@ def first_adapter(workspace: Workspace, store: Store, recipe: Recipe) -> Path | 
             f"training.from_run = {name!r}: it was trained under the template {before.recipe['prompt']['template']!r}; "
             "set prompt.template to the same."
         )
+    if _layout(Recipe.model_validate(before.recipe)) != _layout(recipe):
+        raise UserError(
+            f"training.from_run = {name!r}: its prompts file has other words for the template "
+            f"{recipe.prompt.template!r}; name the same file in prompts."
+        )
     trained_student(workspace, store, before)
     trained = {**type(settings)().model_dump(), **before.recipe.get("training", {})}
     for key in ("lora_rank", "lora_alpha", "rslora", "dora"):
@@ -121,6 +127,11 @@ def first_adapter(workspace: Workspace, store: Store, recipe: Recipe) -> Path | 
                 f"training.from_run = {name!r}: its adapter has {key} = {trained[key]}; set training.{key} to the same."
             )
     return trained_adapter(workspace, store, before)
+
+
+def _layout(recipe: Recipe) -> TemplateText | None:
+    """What the recipe's own prompts file makes of its template; None where it leaves it as it is."""
+    return recipe.prompts.templates.get(recipe.prompt.template) if recipe.prompts else None
 
 
 def trained_on_before(store: Store, recipe: Recipe, run: Run) -> int:

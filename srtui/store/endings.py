@@ -28,7 +28,7 @@ def cut_at(generation_id: int, segments: str | None) -> Iterator[tuple[int, int]
     """(number of the segment, most tokens that it could have had) of the segments that ended by length, of a
     generation that has them (``segments``: as they are stored). What was stored before the second was kept had as many as it wrote. Raises
     UserError where the segments are damaged."""
-    for n, (_, finish, tokens, *room) in enumerate(_read(generation_id, segments)):
+    for n, (_, finish, tokens, *room) in enumerate(segments_of(generation_id, segments)):
         if finish == "length":
             yield n, tokens if not room or room[0] is None else room[0]
 
@@ -44,13 +44,15 @@ class GenerationEnding(NamedTuple):
 def ending_of(generation_id: int, segments: str | None, finish: str) -> GenerationEnding:
     """How a generation ended, by its columns; ``finish`` is the last segment's and there in older stores too. Raises
     UserError where the segments are damaged."""
-    ended = _read(generation_id, segments)
+    ended = segments_of(generation_id, segments)
     if ended is not None:
         ended = tuple((part, finish, tokens) for part, finish, tokens, *_ in ended)
     return GenerationEnding(ended, finish)
 
 
-def _read(generation_id: int, segments: str | None) -> Any:
+def segments_of(generation_id: int, segments: str | None) -> Any:
+    """[part, finish, tokens, most tokens that it could have had] of each segment, the last since it is kept; None where
+    an older srtui wrote the generation. Raises UserError where they are damaged."""
     return stored({"id": generation_id, "segments": segments}, "generation", "segments")
 
 

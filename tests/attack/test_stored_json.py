@@ -7,6 +7,7 @@ import json
 import re
 import sqlite3
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from srtui.store.views import Views
 from srtui.tui.app import Dashboard
 from srtui.workspace import Workspace
 from tests.attack.ground import Ground, check
+from tests.pilot.scripted import RESULT
 from tests.tui.scripted_evaluations import add_evaluations
 
 VALUES = ("{}", "[]", "null", '"x"', "7", "[7]", '{"a": {}}', '[[1, "x", null], [2, [], null]]')
@@ -49,6 +51,7 @@ def evaluated(attacked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             "live) VALUES (4, 1, 'h', 0, 0, ?, ?, ?)",
             lease,
         )
+        store.runs.keep_pilot(1, json.dumps(asdict(RESULT)))
         store.conn.commit()
         pairs = [KnownPair("q", "", ("a", "bb"), 2)]
         measures = {name: [(0.0, 1.0)] for name in ("ifd", "rifd")}

@@ -182,6 +182,7 @@ def test_people_first(tmp_path: Path) -> None:
         (["--layout", "text"], "--layout is for preference pairs alone"),
         (["--only-agreed"], "--only-agreed is for preference pairs alone"),
         (["--format", "preference", "--layout", "x"], "--layout x: it can be trl, axolotl"),
+        (["--format", "preference", "--min-margin", "nan"], "--min-margin nan: it is a number from 0"),
         (["--format", "preference", "--rejected", "x"], "--rejected x: it can be rest or worst"),
         (["--format", "preference", "--top-k-percent", "3"], "not for preference pairs"),
         (["--format", "preference", "--only-agreed"], "57 pairs that nobody else was asked about"),

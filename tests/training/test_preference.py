@@ -357,6 +357,14 @@ def test_a_pair_takes_the_memory_of_both_its_texts() -> None:
     one = SMALL.model_copy(update={"micro_batch_size": 1, "batch_size": 1})
     alone = needed_bytes(shape, [text], one, **ways)
     assert alone < needed_bytes(shape, [pair], one, **ways) < needed_bytes(shape, [pair.padded], one, **ways)  # type: ignore[list-item]
+    # Pairs drop out nothing, so there is no copy of an adapter's input to keep.
+    dropped = one.model_copy(update={"lora_dropout": 0.5})
+    assert needed_bytes(shape, [pair], dropped, **ways) == needed_bytes(  # type: ignore[list-item]
+        shape,
+        [pair],
+        one.model_copy(update={"lora_dropout": 0.0}),
+        **ways,  # type: ignore[list-item]
+    )
     both = TrainingPair(text, text)
     # What the two take at half the length is what is advised: of a text, and not of the two end to end.
     half = needed_bytes(shape, [both], one, max_length=512, **ways)  # type: ignore[list-item]

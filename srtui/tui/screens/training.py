@@ -19,7 +19,7 @@ from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.plot import Plot, Series
 from srtui.tui.widgets.words import Words, shown
-from srtui.wording import LABELS, reward_words, training_words
+from srtui.wording import LABELS, held_out_words, reward_words, training_words
 
 Points = list[tuple[int, float]]
 _HELD_OUT = "held_out_"
@@ -89,7 +89,14 @@ class TrainingScreen(DashboardScreen):
         if training is None or run is None:
             return
         beside = next((r for r in app.runs if r.id == other_id), None) if other else None
-        self.query_one("#facts", Words).show(_facts(run, training, beside, other))
+        facts = _facts(run, training, beside, other)
+        held = None if beside is None else await app.ask(lambda v: v.held_out(run.id, beside.id))
+        if held is not None and not held.same:  # points that do not compare are not drawn beside each other
+            facts += Content("\n") + shown(
+                f"! A is {run.name}, B {beside.name if beside else ''}. ", "$text-warning"
+            )
+            facts += shown(held_out_words(held), "$text-warning")
+        self.query_one("#facts", Words).show(facts)
         drawn = [(run, training, False)] + ([(beside, other, True)] if beside and other else [])
         losses: list[Series] = []
         for r, t, dashed in drawn:
@@ -97,9 +104,15 @@ class TrainingScreen(DashboardScreen):
             style = "$text-accent" if dashed else "$text-primary"
             losses.append(Series("" if dashed else "each step", points, "$dim", "dots"))
             losses.append(Series(r.name, smoothed(points), style, dashed=dashed))
-            for sign, (name, held) in zip("▲△" if dashed else "◆◇", comparable(t).items(), strict=False):
-                losses.append(Series(name if dashed else f"held out, {name}", held, style, "dots", sign=sign))
-        unit = "nats a token" if training.method == "sft" else "loss of a pair"
+            if dashed and held is not None and not held.same:
+                continue
+            for sign, (name, points) in zip("▲△" if dashed else "◆◇", comparable(t).items(), strict=False):
+                losses.append(
+                    Series(
+                        name if dashed else f"held out, {name}", points, style, "dots", sign=sign, aside=True
+                    )
+                )
+        unit = "nats a token (lower is better)" if training.method == "sft" else "loss of a pair"
         self.query_one("#loss", Plot).show(losses, names=("step", unit))
         by_pairs = bool(training.metrics.get("reward_margin"))
         self.query_one("#margin").set_class(not by_pairs, "hidden")
