@@ -13,7 +13,7 @@ import torch
 from srtui.errors import UserError
 from srtui.pipeline import import_file
 from srtui.pipeline.neighbours import duplicates_by_meaning, neighbours
-from srtui.pipeline.train import trained_on
+from srtui.pipeline.ranking import trained_on
 from srtui.pipeline.variants import VariantScorer
 from srtui.recipe import parse
 from srtui.store import Store

@@ -22,7 +22,7 @@ from srtui.pipeline.context import open_judge, student_path
 from srtui.pipeline.engine import Engine
 from srtui.pipeline.holdout import asked, unseen
 from srtui.pipeline.prepare import prepare
-from srtui.pipeline.train import trained_on
+from srtui.pipeline.ranking import trained_on
 from srtui.progress import Reporter, Stopped
 from srtui.recipe import Recipe, parse
 from srtui.store import Store

@@ -20,9 +20,8 @@ from srtui.llama.tuning import tuned
 from srtui.measures import STORED
 from srtui.pipeline.watch import Watch
 from srtui.prompts import template_version
-from srtui.recipe import Recipe
+from srtui.recipe import Recipe, TeacherSettings
 from srtui.recipe.address import parse_address
-from srtui.recipe.settings import TeacherSettings
 from srtui.store import Store
 from srtui.store.corpus import Variant, batched
 from srtui.store.runs import Run
