@@ -70,7 +70,7 @@ def export_tuned(
     original_base: bool = False,
     quantization: str | None = None,
     force: bool = False,
-    say: Callable[[str], None] = lambda line: None,
+    report_line: Callable[[str], None] = lambda line: None,
 ) -> Exported:
     """Write the tuned student as ``form``; in models/ or with its run, where ``out`` is None.
 
@@ -86,7 +86,7 @@ def export_tuned(
         original_base: whether the weights are taken as stored.
         quantization: of a GGUF; None for F16.
         force: whether what is at ``out`` may be replaced.
-        say: hears what is done.
+        report_line: hears what is done.
     """
     adapter = trained_adapter(workspace, store, run)
     # A name in models/ can be said in a recipe; adapters are no models, so they lie with their run.
@@ -106,12 +106,12 @@ def export_tuned(
         arithmetic=trained_arithmetic(store, run),
         quantization=quantization,
         force=force,
-        say=say,
+        report_line=report_line,
     )
 
 
 def as_teacher(
-    workspace: Workspace, store: Store, run: Run, say: Callable[[str], None] = lambda line: None
+    workspace: Workspace, store: Store, run: Run, report_line: Callable[[str], None] = lambda line: None
 ) -> str:
     """The name in models/ of a run's tuned student as a GGUF, made where it is not there yet.
 
@@ -121,13 +121,15 @@ def as_teacher(
         workspace: whose models/ it goes to.
         store: with the training.
         run: whose student.
-        say: hears what is done.
+        report_line: hears what is done.
     """
     weights = trained_adapter(workspace, store, run) / "adapter_model.safetensors"
     name = f"{run.name}-{models.file_sha256(weights)[:8]}.{TEACHER_QUANTIZATION}"
     path = workspace.models / f"{name}.gguf"
     if not path.is_file():
-        export_tuned(workspace, store, run, "gguf", path, quantization=TEACHER_QUANTIZATION, say=say)
+        export_tuned(
+            workspace, store, run, "gguf", path, quantization=TEACHER_QUANTIZATION, report_line=report_line
+        )
     return name
 
 
@@ -136,7 +138,7 @@ def next_round(
     store: Store,
     recipe: Recipe,
     before: Run,
-    say: Callable[[str], None] = lambda line: None,
+    report_line: Callable[[str], None] = lambda line: None,
 ) -> Recipe:
     """``recipe`` with the tuned student of the run ``before`` as its teacher, and the link to that run.
 
@@ -145,8 +147,8 @@ def next_round(
         store: with the training.
         recipe: of the next round.
         before: the run whose student teaches it.
-        say: hears what is done.
+        report_line: hears what is done.
     """
-    name = as_teacher(workspace, store, before, say)
+    name = as_teacher(workspace, store, before, report_line)
     teacher = recipe.teacher.model_copy(update={"model": name, "adapter": None, "from_run": before.name})
     return recipe.model_copy(update={"teacher": teacher})
