@@ -130,7 +130,7 @@ def test_arms_share_what_is_stored(pair_workspace: Workspace) -> None:
             losses = {name: rows[name].losses[kind] for name in ("untuned", "original", "both")}
             assert len(set(losses.values())) == 3, losses  # each arm is another student
         steps = {
-            store.training.of_run(run.id)["result"]["steps"]  # type: ignore[index]
+            store.training.of_run(run.id).result["steps"]  # type: ignore[union-attr]
             for run in store.runs.all()
         }
         assert steps == {found.steps}

@@ -13,7 +13,7 @@ import torch
 from srtui.errors import UserError
 from srtui.pipeline import import_file
 from srtui.pipeline.neighbours import duplicates_by_meaning, neighbours
-from srtui.pipeline.train import trained_on
+from srtui.pipeline.ranking import trained_on
 from srtui.pipeline.variants import VariantScorer
 from srtui.recipe import parse
 from srtui.store import Store
@@ -80,7 +80,7 @@ def test_a_run_trains_on_a_subset_by_facility_location(pair_workspace: Workspace
         assert trained_on(store, this) == chosen
         training = store.training.of_run(this.id)
         assert training is not None
-        assert training["examples"] == 3
+        assert training.examples == 3
 
 
 def test_a_gguf_student_has_none() -> None:

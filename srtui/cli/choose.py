@@ -85,7 +85,9 @@ def calibrate(
             path = student_path(
                 workspace, chosen.model, chosen.quantization, lambda line: face.event("info", line)
             )
-            loaded = Student.load(path, chosen.quantization, say=lambda line: face.event("warning", line))
+            loaded = Student.load(
+                path, chosen.quantization, report_line=lambda line: face.event("warning", line)
+            )
             judge = open_judge(store, what, path, chosen.model, chosen.quantization, student=loaded)
             try:
                 calibration = CalibrationRun(
