@@ -49,7 +49,16 @@ def filled(workspace: Workspace, tmp_path: Path) -> tuple[Workspace, Path]:
 
 
 def test_a_prompt_in_an_earlier_turn_is_found(workspace: Workspace, tmp_path: Path) -> None:
-    said = ["Name a prime!", "Seven.", "Why?", "It is one.", "What else?", f"They say: {LONG}", "Go on.", "No more."]
+    said = [
+        "Name a prime!",
+        "Seven.",
+        "Why?",
+        "It is one.",
+        "What else?",
+        f"They say: {LONG}",
+        "Go on.",
+        "No more.",
+    ]
     talks = [
         {"conversations": [{"from": "gpt" if n % 2 else "human", "value": t} for n, t in enumerate(turns)]}
         for turns in (said[:4], said[2:])
