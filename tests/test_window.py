@@ -129,7 +129,7 @@ def run(workspace: Workspace, teacher_file: Path, *, kill_at: tuple[str, int] | 
     """One process of a run with stand-ins, to its end or to its kill."""
     if kill_at is not None:
         _kill_at(*kill_at)
-    bench_scale.work(workspace.root, 0, teacher_file, report_line=lambda **facts: None)
+    bench_scale.work(workspace.root, 0, teacher_file, say=lambda **facts: None)
 
 
 def killed_or_done(workspace: Workspace, teacher_file: Path, kill_at: tuple[str, int] | None) -> int:

@@ -126,9 +126,9 @@ def _encoder(workspace: Workspace, recipe: Recipe) -> SentenceEncoder | None:
     return SentenceEncoder(models.find(workspace.models, recipe.selection.encoder))
 
 
-def as_printed(done: Calibration) -> dict[str, Any]:
+def as_printed(calibration: Calibration) -> dict[str, Any]:
     """The result as ``--json`` prints it."""
-    return {"id": done.id, "source": done.source, **done.result}
+    return {"id": calibration.id, "source": calibration.source, **calibration.result}
 
 
 def _known(store: Store, files: list[str], limit: int | None) -> Preferences:

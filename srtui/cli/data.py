@@ -118,16 +118,16 @@ def import_(
             print_line(f"  line {bad.line}: {bad.reason} {bad.detail[:100]}")
 
 
-def _mark_duplicates(store: Store, done: Imported, fate: str, as_json: bool) -> int:
+def _mark_duplicates(store: Store, imported: Imported, fate: str, as_json: bool) -> int:
     """Find the near-duplicates of the dataset that rows came into, and mark them or leave them out."""
     from srtui.cli.reporters import steps_line
     from srtui.pipeline.dedup import find_duplicates
 
     step, clear = steps_line(as_json)
-    found = find_duplicates(store, done.dataset, done.dataset_id, on_progress=step)
+    near_duplicates = find_duplicates(store, imported.dataset, imported.dataset_id, on_progress=step)
     clear()
-    store.datasets.set_near_duplicates(done.dataset_id, found.found(), left_out=fate == "drop")
-    return found.duplicates
+    store.datasets.set_near_duplicates(imported.dataset_id, near_duplicates.found(), left_out=fate == "drop")
+    return near_duplicates.duplicates
 
 
 @app.command(epilog="Example: srtui show 12")

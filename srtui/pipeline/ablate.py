@@ -355,13 +355,13 @@ def _words(rows: Sequence[ArmResult], counts: dict[str, int], seeds: int) -> lis
     return said
 
 
-def _verdicts(where: str, found: Sequence[tuple[str, float, float]]) -> list[str]:
+def _verdicts(where: str, intervals: Sequence[tuple[str, float, float]]) -> list[str]:
     """A sentence on (arm, the bounds of how much better it is than the full method)."""
     groups = {
-        "did better than the full method": [arm for arm, *bounds in found if min(bounds) > 0],
-        "did worse than the full method": [arm for arm, *bounds in found if max(bounds) < 0],
+        "did better than the full method": [arm for arm, *bounds in intervals if min(bounds) > 0],
+        "did worse than the full method": [arm for arm, *bounds in intervals if max(bounds) < 0],
         "differ from it by no more than noise": [
-            arm for arm, *bounds in found if min(bounds) <= 0 <= max(bounds)
+            arm for arm, *bounds in intervals if min(bounds) <= 0 <= max(bounds)
         ],
     }
     parts = [f"{', '.join(arms)} {sentence}" for sentence, arms in groups.items() if arms]

@@ -231,13 +231,13 @@ def _look_for_evaluation_prompts(context: Context, texts: Iterable[tuple[int, Pa
     if not len(known):
         return
     overlaps = known.search(texts)
-    found = overlaps.contamination
-    context.store.datasets.set_contamination(context.run.id, found)
-    if found.held:
+    contamination = overlaps.contamination
+    context.store.datasets.set_contamination(context.run.id, contamination)
+    if contamination.held:
         which = ", ".join(str(one.sample_id) for one in overlaps.found[:3])
         context.watch.event(
             "warning",
-            f"{found.held:,} of the {found.texts:,} texts that are trained on hold a prompt that this workspace has "
+            f"{contamination.held:,} of the {contamination.texts:,} texts that are trained on hold a prompt that this workspace has "
             f"evaluated with (samples {which}{', ...' if len(overlaps.found) > 3 else ''}); leave them out with: "
             "srtui data decontaminate --drop",
         )

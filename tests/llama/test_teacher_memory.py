@@ -40,7 +40,7 @@ class Gpu:
         self.said.append((level, message))
 
     def open(self, path: Path, **settings: object) -> LlamaTeacher:
-        return LlamaTeacher(path, name="t", sha256="", threads=1, report_line=self.say, **settings)  # type: ignore[arg-type]
+        return LlamaTeacher(path, name="t", sha256="", threads=1, report_line=self.report_line, **settings)  # type: ignore[arg-type]
 
 
 def _requests(count: int, tokens: int = 40) -> list[Request]:

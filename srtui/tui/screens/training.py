@@ -167,15 +167,15 @@ def smoothed(points: Points, weight: float = 0.85) -> list[tuple[float, float]]:
 
 def held_out(t: TrainingView) -> dict[str, Points]:
     """Held-out losses by name: before, where they were measured on the way, and after."""
-    found: dict[str, dict[int, float]] = {}
+    by_name: dict[str, dict[int, float]] = {}
     for name, points in t.metrics.items():
         if name.startswith(_HELD_OUT):
-            found[name.removeprefix(_HELD_OUT)] = dict(points)
+            by_name[name.removeprefix(_HELD_OUT)] = dict(points)
     for name, held in t.result.get("held_out", {}).items():
-        by_step = found.setdefault(name, {})
+        by_step = by_name.setdefault(name, {})
         by_step.setdefault(0, held["before"])
         by_step.setdefault(t.steps, held["after"])
-    return {name: sorted(points.items()) for name, points in found.items()}
+    return {name: sorted(points.items()) for name, points in by_name.items()}
 
 
 def comparable(t: TrainingView) -> dict[str, Points]:
@@ -196,9 +196,9 @@ def rewards_on_the_way(t: TrainingView) -> list[str]:
 def before_and_after(t: TrainingView) -> dict[str, tuple[float, float]]:
     """Held-out loss by name, before the training and of the weights that were kept, which after early
     stopping are not those measured last; while it runs, the last that was measured."""
-    found = {name: (points[0][1], points[-1][1]) for name, points in held_out(t).items() if points}
+    so_far = {name: (points[0][1], points[-1][1]) for name, points in held_out(t).items() if points}
     ended = t.result.get("held_out", {})
-    return found | {name: (held["before"], held["after"]) for name, held in ended.items()}
+    return so_far | {name: (held["before"], held["after"]) for name, held in ended.items()}
 
 
 def speeds(t: TrainingView) -> Points:
