@@ -147,6 +147,25 @@ def test_another_adapter_under_the_same_name_is_another_run(
     (one, _), (two, _) = (result_of(workspace, name) for name in ("second", "second-2"))
     weights = [(root / row.adapter / "adapter_model.safetensors").read_bytes() for row in (one, two)]
     assert weights[0] != weights[1]
+    with Store(workspace.store_path) as store:
+        second = store.runs.named("second").id
+        sample = next(
+            sample
+            for sample in store.runs.sample_ids(second)
+            if len(store.decisions.of_sample(second, sample)["response"].compared) > 1
+        )
+        decision = store.decisions.of_sample(second, sample)["response"]
+        store.marks.overrule(
+            second, sample, next(v for v, *_ in decision.compared if v != decision.chosen_id)
+        )
+    stale = srtui(workspace, "retrain", "second")
+    assert stale.returncode == 2 and "was begun from another adapter" in " ".join(stale.stderr.split())
+    with Store(workspace.store_path) as store:
+        adapter = store.training.of_run(store.runs.named("small").id)
+        assert adapter is not None
+        (root / adapter["adapter"] / "adapter_model.safetensors").unlink()
+        with pytest.raises(UserError, match="is not there any more"):
+            prepare(workspace, store, load(path, [*DPO, "name=second"]), path)
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,15 @@ def contradiction(decode: Mapping[int, float]) -> str:
 
 def far_off(tuning: Tuning, slots: int, prompt_tokens: int, new_tokens: int, seconds: float) -> str:
     """A sentence where a run was more than four times slower, or twice faster, than this table says; "" where it was
-    not, or where the table does not have this number of slots or the run was too short to say."""
+    not, or where the table does not have this number of slots or the run was too short to say.
+
+    Args:
+        tuning: the table of this file.
+        slots: sequences that were written at once.
+        prompt_tokens: evaluated in the run.
+        new_tokens: written in it.
+        seconds: that both took.
+    """
     decode = tuning.decode.get(slots, 0.0)
     if not decode or not tuning.prompt or seconds < 10 or new_tokens < 50 * slots:
         return ""

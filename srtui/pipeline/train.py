@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from srtui.errors import UserError
 from srtui.pipeline.context import Context, student_path
 from srtui.pipeline.decontaminate import known_prompts
 from srtui.pipeline.holdout import asked, unseen
 from srtui.pipeline.preference import (
+    adapter_mark,
     first_adapter,
     pairs_to_train_on,
     reward_facts,
@@ -142,6 +144,12 @@ class _Material:
 def _starting_student(context: Context) -> VariantScorer:
     """The student that is trained: as it chose, or with the adapter of the run that it goes on from."""
     adapter = first_adapter(context.workspace, context.store, context.recipe)
+    if adapter_mark(adapter) not in context.run.fingerprint:
+        # Resumed, or trained again, when another run has come by that name.
+        raise UserError(
+            f"Run {context.run.name} was begun from another adapter than run {context.recipe.training.from_run} has "
+            "now; start its recipe again with srtui run: all texts and scores are used again."
+        )
     return context.judge() if adapter is None else context.tuned(adapter)
 
 
@@ -213,7 +221,7 @@ def _look_at_the_run_before(context: Context) -> None:
         context.watch.event(
             "warning",
             f"A person took {theirs:,} texts in run {name} and none in this one: a choice is of its run, so training "
-            "does not see these.",
+            f"does not see these. Take them here, and then: srtui retrain {context.run.name}",
         )
 
 

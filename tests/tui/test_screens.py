@@ -551,6 +551,23 @@ async def test_two_trainings_are_laid_over_each_other(demo: Workspace) -> None:
         assert app.problems == []
 
 
+async def test_losses_of_pairs_are_not_laid_over_those_of_tokens(demo: Workspace) -> None:
+    """One is in nats a token and the other the loss of a pair; facts and small curves stay side by side."""
+    with Store(demo.store_path) as store:
+        other = Script(demo, store, "pairs", 3).begin(demo_pairs())
+        other.reflect("instruction").choose("instruction").reflect("response").choose("response")
+        other.settle().train(30).finish()
+        recipe = store.runs.get(other.run_id).recipe
+        recipe = {**recipe, "training": {**recipe["training"], "method": "dpo"}}
+        store.runs.update(other.run_id, recipe=json.dumps(recipe))
+    async with dashboard(demo, (160, 50)) as (app, pilot):
+        await press(pilot, "end", key_of("training"), "v")
+        shown = text(app)
+        assert "pairs (dpo)" in shown and "── quickstart  " in shown
+        assert "╌╌ pairs" not in shown
+        assert app.problems == []
+
+
 async def test_a_damaged_model_says_so(demo: Workspace) -> None:
     (demo.models / "broken.gguf").write_bytes(b"GGUF but not really")
     async with dashboard(demo) as (app, pilot):

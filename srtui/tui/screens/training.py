@@ -99,7 +99,8 @@ class TrainingScreen(DashboardScreen):
         self.query_one("#facts", Words).show(facts)
         drawn = [(run, training, False)] + ([(beside, other, True)] if beside and other else [])
         losses: list[Series] = []
-        for r, t, dashed in drawn:
+        # A loss of pairs and one of tokens have no axis together.
+        for r, t, dashed in [d for d in drawn if by_pairs(d[1]) == by_pairs(training)]:
             points = t.metrics.get("loss", [])
             style = "$text-accent" if dashed else "$text-primary"
             losses.append(Series("" if dashed else "each step", points, "$dim", "dots"))
@@ -114,15 +115,15 @@ class TrainingScreen(DashboardScreen):
                 )
         unit = "nats a token (lower is better)" if training.method == "sft" else "loss of a pair"
         self.query_one("#loss", Plot).show(losses, names=("step", unit))
-        by_pairs = bool(training.metrics.get("reward_margin"))
-        self.query_one("#margin").set_class(not by_pairs, "hidden")
-        self.query_one("#memory").set_class(by_pairs, "hidden")
+        with_margin = bool(training.metrics.get("reward_margin"))
+        self.query_one("#margin").set_class(not with_margin, "hidden")
+        self.query_one("#memory").set_class(with_margin, "hidden")
         small: dict[str, Callable[[TrainingView], Points]] = {
             "rate": lambda t: t.metrics.get("learning_rate", []),
             "speed": speeds,
             "memory": lambda t: [(step, mb / 1000) for step, mb in t.metrics.get("memory_mb", [])],
         }
-        if by_pairs:
+        if with_margin:
             small["margin"] = lambda t: t.metrics.get("reward_margin", [])
         for id, points_of in small.items():
             self.query_one(f"#{id}", Plot).show(
@@ -150,6 +151,11 @@ class TrainingScreen(DashboardScreen):
         self.reread()
 
 
+def by_pairs(t: TrainingView) -> bool:
+    """Whether it is trained on pairs, whose losses have another unit than those of tokens."""
+    return bool(t.method != "sft")
+
+
 def smoothed(points: Points, weight: float = 0.85) -> list[tuple[float, float]]:
     """An exponential mean, corrected for its start, so that the first value is the first point."""
     mean, done = 0.0, []
@@ -174,7 +180,7 @@ def held_out(t: TrainingView) -> dict[str, Points]:
 
 def comparable(t: TrainingView) -> dict[str, Points]:
     """Those of :func:`held_out` that have the unit of the steps' losses."""
-    return {name: held for name, held in held_out(t).items() if (name == "preference") == (t.method != "sft")}
+    return {name: held for name, held in held_out(t).items() if (name == "preference") == by_pairs(t)}
 
 
 def rewards_on_the_way(t: TrainingView) -> list[str]:
