@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain, islice
@@ -101,8 +102,8 @@ def _write_json(records: Iterable[Mapping[str, Any]], put: Callable[[bytes], obj
         put(b"[\n")
     for record in records:
         try:
-            line = orjson.dumps(record, default=_as_json)
-        except (orjson.JSONEncodeError, RecursionError) as error:
+            line = _line(record)
+        except (TypeError, ValueError, RecursionError) as error:
             raise UserError(
                 f"Row {count + 1} cannot be written as JSON ({str(error)[:80]}); leave it out."
             ) from error
@@ -111,6 +112,16 @@ def _write_json(records: Iterable[Mapping[str, Any]], put: Callable[[bytes], obj
     if not as_lines:
         put(b"\n]\n" if count else b"]\n")
     return count
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(record, default=_as_json)
+    except orjson.JSONEncodeError:
+        if not isinstance(record, WholeRecord):
+            raise
+    # Fields that came with a record may hold what is JSON and not of orjson: larger numbers, half surrogate pairs.
+    return json.dumps(record, separators=(",", ":"), allow_nan=False).encode()
 
 
 def _behind_history(format: str, record: dict[str, Any], history: Sequence[Turn] | None) -> dict[str, Any]:

@@ -30,19 +30,27 @@ def question_key(instruction: str, input: str = "") -> int:
 
 
 def alike(
-    questions: Iterable[tuple[int, str, str]], conversations: Mapping[int, int] | None = None
+    questions: Iterable[tuple[int, str, str]], conversations: Mapping[int, tuple[int, bool]] | None = None
 ) -> dict[int, int]:
     """Of (sample id, instruction, input), the key by sample id of those that are not alone with theirs. Samples
-    of one of ``conversations`` (its id by sample) are alike, whatever they ask, and like no others: what they ask
-    refers to it."""
+    of one of ``conversations`` (its id by sample, and whether the sample opens it) are alike, whatever they ask, and
+    like whatever asks the question that opens it; where that is no sample, like no others: what they ask refers to it.
+    """
     ids, keys = array("q"), array("q")
     of = conversations or {}
+    opening: dict[int, int] = {}
     for sample_id, instruction, text in questions:
+        conversation, opens = of.get(sample_id, (None, True))
+        key = question_key(instruction, text) if opens else 0
+        if conversation is not None and opens:
+            opening[conversation] = key
         ids.append(sample_id)
-        if sample_id in of:
-            keys.append(int.from_bytes(digest("conversation", of[sample_id])[:8], "big", signed=True))
-        else:
-            keys.append(question_key(instruction, text))
+        keys.append(key)
+    for n, sample_id in enumerate(ids) if of else ():
+        if sample_id in of and not of[sample_id][1]:
+            conversation = of[sample_id][0]
+            alone = int.from_bytes(digest("conversation", conversation)[:8], "big", signed=True)
+            keys[n] = opening.get(conversation, alone)
     _, which, count = np.unique(np.array(keys, dtype=np.int64), return_inverse=True, return_counts=True)
     shared = np.flatnonzero(count[which] > 1).tolist()
     return {ids[n]: keys[n] for n in shared}

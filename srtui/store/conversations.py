@@ -105,15 +105,17 @@ def place_of(conn: sqlite3.Connection, sample_id: int) -> ConversationPlace | No
     return ConversationPlace(row[0], row[1], row[2], bool(row[3])) if row else None
 
 
-def conversation_ids(conn: sqlite3.Connection, dataset_id: int) -> dict[int, int]:
-    """By sample of a dataset the conversation that it is of."""
+def conversation_ids(conn: sqlite3.Connection, dataset_id: int) -> dict[int, tuple[int, bool]]:
+    """By sample of a dataset the conversation that it is of, and whether it opens it: no turn came before but the
+    system's."""
     rows = fetch_rows(
         conn,
-        "SELECT e.sample_id, e.conversation_id FROM conversation c JOIN exchange e ON e.conversation_id = c.id "
-        "WHERE c.dataset_id = ?",
+        "SELECT e.sample_id, e.conversation_id, NOT EXISTS (SELECT 1 FROM turn t WHERE t.id >= e.conversation_id "
+        "AND t.id < e.answer_id - 1 AND t.role <> 'system') FROM conversation c JOIN exchange e "
+        "ON e.conversation_id = c.id WHERE c.dataset_id = ?",
         (dataset_id,),
     )
-    return {int(r[0]): int(r[1]) for r in rows}
+    return {int(r[0]): (int(r[1]), bool(r[2])) for r in rows}
 
 
 def conversations_of(conn: sqlite3.Connection, sample_ids: Iterable[int]) -> dict[int, int]:

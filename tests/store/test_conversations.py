@@ -266,3 +266,31 @@ def test_rewrites_from_elsewhere_are_of_no_sample_that_turns_came_before(
     assert (done.new, done.unmatched) == (1, 2)
     (stored,) = sql_rows(store, "SELECT sample_id, response FROM variant WHERE kind = 'response_reflected'")
     assert tuple(stored) == (3, "C")
+
+
+def test_who_opens_with_the_same_question_stands_on_one_side(store: Store, tmp_path: Path) -> None:
+    """As flat samples do: a conversation of one exchange is held out together with its other spellings."""
+    records = [
+        share("Name a prime.", "2"),
+        share("system|Be brief.", "human|name a PRIME", "gpt|3"),
+        share("Name a prime!", "5", "Why?", "It is."),
+        share("Why?", "Because."),
+        share("Else", "1", "Why?", "It is."),
+    ]
+    done = taken(store, tmp_path / "d.json", records, "each")
+    groups = alike(store.corpus.questions(done.dataset_id), conversation_ids(store.conn, done.dataset_id))
+    assert len({groups[n] for n in (1, 2, 3, 4)}) == 1
+    assert 5 not in groups and groups[6] == groups[7] != groups[1]
+
+
+def test_a_record_goes_out_with_whatever_json_it_came_with(store: Store, tmp_path: Path) -> None:
+    source = tmp_path / "d.json"
+    turns = '"conversations":[{"from":"human","value":"q"},{"from":"gpt","value":"a\\u00e9"}]'
+    source.write_text(f'[{{"big":123456789012345678901234567890,"half":"\\ud800","n":1.0,{turns}}}]')
+    (row,) = datasets.read(source, turns="last").conversations()
+    assert isinstance(row, datasets.ConversationRow)
+    found = row.conversation
+    record = datasets.put_back("sharegpt", row.layout, row.record, found.turns, found.places, [])
+    out = tmp_path / "out.json"
+    assert datasets.write([record], out, "sharegpt") == 1
+    assert json.loads(out.read_bytes()) == json.loads(source.read_bytes())
