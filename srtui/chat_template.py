@@ -171,7 +171,10 @@ def _shape(
     source: str, variables: str, now: float, roles: tuple[str, ...], to_answer: bool
 ) -> tuple[str | tuple[int, bool, bool], ...]:
     """What the template writes, and where a message stands: (its number, trimmed left, trimmed right)."""
-    unused = random.Random(source).sample([c for c in _LETTERS if c not in source], 8 * len(roles))  # noqa: S311
+    letters = [c for c in _LETTERS if c not in source]
+    if 8 * len(roles) > len(letters):
+        raise TooCostly(f"A conversation of {len(roles):,} turns is too long for a chat template.")
+    unused = random.Random(source).sample(letters, 8 * len(roles))  # noqa: S311
     # Quotes, a new line, a backslash, both cases: what escapes, encodes or recases a message does not leave
     # its mark as it was.
     marks = ["{}\"{}\n{}<{}'{}&{}\\{}aB{}".format(*unused[8 * n : 8 * n + 8]) for n in range(len(roles))]

@@ -106,6 +106,11 @@ class PairMaker:
     left_out: Counter[str] = field(default_factory=Counter)
     """Samples, or pairs of them, that gave nothing, by why."""
 
+    @property
+    def stored_metric(self) -> str:
+        """The stored score that a text of a person's own is compared by: "" where what was compared is none."""
+        return "" if self.length_control else self.by
+
     def pairs(self, comparisons: Iterable[AnswerComparison]) -> Iterator[PreferencePair]:
         """The pairs of these samples, one after the other."""
         for comparison in comparisons:
@@ -153,10 +158,15 @@ class PairMaker:
                 margin,
                 self.by,
                 "person" if by_person or measure is None else _CHOOSERS.get(measure.source, "student"),
-                _agreed(margin if by_person else None, preference),
+                _agreed(margin if by_person else None, None if self._rater_chose(c) else preference),
                 (*(self.gates if chosen is not c.answers[0] and not by_person else ()), *_passed(c, chosen)),
                 chosen.pair.history,
             )
+
+    def _rater_chose(self, c: AnswerComparison) -> bool:
+        """Whether it is the rater whose preference this is: it does not confirm itself."""
+        measure = MEASURES.get(self.by)
+        return c.person is None and measure is not None and measure.source == "rater"
 
     def _distance(self, chosen: ComparedAnswer, other: ComparedAnswer) -> float:
         margin = response_margin(self.by, chosen.score, other.score, self.length_control)
@@ -201,7 +211,7 @@ def pair_maker(recipe: Recipe, **how: Any) -> PairMaker:
     selection = recipe.selection
     return PairMaker(
         selection.response_by,
-        gates=tuple(recipe.gates.active),
+        gates=(*recipe.gates.active, *(("rater",) if recipe.gates.rater else ())),
         length_control=selection.length_control,
         **how,
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from srtui.measures import AT_LENGTH, MEASURES, STORED
 from srtui.sample import Role, Turn
+from srtui.store.compare import DecidedOtherwise, HeldOut, RunsCompared
 from srtui.store.endings import GenerationEnding
 from srtui.store.summary import RunSummary
 from srtui.store.whole_datasets import Contamination
@@ -33,6 +34,11 @@ LABELS = {
 """By quantity, the words that all faces use for it."""
 
 STAGE_TITLES = {
+    "start": "Start the program",
+    "prepare": "Prepare the samples",
+    "load-teacher": "Load the teacher",
+    "load-student": "Load the student",
+    "load-encoder": "Load the sentence encoder",
     "check-template": "Check the prompt template",
     "reflect-instruction": "Reflect on instructions",
     "choose-instruction": "Choose instructions (IFD)",
@@ -53,6 +59,11 @@ STAGE_TITLES = {
 def stage_title(stage: str) -> str:
     """What a person calls a stage of a run or of an evaluation."""
     return STAGE_TITLES.get(stage, stage)
+
+
+def evaluation_state(kind: str, state: str) -> str:
+    """What an evaluation is doing: one by people that is not done waits for them, nobody has stopped it."""
+    return "for people" if kind == "human" and state == "stopped" else state
 
 
 def server_words(recipe: Mapping[str, Any]) -> str:
@@ -139,6 +150,62 @@ def training_words(
     return words
 
 
+def compared_words(c: RunsCompared) -> list[str]:
+    """Two runs beside each other, one line a fact."""
+    lines = [
+        f"A is {c.a}, B is {c.b}: {c.shared:,} samples in both, {c.only_a:,} in A alone, {c.only_b:,} in B alone."
+    ]
+    if c.recipe:
+        lines.append("Their recipes differ in:")
+        lines += [f"  {d.key}: {_value(d.a)} in A, {_value(d.b)} in B" for d in c.recipe]
+    else:
+        lines.append("Their recipes are the same but for name and description.")
+    if not c.shared:
+        return [*lines, "They have no sample in common, so nothing else compares."]
+    changed = ", ".join(
+        f"{c.otherwise.get(stage, 0):,} {words}"
+        for stage, words in (
+            ("instruction", "instructions"),
+            ("response", "answers"),
+            ("outcome", "outcomes"),
+        )
+    )
+    lines.append(
+        f"Of the samples in both, decided otherwise: {changed}; A keeps {c.kept_a:,}, B {c.kept_b:,}."
+    )
+    lines.append(held_out_words(c.held_out))
+    return lines
+
+
+def held_out_words(h: HeldOut) -> str:
+    """Whether the held-out losses of two runs compare."""
+    if h.same:
+        return f"Both held out the same {h.both:,} samples: their held-out losses compare."
+    if not h.both + h.only_a + h.only_b:
+        return "Neither holds samples out, so there are no losses to compare."
+    return (
+        f"They held out other samples ({h.both:,} in common, {h.only_a:,} in A alone, {h.only_b:,} in B alone): their "
+        "held-out losses do not compare."
+    )
+
+
+def otherwise_words(d: DecidedOtherwise, a: str, b: str) -> list[str]:
+    """A sample that two runs decided otherwise: which, and the reason of each."""
+    what = {"instruction": "instruction", "response": "answer", "outcome": "kept or not"}[d.stage]
+    reasons = (left_out_words(d.a_reason), left_out_words(d.b_reason))
+    return [f"Sample {d.sample}, {what}", f"{a}: {reasons[0]}", f"{b}: {reasons[1]}"]
+
+
+def _value(value: object) -> str:
+    return "nothing" if value is None or value == "" else str(value)
+
+
+def left_out_words(reason: str) -> str:
+    """Why a sample is not trained on, for a person; a reason is stored in fewer words."""
+    return _LEFT_OUT.get(reason, reason)
+
+
+_LEFT_OUT = {"response not rewritten": "the answer was not rewritten (selection.policy is paper)"}
 ROLE_NAMES: dict[Role, str] = {"system": "System", "user": "User", "assistant": "Assistant"}
 """What people call whose turn it is."""
 

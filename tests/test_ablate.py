@@ -86,10 +86,17 @@ def test_a_difference_of_shares_has_bounds() -> None:
 
 
 def test_every_arm_is_a_recipe() -> None:
+    # What some arms need beside the recipe that they vary: an encoder, and fitted weights.
+    given = {
+        "encoder": "some",
+        "weights": {
+            "student": "s", "student_id": "s", "template": "alpaca", "template_version": "v", "protocol": "default",
+            "data": "pairs.jsonl", "data_digest": "d", "pairs": 60, "accuracy": (0.6, 0.5, 0.7),
+            "length_accuracy": (0.6, 0.5, 0.7), "weights": {"ifd": 1.0},
+        },
+    }  # fmt: skip
     for arm in ARMS.values():
-        recipes.parse(
-            {"dataset": "x", "name": "x", "selection": {**arm.selection, "encoder": "some"}}, "here"
-        )
+        recipes.parse({"dataset": "x", "name": "x", "selection": {**given, **arm.selection}}, "here")
     with pytest.raises(UserError, match="--only none: the arms are full, original"):
         check_arms(["none"])
 

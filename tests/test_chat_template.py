@@ -140,3 +140,9 @@ def test_a_student_s_template_is_laid_out_as_transformers_does(student_folder: P
     tokenizer.chat_template = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     with pytest.raises(UserError, match="takes more than"):
         prompts.template("chat", tokenizer)
+
+
+def test_a_conversation_of_more_turns_than_can_be_told_apart_is_refused() -> None:
+    turns = [("user" if n % 2 == 0 else "assistant", "x") for n in range(601)]
+    with pytest.raises(UserError, match="601 turns is too long"):
+        TeacherTemplate(LOOP, "<s>", "</s>").pieces([Message(role, text) for role, text in turns])

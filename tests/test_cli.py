@@ -135,7 +135,9 @@ def test_a_training_that_changed_nothing_is_shown() -> None:
 
     def rows(**more: bool) -> list[tuple[str, str]]:
         return training_rows(
-            TrainingSummary(1, 1, "done", 3, 1, 9, 0.0, None, {**result, **more}, 0.0, {}, 3, None, None, 0)
+            TrainingSummary(
+                1, 1, "done", 3, 1, 9, 0.0, None, {**result, **more}, 0.0, {}, 3, None, None, "sft", 0
+            )
         )
 
     assert any("changed nothing" in value for _, value in rows(changed=False))

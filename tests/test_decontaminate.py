@@ -9,6 +9,7 @@ import pytest
 
 from srtui.datasets.overlap import PromptIndex
 from srtui.pipeline import import_file
+from srtui.pipeline.decontaminate import decontaminate
 from srtui.pipeline.holdout import question_key
 from srtui.report.facts import gather
 from srtui.report.open_questions import open_questions
@@ -47,13 +48,37 @@ def filled(workspace: Workspace, tmp_path: Path) -> tuple[Workspace, Path]:
     return workspace, prompts
 
 
+def test_a_prompt_in_an_earlier_turn_is_found(workspace: Workspace, tmp_path: Path) -> None:
+    said = [
+        "Name a prime!",
+        "Seven.",
+        "Why?",
+        "It is one.",
+        "What else?",
+        f"They say: {LONG}",
+        "Go on.",
+        "No more.",
+    ]
+    talks = [
+        {"conversations": [{"from": "gpt" if n % 2 else "human", "value": t} for n, t in enumerate(turns)]}
+        for turns in (said[:4], said[2:])
+    ]
+    data, prompts = tmp_path / "talk.json", tmp_path / "prompts.json"
+    data.write_text(json.dumps(talks), encoding="utf-8")
+    prompts.write_text(json.dumps([{"instruction": one} for one in ASKED]), encoding="utf-8")
+    with Store(workspace.store_path) as store:
+        dataset_id = import_file(store, data, "d").dataset_id
+        found = decontaminate(store, [dataset_id], [prompts]).found
+    assert [(one.sample_id, one.kind) for one in found] == [(1, "question"), (2, "long")]
+
+
 def test_the_strongest_overlap_is_found() -> None:
     index = PromptIndex(question_key)
     for prompt in ASKED:
         index.add(prompt)
 
     def kind(question: str, text: str = "") -> tuple[str, int] | None:
-        found = index.find(question, f"{question}\n{text}")
+        found = index.find([question], f"{question}\n{text}")
         return (found.kind, found.prompt) if found else None
 
     assert kind("Name a prime!") == ("question", 0)
@@ -78,10 +103,10 @@ def test_the_command_counts_and_names_them(filled: tuple[Workspace, Path]) -> No
     assert "2 of 4 samples hold one of 2 prompts" in words
     assert "New runs leave out 2 samples" in words
     with Store(workspace.store_path, read_only=True) as store:
-        assert store.corpus.sample_ids(1) == [3, 4]
+        assert list(store.corpus.each_sample_id(1)) == [3, 4]
     assert "2 samples are taken" in srtui(workspace, "data", "decontaminate", "--undo").stdout
     with Store(workspace.store_path, read_only=True) as store:
-        assert len(store.corpus.sample_ids(1)) == 4
+        assert len(list(store.corpus.each_sample_id(1))) == 4
 
 
 def test_without_a_file_it_needs_an_evaluation(filled: tuple[Workspace, Path]) -> None:

@@ -26,6 +26,7 @@ PRINTS = {
     "models tune": "slots",
     "import": "56",
     "recipes": "learning_rate",
+    "pilot": r"example 1 of(.|\n)*Then: srtui run",
     "run": r"quickstart  done(.|\n)*kept +\d of 6(.|\n)*training +\d+ steps",
     "status": "quickstart +done",
     "show": "Variant 1: original",
@@ -41,12 +42,16 @@ PRINTS = {
     "export": "everything.json|preference pairs written",
     "chat": "base: (.|\n)*tuned: ",
     "export-model": "Q4_K_M",
+    "data look": "(?i)characters|length",
+    "data gates": "(?i)gate|rewrites",
+    "data dedup": "(?i)duplicate",
+    "data decontaminate": "(?i)prompt|overlap",
     "db": "srtui.sqlite",
     "db check": "sound",
     "db backup": "yesterday.sqlite",
     "db checkpoint": "srtui.sqlite",
 }
-GROUPS = ("models", "eval", "db")
+GROUPS = ("models", "eval", "db", "data")
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,67 @@ def test_a_killed_run_resumes_exactly(trained: tuple[Workspace, Path]) -> None:
     assert adapters[0] == adapters[1]
 
 
+def test_another_adapter_under_the_same_name_is_another_run(
+    tmp_path: Path, trained: tuple[Workspace, Path]
+) -> None:
+    """And what a person took in the run before is said to be of that run."""
+    root = tmp_path / "ws"
+    shutil.copytree(trained[0].root, root, symlinks=True)
+    workspace = Workspace(root)
+    path = root / trained[1].relative_to(trained[0].root)
+    assert run(workspace, path, *DPO, "name=second").returncode == 0
+    with Store(workspace.store_path) as store:
+        earlier = store.runs.named("second")
+        again, is_new = prepare(workspace, store, load(path, [*DPO, "name=second"]), path)
+        assert (again.id, is_new) == (earlier.id, False)
+        store.runs.delete(store.runs.named("small").id)
+    assert run(workspace, path, "training.learning_rate=0.01").returncode == 0  # another "small"
+    with Store(workspace.store_path) as store:
+        sample, decision = next(
+            (sample, made["response"])
+            for sample in store.runs.sample_ids(store.runs.named("small").id)
+            if len(
+                (made := store.decisions.of_sample(store.runs.named("small").id, sample))["response"].compared
+            )
+            > 1
+        )
+        other = next(v for v, *_ in decision.compared if v != decision.chosen_id)
+        store.marks.overrule(store.runs.named("small").id, sample, other)
+    done = run(workspace, path, *DPO, "name=second")
+    assert done.returncode == 0, done.stderr
+    with Store(workspace.store_path, read_only=True) as store:
+        assert {"second", "second-2"} <= {r.name for r in store.runs.all()}
+        said = [
+            r["message"]
+            for r in sql_rows(
+                store, "SELECT message FROM event WHERE run_id = ?", (store.runs.named("second-2").id,)
+            )
+        ]
+    assert any("A person took 1 texts in run small and none in this one" in line for line in said), said
+    (one, _), (two, _) = (result_of(workspace, name) for name in ("second", "second-2"))
+    weights = [(root / row["adapter"] / "adapter_model.safetensors").read_bytes() for row in (one, two)]
+    assert weights[0] != weights[1]
+    with Store(workspace.store_path) as store:
+        second = store.runs.named("second").id
+        sample = next(
+            sample
+            for sample in store.runs.sample_ids(second)
+            if len(store.decisions.of_sample(second, sample)["response"].compared) > 1
+        )
+        decision = store.decisions.of_sample(second, sample)["response"]
+        store.marks.overrule(
+            second, sample, next(v for v, *_ in decision.compared if v != decision.chosen_id)
+        )
+    stale = srtui(workspace, "retrain", "second")
+    assert stale.returncode == 2 and "was begun from another adapter" in " ".join(stale.stderr.split())
+    with Store(workspace.store_path) as store:
+        adapter = store.training.of_run(store.runs.named("small").id)
+        assert adapter is not None
+        (root / adapter["adapter"] / "adapter_model.safetensors").unlink()
+        with pytest.raises(UserError, match="is not there any more"):
+            prepare(workspace, store, load(path, [*DPO, "name=second"]), path)
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -124,6 +186,21 @@ def test_what_it_cannot_start_from_is_said_before_the_run(
         with pytest.raises(UserError, match=sentence):
             prepare(workspace, store, load(path, [*DPO, "name=refused", *changes]), path)
         assert len(store.runs.all()) == before
+
+
+def test_a_template_of_the_same_name_with_other_words_is_refused(
+    tmp_path: Path, trained: tuple[Workspace, Path]
+) -> None:
+    workspace, path = trained
+    words = tmp_path / "words.toml"
+    words.write_text(
+        '[templates.alpaca]\nwith_input = "Q: {instruction} {input}\\nA:"\nwithout_input = "Q: {instruction}\\nA:"\n'
+    )
+    with (
+        Store(workspace.store_path) as store,
+        pytest.raises(UserError, match="has other words for the template"),
+    ):
+        prepare(workspace, store, load(path, [*DPO, "name=refused", f"prompts={words}"]), path)
 
 
 def test_choices_by_lot_give_no_pairs(trained: tuple[Workspace, Path]) -> None:

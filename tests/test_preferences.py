@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from srtui.measures import MEASURES
-from srtui.preferences import PairMaker, PreferencePair
+from srtui.preferences import PairMaker, PreferencePair, pair_maker
+from srtui.recipe import Recipe
 from srtui.sample import Pair
 from srtui.selection import ScoredText, choose_response, response_margin
 from srtui.store.comparisons import AnswerComparison, ComparedAnswer
@@ -153,6 +154,27 @@ def test_a_level_is_compared_as_it_is() -> None:
     assert [p.chosen_by for p in pairs(compared([-2.0, -1.5], "likelihood"), by="likelihood")] == ["student"]
 
 
+def test_a_text_of_ones_own_has_no_margin_where_length_is_taken_out() -> None:
+    """Its stored score is a ratio, and what was compared are residuals."""
+    assert PairMaker("rifd").stored_metric == "rifd"
+    assert PairMaker("rifd", length_control=True).stored_metric == ""
+
+
+def test_the_raters_gate_is_one_that_a_rewrite_has_passed() -> None:
+    recipe = Recipe(
+        name="n",
+        dataset="d.jsonl",
+        teacher={"model": "t"},
+        student={"model": "s"},
+        gates={"rater": True},
+        selection={"rater": "judge"},
+    )
+    (pair,) = pair_maker(recipe).pairs([compared([0.9, 0.6])])
+    assert "rater" in pair.gates
+    (kept,) = pair_maker(recipe).pairs([compared([0.6, 0.9])])
+    assert "rater" not in kept.gates
+
+
 @pytest.mark.parametrize(("said", "agreed"), [(0.7, True), (0.5, False), (0.2, False), (None, None)])
 def test_a_rater_is_a_second_chooser(said: float | None, agreed: bool | None) -> None:
     asked: list[tuple[str, str]] = []
@@ -167,3 +189,12 @@ def test_a_rater_is_a_second_chooser(said: float | None, agreed: bool | None) ->
     # A person is confirmed by all that were asked: here the student's measure says the contrary.
     against = compared([0.9, 0.6], person=answer(0, 0.9))
     assert {p.agreed for p in pairs(against, rater=rater)} == {False}
+
+
+def test_a_rater_does_not_confirm_itself() -> None:
+    def rater(some: Sequence[tuple[Pair, str]]) -> list[float | None]:
+        return [0.9] * len(some)
+
+    comparison = compared([3.0, 5.0], "teacher-score")
+    (pair,) = pairs(comparison, by="teacher-score", rater=rater)
+    assert (pair.chosen_by, pair.agreed) == ("rater", None)

@@ -288,7 +288,8 @@ def _reached(report: list[dict[str, Any]], asked: list[str], have: frozenset[str
 
 def _sum(item: dict[str, Any]) -> str | None:
     """The sha256 sum that the index gave, if it gave one."""
-    return item["download_info"].get("archive_info", {}).get("hashes", {}).get("sha256")
+    found: str | None = item["download_info"].get("archive_info", {}).get("hashes", {}).get("sha256")
+    return found
 
 
 def _sizes(addresses: list[str]) -> list[int | None]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +14,7 @@ import typer
 
 from srtui.errors import UserError
 from srtui.noise import screen
+from srtui.text import safe
 from srtui.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -21,7 +24,6 @@ app = typer.Typer(
     name="srtui",
     help="Offline Selective Reflection-Tuning: a local teacher rewrites, a local student chooses, QLoRA trains.",
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -30,7 +32,27 @@ AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")
 Force = Annotated[
     bool, typer.Option("--force", help="Write over a file that srtui did not write itself, too.")
 ]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name.")]
+
+
+def run_names(incomplete: str) -> list[str]:
+    """The runs that a name typed so far may become, for the shell; none where there is no store to read."""
+    try:
+        _, store = open_store(read_only=True)
+        with store:
+            return [run.name for run in store.runs.all() if run.name.startswith(incomplete)]
+    except Exception:  # a shell that completes has no place for an error
+        return []
+
+
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name.", autocompletion=run_names)]
+OnDone = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COMMAND",
+        help="Run this at the end, however it ends: SRTUI_RUN and SRTUI_STATUS (done, stopped, failed) are set for it.",
+    ),
+]
+Bell = Annotated[bool, typer.Option("--bell", help="Ring the terminal's bell at the end.")]
 
 
 MOST = 2**31 - 1
@@ -53,6 +75,15 @@ def key_value(word: str, option: str) -> tuple[str, str]:
     return key, value
 
 
+def seconds_here() -> dict[str, float]:
+    """The seconds since this process began, as the step ``start`` of a run."""
+    import time
+
+    import psutil
+
+    return {"start": max(0.0, time.time() - psutil.Process().create_time())}
+
+
 def stop_on_signals() -> Any:
     """Ctrl-C once finishes the step and stores it, and so does a terminal that hangs up; twice stops at
     once, which the store survives."""
@@ -72,6 +103,39 @@ def stop_on_signals() -> Any:
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
         signal.signal(signal.SIGHUP, handle)
     return stop
+
+
+@contextlib.contextmanager
+def said_at_the_end(run_name: str, on_done: str | None, bell: bool) -> Iterator[Callable[[str], None]]:
+    """Tell a person, or a program, when the work within ends; the work calls what it gets with its status.
+
+    ``on_done`` is a command line without a shell. Raises UserError, before any work, where it is none.
+    """
+    words = shlex_words(on_done)
+    status = ["failed"]
+    try:
+        yield lambda ended: status.__setitem__(0, ended)
+    finally:
+        if bell and screen().isatty():
+            # OSC 9 is a notification where a terminal has them; the bell is the same for all others.
+            screen().write(f"\x1b]9;srtui: {safe(run_name)} {status[0]}\x1b\\\a")
+            screen().flush()
+        if words:
+            env = os.environ | {"SRTUI_RUN": run_name, "SRTUI_STATUS": status[0]}
+            try:
+                subprocess.run(words, env=env, check=False, stdin=subprocess.DEVNULL)
+            except OSError as error:
+                print(f"--on-done {words[0]}: {error.strerror or error}.", file=screen())
+
+
+def shlex_words(command: str | None) -> list[str]:
+    """The words of a command line. Raises UserError where its quotes do not close."""
+    import shlex
+
+    try:
+        return shlex.split(command or "")
+    except ValueError as error:
+        raise UserError(f"--on-done {command}: {error}.") from error
 
 
 def libraries_log(folder: Path) -> contextlib.AbstractContextManager[None]:

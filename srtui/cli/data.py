@@ -225,7 +225,7 @@ def _print_sample(facts: dict[str, Any], raw: bool, history: bool) -> None:
     from srtui.text import number
     from srtui.wording import LABELS, ending_words, folded
 
-    out.print(f"[bold]Sample {facts['sample']}[/] of {plain(facts['dataset'])}, row {facts['row']}")
+    out.print(f"[bold]Sample {facts['sample']}[/] of {plain(facts['dataset'])}, row {facts['row'] + 1}")
     if place := facts["conversation"]:
         out.print(
             f"[dim]Turn {place['turn']} of {place['turns']} of conversation {place['conversation_id']}"
@@ -286,7 +286,9 @@ def _print_sample(facts: dict[str, Any], raw: bool, history: bool) -> None:
 @app.command(epilog="Example: srtui export quickstart --format alpaca --out better.json --top-k-percent 10")
 def export(
     run_name: RunName,
-    out_file: Annotated[Path, typer.Option("--out", help="The file to write; - for stdout.")],
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="The file to write, - for stdout; RUN.json if absent.")
+    ] = None,
     format: Annotated[
         str, typer.Option(help="alpaca, sharegpt, messages or parquet; preference for pairs of answers.")
     ] = "alpaca",
@@ -314,12 +316,15 @@ def export(
             raise UserError(
                 "--top-k-percent and --what are not for preference pairs; --min-margin takes the clear ones."
             )
-        export_pairs(run_name, out_file, asked, force)
+        export_pairs(run_name, out_file or Path(f"{run_name}.json"), asked, force)
         return
     asked.refuse()
     workspace, store = open_store(read_only=True)
     with store:
         outputs = outputs_of(store, workspace)
+        if out_file is None:
+            name = store.runs.named(run_name).name
+            out_file = Path(f"{name}.{'parquet' if format == 'parquet' else 'json'}")
         stream = stdout_for_data(f"--out {out_file}") if is_stdout(out_file) else None
         if stream is None:
             outputs.check(out_file, force)

@@ -11,6 +11,7 @@ from rich.table import Table
 from srtui.cli.terminal import out, plain
 from srtui.store.evaluations import Evaluation, JudgedPair
 from srtui.text import number
+from srtui.wording import evaluation_state
 
 _KINDS = {
     "pairwise": "pairwise",
@@ -28,7 +29,7 @@ def print_list(evaluations: Sequence[Evaluation]) -> None:
     for e in evaluations:
         table.add_row(
             str(e.id), _KINDS[e.kind], plain(e.contestant_a), plain(e.contestant_b or ""), plain(e.judge or ""),
-            e.state if e.state == "done" or not e.total else f"{e.state} {e.done}/{e.total}", plain(headline(e)),
+            evaluation_state(e.kind, e.state) if e.state == "done" or not e.total else f"{evaluation_state(e.kind, e.state)} {e.done}/{e.total}", plain(headline(e)),
         )  # fmt: skip
     out.print(table)
 
@@ -65,7 +66,9 @@ def interval(estimate: Mapping[str, Any], digits: int = 2, percent: bool = False
 def print_evaluation(e: Evaluation) -> None:
     """What was compared, by whom, and what came out; intervals are at 95 %."""
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(e.created_at))
-    out.print(f"\n[bold]Evaluation {e.id}[/]: {_KINDS[e.kind]}, {e.state}  [dim]{when}[/]")
+    out.print(
+        f"\n[bold]Evaluation {e.id}[/]: {_KINDS[e.kind]}, {evaluation_state(e.kind, e.state)}  [dim]{when}[/]"
+    )
     if e.error:
         out.print(f"[red]{plain(e.error)}[/]", soft_wrap=True)
     rows = [("A", plain(e.contestant_a))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from itertools import chain
 from pathlib import Path
@@ -92,6 +93,8 @@ def _maker(run: Run, asked: PairOptions) -> PairMaker:
 
     if asked.rejected not in ("rest", "worst"):
         raise UserError(f"--rejected {asked.rejected}: it can be rest or worst.")
+    if not math.isfinite(asked.min_margin):
+        raise UserError(f"--min-margin {asked.min_margin}: it is a number from 0.")
     return pair_maker(
         Recipe.model_validate(run.recipe),
         rejected=asked.rejected,
@@ -118,7 +121,9 @@ def _pairs(store: Store, run: Run, maker: PairMaker) -> Iterator[PreferencePair]
     from srtui.store.comparisons import answer_comparisons
 
     for by_person in (True, False) if maker.people_first else (None,):
-        yield from maker.pairs(answer_comparisons(store.conn, run.id, maker.by, by_person=by_person))
+        yield from maker.pairs(
+            answer_comparisons(store.conn, run.id, maker.stored_metric, by_person=by_person)
+        )
 
 
 def _no_pairs(run_name: str, maker: PairMaker) -> str:

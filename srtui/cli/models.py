@@ -29,7 +29,7 @@ def export_model(
         typer.Option(
             help="adapter (peft), merged (safetensors), gguf-adapter, or gguf (for llama.cpp).",
         ),
-    ],
+    ] = "gguf",
     quantization: Annotated[
         str | None,
         typer.Option("--quantize", help="For gguf: Q4_K_M, Q8_0, ...; F16 if absent."),

@@ -11,13 +11,16 @@ from typing import Any, Self
 from rich import progress as bars
 
 from srtui.cli.terminal import out, plain
-from srtui.progress import Progress
+from srtui.progress import Progress, left_words
+from srtui.store.runs import STEPS
 from srtui.text import duration, safe
 from srtui.wording import stage_title
 
 
 def _details(detail: dict[str, Any]) -> str:
     parts = []
+    if detail.get("reused"):
+        parts.append(f"reused {detail['reused']:,}")
     if "parsed" in detail:
         parts.append(f"parsed {detail['parsed'] + detail['retried']}, unparsed {detail['unparsed']}")
     if detail.get("slots_in_use"):
@@ -37,13 +40,12 @@ class _Rate:
 
     def eta(self, progress: Progress) -> str:
         """How long the rest of the stage takes, in words; nothing before there is a rate."""
+        fresh = progress.done - int(progress.detail.get("reused", 0))
         if progress.stage != self.stage:
-            self.stage, self.first_done, self.began = progress.stage, progress.done, time.monotonic()
-        finished, seconds = progress.done - self.first_done, time.monotonic() - self.began
-        left = progress.total - progress.done
-        if finished <= 0 or seconds < 1 or left <= 0:
-            return ""
-        return f"{duration(left * seconds / finished)} left"
+            self.stage, self.first_done, self.began = progress.stage, fresh, time.monotonic()
+        return left_words(
+            fresh - self.first_done, time.monotonic() - self.began, progress.total - progress.done
+        )
 
 
 class LiveReporter:
@@ -56,6 +58,7 @@ class LiveReporter:
             bars.TextColumn("{task.description}"),
             bars.BarColumn(bar_width=None),
             bars.TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            bars.TimeElapsedColumn(),
             bars.TextColumn("{task.fields[rate]}", style="cyan"),
             bars.TextColumn("{task.fields[eta]}", style="magenta"),
             bars.TextColumn("{task.fields[details]}", style="dim"),
@@ -113,6 +116,10 @@ class PlainReporter(_NothingToEnd):
         """How far a stage is, at most every five seconds, and at its end."""
         eta = self._rate.eta(progress)
         finished = progress.done >= progress.total
+        if progress.stage in STEPS:
+            if not finished:  # its end is said by an event
+                print(safe(f"{stage_title(progress.stage)} ..."), flush=True)
+            return
         if (progress.stage, progress.done) == self._shown or not (
             finished or time.monotonic() - self._shown_at > 5
         ):

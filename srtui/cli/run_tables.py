@@ -47,6 +47,8 @@ def print_summary(summary: RunSummary, files: Iterable[tuple[str, str]]) -> None
             s = stages.get(name)
             if s:
                 rate = f"{s.tokens / s.seconds:,.0f}" if s.tokens and s.seconds else "-"
+                if s.done and s.detail.get("reused") == s.done:
+                    rate = "reused"
                 table.add_row(
                     stage_title(name),
                     f"{s.done:,}/{s.total:,}",

@@ -11,7 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from srtui.atomic import replacing
-from srtui.cli.base import MOST, AsJson, Force, RunName, app, libraries_log, open_store, stop_on_signals
+from srtui.cli.base import (
+    MOST,
+    AsJson,
+    Bell,
+    Force,
+    OnDone,
+    RunName,
+    app,
+    libraries_log,
+    open_store,
+    said_at_the_end,
+    seconds_here,
+    stop_on_signals,
+)
 from srtui.cli.output import fields_of, is_stdout, outputs_of, print_json, print_line, short
 from srtui.errors import UserError
 from srtui.noise import screen
@@ -46,6 +59,8 @@ def run(
         str | None,
         typer.Option(metavar="RUN", help="The next round: the tuned student of this run is the teacher."),
     ] = None,
+    on_done: OnDone = None,
+    bell: Bell = False,
     as_json: AsJson = False,
 ) -> None:
     """Reflect, choose, reflect, choose, train. Run it again after any stop: it resumes where it was."""
@@ -58,31 +73,57 @@ def run(
 
         again = f"srtui run {recipe}"
         if teacher_from is not None:
-            before = store.runs.named(teacher_from)
+            earlier = store.runs.named(teacher_from)
             with libraries_log(workspace.store_path.parent):
                 settings = next_round(
-                    workspace, store, settings, before, lambda line: print_line(line, to=screen())
+                    workspace, store, settings, earlier, lambda line: print_line(line, to=screen())
                 )
-            again += f" --teacher-from {before.name}"
+            again += f" --teacher-from {earlier.name}"
+        before = seconds_here()
         this, is_new = prepare(workspace, store, settings, recipe.resolve())
-        _work(workspace, store, this, until, as_json, is_new, again)
+        before["prepare"] = seconds_here()["start"] - before["start"]
+        _work(workspace, store, this, until, as_json, is_new, again, before, on_done, bell)
 
 
 @app.command(epilog="Example: srtui resume quickstart")
 def resume(
-    name: Annotated[str, typer.Argument(metavar="RUN", help="A run's name.")],
+    name: RunName,
     until: Until = None,
+    on_done: OnDone = None,
+    bell: Bell = False,
     as_json: AsJson = False,
 ) -> None:
     """Resume a run that was stopped, just as it was started, whatever its recipe says by now."""
     workspace, store = open_store()
     with store:
         this = store.runs.named(name)
-        _work(workspace, store, this, until, as_json, False, f"srtui resume {this.name}")
+        again = f"srtui resume {this.name}"
+        _work(workspace, store, this, until, as_json, False, again, seconds_here(), on_done, bell)
+
+
+@app.command(epilog="Example: srtui retrain quickstart")
+def retrain(name: RunName, as_json: AsJson = False) -> None:
+    """Train again with what you have overruled in a run: a run beside it that reuses every text, score and choice."""
+    workspace, store = open_store()
+    with store:
+        from srtui.pipeline.prepare import with_changes
+
+        before = seconds_here()
+        this, is_new = with_changes(store, store.runs.named(name))
+        _work(workspace, store, this, None, as_json, is_new, f"srtui resume {this.name}", before)
 
 
 def _work(
-    workspace: Workspace, store: Store, this: Run, until: str | None, as_json: bool, is_new: bool, again: str
+    workspace: Workspace,
+    store: Store,
+    this: Run,
+    until: str | None,
+    as_json: bool,
+    is_new: bool,
+    again: str,
+    before: dict[str, float],
+    on_done: str | None = None,
+    bell: bool = False,
 ) -> None:
     from srtui.cli.reporters import reporter
     from srtui.cli.run_tables import print_summary
@@ -99,14 +140,19 @@ def _work(
             print_line("\nThis run is done already; nothing was left to do.")
         return
     stop = stop_on_signals()
-    with libraries_log(workspace.runs / this.name), reporter(as_json, stop.set) as face:
+    with (
+        said_at_the_end(this.name, on_done, bell) as ended,
+        libraries_log(workspace.runs / this.name),
+        reporter(as_json, stop.set) as face,
+    ):
         if not is_new:
             face.event("info", f"Resuming run {this.name}.")
         try:
-            this = Engine(workspace, store, this, face, stop.is_set).work(until)
+            this = Engine(workspace, store, this, face, stop.is_set, before=before).work(until)
             stopped = False
         except Stopped:
             stopped = True
+        ended("stopped" if stopped or this.status != "done" else "done")
     if as_json:
         print_json({"type": "summary", **fields_of(summarise(store, this.id))})
     elif stopped:

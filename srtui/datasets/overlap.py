@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,12 +53,13 @@ class PromptIndex:
         self.size += 1
         self._sorted = {}
 
-    def find(self, question: str, text: str) -> Overlap | None:
-        """The strongest overlap of a text with a prompt. ``question`` is what the text asks (instruction and input);
-        a prompt of fewer than eight words is found by that alone."""
-        same = self._questions.get(self._key(question))
-        if same is not None:
-            return Overlap("question", same)
+    def find(self, questions: Iterable[str], text: str) -> Overlap | None:
+        """The strongest overlap of a text with a prompt. ``questions`` are what the text asks (instruction and input,
+        and the user's turns before); a prompt of fewer than eight words is found by them alone."""
+        for question in questions:
+            same = self._questions.get(self._key(question))
+            if same is not None:
+                return Overlap("question", same)
         hashes = _word_hashes(text)
         kinds: tuple[tuple[int, Kind], ...] = ((LONG, "long"), (SHORT, "short"))
         for size, kind in kinds:

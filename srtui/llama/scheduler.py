@@ -227,8 +227,9 @@ class Scheduler:
         return None
 
     def _relative(self, sequence: AnswerSequence) -> tuple[AnswerSequence | None, int]:
-        """The running sequence, of those that begin alike, that has the most of this one's tokens in the cache, and
-        how many; the last one stays, to be evaluated."""
+        """The running sequence, of those that begin alike, whose prompt has the most of this one's tokens in the
+        cache, and how many. As with the prefix of all, what stays to be evaluated is a chunk: fewer tokens would be
+        rounded otherwise than in a prompt of their own, and so would what was written and not read."""
         found: tuple[AnswerSequence | None, int] = (None, 0)
         begins = sequence.request.begins
         if not self._cuts or begins is None:
@@ -236,9 +237,9 @@ class Scheduler:
         for other in self.running:
             if other is sequence or other.request.begins != begins:
                 continue
-            held = other.tokens[: other.cached]
-            known = len(common_prefix([held, sequence.tokens[:-1]]))
-            if known > found[1]:
+            held = other.prompt[: other.cached]
+            known = len(common_prefix([held, sequence.prompt[: max(0, len(sequence.prompt) - CHUNK_FLOOR)]]))
+            if known >= CHUNK_FLOOR and known > found[1]:
                 found = (other, known)
         return found
 

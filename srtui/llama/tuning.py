@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from srtui.atomic import replacing
+from srtui.errors import UserError
 from srtui.files import remembered
 
 TABLE = "tuning.json"
 SLOTS = (1, 4, 8, 16, 32, 64)
+ROUNDS = 3
 # More slots make a longer tail and a larger KV cache, and a measurement of seconds is not exact, so a
 # tenth is not worth them.
 _WORTH = 0.1
@@ -45,31 +47,75 @@ def tune(
     seconds: float = 3.0,
     say: Callable[[str], None] = lambda line: None,
 ) -> Tuning:
-    """Measure a teacher, and keep the result beside its file.
+    """Measure a teacher, and keep the result beside its file. All numbers of slots are measured in turn, several
+    times over, and the best of each counts: whatever else the machine does for a while slows one round, not one number.
 
     Args:
         path: the GGUF.
         slots: the numbers of slots to try.
-        seconds: about how long each is measured.
+        seconds: about how long each is measured, all rounds together.
         say: gets a line for each.
 
     Raises:
-        UserError: where the file is no teacher, or the result cannot be kept.
+        UserError: where the file is no teacher, the result cannot be kept, or what was measured contradicts itself,
+            so that something else used the machine; nothing is stored then.
     """
     from srtui.llama.engine import LlamaTeacher
 
     teacher = LlamaTeacher(path, name=path.stem, sha256="")
-    prompt, decode = 0.0, {}
+    prompt, decode = 0.0, dict.fromkeys(slots, 0.0)
     try:
-        for count in slots:
-            prompt_rate, decode[count] = teacher.bare_rates(count, seconds)
-            prompt = max(prompt, prompt_rate)
-            say(f"{path.stem}: {count} slots, {decode[count]:,.0f} tokens/s")
+        for _ in range(ROUNDS):
+            for count in slots:
+                prompt_rate, rate = teacher.bare_rates(count, seconds / ROUNDS)
+                prompt, decode[count] = max(prompt, prompt_rate), max(decode[count], rate)
     finally:
         teacher.close()
+    for count, rate in decode.items():
+        say(f"{path.stem}: {count} slots, {rate:,.0f} tokens/s")
+    problem = contradiction(decode)
+    if problem:
+        raise UserError(
+            f"{path.name}: {problem}. Something else used this machine; nothing was stored, so measure again when "
+            "it is quiet."
+        )
     tuning = Tuning(path.name, path.stat().st_size, prompt, decode, best_slots(decode), time.time())
     _keep(path.parent, tuning)
     return tuning
+
+
+def contradiction(decode: Mapping[int, float]) -> str:
+    """Why these rates, in tokens a second by slots, cannot be one machine's; "" where they can. So many times the slots
+    are at most so many times as fast, half of it allowed for what a measurement of seconds is off by."""
+    known = sorted(decode.items())
+    for n, (few, slow) in enumerate(known):
+        for many, fast in known[n + 1 :]:
+            if slow <= 0 or fast > 1.5 * many / few * slow:
+                return f"{few} slots made {slow:,.0f} tokens/s and {many} slots {fast:,.0f}, which no machine does"
+    return ""
+
+
+def far_off(tuning: Tuning, slots: int, prompt_tokens: int, new_tokens: int, seconds: float) -> str:
+    """A sentence where a run was more than four times slower, or twice faster, than this table says; "" where it was
+    not, or where the table does not have this number of slots or the run was too short to say.
+
+    Args:
+        tuning: the table of this file.
+        slots: sequences that were written at once.
+        prompt_tokens: evaluated in the run.
+        new_tokens: written in it.
+        seconds: that both took.
+    """
+    decode = tuning.decode.get(slots, 0.0)
+    if not decode or not tuning.prompt or seconds < 10 or new_tokens < 50 * slots:
+        return ""
+    expected = prompt_tokens / tuning.prompt + new_tokens / decode
+    if expected / 2 <= seconds <= 4 * expected:
+        return ""
+    return (
+        f"The teacher took {seconds:,.0f} s for what its table in {TABLE} says {expected:,.0f} s: measure it again with "
+        f"srtui models tune {tuning.file.removesuffix('.gguf')}."
+    )
 
 
 def best_slots(decode: Mapping[int, float]) -> int:

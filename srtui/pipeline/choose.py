@@ -51,6 +51,7 @@ class Choosing(MeasureValues):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._total = context.sample_count
+        self._reused = 0  # decisions made from stored scores alone
         self._tally = _ProxyTally()
 
     def instruction(self) -> None:
@@ -66,7 +67,7 @@ class Choosing(MeasureValues):
         taken = self._choose(
             "response", self._recipe.selection.response_by, selection.choose_response, weight
         )
-        self._settle(weight, {"taken": taken})
+        self._settle(weight, {"taken": taken, "reused": self._reused})
         self._score_by_hand()
         self._report_proxy()
 
@@ -74,6 +75,8 @@ class Choosing(MeasureValues):
         """Decide every sample that is not; how many rewrites have been taken so far."""
         decisions, run_id = self._store.decisions, self._run.id
         taken, done = decisions.taken(run_id, target), decisions.decided(run_id, target)
+        earlier = self._store.runs.stages(run_id).get(f"choose-{target}")
+        self._reused = earlier.reused if earlier else 0
         if done >= self._total:
             return taken
         for page in in_pages(
@@ -87,8 +90,9 @@ class Choosing(MeasureValues):
             def report_share(
                 share: float, before: int = done, size: int = len(chunk), taken: int = taken
             ) -> None:
-                self._report(int(weight * (before + share * size)), {"taken": taken})
+                self._report(int(weight * (before + share * size)), {"taken": taken, "reused": self._reused})
 
+            self._reused += len(chunk) - self._unscored(by, groups)
             scores, by_proxy = self._measure(
                 target, by, groups, lambda g: choose(g[0], g[1:], by).variant_id, report_share
             )
@@ -118,8 +122,15 @@ class Choosing(MeasureValues):
                     )
                     taken += choice.reflected
             done += len(chunk)
-            self._report(int(weight * done), {"taken": taken}, now=True)
+            self._report(int(weight * done), {"taken": taken, "reused": self._reused}, now=True)
         return taken
+
+    def _unscored(self, by: str, groups: list[list[int]]) -> int:
+        """How many of these decisions need a text read by a student, and are not made from stored scores alone."""
+        if by not in STORED or self._recipe.scoring.proxy or not groups:
+            return len(groups)
+        known = self._context.judge().scores((v for group in groups for v in group), by)
+        return sum(not all(v in known for v in group) for group in groups)
 
     def _past_gates(
         self, target: Target, chunk: list[_Open]

@@ -148,12 +148,12 @@ class Context:
 
     def _in_process(self) -> Teacher:
         settings = self.recipe.teacher
-        path = models.resolve_teacher(self.workspace.models, settings.model)
-        adapter = Path(settings.adapter) if settings.adapter else None
-        measured = tuned(path) if settings.slots == "auto" else None
-        if measured:
-            settings = settings.model_copy(update={"slots": measured.slots})
-        with self._loading(f"teacher {settings.model}"):
+        with self._loading("load-teacher", f"teacher {settings.model}"):
+            path = models.resolve_teacher(self.workspace.models, settings.model)
+            adapter = Path(settings.adapter) if settings.adapter else None
+            measured = tuned(path) if settings.slots == "auto" else None
+            if measured:
+                settings = settings.model_copy(update={"slots": measured.slots})
             return open_teacher(
                 path,
                 name=settings.model,
@@ -174,7 +174,7 @@ class Context:
                 "warning",
                 f"The teacher is another machine's, {address}: the texts of the data are sent there.",
             )
-        with self._loading(f"teacher {settings.model} at {address}"):
+        with self._loading("load-teacher", f"teacher {settings.model} at {address}"):
             teacher = EndpointTeacher(
                 address,
                 model=settings.model,
@@ -239,7 +239,7 @@ class Context:
 
         if self._encoder is None:
             path = models.find(self.workspace.models, self.recipe.selection.encoder)
-            with self._loading(f"sentence encoder {path.name}"):
+            with self._loading("load-encoder", f"sentence encoder {path.name}"):
                 self._encoder = SentenceEncoder(path)
         return self._encoder
 
@@ -269,12 +269,14 @@ class Context:
         self._judge = self._proxy = self._tuned = None
 
     def _load(self, name: str, quantization: Quantization, adapter: Path | None = None) -> VariantScorer:
-        from srtui.student import Student
+        with self._loading("load-student", f"student {name} in {quantization}"):
+            from srtui.student import Student
 
-        if _gpu():
-            self.close_teacher()
-        path = student_path(self.workspace, name, quantization, lambda line: self.watch.event("info", line))
-        with self._loading(f"student {name} in {quantization}"):
+            if _gpu():
+                self.close_teacher()
+            path = student_path(
+                self.workspace, name, quantization, lambda line: self.watch.event("info", line)
+            )
             student = Student.load(
                 path, quantization, adapter=adapter, say=lambda line: self.watch.event("warning", line)
             )
@@ -322,9 +324,10 @@ class Context:
             )
 
     @contextmanager
-    def _loading(self, what: str) -> Iterator[None]:
+    def _loading(self, step: str, what: str) -> Iterator[None]:
         started = time.monotonic()
-        yield
+        with self.watch.step(step):
+            yield
         self.watch.event("info", f"Loaded {what} in {time.monotonic() - started:.1f} s.")
 
 

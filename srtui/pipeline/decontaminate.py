@@ -74,7 +74,8 @@ class KnownPrompts:
         count = 0
         for sample_id, pair in texts:
             count += 1
-            overlap = self._index.find(f"{pair.instruction}\n{pair.input}", "\n".join(pair.texts))
+            asked = [f"{pair.instruction}\n{pair.input}", *(t.text for t in pair.history if t.role == "user")]
+            overlap = self._index.find(asked, "\n".join([*(t.text for t in pair.history), *pair.texts]))
             if overlap is not None:
                 prompt, source = names[overlap.prompt]
                 found.append(FoundPrompt(sample_id, overlap.kind, source, prompt))

@@ -7,7 +7,7 @@ so a run that was killed at any instant resumes where it was; every unit of work
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -23,6 +23,7 @@ from srtui.pipeline.template_check import check_template
 from srtui.pipeline.train import train_selected
 from srtui.pipeline.watch import Watch
 from srtui.progress import Reporter, Stopped
+from srtui.recipe import Recipe
 from srtui.reflection import Criteria, ReflectionPrompt, load_criteria
 from srtui.sample import Target
 from srtui.store import Store
@@ -46,8 +47,10 @@ class Engine:
         reporter: Reporter,
         should_stop: Callable[[], bool] = lambda: False,
         teacher: Teacher | None = None,
+        before: Mapping[str, float] | None = None,
     ) -> None:
-        self._store, self._run = store, run
+        """``before``: by step, the seconds that this process spent on the run before this call."""
+        self._store, self._run, self._before = store, run, before or {}
         self._watch = Watch(store, run.id, reporter, should_stop)
         self._context = Context(workspace, store, run, self._watch, teacher)
 
@@ -61,6 +64,8 @@ class Engine:
         runs.drop_requests(run_id, before=psutil.Process().create_time())
         runs.update(run_id, status="running", started_at=self._run.started_at or time.time(), error=None)
         try:
+            for step, seconds in self._before.items():
+                watch.past(step, seconds)
             self._context.refuse_other_words()
             for stage, work in self._stages():
                 runs.update(run_id, stage=stage)
@@ -118,15 +123,24 @@ class Engine:
                 if self._watch.should_stop():
                     raise Stopped
             return
-        criteria = self._criteria(target, criteria_name)
+        recipe = self._context.recipe
+        criteria = criteria_of(recipe, Path(self._run.recipe_path), target, criteria_name)
         check_template(self._context)
         self._watch.start(f"reflect-{target}")
-        Reflecting(self._context, ReflectionPrompt(criteria, self._context.recipe)).work(pages)
+        Reflecting(self._context, ReflectionPrompt(criteria, recipe)).work(pages)
 
-    def _criteria(self, target: Target, name: str) -> Criteria:
-        """The recipe's criteria; where it names none, those of its prompts file, and then the shipped ones."""
-        prompts = self._context.recipe.prompts
-        own = getattr(prompts.teacher, target) if prompts else None
-        if prompts and own and name == target:
-            return Criteria.of_prompts(prompts.name, target, own)
-        return load_criteria(name, target, Path(self._run.recipe_path).parent)
+
+def criteria_of(recipe: Recipe, recipe_path: Path, target: Target, name: str) -> Criteria:
+    """The criteria that a recipe names; where it names none, those of its prompts file, and then the shipped ones.
+
+    Args:
+        recipe: of the run.
+        recipe_path: files are looked for beside it.
+        target: which side is rewritten.
+        name: of the criteria, as the recipe has it.
+    """
+    prompts = recipe.prompts
+    own = getattr(prompts.teacher, target) if prompts else None
+    if prompts and own and name == target:
+        return Criteria.of_prompts(prompts.name, target, own)
+    return load_criteria(name, target, recipe_path.parent)

@@ -17,8 +17,7 @@ from srtui.pipeline.context import CHUNK, open_judge, student_path
 from srtui.recipe import Recipe
 from srtui.sample import Pair
 from srtui.store import Store
-from srtui.store.corpus import batched
-from srtui.store.figures import has_code
+from srtui.store.corpus import batched, has_code
 from srtui.store.runs import Run
 from srtui.subsets import MOST, clusters, directions
 from srtui.workspace import Workspace

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from srtui import datasets
 from srtui.errors import UserError
 from srtui.evaluation.sources import sha256_of
-from srtui.hashing import draw, first_of_ids, key_of_ids
+from srtui.hashing import draw, first_of_ids, key, key_of_ids
+from srtui.pilot.strata import Stratum, stratified
 from srtui.pipeline.holdout import alike, hold_out
-from srtui.pipeline.preference import first_adapter
+from srtui.pipeline.preference import adapter_mark, first_adapter
 from srtui.recipe import Recipe
 from srtui.store import Store
 from srtui.store.conversations import NewConversation, conversation_ids
@@ -92,7 +93,8 @@ def import_file(
 def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Path) -> tuple[Run, bool]:
     """The run that this recipe describes, and whether it is new.
 
-    A recipe whose settings and samples are those of an earlier run resumes that run.
+    A recipe whose settings and samples are those of an earlier run resumes that run; so has its
+    ``training.from_run`` to have the adapter that it had, for another run may have come by that name.
 
     Args:
         workspace: that the recipe belongs to.
@@ -100,13 +102,14 @@ def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pat
         recipe: read and checked.
         recipe_path: its file, beside which a dataset's file may lie.
     """
-    first_adapter(workspace, store, recipe)  # hours before it is needed
+    adapter = first_adapter(workspace, store, recipe)  # hours before it is needed
     dataset_id = _dataset(workspace, store, recipe, recipe_path)
 
     def ids() -> Iterator[int]:
-        return store.corpus.each_sample_id(dataset_id, recipe.limit)
+        return iter(samples_of(store, dataset_id, recipe))
 
     fingerprint = f"{recipe.fingerprint}-{key_of_ids('samples', 'ids', ids()).hex()[2:10]}"
+    fingerprint += adapter_mark(adapter)
     if store.runs.any_over(dataset_id):
         first = f"{recipe.first_fingerprint}-{first_of_ids(ids).hex()[:8]}"
         earlier = store.runs.with_fingerprint(dataset_id, fingerprint, first)
@@ -119,6 +122,11 @@ def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pat
         of = conversation_ids(store.conn, dataset_id)
         groups = alike(store.corpus.questions(dataset_id, recipe.limit), of)
         held_out = hold_out(ids, share, lambda i: draw(recipe.seed, "held out", i), groups)
+    if recipe.pilot:
+        chosen = [(i, False) for i in ids()]
+        described = recipe.model_dump_json()
+        run = store.runs.create(recipe.name, dataset_id, str(recipe_path), described, fingerprint, chosen)
+        return run, True
     made = store.runs.create_over(
         recipe.name,
         dataset_id,
@@ -128,12 +136,82 @@ def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pat
         recipe.limit,
         held_out,
     )
+    date = _pilots_date(store, dataset_id, recipe)
+    if date is not None and date != made.date:
+        store.runs.update(made.id, date=date)
+        made = store.runs.get(made.id)
     return made, True
+
+
+def samples_of(store: Store, dataset_id: int, recipe: Recipe) -> Iterable[int]:
+    """The ids of a recipe's samples in a dataset: the first ``limit`` of them, or a pilot's drawn from these."""
+    if recipe.pilot is None:
+        return store.corpus.each_sample_id(dataset_id, recipe.limit)
+    return sorted(i for stratum in pilot_strata(store, dataset_id, recipe) for i in stratum.chosen)
+
+
+def pilot_strata(store: Store, dataset_id: int, recipe: Recipe) -> list[Stratum]:
+    """What a pilot draws its samples from, with the samples; the same for the same seed."""
+    samples = store.corpus.kinds_and_lengths(dataset_id, recipe.limit)
+    return stratified(samples, recipe.pilot or 0, lambda i: draw(recipe.seed, "pilot", i))
+
+
+def pilot_recipe(recipe: Recipe, samples: int) -> Recipe:
+    """``recipe`` as a pilot over so many samples: all of the loop but the training."""
+    training = recipe.training.model_copy(update={"enabled": False})
+    return recipe.model_copy(
+        update={"name": f"{recipe.name[:74]}.pilot", "pilot": samples, "training": training}
+    )
+
+
+def with_changes(store: Store, run: Run) -> tuple[Run, bool]:
+    """A run like ``run`` whose training takes what a person has taken there, and whether it is new: the same samples,
+    held-out ones and date, so that all texts, scores and choices are reused and the two trainings compare.
+
+    Raises UserError where nothing was overruled: it would be the same run.
+    """
+    changes = store.marks.overruled(run.id)
+    if not changes:
+        raise UserError(
+            f"Nothing was overruled in run {run.name}, so training it again would change nothing."
+        )
+    fingerprint = f"{run.fingerprint}+{key('overruled', changes=sorted(changes.items())).hex()[2:14]}"
+    earlier = store.runs.with_fingerprint(run.dataset_id, fingerprint)
+    if earlier is not None:
+        return earlier, False
+    recipe = Recipe.model_validate(run.recipe).model_dump_json()
+    held_out = set(store.decisions.held_out(run.id))
+    samples = [(i, i in held_out) for i in store.runs.sample_ids(run.id)]
+    with store.transaction():
+        again = store.runs.create(run.name, run.dataset_id, run.recipe_path, recipe, fingerprint, samples)
+        store.runs.update(again.id, date=run.date)
+        for sample_id, variant_id in changes.items():
+            store.marks.overrule(again.id, sample_id, variant_id, f"as in run {run.name}")
+    return store.runs.get(again.id), True
+
+
+def _pilots_date(store: Store, dataset_id: int, recipe: Recipe) -> str | None:
+    """The date of the last pilot of this recipe: chat templates may write it, and under another one nothing that the
+    pilot made would be used again."""
+    for run in reversed(store.runs.all()):
+        if run.dataset_id == dataset_id and run.recipe.get("pilot"):
+            pilot = Recipe.model_validate(run.recipe)
+            same = {"pilot": None, "name": recipe.name, "training": recipe.training, "limit": recipe.limit}
+            if pilot.model_copy(update=same).fingerprint == recipe.fingerprint:
+                return run.date
+    return None
 
 
 def _dataset(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Path) -> int:
     known = store.corpus.dataset_id(recipe.dataset)
     if known is not None:
+        taken_of_it = store.imports.turns_of_dataset(known)
+        if "turns" in recipe.model_fields_set and taken_of_it and recipe.turns not in taken_of_it:
+            raise UserError(
+                f"{recipe_path}: turns = {recipe.turns!r}, but dataset {recipe.dataset!r} was imported with --turns "
+                f"{' and '.join(taken_of_it)}; leave turns out, or import the file again with --turns {recipe.turns} "
+                "under another --name."
+            )
         return known
     path = dataset_file(recipe.dataset, recipe_path, workspace.root)
     if path is None:
@@ -141,9 +219,12 @@ def _dataset(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pa
         raise UserError(
             f"{recipe_path}: dataset = {recipe.dataset!r} is neither a file nor an imported dataset ({names})."
         )
-    taken = store.imports.dataset_of_file(sha256_of(path), recipe.turns)
+    # What was taken of a file's conversations makes its samples; of rows there is nothing to choose.
+    turns = datasets.read(path, turns=recipe.turns).turns
+    taken = store.imports.dataset_of_file(sha256_of(path), turns)
     if taken is None:
-        # An edited file is another dataset: merging it with its older self would train on both.
+        # An edited file is another dataset: merging it with its older self would train on both; so is a file of
+        # which something else is taken.
         stem = taken = _dataset_name(path)
         n = 1
         while store.corpus.dataset_id(taken) is not None:

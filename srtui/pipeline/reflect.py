@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
-from srtui.llama import Generation, Prepared, Request
+from srtui import models
+from srtui.errors import UserError
+from srtui.llama import Generation, Prepared, Request, TeacherProgress
+from srtui.llama.tuning import far_off, tuned
 from srtui.pipeline.ahead import Ahead
 from srtui.pipeline.context import Context
 from srtui.progress import Stopped
@@ -65,6 +69,8 @@ class Reflecting:
         self._watch = context.watch
         self._total = context.sample_count
         self._tally = _Tally(self._tally_so_far())
+        earlier = self._store.runs.stages(self._run.id).get(f"reflect-{prompt.target}")
+        self._reused = earlier.reused if earlier else 0  # samples that stored texts settled
         self._unknown = 0  # rewrites taken from the store that may have been cut short
         self._outstanding = 0  # requests that the teacher has, or whose answers are not stored yet
         self._waiting: dict[tuple[int, int], list[Generation]] = {}  # candidates of requests that miss others
@@ -83,10 +89,12 @@ class Reflecting:
             pages = (self._without_followed(page) for page in pages)
         if self._recipe.reflection.source == "store":
             self._from_store(pages)
-            self._watch.report_progress(self._total, self._total, 0, self._tally.detail(), now=True)
+            self._reused = self._total
+            detail = {**self._tally.detail(), "reused": self._reused}
+            self._watch.report_progress(self._total, self._total, 0, detail, now=True)
             return
         teacher = self._teacher = self._context.teacher()
-        self._before = teacher.progress()
+        self._before, began = teacher.progress(), time.monotonic()
         with Ahead(self._requests(pages), teacher.prepare, self._watch.should_stop) as ahead:
             self._fill_window(ahead, whole=True)
             while self._outstanding:
@@ -104,6 +112,7 @@ class Reflecting:
                 "ended: whether one was cut short is not known.",
             )
         self._show(now=True)
+        self._compare_with_table(teacher.progress(), self._before, time.monotonic() - began)
 
     def _requests(self, pages: Iterable[list[tuple[int, int]]]) -> Iterator[list[Request]]:
         """What is to be asked of each page; what stored texts settle is settled."""
@@ -123,9 +132,27 @@ class Reflecting:
                         again = self._first_unasked(one.sample_id, one.variant)
                     if again is not None:
                         requests.append(self._request(again))
+                    else:
+                        self._reused += 1
             if not requests:
                 self._show()
             yield requests
+
+    def _compare_with_table(self, now: TeacherProgress, before: TeacherProgress, seconds: float) -> None:
+        """Warn where the table that chose the slots is not of this machine as it is."""
+        if self._recipe.teacher.slots != "auto":
+            return
+        with suppress(UserError):  # a file that has gone by now is nothing to say here
+            table = tuned(models.resolve_teacher(self._context.workspace.models, self._recipe.teacher.model))
+            words = table and far_off(
+                table,
+                now.slots,
+                now.prompt_tokens - before.prompt_tokens,
+                now.new_tokens - before.new_tokens,
+                seconds - self._watch.waited,
+            )
+            if words:
+                self._watch.event("warning", words)
 
     def _request(self, asked: _OpenRequest) -> Request:
         return self._prompt.request(asked, asked.variant.pair, asked.attempt)
@@ -388,6 +415,7 @@ class Reflecting:
         tokens = at.prompt_tokens + at.new_tokens - before.prompt_tokens - before.new_tokens
         detail = {
             **self._tally.detail(),
+            "reused": self._reused,
             "slots": at.slots,
             "slots_in_use": at.slots_in_use,
             "waiting": at.waiting,

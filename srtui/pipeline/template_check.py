@@ -39,12 +39,12 @@ def check_template(context: Context) -> None:
     some = _some_originals(context.store, context.run, recipe.seed, SAMPLE)
     watch.start("check-template")
     judge = context.proxy() if recipe.scoring.proxy else context.judge()
-    tokens = 0
+    tokens, reused = 0, len(judge.scores(some, "ifd"))
     for more, part in judge.score(some, "ifd", watch.should_stop):
         tokens += more
-        watch.report_progress(int(part * len(some)), len(some), tokens, {})
+        watch.report_progress(int(part * len(some)), len(some), tokens, {"reused": reused})
     watch.raise_if_stopped()
-    watch.report_progress(len(some), len(some), tokens, {}, now=True)
+    watch.report_progress(len(some), len(some), tokens, {"reused": reused}, now=True)
     values = _values(judge, some)
     share = share_at_or_over_one(values)
     if share <= SHARE:

@@ -15,6 +15,7 @@ from srtui.pipeline.context import Context, student_path
 from srtui.pipeline.decontaminate import known_prompts
 from srtui.pipeline.holdout import asked, unseen
 from srtui.pipeline.preference import (
+    adapter_mark,
     first_adapter,
     pairs_to_train_on,
     reward_facts,
@@ -30,7 +31,7 @@ from srtui.selection import Ranked, best, quotas, seeded_random
 from srtui.store import Store
 from srtui.store.conversations import conversations_of
 from srtui.store.corpus import Variant
-from srtui.store.figures import means
+from srtui.store.figures import counts, means
 from srtui.store.runs import Run
 from srtui.subsets import MOST, clusters, directions, facility_location
 from srtui.training import (
@@ -76,6 +77,7 @@ def train_selected(context: Context) -> None:
         watch.event("warning", f"Nothing was trained: {reason}.")
         return
     _look_for_evaluation_prompts(context, material.texts)
+    _look_at_the_run_before(context)
     ended = means(store, run_id).endings
     if ended["cut"]:
         watch.event(
@@ -149,6 +151,12 @@ class _Material:
 def _starting_student(context: Context) -> VariantScorer:
     """The student that is trained: as it chose, or with the adapter of the run that it goes on from."""
     adapter = first_adapter(context.workspace, context.store, context.recipe)
+    if adapter_mark(adapter) not in context.run.fingerprint:
+        # Resumed, or trained again, when another run has come by that name.
+        raise UserError(
+            f"Run {context.run.name} was begun from another adapter than run {context.recipe.training.from_run} has "
+            "now; start its recipe again with srtui run: all texts and scores are used again."
+        )
     return context.judge() if adapter is None else context.tuned(adapter)
 
 
@@ -184,7 +192,7 @@ def _samples(context: Context) -> _Material:
 
 def _pairs(context: Context) -> _Material:
     """The pairs of the run's choices, with what the student makes of them before training, and held-out ones."""
-    store, run, recipe, watch = context.store, context.run, context.recipe, context.watch
+    store, run, recipe = context.store, context.run, context.recipe
     pairs, maker = pairs_to_train_on(store, run, recipe, held_out=False)
     if not pairs:
         why = ", ".join(f"{count:,} {why}" for why, count in sorted(maker.left_out.items()) if count)
@@ -198,16 +206,30 @@ def _pairs(context: Context) -> _Material:
         examples, lost = with_reference(context, judge, examples)
         left_out += lost
         held, _ = with_reference(context, judge, held)
-    if known := trained_on_before(store, recipe, run):
-        watch.event(
-            "warning",
-            f"{known:,} samples that this run holds out were trained on by run {recipe.training.from_run}: what is "
-            "measured on them says nothing of unseen ones. Give both runs the same seed and training.held_out.",
-        )
     return _Material(
         examples, _held_out(context, judge.spans, seen), left_out, len(pairs), "pairs",
         "no pair has answers to train on", [(p.sample_id, text) for p in pairs for text in p.pairs], held,
     )  # fmt: skip
+
+
+def _look_at_the_run_before(context: Context) -> None:
+    """Say what of the run whose adapter training starts from is not as people would think."""
+    name, store = context.recipe.training.from_run, context.store
+    if name is None:
+        return
+    if known := trained_on_before(store, context.recipe, context.run):
+        context.watch.event(
+            "warning",
+            f"{known:,} samples that this run holds out were trained on by run {name}: what is "
+            "measured on them says nothing of unseen ones. Give both runs the same seed and training.held_out.",
+        )
+    theirs, ours = (counts(store.conn, run.id).overruled for run in (store.runs.named(name), context.run))
+    if theirs and not ours:
+        context.watch.event(
+            "warning",
+            f"A person took {theirs:,} texts in run {name} and none in this one: a choice is of its run, so training "
+            f"does not see these. Take them here, and then: srtui retrain {context.run.name}",
+        )
 
 
 def _look_for_evaluation_prompts(context: Context, texts: Iterable[tuple[int, Pair]]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psutil
@@ -35,9 +36,31 @@ class Watch:
     def start(self, stage: str) -> None:
         """A stage begins: what is reported from now on is of it."""
         self._stage = stage
+        self.waited = 0.0
         self._clock = self._kept = time.monotonic()
         self._kept_tokens = 0
         self._reported_at = 0.0
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time that belongs to ``name``, a part of no stage (loading a model, say): shown while it lasts, stored as a
+        stage of its own, and taken out of the rates and estimates of the stage that waits for it."""
+        began = time.monotonic()
+        self.show(step=name, since=time.time())
+        self._runs.progress(self._run_id, name, 0, 1)
+        self._reporter.progress(Progress(name, 0, 1, 0, 0.0))
+        try:
+            yield
+        finally:
+            seconds = time.monotonic() - began
+            self._clock, self._kept = self._clock + seconds, self._kept + seconds
+            self.show()
+        self.past(name, seconds)
+
+    def past(self, name: str, seconds: float) -> None:
+        """The same of a step that is over."""
+        self._runs.progress(self._run_id, name, 1, 1, 0, seconds)
+        self._reporter.progress(Progress(name, 1, 1, 0, seconds))
 
     @property
     def due(self) -> bool:
@@ -119,6 +142,7 @@ class Watch:
             self._obey()
         # Rates and estimates are of work: the time of a pause is in none of them.
         waited = time.monotonic() - began
+        self.waited += waited
         self._clock, self._kept = self._clock + waited, self._kept + waited
 
     def _obey(self) -> None:

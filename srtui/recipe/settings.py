@@ -442,6 +442,12 @@ class Recipe(Section):
     limit: Count | None = described(
         None, "Only the first so many samples of the dataset.", change="For a trial run.", unit="samples"
     )
+    pilot: Count | None = described(
+        None,
+        "Only so many samples, drawn from every kind and length of the dataset in proportion, and no training.",
+        change="Not by hand: `srtui pilot RECIPE` sets it, and says what the whole run would take and come to.",
+        unit="samples",
+    )
     prompts: PromptSet | None = described(
         None,
         "A prompts file, relative to the recipe: its templates, reverse prompt and teacher prompts take the place of "

@@ -17,7 +17,7 @@ from srtui.report.examples import Example, pick
 from srtui.store import Store, figures
 from srtui.store.distributions import ScoreSpread, distributions
 from srtui.store.evaluations import Evaluation
-from srtui.store.runs import STAGES, Run, StageProgress
+from srtui.store.runs import STAGES, STEPS, Run, StageProgress
 from srtui.store.summary import RunSummary, summarise
 from srtui.store.views import Views
 from srtui.wording import LABELS, reward_words, server_words, training_words
@@ -284,7 +284,7 @@ def _training(row: dict[str, Any] | None) -> TrainingFacts | None:
 
 
 def _costs(stages: Mapping[str, StageProgress]) -> list[StageCost]:
-    order = {name: n for n, name in enumerate(("check-template", *STAGES))}
+    order = {name: n for n, name in enumerate((*STEPS, "check-template", *STAGES))}
     return [
         StageCost(name, s.done, s.total, s.tokens, s.seconds)
         for name, s in sorted(stages.items(), key=lambda item: order.get(item[0], len(order)))

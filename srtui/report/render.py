@@ -17,6 +17,7 @@ from markupsafe import Markup
 from srtui.evaluation import result_words
 from srtui.measures import MEASURES
 from srtui.report import pictures
+from srtui.report.came_out import came_out
 from srtui.report.facts import Facts
 from srtui.report.open_questions import open_questions
 from srtui.store.distributions import quantile
@@ -58,12 +59,17 @@ def html(facts: Facts) -> str:
         style=Markup(style),  # noqa: S704 - a file of this package
         policy=f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
         open=open_questions(facts),
+        came_out=came_out(facts),
     )  # fmt: skip
 
 
 def markdown(facts: Facts) -> str:
     """The same facts without pictures; every text of the data is quoted so that it marks up nothing."""
-    text = _environment(False).get_template("report.md.j2").render(f=facts, open=open_questions(facts))
+    text = (
+        _environment(False)
+        .get_template("report.md.j2")
+        .render(f=facts, open=open_questions(facts), came_out=came_out(facts))
+    )
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 

@@ -196,6 +196,14 @@ class Store:
         """Bytes on disk, the write-ahead log included."""
         return sum(p.stat().st_size for p in self.path.parent.glob(self.path.name + "*") if p.is_file())
 
+    def size_in_use(self) -> int:
+        """Bytes of the pages that hold something, those in the write-ahead log included."""
+        pages, free, size = (
+            int(fetch_value(self.conn, f"PRAGMA {name}"))
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        return (pages - free) * size
+
     def bytes_of_texts(self) -> int:
         """UTF-8 bytes of all that people and models wrote: records, variants, and what teachers wrote and were
         asked. Reads all of them."""

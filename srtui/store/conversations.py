@@ -75,13 +75,22 @@ def histories(conn: sqlite3.Connection, sample_ids: Iterable[int]) -> dict[int, 
     for chunk in batched(dict.fromkeys(sample_ids), 500):
         rows = fetch_rows(
             conn,
-            "SELECT e.sample_id, t.role, t.text FROM exchange e CROSS JOIN turn t ON t.id >= e.conversation_id "
-            f"AND t.id < e.answer_id - 1 WHERE e.sample_id IN ({','.join('?' * len(chunk))}) "
-            "ORDER BY e.sample_id, t.id",
+            "SELECT sample_id, conversation_id, answer_id - 1 FROM exchange "
+            f"WHERE sample_id IN ({','.join('?' * len(chunk))}) ORDER BY conversation_id, answer_id",
             chunk,
         )
-        for sample_id, turns in groupby(rows, key=lambda r: int(r[0])):
-            found[sample_id] = tuple(Turn(r[1], r[2]) for r in turns)
+        # A conversation's turns are read once and shared: the histories of its samples begin alike.
+        for conversation_id, of in groupby(rows, key=lambda r: int(r[1])):
+            ends = {int(r[0]): int(r[2]) for r in of}
+            turns = fetch_rows(
+                conn,
+                "SELECT role, text FROM turn WHERE id >= ? AND id < ? ORDER BY id",
+                (conversation_id, max(ends.values())),
+            )
+            whole = tuple(Turn(r[0], r[1]) for r in turns)
+            found.update(
+                (i, whole[: end - conversation_id]) for i, end in ends.items() if end > conversation_id
+            )
     return found
 
 
@@ -230,6 +239,12 @@ def insert(
             "INSERT OR IGNORE INTO exchange_again SELECT ?, ?, s.id FROM sample s WHERE s.dataset_id = ? "
             "AND s.digest = ? AND s.id <> ?",
             [(e[1], e[2], dataset_id, s[4], s[0]) for s, e in zip(samples, exchanges, strict=True)],
+        )
+        # Where one of its places has turns behind it that refer to it, its instruction stays as it is.
+        conn.executemany(
+            "UPDATE exchange SET followed = 1 WHERE followed = 0 AND sample_id IN "
+            "(SELECT id FROM sample WHERE dataset_id = ? AND digest = ?)",
+            [(dataset_id, s[4]) for s, e in zip(samples, exchanges, strict=True) if e[3]],
         )
         _drop_repeated(conn, first)
     return len(samples), taken, turn_id - next_turn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
@@ -74,6 +75,19 @@ def _with_histories(conn: sqlite3.Connection, rows: list[sqlite3.Row]) -> list[V
     """The variants of these rows; those of one sample share its history."""
     found = histories(conn, (r["sample_id"] for r in rows))
     return [_variant(r, found.get(r["sample_id"], ())) for r in rows]
+
+
+_CODE = re.compile(r"```|^\s*(?:def |class |import |#include|public |SELECT |function )", re.MULTILINE)
+
+
+def has_code(text: str) -> bool:
+    """Whether a text looks as if it held a program: a fenced block, or a line that begins as code does."""
+    return bool(_CODE.search(text))
+
+
+def teach_code(conn: sqlite3.Connection) -> None:
+    """Let queries ask ``has_code(text)``, which is 1 or 0."""
+    conn.create_function("has_code", 1, lambda text: int(has_code(text or "")), deterministic=True)
 
 
 class DatasetSize(NamedTuple):
@@ -211,6 +225,18 @@ class Corpus:
             (dataset_id, limit or -1),
         )
         return ((int(r[0]), str(r[1]), str(r[2])) for r in rows)
+
+    def kinds_and_lengths(self, dataset_id: int, limit: int | None = None) -> Iterator[tuple[int, str, int]]:
+        """(sample id, kind, characters) of the same samples as they were imported, read as they are asked for. The
+        kind is code (its response has some), input (it has an input) or plain."""
+        teach_code(self._store.conn)
+        rows = self._store.conn.execute(
+            "SELECT v.sample_id, CASE WHEN has_code(v.response) THEN 'code' WHEN v.input <> '' THEN 'input' ELSE 'plain' "
+            "END, length(v.instruction) + length(v.input) + length(v.response) FROM variant v WHERE v.kind = 'original' "
+            f"AND v.sample_id IN (SELECT id FROM sample WHERE dataset_id = ? AND {TAKEN} ORDER BY id LIMIT ?)",
+            (dataset_id, limit or -1),
+        )
+        return ((int(r[0]), str(r[1]), int(r[2])) for r in rows)
 
     # -- variants ---------------------------------------------------------------------------
 

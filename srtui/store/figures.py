@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING
 from srtui.measures import MEASURES, STORED
 from srtui.store._query import fetch_value
 from srtui.store.connection import checkpoint
+from srtui.store.corpus import teach_code
 from srtui.store.endings import ENDINGS, endings
 
 if TYPE_CHECKING:
@@ -225,14 +225,6 @@ def _settle(c: Counts, reason: str, kept: int, held_out: int, n: int) -> None:
 
 # -- sums over samples --------------------------------------------------------------------------
 
-_CODE = re.compile(r"```|^\s*(?:def |class |import |#include|public |SELECT |function )", re.MULTILINE)
-
-
-def has_code(text: str) -> bool:
-    """Whether a text looks as if it held a program: a fenced block, or a line that begins as code does."""
-    return bool(_CODE.search(text))
-
-
 _FORM = 2  # of the stored sums: counts up when one of them gets another meaning
 _SUMS = {
     "ifd_n": "count(ifd0.value + ifd1.value)",
@@ -271,7 +263,7 @@ def sums_query(by_the_student: bool, only: str = "") -> str:
 def _sums(store: Store, run_id: int, setting: int) -> dict[str, float]:
     """Sums over what stands now for each sample of a run."""
     conn = store.conn
-    _teach(conn)
+    teach_code(conn)
     stamp, of = _stamp(conn, run_id, setting), {"run": run_id, "setting": setting}
     sums = _kept_sums(conn, run_id, stamp)
     if sums is None:
@@ -288,7 +280,7 @@ def sums_and_again(store: Store, run_id: int) -> tuple[dict[str, float] | None, 
     """The sums over the student's choices that are kept (None where they are not of today's rows), and the
     same summed anew, which reads every sample."""
     conn, setting = store.conn, setting_id_of(store.conn, run_id)
-    _teach(conn)
+    teach_code(conn)
     kept = _kept_sums(conn, run_id, _stamp(conn, run_id, setting))
     return kept, _by_the_student(conn, run_id, setting) if kept is not None else {}
 
@@ -296,11 +288,6 @@ def sums_and_again(store: Store, run_id: int) -> tuple[dict[str, float] | None, 
 def _by_the_student(conn: sqlite3.Connection, run_id: int, setting: int) -> dict[str, float]:
     of = {"run": run_id, "setting": setting}
     return {**conn.execute(sums_query(True), of).fetchone(), **endings(conn, run_id)}
-
-
-def _teach(conn: sqlite3.Connection) -> None:
-    """The one function that the queries of sums need."""
-    conn.create_function("has_code", 1, lambda text: int(bool(_CODE.search(text or ""))), deterministic=True)
 
 
 def _kept_sums(conn: sqlite3.Connection, run_id: int, stamp: str) -> dict[str, float] | None:

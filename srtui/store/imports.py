@@ -17,6 +17,13 @@ from srtui.store.conversations import NewConversation, insert, next_turn_id
 if TYPE_CHECKING:
     from srtui.store import Store
 
+_OPENS = (
+    "NOT EXISTS (SELECT 1 FROM exchange e JOIN turn t ON t.id >= e.conversation_id AND t.id < e.answer_id - 1 "
+    "WHERE e.sample_id = s.id AND t.role <> 'system')"
+)
+"""Of samples s those that no turn came before: rewrites from elsewhere say nothing of a history, so that they could
+be of any exchange."""
+
 REFLECTED_KINDS = ("instruction_reflected", "response_reflected")
 MAX_BAD_ROWS_STORED = 10_000
 
@@ -117,15 +124,25 @@ class Imports:
         )
 
     def dataset_of_file(self, sha256: str, turns: str | None = None) -> str | None:
-        """The dataset that a file with these bytes was imported into; where ``turns`` is given, none that was
-        taken of its conversations otherwise."""
+        """The dataset that a file with these bytes was imported into. Where the file holds conversations, ``turns`` is
+        what has to have been taken of them; an import of before that was said took the first exchange."""
         name: str | None = fetch_value(
             self._store.conn,
             "SELECT d.name FROM import i JOIN dataset d ON d.id = i.dataset_id WHERE i.sha256 = ?1 "
-            "AND i.kind = 'original' AND (?2 IS NULL OR i.turns IS NULL OR i.turns = ?2) ORDER BY i.id LIMIT 1",
+            "AND i.kind = 'original' AND (?2 IS NULL OR coalesce(i.turns, 'first') = ?2) ORDER BY i.id LIMIT 1",
             (sha256, turns),
         )
         return name
+
+    def turns_of_dataset(self, dataset_id: int) -> list[str]:
+        """What was taken of the conversations of a dataset's files, without repeats; none where they hold rows."""
+        rows = fetch_rows(
+            self._store.conn,
+            "SELECT DISTINCT coalesce(turns, 'first') AS taken FROM import WHERE dataset_id = ? AND kind = 'original' "
+            "AND (turns IS NOT NULL OR format IN ('sharegpt', 'messages')) ORDER BY taken",
+            (dataset_id,),
+        )
+        return [r["taken"] for r in rows]
 
     def turns_taken(self, name: str, sha256: str) -> str | None:
         """What an earlier import of the same bytes into this dataset took of its conversations; None where rows
@@ -276,7 +293,8 @@ class Imports:
         ``match`` says how a row finds its sample: ``id`` (the row's id is the sample's own id in its
         file), ``instruction`` (same instruction and input as a stored variant of it; for rewritten
         responses), or ``position`` (row n rewrites row n). A row that finds none is counted, and
-        recorded with the reason ``unmatched``.
+        recorded with the reason ``unmatched``. A sample that turns came before takes none: a row does not
+        say which of them they were.
 
         Args:
             name: of the dataset.
@@ -298,11 +316,11 @@ class Imports:
         find = {
             "id": (
                 "SELECT s.id, v.id FROM sample s JOIN variant v ON v.sample_id = s.id AND v.kind = 'original' "
-                "WHERE s.dataset_id = ? AND s.external_id = ?"
+                f"WHERE s.dataset_id = ? AND s.external_id = ? AND {_OPENS}"
             ),
             "position": (
                 "SELECT s.id, v.id FROM sample s JOIN variant v ON v.sample_id = s.id AND v.kind = 'original' "
-                "WHERE s.dataset_id = ? AND s.row = ?"
+                f"WHERE s.dataset_id = ? AND s.row = ? AND {_OPENS}"
             ),
             "instruction": "SELECT sample_id, variant_id FROM temp.by_instruction WHERE instruction = ? AND input = ?",
         }.get(match)
@@ -314,7 +332,7 @@ class Imports:
                 store.conn.execute(
                     "CREATE TEMP TABLE by_instruction AS SELECT v.instruction, v.input, v.sample_id, "
                     "min(v.id) AS variant_id FROM variant v JOIN sample s ON s.id = v.sample_id "
-                    "WHERE s.dataset_id = ? AND v.kind IN ('original', 'instruction_reflected') "
+                    f"WHERE s.dataset_id = ? AND v.kind IN ('original', 'instruction_reflected') AND {_OPENS} "
                     "GROUP BY v.instruction, v.input",
                     (dataset_id,),
                 )

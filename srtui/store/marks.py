@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from srtui.errors import UserError
 from srtui.sample import Pair
-from srtui.store._query import fetch_value
+from srtui.store._query import fetch_rows, fetch_value
 
 if TYPE_CHECKING:
     from srtui.store import Store
@@ -49,6 +49,17 @@ class Marks:
                 "INSERT INTO overrule(run_id, sample_id, variant_id, note, created_at) VALUES (?,?,?,?,?)",
                 (run_id, sample_id, variant_id, note, time.time()),
             )
+
+    def overruled(self, run_id: int) -> dict[int, int]:
+        """The variant that a person took, by sample, in the samples' order."""
+        return {
+            r[0]: r[1]
+            for r in fetch_rows(
+                self._store.conn,
+                "SELECT sample_id, variant_id FROM overrule WHERE run_id = ? AND undone_at IS NULL ORDER BY sample_id",
+                (run_id,),
+            )
+        }
 
     def undo_overrule(self, run_id: int, sample_id: int) -> bool:
         """Let the student's choice stand again; False where nothing was overruled."""

@@ -21,6 +21,8 @@ from srtui.store.stored import stored
 if TYPE_CHECKING:
     from srtui.store import Store
 
+STEPS = ("start", "prepare", "load-teacher", "load-student", "load-encoder")
+"""What an engine spends time on beside its stages, stored like these: it takes as long for any number of samples."""
 STAGES = ("reflect-instruction", "choose-instruction", "reflect-response", "choose-response", "train")
 
 
@@ -82,6 +84,12 @@ class StageProgress:
     detail: dict[str, Any]
     updated_at: float
 
+    @property
+    def reused(self) -> int:
+        """How many of its samples cost nothing, since what they needed was stored."""
+        count = self.detail.get("reused", 0)
+        return count if isinstance(count, int) else 0
+
 
 def stages_of(conn: sqlite3.Connection, run_id: int) -> dict[str, StageProgress]:
     """By stage, how far a run is with it."""
@@ -89,6 +97,31 @@ def stages_of(conn: sqlite3.Connection, run_id: int) -> dict[str, StageProgress]
         r["stage"]: StageProgress(**{**dict(r), "detail": stored(r, "stage_progress", "detail")})
         for r in fetch_rows(conn, "SELECT * FROM stage_progress WHERE run_id = ?", (run_id,))
     }
+
+
+_REUSED = "CASE WHEN json_valid(p.detail) THEN coalesce(json_extract(p.detail, '$.reused'), 0) ELSE 0 END"
+
+
+def seconds_a_sample(conn: sqlite3.Connection, teacher: str, student: str) -> dict[str, float]:
+    """By stage, what a sample (in training: a step; of STEPS: an engine) has cost here with this teacher, or this
+    student; what was reused from the store has cost nothing and is not counted."""
+    return {
+        r[0]: r[1]
+        for r in fetch_rows(
+            conn,
+            f"SELECT p.stage, sum(p.seconds) / sum(p.done - {_REUSED}) FROM stage_progress p JOIN run r ON "
+            f"r.id = p.run_id WHERE p.done > {_REUSED} AND p.seconds > 0 AND CASE WHEN p.stage LIKE '%-teacher' "
+            "OR p.stage LIKE 'reflect-%' THEN json_extract(r.recipe, '$.teacher.model') = ? "
+            "ELSE json_extract(r.recipe, '$.student.model') = ? END GROUP BY p.stage",
+            (teacher, student),
+        )
+    }
+
+
+def pilot_result(conn: sqlite3.Connection, run_id: int) -> dict[str, Any] | None:
+    """What a pilot came to; None of another run. Raises UserError where it is damaged."""
+    row = fetch_row(conn, "SELECT run_id, result FROM pilot WHERE run_id = ?", (run_id,))
+    return None if row is None else stored(row, "pilot", "result")
 
 
 class Runs:
@@ -281,6 +314,20 @@ class Runs:
                 (sample_id,),
             )
         ]
+
+    # -- pilots -----------------------------------------------------------------------------
+
+    def keep_pilot(self, run_id: int, result_json: str) -> None:
+        """Store what a pilot came to."""
+        with self._store.transaction():
+            self._store.conn.execute(
+                "INSERT OR REPLACE INTO pilot(run_id, result, created_at) VALUES (?,?,?)",
+                (run_id, result_json, time.time()),
+            )
+
+    def pilot(self, run_id: int) -> dict[str, Any] | None:
+        """As :func:`pilot_result` gives it."""
+        return pilot_result(self._store.conn, run_id)
 
     # -- who works on a run -----------------------------------------------------------------
 

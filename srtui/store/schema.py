@@ -618,6 +618,15 @@ CREATE TABLE rating(
 ) WITHOUT ROWID
 """
 
+# What a pilot came to, as srtui.pilot.result.PilotResult has it.
+_PILOT = """
+CREATE TABLE pilot(
+    run_id INTEGER PRIMARY KEY REFERENCES run(id) ON DELETE CASCADE,
+    result TEXT NOT NULL,               -- JSON
+    created_at REAL NOT NULL
+)
+"""
+
 SCRIPTS = {
     "0001_initial": _INITIAL,
     "0002_dashboard": _DASHBOARD,
@@ -633,6 +642,7 @@ SCRIPTS = {
     "0012_embeddings": _EMBEDDINGS,
     "0013_conversations": _CONVERSATIONS,
     "0014_calibration": _CALIBRATION,
+    "0015_pilot": _PILOT,
 }
 """By migration, what it runs; forward only, and never changed once released."""
 

@@ -46,6 +46,22 @@ _LIVE = {
     "waiting?": int,
     "text?": (str, None),
     "sample_id?": (int, None),
+    "step?": str,
+    "since?": NUMBER,
+}
+_PILOT = {
+    "run": str,
+    "samples": int,
+    "of": int,
+    "strata": [{}],
+    "targets": {str: {"parsed": _ESTIMATE, "cut": _ESTIMATE, "taken": _ESTIMATE, "failed": _COUNTS}},
+    "limits": [{"key": str, "now": int, "tokens": _ESTIMATE}],
+    "kept": _ESTIMATE,
+    "gates": {str: _ESTIMATE},
+    "at_or_over_one": _ESTIMATE,
+    "forecast": {"total": _ESTIMATE, "training": _ESTIMATE, "disk": _ESTIMATE, "stages": {str: _ESTIMATE}},
+    "examples": [{"before": [str], "after": ([str], None)}],
+    "verdict": {"word": str, "sentence": str, "set": [str], "also": [str]},
 }
 _TRAINED = {
     "first_loss?": NUMBER,
@@ -192,6 +208,7 @@ COLUMNS: Mapping[tuple[str, str], JsonColumn] = {
     ("run", "recipe"): JsonColumn(("id",), _RECIPE),
     ("run", "teacher"): JsonColumn(("id",), _TEACHER),
     ("decision", "compared"): JsonColumn(_OF_A_RUN, [[int, MAYBE, (str, None)]]),
+    ("pilot", "result"): JsonColumn(("run_id",), _PILOT),
     ("stage_progress", "detail"): JsonColumn(("run_id", "stage"), {}),
     ("lease", "live"): JsonColumn(("run_id",), _LIVE),
     ("training_run", "result"): JsonColumn(("id",), _TRAINED),

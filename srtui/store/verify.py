@@ -113,9 +113,12 @@ def _histories(conn: sqlite3.Connection, most: int) -> Iterator[str]:
         exchanges = conn.execute(
             "SELECT sample_id, answer_id, history FROM exchange WHERE conversation_id = ?", (conversation,)
         )
+        digests: list[bytes | None] = [None]
+        for turn in stored if whole else ():
+            digests.append(history_digest((Turn(*turn),), digests[-1]))
         for sample, answer, history in exchanges:
-            before = (Turn(*turn) for turn in stored[: answer - conversation - 1])
-            if not whole or history_digest(before) != history:
+            end = answer - conversation - 1
+            if not whole or not 0 <= end < len(digests) or digests[end] != history:
                 yield f"sample {sample}: its history is not the one that was imported"
 
 

@@ -15,6 +15,14 @@ from typing import Any
 from srtui.errors import UserError
 from srtui.store import Store, explain, figures
 from srtui.store._query import fetch_rows, fetch_value
+from srtui.store.compare import (
+    DecidedOtherwise,
+    HeldOut,
+    RunsCompared,
+    compare_runs,
+    decided_otherwise,
+    held_out_of,
+)
 from srtui.store.connection import open_read_only
 from srtui.store.corpus import DatasetSize, dataset_sizes
 from srtui.store.distributions import histogram, score_pairs
@@ -23,7 +31,7 @@ from srtui.store.events import Event, count_events, events_of
 from srtui.store.figures import ScoreName
 from srtui.store.leases import alive
 from srtui.store.listing import Listing
-from srtui.store.runs import StageProgress, stages_of, state_now
+from srtui.store.runs import StageProgress, pilot_result, seconds_a_sample, stages_of, state_now
 from srtui.store.sample_view import SampleView, view_sample
 from srtui.store.stored import stored
 from srtui.store.training import checkpoints_of, metrics_of, trained_runs, training_of
@@ -57,6 +65,10 @@ class RunRow:
     trained: str | None
     """The state of its training: running, done, or skipped and why; None before."""
     adapter: str | None
+    overruled: int = 0
+    """Of the kept, those that a person took a text for."""
+    verdict: tuple[str, str] | None = None
+    """Of a pilot that is done: its word and its sentence."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +121,12 @@ class Views:
             for r in fetch_rows(
                 self.conn,
                 "SELECT r.*, d.name AS dataset, p.done, p.total, l.pid, l.host, l.process, l.heartbeat_at, "
-                "t.status AS trained, t.adapter "
+                "t.status AS trained, t.adapter, EXISTS(SELECT 1 FROM request q WHERE q.run_id = r.id AND q.kind = 'stop' "
+                "AND q.created_at >= l.acquired_at) AS stop_asked, "
+                "CASE WHEN json_valid(pl.result) THEN json_extract(pl.result, '$.verdict.word') END AS verdict, "
+                "CASE WHEN json_valid(pl.result) THEN json_extract(pl.result, '$.verdict.sentence') END AS sentence "
                 "FROM run r JOIN dataset d ON d.id = r.dataset_id LEFT JOIN lease l ON l.run_id = r.id "
-                "LEFT JOIN training_run t ON t.run_id = r.id "
+                "LEFT JOIN training_run t ON t.run_id = r.id LEFT JOIN pilot pl ON pl.run_id = r.id "
                 "LEFT JOIN stage_progress p ON p.run_id = r.id AND p.stage = r.stage ORDER BY r.id DESC",
             )
         ]
@@ -123,7 +138,7 @@ class Views:
         return RunRow(
             id=r["id"],
             name=r["name"],
-            state=state_now(r["status"], held),
+            state="stopping" if held and r["stop_asked"] else state_now(r["status"], held),
             stage=r["stage"],
             done=r["done"] or 0,
             total=r["total"] or 0,
@@ -144,24 +159,30 @@ class Views:
             peak_memory_mb=r["peak_memory_mb"],
             trained=r["trained"],
             adapter=r["adapter"],
+            overruled=counts.overruled,
+            verdict=(r["verdict"], r["sentence"]) if r["verdict"] and r["sentence"] else None,
         )
 
     def datasets(self) -> list[DatasetSize]:
         """(name, samples) of each dataset."""
         return dataset_sizes(self.conn)
 
+    def held_out(self, a: int, b: int) -> HeldOut:
+        """Which held-out samples two runs have in common."""
+        return held_out_of(self.conn, a, b)
+
+    def compared(self, a: int, b: int, limit: int = 50) -> tuple[RunsCompared, list[DecidedOtherwise]]:
+        """Two runs beside each other, and the first ``limit`` samples that they decided otherwise."""
+        return compare_runs(self.conn, a, b), decided_otherwise(self.conn, a, b, limit)
+
+    def pilot(self, run_id: int) -> dict[str, Any] | None:
+        """What a pilot came to, as srtui.pilot.PilotResult.from_json reads it; None where the run is none."""
+        return pilot_result(self.conn, run_id)
+
     def seconds_a_sample(self, teacher: str, student: str) -> dict[str, float]:
-        """By stage, what a sample (in training: a step) has cost here with this teacher, or this student."""
-        return {
-            r[0]: r[1]
-            for r in fetch_rows(
-                self.conn,
-                "SELECT p.stage, sum(p.seconds) / sum(p.done) FROM stage_progress p JOIN run r ON r.id = p.run_id "
-                "WHERE p.done > 0 AND p.seconds > 0 AND CASE WHEN p.stage LIKE 'reflect-%' "
-                "THEN json_extract(r.recipe, '$.teacher.model') = ? ELSE json_extract(r.recipe, '$.student.model') = ? END GROUP BY p.stage",
-                (teacher, student),
-            )
-        }
+        """By stage, what a sample (in training: a step; in a step that no sample takes part in: one engine) has cost
+        here with this teacher, or this student; what was reused from the store has cost nothing and counts as none."""
+        return seconds_a_sample(self.conn, teacher, student)
 
     def memory_taken(self, teacher: str, student: str) -> float:
         """The most memory that an engine with these models has held here, in bytes; 0 where there was none."""
@@ -283,5 +304,6 @@ NEEDED = (
     "0012_embeddings",
     "0013_conversations",
     "0014_calibration",
+    "0015_pilot",
 )
 """The migrations that these queries were written for."""

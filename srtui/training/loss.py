@@ -55,9 +55,8 @@ def summed_nll(head: Head, batch: MicroBatch) -> Any:
 def span_nlls(head: Head, batch: MicroBatch) -> Any:
     """As :func:`summed_nll`, of each example by itself: (examples,)."""
     nlls = token_nlls(head, batch)
-    sizes = torch.tensor([len(e.targets) for e in batch.examples], device=nlls.device)
-    owner = torch.repeat_interleave(torch.arange(len(batch.examples), device=nlls.device), sizes)
-    return nlls.new_zeros(len(batch.examples)).index_add(0, owner, nlls)
+    # And not index_add, which on a GPU adds in another order each time: a resumed training would differ.
+    return torch.stack([part.sum() for part in nlls.split([len(e.targets) for e in batch.examples])])
 
 
 def token_nlls(head: Head, batch: MicroBatch) -> Any:
@@ -122,7 +121,7 @@ class HeadLoss(torch.autograd.Function):
         scale: float | None,
         cap: float | None,
     ) -> torch.Tensor:
-        """The summed cross-entropy of ``labels`` in nats, a scalar, by chunks of positions.
+        """The cross-entropy of each of ``labels`` in nats, (positions,), by chunks of positions.
 
         Args:
             ctx: autograd's; keeps the gradient of ``hidden``.
@@ -171,8 +170,8 @@ class OwnHeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, labels: torch.Tensor, head: Head) -> torch.Tensor:
-        """The summed cross-entropy of ``labels`` (positions,) in nats, a scalar, by a head that computes its
-        own logits of ``hidden`` (positions, width).
+        """The cross-entropy of each of ``labels`` in nats, (positions,), by a head that
+        computes its own logits of ``hidden`` (positions, width).
 
         Args:
             ctx: autograd's; keeps the gradient of ``hidden``.
@@ -189,7 +188,7 @@ class OwnHeadLoss(torch.autograd.Function):
                 loss = torch.nn.functional.cross_entropy(head.logits(chunk), labels[part], reduction="none")
             losses[part] = loss.detach()
             if gradient is not None:
-                (gradient[part],) = torch.autograd.grad(loss.sum(), chunk)
+                (gradient[part],) = torch.autograd.grad(loss, chunk, torch.ones_like(loss))
         ctx.save_for_backward(*([] if gradient is None else [gradient]))
         return losses
 

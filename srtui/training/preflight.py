@@ -147,7 +147,7 @@ def needed_bytes(
         shape,
         tokens,
         min(tokens, settings.micro_batch_size * max(len(e.targets) for e in examples)),
-        dropout=settings.lora_dropout > 0,
+        dropout=settings.lora_dropout > 0 and settings.method == "sft",
         gradient_checkpointing=gradient_checkpointing,
         optimizer=optimizer,
     )

@@ -87,12 +87,16 @@ class Problem:
     detail: str
 
 
+def _class_of(module: str, name: str) -> type[Screen[Any]]:
+    found: type[Screen[Any]] = getattr(import_module(f"srtui.tui.screens.{module}"), name)
+    return found
+
+
 def _screen(module: str, name: str) -> Callable[[], Screen[Any]]:
     """A screen that is imported when it is first opened: the first paint waits for one of them only."""
 
     def opened() -> Screen[Any]:
-        made: Screen[Any] = getattr(import_module(f"srtui.tui.screens.{module}"), name)()
-        return made
+        return _class_of(module, name)()
 
     return opened
 
@@ -203,6 +207,10 @@ class Dashboard(App[None]):
             if engine.process.poll() is not None:
                 self.started.remove(engine)
                 why = engine.failure()
+                if not why and engine.words[0] not in ("run", "resume"):
+                    self.notify(
+                        f"Done: srtui {' '.join(engine.words[:2])}. {engine.last_line()}", markup=False
+                    )
                 if why:
                     self.say_problem(f"The engine stopped: {why.splitlines()[-1]}", f"{engine.log}\n\n{why}")
 
@@ -334,6 +342,7 @@ class Dashboard(App[None]):
             yield SystemCommand(
                 tab.label, f"Open screen {key_of(tab.mode)}", partial(self.action_go, tab.mode)
             )
+        yield from self._elsewhere()
         for run in self.runs[:20]:
             yield SystemCommand(
                 f"Run {safe(run.name)}", f"Show this run ({run.state})", partial(self.choose_run, run.id)
@@ -341,6 +350,27 @@ class Dashboard(App[None]):
         yield SystemCommand("Light or dark", "Change between the light and the dark theme", self.action_light)
         yield SystemCommand("Keys", "What the keys do here", self.action_help)
         yield SystemCommand("Quit", "Close the dashboard; runs continue", self.action_quit)
+
+    def _elsewhere(self) -> Iterable[SystemCommand]:
+        """What the other screens can do: a command opens its screen and does it there."""
+        for tab in TABS:
+            if tab.mode == self.current_mode:
+                continue
+            for binding in _class_of(tab.module, tab.screen).BINDINGS:
+                if isinstance(binding, Binding) and binding.description:
+                    yield SystemCommand(
+                        f"{tab.label}: {binding.description}",
+                        f"On {numbered(tab.mode)}, by {self.get_key_display(binding)}",
+                        partial(self._do_elsewhere, tab.mode, binding.action),
+                    )
+
+    async def _do_elsewhere(self, mode: str, action: str) -> None:
+        await self.switch_mode(mode)
+
+        async def there() -> None:
+            await self.run_action(action, self.screen)
+
+        self.call_after_refresh(there)
 
     def on_unmount(self) -> None:
         """Close both connections to the store."""

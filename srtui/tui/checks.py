@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Container
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import count
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from srtui.errors import UserError
-from srtui.store.runs import STAGES
-from srtui.store.views import Views
+from srtui.store.runs import STAGES, STEPS
+from srtui.store.views import RunRow, Views
 from srtui.text import bytes_text, duration
 from srtui.tui.tabs import numbered
 from srtui.wording import server_words, stage_title
@@ -23,6 +23,7 @@ from srtui.workspace import dataset_file
 
 if TYPE_CHECKING:
     from srtui.recipe import Recipe
+    from srtui.workspace import Workspace
 
 _KEYS = {
     "name": "name",
@@ -43,6 +44,8 @@ class FormCheck:
     problems: dict[str, str]
     notes: dict[str, str]
     estimate: str
+    unmeasured: int = 0
+    """Samples of which nobody knows how long they take; 0 where that was measured here."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,10 @@ def check(
             words = ["run", str(path), *(w for s in sets for w in ("--set", s))]
             words += ["--limit", str(limit)] if limit else []
             estimate = _estimate(samples, known.rates, recipe) + _memory(known.memory)
-            return FormCheck(None if problems else words, problems, notes, estimate)
+            measured = any(stage.startswith("reflect-") for stage in known.rates)
+            # A file too large to be counted while a form is filled in has many.
+            unmeasured = 0 if measured or recipe.reflection.source == "store" else samples or recipes.MOST
+            return FormCheck(None if problems else words, problems, notes, estimate, unmeasured)
     return FormCheck(None, problems, notes, "")
 
 
@@ -188,16 +194,21 @@ def _check_models(folder: Path, recipe: Recipe, problems: dict[str, str], notes:
         info = models.inspect(models.find(folder, recipe.student.model), with_hash=False)
         # Weights are held in four bits (NF4) or more; embeddings and activations come on top.
         bits = {"nf4": 4.5, "int8": 8.5, "bf16": 16, "f32": 32}[recipe.student.quantization]
-        _fits("student", round(info.parameters * bits / 8 * 1.3), free, problems, notes)
+        need = round(info.parameters * bits / 8 * 1.3)
+        how = f" as {recipe.student.quantization} (its files are {bytes_text(info.size)})"
+        _fits("student", need, free, problems, notes, how)
     except UserError as error:
-        problems["student"] = str(error)
+        same = str(error) == problems.get("teacher")
+        problems["student"] = "it is missing too: the same model as the teacher" if same else str(error)
 
 
-def _fits(who: str, need: int, free: int, problems: dict[str, str], notes: dict[str, str]) -> None:
+def _fits(
+    who: str, need: int, free: int, problems: dict[str, str], notes: dict[str, str], how: str = ""
+) -> None:
     if need > free:
-        problems[who] = f"its weights take {bytes_text(need)} of memory, and {bytes_text(free)} are free"
+        problems[who] = f"its weights take {bytes_text(need)} of memory{how}, and {bytes_text(free)} are free"
     else:
-        notes[who] = f"✓ {bytes_text(need)} of weights, {bytes_text(free)} of memory free"
+        notes[who] = f"✓ {bytes_text(need)} of memory for its weights{how}; {bytes_text(free)} are free"
 
 
 def _estimate(samples: int | None, rates: dict[str, float], recipe: Recipe) -> str:
@@ -209,16 +220,20 @@ def _estimate(samples: int | None, rates: dict[str, float], recipe: Recipe) -> s
     ]
     known = [s for s in wanted if s in rates]
     if not known:
-        return "No estimate of the time yet: no run with these models has been measured here."
+        return (
+            "No estimate of the time yet: no run with these models has been measured here. A pilot makes one."
+        )
     if not samples:
         return "No estimate of the time: so large a file's rows are counted when it is imported; a limit makes one."
     # A training step is of a batch; the others are of a sample.
     steps = {"train": max(1.0, samples * recipe.training.epochs / recipe.training.batch_size)}
-    seconds = sum(rates[stage] * steps.get(stage, samples) for stage in known)
+    fixed = sum(rates[step] for step in STEPS if step in rates)
+    seconds = fixed + sum(rates[stage] * steps.get(stage, samples) for stage in known)
     if len(known) < len(wanted):
         missing = ", ".join(stage_title(s) for s in wanted if s not in rates)
         return f"At least {duration(seconds)} for {samples:,} samples; not measured here yet: {missing}."
-    return f"About {duration(seconds)} for {samples:,} samples, by what runs with these models took here."
+    at_least = f", {duration(fixed)} of it for any number" if fixed >= 1 else ""
+    return f"About {duration(seconds)} for {samples:,} samples{at_least}, by what runs with these models took here."
 
 
 def _memory(taken: float) -> str:
@@ -227,6 +242,70 @@ def _memory(taken: float) -> str:
     free = psutil.virtual_memory().available
     short = " Close something first, or it may not fit." if taken > free else ""
     return f"\nTheir engines held at most {bytes_text(taken)} of memory; {bytes_text(free)} are free.{short}"
+
+
+_DATA = ("*.json", "*.jsonl", "*.csv", "*.tsv", "*.parquet")
+
+
+def there_is(field: str, workspace: Workspace, datasets: Mapping[str, int]) -> list[tuple[str, str]]:
+    """What can stand in a field of the form (dataset, teacher or student), each with a few words: imported datasets, the
+    newest first, and data files beside the recipes; GGUF files; safetensors folders."""
+    if field == "dataset":
+        imported = [
+            (name, f"imported, {count:,} samples") for name, count in reversed(list(datasets.items()))
+        ]
+        files = sorted(p for pattern in _DATA for p in workspace.recipes.glob(pattern))
+        return imported + [(p.name, f"a file, {bytes_text(p.stat().st_size)}") for p in files]
+    from srtui import models
+
+    return [
+        (
+            entry.name,
+            f"{entry.info.parameters / 1e9:.2g} B parameters, {entry.info.quantization}, {bytes_text(entry.size)}",
+        )
+        for entry in models.list_models(workspace.models)
+        if entry.info is not None
+        and (
+            entry.kind == "gguf" and entry.info.role == "model"
+            if field == "teacher"
+            else entry.kind == "safetensors"
+        )
+    ]
+
+
+def proposed(wanted: str, datasets: Mapping[str, int], used: Container[str]) -> str:
+    """The dataset that a new form names: the recipe's own where it is imported or nothing else waits; else the dataset
+    that was imported last and no run has used: a person who imports one means to use it."""
+    waiting = [name for name in datasets if name not in used]
+    return wanted if wanted in datasets or not waiting else waiting[-1]
+
+
+def same_again(run: RunRow, advice: Sequence[str] = ()) -> list[str]:
+    """The words for ``srtui run`` (and what takes a recipe like it) that make of its recipe file what a run was; of a
+    pilot the whole run, with the words of its ``advice`` over it. Raises UserError where the file cannot be read."""
+    from srtui.files import parse_toml, read_text
+
+    path = Path(run.recipe_path)
+    data = parse_toml(read_text(path), str(path))
+    snapshot = whole(run.recipe)
+    sets = differences(data, snapshot)
+    for key in _KEYS.values():
+        section, _, inner = key.rpartition(".")
+        value = snapshot[section][inner] if section else snapshot[inner]
+        sets.append(f"{key}={json.dumps(value)}")
+    limit = snapshot.get("limit")
+    words = [str(path), *(w for s in (*sets, *advice) for w in ("--set", s))]
+    return words + (["--limit", str(limit)] if limit else [])
+
+
+def whole(snapshot: dict[str, Any]) -> dict[str, Any]:
+    """The recipe of the run that a pilot is for; any other is returned as it is."""
+    if not snapshot.get("pilot"):
+        return snapshot
+    name = str(snapshot["name"]).removesuffix(".pilot")
+    trains = snapshot["student"]["quantization"] != "gguf"
+    training = {**snapshot.get("training", {}), "enabled": trains}
+    return {**snapshot, "pilot": None, "name": name, "training": training}
 
 
 def differences(file: dict[str, Any], snapshot: dict[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from srtui.text import safe
 from srtui.workspace import Workspace
 
 _TAIL = 4000
@@ -22,6 +23,14 @@ class Started:
     log: Path
     process: subprocess.Popen[bytes]
     at: float = field(default_factory=time.time)
+
+    def last_line(self) -> str:
+        """What it said last; "" where it said nothing."""
+        try:
+            said = self.log.read_text(encoding="utf-8", errors="replace")[-_TAIL:].strip()
+        except OSError:
+            return ""
+        return safe(said.splitlines()[-1]) if said else ""
 
     def failure(self) -> str | None:
         """Why it ended, where it ended badly; None while it runs, and after a stop that was asked for."""

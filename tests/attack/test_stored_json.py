@@ -7,6 +7,7 @@ import json
 import re
 import sqlite3
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from srtui.evaluation.calibration import calibration_result
 from srtui.evaluation.people import human_result
 from srtui.evaluation.preferences import KnownPair
 from srtui.evaluation.results import pairwise_result, turns_result, winrate_result
+from srtui.pipeline.prepare import import_file
 from srtui.store import Store
 from srtui.store.schema import SCRIPTS
 from srtui.store.stored import COLUMNS, misshapen
@@ -25,6 +27,7 @@ from srtui.store.views import Views
 from srtui.tui.app import Dashboard
 from srtui.workspace import Workspace
 from tests.attack.ground import Ground, check
+from tests.pilot.scripted import RESULT
 from tests.tui.scripted_evaluations import add_evaluations
 
 VALUES = ("{}", "[]", "null", '"x"', "7", "[7]", '{"a": {}}', '[[1, "x", null], [2, [], null]]')
@@ -49,6 +52,13 @@ def evaluated(attacked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             "live) VALUES (4, 1, 'h', 0, 0, ?, ?, ?)",
             lease,
         )
+        talk = path.with_name("talk.json")
+        turns = [("human", "Name a tree."), ("gpt", "An oak."), ("human", "Another?"), ("gpt", "A yew.")]
+        talk.write_text(
+            json.dumps([{"conversations": [{"from": who, "value": said} for who, said in turns]}])
+        )
+        import_file(store, talk)
+        store.runs.keep_pilot(1, json.dumps(asdict(RESULT)))
         store.conn.commit()
         pairs = [KnownPair("q", "", ("a", "bb"), 2)]
         measures = {name: [(0.0, 1.0)] for name in ("ifd", "rifd")}

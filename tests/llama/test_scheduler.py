@@ -474,3 +474,14 @@ def test_a_conversations_turns_are_evaluated_once_while_one_of_them_runs() -> No
     written = sum(s.new_tokens for s in jobs)
     # The first of them in whole, but for the prefix of all; of each other one what it has behind the turns before it.
     assert fed <= len(first.prompt) + sum(60 + 25 + 1 for _ in others) + written
+
+
+def test_what_is_evaluated_behind_a_copied_history_is_a_chunk() -> None:
+    """What is written must not depend on whether a conversation's other request still ran."""
+    jobs = [*(talk("a", n, 4) for n in (1, 2, 3)), talk("b", 9, 1)]
+    engine = Engine(Scheduler(together=False), most=4, batch_tokens=512)
+    engine.scheduler.add(jobs)
+    engine.run()
+    prompts = [c for step in engine.batches for batch in step for _, c in batch.fed if c > 1]
+    assert len(prompts) == 4 and min(prompts) >= CHUNK_FLOOR
+    assert sum(prompts) < sum(len(job.prompt) for job in jobs)

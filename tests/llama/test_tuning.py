@@ -8,8 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from srtui.errors import UserError
 from srtui.llama import tuning
-from srtui.llama.tuning import TABLE, best_slots, machine, tune, tuned
+from srtui.llama.engine import LlamaTeacher
+from srtui.llama.tuning import (
+    ROUNDS,
+    TABLE,
+    Tuning,
+    best_slots,
+    contradiction,
+    far_off,
+    machine,
+    tune,
+    tuned,
+)
 
 
 @pytest.mark.parametrize(
@@ -23,6 +35,58 @@ from srtui.llama.tuning import TABLE, best_slots, machine, tune, tuned
 )
 def test_the_fewest_slots_that_are_about_as_fast(decode: dict[int, float], best: int) -> None:
     assert best_slots(decode) == best
+
+
+@pytest.mark.parametrize(
+    ("decode", "possible"),
+    [
+        ({1: 1.0, 32: 380.0}, False),  # measured beside a compiler, stored, and believed
+        ({1: 100.0, 4: 95.0, 16: 500.0}, True),
+        ({4: 40.0, 16: 30.0, 64: 160.0}, True),
+        ({1: 80.0, 8: 640.0}, True),  # memory-bound: as many times as fast
+        ({1: 0.0, 8: 1.0}, False),
+        ({8: 100.0}, True),
+    ],
+)
+def test_rates_that_no_machine_has_are_told(decode: dict[int, float], possible: bool) -> None:
+    assert (contradiction(decode) == "") == possible
+
+
+@pytest.mark.model
+def test_a_disturbed_round_counts_for_nothing_and_a_disturbed_machine_stores_nothing(
+    tmp_path: Path, pair_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "tiny.F16.gguf"
+    shutil.copyfile(pair_folder / "tiny.F16.gguf", file)
+    order: list[int] = []
+
+    def rates(self: LlamaTeacher, slots: int, seconds: float) -> tuple[float, float]:
+        order.append(slots)
+        return 1000.0, 1.0 if len(order) == disturbed else 100.0 * slots**0.5
+
+    monkeypatch.setattr(LlamaTeacher, "bare_rates", rates)
+    disturbed = 1
+    made = tune(file, slots=(1, 4, 16), seconds=3)
+    assert order == [1, 4, 16] * ROUNDS
+    assert dict(made.decode) == {1: 100.0, 4: 200.0, 16: 400.0}
+    before = (tmp_path / TABLE).read_bytes()
+    monkeypatch.setattr(
+        LlamaTeacher, "bare_rates", lambda self, slots, seconds: (9.0, 1.0 if slots == 1 else 380.0)
+    )
+    with pytest.raises(UserError, match=r"1 slots made 1 tokens/s and 32 slots 380.*nothing was stored"):
+        tune(file, slots=(1, 32), seconds=3)
+    assert (tmp_path / TABLE).read_bytes() == before
+
+
+def test_a_run_that_is_far_from_its_table_is_said() -> None:
+    table = Tuning("m.gguf", 1, 1000.0, {16: 100.0}, 16, 0.0)
+    assert far_off(table, 16, 10_000, 10_000, 110.0) == ""  # 10 s + 100 s
+    assert far_off(table, 16, 10_000, 10_000, 430.0) == ""
+    slow = far_off(table, 16, 10_000, 10_000, 450.0)
+    assert "took 450 s" in slow and "110 s" in slow and "srtui models tune m." in slow
+    assert far_off(table, 16, 10_000, 10_000, 50.0)
+    assert far_off(table, 8, 10_000, 10_000, 5000.0) == ""  # not measured
+    assert far_off(table, 16, 100, 100, 5000.0) == ""  # too short to say
 
 
 @pytest.mark.model

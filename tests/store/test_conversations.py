@@ -238,3 +238,31 @@ def test_rewrites_of_a_conversation_keep_its_history(store: Store, tmp_path: Pat
     assert new and store.corpus.add_variant(1, "manual", "person", 1, None, pair) == (made, False)
     assert len(store.corpus.variants([made])[made].pair.history) == 6
     assert store.verify(deep=True).problems == []
+
+
+def test_what_follows_an_exchange_elsewhere_follows_it(store: Store, tmp_path: Path) -> None:
+    """The same sample ends one conversation and begins another: what refers to its instruction is still there."""
+    taken(store, tmp_path / "d.json", [share(*FOUR[:2]), share(*FOUR[:4])], "each")
+    assert [tuple(r) for r in sql_rows(store, "SELECT sample_id, followed FROM exchange")] == [(1, 1), (3, 0)]
+
+
+@pytest.mark.parametrize("match", ["position", "id", "instruction"])
+def test_rewrites_from_elsewhere_are_of_no_sample_that_turns_came_before(
+    store: Store, tmp_path: Path, match: str
+) -> None:
+    records = [
+        share("tell me of a", "a", "go on", "more of a", id="a"),
+        share("tell me of b", "b", "go on", "more of b", id="b"),
+        share("system|Be brief.", "human|tell me of c", "gpt|c", id="c"),
+    ]
+    taken(store, tmp_path / "d.json", records, "last")
+    rewrites = [
+        {"id": "a", "instruction": "tell me of a", "output": "A"},
+        {"id": "b", "instruction": "go on", "output": "B"},
+        {"id": "c", "instruction": "tell me of c", "output": "C"},
+    ]
+    (tmp_path / "r.json").write_text(json.dumps(rewrites), encoding="utf-8")
+    done = import_file(store, tmp_path / "r.json", "d", as_variant="response_reflected", match=match)
+    assert (done.new, done.unmatched) == (1, 2)
+    (stored,) = sql_rows(store, "SELECT sample_id, response FROM variant WHERE kind = 'response_reflected'")
+    assert tuple(stored) == (3, "C")

@@ -15,7 +15,7 @@ MACHINE = [
     "CPU      42 % ██▌    2 cores",
     "memory   31 % █▉     5.6 GB free",
     "disk     58 % ███▌   21.4 GB free",
-    "GPU      none that answers",
+    "GPU      none found",
 ]
 """What the Live screen says of a machine, in pictures that are the same wherever they are taken."""
 

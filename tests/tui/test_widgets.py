@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
 
 import pytest
@@ -13,7 +14,7 @@ from srtui.tui.screens.live import tokens_a_second
 from srtui.tui.screens.training import before_and_after, left, smoothed, speeds
 from srtui.tui.tabs import TABS, fitted, numbered
 from srtui.tui.widgets.diff import word_diff
-from srtui.tui.widgets.plot import Plot, Series, _Canvas
+from srtui.tui.widgets.plot import Plot, Series, _Canvas, round_ticks
 from srtui.tui.widgets.table import _fit
 from srtui.tui.widgets.words import bar, shown, sparkline
 
@@ -150,3 +151,34 @@ def test_nine_screens_fit_into_80_columns() -> None:
     assert len(" " + gap.join(shown)) <= 80
     assert shown[7] == numbered("evaluation") and all(len(word) > 4 for word in shown)
     assert fitted(labels[:8], 0, 80) == (labels[:8], "  ")
+
+
+@given(st.floats(-1e3, 1e3), st.floats(1e-2, 1e6), st.integers(1, 12), st.booleans())
+def test_ticks_are_round_numbers_within_the_range(low: float, size: float, most: int, whole: bool) -> None:
+    high = low + size
+    ticks = round_ticks(low, high, most, whole)
+    assert len(ticks) <= most + 1
+    for tick, words in ticks:
+        assert low - 1e-6 * size <= tick <= high + 1e-6 * size
+        assert len(words) <= 6
+        assert not whole or tick == int(tick)
+    steps = {f"{b[0] - a[0]:.6g}" for a, b in itertools.pairwise(ticks)}
+    assert len(steps) <= 1 or max(map(float, steps)) / min(map(float, steps)) < 1.001
+    assert all(step.replace(".", "").replace("e-0", "e").lstrip("0")[:1] in "125" for step in steps)
+
+
+def test_the_ticks_of_known_ranges() -> None:
+    assert [words for _, words in round_ticks(0.0378, 0.839, 4)] == ["0.2", "0.4", "0.6", "0.8"]
+    assert [words for _, words in round_ticks(0, 1400, 3)] == ["0", "500", "1,000"]
+    assert [words for _, words in round_ticks(1, 3, 8, whole=True)] == ["1", "2", "3"]
+    assert round_ticks(1, 1, 3) == []
+
+
+def test_points_aside_do_not_press_a_curve_flat() -> None:
+    plot = Plot()
+    curve = Series("loss", [(n, 1 + n / 10) for n in range(10)])
+    plot.show([curve, Series("held out", [(0, 9.0)], kind="dots", sign="◆", aside=True)])
+    low, high = plot._heights()
+    assert (low, high) == (1.0, pytest.approx(1.9 + 0.45))
+    plot.show([curve, Series("held out", [(0, 2.0)], kind="dots", aside=True)])
+    assert plot._heights() == (1.0, 2.0)

@@ -151,8 +151,9 @@ def _converse(record: Record, entries: list[Any], field: str, which: Which) -> C
         said, more = turns[n - 1].text, None
         if n == whole[-1]:
             said, more = _split(said, record.get("input"))
-        pair = pair_of(said, more, turns[n].text)
-        exchanges.append(Exchange(n, pair._replace(history=tuple(turns[: n - 1])), n < answers[-1]))
+        # Without its history, which is the turns before: of each exchange a list of its own, that of a long
+        # conversation would fill the memory.
+        exchanges.append(Exchange(n, pair_of(said, more, turns[n].text), n < answers[-1]))
     return Conversation(
         tuple(turns[:end]), tuple(places[:end]), tuple(exchanges), {k: v for k, v in left_out.items() if v}
     )

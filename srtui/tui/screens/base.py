@@ -72,7 +72,7 @@ class KeyLine(Widget):
 
     def __init__(self) -> None:
         super().__init__()
-        self._places: list[tuple[int, int, str]] = []
+        self._places: list[tuple[int, int, int, str]] = []
 
     def on_mount(self) -> None:
         """Draw again whenever the screen's keys change."""
@@ -88,33 +88,46 @@ class KeyLine(Widget):
                 keys.setdefault(b.action, (self.app.get_key_display(b), b.description, b.key))
         last = [k for k in keys.values() if k[2] in _LAST_KEYS] + [("^p", "Commands", "ctrl+p")]
         first = [k for k in keys.values() if k[2] not in _LAST_KEYS]
-        room = self.size.width - 1 - sum(_width(k) for k in last)
-        if sum(_width(k) for k in first) > room:
+        # Where a screen gives this widget a second line, keys that find no room go there.
+        rooms = [self.size.width - 1] * max(1, self.size.height)
+        rooms[-1] -= sum(_width(k) for k in last)
+        if sum(_width(k) for k in first) > sum(rooms):
             last[-1] = ("^p", "", "ctrl+p")
-            room += len("Commands")
-        parts: list[Content] = [Content(" ")]
-        self._places, column = [], 1
+            rooms[-1] += len("Commands")
+        rows: list[list[tuple[str, str, str]]] = [[] for _ in rooms]
+        row = 0
         for key in first:
-            if _width(key) <= room:
-                room -= _width(key)
-                column = self._put(parts, column, *key)
-        for key in last[:-1]:
-            column = self._put(parts, column, *key)
-        parts.append(Content(" " * max(0, room)))
-        self._put(parts, column + max(0, room), *last[-1])
-        return Content("").join(parts)
+            if _width(key) > rooms[row] and row + 1 < len(rooms):
+                row += 1
+            if _width(key) <= rooms[row]:
+                rooms[row] -= _width(key)
+                rows[row].append(key)
+        self._places = []
+        lines = []
+        for n, (keys_here, room) in enumerate(zip(rows, rooms, strict=True)):
+            parts: list[Content] = [Content(" ")]
+            at = 1
+            for key in keys_here:
+                at = self._put(parts, n, at, *key)
+            if n == len(rows) - 1:
+                for key in last[:-1]:
+                    at = self._put(parts, n, at, *key)
+                parts.append(Content(" " * max(0, room)))
+                self._put(parts, n, at + max(0, room), *last[-1])
+            lines.append(Content("").join(parts))
+        return Content("\n").join(lines)
 
-    def _put(self, parts: list[Content], at: int, key: str, words: str, press: str) -> int:
+    def _put(self, parts: list[Content], line: int, at: int, key: str, words: str, press: str) -> int:
         parts.append(Content.styled(key, "bold $text-accent"))
         parts.append(Content(f" {words}  "))
         end = at + _width((key, words, press))
-        self._places.append((at, end - 2, press))
+        self._places.append((line, at, end - 2, press))
         return end
 
     def on_click(self, event: events.Click) -> None:
         """Do what the clicked key does."""
-        for first, last, key in self._places:
-            if first <= event.x < last:
+        for line, first, last, key in self._places:
+            if line == event.y and first <= event.x < last:
                 self.app.simulate_key(key)
 
 
@@ -141,7 +154,7 @@ class RunLine(Words):
             self.show(Content("no run yet" if app.watched else ""))
             return
         parts = [shown(run.name, "bold $foreground"), state_words(run.state)]
-        if run.stage and run.state in ("running", "paused", "stopped", "failed"):
+        if run.stage and run.state in ("running", "paused", "stopping", "stopped", "failed"):
             parts.append(Content(f"{stage_title(run.stage)} {run.done:,}/{run.total:,}"))
         parts.append(Content(f"{run.kept:,} of {run.samples:,} kept"))
         if len(app.runs) > 1:

@@ -43,9 +43,13 @@ T = TypeVar("T")
 class Dialog(ModalScreen[T]):
     """A box in the middle; its keys stand in its lower edge, for those below are of the screen behind it."""
 
+    def shown_keys(self) -> list[Binding]:
+        """Those that stand in the lower edge."""
+        return [b for b in type(self).__dict__.get("BINDINGS", ()) if isinstance(b, Binding)]
+
     def on_mount(self) -> None:
         """Write the dialog's keys into its lower border."""
-        bindings = [b for b in type(self).__dict__.get("BINDINGS", ()) if isinstance(b, Binding)]
+        bindings = self.shown_keys()
         keys = (
             f"{_KEYS.get(b.key.split(',')[0], b.key.split(',')[0])} {b.description.lower()}" for b in bindings
         )
@@ -101,6 +105,10 @@ class Confirm(Dialog[bool]):
     def __init__(self, question: str, words: str, yes: str, type_this: str | None = None) -> None:
         super().__init__()
         self._question, self._words, self._yes, self._type_this = question, words, yes, type_this
+
+    def shown_keys(self) -> list[Binding]:
+        """Where something is typed, y is a letter."""
+        return [b for b in super().shown_keys() if self._type_this is None or b.key != "y"]
 
     def compose(self) -> ComposeResult:
         """The question, what it means, a field where a name must be typed, and the buttons."""

@@ -19,6 +19,7 @@ from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.table import Cell, Column, TableRow, Tone, VirtualTable
 from srtui.tui.widgets.words import STATE_SIGNS, Words, shown
+from srtui.wording import evaluation_state
 
 _TONES: dict[str, Tone] = {"running": "accent", "stopped": "warn", "failed": "bad", "done": "good"}
 _BAR = 16
@@ -103,9 +104,9 @@ class EvaluationScreen(DashboardScreen):
         else:
             empty.show(
                 "Nothing has been evaluated yet",
-                "Is the tuned student better? A judge says with\n"
+                "Is the tuned student better? Ask a judge model:\n"
                 "  srtui eval pairwise RUN MODEL --prompts FILE --judge MODEL\n"
-                "people say with\n"
+                "Or ask people:\n"
                 "  srtui eval human RUN MODEL --prompts FILE --annotator NAME",
             )
 
@@ -181,7 +182,10 @@ def _row(e: Evaluation) -> TableRow:
             Cell(e.contestant_a, "bold"),
             Cell(e.contestant_b or ""),
             Cell(e.judge or ("people" if e.kind == "human" else ""), "dim"),
-            Cell(f"{STATE_SIGNS.get(e.state, '·')} {e.state}", _TONES.get(e.state, "")),
+            Cell(
+                f"{STATE_SIGNS.get(e.state, '·')} {evaluation_state(e.kind, e.state)}",
+                _TONES.get(e.state, ""),
+            ),
             Cell("".join(three(counts, _BAR)) if counts else progress),
             Cell(result_words.estimate_words(rate, 2) if rate else ""),
         ),

@@ -256,6 +256,13 @@ def _answer(side: str, name: str, answer: Answer | None) -> Content:
     return head + Content("\n") + shown(answer.text)
 
 
+def _unread(parsed: str) -> str:
+    """Why there is nothing of a judge's words."""
+    if parsed == "not asked":
+        return "The judge was not asked: an answer is missing, so the other one wins."
+    return f"The judge gave no score that counts: {parsed}"
+
+
 def _said(j: Judgement) -> Content:
     lines = []
     for side, score, text_score in (("A", j.score_a, j.text_score_a), ("B", j.score_b, j.text_score_b)):
@@ -274,5 +281,5 @@ def _said(j: Judgement) -> Content:
     elif j.words:
         lines += [Content.styled("The judge's words", "bold $dim"), shown(j.words, "italic")]
     elif j.parsed != "parsed":
-        lines.append(shown(f"The judge said nothing that counts: {j.parsed}", "$dim"))
+        lines.append(shown(_unread(j.parsed), "$dim"))
     return Content("\n").join(lines)

@@ -17,7 +17,9 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 
+from srtui.progress import SURE_FROM, left_words
 from srtui.store.figures import Counts
+from srtui.store.runs import STEPS
 from srtui.store.views import LiveView
 from srtui.text import bytes_text, duration, safe, share
 from srtui.tui.screens.base import DashboardScreen
@@ -27,6 +29,7 @@ from srtui.tui.widgets.words import Words, bar, shown, sparkline
 from srtui.wording import server_words, stage_title
 
 _STAGES = ("reflect-instruction", "choose-instruction", "reflect-response", "choose-response", "train")
+_GOING = ("running", "stopping")
 _WRITING = ("reflect-instruction", "reflect-response")
 _HISTORY = 240
 _WINDOW = 10.0
@@ -39,6 +42,7 @@ class _Pace:
 
     at: float
     done: int
+    """Samples that cost time: those reused from the store are none."""
 
 
 class LiveScreen(DashboardScreen):
@@ -139,13 +143,13 @@ class LiveScreen(DashboardScreen):
         self._speeds.append(tokens_a_second(self._counts, now))
         for stage, s in view.stages.items():
             past = self._pace.setdefault((view.run.id, stage), deque(maxlen=90))
-            past.append(_Pace(now, s.done))
+            past.append(_Pace(now, s.done - s.reused))
             while len(past) > 2 and now - past[0].at > 60:
                 past.popleft()
 
     def _show(self, view: LiveView, machine: list[str]) -> None:
         width = self.app.size.width
-        going = view.run.state == "running"
+        going = view.run.state in _GOING
         self.query_one("#stages", Words).show(
             Content("\n").join(self._stage(view, s, width, going) for s in self._stages(view))
         )
@@ -170,7 +174,8 @@ class LiveScreen(DashboardScreen):
         wanted = [
             s for s in _STAGES if s != "train" or view.run.recipe.get("training", {}).get("enabled", True)
         ]
-        return ["check-template", *wanted] if _at_work(view) == "check-template" else wanted
+        now = _at_work(view)
+        return wanted if now is None or now in wanted else [now, *wanted]
 
     def _stage(self, view: LiveView, stage: str, width: int, going: bool) -> Content:
         s = view.stages.get(stage)
@@ -203,17 +208,25 @@ class LiveScreen(DashboardScreen):
         s = view.stages.get(stage)
         if s is None or (view.run.state == "paused" and view.run.stage == stage):
             return "", ""
+        if view.live.get("step") == stage:
+            return "", f"for {duration(max(0.0, time.time() - view.live.get('since', time.time())))}"
+        fresh = done - s.reused
         if not now:
-            return (_rate_text(done / s.seconds) if s.seconds and done else ""), (
+            if done and fresh <= 0:
+                return "reused", ""
+            rated = s.seconds and done and stage not in STEPS
+            return (_rate_text(fresh / s.seconds) if rated else ""), (
                 duration(s.seconds) if s.seconds else ""
             )
         past = self._pace.get((view.run.id, stage))
         made = past[-1].done - past[0].done if past else 0
         spent = past[-1].at - past[0].at if past else 0.0
-        rate = made / spent if made and spent > 2 else done / s.seconds if s.seconds and done else 0.0
+        if spent <= 2 or made < SURE_FROM:
+            made, spent = fresh, s.seconds
+        rate = made / spent if made > 0 and spent else 0.0
         if not rate:
             return "", "the first ones" if stage in _WRITING and view.live.get("slots_in_use") else ""
-        return _rate_text(rate), f"{duration((total - done) / rate)} left" if done < total else ""
+        return _rate_text(rate), left_words(made, spent, total - done)
 
     def _speed(self, view: LiveView, width: int, going: bool) -> Content:
         room = max(8, (width // 2 if width >= 100 else width - 39) - 24)
@@ -223,7 +236,7 @@ class LiveScreen(DashboardScreen):
         )
         lines = [now if going else _mean_speed(view)]
         live = view.live
-        writing = _at_work(view) in _WRITING and view.run.state in ("running", "paused")
+        writing = _at_work(view) in _WRITING and view.run.state in (*_GOING, "paused")
         slots = (
             f"{live['slots_in_use']}/{live['slots']} used, {live['waiting']:,} waiting"
             if writing and live.get("slots")
@@ -251,6 +264,8 @@ class LiveScreen(DashboardScreen):
             kind = "pause" if run.state == "running" else "resume"
             self.dashboard.write(lambda store: store.runs.ask(run.id, kind))
             self.notify(f"Asked to {kind}; it does so after this step.", timeout=3)
+        elif run.state == "stopping":
+            self.notify("It is stopping; p resumes it when it has.")
         elif run.state != "done":
             self.dashboard.start_engine(["resume", run.name])
 
@@ -302,6 +317,8 @@ def tokens_a_second(counts: Sequence[tuple[float, int]], now: float) -> float:
 
 def _at_work(view: LiveView) -> str | None:
     """The stage that the engine is in; the check of the template comes within the first."""
+    if view.live.get("step"):
+        return str(view.live["step"])
     check = view.stages.get("check-template")
     if view.run.stage == "reflect-instruction" and check and check.done < check.total:
         return "check-template"
@@ -313,9 +330,11 @@ def _writing(view: LiveView) -> Content:
     stage = _at_work(view)
     if view.run.state == "done" and view.run.pid:
         return Content.styled("The student scores the texts that were written by hand.", "$dim")
-    if view.run.state != "running" or not live.get("text") or stage not in _WRITING:
+    if view.run.state not in _GOING or not live.get("text") or stage not in _WRITING:
         going = (
-            "Loading the models."
+            f"{stage_title(stage)}: a step of its own, nothing is written in it."
+            if stage in STEPS
+            else "About to begin."
             if stage not in view.stages
             else "Between two texts."
             if stage in _WRITING
@@ -323,6 +342,7 @@ def _writing(view: LiveView) -> Content:
         )
         words = {
             "running": going,
+            "stopping": "Stopping: it finishes the step that it is in.",
             "paused": "Paused; its texts are held in memory.",
             "done": "This run is done.",
         }.get(view.run.state, "No engine works on this run; p starts it.")
@@ -339,7 +359,7 @@ def _machine(folder: str, cpu: float) -> list[str]:
         f"memory {memory.percent:>4.0f} % {bar(memory.percent, 100, 6)} {bytes_text(memory.available)} free",
         f"disk   {disk.percent:>4.0f} % {bar(disk.percent, 100, 6)} {bytes_text(disk.free)} free",
     ]
-    return lines + (_gpus() or ["GPU      none that answers"])
+    return lines + (_gpus() or ["GPU      none found"])
 
 
 def _gpus() -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -16,13 +16,23 @@ from textual.widgets import Button, Input, Label, Select, Static
 
 from srtui.errors import UserError
 from srtui.files import parse_toml, read_text
+from srtui.pilot import DEFAULT_SAMPLES
+from srtui.recipe import MOST
 from srtui.store.views import RunRow
 from srtui.tui import checks
-from srtui.tui.screens.dialogs import Dialog
+from srtui.tui.screens.dialogs import Confirm, Dialog
 from srtui.tui.widgets.words import shown
 
 if TYPE_CHECKING:
     from srtui.tui.app import Dashboard
+
+_PICKED = ("dataset", "teacher", "student")
+ASKED_FROM = 1000
+"""Samples from which a run of unknown length is asked about before it starts."""
+
+
+class _PickButton(Button, can_focus=False):
+    """For the mouse: Tab goes from field to field, and the key of it is ^o."""
 
 
 class NewRun(Dialog[list[str] | None]):
@@ -34,6 +44,9 @@ class NewRun(Dialog[list[str] | None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "cancel", "Cancel"),
         Binding("ctrl+s", "start", "Start"),
+        Binding("ctrl+o", "pick", "Pick"),
+        Binding("ctrl+g", "keys", "All settings"),
+        Binding("ctrl+t", "pilot", f"Try {DEFAULT_SAMPLES} first"),
     ]
     DEFAULT_CSS = """
     NewRun .field { height: 1; }
@@ -50,9 +63,11 @@ class NewRun(Dialog[list[str] | None]):
         self._wanted = Path(like.recipe_path).name if like else recipe
         self._recipes: dict[str, Path] = {}
         self._extra: list[str] = []
+        self._file: dict[str, Any] = {}
+        self._changed: dict[str, str] = {}
         self._check: checks.FormCheck | None = None
-        self._checked: tuple[Path | None, dict[str, str]] | None = None
-        self._start_wanted = False
+        self._checked: tuple[Path | None, dict[str, str], list[str]] | None = None
+        self._wanted_now: str | None = None
         self._checking = self._again = False
 
     def compose(self) -> ComposeResult:
@@ -79,6 +94,8 @@ class NewRun(Dialog[list[str] | None]):
             for name in checks.FIELDS:
                 with Horizontal(classes="field"):
                     yield Label(name)
+                    if name in _PICKED:
+                        yield _PickButton("▾", id=f"pick-{name}", classes="pick", compact=True)
                     yield Input(
                         id=name,
                         compact=True,
@@ -89,6 +106,8 @@ class NewRun(Dialog[list[str] | None]):
             yield Static(id="verdict")
             with Horizontal(classes="buttons"):
                 yield Button("Cancel", id="cancel", compact=True)
+                yield Button("All settings", id="keys", compact=True)
+                yield Button(f"Try {DEFAULT_SAMPLES} first", id="pilot", compact=True, disabled=True)
                 yield Button("Start", id="start", variant="primary", compact=True, disabled=True)
 
     def on_mount(self) -> None:
@@ -123,13 +142,14 @@ class NewRun(Dialog[list[str] | None]):
                 )
             )
             return
-        self._extra = []
+        self._extra, self._changed = [], {}
         try:
             data = parse_toml(read_text(path), str(path))
         except UserError:  # the checks below say what is wrong with it
             data = {}
+        self._file = data
         if self._like is not None and Path(self._like.recipe_path).name == path.name:
-            snapshot = self._like.recipe
+            snapshot = checks.whole(self._like.recipe)
             self._extra = checks.differences(data, snapshot)
             data = snapshot
         values = {
@@ -143,6 +163,20 @@ class NewRun(Dialog[list[str] | None]):
         for name, value in values.items():
             self.query_one(f"#{name}", Input).value = str(value)
         self._look()
+        if self._like is None and app.workspace.store_path.exists():
+            self.run_worker(self._propose(str(values["dataset"])), exclusive=True, group="propose")
+
+    async def _propose(self, wanted: str) -> None:
+        """Name the dataset that waits to be used, unless a person has typed by now."""
+        app: Dashboard = self.app  # type: ignore[assignment]
+        try:
+            datasets = dict(await app.ask(lambda v: v.datasets()))
+        except Exception as error:
+            app.problem(error)
+            return
+        field = self.query_one("#dataset", Input)
+        if field.value == wanted:
+            field.value = checks.proposed(wanted, datasets, {r.dataset for r in app.runs})
 
     # -- checks -----------------------------------------------------------------------------
 
@@ -168,13 +202,13 @@ class NewRun(Dialog[list[str] | None]):
                         partial(checks.known, teacher=values["teacher"], student=values["student"])
                     )
                 check = await asyncio.to_thread(
-                    checks.check, app.workspace.root, app.workspace.models, path, values, self._extra, known
+                    checks.check, app.workspace.root, app.workspace.models, path, values, self._sets(), known
                 )
                 if not self._again:
-                    self._checked = (path, values)
+                    self._checked = (path, values, self._sets())
                     self._show(check)
-                    if self._start_wanted:
-                        self.action_start()
+                    if self._wanted_now:
+                        self._begin(self._wanted_now)
                     return
         except Exception as error:
             app.problem(error)
@@ -193,9 +227,14 @@ class NewRun(Dialog[list[str] | None]):
         lines = [shown(f"✗ {general}", "$text-error")] if general else []
         if self._extra:
             lines.append(shown(f"also as in that run: {', '.join(self._extra)}", "$dim"))
+        if self._changed:
+            lines.append(
+                shown(f"set: {', '.join(f'{k}={v}' for k, v in self._changed.items())}", "$text-accent")
+            )
         lines.append(Content(check.estimate))
         self.query_one("#verdict", Static).update(Content("\n").join(lines))
-        self.query_one("#start", Button).disabled = check.words is None
+        for button in ("#start", "#pilot"):
+            self.query_one(button, Button).disabled = check.words is None
 
     # -- out of here ------------------------------------------------------------------------
 
@@ -203,22 +242,104 @@ class NewRun(Dialog[list[str] | None]):
     def _pressed(self, event: Button.Pressed) -> None:
         if event.button.id == "start":
             self.action_start()
+        elif event.button.id == "pilot":
+            self.action_pilot()
+        elif event.button.id == "keys":
+            self.action_keys()
+        elif event.button.id and event.button.id.startswith("pick-"):
+            self._pick(event.button.id.removeprefix("pick-"))
         else:
             self.dismiss(None)
 
     def _values(self) -> dict[str, str]:
         return {name: self.query_one(f"#{name}", Input).value.strip() for name in checks.FIELDS}
 
+    def _sets(self) -> list[str]:
+        """What is set beside the form's own fields, as ``--set`` takes it; what was changed here comes last."""
+        return [*self._extra, *(f"{key}={value}" for key, value in self._changed.items())]
+
+    def action_keys(self) -> None:
+        """Every other key of the recipe."""
+        from srtui.tui.screens.recipe_keys import RecipeKeys
+
+        def take(changed: dict[str, str] | None) -> None:
+            if changed is not None:
+                self._changed = changed
+                self._look()
+
+        self.app.push_screen(RecipeKeys(self._file, self._changed), take)
+
+    def action_pick(self) -> None:
+        """What there is for the field that has the focus; for the dataset where it is another."""
+        focused = self.focused.id if self.focused is not None else None
+        self._pick(focused if focused in _PICKED else "dataset")
+
+    def _pick(self, name: str) -> None:
+        self.run_worker(self._pick_now(name), group="pick")
+
+    async def _pick_now(self, name: str) -> None:
+        from srtui.tui.screens.recipe_keys import Pick
+
+        app: Dashboard = self.app  # type: ignore[assignment]
+        try:
+            datasets = {}
+            if name == "dataset" and app.workspace.store_path.exists():
+                datasets = dict(await app.ask(lambda v: v.datasets()))
+            found = await asyncio.to_thread(checks.there_is, name, app.workspace, datasets)
+        except Exception as error:
+            app.problem(error)
+            return
+        if not found:
+            self.notify(
+                "Nothing is imported, and recipes/ has no data file: srtui import FILE."
+                if name == "dataset"
+                else "models/ is empty: srtui models add NAME_OR_PATH."
+            )
+            return
+
+        def take(value: str | None) -> None:
+            if value is not None:
+                self.query_one(f"#{name}", Input).value = value
+
+        self.app.push_screen(Pick(f"Which {name}?", found), take)
+
     def action_start(self) -> None:
         """Start what stands in the fields now, which may be newer than the last check."""
-        self._start_wanted = self._checked != (self._path(), self._values())
-        if self._start_wanted:
+        self._begin("run")
+
+    def action_pilot(self) -> None:
+        """Start a pilot of it."""
+        self._begin("pilot")
+
+    def _begin(self, command: str) -> None:
+        fresh = self._checked == (self._path(), self._values(), self._sets())
+        self._wanted_now = None if fresh else command
+        if not fresh:
             self._look()
             return
-        if self._check is None or self._check.words is None:
+        check = self._check
+        if check is None or check.words is None:
             self.notify("Fix what is marked above first.", severity="warning")
             return
-        self.dismiss(self._check.words)
+        words = [command, *check.words[1:]]
+        if command == "run" and check.unmeasured > ASKED_FROM:
+            self._ask_first(words, check.unmeasured)
+        else:
+            self.dismiss(words)
+
+    def _ask_first(self, words: list[str], samples: int) -> None:
+        """A night of work is not started by one key where nobody knows how long it takes."""
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self.dismiss(words)
+
+        question = "Start all samples of this file?" if samples == MOST else f"Start {samples:,} samples?"
+        why = (
+            "How long they take is not known: no run with these models has been measured here. "
+            f"Try {DEFAULT_SAMPLES} first (^t) says it in minutes, and nothing of it is done twice."
+        )
+        self.app.push_screen(Confirm(question, why, "Start all the same"), answered)
 
     def action_cancel(self) -> None:
         """Close without starting a run."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import ClassVar
 
 from textual import on
@@ -10,16 +13,19 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.content import Content
 
+from srtui.pilot import SIGNS
 from srtui.store.views import RunRow
 from srtui.text import duration
+from srtui.tui import checks
 from srtui.tui.screens.base import DashboardScreen, RunLine
 from srtui.tui.widgets.table import Cell, Column, TableRow, Tone, VirtualTable
 from srtui.tui.widgets.words import STATE_SIGNS, Words, bar, shown
-from srtui.wording import stage_title
+from srtui.wording import compared_words, otherwise_words, stage_title
 
 _TONES: dict[str, Tone] = {
     "running": "accent",
     "paused": "warn",
+    "stopping": "warn",
     "stopped": "warn",
     "failed": "bad",
     "done": "good",
@@ -40,8 +46,11 @@ class RunsScreen(DashboardScreen):
         Binding("enter", "open", "Watch", show=False),
         Binding("p", "pause", "Start/pause"),
         Binding("x", "stop", "Stop"),
+        Binding("w", "next", "What next"),
         Binding("c", "clone", "Clone"),
         Binding("d", "delete", "Delete"),
+        Binding("m", "mark", "Mark to compare", show=False),
+        Binding("v", "compare", "Compare marked", show=False),
     ]
     EVERY_SECOND = True
     DEFAULT_CSS = """
@@ -51,6 +60,7 @@ class RunsScreen(DashboardScreen):
     def __init__(self) -> None:
         super().__init__()
         self._shown_run: int | None = None
+        self._marked: list[int] = []
 
     def body(self) -> ComposeResult:
         """The table of runs, what is known of the chosen one, and the first run's help."""
@@ -89,7 +99,7 @@ class RunsScreen(DashboardScreen):
         elif runs:
             self.query("FirstRun").remove()
         first_rows = runs and not table.total
-        table.show_rows([_row(r) for r in runs])
+        table.show_rows([_row(r, r.id in self._marked) for r in runs])
         if self._shown_run != self.dashboard.run_id:
             self._shown_run = self.dashboard.run_id
             table.cursor = next((n for n, r in enumerate(runs) if r.id == self._shown_run), table.cursor)
@@ -107,9 +117,11 @@ class RunsScreen(DashboardScreen):
         run = self.chosen
         if run is None:
             return
+        told = run.recipe.get("description")
         lines = [
             Content.assemble(
-                shown(run.name, "bold"), "  ", shown(run.recipe.get("description") or "", "$dim")
+                shown(run.name, "bold"),
+                shown(f"  recipe {Path(run.recipe_path).name}: {told}" if told else "", "$dim"),
             )
         ]
         lines.append(
@@ -119,7 +131,11 @@ class RunsScreen(DashboardScreen):
             )
         )
         lines.append(_where(run))
-        if run.state == "done":
+        if run.verdict is not None:
+            word, sentence = run.verdict
+            style = {"go": "$text-success", "worse": "$text-error"}.get(word, "$text-warning")
+            lines.append(shown(f"{SIGNS.get(word, '?')} {sentence} (w: what next)", style))
+        elif run.state == "done":
             lines.append(shown(_made(run), "$dim"))
         if run.error:
             lines.append(shown(f"✗ {run.error}", "$text-error"))
@@ -173,6 +189,8 @@ class RunsScreen(DashboardScreen):
             self._ask(run, "pause")
         elif run.state == "paused":
             self._ask(run, "resume")
+        elif run.state == "stopping":
+            self.notify(f"{run.name} is stopping; p resumes it when it has.", markup=False)
         elif run.state == "done":
             self.dashboard.write(
                 lambda store: store.scores.unscored_by_hand(run.id),
@@ -202,6 +220,9 @@ class RunsScreen(DashboardScreen):
         if run.pid is None:
             self.notify(f"No engine works on {run.name}.", markup=False)
             return
+        if run.state == "stopping":
+            self.notify(f"{run.name} is stopping already: it finishes the step that it is in.", markup=False)
+            return
 
         def stop(yes: bool | None) -> None:
             if yes:
@@ -210,6 +231,117 @@ class RunsScreen(DashboardScreen):
         question = f"Stop {run.name}?"
         words = "It finishes the step that it is in. Everything finished is stored, and p resumes from there."
         self.app.push_screen(Confirm(question, words, "Stop"), stop)
+
+    def action_mark(self) -> None:
+        """Mark a run, or take its mark away; the last two that were marked count."""
+        run = self.chosen
+        if run is None:
+            return
+        if run.id in self._marked:
+            self._marked.remove(run.id)
+        else:
+            self._marked = [*self._marked, run.id][-2:]
+        self._show()
+        if len(self._marked) == 2:
+            self.notify("v compares the two marked runs.", timeout=3)
+
+    async def action_compare(self) -> None:
+        """How the two marked runs differ."""
+        if len(self._marked) != 2:
+            self.notify("Mark two runs with m, then v compares them.", timeout=4)
+            return
+        a, b = sorted(self._marked)
+        try:
+            compared, samples = await self.dashboard.ask(lambda v: v.compared(a, b))
+        except Exception as error:
+            self.dashboard.problem(error)
+            return
+        lines = compared_words(compared)
+        for sample in samples:
+            lines += ["", *otherwise_words(sample, compared.a, compared.b)]
+        more = sum(compared.otherwise.values()) - len(samples)
+        if more > 0:
+            lines += [
+                "",
+                f"{more:,} more: srtui diff {compared.a} {compared.b} --limit {more + len(samples)}",
+            ]
+        from srtui.tui.screens.dialogs import Reading
+
+        self.app.push_screen(Reading(f"{compared.a} and {compared.b}", "\n".join(lines)))
+
+    def action_next(self) -> None:
+        """What can be done with the run under the cursor."""
+        run = self.chosen
+        if run is None:
+            return
+        if run.state != "done":
+            self.notify(
+                f"{run.name} is {run.state}; when it is done, w says what can be done with it.", markup=False
+            )
+            return
+        from srtui.tui.screens.next_steps import NextSteps
+
+        def take(step: str | None) -> None:
+            if step is not None:
+                self.run_worker(self._take(run, step), group="next")
+
+        self.app.push_screen(NextSteps(run), take)
+
+    async def _take(self, run: RunRow, step: str) -> None:
+        app = self.dashboard
+        try:
+            if step in ("read", "whole"):
+                from srtui.pilot.result import PilotResult
+                from srtui.pilot.words import reading
+                from srtui.tui.screens.dialogs import Reading
+
+                known = await app.ask(lambda v: v.pilot(run.id))
+                if known is None:
+                    self.notify("This pilot has no result; p resumes it.", severity="warning")
+                elif step == "read":
+                    app.push_screen(Reading(run.name, reading(PilotResult.from_json(known))))
+                else:
+                    app.start_engine(["run", *checks.same_again(run, known["verdict"]["set"])])
+            elif step == "again":
+                self._form(like=run)
+            elif step == "control":
+                app.start_engine(["ablate", *checks.same_again(run), "--only", "original"])
+            elif step == "round":
+                app.start_engine(["run", *checks.same_again(run), "--teacher-from", run.name])
+            elif step == "retrain":
+                app.start_engine(["retrain", run.name])
+            elif step == "report":
+                app.start_engine(["report", run.name])
+            elif step == "judge":
+                app.action_go("evaluation")
+            elif step == "chat":
+                with app.suspend():
+                    subprocess.run([sys.executable, "-P", "-m", "srtui", "chat", run.name], check=False)
+            else:
+                self._ask_file(run, step)
+        except Exception as error:
+            app.problem(error)
+
+    def _ask_file(self, run: RunRow, step: str) -> None:
+        from srtui.tui.screens.dialogs import AskText
+
+        def export(file: str | None) -> None:
+            if file:
+                form = "parquet" if file.endswith(".parquet") else "alpaca"
+                self.dashboard.start_engine(["export", run.name, "--format", form, "--out", file])
+
+        def export_model(form: str | None) -> None:
+            if form:
+                kind, _, quantization = form.strip().partition(" ")
+                more = ["--quantize", quantization.strip()] if quantization.strip() else []
+                self.dashboard.start_engine(["export-model", run.name, "--to", kind, *more])
+
+        if step == "export":
+            words = "The file to write, in the workspace: Alpaca's JSON, or Parquet where its name ends so."
+            self.app.push_screen(AskText("Export data", words, f"{run.name}.json"), export)
+        else:
+            words = "gguf with a quantization (F16, Q8_0, Q4_K_M), merged, adapter or gguf-adapter."
+            self.app.push_screen(AskText("Export the tuned student", words, "gguf Q8_0"), export_model)
 
     def action_delete(self) -> None:
         """Delete the chosen run, once its name was typed."""
@@ -231,12 +363,12 @@ class RunsScreen(DashboardScreen):
         self.app.push_screen(Confirm(f"Delete {run.name}?", words, "Delete", type_this=run.name), delete)
 
 
-def _row(r: RunRow) -> TableRow:
+def _row(r: RunRow, marked: bool = False) -> TableRow:
     share = f"{bar(r.done, r.total, 7)} {r.done:,}/{r.total:,}" if r.stage and r.total else "-"
     return TableRow(
         r.id,
         (
-            Cell(r.name, "bold"),
+            Cell(f"◆ {r.name}" if marked else r.name, "bold"),
             Cell(f"{STATE_SIGNS.get(r.state, '·')} {r.state}", _TONES.get(r.state, "")),
             Cell(stage_title(r.stage) if r.stage else "", "dim"),
             Cell("████████ all" if r.state == "done" else share),
@@ -249,7 +381,10 @@ def _row(r: RunRow) -> TableRow:
 
 def _where(run: RunRow) -> Content:
     if run.pid is not None:
-        return shown(f"process {run.pid} on {run.host} is working on it", "$text-accent")
+        doing = {"paused": "holds it; p resumes", "stopping": "finishes the step that it is in, then stops"}
+        return shown(
+            f"process {run.pid} on {run.host} {doing.get(run.state, 'is working on it')}", "$text-accent"
+        )
     if run.state == "stopped":
         return Content.styled("no engine works on it; p resumes where it was", "$text-warning")
     if run.state == "done" and run.started_at and run.finished_at:
@@ -266,7 +401,7 @@ def _made(run: RunRow) -> str:
         made.append(f"adapter {run.adapter} (srtui export-model {run.name})")
     elif run.trained and run.trained.startswith("skipped"):
         made.append(f"no training, {run.trained.removeprefix('skipped: ')}")
-    return "  ·  ".join(made)
+    return "  ·  ".join([*made, "w: what next"])
 
 
 def _when(at: float | None) -> str:

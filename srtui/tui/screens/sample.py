@@ -58,8 +58,8 @@ class SampleScreen(Screen[int]):
         Binding("escape,backspace", "back", "Back"),
         Binding("n,right", "step(1)", "Next"),
         Binding("p,left", "step(-1)", "Prev"),
-        Binding("o", "accept('original')", "Orig."),
-        Binding("i", "accept('instruction')", "Instr."),
+        Binding("o", "accept('original')", "Original"),
+        Binding("i", "accept('instruction')", "Instruction"),
         Binding("a", "accept('response')", "Answer"),
         Binding("h", "accept('manual')", "By hand", show=False),
         Binding("u", "undo", "Undo"),
@@ -84,6 +84,8 @@ class SampleScreen(Screen[int]):
     SampleScreen .pane Static { width: 1fr; height: auto; }
     SampleScreen .pane .scores { height: auto; margin-bottom: 1; }
     SampleScreen.-stacked #panes { layout: vertical; overflow-y: auto; }
+    SampleScreen KeyLine { height: 1; }
+    SampleScreen.-stacked KeyLine { height: 2; }
     SampleScreen.-stacked .pane { height: auto; border-left: none; border-top: solid $panel; }
     """
 
@@ -159,7 +161,7 @@ class SampleScreen(Screen[int]):
             place.query_one(Static).update(history_text(sample, self._found))
 
     def _top(self, s: SampleView) -> Content:
-        head = [Content.styled(f"Sample {s.id}", "bold"), shown(f"{s.dataset}, row {s.row}", "$dim")]
+        head = [Content.styled(f"Sample {s.id}", "bold"), shown(f"{s.dataset}, row {s.row + 1}", "$dim")]
         head.append(Content.styled(s.state, "bold $text-success" if s.state == "kept" else "bold"))
         if s.flagged:
             head.append(Content.styled("⚑ flagged", "$text-accent"))
@@ -230,7 +232,12 @@ class SampleScreen(Screen[int]):
                 "response": "rewritten answer",
                 "manual": "text by hand",
             }
-            self.notify(f"There is no {names[which]} of this sample.", severity="warning", timeout=3)
+            missing = (
+                "You have written no text for this sample yet; e writes one."
+                if which == "manual"
+                else f"The teacher wrote no usable {names[which]} for this sample."
+            )
+            self.notify(missing, severity="warning", timeout=3)
             return
         variant_id = variant.id
 
@@ -238,7 +245,7 @@ class SampleScreen(Screen[int]):
             run = self.dashboard.current_run
             trained = run is not None and run.state == "done"
             takes = (
-                "exports take this text (the run is trained already)"
+                "exports take this text; w on 1 Runs trains again with it"
                 if trained
                 else "training takes this text"
             )
@@ -314,15 +321,24 @@ class SampleScreen(Screen[int]):
         if s is None:
             return
         base = s.final
+        if not _editor():
+            from srtui.tui.screens.edit_text import EditText
+
+            before = Pair(base.instruction, base.input, base.response)
+            self.app.push_screen(EditText(before), lambda pair: self._store_edited(s.id, base, pair))
+            return
         try:
             pair = self._edited(base)
         except UserError as error:
             self.dashboard.problem(error)
             return
+        self._store_edited(s.id, base, pair)
+
+    def _store_edited(self, sample_id: int, base: VariantView, pair: Pair | None) -> None:
         if pair is None:
             self.notify("Nothing was changed, so nothing is stored.", timeout=3)
             return
-        sample_id, parent_id = s.id, base.id
+        parent_id = base.id
 
         def stored(made: tuple[int, bool]) -> None:
             words = (
@@ -337,9 +353,9 @@ class SampleScreen(Screen[int]):
 
     def _edited(self, base: VariantView) -> Pair | None:
         """What the person's editor leaves of a text; None where it is as it was."""
-        named = os.environ.get("VISUAL") or os.environ.get("EDITOR") or ""
+        named = _editor()
         try:
-            words = shlex.split(named) or ["vi"]
+            words = shlex.split(named)
         except ValueError as error:
             raise UserError(f"EDITOR ({named}) is not a command: {error}; set it to your editor.") from error
         before = "".join(f"=== {PART_NAMES[p]} ===\n{getattr(base, p)}\n" for p in PARTS)
@@ -357,6 +373,11 @@ class SampleScreen(Screen[int]):
                 raise UserError(f"{words[0]} ended with exit code {done.returncode}; nothing was stored.")
             after = read_text(path)
         return None if after == before else read_edited(after)
+
+
+def _editor() -> str:
+    """The command of the person's editor; "" where none is set."""
+    return (os.environ.get("VISUAL") or os.environ.get("EDITOR") or "").strip()
 
 
 def read_edited(text: str) -> Pair:

@@ -218,7 +218,10 @@ class SamplesScreen(DashboardScreen):
 
     async def _rows(self, first: int, count: int) -> Sequence[TableRow]:
         run_id = self._listed.run_id if self._listed else None
-        return [_row(r) for r in await self.reader.ask(lambda v: v.listing.window(run_id, first, count))]
+        return [
+            _row(r, run_id is None)
+            for r in await self.reader.ask(lambda v: v.listing.window(run_id, first, count))
+        ]
 
     async def read(self) -> None:
         """How many samples the filter leaves, laid out in order where that may have changed."""
@@ -400,7 +403,7 @@ def _between(name: str, low: float | None, high: float | None) -> str:
     return f"{name} ≥ {low:g}" if high is None else f"{name} {low:g} to {high:g}"
 
 
-def _row(r: SampleRow) -> TableRow:
+def _row(r: SampleRow, no_run: bool = False) -> TableRow:
     def part(of: Part | None) -> Cell:
         if of is None:
             return Cell("-", "dim")
@@ -411,7 +414,9 @@ def _row(r: SampleRow) -> TableRow:
         r.id,
         (
             Cell(str(r.id), "dim"),
-            Cell(
+            Cell("no run yet", "dim")
+            if no_run
+            else Cell(
                 _STATE_SIGNS.get(r.state, "") + r.state.replace("instruction", "instr."),
                 _STATE_TONES.get(r.state, ""),
             ),

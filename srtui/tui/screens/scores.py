@@ -264,8 +264,8 @@ def _flow(counts: Counts, room: int) -> Content:
     for stage, name in (("instruction", "new instruction"), ("response", "new answer")):
         of_target = counts.targets[stage]
         step(f"{name} taken", of_target.taken, "$success")
-        step("compared, not taken", of_target.choices - of_target.taken, "$dim", 2)
-        step("none to compare", of_target.decided - of_target.choices, "$dim", 2)
+        step("rewrite lost", of_target.choices - of_target.taken, "$dim", 2)
+        step("no usable rewrite", of_target.decided - of_target.choices, "$dim", 2)
         for reason, count in list(of_target.failed.items())[:3]:
             step(reason, count, "$dim", 4)
     step(LABELS["kept"], counts.kept, "$success")
@@ -275,4 +275,11 @@ def _flow(counts: Counts, room: int) -> Content:
         step(f"dropped: {reason}", count, "$warning")
     if counts.on_their_way:
         step("still on their way", counts.on_their_way, "$dim")
+    for name in STORED:
+        measure = MEASURES[name]
+        instruction = measure.before == "original"
+        higher = measure.higher_instruction if instruction else measure.higher_response
+        which = "instructions" if instruction else "answers"
+        better = "higher" if higher else "lower"
+        lines.append(Content.styled(f"{measure.label}: of two {which} the {better} one is taken", "$dim"))
     return Content("\n").join(lines)

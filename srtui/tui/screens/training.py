@@ -18,7 +18,7 @@ from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.plot import Plot, Series
 from srtui.tui.widgets.words import Words, shown
-from srtui.wording import LABELS, reward_words, training_words
+from srtui.wording import LABELS, held_out_words, reward_words, training_words
 
 Points = list[tuple[int, float]]
 _HELD_OUT = "held_out_"
@@ -88,27 +88,41 @@ class TrainingScreen(DashboardScreen):
         if training is None or run is None:
             return
         beside = next((r for r in app.runs if r.id == other_id), None) if other else None
-        self.query_one("#facts", Words).show(_facts(run, training, beside, other))
+        facts = _facts(run, training, beside, other)
+        held = None if beside is None else await app.ask(lambda v: v.held_out(run.id, beside.id))
+        if held is not None and not held.same:  # points that do not compare are not drawn beside each other
+            facts += Content("\n") + shown(
+                f"! A is {run.name}, B {beside.name if beside else ''}. ", "$text-warning"
+            )
+            facts += shown(held_out_words(held), "$text-warning")
+        self.query_one("#facts", Words).show(facts)
         drawn = [(run, training, False)] + ([(beside, other, True)] if beside and other else [])
         losses: list[Series] = []
-        for r, t, dashed in drawn:
+        # A loss of pairs and one of tokens have no axis together.
+        for r, t, dashed in [d for d in drawn if by_pairs(d[1]) == by_pairs(training)]:
             points = t["metrics"].get("loss", [])
             style = "$text-accent" if dashed else "$text-primary"
             losses.append(Series("" if dashed else "each step", points, "$dim", "dots"))
             losses.append(Series(r.name, smoothed(points), style, dashed=dashed))
-            for sign, (name, held) in zip("▲△" if dashed else "◆◇", comparable(t).items(), strict=False):
-                losses.append(Series(name if dashed else f"held out, {name}", held, style, "dots", sign=sign))
-        unit = "nats a token" if training["method"] == "sft" else "loss of a pair"
+            if dashed and held is not None and not held.same:
+                continue
+            for sign, (name, points) in zip("▲△" if dashed else "◆◇", comparable(t).items(), strict=False):
+                losses.append(
+                    Series(
+                        name if dashed else f"held out, {name}", points, style, "dots", sign=sign, aside=True
+                    )
+                )
+        unit = "nats a token (lower is better)" if training["method"] == "sft" else "loss of a pair"
         self.query_one("#loss", Plot).show(losses, names=("step", unit))
-        by_pairs = bool(training["metrics"].get("reward_margin"))
-        self.query_one("#margin").set_class(not by_pairs, "hidden")
-        self.query_one("#memory").set_class(by_pairs, "hidden")
+        with_margin = bool(training["metrics"].get("reward_margin"))
+        self.query_one("#margin").set_class(not with_margin, "hidden")
+        self.query_one("#memory").set_class(with_margin, "hidden")
         small: dict[str, Callable[[dict[str, Any]], Points]] = {
             "rate": lambda t: t["metrics"].get("learning_rate", []),
             "speed": speeds,
             "memory": lambda t: [(step, mb / 1000) for step, mb in t["metrics"].get("memory_mb", [])],
         }
-        if by_pairs:
+        if with_margin:
             small["margin"] = lambda t: t["metrics"].get("reward_margin", [])
         for id, points_of in small.items():
             self.query_one(f"#{id}", Plot).show(
@@ -136,6 +150,11 @@ class TrainingScreen(DashboardScreen):
         self.reread()
 
 
+def by_pairs(t: dict[str, Any]) -> bool:
+    """Whether it is trained on pairs, whose losses have another unit than those of tokens."""
+    return bool(t["method"] != "sft")
+
+
 def smoothed(points: Points, weight: float = 0.85) -> list[tuple[float, float]]:
     """An exponential mean, corrected for its start, so that the first value is the first point."""
     mean, done = 0.0, []
@@ -160,9 +179,7 @@ def held_out(t: dict[str, Any]) -> dict[str, Points]:
 
 def comparable(t: dict[str, Any]) -> dict[str, Points]:
     """Those of :func:`held_out` that have the unit of the steps' losses."""
-    return {
-        name: held for name, held in held_out(t).items() if (name == "preference") == (t["method"] != "sft")
-    }
+    return {name: held for name, held in held_out(t).items() if (name == "preference") == by_pairs(t)}
 
 
 def rewards_on_the_way(t: dict[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from srtui.store.sample_view import SampleView, VariantView
 from srtui.text import number
 from srtui.tui.widgets.diff import word_diff
 from srtui.tui.widgets.words import bar, shown
-from srtui.wording import ROLE_NAMES, ending_words, folded
+from srtui.wording import ROLE_NAMES, ending_words, folded, left_out_words
 
 _BAR = 10
 PARTS = ("instruction", "input", "response")
@@ -42,7 +42,9 @@ def sentences(s: SampleView, takes: str = "training takes") -> list[str]:
     if s.stands.overruled:
         lines.append(f"» Overruled by a person: {takes} {_named(s.final)}")
     elif s.outcome is not None:
-        lines.append("✓ Kept for training" if s.outcome.kept else f"✗ Not trained on: {s.outcome.reason}")
+        lines.append(
+            "✓ Kept for training" if s.outcome.kept else f"✗ Left out: {left_out_words(s.outcome.reason)}"
+        )
     elif s.state in _STATE_SENTENCES:
         sentence = _STATE_SENTENCES[s.state]
         lines.append(sentence[0].upper() + sentence[1:])

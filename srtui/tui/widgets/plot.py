@@ -28,6 +28,9 @@ class Series:
     dashed: bool = False
     sign: str = ""
     """For points: what to draw instead of a dot, where two series need different signs."""
+    aside: bool = False
+    """Whether it may lie beyond the others' range: it widens that by half at most, and what is further out is drawn at
+    the edge, so that a few points do not press a curve flat."""
 
 
 class Plot(Widget):
@@ -82,14 +85,14 @@ class Plot(Widget):
         if width < 8 or height < 2 or not points:
             return head + Content("\n") + Content.styled("nothing to draw yet" if not points else "", "$dim")
         left, right = _range([p[0] for p in points], self._at_x, self._from_zero)
-        low, high = _range([p[1] for p in points], self._at_y, self._from_zero)
+        low, high = self._heights()
         canvas = _Canvas(width, height)
         for s in self._series:
             canvas.draw(
                 [
                     (
                         (x - left) / (right - left) * (width * 2 - 1),
-                        (high - y) / (high - low) * (height * 4 - 1),
+                        (high - min(max(y, low), high)) / (high - low) * (height * 4 - 1),
                     )
                     for x, y in s.points
                     if math.isfinite(x) and math.isfinite(y)
@@ -98,23 +101,84 @@ class Plot(Widget):
             )
         column = None if self._at_x is None else round((self._at_x - left) / (right - left) * (width - 1))
         line = None if self._at_y is None else round((high - self._at_y) / (high - low) * (height - 1))
+        labels = {
+            round((high - tick) / (high - low) * (height - 1)): words
+            for tick, words in round_ticks(low, high, max(2, height // 3))
+        }
+        if line is not None and self._at_y is not None:
+            labels[line] = _short(self._at_y)
         rows = [head]
         for y in range(height):
-            value = high - (high - low) * y / max(1, height - 1)
-            label = _short(value) if y in (0, height // 2, height - 1) or y == line else ""
-            if y == line and self._at_y is not None:
-                label = _short(self._at_y)
-            rows.append(Content.styled(f"{label:>{_LEFT - 2}} │", "$dim") + canvas.row(y, column, line))
-        ends = f"{_short(left)}{_short(right):>{width - len(_short(left))}}"
-        if self._at_x is not None and column is not None and len(_short(left)) < column < width - 6:
-            value_there = _short(self._at_x)
-            ends = ends[:column] + value_there + ends[column + len(value_there) :]
-        middle = (width - len(across)) // 2
-        if across and not ends[max(0, middle - 2) : middle + len(across) + 2].strip():
-            ends = ends[:middle] + across + ends[middle + len(across) :]
+            rows.append(
+                Content.styled(f"{labels.get(y, ''):>{_LEFT - 2}} │", "$dim") + canvas.row(y, column, line)
+            )
         rows.append(Content.styled(" " * (_LEFT - 1) + "└" + "─" * width, "$dim"))
-        rows.append(Content.styled(" " * _LEFT + ends, "$dim"))
+        rows.append(
+            Content.styled(" " * _LEFT + self._below(left, right, width, column, across, points), "$dim")
+        )
         return Content("\n").join(rows)
+
+    def _heights(self) -> tuple[float, float]:
+        """The range of the y axis."""
+        core = [y for s in self._series if not s.aside for _, y in s.points if math.isfinite(y)]
+        others = [y for s in self._series if s.aside for _, y in s.points if math.isfinite(y)]
+        low, high = _range(core or others, self._at_y, self._from_zero)
+        if core and others and len(set(core)) > 1:
+            half = (high - low) / 2
+            low, high = max(low - half, min(low, *others)), min(high + half, max(high, *others))
+        return low, high
+
+    def _below(
+        self,
+        left: float,
+        right: float,
+        width: int,
+        column: int | None,
+        name: str,
+        points: list[tuple[float, float]],
+    ) -> str:
+        """The line of labels under the x axis: the limit, round numbers, and the axis' name where there is room."""
+        signs = [" "] * width
+
+        def put(at: int, words: str) -> None:
+            first = max(0, min(at, width - len(words)))
+            if not "".join(signs[max(0, first - 1) : first + len(words) + 1]).strip():
+                signs[first : first + len(words)] = words
+
+        if self._at_x is not None and column is not None:
+            put(column, _short(self._at_x))
+        put(width - len(name), name)
+        whole = all(x == int(x) for x, _ in points)
+        for tick, words in round_ticks(left, right, max(2, width // 14), whole):
+            put(round((tick - left) / (right - left) * (width - 1)) - len(words) // 2, words)
+        return "".join(signs)
+
+
+def round_ticks(low: float, high: float, most: int, whole: bool = False) -> list[tuple[float, str]]:
+    """Round numbers within a range for an axis, each with its words: multiples of 1, 2 or 5 times a power of ten.
+
+    Args:
+        low: where the range begins.
+        high: where it ends.
+        most: about how many; one more may come.
+        whole: whole numbers alone.
+    """
+    if not (math.isfinite(low) and math.isfinite(high)) or most < 1:
+        return []
+    if high - low <= 1e-6 * max(abs(low), abs(high)):  # all round numbers in it look alike
+        return []
+    power = 10.0 ** math.floor(math.log10((high - low) / (most + 1)))
+    steps = [n * power for n in (1, 2, 5, 10, 20, 50) if not whole or n * power >= 1] or [1.0]
+    step = next(
+        (s for s in steps if math.floor(high / s + 1e-9) - math.ceil(low / s - 1e-9) <= most), steps[-1]
+    )
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    ticks = []
+    for n in range(first, last + 1):
+        words = f"{n * step:,.{digits}f}"
+        ticks.append((n * step, words if len(words) <= _LEFT - 2 else _short(n * step)))
+    return ticks
 
 
 def _range(values: list[float], also: float | None, from_zero: bool) -> tuple[float, float]:

@@ -149,7 +149,7 @@ class VirtualTable(ScrollView, can_focus=True):
         self._stale: set[int] = set()
         self._fetching = False
         self._asked_for = -1
-        self._strips: dict[tuple[int, str], tuple[TableRow | None, Strip]] = {}
+        self._strips: dict[tuple[int, str, int], tuple[TableRow | None, Strip]] = {}
 
     # -- what it shows ----------------------------------------------------------------------
 
@@ -273,11 +273,11 @@ class VirtualTable(ScrollView, can_focus=True):
             look = "table--hover"
         row = self.row_at(position)
         # A line that only moves is the same strip: Textual keeps what it derives from one with it.
-        known = self._strips.get((position, look))
+        known = self._strips.get((position, look, width))
         if known is None or known[0] != row:
             if len(self._strips) > _STRIPS_KEPT:
                 self._strips.clear()
-            known = self._strips[position, look] = (row, self._line(row, look, width))
+            known = self._strips[position, look, width] = (row, self._line(row, look, width))
         return known[1]
 
     def _line(self, row: TableRow | None, look: str, width: int) -> Strip:
@@ -348,6 +348,7 @@ class VirtualTable(ScrollView, can_focus=True):
         self._strips.clear()
         self._into_view()
         self._fetch()
+        self.refresh()
 
     def on_focus(self) -> None:
         """Show the cursor as the one that keys move."""

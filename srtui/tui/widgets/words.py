@@ -11,6 +11,7 @@ STATE_SIGNS = {
     "new": "○",
     "running": "▶",
     "paused": "‖",
+    "stopping": "▪",
     "stopped": "■",
     "failed": "✗",
     "done": "✓",
@@ -18,6 +19,7 @@ STATE_SIGNS = {
 _STATE_COLOURS = {
     "running": "$text-accent",
     "paused": "$text-warning",
+    "stopping": "$text-warning",
     "stopped": "$text-warning",
     "failed": "$text-error",
     "done": "$text-success",

@@ -1,0 +1,62 @@
+"""The token limits that would have held 95 % of what a teacher wrote."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from srtui.evaluation.statistics import Estimate, nothing
+
+HELD = 0.95
+_STEP = 64
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One limit of a recipe. ``written`` texts met it or not; ``cut`` of them did at the first try. ``tokens`` is how
+    long the text is that 95 % are no longer than, without a value where more than 5 % were still cut in the most
+    room that they had (``most``), so that all that is known is that it is more."""
+
+    key: str
+    now: int
+    written: int
+    cut: int
+    tokens: Estimate
+    most: int
+
+    @property
+    def suggested(self) -> int | None:
+        """The limit to set, in steps of 64 tokens; None where the one that is set holds 95 % already."""
+        enough = self.tokens["value"]
+        beyond = self.most if self.most > self.now else 2 * self.now  # a later try has had more room
+        wanted = beyond if enough is None else enough
+        if not self.written or wanted <= self.now:
+            return None
+        return math.ceil(wanted / _STEP) * _STEP
+
+
+def quantile_of_lengths(lengths: Sequence[int | None]) -> Estimate:
+    """The 95 % quantile of lengths in tokens; None stands for a text that was cut off, longer than all others.
+
+    The bounds are order statistics (David and Nagaraja 2003, 7.1): each is passed with 2.5 % probability at most. Of
+    fewer than 72 texts there is no upper one: 0.95^72 is just below 2.5 %.
+    """
+    n = len(lengths)
+    if not n:
+        return nothing()
+    ordered = sorted(math.inf if x is None else x for x in lengths)
+    from scipy.stats import binom
+
+    def at(rank: int) -> float | None:
+        value = ordered[rank - 1]
+        return None if math.isinf(value) else float(value)
+
+    low_rank = int(binom.ppf(0.025, n, HELD))  # P(fewer than this many are below the quantile) <= 2.5 %
+    high_rank = int(binom.ppf(0.975, n, HELD)) + 1
+    return Estimate(
+        value=at(max(1, math.ceil(HELD * n - 1e-9))),
+        low=at(low_rank) if low_rank >= 1 else None,
+        high=at(high_rank) if high_rank <= n else None,
+        n=n,
+    )

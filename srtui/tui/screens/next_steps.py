@@ -1,0 +1,107 @@
+"""What can be done with a run that is done: each step a key, each started from here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from textual import events, on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.widgets import OptionList, Static
+from textual.widgets.option_list import Option
+
+from srtui.store.views import RunRow
+from srtui.tui.screens.dialogs import Dialog
+from srtui.tui.widgets.words import shown
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do next: ``name`` for the program, a key, and what it does in a sentence."""
+
+    name: str
+    key: str
+    words: str
+
+
+def steps_of(run: RunRow) -> list[Step]:
+    """What there is to do with a run as it is, the likeliest first."""
+    if run.recipe.get("pilot"):
+        return [
+            Step("read", "v", "See what the pilot came to: figures, examples, verdict"),
+            Step("whole", "s", "Start the whole run, with the pilot's advice taken"),
+            Step("again", "c", "Change its settings first: the form, filled in as here"),
+        ]
+    steps = []
+    if run.overruled and run.adapter:
+        steps.append(
+            Step("retrain", "a", f"Train again with your {run.overruled:,} changes; all else is reused")
+        )
+    if run.adapter:
+        steps += [
+            Step(
+                "control",
+                "o",
+                "Compare with the original-data control: the same training on the original data",
+            ),
+            Step("chat", "t", "Chat: the untuned and the tuned student side by side"),
+            Step("export-model", "m", "Export the tuned student"),
+        ]
+    steps.append(Step("export", "e", "Export the data that it selected"))
+    steps.append(Step("report", "r", "Write the report"))
+    if run.adapter:
+        steps.append(Step("round", "n", "Next round: the tuned student is the teacher"))
+        steps.append(Step("judge", "j", "Judge it: a judge model, multiple choice, or you"))
+    return steps
+
+
+class NextSteps(Dialog[str | None]):
+    """Dismissed with the name of a step, or None."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "take", "Take"),
+        Binding("escape", "cancel", "Cancel"),
+    ]
+
+    def __init__(self, run: RunRow) -> None:
+        super().__init__()
+        self._run, self._steps = run, steps_of(run)
+
+    def compose(self) -> ComposeResult:
+        """The steps, one below the other."""
+        with Vertical(classes="dialog"):
+            yield Static(shown(f"{self._run.name}: what next?"), classes="title")
+            yield OptionList(
+                *(
+                    Option(Content.assemble((f"{step.key}  ", "bold $text-accent"), step.words), id=step.name)
+                    for step in self._steps
+                )
+            )
+
+    def on_mount(self) -> None:
+        """Let the arrows move through the steps."""
+        self.query_one(OptionList).focus()
+
+    def on_key(self, event: events.Key) -> None:
+        """A step's own key takes it."""
+        for step in self._steps:
+            if event.key == step.key:
+                event.stop()
+                self.dismiss(step.name)
+
+    @on(OptionList.OptionSelected)
+    def _chosen(self, event: OptionList.OptionSelected) -> None:
+        self.dismiss(event.option_id)
+
+    def action_take(self) -> None:
+        """The one under the cursor."""
+        options = self.query_one(OptionList)
+        if options.highlighted is not None:
+            self.dismiss(self._steps[options.highlighted].name)
+
+    def action_cancel(self) -> None:
+        """Do nothing."""
+        self.dismiss(None)

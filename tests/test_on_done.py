@@ -1,0 +1,50 @@
+"""What happens at the end of a run: a command of the person's, and a bell where one was asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from srtui.cli.base import run_names, said_at_the_end, shlex_words
+from srtui.errors import UserError
+from tests.commands import srtui
+from tests.conftest import make_workspace
+from tests.tui.scripted_store import make_demo_store
+
+
+def test_a_command_learns_how_it_ended(tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    script = "import os, sys; open(sys.argv[1], 'a').write(os.environ['SRTUI_RUN'] + ' ' + os.environ['SRTUI_STATUS'] + chr(10))"
+    words = f'{sys.executable} -c "{script}" {said}'
+    with said_at_the_end("mine", words, False) as ended:
+        ended("done")
+    with pytest.raises(ValueError, match="broken"), said_at_the_end("mine", words, False):
+        raise ValueError("broken")
+    assert said.read_text() == "mine done\nmine failed\n"
+    assert "SRTUI_STATUS" not in os.environ
+    with said_at_the_end("mine", "no-such-command-at-all", False) as ended:  # the run's end stays its end
+        ended("done")
+
+
+def test_a_command_that_is_none_is_refused_before_any_work() -> None:
+    with pytest.raises(UserError, match="--on-done"):
+        shlex_words('say "done')
+    worked = []
+    with pytest.raises(UserError), said_at_the_end("mine", 'say "', False):
+        worked.append(1)
+    assert worked == []
+
+
+def test_the_shell_completes_names_of_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = make_workspace(tmp_path / "ws")
+    monkeypatch.setenv("SRTUI_WORKSPACE", str(workspace.root))
+    assert run_names("") == []
+    make_demo_store(workspace)
+    assert sorted(run_names("")) == ["another-seed", "at-work", "quickstart"]
+    assert run_names("q") == ["quickstart"]
+    shown = srtui(workspace, "--show-completion", env={"SHELL": "/bin/bash"})
+    assert "--show-completion" in srtui(workspace, "--help").stdout
+    assert shown.returncode in (0, 1)
