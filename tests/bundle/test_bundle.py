@@ -93,6 +93,8 @@ def test_made_resumed_and_checked(checkout: Path, monkeypatch: pytest.MonkeyPatc
     assert not out.exists()
     part = checkout.parent / "out.part" / "wheels"
     (part / "beta-1.0-py3-none-any.whl").write_bytes(b"half")
+    (part.parent / "models").mkdir()
+    (part.parent / "models" / "another.gguf").touch()
     index = checkout.parent / "index"
     (index / "alpha-1.0-py3-none-any.whl").unlink()
     made = make(what, out, lambda line: None)
@@ -101,6 +103,7 @@ def test_made_resumed_and_checked(checkout: Path, monkeypatch: pytest.MonkeyPatc
     files = {f.relative_to(out).as_posix(): f for f in out.rglob("*") if f.is_file()}
     assert made.files == len(files)
     assert set(sums) == set(files) - {"SHA256SUMS"} and "models/m.Q8_0.gguf" in sums
+    assert "models/another.gguf" not in sums
     assert all(
         hashlib.sha256(files[name].read_bytes()).hexdigest() == digest for name, digest in sums.items()
     )
