@@ -11,7 +11,7 @@ die() { printf 'install: %s\n' "$*" >&2; exit 2; }
 [ -f SHA256SUMS ] || die "SHA256SUMS is missing; copy the bundle again."
 wrong="$(sha256sum --check --quiet SHA256SUMS 2>/dev/null | head -n 1 || true)"
 [ -z "$wrong" ] || die "${wrong%%: *} is not as it was packed (its sha256 sum differs, or it is missing); copy the bundle again."
-added="$(find wheels llama.cpp -type f 2>/dev/null | while read -r file; do
+added="$({ find wheels llama.cpp -type f 2>/dev/null || true; } | while read -r file; do
     cut -c67- SHA256SUMS | grep -qxF -- "$file" || echo "$file"; done | head -n 1)"
 [ -z "$added" ] || die "$added is not of this bundle; remove it."
 

@@ -137,6 +137,14 @@ def make(plan: Plan, folder: Path, say: Say, *, built: Path | None = None) -> Ma
             f"The bundle takes {bytes_text(plan.known_bytes)}, and {bytes_text(free)} are free at {part}."
         )
     pinned = _pinned(plan.checkout)
+    # An earlier call that was cut off may have been asked for other models, or for llama.cpp.
+    wanted = {path.name for path in plan.models}
+    for stale in (path for path in (part / "models").glob("*") if path.name not in wanted):
+        shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+    for stale in part.glob("llama.cpp/*.whl" if plan.source else "llama.cpp/*"):
+        stale.unlink()
+    if not plan.source and (part / "llama.cpp").is_dir():
+        (part / "llama.cpp").rmdir()
     requirements, kept = [], set()
     for at, wheel in enumerate(plan.wheels, 1):
         say(f"{at} of {len(plan.wheels)}: {wheel.name} {wheel.version}")
@@ -367,7 +375,9 @@ def _pip(words: list[str]) -> None:
             env=pip_environment(),
         )
     if run.returncode:
-        raise UserError(f"pip could not {words[0]}: {pip_reason(run.stderr)}.")
+        # pip's first error names the package; its last one may only point to a manual.
+        first = next((line for line in run.stderr.split("\n") if line.startswith("ERROR: ")), run.stderr)
+        raise UserError(f"pip could not {words[0]}: {pip_reason(first)}.")
 
 
 def _model_files(models: Path, name: str) -> list[Path]:

@@ -138,7 +138,7 @@ def models_add(
         str, typer.Argument(metavar="NAME_OR_PATH", help="A catalogue entry, a GGUF, a safetensors folder.")
     ],
 ) -> None:
-    """Put a model into models/. For a catalogue entry this, and nothing else, uses the network."""
+    """Put a model into models/. For a catalogue entry this uses the network."""
     from srtui import models
 
     for entry in models.add(Workspace.find().models, name, print_line):

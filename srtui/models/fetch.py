@@ -1,4 +1,4 @@
-"""Fetching a wheel by name: the only code of srtui that lets anything open a connection.
+"""Fetching a wheel by name: beside srtui.bundle the only code that lets anything open a connection.
 
 Whatever fetches it starts in an empty folder, and Python itself isolated (``-I``): a folder that
 happens to hold a ``pip/`` or a ``uv.toml`` is data like any other and neither run nor obeyed. What

@@ -1,5 +1,5 @@
 """Nothing opens a connection: not a command, not a library as it is imported. (A whole run, with every
-socket watched, is in tests/test_pipeline.py.)"""
+socket watched, is in tests/test_pipeline.py; `srtui bundle`, whose pip alone uses a network, in tests/bundle.)"""
 
 from __future__ import annotations
 

@@ -1,0 +1,188 @@
+"""A bundle of a tiny index of wheels on this disk: what is taken, refused, kept and checked."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from srtui.bundle import Target, make, plan
+from srtui.bundle.making import built_here, processor
+from srtui.errors import UserError
+from tests.conftest import ROOT
+
+HERE = Target.of(None, None, "none")
+OLD = Target("3.11", HERE.platform, "none")
+
+
+def wheel(folder: Path, name: str, needs: tuple[str, ...] = (), version: str = "1.0") -> Path:
+    """A wheel with one module and its requirements."""
+    file = folder / f"{name}-{version}-py3-none-any.whl"
+    info = f"{name}-{version}.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(f"{name}.py", "")
+        archive.writestr(f"{info}/METADATA", metadata + "".join(f"Requires-Dist: {one}\n" for one in needs))
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    return file
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project that needs ``alpha`` (which needs ``beta``) and ``gamma``, and an index with those files alone."""
+    index, project = tmp_path / "index", tmp_path / "project"
+    index.mkdir()
+    (project / "srtui").mkdir(parents=True)
+    files = [
+        wheel(index, "alpha", ("beta",)),
+        wheel(index, "beta"),
+        wheel(index, "gamma"),
+        wheel(index, "pip"),
+    ]
+    pins = [
+        f"{file.name.split('-')[0]}==1.0 \\\n    --hash=sha256:{'0' * 64} \\\n"
+        f"    --hash=sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}\n"
+        for file in files
+    ]
+    (project / "constraints.txt").write_text("".join(pins))
+    (project / "srtui" / "__init__.py").touch()
+    (project / "pyproject.toml").write_text(
+        '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
+        '[project]\nname = "srtui"\nversion = "0.1.0"\ndependencies = ["alpha", "gamma>=1"]\n'
+        '[tool.hatch.build.targets.wheel]\npackages = ["srtui"]\n'
+    )
+    for name in list(os.environ):
+        if name.startswith("PIP_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+    return project
+
+
+def planned(checkout: Path, *have: str, models: tuple[str, ...] = ()):
+    return plan(checkout, checkout / "models", HERE, ["llama_cpp.python", *have], models)
+
+
+def test_what_the_target_needs_and_what_only_that_needs(checkout: Path) -> None:
+    what = planned(checkout)
+    assert {w.name for w in what.wheels} == {"alpha", "beta", "gamma", "pip"}
+    index = checkout.parent / "index"
+    assert {w.name: w.size for w in what.wheels} == {
+        f.name.split("-")[0]: f.stat().st_size for f in index.glob("*.whl")
+    }
+    assert {w.name for w in planned(checkout, "Alpha").wheels} == {"gamma", "pip"}
+
+
+def test_made_resumed_and_checked(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (checkout / "models").mkdir()
+    (checkout / "models" / "m.Q8_0.gguf").write_bytes(b"GGUF")
+    what, out = planned(checkout, models=("m",)), checkout.parent / "out"
+    # Cut off after some wheels: what is whole is not fetched again, and what is not whole is.
+    with pytest.raises(KeyboardInterrupt):
+        make(what, out, lambda line: (_ for _ in ()).throw(KeyboardInterrupt) if "srtui" in line else None)
+    assert not out.exists()
+    part = checkout.parent / "out.part" / "wheels"
+    (part / "beta-1.0-py3-none-any.whl").write_bytes(b"half")
+    (part.parent / "models").mkdir()
+    (part.parent / "models" / "another.gguf").touch()
+    index = checkout.parent / "index"
+    (index / "alpha-1.0-py3-none-any.whl").unlink()
+    made = make(what, out, lambda line: None)
+    assert not part.exists()
+    sums = dict(reversed(line.split("  ")) for line in (out / "SHA256SUMS").read_text().splitlines())
+    files = {f.relative_to(out).as_posix(): f for f in out.rglob("*") if f.is_file()}
+    assert made.files == len(files)
+    assert set(sums) == set(files) - {"SHA256SUMS"} and "models/m.Q8_0.gguf" in sums
+    assert "models/another.gguf" not in sums
+    assert all(
+        hashlib.sha256(files[name].read_bytes()).hexdigest() == digest for name, digest in sums.items()
+    )
+    with pytest.raises(UserError, match="there already"):
+        make(what, out, lambda line: None)
+
+    def install() -> subprocess.CompletedProcess[str]:
+        return subprocess.run([out / "install.sh"], capture_output=True, text=True, env=dict(os.environ))
+
+    shutil.copy(index / "gamma-1.0-py3-none-any.whl", out / "wheels" / "extra-1.0-py3-none-any.whl")
+    refused = install()
+    assert refused.returncode == 2 and "extra-1.0-py3-none-any.whl is not of this bundle" in refused.stderr
+    (out / "wheels" / "gamma-1.0-py3-none-any.whl").write_bytes(b"changed")
+    refused = install()
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+    assert "wheels/gamma-1.0-py3-none-any.whl is not as it was packed" in refused.stderr
+    assert not (out / ".venv").exists()
+
+
+def test_a_file_that_is_not_the_pinned_one_and_one_that_is_not_there(checkout: Path) -> None:
+    index = checkout.parent / "index"
+    wheel(index, "beta", ("pip",))
+    with pytest.raises(UserError, match=r"constraints\.txt does not list the sum of the beta"):
+        planned(checkout)
+    (index / "gamma-1.0-py3-none-any.whl").unlink()
+    with pytest.raises(UserError, match=r"^pip finds no files for Python .*gamma"):
+        planned(checkout)
+
+
+def test_targets() -> None:
+    assert re.fullmatch(r"manylinux_2_\d+_\w+", HERE.platform)
+    machine = HERE.platform.split("_", 3)[3]
+    words = Target("3.12", f"manylinux_2_28_{machine}", "12.8").pip_options()
+    assert f"manylinux_2_28_{machine}" in words and f"manylinux_2_29_{machine}" not in words
+    for python, tag, cuda in [("3.9", None, None), (None, "win32", None), (None, None, "new"),
+                              (None, "manylinux_2_28_" + {"x86_64": "aarch64"}.get(machine, "x86_64"), None)]:  # fmt: skip
+        with pytest.raises(UserError):
+            Target.of(python, tag, cuda)
+
+
+def test_this_process_opens_no_connection(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a connection")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    make(planned(checkout), checkout.parent / "out", lambda line: None)
+
+
+def test_the_installer_knows_the_processor_by_the_same_sum() -> None:
+    line = re.search(r'here="\$\((.*)\)"', (ROOT / "srtui" / "bundle" / "install.sh").read_text())
+    assert line and subprocess.check_output(["bash", "-c", line[1]], text=True).strip() == processor()
+
+
+@pytest.mark.slow
+def test_a_real_bundle_installs_without_a_network_and_runs_the_quickstart(tmp_path: Path) -> None:
+    if subprocess.run(["unshare", "-rn", "true"], capture_output=True).returncode:
+        pytest.skip("unshare -rn is not allowed here")
+    if not (ROOT / "models" / "smollm2-135m").is_dir():
+        pytest.skip("the demo model is not there: srtui models add smollm2-135m")
+    try:
+        built_here(ROOT)
+    except UserError as error:
+        pytest.skip(str(error))
+    import importlib.metadata
+
+    names = {
+        re.sub(r"[-_.]+", "-", one.name).lower() for one in importlib.metadata.distributions() if one.name
+    }
+    have = ",".join(sorted(names - {"srtui", "llama-cpp-python", "pip", "diskcache", "typer"}))
+    out = tmp_path / "bundle"
+    words = ["bundle", "--out", str(out), "--have", have, "--build", "here", "--model", "smollm2-135m"]
+    subprocess.run(
+        [sys.executable, "-m", "srtui", *words], check=True, env={**os.environ, "SRTUI_WORKSPACE": str(ROOT)}
+    )
+    env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "SRTUI_WORKSPACE")}
+    env |= {"PYTHON": sys.executable}
+    subprocess.run(["unshare", "-rn", out / "install.sh"], check=True, env=env)
+    run = [".venv/bin/srtui", "run", "recipes/quickstart.toml", "--limit", "6"]
+    subprocess.run(["unshare", "-rn", *run], cwd=out, check=True, env=env)
+    status = subprocess.check_output([".venv/bin/srtui", "status", "quickstart"], cwd=out, text=True, env=env)
+    assert re.search(r"of 6\b", status)
