@@ -24,6 +24,9 @@ model: setup
 tune: model
 	@$(SRTUI) models tune $(MODEL) --once --slots 1,4,8,16,32
 
+bundle: setup  ## all that installs srtui on a machine without a network, in OUT (ARGS: more options)
+	@$(SRTUI) bundle --out "$(or $(OUT),srtui-bundle)" $(ARGS)
+
 demo: tune  ## reflect, score, select, train and evaluate with a small real model
 	@$(SRTUI) run recipes/quickstart.toml
 

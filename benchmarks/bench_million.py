@@ -21,11 +21,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.scripted_run import Rows, write_for_ever  # noqa: E402
 from srtui import selection  # noqa: E402
 from srtui.sample import Pair  # noqa: E402
 from srtui.store import Store  # noqa: E402
@@ -43,18 +43,15 @@ def key(n: int) -> bytes:
     return hashlib.blake2b(n.to_bytes(8, "big"), digest_size=32).digest()
 
 
-class Maker:
-    """Rows as an engine leaves them, in batches; ids are counted here, so that nothing is looked up."""
+class Maker(Rows):
+    """The rows of a finished run, sample by sample."""
 
     def __init__(self, store: Store, script: Script) -> None:
-        self.store, self.run, self.setting = store, script.run_id, script.setting
+        super().__init__(store)
+        self.run, self.setting = script.run_id, script.setting
         self.draw = random.Random(7)
         self.losses = 0
         self.variants = 0
-        self.rows: dict[str, list[tuple[Any, ...]]] = {}
-
-    def add(self, table: str, *row: Any) -> None:
-        self.rows.setdefault(table, []).append(row)
 
     def score(self, variant: int, metric: str) -> float:
         """A score of ``variant`` with its two losses; its value."""
@@ -64,7 +61,7 @@ class Maker:
         self.losses += 2
         self.add("loss", keys[0], value * alone * tokens, tokens, int(tokens > 179), None)
         self.add("loss", keys[1], alone * tokens, tokens, int(tokens > 179), None)
-        self.add("score", variant, self.setting, metric, *keys, value, None)
+        self.add("held_score", variant, self.setting, metric, *keys, value, None)
         return value
 
     def text(self, sample: int, kind: str, parent: int | None, pair: Pair) -> int:
@@ -128,26 +125,6 @@ class Maker:
             "outcome", self.run, sample, final, int(outcome.kept), outcome.reason,
             scores[0].score, rifd if new else None,
         )  # fmt: skip
-
-    def flush(self) -> None:
-        """The batch in one transaction, by the order in which an engine writes."""
-        inserts = {
-            "sample": "INSERT INTO sample(id, dataset_id, row, digest, record) VALUES (?1, 1, ?1, ?2, ?3)",
-            "variant": "INSERT INTO variant VALUES (?,?,?,?,?,?,?,?,?,?,?)",
-            "run_sample": "INSERT INTO run_sample(run_id, sample_id, held_out) VALUES (?,?,?)",
-            "loss": "INSERT INTO loss VALUES (?,?,?,?,?)",
-            "reflection": "INSERT INTO reflection VALUES (?,?,?,?,?,?)",
-            "candidate": "INSERT INTO candidate VALUES (?,?,?,?,?)",
-            "decision": "INSERT INTO decision VALUES (?,?,?,?,?,?,?,?)",
-            "outcome": "INSERT INTO outcome(run_id, sample_id, variant_id, kept, reason, ifd, rifd) VALUES (?,?,?,?,?,?,?)",
-        }
-        with self.store.transaction():
-            for table, insert in inserts.items():
-                self.store.conn.executemany(insert, self.rows.get(table, []))
-            self.store.conn.executemany(
-                "INSERT INTO held_score VALUES (?,?,?,?,?,?,?)", self.rows.get("score", [])
-            )
-        self.rows.clear()
 
 
 def texts(count: int) -> Iterator[Pair]:
@@ -251,19 +228,6 @@ def measured(workspace: Workspace, *words: str) -> tuple[float, float, float]:
     if code:
         raise SystemExit(f"srtui {' '.join(words)} ended with {code}")
     return seconds, peak, computing
-
-
-def write_for_ever(path: Path) -> None:
-    """An engine at full speed: a text and progress in each transaction."""
-    with Store(path) as store:
-        run = store.runs.all()[-1]
-        n = 0
-        while True:
-            n += 1
-            pair = Pair(f"written {os.getpid()} {n}", "", "a text of an engine that never rests " * 8)
-            with store.transaction():
-                store.corpus.add_variant(n % 1000 + 1, "manual", "person", None, None, pair)
-                store.runs.progress(run.id, "reflect-response", n, 100_000, 100, 0.01, {"slots": 16})
 
 
 def backup_ratio(workspace: Workspace, limit: float) -> float:

@@ -30,6 +30,7 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.scripted_run import Rows, write_for_ever  # noqa: E402
 from srtui.sample import Pair  # noqa: E402
 from srtui.store import Store  # noqa: E402
 from srtui.workspace import Workspace, go_offline  # noqa: E402
@@ -48,9 +49,8 @@ def make_store(workspace: Workspace, samples: int) -> None:
         originals = conn.execute(
             "SELECT id, sample_id, instruction, input, response FROM variant ORDER BY id"
         ).fetchall()
-        next_id = originals[-1]["id"] + 1
+        rows, next_id = Rows(store), originals[-1]["id"] + 1
         for first in range(0, len(originals), 5000):
-            variants, scores, reflections, decisions, outcomes, candidates = [], [], [], [], [], []
             for r in originals[first : first + 5000]:
                 sample, pair = r["sample_id"], Pair(r["instruction"], r["input"], r["response"])
                 texts = [new_instruction(pair), new_answer(pair), new_answer(new_instruction(pair))]
@@ -64,76 +64,35 @@ def make_store(workspace: Workspace, samples: int) -> None:
                     "instruction_reflected",
                 )
                 for i, kind, text in zip(ids, kinds, texts, strict=True):
-                    variants.append((i, sample, text.digest, kind, "teacher", r["id"], *text, now))
+                    rows.add(
+                        "variant", i, sample, text.digest, kind, "teacher", r["id"], None, *text.texts, now
+                    )
                 ifd = [(r["id"], draw.uniform(0.2, 1.1)), (ids[0], draw.uniform(0.2, 1.1))]
                 new = ifd[1][1] > ifd[0][1]
                 chosen = ids[0] if new else r["id"]
                 answer = ids[2] if new else ids[1]
                 rifd = [(chosen, draw.uniform(0.2, 1.1)), (answer, draw.uniform(0.2, 1.1))]
                 better = rifd[1][1] < rifd[0][1]
-                scores += [(v, setting, "ifd", s) for v, s in ifd] + [
-                    (v, setting, "rifd", s) for v, s in rifd
-                ]
-                reflections += [(run, sample, "instruction", r["id"]), (run, sample, "response", chosen)]
-                candidates += [(run, sample, "instruction", ids[0]), (run, sample, "response", answer)]
-                decisions.append(
-                    (
-                        run,
-                        sample,
-                        "instruction",
-                        chosen,
-                        new,
-                        "took the new instruction",
-                        json.dumps(ifd),
-                        now,
-                    )
-                )
+                for metric, values in (("ifd", ifd), ("rifd", rifd)):
+                    for v, value in values:
+                        rows.add("score", v, setting, metric, value)
                 final = answer if better else chosen
-                decisions.append(
-                    (run, sample, "response", final, better, "took the new answer", json.dumps(rifd), now)
-                )
-                outcomes.append(
-                    (run, sample, final, better, "selected" if better else "response not rewritten")
-                )
-            with store.transaction():
-                conn.executemany(
-                    "INSERT OR IGNORE INTO variant(id, sample_id, digest, kind, origin, parent_id, instruction, input, "
-                    "response, created_at) VALUES (?,?,?,?,?,?,?,?,?,?)",
-                    variants,
-                )
-                conn.executemany(
-                    "INSERT INTO score(variant_id, setting_id, metric, value) VALUES (?,?,?,?)", scores
-                )
-                conn.executemany("INSERT INTO reflection VALUES (?,?,?,?,'parsed',1)", reflections)
-                conn.executemany("INSERT INTO candidate VALUES (?,?,?,0,?)", candidates)
-                conn.executemany("INSERT INTO decision VALUES (?,?,?,?,?,?,?,?)", decisions)
-                conn.executemany(
-                    "INSERT INTO outcome(run_id, sample_id, variant_id, kept, reason) VALUES (?,?,?,?,?)",
-                    outcomes,
-                )
+                for stage, before, rewrite, taken, is_new, compared, name in (
+                    ("instruction", r["id"], ids[0], chosen, new, ifd, "instruction"),
+                    ("response", chosen, answer, final, better, rifd, "answer"),
+                ):
+                    rows.add("reflection", run, sample, stage, before, "parsed", 1)
+                    rows.add("candidate", run, sample, stage, 0, rewrite)
+                    reason = f"took the new {name}"
+                    rows.add("decision", run, sample, stage, taken, is_new, reason, json.dumps(compared), now)
+                outcome = "selected" if better else "response not rewritten"
+                rows.add("outcome", run, sample, final, better, outcome, None, None)
+            rows.flush()
         script.finish()
         (variants_now,) = store.conn.execute("SELECT count(*) FROM variant").fetchone()
     print(
         f"made a store of {samples:,} samples, {variants_now:,} variants in {time.monotonic() - began:.0f} s"
     )
-
-
-def write_for_ever(path: Path) -> None:
-    """An engine at full speed: a variant, its score, progress; committed one by one."""
-    with Store(path) as store:
-        store.conn.execute("PRAGMA synchronous=NORMAL")
-        run = store.runs.all()[-1]
-        n = 0
-        while True:
-            n += 1
-            pair = Pair(f"written {os.getpid()} {n}", "", "a text of an engine that never rests " * 8)
-            with store.transaction():
-                variant, _ = store.corpus.add_variant(n % 1000 + 1, "manual", "person", None, None, pair)
-                store.conn.execute(
-                    "INSERT OR IGNORE INTO score(variant_id, setting_id, metric, value) VALUES (?,?,'ifd',0.5)",
-                    (variant, run.setting_id),
-                )
-                store.runs.progress(run.id, "reflect-response", n, 100_000, 100, 0.01, {"slots": 16})
 
 
 class Terminal:
@@ -191,7 +150,7 @@ def main() -> None:
     given = arguments.parse_args()
     go_offline()
     if given.write:
-        write_for_ever(given.write)
+        write_for_ever(given.write, scored=True)
     root = ROOT / "benchmarks" / ".cache" / f"tui-{given.samples}"
     workspace, _ = Workspace.create(root)
     if not (root / "made").exists():

@@ -86,10 +86,17 @@ def test_a_difference_of_shares_has_bounds() -> None:
 
 
 def test_every_arm_is_a_recipe() -> None:
+    # What some arms need beside the recipe that they vary: an encoder, and fitted weights.
+    given = {
+        "encoder": "some",
+        "weights": {
+            "student": "s", "student_id": "s", "template": "alpaca", "template_version": "v", "protocol": "default",
+            "data": "pairs.jsonl", "data_digest": "d", "pairs": 60, "accuracy": (0.6, 0.5, 0.7),
+            "length_accuracy": (0.6, 0.5, 0.7), "weights": {"ifd": 1.0},
+        },
+    }  # fmt: skip
     for arm in ARMS.values():
-        recipes.parse(
-            {"dataset": "x", "name": "x", "selection": {**arm.selection, "encoder": "some"}}, "here"
-        )
+        recipes.parse({"dataset": "x", "name": "x", "selection": {**given, **arm.selection}}, "here")
     with pytest.raises(UserError, match="--only none: the arms are full, original"):
         check_arms(["none"])
 
@@ -123,7 +130,7 @@ def test_arms_share_what_is_stored(pair_workspace: Workspace) -> None:
             losses = {name: rows[name].losses[kind] for name in ("untuned", "original", "both")}
             assert len(set(losses.values())) == 3, losses  # each arm is another student
         steps = {
-            store.training.of_run(run.id)["result"]["steps"]  # type: ignore[index]
+            store.training.of_run(run.id).result["steps"]  # type: ignore[union-attr]
             for run in store.runs.all()
         }
         assert steps == {found.steps}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from srtui.cli.run_tables import training_rows
-from srtui.store.summary import TrainingSummary
+from srtui.store.training import StoredTraining
 from srtui.workspace import Workspace
 from tests.conftest import ROOT, make_workspace
 
@@ -135,7 +135,9 @@ def test_a_training_that_changed_nothing_is_shown() -> None:
 
     def rows(**more: bool) -> list[tuple[str, str]]:
         return training_rows(
-            TrainingSummary(1, 1, "done", 3, 1, 9, 0.0, None, {**result, **more}, 0.0, {}, 3, None, None, 0)
+            StoredTraining(
+                1, 1, "done", 3, 1, 9, 0.0, None, {**result, **more}, 0.0, {}, 3, None, None, "sft", 0
+            )
         )
 
     assert any("changed nothing" in value for _, value in rows(changed=False))

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from srtui import datasets
+from srtui import recipe as recipes
+from srtui.errors import UserError
+from srtui.pipeline import prepare
 from srtui.pipeline.preference import pairs_to_train_on
 from srtui.recipe import Recipe
 from srtui.sample import Pair, Turn
@@ -157,3 +160,44 @@ def test_a_preference_pair_has_what_came_before(finished: Workspace) -> None:
         assert record["prompt"][:-1] == turns and "history" not in record
     assert len(pairs) == len(records)
     assert all(text.history == before[pair.sample_id] for pair in pairs for text in pair.pairs)
+
+
+def _prepared(workspace: Workspace, store: Store, *changes: str) -> tuple[str, int]:
+    """Name and samples of the dataset that a recipe on talk.json gets."""
+    path = small_recipe(workspace)
+    (workspace.recipes / "talk.json").write_text(json.dumps(RECORDS), encoding="utf-8")
+    run, _ = prepare(workspace, store, recipes.load(path, ["dataset=talk.json", *changes]), path)
+    (name,) = [d.name for d in store.corpus.datasets() if store.corpus.dataset_id(d.name) == run.dataset_id]
+    return name, len(store.corpus.originals(run.id))
+
+
+def test_a_dataset_of_other_turns_is_not_taken_for_a_recipes(pair_workspace: Workspace) -> None:
+    with Store(pair_workspace.store_path) as store:
+        assert _prepared(pair_workspace, store) == ("talk", 3)
+        assert _prepared(pair_workspace, store, "turns=each") == ("talk-2", 6)
+        assert _prepared(pair_workspace, store, "turns=each", "seed=2") == ("talk-2", 6)
+        assert _prepared(pair_workspace, store, "turns=first") == ("talk-3", 3)
+        assert _prepared(pair_workspace, store, "seed=3") == ("talk", 3)
+
+
+def test_an_import_from_before_turns_is_that_of_first_exchanges(pair_workspace: Workspace) -> None:
+    with Store(pair_workspace.store_path) as store:
+        assert _prepared(pair_workspace, store, "turns=first") == ("talk", 3)
+        with store.transaction():
+            store.conn.execute("UPDATE import SET turns = NULL")  # as a store of then is migrated
+        assert _prepared(pair_workspace, store, "turns=first", "seed=2") == ("talk", 3)
+        assert _prepared(pair_workspace, store, "turns=each") == ("talk-2", 6)
+        assert _prepared(pair_workspace, store) == ("talk-3", 3)
+
+
+def test_a_named_dataset_of_other_turns_is_refused(pair_workspace: Workspace) -> None:
+    with Store(pair_workspace.store_path) as store:
+        assert _prepared(pair_workspace, store) == ("talk", 3)
+        said = "turns = 'each', but dataset 'talk' was imported with --turns last; leave turns out"
+        with pytest.raises(UserError, match=said):
+            _prepared(pair_workspace, store, "dataset=talk", "turns=each")
+        assert _prepared(pair_workspace, store, "dataset=talk", "seed=2") == ("talk", 3)
+        # Rows have no turns, so nothing about them contradicts.
+        assert _prepared(pair_workspace, store, "dataset=small.jsonl")[0] == "small"
+        assert _prepared(pair_workspace, store, "dataset=small", "turns=each")[0] == "small"
+        assert _prepared(pair_workspace, store, "dataset=small.jsonl", "turns=each")[0] == "small"

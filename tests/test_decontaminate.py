@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from srtui.datasets.overlap import PromptIndex
+from srtui.evaluation.sources import all_turns
 from srtui.pipeline import import_file
 from srtui.pipeline.decontaminate import decontaminate
 from srtui.pipeline.holdout import question_key
@@ -152,3 +153,9 @@ def test_a_run_that_trains_on_evaluation_prompts_says_so(pair_workspace: Workspa
     assert (
         "1 of the 6 texts trained on hold one of the 2 prompts that this workspace has evaluated with" in told
     )
+
+
+def test_later_turns_of_a_file_are_looked_for(tmp_path: Path) -> None:
+    file = tmp_path / "turns.jsonl"
+    file.write_text(json.dumps({"turns": ["Name a prime.", LONG]}) + '\n{"instruction": "Name a river."}\n')
+    assert all_turns(file) == ["Name a prime.", "Name a river.", LONG]

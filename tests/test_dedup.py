@@ -54,7 +54,7 @@ def test_groups_are_shown_and_nothing_is_changed(imported: Workspace) -> None:
     assert "3 alike, sample 1 stays" in words
     assert "2 of 5 samples (40%) are near-duplicates of others, in 1 group:" in words
     with Store(imported.store_path, read_only=True) as store:
-        assert len(store.corpus.sample_ids(1)) == 5
+        assert len(list(store.corpus.each_sample_id(1))) == 5
         assert store.datasets.near_duplicates(1) == 0
 
 
@@ -78,7 +78,7 @@ def test_marked_samples_are_taken_and_dropped_ones_are_not(imported: Workspace) 
         assert store.runs.sample_count(before.id) == 5  # an earlier run stays as it was
     assert "2 marks are gone" in srtui(imported, "data", "dedup", "bees", "--undo").stdout
     with Store(imported.store_path, read_only=True) as store:
-        assert len(store.corpus.sample_ids(1)) == 5
+        assert len(list(store.corpus.each_sample_id(1))) == 5
 
 
 def test_an_import_can_drop_them(workspace: Workspace, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_an_import_can_drop_them(workspace: Workspace, tmp_path: Path) -> None:
     told = srtui(workspace, "import", str(file), "--dedup", "drop").stdout
     assert "bees: 2 near-duplicates left out of new runs" in told
     with Store(workspace.store_path, read_only=True) as store:
-        assert store.corpus.sample_ids(1) == [1, 2, 5]
+        assert list(store.corpus.each_sample_id(1)) == [1, 2, 5]
 
 
 def test_what_goes_is_like_what_stays(workspace: Workspace, tmp_path: Path) -> None:

@@ -42,12 +42,16 @@ PRINTS = {
     "export": "everything.json|preference pairs written",
     "chat": "base: (.|\n)*tuned: ",
     "export-model": "Q4_K_M",
+    "data look": "(?i)characters|length",
+    "data gates": "(?i)gate|rewrites",
+    "data dedup": "(?i)duplicate",
+    "data decontaminate": "(?i)prompt|overlap",
     "db": "srtui.sqlite",
     "db check": "sound",
     "db backup": "yesterday.sqlite",
     "db checkpoint": "srtui.sqlite",
 }
-GROUPS = ("models", "eval", "db")
+GROUPS = ("models", "eval", "db", "data")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import torch
 from srtui.errors import UserError
 from srtui.pipeline import import_file
 from srtui.pipeline.neighbours import duplicates_by_meaning, neighbours
-from srtui.pipeline.train import trained_on
+from srtui.pipeline.ranking import trained_on
 from srtui.pipeline.variants import VariantScorer
 from srtui.recipe import parse
 from srtui.store import Store
@@ -28,7 +28,7 @@ def scored(pair_workspace: Workspace) -> tuple[Store, VariantScorer, list[int]]:
     store = Store(pair_workspace.store_path)
     import_file(store, pair_workspace.recipes / "quickstart.jsonl", "q")
     judge = VariantScorer(store, pair_workspace.models / "tiny", "f32", name="tiny", template_name="alpaca")
-    ids = [store.corpus.variants_of(sample)[0].id for sample in store.corpus.sample_ids(1, 12)]
+    ids = [store.corpus.variants_of(sample)[0].id for sample in store.corpus.each_sample_id(1, 12)]
     return store, judge, ids
 
 
@@ -80,7 +80,7 @@ def test_a_run_trains_on_a_subset_by_facility_location(pair_workspace: Workspace
         assert trained_on(store, this) == chosen
         training = store.training.of_run(this.id)
         assert training is not None
-        assert training["examples"] == 3
+        assert training.examples == 3
 
 
 def test_a_gguf_student_has_none() -> None:
@@ -137,7 +137,7 @@ def test_what_means_the_same_is_found_by_embeddings(pair_workspace: Workspace, t
             duplicates_by_meaning(store, "q", 1)
         setting = store.scores.setting("s", "i", "f32", "alpaca", "default", 64, "v", None)
         random = np.random.default_rng(1)
-        variants = store.corpus.original_variants(store.corpus.sample_ids(1))
+        variants = store.corpus.original_variants(store.corpus.each_sample_id(1))
         vectors = random.normal(size=(len(variants), 16)).astype(np.float32)
         vectors[5] = vectors[2] + 0.01
         vectors[9] = vectors[2] - 0.01

@@ -14,6 +14,7 @@ from srtui.errors import UserError
 from srtui.pipeline.prepare import prepare
 from srtui.recipe import load
 from srtui.store import Store
+from srtui.store.training import StoredTraining
 from srtui.workspace import Workspace
 from tests.commands import srtui
 from tests.conftest import make_workspace, small_recipe
@@ -41,15 +42,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory, pair_folder: Path) -> tupl
     return workspace, path
 
 
-def result_of(workspace: Workspace, name: str) -> tuple[dict[str, Any], dict[str, list[float]]]:
+def result_of(workspace: Workspace, name: str) -> tuple[StoredTraining, dict[str, list[float]]]:
     with Store(workspace.store_path, read_only=True) as store:
         row = store.training.of_run(store.runs.named(name).id)
-        assert row is not None and row["status"] == "done", row
+        assert row is not None and row.status == "done", row
         metrics: dict[str, list[float]] = {}
         for r in sql_rows(
             store,
             "SELECT name, value FROM training_metric WHERE training_run_id = ? ORDER BY step",
-            (row["id"],),
+            (row.id,),
         ):
             metrics.setdefault(r["name"], []).append(r["value"])
     return row, metrics
@@ -64,15 +65,15 @@ def test_sft_and_then_dpo_on_the_pairs(trained: tuple[Workspace, Path]) -> None:
     row, metrics = result_of(workspace, "preferred")
     pairs = srtui(workspace, "export", "preferred", "--format", "preference", "--out", "-")
     records = [json.loads(line) for line in pairs.stdout.splitlines()]
-    held = row["result"]["rewards"]["accuracy"]["n"]
-    assert row["examples"] + held == len(records) >= 8 and held >= 1
+    held = row.result["rewards"]["accuracy"]["n"]
+    assert row.examples + held == len(records) >= 8 and held >= 1
     assert metrics["loss"][0] == pytest.approx(
         math.log(2), abs=2e-3
     )  # the reference is the student it starts as
-    assert len(metrics["reward_margin"]) == row["steps"] > 1
-    margin = row["result"]["rewards"]["margin"]
+    assert len(metrics["reward_margin"]) == row.steps > 1
+    margin = row.result["rewards"]["margin"]
     assert margin["n"] == held and margin["value"] == pytest.approx(margin["value"])
-    assert {"original", "selected", "preference"} >= row["result"]["held_out"].keys() >= {"preference"}
+    assert {"original", "selected", "preference"} >= row.result["held_out"].keys() >= {"preference"}
     with Store(workspace.store_path, read_only=True) as store:
         assert sql_value(store, "SELECT count(*) FROM generation") == written  # nothing is asked again
         assert (
@@ -82,7 +83,7 @@ def test_sft_and_then_dpo_on_the_pairs(trained: tuple[Workspace, Path]) -> None:
         assert ours == theirs
     # Every face says what it was trained on, and what the held-out pairs say of it.
     shown = srtui(workspace, "status", "preferred").stdout
-    assert f"{row['examples']} pairs" in " ".join(shown.split())
+    assert f"{row.examples} pairs" in " ".join(shown.split())
     assert "reward margin" in shown and f"n = {held})" in shown and "held-out pairs" in shown
     assert srtui(workspace, "report", "preferred", "--out", "report.html").returncode == 0
     html = (workspace.root / "report.html").read_text(encoding="utf-8")
@@ -101,7 +102,7 @@ def test_a_killed_run_resumes_exactly(trained: tuple[Workspace, Path]) -> None:
     (one, first), (other, second) = (result_of(workspace, name) for name in ("calm", "rough"))
     assert first["loss"] == second["loss"] and first["reward_margin"] == second["reward_margin"]
     adapters = [
-        (workspace.root / row["adapter"] / "adapter_model.safetensors").read_bytes() for row in (one, other)
+        (workspace.root / row.adapter / "adapter_model.safetensors").read_bytes() for row in (one, other)
     ]
     assert adapters[0] == adapters[1]
 
@@ -144,8 +145,27 @@ def test_another_adapter_under_the_same_name_is_another_run(
         ]
     assert any("A person took 1 texts in run small and none in this one" in line for line in said), said
     (one, _), (two, _) = (result_of(workspace, name) for name in ("second", "second-2"))
-    weights = [(root / row["adapter"] / "adapter_model.safetensors").read_bytes() for row in (one, two)]
+    weights = [(root / row.adapter / "adapter_model.safetensors").read_bytes() for row in (one, two)]
     assert weights[0] != weights[1]
+    with Store(workspace.store_path) as store:
+        second = store.runs.named("second").id
+        sample = next(
+            sample
+            for sample in store.runs.sample_ids(second)
+            if len(store.decisions.of_sample(second, sample)["response"].compared) > 1
+        )
+        decision = store.decisions.of_sample(second, sample)["response"]
+        store.marks.overrule(
+            second, sample, next(v for v, *_ in decision.compared if v != decision.chosen_id)
+        )
+    stale = srtui(workspace, "retrain", "second")
+    assert stale.returncode == 2 and "was begun from another adapter" in " ".join(stale.stderr.split())
+    with Store(workspace.store_path) as store:
+        adapter = store.training.of_run(store.runs.named("small").id)
+        assert adapter is not None
+        (root / adapter["adapter"] / "adapter_model.safetensors").unlink()
+        with pytest.raises(UserError, match="is not there any more"):
+            prepare(workspace, store, load(path, [*DPO, "name=second"]), path)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +210,7 @@ def test_choices_by_lot_give_no_pairs(trained: tuple[Workspace, Path]) -> None:
     assert done.returncode == 0, done.stderr
     with Store(workspace.store_path, read_only=True) as store:
         row = store.training.of_run(store.runs.named("lots").id)
-    assert row is not None and "skipped: no choice gives a pair" in row["status"]
+    assert row is not None and "skipped: no choice gives a pair" in row.status
 
 
 def test_an_ablation_has_arms_without_preferences(trained: tuple[Workspace, Path]) -> None:

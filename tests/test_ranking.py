@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from srtui.pipeline.train import _score_what_is_ranked, trained_on
+from srtui.pipeline.ranking import score_what_is_ranked, trained_on
 from srtui.recipe import Recipe, parse
 from srtui.sample import Pair
 from srtui.store import Store
@@ -86,11 +86,11 @@ def test_what_is_ranked_is_scored_by_the_student_first(run: tuple[Store, int, St
     context = SimpleNamespace(
         store=store, run=this, recipe=Recipe.model_validate(this.recipe), watch=watch, judge=lambda: student
     )
-    _score_what_is_ranked(context)  # type: ignore[arg-type]
+    score_what_is_ranked(context)  # type: ignore[arg-type]
     assert student.scored == [1, 2]
     assert told == ["The student scores 2 texts that are ranked and that only a proxy has scored."]
     assert [s for s, _ in trained_on(store, this)] == [1, 4]
-    _score_what_is_ranked(context)  # type: ignore[arg-type]
+    score_what_is_ranked(context)  # type: ignore[arg-type]
     assert student.scored == [1, 2]
     STUDENT[1] = 0.1
 

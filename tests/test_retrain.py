@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from srtui.pipeline.train import trained_on
+from srtui.pipeline.ranking import trained_on
 from srtui.store import Store
 from tests.commands import srtui
 from tests.conftest import make_workspace, small_recipe

@@ -15,11 +15,12 @@ from srtui.text import share
 _COLOURS = {"better than chance": "green", "no better than length": "yellow", "no better than chance": "red"}
 
 
-def print_calibration(done: Calibration) -> None:
+def print_calibration(calibration: Calibration) -> None:
     """What each measure agrees in, with intervals at 95 %, and its verdict."""
-    r = done.result
+    r = calibration.result
     out.print(
-        f"\n[bold]Calibration {done.id}[/]: {plain(r['student'])} on {plain(done.source)}", soft_wrap=True
+        f"\n[bold]Calibration {calibration.id}[/]: {plain(r['student'])} on {plain(calibration.source)}",
+        soft_wrap=True,
     )
     left_out = "".join(f"; {n:,} rows {plain(why)} left out" for why, n in r["skipped"].items())
     out.print(

@@ -85,7 +85,9 @@ def calibrate(
             path = student_path(
                 workspace, chosen.model, chosen.quantization, lambda line: face.event("info", line)
             )
-            loaded = Student.load(path, chosen.quantization, say=lambda line: face.event("warning", line))
+            loaded = Student.load(
+                path, chosen.quantization, report_line=lambda line: face.event("warning", line)
+            )
             judge = open_judge(store, what, path, chosen.model, chosen.quantization, student=loaded)
             try:
                 calibration = CalibrationRun(
@@ -124,9 +126,9 @@ def _encoder(workspace: Workspace, recipe: Recipe) -> SentenceEncoder | None:
     return SentenceEncoder(models.find(workspace.models, recipe.selection.encoder))
 
 
-def as_printed(done: Calibration) -> dict[str, Any]:
+def as_printed(calibration: Calibration) -> dict[str, Any]:
     """The result as ``--json`` prints it."""
-    return {"id": done.id, "source": done.source, **done.result}
+    return {"id": calibration.id, "source": calibration.source, **calibration.result}
 
 
 def _known(store: Store, files: list[str], limit: int | None) -> Preferences:

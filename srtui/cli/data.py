@@ -118,16 +118,16 @@ def import_(
             print_line(f"  line {bad.line}: {bad.reason} {bad.detail[:100]}")
 
 
-def _mark_duplicates(store: Store, done: Imported, fate: str, as_json: bool) -> int:
+def _mark_duplicates(store: Store, imported: Imported, fate: str, as_json: bool) -> int:
     """Find the near-duplicates of the dataset that rows came into, and mark them or leave them out."""
     from srtui.cli.reporters import steps_line
     from srtui.pipeline.dedup import find_duplicates
 
     step, clear = steps_line(as_json)
-    found = find_duplicates(store, done.dataset, done.dataset_id, on_progress=step)
+    near_duplicates = find_duplicates(store, imported.dataset, imported.dataset_id, on_progress=step)
     clear()
-    store.datasets.set_near_duplicates(done.dataset_id, found.found(), left_out=fate == "drop")
-    return found.duplicates
+    store.datasets.set_near_duplicates(imported.dataset_id, near_duplicates.found(), left_out=fate == "drop")
+    return near_duplicates.duplicates
 
 
 @app.command(epilog="Example: srtui show 12")
@@ -193,7 +193,7 @@ def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[st
         "history": [turn._asdict() for turn in texts[0].pair.history],
         "variants": variants,
         "generations": [
-            {k: v for k, v in g.items() if not isinstance(v, bytes)}
+            {k: v for k, v in g._asdict().items() if not isinstance(v, bytes)}
             for g in store.generations.of_sample(sample_id)
         ],
         "runs": {
@@ -279,7 +279,7 @@ def _print_sample(facts: dict[str, Any], raw: bool, history: bool) -> None:
             f"\n[bold]Generation {g['id']}[/]: {g['stage']}, attempt {g['attempt']}, seed {g['seed']}, "
             f"{g['model']}, {g['parsed']}"
         )
-        out.print(f"  {plain(ending_words(ending_of(g)))}", soft_wrap=True)
+        out.print(f"  {plain(ending_words(ending_of(g['id'], g['segments'], g['finish'])))}", soft_wrap=True)
         out.print(plain(g["text"]), soft_wrap=True)
 
 
@@ -336,9 +336,10 @@ def export(
                 to=sys.stderr,
             )
         whole = format in datasets.CONVERSATION_FORMATS and not everything and top_k_percent is None
-        rows = export_rows(
+        texts = export_rows(
             store.conn, run_id, all_variants=everything, top_percent=top_k_percent, alone=whole
         )
+        rows: Iterator[dict[str, Any]] = (text.record() for text in texts)
         if whole:
             rows = chain(_conversations(store, run_id, format), rows)
         first = next(rows, None)

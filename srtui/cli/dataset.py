@@ -84,16 +84,24 @@ def dedup(
             return
         step, clear = steps_line(as_json)
         if side is None:
-            found = duplicates_by_meaning(store, dataset, dataset_id, threshold or MEANING_THRESHOLD)
+            near_duplicates = duplicates_by_meaning(
+                store, dataset, dataset_id, threshold or MEANING_THRESHOLD
+            )
         else:
-            found = find_duplicates(store, dataset, dataset_id, side, threshold or THRESHOLD, step)
+            near_duplicates = find_duplicates(store, dataset, dataset_id, side, threshold or THRESHOLD, step)
         clear()
         if mark or drop:
-            store.datasets.set_near_duplicates(dataset_id, found.found(), left_out=drop)
+            store.datasets.set_near_duplicates(dataset_id, near_duplicates.found(), left_out=drop)
         if as_json:
-            print_json({**fields_of(found), "groups": found.groups[:show], "group_count": len(found.groups)})
+            print_json(
+                {
+                    **fields_of(near_duplicates),
+                    "groups": near_duplicates.groups[:show],
+                    "group_count": len(near_duplicates.groups),
+                }
+            )
             return
-        _print_duplicates(store, found, show)
+        _print_duplicates(store, near_duplicates, show)
         if drop:
             print_line("New runs leave them out; they stay in the store. --undo takes them back.")
         elif mark:
@@ -112,11 +120,11 @@ def neighbours(
 
     _, store = open_store(read_only=True)
     with store:
-        found = nearest(store, sample_id, count)
+        nearby = nearest(store, sample_id, count)
     if as_json:
-        print_json({"sample": sample_id, "neighbours": found})
+        print_json({"sample": sample_id, "neighbours": nearby})
         return
-    for one in found:
+    for one in nearby:
         words = " ".join(one.instruction.split())[:140]
         out.print(f"{one.cosine:6.3f}  sample {one.sample_id}: {plain(words)}", soft_wrap=True)
 
@@ -218,7 +226,7 @@ def look(
     workspace, store = open_store(read_only=not embed)
     with store:
         if run_name is None:
-            found = look_at_dataset(store, str(dataset), _dataset_id(store, str(dataset)))
+            overview = look_at_dataset(store, str(dataset), _dataset_id(store, str(dataset)))
         else:
             run = store.runs.named(run_name)
             if embed:
@@ -227,22 +235,24 @@ def look(
                     embed_originals(workspace, store, run, lambda line: None, step)
                 clear()
                 run = store.runs.get(run.id)
-            found = look_at_run(store, run)
+            overview = look_at_run(store, run)
     if as_json:
-        print_json({**fields_of(found), "map": {"embedded": found.map.embedded, "topics": found.map.topics}})
+        print_json(
+            {**fields_of(overview), "map": {"embedded": overview.map.embedded, "topics": overview.map.topics}}
+        )
     else:
-        _print_look(found)
+        _print_look(overview)
 
 
-def _print_look(found: Look) -> None:
+def _print_look(overview: Look) -> None:
     from rich.table import Table
 
     from srtui.cli.terminal import out, plain
     from srtui.text import share
 
-    sides = [("before", found.before), *([("after", found.after)] if found.after else [])]
-    if found.after is None:
-        sides = [("", found.before)]
+    sides = [("before", overview.before), *([("after", overview.after)] if overview.after else [])]
+    if overview.after is None:
+        sides = [("", overview.before)]
     table = Table("", *(name for name, _ in sides), box=None, header_style="bold")
     rows: list[tuple[str, list[str]]] = [
         ("texts", [f"{side.texts:,}" for _, side in sides]),
@@ -255,26 +265,26 @@ def _print_look(found: Look) -> None:
     for name, cells in rows:
         table.add_row(name, *(plain(cell) for cell in cells))
     out.print(table)
-    if found.near_duplicates:
-        out.print(f"{found.near_duplicates:,} samples are marked as near-duplicates.")
-    for why, count in found.left_out.items():
+    if overview.near_duplicates:
+        out.print(f"{overview.near_duplicates:,} samples are marked as near-duplicates.")
+    for why, count in overview.left_out.items():
         out.print(f"New runs leave out {count:,} samples: {why}.")
-    if found.map.topics:
+    if overview.map.topics:
         topics = Table("topic", "before", "after", box=None, header_style="bold")
-        for topic in found.map.topics:
+        for topic in overview.map.topics:
             topics.add_row(
                 plain(", ".join(topic.words) or "-"),
-                f"{topic.before:,} ({share(topic.before, found.map.embedded)})",
+                f"{topic.before:,} ({share(topic.before, overview.map.embedded)})",
                 f"{topic.after:,} ({share(topic.after, topic.before)} kept)",
             )
         out.print(topics)
         out.print(
-            f"Topics are clusters of the student's embeddings of {found.map.embedded:,} originals, and the words that their "
+            f"Topics are clusters of the student's embeddings of {overview.map.embedded:,} originals, and the words that their "
             "instructions have more often than others. srtui report draws the map.",
             soft_wrap=True,
             style="dim",
         )
-    elif found.run:
+    elif overview.run:
         out.print("--embed lets the student embed the originals, for topics and a map.", style="dim")
 
 
@@ -297,11 +307,11 @@ def _dataset_id(store: Store, name: str) -> int:
     return dataset_id
 
 
-def _print_duplicates(store: Store, found: Duplicates, show: int) -> None:
+def _print_duplicates(store: Store, near_duplicates: Duplicates, show: int) -> None:
     from srtui.cli.terminal import out, plain
     from srtui.text import share
 
-    shown = found.groups[:show]
+    shown = near_duplicates.groups[:show]
     pairs = store.corpus.original_pairs_of(
         sample for group in shown for sample in (group.kept[0], *(one.sample_id for one in group.others[:5]))
     )
@@ -315,15 +325,15 @@ def _print_duplicates(store: Store, found: Duplicates, show: int) -> None:
             )
         if len(group.others) > 5:
             out.print(f"  and {len(group.others) - 5:,} more")
-    if len(found.groups) > len(shown):
-        out.print(f"{len(found.groups) - len(shown):,} more groups; --show prints more.")
+    if len(near_duplicates.groups) > len(shown):
+        out.print(f"{len(near_duplicates.groups) - len(shown):,} more groups; --show prints more.")
     what = {"pair": "texts", "instruction": "instructions", "response": "responses", "meaning": "embeddings"}[
-        found.side
+        near_duplicates.side
     ]
     out.print(
-        f"{plain(found.dataset)}: {found.duplicates:,} of {found.samples:,} samples "
-        f"({share(found.duplicates, found.samples)}) are near-duplicates of others, in {len(found.groups):,} group{'' if len(found.groups) == 1 else 's'}: "
-        f"their {what} are at least {found.threshold:g} alike.",
+        f"{plain(near_duplicates.dataset)}: {near_duplicates.duplicates:,} of {near_duplicates.samples:,} samples "
+        f"({share(near_duplicates.duplicates, near_duplicates.samples)}) are near-duplicates of others, in {len(near_duplicates.groups):,} group{'' if len(near_duplicates.groups) == 1 else 's'}: "
+        f"their {what} are at least {near_duplicates.threshold:g} alike.",
         soft_wrap=True,
     )
 

@@ -73,7 +73,7 @@ def pairwise(
     """Two contestants answer, a judge scores both in both orders; a win counts where they agree."""
     from srtui.evaluation import sources
     from srtui.evaluation.contestants import find_contestant
-    from srtui.evaluation.evaluator import settings_of
+    from srtui.evaluation.fingerprint import settings_of
     from srtui.evaluation.rates import margin_of
     from srtui.evaluation.writing import AnswerSettings
 
@@ -112,7 +112,7 @@ def winrate(
     from srtui.evaluation import sources
     from srtui.evaluation.anchors import check_anchors, read_anchors
     from srtui.evaluation.contestants import find_contestant
-    from srtui.evaluation.evaluator import settings_of
+    from srtui.evaluation.fingerprint import settings_of
     from srtui.evaluation.rates import margin_of
     from srtui.evaluation.writing import AnswerSettings
 
@@ -155,7 +155,7 @@ def turns(
     """Questions of several turns, each answer scored from 1 to 10; by category and turn."""
     from srtui.evaluation import sources
     from srtui.evaluation.contestants import find_contestant
-    from srtui.evaluation.evaluator import settings_of
+    from srtui.evaluation.fingerprint import settings_of
     from srtui.evaluation.writing import AnswerSettings
 
     source = sources.questions(questions, limit)
@@ -182,7 +182,7 @@ def calibrate(
 ) -> None:
     """What is a judge worth? Its agreement with known judgements, and whether that beats chance."""
     from srtui.evaluation import sources
-    from srtui.evaluation.evaluator import settings_of
+    from srtui.evaluation.fingerprint import settings_of
 
     source = sources.known_judgements(files, limit)
     workspace, store = open_store()
@@ -337,7 +337,8 @@ def _evaluate(
     from srtui.cli.reporters import reporter
     from srtui.cli.terminal import err
     from srtui.evaluation.contestants import same_weights
-    from srtui.evaluation.evaluator import Evaluator, prepare
+    from srtui.evaluation.evaluator import Evaluator
+    from srtui.evaluation.fingerprint import prepare
     from srtui.progress import Stopped
 
     evaluation, is_new = prepare(store, kind, source, contestants, judge, settings, names, shown_source)

@@ -54,7 +54,8 @@ def human(
     from srtui.cli.terminal import err
     from srtui.evaluation import sources
     from srtui.evaluation.contestants import find_contestant
-    from srtui.evaluation.evaluator import Evaluator, prepare, settings_of
+    from srtui.evaluation.evaluator import Evaluator
+    from srtui.evaluation.fingerprint import prepare, settings_of
     from srtui.evaluation.people import keep_result
     from srtui.evaluation.writing import AnswerSettings
     from srtui.progress import Stopped

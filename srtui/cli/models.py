@@ -38,7 +38,7 @@ def export_model(
         str,
         typer.Option(
             help="What the adapter is merged into: trained, the weights as the student held them in "
-            "training (rounded to NF4, say), or original, as they are stored.",
+            "training (rounded to NF4, report_line), or original, as they are stored.",
         ),
     ] = "trained",
     out_path: Annotated[
@@ -72,7 +72,7 @@ def export_model(
             original_base=base == "original",
             quantization=quantization,
             force=force,
-            say=lambda line: print_line(line, to=sys.stderr if as_json else sys.stdout),
+            report_line=lambda line: print_line(line, to=sys.stderr if as_json else sys.stdout),
         )
     use = _how_to_use(to, exported.path, workspace, this.recipe["student"]["model"])
     if as_json:
@@ -192,7 +192,7 @@ def models_tune(
         known = tuned(file) if once else None
         if known is None:
             with libraries_log(workspace.store_path.parent):
-                known = tune(file, counts, say=lambda line: None if as_json else print_line(line))
+                known = tune(file, counts, report_line=lambda line: None if as_json else print_line(line))
         tunings.append(known)
     if as_json:
         print_json(tunings)

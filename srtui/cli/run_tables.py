@@ -11,7 +11,8 @@ from srtui.cli.terminal import out, plain, print_facts
 from srtui.gates import GATES
 from srtui.measures import FILTERS, MEASURES
 from srtui.store.distributions import ScoreSpread
-from srtui.store.summary import Round, RunSummary, TrainingSummary
+from srtui.store.summary import Round, RunSummary
+from srtui.store.training import StoredTraining
 from srtui.text import bytes_text, duration, number, share
 from srtui.wording import (
     LABELS,
@@ -156,7 +157,7 @@ def _summary_rows(f: RunSummary) -> list[tuple[str, str]]:
     return rows
 
 
-def training_rows(t: TrainingSummary) -> list[tuple[str, str]]:
+def training_rows(t: StoredTraining) -> list[tuple[str, str]]:
     """A training as names and values."""
     result = t.result
     if t.status != "done":

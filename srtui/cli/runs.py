@@ -266,8 +266,8 @@ def _examiners(
 def _files(workspace: Workspace, store: Store, this: Run) -> list[tuple[str, str]]:
     training = store.training.of_run(this.id)
     files = [("store", short(store.path))]
-    if training and training["adapter"]:
-        files.append(("adapter", short(workspace.root / training["adapter"])))
+    if training and training.adapter:
+        files.append(("adapter", short(workspace.root / training.adapter)))
     files.append(("selected data", f"srtui export {this.name} --format alpaca --out {this.name}.json"))
     return files
 

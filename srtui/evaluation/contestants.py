@@ -179,7 +179,7 @@ def _of_run(workspace: Workspace, store: Store, name: str, is_base: bool, templa
     adapter = None
     if not is_base:
         training = store.training.of_run(run.id)
-        adapter = workspace.root / training["adapter"] if training and training["adapter"] else None
+        adapter = workspace.root / training.adapter if training and training.adapter else None
         if adapter is None or not adapter.is_dir():
             raise UserError(
                 f"Run {name!r} has no trained adapter; train it first (srtui resume {name}), or compare its "
@@ -201,11 +201,7 @@ def _of_adapter(
     """An adapter folder: its run is asked for the student and template, else its own configuration."""
     for run in store.runs.all():
         training = store.training.of_run(run.id)
-        if (
-            training
-            and training["adapter"]
-            and (workspace.root / training["adapter"]).resolve() == path.resolve()
-        ):
+        if training and training.adapter and (workspace.root / training.adapter).resolve() == path.resolve():
             recipe = Recipe.model_validate(run.recipe)
             student = models.resolve_student(workspace.models, recipe.student.model)
             chosen = template or recipe.prompt.template

@@ -57,7 +57,8 @@ def compares_with_control(store: Store, e: Evaluation) -> bool:
 def _differ(store: Store, a: Run, b: Run) -> list[str]:
     """What differs between two trainings, the steps that were planned and the dataset among it."""
     differ = set(differences(a.recipe, b.recipe))
-    steps = [(store.training.of_run(run.id) or {}).get("steps") for run in (a, b)]
+    trainings = [store.training.of_run(run.id) for run in (a, b)]
+    steps = [training and training.steps for training in trainings]
     if steps[0] != steps[1]:
         differ.add("training.steps")
     if a.dataset_id != b.dataset_id:

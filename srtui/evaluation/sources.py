@@ -45,6 +45,16 @@ def prompts(path: Path, limit: int | None = None) -> Questions:
     return Questions(path, sha256, _unique(path, items), {}, {}, len(rows))
 
 
+def all_turns(path: Path) -> list[str]:
+    """What the rows of a file ask, the later turns of conversations too (:func:`prompts` asks the first alone)."""
+    _, rows = _rows(path)
+    texts = [_prompt(path, n, row).turns[0] for n, row in enumerate(rows)]
+    for row in rows:
+        turns = row.get("turns")
+        texts += [turn for turn in turns[1:] if isinstance(turn, str)] if isinstance(turns, list) else []
+    return texts
+
+
 def references(path: Path, limit: int | None = None) -> Questions:
     """AlpacaEval's shape: rows of instruction and output (with optional dataset as the category)."""
     sha256, rows = _rows(path)

@@ -76,11 +76,11 @@ class EndpointTeacher:
         template: str | None = None,
         in_flight: int | Literal["auto"] = "auto",
         patience: float = _PATIENCE,
-        say: Callable[[str, str], None] = lambda level, message: None,
+        report_line: Callable[[str, str], None] = lambda level, message: None,
     ) -> None:
         """``template`` is the chat template's source; None asks the server for its own."""
         self._in_flight = _IN_FLIGHT if in_flight == "auto" else in_flight
-        self._patience, self._say = patience, say
+        self._patience, self._say = patience, report_line
         self._connections = Connections(address)
         self._where = str(address)
         name, reported = self._model(model)

@@ -75,22 +75,22 @@ class LlamaTeacher:
         adapter: Path | None = None,
         flash_attention: bool | Auto = "auto",
         kv_type: str = "f16",
-        say: Say = lambda level, message: None,
+        report_line: Say = lambda level, message: None,
     ) -> None:
-        """``say`` hears what was planned, and with what is free. The rest is [teacher] of a recipe."""
+        """``report_line`` hears what was planned, and with what is free. The rest is [teacher] of a recipe."""
         self._wanted_context, self._wanted_slots = context, slots
         self._batch_tokens = 512 if batch_tokens == "auto" else batch_tokens
         self._threads = cpu_count() if threads == "auto" else threads
         self._flash = flash_attention
         self._kv_type = _KV_TYPES[kv_type]
-        self._say = say
+        self._say = report_line
         wanted = 1 + (LEAST_SLOTS if slots == "auto" else min(slots, LEAST_SLOTS))
         self._model, self._on_gpu = load_model(
             path,
             gpu_layers,
             cells=wanted * (USUAL_LENGTH if context == "auto" else context),
             element=KV_BYTES[kv_type],
-            say=say,
+            report_line=report_line,
         )
         self._kv_element = KV_BYTES[kv_type]
         self._vocabulary = LlamaVocabulary(self._model)

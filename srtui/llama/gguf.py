@@ -79,7 +79,7 @@ def load_model(
     *,
     cells: int = _USUAL_CELLS,
     element: float = 2.0,
-    say: Say = lambda level, message: None,
+    report_line: Say = lambda level, message: None,
 ) -> tuple[Any, int]:
     """Load a GGUF.
 
@@ -89,7 +89,7 @@ def load_model(
             cache and the buffers of a pass.
         cells: tokens of that cache.
         element: bytes of each number in it.
-        say: hears what was planned.
+        report_line: hears what was planned.
 
     Returns:
         llama.cpp's model, and how many of its layers are on the GPU.
@@ -107,14 +107,14 @@ def load_model(
     _log_lines.clear()
     parameters = llama_cpp.llama_model_default_params()
     gpu = bool(llama_cpp.llama_supports_gpu_offload())
-    for layers in _tries(path, gpu_layers, cells, element, say) if gpu else [0]:
+    for layers in _tries(path, gpu_layers, cells, element, report_line) if gpu else [0]:
         parameters.n_gpu_layers = layers
         model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
         if model:
             whole = int(llama_cpp.llama_model_n_layer(model))
             return model, whole if layers < 0 else min(layers, whole)  # -1 asks for all
         if layers:
-            say("warning", f"{path.name}: {layers} layers did not fit the GPU; fewer are tried.")
+            report_line("warning", f"{path.name}: {layers} layers did not fit the GPU; fewer are tried.")
     why = next((line for line in _log_lines if "error" in line.lower()), _log_lines[-1] if _log_lines else "")
     unknown = "unknown model architecture" in why or "unknown pre-tokenizer" in why
     advice = "update llama-cpp-python" if unknown else "the file is damaged or incomplete; get it again"
@@ -123,16 +123,18 @@ def load_model(
     )
 
 
-def _tries(path: Path, gpu_layers: int | Literal["auto"], cells: int, element: float, say: Say) -> list[int]:
+def _tries(
+    path: Path, gpu_layers: int | Literal["auto"], cells: int, element: float, report_line: Say
+) -> list[int]:
     """How many layers to ask llama.cpp to put on the GPU, and how many if it cannot."""
     if gpu_layers != "auto":
         return [gpu_layers]
     shape, free = read_gguf(path).shape, gpu_free()
     if shape is None or free is None:
-        say("info", f"{path.name}: what fits the GPU is not known beforehand, so it is tried.")
+        report_line("info", f"{path.name}: what fits the GPU is not known beforehand, so it is tried.")
         return [999, 48, 32, 24, 16, 8, 0]
     plan = plan_teacher(shape, cells, free, element=element)
-    say("info" if plan.layers == plan.of else "warning", plan.sentence())
+    report_line("info" if plan.layers == plan.of else "warning", plan.sentence())
     # llama.cpp counts the output as one more layer, the first to go.
     most = plan.of + 1 if plan.layers == plan.of else plan.layers
     return list(dict.fromkeys([most, most * 3 // 4, most // 2, most // 4, 0]))

@@ -45,7 +45,7 @@ def tune(
     path: Path,
     slots: Sequence[int] = SLOTS,
     seconds: float = 3.0,
-    say: Callable[[str], None] = lambda line: None,
+    report_line: Callable[[str], None] = lambda line: None,
 ) -> Tuning:
     """Measure a teacher, and keep the result beside its file. All numbers of slots are measured in turn, several
     times over, and the best of each counts: whatever else the machine does for a while slows one round, not one number.
@@ -54,7 +54,7 @@ def tune(
         path: the GGUF.
         slots: the numbers of slots to try.
         seconds: about how long each is measured, all rounds together.
-        say: gets a line for each.
+        report_line: gets a line for each.
 
     Raises:
         UserError: where the file is no teacher, the result cannot be kept, or what was measured contradicts itself,
@@ -72,7 +72,7 @@ def tune(
     finally:
         teacher.close()
     for count, rate in decode.items():
-        say(f"{path.stem}: {count} slots, {rate:,.0f} tokens/s")
+        report_line(f"{path.stem}: {count} slots, {rate:,.0f} tokens/s")
     problem = contradiction(decode)
     if problem:
         raise UserError(
@@ -97,7 +97,15 @@ def contradiction(decode: Mapping[int, float]) -> str:
 
 def far_off(tuning: Tuning, slots: int, prompt_tokens: int, new_tokens: int, seconds: float) -> str:
     """A sentence where a run was more than four times slower, or twice faster, than this table says; "" where it was
-    not, or where the table does not have this number of slots or the run was too short to say."""
+    not, or where the table does not have this number of slots or the run was too short to say.
+
+    Args:
+        tuning: the table of this file.
+        slots: sequences that were written at once.
+        prompt_tokens: evaluated in the run.
+        new_tokens: written in it.
+        seconds: that both took.
+    """
     decode = tuning.decode.get(slots, 0.0)
     if not decode or not tuning.prompt or seconds < 10 or new_tokens < 50 * slots:
         return ""

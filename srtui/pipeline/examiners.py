@@ -14,7 +14,8 @@ import numpy as np
 
 from srtui.errors import UserError
 from srtui.evaluation.contestants import find_contestant, same_weights
-from srtui.evaluation.evaluator import Evaluator, prepare, settings_of
+from srtui.evaluation.evaluator import Evaluator
+from srtui.evaluation.fingerprint import prepare, settings_of
 from srtui.evaluation.judge_model import JudgeModel
 from srtui.evaluation.rates import margin_of, outcomes
 from srtui.evaluation.sources import Questions

@@ -103,7 +103,7 @@ def embed_originals(
     workspace: Workspace,
     store: Store,
     run: Run,
-    say: Callable[[str], None],
+    report_line: Callable[[str], None],
     on_progress: Callable[[str, int, int], None] = lambda step, done, total: None,
 ) -> None:
     """Store the embeddings of a run's originals by its own student; those that are there are not made again.
@@ -112,13 +112,13 @@ def embed_originals(
         workspace: where the student's folder is.
         store: open for writing.
         run: whose samples, student and template they are; of its originals the first 50,000.
-        say: gets what there is to say while the student is found.
+        report_line: gets what there is to say while the student is found.
         on_progress: gets the step (``embed``), texts done, and in all.
     """
     today.freeze(run.date)
     recipe = Recipe.model_validate(run.recipe)
     student = recipe.student
-    path = student_path(workspace, student.model, student.quantization, say)
+    path = student_path(workspace, student.model, student.quantization, report_line)
     judge = open_judge(store, recipe, path, student.model, student.quantization)
     try:
         ids = store.corpus.original_variants(store.runs.sample_ids(run.id)[:MOST])

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -32,9 +31,10 @@ from srtui.recipe import Recipe
 from srtui.reflection import ReflectionPrompt
 from srtui.sample import Pair, Target
 from srtui.store import Store, figures
+from srtui.store.endings import segments_of
+from srtui.store.generations import GenerationRow
 from srtui.store.runs import STEPS, Run, seconds_a_sample
 from srtui.store.sample_view import SampleView, VariantView, view_sample
-from srtui.store.stored import stored
 from srtui.store.summary import summarise
 from srtui.workspace import Workspace
 
@@ -185,7 +185,7 @@ class _Reading:
 
     # -- what the teacher wrote -------------------------------------------------------------
 
-    def _written(self, view: SampleView, target: Target) -> list[dict[str, Any]]:
+    def _written(self, view: SampleView, target: Target) -> list[GenerationRow]:
         """The generations that this sample's reflection stands on, the first try first; by the keys of the recipe, so
         that what other runs asked is not among them."""
         reflection = view.reflections.get(target)
@@ -226,7 +226,7 @@ class _Reading:
         return any(
             part != "critique" and finish == "length"
             for row in self._generations[view.id, target]
-            if row["attempt"] == 1
+            if row.attempt == 1
             for part, finish, *_ in _segments(row)
         )
 
@@ -249,7 +249,7 @@ class _Reading:
             for part in parts:
                 key = keys[target, part]
                 tries = [
-                    (row["attempt"], finish, tokens, room)
+                    (row.attempt, finish, tokens, room)
                     for row in rows
                     for name, finish, tokens, room in _segments(row)
                     if name == part and finish != "repetition"  # more room would hold no more of a loop
@@ -325,7 +325,7 @@ class _Reading:
         if before is None:
             return
         for row in self._generations[view.id, target]:
-            after = view.variant(row["variant_id"])
+            after = view.variant(row.variant_id)
             if after is not None:
                 yield from all_gates(_pair(before), _pair(after), target)
 
@@ -379,7 +379,7 @@ class _Reading:
         that the student read."""
         if stage in _REFLECT:
             return [
-                float(sum(r["prompt_tokens"] + r["new_tokens"] for r in self._generations[view.id, target]))
+                float(sum(r.prompt_tokens + r.new_tokens for r in self._generations[view.id, target]))
                 for view in self._views
                 for target in (_REFLECT[stage],)
             ]
@@ -397,7 +397,7 @@ class _Reading:
     def _bytes(self, view: SampleView) -> float:
         """Bytes of what a sample has brought into the store, about: only how they differ counts."""
         rows = [row for target in _TARGETS for row in self._generations[view.id, target]]
-        texts = [text for row in rows for text in (row["prompt"], row["text"], row["thinking"])]
+        texts = [text for row in rows for text in (row.prompt, row.text, row.thinking)]
         texts += [v.response + v.instruction for v in view.variants if v.kind != "original"]
         return float(sum(len(text.encode()) for text in texts))
 
@@ -425,9 +425,9 @@ def _pair(variant: VariantView) -> Pair:
     return Pair(variant.instruction, variant.input, variant.response)
 
 
-def _segments(row: dict[str, Any]) -> list[tuple[str, str, int, int | None]]:
+def _segments(row: GenerationRow) -> list[tuple[str, str, int, int | None]]:
     """(part, finish, tokens, most tokens that it could have had) of a generation; none of one that was refused."""
     return [
         (part, finish, tokens, room[0] if room else None)
-        for part, finish, tokens, *room in stored(row, "generation", "segments") or ()
+        for part, finish, tokens, *room in segments_of(row.id, row.segments) or ()
     ]

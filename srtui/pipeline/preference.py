@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from srtui.errors import UserError
 from srtui.evaluation.statistics import bootstrap_mean, wilson
+from srtui.models import file_sha256
 from srtui.pipeline.holdout import asked
 from srtui.pipeline.tuned import trained_adapter, trained_student
 from srtui.preferences import PairMaker, PreferencePair, pair_maker
@@ -68,7 +70,7 @@ def training_pairs(
         if chosen == rejected:
             left_out["both answers are cut to the same tokens"] += 1
         else:
-            made.append(TrainingPair(chosen, rejected))
+            made.append(TrainingPair(chosen, rejected, sample=pair.sample_id))
     return made, left_out
 
 
@@ -126,7 +128,15 @@ def first_adapter(workspace: Workspace, store: Store, recipe: Recipe) -> Path | 
             raise UserError(
                 f"training.from_run = {name!r}: its adapter has {key} = {trained[key]}; set training.{key} to the same."
             )
-    return trained_adapter(workspace, store, before)
+    folder = trained_adapter(workspace, store, before)
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise UserError(f"{folder}: its adapter_model.safetensors is not there any more; run {name} again.")
+    return folder
+
+
+def adapter_mark(adapter: Path | None) -> str:
+    """What a run's fingerprint has of the adapter that its training starts from; "" where it starts from none."""
+    return "" if adapter is None else f"-{file_sha256(adapter / 'adapter_model.safetensors')[:8]}"
 
 
 def _layout(recipe: Recipe) -> TemplateText | None:
@@ -144,9 +154,11 @@ def trained_on_before(store: Store, recipe: Recipe, run: Run) -> int:
 
 
 def reward_facts(rewards: Rewards) -> dict[str, Any]:
-    """Margin and accuracy of held-out pairs with their intervals, as a training's result keeps them."""
-    above = sum(margin > 0 for margin in rewards.margins)
+    """Margin and accuracy of held-out pairs with their intervals, as a training's result keeps them. The pairs of
+    one sample count as one, with their mean; ``n`` are samples."""
+    groups = rewards.by_sample
+    above = math.fsum(sum(margin > 0 for margin in group) / len(group) for group in groups)
     return {
-        "margin": bootstrap_mean(rewards.margins),
-        "accuracy": wilson(above, len(rewards.margins)),
+        "margin": bootstrap_mean([math.fsum(group) / len(group) for group in groups]),
+        "accuracy": wilson(above, len(groups)),
     }

@@ -10,10 +10,9 @@ from srtui import datasets
 from srtui.errors import UserError
 from srtui.evaluation.sources import sha256_of
 from srtui.hashing import draw, first_of_ids, key, key_of_ids
-from srtui.models import file_sha256
 from srtui.pilot.strata import Stratum, stratified
 from srtui.pipeline.holdout import alike, hold_out
-from srtui.pipeline.preference import first_adapter
+from srtui.pipeline.preference import adapter_mark, first_adapter
 from srtui.recipe import Recipe
 from srtui.store import Store
 from srtui.store.conversations import NewConversation, conversation_ids
@@ -110,8 +109,7 @@ def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pat
         return iter(samples_of(store, dataset_id, recipe))
 
     fingerprint = f"{recipe.fingerprint}-{key_of_ids('samples', 'ids', ids()).hex()[2:10]}"
-    if adapter is not None:
-        fingerprint += f"-{file_sha256(adapter / 'adapter_model.safetensors')[:8]}"
+    fingerprint += adapter_mark(adapter)
     if store.runs.any_over(dataset_id):
         first = f"{recipe.first_fingerprint}-{first_of_ids(ids).hex()[:8]}"
         earlier = store.runs.with_fingerprint(dataset_id, fingerprint, first)
@@ -207,6 +205,13 @@ def _pilots_date(store: Store, dataset_id: int, recipe: Recipe) -> str | None:
 def _dataset(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Path) -> int:
     known = store.corpus.dataset_id(recipe.dataset)
     if known is not None:
+        taken_of_it = store.imports.turns_of_dataset(known)
+        if "turns" in recipe.model_fields_set and taken_of_it and recipe.turns not in taken_of_it:
+            raise UserError(
+                f"{recipe_path}: turns = {recipe.turns!r}, but dataset {recipe.dataset!r} was imported with --turns "
+                f"{' and '.join(taken_of_it)}; leave turns out, or import the file again with --turns {recipe.turns} "
+                "under another --name."
+            )
         return known
     path = dataset_file(recipe.dataset, recipe_path, workspace.root)
     if path is None:
@@ -214,9 +219,12 @@ def _dataset(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pa
         raise UserError(
             f"{recipe_path}: dataset = {recipe.dataset!r} is neither a file nor an imported dataset ({names})."
         )
-    taken = store.imports.dataset_of_file(sha256_of(path), recipe.turns)
+    # What was taken of a file's conversations makes its samples; of rows there is nothing to choose.
+    turns = datasets.read(path, turns=recipe.turns).turns
+    taken = store.imports.dataset_of_file(sha256_of(path), turns)
     if taken is None:
-        # An edited file is another dataset: merging it with its older self would train on both.
+        # An edited file is another dataset: merging it with its older self would train on both; so is a file of
+        # which something else is taken.
         stem = taken = _dataset_name(path)
         n = 1
         while store.corpus.dataset_id(taken) is not None:

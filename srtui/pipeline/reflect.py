@@ -20,7 +20,7 @@ from srtui.reflection import ReflectionPrompt, Rewrite
 from srtui.store.conversations import FOLLOWED, followed
 from srtui.store.corpus import Variant
 from srtui.store.endings import CUT, cut_at, packed
-from srtui.store.generations import CAME_TO_SOMETHING, StoredGeneration
+from srtui.store.generations import CAME_TO_SOMETHING, GenerationRow, StoredGeneration
 
 PAGE = 256  # samples that are read from the store, and prepared, together
 # What has come is stored together: a commit waits for the disk, and a fast teacher need not.
@@ -264,49 +264,50 @@ class Reflecting:
                 for candidate, key in enumerate(keys)
             ]
             # A refusal says what the teacher's context and memory held then, which may be more now.
-            if any(g is None or g["finish"] == "too_long" for g in stored):
+            if any(g is None or g.finish == "too_long" for g in stored):
                 return _OpenRequest(sample_id, variant, attempt, keys)
             generations = [g for g in stored if g is not None]
             if any(self._lacked_room(g, variant, attempt) for g in generations):
                 return _OpenRequest(sample_id, variant, attempt, keys)
-            made = [g for g in generations if g["parsed"] == "parsed" and not _was_cut(g)]
+            made = [g for g in generations if g.parsed == "parsed" and not _was_cut(g)]
             if not prompt.is_settled(attempt, rewritten=bool(made)):
                 continue
             with self._store.transaction():
                 ids = [self._adopt(sample_id, variant, g) for g in made]
                 status = "parsed" if ids else _status(generations[0])
-                self._unknown += sum(1 for g in made if g["segments"] is None)
+                self._unknown += sum(1 for g in made if g.segments is None)
                 self._settle(sample_id, variant, status, attempt, ids)
             return None
         return None
 
-    def _lacked_room(self, stored: dict[str, Any], variant: Variant, attempt: int) -> bool:
+    def _lacked_room(self, stored: GenerationRow, variant: Variant, attempt: int) -> bool:
         """Whether a stored text that came to nothing was cut with less room than this teacher has for it:
         a context that was shorter, or an older srtui, which gave a retry no more than a first try."""
-        if stored["parsed"] in CAME_TO_SOMETHING and not _was_cut(stored):
+        if stored.parsed in CAME_TO_SOMETHING and not _was_cut(stored):
             return False
-        if stored["segments"] is None:
+        if stored.segments is None:
             last = self._prompt.segments(1)[-1].max_tokens
-            cut = [(-1, last)] if stored["finish"] == "length" else []
+            cut = [(-1, last)] if stored.finish == "length" else []
         else:
-            cut = list(cut_at(stored))
+            cut = list(cut_at(stored.id, stored.segments))
         if not cut:
             return False
         room = self._teacher.room(self._prompt.request(None, variant.pair, attempt))
         return any(room[n] > had for n, had in cut)
 
-    def _adopt(self, sample_id: int, variant: Variant, stored: dict[str, Any]) -> int:
+    def _adopt(self, sample_id: int, variant: Variant, stored: GenerationRow) -> int:
         """The variant of a stored generation, as a variant of this sample (the same text may be a
         sample of another dataset too)."""
-        made = self._store.corpus.variants([stored["variant_id"]])[stored["variant_id"]]
+        variant_id = cast(int, stored.variant_id)  # what could be parsed has one
+        made = self._store.corpus.variants([variant_id])[variant_id]
         if made.sample_id == sample_id:
             return made.id
         return self._store.corpus.add_variant(
-            sample_id, self._prompt.kind, "teacher", variant.id, stored["id"], made.pair
+            sample_id, self._prompt.kind, "teacher", variant.id, stored.id, made.pair
         )[0]
 
     def _take(
-        self, asked: _OpenRequest, group: Sequence[Generation], stored: dict[bytes, dict[str, Any]]
+        self, asked: _OpenRequest, group: Sequence[Generation], stored: dict[bytes, GenerationRow]
     ) -> bool:
         """Store one try's generations; True when the sample's reflection is settled. ``stored`` has those that
         are there under their keys.
@@ -325,14 +326,14 @@ class Reflecting:
         settled = prompt.is_settled(
             asked.attempt,
             rewritten=any(r.pair for _, r in read)
-            or any(s is not None and s["parsed"] == "parsed" for s in stand),
+            or any(s is not None and s.parsed == "parsed" for s in stand),
             refused=any(g.refused for g, _ in read),
         )
         with store.transaction():
             candidates: list[int] = []
             for (_, rewrite), row, stands in zip(read, rows, stand, strict=True):
-                if stands is not None and stands["parsed"] in CAME_TO_SOMETHING:
-                    if stands["parsed"] == "parsed":
+                if stands is not None and stands.parsed in CAME_TO_SOMETHING:
+                    if stands.parsed == "parsed":
                         candidates.append(self._adopt(asked.sample_id, asked.variant, stands))
                     continue
                 generation_id = store.generations.add(row, is_new=stands is None)
@@ -429,11 +430,11 @@ class Reflecting:
         self._watch.report_progress(self._tally.total, self._total, tokens, detail, now=True)
 
 
-def _was_cut(stored: dict[str, Any]) -> bool:
+def _was_cut(stored: GenerationRow) -> bool:
     """Whether an older srtui took a text that it had cut short; its last part is the answer."""
-    return stored["segments"] is None and stored["finish"] in CUT
+    return stored.segments is None and stored.finish in CUT
 
 
-def _status(stored: dict[str, Any]) -> str:
+def _status(stored: GenerationRow) -> str:
     """What a stored generation came to, in the word that is counted."""
-    return "cut_response" if _was_cut(stored) else str(stored["parsed"]).partition(":")[0]
+    return "cut_response" if _was_cut(stored) else str(stored.parsed).partition(":")[0]

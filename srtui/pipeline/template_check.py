@@ -75,7 +75,7 @@ class TemplateScores:
 
 
 def compare_templates(
-    workspace: Workspace, store: Store, run: Run, count: int, say: Callable[[str], None]
+    workspace: Workspace, store: Store, run: Run, count: int, report_line: Callable[[str], None]
 ) -> list[TemplateScores]:
     """IFD of ``count`` originals of a run under every prompt template, by the run's own student.
 
@@ -87,13 +87,13 @@ def compare_templates(
         store: where the scores go.
         run: whose originals and student.
         count: of originals.
-        say: hears what is loaded.
+        report_line: hears what is loaded.
     """
     today.freeze(run.date)
     recipe = Recipe.model_validate(run.recipe)
     student = recipe.student
     some = _some_originals(store, run, recipe.seed, count)
-    path = student_path(workspace, student.model, student.quantization, say)
+    path = student_path(workspace, student.model, student.quantization, report_line)
     found: list[TemplateScores] = []
     judge: VariantScorer | None = None
     for name in template_names(recipe.prompts):
@@ -104,7 +104,7 @@ def compare_templates(
         except UserError as error:  # a student without a chat template
             found.append(TemplateScores(name, chosen, **vars(spread([])), problem=str(error)))
             continue
-        say(f"{name}: scoring {len(some)} originals ...")
+        report_line(f"{name}: scoring {len(some)} originals ...")
         for _ in judge.score(some, "ifd"):
             pass
         found.append(TemplateScores(name, chosen, **vars(spread(_values(judge, some)))))

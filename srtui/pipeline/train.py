@@ -7,14 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from srtui.errors import UserError
-from srtui.measures import FILTERS
 from srtui.pipeline.context import Context, student_path
 from srtui.pipeline.decontaminate import known_prompts
 from srtui.pipeline.holdout import asked, unseen
 from srtui.pipeline.preference import (
+    adapter_mark,
     first_adapter,
     pairs_to_train_on,
     reward_facts,
@@ -23,16 +21,12 @@ from srtui.pipeline.preference import (
     unseen_pairs,
     with_reference,
 )
+from srtui.pipeline.ranking import score_what_is_ranked, trained_on
 from srtui.progress import Stopped
-from srtui.recipe import Recipe, SelectionSettings
 from srtui.sample import Pair
-from srtui.selection import Ranked, best, quotas, seeded_random
-from srtui.store import Store
 from srtui.store.conversations import conversations_of
 from srtui.store.corpus import Variant
 from srtui.store.figures import counts, means
-from srtui.store.runs import Run
-from srtui.subsets import MOST, clusters, directions, facility_location
 from srtui.training import (
     Listener,
     Preflight,
@@ -52,15 +46,15 @@ def train_selected(context: Context) -> None:
     checkpoint. Raises Stopped when asked to stop."""
     store, run_id, watch, recipe = context.store, context.run.id, context.watch, context.recipe
     earlier = store.training.of_run(run_id)
-    if earlier is not None and earlier["status"] != "running":
+    if earlier is not None and earlier.status != "running":
         return
     seed = recipe.seed if recipe.training.seed is None else recipe.training.seed
     settings = recipe.training.model_copy(update={"seed": seed})
     material = _samples(context) if settings.method == "sft" else _pairs(context)
     examples, left_out = material.examples, material.left_out
     steps = planned_steps(len(examples), settings)
-    if earlier is not None and (earlier["examples"], earlier["steps"]) == (len(examples), steps):
-        training_id = earlier["id"]
+    if earlier is not None and (earlier.examples, earlier.steps) == (len(examples), steps):
+        training_id = earlier.id
     else:
         training_id = store.training.start(run_id, len(examples), steps)
     if left_out:
@@ -150,13 +144,19 @@ class _Material:
 def _starting_student(context: Context) -> VariantScorer:
     """The student that is trained: as it chose, or with the adapter of the run that it goes on from."""
     adapter = first_adapter(context.workspace, context.store, context.recipe)
+    if adapter_mark(adapter) not in context.run.fingerprint:
+        # Resumed, or trained again, when another run has come by that name.
+        raise UserError(
+            f"Run {context.run.name} was begun from another adapter than run {context.recipe.training.from_run} has "
+            "now; start its recipe again with srtui run: all texts and scores are used again."
+        )
     return context.judge() if adapter is None else context.tuned(adapter)
 
 
 def _samples(context: Context) -> _Material:
     """The answers that were taken, and held-out ones."""
     store, run_id = context.store, context.run.id
-    _score_what_is_ranked(context)
+    score_what_is_ranked(context)
     chosen = trained_on(store, store.runs.get(run_id))
     if not chosen:
         return _Material([], {}, Counter(), 0, "selected samples", "no sample was selected")
@@ -221,7 +221,7 @@ def _look_at_the_run_before(context: Context) -> None:
         context.watch.event(
             "warning",
             f"A person took {theirs:,} texts in run {name} and none in this one: a choice is of its run, so training "
-            "does not see these.",
+            f"does not see these. Take them here, and then: srtui retrain {context.run.name}",
         )
 
 
@@ -231,13 +231,13 @@ def _look_for_evaluation_prompts(context: Context, texts: Iterable[tuple[int, Pa
     if not len(known):
         return
     overlaps = known.search(texts)
-    found = overlaps.contamination
-    context.store.datasets.set_contamination(context.run.id, found)
-    if found.held:
+    contamination = overlaps.contamination
+    context.store.datasets.set_contamination(context.run.id, contamination)
+    if contamination.held:
         which = ", ".join(str(one.sample_id) for one in overlaps.found[:3])
         context.watch.event(
             "warning",
-            f"{found.held:,} of the {found.texts:,} texts that are trained on hold a prompt that this workspace has "
+            f"{contamination.held:,} of the {contamination.texts:,} texts that are trained on hold a prompt that this workspace has "
             f"evaluated with (samples {which}{', ...' if len(overlaps.found) > 3 else ''}); leave them out with: "
             "srtui data decontaminate --drop",
         )
@@ -286,110 +286,6 @@ class _Record(Listener):
 
     def note(self, message: str) -> None:
         self._context.watch.event("info", message)
-
-
-def _score_what_is_ranked(context: Context) -> None:
-    """Where the best are trained on, all of them have a score of the run's own student: a proxy's, or one
-    of another way of scoring, says nothing about their order. Raises Stopped when asked to stop."""
-    wanted = context.recipe.selection
-    chosen = context.store.decisions.selected(context.run.id, held_out=False)
-    embedded = wanted.top_by == "facility" or wanted.group.startswith("clusters:")
-    measured = wanted.top_by in ("ifd", "both", "facility")
-    if not (embedded or measured) or _count(wanted, len(chosen)) >= len(chosen):
-        return
-    judge = context.judge()
-    variants = [variant for _, variant in chosen]
-    if embedded:
-        if len(chosen) > MOST:
-            what = 'top_by = "facility"' if wanted.top_by == "facility" else f'group = "{wanted.group}"'
-            raise UserError(
-                f"selection.{what} compares embeddings of all texts, and {len(chosen):,} are more than {MOST:,}; "
-                "take another way to choose, or limit the run."
-            )
-        for share in judge.embed(variants, context.watch.should_stop):
-            context.watch.show(embedding=round(share, 3))
-        context.watch.raise_if_stopped()
-    if not measured:
-        return
-    for metric in FILTERS if wanted.top_by == "both" else ("ifd",):
-        missing = len(variants) - len(judge.scores(variants, metric))
-        if missing:
-            context.watch.event(
-                "info",
-                f"The student scores {missing} texts that are ranked and that only a proxy has scored.",
-            )
-        for _ in judge.score(variants, metric, context.watch.should_stop):
-            pass
-        context.watch.raise_if_stopped()
-
-
-def _count(wanted: SelectionSettings, chosen: int) -> int:
-    return wanted.top_count or round(chosen * wanted.top_percent / 100)
-
-
-def trained_on(store: Store, run: Run) -> list[tuple[int, int]]:
-    """(sample id, variant id) of what is trained on: what was selected, or the best of it."""
-    recipe = Recipe.model_validate(run.recipe)
-    wanted = recipe.selection
-    chosen = store.decisions.selected(run.id, held_out=False)
-    count = _count(wanted, len(chosen))
-    if count >= len(chosen):
-        return chosen
-    ranked = [
-        Ranked(sample, ifd, rifd, person, length, seeded_random(recipe.seed, "top", text))
-        for sample, ifd, rifd, person, length, text in store.decisions.selected_scores(run.id)
-    ]
-    kept = set()
-    for members, quota in _groups(store, run, chosen, ranked, wanted.group, count):
-        if wanted.top_by == "facility":
-            kept |= _facility(store, run, chosen, members, quota)
-        elif quota or any(one.by_person for one in members):
-            kept |= best(members, quota, wanted.top_by)
-    return [(sample, variant) for sample, variant in chosen if sample in kept]
-
-
-def _groups(
-    store: Store,
-    run: Run,
-    chosen: list[tuple[int, int]],
-    ranked: list[Ranked],
-    group: str,
-    count: int,
-) -> list[tuple[list[Ranked], int]]:
-    """The samples by the recipe's groups, each with how many of it are taken; in one group without any. Samples
-    whose rows lack the field, or that have no embedding, are a group of their own."""
-    kind, _, name = group.partition(":")
-    if not kind:
-        return [(ranked, max(1, count))]
-    if kind == "field":
-        named = store.corpus.field([sample for sample, _ in chosen], name)
-    else:
-        sample_of = {variant: sample for sample, variant in chosen}
-        there, vectors = store.embeddings.load(list(sample_of), run.setting_id or 0)
-        labels: list[int] = clusters(directions(vectors), int(name)).tolist() if there else []
-        named = {sample_of[variant]: str(label) for variant, label in zip(there, labels, strict=True)}
-    group_of = {one.sample_id: named.get(one.sample_id, "") for one in ranked}
-    given = quotas(group_of, max(1, count))
-    members: dict[str, list[Ranked]] = {}
-    for one in ranked:
-        members.setdefault(group_of[one.sample_id], []).append(one)
-    return [(some, given[name]) for name, some in sorted(members.items())]
-
-
-def _facility(
-    store: Store, run: Run, chosen: list[tuple[int, int]], ranked: list[Ranked], count: int
-) -> set[int]:
-    """The samples of a subset by facility location of ``ranked``; a text weighs as much as the share of these whose
-    IFD is not higher than its own, and what a person chose is always in. A text without an embedding is not."""
-    by_sample = {one.sample_id: one for one in ranked}
-    sample_of = {variant: sample for sample, variant in chosen if sample in by_sample}
-    there, vectors = store.embeddings.load(list(sample_of), run.setting_id or 0)
-    texts = [by_sample[sample_of[variant]] for variant in there]
-    values = np.array([-np.inf if text.ifd is None else text.ifd for text in texts])
-    weights = np.searchsorted(np.sort(values), values, side="right") / max(1, len(values))
-    start = [n for n, text in enumerate(texts) if text.by_person]
-    picked = facility_location(directions(vectors), weights, count, start)
-    return {texts[n].sample_id for n in picked} | {text.sample_id for text in ranked if text.by_person}
 
 
 def _examples(

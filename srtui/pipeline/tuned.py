@@ -19,12 +19,12 @@ TEACHER_QUANTIZATION = "Q8_0"
 def trained_adapter(workspace: Workspace, store: Store, run: Run) -> Path:
     """The folder of a run's adapter. Raises UserError where it has trained none."""
     training = store.training.of_run(run.id)
-    if training is None or training["status"] != "done" or not training["adapter"]:
-        state = training["status"] if training else "it has not come to it"
+    if training is None or training.status != "done" or not training.adapter:
+        state = training.status if training else "it has not come to it"
         raise UserError(
             f"Run {run.name} has trained no adapter ({state}); srtui status {run.name} says how far it is."
         )
-    folder = workspace.root / str(training["adapter"])
+    folder = workspace.root / str(training.adapter)
     if not folder.is_dir():
         raise UserError(
             f"{folder} is not there any more: the adapter of run {run.name} was moved or deleted."
@@ -52,7 +52,7 @@ def trained_student(workspace: Workspace, store: Store, run: Run) -> Path:
 def trained_arithmetic(store: Store, run: Run) -> str:
     """The type that the student computed in while it was trained: float32 or bfloat16."""
     training = store.training.of_run(run.id)
-    arithmetic = training["result"].get("arithmetic") if training else None
+    arithmetic = training.result.get("arithmetic") if training else None
     if arithmetic:
         return str(arithmetic)
     # A training of an earlier version: the student's identity has it.
@@ -70,7 +70,7 @@ def export_tuned(
     original_base: bool = False,
     quantization: str | None = None,
     force: bool = False,
-    say: Callable[[str], None] = lambda line: None,
+    report_line: Callable[[str], None] = lambda line: None,
 ) -> Exported:
     """Write the tuned student as ``form``; in models/ or with its run, where ``out`` is None.
 
@@ -86,7 +86,7 @@ def export_tuned(
         original_base: whether the weights are taken as stored.
         quantization: of a GGUF; None for F16.
         force: whether what is at ``out`` may be replaced.
-        say: hears what is done.
+        report_line: hears what is done.
     """
     adapter = trained_adapter(workspace, store, run)
     # A name in models/ can be said in a recipe; adapters are no models, so they lie with their run.
@@ -106,12 +106,12 @@ def export_tuned(
         arithmetic=trained_arithmetic(store, run),
         quantization=quantization,
         force=force,
-        say=say,
+        report_line=report_line,
     )
 
 
 def as_teacher(
-    workspace: Workspace, store: Store, run: Run, say: Callable[[str], None] = lambda line: None
+    workspace: Workspace, store: Store, run: Run, report_line: Callable[[str], None] = lambda line: None
 ) -> str:
     """The name in models/ of a run's tuned student as a GGUF, made where it is not there yet.
 
@@ -121,13 +121,15 @@ def as_teacher(
         workspace: whose models/ it goes to.
         store: with the training.
         run: whose student.
-        say: hears what is done.
+        report_line: hears what is done.
     """
     weights = trained_adapter(workspace, store, run) / "adapter_model.safetensors"
     name = f"{run.name}-{models.file_sha256(weights)[:8]}.{TEACHER_QUANTIZATION}"
     path = workspace.models / f"{name}.gguf"
     if not path.is_file():
-        export_tuned(workspace, store, run, "gguf", path, quantization=TEACHER_QUANTIZATION, say=say)
+        export_tuned(
+            workspace, store, run, "gguf", path, quantization=TEACHER_QUANTIZATION, report_line=report_line
+        )
     return name
 
 
@@ -136,7 +138,7 @@ def next_round(
     store: Store,
     recipe: Recipe,
     before: Run,
-    say: Callable[[str], None] = lambda line: None,
+    report_line: Callable[[str], None] = lambda line: None,
 ) -> Recipe:
     """``recipe`` with the tuned student of the run ``before`` as its teacher, and the link to that run.
 
@@ -145,8 +147,8 @@ def next_round(
         store: with the training.
         recipe: of the next round.
         before: the run whose student teaches it.
-        say: hears what is done.
+        report_line: hears what is done.
     """
-    name = as_teacher(workspace, store, before, say)
+    name = as_teacher(workspace, store, before, report_line)
     teacher = recipe.teacher.model_copy(update={"model": name, "adapter": None, "from_run": before.name})
     return recipe.model_copy(update={"teacher": teacher})

@@ -1,6 +1,6 @@
 """A recipe: everything that a run depends on, in TOML, validated, with the paper's values as defaults.
 
-``settings`` and ``training`` have the keys, ``loading`` reads files, ``reference`` describes the keys.
+``settings``, ``teacher``, ``training`` and ``gates`` have the keys, ``loading`` reads files, ``reference`` describes the keys.
 """
 
 from srtui.recipe.loading import from_words, load, parse
@@ -9,13 +9,11 @@ from srtui.recipe.settings import (
     By,
     PromptSettings,
     Recipe,
-    ReflectionSettings,
-    SamplingSettings,
     ScoringSettings,
     SelectionSettings,
     StudentSettings,
-    TeacherSettings,
 )
+from srtui.recipe.teacher import ReflectionSettings, SamplingSettings, TeacherSettings
 from srtui.recipe.training import TrainingSettings
 
 __all__ = [

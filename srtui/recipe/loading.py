@@ -13,7 +13,8 @@ from srtui.errors import UserError
 from srtui.fields import mistake, nearest
 from srtui.files import at_home, parse_toml, read_text
 from srtui.prompts import read_prompts
-from srtui.recipe.settings import Recipe, SamplingSettings
+from srtui.recipe.settings import Recipe
+from srtui.recipe.teacher import SamplingSettings
 from srtui.recipe.weights import read_weights
 
 

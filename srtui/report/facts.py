@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any
 
 import srtui
 from srtui.evaluation.question import compares_with_control
@@ -17,8 +16,10 @@ from srtui.report.examples import Example, pick
 from srtui.store import Store, figures
 from srtui.store.distributions import ScoreSpread, distributions
 from srtui.store.evaluations import Evaluation
+from srtui.store.generations import PromptUse
 from srtui.store.runs import STAGES, STEPS, Run, StageProgress
 from srtui.store.summary import RunSummary, summarise
+from srtui.store.training import TrainingView
 from srtui.store.views import Views
 from srtui.wording import LABELS, reward_words, server_words, training_words
 
@@ -104,7 +105,7 @@ class Facts:
     seed: int
     summary: RunSummary
     models: list[Model]
-    prompts: list[dict[str, Any]]
+    prompts: list[PromptUse]
     dataset: str
     sources: list[ImportedFile]
     flow: list[Step]
@@ -149,7 +150,7 @@ def gather(store: Store, root: Path, run_id: int, *, examples: int = 3, seed: in
         seed=seed,
         summary=summary,
         models=_models(store, root, run, training),
-        prompts=_prompts(store, run_id),
+        prompts=store.generations.prompt_uses(run_id),
         dataset=store.corpus.dataset_name(run.dataset_id) or "",
         sources=_sources(store, run.dataset_id),
         flow=_flow(summary, training),
@@ -211,10 +212,6 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _prompts(store: Store, run_id: int) -> list[dict[str, Any]]:
-    return [use._asdict() for use in store.generations.prompt_uses(run_id)]
-
-
 def _sources(store: Store, dataset_id: int) -> list[ImportedFile]:
     return [
         ImportedFile(
@@ -258,28 +255,28 @@ def _not_trained_on(summary: RunSummary) -> dict[str, int]:
     return {reason: count for reason, count in why.items() if count}
 
 
-def _training(row: dict[str, Any] | None) -> TrainingFacts | None:
+def _training(row: TrainingView | None) -> TrainingFacts | None:
     if row is None:
         return None
     return TrainingFacts(
-        status=row["status"],
-        examples=row["trained_on"],
-        steps=row["steps"],
-        tokens=row["tokens"],
-        seconds=row["seconds"],
+        status=row.status,
+        examples=row.trained_on,
+        steps=row.steps,
+        tokens=row.tokens,
+        seconds=row.seconds,
         words=training_words(
-            row["trained_on"],
-            row["step_losses"],
-            row["seconds"],
-            row["tokens_a_second"],
-            row["changed_since"],
-            row["method"],
+            row.trained_on,
+            row.step_losses,
+            row.seconds,
+            row.tokens_a_second,
+            row.changed_since,
+            row.method,
         ),
-        adapter=row["adapter"],
-        held_out=row["result"].get("held_out", {}),
-        metrics=row["metrics"],
-        method=row["method"],
-        rewards=reward_words(row["result"]),
+        adapter=row.adapter,
+        held_out=row.result.get("held_out", {}),
+        metrics=row.metrics,
+        method=row.method,
+        rewards=reward_words(row.result),
     )
 
 

@@ -110,7 +110,14 @@ def compare_runs(conn: sqlite3.Connection, a: int, b: int) -> RunsCompared:
 
 
 def decided_otherwise(conn: sqlite3.Connection, a: int, b: int, limit: int = -1) -> list[DecidedOtherwise]:
-    """Samples of both runs that were decided otherwise, in the samples' order; at most ``limit`` of them."""
+    """Samples of both runs that were decided otherwise, in the samples' order.
+
+    Args:
+        conn: of the store.
+        a: id of the one run.
+        b: id of the other.
+        limit: at most so many; -1 for all.
+    """
     return [
         DecidedOtherwise(*r) for r in fetch_rows(conn, f"{_OTHERWISE} ORDER BY 1, 2 LIMIT ?3", (a, b, limit))
     ]

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 from srtui.store._query import fetch_row, fetch_value
 from srtui.store.connection import one_moment, open_read_only
-from srtui.store.schema import counted_again
+from srtui.store.schema_counts import counted_again
 from srtui.store.stored import Row
 
 Table = Literal["sample", "generation", "score", "decision", "outcome"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from srtui.store.stored import Row, stored
+from srtui.store.stored import stored
 
 CUT = ("length", "repetition")
 """Finishes of a text that is not whole: it met its limit, or went round in circles."""
@@ -24,11 +24,11 @@ def packed(ended: Iterable[tuple[str, str, int] | tuple[str, str, int, int | Non
     return json.dumps([list(one) for one in ended])
 
 
-def cut_at(generation: Row) -> Iterator[tuple[int, int]]:
+def cut_at(generation_id: int, segments: str | None) -> Iterator[tuple[int, int]]:
     """(number of the segment, most tokens that it could have had) of the segments that ended by length, of a
-    generation that has them. What was stored before the second was kept had as many as it wrote. Raises
+    generation that has them (``segments``: as they are stored). What was stored before the second was kept had as many as it wrote. Raises
     UserError where the segments are damaged."""
-    for n, (_, finish, tokens, *room) in enumerate(stored(generation, "generation", "segments")):
+    for n, (_, finish, tokens, *room) in enumerate(segments_of(generation_id, segments)):
         if finish == "length":
             yield n, tokens if not room or room[0] is None else room[0]
 
@@ -41,13 +41,19 @@ class GenerationEnding(NamedTuple):
     finish: str
 
 
-def ending_of(generation: Row) -> GenerationEnding:
-    """How a generation ended, of which ``generation`` has id, segments and finish, which is the last segment's and
-    there in older stores too. Raises UserError where the segments are damaged."""
-    segments = stored(generation, "generation", "segments")
-    if segments is not None:
-        segments = tuple((part, finish, tokens) for part, finish, tokens, *_ in segments)
-    return GenerationEnding(segments, generation["finish"])
+def ending_of(generation_id: int, segments: str | None, finish: str) -> GenerationEnding:
+    """How a generation ended, by its columns; ``finish`` is the last segment's and there in older stores too. Raises
+    UserError where the segments are damaged."""
+    ended = segments_of(generation_id, segments)
+    if ended is not None:
+        ended = tuple((part, finish, tokens) for part, finish, tokens, *_ in ended)
+    return GenerationEnding(ended, finish)
+
+
+def segments_of(generation_id: int, segments: str | None) -> Any:
+    """[part, finish, tokens, most tokens that it could have had] of each segment, the last since it is kept; None where
+    an older srtui wrote the generation. Raises UserError where they are damaged."""
+    return stored({"id": generation_id, "segments": segments}, "generation", "segments")
 
 
 def endings(conn: sqlite3.Connection, run_id: int, overruled: bool | None = None) -> dict[str, int]:

@@ -6,14 +6,35 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 from srtui.measures import STORED
+from srtui.sample import Turn
 from srtui.store._query import batched, fetch_rows, fetch_value
 from srtui.store.conversations import StoredConversation, TakenExchange, histories, stored_conversation
 from srtui.store.figures import SELECTED, setting_id_of
 
 _CHUNK = 500
+
+
+class ExportRow(NamedTuple):
+    """A text of an export. ``sample`` and ``variant`` are ids; ``scores`` by stored measure, under the run's own
+    setting; ``history`` is None where the run has no conversations."""
+
+    sample: int
+    variant: int
+    kind: str
+    instruction: str
+    input: str
+    response: str
+    scores: dict[str, float | None]
+    history: tuple[Turn, ...] | None = None
+
+    def record(self) -> dict[str, Any]:
+        """What srtui.datasets writes of it: each score in a column of its name."""
+        record: dict[str, Any] = self._asdict()
+        history, scores = record.pop("history"), record.pop("scores")
+        return {**record, **scores, **({} if history is None else {"history": history})}
 
 
 def export_rows(
@@ -23,7 +44,7 @@ def export_rows(
     all_variants: bool = False,
     top_percent: float | None = None,
     alone: bool = False,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[ExportRow]:
     """Rows for an export, read as they are asked for: texts, ids, kind and scores of what is kept, or
     of every variant; with ``top_percent`` only the best by IFD of those that have one, the best first; ``alone``
     only samples that are of no conversation. Where a run has conversations, each row has its ``history``.
@@ -43,12 +64,25 @@ def export_rows(
         values["count"] = max(count, 1 if scored and top_percent else 0)
     found = conn.execute(rows, values)
     if not has_conversations(conn, run_id):
-        yield from (dict(row) for row in found)
+        yield from (_export_row(row) for row in found)
         return
     for chunk in batched(found, _CHUNK):
         before = histories(conn, (row["sample"] for row in chunk))
         for row in chunk:
-            yield {**dict(row), "history": before.get(row["sample"], ())}
+            yield _export_row(row, before.get(row["sample"], ()))
+
+
+def _export_row(row: sqlite3.Row, history: tuple[Turn, ...] | None = None) -> ExportRow:
+    return ExportRow(
+        sample=row["sample"],
+        variant=row["variant"],
+        kind=row["kind"],
+        instruction=row["instruction"],
+        input=row["input"],
+        response=row["response"],
+        scores={name: row[name] for name in STORED},
+        history=history,
+    )
 
 
 def has_conversations(conn: sqlite3.Connection, run_id: int) -> bool:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from srtui.sample import Pair
 from srtui.store._query import fetch_row, fetch_rows, fetch_value
@@ -49,6 +49,37 @@ class StoredGeneration:
     parsed: str
 
 
+class GenerationRow(NamedTuple):
+    """A generation as it is stored, its fields in the order of the table's columns. ``variant_id`` is the variant
+    that it came to; ``created_at`` is in seconds since 1970."""
+
+    id: int
+    key: bytes
+    parent_variant_id: int
+    stage: str
+    model: str
+    model_sha256: str
+    prompt_version: str
+    mode: str
+    sampler: str
+    seed: int
+    attempt: int
+    candidate: int
+    prompt: str
+    text: str
+    thinking: str
+    critique: str
+    prompt_tokens: int
+    new_tokens: int
+    seconds: float
+    finish: str
+    parsed: str
+    variant_id: int | None
+    created_at: float
+    segments: str | None
+
+
+_COLUMNS = ", ".join(f"g.{name}" for name in GenerationRow._fields)
 _NAMES = tuple(StoredGeneration.__dataclass_fields__)
 _values_of = attrgetter(*_NAMES)
 _ADD = (
@@ -134,22 +165,24 @@ class Generations:
         given = (run_id, after, -1 if limit is None else limit)
         return [(r[0], r[1]) for r in fetch_rows(self._store.conn, open_ones, given)]
 
-    def with_key(self, *keys: bytes | None) -> dict[str, Any] | None:
+    def with_key(self, *keys: bytes | None) -> GenerationRow | None:
         """The stored generation with the first of these keys that one has."""
         for one in keys:
-            row = one and fetch_row(self._store.conn, "SELECT * FROM generation WHERE key = ?", (one,))
+            row = one and fetch_row(
+                self._store.conn, f"SELECT {_COLUMNS} FROM generation g WHERE g.key = ?", (one,)
+            )
             if row:
-                return dict(row)
+                return GenerationRow(*row)
         return None
 
-    def with_keys(self, keys: Iterable[bytes]) -> dict[bytes, dict[str, Any]]:
+    def with_keys(self, keys: Iterable[bytes]) -> dict[bytes, GenerationRow]:
         """The stored generations among ``keys``."""
         return {
-            row["key"]: dict(row)
+            row["key"]: GenerationRow(*row)
             for chunk in batched(keys, 500)
             for row in fetch_rows(
                 self._store.conn,
-                f"SELECT * FROM generation WHERE key IN ({','.join('?' * len(chunk))})",
+                f"SELECT {_COLUMNS} FROM generation g WHERE g.key IN ({','.join('?' * len(chunk))})",
                 chunk,
             )
         }
@@ -182,13 +215,13 @@ class Generations:
             "UPDATE generation SET variant_id = ? WHERE id = ?", (variant_id, generation_id)
         )
 
-    def of_sample(self, sample_id: int) -> list[dict[str, Any]]:
-        """All generations from texts of a sample, whichever run asked for them, the oldest first: the rows."""
+    def of_sample(self, sample_id: int) -> list[GenerationRow]:
+        """All generations from texts of a sample, whichever run asked for them, the oldest first."""
         return [
-            dict(r)
+            GenerationRow(*r)
             for r in fetch_rows(
                 self._store.conn,
-                "SELECT g.* FROM generation g JOIN variant v ON v.id = g.parent_variant_id "
+                f"SELECT {_COLUMNS} FROM generation g JOIN variant v ON v.id = g.parent_variant_id "
                 "WHERE v.sample_id = ? ORDER BY g.id",
                 (sample_id,),
             )

@@ -124,15 +124,25 @@ class Imports:
         )
 
     def dataset_of_file(self, sha256: str, turns: str | None = None) -> str | None:
-        """The dataset that a file with these bytes was imported into; where ``turns`` is given, none that was
-        taken of its conversations otherwise."""
+        """The dataset that a file with these bytes was imported into. Where the file holds conversations, ``turns`` is
+        what has to have been taken of them; an import of before that was said took the first exchange."""
         name: str | None = fetch_value(
             self._store.conn,
             "SELECT d.name FROM import i JOIN dataset d ON d.id = i.dataset_id WHERE i.sha256 = ?1 "
-            "AND i.kind = 'original' AND (?2 IS NULL OR i.turns IS NULL OR i.turns = ?2) ORDER BY i.id LIMIT 1",
+            "AND i.kind = 'original' AND (?2 IS NULL OR coalesce(i.turns, 'first') = ?2) ORDER BY i.id LIMIT 1",
             (sha256, turns),
         )
         return name
+
+    def turns_of_dataset(self, dataset_id: int) -> list[str]:
+        """What was taken of the conversations of a dataset's files, without repeats; none where they hold rows."""
+        rows = fetch_rows(
+            self._store.conn,
+            "SELECT DISTINCT coalesce(turns, 'first') AS taken FROM import WHERE dataset_id = ? AND kind = 'original' "
+            "AND (turns IS NOT NULL OR format IN ('sharegpt', 'messages')) ORDER BY taken",
+            (dataset_id,),
+        )
+        return [r["taken"] for r in rows]
 
     def turns_taken(self, name: str, sha256: str) -> str | None:
         """What an earlier import of the same bytes into this dataset took of its conversations; None where rows

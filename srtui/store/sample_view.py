@@ -93,7 +93,7 @@ def view_sample(conn: sqlite3.Connection, run_id: int | None, sample_id: int) ->
         variants=[_variant_view(v, scores.get(v.id, {})) for v in texts],
         rewrites=rewrites,
         critiques={stage: g["critique"] for stage, g in generations.items()},
-        endings={stage: ending_of(g) for stage, g in generations.items()},
+        endings={stage: ending_of(g["id"], g["segments"], g["finish"]) for stage, g in generations.items()},
         decisions=decisions,
         reflections=reflections,
         outcome=outcome_of(conn, run_id, sample_id),

@@ -7,13 +7,14 @@ at the end of its class.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from srtui.measures import AT_LENGTH
 from srtui.store import figures
 from srtui.store.calibrations import Calibration, calibrations_of
 from srtui.store.figures import MeanChange
 from srtui.store.runs import StageProgress, state_now
+from srtui.store.training import StoredTraining
 from srtui.store.whole_datasets import Contamination
 
 if TYPE_CHECKING:
@@ -65,28 +66,6 @@ class Lengths:
     after: float | None
     code_before: float | None
     code_after: float | None
-
-
-@dataclass(frozen=True)
-class TrainingSummary:
-    """A run's training, as :func:`srtui.store.training.training_of` defines its figures."""
-
-    id: int
-    run_id: int
-    status: str
-    examples: int
-    steps: int
-    tokens: int
-    seconds: float
-    adapter: str | None
-    result: dict[str, Any]
-    created_at: float
-    plan: dict[str, Any]
-    trained_on: int
-    step_losses: list[float] | None
-    tokens_a_second: float | None
-    method: str
-    changed_since: int
 
 
 @dataclass(frozen=True)
@@ -145,7 +124,7 @@ class RunSummary:
     overruled: int
     dropped: dict[str, int]
     truncated: int
-    training: TrainingSummary | None
+    training: StoredTraining | None
     stages: dict[str, StageProgress]
     peak_memory_mb: int
     seconds: float
@@ -188,7 +167,7 @@ def summarise(store: Store, run_id: int) -> RunSummary:
         overruled=counts.overruled,
         dropped=counts.dropped,
         truncated=means.truncated,
-        training=_training(store, run_id),
+        training=store.training.of_run(run_id),
         stages=stages,
         peak_memory_mb=round(run.peak_memory_mb),
         seconds=sum(s.seconds for s in stages.values()),
@@ -239,11 +218,6 @@ def _standing(measure: str, known: Sequence[Calibration]) -> MeasureStanding:
     return MeasureStanding(measure, None, None, None, 0, None, "")
 
 
-def _training(store: Store, run_id: int) -> TrainingSummary | None:
-    training = store.training.of_run(run_id)
-    return None if training is None else TrainingSummary(**training)
-
-
 def _rounds(store: Store, run: Run) -> list[Run]:
     """The runs whose tuned students were the teachers, one after the other, up to this one."""
     by_name = {r.name: r for r in store.runs.all()}
@@ -254,7 +228,7 @@ def _rounds(store: Store, run: Run) -> list[Run]:
 
 
 def _round(store: Store, run: Run, counts: figures.Counts, means: figures.Means) -> Round:
-    training = _training(store, run.id)
+    training = store.training.of_run(run.id)
     held_out = training.result.get("held_out", {}).get("original", {}) if training else {}
     targets = counts.targets.values()
     asked = sum(c.asked for c in targets)

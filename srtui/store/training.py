@@ -30,21 +30,52 @@ class StoredCheckpoint:
     created_at: float
 
 
+@dataclass(frozen=True)
+class StoredTraining:
+    """A run's training: its row, and the figures that follow from it.
+
+    ``result`` and ``plan`` are as srtui.store.stored describes them. ``trained_on``: samples whose tokens were
+    trained on; ``step_losses``: the loss of its first and of its last step, mean NLL in nats a target token, not
+    smoothed; ``tokens_a_second``: tokens over the seconds spent in steps; ``changed_since``: samples for which a
+    person's word is another than when the training began; ``method``: what it learns from, ``sft`` or one of
+    preferences.
+    """
+
+    id: int
+    run_id: int
+    status: str
+    examples: int
+    steps: int
+    tokens: int
+    seconds: float
+    adapter: str | None
+    result: dict[str, Any]
+    created_at: float
+    plan: dict[str, Any]
+    trained_on: int
+    step_losses: list[float] | None
+    tokens_a_second: float | None
+    method: str
+    changed_since: int
+
+
+@dataclass(frozen=True)
+class TrainingView(StoredTraining):
+    """A training with its curves, (step, value) of each metric by its name, and its checkpoints by step."""
+
+    metrics: dict[str, list[tuple[int, float]]]
+    checkpoints: list[StoredCheckpoint]
+
+
 # -- reads, which need a connection only ---------------------------------------------------------
 
 
-def training_of(conn: sqlite3.Connection, run_id: int) -> dict[str, Any] | None:
-    """A run's training: its row, and
-
-    ``trained_on``: samples whose tokens were trained on; ``step_losses``: the loss of its first and of
-    its last step, mean NLL in nats a target token, not smoothed; ``tokens_a_second``: tokens over the
-    seconds spent in steps; ``changed_since``: samples for which a person's word is another than when the training
-    began; ``method``: what it learns from, ``sft`` or one of preferences. None before there is one.
-    """
+def training_of(conn: sqlite3.Connection, run_id: int) -> StoredTraining | None:
+    """A run's training; None before there is one. Raises UserError where its JSON is damaged."""
     row = fetch_row(conn, "SELECT * FROM training_run WHERE run_id = ?", (run_id,))
     if row is None:
         return None
-    result: Mapping[str, Any] = stored(row, "training_run", "result")
+    result: dict[str, Any] = stored(row, "training_run", "result")
     losses = [
         r[0]
         for order in ("ASC", "DESC")
@@ -54,16 +85,24 @@ def training_of(conn: sqlite3.Connection, run_id: int) -> dict[str, Any] | None:
             (row["id"],),
         )
     ] or [result[k] for k in ("first_loss", "last_loss") if k in result]
-    return {
-        **dict(row),
-        "result": result,
-        "plan": stored(row, "training_run", "plan"),
-        "trained_on": result.get("examples", row["examples"]),
-        "step_losses": losses if len(losses) == 2 else None,
-        "tokens_a_second": row["tokens"] / row["seconds"] if row["seconds"] else None,
-        "method": fetch_value(conn, _METHOD, (run_id,)) or "sft",
-        "changed_since": fetch_value(conn, _CHANGED_SINCE, {"run": run_id, "at": row["created_at"]}),
-    }
+    return StoredTraining(
+        id=row["id"],
+        run_id=row["run_id"],
+        status=row["status"],
+        examples=row["examples"],
+        steps=row["steps"],
+        tokens=row["tokens"],
+        seconds=row["seconds"],
+        adapter=row["adapter"],
+        result=result,
+        created_at=row["created_at"],
+        plan=stored(row, "training_run", "plan"),
+        trained_on=result.get("examples", row["examples"]),
+        step_losses=losses if len(losses) == 2 else None,
+        tokens_a_second=row["tokens"] / row["seconds"] if row["seconds"] else None,
+        method=fetch_value(conn, _METHOD, (run_id,)) or "sft",
+        changed_since=fetch_value(conn, _CHANGED_SINCE, {"run": run_id, "at": row["created_at"]}),
+    )
 
 
 _METHOD = "SELECT CASE WHEN json_valid(recipe) THEN json_extract(recipe, '$.training.method') END FROM run WHERE id = ?"
@@ -74,6 +113,16 @@ _CHANGED_SINCE = (
     "SELECT * FROM overrule WHERE run_id = :run AND undone_at IS NULL UNION ALL "
     "SELECT * FROM overrule WHERE run_id = :run AND undone_at IS NOT NULL) GROUP BY sample_id) WHERE was IS NOT now"
 )
+
+
+def training_view(conn: sqlite3.Connection, run_id: int) -> TrainingView | None:
+    """A run's training with its curves and checkpoints; None before there is one."""
+    training = training_of(conn, run_id)
+    if training is None:
+        return None
+    return TrainingView(
+        **vars(training), metrics=metrics_of(conn, training.id), checkpoints=checkpoints_of(conn, training.id)
+    )
 
 
 def trained_runs(conn: sqlite3.Connection) -> list[int]:
@@ -115,7 +164,7 @@ class Training:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def of_run(self, run_id: int) -> dict[str, Any] | None:
+    def of_run(self, run_id: int) -> StoredTraining | None:
         """A run's training, as :func:`training_of` gives it."""
         return training_of(self._store.conn, run_id)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from srtui.store.listing import Listing
 from srtui.store.runs import StageProgress, pilot_result, seconds_a_sample, stages_of, state_now
 from srtui.store.sample_view import SampleView, view_sample
 from srtui.store.stored import stored
-from srtui.store.training import checkpoints_of, metrics_of, trained_runs, training_of
+from srtui.store.training import TrainingView, trained_runs, training_view
 
 
 @dataclass(frozen=True)
@@ -264,14 +264,9 @@ class Views:
         """The runs that have a training, the newest first."""
         return trained_runs(self.conn)
 
-    def training(self, run_id: int) -> dict[str, Any] | None:
-        """A run's training with its metrics as {name: [(step, value), ...]} and its checkpoints, by step; None where
-        there is none."""
-        training = training_of(self.conn, run_id)
-        if training is None:
-            return None
-        checkpoints = [asdict(c) for c in checkpoints_of(self.conn, training["id"])]
-        return {**training, "metrics": metrics_of(self.conn, training["id"]), "checkpoints": checkpoints}
+    def training(self, run_id: int) -> TrainingView | None:
+        """A run's training with its curves and checkpoints; None where there is none."""
+        return training_view(self.conn, run_id)
 
 
 def _is_current(path: Path) -> bool:

@@ -132,10 +132,11 @@ class WholeDatasets:
     # -- evaluation prompts -------------------------------------------------------------------
 
     def evaluation_prompts(self) -> Iterator[tuple[str, list[str]]]:
-        """(source file, turns) of everything that this workspace has asked in an evaluation, each source once."""
+        """(source file, turns) of everything that this workspace has asked in an evaluation; an evaluation
+        of a part of a file hides no earlier one of the whole."""
         rows = self._store.conn.execute(
             "SELECT e.source, i.* FROM evaluation e JOIN evaluation_item i ON i.evaluation_id = e.id "
-            "WHERE e.kind <> 'calibration' AND e.id IN (SELECT max(id) FROM evaluation GROUP BY source_sha256, kind) "
+            "WHERE e.kind <> 'calibration' "
             "ORDER BY e.id, i.item"
         )
         return ((str(row["source"]), stored(row, "evaluation_item", "turns")) for row in rows)

@@ -66,7 +66,7 @@ class Student:
         device: str = "auto",
         adapter: Path | None = None,
         arithmetic: Literal["auto"] | Arithmetic = "auto",
-        say: Callable[[str], None] = lambda line: None,
+        report_line: Callable[[str], None] = lambda line: None,
     ) -> Student:
         """Load from ``folder`` (config.json, *.safetensors, tokenizer.json); never from the network.
 
@@ -75,7 +75,7 @@ class Student:
         int8 is its row-wise rounding of the weights, and of nothing else. Both, and bf16, are multiplied in
         ``arithmetic``, by default what the hardware is made for; f32 always in float32.
         ``adapter`` is a folder that training wrote: with it, this is the tuned student.
-        ``say`` hears, before the weights are read, what is unusual about their size. Raises UserError where
+        ``report_line`` hears, before the weights are read, what is unusual about their size. Raises UserError where
         the folder is not such a student, and where it does not fit the GPU.
 
         Args:
@@ -84,7 +84,7 @@ class Student:
             device: cpu, cuda, or auto.
             adapter: a folder that training wrote.
             arithmetic: of the products; auto is the hardware's.
-            say: hears what is unusual about its size.
+            report_line: hears what is unusual about its size.
         """
         if quantization == "gguf":
             return cls._load_gguf(folder)
@@ -120,7 +120,7 @@ class Student:
         plan = plan_weights(folder, quantization, settings["dtype"].itemsize)
         if plan is not None:
             if unusual := plan.sentence(folder.name):
-                say(unusual)
+                report_line(unusual)
             if where == "cuda" and plan.size > (free := free_bytes(torch.device(where))):
                 raise UserError(
                     f"{folder.name} does not fit the GPU's memory in {quantization}: its weights take about "

@@ -188,7 +188,7 @@ class OwnHeadLoss(torch.autograd.Function):
                 loss = torch.nn.functional.cross_entropy(head.logits(chunk), labels[part], reduction="none")
             losses[part] = loss.detach()
             if gradient is not None:
-                (gradient[part],) = torch.autograd.grad(loss.sum(), chunk)
+                (gradient[part],) = torch.autograd.grad(loss, chunk, torch.ones_like(loss))
         ctx.save_for_backward(*([] if gradient is None else [gradient]))
         return losses
 

@@ -26,11 +26,13 @@ from srtui.training.trainer import Objective
 @dataclass(frozen=True)
 class TrainingPair:
     """Two spans with one prompt. ``reference`` has the log-probabilities of their targets by the reference, in nats,
-    chosen and rejected; (0, 0) where the method asks none. Seen as one example it is both spans, end to end."""
+    chosen and rejected; (0, 0) where the method asks none. ``sample`` is whose answers they are, None for a pair of
+    its own. Seen as one example it is both spans, end to end."""
 
     chosen: Span
     rejected: Span
     reference: tuple[float, float] = (0.0, 0.0)
+    sample: int | None = None
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -152,10 +154,20 @@ def silence_dropout(model: Any) -> None:
 
 @dataclass(frozen=True)
 class Rewards:
-    """What a student makes of pairs: their mean loss, and of each the margin of its rewards."""
+    """What a student makes of pairs: their mean loss, and of each the margin of its rewards and its sample."""
 
     loss: float
     margins: tuple[float, ...]
+    samples: tuple[int | None, ...] = ()
+
+    @property
+    def by_sample(self) -> list[list[float]]:
+        """The margins, those of one sample's pairs together: they share an answer, and are no independent ones."""
+        found: dict[tuple[str, int], list[float]] = {}
+        for n, margin in enumerate(self.margins):
+            sample = self.samples[n] if self.samples else None
+            found.setdefault(("pair", n) if sample is None else ("sample", sample), []).append(margin)
+        return list(found.values())
 
     @property
     def margin(self) -> float:
@@ -188,4 +200,4 @@ def held_out_rewards(
         [pairs[n].reference for n in whole],
         [*(pairs[n].chosen for n in whole), *(pairs[n].rejected for n in whole)],
     )
-    return Rewards(float(losses.mean()), tuple(margins.tolist()))
+    return Rewards(float(losses.mean()), tuple(margins.tolist()), tuple(pairs[n].sample for n in whole))

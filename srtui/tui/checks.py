@@ -318,7 +318,7 @@ def differences(file: dict[str, Any], snapshot: dict[str, Any]) -> list[str]:
         as_is = Recipe.model_validate(whole).model_dump(mode="json")
     except ValueError:
         return []
-    found = []
+    changes = []
     for key, value in snapshot.items():
         if key == "prompts":
             continue
@@ -328,10 +328,10 @@ def differences(file: dict[str, Any], snapshot: dict[str, Any]) -> list[str]:
                 and value != as_is.get(key)
                 and value is not None
             ):
-                found.append(f"{key}={json.dumps(value)}")
+                changes.append(f"{key}={json.dumps(value)}")
             continue
         for name, inner in value.items():
             if f"{key}.{name}" in _KEYS.values() or inner is None or inner == as_is[key].get(name):
                 continue
-            found.append(f"{key}.{name}={json.dumps(inner)}")
-    return found
+            changes.append(f"{key}.{name}={json.dumps(inner)}")
+    return changes

@@ -19,6 +19,7 @@ from srtui.evaluation.calibration import calibration_result
 from srtui.evaluation.people import human_result
 from srtui.evaluation.preferences import KnownPair
 from srtui.evaluation.results import pairwise_result, turns_result, winrate_result
+from srtui.pipeline.prepare import import_file
 from srtui.store import Store
 from srtui.store.schema import SCRIPTS
 from srtui.store.stored import COLUMNS, misshapen
@@ -51,6 +52,12 @@ def evaluated(attacked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             "live) VALUES (4, 1, 'h', 0, 0, ?, ?, ?)",
             lease,
         )
+        talk = path.with_name("talk.json")
+        turns = [("human", "Name a tree."), ("gpt", "An oak."), ("human", "Another?"), ("gpt", "A yew.")]
+        talk.write_text(
+            json.dumps([{"conversations": [{"from": who, "value": said} for who, said in turns]}])
+        )
+        import_file(store, talk)
         store.runs.keep_pilot(1, json.dumps(asdict(RESULT)))
         store.conn.commit()
         pairs = [KnownPair("q", "", ("a", "bb"), 2)]

@@ -125,7 +125,7 @@ def test_an_import_refuses_pairs_in_one_sentence(tmp_path: Path, layout: str) ->
         datasets.read(path)
     if layout == "text":
         (row, *_) = datasets.read(path, columns={"instruction": "prompt", "response": "chosen"})
-        assert isinstance(row, datasets.DataRow) and row.pair == ("Add.\n1 2", "", "3")
+        assert isinstance(row, datasets.DataRow) and row.pair.texts == ("Add.\n1 2", "", "3")
 
 
 def test_a_dataset_that_has_pairs_beside_its_answers_is_read(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_people_first(tmp_path: Path) -> None:
         (["--layout", "text"], "--layout is for preference pairs alone"),
         (["--only-agreed"], "--only-agreed is for preference pairs alone"),
         (["--format", "preference", "--layout", "x"], "--layout x: it can be trl, axolotl"),
-        (["--format", "preference", "--min-margin", "nan"], "--min-margin nan: it is a number from 0"),
+        (["--format", "preference", "--min-margin", "inf"], "--min-margin inf: it is a number from 0"),
         (["--format", "preference", "--rejected", "x"], "--rejected x: it can be rest or worst"),
         (["--format", "preference", "--top-k-percent", "3"], "not for preference pairs"),
         (["--format", "preference", "--only-agreed"], "57 pairs that nobody else was asked about"),

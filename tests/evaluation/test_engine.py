@@ -12,6 +12,7 @@ import pytest
 
 from srtui.evaluation import evaluator, sources
 from srtui.evaluation.contestants import find_contestant
+from srtui.evaluation.fingerprint import prepare, settings_of
 from srtui.evaluation.judge_model import JudgeModel, load_judge_prompt
 from srtui.evaluation.writing import AnswerSettings
 from srtui.progress import Stopped
@@ -41,8 +42,8 @@ def compare(workspace: Workspace, store: Store, a: str, b: str, words: int = 8) 
     source = sources.prompts(PROMPTS, 2)
     both = [find_contestant(workspace, store, name) for name in (a, b)]
     judge = JudgeModel.find(workspace.models, JUDGE, load_judge_prompt("pairwise", 2), words)
-    settings = evaluator.settings_of(AnswerSettings(max_tokens=8), 1)
-    evaluation, _ = evaluator.prepare(store, "pairwise", source, both, judge, settings)
+    settings = settings_of(AnswerSettings(max_tokens=8), 1)
+    evaluation, _ = prepare(store, "pairwise", source, both, judge, settings)
     if evaluation.state == "done":
         return evaluation
     sides = dict(zip(("a", "b"), both, strict=True))
@@ -86,8 +87,8 @@ def test_a_stop_is_obeyed_and_gone_on_with(pair_workspace: Workspace, tmp_path: 
     source = sources.prompts(PROMPTS, 2)
     both = [find_contestant(workspace, store, name) for name in names]
     judge = JudgeModel.find(workspace.models, JUDGE, load_judge_prompt("pairwise", 2), 0)
-    settings = evaluator.settings_of(AnswerSettings(), 0)
-    evaluation, is_new = evaluator.prepare(store, "pairwise", source, both, judge, settings)
+    settings = settings_of(AnswerSettings(), 0)
+    evaluation, is_new = prepare(store, "pairwise", source, both, judge, settings)
     assert is_new
     work = (store, evaluation, source, dict(zip(("a", "b"), both, strict=True)), judge, Silent())
 
@@ -98,7 +99,7 @@ def test_a_stop_is_obeyed_and_gone_on_with(pair_workspace: Workspace, tmp_path: 
         evaluator.Evaluator(*work, after_one).work()  # type: ignore[arg-type]
     assert store.evaluations.get(evaluation.id).state == "stopped"
     assert len(store.evaluations.judgements(evaluation.id)) == 1
-    assert evaluator.prepare(store, "pairwise", source, both, judge, settings) == (
+    assert prepare(store, "pairwise", source, both, judge, settings) == (
         store.evaluations.get(evaluation.id),
         False,
     )
@@ -111,9 +112,7 @@ def test_people_get_answers_and_no_judge(pair_workspace: Workspace, tmp_path: Pa
     workspace, store = pair_workspace, Store(pair_workspace.store_path)
     both = [find_contestant(workspace, store, answers(tmp_path / f"{x}.json", x)) for x in ("a", "b")]
     source = sources.prompts(PROMPTS, 2)
-    evaluation, _ = evaluator.prepare(
-        store, "human", source, both, None, evaluator.settings_of(AnswerSettings(), 3)
-    )
+    evaluation, _ = prepare(store, "human", source, both, None, settings_of(AnswerSettings(), 3))
     sides = dict(zip(("a", "b"), both, strict=True))
     made = evaluator.Evaluator(store, evaluation, source, sides, None, Silent()).work()  # type: ignore[arg-type]
     assert (made.state, made.done, made.total) == ("stopped", 0, 2)  # nobody has judged yet

@@ -15,6 +15,7 @@ from srtui.cli import app
 from srtui.errors import UserError
 from srtui.evaluation import choice, evaluator, length_control, sources
 from srtui.evaluation.contestants import find_contestant
+from srtui.evaluation.fingerprint import prepare, settings_of
 from srtui.evaluation.judge_model import SCORES, JudgeModel, JudgeQuestion, JudgeScores, load_judge_prompt
 from srtui.evaluation.rates import margin_of
 from srtui.evaluation.results import TOO_LONG
@@ -64,8 +65,8 @@ def evaluate(tmp_path: Path, store: Store, a: Sequence[str], b: Sequence[str], *
         find_contestant(workspace, store, answers(tmp_path / f"{name}.json", texts))
         for name, texts in (("a", a), ("b", b))
     ]
-    source, settings = sources.prompts(prompts), evaluator.settings_of(AnswerSettings(), 0, **more)
-    evaluation, _ = evaluator.prepare(store, "pairwise", source, both, judge(), settings)
+    source, settings = sources.prompts(prompts), settings_of(AnswerSettings(), 0, **more)
+    evaluation, _ = prepare(store, "pairwise", source, both, judge(), settings)
     sides: Any = dict(zip(("a", "b"), both, strict=True))
     return evaluator.Evaluator(store, evaluation, source, sides, judge(), Silent()).work()
 
@@ -157,13 +158,13 @@ def test_anchors_come_from_own_judgements(tmp_path: Path, monkeypatch: pytest.Mo
             texts = [f"{name} {'x' * (n % 5)} {1 + (n * len(name)) % 9}" for n in range(12)]
             contestant = find_contestant(workspace, store, answers(tmp_path / f"{name}.json", texts))
             names = (name, "reference.json")
-            evaluation, _ = evaluator.prepare(
+            evaluation, _ = prepare(
                 store,
                 "winrate",
                 source,
                 [contestant],
                 judge(),
-                evaluator.settings_of(AnswerSettings(), 0),
+                settings_of(AnswerSettings(), 0),
                 names,
             )
             done = evaluator.Evaluator(store, evaluation, source, {"a": contestant}, judge(), Silent()).work()

@@ -127,7 +127,7 @@ def test_a_unix_socket(pair_folder: Path, tmp_path: Path) -> None:
 def test_a_server_that_is_away_for_a_while_is_waited_for_and_a_stop_answered(pair_folder: Path) -> None:
     said: list[str] = []
     with serving(pair_folder / "tiny.F16.gguf") as one:
-        teacher = opened(one.endpoint, say=lambda level, message: said.append(message))
+        teacher = opened(one.endpoint, report_line=lambda level, message: said.append(message))
         one.kill()
         back = threading.Timer(1.5, one.start)
         back.start()

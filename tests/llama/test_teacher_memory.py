@@ -36,11 +36,11 @@ class Gpu:
         for module in (files, engine):
             patch.setattr(module, "gpu_free", lambda: self.free)
 
-    def say(self, level: str, message: str) -> None:
+    def report_line(self, level: str, message: str) -> None:
         self.said.append((level, message))
 
     def open(self, path: Path, **settings: object) -> LlamaTeacher:
-        return LlamaTeacher(path, name="t", sha256="", threads=1, say=self.say, **settings)  # type: ignore[arg-type]
+        return LlamaTeacher(path, name="t", sha256="", threads=1, report_line=self.report_line, **settings)  # type: ignore[arg-type]
 
 
 def _requests(count: int, tokens: int = 40) -> list[Request]:

@@ -90,7 +90,7 @@ def test_a_retry_has_more_room_and_a_key_of_its_own(stage: str, mode: str) -> No
 
 def test_endings_in_words() -> None:
     def said(segments: str | None, finish: str) -> str:
-        return ending_words(ending_of({"id": 1, "segments": segments, "finish": finish}))
+        return ending_words(ending_of(1, segments, finish))
 
     kept = packed([("critique", "length", 48), ("response", "stop:[End]", 70)])
     assert said(kept, "stop:[End]") == (

@@ -37,8 +37,8 @@ def test_checkpoints_are_listed_by_step_and_keep_their_state(tmp_path: Path) -> 
     store.training.set_plan(training, plan)
     seen = Views(store.path).training(run)
     assert seen is not None
-    assert seen["plan"] == plan
-    assert [c["step"] for c in seen["checkpoints"]] == [4, 8]
+    assert seen.plan == plan
+    assert [c.step for c in seen.checkpoints] == [4, 8]
 
 
 def test_going_back_forgets_later_metrics_only(tmp_path: Path) -> None:
@@ -63,5 +63,5 @@ def test_the_migration_keeps_a_training_of_before(tmp_path: Path) -> None:
     with Store(path) as store:
         kept = store.training.of_run(run)
         assert kept is not None
-        assert (kept["examples"], kept["plan"]) == (4, {})
+        assert (kept.examples, kept.plan) == (4, {})
         assert store.check() == []

@@ -70,4 +70,4 @@ def test_generations_keep_their_segments(tmp_path: Path) -> None:
             store.generations.add(generation(1, at, "response", "end", WHOLE))
             store.generations.add(generation(2, at, "response", "end", None))
         kept = store.generations.of_sample(int(sql_value(store, "SELECT sample_id FROM variant")))
-        assert [g["segments"] for g in kept] == [WHOLE, None]
+        assert [g.segments for g in kept] == [WHOLE, None]

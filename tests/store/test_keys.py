@@ -139,7 +139,7 @@ def test_a_generation_stored_before_is_found(store: Store) -> None:
     of = (PAIR, 1, 0, TEACHER)
     found = store.generations.with_key(asked.key(*of), asked.first_key(*of))
     assert found is not None
-    assert found["text"] == "text"
+    assert found.text == "text"
     # Whatever that key did not hold is asked again.
     for other in (
         protocol(sampler={"temperature": 0.5}, teacher={"kv_type": "q8_0"}),

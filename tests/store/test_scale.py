@@ -262,14 +262,17 @@ def test_an_export_is_read_as_it_is_written(made: Workspace) -> None:
         for given in ({}, {"all_variants": True}, {"top_percent": 30.0}):
             rows = export_rows(store.conn, 1, **given)  # type: ignore[arg-type]
             assert iter(rows) is rows
-            assert next(rows)["variant"]
+            assert next(rows).variant
         best = list(export_rows(store.conn, 1, top_percent=30.0))
-        whole = [r for r in export_rows(store.conn, 1) if r["ifd"] is not None]
-        assert best == sorted(whole, key=lambda r: (-r["ifd"], r["variant"]))[: round(len(whole) * 0.3)]
+        whole = [r for r in export_rows(store.conn, 1) if r.scores["ifd"] is not None]
+        assert (
+            best
+            == sorted(whole, key=lambda r: (-(r.scores["ifd"] or 0), r.variant))[: round(len(whole) * 0.3)]
+        )
         assert len(list(export_rows(store.conn, 1, top_percent=0.01))) == 1
         assert list(export_rows(store.conn, 1, top_percent=0)) == []
         everything = list(export_rows(store.conn, 1, all_variants=True))
-        assert [r["variant"] for r in everything] == [
+        assert [r.variant for r in everything] == [
             r[0]
             for r in sql_rows(
                 store,
@@ -277,4 +280,4 @@ def test_an_export_is_read_as_it_is_written(made: Workspace) -> None:
                 "ORDER BY v.sample_id, v.id",
             )
         ]
-        assert json.dumps(everything[0])
+        assert json.dumps(everything[0].record())

@@ -33,7 +33,9 @@ class _Scorer:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def score(self, spans: Sequence[Span], should_stop: Callable[[], bool]) -> Iterator[tuple[int, SpanLoss]]:
+    def score(
+        self, spans: Sequence[Span], should_stop: Callable[[], bool], by_token: bool = False
+    ) -> Iterator[tuple[int, SpanLoss]]:
         losses = [SpanLoss(1.5 * len(s.ids) / s.target, s.target) for s in spans]
         with Store(self._path) as other:
             other.scores.add_losses(

@@ -58,13 +58,13 @@ def test_the_plan_is_what_is_loaded(mixture: Path, dense: Path, quantization: An
 @pytest.mark.model
 def test_experts_that_stay_wide_are_said_before_loading(mixture: Path, dense: Path) -> None:
     said: list[str] = []
-    Student.load(mixture, "nf4", "cpu", say=said.append).close()
+    Student.load(mixture, "nf4", "cpu", report_line=said.append).close()
     (sentence,) = said
     assert sentence.startswith("mixture: 5")
     assert "no linear layer (experts, usually), and nf4 leaves those in" in sentence
     said.clear()
-    Student.load(dense, "nf4", "cpu", say=said.append).close()
-    Student.load(mixture, "f32", "cpu", say=said.append).close()
+    Student.load(dense, "nf4", "cpu", report_line=said.append).close()
+    Student.load(mixture, "f32", "cpu", report_line=said.append).close()
     assert said == []
 
 

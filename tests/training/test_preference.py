@@ -149,6 +149,23 @@ def test_loss_and_gradient_are_trls(
         assert rewards.accuracy == pytest.approx(figures["reward_accuracy"])
 
 
+def test_pairs_of_one_sample_are_one_observation() -> None:
+    """Three candidates that lose to the same answer say little more than one: an interval over pairs would be too
+    narrow."""
+    from srtui.pipeline.preference import reward_facts
+    from srtui.training.preference import Rewards
+
+    margins = (0.4, 0.4, -0.2, 0.1, -0.3, -0.3)
+    apart = reward_facts(Rewards(0.5, margins))
+    together = reward_facts(Rewards(0.5, margins, (1, 1, 1, 2, 3, 3)))
+    assert (apart["margin"]["n"], together["margin"]["n"], together["accuracy"]["n"]) == (6, 3, 3)
+    assert together["margin"]["value"] == pytest.approx((0.2 + 0.1 - 0.3) / 3)
+    assert together["accuracy"]["value"] == pytest.approx((2 / 3 + 1 + 0) / 3)
+    twice = reward_facts(Rewards(0.5, margins * 2, tuple(range(6)) * 2))
+    for name, estimate in apart.items():
+        assert twice[name] == pytest.approx(estimate), name
+
+
 def test_orpo_is_its_papers_formula(tiny_folder: Path) -> None:
     """Equations 3 to 7 of arXiv 2403.07691 with probabilities in place of logarithms, in float64."""
     student = Student.load(tiny_folder, "f32")

@@ -81,8 +81,8 @@ def test_what_is_not_trained_is_said(
         run, _ = prepare(workspace, store, recipes.load(path), path)
         Engine(workspace, store, run, hears).work()
         training = store.training.of_run(run.id)
-    assert training is not None and training["status"] == status
-    assert training["result"].get("examples", 0) == training["examples"] == training["steps"] == examples
+    assert training is not None and training.status == status
+    assert training.result.get("examples", 0) == training.examples == training.steps == examples
     assert not examples or hears.trained == (examples, examples)
     found = [line for line in hears.warnings if "trained" in line or "left out" in line]
     assert all(f"{len(rows) - examples} target_truncated" in line for line in found[:1])

@@ -510,10 +510,10 @@ async def test_training_on_pairs_shows_margin_and_accuracy(demo: Workspace) -> N
         recipe = {**run.recipe, "training": {**run.recipe["training"], "method": "dpo"}}
         store.runs.update(run.id, recipe=json.dumps(recipe))
         training = store.training.of_run(run.id)
-        assert training is not None and training["method"] == "dpo"
-        for step in range(1, training["steps"] + 1):
+        assert training is not None and training.method == "dpo"
+        for step in range(1, training.steps + 1):
             store.training.add_metrics(
-                training["id"], step, {"reward_margin": 0.01 * step, "reward_accuracy": 0.75}
+                training.id, step, {"reward_margin": 0.01 * step, "reward_accuracy": 0.75}
             )
     keys = ("left_square_bracket", "left_square_bracket", key_of("training"))
     async with dashboard(demo, (120, 40)) as (app, pilot):
@@ -521,8 +521,8 @@ async def test_training_on_pairs_shows_margin_and_accuracy(demo: Workspace) -> N
         assert "reward accuracy 0.75" in text(app) and ", mean of 20 steps" in text(app)
         assert "pairs (dpo)" in text(app)
     with Store(demo.store_path) as store:
-        result = {**training["result"], "rewards": {"margin": margin, "accuracy": accuracy}}
-        store.training.finish(training["id"], "done", 1, 1.0, training["adapter"], result)
+        result = {**training.result, "rewards": {"margin": margin, "accuracy": accuracy}}
+        store.training.finish(training.id, "done", 1, 1.0, training.adapter, result)
     async with dashboard(demo, (120, 40)) as (app, pilot):
         await press(pilot, *keys)
         assert "reward margin 0.420 (0.310 to 0.530, n = 18)" in text(app)
@@ -539,7 +539,7 @@ async def test_two_trainings_are_laid_over_each_other(demo: Workspace) -> None:
         other.settle().train(30).finish()
         training = store.training.of_run(other.run_id)
         assert training is not None
-        store.training.rewind(training["id"], 20)
+        store.training.rewind(training.id, 20)
     async with dashboard(demo, (160, 50)) as (app, pilot):
         await press(pilot, "end", key_of("training"), "v")
         shown = text(app)
@@ -548,6 +548,23 @@ async def test_two_trainings_are_laid_over_each_other(demo: Workspace) -> None:
         assert "step 20 of 30" in shown
         await press(pilot, "v")
         assert "twice-the-rate" not in text(app)
+        assert app.problems == []
+
+
+async def test_losses_of_pairs_are_not_laid_over_those_of_tokens(demo: Workspace) -> None:
+    """One is in nats a token and the other the loss of a pair; facts and small curves stay side by side."""
+    with Store(demo.store_path) as store:
+        other = Script(demo, store, "pairs", 3).begin(demo_pairs())
+        other.reflect("instruction").choose("instruction").reflect("response").choose("response")
+        other.settle().train(30).finish()
+        recipe = store.runs.get(other.run_id).recipe
+        recipe = {**recipe, "training": {**recipe["training"], "method": "dpo"}}
+        store.runs.update(other.run_id, recipe=json.dumps(recipe))
+    async with dashboard(demo, (160, 50)) as (app, pilot):
+        await press(pilot, "end", key_of("training"), "v")
+        shown = text(app)
+        assert "pairs (dpo)" in shown and "── quickstart  " in shown
+        assert "╌╌ pairs" not in shown
         assert app.problems == []
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import unicodedata
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
+from srtui.store.training import StoredTraining, TrainingView
 from srtui.tui.screens.live import tokens_a_second
 from srtui.tui.screens.training import before_and_after, left, smoothed, speeds
 from srtui.tui.tabs import TABS, fitted, numbered
@@ -104,28 +107,34 @@ def test_speed_is_even_where_reports_come_in_bursts() -> None:
     assert tokens_a_second([], 1.0) == tokens_a_second([(0.0, 5)], 1.0) == 0.0
 
 
+def training_view(**known: Any) -> TrainingView:
+    """A training of which no more than this matters."""
+    row = StoredTraining(1, 1, "running", 3, 50, 9, 0.0, None, {}, 0.0, {}, 3, None, None, "sft", 0)
+    return TrainingView(**{**vars(row), "metrics": {}, "checkpoints": [], **known})
+
+
 def test_a_training_that_went_on_from_a_checkpoint_has_speeds_and_an_end() -> None:
     """Ten steps of two seconds; then from step 10 on in another process, whose clock starts again."""
     metrics = {
         "tokens": [(step, 100.0 * step) for step in range(1, 21)],
         "seconds": [(step, 2.0 * (step if step <= 10 else step - 10)) for step in range(1, 21)],
     }
-    training = {"status": "running", "steps": 50, "metrics": metrics}
+    training = training_view(metrics=metrics)
     assert [value for _, value in speeds(training)] == pytest.approx([50.0] * 19)
     assert left(training) == pytest.approx(60.0)
-    assert left({**training, "status": "done"}) is None
-    assert left({**training, "metrics": {}}) is None
+    assert left(replace(training, status="done")) is None
+    assert left(replace(training, metrics={})) is None
 
 
 def test_the_loss_after_a_training_is_that_of_the_weights_that_were_kept() -> None:
     """Early stopping keeps those of the best step; what was measured last is of worse ones."""
-    training = {
-        "metrics": {"held_out_original": [(10, 2.0), (20, 2.2)]},
-        "result": {"held_out": {"original": {"before": 2.5, "after": 2.0, "samples": 4}}},
-        "steps": 40,
-    }
+    training = training_view(
+        metrics={"held_out_original": [(10, 2.0), (20, 2.2)]},
+        result={"held_out": {"original": {"before": 2.5, "after": 2.0, "samples": 4}}},
+        steps=40,
+    )
     assert before_and_after(training) == {"original": (2.5, 2.0)}
-    assert before_and_after(training | {"result": {}}) == {"original": (2.0, 2.2)}
+    assert before_and_after(replace(training, result={})) == {"original": (2.0, 2.2)}
 
 
 @given(

@@ -287,7 +287,7 @@ class SamplesScreen(DashboardScreen):
         empty.remove_class("hidden")
         empty.show(title, words)
 
-    async def _index(self, what: SampleFilter) -> None:
+    async def _index(self, filtered: SampleFilter) -> None:
         """Bring the text index up to date, batch by batch, saying how far it is."""
         left = await self.reader.ask(lambda v: v.listing.unindexed())
         total = left
@@ -295,20 +295,20 @@ class SamplesScreen(DashboardScreen):
             self.query_one("#which", Words).show(
                 Content(f"Preparing the search: {1 - left / total:.0%} of {total:,} texts, this once")
             )
-            if replace(self.now, run_id=what.run_id) != what:
+            if replace(self.now, run_id=filtered.run_id) != filtered:
                 return  # something else is wanted by now; the next search continues from here
             # Between two batches the engine gets its turn to write.
             left = await self.dashboard.writer.do(lambda store: store.marks.index_texts())
 
-    def _say(self, what: SampleFilter, total: int | None) -> None:
+    def _say(self, wanted: SampleFilter, total: int | None) -> None:
         parts = [Content.styled("…" if total is None else f"{total:,} samples", "bold")]
-        parts += [shown(words) for words in described(what)]
+        parts += [shown(words) for words in described(wanted)]
         order = (
             "table order"
-            if what.order == "sample" and not what.descending
-            else f"by {_ORDER_NAMES.get(what.order, what.order)}"
+            if wanted.order == "sample" and not wanted.descending
+            else f"by {_ORDER_NAMES.get(wanted.order, wanted.order)}"
         )
-        parts.append(Content.styled(order + (", descending" if what.descending else ""), "$dim"))
+        parts.append(Content.styled(order + (", descending" if wanted.descending else ""), "$dim"))
         self.query_one("#which", Words).show(Content("  ·  ").join(parts))
 
     # -- what a person does -----------------------------------------------------------------

@@ -12,6 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
 
+from srtui.store.training import StoredCheckpoint, TrainingView
 from srtui.store.views import RunRow
 from srtui.text import bytes_text, duration, number
 from srtui.tui.screens.base import DashboardScreen
@@ -98,8 +99,9 @@ class TrainingScreen(DashboardScreen):
         self.query_one("#facts", Words).show(facts)
         drawn = [(run, training, False)] + ([(beside, other, True)] if beside and other else [])
         losses: list[Series] = []
-        for r, t, dashed in drawn:
-            points = t["metrics"].get("loss", [])
+        # A loss of pairs and one of tokens have no axis together.
+        for r, t, dashed in [d for d in drawn if by_pairs(d[1]) == by_pairs(training)]:
+            points = t.metrics.get("loss", [])
             style = "$text-accent" if dashed else "$text-primary"
             losses.append(Series("" if dashed else "each step", points, "$dim", "dots"))
             losses.append(Series(r.name, smoothed(points), style, dashed=dashed))
@@ -111,18 +113,18 @@ class TrainingScreen(DashboardScreen):
                         name if dashed else f"held out, {name}", points, style, "dots", sign=sign, aside=True
                     )
                 )
-        unit = "nats a token (lower is better)" if training["method"] == "sft" else "loss of a pair"
+        unit = "nats a token (lower is better)" if training.method == "sft" else "loss of a pair"
         self.query_one("#loss", Plot).show(losses, names=("step", unit))
-        by_pairs = bool(training["metrics"].get("reward_margin"))
-        self.query_one("#margin").set_class(not by_pairs, "hidden")
-        self.query_one("#memory").set_class(by_pairs, "hidden")
-        small: dict[str, Callable[[dict[str, Any]], Points]] = {
-            "rate": lambda t: t["metrics"].get("learning_rate", []),
+        with_margin = bool(training.metrics.get("reward_margin"))
+        self.query_one("#margin").set_class(not with_margin, "hidden")
+        self.query_one("#memory").set_class(with_margin, "hidden")
+        small: dict[str, Callable[[TrainingView], Points]] = {
+            "rate": lambda t: t.metrics.get("learning_rate", []),
             "speed": speeds,
-            "memory": lambda t: [(step, mb / 1000) for step, mb in t["metrics"].get("memory_mb", [])],
+            "memory": lambda t: [(step, mb / 1000) for step, mb in t.metrics.get("memory_mb", [])],
         }
-        if by_pairs:
-            small["margin"] = lambda t: t["metrics"].get("reward_margin", [])
+        if with_margin:
+            small["margin"] = lambda t: t.metrics.get("reward_margin", [])
         for id, points_of in small.items():
             self.query_one(f"#{id}", Plot).show(
                 [
@@ -149,6 +151,11 @@ class TrainingScreen(DashboardScreen):
         self.reread()
 
 
+def by_pairs(t: TrainingView) -> bool:
+    """Whether it is trained on pairs, whose losses have another unit than those of tokens."""
+    return bool(t.method != "sft")
+
+
 def smoothed(points: Points, weight: float = 0.85) -> list[tuple[float, float]]:
     """An exponential mean, corrected for its start, so that the first value is the first point."""
     mean, done = 0.0, []
@@ -158,50 +165,46 @@ def smoothed(points: Points, weight: float = 0.85) -> list[tuple[float, float]]:
     return done
 
 
-def held_out(t: dict[str, Any]) -> dict[str, Points]:
+def held_out(t: TrainingView) -> dict[str, Points]:
     """Held-out losses by name: before, where they were measured on the way, and after."""
-    found: dict[str, dict[int, float]] = {}
-    for name, points in t["metrics"].items():
+    by_name: dict[str, dict[int, float]] = {}
+    for name, points in t.metrics.items():
         if name.startswith(_HELD_OUT):
-            found[name.removeprefix(_HELD_OUT)] = dict(points)
-    for name, held in t["result"].get("held_out", {}).items():
-        points = found.setdefault(name, {})
-        points.setdefault(0, held["before"])
-        points.setdefault(t["steps"], held["after"])
-    return {name: sorted(points.items()) for name, points in found.items()}
+            by_name[name.removeprefix(_HELD_OUT)] = dict(points)
+    for name, held in t.result.get("held_out", {}).items():
+        by_step = by_name.setdefault(name, {})
+        by_step.setdefault(0, held["before"])
+        by_step.setdefault(t.steps, held["after"])
+    return {name: sorted(points.items()) for name, points in by_name.items()}
 
 
-def comparable(t: dict[str, Any]) -> dict[str, Points]:
+def comparable(t: TrainingView) -> dict[str, Points]:
     """Those of :func:`held_out` that have the unit of the steps' losses."""
-    return {
-        name: held for name, held in held_out(t).items() if (name == "preference") == (t["method"] != "sft")
-    }
+    return {name: held for name, held in held_out(t).items() if (name == "preference") == by_pairs(t)}
 
 
-def rewards_on_the_way(t: dict[str, Any]) -> list[str]:
+def rewards_on_the_way(t: TrainingView) -> list[str]:
     """The margin and the accuracy of the last steps, before held-out pairs have been measured."""
     words = []
     for key in ("reward margin", "reward accuracy"):
-        last = [value for _, value in t["metrics"].get(key.replace(" ", "_"), [])[-_PACE:]]
+        last = [value for _, value in t.metrics.get(key.replace(" ", "_"), [])[-_PACE:]]
         if last:
             words.append(f"{LABELS[key]} {number(sum(last) / len(last))}, mean of {len(last)} steps")
     return words
 
 
-def before_and_after(t: dict[str, Any]) -> dict[str, tuple[float, float]]:
+def before_and_after(t: TrainingView) -> dict[str, tuple[float, float]]:
     """Held-out loss by name, before the training and of the weights that were kept, which after early
     stopping are not those measured last; while it runs, the last that was measured."""
-    found = {name: (points[0][1], points[-1][1]) for name, points in held_out(t).items() if points}
-    ended = t["result"].get("held_out", {})
-    return found | {name: (held["before"], held["after"]) for name, held in ended.items()}
+    so_far = {name: (points[0][1], points[-1][1]) for name, points in held_out(t).items() if points}
+    ended = t.result.get("held_out", {})
+    return so_far | {name: (held["before"], held["after"]) for name, held in ended.items()}
 
 
-def speeds(t: dict[str, Any]) -> Points:
+def speeds(t: TrainingView) -> Points:
     """Tokens a second of each step: its tokens over its seconds, where both were stored."""
-    seconds = dict(t["metrics"].get("seconds", []))
-    known = [
-        (step, tokens, seconds[step]) for step, tokens in t["metrics"].get("tokens", []) if step in seconds
-    ]
+    seconds = dict(t.metrics.get("seconds", []))
+    known = [(step, tokens, seconds[step]) for step, tokens in t.metrics.get("tokens", []) if step in seconds]
     # Both start again at the checkpoint from which an interrupted training was resumed.
     return [
         (step, (tokens - before) / (now - then))
@@ -210,16 +213,16 @@ def speeds(t: dict[str, Any]) -> Points:
     ]
 
 
-def left(t: dict[str, Any]) -> float | None:
+def left(t: TrainingView) -> float | None:
     """Seconds that a training still takes by the pace of its last steps; None where it is not known."""
-    at = t["metrics"].get("seconds", [])[-_PACE:]
+    at = t.metrics.get("seconds", [])[-_PACE:]
     paces = [(now - then) / (step - before) for (before, then), (step, now) in pairwise(at) if now > then]
-    if t["status"] != "running" or not paces:
+    if t.status != "running" or not paces:
         return None
-    return float((t["steps"] - at[-1][0]) * sum(paces) / len(paces))
+    return float((t.steps - at[-1][0]) * sum(paces) / len(paces))
 
 
-def _facts(run: RunRow, t: dict[str, Any], beside: RunRow | None, other: dict[str, Any] | None) -> Content:
+def _facts(run: RunRow, t: TrainingView, beside: RunRow | None, other: TrainingView | None) -> Content:
     lines = [_line(run, t)]
     if beside is not None and other is not None:
         lines.append(_line(beside, other))
@@ -228,15 +231,15 @@ def _facts(run: RunRow, t: dict[str, Any], beside: RunRow | None, other: dict[st
     ]
     if held:
         lines.append(shown(f"held-out loss: {'  ·  '.join(held)}"))
-    rewards = reward_words(t["result"]) or rewards_on_the_way(t)
+    rewards = reward_words(t.result) or rewards_on_the_way(t)
     if rewards:
         lines.append(shown("  ·  ".join(rewards)))
-    if t["plan"]:
-        lines.append(shown(_plan(t["plan"]), "$dim"))
-    if t["checkpoints"]:
-        lines.append(shown(_checkpoints(t["checkpoints"], t["status"] == "running"), "$dim"))
-    if t["adapter"]:
-        lines.append(shown(f"adapter: {t['adapter']}", "$dim"))
+    if t.plan:
+        lines.append(shown(_plan(t.plan), "$dim"))
+    if t.checkpoints:
+        lines.append(shown(_checkpoints(t.checkpoints, t.status == "running"), "$dim"))
+    if t.adapter:
+        lines.append(shown(f"adapter: {t.adapter}", "$dim"))
     return Content("\n").join(lines)
 
 
@@ -248,47 +251,47 @@ def _plan(plan: dict[str, Any]) -> str:
     return words + "".join(f", {w.replace('_', ' ')}" for w in ways) + cut
 
 
-def _checkpoints(found: list[dict[str, Any]], going: bool) -> str:
+def _checkpoints(checkpoints: list[StoredCheckpoint], going: bool) -> str:
     """Which can be resumed from, and what became of the others."""
-    good = [c for c in found if c["state"] == "good"]
+    good = [c for c in checkpoints if c.state == "good"]
     words = []
     if good:
-        steps = ", ".join(str(c["step"]) for c in good[-6:])
+        steps = ", ".join(str(c.step) for c in good[-6:])
         last = good[-1]
         words.append(
             f"checkpoints: step {'… ' if len(good) > 6 else ''}{steps} "
-            f"({bytes_text(last['bytes'])} in {duration(last['seconds'])} each)"
+            f"({bytes_text(last.bytes)} in {duration(last.seconds)} each)"
         )
     elif going:
         words.append("checkpoints: none to resume from")
     else:
-        return f"checkpoints: {len(found)} were written, none is needed any more"
+        return f"checkpoints: {len(checkpoints)} were written, none is needed any more"
     for state, name in (("removed", "removed for room"), ("corrupt", "damaged")):
-        count = sum(c["state"] == state for c in found)
+        count = sum(c.state == state for c in checkpoints)
         if count:
             words.append(f"{count} {name}")
     return "  ·  ".join(words)
 
 
-def _line(run: RunRow, t: dict[str, Any]) -> Content:
-    losses = t["metrics"].get("loss", [])
+def _line(run: RunRow, t: TrainingView) -> Content:
+    losses = t.metrics.get("loss", [])
     step = int(losses[-1][0]) if losses else 0
-    fast = [] if t["tokens_a_second"] else speeds(t)[-_PACE:]
+    fast = [] if t.tokens_a_second else speeds(t)[-_PACE:]
     remaining = left(t)
     words = [
         # An engine that died leaves its training as running.
-        run.state if t["status"] == "running" and run.state != "running" else t["status"],
-        f"step {step:,} of {t['steps']:,}",
+        run.state if t.status == "running" and run.state != "running" else t.status,
+        f"step {step:,} of {t.steps:,}",
         f"{duration(remaining)} left" if remaining is not None and run.state == "running" else "",
         *training_words(
-            t["trained_on"],
-            t["step_losses"],
-            t["seconds"],
-            t["tokens_a_second"],
-            t["changed_since"],
-            t["method"],
+            t.trained_on,
+            t.step_losses,
+            t.seconds,
+            t.tokens_a_second,
+            t.changed_since,
+            t.method,
         ),
-        (f"{run.kept:,} kept now" if t["changed_since"] else f"of {run.kept:,} kept")
+        (f"{run.kept:,} kept now" if t.changed_since else f"of {run.kept:,} kept")
         + (f", {run.kept_held_out:,} held out" if run.kept_held_out else ""),
         f"{sum(s for _, s in fast) / len(fast):,.0f} tokens/s now" if fast else "",
         f"at most {bytes_text(run.peak_memory_mb * 1e6)} of memory" if run.peak_memory_mb else "",

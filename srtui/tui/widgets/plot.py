@@ -155,8 +155,14 @@ class Plot(Widget):
 
 
 def round_ticks(low: float, high: float, most: int, whole: bool = False) -> list[tuple[float, str]]:
-    """Round numbers within a range for an axis, each with its words: multiples of 1, 2 or 5 times a power of ten, of whole
-    numbers where ``whole``, at most one more than ``most``."""
+    """Round numbers within a range for an axis, each with its words: multiples of 1, 2 or 5 times a power of ten.
+
+    Args:
+        low: where the range begins.
+        high: where it ends.
+        most: about how many; one more may come.
+        whole: whole numbers alone.
+    """
     if not (math.isfinite(low) and math.isfinite(high)) or most < 1:
         return []
     if high - low <= 1e-6 * max(abs(low), abs(high)):  # all round numbers in it look alike

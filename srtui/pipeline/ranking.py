@@ -1,0 +1,119 @@
+"""Which of the selected texts are trained on: all of them, the best by a score, the same share of each group, or
+those that together lie nearest to all (the recipe's ``top_by``, ``top_percent``, ``top_count`` and ``group``)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from srtui.errors import UserError
+from srtui.measures import FILTERS
+from srtui.pipeline.context import Context
+from srtui.recipe import Recipe, SelectionSettings
+from srtui.selection import Ranked, best, quotas, seeded_random
+from srtui.store import Store
+from srtui.store.runs import Run
+from srtui.subsets import MOST, clusters, directions, facility_location
+
+
+def score_what_is_ranked(context: Context) -> None:
+    """Where the best are trained on, all of them have a score of the run's own student: a proxy's, or one
+    of another way of scoring, says nothing about their order. Raises Stopped when asked to stop."""
+    wanted = context.recipe.selection
+    chosen = context.store.decisions.selected(context.run.id, held_out=False)
+    embedded = wanted.top_by == "facility" or wanted.group.startswith("clusters:")
+    measured = wanted.top_by in ("ifd", "both", "facility")
+    if not (embedded or measured) or _count(wanted, len(chosen)) >= len(chosen):
+        return
+    judge = context.judge()
+    variants = [variant for _, variant in chosen]
+    if embedded:
+        if len(chosen) > MOST:
+            what = 'top_by = "facility"' if wanted.top_by == "facility" else f'group = "{wanted.group}"'
+            raise UserError(
+                f"selection.{what} compares embeddings of all texts, and {len(chosen):,} are more than {MOST:,}; "
+                "take another way to choose, or limit the run."
+            )
+        for share in judge.embed(variants, context.watch.should_stop):
+            context.watch.show(embedding=round(share, 3))
+        context.watch.raise_if_stopped()
+    if not measured:
+        return
+    for metric in FILTERS if wanted.top_by == "both" else ("ifd",):
+        missing = len(variants) - len(judge.scores(variants, metric))
+        if missing:
+            context.watch.event(
+                "info",
+                f"The student scores {missing} texts that are ranked and that only a proxy has scored.",
+            )
+        for _ in judge.score(variants, metric, context.watch.should_stop):
+            pass
+        context.watch.raise_if_stopped()
+
+
+def _count(wanted: SelectionSettings, chosen: int) -> int:
+    return wanted.top_count or round(chosen * wanted.top_percent / 100)
+
+
+def trained_on(store: Store, run: Run) -> list[tuple[int, int]]:
+    """(sample id, variant id) of what is trained on: what was selected, or the best of it."""
+    recipe = Recipe.model_validate(run.recipe)
+    wanted = recipe.selection
+    chosen = store.decisions.selected(run.id, held_out=False)
+    count = _count(wanted, len(chosen))
+    if count >= len(chosen):
+        return chosen
+    ranked = [
+        Ranked(sample, ifd, rifd, person, length, seeded_random(recipe.seed, "top", text))
+        for sample, ifd, rifd, person, length, text in store.decisions.selected_scores(run.id)
+    ]
+    kept = set()
+    for members, quota in _groups(store, run, chosen, ranked, wanted.group, count):
+        if wanted.top_by == "facility":
+            kept |= _facility(store, run, chosen, members, quota)
+        elif quota or any(one.by_person for one in members):
+            kept |= best(members, quota, wanted.top_by)
+    return [(sample, variant) for sample, variant in chosen if sample in kept]
+
+
+def _groups(
+    store: Store,
+    run: Run,
+    chosen: list[tuple[int, int]],
+    ranked: list[Ranked],
+    group: str,
+    count: int,
+) -> list[tuple[list[Ranked], int]]:
+    """The samples by the recipe's groups, each with how many of it are taken; in one group without any. Samples
+    whose rows lack the field, or that have no embedding, are a group of their own."""
+    kind, _, name = group.partition(":")
+    if not kind:
+        return [(ranked, max(1, count))]
+    if kind == "field":
+        named = store.corpus.field([sample for sample, _ in chosen], name)
+    else:
+        sample_of = {variant: sample for sample, variant in chosen}
+        there, vectors = store.embeddings.load(list(sample_of), run.setting_id or 0)
+        labels: list[int] = clusters(directions(vectors), int(name)).tolist() if there else []
+        named = {sample_of[variant]: str(label) for variant, label in zip(there, labels, strict=True)}
+    group_of = {one.sample_id: named.get(one.sample_id, "") for one in ranked}
+    given = quotas(group_of, max(1, count))
+    members: dict[str, list[Ranked]] = {}
+    for one in ranked:
+        members.setdefault(group_of[one.sample_id], []).append(one)
+    return [(some, given[name]) for name, some in sorted(members.items())]
+
+
+def _facility(
+    store: Store, run: Run, chosen: list[tuple[int, int]], ranked: list[Ranked], count: int
+) -> set[int]:
+    """The samples of a subset by facility location of ``ranked``; a text weighs as much as the share of these whose
+    IFD is not higher than its own, and what a person chose is always in. A text without an embedding is not."""
+    by_sample = {one.sample_id: one for one in ranked}
+    sample_of = {variant: sample for sample, variant in chosen if sample in by_sample}
+    there, vectors = store.embeddings.load(list(sample_of), run.setting_id or 0)
+    texts = [by_sample[sample_of[variant]] for variant in there]
+    values = np.array([-np.inf if text.ifd is None else text.ifd for text in texts])
+    weights = np.searchsorted(np.sort(values), values, side="right") / max(1, len(values))
+    start = [n for n, text in enumerate(texts) if text.by_person]
+    picked = facility_location(directions(vectors), weights, count, start)
+    return {texts[n].sample_id for n in picked} | {text.sample_id for text in ranked if text.by_person}
