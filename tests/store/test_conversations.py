@@ -294,3 +294,12 @@ def test_a_record_goes_out_with_whatever_json_it_came_with(store: Store, tmp_pat
     out = tmp_path / "out.json"
     assert datasets.write([record], out, "sharegpt") == 1
     assert json.loads(out.read_bytes()) == json.loads(source.read_bytes())
+
+
+def test_a_turn_with_both_spellings_and_one_of_them_null() -> None:
+    entries = [
+        {"from": None, "role": role, "value": None, "content": text}
+        for role, text in (("user", "q"), ("assistant", "a"))
+    ]
+    found = LAYOUTS["messages"].converse({"messages": entries}, "last")  # type: ignore[misc]
+    assert found.turns == (Turn("user", "q"), Turn("assistant", "a"))

@@ -168,17 +168,23 @@ def _split(asked: Any, input: Any) -> tuple[Any, Any]:
     return asked, None
 
 
+def _first_of(turn: dict[str, Any], name: str, other: str) -> Any:
+    """Either spelling; where a table has columns for both, one is null."""
+    value = turn.get(name)
+    return turn.get(other) if value is None else value
+
+
 def _role(turn: Any, n: int) -> str:
     if not isinstance(turn, dict):
         raise Refused("wrong_type", f"turn {n + 1} is {kind_of(turn)}, not an object")
-    role = turn.get("from", turn.get("role"))
+    role = _first_of(turn, "from", "role")
     if role is None:
         raise Refused("missing_field", f"turn {n + 1} does not say whose it is")
     return role.casefold() if isinstance(role, str) else kind_of(role)
 
 
 def _text(turn: dict[str, Any], n: int) -> Any:
-    text = turn.get("value", turn.get("content"))
+    text = _first_of(turn, "value", "content")
     if text is None:
         raise Refused("missing_field", f"turn {n + 1} has no text")
     if isinstance(text, list):  # content in parts; only text can be taken
