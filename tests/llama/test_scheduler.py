@@ -3,6 +3,7 @@ it must do, for jobs of all shapes. No model."""
 
 from __future__ import annotations
 
+import itertools
 import random
 import subprocess
 import sys
@@ -343,6 +344,36 @@ def test_what_is_too_long_for_this_plan_waits_for_the_next() -> None:
     engine.run()
     assert engine.plans == 2
     assert engine.finished[-1] is retry[0]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    most=st.integers(1, 4),
+    came=st.lists(st.integers(1, 60), min_size=16, max_size=24),
+    size=st.integers(130, 600),
+)
+def test_what_is_too_long_does_not_starve_while_shorter_work_goes_on(
+    most: int, came: list[int], size: int
+) -> None:
+    """Every answer brings another short request, as a window does. From when four too long ones a slot have come,
+    no more short ones start than there are slots before the first of the long ones does."""
+    stream = 300
+    numbers = itertools.count(1000)
+    later = {n: sequences(next(numbers), 100) for n in range(1, stream)}
+    long: list[AnswerSequence] = []
+    for n in came:
+        long += sequences(next(numbers), size)
+        later[n] = [*later[n], long[-1]]
+    enough = sorted(came)[4 * most - 1]  # answers at which so many have come
+    scheduler = Scheduler(together=False)
+    engine = Engine(scheduler, most=most, later=later)
+    scheduler.add(s for n in range(most) for s in sequences(n, 100))
+    engine.run()
+    assert set(long) <= set(engine.finished)
+    assert len(engine.finished) == most + stream - 1 + len(long)
+    first = min(engine.admitted.index(one) for one in long)
+    # When that many answers had come, at most ``most`` more had been admitted and had not ended.
+    assert first <= enough + 2 * most
 
 
 def test_a_queue_of_many_is_not_looked_through() -> None:

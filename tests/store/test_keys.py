@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from srtui import today
 from srtui.evaluation.contestants import Contestant
 from srtui.evaluation.writing import AnswerSettings, answer_key, first_answer_key
-from srtui.hashing import canonical, digest, draw, key, scheme_1
+from srtui.hashing import canonical, digest, draw, first_of_ids, key, key_of_ids, scheme_1
 from srtui.llama import Sampler, TeacherIdentity
 from srtui.llama.chat_prompt import TeacherTemplate
 from srtui.measures import SpanLoss
@@ -266,3 +268,17 @@ def test_every_file_that_a_score_depends_on_is_in_a_students_identity(tmp_path: 
     assert (model_sha256(tmp_path) != model) == (
         name in ("config.json", "tokenizer.json", "model.safetensors")
     )
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=30), st.sampled_from(("ids", "a", "zz")))
+@example([], "ids")
+def test_ids_read_one_by_one_have_the_bytes_of_the_whole_list(ids: list[int], name: str) -> None:
+    assert key_of_ids("samples", name, iter(ids)) == key("samples", **{name: ids})
+    assert first_of_ids(lambda: iter(ids)) == scheme_1(repr(ids))
+
+
+@pytest.mark.parametrize("size", [8191, 8192, 8193, 20_000])
+def test_ids_in_several_pieces_have_the_bytes_of_the_whole_list(size: int) -> None:
+    ids = [7 * n for n in range(size)]
+    assert key_of_ids("samples", "ids", iter(ids)) == key("samples", ids=ids)
+    assert first_of_ids(lambda: iter(ids)) == scheme_1(repr(ids))
