@@ -184,9 +184,11 @@ def test_a_rater_chooses_and_stops(pair_workspace: Workspace) -> None:
         assert len(through) + len(gated) == len(rewrites) > 0
     summary = json.loads(srtui(pair_workspace, "status", "rated", "--json").stdout)
     assert sum(summary["gated"]["response"].values()) == len(gated)
-    # What was compared went past the rater, so it is a second chooser of every pair.
-    exported = srtui(pair_workspace, "export", "rated", "--format", "preference", "--out", "-")
-    agreed = [json.loads(line)["agreed"] for line in exported.stdout.splitlines()]
-    assert set(agreed) <= {"yes", "no"} and bool(agreed) == (exported.returncode == 0)
+    # A rater that chose does not confirm itself; beside the student it is a second chooser of every pair.
+    chosen(pair_workspace, "beside", {"rater": True}, rater="tiny.F16")
+    for name, said in (("rated", {"nobody asked"}), ("beside", {"yes", "no"})):
+        exported = srtui(pair_workspace, "export", name, "--format", "preference", "--out", "-")
+        agreed = {json.loads(line)["agreed"] for line in exported.stdout.splitlines()}
+        assert agreed <= said and bool(agreed) == (exported.returncode == 0)
     check = srtui(pair_workspace, "db", "check", "--deep")
     assert check.returncode == 0, check.stdout + check.stderr

@@ -163,7 +163,7 @@ def test_another_adapter_under_the_same_name_is_another_run(
     with Store(workspace.store_path) as store:
         adapter = store.training.of_run(store.runs.named("small").id)
         assert adapter is not None
-        (root / adapter["adapter"] / "adapter_model.safetensors").unlink()
+        (root / (adapter.adapter or "") / "adapter_model.safetensors").unlink()
         with pytest.raises(UserError, match="is not there any more"):
             prepare(workspace, store, load(path, [*DPO, "name=second"]), path)
 

@@ -216,3 +216,55 @@ def test_the_window_is_bounded_and_retries_join_it(
     with Store(whole.store_path, read_only=True) as a, Store(stopped.store_path, read_only=True) as b:
         assert [tuple(r) for r in sql_rows(a, rows)] == [tuple(r) for r in sql_rows(b, rows)]
         assert a.counts()["generation"] == b.counts()["generation"] == asked
+
+
+def test_a_pause_is_answered_while_a_page_is_prepared(
+    tmp_path: Path, pair_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page stands still in its thread; the run is paused all the same, asks nothing, and goes on when told."""
+    monkeypatch.setattr("srtui.pipeline.engine.check_template", lambda context: None)
+    workspace = scale_workspace(tmp_path, pair_folder, 20)
+    preparing, go_on = threading.Event(), threading.Event()
+    seen: list[str] = []
+
+    def until(store: Store, status: str) -> None:
+        end = time.monotonic() + 30
+        while store.runs.named("scale").status != status and time.monotonic() < end:
+            time.sleep(0.05)
+        seen.append(store.runs.named("scale").status)
+
+    with Store(workspace.store_path) as store:
+        path = workspace.recipes / "scale.toml"
+        one, _ = prepare(workspace, store, recipes.load(path), path)
+        teacher = bench_scale.instant_teacher(
+            pair_folder / "tiny.F16.gguf", "0" * 64, lambda: seen.append("asked")
+        )
+        ready = teacher.prepare
+
+        def slow(request: Any) -> Any:
+            preparing.set()
+            assert go_on.wait(60)
+            return ready(request)
+
+        monkeypatch.setattr(teacher, "prepare", slow)
+
+        def face() -> None:
+            try:
+                assert preparing.wait(60)
+                with Store(workspace.store_path) as other:
+                    other.runs.ask(one.id, "pause")
+                    until(other, "paused")
+                    go_on.set()  # the page gets ready while the run is paused
+                    time.sleep(0.5)
+                    seen.append("resumed")
+                    other.runs.ask(one.id, "resume")
+            finally:
+                go_on.set()
+
+        thread = threading.Thread(target=face)
+        thread.start()
+        Engine(workspace, store, one, _Silent(), teacher=teacher).work("reflect-instruction")
+        thread.join()
+        assert seen == ["paused", "resumed", "asked"]
+        assert store.runs.named("scale").status != "paused"
+        assert sql_value(store, "SELECT count(*) FROM reflection") == 20

@@ -364,7 +364,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workers_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers run in this process; that they have one of their own, test_the_command and the kill show."""
 
-    def work(worker: Any, *arguments: object, say: Any = None) -> dict[str, Any]:
+    def work(worker: Any, *arguments: object, report_line: Any = None) -> dict[str, Any]:
         return dict(worker(*map(str, arguments)))
 
     monkeypatch.setattr(export, "in_own_process", work)

@@ -109,7 +109,7 @@ def test_a_run_forgets_its_student_before_the_teacher_comes(
     dataset = store.corpus.dataset_id("d")
     assert dataset is not None
     run = store.runs.create("r", dataset, "r.toml", recipe.model_dump_json(), "f", [])
-    reporter: Any = SimpleNamespace(event=lambda *_: None)
+    reporter: Any = SimpleNamespace(event=lambda *_: None, progress=lambda *_: None)
     watch = Watch(store, run.id, reporter, lambda: False)
     context = contexts.Context(model_workspace, store, run, watch)
     tensors = _tensors(context.judge().student.model)
