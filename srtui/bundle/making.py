@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 from srtui.bundle.target import Target
 from srtui.errors import UserError
 from srtui.models.catalogue import find
-from srtui.models.fetch import pip_environment, pip_reason
+from srtui.models.fetch import pip_environment, pip_reason, run_pip
 from srtui.text import bytes_text
 
 Say = Callable[[str], None]
@@ -364,16 +364,7 @@ def _llama_source(plan: Plan, folder: Path, pinned: dict[str, tuple[str, frozens
 def _pip(words: list[str]) -> None:
     """pip of this environment, isolated and in an empty folder. Raises UserError with what it said."""
     command = [sys.executable, "-I", "-m", "pip", "--disable-pip-version-check", "--no-input", *words]
-    with tempfile.TemporaryDirectory(prefix="srtui-bundle-") as empty:
-        run = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            cwd=empty,
-            env=pip_environment(),
-        )
+    run = run_pip(command)
     if run.returncode:
         # pip's first error names the package; its last one may only point to a manual.
         first = next((line for line in run.stderr.split("\n") if line.startswith("ERROR: ")), run.stderr)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,9 +13,6 @@ from srtui.cli.base import AsJson, app, libraries_log, open_store
 from srtui.cli.output import fields_of, outputs_of, print_json, print_line
 from srtui.errors import UserError
 from srtui.workspace import Workspace
-
-if TYPE_CHECKING:
-    pass
 
 models_app = typer.Typer(help="What is in models/: list, inspect, add, quantize.", no_args_is_help=True)
 app.add_typer(models_app, name="models")

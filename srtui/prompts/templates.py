@@ -65,10 +65,6 @@ class PromptTemplate:
             return [(self.forward(instruction, input), True)]
         return self.chat.pieces([("user", self.target_of(instruction, input))])
 
-    def reverse_pieces(self, response: str) -> list[Piece]:
-        """prompt(y), likewise."""
-        return self.forward_pieces(*self.reversed(response))
-
     def reverse_target(self, instruction: str, input: str) -> str | None:
         """x as the prompts file wants it predicted; None where it leaves that to the protocol."""
         target = self.reverse_prompt.target if self.reverse_prompt else None

@@ -61,10 +61,6 @@ class Calibrations:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def of_setting(self, setting_id: int | None) -> list[Calibration]:
-        """As :func:`calibrations_of`."""
-        return calibrations_of(self._store.conn, setting_id)
-
     def by_digest(self, digest: bytes) -> Calibration | None:
         """The one of exactly this student, these pairs and measures; None where there is none."""
         rows = fetch_rows(self._store.conn, "SELECT * FROM calibration WHERE digest = ?", (digest,))

@@ -8,7 +8,6 @@ stands.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -268,14 +267,3 @@ def _drop_repeated(conn: sqlite3.Connection, first: int) -> None:
 def next_turn_id(conn: sqlite3.Connection) -> int:
     """The first turn id that is free."""
     return int(fetch_value(conn, "SELECT coalesce(max(id), 0) + 1 FROM turn"))
-
-
-def left_out_of(conn: sqlite3.Connection, dataset_id: int) -> dict[str, int]:
-    """What the imports of a dataset left out of its conversations, added up by kind."""
-    total: dict[str, int] = {}
-    for row in fetch_rows(
-        conn, "SELECT left_out FROM import WHERE dataset_id = ? AND left_out IS NOT NULL", (dataset_id,)
-    ):
-        for kind, count in json.loads(row[0]).items():
-            total[kind] = total.get(kind, 0) + int(count)
-    return total
