@@ -15,6 +15,7 @@ from srtui.pipeline.holdout import question_key
 from srtui.report.facts import gather
 from srtui.report.open_questions import open_questions
 from srtui.store import Store
+from srtui.store.evaluations import Item, NewEvaluation
 from srtui.store.summary import summarise
 from srtui.wording import contamination_words
 from srtui.workspace import Workspace
@@ -159,3 +160,18 @@ def test_later_turns_of_a_file_are_looked_for(tmp_path: Path) -> None:
     file = tmp_path / "turns.jsonl"
     file.write_text(json.dumps({"turns": ["Name a prime.", LONG]}) + '\n{"instruction": "Name a river."}\n')
     assert all_turns(file) == ["Name a prime.", "Name a river.", LONG]
+
+
+def test_a_part_of_a_file_hides_no_earlier_whole_of_it(tmp_path: Path) -> None:
+    """Both evaluations have the file's hash: the smaller one came last."""
+    asked = [Item(n, "all", (text,)) for n, text in enumerate(ASKED)]
+    with Store(tmp_path / "s.sqlite") as store:
+        for items in (asked, asked[:1]):
+            store.evaluations.prepare(
+                NewEvaluation(
+                    kind="winrate", fingerprint=f"f{len(items)}", contestant_a="m", identity_a={}, contestant_b=None,
+                    identity_b=None, run_a_id=None, run_b_id=None, source="prompts.jsonl", source_sha256="0" * 64,
+                    settings={}, items=items,
+                )
+            )  # fmt: skip
+        assert {turn for _, turns in store.datasets.evaluation_prompts() for turn in turns} == set(ASKED)
