@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from srtui.store import Store
 from srtui.store.corpus import Variant, batched
 from srtui.store.scores import StoredScore
 from srtui.student.model import Quantization, Student
-from srtui.student.scorer import open_scorer
+from srtui.student.scorer import Embedded, open_scorer
 from srtui.student.spans import Invalid, Span, SpanBuilder
 
 # By variant: the conditional and the unconditional span, each with its key; or why there are none.
@@ -48,9 +48,10 @@ class VariantScorer:
         batch_tokens: int | Literal["auto"] = "auto",
         student: Student | None = None,
         prompts: PromptSet | None = None,
+        embeds: bool = False,
     ) -> None:
         """``student``, where it is given, is the one at ``path``, loaded already. ``prompts`` is the
-        recipe's prompts file."""
+        recipe's prompts file. With ``embeds`` texts get their embeddings in the pass that scores their IFD."""
         self.student = student or Student.load(path, quantization)
         words = template(template_name, self.student.tokenizer, prompts)
         self._scorer = open_scorer(self.student, batch_tokens)
@@ -60,6 +61,7 @@ class VariantScorer:
             self.student.tokenizer, words, protocol, min(max_length, self.longest or max_length)
         )
         self._store, self._protocol = store, protocol
+        self._embeds = embeds and quantization != "gguf"
         self._shared = 0
         self.setting_id = store.scores.setting(
             name,
@@ -138,7 +140,8 @@ class VariantScorer:
         for key, span in (ks for pair in pairs.values() if not isinstance(pair, Invalid) for ks in pair):
             self._shared += len(span.ids) * (key in keyed)
             keyed[key] = span
-        known = yield from self._losses(keyed, should_stop)
+        embedded = self._embedding(pairs) if self._embeds and metric == "ifd" else None
+        known = yield from self._losses(keyed, should_stop, embedded=embedded)
         self._store.scores.add(
             self.setting_id,
             [s for i, pair in pairs.items() if (s := self._stored_score(i, metric, pair, known)) is not None],
@@ -159,10 +162,24 @@ class VariantScorer:
             spans = {i: span for i, span in cut.items() if not isinstance(span, Invalid)}
             ids = list(spans)
             made = self._scorer.embed(list(spans.values()), should_stop)
-            self._store.embeddings.add(self.setting_id, [(ids[at], vector) for at, vector in made])
+            self._store.embeddings.add(self.setting_id, [(ids[n], vectors.whole) for n, vectors in made])
             yield min(1.0, (n + 1) * _BLOCK / len(missing))
             if should_stop():
                 return
+
+    def _embedding(self, pairs: _Cut) -> Callable[[Mapping[bytes, Embedded]], None]:
+        """What stores the embeddings of these variants, as :meth:`embed` does, when their conditional span has run."""
+        variants: dict[bytes, list[int]] = {}
+        for variant_id, pair in pairs.items():
+            if not isinstance(pair, Invalid):
+                variants.setdefault(pair[0][0], []).append(variant_id)
+
+        def store(made: Mapping[bytes, Embedded]) -> None:
+            self._store.embeddings.add(
+                self.setting_id, [(v, made[key].whole) for key in made for v in variants.get(key, ())]
+            )
+
+        return store
 
     def conditional(
         self, variant_ids: Iterable[int], should_stop: Callable[[], bool] = lambda: False
@@ -235,10 +252,20 @@ class VariantScorer:
         ]
 
     def _losses(
-        self, keyed: dict[bytes, Span], should_stop: Callable[[], bool], by_token: bool = False
+        self,
+        keyed: dict[bytes, Span],
+        should_stop: Callable[[], bool],
+        by_token: bool = False,
+        embedded: Callable[[Mapping[bytes, Embedded]], None] | None = None,
     ) -> Generator[tuple[int, float], None, dict[bytes, SpanLoss]]:
         """The losses of these spans, from the store or else computed and stored; yields as ``score`` does.
-        ``by_token`` runs again what is stored without its tokens' own losses."""
+
+        Args:
+            keyed: the spans, by the keys of their losses.
+            should_stop: asked between passes.
+            by_token: run again what is stored without its tokens' own losses.
+            embedded: gets the embeddings of what is run, before its losses are stored.
+        """
         known = self._store.scores.losses(keyed) | self._stored_before(keyed)
         lacking: set[bytes] = set()
         if by_token:
@@ -247,19 +274,31 @@ class VariantScorer:
         todo = [(key, span) for key, span in keyed.items() if key not in known or key in lacking]
         self._shared += sum(len(span.ids) for key, span in keyed.items() if key in known.keys() - lacking)
         fresh: dict[bytes, SpanLoss] = {}
+        vectors: dict[bytes, Embedded] = {}
+
+        def note(index: int, embedding: Embedded) -> None:
+            vectors[todo[index][0]] = embedding
+
+        def keep(losses: dict[bytes, SpanLoss]) -> None:
+            if embedded is not None:
+                embedded(vectors)
+                vectors.clear()
+            known.update(self._stored(losses))
+
         stored_at = time.monotonic()
         before, scored = self._scorer.tokens_run, 0
         whole = sum(len(span.ids) for _, span in todo)
-        for index, loss in self._scorer.score([span for _, span in todo], should_stop, by_token):
+        spans = [span for _, span in todo]
+        for index, loss in self._scorer.score(spans, should_stop, by_token, note if embedded else None):
             fresh[todo[index][0]] = loss
             scored += len(todo[index][1].ids)
             if self._scorer.tokens_run > before:
                 yield self._scorer.tokens_run - before, scored / whole
                 before = self._scorer.tokens_run
             if time.monotonic() - stored_at > 1.0:
-                known.update(self._stored(fresh))
+                keep(fresh)
                 fresh, stored_at = {}, time.monotonic()
-        known.update(self._stored(fresh))
+        keep(fresh)
         return known
 
     def _stored(self, fresh: dict[bytes, SpanLoss]) -> dict[bytes, SpanLoss]:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,18 @@ _LONG = 2**17  # tokens of the longest sequence whose attention is looked at
 # Two orders of summing in float32 differ by up to 3e-6 of the largest hidden state (thirty layers, NF4);
 # a short convolution that reaches into the span before (LFM2), by 1e-4 at random weights.
 _PACKED_AS_PADDED = 5e-5
+
+
+class Embedded(NamedTuple):
+    """Embeddings of a span, (width,) each: of all its tokens, and of those before its target, None where there is none.
+
+    An embedding is the mean of last hidden states, the i-th weighted by i: RDS+ (Ivison et al. 2025, arXiv 2503.01807,
+    section 3), since later tokens have seen more. A token sees none behind it, so what stands before a target is
+    embedded as it would be by itself.
+    """
+
+    whole: NDArray[np.float32]
+    before: NDArray[np.float32] | None
 
 
 class Scorer:
@@ -82,11 +94,18 @@ class Scorer:
         spans: Sequence[Span],
         should_stop: Callable[[], bool] = lambda: False,
         by_token: bool = False,
+        embedded: Callable[[int, Embedded], None] | None = None,
     ) -> Iterator[tuple[int, SpanLoss]]:
         """Yield (index into ``spans``, loss) as they come, longest first; stops early when asked.
 
-        With ``by_token`` losses have each token's own, too; that costs no pass. A loss that is not finite has the reason ``non_finite``; a span that cannot run even alone
-        has ``out_of_memory``.
+        A loss that is not finite has the reason ``non_finite``; a span that cannot run even alone has
+        ``out_of_memory``.
+
+        Args:
+            spans: what is scored.
+            should_stop: asked between passes.
+            by_token: losses have each token's own, too; that costs no pass.
+            embedded: gets the embeddings of a span, by its index, before its loss comes; that costs no pass either.
         """
         shared = [0] * len(spans)
         # Of conversations, what begins alike is run one after the other, and forgotten then.
@@ -109,8 +128,10 @@ class Scorer:
             sizes = [len(spans[i].ids) - shared[i] for i in order[begin:]]
             batch = self._next_batch(sizes)
             chosen = order[begin : begin + batch]
-            losses = self._try_batch([spans[i] for i in chosen], [shared[i] for i in chosen], by_token)
-            if losses is None:
+            outcome = self._try_batch(
+                [spans[i] for i in chosen], [shared[i] for i in chosen], by_token, embedded is not None
+            )
+            if outcome is None:
                 held, emptied = bool(self._prefixes) and not emptied, True
                 self._prefixes.clear()
                 release(self._device)
@@ -120,8 +141,12 @@ class Scorer:
                     continue
                 if held:
                     continue  # without the other beginnings, it may fit
-                losses = [SpanLoss(None, spans[chosen[0]].target, reason="out_of_memory")]
+                outcome = [SpanLoss(None, spans[chosen[0]].target, reason="out_of_memory")], []
+            losses, embeddings = outcome
             emptied = False
+            for i, embedding in zip(chosen, embeddings, strict=False):
+                if embedded is not None:
+                    embedded(i, embedding)
             begin += batch
             self.tokens_run += sum(len(spans[i].ids) - shared[i] for i in chosen)
             self.tokens_saved += sum(shared[i] for i in chosen)
@@ -134,58 +159,68 @@ class Scorer:
 
     def embed(
         self, spans: Sequence[Span], should_stop: Callable[[], bool] = lambda: False
-    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Yield (index into ``spans``, embedding (width,)), longest first; stops early when asked.
-
-        An embedding is the mean of the last hidden states of all tokens of a span, the i-th weighted by i: RDS+
-        (Ivison et al. 2025, arXiv 2503.01807, section 3), since later tokens have seen more. Raises UserError where
-        a single span is too long for the device.
-        """
+    ) -> Iterator[tuple[int, Embedded]]:
+        """Yield (index into ``spans``, embeddings), longest first; stops early when asked. Raises UserError where a
+        single span is too long for the device."""
         import torch
 
         order = sorted(range(len(spans)), key=lambda i: -len(spans[i].ids))
-        at = 0
-        while at < len(order) and not should_stop():
-            batch = self._next_batch([len(spans[i].ids) for i in order[at:]])
-            chosen = order[at : at + batch]
+        begin = 0
+        while begin < len(order) and not should_stop():
+            batch = self._next_batch([len(spans[i].ids) for i in order[begin:]])
+            chosen = order[begin : begin + batch]
+            some = [spans[i] for i in chosen]
             try:
-                pooled = self._pooled([spans[i] for i in chosen])
+                with torch.inference_mode(), self._forgetting(some):
+                    embedded = self._embedded(some, self._states(some, [0] * len(some)), [0] * len(some))
             except torch.OutOfMemoryError as error:
                 release(self._device)
                 if batch == 1:
                     raise UserError("A text is too long for this device's memory to be embedded.") from error
-                self._budget = max(1, self._cost([len(spans[i].ids) for i in chosen]) // 2)
+                self._budget = max(1, self._cost([len(s.ids) for s in some]) // 2)
                 continue
-            at += batch
-            self.tokens_run += sum(len(spans[i].ids) for i in chosen)
-            yield from zip(chosen, pooled, strict=True)
+            begin += batch
+            self.tokens_run += sum(len(s.ids) for s in some)
+            yield from zip(chosen, embedded, strict=True)
 
-    def _pooled(self, spans: Sequence[Span]) -> NDArray[np.float32]:
-        """(spans, width): the weighted mean of each span's hidden states."""
+    def _states(self, spans: Sequence[Span], shared: Sequence[int]) -> list[Any]:
+        """The last hidden states of each span, (tokens, width), from its ``shared`` one on."""
+        if self.packed:
+            hidden, starts = self._packed_pass(spans, shared)
+            sizes = (len(s.ids) - cut for s, cut in zip(spans, shared, strict=True))
+            return [hidden[0, start : start + size] for start, size in zip(starts, sizes, strict=True)]
+        hidden = self._padded_pass(spans)
+        return [hidden[n, : len(s.ids)] for n, s in enumerate(spans)]
+
+    def _embedded(
+        self, spans: Sequence[Span], states: Sequence[Any], shared: Sequence[int]
+    ) -> list[Embedded]:
+        """The embeddings of spans by their states, of which a shared beginning is summed up already."""
         import torch
 
-        with torch.inference_mode(), self._forgetting(spans):
-            if self.packed:
-                hidden, starts = self._packed_pass(spans, [0] * len(spans))
-                states = [hidden[0, at : at + len(s.ids)] for s, at in zip(spans, starts, strict=True)]
-            else:
-                hidden = self._padded_pass(spans)
-                states = [hidden[n, : len(s.ids)] for n, s in enumerate(spans)]
-            means = []
-            for one in states:
-                weights = torch.arange(1, len(one) + 1, device=one.device, dtype=torch.float32)
-                means.append((weights @ one.float()) / weights.sum())
-            return np.asarray(torch.stack(means).cpu().numpy())
+        means = []
+        for span, rest, cut in zip(spans, states, shared, strict=True):
+            known = self._prefixes[span.ids[:cut]].states if cut else 0
+            sums = []
+            for end in (len(span.ids), len(span.ids) - span.target):
+                summed = known + _weighted_sum(rest[: end - cut], cut)
+                sums.append(summed / max(1, end * (end + 1) / 2))
+            means.append(torch.stack(sums))
+        stacked = np.asarray(torch.stack(means).cpu().numpy())
+        return [
+            Embedded(whole, before if len(span.ids) > span.target else None)
+            for span, (whole, before) in zip(spans, stacked, strict=True)
+        ]
 
     def _try_batch(
-        self, spans: Sequence[Span], shared: Sequence[int], by_token: bool
-    ) -> list[SpanLoss] | None:
+        self, spans: Sequence[Span], shared: Sequence[int], by_token: bool, embed: bool
+    ) -> tuple[list[SpanLoss], list[Embedded]] | None:
         """None where memory ran out. The exception is gone by then: it would hold the tensors of the
         pass that failed, and the device could not have them back."""
         import torch
 
         try:
-            return self._batch(spans, shared, by_token)
+            return self._batch(spans, shared, by_token, embed)
         except torch.OutOfMemoryError:
             return None
 
@@ -211,36 +246,34 @@ class Scorer:
     def _cost(self, sizes: Sequence[int]) -> int:
         return sum(sizes) if self.packed else len(sizes) * max(sizes)
 
-    def _batch(self, spans: Sequence[Span], shared: Sequence[int], by_token: bool) -> list[SpanLoss]:
+    def _batch(
+        self, spans: Sequence[Span], shared: Sequence[int], by_token: bool, embed: bool
+    ) -> tuple[list[SpanLoss], list[Embedded]]:
         import torch
 
         rows = [n for n, s in enumerate(spans) for _ in range(s.target)]
         labels = [token for s in spans for token in s.ids[len(s.ids) - s.target :]]
-        # A token is predicted at the position before it.
-        columns = [
-            place for s, cut in zip(spans, shared, strict=True)
-            for place in range(len(s.ids) - s.target - 1 - cut, len(s.ids) - 1 - cut)
-        ]  # fmt: skip
         with torch.inference_mode(), self._forgetting(spans):
-            if self.packed:
-                hidden, starts = self._packed_pass(spans, shared)
-                place = torch.tensor([starts[n] + c for n, c in zip(rows, columns, strict=True)])
-                picked = hidden[0, place.to(self._device)]
-            else:
-                hidden = self._padded_pass(spans)
-                picked = hidden[
-                    torch.tensor(rows, device=self._device), torch.tensor(columns, device=self._device)
+            states = self._states(spans, shared)
+            # A token is predicted at the position before it.
+            picked = torch.cat(
+                [
+                    rest[len(s.ids) - s.target - 1 - cut : len(s.ids) - 1 - cut]
+                    for s, rest, cut in zip(spans, states, shared, strict=True)
                 ]
+            )
+            embedded = self._embedded(spans, states, shared) if embed else []
             nll = self._nll(picked, torch.tensor(labels, device=self._device))
             sums = torch.zeros(len(spans), dtype=torch.float64)
             sums.index_add_(0, torch.tensor(rows), nll.double().cpu())
         each = nll.float().cpu().split([s.target for s in spans]) if by_token else [None] * len(spans)
-        return [
+        losses = [
             SpanLoss(total, span.target, span.truncated, by_token=None if one is None else one.numpy())
             if math.isfinite(total)
             else SpanLoss(None, span.target, span.truncated, "non_finite")
             for total, span, one in zip(sums.tolist(), spans, each, strict=True)
         ]
+        return losses, embedded
 
     @contextmanager
     def _forgetting(self, spans: Sequence[Span]) -> Iterator[None]:
@@ -270,7 +303,9 @@ class Scorer:
             )
             known, new = len(begun), len(ids) - len(begun)
             packing = Packing([new], [self._prefixes[begun] if known else None], record=prefix)
-            self._row(list(ids[known:]), list(range(known, len(ids))), packing)
+            hidden = self._row(list(ids[known:]), list(range(known, len(ids))), packing)
+            before = self._prefixes[begun].states if known else 0
+            prefix.states = before + _weighted_sum(hidden[0], known)
             self._prefixes[ids] = prefix  # only now: the pass may have run out of memory
             self.tokens_run += new
             self.tokens_saved -= new
@@ -359,6 +394,14 @@ class Scorer:
             wanted = logits.gather(1, labels[start : start + step, None])[:, 0]
             parts.append(torch.logsumexp(logits, dim=1) - wanted)
         return torch.cat(parts)
+
+
+def _weighted_sum(states: Any, first: int) -> Any:
+    """The sum of hidden states, (n, width), of the positions from ``first`` on, the i-th of all taken i times."""
+    import torch
+
+    weights = torch.arange(first + 1, first + 1 + len(states), device=states.device, dtype=torch.float32)
+    return weights @ states.float()
 
 
 def open_scorer(student: Student, batch_tokens: int | Literal["auto"] = "auto") -> Any:
