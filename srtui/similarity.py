@@ -158,9 +158,7 @@ def _best_before(
         asked = np.unique(columns)
         others = units(vectors_at(positions[start + asked].tolist()), mean)
         cosines = np.einsum("nw,nw->n", full[rows[which]], others[np.searchsorted(asked, columns)])
-        for row, column, cosine in zip(
-            rows[which].tolist(), columns.tolist(), cosines.tolist(), strict=True
-        ):
+        for row, column, cosine in zip(rows[which].tolist(), columns.tolist(), cosines.tolist(), strict=True):
             if cosine >= threshold and cosine > best.get(row, (-1.0, 0))[0]:
                 best[row] = (cosine, int(positions[start + column]))
     return best

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtui.errors import UserError
-from srtui.pipeline.dedup import DuplicateGroup, Duplicates
+from srtui.pipeline.dedup import SIDES, THRESHOLD, DuplicateGroup, Duplicates, find_duplicates
 from srtui.similarity import Vectors, alike_to_earlier, mean_of, sample_step, screen_axes, units
 from srtui.store import Store
 from srtui.store.embeddings import EmbeddedBlock
@@ -63,7 +63,7 @@ def duplicates_by_meaning(
     size = store.corpus.size(dataset_id)
     samples: list[NDArray[np.int64]] = []
     variants: list[NDArray[np.int64]] = []
-    some: list[Vectors] = []
+    some: list[NDArray[np.float16]] = []
     step = sample_step(size)
 
     def blocks(name: str) -> Iterator[tuple[int, EmbeddedBlock]]:
@@ -96,6 +96,33 @@ def duplicates_by_meaning(
     return Duplicates(dataset, len(sample_at), "meaning", threshold, sum(len(g.others) for g in found), found)
 
 
+def duplicates_by(
+    store: Store,
+    dataset: str,
+    dataset_id: int,
+    by: str,
+    threshold: float | None = None,
+    on_progress: Callable[[str, int, int], None] = lambda step, done, total: None,
+) -> Duplicates:
+    """The near-duplicates of a dataset by the words of its texts, or by their meaning. Raises UserError where ``by`` is
+    neither, and where no sample has an embedding to compare meanings by.
+
+    Args:
+        store: is only read.
+        dataset: the dataset's name.
+        dataset_id: its id.
+        by: pair, instruction or response, whose words are compared; or meaning.
+        threshold: the least similarity; None for the usual one.
+        on_progress: gets the step, how much of it is done, and in all.
+    """
+    if by == "meaning":
+        return duplicates_by_meaning(store, dataset, dataset_id, threshold or MEANING_THRESHOLD, on_progress)
+    side = next((one for one in SIDES if one == by), None)
+    if side is None:
+        raise UserError(f"--by {by}: it can be {', '.join(SIDES)}, meaning.")
+    return find_duplicates(store, dataset, dataset_id, side, threshold or THRESHOLD, on_progress)
+
+
 def neighbours(store: Store, sample_id: int, count: int) -> list[Neighbour]:
     """The samples of the same dataset that mean most nearly the same, the nearest first. Raises UserError where the
     sample or its embedding is not there."""
@@ -116,7 +143,9 @@ def neighbours(store: Store, sample_id: int, count: int) -> list[Neighbour]:
     for block in store.embeddings.of_dataset(dataset_id, setting_id):
         cosines = units(block.vectors, mean) @ direction
         nearest = np.argsort(-cosines, kind="stable")[: count + 1]
-        best += [(-float(cosines[n]), int(block.samples[n])) for n in nearest if block.samples[n] != sample_id]
+        best += [
+            (-float(cosines[n]), int(block.samples[n])) for n in nearest if block.samples[n] != sample_id
+        ]
         best = sorted(best)[:count]
     pairs = store.corpus.original_pairs_of(sample for _, sample in best)
     return [Neighbour(sample, -cosine, pairs[sample].instruction) for cosine, sample in best]

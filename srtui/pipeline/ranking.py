@@ -20,11 +20,10 @@ def score_what_is_ranked(context: Context) -> None:
     of another way of scoring, says nothing about their order. Raises Stopped when asked to stop."""
     wanted = context.recipe.selection
     chosen = context.store.decisions.selected(context.run.id, held_out=False)
-    embedded = wanted.top_by == "facility" or wanted.group.startswith("clusters:")
+    embedded = wanted.embeds
     measured = wanted.top_by in ("ifd", "both", "facility")
     if not (embedded or measured) or _count(wanted, len(chosen)) >= len(chosen):
         return
-    judge = context.judge()
     variants = [variant for _, variant in chosen]
     if embedded:
         if len(chosen) > MOST:
@@ -33,11 +32,12 @@ def score_what_is_ranked(context: Context) -> None:
                 f"selection.{what} compares embeddings of all texts, and {len(chosen):,} are more than {MOST:,}; "
                 "take another way to choose, or limit the run."
             )
-        for share in judge.embed(variants, context.watch.should_stop):
+        for share in context.embedder().embed(variants, context.watch.should_stop):
             context.watch.show(embedding=round(share, 3))
         context.watch.raise_if_stopped()
     if not measured:
         return
+    judge = context.judge()
     for metric in FILTERS if wanted.top_by == "both" else ("ifd",):
         missing = len(variants) - len(judge.scores(variants, metric))
         if missing:
@@ -92,7 +92,7 @@ def _groups(
         named = store.corpus.field([sample for sample, _ in chosen], name)
     else:
         sample_of = {variant: sample for sample, variant in chosen}
-        there, vectors = store.embeddings.load(list(sample_of), run.setting_id or 0)
+        there, vectors = store.embeddings.load(list(sample_of), run.embedded_by or 0)
         labels: list[int] = clusters(directions(vectors), int(name)).tolist() if there else []
         named = {sample_of[variant]: str(label) for variant, label in zip(there, labels, strict=True)}
     group_of = {one.sample_id: named.get(one.sample_id, "") for one in ranked}
@@ -110,7 +110,7 @@ def _facility(
     IFD is not higher than its own, and what a person chose is always in. A text without an embedding is not."""
     by_sample = {one.sample_id: one for one in ranked}
     sample_of = {variant: sample for sample, variant in chosen if sample in by_sample}
-    there, vectors = store.embeddings.load(list(sample_of), run.setting_id or 0)
+    there, vectors = store.embeddings.load(list(sample_of), run.embedded_by or 0)
     texts = [by_sample[sample_of[variant]] for variant in there]
     values = np.array([-np.inf if text.ifd is None else text.ifd for text in texts])
     weights = np.searchsorted(np.sort(values), values, side="right") / max(1, len(values))

@@ -9,7 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from srtui.errors import UserError
+from srtui.hashing import key
 from srtui.measures import MEASURES, Metric, SpanLoss
 from srtui.prompts import PromptSet, template
 from srtui.sample import Pair
@@ -25,6 +29,7 @@ _Cut = dict[int, "tuple[tuple[bytes, Span], ...] | Invalid"]
 PairLosses = tuple[SpanLoss, SpanLoss]
 """The conditional and the unconditional loss of a text."""
 _BLOCK = 512  # variants cut into tokens together
+_NO_EMBEDDINGS = "A GGUF student has no embeddings here; name a folder of safetensors as the student."
 
 
 class VariantScorer:
@@ -137,9 +142,9 @@ class VariantScorer:
         self, pairs: _Cut, metric: Metric, should_stop: Callable[[], bool]
     ) -> Iterator[tuple[int, float]]:
         keyed: dict[bytes, Span] = {}
-        for key, span in (ks for pair in pairs.values() if not isinstance(pair, Invalid) for ks in pair):
-            self._shared += len(span.ids) * (key in keyed)
-            keyed[key] = span
+        for address, span in (ks for pair in pairs.values() if not isinstance(pair, Invalid) for ks in pair):
+            self._shared += len(span.ids) * (address in keyed)
+            keyed[address] = span
         embedded = self._embedding(pairs) if self._embeds and metric == "ifd" else None
         known = yield from self._losses(keyed, should_stop, embedded=embedded)
         self._store.scores.add(
@@ -153,9 +158,7 @@ class VariantScorer:
         """Store the missing embeddings of these variants, each of the span that IFD scores as the response after its
         prompt; yields the share that is done. What has no span has no embedding. Raises UserError for a GGUF."""
         if self.student.quantization == "gguf":
-            raise UserError(
-                "A GGUF student has no embeddings here; name a folder of safetensors as the student."
-            )
+            raise UserError(_NO_EMBEDDINGS)
         missing = self._store.embeddings.missing(variant_ids, self.setting_id)
         for n, block in enumerate(batched(missing, _BLOCK)):
             cut = {v.id: self.spans.forward(v.pair)[0] for v in self._variants(block)}
@@ -166,6 +169,29 @@ class VariantScorer:
             yield min(1.0, (n + 1) * _BLOCK / len(missing))
             if should_stop():
                 return
+
+    def embed_texts(
+        self, texts: Sequence[str], should_stop: Callable[[], bool] = lambda: False
+    ) -> list[NDArray[np.float16] | None]:
+        """The embedding of each text by itself, from the store or else made and stored; None where there is nothing to
+        embed, and for what a stop left open. Raises UserError for a GGUF."""
+        if self.student.quantization == "gguf":
+            raise UserError(_NO_EMBEDDINGS)
+        spans: dict[bytes, Span] = {}
+        key_of: dict[str, bytes] = {}
+        for text in texts:
+            span = self.spans.alone(text)
+            if not isinstance(span, Invalid):
+                key_of[text] = key("embedding", student=self.student.losses_id, span=span.digest)
+                spans[key_of[text]] = span
+        known = self._store.embeddings.texts(spans)
+        for block in batched([k for k in spans if k not in known], _BLOCK):
+            made = self._scorer.embed([spans[k] for k in block], should_stop)
+            self._store.embeddings.add_texts((block[n], vectors.target) for n, vectors in made)
+            if should_stop():
+                break
+        known = self._store.embeddings.texts(spans)  # as they are stored, whether they are new or not
+        return [known.get(key_of[text]) if text in key_of else None for text in texts]
 
     def _embedding(self, pairs: _Cut) -> Callable[[Mapping[bytes, Embedded]], None]:
         """What stores the embeddings of these variants, as :meth:`embed` does, when their conditional span has run."""

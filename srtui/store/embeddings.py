@@ -69,6 +69,17 @@ class Embeddings:
                 return int(setting_id)
         return None
 
+    def count_of_dataset(self, dataset_id: int, setting_id: int) -> int:
+        """How many originals of a dataset have an embedding under a setting."""
+        return int(
+            fetch_value(
+                self._store.conn,
+                "SELECT count(*) FROM embedding e JOIN variant v ON v.id = e.variant_id JOIN sample s ON s.id = v.sample_id "
+                "WHERE e.setting_id = ? AND s.dataset_id = ? AND v.kind = 'original'",
+                (setting_id, dataset_id),
+            )
+        )
+
     def of_dataset(self, dataset_id: int, setting_id: int, size: int = 4096) -> Iterator[EmbeddedBlock]:
         """The embedded originals of a dataset in its order, ``size`` at a time, read as they are asked for."""
         import numpy as np

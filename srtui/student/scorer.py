@@ -33,15 +33,14 @@ _PACKED_AS_PADDED = 5e-5
 
 
 class Embedded(NamedTuple):
-    """Embeddings of a span, (width,) each: of all its tokens, and of those before its target, None where there is none.
+    """Embeddings of a span, (width,) each: of all its tokens, and of its target's.
 
-    An embedding is the mean of last hidden states, the i-th weighted by i: RDS+ (Ivison et al. 2025, arXiv 2503.01807,
-    section 3), since later tokens have seen more. A token sees none behind it, so what stands before a target is
-    embedded as it would be by itself.
+    An embedding is the mean of last hidden states, the i-th of the span weighted by i: RDS+ (Ivison et al. 2025,
+    arXiv 2503.01807, section 3), since later tokens have seen more.
     """
 
     whole: NDArray[np.float32]
-    before: NDArray[np.float32] | None
+    target: NDArray[np.float32]
 
 
 class Scorer:
@@ -200,17 +199,14 @@ class Scorer:
 
         means = []
         for span, rest, cut in zip(spans, states, shared, strict=True):
-            known = self._prefixes[span.ids[:cut]].states if cut else 0
-            sums = []
-            for end in (len(span.ids), len(span.ids) - span.target):
-                summed = known + _weighted_sum(rest[: end - cut], cut)
-                sums.append(summed / max(1, end * (end + 1) / 2))
-            means.append(torch.stack(sums))
-        stacked = np.asarray(torch.stack(means).cpu().numpy())
-        return [
-            Embedded(whole, before if len(span.ids) > span.target else None)
-            for span, (whole, before) in zip(spans, stacked, strict=True)
-        ]
+            size, first = len(span.ids), len(span.ids) - span.target
+            target = _weighted_sum(rest[first - cut :], first)
+            whole = target + _weighted_sum(rest[: first - cut], cut)
+            if cut:
+                whole = whole + self._prefixes[span.ids[:cut]].states
+            weight = size * (size + 1) / 2
+            means.append(torch.stack([whole / weight, target / (weight - first * (first + 1) / 2)]))
+        return [Embedded(*both) for both in np.asarray(torch.stack(means).cpu().numpy())]
 
     def _try_batch(
         self, spans: Sequence[Span], shared: Sequence[int], by_token: bool, embed: bool
