@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from srtui.similarity import Alike, alike_to_earlier, mean_of, sample_step, screen_axes, units
+from srtui.similarity import Alike, Screen, alike_to_earlier, mean_of, sample_step, screen_for
 
 
 def drawn(seed: int, points: int, width: int, copies: float, decay: float) -> NDArray[np.float16]:
@@ -39,15 +39,13 @@ def by_all(vectors: NDArray[np.float16], threshold: float) -> tuple[list[int], l
     return kept, gone
 
 
-def by_screen(vectors: NDArray[np.float16], threshold: float, block: int, axes: int = 0) -> list[Alike]:
+def by_screen(vectors: NDArray[np.float16], threshold: float, block: int, few: int = 0) -> list[Alike]:
     blocks = [vectors[n : n + block] for n in range(0, len(vectors), block)]
     mean = mean_of(blocks)
-    found = screen_axes(units(vectors[:: sample_step(len(vectors))], mean), threshold)
-    return list(
-        alike_to_earlier(
-            blocks, lambda at: vectors[list(at)], mean, found[:, :axes] if axes else found, threshold
-        )
-    )
+    screen = screen_for(vectors[:: sample_step(len(vectors))], mean, threshold)
+    if few:
+        screen = Screen(mean, screen.axes[:, : few * 2], few)
+    return list(alike_to_earlier(blocks, lambda at: vectors[list(at)], screen, threshold))
 
 
 @settings(max_examples=25, deadline=None)
@@ -80,8 +78,8 @@ def test_a_screen_of_few_axes_hides_no_pair_across_many_blocks(monkeypatch: pyte
     vectors = drawn(3, 1500, 48, 0.4, 0.95)
     _, plain = by_all(vectors, 0.9)
     assert len(plain) > 200
-    for axes in (1, 8, 48):
-        found = by_screen(vectors, 0.9, 500, axes)
+    for few in (1, 8, 48):
+        found = by_screen(vectors, 0.9, 500, few)
         assert [one.position for one in found] == [one.position for one in plain]
         assert [one.of for one in found] == [one.of for one in plain]
 
@@ -96,26 +94,23 @@ def test_many_copies_of_one_are_all_of_the_first() -> None:
         asked.extend(positions)  # type: ignore[call-overload]
         return vectors[list(positions)]  # type: ignore[call-overload]
 
-    mean = mean_of([vectors])
-    axes = screen_axes(units(vectors, mean), 0.99)
-    found = list(alike_to_earlier([vectors], at, mean, axes, 0.99))
+    screen = screen_for(vectors, mean_of([vectors]), 0.99)
+    found = list(alike_to_earlier([vectors], at, screen, 0.99))
     assert [one.position for one in found] == list(range(1, 3000))
     assert {one.of for one in found} == {0}
     assert len(asked) < 100
-    assert len(list(alike_to_earlier([vectors], at, mean, axes, 1.0))) == 2999  # copies are alike at 1, too
+    assert len(list(alike_to_earlier([vectors], at, screen, 1.0))) == 2999  # copies are alike at 1, too
 
 
 def test_a_screen_takes_few_axes_where_few_say_enough() -> None:
     steep, flat = drawn(1, 3000, 300, 0.1, 0.9), drawn(1, 3000, 300, 0.1, 1.0)
-    few, more = (screen_axes(units(v, mean_of([v])), 0.95).shape[1] for v in (steep, flat))
-    assert few == 32
-    assert few <= more <= 256
+    first, second = (screen_for(v, mean_of([v]), 0.95) for v in (steep, flat))
+    assert first.few < second.few <= 128
+    assert first.axes.shape == (300, first.few * 4)
 
 
 def test_nothing_and_one() -> None:
-    none = np.empty((0, 5), dtype=np.float16)
     assert mean_of([]).shape == (0,)
-    assert screen_axes(none.astype(np.float32), 0.9).shape == (5, 0)
     one = np.ones((1, 5), dtype=np.float16)
     assert by_screen(one, 0.9, 10) == []
     same = np.ones((4, 5), dtype=np.float16)  # all are the mean: no direction, so not alike to anything

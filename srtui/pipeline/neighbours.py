@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from srtui.errors import UserError
 from srtui.pipeline.dedup import SIDES, THRESHOLD, DuplicateGroup, Duplicates, find_duplicates
-from srtui.similarity import Vectors, alike_to_earlier, mean_of, sample_step, screen_axes, units
+from srtui.similarity import Vectors, alike_to_earlier, mean_of, sample_step, screen_for, units
 from srtui.store import Store
 from srtui.store.embeddings import EmbeddedBlock
 from srtui.store.whole_datasets import NearDuplicate
@@ -85,10 +85,10 @@ def duplicates_by_meaning(
 
     mean = mean_of(noted())
     sample_at, variant_at = np.concatenate(samples), np.concatenate(variants)
-    axes = screen_axes(units(np.concatenate(some), mean), threshold)
+    screen = screen_for(np.concatenate(some), mean, threshold)
     groups: dict[int, DuplicateGroup] = {}
     for alike in alike_to_earlier(
-        (block.vectors for _, block in blocks("compare")), vectors_at, mean, axes, threshold
+        (block.vectors for _, block in blocks("compare")), vectors_at, screen, threshold
     ):
         one, of = int(sample_at[alike.position]), int(sample_at[alike.of])
         groups.setdefault(of, DuplicateGroup([of], [])).others.append(NearDuplicate(one, of, alike.cosine))
