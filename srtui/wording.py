@@ -116,6 +116,8 @@ def contamination_words(found: Contamination) -> str:
     )
     if found.held:
         words += f" ({found.question:,} ask the same, {found.long:,} have 13 words in a row of one)"
+    if found.meaning:
+        words += f"; {found.meaning:,} more are near one in meaning"
     return f"{words}; {found.short:,} more have 8 words in a row" if found.short else words
 
 

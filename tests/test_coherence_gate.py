@@ -72,7 +72,9 @@ def test_what_is_below_the_limit_and_below_its_own_text_before_is_stopped() -> N
     assert made.reasons([(good, bad)])[0].startswith("coherence -0.")
     assert "and 3 % of the dataset's own are below 0." in made.reasons([(good, bad)])[0]
     assert made.reasons([(good, about("cats", "cats"))]) == [""]
-    assert made.reasons([(bad, bad._replace(response=f"{bad.response} So it is."))]) == [""]  # so it was before
+    assert made.reasons([(bad, bad._replace(response=f"{bad.response} So it is."))]) == [
+        ""
+    ]  # so it was before
     assert made.reasons([(good, Pair("Say it.", "", ""))]) == [""]  # nothing to compare is another gate's
     assert made.reasons([(Pair("Say it.", "", ""), bad)])[0]
     assert made.reasons([]) == []
@@ -86,7 +88,9 @@ def test_a_limit_needs_originals() -> None:
 
 def test_of_a_conversation_the_turn_before_is_part_of_what_is_asked() -> None:
     made = gate(ORIGINALS + OFF, 10)
-    go_on = Pair("Go on.", "", "Of cats much can be said.", (Turn("user", "x"), Turn("assistant", "Of cats.")))
+    go_on = Pair(
+        "Go on.", "", "Of cats much can be said.", (Turn("user", "x"), Turn("assistant", "Of cats."))
+    )
     assert made.values([go_on])[0] == pytest.approx(made.values([about("cats", "cats")])[0], abs=0.05)
 
 
@@ -155,8 +159,8 @@ def test_a_gguf_student_is_refused() -> None:
         "name": "r", "dataset": "d", "student": {"quantization": "gguf"}, "training": {"enabled": False},
         "gates": {"coherence": True},
     }  # fmt: skip
-    with pytest.raises(UserError, match="gates.coherence = true needs a student of safetensors"):
+    with pytest.raises(UserError, match=r"gates\.coherence = true needs a student of safetensors"):
         parse(recipe, "test")
-    with pytest.raises(UserError, match="needs selection.encoder"):
+    with pytest.raises(UserError, match=r"needs selection\.encoder"):
         parse({**recipe, "selection": {"embedded_by": "encoder"}}, "test")
     parse({**recipe, "selection": {"embedded_by": "encoder", "encoder": "some"}}, "test")

@@ -119,7 +119,7 @@ class KnownPrompts:
                     prompt, source = names[overlap.prompt]
                     found.append(FoundPrompt(sample_id, overlap.kind, source, prompt))
         found.sort(key=lambda one: (_ORDER[one.kind], -(one.cosine or 0), one.sample_id))
-        return Overlaps(len(self), count, found, meaning is not None)
+        return Overlaps(len(self), count, found, meaning is not None and meaning.can_tell)
 
 
 _TOGETHER = 512  # texts that are looked up at once
@@ -137,8 +137,12 @@ class NearPrompt(NamedTuple):
     cosine: float
 
 
+LEAST_QUESTIONS = 20
+"""Questions and prompts whose mean can be taken off."""
+
+
 class QuestionSearch:
-    """Questions that ask what a prompt asks in other words, by embeddings of both around the mean of the questions."""
+    """Questions that ask what a prompt asks in other words, by embeddings of both around the mean of both."""
 
     def __init__(
         self,
@@ -153,17 +157,19 @@ class QuestionSearch:
         Args:
             embedder: makes the embeddings, and stores them.
             prompts: what is looked for.
-            some: questions of the data, for their mean: all of them, or every n-th.
+            some: questions of the data, for the mean: all of them, or every n-th.
             threshold: the least cosine.
             should_stop: asked between passes.
         """
         self._embedder, self._threshold, self._should_stop = embedder, threshold, should_stop
-        there = [vector for vector in self._embed(some) if vector is not None]
-        self._mean = mean_of([np.stack(there)] if there else [])
         embedded = self._embed(prompts)
         self._prompts = [n for n, vector in enumerate(embedded) if vector is not None]
         vectors = [vector for vector in embedded if vector is not None]
-        self._directions = units(np.stack(vectors), self._mean) if vectors and there else None
+        all_there = [*vectors, *(vector for vector in self._embed(some) if vector is not None)]
+        self._mean = mean_of([np.stack(all_there)] if all_there else [])
+        self.can_tell = bool(vectors) and len(all_there) >= LEAST_QUESTIONS
+        """Whether there are enough of both to compare; without, nothing is near."""
+        self._directions = units(np.stack(vectors), self._mean) if self.can_tell else None
 
     def nearest(self, asked: Sequence[Sequence[str]]) -> list[NearPrompt | None]:
         """For each list of questions, the prompt that one of them is nearest to, where it is near. Raises Stopped."""
