@@ -23,8 +23,10 @@ from srtui.prompts import template_version
 from srtui.recipe import Recipe, TeacherSettings
 from srtui.recipe.address import parse_address
 from srtui.store import Store
+from srtui.store.conversations import has_conversations
 from srtui.store.corpus import Variant, batched
 from srtui.store.runs import Run
+from srtui.store.scores import ScoringSetting
 from srtui.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -76,6 +78,7 @@ def open_judge(
     quantization: Quantization,
     template: str | None = None,
     student: Student | None = None,
+    histories: bool = False,
 ) -> VariantScorer:
     """A student that scores as the recipe says; under another ``template``, where one is given.
 
@@ -87,6 +90,7 @@ def open_judge(
         quantization: how its weights are held.
         template: takes the place of the recipe's.
         student: the one at ``path``, where it is loaded already.
+        histories: whether texts may have one.
     """
     from srtui.pipeline.variants import VariantScorer
 
@@ -101,6 +105,7 @@ def open_judge(
         batch_tokens=recipe.scoring.batch_tokens,
         student=student,
         prompts=recipe.prompts,
+        histories=histories,
     )
 
 
@@ -196,7 +201,8 @@ class Context:
             student = self.recipe.student
             self._judge = self._load(student.model, student.quantization)
             before = self.store.runs.get(self.run.id).setting_id
-            self._refuse_other_than(self._version_of(self._judge.setting_id))
+            now = self.store.scores.setting_by_id(self._judge.setting_id)
+            self._refuse_where(lambda began: now is None or began[-2:] != now[-2:])
             if before not in (None, self._judge.setting_id):
                 self._score_again(self._judge, before)
             self.store.runs.update(self.run.id, setting_id=self._judge.setting_id)
@@ -282,7 +288,15 @@ class Context:
                 adapter=adapter,
                 report_line=lambda line: self.watch.event("warning", line),
             )
-            judge = open_judge(self.store, self.recipe, path, name, quantization, student=student)
+            judge = open_judge(
+                self.store,
+                self.recipe,
+                path,
+                name,
+                quantization,
+                student=student,
+                histories=has_conversations(self.store.conn, self.run.id),
+            )
         if judge.longest is not None and judge.longest < self.recipe.prompt.max_length:
             self.watch.event(
                 "warning",
@@ -306,23 +320,21 @@ class Context:
                 path = models.find(self.workspace.models, student.model)
                 now = students_template_version(name, prompts, path)
         if now is not None:
-            self._refuse_other_than(now)
+            self._refuse_where(lambda began: began.template_version != now)
 
-    def _version_of(self, setting_id: int) -> str:
-        setting = self.store.scores.setting_by_id(setting_id)
-        return str(setting.template_version if setting else None)
-
-    def _refuse_other_than(self, version: str) -> None:
-        if self.run.setting_id is None:
+    def _refuse_where(self, differs: Callable[[ScoringSetting], bool]) -> None:
+        """Raises UserError where the run is in the midst of choosing, under a way of scoring that ``differs``."""
+        began = self.store.scores.setting_by_id(self.run.setting_id)
+        if began is None:
             return
         decisions = self.store.decisions
         if not decisions.any_made(self.run.id) or decisions.settled(self.run.id) >= self.sample_count:
             return
-        if self._version_of(self.run.setting_id) != version:
+        if differs(began):
             raise UserError(
                 f"Run {self.run.name} began to choose under other words of the {self.recipe.prompt.template!r} "
-                "template than srtui has now, and their scores do not compare; start it under another name, "
-                f"with --set name={self.run.name}-2: what the teacher wrote is used again."
+                "template than srtui has now, or another layout of histories, and their scores do not compare; start "
+                f"it under another name, with --set name={self.run.name}-2: what the teacher wrote is used again."
             )
 
     @contextmanager

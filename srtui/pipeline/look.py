@@ -17,6 +17,7 @@ from srtui.pipeline.context import CHUNK, open_judge, student_path
 from srtui.recipe import Recipe
 from srtui.sample import Pair
 from srtui.store import Store
+from srtui.store.conversations import has_conversations
 from srtui.store.corpus import batched, has_code
 from srtui.store.runs import Run
 from srtui.subsets import MOST, clusters, directions
@@ -119,7 +120,14 @@ def embed_originals(
     recipe = Recipe.model_validate(run.recipe)
     student = recipe.student
     path = student_path(workspace, student.model, student.quantization, report_line)
-    judge = open_judge(store, recipe, path, student.model, student.quantization)
+    judge = open_judge(
+        store,
+        recipe,
+        path,
+        student.model,
+        student.quantization,
+        histories=has_conversations(store.conn, run.id),
+    )
     try:
         ids = store.corpus.original_variants(store.runs.sample_ids(run.id)[:MOST])
         for share in judge.embed(ids.values()):

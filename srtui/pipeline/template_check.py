@@ -14,6 +14,7 @@ from srtui.pipeline.context import Context, open_judge, student_path
 from srtui.prompts import template_names
 from srtui.recipe import Recipe
 from srtui.store import Store
+from srtui.store.conversations import has_conversations
 from srtui.store.distributions import spread
 from srtui.store.runs import Run
 from srtui.workspace import Workspace
@@ -96,11 +97,14 @@ def compare_templates(
     path = student_path(workspace, student.model, student.quantization, report_line)
     found: list[TemplateScores] = []
     judge: VariantScorer | None = None
+    histories = has_conversations(store.conn, run.id)
     for name in template_names(recipe.prompts):
         chosen = name == recipe.prompt.template
         loaded = judge.student if judge else None
         try:
-            judge = open_judge(store, recipe, path, student.model, student.quantization, name, loaded)
+            judge = open_judge(
+                store, recipe, path, student.model, student.quantization, name, loaded, histories
+            )
         except UserError as error:  # a student without a chat template
             found.append(TemplateScores(name, chosen, **vars(spread([])), problem=str(error)))
             continue

@@ -48,9 +48,10 @@ class VariantScorer:
         batch_tokens: int | Literal["auto"] = "auto",
         student: Student | None = None,
         prompts: PromptSet | None = None,
+        histories: bool = False,
     ) -> None:
         """``student``, where it is given, is the one at ``path``, loaded already. ``prompts`` is the
-        recipe's prompts file."""
+        recipe's prompts file. ``histories``: whether texts may have one."""
         self.student = student or Student.load(path, quantization)
         words = template(template_name, self.student.tokenizer, prompts)
         self._scorer = open_scorer(self.student, batch_tokens)
@@ -70,6 +71,7 @@ class VariantScorer:
             max_length,
             words.version,
             words.chat.date if words.chat else None,
+            words.histories if histories else None,
         )
 
     def close(self) -> None:

@@ -93,6 +93,17 @@ def histories(conn: sqlite3.Connection, sample_ids: Iterable[int]) -> dict[int, 
     return found
 
 
+def has_conversations(conn: sqlite3.Connection, run_id: int) -> bool:
+    """Whether a sample of this run is an exchange of a conversation."""
+    found = fetch_value(
+        conn,
+        "SELECT 1 FROM conversation c JOIN exchange e ON e.conversation_id = c.id WHERE c.dataset_id = "
+        "(SELECT dataset_id FROM run WHERE id = ?) LIMIT 1",
+        (run_id,),
+    )
+    return found is not None
+
+
 def place_of(conn: sqlite3.Connection, sample_id: int) -> ConversationPlace | None:
     """Where a sample stands in its conversation; None where it is of none."""
     row = fetch_row(

@@ -11,7 +11,13 @@ from typing import Any, NamedTuple
 from srtui.measures import STORED
 from srtui.sample import Turn
 from srtui.store._query import batched, fetch_rows, fetch_value
-from srtui.store.conversations import StoredConversation, TakenExchange, histories, stored_conversation
+from srtui.store.conversations import (
+    StoredConversation,
+    TakenExchange,
+    has_conversations,
+    histories,
+    stored_conversation,
+)
 from srtui.store.figures import SELECTED, setting_id_of
 
 _CHUNK = 500
@@ -83,17 +89,6 @@ def _export_row(row: sqlite3.Row, history: tuple[Turn, ...] | None = None) -> Ex
         scores={name: row[name] for name in STORED},
         history=history,
     )
-
-
-def has_conversations(conn: sqlite3.Connection, run_id: int) -> bool:
-    """Whether a sample of this run is an exchange of a conversation."""
-    found = fetch_value(
-        conn,
-        "SELECT 1 FROM conversation c JOIN exchange e ON e.conversation_id = c.id WHERE c.dataset_id = "
-        "(SELECT dataset_id FROM run WHERE id = ?) LIMIT 1",
-        (run_id,),
-    )
-    return found is not None
 
 
 def export_conversations(

@@ -291,6 +291,15 @@ CREATE TABLE pilot(
 )
 """
 
+# How histories are laid out, where that was another way at first: in front of a question, and not by themselves. And
+# whose scores a decision compared, which its reason alone said.
+_WHOSE_SCORES = """
+ALTER TABLE scoring_setting ADD COLUMN histories TEXT;
+ALTER TABLE decision ADD COLUMN by_proxy INTEGER NOT NULL DEFAULT 0;
+UPDATE decision SET by_proxy = 1 WHERE instr(reason, ' (by ' || (SELECT CASE WHEN json_valid(r.recipe) THEN
+    json_extract(r.recipe, '$.scoring.proxy') END FROM run r WHERE r.id = run_id) || ')') > 0
+"""
+
 SCRIPTS = {
     "0001_initial": INITIAL,
     "0002_dashboard": _DASHBOARD,
@@ -307,6 +316,7 @@ SCRIPTS = {
     "0013_conversations": _CONVERSATIONS,
     "0014_calibration": _CALIBRATION,
     "0015_pilot": _PILOT,
+    "0016_whose_scores": _WHOSE_SCORES,
 }
 """By migration, what it runs; forward only, and never changed once released."""
 

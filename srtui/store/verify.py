@@ -89,7 +89,8 @@ def _faults(
             if not _is_key(key):
                 yield f"{table} {row}: its key is damaged"
     for row in conn.execute(
-        "SELECT id, digest, student_id, template, protocol, max_length, template_version, date FROM scoring_setting"
+        "SELECT id, digest, student_id, template, protocol, max_length, template_version, date, histories "
+        "FROM scoring_setting"
     ):
         if row[1] not in (setting_key(*row[2:]), scheme_1(*row[2:6], *filter(None, [row[6]]))):
             yield f"scoring setting {row[0]}: it is not the one that was stored"

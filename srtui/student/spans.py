@@ -8,8 +8,8 @@ unconditional pass begins from the beginning-of-text token, or, where the tokeni
 end-of-text token, so that the first target token is predicted too.
 
 Of a pair with a history, prompts have it in front: a chat template lays all of it out, a plain template as
-``SpanBuilder.conversation`` says. L(y) has no history; L(x) has it too, right in front of x, for in the reverse
-prompt's span it is known as well (docs/method.md, Conversations).
+``SpanBuilder.conversation`` says. L(y) has no history; L(x) has it too, right in front of x and with the tokens that
+it has in the reverse prompt's span, where it is known as well (docs/method.md, Conversations).
 
 Paper protocol, as the released scripts do: prompt and target encoded as one string; the target
 begins at the length of the prompt encoded alone; unconditional passes without the prompt (so that
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
@@ -30,6 +30,7 @@ from srtui.errors import UserError
 from srtui.hashing import Keys, digest, scheme_1
 from srtui.prompts import PromptTemplate
 from srtui.prompts.answer_place import Piece
+from srtui.prompts.chat_layout import ChatLayout, joined
 from srtui.sample import Pair, Role, Turn
 from srtui.student.tokens import Cutter
 
@@ -140,7 +141,7 @@ class SpanBuilder:
         # Where there is no beginning-of-text token, the unconditional pass starts from end-of-text.
         self._start = self._bos or [int(tokenizer.eos_token_id)]
         self._end = self._end_of_turn()
-        self._without_system: set[tuple[Role, ...]] = set()  # what the chat template refused as it is
+        self._layout = None if template.chat is None else ChatLayout(template.chat)
 
     def forward(self, pair: Pair) -> tuple[Span | Invalid, Span | Invalid]:
         """The spans of L(y|x) and L(y)."""
@@ -190,15 +191,19 @@ class SpanBuilder:
             Both spans, or why there are none.
         """
         target = self._template.answer_prefix + target
-        before: list[int] = []
+        refused = Invalid("history_not_laid_out")
+        before: list[int] | None = []
         if history:
             try:
+                if self._layout is not None:
+                    prompt = self._layout.pieces([*history, Turn("user", PromptTemplate.target_of(*asked))])
                 before = self.history(history)
-                if self._template.chat is not None:
-                    prompt = self._chat([*history, Turn("user", PromptTemplate.target_of(*asked))])
             except UserError:
-                refused = Invalid("history_not_laid_out")
                 return refused, refused
+        if before is None:  # a part of it stands behind x: nothing can be told of x with it in front
+            if known:
+                return refused, refused
+            before = []
         if self._protocol == "paper":
             return self._paper_spans(prompt, target, before, known)
         plain = bool(before) and self._template.chat is None
@@ -272,8 +277,8 @@ class SpanBuilder:
         last the user's. A chat template lays them out itself; with a plain template an answer ends as
         it is trained to, and an empty line stands before the next instruction.
         """
-        if self._template.chat is not None:
-            pieces = self._chat(
+        if self._layout is not None:
+            pieces = self._layout.pieces(
                 Turn("assistant" if n % 2 else "user", PromptTemplate.target_of(*turn))
                 for n, turn in enumerate(turns)
             )
@@ -285,16 +290,20 @@ class SpanBuilder:
             text, ids = text + said, ids + its_ids
         return text, ids
 
-    def history(self, turns: Sequence[Turn]) -> list[int]:
-        """The ids of ``turns`` in front of what follows them, without a beginning-of-text token of their own.
+    def history(self, turns: Sequence[Turn]) -> list[int] | None:
+        """The ids of ``turns`` as they are in front of a user's turn, without a beginning-of-text token of their own;
+        None where a chat template writes a part of them behind it.
 
         Neighbours of one role are one turn. A plain template lays turns out as ``conversation`` does, a system
         text in front with an empty line behind it. Raises UserError for what a chat template does not lay out.
         """
-        if self._template.chat is not None:
-            return self._cutter.whole(self._chat(turns, to_answer=False))
+        if self._layout is not None:
+            pieces = self._layout.history(turns)
+            return None if pieces is None else self._cutter.whole(pieces)
         ids: list[int] = []
-        for role, text in _joined(turns):
+        for role, text in joined(turns):
+            if len(ids) > self._max:  # no target fits behind it, however much there is of it
+                break
             ids += self._plain_turn(role, text, "", inside=bool(ids))[1]
         return ids
 
@@ -309,23 +318,6 @@ class SpanBuilder:
         answer = self._template.answer_prefix + text
         ids = [*self._cutter.data(answer, inside=True), *self._end, *self._cutter.data(gap, inside=True)]
         return answer + gap, ids
-
-    def _chat(self, turns: Iterable[Turn], *, to_answer: bool = True) -> list[Piece]:
-        """The turns by the chat template; where that has no place for system texts, each stands in front of the
-        user turn behind it, as Gemma's users write it."""
-        chat = self._template.chat
-        assert chat is not None  # noqa: S101 - asked before
-        whole = _joined(turns)
-        roles = tuple(turn.role for turn in whole)
-        if "system" in roles and roles in self._without_system:
-            whole = _joined(_as_user(whole))
-        try:
-            return chat.pieces(whole, to_answer=to_answer)
-        except UserError:
-            if "system" not in roles or roles in self._without_system:
-                raise
-            self._without_system.add(roles)
-            return chat.pieces(_joined(_as_user(whole)), to_answer=to_answer)
 
     def continuation(self, context: str, text: str) -> Span:
         """The span of ``text`` right behind ``context``, neither with template nor end; what exceeds the
@@ -369,21 +361,6 @@ class SpanBuilder:
         if text is None:
             return [int(self._tokenizer.eos_token_id)]
         return self._cutter.markup(text)
-
-
-def _joined(turns: Iterable[Turn]) -> list[Turn]:
-    """The turns, neighbours of one role as one with an empty line between them."""
-    whole: list[Turn] = []
-    for turn in turns:
-        if whole and whole[-1].role == turn.role:
-            whole[-1] = Turn(turn.role, f"{whole[-1].text}\n\n{turn.text}")
-        else:
-            whole.append(turn)
-    return whole
-
-
-def _as_user(turns: Iterable[Turn]) -> list[Turn]:
-    return [Turn("user", turn.text) if turn.role == "system" else turn for turn in turns]
 
 
 def _common(ids: Sequence[int], others: Sequence[int]) -> int:
