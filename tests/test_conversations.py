@@ -103,6 +103,14 @@ def test_a_conversation_comes_back_with_the_chosen_texts(finished: Workspace, tm
     assert done.returncode == 0, done.stderr
     assert "3 conversations and samples" in done.stdout
     written = json.loads(out.read_text(encoding="utf-8"))
+    # What was not chosen anew is spelled as it was in the file.
+    source, now = (
+        (finished.recipes / "talk.json").read_text(encoding="utf-8"),
+        out.read_text(encoding="utf-8"),
+    )
+    assert '"topic": {"kind": "geography", "\\u00e9": [1, 2.5, null]}' in now
+    for turn in json.loads(source)[0]["conversations"][:3:2]:
+        assert json.dumps(turn) in source and json.dumps(turn) in now
     with Store(finished.store_path, read_only=True) as store:
         final = {
             r[0]: (r[1], r[2])

@@ -27,6 +27,7 @@ from srtui.workspace import Workspace
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from srtui.datasets import WholeRecord
     from srtui.store import Store
     from srtui.store.decisions import StoredDecision
     from srtui.store.generations import StoredReflection
@@ -339,7 +340,7 @@ def export(
         texts = export_rows(
             store.conn, run_id, all_variants=everything, top_percent=top_k_percent, alone=whole
         )
-        rows: Iterator[dict[str, Any]] = (text.record() for text in texts)
+        rows: Iterator[dict[str, Any] | WholeRecord] = (text.record() for text in texts)
         if whole:
             rows = chain(_conversations(store, run_id, format), rows)
         first = next(rows, None)
@@ -355,16 +356,19 @@ def export(
     print_line(f"{written:,} {what_was} written to {target}.", to=sys.stderr if stream else None)
 
 
-def _conversations(store: Store, run_id: int, format: str) -> Iterator[dict[str, Any]]:
+def _conversations(store: Store, run_id: int, format: str) -> Iterator[WholeRecord]:
     """The conversations of a run, put back together with the texts that it chose."""
     from srtui import datasets
     from srtui.sample import Pair
-    from srtui.store.exports import export_conversations
+    from srtui.store.exports import any_exchange_dropped, export_conversations
 
+    weighed = any_exchange_dropped(store.conn, run_id)
     for c, taken in export_conversations(store.conn, run_id):
         rewritten = [
             datasets.Rewritten(t.answer, Pair(t.instruction, t.input, t.response), t.kept) for t in taken
         ]
-        record = datasets.put_back(format, c.layout, c.record, c.turns, c.places, rewritten)
-        record.setdefault("samples", [t.sample_id for t in taken])
-        yield record
+        samples = [t.sample_id for t in taken]
+        yield datasets.put_back(
+            format, c.layout, c.record, c.turns, c.places, rewritten, samples=samples, weighed=weighed
+        )
+        weighed = False

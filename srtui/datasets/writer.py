@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain, islice
@@ -21,6 +20,7 @@ from srtui.sample import Turn
 
 _TEXTS = ("instruction", "input", "response")
 _NO_COLUMN = (*_TEXTS, "history")
+_ONE_LINE = str.maketrans("\r\n", "  ")
 _BATCH = 1024
 _COLUMN_TYPES = {**dict.fromkeys(STORED, "float64"), "sample": "int64", "variant": "int64", "kind": "string"}
 """Parquet types of the columns that srtui itself adds, which may be null in all of the first rows."""
@@ -29,7 +29,9 @@ WRITABLE = (*LAYOUTS, "parquet")
 """The formats that :func:`write` knows."""
 
 
-def write(rows: Iterable[Mapping[str, Any]], path: Path, format: str, stream: IO[bytes] | None = None) -> int:
+def write(
+    rows: Iterable[Mapping[str, Any] | WholeRecord], path: Path, format: str, stream: IO[bytes] | None = None
+) -> int:
     """Write ``rows`` to ``path`` and return how many there were; to ``stream`` where there is one, and
     ``path`` then only says by its ending how.
 
@@ -59,7 +61,7 @@ def write(rows: Iterable[Mapping[str, Any]], path: Path, format: str, stream: IO
             return _write_parquet(rows, file)
     arrange = LAYOUTS[format].arrange
 
-    def records() -> Iterator[dict[str, Any]]:
+    def records() -> Iterator[dict[str, Any] | WholeRecord]:
         for number, row in enumerate(rows):
             if isinstance(row, WholeRecord):
                 yield row
@@ -72,12 +74,16 @@ def write(rows: Iterable[Mapping[str, Any]], path: Path, format: str, stream: IO
 
 
 def write_records(
-    records: Iterable[Mapping[str, Any]], path: Path, *, lines: bool, stream: IO[bytes] | None = None
+    records: Iterable[Mapping[str, Any] | WholeRecord],
+    path: Path,
+    *,
+    lines: bool,
+    stream: IO[bytes] | None = None,
 ) -> int:
     """Write records as they are and return how many.
 
     Args:
-        records: of values that JSON has.
+        records: of values that JSON has, or JSON already.
         path: of the file; an ending ``.jsonl`` or ``.json`` decides against ``lines``, ``.gz`` or ``.zst`` compresses.
         lines: JSON lines, else one array.
         stream: where it is written in place of ``path``.
@@ -95,14 +101,16 @@ def _target(path: Path, stream: IO[bytes] | None) -> AbstractContextManager[IO[b
     return replacing(path) if stream is None else nullcontext(stream)
 
 
-def _write_json(records: Iterable[Mapping[str, Any]], put: Callable[[bytes], object], as_lines: bool) -> int:
+def _write_json(
+    records: Iterable[Mapping[str, Any] | WholeRecord], put: Callable[[bytes], object], as_lines: bool
+) -> int:
     between, end = (b"", b"\n") if as_lines else (b",\n", b"")
     count = 0
     if not as_lines:
         put(b"[\n")
     for record in records:
         try:
-            line = _line(record)
+            line = _line(record, as_lines)
         except (TypeError, ValueError, RecursionError) as error:
             raise UserError(
                 f"Row {count + 1} cannot be written as JSON ({str(error)[:80]}); leave it out."
@@ -114,14 +122,12 @@ def _write_json(records: Iterable[Mapping[str, Any]], put: Callable[[bytes], obj
     return count
 
 
-def _line(record: Mapping[str, Any]) -> bytes:
-    try:
+def _line(record: Mapping[str, Any] | WholeRecord, as_lines: bool) -> bytes:
+    if not isinstance(record, WholeRecord):
         return orjson.dumps(record, default=_as_json)
-    except orjson.JSONEncodeError:
-        if not isinstance(record, WholeRecord):
-            raise
-    # Fields that came with a record may hold what is JSON and not of orjson: larger numbers, half surrogate pairs.
-    return json.dumps(record, separators=(",", ":"), allow_nan=False).encode()
+    # Within a string of JSON no line ends: what ends one stands between its values.
+    text = record.text.translate(_ONE_LINE) if as_lines else record.text
+    return text.encode()
 
 
 def _behind_history(format: str, record: dict[str, Any], history: Sequence[Turn] | None) -> dict[str, Any]:
@@ -160,12 +166,14 @@ def _as_json(value: Any) -> str:
     return bytes(value).hex() if isinstance(value, bytes | memoryview) else str(value)
 
 
-def _write_parquet(rows: Iterable[Mapping[str, Any]], file: IO[bytes]) -> int:
+def _write_parquet(rows: Iterable[Mapping[str, Any] | WholeRecord], file: IO[bytes]) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     def flat() -> Iterator[dict[str, Any]]:
         for number, row in enumerate(rows):
+            if isinstance(row, WholeRecord):
+                raise TypeError("a conversation's record has no columns")
             texts = dict(zip(_TEXTS, _texts(row, number), strict=True))
             more = {k: v for k, v in row.items() if k not in _NO_COLUMN}
             if "history" in row:  # the same columns in each row

@@ -91,6 +91,17 @@ def _export_row(row: sqlite3.Row, history: tuple[Turn, ...] | None = None) -> Ex
     )
 
 
+def any_exchange_dropped(conn: sqlite3.Connection, run_id: int) -> bool:
+    """Whether an answer of a conversation is not kept by this run; a person may keep it all the same."""
+    found = fetch_value(
+        conn,
+        "SELECT 1 FROM run_sample rs JOIN exchange e ON e.sample_id = rs.sample_id LEFT JOIN outcome o "
+        "ON o.run_id = rs.run_id AND o.sample_id = rs.sample_id WHERE rs.run_id = ? AND o.kept IS NOT 1 LIMIT 1",
+        (run_id,),
+    )
+    return found is not None
+
+
 def export_conversations(
     conn: sqlite3.Connection, run_id: int
 ) -> Iterator[tuple[StoredConversation, list[TakenExchange]]]:
