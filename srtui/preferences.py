@@ -71,9 +71,9 @@ class PreferencePair(NamedTuple):
             "margin": self.margin,
             "measure": self.measure,
             "chosen_by": self.chosen_by,
-            # A word in place of null: loaders take the type of a column from its first rows.
+            # A word in place of null, and of an empty list: loaders take the type of a column from its first rows.
             "agreed": "nobody asked" if self.agreed is None else "yes" if self.agreed else "no",
-            "gates": list(self.gates),
+            "gates": list(self.gates) or ["none"],
         }
 
 

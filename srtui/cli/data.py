@@ -307,6 +307,7 @@ def export(
 ) -> None:
     """Write what a run selected, every variant with its scores, or its choices as preference pairs."""
     from srtui import datasets
+    from srtui.store.conversations import has_conversations
     from srtui.store.exports import export_rows, unranked
 
     if what not in ("selected", "all-variants"):
@@ -340,6 +341,9 @@ def export(
         texts = export_rows(
             store.conn, run_id, all_variants=everything, top_percent=top_k_percent, alone=whole
         )
+        if format == "alpaca" and top_k_percent is None and has_conversations(store.conn, run_id):
+            again = export_rows(store.conn, run_id, all_variants=everything)
+            texts = datasets.led_by(next((t for t in again if t.history), None), texts)
         rows: Iterator[dict[str, Any] | WholeRecord] = (text.record() for text in texts)
         if whole:
             rows = chain(_conversations(store, run_id, format), rows)

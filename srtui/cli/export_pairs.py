@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -72,7 +74,9 @@ def export_pairs(run_name: str, out_file: Path, asked: PairOptions, force: bool)
         run = store.runs.named(run_name)
         maker = _maker(run, asked)
         maker.rater = _rater(workspace, store, run)
-        pairs = _pairs(store, run, maker)
+        probe = replace(maker, made=Counter(), left_out=Counter())
+        typed = next((pair for pair in _pairs(store, run, probe) if pair.margin is not None), None)
+        pairs = datasets.led_by(typed, _pairs(store, run, maker))
         first = next(pairs, None)
         if first is None:
             raise UserError(_no_pairs(run_name, maker))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import orjson
 
@@ -18,6 +18,7 @@ from srtui.errors import UserError
 from srtui.measures import STORED
 from srtui.sample import Turn
 
+_Row = TypeVar("_Row")
 _TEXTS = ("instruction", "input", "response")
 _NO_COLUMN = (*_TEXTS, "history")
 _ONE_LINE = str.maketrans("\r\n", "  ")
@@ -71,6 +72,18 @@ def write(
             yield record
 
     return write_records(records(), path, lines=LAYOUTS[format].in_lines, stream=stream)
+
+
+def led_by(first: _Row | None, rows: Iterable[_Row]) -> Iterator[_Row]:
+    """``rows`` with ``first``, which is one of them, before all others; as they are where it is None. Loaders take the
+    types of a file's columns from its first rows, so that one has to be there in which nothing is missing."""
+    if first is not None:
+        yield first
+    for row in rows:
+        if first is not None and row == first:
+            first = None
+        else:
+            yield row
 
 
 def write_records(
@@ -132,11 +145,13 @@ def _line(record: Mapping[str, Any] | WholeRecord, as_lines: bool) -> bytes:
 
 def _behind_history(format: str, record: dict[str, Any], history: Sequence[Turn] | None) -> dict[str, Any]:
     """The record with what came before it: as turns in front, or, flat, in LLaMA-Factory's columns ``system`` and
-    ``history``, a list of user turns with their answers."""
-    if not history:
+    ``history``, a list of user turns with their answers. These are there also where it is empty, and not None."""
+    if history is None:
         return record
     lay_out = LAYOUTS[format].lay_out
     if lay_out is not None:
+        if not history:
+            return record
         ((field, entries),) = lay_out(history).items()
         return {**record, field: [*entries, *record[field]]}
     said = [turn.text for turn in history if turn.role == "system"]
@@ -219,6 +234,8 @@ def _parquet_type(pa: Any, name: str, values: list[Any]) -> Any:
             pass
         else:
             return pa.type_for_alias(usual)
+    if name == "history":
+        return pa.list_(pa.struct([("role", pa.string()), ("text", pa.string())]))
     found = pa.array(values).type
     return pa.string() if pa.types.is_null(found) else found
 
