@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from srtui.measures import MEASURES
+from srtui.measures import MEASURES, Measure
 from srtui.recipe import Recipe
 from srtui.sample import Pair, Turn
 from srtui.selection import response_margin
@@ -19,10 +19,6 @@ from srtui.store.comparisons import AnswerComparison, ComparedAnswer
 
 Rejected = Literal["rest", "worst"]
 """Which of the answers that were beaten make a pair with the chosen one: each of them, or the last alone."""
-
-
-_CHOOSERS = {"encoder": "encoder", "rater": "rater"}
-"""By the source of a measure, whose preference it is; the student's where it is neither of these."""
 
 
 class PreferencePair(NamedTuple):
@@ -157,7 +153,7 @@ class PairMaker:
                 answer.variant_id,
                 margin,
                 self.by,
-                "person" if by_person or measure is None else _CHOOSERS.get(measure.source, "student"),
+                "person" if by_person or measure is None else _chooser(measure, c),
                 _agreed(margin if by_person else None, None if self._rater_chose(c) else preference),
                 (*(self.gates if chosen is not c.answers[0] and not by_person else ()), *_passed(c, chosen)),
                 chosen.pair.history,
@@ -192,6 +188,13 @@ def _agreed(margin: float | None, preference: float | None) -> bool | None:
     said = [margin > 0] if margin is not None else []
     said += [preference > 1 / 2] if preference is not None else []
     return all(said) if said else None
+
+
+def _chooser(measure: Measure, c: AnswerComparison) -> str:
+    """Whose preference a choice by a measure is: with a proxy the student's only where it was asked itself."""
+    if measure.source in ("encoder", "rater"):
+        return measure.source
+    return "proxy" if c.by_proxy else "student"
 
 
 def _same_prompt(one: Pair, other: Pair) -> bool:

@@ -41,7 +41,12 @@ PeopleFirst = Annotated[
     ),
 ]
 
-_WHOSE = {"student": "the student", "person": "a person", "encoder": "the sentence encoder"}
+_WHOSE = {
+    "student": "the student",
+    "person": "a person",
+    "encoder": "the sentence encoder",
+    "proxy": "the proxy",
+}
 
 
 class PairOptions(NamedTuple):

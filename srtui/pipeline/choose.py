@@ -119,6 +119,7 @@ class Choosing(MeasureValues):
                         choice.reflected,
                         choice.reason + beside,
                         [(s.variant_id, s.score, s.reason) for s in (first, *others)],
+                        before in by_proxy,
                     )
                     taken += choice.reflected
             done += len(chunk)

@@ -27,8 +27,8 @@ class AnswerComparison(NamedTuple):
     """What the choice of a sample's answer compared.
 
     ``answers`` has the text before the stage first, then its rewrites; ``chosen_id`` is the student's choice,
-    ``person`` the text that a person took in its place, with its score where it has one. ``ifd`` and ``rifd`` are
-    the outcome's.
+    ``person`` the text that a person took in its place, with its score where it has one that compares. ``ifd`` and
+    ``rifd`` are the outcome's. ``by_proxy``: the scores are a proxy's, which chose alone.
     """
 
     sample_id: int
@@ -38,6 +38,7 @@ class AnswerComparison(NamedTuple):
     person: ComparedAnswer | None
     ifd: float | None
     rifd: float | None
+    by_proxy: bool = False
 
 
 def answer_comparisons(
@@ -62,8 +63,9 @@ def answer_comparisons(
     where = "" if held_out is None else f"AND rs.held_out = {int(held_out)} "
     where += "" if by_person is None else f"AND p.id IS {'NOT ' if by_person else ''}NULL "
     rows = conn.execute(
-        "SELECT d.run_id, d.sample_id, d.stage, d.chosen_id, d.compared, rs.held_out, p.variant_id AS person_id, "
-        "s.value AS person_score, o.ifd, o.rifd FROM decision d "
+        "SELECT d.run_id, d.sample_id, d.stage, d.chosen_id, d.compared, d.by_proxy, rs.held_out, "
+        # A text of a person's own is scored by the student: that does not compare with a proxy's scores.
+        "p.variant_id AS person_id, CASE WHEN NOT d.by_proxy THEN s.value END AS person_score, o.ifd, o.rifd FROM decision d "
         "JOIN run_sample rs ON rs.run_id = d.run_id AND rs.sample_id = d.sample_id "
         "LEFT JOIN overrule p ON p.run_id = d.run_id AND p.sample_id = d.sample_id AND p.undone_at IS NULL "
         "LEFT JOIN score s ON s.variant_id = p.variant_id AND s.setting_id = :setting AND s.metric = :metric "
@@ -88,6 +90,7 @@ def answer_comparisons(
                 else ComparedAnswer(person, texts[person], scores.get(person, row["person_score"])),
                 row["ifd"],
                 row["rifd"],
+                bool(row["by_proxy"]),
             )
 
 

@@ -136,6 +136,7 @@ class Decisions:
         reflected: bool,
         reason: str,
         compared: Sequence[tuple[int, float | None, str | None]],
+        by_proxy: bool = False,
     ) -> None:
         """Store the student's choice for a sample; one that is there already stays as it is.
 
@@ -147,11 +148,22 @@ class Decisions:
             reflected: whether that is a rewrite, and not what the stage began with.
             reason: why, in a sentence's part.
             compared: (variant, score, why there is none) of each text, what the stage began with first.
+            by_proxy: whether the scores are a proxy's, and the student itself was not asked.
         """
         self._store.conn.execute(
             "INSERT OR IGNORE INTO decision(run_id, sample_id, stage, chosen_id, reflected, reason, compared, "
-            "created_at) VALUES (?,?,?,?,?,?,?,?)",
-            (run_id, sample_id, stage, chosen_id, int(reflected), reason, json.dumps(compared), time.time()),
+            "created_at, by_proxy) VALUES (?,?,?,?,?,?,?,?,?)",
+            (
+                run_id,
+                sample_id,
+                stage,
+                chosen_id,
+                int(reflected),
+                reason,
+                json.dumps(compared),
+                time.time(),
+                int(by_proxy),
+            ),
         )
 
     def add_gated(self, run_id: int, sample_id: int, stage: str, gated: Sequence[GatedRewrite]) -> None:

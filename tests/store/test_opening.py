@@ -15,6 +15,7 @@ from srtui.errors import UserError
 from srtui.store import Store
 from srtui.store._sqlite_utils import Database
 from srtui.store.schema import SCRIPTS, migrations, statements
+from tests.sql import sql_rows
 
 
 def made_then(path: Path, last: int = 4) -> Path:
@@ -105,3 +106,36 @@ def test_a_store_in_which_an_earlier_srtui_works_is_left_alone(tmp_path: Path, r
     conn.close()
     with Store(path, read_only=read_only) as store:
         assert store.runs.holder(1) is None
+
+
+def test_older_decisions_say_whose_scores_they_compared(tmp_path: Path) -> None:
+    """Their reasons did; a run's recipe names its proxy."""
+    path = made_then(tmp_path / "old.sqlite", 15)
+    with sqlite3.connect(path) as conn:
+        for run, recipe in ((2, '{"scoring": {"proxy": "small"}}'), (3, '{"scoring": {}}'), (4, "damaged")):
+            conn.execute(
+                "INSERT INTO run(id, name, dataset_id, recipe_path, recipe, fingerprint, status, created_at) "
+                "VALUES (?, ?, 1, '', ?, ?, 'done', 0)",
+                (run, f"r{run}", recipe, f"f{run}"),
+            )
+        conn.execute("INSERT INTO sample(id, dataset_id, row, digest, record) VALUES (1, 1, 0, x'00', '{}')")
+        conn.execute(
+            "INSERT INTO variant(id, sample_id, digest, kind, origin, instruction, input, response, created_at) "
+            "VALUES (1, 1, x'00', 'original', 'dataset', 'x', '', 'y', 0)"
+        )
+        for run, stage, reason in (
+            (2, "instruction", "lower r-IFD (by small)"),
+            (2, "response", "lower r-IFD"),
+            (3, "response", "lower r-IFD (by small)"),
+            (4, "response", "lower r-IFD (by small)"),
+        ):
+            conn.execute(
+                "INSERT INTO decision(run_id, sample_id, stage, chosen_id, reflected, reason, compared, created_at) "
+                "VALUES (?, 1, ?, 1, 0, ?, '[]', 0)",
+                (run, stage, reason),
+            )
+    with Store(path) as store:
+        rows = sql_rows(store, "SELECT run_id, stage, by_proxy FROM decision ORDER BY run_id, stage")
+        assert [tuple(r) for r in rows] == [
+            (2, "instruction", 1), (2, "response", 0), (3, "response", 0), (4, "response", 0)
+        ]  # fmt: skip
