@@ -70,6 +70,7 @@ def run(
     workspace, store = open_store()
     with store:
         from srtui.pipeline import next_round, prepare
+        from srtui.pipeline.prepare import turns_begun_with
 
         again = f"srtui run {recipe}"
         if teacher_from is not None:
@@ -82,6 +83,12 @@ def run(
         before = seconds_here()
         this, is_new = prepare(workspace, store, settings, recipe.resolve())
         before["prepare"] = seconds_here()["start"] - before["start"]
+        if turns := turns_begun_with(store, this, settings):
+            print_line(
+                f"Run {this.name} was begun over the file's conversations with --turns {turns}, and resumes so; with "
+                f'turns = "{settings.turns}" in the recipe it is a run over other samples.',
+                to=screen(),
+            )
         _work(workspace, store, this, until, as_json, is_new, again, before, on_done, bell)
 
 

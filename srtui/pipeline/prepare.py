@@ -94,7 +94,8 @@ def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pat
     """The run that this recipe describes, and whether it is new.
 
     A recipe whose settings and samples are those of an earlier run resumes that run; so has its
-    ``training.from_run`` to have the adapter that it had, for another run may have come by that name.
+    ``training.from_run`` to have the adapter that it had, for another run may have come by that name. Where it does
+    not say what is taken of conversations, that is also one that was begun when something else was by default.
 
     Args:
         workspace: that the recipe belongs to.
@@ -103,18 +104,15 @@ def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pat
         recipe_path: its file, beside which a dataset's file may lie.
     """
     adapter = first_adapter(workspace, store, recipe)  # hours before it is needed
+    for begun_over in _datasets_begun_over(workspace, store, recipe, recipe_path):
+        if (earlier := _earlier(store, recipe, begun_over, adapter)) is not None:
+            return earlier, False
     dataset_id = _dataset(workspace, store, recipe, recipe_path)
 
     def ids() -> Iterator[int]:
         return iter(samples_of(store, dataset_id, recipe))
 
-    fingerprint = f"{recipe.fingerprint}-{key_of_ids('samples', 'ids', ids()).hex()[2:10]}"
-    fingerprint += adapter_mark(adapter)
-    if store.runs.any_over(dataset_id):
-        first = f"{recipe.first_fingerprint}-{first_of_ids(ids).hex()[:8]}"
-        earlier = store.runs.with_fingerprint(dataset_id, fingerprint, first)
-        if earlier is not None:
-            return earlier, False
+    fingerprint = _fingerprint(store, recipe, dataset_id, adapter)
     share = recipe.training.held_out if recipe.training.enabled else 0.0
     held_out: set[int] = set()
     if share:
@@ -141,6 +139,16 @@ def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pat
         store.runs.update(made.id, date=date)
         made = store.runs.get(made.id)
     return made, True
+
+
+def turns_begun_with(store: Store, run: Run, recipe: Recipe) -> str | None:
+    """What a run takes of the conversations of its recipe's file, where the recipe does not say it and something else
+    is taken by default now; else None."""
+    taken = store.imports.turns_of_dataset(run.dataset_id)
+    named = store.corpus.dataset_id(recipe.dataset) is not None
+    if named or "turns" in recipe.model_fields_set or recipe.turns in taken:
+        return None
+    return " and ".join(taken) or None
 
 
 def samples_of(store: Store, dataset_id: int, recipe: Recipe) -> Iterable[int]:
@@ -200,6 +208,36 @@ def _pilots_date(store: Store, dataset_id: int, recipe: Recipe) -> str | None:
             if pilot.model_copy(update=same).fingerprint == recipe.fingerprint:
                 return run.date
     return None
+
+
+def _fingerprint(store: Store, recipe: Recipe, dataset_id: int, adapter: Path | None) -> str:
+    ids = key_of_ids("samples", "ids", iter(samples_of(store, dataset_id, recipe)))
+    return f"{recipe.fingerprint}-{ids.hex()[2:10]}{adapter_mark(adapter)}"
+
+
+def _earlier(store: Store, recipe: Recipe, dataset_id: int, adapter: Path | None) -> Run | None:
+    """The run of this recipe over these samples, where there is one."""
+    if not store.runs.any_over(dataset_id):
+        return None
+    ids = first_of_ids(lambda: iter(samples_of(store, dataset_id, recipe)))
+    return store.runs.with_fingerprint(
+        dataset_id,
+        _fingerprint(store, recipe, dataset_id, adapter),
+        f"{recipe.first_fingerprint}-{ids.hex()[:8]}",
+    )
+
+
+def _datasets_begun_over(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Path) -> list[int]:
+    """The datasets that an earlier run of this recipe may be over: the one that it names or its file is now, first."""
+    known = store.corpus.dataset_id(recipe.dataset)
+    path = dataset_file(recipe.dataset, recipe_path, workspace.root) if known is None else None
+    if path is None:
+        return [] if known is None else [_dataset(workspace, store, recipe, recipe_path)]
+    sha256 = sha256_of(path)
+    name = store.imports.dataset_of_file(sha256, datasets.read(path, turns=recipe.turns).turns)
+    now = [] if name is None else [i for i in [store.corpus.dataset_id(name)] if i is not None]
+    others = [] if "turns" in recipe.model_fields_set else store.imports.datasets_of_file(sha256)
+    return [*now, *(i for i in others if i not in now)]
 
 
 def _dataset(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Path) -> int:

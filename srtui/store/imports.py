@@ -134,6 +134,15 @@ class Imports:
         )
         return name
 
+    def datasets_of_file(self, sha256: str) -> list[int]:
+        """The datasets that a file with these bytes was imported into, whatever was taken of it, the first first."""
+        rows = fetch_rows(
+            self._store.conn,
+            "SELECT dataset_id FROM import WHERE sha256 = ? AND kind = 'original' ORDER BY id",
+            (sha256,),
+        )
+        return list(dict.fromkeys(int(r[0]) for r in rows))
+
     def turns_of_dataset(self, dataset_id: int) -> list[str]:
         """What was taken of the conversations of a dataset's files, without repeats; none where they hold rows."""
         rows = fetch_rows(
