@@ -230,6 +230,12 @@ def reward_words(result: Mapping[str, Any]) -> list[str]:
     return [f"{LABELS[f'reward {name}']} {estimate_words(rewards[name])}" for name in ("margin", "accuracy")]
 
 
+def held_out_name(name: str) -> str:
+    """What a loss of held-out texts is called: those of preferences are of pairs, in another unit than those of
+    tokens."""
+    return "of a pair" if name == "preference" else name
+
+
 def ending_words(ending: GenerationEnding) -> str:
     """One line about all segments of a generation."""
     if ending.segments is None:

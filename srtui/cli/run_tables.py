@@ -18,6 +18,7 @@ from srtui.wording import (
     LABELS,
     STAGE_TITLES,
     contamination_words,
+    held_out_name,
     kept_words,
     measures_words,
     reward_words,
@@ -180,8 +181,9 @@ def training_rows(t: StoredTraining) -> list[tuple[str, str]]:
     for name, held in result.get("held_out", {}).items():
         rows.append(
             (
-                f"held-out loss, {name}",
-                f"{number(held['before'])} before, {number(held['after'])} after ({held['samples']} samples)",
+                f"held-out loss, {held_out_name(name)}",
+                f"{number(held['before'])} before, {number(held['after'])} after "
+                f"({held['samples']} {'pairs' if name == 'preference' else 'samples'})",
             )
         )
     return rows

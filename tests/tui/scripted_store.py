@@ -79,10 +79,14 @@ def new_answer(pair: Pair) -> Pair:
 class Script:
     """Writes one run into a store, stage by stage, as an engine does."""
 
-    def __init__(self, workspace: Workspace, store: Store, name: str = "quickstart", seed: int = 7) -> None:
+    def __init__(
+        self, workspace: Workspace, store: Store, name: str = "quickstart", seed: int = 7, *changes: str
+    ) -> None:
+        """``changes`` to the quickstart's recipe, as ``--set`` takes them."""
         self.workspace, self.store, self.seed = workspace, store, seed
         self.random = random.Random(seed)
-        self.recipe = recipes.load(workspace.recipes / "quickstart.toml", [f"seed={seed}", f'name="{name}"'])
+        words = [f"seed={seed}", f'name="{name}"', *changes]
+        self.recipe = recipes.load(workspace.recipes / "quickstart.toml", words)
         self.run_id = 0
         self.setting = 0
 

@@ -83,6 +83,7 @@ class SampleScreen(Screen[int]):
     SampleScreen .pane:first-child { border-left: none; }
     SampleScreen .pane Static { width: 1fr; height: auto; }
     SampleScreen .pane .scores { height: auto; margin-bottom: 1; }
+    SampleScreen.-stacked #history { border-bottom: none; }
     SampleScreen.-stacked #panes { layout: vertical; overflow-y: auto; }
     SampleScreen KeyLine { height: 1; }
     SampleScreen.-stacked KeyLine { height: 2; }
@@ -169,7 +170,7 @@ class SampleScreen(Screen[int]):
         run = self.dashboard.current_run
         takes = "exports take" if run is not None and run.state == "done" else "training takes"
         lines += [shown(line) for line in sentences(s, takes)]
-        if s.history:
+        if s.history or s.place:
             lines.append(history_line(s, self._opened))
         if s.note:
             lines.append(Content.assemble(("✎ ", "$text-accent"), shown(s.note, "italic")))

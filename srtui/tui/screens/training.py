@@ -19,7 +19,7 @@ from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.plot import Plot, Series
 from srtui.tui.widgets.words import Words, shown
-from srtui.wording import LABELS, held_out_words, reward_words, training_words
+from srtui.wording import LABELS, held_out_name, held_out_words, reward_words, training_words
 
 Points = list[tuple[int, float]]
 _HELD_OUT = "held_out_"
@@ -89,7 +89,7 @@ class TrainingScreen(DashboardScreen):
         if training is None or run is None:
             return
         beside = next((r for r in app.runs if r.id == other_id), None) if other else None
-        facts = _facts(run, training, beside, other)
+        facts = _facts(run, training, beside, other, short=self.has_class("-narrow"))
         held = None if beside is None else await app.ask(lambda v: v.held_out(run.id, beside.id))
         if held is not None and not held.same:  # points that do not compare are not drawn beside each other
             facts += Content("\n") + shown(
@@ -222,19 +222,28 @@ def left(t: TrainingView) -> float | None:
     return float((t.steps - at[-1][0]) * sum(paces) / len(paces))
 
 
-def _facts(run: RunRow, t: TrainingView, beside: RunRow | None, other: TrainingView | None) -> Content:
+def _facts(
+    run: RunRow, t: TrainingView, beside: RunRow | None, other: TrainingView | None, *, short: bool
+) -> Content:
+    """The lines above the curves; ``short`` leaves out what a training that is done is not needed for."""
     lines = [_line(run, t)]
     if beside is not None and other is not None:
         lines.append(_line(beside, other))
+        if by_pairs(t) != by_pairs(other):
+            lines.append(
+                shown(f"{beside.name}: its loss is of {_unit(other)}, of which no axis is here.", "$dim")
+            )
     held = [
-        f"{name} {number(before)} → {number(after)}" for name, (before, after) in before_and_after(t).items()
+        f"{held_out_name(name)} {number(before)} → {number(after)}"
+        for name, (before, after) in before_and_after(t).items()
     ]
     if held:
         lines.append(shown(f"held-out loss: {'  ·  '.join(held)}"))
-    rewards = reward_words(t.result) or rewards_on_the_way(t)
-    if rewards:
+    if rewards := reward_words(t.result):
+        lines.append(shown(f"held-out pairs: {'  ·  '.join(rewards)}"))
+    elif rewards := rewards_on_the_way(t):
         lines.append(shown("  ·  ".join(rewards)))
-    if t.plan:
+    if t.plan and not (short and t.status == "done"):
         lines.append(shown(_plan(t.plan), "$dim"))
     if t.checkpoints:
         lines.append(shown(_checkpoints(t.checkpoints, t.status == "running"), "$dim"))
@@ -243,11 +252,15 @@ def _facts(run: RunRow, t: TrainingView, beside: RunRow | None, other: TrainingV
     return Content("\n").join(lines)
 
 
+def _unit(t: TrainingView) -> str:
+    return "pairs" if by_pairs(t) else "tokens"
+
+
 def _plan(plan: dict[str, Any]) -> str:
     """What was expected before the first step."""
     words = f"planned: {plan['tokens']:,} tokens, about {duration(plan['seconds'])} and {bytes_text(plan['memory'])}"
     ways = [name for name in ("packed", "gradient_checkpointing") if plan[name]]
-    cut = f", {plan['truncated']:,} samples cut" if plan["truncated"] else ""
+    cut = f", {plan['truncated']:,} texts cut" if plan["truncated"] else ""
     return words + "".join(f", {w.replace('_', ' ')}" for w in ways) + cut
 
 
@@ -278,6 +291,13 @@ def _line(run: RunRow, t: TrainingView) -> Content:
     step = int(losses[-1][0]) if losses else 0
     fast = [] if t.tokens_a_second else speeds(t)[-_PACE:]
     remaining = left(t)
+    of = f"of {run.kept:,} kept"
+    if by_pairs(t):  # whether a sample is kept decides nothing of its pairs
+        of = f"of the choices in {run.samples:,} samples"
+    elif t.changed_since:
+        of = f"{run.kept:,} kept now"
+    if run.kept_held_out and not by_pairs(t):
+        of += f", {run.kept_held_out:,} held out"
     words = [
         # An engine that died leaves its training as running.
         run.state if t.status == "running" and run.state != "running" else t.status,
@@ -291,8 +311,7 @@ def _line(run: RunRow, t: TrainingView) -> Content:
             t.changed_since,
             t.method,
         ),
-        (f"{run.kept:,} kept now" if t.changed_since else f"of {run.kept:,} kept")
-        + (f", {run.kept_held_out:,} held out" if run.kept_held_out else ""),
+        of,
         f"{sum(s for _, s in fast) / len(fast):,.0f} tokens/s now" if fast else "",
         f"at most {bytes_text(run.peak_memory_mb * 1e6)} of memory" if run.peak_memory_mb else "",
     ]

@@ -52,9 +52,14 @@ def sentences(s: SampleView, takes: str = "training takes") -> list[str]:
 
 
 def history_line(s: SampleView, opened: bool) -> Content:
-    """The history of a sample in a line, and the key that opens or folds it."""
+    """Where a sample stands in its conversation, its history in a line, and the key that opens or folds that."""
     sign, key = ("▾", "c folds it") if opened else ("▸", "c opens it")
-    where = f"Turn {s.place.turn} of {s.place.turns}. " if s.place else ""
+    where = f"Turn {s.place.turn} of {s.place.turns}" if s.place else ""
+    if s.place and s.place.followed:
+        where += "; others follow, so its instruction stays"
+    if not s.history:
+        return shown(f"{where}. Nothing came before.", "$dim")
+    where += ". " if where else ""
     return Content.assemble(
         (f"{sign} ", "$text-accent"), shown(f"{where}{folded(s.history)}"), (f"  ({key})", "$dim")
     )
