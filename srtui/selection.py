@@ -136,8 +136,8 @@ def near_a_tie(scores: Sequence[float | None], margin: float) -> bool:
     """
     if any(s is None or s <= 0 for s in scores):
         return True
-    first, *rest = (math.log(s) for s in scores if s is not None)
-    return any(abs(first - other) < margin for other in rest or [0.0])
+    first, *others = (math.log(s) for s in scores if s is not None)
+    return any(abs(first - other) < margin for other in others or [0.0])
 
 
 @dataclass(frozen=True)
@@ -198,11 +198,11 @@ def quotas(groups: Mapping[int, str], count: int) -> dict[str, int]:
         sizes[group] = sizes.get(group, 0) + 1
     count = min(count, len(groups))
     exact = {group: size * count / len(groups) for group, size in sizes.items()}
-    given = {group: int(part) for group, part in exact.items()}
-    order = sorted(exact, key=lambda group: (given[group] - exact[group], group))
-    for group in order[: count - sum(given.values())]:
-        given[group] += 1
-    return given
+    quota_of = {group: int(part) for group, part in exact.items()}
+    order = sorted(exact, key=lambda group: (quota_of[group] - exact[group], group))
+    for group in order[: count - sum(quota_of.values())]:
+        quota_of[group] += 1
+    return quota_of
 
 
 def best(

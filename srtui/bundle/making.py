@@ -23,7 +23,7 @@ from srtui.models.catalogue import find
 from srtui.models.fetch import pip_environment, pip_reason, run_pip
 from srtui.text import bytes_text
 
-Say = Callable[[str], None]
+ReportLine = Callable[[str], None]
 LLAMA = "llama-cpp-python"
 # What llama.cpp's package needs to run, and to be built; pip can be asked only for wheels of another machine, and it has none.
 LLAMA_NEEDS = ["numpy", "typing-extensions", "diskcache", "jinja2"]
@@ -90,19 +90,19 @@ def plan(checkout: Path, models: Path, target: Target, have: Sequence[str], want
     needed = tomllib.loads((checkout / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
     roots = [line for line in needed if _name(line) != LLAMA] + ["pip"]
     roots += [*LLAMA_NEEDS, *LLAMA_BUILD] if source else []
-    asked = [line for line in roots if _name(line) not in has]
+    roots_to_install = [line for line in roots if _name(line) not in has]
     if "torch" not in has and "torch" in pinned:
         local = "cpu" if target.cuda == "none" else "cu" + target.cuda.replace(".", "")
-        asked = [line for line in asked if _name(line) != "torch"]
+        roots_to_install = [line for line in roots_to_install if _name(line) != "torch"]
         version = pinned["torch"][0]
         try:
-            report = _resolve([*asked, f"torch=={version}+{local}"], target, pinned)
+            report = _resolve([*roots_to_install, f"torch=={version}+{local}"], target, pinned)
         except UserError:
-            report = _resolve([*asked, f"torch=={version}"], target, pinned)
+            report = _resolve([*roots_to_install, f"torch=={version}"], target, pinned)
             _check_cuda(report, target)
     else:
-        report = _resolve(asked, target, pinned)
-    reached = _reached(report, asked, has)
+        report = _resolve(roots_to_install, target, pinned)
+    reached = _reached(report, roots_to_install, has)
     chosen = [item for item in report if _plain(item["metadata"]["name"]) in reached]
     wheels = [
         Wheel(_plain(item["metadata"]["name"]), item["metadata"]["version"], _sum(item), size)
@@ -113,13 +113,13 @@ def plan(checkout: Path, models: Path, target: Target, have: Sequence[str], want
     return Plan(target, checkout, wheels, has, source, paths)
 
 
-def make(plan: Plan, folder: Path, say: Say, *, built: Path | None = None) -> Made:
+def make(plan: Plan, folder: Path, report_line: ReportLine, *, built: Path | None = None) -> Made:
     """Fetch and copy everything to a folder beside ``folder``, and rename it; what an earlier call fetched is kept.
 
     Args:
         plan: of :func:`plan`.
         folder: the new bundle; it must not be there yet.
-        say: takes a line for each file.
+        report_line: takes a line for each file.
         built: llama.cpp's wheel as it was built here, for a target with this very processor.
 
     Raises:
@@ -131,8 +131,8 @@ def make(plan: Plan, folder: Path, say: Say, *, built: Path | None = None) -> Ma
     wheels = part / "wheels"
     wheels.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(part).free
-    there = sum(file.stat().st_size for file in part.rglob("*") if file.is_file())
-    if plan.known_bytes - there > free:
+    total_bytes = sum(file.stat().st_size for file in part.rglob("*") if file.is_file())
+    if plan.known_bytes - total_bytes > free:
         raise UserError(
             f"The bundle takes {bytes_text(plan.known_bytes)}, and {bytes_text(free)} are free at {part}."
         )
@@ -146,17 +146,17 @@ def make(plan: Plan, folder: Path, say: Say, *, built: Path | None = None) -> Ma
     if not plan.source and (part / "llama.cpp").is_dir():
         (part / "llama.cpp").rmdir()
     requirements, kept = [], set()
-    for at, wheel in enumerate(plan.wheels, 1):
-        say(f"{at} of {len(plan.wheels)}: {wheel.name} {wheel.version}")
+    for number, wheel in enumerate(plan.wheels, 1):
+        report_line(f"{number} of {len(plan.wheels)}: {wheel.name} {wheel.version}")
         file = _fetched(wheel, plan.target, wheels)
-        found = _sha256(file)
-        _check_sum(wheel.name, found, pinned)
+        sha256 = _sha256(file)
+        _check_sum(wheel.name, sha256, pinned)
         kept.add(file.name)
         if wheel.name not in LLAMA_BUILD:
-            requirements.append(f"{wheel.name}=={wheel.version} --hash=sha256:{found}")
+            requirements.append(f"{wheel.name}=={wheel.version} --hash=sha256:{sha256}")
     for stale in (file for file in wheels.iterdir() if file.name not in kept):
         stale.unlink()
-    say("srtui itself")
+    report_line("srtui itself")
     _pip(
         [
             "wheel",
@@ -167,15 +167,15 @@ def make(plan: Plan, folder: Path, say: Say, *, built: Path | None = None) -> Ma
             str(plan.checkout.resolve()),
         ]
     )
-    own = next(wheels.glob("srtui-*.whl"))
-    requirements.append(f"srtui=={own.name.split('-')[1]} --hash=sha256:{_sha256(own)}")
+    own_wheel = next(wheels.glob("srtui-*.whl"))
+    requirements.append(f"srtui=={own_wheel.name.split('-')[1]} --hash=sha256:{_sha256(own_wheel)}")
     if plan.source:
-        _llama_source(plan, part / "llama.cpp", pinned, say)
+        _llama_source(plan, part / "llama.cpp", pinned, report_line)
         if built is not None:
             shutil.copy2(built, part / "llama.cpp")
             (part / "llama.cpp" / "processor").write_text(processor() + "\n", "utf-8")
     for path in plan.models:
-        say(f"{path.name} ({bytes_text(_bytes_of(path))})")
+        report_line(f"{path.name} ({bytes_text(_bytes_of(path))})")
         _copy(path.resolve(), part / "models" / path.name)
     for name in ("models.toml", "README.md"):
         if (plan.checkout / "models" / name).is_file():
@@ -198,18 +198,18 @@ def make(plan: Plan, folder: Path, say: Say, *, built: Path | None = None) -> Ma
 def processor() -> str:
     """The sha256 sum of what /proc/cpuinfo says of the first processor's model and instructions; install.sh makes the same."""
     lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
-    told = [line for line in lines if re.match(r"(model name|flags|Features)\b", line)][:2]
-    return hashlib.sha256("".join(line + "\n" for line in told).encode()).hexdigest()
+    identity = [line for line in lines if re.match(r"(model name|flags|Features)\b", line)][:2]
+    return hashlib.sha256("".join(line + "\n" for line in identity).encode()).hexdigest()
 
 
 def built_here(checkout: Path) -> Path:
     """The wheel of llama.cpp that tools/setup.sh built for this environment. Raises UserError where there is none."""
     stamp = checkout / ".venv" / ".llama"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "srtui" / "llama.cpp"
-    found = sorted((cache / stamp.read_text("utf-8").strip()).glob("*.whl")) if stamp.is_file() else []
-    if not found:
+    wheels = sorted((cache / stamp.read_text("utf-8").strip()).glob("*.whl")) if stamp.is_file() else []
+    if not wheels:
         raise UserError("--build here: llama.cpp is not built yet; run tools/setup.sh first.")
-    return found[0]
+    return wheels[0]
 
 
 def _plain(name: str) -> str:
@@ -225,15 +225,15 @@ def _name(requirement: str) -> str:
 def _pinned(checkout: Path) -> dict[str, tuple[str, frozenset[str]]]:
     """Version and sums by name, of constraints.txt."""
     text = (checkout / "constraints.txt").read_text("utf-8")
-    found = re.finditer(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)((?:.*\\\n)*.*)", text, re.MULTILINE)
-    return {_plain(m[1]): (m[2], frozenset(re.findall(r"sha256:([0-9a-f]{64})", m[3]))) for m in found}
+    requirements = re.finditer(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)((?:.*\\\n)*.*)", text, re.MULTILINE)
+    return {_plain(m[1]): (m[2], frozenset(re.findall(r"sha256:([0-9a-f]{64})", m[3]))) for m in requirements}
 
 
-def _check_sum(name: str, found: str | None, pinned: dict[str, tuple[str, frozenset[str]]]) -> None:
+def _check_sum(name: str, sha256: str | None, pinned: dict[str, tuple[str, frozenset[str]]]) -> None:
     """Raises UserError for a file that constraints.txt does not list; of PyTorch's builds it lists one."""
     listed = pinned.get(name, ("", frozenset()))[1]
     torch = re.match(r"torch$|triton$|nvidia-|cuda-", name)
-    if found is None or found in listed or (torch and os.environ.get("SRTUI_TORCH") == "any"):
+    if sha256 is None or sha256 in listed or (torch and os.environ.get("SRTUI_TORCH") == "any"):
         return
     trust = "; if you trust where pip finds it, set SRTUI_TORCH=any" if torch else ""
     raise UserError(f"constraints.txt does not list the sum of the {name} that pip finds{trust}.")
@@ -270,10 +270,10 @@ def _check_cuda(report: list[dict[str, Any]], target: Target) -> None:
     runtime = [
         item["metadata"] for item in report if item["metadata"]["name"].startswith("nvidia-cuda-runtime")
     ]
-    found = ".".join(runtime[0]["version"].split(".")[:2]) if runtime else "none"
-    if found != target.cuda:
+    bundled = ".".join(runtime[0]["version"].split(".")[:2]) if runtime else "none"
+    if bundled != target.cuda:
         raise UserError(
-            f"The PyTorch that pip finds is built for CUDA {found}, not {target.cuda}; point PIP_EXTRA_INDEX_URL or "
+            f"The PyTorch that pip finds is built for CUDA {bundled}, not {target.cuda}; point PIP_EXTRA_INDEX_URL or "
             "PIP_FIND_LINKS to the build wanted (with SRTUI_TORCH=any), or leave it out with --have torch."
         )
 
@@ -296,18 +296,18 @@ def _reached(report: list[dict[str, Any]], asked: list[str], have: frozenset[str
 
 def _sum(item: dict[str, Any]) -> str | None:
     """The sha256 sum that the index gave, if it gave one."""
-    found: str | None = item["download_info"].get("archive_info", {}).get("hashes", {}).get("sha256")
-    return found
+    sha256: str | None = item["download_info"].get("archive_info", {}).get("hashes", {}).get("sha256")
+    return sha256
 
 
 def _sizes(addresses: list[str]) -> list[int | None]:
     """Bytes of each file: from the disk, or by a process of its own that asks the server."""
-    known: dict[str, int] = {}
+    size_by_url: dict[str, int] = {}
     remote = []
     for address in addresses:
         parts = urlsplit(address)
         if parts.scheme == "file":
-            known[address] = Path(unquote(parts.path)).stat().st_size
+            size_by_url[address] = Path(unquote(parts.path)).stat().st_size
         else:
             remote.append(address)
     if remote:
@@ -317,8 +317,8 @@ def _sizes(addresses: list[str]) -> list[int | None]:
         )  # fmt: skip
         for address, size in zip(remote, run.stdout.split(), strict=False):
             if int(size) >= 0:
-                known[address] = int(size)
-    return [known.get(address) for address in addresses]
+                size_by_url[address] = int(size)
+    return [size_by_url.get(address) for address in addresses]
 
 
 def _fetched(wheel: Wheel, target: Target, folder: Path) -> Path:
@@ -335,28 +335,32 @@ def _fetched(wheel: Wheel, target: Target, folder: Path) -> Path:
     _download(
         f"{wheel.name}=={wheel.version}", [wheel.sha256] if wheel.sha256 else [], folder, target.pip_options()
     )
-    found = there()
-    if len(found) != 1:
+    fetched = there()
+    if len(fetched) != 1:
         raise UserError(f"pip fetched no wheel of {wheel.name} {wheel.version}.")
-    return found[0]
+    return fetched[0]
 
 
-def _download(wanted: str, sums: Sequence[str], folder: Path, options: list[str]) -> None:
+def _download(requirement: str, sums: Sequence[str], folder: Path, options: list[str]) -> None:
     """Fetch one file, whose sum pip checks."""
     with tempfile.TemporaryDirectory(prefix="srtui-bundle-") as temporary:
         line = Path(temporary) / "one.txt"
-        line.write_text(" ".join([wanted, *(f"--hash=sha256:{one}" for one in sums)]) + "\n", "utf-8")
+        line.write_text(
+            " ".join([requirement, *(f"--hash=sha256:{digest}" for digest in sums)]) + "\n", "utf-8"
+        )
         _pip(
             ["download", "--quiet", "--no-deps", "--dest", str(folder), *options, "--requirement", str(line)]
         )
 
 
-def _llama_source(plan: Plan, folder: Path, pinned: dict[str, tuple[str, frozenset[str]]], say: Say) -> None:
+def _llama_source(
+    plan: Plan, folder: Path, pinned: dict[str, tuple[str, frozenset[str]]], report_line: ReportLine
+) -> None:
     """llama.cpp's source, as its Python package carries it; its metadata is made with the pinned build tools."""
     version, sums = pinned[LLAMA]
     if any(_sha256(file) in sums for file in folder.glob("*.tar.gz")):
         return
-    say(f"llama.cpp's source, {version}")
+    report_line(f"llama.cpp's source, {version}")
     constraints = ["--build-constraint", str((plan.checkout / "constraints.txt").resolve())]
     _download(f"{LLAMA}=={version}", sorted(sums), folder, ["--no-binary", LLAMA, *constraints])
 
@@ -374,10 +378,10 @@ def _pip(words: list[str]) -> None:
 def _model_files(models: Path, name: str) -> list[Path]:
     """A model's folder and its GGUFs of every quantization. Raises UserError where none is here."""
     if "/" not in name:
-        both = [models / name, models / f"{name}.gguf", *sorted(models.glob(f"{name}.*.gguf"))]
-        there = [path for path in both if path.exists()]
-        if there and re.fullmatch(r"[\w.-]+", name):
-            return there
+        candidates = [models / name, models / f"{name}.gguf", *sorted(models.glob(f"{name}.*.gguf"))]
+        present = [path for path in candidates if path.exists()]
+        if present and re.fullmatch(r"[\w.-]+", name):
+            return present
     return [find(models, name)]
 
 

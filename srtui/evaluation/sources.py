@@ -99,14 +99,14 @@ def known_judgements(paths: Iterable[Path], limit: int | None = None) -> Questio
         for n, row in enumerate(rows):
             if limit is not None and len(items) >= limit:
                 break
-            both = [_scores(path, n, row, name) for name in ("scores", "scores_reversed")]
+            score_pairs = [_scores(path, n, row, name) for name in ("scores", "scores_reversed")]
             shown = tuple(_text(path, n, row, (name,)) for name in ("answer_1", "answer_2"))
-            if any(s <= 0 for pair in both for s in pair):
+            if any(s <= 0 for pair in score_pairs for s in pair):
                 skipped["without a score"] = skipped.get("without a score", 0) + 1
                 continue
             number = len(items)
-            known = {"scores": both[0], "scores_reversed": both[1]}
-            items.append(Item(number, path.stem, (_text(path, n, row, _INSTRUCTION),), known, _id(row)))
+            by_field = {"scores": score_pairs[0], "scores_reversed": score_pairs[1]}
+            items.append(Item(number, path.stem, (_text(path, n, row, _INSTRUCTION),), by_field, _id(row)))
             answers[number] = shown
     if not items:
         raise UserError("There is no known judgement with scores in both orders to compare with.")
@@ -130,8 +130,8 @@ def asked_text(item: Item) -> str:
 
 def parts(item: Item) -> tuple[str, str]:
     """(instruction, input) of the first turn; the source says where an input was apart."""
-    given = item.reference.get("parts") if isinstance(item.reference, dict) else None
-    return (str(given[0]), str(given[1])) if given else (item.turns[0], "")
+    stored_parts = item.reference.get("parts") if isinstance(item.reference, dict) else None
+    return (str(stored_parts[0]), str(stored_parts[1])) if stored_parts else (item.turns[0], "")
 
 
 def sha256_of(path: Path) -> str:
@@ -176,14 +176,14 @@ def _prompt(path: Path, n: int, row: dict[str, Any]) -> Item:
 
 
 def _unique(path: Path, items: list[Item]) -> tuple[Item, ...]:
-    seen: dict[str, int] = {}
+    line_by_id: dict[str, int] = {}
     for item in items:
         text = asked_text(item)
-        if text in seen:
+        if text in line_by_id:
             raise UserError(
-                f"{path}: rows {seen[text] + 1} and {item.item + 1} ask the same; it would count twice, so remove one."
+                f"{path}: rows {line_by_id[text] + 1} and {item.item + 1} ask the same; it would count twice, so remove one."
             )
-        seen[text] = item.item
+        line_by_id[text] = item.item
     return tuple(items)
 
 

@@ -186,7 +186,7 @@ def release(device: Any = None) -> None:
         torch.cuda.empty_cache()
 
 
-def let_go(model: Any) -> None:
+def drop_weights(model: Any) -> None:
     """Take a model's weights out of it, whoever still refers to the model: quantized layers lie in
     reference cycles, and a trainer or an exception may hold one. It cannot be run any more."""
     for module in model.modules():
@@ -223,10 +223,10 @@ __all__: Sequence[str] = [
     "TeacherShape",
     "cells_that_fit",
     "compute_bytes",
+    "drop_weights",
     "free_bytes",
     "inner_width",
     "least_cells",
-    "let_go",
     "plan_teacher",
     "release",
     "scoring_tokens",

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from srtui.evaluation.statistics import Estimate, nothing
+from srtui.evaluation.statistics import Estimate, no_estimate
 
 HELD = 0.95
 _STEP = 64
@@ -30,10 +30,10 @@ class Limit:
         """The limit to set, in steps of 64 tokens; None where the one that is set holds 95 % already."""
         enough = self.tokens["value"]
         beyond = self.most if self.most > self.now else 2 * self.now  # a later try has had more room
-        wanted = beyond if enough is None else enough
-        if not self.written or wanted <= self.now:
+        tokens = beyond if enough is None else enough
+        if not self.written or tokens <= self.now:
             return None
-        return math.ceil(wanted / _STEP) * _STEP
+        return math.ceil(tokens / _STEP) * _STEP
 
 
 def quantile_of_lengths(lengths: Sequence[int | None]) -> Estimate:
@@ -44,7 +44,7 @@ def quantile_of_lengths(lengths: Sequence[int | None]) -> Estimate:
     """
     n = len(lengths)
     if not n:
-        return nothing()
+        return no_estimate()
     ordered = sorted(math.inf if x is None else x for x in lengths)
     from scipy.stats import binom
 

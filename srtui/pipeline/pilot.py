@@ -16,7 +16,7 @@ import psutil
 
 from srtui import models
 from srtui.errors import UserError
-from srtui.evaluation.statistics import Estimate, nothing, wilson
+from srtui.evaluation.statistics import Estimate, no_estimate, wilson
 from srtui.gates import GATES, all_gates
 from srtui.hashing import draw
 from srtui.llama import TeacherIdentity
@@ -63,7 +63,7 @@ def pilot(
         store: where all of it is kept.
         recipe: the recipe of the whole run.
         recipe_path: its file.
-        reporter: is told of progress.
+        reporter: gets the progress and the messages.
         samples: how many to draw.
         should_stop: asked often; True stops.
         before: by step, the seconds that this process has spent already.
@@ -75,9 +75,9 @@ def pilot(
     if recipe.pilot is not None:
         raise UserError(f"{recipe_path}: the key pilot is set there; srtui pilot sets it itself.")
     run, is_new = prepare(workspace, store, pilot_recipe(recipe, samples), recipe_path)
-    if run.status == "done" and (known := store.runs.pilot(run.id)) is not None:
+    if run.status == "done" and (stored := store.runs.pilot(run.id)) is not None:
         reporter.event("info", f"Pilot {run.name} is done already; its result is read from the store.")
-        return PilotResult.from_json(known)
+        return PilotResult.from_json(stored)
     size = store.size_in_use()
     run = Engine(workspace, store, run, reporter, should_stop, before=before).work()
     grown = store.size_in_use() - size if is_new else None
@@ -120,28 +120,28 @@ class _Reading:
         would_stop = {gate: sum(gate in e.gates for e in rewritten) for gate in GATES}
         talking = would_stop["about_the_task"]
         originals = [ifd for view in self._views if (ifd := view.original.scores.get("ifd")) is not None]
-        over_one = sum(ifd >= 1 for ifd in originals)
+        above_one = sum(ifd >= 1 for ifd in originals)
         cut = [sum(n for why, n in t.failed.items() if why.startswith("cut_")) for t in targets.values()]
-        unread = [sum(t.failed.values()) - c for t, c in zip(targets.values(), cut, strict=True)]
-        whys: Counter[str] = Counter()
+        unparsed = [sum(t.failed.values()) - c for t, c in zip(targets.values(), cut, strict=True)]
+        reasons: Counter[str] = Counter()
         for t in targets.values():
-            whys.update({why: n for why, n in t.failed.items() if not why.startswith("cut_")})
+            reasons.update({why: n for why, n in t.failed.items() if not why.startswith("cut_")})
         settled = len(self._views) - self._counts.on_their_way
         verdict = judge(
             Findings(
                 samples=len(self._views),
                 asked=sum(t.asked for t in targets.values()),
-                unread=sum(unread),
+                unread=sum(unparsed),
                 cut=sum(cut),
                 rewrites=len(rewritten),
                 talk=talking,
                 gates=would_stop,
                 active=tuple(recipe.gates.active),
                 scored=len(originals),
-                over_one=over_one,
+                over_one=above_one,
                 settled=settled,
                 kept=self._counts.kept,
-                why=whys.most_common(1)[0][0] if whys else "",
+                why=reasons.most_common(1)[0][0] if reasons else "",
                 mode=recipe.reflection.mode,
                 policy=recipe.selection.policy,
                 template=recipe.prompt.template,
@@ -164,7 +164,7 @@ class _Reading:
             gates={gate: wilson(count, len(rewritten)) for gate, count in would_stop.items()},
             active_gates=list(recipe.gates.active),
             template=recipe.prompt.template,
-            at_or_over_one=wilson(over_one, len(originals)),
+            at_or_over_one=wilson(above_one, len(originals)),
             forecast=self._forecast(of - len(self._views)),
             examples=self._shown(examples),
             verdict=verdict,
@@ -175,11 +175,11 @@ class _Reading:
         """What is known of each measure that the student chose by, a sentence each."""
         student = self._recipe.student.model
         sentences: dict[str, None] = {}
-        for standing in summarise(self._store, self._run.id).measures.values():
+        for measure in summarise(self._store, self._run.id).measures.values():
             sentences[
-                f"{standing.measure} was never calibrated with {student}: what its choices are worth is unknown"
-                if standing.verdict is None
-                else standing.sentence
+                f"{measure.measure} was never calibrated with {student}: what its choices are worth is unknown"
+                if measure.verdict is None
+                else measure.sentence
             ] = None
         return list(sentences)
 
@@ -191,15 +191,15 @@ class _Reading:
         reflection = view.reflections.get(target)
         if reflection is None or not reflection.attempts or self._run.teacher is None:
             return []
-        asked = self._recipe.reflection
-        name = asked.instruction_criteria if target == "instruction" else asked.response_criteria
+        settings = self._recipe.reflection
+        name = settings.instruction_criteria if target == "instruction" else settings.response_criteria
         criteria = criteria_of(self._recipe, Path(self._run.recipe_path), target, name)
         prompt = ReflectionPrompt(criteria, self._recipe)
         identity = TeacherIdentity(**self._run.teacher)
         variant = self._store.corpus.variants([reflection.parent_variant_id])[reflection.parent_variant_id]
         rows = []
         for attempt in range(1, reflection.attempts + 1):
-            for candidate in range(asked.candidates):
+            for candidate in range(settings.candidates):
                 row = self._store.generations.with_key(
                     prompt.key(variant.pair, attempt, candidate, identity),
                     prompt.first_key(variant.pair, attempt, candidate, identity),
@@ -232,8 +232,8 @@ class _Reading:
 
     def _limits(self) -> list[Limit]:
         """The limits of the recipe that texts met, each over all texts that were written under it."""
-        asked = self._recipe.reflection
-        if asked.mode == "free":
+        settings = self._recipe.reflection
+        if settings.mode == "free":
             keys = {("instruction", "text"): "answer_tokens", ("response", "text"): "answer_tokens"}
         else:
             keys = {
@@ -245,7 +245,7 @@ class _Reading:
         cut: Counter[str] = Counter()
         most: dict[str, int] = {}
         for (_, target), rows in self._generations.items():
-            parts = {part for at, part in keys if at == target}
+            parts = {part for part_target, part in keys if part_target == target}
             for part in parts:
                 key = keys[target, part]
                 tries = [
@@ -262,8 +262,8 @@ class _Reading:
                 if not whole:
                     most[key] = max(most.get(key, 0), *(room or tokens for _, _, tokens, room in tries))
         now = {
-            "instruction_tokens": asked.instruction_tokens,
-            "answer_tokens": asked.answer_tokens,
+            "instruction_tokens": settings.instruction_tokens,
+            "answer_tokens": settings.answer_tokens,
         }
         return [
             Limit(
@@ -348,18 +348,18 @@ class _Reading:
             if s is None:
                 continue
             weights = self._weights(stage)
-            fresh = s.done - s.reused
-            if fresh > 0:
-                stages[stage] = for_the_rest(s.seconds, fresh, weights, left)
+            computed = s.done - s.reused
+            if computed > 0:
+                stages[stage] = for_the_rest(s.seconds, computed, weights, left)
             elif stage in earlier:
                 history.append(stage)
                 n = len(self._views)
                 stages[stage] = for_the_rest(earlier[stage] * n, n, weights, left)
             else:
-                stages[stage] = nothing()
+                stages[stage] = no_estimate()
         fixed = sum(s.seconds for name, s in self._stages.items() if name in (*STEPS, "check-template"))
         reused = any(s.reused for s in self._stages.values())
-        disk = nothing()
+        disk = no_estimate()
         if self._grown is not None and not reused:
             disk = for_the_rest(self._grown, len(self._views), [self._bytes(v) for v in self._views], left)
         return Forecast(
@@ -404,17 +404,17 @@ class _Reading:
     def _training(self, step_seconds: float | None, left: int) -> Estimate:
         """Seconds of the training on what would be kept, by the steps of earlier ones; the interval is of the share
         that is kept."""
-        wanted, kept = self._recipe.training, self._counts.kept
+        settings, kept = self._recipe.training, self._counts.kept
         settled = len(self._views) - self._counts.on_their_way
-        if not step_seconds or not wanted.enabled or not settled:
-            return nothing()
+        if not step_seconds or not settings.enabled or not settled:
+            return no_estimate()
         share = wilson(kept, settled)
 
         def seconds(part: float | None) -> float | None:
             if part is None:
                 return None
-            samples = part * (left + len(self._views)) * (1 - wanted.held_out)
-            return step_seconds * max(1.0, samples * wanted.epochs / wanted.batch_size)
+            samples = part * (left + len(self._views)) * (1 - settings.held_out)
+            return step_seconds * max(1.0, samples * settings.epochs / settings.batch_size)
 
         return Estimate(
             value=seconds(share["value"]), low=seconds(share["low"]), high=seconds(share["high"]), n=settled

@@ -12,7 +12,7 @@ from typing import Any, cast
 from srtui import models
 from srtui.errors import UserError
 from srtui.llama import Generation, Prepared, Request, TeacherProgress
-from srtui.llama.tuning import far_off, tuned
+from srtui.llama.tuning import speed_warning, tuned
 from srtui.pipeline.ahead import Ahead
 from srtui.pipeline.context import Context
 from srtui.progress import Stopped
@@ -99,7 +99,7 @@ class Reflecting:
             self._fill_window(ahead, whole=True)
             while self._outstanding:
                 for generation in teacher.run(self._between_steps):
-                    self._hear(generation)
+                    self._receive(generation)
                     self._fill_window(ahead)
                 self._store_finished()
                 self._watch.raise_if_stopped()
@@ -126,12 +126,12 @@ class Reflecting:
             stored = self._store.generations.with_keys(key for u in unasked for key in u.keys)
             requests = []
             with self._store.transaction():
-                for one in unasked:
-                    again: _OpenRequest | None = one
-                    if self._first_keys or not stored.keys().isdisjoint(one.keys):
-                        again = self._first_unasked(one.sample_id, one.variant)
-                    if again is not None:
-                        requests.append(self._request(again))
+                for unasked_one in unasked:
+                    next_open: _OpenRequest | None = unasked_one
+                    if self._first_keys or not stored.keys().isdisjoint(unasked_one.keys):
+                        next_open = self._first_unasked(unasked_one.sample_id, unasked_one.variant)
+                    if next_open is not None:
+                        requests.append(self._request(next_open))
                     else:
                         self._reused += 1
             if not requests:
@@ -144,7 +144,7 @@ class Reflecting:
             return
         with suppress(UserError):  # a file that has gone by now is nothing to say here
             table = tuned(models.resolve_teacher(self._context.workspace.models, self._recipe.teacher.model))
-            words = table and far_off(
+            words = table and speed_warning(
                 table,
                 now.slots,
                 now.prompt_tokens - before.prompt_tokens,
@@ -154,8 +154,8 @@ class Reflecting:
             if words:
                 self._watch.event("warning", words)
 
-    def _request(self, asked: _OpenRequest) -> Request:
-        return self._prompt.request(asked, asked.variant.pair, asked.attempt)
+    def _request(self, open_request: _OpenRequest) -> Request:
+        return self._prompt.request(open_request, open_request.variant.pair, open_request.attempt)
 
     def _keys(self, variant: Variant, attempt: int) -> tuple[bytes, ...]:
         """Of the candidates of one try."""
@@ -182,19 +182,19 @@ class Reflecting:
         self._show()
         return self._watch.should_stop()
 
-    def _hear(self, generation: Generation) -> None:
+    def _receive(self, generation: Generation) -> None:
         """One candidate of a request has come."""
-        asked = cast("_OpenRequest", generation.key)  # our own key comes back untouched
-        group = self._waiting.setdefault((asked.sample_id, asked.attempt), [])
+        open_request = cast("_OpenRequest", generation.key)  # our own key comes back untouched
+        group = self._waiting.setdefault((open_request.sample_id, open_request.attempt), [])
         group.append(generation)
         # All of them, also of a prompt that is refused: each candidate is refused by itself.
         if len(group) < self._recipe.reflection.candidates:
             return
-        del self._waiting[asked.sample_id, asked.attempt]
+        del self._waiting[open_request.sample_id, open_request.attempt]
         group.sort(key=lambda g: g.candidate)
         if not self._finished:
             self._finished_since = time.monotonic()
-        self._finished.append((asked, group))
+        self._finished.append((open_request, group))
         waited = time.monotonic() - self._finished_since
         if len(self._finished) >= _TOGETHER or waited > _TOGETHER_SECONDS:
             self._store_finished()
@@ -206,31 +206,35 @@ class Reflecting:
         self._added.clear()
         if not finished:
             return
-        again: list[Request] = []
+        new_requests: list[Request] = []
         with self._store.transaction():
-            stored = self._store.generations.with_keys(key for asked, _ in finished for key in asked.keys)
-            for asked, group in finished:
-                if self._take(asked, group, stored):
+            stored = self._store.generations.with_keys(
+                key for open_request, _ in finished for key in open_request.keys
+            )
+            for open_request, group in finished:
+                if self._take(open_request, group, stored):
                     continue
-                unasked = self._first_unasked(asked.sample_id, asked.variant, asked.attempt + 1)
+                unasked = self._first_unasked(
+                    open_request.sample_id, open_request.variant, open_request.attempt + 1
+                )
                 if unasked is not None:
-                    again.append(self._request(unasked))
-        self._outstanding += len(again) - len(finished)
-        self._teacher.submit(again)
+                    new_requests.append(self._request(unasked))
+        self._outstanding += len(new_requests) - len(finished)
+        self._teacher.submit(new_requests)
 
-    def _without_followed(self, todo: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    def _without_followed(self, page: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Settle the instructions that later turns of their conversation refer to: they stay as they are."""
-        stays = self._stays
-        rest = [one for one in todo if one[0] not in stays]
-        if len(rest) < len(todo):
+        followed = self._stays
+        remaining = [place for place in page if place[0] not in followed]
+        if len(remaining) < len(page):
             with self._store.transaction():
-                for sample_id, variant_id in todo:
-                    if sample_id in stays:
+                for sample_id, variant_id in page:
+                    if sample_id in followed:
                         self._store.generations.add_reflection(
                             self._run.id, sample_id, self._prompt.target, variant_id, FOLLOWED, 0, []
                         )
                         self._tally.add(FOLLOWED, 0)
-        return rest
+        return remaining
 
     def _from_store(self, pages: Iterable[list[tuple[int, int]]]) -> None:
         """No teacher: what is stored as a rewrite of the variant, whoever made it, is compared."""
@@ -269,13 +273,13 @@ class Reflecting:
             generations = [g for g in stored if g is not None]
             if any(self._lacked_room(g, variant, attempt) for g in generations):
                 return _OpenRequest(sample_id, variant, attempt, keys)
-            made = [g for g in generations if g.parsed == "parsed" and not _was_cut(g)]
-            if not prompt.is_settled(attempt, rewritten=bool(made)):
+            rewrites = [g for g in generations if g.parsed == "parsed" and not _was_cut(g)]
+            if not prompt.is_settled(attempt, rewritten=bool(rewrites)):
                 continue
             with self._store.transaction():
-                ids = [self._adopt(sample_id, variant, g) for g in made]
+                ids = [self._adopt(sample_id, variant, g) for g in rewrites]
                 status = "parsed" if ids else _status(generations[0])
-                self._unknown += sum(1 for g in made if g.segments is None)
+                self._unknown += sum(1 for g in rewrites if g.segments is None)
                 self._settle(sample_id, variant, status, attempt, ids)
             return None
         return None
@@ -293,21 +297,21 @@ class Reflecting:
         if not cut:
             return False
         room = self._teacher.room(self._prompt.request(None, variant.pair, attempt))
-        return any(room[n] > had for n, had in cut)
+        return any(room[n] > room_then for n, room_then in cut)
 
     def _adopt(self, sample_id: int, variant: Variant, stored: GenerationRow) -> int:
         """The variant of a stored generation, as a variant of this sample (the same text may be a
         sample of another dataset too)."""
         variant_id = cast(int, stored.variant_id)  # what could be parsed has one
-        made = self._store.corpus.variants([variant_id])[variant_id]
-        if made.sample_id == sample_id:
-            return made.id
+        variant_made = self._store.corpus.variants([variant_id])[variant_id]
+        if variant_made.sample_id == sample_id:
+            return variant_made.id
         return self._store.corpus.add_variant(
-            sample_id, self._prompt.kind, "teacher", variant.id, stored.id, made.pair
+            sample_id, self._prompt.kind, "teacher", variant.id, stored.id, variant_made.pair
         )[0]
 
     def _take(
-        self, asked: _OpenRequest, group: Sequence[Generation], stored: dict[bytes, GenerationRow]
+        self, open_request: _OpenRequest, group: Sequence[Generation], stored: dict[bytes, GenerationRow]
     ) -> bool:
         """Store one try's generations; True when the sample's reflection is settled. ``stored`` has those that
         are there under their keys.
@@ -315,45 +319,49 @@ class Reflecting:
         Where a try is asked again for one candidate, a rewrite that is stored of another stands: choices may
         have been made by it."""
         prompt, store = self._prompt, self._store
-        read = [(g, prompt.read(g, asked.variant.pair)) for g in group]
-        rows = [self._row(asked, g, r) for g, r in read]
+        read = [(g, prompt.read(g, open_request.variant.pair)) for g in group]
+        rows = [self._row(open_request, g, r) for g, r in read]
         # Another sample may have come to the same text, and have been asked the same a moment ago.
-        stand = [
+        stored_rows = [
             stored.get(r.key) or (store.generations.with_key(r.key) if r.key in self._added else None)
             for r in rows
         ]
         self._added.update(row.key for row in rows)
         settled = prompt.is_settled(
-            asked.attempt,
+            open_request.attempt,
             rewritten=any(r.pair for _, r in read)
-            or any(s is not None and s.parsed == "parsed" for s in stand),
+            or any(s is not None and s.parsed == "parsed" for s in stored_rows),
             refused=any(g.refused for g, _ in read),
         )
         with store.transaction():
             candidates: list[int] = []
-            for (_, rewrite), row, stands in zip(read, rows, stand, strict=True):
-                if stands is not None and stands.parsed in CAME_TO_SOMETHING:
-                    if stands.parsed == "parsed":
-                        candidates.append(self._adopt(asked.sample_id, asked.variant, stands))
+            for (_, rewrite), row, stored_row in zip(read, rows, stored_rows, strict=True):
+                if stored_row is not None and stored_row.parsed in CAME_TO_SOMETHING:
+                    if stored_row.parsed == "parsed":
+                        candidates.append(
+                            self._adopt(open_request.sample_id, open_request.variant, stored_row)
+                        )
                     continue
-                generation_id = store.generations.add(row, is_new=stands is None)
+                generation_id = store.generations.add(row, is_new=stored_row is None)
                 if rewrite.pair is not None:
                     variant_id, _ = store.corpus.add_variant(
-                        asked.sample_id,
+                        open_request.sample_id,
                         prompt.kind,
                         "teacher",
-                        asked.variant.id,
+                        open_request.variant.id,
                         generation_id,
                         rewrite.pair,
                     )
-                    store.generations.made(generation_id, variant_id)
-                    if variant_id != asked.variant.id:
+                    store.generations.set_variant(generation_id, variant_id)
+                    if variant_id != open_request.variant.id:
                         candidates.append(variant_id)
             if settled:
                 status = (
                     "parsed" if candidates else next((r.status for _, r in read if not r.pair), "unchanged")
                 )
-                self._settle(asked.sample_id, asked.variant, status, asked.attempt, candidates)
+                self._settle(
+                    open_request.sample_id, open_request.variant, status, open_request.attempt, candidates
+                )
         return settled
 
     def _settle(
@@ -371,19 +379,19 @@ class Reflecting:
         )
         self._tally.add(status, attempts)
 
-    def _row(self, asked: _OpenRequest, generation: Generation, rewrite: Rewrite) -> StoredGeneration:
+    def _row(self, open_request: _OpenRequest, generation: Generation, rewrite: Rewrite) -> StoredGeneration:
         prompt, by = self._prompt, self._teacher.identity
         return StoredGeneration(
-            key=asked.keys[generation.candidate],
-            parent_variant_id=asked.variant.id,
+            key=open_request.keys[generation.candidate],
+            parent_variant_id=open_request.variant.id,
             stage=prompt.target,
             model=by.name,
             model_sha256=by.sha256,
-            prompt_version=prompt.version_for(asked.variant.pair),
+            prompt_version=prompt.version_for(open_request.variant.pair),
             mode=self._recipe.reflection.mode,
-            sampler=self._sampler(asked.attempt),
+            sampler=self._sampler(open_request.attempt),
             seed=generation.seed,
-            attempt=asked.attempt,
+            attempt=open_request.attempt,
             candidate=generation.candidate,
             prompt=generation.prompt,
             text=generation.text,
@@ -412,20 +420,20 @@ class Reflecting:
     def _show(self, now: bool = False) -> None:
         if not (now or self._watch.due):
             return
-        at, before = self._teacher.progress(), self._before
-        tokens = at.prompt_tokens + at.new_tokens - before.prompt_tokens - before.new_tokens
+        progress, before = self._teacher.progress(), self._before
+        tokens = progress.prompt_tokens + progress.new_tokens - before.prompt_tokens - before.new_tokens
         detail = {
             **self._tally.detail(),
             "reused": self._reused,
-            "slots": at.slots,
-            "slots_in_use": at.slots_in_use,
-            "waiting": at.waiting,
+            "slots": progress.slots,
+            "slots_in_use": progress.slots_in_use,
+            "waiting": progress.waiting,
         }
-        asked = at.live_key
+        live = progress.live_key
         self._watch.show(
             **detail,
-            sample_id=asked.sample_id if isinstance(asked, _OpenRequest) else None,
-            text=at.live_text[-2000:],
+            sample_id=live.sample_id if isinstance(live, _OpenRequest) else None,
+            text=progress.live_text[-2000:],
         )
         self._watch.report_progress(self._tally.total, self._total, tokens, detail, now=True)
 

@@ -235,11 +235,11 @@ def _flow(summary: RunSummary, training: TrainingFacts | None) -> list[Step]:
             )
         )
         if stopped := summary.gated[target]:
-            through = summary.accepted[target].choices
+            choices = summary.accepted[target].choices
             words = {GATES[gate].words if gate in GATES else gate: n for gate, n in stopped.items()}
-            steps.append(Step(f"{word} with a rewrite that passed the gates", through, written.parsed, words))
-        taken = summary.accepted[target]
-        steps.append(Step(f"new {word} taken", taken.taken, taken.choices))
+            steps.append(Step(f"{word} with a rewrite that passed the gates", choices, written.parsed, words))
+        accepted = summary.accepted[target]
+        steps.append(Step(f"new {word} taken", accepted.taken, accepted.choices))
     kept, dropped = summary.kept, summary.dropped
     steps.append(Step(LABELS["kept"], kept, kept + sum(dropped.values()), dropped))
     if training is not None:

@@ -92,6 +92,6 @@ class Calibrations:
                     time.time(),
                 ),
             )
-        found = self.by_digest(digest)
-        assert found is not None  # noqa: S101 - written a line above
-        return found
+        stored = self.by_digest(digest)
+        assert stored is not None  # noqa: S101 - written a line above
+        return stored

@@ -165,7 +165,7 @@ class Decisions:
         """
         self._store.conn.executemany(
             "INSERT OR IGNORE INTO gated(run_id, sample_id, stage, variant_id, gate, reason) VALUES (?,?,?,?,?,?)",
-            [(run_id, sample_id, stage, *one) for one in gated],
+            [(run_id, sample_id, stage, *entry) for entry in gated],
         )
 
     def gated_of(self, run_id: int, sample_id: int) -> dict[str, list[GatedRewrite]]:

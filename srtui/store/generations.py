@@ -162,14 +162,14 @@ class Generations:
             "AND d.stage = 'instruction' AND NOT EXISTS (SELECT 1 FROM reflection f WHERE f.run_id = ?1 AND "
             "f.sample_id = d.sample_id AND f.stage = 'response') ORDER BY d.sample_id LIMIT ?3"
         )
-        given = (run_id, after, -1 if limit is None else limit)
-        return [(r[0], r[1]) for r in fetch_rows(self._store.conn, open_ones, given)]
+        values = (run_id, after, -1 if limit is None else limit)
+        return [(r[0], r[1]) for r in fetch_rows(self._store.conn, open_ones, values)]
 
     def with_key(self, *keys: bytes | None) -> GenerationRow | None:
         """The stored generation with the first of these keys that one has."""
-        for one in keys:
-            row = one and fetch_row(
-                self._store.conn, f"SELECT {_COLUMNS} FROM generation g WHERE g.key = ?", (one,)
+        for key in keys:
+            row = key and fetch_row(
+                self._store.conn, f"SELECT {_COLUMNS} FROM generation g WHERE g.key = ?", (key,)
             )
             if row:
                 return GenerationRow(*row)
@@ -202,14 +202,14 @@ class Generations:
         """The id of this generation; the same key is stored once, in the place of a text that came to nothing
         where there is one: it was refused, or asked again where there is more room. What came to something stays.
         ``is_new`` is for a caller who has looked, in this transaction, and found none of its key."""
-        made = self._store.conn.execute(_ADD, (*_values_of(generation), time.time()))
-        if is_new and made.lastrowid:
-            return int(made.lastrowid)
+        cursor = self._store.conn.execute(_ADD, (*_values_of(generation), time.time()))
+        if is_new and cursor.lastrowid:
+            return int(cursor.lastrowid)
         return int(
             fetch_value(self._store.conn, "SELECT id FROM generation WHERE key = ?", (generation.key,))
         )
 
-    def made(self, generation_id: int, variant_id: int) -> None:
+    def set_variant(self, generation_id: int, variant_id: int) -> None:
         """This generation came to this variant."""
         self._store.conn.execute(
             "UPDATE generation SET variant_id = ? WHERE id = ?", (variant_id, generation_id)
@@ -259,10 +259,10 @@ class Generations:
             [(run_id, sample_id, stage, n, variant_id) for n, variant_id in enumerate(candidates)],
         )
 
-    def leave_unasked(self, run_id: int, stage: str, todo: Iterable[tuple[int, int]]) -> None:
+    def leave_unasked(self, run_id: int, stage: str, samples: Iterable[tuple[int, int]]) -> None:
         """These samples (with the variants they have) get no reflection at ``stage``: the recipe wants none."""
         with self._store.transaction():
-            for sample_id, variant_id in todo:
+            for sample_id, variant_id in samples:
                 self.add_reflection(run_id, sample_id, stage, variant_id, "not_asked", 0, [])
 
     def reflections_of(self, run_id: int, sample_id: int) -> dict[str, StoredReflection]:

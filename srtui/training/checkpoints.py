@@ -74,7 +74,7 @@ def _written(
 def newest(
     root: Path, fingerprint: str, refused: Callable[[int, str], None] = lambda step, why: None
 ) -> tuple[int, Path] | None:
-    """The step and folder of the newest whole checkpoint of this training; ``refused`` hears of the
+    """The step and folder of the newest whole checkpoint of this training; ``refused`` is called with the
     newer ones that were passed over, and why."""
     for step, path in reversed(_all(root)):
         why = fault(path, fingerprint)
@@ -90,10 +90,10 @@ def fault(path: Path, fingerprint: str) -> str | None:
         manifest = json.loads((path / _MANIFEST).read_bytes())
         if manifest["fingerprint"] != fingerprint:
             return "it belongs to other samples or settings"
-        for name, known in manifest["files"].items():
-            if (path / Path(name).name).stat().st_size != known["bytes"]:
+        for name, expected in manifest["files"].items():
+            if (path / Path(name).name).stat().st_size != expected["bytes"]:
                 return f"{name} has another size than it was written with"
-            if _sha256(path / Path(name).name) != known["sha256"]:
+            if _sha256(path / Path(name).name) != expected["sha256"]:
                 return f"{name} is not what was written"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
@@ -106,12 +106,12 @@ def prune(root: Path, keep: int) -> list[int]:
     """Remove all but the newest ``keep`` (at least 1), and what a kill left half-written; returns the steps removed."""
     for path in root.glob("step-*.part"):
         shutil.rmtree(path, ignore_errors=True)
-    gone = _all(root)[:-keep]
-    for _, path in gone:
+    surplus = _all(root)[:-keep]
+    for _, path in surplus:
         # The manifest first: what a kill leaves of a removal is then no checkpoint.
         (path / _MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(path, ignore_errors=True)
-    return [step for step, _ in gone]
+    return [step for step, _ in surplus]
 
 
 def discard_after(root: Path, step: int) -> None:

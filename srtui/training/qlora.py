@@ -123,7 +123,7 @@ def train(
     setting that would), where a loss is not finite, and where the loss has blown up.
 
     ``examples`` are pairs where the recipe's method is one of preferences; ``held_out_pairs`` are then what early
-    stopping watches. A ``student`` that comes with an adapter goes on from it.
+    stopping watches. A ``student`` that comes with an adapter is trained further.
 
     Args:
         student_folder: of the student's weights.
@@ -131,7 +131,7 @@ def train(
         held_out: by set, spans whose loss is measured.
         settings: of the training.
         out_dir: of the adapter.
-        listener: hears steps and losses.
+        listener: gets steps and losses.
         should_stop: asked before each pass.
         student: the one of ``student_folder``, where it is loaded already.
         held_out_pairs: pairs whose rewards are measured.
@@ -171,8 +171,8 @@ class _Training:
         self.optimizer = settings.optimizer
         if self.optimizer == "auto":
             self.optimizer = "paged_adamw_8bit" if self.on_gpu else "adamw"
-        asked = settings.gradient_checkpointing
-        self.gradient_checkpointing = self.on_gpu if asked == "auto" else asked
+        checkpointing = settings.gradient_checkpointing
+        self.gradient_checkpointing = self.on_gpu if checkpointing == "auto" else checkpointing
         self.evaluate_every = (
             evaluation_interval(settings, steps_an_epoch(len(examples), settings))
             if held_out or held_out_pairs
@@ -257,10 +257,10 @@ class _Training:
         from srtui.training.loss import MicroBatch
         from srtui.training.preference import PairBatch
 
-        some: Any = [self.examples[i] for i in micro]
+        chosen: Any = [self.examples[i] for i in micro]
         if self.settings.method == "sft":
-            return MicroBatch(tuple(some), self.packed)
-        return PairBatch.of(some, self.packed, alone=not self.packed and not self.scorer.head.pads)
+            return MicroBatch(tuple(chosen), self.packed)
+        return PairBatch.of(chosen, self.packed, alone=not self.packed and not self.scorer.head.pads)
 
     def _refuse_what_changes_positions(self) -> None:
         """Raises UserError for a pair with a text so long that it has to run alone: its loss needs both at once."""
@@ -320,15 +320,15 @@ class _Training:
         import torch
 
         base, body = self.student.model, self.scorer.head.body
-        known = {*body.modules(), base.get_output_embeddings()}
-        found = [
-            name for name, m in base.named_modules() if isinstance(m, torch.nn.Linear) and m not in known
+        adapted = {*body.modules(), base.get_output_embeddings()}
+        frozen = [
+            name for name, m in base.named_modules() if isinstance(m, torch.nn.Linear) and m not in adapted
         ]
-        if found:
+        if frozen:
             self.listener.note(
-                f"Linear layers of the student's head get no adapter and stay as they are: {', '.join(found)}."
+                f"Linear layers of the student's head get no adapter and stay as they are: {', '.join(frozen)}."
             )
-        return found
+        return frozen
 
     def _check(self) -> None:
         """Say what it will take, and refuse what does not fit."""
@@ -357,9 +357,9 @@ class _Training:
             rate = trial.tokens / (time.monotonic() - began)
             model.zero_grad()
         seconds = self.tokens_after[-1] / rate
-        wanted = self.settings.checkpoint_steps
+        interval = self.settings.checkpoint_steps
         by_time = max(1, round(_CHECKPOINT_SECONDS * len(self.steps) / seconds))
-        self.save_every = by_time if wanted == "auto" else wanted
+        self.save_every = by_time if interval == "auto" else interval
         self.listener.planned(
             preflight.Preflight(
                 samples=len(self.examples),
@@ -388,27 +388,27 @@ class _Training:
             "optimizer": self.optimizer,
         }
 
-    def _too_large(self, what: str) -> UserError:
+    def _too_large(self, reason: str) -> UserError:
         # Where the estimate was too low, half of it is the best guess at what is really there.
         room = self.free if self.memory > self.free else self.memory // 2
         texts = 1 if self.settings.method == "sft" else 2
-        would = preflight.what_would_fit(
+        fitting = preflight.what_would_fit(
             room, self.shape, self._passes(), self.settings, texts=texts, **self._ways()
         )
-        fix = f"set {would}" if would else "choose a smaller student"
-        return UserError(f"Training does not fit: {what}; {fix}.")
+        fix = f"set {fitting}" if fitting else "choose a smaller student"
+        return UserError(f"Training does not fit: {reason}; {fix}.")
 
     # -- while it runs ------------------------------------------------------------------------------
 
     def _after_step(self, step: int, values: dict[str, float]) -> bool:
         """Report, evaluate, save; whether early stopping ends the training here."""
-        done = self.progress
-        done.step, done.seconds = step, time.monotonic() - self.clock
-        done.losses = [*done.losses[-131:], values["loss"]]
-        if math.isnan(done.first_loss):
-            done.first_loss = values["loss"]
-        values |= {"tokens": self.tokens_after[step], "seconds": done.seconds, "memory_mb": _memory_mb()}
-        ended = False
+        progress = self.progress
+        progress.step, progress.seconds = step, time.monotonic() - self.clock
+        progress.losses = [*progress.losses[-131:], values["loss"]]
+        if math.isnan(progress.first_loss):
+            progress.first_loss = values["loss"]
+        values |= {"tokens": self.tokens_after[step], "seconds": progress.seconds, "memory_mb": _memory_mb()}
+        is_over = False
         if self.evaluate_every and step % self.evaluate_every == 0:
             losses = self._held_out_losses()
             values |= {f"held_out_{name}": loss for name, loss in losses.items()}
@@ -417,17 +417,17 @@ class _Training:
                     "reward_margin_held_out": self.rewards.margin,
                     "reward_accuracy_held_out": self.rewards.accuracy,
                 }
-            ended = self._is_over(step, losses)
+            is_over = self._is_over(step, losses)
         self.listener.metric(step, values)
-        if preflight.diverged(done.losses, self.shape.vocabulary):
+        if preflight.diverged(progress.losses, self.shape.vocabulary):
             raise UserError(
                 f"Training stopped at step {step} of {len(self.steps)}: the loss has blown up (the last four "
-                f"steps' mean is {math.fsum(done.losses[-4:]) / 4:.2f}). Lower training.learning_rate "
+                f"steps' mean is {math.fsum(progress.losses[-4:]) / 4:.2f}). Lower training.learning_rate "
                 f"({self.settings.learning_rate:g} now); the last checkpoint, of step {self.saved_step}, is kept."
             )
-        if step % self.save_every == 0 or ended or step == len(self.steps):
+        if step % self.save_every == 0 or is_over or step == len(self.steps):
             self._save()
-        return ended
+        return is_over
 
     def _is_over(self, step: int, losses: Mapping[str, float]) -> bool:
         """Early stopping: no better held-out loss in so many evaluations. What is trained on is watched: pairs, or the
@@ -435,17 +435,17 @@ class _Training:
         if not self.settings.early_stopping:
             return False
         watched = next((n for n in (_PREFERENCE, "selected", "original") if n in losses), "")
-        loss, done = losses.get(watched, math.nan), self.progress
-        if loss < done.best_loss:
-            done.best_loss, done.best_step, done.worse = loss, step, 0
+        loss, progress = losses.get(watched, math.nan), self.progress
+        if loss < progress.best_loss:
+            progress.best_loss, progress.best_step, progress.worse = loss, step, 0
             self.best = self.trainer.adapter()
             return False
-        done.worse += 1
+        progress.worse += 1
         if not self._has_ended():
             return False
         self.listener.note(
-            f"Early stopping after step {step}: the held-out loss was best, {done.best_loss:.4f}, after step "
-            f"{done.best_step}; those weights are kept."
+            f"Early stopping after step {step}: the held-out loss was best, {progress.best_loss:.4f}, after step "
+            f"{progress.best_step}; those weights are kept."
         )
         return True
 
@@ -476,8 +476,8 @@ class _Training:
             ) from error
         self.saved_step = step
         self.listener.saved(written)
-        for gone in checkpoints.prune(self.root, self.settings.checkpoints_kept):
-            self.listener.removed(gone)
+        for removed_step in checkpoints.prune(self.root, self.settings.checkpoints_kept):
+            self.listener.removed(removed_step)
 
     # -- after --------------------------------------------------------------------------------------
 
@@ -538,22 +538,22 @@ class _Training:
         """By set, the mean over samples of the mean NLL of their targets, nats a token, by the scorer; of the held-out
         pairs, whose ``rewards`` are renewed, the mean loss."""
         self.student.model.eval()
-        found = {}
+        losses = {}
         for name, samples in self.held_out.items():
             means = [loss.mean for _, loss in self.scorer.score(samples) if loss.reason is None]
-            found[name] = sum(means) / len(means) if means else math.nan
+            losses[name] = sum(means) / len(means) if means else math.nan
         if self.held_out_pairs:
             from srtui.training.preference import held_out_rewards
 
             self.rewards = held_out_rewards(self.scorer, self.held_out_pairs, self.settings)
-            found[_PREFERENCE] = self.rewards.loss if self.rewards else math.nan
-        return found
+            losses[_PREFERENCE] = self.rewards.loss if self.rewards else math.nan
+        return losses
 
 
 def _reason(error: Exception) -> str:
     """What the system said, whichever library passes it on."""
-    said = str(getattr(error, "strerror", None) or error).strip() or type(error).__name__
-    return said.split("\n")[0][:200]
+    message = str(getattr(error, "strerror", None) or error).strip() or type(error).__name__
+    return message.split("\n")[0][:200]
 
 
 def _memory_mb() -> float:

@@ -57,7 +57,7 @@ def test_a_stored_rewrite(
             new, _ = store.corpus.add_variant(
                 sample, "response_reflected", "teacher", at, by, Pair("i", "", "better")
             )
-            store.generations.made(by, new)
+            store.generations.set_variant(by, new)
         context: Any = SimpleNamespace(store=store, run=run, recipe=recipe, watch=None, sample_count=1)
         reflecting = Reflecting(context, protocol)
         reflecting._teacher = SimpleNamespace(  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""kill -9 at any moment: what goes on afterwards is what would have been."""
+"""kill -9 at any moment: what resumes is what would have been."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ class Script:
                 rewrite, _ = store.corpus.add_variant(
                     sample_id, f"{stage}_reflected", "teacher", parent.id, generation, made
                 )
-                store.generations.made(generation, rewrite)
+                store.generations.set_variant(generation, rewrite)
                 store.generations.add_reflection(
                     self.run_id, sample_id, stage, parent.id, "parsed", attempts, [rewrite]
                 )
