@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from srtui.atomic import sha256_of
 from srtui.bundle.target import Target
 from srtui.errors import UserError
 from srtui.models.catalogue import find
@@ -149,7 +150,7 @@ def make(plan: Plan, folder: Path, report_line: ReportLine, *, built: Path | Non
     for number, wheel in enumerate(plan.wheels, 1):
         report_line(f"{number} of {len(plan.wheels)}: {wheel.name} {wheel.version}")
         file = _fetched(wheel, plan.target, wheels)
-        sha256 = _sha256(file)
+        sha256 = sha256_of(file)
         _check_sum(wheel.name, sha256, pinned)
         kept.add(file.name)
         if wheel.name not in LLAMA_BUILD:
@@ -168,7 +169,7 @@ def make(plan: Plan, folder: Path, report_line: ReportLine, *, built: Path | Non
         ]
     )
     own_wheel = next(wheels.glob("srtui-*.whl"))
-    requirements.append(f"srtui=={own_wheel.name.split('-')[1]} --hash=sha256:{_sha256(own_wheel)}")
+    requirements.append(f"srtui=={own_wheel.name.split('-')[1]} --hash=sha256:{sha256_of(own_wheel)}")
     if plan.source:
         _llama_source(plan, part / "llama.cpp", pinned, report_line)
         if built is not None:
@@ -188,7 +189,7 @@ def make(plan: Plan, folder: Path, report_line: ReportLine, *, built: Path | Non
     shutil.copy(Path(__file__).with_name("install.sh"), part / "install.sh")
     (part / "install.sh").chmod(0o755)
     files = sorted(file for file in part.rglob("*") if file.is_file() and file.name != "SHA256SUMS")
-    sums = [f"{_sha256(file)}  {file.relative_to(part).as_posix()}\n" for file in files]
+    sums = [f"{sha256_of(file)}  {file.relative_to(part).as_posix()}\n" for file in files]
     (part / "SHA256SUMS").write_text("".join(sums), "utf-8")
     size = sum(file.stat().st_size for file in files)
     part.rename(folder)
@@ -329,7 +330,7 @@ def _fetched(wheel: Wheel, target: Target, folder: Path) -> Path:
         return [f for f in folder.glob("*.whl") if f"{_plain(f.name.split('-')[0]).replace('-', '_')}-{f.name.partition('-')[2]}".startswith(stem)]  # fmt: skip
 
     for file in there():
-        if wheel.sha256 is not None and _sha256(file) == wheel.sha256:
+        if wheel.sha256 is not None and sha256_of(file) == wheel.sha256:
             return file
         file.unlink()
     _download(
@@ -358,7 +359,7 @@ def _llama_source(
 ) -> None:
     """llama.cpp's source, as its Python package carries it; its metadata is made with the pinned build tools."""
     version, sums = pinned[LLAMA]
-    if any(_sha256(file) in sums for file in folder.glob("*.tar.gz")):
+    if any(sha256_of(file) in sums for file in folder.glob("*.tar.gz")):
         return
     report_line(f"llama.cpp's source, {version}")
     constraints = ["--build-constraint", str((plan.checkout / "constraints.txt").resolve())]
@@ -389,7 +390,9 @@ def _copy(source: Path, to: Path) -> None:
     """A file or a folder with what links lead to; a file that is there whole stays."""
     if source.is_dir():
         shutil.copytree(source, to, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-    elif not (to.is_file() and to.stat().st_size == source.stat().st_size and _sha256(to) == _sha256(source)):
+    elif not (
+        to.is_file() and to.stat().st_size == source.stat().st_size and sha256_of(to) == sha256_of(source)
+    ):
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, to)
 
@@ -401,9 +404,3 @@ def _bytes_of(path: Path) -> int:
         if path.is_dir()
         else path.stat().st_size
     )
-
-
-def _sha256(file: Path) -> str:
-    """The sum of a file's content."""
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from srtui import hashing
+from srtui.atomic import sha256_of
 from srtui.errors import UserError
 from srtui.evaluation.contestants import Contestant
-from srtui.evaluation.sources import sha256_of
 from srtui.evaluation.statistics import wilson
 from srtui.files import read_bytes, read_text
 from srtui.hashing import digest, scheme_1

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from srtui import models, today
+from srtui.atomic import sha256_of
 from srtui.errors import UserError
-from srtui.evaluation.sources import answers_of, sha256_of
+from srtui.evaluation.sources import answers_of
 from srtui.files import expand_home, parse_json, read_bytes
 from srtui.prompts import PromptSet, template_names, template_version
 from srtui.prompts import template as prompt_template

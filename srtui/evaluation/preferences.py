@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from srtui.errors import UserError
 from srtui.evaluation.people import ANSWERS, majority
-from srtui.evaluation.sources import parts, rows_of_file
+from srtui.evaluation.sources import parts, rows_of_file, text_field
 from srtui.evaluation.statistics import Verdict, verdict
 from srtui.hashing import digest
 from srtui.store.evaluations import EvaluationReads, Item
@@ -113,11 +113,11 @@ def _all(source: str, pairs: Sequence[KnownPair], skipped: Counter[str]) -> Pref
 
 
 def _pair(where: str, row: Mapping[str, Any]) -> KnownPair | str:
-    instruction = _text(where, row, ("instruction", "prompt", "question"))
+    instruction = text_field(where, row, ("instruction", "prompt", "question"))
     input = row.get("input") or ""
     if not isinstance(input, str):
         raise UserError(f'{where}: "input" must be a text.')
-    first, second = (_text(where, row, (name,), may_be_empty=True) for name in ("answer_1", "answer_2"))
+    first, second = (text_field(where, row, (name,), may_be_empty=True) for name in ("answer_1", "answer_2"))
     if not (first.strip() and second.strip()):
         return "with an empty answer"
     if first == second:
@@ -206,13 +206,3 @@ def _judged(item: Item, texts: Sequence[str], choices_made: Sequence[tuple[str, 
         preferred = turned[preferred]
     instruction, input = parts(item)
     return KnownPair(instruction, input, answers, preferred)
-
-
-def _text(where: str, row: Mapping[str, Any], names: tuple[str, ...], *, may_be_empty: bool = False) -> str:
-    for name in names:
-        if name in row:
-            value = row[name]
-            if not isinstance(value, str) or not (value.strip() or may_be_empty):
-                raise UserError(f'{where}: "{name}" must be a text that is not empty.')
-            return value
-    raise UserError(f'{where} has no "{names[0]}".')

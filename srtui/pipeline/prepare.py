@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from srtui import datasets
+from srtui.atomic import sha256_of
 from srtui.errors import UserError
-from srtui.evaluation.sources import sha256_of
 from srtui.hashing import draw, first_of_ids, key, key_of_ids
 from srtui.pilot.strata import Stratum, stratified
 from srtui.pipeline.holdout import alike, hold_out

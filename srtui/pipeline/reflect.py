@@ -20,7 +20,7 @@ from srtui.reflection import ReflectionPrompt, Rewrite
 from srtui.store.conversations import FOLLOWED, followed
 from srtui.store.corpus import Variant
 from srtui.store.endings import CUT, cut_at, packed
-from srtui.store.generations import CAME_TO_SOMETHING, GenerationRow, StoredGeneration
+from srtui.store.generations import CAME_TO_SOMETHING, GenerationRow
 
 PAGE = 256  # samples that are read from the store, and prepared, together
 # What has come is stored together: a commit waits for the disk, and a fast teacher need not.
@@ -379,9 +379,12 @@ class Reflecting:
         )
         self._tally.add(status, attempts)
 
-    def _row(self, open_request: _OpenRequest, generation: Generation, rewrite: Rewrite) -> StoredGeneration:
+    def _row(self, open_request: _OpenRequest, generation: Generation, rewrite: Rewrite) -> GenerationRow:
         prompt, by = self._prompt, self._teacher.identity
-        return StoredGeneration(
+        return GenerationRow(
+            id=0,
+            variant_id=None,
+            created_at=0.0,
             key=open_request.keys[generation.candidate],
             parent_variant_id=open_request.variant.id,
             stage=prompt.target,

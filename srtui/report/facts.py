@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 import srtui
+from srtui.atomic import sha256_of
 from srtui.evaluation.question import compares_with_control
 from srtui.gates import GATES
 from srtui.measures import MEASURES, STORED
@@ -17,6 +17,7 @@ from srtui.store import Store, figures
 from srtui.store.distributions import ScoreSpread, distributions
 from srtui.store.evaluations import Evaluation
 from srtui.store.generations import PromptUse
+from srtui.store.imports import DatasetFile
 from srtui.store.runs import STAGES, STEPS, Run, StageProgress
 from srtui.store.summary import RunSummary, summarise
 from srtui.store.training import TrainingView
@@ -34,18 +35,6 @@ class Model:
     name: str
     form: str
     identity: str
-
-
-@dataclass(frozen=True)
-class ImportedFile:
-    """A file that was imported into the run's dataset."""
-
-    file: str
-    sha256: str
-    format: str
-    kind: str
-    rows: int
-    refused: int
 
 
 @dataclass(frozen=True)
@@ -107,7 +96,7 @@ class Facts:
     models: list[Model]
     prompts: list[PromptUse]
     dataset: str
-    sources: list[ImportedFile]
+    sources: list[DatasetFile]
     flow: list[Step]
     changes: list[ScoreShift]
     spreads: list[ScoreSpread]
@@ -152,7 +141,8 @@ def gather(store: Store, root: Path, run_id: int, *, examples: int = 3, seed: in
         models=_models(store, root, run, training),
         prompts=store.generations.prompt_uses(run_id),
         dataset=store.corpus.dataset_name(run.dataset_id) or "",
-        sources=_sources(store, run.dataset_id),
+        # The name only: where a file lay is nothing for a reader of the report.
+        sources=[f._replace(path=PurePath(f.path).name) for f in store.imports.files(run.dataset_id)],
         flow=_flow(summary, training),
         changes=[
             ScoreShift(MEASURES[name].label, [b for b, _ in pairs], [a for _, a in pairs])
@@ -202,23 +192,9 @@ def _models(store: Store, root: Path, run: Run, training: TrainingFacts | None) 
     )
     if training is not None and training.adapter:
         file = root / training.adapter / "adapter_model.safetensors"
-        digest = _sha256(file) if file.is_file() else ""
+        digest = sha256_of(file) if file.is_file() else ""
         listed.append(Model("adapter", training.adapter, "LoRA", digest or "the file is not there any more"))
     return listed
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sources(store: Store, dataset_id: int) -> list[ImportedFile]:
-    return [
-        ImportedFile(
-            PurePath(file.path).name, file.sha256, file.format, file.kind, file.rows_read, file.rows_bad
-        )  # the name only: where a file lay is nothing for a reader of the report
-        for file in store.imports.files(dataset_id)
-    ]
 
 
 def _flow(summary: RunSummary, training: TrainingFacts | None) -> list[Step]:

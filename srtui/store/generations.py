@@ -6,7 +6,6 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,36 +21,9 @@ CAME_TO_SOMETHING = ("parsed", "unchanged")
 """What a generation's ``parsed`` says where its text could be used."""
 
 
-@dataclass(frozen=True)
-class StoredGeneration:
-    """A generation on its way into the store; the columns are those of the generation table."""
-
-    key: bytes
-    parent_variant_id: int
-    stage: str
-    model: str
-    model_sha256: str
-    prompt_version: str
-    mode: str
-    sampler: str
-    seed: int
-    attempt: int
-    candidate: int
-    prompt: str
-    text: str
-    thinking: str
-    critique: str
-    prompt_tokens: int
-    new_tokens: int
-    seconds: float
-    finish: str
-    segments: str | None
-    parsed: str
-
-
 class GenerationRow(NamedTuple):
-    """A generation as it is stored, its fields in the order of the table's columns. ``variant_id`` is the variant
-    that it came to; ``created_at`` is in seconds since 1970."""
+    """A generation, its fields in the order of the table's columns. ``variant_id`` is the variant that it came to;
+    ``created_at`` is in seconds since 1970. ``id`` and ``created_at`` are 0 on the way in: the store sets them."""
 
     id: int
     key: bytes
@@ -80,7 +52,7 @@ class GenerationRow(NamedTuple):
 
 
 _COLUMNS = ", ".join(f"g.{name}" for name in GenerationRow._fields)
-_NAMES = tuple(StoredGeneration.__dataclass_fields__)
+_NAMES = tuple(name for name in GenerationRow._fields if name not in ("id", "variant_id", "created_at"))
 _values_of = attrgetter(*_NAMES)
 _ADD = (
     f"INSERT INTO generation({', '.join(_NAMES)}, created_at) VALUES ({', '.join('?' * len(_NAMES))}, ?) "
@@ -198,7 +170,7 @@ class Generations:
             )
         )
 
-    def add(self, generation: StoredGeneration, *, is_new: bool = False) -> int:
+    def add(self, generation: GenerationRow, *, is_new: bool = False) -> int:
         """The id of this generation; the same key is stored once, in the place of a text that came to nothing
         where there is one: it was refused, or asked again where there is more room. What came to something stays.
         ``is_new`` is for a caller who has looked, in this transaction, and found none of its key."""

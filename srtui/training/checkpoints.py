@@ -7,7 +7,6 @@ can run code.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,6 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from srtui.atomic import sha256_of
+from srtui.errors import UserError
 
 _MANIFEST = "manifest.json"
 _TENSOR, _MAP, _LIST = "tensor", "map", "list"
@@ -59,7 +61,7 @@ def _written(
     part: Path, target: Path, step: int, fingerprint: str, fill: Callable[[Path], None], began: float
 ) -> WrittenCheckpoint:
     fill(part)
-    files = {p.name: {"sha256": _sha256(p), "bytes": p.stat().st_size} for p in sorted(part.iterdir())}
+    files = {p.name: {"sha256": sha256_of(p), "bytes": p.stat().st_size} for p in sorted(part.iterdir())}
     manifest = {"step": step, "fingerprint": fingerprint, "files": files}
     (part / _MANIFEST).write_text(json.dumps(manifest, indent=1))
     for path in [*part.iterdir(), part]:
@@ -93,11 +95,11 @@ def fault(path: Path, fingerprint: str) -> str | None:
         for name, expected in manifest["files"].items():
             if (path / Path(name).name).stat().st_size != expected["bytes"]:
                 return f"{name} has another size than it was written with"
-            if _sha256(path / Path(name).name) != expected["sha256"]:
+            if sha256_of(path / Path(name).name) != expected["sha256"]:
                 return f"{name} is not what was written"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError) as error:
         return f"its manifest cannot be read ({error})"
     return None
 
@@ -186,8 +188,3 @@ def _flush(path: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

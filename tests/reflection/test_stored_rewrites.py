@@ -15,7 +15,7 @@ from srtui.reflection import ReflectionPrompt, load_criteria
 from srtui.sample import Pair
 from srtui.store import Store
 from srtui.store.endings import packed
-from srtui.store.generations import StoredGeneration
+from srtui.store.generations import GenerationRow
 from srtui.store.imports import NewRow
 from tests.sql import sql_rows
 
@@ -47,8 +47,8 @@ def test_a_stored_rewrite(
         )
         with store.transaction():
             by = store.generations.add(
-                StoredGeneration(
-                    key=(protocol.key if segments else protocol.first_key)(before, 1, 0, BY) or b"", parent_variant_id=at,
+                GenerationRow(
+                    id=0, variant_id=None, created_at=0.0, key=(protocol.key if segments else protocol.first_key)(before, 1, 0, BY) or b"", parent_variant_id=at,
                     stage="response", model="m", model_sha256="aa", prompt_version=protocol.version, mode="guided",
                     sampler="{}", seed=1, attempt=1, candidate=0, prompt="", text="t", thinking="", critique="",
                     prompt_tokens=1, new_tokens=1, seconds=1.0, finish=finish, segments=segments, parsed="parsed",
@@ -81,8 +81,8 @@ def test_what_is_written_takes_the_place_of_a_refusal(tmp_path: Path) -> None:
 
         def add(text: str, finish: str) -> int:
             return store.generations.add(
-                StoredGeneration(
-                    key=b"k", parent_variant_id=at, stage="response", model="m", model_sha256="aa",
+                GenerationRow(
+                    id=0, variant_id=None, created_at=0.0, key=b"k", parent_variant_id=at, stage="response", model="m", model_sha256="aa",
                     prompt_version="1", mode="guided", sampler="{}", seed=1, attempt=1, candidate=0, prompt="",
                     text=text, thinking="", critique="", prompt_tokens=1, new_tokens=1, seconds=1.0,
                     finish=finish, segments=packed([]), parsed="parsed" if text else finish,
