@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
-import subprocess
-import sys
-import tempfile
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from srtui.atomic import sha256_of
 from srtui.bundle.target import Target
+from srtui.bundle.wheels import (
+    Pinned,
+    Wheel,
+    check_sum,
+    download,
+    fetch,
+    package_of,
+    pinned_versions,
+    plain_name,
+    resolve,
+    run_isolated_pip,
+)
 from srtui.errors import UserError
 from srtui.models.catalogue import find
-from srtui.models.fetch import pip_environment, pip_reason, run_pip
 from srtui.text import bytes_text
 
 ReportLine = Callable[[str], None]
@@ -29,16 +34,6 @@ LLAMA = "llama-cpp-python"
 # What llama.cpp's package needs to run, and to be built; pip can be asked only for wheels of another machine, and it has none.
 LLAMA_NEEDS = ["numpy", "typing-extensions", "diskcache", "jinja2"]
 LLAMA_BUILD = ["scikit-build-core", "cmake", "ninja"]
-
-
-@dataclass(frozen=True)
-class Wheel:
-    """A package's file: its sha256 sum, and its bytes or None where nobody says."""
-
-    name: str
-    version: str
-    sha256: str | None
-    size: int | None
 
 
 @dataclass(frozen=True)
@@ -85,32 +80,13 @@ def plan(checkout: Path, models: Path, target: Target, have: Sequence[str], want
             "srtui bundle needs srtui's source (pyproject.toml and constraints.txt); run it in a checkout."
         )
     paths = [path for name in wanted for path in _model_files(models, name)]
-    pinned = _pinned(checkout)
-    has = frozenset(_plain(name) for name in have)
+    pinned = pinned_versions(checkout)
+    has = frozenset(plain_name(name) for name in have)
     source = LLAMA not in has
     needed = tomllib.loads((checkout / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
-    roots = [line for line in needed if _name(line) != LLAMA] + ["pip"]
+    roots = [line for line in needed if package_of(line) != LLAMA] + ["pip"]
     roots += [*LLAMA_NEEDS, *LLAMA_BUILD] if source else []
-    roots_to_install = [line for line in roots if _name(line) not in has]
-    if "torch" not in has and "torch" in pinned:
-        local = "cpu" if target.cuda == "none" else "cu" + target.cuda.replace(".", "")
-        roots_to_install = [line for line in roots_to_install if _name(line) != "torch"]
-        version = pinned["torch"][0]
-        try:
-            report = _resolve([*roots_to_install, f"torch=={version}+{local}"], target, pinned)
-        except UserError:
-            report = _resolve([*roots_to_install, f"torch=={version}"], target, pinned)
-            _check_cuda(report, target)
-    else:
-        report = _resolve(roots_to_install, target, pinned)
-    reached = _reached(report, roots_to_install, has)
-    chosen = [item for item in report if _plain(item["metadata"]["name"]) in reached]
-    wheels = [
-        Wheel(_plain(item["metadata"]["name"]), item["metadata"]["version"], _sum(item), size)
-        for item, size in zip(chosen, _sizes([item["download_info"]["url"] for item in chosen]), strict=True)
-    ]
-    for wheel in wheels:
-        _check_sum(wheel.name, wheel.sha256, pinned)
+    wheels = resolve([line for line in roots if package_of(line) not in has], target, pinned, has)
     return Plan(target, checkout, wheels, has, source, paths)
 
 
@@ -137,7 +113,7 @@ def make(plan: Plan, folder: Path, report_line: ReportLine, *, built: Path | Non
         raise UserError(
             f"The bundle takes {bytes_text(plan.known_bytes)}, and {bytes_text(free)} are free at {part}."
         )
-    pinned = _pinned(plan.checkout)
+    pinned = pinned_versions(plan.checkout)
     # An earlier call that was cut off may have been asked for other models, or for llama.cpp.
     wanted = {path.name for path in plan.models}
     for stale in (path for path in (part / "models").glob("*") if path.name not in wanted):
@@ -149,16 +125,16 @@ def make(plan: Plan, folder: Path, report_line: ReportLine, *, built: Path | Non
     requirements, kept = [], set()
     for number, wheel in enumerate(plan.wheels, 1):
         report_line(f"{number} of {len(plan.wheels)}: {wheel.name} {wheel.version}")
-        file = _fetched(wheel, plan.target, wheels)
+        file = fetch(wheel, plan.target, wheels)
         sha256 = sha256_of(file)
-        _check_sum(wheel.name, sha256, pinned)
+        check_sum(wheel.name, sha256, pinned)
         kept.add(file.name)
         if wheel.name not in LLAMA_BUILD:
             requirements.append(f"{wheel.name}=={wheel.version} --hash=sha256:{sha256}")
     for stale in (file for file in wheels.iterdir() if file.name not in kept):
         stale.unlink()
     report_line("srtui itself")
-    _pip(
+    run_isolated_pip(
         [
             "wheel",
             "--no-deps",
@@ -213,167 +189,14 @@ def built_here(checkout: Path) -> Path:
     return wheels[0]
 
 
-def _plain(name: str) -> str:
-    """A package's name as indexes compare it."""
-    return re.sub(r"[-_.]+", "-", name.strip()).lower()
-
-
-def _name(requirement: str) -> str:
-    """The name that a requirement begins with."""
-    return _plain(re.match(r"\s*([A-Za-z0-9._-]*)", requirement)[1])  # type: ignore[index]
-
-
-def _pinned(checkout: Path) -> dict[str, tuple[str, frozenset[str]]]:
-    """Version and sums by name, of constraints.txt."""
-    text = (checkout / "constraints.txt").read_text("utf-8")
-    requirements = re.finditer(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)((?:.*\\\n)*.*)", text, re.MULTILINE)
-    return {_plain(m[1]): (m[2], frozenset(re.findall(r"sha256:([0-9a-f]{64})", m[3]))) for m in requirements}
-
-
-def _check_sum(name: str, sha256: str | None, pinned: dict[str, tuple[str, frozenset[str]]]) -> None:
-    """Raises UserError for a file that constraints.txt does not list; of PyTorch's builds it lists one."""
-    listed = pinned.get(name, ("", frozenset()))[1]
-    torch = re.match(r"torch$|triton$|nvidia-|cuda-", name)
-    if sha256 is None or sha256 in listed or (torch and os.environ.get("SRTUI_TORCH") == "any"):
-        return
-    trust = "; if you trust where pip finds it, set SRTUI_TORCH=any" if torch else ""
-    raise UserError(f"constraints.txt does not list the sum of the {name} that pip finds{trust}.")
-
-
-def _resolve(
-    asked: list[str], target: Target, pinned: dict[str, tuple[str, frozenset[str]]]
-) -> list[dict[str, Any]]:
-    """pip's own list of what would be installed. Sums are checked by :func:`_check_sum`, which can say why."""
-    with tempfile.TemporaryDirectory(prefix="srtui-bundle-") as folder:
-        versions = Path(folder) / "versions.txt"
-        versions.write_text("".join(f"{name}=={version}\n" for name, (version, _) in pinned.items()), "utf-8")
-        report = Path(folder) / "report.json"
-        words = ["install", "--dry-run", "--ignore-installed", "--quiet", "--report", str(report)]
-        words += [
-            "--target",
-            str(Path(folder) / "t"),
-            "--constraint",
-            str(versions),
-            *target.pip_options(),
-            *asked,
-        ]
-        try:
-            _pip(words)
-        except UserError as error:
-            raise UserError(
-                f"pip finds no files for Python {target.python} on {target.platform}, CUDA {target.cuda}: {error}"
-            ) from error
-        return list(json.loads(report.read_text("utf-8"))["install"])
-
-
-def _check_cuda(report: list[dict[str, Any]], target: Target) -> None:
-    """Raises UserError where the PyTorch that pip found is for another CUDA than the target's."""
-    runtime = [
-        item["metadata"] for item in report if item["metadata"]["name"].startswith("nvidia-cuda-runtime")
-    ]
-    bundled = ".".join(runtime[0]["version"].split(".")[:2]) if runtime else "none"
-    if bundled != target.cuda:
-        raise UserError(
-            f"The PyTorch that pip finds is built for CUDA {bundled}, not {target.cuda}; point PIP_EXTRA_INDEX_URL or "
-            "PIP_FIND_LINKS to the build wanted (with SRTUI_TORCH=any), or leave it out with --have torch."
-        )
-
-
-def _reached(report: list[dict[str, Any]], asked: list[str], have: frozenset[str]) -> set[str]:
-    """Names that are needed without going through a package that the target has."""
-    needs = {
-        _plain(item["metadata"]["name"]): {_name(line) for line in item["metadata"].get("requires_dist", [])}
-        for item in report
-    }
-    reached: set[str] = set()
-    open_names = [_name(line) for line in asked]
-    while open_names:
-        name = open_names.pop()
-        if name in needs and name not in have and name not in reached:
-            reached.add(name)
-            open_names += needs[name]
-    return reached
-
-
-def _sum(item: dict[str, Any]) -> str | None:
-    """The sha256 sum that the index gave, if it gave one."""
-    sha256: str | None = item["download_info"].get("archive_info", {}).get("hashes", {}).get("sha256")
-    return sha256
-
-
-def _sizes(addresses: list[str]) -> list[int | None]:
-    """Bytes of each file: from the disk, or by a process of its own that asks the server."""
-    size_by_url: dict[str, int] = {}
-    remote = []
-    for address in addresses:
-        parts = urlsplit(address)
-        if parts.scheme == "file":
-            size_by_url[address] = Path(unquote(parts.path)).stat().st_size
-        else:
-            remote.append(address)
-    if remote:
-        run = subprocess.run(
-            [sys.executable, "-I", str(Path(__file__).with_name("sizes.py"))],
-            input="\n".join(remote), capture_output=True, text=True, check=False, env=pip_environment(),
-        )  # fmt: skip
-        for address, size in zip(remote, run.stdout.split(), strict=False):
-            if int(size) >= 0:
-                size_by_url[address] = int(size)
-    return [size_by_url.get(address) for address in addresses]
-
-
-def _fetched(wheel: Wheel, target: Target, folder: Path) -> Path:
-    """The wheel in ``folder``, fetched unless it is there whole."""
-    stem = f"{wheel.name.replace('-', '_')}-{wheel.version}-"
-
-    def there() -> list[Path]:
-        return [f for f in folder.glob("*.whl") if f"{_plain(f.name.split('-')[0]).replace('-', '_')}-{f.name.partition('-')[2]}".startswith(stem)]  # fmt: skip
-
-    for file in there():
-        if wheel.sha256 is not None and sha256_of(file) == wheel.sha256:
-            return file
-        file.unlink()
-    _download(
-        f"{wheel.name}=={wheel.version}", [wheel.sha256] if wheel.sha256 else [], folder, target.pip_options()
-    )
-    fetched = there()
-    if len(fetched) != 1:
-        raise UserError(f"pip fetched no wheel of {wheel.name} {wheel.version}.")
-    return fetched[0]
-
-
-def _download(requirement: str, sums: Sequence[str], folder: Path, options: list[str]) -> None:
-    """Fetch one file, whose sum pip checks."""
-    with tempfile.TemporaryDirectory(prefix="srtui-bundle-") as temporary:
-        line = Path(temporary) / "one.txt"
-        line.write_text(
-            " ".join([requirement, *(f"--hash=sha256:{digest}" for digest in sums)]) + "\n", "utf-8"
-        )
-        _pip(
-            ["download", "--quiet", "--no-deps", "--dest", str(folder), *options, "--requirement", str(line)]
-        )
-
-
-def _llama_source(
-    plan: Plan, folder: Path, pinned: dict[str, tuple[str, frozenset[str]]], report_line: ReportLine
-) -> None:
+def _llama_source(plan: Plan, folder: Path, pinned: Pinned, report_line: ReportLine) -> None:
     """llama.cpp's source, as its Python package carries it; its metadata is made with the pinned build tools."""
     version, sums = pinned[LLAMA]
     if any(sha256_of(file) in sums for file in folder.glob("*.tar.gz")):
         return
     report_line(f"llama.cpp's source, {version}")
     constraints = ["--build-constraint", str((plan.checkout / "constraints.txt").resolve())]
-    _download(f"{LLAMA}=={version}", sorted(sums), folder, ["--no-binary", LLAMA, *constraints])
-
-
-def _pip(words: list[str]) -> None:
-    """pip of this environment, isolated and in an empty folder. Raises UserError with what it said."""
-    command = [sys.executable, "-I", "-m", "pip", "--disable-pip-version-check", "--no-input", *words]
-    run = run_pip(command)
-    if run.returncode:
-        # pip's first error names the package; its last one may only point to a manual.
-        first = next((line for line in run.stderr.split("\n") if line.startswith("ERROR: ")), run.stderr)
-        raise UserError(f"pip could not {words[0]}: {pip_reason(first)}.")
+    download(f"{LLAMA}=={version}", sorted(sums), folder, ["--no-binary", LLAMA, *constraints])
 
 
 def _model_files(models: Path, name: str) -> list[Path]:

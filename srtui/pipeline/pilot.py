@@ -21,7 +21,7 @@ from srtui.gates import GATES, all_gates
 from srtui.hashing import draw
 from srtui.llama import TeacherIdentity
 from srtui.pilot.forecast import for_the_rest, together
-from srtui.pilot.limits import Limit, quantile_of_lengths
+from srtui.pilot.limits import Written, limits_met
 from srtui.pilot.result import Example, Forecast, PilotResult, StratumCount, TargetResult
 from srtui.pilot.verdict import Findings, judge
 from srtui.pipeline.engine import Engine, criteria_of
@@ -104,7 +104,9 @@ class _Reading:
             if view is not None:
                 self._views.append(view)
         self._generations = {
-            (view.id, target): self._written(view, target) for view in self._views for target in _TARGETS
+            (view.id, target): self._generations_of(view, target)
+            for view in self._views
+            for target in _TARGETS
         }
 
     def result(self) -> PilotResult:
@@ -114,7 +116,10 @@ class _Reading:
         strata = pilot_strata(self._store, dataset_id, pilot_recipe(recipe, run.recipe["pilot"]))
         of = sum(s.of for s in strata)
         targets: dict[str, TargetResult] = {target: self._target(target) for target in _TARGETS}
-        limits = self._limits()
+        limits = limits_met(
+            self._recipe.reflection,
+            ((target, list(map(_written, rows))) for (_, target), rows in self._generations.items()),
+        )
         examples = self._examples()
         rewritten = [e for e in examples if e.after is not None]
         would_stop = {gate: sum(gate in e.gates for e in rewritten) for gate in GATES}
@@ -185,7 +190,7 @@ class _Reading:
 
     # -- what the teacher wrote -------------------------------------------------------------
 
-    def _written(self, view: SampleView, target: Target) -> list[GenerationRow]:
+    def _generations_of(self, view: SampleView, target: Target) -> list[GenerationRow]:
         """The generations that this sample's reflection stands on, the first try first; by the keys of the recipe, so
         that what other runs asked is not among them."""
         reflection = view.reflections.get(target)
@@ -227,56 +232,8 @@ class _Reading:
             part != "critique" and finish == "length"
             for row in self._generations[view.id, target]
             if row.attempt == 1
-            for part, finish, *_ in _segments(row)
+            for part, finish, *_ in _written(row).segments
         )
-
-    def _limits(self) -> list[Limit]:
-        """The limits of the recipe that texts met, each over all texts that were written under it."""
-        settings = self._recipe.reflection
-        if settings.mode == "free":
-            keys = {("instruction", "text"): "answer_tokens", ("response", "text"): "answer_tokens"}
-        else:
-            keys = {
-                ("instruction", "instruction"): "instruction_tokens",
-                ("instruction", "response"): "answer_tokens",
-                ("response", "response"): "answer_tokens",
-            }
-        lengths: dict[str, list[int | None]] = {}
-        cut: Counter[str] = Counter()
-        most: dict[str, int] = {}
-        for (_, target), rows in self._generations.items():
-            parts = {part for part_target, part in keys if part_target == target}
-            for part in parts:
-                key = keys[target, part]
-                tries = [
-                    (row.attempt, finish, tokens, room)
-                    for row in rows
-                    for name, finish, tokens, room in _segments(row)
-                    if name == part and finish != "repetition"  # more room would hold no more of a loop
-                ]
-                if not tries:
-                    continue
-                whole = [tokens for _, finish, tokens, _ in tries if finish != "length"]
-                lengths.setdefault(key, []).append(max(whole) if whole else None)
-                cut[key] += any(attempt == 1 and finish == "length" for attempt, finish, _, _ in tries)
-                if not whole:
-                    most[key] = max(most.get(key, 0), *(room or tokens for _, _, tokens, room in tries))
-        now = {
-            "instruction_tokens": settings.instruction_tokens,
-            "answer_tokens": settings.answer_tokens,
-        }
-        return [
-            Limit(
-                f"reflection.{key}",
-                now[key],
-                len(lengths[key]),
-                cut[key],
-                quantile_of_lengths(lengths[key]),
-                most.get(key, now[key]),
-            )
-            for key in now
-            if key in lengths
-        ]
 
     def _larger_teacher(self) -> str | None:
         """The largest GGUF in models/ that fits this computer's memory, where it is larger than the teacher."""
@@ -425,9 +382,12 @@ def _pair(variant: VariantView) -> Pair:
     return Pair(variant.instruction, variant.input, variant.response)
 
 
-def _segments(row: GenerationRow) -> list[tuple[str, str, int, int | None]]:
-    """(part, finish, tokens, most tokens that it could have had) of a generation; none of one that was refused."""
-    return [
-        (part, finish, tokens, room[0] if room else None)
-        for part, finish, tokens, *room in segments_of(row.id, row.segments) or ()
-    ]
+def _written(row: GenerationRow) -> Written:
+    """The segments of a generation; of one that was refused none."""
+    return Written(
+        row.attempt,
+        [
+            (part, finish, tokens, room[0] if room else None)
+            for part, finish, tokens, *room in segments_of(row.id, row.segments) or ()
+        ],
+    )

@@ -188,3 +188,9 @@ def _flush(path: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def failure_words(error: Exception) -> str:
+    """What the system said when a file could not be written, whichever library passes it on; one line."""
+    message = str(getattr(error, "strerror", None) or error).strip() or type(error).__name__
+    return message.split("\n")[0][:200]

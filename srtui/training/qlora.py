@@ -11,8 +11,6 @@ import contextlib
 import json
 import logging
 import math
-import re
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -27,67 +25,17 @@ from srtui.recipe import TrainingSettings
 from srtui.student import Scorer, Span, Student
 from srtui.student.packing import packed_attention
 from srtui.training import checkpoints, preflight
+from srtui.training.held_out import HeldOut, watched_loss
+from srtui.training.listener import Listener, TrainingResult
 from srtui.training.plan import evaluation_interval, fingerprint, plan_steps, set_apart, steps_an_epoch
 
 if TYPE_CHECKING:
     from srtui.training.loss import MicroBatch
-    from srtui.training.preference import Rewards, TrainingPair
+    from srtui.training.preference import TrainingPair
 
 # What a kill loses at most, by default: five minutes of training.
 _CHECKPOINT_SECONDS = 300.0
 _PROGRESS, _BEST = "progress.json", "best.safetensors"
-_PREFERENCE = "preference"  # the name of the held-out pairs among the held-out losses
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """``tokens`` went through the model, padding not counted; losses are means in nats a token.
-
-    ``held_out`` maps a set's name to samples, before and after. ``kept_step`` is the step whose weights
-    were kept: the last, or the best one where early stopping looked for it. ``changed`` is false where
-    the adapter is still what it was made with: the student is then the untuned one. ``arithmetic`` is
-    the type that the student computed in.
-    """
-
-    adapter_dir: Path
-    steps: int
-    kept_step: int
-    first_loss: float
-    last_loss: float
-    tokens: int
-    seconds: float
-    arithmetic: str
-    changed: bool
-    held_out: dict[str, dict[str, float]] = field(default_factory=dict)
-    rewards: Rewards | None = None
-    """What the kept weights make of the held-out preference pairs."""
-
-
-class Listener:
-    """What ``train`` reports while it works; each does nothing unless overridden."""
-
-    def planned(self, facts: preflight.Preflight) -> None:
-        """Before the first step."""
-
-    def begins(self, step: int, tokens: int) -> None:
-        """It resumes after this step (0: from the start), and after so many tokens; what was reported of
-        later steps is reported again."""
-
-    def metric(self, step: int, values: dict[str, float]) -> None:
-        """After each step: loss, learning_rate, grad_norm, tokens and seconds so far, memory_mb; and
-        held_out_NAME after an evaluation."""
-
-    def saved(self, written: checkpoints.WrittenCheckpoint) -> None:
-        """A checkpoint is on the disk."""
-
-    def removed(self, step: int) -> None:
-        """A checkpoint made room for newer ones."""
-
-    def refused(self, step: int, why: str) -> None:
-        """A checkpoint could not be used."""
-
-    def note(self, message: str) -> None:
-        """Something that a person may want to know."""
 
 
 @dataclass
@@ -155,13 +103,13 @@ class _Training:
         should_stop: Callable[[], bool],
         held_out_pairs: Sequence[TrainingPair],
     ) -> None:
-        self.held_out_pairs = held_out_pairs
-        self.rewards: Rewards | None = None
-        self.student, self.examples, self.held_out, self.settings = student, examples, held_out, settings
+        self.student, self.examples, self.settings = student, examples, settings
         self.out_dir, self.listener, self.should_stop = out_dir, listener, should_stop
         self.root = out_dir.with_name("checkpoints")
         self.on_gpu = student.device.type == "cuda"
-        watched = self._held_out_sets() if settings.early_stopping else {}
+        self.scorer = Scorer(student)  # adapters go into the very layers that it runs
+        self.held_out = HeldOut(student, self.scorer, held_out, held_out_pairs, settings)
+        watched = self.held_out.sets if settings.early_stopping else {}
         self.fingerprint = fingerprint(
             settings,
             student.id,
@@ -174,11 +122,8 @@ class _Training:
         checkpointing = settings.gradient_checkpointing
         self.gradient_checkpointing = self.on_gpu if checkpointing == "auto" else checkpointing
         self.evaluate_every = (
-            evaluation_interval(settings, steps_an_epoch(len(examples), settings))
-            if held_out or held_out_pairs
-            else 0
+            evaluation_interval(settings, steps_an_epoch(len(examples), settings)) if self.held_out else 0
         )
-        self.scorer = Scorer(student)  # adapters go into the very layers that it runs
         self.progress = _TrainingProgress()
         self.best: dict[str, Any] | None = None
         self.saved_step = 0
@@ -191,7 +136,7 @@ class _Training:
 
         newest = checkpoints.newest(self.root, self.fingerprint, self.listener.refused)
         if newest is None:
-            self.progress.before = self._held_out_losses()
+            self.progress.before = self.held_out.losses()
         else:
             self.saved_step, folder = newest
             self.progress = _TrainingProgress(**json.loads((folder / _PROGRESS).read_text()))
@@ -221,6 +166,7 @@ class _Training:
         """The plan, the student with new adapters, and what trains it."""
         import torch
 
+        from srtui.training.adapter import mount_adapter
         from srtui.training.trainer import Trainer
 
         settings = self.settings
@@ -236,7 +182,11 @@ class _Training:
         self.steps = [[self._batch(micro) for micro in step] for step in plan]
         self.tokens_after = [0, *accumulate(sum(batch.tokens for batch in step) for step in self.steps)]
         torch.manual_seed(settings.seed or 0)
-        model = self._with_adapter()
+        model, frozen = mount_adapter(self.student.model, self.scorer.head.body, settings)
+        if frozen:
+            self.listener.note(
+                f"Linear layers of the student's head get no adapter and stay as they are: {', '.join(frozen)}."
+            )
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.student.model = model
@@ -277,58 +227,6 @@ class _Training:
         from srtui.training.preference import objective_of
 
         return {} if self.settings.method == "sft" else {"objective": objective_of(self.settings)}
-
-    def _with_adapter(self) -> Any:
-        """The student's model with the adapter that is trained: a new one, or the one that it came with."""
-        import torch
-        from peft import LoraConfig, PeftModel, get_peft_model
-
-        settings, model = self.settings, self.student.model
-        # The margin compares passes; noise in them is not the student's (as in TRL).
-        dropout = settings.lora_dropout if settings.method == "sft" else 0.0
-        if settings.method != "sft":
-            from srtui.training.preference import silence_dropout
-
-            silence_dropout(model)
-        if isinstance(model, PeftModel):
-            for name, parameter in model.named_parameters():
-                parameter.requires_grad_("lora_" in name)
-            for module in model.modules():
-                for name in getattr(
-                    module, "lora_dropout", ()
-                ):  # the adapter's own, and none of the student's
-                    module.lora_dropout[name] = torch.nn.Dropout(dropout) if dropout else torch.nn.Identity()
-            return model
-        outside = self._outside_the_body()
-        return get_peft_model(
-            model,
-            LoraConfig(
-                r=settings.lora_rank,
-                lora_alpha=settings.lora_alpha,
-                lora_dropout=dropout,
-                use_rslora=settings.rslora,
-                use_dora=settings.dora,
-                target_modules="all-linear",
-                exclude_modules="|".join(map(re.escape, outside)) or None,
-                task_type="CAUSAL_LM",
-            ),
-        )
-
-    def _outside_the_body(self) -> list[str]:
-        """Linear layers of the head but for the output embeddings. The head is frozen: its gradient is taken for
-        the hidden states alone (loss.py), and an adapter in it would never be trained."""
-        import torch
-
-        base, body = self.student.model, self.scorer.head.body
-        adapted = {*body.modules(), base.get_output_embeddings()}
-        frozen = [
-            name for name, m in base.named_modules() if isinstance(m, torch.nn.Linear) and m not in adapted
-        ]
-        if frozen:
-            self.listener.note(
-                f"Linear layers of the student's head get no adapter and stay as they are: {', '.join(frozen)}."
-            )
-        return frozen
 
     def _check(self) -> None:
         """Say what it will take, and refuse what does not fit."""
@@ -410,12 +308,12 @@ class _Training:
         values |= {"tokens": self.tokens_after[step], "seconds": progress.seconds, "memory_mb": _memory_mb()}
         is_over = False
         if self.evaluate_every and step % self.evaluate_every == 0:
-            losses = self._held_out_losses()
+            losses = self.held_out.losses()
             values |= {f"held_out_{name}": loss for name, loss in losses.items()}
-            if self.rewards is not None:
+            if (rewards := self.held_out.rewards) is not None:
                 values |= {
-                    "reward_margin_held_out": self.rewards.margin,
-                    "reward_accuracy_held_out": self.rewards.accuracy,
+                    "reward_margin_held_out": rewards.margin,
+                    "reward_accuracy_held_out": rewards.accuracy,
                 }
             is_over = self._is_over(step, losses)
         self.listener.metric(step, values)
@@ -430,12 +328,10 @@ class _Training:
         return is_over
 
     def _is_over(self, step: int, losses: Mapping[str, float]) -> bool:
-        """Early stopping: no better held-out loss in so many evaluations. What is trained on is watched: pairs, or the
-        responses that were selected; the original ones where there are none."""
+        """Early stopping: no better held-out loss in so many evaluations."""
         if not self.settings.early_stopping:
             return False
-        watched = next((n for n in (_PREFERENCE, "selected", "original") if n in losses), "")
-        loss, progress = losses.get(watched, math.nan), self.progress
+        loss, progress = watched_loss(losses), self.progress
         if loss < progress.best_loss:
             progress.best_loss, progress.best_step, progress.worse = loss, step, 0
             self.best = self.trainer.adapter()
@@ -471,7 +367,7 @@ class _Training:
                 f"the one of step {self.saved_step} is kept" if self.saved_step else "there is none before it"
             )
             raise UserError(
-                f"{self.root}: the checkpoint of step {step} cannot be written ({_reason(error)}); {kept}. "
+                f"{self.root}: the checkpoint of step {step} cannot be written ({checkpoints.failure_words(error)}); {kept}. "
                 "Make room and run the same command again."
             ) from error
         self.saved_step = step
@@ -482,11 +378,13 @@ class _Training:
     # -- after --------------------------------------------------------------------------------------
 
     def _finish(self) -> TrainingResult:
+        from srtui.training.adapter import write_adapter
+
         progress = self.progress
         if self.best is not None:
             self.trainer.set_adapter(self.best)
-        after = self._held_out_losses()
-        self._write_adapter()
+        after = self.held_out.losses()
+        write_adapter(self.student, self.out_dir)
         return TrainingResult(
             adapter_dir=self.out_dir,
             steps=progress.step,
@@ -503,57 +401,14 @@ class _Training:
                     "before": progress.before.get(name, math.nan),
                     "after": after.get(name, math.nan),
                 }
-                for name, samples in self._held_out_sets().items()
+                for name, samples in self.held_out.sets.items()
             },
-            rewards=self.rewards,
+            rewards=self.held_out.rewards,
         )
-
-    def _write_adapter(self) -> None:
-        from safetensors import SafetensorError
-
-        part = self.out_dir.with_name(self.out_dir.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
-        try:
-            self.student.model.save_pretrained(str(part), safe_serialization=True)
-            self.student.tokenizer.save_pretrained(str(part))
-            shutil.rmtree(self.out_dir, ignore_errors=True)
-            part.replace(self.out_dir)
-        except Exception as error:
-            shutil.rmtree(part, ignore_errors=True)
-            if not isinstance(error, OSError | SafetensorError | RuntimeError):
-                raise
-            raise UserError(
-                f"{self.out_dir}: the trained adapter cannot be written ({_reason(error)}); the last checkpoint is "
-                "kept. Make room and run the same command again."
-            ) from error
 
     def _changed(self) -> bool:
         now = self.trainer.adapter()
         return not all(bool((now[name] == tensor).all()) for name, tensor in self.untrained.items())
-
-    def _held_out_sets(self) -> dict[str, Sequence[Any]]:
-        return {**self.held_out, **({_PREFERENCE: self.held_out_pairs} if self.held_out_pairs else {})}
-
-    def _held_out_losses(self) -> dict[str, float]:
-        """By set, the mean over samples of the mean NLL of their targets, nats a token, by the scorer; of the held-out
-        pairs, whose ``rewards`` are renewed, the mean loss."""
-        self.student.model.eval()
-        losses = {}
-        for name, samples in self.held_out.items():
-            means = [loss.mean for _, loss in self.scorer.score(samples) if loss.reason is None]
-            losses[name] = sum(means) / len(means) if means else math.nan
-        if self.held_out_pairs:
-            from srtui.training.preference import held_out_rewards
-
-            self.rewards = held_out_rewards(self.scorer, self.held_out_pairs, self.settings)
-            losses[_PREFERENCE] = self.rewards.loss if self.rewards else math.nan
-        return losses
-
-
-def _reason(error: Exception) -> str:
-    """What the system said, whichever library passes it on."""
-    message = str(getattr(error, "strerror", None) or error).strip() or type(error).__name__
-    return message.split("\n")[0][:200]
 
 
 def _memory_mb() -> float:

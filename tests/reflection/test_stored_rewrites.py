@@ -10,6 +10,7 @@ import pytest
 
 from srtui.llama import TeacherIdentity
 from srtui.pipeline.reflect import Reflecting
+from srtui.pipeline.tries import Tries
 from srtui.recipe import parse
 from srtui.reflection import ReflectionPrompt, load_criteria
 from srtui.sample import Pair
@@ -59,13 +60,13 @@ def test_a_stored_rewrite(
             )
             store.generations.set_variant(by, new)
         context: Any = SimpleNamespace(store=store, run=run, recipe=recipe, watch=None, sample_count=1)
-        reflecting = Reflecting(context, protocol)
-        reflecting._teacher = SimpleNamespace(  # type: ignore[assignment]
+        teacher: Any = SimpleNamespace(
             identity=BY, room=lambda request: [s.max_tokens for s in request.segments]
         )
-        asked = reflecting._first_unasked(sample, store.corpus.variants([at])[at])
+        tries = Tries(context, protocol, teacher, Reflecting(context, protocol)._settle)
+        asked = tries.first_unasked(sample, store.corpus.variants([at])[at])
         assert (asked.attempt if asked else None) == asked_again
-        assert reflecting._unknown == unknown
+        assert tries.unknown_endings == unknown
         kept = [(r.status, r.attempts) for r in store.generations.reflections_of(run.id, sample).values()]
         assert kept == ([] if asked_again else [("parsed", 1)])
         # Where the recipe takes what the store has, and no teacher can be asked again, a cut one is left out.
