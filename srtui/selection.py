@@ -106,8 +106,8 @@ def response_margin(
 
     Args:
         by: the measure's name.
-        chosen: score of the one.
-        rejected: score of the other.
+        chosen: score of the response that was taken, in the measure's unit; None where it has none.
+        rejected: score of the one that it beat.
         are_levels: whether these are levels already, as with length taken out.
 
     Returns:
@@ -161,8 +161,8 @@ def keep(
     Args:
         policy: paper, keep or all.
         response_reflected: whether the response was rewritten and taken.
-        ifd: of the winner.
-        rifd: of the winner.
+        ifd: IFD of the winner, a ratio of perplexities; None where it has none.
+        rifd: its r-IFD; None where it has none.
     """
     if policy == "all":
         return Outcome(True, "selected")

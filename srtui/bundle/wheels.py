@@ -200,7 +200,14 @@ def fetch(wheel: Wheel, target: Target, folder: Path) -> Path:
 
 
 def download(requirement: str, sums: Sequence[str], folder: Path, options: list[str]) -> None:
-    """Fetch one file, whose sum pip checks."""
+    """Fetch the file of one package, whose sum pip checks. Raises UserError where it cannot.
+
+    Args:
+        requirement: name and version, as in ``numpy==2.1.0``.
+        sums: the sha256 sums that it may have; without any pip does not check.
+        folder: where it goes.
+        options: of ``pip download``, for the target.
+    """
     with tempfile.TemporaryDirectory(prefix="srtui-bundle-") as temporary:
         line = Path(temporary) / "one.txt"
         line.write_text(

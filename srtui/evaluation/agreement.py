@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 
+from srtui.evaluation.combination import Values
 from srtui.evaluation.preferences import KnownPair
 from srtui.evaluation.statistics import Estimate, no_estimate, wilson
 
@@ -31,7 +32,6 @@ LEVEL = 0.05
 """Of McNemar's tests against length: two are made, over all pairs and over those of like length, at half of it."""
 
 MeasureVerdict = Literal["better than chance", "no better than length", "no better than chance"]
-Values = Sequence["tuple[float, float] | None"]
 Bounds = list["float | None"]
 
 
@@ -92,9 +92,9 @@ def measure_worth(
 
     Args:
         pairs: the known pairs.
-        values: of the measure, one a pair.
-        lengths: logarithms of characters, one a pair.
-        shown: what its sentence calls it.
+        values: by pair the measure's scores of its two answers; None where one has none.
+        lengths: by pair the logarithms of its answers' characters.
+        shown: what its sentence calls the measure.
         is_length: it is length itself, which is not held against itself.
     """
     used = [n for n, p in enumerate(pairs) if p.preferred and values[n] is not None]

@@ -42,8 +42,9 @@ def calibration_result(
     """How far a judge agrees with known judgements, over win, tie and lose of both orders together.
 
     Its ties have a margin that the other half of the pairs gave; ``tie_margin`` is that of all, for later
-    evaluations (None: too few pairs). ``better_than_chance`` is so where the interval of Cohen's kappa lies above 0. ``known_itself`` is
-    how the known judge agrees with itself between its two orders: nobody can be asked for much more.
+    evaluations (None: too few pairs). ``better_than_chance`` is so where the interval of Cohen's kappa lies above
+    0. ``known_itself`` is how the known judge agrees with itself between its two orders: nobody can be asked for
+    much more.
 
     Args:
         items: the pairs, with their known scores.

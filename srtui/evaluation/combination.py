@@ -25,6 +25,7 @@ LEAST_PAIRS = 50
 """Fewer decided pairs with all values give no weights."""
 
 Values = Sequence["tuple[float, float] | None"]
+"""By pair a measure's scores of its two answers; None where one has none."""
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,8 @@ class LlamaLosses:
 
         ``questions`` are (lead, options): for each, the NLLs in nats of the options right behind ``lead``
         at the beginning of the assistant's turn. What all options of a lead begin with counts for
-        none of them. The prompt is evaluated once, and not again for the same prompt asked next. None where it is longer than the model's context,
-        or a number is not finite.
+        none of them. The prompt is evaluated once, and not again for the same prompt asked next. None where
+        it is longer than the model's context, or a number is not finite.
         """
         if self._template is None:
             self._template = chat_template(self._model)

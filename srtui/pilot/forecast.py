@@ -12,13 +12,13 @@ def for_the_rest(cost: float, computed: int, weights: Sequence[float], left: int
     """What ``left`` more samples cost, where ``computed`` samples cost ``cost`` together.
 
     A sample's part of the cost is in proportion to its weight (its tokens, its bytes), so the interval of the mean
-    is Student's t with the weights' coefficient of variation: mean * (1 -+ t * cv / sqrt(fresh)). It holds the
+    is Student's t with the weights' coefficient of variation: mean * (1 -+ t * cv / sqrt(computed)). It holds the
     chance in which samples were drawn, and nothing else: another speed of the machine is not in it.
 
     Args:
         cost: seconds, or bytes.
         computed: how many samples made that cost; those whose work was stored already made none.
-        weights: of each sample of the pilot.
+        weights: of each sample of the pilot, its tokens or bytes; only their ratios count.
         left: samples that are still to be done.
     """
     if computed < 1 or cost < 0:

@@ -86,7 +86,7 @@ def export_tuned(
         original_base: whether the weights are taken as stored.
         quantization: of a GGUF; None for F16.
         force: whether what is at ``out`` may be replaced.
-        report_line: gets what is done.
+        report_line: gets a line for each step that takes a while.
     """
     adapter = trained_adapter(workspace, store, run)
     # A name in models/ can be said in a recipe; adapters are no models, so they lie with their run.

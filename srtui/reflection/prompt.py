@@ -183,7 +183,7 @@ class ReflectionPrompt:
 
         Args:
             pair: that is reflected on.
-            attempt: from 0.
+            attempt: from 1.
             candidate: from 0.
             by: the teacher that writes.
         """

@@ -113,15 +113,14 @@ class Facts:
 
 
 def gather(store: Store, root: Path, run_id: int, *, examples: int = 3, seed: int | None = None) -> Facts:
-    """Read a run back. ``root`` is the workspace; ``examples`` are shown of each sort, the random ones
-    drawn by ``seed``, or by the recipe's.
+    """Read a run back: all that its report shows. Raises UserError where there is no such run.
 
     Args:
         store: with the run.
-        root: of the workspace.
+        root: the workspace's folder, in which the adapter's file is looked for.
         run_id: of the run.
-        examples: how many of each sort.
-        seed: of the random ones; the recipe's if None.
+        examples: how many of each sort: best, worst, random.
+        seed: by which the random ones are drawn; the recipe's if None.
     """
     run = store.runs.get(run_id)
     seed = run.recipe["seed"] if seed is None else seed

@@ -257,8 +257,8 @@ class Decisions:
             variant_id: the text that was chosen last.
             kept: whether it is trained on.
             reason: why, a short fixed word.
-            ifd: of that text; None without.
-            rifd: of that text; None without.
+            ifd: IFD of that text, a ratio; None where it is not scored.
+            rifd: its r-IFD, likewise.
             setting_id: whose scores these are; None where it has none.
         """
         self._store.conn.execute(

@@ -217,8 +217,8 @@ def near(computed: Any, expected: Any, *, error: float | None = None, loose: boo
     decides, since a near tie between experts may fall either way by rounding.
 
     Args:
-        computed: a tensor.
-        expected: one of its shape.
+        computed: a tensor of any shape.
+        expected: a tensor of that shape, which the bound is relative to.
         error: the relative rounding of one product; None for that of their types.
         loose: allows eight to ten times as much.
     """

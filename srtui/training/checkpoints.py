@@ -36,7 +36,8 @@ class WrittenCheckpoint:
 def write(root: Path, step: int, fingerprint: str, fill: Callable[[Path], None]) -> WrittenCheckpoint:
     """A checkpoint of ``step`` in ``root``; ``fill`` puts its files into the folder that it is given.
 
-    Raises OSError, or what the library that writes the weights has for it (SafetensorError, RuntimeError), and leaves nothing that could be taken for a checkpoint, where the disk is full.
+    Raises OSError, or what the library that writes the weights has for it (SafetensorError, RuntimeError), where the
+    disk is full, and leaves nothing that could be taken for a checkpoint.
 
     Args:
         root: the folder of checkpoints.

@@ -74,15 +74,18 @@ def train(
     stopping watches. A ``student`` that comes with an adapter is trained further.
 
     Args:
-        student_folder: of the student's weights.
-        examples: spans to train on.
-        held_out: by set, spans whose loss is measured.
-        settings: of the training.
-        out_dir: of the adapter.
-        listener: gets steps and losses.
-        should_stop: asked before each pass.
+        student_folder: the safetensors folder of the student; read only where ``student`` is None.
+        examples: what is trained on, in the order in which it was selected: spans for ``sft``, else pairs.
+        held_out: by the set's name, spans whose loss is measured before the first step, at evaluations and at the end.
+        settings: [training] of a recipe.
+        out_dir: the adapter's folder; one that is there is replaced at the end.
+        listener: is called with what is planned, each step's figures, and checkpoints.
+        should_stop: asked before each micro-batch.
         student: the one of ``student_folder``, where it is loaded already.
-        held_out_pairs: pairs whose rewards are measured.
+        held_out_pairs: preference pairs whose loss and rewards are measured.
+
+    Returns:
+        What came of it; None where it was stopped.
     """
     _quiet()
     student = student or Student.load(student_folder, "nf4")
