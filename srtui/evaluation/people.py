@@ -73,7 +73,7 @@ def human_result(
     ``blank`` says who has no answer to an item: lost against an answer, a tie against none; nobody is
     asked about it.
 
-    An item's verdict is the majority of those who judged it, a draw between A and B a tie. ``chosen_left`` is
+    An item's verdict is the majority of those who judged it, a draw between A and B a tie. ``left`` is
     the share of decided choices that fell on the answer shown left: far from a half, people favour a
     side. ``agreement`` is Cohen's kappa of two people and Fleiss' of more, over the items that all of
     them judged.

@@ -358,6 +358,6 @@ def _answer(
 
 def _messages(turns: Turns) -> tuple[Message, ...]:
     return tuple(
-        Message("assistant" if n % 2 else "user", f"{text}\n{thinking}" if thinking else text)
-        for n, (text, thinking) in enumerate(turns)
+        Message("assistant" if n % 2 else "user", f"{text}\n{input_text}" if input_text else text)
+        for n, (text, input_text) in enumerate(turns)
     )

@@ -311,11 +311,11 @@ def _safetensors(gguf: str, out: str) -> dict[str, Any]:
         config.pop(left_over, None)
     clean = type(loaded.config).from_dict(config)
     with torch.device("meta"):  # the same class without the marks of a GGUF, and no second copy of weights
-        model_anew = AutoModelForCausalLM.from_config(clean, dtype=torch.bfloat16)
-    model_anew.load_state_dict(loaded.state_dict(), assign=True)
-    model_anew.tie_weights()
-    model_anew.generation_config = loaded.generation_config
-    model_anew.save_pretrained(out)
+        rebuilt = AutoModelForCausalLM.from_config(clean, dtype=torch.bfloat16)
+    rebuilt.load_state_dict(loaded.state_dict(), assign=True)
+    rebuilt.tie_weights()
+    rebuilt.generation_config = loaded.generation_config
+    rebuilt.save_pretrained(out)
 
     tokenizer = AutoTokenizer.from_pretrained(**place, local_files_only=True)
     vocabulary = VocabularyFile(source)
@@ -326,8 +326,8 @@ def _safetensors(gguf: str, out: str) -> dict[str, Any]:
     for left_over in ("is_local", "local_files_only"):
         tokenizer.init_kwargs.pop(left_over, None)
     tokenizer.save_pretrained(out)
-    tokenizer_anew = AutoTokenizer.from_pretrained(out, local_files_only=True)
-    agrees = sum(tokenizer_anew(text)["input_ids"] == vocabulary.tokens(text) for text in PROBES)
+    reloaded_tokenizer = AutoTokenizer.from_pretrained(out, local_files_only=True)
+    agrees = sum(reloaded_tokenizer(text)["input_ids"] == vocabulary.tokens(text) for text in PROBES)
     for file in Path(out).iterdir():
         file.chmod(0o644)  # safetensors writes for its owner only
     return {"agrees": agrees, "probes": len(PROBES)}

@@ -27,7 +27,7 @@ def fetch(distribution: str, version: str, folder: Path) -> Path:
     """
     requirement = f"{distribution}=={version}"
     why = ""
-    for command, result in _ways(requirement, folder):
+    for command, result in _fetch_commands(requirement, folder):
         run = run_pip(command)
         wheels = sorted(folder.glob("*.whl"))
         if run.returncode == 0 and (result.suffix != ".whl" or len(wheels) == 1):
@@ -47,7 +47,7 @@ def fetch(distribution: str, version: str, folder: Path) -> Path:
     raise UserError(f"pip could not fetch {distribution} {version} ({why}); {by_hand}.")
 
 
-def _ways(requirement: str, folder: Path) -> list[tuple[list[str], Path]]:
+def _fetch_commands(requirement: str, folder: Path) -> list[tuple[list[str], Path]]:
     """Commands that fetch it, and what each leaves in ``folder``."""
     download = ["--disable-pip-version-check", "--no-input", "download", "--quiet", "--no-deps"]
     download += ["--only-binary=:all:", "--dest", str(folder), requirement]

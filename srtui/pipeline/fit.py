@@ -234,19 +234,21 @@ def plan_training(needs: StudentNeeds, name: str, recipe: Recipe, free: int) -> 
     longest = Span(tuple(range(length)) * texts, (length - 1) * texts)
     examples: Sequence[Span] = [longest] * settings.batch_size
     checkpointing = settings.gradient_checkpointing
-    ways: dict[str, Any] = {
+    memory_settings: dict[str, Any] = {
         "packed": settings.packing is not False and not settings.neftune_alpha,
         "gradient_checkpointing": True if checkpointing == "auto" else checkpointing,
         "optimizer": "paged_adamw_8bit" if settings.optimizer == "auto" else settings.optimizer,
     }
     room = round(DEVICE_SHARE * free) - needs.weights
-    need = needed_bytes(needs.shape, examples, settings, **ways)
+    need = needed_bytes(needs.shape, examples, settings, **memory_settings)
     parts = {"weights": needs.weights, "adapters, gradients, activations": need}
     if need <= room:
-        how_computed = "layers computed twice" if ways["gradient_checkpointing"] else "activations kept"
+        how_computed = (
+            "layers computed twice" if memory_settings["gradient_checkpointing"] else "activations kept"
+        )
         words = f"passes of {settings.micro_batch_size * texts} x {length:,} tokens at most, {how_computed}"
         return StagePlan("train", name, parts, free, True, words)
-    fitting = what_would_fit(max(0, room), needs.shape, examples, settings, texts=texts, **ways)
+    fitting = what_would_fit(max(0, room), needs.shape, examples, settings, texts=texts, **memory_settings)
     words = f"set {fitting}" if fitting else "choose a smaller student"
     return StagePlan("train", name, parts, free, False, words)
 

@@ -69,12 +69,12 @@ def pick(store: Store, views: Views, run_id: int, count: int, seed: int) -> list
         if _positive(change.before) and _positive(change.after)
     )
     best = [sample for _, sample in fell[:count]]
-    most_fallen = [sample for _, sample in fell[::-1][: min(count, len(fell) - len(best))]]
-    remaining = sorted({*store.runs.sample_ids(run_id)} - {*best, *most_fallen})
+    least_fallen = [sample for _, sample in fell[::-1][: min(count, len(fell) - len(best))]]
+    remaining = sorted({*store.runs.sample_ids(run_id)} - {*best, *least_fallen})
     drawn = random.Random(seed).sample(remaining, min(count, len(remaining)))  # noqa: S311 - a draw, no secret
     chosen: list[tuple[Sort, int]] = [
         *(("best", s) for s in best),
-        *(("worst", s) for s in most_fallen),
+        *(("worst", s) for s in least_fallen),
         *(("random", s) for s in drawn),
     ]
     ends = sorted(set(conversation_ends(store.conn, run_id)) - {sample for _, sample in chosen})

@@ -230,14 +230,14 @@ class Imports:
                 result.new += added
                 result.duplicate += len(samples) - added
                 if conversations:
-                    imported, added, variants_given = insert(
+                    sample_count, added, turn_count = insert(
                         store.conn, dataset_id, conversations, next_id, next_turn, now
                     )
-                    next_id, next_turn = next_id + imported, next_turn + variants_given
+                    next_id, next_turn = next_id + sample_count, next_turn + turn_count
                     result.new += added
-                    result.duplicate += imported - added
+                    result.duplicate += sample_count - added
                     result.conversations += len(conversations)
-                    result.turns += variants_given
+                    result.turns += turn_count
             if result.read == result.bad:
                 raise UserError(f"{path}: no good row among {result.read:,}{self._why(import_id)}.")
             result.left_out = dict(left_out or {})

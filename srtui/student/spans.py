@@ -282,9 +282,9 @@ class SpanBuilder:
             ids = self._cutter.whole(pieces)
             return "".join(text for text, _ in pieces), [*self._opening(ids), *ids]
         text, ids = "", list(self._bos)
-        for n, (words, thinking) in enumerate(turns):
+        for n, (words, input_text) in enumerate(turns):
             turn_text, its_ids = self._plain_turn(
-                "assistant" if n % 2 else "user", words, thinking, inside=bool(text)
+                "assistant" if n % 2 else "user", words, input_text, inside=bool(text)
             )
             text, ids = text + turn_text, ids + its_ids
         return text, ids
@@ -302,10 +302,10 @@ class SpanBuilder:
             ids += self._plain_turn(role, text, "", inside=bool(ids))[1]
         return ids
 
-    def _plain_turn(self, role: Role, text: str, thinking: str, *, inside: bool) -> tuple[str, list[int]]:
+    def _plain_turn(self, role: Role, text: str, input_text: str, *, inside: bool) -> tuple[str, list[int]]:
         """A turn as a plain template has it, with what stands behind it: its text and its ids."""
         if role == "user":
-            prompt = self._template.forward(text, thinking)
+            prompt = self._template.forward(text, input_text)
             return prompt, self._cutter.data(prompt, inside=inside)
         gap = "\n\n"
         if role == "system":

@@ -60,7 +60,7 @@ def mount_adapter(model: Any, body: Any, settings: TrainingSettings) -> tuple[An
 def write_adapter(student: Student, folder: Path) -> None:
     """Write the student's adapter and tokenizer to ``folder``, beside it first and then renamed.
 
-    Raises UserError where the system refuses; what lay in ``folder`` before is then still there.
+    Raises UserError where the system refuses the bytes; nothing half-written stays then.
     """
     from safetensors import SafetensorError
 

@@ -239,7 +239,9 @@ class _Training:
         device = next(model.parameters()).device
         self.shape = preflight.Shape.of(model, 2 if self.on_gpu else 4)
         self.free = preflight.free_bytes(device)
-        self.memory = preflight.needed_bytes(self.shape, self._passes(), self.settings, **self._ways())
+        self.memory = preflight.needed_bytes(
+            self.shape, self._passes(), self.settings, **self._memory_settings()
+        )
         if self.memory > self.free:
             raise self._too_large(
                 f"it takes about {self.memory / 1e9:.1f} GB of memory and {self.free / 1e9:.1f} GB are free"
@@ -282,7 +284,7 @@ class _Training:
             return self.examples
         return [pair.padded for pair in self.examples]  # type: ignore[union-attr]
 
-    def _ways(self) -> dict[str, Any]:
+    def _memory_settings(self) -> dict[str, Any]:
         return {
             "packed": self.packed,
             "gradient_checkpointing": self.gradient_checkpointing,
@@ -294,7 +296,7 @@ class _Training:
         room = self.free if self.memory > self.free else self.memory // 2
         texts = 1 if self.settings.method == "sft" else 2
         fitting = preflight.what_would_fit(
-            room, self.shape, self._passes(), self.settings, texts=texts, **self._ways()
+            room, self.shape, self._passes(), self.settings, texts=texts, **self._memory_settings()
         )
         fix = f"set {fitting}" if fitting else "choose a smaller student"
         return UserError(f"Training does not fit: {reason}; {fix}.")
