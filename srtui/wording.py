@@ -88,24 +88,24 @@ def measures_words(run: RunSummary, *, doubtful: bool = False) -> list[str]:
     """What is known of each measure that a run chose by, a sentence each; with ``doubtful`` only of those that were
     never calibrated, or were found no better than length or chance."""
     sentences: dict[str, None] = {}
-    for measure in run.measures.values():
-        if doubtful and measure.verdict == "better than chance":
+    for standing in run.measures.values():
+        if doubtful and standing.verdict == "better than chance":
             continue
-        if measure.verdict is None:
-            name = measure_label(measure.measure)
+        if standing.verdict is None:
+            name = measure_label(standing.measure)
             sentences[
                 f"{name} was never calibrated with {run.student}, so what its choices are worth is unknown; "
                 "srtui choose calibrate FILE says it."
             ] = None
         else:
-            sentences[f"{measure.sentence} (Calibration {measure.calibration}, with {run.student}.)"] = None
+            sentences[f"{standing.sentence} (Calibration {standing.calibration}, with {run.student}.)"] = None
     return list(sentences)
 
 
 def kept_words(kept: int, samples: int, held_out: int) -> str:
     """26 of 56 (46 %), 2 held out."""
-    held = f", {held_out:,} {LABELS['held out']}" if held_out else ""
-    return f"{kept:,} of {samples:,} ({share(kept, samples)}){held}"
+    held_out_part = f", {held_out:,} {LABELS['held out']}" if held_out else ""
+    return f"{kept:,} of {samples:,} ({share(kept, samples)}){held_out_part}"
 
 
 def contamination_words(contamination: Contamination) -> str:
@@ -137,13 +137,13 @@ def training_words(
         changed_since: choices that a person has changed after it.
         method: what it learns from; all but ``sft`` learn from pairs.
     """
-    examples = "samples" if method == "sft" else f"pairs ({method})"
-    words = [f"{LABELS['trained on']} {trained_on:,} {examples}"]
+    unit = "samples" if method == "sft" else f"pairs ({method})"
+    words = [f"{LABELS['trained on']} {trained_on:,} {unit}"]
     if changed_since:
         words[0] += f", before a person changed {changed_since:,} choice{'' if changed_since == 1 else 's'}"
     if step_losses:
-        first, last = step_losses
-        words.append(f"{LABELS['step loss']} {number(first)} → {number(last)}")
+        first_loss, last_loss = step_losses
+        words.append(f"{LABELS['step loss']} {number(first_loss)} → {number(last_loss)}")
     if tokens_a_second:
         words.append(f"{duration(seconds)} {LABELS['step seconds']}")
         words.append(f"{tokens_a_second:,.0f} {LABELS['step speed']}")
@@ -191,9 +191,9 @@ def held_out_words(h: HeldOut) -> str:
 
 def otherwise_words(d: DecidedOtherwise, a: str, b: str) -> list[str]:
     """A sample that two runs decided otherwise: which, and the reason of each."""
-    stage_word = {"instruction": "instruction", "response": "answer", "outcome": "kept or not"}[d.stage]
+    subject = {"instruction": "instruction", "response": "answer", "outcome": "kept or not"}[d.stage]
     reasons = (left_out_words(d.a_reason), left_out_words(d.b_reason))
-    return [f"Sample {d.sample}, {stage_word}", f"{a}: {reasons[0]}", f"{b}: {reasons[1]}"]
+    return [f"Sample {d.sample}, {subject}", f"{a}: {reasons[0]}", f"{b}: {reasons[1]}"]
 
 
 def _value(value: object) -> str:
@@ -212,11 +212,11 @@ ROLE_NAMES: dict[Role, str] = {"system": "System", "user": "User", "assistant": 
 
 def folded(history: Sequence[Turn]) -> str:
     """A history in a line: how many turns, and how the last of them begins."""
-    last = history[-1]
-    words = " ".join(last.text[:200].split())
-    begins = f"{words[:60]}…" if len(words) > 60 or len(last.text) > 200 else words
+    last_turn = history[-1]
+    words = " ".join(last_turn.text[:200].split())
+    begins = f"{words[:60]}…" if len(words) > 60 or len(last_turn.text) > 200 else words
     count = f"{len(history):,} turn{'' if len(history) == 1 else 's'}"
-    return f"{count} before, the last by {ROLE_NAMES[last.role].lower()}: {begins}"
+    return f"{count} before, the last by {ROLE_NAMES[last_turn.role].lower()}: {begins}"
 
 
 def reward_words(result: Mapping[str, Any]) -> list[str]:
@@ -233,8 +233,8 @@ def reward_words(result: Mapping[str, Any]) -> list[str]:
 def ending_words(ending: GenerationEnding) -> str:
     """One line about all segments of a generation."""
     if ending.segments is None:
-        last = _finish_words(ending.finish)
-        return f"the last part {last}; of the others it is not known (an older srtui wrote it)"
+        last_segment = _finish_words(ending.finish)
+        return f"the last part {last_segment}; of the others it is not known (an older srtui wrote it)"
     words = [
         f"{part} {_finish_words(finish)} after {tokens:,} tokens" for part, finish, tokens in ending.segments
     ]

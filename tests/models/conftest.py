@@ -1,4 +1,4 @@
-"""What several tests of models need and none changes."""
+"""A GGUF file of a few kilobytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from srtui.models.tiny_gguf import write_tiny_gguf
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole GGUF of a network that answers nothing, in float32."""
     path = tmp_path_factory.mktemp("gguf") / "tiny.F32.gguf"
     write_tiny_gguf(path)
     return path

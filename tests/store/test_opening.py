@@ -14,20 +14,18 @@ import pytest
 from srtui.errors import UserError
 from srtui.store import Store
 from srtui.store.schema import SCRIPTS, migrations
-from tests.sql import migrate
+from tests.store.earlier_stores import earlier_store
 
 
 def made_then(path: Path, last: int = 4) -> Path:
     """A store with the first ``last`` migrations only, and a run in it."""
-    conn = sqlite3.connect(path)
-    conn.execute("PRAGMA journal_mode = wal")
-    migrate(conn, last)
-    conn.execute("INSERT INTO dataset VALUES (1, 'old', 0)")
+    conn = earlier_store(path, last)
     conn.execute(
         "INSERT INTO run(id, name, dataset_id, recipe_path, recipe, fingerprint, status, created_at) "
         "VALUES (1, 'r', 1, '', '{}', 'f', 'running', 0)"
     )
     conn.commit()
+    conn.execute("PRAGMA journal_mode = wal")
     conn.close()
     return path
 

@@ -15,7 +15,8 @@ from srtui.store.listing import SampleFilter
 from srtui.store.schema import SCRIPTS, migrations
 from srtui.store.views import NEEDED, Views
 from srtui.workspace import Workspace
-from tests.sql import migrate, sql_rows, sql_value
+from tests.sql import sql_rows, sql_value
+from tests.store.earlier_stores import earlier_store
 from tests.tui.scripted_store import make_demo_store
 
 
@@ -47,9 +48,7 @@ def test_the_views_know_the_last_migration() -> None:
 def test_a_store_of_an_earlier_version_is_brought_up(tmp_path: Path, last: int) -> None:
     """Made as it was made then: only the first migrations, with rows in it."""
     path = tmp_path / "old.sqlite"
-    conn = sqlite3.connect(path)
-    migrate(conn, last)
-    conn.execute("INSERT INTO dataset VALUES (1, 'old', 0)")
+    conn = earlier_store(path, last)
     conn.execute("INSERT INTO sample VALUES (1, 1, 0, NULL, x'00', '{}')")
     conn.execute(
         "INSERT INTO variant VALUES (1, 1, x'00', 'original', 'dataset', NULL, NULL, 'Say hello.', '', 'Hello!', 0)"
