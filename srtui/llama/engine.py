@@ -5,7 +5,7 @@ own cells and never pays for its neighbours'. What is decoded next is the schedu
 (srtui.llama.scheduler), what a drawn token ends is the sequence's (srtui.llama.sequence); here it is
 carried out.
 
-Guided segments and shared prefixes need a memory that can be cut back, which a recurrent state (Mamba;
+Guided segments, shared prefixes and drafts need a memory that can be cut back, which a recurrent state (Mamba;
 the hybrids, too) cannot: each context is asked, by trying.
 """
 
@@ -22,7 +22,8 @@ import psutil
 
 from srtui.errors import UserError
 from srtui.llama import Generation, Prepared, Request, TeacherIdentity, TeacherProgress
-from srtui.llama.context import LlamaContext, open_context
+from srtui.llama.context import LlamaContext, draft_costs, open_context
+from srtui.llama.drafting import Drafter, DraftingCounts
 from srtui.llama.gguf import (
     LlamaVocabulary,
     ReportLine,
@@ -74,6 +75,7 @@ class LlamaTeacher:
         adapter: Path | None = None,
         flash_attention: bool | Auto = "auto",
         kv_type: str = "f16",
+        drafting: bool | Auto = False,
         report_line: ReportLine = lambda level, message: None,
     ) -> None:
         """``report_line`` gets what was planned, and with what is free. The rest is [teacher] of a recipe."""
@@ -108,7 +110,9 @@ class LlamaTeacher:
         )
         self._context: LlamaContext | None = None
         self._gpu = bool(llama_cpp.llama_supports_gpu_offload())
-        self._scheduler = Scheduler(together=self._gpu)
+        self._measures_drafts = drafting == "auto"
+        self._drafter = Drafter() if drafting else None
+        self._scheduler = Scheduler(together=self._gpu, drafter=self._drafter)
         self._samplers: dict[AnswerSequence, TokenSampler] = {}  # of those that have begun
         self._began: dict[AnswerSequence, float] = {}
         self._refused: deque[Generation] = deque()
@@ -165,7 +169,24 @@ class LlamaTeacher:
                     yield from self._step(context)
         finally:
             self.run_seconds += time.perf_counter() - began
+            self._report_drafts()
             self._drop_all()
+
+    @property
+    def drafting(self) -> DraftingCounts:
+        """What came of guessed tokens since this teacher was opened."""
+        return self._drafter.counts if self._drafter is not None else DraftingCounts()
+
+    def _report_drafts(self) -> None:
+        counts = self.drafting
+        if counts.steps:
+            self._report_line(
+                "info",
+                f"Drafting: {counts.accepted_a_step:.2f} tokens accepted of {counts.guessed / counts.sequence_steps:.1f} "
+                f"guessed, on average of {counts.sequence_steps:,} drafts in {counts.steps:,} decodes.",
+            )
+        elif self._measures_drafts and self.steps:
+            self._report_line("info", "Drafting: none; on this machine it would cost more than it gives.")
 
     def _sequences(self, request: Request) -> list[AnswerSequence]:
         prompt_text, prompt = self._render(request)
@@ -249,6 +270,8 @@ class LlamaTeacher:
                 )
             slots //= 2
         context.try_to_cut(self._vocabulary.end_of_thinking[0])
+        if self._drafter is not None and self._measures_drafts and context.cuts:
+            self._drafter.costs = draft_costs(context)
         self._scheduler.open(
             plan, slots=slots, cells=context.cells, batch_tokens=context.batch_tokens, cuts=context.cuts
         )
@@ -348,23 +371,27 @@ class LlamaTeacher:
 
     def _evaluate(self, context: LlamaContext, batch: Batch) -> Iterator[Generation]:
         """One ``llama_decode``, and what follows from it."""
-        size, asked = 0, []
-        for sequence, count in batch.fed:
+        size, asked, more = 0, [], batch.drafted
+        for n, (sequence, count) in enumerate(batch.fed):
             start, slot = sequence.cached, sequence.slot
             whole = count == sequence.left
             for position in range(start, start + count):
                 context.put(size, sequence.tokens[position], position, slot, wants_logits=False)
                 size += 1
+            draft = batch.drafts[n] if batch.drafts else ()
             if whole:
                 context.ask(size - 1)
-                asked.append((sequence, size - 1))
+                asked.append((sequence, size - 1, draft))
+            for place, token in enumerate(draft or [0] * more, start + count):
+                context.put(size, token, place, slot, wants_logits=bool(draft))
+                size += 1
         for slot, end in batch.idle:
-            context.put(size, 0, end, slot, wants_logits=False)
-            size += 1
+            for position in range(end, end + 1 + more):
+                context.put(size, 0, position, slot, wants_logits=False)
+                size += 1
         fits = self._decode(context, size, wait=bool(asked))
         for slot, end in batch.idle:
-            if context.cut(slot, end) != end:
-                raise UserError(f"{self.identity.name}: llama.cpp could not take a token back; update it.")
+            self._take_back(context, slot, end)
         if not fits:
             yield from self._make_room(context, batch.longest)
             return
@@ -372,21 +399,54 @@ class LlamaTeacher:
             if sequence.new_tokens == 0 or count > 1:
                 self._prompt_tokens += count
             sequence.cached += count
-        for sequence, index in asked:
-            self._advance(context, sequence, index)
+        for sequence, index, draft in asked:
+            self._advance(context, sequence, index, draft, more)
             if sequence.finished:
                 self._free(context, sequence)
                 yield self._finish(sequence)
 
-    def _advance(self, context: LlamaContext, sequence: AnswerSequence, index: int) -> None:
-        """Draw the next token of a sequence, and keep cache and grammar as that leaves it."""
+    def _advance(
+        self, context: LlamaContext, sequence: AnswerSequence, index: int, draft: Sequence[int], more: int
+    ) -> None:
+        """Draw the next tokens of a sequence: one, and another for each token of its draft that was drawn.
+
+        Args:
+            context: that was decoded.
+            sequence: whose tokens, but for the draft, are counted as cached.
+            index: the row of its last one; those of the draft stand behind it.
+            draft: the guesses.
+            more: how many tokens stand in the cache behind those that are counted.
+        """
+        segment, accepted, intact = sequence.segment, 0, self._draw(context, sequence, index)
+        for guess in draft:
+            # What was drawn, and no lead or mark behind it, has to be the very token that is in the cache.
+            if not intact or sequence.left != 1 or sequence.tokens[sequence.cached] != guess:
+                break
+            accepted += 1
+            sequence.cached += 1
+            intact = self._draw(context, sequence, index + accepted)
+        if draft and self._drafter is not None:
+            self._drafter.note(segment, len(draft), accepted)
+        if more > accepted and intact:
+            self._take_back(context, sequence.slot, sequence.cached)
+
+    def _draw(self, context: LlamaContext, sequence: AnswerSequence, index: int) -> bool:
+        """Draw the next token of a sequence, and keep cache and grammar as that leaves it; False where it is
+        finished, or its end was cut off."""
         sampler, segment = self._samplers[sequence], sequence.segment
         self._new_tokens += 1
         kept = sequence.append(sampler.draw(context.pointer, index))
-        if kept < sequence.cached:
+        was_cut = kept < sequence.cached
+        if was_cut:
             sequence.cached = context.cut(sequence.slot, kept)
         if sequence.segment != segment:
             sampler.use_grammar(sequence.grammar)
+        return not (was_cut or sequence.finished)
+
+    def _take_back(self, context: LlamaContext, slot: int, length: int) -> None:
+        """Take idle tokens, and guesses that did not hold, out of the cache."""
+        if context.cut(slot, length) != length:
+            raise UserError(f"{self.identity.name}: llama.cpp could not take a token back; update it.")
 
     def _make_room(self, context: LlamaContext, sequence: AnswerSequence) -> Iterator[Generation]:
         """llama.cpp found no KV slot: the longest sequence is set back, and tried again alone."""
@@ -407,6 +467,8 @@ class LlamaTeacher:
     def _forget(self, sequence: AnswerSequence) -> None:
         self._samplers.pop(sequence).close()
         del self._began[sequence]
+        if self._drafter is not None:
+            self._drafter.forget(sequence)
 
     def _drop_all(self) -> None:
         for sequence in list(self._samplers):

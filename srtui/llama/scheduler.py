@@ -7,7 +7,8 @@ behind the slots, and copied.
 
 On a CPU a prompt chunk is a batch of its own, so that its arithmetic does not depend on what runs beside it
 (docs/notes/engineering.md has the measurements); on a GPU, which small batches leave idle, the chunks of a step go
-together. A memory that cannot be cut back (Mamba's, the hybrids') shares no prefixes and gets no idle tokens.
+together. A memory that cannot be cut back (Mamba's, the hybrids') shares no prefixes and gets no idle tokens and no
+drafts.
 
 Everything here is arithmetic over sequences: the engine carries it out, and keeps their ``cached`` true.
 """
@@ -20,6 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
+from srtui.llama.drafting import Drafter
 from srtui.llama.sequence import AnswerSequence
 from srtui.models.memory import slots_that_fit
 
@@ -64,10 +66,21 @@ class Move:
 @dataclass(frozen=True)
 class Batch:
     """One ``llama_decode``: the next tokens of sequences, as many as stand beside each, and (slot, position)
-    of idle tokens, which are taken out again."""
+    of idle tokens, which are taken out again.
+
+    With ``drafts`` there is one for each sequence: tokens that are guessed behind the one that it is fed, or none.
+    llama.cpp cuts a batch where its sequences have different numbers of tokens, so those without a guess, and idle
+    slots, get ``drafted`` idle tokens more in their place.
+    """
 
     fed: Sequence[tuple[AnswerSequence, int]]
     idle: Sequence[tuple[int, int]] = ()
+    drafts: Sequence[Sequence[int]] = ()
+
+    @property
+    def drafted(self) -> int:
+        """How many tokens are guessed of each sequence that has a guess."""
+        return max(map(len, self.drafts), default=0)
 
     @property
     def longest(self) -> AnswerSequence:
@@ -80,11 +93,12 @@ class Scheduler:
 
     A round is ``plan`` and ``open``, then ``fill`` and ``step`` in turns until no slot is taken. ``fill`` and
     ``step`` yield what is to be done next as it follows from what was done before, so each item has to be
-    carried out before the next is asked for. ``together`` puts the prompt chunks of a step into one batch.
+    carried out before the next is asked for. ``together`` puts the prompt chunks of a step into one batch;
+    ``drafter`` guesses the next tokens, where there is one.
     """
 
-    def __init__(self, *, together: bool) -> None:
-        self.together = together
+    def __init__(self, *, together: bool, drafter: Drafter | None = None) -> None:
+        self.together, self.drafter = together, drafter
         self.slots: list[AnswerSequence | None] = []
         self.prefix: list[int] = []  # what the sequence behind the slots holds
         self._queue: list[
@@ -293,9 +307,19 @@ class Scheduler:
                 yield Batch(group[start : start + most])
         ready = [sequence for sequence in running if sequence.left == 1 and sequence.slot >= 0]
         if ready:
-            yield Batch(
-                [(sequence, 1) for sequence in ready], self._between([sequence.slot for sequence in ready])
-            )
+            fed, slots = [(sequence, 1) for sequence in ready], [sequence.slot for sequence in ready]
+            gaps = self._between(slots, at_least=1)
+            drafts = self._drafts(ready, gaps)
+            yield Batch(fed, gaps, drafts) if drafts else Batch(fed, self._between(slots, at_least=2))
+
+    def _drafts(
+        self, ready: Sequence[AnswerSequence], gaps: Sequence[tuple[int, int]]
+    ) -> Sequence[Sequence[int]]:
+        """Guesses for those that decode, as far as a batch and the cells have room for them."""
+        if self.drafter is None or not self._cuts:
+            return ()
+        ends = [len(sequence.tokens) for sequence in ready] + [end + 1 for _, end in gaps]
+        return self.drafter.drafts(ready, min(self._batch_tokens // len(ends) - 1, self._cells - max(ends)))
 
     def _prompts(self, running: Sequence[AnswerSequence]) -> Iterator[Batch]:
         budget = self._batch_tokens
@@ -317,11 +341,11 @@ class Scheduler:
         if together:
             yield Batch(together)
 
-    def _between(self, slots: Sequence[int]) -> list[tuple[int, int]]:
-        """The idle tokens that let those that decode lie side by side and be two at least: a batch with a
-        gap is cut in two, and one sequence alone is rounded otherwise."""
+    def _between(self, slots: Sequence[int], *, at_least: int) -> list[tuple[int, int]]:
+        """The idle tokens that let those that decode lie side by side, and be ``at_least`` so many: a batch with
+        a gap is cut in two, and one token of one sequence alone is rounded otherwise."""
         low, high = min(slots), max(slots)
-        idle = sorted({*range(low, max(high, low + 1) + 1)} - set(slots))
+        idle = sorted({*range(low, max(high, low + at_least - 1) + 1)} - set(slots))
         ends = [(slot, self._end_of(slot)) for slot in idle]
         # Where nothing can be taken out again, only empty sequences can be given one.
         return [(slot, end) for slot, end in ends if self._cuts or end == 0]

@@ -311,7 +311,7 @@ class Recipe(Section):
     def _deciding(self) -> dict[str, Any]:
         """What is not as it is by default, and not for speed or safety alone."""
         settings = self.model_dump(mode="json", exclude={"description"}, exclude_defaults=True)
-        for speed_only in ("slots", "batch_tokens", "gpu_layers", "threads"):
+        for speed_only in ("slots", "batch_tokens", "gpu_layers", "threads", "drafting"):
             settings.get("teacher", {}).pop(speed_only, None)
         settings.get("scoring", {}).pop("batch_tokens", None)
         for safety_only in ("checkpoint_steps", "checkpoints_kept"):

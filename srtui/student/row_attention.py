@@ -51,7 +51,8 @@ def key_order(lengths: Sequence[int], beginnings: Sequence[int | None], sizes: S
         Indices into the shared beginnings, end to end, with the row's own tokens behind them.
     """
     starts = [0, *accumulate(sizes)]
-    order, own = [], starts[-1]
+    order: list[int] = []
+    own = starts[-1]
     for length, beginning in zip(lengths, beginnings, strict=True):
         if beginning is not None:
             order += range(starts[beginning], starts[beginning + 1])

@@ -134,7 +134,8 @@ class Engine:
 
     def _decode(self, batch: Batch) -> None:
         assert batch.fed
-        assert sum(count for _, count in batch.fed) + len(batch.idle) <= self.batch_size
+        rows = sum(count for _, count in batch.fed) + len(batch.idle)
+        assert rows + batch.drafted * (len(batch.fed) + len(batch.idle)) <= self.batch_size
         self.decodes += 1
         for slot, position in batch.idle:
             assert position == len(self.cache[slot])
@@ -145,7 +146,12 @@ class Engine:
         if all(count == 1 == sequence.left for sequence, count in batch.fed) and self.cuts:
             side_by_side = sorted(slots + [slot for slot, _ in batch.idle])
             assert side_by_side == list(range(side_by_side[0], side_by_side[0] + len(side_by_side)))
-            assert len(side_by_side) > 1
+            assert len(side_by_side) > 1 or batch.drafted
+            assert all(
+                len(self.cache[slot]) + 1 + batch.drafted <= self.cells
+                for slot in side_by_side
+                if batch.drafted
+            )
         misfit = next((s for s, _ in batch.fed if self.misfits.get(s, 0) and s.new_tokens > 3), None)
         if misfit is not None:
             self.misfits[misfit] -= 1
@@ -157,13 +163,29 @@ class Engine:
             self.cache[sequence.slot] += sequence.tokens[sequence.cached : sequence.cached + count]
             sequence.cached += count
             assert len(self.cache[sequence.slot]) <= self.cells
-        for sequence in [s for s, _ in batch.fed if not s.left]:
-            self._write(sequence)
+        drafts = batch.drafts or [()] * len(batch.fed)
+        for (sequence, _), draft in zip(batch.fed, drafts, strict=True):
+            if sequence.left:
+                continue
+            segment, accepted = sequence.segment, 0
+            while self._write(sequence) and accepted < len(draft) and sequence.left == 1:
+                if sequence.tokens[sequence.cached] != draft[accepted]:
+                    break
+                self.cache[sequence.slot].append(draft[accepted])
+                sequence.cached += 1
+                accepted += 1
+            if draft and self.scheduler.drafter is not None:
+                self.scheduler.drafter.note(segment, len(draft), accepted)
 
-    def _write(self, sequence: AnswerSequence) -> None:
+    def draw(self, sequence: AnswerSequence) -> int:
         draw = random.Random(f"{sequence.request.key} {sequence.candidate} {len(sequence.tokens)}").random()
-        kept = sequence.append(END if draw < 0.05 else 500 + int(draw * 100))
-        if kept < sequence.cached:
+        return END if draw < 0.05 else 500 + int(draw * 100)
+
+    def _write(self, sequence: AnswerSequence) -> bool:
+        """Whether the cache holds all that it did."""
+        kept = sequence.append(self.draw(sequence))
+        was_cut = kept < sequence.cached
+        if was_cut:
             sequence.cached = kept if self.cuts else 0
             del self.cache[sequence.slot][sequence.cached :]
         if sequence.finished:
@@ -171,6 +193,7 @@ class Engine:
             self.scheduler.release(sequence)
             self.finished.append(sequence)
             self.scheduler.add(self.later.pop(len(self.finished), []))
+        return not (was_cut or sequence.finished)
 
     def _make_room(self, batch: Batch) -> None:
         sequence = batch.longest
