@@ -111,7 +111,7 @@ def open_workspace(keep: Path, models: Path) -> Workspace:
     return workspace
 
 
-def report(plan: Plan, evidence: Evidence, results: Results, store: Store) -> None:
+def report(plan: Plan, evidence: Evidence, results: Results) -> None:
     """Print every table that has a row, and all figures as one JSON line."""
     held_out = evidence.prompts.held_out
     alike = [p.like_length for p in held_out]
@@ -152,7 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
             evidence = Evidence(plan, workspace, store, results, Lines())
             if not only_table:
                 evidence.work()
-            report(plan, evidence, results, store)
+            report(plan, evidence, results)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

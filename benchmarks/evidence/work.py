@@ -27,7 +27,7 @@ from srtui.prompts import template
 from srtui.recipe import Recipe, parse
 from srtui.recipe.weights import MeasureWeights
 from srtui.store import Store
-from srtui.store.calibrations import Calibration, calibrations_of
+from srtui.store.calibrations import calibrations_of
 from srtui.store.runs import Run
 from srtui.store.training import metrics_of
 from srtui.student import Student
@@ -90,7 +90,7 @@ class Evidence:
         self.prompts: Prompts = read_prompts(plan.data, plan.size.prompts, plan.size.held_out)
         self._tasks = self._files / f"tasks-{plan.size.held_out}"
         self._pairs = self._files / f"pairs-{plan.size.prompts}-{plan.size.held_out}.jsonl"
-        self._weights: dict[str, MeasureWeights] = {}
+        self._weights: dict[str, MeasureWeights | None] = {}
 
     def work(self) -> None:
         """All parts, in an order of which any beginning says something: the first seed of every arm first."""
@@ -103,17 +103,18 @@ class Evidence:
                         for arm in arms_of(replay, list(self._plan.arms)):
                             self._arm(student, replay, arm, budget, seed)
 
-    def calibrate(self, student: str) -> Calibration:
-        """What each measure is worth with this student, on pairs of prompts that are neither trained on nor held
-        out; the combination that the arm ``combined`` chooses by is fitted on them. Raises Stopped."""
-        known = read_preferences(
-            [write_pairs(self._pairs, self.prompts, self._plan.data)], self._plan.size.pairs
-        )
-        with self._judge(student) as judge:
-            run = CalibrationRun(self._store, judge, known, self._reporter, self._should_stop)
-            calibration = run.work()
-            self._weights[student] = run.weights(calibration)
-        return calibration
+    def weights(self, student: str) -> MeasureWeights | None:
+        """The combination that the arm ``combined`` chooses by, fitted on pairs of prompts that are neither trained on
+        nor held out; None where there is none. What each measure is worth is found on the way. Raises Stopped."""
+        if student not in self._weights:
+            pairs = write_pairs(self._pairs, self.prompts, self._plan.data)
+            known = read_preferences([pairs], self._plan.size.pairs)
+            with self._judge(student) as judge:
+                run = CalibrationRun(self._store, judge, known, self._reporter, self._should_stop)
+                calibration = run.work()
+                there = bool(calibration.result["weights"])
+                self._weights[student] = run.weights(calibration) if there else None
+        return self._weights[student]
 
     def done(self, results: Results, student: str) -> list[Part]:
         """The parts of a student that are of this plan's size, whichever arms and seeds the plan has."""
@@ -177,7 +178,7 @@ class Evidence:
         )
 
     def _arm(self, student: str, replay: Replay, arm: Arm, budget: Budget, seed: int) -> None:
-        if arm.needs == "rater" and not self._plan.rater:
+        if not self._can(student, arm):
             return
         steps = self._steps(student, replay, arm, budget, seed)
         name = self._key(student, replay, arm.name, budget, seed, steps)
@@ -202,6 +203,16 @@ class Evidence:
         if budget == "steps":
             part = replace(part, choices=self._choices(run.name))
         self._results.add(part)
+
+    def _can(self, student: str, arm: Arm) -> bool:
+        """Whether all that the arm needs is there; says what is not."""
+        if arm.needs == "rater" and not self._plan.rater:
+            self._reporter.event("info", f"{arm.name} is left out: --rater names no model.")
+            return False
+        if arm.needs == "weights" and self.weights(student) is None:
+            self._reporter.event("info", f"{arm.name} is left out: too few pairs to fit a combination on.")
+            return False
+        return True
 
     def _right(self, run: Run, replay: Replay, arm: Arm) -> int | None:
         """Of all choices of a run, how many took the answer that GPT-4 said is better."""
@@ -253,10 +264,8 @@ class Evidence:
                 selection["top_count"] = round(size.prompts * arm.part)
             if arm.needs == "rater":
                 selection["rater"] = self._plan.rater
-            if arm.needs == "weights":
-                if student not in self._weights:
-                    self.calibrate(student)
-                selection["weights"] = self._weights[student].model_dump()
+            if arm.needs == "weights" and (weights := self.weights(student)) is not None:
+                selection["weights"] = weights.model_dump()
         described = {
             "name": f"{student}.{replay}.{arm.name if arm else 'none'}.{budget}.s{seed}",
             "dataset": self._dataset(replay, known=arm is not None and arm.known),
