@@ -35,6 +35,9 @@ from srtui.workspace import Workspace
 
 HELD_OUT = "held-out"
 TEMPLATE = "alpaca"
+CALIBRATED_AT = 2048
+"""Tokens at which the texts of a calibration are cut: what a measure is worth should not depend on how little of each
+text an arm can afford."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ class Evidence:
         if student not in self._weights:
             pairs = write_pairs(self._pairs, self.prompts, self._plan.data)
             known = read_preferences([pairs], self._plan.size.pairs)
-            with self._judge(student) as judge:
+            with self._judge(student, max_length=CALIBRATED_AT) as judge:
                 run = CalibrationRun(self._store, judge, known, self._reporter, self._should_stop)
                 calibration = run.work()
                 there = bool(calibration.result["weights"])
@@ -306,9 +309,14 @@ class Evidence:
         return models.resolve_student(self._workspace.models, student)
 
     @contextmanager
-    def _judge(self, student: str, adapter: Path | None = None) -> Iterator[VariantScorer]:
-        """The student, with an adapter or as it is, as the runs score by it."""
+    def _judge(
+        self, student: str, adapter: Path | None = None, max_length: int | None = None
+    ) -> Iterator[VariantScorer]:
+        """The student, with an adapter or as it is, as the runs score by it, at their length or another."""
         recipe, folder = self._recipe(student), self._folder(student)
+        if max_length is not None:
+            prompt = recipe.prompt.model_copy(update={"max_length": max_length})
+            recipe = recipe.model_copy(update={"prompt": prompt})
         loaded = Student.load(folder, recipe.student.quantization, adapter=adapter)
         try:
             yield open_judge(
