@@ -49,6 +49,9 @@ lint: setup-dev  ## ruff, mypy and the import contract
 check-method: setup-dev model  ## what can be counted of the method: architectures, ends, borders, released losses, AlpacaEval
 	$(PYTHON_IN_VENV) benchmarks/check_method.py
 
+evidence: setup model  ## what choosing is worth: real answers replayed as rewrites, a night of one core (ARGS=--quick: an hour)
+	$(PYTHON_IN_VENV) -m benchmarks.evidence $(ARGS)
+
 bench-import: setup  ## rows a second and memory of importing a million rows
 	$(PYTHON_IN_VENV) benchmarks/bench_import.py
 	$(PYTHON_IN_VENV) benchmarks/bench_import.py --rows 100000 --kind each

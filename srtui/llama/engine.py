@@ -347,7 +347,7 @@ class LlamaTeacher:
 
     def _place(self, context: LlamaContext, action: Admission | Move) -> None:
         """Copy cells to a slot, and begin what enters it."""
-        if action.source is not None:
+        if action.source not in (None, action.slot):
             context.copy(action.source, action.slot)
         if isinstance(action, Move):
             context.cut(action.source, 0)
@@ -402,7 +402,11 @@ class LlamaTeacher:
         for sequence, index, draft in asked:
             self._advance(context, sequence, index, draft, more)
             if sequence.finished:
-                self._free(context, sequence)
+                following = self._scheduler.hand_over(sequence)
+                if following is None:
+                    self._free(context, sequence)
+                else:
+                    self._place(context, following)
                 yield self._finish(sequence)
 
     def _advance(

@@ -47,7 +47,8 @@ class SlotPlan:
 
 @dataclass(frozen=True)
 class Admission:
-    """A sequence enters ``slot``, with the first ``shared`` tokens copied from the slot ``source``."""
+    """A sequence enters ``slot``, with the first ``shared`` tokens copied from the slot ``source``, which may be the
+    same one: then they lie there."""
 
     sequence: AnswerSequence
     slot: int
@@ -107,6 +108,8 @@ class Scheduler:
         self._places: dict[object, int] = {}  # of what begins alike, the first one's size
         self._numbers = count()
         self._next_plan: list[tuple[int, int, AnswerSequence]] = []  # too long for the slots of this one
+        self._candidates: dict[int, deque[AnswerSequence]] = {}  # that wait, by their request's id()
+        self._handed_over = 0  # of the queue, those that run already: a slot was handed over to them
         self._set_back: deque[AnswerSequence] = deque()
         self._cells = self._floor = 0
         self._batch_tokens, self._lead = 1, LEAD
@@ -120,7 +123,7 @@ class Scheduler:
     @property
     def waiting(self) -> int:
         """How many sequences have no slot yet, or not any more."""
-        return len(self._queue) + len(self._next_plan) + len(self._set_back)
+        return len(self._queue) - self._handed_over + len(self._next_plan) + len(self._set_back)
 
     def add(self, sequences: Iterable[AnswerSequence]) -> None:
         """Queue sequences; those of one size run in the order in which they came, and those that begin alike
@@ -130,6 +133,8 @@ class Scheduler:
             if begins is not None:
                 place = self._places.setdefault(begins, sequence.size)
             heapq.heappush(self._queue, (-place, next(self._numbers), sequence))
+            if sequence.request.candidates > 1:
+                self._candidates.setdefault(id(sequence.request), deque()).append(sequence)
 
     def clear(self) -> None:
         """Forget all sequences."""
@@ -138,15 +143,18 @@ class Scheduler:
         self._next_plan.clear()
         self._set_back.clear()
         self._places.clear()
+        self._candidates.clear()
+        self._handed_over = 0
 
     # -- planning ---------------------------------------------------------------------------
 
     def plan(self, most: int, affordable: int) -> SlotPlan:
         """How many slots to open for what waits, ``most`` at most, with how many cells each, where memory
         holds ``affordable`` in all."""
-        for entry in self._next_plan:
-            heapq.heappush(self._queue, entry)
+        self._queue = [entry for entry in (*self._queue, *self._next_plan) if not entry[2].started]
+        heapq.heapify(self._queue)
         self._next_plan.clear()
+        self._handed_over = 0
         self._floor = 0
         return plan_slots([sequence.size for _, _, sequence in self._queue], most, affordable)
 
@@ -184,6 +192,22 @@ class Scheduler:
         self.slots[sequence.slot] = None
         sequence.slot, sequence.cached = -1, 0
 
+    def hand_over(self, ended: AnswerSequence) -> Admission | None:
+        """A waiting candidate of the request takes the slot of one that has ended, with their prompt as it lies in
+        the cache; None where none waits. So a prompt is evaluated once, however many slots its candidates find."""
+        waiting = self._candidates.pop(id(ended.request), None)
+        while waiting and waiting[0].started:
+            waiting.popleft()
+        if not waiting or not self._cuts or ended.was_set_back:
+            return None
+        self._candidates[id(ended.request)] = waiting
+        following, slot = waiting.popleft(), ended.slot
+        following.start()
+        ended.slot, ended.cached = -1, 0
+        self.slots[slot], following.slot = following, slot
+        self._handed_over += 1
+        return Admission(following, slot, slot, len(following.prompt) - 1)
+
     def set_back(self, sequence: AnswerSequence) -> bool:
         """Keep a released sequence that found no room in the cache until the slots are empty, to run alone;
         False where it was set back before."""
@@ -207,7 +231,9 @@ class Scheduler:
         while self._queue and following is None:
             entry = heapq.heappop(self._queue)
             sequence = entry[2]
-            if sequence.size > self._cells or sequence.size <= self._floor:
+            if sequence.started:
+                self._handed_over -= 1
+            elif sequence.size > self._cells or sequence.size <= self._floor:
                 self._next_plan.append(entry)  # it came after the plan was made, or more of it will fit
             elif self._prompt_is_coming(sequence):
                 held.append(entry)

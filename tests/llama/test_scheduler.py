@@ -93,7 +93,7 @@ class Engine:
         self.cache = [[] for _ in range(plan.slots)] + [list(self.scheduler.prefix)]
 
     def _place(self, action: Admission | Move) -> None:
-        assert self.cache[action.slot] == []
+        assert self.cache[action.slot] == [] or (isinstance(action, Admission) and action.source == action.slot)
         if isinstance(action, Move):
             self.cache[action.slot], self.cache[action.source] = self.cache[action.source], []
             return
@@ -189,8 +189,12 @@ class Engine:
             sequence.cached = kept if self.cuts else 0
             del self.cache[sequence.slot][sequence.cached :]
         if sequence.finished:
-            self.cache[sequence.slot] = []
-            self.scheduler.release(sequence)
+            following = self.scheduler.hand_over(sequence)
+            if following is None:
+                self.cache[sequence.slot] = []
+                self.scheduler.release(sequence)
+            else:
+                self._place(following)
             self.finished.append(sequence)
             self.scheduler.add(self.later.pop(len(self.finished), []))
         return not (was_cut or sequence.finished)
@@ -310,6 +314,24 @@ def test_candidates_share_their_prompt() -> None:
     assert len(scheduler.prefix) == 200 - CHUNK_FLOOR
     assert fed == CHUNK_FLOOR + 3 + written - 4
     assert len(engine.finished) == 4
+
+
+@given(st.integers(1, 6), st.integers(1, 9), st.integers(2, 6), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_a_prompt_is_evaluated_once_however_few_slots_there_are(
+    requests: int, slots: int, candidates: int, together: bool
+) -> None:
+    """Where each candidate of many requests has to wait for a slot, it gets one with its prompt in the cache."""
+    scheduler = Scheduler(together=together)
+    engine = Engine(scheduler, batch_tokens=64, most=slots)
+    scheduler.add(s for n in range(requests) for s in sequences(n, 200, candidates=candidates))
+    engine.run()
+    assert len(engine.finished) == requests * candidates and not scheduler.waiting
+    fed = sum(count for step in engine.batches for batch in step for _, count in batch.fed)
+    written = sum(s.new_tokens for s in engine.finished)
+    prefix = len(scheduler.prefix)  # what all requests begin with, evaluated beside
+    prompts = requests * (200 - prefix) + requests * (candidates - 1)  # its last token again, for the logits
+    assert fed == prompts + written - requests * candidates  # an answer's last token is never fed
 
 
 def test_what_prompts_begin_with_is_shared() -> None:
