@@ -32,7 +32,6 @@ from srtui.training import (
     Preflight,
     WrittenCheckpoint,
     planned_steps,
-    train,
 )
 
 if TYPE_CHECKING:
@@ -86,16 +85,16 @@ def train_selected(context: Context) -> None:
         )
     judge = _starting_student(context)
     watch.report_progress(0, steps, 0, {}, now=True)
-    result = train(
+    result = context.place.train(
+        judge.student,
         student_path(context.workspace, recipe.student.model, recipe.student.quantization),
         examples,
         material.held_out,
         settings,
         context.workspace.runs / context.run.name / "adapter",
         _Record(context, training_id, steps, judge.spans.max_length),
-        should_stop=watch.should_stop,
-        student=judge.student,
-        held_out_pairs=material.held_out_pairs,
+        watch.should_stop,
+        material.held_out_pairs,
     )
     context.forget_students()  # this one has an adapter now
     if result is None:
