@@ -78,7 +78,7 @@ class Dispatcher:
             return [self._take(worker, self._suspects.pop())]
         share = max(1, -(-(len(self._waiting) + self.outstanding) // max(1, workers)))
         room = min(window, share) - len(held)
-        given = []
+        given: list[Task] = []
         while self._waiting and len(given) < room:
             given.append(self._take(worker, heapq.heappop(self._waiting)[2]))
         return given
@@ -109,6 +109,10 @@ class Dispatcher:
             else:
                 heapq.heappush(self._waiting, (-task.size, task.ticket, task))
         return given_up
+
+    def find(self, ticket: int) -> Task | None:
+        """A task that a worker has."""
+        return next((held[ticket] for held in self._held.values() if ticket in held), None)
 
     def clear(self) -> None:
         """Forget all tasks; what workers still send of them is not taken."""

@@ -8,6 +8,8 @@ it is on even so; what it asks by HTTP as it starts is sent to a closed port of 
 from __future__ import annotations
 
 import contextlib
+import importlib
+import ipaddress
 import logging
 import os
 import secrets
@@ -37,6 +39,7 @@ _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 _PROXIES = {name: _NOWHERE for word in ("http_proxy", "https_proxy") for name in (word, word.upper())}
 _TEMPORARY = "srtui-ray-"
 _LONGEST_FOLDER = 24  # characters: sockets lie in it, and a socket's name has 107 at most
+_TRIES = 3  # to start Ray, which gives up after half a minute, too soon for a machine that is busy
 _STORE_BYTES = (100 * 2**20, 2**30)  # the least and the most of Ray's shared memory, which is taken as it is used
 
 
@@ -46,22 +49,29 @@ class Session:
     def __init__(self, address: Address) -> None:
         """Raises UserError where ray is not installed, or no cluster answers."""
         self.address = address
-        self.ray = _import()
         self._folder: Path | None = None
+        # Ray reads some of its environment as it is imported.
         if address.is_local:
-            self._start()
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+            os.environ.update(_LASTING)
+            with _environment(_LOOPBACK | _PROXIES), _own_signals():
+                self.ray = _import()
+                self._start()
         else:
+            os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
+            self.ray = _import()
             self._join()
 
     def _start(self) -> None:
         _sweep()
         self._folder = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{os.getpid()}-", dir=_short_folder()))
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        os.environ.update(_LASTING)
         free = psutil.virtual_memory().available
-        with _environment(_LOOPBACK | _PROXIES), _own_signals():
+        constants: Any = importlib.import_module("ray._private.ray_constants")
+        constants.ENABLE_RAY_CLUSTER = False  # what _LOOPBACK says, where ray was imported before
+        for attempt in range(1, _TRIES + 1):
             try:
-                self.ray.init(
+                context = self.ray.init(
                     address="local",
                     num_cpus=processors(),
                     include_dashboard=False,
@@ -70,15 +80,23 @@ class Session:
                     object_store_memory=int(min(max(free // 16, _STORE_BYTES[0]), _STORE_BYTES[1])),
                     _temp_dir=str(self._folder),
                 )
+                break
             except Exception as error:
-                self.close()
-                raise UserError(
-                    f"Ray does not start on this machine ({_first_line(error)}); without --on the run goes on without it."
-                ) from error
+                self.ray.shutdown()
+                if attempt == _TRIES:
+                    self.close()
+                    raise UserError(
+                        f"Ray does not start on this machine ({_first_line(error)}); without --on a run needs no Ray."
+                    ) from error
+        where = str(context.address_info["node_ip_address"])
+        if not ipaddress.ip_address(where).is_loopback:
+            self.close()
+            raise UserError(
+                f"This version of Ray would listen on {where} and not on the loopback address alone, so it was not used; "
+                "install the one that srtui was tested with: pip install 'srtui[ray]'"
+            )
 
     def _join(self) -> None:
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
         with _own_signals():
             try:
                 self.ray.init(address=self.address.ray, log_to_driver=False, logging_level=logging.ERROR)
@@ -129,11 +147,10 @@ def processors() -> int:
 
 def needs_token() -> bool:
     """Whether Ray's processes on this node ask for a token; asked in a worker, whose environment is its node's."""
+    inner: Any = importlib.import_module("ray._raylet")
     try:
-        from ray._raylet import AuthenticationMode, get_authentication_mode
-
-        return bool(get_authentication_mode() != AuthenticationMode.DISABLED)
-    except ImportError:  # a Ray that has it elsewhere
+        return bool(inner.get_authentication_mode() != inner.AuthenticationMode.DISABLED)
+    except AttributeError:  # a Ray that has it elsewhere
         return os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
 
 
@@ -141,6 +158,7 @@ def _import() -> Any:
     try:
         import ray
         import ray.exceptions
+        import ray.util.scheduling_strategies
     except ImportError as error:
         raise UserError(
             "--on needs Ray, which is not installed here; install it with: pip install 'srtui[ray]'"

@@ -1,0 +1,145 @@
+"""A run's models in workers of a Ray cluster; see :class:`srtui.pipeline.place.Place` for what each method is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from srtui import today
+from srtui.cluster.address import Address
+from srtui.cluster.limits import Limits
+from srtui.cluster.messages import Facts, ModelFiles, ShippedFolder
+from srtui.cluster.placement import Seat, seats
+from srtui.cluster.pool import Pool, Say
+from srtui.cluster.session import Session
+from srtui.llama import Teacher
+from srtui.progress import Stopped
+from srtui.recipe import TeacherSettings
+
+if TYPE_CHECKING:
+    from srtui.student import Quantization, Student
+
+_NOT_A_WORKERS = {"model", "adapter", "from_run", "endpoint", "allow_remote", "chat_template"}
+
+
+class ClusterPlace:
+    """Teachers and students of one engine as workers on ``address``."""
+
+    def __init__(
+        self,
+        address: Address,
+        workers: int | None = None,
+        limits: Limits | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Starts Ray, or joins the cluster. Raises UserError where that cannot be.
+
+        Args:
+            address: of the cluster, or this machine.
+            workers: how many there are of a kind; by default one a GPU, and without GPUs one a node.
+            limits: of a worker's silence and failures.
+            should_stop: asked while models are loaded.
+        """
+        self._session = Session(address)
+        self._limits, self._should_stop = limits or Limits(), should_stop
+        self._pools: list[Pool] = []
+        try:
+            self._seats = seats(self._session.nodes(), workers)
+        except BaseException:
+            self._session.close()
+            raise
+
+    @property
+    def takes_turns(self) -> bool:
+        """Where workers have GPUs."""
+        return any(seat.gpu for seat in self._seats)
+
+    @property
+    def parallel(self) -> int:
+        """How many workers there are of a kind."""
+        return len(self._seats)
+
+    def teacher(self, path: Path, settings: TeacherSettings, say: Say) -> Teacher:
+        """The teacher in the file at ``path``, in each worker."""
+        from srtui.cluster.teacher import ClusterTeacher
+        from srtui.cluster.teacher_job import TeacherJob
+
+        files = ModelFiles.of(path)
+        adapter = ShippedFolder.of(Path(settings.adapter)) if settings.adapter else None
+        wanted = settings.model_dump(exclude=_NOT_A_WORKERS)
+        day = today.now().date().isoformat()
+
+        def job(seat: Seat) -> TeacherJob:
+            threads = wanted["threads"] if wanted["threads"] != "auto" or seat.gpu else seat.threads
+            return TeacherJob(
+                files, settings.model, {**wanted, "threads": threads}, adapter, day, self._device(seat, threads)
+            )
+
+        pool = Pool(self._session, "teacher", self._seats, job, self._limits, say)
+        facts = self._opened(pool)
+        return ClusterTeacher(pool, facts.same)
+
+    def student(
+        self,
+        path: Path,
+        quantization: Quantization,
+        batch_tokens: int | Literal["auto"],
+        adapter: Path | None,
+        say: Say,
+    ) -> tuple[Student, Any]:
+        """The student at ``path`` in each worker, and its scorer.
+
+        Args:
+            path: of the folder, or for gguf of the file.
+            quantization: how its weights are held.
+            batch_tokens: of one forward pass.
+            adapter: a folder that training wrote.
+            say: hears (level, sentence).
+        """
+        from srtui.cluster.scorer import ClusterScorer, ClusterStudent
+        from srtui.cluster.scorer_job import ScorerJob, StudentFacts
+        from srtui.student.model import read_tokenizer
+
+        files = ModelFiles.of(path)
+        shipped = ShippedFolder.of(adapter) if adapter else None
+
+        def job(seat: Seat) -> ScorerJob:
+            return ScorerJob(
+                files, quantization, batch_tokens, shipped, seat.threads, self._device(seat, seat.threads)
+            )
+
+        pool = Pool(self._session, "student", self._seats, job, self._limits, say)
+        facts = self._opened(pool)
+        for note in facts.more["notes"]:
+            say("warning", note)
+        same = cast("StudentFacts", facts.same)
+        tokenizer = read_tokenizer(path, quantization)
+        return ClusterStudent.of(pool, same, quantization, tokenizer), ClusterScorer(pool, same)
+
+    def _opened(self, pool: Pool) -> Facts:
+        """What the first worker says; Stopped where it was stopped meanwhile."""
+        self._pools = [*(p for p in self._pools if not p.closed), pool]
+        try:
+            facts = pool.open(self._should_stop)
+            if facts is None:
+                raise Stopped
+            return facts
+        except BaseException:
+            pool.close()
+            raise
+
+    def _device(self, seat: Seat, threads: object) -> str:
+        if seat.gpu:
+            return "GPU"
+        return "cpu" if threads == "auto" else f"cpu, {threads} thread{'s' * (threads != 1)}"
+
+    def workers(self) -> list[dict[str, Any]]:
+        """What each worker is doing."""
+        return [row for pool in self._pools if not pool.closed for row in pool.workers()]
+
+    def close(self) -> None:
+        """End all workers, and Ray where it was started here."""
+        for pool in self._pools:
+            pool.close()
+        self._session.close()
