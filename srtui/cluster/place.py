@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -15,10 +15,13 @@ from srtui.cluster.pool import Pool, Say
 from srtui.cluster.session import Session
 from srtui.llama import Teacher
 from srtui.progress import Stopped
-from srtui.recipe import TeacherSettings
+from srtui.recipe import TeacherSettings, TrainingSettings
 
 if TYPE_CHECKING:
-    from srtui.student import Quantization, Student
+    from srtui.cluster.training import TrainingGang
+    from srtui.student import Quantization, Span, Student
+    from srtui.training import Listener, TrainingResult
+    from srtui.training.preference import TrainingPair
 
 _NOT_A_WORKERS = {"model", "adapter", "from_run", "endpoint", "allow_remote", "chat_template"}
 
@@ -44,6 +47,7 @@ class ClusterPlace:
         self._session = Session(address)
         self._limits, self._should_stop = limits or Limits(), should_stop
         self._pools: list[Pool] = []
+        self._gang: TrainingGang | None = None
         try:
             self._seats = seats(self._session.nodes(), workers)
         except BaseException:
@@ -73,7 +77,12 @@ class ClusterPlace:
         def job(seat: Seat) -> TeacherJob:
             threads = wanted["threads"] if wanted["threads"] != "auto" or seat.gpu else seat.threads
             return TeacherJob(
-                files, settings.model, {**wanted, "threads": threads}, adapter, day, self._device(seat, threads)
+                files,
+                settings.model,
+                {**wanted, "threads": threads},
+                adapter,
+                day,
+                self._device(seat, threads),
             )
 
         pool = Pool(self._session, "teacher", self._seats, job, self._limits, say)
@@ -115,7 +124,62 @@ class ClusterPlace:
             say("warning", note)
         same = cast("StudentFacts", facts.same)
         tokenizer = read_tokenizer(path, quantization)
-        return ClusterStudent.of(pool, same, quantization, tokenizer), ClusterScorer(pool, same)
+        student = ClusterStudent.of(pool, same, quantization, tokenizer)
+        student.shipped = shipped
+        return student, ClusterScorer(pool, same)
+
+    def train(
+        self,
+        student: Student,
+        path: Path,
+        examples: Sequence[Span] | Sequence[TrainingPair],
+        held_out: Mapping[str, Sequence[Span]],
+        settings: TrainingSettings,
+        out_dir: Path,
+        listener: Listener,
+        should_stop: Callable[[], bool],
+        held_out_pairs: Sequence[TrainingPair],
+    ) -> TrainingResult | None:
+        """Train in workers, one a device, together.
+
+        Args:
+            student: whose scorers make room.
+            path: of its weights.
+            examples: to train on.
+            held_out: by set, spans whose loss is measured.
+            settings: of the training.
+            out_dir: of the adapter.
+            listener: hears steps and losses.
+            should_stop: asked before each pass.
+            held_out_pairs: pairs whose rewards are measured.
+        """
+        from srtui.cluster.training import TrainingGang
+        from srtui.cluster.training_worker import TrainingTask
+        from srtui.training.qlora import training_fingerprint
+
+        fingerprint = training_fingerprint(settings, student.id, examples, held_out, held_out_pairs)
+        task = TrainingTask(
+            ModelFiles.of(path),
+            student.quantization,
+            getattr(student, "shipped", None),
+            examples,
+            held_out,
+            held_out_pairs,
+            settings,
+        )
+        student.close()
+        self._gang = TrainingGang(
+            self._session,
+            self._seats,
+            task,
+            fingerprint,
+            self._limits,
+            lambda level, line: listener.note(line),
+        )
+        try:
+            return self._gang.train(out_dir, listener, should_stop)
+        finally:
+            self._gang = None
 
     def _opened(self, pool: Pool) -> Facts:
         """What the first worker says; Stopped where it was stopped meanwhile."""
@@ -136,6 +200,8 @@ class ClusterPlace:
 
     def workers(self) -> list[dict[str, Any]]:
         """What each worker is doing."""
+        if self._gang is not None:
+            return self._gang.workers()
         return [row for pool in self._pools if not pool.closed for row in pool.workers()]
 
     def close(self) -> None:

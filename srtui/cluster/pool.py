@@ -54,7 +54,13 @@ class Pool:
     """Workers on ``seats``, each with a job that ``job_of`` makes for its seat. ``kind`` is what sentences call one."""
 
     def __init__(
-        self, session: Session, kind: str, seats: Sequence[Seat], job_of: Callable[[Seat], Job], limits: Limits, say: Say
+        self,
+        session: Session,
+        kind: str,
+        seats: Sequence[Seat],
+        job_of: Callable[[Seat], Job],
+        limits: Limits,
+        say: Say,
     ) -> None:
         """Starts nothing yet.
 
@@ -283,7 +289,9 @@ class Pool:
             member.failures += 1
         name, node = self._name(member), f" on node {member.node}" if member.node else ""
         if member.failures >= self._limits.failures:
-            self._dismiss(member, f"{name}{node} has failed {member.failures} times in a row ({why}) and is dropped")
+            self._dismiss(
+                member, f"{name}{node} has failed {member.failures} times in a row ({why}) and is dropped"
+            )
         else:
             what = f"; its {held} unfinished tasks go to others" if held else ""
             self._say("warning", f"{name}{node}: {why}{what}. It is started again.")
@@ -322,7 +330,9 @@ class Pool:
     def _raise_if_none_left(self) -> None:
         there = [m for m in self._members if m.state != "dropped"]
         if not there:
-            raise UserError(f"No worker is left: {self._last_sentence}. What was finished is stored; resume the run.")
+            raise UserError(
+                f"No worker is left: {self._last_sentence}. What was finished is stored; resume the run."
+            )
         waits = time.monotonic() - max(m.called_at for m in there)
         if all(m.state == "starting" for m in there) and waits > self._limits.loading:
             raise UserError(

@@ -11,6 +11,7 @@ from itertools import count
 from typing import Any
 
 from srtui.cluster.dispatch import Task
+from srtui.cluster.messages import ShippedFolder
 from srtui.cluster.pool import Pool
 from srtui.cluster.scorer_job import Pass, PassResult, StudentFacts
 from srtui.errors import UserError
@@ -23,6 +24,8 @@ class ClusterStudent(Student):
     """A student whose weights are in the workers of ``pool``: there is a tokenizer, and no model."""
 
     pool: Pool
+    shipped: ShippedFolder | None = None
+    """The adapter that it has, where it has one."""
 
     @classmethod
     def of(cls, pool: Pool, facts: StudentFacts, quantization: Any, tokenizer: Any) -> ClusterStudent:

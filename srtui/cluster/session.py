@@ -40,7 +40,10 @@ _PROXIES = {name: _NOWHERE for word in ("http_proxy", "https_proxy") for name in
 _TEMPORARY = "srtui-ray-"
 _LONGEST_FOLDER = 24  # characters: sockets lie in it, and a socket's name has 107 at most
 _TRIES = 3  # to start Ray, which gives up after half a minute, too soon for a machine that is busy
-_STORE_BYTES = (100 * 2**20, 2**30)  # the least and the most of Ray's shared memory, which is taken as it is used
+_STORE_BYTES = (
+    100 * 2**20,
+    2**30,
+)  # the least and the most of Ray's shared memory, which is taken as it is used
 
 
 class Session:

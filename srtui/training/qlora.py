@@ -28,6 +28,7 @@ from srtui.student import Scorer, Span, Student
 from srtui.student.packing import packed_attention
 from srtui.training import checkpoints, preflight
 from srtui.training.plan import evaluation_interval, fingerprint, plan_steps, set_apart, steps_an_epoch
+from srtui.training.ranks import Ranks
 
 if TYPE_CHECKING:
     from srtui.training.loss import MicroBatch
@@ -114,6 +115,7 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     student: Student | None = None,
     held_out_pairs: Sequence[TrainingPair] = (),
+    ranks: Ranks | None = None,
 ) -> TrainingResult | None:
     """Train an adapter and write it to ``out_dir`` as safetensors, beside it first and then renamed.
 
@@ -135,12 +137,40 @@ def train(
         should_stop: asked before each pass.
         student: the one of ``student_folder``, where it is loaded already.
         held_out_pairs: pairs whose rewards are measured.
+        ranks: the processes that train together, each of which calls this; the first one reports and writes.
     """
     _quiet()
     student = student or Student.load(student_folder, "nf4")
+    ranks = ranks or Ranks()
+    listener = (listener if ranks.is_first else None) or Listener()
     return _Training(
-        student, examples, held_out, settings, out_dir, listener or Listener(), should_stop, held_out_pairs
+        student, examples, held_out, settings, out_dir, listener, should_stop, held_out_pairs, ranks
     ).work()
+
+
+def training_fingerprint(
+    settings: TrainingSettings,
+    student_id: str,
+    examples: Sequence[Span] | Sequence[TrainingPair],
+    held_out: Mapping[str, Sequence[Span]],
+    held_out_pairs: Sequence[TrainingPair],
+) -> str:
+    """By which a training's checkpoints are known; see :func:`srtui.training.plan.fingerprint`.
+
+    Args:
+        settings: of the training.
+        student_id: of the student before it.
+        examples: what is trained on.
+        held_out: by set, what early stopping may watch.
+        held_out_pairs: the same, of pairs.
+    """
+    watched = _sets(held_out, held_out_pairs) if settings.early_stopping else {}
+    digests = {n: [e.digest for e in held] for n, held in watched.items()}
+    return fingerprint(settings, student_id, examples, key("held out", **digests).hex())
+
+
+def _sets(held_out: Mapping[str, Sequence[Span]], pairs: Sequence[TrainingPair]) -> dict[str, Sequence[Any]]:
+    return {**held_out, **({_PREFERENCE: pairs} if pairs else {})}
 
 
 class _Training:
@@ -154,20 +184,15 @@ class _Training:
         listener: Listener,
         should_stop: Callable[[], bool],
         held_out_pairs: Sequence[TrainingPair],
+        ranks: Ranks,
     ) -> None:
-        self.held_out_pairs = held_out_pairs
+        self.held_out_pairs, self.ranks = held_out_pairs, ranks
         self.rewards: Rewards | None = None
         self.student, self.examples, self.held_out, self.settings = student, examples, held_out, settings
         self.out_dir, self.listener, self.should_stop = out_dir, listener, should_stop
         self.root = out_dir.with_name("checkpoints")
         self.on_gpu = student.device.type == "cuda"
-        watched = self._held_out_sets() if settings.early_stopping else {}
-        self.fingerprint = fingerprint(
-            settings,
-            student.id,
-            examples,
-            key("held out", **{n: [e.digest for e in held] for n, held in watched.items()}).hex(),
-        )
+        self.fingerprint = training_fingerprint(settings, student.id, examples, held_out, held_out_pairs)
         self.optimizer = settings.optimizer
         if self.optimizer == "auto":
             self.optimizer = "paged_adamw_8bit" if self.on_gpu else "adamw"
@@ -189,14 +214,13 @@ class _Training:
 
         from srtui.training.trainer import TrainingStopped
 
-        newest = checkpoints.newest(self.root, self.fingerprint, self.listener.refused)
+        newest = self._newest()
         if newest is None:
             self.progress.before = self._held_out_losses()
         else:
             self.saved_step, folder = newest
             self.progress = _TrainingProgress(**json.loads((folder / _PROGRESS).read_text()))
             self.best = load_file(folder / _BEST) if (folder / _BEST).exists() else None
-        checkpoints.discard_after(self.root, self.saved_step)
         self._set_up()
         attention = packed_attention(self.student.model) if self.packed else contextlib.nullcontext()
         try:
@@ -217,6 +241,23 @@ class _Training:
 
     # -- before -------------------------------------------------------------------------------------
 
+    def _newest(self) -> tuple[int, Path] | None:
+        """The checkpoint that all ranks resume from; what lies in its way is removed by the first of them. Raises
+        UserError where they do not have the same."""
+        newest = None
+        if self.ranks.is_first:
+            newest = checkpoints.newest(self.root, self.fingerprint, self.listener.refused)
+            checkpoints.discard_after(self.root, newest[0] if newest else 0)
+        self.ranks.everybody(None)  # the others look when that is done
+        if not self.ranks.is_first:
+            newest = checkpoints.newest(self.root, self.fingerprint)
+        steps = self.ranks.everybody(newest[0] if newest else 0)
+        if len(set(steps)) > 1:
+            raise UserError(
+                f"{self.root}: the processes that train together have checkpoints of other steps: {steps}."
+            )
+        return newest
+
     def _set_up(self) -> None:
         """The plan, the student with new adapters, and what trains it."""
         import torch
@@ -227,7 +268,9 @@ class _Training:
         # NEFTune scales its noise by a sample's length, which a row of several does not have.
         can_pack = settings.packing is not False and not settings.neftune_alpha
         self.packed = can_pack and self.scorer.packed
-        plan = plan_steps([len(e.ids) for e in self.examples], settings, packed=self.packed)
+        plan = plan_steps(
+            [len(e.ids) for e in self.examples], settings, packed=self.packed, ranks=self.ranks.count
+        )
         if not self.packed and not self.scorer.head.pads:
             plan = [[[i] for micro in step for i in micro] for step in plan]
         alone = [self.scorer.head.runs_alone(len(e.ids)) for e in self.examples]
@@ -249,6 +292,7 @@ class _Training:
             self._after_step,
             self.should_stop,
             half=self.on_gpu and self.student.arithmetic == "bfloat16" and torch.cuda.is_bf16_supported(),
+            ranks=self.ranks,
             **self._objective(),
         )
         self.untrained = self.trainer.adapter()
@@ -464,6 +508,9 @@ class _Training:
                 save_file(self.best, folder / _BEST)
 
         step = self.progress.step
+        if not self.ranks.is_first:
+            self.saved_step = step
+            return
         try:
             written = checkpoints.write(self.root, step, self.fingerprint, fill)
         except (OSError, SafetensorError, RuntimeError) as error:
@@ -486,7 +533,8 @@ class _Training:
         if self.best is not None:
             self.trainer.set_adapter(self.best)
         after = self._held_out_losses()
-        self._write_adapter()
+        if self.ranks.is_first:
+            self._write_adapter()
         return TrainingResult(
             adapter_dir=self.out_dir,
             steps=progress.step,
@@ -532,7 +580,7 @@ class _Training:
         return not all(bool((now[name] == tensor).all()) for name, tensor in self.untrained.items())
 
     def _held_out_sets(self) -> dict[str, Sequence[Any]]:
-        return {**self.held_out, **({_PREFERENCE: self.held_out_pairs} if self.held_out_pairs else {})}
+        return _sets(self.held_out, self.held_out_pairs)
 
     def _held_out_losses(self) -> dict[str, float]:
         """By set, the mean over samples of the mean NLL of their targets, nats a token, by the scorer; of the held-out
@@ -540,7 +588,9 @@ class _Training:
         self.student.model.eval()
         found = {}
         for name, samples in self.held_out.items():
-            means = [loss.mean for _, loss in self.scorer.score(samples) if loss.reason is None]
+            scored = self.scorer.score(self.ranks.share(samples))
+            own = [loss.mean for _, loss in scored if loss.reason is None]
+            means = [mean for part in self.ranks.everybody(own) for mean in part]
             found[name] = sum(means) / len(means) if means else math.nan
         if self.held_out_pairs:
             from srtui.training.preference import held_out_rewards
