@@ -1,0 +1,109 @@
+"""Jobs whose worker fails in one way or another, once or again and again; else they are what they are derived from.
+
+What has happened already is kept in a file, for the process that failed does not know it any more.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from srtui.cluster.scorer_job import ScorerJob
+from srtui.cluster.teacher_job import TeacherJob
+from srtui.errors import UserError
+
+
+def times(file: str) -> int:
+    """How often ``happened`` was called with this file."""
+    return Path(file).stat().st_size if Path(file).exists() else 0
+
+
+def happened(file: str) -> None:
+    with Path(file).open("a") as opened:
+        opened.write("x")
+
+
+@dataclass
+class Fails:
+    """``fault`` happens after ``after`` results, ``most`` times in all workers together."""
+
+    fault: str = ""
+    file: str = ""
+    after: int = 3
+    most: int = 1
+
+    def before_result(self, count: int) -> None:
+        if not self.fault or count < self.after or times(self.file) >= self.most:
+            return
+        happened(self.file)
+        if self.fault == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif self.fault == "stopped":  # alive, and as still as a process can be
+            os.kill(os.getpid(), signal.SIGSTOP)
+        elif self.fault == "hangs":
+            time.sleep(3600)
+        elif self.fault == "memory":
+            held = resource.getrlimit(resource.RLIMIT_AS)
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + 2**26, held[1]))
+            try:
+                bytearray(2**30)  # MemoryError
+            finally:
+                resource.setrlimit(resource.RLIMIT_AS, held)
+        elif self.fault == "refuses":
+            raise UserError("This worker's own memory is too small for the teacher's context")
+
+
+FAULT = Fails()
+"""What the jobs of a test have; set by the test, and sent along with each job."""
+
+
+@dataclass
+class FaultyTeacher(TeacherJob):
+    fails: Fails | None = None
+
+    def __post_init__(self) -> None:
+        self.fails = Fails(**vars(FAULT))
+        self._count = 0
+
+    def run(self, should_stop: Callable[[], bool]) -> Iterator[tuple[int, int, Any]]:
+        for result in super().run(should_stop):
+            assert self.fails is not None
+            self._count += 1
+            self.fails.before_result(self._count)
+            yield result
+
+
+@dataclass
+class FaultyScorer(ScorerJob):
+    fails: Fails | None = None
+
+    def __post_init__(self) -> None:
+        self.fails = Fails(**vars(FAULT))
+        self._count = 0
+
+    def run(self, should_stop: Callable[[], bool]) -> Iterator[tuple[int, int, Any]]:
+        for result in super().run(should_stop):
+            assert self.fails is not None
+            self._count += 1
+            self.fails.before_result(self._count)
+            yield result
+
+
+@dataclass
+class DeadlyText(TeacherJob):
+    """Each worker dies of a text that has ``word`` in it, whenever it is given one."""
+
+    word: str = "She don't have no brother"
+
+    def add(self, tasks: Iterable[tuple[int, Any]]) -> None:
+        given = list(tasks)
+        if any(self.word in m.content for _, request in given for m in request.messages):
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().add(given)

@@ -1,0 +1,228 @@
+"""Workers that are killed, hang, run out of memory or lose their node: nothing is lost, nothing comes twice, and what
+is written and chosen is what one process writes and chooses."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from srtui.errors import UserError
+from srtui.workspace import Workspace
+from tests.cluster import faulty
+from tests.cluster.conftest import Nodes
+from tests.cluster.runs import Made, made, meanwhile, read, work
+from tests.commands import Command
+
+pytestmark = pytest.mark.model
+
+REFLECTED = "reflect-instruction"
+
+
+@pytest.fixture
+def no_template_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Teachers alone: no student is loaded."""
+    monkeypatch.setattr("srtui.pipeline.engine.check_template", lambda context: None)
+
+
+@pytest.fixture
+def fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., str]:
+    """``fault("killed", most=1)``: workers fail like this from now on; the file counts how often they have."""
+
+    def has(fault: str, **more: Any) -> str:
+        file = str(tmp_path / "happened")
+        for name, value in {"fault": fault, "file": file, "after": 3, "most": 1, **more}.items():
+            monkeypatch.setattr(faulty.FAULT, name, value)
+        monkeypatch.setattr("srtui.cluster.teacher_job.TeacherJob", faulty.FaultyTeacher)
+        monkeypatch.setattr("srtui.cluster.scorer_job.ScorerJob", faulty.FaultyScorer)
+        return file
+
+    return has
+
+
+def reflected_like(there: Made, alone: Made) -> None:
+    """The first stage is what one process made of it, and nothing is there twice."""
+    first = [row for row in alone.reflections if row[1] == "instruction"]
+    assert there.reflections == first and there.doubled == 0
+    keys = {row[0]: row for row in alone.generations}
+    assert there.generations and all(keys[row[0]] == row for row in there.generations)
+
+
+def test_a_whole_run_on_two_workers_is_that_of_one_process(
+    ground: Workspace, alone: Made, place: Callable[..., Any]
+) -> None:
+    there = made(ground, place())
+    there.same_as(alone)
+    assert len(alone.decisions) == 32 and any("reflected" in str(d) or d for d in alone.decisions)
+    assert there.said() == []
+
+
+def test_a_run_goes_on_elsewhere_than_it_began(
+    ground: Workspace, alone: Made, place: Callable[..., Any]
+) -> None:
+    """Instructions by one process, responses by workers: the same run, and nothing is asked again."""
+    work(ground, None, "choose-instruction")
+    before = len(read(ground).generations)
+    there = made(ground, place())
+    there.same_as(alone)
+    assert before < len(there.generations)
+
+
+@pytest.mark.parametrize("kind", ["killed", "memory"])
+def test_workers_that_die_once_of_each_kind(
+    ground: Workspace, alone: Made, place: Callable[..., Any], fault: Callable[..., str], kind: str
+) -> None:
+    """Teachers and scorers, in a whole run: a worker is lost twice, and decisions are those of one process."""
+    file = fault(kind, most=2)
+    there = made(ground, place())
+    assert faulty.times(file) == 2
+    there.same_as(alone)
+    why = "its process ended" if kind == "killed" else "its memory ran out"
+    assert len(there.said(why, "started again")) == 2
+
+
+@pytest.mark.usefixtures("no_template_check")
+def test_kill_9_from_outside(ground: Workspace, alone: Made, place: Callable[..., Any]) -> None:
+    there = place()
+    killed: list[int] = []
+
+    def kill() -> None:
+        until = time.monotonic() + 120
+        while not killed and time.monotonic() < until:
+            for pool in there._pools:
+                busy = [
+                    m for m in pool._members if m.facts is not None and pool._dispatcher.held(m.seat.number)
+                ]
+                if busy and busy[0].facts is not None:
+                    killed.append(busy[0].facts.pid)
+                    os.kill(killed[0], signal.SIGKILL)
+                    return
+            time.sleep(0.01)
+
+    thread = meanwhile(kill)
+    came = made(ground, there, REFLECTED)
+    thread.join()
+    assert killed
+    reflected_like(came, alone)
+    assert len(came.said("its process ended")) == 1
+
+
+@pytest.mark.usefixtures("no_template_check")
+@pytest.mark.parametrize("kind", ["hangs", "stopped"])
+def test_a_worker_without_progress_is_replaced(
+    ground: Workspace, alone: Made, place: Callable[..., Any], fault: Callable[..., str], kind: str
+) -> None:
+    """Its model stands still while its process answers, or the whole process does."""
+    fault(kind)
+    came = made(ground, place(silent=6), REFLECTED)
+    reflected_like(came, alone)
+    assert len(came.said("made no progress for 6 seconds", "go to others")) == 1
+
+
+@pytest.mark.usefixtures("no_template_check")
+def test_three_failures_in_a_row_drop_a_worker_with_one_sentence(
+    ground: Workspace, alone: Made, place: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One of two workers dies at each start; the other one does all."""
+    from srtui.cluster.placement import Seat
+    from srtui.cluster.pool import Pool
+    from srtui.cluster.teacher_job import TeacherJob
+
+    monkeypatch.setattr(faulty.FAULT, "fault", "killed")
+    monkeypatch.setattr(faulty.FAULT, "file", str(tmp_path / "happened"))
+    monkeypatch.setattr(faulty.FAULT, "after", 1)
+    monkeypatch.setattr(faulty.FAULT, "most", 99)
+    begin = Pool.__init__
+
+    def first_is_faulty(self: Any, session: Any, kind: str, seats: Any, job_of: Any, *rest: Any) -> None:
+        def job(seat: Seat) -> TeacherJob:
+            fine = job_of(seat)
+            return faulty.FaultyTeacher(**vars(fine)) if seat.number == 0 else fine
+
+        begin(self, session, kind, seats, job, *rest)
+
+    monkeypatch.setattr(Pool, "__init__", first_is_faulty)
+    came = made(ground, place(), REFLECTED)
+    reflected_like(came, alone)
+    assert len(came.said("teacher 1", "failed 3 times in a row", "is dropped; 1 is left.")) == 1
+    assert faulty.times(str(tmp_path / "happened")) == 3
+
+
+@pytest.mark.usefixtures("no_template_check")
+def test_where_all_are_dropped_the_run_ends_with_a_sentence_and_resumes(
+    ground: Workspace,
+    alone: Made,
+    place: Callable[..., Any],
+    fault: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fault("refuses", most=2, after=2)
+    with pytest.raises(
+        UserError, match=r"No worker is left: teacher .* own memory is too small.* resume the run"
+    ):
+        work(ground, place(), REFLECTED)
+    begun = read(ground)
+    assert 0 < len(begun.reflections) < 16
+    monkeypatch.undo()
+    monkeypatch.setattr("srtui.pipeline.engine.check_template", lambda context: None)
+    reflected_like(made(ground, None, REFLECTED), alone)
+
+
+@pytest.mark.usefixtures("no_template_check")
+def test_a_text_that_kills_its_workers_is_given_up_and_the_workers_are_not(
+    ground: Workspace, alone: Made, place: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("srtui.cluster.teacher_job.TeacherJob", faulty.DeadlyText)
+    came = made(ground, place(), REFLECTED)
+    fates = {row[0]: row[2] for row in came.reflections}
+    assert [status for status in fates.values() if status == "workers_died"] == ["workers_died"]
+    others = {row[0]: row for row in alone.reflections if row[1] == "instruction"}
+    assert sum(others[row[0]] == row for row in came.reflections) == 15
+    assert len(came.said("1 task was given up")) == 1 and not came.said("dropped")
+
+
+@pytest.mark.usefixtures("no_template_check")
+def test_a_node_that_is_taken_away(
+    ground: Workspace, alone: Made, place: Callable[..., Any], nodes: Nodes, fault: Callable[..., str]
+) -> None:
+    """In the middle of its work; its worker goes on on the node that is left."""
+    node = nodes.add(2)
+    there = place()
+    assert {seat.node for seat in there._seats} == {n.id for n in there._session.nodes()}
+    gone: list[Any] = []
+
+    def take_away() -> None:
+        until = time.monotonic() + 120
+        while not gone and time.monotonic() < until:
+            for pool in there._pools:
+                busy = [m for m in pool._members if m.seat.node == node.node_id and m.state == "working"]
+                if busy:
+                    gone.append(busy[0].seat.number)
+                    nodes.remove(node)
+                    return
+            time.sleep(0.01)
+
+    thread = meanwhile(take_away)
+    came = made(ground, there, REFLECTED)
+    thread.join()
+    assert gone
+    reflected_like(came, alone)
+    assert len(came.said(f"teacher {gone[0] + 1}", "started again")) == 1
+
+
+def test_the_driver_is_killed_and_the_run_resumed(
+    ground: Workspace, alone: Made, place: Callable[..., Any], nodes: Nodes
+) -> None:
+    """kill -9 of the process that writes the store, in the middle of a commit; its workers end with it."""
+    words = ("run", "recipes/small.toml", "--on", str(nodes.address), "--workers", "2")
+    command = Command(ground, *words, kill_at=("commit", 24))
+    assert command.wait().returncode == -signal.SIGKILL, command.stderr
+    begun = read(ground)
+    assert 0 < len(begun.reflections) < 32
+    there = made(ground, place())
+    there.same_as(alone)
