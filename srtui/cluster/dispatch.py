@@ -64,7 +64,13 @@ class Dispatcher:
     def add(self, task: Task) -> None:
         """Queue a task."""
         task.ticket, task.missing = next(self._tickets), set(range(task.parts))
-        heapq.heappush(self._waiting, (-task.size, task.ticket, task))
+        self._put(task)
+
+    def _put(self, task: Task) -> None:
+        if task.is_suspect:
+            self._suspects.append(task)
+        else:
+            heapq.heappush(self._waiting, (-task.size, task.ticket, task))
 
     def hand_out(self, worker: int, window: int, workers: int) -> list[Task]:
         """What a worker is given now, so that it has ``window`` tasks at most; towards the end no more than its share
@@ -104,10 +110,8 @@ class Dispatcher:
             task.deaths += died
             if alone and died:
                 given_up.append(task)
-            elif task.is_suspect:
-                self._suspects.append(task)
             else:
-                heapq.heappush(self._waiting, (-task.size, task.ticket, task))
+                self._put(task)
         return given_up
 
     def find(self, ticket: int) -> Task | None:

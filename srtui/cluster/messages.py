@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from srtui.atomic import sha256_of
 from srtui.errors import UserError
 from srtui.models import file_sha256
 
@@ -98,6 +97,15 @@ class ShippedFolder:
 _kept: list[Path] = []
 
 
+class Whereabouts(NamedTuple):
+    """Where a worker's process is, and what stands there: srtui's version, and whether its Ray asks for a token."""
+
+    node: str
+    pid: int
+    version: str
+    has_token: bool
+
+
 @dataclass(frozen=True)
 class Facts:
     """What a worker says of itself once its model is open. ``same`` has to be equal in all workers of a pool: what is
@@ -135,6 +143,3 @@ class Reply:
     done: WorkDone = field(default_factory=WorkDone)
     error: str | None = None
     is_final: bool = False
-
-
-__all__ = ["MODELS", "Facts", "ModelFiles", "Reply", "ShippedFolder", "WorkDone", "sha256_of"]

@@ -44,9 +44,9 @@ def seats(nodes: Sequence[Node], workers: int | None) -> list[Seat]:
                 "has one of its own."
             )
         return [Seat(n, "", 0, gpu=True) for n in range(workers or gpus)]
-    counts = dict.fromkeys((node.id for node in nodes), 0)
+    counts = dict.fromkeys((node.id for node in nodes), int(workers is None))
     cpus = {node.id: max(1.0, node.cpus) for node in nodes}
-    for _ in range(workers or len(nodes)):
+    for _ in range(workers or 0):
         emptiest = max(counts, key=lambda i: cpus[i] / (counts[i] + 1))
         counts[emptiest] += 1
     placed = [node.id for node in nodes for _ in range(counts[node.id])]

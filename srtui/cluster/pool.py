@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from srtui import __version__
 from srtui.cluster.dispatch import Dispatcher, Task
 from srtui.cluster.limits import Limits
-from srtui.cluster.messages import Facts, Reply, WorkDone
+from srtui.cluster.messages import Facts, Reply, Whereabouts, WorkDone
 from srtui.cluster.placement import Seat
 from srtui.cluster.session import Session
 from srtui.cluster.worker import Job, Worker
@@ -200,13 +201,23 @@ class Pool:
         except Exception as error:
             return self._lose(member, *self._why(error))
         if member.state == "starting":
-            member.node = answer[0]
-            self._call(member, "loading", member.actor.open.remote())
+            self._placed(member, answer)
         elif member.state == "loading":
             self._opened(member, answer)
         elif member.state == "working":
             return self._replied(member, answer)
         return []
+
+    def _placed(self, member: _Member, where: Whereabouts) -> None:
+        member.node = where.node
+        self._session.check_token(where)
+        if where.version != __version__:
+            self._drop(
+                member,
+                f"node {where.node} has srtui {where.version} and this machine {__version__}; install the same on both",
+            )
+            return
+        self._call(member, "loading", member.actor.open.remote())
 
     def _opened(self, member: _Member, answer: Facts | str) -> None:
         if isinstance(answer, str):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import Any
 
-from srtui.cluster.dispatch import Task
+from srtui.cluster.dispatch import SUSPECT_AFTER, Task
 from srtui.cluster.messages import ShippedFolder
 from srtui.cluster.pool import Pool
 from srtui.cluster.scorer_job import Pass, PassResult, StudentFacts
@@ -114,14 +114,20 @@ class ClusterScorer:
         **how: bool,
     ) -> Iterator[tuple[int, Any]]:
         block = next(self._blocks)
-        tasks = []
-        for chosen in batches.batches(spans, order):
+
+        def task(chosen: Sequence[int], deaths: int = 0) -> Task:
             some = [spans[i] for i in chosen]
             asked = Pass(some, [order.shared[i] for i in chosen], order.chained, block, **how)
-            tasks.append(Task(asked, chosen, sum(len(s.ids) for s in some)))
-        self._pool.submit(tasks)
-        for task, _, result in self._pool.run(should_stop):
-            made: PassResult = result or PassResult([None] * len(task.key), 0, 0)
+            return Task(asked, chosen, sum(len(s.ids) for s in some), deaths=deaths)
+
+        self._pool.submit([task(chosen) for chosen in batches.batches(spans, order)])
+        for done, _, result in self._pool.run(should_stop):
+            chosen = done.key
+            if result is None and len(chosen) > 1:  # one of them is what the workers died of
+                half = len(chosen) // 2
+                self._pool.submit([task(part, SUSPECT_AFTER) for part in (chosen[:half], chosen[half:])])
+                continue
+            made: PassResult = result or PassResult([None] * len(chosen), 0, 0)
             self.tokens_run += made.tokens_run
             self.tokens_saved += made.tokens_saved
-            yield from zip(task.key, made.values, strict=True)
+            yield from zip(chosen, made.values, strict=True)

@@ -23,6 +23,7 @@ from typing import Any
 import psutil
 
 from srtui.cluster.address import Address
+from srtui.cluster.messages import Whereabouts
 from srtui.cluster.placement import Node
 from srtui.errors import UserError
 
@@ -118,6 +119,14 @@ class Session:
             f"The Ray cluster at {self.address} wants its token: put it into ~/.ray/auth_token here too, or name its file "
             "in RAY_AUTH_TOKEN_PATH."
         )
+
+    def check_token(self, where: Whereabouts) -> None:
+        """Raises UserError where a node takes work from anyone, unless RAY_AUTH_MODE=disabled says that this is meant."""
+        if not where.has_token and os.environ.get("RAY_AUTH_MODE", "").lower() != "disabled":
+            raise UserError(
+                f"Node {where.node} of the Ray cluster runs what anyone who reaches it sends, for Ray was started there "
+                "without token authentication; start it with RAY_AUTH_MODE=token (docs/cluster.md)."
+            )
 
     def nodes(self) -> list[Node]:
         """The machines that are there now."""

@@ -8,10 +8,8 @@ from typing import cast
 
 from srtui.cluster.dispatch import Task
 from srtui.cluster.pool import Pool
-from srtui.llama import Generation, Prepared, Request, TeacherIdentity, TeacherProgress
+from srtui.llama import WORKERS_DIED, Generation, Prepared, Request, TeacherIdentity, TeacherProgress
 
-GIVEN_UP = "workers_died"
-"""Why a request has no answer: each worker that was at it died."""
 _LEAST_WINDOW, _WINDOWS = 512, 2  # requests; and how often the workers' own windows are there to follow
 
 
@@ -51,7 +49,18 @@ class ClusterTeacher:
         request = cast("Request", task.payload)
         detail = f"{task.deaths} workers died while they wrote it"
         return Generation(
-            task.key, part, request.seed + part, (), "", "", "", 0, 0, 0.0, refused=GIVEN_UP, detail=detail
+            task.key,
+            part,
+            request.seed + part,
+            (),
+            "",
+            "",
+            "",
+            0,
+            0,
+            0.0,
+            refused=WORKERS_DIED,
+            detail=detail,
         )
 
     def room(self, request: Request) -> Sequence[int]:

@@ -14,7 +14,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
-from srtui.cluster.messages import Facts, Reply, WorkDone
+from srtui import __version__
+from srtui.cluster.messages import Facts, Reply, Whereabouts, WorkDone
+from srtui.cluster.session import needs_token
 from srtui.errors import UserError
 
 BEAT = 0.4
@@ -61,9 +63,9 @@ class Worker:
         self._done, self._looked_at = WorkDone(), 0.0
         self._calls, self._called_at = 0, time.monotonic()
 
-    def where(self) -> tuple[str, int]:
-        """The node's name and this process; answered at once."""
-        return node_name(), os.getpid()
+    def where(self) -> Whereabouts:
+        """Answered at once, before anything is loaded."""
+        return Whereabouts(node_name(), os.getpid(), __version__, needs_token())
 
     def open(self) -> Facts | str:
         """Load the model and begin to wait for work; a sentence where that cannot be, now or later."""

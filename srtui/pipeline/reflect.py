@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from srtui import models
 from srtui.errors import UserError
-from srtui.llama import Generation, Prepared, Request, TeacherProgress
+from srtui.llama import ASKED_AGAIN, Generation, Prepared, Request, TeacherProgress
 from srtui.llama.tuning import far_off, tuned
 from srtui.pipeline.ahead import Ahead
 from srtui.pipeline.context import Context
@@ -264,7 +264,7 @@ class Reflecting:
                 for candidate, key in enumerate(keys)
             ]
             # A refusal says what the teacher's context and memory held then, which may be more now.
-            if any(g is None or g.finish == "too_long" for g in stored):
+            if any(g is None or g.finish in ASKED_AGAIN for g in stored):
                 return _OpenRequest(sample_id, variant, attempt, keys)
             generations = [g for g in stored if g is not None]
             if any(self._lacked_room(g, variant, attempt) for g in generations):
