@@ -88,17 +88,17 @@ def measures_words(run: RunSummary, *, doubtful: bool = False) -> list[str]:
     """What is known of each measure that a run chose by, a sentence each; with ``doubtful`` only of those that were
     never calibrated, or were found no better than length or chance."""
     sentences: dict[str, None] = {}
-    for standing in run.measures.values():
-        if doubtful and standing.verdict == "better than chance":
+    for measure in run.measures.values():
+        if doubtful and measure.verdict == "better than chance":
             continue
-        if standing.verdict is None:
-            name = measure_label(standing.measure)
+        if measure.verdict is None:
+            name = measure_label(measure.measure)
             sentences[
                 f"{name} was never calibrated with {run.student}, so what its choices are worth is unknown; "
                 "srtui choose calibrate FILE says it."
             ] = None
         else:
-            sentences[f"{standing.sentence} (Calibration {standing.calibration}, with {run.student}.)"] = None
+            sentences[f"{measure.sentence} (Calibration {measure.calibration}, with {run.student}.)"] = None
     return list(sentences)
 
 
@@ -108,15 +108,15 @@ def kept_words(kept: int, samples: int, held_out: int) -> str:
     return f"{kept:,} of {samples:,} ({share(kept, samples)}){held}"
 
 
-def contamination_words(found: Contamination) -> str:
+def contamination_words(contamination: Contamination) -> str:
     """One line about evaluation prompts in what a run trains on."""
     words = (
-        f"{found.held:,} of the {found.texts:,} texts trained on hold one of the {found.prompts:,} prompts that this "
+        f"{contamination.held:,} of the {contamination.texts:,} texts trained on hold one of the {contamination.prompts:,} prompts that this "
         "workspace has evaluated with"
     )
-    if found.held:
-        words += f" ({found.question:,} ask the same, {found.long:,} have 13 words in a row of one)"
-    return f"{words}; {found.short:,} more have 8 words in a row" if found.short else words
+    if contamination.held:
+        words += f" ({contamination.question:,} ask the same, {contamination.long:,} have 13 words in a row of one)"
+    return f"{words}; {contamination.short:,} more have 8 words in a row" if contamination.short else words
 
 
 def training_words(
@@ -137,8 +137,8 @@ def training_words(
         changed_since: choices that a person has changed after it.
         method: what it learns from; all but ``sft`` learn from pairs.
     """
-    what = "samples" if method == "sft" else f"pairs ({method})"
-    words = [f"{LABELS['trained on']} {trained_on:,} {what}"]
+    examples = "samples" if method == "sft" else f"pairs ({method})"
+    words = [f"{LABELS['trained on']} {trained_on:,} {examples}"]
     if changed_since:
         words[0] += f", before a person changed {changed_since:,} choice{'' if changed_since == 1 else 's'}"
     if step_losses:
@@ -191,9 +191,9 @@ def held_out_words(h: HeldOut) -> str:
 
 def otherwise_words(d: DecidedOtherwise, a: str, b: str) -> list[str]:
     """A sample that two runs decided otherwise: which, and the reason of each."""
-    what = {"instruction": "instruction", "response": "answer", "outcome": "kept or not"}[d.stage]
+    stage_word = {"instruction": "instruction", "response": "answer", "outcome": "kept or not"}[d.stage]
     reasons = (left_out_words(d.a_reason), left_out_words(d.b_reason))
-    return [f"Sample {d.sample}, {what}", f"{a}: {reasons[0]}", f"{b}: {reasons[1]}"]
+    return [f"Sample {d.sample}, {stage_word}", f"{a}: {reasons[0]}", f"{b}: {reasons[1]}"]
 
 
 def _value(value: object) -> str:
@@ -235,7 +235,9 @@ def ending_words(ending: GenerationEnding) -> str:
     if ending.segments is None:
         last = _finish_words(ending.finish)
         return f"the last part {last}; of the others it is not known (an older srtui wrote it)"
-    words = [f"{part} {_finish_words(how)} after {tokens:,} tokens" for part, how, tokens in ending.segments]
+    words = [
+        f"{part} {_finish_words(finish)} after {tokens:,} tokens" for part, finish, tokens in ending.segments
+    ]
     return ", ".join(words) or f"nothing was written: {ending.finish}"
 
 

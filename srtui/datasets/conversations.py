@@ -45,22 +45,22 @@ def put_back(
         The record to write.
     """
     before = json.loads(record)
-    same = LAYOUTS[layout].put_back
-    assert same is not None  # noqa: S101 - conversations come from such layouts alone
+    put_back_as_it_was = LAYOUTS[layout].put_back
+    assert put_back_as_it_was is not None  # noqa: S101 - conversations come from such layouts alone
     if format == layout:
-        return WholeRecord(same(before, turns, places, rewritten))
+        return WholeRecord(put_back_as_it_was(before, turns, places, rewritten))
     lay_out = LAYOUTS[format].lay_out
     assert lay_out is not None  # noqa: S101 - as above
     texts = list(turns)
     for new in rewritten:
         if new.kept:
-            asked = PromptTemplate.target_of(new.pair.instruction, new.pair.input)
-            texts[new.answer - 1] = Turn("user", asked)
+            question = PromptTemplate.target_of(new.pair.instruction, new.pair.input)
+            texts[new.answer - 1] = Turn("user", question)
             texts[new.answer] = Turn("assistant", new.pair.response)
-    made = lay_out(texts)
-    (entries,) = made.values()
+    laid_out = lay_out(texts)
+    (entries,) = laid_out.values()
     for new in rewritten:
         if not new.kept:
             entries[new.answer]["weight"] = 0
-    gone = {*LAYOUTS[layout].keys, "system", "system_prompt", "system_message"}
-    return WholeRecord({**{k: v for k, v in before.items() if k not in gone}, **made})
+    replaced_keys = {*LAYOUTS[layout].keys, "system", "system_prompt", "system_message"}
+    return WholeRecord({**{k: v for k, v in before.items() if k not in replaced_keys}, **laid_out})

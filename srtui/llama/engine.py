@@ -25,7 +25,7 @@ from srtui.llama import Generation, Prepared, Request, TeacherIdentity, TeacherP
 from srtui.llama.context import LlamaContext, open_context
 from srtui.llama.gguf import (
     LlamaVocabulary,
-    Say,
+    ReportLine,
     chat_template,
     cpu_count,
     description,
@@ -74,15 +74,15 @@ class LlamaTeacher:
         adapter: Path | None = None,
         flash_attention: bool | Auto = "auto",
         kv_type: str = "f16",
-        report_line: Say = lambda level, message: None,
+        report_line: ReportLine = lambda level, message: None,
     ) -> None:
-        """``report_line`` hears what was planned, and with what is free. The rest is [teacher] of a recipe."""
+        """``report_line`` gets what was planned, and with what is free. The rest is [teacher] of a recipe."""
         self._wanted_context, self._wanted_slots = context, slots
         self._batch_tokens = 512 if batch_tokens == "auto" else batch_tokens
         self._threads = cpu_count() if threads == "auto" else threads
         self._flash = flash_attention
         self._kv_type = _KV_TYPES[kv_type]
-        self._say = report_line
+        self._report_line = report_line
         self._model, self._on_gpu = load_model(
             path,
             gpu_layers,
@@ -234,10 +234,10 @@ class LlamaTeacher:
 
     def _plan(self) -> LlamaContext:
         """Open slots for what waits (something must), from the prompts' real lengths and the memory that is free."""
-        wanted, usual = self._wanted_slots, GPU_SLOTS if self._gpu else CPU_SLOTS
-        plan = self._scheduler.plan(usual if wanted == "auto" else wanted, self._affordable())
+        requested, default = self._wanted_slots, GPU_SLOTS if self._gpu else CPU_SLOTS
+        plan = self._scheduler.plan(default if requested == "auto" else requested, self._affordable())
         if plan.warning is not None:
-            self._say("warning", plan.warning)
+            self._report_line("warning", plan.warning)
         slots, cells, context = plan.slots, plan.cells, self._context
         while context is None or slots != context.slots or cells > context.cells:
             context = self._open_context(slots, cells)
@@ -257,8 +257,8 @@ class LlamaTeacher:
 
     def _limit(self) -> int:
         """Tokens that one sequence may have."""
-        wanted = self._wanted_context
-        return self._train_context if wanted == "auto" else min(wanted, self._train_context)
+        requested = self._wanted_context
+        return self._train_context if requested == "auto" else min(requested, self._train_context)
 
     def _open_context(self, slots: int, cells: int) -> LlamaContext | None:
         """A context for ``slots`` sequences of ``cells`` tokens in place of the one in hand; None where
@@ -289,11 +289,11 @@ class LlamaTeacher:
         held = context.cells * (context.slots + 1) if context is not None else 0
         heads = max(1, llama_cpp.llama_model_n_head(model))
         architecture = meta(model, "general.architecture")
-        usual = llama_cpp.llama_model_n_embd(model) // heads
+        head_width = llama_cpp.llama_model_n_embd(model) // heads
         width = sum(
             int(length)
             if (length := meta(model, f"{architecture}.attention.{part}_length")).isdigit()
-            else usual
+            else head_width
             for part in ("key", "value")
         )
         return held + cells_that_fit(
@@ -304,7 +304,9 @@ class LlamaTeacher:
             host=psutil.virtual_memory().available,
             compute=0
             if held
-            else compute_bytes(self._batch_tokens, self._vocabulary.size, usual * heads, 4 * usual * heads),
+            else compute_bytes(
+                self._batch_tokens, self._vocabulary.size, head_width * heads, 4 * head_width * heads
+            ),
         )
 
     def _evaluate_prefix(self, context: LlamaContext) -> None:

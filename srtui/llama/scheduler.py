@@ -208,8 +208,8 @@ class Scheduler:
         now."""
         begins = sequence.request.begins
         if self._cuts and begins is not None and not sequence.started:
-            alike = [other for other in self.running if other.request.begins == begins]
-            if any(other.cached < len(other.prompt) for other in alike):
+            same_beginning = [other for other in self.running if other.request.begins == begins]
+            if any(other.cached < len(other.prompt) for other in same_beginning):
                 return True
         if not self._cuts or not sequence.candidate or self._sibling(sequence) is not None:
             return False
@@ -230,32 +230,32 @@ class Scheduler:
         """The running sequence, of those that begin alike, whose prompt has the most of this one's tokens in the
         cache, and how many. As with the prefix of all, what stays to be evaluated is a chunk: fewer tokens would be
         rounded otherwise than in a prompt of their own, and so would what was written and not read."""
-        found: tuple[AnswerSequence | None, int] = (None, 0)
+        nearest: tuple[AnswerSequence | None, int] = (None, 0)
         begins = sequence.request.begins
         if not self._cuts or begins is None:
-            return found
+            return nearest
         for other in self.running:
             if other is sequence or other.request.begins != begins:
                 continue
             held = other.prompt[: other.cached]
-            known = len(common_prefix([held, sequence.prompt[: max(0, len(sequence.prompt) - CHUNK_FLOOR)]]))
-            if known >= CHUNK_FLOOR and known > found[1]:
-                found = (other, known)
-        return found
+            shared = len(common_prefix([held, sequence.prompt[: max(0, len(sequence.prompt) - CHUNK_FLOOR)]]))
+            if shared >= CHUNK_FLOOR and shared > nearest[1]:
+                nearest = (other, shared)
+        return nearest
 
     def _admit(self, sequence: AnswerSequence, slot: int) -> Admission:
-        fresh = not sequence.started
-        if fresh:
+        is_new = not sequence.started
+        if is_new:
             sequence.start()
-        sibling = self._sibling(sequence) if fresh and sequence.candidate and self._cuts else None
+        sibling = self._sibling(sequence) if is_new and sequence.candidate and self._cuts else None
         self.slots[slot] = sequence
         sequence.slot = slot
         if sibling is not None:  # the prompt's last token again, for its logits
             return Admission(sequence, slot, sibling.slot, len(sequence.prompt) - 1)
         size = len(self.prefix)
-        other, known = self._relative(sequence)
-        if other is not None and known > size:
-            return Admission(sequence, slot, other.slot, known)
+        other, shared = self._relative(sequence)
+        if other is not None and shared > size:
+            return Admission(sequence, slot, other.slot, shared)
         # One that came after the plan may be shorter than those that the prefix was cut for.
         room = len(sequence.prompt) - size >= CHUNK_FLOOR
         if size and room and sequence.tokens[:size] == self.prefix:

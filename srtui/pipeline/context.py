@@ -45,7 +45,7 @@ def student_path(
         workspace: whose models/ is searched.
         name: as a recipe has it.
         quantization: as a recipe has it; gguf means a file.
-        report_line: hears of a conversion that takes a while.
+        report_line: gets a line of a conversion that takes a while.
     """
     if quantization == "gguf":
         return models.resolve_teacher(workspace.models, name)
@@ -55,14 +55,14 @@ def student_path(
 def endpoint_template(folder: Path, settings: TeacherSettings, near: Path) -> str | None:
     """The chat template of an endpoint's model: what the recipe names, else that of the model of its name in
     ``folder``; None where the server has to say. Raises UserError where what is named has none."""
-    wanted = settings.chat_template
-    if wanted is not None:
-        if wanted.endswith(".jinja"):
-            return read_text(near / wanted if (near / wanted).is_file() else Path(wanted))
-        found = models.inspect(models.find(folder, wanted), with_hash=False).chat_template
-        if not found:
-            raise UserError(f"teacher.chat_template = {wanted!r}: that model has no chat template.")
-        return found
+    name = settings.chat_template
+    if name is not None:
+        if name.endswith(".jinja"):
+            return read_text(near / name if (near / name).is_file() else Path(name))
+        template = models.inspect(models.find(folder, name), with_hash=False).chat_template
+        if not template:
+            raise UserError(f"teacher.chat_template = {name!r}: that model has no chat template.")
+        return template
     with suppress(UserError):
         return models.inspect(models.find(folder, settings.model), with_hash=False).chat_template
     return None
@@ -135,12 +135,12 @@ class Context:
         """How many samples the run has."""
         return self.store.runs.sample_count(self.run.id)
 
-    def variants(self, todo: list[tuple[int, int]]) -> Iterator[tuple[int, Variant]]:
+    def variants(self, places: list[tuple[int, int]]) -> Iterator[tuple[int, Variant]]:
         """(sample id, variant) of pairs of ids, read in chunks."""
-        for chunk in batched(todo, CHUNK):
-            found = self.store.corpus.variants(v for _, v in chunk)
+        for chunk in batched(places, CHUNK):
+            variants = self.store.corpus.variants(v for _, v in chunk)
             for sample_id, variant_id in chunk:
-                yield sample_id, found[variant_id]
+                yield sample_id, variants[variant_id]
 
     # -- models
 
@@ -148,7 +148,7 @@ class Context:
         """The recipe's teacher, opened when it is first asked for; on a GPU the students go first. Stores
         its identity with the run."""
         if self.place.takes_turns:
-            self.forget_students()
+            self.unload_students()
         if self._teacher is None:
             settings = self.recipe.teacher
             self._teacher = self._endpoint() if settings.endpoint else self._of_a_file()
@@ -224,7 +224,7 @@ class Context:
     def tuned(self, adapter: Path) -> VariantScorer:
         """The recipe's student with an adapter; it is trained further, and chooses nothing."""
         if self._tuned is None:
-            self.forget_students()
+            self.unload_students()
             student = self.recipe.student
             self._tuned = self._load(student.model, student.quantization, adapter)
         return self._tuned
@@ -247,7 +247,7 @@ class Context:
             name = self.recipe.selection.rater or self.recipe.teacher.model
             self._rater = Rater(self.store, self.workspace.models, name)
         if self.place.takes_turns or has_gpu():  # it runs in this process
-            self.forget_students()
+            self.unload_students()
         return self._rater
 
     def close_teacher(self) -> None:
@@ -256,7 +256,7 @@ class Context:
             self._teacher.close()
             self._teacher = None
 
-    def forget_students(self) -> None:
+    def unload_students(self) -> None:
         """Free the students' memory, all of it, before anything else is loaded: a teacher's layers are
         planned by what is free."""
         for judge in (self._judge, self._proxy, self._tuned):
@@ -320,8 +320,8 @@ class Context:
             )
 
     @contextmanager
-    def _loading(self, step: str, what: str) -> Iterator[None]:
+    def _loading(self, step: str, title: str) -> Iterator[None]:
         started = time.monotonic()
         with self.watch.step(step):
             yield
-        self.watch.event("info", f"Loaded {what} in {time.monotonic() - started:.1f} s.")
+        self.watch.event("info", f"Loaded {title} in {time.monotonic() - started:.1f} s.")

@@ -68,7 +68,7 @@ class Engine:
         runs.update(run_id, status="running", started_at=self._run.started_at or time.time(), error=None)
         try:
             for step, seconds in self._before.items():
-                watch.past(step, seconds)
+                watch.record_step(step, seconds)
             self._context.refuse_other_words()
             for stage, work in self._stages():
                 runs.update(run_id, stage=stage)
@@ -95,7 +95,7 @@ class Engine:
             raise
         finally:
             self._context.close_teacher()
-            self._context.forget_students()
+            self._context.unload_students()
             watch.note_memory()
             watch.lease.release()
             self._store.checkpoint()
@@ -143,7 +143,7 @@ def criteria_of(recipe: Recipe, recipe_path: Path, target: Target, name: str) ->
         name: of the criteria, as the recipe has it.
     """
     prompts = recipe.prompts
-    own = getattr(prompts.teacher, target) if prompts else None
-    if prompts and own and name == target:
-        return Criteria.of_prompts(prompts.name, target, own)
+    words = getattr(prompts.teacher, target) if prompts else None
+    if prompts and words and name == target:
+        return Criteria.of_prompts(prompts.name, target, words)
     return load_criteria(name, target, recipe_path.parent)

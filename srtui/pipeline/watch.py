@@ -62,9 +62,9 @@ class Watch:
             seconds = time.monotonic() - began
             self._clock, self._kept = self._clock + seconds, self._kept + seconds
             self.show()
-        self.past(name, seconds)
+        self.record_step(name, seconds)
 
-    def past(self, name: str, seconds: float) -> None:
+    def record_step(self, name: str, seconds: float) -> None:
         """The same of a step that is over."""
         self._runs.progress(self._run_id, name, 1, 1, 0, seconds)
         self._reporter.progress(Progress(name, 1, 1, 0, seconds))
@@ -125,7 +125,7 @@ class Watch:
             self._stopped = True
             return True
         if time.monotonic() - self._asked_at > 1.0:
-            self._obey()
+            self._carry_out_requests()
             if self._paused:
                 self._wait_paused()
         return self._stopped
@@ -150,20 +150,20 @@ class Watch:
         while self._paused and not self._stopped:
             time.sleep(0.25)
             self._stopped = self._stopped or self._stop_wanted() or bool(self.lost)
-            self._obey()
+            self._carry_out_requests()
         # Rates and estimates are of work: the time of a pause is in none of them.
         waited = time.monotonic() - began
         self.waited += waited
         self._clock, self._kept = self._clock + waited, self._kept + waited
 
-    def _obey(self) -> None:
+    def _carry_out_requests(self) -> None:
         self._asked_at = time.monotonic()
         for kind in self._runs.take_requests(self._run_id):
             self._stopped |= kind == "stop"
             if kind in ("pause", "resume") and self._paused != (kind == "pause"):
                 self._paused = kind == "pause"
                 self._runs.update(self._run_id, status="paused" if self._paused else "running")
-                self.event("info", "Paused." if self._paused else "Going on.")
+                self.event("info", "Paused." if self._paused else "Resumed.")
 
 
 def peak_memory_mb() -> float:

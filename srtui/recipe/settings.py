@@ -253,10 +253,10 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _a_gguf_has_no_embeddings(self) -> Self:
-        wanted = self.selection
+        selection = self.selection
         for needs, word in (
-            (wanted.top_by == "facility", f'top_by = "{wanted.top_by}"'),
-            (wanted.group.startswith("clusters:"), f'group = "{wanted.group}"'),
+            (selection.top_by == "facility", f'top_by = "{selection.top_by}"'),
+            (selection.group.startswith("clusters:"), f'group = "{selection.group}"'),
         ):
             if needs and self.student.quantization == "gguf":
                 raise ValueError(f"selection.{word} needs a student of safetensors, not a GGUF")

@@ -189,7 +189,7 @@ _NO_MEASURE = {"original", "reflected", "random"}
 def _measures(store: Store, run: Run) -> dict[str, MeasureStanding]:
     if run.setting_id is None:
         return {}
-    known = calibrations_of(store.conn, run.setting_id)
+    calibrations = calibrations_of(store.conn, run.setting_id)
     chosen = run.recipe.get("selection", {})
     # As the recipe's keys have it by default: a stored recipe may leave them out.
     by = {
@@ -198,21 +198,23 @@ def _measures(store: Store, run: Run) -> dict[str, MeasureStanding]:
     }
     version = AT_LENGTH if chosen.get("length_control") else ""
     return {
-        target: _standing(name + version, known) for target, name in by.items() if name not in _NO_MEASURE
+        target: _standing(name + version, calibrations)
+        for target, name in by.items()
+        if name not in _NO_MEASURE
     }
 
 
-def _standing(measure: str, known: Sequence[Calibration]) -> MeasureStanding:
-    for one in known:
-        m = one.result["measures"].get(measure)
+def _standing(measure: str, calibrations: Sequence[Calibration]) -> MeasureStanding:
+    for calibration in calibrations:
+        m = calibration.result["measures"].get(measure)
         if m is not None:
             return MeasureStanding(
                 measure,
                 m["verdict"],
                 m["agreement"],
                 m["like_length"],
-                one.result["decided"],
-                one.id,
+                calibration.result["decided"],
+                calibration.id,
                 m["sentence"],
             )
     return MeasureStanding(measure, None, None, None, 0, None, "")
@@ -231,11 +233,11 @@ def _round(store: Store, run: Run, counts: figures.Counts, means: figures.Means)
     training = store.training.of_run(run.id)
     held_out = training.result.get("held_out", {}).get("original", {}) if training else {}
     targets = counts.targets.values()
-    asked = sum(c.asked for c in targets)
+    attempts = sum(c.asked for c in targets)
     return Round(
         run=run.name,
         teacher=(run.teacher or {}).get("name") or run.recipe["teacher"]["model"],
-        parsed_share=sum(c.first_try + c.after_retries for c in targets) / asked if asked else None,
+        parsed_share=sum(c.first_try + c.after_retries for c in targets) / attempts if attempts else None,
         taken_share={target: _choices(c).share for target, c in counts.targets.items()},
         kept=counts.kept,
         ifd=means.kept_ifd,

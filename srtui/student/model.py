@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from srtui.errors import UserError
 from srtui.models import file_sha256
-from srtui.models.memory import free_bytes, let_go
-from srtui.student.arithmetic import settle
+from srtui.models.memory import drop_weights, free_bytes
+from srtui.student.arithmetic import use_one_arithmetic
 from srtui.student.weights import plan_weights
 
 Quantization = Literal["nf4", "bf16", "int8", "f32", "gguf"]
@@ -75,7 +75,7 @@ class Student:
         int8 is its row-wise rounding of the weights, and of nothing else. Both, and bf16, are multiplied in
         ``arithmetic``, by default what the hardware is made for; f32 always in float32.
         ``adapter`` is a folder that training wrote: with it, this is the tuned student.
-        ``report_line`` hears, before the weights are read, what is unusual about their size. Raises UserError where
+        ``report_line`` gets, before the weights are read, what is unusual about their size. Raises UserError where
         the folder is not such a student, and where it does not fit the GPU.
 
         Args:
@@ -84,7 +84,7 @@ class Student:
             device: cpu, cuda, or auto.
             adapter: a folder that training wrote.
             arithmetic: of the products; auto is the hardware's.
-            report_line: hears what is unusual about its size.
+            report_line: gets what is unusual about its size.
         """
         if quantization == "gguf":
             return cls._load_gguf(folder)
@@ -98,8 +98,8 @@ class Student:
             raise UserError(
                 f"{folder}: no *.safetensors in it; a student is a folder of safetensors weights."
             )
-        where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        dtype = compute_dtype(where) if arithmetic == "auto" else getattr(torch, arithmetic)
+        place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        dtype = compute_dtype(place) if arithmetic == "auto" else getattr(torch, arithmetic)
         if quantization == "f32":
             dtype = torch.float32
         settings: dict[str, Any] = {}
@@ -121,7 +121,7 @@ class Student:
         if plan is not None:
             if unusual := plan.sentence(folder.name):
                 report_line(unusual)
-            if where == "cuda" and plan.size > (free := free_bytes(torch.device(where))):
+            if place == "cuda" and plan.size > (free := free_bytes(torch.device(place))):
                 raise UserError(
                     f"{folder.name} does not fit the GPU's memory in {quantization}: its weights take about "
                     f"{plan.size / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; choose a smaller student."
@@ -136,7 +136,7 @@ class Student:
                     local_files_only=True,
                     trust_remote_code=False,
                     use_safetensors=True,
-                    device_map={"": where},
+                    device_map={"": place},
                     output_loading_info=True,
                     ignore_mismatched_sizes=True,  # refused below, with its name
                     **settings,
@@ -163,22 +163,22 @@ class Student:
             model = model.float()
         tokenizer = read_tokenizer(folder, quantization)
         model.eval()
-        settle(model)
+        use_one_arithmetic(model)
         arithmetic = "float32" if dtype == torch.float32 else "bfloat16"
-        how = f"{quantization}:{arithmetic}"
-        if quantization == "int8" or (quantization, arithmetic, where) == ("nf4", "bfloat16", "cpu"):
-            how += ":2"  # losses stored before `settle` are those of another arithmetic
+        precision = f"{quantization}:{arithmetic}"
+        if quantization == "int8" or (quantization, arithmetic, place) == ("nf4", "bfloat16", "cpu"):
+            precision += ":2"  # losses stored before `use_one_arithmetic` are those of another arithmetic
         device = f":{next(model.parameters()).device.type}"
         tuned = ""
         if adapter is not None:
             model = _with_adapter(model, adapter)
             tuned = f":{file_sha256(adapter / _ADAPTER)[:32]}"
-        losses = f"{model_sha256(folder)[:32]}:{how}"
+        losses = f"{model_sha256(folder)[:32]}:{precision}"
         # float32 products of weights that are not float32 were only ever computed on a CPU.
-        certain = quantization in ("nf4", "bf16") and arithmetic == "float32" and where == "cpu"
+        certain = quantization in ("nf4", "bf16") and arithmetic == "float32" and place == "cpu"
         return cls(
             folder.name,
-            f"{weights_sha256(folder)[:32]}:{how}{device}{tuned}",
+            f"{weights_sha256(folder)[:32]}:{precision}{device}{tuned}",
             quantization,
             model,
             tokenizer,
@@ -193,7 +193,7 @@ class Student:
         if self.quantization == "gguf" and model is not None:
             model.close()
         elif model is not None:
-            let_go(model)
+            drop_weights(model)
 
     @classmethod
     def _load_gguf(cls, path: Path) -> Student:
@@ -201,8 +201,8 @@ class Student:
 
         model = LlamaLosses(path)
         tokenizer = read_tokenizer(path, "gguf")
-        same = tokenizer.encode(_PROBE, add_special_tokens=False) == model.tokenize(_PROBE)
-        if not same or tokenizer.eos_token_id is None:
+        agrees = tokenizer.encode(_PROBE, add_special_tokens=False) == model.tokenize(_PROBE)
+        if not agrees or tokenizer.eos_token_id is None:
             raise UserError(
                 f"{path}: transformers and llama.cpp cut text into tokens differently for this file, so its "
                 "scores would be wrong; use the model's safetensors folder as the student."

@@ -117,8 +117,8 @@ def long_patterns_differ(model: Any, body: Any, length: int) -> bool:
     allowed += [(key <= query) & (key > query - w) for w in packing.windows if w is not None]
     zero = torch.zeros((), dtype=torch.long)
     for pattern in _patterns:
-        seen = pattern(zero, zero, query.to(device), key.to(device)).cpu()
-        if not any(torch.equal(seen, known) for known in allowed):
+        visible = pattern(zero, zero, query.to(device), key.to(device)).cpu()
+        if not any(torch.equal(visible, expected) for expected in allowed):
             return True
     return False
 
@@ -134,7 +134,7 @@ def _attend(
     packing: Packing | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    **more: Any,
+    **arguments: Any,
 ) -> tuple[Any, None]:
     """Attention within each sequence. Query is (1, heads, tokens, d); returns (1, tokens, heads, d).
 
@@ -145,7 +145,7 @@ def _attend(
 
     if packing is None:
         raise ValueError("packed attention without a packing")
-    unknown = [n for n, value in more.items() if isinstance(value, torch.Tensor) and n != "position_ids"]
+    unknown = [n for n, value in arguments.items() if isinstance(value, torch.Tensor) and n != "position_ids"]
     if unknown:
         raise TypeError(f"its attention takes {', '.join(unknown)}")
     packing.windows.add(sliding_window)

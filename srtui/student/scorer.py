@@ -161,10 +161,10 @@ class Scorer:
         import torch
 
         order = sorted(range(len(spans)), key=lambda i: -len(spans[i].ids))
-        at = 0
-        while at < len(order) and not should_stop():
-            batch = self.batches.next_batch([len(spans[i].ids) for i in order[at:]])
-            chosen = order[at : at + batch]
+        position = 0
+        while position < len(order) and not should_stop():
+            batch = self.batches.next_batch([len(spans[i].ids) for i in order[position:]])
+            chosen = order[position : position + batch]
             try:
                 pooled = self._pooled([spans[i] for i in chosen])
             except torch.OutOfMemoryError as error:
@@ -173,7 +173,7 @@ class Scorer:
                     raise UserError("A text is too long for this device's memory to be embedded.") from error
                 self.batches = self.batches.halved([len(spans[i].ids) for i in chosen])
                 continue
-            at += batch
+            position += batch
             self.tokens_run += sum(len(spans[i].ids) for i in chosen)
             yield from zip(chosen, pooled, strict=True)
 
@@ -184,14 +184,16 @@ class Scorer:
         with torch.inference_mode(), self._forgetting(spans):
             if self.packed:
                 hidden, starts = self._packed_pass(spans, [0] * len(spans))
-                states = [hidden[0, at : at + len(s.ids)] for s, at in zip(spans, starts, strict=True)]
+                states = [
+                    hidden[0, start : start + len(s.ids)] for s, start in zip(spans, starts, strict=True)
+                ]
             else:
                 hidden = self._padded_pass(spans)
                 states = [hidden[n, : len(s.ids)] for n, s in enumerate(spans)]
             means = []
-            for one in states:
-                weights = torch.arange(1, len(one) + 1, device=one.device, dtype=torch.float32)
-                means.append((weights @ one.float()) / weights.sum())
+            for state in states:
+                weights = torch.arange(1, len(state) + 1, device=state.device, dtype=torch.float32)
+                means.append((weights @ state.float()) / weights.sum())
             return np.asarray(torch.stack(means).cpu().numpy())
 
     def _try_batch(
@@ -237,12 +239,12 @@ class Scorer:
             nll = self._nll(picked, torch.tensor(labels, device=self._device))
             sums = torch.zeros(len(spans), dtype=torch.float64)
             sums.index_add_(0, torch.tensor(rows), nll.double().cpu())
-        each = nll.float().cpu().split([s.target for s in spans]) if by_token else [None] * len(spans)
+        token_nlls = nll.float().cpu().split([s.target for s in spans]) if by_token else [None] * len(spans)
         return [
-            SpanLoss(total, span.target, span.truncated, by_token=None if one is None else one.numpy())
+            SpanLoss(total, span.target, span.truncated, by_token=None if nlls is None else nlls.numpy())
             if math.isfinite(total)
             else SpanLoss(None, span.target, span.truncated, "non_finite")
-            for total, span, one in zip(sums.tolist(), spans, each, strict=True)
+            for total, span, nlls in zip(sums.tolist(), spans, token_nlls, strict=True)
         ]
 
     @contextmanager
@@ -271,9 +273,9 @@ class Scorer:
                 if self._chained
                 else ()
             )
-            known, new = len(begun), len(ids) - len(begun)
-            packing = Packing([new], [self._prefixes[begun] if known else None], record=prefix)
-            self._row(list(ids[known:]), list(range(known, len(ids))), packing)
+            reused, new = len(begun), len(ids) - len(begun)
+            packing = Packing([new], [self._prefixes[begun] if reused else None], record=prefix)
+            self._row(list(ids[reused:]), list(range(reused, len(ids))), packing)
             self._prefixes[ids] = prefix  # only now: the pass may have run out of memory
             self.tokens_run += new
             self.tokens_saved -= new
@@ -329,8 +331,8 @@ class Scorer:
             self._prefixes.clear()
         for n, span in enumerate(two):
             size = len(span.ids) - len(start)
-            one, other = padded[n, len(start) : len(start) + size], packed[0, starts[n] : starts[n] + size]
-            off = float((one - other).abs().amax() / one.abs().amax())
+            alone, other = padded[n, len(start) : len(start) + size], packed[0, starts[n] : starts[n] + size]
+            off = float((alone - other).abs().amax() / alone.abs().amax())
             if not off <= _PACKED_AS_PADDED:
                 return f"packed, its hidden states are off by {off:.1e} of the largest"
         return ""
@@ -359,8 +361,8 @@ class Scorer:
         parts = []
         for start in range(0, len(labels), step):
             logits = self.head.logits(hidden[start : start + step])
-            wanted = logits.gather(1, labels[start : start + step, None])[:, 0]
-            parts.append(torch.logsumexp(logits, dim=1) - wanted)
+            chosen = logits.gather(1, labels[start : start + step, None])[:, 0]
+            parts.append(torch.logsumexp(logits, dim=1) - chosen)
         return torch.cat(parts)
 
 

@@ -42,14 +42,14 @@ def fingerprint(
     }
     if not settings.seed:
         changed.pop("seed", None)  # 0 is what is drawn by where no seed is given
-    made = key(
+    digest = key(
         "training",
         student=student_id,
         settings=changed,
         examples=[e.digest for e in examples],
         held_out=held_out,
     )
-    return made.hex()
+    return digest.hex()
 
 
 def evaluation_interval(settings: TrainingSettings, steps_an_epoch: int) -> int:
@@ -85,8 +85,8 @@ def learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:
     if step <= warmup:
         return settings.learning_rate * step / warmup
     share = (step - 1 - warmup) / max(1, steps - warmup)
-    left = {"constant": 1.0, "linear": 1 - share, "cosine": (1 + math.cos(math.pi * share)) / 2}
-    return settings.learning_rate * left[settings.scheduler]
+    rest_of = {"constant": 1.0, "linear": 1 - share, "cosine": (1 + math.cos(math.pi * share)) / 2}
+    return settings.learning_rate * rest_of[settings.scheduler]
 
 
 def plan_steps(
@@ -100,16 +100,16 @@ def plan_steps(
     ``ranks`` each gets as many of them, as far as there are samples.
     """
     steps: list[list[list[int]]] = []
-    wanted = planned_steps(len(lengths), settings)
+    steps_wanted = planned_steps(len(lengths), settings)
     epoch = 0
-    while len(steps) < wanted:
+    while len(steps) < steps_wanted:
         order = list(range(len(lengths)))
         random.Random(f"{settings.seed or 0} {epoch}").shuffle(order)  # noqa: S311 - an order, not a secret
         for begin in range(0, len(order), settings.batch_size):
             batch = sorted(order[begin : begin + settings.batch_size], key=lambda i: -lengths[i])
             steps.append(_cut(batch, settings.micro_batch_size, packed=packed, ranks=ranks))
         epoch += 1
-    return steps[:wanted]
+    return steps[:steps_wanted]
 
 
 def set_apart(step: Sequence[Sequence[int]], alone: Sequence[bool]) -> list[list[int]]:

@@ -78,8 +78,8 @@ class Trainer:
         if settings.neftune_alpha:
             model.get_input_embeddings().register_forward_hook(_neftune(settings.neftune_alpha))
 
-    def train(self, checkpoint: Path | None = None, done: int = 0) -> None:
-        """The steps after the first ``done``, from ``checkpoint`` where there is one.
+    def train(self, checkpoint: Path | None = None, first_step: int = 0) -> None:
+        """The steps after the first ``first_step``, from ``checkpoint`` where there is one.
 
         Raises TrainingStopped, and UserError where a loss or a gradient is not finite: before the optimizer
         could spoil the weights with it.
@@ -87,7 +87,7 @@ class Trainer:
         if checkpoint is not None:
             self.set_adapter(load_file(checkpoint / _ADAPTER))
             self._optimizer.load_state_dict(load_state(checkpoint / _OPTIMIZER)["optimizer"])
-        for number in range(done + 1, len(self._steps) + 1):
+        for number in range(first_step + 1, len(self._steps) + 1):
             if self._after_step(number, self._step(number)):
                 return
 
@@ -149,9 +149,9 @@ class Trainer:
             total += loss.detach()
         return total, {name: float(value) / weight for name, value in sums.items()}
 
-    def _broken(self, number: int, what: str) -> UserError:
+    def _broken(self, number: int, fault: str) -> UserError:
         return UserError(
-            f"Training stopped at step {number} of {len(self._steps)}: {what}. Lower "
+            f"Training stopped at step {number} of {len(self._steps)}: {fault}. Lower "
             f"training.learning_rate ({self._settings.learning_rate:g} now); checkpoints are kept."
         )
 
@@ -185,10 +185,10 @@ def _neftune(alpha: float) -> Callable[[Any, Any, Any], Any]:
     """NEFTune (Jain et al. 2023): embeddings (samples, length, width) get noise that is uniform within
     alpha / sqrt(length x width), in training only."""
 
-    def add_noise(embedding: Any, given: Any, made: Any) -> Any:
+    def add_noise(embedding: Any, inputs: Any, output: Any) -> Any:
         if not embedding.training:
-            return made
-        bound = alpha / math.sqrt(made.shape[1] * made.shape[2])
-        return made + torch.empty_like(made).uniform_(-bound, bound)
+            return output
+        bound = alpha / math.sqrt(output.shape[1] * output.shape[2])
+        return output + torch.empty_like(output).uniform_(-bound, bound)
 
     return add_noise

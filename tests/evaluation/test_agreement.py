@@ -60,10 +60,10 @@ def test_length_by_another_name_is_no_better_than_length() -> None:
 
 def test_a_measure_that_draws_lots_is_no_better_than_chance_and_so_is_one_that_is_always_wrong() -> None:
     pairs = made(300, 0.7)
-    found = calibrated(pairs, {"lots": knowing(pairs, 0.5), "wrong": knowing(pairs, 0.1)})["measures"]
-    assert found["lots"]["verdict"] == found["wrong"]["verdict"] == "no better than chance"
+    found = calibrated(pairs, {"chance": knowing(pairs, 0.5), "wrong": knowing(pairs, 0.1)})["measures"]
+    assert found["chance"]["verdict"] == found["wrong"]["verdict"] == "no better than chance"
     assert "prefers the worse answer" in found["wrong"]["sentence"]
-    assert "prefers the worse answer" not in found["lots"]["sentence"]
+    assert "prefers the worse answer" not in found["chance"]["sentence"]
 
 
 def test_few_pairs_show_nothing() -> None:

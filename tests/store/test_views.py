@@ -11,12 +11,11 @@ import pytest
 from srtui.errors import UserError
 from srtui.sample import Pair
 from srtui.store import Store
-from srtui.store._sqlite_utils import Database
 from srtui.store.listing import SampleFilter
-from srtui.store.schema import SCRIPTS, migrations, statements
+from srtui.store.schema import SCRIPTS, migrations
 from srtui.store.views import NEEDED, Views
 from srtui.workspace import Workspace
-from tests.sql import sql_rows, sql_value
+from tests.sql import migrate, sql_rows, sql_value
 from tests.tui.scripted_store import make_demo_store
 
 
@@ -49,14 +48,7 @@ def test_a_store_of_an_earlier_version_is_brought_up(tmp_path: Path, last: int) 
     """Made as it was made then: only the first migrations, with rows in it."""
     path = tmp_path / "old.sqlite"
     conn = sqlite3.connect(path)
-    migrations.ensure_migrations_table(Database(conn, execute_plugins=False))
-    for name, script in list(SCRIPTS.items())[:last]:
-        for statement in statements(script):
-            conn.execute(statement)
-        conn.execute(
-            "INSERT INTO _sqlite_migrations(migration_set, name, applied_at) VALUES ('srtui', ?, '2026-01-01')",
-            (name,),
-        )
+    migrate(conn, last)
     conn.execute("INSERT INTO dataset VALUES (1, 'old', 0)")
     conn.execute("INSERT INTO sample VALUES (1, 1, 0, NULL, x'00', '{}')")
     conn.execute(

@@ -134,5 +134,5 @@ def test_letting_go_of_a_model_in_a_cycle(no_collector: None) -> None:
     layer = torch.nn.Linear(3, 3)
     layer.weight.owner = layer  # type: ignore[attr-defined]  # as bitsandbytes' 4-bit weights have it
     tensors = _tensors(layer)
-    memory.let_go(layer)
+    memory.drop_weights(layer)
     assert _alive(tensors) == 0
