@@ -365,6 +365,8 @@ def status(
             count, holder = counts(store.conn, r.id), store.runs.holder(r.id)
             stage = store.runs.stages(r.id).get(r.stage) if r.stage else None
             engine = f"process {holder.pid} on {holder.host}" if holder else ""
+            if workers := len(store.runs.workers(r.id)):
+                engine += f", {workers} workers"
             table.add_row(
                 plain(r.name),
                 state_now(r.status, holder is not None),
