@@ -16,7 +16,7 @@ import pytest
 from srtui.errors import UserError
 from srtui.workspace import Workspace
 from tests.cluster import faulty
-from tests.cluster.conftest import Nodes
+from tests.cluster.conftest import ENVIRONMENT, Nodes
 from tests.cluster.runs import Made, made, meanwhile, read, work
 from tests.commands import _kill_at, forked
 
@@ -221,6 +221,7 @@ def _killed(ground: Workspace, address: Any) -> None:
     from srtui.cluster.place import ClusterPlace
     from srtui.pipeline import engine
 
+    os.environ.update(ENVIRONMENT)  # the process that it is forked from may be older
     engine.check_template = lambda context: None
     _kill_at("commit", 12)
     work(ground, ClusterPlace(address, 2), REFLECTED)
