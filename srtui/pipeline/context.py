@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from srtui.student.coherence import SentenceEncoder
 
 CHUNK = 1024  # variants worked on together: bounds memory, and what a kill loses
+_DEVICES_A_CHUNK = 4  # that it keeps busy: where more score, more is worked on together
 
 
 def student_path(
@@ -68,6 +69,11 @@ def endpoint_template(folder: Path, settings: TeacherSettings, near: Path) -> st
     return None
 
 
+def devices_factor(devices: int) -> int:
+    """How many times what one device works on together is taken, for so many to be busy."""
+    return -(-devices // _DEVICES_A_CHUNK)
+
+
 def open_judge(
     store: Store,
     recipe: Recipe,
@@ -77,6 +83,7 @@ def open_judge(
     template: str | None = None,
     student: Student | None = None,
     scorer: Any = None,
+    devices: int = 1,
 ) -> VariantScorer:
     """A student that scores as the recipe says; under another ``template``, where one is given.
 
@@ -89,6 +96,7 @@ def open_judge(
         template: takes the place of the recipe's.
         student: the one at ``path``, where it is loaded already.
         scorer: what runs its spans, where that is open already.
+        devices: how many the scorer runs on.
     """
     from srtui.pipeline.variants import VariantScorer
 
@@ -103,6 +111,7 @@ def open_judge(
         batch_tokens=recipe.scoring.batch_tokens,
         student=student,
         scorer=scorer,
+        blocks=devices_factor(devices),
         prompts=recipe.prompts,
     )
 
@@ -134,6 +143,11 @@ class Context:
     def sample_count(self) -> int:
         """How many samples the run has."""
         return self.store.runs.sample_count(self.run.id)
+
+    @property
+    def chunk(self) -> int:
+        """How many samples a choosing stage works on together."""
+        return CHUNK * devices_factor(self.place.parallel)
 
     def variants(self, places: list[tuple[int, int]]) -> Iterator[tuple[int, Variant]]:
         """(sample id, variant) of pairs of ids, read in chunks."""
@@ -275,7 +289,14 @@ class Context:
                 path, quantization, self.recipe.scoring.batch_tokens, adapter, self.watch.event
             )
             judge = open_judge(
-                self.store, self.recipe, path, name, quantization, student=student, scorer=scorer
+                self.store,
+                self.recipe,
+                path,
+                name,
+                quantization,
+                student=student,
+                scorer=scorer,
+                devices=self.place.parallel,
             )
         if judge.longest is not None and judge.longest < self.recipe.prompt.max_length:
             self.watch.event(
