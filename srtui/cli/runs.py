@@ -25,13 +25,13 @@ from srtui.cli.base import (
     seconds_here,
     stop_on_signals,
 )
+from srtui.cli.elsewhere import On, Opens, Workers, WorkerTimeout, elsewhere_of
 from srtui.cli.output import fields_of, is_stdout, outputs_of, print_json, print_line, short
 from srtui.errors import UserError
 from srtui.noise import screen
 from srtui.workspace import Workspace
 
 if TYPE_CHECKING:
-    from srtui.cluster.place import ClusterPlace
     from srtui.pipeline.ablate import Examiner
     from srtui.pipeline.template_check import TemplateScores
     from srtui.progress import Reporter
@@ -48,24 +48,6 @@ def _stage(word: str | None) -> str | None:
 
 
 Until = Annotated[str | None, typer.Option(help="Stop after this stage.", callback=_stage)]
-On = Annotated[
-    str | None,
-    typer.Option(
-        metavar="PLACE",
-        help="Where models run: ray (a worker for each GPU of this machine), or a Ray cluster as ray://HOST, HOST:PORT, "
-        "or a file that holds its address. In this process where it is left out.",
-    ),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        min=1, max=10_000, help="With --on: how many; by default one a GPU, without GPUs one a node."
-    ),
-]
-WorkerTimeout = Annotated[
-    float,
-    typer.Option(min=1, help="With --on: seconds without progress after which a worker is replaced."),
-]
 
 
 @app.command(epilog="Example: srtui run recipes/quickstart.toml --limit 16 --set training.epochs=1")
@@ -88,7 +70,7 @@ def run(
     """Reflect, choose, reflect, choose, train. Run it again after any stop: it resumes where it was."""
     from srtui import recipe as recipes
 
-    elsewhere = _elsewhere(on, workers, worker_timeout)
+    elsewhere = elsewhere_of(on, workers, worker_timeout)
     settings = recipes.load(recipe, set_, limit)
     workspace, store = open_store()
     with store:
@@ -122,7 +104,7 @@ def resume(
 ) -> None:
     """Resume a run that was stopped, just as it was started, whatever its recipe says by now; it may go on elsewhere
     than it began."""
-    elsewhere = _elsewhere(on, workers, worker_timeout)
+    elsewhere = elsewhere_of(on, workers, worker_timeout)
     workspace, store = open_store()
     with store:
         this = store.runs.named(name)
@@ -142,27 +124,6 @@ def retrain(name: RunName, as_json: AsJson = False) -> None:
         _work(workspace, store, this, None, as_json, is_new, f"srtui resume {this.name}", before)
 
 
-def _elsewhere(
-    on: str | None, workers: int | None, timeout: float
-) -> Callable[[Callable[[], bool]], ClusterPlace] | None:
-    """What opens the place that ``--on`` names, given what says whether to stop; None for this process. Raises
-    UserError where the options do not go together."""
-    if on is None:
-        if workers is not None:
-            raise UserError("--workers goes with --on: say where, as in --on ray.")
-        return None
-    from srtui.cluster import Limits, parse_place
-
-    address = parse_place(on)
-
-    def opened(should_stop: Callable[[], bool]) -> ClusterPlace:
-        from srtui.cluster.place import ClusterPlace
-
-        return ClusterPlace(address, workers, Limits(silent=timeout), should_stop)
-
-    return opened
-
-
 def _work(
     workspace: Workspace,
     store: Store,
@@ -174,7 +135,7 @@ def _work(
     before: dict[str, float],
     on_done: str | None = None,
     bell: bool = False,
-    elsewhere: Callable[[Callable[[], bool]], ClusterPlace] | None = None,
+    elsewhere: Opens | None = None,
 ) -> None:
     from srtui.cli.reporters import reporter
     from srtui.cli.run_tables import print_summary
@@ -199,6 +160,8 @@ def _work(
         if not is_new:
             face.event("info", f"Resuming run {this.name}.")
         place = elsewhere(stop.is_set) if elsewhere else None
+        if place is not None:
+            face.event("info", place.sentence)
         try:
             this = Engine(workspace, store, this, face, stop.is_set, before=before, place=place).work(until)
             stopped = False

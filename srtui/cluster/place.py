@@ -55,6 +55,17 @@ class ClusterPlace:
             raise
 
     @property
+    def sentence(self) -> str:
+        """Where models run, for a run's log."""
+        count = len(self._seats)
+        device = "GPU" if self.takes_turns else "CPU"
+        nodes = len(self._session.nodes())
+        return (
+            f"Models run on Ray ({self._session.address}): {count} worker{'s' * (count != 1)} of a kind, by {device}, on "
+            f"{nodes} node{'s' * (nodes != 1)}."
+        )
+
+    @property
     def takes_turns(self) -> bool:
         """Where workers have GPUs."""
         return any(seat.gpu for seat in self._seats)

@@ -46,7 +46,17 @@ def test_no_connection_leaves_the_machine(
     if strace is None:
         pytest.skip("strace is not installed here")
     seen = tmp_path / "calls"
-    traced = [strace, "-f", "-qq", "-e", "trace=connect,bind,sendto,sendmsg", "-e", "signal=none", "-o", str(seen)]
+    traced = [
+        strace,
+        "-f",
+        "-qq",
+        "-e",
+        "trace=connect,bind,sendto,sendmsg",
+        "-e",
+        "signal=none",
+        "-o",
+        str(seen),
+    ]
     temporary = set(Path(tempfile.gettempdir()).glob("srtui-*"))
     done = subprocess.run(
         [*traced, *command(pair_workspace, "--workers", "2", "--json")],
