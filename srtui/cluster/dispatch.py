@@ -3,7 +3,7 @@
 A task goes to one worker at a time and stays known until all of its results have come. What a worker had when it was
 lost goes to others, and what it still sends afterwards, or sends twice, is not taken. A task that was in the hands of
 several workers as they died may be what kills them: it is given to a worker that has nothing else, and if that one
-dies too, the task is given up and not the workers.
+dies too, the task is given up and not the workers. Only a worker that has not just failed itself is trusted with that.
 
 All of this is arithmetic over tickets: it knows no Ray, and no model.
 """
@@ -72,13 +72,20 @@ class Dispatcher:
         else:
             heapq.heappush(self._waiting, (-task.size, task.ticket, task))
 
-    def hand_out(self, worker: int, window: int, workers: int) -> list[Task]:
+    def hand_out(self, worker: int, window: int, workers: int, *, trusted: bool = True) -> list[Task]:
         """What a worker is given now, so that it has ``window`` tasks at most; towards the end no more than its share
-        of what is left among so many ``workers``, for the last tasks to run side by side."""
+        of what is left among so many ``workers``, for the last tasks to run side by side.
+
+        Args:
+            worker: which.
+            window: tasks that it has at most.
+            workers: how many there are.
+            trusted: whether it may have a task that others died with.
+        """
         held = self._held.setdefault(worker, {})
         if any(task.is_suspect for task in held.values()):
             return []
-        if self._suspects and (not held or not self._waiting):
+        if self._suspects and trusted and (not held or not self._waiting):
             if held:
                 return []  # it is soon free for one
             return [self._take(worker, self._suspects.pop())]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from srtui import today
 from srtui.cluster.address import Address
@@ -15,13 +15,12 @@ from srtui.cluster.pool import Pool, Say
 from srtui.cluster.session import Session
 from srtui.llama import Teacher
 from srtui.progress import Stopped
-from srtui.recipe import TeacherSettings, TrainingSettings
+from srtui.recipe import TeacherSettings
 
 if TYPE_CHECKING:
     from srtui.cluster.training import TrainingGang
-    from srtui.student import Quantization, Span, Student
-    from srtui.training import Listener, TrainingResult
-    from srtui.training.preference import TrainingPair
+    from srtui.student import Student, StudentSource
+    from srtui.training import Listener, TrainingData, TrainingResult
 
 _NOT_A_WORKERS = {"model", "adapter", "from_run", "endpoint", "allow_remote", "chat_template"}
 
@@ -88,45 +87,25 @@ class ClusterPlace:
         def job(seat: Seat) -> TeacherJob:
             threads = wanted["threads"] if wanted["threads"] != "auto" or seat.gpu else seat.threads
             return TeacherJob(
-                files,
-                settings.model,
-                {**wanted, "threads": threads},
-                adapter,
-                day,
-                self._device(seat, threads),
+                files, settings.model, {**wanted, "threads": threads}, adapter, day, seat.device
             )
 
         pool = Pool(self._session, "teacher", self._seats, job, self._limits, say)
         facts = self._opened(pool)
         return ClusterTeacher(pool, facts.same)
 
-    def student(
-        self,
-        path: Path,
-        quantization: Quantization,
-        batch_tokens: int | Literal["auto"],
-        adapter: Path | None,
-        say: Say,
-    ) -> tuple[Student, Any]:
-        """The student at ``path`` in each worker, and its scorer.
-
-        Args:
-            path: of the folder, or for gguf of the file.
-            quantization: how its weights are held.
-            batch_tokens: of one forward pass.
-            adapter: a folder that training wrote.
-            say: hears (level, sentence).
-        """
+    def student(self, source: StudentSource, say: Say) -> tuple[Student, Any]:
+        """The student of ``source`` in each worker, and its scorer."""
         from srtui.cluster.scorer import ClusterScorer, ClusterStudent
         from srtui.cluster.scorer_job import ScorerJob, StudentFacts
         from srtui.student.model import read_tokenizer
 
-        files = ModelFiles.of(path)
-        shipped = ShippedFolder.of(adapter) if adapter else None
+        files = ModelFiles.of(source.path)
+        shipped = ShippedFolder.of(source.adapter) if source.adapter else None
 
         def job(seat: Seat) -> ScorerJob:
             return ScorerJob(
-                files, quantization, batch_tokens, shipped, seat.threads, self._device(seat, seat.threads)
+                files, source.quantization, source.batch_tokens, shipped, seat.threads, seat.device
             )
 
         pool = Pool(self._session, "student", self._seats, job, self._limits, say)
@@ -134,59 +113,36 @@ class ClusterPlace:
         for note in facts.more["notes"]:
             say("warning", note)
         same = cast("StudentFacts", facts.same)
-        tokenizer = read_tokenizer(path, quantization)
-        student = ClusterStudent.of(pool, same, quantization, tokenizer)
-        student.shipped = shipped
-        return student, ClusterScorer(pool, same)
+        tokenizer = read_tokenizer(source.path, source.quantization)
+        return ClusterStudent.of(pool, same, source.quantization, tokenizer), ClusterScorer(pool, same)
 
     def train(
         self,
         student: Student,
-        path: Path,
-        examples: Sequence[Span] | Sequence[TrainingPair],
-        held_out: Mapping[str, Sequence[Span]],
-        settings: TrainingSettings,
+        source: StudentSource,
+        data: TrainingData,
         out_dir: Path,
         listener: Listener,
         should_stop: Callable[[], bool],
-        held_out_pairs: Sequence[TrainingPair],
     ) -> TrainingResult | None:
         """Train in workers, one a device, together.
 
         Args:
             student: whose scorers make room.
-            path: of its weights.
-            examples: to train on.
-            held_out: by set, spans whose loss is measured.
-            settings: of the training.
+            source: of the same student.
+            data: what it is trained on, and how.
             out_dir: of the adapter.
             listener: hears steps and losses.
             should_stop: asked before each pass.
-            held_out_pairs: pairs whose rewards are measured.
         """
         from srtui.cluster.training import TrainingGang
         from srtui.cluster.training_worker import TrainingTask
-        from srtui.training.qlora import training_fingerprint
 
-        fingerprint = training_fingerprint(settings, student.id, examples, held_out, held_out_pairs)
-        task = TrainingTask(
-            ModelFiles.of(path),
-            student.quantization,
-            getattr(student, "shipped", None),
-            examples,
-            held_out,
-            held_out_pairs,
-            settings,
-        )
+        shipped = ShippedFolder.of(source.adapter) if source.adapter else None
+        task = TrainingTask(ModelFiles.of(source.path), source.quantization, shipped, data)
+        identity = student.id
         student.close()
-        self._gang = TrainingGang(
-            self._session,
-            self._seats,
-            task,
-            fingerprint,
-            self._limits,
-            lambda level, line: listener.note(line),
-        )
+        self._gang = TrainingGang(self._session, self._seats, task, identity, self._limits)
         try:
             return self._gang.train(out_dir, listener, should_stop)
         finally:
@@ -203,11 +159,6 @@ class ClusterPlace:
         except BaseException:
             pool.close()
             raise
-
-    def _device(self, seat: Seat, threads: object) -> str:
-        if seat.gpu:
-            return "GPU"
-        return "cpu" if threads == "auto" else f"cpu, {threads} thread{'s' * (threads != 1)}"
 
     def workers(self) -> list[dict[str, Any]]:
         """What each worker is doing."""

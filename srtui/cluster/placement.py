@@ -28,6 +28,11 @@ class Seat:
     threads: int
     gpu: bool = False
 
+    @property
+    def device(self) -> str:
+        """In words."""
+        return "GPU" if self.gpu else f"cpu, {self.threads} thread{'s' * (self.threads != 1)}"
+
 
 def seats(nodes: Sequence[Node], workers: int | None) -> list[Seat]:
     """One worker for each GPU; without GPUs ``workers`` of them (by default one a node), dealt out by processors.

@@ -166,10 +166,13 @@ class Pool:
     def _give(self) -> None:
         """Call each worker that has none on its way and something to do."""
         workers = sum(m.is_open for m in self._members)
+        sound = any(m.failures == 0 for m in self._members if m.state != "dropped")
         for member in self._members:
             if member.state != "idle" or member.facts is None:
                 continue
-            tasks = self._dispatcher.hand_out(member.seat.number, member.facts.window, workers)
+            tasks = self._dispatcher.hand_out(
+                member.seat.number, member.facts.window, workers, trusted=not (sound and member.failures)
+            )
             if tasks or self._dispatcher.held(member.seat.number):
                 if self._dispatcher.held(member.seat.number) == len(tasks):
                     member.moved_at = time.monotonic()  # it had nothing to do until now

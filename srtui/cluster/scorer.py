@@ -11,7 +11,6 @@ from itertools import count
 from typing import Any
 
 from srtui.cluster.dispatch import SUSPECT_AFTER, Task
-from srtui.cluster.messages import ShippedFolder
 from srtui.cluster.pool import Pool
 from srtui.cluster.scorer_job import Pass, PassResult, StudentFacts
 from srtui.errors import UserError
@@ -24,8 +23,6 @@ class ClusterStudent(Student):
     """A student whose weights are in the workers of ``pool``: there is a tokenizer, and no model."""
 
     pool: Pool
-    shipped: ShippedFolder | None = None
-    """The adapter that it has, where it has one."""
 
     @classmethod
     def of(cls, pool: Pool, facts: StudentFacts, quantization: Any, tokenizer: Any) -> ClusterStudent:

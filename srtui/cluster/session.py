@@ -15,6 +15,7 @@ import os
 import secrets
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -171,11 +172,20 @@ def _import() -> Any:
         import ray
         import ray.exceptions
         import ray.util.scheduling_strategies
+
+        # What raylets say of workers that died would go to stdout, where results are.
+        inner: Any = importlib.import_module("ray._private.worker")
+        inner.print_to_stdstream = _to_the_log
     except ImportError as error:
         raise UserError(
             "--on needs Ray, which is not installed here; install it with: pip install 'srtui[ray]'"
         ) from error
     return ray
+
+
+def _to_the_log(data: Mapping[str, Any], **_: Any) -> None:
+    """Lines that Ray passes on, to where libraries' words go (srtui.noise)."""
+    print(*data.get("lines", ()), sep="\n", file=sys.stderr)
 
 
 def _first_line(error: Exception) -> str:

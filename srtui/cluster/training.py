@@ -17,11 +17,11 @@ from typing import Any
 
 from srtui.cluster.limits import Limits
 from srtui.cluster.placement import Seat
-from srtui.cluster.pool import Say
 from srtui.cluster.session import Session
 from srtui.cluster.training_worker import Heard, TrainingTask, TrainingWorker
 from srtui.errors import UserError
 from srtui.training import Listener, TrainingResult, WrittenCheckpoint, checkpoints
+from srtui.training.qlora import training_fingerprint
 
 _PIECE = 8 * 2**20  # bytes of a file that are sent at a time
 _LOOK = 0.1
@@ -39,9 +39,8 @@ class TrainingGang:
         session: Session,
         seats: Sequence[Seat],
         task: TrainingTask,
-        fingerprint: str,
+        student_id: str,
         limits: Limits,
-        say: Say,
     ) -> None:
         """Starts nothing yet.
 
@@ -49,12 +48,14 @@ class TrainingGang:
             session: Ray.
             seats: where the workers run.
             task: what is trained.
-            fingerprint: by which its checkpoints are known.
+            student_id: of the student before training.
             limits: of silence and failures.
-            say: hears (level, sentence).
         """
-        self._session, self._seats, self._task = session, seats, task
-        self._fingerprint, self._limits, self._say = fingerprint, limits, say
+        self._session, self._seats, self._task, self._limits = session, seats, task, limits
+        data = task.data
+        self._fingerprint = training_fingerprint(
+            data.settings, student_id, data.examples, data.held_out, data.held_out_pairs
+        )
         self._actors: list[Any] = []
         self._nodes: list[str] = []
         self._restarts = 0
@@ -82,9 +83,7 @@ class TrainingGang:
                         f"Training has failed {failures} times in a row ({lost}); checkpoints are kept, resume the run."
                     ) from lost
                 self._restarts += 1
-                self._say(
-                    "warning", f"Training: {lost}. All its workers start anew from the last checkpoint."
-                )
+                listener.note(f"Training: {lost}. All its workers start anew from the last checkpoint.")
             finally:
                 self.close()
 
@@ -181,7 +180,7 @@ class TrainingGang:
                 target, self._fingerprint
             ):
                 self._listener.saved(replace(written, path=target))
-                for gone in checkpoints.prune(self._root, self._task.settings.checkpoints_kept):
+                for gone in checkpoints.prune(self._root, self._task.data.settings.checkpoints_kept):
                     self._listener.removed(gone)
             return
         if name == "metric":
@@ -222,7 +221,7 @@ class TrainingGang:
             {
                 "worker": f"trainer {n + 1}",
                 "node": node,
-                "device": "GPU" if seat.gpu else f"cpu, {seat.threads} thread{'s' * (seat.threads != 1)}",
+                "device": seat.device,
                 "state": "working",
                 "tokens_s": round(share, 1),
                 "window": 0,

@@ -12,7 +12,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +20,10 @@ from typing import TYPE_CHECKING, Any
 from srtui.cluster.messages import ModelFiles, ShippedFolder
 from srtui.cluster.worker import node_name
 from srtui.errors import UserError
-from srtui.recipe import TrainingSettings
-from srtui.training import Listener, Preflight, WrittenCheckpoint
+from srtui.training import Listener, Preflight, TrainingData, WrittenCheckpoint
 
 if TYPE_CHECKING:
-    from srtui.student import Quantization, Span
-    from srtui.training.preference import TrainingPair
+    from srtui.student import Quantization
 
 _ALONE = 10.0  # seconds without a call after which the training waits for one: the engine is paused
 _LISTEN = 1.0  # seconds that a call waits for something to report
@@ -33,15 +31,12 @@ _LISTEN = 1.0  # seconds that a call waits for something to report
 
 @dataclass(frozen=True)
 class TrainingTask:
-    """What is trained; as :func:`srtui.training.train` has it. ``threads`` of a CPU's, 0 on a GPU."""
+    """What is trained: a student, with the adapter that it comes with, on ``data``."""
 
     model: ModelFiles
     quantization: Quantization
     adapter: ShippedFolder | None
-    examples: Sequence[Span] | Sequence[TrainingPair]
-    held_out: Mapping[str, Sequence[Span]]
-    held_out_pairs: Sequence[TrainingPair]
-    settings: TrainingSettings
+    data: TrainingData
 
 
 @dataclass(frozen=True)
@@ -175,14 +170,14 @@ class TrainingWorker:
         ranks = Together(rank, count, address, backend) if count > 1 else Ranks()
         result = train(
             path,
-            task.examples,
-            task.held_out,
-            task.settings,
+            task.data.examples,
+            task.data.held_out,
+            task.data.settings,
             self._folder / "adapter",
             _Reports(self._report),
             self._should_stop,
             student=student,
-            held_out_pairs=task.held_out_pairs,
+            held_out_pairs=task.data.held_out_pairs,
             ranks=ranks,
         )
         return result, False

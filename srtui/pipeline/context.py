@@ -280,14 +280,15 @@ class Context:
 
     def _load(self, name: str, quantization: Quantization, adapter: Path | None = None) -> VariantScorer:
         with self._loading("load-student", f"student {name} in {quantization}"):
+            from srtui.student import StudentSource
+
             if self.place.takes_turns:
                 self.close_teacher()
             path = student_path(
                 self.workspace, name, quantization, lambda line: self.watch.event("info", line)
             )
-            student, scorer = self.place.student(
-                path, quantization, self.recipe.scoring.batch_tokens, adapter, self.watch.event
-            )
+            source = StudentSource(path, quantization, self.recipe.scoring.batch_tokens, adapter)
+            student, scorer = self.place.student(source, self.watch.event)
             judge = open_judge(
                 self.store,
                 self.recipe,

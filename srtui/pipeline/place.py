@@ -6,19 +6,18 @@ A stage asks its context for a teacher or a student and does not know. What runs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from srtui import models
 from srtui.llama import Teacher, open_teacher
 from srtui.llama.tuning import tuned
-from srtui.recipe import TeacherSettings, TrainingSettings
+from srtui.recipe import TeacherSettings
 
 if TYPE_CHECKING:
-    from srtui.student import Quantization, Span, Student
-    from srtui.training import Listener, TrainingResult
-    from srtui.training.preference import TrainingPair
+    from srtui.student import Student, StudentSource
+    from srtui.training import Listener, TrainingData, TrainingResult
 
 NOT_THE_FILES = {"model", "adapter", "from_run", "endpoint", "allow_remote", "chat_template"}
 """Keys of [teacher] that say which model it is, and not how its file is run."""
@@ -38,48 +37,27 @@ class Place(Protocol):
     def teacher(self, path: Path, settings: TeacherSettings, say: Callable[[str, str], None]) -> Teacher:
         """The teacher in the file at ``path``; ``say`` hears (level, sentence)."""
 
-    def student(
-        self,
-        path: Path,
-        quantization: Quantization,
-        batch_tokens: int | Literal["auto"],
-        adapter: Path | None,
-        say: Callable[[str, str], None],
-    ) -> tuple[Student, Any]:
-        """The student at ``path`` and its scorer.
-
-        Args:
-            path: of the folder, or for gguf of the file.
-            quantization: how its weights are held.
-            batch_tokens: of one forward pass.
-            adapter: a folder that training wrote.
-            say: hears (level, sentence).
-        """
+    def student(self, source: StudentSource, say: Callable[[str, str], None]) -> tuple[Student, Any]:
+        """The student of ``source`` and its scorer; ``say`` hears (level, sentence)."""
 
     def train(
         self,
         student: Student,
-        path: Path,
-        examples: Sequence[Span] | Sequence[TrainingPair],
-        held_out: Mapping[str, Sequence[Span]],
-        settings: TrainingSettings,
+        source: StudentSource,
+        data: TrainingData,
         out_dir: Path,
         listener: Listener,
         should_stop: Callable[[], bool],
-        held_out_pairs: Sequence[TrainingPair],
     ) -> TrainingResult | None:
         """As :func:`srtui.training.train` does; ``student`` is open, and is closed or has an adapter afterwards.
 
         Args:
             student: as ``student`` gave it.
-            path: of its weights.
-            examples: to train on.
-            held_out: by set, spans whose loss is measured.
-            settings: of the training.
+            source: of the same student.
+            data: what it is trained on, and how.
             out_dir: of the adapter.
             listener: hears steps and losses.
             should_stop: asked before each pass.
-            held_out_pairs: pairs whose rewards are measured.
         """
 
     def workers(self) -> list[dict[str, Any]]:
@@ -113,67 +91,49 @@ class ThisProcess:
             **settings.model_dump(exclude=NOT_THE_FILES),
         )
 
-    def student(
-        self,
-        path: Path,
-        quantization: Quantization,
-        batch_tokens: int | Literal["auto"],
-        adapter: Path | None,
-        say: Callable[[str, str], None],
-    ) -> tuple[Student, Any]:
-        """See :meth:`Place.student`.
-
-        Args:
-            path: of the folder, or for gguf of the file.
-            quantization: how its weights are held.
-            batch_tokens: of one forward pass.
-            adapter: a folder that training wrote.
-            say: hears (level, sentence).
-        """
+    def student(self, source: StudentSource, say: Callable[[str, str], None]) -> tuple[Student, Any]:
+        """See :meth:`Place.student`."""
         from srtui.student import Student, open_scorer
 
         student = Student.load(
-            path, quantization, adapter=adapter, report_line=lambda line: say("warning", line)
+            source.path,
+            source.quantization,
+            adapter=source.adapter,
+            report_line=lambda line: say("warning", line),
         )
-        return student, open_scorer(student, batch_tokens)
+        return student, open_scorer(student, source.batch_tokens)
 
     def train(
         self,
         student: Student,
-        path: Path,
-        examples: Sequence[Span] | Sequence[TrainingPair],
-        held_out: Mapping[str, Sequence[Span]],
-        settings: TrainingSettings,
+        source: StudentSource,
+        data: TrainingData,
         out_dir: Path,
         listener: Listener,
         should_stop: Callable[[], bool],
-        held_out_pairs: Sequence[TrainingPair],
     ) -> TrainingResult | None:
         """See :meth:`Place.train`.
 
         Args:
             student: is given adapters in place.
-            path: of its weights.
-            examples: to train on.
-            held_out: by set, spans whose loss is measured.
-            settings: of the training.
+            source: of the same student.
+            data: what it is trained on, and how.
             out_dir: of the adapter.
             listener: hears steps and losses.
             should_stop: asked before each pass.
-            held_out_pairs: pairs whose rewards are measured.
         """
         from srtui.training import train
 
         return train(
-            path,
-            examples,
-            held_out,
-            settings,
+            source.path,
+            data.examples,
+            data.held_out,
+            data.settings,
             out_dir,
             listener,
             should_stop=should_stop,
             student=student,
-            held_out_pairs=held_out_pairs,
+            held_out_pairs=data.held_out_pairs,
         )
 
     def workers(self) -> list[dict[str, Any]]:

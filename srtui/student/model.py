@@ -32,6 +32,17 @@ _TEXT_FILES = (
 _PROBE = "Hello,  world!\n\nIt's 2024: x = {'a': 12345};\n\tπ ≈ 3.14159 — naïve 東京 🙂 مرحبا"
 
 
+@dataclass(frozen=True)
+class StudentSource:
+    """Which student is opened, and how it is run: its folder, or for gguf its file; a recipe's quantization, and the
+    tokens of a forward pass; a folder that training wrote, for a student with an adapter."""
+
+    path: Path
+    quantization: Quantization
+    batch_tokens: int | Literal["auto"] = "auto"
+    adapter: Path | None = None
+
+
 @dataclass
 class Student:
     """``id`` stands for all that a score depends on: weights, quantization, arithmetic, the kind of device,

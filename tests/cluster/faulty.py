@@ -37,6 +37,8 @@ class Fails:
     file: str = ""
     after: int = 3
     most: int = 1
+    other: str = ""
+    times: int = 0
 
     def before_result(self, count: int) -> None:
         if not self.fault or count < self.after or times(self.file) >= self.most:
@@ -56,6 +58,10 @@ class Fails:
                 bytearray(2**30)  # MemoryError
             finally:
                 resource.setrlimit(resource.RLIMIT_AS, held)
+        elif self.fault == "waits":  # for others to have failed so often; a minute or two at most
+            until = time.monotonic() + 120
+            while times(self.other) < self.times and time.monotonic() < until:
+                time.sleep(0.05)
         elif self.fault == "refuses":
             raise UserError("This worker's own memory is too small for the teacher's context")
 
@@ -64,36 +70,28 @@ FAULT = Fails()
 """What the jobs of a test have; set by the test, and sent along with each job."""
 
 
-@dataclass
-class FaultyTeacher(TeacherJob):
-    fails: Fails | None = None
+class _Faulty:
+    """In front of a job: the fault of the test happens between its results."""
 
-    def __post_init__(self) -> None:
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
         self.fails = Fails(**vars(FAULT))
-        self._count = 0
 
     def run(self, should_stop: Callable[[], bool]) -> Iterator[tuple[int, int, Any]]:
-        for result in super().run(should_stop):
-            assert self.fails is not None
-            self._count += 1
-            self.fails.before_result(self._count)
+        results = super().run(should_stop)  # type: ignore[misc]
+        self.count = getattr(self, "count", 0)
+        for result in results:
+            self.count += 1
+            self.fails.before_result(self.count)
             yield result
 
 
-@dataclass
-class FaultyScorer(ScorerJob):
-    fails: Fails | None = None
+class FaultyTeacher(_Faulty, TeacherJob):
+    pass
 
-    def __post_init__(self) -> None:
-        self.fails = Fails(**vars(FAULT))
-        self._count = 0
 
-    def run(self, should_stop: Callable[[], bool]) -> Iterator[tuple[int, int, Any]]:
-        for result in super().run(should_stop):
-            assert self.fails is not None
-            self._count += 1
-            self.fails.before_result(self._count)
-            yield result
+class FaultyScorer(_Faulty, ScorerJob):
+    pass
 
 
 @dataclass

@@ -70,6 +70,15 @@ def test_a_task_that_kills_is_found_alone_and_given_up_and_the_others_are_not() 
     assert done == {("given up", bad), *(("done", n) for n in range(8) if n != bad)}
 
 
+def test_a_worker_that_fails_is_not_trusted_with_what_others_died_of() -> None:
+    there = tasks(2, 1)
+    for _ in range(SUSPECT_AFTER):
+        assert len(there.hand_out(0, 2, 1)) == 2
+        assert there.lost(0) == []
+    assert there.hand_out(0, 2, 2, trusted=False) == []
+    assert len(there.hand_out(1, 2, 2)) == 1  # alone
+
+
 def test_nobody_is_blamed_for_a_node_that_is_taken_away() -> None:
     there = tasks(1)
     for _ in range(5):

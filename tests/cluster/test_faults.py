@@ -129,21 +129,21 @@ def test_a_worker_without_progress_is_replaced(
 def test_three_failures_in_a_row_drop_a_worker_with_one_sentence(
     ground: Workspace, alone: Made, place: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """One of two workers dies at each start; the other one does all."""
+    """One of two workers dies whenever it has written a text; the other one does all."""
     from srtui.cluster.placement import Seat
     from srtui.cluster.pool import Pool
     from srtui.cluster.teacher_job import TeacherJob
 
-    monkeypatch.setattr(faulty.FAULT, "fault", "killed")
-    monkeypatch.setattr(faulty.FAULT, "file", str(tmp_path / "happened"))
-    monkeypatch.setattr(faulty.FAULT, "after", 1)
-    monkeypatch.setattr(faulty.FAULT, "most", 99)
+    file = str(tmp_path / "happened")
+    dies = faulty.Fails("killed", file, after=1, most=99)
+    waits = faulty.Fails("waits", file + ".other", after=1, most=1, other=file, times=3)
     begin = Pool.__init__
 
     def first_is_faulty(self: Any, session: Any, kind: str, seats: Any, job_of: Any, *rest: Any) -> None:
         def job(seat: Seat) -> TeacherJob:
-            fine = job_of(seat)
-            return faulty.FaultyTeacher(**vars(fine)) if seat.number == 0 else fine
+            made = faulty.FaultyTeacher(**vars(job_of(seat)))
+            made.fails = waits if seat.number else dies
+            return made
 
         begin(self, session, kind, seats, job, *rest)
 
@@ -151,7 +151,7 @@ def test_three_failures_in_a_row_drop_a_worker_with_one_sentence(
     came = made(ground, place(), REFLECTED)
     reflected_like(came, alone)
     assert len(came.said("teacher 1", "failed 3 times in a row", "is dropped; 1 is left.")) == 1
-    assert faulty.times(str(tmp_path / "happened")) == 3
+    assert faulty.times(file) == 3
 
 
 @pytest.mark.usefixtures("no_template_check")

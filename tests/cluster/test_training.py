@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from srtui.student import Student
-from srtui.training import Listener, TrainingResult, WrittenCheckpoint, train
+from srtui.student import Student, StudentSource
+from srtui.training import Listener, TrainingData, TrainingResult, WrittenCheckpoint, train
 from tests.training.conftest import make_examples, tiny_folder
 from tests.training.ranked import SETTINGS
 
@@ -64,8 +64,9 @@ def elsewhere(
     there: Any, folder: Path, out: Path, hears: Hears, should_stop: Callable[[], bool] = lambda: False
 ) -> TrainingResult | None:
     student = Student.load(folder, "f32")
+    data = TrainingData(make_examples(), SETTINGS, HELD_OUT)
     result: TrainingResult | None = there.train(
-        student, folder, make_examples(), HELD_OUT, SETTINGS, out, hears, should_stop, ()
+        student, StudentSource(folder, "f32"), data, out, hears, should_stop
     )
     assert student.model is None  # it made room
     return result
