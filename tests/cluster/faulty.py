@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from srtui.cluster.placement import Seat
+from srtui.cluster.pool import Pool
 from srtui.cluster.scorer_job import ScorerJob
 from srtui.cluster.teacher_job import TeacherJob
 from srtui.errors import UserError
@@ -88,6 +90,21 @@ class _Faulty:
 
 class FaultyTeacher(_Faulty, TeacherJob):
     pass
+
+
+def only_on(number: int, fault: Fails, others: Fails | None = None) -> Callable[..., None]:
+    """Pool.__init__ of teachers of which the one on seat ``number`` has ``fault``, and the others another or none."""
+    begin = Pool.__init__
+
+    def begins(self: Pool, session: Any, kind: str, seats: Any, job_of: Any, *rest: Any) -> None:
+        def job(seat: Seat) -> FaultyTeacher:
+            made = FaultyTeacher(**vars(job_of(seat)))
+            made.fails = fault if seat.number == number else others or Fails()
+            return made
+
+        begin(self, session, kind, seats, job, *rest)
+
+    return begins
 
 
 class FaultyScorer(_Faulty, ScorerJob):

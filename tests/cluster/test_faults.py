@@ -7,18 +7,20 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from srtui.cluster.pool import Pool
 from srtui.errors import UserError
 from srtui.workspace import Workspace
 from tests.cluster import faulty
 from tests.cluster.conftest import ENVIRONMENT, Nodes
 from tests.cluster.runs import Made, made, meanwhile, read, work
-from tests.commands import _kill_at, forked
+from tests.commands import forked
 
 pytestmark = pytest.mark.model
 
@@ -130,24 +132,10 @@ def test_three_failures_in_a_row_drop_a_worker_with_one_sentence(
     ground: Workspace, alone: Made, place: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """One of two workers dies whenever it has written a text; the other one does all."""
-    from srtui.cluster.placement import Seat
-    from srtui.cluster.pool import Pool
-    from srtui.cluster.teacher_job import TeacherJob
-
     file = str(tmp_path / "happened")
     dies = faulty.Fails("killed", file, after=1, most=99)
     waits = faulty.Fails("waits", file + ".other", after=1, most=1, other=file, times=3)
-    begin = Pool.__init__
-
-    def first_is_faulty(self: Any, session: Any, kind: str, seats: Any, job_of: Any, *rest: Any) -> None:
-        def job(seat: Seat) -> TeacherJob:
-            made = faulty.FaultyTeacher(**vars(job_of(seat)))
-            made.fails = waits if seat.number else dies
-            return made
-
-        begin(self, session, kind, seats, job, *rest)
-
-    monkeypatch.setattr(Pool, "__init__", first_is_faulty)
+    monkeypatch.setattr(Pool, "__init__", faulty.only_on(0, dies, waits))
     came = made(ground, place(), REFLECTED)
     reflected_like(came, alone)
     assert len(came.said("teacher 1", "failed 3 times in a row", "is dropped; 1 is left.")) == 1
@@ -162,13 +150,13 @@ def test_where_all_are_dropped_the_run_ends_with_a_sentence_and_resumes(
     fault: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fault("refuses", most=2, after=2)
+    fault("refuses", most=2, after=6)
     with pytest.raises(
         UserError, match=r"No worker is left: teacher .* own memory is too small.* resume the run"
     ):
         work(ground, place(), REFLECTED)
     begun = read(ground)
-    assert 0 < len(begun.reflections) < 16
+    assert len(begun.generations) > 0 and len(begun.reflections) < 16
     monkeypatch.undo()
     monkeypatch.setattr("srtui.pipeline.engine.check_template", lambda context: None)
     reflected_like(made(ground, None, REFLECTED), alone)
@@ -189,41 +177,52 @@ def test_a_text_that_kills_its_workers_is_given_up_and_the_workers_are_not(
 
 @pytest.mark.usefixtures("no_template_check")
 def test_a_node_that_is_taken_away(
-    ground: Workspace, alone: Made, place: Callable[..., Any], nodes: Nodes, fault: Callable[..., str]
+    ground: Workspace,
+    alone: Made,
+    place: Callable[..., Any],
+    nodes: Nodes,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     """In the middle of its work; its worker goes on on the node that is left."""
     node = nodes.add(2)
     there = place()
     assert {seat.node for seat in there._seats} == {n.id for n in there._session.nodes()}
-    gone: list[Any] = []
+    number = next(seat.number for seat in there._seats if seat.node == node.node_id)
+    file = str(tmp_path / "begun")
+    hangs = faulty.Fails("hangs", file, after=2)
+    monkeypatch.setattr(Pool, "__init__", faulty.only_on(number, hangs))
 
     def take_away() -> None:
         until = time.monotonic() + 120
-        while not gone and time.monotonic() < until:
-            for pool in there._pools:
-                busy = [m for m in pool._members if m.seat.node == node.node_id and m.state == "working"]
-                if busy:
-                    gone.append(busy[0].seat.number)
-                    nodes.remove(node)
-                    return
+        while not faulty.times(file) and time.monotonic() < until:
             time.sleep(0.01)
+        nodes.remove(node)
 
     thread = meanwhile(take_away)
     came = made(ground, there, REFLECTED)
     thread.join()
-    assert gone
     reflected_like(came, alone)
-    assert len(came.said(f"teacher {gone[0] + 1}", "started again")) == 1
+    assert len(came.said(f"teacher {number + 1}", "its node is gone", "started again")) == 1
 
 
 def _killed(ground: Workspace, address: Any) -> None:
-    """An engine that kills itself in the middle of a commit, while its workers write."""
+    """An engine that kills itself in the middle of a transaction, its tenth text, while its workers write."""
     from srtui.cluster.place import ClusterPlace
-    from srtui.pipeline import engine
+    from srtui.pipeline import engine, reflect
+    from srtui.store.generations import Generations
 
     os.environ.update(ENVIRONMENT)  # the process that it is forked from may be older
     engine.check_template = lambda context: None
-    _kill_at("commit", 12)
+    reflect._TOGETHER = 2
+    add, added = Generations.add, count(1)
+
+    def dies(self: Any, *given: Any, **named: Any) -> Any:
+        if next(added) == 10:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return add(self, *given, **named)
+
+    Generations.add = dies  # type: ignore[method-assign]
     work(ground, ClusterPlace(address, 2), REFLECTED)
 
 
