@@ -70,6 +70,9 @@ bench: bench-import bench-teacher bench-scoring bench-train bench-tui bench-mill
 bench-scale: setup model  ## the whole loop over 10,000, 100,000 and 1,000,000 samples, with models that answer at once
 	$(PYTHON_IN_VENV) benchmarks/bench_scale.py
 
+bench-cluster: setup-dev model  ## many workers through Ray: what is left of their rate, the engine's own ceiling, real models
+	$(PYTHON_IN_VENV) benchmarks/bench_cluster.py --real 3
+
 bench-million: setup  ## status, scores and export of a million finished samples; a backup under a writing engine
 	$(PYTHON_IN_VENV) benchmarks/bench_million.py
 

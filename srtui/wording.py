@@ -248,3 +248,24 @@ def _finish_words(finish: str) -> str:
         return "cut off where it repeats itself"
     kind, _, marker = finish.partition(":")
     return f"ended by {marker}" if kind == "stop" else "ended by itself" if finish == "end" else finish
+
+
+WORKER_COLUMNS = ("worker", "node", "device", "state", "tokens/s", "tasks", "restarts")
+"""What faces show of a worker; ``worker_rows`` has the values."""
+
+
+def worker_rows(workers: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Of each worker of a run that is going on elsewhere (``RunSummary.workers``), the texts of WORKER_COLUMNS; tasks
+    are those that it has, of its window."""
+    return [
+        (
+            str(w["worker"]),
+            str(w["node"]) or "-",
+            str(w["device"]) or "-",
+            str(w["state"]),
+            f"{w['tokens_s']:,.0f}" if w["tokens_s"] else "-",
+            f"{w['tasks']}/{w['window']}" if w["window"] else "-",
+            str(w["restarts"]),
+        )
+        for w in workers
+    ]

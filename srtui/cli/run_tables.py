@@ -17,12 +17,14 @@ from srtui.text import bytes_text, duration, number, share
 from srtui.wording import (
     LABELS,
     STAGE_TITLES,
+    WORKER_COLUMNS,
     contamination_words,
     kept_words,
     measures_words,
     reward_words,
     stage_title,
     training_words,
+    worker_rows,
 )
 
 if TYPE_CHECKING:
@@ -62,6 +64,12 @@ def print_summary(summary: RunSummary, files: Iterable[tuple[str, str]]) -> None
         out.print(
             f"{duration(summary.seconds)} in its stages, peak memory {bytes_text(summary.peak_memory_mb * 1e6)}"
         )
+    if summary.workers:
+        out.print()
+        workers = Table(*WORKER_COLUMNS, box=None, pad_edge=False, header_style="bold")
+        for row in worker_rows(summary.workers):
+            workers.add_row(*map(plain, row))
+        out.print(workers)
     if len(summary.rounds) > 1:
         out.print()
         _print_rounds(summary.rounds)

@@ -25,6 +25,7 @@ from srtui.cli.base import (
     seconds_here,
     stop_on_signals,
 )
+from srtui.cli.elsewhere import On, Opens, Workers, WorkerTimeout, elsewhere_of
 from srtui.cli.output import fields_of, is_stdout, outputs_of, print_json, print_line, short
 from srtui.errors import UserError
 from srtui.noise import screen
@@ -52,6 +53,9 @@ def run(
     recipe: Annotated[Path, typer.Argument(help="A recipe, in TOML.")],
     limit: Annotated[int | None, typer.Option(min=1, max=MOST, help="Only the first N samples.")] = None,
     until: Until = None,
+    on: On = None,
+    workers: Workers = None,
+    worker_timeout: WorkerTimeout = 300,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override: section.key=value.")] = None,
     teacher_from: Annotated[
         str | None,
@@ -64,6 +68,7 @@ def run(
     """Reflect, choose, reflect, choose, train. Run it again after any stop: it resumes where it was."""
     from srtui import recipe as recipes
 
+    elsewhere = elsewhere_of(on, workers, worker_timeout)
     settings = recipes.load(recipe, set_, limit)
     workspace, store = open_store()
     with store:
@@ -80,23 +85,53 @@ def run(
         seconds_before = seconds_here()
         run, is_new = prepare(workspace, store, settings, recipe.resolve())
         seconds_before["prepare"] = seconds_here()["start"] - seconds_before["start"]
-        _work(workspace, store, run, until, as_json, is_new, resume_command, seconds_before, on_done, bell)
+        resume_command += f" --on {on}" if on else ""
+        _work(
+            workspace,
+            store,
+            run,
+            until,
+            as_json,
+            is_new,
+            resume_command,
+            seconds_before,
+            on_done,
+            bell,
+            elsewhere,
+        )
 
 
 @app.command(epilog="Example: srtui resume quickstart")
 def resume(
     name: RunName,
     until: Until = None,
+    on: On = None,
+    workers: Workers = None,
+    worker_timeout: WorkerTimeout = 300,
     on_done: OnDone = None,
     bell: Bell = False,
     as_json: AsJson = False,
 ) -> None:
-    """Resume a run that was stopped, just as it was started, whatever its recipe says by now."""
+    """Resume a run that was stopped, just as it was started, whatever its recipe says by now; it may go on elsewhere
+    than it began."""
+    elsewhere = elsewhere_of(on, workers, worker_timeout)
     workspace, store = open_store()
     with store:
         run = store.runs.named(name)
-        resume_command = f"srtui resume {run.name}"
-        _work(workspace, store, run, until, as_json, False, resume_command, seconds_here(), on_done, bell)
+        resume_command = f"srtui resume {run.name}" + (f" --on {on}" if on else "")
+        _work(
+            workspace,
+            store,
+            run,
+            until,
+            as_json,
+            False,
+            resume_command,
+            seconds_here(),
+            on_done,
+            bell,
+            elsewhere,
+        )
 
 
 @app.command(epilog="Example: srtui retrain quickstart")
@@ -122,6 +157,7 @@ def _work(
     seconds_before: dict[str, float],
     on_done: str | None = None,
     bell: bool = False,
+    elsewhere: Opens | None = None,
 ) -> None:
     from srtui.cli.reporters import reporter
     from srtui.cli.run_tables import print_summary
@@ -145,11 +181,19 @@ def _work(
     ):
         if not is_new:
             face.event("info", f"Resuming run {run.name}.")
+        place = elsewhere(stop.is_set) if elsewhere else None
+        if place is not None:
+            face.event("info", place.sentence)
         try:
-            run = Engine(workspace, store, run, face, stop.is_set, before=seconds_before).work(until)
+            run = Engine(workspace, store, run, face, stop.is_set, before=seconds_before, place=place).work(
+                until
+            )
             stopped = False
         except Stopped:
             stopped = True
+        finally:
+            if place is not None:
+                place.close()
         set_status("stopped" if stopped or run.status != "done" else "done")
     if as_json:
         print_json({"type": "summary", **fields_of(summarise(store, run.id))})
@@ -208,6 +252,8 @@ def status(
             count, holder = counts(store.conn, r.id), store.runs.holder(r.id)
             stage = store.runs.stages(r.id).get(r.stage) if r.stage else None
             engine = f"process {holder.pid} on {holder.host}" if holder else ""
+            if workers := len(store.runs.workers(r.id)):
+                engine += f", {workers} workers"
             table.add_row(
                 plain(r.name),
                 state_now(r.status, holder is not None),

@@ -11,7 +11,7 @@ from srtui.gates import first_gate
 from srtui.hashing import draw
 from srtui.measures import FILTERS, MEASURES, STORED, Metric
 from srtui.pipeline.ahead import in_pages
-from srtui.pipeline.context import CHUNK, Context
+from srtui.pipeline.context import Context
 from srtui.pipeline.values import MeasureValues
 from srtui.recipe.settings import SIDES
 from srtui.sample import Target
@@ -81,7 +81,7 @@ class Choosing(MeasureValues):
             return accepted
         for page in in_pages(
             lambda after, size: list(decisions.to_decide(run_id, target, after, size).items()),
-            CHUNK,
+            self._context.chunk,
             lambda choice: choice[0],
         ):
             chunk, gated = self._past_gates(target, page)
@@ -181,7 +181,7 @@ class Choosing(MeasureValues):
         settled_count = decisions.settled(run_id)
         pages = in_pages(
             lambda after, size: decisions.undecided_outcomes(run_id, after, size),
-            CHUNK,
+            self._context.chunk,
             lambda settled: settled[0],
         )
         for chunk in pages if settled_count < total else ():

@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from srtui import models
 from srtui.errors import UserError
 from srtui.evaluation.contestants import students_template_version
 from srtui.files import read_text
-from srtui.llama import Teacher, open_teacher
+from srtui.llama import Teacher
 from srtui.llama.endpoint import EndpointTeacher
-from srtui.llama.tuning import tuned
 from srtui.measures import STORED
+from srtui.pipeline.place import Place, ThisProcess, has_gpu
 from srtui.pipeline.watch import Watch
 from srtui.prompts import template_version
 from srtui.recipe import Recipe, TeacherSettings
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from srtui.student.coherence import SentenceEncoder
 
 CHUNK = 1024  # variants worked on together: bounds memory, and what a kill loses
+_DEVICES_A_CHUNK = 4  # that it keeps busy: where more score, more is worked on together
 
 
 def student_path(
@@ -68,6 +69,11 @@ def endpoint_template(folder: Path, settings: TeacherSettings, near: Path) -> st
     return None
 
 
+def devices_factor(devices: int) -> int:
+    """How many times what one device works on together is taken, for so many to be busy."""
+    return -(-devices // _DEVICES_A_CHUNK)
+
+
 def open_judge(
     store: Store,
     recipe: Recipe,
@@ -76,6 +82,8 @@ def open_judge(
     quantization: Quantization,
     template: str | None = None,
     student: Student | None = None,
+    scorer: Any = None,
+    devices: int = 1,
 ) -> VariantScorer:
     """A student that scores as the recipe says; under another ``template``, where one is given.
 
@@ -87,6 +95,8 @@ def open_judge(
         quantization: how its weights are held.
         template: takes the place of the recipe's.
         student: the one at ``path``, where it is loaded already.
+        scorer: what runs its spans, where that is open already.
+        devices: how many the scorer runs on.
     """
     from srtui.pipeline.variants import VariantScorer
 
@@ -100,18 +110,27 @@ def open_judge(
         max_length=recipe.prompt.max_length,
         batch_tokens=recipe.scoring.batch_tokens,
         student=student,
+        scorer=scorer,
+        blocks=devices_factor(devices),
         prompts=recipe.prompts,
     )
 
 
 class Context:
-    """A run at work. Models are opened when they are first needed, and on a GPU, which rarely holds
+    """A run at work. Models are opened when they are first needed, in ``place``, and where a device rarely holds
     both, the teacher goes before the student comes and the other way round."""
 
     def __init__(
-        self, workspace: Workspace, store: Store, run: Run, watch: Watch, teacher: Teacher | None = None
+        self,
+        workspace: Workspace,
+        store: Store,
+        run: Run,
+        watch: Watch,
+        teacher: Teacher | None = None,
+        place: Place | None = None,
     ) -> None:
         self.workspace, self.store, self.run, self.watch = workspace, store, run, watch
+        self.place = place or ThisProcess()
         self.recipe = Recipe.model_validate(run.recipe)
         self._teacher = teacher
         self._judge: VariantScorer | None = None
@@ -125,6 +144,11 @@ class Context:
         """How many samples the run has."""
         return self.store.runs.sample_count(self.run.id)
 
+    @property
+    def chunk(self) -> int:
+        """How many samples a choosing stage works on together."""
+        return CHUNK * devices_factor(self.place.parallel)
+
     def variants(self, places: list[tuple[int, int]]) -> Iterator[tuple[int, Variant]]:
         """(sample id, variant) of pairs of ids, read in chunks."""
         for chunk in batched(places, CHUNK):
@@ -137,32 +161,19 @@ class Context:
     def teacher(self) -> Teacher:
         """The recipe's teacher, opened when it is first asked for; on a GPU the students go first. Stores
         its identity with the run."""
-        if _gpu():
+        if self.place.takes_turns:
             self.unload_students()
         if self._teacher is None:
             settings = self.recipe.teacher
-            self._teacher = self._endpoint() if settings.endpoint else self._in_process()
+            self._teacher = self._endpoint() if settings.endpoint else self._of_a_file()
         self.store.runs.update(self.run.id, teacher=json.dumps(asdict(self._teacher.identity)))
         return self._teacher
 
-    def _in_process(self) -> Teacher:
+    def _of_a_file(self) -> Teacher:
         settings = self.recipe.teacher
         with self._loading("load-teacher", f"teacher {settings.model}"):
             path = models.resolve_teacher(self.workspace.models, settings.model)
-            adapter = Path(settings.adapter) if settings.adapter else None
-            measured = tuned(path) if settings.slots == "auto" else None
-            if measured:
-                settings = settings.model_copy(update={"slots": measured.slots})
-            return open_teacher(
-                path,
-                name=settings.model,
-                sha256=models.file_sha256(path),
-                adapter=adapter,
-                report_line=self.watch.event,
-                **settings.model_dump(
-                    exclude={"model", "adapter", "from_run", "endpoint", "allow_remote", "chat_template"}
-                ),
-            )
+            return self.place.teacher(path, settings, self.watch.event)
 
     def _endpoint(self) -> Teacher:
         """The teacher that a server has; raises UserError where it does not answer, or may not be asked."""
@@ -249,7 +260,7 @@ class Context:
         if self._rater is None:
             name = self.recipe.selection.rater or self.recipe.teacher.model
             self._rater = Rater(self.store, self.workspace.models, name)
-        if _gpu():
+        if self.place.takes_turns or has_gpu():  # it runs in this process
             self.unload_students()
         return self._rater
 
@@ -269,20 +280,25 @@ class Context:
 
     def _load(self, name: str, quantization: Quantization, adapter: Path | None = None) -> VariantScorer:
         with self._loading("load-student", f"student {name} in {quantization}"):
-            from srtui.student import Student
+            from srtui.student import StudentSource
 
-            if _gpu():
+            if self.place.takes_turns:
                 self.close_teacher()
             path = student_path(
                 self.workspace, name, quantization, lambda line: self.watch.event("info", line)
             )
-            student = Student.load(
+            source = StudentSource(path, quantization, self.recipe.scoring.batch_tokens, adapter)
+            student, scorer = self.place.student(source, self.watch.event)
+            judge = open_judge(
+                self.store,
+                self.recipe,
                 path,
+                name,
                 quantization,
-                adapter=adapter,
-                report_line=lambda line: self.watch.event("warning", line),
+                student=student,
+                scorer=scorer,
+                devices=self.place.parallel,
             )
-            judge = open_judge(self.store, self.recipe, path, name, quantization, student=student)
         if judge.longest is not None and judge.longest < self.recipe.prompt.max_length:
             self.watch.event(
                 "warning",
@@ -331,9 +347,3 @@ class Context:
         with self.watch.step(step):
             yield
         self.watch.event("info", f"Loaded {title} in {time.monotonic() - started:.1f} s.")
-
-
-def _gpu() -> bool:
-    import torch
-
-    return bool(torch.cuda.is_available())

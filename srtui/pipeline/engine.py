@@ -18,6 +18,7 @@ from srtui.llama import Teacher
 from srtui.pipeline.ahead import in_pages
 from srtui.pipeline.choose import Choosing
 from srtui.pipeline.context import Context
+from srtui.pipeline.place import Place
 from srtui.pipeline.reflect import PAGE, Reflecting
 from srtui.pipeline.template_check import check_template
 from srtui.pipeline.train import train_selected
@@ -48,11 +49,13 @@ class Engine:
         should_stop: Callable[[], bool] = lambda: False,
         teacher: Teacher | None = None,
         before: Mapping[str, float] | None = None,
+        place: Place | None = None,
     ) -> None:
-        """``before``: by step, the seconds that this process spent on the run before this call."""
+        """``before``: by step, the seconds that this process spent on the run before this call. ``place``: where its
+        models run, by default in this process."""
         self._store, self._run, self._before = store, run, before or {}
-        self._watch = Watch(store, run.id, reporter, should_stop)
-        self._context = Context(workspace, store, run, self._watch, teacher)
+        self._watch = Watch(store, run.id, reporter, should_stop, place.workers if place else None)
+        self._context = Context(workspace, store, run, self._watch, teacher, place)
 
     def work(self, until: str | None = None) -> Run:
         """Run all stages that are left. Raises Stopped when asked to stop, UserError on bad input;

@@ -123,7 +123,7 @@ class Reflecting:
 
     def _compare_with_table(self, now: TeacherProgress, before: TeacherProgress, seconds: float) -> None:
         """Warn where the table that chose the slots is not of this machine as it is."""
-        if self._recipe.teacher.slots != "auto":
+        if self._recipe.teacher.slots != "auto" or self._context.place.parallel > 1:
             return
         with suppress(UserError):  # a file that has gone by now is nothing to say here
             table = tuned(models.resolve_teacher(self._context.workspace.models, self._recipe.teacher.model))

@@ -30,9 +30,9 @@ from srtui.store.figures import counts, means
 from srtui.training import (
     Listener,
     Preflight,
+    TrainingData,
     WrittenCheckpoint,
     planned_steps,
-    train,
 )
 
 if TYPE_CHECKING:
@@ -84,18 +84,22 @@ def train_selected(context: Context) -> None:
             f"{endings['unknown']:,} of the texts that are kept were imported, or written by an older srtui: "
             "whether they were cut short is not known.",
         )
+    from srtui.student import StudentSource
+
     judge = _starting_student(context)
     watch.report_progress(0, steps, 0, {}, now=True)
-    result = train(
+    source = StudentSource(
         student_path(context.workspace, recipe.student.model, recipe.student.quantization),
-        examples,
-        material.held_out,
-        settings,
+        recipe.student.quantization,
+        adapter=first_adapter(context.workspace, store, recipe),
+    )
+    result = context.place.train(
+        judge.student,
+        source,
+        TrainingData(examples, settings, material.held_out, material.held_out_pairs),
         context.workspace.runs / context.run.name / "adapter",
         _Record(context, training_id, steps, judge.spans.max_length),
-        should_stop=watch.should_stop,
-        student=judge.student,
-        held_out_pairs=material.held_out_pairs,
+        watch.should_stop,
     )
     context.unload_students()  # this one has an adapter now
     if result is None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import cast
 
-from srtui.llama import Generation, Teacher
+from srtui.llama import ASKED_AGAIN, Generation, Teacher
 from srtui.pipeline.context import Context
 from srtui.reflection import ReflectionPrompt, Rewrite
 from srtui.store.corpus import Variant
@@ -73,7 +73,7 @@ class Tries:
                 for candidate, key in enumerate(keys)
             ]
             # A refusal says what the teacher's context and memory held then, which may be more now.
-            if any(g is None or g.finish == "too_long" for g in stored):
+            if any(g is None or g.finish in ASKED_AGAIN for g in stored):
                 return OpenRequest(sample_id, variant, attempt, keys)
             generations = [g for g in stored if g is not None]
             if any(self._lacked_room(g, variant, attempt) for g in generations):

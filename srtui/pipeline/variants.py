@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from srtui.errors import UserError
 from srtui.measures import MEASURES, Metric, SpanLoss
@@ -48,12 +48,16 @@ class VariantScorer:
         batch_tokens: int | Literal["auto"] = "auto",
         student: Student | None = None,
         prompts: PromptSet | None = None,
+        scorer: Any = None,
+        blocks: int = 1,
     ) -> None:
-        """``student``, where it is given, is the one at ``path``, loaded already. ``prompts`` is the
-        recipe's prompts file."""
+        """``student``, where it is given, is the one at ``path``, loaded already, and ``scorer`` what runs its spans.
+        ``prompts`` is the recipe's prompts file. ``blocks``: how many times what one device reads between two looks
+        at the store is read."""
         self.student = student or Student.load(path, quantization)
         words = template(template_name, self.student.tokenizer, prompts)
-        self._scorer = open_scorer(self.student, batch_tokens)
+        self._block = _BLOCK * blocks
+        self._scorer = scorer or open_scorer(self.student, batch_tokens)
         self.longest: int | None = self._scorer.longest
         """Tokens that the student has positions for, where it has a table of them: no text is longer."""
         self.spans = SpanBuilder(
@@ -113,7 +117,7 @@ class VariantScorer:
         """
         requested = list(dict.fromkeys(variant_ids))
         stored = self.scores(requested, metric)
-        blocks = list(batched((v for v in requested if v not in stored), _BLOCK))
+        blocks = list(batched((v for v in requested if v not in stored), self._block))
         with ThreadPoolExecutor(1, "srtui-tokenizer") as ahead:
             # The next block's texts are cut into tokens while the student reads this one's.
             cut = [ahead.submit(self._cut, self._variants(block), metric) for block in blocks[:1]]

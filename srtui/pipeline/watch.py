@@ -22,10 +22,17 @@ class Watch:
     """
 
     def __init__(
-        self, store: Store, run_id: int, reporter: Reporter, stop_wanted: Callable[[], bool]
+        self,
+        store: Store,
+        run_id: int,
+        reporter: Reporter,
+        stop_wanted: Callable[[], bool],
+        workers: Callable[[], list[dict[str, Any]]] | None = None,
     ) -> None:
+        """``workers`` says what other processes do for this engine; faces are shown it."""
         self._runs, self._run_id, self._reporter = store.runs, run_id, reporter
-        self._stop_wanted = stop_wanted
+        self._stop_wanted, self._workers = stop_wanted, workers
+        self._live: dict[str, Any] = {}
         self.lease: Lease | None = None
         self._stopped = self._paused = False
         self._asked_at = 0.0
@@ -87,12 +94,16 @@ class Watch:
             self._run_id, self._stage, done, total, tokens - self._kept_tokens, moment - self._kept, detail
         )
         self._kept, self._kept_tokens = moment, tokens
+        if self._workers is not None:
+            self.show(**self._live)
         self._reporter.progress(Progress(self._stage, done, total, tokens, moment - self._clock, detail))
 
     def show(self, **live: Any) -> None:
         """What the engine is doing this second, for faces that look."""
+        self._live = live
         if self.lease is not None:
-            self.lease.show(**live)
+            workers = self._workers() if self._workers is not None else []
+            self.lease.show(**live, **({"workers": workers} if workers else {}))
 
     def event(self, level: str, message: str) -> None:
         """Log a message (level info, warning or error) in the store and on the face."""

@@ -353,6 +353,14 @@ class Runs:
         """The live engine of a run, if it has one."""
         return leases.holder(self._store, "run", run_id)
 
+    def workers(self, run_id: int) -> list[dict[str, Any]]:
+        """What the processes that run models for a run's engine are doing (srtui.pipeline.place); empty where the engine
+        runs them itself, and where none works."""
+        row = fetch_row(self._store.conn, "SELECT * FROM lease WHERE run_id = ?", (run_id,))
+        if row is None or not leases.alive(row, time.time()):
+            return []
+        return list(stored(row, "lease", "live").get("workers", []))
+
     # -- what was asked of a run ------------------------------------------------------------
 
     def ask(self, run_id: int, kind: str) -> None:

@@ -48,6 +48,18 @@ _LIVE = {
     "sample_id?": (int, None),
     "step?": str,
     "since?": NUMBER,
+    "workers?": [
+        {
+            "worker": str,
+            "node": str,
+            "device": str,
+            "state": str,
+            "tokens_s": NUMBER,
+            "window": int,
+            "tasks": int,
+            "restarts": int,
+        }
+    ],
 }
 _PILOT = {
     "run": str,

@@ -7,7 +7,7 @@ at the end of its class.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from srtui.measures import AT_LENGTH
 from srtui.store import figures
@@ -135,6 +135,8 @@ class RunSummary:
     """Evaluation prompts in what is trained on; None before training, and where nothing was evaluated yet."""
     measures: dict[str, MeasureStanding]
     """By target, where it was chosen by a measure and the student has scored."""
+    workers: list[dict[str, Any]]
+    """What each worker of a run that is going on elsewhere is doing (docs/cluster.md)."""
 
 
 def summarise(store: Store, run_id: int) -> RunSummary:
@@ -180,6 +182,7 @@ def summarise(store: Store, run_id: int) -> RunSummary:
         gated={target: c.gated for target, c in counts.targets.items()},
         contamination=store.datasets.contamination(run_id),
         measures=_measures(store, run),
+        workers=store.runs.workers(run_id),
     )
 
 

@@ -32,6 +32,17 @@ _TEXT_FILES = (
 _PROBE = "Hello,  world!\n\nIt's 2024: x = {'a': 12345};\n\tπ ≈ 3.14159 — naïve 東京 🙂 مرحبا"
 
 
+@dataclass(frozen=True)
+class StudentSource:
+    """Which student is opened, and how it is run: its folder, or for gguf its file; a recipe's quantization, and the
+    tokens of a forward pass; a folder that training wrote, for a student with an adapter."""
+
+    path: Path
+    quantization: Quantization
+    batch_tokens: int | Literal["auto"] = "auto"
+    adapter: Path | None = None
+
+
 @dataclass
 class Student:
     """``id`` stands for all that a score depends on: weights, quantization, arithmetic, the kind of device,
@@ -89,7 +100,7 @@ class Student:
         if quantization == "gguf":
             return cls._load_gguf(folder)
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+        from transformers import AutoModelForCausalLM, BitsAndBytesConfig
         from transformers.utils import logging as transformers_logging
 
         transformers_logging.disable_progress_bar()
@@ -131,9 +142,6 @@ class Student:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                tokenizer = AutoTokenizer.from_pretrained(
-                    folder, local_files_only=True, trust_remote_code=False
-                )
                 model, loading = AutoModelForCausalLM.from_pretrained(
                     folder,
                     local_files_only=True,
@@ -164,10 +172,7 @@ class Student:
             )
         if quantization == "bf16" and dtype == torch.float32:
             model = model.float()
-        if not getattr(tokenizer, "is_fast", False) or tokenizer.eos_token_id is None:
-            raise UserError(
-                f"{folder}: its tokenizer has no tokenizer.json, or no end-of-text token; both are needed."
-            )
+        tokenizer = read_tokenizer(folder, quantization)
         model.eval()
         use_one_arithmetic(model)
         arithmetic = "float32" if dtype == torch.float32 else "bfloat16"
@@ -203,20 +208,11 @@ class Student:
 
     @classmethod
     def _load_gguf(cls, path: Path) -> Student:
-        from transformers import AutoTokenizer
-
         from srtui.llama.losses import LlamaLosses
 
         model = LlamaLosses(path)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                tokenizer = AutoTokenizer.from_pretrained(
-                    path.parent, gguf_file=path.name, local_files_only=True, trust_remote_code=False
-                )
-            agrees = tokenizer.encode(_PROBE, add_special_tokens=False) == model.tokenize(_PROBE)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
-            raise UserError(f"{path}: its tokenizer cannot be read ({error}).") from error
+        tokenizer = read_tokenizer(path, "gguf")
+        agrees = tokenizer.encode(_PROBE, add_special_tokens=False) == model.tokenize(_PROBE)
         if not agrees or tokenizer.eos_token_id is None:
             raise UserError(
                 f"{path}: transformers and llama.cpp cut text into tokens differently for this file, so its "
@@ -224,6 +220,34 @@ class Student:
             )
         identity = f"{file_sha256(path)[:32]}:gguf:{'gpu' if model.on_gpu else 'cpu'}"
         return cls(path.stem, identity, "gguf", model, tokenizer)
+
+
+def read_tokenizer(path: Path, quantization: Quantization) -> Any:
+    """What cuts the texts of the student at ``path`` into tokens: of a folder, or for ``gguf`` of a file. Raises
+    UserError where it cannot be read, or is none that a student can have."""
+    from transformers import AutoTokenizer
+
+    where: dict[str, Any] = (
+        {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
+        if quantization == "gguf"
+        else {"pretrained_model_name_or_path": path}
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tokenizer = AutoTokenizer.from_pretrained(**where, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
+        if quantization == "gguf":
+            raise UserError(f"{path}: its tokenizer cannot be read ({error}).") from error
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path}: cannot be loaded as a student ({first_line}).") from error
+    if quantization != "gguf" and (
+        not getattr(tokenizer, "is_fast", False) or tokenizer.eos_token_id is None
+    ):
+        raise UserError(
+            f"{path}: its tokenizer has no tokenizer.json, or no end-of-text token; both are needed."
+        )
+    return tokenizer
 
 
 def _with_adapter(model: Any, adapter: Path) -> Any:

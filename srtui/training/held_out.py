@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from srtui.recipe import TrainingSettings
 from srtui.student import Scorer, Span, Student
+from srtui.training.ranks import Ranks
 
 if TYPE_CHECKING:
     from srtui.training.preference import Rewards, TrainingPair
@@ -27,8 +28,19 @@ class HeldOut:
         spans: Mapping[str, Sequence[Span]],
         pairs: Sequence[TrainingPair],
         settings: TrainingSettings,
+        ranks: Ranks,
     ) -> None:
-        self._student, self._scorer, self._settings = student, scorer, settings
+        """Each of ``ranks`` measures its share of the spans.
+
+        Args:
+            student: that is trained.
+            scorer: of the same student.
+            spans: by set.
+            pairs: of preferences.
+            settings: of the training.
+            ranks: the processes that train together.
+        """
+        self._student, self._scorer, self._settings, self._ranks = student, scorer, settings, ranks
         self._spans, self._pairs = spans, pairs
         self.rewards: Rewards | None = None
 
@@ -38,7 +50,7 @@ class HeldOut:
     @property
     def sets(self) -> dict[str, Sequence[Any]]:
         """The examples of each set, by its name."""
-        return {**self._spans, **({PREFERENCE: self._pairs} if self._pairs else {})}
+        return held_out_sets(self._spans, self._pairs)
 
     def losses(self) -> dict[str, float]:
         """By set, the mean over samples of the mean NLL of their targets, nats a token, by the scorer; of the pairs,
@@ -46,7 +58,9 @@ class HeldOut:
         self._student.model.eval()
         losses = {}
         for name, samples in self._spans.items():
-            means = [loss.mean for _, loss in self._scorer.score(samples) if loss.reason is None]
+            scored = self._scorer.score(self._ranks.share(samples))
+            own = [loss.mean for _, loss in scored if loss.reason is None]
+            means = [mean for part in self._ranks.everybody(own) for mean in part]
             losses[name] = sum(means) / len(means) if means else math.nan
         if self._pairs:
             from srtui.training.preference import held_out_rewards
@@ -54,6 +68,13 @@ class HeldOut:
             self.rewards = held_out_rewards(self._scorer, self._pairs, self._settings)
             losses[PREFERENCE] = self.rewards.loss if self.rewards else math.nan
         return losses
+
+
+def held_out_sets(
+    spans: Mapping[str, Sequence[Span]], pairs: Sequence[TrainingPair]
+) -> dict[str, Sequence[Any]]:
+    """The examples of each set, by its name: spans, and pairs where there are any."""
+    return {**spans, **({PREFERENCE: pairs} if pairs else {})}
 
 
 def watched_loss(losses: Mapping[str, float]) -> float:

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from srtui.recipe import TrainingSettings
+    from srtui.student import Span
     from srtui.training.checkpoints import WrittenCheckpoint
-    from srtui.training.preference import Rewards
+    from srtui.training.preference import Rewards, TrainingPair
     from srtui.training.preflight import Preflight
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a training is given: ``examples`` in the order in which they were selected, spans for ``sft`` and pairs
+    otherwise; the recipe's ``settings``; by set, spans whose loss is measured (``held_out``); and pairs whose rewards
+    are (``held_out_pairs``)."""
+
+    examples: Sequence[Span] | Sequence[TrainingPair]
+    settings: TrainingSettings
+    held_out: Mapping[str, Sequence[Span]]
+    held_out_pairs: Sequence[TrainingPair] = ()
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from srtui.hashing import key
@@ -88,12 +89,15 @@ def learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:
     return settings.learning_rate * rest_of[settings.scheduler]
 
 
-def plan_steps(lengths: Sequence[int], settings: TrainingSettings, *, packed: bool) -> list[list[list[int]]]:
+def plan_steps(
+    lengths: Sequence[int], settings: TrainingSettings, *, packed: bool, ranks: int = 1
+) -> list[list[list[int]]]:
     """The whole training: steps, their micro-batches, indices into ``lengths`` (tokens).
 
     Each epoch is a permutation by the seed, cut into optimizer steps of ``batch_size``: how a step is
     cut into micro-batches changes only rounding. Packed ones are made about equally long, so that the
-    memory of the largest is low; padded ones hold samples of like length, so that little is padded.
+    memory of the largest is low; padded ones hold samples of like length, so that little is padded. Of several
+    ``ranks`` each gets as many of them, as far as there are samples.
     """
     steps: list[list[list[int]]] = []
     steps_wanted = planned_steps(len(lengths), settings)
@@ -103,7 +107,7 @@ def plan_steps(lengths: Sequence[int], settings: TrainingSettings, *, packed: bo
         random.Random(f"{settings.seed or 0} {epoch}").shuffle(order)  # noqa: S311 - an order, not a secret
         for begin in range(0, len(order), settings.batch_size):
             batch = sorted(order[begin : begin + settings.batch_size], key=lambda i: -lengths[i])
-            steps.append(_cut(batch, settings.micro_batch_size, packed=packed))
+            steps.append(_cut(batch, settings.micro_batch_size, packed=packed, ranks=ranks))
         epoch += 1
     return steps[:steps_wanted]
 
@@ -114,9 +118,14 @@ def set_apart(step: Sequence[Sequence[int]], alone: Sequence[bool]) -> list[list
     return [micro for micro in together if micro] + [[i] for micro in step for i in micro if alone[i]]
 
 
-def _cut(batch: Sequence[int], size: int, *, packed: bool) -> list[list[int]]:
-    """``batch``, longest first, in micro-batches of at most ``size``."""
+def _cut(batch: Sequence[int], size: int, *, packed: bool, ranks: int = 1) -> list[list[int]]:
+    """``batch``, longest first, in micro-batches of at most ``size``, as many for each of ``ranks``."""
     count = math.ceil(len(batch) / size)
+    if ranks > 1:
+        count = min(len(batch), math.ceil(count / ranks) * ranks)
+    if not packed and ranks > 1:
+        bounds = [len(batch) * n // count for n in range(count + 1)]
+        return [list(batch[begin:end]) for begin, end in pairwise(bounds)]
     if not packed:
         return [list(batch[n * size : (n + 1) * size]) for n in range(count)]
     piles: list[list[int]] = [[] for _ in range(count)]

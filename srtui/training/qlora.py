@@ -25,9 +25,10 @@ from srtui.recipe import TrainingSettings
 from srtui.student import Scorer, Span, Student
 from srtui.student.packing import packed_attention
 from srtui.training import checkpoints, preflight
-from srtui.training.held_out import HeldOut, watched_loss
+from srtui.training.held_out import HeldOut, held_out_sets, watched_loss
 from srtui.training.listener import Listener, TrainingResult
 from srtui.training.plan import evaluation_interval, fingerprint, plan_steps, set_apart, steps_an_epoch
+from srtui.training.ranks import Ranks
 
 if TYPE_CHECKING:
     from srtui.training.loss import MicroBatch
@@ -62,6 +63,7 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     student: Student | None = None,
     held_out_pairs: Sequence[TrainingPair] = (),
+    ranks: Ranks | None = None,
 ) -> TrainingResult | None:
     """Train an adapter and write it to ``out_dir`` as safetensors, beside it first and then renamed.
 
@@ -83,15 +85,39 @@ def train(
         should_stop: asked before each micro-batch.
         student: the one of ``student_folder``, where it is loaded already.
         held_out_pairs: preference pairs whose loss and rewards are measured.
+        ranks: the processes that train together, each of which calls this; the first one reports and writes.
 
     Returns:
         What came of it; None where it was stopped.
     """
     _quiet()
     student = student or Student.load(student_folder, "nf4")
+    ranks = ranks or Ranks()
+    listener = (listener if ranks.is_first else None) or Listener()
     return _Training(
-        student, examples, held_out, settings, out_dir, listener or Listener(), should_stop, held_out_pairs
+        student, examples, held_out, settings, out_dir, listener, should_stop, held_out_pairs, ranks
     ).work()
+
+
+def training_fingerprint(
+    settings: TrainingSettings,
+    student_id: str,
+    examples: Sequence[Span] | Sequence[TrainingPair],
+    held_out: Mapping[str, Sequence[Span]],
+    held_out_pairs: Sequence[TrainingPair],
+) -> str:
+    """By which a training's checkpoints are known; see :func:`srtui.training.plan.fingerprint`.
+
+    Args:
+        settings: of the training.
+        student_id: of the student before it.
+        examples: what is trained on.
+        held_out: by set, what early stopping may watch.
+        held_out_pairs: the same, of pairs.
+    """
+    watched = held_out_sets(held_out, held_out_pairs) if settings.early_stopping else {}
+    digests = {n: [e.digest for e in held] for n, held in watched.items()}
+    return fingerprint(settings, student_id, examples, key("held out", **digests).hex())
 
 
 class _Training:
@@ -105,20 +131,16 @@ class _Training:
         listener: Listener,
         should_stop: Callable[[], bool],
         held_out_pairs: Sequence[TrainingPair],
+        ranks: Ranks,
     ) -> None:
         self.student, self.examples, self.settings = student, examples, settings
         self.out_dir, self.listener, self.should_stop = out_dir, listener, should_stop
+        self.ranks = ranks
         self.root = out_dir.with_name("checkpoints")
         self.on_gpu = student.device.type == "cuda"
         self.scorer = Scorer(student)  # adapters go into the very layers that it runs
-        self.held_out = HeldOut(student, self.scorer, held_out, held_out_pairs, settings)
-        watched = self.held_out.sets if settings.early_stopping else {}
-        self.fingerprint = fingerprint(
-            settings,
-            student.id,
-            examples,
-            key("held out", **{n: [e.digest for e in held] for n, held in watched.items()}).hex(),
-        )
+        self.held_out = HeldOut(student, self.scorer, held_out, held_out_pairs, settings, ranks)
+        self.fingerprint = training_fingerprint(settings, student.id, examples, held_out, held_out_pairs)
         self.optimizer = settings.optimizer
         if self.optimizer == "auto":
             self.optimizer = "paged_adamw_8bit" if self.on_gpu else "adamw"
@@ -137,14 +159,13 @@ class _Training:
 
         from srtui.training.trainer import TrainingStopped
 
-        newest = checkpoints.newest(self.root, self.fingerprint, self.listener.refused)
+        newest = self._newest()
         if newest is None:
             self.progress.before = self.held_out.losses()
         else:
             self.saved_step, folder = newest
             self.progress = _TrainingProgress(**json.loads((folder / _PROGRESS).read_text()))
             self.best = load_file(folder / _BEST) if (folder / _BEST).exists() else None
-        checkpoints.discard_after(self.root, self.saved_step)
         self._set_up()
         attention = packed_attention(self.student.model) if self.packed else contextlib.nullcontext()
         try:
@@ -165,6 +186,23 @@ class _Training:
 
     # -- before -------------------------------------------------------------------------------------
 
+    def _newest(self) -> tuple[int, Path] | None:
+        """The checkpoint that all ranks resume from; what lies in its way is removed by the first of them. Raises
+        UserError where they do not have the same."""
+        newest = None
+        if self.ranks.is_first:
+            newest = checkpoints.newest(self.root, self.fingerprint, self.listener.refused)
+            checkpoints.discard_after(self.root, newest[0] if newest else 0)
+        self.ranks.everybody(None)  # the others look when that is done
+        if not self.ranks.is_first:
+            newest = checkpoints.newest(self.root, self.fingerprint)
+        steps = self.ranks.everybody(newest[0] if newest else 0)
+        if len(set(steps)) > 1:
+            raise UserError(
+                f"{self.root}: the processes that train together have checkpoints of other steps: {steps}."
+            )
+        return newest
+
     def _set_up(self) -> None:
         """The plan, the student with new adapters, and what trains it."""
         import torch
@@ -176,7 +214,9 @@ class _Training:
         # NEFTune scales its noise by a sample's length, which a row of several does not have.
         can_pack = settings.packing is not False and not settings.neftune_alpha
         self.packed = can_pack and self.scorer.packed
-        plan = plan_steps([len(e.ids) for e in self.examples], settings, packed=self.packed)
+        plan = plan_steps(
+            [len(e.ids) for e in self.examples], settings, packed=self.packed, ranks=self.ranks.count
+        )
         if not self.packed and not self.scorer.head.pads:
             plan = [[[i] for micro in step for i in micro] for step in plan]
         alone = [self.scorer.head.runs_alone(len(e.ids)) for e in self.examples]
@@ -202,6 +242,7 @@ class _Training:
             self._after_step,
             self.should_stop,
             half=self.on_gpu and self.student.arithmetic == "bfloat16" and torch.cuda.is_bf16_supported(),
+            ranks=self.ranks,
             **self._objective(),
         )
         self.untrained = self.trainer.adapter()
@@ -365,6 +406,9 @@ class _Training:
                 save_file(self.best, folder / _BEST)
 
         step = self.progress.step
+        if not self.ranks.is_first:
+            self.saved_step = step
+            return
         try:
             written = checkpoints.write(self.root, step, self.fingerprint, fill)
         except (OSError, SafetensorError, RuntimeError) as error:
@@ -389,7 +433,8 @@ class _Training:
         if self.best is not None:
             self.trainer.set_adapter(self.best)
         after = self.held_out.losses()
-        write_adapter(self.student, self.out_dir)
+        if self.ranks.is_first:
+            write_adapter(self.student, self.out_dir)
         return TrainingResult(
             adapter_dir=self.out_dir,
             steps=progress.step,

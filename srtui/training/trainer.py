@@ -22,8 +22,10 @@ from srtui.student import Head
 from srtui.training.checkpoints import load_state, save_state
 from srtui.training.loss import MicroBatch, summed_nll
 from srtui.training.plan import learning_rate
+from srtui.training.ranks import Ranks
 
 _ADAPTER, _OPTIMIZER = "adapter.safetensors", "optimizer"
+_APART = 2**40  # between the seeds of two ranks: dropout is drawn by each for itself
 
 
 Objective = Callable[[Head, MicroBatch], tuple[Any, dict[str, Any]]]
@@ -45,7 +47,8 @@ class Trainer:
     ``after_step(step, values)`` gets loss, learning_rate, grad_norm and the objective's figures, and answers
     whether training has come to its end; ``should_stop`` is asked between micro-batches. ``optimizer`` is adamw
     (PyTorch's) or paged_adamw_8bit (bitsandbytes'). With ``half`` the adapters' products are bfloat16 too;
-    their weights, and a student whose arithmetic is float32, never are. ``objective`` is what falls.
+    their weights, and a student whose arithmetic is float32, never are. ``objective`` is what falls. Of several
+    ``ranks`` each runs its share of a step's micro-batches.
     """
 
     def __init__(
@@ -59,14 +62,17 @@ class Trainer:
         should_stop: Callable[[], bool],
         half: bool = False,
         objective: Objective = likelihood,
+        ranks: Ranks | None = None,
     ) -> None:
         self._half, self._objective = half, objective
+        self._ranks = ranks or Ranks()
         self._model, self._head, self._settings, self._steps = model, head, settings, steps
         self._after_step, self._should_stop = after_step, should_stop
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         # The 8 bits of bfloat16 would lose the small updates of a low learning rate.
         for parameter in self._parameters:
             parameter.data = parameter.data.float()
+        self._ranks.make_same(self._parameters)
         self._device = self._parameters[0].device
         self._optimizer = _optimizer(optimizer, self._parameters, settings)
         if settings.neftune_alpha:
@@ -86,9 +92,8 @@ class Trainer:
                 return
 
     def _step(self, number: int) -> dict[str, float]:
-        torch.manual_seed((self._settings.seed or 0) * 1_000_003 + number - 1)
-        mean, figures = self.run(self._steps[number - 1])
-        loss = float(mean)
+        torch.manual_seed((self._settings.seed or 0) * 1_000_003 + number - 1 + _APART * self._ranks.rank)
+        loss, figures = self._gradient(self._steps[number - 1])
         if not math.isfinite(loss):
             raise self._broken(number, f"the loss is {loss}")
         limit = self._settings.max_grad_norm or math.inf
@@ -102,11 +107,33 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         return {"loss": loss, "learning_rate": rate, "grad_norm": norm} | figures
 
-    def run(self, batches: Sequence[MicroBatch]) -> tuple[Any, dict[str, float]]:
+    def _gradient(self, batches: Sequence[MicroBatch]) -> tuple[float, dict[str, float]]:
+        """Forward and backward of one step by all ranks; the mean loss and the means of the figures."""
+        if self._ranks.count == 1:
+            mean, figures = self.run(batches)
+            return float(mean), figures
+        part: tuple[float, dict[str, float]] | None = None
+        try:
+            mean, figures = self.run(self._ranks.share(batches), sum(batch.weight for batch in batches))
+            part = float(mean), figures
+        except TrainingStopped:
+            pass
+        parts = self._ranks.everybody(part)
+        self._ranks.add_up(self._parameters)
+        there = [p for p in parts if p is not None]
+        if len(there) < len(parts):  # one of them was asked to stop: all give the step up
+            raise TrainingStopped
+        names = {name for _, own in there for name in own}
+        return math.fsum(loss for loss, _ in there), {
+            name: math.fsum(own.get(name, 0.0) for _, own in there) for name in sorted(names)
+        }
+
+    def run(self, batches: Sequence[MicroBatch], weight: int | None = None) -> tuple[Any, dict[str, float]]:
         """Forward and backward of one step's micro-batches; the mean loss, (), of what their weights count (nats a
-        target token, or the loss of a pair), and the means of the objective's figures."""
+        target token, or the loss of a pair), and the means of the objective's figures. ``weight`` is that of the whole
+        step, where these are a part of it."""
         self._model.train()
-        weight = sum(batch.weight for batch in batches)
+        weight = weight or sum(batch.weight for batch in batches)
         total = torch.zeros((), device=self._device)
         sums: dict[str, Any] = {}
         for batch in batches:

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -26,7 +26,7 @@ from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.tabs import numbered
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.words import Words, bar, shown, sparkline
-from srtui.wording import server_words, stage_title
+from srtui.wording import WORKER_COLUMNS, server_words, stage_title, worker_rows
 
 _STAGES = ("reflect-instruction", "choose-instruction", "reflect-response", "choose-response", "train")
 _GOING = ("running", "stopping")
@@ -63,7 +63,9 @@ class LiveScreen(DashboardScreen):
     LiveScreen .box { padding: 0 1; border: round $panel; border-title-color: $text-primary; height: auto; }
     LiveScreen #middle { height: auto; }
     LiveScreen #middle .box { width: 1fr; height: 6; }
+    LiveScreen #workers-box { max-height: 8; }
     LiveScreen.-narrow #machine { width: 39; }
+    LiveScreen.-narrow #workers-box { max-height: 5; }
     LiveScreen #bottom { height: 1fr; min-height: 5; }
     LiveScreen #bottom .box { width: 1fr; height: 1fr; }
     LiveScreen.-narrow #bottom { layout: vertical; }
@@ -86,6 +88,8 @@ class LiveScreen(DashboardScreen):
             with Horizontal(id="middle"):
                 yield Words(id="speed", classes="box")
                 yield Words(id="machine", classes="box")
+            with VerticalScroll(id="workers-box", classes="box", can_focus=False):
+                yield Words(id="workers")
             with Horizontal(id="bottom"):
                 with VerticalScroll(id="writing-box", classes="box", can_focus=False):
                     yield Words(id="writing")
@@ -105,6 +109,7 @@ class LiveScreen(DashboardScreen):
             ("stages", "stages"),
             ("speed", "so far"),
             ("machine", "this machine"),
+            ("workers-box", "workers"),
             ("writing-box", "being written"),
             ("events-box", "events"),
         ):
@@ -156,6 +161,9 @@ class LiveScreen(DashboardScreen):
         self.query_one("#speed", Words).show(self._speed(view, width, going))
         self.query_one("#speed").border_title = "in all" if view.run.state == "done" else "so far"
         self.query_one("#machine", Words).show(shown("\n".join(machine)))
+        workers = view.live.get("workers", [])
+        self.query_one("#workers-box").set_class(not workers, "hidden")
+        self.query_one("#workers", Words).show(_workers(workers))
         self.query_one("#writing", Words).show(_writing(view))
         self.query_one("#writing-box").border_subtitle = safe(server_words(view.run.recipe))
         # What is new stands at the end.
@@ -286,6 +294,14 @@ class LiveScreen(DashboardScreen):
 
         words = "It finishes the step that it is in. Everything finished is stored, and p resumes from there."
         self.app.push_screen(Confirm(f"Stop {run.name}?", words, "Stop"), stop)
+
+
+def _workers(workers: Sequence[Mapping[str, Any]]) -> Content:
+    """A line for each worker of a run that is going on elsewhere, below their headings."""
+    rows = [WORKER_COLUMNS, *worker_rows(workers)]
+    widths = [max(len(row[n]) for row in rows) for n in range(len(WORKER_COLUMNS))]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows]
+    return Content("\n").join([Content.styled(lines[0], "$dim"), *map(shown, lines[1:])])
 
 
 def _mean_speed(view: LiveView) -> Content:
