@@ -1,21 +1,19 @@
 """Ray: started on this machine for one run, or a cluster that is joined.
 
 On this machine all of Ray's processes listen on the loopback address alone, its dashboard and its usage reports are
-off, and a token that nobody else has is asked for every call. Ray asks cloud providers' metadata services what machine
-it is on even so; what it asks by HTTP as it starts is sent to a closed port of this machine.
+off, and a token that nobody else has is asked for every call. What Ray's processes would ask by HTTP (cloud providers'
+metadata services, what machine they are on) is sent to a closed port of this machine.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import ipaddress
 import logging
 import os
 import secrets
 import shutil
 import signal
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,6 +24,7 @@ import psutil
 from srtui.cluster.address import Address
 from srtui.cluster.messages import Whereabouts
 from srtui.cluster.placement import Node
+from srtui.cluster.ray_inside import keep_off_stdout, lean_start
 from srtui.errors import UserError
 
 _NOWHERE = "http://127.0.0.1:9"  # the discard port of this machine, where nobody listens
@@ -41,7 +40,6 @@ _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 _PROXIES = {name: _NOWHERE for word in ("http_proxy", "https_proxy") for name in (word, word.upper())}
 _TEMPORARY = "srtui-ray-"
 _LONGEST_FOLDER = 24  # characters: sockets lie in it, and a socket's name has 107 at most
-_TRIES = 3  # to start Ray, which gives up after half a minute, too soon for a machine that is busy
 _STORE_BYTES = (
     100 * 2**20,
     2**30,
@@ -72,10 +70,8 @@ class Session:
         _sweep()
         self._folder = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{os.getpid()}-", dir=_short_folder()))
         free = psutil.virtual_memory().available
-        constants: Any = importlib.import_module("ray._private.ray_constants")
-        constants.ENABLE_RAY_CLUSTER = False  # what _LOOPBACK says, where ray was imported before
-        for attempt in range(1, _TRIES + 1):
-            try:
+        try:
+            with lean_start():
                 context = self.ray.init(
                     address="local",
                     num_cpus=processors(),
@@ -85,14 +81,11 @@ class Session:
                     object_store_memory=int(min(max(free // 16, _STORE_BYTES[0]), _STORE_BYTES[1])),
                     _temp_dir=str(self._folder),
                 )
-                break
-            except Exception as error:
-                self.ray.shutdown()
-                if attempt == _TRIES:
-                    self.close()
-                    raise UserError(
-                        f"Ray does not start on this machine ({_first_line(error)}); without --on a run needs no Ray."
-                    ) from error
+        except Exception as error:
+            self.close()
+            raise UserError(
+                f"Ray does not start on this machine ({_first_line(error)}); without --on a run needs no Ray."
+            ) from error
         where = str(context.address_info["node_ip_address"])
         if not ipaddress.ip_address(where).is_loopback:
             self.close()
@@ -158,34 +151,18 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
-def needs_token() -> bool:
-    """Whether Ray's processes on this node ask for a token; asked in a worker, whose environment is its node's."""
-    inner: Any = importlib.import_module("ray._raylet")
-    try:
-        return bool(inner.get_authentication_mode() != inner.AuthenticationMode.DISABLED)
-    except AttributeError:  # a Ray that has it elsewhere
-        return os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
-
-
 def _import() -> Any:
     try:
         import ray
         import ray.exceptions
         import ray.util.scheduling_strategies
 
-        # What raylets say of workers that died would go to stdout, where results are.
-        inner: Any = importlib.import_module("ray._private.worker")
-        inner.print_to_stdstream = _to_the_log
+        keep_off_stdout()
     except ImportError as error:
         raise UserError(
             "--on needs Ray, which is not installed here; install it with: pip install 'srtui[ray]'"
         ) from error
     return ray
-
-
-def _to_the_log(data: Mapping[str, Any], **_: Any) -> None:
-    """Lines that Ray passes on, to where libraries' words go (srtui.noise)."""
-    print(*data.get("lines", ()), sep="\n", file=sys.stderr)
 
 
 def _first_line(error: Exception) -> str:

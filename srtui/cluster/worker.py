@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from srtui import __version__
 from srtui.cluster.messages import Facts, Reply, Whereabouts, WorkDone
-from srtui.cluster.session import needs_token
+from srtui.cluster.ray_inside import needs_token
 from srtui.errors import UserError
 
 BEAT = 0.4

@@ -96,8 +96,13 @@ def plan_steps(
 
     Each epoch is a permutation by the seed, cut into optimizer steps of ``batch_size``: how a step is
     cut into micro-batches changes only rounding. Packed ones are made about equally long, so that the
-    memory of the largest is low; padded ones hold samples of like length, so that little is padded. Of several
-    ``ranks`` each gets as many of them, as far as there are samples.
+    memory of the largest is low; padded ones hold samples of like length, so that little is padded.
+
+    Args:
+        lengths: of the examples, in tokens.
+        settings: [training] of a recipe.
+        packed: whether the examples of a micro-batch lie end to end.
+        ranks: how many processes train together; each gets as many micro-batches, as far as there are examples.
     """
     steps: list[list[list[int]]] = []
     steps_wanted = planned_steps(len(lengths), settings)

@@ -39,13 +39,10 @@ class Nodes:
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
-        proxies = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
-        os.environ.update(proxies)
-        try:
+        from srtui.cluster.ray_inside import lean_start
+
+        with lean_start():
             self.cluster = Cluster(initialize_head=True, head_node_args=self._node(2))
-        finally:
-            for name in proxies:
-                del os.environ[name]
 
     @staticmethod
     def _node(cpus: int) -> dict[str, Any]:
@@ -53,24 +50,17 @@ class Nodes:
             "num_cpus": cpus,
             "num_gpus": 0,
             "object_store_memory": 80 * 2**20,
-            "include_dashboard": False,
-            "no_monitor": True,
-            "include_log_monitor": False,
         }
 
     @property
     def address(self) -> Address:
         return Address(str(self.cluster.address))
 
-    def add(self, cpus: int = 2, **environment: str) -> Any:
-        """A node whose processes have these variables too."""
-        before = dict(os.environ)
-        os.environ.update(environment)
-        try:
+    def add(self, cpus: int = 2) -> Any:
+        from srtui.cluster.ray_inside import lean_start
+
+        with lean_start():
             return self.cluster.add_node(**self._node(cpus))
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
 
     def remove(self, node: Any) -> None:
         self.cluster.remove_node(node, allow_graceful=False)
