@@ -49,6 +49,9 @@ lint: setup-dev  ## ruff, mypy and the import contract
 check-method: setup-dev model  ## what can be counted of the method: architectures, ends, borders, released losses, AlpacaEval
 	$(PYTHON_IN_VENV) benchmarks/check_method.py
 
+evidence: setup model  ## what choosing is worth: real answers replayed as rewrites, a night of one core (ARGS=--quick: an hour)
+	$(PYTHON_IN_VENV) -m benchmarks.evidence $(ARGS)
+
 bench-import: setup  ## rows a second and memory of importing a million rows
 	$(PYTHON_IN_VENV) benchmarks/bench_import.py
 	$(PYTHON_IN_VENV) benchmarks/bench_import.py --rows 100000 --kind each
@@ -66,6 +69,9 @@ bench: bench-import bench-teacher bench-scoring bench-train bench-tui bench-mill
 
 bench-scale: setup model  ## the whole loop over 10,000, 100,000 and 1,000,000 samples, with models that answer at once
 	$(PYTHON_IN_VENV) benchmarks/bench_scale.py
+
+bench-cluster: setup-dev model  ## many workers through Ray: what is left of their rate, the engine's own ceiling, real models
+	$(PYTHON_IN_VENV) benchmarks/bench_cluster.py --real 3
 
 bench-million: setup  ## status, scores and export of a million finished samples; a backup under a writing engine
 	$(PYTHON_IN_VENV) benchmarks/bench_million.py

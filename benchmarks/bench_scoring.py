@@ -182,7 +182,7 @@ def main() -> None:
         ours = decisions(store, judge, some)
         rate = judge.tokens_run / ours
         print(f"srtui    {rate:8,.0f} tokens/s; {judge.tokens_run:,} of them: {ours:,.0f} s", flush=True)
-        budget = judge._scorer._budget
+        budget = judge._scorer.batches.tokens
         best = ceiling(judge.student, min(judge.tokens_run, 12 * budget), budget)
         print(f"ceiling  {best:8,.0f} tokens/s", flush=True)
         other = VariantScorer(

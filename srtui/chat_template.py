@@ -90,12 +90,12 @@ class ChatTemplate:
 
     def placed(self, turns: Sequence[tuple[str, str]], *, to_answer: bool = True) -> list[Placed]:
         """The same pieces, each with the number of its message in place of whether it is data."""
-        made = self._laid_out(turns, to_answer, self._variables)
-        if to_answer and not self._thinks and _opens_thinking(made):
-            opened = made[-1][0]
-            usual, closed = self.without_thought or ("", "")
-            made[-1] = (closed if opened == usual else _closed_at_once(opened), None)
-        return made
+        pieces = self._laid_out(turns, to_answer, self._variables)
+        if to_answer and not self._thinks and _opens_thinking(pieces):
+            opened = pieces[-1][0]
+            usual_opening, closed = self.without_thought or ("", "")
+            pieces[-1] = (closed if opened == usual_opening else _closed_at_once(opened), None)
+        return pieces
 
     def text(self, turns: Sequence[tuple[str, str]], *, to_answer: bool = True) -> str:
         """The conversation as one text."""
@@ -118,13 +118,13 @@ class ChatTemplate:
         if self._thinks:
             return None
         try:
-            asked = self._laid_out([_QUESTION], True, self._variables)
+            rendered = self._laid_out([_QUESTION], True, self._variables)
         except UserError:  # it lays out other conversations
             return None
-        if not _opens_thinking(asked):
+        if not _opens_thinking(rendered):
             return None
-        opened = asked[-1][0]
-        before = "".join(text for text, _ in asked[:-1])
+        opened = rendered[-1][0]
+        before = "".join(text for text, _ in rendered[:-1])
         variables = json.dumps(json.loads(self._variables) | _NOT_TO_THINK, sort_keys=True)
         for written in (
             self.before_answer,
@@ -140,16 +140,16 @@ class ChatTemplate:
 
     def _laid_out(self, turns: Sequence[tuple[str, str]], to_answer: bool, variables: str) -> list[Placed]:
         roles = tuple(role for role, _ in turns)
-        made: list[Placed] = []
+        pieces: list[Placed] = []
         for piece in _shape(self.source, variables, self._now, roles, to_answer):
             if isinstance(piece, str):
-                made.append((piece, None))
+                pieces.append((piece, None))
                 continue
             message, left, right = piece
             content = turns[message][1]
             content = content.lstrip() if left else content
-            made.append((content.rstrip() if right else content, message))
-        return [piece for piece in made if piece[0]]
+            pieces.append((content.rstrip() if right else content, message))
+        return [piece for piece in pieces if piece[0]]
 
 
 def of_tokenizer(tokenizer: Any) -> ChatTemplate:
@@ -215,7 +215,7 @@ def _shape(
     return tuple(shape)
 
 
-def _rendered(asked: dict[str, Any]) -> str:
+def _rendered(request: dict[str, Any]) -> str:
     limits = {"cpu_seconds": _CPU_SECONDS, "memory_bytes": _MEMORY, "characters": _CHARACTERS}
     command = [sys.executable, "-I", str(Path(render_chat.__file__))]
     too_long = TooCostly(
@@ -223,7 +223,7 @@ def _rendered(asked: dict[str, Any]) -> str:
     )
     try:
         process = subprocess.run(
-            command, input=json.dumps(asked | limits).encode(), capture_output=True,
+            command, input=json.dumps(request | limits).encode(), capture_output=True,
             timeout=_WALL_SECONDS, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:

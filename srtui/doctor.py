@@ -199,11 +199,13 @@ def _servers(root: Path | None) -> Iterator[Check]:
     for name, teacher in teachers:
         if not teacher.get("endpoint"):
             continue
-        away = " and may be another machine, which reads the texts" if teacher.get("allow_remote") else ""
+        elsewhere = (
+            " and may be another machine, which reads the texts" if teacher.get("allow_remote") else ""
+        )
         yield Check(
             "server",
-            None if away else True,
-            f"the teacher of run {name} is a server's, {teacher['endpoint']}{away}; its weights cannot be hashed",
+            None if elsewhere else True,
+            f"the teacher of run {name} is a server's, {teacher['endpoint']}{elsewhere}; its weights cannot be hashed",
         )
 
 
@@ -338,7 +340,7 @@ def _finish(name: str, worker: subprocess.Popen[str]) -> Iterator[Check]:
         )
         return
     try:
-        found: list[dict[str, Any]] = json.loads(out.strip().splitlines()[-1])
+        findings: list[dict[str, Any]] = json.loads(out.strip().splitlines()[-1])
     except (ValueError, IndexError):
         if worker.returncode < 0:
             why = f"its process was ended by {signal.Signals(-worker.returncode).name}"
@@ -348,5 +350,5 @@ def _finish(name: str, worker: subprocess.Popen[str]) -> Iterator[Check]:
             )
         yield Check(name, False, why[:200], fix)
         return
-    for check in found:
+    for check in findings:
         yield Check(**check)

@@ -30,14 +30,14 @@ from typing import Any
 SCHEME = 2
 
 
-def key(kind: str, /, **what: Any) -> bytes:
+def key(kind: str, /, **determinants: Any) -> bytes:
     """17-byte key of a piece of work of this kind, of all that determines it."""
-    return bytes([SCHEME]) + blake2b(canonical(kind, what), digest_size=16).digest()
+    return bytes([SCHEME]) + blake2b(canonical(kind, determinants), digest_size=16).digest()
 
 
-def canonical(kind: str, what: Mapping[str, Any]) -> bytes:
+def canonical(kind: str, determinants: Mapping[str, Any]) -> bytes:
     """The bytes that ``key`` hashes."""
-    plain = ["srtui", SCHEME, kind, {k: _plain(v) for k, v in what.items() if v is not None}]
+    plain = ["srtui", SCHEME, kind, {k: _plain(v) for k, v in determinants.items() if v is not None}]
     return _text(plain)
 
 
@@ -95,9 +95,9 @@ def first_of_ids(ids: Callable[[], Iterable[int]]) -> bytes:
 
 def joined(ids: Iterable[int], between: str) -> Iterator[bytes]:
     """``between.join(map(str, ids))`` in pieces."""
-    rest, begun = iter(ids), False
-    while some := list(islice(rest, 8192)):
-        yield ((between if begun else "") + between.join(map(str, some))).encode()
+    remaining, begun = iter(ids), False
+    while chunk := list(islice(remaining, 8192)):
+        yield ((between if begun else "") + between.join(map(str, chunk))).encode()
         begun = True
 
 

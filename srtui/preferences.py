@@ -185,9 +185,9 @@ class PairMaker:
 def _agreed(margin: float | None, preference: float | None) -> bool | None:
     """Whether the others that were asked say what the chooser says: the student by its margin, where a person has
     chosen, and the rater. One that finds both alike does not."""
-    said = [margin > 0] if margin is not None else []
-    said += [preference > 1 / 2] if preference is not None else []
-    return all(said) if said else None
+    signs = [margin > 0] if margin is not None else []
+    signs += [preference > 1 / 2] if preference is not None else []
+    return all(signs) if signs else None
 
 
 def _chooser(measure: Measure, c: AnswerComparison) -> str:
@@ -197,8 +197,8 @@ def _chooser(measure: Measure, c: AnswerComparison) -> str:
     return "proxy" if c.by_proxy else "student"
 
 
-def _same_prompt(one: Pair, other: Pair) -> bool:
-    return (one.instruction, one.input) == (other.instruction, other.input)
+def _same_prompt(pair: Pair, other: Pair) -> bool:
+    return (pair.instruction, pair.input) == (other.instruction, other.input)
 
 
 def _passed(c: AnswerComparison, chosen: ComparedAnswer) -> tuple[str, ...]:
@@ -209,12 +209,12 @@ def _passed(c: AnswerComparison, chosen: ComparedAnswer) -> tuple[str, ...]:
     return tuple(f"{name} below 1" for name, score in scores.items() if score is not None and score < 1)
 
 
-def pair_maker(recipe: Recipe, **how: Any) -> PairMaker:
-    """What makes the pairs of a run with this recipe; ``how`` are the filters of :class:`PairMaker`."""
+def pair_maker(recipe: Recipe, **options: Any) -> PairMaker:
+    """What makes the pairs of a run with this recipe; ``options`` are the filters of :class:`PairMaker`."""
     selection = recipe.selection
     return PairMaker(
         selection.response_by,
         gates=(*recipe.gates.active, *(("rater",) if recipe.gates.rater else ())),
         length_control=selection.length_control,
-        **how,
+        **options,
     )

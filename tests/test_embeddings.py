@@ -156,7 +156,7 @@ def test_what_means_the_same_is_found_by_embeddings(pair_workspace: Workspace, t
         assert near[0].cosine == pytest.approx(float(np.sort(cosines)[-2]), abs=1e-3)
         with pytest.raises(UserError, match="There is no sample 999"):
             neighbours(store, 999, 3)
-    told = " ".join(srtui(pair_workspace, "data", "dedup", "q", "--by", "meaning").stdout.split())
-    assert "their embeddings are at least 0.95 alike" in told
+    printed = " ".join(srtui(pair_workspace, "data", "dedup", "q", "--by", "meaning").stdout.split())
+    assert "their embeddings are at least 0.95 alike" in printed
     printed = json.loads(srtui(pair_workspace, "data", "neighbours", str(samples[2]), "--json").stdout)
     assert [one["sample_id"] for one in printed["neighbours"]][:2] == expected[:2]

@@ -164,7 +164,7 @@ def test_an_installed_wheel_adds_a_model_and_runs(
     wheel_python: Path, tmp_path: Path, pair_folder: Path
 ) -> None:
     workspace = make_workspace(tmp_path / "mine")
-    assert "ok" in run_installed(wheel_python, "doctor", cwd=workspace.root)
+    assert re.search(r"ok\s+Python", run_installed(wheel_python, "doctor", cwd=workspace.root))
     run_installed(wheel_python, "models", "add", str(pair_folder / "tiny.F16.gguf"), cwd=workspace.root)
     assert "tiny.F16" in run_installed(wheel_python, "models", "list", cwd=workspace.root)
     for path in pair_folder.iterdir():

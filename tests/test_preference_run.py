@@ -204,12 +204,12 @@ def test_a_template_of_the_same_name_with_other_words_is_refused(
         prepare(workspace, store, load(path, [*DPO, "name=refused", f"prompts={words}"]), path)
 
 
-def test_choices_by_lot_give_no_pairs(trained: tuple[Workspace, Path]) -> None:
+def test_random_choices_give_no_pairs(trained: tuple[Workspace, Path]) -> None:
     workspace, path = trained
-    done = run(workspace, path, *DPO, "name=lots", "selection.response_by=random")
+    done = run(workspace, path, *DPO, "name=by-chance", "selection.response_by=random")
     assert done.returncode == 0, done.stderr
     with Store(workspace.store_path, read_only=True) as store:
-        row = store.training.of_run(store.runs.named("lots").id)
+        row = store.training.of_run(store.runs.named("by-chance").id)
     assert row is not None and "skipped: no choice gives a pair" in row.status
 
 

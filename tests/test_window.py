@@ -221,7 +221,7 @@ def test_the_window_is_bounded_and_retries_join_it(
 def test_a_pause_is_answered_while_a_page_is_prepared(
     tmp_path: Path, pair_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The page stands still in its thread; the run is paused all the same, asks nothing, and goes on when told."""
+    """The page stands still in its thread; the run is paused all the same, asks nothing, and resumes on request."""
     monkeypatch.setattr("srtui.pipeline.engine.check_template", lambda context: None)
     workspace = scale_workspace(tmp_path, pair_folder, 20)
     preparing, go_on = threading.Event(), threading.Event()

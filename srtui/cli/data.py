@@ -78,7 +78,7 @@ def import_(
 
     if turns not in get_args(Turns):
         raise UserError(f"--turns {turns}: it can be {', '.join(get_args(Turns))}.")
-    wanted = cast("Turns", turns)
+    turn_choice = cast("Turns", turns)
     if dedup not in (None, "mark", "drop"):
         raise UserError(f"--dedup {dedup}: it can be mark or drop.")
     if dedup and as_variant:
@@ -87,7 +87,9 @@ def import_(
     _, store = open_store()
     with store:
         show, clear = progress_line(as_json)
-        imported = import_file(store, file, name, format, columns or None, as_variant, match, show, wanted)
+        imported = import_file(
+            store, file, name, format, columns or None, as_variant, match, show, turn_choice
+        )
         clear()
         duplicates = _mark_duplicates(store, imported, dedup, as_json) if dedup else None
         if as_json:
@@ -165,8 +167,8 @@ def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[st
         )
     runs = store.runs.of_sample(sample_id)
     if run_name is not None:
-        wanted = store.runs.named(run_name).id
-        runs = [r for r in runs if r.id == wanted]
+        run_id = store.runs.named(run_name).id
+        runs = [r for r in runs if r.id == run_id]
     scored = {r.name: store.scores.of_sample(sample_id, r.setting_id) for r in runs if r.setting_id}
     variants = []
     texts = store.corpus.variants_of(sample_id)
@@ -202,7 +204,7 @@ def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[st
                 "reflections": _by_stage(store.generations.reflections_of(r.id, sample_id)),
                 "decisions": _by_stage(store.decisions.of_sample(r.id, sample_id)),
                 "gated": {
-                    stage: [one._asdict() for one in gated]
+                    stage: [stop._asdict() for stop in gated]
                     for stage, gated in store.decisions.gated_of(r.id, sample_id).items()
                 },
                 "outcome": outcome._asdict()
@@ -271,8 +273,8 @@ def _print_sample(facts: dict[str, Any], raw: bool, history: bool) -> None:
         scores = ", ".join(f"{LABELS[m]} {number(final[m], 4)}" for m in FILTERS)
         out.print(f"  final text: variant {final['variant_id']}, {scores}")
         if final["overruled"]:
-            settled = f": {LABELS['kept']}" if final["kept"] else ", and not settled yet"
-            out.print(f"  {LABELS['overruled']}{settled}")
+            outcome = f": {LABELS['kept']}" if final["kept"] else ", and not settled yet"
+            out.print(f"  {LABELS['overruled']}{outcome}")
         elif final["kept"] is not None:
             out.print(f"  {LABELS['kept'] if final['kept'] else 'dropped: ' + plain(final['reason'])}")
     for g in facts["generations"] if raw else []:
@@ -312,15 +314,15 @@ def export(
 
     if what not in ("selected", "all-variants"):
         raise UserError(f"--what {what}: it can be selected or all-variants.")
-    asked = PairOptions(layout, rejected, min_margin, only_agreed, people_first)
+    pair_options = PairOptions(layout, rejected, min_margin, only_agreed, people_first)
     if format == "preference":
         if top_k_percent is not None or what != "selected":
             raise UserError(
                 "--top-k-percent and --what are not for preference pairs; --min-margin takes the clear ones."
             )
-        export_pairs(run_name, out_file or Path(f"{run_name}.json"), asked, force)
+        export_pairs(run_name, out_file or Path(f"{run_name}.json"), pair_options, force)
         return
-    asked.refuse()
+    pair_options.refuse()
     workspace, store = open_store(read_only=True)
     with store:
         outputs = outputs_of(store, workspace)
@@ -352,12 +354,12 @@ def export(
             raise UserError(
                 f"Run {run_name!r} has nothing to export yet; srtui status {run_name} says how far it is."
             )
-        what_was = "conversations and samples" if isinstance(first, datasets.WholeRecord) else "samples"
+        noun = "conversations and samples" if isinstance(first, datasets.WholeRecord) else "samples"
         written = datasets.write(chain([first], rows), out_file, format, stream)
         if stream is None:
             outputs.wrote(out_file)
     target = "stdout" if stream else out_file
-    print_line(f"{written:,} {what_was} written to {target}.", to=sys.stderr if stream else None)
+    print_line(f"{written:,} {noun} written to {target}.", to=sys.stderr if stream else None)
 
 
 def _conversations(store: Store, run_id: int, format: str) -> Iterator[WholeRecord]:

@@ -71,7 +71,7 @@ def dedup(
     from srtui.pipeline.dedup import SIDES, THRESHOLD, find_duplicates
     from srtui.pipeline.neighbours import MEANING_THRESHOLD, duplicates_by_meaning
 
-    side = next((one for one in SIDES if one == by), None)
+    side = next((name for name in SIDES if name == by), None)
     if side is None and by != "meaning":
         raise UserError(f"--by {by}: it can be {', '.join(SIDES)}, meaning.")
     if mark + drop + undo > 1:
@@ -124,9 +124,9 @@ def neighbours(
     if as_json:
         print_json({"sample": sample_id, "neighbours": nearby})
         return
-    for one in nearby:
-        words = " ".join(one.instruction.split())[:140]
-        out.print(f"{one.cosine:6.3f}  sample {one.sample_id}: {plain(words)}", soft_wrap=True)
+    for neighbour in nearby:
+        words = " ".join(neighbour.instruction.split())[:140]
+        out.print(f"{neighbour.cosine:6.3f}  sample {neighbour.sample_id}: {plain(words)}", soft_wrap=True)
 
 
 @data_app.command(epilog="Example: srtui data decontaminate alpaca_eval.json mt_bench.jsonl --dataset alpaca")
@@ -156,26 +156,28 @@ def decontaminate(
         ids = [_dataset_id(store, name) for name in names]
         if undo:
             with store.transaction():
-                taken = sum(store.datasets.take_again(one, "evaluation prompt") for one in ids)
-            print_line(f"{taken:,} samples are taken by new runs again.")
+                restored = sum(
+                    store.datasets.take_again(dataset_id, "evaluation prompt") for dataset_id in ids
+                )
+            print_line(f"{restored:,} samples are taken by new runs again.")
             return
         step, clear = steps_line(as_json)
         overlaps = look(store, ids, files or [], step)
         clear()
         if not overlaps.prompts:
             raise UserError("This workspace has evaluated with no prompts yet; name files of them.")
-        held = [one.sample_id for one in overlaps.found if one.kind != "short"]
+        contaminated = [overlap.sample_id for overlap in overlaps.found if overlap.kind != "short"]
         if drop:
-            store.datasets.leave_out(held, "evaluation prompt")
+            store.datasets.leave_out(contaminated, "evaluation prompt")
     if as_json:
         counts = {kind: overlaps.kinds[kind] for kind in ("question", "long", "short")}
-        found = [fields_of(one) for one in overlaps.found[:show]]
-        print_json({"prompts": overlaps.prompts, "samples": overlaps.texts, **counts, "found": found})
+        shown = [fields_of(overlap) for overlap in overlaps.found[:show]]
+        print_json({"prompts": overlaps.prompts, "samples": overlaps.texts, **counts, "found": shown})
         return
     _print_overlaps(overlaps, show)
     if drop:
         print_line(
-            f"New runs leave out {len(held):,} samples; they stay in the store. --undo takes them back."
+            f"New runs leave out {len(contaminated):,} samples; they stay in the store. --undo takes them back."
         )
 
 
@@ -183,10 +185,11 @@ def _print_overlaps(overlaps: Overlaps, show: int) -> None:
     from srtui.cli.terminal import out, plain
 
     words = {"question": "same question", "long": "13 words in a row", "short": "8 words in a row"}
-    for one in overlaps.found[:show]:
-        prompt = " ".join(one.prompt.split())[:120]
+    for overlap in overlaps.found[:show]:
+        prompt = " ".join(overlap.prompt.split())[:120]
         out.print(
-            f"sample {one.sample_id}: {words[one.kind]}, {plain(one.source)}: {plain(prompt)}", soft_wrap=True
+            f"sample {overlap.sample_id}: {words[overlap.kind]}, {plain(overlap.source)}: {plain(prompt)}",
+            soft_wrap=True,
         )
     if len(overlaps.found) > show:
         out.print(f"and {len(overlaps.found) - show:,} more; --show prints more.")
@@ -313,27 +316,29 @@ def _print_duplicates(store: Store, near_duplicates: Duplicates, show: int) -> N
 
     shown = near_duplicates.groups[:show]
     pairs = store.corpus.original_pairs_of(
-        sample for group in shown for sample in (group.kept[0], *(one.sample_id for one in group.others[:5]))
+        sample
+        for group in shown
+        for sample in (group.kept[0], *(duplicate.sample_id for duplicate in group.others[:5]))
     )
     for group in shown:
         out.print(f"[bold]{1 + len(group.others):,} alike[/], sample {group.kept[0]} stays:", soft_wrap=True)
         out.print(f"  {plain(_first_words(pairs[group.kept[0]]))}", soft_wrap=True)
-        for one in group.others[:5]:
+        for duplicate in group.others[:5]:
             out.print(
-                f"  {one.similarity:.0%} sample {one.sample_id}: {plain(_first_words(pairs[one.sample_id]))}",
+                f"  {duplicate.similarity:.0%} sample {duplicate.sample_id}: {plain(_first_words(pairs[duplicate.sample_id]))}",
                 soft_wrap=True,
             )
         if len(group.others) > 5:
             out.print(f"  and {len(group.others) - 5:,} more")
     if len(near_duplicates.groups) > len(shown):
         out.print(f"{len(near_duplicates.groups) - len(shown):,} more groups; --show prints more.")
-    what = {"pair": "texts", "instruction": "instructions", "response": "responses", "meaning": "embeddings"}[
+    noun = {"pair": "texts", "instruction": "instructions", "response": "responses", "meaning": "embeddings"}[
         near_duplicates.side
     ]
     out.print(
         f"{plain(near_duplicates.dataset)}: {near_duplicates.duplicates:,} of {near_duplicates.samples:,} samples "
         f"({share(near_duplicates.duplicates, near_duplicates.samples)}) are near-duplicates of others, in {len(near_duplicates.groups):,} group{'' if len(near_duplicates.groups) == 1 else 's'}: "
-        f"their {what} are at least {near_duplicates.threshold:g} alike.",
+        f"their {noun} are at least {near_duplicates.threshold:g} alike.",
         soft_wrap=True,
     )
 
@@ -367,5 +372,5 @@ def _print_trials(trials: GateTrials) -> None:
         soft_wrap=True,
     )
     for trial in trials.gates:
-        for one in trial.examples:
-            out.print(f"sample {one.sample_id}, {one.stage}: {plain(one.reason)}", soft_wrap=True)
+        for example in trial.examples:
+            out.print(f"sample {example.sample_id}, {example.stage}: {plain(example.reason)}", soft_wrap=True)

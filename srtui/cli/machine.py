@@ -111,8 +111,10 @@ def db_check(
         print_line(problem)
     if problems:
         raise UserError(f"{store.path} is damaged; restore a copy made by srtui db backup.")
-    rest = "" if verified.checked == verified.texts else f" of {verified.texts:,}; --deep compares them all"
-    print_line(f"{store.path} is sound; {verified.checked:,} texts compared with their digests{rest}.")
+    uncompared = (
+        "" if verified.checked == verified.texts else f" of {verified.texts:,}; --deep compares them all"
+    )
+    print_line(f"{store.path} is sound; {verified.checked:,} texts compared with their digests{uncompared}.")
 
 
 @db_app.command("vacuum", epilog="Example: srtui db vacuum")

@@ -57,9 +57,9 @@ class PromptIndex:
         """The strongest overlap of a text with a prompt. ``questions`` are what the text asks (instruction and input,
         and the user's turns before); a prompt of fewer than eight words is found by them alone."""
         for question in questions:
-            same = self._questions.get(self._key(question))
-            if same is not None:
-                return Overlap("question", same)
+            equal_question = self._questions.get(self._key(question))
+            if equal_question is not None:
+                return Overlap("question", equal_question)
         hashes = _word_hashes(text)
         kinds: tuple[tuple[int, Kind], ...] = ((LONG, "long"), (SHORT, "short"))
         for size, kind in kinds:
@@ -70,9 +70,9 @@ class PromptIndex:
 
     def _lookup(self, grams: NDArray[np.uint64], size: int) -> int | None:
         if size not in self._sorted:
-            known = self._grams[size]
-            order = np.array(sorted(known), dtype=np.uint64)
-            self._sorted[size] = order, np.array([known[int(gram)] for gram in order], dtype=np.int64)
+            by_gram = self._grams[size]
+            order = np.array(sorted(by_gram), dtype=np.uint64)
+            self._sorted[size] = order, np.array([by_gram[int(gram)] for gram in order], dtype=np.int64)
         keys, prompts = self._sorted[size]
         if not len(keys) or not len(grams):
             return None

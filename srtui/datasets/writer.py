@@ -115,12 +115,12 @@ def _target(path: Path, stream: IO[bytes] | None) -> AbstractContextManager[IO[b
 
 
 def _write_json(
-    records: Iterable[Mapping[str, Any] | WholeRecord], put: Callable[[bytes], object], as_lines: bool
+    records: Iterable[Mapping[str, Any] | WholeRecord], write: Callable[[bytes], object], as_lines: bool
 ) -> int:
     between, end = (b"", b"\n") if as_lines else (b",\n", b"")
     count = 0
     if not as_lines:
-        put(b"[\n")
+        write(b"[\n")
     for record in records:
         try:
             line = _line(record, as_lines)
@@ -128,10 +128,10 @@ def _write_json(
             raise UserError(
                 f"Row {count + 1} cannot be written as JSON ({str(error)[:80]}); leave it out."
             ) from error
-        put((between if count else b"") + line + end)
+        write((between if count else b"") + line + end)
         count += 1
     if not as_lines:
-        put(b"\n]\n" if count else b"]\n")
+        write(b"\n]\n" if count else b"]\n")
     return count
 
 
@@ -154,7 +154,7 @@ def _behind_history(format: str, record: dict[str, Any], history: Sequence[Turn]
             return record
         ((field, entries),) = lay_out(history).items()
         return {**record, field: [*entries, *record[field]]}
-    said = [turn.text for turn in history if turn.role == "system"]
+    system_texts = [turn.text for turn in history if turn.role == "system"]
     rounds: list[list[str]] = []
     for role, text in history:
         if role == "user":
@@ -163,7 +163,7 @@ def _behind_history(format: str, record: dict[str, Any], history: Sequence[Turn]
             rounds[-1][1] = text
         elif role == "assistant":
             rounds.append(["", text])
-    return {**record, "system": "\n\n".join(said), "history": rounds}
+    return {**record, "system": "\n\n".join(system_texts), "history": rounds}
 
 
 def _texts(row: Mapping[str, Any], number: int) -> tuple[str, str, str]:
@@ -190,10 +190,10 @@ def _write_parquet(rows: Iterable[Mapping[str, Any] | WholeRecord], file: IO[byt
             if isinstance(row, WholeRecord):
                 raise TypeError("a conversation's record has no columns")
             texts = dict(zip(_TEXTS, _texts(row, number), strict=True))
-            more = {k: v for k, v in row.items() if k not in _NO_COLUMN}
+            columns = {k: v for k, v in row.items() if k not in _NO_COLUMN}
             if "history" in row:  # the same columns in each row
-                more["history"] = [{"role": t.role, "text": t.text} for t in row["history"]]
-            yield texts | more
+                columns["history"] = [{"role": t.role, "text": t.text} for t in row["history"]]
+            yield texts | columns
 
     source = flat()
     first = list(islice(source, _BATCH))
@@ -216,9 +216,9 @@ def _write_parquet(rows: Iterable[Mapping[str, Any] | WholeRecord], file: IO[byt
                 if not batch:
                     break
     except (pa.ArrowException, UnicodeEncodeError) as error:
-        what = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        fault = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise UserError(
-            f"Rows {count + 1} and on do not fit in Parquet columns ({what}); try --format alpaca."
+            f"Rows {count + 1} and on do not fit in Parquet columns ({fault}); try --format alpaca."
         ) from error
     return count
 
@@ -226,18 +226,18 @@ def _write_parquet(rows: Iterable[Mapping[str, Any] | WholeRecord], file: IO[byt
 def _parquet_type(pa: Any, name: str, values: list[Any]) -> Any:
     if name in _TEXTS:
         return pa.string()
-    usual = _COLUMN_TYPES.get(name)
-    if usual is not None:
+    expected = _COLUMN_TYPES.get(name)
+    if expected is not None:
         try:
-            pa.array(values, type=usual)
+            pa.array(values, type=expected)
         except pa.ArrowException:
             pass
         else:
-            return pa.type_for_alias(usual)
+            return pa.type_for_alias(expected)
     if name == "history":
         return pa.list_(pa.struct([("role", pa.string()), ("text", pa.string())]))
-    found = pa.array(values).type
-    return pa.string() if pa.types.is_null(found) else found
+    inferred = pa.array(values).type
+    return pa.string() if pa.types.is_null(inferred) else inferred
 
 
 @contextmanager

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import time
 from typing import Any
 
 import llama_cpp
 
 from srtui.errors import UserError
+from srtui.llama.drafting import LENGTHS, Costs
 from srtui.llama.gguf import log_lines
 
 _GRANULARITY, _SPARE = 256, 16  # llama.cpp's own steps of a context's size, and cells for idle tokens
@@ -143,3 +145,34 @@ def open_context(
             pointer, (llama_cpp.llama_adapter_lora_p_ctypes * 1)(adapter), 1, (ctypes.c_float * 1)(1.0)
         )
     return LlamaContext(pointer, slots, int(parameters.n_batch), name)
+
+
+def draft_costs(context: LlamaContext) -> Costs:
+    """What guessed tokens cost on this machine: a few decodes of an empty cache, for some numbers of sequences up to
+    all slots. Leaves the cache empty."""
+
+    def seconds(count: int, length: int) -> float:
+        """The faster of two; the first of three also sets things up."""
+        taken = []
+        for attempt in range(3):
+            context.empty()
+            for row in range(count * (1 + length)):
+                slot, place = divmod(row, 1 + length)
+                context.put(row, 0, place, slot, wants_logits=True)
+            began = time.perf_counter()
+            context.decode(count * (1 + length), wait=True)
+            if attempt:
+                taken.append(time.perf_counter() - began)
+        return min(taken)
+
+    costs: dict[int, dict[int, float]] = {}
+    for count in sorted({*(4**n for n in range(8) if 4**n < context.slots), context.slots}):
+        # One token of one sequence never is a decode of its own (srtui.llama.scheduler).
+        plain = seconds(max(count, 2), 0)
+        costs[count] = {
+            length: max(1.0, seconds(count, length) / plain)
+            for length in LENGTHS
+            if count * (1 + length) <= context.batch_tokens
+        }
+    context.empty()
+    return costs

@@ -21,7 +21,7 @@ from srtui.llama.chat_prompt import TeacherTemplate
 from srtui.models.gguf_header import read_gguf
 from srtui.models.memory import plan_teacher
 
-Say = Callable[[str, str], None]  # what level (info, warning), and what
+ReportLine = Callable[[str, str], None]  # what level (info, warning), and what
 # ggml's kinds of devices; an integrated GPU counts where there is no other.
 _GPU, _INTEGRATED = 1, 2
 _USUAL_CELLS = 5 * 2048  # four sequences and what they share
@@ -79,7 +79,7 @@ def load_model(
     *,
     cells: int = _USUAL_CELLS,
     element: float = 2.0,
-    report_line: Say = lambda level, message: None,
+    report_line: ReportLine = lambda level, message: None,
 ) -> tuple[Any, int]:
     """Load a GGUF.
 
@@ -89,7 +89,7 @@ def load_model(
             cache and the buffers of a pass.
         cells: tokens of that cache.
         element: bytes of each number in it.
-        report_line: hears what was planned.
+        report_line: gets what was planned.
 
     Returns:
         llama.cpp's model, and how many of its layers are on the GPU.
@@ -124,7 +124,7 @@ def load_model(
 
 
 def _tries(
-    path: Path, gpu_layers: int | Literal["auto"], cells: int, element: float, report_line: Say
+    path: Path, gpu_layers: int | Literal["auto"], cells: int, element: float, report_line: ReportLine
 ) -> list[int]:
     """How many layers to ask llama.cpp to put on the GPU, and how many if it cannot."""
     if gpu_layers != "auto":

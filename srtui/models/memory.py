@@ -131,10 +131,10 @@ def least_cells(slots: int | Literal["auto"], context: int | Literal["auto"]) ->
     return (1 + few) * (USUAL_LENGTH if context == "auto" else context)
 
 
-def slots_that_fit(wanted: int, longest: int, cells: int) -> int:
-    """How many sequences of ``longest`` tokens, ``wanted`` at most, go into ``cells`` beside one more
+def slots_that_fit(requested: int, longest: int, cells: int) -> int:
+    """How many sequences of ``longest`` tokens, ``requested`` at most, go into ``cells`` beside one more
     for the beginning that they share; 0 where not even one does."""
-    return max(0, min(wanted, cells // longest - 1))
+    return max(0, min(requested, cells // longest - 1))
 
 
 def compute_bytes(batch: int, vocabulary: int, hidden: int, inner: int) -> int:
@@ -186,7 +186,7 @@ def release(device: Any = None) -> None:
         torch.cuda.empty_cache()
 
 
-def let_go(model: Any) -> None:
+def drop_weights(model: Any) -> None:
     """Take a model's weights out of it, whoever still refers to the model: quantized layers lie in
     reference cycles, and a trainer or an exception may hold one. It cannot be run any more."""
     for module in model.modules():
@@ -223,10 +223,10 @@ __all__: Sequence[str] = [
     "TeacherShape",
     "cells_that_fit",
     "compute_bytes",
+    "drop_weights",
     "free_bytes",
     "inner_width",
     "least_cells",
-    "let_go",
     "plan_teacher",
     "release",
     "scoring_tokens",

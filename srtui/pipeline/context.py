@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from srtui import models
 from srtui.errors import UserError
 from srtui.evaluation.contestants import students_template_version
 from srtui.files import read_text
-from srtui.llama import Teacher, open_teacher
+from srtui.llama import Teacher
 from srtui.llama.endpoint import EndpointTeacher
-from srtui.llama.tuning import tuned
 from srtui.measures import STORED
+from srtui.pipeline.place import Place, ThisProcess, has_gpu
 from srtui.pipeline.watch import Watch
 from srtui.prompts import template_version
 from srtui.recipe import Recipe, TeacherSettings
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from srtui.student.coherence import SentenceEncoder
 
 CHUNK = 1024  # variants worked on together: bounds memory, and what a kill loses
+_DEVICES_A_CHUNK = 4  # that it keeps busy: where more score, more is worked on together
 
 
 def student_path(
@@ -47,7 +48,7 @@ def student_path(
         workspace: whose models/ is searched.
         name: as a recipe has it.
         quantization: as a recipe has it; gguf means a file.
-        report_line: hears of a conversion that takes a while.
+        report_line: gets a line of a conversion that takes a while.
     """
     if quantization == "gguf":
         return models.resolve_teacher(workspace.models, name)
@@ -57,17 +58,22 @@ def student_path(
 def endpoint_template(folder: Path, settings: TeacherSettings, near: Path) -> str | None:
     """The chat template of an endpoint's model: what the recipe names, else that of the model of its name in
     ``folder``; None where the server has to say. Raises UserError where what is named has none."""
-    wanted = settings.chat_template
-    if wanted is not None:
-        if wanted.endswith(".jinja"):
-            return read_text(near / wanted if (near / wanted).is_file() else Path(wanted))
-        found = models.inspect(models.find(folder, wanted), with_hash=False).chat_template
-        if not found:
-            raise UserError(f"teacher.chat_template = {wanted!r}: that model has no chat template.")
-        return found
+    name = settings.chat_template
+    if name is not None:
+        if name.endswith(".jinja"):
+            return read_text(near / name if (near / name).is_file() else Path(name))
+        template = models.inspect(models.find(folder, name), with_hash=False).chat_template
+        if not template:
+            raise UserError(f"teacher.chat_template = {name!r}: that model has no chat template.")
+        return template
     with suppress(UserError):
         return models.inspect(models.find(folder, settings.model), with_hash=False).chat_template
     return None
+
+
+def devices_factor(devices: int) -> int:
+    """How many times what one device works on together is taken, for so many to be busy."""
+    return -(-devices // _DEVICES_A_CHUNK)
 
 
 def open_judge(
@@ -78,6 +84,8 @@ def open_judge(
     quantization: Quantization,
     template: str | None = None,
     student: Student | None = None,
+    scorer: Any = None,
+    devices: int = 1,
     histories: bool = False,
 ) -> VariantScorer:
     """A student that scores as the recipe says; under another ``template``, where one is given.
@@ -90,6 +98,8 @@ def open_judge(
         quantization: how its weights are held.
         template: takes the place of the recipe's.
         student: the one at ``path``, where it is loaded already.
+        scorer: what runs its spans, where that is open already.
+        devices: how many the scorer runs on.
         histories: whether texts may have one.
     """
     from srtui.pipeline.variants import VariantScorer
@@ -104,19 +114,28 @@ def open_judge(
         max_length=recipe.prompt.max_length,
         batch_tokens=recipe.scoring.batch_tokens,
         student=student,
+        scorer=scorer,
+        blocks=devices_factor(devices),
         prompts=recipe.prompts,
         histories=histories,
     )
 
 
 class Context:
-    """A run at work. Models are opened when they are first needed, and on a GPU, which rarely holds
+    """A run at work. Models are opened when they are first needed, in ``place``, and where a device rarely holds
     both, the teacher goes before the student comes and the other way round."""
 
     def __init__(
-        self, workspace: Workspace, store: Store, run: Run, watch: Watch, teacher: Teacher | None = None
+        self,
+        workspace: Workspace,
+        store: Store,
+        run: Run,
+        watch: Watch,
+        teacher: Teacher | None = None,
+        place: Place | None = None,
     ) -> None:
         self.workspace, self.store, self.run, self.watch = workspace, store, run, watch
+        self.place = place or ThisProcess()
         self.recipe = Recipe.model_validate(run.recipe)
         self._teacher = teacher
         self._judge: VariantScorer | None = None
@@ -130,44 +149,36 @@ class Context:
         """How many samples the run has."""
         return self.store.runs.sample_count(self.run.id)
 
-    def variants(self, todo: list[tuple[int, int]]) -> Iterator[tuple[int, Variant]]:
+    @property
+    def chunk(self) -> int:
+        """How many samples a choosing stage works on together."""
+        return CHUNK * devices_factor(self.place.parallel)
+
+    def variants(self, places: list[tuple[int, int]]) -> Iterator[tuple[int, Variant]]:
         """(sample id, variant) of pairs of ids, read in chunks."""
-        for chunk in batched(todo, CHUNK):
-            found = self.store.corpus.variants(v for _, v in chunk)
+        for chunk in batched(places, CHUNK):
+            variants = self.store.corpus.variants(v for _, v in chunk)
             for sample_id, variant_id in chunk:
-                yield sample_id, found[variant_id]
+                yield sample_id, variants[variant_id]
 
     # -- models
 
     def teacher(self) -> Teacher:
         """The recipe's teacher, opened when it is first asked for; on a GPU the students go first. Stores
         its identity with the run."""
-        if _gpu():
-            self.forget_students()
+        if self.place.takes_turns:
+            self.unload_students()
         if self._teacher is None:
             settings = self.recipe.teacher
-            self._teacher = self._endpoint() if settings.endpoint else self._in_process()
+            self._teacher = self._endpoint() if settings.endpoint else self._of_a_file()
         self.store.runs.update(self.run.id, teacher=json.dumps(asdict(self._teacher.identity)))
         return self._teacher
 
-    def _in_process(self) -> Teacher:
+    def _of_a_file(self) -> Teacher:
         settings = self.recipe.teacher
         with self._loading("load-teacher", f"teacher {settings.model}"):
             path = models.resolve_teacher(self.workspace.models, settings.model)
-            adapter = Path(settings.adapter) if settings.adapter else None
-            measured = tuned(path) if settings.slots == "auto" else None
-            if measured:
-                settings = settings.model_copy(update={"slots": measured.slots})
-            return open_teacher(
-                path,
-                name=settings.model,
-                sha256=models.file_sha256(path),
-                adapter=adapter,
-                report_line=self.watch.event,
-                **settings.model_dump(
-                    exclude={"model", "adapter", "from_run", "endpoint", "allow_remote", "chat_template"}
-                ),
-            )
+            return self.place.teacher(path, settings, self.watch.event)
 
     def _endpoint(self) -> Teacher:
         """The teacher that a server has; raises UserError where it does not answer, or may not be asked."""
@@ -233,7 +244,7 @@ class Context:
     def tuned(self, adapter: Path) -> VariantScorer:
         """The recipe's student with an adapter; it is trained further, and chooses nothing."""
         if self._tuned is None:
-            self.forget_students()
+            self.unload_students()
             student = self.recipe.student
             self._tuned = self._load(student.model, student.quantization, adapter)
         return self._tuned
@@ -255,8 +266,8 @@ class Context:
         if self._rater is None:
             name = self.recipe.selection.rater or self.recipe.teacher.model
             self._rater = Rater(self.store, self.workspace.models, name)
-        if _gpu():
-            self.forget_students()
+        if self.place.takes_turns or has_gpu():  # it runs in this process
+            self.unload_students()
         return self._rater
 
     def close_teacher(self) -> None:
@@ -265,7 +276,7 @@ class Context:
             self._teacher.close()
             self._teacher = None
 
-    def forget_students(self) -> None:
+    def unload_students(self) -> None:
         """Free the students' memory, all of it, before anything else is loaded: a teacher's layers are
         planned by what is free."""
         for judge in (self._judge, self._proxy, self._tuned):
@@ -275,19 +286,15 @@ class Context:
 
     def _load(self, name: str, quantization: Quantization, adapter: Path | None = None) -> VariantScorer:
         with self._loading("load-student", f"student {name} in {quantization}"):
-            from srtui.student import Student
+            from srtui.student import StudentSource
 
-            if _gpu():
+            if self.place.takes_turns:
                 self.close_teacher()
             path = student_path(
                 self.workspace, name, quantization, lambda line: self.watch.event("info", line)
             )
-            student = Student.load(
-                path,
-                quantization,
-                adapter=adapter,
-                report_line=lambda line: self.watch.event("warning", line),
-            )
+            source = StudentSource(path, quantization, self.recipe.scoring.batch_tokens, adapter)
+            student, scorer = self.place.student(source, self.watch.event)
             judge = open_judge(
                 self.store,
                 self.recipe,
@@ -295,6 +302,8 @@ class Context:
                 name,
                 quantization,
                 student=student,
+                scorer=scorer,
+                devices=self.place.parallel,
                 histories=has_conversations(self.store.conn, self.run.id),
             )
         if judge.longest is not None and judge.longest < self.recipe.prompt.max_length:
@@ -338,14 +347,8 @@ class Context:
             )
 
     @contextmanager
-    def _loading(self, step: str, what: str) -> Iterator[None]:
+    def _loading(self, step: str, title: str) -> Iterator[None]:
         started = time.monotonic()
         with self.watch.step(step):
             yield
-        self.watch.event("info", f"Loaded {what} in {time.monotonic() - started:.1f} s.")
-
-
-def _gpu() -> bool:
-    import torch
-
-    return bool(torch.cuda.is_available())
+        self.watch.event("info", f"Loaded {title} in {time.monotonic() - started:.1f} s.")

@@ -37,7 +37,7 @@ class Overlaps:
     @property
     def kinds(self) -> Counter[str]:
         """How many samples, by kind."""
-        return Counter(one.kind for one in self.found)
+        return Counter(prompt.kind for prompt in self.found)
 
     @property
     def texts_found(self) -> int:
@@ -70,27 +70,30 @@ class KnownPrompts:
     def search(self, texts: Iterable[tuple[int, Pair]]) -> Overlaps:
         """Which of these texts, by sample id, have words of a prompt."""
         names = list(self._prompts.items())
-        found: list[FoundPrompt] = []
+        overlaps: list[FoundPrompt] = []
         count = 0
         for sample_id, pair in texts:
             count += 1
-            asked = [f"{pair.instruction}\n{pair.input}", *(t.text for t in pair.history if t.role == "user")]
-            overlap = self._index.find(asked, "\n".join([*(t.text for t in pair.history), *pair.texts]))
+            questions = [
+                f"{pair.instruction}\n{pair.input}",
+                *(t.text for t in pair.history if t.role == "user"),
+            ]
+            overlap = self._index.find(questions, "\n".join([*(t.text for t in pair.history), *pair.texts]))
             if overlap is not None:
                 prompt, source = names[overlap.prompt]
-                found.append(FoundPrompt(sample_id, overlap.kind, source, prompt))
+                overlaps.append(FoundPrompt(sample_id, overlap.kind, source, prompt))
         order = {"question": 0, "long": 1, "short": 2}
-        found.sort(key=lambda one: (order[one.kind], one.sample_id))
-        return Overlaps(len(self), count, found)
+        overlaps.sort(key=lambda overlap: (order[overlap.kind], overlap.sample_id))
+        return Overlaps(len(self), count, overlaps)
 
 
 def known_prompts(store: Store) -> KnownPrompts:
     """Everything that this workspace has asked in an evaluation."""
-    known = KnownPrompts()
+    prompts = KnownPrompts()
     for source, turns in store.datasets.evaluation_prompts():
         for turn in turns:
-            known.add(source, turn)
-    return known
+            prompts.add(source, turn)
+    return prompts
 
 
 def decontaminate(
@@ -109,21 +112,21 @@ def decontaminate(
         on_progress: gets the step, and samples done and in all.
     """
     if files:
-        known = KnownPrompts()
+        prompts = KnownPrompts()
         for file in files:
             for turn in sources.all_turns(file):
-                known.add(file.name, turn)
+                prompts.add(file.name, turn)
     else:
-        known = known_prompts(store)
+        prompts = known_prompts(store)
     total = sum(store.corpus.size(dataset_id) for dataset_id in dataset_ids)
 
     def originals() -> Iterable[tuple[int, Pair]]:
-        done = 0
+        read = 0
         for dataset_id in dataset_ids:
             for sample in store.corpus.original_pairs(dataset_id):
-                if done % 2048 == 0:
-                    on_progress("read", done, total)
-                done += 1
+                if read % 2048 == 0:
+                    on_progress("read", read, total)
+                read += 1
                 yield sample
 
-    return known.search(originals())
+    return prompts.search(originals())

@@ -18,6 +18,7 @@ from srtui.llama import Teacher
 from srtui.pipeline.ahead import in_pages
 from srtui.pipeline.choose import Choosing
 from srtui.pipeline.context import Context
+from srtui.pipeline.place import Place
 from srtui.pipeline.reflect import PAGE, Reflecting
 from srtui.pipeline.template_check import check_template
 from srtui.pipeline.train import train_selected
@@ -48,11 +49,13 @@ class Engine:
         should_stop: Callable[[], bool] = lambda: False,
         teacher: Teacher | None = None,
         before: Mapping[str, float] | None = None,
+        place: Place | None = None,
     ) -> None:
-        """``before``: by step, the seconds that this process spent on the run before this call."""
+        """``before``: by step, the seconds that this process spent on the run before this call. ``place``: where its
+        models run, by default in this process."""
         self._store, self._run, self._before = store, run, before or {}
-        self._watch = Watch(store, run.id, reporter, should_stop)
-        self._context = Context(workspace, store, run, self._watch, teacher)
+        self._watch = Watch(store, run.id, reporter, should_stop, place.workers if place else None)
+        self._context = Context(workspace, store, run, self._watch, teacher, place)
 
     def work(self, until: str | None = None) -> Run:
         """Run all stages that are left. Raises Stopped when asked to stop, UserError on bad input;
@@ -65,7 +68,7 @@ class Engine:
         runs.update(run_id, status="running", started_at=self._run.started_at or time.time(), error=None)
         try:
             for step, seconds in self._before.items():
-                watch.past(step, seconds)
+                watch.record_step(step, seconds)
             self._context.refuse_other_words()
             for stage, work in self._stages():
                 runs.update(run_id, stage=stage)
@@ -92,7 +95,7 @@ class Engine:
             raise
         finally:
             self._context.close_teacher()
-            self._context.forget_students()
+            self._context.unload_students()
             watch.note_memory()
             watch.lease.release()
             self._store.checkpoint()
@@ -140,7 +143,7 @@ def criteria_of(recipe: Recipe, recipe_path: Path, target: Target, name: str) ->
         name: of the criteria, as the recipe has it.
     """
     prompts = recipe.prompts
-    own = getattr(prompts.teacher, target) if prompts else None
-    if prompts and own and name == target:
-        return Criteria.of_prompts(prompts.name, target, own)
+    words = getattr(prompts.teacher, target) if prompts else None
+    if prompts and words and name == target:
+        return Criteria.of_prompts(prompts.name, target, words)
     return load_criteria(name, target, recipe_path.parent)

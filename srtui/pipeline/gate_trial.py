@@ -55,10 +55,10 @@ def try_gates(store: Store, run: Run, examples: int = EXAMPLES) -> GateTrials:
         trials.rewrites += 1
         trials.taken += rewrite.taken
         target: Target = "instruction" if rewrite.stage == "instruction" else "response"
-        found = list(all_gates(rewrite.before, rewrite.after, target))
-        trials.any_stopped += bool(found)
-        trials.any_taken += bool(found) and rewrite.taken
-        for name, reason in found:
+        signs = list(all_gates(rewrite.before, rewrite.after, target))
+        trials.any_stopped += bool(signs)
+        trials.any_taken += bool(signs) and rewrite.taken
+        for name, reason in signs:
             trial = by_name[name]
             trial.stopped += 1
             trial.taken += rewrite.taken

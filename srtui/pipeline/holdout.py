@@ -51,8 +51,8 @@ def alike(
             conversation = of[sample_id][0]
             alone = int.from_bytes(digest("conversation", conversation)[:8], "big", signed=True)
             keys[n] = opening.get(conversation, alone)
-    _, which, count = np.unique(np.array(keys, dtype=np.int64), return_inverse=True, return_counts=True)
-    shared = np.flatnonzero(count[which] > 1).tolist()
+    _, group_of, count = np.unique(np.array(keys, dtype=np.int64), return_inverse=True, return_counts=True)
+    shared = np.flatnonzero(count[group_of] > 1).tolist()
     return {ids[n]: keys[n] for n in shared}
 
 
@@ -74,9 +74,9 @@ def hold_out(
     for sample_id, key in groups.items():
         members.setdefault(key, []).append(sample_id)
     chosen: set[int] = set()
-    for wanted in (2 * room + _MORE, count):
+    for looked_at in (2 * room + _MORE, count):
         chosen.clear()
-        for sample_id in nsmallest(wanted, ids(), key=order) if room > 0 else ():
+        for sample_id in nsmallest(looked_at, ids(), key=order) if room > 0 else ():
             if len(chosen) >= room:
                 break
             together = members[groups[sample_id]] if sample_id in groups else [sample_id]

@@ -160,17 +160,22 @@ def _texts(store: Store, variant_ids: Sequence[int]) -> Iterator[Pair]:
 
 
 def _side(pairs: Iterable[Pair]) -> TextSide:
-    asked, answered = [], []
+    questions, answers = [], []
     inputs = code = 0
     languages: Counter[str] = Counter()
     for pair in pairs:
-        asked.append(len(pair.instruction))
-        answered.append(len(pair.response))
+        questions.append(len(pair.instruction))
+        answers.append(len(pair.response))
         inputs += bool(pair.input.strip())
         code += has_code(pair.response)
         languages[language_of(pair.response) or language_of(" ".join(pair.texts))] += 1
     return TextSide(
-        len(asked), _quantiles(asked), _quantiles(answered), inputs, code, dict(languages.most_common())
+        len(questions),
+        _quantiles(questions),
+        _quantiles(answers),
+        inputs,
+        code,
+        dict(languages.most_common()),
     )
 
 
@@ -189,25 +194,25 @@ def data_map(store: Store, run: Run) -> DataMap:
     setting_id = store.embeddings.setting_of(list(sample_of), run.setting_id)
     if setting_id is None:
         return DataMap(0, [], [])
-    there, vectors = store.embeddings.load(list(sample_of), setting_id)
-    if len(there) < 4:
-        return DataMap(len(there), [], [])
-    samples = [sample_of[variant] for variant in there]
+    embedded, vectors = store.embeddings.load(list(sample_of), setting_id)
+    if len(embedded) < 4:
+        return DataMap(len(embedded), [], [])
+    samples = [sample_of[variant] for variant in embedded]
     units = directions(vectors)
-    labels = clusters(units, min(_MOST_TOPICS, max(2, round(math.sqrt(len(there) / 2)))))
+    labels = clusters(units, min(_MOST_TOPICS, max(2, round(math.sqrt(len(embedded) / 2)))))
     plane = principal_plane(units)
     words = _words_of(store, samples, labels)
-    sizes, taken = (
+    sizes, means = (
         Counter(labels.tolist()),
         Counter(int(label) for sample, label in zip(samples, labels, strict=True) if sample in kept),
     )
     order = {label: n for n, (label, _) in enumerate(sizes.most_common())}
-    topics = [Topic(words.get(label, []), sizes[label], taken[label]) for label in order]
+    topics = [Topic(words.get(label, []), sizes[label], means[label]) for label in order]
     points = [
         MapPoint(float(x), float(y), order[int(label)], sample in kept)
         for sample, label, (x, y) in zip(samples, labels, plane, strict=True)
     ]
-    return DataMap(len(there), topics, points)
+    return DataMap(len(embedded), topics, points)
 
 
 def principal_plane(units: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -230,15 +235,15 @@ def _words_of(store: Store, samples: list[int], labels: NDArray[np.int64]) -> di
             words = {word.casefold() for word in _WORD.findall(pair.instruction)} - COMMON_WORDS
             everywhere.update(words)
             within.setdefault(label_of[sample], Counter()).update(words)
-    found = {}
+    words_by_label = {}
     for label, counts in within.items():
-        size = sum(1 for one in label_of.values() if one == label)
+        size = sum(1 for member_label in label_of.values() if member_label == label)
         worth = {
             word: count / size * math.log(1e-9 + count * len(samples) / (size * everywhere[word]))
             for word, count in counts.items()
             if count > 1
         }
-        found[label] = [
+        words_by_label[label] = [
             word for word in sorted(worth, key=lambda w: (-worth[w], w))[:_TOPIC_WORDS] if worth[word] > 0
         ]
-    return found
+    return words_by_label

@@ -45,8 +45,8 @@ def _units(store: Store, dataset: str, dataset_id: int) -> tuple[list[int], NDAr
         raise UserError(
             f"The samples of {dataset} have no embeddings; a run's student makes them: srtui data look --run RUN --embed"
         )
-    there, vectors = store.embeddings.load(list(sample_of), setting_id)
-    return [sample_of[variant] for variant in there], directions(vectors)
+    embedded, vectors = store.embeddings.load(list(sample_of), setting_id)
+    return [sample_of[variant] for variant in embedded], directions(vectors)
 
 
 def duplicates_by_meaning(
@@ -68,20 +68,29 @@ def duplicates_by_meaning(
         for row, column in np.argwhere(cosines >= threshold).tolist():
             if column > row:
                 pairs.append(DuplicatePair(start + row, start + column, float(cosines[row, column])))
-    found = []
+    duplicate_groups = []
     for members in groups(len(samples), pairs):
         kept: list[int] = []
-        others: list[NearDuplicate] = []
+        duplicates: list[NearDuplicate] = []
         for member in members:
-            alike = units[kept] @ units[member] if kept else np.empty(0)
-            if len(alike) and alike.max() >= threshold:
-                near = kept[int(alike.argmax())]
-                others.append(NearDuplicate(samples[member], samples[near], float(alike.max())))
+            cosines_to_kept = units[kept] @ units[member] if kept else np.empty(0)
+            if len(cosines_to_kept) and cosines_to_kept.max() >= threshold:
+                nearest = kept[int(cosines_to_kept.argmax())]
+                duplicates.append(
+                    NearDuplicate(samples[member], samples[nearest], float(cosines_to_kept.max()))
+                )
             else:
                 kept.append(member)
-        found.append(DuplicateGroup([samples[member] for member in kept], others))
-    found.sort(key=lambda group: (-len(group.others), group.kept))
-    return Duplicates(dataset, len(samples), "meaning", threshold, sum(len(g.others) for g in found), found)
+        duplicate_groups.append(DuplicateGroup([samples[member] for member in kept], duplicates))
+    duplicate_groups.sort(key=lambda group: (-len(group.others), group.kept))
+    return Duplicates(
+        dataset,
+        len(samples),
+        "meaning",
+        threshold,
+        sum(len(g.others) for g in duplicate_groups),
+        duplicate_groups,
+    )
 
 
 def neighbours(store: Store, sample_id: int, count: int) -> list[Neighbour]:
@@ -95,9 +104,9 @@ def neighbours(store: Store, sample_id: int, count: int) -> list[Neighbour]:
         raise UserError(
             f"Sample {sample_id} has no embedding; srtui data look --run RUN --embed makes those of a run."
         )
-    own = samples.index(sample_id)
-    cosines = units @ units[own]
-    cosines[own] = -np.inf
+    position = samples.index(sample_id)
+    cosines = units @ units[position]
+    cosines[position] = -np.inf
     nearest = np.argsort(-cosines, kind="stable")[: min(count, len(samples) - 1)].tolist()
     pairs = store.corpus.original_pairs_of(samples[n] for n in nearest)
     return [Neighbour(samples[n], float(cosines[n]), pairs[samples[n]].instruction) for n in nearest]

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from srtui import datasets
+from srtui.atomic import sha256_of
 from srtui.errors import UserError
-from srtui.evaluation.sources import sha256_of
 from srtui.hashing import draw, first_of_ids, key, key_of_ids
 from srtui.pilot.strata import Stratum, stratified
 from srtui.pipeline.holdout import alike, hold_out
@@ -73,11 +73,17 @@ def import_file(
             if isinstance(row, datasets.BadRow):
                 yield RefusedRow(row.line, row.reason, row.detail)
             elif isinstance(row, datasets.ConversationRow):
-                found = row.conversation
-                left_out.update(found.left_out)
-                exchanges = [(e.answer, e.pair.texts, e.followed) for e in found.exchanges]
+                conversation = row.conversation
+                left_out.update(conversation.left_out)
+                exchanges = [(e.answer, e.pair.texts, e.followed) for e in conversation.exchanges]
                 yield NewConversation(
-                    row.number, found.turns, found.places, exchanges, row.layout, row.record, row.id
+                    row.number,
+                    conversation.turns,
+                    conversation.places,
+                    exchanges,
+                    row.layout,
+                    row.record,
+                    row.id,
                 )
             else:
                 yield NewRow(row.number, row.pair, row.record, row.id)
@@ -125,7 +131,7 @@ def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pat
         described = recipe.model_dump_json()
         run = store.runs.create(recipe.name, dataset_id, str(recipe_path), described, fingerprint, chosen)
         return run, True
-    made = store.runs.create_over(
+    created = store.runs.create_over(
         recipe.name,
         dataset_id,
         str(recipe_path),
@@ -135,10 +141,10 @@ def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pat
         held_out,
     )
     date = _pilots_date(store, dataset_id, recipe)
-    if date is not None and date != made.date:
-        store.runs.update(made.id, date=date)
-        made = store.runs.get(made.id)
-    return made, True
+    if date is not None and date != created.date:
+        store.runs.update(created.id, date=date)
+        created = store.runs.get(created.id)
+    return created, True
 
 
 def turns_begun_with(store: Store, run: Run, recipe: Recipe) -> str | None:
@@ -191,11 +197,11 @@ def with_changes(store: Store, run: Run) -> tuple[Run, bool]:
     held_out = set(store.decisions.held_out(run.id))
     samples = [(i, i in held_out) for i in store.runs.sample_ids(run.id)]
     with store.transaction():
-        again = store.runs.create(run.name, run.dataset_id, run.recipe_path, recipe, fingerprint, samples)
-        store.runs.update(again.id, date=run.date)
+        run_again = store.runs.create(run.name, run.dataset_id, run.recipe_path, recipe, fingerprint, samples)
+        store.runs.update(run_again.id, date=run.date)
         for sample_id, variant_id in changes.items():
-            store.marks.overrule(again.id, sample_id, variant_id, f"as in run {run.name}")
-    return store.runs.get(again.id), True
+            store.marks.overrule(run_again.id, sample_id, variant_id, f"as in run {run.name}")
+    return store.runs.get(run_again.id), True
 
 
 def _pilots_date(store: Store, dataset_id: int, recipe: Recipe) -> str | None:
@@ -204,8 +210,8 @@ def _pilots_date(store: Store, dataset_id: int, recipe: Recipe) -> str | None:
     for run in reversed(store.runs.all()):
         if run.dataset_id == dataset_id and run.recipe.get("pilot"):
             pilot = Recipe.model_validate(run.recipe)
-            same = {"pilot": None, "name": recipe.name, "training": recipe.training, "limit": recipe.limit}
-            if pilot.model_copy(update=same).fingerprint == recipe.fingerprint:
+            ignored = {"pilot": None, "name": recipe.name, "training": recipe.training, "limit": recipe.limit}
+            if pilot.model_copy(update=ignored).fingerprint == recipe.fingerprint:
                 return run.date
     return None
 
@@ -241,16 +247,16 @@ def _datasets_begun_over(workspace: Workspace, store: Store, recipe: Recipe, rec
 
 
 def _dataset(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Path) -> int:
-    known = store.corpus.dataset_id(recipe.dataset)
-    if known is not None:
-        taken_of_it = store.imports.turns_of_dataset(known)
+    stored_id = store.corpus.dataset_id(recipe.dataset)
+    if stored_id is not None:
+        taken_of_it = store.imports.turns_of_dataset(stored_id)
         if "turns" in recipe.model_fields_set and taken_of_it and recipe.turns not in taken_of_it:
             raise UserError(
                 f"{recipe_path}: turns = {recipe.turns!r}, but dataset {recipe.dataset!r} was imported with --turns "
                 f"{' and '.join(taken_of_it)}; leave turns out, or import the file again with --turns {recipe.turns} "
                 "under another --name."
             )
-        return known
+        return stored_id
     path = dataset_file(recipe.dataset, recipe_path, workspace.root)
     if path is None:
         names = ", ".join(d.name for d in store.corpus.datasets()) or "none so far"
@@ -259,17 +265,17 @@ def _dataset(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pa
         )
     # What was taken of a file's conversations makes its samples; of rows there is nothing to choose.
     turns = datasets.read(path, turns=recipe.turns).turns
-    taken = store.imports.dataset_of_file(sha256_of(path), turns)
-    if taken is None:
+    imported_as = store.imports.dataset_of_file(sha256_of(path), turns)
+    if imported_as is None:
         # An edited file is another dataset: merging it with its older self would train on both; so is a file of
         # which something else is taken.
-        stem = taken = _dataset_name(path)
+        stem = imported_as = _dataset_name(path)
         n = 1
-        while store.corpus.dataset_id(taken) is not None:
+        while store.corpus.dataset_id(imported_as) is not None:
             n += 1
-            taken = f"{stem}-{n}"
-        import_file(store, path, taken, turns=recipe.turns)
-    dataset_id = store.corpus.dataset_id(taken)
+            imported_as = f"{stem}-{n}"
+        import_file(store, path, imported_as, turns=recipe.turns)
+    dataset_id = store.corpus.dataset_id(imported_as)
     assert dataset_id is not None  # noqa: S101 - imported just above
     return dataset_id
 

@@ -37,16 +37,16 @@ def check_template(context: Context) -> None:
     recipe, watch = context.recipe, context.watch
     if context.store.generations.any_reflected(context.run.id):
         return
-    some = _some_originals(context.store, context.run, recipe.seed, SAMPLE)
+    originals = _some_originals(context.store, context.run, recipe.seed, SAMPLE)
     watch.start("check-template")
     judge = context.proxy() if recipe.scoring.proxy else context.judge()
-    tokens, reused = 0, len(judge.scores(some, "ifd"))
-    for more, part in judge.score(some, "ifd", watch.should_stop):
-        tokens += more
-        watch.report_progress(int(part * len(some)), len(some), tokens, {"reused": reused})
+    tokens, reused = 0, len(judge.scores(originals, "ifd"))
+    for new_tokens, part in judge.score(originals, "ifd", watch.should_stop):
+        tokens += new_tokens
+        watch.report_progress(int(part * len(originals)), len(originals), tokens, {"reused": reused})
     watch.raise_if_stopped()
-    watch.report_progress(len(some), len(some), tokens, {"reused": reused}, now=True)
-    values = _values(judge, some)
+    watch.report_progress(len(originals), len(originals), tokens, {"reused": reused}, now=True)
+    values = _values(judge, originals)
     share = share_at_or_over_one(values)
     if share <= SHARE:
         return
@@ -88,14 +88,14 @@ def compare_templates(
         store: where the scores go.
         run: whose originals and student.
         count: of originals.
-        report_line: hears what is loaded.
+        report_line: gets what is loaded.
     """
     today.freeze(run.date)
     recipe = Recipe.model_validate(run.recipe)
     student = recipe.student
-    some = _some_originals(store, run, recipe.seed, count)
+    originals = _some_originals(store, run, recipe.seed, count)
     path = student_path(workspace, student.model, student.quantization, report_line)
-    found: list[TemplateScores] = []
+    template_scores: list[TemplateScores] = []
     judge: VariantScorer | None = None
     histories = has_conversations(store.conn, run.id)
     for name in template_names(recipe.prompts):
@@ -106,15 +106,15 @@ def compare_templates(
                 store, recipe, path, student.model, student.quantization, name, loaded, histories
             )
         except UserError as error:  # a student without a chat template
-            found.append(TemplateScores(name, chosen, **vars(spread([])), problem=str(error)))
+            template_scores.append(TemplateScores(name, chosen, **vars(spread([])), problem=str(error)))
             continue
-        report_line(f"{name}: scoring {len(some)} originals ...")
-        for _ in judge.score(some, "ifd"):
+        report_line(f"{name}: scoring {len(originals)} originals ...")
+        for _ in judge.score(originals, "ifd"):
             pass
-        found.append(TemplateScores(name, chosen, **vars(spread(_values(judge, some)))))
+        template_scores.append(TemplateScores(name, chosen, **vars(spread(_values(judge, originals)))))
     if judge is not None:
         judge.close()
-    return found
+    return template_scores
 
 
 def _some_originals(store: Store, run: Run, seed: int, count: int) -> list[int]:

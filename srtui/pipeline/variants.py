@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from srtui.errors import UserError
 from srtui.measures import MEASURES, Metric, SpanLoss
@@ -48,13 +48,17 @@ class VariantScorer:
         batch_tokens: int | Literal["auto"] = "auto",
         student: Student | None = None,
         prompts: PromptSet | None = None,
+        scorer: Any = None,
+        blocks: int = 1,
         histories: bool = False,
     ) -> None:
-        """``student``, where it is given, is the one at ``path``, loaded already. ``prompts`` is the
-        recipe's prompts file. ``histories``: whether texts may have one."""
+        """``student``, where it is given, is the one at ``path``, loaded already, and ``scorer`` what runs its spans.
+        ``prompts`` is the recipe's prompts file. ``blocks``: how many times what one device reads between two looks
+        at the store is read. ``histories``: whether texts may have one."""
         self.student = student or Student.load(path, quantization)
         words = template(template_name, self.student.tokenizer, prompts)
-        self._scorer = open_scorer(self.student, batch_tokens)
+        self._block = _BLOCK * blocks
+        self._scorer = scorer or open_scorer(self.student, batch_tokens)
         self.longest: int | None = self._scorer.longest
         """Tokens that the student has positions for, where it has a table of them: no text is longer."""
         self.spans = SpanBuilder(
@@ -113,9 +117,9 @@ class VariantScorer:
         Losses are stored every second or so, so a kill loses little; when asked to stop, scores
         that are not complete are left for the next time.
         """
-        wanted = list(dict.fromkeys(variant_ids))
-        have = self.scores(wanted, metric)
-        blocks = list(batched((v for v in wanted if v not in have), _BLOCK))
+        requested = list(dict.fromkeys(variant_ids))
+        stored = self.scores(requested, metric)
+        blocks = list(batched((v for v in requested if v not in stored), self._block))
         with ThreadPoolExecutor(1, "srtui-tokenizer") as ahead:
             # The next block's texts are cut into tokens while the student reads this one's.
             cut = [ahead.submit(self._cut, self._variants(block), metric) for block in blocks[:1]]
@@ -140,10 +144,14 @@ class VariantScorer:
         for key, span in (ks for pair in pairs.values() if not isinstance(pair, Invalid) for ks in pair):
             self._shared += len(span.ids) * (key in keyed)
             keyed[key] = span
-        known = yield from self._losses(keyed, should_stop)
+        losses = yield from self._losses(keyed, should_stop)
         self._store.scores.add(
             self.setting_id,
-            [s for i, pair in pairs.items() if (s := self._stored_score(i, metric, pair, known)) is not None],
+            [
+                s
+                for i, pair in pairs.items()
+                if (s := self._stored_score(i, metric, pair, losses)) is not None
+            ],
         )
 
     def embed(
@@ -160,8 +168,10 @@ class VariantScorer:
             cut = {v.id: self.spans.forward(v.pair)[0] for v in self._variants(block)}
             spans = {i: span for i, span in cut.items() if not isinstance(span, Invalid)}
             ids = list(spans)
-            made = self._scorer.embed(list(spans.values()), should_stop)
-            self._store.embeddings.add(self.setting_id, [(ids[at], vector) for at, vector in made])
+            embedded = self._scorer.embed(list(spans.values()), should_stop)
+            self._store.embeddings.add(
+                self.setting_id, [(ids[position], vector) for position, vector in embedded]
+            )
             yield min(1.0, (n + 1) * _BLOCK / len(missing))
             if should_stop():
                 return
@@ -179,8 +189,8 @@ class VariantScorer:
                 keyed[key_of[variant_id]] = span
         for _ in self._losses(keyed, should_stop):
             pass
-        known = self._store.scores.losses(keyed)
-        losses = {i: known[key] for i, key in key_of.items() if key in known}
+        stored = self._store.scores.losses(keyed)
+        losses = {i: stored[key] for i, key in key_of.items() if key in stored}
         return {i: loss.mean for i, loss in losses.items() if loss.reason is None}
 
     def pair_losses(
@@ -202,25 +212,25 @@ class VariantScorer:
             (conditional, unconditional) of each pair, in order.
         """
         cut = [self._spans_of(pair, metric) for pair in pairs]
-        keyed = {key: span for one in cut if not isinstance(one, Invalid) for key, span in one}
-        known = yield from self._losses(keyed, should_stop, by_token)
-        each = self._store.scores.token_losses(keyed) if by_token else {}
+        keyed = {key: span for spans in cut if not isinstance(spans, Invalid) for key, span in spans}
+        losses = yield from self._losses(keyed, should_stop, by_token)
+        token_losses = self._store.scores.token_losses(keyed) if by_token else {}
 
         def loss(key: bytes) -> SpanLoss:
-            stored = known.get(key)
+            stored = losses.get(key)
             if stored is None:
                 return SpanLoss(None, 0, reason="stopped")
-            return replace(stored, by_token=each.get(key))
+            return replace(stored, by_token=token_losses.get(key))
 
-        found: list[PairLosses] = []
-        for one in cut:
-            if isinstance(one, Invalid):
-                nothing = SpanLoss(None, 0, reason=one.reason)
-                found.append((nothing, nothing))
+        pair_losses: list[PairLosses] = []
+        for spans in cut:
+            if isinstance(spans, Invalid):
+                nothing = SpanLoss(None, 0, reason=spans.reason)
+                pair_losses.append((nothing, nothing))
             else:
-                (conditional, _), (unconditional, _) = one
-                found.append((loss(conditional), loss(unconditional)))
-        return found
+                (conditional, _), (unconditional, _) = spans
+                pair_losses.append((loss(conditional), loss(unconditional)))
+        return pair_losses
 
     def span_losses(
         self, spans: Sequence[Span], should_stop: Callable[[], bool] = lambda: False
@@ -230,9 +240,9 @@ class VariantScorer:
         keys = [span.key(self.student.losses_id, self._protocol) for span in spans]
         for _ in self._losses(dict(zip(keys, spans, strict=True)), should_stop):
             pass
-        known = self._store.scores.losses(keys)
+        stored = self._store.scores.losses(keys)
         return [
-            known.get(key) or SpanLoss(None, span.target, reason="stopped")
+            stored.get(key) or SpanLoss(None, span.target, reason="stopped")
             for key, span in zip(keys, spans, strict=True)
         ]
 
@@ -241,34 +251,34 @@ class VariantScorer:
     ) -> Generator[tuple[int, float], None, dict[bytes, SpanLoss]]:
         """The losses of these spans, from the store or else computed and stored; yields as ``score`` does.
         ``by_token`` runs again what is stored without its tokens' own losses."""
-        known = self._store.scores.losses(keyed) | self._stored_before(keyed)
+        stored = self._store.scores.losses(keyed) | self._stored_before(keyed)
         lacking: set[bytes] = set()
         if by_token:
-            have = self._store.scores.token_losses(keyed)
-            lacking = {key for key, loss in known.items() if loss.reason is None and key not in have}
-        todo = [(key, span) for key, span in keyed.items() if key not in known or key in lacking]
-        self._shared += sum(len(span.ids) for key, span in keyed.items() if key in known.keys() - lacking)
-        fresh: dict[bytes, SpanLoss] = {}
+            with_tokens = self._store.scores.token_losses(keyed)
+            lacking = {key for key, loss in stored.items() if loss.reason is None and key not in with_tokens}
+        unscored = [(key, span) for key, span in keyed.items() if key not in stored or key in lacking]
+        self._shared += sum(len(span.ids) for key, span in keyed.items() if key in stored.keys() - lacking)
+        computed: dict[bytes, SpanLoss] = {}
         stored_at = time.monotonic()
         before, scored = self._scorer.tokens_run, 0
-        whole = sum(len(span.ids) for _, span in todo)
-        for index, loss in self._scorer.score([span for _, span in todo], should_stop, by_token):
-            fresh[todo[index][0]] = loss
-            scored += len(todo[index][1].ids)
+        whole = sum(len(span.ids) for _, span in unscored)
+        for index, loss in self._scorer.score([span for _, span in unscored], should_stop, by_token):
+            computed[unscored[index][0]] = loss
+            scored += len(unscored[index][1].ids)
             if self._scorer.tokens_run > before:
                 yield self._scorer.tokens_run - before, scored / whole
                 before = self._scorer.tokens_run
             if time.monotonic() - stored_at > 1.0:
-                known.update(self._stored(fresh))
-                fresh, stored_at = {}, time.monotonic()
-        known.update(self._stored(fresh))
-        return known
+                stored.update(self._stored(computed))
+                computed, stored_at = {}, time.monotonic()
+        stored.update(self._stored(computed))
+        return stored
 
-    def _stored(self, fresh: dict[bytes, SpanLoss]) -> dict[bytes, SpanLoss]:
+    def _stored(self, computed: dict[bytes, SpanLoss]) -> dict[bytes, SpanLoss]:
         """Store these losses; what they are in the store. Another engine may have computed one in the meantime,
         beside other texts and with another last digit, and scores are of the losses that are stored."""
-        self._store.scores.add_losses(fresh)
-        return self._store.scores.losses(fresh)
+        self._store.scores.add_losses(computed)
+        return self._store.scores.losses(computed)
 
     def _stored_before(self, keyed: dict[bytes, Span]) -> dict[bytes, SpanLoss]:
         """Losses that an earlier srtui stored under keys of the first scheme; stored under these, too."""
@@ -276,15 +286,15 @@ class VariantScorer:
         if identity is None or not self._store.scores.has_first_losses():
             return {}
         first = {span.first_key(identity): key for key, span in keyed.items()}
-        found = {first[key]: loss for key, loss in self._store.scores.losses(first).items()}
-        return self._stored(found)
+        by_key = {first[key]: loss for key, loss in self._store.scores.losses(first).items()}
+        return self._stored(by_key)
 
     def _spans_of(self, texts: Pair, metric: Metric) -> tuple[tuple[bytes, Span], ...] | Invalid:
         """The conditional and the unconditional span, each with its key; or why there are none."""
         forward = MEASURES[metric].losses == ("forward",)
-        made = (self.spans.forward if forward else self.spans.reverse)(texts)
+        spans = (self.spans.forward if forward else self.spans.reverse)(texts)
         keyed: list[tuple[bytes, Span]] = []
-        for span in made:
+        for span in spans:
             if isinstance(span, Invalid):
                 return span
             keyed.append((span.key(self.student.losses_id, self._protocol), span))
@@ -295,12 +305,12 @@ class VariantScorer:
         variant_id: int,
         metric: Metric,
         pair: tuple[tuple[bytes, Span], ...] | Invalid,
-        known: dict[bytes, SpanLoss],
+        losses: dict[bytes, SpanLoss],
     ) -> StoredScore | None:
         if isinstance(pair, Invalid):
             return StoredScore(variant_id, metric, None, None, None, pair.reason)
         keys = [key for key, _ in pair]
-        if not all(key in known for key in keys):
+        if not all(key in losses for key in keys):
             return None
-        value, reason = MEASURES[metric].value(*(known[key] for key in keys))
+        value, reason = MEASURES[metric].value(*(losses[key] for key in keys))
         return StoredScore(variant_id, metric, keys[0], keys[1], value, reason)

@@ -163,11 +163,11 @@ def load_words(
     Raises UserError that names the file and the field.
     """
     path = Path(name) if near is None else near / name
-    own = shipped / f"{name}.toml"
+    shipped_file = shipped / f"{name}.toml"
     if path.suffix == ".toml":
         text, source = read_text(path), str(path)
-    elif "/" not in name and own.is_file():
-        text, source = own.read_text(encoding="utf-8"), f"{name}.toml"
+    elif "/" not in name and shipped_file.is_file():
+        text, source = shipped_file.read_text(encoding="utf-8"), f"{name}.toml"
     else:
         return None
     try:

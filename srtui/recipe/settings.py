@@ -253,10 +253,10 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _a_gguf_has_no_embeddings(self) -> Self:
-        wanted = self.selection
+        selection = self.selection
         for needs, word in (
-            (wanted.top_by == "facility", f'top_by = "{wanted.top_by}"'),
-            (wanted.group.startswith("clusters:"), f'group = "{wanted.group}"'),
+            (selection.top_by == "facility", f'top_by = "{selection.top_by}"'),
+            (selection.group.startswith("clusters:"), f'group = "{selection.group}"'),
         ):
             if needs and self.student.quantization == "gguf":
                 raise ValueError(f"selection.{word} needs a student of safetensors, not a GGUF")
@@ -311,7 +311,7 @@ class Recipe(Section):
     def _deciding(self) -> dict[str, Any]:
         """What is not as it is by default, and not for speed or safety alone."""
         settings = self.model_dump(mode="json", exclude={"description"}, exclude_defaults=True)
-        for speed_only in ("slots", "batch_tokens", "gpu_layers", "threads"):
+        for speed_only in ("slots", "batch_tokens", "gpu_layers", "threads", "drafting"):
             settings.get("teacher", {}).pop(speed_only, None)
         settings.get("scoring", {}).pop("batch_tokens", None)
         for safety_only in ("checkpoint_steps", "checkpoints_kept"):

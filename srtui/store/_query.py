@@ -29,6 +29,6 @@ def fetch_value(conn: sqlite3.Connection, sql: str, parameters: Any = ()) -> Any
 
 def batched(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
     """The items in lists of ``size``; the last may be shorter."""
-    rest = iter(items)
-    while chunk := list(islice(rest, size)):
+    remaining = iter(items)
+    while chunk := list(islice(remaining, size)):
         yield chunk

@@ -60,8 +60,8 @@ def answer_comparisons(
 
     Raises UserError where what was compared is damaged.
     """
-    where = "" if held_out is None else f"AND rs.held_out = {int(held_out)} "
-    where += "" if by_person is None else f"AND p.id IS {'NOT ' if by_person else ''}NULL "
+    condition = "" if held_out is None else f"AND rs.held_out = {int(held_out)} "
+    condition += "" if by_person is None else f"AND p.id IS {'NOT ' if by_person else ''}NULL "
     rows = conn.execute(
         "SELECT d.run_id, d.sample_id, d.stage, d.chosen_id, d.compared, d.by_proxy, rs.held_out, "
         # A text of a person's own is scored by the student: that does not compare with a proxy's scores.
@@ -70,13 +70,13 @@ def answer_comparisons(
         "LEFT JOIN overrule p ON p.run_id = d.run_id AND p.sample_id = d.sample_id AND p.undone_at IS NULL "
         "LEFT JOIN score s ON s.variant_id = p.variant_id AND s.setting_id = :setting AND s.metric = :metric "
         "LEFT JOIN outcome o ON o.run_id = d.run_id AND o.sample_id = d.sample_id "
-        f"WHERE d.run_id = :run AND d.stage = 'response' {where}ORDER BY d.sample_id",
+        f"WHERE d.run_id = :run AND d.stage = 'response' {condition}ORDER BY d.sample_id",
         {"run": run_id, "setting": setting_id_of(conn, run_id), "metric": metric},
     )
     while batch := rows.fetchmany(_BATCH):
         compared = [stored(row, "decision", "compared") for row in batch]
-        wanted = {one[0] for of_sample in compared for one in of_sample}
-        texts = _texts(conn, [*wanted, *(r["person_id"] for r in batch if r["person_id"] is not None)])
+        variant_ids = {answer[0] for of_sample in compared for answer in of_sample}
+        texts = _texts(conn, [*variant_ids, *(r["person_id"] for r in batch if r["person_id"] is not None)])
         for row, of_sample in zip(batch, compared, strict=True):
             person = row["person_id"]
             scores = {variant: score for variant, score, _ in of_sample}
@@ -97,12 +97,12 @@ def answer_comparisons(
 def _texts(conn: sqlite3.Connection, ids: list[int]) -> dict[int, Pair]:
     texts: dict[int, Pair] = {}
     for start in range(0, len(ids), 500):
-        some = ids[start : start + 500]
-        marks = ",".join("?" * len(some))
+        chunk = ids[start : start + 500]
+        marks = ",".join("?" * len(chunk))
         rows = fetch_rows(
             conn,
             f"SELECT id, sample_id, instruction, input, response FROM variant WHERE id IN ({marks})",
-            some,
+            chunk,
         )
         before = histories(conn, {row[1] for row in rows})
         texts |= {row[0]: Pair(row[2], row[3], row[4], before.get(row[1], ())) for row in rows}

@@ -73,8 +73,8 @@ def _variant(row: Any, history: tuple[Turn, ...]) -> Variant:
 
 def _with_histories(conn: sqlite3.Connection, rows: list[sqlite3.Row]) -> list[Variant]:
     """The variants of these rows; those of one sample share its history."""
-    found = histories(conn, (r["sample_id"] for r in rows))
-    return [_variant(r, found.get(r["sample_id"], ())) for r in rows]
+    turns_of = histories(conn, (r["sample_id"] for r in rows))
+    return [_variant(r, turns_of.get(r["sample_id"], ())) for r in rows]
 
 
 _CODE = re.compile(r"```|^\s*(?:def |class |import |#include|public |SELECT |function )", re.MULTILINE)
@@ -261,13 +261,13 @@ class Corpus:
             pair: its texts.
         """
         digest = pair_digest(*pair.texts, history_of(self._store.conn, sample_id))
-        made = self._store.conn.execute(
+        cursor = self._store.conn.execute(
             "INSERT OR IGNORE INTO variant(sample_id, digest, kind, origin, parent_id, generation_id, instruction, "
             "input, response, created_at) VALUES (?,?,?,?,?,?,?,?,?,?)",
             (sample_id, digest, kind, origin, parent_id, generation_id, *pair.texts, time.time()),
         )
-        if made.rowcount:
-            return int(made.lastrowid or 0), True
+        if cursor.rowcount:
+            return int(cursor.lastrowid or 0), True
         variant_id = fetch_value(
             self._store.conn,
             "SELECT id FROM variant WHERE sample_id = ? AND digest = ?",

@@ -177,7 +177,7 @@ class Decisions:
         """
         self._store.conn.executemany(
             "INSERT OR IGNORE INTO gated(run_id, sample_id, stage, variant_id, gate, reason) VALUES (?,?,?,?,?,?)",
-            [(run_id, sample_id, stage, *one) for one in gated],
+            [(run_id, sample_id, stage, *entry) for entry in gated],
         )
 
     def gated_of(self, run_id: int, sample_id: int) -> dict[str, list[GatedRewrite]]:
@@ -269,8 +269,8 @@ class Decisions:
             variant_id: the text that was chosen last.
             kept: whether it is trained on.
             reason: why, a short fixed word.
-            ifd: of that text; None without.
-            rifd: of that text; None without.
+            ifd: IFD of that text, a ratio; None where it is not scored.
+            rifd: its r-IFD, likewise.
             setting_id: whose scores these are; None where it has none.
         """
         self._store.conn.execute(

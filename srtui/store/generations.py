@@ -6,7 +6,6 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,36 +21,9 @@ CAME_TO_SOMETHING = ("parsed", "unchanged")
 """What a generation's ``parsed`` says where its text could be used."""
 
 
-@dataclass(frozen=True)
-class StoredGeneration:
-    """A generation on its way into the store; the columns are those of the generation table."""
-
-    key: bytes
-    parent_variant_id: int
-    stage: str
-    model: str
-    model_sha256: str
-    prompt_version: str
-    mode: str
-    sampler: str
-    seed: int
-    attempt: int
-    candidate: int
-    prompt: str
-    text: str
-    thinking: str
-    critique: str
-    prompt_tokens: int
-    new_tokens: int
-    seconds: float
-    finish: str
-    segments: str | None
-    parsed: str
-
-
 class GenerationRow(NamedTuple):
-    """A generation as it is stored, its fields in the order of the table's columns. ``variant_id`` is the variant
-    that it came to; ``created_at`` is in seconds since 1970."""
+    """A generation, its fields in the order of the table's columns. ``variant_id`` is the variant that it came to;
+    ``created_at`` is in seconds since 1970. ``id`` and ``created_at`` are 0 on the way in: the store sets them."""
 
     id: int
     key: bytes
@@ -80,7 +52,7 @@ class GenerationRow(NamedTuple):
 
 
 _COLUMNS = ", ".join(f"g.{name}" for name in GenerationRow._fields)
-_NAMES = tuple(StoredGeneration.__dataclass_fields__)
+_NAMES = tuple(name for name in GenerationRow._fields if name not in ("id", "variant_id", "created_at"))
 _values_of = attrgetter(*_NAMES)
 _ADD = (
     f"INSERT INTO generation({', '.join(_NAMES)}, created_at) VALUES ({', '.join('?' * len(_NAMES))}, ?) "
@@ -162,14 +134,14 @@ class Generations:
             "AND d.stage = 'instruction' AND NOT EXISTS (SELECT 1 FROM reflection f WHERE f.run_id = ?1 AND "
             "f.sample_id = d.sample_id AND f.stage = 'response') ORDER BY d.sample_id LIMIT ?3"
         )
-        given = (run_id, after, -1 if limit is None else limit)
-        return [(r[0], r[1]) for r in fetch_rows(self._store.conn, open_ones, given)]
+        values = (run_id, after, -1 if limit is None else limit)
+        return [(r[0], r[1]) for r in fetch_rows(self._store.conn, open_ones, values)]
 
     def with_key(self, *keys: bytes | None) -> GenerationRow | None:
         """The stored generation with the first of these keys that one has."""
-        for one in keys:
-            row = one and fetch_row(
-                self._store.conn, f"SELECT {_COLUMNS} FROM generation g WHERE g.key = ?", (one,)
+        for key in keys:
+            row = key and fetch_row(
+                self._store.conn, f"SELECT {_COLUMNS} FROM generation g WHERE g.key = ?", (key,)
             )
             if row:
                 return GenerationRow(*row)
@@ -198,18 +170,18 @@ class Generations:
             )
         )
 
-    def add(self, generation: StoredGeneration, *, is_new: bool = False) -> int:
+    def add(self, generation: GenerationRow, *, is_new: bool = False) -> int:
         """The id of this generation; the same key is stored once, in the place of a text that came to nothing
         where there is one: it was refused, or asked again where there is more room. What came to something stays.
         ``is_new`` is for a caller who has looked, in this transaction, and found none of its key."""
-        made = self._store.conn.execute(_ADD, (*_values_of(generation), time.time()))
-        if is_new and made.lastrowid:
-            return int(made.lastrowid)
+        cursor = self._store.conn.execute(_ADD, (*_values_of(generation), time.time()))
+        if is_new and cursor.lastrowid:
+            return int(cursor.lastrowid)
         return int(
             fetch_value(self._store.conn, "SELECT id FROM generation WHERE key = ?", (generation.key,))
         )
 
-    def made(self, generation_id: int, variant_id: int) -> None:
+    def set_variant(self, generation_id: int, variant_id: int) -> None:
         """This generation came to this variant."""
         self._store.conn.execute(
             "UPDATE generation SET variant_id = ? WHERE id = ?", (variant_id, generation_id)
@@ -259,10 +231,10 @@ class Generations:
             [(run_id, sample_id, stage, n, variant_id) for n, variant_id in enumerate(candidates)],
         )
 
-    def leave_unasked(self, run_id: int, stage: str, todo: Iterable[tuple[int, int]]) -> None:
+    def leave_unasked(self, run_id: int, stage: str, samples: Iterable[tuple[int, int]]) -> None:
         """These samples (with the variants they have) get no reflection at ``stage``: the recipe wants none."""
         with self._store.transaction():
-            for sample_id, variant_id in todo:
+            for sample_id, variant_id in samples:
                 self.add_reflection(run_id, sample_id, stage, variant_id, "not_asked", 0, [])
 
     def reflections_of(self, run_id: int, sample_id: int) -> dict[str, StoredReflection]:

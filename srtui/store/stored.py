@@ -48,6 +48,18 @@ _LIVE = {
     "sample_id?": (int, None),
     "step?": str,
     "since?": NUMBER,
+    "workers?": [
+        {
+            "worker": str,
+            "node": str,
+            "device": str,
+            "state": str,
+            "tokens_s": NUMBER,
+            "window": int,
+            "tasks": int,
+            "restarts": int,
+        }
+    ],
 }
 _PILOT = {
     "run": str,
@@ -252,7 +264,7 @@ def stored(row: Row, table: str, column: str) -> Any:
         ) from None
 
 
-def misshapen(row: Row, table: str, column: str) -> str | None:
+def shape_fault(row: Row, table: str, column: str) -> str | None:
     """The sentence about a row whose JSON is not what was written there; None where it is."""
     try:
         _read(row, table, column)
@@ -288,7 +300,7 @@ def _fits(value: Any, shape: Any) -> bool:
     if shape is ANY or shape is None:
         return shape is ANY or value is None
     if isinstance(shape, tuple):
-        return any(_fits(value, one) for one in shape)
+        return any(_fits(value, alternative) for alternative in shape)
     if isinstance(shape, list):
         if not isinstance(value, list) or (len(shape) > 1 and len(value) != len(shape)):
             return False

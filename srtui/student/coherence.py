@@ -55,8 +55,8 @@ class SentenceEncoder:
             convert_to_numpy=True,
             show_progress_bar=False,
         )
-        asked, answered = texts[: len(pairs)], texts[len(pairs) :]
-        cosines = (asked * answered).sum(axis=1)
+        instructions, answers = texts[: len(pairs)], texts[len(pairs) :]
+        cosines = (instructions * answers).sum(axis=1)
         return [
             float(cosine) if question and pair.response.strip() else None
             for question, pair, cosine in zip(questions, pairs, cosines, strict=True)

@@ -37,16 +37,16 @@ class GgufScorer:
         order = sorted(range(len(spans)), key=lambda i: shared[i] - len(spans[i].ids))
         if histories:  # what begins alike goes together
             order.sort(key=lambda i: spans[i].ids)
-        asked = [(spans[i].ids, spans[i].target, shared[i]) for i in order]
-        for group, nlls, run in self._losses.losses(asked, self._cells):
+        requests = [(spans[i].ids, spans[i].target, shared[i]) for i in order]
+        for group, nlls, run in self._losses.losses(requests, self._cells):
             if should_stop():
                 return
             self.tokens_run += run
-            self.tokens_saved += sum(len(asked[n][0]) for n in group) - run
-            for n, each in zip(group, nlls, strict=True):
+            self.tokens_saved += sum(len(requests[n][0]) for n in group) - run
+            for n, span_nlls in zip(group, nlls, strict=True):
                 span = spans[order[n]]
-                if each is None:
+                if span_nlls is None:
                     yield order[n], SpanLoss(None, span.target, span.truncated, "non_finite")
                 else:
-                    tokens = np.asarray(each, dtype=np.float32) if by_token else None
-                    yield order[n], SpanLoss(sum(each), span.target, span.truncated, by_token=tokens)
+                    tokens = np.asarray(span_nlls, dtype=np.float32) if by_token else None
+                    yield order[n], SpanLoss(sum(span_nlls), span.target, span.truncated, by_token=tokens)

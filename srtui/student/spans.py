@@ -100,18 +100,18 @@ def as_one(spans: Sequence[Span]) -> list[Span]:
     """The spans of one conversation with as few sequences as there can be: a span whose ids another begins with is
     no sequence of its own, but one more target of that one, where no token of it sees anything else than by itself.
     They are in the order of the sequences' first span."""
-    found: list[tuple[int, Span]] = []
+    kept: list[tuple[int, Span]] = []
     for n in sorted(range(len(spans)), key=lambda i: -len(spans[i].ids)):
         span = spans[n]
         end = len(span.ids)
-        for at, (first, longer) in enumerate(found):
+        for position, (first, longer) in enumerate(kept):
             targets = {*longer.also, (end - span.target, end)}
             if longer.ids[:end] == span.ids and len(longer.ids) - longer.target >= end:
-                found[at] = (min(first, n), replace(longer, also=tuple(sorted(targets))))
+                kept[position] = (min(first, n), replace(longer, also=tuple(sorted(targets))))
                 break
         else:
-            found.append((n, span))
-    return [span for _, span in sorted(found, key=lambda one: one[0])]
+            kept.append((n, span))
+    return [span for _, span in sorted(kept, key=lambda place: place[0])]
 
 
 @dataclass(frozen=True)
@@ -147,9 +147,9 @@ class SpanBuilder:
         """The spans of L(y|x) and L(y)."""
         if not pair.response.strip():
             return Invalid("empty_response"), Invalid("empty_response")
-        asked = (pair.instruction, pair.input)
+        prompt = (pair.instruction, pair.input)
         return self._spans(
-            self._template.forward_pieces(*asked), pair.response, self._end, pair.history, asked
+            self._template.forward_pieces(*prompt), pair.response, self._end, pair.history, prompt
         )
 
     def reverse(self, pair: Pair) -> tuple[Span | Invalid, Span | Invalid]:
@@ -165,8 +165,10 @@ class SpanBuilder:
             return Invalid("empty_instruction"), Invalid("empty_instruction")
         if not pair.response.strip():
             return Invalid("empty_response"), Invalid("empty_response")
-        asked = self._template.reversed(pair.response)
-        return self._spans(self._template.forward_pieces(*asked), target, [], pair.history, asked, known=True)
+        prompt = self._template.reversed(pair.response)
+        return self._spans(
+            self._template.forward_pieces(*prompt), target, [], pair.history, prompt, keeps_history=True
+        )
 
     def _spans(
         self,
@@ -174,8 +176,8 @@ class SpanBuilder:
         target: str,
         end: list[int],
         history: Sequence[Turn],
-        asked: tuple[str, str],
-        known: bool = False,
+        question: tuple[str, str],
+        keeps_history: bool = False,
     ) -> tuple[Span | Invalid, Span | Invalid]:
         """The conditional and the unconditional span of ``target`` behind ``prompt``.
 
@@ -184,8 +186,8 @@ class SpanBuilder:
             target: what is scored.
             end: ids that end the turn.
             history: the turns in front of the prompt.
-            asked: instruction and input that ``prompt`` was made of.
-            known: whether the unconditional span has the history too.
+            question: instruction and input that ``prompt`` was made of.
+            keeps_history: whether the unconditional span has the history too.
 
         Returns:
             Both spans, or why there are none.
@@ -196,16 +198,18 @@ class SpanBuilder:
         if history:
             try:
                 if self._layout is not None:
-                    prompt = self._layout.pieces([*history, Turn("user", PromptTemplate.target_of(*asked))])
+                    prompt = self._layout.pieces(
+                        [*history, Turn("user", PromptTemplate.target_of(*question))]
+                    )
                 before = self.history(history)
             except UserError:
                 return refused, refused
         if before is None:  # a part of it stands behind x: nothing can be told of x with it in front
-            if known:
+            if keeps_history:
                 return refused, refused
             before = []
         if self._protocol == "paper":
-            return self._paper_spans(prompt, target, before, known)
+            return self._paper_spans(prompt, target, before, keeps_history)
         plain = bool(before) and self._template.chat is None
         whole, start = self._cutter.cut(prompt, target, inside=plain)
         if plain:
@@ -216,13 +220,13 @@ class SpanBuilder:
         truncated = len(kept) < len(ids)
         count = len(kept) - first
         if len(ids) - len(end) - first <= 0:
-            nothing = Invalid("empty_target")
-            return nothing, nothing
+            empty_target = Invalid("empty_target")
+            return empty_target, empty_target
         if count <= 0:
             return Invalid("target_truncated"), Invalid("target_truncated")
         if first == 0:  # nothing before the target: give it something to be predicted from
             kept = [*self._start, *kept]
-        context = self._opened(before) if known and before else self._start
+        context = self._opened(before) if keeps_history and before else self._start
         return (
             Span(tuple(kept), count, truncated, _common(kept, self._opened(before) if before else [])),
             Span(
@@ -234,7 +238,7 @@ class SpanBuilder:
         )
 
     def _paper_spans(
-        self, prompt: Sequence[Piece], target: str, history: list[int], known: bool
+        self, prompt: Sequence[Piece], target: str, history: list[int], keeps_history: bool
     ) -> tuple[Span | Invalid, Span | Invalid]:
         if history and self._template.chat is None:
             whole = [*history, *self._cutter.whole([*prompt, (target, True)])]
@@ -242,13 +246,13 @@ class SpanBuilder:
         else:
             whole = self._cutter.whole([*prompt, (target, True)])
             before = self._cutter.whole(prompt)
-        given = history if known else []
-        alone = [*given, *self._cutter.data(target, inside=bool(given))]
+        kept_history = history if keeps_history else []
+        alone = [*kept_history, *self._cutter.data(target, inside=bool(kept_history))]
         whole, before, alone = self._behind_bos(whole), self._behind_bos(before), self._behind_bos(alone)
         conditional, unconditional = whole[: self._max], alone[: max(self._max - len(before) + 1, 0)]
         # The first token of all is never predicted, with or without a beginning-of-text token.
         count = min(len(conditional) - len(before), len(conditional) - 1)
-        alone_count = len(unconditional) - max(1, len(self._behind_bos(given)) if given else 1)
+        alone_count = len(unconditional) - max(1, len(self._behind_bos(kept_history)) if kept_history else 1)
         why = Invalid("target_truncated" if len(whole) > len(before) and len(alone) > 1 else "empty_target")
         # An answer of one token has no L(y) here, and so no score; it can be trained all the same.
         return (
@@ -264,7 +268,7 @@ class SpanBuilder:
                 tuple(unconditional),
                 alone_count,
                 len(unconditional) < len(alone),
-                len(self._behind_bos(given)) if given else 0,
+                len(self._behind_bos(kept_history)) if kept_history else 0,
             )
             if count > 0 and alone_count > 0
             else why,
@@ -285,9 +289,11 @@ class SpanBuilder:
             ids = self._cutter.whole(pieces)
             return "".join(text for text, _ in pieces), [*self._opening(ids), *ids]
         text, ids = "", list(self._bos)
-        for n, (words, more) in enumerate(turns):
-            said, its_ids = self._plain_turn("assistant" if n % 2 else "user", words, more, inside=bool(text))
-            text, ids = text + said, ids + its_ids
+        for n, (words, input_text) in enumerate(turns):
+            turn_text, its_ids = self._plain_turn(
+                "assistant" if n % 2 else "user", words, input_text, inside=bool(text)
+            )
+            text, ids = text + turn_text, ids + its_ids
         return text, ids
 
     def history(self, turns: Sequence[Turn]) -> list[int] | None:
@@ -307,10 +313,10 @@ class SpanBuilder:
             ids += self._plain_turn(role, text, "", inside=bool(ids))[1]
         return ids
 
-    def _plain_turn(self, role: Role, text: str, more: str, *, inside: bool) -> tuple[str, list[int]]:
+    def _plain_turn(self, role: Role, text: str, input_text: str, *, inside: bool) -> tuple[str, list[int]]:
         """A turn as a plain template has it, with what stands behind it: its text and its ids."""
         if role == "user":
-            prompt = self._template.forward(text, more)
+            prompt = self._template.forward(text, input_text)
             return prompt, self._cutter.data(prompt, inside=inside)
         gap = "\n\n"
         if role == "system":

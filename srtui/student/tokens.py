@@ -131,8 +131,8 @@ def special_ids(tokenizer: Any, chat: ChatTemplate | None = None) -> frozenset[i
     table = tokenizer.added_tokens_decoder
     ids = {i for i, token in table.items() if token.special} | set(tokenizer.all_special_ids)
     if chat is not None:
-        own = markup(chat)
-        ids |= {i for i, token in table.items() if token.content.strip() and token.content in own}
+        marks = markup(chat)
+        ids |= {i for i, token in table.items() if token.content.strip() and token.content in marks}
     return frozenset(ids)
 
 

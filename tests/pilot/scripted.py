@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from srtui.evaluation.statistics import nothing, wilson
+from srtui.evaluation.statistics import no_estimate, wilson
 from srtui.pilot.result import Example, Forecast, PilotResult, StratumCount, TargetResult
 from srtui.pilot.verdict import Verdict
 
-NONE = nothing()
+NONE = no_estimate()
 TARGET = TargetResult(24, 20, 0, {"cut_response": 4}, wilson(20, 24), wilson(4, 24), wilson(9, 20))
 RESULT = PilotResult(
     run="quickstart.pilot",

@@ -23,7 +23,7 @@ from srtui.recipe import TrainingSettings, parse
 from srtui.reflection import ReflectionPrompt, load_criteria
 from srtui.sample import Pair
 from srtui.store import Store
-from srtui.store.generations import StoredGeneration
+from srtui.store.generations import GenerationRow
 from srtui.store.imports import NewRow
 from srtui.store.scores import setting_key
 from srtui.student.spans import Span
@@ -131,8 +131,8 @@ def test_a_generation_stored_before_is_found(store: Store) -> None:
         "Sampler(temperature=0.5, top_p=0.95, top_k=40, min_p=0.05, repeat_penalty=1.1, repeat_window=256)",
         asked.seed(PAIR, 1),
     )  # fmt: skip
-    made = StoredGeneration(
-        key=old, parent_variant_id=1, stage="response", model="t", model_sha256=TEACHER.sha256,
+    made = GenerationRow(
+        id=0, variant_id=None, created_at=0.0, key=old, parent_variant_id=1, stage="response", model="t", model_sha256=TEACHER.sha256,
         prompt_version="v", mode="guided", sampler="{}", seed=1, attempt=1, candidate=0, prompt="p", text="text",
         thinking="", critique="", prompt_tokens=1, new_tokens=1, seconds=1.0, finish="end", parsed="parsed",
         segments="[]",
@@ -153,7 +153,7 @@ def test_a_generation_stored_before_is_found(store: Store) -> None:
     assert asked.first_key(PAIR, 1, 0, dated) is None
 
 
-def test_a_run_stored_before_goes_on(store: Store) -> None:
+def test_a_run_stored_before_resumes(store: Store) -> None:
     from srtui.pipeline import prepare
     from srtui.workspace import Workspace
 

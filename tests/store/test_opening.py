@@ -13,29 +13,20 @@ import pytest
 
 from srtui.errors import UserError
 from srtui.store import Store
-from srtui.store._sqlite_utils import Database
-from srtui.store.schema import SCRIPTS, migrations, statements
+from srtui.store.schema import SCRIPTS, migrations
 from tests.sql import sql_rows
+from tests.store.earlier_stores import earlier_store
 
 
 def made_then(path: Path, last: int = 4) -> Path:
     """A store with the first ``last`` migrations only, and a run in it."""
-    conn = sqlite3.connect(path)
-    conn.execute("PRAGMA journal_mode = wal")
-    migrations.ensure_migrations_table(Database(conn, execute_plugins=False))
-    for name, script in list(SCRIPTS.items())[:last]:
-        for statement in statements(script):
-            conn.execute(statement)
-        conn.execute(
-            "INSERT INTO _sqlite_migrations(migration_set, name, applied_at) VALUES ('srtui', ?, '2026-01-01')",
-            (name,),
-        )
-    conn.execute("INSERT INTO dataset VALUES (1, 'old', 0)")
+    conn = earlier_store(path, last)
     conn.execute(
         "INSERT INTO run(id, name, dataset_id, recipe_path, recipe, fingerprint, status, created_at) "
         "VALUES (1, 'r', 1, '', '{}', 'f', 'running', 0)"
     )
     conn.commit()
+    conn.execute("PRAGMA journal_mode = wal")
     conn.close()
     return path
 

@@ -20,7 +20,7 @@ from srtui.measures import SpanLoss
 from srtui.sample import Pair, digest
 from srtui.store import Store
 from srtui.store.endings import packed
-from srtui.store.generations import StoredGeneration
+from srtui.store.generations import GenerationRow
 from srtui.store.imports import NewRow
 from srtui.store.scores import StoredScore
 from srtui.workspace import Workspace
@@ -138,7 +138,7 @@ class Script:
                 rewrite, _ = store.corpus.add_variant(
                     sample_id, f"{stage}_reflected", "teacher", parent.id, generation, made
                 )
-                store.generations.made(generation, rewrite)
+                store.generations.set_variant(generation, rewrite)
                 store.generations.add_reflection(
                     self.run_id, sample_id, stage, parent.id, "parsed", attempts, [rewrite]
                 )
@@ -156,14 +156,17 @@ class Script:
 
     def _generation(
         self, stage: str, parent_id: int, before: Pair, made: Pair, attempt: int
-    ) -> StoredGeneration:
+    ) -> GenerationRow:
         critique = (
             "The instruction is clear, but it does not say who reads the answer or how far it should go. Naming the "
             "reader and one thing to avoid would make the answer more useful."
             if stage == "instruction"
             else "The answer is correct. It begins without saying what it comes to, and it could end on why it holds."
         )
-        return StoredGeneration(
+        return GenerationRow(
+            id=0,
+            variant_id=None,
+            created_at=0.0,
             key=digest(self.seed, stage, *before),
             parent_variant_id=parent_id,
             stage=stage,

@@ -66,18 +66,18 @@ def conversation(
             first += 1
         if len(turns) < first + 2:
             raise Refused("no_turn_pair", f"{field} has {len(turns)} turns, and no user turn with an answer")
-        asked, answered = turns[first], turns[first + 1]
-        if _role(asked, first) not in _USER or _role(answered, first + 1) not in _ASSISTANT:
-            roles = listing(_role(t, n) for n, t in ((first, asked), (first + 1, answered)))
+        question, answer = turns[first], turns[first + 1]
+        if _role(question, first) not in _USER or _role(answer, first + 1) not in _ASSISTANT:
+            roles = listing(_role(t, n) for n, t in ((first, question), (first + 1, answer)))
             raise Refused("no_turn_pair", f"{field} begins with {roles}, not with a user and an assistant")
-        return *split_input(_text(asked, first), record.get("input")), _text(answered, first + 1)
+        return *split_input(_text(question, first), record.get("input")), _text(answer, first + 1)
 
     def converse(record: Record, which: Which) -> Conversation:
         return _converse(record, turns_of(record), field, which)
 
     def arrange(instruction: str, input: str, response: str) -> dict[str, Any]:
-        asked = PromptTemplate.target_of(instruction, input)
-        return {**lay_out((Turn("user", asked), Turn("assistant", response))), "input": input}
+        question = PromptTemplate.target_of(instruction, input)
+        return {**lay_out((Turn("user", question), Turn("assistant", response))), "input": input}
 
     def lay_out(turns: Sequence[Turn]) -> Record:
         return {field: [{role_key: names[t.role], text_key: t.text} for t in turns]}
@@ -95,9 +95,9 @@ def _converse(record: Record, entries: list[Any], field: str, which: Which) -> C
     places: list[tuple[int, int]] = []
     weightless: set[int] = set()
     joined = 0
-    said = next((record[name] for name in SYSTEM_FIELDS if record.get(name)), None)
-    if said is not None:
-        turns.append(Turn("system", _checked(said, "the system text")))
+    system = next((record[name] for name in SYSTEM_FIELDS if record.get(name)), None)
+    if system is not None:
+        turns.append(Turn("system", _checked(system, "the system text")))
         places.append((-1, 1))
     for n, entry in enumerate(entries):
         who = _role(entry, n)
@@ -118,43 +118,43 @@ def _converse(record: Record, entries: list[Any], field: str, which: Which) -> C
             weightless.add(len(turns) - 1)
     answers = [n for n, turn in enumerate(turns) if turn.role == "assistant"]
     end = answers[-1] + 1 if answers else 0
-    asked = [n for n in answers if n and turns[n - 1].role == "user"]
-    weighed = [n for n in asked if n not in weightless]
+    answer_places = [n for n in answers if n and turns[n - 1].role == "user"]
+    weighed = [n for n in answer_places if n not in weightless]
     whole = [n for n in weighed if turns[n].text.strip() and turns[n - 1].text.strip()]
     if not whole:
         raise Refused(
             "no_turn_pair", f"{field} has {len(entries)} turns, and no user turn with an answer to learn"
         )
-    taken = whole if which == "each" else whole[-1:]
+    learnt_from = whole if which == "each" else whole[-1:]
     left_out = {
-        "earlier": len(whole) - len(taken),
+        "earlier": len(whole) - len(learnt_from),
         "unanswered": sum(size for _, size in places[end:]),
-        "unasked": len(answers) - len(asked),
-        "weight": len(asked) - len(weighed),
+        "unasked": len(answers) - len(answer_places),
+        "weight": len(answer_places) - len(weighed),
         "blank": len(weighed) - len(whole),
         "joined": joined,
     }
     exchanges = []
-    for n in taken:
+    for n in learnt_from:
         # Only what srtui has written says which part of a user turn was an input: of its last one.
-        said, more = turns[n - 1].text, None
+        instruction, input_text = turns[n - 1].text, None
         if n == whole[-1]:
-            said, more = split_input(said, record.get("input"))
+            instruction, input_text = split_input(instruction, record.get("input"))
         # Without its history, which is the turns before: of each exchange a list of its own, that of a long
         # conversation would fill the memory.
-        exchanges.append(Exchange(n, pair_of(said, more, turns[n].text), n < answers[-1]))
+        exchanges.append(Exchange(n, pair_of(instruction, input_text, turns[n].text), n < answers[-1]))
     return Conversation(
         tuple(turns[:end]), tuple(places[:end]), tuple(exchanges), {k: v for k, v in left_out.items() if v}
     )
 
 
-def split_input(asked: Any, input: Any) -> tuple[Any, Any]:
+def split_input(question: Any, input: Any) -> tuple[Any, Any]:
     """The user turn as instruction and input, None where the record does not say which part that is."""
-    if input and isinstance(input, str) and isinstance(asked, str):
-        instruction = asked.removesuffix(PromptTemplate.target_of("", input))
-        if instruction and instruction != asked:
+    if input and isinstance(input, str) and isinstance(question, str):
+        instruction = question.removesuffix(PromptTemplate.target_of("", input))
+        if instruction and instruction != question:
             return instruction, input
-    return asked, None
+    return question, None
 
 
 def _first_of(turn: dict[str, Any], name: str, other: str) -> Any:
