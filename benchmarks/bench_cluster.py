@@ -33,12 +33,8 @@ from srtui.store import Store  # noqa: E402
 from srtui.store.imports import NewRow  # noqa: E402
 from srtui.workspace import Workspace, go_offline  # noqa: E402
 
-SLOTS, TOKENS_A_SECOND = 16, 2000.0
-TOKENS = (300, 900)  # of a text with its critique: evenly between these
+TOKENS_A_SECOND = 2000.0
 SECONDS = 40.0  # that each worker has to do
-_WORDS = (
-    "A clear answer names what was asked, says why it holds, and gives one example that a reader can check. "
-)
 
 
 class Quiet:
