@@ -62,10 +62,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=8,
         help="real samples that the scorer is compared on with the reference",
     )
+    parser.addoption("--device", choices=("cuda", "cpu"), default="cuda", help="of the tests marked gpu")
 
 
 # What `make check` leaves out: folders and files of screens, processes, networks and large computations.
-_HEAVY = {"attack", "cluster", "tui", "models", "report", "llama", "training", "student"}
+_HEAVY = {"attack", "cluster", "tui", "models", "report", "llama", "training", "student", "gpu"}
 _PURE_THERE = {
     "test_plan.py", "test_scheduler.py", "test_sequence.py", "test_borders.py", "test_dispatch.py", "test_places.py",
 }  # fmt: skip

@@ -32,6 +32,7 @@ _LASTING = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_USAGE_STATS_REPORT_URL": _NOWHERE,  # one that says that reports are off is sent otherwise
     "RAY_AUTH_MODE": "token",
+    "RAY_agent_register_timeout_ms": "120000",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TQDM": "0",
 }
@@ -40,6 +41,7 @@ _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 _PROXIES = {name: _NOWHERE for word in ("http_proxy", "https_proxy") for name in (word, word.upper())}
 _TEMPORARY = "srtui-ray-"
 _LONGEST_FOLDER = 24  # characters: sockets lie in it, and a socket's name has 107 at most
+_TRIES = 3  # to start Ray, whose parts wait for each other for seconds only: too few on a busy machine
 _STORE_BYTES = (
     100 * 2**20,
     2**30,
@@ -70,22 +72,26 @@ class Session:
         _sweep()
         self._folder = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{os.getpid()}-", dir=_short_folder()))
         free = psutil.virtual_memory().available
-        try:
-            with lean_start():
-                context = self.ray.init(
-                    address="local",
-                    num_cpus=processors(),
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    object_store_memory=int(min(max(free // 16, _STORE_BYTES[0]), _STORE_BYTES[1])),
-                    _temp_dir=str(self._folder),
-                )
-        except Exception as error:
-            self.close()
-            raise UserError(
-                f"Ray does not start on this machine ({_first_line(error)}); without --on a run needs no Ray."
-            ) from error
+        for attempt in range(1, _TRIES + 1):
+            try:
+                with lean_start():
+                    context = self.ray.init(
+                        address="local",
+                        num_cpus=processors(),
+                        include_dashboard=False,
+                        log_to_driver=False,
+                        logging_level=logging.ERROR,
+                        object_store_memory=int(min(max(free // 16, _STORE_BYTES[0]), _STORE_BYTES[1])),
+                        _temp_dir=str(self._folder),
+                    )
+                break
+            except Exception as error:
+                self.ray.shutdown()
+                if attempt == _TRIES:
+                    self.close()
+                    raise UserError(
+                        f"Ray does not start on this machine ({_first_line(error)}); without --on a run needs no Ray."
+                    ) from error
         where = str(context.address_info["node_ip_address"])
         if not ipaddress.ip_address(where).is_loopback:
             self.close()
