@@ -64,7 +64,14 @@ def key_order(lengths: Sequence[int], beginnings: Sequence[int | None], sizes: S
 def lay_out(
     lengths: Sequence[int], beginnings: Sequence[int | None], sizes: Sequence[int], device: Any
 ) -> Row:
-    """The row of sequences as :func:`key_order` takes them, on ``device``."""
+    """The row of some sequences.
+
+    Args:
+        lengths: the tokens of each sequence, without its beginning.
+        beginnings: which of the shared beginnings each has in front of it, by index; None for none.
+        sizes: the tokens of each shared beginning.
+        device: where the row's tensors lie.
+    """
     import torch
 
     keys = [
@@ -81,8 +88,16 @@ def lay_out(
 
 
 def kernel_for(query: Any, key: Any, value: Any, window: int | None, softcap: float | None) -> Kernel | None:
-    """The kernel for a row of such tensors, (1, heads, tokens, d); None where the sequences go one by one: on a
-    CPU, in float32, and where no kernel here does what is asked."""
+    """The kernel for a row of such tensors; None where the sequences go one by one: on a CPU, in float32, and
+    where no kernel here does what is asked.
+
+    Args:
+        query: (1, heads, tokens, d).
+        key: (1, key heads, tokens, d).
+        value: as ``key``.
+        window: how many keys a query sees at most, itself included; None for all.
+        softcap: that scores are capped at, or None.
+    """
     import torch
 
     alike = query.dtype == key.dtype == value.dtype and query.shape[-1] == value.shape[-1]
@@ -155,7 +170,20 @@ def torch_kernel(
     window: int | None,
     softcap: float | None,
 ) -> Any:
-    """A :data:`Kernel`: torch's, from 2.11 on. Raises NotImplementedError for capped scores."""
+    """A :data:`Kernel`: torch's, where its version has windows and grouped heads.
+
+    Args:
+        query: (tokens, heads, d).
+        key: (keys, key heads, d).
+        value: as ``key``.
+        row: where the sequences begin.
+        scale: of the scores; None is one over the root of d.
+        window: how many keys a query sees at most, itself included; None for all.
+        softcap: that scores are capped at, or None.
+
+    Raises:
+        NotImplementedError: for capped scores.
+    """
     from torch.nn.attention.varlen import varlen_attn
 
     if softcap is not None:
@@ -183,7 +211,20 @@ def flash_kernel(
     window: int | None,
     softcap: float | None,
 ) -> Any:
-    """A :data:`Kernel`: flash-attn's. Raises ImportError where that is not installed."""
+    """A :data:`Kernel`: flash-attn's.
+
+    Args:
+        query: (tokens, heads, d).
+        key: (keys, key heads, d).
+        value: as ``key``.
+        row: where the sequences begin.
+        scale: of the scores; None is one over the root of d.
+        window: how many keys a query sees at most, itself included; None for all.
+        softcap: that scores are capped at, or None.
+
+    Raises:
+        ImportError: where it is not installed.
+    """
     from flash_attn import flash_attn_varlen_func
 
     return flash_attn_varlen_func(
@@ -210,7 +251,17 @@ def dense(
     window: int | None,
     softcap: float | None,
 ) -> Any:
-    """A :data:`Kernel` in plain products over all pairs of the row, as every other has to compute it."""
+    """A :data:`Kernel` in plain products over all pairs of the row, as every other has to compute it.
+
+    Args:
+        query: (tokens, heads, d).
+        key: (keys, key heads, d).
+        value: as ``key``.
+        row: where the sequences begin.
+        scale: of the scores; None is one over the root of d.
+        window: how many keys a query sees at most, itself included; None for all.
+        softcap: that scores are capped at, or None.
+    """
     import torch
 
     groups = query.shape[1] // key.shape[1]
