@@ -104,7 +104,7 @@ def kernel_for(query: Any, key: Any, value: Any, window: int | None, softcap: fl
     if query.device.type != "cuda" or query.dtype not in (torch.float16, torch.bfloat16) or not alike:
         return None
     return trusted(
-        (torch_kernel, flash_kernel),
+        KERNELS,
         query.device,
         query.dtype,
         (query.shape[1], key.shape[1], query.shape[-1]),
@@ -161,7 +161,7 @@ def trusted(
     return None
 
 
-def torch_kernel(
+def _torch_kernel(
     query: Any,
     key: Any,
     value: Any,
@@ -171,15 +171,6 @@ def torch_kernel(
     softcap: float | None,
 ) -> Any:
     """A :data:`Kernel`: torch's, where its version has windows and grouped heads.
-
-    Args:
-        query: (tokens, heads, d).
-        key: (keys, key heads, d).
-        value: as ``key``.
-        row: where the sequences begin.
-        scale: of the scores; None is one over the root of d.
-        window: how many keys a query sees at most, itself included; None for all.
-        softcap: that scores are capped at, or None.
 
     Raises:
         NotImplementedError: for capped scores.
@@ -202,7 +193,7 @@ def torch_kernel(
     )
 
 
-def flash_kernel(
+def _flash_kernel(
     query: Any,
     key: Any,
     value: Any,
@@ -212,15 +203,6 @@ def flash_kernel(
     softcap: float | None,
 ) -> Any:
     """A :data:`Kernel`: flash-attn's.
-
-    Args:
-        query: (tokens, heads, d).
-        key: (keys, key heads, d).
-        value: as ``key``.
-        row: where the sequences begin.
-        scale: of the scores; None is one over the root of d.
-        window: how many keys a query sees at most, itself included; None for all.
-        softcap: that scores are capped at, or None.
 
     Raises:
         ImportError: where it is not installed.
@@ -290,3 +272,7 @@ def visible(row: Row, window: int | None) -> Any:
     distance = behind_key[None, :] - behind_query[:, None]
     seen = (of_query[:, None] == of_key[None, :]) & (distance >= 0)
     return seen if window is None else seen & (distance < window)
+
+
+KERNELS: tuple[Kernel, ...] = (_torch_kernel, _flash_kernel)
+"""Those of a GPU, in the order in which they are tried."""
