@@ -65,6 +65,13 @@ bench-scoring: setup  ## IFD and r-IFD beside the plain way and the ceiling, as 
 bench-train: setup  ## training beside plain TRL: tokens/s, peak memory, overhead
 	$(PYTHON_IN_VENV) benchmarks/bench_train.py
 
+bench-drafting: setup model  ## how many guessed tokens hold on real reflections, and what they give at 1, 4 and 16 slots
+	$(PYTHON_IN_VENV) benchmarks/bench_drafting.py
+
+gpu:  ## test and measure srtui on this machine's GPU, in parts that are resumed (ARGS: --device cpu without one)
+	@test -x $(PYTHON_IN_VENV) || { echo "There is no .venv yet: make setup-dev" >&2; exit 1; }
+	$(PYTHON_IN_VENV) -m benchmarks.gpu $(ARGS)
+
 bench: bench-import bench-teacher bench-scoring bench-train bench-tui bench-million  ## all of them, one after the other
 
 bench-scale: setup model  ## the whole loop over 10,000, 100,000 and 1,000,000 samples, with models that answer at once

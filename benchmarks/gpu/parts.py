@@ -225,7 +225,9 @@ class Bench:
         }
         for slots in self.size.slots:
             part = figures.get(f"teacher_{slots}")
-            found[f"teacher/ceiling@{slots}"] = round(median(part["of_ceiling"]), 3) if part else "not measured"
+            found[f"teacher/ceiling@{slots}"] = (
+                round(median(part["of_ceiling"]), 3) if part else "not measured"
+            )
         for part, names in (
             ("scoring", ("plain", "ceiling")),
             ("training", ("plain_trl", "unsloth", "peak")),

@@ -64,7 +64,14 @@ def key_order(lengths: Sequence[int], beginnings: Sequence[int | None], sizes: S
 def lay_out(
     lengths: Sequence[int], beginnings: Sequence[int | None], sizes: Sequence[int], device: Any
 ) -> Row:
-    """The row of sequences as :func:`key_order` takes them, on ``device``."""
+    """The row of some sequences.
+
+    Args:
+        lengths: the tokens of each sequence, without its beginning.
+        beginnings: which of the shared beginnings each has in front of it, by index; None for none.
+        sizes: the tokens of each shared beginning.
+        device: where the row's tensors lie.
+    """
     import torch
 
     keys = [
@@ -81,15 +88,23 @@ def lay_out(
 
 
 def kernel_for(query: Any, key: Any, value: Any, window: int | None, softcap: float | None) -> Kernel | None:
-    """The kernel for a row of such tensors, (1, heads, tokens, d); None where the sequences go one by one: on a
-    CPU, in float32, and where no kernel here does what is asked."""
+    """The kernel for a row of such tensors; None where the sequences go one by one: on a CPU, in float32, and
+    where no kernel here does what is asked.
+
+    Args:
+        query: (1, heads, tokens, d).
+        key: (1, key heads, tokens, d).
+        value: as ``key``.
+        window: how many keys a query sees at most, itself included; None for all.
+        softcap: that scores are capped at, or None.
+    """
     import torch
 
     alike = query.dtype == key.dtype == value.dtype and query.shape[-1] == value.shape[-1]
     if query.device.type != "cuda" or query.dtype not in (torch.float16, torch.bfloat16) or not alike:
         return None
     return trusted(
-        (torch_kernel, flash_kernel),
+        KERNELS,
         query.device,
         query.dtype,
         (query.shape[1], key.shape[1], query.shape[-1]),
@@ -146,7 +161,7 @@ def trusted(
     return None
 
 
-def torch_kernel(
+def _torch_kernel(
     query: Any,
     key: Any,
     value: Any,
@@ -155,7 +170,11 @@ def torch_kernel(
     window: int | None,
     softcap: float | None,
 ) -> Any:
-    """A :data:`Kernel`: torch's, from 2.11 on. Raises NotImplementedError for capped scores."""
+    """A :data:`Kernel`: torch's, where its version has windows and grouped heads.
+
+    Raises:
+        NotImplementedError: for capped scores.
+    """
     from torch.nn.attention.varlen import varlen_attn
 
     if softcap is not None:
@@ -174,7 +193,7 @@ def torch_kernel(
     )
 
 
-def flash_kernel(
+def _flash_kernel(
     query: Any,
     key: Any,
     value: Any,
@@ -183,7 +202,11 @@ def flash_kernel(
     window: int | None,
     softcap: float | None,
 ) -> Any:
-    """A :data:`Kernel`: flash-attn's. Raises ImportError where that is not installed."""
+    """A :data:`Kernel`: flash-attn's.
+
+    Raises:
+        ImportError: where it is not installed.
+    """
     from flash_attn import flash_attn_varlen_func
 
     return flash_attn_varlen_func(
@@ -210,7 +233,17 @@ def dense(
     window: int | None,
     softcap: float | None,
 ) -> Any:
-    """A :data:`Kernel` in plain products over all pairs of the row, as every other has to compute it."""
+    """A :data:`Kernel` in plain products over all pairs of the row, as every other has to compute it.
+
+    Args:
+        query: (tokens, heads, d).
+        key: (keys, key heads, d).
+        value: as ``key``.
+        row: where the sequences begin.
+        scale: of the scores; None is one over the root of d.
+        window: how many keys a query sees at most, itself included; None for all.
+        softcap: that scores are capped at, or None.
+    """
     import torch
 
     groups = query.shape[1] // key.shape[1]
@@ -239,3 +272,7 @@ def visible(row: Row, window: int | None) -> Any:
     distance = behind_key[None, :] - behind_query[:, None]
     seen = (of_query[:, None] == of_key[None, :]) & (distance >= 0)
     return seen if window is None else seen & (distance < window)
+
+
+KERNELS: tuple[Kernel, ...] = (_torch_kernel, _flash_kernel)
+"""Those of a GPU, in the order in which they are tried."""

@@ -40,10 +40,7 @@ class Nodes:
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
-        from srtui.cluster.ray_inside import lean_start
-
-        with lean_start():
-            self.cluster = Cluster(initialize_head=True, head_node_args=self._node(2))
+        self.cluster = _tried(lambda: Cluster(initialize_head=True, head_node_args=self._node(2)))
 
     @staticmethod
     def _node(cpus: int) -> dict[str, Any]:
@@ -58,13 +55,24 @@ class Nodes:
         return Address(str(self.cluster.address))
 
     def add(self, cpus: int = 2) -> Any:
-        from srtui.cluster.ray_inside import lean_start
-
-        with lean_start():
-            return self.cluster.add_node(**self._node(cpus))
+        return _tried(lambda: self.cluster.add_node(**self._node(cpus)))
 
     def remove(self, node: Any) -> None:
         self.cluster.remove_node(node, allow_graceful=False)
+
+
+def _tried(start: Callable[[], Any]) -> Any:
+    """Ray's parts wait for each other for seconds only: on a busy machine it may need another try."""
+    from srtui.cluster.ray_inside import lean_start
+
+    for attempt in range(3):
+        try:
+            with lean_start():
+                return start()
+        except Exception:
+            if attempt == 2:
+                raise
+    raise AssertionError
 
 
 @pytest.fixture(scope="session")

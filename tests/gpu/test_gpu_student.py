@@ -16,7 +16,7 @@ from srtui.models.memory import free_bytes
 from srtui.models.merge import rounded
 from srtui.student import Scorer, Span, Student, examine, packing
 from srtui.student.packing import packed_attention
-from srtui.student.row_attention import flash_kernel, torch_kernel, trusted
+from srtui.student.row_attention import KERNELS, trusted
 from srtui.training.loss import MicroBatch, summed_nll
 from tests.student.test_packing import FAMILIES, tiny
 from tests.training.conftest import make_examples
@@ -67,9 +67,7 @@ def test_packed_attention_scores_as_one_by_one(
 @pytest.mark.parametrize("shape", [(32, 8, 128), (14, 2, 64), (8, 8, 96), (8, 4, 256)])
 def test_a_whole_row_in_one_call(shape: tuple[int, int, int], windowed: bool, device: str) -> None:
     """The shapes of usual students: a kernel that computes what the plain products do is there."""
-    kernel = trusted(
-        (torch_kernel, flash_kernel), torch.device(device), torch.bfloat16, shape, windowed, None
-    )
+    kernel = trusted(KERNELS, torch.device(device), torch.bfloat16, shape, windowed, None)
     assert (kernel is not None) == (device == "cuda")
 
 

@@ -66,7 +66,8 @@ def test_drafts_where_they_pay() -> None:
     """Costs decide, then what came of the guesses; one that cannot pay is never made."""
     looped = [one([1, 2, 3, 4] * 5) for _ in range(2)]
     cheap = Drafter({4: {2: 1.1, 4: 1.15, 8: 1.2}})
-    assert [len(d) for d in cheap.drafts(looped, MOST)] == [4, 4]  # before anything is known, half of guesses hold
+    # Before anything is known, half of the guesses count as holding.
+    assert [len(d) for d in cheap.drafts(looped, MOST)] == [4, 4]
     assert [len(d) for d in cheap.drafts(looped, 3)] == [2, 2]  # as far as there is room
     assert cheap.drafts(looped, 1) == []
     assert cheap.drafts([one([1, 2, 3])], MOST) == []

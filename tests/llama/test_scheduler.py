@@ -93,7 +93,9 @@ class Engine:
         self.cache = [[] for _ in range(plan.slots)] + [list(self.scheduler.prefix)]
 
     def _place(self, action: Admission | Move) -> None:
-        assert self.cache[action.slot] == [] or (isinstance(action, Admission) and action.source == action.slot)
+        assert self.cache[action.slot] == [] or (
+            isinstance(action, Admission) and action.source == action.slot
+        )
         if isinstance(action, Move):
             self.cache[action.slot], self.cache[action.source] = self.cache[action.source], []
             return

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from srtui.student import Scorer, Span, packing
 from srtui.student.packing import Packing, packed_attention
-from srtui.student.row_attention import dense, kernel_for, key_order, lay_out, torch_kernel, trusted, visible
+from srtui.student.row_attention import KERNELS, dense, kernel_for, key_order, lay_out, trusted, visible
 from tests.student.test_packing import FAMILIES, tiny
 
 ROWS = st.lists(st.tuples(st.integers(1, 6), st.none() | st.integers(0, 2)), min_size=1, max_size=6)
@@ -108,9 +108,9 @@ def test_a_kernel_is_tried_before_it_is_used() -> None:
     for wrong in (first_aligned, wide, fails):
         assert trusted((wrong,), cpu, torch.bfloat16, shape, True, None) is None
         assert trusted((wrong, dense), cpu, torch.bfloat16, shape, True, None) is dense
-    # torch's kernel is none of a CPU's, and caps nothing.
-    assert trusted((torch_kernel,), cpu, torch.bfloat16, shape, False, None) is None
-    assert trusted((torch_kernel,), cpu, torch.bfloat16, shape, False, 30.0) is None
+    # Those of a GPU are none of a CPU's, and torch's caps nothing.
+    assert trusted(KERNELS, cpu, torch.bfloat16, shape, False, None) is None
+    assert trusted(KERNELS, cpu, torch.bfloat16, shape, False, 30.0) is None
 
 
 def test_a_cpu_goes_by_sequences() -> None:
