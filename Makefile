@@ -27,6 +27,9 @@ tune: model
 bundle: setup  ## all that installs srtui on a machine without a network, in OUT (ARGS: more options)
 	@$(SRTUI) bundle --out "$(or $(OUT),srtui-bundle)" $(ARGS)
 
+bundle-test: setup-dev model  ## a whole bundle: fetched, installed and built where there is no network, and run
+	$(PYTHON_IN_VENV) -m pytest -q -m slow tests/bundle
+
 demo: tune  ## reflect, score, select, train and evaluate with a small real model
 	@$(SRTUI) run recipes/quickstart.toml
 

@@ -66,6 +66,14 @@ class Made:
     size: int
 
 
+@dataclass(frozen=True)
+class Built:
+    """A wheel of llama.cpp, and the backend that it was built for (cpu, cuda, vulkan, ...)."""
+
+    wheel: Path
+    backend: str
+
+
 def plan(checkout: Path, models: Path, target: Target, have: Sequence[str], wanted: Sequence[str]) -> Plan:
     """Ask pip what the target needs, without fetching it.
 
@@ -93,15 +101,17 @@ def plan(checkout: Path, models: Path, target: Target, have: Sequence[str], want
     asked = [line for line in roots if _name(line) not in has]
     if "torch" not in has and "torch" in pinned:
         local = "cpu" if target.cuda == "none" else "cu" + target.cuda.replace(".", "")
-        asked = [line for line in asked if _name(line) != "torch"]
+        others = [line for line in asked if _name(line) != "torch"]
         version = pinned["torch"][0]
         try:
-            report = _resolve([*asked, f"torch=={version}+{local}"], target, pinned)
+            report = _resolve([*others, f"torch=={version}+{local}"], target, pinned)
         except UserError:
-            report = _resolve([*asked, f"torch=={version}"], target, pinned)
+            # The registry's own build is CUDA's and has no such label; "===" keeps pip from a labelled one.
+            exactly = "==" if target.cuda == "none" else "==="
+            report = _resolve([*others, f"torch{exactly}{version}"], target, pinned)
             _check_cuda(report, target)
     else:
-        report = _resolve(asked, target, pinned)
+        report = _resolve(asked, target, pinned) if asked else []
     reached = _reached(report, asked, has)
     chosen = [item for item in report if _plain(item["metadata"]["name"]) in reached]
     wheels = [
@@ -113,14 +123,14 @@ def plan(checkout: Path, models: Path, target: Target, have: Sequence[str], want
     return Plan(target, checkout, wheels, has, source, paths)
 
 
-def make(plan: Plan, folder: Path, say: Say, *, built: Path | None = None) -> Made:
+def make(plan: Plan, folder: Path, say: Say, *, built: Built | None = None) -> Made:
     """Fetch and copy everything to a folder beside ``folder``, and rename it; what an earlier call fetched is kept.
 
     Args:
         plan: of :func:`plan`.
         folder: the new bundle; it must not be there yet.
         say: takes a line for each file.
-        built: llama.cpp's wheel as it was built here, for a target with this very processor.
+        built: llama.cpp as it was built here, for a target with this very processor.
 
     Raises:
         UserError: the folder is there, the disk is too small, or a file cannot be fetched or is not the one pinned.
@@ -172,8 +182,8 @@ def make(plan: Plan, folder: Path, say: Say, *, built: Path | None = None) -> Ma
     if plan.source:
         _llama_source(plan, part / "llama.cpp", pinned, say)
         if built is not None:
-            shutil.copy2(built, part / "llama.cpp")
-            (part / "llama.cpp" / "processor").write_text(processor() + "\n", "utf-8")
+            shutil.copy2(built.wheel, part / "llama.cpp")
+            (part / "llama.cpp" / "built").write_text(f"{built.backend} {processor()}\n", "utf-8")
     for path in plan.models:
         say(f"{path.name} ({bytes_text(_bytes_of(path))})")
         _copy(path.resolve(), part / "models" / path.name)
@@ -185,7 +195,8 @@ def make(plan: Plan, folder: Path, say: Say, *, built: Path | None = None) -> Ma
     (part / "requirements.txt").write_text("\n".join(requirements) + "\n", "utf-8")
     settings = {"python": plan.target.python, "cuda": plan.target.cuda, "have": ",".join(sorted(plan.have))}
     (part / "target").write_text("".join(f"{name}={value}\n" for name, value in settings.items()), "utf-8")
-    shutil.copy(Path(__file__).with_name("install.sh"), part / "install.sh")
+    for script in ("install.sh", "llama_backend.sh"):
+        shutil.copy(Path(__file__).with_name(script), part / script)
     (part / "install.sh").chmod(0o755)
     files = sorted(file for file in part.rglob("*") if file.is_file() and file.name != "SHA256SUMS")
     sums = [f"{_sha256(file)}  {file.relative_to(part).as_posix()}\n" for file in files]
@@ -202,14 +213,15 @@ def processor() -> str:
     return hashlib.sha256("".join(line + "\n" for line in told).encode()).hexdigest()
 
 
-def built_here(checkout: Path) -> Path:
-    """The wheel of llama.cpp that tools/setup.sh built for this environment. Raises UserError where there is none."""
+def built_here(checkout: Path) -> Built:
+    """What tools/setup.sh built for this environment. Raises UserError where there is nothing."""
     stamp = checkout / ".venv" / ".llama"
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "srtui" / "llama.cpp"
-    found = sorted((cache / stamp.read_text("utf-8").strip()).glob("*.whl")) if stamp.is_file() else []
-    if not found:
+    flavour, _, backend = (stamp.read_text("utf-8").strip() if stamp.is_file() else "").partition(" ")
+    wheels = sorted((cache / flavour).glob("*.whl")) if flavour else []
+    if not wheels:
         raise UserError("--build here: llama.cpp is not built yet; run tools/setup.sh first.")
-    return found[0]
+    return Built(wheels[0], backend or "cpu")
 
 
 def _plain(name: str) -> str:
@@ -268,7 +280,9 @@ def _resolve(
 def _check_cuda(report: list[dict[str, Any]], target: Target) -> None:
     """Raises UserError where the PyTorch that pip found is for another CUDA than the target's."""
     runtime = [
-        item["metadata"] for item in report if item["metadata"]["name"].startswith("nvidia-cuda-runtime")
+        item["metadata"]
+        for item in report
+        if _plain(item["metadata"]["name"]).startswith("nvidia-cuda-runtime")
     ]
     found = ".".join(runtime[0]["version"].split(".")[:2]) if runtime else "none"
     if found != target.cuda:

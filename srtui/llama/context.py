@@ -8,7 +8,7 @@ from typing import Any
 import llama_cpp
 
 from srtui.errors import UserError
-from srtui.llama.gguf import log_lines
+from srtui.llama.gguf import decode_error
 
 _GRANULARITY, _SPARE = 256, 16  # llama.cpp's own steps of a context's size, and cells for idle tokens
 
@@ -69,9 +69,7 @@ class LlamaContext:
         if wait and code == 0:
             llama_cpp.llama_synchronize(self.pointer)
         if code not in (0, 1):
-            raise UserError(
-                f"llama.cpp could not evaluate a batch (code {code}): {' '.join(log_lines()[-2:])}"
-            )
+            raise decode_error(code)
         return bool(code == 0)
 
     def copy(self, source: int, slot: int) -> None:

@@ -23,13 +23,13 @@ import psutil
 from srtui.errors import UserError
 from srtui.llama import Generation, Prepared, Request, TeacherIdentity, TeacherProgress
 from srtui.llama.context import LlamaContext, open_context
+from srtui.llama.devices import gpus
 from srtui.llama.gguf import (
     LlamaVocabulary,
     Say,
     chat_template,
     cpu_count,
     description,
-    gpu_free,
     load_adapter,
     load_model,
     meta,
@@ -83,7 +83,7 @@ class LlamaTeacher:
         self._flash = flash_attention
         self._kv_type = _KV_TYPES[kv_type]
         self._say = report_line
-        self._model, self._on_gpu = load_model(
+        self._model, self._on_gpus = load_model(
             path,
             gpu_layers,
             cells=least_cells(slots, context),
@@ -107,7 +107,7 @@ class LlamaTeacher:
             date=self._template.date,
         )
         self._context: LlamaContext | None = None
-        self._gpu = bool(llama_cpp.llama_supports_gpu_offload())
+        self._gpu = any(self._on_gpus)
         self._scheduler = Scheduler(together=self._gpu)
         self._samplers: dict[AnswerSequence, TokenSampler] = {}  # of those that have begun
         self._began: dict[AnswerSequence, float] = {}
@@ -299,8 +299,10 @@ class LlamaTeacher:
         return held + cells_that_fit(
             max(1, llama_cpp.llama_model_n_head_kv(model)) * width * self._kv_element,
             llama_cpp.llama_model_n_layer(model),
-            self._on_gpu,
-            device=_UNKNOWN if (free := gpu_free()) is None else free,
+            [
+                (held, device.free if device.total else _UNKNOWN)
+                for held, device in zip(self._on_gpus, gpus(), strict=False)
+            ],
             host=psutil.virtual_memory().available,
             compute=0
             if held

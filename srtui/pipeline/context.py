@@ -139,6 +139,7 @@ class Context:
         its identity with the run."""
         if _gpu():
             self.forget_students()
+            self.close_encoder()
         if self._teacher is None:
             settings = self.recipe.teacher
             self._teacher = self._endpoint() if settings.endpoint else self._in_process()
@@ -250,7 +251,9 @@ class Context:
             name = self.recipe.selection.rater or self.recipe.teacher.model
             self._rater = Rater(self.store, self.workspace.models, name)
         if _gpu():
+            self.close_teacher()
             self.forget_students()
+            self.close_encoder()
         return self._rater
 
     def close_teacher(self) -> None:
@@ -258,6 +261,12 @@ class Context:
         if self._teacher is not None:
             self._teacher.close()
             self._teacher = None
+
+    def close_encoder(self) -> None:
+        """Free the sentence encoder's memory."""
+        if self._encoder is not None:
+            self._encoder.close()
+            self._encoder = None
 
     def forget_students(self) -> None:
         """Free the students' memory, all of it, before anything else is loaded: a teacher's layers are
@@ -273,6 +282,7 @@ class Context:
 
             if _gpu():
                 self.close_teacher()
+                self.close_encoder()
             path = student_path(
                 self.workspace, name, quantization, lambda line: self.watch.event("info", line)
             )
@@ -334,6 +344,9 @@ class Context:
 
 
 def _gpu() -> bool:
+    """Whether models take turns: PyTorch has a GPU, or llama.cpp has one by a driver of its own."""
     import torch
 
-    return bool(torch.cuda.is_available())
+    from srtui.llama.devices import gpus
+
+    return bool(torch.cuda.is_available() or gpus())

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from srtui.errors import UserError
+from srtui.gpu_errors import gpu_fault
 from srtui.student.arithmetic import in_float32
 from srtui.student.packing import NAME, Packing
 from srtui.student.positions import alone_beyond, remembers_length, table_size
@@ -119,9 +120,9 @@ def _examine(base: Any, name: str) -> Head:
     try:
         # Kinds of failure are as many as architectures; whatever it is, the student cannot be scored.
         logits, other = (base(input_ids=ids, use_cache=False).logits[0] for ids in (one, two))
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:
+        if gpu_fault(error):
+            raise
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"{name} cannot be a student: it gives no logits for a text alone ({line})."
@@ -196,9 +197,9 @@ def _gives(head: Head, hidden: Any, logits: Any) -> bool:
 
     try:
         made, wanted = head.logits(hidden), logits.float()
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # a head that cannot even be run is not the model's
+    except Exception as failure:  # a head that cannot even be run is not the model's
+        if gpu_fault(failure):
+            raise
         return False
     if made.shape != wanted.shape or not bool(torch.isfinite(wanted).all()):
         return False
@@ -240,9 +241,9 @@ def _pads(part: Any, texts: tuple[Any, Any], states: list[Any]) -> bool:
         ids[n, : len(text)], mask[n, : len(text)] = text, 1
     try:
         found = part(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:
+    except Exception as error:
+        if gpu_fault(error):
+            raise
         return False
     return all(
         near(found[n, : len(t)], alone) for n, (t, alone) in enumerate(zip(texts, states, strict=True))

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtui.errors import UserError
+from srtui.gpu_errors import gpu_fault
 from srtui.measures import SpanLoss
 from srtui.models.memory import free_bytes, inner_width, release, scoring_tokens, token_bytes
 from srtui.student.arithmetic import in_float32
@@ -317,9 +318,9 @@ class Scorer:
             with torch.inference_mode(), in_float32(self._model):
                 padded = self._padded_pass(two)
                 packed, starts = self._packed_pass(two, [len(start)] * 2)
-        except torch.OutOfMemoryError:
-            raise
         except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, IndexError) as error:
+            if gpu_fault(error):
+                raise
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
             return f"its code does not take packed sequences ({first_line})"
         finally:
@@ -341,9 +342,9 @@ class Scorer:
         try:
             with torch.inference_mode():
                 differ = long_patterns_differ(self._model, self.head.body, min(longest, _LONG))
-        except torch.OutOfMemoryError:
-            raise
         except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, IndexError) as error:
+            if gpu_fault(error):
+                raise
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
             return f"what its attention sees of a long text cannot be asked ({first_line})"
         return "its attention sees a long text in a pattern of its own" if differ else ""

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from srtui.errors import UserError
+from srtui.gpu_errors import gpu_fault
 from srtui.hashing import key
 from srtui.recipe import TrainingSettings
 from srtui.student import Scorer, Span, Student
@@ -248,7 +249,7 @@ class _Training:
             self.steps,
             self._after_step,
             self.should_stop,
-            half=self.on_gpu and self.student.arithmetic == "bfloat16" and torch.cuda.is_bf16_supported(),
+            half=self.on_gpu and self.student.arithmetic == "bfloat16",
             **self._objective(),
         )
         self.untrained = self.trainer.adapter()
@@ -336,7 +337,8 @@ class _Training:
 
         model = self.student.model
         device = next(model.parameters()).device
-        self.shape = preflight.Shape.of(model, 2 if self.on_gpu else 4)
+        half = self.on_gpu and self.student.arithmetic == "bfloat16"
+        self.shape = preflight.Shape.of(model, 2 if half else 4)
         self.free = preflight.free_bytes(device)
         self.memory = preflight.needed_bytes(self.shape, self._passes(), self.settings, **self._ways())
         if self.memory > self.free:
@@ -467,6 +469,8 @@ class _Training:
         try:
             written = checkpoints.write(self.root, step, self.fingerprint, fill)
         except (OSError, SafetensorError, RuntimeError) as error:
+            if gpu_fault(error):
+                raise
             kept = (
                 f"the one of step {self.saved_step} is kept" if self.saved_step else "there is none before it"
             )
@@ -520,7 +524,7 @@ class _Training:
             part.replace(self.out_dir)
         except Exception as error:
             shutil.rmtree(part, ignore_errors=True)
-            if not isinstance(error, OSError | SafetensorError | RuntimeError):
+            if gpu_fault(error) or not isinstance(error, OSError | SafetensorError | RuntimeError):
                 raise
             raise UserError(
                 f"{self.out_dir}: the trained adapter cannot be written ({_reason(error)}); the last checkpoint is "
