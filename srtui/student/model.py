@@ -101,7 +101,7 @@ class Student:
             )
         where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         if where == "cuda":
-            report_gpu(report_line)
+            choose_gpu(report_line)
         dtype = compute_dtype(where) if arithmetic == "auto" else getattr(torch, arithmetic)
         if quantization == "f32":
             dtype = torch.float32
@@ -266,7 +266,7 @@ def compute_dtype(device: str) -> Any:
     return torch.bfloat16 if native else torch.float32
 
 
-def report_gpu(report_line: Callable[[str], None]) -> None:
+def choose_gpu(report_line: Callable[[str], None]) -> None:
     """Of several GPUs take the one that has the most memory free, which is PyTorch's "cuda" from then on, and say so;
     say too where it has no bfloat16."""
     import torch

@@ -142,8 +142,6 @@ class Scorer:
         (Ivison et al. 2025, arXiv 2503.01807, section 3), since later tokens have seen more. Raises UserError where
         a single span is too long for the device.
         """
-        import torch
-
         order = sorted(range(len(spans)), key=lambda i: -len(spans[i].ids))
         at = 0
         while at < len(order) and not should_stop():
@@ -151,7 +149,9 @@ class Scorer:
             chosen = order[at : at + batch]
             try:
                 pooled = self._pooled([spans[i] for i in chosen])
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if gpu_fault(error) != "memory":
+                    raise
                 release(self._device)
                 if batch == 1:
                     raise UserError("A text is too long for this device's memory to be embedded.") from error
@@ -183,11 +183,11 @@ class Scorer:
     ) -> list[SpanLoss] | None:
         """None where memory ran out. The exception is gone by then: it would hold the tensors of the
         pass that failed, and the device could not have them back."""
-        import torch
-
         try:
             return self._batch(spans, shared, by_token)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if gpu_fault(error) != "memory":
+                raise
             return None
 
     def _affordable(self) -> int:

@@ -185,7 +185,6 @@ class _Training:
         self.saved_step = 0
 
     def work(self) -> TrainingResult | None:
-        import torch
         from safetensors.torch import load_file
 
         from srtui.training.trainer import TrainingStopped
@@ -212,7 +211,9 @@ class _Training:
             if self.progress.step > self.saved_step:
                 self._save()
             return None
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if gpu_fault(error) != "memory":
+                raise
             raise self._too_large("the GPU's memory ran out") from error
         return self._finish()
 
