@@ -52,6 +52,9 @@ lint: setup-dev  ## ruff, mypy and the import contract
 check-method: setup-dev model  ## what can be counted of the method: architectures, ends, borders, released losses, AlpacaEval
 	$(PYTHON_IN_VENV) benchmarks/check_method.py
 
+offload-test: setup-dev model  ## the teacher's tests with its layers on a GPU, or on Mesa's lavapipe: SRTUI_LLAMA=vulkan make offload-test
+	GGML_VK_VISIBLE_DEVICES=$${GGML_VK_VISIBLE_DEVICES:-0} $(PYTHON_IN_VENV) -m pytest -q -rs tests/llama tests/models/test_memory_plans.py
+
 bench-import: setup  ## rows a second and memory of importing a million rows
 	$(PYTHON_IN_VENV) benchmarks/bench_import.py
 	$(PYTHON_IN_VENV) benchmarks/bench_import.py --rows 100000 --kind each

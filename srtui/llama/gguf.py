@@ -51,6 +51,11 @@ def log_lines() -> list[str]:
     return list(_log_lines)
 
 
+def forget_log() -> None:
+    """What llama.cpp said so far is not about what comes."""
+    _log_lines.clear()
+
+
 def decode_error(code: int) -> UserError:
     """What ``llama_decode`` says by its code where it did not evaluate a batch."""
     said = " ".join(log_lines()[-2:])

@@ -48,7 +48,9 @@ def test_who_works_hears_it_and_cannot_stop_it() -> None:
         "    libggml.ggml_abort(b'ggml-cuda.cu', 98, b'CUDA error')"
     )
     assert done.returncode == 2
-    assert done.stdout.startswith("heard llama.cpp could not go on (ggml-cuda.cu:98: CUDA error). The GPU is gone")
+    assert done.stdout.startswith(
+        "heard llama.cpp could not go on (ggml-cuda.cu:98: CUDA error). The GPU is gone"
+    )
     assert done.stdout.removeprefix("heard ") == done.stderr.removeprefix("srtui: ")
 
 
@@ -62,5 +64,7 @@ def test_an_exception_of_a_driver(tmp_path: Path) -> None:
     subprocess.run([compiler, "-shared", "-fPIC", "-o", library, tmp_path / "lose.cpp"], check=True)
     done = ended("ctypes.CDLL(sys.argv[1]).lose()", str(library))
     assert done.returncode == 2
-    assert done.stderr.startswith("srtui: llama.cpp could not go on (vk::DeviceLostError was thrown). The GPU is gone")
+    assert done.stderr.startswith(
+        "srtui: llama.cpp could not go on (vk::DeviceLostError was thrown). The GPU is gone"
+    )
     assert done.stderr.count("\n") == 1
