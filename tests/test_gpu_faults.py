@@ -35,7 +35,10 @@ FULL = "CUDA out of memory. Tried to allocate 2.00 GiB."
         (torch.OutOfMemoryError(FULL), "memory"),
         (torch.AcceleratorError(GONE), "gone"),
         (torch.AcceleratorError("CUDA error: out of memory"), "memory"),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "memory"),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            "memory",
+        ),
         (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling cublasSgemm"), "gone"),
         (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"), "gone"),
         (RuntimeError("HIP error: the operation cannot be performed in the present state"), "gone"),
@@ -160,7 +163,9 @@ def test_a_gpu_that_disappears(
 
 
 @pytest.mark.model
-def test_memory_that_the_libraries_beneath_ask_for(pair_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_the_libraries_beneath_ask_for(
+    pair_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """cuBLAS says so by a RuntimeError of its own: the pass is made smaller, as for PyTorch's."""
     from srtui.student import Scorer, Span
 

@@ -27,8 +27,23 @@ class Machine:
     def __init__(self, folder: Path, **programs: str) -> None:
         self.bin = folder / "bin"
         self.bin.mkdir()
-        for name in ("bash", "sed", "sort", "paste", "grep", "find", "head", "uname", "env", "mktemp", "rm", "cat"):
-            (self.bin / name).symlink_to(f"/bin/{name}" if Path(f"/bin/{name}").exists() else f"/usr/bin/{name}")
+        for name in (
+            "bash",
+            "sed",
+            "sort",
+            "paste",
+            "grep",
+            "find",
+            "head",
+            "uname",
+            "env",
+            "mktemp",
+            "rm",
+            "cat",
+        ):
+            (self.bin / name).symlink_to(
+                f"/bin/{name}" if Path(f"/bin/{name}").exists() else f"/usr/bin/{name}"
+            )
         for name, text in programs.items():
             program = self.bin / {"nvidia_smi": "nvidia-smi"}.get(name, name)
             program.write_text(text or "#!/bin/sh\n")
@@ -36,7 +51,7 @@ class Machine:
 
     def chosen(self, wanted: str | None = None, **env: str) -> tuple[dict[str, str], str]:
         """What is chosen, and what is said; empty where the script ended with a sentence."""
-        ends = "say() { echo \"said: $*\" >&2; }; die() { echo \"died: $*\" >&2; exit 2; }"
+        ends = 'say() { echo "said: $*" >&2; }; die() { echo "died: $*" >&2; exit 2; }'
         shown = 'printf "%s\\n" "$llama" "$llama_tool" "$built_for" "${CMAKE_ARGS:-}" "${CUDACXX:-}" "${HIPCXX:-}"'
         more = {"SRTUI_LLAMA": wanted} if wanted else {}
         done = subprocess.run(
