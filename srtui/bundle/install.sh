@@ -11,9 +11,9 @@ die() { printf 'install: %s\n' "$*" >&2; exit 2; }
 [ -f SHA256SUMS ] || die "SHA256SUMS is missing; copy the bundle again."
 wrong="$(sha256sum --check --quiet SHA256SUMS 2>/dev/null | head -n 1 || true)"
 [ -z "$wrong" ] || die "${wrong%%: *} is not as it was packed (its sha256 sum differs, or it is missing); copy the bundle again."
-added="$({ find wheels llama.cpp -type f 2>/dev/null || true; } | while read -r file; do
-    cut -c67- SHA256SUMS | grep -qxF -- "$file" || echo "$file"; done | head -n 1)"
-[ -z "$added" ] || die "$added is not of this bundle; remove it."
+# (No reader here that stops early: under pipefail whoever writes to it would fail.)
+added="$(comm -13 <(cut -c67- SHA256SUMS | LC_ALL=C sort) <({ find wheels llama.cpp -type f 2>/dev/null || true; } | LC_ALL=C sort))"
+[ -z "$added" ] || die "${added%%$'\n'*} is not of this bundle; remove it."
 . ./llama_backend.sh
 
 version="$(sed -n 's/^python=//p' target)"
@@ -43,7 +43,7 @@ fi
 pip install --quiet "${local_only[@]}" --no-deps --no-compile --ignore-installed --require-hashes -r requirements.txt
 
 if [ -d llama.cpp ]; then
-    here="$(grep -E '^(model name|flags|Features)\b' /proc/cpuinfo | head -n 2 | sha256sum | cut -c1-64)"
+    here="$(grep -m 2 -E '^(model name|flags|Features)\b' /proc/cpuinfo | sha256sum | cut -c1-64)"
     wheel="$(ls llama.cpp/*.whl 2>/dev/null | head -n 1)" || true
     choose_llama
     # What was built elsewhere runs here where the processor is the same; CUDA's code is also for one kind of GPU.

@@ -11,7 +11,7 @@
 
 find_nvcc() { command -v nvcc || { for at in "${CUDA_HOME:-}" /usr/local/cuda; do
     [ -n "$at" ] && [ -x "$at/bin/nvcc" ] && echo "$at/bin/nvcc" && return; done; return 1; }; }
-nvidia_answers() { nvidia-smi -L 2>/dev/null | grep -q GPU; }
+nvidia_answers() { case "$(nvidia-smi -L 2>/dev/null || true)" in *GPU*) ;; *) return 1 ;; esac; }
 
 find_compiler() {
     local candidate

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from srtui.bundle.built import Built, processor
 from srtui.bundle.target import Target
 from srtui.errors import UserError
 from srtui.models.catalogue import find
@@ -64,14 +65,6 @@ class Made:
     path: Path
     files: int
     size: int
-
-
-@dataclass(frozen=True)
-class Built:
-    """A wheel of llama.cpp, and the backend that it was built for (cpu, cuda, vulkan, ...)."""
-
-    wheel: Path
-    backend: str
 
 
 def plan(checkout: Path, models: Path, target: Target, have: Sequence[str], wanted: Sequence[str]) -> Plan:
@@ -204,24 +197,6 @@ def make(plan: Plan, folder: Path, say: Say, *, built: Built | None = None) -> M
     size = sum(file.stat().st_size for file in files)
     part.rename(folder)
     return Made(folder, len(files) + 1, size)
-
-
-def processor() -> str:
-    """The sha256 sum of what /proc/cpuinfo says of the first processor's model and instructions; install.sh makes the same."""
-    lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
-    told = [line for line in lines if re.match(r"(model name|flags|Features)\b", line)][:2]
-    return hashlib.sha256("".join(line + "\n" for line in told).encode()).hexdigest()
-
-
-def built_here(checkout: Path) -> Built:
-    """What tools/setup.sh built for this environment. Raises UserError where there is nothing."""
-    stamp = checkout / ".venv" / ".llama"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "srtui" / "llama.cpp"
-    flavour, _, backend = (stamp.read_text("utf-8").strip() if stamp.is_file() else "").partition(" ")
-    wheels = sorted((cache / flavour).glob("*.whl")) if flavour else []
-    if not wheels:
-        raise UserError("--build here: llama.cpp is not built yet; run tools/setup.sh first.")
-    return Built(wheels[0], backend or "cpu")
 
 
 def _plain(name: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from srtui.bundle import Target, make, plan
-from srtui.bundle.making import built_here, processor
+from srtui.bundle.built import built_here, processor
 from srtui.errors import UserError
 from tests.conftest import ROOT
 
@@ -150,6 +150,27 @@ def test_this_process_opens_no_connection(checkout: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     make(planned(checkout), checkout.parent / "out", lambda line: None)
+
+
+def test_the_installer_on_a_machine_with_many_processors(checkout: Path) -> None:
+    """What it reads is longer than a pipe holds: nothing that it starts may end for want of a reader."""
+    what = planned(checkout, "alpha", "beta", "gamma", "pip")
+    out = make(what, checkout.parent / "out", lambda line: None).path
+    script = (out / "install.sh").read_text()
+    cpus = checkout.parent / "cpuinfo"
+    cpus.write_text(f"model name\t: A\nflags\t\t: {'f' * 1500}\n" * 512)
+    for n in range(300):
+        (out / "wheels" / f"{'a' * 200}-{n:03}.whl").touch()
+    # As far as what is added, and the line about the processor alone.
+    checks = script[: script.index(". ./llama_backend.sh")]
+    done = subprocess.run(["bash", "-c", checks, "install.sh"], cwd=out, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.endswith("a-000.whl is not of this bundle; remove it.\n")
+    (line,) = [one for one in script.splitlines() if "here=" in one]
+    line = line.replace("/proc/cpuinfo", str(cpus))
+    read = subprocess.run(
+        ["bash", "-c", f'set -euo pipefail\n{line}\necho "$here"'], capture_output=True, text=True
+    )
+    assert read.returncode == 0 and len(read.stdout) == 65
 
 
 def test_the_installer_knows_the_processor_by_the_same_sum() -> None:

@@ -14,7 +14,7 @@ SCRIPT = ROOT / "srtui" / "bundle" / "llama_backend.sh"
 TOOLKIT = Path("/usr/local/cuda/bin/nvcc")  # where NVIDIA's toolkit lies, and is looked for
 SMI = """#!/bin/sh
 case "$1" in
-    -L) echo "GPU 0: NVIDIA A (UUID: GPU-1)";;
+    -L) i=0; while [ $i -lt 4000 ]; do echo "GPU $i: NVIDIA A (UUID: GPU-00000000-0000-0000-0000)"; i=$((i + 1)); done;;
     --query-gpu=compute_cap) printf '%s\\n' 8.9 12.0 8.9;;
 esac"""
 ENUMERATOR = "#!/bin/sh\nprintf '%s\\n' gfx000 gfx1100"
