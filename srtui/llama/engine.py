@@ -244,8 +244,9 @@ class LlamaTeacher:
             if context is not None:
                 break
             if slots == 1:
+                lower = "teacher.gpu_layers or teacher.context" if self._gpu else "teacher.context"
                 raise UserError(
-                    f"The teacher's context ({cells:,} tokens) does not fit in memory; set teacher.context lower."
+                    f"The teacher's context ({cells:,} tokens) does not fit in memory; set {lower} lower."
                 )
             slots //= 2
         context.try_to_cut(self._vocabulary.end_of_thinking[0])

@@ -118,6 +118,8 @@ def load_model(
     why = next((line for line in _log_lines if "error" in line.lower()), _log_lines[-1] if _log_lines else "")
     unknown = "unknown model architecture" in why or "unknown pre-tokenizer" in why
     advice = "update llama-cpp-python" if unknown else "the file is damaged or incomplete; get it again"
+    if re.search(r"allocate|out of memory", why, re.IGNORECASE):
+        advice = "this computer's memory is short; close something, or choose a smaller model"
     raise UserError(
         f"{path} cannot be loaded by llama.cpp ({why.rpartition('error')[2].strip(' :')}): {advice}."
     )
