@@ -27,6 +27,9 @@ tune: model
 bundle: setup  ## all that installs srtui on a machine without a network, in OUT (ARGS: more options)
 	@$(SRTUI) bundle --out "$(or $(OUT),srtui-bundle)" $(ARGS)
 
+bundle-test: setup-dev model  ## a whole bundle: fetched, installed and built where there is no network, and run
+	$(PYTHON_IN_VENV) -m pytest -q -m slow tests/bundle
+
 demo: tune  ## reflect, score, select, train and evaluate with a small real model
 	@$(SRTUI) run recipes/quickstart.toml
 
@@ -51,6 +54,8 @@ check-method: setup-dev model  ## what can be counted of the method: architectur
 
 evidence: setup model  ## what choosing is worth: real answers replayed as rewrites, a night of one core (ARGS=--quick: an hour)
 	$(PYTHON_IN_VENV) -m benchmarks.evidence $(ARGS)
+offload-test: setup-dev model  ## the teacher's tests with its layers on a GPU, or on Mesa's lavapipe: SRTUI_LLAMA=vulkan make offload-test
+	GGML_VK_VISIBLE_DEVICES=$${GGML_VK_VISIBLE_DEVICES:-0} $(PYTHON_IN_VENV) -m pytest -q -rs tests/llama tests/models/test_memory_plans.py
 
 bench-import: setup  ## rows a second and memory of importing a million rows
 	$(PYTHON_IN_VENV) benchmarks/bench_import.py

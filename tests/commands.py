@@ -44,9 +44,10 @@ def forked(function: Callable[..., object], *arguments: object) -> Any:
 
 
 class Command:
-    """One that has been started. ``kill_at`` is ("commit" | "decode", n): it kills itself (SIGKILL) as it
-    begins its n-th commit or decode. What it does in processes of their own (conversions) is done in forks
-    of it, which have torch loaded; with ``fresh_workers`` in interpreters of their own, as a person has it."""
+    """One that has been started. ``kill_at`` is ("commit" | "decode" | "abort", n): it kills itself (SIGKILL) as it
+    begins its n-th commit or decode; with abort, llama.cpp gives up there, as it does on a CUDA call that fails. What
+    it does in processes of their own (conversions) is done in forks of it, which have torch loaded; with
+    ``fresh_workers`` in interpreters of their own, as a person has it."""
 
     def __init__(
         self,
@@ -196,6 +197,10 @@ def _kill_at(event: str, number: int) -> None:
         nonlocal count
         count += 1
         if count == number:
+            if event == "abort":
+                from llama_cpp._ggml import libggml
+
+                libggml.ggml_abort(b"ggml-cuda.cu", 98, b"CUDA error")
             os.kill(os.getpid(), signal.SIGKILL)
 
     if event == "commit":
@@ -209,7 +214,7 @@ def _kill_at(event: str, number: int) -> None:
             return connection
 
         sqlite3.connect = traced  # type: ignore[assignment]
-    elif event == "decode":
+    elif event in ("decode", "abort"):
         import llama_cpp
 
         decode = llama_cpp.llama_decode

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 import shutil
 import tomllib
@@ -12,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from srtui.atomic import sha256_of
+from srtui.bundle.built import Built, processor
 from srtui.bundle.target import Target
 from srtui.bundle.wheels import (
     Pinned,
@@ -90,14 +89,14 @@ def plan(checkout: Path, models: Path, target: Target, have: Sequence[str], want
     return Plan(target, checkout, wheels, has, source, paths)
 
 
-def make(plan: Plan, folder: Path, report_line: ReportLine, *, built: Path | None = None) -> Made:
+def make(plan: Plan, folder: Path, report_line: ReportLine, *, built: Built | None = None) -> Made:
     """Fetch and copy everything to a folder beside ``folder``, and rename it; what an earlier call fetched is kept.
 
     Args:
         plan: of :func:`plan`.
         folder: the new bundle; it must not be there yet.
         report_line: takes a line for each file.
-        built: llama.cpp's wheel as it was built here, for a target with this very processor.
+        built: llama.cpp as it was built here, for a target with this very processor.
 
     Raises:
         UserError: the folder is there, the disk is too small, or a file cannot be fetched or is not the one pinned.
@@ -149,8 +148,8 @@ def make(plan: Plan, folder: Path, report_line: ReportLine, *, built: Path | Non
     if plan.source:
         _llama_source(plan, part / "llama.cpp", pinned, report_line)
         if built is not None:
-            shutil.copy2(built, part / "llama.cpp")
-            (part / "llama.cpp" / "processor").write_text(processor() + "\n", "utf-8")
+            shutil.copy2(built.wheel, part / "llama.cpp")
+            (part / "llama.cpp" / "built").write_text(f"{built.backend} {processor()}\n", "utf-8")
     for path in plan.models:
         report_line(f"{path.name} ({bytes_text(_bytes_of(path))})")
         _copy(path.resolve(), part / "models" / path.name)
@@ -162,7 +161,8 @@ def make(plan: Plan, folder: Path, report_line: ReportLine, *, built: Path | Non
     (part / "requirements.txt").write_text("\n".join(requirements) + "\n", "utf-8")
     settings = {"python": plan.target.python, "cuda": plan.target.cuda, "have": ",".join(sorted(plan.have))}
     (part / "target").write_text("".join(f"{name}={value}\n" for name, value in settings.items()), "utf-8")
-    shutil.copy(Path(__file__).with_name("install.sh"), part / "install.sh")
+    for script in ("install.sh", "llama_backend.sh"):
+        shutil.copy(Path(__file__).with_name(script), part / script)
     (part / "install.sh").chmod(0o755)
     files = sorted(file for file in part.rglob("*") if file.is_file() and file.name != "SHA256SUMS")
     sums = [f"{sha256_of(file)}  {file.relative_to(part).as_posix()}\n" for file in files]
@@ -170,23 +170,6 @@ def make(plan: Plan, folder: Path, report_line: ReportLine, *, built: Path | Non
     size = sum(file.stat().st_size for file in files)
     part.rename(folder)
     return Made(folder, len(files) + 1, size)
-
-
-def processor() -> str:
-    """The sha256 sum of what /proc/cpuinfo says of the first processor's model and instructions; install.sh makes the same."""
-    lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
-    identity = [line for line in lines if re.match(r"(model name|flags|Features)\b", line)][:2]
-    return hashlib.sha256("".join(line + "\n" for line in identity).encode()).hexdigest()
-
-
-def built_here(checkout: Path) -> Path:
-    """The wheel of llama.cpp that tools/setup.sh built for this environment. Raises UserError where there is none."""
-    stamp = checkout / ".venv" / ".llama"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "srtui" / "llama.cpp"
-    wheels = sorted((cache / stamp.read_text("utf-8").strip()).glob("*.whl")) if stamp.is_file() else []
-    if not wheels:
-        raise UserError("--build here: llama.cpp is not built yet; run tools/setup.sh first.")
-    return wheels[0]
 
 
 def _llama_source(plan: Plan, folder: Path, pinned: Pinned, report_line: ReportLine) -> None:

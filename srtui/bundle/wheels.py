@@ -67,15 +67,17 @@ def resolve(roots: Sequence[str], target: Target, pinned: Pinned, have: frozense
     """
     if "torch" not in have and "torch" in pinned:
         local = "cpu" if target.cuda == "none" else "cu" + target.cuda.replace(".", "")
-        roots = [line for line in roots if package_of(line) != "torch"]
+        others = [line for line in roots if package_of(line) != "torch"]
         version = pinned["torch"][0]
         try:
-            report = _resolve([*roots, f"torch=={version}+{local}"], target, pinned)
+            report = _resolve([*others, f"torch=={version}+{local}"], target, pinned)
         except UserError:
-            report = _resolve([*roots, f"torch=={version}"], target, pinned)
+            # The registry's own build is CUDA's and has no such label; "===" keeps pip from a labelled one.
+            exactly = "==" if target.cuda == "none" else "==="
+            report = _resolve([*others, f"torch{exactly}{version}"], target, pinned)
             _check_cuda(report, target)
     else:
-        report = _resolve(roots, target, pinned)
+        report = _resolve(roots, target, pinned) if roots else []
     reached = _reached(report, roots, have)
     chosen = [item for item in report if plain_name(item["metadata"]["name"]) in reached]
     wheels = [
@@ -124,7 +126,9 @@ def _resolve(roots: Sequence[str], target: Target, pinned: Pinned) -> list[dict[
 def _check_cuda(report: list[dict[str, Any]], target: Target) -> None:
     """Raises UserError where the PyTorch that pip found is for another CUDA than the target's."""
     runtime = [
-        item["metadata"] for item in report if item["metadata"]["name"].startswith("nvidia-cuda-runtime")
+        item["metadata"]
+        for item in report
+        if plain_name(item["metadata"]["name"]).startswith("nvidia-cuda-runtime")
     ]
     bundled = ".".join(runtime[0]["version"].split(".")[:2]) if runtime else "none"
     if bundled != target.cuda:

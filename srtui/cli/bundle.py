@@ -37,7 +37,7 @@ def bundle(
     """All that installs srtui on a machine without a network. Uses the network, through pip."""
     import srtui
     from srtui.bundle import Target, make, plan
-    from srtui.bundle.making import built_here
+    from srtui.bundle.built import built_here
     from srtui.text import bytes_text
 
     if build not in (None, "here"):

@@ -25,6 +25,7 @@ from srtui.errors import UserError
 from srtui.evaluation.contestants import Contestant
 from srtui.evaluation.statistics import wilson
 from srtui.files import read_bytes, read_text
+from srtui.gpu_errors import gpu_sentence
 from srtui.hashing import digest, scheme_1
 from srtui.measures import SpanLoss
 from srtui.progress import Progress, Reporter, Stopped
@@ -108,7 +109,12 @@ def evaluate(
     except BaseException as error:
         if lease.lost:
             raise UserError(lease.lost) from error
-        store.evaluations.update(evaluation.id, status="failed", error=str(error) or type(error).__name__)
+        sentence = gpu_sentence(error)
+        store.evaluations.update(
+            evaluation.id, status="failed", error=sentence or str(error) or type(error).__name__
+        )
+        if sentence:
+            raise UserError(sentence) from error
         raise
     finally:
         lease.release()

@@ -31,6 +31,8 @@ from srtui.evaluation.writing import (
     first_answer_key,
     open_writer,
 )
+from srtui.gpu_errors import gpu_sentence
+from srtui.llama.last_words import at_the_end
 from srtui.progress import Progress, Reporter, Stopped
 from srtui.store import Store
 from srtui.store.evaluations import (
@@ -41,6 +43,7 @@ from srtui.store.evaluations import (
     Ordering,
     Side,
 )
+from srtui.store.leases import Lease
 
 _SIDES: tuple[Side, ...] = ("a", "b")
 _BOTH: tuple[Ordering, ...] = ("ab", "ba")
@@ -90,21 +93,22 @@ class Evaluator:
         began = self.evaluation.started_at or time.time()
         rows.update(self._id, status="running", started_at=began, error=None)
         try:
-            turns = max(len(i.turns) for i in self._items)
-            for side in _SIDES:
-                try:
-                    for turn in range(1, turns + 1):
-                        self._answers(side, turn)
-                finally:
-                    self._close_writer()
-            if self.judge is not None:
-                self._judge_scores()
-                self._judge_words()
-            if self.evaluation.kind == "human":
-                keep_result(self.store, self._id)  # done when people have judged
-            else:
-                rows.update(self._id, status="done", result=self.result())
-            rows.update(self._id, stage=None, finished_at=time.time())
+            with at_the_end(lambda sentence: self._failed(sentence, lease)):
+                turns = max(len(i.turns) for i in self._items)
+                for side in _SIDES:
+                    try:
+                        for turn in range(1, turns + 1):
+                            self._answers(side, turn)
+                    finally:
+                        self._close_writer()
+                if self.judge is not None:
+                    self._judge_scores()
+                    self._judge_words()
+                if self.evaluation.kind == "human":
+                    keep_result(self.store, self._id)  # done when people have judged
+                else:
+                    rows.update(self._id, status="done", result=self.result())
+                rows.update(self._id, stage=None, finished_at=time.time())
         except (Stopped, KeyboardInterrupt):
             if lease.lost:
                 raise UserError(lease.lost) from None
@@ -113,13 +117,23 @@ class Evaluator:
         except BaseException as error:
             if lease.lost:
                 raise UserError(lease.lost) from error
-            rows.update(self._id, status="failed", error=str(error) or type(error).__name__)
+            sentence = gpu_sentence(error)
+            rows.update(self._id, status="failed", error=sentence or str(error) or type(error).__name__)
+            if sentence:
+                raise UserError(sentence) from error
             raise
         finally:
             self._should_stop = original_should_stop
             lease.release()
             self.store.checkpoint()
         return rows.get(self._id)
+
+    def _failed(self, sentence: str, lease: Lease) -> None:
+        """llama.cpp ends this process: it is stored, and the evaluation is free to be resumed."""
+        if not lease.lost:
+            self.store.conn.rollback()
+            self._rows.update(self._id, status="failed", error=sentence)
+            lease.release()
 
     def result(self) -> dict[str, Any]:
         """The figures, from what is stored."""

@@ -14,9 +14,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from srtui.evaluation.contestants import Contestant
+from srtui.gpu_errors import gpu_fault
 from srtui.hashing import digest, draw, key, scheme_1
 from srtui.llama import Message, Request, Sampler, Segment, open_teacher
 from srtui.llama.tuning import tuned
+from srtui.models.memory import release
 from srtui.prompts import template
 from srtui.store.evaluations import Answer
 
@@ -204,8 +206,6 @@ class StudentWriter:
     ) -> Iterator[tuple[int, Answer]]:
         """Write all conversations' next turns, those of about one length together; yields (index, answer) as
         they end."""
-        import torch
-
         prompts = [self._spans.conversation(turns) for turns in conversations]
 
         def answer(row: _Row, finish: str) -> tuple[int, Answer]:
@@ -225,8 +225,10 @@ class StudentWriter:
             began = time.monotonic()
             try:
                 written = self._batch(rows, size, should_stop)
-            except torch.OutOfMemoryError:
-                torch.cuda.empty_cache()
+            except RuntimeError as error:
+                if gpu_fault(error) != "memory":
+                    raise
+                release(self.student.device)
                 if len(rows) == 1:
                     waiting.remove(rows[0])
                     rows[0].written.clear()

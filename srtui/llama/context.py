@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import time
 from typing import Any
 
@@ -10,8 +11,9 @@ import llama_cpp
 
 from srtui.errors import UserError
 from srtui.llama.drafting import LENGTHS, Costs
-from srtui.llama.gguf import log_lines
+from srtui.llama.gguf import decode_error, forget_log, log_lines
 
+_MEMORY = re.compile(r"alloc|memory", re.IGNORECASE)
 _GRANULARITY, _SPARE = 256, 16  # llama.cpp's own steps of a context's size, and cells for idle tokens
 
 
@@ -71,9 +73,7 @@ class LlamaContext:
         if wait and code == 0:
             llama_cpp.llama_synchronize(self.pointer)
         if code not in (0, 1):
-            raise UserError(
-                f"llama.cpp could not evaluate a batch (code {code}): {' '.join(log_lines()[-2:])}"
-            )
+            raise decode_error(code)
         return bool(code == 0)
 
     def copy(self, source: int, slot: int) -> None:
@@ -115,7 +115,8 @@ def open_context(
     flash_attention: int,
     adapter: Any = None,
 ) -> LlamaContext | None:
-    """A context for ``slots`` sequences; None where memory is short.
+    """A context for ``slots`` sequences; None where memory is short. Raises UserError where llama.cpp refuses for
+    another reason.
 
     Args:
         model: llama.cpp's model.
@@ -137,8 +138,15 @@ def open_context(
     parameters.flash_attn_type = flash_attention
     parameters.kv_unified = False
     parameters.no_perf = True
+    forget_log()
     pointer = llama_cpp.llama_init_from_model(model, parameters)
     if not pointer:
+        refusal = next((line for line in log_lines() if not _MEMORY.search(line)), "")
+        if refusal and not any(map(_MEMORY.search, log_lines())):
+            raise UserError(
+                f"{name}: llama.cpp opens no context for it ({refusal.partition(': ')[2] or refusal}); set "
+                'teacher.kv_type = "f16", or leave teacher.flash_attention to "auto".'
+            )
         return None
     if adapter is not None:
         llama_cpp.llama_set_adapters_lora(

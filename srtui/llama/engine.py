@@ -23,6 +23,7 @@ import psutil
 from srtui.errors import UserError
 from srtui.llama import Generation, Prepared, Request, TeacherIdentity, TeacherProgress
 from srtui.llama.context import LlamaContext, draft_costs, open_context
+from srtui.llama.devices import gpus
 from srtui.llama.drafting import Drafter, DraftingCounts
 from srtui.llama.gguf import (
     LlamaVocabulary,
@@ -30,7 +31,6 @@ from srtui.llama.gguf import (
     chat_template,
     cpu_count,
     description,
-    gpu_free,
     load_adapter,
     load_model,
     meta,
@@ -85,7 +85,7 @@ class LlamaTeacher:
         self._flash = flash_attention
         self._kv_type = _KV_TYPES[kv_type]
         self._report_line = report_line
-        self._model, self._on_gpu = load_model(
+        self._model, self._on_gpus = load_model(
             path,
             gpu_layers,
             cells=least_cells(slots, context),
@@ -109,7 +109,7 @@ class LlamaTeacher:
             date=self._template.date,
         )
         self._context: LlamaContext | None = None
-        self._gpu = bool(llama_cpp.llama_supports_gpu_offload())
+        self._gpu = any(self._on_gpus)
         self._measures_drafts = drafting == "auto"
         self._drafter = Drafter() if drafting else None
         self._scheduler = Scheduler(together=self._gpu, drafter=self._drafter)
@@ -265,8 +265,9 @@ class LlamaTeacher:
             if context is not None:
                 break
             if slots == 1:
+                lower = "teacher.gpu_layers or teacher.context" if self._gpu else "teacher.context"
                 raise UserError(
-                    f"The teacher's context ({cells:,} tokens) does not fit in memory; set teacher.context lower."
+                    f"The teacher's context ({cells:,} tokens) does not fit in memory; set {lower} lower."
                 )
             slots //= 2
         context.try_to_cut(self._vocabulary.end_of_thinking[0])
@@ -322,8 +323,10 @@ class LlamaTeacher:
         return held + cells_that_fit(
             max(1, llama_cpp.llama_model_n_head_kv(model)) * width * self._kv_element,
             llama_cpp.llama_model_n_layer(model),
-            self._on_gpu,
-            device=_UNKNOWN if (free := gpu_free()) is None else free,
+            [
+                (held, device.free if device.total else _UNKNOWN)
+                for held, device in zip(self._on_gpus, gpus(), strict=False)
+            ],
             host=psutil.virtual_memory().available,
             compute=0
             if held

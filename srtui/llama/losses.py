@@ -16,7 +16,7 @@ import numpy as np
 
 from srtui.errors import UserError
 from srtui.llama import Message
-from srtui.llama.gguf import chat_template, chat_tokens, cpu_count, load_model, tokenize
+from srtui.llama.gguf import chat_template, chat_tokens, cpu_count, decode_error, load_model, tokenize
 
 _BATCH = 512
 _SEQUENCES = 32
@@ -29,14 +29,14 @@ class LlamaLosses:
         self._path = path
         self._model: Any = None
         self._context: Any = None  # so that there is something to close where loading fails
-        self._model, _ = load_model(path, "auto")
+        self._model, on_gpus = load_model(path, "auto")
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         self._vocab_size = llama_cpp.llama_vocab_n_tokens(self._vocab)
         self._cells = 0
         self._trunk: list[int] | None = None  # the prompt that the last sequence holds
         self._template: Any = None
         self.tokens_run = 0
-        self.on_gpu = bool(llama_cpp.llama_supports_gpu_offload())
+        self.on_gpu = any(on_gpus)
         self._batch: Any = llama_cpp.llama_batch_init(_BATCH, 0, 1)
         _open_ones.add(self)
 
@@ -202,7 +202,7 @@ class LlamaLosses:
             batch.n_tokens = len(chunk)
             code = llama_cpp.llama_decode(self._context, batch)
             if code != 0:
-                raise UserError(f"{self._path}: llama.cpp could not evaluate a batch (code {code}).")
+                raise decode_error(code)
             if not rows_with_loss:
                 continue
             logits = np.ctypeslib.as_array(

@@ -168,6 +168,7 @@ class Context:
         its identity with the run."""
         if self.place.takes_turns:
             self.unload_students()
+            self.close_encoder()
         if self._teacher is None:
             settings = self.recipe.teacher
             self._teacher = self._endpoint() if settings.endpoint else self._of_a_file()
@@ -267,7 +268,9 @@ class Context:
             name = self.recipe.selection.rater or self.recipe.teacher.model
             self._rater = Rater(self.store, self.workspace.models, name)
         if self.place.takes_turns or has_gpu():  # it runs in this process
+            self.close_teacher()
             self.unload_students()
+            self.close_encoder()
         return self._rater
 
     def close_teacher(self) -> None:
@@ -275,6 +278,12 @@ class Context:
         if self._teacher is not None:
             self._teacher.close()
             self._teacher = None
+
+    def close_encoder(self) -> None:
+        """Free the sentence encoder's memory."""
+        if self._encoder is not None:
+            self._encoder.close()
+            self._encoder = None
 
     def unload_students(self) -> None:
         """Free the students' memory, all of it, before anything else is loaded: a teacher's layers are
@@ -290,6 +299,7 @@ class Context:
 
             if self.place.takes_turns:
                 self.close_teacher()
+                self.close_encoder()
             path = student_path(
                 self.workspace, name, quantization, lambda line: self.watch.event("info", line)
             )

@@ -14,7 +14,9 @@ import psutil
 
 from srtui import today
 from srtui.errors import UserError
+from srtui.gpu_errors import gpu_sentence
 from srtui.llama import Teacher
+from srtui.llama.last_words import at_the_end
 from srtui.pipeline.ahead import in_pages
 from srtui.pipeline.choose import Choosing
 from srtui.pipeline.context import Context
@@ -70,15 +72,16 @@ class Engine:
             for step, seconds in self._before.items():
                 watch.record_step(step, seconds)
             self._context.refuse_other_words()
-            for stage, work in self._stages():
-                runs.update(run_id, stage=stage)
-                watch.start(stage)
-                work()
-                watch.note_memory()
-                self._store.checkpoint()
-                if stage == until:
-                    runs.update(run_id, status="stopped")
-                    return runs.get(run_id)
+            with at_the_end(self._is_ending):
+                for stage, work in self._stages():
+                    runs.update(run_id, stage=stage)
+                    watch.start(stage)
+                    work()
+                    watch.note_memory()
+                    self._store.checkpoint()
+                    if stage == until:
+                        runs.update(run_id, status="stopped")
+                        return runs.get(run_id)
             watch.raise_if_lost()
             means(self._store, run_id)  # keeps the sums of the run's summary, for readers that may not write
             runs.update(run_id, status="done", stage=None, finished_at=time.time())
@@ -90,16 +93,32 @@ class Engine:
         except BaseException as error:
             if watch.lost:
                 raise UserError(watch.lost) from error
-            runs.update(run_id, status="failed", error=str(error) or type(error).__name__)
-            watch.event("error", str(error) or type(error).__name__)
+            sentence = gpu_sentence(error)
+            self._note_failure(sentence or str(error) or type(error).__name__)
+            if sentence:
+                raise UserError(sentence) from error
             raise
         finally:
             self._context.close_teacher()
             self._context.unload_students()
+            self._context.close_encoder()
             watch.note_memory()
             watch.lease.release()
             self._store.checkpoint()
         return runs.get(run_id)
+
+    def _note_failure(self, sentence: str) -> None:
+        self._store.runs.update(self._run.id, status="failed", error=sentence)
+        self._watch.event("error", sentence)
+
+    def _is_ending(self, sentence: str) -> None:
+        """llama.cpp ends this process: what is known of it is stored, and the run is free to be resumed."""
+        if self._watch.lost:
+            return
+        self._store.conn.rollback()  # what was being written when it happened
+        self._note_failure(sentence)
+        if self._watch.lease is not None:
+            self._watch.lease.release()
 
     def _stages(self) -> Iterator[tuple[str, Callable[[], None]]]:
         context, reflection = self._context, self._context.recipe.reflection

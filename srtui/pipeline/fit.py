@@ -173,14 +173,15 @@ def plan_reflecting(shape: TeacherShape, name: str, recipe: Recipe, free: int, h
     batch = 512 if settings.batch_tokens == "auto" else settings.batch_tokens
     element = KV_BYTES[settings.kv_type]
     cells = least_cells(settings.slots, settings.context)
-    plan = plan_teacher(shape, cells, free, batch=batch, element=element)
-    layers = plan.layers if settings.gpu_layers == "auto" else min(settings.gpu_layers, plan.of)
-    layers = plan.of if layers < 0 else layers
+    plan = plan_teacher(shape, cells, [free], batch=batch, element=element)
+    layers, asked = plan.layers, settings.gpu_layers
+    if asked != "auto":  # llama.cpp counts the output as one layer, the first to go; -1 is all
+        layers = plan.of if asked < 0 else min(max(0, asked - 1), plan.of)
     weights, cell = shape.on_device(layers), shape.kv * element
     compute = compute_bytes(batch, shape.vocabulary, shape.hidden, shape.inner) if layers else 0
     host = sum(shape.layers) - sum(shape.layers[len(shape.layers) - layers :])
     cells = cells_that_fit(
-        cell, plan.of, layers, device=max(0, free - weights), host=max(0, host_memory - host), compute=compute
+        cell, plan.of, [(layers, max(0, free - weights))], host=max(0, host_memory - host), compute=compute
     )
     slots = slots_that_fit(requested, length, cells)
     parts = {

@@ -145,7 +145,9 @@ class ThisProcess:
 
 
 def has_gpu() -> bool:
-    """Whether torch finds one on this machine."""
+    """Whether PyTorch has one on this machine, or llama.cpp by a driver of its own."""
     import torch
 
-    return bool(torch.cuda.is_available())
+    from srtui.llama.devices import gpus
+
+    return bool(torch.cuda.is_available() or gpus())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from srtui.errors import UserError
+from srtui.models.memory import drop_weights
 from srtui.sample import Pair
 
 
@@ -42,6 +43,12 @@ class SentenceEncoder:
             )
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{folder}: this sentence encoder cannot be loaded ({error}).") from error
+
+    def close(self) -> None:
+        """Give its memory back; it cannot be asked any more."""
+        model, self._model = self._model, None
+        if model is not None:
+            drop_weights(model)
 
     def coherence(self, pairs: Sequence[Pair]) -> list[float | None]:
         """Cosine of the instruction, with its input, and the response of each pair, in [-1, 1]; None

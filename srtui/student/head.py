@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from srtui.errors import UserError
+from srtui.gpu_errors import gpu_fault
 from srtui.student.arithmetic import in_float32
 from srtui.student.packing import NAME, Packing
 from srtui.student.positions import alone_beyond, remembers_length, table_size
@@ -121,9 +122,9 @@ def _examine(base: Any, name: str) -> Head:
     try:
         # Kinds of failure are as many as architectures; whatever it is, the student cannot be scored.
         logits, other = (base(input_ids=ids, use_cache=False).logits[0] for ids in (first, second))
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:
+        if gpu_fault(error):
+            raise
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"{name} cannot be a student: it gives no logits for a text alone ({line})."
@@ -198,9 +199,9 @@ def _reproduces(head: Head, hidden: Any, logits: Any) -> bool:
 
     try:
         computed, expected = head.logits(hidden), logits.float()
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # a head that cannot even be run is not the model's
+    except Exception as failure:  # a head that cannot even be run is not the model's
+        if gpu_fault(failure):
+            raise
         return False
     if computed.shape != expected.shape or not bool(torch.isfinite(expected).all()):
         return False
@@ -242,9 +243,9 @@ def _pads(part: Any, texts: tuple[Any, Any], states: list[Any]) -> bool:
         ids[n, : len(text)], mask[n, : len(text)] = text, 1
     try:
         padded = part(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:
+    except Exception as error:
+        if gpu_fault(error):
+            raise
         return False
     return all(
         near(padded[n, : len(t)], alone) for n, (t, alone) in enumerate(zip(texts, states, strict=True))

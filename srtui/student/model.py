@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from srtui.errors import UserError
+from srtui.gpu_errors import gpu_fault
 from srtui.models import file_sha256
 from srtui.models.memory import drop_weights, free_bytes
 from srtui.student.arithmetic import use_one_arithmetic
@@ -110,6 +111,8 @@ class Student:
                 f"{folder}: no *.safetensors in it; a student is a folder of safetensors weights."
             )
         place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        if place == "cuda":
+            choose_gpu(report_line)
         dtype = compute_dtype(place) if arithmetic == "auto" else getattr(torch, arithmetic)
         if quantization == "f32":
             dtype = torch.float32
@@ -128,7 +131,8 @@ class Student:
             # rounded weights are multiplied in float32, which is exact and several times as fast.
             settings["dtype"] = torch.bfloat16
         settings.setdefault("dtype", dtype)
-        plan = plan_weights(folder, quantization, settings["dtype"].itemsize)
+        # Weights that are rounded to bf16 and multiplied in float32 lie there as float32.
+        plan = plan_weights(folder, quantization, max(settings["dtype"].itemsize, dtype.itemsize))
         if plan is not None:
             if unusual := plan.sentence(folder.name):
                 report_line(unusual)
@@ -261,6 +265,8 @@ def _with_adapter(model: Any, adapter: Path) -> Any:
             warnings.simplefilter("ignore")
             return PeftModel.from_pretrained(model, str(adapter), local_files_only=True).eval()
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        if gpu_fault(error):
+            raise
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{adapter}: this adapter does not go with its student ({first_line}).") from error
 
@@ -268,18 +274,42 @@ def _with_adapter(model: Any, adapter: Path) -> Any:
 def compute_dtype(device: str) -> Any:
     """bfloat16 where the hardware multiplies it, else float32.
 
-    Measured on a 2-core AVX2 CPU with SmolLM2-135M: bf16 forward 77-130 tokens/s, float32 500.
+    Measured on a 2-core AVX2 CPU with SmolLM2-135M: bf16 forward 77-130 tokens/s, float32 500. GPUs before Ampere
+    only imitate bfloat16, and float16 overflows in some students.
     """
     import torch
 
     if device != "cpu":
-        return torch.bfloat16
+        real = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if real else torch.float32
     # What the kernels use, which ATEN_CPU_CAPABILITY may hold below what the CPU has.
     native = torch.backends.cpu.get_cpu_capability() == "AVX512" and any(
         getattr(torch.cpu, name, lambda: False)()
         for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     )
     return torch.bfloat16 if native else torch.float32
+
+
+def choose_gpu(report_line: Callable[[str], None]) -> None:
+    """Of several GPUs take the one that has the most memory free, which is PyTorch's "cuda" from then on, and say so;
+    say too where it has no bfloat16."""
+    import torch
+
+    count = torch.cuda.device_count()
+    if count > 1:
+        free = [int(torch.cuda.mem_get_info(number)[0]) for number in range(count)]
+        # Where they are nearly alike, it stays the one that it is: what runs on it already counts.
+        chosen = max(range(count), key=lambda n: free[n] + (10**9 if n == torch.cuda.current_device() else 0))
+        torch.cuda.set_device(chosen)
+        report_line(
+            f"Of {count} GPUs, {chosen} ({torch.cuda.get_device_name(chosen)}) has the most memory free, "
+            f"{free[chosen] / 1e9:.1f} GB; the student runs there. CUDA_VISIBLE_DEVICES chooses otherwise."
+        )
+    if compute_dtype("cuda") == torch.float32:
+        report_line(
+            f"{torch.cuda.get_device_name()} has no bfloat16 arithmetic: the student computes in float32, which is "
+            "slower and takes more memory."
+        )
 
 
 def weights_sha256(folder: Path) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from srtui.gpu_errors import gpu_fault
 from srtui.student.arithmetic import in_float32
 
 _TOKENS = 32  # of the trial's texts: frequencies show in the distances between them
@@ -80,9 +81,9 @@ def alone_beyond(model: Any, body: Any) -> int | None:
                 middle = (low + high) // 2
                 low, high = (middle, high) if same(first(middle), expected) else (low, middle)
             return low
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # a model that takes no positions does not depend on them
+    except Exception as error:  # a model that takes no positions does not depend on them
+        if gpu_fault(error):
+            raise
         return None
 
 

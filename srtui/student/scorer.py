@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtui.errors import UserError
+from srtui.gpu_errors import gpu_fault
 from srtui.measures import SpanLoss
 from srtui.models.memory import free_bytes, inner_width, release, scoring_tokens, token_bytes
 from srtui.student.arithmetic import in_float32
@@ -158,8 +159,6 @@ class Scorer:
         (Ivison et al. 2025, arXiv 2503.01807, section 3), since later tokens have seen more. Raises UserError where
         a single span is too long for the device.
         """
-        import torch
-
         order = sorted(range(len(spans)), key=lambda i: -len(spans[i].ids))
         position = 0
         while position < len(order) and not should_stop():
@@ -167,7 +166,9 @@ class Scorer:
             chosen = order[position : position + batch]
             try:
                 pooled = self._pooled([spans[i] for i in chosen])
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if gpu_fault(error) != "memory":
+                    raise
                 release(self._device)
                 if batch == 1:
                     raise UserError("A text is too long for this device's memory to be embedded.") from error
@@ -201,11 +202,11 @@ class Scorer:
     ) -> list[SpanLoss] | None:
         """None where memory ran out. The exception is gone by then: it would hold the tensors of the
         pass that failed, and the device could not have them back."""
-        import torch
-
         try:
             return self._batch(spans, shared, by_token)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if gpu_fault(error) != "memory":
+                raise
             return None
 
     def _affordable(self) -> int:
@@ -322,9 +323,9 @@ class Scorer:
             with torch.inference_mode(), in_float32(self._model):
                 padded = self._padded_pass(two)
                 packed, starts = self._packed_pass(two, [len(start)] * 2)
-        except torch.OutOfMemoryError:
-            raise
         except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, IndexError) as error:
+            if gpu_fault(error):
+                raise
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
             return f"its code does not take packed sequences ({first_line})"
         finally:
@@ -346,9 +347,9 @@ class Scorer:
         try:
             with torch.inference_mode():
                 differ = long_patterns_differ(self._model, self.head.body, min(longest, _LONG))
-        except torch.OutOfMemoryError:
-            raise
         except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, IndexError) as error:
+            if gpu_fault(error):
+                raise
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
             return f"what its attention sees of a long text cannot be asked ({first_line})"
         return "its attention sees a long text in a pattern of its own" if differ else ""

@@ -11,6 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from srtui.errors import UserError
+from srtui.gpu_errors import gpu_fault
 from srtui.recipe import TrainingSettings
 from srtui.student import Student
 from srtui.training.checkpoints import failure_words
@@ -73,7 +74,7 @@ def write_adapter(student: Student, folder: Path) -> None:
         part.replace(folder)
     except Exception as error:
         shutil.rmtree(part, ignore_errors=True)
-        if not isinstance(error, OSError | SafetensorError | RuntimeError):
+        if gpu_fault(error) or not isinstance(error, OSError | SafetensorError | RuntimeError):
             raise
         raise UserError(
             f"{folder}: the trained adapter cannot be written ({failure_words(error)}); the last checkpoint is "

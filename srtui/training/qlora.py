@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from srtui.errors import UserError
+from srtui.gpu_errors import gpu_fault
 from srtui.hashing import key
 from srtui.recipe import TrainingSettings
 from srtui.student import Scorer, Span, Student
@@ -154,7 +155,6 @@ class _Training:
         self.saved_step = 0
 
     def work(self) -> TrainingResult | None:
-        import torch
         from safetensors.torch import load_file
 
         from srtui.training.trainer import TrainingStopped
@@ -180,7 +180,9 @@ class _Training:
             if self.progress.step > self.saved_step:
                 self._save()
             return None
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if gpu_fault(error) != "memory":
+                raise
             raise self._too_large("the GPU's memory ran out") from error
         return self._finish()
 
@@ -241,7 +243,7 @@ class _Training:
             self.steps,
             self._after_step,
             self.should_stop,
-            half=self.on_gpu and self.student.arithmetic == "bfloat16" and torch.cuda.is_bf16_supported(),
+            half=self.on_gpu and self.student.arithmetic == "bfloat16",
             ranks=self.ranks,
             **self._objective(),
         )
@@ -278,7 +280,8 @@ class _Training:
 
         model = self.student.model
         device = next(model.parameters()).device
-        self.shape = preflight.Shape.of(model, 2 if self.on_gpu else 4)
+        half = self.on_gpu and self.student.arithmetic == "bfloat16"
+        self.shape = preflight.Shape.of(model, 2 if half else 4)
         self.free = preflight.free_bytes(device)
         self.memory = preflight.needed_bytes(
             self.shape, self._passes(), self.settings, **self._memory_settings()
@@ -412,6 +415,8 @@ class _Training:
         try:
             written = checkpoints.write(self.root, step, self.fingerprint, fill)
         except (OSError, SafetensorError, RuntimeError) as error:
+            if gpu_fault(error):
+                raise
             kept = (
                 f"the one of step {self.saved_step} is kept" if self.saved_step else "there is none before it"
             )
