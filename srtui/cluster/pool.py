@@ -25,6 +25,7 @@ from srtui.errors import UserError
 Say = Callable[[str, str], None]
 _LOOK = 0.05  # seconds between two looks at whether to stop
 _RATE_SECONDS = 20.0  # over which a worker's tokens a second are counted
+_REST = 0.5  # seconds before a worker is started again: Ray may not know yet that a node is gone
 _THREADS = 4  # of a worker's calls: the exchange, a question beside it, a drop
 
 
@@ -35,7 +36,7 @@ class _Member:
     seat: Seat
     actor: Any = None
     call: Any = None
-    state: Literal["starting", "loading", "working", "idle", "dropped"] = "starting"
+    state: Literal["starting", "loading", "working", "idle", "resting", "dropped"] = "starting"
     called_at: float = 0.0
     moved_at: float = 0.0
     facts: Facts | None = None
@@ -195,6 +196,8 @@ class Pool:
             time.sleep(_LOOK)
         for member in self._members:
             came += self._look_for_silence(member)
+            if member.state == "resting" and time.monotonic() - member.called_at > _REST:
+                self._start(member)
         return came
 
     def _hear(self, member: _Member, call: Any) -> list[tuple[Task, int, Any | None]]:
@@ -299,7 +302,7 @@ class Pool:
         held = self._dispatcher.held(member.seat.number)
         given_up = self._dispatcher.lost(member.seat.number, died=died)
         self._end(member)
-        if not given_up:
+        if died and not given_up:  # of a node that is gone its worker is not to blame
             member.failures += 1
         name, node = self._name(member), f" on node {member.node}" if member.node else ""
         if member.failures >= self._limits.failures:
@@ -311,7 +314,7 @@ class Pool:
             self._say("warning", f"{name}{node}: {why}{what}. It is started again.")
             member.restarts += 1
             member.finished = 0
-            self._start(member)
+            member.state, member.called_at = "resting", time.monotonic()
         if given_up:
             self._say("warning", f"{len(given_up)} task was given up: each worker that had it died of it.")
         return [(task, part, None) for task in given_up for part in sorted(task.missing)]
@@ -348,7 +351,7 @@ class Pool:
                 f"No worker is left: {self._last_sentence}. What was finished is stored; resume the run."
             )
         waits = time.monotonic() - max(m.called_at for m in there)
-        if all(m.state == "starting" for m in there) and waits > self._limits.loading:
+        if all(m.state in ("starting", "resting") for m in there) and waits > self._limits.loading:
             raise UserError(
                 f"Ray has found no free device for a {self.kind} in {waits:,.0f} seconds; see what else runs on the cluster, "
                 "then resume the run."
