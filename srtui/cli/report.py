@@ -52,7 +52,11 @@ def report(
 
         facts = reports.gather(store, workspace.root, run.id, examples=examples, seed=seed)
         if as_json:
-            print_json(fields_of(facts) | {"open": reports.open_questions(facts)})
+            sources = [
+                dict(zip(("file", "sha256", "format", "kind", "rows", "refused"), source, strict=True))
+                for source in facts.sources
+            ]
+            print_json(fields_of(facts) | {"sources": sources, "open": reports.open_questions(facts)})
         for path, render in ((out, reports.html), (markdown, reports.markdown)):
             if path is None:
                 continue

@@ -66,14 +66,16 @@ def put_back(
         texts[new.answer] = new.pair.response
     if weighed and not weights:
         weights[next(n for n, turn in enumerate(turns) if turn.role == "assistant")] = 1
+    input_now = _input_now(edits, turns, rewritten)
     if format == layout:
         (field,) = LAYOUTS[layout].keys
         _edit_turns(edits, field, turns, places, texts, weights)
-        _edit_input(edits, turns, rewritten)
+        if input_now is not None:
+            edits.set(edits.start, "input", input_now)
         _add_samples(edits, samples)
         return WholeRecord(edits.result)
     whole = [Turn(turn.role, texts.get(n, turn.text)) for n, turn in enumerate(turns)]
-    return WholeRecord(_laid_out_anew(edits, format, layout, whole, weights, samples))
+    return WholeRecord(_laid_out_anew(edits, format, layout, whole, weights, input_now, samples))
 
 
 def _edit_turns(
@@ -103,7 +105,7 @@ def _edit_turns(
             _edit_text(edits, edits.members(entries[place].start), texts[n])
             gone.update(range(place + 1, place + size))
         if n in weights:
-            for entry in entries[place : place + size]:
+            for entry in (entries[i] for i in range(place, place + size) if i not in gone):
                 if weights[n] == 0 or edits.member(entry.start, "weight") is None:
                     edits.set(entry.start, "weight", weights[n])
     for n in gone:
@@ -122,15 +124,15 @@ def _edit_text(edits: JsonEdits, members: Sequence[Member], text: str) -> None:
     edits.replace(values[name], [{"type": "text", "text": text}] if in_parts else text)
 
 
-def _edit_input(edits: JsonEdits, turns: Sequence[Turn], rewritten: Sequence[Rewritten]) -> None:
-    """The record's ``input`` says which part of the last user turn is one: it follows what was chosen."""
+def _input_now(edits: JsonEdits, turns: Sequence[Turn], rewritten: Sequence[Rewritten]) -> str | None:
+    """The record's ``input`` says which part of the last user turn is one, and follows what was chosen: what it says
+    now, None where it stays as it is."""
     place = edits.member(edits.start, "input")
     final = max((new for new in rewritten if new.kept), default=None, key=lambda new: new.answer)
     if place is None or final is None or final.answer != len(turns) - 1:
-        return
+        return None
     _, before = split_input(turns[-2].text, edits.string(place))
-    if final.pair.input != (before or ""):
-        edits.replace(place, final.pair.input)
+    return None if final.pair.input == (before or "") else final.pair.input
 
 
 def _add_samples(edits: JsonEdits, samples: Sequence[int] | None) -> None:
@@ -144,6 +146,7 @@ def _laid_out_anew(
     layout: str,
     turns: Sequence[Turn],
     weights: dict[int, int],
+    input_now: str | None,
     samples: Sequence[int] | None,
 ) -> str:
     """The turns in another layout, behind the other fields of the record as they were.
@@ -154,6 +157,7 @@ def _laid_out_anew(
         layout: the one that it was imported in.
         turns: with the texts that were chosen.
         weights: by turn, what it gets.
+        input_now: what the record's ``input`` says now; None where it stays as it is.
         samples: ids that it gets, unless it has a field of that name.
     """
     lay_out = LAYOUTS[format].lay_out
@@ -163,8 +167,11 @@ def _laid_out_anew(
         entries[n]["weight"] = weight
     gone = {*LAYOUTS[layout].keys, *SYSTEM_FIELDS, field}
     members = [m for m in edits.members(edits.start) if m.key not in gone]
-    parts = [edits.text[m.start : m.value.end] for m in members]
     made: dict[str, Any] = {field: entries}
+    if input_now is not None:
+        members = [m for m in members if m.key != "input"]
+        made["input"] = input_now
+    parts = [edits.text[m.start : m.value.end] for m in members]
     if samples is not None and all(m.key != "samples" for m in members):
         made["samples"] = list(samples)
     return "{" + ",".join([*parts, *(f"{written(k)}:{written(v)}" for k, v in made.items())]) + "}"

@@ -75,7 +75,7 @@ class VariantScorer:
             max_length,
             words.version,
             words.chat.date if words.chat else None,
-            words.histories if histories else None,
+            self.spans.histories if histories else None,
         )
 
     def close(self) -> None:

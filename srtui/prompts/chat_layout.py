@@ -9,7 +9,6 @@ follows it, and whatever is known with it is known with the same tokens (docs/me
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 
 from srtui.chat_template import ChatTemplate, Placed, TooCostly
 from srtui.errors import UserError
@@ -17,7 +16,7 @@ from srtui.prompts.answer_place import Piece
 from srtui.sample import Role, Turn
 
 _SYSTEM, _ASKED, _ANSWERED = Turn("system", "s"), Turn("user", "u"), Turn("assistant", "a")
-_HISTORIES = (
+HISTORIES = (
     (_SYSTEM,),
     (_ASKED, _ANSWERED),
     (_SYSTEM, _ASKED, _ANSWERED),
@@ -72,22 +71,6 @@ class ChatLayout:
             return None
         end = alone[-1][0] if alone[-1][1] is None else ""
         return end if before[-1][0].startswith(end) else None
-
-    @cached_property
-    def depends_on_what_follows(self) -> bool:
-        """Whether a history by itself, which is how srtui laid it out at first, is not what stands in front of a
-        question."""
-        for turns in _HISTORIES:
-            texts: list[list[Piece] | None] = []
-            for lay_out in (self.history, lambda turns: self.pieces(turns, to_answer=False)):
-                try:
-                    texts.append(lay_out(turns))
-                except UserError:
-                    texts.append(None)
-            followed, alone = ("".join(t for t, _ in made) if made is not None else None for made in texts)
-            if followed != alone:
-                return True
-        return False
 
     def _placed(self, turns: Iterable[Turn], *, to_answer: bool) -> tuple[list[Turn], list[Placed]]:
         """The turns as the template is given them, and what it makes of them."""

@@ -14,7 +14,6 @@ from typing import Any
 from srtui.chat_template import ChatTemplate, of_tokenizer
 from srtui.errors import UserError
 from srtui.prompts.answer_place import Piece, around_answer
-from srtui.prompts.chat_layout import ChatLayout
 from srtui.prompts.prompt_set import PromptSet, Reverse, fill, own_prompts
 from srtui.sample import digest
 
@@ -46,13 +45,6 @@ class PromptTemplate:
     answer_prefix: str = ""
     reverse_prompt: Reverse | None = None
     version: str = ""
-
-    @property
-    def histories(self) -> str | None:
-        """``followed`` where a history in front of a question is laid out otherwise than by itself, which is how
-        srtui had it at first: of texts with a history, such scores are another way's. Else None."""
-        followed = self.chat is not None and ChatLayout(self.chat).depends_on_what_follows
-        return "followed" if followed else None
 
     @property
     def special_tokens(self) -> bool:

@@ -22,15 +22,16 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 from srtui.errors import UserError
 from srtui.hashing import Keys, digest, scheme_1
 from srtui.prompts import PromptTemplate
 from srtui.prompts.answer_place import Piece
-from srtui.prompts.chat_layout import ChatLayout, joined
+from srtui.prompts.chat_layout import HISTORIES, ChatLayout, joined
 from srtui.sample import Pair, Role, Turn
 from srtui.student.tokens import Cutter
 
@@ -201,7 +202,7 @@ class SpanBuilder:
                     prompt = self._layout.pieces(
                         [*history, Turn("user", PromptTemplate.target_of(*question))]
                     )
-                before = self.history(history)
+                before = self.history(history, prompt)
             except UserError:
                 return refused, refused
         if before is None:  # a part of it stands behind x: nothing can be told of x with it in front
@@ -296,16 +297,26 @@ class SpanBuilder:
             text, ids = text + turn_text, ids + its_ids
         return text, ids
 
-    def history(self, turns: Sequence[Turn]) -> list[int] | None:
+    def history(self, turns: Sequence[Turn], prompt: Sequence[Piece] | None = None) -> list[int] | None:
         """The ids of ``turns`` as they are in front of a user's turn, without a beginning-of-text token of their own;
         None where a chat template writes a part of them behind it.
 
         Neighbours of one role are one turn. A plain template lays turns out as ``conversation`` does, a system
-        text in front with an empty line behind it. Raises UserError for what a chat template does not lay out.
+        text in front with an empty line behind it. A chat template's are cut out of ``prompt``, the pieces of a prompt
+        that begins with them (any other, where there is none): where it divides turns by ordinary text, what ends
+        one and begins the next share tokens, and those are left out. Raises UserError for what a chat template does
+        not lay out.
         """
         if self._layout is not None:
             pieces = self._layout.history(turns)
-            return None if pieces is None else self._cutter.whole(pieces)
+            if pieces is None:
+                return None
+            followed = prompt or self._layout.pieces([*turns, Turn("user", "q")])
+            within = self._cutter.opening(followed, sum(len(text) for text, _ in pieces))
+            if within is not None:
+                return within
+            by_itself = self._cutter.whole(pieces)
+            return by_itself[: _common(by_itself, self._cutter.whole(followed))]
         ids: list[int] = []
         for role, text in joined(turns):
             if len(ids) > self._max:  # no target fits behind it, however much there is of it
@@ -332,6 +343,24 @@ class SpanBuilder:
         target = len(whole) - start
         ids = [*(self._bos if context else self._start), *whole]
         return Span(tuple(ids[-max(self._max, target + 1) :]), target, len(ids) > self._max)
+
+    @cached_property
+    def histories(self) -> str | None:
+        """``followed`` where a history in front of a question is laid out, or cut into tokens, otherwise than by itself,
+        which is how srtui had it at first: of texts with a history, such scores are another way's. Else None."""
+        if self._layout is None:
+            return None
+        return "followed" if any(map(self._depends_on_what_follows, HISTORIES)) else None
+
+    def _depends_on_what_follows(self, turns: Sequence[Turn]) -> bool:
+        assert self._layout is not None  # noqa: S101 - asked for chat templates alone
+        by_itself: list[int] | None = None
+        followed: list[int] | None = None
+        with suppress(UserError):
+            by_itself = self._cutter.whole(self._layout.pieces(turns, to_answer=False))
+        with suppress(UserError):
+            followed = self.history(turns)
+        return by_itself != followed
 
     @property
     def max_length(self) -> int:

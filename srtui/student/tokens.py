@@ -46,6 +46,14 @@ class Cutter:
         """Ids of the pieces as one text; from data there is no special token among them."""
         return list(self._encode(pieces)[0])
 
+    def opening(self, pieces: Sequence[Piece], length: int) -> list[int] | None:
+        """Those of the ids of the pieces that lie within the first ``length`` characters, as they are in front of the
+        rest: up to a token that reaches beyond. None where pieces had to be cut one by one."""
+        ids, offsets = self._encode(pieces)
+        if offsets is None:
+            return None
+        return list(ids[: next((n for n, (_, end) in enumerate(offsets) if end > length), len(ids))])
+
     def cut(self, prompt: Sequence[Piece], target: str, *, inside: bool = False) -> tuple[list[int], int]:
         """Ids of prompt and target, and how many of them are the prompt's.
 

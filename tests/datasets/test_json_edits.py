@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from srtui import datasets
 from srtui.datasets.json_edits import JsonEdits
 from srtui.datasets.layouts import LAYOUTS
+from srtui.sample import Pair
 
 pytestmark = pytest.mark.pure
 
@@ -136,6 +137,14 @@ def test_joined_turns_stay_two_where_they_were_not_rewritten() -> None:
     assert put_back(text, a2="new") == RECORD % ", ".join([*TURNS[1:4], TURNS[4].replace("a2", "new")])
 
 
+def test_a_joined_answer_that_is_rewritten_and_weighed_is_one() -> None:
+    """What is cut gets no weight of its own: the two edits would overlap, and their text would be no JSON."""
+    text = RECORD % ", ".join([*TURNS[1:3], TURNS[4], *TURNS[3:5]])
+    turns = json.loads(put_back(text, weighed=True, a1="new"))["conversations"]
+    assert turns[1] == {"from": "gpt", "value": "new", "n": 1e5, "weight": 1}
+    assert [turn["value"] for turn in turns[2:]] == ["q2", "a2"]
+
+
 @pytest.mark.parametrize(
     ("input", "new", "written"),
     [
@@ -155,3 +164,18 @@ def test_an_input_follows_what_was_chosen(input: str, new: tuple[str, str], writ
     assert made.text.endswith(f'"input":{written}}}')
     said = json.loads(made.text)["conversations"][0]["value"]
     assert said == (f"{new[0]}\n{new[1]}" if new[1] else new[0])
+    # In the other layout too: read again it is split where the choice is.
+    other = datasets.put_back(
+        "messages", "sharegpt", text, found.turns, found.places, [datasets.Rewritten(1, pair, True)]
+    )
+    assert json.loads(other.text)["input"] == json.loads(written)
+    converse = LAYOUTS["messages"].converse
+    assert converse is not None
+    again = converse(json.loads(other.text), "last").exchanges[0].pair
+    assert again == pair_read(made.text)
+
+
+def pair_read(text: str) -> Pair:
+    """What is read of a ShareGPT record."""
+    pair: Pair = conversation(text).exchanges[0].pair
+    return pair

@@ -282,6 +282,8 @@ def test_the_command_writes_both_files_and_says_mistakes(workspace: Workspace) -
     assert (root / "r.md").read_text().startswith("# quickstart")
     as_json = json.loads(srtui(workspace, "report", "quickstart", "--json").stdout)
     assert as_json["open"] and as_json["summary"]["run"] == "quickstart"
+    for source in as_json["sources"]:
+        assert list(source) == ["file", "sha256", "format", "kind", "rows", "refused"]
     assert srtui(workspace, "report", "quickstart").stdout.startswith("quickstart-report.html")
     wrong = srtui(workspace, "report", "quickstart", "--out", "no/such/folder.html")
     assert wrong.returncode == 2

@@ -4,9 +4,11 @@ prompt's span begins with, whatever the template; scores of before that are anot
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from srtui import chat_template
 from srtui.errors import UserError
@@ -131,14 +133,43 @@ def test_where_nothing_follows_it_is_where_it_was(kind: str) -> None:
         "".join(f"<|im_start|>{turn.role}\n{turn.text}{END}" for turn in history), add_special_tokens=False
     ).input_ids
     assert list(alone.ids[: len(by_itself)]) == by_itself
-    assert template("chat", tokenizer).histories is None
+    assert spans.histories is None
+
+
+HASHES = (
+    "{% for m in messages %}{{ '### ' + m.role + ':\n' if m.role != 'system' else '' }}{{ m.content }}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}### assistant:\n{% endif %}"
+)
+NAMES = (
+    "{% for m in messages %}{{ m.role | upper + ': ' if m.role != 'system' else '' }}{{ m.content }} {% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT: {% endif %}"
+)
+
+
+@pytest.mark.parametrize("protocol", ["default", "paper"])
+@pytest.mark.parametrize("kind", HISTORIES)
+@pytest.mark.parametrize("source", [HASHES, NAMES], ids=["hashes", "names"])
+def test_turns_that_ordinary_text_divides(
+    source: str, kind: str, protocol: Any, student_folder: Path
+) -> None:
+    """By itself such a history ends in a token that is another where a question follows ("\\n\\n" of "\\n\\n###")."""
+    tokenizer = AutoTokenizer.from_pretrained(student_folder)
+    tokenizer.chat_template = source
+    spans = SpanBuilder(tokenizer, template("chat", tokenizer), protocol, 4096)
+    history = HISTORIES[kind]
+    given, alone = reverse(spans, history)
+    known = alone.ids[: given.history]
+    assert given.ids[: len(known)] == known and given.history == alone.history
+    said = tokenizer.decode(known)
+    assert all(turn.text in said for turn in history) and "###" not in said.split(history[-1].text)[-1]
+    assert spans.histories == "followed"
 
 
 @pytest.mark.parametrize("name", FOLLOWED)
 def test_other_templates_have_other_scores(name: str) -> None:
-    tokenizer, _ = builder(FOLLOWED[name])
+    tokenizer, spans = builder(FOLLOWED[name])
     words = template("chat", tokenizer)
-    assert words.histories == "followed"
+    assert spans.histories == "followed"
     # Of texts without a history nothing has changed.
     plain, _ = builder(PLAIN)
     assert words.version == template("chat", plain).version
@@ -162,10 +193,10 @@ def test_a_history_behind_the_question_has_an_ifd_alone() -> None:
     assert spans.reverse(pair) == (Invalid("history_not_laid_out"),) * 2
     assert all(isinstance(span, Span) for span in spans.forward(pair))
     assert all(isinstance(span, Span) for span in spans.reverse(pair._replace(history=(RIVER, NILE))))
+    chat = template("chat", builder("{{ raise_exception('none') }}" + PLAIN)[0]).chat
+    assert chat is not None
     with pytest.raises(UserError):
-        ChatLayout(template("chat", builder("{{ raise_exception('none') }}" + PLAIN)[0]).chat).history(
-            (RIVER,)
-        )  # type: ignore[arg-type]
+        ChatLayout(chat).history((RIVER,))
 
 
 def test_scores_of_the_older_layout_are_not_taken(pair_workspace: Workspace) -> None:
