@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from srtui import datasets
 from srtui.errors import UserError
 from srtui.evaluation.sources import sha256_of
-from srtui.hashing import draw, first_of_ids, key, key_of_ids
+from srtui.hashing import draw_of_each, first_of_ids, key, key_of_ids
 from srtui.pilot.strata import Stratum, stratified
 from srtui.pipeline.holdout import alike, hold_out
 from srtui.pipeline.preference import adapter_mark, first_adapter
@@ -105,23 +106,28 @@ def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pat
     adapter = first_adapter(workspace, store, recipe)  # hours before it is needed
     dataset_id = _dataset(workspace, store, recipe, recipe_path)
 
+    share = recipe.training.held_out if recipe.training.enabled else 0.0
+    # What is held out is drawn from all of them, and asks for them over and over; eight bytes each.
+    all_of_them = array("q", samples_of(store, dataset_id, recipe)) if share else None
+
     def ids() -> Iterator[int]:
-        return iter(samples_of(store, dataset_id, recipe))
+        return iter(samples_of(store, dataset_id, recipe) if all_of_them is None else all_of_them)
 
     fingerprint = f"{recipe.fingerprint}-{key_of_ids('samples', 'ids', ids()).hex()[2:10]}"
     fingerprint += adapter_mark(adapter)
     if store.runs.any_over(dataset_id):
-        first = f"{recipe.first_fingerprint}-{first_of_ids(ids).hex()[:8]}"
-        earlier = store.runs.with_fingerprint(dataset_id, fingerprint, first)
+        fingerprints = [fingerprint]
+        if store.runs.any_over(dataset_id, recipe.first_fingerprint):  # an earlier srtui's, of perhaps these samples
+            fingerprints.append(f"{recipe.first_fingerprint}-{first_of_ids(ids).hex()[:8]}")
+        earlier = store.runs.with_fingerprint(dataset_id, *fingerprints)
         if earlier is not None:
             return earlier, False
-    share = recipe.training.held_out if recipe.training.enabled else 0.0
     held_out: set[int] = set()
     if share:
         # What one exchange of a conversation asks and answers, the next one's history says again.
         of = conversation_ids(store.conn, dataset_id)
         groups = alike(store.corpus.questions(dataset_id, recipe.limit), of)
-        held_out = hold_out(ids, share, lambda i: draw(recipe.seed, "held out", i), groups)
+        held_out = hold_out(ids, share, draw_of_each(recipe.seed, "held out"), groups)
     if recipe.pilot:
         chosen = [(i, False) for i in ids()]
         described = recipe.model_dump_json()
@@ -153,7 +159,7 @@ def samples_of(store: Store, dataset_id: int, recipe: Recipe) -> Iterable[int]:
 def pilot_strata(store: Store, dataset_id: int, recipe: Recipe) -> list[Stratum]:
     """What a pilot draws its samples from, with the samples; the same for the same seed."""
     samples = store.corpus.kinds_and_lengths(dataset_id, recipe.limit)
-    return stratified(samples, recipe.pilot or 0, lambda i: draw(recipe.seed, "pilot", i))
+    return stratified(samples, recipe.pilot or 0, draw_of_each(recipe.seed, "pilot"))
 
 
 def pilot_recipe(recipe: Recipe, samples: int) -> Recipe:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from srtui import today
 from srtui.errors import UserError
-from srtui.hashing import draw
+from srtui.hashing import draw_of_each
 from srtui.pipeline.context import Context, open_judge, student_path
 from srtui.prompts import template_names
 from srtui.recipe import Recipe
@@ -117,7 +117,7 @@ def _some_originals(store: Store, run: Run, seed: int, count: int) -> list[int]:
     """The same ones for the same seed."""
     every = max(1, store.runs.sample_count(run.id) // _DRAWN_FROM)
     return nsmallest(
-        count, store.corpus.each_original_id(run.id, every), key=lambda i: draw(seed, "template", i)
+        count, store.corpus.each_original_id(run.id, every), key=draw_of_each(seed, "template")
     )
 
 

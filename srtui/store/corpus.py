@@ -7,10 +7,11 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from srtui.sample import Pair, Turn, pair_digest
-from srtui.store._query import batched, fetch_row, fetch_rows, fetch_value
+from srtui.store._query import batched, each_row, fetch_row, fetch_rows, fetch_value
 from srtui.store.conversations import histories, history_of
 from srtui.store.endings import CUT
 
@@ -211,20 +212,17 @@ class Corpus:
 
     def each_sample_id(self, dataset_id: int, limit: int | None = None) -> Iterator[int]:
         """The samples of a dataset that a new run takes, in its order, at most ``limit`` of them, read as they are asked for."""
-        rows = self._store.conn.execute(
-            f"SELECT id FROM sample WHERE dataset_id = ? AND {TAKEN} ORDER BY id LIMIT ?",
-            (dataset_id, limit or -1),
-        )
-        return (r[0] for r in rows)
+        query = f"SELECT id FROM sample WHERE dataset_id = ? AND {TAKEN} ORDER BY id LIMIT ?"
+        return chain.from_iterable(each_row(self._store.conn, query, (dataset_id, limit or -1)))
 
     def questions(self, dataset_id: int, limit: int | None = None) -> Iterator[tuple[int, str, str]]:
         """(sample id, instruction, input) of the same samples as they were imported, read as they are asked for."""
-        rows = self._store.conn.execute(
+        query = (
             "SELECT v.sample_id, v.instruction, v.input FROM variant v WHERE v.kind = 'original' AND v.sample_id IN "
-            f"(SELECT id FROM sample WHERE dataset_id = ? AND {TAKEN} ORDER BY id LIMIT ?)",
-            (dataset_id, limit or -1),
+            f"(SELECT id FROM sample WHERE dataset_id = ? AND {TAKEN} ORDER BY id LIMIT ?)"
         )
-        return ((int(r[0]), str(r[1]), str(r[2])) for r in rows)
+        rows = each_row(self._store.conn, query, (dataset_id, limit or -1))
+        return cast("Iterator[tuple[int, str, str]]", rows)
 
     def kinds_and_lengths(self, dataset_id: int, limit: int | None = None) -> Iterator[tuple[int, str, int]]:
         """(sample id, kind, characters) of the same samples as they were imported, read as they are asked for. The
@@ -330,9 +328,8 @@ class Corpus:
 
     def each_original_id(self, run_id: int, every: int = 1) -> Iterator[int]:
         """Variant ids of the originals of a run, of about one sample in ``every``, read as they are asked for."""
-        rows = self._store.conn.execute(
+        query = (
             "SELECT v.id FROM run_sample rs CROSS JOIN variant v ON v.sample_id = rs.sample_id AND v.kind = 'original' "
-            "WHERE rs.run_id = ? AND rs.sample_id % ? = 0 ORDER BY rs.sample_id",
-            (run_id, every),
+            "WHERE rs.run_id = ? AND rs.sample_id % ? = 0 ORDER BY rs.sample_id"
         )
-        return (r[0] for r in rows)
+        return chain.from_iterable(each_row(self._store.conn, query, (run_id, every)))

@@ -250,9 +250,13 @@ class Runs:
         )
         return int(made.lastrowid or 0)
 
-    def any_over(self, dataset_id: int) -> bool:
-        """Whether a run has been made over this dataset."""
-        made = fetch_value(self._store.conn, "SELECT 1 FROM run WHERE dataset_id = ? LIMIT 1", (dataset_id,))
+    def any_over(self, dataset_id: int, begins: str = "") -> bool:
+        """Whether a run has been made over this dataset; ``begins``: with a fingerprint that begins so."""
+        made = fetch_value(
+            self._store.conn,
+            "SELECT 1 FROM run WHERE dataset_id = ?1 AND substr(fingerprint, 1, length(?2)) = ?2 LIMIT 1",
+            (dataset_id, begins),
+        )
         return made is not None
 
     def delete(self, run_id: int) -> None:
