@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -119,6 +121,7 @@ class Context:
         self._tuned: VariantScorer | None = None
         self._encoder: SentenceEncoder | None = None
         self._rater: Rater | None = None
+        self._adopted: tuple[tuple[str, str], Student] | None = None  # loaded, and of no scorer yet
 
     @property
     def sample_count(self) -> int:
@@ -137,7 +140,7 @@ class Context:
     def teacher(self) -> Teacher:
         """The recipe's teacher, opened when it is first asked for; on a GPU the students go first. Stores
         its identity with the run."""
-        if _gpu():
+        if on_gpu():
             self.forget_students()
         if self._teacher is None:
             settings = self.recipe.teacher
@@ -249,7 +252,7 @@ class Context:
         if self._rater is None:
             name = self.recipe.selection.rater or self.recipe.teacher.model
             self._rater = Rater(self.store, self.workspace.models, name)
-        if _gpu():
+        if on_gpu():
             self.forget_students()
         return self._rater
 
@@ -266,23 +269,66 @@ class Context:
             if judge is not None:
                 judge.close()
         self._judge = self._proxy = self._tuned = None
+        if self._adopted is not None:
+            self._adopted[1].close()
+            self._adopted = None
+
+    # -- a student that another thread loads
+
+    @property
+    def checking_student(self) -> tuple[str, Quantization]:
+        """Name and quantization of the student that scores first: the proxy, where there is one."""
+        scoring, student = self.recipe.scoring, self.recipe.student
+        if scoring.proxy:
+            return scoring.proxy, scoring.proxy_quantization
+        return student.model, student.quantization
+
+    @property
+    def has_students(self) -> bool:
+        """Whether a student is loaded."""
+        return not (self._judge is self._proxy is self._tuned is self._adopted is None)
+
+    def student_path(self) -> Path:
+        """Where the student lies that scores first; it may have to be made of a GGUF."""
+        name, quantization = self.checking_student
+        return student_path(self.workspace, name, quantization, lambda line: self.watch.event("info", line))
+
+    def load_student(self, path: Path, report_line: Callable[[str, str], None]) -> Student:
+        """The student that scores first, for any thread: nothing of it touches the store."""
+        from srtui.student import Student
+
+        _, quantization = self.checking_student
+        return Student.load(path, quantization, report_line=lambda line: report_line("warning", line))
+
+    def adopt(self, student: Student, seconds: float) -> None:
+        """Take a student that ``load_student`` loaded in so many seconds, for when it is first asked."""
+        name, quantization = self.checking_student
+        self._adopted = (name, quantization), student
+        self.watch.past("load-student", seconds)
+        self.watch.event("info", f"Loaded student {name} in {quantization} in {seconds:.1f} s.")
 
     def _load(self, name: str, quantization: Quantization, adapter: Path | None = None) -> VariantScorer:
-        with self._loading("load-student", f"student {name} in {quantization}"):
-            from srtui.student import Student
+        def report_info(line: str) -> None:
+            self.watch.event("info", line)
 
-            if _gpu():
-                self.close_teacher()
-            path = student_path(
-                self.workspace, name, quantization, lambda line: self.watch.event("info", line)
-            )
-            student = Student.load(
-                path,
-                quantization,
-                adapter=adapter,
-                report_line=lambda line: self.watch.event("warning", line),
-            )
+        if self._adopted is not None and self._adopted[0] == (name, quantization) and adapter is None:
+            student, self._adopted = self._adopted[1], None
+            path = student_path(self.workspace, name, quantization, report_info)
             judge = open_judge(self.store, self.recipe, path, name, quantization, student=student)
+        else:
+            with self._loading("load-student", f"student {name} in {quantization}"):
+                from srtui.student import Student
+
+                if on_gpu():
+                    self.close_teacher()
+                path = student_path(self.workspace, name, quantization, report_info)
+                student = Student.load(
+                    path,
+                    quantization,
+                    adapter=adapter,
+                    report_line=lambda line: self.watch.event("warning", line),
+                )
+                judge = open_judge(self.store, self.recipe, path, name, quantization, student=student)
         if judge.longest is not None and judge.longest < self.recipe.prompt.max_length:
             self.watch.event(
                 "warning",
@@ -333,7 +379,19 @@ class Context:
         self.watch.event("info", f"Loaded {what} in {time.monotonic() - started:.1f} s.")
 
 
-def _gpu() -> bool:
+def on_gpu() -> bool:
+    """Whether torch has a GPU. Where nothing of a GPU's driver is there it has none, and is not imported for that: it
+    takes seconds, and a run's first request waits for the answer."""
+    if "torch" not in sys.modules and sys.platform == "linux" and not _has_driver():
+        return False
     import torch
 
     return bool(torch.cuda.is_available())
+
+
+def _has_driver() -> bool:
+    """Whether CUDA's driver can be loaded, or ROCm's has made its device."""
+    with suppress(OSError):
+        ctypes.CDLL("libcuda.so.1")
+        return True
+    return Path("/dev/kfd").exists()

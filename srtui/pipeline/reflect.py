@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, cast
@@ -20,7 +20,7 @@ from srtui.reflection import ReflectionPrompt, Rewrite
 from srtui.store.conversations import FOLLOWED, followed
 from srtui.store.corpus import Variant
 from srtui.store.endings import CUT, cut_at, packed
-from srtui.store.generations import CAME_TO_SOMETHING, GenerationRow, StoredGeneration
+from srtui.store.generations import CAME_TO_SOMETHING, Answer, GenerationRow, Settled, StoredGeneration
 
 PAGE = 256  # samples that are read from the store, and prepared, together
 # What has come is stored together: a commit waits for the disk, and a fast teacher need not.
@@ -63,8 +63,11 @@ class _Tally:
 class Reflecting:
     """Asks the teacher about every sample that has no reflection yet, and stores what comes."""
 
-    def __init__(self, context: Context, prompt: ReflectionPrompt) -> None:
-        self._context, self._prompt = context, prompt
+    def __init__(
+        self, context: Context, prompt: ReflectionPrompt, look: Callable[[], None] = lambda: None
+    ) -> None:
+        """``look`` is called now and then, by this thread: for what others do meanwhile."""
+        self._context, self._prompt, self._look = context, prompt, look
         self._store, self._run, self._recipe = context.store, context.run, context.recipe
         self._watch = context.watch
         self._total = context.sample_count
@@ -180,6 +183,7 @@ class Reflecting:
         if self._finished and time.monotonic() - self._finished_since > _TOGETHER_SECONDS:
             self._store_finished()
         self._show()
+        self._look()
         return self._watch.should_stop()
 
     def _hear(self, generation: Generation) -> None:
@@ -209,9 +213,14 @@ class Reflecting:
         again: list[Request] = []
         with self._store.transaction():
             stored = self._store.generations.with_keys(key for asked, _ in finished for key in asked.keys)
+            fresh, others = [], []
             for asked, group in finished:
-                if self._take(asked, group, stored):
-                    continue
+                is_new = stored.keys().isdisjoint(asked.keys) and self._added.isdisjoint(asked.keys)
+                (fresh if is_new else others).append((asked, group))
+                self._added.update(asked.keys)
+            unsettled = self._take_new(fresh)
+            unsettled += [asked for asked, group in others if not self._take(asked, group, stored)]
+            for asked in unsettled:
                 unasked = self._first_unasked(asked.sample_id, asked.variant, asked.attempt + 1)
                 if unasked is not None:
                     again.append(self._request(unasked))
@@ -306,11 +315,37 @@ class Reflecting:
             sample_id, self._prompt.kind, "teacher", variant.id, stored.id, made.pair
         )[0]
 
+    def _take_new(self, finished: Sequence[tuple[_OpenRequest, list[Generation]]]) -> list[_OpenRequest]:
+        """Store the generations of tries none of which is stored, all together; gives those that settle nothing."""
+        prompt, kind = self._prompt, self._prompt.kind
+        read = [[(g, prompt.read(g, asked.variant.pair)) for g in group] for asked, group in finished]
+        made = iter(
+            self._store.generations.add_answers(
+                [
+                    Answer(self._row(asked, g, r), asked.sample_id, asked.variant.pair, kind, r.pair)
+                    for (asked, _), group in zip(finished, read, strict=True)
+                    for g, r in group
+                ]
+            )
+        )
+        settled, open_ones = [], []
+        for (asked, _), group in zip(finished, read, strict=True):
+            variants = [next(made) for _ in group]
+            candidates = [v for v in variants if v is not None and v != asked.variant.id]
+            if self._is_settled(asked, group):
+                settled.append(self._settled(asked, group, candidates))
+            else:
+                open_ones.append(asked)
+        self._store.generations.add_reflections(self._run.id, prompt.target, settled)
+        for one in settled:
+            self._tally.add(one.status, one.attempts)
+        return open_ones
+
     def _take(
         self, asked: _OpenRequest, group: Sequence[Generation], stored: dict[bytes, GenerationRow]
     ) -> bool:
-        """Store one try's generations; True when the sample's reflection is settled. ``stored`` has those that
-        are there under their keys.
+        """Store one try's generations, some of which are there; True when the sample's reflection is settled.
+        ``stored`` has those that were there under their keys.
 
         Where a try is asked again for one candidate, a rewrite that is stored of another stands: choices may
         have been made by it."""
@@ -318,43 +353,45 @@ class Reflecting:
         read = [(g, prompt.read(g, asked.variant.pair)) for g in group]
         rows = [self._row(asked, g, r) for g, r in read]
         # Another sample may have come to the same text, and have been asked the same a moment ago.
-        stand = [
-            stored.get(r.key) or (store.generations.with_key(r.key) if r.key in self._added else None)
-            for r in rows
-        ]
-        self._added.update(row.key for row in rows)
-        settled = prompt.is_settled(
-            asked.attempt,
-            rewritten=any(r.pair for _, r in read)
-            or any(s is not None and s.parsed == "parsed" for s in stand),
-            refused=any(g.refused for g, _ in read),
-        )
-        with store.transaction():
-            candidates: list[int] = []
-            for (_, rewrite), row, stands in zip(read, rows, stand, strict=True):
-                if stands is not None and stands.parsed in CAME_TO_SOMETHING:
-                    if stands.parsed == "parsed":
-                        candidates.append(self._adopt(asked.sample_id, asked.variant, stands))
-                    continue
-                generation_id = store.generations.add(row, is_new=stands is None)
-                if rewrite.pair is not None:
-                    variant_id, _ = store.corpus.add_variant(
-                        asked.sample_id,
-                        prompt.kind,
-                        "teacher",
-                        asked.variant.id,
-                        generation_id,
-                        rewrite.pair,
-                    )
-                    store.generations.made(generation_id, variant_id)
-                    if variant_id != asked.variant.id:
-                        candidates.append(variant_id)
-            if settled:
-                status = (
-                    "parsed" if candidates else next((r.status for _, r in read if not r.pair), "unchanged")
+        stand = [stored.get(r.key) or store.generations.with_key(r.key) for r in rows]
+        settled = self._is_settled(asked, read, any(s is not None and s.parsed == "parsed" for s in stand))
+        candidates: list[int] = []
+        for (_, rewrite), row, stands in zip(read, rows, stand, strict=True):
+            if stands is not None and stands.parsed in CAME_TO_SOMETHING:
+                if stands.parsed == "parsed":
+                    candidates.append(self._adopt(asked.sample_id, asked.variant, stands))
+                continue
+            generation_id = store.generations.add(row, is_new=stands is None)
+            if rewrite.pair is not None:
+                variant_id, _ = store.corpus.add_variant(
+                    asked.sample_id, prompt.kind, "teacher", asked.variant.id, generation_id, rewrite.pair
                 )
-                self._settle(asked.sample_id, asked.variant, status, asked.attempt, candidates)
+                store.generations.made(generation_id, variant_id)
+                if variant_id != asked.variant.id:
+                    candidates.append(variant_id)
+        if settled:
+            one = self._settled(asked, read, candidates)
+            self._settle(asked.sample_id, asked.variant, one.status, one.attempts, one.candidates)
         return settled
+
+    def _is_settled(
+        self, asked: _OpenRequest, read: Sequence[tuple[Generation, Rewrite]], rewritten: bool = False
+    ) -> bool:
+        """Whether a try ends its sample's reflection; ``rewritten``: a rewrite of it was stored already."""
+        return self._prompt.is_settled(
+            asked.attempt,
+            rewritten=rewritten or any(rewrite.pair for _, rewrite in read),
+            refused=any(generation.refused for generation, _ in read),
+        )
+
+    @staticmethod
+    def _settled(
+        asked: _OpenRequest, read: Sequence[tuple[Generation, Rewrite]], candidates: Sequence[int]
+    ) -> Settled:
+        """What a try that ends its sample's reflection came to."""
+        status = "parsed" if candidates else next((r.status for _, r in read if not r.pair), "unchanged")
+        candidates = list(dict.fromkeys(candidates))
+        return Settled(asked.sample_id, asked.variant.id, status, asked.attempt, candidates)
 
     def _settle(
         self, sample_id: int, variant: Variant, status: str, attempts: int, candidates: Sequence[int]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Corpus",
     "DatasetSize",
+    "NewText",
     "SampleOrigin",
     "Variant",
     "batched",
@@ -40,6 +41,17 @@ class Variant:
     origin: str
     parent_id: int | None
     generation_id: int | None
+    pair: Pair
+
+
+class NewText(NamedTuple):
+    """A rewrite on its way into the store: of which sample and variant, by which generation. ``pair`` has the sample's
+    own history."""
+
+    sample_id: int
+    kind: str
+    parent_id: int
+    generation_id: int
     pair: Pair
 
 
@@ -272,6 +284,30 @@ class Corpus:
             (sample_id, digest),
         )
         return int(variant_id), False
+
+    def add_texts(self, texts: Sequence[NewText], now: float) -> list[int]:
+        """The ids of these texts, which teachers wrote, each as :meth:`add_variant` gives it; within a transaction."""
+        conn = self._store.conn
+        known: dict[tuple[int, bytes], int] = {}
+        for chunk in batched(dict.fromkeys(t.sample_id for t in texts), 500):
+            query = f"SELECT sample_id, digest, id FROM variant WHERE sample_id IN ({','.join('?' * len(chunk))})"
+            known.update(((r[0], r[1]), r[2]) for r in fetch_rows(conn, query, chunk))
+        following = 1 + int(fetch_value(conn, "SELECT coalesce(max(id), 0) FROM variant"))
+        rows, ids = [], []
+        for t in texts:
+            address = t.sample_id, t.pair.digest
+            if address not in known:
+                known[address] = following + len(rows)
+                rows.append(
+                    (known[address], *address, t.kind, t.parent_id, t.generation_id, *t.pair.texts, now)
+                )
+            ids.append(known[address])
+        conn.executemany(
+            "INSERT INTO variant(id, sample_id, digest, kind, origin, parent_id, generation_id, instruction, input, "
+            "response, created_at) VALUES (?,?,?,?,'teacher',?,?,?,?,?,?)",
+            rows,
+        )
+        return ids
 
     def variants(self, ids: Iterable[int]) -> dict[int, Variant]:
         """Variants by id."""

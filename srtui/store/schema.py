@@ -291,6 +291,28 @@ CREATE TABLE pilot(
 )
 """
 
+# What a million generations have in common is stored once. A generation says it by ``asked_id``, and by ``frame_id``
+# what its prompt is made of; its own columns of these are empty then. Rows of before have no such ids, and keep theirs:
+# to rewrite them would take as long as the store is large.
+_ASKED = """
+CREATE TABLE asked(
+    id INTEGER PRIMARY KEY,
+    model TEXT NOT NULL,
+    model_sha256 TEXT NOT NULL,
+    prompt_version TEXT NOT NULL,
+    mode TEXT NOT NULL,
+    sampler TEXT NOT NULL,              -- JSON
+    UNIQUE(model, model_sha256, prompt_version, mode, sampler)
+);
+CREATE TABLE prompt_frame(
+    id INTEGER PRIMARY KEY,
+    digest BLOB NOT NULL UNIQUE,
+    pieces TEXT NOT NULL                -- JSON: texts, and numbers of the pair's texts (srtui.store.asked)
+);
+ALTER TABLE generation ADD COLUMN asked_id INTEGER REFERENCES asked(id);
+ALTER TABLE generation ADD COLUMN frame_id INTEGER REFERENCES prompt_frame(id)
+"""
+
 SCRIPTS = {
     "0001_initial": INITIAL,
     "0002_dashboard": _DASHBOARD,
@@ -307,6 +329,7 @@ SCRIPTS = {
     "0013_conversations": _CONVERSATIONS,
     "0014_calibration": _CALIBRATION,
     "0015_pilot": _PILOT,
+    "0016_asked": _ASKED,
 }
 """By migration, what it runs; forward only, and never changed once released."""
 
