@@ -129,7 +129,8 @@ class VariantScorer:
         return list(self._store.corpus.variants(ids).values())
 
     def _cut(self, variants: list[Variant], metric: Metric) -> _Cut:
-        return {v.id: self._spans_of(v.pair, metric) for v in variants}
+        spans = self._spans_of([v.pair for v in variants], metric)
+        return {v.id: one for v, one in zip(variants, spans, strict=True)}
 
     def _score_block(
         self, pairs: _Cut, metric: Metric, should_stop: Callable[[], bool]
@@ -199,7 +200,7 @@ class VariantScorer:
         Returns:
             (conditional, unconditional) of each pair, in order.
         """
-        cut = [self._spans_of(pair, metric) for pair in pairs]
+        cut = self._spans_of(pairs, metric)
         keyed = {key: span for one in cut if not isinstance(one, Invalid) for key, span in one}
         known = yield from self._losses(keyed, should_stop, by_token)
         each = self._store.scores.token_losses(keyed) if by_token else {}
@@ -277,10 +278,14 @@ class VariantScorer:
         found = {first[key]: loss for key, loss in self._store.scores.losses(first).items()}
         return self._stored(found)
 
-    def _spans_of(self, texts: Pair, metric: Metric) -> tuple[tuple[bytes, Span], ...] | Invalid:
-        """The conditional and the unconditional span, each with its key; or why there are none."""
+    def _spans_of(
+        self, pairs: Sequence[Pair], metric: Metric
+    ) -> list[tuple[tuple[bytes, Span], ...] | Invalid]:
+        """Of each text the conditional and the unconditional span, each with its key; or why there are none."""
         forward = MEASURES[metric].losses == ("forward",)
-        made = (self.spans.forward if forward else self.spans.reverse)(texts)
+        return [self._keyed(made) for made in self.spans.of_all(pairs, "forward" if forward else "reverse")]
+
+    def _keyed(self, made: tuple[Span | Invalid, Span | Invalid]) -> tuple[tuple[bytes, Span], ...] | Invalid:
         keyed: list[tuple[bytes, Span]] = []
         for span in made:
             if isinstance(span, Invalid):

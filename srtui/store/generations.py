@@ -95,9 +95,7 @@ _ADD = (
     f"ON CONFLICT(key) DO UPDATE SET {', '.join(f'{n} = excluded.{n}' for n in _WRITTEN if n != 'key')} "
     f"WHERE generation.parsed NOT IN {CAME_TO_SOMETHING}"
 )
-_ADD_NEW = (
-    f"INSERT INTO generation(id, variant_id, {', '.join(_WRITTEN)}) VALUES (?, ?, {', '.join('?' * len(_WRITTEN))})"
-)
+_ADD_NEW = f"INSERT INTO generation(id, {', '.join(_WRITTEN)}) VALUES (?, {', '.join('?' * len(_WRITTEN))})"
 
 
 def _row(r: sqlite3.Row) -> GenerationRow:
@@ -252,25 +250,23 @@ class Generations:
         if not answers:
             return []
         conn, now = self._store.conn, time.time()
-        # A generation and its variant point at each other: both are there when this is committed.
-        conn.execute("PRAGMA defer_foreign_keys=ON")
         first = 1 + int(fetch_value(conn, "SELECT coalesce(max(id), 0) FROM generation"))
+        rows = self._values([(a.generation, a.before) for a in answers], now)
+        conn.executemany(_ADD_NEW, [(first + n, *row) for n, row in enumerate(rows)])
         texts = [
             NewText(a.sample_id, a.kind, a.generation.parent_variant_id, first + n, a.rewrite)
             for n, a in enumerate(answers)
             if a.rewrite is not None
         ]
-        made = iter(self._store.corpus.add_texts(texts, now))
-        variants = [None if a.rewrite is None else next(made) for a in answers]
-        rows = self._values([(a.generation, a.before) for a in answers], now)
+        made = self._store.corpus.add_texts(texts, now)
+        # A generation and its variant point at each other. To write both ids at once, with the check of them put off,
+        # would read all of one table for each row of the other.
         conn.executemany(
-            _ADD_NEW,
-            [
-                (first + n, variant, *row)
-                for n, (variant, row) in enumerate(zip(variants, rows, strict=True))
-            ],
+            "UPDATE generation SET variant_id = ? WHERE id = ?",
+            [(variant, text.generation_id) for variant, text in zip(made, texts, strict=True)],
         )
-        return variants
+        each = iter(made)
+        return [None if a.rewrite is None else next(each) for a in answers]
 
     def _values(
         self, generations: Sequence[tuple[StoredGeneration, Pair | None]], now: float | None = None
