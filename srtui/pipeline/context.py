@@ -286,7 +286,8 @@ class Context:
     @property
     def has_students(self) -> bool:
         """Whether a student is loaded."""
-        return not (self._judge is self._proxy is self._tuned is self._adopted is None)
+        students = (self._judge, self._proxy, self._tuned, self._adopted)
+        return any(one is not None for one in students)
 
     def student_path(self) -> Path:
         """Where the student lies that scores first; it may have to be made of a GGUF."""

@@ -117,7 +117,9 @@ def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pat
     fingerprint += adapter_mark(adapter)
     if store.runs.any_over(dataset_id):
         fingerprints = [fingerprint]
-        if store.runs.any_over(dataset_id, recipe.first_fingerprint):  # an earlier srtui's, of perhaps these samples
+        if store.runs.any_over(
+            dataset_id, recipe.first_fingerprint
+        ):  # an earlier srtui's, of perhaps these samples
             fingerprints.append(f"{recipe.first_fingerprint}-{first_of_ids(ids).hex()[:8]}")
         earlier = store.runs.with_fingerprint(dataset_id, *fingerprints)
         if earlier is not None:

@@ -213,7 +213,8 @@ class Reflecting:
         again: list[Request] = []
         with self._store.transaction():
             stored = self._store.generations.with_keys(key for asked, _ in finished for key in asked.keys)
-            fresh, others = [], []
+            fresh: list[tuple[_OpenRequest, list[Generation]]] = []
+            others: list[tuple[_OpenRequest, list[Generation]]] = []
             for asked, group in finished:
                 is_new = stored.keys().isdisjoint(asked.keys) and self._added.isdisjoint(asked.keys)
                 (fresh if is_new else others).append((asked, group))

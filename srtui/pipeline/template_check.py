@@ -37,7 +37,9 @@ SAMPLE = 48
 _DRAWN_FROM = 100_000  # samples: of a larger run, every second or third one
 SHARE = 1 / 3
 _LOOK = 0.1  # seconds between two looks at whether to stop, where there is only the check to wait for
-_OF_FREE = 0.5  # of the memory that the teacher's weights leave: a student within it is loaded beside the teacher
+_OF_FREE = (
+    0.5  # of the memory that the teacher's weights leave: a student within it is loaded beside the teacher
+)
 
 
 @contextmanager
@@ -124,7 +126,7 @@ def _fits_beside_the_teacher(context: Context) -> bool:
         wanted = _bytes_of(models.find(folder, student)) * (1 if quantization == "gguf" else 2)
     except UserError:  # one has to be made first, or is not there, which its own load says
         return False
-    return wanted <= _OF_FREE * (psutil.virtual_memory().available - taken)
+    return bool(wanted <= _OF_FREE * (psutil.virtual_memory().available - taken))
 
 
 def _bytes_of(model: Path) -> int:
@@ -255,9 +257,7 @@ def compare_templates(
 def _some_originals(store: Store, run: Run, seed: int, count: int) -> list[int]:
     """The same ones for the same seed."""
     every = max(1, store.runs.sample_count(run.id) // _DRAWN_FROM)
-    return nsmallest(
-        count, store.corpus.each_original_id(run.id, every), key=draw_of_each(seed, "template")
-    )
+    return nsmallest(count, store.corpus.each_original_id(run.id, every), key=draw_of_each(seed, "template"))
 
 
 def _values(judge: VariantScorer, variant_ids: list[int]) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -61,6 +61,8 @@ class VariantScorer:
         )
         self._store, self._protocol = store, protocol
         self._shared = 0
+        self._tokenizing = ThreadPoolExecutor(1, "srtui-tokenizer")
+        self._expected: tuple[list[int], Metric, Future[_Cut]] | None = None
         self.setting_id = store.scores.setting(
             name,
             self.student.id,
@@ -74,6 +76,7 @@ class VariantScorer:
 
     def close(self) -> None:
         """Free the student's memory."""
+        self._tokenizing.shutdown(cancel_futures=True)
         self.student.close()
 
     @property
@@ -114,16 +117,31 @@ class VariantScorer:
         wanted = list(dict.fromkeys(variant_ids))
         have = self.scores(wanted, metric)
         blocks = list(batched((v for v in wanted if v not in have), _BLOCK))
-        with ThreadPoolExecutor(1, "srtui-tokenizer") as ahead:
+        following = self._cut_ahead(blocks[0], metric) if blocks else None
+        for n, _ in enumerate(blocks):
+            assert following is not None  # noqa: S101 - one is cut for every block
+            pairs = following.result()
             # The next block's texts are cut into tokens while the student reads this one's.
-            cut = [ahead.submit(self._cut, self._variants(block), metric) for block in blocks[:1]]
-            for n, _ in enumerate(blocks):
-                pairs = cut[n].result()
-                cut += [ahead.submit(self._cut, self._variants(b), metric) for b in blocks[n + 1 : n + 2]]
-                for tokens, share in self._score_block(pairs, metric, should_stop):
-                    yield tokens, (n + share) / len(blocks)
-                if should_stop():
-                    return
+            following = self._cut_ahead(blocks[n + 1], metric) if n + 1 < len(blocks) else None
+            for tokens, share in self._score_block(pairs, metric, should_stop):
+                yield tokens, (n + share) / len(blocks)
+            if should_stop():
+                return
+
+    def expect(self, variant_ids: Iterable[int], metric: Metric) -> None:
+        """Begin to cut into tokens what ``score`` will be asked for next, while what is in hand is decided."""
+        wanted = list(dict.fromkeys(variant_ids))
+        have = self.scores(wanted, metric)
+        block = next(batched((v for v in wanted if v not in have), _BLOCK), [])
+        if block:
+            self._expected = block, metric, self._cut_ahead(block, metric)
+
+    def _cut_ahead(self, block: list[int], metric: Metric) -> Future[_Cut]:
+        """The spans of a block of variants, by the tokenizer's thread; those that were expected are begun already."""
+        expected, self._expected = self._expected, None
+        if expected is not None and expected[:2] == (block, metric):
+            return expected[2]
+        return self._tokenizing.submit(self._cut, self._variants(block), metric)
 
     def _variants(self, ids: Iterable[int]) -> list[Variant]:
         return list(self._store.corpus.variants(ids).values())
@@ -266,7 +284,8 @@ class VariantScorer:
     def _stored(self, fresh: dict[bytes, SpanLoss]) -> dict[bytes, SpanLoss]:
         """Store these losses; what they are in the store. Another engine may have computed one in the meantime,
         beside other texts and with another last digit, and scores are of the losses that are stored."""
-        self._store.scores.add_losses(fresh)
+        if self._store.scores.add_losses(fresh):
+            return fresh
         return self._store.scores.losses(fresh)
 
     def _stored_before(self, keyed: dict[bytes, Span]) -> dict[bytes, SpanLoss]:

@@ -290,10 +290,13 @@ class Corpus:
         conn = self._store.conn
         known: dict[tuple[int, bytes], int] = {}
         for chunk in batched(dict.fromkeys(t.sample_id for t in texts), 500):
-            query = f"SELECT sample_id, digest, id FROM variant WHERE sample_id IN ({','.join('?' * len(chunk))})"
+            query = (
+                f"SELECT sample_id, digest, id FROM variant WHERE sample_id IN ({','.join('?' * len(chunk))})"
+            )
             known.update(((r[0], r[1]), r[2]) for r in fetch_rows(conn, query, chunk))
         following = 1 + int(fetch_value(conn, "SELECT coalesce(max(id), 0) FROM variant"))
-        rows, ids = [], []
+        rows: list[tuple[Any, ...]] = []
+        ids: list[int] = []
         for t in texts:
             address = t.sample_id, t.pair.digest
             if address not in known:
