@@ -362,7 +362,7 @@ class Reflecting:
                 if stands.parsed == "parsed":
                     candidates.append(self._adopt(asked.sample_id, asked.variant, stands))
                 continue
-            generation_id = store.generations.add(row, is_new=stands is None)
+            generation_id = store.generations.add(row, about=asked.variant.pair, is_new=stands is None)
             if rewrite.pair is not None:
                 variant_id, _ = store.corpus.add_variant(
                     asked.sample_id, prompt.kind, "teacher", asked.variant.id, generation_id, rewrite.pair

@@ -232,11 +232,14 @@ class Generations:
             )
         )
 
-    def add(self, generation: StoredGeneration, *, is_new: bool = False) -> int:
+    def add(
+        self, generation: StoredGeneration, *, about: Pair | None = None, is_new: bool = False
+    ) -> int:
         """The id of this generation; the same key is stored once, in the place of a text that came to nothing
         where there is one: it was refused, or asked again where there is more room. What came to something stays.
-        ``is_new`` is for a caller who has looked, in this transaction, and found none of its key."""
-        (values,) = self._values([(generation, None)])
+        ``about`` is the pair that its prompt asks about, where that is known; ``is_new`` is for a caller who has looked,
+        in this transaction, and found none of its key."""
+        (values,) = self._values([(generation, about)])
         made = self._store.conn.execute(_ADD, values)
         if is_new and made.lastrowid:
             return int(made.lastrowid)
