@@ -289,6 +289,11 @@ class Context:
         students = (self._judge, self._proxy, self._tuned, self._adopted)
         return any(one is not None for one in students)
 
+    @property
+    def has_teacher(self) -> bool:
+        """Whether the teacher is open."""
+        return self._teacher is not None
+
     def student_path(self) -> Path:
         """Where the student lies that scores first; it may have to be made of a GGUF."""
         name, quantization = self.checking_student

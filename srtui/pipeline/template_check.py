@@ -121,7 +121,9 @@ def _fits_beside_the_teacher(context: Context) -> bool:
         return False
     folder, (student, quantization) = context.workspace.models, context.checking_student
     try:
-        taken = 0 if recipe.teacher.endpoint else _bytes_of(models.find(folder, recipe.teacher.model))
+        # A teacher that is open, or a server's, takes no more than it has.
+        there = recipe.teacher.endpoint or context.has_teacher
+        taken = 0 if there else _bytes_of(models.find(folder, recipe.teacher.model))
         # In float32, at most, of weights that have two bytes; a GGUF stays as it is.
         wanted = _bytes_of(models.find(folder, student)) * (1 if quantization == "gguf" else 2)
     except UserError:  # one has to be made first, or is not there, which its own load says

@@ -232,9 +232,7 @@ class Generations:
             )
         )
 
-    def add(
-        self, generation: StoredGeneration, *, about: Pair | None = None, is_new: bool = False
-    ) -> int:
+    def add(self, generation: StoredGeneration, *, about: Pair | None = None, is_new: bool = False) -> int:
         """The id of this generation; the same key is stored once, in the place of a text that came to nothing
         where there is one: it was refused, or asked again where there is more room. What came to something stays.
         ``about`` is the pair that its prompt asks about, where that is known; ``is_new`` is for a caller who has looked,

@@ -294,7 +294,7 @@ CREATE TABLE pilot(
 # What a million generations have in common is stored once. A generation says it by ``asked_id``, and by ``frame_id``
 # what its prompt is made of; its own columns of these are empty then. Rows of before have no such ids, and keep theirs:
 # to rewrite them would take as long as the store is large.
-_ASKED = """
+_SCALE = """
 CREATE TABLE asked(
     id INTEGER PRIMARY KEY,
     model TEXT NOT NULL,
@@ -310,7 +310,24 @@ CREATE TABLE prompt_frame(
     pieces TEXT NOT NULL                -- JSON: texts, and numbers of the pair's texts (srtui.store.asked)
 );
 ALTER TABLE generation ADD COLUMN asked_id INTEGER REFERENCES asked(id);
-ALTER TABLE generation ADD COLUMN frame_id INTEGER REFERENCES prompt_frame(id)
+ALTER TABLE generation ADD COLUMN frame_id INTEGER REFERENCES prompt_frame(id);
+CREATE TABLE merged(                    -- a shard of a run that was made in another store (srtui.store.merging)
+    run_id INTEGER NOT NULL REFERENCES run(id) ON DELETE CASCADE,
+    shard BLOB NOT NULL,                -- what it is known again by
+    path TEXT NOT NULL,
+    upto INTEGER,                       -- the last of its samples that are taken, null once all are
+    merged_at REAL NOT NULL,
+    PRIMARY KEY(run_id, shard)
+) WITHOUT ROWID;
+CREATE TABLE merged_stage(              -- what the shard's stages took
+    run_id INTEGER NOT NULL,
+    shard BLOB NOT NULL,
+    stage TEXT NOT NULL,
+    tokens INTEGER NOT NULL,
+    seconds REAL NOT NULL,
+    PRIMARY KEY(run_id, shard, stage),
+    FOREIGN KEY(run_id, shard) REFERENCES merged(run_id, shard) ON DELETE CASCADE
+) WITHOUT ROWID
 """
 
 SCRIPTS = {
@@ -329,7 +346,7 @@ SCRIPTS = {
     "0013_conversations": _CONVERSATIONS,
     "0014_calibration": _CALIBRATION,
     "0015_pilot": _PILOT,
-    "0016_asked": _ASKED,
+    "0016_scale": _SCALE,
 }
 """By migration, what it runs; forward only, and never changed once released."""
 

@@ -300,6 +300,6 @@ NEEDED = (
     "0013_conversations",
     "0014_calibration",
     "0015_pilot",
-    "0016_asked",
+    "0016_scale",
 )
 """The migrations that these queries were written for."""

@@ -127,5 +127,5 @@ def test_a_damaged_frame_is_one_sentence(tmp_path: Path, pieces: str) -> None:
         store.generations.add(replace(MADE, prompt="Name a prime.|Seven is one."), about=BEFORE)
     with sqlite3.connect(path) as conn:
         conn.execute("UPDATE prompt_frame SET pieces = ?", (pieces,))
-    with Store(path) as store, pytest.raises(UserError, match="prompt_frame 1: its pieces (is|are) damaged"):
+    with Store(path) as store, pytest.raises(UserError, match=r"prompt_frame 1: its pieces (is|are) damaged"):
         store.generations.of_sample(1)
