@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import bench_scale
 from srtui import recipe as recipes
+from srtui import student
 from srtui.errors import UserError
 from srtui.pipeline import Engine, prepare, template_check, variants
 from srtui.pipeline.context import Context
@@ -53,7 +54,8 @@ def work(
 
 @pytest.fixture
 def workspace(tmp_path: Path, pair_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    monkeypatch.setattr(variants, "open_scorer", bench_scale.InstantScorer)
+    for module in (variants, student):
+        monkeypatch.setattr(module, "open_scorer", bench_scale.InstantScorer)
     return scale_workspace(tmp_path, pair_folder, SAMPLES)
 
 

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from benchmarks import bench_scale
 from srtui import recipe as recipes
+from srtui import student
 from srtui.cli import app as commands
 from srtui.errors import UserError
 from srtui.pipeline import Engine, import_file, prepare, variants
@@ -59,7 +60,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory, pair_folder: Path) -> list[
     """One run over all, and the same over each part."""
     root = tmp_path_factory.mktemp("shards")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(variants, "open_scorer", bench_scale.InstantScorer)
+        for module in (variants, student):
+            patch.setattr(module, "open_scorer", bench_scale.InstantScorer)
         whole = made(root / "whole", pair_folder, PAIRS)
         return [whole, *(made(root / f"part{n}", pair_folder, part) for n, part in enumerate(PARTS))]
 
@@ -181,7 +183,8 @@ def test_a_merge_that_is_killed_goes_on(
 def test_a_shard_that_got_further_is_taken_again(
     tmp_path: Path, pair_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(variants, "open_scorer", bench_scale.InstantScorer)
+    for module in (variants, student):
+        monkeypatch.setattr(module, "open_scorer", bench_scale.InstantScorer)
     part = made(tmp_path / "part", pair_folder, PAIRS[:12], until="choose-instruction")
     path = merged(tmp_path / "ws", pair_folder, [part])
     with Store(path, read_only=True) as store:
@@ -234,7 +237,8 @@ def test_conversations_come_with_their_turns(
     tmp_path: Path, pair_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once each, also where a page ends in the middle of one, or two shards have it."""
-    monkeypatch.setattr(variants, "open_scorer", bench_scale.InstantScorer)
+    for module in (variants, student):
+        monkeypatch.setattr(module, "open_scorer", bench_scale.InstantScorer)
     monkeypatch.setattr(merging, "PAGE", 3)
     stores = []
     for n, talks in enumerate((TALKS, TALKS[:3], TALKS[2:])):
