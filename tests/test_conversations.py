@@ -87,11 +87,7 @@ def test_every_answer_is_a_sample_and_knows_what_came_before(finished: Workspace
         assert stays == [
             ("river", True), ("river", True), ("river", False), ("tree", False), ("sky", True), ("sky", False)
         ]  # fmt: skip
-        asked = sql_rows(
-            store,
-            "SELECT g.prompt, g.prompt_version FROM generation g JOIN variant v ON v.id = g.parent_variant_id "
-            "WHERE v.sample_id = 3",
-        )
+        asked = [(g.prompt, g.prompt_version) for g in store.generations.of_sample(3)]
         for prompt, version in asked:
             talk = "System: You answer in one sentence.\n\nUser: Name a large river.\n\nAssistant: The Nile is a large river."
             assert f"Conversation so far:\n{talk}" in prompt

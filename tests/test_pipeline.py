@@ -85,10 +85,14 @@ def test_decisions_follow_from_the_stored_scores(finished: tuple[Workspace, dict
                 best = max if r["stage"] == "instruction" else min
                 assert scores[r["chosen_id"]] == best(scores.values())
         assert store.check() == []
-        for g in sql_rows(store, "SELECT * FROM generation"):
-            assert len(g["model_sha256"]) == 64
-            assert json.loads(g["sampler"])["temperature"] > 0
-            assert g["prompt_version"].startswith(f"{g['stage']}-1-")
+        generations = [
+            g for sample in store.corpus.each_sample_id(1) for g in store.generations.of_sample(sample)
+        ]
+        assert generations
+        for g in generations:
+            assert len(g.model_sha256) == 64
+            assert json.loads(g.sampler)["temperature"] > 0
+            assert g.prompt_version.startswith(f"{g.stage}-1-")
 
 
 def test_no_rewrite_was_cut_short(finished: tuple[Workspace, dict[str, Any]]) -> None:

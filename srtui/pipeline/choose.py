@@ -10,12 +10,12 @@ from srtui import selection
 from srtui.gates import first_gate
 from srtui.hashing import draw
 from srtui.measures import FILTERS, MEASURES, STORED, Metric
-from srtui.pipeline.ahead import in_pages
+from srtui.pipeline.ahead import in_pages, with_next
 from srtui.pipeline.context import Context
 from srtui.pipeline.values import MeasureValues
 from srtui.recipe.settings import SIDES
 from srtui.sample import Target
-from srtui.store.decisions import GatedRewrite
+from srtui.store.decisions import GatedRewrite, NewDecision, StoredOutcome
 
 _Open = tuple[int, tuple[int, list[int]]]
 """A choice that is not made: sample, the variant that was reflected on, its rewrites."""
@@ -79,11 +79,12 @@ class Choosing(MeasureValues):
         self._reused = earlier.reused if earlier else 0
         if decided >= self._total:
             return accepted
-        for page in in_pages(
+        pages = in_pages(
             lambda after, size: list(decisions.to_decide(run_id, target, after, size).items()),
             self._context.chunk,
             lambda choice: choice[0],
-        ):
+        )
+        for page, following in with_next(pages):
             chunk, gated = self._past_gates(target, page)
             groups = [[before, *rewrites] for _, (before, rewrites) in chunk if rewrites]
 
@@ -103,6 +104,9 @@ class Choosing(MeasureValues):
             )
             if controlled:
                 scores = self._at_length(MEASURES[by], target, scores, report_share)
+            if following is not None:
+                self._expect(by, following)
+            new_decisions: list[NewDecision] = []
             with self._store.transaction():
                 for sample_id, (before, rewrites) in chunk:
                     first = scores.get(before, selection.ScoredText(before, None))
@@ -113,20 +117,29 @@ class Choosing(MeasureValues):
                         self._store.decisions.add_gated(self._run.id, sample_id, target, stopped)
                         why = "; ".join(stop.reason for stop in stopped)
                         by_whom += f" (not compared: {why})" if rewrites else f" to compare: {why}"
-                    self._store.decisions.add(
-                        self._run.id,
-                        sample_id,
-                        target,
-                        choice.variant_id,
-                        choice.reflected,
-                        choice.reason + by_whom,
-                        [(s.variant_id, s.score, s.reason) for s in (first, *scored_rewrites)],
-                        before in by_proxy,
+                    new_decisions.append(
+                        NewDecision(
+                            sample_id,
+                            choice.variant_id,
+                            choice.reflected,
+                            choice.reason + by_whom,
+                            [(s.variant_id, s.score, s.reason) for s in (first, *scored_rewrites)],
+                            before in by_proxy,
+                        )
                     )
                     accepted += choice.reflected
+                decisions.add_all(run_id, target, new_decisions)
             decided += len(chunk)
             self._report(int(weight * decided), {"taken": accepted, "reused": self._reused}, now=True)
         return accepted
+
+    def _expect(self, by: str, page: list[_Open]) -> None:
+        """The next page's texts are cut into tokens while this one's choices are stored. Only where it is known which
+        they are: a gate stops some, and a proxy is asked first."""
+        gates = self._recipe.gates
+        if by in STORED and not self._recipe.scoring.proxy and not (gates.active or gates.rater):
+            groups = ([before, *rewrites] for _, (before, rewrites) in page if rewrites)
+            self._context.judge().expect((v for group in groups for v in group), by)
 
     def _unscored(self, by: str, groups: list[list[int]]) -> int:
         """How many of these decisions need a text read by a student, and are not made from stored scores alone."""
@@ -215,21 +228,26 @@ class Choosing(MeasureValues):
                 if mixed:
                     scores |= self._score(self._context.judge(), mixed, metric, report_share)
             ifd_by_proxy &= rifd_by_proxy
-            with self._store.transaction():
-                for sample_id, _, response, variant in chunk:
-                    none = selection.ScoredText(variant, None)
-                    final = ifd.get(variant, none), rifd.get(variant, none)
-                    outcome = selection.keep(policy, response, *final)
-                    self._store.decisions.add_outcome(
-                        self._run.id,
+            outcomes: list[StoredOutcome] = []
+            for sample_id, _, response, variant in chunk:
+                none = selection.ScoredText(variant, None)
+                final = ifd.get(variant, none), rifd.get(variant, none)
+                outcome = selection.keep(policy, response, *final)
+                setting = self._setting(variant, ifd_by_proxy) if variant in ifd else None
+                outcomes.append(
+                    StoredOutcome(
+                        run_id,
                         sample_id,
                         variant,
-                        outcome.kept,
+                        int(outcome.kept),
                         outcome.reason,
                         final[0].score,
                         final[1].score,
-                        self._setting(variant, ifd_by_proxy) if variant in ifd else None,
+                        setting,
                     )
+                )
+            with self._store.transaction():
+                decisions.add_outcomes(outcomes)
             settled_count += len(chunk)
         self._report(total, detail, now=True)
 

@@ -143,6 +143,7 @@ class Context:
         self._tuned: VariantScorer | None = None
         self._encoder: SentenceEncoder | None = None
         self._rater: Rater | None = None
+        self._adopted: tuple[tuple[str, str], Student] | None = None  # loaded, and of no scorer yet
 
     @property
     def sample_count(self) -> int:
@@ -292,30 +293,82 @@ class Context:
             if judge is not None:
                 judge.close()
         self._judge = self._proxy = self._tuned = None
+        if self._adopted is not None:
+            self._adopted[1].close()
+            self._adopted = None
+
+    # -- a student that another thread loads
+
+    @property
+    def checking_student(self) -> tuple[str, Quantization]:
+        """Name and quantization of the student that scores first: the proxy, where there is one."""
+        scoring, student = self.recipe.scoring, self.recipe.student
+        if scoring.proxy:
+            return scoring.proxy, scoring.proxy_quantization
+        return student.model, student.quantization
+
+    @property
+    def has_students(self) -> bool:
+        """Whether a student is loaded."""
+        students = (self._judge, self._proxy, self._tuned, self._adopted)
+        return any(one is not None for one in students)
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether the teacher is open."""
+        return self._teacher is not None
+
+    def student_path(self) -> Path:
+        """Where the student lies that scores first; it may have to be made of a GGUF."""
+        name, quantization = self.checking_student
+        return student_path(self.workspace, name, quantization, lambda line: self.watch.event("info", line))
+
+    def load_student(self, path: Path, report_line: Callable[[str, str], None]) -> Student:
+        """The student that scores first, for any thread: nothing of it touches the store."""
+        from srtui.student import Student
+
+        _, quantization = self.checking_student
+        return Student.load(path, quantization, report_line=lambda line: report_line("warning", line))
+
+    def adopt(self, student: Student, seconds: float) -> None:
+        """Take a student that ``load_student`` loaded in so many seconds, for when it is first asked."""
+        name, quantization = self.checking_student
+        self._adopted = (name, quantization), student
+        self.watch.record_step("load-student", seconds)
+        self.watch.event("info", f"Loaded student {name} in {quantization} in {seconds:.1f} s.")
 
     def _load(self, name: str, quantization: Quantization, adapter: Path | None = None) -> VariantScorer:
-        with self._loading("load-student", f"student {name} in {quantization}"):
-            from srtui.student import StudentSource
+        def report_info(line: str) -> None:
+            self.watch.event("info", line)
 
-            if self.place.takes_turns:
-                self.close_teacher()
-                self.close_encoder()
-            path = student_path(
-                self.workspace, name, quantization, lambda line: self.watch.event("info", line)
-            )
-            source = StudentSource(path, quantization, self.recipe.scoring.batch_tokens, adapter)
-            student, scorer = self.place.student(source, self.watch.event)
+        histories = has_conversations(self.store.conn, self.run.id)
+        if self._adopted is not None and self._adopted[0] == (name, quantization) and adapter is None:
+            student, self._adopted = self._adopted[1], None
+            path = student_path(self.workspace, name, quantization, report_info)
             judge = open_judge(
-                self.store,
-                self.recipe,
-                path,
-                name,
-                quantization,
-                student=student,
-                scorer=scorer,
-                devices=self.place.parallel,
-                histories=has_conversations(self.store.conn, self.run.id),
+                self.store, self.recipe, path, name, quantization, student=student, histories=histories
             )
+        else:
+            with self._loading("load-student", f"student {name} in {quantization}"):
+                from srtui.student import StudentSource
+
+                if self.place.takes_turns:
+                    self.close_teacher()
+                    self.close_encoder()
+                path = student_path(self.workspace, name, quantization, report_info)
+                source = StudentSource(path, quantization, self.recipe.scoring.batch_tokens, adapter)
+                student, scorer = self.place.student(source, self.watch.event)
+                judge = open_judge(
+                    self.store,
+                    self.recipe,
+                    path,
+                    name,
+                    quantization,
+                    student=student,
+                    scorer=scorer,
+                    devices=self.place.parallel,
+                    histories=histories,
+                )
         if judge.longest is not None and judge.longest < self.recipe.prompt.max_length:
             self.watch.event(
                 "warning",

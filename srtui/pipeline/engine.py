@@ -22,7 +22,7 @@ from srtui.pipeline.choose import Choosing
 from srtui.pipeline.context import Context
 from srtui.pipeline.place import Place
 from srtui.pipeline.reflect import PAGE, Reflecting
-from srtui.pipeline.template_check import check_template
+from srtui.pipeline.template_check import template_checked
 from srtui.pipeline.train import train_selected
 from srtui.pipeline.watch import Watch
 from srtui.progress import Reporter, Stopped
@@ -131,15 +131,17 @@ class Engine:
 
     def _reflect(self, target: Target, criteria_name: str) -> None:
         store, run_id = self._store, self._run.id
-        if store.generations.reflected(run_id, target) >= self._context.sample_count:
-            return
         by = self._context.recipe.selection
+        kept = (by.instruction_by if target == "instruction" else by.response_by) == "original"
+        done = store.generations.reflected(run_id, target) >= self._context.sample_count
+        if done and (kept or target == "response"):
+            return
         pages = in_pages(
             lambda after, size: store.generations.to_reflect(run_id, target, after, size),
             PAGE,
             lambda sample_and_variant: sample_and_variant[0],
         )
-        if (by.instruction_by if target == "instruction" else by.response_by) == "original":
+        if kept:
             for page in pages:
                 store.generations.leave_unasked(run_id, target, page)
                 if self._watch.should_stop():
@@ -147,9 +149,11 @@ class Engine:
             return
         recipe = self._context.recipe
         criteria = criteria_of(recipe, Path(self._run.recipe_path), target, criteria_name)
-        check_template(self._context)
-        self._watch.start(f"reflect-{target}")
-        Reflecting(self._context, ReflectionPrompt(criteria, recipe)).work(pages)
+        with template_checked(self._context, target) as look:
+            if done:  # it was killed while the template was being checked
+                return
+            self._watch.start(f"reflect-{target}")
+            Reflecting(self._context, ReflectionPrompt(criteria, recipe), look).work(pages)
 
 
 def criteria_of(recipe: Recipe, recipe_path: Path, target: Target, name: str) -> Criteria:

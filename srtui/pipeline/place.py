@@ -6,7 +6,10 @@ A stage asks its context for a teacher or a student and does not know. What runs
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -146,8 +149,24 @@ class ThisProcess:
 
 def has_gpu() -> bool:
     """Whether PyTorch has one on this machine, or llama.cpp by a driver of its own."""
-    import torch
-
     from srtui.llama.devices import gpus
 
-    return bool(torch.cuda.is_available() or gpus())
+    return _torch_has_gpu() or bool(gpus())
+
+
+def _torch_has_gpu() -> bool:
+    """Where nothing of a GPU's driver is there PyTorch has none, and is not imported for that: it takes seconds, and a
+    run's first request waits for the answer."""
+    if "torch" not in sys.modules and sys.platform == "linux" and not _has_driver():
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def _has_driver() -> bool:
+    """Whether CUDA's driver can be loaded, or ROCm's has made its device."""
+    with suppress(OSError):
+        ctypes.CDLL("libcuda.so.1")
+        return True
+    return Path("/dev/kfd").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from srtui import datasets
 from srtui.atomic import sha256_of
 from srtui.errors import UserError
-from srtui.hashing import draw, first_of_ids, key, key_of_ids
+from srtui.hashing import draw_of_each, first_of_ids, key, key_of_ids
 from srtui.pilot.strata import Stratum, stratified
 from srtui.pipeline.holdout import alike, hold_out
 from srtui.pipeline.preference import adapter_mark, first_adapter
@@ -115,17 +116,20 @@ def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pat
             return earlier, False
     dataset_id = _dataset(workspace, store, recipe, recipe_path)
 
-    def ids() -> Iterator[int]:
-        return iter(samples_of(store, dataset_id, recipe))
-
-    fingerprint = _fingerprint(store, recipe, dataset_id, adapter)
     share = recipe.training.held_out if recipe.training.enabled else 0.0
+    # What is held out is drawn from all of them, and asks for them over and over; eight bytes each.
+    all_of_them = array("q", samples_of(store, dataset_id, recipe)) if share else None
+
+    def ids() -> Iterator[int]:
+        return iter(samples_of(store, dataset_id, recipe) if all_of_them is None else all_of_them)
+
+    fingerprint = _fingerprint(recipe, ids(), adapter)
     held_out: set[int] = set()
     if share:
         # What one exchange of a conversation asks and answers, the next one's history says again.
         of = conversation_ids(store.conn, dataset_id)
         groups = alike(store.corpus.questions(dataset_id, recipe.limit), of)
-        held_out = hold_out(ids, share, lambda i: draw(recipe.seed, "held out", i), groups)
+        held_out = hold_out(ids, share, draw_of_each(recipe.seed, "held out"), groups)
     if recipe.pilot:
         chosen = [(i, False) for i in ids()]
         described = recipe.model_dump_json()
@@ -167,7 +171,7 @@ def samples_of(store: Store, dataset_id: int, recipe: Recipe) -> Iterable[int]:
 def pilot_strata(store: Store, dataset_id: int, recipe: Recipe) -> list[Stratum]:
     """What a pilot draws its samples from, with the samples; the same for the same seed."""
     samples = store.corpus.kinds_and_lengths(dataset_id, recipe.limit)
-    return stratified(samples, recipe.pilot or 0, lambda i: draw(recipe.seed, "pilot", i))
+    return stratified(samples, recipe.pilot or 0, draw_of_each(recipe.seed, "pilot"))
 
 
 def pilot_recipe(recipe: Recipe, samples: int) -> Recipe:
@@ -216,21 +220,25 @@ def _pilots_date(store: Store, dataset_id: int, recipe: Recipe) -> str | None:
     return None
 
 
-def _fingerprint(store: Store, recipe: Recipe, dataset_id: int, adapter: Path | None) -> str:
-    ids = key_of_ids("samples", "ids", iter(samples_of(store, dataset_id, recipe)))
-    return f"{recipe.fingerprint}-{ids.hex()[2:10]}{adapter_mark(adapter)}"
+def _fingerprint(recipe: Recipe, ids: Iterator[int], adapter: Path | None) -> str:
+    of_samples = key_of_ids("samples", "ids", ids)
+    return f"{recipe.fingerprint}-{of_samples.hex()[2:10]}{adapter_mark(adapter)}"
 
 
 def _earlier(store: Store, recipe: Recipe, dataset_id: int, adapter: Path | None) -> Run | None:
     """The run of this recipe over these samples, where there is one."""
     if not store.runs.any_over(dataset_id):
         return None
-    ids = first_of_ids(lambda: iter(samples_of(store, dataset_id, recipe)))
-    return store.runs.with_fingerprint(
-        dataset_id,
-        _fingerprint(store, recipe, dataset_id, adapter),
-        f"{recipe.first_fingerprint}-{ids.hex()[:8]}",
-    )
+
+    def ids() -> Iterator[int]:
+        return iter(samples_of(store, dataset_id, recipe))
+
+    fingerprints = [_fingerprint(recipe, ids(), adapter)]
+    if store.runs.any_over(
+        dataset_id, recipe.first_fingerprint
+    ):  # an earlier srtui's, of perhaps these samples
+        fingerprints.append(f"{recipe.first_fingerprint}-{first_of_ids(ids).hex()[:8]}")
+    return store.runs.with_fingerprint(dataset_id, *fingerprints)
 
 
 def _datasets_begun_over(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Path) -> list[int]:

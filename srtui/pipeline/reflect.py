@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ from srtui.pipeline.tries import OpenRequest, Tries
 from srtui.progress import Stopped
 from srtui.reflection import ReflectionPrompt
 from srtui.store.conversations import FOLLOWED, followed
-from srtui.store.corpus import Variant
+from srtui.store.generations import Settled
 
 PAGE = 256  # samples that are read from the store, and prepared, together
 # What has come is stored together: a commit waits for the disk, and a fast teacher need not.
@@ -50,8 +50,11 @@ class _Tally:
 class Reflecting:
     """Asks the teacher about every sample that has no reflection yet, and stores what comes."""
 
-    def __init__(self, context: Context, prompt: ReflectionPrompt) -> None:
-        self._context, self._prompt = context, prompt
+    def __init__(
+        self, context: Context, prompt: ReflectionPrompt, look: Callable[[], None] = lambda: None
+    ) -> None:
+        """``look`` is called now and then, by this thread: for what others do meanwhile."""
+        self._context, self._prompt, self._look = context, prompt, look
         self._store, self._run, self._recipe = context.store, context.run, context.recipe
         self._watch = context.watch
         self._total = context.sample_count
@@ -155,6 +158,7 @@ class Reflecting:
         if self._finished and time.monotonic() - self._finished_since > _TOGETHER_SECONDS:
             self._store_finished()
         self._show()
+        self._look()
         return self._watch.should_stop()
 
     def _receive(self, generation: Generation) -> None:
@@ -178,17 +182,11 @@ class Reflecting:
     def _store_finished(self) -> None:
         """Store what has come, in one transaction; ask again where that settles nothing."""
         finished, self._finished = self._finished, []
-        self._tries.begin()
         if not finished:
             return
         new_requests: list[Request] = []
         with self._store.transaction():
-            stored = self._store.generations.with_keys(
-                key for open_request, _ in finished for key in open_request.keys
-            )
-            for open_request, group in finished:
-                if self._tries.take(open_request, group, stored):
-                    continue
+            for open_request in self._tries.take_all(finished):
                 unasked = self._tries.first_unasked(
                     open_request.sample_id, open_request.variant, open_request.attempt + 1
                 )
@@ -215,27 +213,21 @@ class Reflecting:
         store, prompt = self._store, self._prompt
         for page in pages:
             with store.transaction():
+                settled = []
                 for sample_id, variant in self._context.variants(page):
                     rewrites = [v.id for v in store.corpus.rewrites_of(variant.id, prompt.kind)]
-                    self._settle(sample_id, variant, "parsed" if rewrites else "none_stored", 0, rewrites)
+                    status = "parsed" if rewrites else "none_stored"
+                    settled.append(Settled(sample_id, variant.id, status, 0, list(dict.fromkeys(rewrites))))
+                self._settle(settled)
             if self._watch.should_stop():
                 raise Stopped
             self._watch.report_progress(self._tally.total, self._total, 0, self._tally.detail())
 
-    def _settle(
-        self, sample_id: int, variant: Variant, status: str, attempts: int, candidates: Sequence[int]
-    ) -> None:
-        """The sample's reflection came to ``status``; the student compares these candidates."""
-        self._store.generations.add_reflection(
-            self._run.id,
-            sample_id,
-            self._prompt.target,
-            variant.id,
-            status,
-            attempts,
-            list(dict.fromkeys(candidates)),
-        )
-        self._tally.add(status, attempts)
+    def _settle(self, settled: Sequence[Settled]) -> None:
+        """Store what these samples' reflections came to; the student compares their candidates."""
+        self._store.generations.add_reflections(self._run.id, self._prompt.target, settled)
+        for reflection in settled:
+            self._tally.add(reflection.status, reflection.attempts)
 
     def _tally_so_far(self) -> dict[str, int]:
         return self._store.generations.reflections_by_status(self._run.id, self._prompt.target)

@@ -12,10 +12,13 @@ from srtui.pipeline.context import Context
 from srtui.reflection import ReflectionPrompt, Rewrite
 from srtui.store.corpus import Variant
 from srtui.store.endings import CUT, cut_at, packed
-from srtui.store.generations import CAME_TO_SOMETHING, GenerationRow
+from srtui.store.generations import CAME_TO_SOMETHING, Answer, GenerationRow, Settled
 
-Settle = Callable[[int, Variant, str, int, Sequence[int]], None]
-"""Stores a sample's reflection: of which variant, its status, how many tries there were, the candidates' variants."""
+Settle = Callable[[Sequence[Settled]], None]
+"""Stores what samples' reflections came to."""
+Finished = tuple["OpenRequest", list[Generation]]
+"""A try, with all of its candidates."""
+_Read = Sequence[tuple[Generation, Rewrite]]
 
 
 @dataclass(frozen=True)
@@ -29,21 +32,16 @@ class OpenRequest:
 
 
 class Tries:
-    """Generations of one stage of a run, as they are stored and come in; ``settle`` is called for each sample whose
+    """Generations of one stage of a run, as they are stored and come in; ``settle`` is called with each sample whose
     reflection they settle. ``unknown_endings`` counts rewrites taken from the store that may have been cut short."""
 
     def __init__(self, context: Context, prompt: ReflectionPrompt, teacher: Teacher, settle: Settle) -> None:
         self._store, self._recipe = context.store, context.recipe
         self._prompt, self._teacher, self._settle = prompt, teacher, settle
         self.unknown_endings = 0
-        self._added: set[bytes] = set()  # keys of what the transaction in hand has stored
         self._samplers: dict[int, str] = {}
         # An earlier srtui's keys, where there are any, are looked for too.
         self.has_first_keys = self._store.generations.has_first_keys()
-
-    def begin(self) -> None:
-        """A transaction begins, in which generations are stored."""
-        self._added.clear()
 
     def keys(self, variant: Variant, attempt: int) -> tuple[bytes, ...]:
         """Of the candidates of one try."""
@@ -85,7 +83,7 @@ class Tries:
                 ids = [self._adopt(sample_id, variant, g) for g in rewrites]
                 status = "parsed" if ids else _status(generations[0])
                 self.unknown_endings += sum(1 for g in rewrites if g.segments is None)
-                self._settle(sample_id, variant, status, attempt, ids)
+                self._settle([Settled(sample_id, variant.id, status, attempt, list(dict.fromkeys(ids)))])
             return None
         return None
 
@@ -115,59 +113,93 @@ class Tries:
             sample_id, self._prompt.kind, "teacher", variant.id, stored.id, variant_made.pair
         )[0]
 
-    def take(
+    def take_all(self, finished: Sequence[Finished]) -> list[OpenRequest]:
+        """Store the generations of these tries, within a transaction; gives those that settle nothing."""
+        stored = self._store.generations.with_keys(key for request, _ in finished for key in request.keys)
+        fresh: list[Finished] = []
+        others: list[Finished] = []
+        added: set[bytes] = set()
+        for open_request, group in finished:
+            is_new = stored.keys().isdisjoint(open_request.keys) and added.isdisjoint(open_request.keys)
+            (fresh if is_new else others).append((open_request, group))
+            added.update(open_request.keys)
+        unsettled = self._take_new(fresh)
+        return unsettled + [request for request, group in others if not self._take(request, group, stored)]
+
+    def _take_new(self, finished: Sequence[Finished]) -> list[OpenRequest]:
+        """Store the generations of tries none of which is stored, all together; gives those that settle nothing."""
+        prompt, kind = self._prompt, self._prompt.kind
+        read = [
+            [(g, prompt.read(g, open_request.variant.pair)) for g in group]
+            for open_request, group in finished
+        ]
+        variant_ids = iter(
+            self._store.generations.add_answers(
+                [
+                    Answer(
+                        self._row(open_request, g, r),
+                        open_request.sample_id,
+                        open_request.variant.pair,
+                        kind,
+                        r.pair,
+                    )
+                    for (open_request, _), group in zip(finished, read, strict=True)
+                    for g, r in group
+                ]
+            )
+        )
+        settled: list[Settled] = []
+        unsettled: list[OpenRequest] = []
+        for (open_request, _), group in zip(finished, read, strict=True):
+            variants = [next(variant_ids) for _ in group]
+            candidates = [v for v in variants if v is not None and v != open_request.variant.id]
+            if self._is_settled(open_request, group):
+                settled.append(_settled(open_request, group, candidates))
+            else:
+                unsettled.append(open_request)
+        self._settle(settled)
+        return unsettled
+
+    def _take(
         self, open_request: OpenRequest, group: Sequence[Generation], stored: dict[bytes, GenerationRow]
     ) -> bool:
-        """Store one try's generations; True when the sample's reflection is settled. ``stored`` has those that
-        are there under their keys.
+        """Store one try's generations, some of which are there; True when the sample's reflection is settled.
+        ``stored`` has those that were there under their keys.
 
         Where a try is asked again for one candidate, a rewrite that is stored of another stands: choices may
         have been made by it."""
-        prompt, store = self._prompt, self._store
-        read = [(g, prompt.read(g, open_request.variant.pair)) for g in group]
+        prompt, store, variant = self._prompt, self._store, open_request.variant
+        read = [(g, prompt.read(g, variant.pair)) for g in group]
         rows = [self._row(open_request, g, r) for g, r in read]
         # Another sample may have come to the same text, and have been asked the same a moment ago.
-        stored_rows = [
-            stored.get(r.key) or (store.generations.with_key(r.key) if r.key in self._added else None)
-            for r in rows
-        ]
-        self._added.update(row.key for row in rows)
-        settled = prompt.is_settled(
+        stored_rows = [stored.get(r.key) or store.generations.with_key(r.key) for r in rows]
+        rewritten = any(s is not None and s.parsed == "parsed" for s in stored_rows)
+        is_settled = self._is_settled(open_request, read, rewritten)
+        candidates: list[int] = []
+        for (_, rewrite), row, stored_row in zip(read, rows, stored_rows, strict=True):
+            if stored_row is not None and stored_row.parsed in CAME_TO_SOMETHING:
+                if stored_row.parsed == "parsed":
+                    candidates.append(self._adopt(open_request.sample_id, variant, stored_row))
+                continue
+            generation_id = store.generations.add(row, about=variant.pair, is_new=stored_row is None)
+            if rewrite.pair is not None:
+                variant_id, _ = store.corpus.add_variant(
+                    open_request.sample_id, prompt.kind, "teacher", variant.id, generation_id, rewrite.pair
+                )
+                store.generations.set_variant(generation_id, variant_id)
+                if variant_id != variant.id:
+                    candidates.append(variant_id)
+        if is_settled:
+            self._settle([_settled(open_request, read, candidates)])
+        return is_settled
+
+    def _is_settled(self, open_request: OpenRequest, read: _Read, rewritten: bool = False) -> bool:
+        """Whether a try ends its sample's reflection; ``rewritten``: a rewrite of it was stored already."""
+        return self._prompt.is_settled(
             open_request.attempt,
-            rewritten=any(r.pair for _, r in read)
-            or any(s is not None and s.parsed == "parsed" for s in stored_rows),
-            refused=any(g.refused for g, _ in read),
+            rewritten=rewritten or any(rewrite.pair for _, rewrite in read),
+            refused=any(generation.refused for generation, _ in read),
         )
-        with store.transaction():
-            candidates: list[int] = []
-            for (_, rewrite), row, stored_row in zip(read, rows, stored_rows, strict=True):
-                if stored_row is not None and stored_row.parsed in CAME_TO_SOMETHING:
-                    if stored_row.parsed == "parsed":
-                        candidates.append(
-                            self._adopt(open_request.sample_id, open_request.variant, stored_row)
-                        )
-                    continue
-                generation_id = store.generations.add(row, is_new=stored_row is None)
-                if rewrite.pair is not None:
-                    variant_id, _ = store.corpus.add_variant(
-                        open_request.sample_id,
-                        prompt.kind,
-                        "teacher",
-                        open_request.variant.id,
-                        generation_id,
-                        rewrite.pair,
-                    )
-                    store.generations.set_variant(generation_id, variant_id)
-                    if variant_id != open_request.variant.id:
-                        candidates.append(variant_id)
-            if settled:
-                status = (
-                    "parsed" if candidates else next((r.status for _, r in read if not r.pair), "unchanged")
-                )
-                self._settle(
-                    open_request.sample_id, open_request.variant, status, open_request.attempt, candidates
-                )
-        return settled
 
     def _row(self, open_request: OpenRequest, generation: Generation, rewrite: Rewrite) -> GenerationRow:
         prompt, by = self._prompt, self._teacher.identity
@@ -206,6 +238,13 @@ class Tries:
         if attempt not in self._samplers:
             self._samplers[attempt] = json.dumps(asdict(self._prompt.sampler(attempt)))
         return self._samplers[attempt]
+
+
+def _settled(open_request: OpenRequest, read: _Read, candidates: Sequence[int]) -> Settled:
+    """What a try that ends its sample's reflection came to."""
+    status = "parsed" if candidates else next((r.status for _, r in read if not r.pair), "unchanged")
+    candidates = list(dict.fromkeys(candidates))
+    return Settled(open_request.sample_id, open_request.variant.id, status, open_request.attempt, candidates)
 
 
 def _was_cut(stored: GenerationRow) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -66,6 +66,8 @@ class VariantScorer:
         )
         self._store, self._protocol = store, protocol
         self._shared = 0
+        self._tokenizing = ThreadPoolExecutor(1, "srtui-tokenizer")
+        self._expected: tuple[list[int], Metric, Future[_Cut]] | None = None
         self.setting_id = store.scores.setting(
             name,
             self.student.id,
@@ -80,6 +82,7 @@ class VariantScorer:
 
     def close(self) -> None:
         """Free the student's memory."""
+        self._tokenizing.shutdown(cancel_futures=True)
         self.student.close()
 
     @property
@@ -120,22 +123,38 @@ class VariantScorer:
         requested = list(dict.fromkeys(variant_ids))
         stored = self.scores(requested, metric)
         blocks = list(batched((v for v in requested if v not in stored), self._block))
-        with ThreadPoolExecutor(1, "srtui-tokenizer") as ahead:
+        following = self._cut_ahead(blocks[0], metric) if blocks else None
+        for n, _ in enumerate(blocks):
+            assert following is not None  # noqa: S101 - one is cut for every block
+            pairs = following.result()
             # The next block's texts are cut into tokens while the student reads this one's.
-            cut = [ahead.submit(self._cut, self._variants(block), metric) for block in blocks[:1]]
-            for n, _ in enumerate(blocks):
-                pairs = cut[n].result()
-                cut += [ahead.submit(self._cut, self._variants(b), metric) for b in blocks[n + 1 : n + 2]]
-                for tokens, share in self._score_block(pairs, metric, should_stop):
-                    yield tokens, (n + share) / len(blocks)
-                if should_stop():
-                    return
+            following = self._cut_ahead(blocks[n + 1], metric) if n + 1 < len(blocks) else None
+            for tokens, share in self._score_block(pairs, metric, should_stop):
+                yield tokens, (n + share) / len(blocks)
+            if should_stop():
+                return
+
+    def expect(self, variant_ids: Iterable[int], metric: Metric) -> None:
+        """Begin to cut into tokens what ``score`` will be asked for next, while what is in hand is decided."""
+        requested = list(dict.fromkeys(variant_ids))
+        stored = self.scores(requested, metric)
+        block = next(batched((v for v in requested if v not in stored), self._block), [])
+        if block:
+            self._expected = block, metric, self._cut_ahead(block, metric)
+
+    def _cut_ahead(self, block: list[int], metric: Metric) -> Future[_Cut]:
+        """The spans of a block of variants, by the tokenizer's thread; those that were expected are begun already."""
+        expected, self._expected = self._expected, None
+        if expected is not None and expected[:2] == (block, metric):
+            return expected[2]
+        return self._tokenizing.submit(self._cut, self._variants(block), metric)
 
     def _variants(self, ids: Iterable[int]) -> list[Variant]:
         return list(self._store.corpus.variants(ids).values())
 
     def _cut(self, variants: list[Variant], metric: Metric) -> _Cut:
-        return {v.id: self._spans_of(v.pair, metric) for v in variants}
+        spans = self._spans_of([v.pair for v in variants], metric)
+        return {v.id: one for v, one in zip(variants, spans, strict=True)}
 
     def _score_block(
         self, pairs: _Cut, metric: Metric, should_stop: Callable[[], bool]
@@ -211,7 +230,7 @@ class VariantScorer:
         Returns:
             (conditional, unconditional) of each pair, in order.
         """
-        cut = [self._spans_of(pair, metric) for pair in pairs]
+        cut = self._spans_of(pairs, metric)
         keyed = {key: span for spans in cut if not isinstance(spans, Invalid) for key, span in spans}
         losses = yield from self._losses(keyed, should_stop, by_token)
         token_losses = self._store.scores.token_losses(keyed) if by_token else {}
@@ -277,7 +296,8 @@ class VariantScorer:
     def _stored(self, computed: dict[bytes, SpanLoss]) -> dict[bytes, SpanLoss]:
         """Store these losses; what they are in the store. Another engine may have computed one in the meantime,
         beside other texts and with another last digit, and scores are of the losses that are stored."""
-        self._store.scores.add_losses(computed)
+        if self._store.scores.add_losses(computed):
+            return computed
         return self._store.scores.losses(computed)
 
     def _stored_before(self, keyed: dict[bytes, Span]) -> dict[bytes, SpanLoss]:
@@ -289,10 +309,17 @@ class VariantScorer:
         by_key = {first[key]: loss for key, loss in self._store.scores.losses(first).items()}
         return self._stored(by_key)
 
-    def _spans_of(self, texts: Pair, metric: Metric) -> tuple[tuple[bytes, Span], ...] | Invalid:
-        """The conditional and the unconditional span, each with its key; or why there are none."""
+    def _spans_of(
+        self, pairs: Sequence[Pair], metric: Metric
+    ) -> list[tuple[tuple[bytes, Span], ...] | Invalid]:
+        """Of each text the conditional and the unconditional span, each with its key; or why there are none."""
         forward = MEASURES[metric].losses == ("forward",)
-        spans = (self.spans.forward if forward else self.spans.reverse)(texts)
+        direction: Literal["forward", "reverse"] = "forward" if forward else "reverse"
+        return [self._keyed(spans) for spans in self.spans.of_all(pairs, direction)]
+
+    def _keyed(
+        self, spans: tuple[Span | Invalid, Span | Invalid]
+    ) -> tuple[tuple[bytes, Span], ...] | Invalid:
         keyed: list[tuple[bytes, Span]] = []
         for span in spans:
             if isinstance(span, Invalid):

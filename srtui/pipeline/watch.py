@@ -64,10 +64,25 @@ class Watch:
             self.show()
         self.record_step(name, seconds)
 
-    def record_step(self, name: str, seconds: float) -> None:
-        """The same of a step that is over."""
-        self._runs.progress(self._run_id, name, 1, 1, 0, seconds)
-        self._reporter.progress(Progress(name, 1, 1, 0, seconds))
+    def record_step(
+        self,
+        name: str,
+        seconds: float,
+        done: int = 1,
+        tokens: int = 0,
+        detail: dict[str, Any] | None = None,
+    ) -> None:
+        """The same of a step that is over, or was done beside what is in hand.
+
+        Args:
+            name: of the step.
+            seconds: that it took.
+            done: what it did, which was all that it had to do.
+            tokens: through a model.
+            detail: what the step counts besides.
+        """
+        self._runs.progress(self._run_id, name, done, done, tokens, seconds, detail)
+        self._reporter.progress(Progress(name, done, done, tokens, seconds, detail or {}))
 
     @property
     def due(self) -> bool:

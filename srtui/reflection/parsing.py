@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 # OwnWording: [New Instruction], [New Answer], [Better Answer], [End], in any case, perhaps bold, with a colon, or
 # as a closing tag. "End" counts only in brackets: as a bare word it ends answers about the endocrine system.
@@ -48,6 +49,11 @@ class OwnWording:
 
     lines: Sequence[str] = ()
     placeholders: Sequence[str] = ()
+
+    @cached_property
+    def bare_placeholders(self) -> frozenset[str]:
+        """The placeholders without case and full stop, as a text is compared with them."""
+        return frozenset(_bare(p) for p in self.placeholders)
 
 
 @dataclass(frozen=True)
@@ -166,12 +172,16 @@ def _first_usable(sections: Sequence[_Section], name: str, own_wording: OwnWordi
     return why
 
 
+def _bare(text: str) -> str:
+    return text.casefold().rstrip(".")
+
+
 def _usable(text: str, own_wording: OwnWording) -> str | Unparsed:
     """The text without the white space around it, or why it is no text at all."""
     text = text.strip()
     if not text:
         return Unparsed("empty")
-    if text.casefold().rstrip(".") in {p.casefold().rstrip(".") for p in own_wording.placeholders}:
+    if _bare(text) in own_wording.bare_placeholders:
         return Unparsed("placeholder")
     if any(line in text for line in own_wording.lines):
         return Unparsed("echo")

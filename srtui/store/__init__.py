@@ -211,6 +211,7 @@ class Store:
             "sample": ("record",),
             "variant": ("instruction", "input", "response"),
             "generation": ("prompt", "text", "thinking", "critique"),
+            "prompt_frame": ("pieces",),
         }
         return sum(
             int(fetch_value(self.conn, f"SELECT total({_octets(*names)}) FROM {table}"))

@@ -1,4 +1,4 @@
-"""The three ways to read rows; private to the store: SQL is written in this package and nowhere else."""
+"""The ways to read rows; private to the store: SQL is written in this package and nowhere else."""
 
 from __future__ import annotations
 
@@ -25,6 +25,13 @@ def fetch_value(conn: sqlite3.Connection, sql: str, parameters: Any = ()) -> Any
     """The first column of the first row of a query, None where it has no row."""
     row = conn.execute(sql, parameters).fetchone()
     return None if row is None else row[0]
+
+
+def each_row(conn: sqlite3.Connection, sql: str, parameters: Any = ()) -> Iterator[tuple[Any, ...]]:
+    """The rows of a query as plain tuples, read as they are asked for: for queries of millions of rows."""
+    cursor = conn.cursor()
+    cursor.row_factory = None
+    return cursor.execute(sql, parameters)
 
 
 def batched(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:

@@ -21,7 +21,7 @@ PARTS = ("critique", "instruction", "response", "text")
 
 def packed(segments: Iterable[tuple[str, str, int] | tuple[str, str, int, int | None]]) -> str:
     """(part, finish, tokens, most tokens that it could have had) of each segment, as JSON."""
-    return json.dumps([list(segment) for segment in segments])
+    return json.dumps([list(segment) for segment in segments], separators=(",", ":"))
 
 
 def cut_at(generation_id: int, segments: str | None) -> Iterator[tuple[int, int]]:

@@ -250,10 +250,12 @@ class Runs:
         )
         return int(cursor.lastrowid or 0)
 
-    def any_over(self, dataset_id: int) -> bool:
-        """Whether a run has been made over this dataset."""
+    def any_over(self, dataset_id: int, begins: str = "") -> bool:
+        """Whether a run has been made over this dataset; ``begins``: with a fingerprint that begins so."""
         run_found = fetch_value(
-            self._store.conn, "SELECT 1 FROM run WHERE dataset_id = ? LIMIT 1", (dataset_id,)
+            self._store.conn,
+            "SELECT 1 FROM run WHERE dataset_id = ?1 AND substr(fingerprint, 1, length(?2)) = ?2 LIMIT 1",
+            (dataset_id, begins),
         )
         return run_found is not None
 

@@ -211,11 +211,11 @@ class Scores:
                 losses[r[0]] = np.frombuffer(r[1], dtype="<f2").astype(np.float32)
         return losses
 
-    def add_losses(self, losses: Mapping[bytes, SpanLoss]) -> None:
+    def add_losses(self, losses: Mapping[bytes, SpanLoss]) -> bool:
         """Store losses by the key of their span, with their tokens' own where they have them; those that are
-        there already stay as they are."""
+        there already stay as they are. Returns whether none was."""
         with self._store.transaction():
-            self._store.conn.executemany(
+            made = self._store.conn.executemany(
                 "INSERT OR IGNORE INTO span_loss(key, nll, tokens, truncated, reason) VALUES (?,?,?,?,?)",
                 [(key, v.nll, v.tokens, int(v.truncated), v.reason) for key, v in losses.items()],
             )
@@ -228,6 +228,7 @@ class Scores:
                     if v.by_token is not None
                 ],
             )
+        return made.rowcount == len(losses)
 
     def of_variants(
         self, variant_ids: Iterable[int], setting_id: int, metric: str

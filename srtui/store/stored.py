@@ -216,6 +216,8 @@ COLUMNS: Mapping[tuple[str, str], JsonColumn] = {
     ("conversation", "record"): JsonColumn(("id",), ANY),
     ("import", "left_out"): JsonColumn(("id",), {str: int}),
     ("generation", "sampler"): JsonColumn(("id",), {}),
+    ("asked", "sampler"): JsonColumn(("id",), {}),
+    ("prompt_frame", "pieces"): JsonColumn(("id",), [(str, int)]),
     ("generation", "segments"): JsonColumn(("id",), [([str, str, int], [str, str, int, (int, None)])]),
     ("run", "recipe"): JsonColumn(("id",), _RECIPE),
     ("run", "teacher"): JsonColumn(("id",), _TEACHER),
@@ -242,8 +244,9 @@ COLUMNS: Mapping[tuple[str, str], JsonColumn] = {
     ("judgement", "probabilities"): JsonColumn(("id",), {"a?": [NUMBER], "b?": [NUMBER], "mass?": [NUMBER]}),
 }
 """By table and column. ``run_sums.sums`` is none of them: what does not read there is summed anew."""
-MAY_BE_EMPTY = {("training_run", "plan"): "{}"}
-"""What a column holds before there is anything to say; NULL is that of every column that may be NULL."""
+MAY_BE_EMPTY = {("training_run", "plan"): "{}", ("generation", "sampler"): ""}
+"""What a column holds before there is anything to say, or where it is said elsewhere; NULL is that of every column
+that may be NULL."""
 
 
 class Row(Protocol):
@@ -282,7 +285,8 @@ def _sentence(row: Row, table: str, column: str) -> str:
 def _read(row: Row, table: str, column: str) -> Any:
     """Raises ValueError."""
     text, of = row[column], COLUMNS[table, column]
-    if text is None:
+    empty = MAY_BE_EMPTY.get((table, column))
+    if text is None or text == empty == "":
         return None
     try:
         value = json.loads(text)
@@ -291,7 +295,7 @@ def _read(row: Row, table: str, column: str) -> Any:
     except RecursionError:  # a record may be nested deeper than Python reads
         value = orjson.loads(text)
     shape = RESULTS[row["kind"]] if of.shape is None else of.shape
-    if text != MAY_BE_EMPTY.get((table, column)) and not _fits(value, shape):
+    if text != empty and not _fits(value, shape):
         raise ValueError
     return value
 

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from srtui.errors import UserError
 from srtui.hashing import Keys, digest, scheme_1
@@ -122,6 +122,26 @@ class Invalid:
     reason: str
 
 
+class _Asked(NamedTuple):
+    """A target behind a prompt, as texts.
+
+    ``prompt`` is the pieces in front of the target, without a history; ``end`` are the ids that end the turn;
+    ``history`` the turns in front of the prompt; ``question`` the instruction and the input that it was made of;
+    ``keeps_history`` says whether the unconditional span has the history too.
+    """
+
+    prompt: Sequence[Piece]
+    target: str
+    end: list[int]
+    history: Sequence[Turn]
+    question: tuple[str, str]
+    keeps_history: bool = False
+
+    def whole(self, answer_prefix: str) -> list[Piece]:
+        """Prompt and target as one text, in pieces."""
+        return [*self.prompt, (answer_prefix + self.target, True)]
+
+
 class SpanBuilder:
     """Makes the spans of a pair for one student, template and protocol.
 
@@ -146,15 +166,33 @@ class SpanBuilder:
 
     def forward(self, pair: Pair) -> tuple[Span | Invalid, Span | Invalid]:
         """The spans of L(y|x) and L(y)."""
-        if not pair.response.strip():
-            return Invalid("empty_response"), Invalid("empty_response")
-        prompt = (pair.instruction, pair.input)
-        return self._spans(
-            self._template.forward_pieces(*prompt), pair.response, self._end, pair.history, prompt
-        )
+        return self._of(self._forward(pair))
 
     def reverse(self, pair: Pair) -> tuple[Span | Invalid, Span | Invalid]:
         """The spans of L(x|y) and L(x); x has no end of turn, for nobody trains on it."""
+        return self._of(self._reverse(pair))
+
+    def of_all(
+        self, pairs: Sequence[Pair], direction: Literal["forward", "reverse"]
+    ) -> list[tuple[Span | Invalid, Span | Invalid]]:
+        """What ``forward`` or ``reverse`` gives of each; their texts are cut into tokens together."""
+        asked = [self._forward(pair) if direction == "forward" else self._reverse(pair) for pair in pairs]
+        whole = [
+            n
+            for n, one in enumerate(asked)
+            if not isinstance(one, Invalid) and not one.history and self._protocol == "default"
+        ]
+        texts = [asked[n].whole(self._template.answer_prefix) for n in whole]  # type: ignore[union-attr]
+        encoded = dict(zip(whole, self._cutter.encode_all(texts), strict=True))
+        return [self._of(one, encoded.get(n)) for n, one in enumerate(asked)]
+
+    def _forward(self, pair: Pair) -> _Asked | Invalid:
+        if not pair.response.strip():
+            return Invalid("empty_response")
+        x = (pair.instruction, pair.input)
+        return _Asked(self._template.forward_pieces(*x), pair.response, self._end, pair.history, x)
+
+    def _reverse(self, pair: Pair) -> _Asked | Invalid:
         target = self._template.reverse_target(pair.instruction, pair.input)
         if target is None:
             target = (
@@ -163,36 +201,18 @@ class SpanBuilder:
                 else self._template.target_of(pair.instruction, pair.input)
             )
         if not target.strip():
-            return Invalid("empty_instruction"), Invalid("empty_instruction")
+            return Invalid("empty_instruction")
         if not pair.response.strip():
-            return Invalid("empty_response"), Invalid("empty_response")
-        prompt = self._template.reversed(pair.response)
-        return self._spans(
-            self._template.forward_pieces(*prompt), target, [], pair.history, prompt, keeps_history=True
-        )
+            return Invalid("empty_response")
+        x = self._template.reversed(pair.response)
+        return _Asked(self._template.forward_pieces(*x), target, [], pair.history, x, keeps_history=True)
 
-    def _spans(
-        self,
-        prompt: Sequence[Piece],
-        target: str,
-        end: list[int],
-        history: Sequence[Turn],
-        question: tuple[str, str],
-        keeps_history: bool = False,
-    ) -> tuple[Span | Invalid, Span | Invalid]:
-        """The conditional and the unconditional span of ``target`` behind ``prompt``.
-
-        Args:
-            prompt: the pieces in front of the target, without a history.
-            target: what is scored.
-            end: ids that end the turn.
-            history: the turns in front of the prompt.
-            question: instruction and input that ``prompt`` was made of.
-            keeps_history: whether the unconditional span has the history too.
-
-        Returns:
-            Both spans, or why there are none.
-        """
+    def _of(self, asked: _Asked | Invalid, encoded: Any = None) -> tuple[Span | Invalid, Span | Invalid]:
+        """The conditional and the unconditional span of what is asked for; ``encoded`` is its prompt and target as
+        ``Cutter.encode_all`` cuts them."""
+        if isinstance(asked, Invalid):
+            return asked, asked
+        prompt, target, end, history, question, keeps_history = asked
         target = self._template.answer_prefix + target
         refused = Invalid("history_not_laid_out")
         before: list[int] | None = []
@@ -212,7 +232,7 @@ class SpanBuilder:
         if self._protocol == "paper":
             return self._paper_spans(prompt, target, before, keeps_history)
         plain = bool(before) and self._template.chat is None
-        whole, start = self._cutter.cut(prompt, target, inside=plain)
+        whole, start = self._cutter.cut(prompt, target, inside=plain, encoded=encoded)
         if plain:
             whole, start = [*before, *whole], start + len(before)
         ids = [*self._opening(whole), *whole, *end]

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from itertools import count
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ REFLECTED = "reflect-instruction"
 @pytest.fixture
 def no_template_check(monkeypatch: pytest.MonkeyPatch) -> None:
     """Teachers alone: no student is loaded."""
-    monkeypatch.setattr("srtui.pipeline.engine.check_template", lambda context: None)
+    monkeypatch.setattr("srtui.pipeline.engine.template_checked", lambda *_: nullcontext(lambda: None))
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def test_where_all_are_dropped_the_run_ends_with_a_sentence_and_resumes(
     begun = read(ground)
     assert len(begun.generations) > 0 and len(begun.reflections) < 16
     monkeypatch.undo()
-    monkeypatch.setattr("srtui.pipeline.engine.check_template", lambda context: None)
+    monkeypatch.setattr("srtui.pipeline.engine.template_checked", lambda *_: nullcontext(lambda: None))
     reflected_like(made(ground, None, REFLECTED), alone)
 
 
@@ -216,16 +216,18 @@ def _killed(ground: Workspace, address: Any) -> None:
     from srtui.store.generations import Generations
 
     os.environ.update(ENVIRONMENT)  # the process that it is forked from may be older
-    engine.check_template = lambda context: None
+    engine.template_checked = lambda *_: nullcontext(lambda: None)
     reflect._TOGETHER = 2
-    add, added = Generations.add, count(1)
+    values_of, added = Generations._values, 0
 
-    def dies(self: Any, *given: Any, **named: Any) -> Any:
-        if next(added) == 10:
+    def dies(self: Any, generations: Any, *given: Any) -> Any:
+        nonlocal added
+        added += len(generations)
+        if added >= 10:
             os.kill(os.getpid(), signal.SIGKILL)
-        return add(self, *given, **named)
+        return values_of(self, generations, *given)
 
-    Generations.add = dies  # type: ignore[method-assign]
+    Generations._values = dies  # type: ignore[method-assign]
     work(ground, ClusterPlace(address, 2), REFLECTED)
 
 

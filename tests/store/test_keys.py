@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 from srtui import today
 from srtui.evaluation.contestants import Contestant
 from srtui.evaluation.writing import AnswerSettings, answer_key, first_answer_key
-from srtui.hashing import canonical, digest, draw, first_of_ids, key, key_of_ids, scheme_1
+from srtui.hashing import (
+    Keys,
+    canonical,
+    digest,
+    draw,
+    draw_of_each,
+    first_of_ids,
+    key,
+    key_of_ids,
+    scheme_1,
+)
 from srtui.llama import Sampler, TeacherIdentity
 from srtui.llama.chat_prompt import TeacherTemplate
 from srtui.measures import SpanLoss
@@ -282,3 +292,26 @@ def test_ids_in_several_pieces_have_the_bytes_of_the_whole_list(size: int) -> No
     ids = [7 * n for n in range(size)]
     assert key_of_ids("samples", "ids", iter(ids)) == key("samples", ids=ids)
     assert first_of_ids(lambda: iter(ids)) == scheme_1(repr(ids))
+
+
+VALUES = st.binary(max_size=20) | st.integers(-(2**70), 2**70) | st.booleans() | st.text(max_size=8) | st.floats(
+    allow_nan=False, allow_infinity=False
+)  # fmt: skip
+
+
+@given(VALUES, VALUES, st.text(max_size=5))
+@example(b"", True, "")
+@example(0, -0.0, "\ud800")
+def test_keys_that_share_what_is_laid_out_once_are_those_of_each(
+    first: Any, second: Any, shared: str
+) -> None:
+    """Whatever the values are, and wherever they stand among what is shared."""
+    keys = Keys("k", ("a", "z"), m=shared, b=1)
+    for _ in range(2):  # the second is made of the same beginning
+        assert keys.key(first, second) == key("k", a=first, z=second, m=shared, b=1)
+
+
+@given(st.text(max_size=6), st.binary(max_size=6), st.integers(-(2**63), 2**63 - 1))
+def test_draws_for_many_numbers_are_those_of_each(word: str, data: bytes, number: int) -> None:
+    drawn = draw_of_each(7, word, data)
+    assert drawn(number) == drawn(number) == draw(7, word, data, number)

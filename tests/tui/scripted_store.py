@@ -133,7 +133,7 @@ class Script:
             made = new_instruction(parent.pair) if stage == "instruction" else new_answer(parent.pair)
             with store.transaction():
                 generation = store.generations.add(
-                    self._generation(stage, parent.id, parent.pair, made, attempts)
+                    self._generation(stage, parent.id, parent.pair, made, attempts), about=parent.pair
                 )
                 rewrite, _ = store.corpus.add_variant(
                     sample_id, f"{stage}_reflected", "teacher", parent.id, generation, made
@@ -178,7 +178,7 @@ class Script:
             seed=self.seed,
             attempt=attempt,
             candidate=0,
-            prompt="",
+            prompt=f"Criticise this pair.\n{before.instruction}\n{before.input}\n---\n{before.response}\n",
             text="\n\n".join(
                 [critique, *([made.instruction] if stage == "instruction" else []), made.response]
             ),
