@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from srtui.cluster.dispatch import SUSPECT_AFTER, Task
 from srtui.cluster.pool import Pool
@@ -17,7 +17,9 @@ from srtui.errors import UserError
 from srtui.measures import SpanLoss
 from srtui.student import Span, Student
 from srtui.student.batches import Batching, PassOrder
-from srtui.student.scorer import Embedded
+
+if TYPE_CHECKING:
+    from srtui.student.scorer import Embedded
 
 
 class ClusterStudent(Student):
