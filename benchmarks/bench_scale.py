@@ -138,6 +138,7 @@ class InstantScorer:
         spans: Sequence[Any],
         should_stop: Callable[[], bool] = lambda: False,
         by_token: bool = False,
+        embedded: Callable[[int, Any], None] | None = None,
     ) -> Iterator[tuple[int, SpanLoss]]:
         for n, span in enumerate(spans):
             if n % 64 == 0 and should_stop():

@@ -1,4 +1,5 @@
-"""Gates: cheap signs, in the texts alone, that a rewrite is not worth comparing. Pure: two pairs in, a reason out.
+"""Gates: cheap signs that a rewrite is not worth comparing. Pure: two pairs in, a reason out. Two of them ask a model and
+have their row here alone: their work is in ``srtui/pipeline``.
 
 Each gate looks at what the rewrite changed and compares it with the text before it, so that a data set's own way
 of writing stops nothing. What each gets right is in docs/method.md, by hand-labelled rewrites of the demo's teacher.
@@ -26,10 +27,11 @@ class Gated(NamedTuple):
 
 @dataclass(frozen=True)
 class Gate:
-    """One sign. ``words`` is what people call it; ``sign`` says why a rewrite is stopped, or "" where it passes."""
+    """One sign. ``words`` is what people call it; ``sign`` says why a rewrite is stopped, or "" where it passes, and is
+    None where a model is asked."""
 
     words: str
-    sign: Callable[[Pair, Pair, Target], str]
+    sign: Callable[[Pair, Pair, Target], str] | None = None
 
 
 def first_gate(before: Pair, after: Pair, target: Target, gates: Iterable[str]) -> Gated | None:
@@ -39,7 +41,7 @@ def first_gate(before: Pair, after: Pair, target: Target, gates: Iterable[str]) 
         before: the text that was reflected on.
         after: its rewrite.
         target: which side the stage rewrites; a new instruction comes with a new response.
-        gates: keys of :data:`GATES`.
+        gates: keys of :data:`TEXT_GATES`.
     """
     return next(all_gates(before, after, target, gates), None)
 
@@ -47,17 +49,17 @@ def first_gate(before: Pair, after: Pair, target: Target, gates: Iterable[str]) 
 def all_gates(
     before: Pair, after: Pair, target: Target, gates: Iterable[str] | None = None
 ) -> Iterator[Gated]:
-    """Each of these gates (of all, where None is given) that stops a rewrite.
+    """Each of these gates that stops a rewrite.
 
     Args:
         before: the text that was reflected on.
         after: its rewrite.
         target: which side the stage rewrites.
-        gates: keys of :data:`GATES`; None for all.
+        gates: keys of :data:`TEXT_GATES`; None for all of them.
     """
-    for name in GATES if gates is None else gates:
+    for name in TEXT_GATES if gates is None else gates:
         gate = GATES[name]
-        if why := gate.sign(before, after, target):
+        if gate.sign is not None and (why := gate.sign(before, after, target)):
             yield Gated(name, f"{gate.words}: {why}")
 
 
@@ -384,5 +386,9 @@ GATES: dict[str, Gate] = {
     "repetition": Gate("repetition", _repetition),
     "prompt_copy": Gate("a copy of the prompt", _prompt_copy),
     "lost_input": Gate("lost input", _lost_input),
+    "coherence": Gate("an answer to something else"),  # pipeline/coherence.py
+    "rater": Gate("the rater prefers the old answer"),  # evaluation/rater.py
 }
 """By key of the recipe's section ``gates``, in the order in which they are asked."""
+TEXT_GATES = tuple(name for name, gate in GATES.items() if gate.sign is not None)
+"""Those that look at the texts alone."""

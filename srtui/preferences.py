@@ -214,7 +214,7 @@ def pair_maker(recipe: Recipe, **options: Any) -> PairMaker:
     selection = recipe.selection
     return PairMaker(
         selection.response_by,
-        gates=(*recipe.gates.active, *(("rater",) if recipe.gates.rater else ())),
+        gates=recipe.gates.active,
         length_control=selection.length_control,
         **options,
     )

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from srtui.similarity import units
+
 MOST = 50_000
 """Texts that are compared all with all, block by block."""
 NEAREST = 256
@@ -19,10 +21,8 @@ _SEED = 1
 def directions(vectors: NDArray[np.float16] | NDArray[np.float32]) -> NDArray[np.float32]:
     """(n, width): unit vectors around the mean of all. Hidden states of a language model have a large part in common,
     so that without this all of them are alike. A vector that is the mean itself stays zero."""
-    centred = vectors.astype(np.float32)
-    centred -= centred.mean(axis=0, keepdims=True) if len(centred) else 0
-    lengths = np.linalg.norm(centred, axis=1, keepdims=True)
-    return np.asarray(np.divide(centred, lengths, out=np.zeros_like(centred), where=lengths > 1e-6))
+    wide = vectors.astype(np.float32)
+    return units(wide, wide.mean(axis=0) if len(wide) else wide.sum(axis=0))
 
 
 def facility_location(

@@ -116,6 +116,8 @@ def contamination_words(contamination: Contamination) -> str:
     )
     if contamination.held:
         words += f" ({contamination.question:,} ask the same, {contamination.long:,} have 13 words in a row of one)"
+    if contamination.meaning:
+        words += f"; {contamination.meaning:,} more are near one in meaning"
     return f"{words}; {contamination.short:,} more have 8 words in a row" if contamination.short else words
 
 

@@ -92,6 +92,54 @@ def test_the_strongest_overlap_is_found() -> None:
     assert kind("") is None
 
 
+CHINESE = "请用自己的话说明一座有两条河和三座桥的小城怎样规划它的新图书馆"
+JAPANESE = "二本の川と三つの橋がある町が新しい図書館をどのように計画するか説明してください"
+THAI = "จงอธิบายด้วยคำพูดของคุณเองว่าเมืองที่มีแม่น้ำสองสายวางแผนสร้างห้องสมุดใหม่อย่างไร"
+
+
+@pytest.mark.parametrize("prompt", [CHINESE, JAPANESE, THAI])
+def test_a_prompt_without_spaces_is_found_inside_a_longer_text(prompt: str) -> None:
+    """Red when a run without spaces counted as one word: only whole clauses were found then."""
+    index = PromptIndex(question_key)
+    index.add(f"{prompt}?")
+
+    def kind(text: str) -> str | None:
+        found = index.find(["x"], text)
+        return found.kind if found else None
+
+    around = CHINESE[:6][::-1]
+    letters = [place for place, sign in enumerate(prompt) if sign.isalnum()]  # marks of Thai stand with them
+    assert kind(f"{around}{prompt}{around}") == "long"
+    assert kind(f"{around}{prompt[: letters[20]]}{around}") == "long"
+    assert kind(f"{around}{prompt[letters[2] : letters[21]]}{around}") == "short"
+    assert kind(f"{around}{prompt[letters[2] : letters[12]]}{around}") == "short"
+    assert kind(f"{around}{prompt[letters[2] : letters[11]]}{around}") is None
+
+
+def test_words_and_letters_are_counted_together() -> None:
+    index = PromptIndex(question_key)
+    index.add("用 Python 写一个函数，读取 CSV 文件并返回每一列的平均值")
+    found = index.find(["x"], "题目：用python写一个函数,读取csv文件并返回每一列的平均值。谢谢")
+    assert found is not None
+    assert found.kind == "long"
+    index.add(LONG)
+    found = index.find(["x"], f"他说：{LONG}，对吗")  # English inside Chinese: thirteen words, as everywhere
+    assert found is not None
+    assert (found.kind, found.prompt) == ("long", 1)
+    assert index.find(["x"], "한국어는 띄어쓰기가 있다") is None
+
+
+def test_chinese_prompts_in_a_dataset(workspace: Workspace, tmp_path: Path) -> None:
+    data, prompts = tmp_path / "data.json", tmp_path / "prompts.json"
+    rows = [row("写一个故事。", f"她问：“{CHINESE}？”没有人回答。"), row("写一个故事。", "没有人回答。")]
+    data.write_text(json.dumps(rows), encoding="utf-8")
+    prompts.write_text(json.dumps([{"instruction": f"{CHINESE}。"}]), encoding="utf-8")
+    with Store(workspace.store_path) as store:
+        dataset_id = import_file(store, data, "d").dataset_id
+        found = decontaminate(store, [dataset_id], [prompts]).found
+    assert [(one.sample_id, one.kind) for one in found] == [(1, "long")]
+
+
 def test_the_command_counts_and_names_them(filled: tuple[Workspace, Path]) -> None:
     workspace, prompts = filled
     found = json.loads(srtui(workspace, "data", "decontaminate", str(prompts), "--json").stdout)

@@ -51,6 +51,32 @@ def test_it_is_the_position_weighted_mean_of_the_last_hidden_states(
         assert np.allclose(vector.astype(np.float32), expected.numpy(), rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.parametrize("why_padded", ["", "to try it"], ids=["packed", "padded"])
+def test_the_pass_that_scores_ifd_makes_the_same_ones_and_runs_no_token_more(
+    pair_workspace: Workspace, why_padded: str
+) -> None:
+    """Twelve prompts begin alike, so that packed their beginning runs once, and is in every embedding all the same."""
+    with Store(pair_workspace.store_path) as store:
+        import_file(store, pair_workspace.recipes / "quickstart.jsonl", "q")
+        ids = [store.corpus.variants_of(sample)[0].id for sample in store.corpus.each_sample_id(1, 12)]
+        vectors, tokens = {}, {}
+        for embeds in (False, True):
+            judge = VariantScorer(
+                store, pair_workspace.models / "tiny", "f32", name="tiny", template_name="alpaca", embeds=embeds,
+                max_length=512 + embeds,  # another way of scoring
+            )  # fmt: skip
+            judge._scorer.why_padded = why_padded
+            judge.student.losses_id += str(embeds)  # what the first has stored is no loss of the second
+            list(judge.score(ids, "ifd"))
+            tokens[embeds] = judge.tokens_run
+            assert bool(judge.tokens_saved["prefix"]) == (not why_padded)
+            assert len(store.embeddings.missing(ids, judge.setting_id)) == (0 if embeds else 12)
+            list(judge.embed(ids))
+            vectors[embeds] = store.embeddings.load(ids, judge.setting_id)[1].astype(np.float32)
+        assert tokens[True] == tokens[False]
+        assert np.allclose(vectors[True], vectors[False], rtol=2e-3, atol=2e-3)
+
+
 def test_what_is_stored_is_not_made_again(scored: tuple[Store, VariantScorer, list[int]]) -> None:
     store, judge, ids = scored
     list(judge.embed(ids[:6]))

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from srtui.evaluation.statistics import wilson
 from srtui.gates import GATES, all_gates, copied_share, first_gate, language_of, repeated_share
 from srtui.recipe import parse
 from srtui.sample import Pair, Target
@@ -142,42 +143,77 @@ def test_the_first_gate_of_those_that_are_on_is_the_reason() -> None:
 def test_the_recipe_has_every_gate_and_all_are_off() -> None:
     gates = parse({"name": "r", "dataset": "d"}, "test").gates
     assert gates.active == ()
-    # The rater's is asked of a model, and not of the texts alone.
-    assert list(type(gates).model_fields) == [*GATES, "rater"]
+    assert [name for name in type(gates).model_fields if name != "coherence_percent"] == list(GATES)
+    on = parse({"name": "r", "dataset": "d", "gates": {"rater": True, "cut_off": True}}, "test").gates
+    assert (on.active, on.of_texts) == (("cut_off", "rater"), ("cut_off",))
+
+
+COHERENCE_LIMIT = 0.010
+"""What a tenth of the quickstart's own pairs are below, by SmolLM2-135M in NF4 (benchmarks/check_gates.py)."""
+
+
+def says(gate: str, row: dict[str, Any]) -> bool:
+    """Whether a gate stops a labelled rewrite; that on coherence by the values that were measured."""
+    if gate == "coherence":
+        before, after = row["coherence"]
+        return bool(after < min(before, COHERENCE_LIMIT))
+    pairs = (Pair(**row[side]) for side in ("before", "after"))
+    return any(found.gate == gate for found in all_gates(*pairs, row["target"], (gate,)))
 
 
 def counts(gate: str, rows: list[dict[str, Any]]) -> tuple[int, int, int]:
     """(stopped and rightly so, stopped, labelled) of a gate."""
-    right = said = labelled = 0
-    for row in rows:
-        before, after = (Pair(**row[side]) for side in ("before", "after"))
-        says = any(found.gate == gate for found in all_gates(before, after, row["target"], (gate,)))
-        right += says and gate in row["gates"]
-        said += says
-        labelled += gate in row["gates"]
-    return right, said, labelled
+    stopped = [says(gate, row) for row in rows]
+    labelled = [gate in row["gates"] for row in rows]
+    right = sum(a and b for a, b in zip(stopped, labelled, strict=True))
+    return right, sum(stopped), sum(labelled)
 
 
 def rows() -> list[dict[str, Any]]:
     return [json.loads(line) for line in LABELLED.read_text(encoding="utf-8").splitlines()]
 
 
+LABELLED_GATES = [gate for gate in GATES if gate != "rater"]
+
+
 def test_the_figures_of_the_documentation_are_those_of_the_labelled_rewrites() -> None:
-    """111 rewrites of the demo's teacher, on the quickstart's data, labelled by hand before a gate had seen them."""
+    """222 rewrites of the demo's teacher, on the quickstart's data, labelled by hand before a gate had seen them: those
+    of seed 7 before the gates were written, those of seed 8 after."""
     labelled = rows()
-    assert len(labelled) == 111
-    assert {gate: counts(gate, labelled) for gate in GATES} == {
-        "cut_off": (11, 12, 12),
-        "about_the_task": (72, 72, 92),
-        "language": (1, 1, 2),
-        "refusal": (3, 3, 3),
-        "repetition": (0, 0, 0),
-        "prompt_copy": (1, 1, 1),
-        "lost_input": (0, 0, 0),
+    by_seed = {seed: [row for row in labelled if row["seed"] == seed] for seed in (7, 8)}
+    assert [len(some) for some in by_seed.values()] == [111, 111]
+    expected = {
+        "cut_off": ((11, 12, 12), (8, 8, 9)),
+        "about_the_task": ((72, 72, 92), (49, 51, 83)),
+        "language": ((1, 1, 2), (3, 3, 3)),
+        "refusal": ((3, 3, 3), (1, 1, 3)),
+        "repetition": ((0, 0, 0), (0, 0, 1)),
+        "prompt_copy": ((1, 1, 1), (1, 1, 3)),
+        "lost_input": ((0, 0, 0), (0, 0, 0)),
+        "coherence": ((10, 14, 48), (8, 13, 32)),
     }
+    assert {
+        gate: tuple(counts(gate, some) for some in by_seed.values()) for gate in LABELLED_GATES
+    } == expected
     method = (Path(__file__).resolve().parents[1] / "docs" / "method.md").read_text(encoding="utf-8")
-    for gate in ("cut_off", "about_the_task", "language", "refusal", "prompt_copy"):
-        right, said, there = counts(gate, labelled)
-        line = next(line for line in method.splitlines() if line.startswith(f"| `{gate}`"))
-        assert f"{right} of {said}" in line
-        assert f"{right} of {there}" in line
+    for gate, both in expected.items():
+        line = next(
+            line for line in method.partition("## Gates")[2].splitlines() if line.startswith(f"| `{gate}`")
+        )
+        cells = [cell.strip() for cell in line.split("|")[2:-1]]
+        assert cells == [
+            words
+            for right, said, there in both
+            for words in (rate(right, said, "stopped"), rate(right, there, "labelled"))
+        ]
+
+
+def rate(right: int, of: int, what: str) -> str:
+    """A rate as the documentation has it, with its 95 % Wilson interval."""
+    if not of:
+        return f"none {what}"
+    share = wilson(right, of)
+    low, high = share["low"], share["high"]
+    assert low is not None
+    assert high is not None
+    return f"{right} of {of} ({100 * low:.0f} to {100 * high:.0f} %)"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 
 from srtui.cli.base import AsJson, Force, RunName, app, key_value, open_store
+from srtui.cli.dataset import EncoderName, StudentName, embedding, embedding_recipe
 from srtui.cli.export_pairs import (
     Layout,
     MinMargin,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from srtui.datasets import WholeRecord
+    from srtui.recipe import Recipe
     from srtui.store import Store
     from srtui.store.decisions import StoredDecision
     from srtui.store.generations import StoredReflection
@@ -63,6 +65,15 @@ def import_(
         str | None,
         typer.Option(help="mark or drop: near-duplicates in the whole dataset, as srtui data dedup does."),
     ] = None,
+    dedup_by: Annotated[
+        str,
+        typer.Option(
+            help="What --dedup compares: the words of the pair, instruction or response; or meaning, which needs a "
+            "--student or an --encoder to embed with."
+        ),
+    ] = "pair",
+    student: StudentName = None,
+    encoder: EncoderName = None,
     turns: Annotated[
         str,
         typer.Option(
@@ -75,6 +86,7 @@ def import_(
     from srtui.cli.reporters import progress_line
     from srtui.datasets import LEFT_OUT, Turns
     from srtui.pipeline import import_file
+    from srtui.pipeline.dedup import SIDES
 
     if turns not in get_args(Turns):
         raise UserError(f"--turns {turns}: it can be {', '.join(get_args(Turns))}.")
@@ -83,15 +95,23 @@ def import_(
         raise UserError(f"--dedup {dedup}: it can be mark or drop.")
     if dedup and as_variant:
         raise UserError("--dedup is for samples, and --as-variant brings rewrites of them.")
+    if dedup_by not in (*SIDES, "meaning"):
+        raise UserError(f"--dedup-by {dedup_by}: it can be {', '.join(SIDES)}, meaning.")
+    by_meaning = dedup is not None and dedup_by == "meaning"
+    if (student or encoder) and not by_meaning:
+        raise UserError("--student and --encoder embed for --dedup with --dedup-by meaning.")
+    recipe = embedding_recipe("imported", student, encoder, None) if by_meaning else None
     columns = dict(key_value(word, "--column") for word in column or [])
-    _, store = open_store()
+    workspace, store = open_store()
     with store:
         show, clear = progress_line(as_json)
         imported = import_file(
             store, file, name, format, columns or None, as_variant, match, show, turn_choice
         )
         clear()
-        duplicates = _mark_duplicates(store, imported, dedup, as_json) if dedup else None
+        if recipe is not None:
+            _embed(workspace, store, imported, recipe, as_json)
+        duplicates = _mark_duplicates(store, imported, dedup, dedup_by, as_json) if dedup else None
         if as_json:
             print_json(
                 vars(imported) if duplicates is None else {**vars(imported), "near_duplicates": duplicates}
@@ -121,16 +141,27 @@ def import_(
             print_line(f"  line {bad.line}: {bad.reason} {bad.detail[:100]}")
 
 
-def _mark_duplicates(store: Store, imported: Imported, fate: str, as_json: bool) -> int:
-    """Find the near-duplicates of the dataset that rows came into, and mark them or leave them out."""
+def _mark_duplicates(store: Store, imported: Imported, fate: str, by: str, as_json: bool) -> int:
+    """Mark the near-duplicates of the dataset, or leave them out of new runs too; how many there are."""
     from srtui.cli.reporters import steps_line
-    from srtui.pipeline.dedup import find_duplicates
+    from srtui.pipeline.neighbours import duplicates_by
 
     step, clear = steps_line(as_json)
-    near_duplicates = find_duplicates(store, imported.dataset, imported.dataset_id, on_progress=step)
+    near_duplicates = duplicates_by(store, imported.dataset, imported.dataset_id, by, on_progress=step)
     clear()
     store.datasets.set_near_duplicates(imported.dataset_id, near_duplicates.found(), left_out=fate == "drop")
     return near_duplicates.duplicates
+
+
+def _embed(workspace: Workspace, store: Store, imported: Imported, recipe: Recipe, as_json: bool) -> None:
+    """Store the embeddings of the whole dataset that near-duplicates by meaning are found by."""
+    from srtui.cli.reporters import steps_line
+    from srtui.pipeline.embedding import embed_dataset
+
+    step, clear = steps_line(as_json)
+    with embedding(workspace, store, recipe, imported.dataset_id) as (embedder, should_stop):
+        embed_dataset(store, imported.dataset_id, embedder, step, should_stop)
+    clear()
 
 
 @app.command(epilog="Example: srtui show 12")

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srtui.cli.base import MOST, AsJson, RunName, app, libraries_log, open_store
+from srtui.cli.base import MOST, AsJson, RunName, app, libraries_log, open_store, stop_on_signals
 from srtui.cli.output import fields_of, print_json, print_line
 from srtui.errors import UserError
 
 if TYPE_CHECKING:
-    from srtui.pipeline.decontaminate import Overlaps
-    from srtui.pipeline.dedup import Duplicates
-    from srtui.pipeline.gate_trial import GateTrials
-    from srtui.pipeline.look import Look, TextSide
-    from srtui.sample import Pair
+    from srtui.pipeline.embedding import Embedder
+    from srtui.recipe import Recipe
     from srtui.store import Store
+    from srtui.workspace import Workspace
 
 data_app = typer.Typer(
     help="A data set as a whole: what gates would stop, near-duplicates, leaked evaluation prompts.",
@@ -26,6 +27,60 @@ data_app = typer.Typer(
 app.add_typer(data_app, name="data")
 
 DatasetName = Annotated[str, typer.Argument(metavar="DATASET", help="The name of an imported dataset.")]
+StudentName = Annotated[
+    str | None,
+    typer.Option("--student", help="What embeds: a student's name, in NF4 unless --set says otherwise."),
+]
+EncoderName = Annotated[
+    str | None,
+    typer.Option("--encoder", help="What embeds: a sentence encoder's name in models/, or its folder."),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Of the student: student.quantization=f32, prompt.max_length=512."),
+]
+
+
+def embedding_recipe(
+    dataset: str, student: str | None, encoder: str | None, overrides: list[str] | None
+) -> Recipe:
+    """What embeds a dataset without a run. Raises UserError where neither or both are named."""
+    from srtui.recipe import from_words
+
+    if (student is None) == (encoder is None):
+        raise UserError("What embeds? Name a student with --student, or a sentence encoder with --encoder.")
+    what = (
+        {"student": {"model": student}}
+        if student
+        else {"selection": {"embedded_by": "encoder", "encoder": encoder}, "training": {"enabled": False}}
+    )
+    return from_words({"name": "embed", "dataset": dataset, **what}, overrides or [], "--set")
+
+
+@contextlib.contextmanager
+def embedding(
+    workspace: Workspace, store: Store, recipe: Recipe, dataset_id: int | None = None
+) -> Iterator[tuple[Embedder, Callable[[], bool]]]:
+    """An embedder by this recipe, and whether to stop. What libraries say goes to the store's log; a stop ends the
+    command with code 130."""
+    import time
+
+    from srtui import today
+    from srtui.cli.terminal import err
+    from srtui.pipeline.embedding import open_embedder
+    from srtui.progress import Stopped
+
+    today.freeze(today.of_timestamp(time.time()))
+    stop = stop_on_signals()
+    with libraries_log(store.path.parent):
+        embedder = open_embedder(workspace, store, recipe, dataset_id=dataset_id)
+        try:
+            yield embedder, stop.is_set
+        except Stopped:
+            err.print("Stopped; every embedding that was made is stored. The same command resumes.")
+            sys.exit(130)
+        finally:
+            embedder.close()
 
 
 @data_app.command(epilog="Example: srtui data gates quickstart --examples 5")
@@ -34,20 +89,34 @@ def gates(
     examples: Annotated[
         int, typer.Option(min=0, max=1000, help="Stopped rewrites to name, of each gate.")
     ] = 3,
+    coherence: Annotated[
+        bool,
+        typer.Option(
+            "--coherence", help="Ask the gate coherence too: the run's student reads every rewrite."
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Which of a run's rewrites would each gate stop? Nothing is changed; the recipe's [gates] turns them on."""
-    from srtui.pipeline.gate_trial import try_gates
+    from srtui.cli.dataset_tables import print_trials
+    from srtui.pipeline.gate_trial import coherence_of, try_gates
+    from srtui.recipe import Recipe
 
-    _, store = open_store(read_only=True)
+    workspace, store = open_store(read_only=not coherence)
     with store:
-        trials = try_gates(store, store.runs.named(run_name), examples)
+        run = store.runs.named(run_name)
+        if coherence:
+            with embedding(workspace, store, Recipe.model_validate(run.recipe)) as (embedder, should_stop):
+                gate = coherence_of(store, run, embedder, should_stop)
+                trials = try_gates(store, run, examples, gate)
+        else:
+            trials = try_gates(store, run, examples)
     if as_json:
         print_json(trials)
     elif not trials.rewrites:
         print_line(f"Run {run_name} has no rewrites yet; they come with: srtui run")
     else:
-        _print_trials(trials)
+        print_trials(trials)
 
 
 @data_app.command(epilog="Example: srtui data dedup alpaca --threshold 0.9 --drop")
@@ -67,28 +136,20 @@ def dedup(
     as_json: AsJson = False,
 ) -> None:
     """Near-duplicates of a dataset, in groups. Nothing is changed unless --mark, --drop or --undo is given."""
+    from srtui.cli.dataset_tables import print_duplicates
     from srtui.cli.reporters import steps_line
-    from srtui.pipeline.dedup import SIDES, THRESHOLD, find_duplicates
-    from srtui.pipeline.neighbours import MEANING_THRESHOLD, duplicates_by_meaning
+    from srtui.pipeline.neighbours import duplicates_by
 
-    side = next((name for name in SIDES if name == by), None)
-    if side is None and by != "meaning":
-        raise UserError(f"--by {by}: it can be {', '.join(SIDES)}, meaning.")
     if mark + drop + undo > 1:
         raise UserError("Only one of --mark, --drop and --undo can be given.")
     _, store = open_store(read_only=not (mark or drop or undo))
     with store:
-        dataset_id = _dataset_id(store, dataset)
+        dataset_id = dataset_named(store, dataset)
         if undo:
             print_line(f"{dataset}: {store.datasets.forget_near_duplicates(dataset_id):,} marks are gone.")
             return
         step, clear = steps_line(as_json)
-        if side is None:
-            near_duplicates = duplicates_by_meaning(
-                store, dataset, dataset_id, threshold or MEANING_THRESHOLD
-            )
-        else:
-            near_duplicates = find_duplicates(store, dataset, dataset_id, side, threshold or THRESHOLD, step)
+        near_duplicates = duplicates_by(store, dataset, dataset_id, by, threshold, step)
         clear()
         if mark or drop:
             store.datasets.set_near_duplicates(dataset_id, near_duplicates.found(), left_out=drop)
@@ -101,11 +162,41 @@ def dedup(
                 }
             )
             return
-        _print_duplicates(store, near_duplicates, show)
+        print_duplicates(store, near_duplicates, show)
         if drop:
             print_line("New runs leave them out; they stay in the store. --undo takes them back.")
         elif mark:
             print_line("They are marked; runs take them all the same.")
+
+
+@data_app.command(epilog="Example: srtui data embed alpaca --student smollm2-135m")
+def embed(
+    dataset: DatasetName,
+    student: StudentName = None,
+    encoder: EncoderName = None,
+    set_: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Embeddings of a dataset's samples, each made once: for look, neighbours and dedup --by meaning."""
+    from srtui.cli.reporters import steps_line
+    from srtui.pipeline.embedding import embed_dataset
+
+    workspace, store = open_store()
+    with store:
+        dataset_id = dataset_named(store, dataset)
+        recipe = embedding_recipe(dataset, student, encoder, set_)
+        step, clear = steps_line(as_json)
+        with embedding(workspace, store, recipe, dataset_id) as (embedder, should_stop):
+            total = embed_dataset(store, dataset_id, embedder, step, should_stop)
+            there = store.embeddings.count_of_dataset(dataset_id, embedder.setting_id)
+        clear()
+    if as_json:
+        print_json({"dataset": dataset, "samples": total, "embedded": there})
+        return
+    print_line(
+        f"{dataset}: {there:,} of {total:,} samples have an embedding. "
+        f"srtui data look {dataset} shows their topics, srtui data dedup {dataset} --by meaning what is alike."
+    )
 
 
 @data_app.command(epilog="Example: srtui data neighbours 12")
@@ -142,18 +233,33 @@ def decontaminate(
         typer.Option("--drop", help="New runs leave out what holds a prompt; it stays stored."),
     ] = False,
     undo: Annotated[bool, typer.Option("--undo", help="Take back what --drop left out.")] = False,
+    student: StudentName = None,
+    encoder: EncoderName = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=0.3, max=1, help="By meaning: the least cosine of two questions; 0.85 if absent."),
+    ] = None,
+    set_: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Samples that hold evaluation prompts: the same question, or 13 or 8 words in a row."""
+    """Samples that hold evaluation prompts: the same question, 13 or 8 words in a row; with --student or --encoder, what
+    asks the same in other words, too."""
+    from srtui.cli.dataset_tables import print_overlaps
     from srtui.cli.reporters import steps_line
+    from srtui.pipeline.decontaminate import ASKS_THE_SAME
     from srtui.pipeline.decontaminate import decontaminate as look
 
     if drop and undo:
         raise UserError("Only one of --drop and --undo can be given.")
-    _, store = open_store(read_only=not (drop or undo))
+    by_meaning = bool(student or encoder)
+    if threshold is not None and not by_meaning:
+        raise UserError(
+            "--threshold is for a search by meaning; name what embeds with --student or --encoder."
+        )
+    workspace, store = open_store(read_only=not (drop or undo or by_meaning))
     with store:
         names = [dataset] if dataset else [d.name for d in store.corpus.datasets()]
-        ids = [_dataset_id(store, name) for name in names]
+        ids = [dataset_named(store, name) for name in names]
         if undo:
             with store.transaction():
                 restored = sum(
@@ -162,7 +268,14 @@ def decontaminate(
             print_line(f"{restored:,} samples are taken by new runs again.")
             return
         step, clear = steps_line(as_json)
-        overlaps = look(store, ids, files or [], step)
+        if by_meaning:
+            recipe = embedding_recipe(names[0] if names else "none", student, encoder, set_)
+            with embedding(workspace, store, recipe) as (embedder, should_stop):
+                overlaps = look(
+                    store, ids, files or [], step, embedder, threshold or ASKS_THE_SAME, should_stop
+                )
+        else:
+            overlaps = look(store, ids, files or [], step)
         clear()
         if not overlaps.prompts:
             raise UserError("This workspace has evaluated with no prompts yet; name files of them.")
@@ -170,36 +283,16 @@ def decontaminate(
         if drop:
             store.datasets.leave_out(contaminated, "evaluation prompt")
     if as_json:
-        counts = {kind: overlaps.kinds[kind] for kind in ("question", "long", "short")}
+        kinds = ("question", "long", *(("meaning",) if by_meaning else ()), "short")
+        counts = {kind: overlaps.kinds[kind] for kind in kinds}
         shown = [fields_of(overlap) for overlap in overlaps.found[:show]]
         print_json({"prompts": overlaps.prompts, "samples": overlaps.texts, **counts, "found": shown})
         return
-    _print_overlaps(overlaps, show)
+    print_overlaps(overlaps, show)
     if drop:
         print_line(
             f"New runs leave out {len(contaminated):,} samples; they stay in the store. --undo takes them back."
         )
-
-
-def _print_overlaps(overlaps: Overlaps, show: int) -> None:
-    from srtui.cli.terminal import out, plain
-
-    words = {"question": "same question", "long": "13 words in a row", "short": "8 words in a row"}
-    for overlap in overlaps.found[:show]:
-        prompt = " ".join(overlap.prompt.split())[:120]
-        out.print(
-            f"sample {overlap.sample_id}: {words[overlap.kind]}, {plain(overlap.source)}: {plain(prompt)}",
-            soft_wrap=True,
-        )
-    if len(overlaps.found) > show:
-        out.print(f"and {len(overlaps.found) - show:,} more; --show prints more.")
-    kinds = overlaps.kinds
-    out.print(
-        f"{overlaps.texts_found:,} of {overlaps.texts:,} samples hold one of {overlaps.prompts:,} prompts: "
-        f"{kinds['question']:,} ask the same, {kinds['long']:,} have 13 words in a row of one; "
-        f"{kinds['short']:,} more have 8 words in a row.",
-        soft_wrap=True,
-    )
 
 
 @data_app.command(epilog="Example: srtui data look alpaca --run quickstart --embed")
@@ -219,6 +312,7 @@ def look(
     as_json: AsJson = False,
 ) -> None:
     """What is in the data, before and after: lengths, languages, code, duplicates, topics."""
+    from srtui.cli.dataset_tables import print_look
     from srtui.cli.reporters import steps_line
     from srtui.pipeline.look import embed_originals, look_at_dataset, look_at_run
 
@@ -229,7 +323,7 @@ def look(
     workspace, store = open_store(read_only=not embed)
     with store:
         if run_name is None:
-            overview = look_at_dataset(store, str(dataset), _dataset_id(store, str(dataset)))
+            overview = look_at_dataset(store, str(dataset), dataset_named(store, str(dataset)))
         else:
             run = store.runs.named(run_name)
             if embed:
@@ -244,133 +338,13 @@ def look(
             {**fields_of(overview), "map": {"embedded": overview.map.embedded, "topics": overview.map.topics}}
         )
     else:
-        _print_look(overview)
+        print_look(overview)
 
 
-def _print_look(overview: Look) -> None:
-    from rich.table import Table
-
-    from srtui.cli.terminal import out, plain
-    from srtui.text import share
-
-    sides = [("before", overview.before), *([("after", overview.after)] if overview.after else [])]
-    if overview.after is None:
-        sides = [("", overview.before)]
-    table = Table("", *(name for name, _ in sides), box=None, header_style="bold")
-    rows: list[tuple[str, list[str]]] = [
-        ("texts", [f"{side.texts:,}" for _, side in sides]),
-        ("instruction, characters", [_spread(side.instruction_length) for _, side in sides]),
-        ("response, characters", [_spread(side.response_length) for _, side in sides]),
-        ("with an input", [share(side.with_input, side.texts) for _, side in sides]),
-        ("with code", [share(side.with_code, side.texts) for _, side in sides]),
-        ("languages", [_languages(side) for _, side in sides]),
-    ]
-    for name, cells in rows:
-        table.add_row(name, *(plain(cell) for cell in cells))
-    out.print(table)
-    if overview.near_duplicates:
-        out.print(f"{overview.near_duplicates:,} samples are marked as near-duplicates.")
-    for why, count in overview.left_out.items():
-        out.print(f"New runs leave out {count:,} samples: {why}.")
-    if overview.map.topics:
-        topics = Table("topic", "before", "after", box=None, header_style="bold")
-        for topic in overview.map.topics:
-            topics.add_row(
-                plain(", ".join(topic.words) or "-"),
-                f"{topic.before:,} ({share(topic.before, overview.map.embedded)})",
-                f"{topic.after:,} ({share(topic.after, topic.before)} kept)",
-            )
-        out.print(topics)
-        out.print(
-            f"Topics are clusters of the student's embeddings of {overview.map.embedded:,} originals, and the words that their "
-            "instructions have more often than others. srtui report draws the map.",
-            soft_wrap=True,
-            style="dim",
-        )
-    elif overview.run:
-        out.print("--embed lets the student embed the originals, for topics and a map.", style="dim")
-
-
-def _spread(quantiles: list[float]) -> str:
-    return "{1:,.0f} (5 to 95 %: {0:,.0f} to {2:,.0f})".format(*quantiles) if quantiles else "-"
-
-
-def _languages(side: TextSide) -> str:
-    from srtui.text import share
-
-    named = [f"{name or 'not clear'} {share(count, side.texts)}" for name, count in side.languages.items()]
-    return ", ".join(named[:4]) + (", ..." if len(named) > 4 else "")
-
-
-def _dataset_id(store: Store, name: str) -> int:
+def dataset_named(store: Store, name: str) -> int:
+    """The id of a dataset. Raises UserError, with the names there are, where there is none of that name."""
     dataset_id = store.corpus.dataset_id(name)
     if dataset_id is None:
         names = ", ".join(d.name for d in store.corpus.datasets()) or "none; bring one in with srtui import"
         raise UserError(f"There is no dataset {name!r}; there are: {names}.")
     return dataset_id
-
-
-def _print_duplicates(store: Store, near_duplicates: Duplicates, show: int) -> None:
-    from srtui.cli.terminal import out, plain
-    from srtui.text import share
-
-    shown = near_duplicates.groups[:show]
-    pairs = store.corpus.original_pairs_of(
-        sample
-        for group in shown
-        for sample in (group.kept[0], *(duplicate.sample_id for duplicate in group.others[:5]))
-    )
-    for group in shown:
-        out.print(f"[bold]{1 + len(group.others):,} alike[/], sample {group.kept[0]} stays:", soft_wrap=True)
-        out.print(f"  {plain(_first_words(pairs[group.kept[0]]))}", soft_wrap=True)
-        for duplicate in group.others[:5]:
-            out.print(
-                f"  {duplicate.similarity:.0%} sample {duplicate.sample_id}: {plain(_first_words(pairs[duplicate.sample_id]))}",
-                soft_wrap=True,
-            )
-        if len(group.others) > 5:
-            out.print(f"  and {len(group.others) - 5:,} more")
-    if len(near_duplicates.groups) > len(shown):
-        out.print(f"{len(near_duplicates.groups) - len(shown):,} more groups; --show prints more.")
-    noun = {"pair": "texts", "instruction": "instructions", "response": "responses", "meaning": "embeddings"}[
-        near_duplicates.side
-    ]
-    out.print(
-        f"{plain(near_duplicates.dataset)}: {near_duplicates.duplicates:,} of {near_duplicates.samples:,} samples "
-        f"({share(near_duplicates.duplicates, near_duplicates.samples)}) are near-duplicates of others, in {len(near_duplicates.groups):,} group{'' if len(near_duplicates.groups) == 1 else 's'}: "
-        f"their {noun} are at least {near_duplicates.threshold:g} alike.",
-        soft_wrap=True,
-    )
-
-
-def _first_words(pair: Pair) -> str:
-    return " ".join(" ".join(pair.texts).split())[:160]
-
-
-def _print_trials(trials: GateTrials) -> None:
-    from rich.table import Table
-
-    from srtui.cli.terminal import out, plain
-    from srtui.text import share
-
-    table = Table("gate", "what it finds", box=None, header_style="bold")
-    for name in ("stops", "of all", "taken by the student"):
-        table.add_column(name, justify="right")
-    for trial in trials.gates:
-        table.add_row(
-            trial.gate,
-            trial.words,
-            f"{trial.stopped:,}",
-            share(trial.stopped, trials.rewrites),
-            f"{trial.taken:,}",
-        )
-    out.print(table)
-    out.print(
-        f"All together stop {trials.any_stopped:,} of {trials.rewrites:,} rewrites "
-        f"({share(trials.any_stopped, trials.rewrites)}), and {trials.any_taken:,} of the {trials.taken:,} that the "
-        "student took.",
-        soft_wrap=True,
-    )
-    for trial in trials.gates:
-        for example in trial.examples:
-            out.print(f"sample {example.sample_id}, {example.stage}: {plain(example.reason)}", soft_wrap=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from srtui.cluster.dispatch import SUSPECT_AFTER, Task
 from srtui.cluster.pool import Pool
@@ -17,6 +17,9 @@ from srtui.errors import UserError
 from srtui.measures import SpanLoss
 from srtui.student import Span, Student
 from srtui.student.batches import Batching, PassOrder
+
+if TYPE_CHECKING:
+    from srtui.student.scorer import Embedded
 
 
 class ClusterStudent(Student):
@@ -82,14 +85,18 @@ class ClusterScorer:
         spans: Sequence[Span],
         should_stop: Callable[[], bool] = lambda: False,
         by_token: bool = False,
+        embedded: Callable[[int, Embedded], None] | None = None,
     ) -> Iterator[tuple[int, SpanLoss]]:
         """Yield (index into ``spans``, loss) as they come; stops early when asked. See
         :meth:`srtui.student.scorer.Scorer.score`."""
         batches = self.batches
-        for index, loss in self._passes(spans, batches.order(spans), batches, should_stop, by_token=by_token):
-            if loss is None:
-                loss = SpanLoss(None, spans[index].target, reason="workers_died")
-            yield index, loss
+        order, embeds_too = batches.order(spans), embedded is not None
+        passes = self._passes(spans, order, batches, should_stop, by_token=by_token, embeds_too=embeds_too)
+        for index, value in passes:
+            loss, embedding = value if embeds_too and value is not None else (value, None)
+            if embedded is not None and embedding is not None:
+                embedded(index, embedding)
+            yield index, loss or SpanLoss(None, spans[index].target, reason="workers_died")
 
     def embed(
         self, spans: Sequence[Span], should_stop: Callable[[], bool] = lambda: False

@@ -13,6 +13,7 @@ from srtui.cluster.messages import Facts, ModelFiles, ShippedFolder, WorkDone
 if TYPE_CHECKING:
     from srtui.student import Quantization, Span
     from srtui.student.batches import Batching
+    from srtui.student.scorer import Embedded
 
 
 class StudentFacts(NamedTuple):
@@ -31,7 +32,7 @@ class StudentFacts(NamedTuple):
 
 class Pass(NamedTuple):
     """Spans for one forward pass, and of each the ids that are run once for many; of which ``block`` of spans.
-    ``embeds``: their embeddings are wanted, and not their losses."""
+    ``embeds``: their embeddings are wanted, and not their losses; ``embeds_too``: pairs of both."""
 
     spans: Sequence[Span]
     shared: Sequence[int]
@@ -39,6 +40,7 @@ class Pass(NamedTuple):
     block: int
     by_token: bool = False
     embeds: bool = False
+    embeds_too: bool = False
 
 
 class PassResult(NamedTuple):
@@ -121,6 +123,7 @@ class ScorerJob:
 
     def _values(self, asked: Pass) -> list[Any]:
         values: list[Any] = [None] * len(asked.spans)
+        embeddings: dict[int, Embedded] = {}
         if asked.embeds:
             made: Iterator[tuple[int, Any]] = self._scorer.embed(asked.spans)
         elif self.quantization == "gguf":
@@ -132,9 +135,15 @@ class ScorerJob:
                 self._scorer.forget_beginnings()
                 self._block = asked.block
             order = PassOrder(tuple(range(len(asked.spans))), tuple(asked.shared), asked.chained)
-            made = self._scorer.score_in_order(asked.spans, order, by_token=asked.by_token, keep=True)
+            made = self._scorer.score_in_order(
+                asked.spans,
+                order,
+                by_token=asked.by_token,
+                keep=True,
+                embedded=embeddings.__setitem__ if asked.embeds_too else None,
+            )
         for n, value in made:
-            values[n] = value
+            values[n] = (value, embeddings.get(n)) if asked.embeds_too else value
         return values
 
     def done(self) -> WorkDone:

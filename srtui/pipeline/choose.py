@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from srtui import selection
-from srtui.gates import first_gate
+from srtui.gates import GATES, first_gate
 from srtui.hashing import draw
 from srtui.measures import FILTERS, MEASURES, STORED, Metric
 from srtui.pipeline.ahead import in_pages, with_next
+from srtui.pipeline.coherence import LEAST_ORIGINALS, Coherence
 from srtui.pipeline.context import Context
 from srtui.pipeline.values import MeasureValues
 from srtui.recipe.settings import SIDES
-from srtui.sample import Target
+from srtui.sample import Pair, Target
 from srtui.store.decisions import GatedRewrite, NewDecision, StoredOutcome
 
 _Open = tuple[int, tuple[int, list[int]]]
@@ -53,6 +54,7 @@ class Choosing(MeasureValues):
         self._total = context.sample_count
         self._reused = 0  # decisions made from stored scores alone
         self._tally = _ProxyTally()
+        self._coherence_gate: Coherence | None = None
 
     def instruction(self) -> None:
         """The variant with the higher IFD is taken further. Raises Stopped when asked to stop."""
@@ -151,42 +153,88 @@ class Choosing(MeasureValues):
     def _past_gates(
         self, target: Target, chunk: list[_Open]
     ) -> tuple[list[_Open], dict[int, list[GatedRewrite]]]:
-        """The open choices without the rewrites that a gate of the recipe stops, and these by sample."""
-        active, by_rater = self._recipe.gates.active, self._recipe.gates.rater and target == "response"
-        if not (active or by_rater):
-            return chunk, {}
-        texts = self._store.corpus.variants(v for _, (before, rewrites) in chunk for v in (before, *rewrites))
+        """The open choices without the rewrites that a gate of the recipe stops, and these by sample. A model is only
+        asked of what passed the gates that look at the texts. Raises Stopped."""
+        gates = self._recipe.gates
         gated: dict[int, list[GatedRewrite]] = {}
-        open_choices: list[_Open] = []
-        for sample_id, (before, rewrites) in chunk:
-            kept = []
-            for rewrite in rewrites:
-                sign = first_gate(texts[before].pair, texts[rewrite].pair, target, active)
-                if sign is None:
-                    kept.append(rewrite)
-                else:
-                    gated.setdefault(sample_id, []).append(GatedRewrite(rewrite, *sign))
-            open_choices.append((sample_id, (before, kept)))
-        return (self._past_rater(open_choices, gated) if by_rater else open_choices), gated
+        if not gates.active:
+            return chunk, gated
+        texts = self._store.corpus.variants(v for _, (before, rewrites) in chunk for v in (before, *rewrites))
+        open_choices = [
+            (sample_id, before, rewrite) for sample_id, (before, rewrites) in chunk for rewrite in rewrites
+        ]
+        stopped: set[int] = set()
 
-    def _past_rater(self, chunk: list[_Open], gated: dict[int, list[GatedRewrite]]) -> list[_Open]:
-        """The open choices of answers without those that the rater prefers the old one to, which are added to
-        ``gated``. What the rater could not be asked about (too long for its context) passes. Raises Stopped."""
+        def stop(found: Iterable[tuple[int, int, str, str]]) -> None:
+            for sample_id, rewrite, gate, reason in found:
+                stopped.add(rewrite)
+                gated.setdefault(sample_id, []).append(GatedRewrite(rewrite, gate, reason))
+
+        def passing() -> list[tuple[int, Pair, Pair, int]]:
+            return [
+                (sample_id, texts[before].pair, texts[rewrite].pair, rewrite)
+                for sample_id, before, rewrite in open_choices
+                if rewrite not in stopped
+            ]
+
+        stop(
+            (sample_id, rewrite, *found)
+            for sample_id, before, after, rewrite in passing()
+            if (found := first_gate(before, after, target, gates.of_texts)) is not None
+        )
+        if gates.coherence:
+            stop(self._incoherent(passing()))
+        if gates.rater and target == "response":
+            stop(self._worse_by_rater(passing()))
+        return [
+            (s, (before, [r for r in rewrites if r not in stopped])) for s, (before, rewrites) in chunk
+        ], gated
+
+    def _incoherent(self, asked: list[tuple[int, Pair, Pair, int]]) -> Iterator[tuple[int, int, str, str]]:
+        """Of (sample, pair before, pair after, rewrite): (sample, rewrite, gate, why) of those whose answer is about
+        something else than what is asked. Raises Stopped."""
+        reasons = self._coherence().reasons([(before, after) for _, before, after, _ in asked])
+        self._watch.raise_if_stopped()
+        for (sample_id, _, _, rewrite), why in zip(asked, reasons, strict=True):
+            if why:
+                yield sample_id, rewrite, "coherence", f"{GATES['coherence'].words}: {why}"
+
+    def _coherence(self) -> Coherence:
+        """The gate, with the limit that the dataset's own pairs give it. Raises Stopped."""
+        if self._coherence_gate is None:
+            originals = self._pairs(self._some_originals())
+            self._coherence_gate = Coherence(
+                self._context.embedder(),
+                originals,
+                self._recipe.gates.coherence_percent,
+                self._watch.should_stop,
+            )
+            self._watch.raise_if_stopped()
+            if self._coherence_gate.limit is None:
+                self._watch.event(
+                    "warning",
+                    f"gates.coherence stops nothing: its limit is taken from the dataset's own pairs, and fewer than "
+                    f"{LEAST_ORIGINALS} of them have both sides.",
+                )
+        else:
+            # Another model may have taken the embedder's place since.
+            self._coherence_gate.embedder = self._context.embedder()
+        return self._coherence_gate
+
+    def _worse_by_rater(
+        self, asked: list[tuple[int, Pair, Pair, int]]
+    ) -> Iterator[tuple[int, int, str, str]]:
+        """As :meth:`_incoherent`, the rewrites that the rater prefers the old answer to. What it could not be asked
+        about (too long for its context) passes. Raises Stopped."""
         rater = self._context.rater()
-        comparisons = [(sample_id, before, r) for sample_id, (before, rewrites) in chunk for r in rewrites]
-        texts = self._store.corpus.variants(v for _, before, r in comparisons for v in (before, r))
         preferences = rater.preferences(
-            [(texts[before].pair, texts[r].pair.response) for _, before, r in comparisons],
-            should_stop=self._watch.should_stop,
+            [(before, after.response) for _, before, after, _ in asked], should_stop=self._watch.should_stop
         )
         self._watch.raise_if_stopped()
-        stopped: set[int] = set()
-        for (sample_id, _, rewrite), (old_is_better, _) in zip(comparisons, preferences, strict=True):
+        for (sample_id, _, _, rewrite), (old_is_better, _) in zip(asked, preferences, strict=True):
             if old_is_better is not None and old_is_better > 0.5:
-                stopped.add(rewrite)
                 why = f"the rater {rater.name} prefers the old answer ({old_is_better:.2f})"
-                gated.setdefault(sample_id, []).append(GatedRewrite(rewrite, "rater", why))
-        return [(s, (before, [r for r in rewrites if r not in stopped])) for s, (before, rewrites) in chunk]
+                yield sample_id, rewrite, "rater", why
 
     def _settle(self, weight: float, detail: dict[str, Any]) -> None:
         """Say of each sample whether it is trained on; scores only what that needs."""

@@ -31,6 +31,7 @@ from srtui.workspace import Workspace
 
 if TYPE_CHECKING:
     from srtui.evaluation.rater import Rater
+    from srtui.pipeline.embedding import Embedder
     from srtui.pipeline.variants import VariantScorer
     from srtui.student import Quantization, Student
     from srtui.student.coherence import SentenceEncoder
@@ -118,6 +119,7 @@ def open_judge(
         blocks=devices_factor(devices),
         prompts=recipe.prompts,
         histories=histories,
+        embeds=recipe.selection.embeds and recipe.selection.embedded_by == "student",
     )
 
 
@@ -252,7 +254,7 @@ class Context:
         return self._tuned
 
     def encoder(self) -> SentenceEncoder:
-        """For choices by coherence."""
+        """For choices by coherence, and for embeddings that are not the student's."""
         from srtui.student.coherence import SentenceEncoder
 
         if self._encoder is None:
@@ -260,6 +262,16 @@ class Context:
             with self._loading("load-encoder", f"sentence encoder {path.name}"):
                 self._encoder = SentenceEncoder(path)
         return self._encoder
+
+    def embedder(self) -> Embedder:
+        """What makes the embeddings that the run chooses by: its student, or its encoder. The run remembers which."""
+        from srtui.pipeline.embedding import EncoderEmbedder
+
+        if self.recipe.selection.embedded_by == "student":
+            return self.judge()
+        embedder = EncoderEmbedder(self.store, self.encoder())
+        self.store.runs.update(self.run.id, embedding_setting_id=embedder.setting_id)
+        return embedder
 
     def rater(self) -> Rater:
         """The GGUF that rates texts: the recipe's, or the teacher. It holds no memory between two questions."""

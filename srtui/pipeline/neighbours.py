@@ -1,21 +1,25 @@
-"""Samples that mean much the same, by the student's embeddings: near-duplicates by meaning, and neighbours."""
+"""Samples that mean much the same, by stored embeddings: near-duplicates by meaning, and neighbours.
+
+Both are exact at any size. Vectors are read from the store as they are asked for: in memory are, of near-duplicates,
+the few numbers of each that :mod:`srtui.similarity` screens by, and of neighbours one block.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from srtui.datasets.near_duplicates import DuplicatePair, groups
 from srtui.errors import UserError
-from srtui.pipeline.dedup import DuplicateGroup, Duplicates
+from srtui.pipeline.dedup import SIDES, THRESHOLD, DuplicateGroup, Duplicates, find_duplicates
+from srtui.similarity import Vectors, alike_to_earlier, mean_of, sample_step, screen_for, units
 from srtui.store import Store
+from srtui.store.embeddings import EmbeddedBlock
 from srtui.store.whole_datasets import NearDuplicate
-from srtui.subsets import MOST, directions
 
 MEANING_THRESHOLD = 0.95
-_BLOCK = 1024
 
 
 @dataclass(frozen=True)
@@ -27,70 +31,96 @@ class Neighbour:
     instruction: str
 
 
-def _units(store: Store, dataset: str, dataset_id: int) -> tuple[list[int], NDArray[np.float32]]:
-    """Sample ids and unit vectors of a dataset's embedded originals. Raises UserError where there are none, or more
-    than are compared exactly."""
-    size = store.corpus.size(dataset_id)
-    if size > MOST:
-        raise UserError(
-            f"{dataset} has {size:,} samples, and embeddings of more than {MOST:,} are not compared; "
-            "--by pair compares words and has no such limit."
-        )
-    variant_of = store.corpus.original_variants(
-        sample for sample, _ in store.corpus.original_pairs(dataset_id)
-    )
-    sample_of = {variant: sample for sample, variant in variant_of.items()}
-    setting_id = store.embeddings.setting_of(list(sample_of), None)
+def embeddings_of(store: Store, dataset: str, dataset_id: int) -> int:
+    """The setting under which a dataset's originals have embeddings. Raises UserError where none has."""
+    setting_id = store.embeddings.setting_of_dataset(dataset_id)
     if setting_id is None:
         raise UserError(
-            f"The samples of {dataset} have no embeddings; a run's student makes them: srtui data look --run RUN --embed"
+            f"The samples of {dataset} have no embeddings; a student makes them: srtui data embed {dataset} --student NAME"
         )
-    embedded, vectors = store.embeddings.load(list(sample_of), setting_id)
-    return [sample_of[variant] for variant in embedded], directions(vectors)
+    return setting_id
 
 
 def duplicates_by_meaning(
-    store: Store, dataset: str, dataset_id: int, threshold: float = MEANING_THRESHOLD
+    store: Store,
+    dataset: str,
+    dataset_id: int,
+    threshold: float = MEANING_THRESHOLD,
+    on_progress: Callable[[str, int, int], None] = lambda step, done, total: None,
 ) -> Duplicates:
-    """As :func:`srtui.pipeline.dedup.find_duplicates`, with the cosine of embeddings in place of shared words. Only
-    embedded samples are compared, all with all. Raises UserError where there are none.
+    """As :func:`srtui.pipeline.dedup.find_duplicates`, with the cosine of embeddings in place of shared words; only
+    embedded samples are compared, and a group is a sample that stays with those that are like it. Raises UserError
+    where none has an embedding.
 
     Args:
         store: is only read.
         dataset: the dataset's name.
         dataset_id: its id.
-        threshold: the least cosine around the mean of the dataset, at most 1.
+        threshold: the least cosine around the mean of the dataset, above 0 and at most 1.
+        on_progress: gets the step (``read``, ``compare``), how much of it is done, and in all.
     """
-    samples, units = _units(store, dataset, dataset_id)
-    pairs: list[DuplicatePair] = []
-    for start in range(0, len(units), _BLOCK):
-        cosines = units[start : start + _BLOCK] @ units[start:].T
-        for row, column in np.argwhere(cosines >= threshold).tolist():
-            if column > row:
-                pairs.append(DuplicatePair(start + row, start + column, float(cosines[row, column])))
-    duplicate_groups = []
-    for members in groups(len(samples), pairs):
-        kept: list[int] = []
-        duplicates: list[NearDuplicate] = []
-        for member in members:
-            cosines_to_kept = units[kept] @ units[member] if kept else np.empty(0)
-            if len(cosines_to_kept) and cosines_to_kept.max() >= threshold:
-                nearest = kept[int(cosines_to_kept.argmax())]
-                duplicates.append(
-                    NearDuplicate(samples[member], samples[nearest], float(cosines_to_kept.max()))
-                )
-            else:
-                kept.append(member)
-        duplicate_groups.append(DuplicateGroup([samples[member] for member in kept], duplicates))
-    duplicate_groups.sort(key=lambda group: (-len(group.others), group.kept))
-    return Duplicates(
-        dataset,
-        len(samples),
-        "meaning",
-        threshold,
-        sum(len(g.others) for g in duplicate_groups),
-        duplicate_groups,
-    )
+    setting_id = embeddings_of(store, dataset, dataset_id)
+    size = store.corpus.size(dataset_id)
+    samples: list[NDArray[np.int64]] = []
+    variants: list[NDArray[np.int64]] = []
+    some: list[NDArray[np.float16]] = []
+    step = sample_step(size)
+
+    def blocks(name: str) -> Iterator[tuple[int, EmbeddedBlock]]:
+        done = 0
+        for block in store.embeddings.of_dataset(dataset_id, setting_id):
+            on_progress(name, done, size)
+            yield done, block
+            done += len(block.samples)
+
+    def noted() -> Iterator[Vectors]:
+        for first, block in blocks("read"):
+            samples.append(block.samples)
+            variants.append(block.variants)
+            some.append(block.vectors[-first % step :: step])
+            yield block.vectors
+
+    def vectors_at(positions: Sequence[int]) -> Vectors:
+        return store.embeddings.load(variant_at[list(positions)].tolist(), setting_id)[1]
+
+    mean = mean_of(noted())
+    sample_at, variant_at = np.concatenate(samples), np.concatenate(variants)
+    screen = screen_for(np.concatenate(some), mean, threshold)
+    groups: dict[int, DuplicateGroup] = {}
+    for alike in alike_to_earlier(
+        (block.vectors for _, block in blocks("compare")), vectors_at, screen, threshold
+    ):
+        one, of = int(sample_at[alike.position]), int(sample_at[alike.of])
+        groups.setdefault(of, DuplicateGroup([of], [])).others.append(NearDuplicate(one, of, alike.cosine))
+    found = sorted(groups.values(), key=lambda group: (-len(group.others), group.kept))
+    return Duplicates(dataset, len(sample_at), "meaning", threshold, sum(len(g.others) for g in found), found)
+
+
+def duplicates_by(
+    store: Store,
+    dataset: str,
+    dataset_id: int,
+    by: str,
+    threshold: float | None = None,
+    on_progress: Callable[[str, int, int], None] = lambda step, done, total: None,
+) -> Duplicates:
+    """The near-duplicates of a dataset by the words of its texts, or by their meaning. Raises UserError where ``by`` is
+    neither, and where no sample has an embedding to compare meanings by.
+
+    Args:
+        store: is only read.
+        dataset: the dataset's name.
+        dataset_id: its id.
+        by: pair, instruction or response, whose words are compared; or meaning.
+        threshold: the least similarity; None for the usual one.
+        on_progress: gets the step, how much of it is done, and in all.
+    """
+    if by == "meaning":
+        return duplicates_by_meaning(store, dataset, dataset_id, threshold or MEANING_THRESHOLD, on_progress)
+    side = next((one for one in SIDES if one == by), None)
+    if side is None:
+        raise UserError(f"--by {by}: it can be {', '.join(SIDES)}, meaning.")
+    return find_duplicates(store, dataset, dataset_id, side, threshold or THRESHOLD, on_progress)
 
 
 def neighbours(store: Store, sample_id: int, count: int) -> list[Neighbour]:
@@ -99,14 +129,23 @@ def neighbours(store: Store, sample_id: int, count: int) -> list[Neighbour]:
     origin = store.corpus.origin(sample_id)
     if origin is None:
         raise UserError(f"There is no sample {sample_id}.")
-    samples, units = _units(store, origin.dataset, store.corpus.dataset_id(origin.dataset) or 0)
-    if sample_id not in samples:
+    dataset_id = store.corpus.dataset_id(origin.dataset) or 0
+    setting_id = embeddings_of(store, origin.dataset, dataset_id)
+    own = store.corpus.original_variants([sample_id])[sample_id]
+    there, vector = store.embeddings.load([own], setting_id)
+    if not there:
         raise UserError(
-            f"Sample {sample_id} has no embedding; srtui data look --run RUN --embed makes those of a run."
+            f"Sample {sample_id} has no embedding; srtui data embed {origin.dataset} makes what is missing."
         )
-    position = samples.index(sample_id)
-    cosines = units @ units[position]
-    cosines[position] = -np.inf
-    nearest = np.argsort(-cosines, kind="stable")[: min(count, len(samples) - 1)].tolist()
-    pairs = store.corpus.original_pairs_of(samples[n] for n in nearest)
-    return [Neighbour(samples[n], float(cosines[n]), pairs[samples[n]].instruction) for n in nearest]
+    mean = mean_of(block.vectors for block in store.embeddings.of_dataset(dataset_id, setting_id))
+    direction = units(vector, mean)[0]
+    best: list[tuple[float, int]] = []
+    for block in store.embeddings.of_dataset(dataset_id, setting_id):
+        cosines = units(block.vectors, mean) @ direction
+        nearest = np.argsort(-cosines, kind="stable")[: count + 1]
+        best += [
+            (-float(cosines[n]), int(block.samples[n])) for n in nearest if block.samples[n] != sample_id
+        ]
+        best = sorted(best)[:count]
+    pairs = store.corpus.original_pairs_of(sample for _, sample in best)
+    return [Neighbour(sample, -cosine, pairs[sample].instruction) for cosine, sample in best]

@@ -17,7 +17,7 @@ import psutil
 from srtui import models
 from srtui.errors import UserError
 from srtui.evaluation.statistics import Estimate, no_estimate, wilson
-from srtui.gates import GATES, all_gates
+from srtui.gates import TEXT_GATES, all_gates
 from srtui.hashing import draw
 from srtui.llama import TeacherIdentity
 from srtui.pilot.forecast import for_the_rest, together
@@ -122,7 +122,7 @@ class _Reading:
         )
         examples = self._examples()
         rewritten = [e for e in examples if e.after is not None]
-        would_stop = {gate: sum(gate in e.gates for e in rewritten) for gate in GATES}
+        would_stop = {gate: sum(gate in e.gates for e in rewritten) for gate in TEXT_GATES}
         talking = would_stop["about_the_task"]
         originals = [ifd for view in self._views if (ifd := view.original.scores.get("ifd")) is not None]
         above_one = sum(ifd >= 1 for ifd in originals)

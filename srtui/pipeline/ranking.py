@@ -20,11 +20,10 @@ def score_what_is_ranked(context: Context) -> None:
     of another way of scoring, says nothing about their order. Raises Stopped when asked to stop."""
     selection = context.recipe.selection
     chosen = context.store.decisions.selected(context.run.id, held_out=False)
-    embedded = selection.top_by == "facility" or selection.group.startswith("clusters:")
+    embedded = selection.embeds
     measured = selection.top_by in ("ifd", "both", "facility")
     if not (embedded or measured) or _count(selection, len(chosen)) >= len(chosen):
         return
-    judge = context.judge()
     variants = [variant for _, variant in chosen]
     if embedded:
         if len(chosen) > MOST:
@@ -35,11 +34,12 @@ def score_what_is_ranked(context: Context) -> None:
                 f"selection.{setting} compares embeddings of all texts, and {len(chosen):,} are more than {MOST:,}; "
                 "take another way to choose, or limit the run."
             )
-        for share in judge.embed(variants, context.watch.should_stop):
+        for share in context.embedder().embed(variants, context.watch.should_stop):
             context.watch.show(embedding=round(share, 3))
         context.watch.raise_if_stopped()
     if not measured:
         return
+    judge = context.judge()
     for metric in FILTERS if selection.top_by == "both" else ("ifd",):
         missing = len(variants) - len(judge.scores(variants, metric))
         if missing:
@@ -94,7 +94,7 @@ def _groups(
         named = store.corpus.field([sample for sample, _ in chosen], name)
     else:
         sample_of = {variant: sample for sample, variant in chosen}
-        embedded, vectors = store.embeddings.load(list(sample_of), run.setting_id or 0)
+        embedded, vectors = store.embeddings.load(list(sample_of), run.embedded_by or 0)
         labels: list[int] = clusters(directions(vectors), int(name)).tolist() if embedded else []
         named = {sample_of[variant]: str(label) for variant, label in zip(embedded, labels, strict=True)}
     group_of = {ranked_sample.sample_id: named.get(ranked_sample.sample_id, "") for ranked_sample in ranked}
@@ -112,7 +112,7 @@ def _facility(
     IFD is not higher than its own, and what a person chose is always in. A text without an embedding is not."""
     by_sample = {ranked_sample.sample_id: ranked_sample for ranked_sample in ranked}
     sample_of = {variant: sample for sample, variant in chosen if sample in by_sample}
-    embedded, vectors = store.embeddings.load(list(sample_of), run.setting_id or 0)
+    embedded, vectors = store.embeddings.load(list(sample_of), run.embedded_by or 0)
     texts = [by_sample[sample_of[variant]] for variant in embedded]
     values = np.array([-np.inf if text.ifd is None else text.ifd for text in texts])
     weights = np.searchsorted(np.sort(values), values, side="right") / max(1, len(values))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from srtui.errors import UserError
 from srtui.pipeline.context import Context, student_path
-from srtui.pipeline.decontaminate import known_prompts
+from srtui.pipeline.decontaminate import QuestionSearch, asked_in, known_prompts
 from srtui.pipeline.holdout import asked, unseen
 from srtui.pipeline.preference import (
     adapter_mark,
@@ -69,7 +69,6 @@ def train_selected(context: Context) -> None:
         store.training.finish(training_id, f"skipped: {reason}", 0, 0.0, None, {})
         watch.event("warning", f"Nothing was trained: {reason}.")
         return
-    _look_for_evaluation_prompts(context, material.texts)
     _look_at_the_run_before(context)
     endings = means(store, run_id).endings
     if endings["cut"]:
@@ -87,6 +86,8 @@ def train_selected(context: Context) -> None:
     from srtui.student import StudentSource
 
     judge = _starting_student(context)
+    passes = steps * settings.batch_size / len(examples)
+    _look_for_evaluation_prompts(context, material.texts, judge, passes)
     watch.report_progress(0, steps, 0, {}, now=True)
     source = StudentSource(
         student_path(context.workspace, recipe.student.model, recipe.student.quantization),
@@ -231,12 +232,39 @@ def _look_at_the_run_before(context: Context) -> None:
         )
 
 
-def _look_for_evaluation_prompts(context: Context, texts: Iterable[tuple[int, Pair]]) -> None:
-    """Say how many of the texts that are trained on hold a prompt that this workspace has evaluated with."""
+_WORTH = 0.1
+"""The share of the training's own work that a search by meaning may take before it."""
+
+
+def _look_for_evaluation_prompts(
+    context: Context, texts: list[tuple[int, Pair]], judge: VariantScorer, passes: float
+) -> None:
+    """Say how many of the texts that are trained on hold a prompt that this workspace has evaluated with: by their
+    words, and by meaning where that costs little. Raises Stopped.
+
+    Args:
+        context: of the run.
+        texts: by sample id, what is trained on.
+        judge: the student that is trained, which embeds.
+        passes: how often each text is trained on.
+    """
     prompts = known_prompts(context.store)
     if not len(prompts):
         return
-    overlaps = prompts.search(texts)
+    # A training step is a pass forwards and one backwards, which costs twice as much.
+    questions = [asked_in(pair)[0] for _, pair in texts]
+    read = sum(map(len, questions)) + sum(map(len, prompts.texts))
+    share = read / max(1.0, 3 * passes * sum(len(text) for _, pair in texts for text in pair.texts))
+    meaning = None
+    if share <= _WORTH:
+        meaning = QuestionSearch(judge, prompts.texts, questions, should_stop=context.watch.should_stop)
+    else:
+        context.watch.event(
+            "info",
+            f"Evaluation prompts are looked for by their words alone: by meaning it would take {share:.0%} of what "
+            "training takes. srtui data decontaminate --student does it.",
+        )
+    overlaps = prompts.search(texts, meaning)
     contamination = overlaps.contamination
     context.store.datasets.set_contamination(context.run.id, contamination)
     if contamination.held:
@@ -246,6 +274,13 @@ def _look_for_evaluation_prompts(context: Context, texts: Iterable[tuple[int, Pa
             f"{contamination.held:,} of the {contamination.texts:,} texts that are trained on hold a prompt that this workspace has "
             f"evaluated with (samples {sample_ids}{', ...' if len(overlaps.found) > 3 else ''}); leave them out with: "
             "srtui data decontaminate --drop",
+        )
+    if near := [overlap for overlap in overlaps.found if overlap.kind == "meaning"]:
+        sample_ids = ", ".join(f"{overlap.sample_id} ({overlap.cosine:.2f})" for overlap in near[:3])
+        context.watch.event(
+            "info",
+            f"{len(near):,} of the texts that are trained on may ask in other words what this workspace has evaluated "
+            f"with (samples {sample_ids}{', ...' if len(near) > 3 else ''}): worth a look.",
         )
 
 

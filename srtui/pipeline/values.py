@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from heapq import nsmallest
 from typing import TYPE_CHECKING
 
 from srtui import selection
@@ -32,12 +33,20 @@ from srtui.selection import seeded_random
 
 if TYPE_CHECKING:
     from srtui.pipeline.variants import PairLosses, VariantScorer
+    from srtui.store import Store
 
 FITTED_ON = 512
 """Originals that a percentile, or a line over length, is fitted on, where a dataset has more."""
 
 _ValuesOf = Callable[[Measure, Target, list[int], Callable[[float], None]], list[Value]]
 """(measure, target, variant ids, how much of the call is done) -> a value for each variant, in their order."""
+
+
+def fitted_on(store: Store, run_id: int, seed: int) -> list[int]:
+    """Originals of a run to fit what a measure or a gate needs to know of the dataset: the same ones for the same seed."""
+    return nsmallest(
+        FITTED_ON, store.corpus.each_original_id(run_id), key=lambda variant: draw(seed, "fit", variant)
+    )
 
 
 class MeasureValues:
@@ -193,9 +202,7 @@ class MeasureValues:
         ]
 
     def _some_originals(self) -> list[int]:
-        """Originals to fit what a measure needs to know of the dataset: the same ones for the same seed."""
-        originals = self._store.corpus.original_ids(self._run.id)
-        return sorted(originals, key=lambda i: draw(self._recipe.seed, "fit", i))[:FITTED_ON]
+        return fitted_on(self._store, self._run.id, self._recipe.seed)
 
     def _pair_losses(self, pairs: list[Pair], report_share: Callable[[float], None]) -> list[PairLosses]:
         """L(y|x) and L(y) of these texts, token by token. Raises Stopped when asked to stop."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from srtui.errors import UserError
+from srtui.hashing import key
 from srtui.measures import MEASURES, Metric, SpanLoss
 from srtui.prompts import PromptSet, template
 from srtui.sample import Pair
@@ -17,7 +21,7 @@ from srtui.store import Store
 from srtui.store.corpus import Variant, batched
 from srtui.store.scores import StoredScore
 from srtui.student.model import Quantization, Student
-from srtui.student.scorer import open_scorer
+from srtui.student.scorer import Embedded, open_scorer
 from srtui.student.spans import Invalid, Span, SpanBuilder
 
 # By variant: the conditional and the unconditional span, each with its key; or why there are none.
@@ -25,6 +29,7 @@ _Cut = dict[int, "tuple[tuple[bytes, Span], ...] | Invalid"]
 PairLosses = tuple[SpanLoss, SpanLoss]
 """The conditional and the unconditional loss of a text."""
 _BLOCK = 512  # variants cut into tokens together
+_NO_EMBEDDINGS = "A GGUF student has no embeddings here; name a folder of safetensors as the student."
 
 
 class VariantScorer:
@@ -51,10 +56,12 @@ class VariantScorer:
         scorer: Any = None,
         blocks: int = 1,
         histories: bool = False,
+        embeds: bool = False,
     ) -> None:
         """``student``, where it is given, is the one at ``path``, loaded already, and ``scorer`` what runs its spans.
         ``prompts`` is the recipe's prompts file. ``blocks``: how many times what one device reads between two looks
-        at the store is read. ``histories``: whether texts may have one."""
+        at the store is read. ``histories``: whether texts may have one. With ``embeds`` texts get their embeddings in
+        the pass that scores their IFD."""
         self.student = student or Student.load(path, quantization)
         words = template(template_name, self.student.tokenizer, prompts)
         self._block = _BLOCK * blocks
@@ -65,6 +72,7 @@ class VariantScorer:
             self.student.tokenizer, words, protocol, min(max_length, self.longest or max_length)
         )
         self._store, self._protocol = store, protocol
+        self._embeds = embeds and quantization != "gguf"
         self._shared = 0
         self._tokenizing = ThreadPoolExecutor(1, "srtui-tokenizer")
         self._expected: tuple[list[int], Metric, Future[_Cut]] | None = None
@@ -160,10 +168,11 @@ class VariantScorer:
         self, pairs: _Cut, metric: Metric, should_stop: Callable[[], bool]
     ) -> Iterator[tuple[int, float]]:
         keyed: dict[bytes, Span] = {}
-        for key, span in (ks for pair in pairs.values() if not isinstance(pair, Invalid) for ks in pair):
-            self._shared += len(span.ids) * (key in keyed)
-            keyed[key] = span
-        losses = yield from self._losses(keyed, should_stop)
+        for address, span in (ks for pair in pairs.values() if not isinstance(pair, Invalid) for ks in pair):
+            self._shared += len(span.ids) * (address in keyed)
+            keyed[address] = span
+        embedded = self._embedding(pairs) if self._embeds and metric == "ifd" else None
+        losses = yield from self._losses(keyed, should_stop, embedded=embedded)
         self._store.scores.add(
             self.setting_id,
             [
@@ -179,9 +188,7 @@ class VariantScorer:
         """Store the missing embeddings of these variants, each of the span that IFD scores as the response after its
         prompt; yields the share that is done. What has no span has no embedding. Raises UserError for a GGUF."""
         if self.student.quantization == "gguf":
-            raise UserError(
-                "A GGUF student has no embeddings here; name a folder of safetensors as the student."
-            )
+            raise UserError(_NO_EMBEDDINGS)
         missing = self._store.embeddings.missing(variant_ids, self.setting_id)
         for n, block in enumerate(batched(missing, _BLOCK)):
             cut = {v.id: self.spans.forward(v.pair)[0] for v in self._variants(block)}
@@ -189,11 +196,48 @@ class VariantScorer:
             ids = list(spans)
             embedded = self._scorer.embed(list(spans.values()), should_stop)
             self._store.embeddings.add(
-                self.setting_id, [(ids[position], vector) for position, vector in embedded]
+                self.setting_id, [(ids[position], vectors.whole) for position, vectors in embedded]
             )
             yield min(1.0, (n + 1) * _BLOCK / len(missing))
             if should_stop():
                 return
+
+    def embed_texts(
+        self, texts: Sequence[str], should_stop: Callable[[], bool] = lambda: False
+    ) -> list[NDArray[np.float16] | None]:
+        """The embedding of each text by itself, from the store or else made and stored; None where there is nothing to
+        embed, and for what a stop left open. Raises UserError for a GGUF."""
+        if self.student.quantization == "gguf":
+            raise UserError(_NO_EMBEDDINGS)
+        spans: dict[bytes, Span] = {}
+        key_of: dict[str, bytes] = {}
+        for text in texts:
+            span = self.spans.alone(text)
+            if not isinstance(span, Invalid):
+                key_of[text] = key("embedding", student=self.student.losses_id, span=span.digest)
+                spans[key_of[text]] = span
+        known = self._store.embeddings.texts(spans)
+        for block in batched([k for k in spans if k not in known], _BLOCK):
+            made = self._scorer.embed([spans[k] for k in block], should_stop)
+            self._store.embeddings.add_texts((block[n], vectors.target) for n, vectors in made)
+            if should_stop():
+                break
+        known = self._store.embeddings.texts(spans)  # as they are stored, whether they are new or not
+        return [known.get(key_of[text]) if text in key_of else None for text in texts]
+
+    def _embedding(self, pairs: _Cut) -> Callable[[Mapping[bytes, Embedded]], None]:
+        """What stores the embeddings of these variants, as :meth:`embed` does, when their conditional span has run."""
+        variants: dict[bytes, list[int]] = {}
+        for variant_id, pair in pairs.items():
+            if not isinstance(pair, Invalid):
+                variants.setdefault(pair[0][0], []).append(variant_id)
+
+        def store(made: Mapping[bytes, Embedded]) -> None:
+            self._store.embeddings.add(
+                self.setting_id, [(v, made[key].whole) for key in made for v in variants.get(key, ())]
+            )
+
+        return store
 
     def conditional(
         self, variant_ids: Iterable[int], should_stop: Callable[[], bool] = lambda: False
@@ -266,31 +310,53 @@ class VariantScorer:
         ]
 
     def _losses(
-        self, keyed: dict[bytes, Span], should_stop: Callable[[], bool], by_token: bool = False
+        self,
+        keyed: dict[bytes, Span],
+        should_stop: Callable[[], bool],
+        by_token: bool = False,
+        embedded: Callable[[Mapping[bytes, Embedded]], None] | None = None,
     ) -> Generator[tuple[int, float], None, dict[bytes, SpanLoss]]:
         """The losses of these spans, from the store or else computed and stored; yields as ``score`` does.
-        ``by_token`` runs again what is stored without its tokens' own losses."""
+
+        Args:
+            keyed: the spans, by the keys of their losses.
+            should_stop: asked between passes.
+            by_token: run again what is stored without its tokens' own losses.
+            embedded: gets the embeddings of what is run, before its losses are stored.
+        """
         stored = self._store.scores.losses(keyed) | self._stored_before(keyed)
         lacking: set[bytes] = set()
         if by_token:
             with_tokens = self._store.scores.token_losses(keyed)
-            lacking = {key for key, loss in stored.items() if loss.reason is None and key not in with_tokens}
-        unscored = [(key, span) for key, span in keyed.items() if key not in stored or key in lacking]
-        self._shared += sum(len(span.ids) for key, span in keyed.items() if key in stored.keys() - lacking)
+            lacking = {k for k, loss in stored.items() if loss.reason is None and k not in with_tokens}
+        unscored = [(k, span) for k, span in keyed.items() if k not in stored or k in lacking]
+        self._shared += sum(len(span.ids) for k, span in keyed.items() if k in stored.keys() - lacking)
         computed: dict[bytes, SpanLoss] = {}
+        vectors: dict[bytes, Embedded] = {}
+
+        def note(index: int, embedding: Embedded) -> None:
+            vectors[unscored[index][0]] = embedding
+
+        def keep(losses: dict[bytes, SpanLoss]) -> None:
+            if embedded is not None:
+                embedded(vectors)
+                vectors.clear()
+            stored.update(self._stored(losses))
+
         stored_at = time.monotonic()
         before, scored = self._scorer.tokens_run, 0
         whole = sum(len(span.ids) for _, span in unscored)
-        for index, loss in self._scorer.score([span for _, span in unscored], should_stop, by_token):
+        spans = [span for _, span in unscored]
+        for index, loss in self._scorer.score(spans, should_stop, by_token, note if embedded else None):
             computed[unscored[index][0]] = loss
             scored += len(unscored[index][1].ids)
             if self._scorer.tokens_run > before:
                 yield self._scorer.tokens_run - before, scored / whole
                 before = self._scorer.tokens_run
             if time.monotonic() - stored_at > 1.0:
-                stored.update(self._stored(computed))
+                keep(computed)
                 computed, stored_at = {}, time.monotonic()
-        stored.update(self._stored(computed))
+        keep(computed)
         return stored
 
     def _stored(self, computed: dict[bytes, SpanLoss]) -> dict[bytes, SpanLoss]:

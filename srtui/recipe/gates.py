@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
+from srtui.gates import GATES, TEXT_GATES
 from srtui.recipe.section import Section, described
 
 _SOURCE = "srtui's own; the paper has none"
@@ -56,7 +61,21 @@ class GateSettings(Section):
         change="With data that have inputs.",
         source=_SOURCE,
     )
-
+    coherence: bool = described(
+        False,
+        "Stops a rewrite whose answer is about something else than what is asked, by embeddings of both by the student "
+        "(or by `selection.embedded_by`): their cosine is below that of the dataset's own pairs, by `coherence_percent`, "
+        "and below that of the text before.",
+        change="With small teachers. It reads each rewrite once more, and up to 512 originals.",
+        source=_SOURCE,
+    )
+    coherence_percent: Annotated[float, Field(gt=0, le=50)] = described(
+        10.0,
+        "How many of the dataset's own pairs are less coherent than what the gate `coherence` lets pass.",
+        change="5 to stop less and be right more often, 25 to stop more; docs/method.md, Gates, has what each is worth.",
+        unit="per cent of originals",
+        source=_SOURCE,
+    )
     rater: bool = described(
         False,
         "Stops a new answer that the rater (`selection.rater`, or the teacher), shown it beside the old one in both "
@@ -68,5 +87,10 @@ class GateSettings(Section):
 
     @property
     def active(self) -> tuple[str, ...]:
-        """The gates that are on, in the order in which they are asked; all but the rater's look at the texts alone."""
-        return tuple(name for name in type(self).model_fields if name != "rater" and getattr(self, name))
+        """The gates that are on, in the order in which they are asked."""
+        return tuple(name for name in GATES if getattr(self, name))
+
+    @property
+    def of_texts(self) -> tuple[str, ...]:
+        """Those of them that look at the texts alone."""
+        return tuple(name for name in self.active if name in TEXT_GATES)

@@ -157,9 +157,17 @@ class SelectionSettings(Section):
     )
     encoder: str = described(
         "",
-        "The sentence encoder of choices by coherence: its name in models/, or its folder.",
-        change='Needed by `instruction_by` or `response_by` = "coherence", with the extra srtui[coherence].',
+        "The sentence encoder of choices by coherence and of `embedded_by`: its name in models/, or its folder.",
+        change='Needed by `instruction_by` or `response_by` = "coherence", and `embedded_by` = "encoder", with the extra '
+        "srtui[coherence].",
         source="the paper's ablations, tables 4 and 9",
+    )
+    embedded_by: Literal["student", "encoder"] = described(
+        "student",
+        'What makes the embeddings of `top_by` = "facility" and of clusters: the student\'s own hidden states, in the pass '
+        "that scores IFD, or `encoder`.",
+        change='"encoder" for a model that was made for it, or where the student is a GGUF.',
+        source="the student's as in RDS+ (arXiv 2503.01807)",
     )
     top_percent: Annotated[float, Field(gt=0, le=100)] = described(
         100.0,
@@ -189,6 +197,11 @@ class SelectionSettings(Section):
         change="Where ranking takes one kind of task, such as code, and hardly any of another.",
         source="srtui's own; the paper ranks all samples together",
     )
+
+    @property
+    def embeds(self) -> bool:
+        """Whether embeddings are needed to choose what is trained on."""
+        return self.top_by == "facility" or self.group.startswith("clusters:")
 
 
 class Recipe(Section):
@@ -255,11 +268,19 @@ class Recipe(Section):
     def _a_gguf_has_no_embeddings(self) -> Self:
         selection = self.selection
         for needs, word in (
-            (selection.top_by == "facility", f'top_by = "{selection.top_by}"'),
-            (selection.group.startswith("clusters:"), f'group = "{selection.group}"'),
+            (selection.top_by == "facility", f'selection.top_by = "{selection.top_by}"'),
+            (selection.group.startswith("clusters:"), f'selection.group = "{selection.group}"'),
+            (self.gates.coherence, "gates.coherence = true"),
         ):
-            if needs and self.student.quantization == "gguf":
-                raise ValueError(f"selection.{word} needs a student of safetensors, not a GGUF")
+            if needs and self.student.quantization == "gguf" and selection.embedded_by == "student":
+                raise ValueError(
+                    f'{word} needs a student of safetensors, not a GGUF, or selection.embedded_by = "encoder"'
+                )
+            if needs and selection.embedded_by == "encoder" and not selection.encoder:
+                raise ValueError(
+                    f'{word} with selection.embedded_by = "encoder" needs selection.encoder, the name or folder of a '
+                    "sentence encoder"
+                )
         return self
 
     @model_validator(mode="after")

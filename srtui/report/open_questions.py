@@ -209,7 +209,9 @@ def _of_data(f: Facts) -> list[str]:
                 f"{failed:,} of {asked:,} {word} could not be rewritten in a form that could be read; what is kept "
                 "leans to samples that this teacher finds easy."
             )
-    if s.contamination is not None and s.contamination.held + s.contamination.short:
+    if s.contamination is not None and s.contamination.held + s.contamination.short + (
+        s.contamination.meaning or 0
+    ):
         sentences.append(
             f"{contamination_words(s.contamination)}: what is measured by these prompts is partly known."
         )

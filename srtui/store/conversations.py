@@ -104,6 +104,16 @@ def has_conversations(conn: sqlite3.Connection, run_id: int) -> bool:
     return found is not None
 
 
+def of_conversations(conn: sqlite3.Connection, dataset_id: int) -> bool:
+    """Whether a sample of this dataset is an exchange of a conversation."""
+    found = fetch_value(
+        conn,
+        "SELECT 1 FROM conversation c JOIN exchange e ON e.conversation_id = c.id WHERE c.dataset_id = ? LIMIT 1",
+        (dataset_id,),
+    )
+    return found is not None
+
+
 def place_of(conn: sqlite3.Connection, sample_id: int) -> ConversationPlace | None:
     """Where a sample stands in its conversation; None where it is of none."""
     row = fetch_row(

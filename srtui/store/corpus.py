@@ -206,6 +206,19 @@ class Corpus:
             variants.update((r[0], r[1]) for r in fetch_rows(self._store.conn, query, chunk))
         return variants
 
+    def original_ids_of(self, dataset_id: int, after: int, size: int) -> list[tuple[int, int]]:
+        """(sample id, id of the variant that holds its text as it was imported) of a dataset's next ``size`` samples
+        behind the sample ``after``, in its order."""
+        return [
+            (r[0], r[1])
+            for r in fetch_rows(
+                self._store.conn,
+                "SELECT s.id, v.id FROM (SELECT id FROM sample WHERE +dataset_id = ? AND id > ? ORDER BY id LIMIT ?) s "
+                "CROSS JOIN variant v WHERE v.sample_id = s.id AND v.kind = 'original' ORDER BY s.id",
+                (dataset_id, after, size),
+            )
+        ]
+
     def field(self, sample_ids: Iterable[int], name: str) -> dict[int, str]:
         """By sample id, a field of the rows as they were imported, as text; none where a row has none, or a list or
         an object. ``name`` has no quotation mark."""

@@ -1,9 +1,9 @@
-"""Embeddings of variants by students: float16 vectors, each written once."""
+"""Embeddings: float16 vectors of variants by a scoring setting, and of texts by themselves, each written once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from srtui.store._query import fetch_rows, fetch_value
 from srtui.store.corpus import batched
@@ -15,8 +15,16 @@ if TYPE_CHECKING:
     from srtui.store import Store
 
 
+class EmbeddedBlock(NamedTuple):
+    """Originals of a dataset in its order: their samples and variants, (n,) each, and their vectors, (n, width)."""
+
+    samples: NDArray[np.int64]
+    variants: NDArray[np.int64]
+    vectors: NDArray[np.float16]
+
+
 class Embeddings:
-    """``store.embeddings``: by variant and scoring setting, as scores are."""
+    """``store.embeddings``: of variants by scoring setting, as scores are; of other texts by their key."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -47,6 +55,69 @@ class Embeddings:
             if setting is not None:
                 return setting
         return None
+
+    def setting_of_dataset(self, dataset_id: int) -> int | None:
+        """The last setting under which originals of a dataset have embeddings; None where none has."""
+        for (setting_id,) in fetch_rows(self._store.conn, "SELECT id FROM scoring_setting ORDER BY id DESC"):
+            there = fetch_value(
+                self._store.conn,
+                "SELECT 1 FROM embedding e JOIN variant v ON v.id = e.variant_id JOIN sample s ON s.id = v.sample_id "
+                "WHERE e.setting_id = ? AND s.dataset_id = ? AND v.kind = 'original' LIMIT 1",
+                (setting_id, dataset_id),
+            )
+            if there is not None:
+                return int(setting_id)
+        return None
+
+    def count_of_dataset(self, dataset_id: int, setting_id: int) -> int:
+        """How many originals of a dataset have an embedding under a setting."""
+        return int(
+            fetch_value(
+                self._store.conn,
+                "SELECT count(*) FROM embedding e JOIN variant v ON v.id = e.variant_id JOIN sample s ON s.id = v.sample_id "
+                "WHERE e.setting_id = ? AND s.dataset_id = ? AND v.kind = 'original'",
+                (setting_id, dataset_id),
+            )
+        )
+
+    def of_dataset(self, dataset_id: int, setting_id: int, size: int = 4096) -> Iterator[EmbeddedBlock]:
+        """The embedded originals of a dataset in its order, ``size`` at a time, read as they are asked for."""
+        import numpy as np
+
+        # By the table of samples itself, so that nothing has to be sorted.
+        rows = self._store.conn.execute(
+            "SELECT s.id, v.id, e.vector FROM sample s CROSS JOIN variant v CROSS JOIN embedding e WHERE "
+            "+s.dataset_id = ? AND v.sample_id = s.id AND v.kind = 'original' AND e.variant_id = v.id "
+            "AND e.setting_id = ? ORDER BY s.id",
+            (dataset_id, setting_id),
+        )
+        while chunk := rows.fetchmany(size):
+            yield EmbeddedBlock(
+                np.array([r[0] for r in chunk]),
+                np.array([r[1] for r in chunk]),
+                np.frombuffer(b"".join(r[2] for r in chunk), dtype="<f2").reshape(len(chunk), -1),
+            )
+
+    def add_texts(self, vectors: Iterable[tuple[bytes, NDArray[np.float32]]]) -> None:
+        """(key, vector) of texts; what is there already stays."""
+        with self._store.transaction():
+            self._store.conn.executemany(
+                "INSERT OR IGNORE INTO text_embedding(key, vector) VALUES (?,?)",
+                ((key, vector.astype("<f2").tobytes()) for key, vector in vectors),
+            )
+
+    def texts(self, keys: Iterable[bytes]) -> dict[bytes, NDArray[np.float16]]:
+        """Those of these texts that have an embedding."""
+        import numpy as np
+
+        by_key: dict[bytes, NDArray[np.float16]] = {}
+        for chunk in batched(keys, 500):
+            marks = ",".join("?" * len(chunk))
+            for row in self._store.conn.execute(
+                f"SELECT key, vector FROM text_embedding WHERE key IN ({marks})", chunk
+            ):
+                by_key[row[0]] = np.frombuffer(row[1], dtype="<f2")
+        return by_key
 
     def missing(self, variant_ids: Iterable[int], setting_id: int) -> list[int]:
         """Those of the variants that have none under a setting, in their order."""

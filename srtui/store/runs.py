@@ -47,6 +47,13 @@ class Run:
     finished_at: float | None
     date: str
     """What chat templates take for today, as in 2026-01-31."""
+    embedding_setting_id: int | None
+    """The setting of the embeddings that it chooses by, where they are not its student's."""
+
+    @property
+    def embedded_by(self) -> int | None:
+        """The setting of its embeddings; None before its student has scored."""
+        return self.embedding_setting_id or self.setting_id
 
 
 def _run(row: sqlite3.Row) -> Run:
@@ -67,6 +74,7 @@ def _run(row: sqlite3.Row) -> Run:
         started_at=row["started_at"],
         finished_at=row["finished_at"],
         date=row["date"] or today.of_timestamp(row["created_at"]),
+        embedding_setting_id=row["embedding_setting_id"],
     )
 
 

@@ -339,6 +339,19 @@ CREATE TABLE merged_stage(              -- what the shard's stages took
 ) WITHOUT ROWID
 """
 
+# Embeddings of texts by themselves (a question, an answer, an evaluation prompt), each once; which embeddings a run
+# chooses by, where they are not its student's; and of the texts trained on, how many mean what a prompt does (null
+# where that was not looked for).
+_TEXT_EMBEDDINGS = """
+CREATE TABLE text_embedding(
+    key BLOB PRIMARY KEY,               -- of the model and what it read
+    vector BLOB NOT NULL                -- float16, the lowest byte first
+);
+CREATE INDEX embedding_setting ON embedding(setting_id, variant_id);
+ALTER TABLE run ADD COLUMN embedding_setting_id INTEGER REFERENCES scoring_setting(id);
+ALTER TABLE contamination ADD COLUMN meaning INTEGER
+"""
+
 SCRIPTS = {
     "0001_initial": INITIAL,
     "0002_dashboard": _DASHBOARD,
@@ -357,6 +370,7 @@ SCRIPTS = {
     "0015_pilot": _PILOT,
     "0016_whose_scores": _WHOSE_SCORES,
     "0017_scale": _SCALE,
+    "0018_text_embeddings": _TEXT_EMBEDDINGS,
 }
 """By migration, what it runs; forward only, and never changed once released."""
 

@@ -302,5 +302,6 @@ NEEDED = (
     "0015_pilot",
     "0016_whose_scores",
     "0017_scale",
+    "0018_text_embeddings",
 )
 """The migrations that these queries were written for."""

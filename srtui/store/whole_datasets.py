@@ -30,13 +30,15 @@ class NearDuplicate(NamedTuple):
 @dataclass(frozen=True)
 class Contamination:
     """Of the ``texts`` that a run trains on, how many hold one of the ``prompts`` that this workspace has evaluated
-    with: as the same question, else by thirteen words in a row, else by eight."""
+    with: as the same question, else by thirteen words in a row, else by meaning, else by eight words. ``meaning`` is
+    None where it was not looked for."""
 
     prompts: int
     texts: int
     question: int
     long: int
     short: int
+    meaning: int | None = None
 
     @property
     def held(self) -> int:
@@ -153,17 +155,20 @@ class WholeDatasets:
             contamination.long,
             contamination.short,
             time.time(),
+            contamination.meaning,
         )
         with self._store.transaction():
             self._store.conn.execute(
-                f"INSERT OR REPLACE INTO contamination VALUES ({','.join('?' * 7)})", values
+                "INSERT OR REPLACE INTO contamination(run_id, prompts, texts, question, long, short, checked_at, "
+                f"meaning) VALUES ({','.join('?' * 8)})",
+                values,
             )
 
     def contamination(self, run_id: int) -> Contamination | None:
         """What was found among the texts that a run trains on; None where nothing was looked for."""
         row: Any = fetch_row(
             self._store.conn,
-            "SELECT prompts, texts, question, long, short FROM contamination WHERE run_id = ?",
+            "SELECT prompts, texts, question, long, short, meaning FROM contamination WHERE run_id = ?",
             (run_id,),
         )
         return Contamination(*row) if row else None

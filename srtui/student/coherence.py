@@ -1,4 +1,4 @@
-"""How near an instruction and its response are in meaning, by a small sentence encoder on disk."""
+"""A small sentence encoder on disk: embeddings of texts, and how near an instruction and its response are in meaning."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from srtui.errors import UserError
+from srtui.hashing import digest
+from srtui.models.formats import file_sha256
 from srtui.models.memory import drop_weights
 from srtui.sample import Pair
 
@@ -22,7 +27,7 @@ class SentenceEncoder:
         missing = importlib.util.find_spec("sentence_transformers") is None
         if missing:
             raise UserError(
-                "Choosing by coherence needs sentence-transformers; install it with: pip install 'srtui[coherence]'"
+                "A sentence encoder needs sentence-transformers; install it with: pip install 'srtui[coherence]'"
             )
         if not (folder / "modules.json").is_file() or not any(folder.glob("*.safetensors")):
             raise UserError(
@@ -30,6 +35,10 @@ class SentenceEncoder:
                 "as sentence-transformers writes them."
             )
         self.name = folder.name
+        self._files = sorted(
+            file for file in folder.rglob("*") if file.suffix in (".safetensors", ".json", ".txt")
+        )
+        self._folder = folder
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging as transformers_logging
 
@@ -49,6 +58,17 @@ class SentenceEncoder:
         model, self._model = self._model, None
         if model is not None:
             drop_weights(model)
+
+    @property
+    def identity(self) -> str:
+        """A hash of all files that an embedding depends on."""
+        named = ((file.relative_to(self._folder).as_posix(), file_sha256(file)) for file in self._files)
+        return digest("encoder", *(part for pair in named for part in pair)).hex()
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """(texts, width): their embeddings, as the encoder gives them."""
+        made = self._model.encode(list(texts), convert_to_numpy=True, show_progress_bar=False)
+        return np.asarray(made, dtype=np.float32)
 
     def coherence(self, pairs: Sequence[Pair]) -> list[float | None]:
         """Cosine of the instruction, with its input, and the response of each pair, in [-1, 1]; None

@@ -23,10 +23,12 @@ _LEAST_SPANS, _LEAST_TOKENS = 8, 8
 
 @dataclass
 class Prefix:
-    """Token ids that many sequences begin with, and by layer their keys and values, (1, heads, n, d)."""
+    """Token ids that many sequences begin with, and by layer their keys and values, (1, heads, n, d). ``states`` is
+    the sum of their last hidden states, (width,), the i-th taken i times."""
 
     ids: tuple[int, ...]
     layers: dict[int, tuple[Any, Any]] = field(default_factory=dict)
+    states: Any = None
 
 
 @dataclass

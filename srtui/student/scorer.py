@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,17 @@ _LONG = 2**17  # tokens of the longest sequence whose attention is looked at
 # Two orders of summing in float32 differ by up to 3e-6 of the largest hidden state (thirty layers, NF4);
 # a short convolution that reaches into the span before (LFM2), by 1e-4 at random weights.
 _PACKED_AS_PADDED = 5e-5
+
+
+class Embedded(NamedTuple):
+    """Embeddings of a span, (width,) each: of all its tokens, and of its target's.
+
+    An embedding is the mean of last hidden states, the i-th of the span weighted by i: RDS+ (Ivison et al. 2025,
+    arXiv 2503.01807, section 3), since later tokens have seen more.
+    """
+
+    whole: NDArray[np.float32]
+    target: NDArray[np.float32]
 
 
 class Scorer:
@@ -89,13 +100,22 @@ class Scorer:
         spans: Sequence[Span],
         should_stop: Callable[[], bool] = lambda: False,
         by_token: bool = False,
+        embedded: Callable[[int, Embedded], None] | None = None,
     ) -> Iterator[tuple[int, SpanLoss]]:
         """Yield (index into ``spans``, loss) as they come, longest first; stops early when asked.
 
-        With ``by_token`` losses have each token's own, too; that costs no pass. A loss that is not finite has the reason ``non_finite``; a span that cannot run even alone
-        has ``out_of_memory``.
+        A loss that is not finite has the reason ``non_finite``; a span that cannot run even alone has
+        ``out_of_memory``.
+
+        Args:
+            spans: what is scored.
+            should_stop: asked between passes.
+            by_token: losses have each token's own, too; that costs no pass.
+            embedded: gets the embeddings of a span, by its index, before its loss comes; that costs no pass either.
         """
-        yield from self.score_in_order(spans, self.batches.order(spans), should_stop, by_token)
+        yield from self.score_in_order(
+            spans, self.batches.order(spans), should_stop, by_token, embedded=embedded
+        )
 
     def score_in_order(
         self,
@@ -104,6 +124,7 @@ class Scorer:
         should_stop: Callable[[], bool] = lambda: False,
         by_token: bool = False,
         keep: bool = False,
+        embedded: Callable[[int, Embedded], None] | None = None,
     ) -> Iterator[tuple[int, SpanLoss]]:
         """As ``score`` does, in an order that is given: a part of another's, with the beginnings that were shared there.
 
@@ -113,6 +134,7 @@ class Scorer:
             should_stop: asked between passes.
             by_token: give the tokens' own losses, too.
             keep: the beginnings for a next call, until one of ``forget_beginnings``.
+            embedded: as for ``score``.
         """
         order, shared = passes.order, passes.shared
         self._chained = passes.chained
@@ -122,8 +144,10 @@ class Scorer:
             sizes = [len(spans[i].ids) - shared[i] for i in order[begin:]]
             batch = self.batches.next_batch(sizes)
             chosen = order[begin : begin + batch]
-            losses = self._try_batch([spans[i] for i in chosen], [shared[i] for i in chosen], by_token)
-            if losses is None:
+            outcome = self._try_batch(
+                [spans[i] for i in chosen], [shared[i] for i in chosen], by_token, embedded is not None
+            )
+            if outcome is None:
                 held, emptied = bool(self._prefixes) and not emptied, True
                 self._prefixes.clear()
                 release(self._device)
@@ -133,8 +157,12 @@ class Scorer:
                     continue
                 if held:
                     continue  # without the other beginnings, it may fit
-                losses = [SpanLoss(None, spans[chosen[0]].target, reason="out_of_memory")]
+                outcome = [SpanLoss(None, spans[chosen[0]].target, reason="out_of_memory")], []
+            losses, embeddings = outcome
             emptied = False
+            for i, embedding in zip(chosen, embeddings, strict=False):
+                if embedded is not None:
+                    embedded(i, embedding)
             begin += batch
             self.tokens_run += sum(len(spans[i].ids) - shared[i] for i in chosen)
             self.tokens_saved += sum(shared[i] for i in chosen)
@@ -152,58 +180,70 @@ class Scorer:
 
     def embed(
         self, spans: Sequence[Span], should_stop: Callable[[], bool] = lambda: False
-    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Yield (index into ``spans``, embedding (width,)), longest first; stops early when asked.
-
-        An embedding is the mean of the last hidden states of all tokens of a span, the i-th weighted by i: RDS+
-        (Ivison et al. 2025, arXiv 2503.01807, section 3), since later tokens have seen more. Raises UserError where
-        a single span is too long for the device.
-        """
+    ) -> Iterator[tuple[int, Embedded]]:
+        """Yield (index into ``spans``, embeddings), longest first; stops early when asked. Raises UserError where a
+        single span is too long for the device."""
         order = sorted(range(len(spans)), key=lambda i: -len(spans[i].ids))
-        position = 0
-        while position < len(order) and not should_stop():
-            batch = self.batches.next_batch([len(spans[i].ids) for i in order[position:]])
-            chosen = order[position : position + batch]
+        begin = 0
+        while begin < len(order) and not should_stop():
+            batch = self.batches.next_batch([len(spans[i].ids) for i in order[begin:]])
+            chosen = order[begin : begin + batch]
+            batch_spans = [spans[i] for i in chosen]
             try:
-                pooled = self._pooled([spans[i] for i in chosen])
+                embedded = self._embedded_alone(batch_spans)
             except RuntimeError as error:
                 if gpu_fault(error) != "memory":
                     raise
                 release(self._device)
                 if batch == 1:
                     raise UserError("A text is too long for this device's memory to be embedded.") from error
-                self.batches = self.batches.halved([len(spans[i].ids) for i in chosen])
+                self.batches = self.batches.halved([len(s.ids) for s in batch_spans])
                 continue
-            position += batch
-            self.tokens_run += sum(len(spans[i].ids) for i in chosen)
-            yield from zip(chosen, pooled, strict=True)
+            begin += batch
+            self.tokens_run += sum(len(s.ids) for s in batch_spans)
+            yield from zip(chosen, embedded, strict=True)
 
-    def _pooled(self, spans: Sequence[Span]) -> NDArray[np.float32]:
-        """(spans, width): the weighted mean of each span's hidden states."""
+    def _embedded_alone(self, spans: Sequence[Span]) -> list[Embedded]:
+        """The embeddings of spans in one pass that is for them alone, without shared beginnings."""
         import torch
 
+        shared = [0] * len(spans)
         with torch.inference_mode(), self._forgetting(spans):
-            if self.packed:
-                hidden, starts = self._packed_pass(spans, [0] * len(spans))
-                states = [
-                    hidden[0, start : start + len(s.ids)] for s, start in zip(spans, starts, strict=True)
-                ]
-            else:
-                hidden = self._padded_pass(spans)
-                states = [hidden[n, : len(s.ids)] for n, s in enumerate(spans)]
-            means = []
-            for state in states:
-                weights = torch.arange(1, len(state) + 1, device=state.device, dtype=torch.float32)
-                means.append((weights @ state.float()) / weights.sum())
-            return np.asarray(torch.stack(means).cpu().numpy())
+            return self._embedded(spans, self._states(spans, shared), shared)
+
+    def _states(self, spans: Sequence[Span], shared: Sequence[int]) -> list[Any]:
+        """The last hidden states of each span, (tokens, width), from its ``shared`` one on."""
+        if self.packed:
+            hidden, starts = self._packed_pass(spans, shared)
+            sizes = (len(s.ids) - cut for s, cut in zip(spans, shared, strict=True))
+            return [hidden[0, start : start + size] for start, size in zip(starts, sizes, strict=True)]
+        hidden = self._padded_pass(spans)
+        return [hidden[n, : len(s.ids)] for n, s in enumerate(spans)]
+
+    def _embedded(
+        self, spans: Sequence[Span], states: Sequence[Any], shared: Sequence[int]
+    ) -> list[Embedded]:
+        """The embeddings of spans by their states, of which a shared beginning is summed up already."""
+        import torch
+
+        means = []
+        for span, rest, cut in zip(spans, states, shared, strict=True):
+            size, first = len(span.ids), len(span.ids) - span.target
+            target = _weighted_sum(rest[first - cut :], first)
+            whole = target + _weighted_sum(rest[: first - cut], cut)
+            if cut:
+                whole = whole + self._prefixes[span.ids[:cut]].states
+            weight = size * (size + 1) / 2
+            means.append(torch.stack([whole / weight, target / (weight - first * (first + 1) / 2)]))
+        return [Embedded(*both) for both in np.asarray(torch.stack(means).cpu().numpy())]
 
     def _try_batch(
-        self, spans: Sequence[Span], shared: Sequence[int], by_token: bool
-    ) -> list[SpanLoss] | None:
+        self, spans: Sequence[Span], shared: Sequence[int], by_token: bool, embed: bool
+    ) -> tuple[list[SpanLoss], list[Embedded]] | None:
         """None where memory ran out. The exception is gone by then: it would hold the tensors of the
         pass that failed, and the device could not have them back."""
         try:
-            return self._batch(spans, shared, by_token)
+            return self._batch(spans, shared, by_token, embed)
         except RuntimeError as error:
             if gpu_fault(error) != "memory":
                 raise
@@ -217,36 +257,34 @@ class Scorer:
         token = token_bytes(hidden, inner_width(self._model))
         return scoring_tokens(token, free_bytes(self._device), self._device.type)
 
-    def _batch(self, spans: Sequence[Span], shared: Sequence[int], by_token: bool) -> list[SpanLoss]:
+    def _batch(
+        self, spans: Sequence[Span], shared: Sequence[int], by_token: bool, embed: bool
+    ) -> tuple[list[SpanLoss], list[Embedded]]:
         import torch
 
         rows = [n for n, s in enumerate(spans) for _ in range(s.target)]
         labels = [token for s in spans for token in s.ids[len(s.ids) - s.target :]]
-        # A token is predicted at the position before it.
-        columns = [
-            place for s, cut in zip(spans, shared, strict=True)
-            for place in range(len(s.ids) - s.target - 1 - cut, len(s.ids) - 1 - cut)
-        ]  # fmt: skip
         with torch.inference_mode(), self._forgetting(spans):
-            if self.packed:
-                hidden, starts = self._packed_pass(spans, shared)
-                place = torch.tensor([starts[n] + c for n, c in zip(rows, columns, strict=True)])
-                picked = hidden[0, place.to(self._device)]
-            else:
-                hidden = self._padded_pass(spans)
-                picked = hidden[
-                    torch.tensor(rows, device=self._device), torch.tensor(columns, device=self._device)
+            states = self._states(spans, shared)
+            # A token is predicted at the position before it.
+            picked = torch.cat(
+                [
+                    rest[len(s.ids) - s.target - 1 - cut : len(s.ids) - 1 - cut]
+                    for s, rest, cut in zip(spans, states, shared, strict=True)
                 ]
+            )
+            embedded = self._embedded(spans, states, shared) if embed else []
             nll = self._nll(picked, torch.tensor(labels, device=self._device))
             sums = torch.zeros(len(spans), dtype=torch.float64)
             sums.index_add_(0, torch.tensor(rows), nll.double().cpu())
         token_nlls = nll.float().cpu().split([s.target for s in spans]) if by_token else [None] * len(spans)
-        return [
+        losses = [
             SpanLoss(total, span.target, span.truncated, by_token=None if nlls is None else nlls.numpy())
             if math.isfinite(total)
             else SpanLoss(None, span.target, span.truncated, "non_finite")
             for total, span, nlls in zip(sums.tolist(), spans, token_nlls, strict=True)
         ]
+        return losses, embedded
 
     @contextmanager
     def _forgetting(self, spans: Sequence[Span]) -> Iterator[None]:
@@ -276,7 +314,9 @@ class Scorer:
             )
             reused, new = len(begun), len(ids) - len(begun)
             packing = Packing([new], [self._prefixes[begun] if reused else None], record=prefix)
-            self._row(list(ids[reused:]), list(range(reused, len(ids))), packing)
+            hidden = self._row(list(ids[reused:]), list(range(reused, len(ids))), packing)
+            before = self._prefixes[begun].states if reused else 0
+            prefix.states = before + _weighted_sum(hidden[0], reused)
             self._prefixes[ids] = prefix  # only now: the pass may have run out of memory
             self.tokens_run += new
             self.tokens_saved -= new
@@ -365,6 +405,14 @@ class Scorer:
             chosen = logits.gather(1, labels[start : start + step, None])[:, 0]
             parts.append(torch.logsumexp(logits, dim=1) - chosen)
         return torch.cat(parts)
+
+
+def _weighted_sum(states: Any, first: int) -> Any:
+    """The sum of hidden states, (n, width), of the positions from ``first`` on, the i-th of all taken i times."""
+    import torch
+
+    weights = torch.arange(first + 1, first + 1 + len(states), device=states.device, dtype=torch.float32)
+    return weights @ states.float()
 
 
 def open_scorer(student: Student, batch_tokens: int | Literal["auto"] = "auto") -> Any:

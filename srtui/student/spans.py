@@ -382,6 +382,15 @@ class SpanBuilder:
             followed = self.history(turns)
         return by_itself != followed
 
+    def alone(self, text: str) -> Span | Invalid:
+        """The span of a text by itself, all of it the target: neither template nor end, and cut at its end where it is
+        too long."""
+        ids = self._cutter.data(text) if text.strip() else []
+        kept = ids[: self._max]
+        return (
+            Span((*self._start, *kept), len(kept), len(kept) < len(ids)) if ids else Invalid("empty_target")
+        )
+
     @property
     def max_length(self) -> int:
         """The most tokens of a text."""
