@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from srtui.cluster.messages import Facts, WorkDone
+from srtui.cluster.messages import WorkDone, WorkerFacts
 from srtui.hashing import digest
 from srtui.llama import Generation, TeacherIdentity, WrittenSegment
 
@@ -31,9 +31,9 @@ class SleepingTeacher:
     _running: list[tuple[float, int, Any, int]] = field(default_factory=list)
     _tokens: int = 0
 
-    def open(self, node: str) -> Facts:
+    def open(self, node: str) -> WorkerFacts:
         identity = TeacherIdentity("stand-in", "0" * 64, "none", 1, "none", 8192)
-        return Facts(node, os.getpid(), self.device, identity, {}, 2 * SLOTS)
+        return WorkerFacts(node, os.getpid(), self.device, identity, {}, 2 * SLOTS)
 
     def add(self, tasks: Iterable[tuple[int, Any]]) -> None:
         for ticket, request in tasks:

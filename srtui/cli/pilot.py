@@ -13,7 +13,7 @@ from srtui.cli.output import fields_of, print_json
 from srtui.pilot import DEFAULT_SAMPLES
 
 if TYPE_CHECKING:
-    from srtui.pilot.result import Example, PilotResult
+    from srtui.pilot.result import PilotExample, PilotResult
 
 
 @app.command(epilog="Example: srtui pilot recipes/quickstart.toml --samples 24")
@@ -78,7 +78,7 @@ def _print(r: PilotResult, command: str) -> None:
     out.print(f"Then: {plain(advice(r, command))}", soft_wrap=True)
 
 
-def _print_example(n: int, count: int, e: Example) -> None:
+def _print_example(n: int, count: int, e: PilotExample) -> None:
     from rich.table import Table
     from rich.text import Text
 

@@ -6,7 +6,7 @@ few pieces of work, and nothing else; ``dispatch`` says which has what, ``pool``
 replaces those that fail, ``session`` starts Ray or joins a cluster.
 """
 
-from srtui.cluster.address import Address, parse_place
+from srtui.cluster.address import ClusterAddress, parse_place
 from srtui.cluster.limits import Limits
 
-__all__ = ["Address", "Limits", "parse_place"]
+__all__ = ["ClusterAddress", "Limits", "parse_place"]

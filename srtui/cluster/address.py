@@ -14,7 +14,7 @@ _HOST_PORT = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]{1,253})(?::(
 
 
 @dataclass(frozen=True)
-class Address:
+class ClusterAddress:
     """``ray`` is as Ray takes it; None starts Ray on this machine."""
 
     ray: str | None
@@ -28,7 +28,7 @@ class Address:
         return self.ray or "this machine"
 
 
-def parse_place(text: str) -> Address:
+def parse_place(text: str) -> ClusterAddress:
     """The address that ``--on`` names: ``ray`` (this machine), ``ray://HOST[:PORT]`` (a cluster's client server),
     ``HOST:PORT`` (the cluster that this machine is a node of), or a file that holds one of the two.
 
@@ -36,7 +36,7 @@ def parse_place(text: str) -> Address:
     """
     word = text.strip()
     if word == "ray":
-        return Address(None)
+        return ClusterAddress(None)
     if (address := _address(word)) is not None:
         return address
     path = Path(word).expanduser()
@@ -54,7 +54,7 @@ def parse_place(text: str) -> Address:
     )
 
 
-def _address(word: str) -> Address | None:
+def _address(word: str) -> ClusterAddress | None:
     is_client = word.startswith("ray://")
     match = _HOST_PORT.fullmatch(word.removeprefix("ray://"))
     if match is None or (match["port"] is None and not is_client):
@@ -62,4 +62,4 @@ def _address(word: str) -> Address | None:
     port = int(match["port"] or _CLIENT_PORT)
     if not 0 < port < 65536:
         return None
-    return Address(f"{'ray://' if is_client else ''}{match['host']}:{port}")
+    return ClusterAddress(f"{'ray://' if is_client else ''}{match['host']}:{port}")

@@ -107,7 +107,7 @@ class Whereabouts(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Facts:
+class WorkerFacts:
     """What a worker says of itself once its model is open. ``same`` has to be equal in all workers of a pool: what is
     written or computed depends on it. ``more`` is its job's own."""
 

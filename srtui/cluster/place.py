@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from srtui import today
-from srtui.cluster.address import Address
+from srtui.cluster.address import ClusterAddress
 from srtui.cluster.limits import Limits
-from srtui.cluster.messages import Facts, ModelFiles, ShippedFolder
+from srtui.cluster.messages import ModelFiles, ShippedFolder, WorkerFacts
 from srtui.cluster.placement import Seat, seats
 from srtui.cluster.pool import Pool, Say
 from srtui.cluster.session import Session
@@ -30,7 +30,7 @@ class ClusterPlace:
 
     def __init__(
         self,
-        address: Address,
+        address: ClusterAddress,
         workers: int | None = None,
         limits: Limits | None = None,
         should_stop: Callable[[], bool] = lambda: False,
@@ -148,7 +148,7 @@ class ClusterPlace:
         finally:
             self._gang = None
 
-    def _opened(self, pool: Pool) -> Facts:
+    def _opened(self, pool: Pool) -> WorkerFacts:
         """What the first worker says; Stopped where it was stopped meanwhile."""
         self._pools = [*(p for p in self._pools if not p.closed), pool]
         try:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from srtui import __version__
 from srtui.cluster.dispatch import Dispatcher, Task
 from srtui.cluster.limits import Limits
-from srtui.cluster.messages import Facts, Reply, Whereabouts, WorkDone
+from srtui.cluster.messages import Reply, Whereabouts, WorkDone, WorkerFacts
 from srtui.cluster.placement import Seat
 from srtui.cluster.session import Session
 from srtui.cluster.worker import Job, Worker
@@ -39,7 +39,7 @@ class _Member:
     state: Literal["starting", "loading", "working", "idle", "resting", "dropped"] = "starting"
     called_at: float = 0.0
     moved_at: float = 0.0
-    facts: Facts | None = None
+    facts: WorkerFacts | None = None
     done: WorkDone = field(default_factory=WorkDone)
     node: str = ""
     failures: int = 0  # in a row
@@ -79,14 +79,14 @@ class Pool:
         self._dispatcher = Dispatcher()
         self._round = 0
         self._looked_at = time.monotonic()
-        self._first: Facts | None = None
+        self._first: WorkerFacts | None = None
         self._last_sentence = ""
         self._past = WorkDone()  # of workers that are gone
         self.closed = False
 
     # -- starting -------------------------------------------------------------------------------
 
-    def open(self, should_stop: Callable[[], bool] = lambda: False) -> Facts | None:
+    def open(self, should_stop: Callable[[], bool] = lambda: False) -> WorkerFacts | None:
         """Start all workers and wait for the first of them to be open; the others come as they can. None where it was
         stopped meanwhile. Raises UserError where none can be opened."""
         for member in self._members:
@@ -99,7 +99,7 @@ class Pool:
         return self._first
 
     @property
-    def facts(self) -> list[Facts]:
+    def facts(self) -> list[WorkerFacts]:
         """Of the workers that are open."""
         return [m.facts for m in self._members if m.is_open and m.facts is not None]
 
@@ -225,7 +225,7 @@ class Pool:
             return
         self._call(member, "loading", member.actor.open.remote())
 
-    def _opened(self, member: _Member, answer: Facts | str) -> None:
+    def _opened(self, member: _Member, answer: WorkerFacts | str) -> None:
         if isinstance(answer, str):
             self._drop(member, answer)
             return

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from srtui.cluster.messages import Facts, ModelFiles, ShippedFolder, WorkDone
+from srtui.cluster.messages import ModelFiles, ShippedFolder, WorkDone, WorkerFacts
 
 if TYPE_CHECKING:
     from srtui.student import Quantization, Span
@@ -62,7 +62,7 @@ class ScorerJob:
     threads: int = 0
     device: str = ""
 
-    def open(self, node: str) -> Facts:
+    def open(self, node: str) -> WorkerFacts:
         """See :class:`srtui.cluster.worker.Job`."""
         import torch
 
@@ -102,7 +102,7 @@ class ScorerJob:
             batches.alone_beyond,
         )
         more = {"tokens": batches.tokens, "notes": notes}
-        return Facts(node, os.getpid(), self.device, same, more, window=2)
+        return WorkerFacts(node, os.getpid(), self.device, same, more, window=2)
 
     def add(self, tasks: Iterable[tuple[int, Any]]) -> None:
         """See :class:`srtui.cluster.worker.Job`."""

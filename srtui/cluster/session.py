@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from srtui.cluster.address import Address
+from srtui.cluster.address import ClusterAddress
 from srtui.cluster.messages import Whereabouts
 from srtui.cluster.placement import Node
 from srtui.cluster.ray_inside import keep_off_stdout, lean_start
@@ -51,7 +51,7 @@ _STORE_BYTES = (
 class Session:
     """Ray as it was started or joined; ``close`` ends what was started."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: ClusterAddress) -> None:
         """Raises UserError where ray is not installed, or no cluster answers."""
         self.address = address
         self._folder: Path | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from srtui import today
-from srtui.cluster.messages import Facts, ModelFiles, ShippedFolder, WorkDone
+from srtui.cluster.messages import ModelFiles, ShippedFolder, WorkDone, WorkerFacts
 from srtui.llama import Request, Teacher, open_teacher
 from srtui.llama.tuning import tuned
 
@@ -26,7 +26,7 @@ class TeacherJob:
     day: str
     device: str = ""
 
-    def open(self, node: str) -> Facts:
+    def open(self, node: str) -> WorkerFacts:
         """See :class:`srtui.cluster.worker.Job`."""
         import os
 
@@ -42,7 +42,7 @@ class TeacherJob:
         )
         slots = settings["slots"] if settings["slots"] != "auto" else max(_SLOTS, self._teacher.window // 16)
         # As many again as it has slots: what follows is there when a text ends, and little is held by a slow one.
-        return Facts(
+        return WorkerFacts(
             node, os.getpid(), self.device, self._teacher.identity, {"slots": slots}, window=2 * slots
         )
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from srtui import __version__
-from srtui.cluster.messages import Facts, Reply, Whereabouts, WorkDone
+from srtui.cluster.messages import Reply, Whereabouts, WorkDone, WorkerFacts
 from srtui.cluster.ray_inside import needs_token
 from srtui.errors import UserError
 
@@ -30,7 +30,7 @@ _LOOK = 0.2  # seconds between two looks at how much is done
 class Job(Protocol):
     """What a worker's model does. All but ``open`` and ``ask`` is called by the model's thread."""
 
-    def open(self, node: str) -> Facts:
+    def open(self, node: str) -> WorkerFacts:
         """Check the files and load the model. Raises UserError with one sentence where that cannot be."""
 
     def add(self, tasks: Iterable[tuple[int, Any]]) -> None:
@@ -67,7 +67,7 @@ class Worker:
         """Answered at once, before anything is loaded."""
         return Whereabouts(node_name(), os.getpid(), __version__, needs_token())
 
-    def open(self) -> Facts | str:
+    def open(self) -> WorkerFacts | str:
         """Load the model and begin to wait for work; a sentence where that cannot be, now or later."""
         try:
             facts = self._job.open(node_name())

@@ -15,7 +15,7 @@ _SIMPLE = re.compile(rf"{_STRING}|[^ \t\r\n,\]}}]+")
 _STRUCTURE = re.compile(rf"{_STRING}|[\[\]{{}}]")
 
 
-class Place(NamedTuple):
+class Extent(NamedTuple):
     """Where a value stands in a text, from ``start`` up to ``end``."""
 
     start: int
@@ -27,7 +27,7 @@ class Member(NamedTuple):
 
     key: str
     start: int
-    value: Place
+    value: Extent
 
 
 class JsonEdits:
@@ -47,34 +47,34 @@ class JsonEdits:
                 at = self._after_blank(at + 1)
             end = self._end(at)
             value = self._after_blank(self._after_blank(end) + 1)  # behind the colon
-            found.append(Member(json.loads(self.text[at:end]), at, Place(value, self._end(value))))
+            found.append(Member(json.loads(self.text[at:end]), at, Extent(value, self._end(value))))
             at = self._after_blank(found[-1].value.end)
         return found
 
-    def member(self, start: int, key: str) -> Place | None:
+    def member(self, start: int, key: str) -> Extent | None:
         """The value of ``key`` in the object that begins at ``start``; None where it has none."""
         return next((m.value for m in reversed(self.members(start)) if m.key == key), None)
 
-    def elements(self, start: int) -> list[Place]:
+    def elements(self, start: int) -> list[Extent]:
         """The elements of the array that begins at ``start``."""
-        found: list[Place] = []
+        found: list[Extent] = []
         at = self._after_blank(start + 1)
         while self.text[at] != "]":
             if self.text[at] == ",":
                 at = self._after_blank(at + 1)
-            found.append(Place(at, self._end(at)))
+            found.append(Extent(at, self._end(at)))
             at = self._after_blank(found[-1].end)
         return found
 
-    def string(self, place: Place) -> str | None:
+    def string(self, place: Extent) -> str | None:
         """What stands there; None where that is no string."""
         return json.loads(self.text[place.start : place.end]) if self.text[place.start] == '"' else None
 
-    def replace(self, place: Place, value: Any) -> None:
+    def replace(self, place: Extent, value: Any) -> None:
         """Put ``value`` in the place of what stands there."""
         self._edits.append((*place, written(value)))
 
-    def cut(self, place: Place) -> None:
+    def cut(self, place: Extent) -> None:
         """Take away what stands there."""
         self._edits.append((*place, ""))
 

@@ -35,7 +35,7 @@ from srtui.llama import (
     WrittenSegment,
 )
 from srtui.llama.chat_prompt import TeacherTemplate
-from srtui.llama.http import Answer, Connections, NoAnswer
+from srtui.llama.http import Connections, HttpResponse, NoAnswer
 from srtui.recipe.address import Address
 
 UNHASHED = "unhashed:"
@@ -287,7 +287,7 @@ class EndpointTeacher:
             )
         return _written(answer.body, segment, self._where)
 
-    def _patiently(self, of_round: int, body: Mapping[str, Any]) -> Answer:
+    def _patiently(self, of_round: int, body: Mapping[str, Any]) -> HttpResponse:
         """The server's answer; asked again, after longer and longer waits, while it is away, busy or at fault.
         The seed makes a second answer the same as a first that was lost on its way."""
         wait = _FIRST_WAIT

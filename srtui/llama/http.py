@@ -29,7 +29,7 @@ class NoAnswer(Exception):
 
 
 @dataclass(frozen=True)
-class Answer:
+class HttpResponse:
     """What a server said: its status, the JSON object, and where it is an error, that in a line."""
 
     status: int
@@ -66,11 +66,11 @@ class Connections:
         self._open: set[http.client.HTTPConnection] = set()
         self._lock = threading.Lock()
 
-    def get(self, path: str) -> Answer:
+    def get(self, path: str) -> HttpResponse:
         """What is at ``path``. Raises NoAnswer."""
         return self._ask("GET", self._address.path + path, None)
 
-    def post(self, path: str, body: Mapping[str, Any]) -> Answer:
+    def post(self, path: str, body: Mapping[str, Any]) -> HttpResponse:
         """The answer to ``body`` as JSON. Raises NoAnswer."""
         return self._ask("POST", self._address.path + path, json.dumps(body).encode())
 
@@ -110,7 +110,7 @@ class Connections:
             self._open.add(connection)
         return connection
 
-    def _ask(self, method: str, path: str, body: bytes | None) -> Answer:
+    def _ask(self, method: str, path: str, body: bytes | None) -> HttpResponse:
         kept: http.client.HTTPConnection | None = getattr(self._own, "connection", None)
         self._own.connection = None
         connection = None
@@ -133,7 +133,7 @@ class Connections:
             parsed = json.loads(data)
         except (ValueError, RecursionError):
             parsed = {"error": data[:200].decode("utf-8", "replace")}
-        return Answer(response.status, parsed if isinstance(parsed, dict) else {})
+        return HttpResponse(response.status, parsed if isinstance(parsed, dict) else {})
 
     def _forget(self, connection: http.client.HTTPConnection | None) -> None:
         if connection is None:

@@ -22,7 +22,7 @@ from srtui.hashing import draw
 from srtui.llama import TeacherIdentity
 from srtui.pilot.forecast import for_the_rest, together
 from srtui.pilot.limits import Written, limits_met
-from srtui.pilot.result import Example, Forecast, PilotResult, StratumCount, TargetResult
+from srtui.pilot.result import Forecast, PilotExample, PilotResult, StratumCount, TargetResult
 from srtui.pilot.verdict import Findings, judge
 from srtui.pipeline.engine import Engine, criteria_of
 from srtui.pipeline.prepare import pilot_recipe, pilot_strata, prepare
@@ -252,7 +252,7 @@ class _Reading:
 
     # -- samples ----------------------------------------------------------------------------
 
-    def _examples(self) -> list[Example]:
+    def _examples(self) -> list[PilotExample]:
         """Every sample, before and after."""
         examples = []
         for view in self._views:
@@ -263,7 +263,7 @@ class _Reading:
             decision = view.decisions.get(target or "response")
             reasons = (f"{t}: {r.status}" for t, r in view.reflections.items())
             examples.append(
-                Example(
+                PilotExample(
                     sample=view.id,
                     row=view.row,
                     before=(before.instruction, before.input, before.response),
@@ -286,7 +286,7 @@ class _Reading:
             if after is not None:
                 yield from all_gates(_pair(before), _pair(after), target)
 
-    def _shown(self, examples: Sequence[Example]) -> list[Example]:
+    def _shown(self, examples: Sequence[PilotExample]) -> list[PilotExample]:
         """Some of them, drawn by the seed: those with a rewrite first."""
         order = sorted(
             examples, key=lambda e: (e.after is None, draw(self._recipe.seed, "pilot example", e.sample))

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from srtui.student.row_attention import Kernel, Row, kernel_for, lay_out
+from srtui.student.row_attention import Kernel, PackedRow, kernel_for, lay_out
 
 NAME = "srtui_packed"
 # A prefix must be shared by some spans and have some length before it is worth a pass of its own.
@@ -41,7 +41,7 @@ class Packing:
     record: Prefix | None = None
     windows: set[int | None] = field(default_factory=set)  # those that the model's layers asked for
     masks: dict[tuple[int, int, int | None], Any] = field(default_factory=dict)
-    row: Row | None = None  # where its sequences lie, once a kernel has asked
+    row: PackedRow | None = None  # where its sequences lie, once a kernel has asked
 
     @property
     def shared(self) -> list[Prefix]:

@@ -20,7 +20,7 @@ _SAME = 0.03
 
 
 @dataclass(frozen=True)
-class Row:
+class PackedRow:
     """Where the sequences of a row lie: (sequences + 1,) int32 of the first query and the first key of each,
     with the ends behind them, and the most of either that one has. ``gathered``, (keys,) int64, puts the shared
     beginnings, end to end with the row's own keys behind them, in the sequences' order; None where nothing is
@@ -33,7 +33,7 @@ class Row:
     gathered: Any = None
 
 
-Kernel = Callable[[Any, Any, Any, Row, float | None, int | None, float | None], Any]
+Kernel = Callable[[Any, Any, Any, PackedRow, float | None, int | None, float | None], Any]
 """(query (tokens, heads, d), key and value (keys, key heads, d), row, scale, window, softcap) -> (tokens, heads,
 d). A query of a sequence sees its keys up to its own, the last query the last key, and of those the last
 ``window`` where that is given; scores are capped as softcap x tanh(score / softcap) where that is."""
@@ -63,7 +63,7 @@ def key_order(lengths: Sequence[int], beginnings: Sequence[int | None], sizes: S
 
 def lay_out(
     lengths: Sequence[int], beginnings: Sequence[int | None], sizes: Sequence[int], device: Any
-) -> Row:
+) -> PackedRow:
     """The row of some sequences.
 
     Args:
@@ -84,7 +84,7 @@ def lay_out(
 
     shares = any(beginning is not None for beginning in beginnings)
     gathered = torch.tensor(key_order(lengths, beginnings, sizes), device=device) if shares else None
-    return Row(starts(lengths), starts(keys), max(lengths), max(keys), gathered)
+    return PackedRow(starts(lengths), starts(keys), max(lengths), max(keys), gathered)
 
 
 def kernel_for(query: Any, key: Any, value: Any, window: int | None, softcap: float | None) -> Kernel | None:
@@ -165,7 +165,7 @@ def _torch_kernel(
     query: Any,
     key: Any,
     value: Any,
-    row: Row,
+    row: PackedRow,
     scale: float | None,
     window: int | None,
     softcap: float | None,
@@ -197,7 +197,7 @@ def _flash_kernel(
     query: Any,
     key: Any,
     value: Any,
-    row: Row,
+    row: PackedRow,
     scale: float | None,
     window: int | None,
     softcap: float | None,
@@ -228,7 +228,7 @@ def dense(
     query: Any,
     key: Any,
     value: Any,
-    row: Row,
+    row: PackedRow,
     scale: float | None,
     window: int | None,
     softcap: float | None,
@@ -257,7 +257,7 @@ def dense(
     return torch.einsum("hqk,khd->qhd", weights.to(value.dtype), value)
 
 
-def visible(row: Row, window: int | None) -> Any:
+def visible(row: PackedRow, window: int | None) -> Any:
     """(queries, keys), bool: which keys each query sees."""
     import torch
 

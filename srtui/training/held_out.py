@@ -18,7 +18,7 @@ PREFERENCE = "preference"
 _WATCHED = (PREFERENCE, "selected", "original")
 
 
-class HeldOut:
+class HeldOutSets:
     """``rewards`` are those of the pairs at the last measurement; None without pairs, or before the first."""
 
     def __init__(

@@ -26,7 +26,7 @@ from srtui.recipe import TrainingSettings
 from srtui.student import Scorer, Span, Student
 from srtui.student.packing import packed_attention
 from srtui.training import checkpoints, preflight
-from srtui.training.held_out import HeldOut, held_out_sets, watched_loss
+from srtui.training.held_out import HeldOutSets, held_out_sets, watched_loss
 from srtui.training.listener import Listener, TrainingResult
 from srtui.training.plan import evaluation_interval, fingerprint, plan_steps, set_apart, steps_an_epoch
 from srtui.training.ranks import Ranks
@@ -140,7 +140,7 @@ class _Training:
         self.root = out_dir.with_name("checkpoints")
         self.on_gpu = student.device.type == "cuda"
         self.scorer = Scorer(student)  # adapters go into the very layers that it runs
-        self.held_out = HeldOut(student, self.scorer, held_out, held_out_pairs, settings, ranks)
+        self.held_out = HeldOutSets(student, self.scorer, held_out, held_out_pairs, settings, ranks)
         self.fingerprint = training_fingerprint(settings, student.id, examples, held_out, held_out_pairs)
         self.optimizer = settings.optimizer
         if self.optimizer == "auto":

@@ -163,7 +163,7 @@ class Dashboard(App[None]):
     def _remember_theme(self, theme: Theme) -> None:
         if self._remember_in is not None:
             try:
-                preferences.save(self._remember_in, preferences.Preferences(theme.name))
+                preferences.save(self._remember_in, preferences.ScreenPreferences(theme.name))
             except OSError as error:
                 self.report_problem(
                     f"The theme cannot be remembered in {self._remember_in}: {error.strerror}."

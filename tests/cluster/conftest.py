@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from srtui.cluster import Limits
-from srtui.cluster.address import Address
+from srtui.cluster.address import ClusterAddress
 from srtui.workspace import Workspace
 
 TOKEN = "f" * 64
@@ -51,8 +51,8 @@ class Nodes:
         }
 
     @property
-    def address(self) -> Address:
-        return Address(str(self.cluster.address))
+    def address(self) -> ClusterAddress:
+        return ClusterAddress(str(self.cluster.address))
 
     def add(self, cpus: int = 2) -> Any:
         return _tried(lambda: self.cluster.add_node(**self._node(cpus)))
@@ -89,7 +89,7 @@ def place(nodes: Nodes) -> Iterator[Callable[..., Any]]:
 
     opened: list[Any] = []
 
-    def make(workers: int = 2, silent: float = 300, address: Address | None = None) -> ClusterPlace:
+    def make(workers: int = 2, silent: float = 300, address: ClusterAddress | None = None) -> ClusterPlace:
         opened.append(ClusterPlace(address or nodes.address, workers, Limits(silent=silent)))
         return opened[-1]
 

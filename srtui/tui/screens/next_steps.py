@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Step:
+class NextStep:
     """One thing to do next: ``name`` for the program, a key, and what it does in a sentence."""
 
     name: str
@@ -33,34 +33,34 @@ class Step:
     words: str
 
 
-def steps_of(run: RunRow) -> list[Step]:
+def steps_of(run: RunRow) -> list[NextStep]:
     """What there is to do with a run as it is, the likeliest first."""
     if run.recipe.get("pilot"):
         return [
-            Step("read", "v", "See what the pilot came to: figures, examples, verdict"),
-            Step("whole", "s", "Start the whole run, with the pilot's advice taken"),
-            Step("again", "c", "Change its settings first: the form, filled in as here"),
+            NextStep("read", "v", "See what the pilot came to: figures, examples, verdict"),
+            NextStep("whole", "s", "Start the whole run, with the pilot's advice taken"),
+            NextStep("again", "c", "Change its settings first: the form, filled in as here"),
         ]
     steps = []
     if run.overruled and run.adapter:
         steps.append(
-            Step("retrain", "a", f"Train again with your {run.overruled:,} changes; all else is reused")
+            NextStep("retrain", "a", f"Train again with your {run.overruled:,} changes; all else is reused")
         )
     if run.adapter:
         steps += [
-            Step(
+            NextStep(
                 "control",
                 "o",
                 "Compare with the original-data control: the same training on the original data",
             ),
-            Step("chat", "t", "Chat: the untuned and the tuned student side by side"),
-            Step("export-model", "m", "Export the tuned student"),
+            NextStep("chat", "t", "Chat: the untuned and the tuned student side by side"),
+            NextStep("export-model", "m", "Export the tuned student"),
         ]
-    steps.append(Step("export", "e", "Export the data that it selected"))
-    steps.append(Step("report", "r", "Write the report"))
+    steps.append(NextStep("export", "e", "Export the data that it selected"))
+    steps.append(NextStep("report", "r", "Write the report"))
     if run.adapter:
-        steps.append(Step("round", "n", "Next round: the tuned student is the teacher"))
-        steps.append(Step("judge", "j", "Judge it: a judge model, multiple choice, or you"))
+        steps.append(NextStep("round", "n", "Next round: the tuned student is the teacher"))
+        steps.append(NextStep("judge", "j", "Judge it: a judge model, multiple choice, or you"))
     return steps
 
 
