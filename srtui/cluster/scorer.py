@@ -87,8 +87,14 @@ class ClusterScorer:
         by_token: bool = False,
         embedded: Callable[[int, Embedded], None] | None = None,
     ) -> Iterator[tuple[int, SpanLoss]]:
-        """Yield (index into ``spans``, loss) as they come; stops early when asked. See
-        :meth:`srtui.student.scorer.Scorer.score`."""
+        """Yield (index into ``spans``, loss) as they come. See :meth:`srtui.student.scorer.Scorer.score`.
+
+        Args:
+            spans: what is scored.
+            should_stop: asked between passes; stops early.
+            by_token: whether losses have each token's own, too, in nats.
+            embedded: gets (index into ``spans``, embedding) of each span before its loss comes.
+        """
         batches = self.batches
         order, embeds_too = batches.order(spans), embedded is not None
         passes = self._passes(spans, order, batches, should_stop, by_token=by_token, embeds_too=embeds_too)

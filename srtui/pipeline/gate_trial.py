@@ -95,7 +95,14 @@ def try_gates(
 def coherence_of(
     store: Store, run: Run, embedder: Embedder, should_stop: Callable[[], bool] = lambda: False
 ) -> Coherence:
-    """The gate ``coherence`` as a run's recipe has it, whether it is on there or not."""
+    """The gate ``coherence`` as a run's recipe has it, whether it is on there or not.
+
+    Args:
+        store: where the run is.
+        run: whose originals it is fitted on.
+        embedder: what embeds texts.
+        should_stop: asked between texts; stops early.
+    """
     recipe = Recipe.model_validate(run.recipe)
     ids = fitted_on(store, run.id, recipe.seed)
     variants = store.corpus.variants(ids)

@@ -12,7 +12,7 @@ from srtui.pipeline.context import Context
 from srtui.reflection import ReflectionPrompt, Rewrite
 from srtui.store.corpus import Variant
 from srtui.store.endings import CUT, cut_at, packed
-from srtui.store.generations import CAME_TO_SOMETHING, Answer, GenerationRow, Settled
+from srtui.store.generations import CAME_TO_SOMETHING, GenerationRow, NewAnswer, Settled
 
 Settle = Callable[[Sequence[Settled]], None]
 """Stores what samples' reflections came to."""
@@ -136,7 +136,7 @@ class Tries:
         variant_ids = iter(
             self._store.generations.add_answers(
                 [
-                    Answer(
+                    NewAnswer(
                         self._row(open_request, g, r),
                         open_request.sample_id,
                         open_request.variant.pair,

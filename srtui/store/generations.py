@@ -92,7 +92,7 @@ class Settled(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Answer:
+class NewAnswer:
     """A generation on its way into the store with what it came to: a rewrite of ``before``, or none. ``kind`` is the
     rewrite's, as the variant table has it."""
 
@@ -222,7 +222,7 @@ class Generations:
             fetch_value(self._store.conn, "SELECT id FROM generation WHERE key = ?", (generation.key,))
         )
 
-    def add_answers(self, answers: Sequence[Answer]) -> list[int | None]:
+    def add_answers(self, answers: Sequence[NewAnswer]) -> list[int | None]:
         """Store answers whose keys are not there, and the variants that they came to; for a caller who has looked, in
         this transaction, which all of it is a part of. Returns each one's variant, None where it came to none."""
         if not answers:

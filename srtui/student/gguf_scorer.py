@@ -31,8 +31,14 @@ class GgufScorer:
         by_token: bool = False,
         embedded: None = None,
     ) -> Iterator[tuple[int, SpanLoss]]:
-        """Yield (index into ``spans``, loss), longest first; stops early when asked. With ``by_token`` losses
-        have each token's own, too. A GGUF gives no hidden states, so nothing is ``embedded``."""
+        """Yield (index into ``spans``, loss), longest first.
+
+        Args:
+            spans: what is scored.
+            should_stop: asked between groups; stops early.
+            by_token: whether losses have each token's own, too, in nats.
+            embedded: nothing, since a GGUF gives no hidden states.
+        """
         histories = [s.history for s in spans] if any(s.history for s in spans) else ()
         shared = shared_prefixes([(s.ids, max(0, len(s.ids) - s.target - 1)) for s in spans], histories)
         order = sorted(range(len(spans)), key=lambda i: shared[i] - len(spans[i].ids))

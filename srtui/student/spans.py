@@ -122,7 +122,7 @@ class Invalid:
     reason: str
 
 
-class _Asked(NamedTuple):
+class _SpanRequest(NamedTuple):
     """A target behind a prompt, as texts.
 
     ``prompt`` is the pieces in front of the target, without a history; ``end`` are the ids that end the turn;
@@ -186,13 +186,13 @@ class SpanBuilder:
         encoded = dict(zip(whole, self._cutter.encode_all(texts), strict=True))
         return [self._of(one, encoded.get(n)) for n, one in enumerate(asked)]
 
-    def _forward(self, pair: Pair) -> _Asked | Invalid:
+    def _forward(self, pair: Pair) -> _SpanRequest | Invalid:
         if not pair.response.strip():
             return Invalid("empty_response")
         x = (pair.instruction, pair.input)
-        return _Asked(self._template.forward_pieces(*x), pair.response, self._end, pair.history, x)
+        return _SpanRequest(self._template.forward_pieces(*x), pair.response, self._end, pair.history, x)
 
-    def _reverse(self, pair: Pair) -> _Asked | Invalid:
+    def _reverse(self, pair: Pair) -> _SpanRequest | Invalid:
         target = self._template.reverse_target(pair.instruction, pair.input)
         if target is None:
             target = (
@@ -205,9 +205,13 @@ class SpanBuilder:
         if not pair.response.strip():
             return Invalid("empty_response")
         x = self._template.reversed(pair.response)
-        return _Asked(self._template.forward_pieces(*x), target, [], pair.history, x, keeps_history=True)
+        return _SpanRequest(
+            self._template.forward_pieces(*x), target, [], pair.history, x, keeps_history=True
+        )
 
-    def _of(self, asked: _Asked | Invalid, encoded: Any = None) -> tuple[Span | Invalid, Span | Invalid]:
+    def _of(
+        self, asked: _SpanRequest | Invalid, encoded: Any = None
+    ) -> tuple[Span | Invalid, Span | Invalid]:
         """The conditional and the unconditional span of what is asked for; ``encoded`` is its prompt and target as
         ``Cutter.encode_all`` cuts them."""
         if isinstance(asked, Invalid):

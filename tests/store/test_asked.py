@@ -14,7 +14,7 @@ from srtui.sample import Pair, Turn
 from srtui.store import Store
 from srtui.store.asked import Frames, frame_of
 from srtui.store.endings import packed
-from srtui.store.generations import Answer, GenerationRow
+from srtui.store.generations import GenerationRow, NewAnswer
 from srtui.store.imports import NewRow
 from tests.sql import sql_rows, sql_value
 
@@ -36,7 +36,7 @@ def stored(path: Path, pairs: list[Pair]) -> Store:
 
 def asked(pair: Pair, n: int, prompt: str) -> Answer:
     made = MADE._replace(key=b"\x02" + n.to_bytes(16, "big"), parent_variant_id=n, prompt=prompt)
-    return Answer(made, n, pair, "response_reflected", pair._replace(response=f"Better {n}."))
+    return NewAnswer(made, n, pair, "response_reflected", pair._replace(response=f"Better {n}."))
 
 
 def test_prompts_of_many_samples_are_one_frame_and_read_back(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_the_same_text_twice_is_one_variant(tmp_path: Path) -> None:
     with stored(tmp_path / "s.sqlite", [BEFORE]) as store:
         better = BEFORE._replace(response="Better.")
         three = [
-            Answer(MADE._replace(key=b"\x02" + bytes([n]) * 16, candidate=n), 1, BEFORE, "response_reflected", p)
+            NewAnswer(MADE._replace(key=b"\x02" + bytes([n]) * 16, candidate=n), 1, BEFORE, "response_reflected", p)
             for n, p in enumerate([better, better, BEFORE, None])
         ]  # fmt: skip
         with store.transaction():
