@@ -34,7 +34,7 @@ def stored(path: Path, pairs: list[Pair]) -> Store:
     return store
 
 
-def asked(pair: Pair, n: int, prompt: str) -> Answer:
+def asked(pair: Pair, n: int, prompt: str) -> NewAnswer:
     made = MADE._replace(key=b"\x02" + n.to_bytes(16, "big"), parent_variant_id=n, prompt=prompt)
     return NewAnswer(made, n, pair, "response_reflected", pair._replace(response=f"Better {n}."))
 
