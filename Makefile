@@ -27,6 +27,9 @@ tune: model
 bundle: setup  ## all that installs srtui on a machine without a network, in OUT (ARGS: more options)
 	@$(SRTUI) bundle --out "$(or $(OUT),srtui-bundle)" $(ARGS)
 
+bundle-test: setup-dev model  ## a whole bundle: fetched, installed and built where there is no network, and run
+	$(PYTHON_IN_VENV) -m pytest -q -m slow tests/bundle
+
 demo: tune  ## reflect, score, select, train and evaluate with a small real model
 	@$(SRTUI) run recipes/quickstart.toml
 
@@ -49,6 +52,11 @@ lint: setup-dev  ## ruff, mypy and the import contract
 check-method: setup-dev model  ## what can be counted of the method: architectures, ends, borders, released losses, AlpacaEval
 	$(PYTHON_IN_VENV) benchmarks/check_method.py
 
+evidence: setup model  ## what choosing is worth: real answers replayed as rewrites, a night of one core (ARGS=--quick: an hour)
+	$(PYTHON_IN_VENV) -m benchmarks.evidence $(ARGS)
+offload-test: setup-dev model  ## the teacher's tests with its layers on a GPU, or on Mesa's lavapipe: SRTUI_LLAMA=vulkan make offload-test
+	GGML_VK_VISIBLE_DEVICES=$${GGML_VK_VISIBLE_DEVICES:-0} $(PYTHON_IN_VENV) -m pytest -q -rs tests/llama tests/models/test_memory_plans.py
+
 bench-import: setup  ## rows a second and memory of importing a million rows
 	$(PYTHON_IN_VENV) benchmarks/bench_import.py
 	$(PYTHON_IN_VENV) benchmarks/bench_import.py --rows 100000 --kind each
@@ -62,10 +70,20 @@ bench-scoring: setup  ## IFD and r-IFD beside the plain way and the ceiling, as 
 bench-train: setup  ## training beside plain TRL: tokens/s, peak memory, overhead
 	$(PYTHON_IN_VENV) benchmarks/bench_train.py
 
+bench-drafting: setup model  ## how many guessed tokens hold on real reflections, and what they give at 1, 4 and 16 slots
+	$(PYTHON_IN_VENV) benchmarks/bench_drafting.py
+
+gpu:  ## test and measure srtui on this machine's GPU, in parts that are resumed (ARGS: --device cpu without one)
+	@test -x $(PYTHON_IN_VENV) || { echo "There is no .venv yet: make setup-dev" >&2; exit 1; }
+	$(PYTHON_IN_VENV) -m benchmarks.gpu $(ARGS)
+
 bench: bench-import bench-teacher bench-scoring bench-train bench-tui bench-million  ## all of them, one after the other
 
 bench-scale: setup model  ## the whole loop over 10,000, 100,000 and 1,000,000 samples, with models that answer at once
 	$(PYTHON_IN_VENV) benchmarks/bench_scale.py
+
+bench-cluster: setup-dev model  ## many workers through Ray: what is left of their rate, the engine's own ceiling, real models
+	$(PYTHON_IN_VENV) benchmarks/bench_cluster.py --real 3
 
 bench-million: setup  ## status, scores and export of a million finished samples; a backup under a writing engine
 	$(PYTHON_IN_VENV) benchmarks/bench_million.py

@@ -138,6 +138,7 @@ class InstantScorer:
         spans: Sequence[Any],
         should_stop: Callable[[], bool] = lambda: False,
         by_token: bool = False,
+        embedded: Callable[[int, Any], None] | None = None,
     ) -> Iterator[tuple[int, SpanLoss]]:
         for n, span in enumerate(spans):
             if n % 64 == 0 and should_stop():
@@ -163,10 +164,11 @@ def work(root: Path, kill_after: int, teacher_file: Path, say: Callable[..., Non
     """Prepare or resume the run and work on it; after ``kill_after`` reflections on responses, end by SIGKILL.
     ``say`` gets what was measured, at once."""
     from srtui import recipe as recipes
+    from srtui import student
     from srtui.pipeline import Engine, prepare, variants
 
     go_offline()
-    variants.open_scorer = InstantScorer  # type: ignore[assignment]
+    variants.open_scorer = student.open_scorer = InstantScorer  # type: ignore[assignment,misc]
     workspace, _ = Workspace.create(root)
     path = workspace.recipes / "scale.toml"
     with Store(workspace.store_path) as store:

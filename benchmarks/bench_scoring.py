@@ -143,7 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--plain", type=int, default=16, help="samples that the plain way is timed on")
-    parser.add_argument("--student", default="smollm2-135m")
+    parser.add_argument("--student", default="smollm2-135m", help="a model's name or its folder")
     parser.add_argument("--quantization", choices=("bf16", "nf4", "int8", "f32"), default="bf16")
     wanted = parser.parse_args()
 
@@ -182,7 +182,7 @@ def main() -> None:
         ours = decisions(store, judge, some)
         rate = judge.tokens_run / ours
         print(f"srtui    {rate:8,.0f} tokens/s; {judge.tokens_run:,} of them: {ours:,.0f} s", flush=True)
-        budget = judge._scorer._budget
+        budget = judge._scorer.batches.tokens
         best = ceiling(judge.student, min(judge.tokens_run, 12 * budget), budget)
         print(f"ceiling  {best:8,.0f} tokens/s", flush=True)
         other = VariantScorer(
@@ -205,7 +205,18 @@ def main() -> None:
     print(f"  of the ceiling's tokens/s      {ratios['ceiling']:6.2f}   (aim on 2 cores: at least 0.9)")
     for cause, count in saved.items():
         print(f"  tokens not run: {cause.replace('_', ' '):22} {count:10,}")
-    print(json.dumps({"bench": "scoring", "ratios": ratios, "tokens_saved": saved}))
+    rates = {"plain": tokens / seconds, "srtui": rate, "ceiling": best}
+    print(
+        json.dumps(
+            {
+                "bench": "scoring",
+                "samples": len(some),
+                "ratios": ratios,
+                "rates": {name: round(value, 1) for name, value in rates.items()},
+                "tokens_saved": saved,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

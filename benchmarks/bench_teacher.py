@@ -13,8 +13,11 @@ Compared are new tokens a second, prompts included in the time:
 - ceiling: bare llama_decode of the same prompt chunks, then of full decode batches with as many sequences,
   nothing sampled; its time is taken for as many tokens as srtui wrote.
 
-Each contender runs in a process of its own, ``--repeat`` times in turn, and the best time counts. Prompts are
-real reflection prompts: of alpaca_cherry_3k.json in ../shared/data where that is, else of the quickstart data.
+Each contender runs in a process of its own, all in turn, ``--repeat`` times over (three at least, for single runs
+differ by a third here); a ratio is the median of the rounds', with their least and most. The loop, whose rate does
+not depend on how many prompts there are, gets every fourth. Prompts are real reflection prompts: of
+alpaca_cherry_3k.json in ../shared/data where that is, else of the quickstart data, from the start again where there
+are too few.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import accumulate, islice
+from itertools import accumulate, cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +65,8 @@ def reflections(count: int, tokens: int, *, guided: bool) -> list[tuple[Any, Any
         "bench",
     )
     protocol = ReflectionPrompt(load_criteria("response", "response", ROOT / "recipes"), recipe)
-    rows = (r for r in datasets.read(data_file()) if not isinstance(r, datasets.BadRow))
-    return [(protocol, row.pair) for row in islice(rows, count)]
+    rows = [r for r in islice(datasets.read(data_file()), count) if not isinstance(r, datasets.BadRow)]
+    return [(protocol, row.pair) for row in islice(cycle(rows), count)]
 
 
 def requests(count: int, tokens: int, *, guided: bool) -> list[Any]:
@@ -90,6 +93,7 @@ def measure_teacher(model: Path, wanted: argparse.Namespace, *, guided: bool) ->
     progress = teacher.progress()
     steps: int = teacher.steps  # type: ignore[attr-defined]
     decode: float = teacher.decode_seconds  # type: ignore[attr-defined]
+    reused = graphs_reused(teacher)
     teacher.close()
     work = list(accumulate(in_use))
     until_the_tail = [n for n, so_far in zip(in_use, work, strict=True) if so_far <= 0.95 * work[-1]]
@@ -101,9 +105,19 @@ def measure_teacher(model: Path, wanted: argparse.Namespace, *, guided: bool) ->
         "slots_in_use": sum(until_the_tail) / len(until_the_tail) / progress.slots,
         "host_ms_a_step": 1000 * (seconds - decode) / max(1, steps),
         "step_ms": 1000 * decode / max(1, steps),
+        "graphs_reused": reused,
+        "steps": steps,
         "prompt_tokens": progress.prompt_tokens,
         "prompt_tokens_saved": progress.prompt_tokens_saved,
     }
+
+
+def graphs_reused(teacher: Any) -> int | None:
+    """How many decodes of the last context used the compute graph of the one before; None where there was none."""
+    import llama_cpp
+
+    context = teacher._context
+    return None if context is None else int(llama_cpp.llama_perf_context(context.pointer).n_reused)
 
 
 def measure_loop(model: Path, wanted: argparse.Namespace) -> dict[str, Any]:
@@ -111,7 +125,7 @@ def measure_loop(model: Path, wanted: argparse.Namespace) -> dict[str, Any]:
 
     llama = Llama(str(model), n_ctx=4096, n_threads=os.cpu_count(), n_gpu_layers=-1, verbose=False)
     tokens, start = 0, time.perf_counter()
-    for request in requests(wanted.prompts, wanted.tokens, guided=False):
+    for request in requests(wanted.prompts, wanted.tokens, guided=False)[::4]:
         s = request.sampler
         answer: Any = llama.create_chat_completion(
             [{"role": m.role, "content": m.content} for m in request.messages],  # type: ignore[misc]
@@ -286,7 +300,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=192, help="to write, a prompt")
     parser.add_argument("--slots", type=int, default=0, help="what srtui models tune found, if absent")
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--repeat", type=int, default=3, help="rounds, three at least")
     parser.add_argument("--only", nargs="*", choices=CONTENDERS, default=CONTENDERS)
     parser.add_argument("--soak", type=int, default=0)
     parser.add_argument("--parse", type=int, default=0)
@@ -312,8 +326,9 @@ def main() -> None:
     if wanted.measure:
         print(json.dumps(measure(wanted.measure, model, wanted)))
         return
-    best = _best_of(wanted)
-    print(json.dumps(_table(best, wanted, model)))
+    if wanted.repeat < 3:
+        parser.error("--repeat: three rounds at least; single ones differ by a third")
+    print(json.dumps(_table(_rounds(wanted), wanted, model)))
 
 
 def host_ms(
@@ -346,13 +361,12 @@ def host_ms(
     return taken
 
 
-def _best_of(wanted: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Every contender in turn, ``repeat`` times over; the loop, which is slow and steady, once."""
-    best: dict[str, dict[str, Any]] = {}
-    for n in range(wanted.repeat):
+def _rounds(wanted: argparse.Namespace) -> list[dict[str, dict[str, Any]]]:
+    """What each contender measured, round by round; one that failed or is not installed has nothing."""
+    rounds: list[dict[str, dict[str, Any]]] = []
+    for _ in range(wanted.repeat):
+        measured: dict[str, dict[str, Any]] = {}
         for name in wanted.only:
-            if name == "loop" and n:
-                continue
             arguments = [
                 sys.executable, __file__, "--measure", name, "--model", wanted.model,
                 "--prompts", str(wanted.prompts), "--tokens", str(wanted.tokens), "--slots", str(wanted.slots),
@@ -369,35 +383,56 @@ def _best_of(wanted: argparse.Namespace) -> dict[str, dict[str, Any]]:
                 f"{name:8} {found['tokens']:6,} tokens in {found['seconds']:6.1f} s = {found['rate']:6.1f}/s",
                 flush=True,
             )
-            if name not in best or found["rate"] > best[name]["rate"]:
-                best[name] = found
-    return best
+            measured[name] = found
+        rounds.append(measured)
+    return rounds
 
 
-def _table(best: dict[str, dict[str, Any]], wanted: argparse.Namespace, model: Path) -> dict[str, Any]:
-    def ratio(of: str, to: str) -> float | None:
-        return round(best[of]["rate"] / best[to]["rate"], 3) if of in best and to in best else None
-
-    ratios = {name: ratio("free", name) for name in ("loop", "server", "ceiling")}
-    engine, bare = best.get("free", {}), best.get("ceiling", {})
-    guided = None
-    if engine and bare:
+def _ratio(measured: dict[str, dict[str, Any]], name: str) -> float | None:
+    """srtui's rate over a contender's, of one round; None where one of them was not measured."""
+    if "free" not in measured or name not in measured:
+        return None
+    engine, other = measured["free"], measured[name]
+    if name == "ceiling":
         # The ceiling wrote to the limit everywhere; this is its time for as many tokens as srtui wrote.
-        as_many = bare["prompt_seconds"] + engine["tokens"] / bare["decode_rate"]
-        ratios["ceiling"] = round(as_many / engine["seconds"], 3)
-        if "guided" in best:  # a token's time without the prompts', which are the same in both
-            free, led = (
-                (best[n]["seconds"] - bare["prompt_seconds"]) / best[n]["tokens"] for n in ("free", "guided")
-            )
-            guided = led / free
+        as_many: float = other["prompt_seconds"] + engine["tokens"] / other["decode_rate"]
+        return as_many / float(engine["seconds"])
+    return float(engine["rate"] / other["rate"])
+
+
+def _guided_cost(measured: dict[str, dict[str, Any]]) -> float | None:
+    """What a token of guided writing takes over one of free writing, the prompts' time left out; of one round."""
+    if not {"free", "guided", "ceiling"} <= measured.keys():
+        return None
+    prompts = measured["ceiling"]["prompt_seconds"]
+    free, led = ((measured[n]["seconds"] - prompts) / measured[n]["tokens"] for n in ("free", "guided"))
+    return float(led / free - 1)
+
+
+def _middle(values: Iterable[float | None]) -> tuple[float, float, float] | None:
+    """(median, least, most) of what was measured."""
+    there = [value for value in values if value is not None]
+    return (statistics.median(there), min(there), max(there)) if there else None
+
+
+def _table(
+    rounds: list[dict[str, dict[str, Any]]], wanted: argparse.Namespace, model: Path
+) -> dict[str, Any]:
+    ratios = {
+        name: _middle(_ratio(measured, name) for measured in rounds) for name in ("loop", "server", "ceiling")
+    }
+    guided = _middle(_guided_cost(measured) for measured in rounds)
+    engines = [measured["free"] for measured in rounds if "free" in measured]
     print(
         f"\n{model.name}, {wanted.prompts} prompts of {data_file().name}, {wanted.tokens} tokens each, "
-        f"{wanted.slots} slots, {os.cpu_count()} CPU cores"
+        f"{wanted.slots} slots, {os.cpu_count()} CPU cores, {len(rounds)} rounds"
     )
     for name, aim in (("loop", "2.4"), ("server", "1.05"), ("ceiling", "0.92")):
-        value = f"{ratios[name]:.2f}" if ratios[name] is not None else "not measured"
-        print(f"  srtui / {name:8} {value:>12}   (aim on 2 cores: at least {aim})")
-    if engine:
+        values = ratios[name]
+        value = "not measured" if values is None else f"{values[0]:.2f} ({values[1]:.2f} to {values[2]:.2f})"
+        print(f"  srtui / {name:8} {value:>22}   (aim on 2 cores: at least {aim})")
+    if engines:
+        engine = max(engines, key=lambda e: e["rate"])
         print(f"  slots in use until the last 5 %   {engine['slots_in_use']:.3f}   (aim: at least 0.95)")
         print(
             f"  a step: {engine['step_ms']:.1f} ms in llama_decode, {engine['host_ms_a_step']:.2f} ms outside it"
@@ -408,12 +443,14 @@ def _table(best: dict[str, dict[str, Any]], wanted: argparse.Namespace, model: P
     for name, milliseconds in host.items():
         print(f"  drawing the next tokens, sequences x vocabulary {name:10} {milliseconds:6.2f} ms")
     if guided is not None:
-        print(f"  guided against free, a token: {100 * (guided - 1):+.1f} %   (aim: under 3 %)")
+        print(f"  guided against free, a token: {100 * guided[0]:+.1f} %   (aim: under 3 %)")
     return {
         "bench": "teacher",
-        "ratios": ratios,
-        "slots_in_use": round(engine["slots_in_use"], 3) if engine else None,
-        "guided_cost": round(guided - 1, 3) if guided is not None else None,
+        "ratios": {name: None if v is None else round(v[0], 3) for name, v in ratios.items()},
+        "spread": {name: [round(v[1], 3), round(v[2], 3)] for name, v in ratios.items() if v is not None},
+        "rounds": len(rounds),
+        "slots_in_use": round(engine["slots_in_use"], 3) if engines else None,
+        "guided_cost": None if guided is None else round(guided[0], 3),
         "host_ms": host,
     }
 

@@ -1,6 +1,7 @@
 """Training beside plain TRL: tokens a second, peak memory, and what our callbacks and storing cost.
 
     python benchmarks/bench_train.py [--steps N] [--batch N] [--micro N] [--quantization f32|nf4|bf16] [--rounds N]
+                                     [--length N [--full]]
 
 Both contenders train the same samples in the same order-free batches, from alpaca_cherry_3k.json in ../shared/data
 where that is, else from the quickstart's: the same adapters, optimizer, batch size and micro-batch size, nothing
@@ -13,13 +14,16 @@ is not the same from minute to minute. Tokens are those of the samples; padding 
 - overhead: the time that srtui spent outside of its steps' arithmetic (metrics, callbacks, planning the next step),
   as a share; the checkpoint is told apart, since how often one is written is a setting (five minutes by default).
 
-Where CUDA is at hand, a 7B-shaped student with random weights is trained too: length 2048, one sample a pass, with
-gradient checkpointing.
+- unsloth: its model and patches under the same trainer, where it is installed and there is a GPU.
+
+``--full`` fills every text to ``--length`` tokens with those of the next ones. The 7B-shaped student of
+``make gpu`` (benchmarks/gpu) is measured by this, too.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -27,27 +31,30 @@ import subprocess
 import sys
 import tempfile
 import time
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-MAX_LENGTH = 512
 
 
-def examples(count: int, tokenizer: Any) -> list[Any]:
+def examples(count: int, tokenizer: Any, length: int, *, full: bool) -> list[Any]:
+    """Spans of at most ``length`` tokens; with ``full``, of exactly so many, the later half of them targets."""
     from srtui import datasets
     from srtui.prompts import template
-    from srtui.student import Invalid, SpanBuilder
+    from srtui.student import Invalid, Span, SpanBuilder
 
     real = ROOT.parent / "shared" / "data" / "alpaca_cherry_3k.json"
     path = real if real.exists() else ROOT / "recipes" / "quickstart.jsonl"
-    builder = SpanBuilder(tokenizer, template("alpaca"), "default", MAX_LENGTH)
+    builder = SpanBuilder(tokenizer, template("alpaca"), "default", length)
     rows = (r.pair for r in datasets.read(path) if not isinstance(r, datasets.BadRow))
     spans = (builder.forward(pair)[0] for pair in rows)
-    good = (s for s in spans if not isinstance(s, Invalid))
-    return list(islice(good, count))
+    good = [s for s in islice(spans, 4 * count) if not isinstance(s, Invalid)]
+    if not full:
+        return good[:count]
+    tokens = islice(cycle(token for s in good for token in s.ids), count * length)
+    return [Span(tuple(islice(tokens, length)), length // 2) for _ in range(count)]
 
 
 def peak_bytes() -> int:
@@ -62,10 +69,39 @@ def peak_bytes() -> int:
 
 
 def plain(student: Any, some: list[Any], wanted: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """Seconds and tokens of the steps after the first, which warms up."""
+    """Plain TRL with peft's adapters on all linear layers."""
+    from peft import LoraConfig, get_peft_model
+
+    adapters = LoraConfig(
+        r=16, lora_alpha=32, lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    return by_trl(get_peft_model(student.model, adapters), student.tokenizer, some, wanted, folder)
+
+
+def unsloth(some: list[Any], wanted: argparse.Namespace, folder: Path) -> dict[str, float]:
+    """The same trainer over unsloth's model; its adapters have no dropout, which is its fast way."""
+    from unsloth import FastLanguageModel
+
+    model, tokenizer = FastLanguageModel.from_pretrained(
+        model_name=str(student_folder(wanted)), max_seq_length=wanted.length, load_in_4bit=True
+    )
+    model = FastLanguageModel.get_peft_model(
+        model,
+        r=16,
+        lora_alpha=32,
+        lora_dropout=0.0,
+        target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        use_gradient_checkpointing="unsloth",
+    )
+    return by_trl(model, tokenizer, some, wanted, folder)
+
+
+def by_trl(
+    model: Any, tokenizer: Any, some: list[Any], wanted: argparse.Namespace, folder: Path
+) -> dict[str, float]:
+    """Seconds and tokens of SFTTrainer's steps after the first, which warms up."""
     import torch
     from datasets import Dataset
-    from peft import LoraConfig, get_peft_model
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
@@ -87,12 +123,7 @@ def plain(student: Any, some: list[Any], wanted: argparse.Namespace, folder: Pat
     ]
     gpu = torch.cuda.is_available()
     trainer = SFTTrainer(
-        model=get_peft_model(
-            student.model,
-            LoraConfig(
-                r=16, lora_alpha=32, lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM"
-            ),
-        ),
+        model=model,
         args=SFTConfig(
             output_dir=str(folder),
             num_train_epochs=1,
@@ -112,7 +143,7 @@ def plain(student: Any, some: list[Any], wanted: argparse.Namespace, folder: Pat
             dataloader_pin_memory=gpu,
         ),
         train_dataset=Dataset.from_list(rows),
-        processing_class=student.tokenizer,
+        processing_class=tokenizer,
         callbacks=[Clock()],
     )
     for parameter in trainer.model.parameters():
@@ -199,140 +230,126 @@ def timed(owner: Any, name: str, total: list[float]) -> None:
     setattr(owner, name, call)
 
 
+def student_folder(wanted: argparse.Namespace) -> Path:
+    from srtui.models import resolve_student
+
+    return resolve_student(ROOT / "models", wanted.student)
+
+
 def one(wanted: argparse.Namespace) -> None:
     """This process is one contender."""
-    from srtui.models import resolve_student
+    from transformers import AutoTokenizer
+
     from srtui.student import Student
     from srtui.workspace import go_offline
 
     go_offline()
     with tempfile.TemporaryDirectory(prefix="srtui-bench-") as folder:
-        if wanted.one == "seven":
-            print("figures " + json.dumps(seven(Path(folder))))
-            return
-        student = Student.load(resolve_student(ROOT / "models", wanted.student), wanted.quantization)
-        some = examples(wanted.steps * wanted.batch, student.tokenizer)
-        wanted.steps = len(some) // wanted.batch
-        found = {"plain": plain, "srtui": srtui}[wanted.one](
-            student, some[: wanted.steps * wanted.batch], wanted, Path(folder)
+        place = student_folder(wanted)
+        some = examples(
+            wanted.steps * wanted.batch,
+            AutoTokenizer.from_pretrained(place, local_files_only=True),
+            wanted.length,
+            full=wanted.full,
         )
+        wanted.steps = len(some) // wanted.batch
+        some = some[: wanted.steps * wanted.batch]
+        if wanted.one == "unsloth":
+            found = unsloth(some, wanted, Path(folder))
+        else:
+            student = Student.load(place, wanted.quantization)
+            found = {"plain": plain, "srtui": srtui}[wanted.one](student, some, wanted, Path(folder))
     print("figures " + json.dumps({**found, "peak": peak_bytes()}))
 
 
-def seven(folder: Path) -> dict[str, float]:
-    """A student with the shape of Llama 2 7B and random weights in NF4, on CUDA."""
+def contenders() -> list[str]:
+    """Those that this machine has."""
     import torch
-    from transformers import AutoTokenizer, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
-    from srtui.recipe import TrainingSettings
-    from srtui.student import Span, Student
-    from srtui.training import Listener, train
-
-    with torch.device("cuda"):
-        torch.set_default_dtype(torch.bfloat16)
-        shaped = LlamaForCausalLM(LlamaConfig(max_position_embeddings=2048))
-        torch.set_default_dtype(torch.float32)
-    flops_a_token = 6 * sum(p.numel() for n, p in shaped.named_parameters() if "embed" not in n) * 2 / 3
-    shaped.save_pretrained(folder / "seven")
-    del shaped
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    quantized = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-    )
-    model = LlamaForCausalLM.from_pretrained(
-        folder / "seven", quantization_config=quantized, dtype=torch.bfloat16, device_map={"": "cuda"}
-    )
-    tokenizer = AutoTokenizer.from_pretrained(ROOT / "models" / "smollm2-135m", local_files_only=True)
-    some = [Span(tuple((n * 31 + i) % 30000 + 5 for i in range(2048)), 1024) for n in range(8)]
-    marks: list[tuple[float, float]] = []
-
-    class Clock(Listener):
-        def metric(self, step: int, values: dict[str, float]) -> None:
-            marks.append((time.perf_counter(), values["tokens"]))
-
-    config = TrainingSettings(epochs=1, batch_size=1, micro_batch_size=1, checkpoint_steps=1000)
-    student = Student("seven", "seven", "nf4", model, tokenizer)
-    train(folder, some, {}, config, folder / "adapter", Clock(), student=student)
-    (first, before), (last, after) = marks[0], marks[-1]
-    rate = (after - before) / (last - first)
-    side = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
-    for _ in range(3):
-        side @ side
-    torch.cuda.synchronize()
-    began = time.perf_counter()
-    for _ in range(20):
-        side @ side
-    torch.cuda.synchronize()
-    best = 20 * 2 * 8192**3 / (time.perf_counter() - began)
-    return {"rate": rate, "peak": peak_bytes(), "of_bf16_peak": rate * flops_a_token / best}
+    has_unsloth = torch.cuda.is_available() and importlib.util.find_spec("unsloth") is not None
+    return ["plain", "srtui", *(["unsloth"] if has_unsloth else [])]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--student", default="smollm2-135m")
+    parser.add_argument("--student", default="smollm2-135m", help="a model's name or its folder")
     parser.add_argument("--quantization", choices=("f32", "bf16", "nf4"), default="f32")
     parser.add_argument(
         "--steps", type=int, default=4, help="optimizer steps a contender takes, the first untimed"
     )
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--micro", type=int, default=4)
+    parser.add_argument("--length", type=int, default=512, help="tokens that a text is cut at")
+    parser.add_argument("--full", action="store_true", help="fill every text to that length")
     parser.add_argument("--rounds", type=int, default=2, help="how often each contender runs, in turn")
-    parser.add_argument("--one", choices=("plain", "srtui", "seven"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", choices=("plain", "srtui", "unsloth"), help=argparse.SUPPRESS)
     wanted = parser.parse_args()
     if wanted.one:
         one(wanted)
         return
-    found: dict[str, list[dict[str, float]]] = {"plain": [], "srtui": []}
+    names = contenders()
+    measured: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    reasons = {} if "unsloth" in names else {"unsloth": "not installed, or no GPU"}
     for n in range(wanted.rounds):
-        for name in ("plain", "srtui") if n % 2 == 0 else ("srtui", "plain"):
+        for name in names if n % 2 == 0 else names[::-1]:
             figures = contender(name)
-            found[name].append(figures)
+            if isinstance(figures, str):
+                reasons[name] = figures
+                print(f"{name:7} failed: {figures}", flush=True)
+                continue
+            measured[name].append(figures)
             print(
-                f"{name:6} {figures['tokens'] / figures['seconds']:8,.1f} tokens/s, "
+                f"{name:7} {figures['tokens'] / figures['seconds']:8,.1f} tokens/s, "
                 f"{figures['peak'] / 1e9:5.2f} GB at its peak",
                 flush=True,
             )
-    rates = {n: statistics.median(f["tokens"] / f["seconds"] for f in all_) for n, all_ in found.items()}
-    peaks = {n: max(f["peak"] for f in all_) / 1e9 for n, all_ in found.items()}
-    overhead = statistics.median(f["overhead"] for f in found["srtui"])
-    saving = statistics.median(f["saving"] for f in found["srtui"])
-    ratio = rates["srtui"] / rates["plain"]
-    print(f"\n{wanted.student} {wanted.quantization}, {os.cpu_count()} CPU cores, cut at {MAX_LENGTH} tokens")
-    print(f"  times plain TRL's tokens/s   {ratio:8.2f}   (aim: at least 1.5)")
-    print(f"  peak memory                  {peaks['srtui']:8.2f} GB, plain TRL {peaks['plain']:.2f} GB")
-    print(f"  overhead of what is not arithmetic {overhead:8.3%}   (aim: under 1 %)")
-    print(f"  writing a checkpoint         {saving:8.2f} s, about every five minutes")
+    rates = {
+        n: statistics.median(f["tokens"] / f["seconds"] for f in rounds)
+        for n, rounds in measured.items()
+        if rounds
+    }
+    peaks = {n: max(f["peak"] for f in rounds) / 1e9 for n, rounds in measured.items() if rounds}
     result: dict[str, Any] = {
         "bench": "train",
-        "ratios": {"plain_trl": round(ratio, 2), "peak": round(peaks["srtui"] / peaks["plain"], 2)},
-        "overhead": round(overhead, 4),
-        "peak_gb": round(peaks["srtui"], 2),
+        "ratios": {
+            f"{'plain_trl' if n == 'plain' else n}": round(rates["srtui"] / rate, 2)
+            for n, rate in rates.items()
+            if n != "srtui" and "srtui" in rates
+        },
+        "rates": {n: round(rate, 1) for n, rate in rates.items()},
+        "peaks_gb": {n: round(peak, 2) for n, peak in peaks.items()},
+        "reasons": reasons,
     }
-    import torch
-
-    if torch.cuda.is_available():
-        figures = contender("seven")
-        print(
-            f"  7B-shaped, NF4, length 2048: {figures['rate']:,.0f} tokens/s, {figures['peak'] / 1e9:.1f} GB"
-        )
-        result["seven"] = {k: round(v, 3) for k, v in figures.items()}
+    print(f"\n{wanted.student} {wanted.quantization}, {os.cpu_count()} CPU cores, {wanted.length} tokens")
+    for name, ratio in result["ratios"].items():
+        print(f"  times {name}'s tokens/s   {ratio:8.2f}   (aim: at least 1.5)")
+    for name, peak in peaks.items():
+        print(f"  peak memory of {name:7} {peak:8.2f} GB")
+    if "plain" in peaks and "srtui" in peaks:
+        result["ratios"]["peak"] = round(peaks["srtui"] / peaks["plain"], 2)
+        result["peak_gb"] = round(peaks["srtui"], 2)
+    if "srtui" in rates:
+        overhead = statistics.median(f["overhead"] for f in measured["srtui"])
+        saving = statistics.median(f["saving"] for f in measured["srtui"])
+        print(f"  overhead of what is not arithmetic {overhead:8.3%}   (aim: under 1 %)")
+        print(f"  writing a checkpoint         {saving:8.2f} s, about every five minutes")
+        result["overhead"] = round(overhead, 4)
     print(json.dumps(result))
+    if any(not rounds for rounds in measured.values()):
+        sys.exit(1)
 
 
-def contender(name: str) -> dict[str, float]:
-    """Run one in a process of its own; its figures."""
+def contender(name: str) -> dict[str, float] | str:
+    """Run one in a process of its own; its figures, or why there are none."""
     done = subprocess.run(
         [sys.executable, __file__, *sys.argv[1:], "--one", name],
-        stdout=subprocess.PIPE,
+        capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
-        raise SystemExit(done.returncode)
+        lines = done.stderr.strip().splitlines()
+        return f"exit {done.returncode}: {lines[-1] if lines else 'no message'}"
     figures: dict[str, float] = json.loads(done.stdout.rsplit("figures ", 1)[1])
     return figures
 

@@ -89,10 +89,10 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             if not stat.S_ISREG(target_mode):
                 raise UserError(f"{path} is not a regular file; name one to write.")
             mode = stat.S_IMODE(target_mode)
-        beside = target.with_name(f".srtui-{secrets.token_hex(8)}.part")
-        with gone_if_killed(beside):
-            handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
-            part = beside
+        partial = target.with_name(f".srtui-{secrets.token_hex(8)}.part")
+        with gone_if_killed(partial):
+            handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
+            part = partial
             with open(handle, "wb", buffering=1 << 20) as file:  # noqa: PTH123 - a descriptor, not a path
                 yield file
                 file.flush()

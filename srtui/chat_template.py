@@ -41,6 +41,9 @@ END_OF_THINKING = "\n</think>\n\n"
 """What closes a <think> block where its template does not say, or a model has thought for long enough."""
 _LETTERS = [chr(n) for n in range(0xE000, 0xF000)]  # private use: in no text that means something
 
+Placed = tuple[str, int | None]
+"""A part of a prompt, and the number of the message that it is; None for what the template itself writes."""
+
 
 class TooCostly(UserError):
     """The template takes more time or memory than a layout is worth."""
@@ -83,12 +86,16 @@ class ChatTemplate:
 
         A message may stand in the text more than once, and trimmed of the white space around it.
         """
-        made = self._laid_out(turns, to_answer, self._variables)
-        if to_answer and not self._thinks and _opens_thinking(made):
-            opened = made[-1][0]
-            usual, closed = self.without_thought or ("", "")
-            made[-1] = (closed if opened == usual else _closed_at_once(opened), False)
-        return made
+        return [(text, message is not None) for text, message in self.placed(turns, to_answer=to_answer)]
+
+    def placed(self, turns: Sequence[tuple[str, str]], *, to_answer: bool = True) -> list[Placed]:
+        """The same pieces, each with the number of its message in place of whether it is data."""
+        pieces = self._laid_out(turns, to_answer, self._variables)
+        if to_answer and not self._thinks and _opens_thinking(pieces):
+            opened = pieces[-1][0]
+            usual_opening, closed = self.without_thought or ("", "")
+            pieces[-1] = (closed if opened == usual_opening else _closed_at_once(opened), None)
+        return pieces
 
     def text(self, turns: Sequence[tuple[str, str]], *, to_answer: bool = True) -> str:
         """The conversation as one text."""
@@ -97,7 +104,7 @@ class ChatTemplate:
     def before_answer(self) -> str:
         """What stands in front of an answer to a plain question, in a conversation that ends with it."""
         pieces = self._laid_out([_QUESTION, ("assistant", "a")], False, self._variables)
-        answer_piece = max(n for n, (_, is_data) in enumerate(pieces) if is_data)
+        answer_piece = max(n for n, (_, message) in enumerate(pieces) if message is not None)
         return "".join(text for text, _ in pieces[:answer_piece])
 
     @cached_property
@@ -111,13 +118,13 @@ class ChatTemplate:
         if self._thinks:
             return None
         try:
-            asked = self._laid_out([_QUESTION], True, self._variables)
+            rendered = self._laid_out([_QUESTION], True, self._variables)
         except UserError:  # it lays out other conversations
             return None
-        if not _opens_thinking(asked):
+        if not _opens_thinking(rendered):
             return None
-        opened = asked[-1][0]
-        before = "".join(text for text, _ in asked[:-1])
+        opened = rendered[-1][0]
+        before = "".join(text for text, _ in rendered[:-1])
         variables = json.dumps(json.loads(self._variables) | _NOT_TO_THINK, sort_keys=True)
         for written in (
             self.before_answer,
@@ -131,20 +138,18 @@ class ChatTemplate:
                 return opened, text.removeprefix(before).rstrip(" ")
         return opened, _closed_at_once(opened)
 
-    def _laid_out(
-        self, turns: Sequence[tuple[str, str]], to_answer: bool, variables: str
-    ) -> list[tuple[str, bool]]:
+    def _laid_out(self, turns: Sequence[tuple[str, str]], to_answer: bool, variables: str) -> list[Placed]:
         roles = tuple(role for role, _ in turns)
-        made = []
+        pieces: list[Placed] = []
         for piece in _shape(self.source, variables, self._now, roles, to_answer):
             if isinstance(piece, str):
-                made.append((piece, False))
+                pieces.append((piece, None))
                 continue
             message, left, right = piece
             content = turns[message][1]
             content = content.lstrip() if left else content
-            made.append((content.rstrip() if right else content, True))
-        return [piece for piece in made if piece[0]]
+            pieces.append((content.rstrip() if right else content, message))
+        return [piece for piece in pieces if piece[0]]
 
 
 def of_tokenizer(tokenizer: Any) -> ChatTemplate:
@@ -162,8 +167,8 @@ def _closed_at_once(opened: str) -> str:
     return f"{opened.rstrip()}\n{END_OF_THINKING}"
 
 
-def _opens_thinking(pieces: Sequence[tuple[str, bool]]) -> bool:
-    return bool(pieces) and not pieces[-1][1] and opens_thinking(pieces[-1][0])
+def _opens_thinking(pieces: Sequence[Placed]) -> bool:
+    return bool(pieces) and pieces[-1][1] is None and opens_thinking(pieces[-1][0])
 
 
 @lru_cache(maxsize=256)
@@ -210,7 +215,7 @@ def _shape(
     return tuple(shape)
 
 
-def _rendered(asked: dict[str, Any]) -> str:
+def _rendered(request: dict[str, Any]) -> str:
     limits = {"cpu_seconds": _CPU_SECONDS, "memory_bytes": _MEMORY, "characters": _CHARACTERS}
     command = [sys.executable, "-I", str(Path(render_chat.__file__))]
     too_long = TooCostly(
@@ -218,7 +223,7 @@ def _rendered(asked: dict[str, Any]) -> str:
     )
     try:
         process = subprocess.run(
-            command, input=json.dumps(asked | limits).encode(), capture_output=True,
+            command, input=json.dumps(request | limits).encode(), capture_output=True,
             timeout=_WALL_SECONDS, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:

@@ -199,11 +199,13 @@ def _servers(root: Path | None) -> Iterator[Check]:
     for name, teacher in teachers:
         if not teacher.get("endpoint"):
             continue
-        away = " and may be another machine, which reads the texts" if teacher.get("allow_remote") else ""
+        elsewhere = (
+            " and may be another machine, which reads the texts" if teacher.get("allow_remote") else ""
+        )
         yield Check(
             "server",
-            None if away else True,
-            f"the teacher of run {name} is a server's, {teacher['endpoint']}{away}; its weights cannot be hashed",
+            None if elsewhere else True,
+            f"the teacher of run {name} is a server's, {teacher['endpoint']}{elsewhere}; its weights cannot be hashed",
         )
 
 
@@ -250,9 +252,12 @@ def _torch() -> list[Check]:
         free, total = torch.cuda.mem_get_info(index)
         name = torch.cuda.get_device_name(index)
         works = right(f"cuda:{index}")
-        detail = f"{name}, {free / GIB:.1f} of {total / GIB:.1f} GiB free, CUDA {torch.version.cuda}"
+        kind, version = ("ROCm", torch.version.hip) if torch.version.hip else ("CUDA", torch.version.cuda)
+        detail = f"{name}, {free / GIB:.1f} of {total / GIB:.1f} GiB free, {kind} {version}"
+        if torch.cuda.get_device_properties(index).major < 8 and not torch.version.hip:
+            detail += "; it has no bfloat16 arithmetic, so students compute in float32 there"
         checks.append(
-            Check(f"CUDA {index}", works, detail, "" if works else "its arithmetic is wrong; test the GPU")
+            Check(f"{kind} {index}", works, detail, "" if works else "its arithmetic is wrong; test the GPU")
         )
     return checks
 
@@ -278,24 +283,53 @@ def _bitsandbytes() -> list[Check]:
 
 
 def _llama() -> list[Check]:
+    from srtui.llama.devices import gpus
     from srtui.llama.self_test import evaluate_tiny
 
     tiny = evaluate_tiny()
     if not tiny.loaded:
         return [Check("llama.cpp", False, "a tiny model could not be loaded", "rebuild: make clean setup")]
+    backends = list(dict.fromkeys(device.backend for device in tiny.devices))
     checks = [
         Check(
             "llama.cpp",
             tiny.evaluated,
-            f"llama-cpp-python {tiny.version}, built for {'a GPU' if tiny.gpu else 'the CPU'}, "
+            f"llama-cpp-python {tiny.version}, {'backends' if len(backends) > 1 else 'backend'} {', '.join(backends)}, "
             + ("a tiny model was evaluated" if tiny.evaluated else "a tiny model gave no usable result"),
             "" if tiny.evaluated else "rebuild it for this machine: make clean setup",
         )
     ]
-    if not tiny.gpu and Path("/dev/nvidiactl").exists():
-        fix = "install the CUDA toolkit (nvcc) and run `make setup` again"
-        checks.append(Check("llama.cpp GPU", None, "a GPU is here and llama.cpp was built without it", fix))
+    used = {device.name for device in gpus()}
+    for device in tiny.devices:
+        if device.kind not in ("gpu", "integrated"):
+            continue
+        detail = f"{device.description}, {device.free / GIB:.1f} of {device.total / GIB:.1f} GiB free"
+        if device.name not in used:
+            checks.append(
+                Check(f"llama.cpp {device.name}", None, f"{detail}; not used beside a GPU of its own")
+            )
+            continue
+        right = (
+            "a tiny model's logits there are the CPU's"
+            if tiny.on_gpu
+            else "a tiny model's logits there are wrong"
+        )
+        fix = "" if tiny.on_gpu else "update its driver, or set teacher.gpu_layers = 0"
+        checks.append(Check(f"llama.cpp {device.name}", tiny.on_gpu, f"{detail}; {right}", fix))
+    if not used and (fix := _gpu_without_backend()):
+        checks.append(
+            Check("llama.cpp GPU", None, "a GPU is here and llama.cpp has no backend that runs it", fix)
+        )
     return checks
+
+
+def _gpu_without_backend() -> str:
+    """What to do where the system has a GPU; empty where it has none."""
+    if Path("/dev/nvidiactl").exists():
+        return "install the CUDA toolkit (nvcc) and run `make setup` again"
+    if any(Path("/dev/dri").glob("renderD*")):
+        return "for AMD and Intel: SRTUI_LLAMA=vulkan make setup (docs/hardware.md)"
+    return ""
 
 
 _WORKERS: dict[str, Callable[[], list[Check]]] = {
@@ -338,7 +372,7 @@ def _finish(name: str, worker: subprocess.Popen[str]) -> Iterator[Check]:
         )
         return
     try:
-        found: list[dict[str, Any]] = json.loads(out.strip().splitlines()[-1])
+        findings: list[dict[str, Any]] = json.loads(out.strip().splitlines()[-1])
     except (ValueError, IndexError):
         if worker.returncode < 0:
             why = f"its process was ended by {signal.Signals(-worker.returncode).name}"
@@ -348,5 +382,5 @@ def _finish(name: str, worker: subprocess.Popen[str]) -> Iterator[Check]:
             )
         yield Check(name, False, why[:200], fix)
         return
-    for check in found:
+    for check in findings:
         yield Check(**check)

@@ -18,31 +18,34 @@ def mistake(error: ValidationError, model: type[BaseModel]) -> str:
     errors = error.errors(include_url=False)
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     # Union members (``"auto"`` or a number) add their own parts to the location; keys are real fields.
-    here: Any = model
+    annotation: Any = model
     keys: list[str] = []
-    known: list[str] = []
+    known_names: list[str] = []
     for part in first["loc"]:
-        if part == "[key]" or not (_is_model(here) or _is_table(here)):
+        if part == "[key]" or not (_is_model(annotation) or _is_table(annotation)):
             break
         keys.append(str(part))
-        if _is_table(here):
-            names, value = get_args(here)
-            known, here = _literals(names), _plain(value)
+        if _is_table(annotation):
+            names, value = get_args(annotation)
+            known_names, annotation = _literals(names), _plain(value)
         else:
-            field = here.model_fields.get(str(part))
-            known, here = list(here.model_fields), _plain(field.annotation) if field else None
+            field = annotation.model_fields.get(str(part))
+            known_names, annotation = (
+                list(annotation.model_fields),
+                _plain(field.annotation) if field else None,
+            )
     where = ".".join(keys)
     is_name = "[key]" in first["loc"]
-    if first["type"] == "extra_forbidden" or (is_name and known):
-        return f"{where} is not a key{_instead(keys[-1], known)}."
+    if first["type"] == "extra_forbidden" or (is_name and known_names):
+        return f"{where} is not a key{_instead(keys[-1], known_names)}."
     if is_name:
-        return f"{where} cannot be a name here: {_small(first['msg'])}."
+        return f"{where} cannot be a name here: {_uncapitalised(first['msg'])}."
     if first["type"] == "missing":
         return f"the key {where} is missing."
-    same = [e for e in errors if [str(p) for p in e["loc"][: len(keys)]] == keys]
-    wants = " or ".join(dict.fromkeys(_small(e["msg"]) for e in same))
-    given = "" if first["type"] == "value_error" else f" = {first['input']!r}"
-    return f"{where}{given}: {wants.removeprefix('value error, ')}.".lstrip(": ")
+    of_this_key = [e for e in errors if [str(p) for p in e["loc"][: len(keys)]] == keys]
+    expected = " or ".join(dict.fromkeys(_uncapitalised(e["msg"]) for e in of_this_key))
+    shown = "" if first["type"] == "value_error" else f" = {first['input']!r}"
+    return f"{where}{shown}: {expected.removeprefix('value error, ')}.".lstrip(": ")
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
@@ -61,8 +64,8 @@ def _plain(annotation: Any) -> Any:
     """The type behind Annotated and an optional's None."""
     if get_origin(annotation) is Annotated:
         return _plain(get_args(annotation)[0])
-    some = [a for a in get_args(annotation) if a is not NoneType]
-    return some[0] if NoneType in get_args(annotation) and len(some) == 1 else annotation
+    members = [a for a in get_args(annotation) if a is not NoneType]
+    return members[0] if NoneType in get_args(annotation) and len(members) == 1 else annotation
 
 
 def _literals(annotation: Any) -> list[str]:
@@ -77,5 +80,5 @@ def _is_table(annotation: Any) -> bool:
     return get_origin(annotation) in (dict, Mapping)
 
 
-def _small(words: str) -> str:
+def _uncapitalised(words: str) -> str:
     return words[:1].lower() + words[1:]

@@ -108,7 +108,7 @@ def not_a_file(path: Path, mode: int) -> str:
     return f"{path} is not a regular file but a pipe, socket or device; save its content to a file first."
 
 
-def at_home(name: str) -> Path:
+def expand_home(name: str) -> Path:
     """``name`` as a path, with ~ and ~user filled in; as it stands where there is no such user."""
     try:
         return Path(name).expanduser()

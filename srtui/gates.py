@@ -136,10 +136,10 @@ def _half_a_sentence(text: str, last: str, words: list[str]) -> bool:
         return False
     if not last.rsplit(maxsplit=1)[-1].isalpha():  # an address, a hashtag, a number
         return False
-    others = [line for line in text.splitlines()[:-1] if len(_words(line)) >= _SENTENCE]
-    ended = sum(line.rstrip().rstrip(_CLOSING)[-1:] in tuple(_ENDS) for line in others)
+    lines = [line for line in text.splitlines()[:-1] if len(_words(line)) >= _SENTENCE]
+    finished = sum(line.rstrip().rstrip(_CLOSING)[-1:] in tuple(_ENDS) for line in lines)
     within = len(re.findall(rf"[^\W\d_][{_ENDS}]\s", last))
-    return within > 0 or (ended > len(others) / 2 if others else False)
+    return within > 0 or (finished > len(lines) / 2 if lines else False)
 
 
 # -- talk about the task ------------------------------------------------------------------------
@@ -184,9 +184,9 @@ def _about_the_task(before: Pair, after: Pair, target: Target) -> str:
     whole = "\n".join(before.texts)
     for side, old, new in _changed(before, after, target):
         for pattern, allowed in ((_MARKERS, old), (_PROTOCOL, old), (_TALK, whole)):
-            found = pattern.search(new)
-            if found and not pattern.search(allowed):
-                return f"the new {side} says {_quoted(found[0].strip())}"
+            match = pattern.search(new)
+            if match and not pattern.search(allowed):
+                return f"the new {side} says {_quoted(match[0].strip())}"
     return ""
 
 
@@ -254,11 +254,11 @@ def language_of(text: str) -> str:
 def _other_language(before: Pair, after: Pair, target: Target) -> str:
     for side, old, new in _changed(before, after, target):
         now = language_of(new)
-        was = language_of(old) or language_of(" ".join(before.texts))
-        if not was and now in _SCRIPT_NAMES and _is_latin(old):
-            was = "in Latin script"
-        if was and now and was != now and not _asks_for(now, after.instruction):
-            return f"the {side} was {was} and is {now}"
+        language_before = language_of(old) or language_of(" ".join(before.texts))
+        if not language_before and now in _SCRIPT_NAMES and _is_latin(old):
+            language_before = "in Latin script"
+        if language_before and now and language_before != now and not _asks_for(now, after.instruction):
+            return f"the {side} was {language_before} and is {now}"
     return ""
 
 
@@ -288,9 +288,9 @@ _BEGINNING = 160  # characters in which a refusal says so
 
 def _refusal(before: Pair, after: Pair, target: Target) -> str:
     for side, old, new in _changed(before, after, target):
-        found = _REFUSAL.search(new[:_BEGINNING])
-        if found and not _REFUSAL.search(old):
-            return f"the new {side} says {_quoted(found[0])}"
+        match = _REFUSAL.search(new[:_BEGINNING])
+        if match and not _REFUSAL.search(old):
+            return f"the new {side} says {_quoted(match[0])}"
     return ""
 
 
@@ -303,14 +303,14 @@ _REPEATED = 0.4
 def repeated_share(text: str) -> float:
     """Share of the words of a text that stand in a run of five words which has stood there before."""
     words = _words(text)
-    seen: set[tuple[str, ...]] = set()
-    again = [False] * len(words)
+    seen_grams: set[tuple[str, ...]] = set()
+    is_repeated = [False] * len(words)
     for start in range(len(words) - _GRAM + 1):
         gram = tuple(words[start : start + _GRAM])
-        if gram in seen:
-            again[start : start + _GRAM] = [True] * _GRAM
-        seen.add(gram)
-    return sum(again) / len(words) if words else 0.0
+        if gram in seen_grams:
+            is_repeated[start : start + _GRAM] = [True] * _GRAM
+        seen_grams.add(gram)
+    return sum(is_repeated) / len(words) if words else 0.0
 
 
 def _repetition(before: Pair, after: Pair, target: Target) -> str:
@@ -328,11 +328,11 @@ _COPIED = 0.5
 
 def copied_share(text: str, source: str) -> float:
     """Share of the words of a text that stand in a run of five words which ``source`` has too."""
-    words, there = _words(text), _words(source)
+    words, source_words = _words(text), _words(source)
     size = min(_GRAM, len(words))
     if not size:
         return 0.0
-    grams = {tuple(there[i : i + size]) for i in range(len(there) - size + 1)}
+    grams = {tuple(source_words[i : i + size]) for i in range(len(source_words) - size + 1)}
     copied = [False] * len(words)
     for start in range(len(words) - size + 1):
         if tuple(words[start : start + size]) in grams:
@@ -346,8 +346,8 @@ def _prompt_copy(before: Pair, after: Pair, target: Target) -> str:
     if len(_words(after.response)) < _SENTENCE:
         return ""  # a short answer may well be a word of its question
     share = copied_share(after.response, f"{after.instruction}\n{after.input}")
-    was = copied_share(before.response, f"{before.instruction}\n{before.input}")
-    if share > _COPIED and share > 2 * was:
+    share_before = copied_share(before.response, f"{before.instruction}\n{before.input}")
+    if share > _COPIED and share > 2 * share_before:
         return f"{share:.0%} of the new answer are words of its prompt"
     return ""
 
@@ -366,15 +366,15 @@ def _lost_input(before: Pair, after: Pair, target: Target) -> str:
     if target != "instruction" or after.instruction == before.instruction:
         return ""
     if before.input.strip() and not after.input.strip():
-        there = set(_words(after.instruction))
-        kept = [word in there for word in _words(before.input)]
+        instruction_words = set(_words(after.instruction))
+        kept = [word in instruction_words for word in _words(before.input)]
         if kept and sum(kept) < len(kept) / 2:
             return "the input is gone from the new instruction"
-    found = _POINTS.search(after.instruction)
-    if found and not after.input.strip() and not _POINTS.search(before.instruction):
-        behind = after.instruction[found.end() :]
+    match = _POINTS.search(after.instruction)
+    if match and not after.input.strip() and not _POINTS.search(before.instruction):
+        behind = after.instruction[match.end() :]
         if len(_words(behind)) < 5:
-            return f"the new instruction points to {_quoted(found[0])}, which is not there"
+            return f"the new instruction points to {_quoted(match[0])}, which is not there"
     return ""
 
 

@@ -30,14 +30,14 @@ from typing import Any
 SCHEME = 2
 
 
-def key(kind: str, /, **what: Any) -> bytes:
+def key(kind: str, /, **determinants: Any) -> bytes:
     """17-byte key of a piece of work of this kind, of all that determines it."""
-    return bytes([SCHEME]) + blake2b(canonical(kind, what), digest_size=16).digest()
+    return bytes([SCHEME]) + blake2b(canonical(kind, determinants), digest_size=16).digest()
 
 
-def canonical(kind: str, what: Mapping[str, Any]) -> bytes:
+def canonical(kind: str, determinants: Mapping[str, Any]) -> bytes:
     """The bytes that ``key`` hashes."""
-    plain = ["srtui", SCHEME, kind, {k: _plain(v) for k, v in what.items() if v is not None}]
+    plain = ["srtui", SCHEME, kind, {k: _plain(v) for k, v in determinants.items() if v is not None}]
     return _text(plain)
 
 
@@ -46,28 +46,30 @@ class Keys:
     share is laid out once. ``varying`` are the names of those values, none of them ever a default."""
 
     def __init__(self, kind: str, varying: Sequence[str], /, **shared: Any) -> None:
-        self._varying = varying
         # A number that no other value has stands for each; canonical text is sorted, so they may change places.
         marks = {name: _MARK + n for n, name in enumerate(varying)}
         text = canonical(kind, shared | marks).decode("utf-8", "surrogatepass")
         places = sorted((text.index(f":{mark}"), name) for name, mark in marks.items())
-        self._order = [varying.index(name) for _, name in places]
-        self._between: list[bytes] = []
+        between: list[str] = []
         for _, name in places:
             before, text = text.split(f":{marks[name]}", 1)
-            self._between.append(f"{before}:".encode("utf-8", "surrogatepass"))
-        self._end = text.encode("utf-8", "surrogatepass")
+            between.append(f"{before}:")
+        # What stands in front of the first value is hashed once; then each value, and what stands behind it.
+        first, *behind = [part.encode("utf-8", "surrogatepass") for part in (*between, text)]
+        self._begun = blake2b(first, digest_size=16)
+        order = [varying.index(name) for _, name in places]
+        self._parts = list(zip(order, behind, strict=True))
 
     def key(self, *values: Any) -> bytes:
         """The key with these values, in the order of ``varying``."""
-        h = blake2b(digest_size=16)
-        for before, n in zip(self._between, self._order, strict=True):
-            h.update(before)
-            h.update(_text(_plain(values[n])))
-        h.update(self._end)
-        return bytes([SCHEME]) + h.digest()
+        h = self._begun.copy()
+        for n, after in self._parts:
+            h.update(_text_of(values[n]))
+            h.update(after)
+        return _SCHEME + h.digest()
 
 
+_SCHEME = bytes([SCHEME])
 _MARK = 8_111_222_333_444_555_666_777
 
 
@@ -95,10 +97,20 @@ def first_of_ids(ids: Callable[[], Iterable[int]]) -> bytes:
 
 def joined(ids: Iterable[int], between: str) -> Iterator[bytes]:
     """``between.join(map(str, ids))`` in pieces."""
-    rest, begun = iter(ids), False
-    while some := list(islice(rest, 8192)):
-        yield ((between if begun else "") + between.join(map(str, some))).encode()
+    remaining, begun = iter(ids), False
+    while chunk := list(islice(remaining, 8192)):
+        yield ((between if begun else "") + between.join(map(str, chunk))).encode()
         begun = True
+
+
+def _text_of(value: Any) -> bytes:
+    """A value as it stands in the canonical text; the two kinds that keys mostly have by themselves."""
+    kind = type(value)
+    if kind is bytes:
+        return b'{"$bytes":"%b"}' % value.hex().encode()
+    if kind is int:
+        return b"%d" % value
+    return _text(_plain(value))
 
 
 def _text(plain: Any) -> bytes:
@@ -146,9 +158,9 @@ def _changed(value: Any) -> list[tuple[str, Any]]:
 def digest(*parts: str | bytes | int | float | None) -> bytes:
     """16-byte content address of a list of values, each with its type and length, so that no two lists
     are the same. Of texts alone it is what the first scheme made of them: texts' addresses never changed."""
-    h = blake2b(digest_size=16)
+    whole: list[bytes] = []
     for part in parts:
-        tag, data = 0, b""
+        tag = 0
         if isinstance(part, str):
             data = part.encode("utf-8", "surrogatepass")
         elif isinstance(part, bytes):
@@ -156,9 +168,8 @@ def digest(*parts: str | bytes | int | float | None) -> bytes:
         else:
             # True is no number here, nor 1.0 the integer: json writes each in another way.
             tag, data = 2, json.dumps(_plain(part), allow_nan=False).encode()
-        h.update((tag << 56 | len(data)).to_bytes(8, "little"))
-        h.update(data)
-    return h.digest()
+        whole += ((tag << 56 | len(data)).to_bytes(8, "little"), data)
+    return blake2b(b"".join(whole), digest_size=16).digest()
 
 
 def scheme_1(*parts: str | bytes | int | float | None) -> bytes:
@@ -166,17 +177,33 @@ def scheme_1(*parts: str | bytes | int | float | None) -> bytes:
 
     For finding what was stored by them, and for draws (``draw``), where the types never vary.
     """
-    h = blake2b(digest_size=16)
+    return blake2b(_laid_out(parts), digest_size=16).digest()
+
+
+def _laid_out(parts: Iterable[str | bytes | int | float | None]) -> bytes:
+    whole: list[bytes] = []
     for part in parts:
         if isinstance(part, str):
             data = part.encode("utf-8", "surrogatepass")
         else:
             data = part if isinstance(part, bytes) else repr(part).encode()
-        h.update(len(data).to_bytes(8, "little"))
-        h.update(data)
-    return h.digest()
+        whole += (len(data).to_bytes(8, "little"), data)
+    return b"".join(whole)
 
 
 draw = scheme_1
 """Bytes to draw by: which samples are held out, what seed a request has. They are what they always were,
 so that the same recipe draws the same in every version; nothing is looked up by them."""
+
+
+def draw_of_each(*parts: str | bytes | int | float | None) -> Callable[[int], bytes]:
+    """``draw(*parts, n)`` as a function of the last: of many numbers, what is in front of them is hashed once."""
+    begun = blake2b(_laid_out(parts), digest_size=16)
+
+    def drawn(n: int) -> bytes:
+        data = b"%d" % n
+        h = begun.copy()
+        h.update(len(data).to_bytes(8, "little") + data)
+        return h.digest()
+
+    return drawn

@@ -1,8 +1,8 @@
-"""What libraries say on standard error goes to a log, and the screen is for srtui's own words.
+"""What libraries write on standard error goes to a log; the screen is for srtui's own messages.
 
 PyTorch, transformers, bitsandbytes and llama.cpp warn of things that a user of srtui can do nothing
 about, some from Python and some from native code, which writes to file descriptor 2 whatever
-``sys.stderr`` is. So both are turned: the descriptor, and Python's stream.
+``sys.stderr`` is. So both are redirected: the descriptor, and Python's stream.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-_turned: list[TextIO] = []
+_redirected: list[TextIO] = []
 
 
 def screen() -> TextIO:
-    """Where srtui's own words go that are no results: standard error as it was before it was turned."""
-    return _turned[-1] if _turned else sys.stderr or io.StringIO()
+    """Where srtui's own messages go that are no results: standard error as it was before it was redirected."""
+    return _redirected[-1] if _redirected else sys.stderr or io.StringIO()
 
 
 @contextlib.contextmanager
 def to_log(path: Path) -> Iterator[None]:
     """Until the end of the block, append to ``path`` what is written to standard error by anything
-    but :func:`screen`. No file is left where nothing was; where none can be written, the words are lost.
+    but :func:`screen`. No file is left where nothing was; where none can be written, the output is lost.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,18 +34,18 @@ def to_log(path: Path) -> Iterator[None]:
     except OSError:
         log = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - closed below
     before, saved = sys.stderr, _duplicate(2)
-    face: TextIO = before or io.StringIO()
+    stream: TextIO = before or io.StringIO()
     with contextlib.suppress(OSError, ValueError):
-        face.flush()
+        stream.flush()
     if saved is not None and before is not None and _number(before) == 2:
-        face = _writer(saved, before.encoding)
+        stream = _writer(saved, before.encoding)
     os.dup2(log.fileno(), 2)
     sys.stderr = log
-    _turned.append(face)
+    _redirected.append(stream)
     try:
         yield
     finally:
-        _turned.pop()
+        _redirected.pop()
         sys.stderr = before
         with contextlib.suppress(OSError, ValueError):
             log.flush()
@@ -54,7 +54,7 @@ def to_log(path: Path) -> Iterator[None]:
                 os.close(2)
             else:
                 os.dup2(saved, 2)
-                os.close(saved) if face is before else face.close()
+                os.close(saved) if stream is before else stream.close()
         with contextlib.suppress(OSError, ValueError):
             log.close()
         with contextlib.suppress(OSError):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from srtui.measures import MEASURES
+from srtui.measures import MEASURES, Measure
 from srtui.recipe import Recipe
 from srtui.sample import Pair, Turn
 from srtui.selection import response_margin
@@ -19,10 +19,6 @@ from srtui.store.comparisons import AnswerComparison, ComparedAnswer
 
 Rejected = Literal["rest", "worst"]
 """Which of the answers that were beaten make a pair with the chosen one: each of them, or the last alone."""
-
-
-_CHOOSERS = {"encoder": "encoder", "rater": "rater"}
-"""By the source of a measure, whose preference it is; the student's where it is neither of these."""
 
 
 class PreferencePair(NamedTuple):
@@ -71,9 +67,9 @@ class PreferencePair(NamedTuple):
             "margin": self.margin,
             "measure": self.measure,
             "chosen_by": self.chosen_by,
-            # A word in place of null: loaders take the type of a column from its first rows.
+            # A word in place of null, and of an empty list: loaders take the type of a column from its first rows.
             "agreed": "nobody asked" if self.agreed is None else "yes" if self.agreed else "no",
-            "gates": list(self.gates),
+            "gates": list(self.gates) or ["none"],
         }
 
 
@@ -157,7 +153,7 @@ class PairMaker:
                 answer.variant_id,
                 margin,
                 self.by,
-                "person" if by_person or measure is None else _CHOOSERS.get(measure.source, "student"),
+                "person" if by_person or measure is None else _chooser(measure, c),
                 _agreed(margin if by_person else None, None if self._rater_chose(c) else preference),
                 (*(self.gates if chosen is not c.answers[0] and not by_person else ()), *_passed(c, chosen)),
                 chosen.pair.history,
@@ -189,13 +185,20 @@ class PairMaker:
 def _agreed(margin: float | None, preference: float | None) -> bool | None:
     """Whether the others that were asked say what the chooser says: the student by its margin, where a person has
     chosen, and the rater. One that finds both alike does not."""
-    said = [margin > 0] if margin is not None else []
-    said += [preference > 1 / 2] if preference is not None else []
-    return all(said) if said else None
+    signs = [margin > 0] if margin is not None else []
+    signs += [preference > 1 / 2] if preference is not None else []
+    return all(signs) if signs else None
 
 
-def _same_prompt(one: Pair, other: Pair) -> bool:
-    return (one.instruction, one.input) == (other.instruction, other.input)
+def _chooser(measure: Measure, c: AnswerComparison) -> str:
+    """Whose preference a choice by a measure is: with a proxy the student's only where it was asked itself."""
+    if measure.source in ("encoder", "rater"):
+        return measure.source
+    return "proxy" if c.by_proxy else "student"
+
+
+def _same_prompt(pair: Pair, other: Pair) -> bool:
+    return (pair.instruction, pair.input) == (other.instruction, other.input)
 
 
 def _passed(c: AnswerComparison, chosen: ComparedAnswer) -> tuple[str, ...]:
@@ -206,12 +209,12 @@ def _passed(c: AnswerComparison, chosen: ComparedAnswer) -> tuple[str, ...]:
     return tuple(f"{name} below 1" for name, score in scores.items() if score is not None and score < 1)
 
 
-def pair_maker(recipe: Recipe, **how: Any) -> PairMaker:
-    """What makes the pairs of a run with this recipe; ``how`` are the filters of :class:`PairMaker`."""
+def pair_maker(recipe: Recipe, **options: Any) -> PairMaker:
+    """What makes the pairs of a run with this recipe; ``options`` are the filters of :class:`PairMaker`."""
     selection = recipe.selection
     return PairMaker(
         selection.response_by,
         gates=recipe.gates.active,
         length_control=selection.length_control,
-        **how,
+        **options,
     )

@@ -44,8 +44,11 @@ def work(command: Callable[[], None]) -> NoReturn:
     except MemoryError:
         _fail("The memory of this machine ran out; close something first. Nothing already stored is lost.")
     except Exception as error:
+        from srtui.gpu_errors import gpu_sentence
         from srtui.store import DatabaseError, explain
 
+        if sentence := gpu_sentence(error):
+            _fail(sentence)
         if isinstance(error, RuntimeError) and "Symlink loop" in str(error):  # Path.resolve, before 3.13
             _fail(f"{error}.")
         if not isinstance(error, DatabaseError):

@@ -28,8 +28,8 @@ def token(pid: int | None = None) -> str | None:
 def runs(name: str) -> bool | None:
     """Whether the process called ``name`` still runs; None where that cannot be seen from here: it was
     started before another boot, on another machine, or in another container."""
-    here, _, rest = name.rpartition("/")[0].rpartition("/")
-    if here != _here() or not rest.isdigit():
+    namespace, _, rest = name.rpartition("/")[0].rpartition("/")
+    if namespace != _here() or not rest.isdigit():
         return None
     try:
         return token(int(rest)) == name

@@ -18,7 +18,7 @@ from datetime import datetime
 from typing import Any
 
 
-def render(asked: dict[str, Any]) -> str:
+def render(request: dict[str, Any]) -> str:
     """The conversation's text. Raises whatever the template makes Jinja or Python raise."""
     from jinja2 import TemplateError, nodes
     from jinja2.ext import Extension
@@ -45,20 +45,22 @@ def render(asked: dict[str, Any]) -> str:
         trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, "jinja2.ext.loopcontrols"]
     )
     environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = datetime.fromtimestamp(asked["now"]).strftime
+    environment.globals["strftime_now"] = datetime.fromtimestamp(request["now"]).strftime
     environment.filters["tojson"] = to_json
     try:
-        template = environment.from_string(asked["source"])
+        template = environment.from_string(request["source"])
     except Exception as error:
         raise Unreadable(_sentence(error)) from error
     text, size = [], 0
     for piece in template.generate(
-        messages=asked["messages"], add_generation_prompt=asked["add_generation_prompt"], **asked["variables"]
+        messages=request["messages"],
+        add_generation_prompt=request["add_generation_prompt"],
+        **request["variables"],
     ):
         text.append(piece)
         size += len(piece)
-        if size > asked["characters"]:
-            raise TooMuchText(f"it writes more than {asked['characters']:,} characters")
+        if size > request["characters"]:
+            raise TooMuchText(f"it writes more than {request['characters']:,} characters")
     return "".join(text)
 
 
@@ -78,26 +80,26 @@ def _sentence(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _limit(asked: dict[str, Any]) -> None:
+def _limit(request: dict[str, Any]) -> None:
     try:
         import resource
     except ImportError:  # Windows: the time limit of the process that waits is all there is
         return
-    resource.setrlimit(resource.RLIMIT_CPU, (asked["cpu_seconds"], asked["cpu_seconds"] + 1))
+    resource.setrlimit(resource.RLIMIT_CPU, (request["cpu_seconds"], request["cpu_seconds"] + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
-        resource.setrlimit(resource.RLIMIT_AS, (asked["memory_bytes"], asked["memory_bytes"]))
+        resource.setrlimit(resource.RLIMIT_AS, (request["memory_bytes"], request["memory_bytes"]))
     except (ValueError, OSError):  # macOS does not limit address space
         return
 
 
 def main() -> None:
     """One JSON object from standard input to one on standard output."""
-    asked = json.load(sys.stdin)
-    _limit(asked)
+    request = json.load(sys.stdin)
+    _limit(request)
     answer: dict[str, Any]
     try:
-        answer = {"text": render(asked)}
+        answer = {"text": render(request)}
     except Unreadable as error:
         answer = {"error": str(error), "stage": "read"}
     except Exception as error:

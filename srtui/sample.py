@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from srtui.hashing import digest
@@ -43,7 +44,7 @@ class Pair(NamedTuple):
     @property
     def digest(self) -> bytes:
         """16-byte content address of the texts, and of the history where there is one."""
-        return pair_digest(*self.texts, history_digest(self.history))
+        return _digest_of(self)
 
 
 def history_digest(history: Iterable[Turn], before: bytes | None = None) -> bytes | None:
@@ -66,3 +67,8 @@ def pair_digest(instruction: str, input: str, response: str, history: bytes | No
     if history is None:
         return digest(instruction, input, response)
     return digest(instruction, input, response, history)
+
+
+@lru_cache(512)  # a sample's keys, seeds and choices ask for it one after the other
+def _digest_of(pair: Pair) -> bytes:
+    return pair_digest(*pair.texts, history_digest(pair.history))

@@ -106,8 +106,8 @@ def response_margin(
 
     Args:
         by: the measure's name.
-        chosen: score of the one.
-        rejected: score of the other.
+        chosen: score of the response that was taken, in the measure's unit; None where it has none.
+        rejected: score of the one that it beat.
         are_levels: whether these are levels already, as with length taken out.
 
     Returns:
@@ -136,8 +136,8 @@ def near_a_tie(scores: Sequence[float | None], margin: float) -> bool:
     """
     if any(s is None or s <= 0 for s in scores):
         return True
-    first, *rest = (math.log(s) for s in scores if s is not None)
-    return any(abs(first - other) < margin for other in rest or [0.0])
+    first, *others = (math.log(s) for s in scores if s is not None)
+    return any(abs(first - other) < margin for other in others or [0.0])
 
 
 @dataclass(frozen=True)
@@ -161,8 +161,8 @@ def keep(
     Args:
         policy: paper, keep or all.
         response_reflected: whether the response was rewritten and taken.
-        ifd: of the winner.
-        rifd: of the winner.
+        ifd: IFD of the winner, a ratio of perplexities; None where it has none.
+        rifd: its r-IFD; None where it has none.
     """
     if policy == "all":
         return Outcome(True, "selected")
@@ -198,11 +198,11 @@ def quotas(groups: Mapping[int, str], count: int) -> dict[str, int]:
         sizes[group] = sizes.get(group, 0) + 1
     count = min(count, len(groups))
     exact = {group: size * count / len(groups) for group, size in sizes.items()}
-    given = {group: int(part) for group, part in exact.items()}
-    order = sorted(exact, key=lambda group: (given[group] - exact[group], group))
-    for group in order[: count - sum(given.values())]:
-        given[group] += 1
-    return given
+    quota_of = {group: int(part) for group, part in exact.items()}
+    order = sorted(exact, key=lambda group: (quota_of[group] - exact[group], group))
+    for group in order[: count - sum(quota_of.values())]:
+        quota_of[group] += 1
+    return quota_of
 
 
 def best(

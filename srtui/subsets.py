@@ -48,23 +48,23 @@ def facility_location(
     """
     points = len(units)
     worth = weights.astype(np.float32)
-    near, cosines = _nearest(units)
-    covered = np.zeros(points, dtype=np.float32)
+    neighbours, cosines = _nearest(units)
+    coverage = np.zeros(points, dtype=np.float32)
 
     def gain(point: int) -> float:
-        beside = near[point]
-        return float(np.maximum(cosines[point] - covered[beside], 0) @ worth[beside])
+        neighbours_of = neighbours[point]
+        return float(np.maximum(cosines[point] - coverage[neighbours_of], 0) @ worth[neighbours_of])
 
     def take(point: int) -> None:
         chosen.append(point)
-        beside = near[point]
-        covered[beside] = np.maximum(covered[beside], cosines[point])
+        neighbours_of = neighbours[point]
+        coverage[neighbours_of] = np.maximum(coverage[neighbours_of], cosines[point])
 
     chosen: list[int] = []
     for point in start:
         take(point)
-    taken = set(chosen)
-    waiting = [(-gain(point), point, len(chosen)) for point in range(points) if point not in taken]
+    chosen_points = set(chosen)
+    waiting = [(-gain(point), point, len(chosen)) for point in range(points) if point not in chosen_points]
     heapq.heapify(waiting)
     while waiting and len(chosen) < count and not should_stop():
         _, point, as_of = heapq.heappop(waiting)
@@ -80,14 +80,14 @@ def _nearest(units: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray[np.
     they are below."""
     points = len(units)
     width = min(NEAREST, points)
-    near = np.empty((points, width), dtype=np.int32)
+    nearest = np.empty((points, width), dtype=np.int32)
     cosines = np.empty((points, width), dtype=np.float32)
     for first in range(0, points, _BLOCK):
         block = units[first : first + _BLOCK] @ units.T
         best = np.argpartition(-block, width - 1, axis=1)[:, :width]
-        near[first : first + _BLOCK] = best
+        nearest[first : first + _BLOCK] = best
         cosines[first : first + _BLOCK] = np.maximum(np.take_along_axis(block, best, axis=1), 0)
-    return near, cosines
+    return nearest, cosines
 
 
 def coverage(units: NDArray[np.float32], weights: NDArray[np.float64], chosen: Sequence[int]) -> float:

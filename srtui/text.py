@@ -114,9 +114,9 @@ def _is_selector(c: str) -> bool:
     return "\ufe00" <= c <= "\ufe0f" or "\U000e0100" <= c <= "\U000e01ef"
 
 
-def _is_needed(text: str, at: int) -> bool:
-    """Whether the hidden character at ``at`` is part of how its neighbours are written."""
-    c, before, after = text[at], text[at - 1 : at], text[at + 1 : at + 2]
+def _is_needed(text: str, position: int) -> bool:
+    """Whether the hidden character at ``position`` is part of how its neighbours are written."""
+    c, before, after = text[position], text[position - 1 : position], text[position + 1 : position + 2]
     if not before:
         return False
     if _is_selector(c):
@@ -132,7 +132,7 @@ def _is_needed(text: str, at: int) -> bool:
     if c == "\u200d":
         return _is_emoji(before) and _is_emoji(after)
     if 0xE0000 <= ord(c) <= 0xE007F:
-        begins = text.rfind("\U0001f3f4", max(0, at - 6), at)
+        begins = text.rfind("\U0001f3f4", max(0, position - 6), position)
         return begins >= 0 and text.startswith(_FLAGS, begins)
     return False
 

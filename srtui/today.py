@@ -21,7 +21,7 @@ def now() -> datetime:
     return _frozen[0]
 
 
-def written_by(template: str | None) -> str | None:
+def written_into(template: str | None) -> str | None:
     """Today, where a chat template with this source writes it into prompts: then texts depend on it."""
     return now().date().isoformat() if template and "strftime_now" in template else None
 

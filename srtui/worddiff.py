@@ -38,9 +38,9 @@ def word_parts(before: str, after: str) -> tuple[list[Part], list[Part]] | None:
     left: list[Part] = []
     right: list[Part] = []
     for tag, a0, a1, b0, b1 in matcher.get_opcodes():
-        gone, come = "".join(old[a0:a1]), "".join(new[b0:b1])
-        if gone:
-            left.append(Part(gone, tag != "equal"))
-        if come:
-            right.append(Part(come, tag != "equal"))
+        removed, added = "".join(old[a0:a1]), "".join(new[b0:b1])
+        if removed:
+            left.append(Part(removed, tag != "equal"))
+        if added:
+            right.append(Part(added, tag != "equal"))
     return left, right

@@ -104,21 +104,21 @@ def measures_words(run: RunSummary, *, doubtful: bool = False) -> list[str]:
 
 def kept_words(kept: int, samples: int, held_out: int) -> str:
     """26 of 56 (46 %), 2 held out."""
-    held = f", {held_out:,} {LABELS['held out']}" if held_out else ""
-    return f"{kept:,} of {samples:,} ({share(kept, samples)}){held}"
+    held_out_part = f", {held_out:,} {LABELS['held out']}" if held_out else ""
+    return f"{kept:,} of {samples:,} ({share(kept, samples)}){held_out_part}"
 
 
-def contamination_words(found: Contamination) -> str:
+def contamination_words(contamination: Contamination) -> str:
     """One line about evaluation prompts in what a run trains on."""
     words = (
-        f"{found.held:,} of the {found.texts:,} texts trained on hold one of the {found.prompts:,} prompts that this "
+        f"{contamination.held:,} of the {contamination.texts:,} texts trained on hold one of the {contamination.prompts:,} prompts that this "
         "workspace has evaluated with"
     )
-    if found.held:
-        words += f" ({found.question:,} ask the same, {found.long:,} have 13 words in a row of one)"
-    if found.meaning:
-        words += f"; {found.meaning:,} more are near one in meaning"
-    return f"{words}; {found.short:,} more have 8 words in a row" if found.short else words
+    if contamination.held:
+        words += f" ({contamination.question:,} ask the same, {contamination.long:,} have 13 words in a row of one)"
+    if contamination.meaning:
+        words += f"; {contamination.meaning:,} more are near one in meaning"
+    return f"{words}; {contamination.short:,} more have 8 words in a row" if contamination.short else words
 
 
 def training_words(
@@ -139,13 +139,13 @@ def training_words(
         changed_since: choices that a person has changed after it.
         method: what it learns from; all but ``sft`` learn from pairs.
     """
-    what = "samples" if method == "sft" else f"pairs ({method})"
-    words = [f"{LABELS['trained on']} {trained_on:,} {what}"]
+    unit = "samples" if method == "sft" else f"pairs ({method})"
+    words = [f"{LABELS['trained on']} {trained_on:,} {unit}"]
     if changed_since:
         words[0] += f", before a person changed {changed_since:,} choice{'' if changed_since == 1 else 's'}"
     if step_losses:
-        first, last = step_losses
-        words.append(f"{LABELS['step loss']} {number(first)} → {number(last)}")
+        first_loss, last_loss = step_losses
+        words.append(f"{LABELS['step loss']} {number(first_loss)} → {number(last_loss)}")
     if tokens_a_second:
         words.append(f"{duration(seconds)} {LABELS['step seconds']}")
         words.append(f"{tokens_a_second:,.0f} {LABELS['step speed']}")
@@ -193,9 +193,9 @@ def held_out_words(h: HeldOut) -> str:
 
 def otherwise_words(d: DecidedOtherwise, a: str, b: str) -> list[str]:
     """A sample that two runs decided otherwise: which, and the reason of each."""
-    what = {"instruction": "instruction", "response": "answer", "outcome": "kept or not"}[d.stage]
+    subject = {"instruction": "instruction", "response": "answer", "outcome": "kept or not"}[d.stage]
     reasons = (left_out_words(d.a_reason), left_out_words(d.b_reason))
-    return [f"Sample {d.sample}, {what}", f"{a}: {reasons[0]}", f"{b}: {reasons[1]}"]
+    return [f"Sample {d.sample}, {subject}", f"{a}: {reasons[0]}", f"{b}: {reasons[1]}"]
 
 
 def _value(value: object) -> str:
@@ -214,11 +214,11 @@ ROLE_NAMES: dict[Role, str] = {"system": "System", "user": "User", "assistant": 
 
 def folded(history: Sequence[Turn]) -> str:
     """A history in a line: how many turns, and how the last of them begins."""
-    last = history[-1]
-    words = " ".join(last.text[:200].split())
-    begins = f"{words[:60]}…" if len(words) > 60 or len(last.text) > 200 else words
+    last_turn = history[-1]
+    words = " ".join(last_turn.text[:200].split())
+    begins = f"{words[:60]}…" if len(words) > 60 or len(last_turn.text) > 200 else words
     count = f"{len(history):,} turn{'' if len(history) == 1 else 's'}"
-    return f"{count} before, the last by {ROLE_NAMES[last.role].lower()}: {begins}"
+    return f"{count} before, the last by {ROLE_NAMES[last_turn.role].lower()}: {begins}"
 
 
 def reward_words(result: Mapping[str, Any]) -> list[str]:
@@ -232,12 +232,20 @@ def reward_words(result: Mapping[str, Any]) -> list[str]:
     return [f"{LABELS[f'reward {name}']} {estimate_words(rewards[name])}" for name in ("margin", "accuracy")]
 
 
+def held_out_name(name: str) -> str:
+    """What a loss of held-out texts is called: those of preferences are of pairs, in another unit than those of
+    tokens."""
+    return "of a pair" if name == "preference" else name
+
+
 def ending_words(ending: GenerationEnding) -> str:
     """One line about all segments of a generation."""
     if ending.segments is None:
-        last = _finish_words(ending.finish)
-        return f"the last part {last}; of the others it is not known (an older srtui wrote it)"
-    words = [f"{part} {_finish_words(how)} after {tokens:,} tokens" for part, how, tokens in ending.segments]
+        last_segment = _finish_words(ending.finish)
+        return f"the last part {last_segment}; of the others it is not known (an older srtui wrote it)"
+    words = [
+        f"{part} {_finish_words(finish)} after {tokens:,} tokens" for part, finish, tokens in ending.segments
+    ]
     return ", ".join(words) or f"nothing was written: {ending.finish}"
 
 
@@ -248,3 +256,24 @@ def _finish_words(finish: str) -> str:
         return "cut off where it repeats itself"
     kind, _, marker = finish.partition(":")
     return f"ended by {marker}" if kind == "stop" else "ended by itself" if finish == "end" else finish
+
+
+WORKER_COLUMNS = ("worker", "node", "device", "state", "tokens/s", "tasks", "restarts")
+"""What faces show of a worker; ``worker_rows`` has the values."""
+
+
+def worker_rows(workers: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Of each worker of a run that is going on elsewhere (``RunSummary.workers``), the texts of WORKER_COLUMNS; tasks
+    are those that it has, of its window."""
+    return [
+        (
+            str(w["worker"]),
+            str(w["node"]) or "-",
+            str(w["device"]) or "-",
+            str(w["state"]),
+            f"{w['tokens_s']:,.0f}" if w["tokens_s"] else "-",
+            f"{w['tasks']}/{w['window']}" if w["window"] else "-",
+            str(w["restarts"]),
+        )
+        for w in workers
+    ]

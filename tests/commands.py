@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from srtui.errors import UserError
 from srtui.workspace import Workspace
 
 MODULES = [
@@ -43,8 +44,10 @@ def forked(function: Callable[..., object], *arguments: object) -> Any:
 
 
 class Command:
-    """One that has been started. ``kill_at`` is ("commit" | "decode", n): it kills itself (SIGKILL) as it
-    begins its n-th commit or decode."""
+    """One that has been started. ``kill_at`` is ("commit" | "decode" | "abort", n): it kills itself (SIGKILL) as it
+    begins its n-th commit or decode; with abort, llama.cpp gives up there, as it does on a CUDA call that fails. What
+    it does in processes of their own (conversions) is done in forks of it, which have torch loaded; with
+    ``fresh_workers`` in interpreters of their own, as a person has it."""
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class Command:
         env: Mapping[str, str] | None = None,
         input: str | None = None,
         kill_at: tuple[str, int] | None = None,
+        fresh_workers: bool = False,
     ) -> None:
         self.words = words
         self._folder = tempfile.TemporaryDirectory(prefix="command")  # goes with this object
@@ -61,7 +65,7 @@ class Command:
         environment = os.environ | {"SRTUI_WORKSPACE": str(workspace.root)} | dict(env or {})
         self._process = _server().Process(
             target=_work,
-            args=(words, str(workspace.root), environment, str(self._files), kill_at),
+            args=(words, str(workspace.root), environment, str(self._files), kill_at, fresh_workers),
         )
         self._process.start()
 
@@ -119,6 +123,7 @@ def _work(
     environment: dict[str, str],
     files: str,
     kill_at: tuple[str, int] | None,
+    fresh_workers: bool,
 ) -> None:
     for number, name, flags in (
         (0, "in", os.O_RDONLY),
@@ -139,6 +144,10 @@ def _work(
     sys.argv = ["srtui", *words]
     if kill_at is not None:
         _kill_at(*kill_at)
+    if not fresh_workers:
+        from srtui.models import convert, export
+
+        convert.in_own_process = export.in_own_process = _in_a_fork
     from srtui.__main__ import main
 
     try:
@@ -146,6 +155,38 @@ def _work(
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+
+
+def _in_a_fork(
+    worker: Callable[..., dict[str, Any]], *arguments: object, report_line: Callable[[str], None] = print
+) -> dict[str, Any]:
+    """As srtui.models.convert.in_own_process, without the seconds in which an interpreter imports torch."""
+    processes = multiprocessing.get_context("fork")
+    receiver, sender = processes.Pipe(duplex=False)
+    process = processes.Process(target=_send_result, args=(sender, worker, [str(a) for a in arguments]))
+    process.start()
+    sender.close()
+    try:
+        kind, value = receiver.recv()
+    except EOFError:
+        kind, value = "error", f"its process ended with {process.exitcode}"
+    process.join()
+    if kind == "result":
+        return dict(value)
+    raise UserError(value if kind == "refused" else f"{arguments[0]} could not be converted: {value}.")
+
+
+def _send_result(sender: Any, worker: Callable[..., dict[str, Any]], arguments: list[str]) -> None:
+    import torch
+
+    torch.set_num_threads(1)  # a fork has none of the threads that its parent may have started
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what libraries print, and what is reported on the way
+    try:
+        sender.send(("result", worker(*arguments)))
+    except UserError as error:
+        sender.send(("refused", str(error)))
+    except BaseException as error:
+        sender.send(("error", f"{type(error).__name__}: {error}"))
 
 
 def _kill_at(event: str, number: int) -> None:
@@ -156,6 +197,10 @@ def _kill_at(event: str, number: int) -> None:
         nonlocal count
         count += 1
         if count == number:
+            if event == "abort":
+                from llama_cpp._ggml import libggml
+
+                libggml.ggml_abort(b"ggml-cuda.cu", 98, b"CUDA error")
             os.kill(os.getpid(), signal.SIGKILL)
 
     if event == "commit":
@@ -169,7 +214,7 @@ def _kill_at(event: str, number: int) -> None:
             return connection
 
         sqlite3.connect = traced  # type: ignore[assignment]
-    elif event == "decode":
+    elif event in ("decode", "abort"):
         import llama_cpp
 
         decode = llama_cpp.llama_decode

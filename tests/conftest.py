@@ -62,11 +62,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=8,
         help="real samples that the scorer is compared on with the reference",
     )
+    parser.addoption("--device", choices=("cuda", "cpu"), default="cuda", help="of the tests marked gpu")
 
 
 # What `make check` leaves out: folders and files of screens, processes, networks and large computations.
-_HEAVY = {"attack", "tui", "models", "report", "llama", "training", "student"}
-_PURE_THERE = {"test_plan.py", "test_scheduler.py", "test_sequence.py", "test_borders.py"}
+_HEAVY = {"attack", "cluster", "tui", "models", "report", "llama", "training", "student", "gpu"}
+_PURE_THERE = {
+    "test_plan.py", "test_scheduler.py", "test_sequence.py", "test_borders.py", "test_dispatch.py", "test_places.py",
+}  # fmt: skip
 _HEAVY_FILES = {
     "test_ablate.py", "test_chat_template.py", "test_choice.py", "test_cli.py", "test_dataset_damage.py",
     "test_docs.py", "test_doctor.py", "test_engine.py", "test_failures.py", "test_length_control.py",

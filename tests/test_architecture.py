@@ -134,3 +134,13 @@ def test_functions_of_four_parameters_say_what_each_is() -> None:
                     if not re.search(rf"^ +{parameter}: \S", said, re.MULTILINE)
                 ]
     assert not missing, "Args of a docstring:\n" + "\n".join(missing)
+
+
+def test_two_classes_never_share_a_name() -> None:
+    """One name, one thing: a reader who looks a class up finds one."""
+    homes: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "srtui").rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert {name: files for name, files in homes.items() if len(files) > 1} == {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,7 @@ def test_a_text_in_one_go_is_cut_where_it_is_the_tail(tmp_path: Path, text: str,
         at = int(sql_value(store, "SELECT id FROM variant"))
         with store.transaction():
             made = generation(1, at, "response", "length", packed([("text", "length", 60)]))
-            by = store.generations.add(replace(made, mode="free", text=text))
+            by = store.generations.add(made._replace(mode="free", text=text))
             new, _ = store.corpus.add_variant(
                 sample, "response_reflected", "teacher", at, by, Pair("i0", "", "The Nile.")
             )

@@ -124,7 +124,7 @@ def test_a_new_row_is_computed_from_the_losses_of_both_directions(
             for target in ("instruction", "response")
         }
         losses = {name: store.scores.losses_of(ids, setting, name) for name in STORED}
-        context.forget_students()
+        context.unload_students()
     assert not by_proxy and len(values) == 4
     for v in ids:
         stored = [scores[name][v][0] for name in STORED]

@@ -8,11 +8,19 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from srtui.evaluation.rater import Rater
-from srtui.measures import length_line
+from srtui.measures import MEASURES, length_line
+from srtui.pipeline import prepare
+from srtui.pipeline.choose import Choosing
+from srtui.pipeline.context import Context
+from srtui.pipeline.watch import Watch
+from srtui.recipe import load
+from srtui.recipe.weights import MeasureWeights
 from srtui.sample import Pair
+from srtui.selection import ScoredText
 from srtui.store import Store
 from srtui.workspace import Workspace
 from tests.commands import srtui
@@ -20,6 +28,12 @@ from tests.conftest import small_recipe
 from tests.sql import sql_rows, sql_value
 
 pytestmark = pytest.mark.model
+
+
+class Quiet:
+    def progress(self, progress: object) -> None: ...
+
+    def event(self, level: str, message: str) -> None: ...
 
 
 def chosen(
@@ -101,6 +115,49 @@ def test_each_new_measure_decides(pair_workspace: Workspace) -> None:
         assert residual == pytest.approx(expected, abs=1e-6)
     check = srtui(pair_workspace, "db", "check", "--deep")
     assert check.returncode == 0, check.stdout + check.stderr
+
+
+def test_length_is_taken_out_of_every_measure(pair_workspace: Workspace) -> None:
+    """Of whatever source: what is left is the residual from numpy's line through the originals' levels."""
+    recipe = small_recipe(
+        pair_workspace,
+        6,
+        training={"enabled": False},
+        reflection={"source": "store"},
+        selection={"rater": "tiny.F16"},
+    )
+    with Store(pair_workspace.store_path) as store:
+        run, _ = prepare(pair_workspace, store, load(recipe), recipe)
+        watch = Watch(store, run.id, Quiet(), lambda: False)
+        context = Context(pair_workspace, store, run, watch)
+        judge = context.judge()
+        setting = store.scores.setting_by_id(judge.setting_id)
+        assert setting is not None
+        weights = MeasureWeights(
+            student=setting.student, student_id=setting.student_id, template=setting.template,
+            template_version=setting.template_version, protocol=judge.protocol, data="none", data_digest="",
+            pairs=50, accuracy=(0.5, 0.4, 0.6), length_accuracy=(0.5, 0.4, 0.6),
+            weights={"length": 0.3, "ifd": 1.0, "likelihood": -0.5}, rater=None,
+        )  # fmt: skip
+        context.recipe = context.recipe.model_copy(
+            update={"selection": context.recipe.selection.model_copy(update={"weights": weights})}
+        )
+        originals = store.corpus.original_ids(run.id)
+        logs = [math.log(len(v.pair.response)) for v in store.corpus.variants(originals).values()]
+        for name, measure in MEASURES.items():
+            if measure.source in ("draw", "encoder"):
+                continue  # random has no length in it; coherence needs a model that is not here
+            choosing = Choosing(context)
+            values = [v for v, _ in choosing._values(measure, "response", originals, lambda share: None)]
+            assert None not in values, name
+            levels = [measure.level(v) for v in values if v is not None]
+            slope, offset = np.polyfit(logs, levels, 1)
+            scored = {i: ScoredText(i, v) for i, v in zip(originals, values, strict=True)}
+            left = choosing._at_length(measure, "response", scored, lambda share: None)
+            expected = [level - offset - slope * x for level, x in zip(levels, logs, strict=True)]
+            assert [left[i].score for i in originals] == pytest.approx(expected, abs=1e-6), name
+            assert np.corrcoef(expected, logs)[0, 1] == pytest.approx(0, abs=1e-6)
+        context.forget_students()
 
 
 def known_pairs(workspace: Workspace, count: int) -> Path:

@@ -13,6 +13,7 @@ import pytest
 from srtui.cli.run_tables import training_rows
 from srtui.store.training import StoredTraining
 from srtui.workspace import Workspace
+from tests.attack.ground import Outcome, in_process
 from tests.conftest import ROOT, make_workspace
 
 COMMANDS = [
@@ -24,7 +25,13 @@ COMMANDS = [
 ]  # fmt: skip
 
 
-def srtui(*words: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+def srtui(*words: str, cwd: Path = ROOT, **environment: str) -> Outcome:
+    """In this process, which costs a tenth of a fresh interpreter."""
+    return in_process(words, cwd, environment)
+
+
+def srtui_afresh(*words: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    """In an interpreter of its own, as a person starts it."""
     return subprocess.run(
         [sys.executable, "-m", "srtui", *words],
         capture_output=True,
@@ -38,8 +45,8 @@ def srtui(*words: str, cwd: Path = ROOT, **environment: str) -> subprocess.Compl
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_every_command_has_help_with_an_example(words: list[str]) -> None:
     done = srtui(*words, "--help")
-    assert done.returncode == 0
-    assert f"Example: srtui {' '.join(words)}" in " ".join(done.stdout.split())
+    assert done.code == 0
+    assert f"Example: srtui {' '.join(words)}" in " ".join(done.out.split())
 
 
 @pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["status", "--json"]], ids=" ".join)
@@ -79,40 +86,39 @@ def test_heavy_libraries_stay_out(words: list[str], tmp_path: Path) -> None:
 )
 def test_a_mistake_is_one_sentence_and_code_2(workspace: Workspace, words: list[str], sentence: str) -> None:
     done = srtui(*words, cwd=workspace.root, SRTUI_WORKSPACE=str(workspace.root))
-    assert done.returncode == 2
-    assert sentence in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert "Traceback" not in done.stderr
+    assert done.code == 2
+    assert sentence in done.err
+    assert len(done.err.strip().splitlines()) == 1
+    assert "Traceback" not in done.err
 
 
 def test_outside_a_workspace(tmp_path: Path) -> None:
-    done = srtui("status", cwd=tmp_path)
+    done = srtui_afresh("status", cwd=tmp_path)
     assert done.returncode == 2
     assert "srtui init" in done.stderr
 
 
 def test_init_makes_a_workspace_that_works(tmp_path: Path) -> None:
-    done = srtui("init", "mine", cwd=tmp_path)
-    assert done.returncode == 0
+    assert srtui("init", "mine", cwd=tmp_path).code == 0
     assert (tmp_path / "mine" / "models" / "models.toml").is_file()
     assert (tmp_path / "mine" / "recipes" / "quickstart.toml").is_file()
     imported = srtui("import", "recipes/quickstart.jsonl", "--json", cwd=tmp_path / "mine")
-    assert json.loads(imported.stdout)["new"] == 56
+    assert json.loads(imported.out)["new"] == 56
     again = srtui("import", "recipes/quickstart.jsonl", cwd=tmp_path / "mine")
-    assert "nothing new" in again.stdout
-    assert "sample" in srtui("db", cwd=tmp_path / "mine").stdout
-    assert "is sound" in srtui("db", "check", cwd=tmp_path / "mine").stdout
-    assert srtui("db", "backup", "b.sqlite", cwd=tmp_path / "mine").returncode == 0
-    assert srtui("db", "vacuum", cwd=tmp_path / "mine").returncode == 0
-    assert "No runs yet" in srtui("status", cwd=tmp_path / "mine").stdout
+    assert "nothing new" in again.out
+    assert "sample" in srtui("db", cwd=tmp_path / "mine").out
+    assert "is sound" in srtui("db", "check", cwd=tmp_path / "mine").out
+    assert srtui("db", "backup", "b.sqlite", cwd=tmp_path / "mine").code == 0
+    assert srtui("db", "vacuum", cwd=tmp_path / "mine").code == 0
+    assert "No runs yet" in srtui("status", cwd=tmp_path / "mine").out
 
 
 def test_escape_sequences_in_data_stay_text(workspace: Workspace) -> None:
     evil = "\x1b]0;owned\x07\x1b[2Jred [bold]not markup[/] \u202egnp.exe"
     (workspace.root / "evil.jsonl").write_text(json.dumps({"instruction": evil, "output": evil}) + "\n")
     environment = {"SRTUI_WORKSPACE": str(workspace.root), "FORCE_COLOR": "1"}
-    assert srtui("import", "evil.jsonl", cwd=workspace.root, **environment).returncode == 0
-    shown = srtui("show", "1", cwd=workspace.root, **environment).stdout
+    assert srtui_afresh("import", "evil.jsonl", cwd=workspace.root, **environment).returncode == 0
+    shown = srtui_afresh("show", "1", cwd=workspace.root, **environment).stdout
     assert "\x1b]0" not in shown
     assert "\x1b[2J" not in shown
     assert "\u202e" not in shown

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from srtui import datasets
 from srtui import recipe as recipes
+from srtui.cli import app
 from srtui.errors import UserError
-from srtui.pipeline import prepare
+from srtui.hashing import key_of_ids
+from srtui.pipeline import import_file, prepare
 from srtui.pipeline.preference import pairs_to_train_on
 from srtui.recipe import Recipe
 from srtui.sample import Pair, Turn
@@ -84,11 +87,7 @@ def test_every_answer_is_a_sample_and_knows_what_came_before(finished: Workspace
         assert stays == [
             ("river", True), ("river", True), ("river", False), ("tree", False), ("sky", True), ("sky", False)
         ]  # fmt: skip
-        asked = sql_rows(
-            store,
-            "SELECT g.prompt, g.prompt_version FROM generation g JOIN variant v ON v.id = g.parent_variant_id "
-            "WHERE v.sample_id = 3",
-        )
+        asked = [(g.prompt, g.prompt_version) for g in store.generations.of_sample(3)]
         for prompt, version in asked:
             talk = "System: You answer in one sentence.\n\nUser: Name a large river.\n\nAssistant: The Nile is a large river."
             assert f"Conversation so far:\n{talk}" in prompt
@@ -103,6 +102,14 @@ def test_a_conversation_comes_back_with_the_chosen_texts(finished: Workspace, tm
     assert done.returncode == 0, done.stderr
     assert "3 conversations and samples" in done.stdout
     written = json.loads(out.read_text(encoding="utf-8"))
+    # What was not chosen anew is spelled as it was in the file.
+    source, now = (
+        (finished.recipes / "talk.json").read_text(encoding="utf-8"),
+        out.read_text(encoding="utf-8"),
+    )
+    assert '"topic": {"kind": "geography", "\\u00e9": [1, 2.5, null]}' in now
+    for turn in json.loads(source)[0]["conversations"][:3:2]:
+        assert json.dumps(turn) in source and json.dumps(turn) in now
     with Store(finished.store_path, read_only=True) as store:
         final = {
             r[0]: (r[1], r[2])
@@ -188,6 +195,49 @@ def test_an_import_from_before_turns_is_that_of_first_exchanges(pair_workspace: 
         assert _prepared(pair_workspace, store, "turns=first", "seed=2") == ("talk", 3)
         assert _prepared(pair_workspace, store, "turns=each") == ("talk-2", 6)
         assert _prepared(pair_workspace, store) == ("talk-3", 3)
+
+
+def test_a_run_from_before_turns_resumes(pair_workspace: Workspace) -> None:
+    """Its recipe does not say what is taken, and the file was imported when the first exchange was by default."""
+    path = small_recipe(pair_workspace)
+    (pair_workspace.recipes / "talk.json").write_text(json.dumps(RECORDS), encoding="utf-8")
+    recipe = recipes.load(path, ["dataset=talk.json"])
+    with Store(pair_workspace.store_path) as store:
+        imported = import_file(store, pair_workspace.recipes / "talk.json", "talk", turns="first")
+        with store.transaction():
+            store.conn.execute("UPDATE import SET turns = NULL")
+        fingerprint = f"{recipe.fingerprint}-{key_of_ids('samples', 'ids', iter([1, 2, 3])).hex()[2:10]}"
+        begun = store.runs.create(
+            "small", imported.dataset_id, str(path), recipe.model_dump_json(), fingerprint,
+            [(n, False) for n in (1, 2, 3)],
+        )  # fmt: skip
+        assert prepare(pair_workspace, store, recipe, path) == (begun, False)
+        assert [d.name for d in store.corpus.datasets()] == ["talk"]  # nothing was imported anew
+        # What is said, or another recipe, is another run.
+        for changes in (["turns=last"], ["seed=5"]):
+            run, is_new = prepare(
+                pair_workspace, store, recipes.load(path, ["dataset=talk.json", *changes]), path
+            )
+            assert is_new and run.dataset_id != begun.dataset_id
+        # It still resumes, though the file is there as it is taken now, too.
+        assert prepare(pair_workspace, store, recipes.load(path, ["dataset=talk.json", "seed=5"]), path) == (
+            run,
+            False,
+        )
+        begun = store.runs.named("small")
+        with store.transaction():
+            store.conn.execute("DELETE FROM run WHERE id NOT IN (?, ?)", (begun.id, run.id))
+        assert prepare(pair_workspace, store, recipe, path) == (begun, False)
+        store.runs.update(begun.id, status="done")
+    said = CliRunner().invoke(
+        app,
+        ["run", str(path), "--set", "dataset=talk.json"],
+        env={"SRTUI_WORKSPACE": str(pair_workspace.root)},
+    )
+    assert said.exit_code == 0
+    assert "Run small was begun over the file's conversations with --turns first, and resumes so" in " ".join(
+        said.output.split()
+    )
 
 
 def test_a_named_dataset_of_other_turns_is_refused(pair_workspace: Workspace) -> None:

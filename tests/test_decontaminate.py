@@ -198,9 +198,10 @@ def test_a_run_that_trains_on_evaluation_prompts_says_so(pair_workspace: Workspa
         facts = gather(store, pair_workspace.root, this.id)
         assert any(contamination_words(found) in sentence for sentence in open_questions(facts))
         assert any("hold a prompt" in warning for warning in facts.warnings)
-    told = " ".join(srtui(pair_workspace, "status", "small").stdout.split())
+    printed = " ".join(srtui(pair_workspace, "status", "small").stdout.split())
     assert (
-        "1 of the 6 texts trained on hold one of the 2 prompts that this workspace has evaluated with" in told
+        "1 of the 6 texts trained on hold one of the 2 prompts that this workspace has evaluated with"
+        in printed
     )
 
 

@@ -84,8 +84,8 @@ def test_marked_samples_are_taken_and_dropped_ones_are_not(imported: Workspace) 
 def test_an_import_can_drop_them(workspace: Workspace, tmp_path: Path) -> None:
     file = tmp_path / "bees.json"
     file.write_text(json.dumps(ROWS), encoding="utf-8")
-    told = srtui(workspace, "import", str(file), "--dedup", "drop").stdout
-    assert "bees: 2 near-duplicates left out of new runs" in told
+    printed = srtui(workspace, "import", str(file), "--dedup", "drop").stdout
+    assert "bees: 2 near-duplicates left out of new runs" in printed
     with Store(workspace.store_path, read_only=True) as store:
         assert list(store.corpus.each_sample_id(1)) == [1, 2, 5]
 

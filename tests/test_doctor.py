@@ -26,6 +26,44 @@ def test_everything_works_here(workspace: Workspace) -> None:
     assert "4-bit" in found["bitsandbytes"].detail and "was evaluated" in found["llama.cpp"].detail
 
 
+def test_what_is_said_of_llama_cpps_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which backend, what each device has free, and whether it computes what the CPU does."""
+    from srtui.llama import devices, self_test
+    from srtui.llama.devices import LlamaDevice
+
+    cpu = LlamaDevice("CPU", "CPU", "a processor", "cpu", 8 << 30, 16 << 30)
+    card = LlamaDevice("Vulkan", "Vulkan0", "Radeon", "gpu", 7 << 30, 8 << 30)
+    small = LlamaDevice("Vulkan", "Vulkan1", "Graphics", "integrated", 1 << 30, 2 << 30)
+    all_devices: list[LlamaDevice] = []
+    found: dict[str, bool | None] = {"on_gpu": None}
+    monkeypatch.setattr(devices, "llama_devices", lambda: all_devices)
+    monkeypatch.setattr(
+        self_test,
+        "evaluate_tiny",
+        lambda: self_test.SelfTest("1.2", all_devices, True, True, found["on_gpu"]),
+    )
+    all_devices[:] = [cpu]
+    assert doctor._llama()[0].detail == "llama-cpp-python 1.2, backend CPU, a tiny model was evaluated"
+    all_devices[:], found["on_gpu"] = [card, small, cpu], True
+    first, one, other = doctor._llama()
+    assert "backends Vulkan, CPU" in first.detail
+    assert (one.name, one.ok) == ("llama.cpp Vulkan0", True)
+    assert one.detail == "Radeon, 7.0 of 8.0 GiB free; a tiny model's logits there are the CPU's"
+    assert other.ok is None and "not used beside a GPU of its own" in other.detail
+    found["on_gpu"] = False
+    wrong = doctor._llama()[1]
+    assert wrong.ok is False and "logits there are wrong" in wrong.detail and "gpu_layers = 0" in wrong.fix
+
+
+def test_logits_are_compared_by_their_direction() -> None:
+    from srtui.llama.self_test import _alike
+
+    assert _alike([1.0, 2.0, 4.0], [11.0, 12.1, 14.0])
+    assert not _alike([1.0, 2.0, 4.0], [4.0, 2.0, 1.0])
+    assert not _alike([1.0, 2.0, 4.0], [1.0, 2.0, float("nan")])
+    assert not _alike([1.0, 2.0, 4.0], [])
+
+
 @pytest.mark.parametrize(
     ("script", "words"),
     [

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from srtui.cluster.scorer import ClusterScorer
+from srtui.cluster.scorer_job import PassResult, ScorerJob
 from srtui.errors import UserError
 from srtui.pipeline import import_file
 from srtui.pipeline.neighbours import duplicates_by_meaning, neighbours
@@ -66,6 +72,8 @@ def test_the_pass_that_scores_ifd_makes_the_same_ones_and_runs_no_token_more(
                 max_length=512 + embeds,  # another way of scoring
             )  # fmt: skip
             judge._scorer.why_padded = why_padded
+            if why_padded:
+                judge._scorer.batches = replace(judge._scorer.batches, how="padded")
             judge.student.losses_id += str(embeds)  # what the first has stored is no loss of the second
             list(judge.score(ids, "ifd"))
             tokens[embeds] = judge.tokens_run
@@ -75,6 +83,42 @@ def test_the_pass_that_scores_ifd_makes_the_same_ones_and_runs_no_token_more(
             vectors[embeds] = store.embeddings.load(ids, judge.setting_id)[1].astype(np.float32)
         assert tokens[True] == tokens[False]
         assert np.allclose(vectors[True], vectors[False], rtol=2e-3, atol=2e-3)
+
+
+class OneWorker:
+    """A pool whose only worker is this process, with a student that is loaded already."""
+
+    def __init__(self, scorer: Any) -> None:
+        self._job = ScorerJob(None, "f32", "auto", None)  # type: ignore[arg-type]
+        self._job._scorer, self._job._block = scorer, -1
+        self.facts = [SimpleNamespace(more={"tokens": scorer.batches.tokens})]
+        self._tasks: list[Any] = []
+
+    def submit(self, tasks: list[Any]) -> None:
+        self._tasks += tasks
+
+    def run(self, should_stop: Callable[[], bool]) -> Iterator[tuple[Any, int, PassResult]]:
+        while self._tasks and not should_stop():
+            task = self._tasks.pop(0)
+            yield task, 0, PassResult(self._job._values(task.payload), 0, 0)
+
+
+def test_a_worker_s_pass_gives_losses_and_embeddings(scored: tuple[Store, VariantScorer, list[int]]) -> None:
+    store, judge, ids = scored
+    cut = [judge.spans.forward(v.pair)[0] for v in store.corpus.variants(ids).values()]
+    spans = [span for span in cut if not isinstance(span, Invalid)]
+    here: dict[int, Any] = {}
+    losses = dict(judge._scorer.score(spans, embedded=here.__setitem__))
+    batches = judge._scorer.batches
+    facts = SimpleNamespace(how=batches.how, alone_beyond=batches.alone_beyond)
+    there: dict[int, Any] = {}
+    cluster = ClusterScorer(OneWorker(judge._scorer), facts)  # type: ignore[arg-type]
+    assert dict(cluster.score(spans, embedded=there.__setitem__)) == losses
+    assert sorted(there) == sorted(here) == list(range(len(spans)))
+    for n, both in here.items():
+        assert np.array_equal(both.whole, there[n].whole)
+        assert np.array_equal(both.target, there[n].target)
+    assert dict(cluster.score(spans)) == losses
 
 
 def test_what_is_stored_is_not_made_again(scored: tuple[Store, VariantScorer, list[int]]) -> None:
@@ -182,7 +226,7 @@ def test_what_means_the_same_is_found_by_embeddings(pair_workspace: Workspace, t
         assert near[0].cosine == pytest.approx(float(np.sort(cosines)[-2]), abs=1e-3)
         with pytest.raises(UserError, match="There is no sample 999"):
             neighbours(store, 999, 3)
-    told = " ".join(srtui(pair_workspace, "data", "dedup", "q", "--by", "meaning").stdout.split())
-    assert "their embeddings are at least 0.95 alike" in told
+    printed = " ".join(srtui(pair_workspace, "data", "dedup", "q", "--by", "meaning").stdout.split())
+    assert "their embeddings are at least 0.95 alike" in printed
     printed = json.loads(srtui(pair_workspace, "data", "neighbours", str(samples[2]), "--json").stdout)
     assert [one["sample_id"] for one in printed["neighbours"]][:2] == expected[:2]

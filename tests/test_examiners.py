@@ -74,7 +74,7 @@ def test_arms_by_a_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         source = sources.prompts(prompts)
         by = examiners.JudgeExaminer(workspace, store, source, judge, Quiet(), AnswerSettings())
         row = by.examine(
-            ArmResult("random", "by lot", []), [runs["arm"], runs["arm.s1"]], [runs["full"], runs["full.s1"]]
+            ArmResult("random", "random", []), [runs["arm"], runs["arm.s1"]], [runs["full"], runs["full.s1"]]
         )
         assert row.judged is not None and row.judged.mean == pytest.approx((3 + 2) / 8 - 0.5)
         assert row.judged.low < row.judged.mean < row.judged.high and len(row.evaluations) == 2
@@ -108,7 +108,7 @@ def test_arms_by_multiple_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         run, _ = prepare(workspace, store, recipes.load(path), path)
         arm, full = (dataclasses.replace(run, name=name) for name in right)
         by = examiners.ChoiceExaminer(workspace, store, tmp_path, Quiet())
-        row = by.examine(ArmResult("random", "by lot", []), [arm], [full])
+        row = by.examine(ArmResult("random", "random", []), [arm], [full])
         assert row.accuracy == 0.75 and row.choice is not None and row.choice.mean == 0.25
         assert by.examine(ArmResult("full", "", []), [full], [full]).accuracy == 0.5
 

@@ -109,6 +109,13 @@ def test_usual_sizes_weigh_what_published_files_weigh() -> None:
     assert usual_student("8B", "nf4", 16).shape.trainable == 41_943_040  # as peft counts it for Llama 3.1 8B
 
 
+@pytest.mark.parametrize(("asked", "held"), [(0, 0), (1, 0), (12, 11), (33, 32), (99, 32), (-1, 32)])
+def test_a_number_of_layers_counts_the_output_as_llama_cpp_does(asked: int, held: int) -> None:
+    recipe = recipe_with(teacher={"gpu_layers": asked})
+    plan = plan_reflecting(usual_teacher("8B-Q4_K_M"), "8B", recipe, 80 * GB, 64 * GB)
+    assert plan.words.startswith("all 32 layers" if held == 32 else f"{held} of 32 layers")
+
+
 @pytest.mark.parametrize("words", ["9B", "8B-Q9", "", "8b-Q4_K_M"])
 def test_an_unknown_size_is_refused(words: str) -> None:
     with pytest.raises(UserError, match="write a size of 1B, 3B, 8B, 14B, 32B"):

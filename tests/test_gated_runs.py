@@ -73,9 +73,9 @@ def test_a_gated_rewrite_is_recorded_and_not_compared(rewritten: Workspace) -> N
             "talk about the task" in step.why_not for step in gather(store, rewritten.root, this.id).flow
         )
         assert not list(faults(store))  # the counts of gated rewrites are those of the rows
-    told = srtui(rewritten, "status", "small").stdout
-    assert "new answers stopped by gates" in told
-    assert "3 rewrites, not compared: 3 talk about the task" in " ".join(told.split())
+    printed = srtui(rewritten, "status", "small").stdout
+    assert "new answers stopped by gates" in printed
+    assert "3 rewrites, not compared: 3 talk about the task" in " ".join(printed.split())
     shown = json.loads(srtui(rewritten, "show", "2", "--json").stdout)
     assert shown["runs"]["small"]["gated"]["response"][0]["gate"] == "about_the_task"
 

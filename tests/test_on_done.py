@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from srtui.cli.base import run_names, said_at_the_end, shlex_words
+from srtui.cli.base import announce_end, run_names, shlex_words
 from srtui.errors import UserError
 from tests.commands import srtui
 from tests.conftest import make_workspace
@@ -19,21 +19,21 @@ def test_a_command_learns_how_it_ended(tmp_path: Path) -> None:
     said = tmp_path / "said"
     script = "import os, sys; open(sys.argv[1], 'a').write(os.environ['SRTUI_RUN'] + ' ' + os.environ['SRTUI_STATUS'] + chr(10))"
     words = f'{sys.executable} -c "{script}" {said}'
-    with said_at_the_end("mine", words, False) as ended:
-        ended("done")
-    with pytest.raises(ValueError, match="broken"), said_at_the_end("mine", words, False):
+    with announce_end("mine", words, False) as set_status:
+        set_status("done")
+    with pytest.raises(ValueError, match="broken"), announce_end("mine", words, False):
         raise ValueError("broken")
     assert said.read_text() == "mine done\nmine failed\n"
     assert "SRTUI_STATUS" not in os.environ
-    with said_at_the_end("mine", "no-such-command-at-all", False) as ended:  # the run's end stays its end
-        ended("done")
+    with announce_end("mine", "no-such-command-at-all", False) as set_status:  # the run's end stays its end
+        set_status("done")
 
 
 def test_a_command_that_is_none_is_refused_before_any_work() -> None:
     with pytest.raises(UserError, match="--on-done"):
         shlex_words('say "done')
     worked = []
-    with pytest.raises(UserError), said_at_the_end("mine", 'say "', False):
+    with pytest.raises(UserError), announce_end("mine", 'say "', False):
         worked.append(1)
     assert worked == []
 

@@ -44,8 +44,10 @@ def test_everything_imported_is_a_declared_dependency() -> None:
         for name in imported_packages(ROOT / "srtui")
         if declared.isdisjoint(canonicalize_name(d) for d in distributions.get(name, ()))
     }
-    # pynvml belongs to the GPU's driver tools, and is asked for only where it is.
+    # pynvml belongs to the GPU's driver tools and flash_attn is a person's own build: both are asked for only where
+    # they are.
     missing.pop("pynvml", None)
+    missing.pop("flash_attn", None)
     assert not missing
 
 
@@ -164,7 +166,7 @@ def test_an_installed_wheel_adds_a_model_and_runs(
     wheel_python: Path, tmp_path: Path, pair_folder: Path
 ) -> None:
     workspace = make_workspace(tmp_path / "mine")
-    assert "ok" in run_installed(wheel_python, "doctor", cwd=workspace.root)
+    assert re.search(r"ok\s+Python", run_installed(wheel_python, "doctor", cwd=workspace.root))
     run_installed(wheel_python, "models", "add", str(pair_folder / "tiny.F16.gguf"), cwd=workspace.root)
     assert "tiny.F16" in run_installed(wheel_python, "models", "list", cwd=workspace.root)
     for path in pair_folder.iterdir():

@@ -85,10 +85,14 @@ def test_decisions_follow_from_the_stored_scores(finished: tuple[Workspace, dict
                 best = max if r["stage"] == "instruction" else min
                 assert scores[r["chosen_id"]] == best(scores.values())
         assert store.check() == []
-        for g in sql_rows(store, "SELECT * FROM generation"):
-            assert len(g["model_sha256"]) == 64
-            assert json.loads(g["sampler"])["temperature"] > 0
-            assert g["prompt_version"].startswith(f"{g['stage']}-1-")
+        generations = [
+            g for sample in store.corpus.each_sample_id(1) for g in store.generations.of_sample(sample)
+        ]
+        assert generations
+        for g in generations:
+            assert len(g.model_sha256) == 64
+            assert json.loads(g.sampler)["temperature"] > 0
+            assert g.prompt_version.startswith(f"{g.stage}-1-")
 
 
 def test_no_rewrite_was_cut_short(finished: tuple[Workspace, dict[str, Any]]) -> None:
@@ -296,7 +300,7 @@ def test_ctrl_c_stops_after_the_step_and_says_how_to_go_on(pair_workspace: Works
 
 
 def test_a_proxy_decides_what_is_clear(pair_workspace: Workspace) -> None:
-    """The student itself scores near ties and a few others; what the proxy alone would have changed is told."""
+    """The student itself scores near ties and a few others; what the proxy alone would have changed is reported."""
     recipe = small_recipe(
         pair_workspace,
         training={"enabled": False},
@@ -315,11 +319,11 @@ def test_a_proxy_decides_what_is_clear(pair_workspace: Workspace) -> None:
         assert sql_value(store, "SELECT count(*) FROM outcome") == 6
 
 
-def test_scores_are_told(finished: tuple[Workspace, dict[str, Any]], tmp_path: Path) -> None:
+def test_scores_are_printed(finished: tuple[Workspace, dict[str, Any]], tmp_path: Path) -> None:
     workspace, _ = finished
-    told = srtui(workspace, "scores", "small")
-    assert told.returncode == 0
-    assert "IFD    original" in told.stdout
+    reported = srtui(workspace, "scores", "small")
+    assert reported.returncode == 0
+    assert "IFD    original" in reported.stdout
     figures = json.loads(srtui(workspace, "scores", "small", "--json").stdout)["scores"]
     original = next(f for f in figures if (f["metric"], f["kind"]) == ("ifd", "original"))
     assert sum(original["histogram"]) == original["scored"] > 0
@@ -410,11 +414,11 @@ def test_progress_never_passes_its_end_where_prompts_are_too_long(
         reflection={"candidates": 3},
         training={"enabled": False},
     )
-    told: list[tuple[str, int, int]] = []
+    reported: list[tuple[str, int, int]] = []
 
     class Listens:
         def progress(self, progress: Progress) -> None:
-            told.append((progress.stage, progress.done, progress.total))
+            reported.append((progress.stage, progress.done, progress.total))
 
         def event(self, level: str, message: str) -> None:
             pass
@@ -424,5 +428,5 @@ def test_progress_never_passes_its_end_where_prompts_are_too_long(
         Engine(pair_workspace, store, run, Listens()).work("reflect-instruction")
         rows = sql_rows(store, "SELECT status, count(*) FROM reflection GROUP BY status")
     assert [tuple(r) for r in rows] == [("too_long", 2)]
-    assert [t for t in told if t[0] == "reflect-instruction"][-1][1:] == (2, 2)
-    assert all(done <= total for _, done, total in told)
+    assert [t for t in reported if t[0] == "reflect-instruction"][-1][1:] == (2, 2)
+    assert all(done <= total for _, done, total in reported)

@@ -204,12 +204,12 @@ def test_a_template_of_the_same_name_with_other_words_is_refused(
         prepare(workspace, store, load(path, [*DPO, "name=refused", f"prompts={words}"]), path)
 
 
-def test_choices_by_lot_give_no_pairs(trained: tuple[Workspace, Path]) -> None:
+def test_random_choices_give_no_pairs(trained: tuple[Workspace, Path]) -> None:
     workspace, path = trained
-    done = run(workspace, path, *DPO, "name=lots", "selection.response_by=random")
+    done = run(workspace, path, *DPO, "name=by-chance", "selection.response_by=random")
     assert done.returncode == 0, done.stderr
     with Store(workspace.store_path, read_only=True) as store:
-        row = store.training.of_run(store.runs.named("lots").id)
+        row = store.training.of_run(store.runs.named("by-chance").id)
     assert row is not None and "skipped: no choice gives a pair" in row.status
 
 
@@ -217,3 +217,47 @@ def test_an_ablation_has_arms_without_preferences(trained: tuple[Workspace, Path
     workspace, path = trained
     done = srtui(workspace, "ablate", str(path), *(w for c in DPO for w in ("--set", c)))
     assert done.returncode == 2 and 'Set training.method = "sft"' in done.stderr
+
+
+def test_what_a_proxy_chose_alone_is_its_preference(trained: tuple[Workspace, Path]) -> None:
+    """And has its margin; the student's are those that it was asked about."""
+    workspace, path = trained
+    proxy = (
+        "name=proxied",
+        "scoring.proxy=tiny",
+        "scoring.proxy_quantization=f32",
+        "scoring.proxy_margin=1e-6",
+    )
+    done = run(workspace, path, *proxy, "training.enabled=false")
+    assert done.returncode == 0, done.stderr
+    exported = srtui(workspace, "export", "proxied", "--format", "preference", "--out", "-")
+    records = [json.loads(line) for line in exported.stdout.splitlines()]
+    counts = [sum(r["chosen_by"] == who for r in records) for who in ("student", "proxy")]
+    assert min(counts) > 0 and sum(counts) == len(records)
+    assert f"Chosen: {counts[1]:,} by the proxy, {counts[0]:,} by the student." in exported.stderr
+    with Store(workspace.store_path, read_only=True) as store:
+        scores = {
+            (r[0], r[1]): r[2]
+            for r in sql_rows(
+                store,
+                "SELECT g.quantization, s.variant_id, s.value FROM score s JOIN scoring_setting g ON g.id = s.setting_id "
+                "WHERE s.metric = 'rifd'",
+            )
+        }
+        run_id = store.runs.named("proxied").id
+    for record in records:
+        by = "f32" if record["chosen_by"] == "proxy" else "nf4"
+        chosen, rejected = (scores[by, record[f"{side}_variant"]] for side in ("chosen", "rejected"))
+        assert record["margin"] == pytest.approx(math.log(rejected) - math.log(chosen))
+    # A text of a person's own is scored by the student, and has no margin over what the proxy compared.
+    record = next(r for r in records if r["chosen_by"] == "proxy")
+    with Store(workspace.store_path) as store:
+        pair = store.corpus.variants([record["chosen_variant"]])[record["chosen_variant"]].pair
+        own = pair._replace(response=f"{pair.response} Indeed.")
+        by_hand, _ = store.marks.write_variant(record["sample"], record["chosen_variant"], own)
+        store.marks.overrule(run_id, record["sample"], by_hand)
+    assert srtui(workspace, "resume", "proxied").returncode == 0
+    exported = srtui(workspace, "export", "proxied", "--format", "preference", "--out", "-")
+    again = [json.loads(line) for line in exported.stdout.splitlines()]
+    own_pairs = [r for r in again if r["sample"] == record["sample"]]
+    assert len(own_pairs) == 2 and all((r["chosen_by"], r["margin"]) == ("person", None) for r in own_pairs)

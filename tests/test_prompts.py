@@ -193,7 +193,7 @@ def test_the_teachers_words(mine: Path, tmp_path: Path) -> None:
     assert response.user_text(Pair("i", "{n}", "r")) == "I: i N: {n} A: r"
     assert response.system_text(Pair("i", "", "r")) == "Judge the answer."
     assert response.user_text(Pair("i", "", "r")).startswith("I: i A: r\n")
-    assert "Write [Better Answer] your better answer [End]" in response.ours().lines
+    assert "Write [Better Answer] your better answer [End]" in response.own_wording().lines
     assert response.shows_input
     asked = ReflectionPrompt(response, recipe.load(write_recipe(tmp_path))).request(0, Pair("i", "n", "r"), 1)
     assert [m.content for m in asked.messages] == ["Judge the answer to the input.", "I: i N: n A: r"]
@@ -227,12 +227,12 @@ def test_scores_and_answers_under_other_words_are_not_used_again(mine: Path, tmp
     prompts = read_prompts(mine)
     with Store(tmp_path / "s.sqlite") as store:
         words = ("student", "id", "nf4", "vicuna", "default", 64)
-        ours, theirs = (template_version("vicuna", p) for p in (None, prompts))
+        own_wording, theirs = (template_version("vicuna", p) for p in (None, prompts))
         # A setting from before versions were kept is a third one.
-        assert len({store.scores.setting(*words, v) for v in (ours, theirs, "")}) == 3
-        assert store.scores.setting(*words, ours) == store.scores.setting(*words, ours)
+        assert len({store.scores.setting(*words, v) for v in (own_wording, theirs, "")}) == 3
+        assert store.scores.setting(*words, own_wording) == store.scores.setting(*words, own_wording)
         kept = [r[0] for r in sql_rows(store, "SELECT template_version FROM scoring_setting ORDER BY id")]
-        assert kept == [ours, theirs, ""]
+        assert kept == [own_wording, theirs, ""]
     one = Contestant("x", "student", Path("m"), "sha", template="vicuna", quantization="nf4")
     other = Contestant(
         "x", "student", Path("m"), "sha", template="vicuna", quantization="nf4", prompts=prompts

@@ -76,9 +76,9 @@ def test_a_proxys_score_never_outranks_the_students(run: tuple[Store, int, Stude
 def test_what_is_ranked_is_scored_by_the_student_first(run: tuple[Store, int, Student]) -> None:
     store, run_id, student = run
     STUDENT[1] = 0.9
-    told: list[str] = []
+    logged: list[str] = []
     watch = SimpleNamespace(
-        event=lambda level, message: told.append(message),
+        event=lambda level, message: logged.append(message),
         should_stop=lambda: False,
         raise_if_stopped=lambda: None,
     )
@@ -88,7 +88,7 @@ def test_what_is_ranked_is_scored_by_the_student_first(run: tuple[Store, int, St
     )
     score_what_is_ranked(context)  # type: ignore[arg-type]
     assert student.scored == [1, 2]
-    assert told == ["The student scores 2 texts that are ranked and that only a proxy has scored."]
+    assert logged == ["The student scores 2 texts that are ranked and that only a proxy has scored."]
     assert [s for s, _ in trained_on(store, this)] == [1, 4]
     score_what_is_ranked(context)  # type: ignore[arg-type]
     assert student.scored == [1, 2]
@@ -107,15 +107,15 @@ def test_an_outcome_says_whose_its_scores_are(run: tuple[Store, int, Student]) -
     assert student.setting_id not in found[:2]
 
 
-def test_a_run_that_goes_on_with_another_student_is_scored_again(run: tuple[Store, int, Student]) -> None:
+def test_a_run_that_resumes_with_another_student_is_scored_again(run: tuple[Store, int, Student]) -> None:
     """A student with another name is another way of scoring: nothing of the old one stays among the new."""
     from srtui.pipeline.context import Context
 
     store, run_id, student = run
     renamed = Student(store, store.scores.setting("big", "big:cpu", "nf4", "alpaca", "default", 64))
-    told: list[str] = []
+    logged: list[str] = []
     watch = SimpleNamespace(
-        event=lambda level, message: told.append(message),
+        event=lambda level, message: logged.append(message),
         should_stop=lambda: False,
         raise_if_stopped=lambda: None,
     )
@@ -125,7 +125,7 @@ def test_a_run_that_goes_on_with_another_student_is_scored_again(run: tuple[Stor
     context._load = lambda name, quantization: renamed  # type: ignore[assignment, method-assign, return-value]
     assert context.judge() is renamed  # type: ignore[comparison-overlap]
     assert renamed.scored == [3, 4]
-    assert "2 texts are scored again" in told[0]
+    assert "2 texts are scored again" in logged[0]
     assert store.runs.get(run_id).setting_id == renamed.setting_id
     assert store.scores.of_variants([3, 4], renamed.setting_id, "ifd") == {3: (0.30, None), 4: (0.40, None)}
     assert store.scores.of_variants([3, 4], student.setting_id, "ifd") == {3: (0.30, None), 4: (0.40, None)}

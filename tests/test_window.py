@@ -8,6 +8,7 @@ import random
 import signal
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +200,7 @@ def test_the_window_is_bounded_and_retries_join_it(
             except Stopped:
                 assert stop_at is not None
 
-    monkeypatch.setattr("srtui.pipeline.engine.check_template", lambda context: None)
+    monkeypatch.setattr("srtui.pipeline.engine.template_checked", lambda *_: nullcontext(lambda: None))
     whole, stopped = (scale_workspace(tmp_path / name, pair_folder, 200) for name in ("whole", "stopped"))
     work(whole, None)
     assert 8 < max(most) <= 32
@@ -221,8 +222,8 @@ def test_the_window_is_bounded_and_retries_join_it(
 def test_a_pause_is_answered_while_a_page_is_prepared(
     tmp_path: Path, pair_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The page stands still in its thread; the run is paused all the same, asks nothing, and goes on when told."""
-    monkeypatch.setattr("srtui.pipeline.engine.check_template", lambda context: None)
+    """The page stands still in its thread; the run is paused all the same, asks nothing, and resumes on request."""
+    monkeypatch.setattr("srtui.pipeline.engine.template_checked", lambda *_: nullcontext(lambda: None))
     workspace = scale_workspace(tmp_path, pair_folder, 20)
     preparing, go_on = threading.Event(), threading.Event()
     seen: list[str] = []

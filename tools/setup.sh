@@ -6,7 +6,7 @@
 #   tools/setup.sh --dev    and what its tests need
 #
 # PYTHON=...        the Python to use (3.11 or newer)
-# SRTUI_LLAMA=cpu   builds llama.cpp for the CPU even where there is a CUDA GPU (or =cuda to insist)
+# SRTUI_LLAMA=...   for what llama.cpp is built: auto, cpu, cuda, vulkan, hip or metal (srtui/bundle/llama_backend.sh)
 # CMAKE_ARGS=...    is handed on to llama.cpp's build
 # SRTUI_TORCH=any   takes PyTorch's pinned version from whatever pip is pointed to, without checking a sum
 # pip's own settings hold too: on Linux its default torch brings CUDA libraries (gigabytes, unused without a GPU);
@@ -17,6 +17,7 @@ cd "$(dirname "$0")/.."
 
 say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+. srtui/bundle/llama_backend.sh
 
 dev=""
 case "${1:-}" in
@@ -32,12 +33,10 @@ command -v make >/dev/null || die "make is missing; install it (for example: apt
 
 # A cheap look; whether the GPU really answers is only asked when something is to be built.
 gpu_device() { [ -e /dev/nvidiactl ] || [ -e /dev/dxg ]; }
-find_nvcc() { command -v nvcc || { for at in "${CUDA_HOME:-}" /usr/local/cuda; do
-    [ -n "$at" ] && [ -x "$at/bin/nvcc" ] && echo "$at/bin/nvcc" && return; done; return 1; }; }
 nvcc="$(find_nvcc || true)"
 sign="${SRTUI_LLAMA:-auto} ${SRTUI_TORCH:-listed} ${CMAKE_ARGS:-} $(gpu_device && echo gpu || echo none) ${nvcc:+nvcc}"
 
-key="$({ pwd; echo "$sign"; cat constraints.txt pyproject.toml tools/setup.sh; } | git hash-object --stdin | cut -c1-16)"
+key="$({ pwd; echo "$sign"; cat constraints.txt pyproject.toml tools/setup.sh srtui/bundle/llama_backend.sh; } | git hash-object --stdin | cut -c1-16)"
 venv_runs() { .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
 if [ -e ".venv/.srtui-$key$dev" ] && venv_runs; then
@@ -60,11 +59,7 @@ if ! venv_runs; then
     "$python" -c 'import venv, ensurepip' 2>/dev/null ||
         die "$python has no venv module; install it (for example: apt install python3-venv)."
 fi
-compiler=""
-for candidate in ${CXX:-} c++ g++ clang++; do
-    command -v "$candidate" >/dev/null && compiler="$candidate" && break
-done
-[ -n "$compiler" ] || die "a C++ compiler is missing; install one (for example: apt install g++)."
+compiler="$(find_compiler)" || die "a C++ compiler is missing; install one (for example: apt install g++)."
 
 # --- the environment ---------------------------------------------------------------------------------
 
@@ -92,13 +87,7 @@ install() { pip install --no-compile --constraint constraints.txt --build-constr
 # The lines of constraints.txt that pin package $1, with its sums.
 pinned() { awk -v name="$1==" 'index($0, name) == 1 { on = 1 } on { print } on && !/\\$/ { on = 0 }' constraints.txt; }
 
-llama=cpu
-if [ "${SRTUI_LLAMA:-auto}" = cuda ]; then
-    [ -n "$nvcc" ] || die "SRTUI_LLAMA=cuda was asked for, and there is no nvcc; install the CUDA toolkit."
-    llama=cuda
-elif [ "${SRTUI_LLAMA:-auto}" = auto ] && [ -n "$nvcc" ] && nvidia-smi -L 2>/dev/null | grep -q GPU; then
-    llama=cuda
-fi
+choose_llama
 
 # The pip that a new environment brings may be too old to check the others' sums, so the pinned one comes first.
 pinned pip >.venv/pip.txt
@@ -127,47 +116,12 @@ pytorch() {
 step "PyTorch" pytorch
 step "what PyTorch needs" install torch
 
-# GCC 12 and others leave out stores that only _tile_loadconfig reads, and llama.cpp's AMX code then dies of an
-# illegal instruction. So a compiler that makes AMX code is asked to make some, and to run it.
-amx_works() {
-    local dir="$1"
-    cat >"$dir/amx.cpp" <<'CPP_END'
-#include <immintrin.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-struct Tiles { unsigned char palette = 0, row = 0, reserved[14] = {}; unsigned short bytes[16] = {}; unsigned char rows[16] = {}; };
-int main() {
-#ifdef __AMX_TILE__
-    if (syscall(SYS_arch_prctl, 0x1023, 18)) return 0;  // llama.cpp asks the same, and does without where it is refused
-    alignas(64) Tiles tiles = {};
-    tiles.palette = 1;
-    tiles.rows[4] = 16; tiles.bytes[4] = 64;
-    _tile_loadconfig(&tiles);
-    _tile_zero(4);
-    _tile_release();
-#endif
-}
-CPP_END
-    "$compiler" -O3 -march=native -o "$dir/amx" "$dir/amx.cpp" 2>/dev/null || return 0
-    (ulimit -c 0; "$dir/amx")
-}
-flags=""
-if [ "$(uname -m)" = x86_64 ]; then
-    probe="$(mktemp -d)"
-    amx_works "$probe" 2>/dev/null || flags="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
-    rm -rf "$probe"
-    [ -z "$flags" ] || say "$compiler makes AMX code that does not run; llama.cpp is built without it"
-fi
+flags="$(llama_flags "$compiler")"
+[ -z "$flags" ] || say "$compiler makes AMX code that does not run; llama.cpp is built without it"
 
 # A build is kept by all that it depends on: pip's own cache asks neither for which device nor for which processor.
-case "$llama" in
-    cuda)
-        export CUDACXX="${CUDACXX:-$nvcc}" CMAKE_ARGS="-DGGML_CUDA=on ${CMAKE_ARGS:-}"
-        built_for="CUDA with $compiler and nvcc (5 to 20 minutes the first time)" ;;
-    *) built_for="this CPU with $compiler (2 to 10 minutes the first time)" ;;
-esac
 flavour="$({ pinned llama-cpp-python | head -n 1; uname -sm; echo "$llama $flags ${CMAKE_ARGS:-} ${CFLAGS:-} ${CXXFLAGS:-}"
-    "$compiler" --version | head -n 1; [ "$llama" = cpu ] || "$nvcc" --version
+    "$compiler" --version | head -n 1; [ -z "$llama_tool" ] || "$llama_tool" --version
     grep -m 2 -E '^(model name|flags)' /proc/cpuinfo 2>/dev/null; } | git hash-object --stdin | cut -c1-16)"
 wheels="${XDG_CACHE_HOME:-$HOME/.cache}/srtui/llama.cpp/$flavour"
 build_llama() {
@@ -177,12 +131,12 @@ build_llama() {
     mv "$wheels"/new/*.whl "$wheels/" && rm -rf "$wheels/new"
 }
 if ! ls "$wheels"/*.whl >/dev/null 2>&1; then
-    step "llama.cpp, built for $built_for" build_llama
+    step "llama.cpp, built by $compiler for $built_for" build_llama
 fi
-if [ ! -e .venv/.llama ] || [ "$(cat .venv/.llama)" != "$flavour" ]; then
+if [ ! -e .venv/.llama ] || [ "$(cut -d ' ' -f 1 .venv/.llama)" != "$flavour" ]; then
     step "llama.cpp" pip install --no-deps --force-reinstall "$wheels"/*.whl
-    echo "$flavour" >.venv/.llama
 fi
+echo "$flavour $llama" >.venv/.llama
 
 .venv/bin/python - ${dev:+dev} >.venv/requirements.txt <<'PYTHON_END'
 import sys, tomllib

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make .venv here from this folder alone, without a network; docs/offline.md says more.
 #   PYTHON=...       the Python to use: of the version that the bundle is for, with the packages it was told of
-#   SRTUI_LLAMA=cpu  builds llama.cpp for the CPU even where a GPU answers
+#   SRTUI_LLAMA=...  for what llama.cpp is built: auto, cpu, cuda, vulkan, hip or metal (llama_backend.sh says more)
 set -euo pipefail
 cd "$(dirname "$0")"
 say() { printf 'install: %s\n' "$*"; }
@@ -11,9 +11,10 @@ die() { printf 'install: %s\n' "$*" >&2; exit 2; }
 [ -f SHA256SUMS ] || die "SHA256SUMS is missing; copy the bundle again."
 wrong="$(sha256sum --check --quiet SHA256SUMS 2>/dev/null | head -n 1 || true)"
 [ -z "$wrong" ] || die "${wrong%%: *} is not as it was packed (its sha256 sum differs, or it is missing); copy the bundle again."
-added="$({ find wheels llama.cpp -type f 2>/dev/null || true; } | while read -r file; do
-    cut -c67- SHA256SUMS | grep -qxF -- "$file" || echo "$file"; done | head -n 1)"
-[ -z "$added" ] || die "$added is not of this bundle; remove it."
+# (No reader here that stops early: under pipefail whoever writes to it would fail.)
+added="$(comm -13 <(cut -c67- SHA256SUMS | LC_ALL=C sort) <({ find wheels llama.cpp -type f 2>/dev/null || true; } | LC_ALL=C sort))"
+[ -z "$added" ] || die "${added%%$'\n'*} is not of this bundle; remove it."
+. ./llama_backend.sh
 
 version="$(sed -n 's/^python=//p' target)"
 have="$(sed -n 's/^have=//p' target)"
@@ -36,26 +37,25 @@ fi
 pip() { PIP_CONFIG_FILE=/dev/null "$venv" -m pip --disable-pip-version-check --no-input "$@"; }
 local_only=(--no-index --find-links wheels)
 say "installing the packages"
-grep '^pip==' requirements.txt >.venv/pip.txt && pip install --quiet "${local_only[@]}" --no-deps --require-hashes -r .venv/pip.txt
+if grep '^pip==' requirements.txt >.venv/pip.txt; then
+    pip install --quiet "${local_only[@]}" --no-deps --require-hashes -r .venv/pip.txt
+fi
 pip install --quiet "${local_only[@]}" --no-deps --no-compile --ignore-installed --require-hashes -r requirements.txt
 
 if [ -d llama.cpp ]; then
-    here="$(grep -E '^(model name|flags|Features)\b' /proc/cpuinfo | head -n 2 | sha256sum | cut -c1-64)"
+    here="$(grep -m 2 -E '^(model name|flags|Features)\b' /proc/cpuinfo | sha256sum | cut -c1-64)"
     wheel="$(ls llama.cpp/*.whl 2>/dev/null | head -n 1)" || true
-    nvcc="$(command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null || true)"
-    gpu=""
-    if [ "${SRTUI_LLAMA:-auto}" != cpu ] && nvidia-smi -L 2>/dev/null | grep -q GPU; then gpu=yes; fi
-    if [ -n "$gpu" ] && [ -z "$nvcc" ]; then say "a GPU answers, and there is no nvcc: llama.cpp is built for the CPU"; gpu=""; fi
-    if [ -z "$gpu" ] && [ -n "$wheel" ] && [ "$(cat llama.cpp/processor)" = "$here" ]; then
-        say "llama.cpp as it was built on the same processor"
+    choose_llama
+    # What was built elsewhere runs here where the processor is the same; CUDA's code is also for one kind of GPU.
+    if [ -n "$wheel" ] && [ "$(cat llama.cpp/built)" = "$llama $here" ] && [ "$llama" != cuda ] && [ "$llama" != hip ]; then
+        say "llama.cpp as it was built for $llama on the same processor"
     else
-        command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null || die "a C++ compiler is missing; install one (for example: g++)."
-        if [ -n "$gpu" ]; then
-            export CUDACXX="${CUDACXX:-$nvcc}" CMAKE_ARGS="-DGGML_CUDA=on -DCMAKE_CUDA_ARCHITECTURES=native ${CMAKE_ARGS:-}"
-        fi
-        say "building llama.cpp for $([ -n "$gpu" ] && echo "the GPU in this machine" || echo "this CPU") (minutes)"
-        pip wheel --quiet --no-index --find-links "$PWD/wheels" --no-deps --no-cache-dir --wheel-dir .venv/llama llama.cpp/*.tar.gz ||
-            die "llama.cpp could not be built; the compiler's message is above."
+        compiler="$(find_compiler)" || die "a C++ compiler is missing; install one (for example: g++)."
+        flags="$(llama_flags "$compiler")"
+        say "building llama.cpp for $built_for; its output goes to .venv/llama.log"
+        CFLAGS="${CFLAGS:-} $flags" CXXFLAGS="${CXXFLAGS:-} $flags" pip wheel --no-index --find-links "$PWD/wheels" --no-deps \
+            --no-cache-dir --wheel-dir .venv/llama llama.cpp/*.tar.gz >.venv/llama.log 2>&1 ||
+            { tail -n 25 .venv/llama.log >&2; die "llama.cpp could not be built; above is the end of .venv/llama.log."; }
         wheel="$(ls .venv/llama/*.whl)"
     fi
     pip install --quiet --no-index --no-deps --ignore-installed "$wheel"

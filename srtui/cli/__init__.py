@@ -8,6 +8,7 @@ import typer
 
 # Each adds its commands to the app.
 from srtui.cli import (  # noqa: F401
+    ablate,
     bundle,
     chat,
     choose,

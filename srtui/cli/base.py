@@ -106,15 +106,15 @@ def stop_on_signals() -> Any:
 
 
 @contextlib.contextmanager
-def said_at_the_end(run_name: str, on_done: str | None, bell: bool) -> Iterator[Callable[[str], None]]:
-    """Tell a person, or a program, when the work within ends; the work calls what it gets with its status.
+def announce_end(run_name: str, on_done: str | None, bell: bool) -> Iterator[Callable[[str], None]]:
+    """Notify a person, or a program, when the work within ends; the work reports its status to what it gets.
 
     ``on_done`` is a command line without a shell. Raises UserError, before any work, where it is none.
     """
     words = shlex_words(on_done)
     status = ["failed"]
     try:
-        yield lambda ended: status.__setitem__(0, ended)
+        yield lambda new_status: status.__setitem__(0, new_status)
     finally:
         if bell and screen().isatty():
             # OSC 9 is a notification where a terminal has them; the bell is the same for all others.
@@ -139,7 +139,7 @@ def shlex_words(command: str | None) -> list[str]:
 
 
 def libraries_log(folder: Path) -> contextlib.AbstractContextManager[None]:
-    """What libraries say goes to ``libraries.log`` in ``folder``: a run's own, or the store's."""
+    """What libraries write on standard error goes to ``libraries.log`` in ``folder``: a run's own, or the store's."""
     from srtui.noise import to_log
 
     return to_log(folder / "libraries.log")

@@ -37,36 +37,36 @@ def bundle(
     """All that installs srtui on a machine without a network. Uses the network, through pip."""
     import srtui
     from srtui.bundle import Target, make, plan
-    from srtui.bundle.making import built_here
+    from srtui.bundle.built import built_here
     from srtui.text import bytes_text
 
     if build not in (None, "here"):
         raise UserError(f"--build {build}: it can be here.")
     checkout = Path(srtui.__file__).resolve().parents[1]
-    said = sys.stderr if as_json else sys.stdout
+    messages = sys.stderr if as_json else sys.stdout
     target = Target.of(python, platform, cuda)
     built = built_here(checkout) if build else None
     names = [name.strip() for name in have.split(",") if name.strip()]
     models = Workspace.find().models if model else checkout / "models"
     print_line(
-        f"Target: Python {target.python}, {target.platform}, CUDA {target.cuda}. Asking pip ...", to=said
+        f"Target: Python {target.python}, {target.platform}, CUDA {target.cuda}. Asking pip ...", to=messages
     )
-    what = plan(checkout, models, target, names, model or [])
-    for wheel in what.wheels:
+    bundle_plan = plan(checkout, models, target, names, model or [])
+    for wheel in bundle_plan.wheels:
         size = "size not known" if wheel.size is None else bytes_text(wheel.size)
-        print_line(f"  {wheel.name} {wheel.version}  {size}", to=said)
-    unknown = sum(wheel.size is None for wheel in what.wheels) + what.source
-    more = f", and {unknown} of unknown size (llama.cpp's source among them)" if what.source else ""
+        print_line(f"  {wheel.name} {wheel.version}  {size}", to=messages)
+    unknown = sum(wheel.size is None for wheel in bundle_plan.wheels) + bundle_plan.source
+    unsized = f", and {unknown} of unknown size (llama.cpp's source among them)" if bundle_plan.source else ""
     print_line(
-        f"{len(what.wheels)} wheels and {len(what.models)} models: {bytes_text(what.known_bytes)}{more}.",
-        to=said,
+        f"{len(bundle_plan.wheels)} wheels and {len(bundle_plan.models)} models: {bytes_text(bundle_plan.known_bytes)}{unsized}.",
+        to=messages,
     )
     if dry_run:
         return
-    made = make(what, out_path, lambda line: print_line(line, to=said), built=built)
+    bundle = make(bundle_plan, out_path, lambda line: print_line(line, to=messages), built=built)
     if as_json:
-        print_json(fields_of(made))
+        print_json(fields_of(bundle))
         return
     print_line(
-        f"Ready: {made.path} ({made.files} files, {bytes_text(made.size)}). On the target: ./install.sh"
+        f"Ready: {bundle.path} ({bundle.files} files, {bytes_text(bundle.size)}). On the target: ./install.sh"
     )

@@ -41,26 +41,26 @@ def chat(
         if not as_json:
             err.print(f"Loading the student of {run.name} ...", style="dim")
         with libraries_log(workspace.store_path.parent):
-            both = SideBySide(workspace, store, run, tokens=tokens, temperature=temperature, seed=seed)
+            students = SideBySide(workspace, store, run, tokens=tokens, temperature=temperature, seed=seed)
     with libraries_log(workspace.store_path.parent):
         for instruction in say or _lines():
             if as_json:
                 answers = {"base": "", "tuned": ""}
-                for side, piece in both.ask(instruction):
+                for side, piece in students.ask(instruction):
                     answers[side] += piece
                 print_json({"instruction": instruction, **answers})
             else:
-                _print_answers(both, instruction)
+                _print_answers(students, instruction)
 
 
 def _lines() -> Iterator[str]:
     """What is typed or piped, without blank lines; an end of file or /quit ends it."""
-    asked = sys.stdin.isatty()
-    if asked:
+    interactive = sys.stdin.isatty()
+    if interactive:
         print_line("Type an instruction; /quit or Ctrl-D ends.")
     while True:
         try:
-            line = input("> " if asked else "")
+            line = input("> " if interactive else "")
         except EOFError:
             return
         if line.strip() == "/quit":
@@ -69,7 +69,7 @@ def _lines() -> Iterator[str]:
             yield line
 
 
-def _print_answers(both: SideBySide, instruction: str) -> None:
+def _print_answers(students: SideBySide, instruction: str) -> None:
     """Two columns that grow, on a terminal; the two answers one after the other elsewhere."""
     from rich.console import Group, RenderableType
     from rich.live import Live
@@ -80,23 +80,23 @@ def _print_answers(both: SideBySide, instruction: str) -> None:
 
     answers = {"base": "", "tuned": ""}
     if not out.is_terminal:
-        for side, piece in both.ask(instruction):
+        for side, piece in students.ask(instruction):
             answers[side] += piece
         for name, text in answers.items():
             print_line(f"{name}: {text.strip()}")
         return
 
     def panels() -> RenderableType:
-        shown = [Panel(plain(text.strip()), title=name, title_align="left") for name, text in answers.items()]
+        boxes = [Panel(plain(text.strip()), title=name, title_align="left") for name, text in answers.items()]
         if out.width < 80:
-            return Group(*shown)
+            return Group(*boxes)
         grid = Table.grid(expand=True)
-        for _ in shown:
+        for _ in boxes:
             grid.add_column(ratio=1)
-        grid.add_row(*shown)
+        grid.add_row(*boxes)
         return grid
 
     with Live(panels(), console=out, refresh_per_second=8, vertical_overflow="visible") as live:
-        for side, piece in both.ask(instruction):
+        for side, piece in students.ask(instruction):
             answers[side] += piece
             live.update(panels())

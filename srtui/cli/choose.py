@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from srtui.cli.base import MOST, AsJson, Force, app, libraries_log, open_store, stop_on_signals
+from srtui.cli.base import MOST, AsJson, Force, app, open_store
 from srtui.cli.output import outputs_of, print_json, print_line
 
 if TYPE_CHECKING:
@@ -61,43 +60,35 @@ def calibrate(
     from srtui import today
     from srtui.atomic import replacing
     from srtui.cli.calibration_tables import print_calibration
-    from srtui.cli.reporters import reporter
-    from srtui.cli.terminal import err
+    from srtui.cli.reporters import reported_work
     from srtui.evaluation.rater import Rater
     from srtui.pipeline.calibrate import CalibrationRun
     from srtui.pipeline.context import open_judge, student_path
-    from srtui.progress import Stopped
     from srtui.recipe.weights import weights_text
     from srtui.student import Student
 
     workspace, store = open_store()
     with store:
-        known = _known(store, files, limit)
+        preferences = _preferences(store, files, limit)
         outputs = outputs_of(store, workspace)
         if fit is not None:
             outputs.check(fit, force)
-        what = _recipe(recipe, student, set_ or [])
+        settings = _recipe(recipe, student, set_ or [])
         today.freeze(today.of_timestamp(time.time()))
         rating = Rater(store, workspace.models, rater) if rater else None
-        stop = stop_on_signals()
-        chosen = what.student
-        with libraries_log(store.path.parent), reporter(as_json, stop.set, json_lines=False) as face:
-            path = student_path(
-                workspace, chosen.model, chosen.quantization, lambda line: face.event("info", line)
-            )
-            loaded = Student.load(
-                path, chosen.quantization, report_line=lambda line: face.event("warning", line)
-            )
-            judge = open_judge(store, what, path, chosen.model, chosen.quantization, student=loaded)
+        model, quantization = settings.student.model, settings.student.quantization
+        with reported_work(
+            as_json, store.path.parent, json_lines=False, stored="every loss that was computed"
+        ) as (face, should_stop):
+            path = student_path(workspace, model, quantization, lambda line: face.event("info", line))
+            loaded = Student.load(path, quantization, report_line=lambda line: face.event("warning", line))
+            judge = open_judge(store, settings, path, model, quantization, student=loaded)
             try:
-                calibration = CalibrationRun(
-                    store, judge, known, face, stop.is_set, rating, _encoder(workspace, what)
+                calibration_run = CalibrationRun(
+                    store, judge, preferences, face, should_stop, rating, _encoder(workspace, settings)
                 )
-                done = calibration.work()
-                weights = calibration.weights(done) if fit is not None else None
-            except Stopped:
-                err.print("Stopped; every loss that was computed is stored. The same command resumes.")
-                sys.exit(130)
+                calibration = calibration_run.work()
+                weights = calibration_run.weights(calibration) if fit is not None else None
             finally:
                 judge.close()
         if fit is not None and weights is not None:
@@ -105,12 +96,12 @@ def calibrate(
                 file.write(weights_text(weights).encode("utf-8"))
             outputs.wrote(fit)
         if as_json:
-            print_json(as_printed(done))
+            print_json(json_of(calibration))
             return
-        print_calibration(done)
+        print_calibration(calibration)
         if fit is not None:
             print_line(
-                f"\n{fit}: the weights of {len(done.result['weights'])} parts; a recipe takes them with selection.weights, "
+                f"\n{fit}: the weights of {len(calibration.result['weights'])} parts; a recipe takes them with selection.weights, "
                 'and response_by = "combined".'
             )
 
@@ -126,12 +117,12 @@ def _encoder(workspace: Workspace, recipe: Recipe) -> SentenceEncoder | None:
     return SentenceEncoder(models.find(workspace.models, recipe.selection.encoder))
 
 
-def as_printed(calibration: Calibration) -> dict[str, Any]:
+def json_of(calibration: Calibration) -> dict[str, Any]:
     """The result as ``--json`` prints it."""
     return {"id": calibration.id, "source": calibration.source, **calibration.result}
 
 
-def _known(store: Store, files: list[str], limit: int | None) -> Preferences:
+def _preferences(store: Store, files: list[str], limit: int | None) -> Preferences:
     """The pairs of files, or of evaluations by their ids; a file of that name comes first."""
     from srtui.errors import UserError
     from srtui.evaluation.preferences import preferences_of_people, read_preferences
@@ -145,7 +136,7 @@ def _known(store: Store, files: list[str], limit: int | None) -> Preferences:
 
 
 def _recipe(path: Path | None, student: str | None, overrides: list[str]) -> Recipe:
-    """The recipe that says how is scored; without one, its defaults."""
+    """The recipe that says how texts are scored; without one, the defaults."""
     from srtui.errors import UserError
     from srtui.recipe import from_words, load
 

@@ -28,6 +28,7 @@ from srtui.workspace import Workspace
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from srtui.datasets import WholeRecord
     from srtui.recipe import Recipe
     from srtui.store import Store
     from srtui.store.decisions import StoredDecision
@@ -89,7 +90,7 @@ def import_(
 
     if turns not in get_args(Turns):
         raise UserError(f"--turns {turns}: it can be {', '.join(get_args(Turns))}.")
-    wanted = cast("Turns", turns)
+    turn_choice = cast("Turns", turns)
     if dedup not in (None, "mark", "drop"):
         raise UserError(f"--dedup {dedup}: it can be mark or drop.")
     if dedup and as_variant:
@@ -104,7 +105,9 @@ def import_(
     workspace, store = open_store()
     with store:
         show, clear = progress_line(as_json)
-        imported = import_file(store, file, name, format, columns or None, as_variant, match, show, wanted)
+        imported = import_file(
+            store, file, name, format, columns or None, as_variant, match, show, turn_choice
+        )
         clear()
         if recipe is not None:
             _embed(workspace, store, imported, recipe, as_json)
@@ -156,7 +159,7 @@ def _embed(workspace: Workspace, store: Store, imported: Imported, recipe: Recip
     from srtui.pipeline.embedding import embed_dataset
 
     step, clear = steps_line(as_json)
-    with embedding(workspace, store, recipe) as (embedder, should_stop):
+    with embedding(workspace, store, recipe, imported.dataset_id) as (embedder, should_stop):
         embed_dataset(store, imported.dataset_id, embedder, step, should_stop)
     clear()
 
@@ -195,8 +198,8 @@ def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[st
         )
     runs = store.runs.of_sample(sample_id)
     if run_name is not None:
-        wanted = store.runs.named(run_name).id
-        runs = [r for r in runs if r.id == wanted]
+        run_id = store.runs.named(run_name).id
+        runs = [r for r in runs if r.id == run_id]
     scored = {r.name: store.scores.of_sample(sample_id, r.setting_id) for r in runs if r.setting_id}
     variants = []
     texts = store.corpus.variants_of(sample_id)
@@ -232,7 +235,7 @@ def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[st
                 "reflections": _by_stage(store.generations.reflections_of(r.id, sample_id)),
                 "decisions": _by_stage(store.decisions.of_sample(r.id, sample_id)),
                 "gated": {
-                    stage: [one._asdict() for one in gated]
+                    stage: [stop._asdict() for stop in gated]
                     for stage, gated in store.decisions.gated_of(r.id, sample_id).items()
                 },
                 "outcome": outcome._asdict()
@@ -301,8 +304,8 @@ def _print_sample(facts: dict[str, Any], raw: bool, history: bool) -> None:
         scores = ", ".join(f"{LABELS[m]} {number(final[m], 4)}" for m in FILTERS)
         out.print(f"  final text: variant {final['variant_id']}, {scores}")
         if final["overruled"]:
-            settled = f": {LABELS['kept']}" if final["kept"] else ", and not settled yet"
-            out.print(f"  {LABELS['overruled']}{settled}")
+            outcome = f": {LABELS['kept']}" if final["kept"] else ", and not settled yet"
+            out.print(f"  {LABELS['overruled']}{outcome}")
         elif final["kept"] is not None:
             out.print(f"  {LABELS['kept'] if final['kept'] else 'dropped: ' + plain(final['reason'])}")
     for g in facts["generations"] if raw else []:
@@ -337,19 +340,20 @@ def export(
 ) -> None:
     """Write what a run selected, every variant with its scores, or its choices as preference pairs."""
     from srtui import datasets
+    from srtui.store.conversations import has_conversations
     from srtui.store.exports import export_rows, unranked
 
     if what not in ("selected", "all-variants"):
         raise UserError(f"--what {what}: it can be selected or all-variants.")
-    asked = PairOptions(layout, rejected, min_margin, only_agreed, people_first)
+    pair_options = PairOptions(layout, rejected, min_margin, only_agreed, people_first)
     if format == "preference":
         if top_k_percent is not None or what != "selected":
             raise UserError(
                 "--top-k-percent and --what are not for preference pairs; --min-margin takes the clear ones."
             )
-        export_pairs(run_name, out_file or Path(f"{run_name}.json"), asked, force)
+        export_pairs(run_name, out_file or Path(f"{run_name}.json"), pair_options, force)
         return
-    asked.refuse()
+    pair_options.refuse()
     workspace, store = open_store(read_only=True)
     with store:
         outputs = outputs_of(store, workspace)
@@ -370,7 +374,10 @@ def export(
         texts = export_rows(
             store.conn, run_id, all_variants=everything, top_percent=top_k_percent, alone=whole
         )
-        rows: Iterator[dict[str, Any]] = (text.record() for text in texts)
+        if format == "alpaca" and top_k_percent is None and has_conversations(store.conn, run_id):
+            again = export_rows(store.conn, run_id, all_variants=everything)
+            texts = datasets.led_by(next((t for t in again if t.history), None), texts)
+        rows: Iterator[dict[str, Any] | WholeRecord] = (text.record() for text in texts)
         if whole:
             rows = chain(_conversations(store, run_id, format), rows)
         first = next(rows, None)
@@ -378,24 +385,27 @@ def export(
             raise UserError(
                 f"Run {run_name!r} has nothing to export yet; srtui status {run_name} says how far it is."
             )
-        what_was = "conversations and samples" if isinstance(first, datasets.WholeRecord) else "samples"
+        noun = "conversations and samples" if isinstance(first, datasets.WholeRecord) else "samples"
         written = datasets.write(chain([first], rows), out_file, format, stream)
         if stream is None:
             outputs.wrote(out_file)
     target = "stdout" if stream else out_file
-    print_line(f"{written:,} {what_was} written to {target}.", to=sys.stderr if stream else None)
+    print_line(f"{written:,} {noun} written to {target}.", to=sys.stderr if stream else None)
 
 
-def _conversations(store: Store, run_id: int, format: str) -> Iterator[dict[str, Any]]:
+def _conversations(store: Store, run_id: int, format: str) -> Iterator[WholeRecord]:
     """The conversations of a run, put back together with the texts that it chose."""
     from srtui import datasets
     from srtui.sample import Pair
-    from srtui.store.exports import export_conversations
+    from srtui.store.exports import any_exchange_dropped, export_conversations
 
+    weighed = any_exchange_dropped(store.conn, run_id)
     for c, taken in export_conversations(store.conn, run_id):
         rewritten = [
             datasets.Rewritten(t.answer, Pair(t.instruction, t.input, t.response), t.kept) for t in taken
         ]
-        record = datasets.put_back(format, c.layout, c.record, c.turns, c.places, rewritten)
-        record.setdefault("samples", [t.sample_id for t in taken])
-        yield record
+        samples = [t.sample_id for t in taken]
+        yield datasets.put_back(
+            format, c.layout, c.record, c.turns, c.places, rewritten, samples=samples, weighed=weighed
+        )
+        weighed = False

@@ -59,7 +59,7 @@ def embedding_recipe(
 
 @contextlib.contextmanager
 def embedding(
-    workspace: Workspace, store: Store, recipe: Recipe
+    workspace: Workspace, store: Store, recipe: Recipe, dataset_id: int | None = None
 ) -> Iterator[tuple[Embedder, Callable[[], bool]]]:
     """An embedder by this recipe, and whether to stop. What libraries say goes to the store's log; a stop ends the
     command with code 130."""
@@ -73,7 +73,7 @@ def embedding(
     today.freeze(today.of_timestamp(time.time()))
     stop = stop_on_signals()
     with libraries_log(store.path.parent):
-        embedder = open_embedder(workspace, store, recipe)
+        embedder = open_embedder(workspace, store, recipe, dataset_id=dataset_id)
         try:
             yield embedder, stop.is_set
         except Stopped:
@@ -186,7 +186,7 @@ def embed(
         dataset_id = dataset_named(store, dataset)
         recipe = embedding_recipe(dataset, student, encoder, set_)
         step, clear = steps_line(as_json)
-        with embedding(workspace, store, recipe) as (embedder, should_stop):
+        with embedding(workspace, store, recipe, dataset_id) as (embedder, should_stop):
             total = embed_dataset(store, dataset_id, embedder, step, should_stop)
             there = store.embeddings.count_of_dataset(dataset_id, embedder.setting_id)
         clear()
@@ -215,9 +215,9 @@ def neighbours(
     if as_json:
         print_json({"sample": sample_id, "neighbours": nearby})
         return
-    for one in nearby:
-        words = " ".join(one.instruction.split())[:140]
-        out.print(f"{one.cosine:6.3f}  sample {one.sample_id}: {plain(words)}", soft_wrap=True)
+    for neighbour in nearby:
+        words = " ".join(neighbour.instruction.split())[:140]
+        out.print(f"{neighbour.cosine:6.3f}  sample {neighbour.sample_id}: {plain(words)}", soft_wrap=True)
 
 
 @data_app.command(epilog="Example: srtui data decontaminate alpaca_eval.json mt_bench.jsonl --dataset alpaca")
@@ -262,8 +262,10 @@ def decontaminate(
         ids = [dataset_named(store, name) for name in names]
         if undo:
             with store.transaction():
-                taken = sum(store.datasets.take_again(one, "evaluation prompt") for one in ids)
-            print_line(f"{taken:,} samples are taken by new runs again.")
+                restored = sum(
+                    store.datasets.take_again(dataset_id, "evaluation prompt") for dataset_id in ids
+                )
+            print_line(f"{restored:,} samples are taken by new runs again.")
             return
         step, clear = steps_line(as_json)
         if by_meaning:
@@ -277,19 +279,19 @@ def decontaminate(
         clear()
         if not overlaps.prompts:
             raise UserError("This workspace has evaluated with no prompts yet; name files of them.")
-        held = [one.sample_id for one in overlaps.found if one.kind != "short"]
+        contaminated = [overlap.sample_id for overlap in overlaps.found if overlap.kind != "short"]
         if drop:
-            store.datasets.leave_out(held, "evaluation prompt")
+            store.datasets.leave_out(contaminated, "evaluation prompt")
     if as_json:
         kinds = ("question", "long", *(("meaning",) if by_meaning else ()), "short")
         counts = {kind: overlaps.kinds[kind] for kind in kinds}
-        found = [fields_of(one) for one in overlaps.found[:show]]
-        print_json({"prompts": overlaps.prompts, "samples": overlaps.texts, **counts, "found": found})
+        shown = [fields_of(overlap) for overlap in overlaps.found[:show]]
+        print_json({"prompts": overlaps.prompts, "samples": overlaps.texts, **counts, "found": shown})
         return
     print_overlaps(overlaps, show)
     if drop:
         print_line(
-            f"New runs leave out {len(held):,} samples; they stay in the store. --undo takes them back."
+            f"New runs leave out {len(contaminated):,} samples; they stay in the store. --undo takes them back."
         )
 
 

@@ -22,10 +22,12 @@ def print_overlaps(overlaps: Overlaps, show: int) -> None:
         "meaning": "in other words",
         "short": "8 words in a row",
     }
-    for one in overlaps.found[:show]:
-        prompt = " ".join(one.prompt.split())[:120]
-        how = words[one.kind] + (f" ({one.cosine:.2f})" if one.cosine is not None else "")
-        out.print(f"sample {one.sample_id}: {how}, {plain(one.source)}: {plain(prompt)}", soft_wrap=True)
+    for overlap in overlaps.found[:show]:
+        prompt = " ".join(overlap.prompt.split())[:120]
+        how = words[overlap.kind] + (f" ({overlap.cosine:.2f})" if overlap.cosine is not None else "")
+        out.print(
+            f"sample {overlap.sample_id}: {how}, {plain(overlap.source)}: {plain(prompt)}", soft_wrap=True
+        )
     if len(overlaps.found) > show:
         out.print(f"and {len(overlaps.found) - show:,} more; --show prints more.")
     kinds = overlaps.kinds
@@ -102,27 +104,29 @@ def print_duplicates(store: Store, near_duplicates: Duplicates, show: int) -> No
     """Groups of near-duplicates, the largest first, and how many there are in all."""
     shown = near_duplicates.groups[:show]
     pairs = store.corpus.original_pairs_of(
-        sample for group in shown for sample in (group.kept[0], *(one.sample_id for one in group.others[:5]))
+        sample
+        for group in shown
+        for sample in (group.kept[0], *(duplicate.sample_id for duplicate in group.others[:5]))
     )
     for group in shown:
         out.print(f"[bold]{1 + len(group.others):,} alike[/], sample {group.kept[0]} stays:", soft_wrap=True)
         out.print(f"  {plain(_first_words(pairs[group.kept[0]]))}", soft_wrap=True)
-        for one in group.others[:5]:
+        for duplicate in group.others[:5]:
             out.print(
-                f"  {one.similarity:.0%} sample {one.sample_id}: {plain(_first_words(pairs[one.sample_id]))}",
+                f"  {duplicate.similarity:.0%} sample {duplicate.sample_id}: {plain(_first_words(pairs[duplicate.sample_id]))}",
                 soft_wrap=True,
             )
         if len(group.others) > 5:
             out.print(f"  and {len(group.others) - 5:,} more")
     if len(near_duplicates.groups) > len(shown):
         out.print(f"{len(near_duplicates.groups) - len(shown):,} more groups; --show prints more.")
-    what = {"pair": "texts", "instruction": "instructions", "response": "responses", "meaning": "embeddings"}[
+    noun = {"pair": "texts", "instruction": "instructions", "response": "responses", "meaning": "embeddings"}[
         near_duplicates.side
     ]
     out.print(
         f"{plain(near_duplicates.dataset)}: {near_duplicates.duplicates:,} of {near_duplicates.samples:,} samples "
         f"({share(near_duplicates.duplicates, near_duplicates.samples)}) are near-duplicates of others, in {len(near_duplicates.groups):,} group{'' if len(near_duplicates.groups) == 1 else 's'}: "
-        f"their {what} are at least {near_duplicates.threshold:g} alike.",
+        f"their {noun} are at least {near_duplicates.threshold:g} alike.",
         soft_wrap=True,
     )
 
@@ -152,5 +156,5 @@ def print_trials(trials: GateTrials) -> None:
         soft_wrap=True,
     )
     for trial in trials.gates:
-        for one in trial.examples:
-            out.print(f"sample {one.sample_id}, {one.stage}: {plain(one.reason)}", soft_wrap=True)
+        for example in trial.examples:
+            out.print(f"sample {example.sample_id}, {example.stage}: {plain(example.reason)}", soft_wrap=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from srtui.cli.base import MOST, AsJson, Force, app, libraries_log, open_store, stop_on_signals
+from srtui.cli.base import MOST, AsJson, Force, app, open_store
 from srtui.cli.output import fields_of, outputs_of, print_json, print_line
 
 if TYPE_CHECKING:
@@ -26,8 +25,10 @@ eval_app = typer.Typer(
 )
 app.add_typer(eval_app, name="eval")
 
-_WHO = "A run, base:RUN, a model, MODEL+ADAPTER, an adapter folder, or a file of answers (.json, .jsonl)."
-ContestantName = Annotated[str, typer.Argument(metavar="A", help=_WHO)]
+_CONTESTANT = (
+    "A run, base:RUN, a model, MODEL+ADAPTER, an adapter folder, or a file of answers (.json, .jsonl)."
+)
+ContestantName = Annotated[str, typer.Argument(metavar="A", help=_CONTESTANT)]
 JudgeName = Annotated[str, typer.Option("--judge", help="The GGUF that judges.")]
 JudgePromptName = Annotated[
     str | None, typer.Option("--judge-prompt", help="A .toml file with the judge's wording.")
@@ -80,11 +81,11 @@ def pairwise(
     source = sources.prompts(prompts, limit)
     workspace, store = open_store()
     with store:
-        both = [find_contestant(workspace, store, name, template) for name in (a, b)]
+        contestants = [find_contestant(workspace, store, name, template) for name in (a, b)]
         referee = _judge(workspace, judge, judge_prompt, words, 2)
         margin = margin_of(store, referee, tie_margin)
         settings = settings_of(AnswerSettings(max_tokens, temperature, seed=seed), seed, tie_margin=margin)
-        _evaluate(workspace, store, "pairwise", source, both, referee, settings, as_json)
+        _evaluate(workspace, store, "pairwise", source, contestants, referee, settings, as_json)
 
 
 @eval_app.command(epilog="Example: srtui eval winrate quickstart --reference reference.json --judge J")
@@ -122,7 +123,7 @@ def winrate(
         check_anchors(table, {i.item: i.turns[0] for i in source.items}, source.rows)
     workspace, store = open_store()
     with store:
-        one = find_contestant(workspace, store, a, template)
+        contestant = find_contestant(workspace, store, a, template)
         referee = _judge(workspace, judge, judge_prompt, words, 2)
         settings = settings_of(
             AnswerSettings(max_tokens, temperature, seed=seed),
@@ -130,9 +131,18 @@ def winrate(
             tie_margin=margin_of(store, referee, tie_margin),
             anchors=table.identity if table else None,
         )
-        names = (one.name, reference.name)
+        names = (contestant.name, reference.name)
         _evaluate(
-            workspace, store, "winrate", source, [one], referee, settings, as_json, names, anchors=table
+            workspace,
+            store,
+            "winrate",
+            source,
+            [contestant],
+            referee,
+            settings,
+            as_json,
+            names,
+            anchors=table,
         )
 
 
@@ -161,10 +171,10 @@ def turns(
     source = sources.questions(questions, limit)
     workspace, store = open_store()
     with store:
-        one = find_contestant(workspace, store, a, template)
+        contestant = find_contestant(workspace, store, a, template)
         settings = settings_of(AnswerSettings(max_tokens, temperature, seed=seed), seed)
         referee = _judge(workspace, judge, judge_prompt, words, 1)
-        _evaluate(workspace, store, "turns", source, [one], referee, settings, as_json)
+        _evaluate(workspace, store, "turns", source, [contestant], referee, settings, as_json)
 
 
 @eval_app.command(epilog="Example: srtui eval calibrate --judge smollm2-135m judgements.jsonl --limit 40")
@@ -190,9 +200,18 @@ def calibrate(
         referee = _judge(workspace, judge, judge_prompt, words, 2)
         names = ", ".join(f.name for f in files)
         settings = settings_of(None, seed) | {"skipped": source.skipped}
-        shown = ", ".join(map(str, files))
+        shown_source = ", ".join(map(str, files))
         _evaluate(
-            workspace, store, "calibration", source, [], referee, settings, as_json, (names, None), shown
+            workspace,
+            store,
+            "calibration",
+            source,
+            [],
+            referee,
+            settings,
+            as_json,
+            (names, None),
+            shown_source,
         )
 
 
@@ -212,17 +231,16 @@ def choice(
     as_json: AsJson = False,
 ) -> None:
     """Multiple choice (ARC, HellaSwag, MMLU, TruthfulQA) by EleutherAI's lm-eval, on task files on disk."""
-    from srtui.cli.reporters import reporter
+    from srtui.cli.reporters import reported_work
     from srtui.evaluation import choice as multiple_choice
     from srtui.evaluation.contestants import find_contestant
 
     workspace, store = open_store()
     with store:
         multiple_choice.check(tasks, run_python)
-        one = find_contestant(workspace, store, a)
-        stop = stop_on_signals()
-        with libraries_log(store.path.parent), reporter(as_json, stop.set, json_lines=False) as face:
-            evaluation = multiple_choice.evaluate(store, one, tasks, limit, shots, face, stop.is_set)
+        contestant = find_contestant(workspace, store, a)
+        with reported_work(as_json, store.path.parent, json_lines=False) as (face, should_stop):
+            evaluation = multiple_choice.evaluate(store, contestant, tasks, limit, shots, face, should_stop)
         _print_result(store, evaluation, as_json)
 
 
@@ -251,21 +269,21 @@ def anchors(
     with store:
         outputs = outputs_of(store, workspace)
         outputs.check(out, force)
-        found = [store.evaluations.get(n) for n in evaluations]
+        win_rates = [store.evaluations.get(n) for n in evaluations]
         for n in gamed or []:
             if n not in evaluations:
                 raise UserError(f"--gamed {n}: it is none of the evaluations named.")
-        if len({(e.source_sha256, e.judge, str(e.judge_identity)) for e in found}) > 1:
+        if len({(e.source_sha256, e.judge, str(e.judge_identity)) for e in win_rates}) > 1:
             raise UserError(
                 "These evaluations have not all the same reference and judge; name some that have."
             )
-        models = {f"{e.contestant_a} (evaluation {e.id})": rows_of(store, e) for e in found}
-        named = [name for name, e in zip(models, found, strict=True) if e.id in (gamed or [])]
-        questions = {i.item: i.turns[0] for i in store.evaluations.items(found[0].id)}
-        made = write_anchors(out, models, named, questions)
+        models = {f"{e.contestant_a} (evaluation {e.id})": rows_of(store, e) for e in win_rates}
+        gamed_names = [name for name, e in zip(models, win_rates, strict=True) if e.id in (gamed or [])]
+        questions = {i.item: i.turns[0] for i in store.evaluations.items(win_rates[0].id)}
+        table = write_anchors(out, models, gamed_names, questions)
         outputs.wrote(out)
     print_line(
-        f"{out}: {len(made.difficulty)} difficulties from {len(models)} models, {len(made.preference)} gamed rows."
+        f"{out}: {len(table.difficulty)} difficulties from {len(models)} models, {len(table.preference)} gamed rows."
     )
 
 
@@ -279,15 +297,15 @@ def list_(
     _, store = open_store()
     with store:
         run_id = store.runs.named(run).id if run else None
-        listed = store.evaluations.all(run_id)
+        evaluations = store.evaluations.all(run_id)
         if as_json:
-            print_json(listed)
-        elif not listed:
+            print_json(evaluations)
+        elif not evaluations:
             print_line(
                 "No evaluations yet. Start one with: srtui eval pairwise A B --prompts FILE --judge MODEL"
             )
         else:
-            print_list(listed)
+            print_list(evaluations)
 
 
 @eval_app.command(epilog="Example: srtui eval show 1 --json")
@@ -334,12 +352,10 @@ def _evaluate(
     shown_source: str = "",
     anchors: Anchors | None = None,
 ) -> None:
-    from srtui.cli.reporters import reporter
-    from srtui.cli.terminal import err
+    from srtui.cli.reporters import reported_work
     from srtui.evaluation.contestants import same_weights
     from srtui.evaluation.evaluator import Evaluator
     from srtui.evaluation.fingerprint import prepare
-    from srtui.progress import Stopped
 
     evaluation, is_new = prepare(store, kind, source, contestants, judge, settings, names, shown_source)
     if evaluation.state == "done":
@@ -348,20 +364,15 @@ def _evaluate(
             print_line("This evaluation is done already; nothing was left to do.")
         return
     sides: dict[Side, Contestant] = dict(zip(("a", "b"), contestants, strict=False))
-    stop = stop_on_signals()
-    with libraries_log(store.path.parent), reporter(as_json, stop.set, json_lines=False) as face:
+    with reported_work(as_json, store.path.parent, json_lines=False) as (face, should_stop):
         if not is_new:
             face.event("info", f"Resuming evaluation {evaluation.id}.")
         warnings = same_weights(workspace, store, judge.name, judge.sha256, contestants)
         for sentence in warnings:
             face.event("warning", sentence)
-        try:
-            evaluation = Evaluator(
-                store, evaluation, source, sides, judge, face, stop.is_set, anchors, warnings
-            ).work()
-        except Stopped:
-            err.print("Stopped; everything finished is stored. The same command resumes.")
-            sys.exit(130)
+        evaluation = Evaluator(
+            store, evaluation, source, sides, judge, face, should_stop, anchors, warnings
+        ).work()
     _print_result(store, evaluation, as_json)
 
 

@@ -65,9 +65,9 @@ def interval(estimate: Mapping[str, Any], digits: int = 2, percent: bool = False
 
 def print_evaluation(e: Evaluation) -> None:
     """What was compared, by whom, and what came out; intervals are at 95 %."""
-    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(e.created_at))
+    created = time.strftime("%Y-%m-%d %H:%M", time.localtime(e.created_at))
     out.print(
-        f"\n[bold]Evaluation {e.id}[/]: {_KINDS[e.kind]}, {evaluation_state(e.kind, e.state)}  [dim]{when}[/]"
+        f"\n[bold]Evaluation {e.id}[/]: {_KINDS[e.kind]}, {evaluation_state(e.kind, e.state)}  [dim]{created}[/]"
     )
     if e.error:
         out.print(f"[red]{plain(e.error)}[/]", soft_wrap=True)
@@ -101,16 +101,18 @@ def print_evaluation(e: Evaluation) -> None:
 
 
 def _print_calibration(e: Evaluation) -> None:
-    known = (e.result or {})["calibration"]
-    if known is None:
+    calibration = (e.result or {})["calibration"]
+    if calibration is None:
         line = (
             f"Nobody knows what this judge is worth: srtui eval calibrate --judge {plain(e.judge or '')} FILE"
         )
-    elif known["better_than_chance"]:
-        line = f"This judge agrees with known judgements beyond chance (evaluation {known['evaluation']})."
+    elif calibration["better_than_chance"]:
+        line = (
+            f"This judge agrees with known judgements beyond chance (evaluation {calibration['evaluation']})."
+        )
     else:
-        line = f"This judge was no better than chance (evaluation {known['evaluation']}): do not trust its verdicts."
-    good = known is not None and known["better_than_chance"]
+        line = f"This judge was no better than chance (evaluation {calibration['evaluation']}): do not trust its verdicts."
+    good = calibration is not None and calibration["better_than_chance"]
     out.print(f"\n[{'dim' if good else 'yellow'}]{line}[/]", soft_wrap=True)
 
 
@@ -149,9 +151,12 @@ def _length_rows(control: Mapping[str, Any]) -> list[tuple[str, str]]:
     if slope is not None and slope["value"] is not None:
         rows.append(("effect of length, in logits", interval(slope)))
     if control.get("anchors"):
-        known = control["anchors"]
+        anchors = control["anchors"]
         rows.append(
-            ("anchors", f"{plain(known['file'])}, {known['items']} items, {known['gamed']} gamed models")
+            (
+                "anchors",
+                f"{plain(anchors['file'])}, {anchors['items']} items, {anchors['gamed']} gamed models",
+            )
         )
     return rows
 
@@ -159,14 +164,14 @@ def _length_rows(control: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _failed(r: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Answers that are not there, and what they count as."""
     failed = r.get("failed") or {}
-    why = ", ".join(f"{n} {plain(reason)}" for reason, n in failed.get("why", {}).items())
+    reasons = ", ".join(f"{n} {plain(reason)}" for reason, n in failed.get("why", {}).items())
     if failed.get("answers"):
-        return [("no answer", f"{failed['answers']}, scored 1 ({why})")]
+        return [("no answer", f"{failed['answers']}, scored 1 ({reasons})")]
     counts = [failed.get(name, 0) for name in ("a", "b", "both")]
     if not any(counts):
         return []
     text = f"A {counts[0]} (lost), B {counts[1]} (won), both {counts[2]} (ties)"
-    return [("no answer", text + (f"; {why}" if why else ""))]
+    return [("no answer", text + (f"; {reasons}" if reasons else ""))]
 
 
 def _bias_rows(r: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -185,16 +190,17 @@ def _parse_rows(r: Mapping[str, Any]) -> list[tuple[str, str]]:
     parse = r["parse"]
     rows = [("probability given to any score", number(parse["mass"], 4))]
     if parse["rate"]["n"]:
-        why = ", ".join(f"{n} {plain(reason)}" for reason, n in parse["unparsed"].items())
+        reasons = ", ".join(f"{n} {plain(reason)}" for reason, n in parse["unparsed"].items())
         rows.insert(
-            0, ("words that parse", interval(parse["rate"], percent=True) + (f"; {why}" if why else ""))
+            0,
+            ("words that parse", interval(parse["rate"], percent=True) + (f"; {reasons}" if reasons else "")),
         )
     return rows
 
 
-def _judged(r: Mapping[str, Any], of: str) -> str:
-    why = ", ".join(f"{n} {plain(reason)}" for reason, n in r.get("unjudged", {}).items())
-    return f"{r['judged']} of {r[of]}" + (f"; judgements without scores: {why}" if why else "")
+def _judged(r: Mapping[str, Any], total_key: str) -> str:
+    reasons = ", ".join(f"{n} {plain(reason)}" for reason, n in r.get("unjudged", {}).items())
+    return f"{r['judged']} of {r[total_key]}" + (f"; judgements without scores: {reasons}" if reasons else "")
 
 
 def _turn_rows(r: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -207,9 +213,9 @@ def _turn_rows(r: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _calibration_rows(r: Mapping[str, Any]) -> list[tuple[str, str]]:
-    left = ", ".join(f"{n} {plain(why)}" for why, n in r["skipped"].items())
+    left_out = ", ".join(f"{n} {plain(reason)}" for reason, n in r["skipped"].items())
     return [
-        ("judged", _judged(r, "pairs") + (f"; left out: {left}" if left else "")),
+        ("judged", _judged(r, "pairs") + (f"; left out: {left_out}" if left_out else "")),
         ("agreement", f"{interval(r['agreement'], percent=True)}, by chance {r['chance'] or 0:.1%}"),
         ("Cohen's kappa", f"[bold]{interval(r['kappa'])}[/]"),
         ("the known judge with itself", f"kappa {interval(r['known_itself'])} between its two orders"),
@@ -249,8 +255,8 @@ def _turn_table(r: Mapping[str, Any]) -> None:
 
 def _calibration_table(r: Mapping[str, Any]) -> None:
     table = _table("known judge", "this one: win", "tie", "lose")
-    for known, row in r["table"].items():
-        table.add_row(known, *(str(row[v]) for v in ("win", "tie", "lose")))
+    for known_verdict, row in r["table"].items():
+        table.add_row(known_verdict, *(str(row[v]) for v in ("win", "tie", "lose")))
     out.print(table)
 
 
@@ -291,18 +297,18 @@ _TABLES = {
 
 
 def print_judged(pair: JudgedPair) -> None:
-    """One judgement with what was asked, both answers, and what was said of them."""
+    """One judgement: the question, both answers, and the judge's words."""
     j = pair.judgement
-    shown = {"ab": "A first", "ba": "B first", "a": "alone"}[j.ordering]
+    ordering = {"ab": "A first", "ba": "B first", "a": "alone"}[j.ordering]
     by = f", by {plain(j.annotator)}" if j.annotator else ""
-    out.print(f"\n[bold]Item {j.item}[/], {plain(pair.item.category)}, turn {j.turn}, {shown}{by}")
+    out.print(f"\n[bold]Item {j.item}[/], {plain(pair.item.category)}, turn {j.turn}, {ordering}{by}")
     out.print(plain(pair.item.turns[j.turn - 1]), soft_wrap=True)
-    for name, answer, score, said in (
+    for name, answer, score, text_score in (
         ("A", pair.answer_a, j.score_a, j.text_score_a),
         ("B", pair.answer_b, j.score_b, j.text_score_b),
     ):
         if answer is not None:
-            words = f", in words {said:g}" if said is not None else ""
+            words = f", in words {text_score:g}" if text_score is not None else ""
             out.print(
                 f"  [dim]{name}, score {number(score, 2)}{words}[/]\n{plain(answer.text)}", soft_wrap=True
             )

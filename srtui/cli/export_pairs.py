@@ -1,9 +1,11 @@
-"""The export of preference pairs: its options, and what it says of what it wrote."""
+"""The export of preference pairs: its options, and its report of what was written."""
 
 from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -39,7 +41,12 @@ PeopleFirst = Annotated[
     ),
 ]
 
-_WHOSE = {"student": "the student", "person": "a person", "encoder": "the sentence encoder"}
+_WHOSE = {
+    "student": "the student",
+    "person": "a person",
+    "encoder": "the sentence encoder",
+    "proxy": "the proxy",
+}
 
 
 class PairOptions(NamedTuple):
@@ -59,8 +66,8 @@ class PairOptions(NamedTuple):
                 raise UserError(f"{option} is for preference pairs alone; add --format preference.")
 
 
-def export_pairs(run_name: str, out_file: Path, asked: PairOptions, force: bool) -> None:
-    """Write a run's preference pairs, and say whose they are. Raises UserError where there are none."""
+def export_pairs(run_name: str, out_file: Path, options: PairOptions, force: bool) -> None:
+    """Write a run's preference pairs, and report who chose them. Raises UserError where there are none."""
     from srtui import datasets
 
     workspace, store = open_store(read_only=True)
@@ -70,42 +77,44 @@ def export_pairs(run_name: str, out_file: Path, asked: PairOptions, force: bool)
         if stream is None:
             outputs.check(out_file, force)
         run = store.runs.named(run_name)
-        maker = _maker(run, asked)
+        maker = _maker(run, options)
         maker.rater = _rater(workspace, store, run)
-        pairs = _pairs(store, run, maker)
+        probe = replace(maker, made=Counter(), left_out=Counter())
+        typed = next((pair for pair in _pairs(store, run, probe) if pair.margin is not None), None)
+        pairs = datasets.led_by(typed, _pairs(store, run, maker))
         first = next(pairs, None)
         if first is None:
             raise UserError(_no_pairs(run_name, maker))
         rows = (pair.record() for pair in chain([first], pairs))
-        written = datasets.write_preferences(rows, out_file, asked.layout, stream)
+        written = datasets.write_preferences(rows, out_file, options.layout, stream)
         if stream is None:
             outputs.wrote(out_file)
-    said = sys.stderr if stream else None
-    print_line(f"{written:,} preference pairs written to {'stdout' if stream else out_file}.", to=said)
+    messages = sys.stderr if stream else None
+    print_line(f"{written:,} preference pairs written to {'stdout' if stream else out_file}.", to=messages)
     chosen = ", ".join(f"{count:,} by {_WHOSE.get(name, name)}" for name, count in sorted(maker.made.items()))
-    why = _left_out(maker)
-    print_line(f"Chosen: {chosen}." + (f" Left out: {why}." if why else ""), to=said)
+    left_out = _left_out(maker)
+    print_line(f"Chosen: {chosen}." + (f" Left out: {left_out}." if left_out else ""), to=messages)
 
 
-def _maker(run: Run, asked: PairOptions) -> PairMaker:
+def _maker(run: Run, options: PairOptions) -> PairMaker:
     from srtui.preferences import pair_maker
     from srtui.recipe import Recipe
 
-    if asked.rejected not in ("rest", "worst"):
-        raise UserError(f"--rejected {asked.rejected}: it can be rest or worst.")
-    if not math.isfinite(asked.min_margin):
-        raise UserError(f"--min-margin {asked.min_margin}: it is a number from 0.")
+    if options.rejected not in ("rest", "worst"):
+        raise UserError(f"--rejected {options.rejected}: it can be rest or worst.")
+    if not math.isfinite(options.min_margin):
+        raise UserError(f"--min-margin {options.min_margin}: it is a number from 0.")
     return pair_maker(
         Recipe.model_validate(run.recipe),
-        rejected=asked.rejected,
-        min_margin=asked.min_margin,
-        only_agreed=asked.only_agreed,
-        people_first=asked.people_first,
+        rejected=options.rejected,
+        min_margin=options.min_margin,
+        only_agreed=options.only_agreed,
+        people_first=options.people_first,
     )
 
 
 def _rater(workspace: Workspace, store: Store, run: Run) -> Callable[..., list[float | None]] | None:
-    """What the run's rater said of answers when it was asked, by its gate say; None where it is not here."""
+    """The preferences that the run's rater was asked for before, by its gate for example; None where the rater is not here."""
     from srtui.evaluation.rater import Rater
 
     recipe = run.recipe
@@ -127,13 +136,13 @@ def _pairs(store: Store, run: Run, maker: PairMaker) -> Iterator[PreferencePair]
 
 
 def _no_pairs(run_name: str, maker: PairMaker) -> str:
-    why = _left_out(maker)
-    if not why:
+    left_out = _left_out(maker)
+    if not left_out:
         return f"Run {run_name!r} has chosen no answer yet; srtui status {run_name} says how far it is."
     if maker.only_agreed and maker.left_out["pairs that nobody else was asked about"]:
-        why += ": a second chooser is a person who takes a text in the dashboard, or a rater (gates.rater), beside the student"
-    return f"Run {run_name!r} gives no such preference pair ({why})."
+        left_out += ": a second chooser is a person who takes a text in the dashboard, or a rater (gates.rater), beside the student"
+    return f"Run {run_name!r} gives no such preference pair ({left_out})."
 
 
 def _left_out(maker: PairMaker) -> str:
-    return ", ".join(f"{count:,} {why}" for why, count in sorted(maker.left_out.items()) if count)
+    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(maker.left_out.items()) if count)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srtui.cli.base import AsJson, libraries_log, open_store, stop_on_signals
+from srtui.cli.base import AsJson, open_store
 from srtui.cli.evaluation import (
     ContestantName,
     Limit,
@@ -50,15 +49,13 @@ def human(
     The result has intervals, and their agreement as a kappa.
     """
     from srtui.cli.evaluation_tables import print_evaluation
-    from srtui.cli.reporters import reporter
-    from srtui.cli.terminal import err
+    from srtui.cli.reporters import reported_work
     from srtui.evaluation import sources
     from srtui.evaluation.contestants import find_contestant
     from srtui.evaluation.evaluator import Evaluator
     from srtui.evaluation.fingerprint import prepare, settings_of
     from srtui.evaluation.people import keep_result
     from srtui.evaluation.writing import AnswerSettings
-    from srtui.progress import Stopped
 
     name = annotator.strip()
     if ask:
@@ -70,21 +67,15 @@ def human(
     source = sources.prompts(prompts, limit)
     workspace, store = open_store()
     with store:
-        both = [find_contestant(workspace, store, who, template) for who in (a, b)]
+        contestants = [
+            find_contestant(workspace, store, contestant_name, template) for contestant_name in (a, b)
+        ]
         settings = settings_of(AnswerSettings(max_tokens, temperature, seed=seed), seed)
-        evaluation, _ = prepare(store, "human", source, both, None, settings)
+        evaluation, _ = prepare(store, "human", source, contestants, None, settings)
         if len(store.evaluations.answers(evaluation.id)) < 2 * len(source.items):
-            stop = stop_on_signals()
-            with (
-                libraries_log(workspace.store_path.parent),
-                reporter(as_json, stop.set, json_lines=False) as face,
-            ):
-                sides: dict[Side, Contestant] = {"a": both[0], "b": both[1]}
-                try:
-                    Evaluator(store, evaluation, source, sides, None, face, stop.is_set).work()
-                except Stopped:
-                    err.print("Stopped; everything finished is stored. The same command resumes.")
-                    sys.exit(130)
+            sides: dict[Side, Contestant] = {"a": contestants[0], "b": contestants[1]}
+            with reported_work(as_json, store.path.parent, json_lines=False) as (face, should_stop):
+                Evaluator(store, evaluation, source, sides, None, face, should_stop).work()
         if ask:
             from srtui.tui.human_app import open_human
 

@@ -14,7 +14,7 @@ from srtui.errors import UserError
 from srtui.workspace import Workspace
 
 db_app = typer.Typer(
-    help="The store: path, size and counts; check, vacuum, backup.", invoke_without_command=True
+    help="The store: path, size and counts; check, vacuum, backup, merge.", invoke_without_command=True
 )
 app.add_typer(db_app, name="db")
 
@@ -111,8 +111,10 @@ def db_check(
         print_line(problem)
     if problems:
         raise UserError(f"{store.path} is damaged; restore a copy made by srtui db backup.")
-    rest = "" if verified.checked == verified.texts else f" of {verified.texts:,}; --deep compares them all"
-    print_line(f"{store.path} is sound; {verified.checked:,} texts compared with their digests{rest}.")
+    uncompared = (
+        "" if verified.checked == verified.texts else f" of {verified.texts:,}; --deep compares them all"
+    )
+    print_line(f"{store.path} is sound; {verified.checked:,} texts compared with their digests{uncompared}.")
 
 
 @db_app.command("vacuum", epilog="Example: srtui db vacuum")
@@ -123,6 +125,39 @@ def db_vacuum() -> None:
     _, store = open_store()
     with store:
         print_line(f"{bytes_text(max(0, store.vacuum()))} given back.")
+
+
+@db_app.command("merge", epilog="Example: srtui db merge ../shard-1 ../shard-2 --as alpaca")
+def db_merge(
+    shards: Annotated[list[Path], typer.Argument(help="Workspaces, or the files of their stores.")],
+    run: Annotated[
+        str | None, typer.Option(help="The run to take; the only one that a shard has where it is left out.")
+    ] = None,
+    as_: Annotated[
+        str | None, typer.Option("--as", help="What run and dataset are called here; as there by default.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring the shards of one run together: samples, texts, scores and choices of each, by their content."""
+    from srtui.pipeline.merge import merge
+
+    _, store = open_store()
+    stop = stop_on_signals()
+    with store:
+        made = merge(
+            store,
+            shards,
+            run,
+            as_,
+            (lambda line: None) if as_json else print_line,
+            stop.is_set,
+        )
+    if as_json:
+        print_json(made._asdict())
+        return
+    print_line(
+        f"Run {made.run}: {made.samples:,} samples, {made.settled:,} of them settled. Go on with: srtui resume {made.run}"
+    )
 
 
 @db_app.command("backup", epilog="Example: srtui db backup store/yesterday.sqlite")

@@ -35,7 +35,7 @@ def export_model(
         str,
         typer.Option(
             help="What the adapter is merged into: trained, the weights as the student held them in "
-            "training (rounded to NF4, report_line), or original, as they are stored.",
+            "training (rounded to NF4, for example), or original, as they are stored.",
         ),
     ] = "trained",
     out_path: Annotated[
@@ -57,13 +57,13 @@ def export_model(
 
     workspace, store = open_store(read_only=True)
     with store:
-        this = store.runs.named(run_name)
+        run = store.runs.named(run_name)
         if out_path is not None:
             outputs_of(store, workspace).refuse_store(out_path)
         exported = export_tuned(
             workspace,
             store,
-            this,
+            run,
             form,
             out_path,
             original_base=base == "original",
@@ -71,9 +71,9 @@ def export_model(
             force=force,
             report_line=lambda line: print_line(line, to=sys.stderr if as_json else sys.stdout),
         )
-    use = _how_to_use(to, exported.path, workspace, this.recipe["student"]["model"])
+    use = _how_to_use(to, exported.path, workspace, run.recipe["student"]["model"])
     if as_json:
-        print_json({**fields_of(exported), "prompt": this.recipe["prompt"]["template"], "use": use})
+        print_json({**fields_of(exported), "prompt": run.recipe["prompt"]["template"], "use": use})
         return
     print_line(
         f"Ready: {exported.path} ({bytes_text(exported.size)}, {exported.stored}, {exported.seconds:.1f} s)"
@@ -84,21 +84,21 @@ def export_model(
     print_line(f"Base: {exported.base}.")
     if exported.tokenizer:
         print_line(f"Tokenizer: {exported.tokenizer}.")
-    print_line(f"Prompt that it was trained with: {this.recipe['prompt']['template']}.")
+    print_line(f"Prompt that it was trained with: {run.recipe['prompt']['template']}.")
     print_line(f"Use it: {use}")
 
 
-def _how_to_use(to: str, path: Path, workspace: Workspace, student: str) -> str:
+def _how_to_use(form: str, path: Path, workspace: Workspace, student: str) -> str:
     """One line: the recipe's key, or the call, that takes the export."""
     path = path.resolve()
     in_models = path.parent == workspace.models
-    named = (path.stem if to == "gguf" else path.name) if in_models else path
+    model_name = (path.stem if form == "gguf" else path.name) if in_models else path
     return {
         "adapter": f'in Python, peft.PeftModel.from_pretrained(model, "{path}") on {student}',
-        "merged": f'in a recipe, student.model = "{named}"; or transformers\' from_pretrained("{path}")',
+        "merged": f'in a recipe, student.model = "{model_name}"; or transformers\' from_pretrained("{path}")',
         "gguf-adapter": f'in a recipe, teacher.adapter = "{path}" beside a teacher.model that is a GGUF of {student}',
-        "gguf": f'in a recipe, teacher.model = "{named}"; or llama.cpp on {path}',
-    }[to]
+        "gguf": f'in a recipe, teacher.model = "{model_name}"; or llama.cpp on {path}',
+    }[form]
 
 
 @models_app.command("list", epilog="Example: srtui models list")
@@ -151,8 +151,8 @@ def models_quantize(
     from srtui import models
 
     folder = Workspace.find().models
-    made = models.quantize(models.resolve_teacher(folder, name), folder, type_)
-    print_line(f"Ready: {made.name}")
+    quantized = models.quantize(models.resolve_teacher(folder, name), folder, type_)
+    print_line(f"Ready: {quantized.name}")
 
 
 @models_app.command("tune", epilog="Example: srtui models tune smollm2-135m")
@@ -179,18 +179,18 @@ def models_tune(
     stem = path.stem.removesuffix("." + models.inspect(path, with_hash=False).quantization)
     files = [path, *(p for p in sorted(path.parent.glob(f"{stem}.*.gguf")) if p != path)]
     for type_ in quantization or []:
-        made = path.parent / f"{stem}.{type_.upper()}.gguf"
-        if not made.exists():
-            made = models.quantize(path, folder, type_)
-        if made not in files:
-            files.append(made)
+        quantized = path.parent / f"{stem}.{type_.upper()}.gguf"
+        if not quantized.exists():
+            quantized = models.quantize(path, folder, type_)
+        if quantized not in files:
+            files.append(quantized)
     tunings = []
     for file in files:
-        known = tuned(file) if once else None
-        if known is None:
+        tuning = tuned(file) if once else None
+        if tuning is None:
             with libraries_log(workspace.store_path.parent):
-                known = tune(file, counts, report_line=lambda line: None if as_json else print_line(line))
-        tunings.append(known)
+                tuning = tune(file, counts, report_line=lambda line: None if as_json else print_line(line))
+        tunings.append(tuning)
     if as_json:
         print_json(tunings)
     else:
@@ -256,9 +256,9 @@ def models_fit(
 
 def _bytes_of(words: str, option: str) -> int:
     """ "24GB", "24 GiB" or "24" (GB) in bytes. Raises UserError, with the option."""
-    read = re.fullmatch(r"\s*([0-9]{1,6}(?:\.[0-9]{1,3})?)\s*(GB|GiB|MB|MiB)?\s*", words, re.IGNORECASE)
+    match = re.fullmatch(r"\s*([0-9]{1,6}(?:\.[0-9]{1,3})?)\s*(GB|GiB|MB|MiB)?\s*", words, re.IGNORECASE)
     unit = {"gb": 10**9, "gib": 2**30, "mb": 10**6, "mib": 2**20}
-    size = round(float(read[1]) * unit[(read[2] or "GB").lower()]) if read else 0
+    size = round(float(match[1]) * unit[(match[2] or "GB").lower()]) if match else 0
     if size <= 0:
         raise UserError(f"{option} {words}: write a size, as in 24GB.")
     return size

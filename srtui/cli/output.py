@@ -72,5 +72,5 @@ def stdout_for_data(option: str) -> BinaryIO:
 
 def short(path: Path) -> str:
     """As seen from here, where that is shorter."""
-    here = current_folder()
-    return str(path.relative_to(here)) if here is not None and path.is_relative_to(here) else str(path)
+    folder = current_folder()
+    return str(path.relative_to(folder)) if folder is not None and path.is_relative_to(folder) else str(path)

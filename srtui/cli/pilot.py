@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srtui.cli.base import MOST, AsJson, app, libraries_log, open_store, seconds_here, stop_on_signals
+from srtui.cli.base import MOST, AsJson, app, open_store, seconds_here
 from srtui.cli.output import fields_of, print_json
 from srtui.pilot import DEFAULT_SAMPLES
 
 if TYPE_CHECKING:
-    from srtui.pilot.result import Example, PilotResult
+    from srtui.pilot.result import PilotExample, PilotResult
 
 
 @app.command(epilog="Example: srtui pilot recipes/quickstart.toml --samples 24")
@@ -35,32 +34,23 @@ def pilot(
     of it is computed again by the run itself.
     """
     from srtui import recipe as recipes
-    from srtui.cli.reporters import reporter
-    from srtui.cli.terminal import out
+    from srtui.cli.reporters import reported_work
     from srtui.pipeline.pilot import pilot as run_pilot
-    from srtui.progress import Stopped
 
     settings = recipes.load(recipe, set_, limit)
     words = [*(w for s in set_ or [] for w in ("--set", s)), *(["--limit", str(limit)] if limit else [])]
     workspace, store = open_store()
-    stop = stop_on_signals()
-    with store:
-        try:
-            with libraries_log(workspace.store_path.parent), reporter(as_json, stop.set) as face:
-                result = run_pilot(
-                    workspace,
-                    store,
-                    settings,
-                    recipe.resolve(),
-                    face,
-                    samples=samples,
-                    should_stop=stop.is_set,
-                    before=seconds_here(),
-                )
-        except Stopped:
-            if not as_json:
-                out.print("Stopped; everything finished is stored. The same command resumes.", soft_wrap=True)
-            sys.exit(130)
+    with store, reported_work(as_json, workspace.store_path.parent) as (face, should_stop):
+        result = run_pilot(
+            workspace,
+            store,
+            settings,
+            recipe.resolve(),
+            face,
+            samples=samples,
+            should_stop=should_stop,
+            before=seconds_here(),
+        )
     if as_json:
         print_json({"type": "pilot", **fields_of(result)})
     else:
@@ -88,7 +78,7 @@ def _print(r: PilotResult, command: str) -> None:
     out.print(f"Then: {plain(advice(r, command))}", soft_wrap=True)
 
 
-def _print_example(n: int, of: int, e: Example) -> None:
+def _print_example(n: int, count: int, e: PilotExample) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -97,7 +87,7 @@ def _print_example(n: int, of: int, e: Example) -> None:
 
     out.print()
     talk = "".join(f"; {plain(reason)}" for reason in e.gates.values())
-    out.print(f"[bold]example {n} of {of}[/], sample {e.sample}: {plain(e.why)}{talk}")
+    out.print(f"[bold]example {n} of {count}[/], sample {e.sample}: {plain(e.why)}{talk}")
     table = Table("before", "after", box=None, pad_edge=False, header_style="dim", expand=True)
     for column in table.columns:
         column.ratio = 1

@@ -34,9 +34,9 @@ def report(
     """What was done, what came of it, and what could not be concluded, in one self-contained file."""
     workspace, store = open_store(read_only=True)
     with store:
-        this = store.runs.named(run_name)
+        run = store.runs.named(run_name)
         if out is None and markdown is None and not as_json:
-            out = Path(f"{this.name}-report.html")
+            out = Path(f"{run.name}-report.html")
         outputs = outputs_of(store, workspace)
         streams = [path for path in (out, markdown) if is_stdout(path)]
         if len(streams) + as_json > 1:
@@ -50,9 +50,13 @@ def report(
         with libraries_log(workspace.store_path.parent):  # matplotlib logs what fonts it looks for
             from srtui import report as reports
 
-        facts = reports.gather(store, workspace.root, this.id, examples=examples, seed=seed)
+        facts = reports.gather(store, workspace.root, run.id, examples=examples, seed=seed)
         if as_json:
-            print_json(fields_of(facts) | {"open": reports.open_questions(facts)})
+            sources = [
+                dict(zip(("file", "sha256", "format", "kind", "rows", "refused"), source, strict=True))
+                for source in facts.sources
+            ]
+            print_json(fields_of(facts) | {"sources": sources, "open": reports.open_questions(facts)})
         for path, render in ((out, reports.html), (markdown, reports.markdown)):
             if path is None:
                 continue

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Self
 
 from rich import progress as bars
 
-from srtui.cli.terminal import out, plain
-from srtui.progress import Progress, left_words
+from srtui.cli.base import libraries_log, stop_on_signals
+from srtui.cli.terminal import err, out, plain
+from srtui.progress import Progress, Stopped, left_words
 from srtui.store.runs import STEPS
 from srtui.text import duration, safe
 from srtui.wording import stage_title
@@ -36,15 +39,15 @@ class _Rate:
     """Units a second over this process's part of a stage, for the ETA."""
 
     def __init__(self) -> None:
-        self.stage, self.first_done, self.began = "", 0, 0.0
+        self.stage, self.first_done, self.started = "", 0, 0.0
 
     def eta(self, progress: Progress) -> str:
         """How long the rest of the stage takes, in words; nothing before there is a rate."""
         fresh = progress.done - int(progress.detail.get("reused", 0))
         if progress.stage != self.stage:
-            self.stage, self.first_done, self.began = progress.stage, fresh, time.monotonic()
+            self.stage, self.first_done, self.started = progress.stage, fresh, time.monotonic()
         return left_words(
-            fresh - self.first_done, time.monotonic() - self.began, progress.total - progress.done
+            fresh - self.first_done, time.monotonic() - self.started, progress.total - progress.done
         )
 
 
@@ -110,7 +113,7 @@ class PlainReporter(_NothingToEnd):
     """A line every few seconds and at the end of each stage, for pipes and logs."""
 
     def __init__(self) -> None:
-        self._rate, self._shown_at, self._shown = _Rate(), 0.0, ("", -1)
+        self._rate, self._shown_at, self._shown_step = _Rate(), 0.0, ("", -1)
 
     def progress(self, progress: Progress) -> None:
         """How far a stage is, at most every five seconds, and at its end."""
@@ -120,11 +123,11 @@ class PlainReporter(_NothingToEnd):
             if not finished:  # its end is said by an event
                 print(safe(f"{stage_title(progress.stage)} ..."), flush=True)
             return
-        if (progress.stage, progress.done) == self._shown or not (
+        if (progress.stage, progress.done) == self._shown_step or not (
             finished or time.monotonic() - self._shown_at > 5
         ):
             return
-        self._shown_at, self._shown = time.monotonic(), (progress.stage, progress.done)
+        self._shown_at, self._shown_step = time.monotonic(), (progress.stage, progress.done)
         rate = f"{progress.rate:.0f} tok/s" if progress.rate else ""
         words = [w for w in (rate, _details(progress.detail), eta) if w]
         line = f"{stage_title(progress.stage)}: {progress.done}/{progress.total}  {', '.join(words)}".rstrip()
@@ -176,7 +179,7 @@ class AttendedReporter:
     def __init__(
         self, reporter: LiveReporter | PlainReporter | JsonReporter | QuietReporter, lost: Callable[[], None]
     ) -> None:
-        self._reporter, self._lost, self._gone = reporter, lost, False
+        self._reporter, self._lost, self._detached = reporter, lost, False
 
     def __enter__(self) -> AttendedReporter:
         self._try(self._reporter.__enter__)
@@ -194,12 +197,12 @@ class AttendedReporter:
         self._try(self._reporter.event, level, message)
 
     def _try(self, call: Callable[..., object], *arguments: object) -> None:
-        if self._gone:
+        if self._detached:
             return
         try:
             call(*arguments)
         except (OSError, ValueError):  # Python's word for a stream that was closed is ValueError
-            self._gone = True
+            self._detached = True
             self._lost()
 
 
@@ -211,24 +214,50 @@ def reporter(as_json: bool, lost: Callable[[], None], *, json_lines: bool = True
     return AttendedReporter(LiveReporter() if out.is_terminal else PlainReporter(), lost)
 
 
+@contextlib.contextmanager
+def reported_work(
+    as_json: bool, log_folder: Path, *, json_lines: bool = True, stored: str = "everything finished"
+) -> Iterator[tuple[AttendedReporter, Callable[[], bool]]]:
+    """The long work of a command that the same command resumes: yields its reporter, and what says whether to stop.
+
+    Ctrl-C asks it to stop, and so does a terminal that goes away. Work that stopped (it raises
+    ``srtui.progress.Stopped``) ends the command, with a sentence on standard error and exit code 130.
+
+    Args:
+        as_json: whether the command prints JSON.
+        log_folder: where ``libraries.log`` is written.
+        json_lines: as :func:`reporter` has it.
+        stored: what of stopped work is in the store.
+    """
+    stop = stop_on_signals()
+    try:
+        with libraries_log(log_folder), reporter(as_json, stop.set, json_lines=json_lines) as face:
+            yield face, stop.is_set
+    except Stopped:
+        err.print(f"Stopped; {stored} is stored. The same command resumes.", soft_wrap=True)
+        sys.exit(130)
+
+
 def progress_line(as_json: bool) -> tuple[Callable[[int, int, int], None], Callable[[], None]]:
     """A one-line import progress on a terminal (rows, share, rows/s, ETA), nothing elsewhere."""
     if as_json or not out.is_terminal:
         return (lambda rows, done, total: None), (lambda: None)
-    began, shown = time.monotonic(), [0.0]
+    started, shown_at = time.monotonic(), [0.0]
 
     def show(rows: int, done: int, total: int) -> None:
         now = time.monotonic()
-        if now - began < 1 or now - shown[0] < 0.2:
+        if now - started < 1 or now - shown_at[0] < 0.2:
             return
-        shown[0] = now
-        part = done / total if total else 0
-        eta = duration((now - began) * (1 - part) / part) if part else "?"
-        sys.stdout.write(f"\r\x1b[K{rows:,} rows, {part:.0%}, {rows / (now - began):,.0f} rows/s, {eta} left")
+        shown_at[0] = now
+        share = done / total if total else 0
+        eta = duration((now - started) * (1 - share) / share) if share else "?"
+        sys.stdout.write(
+            f"\r\x1b[K{rows:,} rows, {share:.0%}, {rows / (now - started):,.0f} rows/s, {eta} left"
+        )
         sys.stdout.flush()
 
     def clear() -> None:
-        if shown[0]:
+        if shown_at[0]:
             sys.stdout.write("\r\x1b[K")
             sys.stdout.flush()
 
@@ -240,22 +269,22 @@ def steps_line(as_json: bool) -> tuple[Callable[[str, int, int], None], Callable
     takes it away."""
     if as_json or not out.is_terminal:
         return (lambda step, done, total: None), (lambda: None)
-    step_now, began, shown = "", time.monotonic(), 0.0
+    step_now, started, shown_at = "", time.monotonic(), 0.0
 
     def show(step: str, done: int, total: int) -> None:
-        nonlocal step_now, began, shown
+        nonlocal step_now, started, shown_at
         now = time.monotonic()
         if step != step_now:
-            step_now, began = step, now
-        if now - began < 1 or now - shown < 0.2 or not done:
+            step_now, started = step, now
+        if now - started < 1 or now - shown_at < 0.2 or not done:
             return
-        shown = now
-        left = duration((now - began) * (total - done) / done)
-        sys.stdout.write(f"\r\x1b[K{step}: {done:,} of {total:,}, {left} left")
+        shown_at = now
+        time_left = duration((now - started) * (total - done) / done)
+        sys.stdout.write(f"\r\x1b[K{step}: {done:,} of {total:,}, {time_left} left")
         sys.stdout.flush()
 
     def clear() -> None:
-        if shown:
+        if shown_at:
             sys.stdout.write("\r\x1b[K")
             sys.stdout.flush()
 

@@ -17,12 +17,15 @@ from srtui.text import bytes_text, duration, number, share
 from srtui.wording import (
     LABELS,
     STAGE_TITLES,
+    WORKER_COLUMNS,
     contamination_words,
+    held_out_name,
     kept_words,
     measures_words,
     reward_words,
     stage_title,
     training_words,
+    worker_rows,
 )
 
 if TYPE_CHECKING:
@@ -62,14 +65,20 @@ def print_summary(summary: RunSummary, files: Iterable[tuple[str, str]]) -> None
         out.print(
             f"{duration(summary.seconds)} in its stages, peak memory {bytes_text(summary.peak_memory_mb * 1e6)}"
         )
+    if summary.workers:
+        out.print()
+        workers = Table(*WORKER_COLUMNS, box=None, pad_edge=False, header_style="bold")
+        for row in worker_rows(summary.workers):
+            workers.add_row(*map(plain, row))
+        out.print(workers)
     if len(summary.rounds) > 1:
         out.print()
         _print_rounds(summary.rounds)
-    shown = list(files)
-    if shown:
+    named_files = list(files)
+    if named_files:
         out.print()
-        for what, path in shown:
-            out.print(f"{what}: {plain(path)}", soft_wrap=True)
+        for name, path in named_files:
+            out.print(f"{name}: {plain(path)}", soft_wrap=True)
 
 
 def _print_rounds(rounds: Sequence[Round]) -> None:
@@ -92,11 +101,11 @@ def _print_rounds(rounds: Sequence[Round]) -> None:
 
 
 def _summary_rows(f: RunSummary) -> list[tuple[str, str]]:
-    held = f", {f.held_out:,} {LABELS['held out']}" if f.held_out else ""
-    rows = [(LABELS["samples"], f"{f.samples:,}{held}")]
+    held_out = f", {f.held_out:,} {LABELS['held out']}" if f.held_out else ""
+    rows = [(LABELS["samples"], f"{f.samples:,}{held_out}")]
     for target, name in (("instruction", "instructions"), ("response", "answers")):
         r, a = f.reflections[target], f.accepted[target]
-        failed = ", ".join(f"{n} {plain(why)}" for why, n in r.failed.items())
+        failed = ", ".join(f"{n} {plain(reason)}" for reason, n in r.failed.items())
         rows.append(
             (
                 f"new {name} parsed",
@@ -105,11 +114,14 @@ def _summary_rows(f: RunSummary) -> list[tuple[str, str]]:
             )
         )
         if stopped := f.gated[target]:
-            why = ", ".join(
+            reasons = ", ".join(
                 f"{n:,} {GATES[gate].words if gate in GATES else plain(gate)}" for gate, n in stopped.items()
             )
             rows.append(
-                (f"new {name} stopped by gates", f"{sum(stopped.values()):,} rewrites, not compared: {why}")
+                (
+                    f"new {name} stopped by gates",
+                    f"{sum(stopped.values()):,} rewrites, not compared: {reasons}",
+                )
             )
         rows.append((f"{name} taken", f"{a.taken:,} of {a.choices:,} ({share(a.taken, a.choices)})"))
     for key in FILTERS:
@@ -137,8 +149,8 @@ def _summary_rows(f: RunSummary) -> list[tuple[str, str]]:
     rows.append((LABELS["kept"], kept_words(f.kept, f.samples, f.kept_held_out)))
     if f.overruled:
         rows.append((f"of these {LABELS['overruled']}", f"{f.overruled:,}"))
-    for why, n in f.dropped.items():
-        rows.append(("dropped", f"{n:,}  {plain(why)}"))
+    for reason, n in f.dropped.items():
+        rows.append(("dropped", f"{n:,}  {plain(reason)}"))
     endings = f.endings
     if endings["cut"]:
         rows.append(("cut short", f"{endings['cut']:,} of what is kept, by an older srtui"))
@@ -177,11 +189,12 @@ def training_rows(t: StoredTraining) -> list[tuple[str, str]]:
         rows.append(("training", "changed nothing: the adapter is what it was made with"))
     if rewards := reward_words(result):
         rows.append(("held-out pairs", "; ".join(rewards)))
-    for name, held in result.get("held_out", {}).items():
+    for name, losses in result.get("held_out", {}).items():
         rows.append(
             (
-                f"held-out loss, {name}",
-                f"{number(held['before'])} before, {number(held['after'])} after ({held['samples']} samples)",
+                f"held-out loss, {held_out_name(name)}",
+                f"{number(losses['before'])} before, {number(losses['after'])} after "
+                f"({losses['samples']} {'pairs' if name == 'preference' else 'samples'})",
             )
         )
     return rows
@@ -193,8 +206,8 @@ _BARS = " ▁▂▃▄▅▆▇█"
 
 def histogram_text(counts: Sequence[int]) -> str:
     """One character a bin, as high as its count; a bin with anything in it shows something."""
-    most = max(counts, default=0)
-    return "".join(_BARS[-(-8 * c // most)] if most else " " for c in counts)
+    highest = max(counts, default=0)
+    return "".join(_BARS[-(-8 * c // highest)] if highest else " " for c in counts)
 
 
 def print_distributions(spreads: Sequence[ScoreSpread]) -> None:
@@ -250,13 +263,16 @@ def print_comparison(comparison: Comparison) -> None:
     table = Table("arm", "what", box=None, header_style="bold")
     judged = any(row.judged for row in comparison.rows)
     chosen = any(row.accuracy is not None for row in comparison.rows)
-    more = [*(["win rate to full"] if judged else []), *(["accuracy", "to full"] if chosen else [])]
+    evaluation_columns = [
+        *(["win rate to full"] if judged else []),
+        *(["accuracy", "to full"] if chosen else []),
+    ]
     for name in (
         "samples",
         "length",
         *(f"loss, {k}" for k in kinds),
         *(f"to full, {k}" for k in kinds),
-        *more,
+        *evaluation_columns,
     ):
         table.add_column(name, justify="right", overflow="fold")
     for row in comparison.rows:

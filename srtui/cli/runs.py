@@ -1,9 +1,9 @@
-"""Runs: run, resume, status, scores."""
+"""Runs: run, resume, retrain, status, scores."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,22 +18,21 @@ from srtui.cli.base import (
     Force,
     OnDone,
     RunName,
+    announce_end,
     app,
     libraries_log,
     open_store,
-    said_at_the_end,
     seconds_here,
     stop_on_signals,
 )
+from srtui.cli.elsewhere import On, Opens, Workers, WorkerTimeout, elsewhere_of
 from srtui.cli.output import fields_of, is_stdout, outputs_of, print_json, print_line, short
 from srtui.errors import UserError
 from srtui.noise import screen
 from srtui.workspace import Workspace
 
 if TYPE_CHECKING:
-    from srtui.pipeline.ablate import Examiner
     from srtui.pipeline.template_check import TemplateScores
-    from srtui.progress import Reporter
     from srtui.store import Store
     from srtui.store.runs import Run
 
@@ -54,6 +53,9 @@ def run(
     recipe: Annotated[Path, typer.Argument(help="A recipe, in TOML.")],
     limit: Annotated[int | None, typer.Option(min=1, max=MOST, help="Only the first N samples.")] = None,
     until: Until = None,
+    on: On = None,
+    workers: Workers = None,
+    worker_timeout: WorkerTimeout = 300,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override: section.key=value.")] = None,
     teacher_from: Annotated[
         str | None,
@@ -66,39 +68,77 @@ def run(
     """Reflect, choose, reflect, choose, train. Run it again after any stop: it resumes where it was."""
     from srtui import recipe as recipes
 
+    elsewhere = elsewhere_of(on, workers, worker_timeout)
     settings = recipes.load(recipe, set_, limit)
     workspace, store = open_store()
     with store:
         from srtui.pipeline import next_round, prepare
+        from srtui.pipeline.prepare import turns_begun_with
 
-        again = f"srtui run {recipe}"
+        resume_command = f"srtui run {recipe}"
         if teacher_from is not None:
             earlier = store.runs.named(teacher_from)
             with libraries_log(workspace.store_path.parent):
                 settings = next_round(
                     workspace, store, settings, earlier, lambda line: print_line(line, to=screen())
                 )
-            again += f" --teacher-from {earlier.name}"
-        before = seconds_here()
-        this, is_new = prepare(workspace, store, settings, recipe.resolve())
-        before["prepare"] = seconds_here()["start"] - before["start"]
-        _work(workspace, store, this, until, as_json, is_new, again, before, on_done, bell)
+            resume_command += f" --teacher-from {earlier.name}"
+        seconds_before = seconds_here()
+        run, is_new = prepare(workspace, store, settings, recipe.resolve())
+        seconds_before["prepare"] = seconds_here()["start"] - seconds_before["start"]
+        resume_command += f" --on {on}" if on else ""
+        if turns := turns_begun_with(store, run, settings):
+            print_line(
+                f"Run {run.name} was begun over the file's conversations with --turns {turns}, and resumes so; with "
+                f'turns = "{settings.turns}" in the recipe it is a run over other samples.',
+                to=screen(),
+            )
+        _work(
+            workspace,
+            store,
+            run,
+            until,
+            as_json,
+            is_new,
+            resume_command,
+            seconds_before,
+            on_done,
+            bell,
+            elsewhere,
+        )
 
 
 @app.command(epilog="Example: srtui resume quickstart")
 def resume(
     name: RunName,
     until: Until = None,
+    on: On = None,
+    workers: Workers = None,
+    worker_timeout: WorkerTimeout = 300,
     on_done: OnDone = None,
     bell: Bell = False,
     as_json: AsJson = False,
 ) -> None:
-    """Resume a run that was stopped, just as it was started, whatever its recipe says by now."""
+    """Resume a run that was stopped, just as it was started, whatever its recipe says by now; it may go on elsewhere
+    than it began."""
+    elsewhere = elsewhere_of(on, workers, worker_timeout)
     workspace, store = open_store()
     with store:
-        this = store.runs.named(name)
-        again = f"srtui resume {this.name}"
-        _work(workspace, store, this, until, as_json, False, again, seconds_here(), on_done, bell)
+        run = store.runs.named(name)
+        resume_command = f"srtui resume {run.name}" + (f" --on {on}" if on else "")
+        _work(
+            workspace,
+            store,
+            run,
+            until,
+            as_json,
+            False,
+            resume_command,
+            seconds_here(),
+            on_done,
+            bell,
+            elsewhere,
+        )
 
 
 @app.command(epilog="Example: srtui retrain quickstart")
@@ -108,22 +148,23 @@ def retrain(name: RunName, as_json: AsJson = False) -> None:
     with store:
         from srtui.pipeline.prepare import with_changes
 
-        before = seconds_here()
-        this, is_new = with_changes(store, store.runs.named(name))
-        _work(workspace, store, this, None, as_json, is_new, f"srtui resume {this.name}", before)
+        seconds_before = seconds_here()
+        run, is_new = with_changes(store, store.runs.named(name))
+        _work(workspace, store, run, None, as_json, is_new, f"srtui resume {run.name}", seconds_before)
 
 
 def _work(
     workspace: Workspace,
     store: Store,
-    this: Run,
+    run: Run,
     until: str | None,
     as_json: bool,
     is_new: bool,
-    again: str,
-    before: dict[str, float],
+    resume_command: str,
+    seconds_before: dict[str, float],
     on_done: str | None = None,
     bell: bool = False,
+    elsewhere: Opens | None = None,
 ) -> None:
     from srtui.cli.reporters import reporter
     from srtui.cli.run_tables import print_summary
@@ -132,143 +173,51 @@ def _work(
     from srtui.progress import Stopped
     from srtui.store.summary import summarise
 
-    if this.status == "done" and not store.scores.unscored_by_hand(this.id):
+    if run.status == "done" and not store.scores.unscored_by_hand(run.id):
         if as_json:
-            print_json({"type": "summary", **fields_of(summarise(store, this.id))})
+            print_json({"type": "summary", **fields_of(summarise(store, run.id))})
         else:
-            print_summary(summarise(store, this.id), _files(workspace, store, this))
+            print_summary(summarise(store, run.id), _files(workspace, store, run))
             print_line("\nThis run is done already; nothing was left to do.")
         return
     stop = stop_on_signals()
     with (
-        said_at_the_end(this.name, on_done, bell) as ended,
-        libraries_log(workspace.runs / this.name),
+        announce_end(run.name, on_done, bell) as set_status,
+        libraries_log(workspace.runs / run.name),
         reporter(as_json, stop.set) as face,
     ):
         if not is_new:
-            face.event("info", f"Resuming run {this.name}.")
+            face.event("info", f"Resuming run {run.name}.")
+        place = elsewhere(stop.is_set) if elsewhere else None
+        if place is not None:
+            face.event("info", place.sentence)
         try:
-            this = Engine(workspace, store, this, face, stop.is_set, before=before).work(until)
+            run = Engine(workspace, store, run, face, stop.is_set, before=seconds_before, place=place).work(
+                until
+            )
             stopped = False
         except Stopped:
             stopped = True
-        ended("stopped" if stopped or this.status != "done" else "done")
+        finally:
+            if place is not None:
+                place.close()
+        set_status("stopped" if stopped or run.status != "done" else "done")
     if as_json:
-        print_json({"type": "summary", **fields_of(summarise(store, this.id))})
+        print_json({"type": "summary", **fields_of(summarise(store, run.id))})
     elif stopped:
-        out.print(f"Stopped; everything finished is stored. Resume with: {again}", soft_wrap=True)
+        out.print(f"Stopped; everything finished is stored. Resume with: {resume_command}", soft_wrap=True)
     else:
-        print_summary(summarise(store, this.id), _files(workspace, store, this))
+        print_summary(summarise(store, run.id), _files(workspace, store, run))
     if stopped:
         sys.exit(130)
 
 
-@app.command(epilog="Example: srtui ablate recipes/quickstart.toml --only original,random --seeds 3")
-def ablate(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, in TOML.")],
-    only: Annotated[
-        str | None, typer.Option(help="Only these arms, with commas between; all if absent.")
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, max=20, help="Trainings of each arm.")] = 1,
-    limit: Annotated[int | None, typer.Option(min=1, max=MOST, help="Only the first N samples.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Override: section.key=value.")] = None,
-    judge: Annotated[
-        str | None, typer.Option(help="A GGUF that compares each arm's answers with the full method's.")
-    ] = None,
-    prompts: Annotated[Path | None, typer.Option(help="What --judge compares answers to.")] = None,
-    tasks: Annotated[
-        Path | None, typer.Option(help="Multiple choice too: a folder of lm-eval task files, or one of them.")
-    ] = None,
-    eval_limit: Annotated[
-        int | None, typer.Option(min=1, help="Only the first N prompts, and questions of each task.")
-    ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer to a prompt, in tokens.")] = 512,
-    tie_margin: Annotated[
-        float | None, typer.Option(min=0, max=9, help="As srtui eval pairwise has it.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """What is each part of the method worth? Other ways to choose, the same texts, scores and steps.
-
-    The arm original, the same training on the original data, is the control that says whether the method helped.
-    """
-    from srtui import recipe as recipes
-    from srtui.cli.reporters import reporter
-    from srtui.cli.run_tables import print_comparison
-    from srtui.pipeline.ablate import Ablation, check_arms
-    from srtui.progress import Stopped
-
-    if (judge is None) != (prompts is None):
-        raise UserError("--judge needs --prompts, a file of what is asked, and --prompts a --judge.")
-    names = [word.strip() for word in (only or "").split(",") if word.strip()]
-    check_arms(names)
-    settings = recipes.load(recipe, set_, limit)
-    workspace, store = open_store()
-    stop = stop_on_signals()
-    with store:
-        try:
-            with libraries_log(workspace.store_path.parent), reporter(as_json, stop.set) as face:
-                asked = _examiners(
-                    workspace,
-                    store,
-                    face,
-                    stop.is_set,
-                    judge,
-                    prompts,
-                    tasks,
-                    eval_limit,
-                    max_tokens,
-                    tie_margin,
-                )
-                ablation = Ablation(workspace, store, settings, recipe.resolve(), face, stop.is_set, asked)
-                comparison = ablation.work(names, seeds)
-        except Stopped:
-            print_line("Stopped; everything finished is stored. The same command resumes.", to=screen())
-            sys.exit(130)
-    if as_json:
-        print_json({"type": "ablation", **fields_of(comparison)})
-    else:
-        print_comparison(comparison)
-
-
-def _examiners(
-    workspace: Workspace,
-    store: Store,
-    face: Reporter,
-    should_stop: Callable[[], bool],
-    judge: str | None,
-    prompts: Path | None,
-    tasks: Path | None,
-    limit: int | None,
-    max_tokens: int,
-    tie_margin: float | None,
-) -> list[Examiner]:
-    """What compares the arms beside their losses; bad names and files are found before anything is trained."""
-    from srtui.evaluation import choice, sources
-    from srtui.evaluation.judge_model import JudgeModel, load_judge_prompt
-    from srtui.evaluation.writing import AnswerSettings
-    from srtui.pipeline.examiners import ChoiceExaminer, JudgeExaminer
-
-    examiners: list[Examiner] = []
-    if judge is not None and prompts is not None:
-        source = sources.prompts(prompts, limit)
-        referee = JudgeModel.find(workspace.models, judge, load_judge_prompt("pairwise", 2), 0)
-        writing = AnswerSettings(max_tokens=max_tokens)
-        examiners.append(
-            JudgeExaminer(workspace, store, source, referee, face, writing, tie_margin, should_stop)
-        )
-    if tasks is not None:
-        choice.check(tasks, False)
-        examiners.append(ChoiceExaminer(workspace, store, tasks, face, limit, None, should_stop))
-    return examiners
-
-
-def _files(workspace: Workspace, store: Store, this: Run) -> list[tuple[str, str]]:
-    training = store.training.of_run(this.id)
+def _files(workspace: Workspace, store: Store, run: Run) -> list[tuple[str, str]]:
+    training = store.training.of_run(run.id)
     files = [("store", short(store.path))]
     if training and training.adapter:
         files.append(("adapter", short(workspace.root / training.adapter)))
-    files.append(("selected data", f"srtui export {this.name} --format alpaca --out {this.name}.json"))
+    files.append(("selected data", f"srtui export {run.name} --format alpaca --out {run.name}.json"))
     return files
 
 
@@ -289,12 +238,12 @@ def status(
     workspace, store = open_store(read_only=True)
     with store:
         if name is not None:
-            this = store.runs.named(name)
-            figures = summarise(store, this.id)
+            run = store.runs.named(name)
+            figures = summarise(store, run.id)
             if as_json:
                 print_json(figures)
             else:
-                print_summary(figures, _files(workspace, store, this))
+                print_summary(figures, _files(workspace, store, run))
             return
         runs = store.runs.all()
         if as_json:
@@ -310,6 +259,8 @@ def status(
             count, holder = counts(store.conn, r.id), store.runs.holder(r.id)
             stage = store.runs.stages(r.id).get(r.stage) if r.stage else None
             engine = f"process {holder.pid} on {holder.host}" if holder else ""
+            if workers := len(store.runs.workers(r.id)):
+                engine += f", {workers} workers"
             table.add_row(
                 plain(r.name),
                 state_now(r.status, holder is not None),
@@ -342,13 +293,13 @@ def scores(
 
     workspace, store = open_store(read_only=not templates)
     with store:
-        this = store.runs.named(run_name)
+        run = store.runs.named(run_name)
         if templates:
             from srtui.pipeline import compare_templates
 
             with libraries_log(workspace.store_path.parent):
                 compared = compare_templates(
-                    workspace, store, this, sample, lambda line: err.print(line, style="dim")
+                    workspace, store, run, sample, lambda line: err.print(line, style="dim")
                 )
             if as_json:
                 print_json([_without_empty_problem(t) for t in compared])
@@ -359,15 +310,15 @@ def scores(
             outputs = outputs_of(store, workspace)
             if not is_stdout(csv):
                 outputs.check(csv, force)
-            _write_csv(csv, ScoreRow._fields, score_rows(store, this.id))
+            _write_csv(csv, ScoreRow._fields, score_rows(store, run.id))
             if not is_stdout(csv):
                 outputs.wrote(csv)
             return
-        figures = distributions(store, this.id)
+        figures = distributions(store, run.id)
         if as_json:
-            print_json({"run": this.name, "scores": figures})
+            print_json({"run": run.name, "scores": figures})
         elif not figures:
-            print_line(f"Run {this.name} has no scores yet; they come with: srtui run")
+            print_line(f"Run {run.name} has no scores yet; they come with: srtui run")
         else:
             print_distributions(figures)
 

@@ -22,7 +22,7 @@ from srtui.datasets.layouts.base import LEFT_OUT, Conversation, Exchange, Rewrit
 from srtui.datasets.preference import PREFERENCE_LAYOUTS, write_preferences
 from srtui.datasets.reader import FORMATS, ConversationRow, DatasetReader, Turns, read
 from srtui.datasets.rows import MAX_FIELD, MAX_RECORD, REASONS, BadRow, DataRow
-from srtui.datasets.writer import WRITABLE, write
+from srtui.datasets.writer import WRITABLE, led_by, write
 
 __all__ = [
     "CONVERSATION_FORMATS",
@@ -42,6 +42,7 @@ __all__ = [
     "Rewritten",
     "Turns",
     "WholeRecord",
+    "led_by",
     "put_back",
     "read",
     "write",

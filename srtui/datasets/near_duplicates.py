@@ -86,15 +86,15 @@ def signature(of: NDArray[np.uint64]) -> NDArray[np.uint32]:
     empty = least == _NOTHING
     if not len(of) or not empty.any():
         return least
-    own, filled = least.copy(), ~empty
+    bins, filled = least.copy(), ~empty
     for donors in _DONORS:
         borrowing = empty & filled[donors]
-        least[borrowing] = own[donors[borrowing]]
+        least[borrowing] = bins[donors[borrowing]]
         empty &= ~borrowing
         if not empty.any():
             return least
-    there = np.flatnonzero(filled)
-    least[empty] = own[there[np.searchsorted(there, np.flatnonzero(empty)) % len(there)]]
+    filled_bins = np.flatnonzero(filled)
+    least[empty] = bins[filled_bins[np.searchsorted(filled_bins, np.flatnonzero(empty)) % len(filled_bins)]]
     return least
 
 
@@ -147,8 +147,8 @@ class BandTable:
             for other in (first[inside], order[inside - 1]):
                 pairs.append(other.astype(np.int64) * texts + order[inside])
         coded = np.unique(np.concatenate(pairs))
-        found = np.stack(np.divmod(coded, max(texts, 1)), axis=1)
-        return np.asarray(found[~np.isin(found, self._empty).any(axis=1)])
+        candidates = np.stack(np.divmod(coded, max(texts, 1)), axis=1)
+        return np.asarray(candidates[~np.isin(candidates, self._empty).any(axis=1)])
 
 
 _NONE = np.empty((0, BANDS), dtype=np.uint64)
@@ -185,17 +185,17 @@ def confirmed(
         threshold: the least Jaccard similarity, 0 to 1.
         on_progress: gets pairs compared and in all.
     """
-    found: list[DuplicatePair] = []
+    duplicates: list[DuplicatePair] = []
     for start in range(0, len(candidates), _COMPARED):
         block = candidates[start : start + _COMPARED]
         on_progress(start, len(candidates))
         positions = np.unique(block).tolist()
         sets = {position: shingles(text) for position, text in zip(positions, texts(positions), strict=True)}
         for first, second in block.tolist():
-            alike = similarity(sets[first], sets[second])
-            if alike >= threshold:
-                found.append(DuplicatePair(first, second, alike))
-    return found
+            likeness = similarity(sets[first], sets[second])
+            if likeness >= threshold:
+                duplicates.append(DuplicatePair(first, second, likeness))
+    return duplicates
 
 
 _COMPARED = 1024  # pairs whose texts are read together

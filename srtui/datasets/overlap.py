@@ -69,9 +69,9 @@ class PromptIndex:
         """The strongest overlap of a text with a prompt. ``questions`` are what the text asks (instruction and input,
         and the user's turns before); a prompt that is shorter than the shortest run is found by them alone."""
         for question in questions:
-            same = self._questions.get(self._key(question))
-            if same is not None:
-                return Overlap("question", same)
+            equal_question = self._questions.get(self._key(question))
+            if equal_question is not None:
+                return Overlap("question", equal_question)
         units = _units(text)
         for kind, words, letters in _RUNS:
             prompt = self._lookup(units.grams(words, letters), kind)
@@ -81,9 +81,9 @@ class PromptIndex:
 
     def _lookup(self, grams: NDArray[np.uint64], kind: Kind) -> int | None:
         if kind not in self._sorted:
-            known = self._grams[kind]
-            order = np.array(sorted(known), dtype=np.uint64)
-            self._sorted[kind] = order, np.array([known[int(gram)] for gram in order], dtype=np.int64)
+            by_gram = self._grams[kind]
+            order = np.array(sorted(by_gram), dtype=np.uint64)
+            self._sorted[kind] = order, np.array([by_gram[int(gram)] for gram in order], dtype=np.int64)
         keys, prompts = self._sorted[kind]
         if not len(keys) or not len(grams):
             return None

@@ -56,7 +56,7 @@ def _llama_factory(before: Turns, chosen: str, rejected: str) -> dict[str, Any]:
         return {"from": _FROM[role], "value": text}
 
     return {
-        "conversations": [turn(*one) for one in before],
+        "conversations": [turn(*message) for message in before],
         "chosen": turn("assistant", chosen),
         "rejected": turn("assistant", rejected),
     }
@@ -99,10 +99,10 @@ def write_preferences(
 
     def records() -> Iterator[dict[str, Any]]:
         for row in rows:
-            others = dict(row)
-            asked = PromptTemplate.target_of(others.pop("instruction"), others.pop("input", ""))
-            before = [*others.pop("history", ()), ("user", asked)]
-            record = arrange(before, others.pop("chosen"), others.pop("rejected"))
-            yield record | {k: v for k, v in others.items() if k not in record}
+            fields = dict(row)
+            question = PromptTemplate.target_of(fields.pop("instruction"), fields.pop("input", ""))
+            before = [*fields.pop("history", ()), ("user", question)]
+            record = arrange(before, fields.pop("chosen"), fields.pop("rejected"))
+            yield record | {k: v for k, v in fields.items() if k not in record}
 
     return write_records(records(), path, lines=True, stream=stream)

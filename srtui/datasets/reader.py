@@ -103,8 +103,10 @@ class DatasetReader:
                 reason, detail = record
             else:
                 try:
-                    found = converse(record, which)
-                    row = ConversationRow(number, line, found, self._layout.name, raw.decode(), id_of(record))
+                    conversation = converse(record, which)
+                    row = ConversationRow(
+                        number, line, conversation, self._layout.name, raw.decode(), id_of(record)
+                    )
                 except Refused as refused:
                     reason, detail = refused.refusal
                 else:
@@ -136,8 +138,8 @@ def read(
     path = Path(path)
     if format not in FORMATS:
         near = difflib.get_close_matches(format, FORMATS, 1)
-        meant = f"did you mean {near[0]}?" if near else f"it can be {', '.join(FORMATS)}."
-        raise UserError(f"--format {format}: {meant}")
+        suggestion = f"did you mean {near[0]}?" if near else f"it can be {', '.join(FORMATS)}."
+        raise UserError(f"--format {format}: {suggestion}")
     mapped = _mapped(columns or {})
     source = DataSource(path)
     container = open_container(source, format if format in FORCED else None, mapped)
@@ -153,16 +155,16 @@ def _mapped(columns: Mapping[str, str]) -> dict[str, str]:
     for role, name in columns.items():
         if role not in _ROLES:
             near = difflib.get_close_matches(role, _ROLES, 1)
-            meant = f"did you mean {near[0]}?" if near else "it can be instruction, input or response."
-            raise UserError(f"--column {role}={name}: there is no field {role!r}; {meant}")
+            suggestion = f"did you mean {near[0]}?" if near else "it can be instruction, input or response."
+            raise UserError(f"--column {role}={name}: there is no field {role!r}; {suggestion}")
         mapped[_ROLES[role]] = name
     return mapped
 
 
-def _layout(path: Path, container: Container, asked: Layout | None, columns: Mapping[str, str]) -> Layout:
+def _layout(path: Path, container: Container, forced: Layout | None, columns: Mapping[str, str]) -> Layout:
     """The layout asked for, else the one that most of the first records show."""
     votes: Counter[str] = Counter()
-    seen: dict[str, None] = {}
+    field_names: dict[str, None] = {}
     objects = rows = 0
     examples: list[Record] = []
     for _, record, _ in container.records():
@@ -170,39 +172,39 @@ def _layout(path: Path, container: Container, asked: Layout | None, columns: Map
         if not isinstance(record, Refusal):
             objects += 1
             examples += [record] if record.keys() >= _PREFERENCE else []
-            seen |= dict.fromkeys(record)
-            known = layout_of(record)
-            votes.update([known.name] if known else [])
+            field_names |= dict.fromkeys(record)
+            layout = layout_of(record)
+            votes.update([layout.name] if layout else [])
         if objects >= _SAMPLED_OBJECTS or rows >= _SAMPLED_ROWS:
             break
     if not rows:
         raise UserError(f"{path} holds no rows; give a file with data rows.")
     if columns:
-        absent = [name for name in columns.values() if objects and name not in seen]
+        absent = [name for name in columns.values() if objects and name not in field_names]
         if absent:
             raise UserError(
-                f"{path} has no field {absent[0]!r} in its first rows, only {listing(seen)}; correct --column."
+                f"{path} has no field {absent[0]!r} in its first rows, only {listing(field_names)}; correct --column."
             )
-        return asked or ALPACA
-    if seen.keys() >= _PREFERENCE and _has_no_answer(examples, asked):
+        return forced or ALPACA
+    if field_names.keys() >= _PREFERENCE and _has_no_answer(examples, forced):
         raise UserError(
-            f"{path} holds preference pairs ({listing(seen)}), and an import takes one answer to each instruction; where "
+            f"{path} holds preference pairs ({listing(field_names)}), and an import takes one answer to each instruction; where "
             "its texts are plain, choose one: --column instruction=prompt --column response=chosen."
         )
-    if asked or container.columns:
-        return asked or ALPACA
+    if forced or container.columns:
+        return forced or ALPACA
     if votes or not objects:  # with no object among the rows, the reader says row by row what they are
         return LAYOUTS[votes.most_common(1)[0][0]] if votes else ALPACA
     raise UserError(
-        f"{path}: its rows have the fields {listing(seen) or 'none'}, which are of no known format; "
+        f"{path}: its rows have the fields {listing(field_names) or 'none'}, which are of no known format; "
         "name them with --column instruction=NAME --column response=NAME."
     )
 
 
-def _has_no_answer(records: list[Record], asked: Layout | None) -> bool:
+def _has_no_answer(records: list[Record], forced: Layout | None) -> bool:
     """Whether none of these records has an answer beside what it calls chosen and rejected."""
     for record in records:
-        layout = asked or layout_of(record)
+        layout = forced or layout_of(record)
         try:
             if layout is not None:
                 pair_of(*layout.taker({})(record))

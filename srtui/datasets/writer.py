@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import gzip
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import orjson
 
@@ -19,8 +18,10 @@ from srtui.errors import UserError
 from srtui.measures import STORED
 from srtui.sample import Turn
 
+_Row = TypeVar("_Row")
 _TEXTS = ("instruction", "input", "response")
 _NO_COLUMN = (*_TEXTS, "history")
+_ONE_LINE = str.maketrans("\r\n", "  ")
 _BATCH = 1024
 _COLUMN_TYPES = {**dict.fromkeys(STORED, "float64"), "sample": "int64", "variant": "int64", "kind": "string"}
 """Parquet types of the columns that srtui itself adds, which may be null in all of the first rows."""
@@ -29,7 +30,9 @@ WRITABLE = (*LAYOUTS, "parquet")
 """The formats that :func:`write` knows."""
 
 
-def write(rows: Iterable[Mapping[str, Any]], path: Path, format: str, stream: IO[bytes] | None = None) -> int:
+def write(
+    rows: Iterable[Mapping[str, Any] | WholeRecord], path: Path, format: str, stream: IO[bytes] | None = None
+) -> int:
     """Write ``rows`` to ``path`` and return how many there were; to ``stream`` where there is one, and
     ``path`` then only says by its ending how.
 
@@ -59,7 +62,7 @@ def write(rows: Iterable[Mapping[str, Any]], path: Path, format: str, stream: IO
             return _write_parquet(rows, file)
     arrange = LAYOUTS[format].arrange
 
-    def records() -> Iterator[dict[str, Any]]:
+    def records() -> Iterator[dict[str, Any] | WholeRecord]:
         for number, row in enumerate(rows):
             if isinstance(row, WholeRecord):
                 yield row
@@ -71,13 +74,29 @@ def write(rows: Iterable[Mapping[str, Any]], path: Path, format: str, stream: IO
     return write_records(records(), path, lines=LAYOUTS[format].in_lines, stream=stream)
 
 
+def led_by(first: _Row | None, rows: Iterable[_Row]) -> Iterator[_Row]:
+    """``rows`` with ``first``, which is one of them, before all others; as they are where it is None. Loaders take the
+    types of a file's columns from its first rows, so that one has to be there in which nothing is missing."""
+    if first is not None:
+        yield first
+    for row in rows:
+        if first is not None and row == first:
+            first = None
+        else:
+            yield row
+
+
 def write_records(
-    records: Iterable[Mapping[str, Any]], path: Path, *, lines: bool, stream: IO[bytes] | None = None
+    records: Iterable[Mapping[str, Any] | WholeRecord],
+    path: Path,
+    *,
+    lines: bool,
+    stream: IO[bytes] | None = None,
 ) -> int:
     """Write records as they are and return how many.
 
     Args:
-        records: of values that JSON has.
+        records: of values that JSON has, or JSON already.
         path: of the file; an ending ``.jsonl`` or ``.json`` decides against ``lines``, ``.gz`` or ``.zst`` compresses.
         lines: JSON lines, else one array.
         stream: where it is written in place of ``path``.
@@ -95,45 +114,47 @@ def _target(path: Path, stream: IO[bytes] | None) -> AbstractContextManager[IO[b
     return replacing(path) if stream is None else nullcontext(stream)
 
 
-def _write_json(records: Iterable[Mapping[str, Any]], put: Callable[[bytes], object], as_lines: bool) -> int:
+def _write_json(
+    records: Iterable[Mapping[str, Any] | WholeRecord], write: Callable[[bytes], object], as_lines: bool
+) -> int:
     between, end = (b"", b"\n") if as_lines else (b",\n", b"")
     count = 0
     if not as_lines:
-        put(b"[\n")
+        write(b"[\n")
     for record in records:
         try:
-            line = _line(record)
+            line = _line(record, as_lines)
         except (TypeError, ValueError, RecursionError) as error:
             raise UserError(
                 f"Row {count + 1} cannot be written as JSON ({str(error)[:80]}); leave it out."
             ) from error
-        put((between if count else b"") + line + end)
+        write((between if count else b"") + line + end)
         count += 1
     if not as_lines:
-        put(b"\n]\n" if count else b"]\n")
+        write(b"\n]\n" if count else b"]\n")
     return count
 
 
-def _line(record: Mapping[str, Any]) -> bytes:
-    try:
+def _line(record: Mapping[str, Any] | WholeRecord, as_lines: bool) -> bytes:
+    if not isinstance(record, WholeRecord):
         return orjson.dumps(record, default=_as_json)
-    except orjson.JSONEncodeError:
-        if not isinstance(record, WholeRecord):
-            raise
-    # Fields that came with a record may hold what is JSON and not of orjson: larger numbers, half surrogate pairs.
-    return json.dumps(record, separators=(",", ":"), allow_nan=False).encode()
+    # Within a string of JSON no line ends: what ends one stands between its values.
+    text = record.text.translate(_ONE_LINE) if as_lines else record.text
+    return text.encode()
 
 
 def _behind_history(format: str, record: dict[str, Any], history: Sequence[Turn] | None) -> dict[str, Any]:
     """The record with what came before it: as turns in front, or, flat, in LLaMA-Factory's columns ``system`` and
-    ``history``, a list of user turns with their answers."""
-    if not history:
+    ``history``, a list of user turns with their answers. These are there also where it is empty, and not None."""
+    if history is None:
         return record
     lay_out = LAYOUTS[format].lay_out
     if lay_out is not None:
+        if not history:
+            return record
         ((field, entries),) = lay_out(history).items()
         return {**record, field: [*entries, *record[field]]}
-    said = [turn.text for turn in history if turn.role == "system"]
+    system_texts = [turn.text for turn in history if turn.role == "system"]
     rounds: list[list[str]] = []
     for role, text in history:
         if role == "user":
@@ -142,7 +163,7 @@ def _behind_history(format: str, record: dict[str, Any], history: Sequence[Turn]
             rounds[-1][1] = text
         elif role == "assistant":
             rounds.append(["", text])
-    return {**record, "system": "\n\n".join(said), "history": rounds}
+    return {**record, "system": "\n\n".join(system_texts), "history": rounds}
 
 
 def _texts(row: Mapping[str, Any], number: int) -> tuple[str, str, str]:
@@ -160,17 +181,19 @@ def _as_json(value: Any) -> str:
     return bytes(value).hex() if isinstance(value, bytes | memoryview) else str(value)
 
 
-def _write_parquet(rows: Iterable[Mapping[str, Any]], file: IO[bytes]) -> int:
+def _write_parquet(rows: Iterable[Mapping[str, Any] | WholeRecord], file: IO[bytes]) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     def flat() -> Iterator[dict[str, Any]]:
         for number, row in enumerate(rows):
+            if isinstance(row, WholeRecord):
+                raise TypeError("a conversation's record has no columns")
             texts = dict(zip(_TEXTS, _texts(row, number), strict=True))
-            more = {k: v for k, v in row.items() if k not in _NO_COLUMN}
+            columns = {k: v for k, v in row.items() if k not in _NO_COLUMN}
             if "history" in row:  # the same columns in each row
-                more["history"] = [{"role": t.role, "text": t.text} for t in row["history"]]
-            yield texts | more
+                columns["history"] = [{"role": t.role, "text": t.text} for t in row["history"]]
+            yield texts | columns
 
     source = flat()
     first = list(islice(source, _BATCH))
@@ -193,9 +216,9 @@ def _write_parquet(rows: Iterable[Mapping[str, Any]], file: IO[bytes]) -> int:
                 if not batch:
                     break
     except (pa.ArrowException, UnicodeEncodeError) as error:
-        what = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        fault = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise UserError(
-            f"Rows {count + 1} and on do not fit in Parquet columns ({what}); try --format alpaca."
+            f"Rows {count + 1} and on do not fit in Parquet columns ({fault}); try --format alpaca."
         ) from error
     return count
 
@@ -203,16 +226,18 @@ def _write_parquet(rows: Iterable[Mapping[str, Any]], file: IO[bytes]) -> int:
 def _parquet_type(pa: Any, name: str, values: list[Any]) -> Any:
     if name in _TEXTS:
         return pa.string()
-    usual = _COLUMN_TYPES.get(name)
-    if usual is not None:
+    expected = _COLUMN_TYPES.get(name)
+    if expected is not None:
         try:
-            pa.array(values, type=usual)
+            pa.array(values, type=expected)
         except pa.ArrowException:
             pass
         else:
-            return pa.type_for_alias(usual)
-    found = pa.array(values).type
-    return pa.string() if pa.types.is_null(found) else found
+            return pa.type_for_alias(expected)
+    if name == "history":
+        return pa.list_(pa.struct([("role", pa.string()), ("text", pa.string())]))
+    inferred = pa.array(values).type
+    return pa.string() if pa.types.is_null(inferred) else inferred
 
 
 @contextmanager

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 
+from srtui.evaluation.combination import Values
 from srtui.evaluation.preferences import KnownPair
-from srtui.evaluation.statistics import Estimate, nothing, wilson
+from srtui.evaluation.statistics import Estimate, no_estimate, wilson
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,7 +32,6 @@ LEVEL = 0.05
 """Of McNemar's tests against length: two are made, over all pairs and over those of like length, at half of it."""
 
 MeasureVerdict = Literal["better than chance", "no better than length", "no better than chance"]
-Values = Sequence["tuple[float, float] | None"]
 Bounds = list["float | None"]
 
 
@@ -92,17 +92,17 @@ def measure_worth(
 
     Args:
         pairs: the known pairs.
-        values: of the measure, one a pair.
-        lengths: logarithms of characters, one a pair.
-        shown: what its sentence calls it.
+        values: by pair the measure's scores of its two answers; None where one has none.
+        lengths: by pair the logarithms of its answers' characters.
+        shown: what its sentence calls the measure.
         is_length: it is length itself, which is not held against itself.
     """
     used = [n for n, p in enumerate(pairs) if p.preferred and values[n] is not None]
     like = [n for n in used if length_ratio(pairs[n]) <= LIKE]
     right = {n: _right(values[n], pairs[n].preferred) for n in used}
     by_length = {n: _right(lengths[n], pairs[n].preferred) for n in used}
-    agreement, among_like = (wilson(sum(right[n] for n in some), len(some)) for some in (used, like))
-    over_all, over_like = (_mcnemar(right, by_length, some) for some in (used, like))
+    agreement, among_like = (wilson(sum(right[n] for n in group), len(group)) for group in (used, like))
+    over_all, over_like = (_mcnemar(right, by_length, group) for group in (used, like))
     verdict = _verdict(agreement, over_all, over_like, is_length)
     lead = np.array([_lead(values[n], pairs[n].preferred) for n in used])
     longer = np.array([_lead(lengths[n], pairs[n].preferred) for n in used])
@@ -113,10 +113,12 @@ def measure_worth(
         like_length=_bounds(among_like),
         like_length_n=len(like),
         auc=_bounds(area(lead * first, first > 0)),
-        with_length=_bounds(nothing(len(used)) if is_length else partial_correlation(lead, longer, first)),
+        with_length=_bounds(
+            no_estimate(len(used)) if is_length else partial_correlation(lead, longer, first)
+        ),
         with_position=_bounds(partial_correlation(lead, first, None if is_length else longer)),
         beyond_length=_bounds(
-            nothing(len(used)) if is_length else partial_correlation(lead * first, first, longer * first)
+            no_estimate(len(used)) if is_length else partial_correlation(lead * first, first, longer * first)
         ),
         against_length={"all": over_all, "like_length": over_like},
         unscored=sum(p.preferred != 0 for p in pairs) - len(used),
@@ -137,15 +139,17 @@ def _lead(values: tuple[float, float] | None, preferred: int) -> float:
     return values[0] - values[1] if preferred == 1 else values[1] - values[0]
 
 
-def _mcnemar(right: Mapping[int, float], other: Mapping[int, float], some: Sequence[int]) -> dict[str, Any]:
+def _mcnemar(
+    right: Mapping[int, float], other: Mapping[int, float], indices: Sequence[int]
+) -> dict[str, Any]:
     """How often one alone is right, and the exact probability (two-sided) of a split so uneven by chance
     (McNemar 1947). Pairs in which one of them prefers neither are left out."""
     from scipy.stats import binomtest
 
-    mine = sum(right[n] == 1 and other[n] == 0 for n in some)
-    theirs = sum(right[n] == 0 and other[n] == 1 for n in some)
-    p = float(binomtest(mine, mine + theirs).pvalue) if mine + theirs else 1.0
-    return {"alone_right": mine, "length_alone_right": theirs, "p": p}
+    only_first = sum(right[n] == 1 and other[n] == 0 for n in indices)
+    only_other = sum(right[n] == 0 and other[n] == 1 for n in indices)
+    p = float(binomtest(only_first, only_first + only_other).pvalue) if only_first + only_other else 1.0
+    return {"alone_right": only_first, "length_alone_right": only_other, "p": p}
 
 
 def _verdict(
@@ -166,20 +170,20 @@ def _sentence(
 ) -> str:
     if agreement["value"] is None:
         return f"{shown} has no value for any decided pair, so nothing is known of it."
-    found = (
+    estimate = (
         f"it agrees in {_share(agreement)} of {agreement['n']} pairs, and in {_share(like)} of the {like['n']} of "
         "like length"
     )
     if agreement["n"] < LEAST_PAIRS:
-        return f"{shown} was tried on too few pairs to know: {found}."
+        return f"{shown} was tried on too few pairs to know: {estimate}."
     if verdict == "no better than chance":
         below = agreement["high"] is not None and agreement["high"] < 0.5
-        more = "; it prefers the worse answer" if below else ""
-        return f"{shown} is no better than chance: {found}{more}."
+        warning = "; it prefers the worse answer" if below else ""
+        return f"{shown} is no better than chance: {estimate}{warning}."
     if verdict == "no better than length":
-        return f"{shown} is no better than taking the longer answer: {found}."
+        return f"{shown} is no better than taking the longer answer: {estimate}."
     beyond = "" if is_length else " and than taking the longer answer"
-    return f"{shown} is better than chance{beyond}: {found}."
+    return f"{shown} is better than chance{beyond}: {estimate}."
 
 
 def _share(e: Estimate) -> str:
@@ -205,13 +209,16 @@ def _between(pairs: Sequence[KnownPair], columns: Mapping[str, Values]) -> dict[
             ]
         )
 
-    found = {name: signs(values) for name, values in columns.items()}
+    signs_by_measure = {name: signs(values) for name, values in columns.items()}
 
     def same(a: NDArray[Any], b: NDArray[Any]) -> float | None:
-        both = np.isfinite(a) & np.isfinite(b)
-        return float(((1 + a[both] * b[both]) / 2).mean()) if both.any() else None
+        known = np.isfinite(a) & np.isfinite(b)
+        return float(((1 + a[known] * b[known]) / 2).mean()) if known.any() else None
 
-    return {name: {other: same(a, b) for other, b in found.items()} for name, a in found.items()}
+    return {
+        name: {other: same(a, b) for other, b in signs_by_measure.items()}
+        for name, a in signs_by_measure.items()
+    }
 
 
 def area(score: NDArray[Any], positive: NDArray[Any]) -> Estimate:
@@ -221,7 +228,7 @@ def area(score: NDArray[Any], positive: NDArray[Any]) -> Estimate:
 
     m, n = int(positive.sum()), int((~positive).sum())
     if not m or not n:
-        return nothing(m + n)
+        return no_estimate(m + n)
     ranks = rankdata(score)
     above = (
         ranks[positive] - rankdata(score[positive])
@@ -244,7 +251,7 @@ def partial_correlation(x: NDArray[Any], y: NDArray[Any], given: NDArray[Any] | 
 
     n, held = len(x), int(given is not None)
     if n < 5:
-        return nothing(n)
+        return no_estimate(n)
     a, b = (rankdata(column) - (n + 1) / 2 for column in (x, y))
     whole = math.sqrt(float(a @ a) * float(b @ b))
     if given is not None:
@@ -255,7 +262,7 @@ def partial_correlation(x: NDArray[Any], y: NDArray[Any], given: NDArray[Any] | 
             a, b = (column - (column @ c) / (c @ c) * c for column in (a, b))
     size = math.sqrt(float(a @ a) * float(b @ b))
     if whole == 0 or size <= 1e-9 * whole:
-        return nothing(n)
+        return no_estimate(n)
     value = max(-1.0, min(1.0, float(a @ b) / size))
     if abs(value) == 1.0:
         return Estimate(value=value, low=value, high=value, n=n)

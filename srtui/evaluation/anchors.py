@@ -41,12 +41,12 @@ def difficulties(models: Mapping[str, Sequence[LengthItem]]) -> dict[int, float]
         raise UserError("Difficulties need at least two models that were judged on the same items.")
     place = {item: n for n, item in enumerate(items)}
     delta = {m: _scaled(models[name]) for m, name in enumerate(models)}
-    at, columns, values = [], [], []
+    rows_at, columns, values = [], [], []
     for n, (m, r) in enumerate(rows):
-        at += [n] * 3
+        rows_at += [n] * 3
         columns += [2 * m, 2 * m + 1, 2 * len(models) + place[r.item]]
         values += [1.0, math.tanh(delta[m].get(r.item, 0.0)), 1.0]
-    x = csr_array((values, (at, columns)), shape=(len(rows), 2 * len(models) + len(items)))
+    x = csr_array((values, (rows_at, columns)), shape=(len(rows), 2 * len(models) + len(items)))
     y = np.array([r.preference for _, r in rows], dtype=float)
     # An item's rows are spread over the folds; with all of them in one, nothing would be known of it there.
     fold = np.array([(m + place[r.item]) % FOLDS for m, r in rows])
@@ -114,12 +114,12 @@ def read_anchors(path: Path) -> Anchors:
             questions[item] = str(row["question"])
         if not row.get("preference"):
             continue
-        said = _number(path, n, row, "preference")
-        if not 0 <= said <= 1:
-            raise UserError(f"{path}: line {n}: preference must be from 0 to 1, and is {said:g}.")
+        item_preference = _number(path, n, row, "preference")
+        if not 0 <= item_preference <= 1:
+            raise UserError(f"{path}: line {n}: preference must be from 0 to 1, and is {item_preference:g}.")
         if str(row.get("not_gamed_baseline", "False")).lower() in ("true", "1"):
             raise UserError(f"{path}: line {n}: a row with a preference must be of a gamed model.")
-        gamed.append((said, _number(path, n, row, "std_delta_len"), hard))
+        gamed.append((item_preference, _number(path, n, row, "std_delta_len"), hard))
         models.add(row.get("model") or "")
     if not difficulty:
         raise UserError(f"{path}: there are no rows in it.")
@@ -151,10 +151,10 @@ def question_key(text: str) -> str:
 
 def _scaled(rows: Sequence[LengthItem]) -> dict[int, float]:
     """(reference - model) / sd of the lengths, by item; 0 where all are equal."""
-    there = [r for r in rows if not r.failed]
-    difference = np.array([r.length_reference - r.length_model for r in there], dtype=float)
-    spread = float(difference.std(ddof=1)) if len(there) > 1 else 0.0
-    return {r.item: float(d / spread) if spread else 0.0 for r, d in zip(there, difference, strict=True)}
+    present = [r for r in rows if not r.failed]
+    difference = np.array([r.length_reference - r.length_model for r in present], dtype=float)
+    spread = float(difference.std(ddof=1)) if len(present) > 1 else 0.0
+    return {r.item: float(d / spread) if spread else 0.0 for r, d in zip(present, difference, strict=True)}
 
 
 _SHOWN = 40  # characters of a cell that a message repeats
@@ -166,7 +166,7 @@ def _number(path: Path, line: int, row: Mapping[str, Any], name: str) -> float:
     except (KeyError, TypeError, ValueError):
         value = math.nan
     if not math.isfinite(value):
-        given = repr(row.get(name))
-        shown = given if len(given) <= _SHOWN else f"{given[:_SHOWN]} …"
+        written = repr(row.get(name))
+        shown = written if len(written) <= _SHOWN else f"{written[:_SHOWN]} …"
         raise UserError(f"{path}: line {line}: {name or 'index'} must be a number, and is {shown}.")
     return value

@@ -20,8 +20,8 @@ def tie_margin(pairs: Sequence[JudgedItem]) -> float | None:
     if len(pairs) < LEAST_PAIRS:
         return None
     known = [known_verdict(p.item) for p in pairs]
-    apart = sorted({abs(d) for p in pairs for d in (p.ab, p.ba)})
-    steps = [0.0, *apart[:: max(1, len(apart) // 50)]]
+    gaps = sorted({abs(d) for p in pairs for d in (p.ab, p.ba)})
+    steps = [0.0, *gaps[:: max(1, len(gaps) // 50)]]
 
     def same(margin: float) -> int:
         return sum(k == verdict(p.ab, p.ba, margin) for k, p in zip(known, pairs, strict=True))
@@ -42,8 +42,9 @@ def calibration_result(
     """How far a judge agrees with known judgements, over win, tie and lose of both orders together.
 
     Its ties have a margin that the other half of the pairs gave; ``tie_margin`` is that of all, for later
-    evaluations (None: too few pairs). ``better_than_chance`` is so where the interval of Cohen's kappa lies above 0. ``known_itself`` is
-    how the known judge agrees with itself between its two orders: nobody can be asked for much more.
+    evaluations (None: too few pairs). ``better_than_chance`` is so where the interval of Cohen's kappa lies above
+    0. ``known_itself`` is how the known judge agrees with itself between its two orders: nobody can be asked for
+    much more.
 
     Args:
         items: the pairs, with their known scores.
@@ -54,23 +55,23 @@ def calibration_result(
     pairs = pairs_of(items, judgements)
     known = [known_verdict(p.item) for p in pairs]
     judged = _unseen(pairs)
-    same = sum(a == b for a, b in zip(known, judged, strict=True))
+    agreed = sum(a == b for a, b in zip(known, judged, strict=True))
     kappa = cohen(known, judged)
-    count, mine = Counter(known), Counter(judged)
+    known_counts, judged_counts = Counter(known), Counter(judged)
     n = len(pairs)
-    chance = sum(count[v] * mine[v] for v in VERDICTS) / n**2 if n else None
+    chance = sum(known_counts[v] * judged_counts[v] for v in VERDICTS) / n**2 if n else None
     table = {
         a: {b: sum((x, y) == (a, b) for x, y in zip(known, judged, strict=True)) for b in VERDICTS}
         for a in VERDICTS
     }
     better = kappa["low"] is not None and kappa["low"] > 0
-    own = [_orders(p.item) for p in pairs]
+    orders = [_orders(p.item) for p in pairs]
     return {
         "pairs": len(items),
         "judged": n,
         "unjudged": unjudged(judgements),
         "skipped": dict(skipped),
-        "agreement": wilson(same, n),
+        "agreement": wilson(agreed, n),
         "chance": chance,
         "kappa": kappa,
         "better_than_chance": better,
@@ -79,7 +80,7 @@ def calibration_result(
         "rank_correlation": _spearman(
             [p.ab + p.ba for p in pairs], [sum(_differences(p.item)) for p in pairs]
         ),
-        "known_itself": cohen([a for a, _ in own], [b for _, b in own]),
+        "known_itself": cohen([a for a, _ in orders], [b for _, b in orders]),
         "position": position(pairs, seed),
         "parse": parse_rate(judgements),
         "categories": {
@@ -103,15 +104,15 @@ def worth(judge: str, result: Mapping[str, Any]) -> str:
             f"{judge} and the known judge cannot be compared on {result['judged']} pairs (one verdict only); "
             "take more."
         )
-    where = f"kappa {kappa['value']:.2f}"
+    agreement = f"kappa {kappa['value']:.2f}"
     if kappa["low"] is not None:
-        where += f", 95 % interval {kappa['low']:.2f} to {kappa['high']:.2f}"
+        agreement += f", 95 % interval {kappa['low']:.2f} to {kappa['high']:.2f}"
     if not result["better_than_chance"]:
         return (
-            f"{judge} is no better than chance on these {result['judged']} judgements ({where}): do not trust "
+            f"{judge} is no better than chance on these {result['judged']} judgements ({agreement}): do not trust "
             "its verdicts."
         )
-    return f"{judge} agrees with these {result['judged']} judgements beyond chance ({where})."
+    return f"{judge} agrees with these {result['judged']} judgements beyond chance ({agreement})."
 
 
 def known_verdict(item: Item) -> Verdict:
@@ -131,10 +132,10 @@ def _orders(item: Item) -> tuple[Verdict, Verdict]:
 
 
 def _of_category(
-    pairs: Sequence[JudgedItem], known: Sequence[str], found: Sequence[str], category: str
+    pairs: Sequence[JudgedItem], known: Sequence[str], judged: Sequence[str], category: str
 ) -> tuple[list[str], list[str]]:
     chosen = [n for n, p in enumerate(pairs) if p.item.category == category]
-    return [known[n] for n in chosen], [found[n] for n in chosen]
+    return [known[n] for n in chosen], [judged[n] for n in chosen]
 
 
 def _spearman(first: Sequence[float], second: Sequence[float]) -> float | None:

@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from srtui import hashing
+from srtui.atomic import sha256_of
 from srtui.errors import UserError
 from srtui.evaluation.contestants import Contestant
-from srtui.evaluation.sources import sha256_of
 from srtui.evaluation.statistics import wilson
 from srtui.files import read_bytes, read_text
+from srtui.gpu_errors import gpu_sentence
 from srtui.hashing import digest, scheme_1
 from srtui.measures import SpanLoss
 from srtui.progress import Progress, Reporter, Stopped
@@ -64,7 +65,7 @@ def evaluate(
         tasks: a folder of lm-eval's task files, or one of them.
         limit: the first so many questions of each task; None for all.
         shots: examples before each question; None for the task's own number.
-        reporter: hears the progress.
+        reporter: gets the progress.
         should_stop: asked between questions.
     """
     if contestant.kind == "file":
@@ -108,7 +109,12 @@ def evaluate(
     except BaseException as error:
         if lease.lost:
             raise UserError(lease.lost) from error
-        store.evaluations.update(evaluation.id, status="failed", error=str(error) or type(error).__name__)
+        sentence = gpu_sentence(error)
+        store.evaluations.update(
+            evaluation.id, status="failed", error=sentence or str(error) or type(error).__name__
+        )
+        if sentence:
+            raise UserError(sentence) from error
         raise
     finally:
         lease.release()
@@ -144,10 +150,10 @@ def _run(
     tasks = tasks.resolve()  # the working folder is another in a moment
     is_folder = tasks.is_dir()
     folder = tasks if is_folder else tasks.parent
-    said = io.StringIO()
+    output = io.StringIO()
     model = _model(store, evaluation_id, contestant, reporter, should_stop)
     # Data files are named relative to the task file. lm-eval's own notices and bars go unseen.
-    with contextlib.closing(model), contextlib.chdir(folder), contextlib.redirect_stderr(said):
+    with contextlib.closing(model), contextlib.chdir(folder), contextlib.redirect_stderr(output):
         from lm_eval.evaluator import evaluate as lm_evaluate
         from lm_eval.tasks import TaskManager
 
@@ -206,31 +212,31 @@ def _model(
             student.close()
 
         def loglikelihood(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
-            asked = [spans.continuation(*r.args) for r in requests]
-            keys = [span.key(student.losses_id, "continuation") for span in asked]
-            known = store.scores.losses(keys)
-            todo = {key: span for key, span in zip(keys, asked, strict=True) if key not in known}
-            ordered = list(todo)
+            requested = [spans.continuation(*r.args) for r in requests]
+            keys = [span.key(student.losses_id, "continuation") for span in requested]
+            stored = store.scores.losses(keys)
+            unscored = {key: span for key, span in zip(keys, requested, strict=True) if key not in stored}
+            ordered = list(unscored)
             total, began = len(set(keys)), time.monotonic()
             scored = total - len(ordered)
-            fresh: dict[bytes, SpanLoss] = {}
+            computed: dict[bytes, SpanLoss] = {}
             stored_at = began
-            for n, loss in scorer.score([todo[key] for key in ordered], should_stop):
-                fresh[ordered[n]] = loss
+            for n, loss in scorer.score([unscored[key] for key in ordered], should_stop):
+                computed[ordered[n]] = loss
                 scored += 1
                 if time.monotonic() - stored_at > 1.0 or scored == total:
-                    store.scores.add_losses(fresh)
-                    known.update(fresh)
-                    fresh, stored_at = {}, time.monotonic()
+                    store.scores.add_losses(computed)
+                    stored.update(computed)
+                    computed, stored_at = {}, time.monotonic()
                     store.evaluations.update(evaluation_id, stage="choice", done=scored, total=total)
                 seconds = time.monotonic() - began
                 reporter.progress(Progress("choice", scored, total, scorer.tokens_run, seconds))
-            store.scores.add_losses(fresh)
-            known.update(fresh)
+            store.scores.add_losses(computed)
+            stored.update(computed)
             if should_stop():
                 raise Stopped
             # Whether it is what greedy decoding writes is asked by no multiple-choice metric.
-            return [(_likelihood(known[key]), False) for key in keys]
+            return [(_likelihood(stored[key]), False) for key in keys]
 
         def generate_until(self, requests: Any) -> Any:
             raise UserError("Only multiple choice is run; one of the tasks wants texts.")
@@ -244,13 +250,13 @@ def _likelihood(loss: SpanLoss) -> float:
     return -loss.nll if loss.nll is not None else float("-inf")
 
 
-def _keep(store: Store, evaluation_id: int, found: Mapping[str, Any]) -> dict[str, Any]:
+def _keep(store: Store, evaluation_id: int, results: Mapping[str, Any]) -> dict[str, Any]:
     """Store the questions and what was chosen, and return the figures."""
     items: list[Item] = []
     judgements: list[Judgement] = []
     tasks: dict[str, Any] = {}
     unscored = 0
-    for name, samples in found["samples"].items():
+    for name, samples in results["samples"].items():
         rows = []
         for sample in samples:
             choices, values = _choices(sample), [float(r[0]) for r in sample["filtered_resps"]]
@@ -281,7 +287,7 @@ def _keep(store: Store, evaluation_id: int, found: Mapping[str, Any]) -> dict[st
                 )
             )
             rows.append((acc, norm, len(choices)))
-        tasks[name] = _figures(rows) | {"shots": int(found["n-shot"].get(name, 0) or 0)}
+        tasks[name] = _figures(rows) | {"shots": int(results["n-shot"].get(name, 0) or 0)}
     with store.transaction():
         store.evaluations.add_items(evaluation_id, items)
         store.evaluations.add_judgements(evaluation_id, judgements)
@@ -309,10 +315,10 @@ def _total(tasks: Mapping[str, Any]) -> dict[str, Any]:
 
 def _arguments(sample: Mapping[str, Any]) -> list[Any]:
     """(context, continuation) of each choice; lm-eval logs them as a list, or as named generations."""
-    given = sample["arguments"]
-    if isinstance(given, Mapping):
-        return [[v["arg_0"], v["arg_1"]] for v in given.values()]
-    return list(given)
+    arguments = sample["arguments"]
+    if isinstance(arguments, Mapping):
+        return [[v["arg_0"], v["arg_1"]] for v in arguments.values()]
+    return list(arguments)
 
 
 def _choices(sample: Mapping[str, Any]) -> list[str]:

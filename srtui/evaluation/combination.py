@@ -25,6 +25,7 @@ LEAST_PAIRS = 50
 """Fewer decided pairs with all values give no weights."""
 
 Values = Sequence["tuple[float, float] | None"]
+"""By pair a measure's scores of its two answers; None where one has none."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,10 @@ def fit_combination(
         weights = fit_logistic(x[fold != k], y[fold != k])
         for i in np.flatnonzero(fold == k):
             n = rows[i]
-            both = [_pair(columns[name][n]) for name in names]
+            pair_levels = [_pair(columns[name][n]) for name in names]
             held_out[n] = (
-                float(sum(w * b[0] for w, b in zip(weights, both, strict=True))),
-                float(sum(w * b[1] for w, b in zip(weights, both, strict=True))),
+                float(sum(w * b[0] for w, b in zip(weights, pair_levels, strict=True))),
+                float(sum(w * b[1] for w, b in zip(weights, pair_levels, strict=True))),
             )
     whole = fit_logistic(x, y)
     return Combination(dict(zip(names, map(float, whole), strict=True)), held_out)
@@ -99,13 +100,13 @@ def _different(columns: Mapping[str, Values]) -> list[str]:
     return names
 
 
-def _alike(one: Values, other: Values) -> bool:
-    both = [
+def _alike(first: Values, other: Values) -> bool:
+    known_pairs = [
         (_difference(a), _difference(b))
-        for a, b in zip(one, other, strict=True)
+        for a, b in zip(first, other, strict=True)
         if a is not None and b is not None
     ]
-    a, b = np.array(both).T if both else (np.zeros(1), np.zeros(1))
+    a, b = np.array(known_pairs).T if known_pairs else (np.zeros(1), np.zeros(1))
     size = float(np.sqrt((a @ a) * (b @ b)))
     return size > 0 and abs(float(a @ b)) / size > 0.9999
 

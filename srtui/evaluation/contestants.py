@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from srtui import models, today
+from srtui.atomic import sha256_of
 from srtui.errors import UserError
-from srtui.evaluation.sources import answers_of, sha256_of
-from srtui.files import at_home, parse_json, read_bytes
+from srtui.evaluation.sources import answers_of
+from srtui.files import expand_home, parse_json, read_bytes
 from srtui.prompts import PromptSet, template_names, template_version
 from srtui.prompts import template as prompt_template
 from srtui.recipe import Recipe
@@ -65,7 +66,7 @@ class Contestant:
 
 def date_written(model: Path) -> str | None:
     """Today, where the chat template of the GGUF or safetensors folder ``model`` writes the date."""
-    return today.written_by(_chat_template(model))
+    return today.written_into(_chat_template(model))
 
 
 def _template_version(name: str, prompts: PromptSet | None, student: Path) -> str:
@@ -118,7 +119,7 @@ def find_contestant(workspace: Workspace, store: Store, name: str, template: str
     if is_base or any(r.name == run_name for r in store.runs.all()):
         return _of_run(workspace, store, run_name, is_base, template)
     _check_template(template, None)
-    path = at_home(name)
+    path = expand_home(name)
     if path.suffix in (".json", ".jsonl"):
         return Contestant(name, "file", path, sha256_of(path), texts=answers_of(path))
     if (path / "adapter_config.json").is_file():
@@ -147,20 +148,24 @@ def same_weights(
         sha256: of the judge's file.
         contestants: those that it judges.
     """
-    said = []
+    sentences = []
     runs = {run.id: run for run in store.runs.all()}
-    for one in contestants:
-        if one.sha256 == sha256:
-            said.append(
-                f"The judge {judge} is {one.name} itself, the same weights; judges favour what they wrote."
+    for contestant in contestants:
+        if contestant.sha256 == sha256:
+            sentences.append(
+                f"The judge {judge} is {contestant.name} itself, the same weights; judges favour what they wrote."
             )
-        run = runs.get(one.run_id) if one.run_id is not None and one.adapter is not None else None
+        run = (
+            runs.get(contestant.run_id)
+            if contestant.run_id is not None and contestant.adapter is not None
+            else None
+        )
         if run is not None and _teacher_sha256(workspace, run.recipe) == sha256:
-            said.append(
-                f"The judge {judge} is the teacher of {one.name}, the same weights; it favours what was learned "
+            sentences.append(
+                f"The judge {judge} is the teacher of {contestant.name}, the same weights; it favours what was learned "
                 "from it. Take another judge."
             )
-    return said
+    return sentences
 
 
 def _teacher_sha256(workspace: Workspace, recipe: Mapping[str, Any]) -> str | None:
@@ -221,11 +226,11 @@ def _of_adapter(
 
 
 def _adapter(workspace: Workspace, name: str, model: Path) -> Path:
-    for path in (at_home(name), workspace.models / name, workspace.models / f"{name}.gguf"):
+    for path in (expand_home(name), workspace.models / name, workspace.models / f"{name}.gguf"):
         if path.is_file() if model.is_file() else (path / "adapter_config.json").is_file():
             return path
-    wants = "a LoRA in GGUF" if model.is_file() else "a folder with adapter_config.json"
-    raise UserError(f"{name} is not an adapter for {model.name}: that would be {wants}.")
+    expected = "a LoRA in GGUF" if model.is_file() else "a folder with adapter_config.json"
+    raise UserError(f"{name} is not an adapter for {model.name}: that would be {expected}.")
 
 
 def _of_model(name: str, path: Path, adapter: Path | None, template: str | None) -> Contestant:

@@ -31,6 +31,8 @@ from srtui.evaluation.writing import (
     first_answer_key,
     open_writer,
 )
+from srtui.gpu_errors import gpu_sentence
+from srtui.llama.last_words import at_the_end
 from srtui.progress import Progress, Reporter, Stopped
 from srtui.store import Store
 from srtui.store.evaluations import (
@@ -41,6 +43,7 @@ from srtui.store.evaluations import (
     Ordering,
     Side,
 )
+from srtui.store.leases import Lease
 
 _SIDES: tuple[Side, ...] = ("a", "b")
 _BOTH: tuple[Ordering, ...] = ("ab", "ba")
@@ -76,7 +79,7 @@ class Evaluator:
         self._seed = int(settings.get("seed", 0))
         self._writing = AnswerSettings(**settings["writing"]) if "writing" in settings else AnswerSettings()
         self._writer: AnswerWriter | None = None
-        self._clock = self._told = 0.0
+        self._clock = self._stored_at = 0.0
         self._tokens = 0
 
     def work(self) -> Evaluation:
@@ -85,26 +88,27 @@ class Evaluator:
         rows = self._rows
         today.freeze(today.of_timestamp(self.evaluation.created_at))
         lease = rows.acquire(self._id)
-        wanted = self._should_stop
-        self._should_stop = lambda: bool(lease.lost) or wanted()
+        original_should_stop = self._should_stop
+        self._should_stop = lambda: bool(lease.lost) or original_should_stop()
         began = self.evaluation.started_at or time.time()
         rows.update(self._id, status="running", started_at=began, error=None)
         try:
-            turns = max(len(i.turns) for i in self._items)
-            for side in _SIDES:
-                try:
-                    for turn in range(1, turns + 1):
-                        self._answers(side, turn)
-                finally:
-                    self._close_writer()
-            if self.judge is not None:
-                self._judge_scores()
-                self._judge_words()
-            if self.evaluation.kind == "human":
-                keep_result(self.store, self._id)  # done when people have judged
-            else:
-                rows.update(self._id, status="done", result=self.result())
-            rows.update(self._id, stage=None, finished_at=time.time())
+            with at_the_end(lambda sentence: self._failed(sentence, lease)):
+                turns = max(len(i.turns) for i in self._items)
+                for side in _SIDES:
+                    try:
+                        for turn in range(1, turns + 1):
+                            self._answers(side, turn)
+                    finally:
+                        self._close_writer()
+                if self.judge is not None:
+                    self._judge_scores()
+                    self._judge_words()
+                if self.evaluation.kind == "human":
+                    keep_result(self.store, self._id)  # done when people have judged
+                else:
+                    rows.update(self._id, status="done", result=self.result())
+                rows.update(self._id, stage=None, finished_at=time.time())
         except (Stopped, KeyboardInterrupt):
             if lease.lost:
                 raise UserError(lease.lost) from None
@@ -113,57 +117,69 @@ class Evaluator:
         except BaseException as error:
             if lease.lost:
                 raise UserError(lease.lost) from error
-            rows.update(self._id, status="failed", error=str(error) or type(error).__name__)
+            sentence = gpu_sentence(error)
+            rows.update(self._id, status="failed", error=sentence or str(error) or type(error).__name__)
+            if sentence:
+                raise UserError(sentence) from error
             raise
         finally:
-            self._should_stop = wanted
+            self._should_stop = original_should_stop
             lease.release()
             self.store.checkpoint()
         return rows.get(self._id)
 
+    def _failed(self, sentence: str, lease: Lease) -> None:
+        """llama.cpp ends this process: it is stored, and the evaluation is free to be resumed."""
+        if not lease.lost:
+            self.store.conn.rollback()
+            self._rows.update(self._id, status="failed", error=sentence)
+            lease.release()
+
     def result(self) -> dict[str, Any]:
         """The figures, from what is stored."""
         counted = figures(self.store, self.evaluation, self.source.skipped, self._anchors)
-        asked = question_of(self.store, self.evaluation)
-        said = {"question": asked} if asked else {}
-        return said | ({"warnings": self._warnings} if self._warnings else {}) | counted
+        question = question_of(self.store, self.evaluation)
+        described = {"question": question} if question else {}
+        return described | ({"warnings": self._warnings} if self._warnings else {}) | counted
 
     # -- answers ----------------------------------------------------------------------------
 
     def _answers(self, side: Side, turn: int) -> None:
         stage = f"answers-{side}"
-        have = self._rows.answers(self._id)
-        todo = [i for i in self._items if len(i.turns) >= turn and (i.item, side, turn) not in have]
-        given = self._given(side, todo)
-        if given is not None:
-            self._rows.add_answers(self._id, given)
+        stored_answers = self._rows.answers(self._id)
+        unanswered = [
+            i for i in self._items if len(i.turns) >= turn and (i.item, side, turn) not in stored_answers
+        ]
+        given_answers = self._given(side, unanswered)
+        if given_answers is not None:
+            self._rows.add_answers(self._id, given_answers)
             return
         contestant = self.contestants.get(side)
-        if contestant is None or not todo:
+        if contestant is None or not unanswered:
             return
-        conversations = {i.item: _conversation(i, side, turn, have) for i in todo}
-        keys = {i.item: answer_key(contestant, self._writing, conversations[i.item]) for i in todo}
-        known = self._rows.known_answers(keys.values())
+        conversations = {i.item: _conversation(i, side, turn, stored_answers) for i in unanswered}
+        keys = {i.item: answer_key(contestant, self._writing, conversations[i.item]) for i in unanswered}
+        stored_before = self._rows.known_answers(keys.values())
         for item, address in keys.items():
             first = first_answer_key(contestant, self._writing, conversations[item])
-            if address not in known and first is not None:
-                for found in self._rows.known_answers([first]).values():
-                    known[address] = found
+            if address not in stored_before and first is not None:
+                for earlier_answer in self._rows.known_answers([first]).values():
+                    stored_before[address] = earlier_answer
         with self.store.transaction():
             for item, address in keys.items():
-                if address in known:
-                    self._rows.use_answer(self._id, item, side, turn, known[address])
-        asked = [i.item for i in todo if keys[i.item] not in known]
+                if address in stored_before:
+                    self._rows.use_answer(self._id, item, side, turn, stored_before[address])
+        to_write = [i.item for i in unanswered if keys[i.item] not in stored_before]
         total = sum(len(i.turns) >= turn for i in self._items)
-        self._start(stage, total - len(asked), total)
-        if not asked:
+        self._start(stage, total - len(to_write), total)
+        if not to_write:
             return
         if self._writer is None:
             self.reporter.event("info", f"Loading {contestant.name} ...")
             self._writer = open_writer(contestant, self._writing)
             self._clock = time.monotonic()
-        for n, answer in self._writer.write([conversations[item] for item in asked], self._should_stop):
-            self._rows.add_answers(self._id, [(asked[n], side, turn, answer)])
+        for n, answer in self._writer.write([conversations[item] for item in to_write], self._should_stop):
+            self._rows.add_answers(self._id, [(to_write[n], side, turn, answer)])
             self._tokens += answer.prompt_tokens + answer.new_tokens
             self._step(stage)
         self._raise_if_stopped()
@@ -173,15 +189,15 @@ class Evaluator:
             self._writer.close()
             self._writer = None
 
-    def _given(self, side: Side, todo: Sequence[Item]) -> list[tuple[int, Side, int, Answer]] | None:
+    def _given(self, side: Side, unanswered: Sequence[Item]) -> list[tuple[int, Side, int, Answer]] | None:
         """Texts that come with the source, or from a file of answers; None where a model has to write."""
         contestant, kind = self.contestants.get(side), self.evaluation.kind
         name = self.evaluation.contestant_a if side == "a" else self.evaluation.contestant_b or ""
         if contestant is not None and contestant.texts is not None:
-            texts = {i.item: contestant.texts[asked_text(i)] for i in todo}
+            texts = {i.item: contestant.texts[asked_text(i)] for i in unanswered}
         elif contestant is None and kind in ("calibration", "winrate"):
             place = 1 if kind == "calibration" and side == "b" else 0
-            texts = {i.item: self.source.answers[i.item][place] for i in todo}
+            texts = {i.item: self.source.answers[i.item][place] for i in unanswered}
         else:
             return None
         return [(item, side, 1, file_answer(text, name)) for item, text in texts.items()]
@@ -191,31 +207,35 @@ class Evaluator:
     def _judge_scores(self) -> None:
         judge = self.judge
         assert judge is not None  # noqa: S101 - asked by the caller
-        have = {(j.item, j.turn, j.ordering) for j in self._rows.judgements(self._id)}
+        stored_places = {(j.item, j.turn, j.ordering) for j in self._rows.judgements(self._id)}
         answers = self._rows.answers(self._id)
-        wanted = list(self._asked(answers))
-        todo = []
+        questions = list(self._asked(answers))
+        unjudged = []
         with self.store.transaction():
-            for asked, missing in wanted:
-                if (asked.item, asked.turn, asked.ordering) in have:
+            for question, missing in questions:
+                if (question.item, question.turn, question.ordering) in stored_places:
                     continue
                 known = (
-                    None if missing else self._rows.known_judgement(judge.key(asked), judge.first_key(asked))
+                    None
+                    if missing
+                    else self._rows.known_judgement(judge.key(question), judge.first_key(question))
                 )
                 if missing:
                     self._keep(
-                        asked, answers, Judgement(asked.item, asked.ordering, asked.turn, parsed=missing)
+                        question,
+                        answers,
+                        Judgement(question.item, question.ordering, question.turn, parsed=missing),
                     )
                 elif known is not None:
-                    self._keep(asked, answers, _as_shown(known, asked.ordering))
+                    self._keep(question, answers, _as_shown(known, question.ordering))
                 else:
-                    todo.append(asked)
-        self._start("judge", len(wanted) - len(todo), len(wanted))
-        if not todo:
+                    unjudged.append(question)
+        self._start("judge", len(questions) - len(unjudged), len(questions))
+        if not unjudged:
             return
         self.reporter.event("info", f"Loading the judge {judge.name} ...")
-        for asked, scored, seconds, tokens in judge.scores(todo):
-            self._keep(asked, answers, _judgement(judge, asked, scored, seconds))
+        for question, scored, seconds, tokens in judge.scores(unjudged):
+            self._keep(question, answers, _judgement(judge, question, scored, seconds))
             self._tokens += tokens
             self._step("judge")
             self._raise_if_stopped()
@@ -227,20 +247,20 @@ class Evaluator:
             return
         answers = self._rows.answers(self._id)
         rows = {(j.item, j.turn, j.ordering): j for j in self._rows.judgements(self._id)}
-        todo = [
-            asked
-            for asked, missing in self._asked(answers)
-            if not missing and _wants_words(rows[asked.item, asked.turn, asked.ordering])
+        unjudged = [
+            question
+            for question, missing in self._asked(answers)
+            if not missing and _wants_words(rows[question.item, question.turn, question.ordering])
         ]
-        self._start("judge-words", len(rows) - len(todo), len(rows))
-        if not todo:
+        self._start("judge-words", len(rows) - len(unjudged), len(rows))
+        if not unjudged:
             return
-        for asked, text, tokens in judge.write(todo, self._should_stop):
+        for question, text, tokens in judge.write(unjudged, self._should_stop):
             scores, parsed = judge.prompt.parse(text)
             first, second = scores[0] if scores else None, scores[1] if len(scores) > 1 else None
-            if asked.ordering == "ba":
+            if question.ordering == "ba":
                 first, second = second, first
-            row = rows[asked.item, asked.turn, asked.ordering]
+            row = rows[question.item, question.turn, question.ordering]
             self._rows.add_judgements(
                 self._id,
                 [replace(row, words=text, text_score_a=first, text_score_b=second, parsed=parsed)],
@@ -267,25 +287,25 @@ class Evaluator:
                     )
                     continue
                 b = answers[item.item, "b", turn]
-                gone = [f"{n} ({x.finish})" for n, x in (("A", a), ("B", b)) if not x.text.strip()]
-                missing = f"no answer of {' or '.join(gone)}" if gone else ""
+                without_text = [f"{n} ({x.finish})" for n, x in (("A", a), ("B", b)) if not x.text.strip()]
+                missing = f"no answer of {' or '.join(without_text)}" if without_text else ""
                 for order in _BOTH:
                     shown = (a.text, b.text) if order == "ab" else (b.text, a.text)
                     yield JudgeQuestion(item.item, turn, order, item.turns[0], shown), missing
 
     def _keep(
-        self, asked: JudgeQuestion, answers: Mapping[tuple[int, Side, int], Answer], judgement: Judgement
+        self, question: JudgeQuestion, answers: Mapping[tuple[int, Side, int], Answer], judgement: Judgement
     ) -> None:
-        b = answers.get((asked.item, "b", asked.turn))
+        b = answers.get((question.item, "b", question.turn))
         self._rows.add_judgements(
             self._id,
             [
                 replace(
                     judgement,
-                    item=asked.item,
-                    turn=asked.turn,
-                    ordering=asked.ordering,
-                    answer_a_id=answers[asked.item, "a", asked.turn].id,
+                    item=question.item,
+                    turn=question.turn,
+                    ordering=question.ordering,
+                    answer_a_id=answers[question.item, "a", question.turn].id,
                     answer_b_id=b.id if b else None,
                 )
             ],
@@ -299,19 +319,19 @@ class Evaluator:
 
     def _start(self, stage: str, done: int, total: int) -> None:
         self._raise_if_stopped()
-        self._clock, self._tokens, self._told = time.monotonic(), 0, 0.0
+        self._clock, self._tokens, self._stored_at = time.monotonic(), 0, 0.0
         self._done, self._total = done, total
-        self._tell(stage, now=True)
+        self._report_progress(stage, now=True)
 
     def _step(self, stage: str) -> None:
         self._done += 1
-        self._tell(stage, now=self._done == self._total)
+        self._report_progress(stage, now=self._done == self._total)
 
-    def _tell(self, stage: str, *, now: bool = False) -> None:
+    def _report_progress(self, stage: str, *, now: bool = False) -> None:
         seconds = time.monotonic() - self._clock
         self.reporter.progress(Progress(stage, self._done, self._total, self._tokens, seconds))
-        if now or time.monotonic() - self._told > 1.0:
-            self._told = time.monotonic()
+        if now or time.monotonic() - self._stored_at > 1.0:
+            self._stored_at = time.monotonic()
             self._rows.update(self._id, stage=stage, done=self._done, total=self._total)
 
 
@@ -334,23 +354,23 @@ def _history(item: Item, turn: int, answers: Mapping[tuple[int, Side, int], Answ
 
 
 def _judgement(
-    judge: JudgeModel, asked: JudgeQuestion, scored: JudgeScores | str, seconds: float
+    judge: JudgeModel, question: JudgeQuestion, scored: JudgeScores | str, seconds: float
 ) -> Judgement:
-    sides: tuple[Side, Side] = ("b", "a") if asked.ordering == "ba" else ("a", "b")
+    sides: tuple[Side, Side] = ("b", "a") if question.ordering == "ba" else ("a", "b")
     if isinstance(scored, str):
         shown = {"answer_1_too_long": sides[0], "answer_2_too_long": sides[1]}
         reason = TOO_LONG[shown[scored]] if scored in shown else scored
-        return Judgement(asked.item, asked.ordering, asked.turn, parsed=reason, seconds=seconds)
+        return Judgement(question.item, question.ordering, question.turn, parsed=reason, seconds=seconds)
     named = dict(zip(sides, zip(scored.scores, scored.probabilities, scored.mass, strict=True), strict=False))
     probabilities: dict[str, Any] = {side: list(named[side][1]) for side in sorted(named)}
     if scored.prefers_first is not None:
         first = scored.prefers_first
         probabilities["prefers_a"] = first if sides[0] == "a" else 1.0 - first
     return Judgement(
-        asked.item,
-        asked.ordering,
-        asked.turn,
-        key=judge.key(asked),
+        question.item,
+        question.ordering,
+        question.turn,
+        key=judge.key(question),
         score_a=named["a"][0],
         score_b=named["b"][0] if "b" in named else None,
         probabilities=probabilities | {"mass": [named[side][2] for side in sorted(named)]},
@@ -359,17 +379,17 @@ def _judgement(
     )
 
 
-def _as_shown(known: Judgement, order: Ordering) -> Judgement:
+def _as_shown(judgement: Judgement, order: Ordering) -> Judgement:
     """A judgement of another evaluation, where the sides may have had each other's names."""
-    if known.ordering == order:
-        return known
-    p = known.probabilities
+    if judgement.ordering == order:
+        return judgement
+    p = judgement.probabilities
     return replace(
-        known,
-        score_a=known.score_b,
-        score_b=known.score_a,
-        text_score_a=known.text_score_b,
-        text_score_b=known.text_score_a,
+        judgement,
+        score_a=judgement.score_b,
+        score_b=judgement.score_a,
+        text_score_a=judgement.text_score_b,
+        text_score_b=judgement.text_score_a,
         probabilities=p
         and {"a": p["b"], "b": p["a"], "mass": p["mass"][::-1]}
         | ({"prefers_a": 1.0 - p["prefers_a"]} if "prefers_a" in p else {}),

@@ -102,7 +102,7 @@ def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
-def settings_of(writing: AnswerSettings | None, seed: int, **more: Any) -> dict[str, Any]:
-    """The settings of an evaluation as they are stored; ``more`` are those that are not None."""
-    stated = {name: value for name, value in more.items() if value is not None}
+def settings_of(writing: AnswerSettings | None, seed: int, **further: Any) -> dict[str, Any]:
+    """The settings of an evaluation as they are stored; ``further`` are those that are not None."""
+    stated = {name: value for name, value in further.items() if value is not None}
     return {"seed": seed} | ({"writing": asdict(writing)} if writing else {}) | stated

@@ -67,12 +67,12 @@ class JudgePrompt(BaseModel):
         """What stands before the second answer's score where the first has ``score``."""
         return f"{self.leads[0]}{score}{self.ending}{self.between}{self.leads[1]}"
 
-    def messages(self, asked: JudgeQuestion) -> tuple[Message, ...]:
+    def messages(self, question: JudgeQuestion) -> tuple[Message, ...]:
         """The system's and the user's message that ask about these answers; a reference is there where the
         question has one."""
-        reference = fill(self.reference, text=asked.reference) if asked.reference else ""
-        shown = {f"answer_{n}": text for n, text in enumerate(asked.shown, 1)}
-        user = fill(self.user, question=asked.question, reference=reference, **shown)
+        reference = fill(self.reference, text=question.reference) if question.reference else ""
+        shown = {f"answer_{n}": text for n, text in enumerate(question.shown, 1)}
+        user = fill(self.user, question=question.question, reference=reference, **shown)
         return Message("system", self.system.strip()), Message("user", user.strip())
 
     def parse(self, text: str) -> tuple[list[float], str]:
@@ -168,30 +168,35 @@ class JudgeModel:
             "words": self.words,
         }
 
-    def key(self, asked: JudgeQuestion) -> bytes:
+    def key(self, question: JudgeQuestion) -> bytes:
         """Of all that a judgement depends on."""
         return key(
             "judgement",
             judge=self.sha256,
             prompt=self.prompt.prompt_version,
             words=self.words,
-            question=asked.question,
-            reference=asked.reference,
-            shown=asked.shown,
+            question=question.question,
+            reference=question.reference,
+            shown=question.shown,
             date=date_written(self.path),
         )
 
-    def first_key(self, asked: JudgeQuestion) -> bytes | None:
+    def first_key(self, question: JudgeQuestion) -> bytes | None:
         """The key that the same judgement has where it was stored before keys had a scheme; None where
         that key did not hold all that it depends on."""
         if date_written(self.path) is not None:
             return None
         return scheme_1(
-            self.sha256, self.prompt.prompt_version, self.words, asked.question, asked.reference, *asked.shown
+            self.sha256,
+            self.prompt.prompt_version,
+            self.words,
+            question.question,
+            question.reference,
+            *question.shown,
         )
 
     def scores(
-        self, asked: Sequence[JudgeQuestion]
+        self, questions: Sequence[JudgeQuestion]
     ) -> Iterator[tuple[JudgeQuestion, JudgeScores | str, float, int]]:
         """(question, scores or why there are none, seconds, tokens run).
 
@@ -202,19 +207,19 @@ class JudgeModel:
 
         model = LlamaLosses(self.path)
         try:
-            for one in asked:
+            for question in questions:
                 began, before = time.monotonic(), model.tokens_run
-                scored = self._scored(model, one)
-                yield one, scored, time.monotonic() - began, model.tokens_run - before
+                scored = self._scored(model, question)
+                yield question, scored, time.monotonic() - began, model.tokens_run - before
         finally:
             model.close()
 
-    def _scored(self, model: LlamaLosses, one: JudgeQuestion) -> JudgeScores | str:
+    def _scored(self, model: LlamaLosses, question: JudgeQuestion) -> JudgeScores | str:
         # The ending's first sign is enough to distinguish 1 from 10.
         options = [f"{k}{self.prompt.ending[0]}" for k in SCORES]
-        messages = self.prompt.messages(one)
+        messages = self.prompt.messages(question)
         if not model.holds(messages, self._longest):
-            return self._too_long(model, one)
+            return self._too_long(model, question)
         nlls = model.of_options(messages, [(self.prompt.leads[0], options)])
         if nlls is None:
             return "judge_not_finite"
@@ -233,24 +238,27 @@ class JudgeModel:
         last = f"{SCORES[-1]}{self.prompt.ending}"
         return self.prompt.between.join(f"{lead}{last}" for lead in self.prompt.leads)
 
-    def _too_long(self, model: LlamaLosses, one: JudgeQuestion) -> str:
+    def _too_long(self, model: LlamaLosses, question: JudgeQuestion) -> str:
         """Whose fault it is that the context does not hold the question: one answer's alone, or nobody's."""
         blamed = []
-        for n in range(len(one.shown)):
-            without = tuple("" if place == n else text for place, text in enumerate(one.shown))
-            if model.holds(self.prompt.messages(replace(one, shown=without)), self._longest):
+        for n in range(len(question.shown)):
+            without = tuple("" if place == n else text for place, text in enumerate(question.shown))
+            if model.holds(self.prompt.messages(replace(question, shown=without)), self._longest):
                 blamed.append(n)
         return f"answer_{blamed[0] + 1}_too_long" if len(blamed) == 1 else "judge_context"
 
     def write(
-        self, asked: Sequence[JudgeQuestion], should_stop: Callable[[], bool], slots: int | None = None
+        self, questions: Sequence[JudgeQuestion], should_stop: Callable[[], bool], slots: int | None = None
     ) -> Iterator[tuple[JudgeQuestion, str, int]]:
         """(question, the judge's words, tokens), as they are finished; greedy. No words where there is no room."""
         teacher = open_teacher(self.path, name=self.name, sha256=self.sha256, slots=slots or "auto")
         try:
             segment = (Segment(max_tokens=self.words),)
             teacher.submit(
-                [Request(one, self.prompt.messages(one), segment, seed=0, sampler=_GREEDY) for one in asked]
+                [
+                    Request(question, self.prompt.messages(question), segment, seed=0, sampler=_GREEDY)
+                    for question in questions
+                ]
             )
             for generation in teacher.run(should_stop):
                 assert isinstance(generation.key, JudgeQuestion)  # noqa: S101 - our own key comes back untouched

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from srtui.errors import UserError
-from srtui.evaluation.statistics import Estimate, nothing
+from srtui.evaluation.statistics import Estimate, no_estimate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -102,16 +102,22 @@ def alpaca_rows(records: Sequence[Mapping[str, Any]]) -> list[LengthItem]:
     ``item``, ``length_model``, ``length_reference``."""
     rows = []
     for r in records:
-        said = r["preference"]
-        value = None if said is None or math.isnan(said) else 0.5 if said == 0 else float(said) - 1.0
+        preference = r["preference"]
+        value = (
+            None
+            if preference is None or math.isnan(preference)
+            else 0.5
+            if preference == 0
+            else float(preference) - 1.0
+        )
         rows.append(LengthItem(int(r["item"]), value, int(r["length_model"]), int(r["length_reference"])))
     return rows
 
 
 def raw_rate(rows: Sequence[LengthItem]) -> float | None:
     """The mean preference, 0 to 1, over what was judged; None where nothing was."""
-    said = [r.preference for r in rows if r.preference is not None]
-    return math.fsum(said) / len(said) if said else None
+    preferences = [r.preference for r in rows if r.preference is not None]
+    return math.fsum(preferences) / len(preferences) if preferences else None
 
 
 def is_extreme(raw: float, controlled: float) -> bool:
@@ -139,20 +145,20 @@ def controlled_rate(
         draws: of the bootstrap.
     """
     raw = raw_rate(rows)
-    known = anchors.identity if anchors else None
+    identities = anchors.identity if anchors else None
     judged = sum(r.preference is not None for r in rows)
 
     def none(reason: str, slope: Estimate | None = None) -> LengthControlled:
-        slope = slope or nothing()
+        slope = slope or no_estimate()
         return LengthControlled(
-            win_rate=nothing(judged), raw=raw, slope=slope, difficulty=None,
-            strength=None, anchors=known, reason=reason,
+            win_rate=no_estimate(judged), raw=raw, slope=slope, difficulty=None,
+            strength=None, anchors=identities, reason=reason,
         )  # fmt: skip
 
     used = [r for r in rows if not r.failed]
-    said = np.array([r.preference is not None for r in used], dtype=bool)
+    has_preference = np.array([r.preference is not None for r in used], dtype=bool)
     difference = np.array([r.length_reference - r.length_model for r in used], dtype=float)
-    if int(said.sum()) < LEAST_ITEMS:
+    if int(has_preference.sum()) < LEAST_ITEMS:
         return none(f"fewer than {LEAST_ITEMS} judged items")
     spread = float(difference.std(ddof=1))
     if spread == 0.0:
@@ -166,7 +172,7 @@ def controlled_rate(
         return (predicted * len(used) + math.fsum(decided)) / (len(used) + len(decided))
 
     if anchors is None:
-        return _plain(length, target, said, difference, raw or 0.0, whole, none, judged)
+        return _plain(length, target, has_preference, difference, raw or 0.0, whole, none, judged)
     missing = next((r.item for r in used if r.item not in anchors.difficulty), None)
     if missing is not None:
         raise UserError(
@@ -174,12 +180,12 @@ def controlled_rate(
             "the same prompts, in the same order."
         )
     difficulty = np.array([anchors.difficulty[r.item] for r in used])
-    design = np.column_stack([length, difficulty, np.ones(len(used))])[said]
+    design = np.column_stack([length, difficulty, np.ones(len(used))])[has_preference]
     gamed = np.column_stack([anchors.length, anchors.gamed_difficulty, np.zeros(len(anchors.length))])
     gamed[:, 0] = np.tanh(gamed[:, 0])
     light = GAMED_WEIGHT / max(1, anchors.models)
     x = np.vstack([gamed, design])
-    y = np.concatenate([anchors.preference, target[said]])
+    y = np.concatenate([anchors.preference, target[has_preference]])
     weights = np.concatenate([np.full(len(gamed), light), np.ones(len(design))])
     strength, fitted = fit_l1_cv(x, y, weights)
 
@@ -190,8 +196,8 @@ def controlled_rate(
     first, n = len(gamed), len(design)
     drawn = []
     for _ in range(draws):
-        some = np.concatenate([np.arange(first), first + generator.integers(0, n, n)])
-        drawn.append(fit_l1(x[some], y[some], weights[some], strength, start=fitted))
+        resample = np.concatenate([np.arange(first), first + generator.integers(0, n, n)])
+        drawn.append(fit_l1(x[resample], y[resample], weights[resample], strength, start=fitted))
     bounds = np.percentile([[rate(b), -b[0]] for b in drawn], [2.5, 97.5], axis=0) if drawn else None
 
     def between(value: float, column: int) -> Estimate:
@@ -201,12 +207,12 @@ def controlled_rate(
     slope = between(float(-fitted[0]), 1)
     return LengthControlled(
         win_rate=between(rate(fitted), 0), raw=raw, slope=slope,
-        difficulty=float(fitted[1]), strength=strength, anchors=known, reason=None,
+        difficulty=float(fitted[1]), strength=strength, anchors=identities, reason=None,
     )  # fmt: skip
 
 
 def _plain(
-    length: NDArray[Any], target: NDArray[Any], said: NDArray[Any], difference: NDArray[Any], raw: float,
+    length: NDArray[Any], target: NDArray[Any], has_preference: NDArray[Any], difference: NDArray[Any], raw: float,
     whole: Callable[[float], float], none: Callable[..., LengthControlled], judged: int,
 ) -> LengthControlled:  # fmt: skip
     """Theta and phi alone."""
@@ -215,18 +221,21 @@ def _plain(
     from statsmodels.genmod.generalized_linear_model import GLM
     from statsmodels.tools.sm_exceptions import PerfectSeparationError
 
-    longer, shorter = float((difference[said] <= 0).mean()), float((difference[said] >= 0).mean())
+    longer, shorter = (
+        float((difference[has_preference] <= 0).mean()),
+        float((difference[has_preference] >= 0).mean()),
+    )
     if min(longer, shorter) < LEAST_SHARE:
         side = "as long as the reference's" if longer < shorter else "as short as the reference's"
         return none(
             f"only {min(longer, shorter):.1%} of the answers are {side}, so a rate at equal lengths "
             "would be a guess; --anchors brings what it takes"
         )
-    x = np.column_stack([np.ones(int(said.sum())), -length[said]])
+    x = np.column_stack([np.ones(int(has_preference.sum())), -length[has_preference]])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            fit = GLM(target[said], x, family=families.Binomial()).fit(cov_type="HC1")
+            fit = GLM(target[has_preference], x, family=families.Binomial()).fit(cov_type="HC1")
     except (np.linalg.LinAlgError, ValueError, PerfectSeparationError) as error:
         return none(f"the regression has no solution ({error})")
     (theta, phi), (e_theta, e_phi) = map(float, fit.params), map(float, fit.bse)
@@ -270,11 +279,11 @@ def fit_l1(
     k = x.shape[1]
     scale = 1.0 / (1.0 + strength * float(weights.sum()))
 
-    def loss(both: NDArray[Any]) -> tuple[float, NDArray[Any]]:
-        z = x @ (both[:k] - both[k:])
+    def loss(coefficients: NDArray[Any]) -> tuple[float, NDArray[Any]]:
+        z = x @ (coefficients[:k] - coefficients[k:])
         value = float(weights @ (np.logaddexp(0.0, z) - y * z))
         slope = x.T @ (weights * (_logistic(z) - y)) * strength
-        total = (both.sum() + strength * value) * scale
+        total = (coefficients.sum() + strength * value) * scale
         return total, np.concatenate([1.0 + slope, 1.0 - slope]) * scale
 
     begin = np.zeros(2 * k) if start is None else np.concatenate([start.clip(0), (-start).clip(0)])

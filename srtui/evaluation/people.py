@@ -9,7 +9,7 @@ from itertools import combinations
 from typing import Any
 
 from srtui.evaluation.question import question_of
-from srtui.evaluation.statistics import cohen, fleiss, nothing, wilson
+from srtui.evaluation.statistics import cohen, fleiss, no_estimate, wilson
 from srtui.hashing import draw
 from srtui.store import Store
 from srtui.store.evaluations import Choice, Item, Judgement, Ordering, Side
@@ -50,8 +50,8 @@ def keep_result(store: Store, evaluation_id: int) -> dict[str, Any]:
     result = human_result(
         rows.items(evaluation_id), rows.judgements(evaluation_id), rows.blank_answers(evaluation_id)
     )
-    asked = question_of(store, rows.get(evaluation_id))
-    result = ({"question": asked} if asked else {}) | result
+    question = question_of(store, rows.get(evaluation_id))
+    result = ({"question": question} if question else {}) | result
     complete = result["judged"] == result["items"]
     rows.update(
         evaluation_id,
@@ -78,25 +78,25 @@ def human_result(
     side. ``agreement`` is Cohen's kappa of two people and Fleiss' of more, over the items that all of
     them judged.
     """
-    said = [j for j in judgements if j.choice in ANSWERS]
+    judged = [j for j in judgements if j.choice in ANSWERS]
     by_item: dict[int, list[Judgement]] = {}
-    for j in said:
+    for j in judged:
         by_item.setdefault(j.item, []).append(j)
     verdicts = {item: majority([str(j.choice) for j in group]) for item, group in by_item.items()}
-    lost = {item: _lost(sides) for item, sides in (blank or {}).items() if sides}
-    verdicts |= lost
-    decided = [j for j in said if j.choice in ("a", "b")]
-    left = sum((j.choice == "a") == (j.ordering == "ab") for j in decided)
+    without_answer = {item: _lost(sides) for item, sides in (blank or {}).items() if sides}
+    verdicts |= without_answer
+    decided = [j for j in judged if j.choice in ("a", "b")]
+    chosen_left = sum((j.choice == "a") == (j.ordering == "ab") for j in decided)
     categories = sorted({i.category for i in items})
     return {
         "items": len(items),
         "judged": len(verdicts),
-        "judgements": len(said),
+        "judgements": len(judged),
         "skipped": sum(j.choice == "skip" for j in judgements),
-        "failed": {name: list(lost.values()).count(v) for name, v in _FAILED.items()},
-        "both_bad": sum(j.choice == "bad" for j in said),
+        "failed": {name: list(without_answer.values()).count(v) for name, v in _FAILED.items()},
+        "both_bad": sum(j.choice == "bad" for j in judged),
         **_tally(verdicts.values()),
-        "left": wilson(left, len(decided)),
+        "left": wilson(chosen_left, len(decided)),
         "annotators": {
             name: dict(Counter(str(j.choice) for j in judgements if j.annotator == name))
             for name in sorted({j.annotator for j in judgements})
@@ -141,7 +141,7 @@ def _agreement(by_item: dict[int, list[Judgement]]) -> dict[str, Any]:
         if {j.annotator for j in group} == set(names)
     ]
     if len(names) < 2:
-        return {"method": None, "annotators": names, "kappa": nothing(), "pairs": {}}
+        return {"method": None, "annotators": names, "kappa": no_estimate(), "pairs": {}}
     pairs = {f"{a}, {b}": cohen(*_both(by_item, a, b)) for a, b in combinations(names, 2)}
     if len(names) == 2:
         return {
@@ -157,8 +157,8 @@ def _both(by_item: dict[int, list[Judgement]], a: str, b: str) -> tuple[list[str
     """The choices of two people on the items that both judged."""
     first, second = [], []
     for group in by_item.values():
-        said = {j.annotator: str(j.choice) for j in group}
-        if a in said and b in said:
-            first.append(said[a])
-            second.append(said[b])
+        choice_by_annotator = {j.annotator: str(j.choice) for j in group}
+        if a in choice_by_annotator and b in choice_by_annotator:
+            first.append(choice_by_annotator[a])
+            second.append(choice_by_annotator[b])
     return first, second

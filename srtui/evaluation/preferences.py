@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from srtui.errors import UserError
 from srtui.evaluation.people import ANSWERS, majority
-from srtui.evaluation.sources import parts, rows_of_file
+from srtui.evaluation.sources import parts, rows_of_file, text_field
 from srtui.evaluation.statistics import Verdict, verdict
 from srtui.hashing import digest
 from srtui.store.evaluations import EvaluationReads, Item
@@ -66,8 +66,8 @@ def read_preferences(paths: Iterable[Path], limit: int | None = None) -> Prefere
     for path in named:
         rows = rows_of_file(path)
         if len(rows) == 1 and "judgements" in rows[0]:
-            more, left_out = _of_shown(path, rows[0])
-            pairs += more
+            shown_pairs, left_out = _of_shown(path, rows[0])
+            pairs += shown_pairs
             skipped += left_out
             continue
         for n, row in enumerate(rows, 1):
@@ -90,14 +90,14 @@ def preferences_of_people(
             f"Evaluation {evaluation_id} is of kind {evaluation.kind}; what is known comes from people: srtui eval human."
         )
     answers = store.answers(evaluation_id)
-    said: dict[int, list[tuple[str, str]]] = {}
+    choices: dict[int, list[tuple[str, str]]] = {}
     for j in store.judgements(evaluation_id):
-        said.setdefault(j.item, []).append((str(j.choice), j.ordering))
+        choices.setdefault(j.item, []).append((str(j.choice), j.ordering))
     pairs, skipped = list[KnownPair](), Counter[str]()
     for item in store.items(evaluation_id):
-        both = [answers.get((item.item, side, 1)) for side in ("a", "b")]
-        texts = [a.text if a is not None else "" for a in both]
-        pair = _judged(item, texts, said.get(item.item, []))
+        answer_pair = [answers.get((item.item, side, 1)) for side in ("a", "b")]
+        texts = [a.text if a is not None else "" for a in answer_pair]
+        pair = _judged(item, texts, choices.get(item.item, []))
         if isinstance(pair, str):
             skipped[pair] += 1
         else:
@@ -113,76 +113,76 @@ def _all(source: str, pairs: Sequence[KnownPair], skipped: Counter[str]) -> Pref
 
 
 def _pair(where: str, row: Mapping[str, Any]) -> KnownPair | str:
-    instruction = _text(where, row, ("instruction", "prompt", "question"))
-    given = row.get("input") or ""
-    if not isinstance(given, str):
+    instruction = text_field(where, row, ("instruction", "prompt", "question"))
+    input = row.get("input") or ""
+    if not isinstance(input, str):
         raise UserError(f'{where}: "input" must be a text.')
-    first, second = (_text(where, row, (name,), may_be_empty=True) for name in ("answer_1", "answer_2"))
+    first, second = (text_field(where, row, (name,), may_be_empty=True) for name in ("answer_1", "answer_2"))
     if not (first.strip() and second.strip()):
         return "with an empty answer"
     if first == second:
         return "with two answers that are the same"
     preferred = _preferred(where, row)
     return (
-        preferred if isinstance(preferred, str) else KnownPair(instruction, given, (first, second), preferred)
+        preferred if isinstance(preferred, str) else KnownPair(instruction, input, (first, second), preferred)
     )
 
 
 def _preferred(where: str, row: Mapping[str, Any]) -> Preferred | str:
     if "preference" not in row and "scores" in row:
         return _by_scores(where, row)
-    said = row.get("preference")
-    if said is None and "preference" in row:
+    preference = row.get("preference")
+    if preference is None and "preference" in row:
         return "without a preference"
-    if isinstance(said, int | float) and not isinstance(said, bool):
-        if said in (0, 1.5):
+    if isinstance(preference, int | float) and not isinstance(preference, bool):
+        if preference in (0, 1.5):
             return 0
-        if 1 <= said <= 2:
-            return 1 if said < 1.5 else 2
-    elif isinstance(said, str) and said.strip().lower() in _SAID:
-        return _SAID[said.strip().lower()]
+        if 1 <= preference <= 2:
+            return 1 if preference < 1.5 else 2
+    elif isinstance(preference, str) and preference.strip().lower() in _SAID:
+        return _SAID[preference.strip().lower()]
     raise UserError(f'{where}: "preference" must be 1, 2 or "ties".')
 
 
 def _by_scores(where: str, row: Mapping[str, Any]) -> Preferred | str:
-    both = [row.get(name) for name in ("scores", "scores_reversed")]
-    for scores in both:
+    score_pairs = [row.get(name) for name in ("scores", "scores_reversed")]
+    for scores in score_pairs:
         if (
             not isinstance(scores, list)
             or len(scores) != 2
             or not all(isinstance(s, int | float) and not isinstance(s, bool) for s in scores)
         ):
             raise UserError(f'{where}: "scores" and "scores_reversed" must be two numbers each.')
-    first, second = both
+    first, second = score_pairs
     assert first is not None and second is not None  # noqa: S101 - checked above
     if any(s <= 0 for s in (*first, *second)):
         return "without a score"
-    known: dict[Verdict, Preferred] = {"win": 1, "lose": 2, "tie": 0}
-    return known[verdict(first[0] - first[1], second[1] - second[0])]
+    preferred_by_verdict: dict[Verdict, Preferred] = {"win": 1, "lose": 2, "tie": 0}
+    return preferred_by_verdict[verdict(first[0] - first[1], second[1] - second[0])]
 
 
 def _of_shown(path: Path, shown: Mapping[str, Any]) -> tuple[list[KnownPair], Counter[str]]:
     """Pairs of an evaluation by people as ``srtui eval show ID --json`` prints it."""
     if shown.get("kind") != "human" or not isinstance(shown["judgements"], list):
         raise UserError(f"{path}: this evaluation is not by people, so it knows no preferences.")
-    said: dict[int, list[tuple[str, str]]] = {}
+    choices: dict[int, list[tuple[str, str]]] = {}
     items: dict[int, tuple[Item, list[str]]] = {}
     for n, judged in enumerate(shown["judgements"], 1):
         try:
-            item, one = judged["item"], judged["judgement"]
-            at = int(item["item"])
-            items[at] = (
-                Item(at, "", tuple(item["turns"]), item.get("reference")),
+            item, judgement = judged["item"], judged["judgement"]
+            number = int(item["item"])
+            items[number] = (
+                Item(number, "", tuple(item["turns"]), item.get("reference")),
                 [str((judged[side] or {}).get("text", "")) for side in ("answer_a", "answer_b")],
             )
-            said.setdefault(at, []).append((str(one["choice"]), str(one["ordering"])))
+            choices.setdefault(number, []).append((str(judgement["choice"]), str(judgement["ordering"])))
         except (KeyError, TypeError, ValueError, AttributeError):
             raise UserError(
                 f"{path}: judgement {n} is not as srtui eval show --json writes it; write the file anew."
             ) from None
     pairs, skipped = list[KnownPair](), Counter[str]()
-    for at, (item, texts) in sorted(items.items()):
-        pair = _judged(item, texts, said[at])
+    for number, (item, texts) in sorted(items.items()):
+        pair = _judged(item, texts, choices[number])
         if isinstance(pair, str):
             skipped[pair] += 1
         else:
@@ -190,29 +190,19 @@ def _of_shown(path: Path, shown: Mapping[str, Any]) -> tuple[list[KnownPair], Co
     return pairs, skipped
 
 
-def _judged(item: Item, texts: Sequence[str], said: Sequence[tuple[str, str]]) -> KnownPair | str:
+def _judged(item: Item, texts: Sequence[str], choices_made: Sequence[tuple[str, str]]) -> KnownPair | str:
     """The pair of an item, in an order in which it was shown; or why there is none."""
-    choices = [(choice, order) for choice, order in said if choice in ANSWERS]
+    choices = [(choice, order) for choice, order in choices_made if choice in ANSWERS]
     if not all(t.strip() for t in texts):
         return "with an empty answer"
     if not choices:
         return "that nobody has judged"
-    known: dict[str, Preferred] = {"win": 1, "lose": 2, "tie": 0}
-    preferred = known[majority([choice for choice, _ in choices])]
+    preferred_by_verdict: dict[str, Preferred] = {"win": 1, "lose": 2, "tie": 0}
+    preferred = preferred_by_verdict[majority([choice for choice, _ in choices])]
     answers = (texts[0], texts[1])
     if choices[0][1] == "ba":
         answers = (texts[1], texts[0])
         turned: dict[Preferred, Preferred] = {1: 2, 2: 1, 0: 0}
         preferred = turned[preferred]
-    instruction, given = parts(item)
-    return KnownPair(instruction, given, answers, preferred)
-
-
-def _text(where: str, row: Mapping[str, Any], names: tuple[str, ...], *, may_be_empty: bool = False) -> str:
-    for name in names:
-        if name in row:
-            value = row[name]
-            if not isinstance(value, str) or not (value.strip() or may_be_empty):
-                raise UserError(f'{where}: "{name}" must be a text that is not empty.')
-            return value
-    raise UserError(f'{where} has no "{names[0]}".')
+    instruction, input = parts(item)
+    return KnownPair(instruction, input, answers, preferred)

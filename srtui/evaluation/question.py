@@ -51,7 +51,7 @@ def compares_with_control(store: Store, e: Evaluation) -> bool:
     a, b = _side(store, e.run_a_id, e.identity_a), _side(store, e.run_b_id, e.identity_b)
     if a[0] is None or b[0] is None or not (a[1] and b[1]):
         return False
-    return _is_original(a[0]) != _is_original(b[0]) and not _elsewhere(_differ(store, a[0], b[0]))
+    return _is_original(a[0]) != _is_original(b[0]) and not _outside_selection(_differ(store, a[0], b[0]))
 
 
 def _differ(store: Store, a: Run, b: Run) -> list[str]:
@@ -66,13 +66,13 @@ def _differ(store: Store, a: Run, b: Run) -> list[str]:
     return sorted(differ)
 
 
-def _elsewhere(differ: list[str]) -> list[str]:
+def _outside_selection(differ: list[str]) -> list[str]:
     return [key for key in differ if not key.startswith("selection.")]
 
 
 def _of_two(store: Store, a: Run, b: Run) -> str:
     differ = _differ(store, a, b)
-    elsewhere = _elsewhere(differ)
+    elsewhere = _outside_selection(differ)
     original = [run for run in (a, b) if _is_original(run)]
     if len(original) == 1 and not elsewhere:
         other = b if original[0].id == a.id else a
@@ -105,18 +105,18 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 
 
 def _flat(recipe: Recipe) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in recipe.model_dump(exclude=_SAY_NOTHING).items():
         if isinstance(value, dict):
-            found |= {f"{key}.{name}": inner for name, inner in value.items()}
+            flat |= {f"{key}.{name}": inner for name, inner in value.items()}
         else:
-            found[key] = value
+            flat[key] = value
     # An arm's length is written in steps where the full method's is in epochs; its number is the same.
     for name in ("training.steps", "training.epochs", "selection.top_count"):
-        found.pop(name)
-    seed = found.pop("training.seed")
-    found["training.seed"] = recipe.seed if seed is None else seed
-    return found
+        flat.pop(name)
+    seed = flat.pop("training.seed")
+    flat["training.seed"] = recipe.seed if seed is None else seed
+    return flat
 
 
 def _is_original(run: Run) -> bool:

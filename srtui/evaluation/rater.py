@@ -15,7 +15,7 @@ from srtui.prompts import PromptTemplate
 from srtui.sample import Pair
 from srtui.store import Store
 
-Tell = Callable[[int, float], None]
+ReportShare = Callable[[int, float], None]
 """(tokens run since the last call, share of this call that is done)."""
 
 
@@ -40,26 +40,28 @@ class Rater:
         }
 
     def scores(
-        self, pairs: Sequence[Pair], tell: Tell = lambda tokens, share: None,
+        self, pairs: Sequence[Pair], report_share: ReportShare = lambda tokens, share: None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> list[Value]:  # fmt: skip
         """The expected score of each response, 1 to 10, or the reason why there is none: a blank response, or the
         judge's (``judge_context``: longer than its context). Where it was asked to stop, ``stopped``."""
-        asked = [JudgeQuestion(n, 1, "a", _question(p), (p.response,)) for n, p in enumerate(pairs)]
-        return self._ask(self._single, asked, lambda s: s.scores[0], tell, should_stop)
+        questions = [JudgeQuestion(n, 1, "a", _question(p), (p.response,)) for n, p in enumerate(pairs)]
+        return self._ask(self._single, questions, lambda s: s.scores[0], report_share, should_stop)
 
     def preferences(
-        self, pairs: Sequence[tuple[Pair, str]], tell: Tell = lambda tokens, share: None,
+        self, pairs: Sequence[tuple[Pair, str]], report_share: ReportShare = lambda tokens, share: None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> list[Value]:  # fmt: skip
         """For each (pair, other response) the probability that the pair's own response is the better one, over both
         orders; or the reason why there is none."""
-        asked = [q for n, (pair, other) in enumerate(pairs) for q in _both_orders(n, pair, other)]
-        found = self._ask(self._pairwise, asked, lambda s: s.prefers_first, tell, should_stop)
-        both = zip(found[::2], found[1::2], strict=True)
+        questions = [q for n, (pair, other) in enumerate(pairs) for q in _both_orders(n, pair, other)]
+        preferences = self._ask(
+            self._pairwise, questions, lambda s: s.prefers_first, report_share, should_stop
+        )
+        order_pairs = zip(preferences[::2], preferences[1::2], strict=True)
         return [
             (None, why or reason) if ahead is None or behind is None else ((ahead + 1 - behind) / 2, None)
-            for (ahead, why), (behind, reason) in both
+            for (ahead, why), (behind, reason) in order_pairs
         ]
 
     def known_preferences(self, pairs: Sequence[tuple[Pair, str]]) -> list[float | None]:
@@ -68,8 +70,8 @@ class Rater:
         keys = [
             self._pairwise.key(question) for pair, other in pairs for question in _both_orders(0, pair, other)
         ]
-        known = self._store.ratings.of(keys)
-        values = [known.get(key, (None, None))[0] for key in keys]
+        stored = self._store.ratings.of(keys)
+        values = [stored.get(key, (None, None))[0] for key in keys]
         return [
             None if ahead is None or behind is None else (ahead + 1 - behind) / 2
             for ahead, behind in zip(values[::2], values[1::2], strict=True)
@@ -78,28 +80,28 @@ class Rater:
     def _ask(
         self,
         model: JudgeModel,
-        asked: Sequence[JudgeQuestion],
+        questions: Sequence[JudgeQuestion],
         value: Callable[[JudgeScores], float | None],
-        tell: Tell,
+        report_share: ReportShare,
         should_stop: Callable[[], bool],
     ) -> list[Value]:
-        keys = [model.key(one) for one in asked]
-        known = self._store.ratings.of(keys)
+        keys = [model.key(question) for question in questions]
+        stored = self._store.ratings.of(keys)
         missing = {
-            key: one
-            for key, one in zip(keys, asked, strict=True)
-            if key not in known and all(text.strip() for text in one.shown)
+            key: question
+            for key, question in zip(keys, questions, strict=True)
+            if key not in stored and all(text.strip() for text in question.shown)
         }
-        by_place = {id(one): key for key, one in missing.items()}
+        by_place = {id(question): key for key, question in missing.items()}
         if missing:
-            for n, (one, scored, _, tokens) in enumerate(model.scores(list(missing.values())), 1):
-                said: Value = (None, scored) if isinstance(scored, str) else (value(scored), None)
-                known[by_place[id(one)]] = said
-                self._store.ratings.add(by_place[id(one)], *said)
-                tell(tokens, n / len(missing))
+            for n, (question, scored, _, tokens) in enumerate(model.scores(list(missing.values())), 1):
+                rating: Value = (None, scored) if isinstance(scored, str) else (value(scored), None)
+                stored[by_place[id(question)]] = rating
+                self._store.ratings.add(by_place[id(question)], *rating)
+                report_share(tokens, n / len(missing))
                 if should_stop():
                     break
-        return [known.get(key, (None, "stopped" if key in missing else NOTHING_TO_SCORE)) for key in keys]
+        return [stored.get(key, (None, "stopped" if key in missing else NOTHING_TO_SCORE)) for key in keys]
 
 
 def _both_orders(item: int, pair: Pair, other: str) -> tuple[JudgeQuestion, JudgeQuestion]:
@@ -112,5 +114,5 @@ def _both_orders(item: int, pair: Pair, other: str) -> tuple[JudgeQuestion, Judg
 def _question(pair: Pair) -> str:
     """What the responses answer, behind the turns that it refers to."""
     before = [f"{turn.role.capitalize()}: {turn.text}\n\n" for turn in pair.history]
-    asked = PromptTemplate.target_of(pair.instruction, pair.input)
-    return f"{''.join(before)}User: {asked}" if before else asked
+    prompt = PromptTemplate.target_of(pair.instruction, pair.input)
+    return f"{''.join(before)}User: {prompt}" if before else prompt

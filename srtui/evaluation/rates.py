@@ -98,8 +98,11 @@ def margin_of(store: Store, judge: JudgeModel, stated: float | None) -> dict[str
         return {"value": stated, "from": "stated"}
     for other in store.evaluations.all(kind="calibration"):
         by, result = other.judge_identity or {}, other.result or {}
-        same = (by.get("sha256"), by.get("prompt_version")) == (judge.sha256, judge.prompt.prompt_version)
-        if same and result.get("tie_margin") is not None:
+        is_this_judge = (by.get("sha256"), by.get("prompt_version")) == (
+            judge.sha256,
+            judge.prompt.prompt_version,
+        )
+        if is_this_judge and result.get("tie_margin") is not None:
             return {"value": float(result["tie_margin"]), "from": f"calibration {other.id}"}
     return {"value": HALF_STEP, "from": "half a step of the scale"}
 

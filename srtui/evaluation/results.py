@@ -72,9 +72,9 @@ class JudgedItem:
 
         Judgements of before scores were joint have two marginals only.
         """
-        both = [j.probabilities for j in (self.first, self.second)]
-        said = [float(p.get("prefers_a", preference(p["a"], p["b"]))) for p in both if p]
-        return sum(said) / 2
+        probabilities = [j.probabilities for j in (self.first, self.second)]
+        preferences = [float(p.get("prefers_a", preference(p["a"], p["b"]))) for p in probabilities if p]
+        return sum(preferences) / 2
 
 
 def pairs_of(items: Sequence[Item], judgements: Sequence[Judgement], margin: float = 0.0) -> list[JudgedItem]:
@@ -92,14 +92,14 @@ def failures(
 ) -> dict[int, tuple[Verdict, str]]:
     """(verdict for A, why) of items that a missing answer decides: lost against an answer, a tie against
     another that is missing. What the judge cannot hold because of one answer alone is missing too."""
-    said: dict[int, str] = {}
+    failure_by_item: dict[int, str] = {}
     for j in judgements:
         if j.score_a is None and j.choice is None:
-            said.setdefault(j.item, j.parsed)
+            failure_by_item.setdefault(j.item, j.parsed)
     decided: dict[int, tuple[Verdict, str]] = {}
     for i in items:
         a, b = (n == 0 for n in lengths.get(i.item, (1, 1)))
-        why = said.get(i.item, "no answer")
+        why = failure_by_item.get(i.item, "no answer")
         a, b = a or why == TOO_LONG["a"], b or why == TOO_LONG["b"]
         if a or b:
             decided[i.item] = ("tie" if a and b else "lose" if a else "win", why)
@@ -128,19 +128,21 @@ def pairwise_result(
     missing = failures(items, judgements, lengths)
     categories = sorted({i.category for i in items})
     inside = {c: {i.item for i in items if i.category == c} for c in categories}
-    lost = [verdict for verdict, _ in missing.values()]
+    missing_verdicts = [verdict for verdict, _ in missing.values()]
     return {
         "items": len(items),
         "unjudged": unjudged(judgements, missing),
         "failed": {
-            "a": lost.count("lose"),
-            "b": lost.count("win"),
-            "both": lost.count("tie"),
+            "a": missing_verdicts.count("lose"),
+            "b": missing_verdicts.count("win"),
+            "both": missing_verdicts.count("tie"),
             "why": dict(Counter(why for _, why in missing.values())),
         },
         "tie_margin": margin,
-        **_compared(pairs, lost, seed),
-        "preference": bootstrap_mean([p.preference for p in pairs] + [_SHARE[v] for v in lost], seed),
+        **_compared(pairs, missing_verdicts, seed),
+        "preference": bootstrap_mean(
+            [p.preference for p in pairs] + [_SHARE[v] for v in missing_verdicts], seed
+        ),
         "length": {
             "a": mean_of([lengths[p.item.item][0] for p in pairs]),
             "b": mean_of([lengths[p.item.item][1] for p in pairs]),
@@ -263,8 +265,8 @@ def position(pairs: Sequence[JudgedItem], seed: int = 0) -> dict[str, Any]:
 def parse_rate(judgements: Sequence[Judgement]) -> dict[str, Any]:
     """How often the judge's own words give scores, why not, and how near they are to its probabilities
     (``difference``, mean absolute). ``mass`` is the mean probability that it gave to any score at all."""
-    asked = [j for j in judgements if j.score_a is not None and j.parsed != "not asked"]
-    parsed = [j for j in asked if j.parsed == "parsed"]
+    judged = [j for j in judgements if j.score_a is not None and j.parsed != "not asked"]
+    parsed = [j for j in judged if j.parsed == "parsed"]
     gaps = [
         abs(text - score)
         for j in parsed
@@ -273,8 +275,8 @@ def parse_rate(judgements: Sequence[Judgement]) -> dict[str, Any]:
     ]
     masses = [m for j in judgements if j.probabilities for m in j.probabilities["mass"]]
     return {
-        "rate": wilson(len(parsed), len(asked)),
-        "unparsed": dict(Counter(j.parsed for j in asked if j.parsed != "parsed")),
+        "rate": wilson(len(parsed), len(judged)),
+        "unparsed": dict(Counter(j.parsed for j in judged if j.parsed != "parsed")),
         "difference": mean_of(gaps),
         "mass": mean_of(masses),
     }
@@ -283,10 +285,10 @@ def parse_rate(judgements: Sequence[Judgement]) -> dict[str, Any]:
 _SHARE: dict[Verdict, float] = {"win": 1.0, "tie": 0.5, "lose": 0.0}
 
 
-def _compared(pairs: Sequence[JudgedItem], lost: Sequence[Verdict], seed: int) -> dict[str, Any]:
+def _compared(pairs: Sequence[JudgedItem], missing_verdicts: Sequence[Verdict], seed: int) -> dict[str, Any]:
     """Counts over judged pairs and missing answers; scores over judged pairs."""
-    count = Counter([*(p.verdict for p in pairs), *lost])
-    n = len(pairs) + len(lost)
+    count = Counter([*(p.verdict for p in pairs), *missing_verdicts])
+    n = len(pairs) + len(missing_verdicts)
     return {
         "judged": n,
         **{v: count[v] for v in VERDICTS},

@@ -29,17 +29,17 @@ class BlindPair:
     total: int
 
 
-def next_pair(reads: EvaluationReads, evaluation_id: int, annotator: str) -> BlindPair | None:
+def next_pair(evaluations: EvaluationReads, evaluation_id: int, annotator: str) -> BlindPair | None:
     """What this person is asked next; None where nothing is left. Texts lose the space around them,
     which would give models away."""
-    waiting = reads.unjudged_by(evaluation_id, annotator)
+    waiting = evaluations.unjudged_by(evaluation_id, annotator)
     if not waiting:
         return None
-    seed = int(reads.get(evaluation_id).settings.get("seed", 0))
+    seed = int(evaluations.get(evaluation_id).settings.get("seed", 0))
     item, ordering = blind_order(waiting, seed, annotator)[0]
-    answers = reads.answers(evaluation_id)
+    answers = evaluations.answers(evaluation_id)
     first, second = ("a", "b") if ordering == "ab" else ("b", "a")
-    judged = reads.annotators(evaluation_id).get(annotator, 0)
+    judged = evaluations.annotators(evaluation_id).get(annotator, 0)
     return BlindPair(
         item=item.item,
         question=item.turns[0].strip(),
@@ -52,7 +52,7 @@ def next_pair(reads: EvaluationReads, evaluation_id: int, annotator: str) -> Bli
 
 
 def keep(
-    store: Store, evaluation_id: int, annotator: str, pair: BlindPair, said: Said, seconds: float
+    store: Store, evaluation_id: int, annotator: str, pair: BlindPair, answer: Said, seconds: float
 ) -> None:
     """Store what a person said of a pair as a choice between A and B. What all choices come to is
     counted when the sitting ends (``keep_result``): that takes too long to wait for at each key.
@@ -62,9 +62,9 @@ def keep(
         evaluation_id: of the evaluation by people.
         annotator: who chose.
         pair: what was shown, and in which order.
-        said: the choice as it was shown: left, right, tie, bad or skip.
+        answer: the choice as it was shown: left, right, tie, bad or skip.
         seconds: that the person took.
     """
     store.evaluations.human_choice(
-        evaluation_id, pair.item, annotator, pair.ordering, turned(said, pair.ordering), seconds
+        evaluation_id, pair.item, annotator, pair.ordering, turned(answer, pair.ordering), seconds
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from srtui.errors import UserError
-from srtui.files import decoded, open_regular, parse_json, read_bytes
+from srtui.files import decoded, parse_json, read_bytes
 from srtui.prompts import PromptTemplate
 from srtui.store.evaluations import Item
 
@@ -59,7 +59,7 @@ def references(path: Path, limit: int | None = None) -> Questions:
     """AlpacaEval's shape: rows of instruction and output (with optional dataset as the category)."""
     sha256, rows = _rows(path)
     items = [_prompt(path, n, row) for n, row in enumerate(rows[:limit])]
-    answers = {n: (_text(path, n, row, _ANSWER),) for n, row in enumerate(rows[:limit])}
+    answers = {n: (text_field(f"{path}: row {n + 1}", row, _ANSWER),) for n, row in enumerate(rows[:limit])}
     return Questions(path, sha256, _unique(path, items), answers, {}, len(rows))
 
 
@@ -99,14 +99,24 @@ def known_judgements(paths: Iterable[Path], limit: int | None = None) -> Questio
         for n, row in enumerate(rows):
             if limit is not None and len(items) >= limit:
                 break
-            both = [_scores(path, n, row, name) for name in ("scores", "scores_reversed")]
-            shown = tuple(_text(path, n, row, (name,)) for name in ("answer_1", "answer_2"))
-            if any(s <= 0 for pair in both for s in pair):
+            score_pairs = [_scores(path, n, row, name) for name in ("scores", "scores_reversed")]
+            shown = tuple(
+                text_field(f"{path}: row {n + 1}", row, (name,)) for name in ("answer_1", "answer_2")
+            )
+            if any(s <= 0 for pair in score_pairs for s in pair):
                 skipped["without a score"] = skipped.get("without a score", 0) + 1
                 continue
             number = len(items)
-            known = {"scores": both[0], "scores_reversed": both[1]}
-            items.append(Item(number, path.stem, (_text(path, n, row, _INSTRUCTION),), known, _id(row)))
+            by_field = {"scores": score_pairs[0], "scores_reversed": score_pairs[1]}
+            items.append(
+                Item(
+                    number,
+                    path.stem,
+                    (text_field(f"{path}: row {n + 1}", row, _INSTRUCTION),),
+                    by_field,
+                    _id(row),
+                )
+            )
             answers[number] = shown
     if not items:
         raise UserError("There is no known judgement with scores in both orders to compare with.")
@@ -119,7 +129,9 @@ def answers_of(path: Path) -> dict[str, str]:
     _, rows = _rows(path)
     answers = {}
     for n, row in enumerate(rows):
-        answers[asked_text(_prompt(path, n, row))] = _text(path, n, row, _ANSWER, may_be_empty=True)
+        answers[asked_text(_prompt(path, n, row))] = text_field(
+            f"{path}: row {n + 1}", row, _ANSWER, may_be_empty=True
+        )
     return answers
 
 
@@ -130,14 +142,8 @@ def asked_text(item: Item) -> str:
 
 def parts(item: Item) -> tuple[str, str]:
     """(instruction, input) of the first turn; the source says where an input was apart."""
-    given = item.reference.get("parts") if isinstance(item.reference, dict) else None
-    return (str(given[0]), str(given[1])) if given else (item.turns[0], "")
-
-
-def sha256_of(path: Path) -> str:
-    """Raises UserError where the file cannot be read."""
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    stored_parts = item.reference.get("parts") if isinstance(item.reference, dict) else None
+    return (str(stored_parts[0]), str(stored_parts[1])) if stored_parts else (item.turns[0], "")
 
 
 def rows_of_file(path: Path) -> list[dict[str, Any]]:
@@ -167,7 +173,7 @@ def _prompt(path: Path, n: int, row: dict[str, Any]) -> Item:
     turns = row.get("turns")
     if isinstance(turns, list) and turns and isinstance(turns[0], str) and turns[0].strip():
         return Item(n, _category(row), (turns[0],), None, _id(row))
-    instruction = _text(path, n, row, _INSTRUCTION)
+    instruction = text_field(f"{path}: row {n + 1}", row, _INSTRUCTION)
     input = row.get("input") or ""
     if not isinstance(input, str):
         raise UserError(f'{path}: row {n + 1}: "input" must be a text.')
@@ -176,27 +182,36 @@ def _prompt(path: Path, n: int, row: dict[str, Any]) -> Item:
 
 
 def _unique(path: Path, items: list[Item]) -> tuple[Item, ...]:
-    seen: dict[str, int] = {}
+    line_by_id: dict[str, int] = {}
     for item in items:
         text = asked_text(item)
-        if text in seen:
+        if text in line_by_id:
             raise UserError(
-                f"{path}: rows {seen[text] + 1} and {item.item + 1} ask the same; it would count twice, so remove one."
+                f"{path}: rows {line_by_id[text] + 1} and {item.item + 1} ask the same; it would count twice, so remove one."
             )
-        seen[text] = item.item
+        line_by_id[text] = item.item
     return tuple(items)
 
 
-def _text(
-    path: Path, n: int, row: dict[str, Any], names: tuple[str, ...], *, may_be_empty: bool = False
+def text_field(
+    where: str, row: Mapping[str, Any], names: tuple[str, ...], *, may_be_empty: bool = False
 ) -> str:
+    """The text of a row under the first of ``names`` that it has. Raises UserError where it has none of them, or
+    what stands there is no text.
+
+    Args:
+        where: the file and the row, as a message names them.
+        row: of a file.
+        names: of the field, the usual one first.
+        may_be_empty: whether a text of white space alone will do.
+    """
     for name in names:
         if name in row:
             value = row[name]
             if not isinstance(value, str) or not (value.strip() or may_be_empty):
-                raise UserError(f'{path}: row {n + 1}: "{name}" must be a text that is not empty.')
+                raise UserError(f'{where}: "{name}" must be a text that is not empty.')
             return value
-    raise UserError(f'{path}: row {n + 1} has no "{names[0]}".')
+    raise UserError(f'{where} has no "{names[0]}".')
 
 
 def _scores(path: Path, n: int, row: dict[str, Any], name: str) -> list[float]:

@@ -27,7 +27,7 @@ class Estimate(TypedDict):
     n: int
 
 
-def nothing(n: int = 0) -> Estimate:
+def no_estimate(n: int = 0) -> Estimate:
     """The estimate where there is none: of ``n`` samples, without value and interval."""
     return Estimate(value=None, low=None, high=None, n=n)
 
@@ -35,7 +35,7 @@ def nothing(n: int = 0) -> Estimate:
 def wilson(successes: float, n: int) -> Estimate:
     """A share with its Wilson score interval (Wilson 1927); half successes are allowed."""
     if n == 0:
-        return nothing()
+        return no_estimate()
     from statsmodels.stats.proportion import proportion_confint
 
     low, high = proportion_confint(successes, n, method="wilson")
@@ -45,7 +45,7 @@ def wilson(successes: float, n: int) -> Estimate:
 def bootstrap_mean(values: Sequence[float], seed: int = 0) -> Estimate:
     """A mean with its percentile bootstrap interval (Efron 1979), the same for the same seed."""
     if not values:
-        return nothing()
+        return no_estimate()
     mean = math.fsum(values) / len(values)
     if len(values) < 2:
         return Estimate(value=mean, low=None, high=None, n=len(values))
@@ -85,7 +85,7 @@ def cohen(first: Sequence[str], second: Sequence[str]) -> Estimate:
     n = len(first)
     names = sorted({*first, *second})
     if n == 0 or len(names) < 2:
-        return nothing(n)
+        return no_estimate(n)
     from statsmodels.stats.inter_rater import cohens_kappa
 
     table = np.zeros((len(names), len(names)))
@@ -96,7 +96,7 @@ def cohen(first: Sequence[str], second: Sequence[str]) -> Estimate:
         agreement = cohens_kappa(table)
     value = float(agreement.kappa)
     if not math.isfinite(value):
-        return nothing(n)
+        return no_estimate(n)
     low, high = float(agreement.kappa_low), float(agreement.kappa_upp)
     if not math.isfinite(low) or not math.isfinite(high):
         return Estimate(value=value, low=None, high=None, n=n)
@@ -108,7 +108,7 @@ def fleiss(ratings: Sequence[Sequence[str]], seed: int = 0) -> Estimate:
     n = len(ratings)
     names = sorted({word for row in ratings for word in row})
     if n == 0 or len(names) < 2:
-        return nothing(n)
+        return no_estimate(n)
     from statsmodels.stats.inter_rater import fleiss_kappa
 
     table = np.array([[list(row).count(name) for name in names] for row in ratings], dtype=float)

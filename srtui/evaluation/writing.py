@@ -14,9 +14,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from srtui.evaluation.contestants import Contestant
+from srtui.gpu_errors import gpu_fault
 from srtui.hashing import digest, draw, key, scheme_1
 from srtui.llama import Message, Request, Sampler, Segment, open_teacher
 from srtui.llama.tuning import tuned
+from srtui.models.memory import release
 from srtui.prompts import template
 from srtui.store.evaluations import Answer
 
@@ -85,7 +87,7 @@ def first_answer_key(contestant: Contestant, writing: AnswerSettings, turns: Tur
     did not hold all that the text depends on, as for students, whose template files it left out."""
     if contestant.kind != "gguf" or contestant.date is not None:
         return None
-    how = {
+    settings = {
         "max_tokens": writing.max_tokens,
         "seed": writing.seed,
         "temperature": writing.temperature,
@@ -97,7 +99,7 @@ def first_answer_key(contestant: Contestant, writing: AnswerSettings, turns: Tur
         contestant.quantization,
         contestant.adapter_sha256,
         contestant.template,
-        repr(list(how.items())),
+        repr(list(settings.items())),
         *(part for turn in turns for part in turn),
     )
 
@@ -204,16 +206,14 @@ class StudentWriter:
     ) -> Iterator[tuple[int, Answer]]:
         """Write all conversations' next turns, those of about one length together; yields (index, answer) as
         they end."""
-        import torch
-
-        made = [self._spans.conversation(turns) for turns in conversations]
+        prompts = [self._spans.conversation(turns) for turns in conversations]
 
         def answer(row: _Row, finish: str) -> tuple[int, Answer]:
-            answered = self._made(conversations[row.n], made[row.n], row.written, finish, row.seconds)
+            answered = self._made(conversations[row.n], prompts[row.n], row.written, finish, row.seconds)
             return row.n, answered
 
         waiting = []
-        for n, (_, prompt) in enumerate(made):
+        for n, (_, prompt) in enumerate(prompts):
             row = _Row(n, prompt, self._writing.max_tokens)
             if len(prompt) + row.left > self._room:
                 yield answer(row, "too_long")
@@ -225,8 +225,10 @@ class StudentWriter:
             began = time.monotonic()
             try:
                 written = self._batch(rows, size, should_stop)
-            except torch.OutOfMemoryError:
-                torch.cuda.empty_cache()
+            except RuntimeError as error:
+                if gpu_fault(error) != "memory":
+                    raise
+                release(self.student.device)
                 if len(rows) == 1:
                     waiting.remove(rows[0])
                     rows[0].written.clear()
@@ -240,10 +242,10 @@ class StudentWriter:
                 row.written += ids[: row.left]
                 row.left -= len(ids)
                 row.seconds += seconds
-                ended = bool(row.written) and row.written[-1] in self._generator.ends
-                if ended or row.left <= 0:
+                has_ended = bool(row.written) and row.written[-1] in self._generator.ends
+                if has_ended or row.left <= 0:
                     waiting.remove(row)
-                    yield answer(row, "end" if ended else "length")
+                    yield answer(row, "end" if has_ended else "length")
 
     def _next_batch(self, waiting: list[_Row], most: int) -> tuple[list[_Row], int]:
         """Rows to write together, the longest first, and how many tokens: all on one side of the length at
@@ -258,12 +260,12 @@ class StudentWriter:
             return [first], leg(first)
         length = len(first.ids)
         beyond = self._generator.runs_alone(length)
-        alike = [
+        same_length = [
             row
             for row in waiting
             if leg(row) == row.left and beyond == self._generator.runs_alone(len(row.ids))
         ]
-        rows = alike[: max(1, min(most, _BATCH_TOKENS // (length + first.left)))]
+        rows = same_length[: max(1, min(most, _BATCH_TOKENS // (length + first.left)))]
         return rows, max(row.left for row in rows)
 
     def _batch(self, rows: Sequence[_Row], size: int, should_stop: Callable[[], bool]) -> list[list[int]]:
@@ -358,6 +360,6 @@ def _answer(
 
 def _messages(turns: Turns) -> tuple[Message, ...]:
     return tuple(
-        Message("assistant" if n % 2 else "user", f"{text}\n{more}" if more else text)
-        for n, (text, more) in enumerate(turns)
+        Message("assistant" if n % 2 else "user", f"{text}\n{input_text}" if input_text else text)
+        for n, (text, input_text) in enumerate(turns)
     )

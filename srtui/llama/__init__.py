@@ -14,6 +14,10 @@ from typing import Any, Protocol
 from srtui.recipe import SamplingSettings
 
 _BY_DEFAULT = SamplingSettings()
+WORKERS_DIED = "workers_died"
+"""Why a request has no answer where several processes write: each that was at it died."""
+ASKED_AGAIN = ("too_long", WORKERS_DIED)
+"""Refusals that say what a teacher's machine had then, which may be more another time."""
 
 
 @dataclass(frozen=True)

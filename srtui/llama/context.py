@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import re
+import time
 from typing import Any
 
 import llama_cpp
 
 from srtui.errors import UserError
-from srtui.llama.gguf import log_lines
+from srtui.llama.drafting import LENGTHS, Costs
+from srtui.llama.gguf import decode_error, forget_log, log_lines
 
+_MEMORY = re.compile(r"alloc|memory", re.IGNORECASE)
 _GRANULARITY, _SPARE = 256, 16  # llama.cpp's own steps of a context's size, and cells for idle tokens
 
 
@@ -69,9 +73,7 @@ class LlamaContext:
         if wait and code == 0:
             llama_cpp.llama_synchronize(self.pointer)
         if code not in (0, 1):
-            raise UserError(
-                f"llama.cpp could not evaluate a batch (code {code}): {' '.join(log_lines()[-2:])}"
-            )
+            raise decode_error(code)
         return bool(code == 0)
 
     def copy(self, source: int, slot: int) -> None:
@@ -113,7 +115,8 @@ def open_context(
     flash_attention: int,
     adapter: Any = None,
 ) -> LlamaContext | None:
-    """A context for ``slots`` sequences; None where memory is short.
+    """A context for ``slots`` sequences; None where memory is short. Raises UserError where llama.cpp refuses for
+    another reason.
 
     Args:
         model: llama.cpp's model.
@@ -135,11 +138,49 @@ def open_context(
     parameters.flash_attn_type = flash_attention
     parameters.kv_unified = False
     parameters.no_perf = True
+    forget_log()
     pointer = llama_cpp.llama_init_from_model(model, parameters)
     if not pointer:
+        refusal = next((line for line in log_lines() if not _MEMORY.search(line)), "")
+        if refusal and not any(map(_MEMORY.search, log_lines())):
+            raise UserError(
+                f"{name}: llama.cpp opens no context for it ({refusal.partition(': ')[2] or refusal}); set "
+                'teacher.kv_type = "f16", or leave teacher.flash_attention to "auto".'
+            )
         return None
     if adapter is not None:
         llama_cpp.llama_set_adapters_lora(
             pointer, (llama_cpp.llama_adapter_lora_p_ctypes * 1)(adapter), 1, (ctypes.c_float * 1)(1.0)
         )
     return LlamaContext(pointer, slots, int(parameters.n_batch), name)
+
+
+def draft_costs(context: LlamaContext) -> Costs:
+    """What guessed tokens cost on this machine: a few decodes of an empty cache, for some numbers of sequences up to
+    all slots. Leaves the cache empty."""
+
+    def seconds(count: int, length: int) -> float:
+        """The faster of two; the first of three also sets things up."""
+        taken = []
+        for attempt in range(3):
+            context.empty()
+            for row in range(count * (1 + length)):
+                slot, place = divmod(row, 1 + length)
+                context.put(row, 0, place, slot, wants_logits=True)
+            began = time.perf_counter()
+            context.decode(count * (1 + length), wait=True)
+            if attempt:
+                taken.append(time.perf_counter() - began)
+        return min(taken)
+
+    costs: dict[int, dict[int, float]] = {}
+    for count in sorted({*(4**n for n in range(8) if 4**n < context.slots), context.slots}):
+        # One token of one sequence never is a decode of its own (srtui.llama.scheduler).
+        plain = seconds(max(count, 2), 0)
+        costs[count] = {
+            length: max(1.0, seconds(count, length) / plain)
+            for length in LENGTHS
+            if count * (1 + length) <= context.batch_tokens
+        }
+    context.empty()
+    return costs

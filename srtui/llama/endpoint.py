@@ -35,7 +35,7 @@ from srtui.llama import (
     WrittenSegment,
 )
 from srtui.llama.chat_prompt import TeacherTemplate
-from srtui.llama.http import Answer, Connections, NoAnswer
+from srtui.llama.http import Connections, HttpResponse, NoAnswer
 from srtui.recipe.address import Address
 
 UNHASHED = "unhashed:"
@@ -80,7 +80,7 @@ class EndpointTeacher:
     ) -> None:
         """``template`` is the chat template's source; None asks the server for its own."""
         self._in_flight = _IN_FLIGHT if in_flight == "auto" else in_flight
-        self._patience, self._say = patience, report_line
+        self._patience, self._report_line = patience, report_line
         self._connections = Connections(address)
         self._where = str(address)
         name, reported = self._model(model)
@@ -112,7 +112,7 @@ class EndpointTeacher:
         self._results: queue.Queue[tuple[int, Generation | BaseException]] = queue.Queue()
         self._round = self._running = 0  # what an earlier round still brings is not of this one
         self._answered_at = time.monotonic()
-        self._told = False
+        self._is_silent = False
         self._closed = False
         self._lock = threading.Lock()
         self._prompt_tokens = self._new_tokens = 0
@@ -139,9 +139,9 @@ class EndpointTeacher:
         """See :meth:`srtui.llama.Teacher.submit`; the longest go first."""
         for request in requests:
             ready = request if isinstance(request, Prepared) else self.prepare(request)
-            for asked in ready.work:  # type: ignore[attr-defined]
-                size = len(asked.prompt) // 4 + sum(s.max_tokens for s in ready.request.segments)
-                heapq.heappush(self._waiting, (-size, next(self._numbers), asked))
+            for candidate in ready.work:  # type: ignore[attr-defined]
+                size = len(candidate.prompt) // 4 + sum(s.max_tokens for s in ready.request.segments)
+                heapq.heappush(self._waiting, (-size, next(self._numbers), candidate))
 
     def room(self, request: Request) -> Sequence[int]:
         """All that is asked for: a server refuses what is too long for it, and says so."""
@@ -155,9 +155,9 @@ class EndpointTeacher:
         try:
             while self._waiting or self._running:
                 while self._waiting and self._running < self._in_flight:
-                    asked = heapq.heappop(self._waiting)[2]
+                    candidate = heapq.heappop(self._waiting)[2]
                     self._running += 1
-                    self._threads.submit(self._work, self._round, asked)
+                    self._threads.submit(self._work, self._round, candidate)
                 if should_stop():
                     return
                 try:
@@ -200,45 +200,54 @@ class EndpointTeacher:
 
     # -- asking -------------------------------------------------------------------------------
 
-    def _work(self, of_round: int, asked: _Asked) -> None:
+    def _work(self, of_round: int, candidate: _Asked) -> None:
         """One answer, by one of the threads."""
         try:
-            self._results.put((of_round, self._write(of_round, asked)))
+            self._results.put((of_round, self._write(of_round, candidate)))
         except _GivenUp:
             pass
         except BaseException as error:
             self._results.put((of_round, error))
 
-    def _write(self, of_round: int, asked: _Asked) -> Generation:
-        request, began = asked.request, time.perf_counter()
-        nothing = Generation(
-            request.key, asked.candidate, request.seed + asked.candidate, (), "", "", asked.prompt, 0, 0, 0.0
+    def _write(self, of_round: int, candidate: _Asked) -> Generation:
+        request, began = candidate.request, time.perf_counter()
+        unwritten = Generation(
+            request.key,
+            candidate.candidate,
+            request.seed + candidate.candidate,
+            (),
+            "",
+            "",
+            candidate.prompt,
+            0,
+            0,
+            0.0,
         )
-        if asked.marker is not None:
-            detail = f"its text spells {asked.marker!r}, which a server takes for its own marker"
-            return replace(nothing, refused="template_marker", detail=detail)
+        if candidate.marker is not None:
+            detail = f"its text spells {candidate.marker!r}, which a server takes for its own marker"
+            return replace(unwritten, refused="template_marker", detail=detail)
         text, thought, written = "", "", list[WrittenSegment]()
         prompt_tokens = new_tokens = 0
         for n, segment in enumerate(request.segments):
             text += segment.lead
             thinking = request.thinking_tokens if self._may_think and not n and not segment.lead else 0
-            answer = self._complete(of_round, asked, text, segment, thinking)
+            answer = self._complete(of_round, candidate, text, segment, thinking)
             if answer.too_long:
-                return replace(nothing, refused="too_long", detail=answer.too_long)
-            made = answer.text
-            if thinking and "</think>" in made:
-                thought, _, made = made.partition("</think>")
+                return replace(unwritten, refused="too_long", detail=answer.too_long)
+            answer_text = answer.text
+            if thinking and "</think>" in answer_text:
+                thought, _, answer_text = answer_text.partition("</think>")
             prompt_tokens = prompt_tokens or answer.prompt_tokens
             new_tokens += answer.new_tokens
-            text += made
-            written.append(WrittenSegment(made, answer.finish, answer.new_tokens, segment.max_tokens))
+            text += answer_text
+            written.append(WrittenSegment(answer_text, answer.finish, answer.new_tokens, segment.max_tokens))
             if segment.whole and answer.finish == "length":
                 break
         with self._lock:
             self._prompt_tokens += prompt_tokens
             self._new_tokens += new_tokens
         return replace(
-            nothing,
+            unwritten,
             written=tuple(written),
             text=text,
             thinking=thought.strip().removeprefix("<think>").strip(),
@@ -247,11 +256,13 @@ class EndpointTeacher:
             seconds=time.perf_counter() - began,
         )
 
-    def _complete(self, of_round: int, asked: _Asked, text: str, segment: Segment, thinking: int) -> _Written:
-        sampler = asked.request.sampler
+    def _complete(
+        self, of_round: int, candidate: _Asked, text: str, segment: Segment, thinking: int
+    ) -> _Written:
+        sampler = candidate.request.sampler
         body = {
             "model": self._name,
-            "prompt": asked.prompt + text,
+            "prompt": candidate.prompt + text,
             "max_tokens": segment.max_tokens + thinking,
             "temperature": sampler.temperature,
             "top_p": sampler.top_p,
@@ -260,7 +271,7 @@ class EndpointTeacher:
             # llama.cpp's servers and Ollama call it one way, vLLM and SGLang the other.
             "repeat_penalty": sampler.repeat_penalty,
             "repetition_penalty": sampler.repeat_penalty,
-            "seed": asked.request.seed + asked.candidate,
+            "seed": candidate.request.seed + candidate.candidate,
             "stop": list(segment.stops) or None,
             "stream": False,
         }
@@ -276,7 +287,7 @@ class EndpointTeacher:
             )
         return _written(answer.body, segment, self._where)
 
-    def _patiently(self, of_round: int, body: Mapping[str, Any]) -> Answer:
+    def _patiently(self, of_round: int, body: Mapping[str, Any]) -> HttpResponse:
         """The server's answer; asked again, after longer and longer waits, while it is away, busy or at fault.
         The seed makes a second answer the same as a first that was lost on its way."""
         wait = _FIRST_WAIT
@@ -286,12 +297,12 @@ class EndpointTeacher:
             try:
                 answer = self._connections.post("/completions", body)
             except NoAnswer as error:
-                self._tell(str(error))
+                self._note_silence(str(error))
             else:
                 if answer.status != 429 and answer.status < 500:
-                    self._answered_at, self._told = time.monotonic(), False
+                    self._answered_at, self._is_silent = time.monotonic(), False
                     return answer
-                self._tell(f"it says {answer.status} {answer.error}")
+                self._note_silence(f"it says {answer.status} {answer.error}")
             until = time.monotonic() + wait
             while time.monotonic() < until:
                 if of_round != self._round:
@@ -299,27 +310,27 @@ class EndpointTeacher:
                 time.sleep(_LOOK)
             wait = min(2 * wait, _LONGEST_WAIT)
 
-    def _tell(self, why: str) -> None:
+    def _note_silence(self, why: str) -> None:
         with self._lock:
-            told, self._told, self._why = self._told, True, why
-        if not told:
+            reported, self._is_silent, self._why = self._is_silent, True, why
+        if not reported:
             self._pending = f"The teacher at {self._where} does not answer ({why}); it is asked again."
 
     _pending: str | None = None
     _why = ""
 
     def _raise_if_silent(self) -> None:
-        """Say, in the engine's own thread, what the others heard; raises UserError after long silence."""
+        """ReportLine, in the engine's own thread, what the others heard; raises UserError after long silence."""
         pending, self._pending = self._pending, None
         if pending:
-            self._say("warning", pending)
-        if self._told and time.monotonic() - self._answered_at > self._patience:
+            self._report_line("warning", pending)
+        if self._is_silent and time.monotonic() - self._answered_at > self._patience:
             raise UserError(
                 f"The teacher at {self._where} has not answered for {self._patience:,.0f} seconds ({self._why}); "
                 "start it, then resume the run: what was written is stored."
             )
 
-    def _model(self, wanted: str) -> tuple[str, dict[str, Any]]:
+    def _model(self, requested: str) -> tuple[str, dict[str, Any]]:
         """The name of the model that is asked, and what the server reports of it and of itself."""
         try:
             answer = self._connections.get("/models")
@@ -339,13 +350,13 @@ class EndpointTeacher:
                 "address of a server's OpenAI interface, which mostly ends in /v1."
             )
         names = [m["id"] for m in rows]
-        name = wanted if wanted in names else names[0]
-        if wanted not in names:
+        name = requested if requested in names else names[0]
+        if requested not in names:
             if len(names) > 1:
                 raise UserError(
-                    f"{self._where} has no model {wanted!r}; set teacher.model to one that it has: {', '.join(names[:8])}."
+                    f"{self._where} has no model {requested!r}; set teacher.model to one that it has: {', '.join(names[:8])}."
                 )
-            self._say("info", f"{self._where} serves one model, {name}: it is the teacher.")
+            self._report_line("info", f"{self._where} serves one model, {name}: it is the teacher.")
         row = rows[names.index(name)]
         reported: dict[str, Any] = {
             k: row[k] for k in ("owned_by", "root", "parent", "max_model_len", "quantization") if row.get(k)
@@ -382,12 +393,14 @@ def _written(body: Mapping[str, Any], segment: Segment, where: str) -> _Written:
         ) from error
     if reason == "length":
         return _Written(text, "length", *tokens)
-    said = choice.get("stop_reason") or choice.get("stopping_word")
+    stop_text = choice.get("stop_reason") or choice.get("stopping_word")
     # A server that leaves the stop in the text, or goes beyond it: what stands behind it is none of ours.
     places = [(text.find(stop), stop) for stop in segment.stops if stop in text]
     if places:
-        at, stop = min(places)
-        return _Written(text[:at], f"stop:{stop}", *tokens)
+        place, stop = min(places)
+        return _Written(text[:place], f"stop:{stop}", *tokens)
     return _Written(
-        text, f"stop:{said}" if isinstance(said, str) and said in segment.stops else "end", *tokens
+        text,
+        f"stop:{stop_text}" if isinstance(stop_text, str) and stop_text in segment.stops else "end",
+        *tokens,
     )

@@ -5,7 +5,7 @@ own cells and never pays for its neighbours'. What is decoded next is the schedu
 (srtui.llama.scheduler), what a drawn token ends is the sequence's (srtui.llama.sequence); here it is
 carried out.
 
-Guided segments and shared prefixes need a memory that can be cut back, which a recurrent state (Mamba;
+Guided segments, shared prefixes and drafts need a memory that can be cut back, which a recurrent state (Mamba;
 the hybrids, too) cannot: each context is asked, by trying.
 """
 
@@ -22,14 +22,15 @@ import psutil
 
 from srtui.errors import UserError
 from srtui.llama import Generation, Prepared, Request, TeacherIdentity, TeacherProgress
-from srtui.llama.context import LlamaContext, open_context
+from srtui.llama.context import LlamaContext, draft_costs, open_context
+from srtui.llama.devices import gpus
+from srtui.llama.drafting import Drafter, DraftingCounts
 from srtui.llama.gguf import (
     LlamaVocabulary,
-    Say,
+    ReportLine,
     chat_template,
     cpu_count,
     description,
-    gpu_free,
     load_adapter,
     load_model,
     meta,
@@ -74,16 +75,17 @@ class LlamaTeacher:
         adapter: Path | None = None,
         flash_attention: bool | Auto = "auto",
         kv_type: str = "f16",
-        report_line: Say = lambda level, message: None,
+        drafting: bool | Auto = False,
+        report_line: ReportLine = lambda level, message: None,
     ) -> None:
-        """``report_line`` hears what was planned, and with what is free. The rest is [teacher] of a recipe."""
+        """``report_line`` gets what was planned, and with what is free. The rest is [teacher] of a recipe."""
         self._wanted_context, self._wanted_slots = context, slots
         self._batch_tokens = 512 if batch_tokens == "auto" else batch_tokens
         self._threads = cpu_count() if threads == "auto" else threads
         self._flash = flash_attention
         self._kv_type = _KV_TYPES[kv_type]
-        self._say = report_line
-        self._model, self._on_gpu = load_model(
+        self._report_line = report_line
+        self._model, self._on_gpus = load_model(
             path,
             gpu_layers,
             cells=least_cells(slots, context),
@@ -107,8 +109,10 @@ class LlamaTeacher:
             date=self._template.date,
         )
         self._context: LlamaContext | None = None
-        self._gpu = bool(llama_cpp.llama_supports_gpu_offload())
-        self._scheduler = Scheduler(together=self._gpu)
+        self._gpu = any(self._on_gpus)
+        self._measures_drafts = drafting == "auto"
+        self._drafter = Drafter() if drafting else None
+        self._scheduler = Scheduler(together=self._gpu, drafter=self._drafter)
         self._samplers: dict[AnswerSequence, TokenSampler] = {}  # of those that have begun
         self._began: dict[AnswerSequence, float] = {}
         self._refused: deque[Generation] = deque()
@@ -165,7 +169,24 @@ class LlamaTeacher:
                     yield from self._step(context)
         finally:
             self.run_seconds += time.perf_counter() - began
+            self._report_drafts()
             self._drop_all()
+
+    @property
+    def drafting(self) -> DraftingCounts:
+        """What came of guessed tokens since this teacher was opened."""
+        return self._drafter.counts if self._drafter is not None else DraftingCounts()
+
+    def _report_drafts(self) -> None:
+        counts = self.drafting
+        if counts.steps:
+            self._report_line(
+                "info",
+                f"Drafting: {counts.accepted_a_step:.2f} tokens accepted of {counts.guessed / counts.sequence_steps:.1f} "
+                f"guessed, on average of {counts.sequence_steps:,} drafts in {counts.steps:,} decodes.",
+            )
+        elif self._measures_drafts and self.steps:
+            self._report_line("info", "Drafting: none; on this machine it would cost more than it gives.")
 
     def _sequences(self, request: Request) -> list[AnswerSequence]:
         prompt_text, prompt = self._render(request)
@@ -234,21 +255,24 @@ class LlamaTeacher:
 
     def _plan(self) -> LlamaContext:
         """Open slots for what waits (something must), from the prompts' real lengths and the memory that is free."""
-        wanted, usual = self._wanted_slots, GPU_SLOTS if self._gpu else CPU_SLOTS
-        plan = self._scheduler.plan(usual if wanted == "auto" else wanted, self._affordable())
+        requested, default = self._wanted_slots, GPU_SLOTS if self._gpu else CPU_SLOTS
+        plan = self._scheduler.plan(default if requested == "auto" else requested, self._affordable())
         if plan.warning is not None:
-            self._say("warning", plan.warning)
+            self._report_line("warning", plan.warning)
         slots, cells, context = plan.slots, plan.cells, self._context
         while context is None or slots != context.slots or cells > context.cells:
             context = self._open_context(slots, cells)
             if context is not None:
                 break
             if slots == 1:
+                lower = "teacher.gpu_layers or teacher.context" if self._gpu else "teacher.context"
                 raise UserError(
-                    f"The teacher's context ({cells:,} tokens) does not fit in memory; set teacher.context lower."
+                    f"The teacher's context ({cells:,} tokens) does not fit in memory; set {lower} lower."
                 )
             slots //= 2
         context.try_to_cut(self._vocabulary.end_of_thinking[0])
+        if self._drafter is not None and self._measures_drafts and context.cuts:
+            self._drafter.costs = draft_costs(context)
         self._scheduler.open(
             plan, slots=slots, cells=context.cells, batch_tokens=context.batch_tokens, cuts=context.cuts
         )
@@ -257,8 +281,8 @@ class LlamaTeacher:
 
     def _limit(self) -> int:
         """Tokens that one sequence may have."""
-        wanted = self._wanted_context
-        return self._train_context if wanted == "auto" else min(wanted, self._train_context)
+        requested = self._wanted_context
+        return self._train_context if requested == "auto" else min(requested, self._train_context)
 
     def _open_context(self, slots: int, cells: int) -> LlamaContext | None:
         """A context for ``slots`` sequences of ``cells`` tokens in place of the one in hand; None where
@@ -289,22 +313,26 @@ class LlamaTeacher:
         held = context.cells * (context.slots + 1) if context is not None else 0
         heads = max(1, llama_cpp.llama_model_n_head(model))
         architecture = meta(model, "general.architecture")
-        usual = llama_cpp.llama_model_n_embd(model) // heads
+        head_width = llama_cpp.llama_model_n_embd(model) // heads
         width = sum(
             int(length)
             if (length := meta(model, f"{architecture}.attention.{part}_length")).isdigit()
-            else usual
+            else head_width
             for part in ("key", "value")
         )
         return held + cells_that_fit(
             max(1, llama_cpp.llama_model_n_head_kv(model)) * width * self._kv_element,
             llama_cpp.llama_model_n_layer(model),
-            self._on_gpu,
-            device=_UNKNOWN if (free := gpu_free()) is None else free,
+            [
+                (held, device.free if device.total else _UNKNOWN)
+                for held, device in zip(self._on_gpus, gpus(), strict=False)
+            ],
             host=psutil.virtual_memory().available,
             compute=0
             if held
-            else compute_bytes(self._batch_tokens, self._vocabulary.size, usual * heads, 4 * usual * heads),
+            else compute_bytes(
+                self._batch_tokens, self._vocabulary.size, head_width * heads, 4 * head_width * heads
+            ),
         )
 
     def _evaluate_prefix(self, context: LlamaContext) -> None:
@@ -322,7 +350,7 @@ class LlamaTeacher:
 
     def _place(self, context: LlamaContext, action: Admission | Move) -> None:
         """Copy cells to a slot, and begin what enters it."""
-        if action.source is not None:
+        if action.source not in (None, action.slot):
             context.copy(action.source, action.slot)
         if isinstance(action, Move):
             context.cut(action.source, 0)
@@ -346,23 +374,27 @@ class LlamaTeacher:
 
     def _evaluate(self, context: LlamaContext, batch: Batch) -> Iterator[Generation]:
         """One ``llama_decode``, and what follows from it."""
-        size, asked = 0, []
-        for sequence, count in batch.fed:
+        size, asked, more = 0, [], batch.drafted
+        for n, (sequence, count) in enumerate(batch.fed):
             start, slot = sequence.cached, sequence.slot
             whole = count == sequence.left
             for position in range(start, start + count):
                 context.put(size, sequence.tokens[position], position, slot, wants_logits=False)
                 size += 1
+            draft = batch.drafts[n] if batch.drafts else ()
             if whole:
                 context.ask(size - 1)
-                asked.append((sequence, size - 1))
+                asked.append((sequence, size - 1, draft))
+            for place, token in enumerate(draft or [0] * more, start + count):
+                context.put(size, token, place, slot, wants_logits=bool(draft))
+                size += 1
         for slot, end in batch.idle:
-            context.put(size, 0, end, slot, wants_logits=False)
-            size += 1
+            for position in range(end, end + 1 + more):
+                context.put(size, 0, position, slot, wants_logits=False)
+                size += 1
         fits = self._decode(context, size, wait=bool(asked))
         for slot, end in batch.idle:
-            if context.cut(slot, end) != end:
-                raise UserError(f"{self.identity.name}: llama.cpp could not take a token back; update it.")
+            self._take_back(context, slot, end)
         if not fits:
             yield from self._make_room(context, batch.longest)
             return
@@ -370,21 +402,58 @@ class LlamaTeacher:
             if sequence.new_tokens == 0 or count > 1:
                 self._prompt_tokens += count
             sequence.cached += count
-        for sequence, index in asked:
-            self._advance(context, sequence, index)
+        for sequence, index, draft in asked:
+            self._advance(context, sequence, index, draft, more)
             if sequence.finished:
-                self._free(context, sequence)
+                following = self._scheduler.hand_over(sequence)
+                if following is None:
+                    self._free(context, sequence)
+                else:
+                    self._place(context, following)
                 yield self._finish(sequence)
 
-    def _advance(self, context: LlamaContext, sequence: AnswerSequence, index: int) -> None:
-        """Draw the next token of a sequence, and keep cache and grammar as that leaves it."""
+    def _advance(
+        self, context: LlamaContext, sequence: AnswerSequence, index: int, draft: Sequence[int], more: int
+    ) -> None:
+        """Draw the next tokens of a sequence: one, and another for each token of its draft that was drawn.
+
+        Args:
+            context: that was decoded.
+            sequence: whose tokens, but for the draft, are counted as cached.
+            index: the row of its last one; those of the draft stand behind it.
+            draft: the guesses.
+            more: how many tokens stand in the cache behind those that are counted.
+        """
+        segment, accepted, intact = sequence.segment, 0, self._draw(context, sequence, index)
+        for guess in draft:
+            # What was drawn, and no lead or mark behind it, has to be the very token that is in the cache.
+            if not intact or sequence.left != 1 or sequence.tokens[sequence.cached] != guess:
+                break
+            accepted += 1
+            sequence.cached += 1
+            intact = self._draw(context, sequence, index + accepted)
+        if draft and self._drafter is not None:
+            self._drafter.note(segment, len(draft), accepted)
+        if more > accepted and intact:
+            self._take_back(context, sequence.slot, sequence.cached)
+
+    def _draw(self, context: LlamaContext, sequence: AnswerSequence, index: int) -> bool:
+        """Draw the next token of a sequence, and keep cache and grammar as that leaves it; False where it is
+        finished, or its end was cut off."""
         sampler, segment = self._samplers[sequence], sequence.segment
         self._new_tokens += 1
         kept = sequence.append(sampler.draw(context.pointer, index))
-        if kept < sequence.cached:
+        was_cut = kept < sequence.cached
+        if was_cut:
             sequence.cached = context.cut(sequence.slot, kept)
         if sequence.segment != segment:
             sampler.use_grammar(sequence.grammar)
+        return not (was_cut or sequence.finished)
+
+    def _take_back(self, context: LlamaContext, slot: int, length: int) -> None:
+        """Take idle tokens, and guesses that did not hold, out of the cache."""
+        if context.cut(slot, length) != length:
+            raise UserError(f"{self.identity.name}: llama.cpp could not take a token back; update it.")
 
     def _make_room(self, context: LlamaContext, sequence: AnswerSequence) -> Iterator[Generation]:
         """llama.cpp found no KV slot: the longest sequence is set back, and tried again alone."""
@@ -405,6 +474,8 @@ class LlamaTeacher:
     def _forget(self, sequence: AnswerSequence) -> None:
         self._samplers.pop(sequence).close()
         del self._began[sequence]
+        if self._drafter is not None:
+            self._drafter.forget(sequence)
 
     def _drop_all(self) -> None:
         for sequence in list(self._samplers):

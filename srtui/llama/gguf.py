@@ -18,12 +18,13 @@ from srtui.errors import UserError
 from srtui.files import open_regular
 from srtui.llama import Message
 from srtui.llama.chat_prompt import TeacherTemplate
+from srtui.llama.devices import LlamaDevice, gpus
+from srtui.llama.last_words import say_last_words
 from srtui.models.gguf_header import read_gguf
-from srtui.models.memory import plan_teacher
+from srtui.models.memory import layers_of, plan_teacher, share_out
 
-Say = Callable[[str, str], None]  # what level (info, warning), and what
-# ggml's kinds of devices; an integrated GPU counts where there is no other.
-_GPU, _INTEGRATED = 1, 2
+ReportLine = Callable[[str, str], None]  # what level (info, warning), and what
+_NO_DEVICES = (ctypes.c_void_p * 1)()  # llama.cpp's lists end with a null
 _USUAL_CELLS = 5 * 2048  # four sequences and what they share
 
 _log_lines: deque[str] = deque(maxlen=20)
@@ -50,27 +51,23 @@ def log_lines() -> list[str]:
     return list(_log_lines)
 
 
-def gpu_free() -> int | None:
-    """Bytes that llama.cpp's GPUs have free, all together; 0 where it has none, None where it does not say."""
-    from llama_cpp._ggml import libggml as library
+def forget_log() -> None:
+    """What llama.cpp said so far is not about what comes."""
+    _log_lines.clear()
 
-    try:
-        get, memory, kind = (
-            getattr(library, f"ggml_backend_dev_{name}") for name in ("get", "memory", "type")
+
+def decode_error(code: int) -> UserError:
+    """What ``llama_decode`` says by its code where it did not evaluate a batch."""
+    said = " ".join(log_lines()[-2:])
+    if code == -2:
+        return UserError(
+            f"llama.cpp ran out of memory while it evaluated a batch ({said}): close what else uses it, or set "
+            "teacher.slots or teacher.gpu_layers lower. Everything finished is stored, and the same command resumes."
         )
-        get.argtypes, get.restype = [ctypes.c_size_t], ctypes.c_void_p
-        kind.argtypes, kind.restype = [ctypes.c_void_p], ctypes.c_int
-        memory.argtypes = [ctypes.c_void_p, ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(ctypes.c_size_t)]
-        memory.restype = None
-        library.ggml_backend_dev_count.restype = ctypes.c_size_t
-        free_by_kind: dict[int, int] = {}
-        for n in range(library.ggml_backend_dev_count()):
-            device, free, total = get(n), ctypes.c_size_t(), ctypes.c_size_t()
-            memory(device, ctypes.byref(free), ctypes.byref(total))
-            free_by_kind[kind(device)] = free_by_kind.get(kind(device), 0) + free.value
-    except AttributeError:
-        return None
-    return free_by_kind.get(_GPU) or free_by_kind.get(_INTEGRATED) or 0
+    return UserError(
+        f"llama.cpp could not evaluate a batch (code {code}: {said}). Where a GPU computes, see what nvidia-smi and "
+        "dmesg say of it. Everything finished is stored, and the same command resumes."
+    )
 
 
 def load_model(
@@ -79,20 +76,20 @@ def load_model(
     *,
     cells: int = _USUAL_CELLS,
     element: float = 2.0,
-    report_line: Say = lambda level, message: None,
-) -> tuple[Any, int]:
+    report_line: ReportLine = lambda level, message: None,
+) -> tuple[Any, tuple[int, ...]]:
     """Load a GGUF.
 
     Args:
         path: the file.
-        gpu_layers: how many layers go to the GPU; with "auto", as many as fit what it has free, with their KV
-            cache and the buffers of a pass.
+        gpu_layers: how many layers go to the GPUs, as llama.cpp counts: the output is one more, and the first to go.
+            With "auto", as many as fit what they have free, with their KV cache and the buffers of a pass.
         cells: tokens of that cache.
         element: bytes of each number in it.
-        report_line: hears what was planned.
+        report_line: gets what was planned.
 
     Returns:
-        llama.cpp's model, and how many of its layers are on the GPU.
+        llama.cpp's model, and how many layers with a cache are on each GPU.
 
     Raises:
         UserError: for a file that is not GGUF, is cut short, or has an architecture or a tokenizer that
@@ -106,37 +103,57 @@ def load_model(
     llama_cpp.llama_backend_init()
     _log_lines.clear()
     parameters = llama_cpp.llama_model_default_params()
-    gpu = bool(llama_cpp.llama_supports_gpu_offload())
-    for layers in _tries(path, gpu_layers, cells, element, report_line) if gpu else [0]:
-        parameters.n_gpu_layers = layers
+    devices = gpus()
+    say_last_words(gpu=bool(devices))
+    free = [device.free for device in devices]
+    for layers in _tries(path, gpu_layers, devices, cells, element, report_line):
+        _place(parameters, layers, share_out(layers, free) if layers > 0 else free)
         model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
         if model:
-            whole = int(llama_cpp.llama_model_n_layer(model))
-            return model, whole if layers < 0 else min(layers, whole)  # -1 asks for all
+            most = int(llama_cpp.llama_model_n_layer(model)) + 1
+            count = most if layers < 0 else min(layers, most)  # -1 asks for all
+            return model, tuple(layers_of(share_out(count, free)))
         if layers:
             report_line("warning", f"{path.name}: {layers} layers did not fit the GPU; fewer are tried.")
     why = next((line for line in _log_lines if "error" in line.lower()), _log_lines[-1] if _log_lines else "")
     unknown = "unknown model architecture" in why or "unknown pre-tokenizer" in why
     advice = "update llama-cpp-python" if unknown else "the file is damaged or incomplete; get it again"
+    if re.search(r"allocate|out of memory", why, re.IGNORECASE):
+        advice = "this computer's memory is short; close something, or choose a smaller model"
     raise UserError(
         f"{path} cannot be loaded by llama.cpp ({why.rpartition('error')[2].strip(' :')}): {advice}."
     )
 
 
+def _place(parameters: Any, layers: int, parts: Sequence[int]) -> None:
+    """Have llama.cpp put so many layers on the GPUs, in these proportions; with none, it leaves them alone
+    altogether: otherwise it would compute large batches there, from weights that it copies each time."""
+    parameters.n_gpu_layers = layers
+    parameters.devices = None if layers else ctypes.addressof(_NO_DEVICES)
+    split = (ctypes.c_float * llama_cpp.LLAMA_MAX_DEVICES)(*parts)
+    parameters.tensor_split = split if layers and len(parts) > 1 else None
+
+
 def _tries(
-    path: Path, gpu_layers: int | Literal["auto"], cells: int, element: float, report_line: Say
+    path: Path,
+    gpu_layers: int | Literal["auto"],
+    devices: Sequence[LlamaDevice],
+    cells: int,
+    element: float,
+    report_line: ReportLine,
 ) -> list[int]:
-    """How many layers to ask llama.cpp to put on the GPU, and how many if it cannot."""
+    """How many layers to ask llama.cpp to put on the GPUs, the output counted as one, and how many if it cannot."""
+    if not devices:
+        return [0]
     if gpu_layers != "auto":
         return [gpu_layers]
-    shape, free = read_gguf(path).shape, gpu_free()
-    if shape is None or free is None:
+    shape = read_gguf(path).shape
+    if shape is None or not all(device.total for device in devices):
         report_line("info", f"{path.name}: what fits the GPU is not known beforehand, so it is tried.")
         return [999, 48, 32, 24, 16, 8, 0]
-    plan = plan_teacher(shape, cells, free, element=element)
+    plan = plan_teacher(shape, cells, [device.free for device in devices], element=element)
     report_line("info" if plan.layers == plan.of else "warning", plan.sentence())
-    # llama.cpp counts the output as one more layer, the first to go.
-    most = plan.of + 1 if plan.layers == plan.of else plan.layers
+    most = plan.layers + 1 if plan.layers else 0
     return list(dict.fromkeys([most, most * 3 // 4, most // 2, most // 4, 0]))
 
 

@@ -29,7 +29,7 @@ class NoAnswer(Exception):
 
 
 @dataclass(frozen=True)
-class Answer:
+class HttpResponse:
     """What a server said: its status, the JSON object, and where it is an error, that in a line."""
 
     status: int
@@ -40,10 +40,10 @@ class Answer:
         """What went wrong, in the server's words; empty where nothing did."""
         if self.status == 200:
             return ""
-        said = self.body.get("error") or self.body.get("detail") or self.body.get("message") or self.body
-        if isinstance(said, dict):
-            said = said.get("message") or said
-        return " ".join(safe(str(said)).split())[:200]
+        error = self.body.get("error") or self.body.get("detail") or self.body.get("message") or self.body
+        if isinstance(error, dict):
+            error = error.get("message") or error
+        return " ".join(safe(str(error)).split())[:200]
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -66,11 +66,11 @@ class Connections:
         self._open: set[http.client.HTTPConnection] = set()
         self._lock = threading.Lock()
 
-    def get(self, path: str) -> Answer:
+    def get(self, path: str) -> HttpResponse:
         """What is at ``path``. Raises NoAnswer."""
         return self._ask("GET", self._address.path + path, None)
 
-    def post(self, path: str, body: Mapping[str, Any]) -> Answer:
+    def post(self, path: str, body: Mapping[str, Any]) -> HttpResponse:
         """The answer to ``body`` as JSON. Raises NoAnswer."""
         return self._ask("POST", self._address.path + path, json.dumps(body).encode())
 
@@ -110,7 +110,7 @@ class Connections:
             self._open.add(connection)
         return connection
 
-    def _ask(self, method: str, path: str, body: bytes | None) -> Answer:
+    def _ask(self, method: str, path: str, body: bytes | None) -> HttpResponse:
         kept: http.client.HTTPConnection | None = getattr(self._own, "connection", None)
         self._own.connection = None
         connection = None
@@ -121,19 +121,19 @@ class Connections:
             data = response.read(_MOST + 1)
             if response.length and len(data) <= _MOST:  # it was killed while it answered
                 raise http.client.IncompleteRead(data, response.length)
-            stays = not response.will_close and len(data) <= _MOST
+            keep_alive = not response.will_close and len(data) <= _MOST
         except (OSError, http.client.HTTPException) as error:
             self._forget(connection)
             raise NoAnswer(str(error) or type(error).__name__) from error
-        if stays:
+        if keep_alive:
             self._own.connection = connection
         else:
             self._forget(connection)
         try:
-            found = json.loads(data)
+            parsed = json.loads(data)
         except (ValueError, RecursionError):
-            found = {"error": data[:200].decode("utf-8", "replace")}
-        return Answer(response.status, found if isinstance(found, dict) else {})
+            parsed = {"error": data[:200].decode("utf-8", "replace")}
+        return HttpResponse(response.status, parsed if isinstance(parsed, dict) else {})
 
     def _forget(self, connection: http.client.HTTPConnection | None) -> None:
         if connection is None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from srtui.errors import UserError
 from srtui.llama import Message
-from srtui.llama.gguf import chat_template, chat_tokens, cpu_count, load_model, tokenize
+from srtui.llama.gguf import chat_template, chat_tokens, cpu_count, decode_error, load_model, tokenize
 
 _BATCH = 512
 _SEQUENCES = 32
@@ -29,14 +29,14 @@ class LlamaLosses:
         self._path = path
         self._model: Any = None
         self._context: Any = None  # so that there is something to close where loading fails
-        self._model, _ = load_model(path, "auto")
+        self._model, on_gpus = load_model(path, "auto")
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         self._vocab_size = llama_cpp.llama_vocab_n_tokens(self._vocab)
         self._cells = 0
         self._trunk: list[int] | None = None  # the prompt that the last sequence holds
         self._template: Any = None
         self.tokens_run = 0
-        self.on_gpu = bool(llama_cpp.llama_supports_gpu_offload())
+        self.on_gpu = any(on_gpus)
         self._batch: Any = llama_cpp.llama_batch_init(_BATCH, 0, 1)
         _open_ones.add(self)
 
@@ -45,25 +45,25 @@ class LlamaLosses:
         return tokenize(self._vocab, text, special=False)
 
     def of_options(
-        self, messages: Sequence[Message], asked: Sequence[tuple[str, Sequence[str]]]
+        self, messages: Sequence[Message], questions: Sequence[tuple[str, Sequence[str]]]
     ) -> list[list[float]] | None:
         """How probable given answers are, as if nothing else could be said.
 
-        ``asked`` are (lead, options): for each, the NLLs in nats of the options right behind ``lead``
+        ``questions`` are (lead, options): for each, the NLLs in nats of the options right behind ``lead``
         at the beginning of the assistant's turn. What all options of a lead begin with counts for
-        none of them. The prompt is evaluated once, and not again for the same prompt asked next. None where it is longer than the model's context,
-        or a number is not finite.
+        none of them. The prompt is evaluated once, and not again for the same prompt asked next. None where
+        it is longer than the model's context, or a number is not finite.
         """
         if self._template is None:
             self._template = chat_template(self._model)
         _, prompt = chat_tokens(self._vocab, self._template, messages, led=True)
-        texts = [[self.tokenize(lead + option) for option in options] for lead, options in asked]
+        texts = [[self.tokenize(lead + option) for option in options] for lead, options in questions]
         starts = []
         for group in texts:
             low, high = min(group), max(group)
-            same = next((n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))
+            shared = next((n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))
             # An option that all others begin with would have nothing of its own left.
-            starts.append(max(0, min(same, *(len(t) - 1 for t in group))))
+            starts.append(max(0, min(shared, *(len(t) - 1 for t in group))))
         if not self._holds(prompt, texts):
             return None
         # The prompt takes a sequence, and so does each lead, beside those of the options.
@@ -129,44 +129,44 @@ class LlamaLosses:
         self._run(stems, [])
         for source, target, size in copies:
             llama_cpp.llama_memory_seq_cp(memory, source, target, 0, size)
-        each: list[list[float]] = [[] for _ in range(seq)]
-        self._run(rows, each)
-        sums = [sum(nlls) for nlls in each]
+        nlls_of: list[list[float]] = [[] for _ in range(seq)]
+        self._run(rows, nlls_of)
+        sums = [sum(nlls) for nlls in nlls_of]
         self.tokens_run += tokens
         ends = np.cumsum([len(group) for group in texts]).tolist()
         return [sums[end - len(group) : end] for end, group in zip(ends, texts, strict=True)]
 
     def losses(
-        self, asked: Sequence[tuple[Sequence[int], int, int]], cells: int
+        self, targets: Sequence[tuple[Sequence[int], int, int]], cells: int
     ) -> Iterator[tuple[list[int], list[list[float] | None], int]]:
         """NLLs in nats of the last ``target`` tokens of each sequence, token by token.
 
-        ``asked`` are (ids, target, shared): the first ``shared`` ids may be copied from another
+        ``targets`` are (ids, target, shared): the first ``shared`` ids may be copied from another
         sequence with the same beginning. ``cells`` bounds the tokens that are held at a time, one
-        sequence at least. Yields groups: indices into ``asked``, their NLLs (None where the model
+        sequence at least. Yields groups: indices into ``targets``, their NLLs (None where the model
         gave no finite number), and the tokens that were run.
         """
         begin = 0
-        while begin < len(asked):
+        while begin < len(targets):
             total, end = 0, begin
             prefixes: dict[tuple[int, ...], int] = {}
-            while end < len(asked) and len(prefixes) + end - begin < _SEQUENCES:
-                ids, _, shared = asked[end]
+            while end < len(targets) and len(prefixes) + end - begin < _SEQUENCES:
+                ids, _, shared = targets[end]
                 prefix = tuple(ids[:shared])
-                more = len(ids) - shared + (shared if shared and prefix not in prefixes else 0)
-                if end > begin and total + more > cells:
+                new_tokens = len(ids) - shared + (shared if shared and prefix not in prefixes else 0)
+                if end > begin and total + new_tokens > cells:
                     break
                 if shared:
                     prefixes.setdefault(prefix, _SEQUENCES + len(prefixes))
-                total += more
+                total += new_tokens
                 end += 1
             group = list(range(begin, end))
             self._open(max(total, cells))
-            yield group, self._group([asked[n] for n in group], prefixes), total
+            yield group, self._group([targets[n] for n in group], prefixes), total
             begin = end
 
     def _group(
-        self, asked: Sequence[tuple[Sequence[int], int, int]], prefixes: dict[tuple[int, ...], int]
+        self, targets: Sequence[tuple[Sequence[int], int, int]], prefixes: dict[tuple[int, ...], int]
     ) -> list[list[float] | None]:
         memory = llama_cpp.llama_get_memory(self._context)
         llama_cpp.llama_memory_clear(memory, False)
@@ -174,7 +174,7 @@ class LlamaLosses:
         for prefix, seq in prefixes.items():
             self._run([(token, place, seq, None) for place, token in enumerate(prefix)], [])
         rows: list[tuple[int, int, int, int | None]] = []
-        for seq, (ids, target, shared) in enumerate(asked):
+        for seq, (ids, target, shared) in enumerate(targets):
             if shared:
                 llama_cpp.llama_memory_seq_cp(memory, prefixes[tuple(ids[:shared])], seq, 0, shared)
             first = len(ids) - target  # the position before a target token predicts it
@@ -182,37 +182,37 @@ class LlamaLosses:
                 (ids[place], place, seq, ids[place + 1] if first - 1 <= place < len(ids) - 1 else None)
                 for place in range(shared, len(ids))
             ]
-        each: list[list[float]] = [[] for _ in asked]
-        self._run(rows, each)
-        return [nlls if np.isfinite(nlls).all() else None for nlls in each]
+        nlls_of: list[list[float]] = [[] for _ in targets]
+        self._run(rows, nlls_of)
+        return [nlls if np.isfinite(nlls).all() else None for nlls in nlls_of]
 
-    def _run(self, rows: Sequence[tuple[int, int, int, int | None]], each: list[list[float]]) -> None:
+    def _run(self, rows: Sequence[tuple[int, int, int, int | None]], nlls: list[list[float]]) -> None:
         """Evaluate (token, position, sequence, wanted next token or None), and add each wanted token's NLL to
         those of its sequence, in order."""
         batch = self._batch
         for start in range(0, len(rows), _BATCH):
             chunk = rows[start : start + _BATCH]
-            wanted: list[tuple[int, int]] = []
+            rows_with_loss: list[tuple[int, int]] = []
             for i, (token, position, seq, following) in enumerate(chunk):
                 batch.token[i], batch.pos[i], batch.n_seq_id[i] = token, position, 1
                 batch.seq_id[i][0] = seq
                 batch.logits[i] = following is not None
                 if following is not None:
-                    wanted.append((seq, following))
+                    rows_with_loss.append((seq, following))
             batch.n_tokens = len(chunk)
             code = llama_cpp.llama_decode(self._context, batch)
             if code != 0:
-                raise UserError(f"{self._path}: llama.cpp could not evaluate a batch (code {code}).")
-            if not wanted:
+                raise decode_error(code)
+            if not rows_with_loss:
                 continue
             logits = np.ctypeslib.as_array(
-                llama_cpp.llama_get_logits(self._context), shape=(len(wanted), self._vocab_size)
+                llama_cpp.llama_get_logits(self._context), shape=(len(rows_with_loss), self._vocab_size)
             )
-            picked = logits[np.arange(len(wanted)), [following for _, following in wanted]]
+            picked = logits[np.arange(len(rows_with_loss)), [following for _, following in rows_with_loss]]
             most = logits.max(axis=1)
             partition = np.exp(logits - most[:, None]).sum(axis=1, dtype=np.float64)
-            for (seq, _), nll in zip(wanted, most + np.log(partition) - picked, strict=True):
-                each[seq].append(float(nll))
+            for (seq, _), nll in zip(rows_with_loss, most + np.log(partition) - picked, strict=True):
+                nlls[seq].append(float(nll))
 
     def _open(self, cells: int) -> None:
         if cells <= self._cells:
@@ -253,5 +253,5 @@ _open_ones: weakref.WeakSet[LlamaLosses] = weakref.WeakSet()
 @atexit.register
 def _close_all() -> None:
     """Before the interpreter goes: llama.cpp's functions are gone when it calls ``__del__`` at its end."""
-    for one in list(_open_ones):
-        one.close()
+    for losses in list(_open_ones):
+        losses.close()

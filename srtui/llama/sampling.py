@@ -106,9 +106,9 @@ class TokenSampler:
         return int(array.data[array.selected].id)
 
     def _allowed(self, token: int) -> bool:
-        one = (llama_cpp.llama_token_data * 1)()
-        one[0].id, one[0].logit = token, 1.0
-        array = llama_cpp.llama_token_data_array(data=one, size=1, selected=-1, sorted=False)
+        candidate = (llama_cpp.llama_token_data * 1)()
+        candidate[0].id, candidate[0].logit = token, 1.0
+        array = llama_cpp.llama_token_data_array(data=candidate, size=1, selected=-1, sorted=False)
         llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(array))
         return bool(array.data[0].logit > float("-inf"))
 

@@ -7,7 +7,8 @@ behind the slots, and copied.
 
 On a CPU a prompt chunk is a batch of its own, so that its arithmetic does not depend on what runs beside it
 (docs/notes/engineering.md has the measurements); on a GPU, which small batches leave idle, the chunks of a step go
-together. A memory that cannot be cut back (Mamba's, the hybrids') shares no prefixes and gets no idle tokens.
+together. A memory that cannot be cut back (Mamba's, the hybrids') shares no prefixes and gets no idle tokens and no
+drafts.
 
 Everything here is arithmetic over sequences: the engine carries it out, and keeps their ``cached`` true.
 """
@@ -20,6 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
+from srtui.llama.drafting import Drafter
 from srtui.llama.sequence import AnswerSequence
 from srtui.models.memory import slots_that_fit
 
@@ -45,7 +47,8 @@ class SlotPlan:
 
 @dataclass(frozen=True)
 class Admission:
-    """A sequence enters ``slot``, with the first ``shared`` tokens copied from the slot ``source``."""
+    """A sequence enters ``slot``, with the first ``shared`` tokens copied from the slot ``source``, which may be the
+    same one: then they lie there."""
 
     sequence: AnswerSequence
     slot: int
@@ -64,10 +67,21 @@ class Move:
 @dataclass(frozen=True)
 class Batch:
     """One ``llama_decode``: the next tokens of sequences, as many as stand beside each, and (slot, position)
-    of idle tokens, which are taken out again."""
+    of idle tokens, which are taken out again.
+
+    With ``drafts`` there is one for each sequence: tokens that are guessed behind the one that it is fed, or none.
+    llama.cpp cuts a batch where its sequences have different numbers of tokens, so those without a guess, and idle
+    slots, get ``drafted`` idle tokens more in their place.
+    """
 
     fed: Sequence[tuple[AnswerSequence, int]]
     idle: Sequence[tuple[int, int]] = ()
+    drafts: Sequence[Sequence[int]] = ()
+
+    @property
+    def drafted(self) -> int:
+        """How many tokens are guessed of each sequence that has a guess."""
+        return max(map(len, self.drafts), default=0)
 
     @property
     def longest(self) -> AnswerSequence:
@@ -80,11 +94,12 @@ class Scheduler:
 
     A round is ``plan`` and ``open``, then ``fill`` and ``step`` in turns until no slot is taken. ``fill`` and
     ``step`` yield what is to be done next as it follows from what was done before, so each item has to be
-    carried out before the next is asked for. ``together`` puts the prompt chunks of a step into one batch.
+    carried out before the next is asked for. ``together`` puts the prompt chunks of a step into one batch;
+    ``drafter`` guesses the next tokens, where there is one.
     """
 
-    def __init__(self, *, together: bool) -> None:
-        self.together = together
+    def __init__(self, *, together: bool, drafter: Drafter | None = None) -> None:
+        self.together, self.drafter = together, drafter
         self.slots: list[AnswerSequence | None] = []
         self.prefix: list[int] = []  # what the sequence behind the slots holds
         self._queue: list[
@@ -93,6 +108,8 @@ class Scheduler:
         self._places: dict[object, int] = {}  # of what begins alike, the first one's size
         self._numbers = count()
         self._next_plan: list[tuple[int, int, AnswerSequence]] = []  # too long for the slots of this one
+        self._candidates: dict[int, deque[AnswerSequence]] = {}  # that wait, by their request's id()
+        self._handed_over = 0  # of the queue, those that run already: a slot was handed over to them
         self._set_back: deque[AnswerSequence] = deque()
         self._cells = self._floor = 0
         self._batch_tokens, self._lead = 1, LEAD
@@ -106,7 +123,7 @@ class Scheduler:
     @property
     def waiting(self) -> int:
         """How many sequences have no slot yet, or not any more."""
-        return len(self._queue) + len(self._next_plan) + len(self._set_back)
+        return len(self._queue) - self._handed_over + len(self._next_plan) + len(self._set_back)
 
     def add(self, sequences: Iterable[AnswerSequence]) -> None:
         """Queue sequences; those of one size run in the order in which they came, and those that begin alike
@@ -116,6 +133,8 @@ class Scheduler:
             if begins is not None:
                 place = self._places.setdefault(begins, sequence.size)
             heapq.heappush(self._queue, (-place, next(self._numbers), sequence))
+            if sequence.request.candidates > 1:
+                self._candidates.setdefault(id(sequence.request), deque()).append(sequence)
 
     def clear(self) -> None:
         """Forget all sequences."""
@@ -124,15 +143,18 @@ class Scheduler:
         self._next_plan.clear()
         self._set_back.clear()
         self._places.clear()
+        self._candidates.clear()
+        self._handed_over = 0
 
     # -- planning ---------------------------------------------------------------------------
 
     def plan(self, most: int, affordable: int) -> SlotPlan:
         """How many slots to open for what waits, ``most`` at most, with how many cells each, where memory
         holds ``affordable`` in all."""
-        for entry in self._next_plan:
-            heapq.heappush(self._queue, entry)
+        self._queue = [entry for entry in (*self._queue, *self._next_plan) if not entry[2].started]
+        heapq.heapify(self._queue)
         self._next_plan.clear()
+        self._handed_over = 0
         self._floor = 0
         return plan_slots([sequence.size for _, _, sequence in self._queue], most, affordable)
 
@@ -170,6 +192,22 @@ class Scheduler:
         self.slots[sequence.slot] = None
         sequence.slot, sequence.cached = -1, 0
 
+    def hand_over(self, ended: AnswerSequence) -> Admission | None:
+        """A waiting candidate of the request takes the slot of one that has ended, with their prompt as it lies in
+        the cache; None where none waits. So a prompt is evaluated once, however many slots its candidates find."""
+        waiting = self._candidates.pop(id(ended.request), None)
+        while waiting and waiting[0].started:
+            waiting.popleft()
+        if not waiting or not self._cuts or ended.was_set_back:
+            return None
+        self._candidates[id(ended.request)] = waiting
+        following, slot = waiting.popleft(), ended.slot
+        following.start()
+        ended.slot, ended.cached = -1, 0
+        self.slots[slot], following.slot = following, slot
+        self._handed_over += 1
+        return Admission(following, slot, slot, len(following.prompt) - 1)
+
     def set_back(self, sequence: AnswerSequence) -> bool:
         """Keep a released sequence that found no room in the cache until the slots are empty, to run alone;
         False where it was set back before."""
@@ -193,7 +231,9 @@ class Scheduler:
         while self._queue and following is None:
             entry = heapq.heappop(self._queue)
             sequence = entry[2]
-            if sequence.size > self._cells or sequence.size <= self._floor:
+            if sequence.started:
+                self._handed_over -= 1
+            elif sequence.size > self._cells or sequence.size <= self._floor:
                 self._next_plan.append(entry)  # it came after the plan was made, or more of it will fit
             elif self._prompt_is_coming(sequence):
                 held.append(entry)
@@ -208,8 +248,8 @@ class Scheduler:
         now."""
         begins = sequence.request.begins
         if self._cuts and begins is not None and not sequence.started:
-            alike = [other for other in self.running if other.request.begins == begins]
-            if any(other.cached < len(other.prompt) for other in alike):
+            same_beginning = [other for other in self.running if other.request.begins == begins]
+            if any(other.cached < len(other.prompt) for other in same_beginning):
                 return True
         if not self._cuts or not sequence.candidate or self._sibling(sequence) is not None:
             return False
@@ -230,32 +270,32 @@ class Scheduler:
         """The running sequence, of those that begin alike, whose prompt has the most of this one's tokens in the
         cache, and how many. As with the prefix of all, what stays to be evaluated is a chunk: fewer tokens would be
         rounded otherwise than in a prompt of their own, and so would what was written and not read."""
-        found: tuple[AnswerSequence | None, int] = (None, 0)
+        nearest: tuple[AnswerSequence | None, int] = (None, 0)
         begins = sequence.request.begins
         if not self._cuts or begins is None:
-            return found
+            return nearest
         for other in self.running:
             if other is sequence or other.request.begins != begins:
                 continue
             held = other.prompt[: other.cached]
-            known = len(common_prefix([held, sequence.prompt[: max(0, len(sequence.prompt) - CHUNK_FLOOR)]]))
-            if known >= CHUNK_FLOOR and known > found[1]:
-                found = (other, known)
-        return found
+            shared = len(common_prefix([held, sequence.prompt[: max(0, len(sequence.prompt) - CHUNK_FLOOR)]]))
+            if shared >= CHUNK_FLOOR and shared > nearest[1]:
+                nearest = (other, shared)
+        return nearest
 
     def _admit(self, sequence: AnswerSequence, slot: int) -> Admission:
-        fresh = not sequence.started
-        if fresh:
+        is_new = not sequence.started
+        if is_new:
             sequence.start()
-        sibling = self._sibling(sequence) if fresh and sequence.candidate and self._cuts else None
+        sibling = self._sibling(sequence) if is_new and sequence.candidate and self._cuts else None
         self.slots[slot] = sequence
         sequence.slot = slot
         if sibling is not None:  # the prompt's last token again, for its logits
             return Admission(sequence, slot, sibling.slot, len(sequence.prompt) - 1)
         size = len(self.prefix)
-        other, known = self._relative(sequence)
-        if other is not None and known > size:
-            return Admission(sequence, slot, other.slot, known)
+        other, shared = self._relative(sequence)
+        if other is not None and shared > size:
+            return Admission(sequence, slot, other.slot, shared)
         # One that came after the plan may be shorter than those that the prefix was cut for.
         room = len(sequence.prompt) - size >= CHUNK_FLOOR
         if size and room and sequence.tokens[:size] == self.prefix:
@@ -293,9 +333,19 @@ class Scheduler:
                 yield Batch(group[start : start + most])
         ready = [sequence for sequence in running if sequence.left == 1 and sequence.slot >= 0]
         if ready:
-            yield Batch(
-                [(sequence, 1) for sequence in ready], self._between([sequence.slot for sequence in ready])
-            )
+            fed, slots = [(sequence, 1) for sequence in ready], [sequence.slot for sequence in ready]
+            gaps = self._between(slots, at_least=1)
+            drafts = self._drafts(ready, gaps)
+            yield Batch(fed, gaps, drafts) if drafts else Batch(fed, self._between(slots, at_least=2))
+
+    def _drafts(
+        self, ready: Sequence[AnswerSequence], gaps: Sequence[tuple[int, int]]
+    ) -> Sequence[Sequence[int]]:
+        """Guesses for those that decode, as far as a batch and the cells have room for them."""
+        if self.drafter is None or not self._cuts:
+            return ()
+        ends = [len(sequence.tokens) for sequence in ready] + [end + 1 for _, end in gaps]
+        return self.drafter.drafts(ready, min(self._batch_tokens // len(ends) - 1, self._cells - max(ends)))
 
     def _prompts(self, running: Sequence[AnswerSequence]) -> Iterator[Batch]:
         budget = self._batch_tokens
@@ -317,11 +367,11 @@ class Scheduler:
         if together:
             yield Batch(together)
 
-    def _between(self, slots: Sequence[int]) -> list[tuple[int, int]]:
-        """The idle tokens that let those that decode lie side by side and be two at least: a batch with a
-        gap is cut in two, and one sequence alone is rounded otherwise."""
+    def _between(self, slots: Sequence[int], *, at_least: int) -> list[tuple[int, int]]:
+        """The idle tokens that let those that decode lie side by side, and be ``at_least`` so many: a batch with
+        a gap is cut in two, and one token of one sequence alone is rounded otherwise."""
         low, high = min(slots), max(slots)
-        idle = sorted({*range(low, max(high, low + 1) + 1)} - set(slots))
+        idle = sorted({*range(low, max(high, low + at_least - 1) + 1)} - set(slots))
         ends = [(slot, self._end_of(slot)) for slot in idle]
         # Where nothing can be taken out again, only empty sequences can be given one.
         return [(slot, end) for slot, end in ends if self._cuts or end == 0]

@@ -205,11 +205,11 @@ class AnswerSequence:
             self.finished = True
             return self.cached
         whole = sum(1 for end in self._ends if end <= keep)
-        rest = kept[self._ends[whole - 1] if whole else 0 :].decode("utf-8", "ignore")
+        unfinished = kept[self._ends[whole - 1] if whole else 0 :].decode("utf-8", "ignore")
         length = self._segment_start + whole
         del self.tokens[length:]
-        if rest:
-            self.tokens += self.vocabulary.tokenize(rest)
+        if unfinished:
+            self.tokens += self.vocabulary.tokenize(unfinished)
         self.segment += 1
         self._open_segment()
         # With an empty lead right behind what is cached nothing would be left to feed: its last token again.
@@ -230,7 +230,7 @@ class AnswerSequence:
         because nothing about the model speaks of thinking, from the segment's own. Returns how many of the
         cached tokens still hold.
         """
-        thought, closed, rest = bytes(self._buffer).partition(_THINK_END)
+        thought, closed, behind = bytes(self._buffer).partition(_THINK_END)
         if not closed:
             self.tokens += self.vocabulary.end_of_thinking
         self._thought += thought.strip().removeprefix(_THINK).strip() + b"\n"
@@ -238,8 +238,8 @@ class AnswerSequence:
         self._borrowed = max(0, used - self.thinking_left)
         self.thinking_left = max(0, self.thinking_left - used)
         self._thinks, self._began_text = False, True
-        self._buffer[:] = rest
-        self._ends = [len(rest)] if rest else []
+        self._buffer[:] = behind
+        self._ends = [len(behind)] if behind else []
         self._segment_start = len(self.tokens) - len(self._ends)
         if self._borrowed >= self.room[self.segment]:
             return self._close_segment(len(self._buffer), "length")

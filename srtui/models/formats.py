@@ -44,17 +44,17 @@ def file_sha256(path: Path) -> str:
     cache_file = _hash_cache(path)
     state = path.stat()
     key = path.relative_to(cache_file.parent).as_posix() if cache_file else ""
-    known = _load_hashes(cache_file)
-    entry = known.get(key)
+    hashes = _load_hashes(cache_file)
+    entry = hashes.get(key)
     if isinstance(entry, list) and entry[:2] == [state.st_size, state.st_mtime_ns] and len(entry) == 3:
         return str(entry[2])
     result = sha256_of(path)
     if cache_file:
-        fresh = _load_hashes(cache_file) | {key: [state.st_size, state.st_mtime_ns, result]}
-        fresh = {name: value for name, value in fresh.items() if (cache_file.parent / name).exists()}
+        updated = _load_hashes(cache_file) | {key: [state.st_size, state.st_mtime_ns, result]}
+        updated = {name: value for name, value in updated.items() if (cache_file.parent / name).exists()}
         # A read-only models folder costs the cache, never the answer.
         with contextlib.suppress(UserError), replacing(cache_file) as file:
-            file.write(json.dumps(fresh, indent=1).encode())
+            file.write(json.dumps(updated, indent=1).encode())
     return result
 
 
@@ -68,5 +68,5 @@ def _hash_cache(path: Path) -> Path | None:
 def _load_hashes(cache_file: Path | None) -> dict[str, Any]:
     if cache_file is None:
         return {}
-    known = remembered(cache_file)
-    return known if isinstance(known, dict) else {}
+    hashes = remembered(cache_file)
+    return hashes if isinstance(hashes, dict) else {}

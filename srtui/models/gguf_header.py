@@ -255,10 +255,10 @@ def _parse_gguf(path: Path, reader: _Reader) -> ModelInfo:
 def _shape(meta: dict[str, Any], architecture: str, bytes_of: Counter[str]) -> TeacherShape | None:
     """What memory is planned by; None where the header does not say it."""
 
-    def number(key: str, otherwise: int = 0) -> int:
+    def number(key: str, default: int = 0) -> int:
         value = meta.get(f"{architecture}.{key}")
         value = max(value, default=0) if isinstance(value, list) else value
-        return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else otherwise
+        return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else default
 
     layers, hidden = number("block_count"), number("embedding_length")
     heads = number("attention.head_count", 1)

@@ -176,7 +176,9 @@ def _pre_tokenizer(file: Path, described: dict[str, Any], ignores_merges: bool) 
             rule_name = "smollm" if before[0].get("individual_digits") else None
         elif len(before) == 1 and not own_rule and before[0].get("type") == "Split":
             rule, isolated = before[0].get("pattern", {}).get("Regex"), before[0].get("behavior")
-            names = [name for name, known in SPLITS.items() if known == rule and isolated == "Isolated"]
+            names = [
+                name for name, known_rule in SPLITS.items() if known_rule == rule and isolated == "Isolated"
+            ]
             # llama.cpp takes whole words from the vocabulary without joining for llama-bpe alone.
             names.sort(key=lambda name: (name == "llama-bpe") != ignores_merges)
             rule_name = names[0] if names else None
@@ -197,10 +199,10 @@ def check_tokenizer(student: Path, vocabulary: Path, carried_over: bool) -> Toke
     """
     from transformers import AutoTokenizer
 
-    theirs = VocabularyFile(vocabulary)
-    ours = AutoTokenizer.from_pretrained(student, local_files_only=True, trust_remote_code=False)
-    texts = [*PROBES, "a" + "b".join(ours.all_special_tokens) + "c"]
-    differing = [text for text in texts if ours(text)["input_ids"] != theirs.tokens(text)]
+    in_gguf = VocabularyFile(vocabulary)
+    in_student = AutoTokenizer.from_pretrained(student, local_files_only=True, trust_remote_code=False)
+    texts = [*PROBES, "a" + "b".join(in_student.all_special_tokens) + "c"]
+    differing = [text for text in texts if in_student(text)["input_ids"] != in_gguf.tokens(text)]
     if differing and not carried_over:
         raise UserError(
             f"{student / 'tokenizer.json'}: llama.cpp would cut {len(differing)} of {len(texts)} test texts "

@@ -7,9 +7,11 @@ memory never gives less.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
 # Of what a device has free, this share is planned with: others use it too, and memory is given out in
@@ -43,11 +45,19 @@ class TeacherShape:
         """Weights of the last ``count`` layers and the output, which go to the device together."""
         return self.output + sum(self.layers[len(self.layers) - count :]) if count else 0
 
+    def on_devices(self, parts: Sequence[int]) -> list[int]:
+        """Weights on each of several devices, to which ``parts`` of the last layers and the output, which counts
+        as one more, go in order."""
+        units = [*self.layers, self.output][len(self.layers) + 1 - sum(parts) :] if sum(parts) else []
+        ends = list(accumulate(parts))
+        return [sum(units[end - part : end]) for end, part in zip(ends, parts, strict=True)]
+
 
 @dataclass(frozen=True)
 class TeacherPlan:
-    """Where a teacher goes. ``layers`` of ``of`` lie on the device, which has ``free`` bytes and is to
-    give ``weights``, ``cache`` (for ``cells`` tokens) and ``compute``."""
+    """Where a teacher goes. ``layers`` of ``of`` lie on the GPUs, which have ``free`` bytes and are to give
+    ``weights``, ``cache`` (for ``cells`` tokens) and ``compute``, all together. ``parts`` is how many layers go to
+    each, the output counted as one more."""
 
     layers: int
     of: int
@@ -56,71 +66,95 @@ class TeacherPlan:
     compute: int
     free: int
     cells: int
+    parts: tuple[int, ...] = ()
 
     def sentence(self) -> str:
         """All of it, for a person."""
+        gpus = "the GPU" if len(self.parts) < 2 else f"the {len(self.parts)} GPUs"
         if not self.layers:
             return (
                 f"The teacher's {self.of} layers stay in this computer's memory: with a KV cache for {self.cells:,} "
-                f"tokens none fits the GPU's {self.free / 1e9:.1f} GB that are free."
+                f"tokens none fits {gpus}'{'' if gpus.endswith('s') else 's'} {self.free / 1e9:.1f} GB that are free."
             )
         less = (
             "" if self.layers == self.of else "; the others stay in this computer's memory, which is slower"
         )
         return (
-            f"{self.layers} of the teacher's {self.of} layers go to the GPU{less}: {self.weights / 1e9:.1f} GB of "
+            f"{self.layers} of the teacher's {self.of} layers go to {gpus}{less}: {self.weights / 1e9:.1f} GB of "
             f"weights, {self.cache / 1e9:.1f} GB of KV cache for {self.cells:,} tokens and "
             f"{self.compute / 1e9:.1f} GB to compute, of {self.free / 1e9:.1f} GB that are free."
         )
 
 
 def plan_teacher(
-    shape: TeacherShape, cells: int, free: int, *, batch: int = 512, element: float = 2.0
+    shape: TeacherShape, cells: int, free: Sequence[int], *, batch: int = 512, element: float = 2.0
 ) -> TeacherPlan:
-    """As many of the last layers on the device as fit, with their share of a KV cache and the buffers of a pass.
+    """As many of the last layers on the GPUs as fit, with their share of a KV cache and the buffers of a pass.
 
     Args:
         shape: the teacher.
         cells: tokens of the cache.
-        free: bytes that the device has free.
+        free: bytes that each GPU has free.
         batch: tokens of a pass.
         element: bytes of each number in the cache.
     """
     compute = compute_bytes(batch, shape.vocabulary, shape.hidden, shape.inner)
-    cell = shape.kv * element
-    room, count = DEVICE_SHARE * free - compute, 0
-    while count < len(shape.layers):
-        more = count + 1
-        if shape.on_device(more) + more * cell * cells > room:
+    cell = shape.kv * element * cells
+    layers, parts = 0, [0] * len(free)
+    for count in range(len(shape.layers) if sum(free) else 0, 0, -1):
+        tried = share_out(count + 1, free)
+        if all(
+            weights + cell * held + compute <= DEVICE_SHARE * room
+            for weights, held, room, part in zip(
+                shape.on_devices(tried), layers_of(tried), free, tried, strict=True
+            )
+            if part
+        ):
+            layers, parts = count, tried
             break
-        count = more
     return TeacherPlan(
-        layers=count,
+        layers=layers,
         of=len(shape.layers),
-        weights=shape.on_device(count),
-        cache=round(count * cell * cells),
-        compute=compute if count else 0,
-        free=free,
+        weights=shape.on_device(layers),
+        cache=round(layers * cell),
+        compute=compute * sum(map(bool, parts)),
+        free=sum(free),
         cells=cells,
+        parts=tuple(parts),
     )
 
 
-def cells_that_fit(cell: float, layers: int, on_device: int, *, device: int, host: int, compute: int) -> int:
+def share_out(count: int, free: Sequence[int]) -> list[int]:
+    """How many of ``count`` layers, the output counted as one, go to each GPU: as their ``free`` bytes are."""
+    total, ends = sum(free), []
+    for end in accumulate(free):
+        ends.append(round(count * end / total) if total else 0)
+    return [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
+
+
+def layers_of(parts: Sequence[int]) -> list[int]:
+    """How many of each part's layers have a KV cache: all but the output, which is the last."""
+    last = max((n for n, part in enumerate(parts) if part), default=-1)
+    return [part - (n == last) for n, part in enumerate(parts)]
+
+
+def cells_that_fit(
+    cell: float, layers: int, gpus: Sequence[tuple[int, int]], *, host: int, compute: int
+) -> int:
     """How many tokens of KV cache a loaded teacher can have, each layer's where the layer is.
 
     Args:
         cell: bytes of one token in one layer.
         layers: all of the teacher's.
-        on_device: those of them that are on the device; the others are in this computer's memory.
-        device: bytes free on the device.
+        gpus: for each GPU how many of them are on it, and the bytes that it has free; the other layers are in
+            this computer's memory.
         host: bytes free in this computer's memory.
-        compute: bytes that the buffers of a pass still take on the device.
+        compute: bytes that the buffers of a pass still take on each GPU.
     """
-    fits = []
-    if on_device:
-        fits.append((DEVICE_SHARE * device - compute) / (cell * on_device))
-    if layers > on_device:
-        fits.append((HOST_SHARE * host) / (cell * (layers - on_device)))
+    on_gpus = sum(held for held, _ in gpus)
+    fits = [(DEVICE_SHARE * free - compute) / (cell * held) for held, free in gpus if held]
+    if layers > on_gpus:
+        fits.append((HOST_SHARE * host) / (cell * (layers - on_gpus)))
     return max(0, int(min(fits)))
 
 
@@ -131,10 +165,10 @@ def least_cells(slots: int | Literal["auto"], context: int | Literal["auto"]) ->
     return (1 + few) * (USUAL_LENGTH if context == "auto" else context)
 
 
-def slots_that_fit(wanted: int, longest: int, cells: int) -> int:
-    """How many sequences of ``longest`` tokens, ``wanted`` at most, go into ``cells`` beside one more
+def slots_that_fit(requested: int, longest: int, cells: int) -> int:
+    """How many sequences of ``longest`` tokens, ``requested`` at most, go into ``cells`` beside one more
     for the beginning that they share; 0 where not even one does."""
-    return max(0, min(wanted, cells // longest - 1))
+    return max(0, min(requested, cells // longest - 1))
 
 
 def compute_bytes(batch: int, vocabulary: int, hidden: int, inner: int) -> int:
@@ -183,10 +217,12 @@ def release(device: Any = None) -> None:
 
     gc.collect()
     if (device is None or device.type == "cuda") and torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        # Of a GPU that is gone there is nothing to have back, and why it is gone is being said already.
+        with contextlib.suppress(RuntimeError):
+            torch.cuda.empty_cache()
 
 
-def let_go(model: Any) -> None:
+def drop_weights(model: Any) -> None:
     """Take a model's weights out of it, whoever still refers to the model: quantized layers lie in
     reference cycles, and a trainer or an exception may hold one. It cannot be run any more."""
     for module in model.modules():
@@ -223,13 +259,15 @@ __all__: Sequence[str] = [
     "TeacherShape",
     "cells_that_fit",
     "compute_bytes",
+    "drop_weights",
     "free_bytes",
     "inner_width",
+    "layers_of",
     "least_cells",
-    "let_go",
     "plan_teacher",
     "release",
     "scoring_tokens",
+    "share_out",
     "slots_that_fit",
     "token_bytes",
 ]

@@ -94,7 +94,7 @@ class Adapter:
                     "so it cannot be merged or converted; use --to adapter."
                 )
             parts.setdefault(match[1], {})[match[2]] = tensor.float()
-        self.updates = {module: self._update(module, found) for module, found in parts.items()}
+        self.updates = {module: self._update(module, matrices) for module, matrices in parts.items()}
         if not self.updates:
             raise UserError(f"{folder / ADAPTER_WEIGHTS} holds no LoRA update; train the run again.")
 
@@ -147,12 +147,12 @@ def adapter_config(folder: Path) -> dict[str, Any]:
     return dict(config)
 
 
-def _of_pattern(config: dict[str, Any], pattern: str, module: str, otherwise: float) -> Any:
+def _of_pattern(config: dict[str, Any], pattern: str, module: str, default: float) -> Any:
     """peft's rule: the first pattern that the end of the module's name matches decides."""
     for name, value in (config.get(pattern) or {}).items():
         if re.fullmatch(rf"(.*\.)?({name})", module):
             return value
-    return otherwise
+    return default
 
 
 class MergedWeights:
@@ -185,11 +185,11 @@ class MergedWeights:
         self._rounded = _linear_weights(folder) if quantization in ("nf4", "int8", "bf16") else set()
         self._updates = {f"{module}.weight": u for module, u in adapter.updates.items()} if adapter else {}
         for name, update in self._updates.items():
-            wanted = (update.b.shape[0], update.a.shape[1])
-            if self.shapes.get(name) != wanted:
-                there = f"has the shape {self.shapes[name]}" if name in self.shapes else "is not there"
+            needed_shape = (update.b.shape[0], update.a.shape[1])
+            if self.shapes.get(name) != needed_shape:
+                difference = f"has the shape {self.shapes[name]}" if name in self.shapes else "is not there"
                 raise UserError(
-                    f"The adapter changes {name}, of shape {wanted}, which {there} in {folder}; "
+                    f"The adapter changes {name}, of shape {needed_shape}, which {difference} in {folder}; "
                     "name the student that it was trained on."
                 )
 

@@ -63,8 +63,10 @@ def _parse_folder(folder: Path) -> ModelInfo:
             raise UserError(f"{file} asks for custom code (auto_map), which srtui never runs.")
     method = config.get("quantization_config")
     if method:
-        how = method.get("quant_method", "an unknown method") if isinstance(method, dict) else method
-        raise UserError(f"{folder} is already quantised ({how}); name the weights as they were before that.")
+        method_name = method.get("quant_method", "an unknown method") if isinstance(method, dict) else method
+        raise UserError(
+            f"{folder} is already quantised ({method_name}); name the weights as they were before that."
+        )
     _check_index(folder)
 
     parameters = 0
@@ -141,9 +143,9 @@ def _folder_template(folder: Path, tokenizer: dict[str, Any]) -> str | None:
 
 def _folder_licence(folder: Path) -> str | None:
     """From what made the folder (srtui.json), the model card's front matter, or a licence file."""
-    made = folder / "srtui.json"
-    if made.is_file():
-        return text_or_none(_json(made).get("licence"))
+    provenance = folder / "srtui.json"
+    if provenance.is_file():
+        return text_or_none(_json(provenance).get("licence"))
     card = folder / "README.md"
     if card.is_file():
         head = card.read_text(encoding="utf-8", errors="replace")[:20_000]

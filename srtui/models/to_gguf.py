@@ -58,10 +58,10 @@ def family_of(student: Path) -> Family:
     read_safetensors_folder(student)
     classes = json.loads((student / "config.json").read_bytes()).get("architectures") or ["none"]
     if classes[0] not in FAMILIES:
-        known = ", ".join(name.removesuffix("ForCausalLM") for name in FAMILIES)
+        names = ", ".join(name.removesuffix("ForCausalLM") for name in FAMILIES)
         raise UserError(
             f"{student / 'config.json'}: architectures names {classes[0]}, and GGUF can be written for "
-            f"{known}; use --to merged or --to adapter."
+            f"{names}; use --to merged or --to adapter."
         )
     return FAMILIES[classes[0]]
 
@@ -80,13 +80,13 @@ class _Names:
 
     def gguf(self, name: str) -> str:
         """Raises UserError for a tensor that llama.cpp's model of this architecture does not have."""
-        theirs = self._map.get_name(name, try_suffixes=(".weight", ".bias"))
-        if theirs is None:
+        gguf_name = self._map.get_name(name, try_suffixes=(".weight", ".bias"))
+        if gguf_name is None:
             raise UserError(
                 f"{self.student}: its tensor {name} has no place in a {self.family.architecture} GGUF; "
                 "use --to merged."
             )
-        return str(theirs)
+        return str(gguf_name)
 
     def in_order(self, name: str, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """``rows``, of shape (out, …), of the tensor ``name`` as llama.cpp wants them."""
@@ -137,7 +137,9 @@ def write_model(weights: MergedWeights, out: Path, stored: str, name: str) -> It
     }
     if "token_embd.weight" not in tensors.values():
         raise UserError(f"{student} has no model.embed_tokens.weight; copy its safetensors files again.")
-    rows = next(weights.shapes[hf][0] for hf, theirs in tensors.items() if theirs == "token_embd.weight")
+    rows = next(
+        weights.shapes[hf][0] for hf, gguf_name in tensors.items() if gguf_name == "token_embd.weight"
+    )
 
     tokenizer, carried_over = tokenizer_fields(student, rows)
     test = out.with_name(f"{out.stem}.vocabulary.gguf")
@@ -152,11 +154,11 @@ def write_model(weights: MergedWeights, out: Path, stored: str, name: str) -> It
     writer = _writer(out, names.family, fields | tokenizer)
     if factors is not None:
         writer.add_tensor_info("rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes)
-    for hf, theirs in tensors.items():
+    for hf, gguf_name in tensors.items():
         shape = weights.shapes[hf]
         kind = gguf.GGMLQuantizationType[stored if len(shape) > 1 else "F32"]
         size = math.prod(shape) * (4 if kind == gguf.GGMLQuantizationType.F32 else 2)
-        writer.add_tensor_info(theirs, shape, _numpy_type(kind.name), size, raw_dtype=kind)
+        writer.add_tensor_info(gguf_name, shape, _numpy_type(kind.name), size, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
@@ -294,10 +296,10 @@ def write_adapter(adapter: Adapter, student: Path, out: Path, stored: str, name:
     tensors: dict[str, NDArray[np.float32]] = {}
     for module, update in adapter.updates.items():
         hf = f"{module}.weight"
-        theirs = names.gguf(hf)
+        gguf_name = names.gguf(hf)
         extra = update.scaling * update.a.shape[0] / alpha if alpha else 0.0
-        tensors[f"{theirs}.lora_a"] = update.a.numpy()
-        tensors[f"{theirs}.lora_b"] = names.in_order(hf, (update.b * extra).numpy())
+        tensors[f"{gguf_name}.lora_a"] = update.a.numpy()
+        tensors[f"{gguf_name}.lora_b"] = names.in_order(hf, (update.b * extra).numpy())
     fields = {
         "general.type": text_field("adapter"),
         "general.name": text_field(name),
@@ -308,9 +310,9 @@ def write_adapter(adapter: Adapter, student: Path, out: Path, stored: str, name:
     import gguf
 
     writer = _writer(out, names.family, fields)
-    for theirs, values in tensors.items():
+    for gguf_name, values in tensors.items():
         writer.add_tensor(
-            theirs, _as(stored, values, theirs), values.shape, gguf.GGMLQuantizationType[stored]
+            gguf_name, _as(stored, values, gguf_name), values.shape, gguf.GGMLQuantizationType[stored]
         )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -5,32 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from srtui.evaluation.statistics import Estimate, nothing
+from srtui.evaluation.statistics import Estimate, no_estimate
 
 
-def for_the_rest(cost: float, fresh: int, weights: Sequence[float], left: int) -> Estimate:
-    """What ``left`` more samples cost, where ``fresh`` samples cost ``cost`` together.
+def for_the_rest(cost: float, computed: int, weights: Sequence[float], left: int) -> Estimate:
+    """What ``left`` more samples cost, where ``computed`` samples cost ``cost`` together.
 
     A sample's part of the cost is in proportion to its weight (its tokens, its bytes), so the interval of the mean
-    is Student's t with the weights' coefficient of variation: mean * (1 -+ t * cv / sqrt(fresh)). It holds the
+    is Student's t with the weights' coefficient of variation: mean * (1 -+ t * cv / sqrt(computed)). It holds the
     chance in which samples were drawn, and nothing else: another speed of the machine is not in it.
 
     Args:
         cost: seconds, or bytes.
-        fresh: how many samples made that cost; those whose work was stored already made none.
-        weights: of each sample of the pilot.
+        computed: how many samples made that cost; those whose work was stored already made none.
+        weights: of each sample of the pilot, its tokens or bytes; only their ratios count.
         left: samples that are still to be done.
     """
-    if fresh < 1 or cost < 0:
-        return nothing(fresh)
-    total = left * cost / fresh
+    if computed < 1 or cost < 0:
+        return no_estimate(computed)
+    total = left * cost / computed
     spread = _variation(weights)
-    if fresh < 2 or spread is None:
-        return Estimate(value=total, low=None, high=None, n=fresh)
+    if computed < 2 or spread is None:
+        return Estimate(value=total, low=None, high=None, n=computed)
     from scipy.stats import t
 
-    half = float(t.ppf(0.975, fresh - 1)) * spread / math.sqrt(fresh)
-    return Estimate(value=total, low=total * max(0.0, 1 - half), high=total * (1 + half), n=fresh)
+    half = float(t.ppf(0.975, computed - 1)) * spread / math.sqrt(computed)
+    return Estimate(value=total, low=total * max(0.0, 1 - half), high=total * (1 + half), n=computed)
 
 
 def together(parts: Iterable[Estimate], fixed: float = 0.0) -> Estimate:
@@ -39,7 +39,7 @@ def together(parts: Iterable[Estimate], fixed: float = 0.0) -> Estimate:
     all_parts = list(parts)
     values = [p["value"] for p in all_parts]
     if not all_parts or any(v is None for v in values):
-        return nothing()
+        return no_estimate()
     lows, highs = [p["low"] for p in all_parts], [p["high"] for p in all_parts]
     return Estimate(
         value=fixed + sum(v for v in values if v is not None),

@@ -63,7 +63,7 @@ class Forecast:
 
 
 @dataclass(frozen=True)
-class Example:
+class PilotExample:
     """One sample before and after: (instruction, input, response). ``gates`` are the reasons by the gates of
     srtui.gates that stop, or would stop, one of its rewrites; ``taken`` says by target whether the student took it."""
 
@@ -96,7 +96,7 @@ class PilotResult:
     template: str
     at_or_over_one: Estimate
     forecast: Forecast
-    examples: list[Example]
+    examples: list[PilotExample]
     verdict: Verdict
     calibrated: list[str] = field(default_factory=list)
     """What is known of each measure that it chose by, with this student, a sentence each."""
@@ -121,7 +121,7 @@ class PilotResult:
                 "limits": [Limit(**x) for x in value["limits"]],
                 "forecast": Forecast(**value["forecast"]),
                 "examples": [
-                    Example(
+                    PilotExample(
                         **{
                             **e,
                             "before": tuple(e["before"]),

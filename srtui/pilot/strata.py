@@ -52,13 +52,13 @@ def stratified(
     )
     del ids, kinds, lengths
     edges = np.quantile(length, [n / BANDS for n in range(1, BANDS)], method="lower")
-    which = of_kind.astype(np.int64) * BANDS + np.searchsorted(edges, length, side="left")
-    found, sizes = np.unique(which, return_counts=True)
+    stratum_of = of_kind.astype(np.int64) * BANDS + np.searchsorted(edges, length, side="left")
+    occupied, sizes = np.unique(stratum_of, return_counts=True)
     shares = _shares([int(n) for n in sizes], min(count, len(of_id)))
     kind_names = list(names)
     strata = []
-    for stratum, size, share in zip(found.tolist(), sizes.tolist(), shares, strict=True):
-        members = np.flatnonzero(which == stratum)
+    for stratum, size, share in zip(occupied.tolist(), sizes.tolist(), shares, strict=True):
+        members = np.flatnonzero(stratum_of == stratum)
         chosen = heapq.nsmallest(share, (int(i) for i in of_id[members]), key=order)
         strata.append(
             Stratum(

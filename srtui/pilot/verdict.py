@@ -83,7 +83,9 @@ def judge(f: Findings) -> Verdict:
     faults = list(_faults(f))
     if faults:
         first, *others = faults
-        return Verdict(first.word, first.sentence, first.set, first.sure, [o.sentence for o in others])
+        return Verdict(
+            first.word, first.sentence, first.set, first.sure, [other.sentence for other in others]
+        )
     if f.samples < FEWEST:
         return Verdict(
             "unknown",
@@ -91,20 +93,20 @@ def judge(f: Findings) -> Verdict:
             "look at the examples, or ask for --samples 24.",
             sure=False,
         )
-    missed = 1 - 0.05 ** (1 / f.samples)
+    unseen_share = 1 - 0.05 ** (1 / f.samples)
     return Verdict(
         "go",
         f"go: {f.asked - f.unread - f.cut} of {f.asked} came to a rewrite and {f.kept} of {f.settled} would be kept. A fault "
-        f"that hits fewer than {missed:.0%} of the samples may not have been drawn, and no rule reads whether a text is right: the examples show it.",
+        f"that hits fewer than {unseen_share:.0%} of the samples may not have been drawn, and no rule reads whether a text is right: the examples show it.",
     )
 
 
 def _faults(f: Findings) -> Iterator[_Fault]:
     """The faults found, the gravest first."""
     if f.asked and f.unread + f.cut == f.asked and f.cut < f.asked:
-        yield _Fault("worse", _nothing_came(f), _for_unread(f), f.asked >= FEWEST)
+        yield _Fault("worse", _no_rewrites(f), _for_unread(f), f.asked >= FEWEST)
         return
-    if _found(f.talk, f.rewrites, TALK):
+    if _is_frequent(f.talk, f.rewrites, TALK):
         sets = [f"teacher.model={f.larger}"] if f.larger else []
         advice = "use a larger teacher" + (f" ({f.larger} is in models/)" if f.larger else "")
         if "about_the_task" not in f.active:
@@ -113,64 +115,64 @@ def _faults(f: Findings) -> Iterator[_Fault]:
         yield _Fault(
             "worse",
             f"this teacher makes your data worse: {f.talk} of {f.rewrites} rewrites talk about the task"
-            f"{_between(f.talk, f.rewrites)}; {advice}{_perhaps(f.talk, f.rewrites, TALK)}.",
+            f"{_interval(f.talk, f.rewrites)}; {advice}{_chance_words(f.talk, f.rewrites, TALK)}.",
             sets,
-            _sure(f.talk, f.rewrites, TALK),
+            _is_significant(f.talk, f.rewrites, TALK),
         )
-    if _found(f.over_one, f.scored, TEMPLATE):
+    if _is_frequent(f.over_one, f.scored, TEMPLATE):
         yield _Fault(
             "change",
             f"look at the prompt template first: {f.over_one} of {f.scored} originals have an IFD of 1 or more under "
-            f"{f.template!r}{_between(f.over_one, f.scored)}, so the student may not know it"
-            f"{_perhaps(f.over_one, f.scored, TEMPLATE)}.",
+            f"{f.template!r}{_interval(f.over_one, f.scored)}, so the student may not know it"
+            f"{_chance_words(f.over_one, f.scored, TEMPLATE)}.",
             ["prompt.template=chat"] if f.template != "chat" else [],
-            _sure(f.over_one, f.scored, TEMPLATE),
+            _is_significant(f.over_one, f.scored, TEMPLATE),
         )
-    if _found(f.cut, f.asked, CUT):
+    if _is_frequent(f.cut, f.asked, CUT):
         higher = [(limit.key, n) for limit in f.limits if (n := limit.suggested)]
         words = " and ".join(f"{key.rpartition('.')[2]} to {n:,}" for key, n in higher)
         raise_them = f"raise {words} first" if words else "raise the token limits first"
         yield _Fault(
             "change",
             f"{raise_them}: {f.cut} of {f.asked} reflections were cut off at each try"
-            f"{_between(f.cut, f.asked)}{_perhaps(f.cut, f.asked, CUT)}.",
+            f"{_interval(f.cut, f.asked)}{_chance_words(f.cut, f.asked, CUT)}.",
             [f"{key}={n}" for key, n in higher],
-            _sure(f.cut, f.asked, CUT),
+            _is_significant(f.cut, f.asked, CUT),
         )
-    if _found(f.unread, f.asked, UNREAD):
+    if _is_frequent(f.unread, f.asked, UNREAD):
         why = f", most often {f.why!r}" if f.why else ""
         yield _Fault(
             "change",
-            f"few replies can be used: {f.unread} of {f.asked} came to no rewrite{why}{_between(f.unread, f.asked)}"
-            f"{_perhaps(f.unread, f.asked, UNREAD)}.",
+            f"few replies can be used: {f.unread} of {f.asked} came to no rewrite{why}{_interval(f.unread, f.asked)}"
+            f"{_chance_words(f.unread, f.asked, UNREAD)}.",
             _for_unread(f),
-            _sure(f.unread, f.asked, UNREAD),
+            _is_significant(f.unread, f.asked, UNREAD),
         )
-    others = {g: n for g, n in f.gates.items() if g != "about_the_task" and g not in f.active}
-    for gate, count in sorted(others.items(), key=lambda item: -item[1]):
-        if _found(count, f.rewrites, TALK):
+    other_gates = {g: n for g, n in f.gates.items() if g != "about_the_task" and g not in f.active}
+    for gate, count in sorted(other_gates.items(), key=lambda item: -item[1]):
+        if _is_frequent(count, f.rewrites, TALK):
             yield _Fault(
                 "change",
                 f"a gate would stop much: gates.{gate} {count} of {f.rewrites} samples with a rewrite"
-                f"{_between(count, f.rewrites)}; look at the examples, and set it{_perhaps(count, f.rewrites, TALK)}.",
+                f"{_interval(count, f.rewrites)}; look at the examples, and set it{_chance_words(count, f.rewrites, TALK)}.",
                 [f"gates.{gate}=true"],
-                _sure(count, f.rewrites, TALK),
+                _is_significant(count, f.rewrites, TALK),
             )
     if f.settled >= FEWEST and f.kept / f.settled < KEPT:
         yield _Fault(
             "change",
             f"almost nothing would be left to train on: {f.kept} of {f.settled} are kept"
-            f"{_between(f.kept, f.settled)} under the policy {f.policy!r}.",
+            f"{_interval(f.kept, f.settled)} under the policy {f.policy!r}.",
             ["selection.policy=keep"] if f.policy == "paper" else [],
             False,
         )
 
 
-def _nothing_came(f: Findings) -> str:
+def _no_rewrites(f: Findings) -> str:
     why = f", most often {f.why!r}" if f.why else ""
     if not f.teacher_asked:
         return f"no rewrite of these {f.asked} samples is stored{why}: there is nothing to choose from."
-    return f"this teacher writes nothing that can be used: {f.asked} of {f.asked} came to no rewrite{why}{_between(f.asked, f.asked)}."
+    return f"this teacher writes nothing that can be used: {f.asked} of {f.asked} came to no rewrite{why}{_interval(f.asked, f.asked)}."
 
 
 def _for_unread(f: Findings) -> list[str]:
@@ -181,23 +183,23 @@ def _for_unread(f: Findings) -> list[str]:
     return [f"teacher.model={f.larger}"] if f.larger else []
 
 
-def _found(count: int, of: int, threshold: float) -> bool:
+def _is_frequent(count: int, of: int, threshold: float) -> bool:
     """At least two samples, and no smaller a share than the threshold: one sample shows nothing."""
     return count >= 2 and count >= threshold * of
 
 
-def _sure(count: int, of: int, threshold: float) -> bool:
+def _is_significant(count: int, of: int, threshold: float) -> bool:
     low = wilson(count, of)["low"]
     return low is not None and low >= threshold
 
 
-def _between(count: int, of: int) -> str:
+def _interval(count: int, of: int) -> str:
     e = wilson(count, of)
     return f" ({e['low']:.0%} to {e['high']:.0%} with 95 %)" if e["low"] is not None else ""
 
 
-def _perhaps(count: int, of: int, threshold: float) -> str:
-    if _sure(count, of, threshold):
+def _chance_words(count: int, of: int, threshold: float) -> str:
+    if _is_significant(count, of, threshold):
         return ""
     return (
         f"; {share(count, of)} of so few may be chance: look at the examples, or ask for --samples {4 * of}"

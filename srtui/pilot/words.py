@@ -51,8 +51,8 @@ def facts(r: PilotResult) -> list[tuple[str, str]]:
         rows.append((limit.key, f"{limit.now:,} now; {words}"))
     for gate, stops in r.gates.items():
         if stops["value"] or gate == "about_the_task":
-            done = "is on and stops" if gate in r.active_gates else "is off and would stop"
-            rows.append((f"gates.{gate}", f"{done} {counted(stops)} of the samples with a rewrite"))
+            action = "is on and stops" if gate in r.active_gates else "is off and would stop"
+            rows.append((f"gates.{gate}", f"{action} {counted(stops)} of the samples with a rewrite"))
     rows += [("measure", sentence) for sentence in r.calibrated]
     rows.append(("kept", counted(r.kept)))
     rows.append(
@@ -131,10 +131,10 @@ def _time(e: Estimate) -> str:
 def _range(e: Estimate, words: object) -> str:
     if e["value"] is None:
         return ""
-    say = words if callable(words) else number
+    to_words = words if callable(words) else number
     if e["low"] is None or e["high"] is None:
-        return f"about {say(e['value'])} (one sample: no interval)"
-    return f"about {say(e['value'])} ({say(e['low'])} to {say(e['high'])})"
+        return f"about {to_words(e['value'])} (one sample: no interval)"
+    return f"about {to_words(e['value'])} ({to_words(e['low'])} to {to_words(e['high'])})"
 
 
 NOTES = (
@@ -157,8 +157,8 @@ def reading(r: PilotResult) -> str:
         lines.append("To set: " + ", ".join(r.verdict.set))
     lines += ["", *(f"{name}: {value}" for name, value in facts(r)), "", NOTES]
     for n, e in enumerate(r.examples, 1):
-        talk = "".join(f"; {reason}" for reason in e.gates.values())
-        lines += ["", f"── Example {n} of {len(r.examples)}, sample {e.sample}: {e.why}{talk}"]
+        gate_words = "".join(f"; {reason}" for reason in e.gates.values())
+        lines += ["", f"── Example {n} of {len(r.examples)}, sample {e.sample}: {e.why}{gate_words}"]
         for name, pair in (("before", e.before), ("after", e.after)):
             lines += [
                 f"[{name}]",

@@ -150,12 +150,12 @@ def paired_interval(arm: NDArray[Any], full: NDArray[Any]) -> Interval:
     if samples < 2:
         return Interval(mean, -math.inf, math.inf)
     by_sample = seeds * float(difference.mean(axis=0).var(ddof=1))
-    by_seed = rest = 0.0
+    by_seed = residual = 0.0
     if seeds > 1:
         by_seed = samples * float(difference.mean(axis=1).var(ddof=1))
-        left = difference - difference.mean(axis=0) - difference.mean(axis=1, keepdims=True) + mean
-        rest = float((left**2).sum()) / ((seeds - 1) * (samples - 1))
-    parts = [(by_seed, seeds - 1), (max(0.0, by_sample - rest), samples - 1)]
+        residuals = difference - difference.mean(axis=0) - difference.mean(axis=1, keepdims=True) + mean
+        residual = float((residuals**2).sum()) / ((seeds - 1) * (samples - 1))
+    parts = [(by_seed, seeds - 1), (max(0.0, by_sample - residual), samples - 1)]
     squares = sum(float(t.ppf(0.975, n)) ** 2 * ms for ms, n in parts if n)
     half = math.sqrt(squares / (seeds * samples))
     return Interval(mean, mean - half, mean + half)
@@ -191,7 +191,7 @@ class Ablation:
             )
         if recipe.training.method != "sft":
             raise UserError(
-                f"{recipe_path}: an ablation trains each arm on the answers that it chose; its arms by lot and by rule "
+                f"{recipe_path}: an ablation trains each arm on the answers that it chose; its random arms and arms by rule "
                 'have no preferences to train on. Set training.method = "sft".'
             )
         self._workspace, self._store, self._path = workspace, store, recipe_path
@@ -249,14 +249,18 @@ class Ablation:
         return Comparison(self._recipe.name, steps, seeds, counts, rows, words)
 
     def _arm(self, name: str, arm: Arm, seed: int, steps: int, size: int) -> Run:
-        what = self._recipe.model_dump(mode="json", exclude_defaults=True)
+        recipe_fields = self._recipe.model_dump(mode="json", exclude_defaults=True)
         first = self._recipe.seed if self._recipe.training.seed is None else self._recipe.training.seed
-        what["name"] = f"{self._recipe.name}.{name}" + (f".s{seed}" if seed else "")
-        what["selection"] = {**what.get("selection", {}), **arm.selection}
+        recipe_fields["name"] = f"{self._recipe.name}.{name}" + (f".s{seed}" if seed else "")
+        recipe_fields["selection"] = {**recipe_fields.get("selection", {}), **arm.selection}
         if "top_by" in arm.selection:
-            what["selection"]["top_count"] = size
-        what["training"] = {**what.get("training", {}), "steps": steps, "seed": first + seed}
-        return self._run(parse(what, f"{self._path}, arm {name}"))
+            recipe_fields["selection"]["top_count"] = size
+        recipe_fields["training"] = {
+            **recipe_fields.get("training", {}),
+            "steps": steps,
+            "seed": first + seed,
+        }
+        return self._run(parse(recipe_fields, f"{self._path}, arm {name}"))
 
     def _run(self, recipe: Recipe) -> Run:
         run, new = prepare(self._workspace, self._store, recipe, self._path)
@@ -284,9 +288,9 @@ class Ablation:
     def _unseen(self, sets: dict[str, list[int]], runs: Sequence[Run]) -> dict[str, NDArray[Any]]:
         """Which held-out variants ask what no arm was trained on; a rewrite may have become the same question."""
         trained = self._store.corpus.variants({v for run in runs for _, v in trained_on(self._store, run)})
-        seen = {asked(v.pair) for v in trained.values()}
+        seen_questions = {asked(v.pair) for v in trained.values()}
         held = self._store.corpus.variants({v for ids in sets.values() for v in ids})
-        kept = {v.id for v in unseen(list(held.values()), seen)}
+        kept = {v.id for v in unseen(list(held.values()), seen_questions)}
         return {kind: np.array([v in kept for v in ids]) for kind, ids in sets.items()}
 
     def _losses(self, adapter: Path | None, sets: dict[str, list[int]]) -> dict[str, NDArray[Any]]:
@@ -317,9 +321,9 @@ class Ablation:
         against = {}
         for kind, losses in table[name].items():
             full = table["full"][kind]
-            both = np.isfinite(losses).all(axis=0) & np.isfinite(full).all(axis=0)
-            if name != "full" and both.any():
-                against[kind] = paired_interval(losses[:, both], full[:, both])
+            is_known = np.isfinite(losses).all(axis=0) & np.isfinite(full).all(axis=0)
+            if name != "full" and is_known.any():
+                against[kind] = paired_interval(losses[:, is_known], full[:, is_known])
         return ArmResult(
             name,
             arm.words,
@@ -333,26 +337,30 @@ class Ablation:
 
 def _words(rows: Sequence[ArmResult], counts: dict[str, int], seeds: int) -> list[str]:
     """What follows from the table, and what does not."""
-    said = []
+    sentences = []
     for kind, count in counts.items():
-        found = [(r.arm, -i.low, -i.high) for r in rows if (i := r.against_full.get(kind)) is not None]
-        said += _verdicts(f"On {count} held-out {kind} pairs", found)  # a lower loss is better
-    said += _verdicts("By the judge", [(r.arm, r.judged.low, r.judged.high) for r in rows if r.judged])
-    said += _verdicts("By multiple choice", [(r.arm, r.choice.low, r.choice.high) for r in rows if r.choice])
+        losses = [(r.arm, -i.low, -i.high) for r in rows if (i := r.against_full.get(kind)) is not None]
+        sentences += _verdicts(f"On {count} held-out {kind} pairs", losses)  # a lower loss is better
+    sentences += _verdicts("By the judge", [(r.arm, r.judged.low, r.judged.high) for r in rows if r.judged])
+    sentences += _verdicts(
+        "By multiple choice", [(r.arm, r.choice.low, r.choice.high) for r in rows if r.choice]
+    )
     if any(row.arm == "original" and row.against_full for row in rows):
-        said.append(
+        sentences.append(
             "Whether reflecting and choosing helped is asked by the arm original, the same training on the original "
             "data; the untuned student only shows whether any training does."
         )
     arms = sum(bool(r.against_full) for r in rows)
     if arms:
-        said.append(
+        sentences.append(
             f"The intervals are of 95 % each, for {arms} comparisons: about one in twenty would seem to differ by "
             "chance alone."
         )
     if seeds == 1:
-        said.append("One seed: what another seed would have changed is not in the intervals; see --seeds.")
-    return said
+        sentences.append(
+            "One seed: what another seed would have changed is not in the intervals; see --seeds."
+        )
+    return sentences
 
 
 def _verdicts(where: str, intervals: Sequence[tuple[str, float, float]]) -> list[str]:

@@ -24,6 +24,16 @@ def in_pages(
         yield page
 
 
+def with_next(pages: Iterable[_Item]) -> Iterator[tuple[_Item, _Item | None]]:
+    """Each page with the one behind it, which is read before the first is worked on; the last has None."""
+    rest = iter(pages)
+    page = next(rest, None)
+    while page is not None:
+        following = next(rest, None)
+        yield page, following
+        page = following
+
+
 class Ahead(Generic[_Item, _Ready]):
     """Pages of items, read by the caller's thread (a store's connection belongs to one) and prepared by another.
 

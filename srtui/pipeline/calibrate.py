@@ -75,16 +75,16 @@ class CalibrationRun:
     def work(self) -> Calibration:
         """The stored result, computed where it is not there yet. Raises Stopped when asked to stop; what was
         scored by then is stored."""
-        done = self.store.calibrations.by_digest(self.digest)
-        if done is not None:
-            return done
+        stored = self.store.calibrations.by_digest(self.digest)
+        if stored is not None:
+            return stored
         columns, names = self._columns()
         texts = texts_of(self.known.pairs)
         lengths = [len(t.response) for t in texts]
         combination = self._combined(columns, lengths)
         if not isinstance(combination, str):
             columns["combined"] = [
-                None if both is None else both[side] for both in combination.held_out for side in (0, 1)
+                None if levels is None else levels[side] for levels in combination.held_out for side in (0, 1)
             ]
             names["combined"] = MEASURES["combined"].label
         measures: dict[str, list[tuple[float, float] | None]] = {}
@@ -117,11 +117,11 @@ class CalibrationRun:
 
     def weights(self, finished: Calibration) -> MeasureWeights:
         """What a recipe's ``selection.weights`` takes, of a calibration. Raises UserError where there are none."""
-        found, setting = (
+        combination, setting = (
             finished.result.get("weights"),
             self.store.scores.setting_by_id(self.judge.setting_id),
         )
-        if not found or setting is None:
+        if not combination or setting is None:
             raise UserError(f"There are no weights to write: {finished.result.get('no_weights')}.")
         combined, length = (finished.result["measures"][name]["agreement"] for name in ("combined", LENGTH))
         return MeasureWeights(
@@ -135,8 +135,8 @@ class CalibrationRun:
             pairs=finished.result["decided"],
             accuracy=tuple(combined),
             length_accuracy=tuple(length),
-            weights=found,
-            rater=self.rater.identity if self.rater is not None and "teacher-score" in found else None,
+            weights=combination,
+            rater=self.rater.identity if self.rater is not None and "teacher-score" in combination else None,
         )
 
     def _columns(self) -> tuple[dict[str, Column], dict[str, str]]:
@@ -144,14 +144,14 @@ class CalibrationRun:
         forward, reverse = self._losses()
         of: dict[Direction, list[PairLosses]] = {"forward": forward, "reverse": reverse}
         differences = [token_difference(*pair) for pair in forward]
-        there = [d for d in differences if d is not None]
+        present = [d for d in differences if d is not None]
         columns: dict[str, Column] = {}
         for name, measure in MEASURES.items():
             if measure.source == "losses":
                 rows = zip(*(of[d] for d in measure.directions("response")), strict=True)
                 values = [measure.value(*(loss for pair in row for loss in pair))[0] for row in rows]
-            elif measure.source == "tokens" and there:
-                threshold = informative_threshold(there)
+            elif measure.source == "tokens" and present:
+                threshold = informative_threshold(present)
                 values = [None if d is None else selective_ifd(d, threshold) for d in differences]
             elif measure.source == "rater" and self.rater is not None:
                 values = self._rated(self.rater)
@@ -166,7 +166,7 @@ class CalibrationRun:
 
     def _rated(self, rater: Rater) -> Column:
         """The rater's score of every text. Raises Stopped."""
-        values = rater.scores(texts_of(self.known.pairs), self._telling("rate"), self.should_stop)
+        values = rater.scores(texts_of(self.known.pairs), self._share_reporter("rate"), self.should_stop)
         if self.should_stop():
             raise Stopped
         return [value for value, _ in values]
@@ -174,23 +174,23 @@ class CalibrationRun:
     def _preferred_by(self, rater: Rater) -> Column:
         """The probability with which the rater, shown both answers in both orders, prefers each. Raises Stopped."""
         pairs = [(Pair(p.instruction, p.input, p.answers[0]), p.answers[1]) for p in self.known.pairs]
-        values = rater.preferences(pairs, self._telling("rate-pairs"), self.should_stop)
+        values = rater.preferences(pairs, self._share_reporter("rate-pairs"), self.should_stop)
         if self.should_stop():
             raise Stopped
         return [
             side for first, _ in values for side in ((None, None) if first is None else (first, 1 - first))
         ]
 
-    def _telling(self, stage: str) -> Callable[[int, float], None]:
+    def _share_reporter(self, stage: str) -> Callable[[int, float], None]:
         total, began, tokens = len(self.known.pairs), time.monotonic(), [0]
 
-        def tell(more: int, share: float) -> None:
-            tokens[0] += more
+        def report_share(new_tokens: int, share: float) -> None:
+            tokens[0] += new_tokens
             self.reporter.progress(
                 Progress(stage, int(share * total), total, tokens[0], time.monotonic() - began)
             )
 
-        return tell
+        return report_share
 
     def _losses(self) -> tuple[list[PairLosses], list[PairLosses]]:
         """Of every text, (L(y|x), L(y)) and (L(x|y), L(x)). Raises Stopped."""
@@ -200,19 +200,19 @@ class CalibrationRun:
         reverse: list[PairLosses] = []
         for start in range(0, len(texts), 2 * _BLOCK):
             block = texts[start : start + 2 * _BLOCK]
-            for half, (found, metric, by_token) in enumerate(
+            for half, (losses, metric, by_token) in enumerate(
                 ((forward, "ifd", True), (reverse, "rifd", False))
             ):
                 scoring = self.judge.pair_losses(block, metric, self.should_stop, by_token)
                 while True:
                     try:
-                        more, share = next(scoring)
+                        new_tokens, share = next(scoring)
                     except StopIteration as end:
-                        found += end.value
+                        losses += end.value
                         break
-                    tokens += more
-                    done = int((start + len(block) * (half + share) / 2) / 2)
-                    self.reporter.progress(Progress(STAGE, done, total, tokens, time.monotonic() - began))
+                    tokens += new_tokens
+                    finished = int((start + len(block) * (half + share) / 2) / 2)
+                    self.reporter.progress(Progress(STAGE, finished, total, tokens, time.monotonic() - began))
                 if self.should_stop():
                     raise Stopped
         self.reporter.progress(Progress(STAGE, total, total, tokens, time.monotonic() - began))

@@ -10,13 +10,13 @@ from srtui import selection
 from srtui.gates import GATES, first_gate
 from srtui.hashing import draw
 from srtui.measures import FILTERS, MEASURES, STORED, Metric
-from srtui.pipeline.ahead import in_pages
+from srtui.pipeline.ahead import in_pages, with_next
 from srtui.pipeline.coherence import LEAST_ORIGINALS, Coherence
-from srtui.pipeline.context import CHUNK, Context
+from srtui.pipeline.context import Context
 from srtui.pipeline.values import MeasureValues
 from srtui.recipe.settings import SIDES
 from srtui.sample import Pair, Target
-from srtui.store.decisions import GatedRewrite
+from srtui.store.decisions import GatedRewrite, NewDecision, StoredOutcome
 
 _Open = tuple[int, tuple[int, list[int]]]
 """A choice that is not made: sample, the variant that was reflected on, its rewrites."""
@@ -66,33 +66,36 @@ class Choosing(MeasureValues):
         people wrote. Raises Stopped when asked to stop."""
         # Outcomes follow the choices, and take about half as long again.
         weight = 0.7
-        taken = self._choose(
+        accepted = self._choose(
             "response", self._recipe.selection.response_by, selection.choose_response, weight
         )
-        self._settle(weight, {"taken": taken, "reused": self._reused})
+        self._settle(weight, {"taken": accepted, "reused": self._reused})
         self._score_by_hand()
         self._report_proxy()
 
     def _choose(self, target: Target, by: str, choose: Callable[..., selection.Choice], weight: float) -> int:
         """Decide every sample that is not; how many rewrites have been taken so far."""
         decisions, run_id = self._store.decisions, self._run.id
-        taken, done = decisions.taken(run_id, target), decisions.decided(run_id, target)
+        accepted, decided = decisions.taken(run_id, target), decisions.decided(run_id, target)
         earlier = self._store.runs.stages(run_id).get(f"choose-{target}")
         self._reused = earlier.reused if earlier else 0
-        if done >= self._total:
-            return taken
-        for page in in_pages(
+        if decided >= self._total:
+            return accepted
+        pages = in_pages(
             lambda after, size: list(decisions.to_decide(run_id, target, after, size).items()),
-            CHUNK,
+            self._context.chunk,
             lambda choice: choice[0],
-        ):
+        )
+        for page, following in with_next(pages):
             chunk, gated = self._past_gates(target, page)
             groups = [[before, *rewrites] for _, (before, rewrites) in chunk if rewrites]
 
             def report_share(
-                share: float, before: int = done, size: int = len(chunk), taken: int = taken
+                share: float, before: int = decided, size: int = len(chunk), accepted: int = accepted
             ) -> None:
-                self._report(int(weight * (before + share * size)), {"taken": taken, "reused": self._reused})
+                self._report(
+                    int(weight * (before + share * size)), {"taken": accepted, "reused": self._reused}
+                )
 
             self._reused += len(chunk) - self._unscored(by, groups)
             scores, by_proxy = self._measure(
@@ -103,36 +106,49 @@ class Choosing(MeasureValues):
             )
             if controlled:
                 scores = self._at_length(MEASURES[by], target, scores, report_share)
+            if following is not None:
+                self._expect(by, following)
+            new_decisions: list[NewDecision] = []
             with self._store.transaction():
                 for sample_id, (before, rewrites) in chunk:
                     first = scores.get(before, selection.ScoredText(before, None))
-                    others = [scores.get(r, selection.ScoredText(r, None)) for r in rewrites]
-                    choice = choose(first, others, by, controlled)
-                    beside = f" (by {self._recipe.scoring.proxy})" if before in by_proxy else ""
+                    scored_rewrites = [scores.get(r, selection.ScoredText(r, None)) for r in rewrites]
+                    choice = choose(first, scored_rewrites, by, controlled)
+                    by_whom = f" (by {self._recipe.scoring.proxy})" if before in by_proxy else ""
                     if stopped := gated.get(sample_id):
                         self._store.decisions.add_gated(self._run.id, sample_id, target, stopped)
-                        why = "; ".join(one.reason for one in stopped)
-                        beside += f" (not compared: {why})" if rewrites else f" to compare: {why}"
-                    self._store.decisions.add(
-                        self._run.id,
-                        sample_id,
-                        target,
-                        choice.variant_id,
-                        choice.reflected,
-                        choice.reason + beside,
-                        [(s.variant_id, s.score, s.reason) for s in (first, *others)],
+                        why = "; ".join(stop.reason for stop in stopped)
+                        by_whom += f" (not compared: {why})" if rewrites else f" to compare: {why}"
+                    new_decisions.append(
+                        NewDecision(
+                            sample_id,
+                            choice.variant_id,
+                            choice.reflected,
+                            choice.reason + by_whom,
+                            [(s.variant_id, s.score, s.reason) for s in (first, *scored_rewrites)],
+                            before in by_proxy,
+                        )
                     )
-                    taken += choice.reflected
-            done += len(chunk)
-            self._report(int(weight * done), {"taken": taken, "reused": self._reused}, now=True)
-        return taken
+                    accepted += choice.reflected
+                decisions.add_all(run_id, target, new_decisions)
+            decided += len(chunk)
+            self._report(int(weight * decided), {"taken": accepted, "reused": self._reused}, now=True)
+        return accepted
+
+    def _expect(self, by: str, page: list[_Open]) -> None:
+        """The next page's texts are cut into tokens while this one's choices are stored. Only where it is known which
+        they are: a gate stops some, and a proxy is asked first."""
+        gates = self._recipe.gates
+        if by in STORED and not self._recipe.scoring.proxy and not (gates.active or gates.rater):
+            groups = ([before, *rewrites] for _, (before, rewrites) in page if rewrites)
+            self._context.judge().expect((v for group in groups for v in group), by)
 
     def _unscored(self, by: str, groups: list[list[int]]) -> int:
         """How many of these decisions need a text read by a student, and are not made from stored scores alone."""
         if by not in STORED or self._recipe.scoring.proxy or not groups:
             return len(groups)
-        known = self._context.judge().scores((v for group in groups for v in group), by)
-        return sum(not all(v in known for v in group) for group in groups)
+        scores = self._context.judge().scores((v for group in groups for v in group), by)
+        return sum(not all(v in scores for v in group) for group in groups)
 
     def _past_gates(
         self, target: Target, chunk: list[_Open]
@@ -200,6 +216,9 @@ class Choosing(MeasureValues):
                     f"gates.coherence stops nothing: its limit is taken from the dataset's own pairs, and fewer than "
                     f"{LEAST_ORIGINALS} of them have both sides.",
                 )
+        else:
+            # Another model may have taken the embedder's place since.
+            self._coherence_gate.embedder = self._context.embedder()
         return self._coherence_gate
 
     def _worse_by_rater(
@@ -221,54 +240,63 @@ class Choosing(MeasureValues):
         """Say of each sample whether it is trained on; scores only what that needs."""
         policy, total = self._recipe.selection.policy, self._total
         decisions, run_id = self._store.decisions, self._run.id
-        done = decisions.settled(run_id)
+        settled_count = decisions.settled(run_id)
         pages = in_pages(
             lambda after, size: decisions.undecided_outcomes(run_id, after, size),
-            CHUNK,
+            self._context.chunk,
             lambda settled: settled[0],
         )
-        for chunk in pages if done < total else ():
+        for chunk in pages if settled_count < total else ():
 
-            def report_share(share: float, before: int = done, size: int = len(chunk)) -> None:
+            def report_share(share: float, before: int = settled_count, size: int = len(chunk)) -> None:
                 settled = (before + share * size) / total
                 self._report(min(int(total * (weight + (1 - weight) * settled)), total - 1), detail)
 
-            wanted = [
+            scored_pairs = [
                 [variant]
                 for _, _, response, variant in chunk
                 if policy == "keep" or (policy == "paper" and response)
             ]
-            (ifd, by_proxy), (rifd, also_by_proxy) = (
+            (ifd, ifd_by_proxy), (rifd, rifd_by_proxy) = (
                 self._compare(
-                    wanted, metric, lambda g: g[0].score is not None and g[0].score < 1, report_share
+                    scored_pairs, metric, lambda g: g[0].score is not None and g[0].score < 1, report_share
                 )
                 for metric in FILTERS
             )
             # One row has scores of one student: what the proxy found clear by one of them alone, the
             # student scores by that one too.
-            for metric, scores, theirs, others in zip(
-                FILTERS, (ifd, rifd), (by_proxy, also_by_proxy), (also_by_proxy, by_proxy), strict=True
+            for metric, scores, by_proxy, by_proxy_there in zip(
+                FILTERS,
+                (ifd, rifd),
+                (ifd_by_proxy, rifd_by_proxy),
+                (rifd_by_proxy, ifd_by_proxy),
+                strict=True,
             ):
-                mixed = theirs - others
+                mixed = by_proxy - by_proxy_there
                 if mixed:
                     scores |= self._score(self._context.judge(), mixed, metric, report_share)
-            by_proxy &= also_by_proxy
-            with self._store.transaction():
-                for sample_id, _, response, variant in chunk:
-                    none = selection.ScoredText(variant, None)
-                    final = ifd.get(variant, none), rifd.get(variant, none)
-                    outcome = selection.keep(policy, response, *final)
-                    self._store.decisions.add_outcome(
-                        self._run.id,
+            ifd_by_proxy &= rifd_by_proxy
+            outcomes: list[StoredOutcome] = []
+            for sample_id, _, response, variant in chunk:
+                none = selection.ScoredText(variant, None)
+                final = ifd.get(variant, none), rifd.get(variant, none)
+                outcome = selection.keep(policy, response, *final)
+                setting = self._setting(variant, ifd_by_proxy) if variant in ifd else None
+                outcomes.append(
+                    StoredOutcome(
+                        run_id,
                         sample_id,
                         variant,
-                        outcome.kept,
+                        int(outcome.kept),
                         outcome.reason,
                         final[0].score,
                         final[1].score,
-                        self._setting(variant, by_proxy) if variant in ifd else None,
+                        setting,
                     )
-            done += len(chunk)
+                )
+            with self._store.transaction():
+                decisions.add_outcomes(outcomes)
+            settled_count += len(chunk)
         self._report(total, detail, now=True)
 
     def _setting(self, variant_id: int, by_proxy: set[int]) -> int:
@@ -277,12 +305,12 @@ class Choosing(MeasureValues):
 
     def _score_by_hand(self) -> None:
         """What people wrote is scored like any other text; no choice waits for it."""
-        wanted = self._store.scores.unscored_by_hand(self._run.id)
-        if not wanted:
+        unscored = self._store.scores.unscored_by_hand(self._run.id)
+        if not unscored:
             return
         for metric in STORED:
-            self._score(self._context.judge(), wanted, metric, lambda share: None)
-        self._watch.event("info", f"Scored {len(wanted)} texts written by hand.")
+            self._score(self._context.judge(), unscored, metric, lambda share: None)
+        self._watch.event("info", f"Scored {len(unscored)} texts written by hand.")
 
     def _measure(
         self,
@@ -321,23 +349,23 @@ class Choosing(MeasureValues):
             return self._score(self._context.judge(), everything, metric, report_share), set()
         quick = self._score(self._context.proxy(), everything, metric, report_share)
         margin = self._recipe.scoring.proxy_margin
-        near: list[list[int]] = []
-        clear: list[list[int]] = []
+        near_ties: list[list[int]] = []
+        clear_choices: list[list[int]] = []
         for group in groups:
             scores = [quick[v].score for v in group]
-            (near if selection.near_a_tie(scores, margin) else clear).append(group)
-        clear.sort(key=lambda g: draw(self._recipe.seed, "proxy", g[0]))
-        control = clear[: max(8, len(clear) // 10)]
-        asked = [v for group in (*near, *control) for v in group]
-        exact = self._score(self._context.judge(), asked, metric, report_share)
-        for kind, some in (("near", near), ("clear", control)):
-            changed = sum(decide([quick[v] for v in g]) != decide([exact[v] for v in g]) for g in some)
-            self._tally.add(kind, len(some), changed)
+            (near_ties if selection.near_a_tie(scores, margin) else clear_choices).append(group)
+        clear_choices.sort(key=lambda g: draw(self._recipe.seed, "proxy", g[0]))
+        control = clear_choices[: max(8, len(clear_choices) // 10)]
+        variant_ids = [v for group in (*near_ties, *control) for v in group]
+        exact = self._score(self._context.judge(), variant_ids, metric, report_share)
+        for kind, members in (("near", near_ties), ("clear", control)):
+            changed = sum(decide([quick[v] for v in g]) != decide([exact[v] for v in g]) for g in members)
+            self._tally.add(kind, len(members), changed)
         self._tally.decided += len(groups)
-        return quick | exact, set(everything) - set(asked)
+        return quick | exact, set(everything) - set(variant_ids)
 
-    def _report(self, done: int, detail: dict[str, Any], now: bool = False) -> None:
-        self._watch.report_progress(done, self._total, self._tokens, detail, now)
+    def _report(self, finished: int, detail: dict[str, Any], now: bool = False) -> None:
+        self._watch.report_progress(finished, self._total, self._tokens, detail, now)
 
     def _report_proxy(self) -> None:
         if self._tally.both:

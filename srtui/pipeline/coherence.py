@@ -39,7 +39,7 @@ class Coherence:
             percent: of the originals that lie below the limit.
             should_stop: asked between passes.
         """
-        self._embedder, self._should_stop, self.percent = embedder, should_stop, percent
+        self.embedder, self._should_stop, self.percent = embedder, should_stop, percent
         asked, answered = self._embed(originals)
         self._means = [_mean([v for v in side if v is not None]) for side in (asked, answered)]
         values = [value for value in self._cosines(asked, answered) if value is not None]
@@ -71,7 +71,7 @@ class Coherence:
             [text_of(pair, "instruction") for pair in pairs],
             [text_of(pair, "response") for pair in pairs],
         ]
-        made = self._embedder.embed_texts([*texts[0], *texts[1]], self._should_stop)
+        made = self.embedder.embed_texts([*texts[0], *texts[1]], self._should_stop)
         return made[: len(pairs)], made[len(pairs) :]
 
     def _cosines(

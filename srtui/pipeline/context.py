@@ -8,23 +8,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from srtui import models
 from srtui.errors import UserError
 from srtui.evaluation.contestants import students_template_version
 from srtui.files import read_text
-from srtui.llama import Teacher, open_teacher
+from srtui.llama import Teacher
 from srtui.llama.endpoint import EndpointTeacher
-from srtui.llama.tuning import tuned
 from srtui.measures import STORED
+from srtui.pipeline.place import Place, ThisProcess, has_gpu
 from srtui.pipeline.watch import Watch
 from srtui.prompts import template_version
 from srtui.recipe import Recipe, TeacherSettings
 from srtui.recipe.address import parse_address
 from srtui.store import Store
+from srtui.store.conversations import has_conversations
 from srtui.store.corpus import Variant, batched
 from srtui.store.runs import Run
+from srtui.store.scores import ScoringSetting
 from srtui.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from srtui.student.coherence import SentenceEncoder
 
 CHUNK = 1024  # variants worked on together: bounds memory, and what a kill loses
+_DEVICES_A_CHUNK = 4  # that it keeps busy: where more score, more is worked on together
 
 
 def student_path(
@@ -46,7 +49,7 @@ def student_path(
         workspace: whose models/ is searched.
         name: as a recipe has it.
         quantization: as a recipe has it; gguf means a file.
-        report_line: hears of a conversion that takes a while.
+        report_line: gets a line of a conversion that takes a while.
     """
     if quantization == "gguf":
         return models.resolve_teacher(workspace.models, name)
@@ -56,17 +59,22 @@ def student_path(
 def endpoint_template(folder: Path, settings: TeacherSettings, near: Path) -> str | None:
     """The chat template of an endpoint's model: what the recipe names, else that of the model of its name in
     ``folder``; None where the server has to say. Raises UserError where what is named has none."""
-    wanted = settings.chat_template
-    if wanted is not None:
-        if wanted.endswith(".jinja"):
-            return read_text(near / wanted if (near / wanted).is_file() else Path(wanted))
-        found = models.inspect(models.find(folder, wanted), with_hash=False).chat_template
-        if not found:
-            raise UserError(f"teacher.chat_template = {wanted!r}: that model has no chat template.")
-        return found
+    name = settings.chat_template
+    if name is not None:
+        if name.endswith(".jinja"):
+            return read_text(near / name if (near / name).is_file() else Path(name))
+        template = models.inspect(models.find(folder, name), with_hash=False).chat_template
+        if not template:
+            raise UserError(f"teacher.chat_template = {name!r}: that model has no chat template.")
+        return template
     with suppress(UserError):
         return models.inspect(models.find(folder, settings.model), with_hash=False).chat_template
     return None
+
+
+def devices_factor(devices: int) -> int:
+    """How many times what one device works on together is taken, for so many to be busy."""
+    return -(-devices // _DEVICES_A_CHUNK)
 
 
 def open_judge(
@@ -77,6 +85,9 @@ def open_judge(
     quantization: Quantization,
     template: str | None = None,
     student: Student | None = None,
+    scorer: Any = None,
+    devices: int = 1,
+    histories: bool = False,
 ) -> VariantScorer:
     """A student that scores as the recipe says; under another ``template``, where one is given.
 
@@ -88,6 +99,9 @@ def open_judge(
         quantization: how its weights are held.
         template: takes the place of the recipe's.
         student: the one at ``path``, where it is loaded already.
+        scorer: what runs its spans, where that is open already.
+        devices: how many the scorer runs on.
+        histories: whether texts may have one.
     """
     from srtui.pipeline.variants import VariantScorer
 
@@ -101,19 +115,29 @@ def open_judge(
         max_length=recipe.prompt.max_length,
         batch_tokens=recipe.scoring.batch_tokens,
         student=student,
+        scorer=scorer,
+        blocks=devices_factor(devices),
         prompts=recipe.prompts,
+        histories=histories,
         embeds=recipe.selection.embeds and recipe.selection.embedded_by == "student",
     )
 
 
 class Context:
-    """A run at work. Models are opened when they are first needed, and on a GPU, which rarely holds
+    """A run at work. Models are opened when they are first needed, in ``place``, and where a device rarely holds
     both, the teacher goes before the student comes and the other way round."""
 
     def __init__(
-        self, workspace: Workspace, store: Store, run: Run, watch: Watch, teacher: Teacher | None = None
+        self,
+        workspace: Workspace,
+        store: Store,
+        run: Run,
+        watch: Watch,
+        teacher: Teacher | None = None,
+        place: Place | None = None,
     ) -> None:
         self.workspace, self.store, self.run, self.watch = workspace, store, run, watch
+        self.place = place or ThisProcess()
         self.recipe = Recipe.model_validate(run.recipe)
         self._teacher = teacher
         self._judge: VariantScorer | None = None
@@ -121,50 +145,44 @@ class Context:
         self._tuned: VariantScorer | None = None
         self._encoder: SentenceEncoder | None = None
         self._rater: Rater | None = None
+        self._adopted: tuple[tuple[str, str], Student] | None = None  # loaded, and of no scorer yet
 
     @property
     def sample_count(self) -> int:
         """How many samples the run has."""
         return self.store.runs.sample_count(self.run.id)
 
-    def variants(self, todo: list[tuple[int, int]]) -> Iterator[tuple[int, Variant]]:
+    @property
+    def chunk(self) -> int:
+        """How many samples a choosing stage works on together."""
+        return CHUNK * devices_factor(self.place.parallel)
+
+    def variants(self, places: list[tuple[int, int]]) -> Iterator[tuple[int, Variant]]:
         """(sample id, variant) of pairs of ids, read in chunks."""
-        for chunk in batched(todo, CHUNK):
-            found = self.store.corpus.variants(v for _, v in chunk)
+        for chunk in batched(places, CHUNK):
+            variants = self.store.corpus.variants(v for _, v in chunk)
             for sample_id, variant_id in chunk:
-                yield sample_id, found[variant_id]
+                yield sample_id, variants[variant_id]
 
     # -- models
 
     def teacher(self) -> Teacher:
         """The recipe's teacher, opened when it is first asked for; on a GPU the students go first. Stores
         its identity with the run."""
-        if _gpu():
-            self.forget_students()
+        if self.place.takes_turns:
+            self.unload_students()
+            self.close_encoder()
         if self._teacher is None:
             settings = self.recipe.teacher
-            self._teacher = self._endpoint() if settings.endpoint else self._in_process()
+            self._teacher = self._endpoint() if settings.endpoint else self._of_a_file()
         self.store.runs.update(self.run.id, teacher=json.dumps(asdict(self._teacher.identity)))
         return self._teacher
 
-    def _in_process(self) -> Teacher:
+    def _of_a_file(self) -> Teacher:
         settings = self.recipe.teacher
         with self._loading("load-teacher", f"teacher {settings.model}"):
             path = models.resolve_teacher(self.workspace.models, settings.model)
-            adapter = Path(settings.adapter) if settings.adapter else None
-            measured = tuned(path) if settings.slots == "auto" else None
-            if measured:
-                settings = settings.model_copy(update={"slots": measured.slots})
-            return open_teacher(
-                path,
-                name=settings.model,
-                sha256=models.file_sha256(path),
-                adapter=adapter,
-                report_line=self.watch.event,
-                **settings.model_dump(
-                    exclude={"model", "adapter", "from_run", "endpoint", "allow_remote", "chat_template"}
-                ),
-            )
+            return self.place.teacher(path, settings, self.watch.event)
 
     def _endpoint(self) -> Teacher:
         """The teacher that a server has; raises UserError where it does not answer, or may not be asked."""
@@ -198,7 +216,8 @@ class Context:
             student = self.recipe.student
             self._judge = self._load(student.model, student.quantization)
             before = self.store.runs.get(self.run.id).setting_id
-            self._refuse_other_than(self._version_of(self._judge.setting_id))
+            now = self.store.scores.setting_by_id(self._judge.setting_id)
+            self._refuse_where(lambda began: now is None or began[-2:] != now[-2:])
             if before not in (None, self._judge.setting_id):
                 self._score_again(self._judge, before)
             self.store.runs.update(self.run.id, setting_id=self._judge.setting_id)
@@ -229,7 +248,7 @@ class Context:
     def tuned(self, adapter: Path) -> VariantScorer:
         """The recipe's student with an adapter; it is trained further, and chooses nothing."""
         if self._tuned is None:
-            self.forget_students()
+            self.unload_students()
             student = self.recipe.student
             self._tuned = self._load(student.model, student.quantization, adapter)
         return self._tuned
@@ -261,8 +280,10 @@ class Context:
         if self._rater is None:
             name = self.recipe.selection.rater or self.recipe.teacher.model
             self._rater = Rater(self.store, self.workspace.models, name)
-        if _gpu():
-            self.forget_students()
+        if self.place.takes_turns or has_gpu():  # it runs in this process
+            self.close_teacher()
+            self.unload_students()
+            self.close_encoder()
         return self._rater
 
     def close_teacher(self) -> None:
@@ -271,30 +292,95 @@ class Context:
             self._teacher.close()
             self._teacher = None
 
-    def forget_students(self) -> None:
+    def close_encoder(self) -> None:
+        """Free the sentence encoder's memory."""
+        if self._encoder is not None:
+            self._encoder.close()
+            self._encoder = None
+
+    def unload_students(self) -> None:
         """Free the students' memory, all of it, before anything else is loaded: a teacher's layers are
         planned by what is free."""
         for judge in (self._judge, self._proxy, self._tuned):
             if judge is not None:
                 judge.close()
         self._judge = self._proxy = self._tuned = None
+        if self._adopted is not None:
+            self._adopted[1].close()
+            self._adopted = None
+
+    # -- a student that another thread loads
+
+    @property
+    def checking_student(self) -> tuple[str, Quantization]:
+        """Name and quantization of the student that scores first: the proxy, where there is one."""
+        scoring, student = self.recipe.scoring, self.recipe.student
+        if scoring.proxy:
+            return scoring.proxy, scoring.proxy_quantization
+        return student.model, student.quantization
+
+    @property
+    def has_students(self) -> bool:
+        """Whether a student is loaded."""
+        students = (self._judge, self._proxy, self._tuned, self._adopted)
+        return any(one is not None for one in students)
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether the teacher is open."""
+        return self._teacher is not None
+
+    def student_path(self) -> Path:
+        """Where the student lies that scores first; it may have to be made of a GGUF."""
+        name, quantization = self.checking_student
+        return student_path(self.workspace, name, quantization, lambda line: self.watch.event("info", line))
+
+    def load_student(self, path: Path, report_line: Callable[[str, str], None]) -> Student:
+        """The student that scores first, for any thread: nothing of it touches the store."""
+        from srtui.student import Student
+
+        _, quantization = self.checking_student
+        return Student.load(path, quantization, report_line=lambda line: report_line("warning", line))
+
+    def adopt(self, student: Student, seconds: float) -> None:
+        """Take a student that ``load_student`` loaded in so many seconds, for when it is first asked."""
+        name, quantization = self.checking_student
+        self._adopted = (name, quantization), student
+        self.watch.record_step("load-student", seconds)
+        self.watch.event("info", f"Loaded student {name} in {quantization} in {seconds:.1f} s.")
 
     def _load(self, name: str, quantization: Quantization, adapter: Path | None = None) -> VariantScorer:
-        with self._loading("load-student", f"student {name} in {quantization}"):
-            from srtui.student import Student
+        def report_info(line: str) -> None:
+            self.watch.event("info", line)
 
-            if _gpu():
-                self.close_teacher()
-            path = student_path(
-                self.workspace, name, quantization, lambda line: self.watch.event("info", line)
+        histories = has_conversations(self.store.conn, self.run.id)
+        if self._adopted is not None and self._adopted[0] == (name, quantization) and adapter is None:
+            student, self._adopted = self._adopted[1], None
+            path = student_path(self.workspace, name, quantization, report_info)
+            judge = open_judge(
+                self.store, self.recipe, path, name, quantization, student=student, histories=histories
             )
-            student = Student.load(
-                path,
-                quantization,
-                adapter=adapter,
-                report_line=lambda line: self.watch.event("warning", line),
-            )
-            judge = open_judge(self.store, self.recipe, path, name, quantization, student=student)
+        else:
+            with self._loading("load-student", f"student {name} in {quantization}"):
+                from srtui.student import StudentSource
+
+                if self.place.takes_turns:
+                    self.close_teacher()
+                    self.close_encoder()
+                path = student_path(self.workspace, name, quantization, report_info)
+                source = StudentSource(path, quantization, self.recipe.scoring.batch_tokens, adapter)
+                student, scorer = self.place.student(source, self.watch.event)
+                judge = open_judge(
+                    self.store,
+                    self.recipe,
+                    path,
+                    name,
+                    quantization,
+                    student=student,
+                    scorer=scorer,
+                    devices=self.place.parallel,
+                    histories=histories,
+                )
         if judge.longest is not None and judge.longest < self.recipe.prompt.max_length:
             self.watch.event(
                 "warning",
@@ -318,34 +404,26 @@ class Context:
                 path = models.find(self.workspace.models, student.model)
                 now = students_template_version(name, prompts, path)
         if now is not None:
-            self._refuse_other_than(now)
+            self._refuse_where(lambda began: began.template_version != now)
 
-    def _version_of(self, setting_id: int) -> str:
-        setting = self.store.scores.setting_by_id(setting_id)
-        return str(setting.template_version if setting else None)
-
-    def _refuse_other_than(self, version: str) -> None:
-        if self.run.setting_id is None:
+    def _refuse_where(self, differs: Callable[[ScoringSetting], bool]) -> None:
+        """Raises UserError where the run is in the midst of choosing, under a way of scoring that ``differs``."""
+        began = self.store.scores.setting_by_id(self.run.setting_id)
+        if began is None:
             return
         decisions = self.store.decisions
         if not decisions.any_made(self.run.id) or decisions.settled(self.run.id) >= self.sample_count:
             return
-        if self._version_of(self.run.setting_id) != version:
+        if differs(began):
             raise UserError(
                 f"Run {self.run.name} began to choose under other words of the {self.recipe.prompt.template!r} "
-                "template than srtui has now, and their scores do not compare; start it under another name, "
-                f"with --set name={self.run.name}-2: what the teacher wrote is used again."
+                "template than srtui has now, or another layout of histories, and their scores do not compare; start "
+                f"it under another name, with --set name={self.run.name}-2: what the teacher wrote is used again."
             )
 
     @contextmanager
-    def _loading(self, step: str, what: str) -> Iterator[None]:
+    def _loading(self, step: str, title: str) -> Iterator[None]:
         started = time.monotonic()
         with self.watch.step(step):
             yield
-        self.watch.event("info", f"Loaded {what} in {time.monotonic() - started:.1f} s.")
-
-
-def _gpu() -> bool:
-    import torch
-
-    return bool(torch.cuda.is_available())
+        self.watch.event("info", f"Loaded {title} in {time.monotonic() - started:.1f} s.")

@@ -56,7 +56,7 @@ class Overlaps:
     @property
     def kinds(self) -> Counter[str]:
         """How many samples, by kind."""
-        return Counter(one.kind for one in self.found)
+        return Counter(prompt.kind for prompt in self.found)
 
     @property
     def texts_found(self) -> int:
@@ -102,24 +102,24 @@ class KnownPrompts:
             meaning: of these prompts; without it only words are compared.
         """
         names = list(self._prompts.items())
-        found: list[FoundPrompt] = []
+        overlaps: list[FoundPrompt] = []
         count = 0
         for block in batched(texts, _TOGETHER):
             count += len(block)
-            overlaps = [
+            by_words = [
                 self._index.find(asked_in(p), "\n".join([*(t.text for t in p.history), *p.texts]))
                 for _, p in block
             ]
             nearest = meaning.nearest([asked_in(p) for _, p in block]) if meaning else [None] * len(block)
-            for (sample_id, _), overlap, near in zip(block, overlaps, nearest, strict=True):
+            for (sample_id, _), overlap, near in zip(block, by_words, nearest, strict=True):
                 if near is not None and (overlap is None or overlap.kind == "short"):
                     prompt, source = names[near.prompt]
-                    found.append(FoundPrompt(sample_id, "meaning", source, prompt, near.cosine))
+                    overlaps.append(FoundPrompt(sample_id, "meaning", source, prompt, near.cosine))
                 elif overlap is not None:
                     prompt, source = names[overlap.prompt]
-                    found.append(FoundPrompt(sample_id, overlap.kind, source, prompt))
-        found.sort(key=lambda one: (_ORDER[one.kind], -(one.cosine or 0), one.sample_id))
-        return Overlaps(len(self), count, found, meaning is not None and meaning.can_tell)
+                    overlaps.append(FoundPrompt(sample_id, overlap.kind, source, prompt))
+        overlaps.sort(key=lambda one: (_ORDER[one.kind], -(one.cosine or 0), one.sample_id))
+        return Overlaps(len(self), count, overlaps, meaning is not None and meaning.can_tell)
 
 
 _TOGETHER = 512  # texts that are looked up at once
@@ -196,11 +196,11 @@ class QuestionSearch:
 
 def known_prompts(store: Store) -> KnownPrompts:
     """Everything that this workspace has asked in an evaluation."""
-    known = KnownPrompts()
+    prompts = KnownPrompts()
     for source, turns in store.datasets.evaluation_prompts():
         for turn in turns:
-            known.add(source, turn)
-    return known
+            prompts.add(source, turn)
+    return prompts
 
 
 def decontaminate(
@@ -225,31 +225,31 @@ def decontaminate(
         should_stop: asked between blocks.
     """
     if files:
-        known = KnownPrompts()
+        prompts = KnownPrompts()
         for file in files:
             for turn in sources.all_turns(file):
-                known.add(file.name, turn)
+                prompts.add(file.name, turn)
     else:
-        known = known_prompts(store)
+        prompts = known_prompts(store)
     total = sum(store.corpus.size(dataset_id) for dataset_id in dataset_ids)
 
     def originals(step: str) -> Iterator[tuple[int, Pair]]:
-        done = 0
+        read = 0
         for dataset_id in dataset_ids:
             for sample in store.corpus.original_pairs(dataset_id):
-                if done % _TOGETHER == 0:
-                    on_progress(step, done, total)
+                if read % _TOGETHER == 0:
+                    on_progress(step, read, total)
                     if should_stop():
                         raise Stopped
-                done += 1
+                read += 1
                 yield sample
 
     meaning = None
-    if embedder is not None and len(known):
+    if embedder is not None and len(prompts):
         every = max(1, total // _FITTED)
         some = [asked_in(pair)[0] for n, (_, pair) in enumerate(originals("read")) if n % every == 0]
-        meaning = QuestionSearch(embedder, known.texts, some, threshold, should_stop)
-    return known.search(originals("compare"), meaning)
+        meaning = QuestionSearch(embedder, prompts.texts, some, threshold, should_stop)
+    return prompts.search(originals("compare"), meaning)
 
 
 _FITTED = 4096  # questions whose mean is taken off

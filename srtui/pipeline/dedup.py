@@ -41,7 +41,7 @@ class Duplicates:
 
     def found(self) -> Iterable[NearDuplicate]:
         """All samples that would go."""
-        return (one for group in self.groups for one in group.others)
+        return (duplicate for group in self.groups for duplicate in group.others)
 
 
 def text_of(pair: Pair, side: Side) -> str:
@@ -49,8 +49,8 @@ def text_of(pair: Pair, side: Side) -> str:
     something else each time. What is earlier does not, for exchanges of one conversation have most of it in common."""
     if side == "response":
         return pair.response
-    asked = "\n".join([*(turn.text for turn in pair.history[-1:]), pair.instruction, pair.input])
-    return asked if side == "instruction" else f"{asked}\n{pair.response}"
+    text = "\n".join([*(turn.text for turn in pair.history[-1:]), pair.instruction, pair.input])
+    return text if side == "instruction" else f"{text}\n{pair.response}"
 
 
 def find_duplicates(
@@ -87,9 +87,11 @@ def find_duplicates(
     pairs = confirmed(
         table.candidates(), texts, threshold, lambda done, whole: on_progress("compare", done, whole)
     )
-    found = [_settle(members, texts, ids, threshold) for members in groups(total, pairs)]
-    found.sort(key=lambda group: (-len(group.others), group.kept))
-    return Duplicates(dataset, total, side, threshold, sum(len(g.others) for g in found), found)
+    duplicate_groups = [_settle(members, texts, ids, threshold) for members in groups(total, pairs)]
+    duplicate_groups.sort(key=lambda group: (-len(group.others), group.kept))
+    return Duplicates(
+        dataset, total, side, threshold, sum(len(g.others) for g in duplicate_groups), duplicate_groups
+    )
 
 
 def _settle(
@@ -99,18 +101,18 @@ def _settle(
     threshold: float,
 ) -> DuplicateGroup:
     kept: list[tuple[int, NDArray[np.uint64]]] = []
-    others: list[NearDuplicate] = []
+    duplicates: list[NearDuplicate] = []
     for start in range(0, len(members), _TOGETHER):
         block = members[start : start + _TOGETHER]
         for position, text in zip(block, texts(block), strict=True):
             signs = shingles(text)
-            alike = [(similarity(signs, of), -n) for n, (_, of) in enumerate(kept)]
-            most, n = max(alike, default=(0.0, 0))
+            likeness = [(similarity(signs, of), -n) for n, (_, of) in enumerate(kept)]
+            most, n = max(likeness, default=(0.0, 0))
             if most >= threshold:
-                others.append(NearDuplicate(int(ids[position]), int(ids[kept[-n][0]]), most))
+                duplicates.append(NearDuplicate(int(ids[position]), int(ids[kept[-n][0]]), most))
             else:
                 kept.append((position, signs))
-    return DuplicateGroup([int(ids[position]) for position, _ in kept], others)
+    return DuplicateGroup([int(ids[position]) for position, _ in kept], duplicates)
 
 
 _TOGETHER = 1024  # samples of a group whose texts are read at once

@@ -14,6 +14,7 @@ from srtui.pipeline.context import CHUNK, open_judge, student_path
 from srtui.progress import Stopped
 from srtui.sample import Pair
 from srtui.store import Store
+from srtui.store.conversations import of_conversations
 from srtui.store.corpus import batched
 
 if TYPE_CHECKING:
@@ -127,14 +128,27 @@ def embed_dataset(
 
 
 def open_embedder(
-    workspace: Workspace, store: Store, recipe: Recipe, report_line: Callable[[str], None] = lambda line: None
+    workspace: Workspace,
+    store: Store,
+    recipe: Recipe,
+    report_line: Callable[[str], None] = lambda line: None,
+    dataset_id: int | None = None,
 ) -> Embedder:
-    """The embedder of a recipe: its student, under its template, or its encoder where it names one to embed with."""
+    """The embedder of a recipe: its student, under its template, or its encoder where it names one to embed with.
+
+    Args:
+        workspace: whose models/ has it.
+        store: where its embeddings go.
+        recipe: that names it.
+        report_line: gets what there is to say while the student is found.
+        dataset_id: of the texts, where they are a dataset's, which may have histories.
+    """
     if recipe.selection.embedded_by == "encoder":
         return EncoderEmbedder(store, load_encoder(workspace, recipe.selection.encoder))
     student = recipe.student
     path = student_path(workspace, student.model, student.quantization, report_line)
-    return open_judge(store, recipe, path, student.model, student.quantization)
+    histories = dataset_id is not None and of_conversations(store.conn, dataset_id)
+    return open_judge(store, recipe, path, student.model, student.quantization, histories=histories)
 
 
 def load_encoder(workspace: Workspace, name: str) -> SentenceEncoder:

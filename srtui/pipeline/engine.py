@@ -14,12 +14,15 @@ import psutil
 
 from srtui import today
 from srtui.errors import UserError
+from srtui.gpu_errors import gpu_sentence
 from srtui.llama import Teacher
+from srtui.llama.last_words import at_the_end
 from srtui.pipeline.ahead import in_pages
 from srtui.pipeline.choose import Choosing
 from srtui.pipeline.context import Context
+from srtui.pipeline.place import Place
 from srtui.pipeline.reflect import PAGE, Reflecting
-from srtui.pipeline.template_check import check_template
+from srtui.pipeline.template_check import template_checked
 from srtui.pipeline.train import train_selected
 from srtui.pipeline.watch import Watch
 from srtui.progress import Reporter, Stopped
@@ -48,11 +51,13 @@ class Engine:
         should_stop: Callable[[], bool] = lambda: False,
         teacher: Teacher | None = None,
         before: Mapping[str, float] | None = None,
+        place: Place | None = None,
     ) -> None:
-        """``before``: by step, the seconds that this process spent on the run before this call."""
+        """``before``: by step, the seconds that this process spent on the run before this call. ``place``: where its
+        models run, by default in this process."""
         self._store, self._run, self._before = store, run, before or {}
-        self._watch = Watch(store, run.id, reporter, should_stop)
-        self._context = Context(workspace, store, run, self._watch, teacher)
+        self._watch = Watch(store, run.id, reporter, should_stop, place.workers if place else None)
+        self._context = Context(workspace, store, run, self._watch, teacher, place)
 
     def work(self, until: str | None = None) -> Run:
         """Run all stages that are left. Raises Stopped when asked to stop, UserError on bad input;
@@ -65,17 +70,18 @@ class Engine:
         runs.update(run_id, status="running", started_at=self._run.started_at or time.time(), error=None)
         try:
             for step, seconds in self._before.items():
-                watch.past(step, seconds)
+                watch.record_step(step, seconds)
             self._context.refuse_other_words()
-            for stage, work in self._stages():
-                runs.update(run_id, stage=stage)
-                watch.start(stage)
-                work()
-                watch.note_memory()
-                self._store.checkpoint()
-                if stage == until:
-                    runs.update(run_id, status="stopped")
-                    return runs.get(run_id)
+            with at_the_end(self._is_ending):
+                for stage, work in self._stages():
+                    runs.update(run_id, stage=stage)
+                    watch.start(stage)
+                    work()
+                    watch.note_memory()
+                    self._store.checkpoint()
+                    if stage == until:
+                        runs.update(run_id, status="stopped")
+                        return runs.get(run_id)
             watch.raise_if_lost()
             means(self._store, run_id)  # keeps the sums of the run's summary, for readers that may not write
             runs.update(run_id, status="done", stage=None, finished_at=time.time())
@@ -87,16 +93,32 @@ class Engine:
         except BaseException as error:
             if watch.lost:
                 raise UserError(watch.lost) from error
-            runs.update(run_id, status="failed", error=str(error) or type(error).__name__)
-            watch.event("error", str(error) or type(error).__name__)
+            sentence = gpu_sentence(error)
+            self._note_failure(sentence or str(error) or type(error).__name__)
+            if sentence:
+                raise UserError(sentence) from error
             raise
         finally:
             self._context.close_teacher()
-            self._context.forget_students()
+            self._context.unload_students()
+            self._context.close_encoder()
             watch.note_memory()
             watch.lease.release()
             self._store.checkpoint()
         return runs.get(run_id)
+
+    def _note_failure(self, sentence: str) -> None:
+        self._store.runs.update(self._run.id, status="failed", error=sentence)
+        self._watch.event("error", sentence)
+
+    def _is_ending(self, sentence: str) -> None:
+        """llama.cpp ends this process: what is known of it is stored, and the run is free to be resumed."""
+        if self._watch.lost:
+            return
+        self._store.conn.rollback()  # what was being written when it happened
+        self._note_failure(sentence)
+        if self._watch.lease is not None:
+            self._watch.lease.release()
 
     def _stages(self) -> Iterator[tuple[str, Callable[[], None]]]:
         context, reflection = self._context, self._context.recipe.reflection
@@ -109,15 +131,17 @@ class Engine:
 
     def _reflect(self, target: Target, criteria_name: str) -> None:
         store, run_id = self._store, self._run.id
-        if store.generations.reflected(run_id, target) >= self._context.sample_count:
-            return
         by = self._context.recipe.selection
+        kept = (by.instruction_by if target == "instruction" else by.response_by) == "original"
+        done = store.generations.reflected(run_id, target) >= self._context.sample_count
+        if done and (kept or target == "response"):
+            return
         pages = in_pages(
             lambda after, size: store.generations.to_reflect(run_id, target, after, size),
             PAGE,
             lambda sample_and_variant: sample_and_variant[0],
         )
-        if (by.instruction_by if target == "instruction" else by.response_by) == "original":
+        if kept:
             for page in pages:
                 store.generations.leave_unasked(run_id, target, page)
                 if self._watch.should_stop():
@@ -125,9 +149,11 @@ class Engine:
             return
         recipe = self._context.recipe
         criteria = criteria_of(recipe, Path(self._run.recipe_path), target, criteria_name)
-        check_template(self._context)
-        self._watch.start(f"reflect-{target}")
-        Reflecting(self._context, ReflectionPrompt(criteria, recipe)).work(pages)
+        with template_checked(self._context, target) as look:
+            if done:  # it was killed while the template was being checked
+                return
+            self._watch.start(f"reflect-{target}")
+            Reflecting(self._context, ReflectionPrompt(criteria, recipe), look).work(pages)
 
 
 def criteria_of(recipe: Recipe, recipe_path: Path, target: Target, name: str) -> Criteria:
@@ -140,7 +166,7 @@ def criteria_of(recipe: Recipe, recipe_path: Path, target: Target, name: str) ->
         name: of the criteria, as the recipe has it.
     """
     prompts = recipe.prompts
-    own = getattr(prompts.teacher, target) if prompts else None
-    if prompts and own and name == target:
-        return Criteria.of_prompts(prompts.name, target, own)
+    words = getattr(prompts.teacher, target) if prompts else None
+    if prompts and words and name == target:
+        return Criteria.of_prompts(prompts.name, target, words)
     return load_criteria(name, target, recipe_path.parent)

@@ -45,25 +45,25 @@ class JudgeExaminer:
         """``judged`` is the arm's win rate less one half, a tie as half; over items judged for every seed."""
         if row.arm == "full":
             return row
-        done = [self._pairwise(one, other) for one, other in zip(runs, full, strict=True)]
-        shares = [outcomes(self.store, e) for e in done]
+        evaluations = [self._pairwise(run, other) for run, other in zip(runs, full, strict=True)]
+        shares = [outcomes(self.store, e) for e in evaluations]
         items = sorted(set.intersection(*(set(s) for s in shares)))
         if not items:
             raise UserError(f"The judge {self.judge.name} could judge nothing of arm {row.arm}.")
-        won = np.array([[s[item] for item in items] for s in shares])
-        judged = paired_interval(won, np.full_like(won, 0.5)).within(0.5)
-        return replace(row, judged=judged, evaluations=[*row.evaluations, *(e.id for e in done)])
+        win_shares = np.array([[s[item] for item in items] for s in shares])
+        judged = paired_interval(win_shares, np.full_like(win_shares, 0.5)).within(0.5)
+        return replace(row, judged=judged, evaluations=[*row.evaluations, *(e.id for e in evaluations)])
 
     def _pairwise(self, arm: Run, full: Run) -> Evaluation:
-        both = [find_contestant(self.workspace, self.store, run.name) for run in (arm, full)]
+        contestants = [find_contestant(self.workspace, self.store, run.name) for run in (arm, full)]
         margin = margin_of(self.store, self.judge, self.tie_margin)
         settings = settings_of(self.writing, self.writing.seed, tie_margin=margin)
-        evaluation, _ = prepare(self.store, "pairwise", self.source, both, self.judge, settings)
+        evaluation, _ = prepare(self.store, "pairwise", self.source, contestants, self.judge, settings)
         if evaluation.state == "done":
             return evaluation
         self.reporter.event("info", f"{arm.name} against {full.name}, by {self.judge.name}")
-        warnings = same_weights(self.workspace, self.store, self.judge.name, self.judge.sha256, both)
-        sides: Any = {"a": both[0], "b": both[1]}
+        warnings = same_weights(self.workspace, self.store, self.judge.name, self.judge.sha256, contestants)
+        sides: Any = {"a": contestants[0], "b": contestants[1]}
         return Evaluator(
             self.store, evaluation, self.source, sides, self.judge, self.reporter, self.should_stop,
             warnings=warnings,
@@ -84,22 +84,22 @@ class ChoiceExaminer:
 
     def examine(self, row: ArmResult, runs: Sequence[Run], full: Sequence[Run]) -> ArmResult:
         """``accuracy``, and ``choice``, the accuracy less the full method's question by question."""
-        done = [self._choice(run) for run in runs]
-        right = np.array([self._right(e) for e in done])
-        found = replace(
-            row, accuracy=float(right.mean()), evaluations=[*row.evaluations, *(e.id for e in done)]
+        evaluations = [self._choice(run) for run in runs]
+        right = np.array([self._right(e) for e in evaluations])
+        result = replace(
+            row, accuracy=float(right.mean()), evaluations=[*row.evaluations, *(e.id for e in evaluations)]
         )
         if row.arm == "full":
-            return found
+            return result
         reference = np.array([self._right(self._choice(run)) for run in full])
-        return replace(found, choice=paired_interval(right, reference).within(1.0))
+        return replace(result, choice=paired_interval(right, reference).within(1.0))
 
     def _choice(self, run: Run) -> Evaluation:
         from srtui.evaluation import choice
 
-        one = find_contestant(self.workspace, self.store, run.name)
+        contestant = find_contestant(self.workspace, self.store, run.name)
         return choice.evaluate(
-            self.store, one, self.tasks, self.limit, self.shots, self.reporter, self.should_stop
+            self.store, contestant, self.tasks, self.limit, self.shots, self.reporter, self.should_stop
         )
 
     def _right(self, evaluation: Evaluation) -> list[float]:

@@ -169,20 +169,21 @@ def plan_reflecting(shape: TeacherShape, name: str, recipe: Recipe, free: int, h
     """
     settings = recipe.teacher
     length = USUAL_LENGTH if settings.context == "auto" else settings.context
-    wanted = GPU_SLOTS if settings.slots == "auto" else settings.slots
+    requested = GPU_SLOTS if settings.slots == "auto" else settings.slots
     batch = 512 if settings.batch_tokens == "auto" else settings.batch_tokens
     element = KV_BYTES[settings.kv_type]
     cells = least_cells(settings.slots, settings.context)
-    plan = plan_teacher(shape, cells, free, batch=batch, element=element)
-    layers = plan.layers if settings.gpu_layers == "auto" else min(settings.gpu_layers, plan.of)
-    layers = plan.of if layers < 0 else layers
+    plan = plan_teacher(shape, cells, [free], batch=batch, element=element)
+    layers, asked = plan.layers, settings.gpu_layers
+    if asked != "auto":  # llama.cpp counts the output as one layer, the first to go; -1 is all
+        layers = plan.of if asked < 0 else min(max(0, asked - 1), plan.of)
     weights, cell = shape.on_device(layers), shape.kv * element
     compute = compute_bytes(batch, shape.vocabulary, shape.hidden, shape.inner) if layers else 0
     host = sum(shape.layers) - sum(shape.layers[len(shape.layers) - layers :])
     cells = cells_that_fit(
-        cell, plan.of, layers, device=max(0, free - weights), host=max(0, host_memory - host), compute=compute
+        cell, plan.of, [(layers, max(0, free - weights))], host=max(0, host_memory - host), compute=compute
     )
-    slots = slots_that_fit(wanted, length, cells)
+    slots = slots_that_fit(requested, length, cells)
     parts = {
         "weights": weights,
         "KV cache": round(cell * layers * (slots + 1) * length) if slots else 0,
@@ -194,8 +195,8 @@ def plan_reflecting(shape: TeacherShape, name: str, recipe: Recipe, free: int, h
         if layers == plan.of
         else f"{layers} of {plan.of} layers, the others slower in RAM"
     )
-    words = f"{on}; {slots} of {wanted} sequences of {length:,} tokens at once"
-    if not fits or slots < wanted or layers < plan.of:
+    words = f"{on}; {slots} of {requested} sequences of {length:,} tokens at once"
+    if not fits or slots < requested or layers < plan.of:
         words += _less_for_the_teacher(recipe)
     return StagePlan("reflect", name, parts, free, fits, words)
 
@@ -233,21 +234,23 @@ def plan_training(needs: StudentNeeds, name: str, recipe: Recipe, free: int) -> 
     texts = 1 if settings.method == "sft" else 2  # of a pair, both go through the student in one pass
     longest = Span(tuple(range(length)) * texts, (length - 1) * texts)
     examples: Sequence[Span] = [longest] * settings.batch_size
-    asked = settings.gradient_checkpointing
-    ways: dict[str, Any] = {
+    checkpointing = settings.gradient_checkpointing
+    memory_settings: dict[str, Any] = {
         "packed": settings.packing is not False and not settings.neftune_alpha,
-        "gradient_checkpointing": True if asked == "auto" else asked,
+        "gradient_checkpointing": True if checkpointing == "auto" else checkpointing,
         "optimizer": "paged_adamw_8bit" if settings.optimizer == "auto" else settings.optimizer,
     }
     room = round(DEVICE_SHARE * free) - needs.weights
-    need = needed_bytes(needs.shape, examples, settings, **ways)
+    need = needed_bytes(needs.shape, examples, settings, **memory_settings)
     parts = {"weights": needs.weights, "adapters, gradients, activations": need}
     if need <= room:
-        again = "layers computed twice" if ways["gradient_checkpointing"] else "activations kept"
-        words = f"passes of {settings.micro_batch_size * texts} x {length:,} tokens at most, {again}"
+        how_computed = (
+            "layers computed twice" if memory_settings["gradient_checkpointing"] else "activations kept"
+        )
+        words = f"passes of {settings.micro_batch_size * texts} x {length:,} tokens at most, {how_computed}"
         return StagePlan("train", name, parts, free, True, words)
-    would = what_would_fit(max(0, room), needs.shape, examples, settings, texts=texts, **ways)
-    words = f"set {would}" if would else "choose a smaller student"
+    fitting = what_would_fit(max(0, room), needs.shape, examples, settings, texts=texts, **memory_settings)
+    words = f"set {fitting}" if fitting else "choose a smaller student"
     return StagePlan("train", name, parts, free, False, words)
 
 
@@ -263,14 +266,14 @@ def usual_teacher(words: str) -> TeacherShape:
             f"--teacher {words}: write a size of {', '.join(DECODERS)} and a quantization of {', '.join(_BITS)}, "
             "as in 8B-Q4_K_M."
         )
-    usual, (bits, output) = DECODERS[size], _BITS[quantization]
+    decoder, (bits, output) = DECODERS[size], _BITS[quantization]
     return TeacherShape(
-        layers=(round(usual.layer * bits / 8),) * usual.layers,
-        output=round(usual.vocabulary * usual.hidden * output / 8),
-        kv=2 * usual.key_value,
-        vocabulary=usual.vocabulary,
-        hidden=usual.hidden,
-        inner=usual.inner,
+        layers=(round(decoder.layer * bits / 8),) * decoder.layers,
+        output=round(decoder.vocabulary * decoder.hidden * output / 8),
+        kv=2 * decoder.key_value,
+        vocabulary=decoder.vocabulary,
+        hidden=decoder.hidden,
+        inner=decoder.inner,
     )
 
 
@@ -279,21 +282,21 @@ def usual_student(words: str, quantization: str, rank: int) -> StudentNeeds:
     none."""
     if words not in DECODERS:
         raise UserError(f"--student {words}: write a size of {', '.join(DECODERS)}.")
-    usual = DECODERS[words]
+    decoder = DECODERS[words]
     element = 4 if quantization == "f32" else 2
-    embeddings = usual.vocabulary * usual.hidden * (1 if usual.tied else 2)
-    layers = usual.layer * usual.layers
+    embeddings = decoder.vocabulary * decoder.hidden * (1 if decoder.tied else 2)
+    layers = decoder.layer * decoder.layers
     return StudentNeeds(
         round(layers * BYTES_A_WEIGHT.get(quantization, element) + embeddings * element),
         Shape(
-            layers=usual.layers,
-            hidden=usual.hidden,
-            inner=usual.inner,
-            key_value=usual.key_value,
-            vocabulary=usual.vocabulary,
-            trainable=rank * usual.adapter_width * usual.layers,
+            layers=decoder.layers,
+            hidden=decoder.hidden,
+            inner=decoder.inner,
+            key_value=decoder.key_value,
+            vocabulary=decoder.vocabulary,
+            trainable=rank * decoder.adapter_width * decoder.layers,
             element=2,
-            matrix=usual.hidden * usual.inner if quantization in BYTES_A_WEIGHT else 0,
+            matrix=decoder.hidden * decoder.inner if quantization in BYTES_A_WEIGHT else 0,
         ),
     )
 

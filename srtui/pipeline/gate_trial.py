@@ -76,12 +76,12 @@ def try_gates(
             trials.rewrites += 1
             trials.taken += rewrite.taken
             target: Target = "instruction" if rewrite.stage == "instruction" else "response"
-            found = list(all_gates(rewrite.before, rewrite.after, target))
+            signs = list(all_gates(rewrite.before, rewrite.after, target))
             if why:
-                found.append(Gated("coherence", f"{GATES['coherence'].words}: {why}"))
-            trials.any_stopped += bool(found)
-            trials.any_taken += bool(found) and rewrite.taken
-            for name, reason in found:
+                signs.append(Gated("coherence", f"{GATES['coherence'].words}: {why}"))
+            trials.any_stopped += bool(signs)
+            trials.any_taken += bool(signs) and rewrite.taken
+            for name, reason in signs:
                 trial = by_name[name]
                 trial.stopped += 1
                 trial.taken += rewrite.taken
@@ -95,7 +95,14 @@ def try_gates(
 def coherence_of(
     store: Store, run: Run, embedder: Embedder, should_stop: Callable[[], bool] = lambda: False
 ) -> Coherence:
-    """The gate ``coherence`` as a run's recipe has it, whether it is on there or not."""
+    """The gate ``coherence`` as a run's recipe has it, whether it is on there or not.
+
+    Args:
+        store: where the run is.
+        run: whose originals it is fitted on.
+        embedder: what embeds texts.
+        should_stop: asked between texts; stops early.
+    """
     recipe = Recipe.model_validate(run.recipe)
     ids = fitted_on(store, run.id, recipe.seed)
     variants = store.corpus.variants(ids)

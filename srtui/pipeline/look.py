@@ -124,7 +124,13 @@ def embed_originals(
         on_progress: gets the step (``embed``), texts done, and in all.
     """
     today.freeze(run.date)
-    embedder = open_embedder(workspace, store, Recipe.model_validate(run.recipe), report_line)
+    embedder = open_embedder(
+        workspace,
+        store,
+        Recipe.model_validate(run.recipe),
+        report_line,
+        run.dataset_id,
+    )
     try:
         sample_ids = store.runs.sample_ids(run.id)
         ids = store.corpus.original_variants(sample_ids[:: _step(len(sample_ids))])
@@ -167,14 +173,14 @@ def _texts(store: Store, variant_ids: Sequence[int]) -> list[Pair]:
 
 def _side(ids: Sequence[int], pairs_of: Callable[[Sequence[int]], list[Pair]]) -> TextSide:
     """What texts come to that ``pairs_of`` reads by their ``ids``, some at a time."""
-    asked, answered = [], []
+    questions, answers = [], []
     inputs = code = 0
     languages: Counter[str] = Counter()
     bands = BandTable()
     for chunk in batched(ids, CHUNK):
         for pair in pairs_of(chunk):
-            asked.append(len(pair.instruction))
-            answered.append(len(pair.response))
+            questions.append(len(pair.instruction))
+            answers.append(len(pair.response))
             inputs += bool(pair.input.strip())
             code += has_code(pair.response)
             languages[language_of(pair.response) or language_of(" ".join(pair.texts))] += 1
@@ -185,9 +191,9 @@ def _side(ids: Sequence[int], pairs_of: Callable[[Sequence[int]], list[Pair]]) -
         THRESHOLD,
     )
     return TextSide(
-        len(asked),
-        _quantiles(asked),
-        _quantiles(answered),
+        len(questions),
+        _quantiles(questions),
+        _quantiles(answers),
         inputs,
         code,
         len({pair.second for pair in alike}),
@@ -213,11 +219,10 @@ def data_map(store: Store, run: Run) -> DataMap:
 def map_of_dataset(store: Store, dataset_id: int) -> DataMap:
     """As :func:`data_map`, of a whole dataset; nothing of it is kept, for no run has chosen."""
     setting_id = store.embeddings.setting_of_dataset(dataset_id)
+    if setting_id is None:
+        return DataMap(0, [], [])
     step = _step(store.corpus.size(dataset_id))
-    samples = (
-        sample for n, (sample, _) in enumerate(store.corpus.original_pairs(dataset_id)) if n % step == 0
-    )
-    variants = store.corpus.original_variants(samples) if setting_id is not None else {}
+    variants = dict(row for n, row in enumerate(_original_ids(store, dataset_id)) if n % step == 0)
     return _map(store, variants, set(), setting_id)
 
 
@@ -229,12 +234,12 @@ def _map(store: Store, variants: dict[int, int], kept: set[int], setting_id: int
     if setting_id is None:
         return DataMap(0, [], [])
     sample_of = {variant: sample for sample, variant in variants.items()}
-    there, vectors = store.embeddings.load(list(sample_of), setting_id)
-    if len(there) < 4:
-        return DataMap(len(there), [], [])
-    samples = [sample_of[variant] for variant in there]
+    embedded, vectors = store.embeddings.load(list(sample_of), setting_id)
+    if len(embedded) < 4:
+        return DataMap(len(embedded), [], [])
+    samples = [sample_of[variant] for variant in embedded]
     units = directions(vectors)
-    labels = clusters(units, min(_MOST_TOPICS, max(2, round(math.sqrt(len(there) / 2)))))
+    labels = clusters(units, min(_MOST_TOPICS, max(2, round(math.sqrt(len(embedded) / 2)))))
     plane = principal_plane(units)
     words = _words_of(store, samples, labels)
     sizes, taken = (
@@ -247,7 +252,7 @@ def _map(store: Store, variants: dict[int, int], kept: set[int], setting_id: int
         MapPoint(float(x), float(y), order[int(label)], sample in kept, sample)
         for sample, label, (x, y) in zip(samples, labels, plane, strict=True)
     ]
-    return DataMap(len(there), topics, points)
+    return DataMap(len(embedded), topics, points)
 
 
 def principal_plane(units: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -270,15 +275,15 @@ def _words_of(store: Store, samples: list[int], labels: NDArray[np.int64]) -> di
             words = {word.casefold() for word in _WORD.findall(pair.instruction)} - COMMON_WORDS
             everywhere.update(words)
             within.setdefault(label_of[sample], Counter()).update(words)
-    found = {}
+    words_by_label = {}
     for label, counts in within.items():
-        size = sum(1 for one in label_of.values() if one == label)
+        size = sum(1 for member_label in label_of.values() if member_label == label)
         worth = {
             word: count / size * math.log(1e-9 + count * len(samples) / (size * everywhere[word]))
             for word, count in counts.items()
             if count > 1
         }
-        found[label] = [
+        words_by_label[label] = [
             word for word in sorted(worth, key=lambda w: (-worth[w], w))[:_TOPIC_WORDS] if worth[word] > 0
         ]
-    return found
+    return words_by_label

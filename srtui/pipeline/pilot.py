@@ -16,13 +16,13 @@ import psutil
 
 from srtui import models
 from srtui.errors import UserError
-from srtui.evaluation.statistics import Estimate, nothing, wilson
+from srtui.evaluation.statistics import Estimate, no_estimate, wilson
 from srtui.gates import TEXT_GATES, all_gates
 from srtui.hashing import draw
 from srtui.llama import TeacherIdentity
 from srtui.pilot.forecast import for_the_rest, together
-from srtui.pilot.limits import Limit, quantile_of_lengths
-from srtui.pilot.result import Example, Forecast, PilotResult, StratumCount, TargetResult
+from srtui.pilot.limits import Written, limits_met
+from srtui.pilot.result import Forecast, PilotExample, PilotResult, StratumCount, TargetResult
 from srtui.pilot.verdict import Findings, judge
 from srtui.pipeline.engine import Engine, criteria_of
 from srtui.pipeline.prepare import pilot_recipe, pilot_strata, prepare
@@ -63,7 +63,7 @@ def pilot(
         store: where all of it is kept.
         recipe: the recipe of the whole run.
         recipe_path: its file.
-        reporter: is told of progress.
+        reporter: gets the progress and the messages.
         samples: how many to draw.
         should_stop: asked often; True stops.
         before: by step, the seconds that this process has spent already.
@@ -75,9 +75,9 @@ def pilot(
     if recipe.pilot is not None:
         raise UserError(f"{recipe_path}: the key pilot is set there; srtui pilot sets it itself.")
     run, is_new = prepare(workspace, store, pilot_recipe(recipe, samples), recipe_path)
-    if run.status == "done" and (known := store.runs.pilot(run.id)) is not None:
+    if run.status == "done" and (stored := store.runs.pilot(run.id)) is not None:
         reporter.event("info", f"Pilot {run.name} is done already; its result is read from the store.")
-        return PilotResult.from_json(known)
+        return PilotResult.from_json(stored)
     size = store.size_in_use()
     run = Engine(workspace, store, run, reporter, should_stop, before=before).work()
     grown = store.size_in_use() - size if is_new else None
@@ -104,7 +104,9 @@ class _Reading:
             if view is not None:
                 self._views.append(view)
         self._generations = {
-            (view.id, target): self._written(view, target) for view in self._views for target in _TARGETS
+            (view.id, target): self._generations_of(view, target)
+            for view in self._views
+            for target in _TARGETS
         }
 
     def result(self) -> PilotResult:
@@ -114,34 +116,37 @@ class _Reading:
         strata = pilot_strata(self._store, dataset_id, pilot_recipe(recipe, run.recipe["pilot"]))
         of = sum(s.of for s in strata)
         targets: dict[str, TargetResult] = {target: self._target(target) for target in _TARGETS}
-        limits = self._limits()
+        limits = limits_met(
+            self._recipe.reflection,
+            ((target, list(map(_written, rows))) for (_, target), rows in self._generations.items()),
+        )
         examples = self._examples()
         rewritten = [e for e in examples if e.after is not None]
         would_stop = {gate: sum(gate in e.gates for e in rewritten) for gate in TEXT_GATES}
         talking = would_stop["about_the_task"]
         originals = [ifd for view in self._views if (ifd := view.original.scores.get("ifd")) is not None]
-        over_one = sum(ifd >= 1 for ifd in originals)
+        above_one = sum(ifd >= 1 for ifd in originals)
         cut = [sum(n for why, n in t.failed.items() if why.startswith("cut_")) for t in targets.values()]
-        unread = [sum(t.failed.values()) - c for t, c in zip(targets.values(), cut, strict=True)]
-        whys: Counter[str] = Counter()
+        unparsed = [sum(t.failed.values()) - c for t, c in zip(targets.values(), cut, strict=True)]
+        reasons: Counter[str] = Counter()
         for t in targets.values():
-            whys.update({why: n for why, n in t.failed.items() if not why.startswith("cut_")})
+            reasons.update({why: n for why, n in t.failed.items() if not why.startswith("cut_")})
         settled = len(self._views) - self._counts.on_their_way
         verdict = judge(
             Findings(
                 samples=len(self._views),
                 asked=sum(t.asked for t in targets.values()),
-                unread=sum(unread),
+                unread=sum(unparsed),
                 cut=sum(cut),
                 rewrites=len(rewritten),
                 talk=talking,
                 gates=would_stop,
                 active=tuple(recipe.gates.active),
                 scored=len(originals),
-                over_one=over_one,
+                over_one=above_one,
                 settled=settled,
                 kept=self._counts.kept,
-                why=whys.most_common(1)[0][0] if whys else "",
+                why=reasons.most_common(1)[0][0] if reasons else "",
                 mode=recipe.reflection.mode,
                 policy=recipe.selection.policy,
                 template=recipe.prompt.template,
@@ -164,7 +169,7 @@ class _Reading:
             gates={gate: wilson(count, len(rewritten)) for gate, count in would_stop.items()},
             active_gates=list(recipe.gates.active),
             template=recipe.prompt.template,
-            at_or_over_one=wilson(over_one, len(originals)),
+            at_or_over_one=wilson(above_one, len(originals)),
             forecast=self._forecast(of - len(self._views)),
             examples=self._shown(examples),
             verdict=verdict,
@@ -175,31 +180,31 @@ class _Reading:
         """What is known of each measure that the student chose by, a sentence each."""
         student = self._recipe.student.model
         sentences: dict[str, None] = {}
-        for standing in summarise(self._store, self._run.id).measures.values():
+        for measure in summarise(self._store, self._run.id).measures.values():
             sentences[
-                f"{standing.measure} was never calibrated with {student}: what its choices are worth is unknown"
-                if standing.verdict is None
-                else standing.sentence
+                f"{measure.measure} was never calibrated with {student}: what its choices are worth is unknown"
+                if measure.verdict is None
+                else measure.sentence
             ] = None
         return list(sentences)
 
     # -- what the teacher wrote -------------------------------------------------------------
 
-    def _written(self, view: SampleView, target: Target) -> list[GenerationRow]:
+    def _generations_of(self, view: SampleView, target: Target) -> list[GenerationRow]:
         """The generations that this sample's reflection stands on, the first try first; by the keys of the recipe, so
         that what other runs asked is not among them."""
         reflection = view.reflections.get(target)
         if reflection is None or not reflection.attempts or self._run.teacher is None:
             return []
-        asked = self._recipe.reflection
-        name = asked.instruction_criteria if target == "instruction" else asked.response_criteria
+        settings = self._recipe.reflection
+        name = settings.instruction_criteria if target == "instruction" else settings.response_criteria
         criteria = criteria_of(self._recipe, Path(self._run.recipe_path), target, name)
         prompt = ReflectionPrompt(criteria, self._recipe)
         identity = TeacherIdentity(**self._run.teacher)
         variant = self._store.corpus.variants([reflection.parent_variant_id])[reflection.parent_variant_id]
         rows = []
         for attempt in range(1, reflection.attempts + 1):
-            for candidate in range(asked.candidates):
+            for candidate in range(settings.candidates):
                 row = self._store.generations.with_key(
                     prompt.key(variant.pair, attempt, candidate, identity),
                     prompt.first_key(variant.pair, attempt, candidate, identity),
@@ -227,56 +232,8 @@ class _Reading:
             part != "critique" and finish == "length"
             for row in self._generations[view.id, target]
             if row.attempt == 1
-            for part, finish, *_ in _segments(row)
+            for part, finish, *_ in _written(row).segments
         )
-
-    def _limits(self) -> list[Limit]:
-        """The limits of the recipe that texts met, each over all texts that were written under it."""
-        asked = self._recipe.reflection
-        if asked.mode == "free":
-            keys = {("instruction", "text"): "answer_tokens", ("response", "text"): "answer_tokens"}
-        else:
-            keys = {
-                ("instruction", "instruction"): "instruction_tokens",
-                ("instruction", "response"): "answer_tokens",
-                ("response", "response"): "answer_tokens",
-            }
-        lengths: dict[str, list[int | None]] = {}
-        cut: Counter[str] = Counter()
-        most: dict[str, int] = {}
-        for (_, target), rows in self._generations.items():
-            parts = {part for at, part in keys if at == target}
-            for part in parts:
-                key = keys[target, part]
-                tries = [
-                    (row.attempt, finish, tokens, room)
-                    for row in rows
-                    for name, finish, tokens, room in _segments(row)
-                    if name == part and finish != "repetition"  # more room would hold no more of a loop
-                ]
-                if not tries:
-                    continue
-                whole = [tokens for _, finish, tokens, _ in tries if finish != "length"]
-                lengths.setdefault(key, []).append(max(whole) if whole else None)
-                cut[key] += any(attempt == 1 and finish == "length" for attempt, finish, _, _ in tries)
-                if not whole:
-                    most[key] = max(most.get(key, 0), *(room or tokens for _, _, tokens, room in tries))
-        now = {
-            "instruction_tokens": asked.instruction_tokens,
-            "answer_tokens": asked.answer_tokens,
-        }
-        return [
-            Limit(
-                f"reflection.{key}",
-                now[key],
-                len(lengths[key]),
-                cut[key],
-                quantile_of_lengths(lengths[key]),
-                most.get(key, now[key]),
-            )
-            for key in now
-            if key in lengths
-        ]
 
     def _larger_teacher(self) -> str | None:
         """The largest GGUF in models/ that fits this computer's memory, where it is larger than the teacher."""
@@ -295,7 +252,7 @@ class _Reading:
 
     # -- samples ----------------------------------------------------------------------------
 
-    def _examples(self) -> list[Example]:
+    def _examples(self) -> list[PilotExample]:
         """Every sample, before and after."""
         examples = []
         for view in self._views:
@@ -306,7 +263,7 @@ class _Reading:
             decision = view.decisions.get(target or "response")
             reasons = (f"{t}: {r.status}" for t, r in view.reflections.items())
             examples.append(
-                Example(
+                PilotExample(
                     sample=view.id,
                     row=view.row,
                     before=(before.instruction, before.input, before.response),
@@ -329,7 +286,7 @@ class _Reading:
             if after is not None:
                 yield from all_gates(_pair(before), _pair(after), target)
 
-    def _shown(self, examples: Sequence[Example]) -> list[Example]:
+    def _shown(self, examples: Sequence[PilotExample]) -> list[PilotExample]:
         """Some of them, drawn by the seed: those with a rewrite first."""
         order = sorted(
             examples, key=lambda e: (e.after is None, draw(self._recipe.seed, "pilot example", e.sample))
@@ -348,18 +305,18 @@ class _Reading:
             if s is None:
                 continue
             weights = self._weights(stage)
-            fresh = s.done - s.reused
-            if fresh > 0:
-                stages[stage] = for_the_rest(s.seconds, fresh, weights, left)
+            computed = s.done - s.reused
+            if computed > 0:
+                stages[stage] = for_the_rest(s.seconds, computed, weights, left)
             elif stage in earlier:
                 history.append(stage)
                 n = len(self._views)
                 stages[stage] = for_the_rest(earlier[stage] * n, n, weights, left)
             else:
-                stages[stage] = nothing()
+                stages[stage] = no_estimate()
         fixed = sum(s.seconds for name, s in self._stages.items() if name in (*STEPS, "check-template"))
         reused = any(s.reused for s in self._stages.values())
-        disk = nothing()
+        disk = no_estimate()
         if self._grown is not None and not reused:
             disk = for_the_rest(self._grown, len(self._views), [self._bytes(v) for v in self._views], left)
         return Forecast(
@@ -404,17 +361,17 @@ class _Reading:
     def _training(self, step_seconds: float | None, left: int) -> Estimate:
         """Seconds of the training on what would be kept, by the steps of earlier ones; the interval is of the share
         that is kept."""
-        wanted, kept = self._recipe.training, self._counts.kept
+        settings, kept = self._recipe.training, self._counts.kept
         settled = len(self._views) - self._counts.on_their_way
-        if not step_seconds or not wanted.enabled or not settled:
-            return nothing()
+        if not step_seconds or not settings.enabled or not settled:
+            return no_estimate()
         share = wilson(kept, settled)
 
         def seconds(part: float | None) -> float | None:
             if part is None:
                 return None
-            samples = part * (left + len(self._views)) * (1 - wanted.held_out)
-            return step_seconds * max(1.0, samples * wanted.epochs / wanted.batch_size)
+            samples = part * (left + len(self._views)) * (1 - settings.held_out)
+            return step_seconds * max(1.0, samples * settings.epochs / settings.batch_size)
 
         return Estimate(
             value=seconds(share["value"]), low=seconds(share["low"]), high=seconds(share["high"]), n=settled
@@ -425,9 +382,12 @@ def _pair(variant: VariantView) -> Pair:
     return Pair(variant.instruction, variant.input, variant.response)
 
 
-def _segments(row: GenerationRow) -> list[tuple[str, str, int, int | None]]:
-    """(part, finish, tokens, most tokens that it could have had) of a generation; none of one that was refused."""
-    return [
-        (part, finish, tokens, room[0] if room else None)
-        for part, finish, tokens, *room in segments_of(row.id, row.segments) or ()
-    ]
+def _written(row: GenerationRow) -> Written:
+    """The segments of a generation; of one that was refused none."""
+    return Written(
+        row.attempt,
+        [
+            (part, finish, tokens, room[0] if room else None)
+            for part, finish, tokens, *room in segments_of(row.id, row.segments) or ()
+        ],
+    )

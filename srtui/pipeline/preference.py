@@ -45,8 +45,8 @@ def pairs_to_train_on(
     """
     training = recipe.training
     maker = pair_maker(recipe, rejected=training.rejected, min_margin=training.min_margin, people_first=True)
-    found = maker.pairs(answer_comparisons(store.conn, run.id, maker.stored_metric, held_out=held_out))
-    return list(found), maker
+    pairs = maker.pairs(answer_comparisons(store.conn, run.id, maker.stored_metric, held_out=held_out))
+    return list(pairs), maker
 
 
 def training_pairs(
@@ -56,7 +56,7 @@ def training_pairs(
     from srtui.student import Invalid
     from srtui.training.preference import TrainingPair
 
-    made: list[TrainingPair] = []
+    examples: list[TrainingPair] = []
     left_out: Counter[str] = Counter()
     for pair in pairs:
         sides = [spans.forward(text)[0] for text in pair.pairs]
@@ -70,8 +70,8 @@ def training_pairs(
         if chosen == rejected:
             left_out["both answers are cut to the same tokens"] += 1
         else:
-            made.append(TrainingPair(chosen, rejected, sample=pair.sample_id))
-    return made, left_out
+            examples.append(TrainingPair(chosen, rejected, sample=pair.sample_id))
+    return examples, left_out
 
 
 def with_reference(
@@ -82,20 +82,20 @@ def with_reference(
     spans = [span for pair in pairs for span in (pair.chosen, pair.rejected)]
     losses = judge.span_losses(spans, context.watch.should_stop)
     context.watch.raise_if_stopped()
-    made: list[TrainingPair] = []
+    referenced: list[TrainingPair] = []
     left_out: Counter[str] = Counter()
     for n, pair in enumerate(pairs):
         chosen, rejected = losses[2 * n : 2 * n + 2]
         if chosen.nll is None or rejected.nll is None:
             left_out[chosen.reason or rejected.reason or "no loss"] += 1
         else:
-            made.append(replace(pair, reference=(-chosen.nll, -rejected.nll)))
-    return made, left_out
+            referenced.append(replace(pair, reference=(-chosen.nll, -rejected.nll)))
+    return referenced, left_out
 
 
-def unseen_pairs(pairs: Sequence[PreferencePair], seen: set[int]) -> list[PreferencePair]:
-    """Those whose question is none of ``seen`` (keys of :func:`srtui.pipeline.holdout.asked`)."""
-    return [p for p in pairs if asked(p.pairs[0]) not in seen]
+def unseen_pairs(pairs: Sequence[PreferencePair], seen_questions: set[int]) -> list[PreferencePair]:
+    """Those whose question is none of ``seen_questions`` (keys of :func:`srtui.pipeline.holdout.asked`)."""
+    return [p for p in pairs if asked(p.pairs[0]) not in seen_questions]
 
 
 def first_adapter(workspace: Workspace, store: Store, recipe: Recipe) -> Path | None:
@@ -105,11 +105,11 @@ def first_adapter(workspace: Workspace, store: Store, recipe: Recipe) -> Path | 
     if name is None:
         return None
     before = store.runs.named(name)
-    theirs, ours = before.recipe["student"], recipe.student
-    if (theirs["model"], theirs["quantization"]) != (ours.model, ours.quantization):
+    student_before, student = before.recipe["student"], recipe.student
+    if (student_before["model"], student_before["quantization"]) != (student.model, student.quantization):
         raise UserError(
-            f"training.from_run = {name!r}: its student is {theirs['model']} in {theirs['quantization']}, and this "
-            f"recipe's is {ours.model} in {ours.quantization}."
+            f"training.from_run = {name!r}: its student is {student_before['model']} in {student_before['quantization']}, and this "
+            f"recipe's is {student.model} in {student.quantization}."
         )
     if before.recipe["prompt"]["template"] != recipe.prompt.template:
         raise UserError(
@@ -149,8 +149,8 @@ def trained_on_before(store: Store, recipe: Recipe, run: Run) -> int:
     if recipe.training.from_run is None:
         return 0
     before = store.runs.named(recipe.training.from_run)
-    theirs = {sample for sample, _ in store.decisions.selected(before.id, held_out=False)}
-    return len(theirs.intersection(store.decisions.held_out(run.id)))
+    samples_before = {sample for sample, _ in store.decisions.selected(before.id, held_out=False)}
+    return len(samples_before.intersection(store.decisions.held_out(run.id)))
 
 
 def reward_facts(rewards: Rewards) -> dict[str, Any]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from srtui import datasets
+from srtui.atomic import sha256_of
 from srtui.errors import UserError
-from srtui.evaluation.sources import sha256_of
-from srtui.hashing import draw, first_of_ids, key, key_of_ids
+from srtui.hashing import draw_of_each, first_of_ids, key, key_of_ids
 from srtui.pilot.strata import Stratum, stratified
 from srtui.pipeline.holdout import alike, hold_out
 from srtui.pipeline.preference import adapter_mark, first_adapter
@@ -73,11 +74,17 @@ def import_file(
             if isinstance(row, datasets.BadRow):
                 yield RefusedRow(row.line, row.reason, row.detail)
             elif isinstance(row, datasets.ConversationRow):
-                found = row.conversation
-                left_out.update(found.left_out)
-                exchanges = [(e.answer, e.pair.texts, e.followed) for e in found.exchanges]
+                conversation = row.conversation
+                left_out.update(conversation.left_out)
+                exchanges = [(e.answer, e.pair.texts, e.followed) for e in conversation.exchanges]
                 yield NewConversation(
-                    row.number, found.turns, found.places, exchanges, row.layout, row.record, row.id
+                    row.number,
+                    conversation.turns,
+                    conversation.places,
+                    exchanges,
+                    row.layout,
+                    row.record,
+                    row.id,
                 )
             else:
                 yield NewRow(row.number, row.pair, row.record, row.id)
@@ -94,7 +101,8 @@ def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pat
     """The run that this recipe describes, and whether it is new.
 
     A recipe whose settings and samples are those of an earlier run resumes that run; so has its
-    ``training.from_run`` to have the adapter that it had, for another run may have come by that name.
+    ``training.from_run`` to have the adapter that it had, for another run may have come by that name. Where it does
+    not say what is taken of conversations, that is also one that was begun when something else was by default.
 
     Args:
         workspace: that the recipe belongs to.
@@ -103,31 +111,31 @@ def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pat
         recipe_path: its file, beside which a dataset's file may lie.
     """
     adapter = first_adapter(workspace, store, recipe)  # hours before it is needed
+    for begun_over in _datasets_begun_over(workspace, store, recipe, recipe_path):
+        if (earlier := _earlier(store, recipe, begun_over, adapter)) is not None:
+            return earlier, False
     dataset_id = _dataset(workspace, store, recipe, recipe_path)
 
-    def ids() -> Iterator[int]:
-        return iter(samples_of(store, dataset_id, recipe))
-
-    fingerprint = f"{recipe.fingerprint}-{key_of_ids('samples', 'ids', ids()).hex()[2:10]}"
-    fingerprint += adapter_mark(adapter)
-    if store.runs.any_over(dataset_id):
-        first = f"{recipe.first_fingerprint}-{first_of_ids(ids).hex()[:8]}"
-        earlier = store.runs.with_fingerprint(dataset_id, fingerprint, first)
-        if earlier is not None:
-            return earlier, False
     share = recipe.training.held_out if recipe.training.enabled else 0.0
+    # What is held out is drawn from all of them, and asks for them over and over; eight bytes each.
+    all_of_them = array("q", samples_of(store, dataset_id, recipe)) if share else None
+
+    def ids() -> Iterator[int]:
+        return iter(samples_of(store, dataset_id, recipe) if all_of_them is None else all_of_them)
+
+    fingerprint = _fingerprint(recipe, ids(), adapter)
     held_out: set[int] = set()
     if share:
         # What one exchange of a conversation asks and answers, the next one's history says again.
         of = conversation_ids(store.conn, dataset_id)
         groups = alike(store.corpus.questions(dataset_id, recipe.limit), of)
-        held_out = hold_out(ids, share, lambda i: draw(recipe.seed, "held out", i), groups)
+        held_out = hold_out(ids, share, draw_of_each(recipe.seed, "held out"), groups)
     if recipe.pilot:
         chosen = [(i, False) for i in ids()]
         described = recipe.model_dump_json()
         run = store.runs.create(recipe.name, dataset_id, str(recipe_path), described, fingerprint, chosen)
         return run, True
-    made = store.runs.create_over(
+    created = store.runs.create_over(
         recipe.name,
         dataset_id,
         str(recipe_path),
@@ -137,10 +145,20 @@ def prepare(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pat
         held_out,
     )
     date = _pilots_date(store, dataset_id, recipe)
-    if date is not None and date != made.date:
-        store.runs.update(made.id, date=date)
-        made = store.runs.get(made.id)
-    return made, True
+    if date is not None and date != created.date:
+        store.runs.update(created.id, date=date)
+        created = store.runs.get(created.id)
+    return created, True
+
+
+def turns_begun_with(store: Store, run: Run, recipe: Recipe) -> str | None:
+    """What a run takes of the conversations of its recipe's file, where the recipe does not say it and something else
+    is taken by default now; else None."""
+    taken = store.imports.turns_of_dataset(run.dataset_id)
+    named = store.corpus.dataset_id(recipe.dataset) is not None
+    if named or "turns" in recipe.model_fields_set or recipe.turns in taken:
+        return None
+    return " and ".join(taken) or None
 
 
 def samples_of(store: Store, dataset_id: int, recipe: Recipe) -> Iterable[int]:
@@ -153,7 +171,7 @@ def samples_of(store: Store, dataset_id: int, recipe: Recipe) -> Iterable[int]:
 def pilot_strata(store: Store, dataset_id: int, recipe: Recipe) -> list[Stratum]:
     """What a pilot draws its samples from, with the samples; the same for the same seed."""
     samples = store.corpus.kinds_and_lengths(dataset_id, recipe.limit)
-    return stratified(samples, recipe.pilot or 0, lambda i: draw(recipe.seed, "pilot", i))
+    return stratified(samples, recipe.pilot or 0, draw_of_each(recipe.seed, "pilot"))
 
 
 def pilot_recipe(recipe: Recipe, samples: int) -> Recipe:
@@ -183,11 +201,11 @@ def with_changes(store: Store, run: Run) -> tuple[Run, bool]:
     held_out = set(store.decisions.held_out(run.id))
     samples = [(i, i in held_out) for i in store.runs.sample_ids(run.id)]
     with store.transaction():
-        again = store.runs.create(run.name, run.dataset_id, run.recipe_path, recipe, fingerprint, samples)
-        store.runs.update(again.id, date=run.date)
+        run_again = store.runs.create(run.name, run.dataset_id, run.recipe_path, recipe, fingerprint, samples)
+        store.runs.update(run_again.id, date=run.date)
         for sample_id, variant_id in changes.items():
-            store.marks.overrule(again.id, sample_id, variant_id, f"as in run {run.name}")
-    return store.runs.get(again.id), True
+            store.marks.overrule(run_again.id, sample_id, variant_id, f"as in run {run.name}")
+    return store.runs.get(run_again.id), True
 
 
 def _pilots_date(store: Store, dataset_id: int, recipe: Recipe) -> str | None:
@@ -196,23 +214,57 @@ def _pilots_date(store: Store, dataset_id: int, recipe: Recipe) -> str | None:
     for run in reversed(store.runs.all()):
         if run.dataset_id == dataset_id and run.recipe.get("pilot"):
             pilot = Recipe.model_validate(run.recipe)
-            same = {"pilot": None, "name": recipe.name, "training": recipe.training, "limit": recipe.limit}
-            if pilot.model_copy(update=same).fingerprint == recipe.fingerprint:
+            ignored = {"pilot": None, "name": recipe.name, "training": recipe.training, "limit": recipe.limit}
+            if pilot.model_copy(update=ignored).fingerprint == recipe.fingerprint:
                 return run.date
     return None
 
 
-def _dataset(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Path) -> int:
+def _fingerprint(recipe: Recipe, ids: Iterator[int], adapter: Path | None) -> str:
+    of_samples = key_of_ids("samples", "ids", ids)
+    return f"{recipe.fingerprint}-{of_samples.hex()[2:10]}{adapter_mark(adapter)}"
+
+
+def _earlier(store: Store, recipe: Recipe, dataset_id: int, adapter: Path | None) -> Run | None:
+    """The run of this recipe over these samples, where there is one."""
+    if not store.runs.any_over(dataset_id):
+        return None
+
+    def ids() -> Iterator[int]:
+        return iter(samples_of(store, dataset_id, recipe))
+
+    fingerprints = [_fingerprint(recipe, ids(), adapter)]
+    if store.runs.any_over(
+        dataset_id, recipe.first_fingerprint
+    ):  # an earlier srtui's, of perhaps these samples
+        fingerprints.append(f"{recipe.first_fingerprint}-{first_of_ids(ids).hex()[:8]}")
+    return store.runs.with_fingerprint(dataset_id, *fingerprints)
+
+
+def _datasets_begun_over(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Path) -> list[int]:
+    """The datasets that an earlier run of this recipe may be over: the one that it names or its file is now, first."""
     known = store.corpus.dataset_id(recipe.dataset)
-    if known is not None:
-        taken_of_it = store.imports.turns_of_dataset(known)
+    path = dataset_file(recipe.dataset, recipe_path, workspace.root) if known is None else None
+    if path is None:
+        return [] if known is None else [_dataset(workspace, store, recipe, recipe_path)]
+    sha256 = sha256_of(path)
+    name = store.imports.dataset_of_file(sha256, datasets.read(path, turns=recipe.turns).turns)
+    now = [] if name is None else [i for i in [store.corpus.dataset_id(name)] if i is not None]
+    others = [] if "turns" in recipe.model_fields_set else store.imports.datasets_of_file(sha256)
+    return [*now, *(i for i in others if i not in now)]
+
+
+def _dataset(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Path) -> int:
+    stored_id = store.corpus.dataset_id(recipe.dataset)
+    if stored_id is not None:
+        taken_of_it = store.imports.turns_of_dataset(stored_id)
         if "turns" in recipe.model_fields_set and taken_of_it and recipe.turns not in taken_of_it:
             raise UserError(
                 f"{recipe_path}: turns = {recipe.turns!r}, but dataset {recipe.dataset!r} was imported with --turns "
                 f"{' and '.join(taken_of_it)}; leave turns out, or import the file again with --turns {recipe.turns} "
                 "under another --name."
             )
-        return known
+        return stored_id
     path = dataset_file(recipe.dataset, recipe_path, workspace.root)
     if path is None:
         names = ", ".join(d.name for d in store.corpus.datasets()) or "none so far"
@@ -221,17 +273,17 @@ def _dataset(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pa
         )
     # What was taken of a file's conversations makes its samples; of rows there is nothing to choose.
     turns = datasets.read(path, turns=recipe.turns).turns
-    taken = store.imports.dataset_of_file(sha256_of(path), turns)
-    if taken is None:
+    imported_as = store.imports.dataset_of_file(sha256_of(path), turns)
+    if imported_as is None:
         # An edited file is another dataset: merging it with its older self would train on both; so is a file of
         # which something else is taken.
-        stem = taken = _dataset_name(path)
+        stem = imported_as = _dataset_name(path)
         n = 1
-        while store.corpus.dataset_id(taken) is not None:
+        while store.corpus.dataset_id(imported_as) is not None:
             n += 1
-            taken = f"{stem}-{n}"
-        import_file(store, path, taken, turns=recipe.turns)
-    dataset_id = store.corpus.dataset_id(taken)
+            imported_as = f"{stem}-{n}"
+        import_file(store, path, imported_as, turns=recipe.turns)
+    dataset_id = store.corpus.dataset_id(imported_as)
     assert dataset_id is not None  # noqa: S101 - imported just above
     return dataset_id
 

@@ -18,18 +18,20 @@ from srtui.subsets import MOST, clusters, directions, facility_location
 def score_what_is_ranked(context: Context) -> None:
     """Where the best are trained on, all of them have a score of the run's own student: a proxy's, or one
     of another way of scoring, says nothing about their order. Raises Stopped when asked to stop."""
-    wanted = context.recipe.selection
+    selection = context.recipe.selection
     chosen = context.store.decisions.selected(context.run.id, held_out=False)
-    embedded = wanted.embeds
-    measured = wanted.top_by in ("ifd", "both", "facility")
-    if not (embedded or measured) or _count(wanted, len(chosen)) >= len(chosen):
+    embedded = selection.embeds
+    measured = selection.top_by in ("ifd", "both", "facility")
+    if not (embedded or measured) or _count(selection, len(chosen)) >= len(chosen):
         return
     variants = [variant for _, variant in chosen]
     if embedded:
         if len(chosen) > MOST:
-            what = 'top_by = "facility"' if wanted.top_by == "facility" else f'group = "{wanted.group}"'
+            setting = (
+                'top_by = "facility"' if selection.top_by == "facility" else f'group = "{selection.group}"'
+            )
             raise UserError(
-                f"selection.{what} compares embeddings of all texts, and {len(chosen):,} are more than {MOST:,}; "
+                f"selection.{setting} compares embeddings of all texts, and {len(chosen):,} are more than {MOST:,}; "
                 "take another way to choose, or limit the run."
             )
         for share in context.embedder().embed(variants, context.watch.should_stop):
@@ -38,7 +40,7 @@ def score_what_is_ranked(context: Context) -> None:
     if not measured:
         return
     judge = context.judge()
-    for metric in FILTERS if wanted.top_by == "both" else ("ifd",):
+    for metric in FILTERS if selection.top_by == "both" else ("ifd",):
         missing = len(variants) - len(judge.scores(variants, metric))
         if missing:
             context.watch.event(
@@ -50,16 +52,16 @@ def score_what_is_ranked(context: Context) -> None:
         context.watch.raise_if_stopped()
 
 
-def _count(wanted: SelectionSettings, chosen: int) -> int:
-    return wanted.top_count or round(chosen * wanted.top_percent / 100)
+def _count(selection: SelectionSettings, chosen: int) -> int:
+    return selection.top_count or round(chosen * selection.top_percent / 100)
 
 
 def trained_on(store: Store, run: Run) -> list[tuple[int, int]]:
     """(sample id, variant id) of what is trained on: what was selected, or the best of it."""
     recipe = Recipe.model_validate(run.recipe)
-    wanted = recipe.selection
+    selection = recipe.selection
     chosen = store.decisions.selected(run.id, held_out=False)
-    count = _count(wanted, len(chosen))
+    count = _count(selection, len(chosen))
     if count >= len(chosen):
         return chosen
     ranked = [
@@ -67,11 +69,11 @@ def trained_on(store: Store, run: Run) -> list[tuple[int, int]]:
         for sample, ifd, rifd, person, length, text in store.decisions.selected_scores(run.id)
     ]
     kept = set()
-    for members, quota in _groups(store, run, chosen, ranked, wanted.group, count):
-        if wanted.top_by == "facility":
+    for members, quota in _groups(store, run, chosen, ranked, selection.group, count):
+        if selection.top_by == "facility":
             kept |= _facility(store, run, chosen, members, quota)
-        elif quota or any(one.by_person for one in members):
-            kept |= best(members, quota, wanted.top_by)
+        elif quota or any(member.by_person for member in members):
+            kept |= best(members, quota, selection.top_by)
     return [(sample, variant) for sample, variant in chosen if sample in kept]
 
 
@@ -92,15 +94,15 @@ def _groups(
         named = store.corpus.field([sample for sample, _ in chosen], name)
     else:
         sample_of = {variant: sample for sample, variant in chosen}
-        there, vectors = store.embeddings.load(list(sample_of), run.embedded_by or 0)
-        labels: list[int] = clusters(directions(vectors), int(name)).tolist() if there else []
-        named = {sample_of[variant]: str(label) for variant, label in zip(there, labels, strict=True)}
-    group_of = {one.sample_id: named.get(one.sample_id, "") for one in ranked}
-    given = quotas(group_of, max(1, count))
+        embedded, vectors = store.embeddings.load(list(sample_of), run.embedded_by or 0)
+        labels: list[int] = clusters(directions(vectors), int(name)).tolist() if embedded else []
+        named = {sample_of[variant]: str(label) for variant, label in zip(embedded, labels, strict=True)}
+    group_of = {ranked_sample.sample_id: named.get(ranked_sample.sample_id, "") for ranked_sample in ranked}
+    quota_of = quotas(group_of, max(1, count))
     members: dict[str, list[Ranked]] = {}
-    for one in ranked:
-        members.setdefault(group_of[one.sample_id], []).append(one)
-    return [(some, given[name]) for name, some in sorted(members.items())]
+    for ranked_sample in ranked:
+        members.setdefault(group_of[ranked_sample.sample_id], []).append(ranked_sample)
+    return [(group_members, quota_of[name]) for name, group_members in sorted(members.items())]
 
 
 def _facility(
@@ -108,10 +110,10 @@ def _facility(
 ) -> set[int]:
     """The samples of a subset by facility location of ``ranked``; a text weighs as much as the share of these whose
     IFD is not higher than its own, and what a person chose is always in. A text without an embedding is not."""
-    by_sample = {one.sample_id: one for one in ranked}
+    by_sample = {ranked_sample.sample_id: ranked_sample for ranked_sample in ranked}
     sample_of = {variant: sample for sample, variant in chosen if sample in by_sample}
-    there, vectors = store.embeddings.load(list(sample_of), run.embedded_by or 0)
-    texts = [by_sample[sample_of[variant]] for variant in there]
+    embedded, vectors = store.embeddings.load(list(sample_of), run.embedded_by or 0)
+    texts = [by_sample[sample_of[variant]] for variant in embedded]
     values = np.array([-np.inf if text.ifd is None else text.ifd for text in texts])
     weights = np.searchsorted(np.sort(values), values, side="right") / max(1, len(values))
     start = [n for n, text in enumerate(texts) if text.by_person]

@@ -22,9 +22,9 @@ from srtui.recipe import Recipe
 from srtui.sample import Pair
 from srtui.selection import ScoredText
 from srtui.store import Store, figures
-from srtui.store.connection import one_moment
+from srtui.store.connection import one_snapshot
 from srtui.store.derivations import Derivations, Table
-from srtui.store.stored import Row, misshapen, stored
+from srtui.store.stored import Row, shape_fault, stored
 
 _CLOSE = 1e-12  # of a ratio of perplexities: another machine's exp may end in another digit
 _CLOSE_SUM = 1e-6  # of a sum over up to millions of samples, added up in another order
@@ -69,10 +69,10 @@ class _Check:
 
     def sample(self, r: Row) -> str | None:
         """The record is what the original text was read from."""
-        if misshapen(r, "sample", "record"):
+        if shape_fault(r, "sample", "record"):
             return None
         texts = Pair(r["instruction"], r["input"], r["response"])
-        if _gives(stored(r, "sample", "record"), texts):
+        if _holds_texts(stored(r, "sample", "record"), texts):
             return None
         return f"sample {r['id']}: its original text is not in its record"
 
@@ -106,10 +106,10 @@ class _Check:
 
     def decision(self, r: Row) -> str | None:
         """What was compared are the variants' scores, and the recipe's rule chooses the same of them."""
-        if misshapen(r, "decision", "compared") or (recipe := self._recipe(r["run_id"])) is None:
+        if shape_fault(r, "decision", "compared") or (recipe := self._recipe(r["run_id"])) is None:
             return None
         name = f"decision {r['run_id']}/{r['sample_id']}/{r['stage']}"
-        compared = [ScoredText(*one) for one in stored(r, "decision", "compared")]
+        compared = [ScoredText(*text) for text in stored(r, "decision", "compared")]
         if not compared:
             return f"{name}: nothing was compared"
         instruction = r["stage"] == "instruction"
@@ -121,11 +121,9 @@ class _Check:
                 f"{name}: it chose variant {r['chosen_id']}, by what was compared it is {choice.variant_id}"
             )
         if by in STORED and len(compared) > 1 and not recipe.selection.length_control:
-            for one in compared:
-                if one.score is not None and not self._is_a_score(one.variant_id, by, one.score):
-                    return (
-                        f"{name}: variant {one.variant_id} has no score of {one.score!r}, which was compared"
-                    )
+            for text in compared:
+                if text.score is not None and not self._is_a_score(text.variant_id, by, text.score):
+                    return f"{name}: variant {text.variant_id} has no score of {text.score!r}, which was compared"
         return None
 
     def outcome(self, r: Row) -> str | None:
@@ -145,8 +143,8 @@ class _Check:
             recipe.selection.policy, bool(r["reflected"]), scores["ifd"], scores["rifd"]
         ).kept
         if kept != bool(r["kept"]):
-            said, follows = ("kept", "dropped") if r["kept"] else ("dropped", "kept")
-            return f"{name}: it was {said}, and by its scores is {follows}"
+            stored_word, derived_word = ("kept", "dropped") if r["kept"] else ("dropped", "kept")
+            return f"{name}: it was {stored_word}, and by its scores is {derived_word}"
         return None
 
     def _is_a_score(self, variant_id: int, metric: str, value: float) -> bool:
@@ -168,7 +166,7 @@ def _name(r: Row) -> str:
     return f"score {r['metric']} of variant {r['variant_id']}"
 
 
-def _gives(record: Any, texts: Pair) -> bool:
+def _holds_texts(record: Any, texts: Pair) -> bool:
     """Whether a record reads as these texts; where its columns were named by the user, whether it has them."""
     for layout in LAYOUTS.values() if isinstance(record, dict) else ():
         with suppress(Refused):  # its file was of another
@@ -178,18 +176,18 @@ def _gives(record: Any, texts: Pair) -> bool:
             exchanges = layout.converse(record, "each").exchanges if layout.converse else ()
             if any(exchange.pair.texts == texts.texts for exchange in exchanges):
                 return True
-    found = set(_texts(record))
-    return all(not text or text in found for text in texts)
+    record_texts = set(_texts(record))
+    return all(not text or text in record_texts for text in texts)
 
 
 def _texts(value: Any) -> Iterator[str]:
     waiting = [value]
     while waiting:
-        one = waiting.pop()
-        if isinstance(one, str):
-            yield one
-        elif isinstance(one, dict | list):
-            waiting += one.values() if isinstance(one, dict) else one
+        node = waiting.pop()
+        if isinstance(node, str):
+            yield node
+        elif isinstance(node, dict | list):
+            waiting += node.values() if isinstance(node, dict) else node
 
 
 def _counts(derivations: Derivations) -> Iterator[str]:
@@ -205,7 +203,7 @@ def _counts(derivations: Derivations) -> Iterator[str]:
 
 def _sums(store: Store, run_ids: Sequence[int]) -> Iterator[str]:
     for run_id in run_ids:
-        with one_moment(store.conn):
+        with one_snapshot(store.conn):
             kept, again = figures.sums_and_again(store, run_id)
         if kept is not None and not _alike(list(kept.values()), [again[name] for name in kept]):
             yield f"run_sums {run_id}: the sums that were kept are not those of the rows"
@@ -217,5 +215,5 @@ def _alike(kept: Sequence[float], counted: Sequence[float]) -> bool:
     )
 
 
-def _path(at: Sequence[Any]) -> str:
-    return "/".join(str(part) or "-" for part in at)
+def _path(keys: Sequence[Any]) -> str:
+    return "/".join(str(part) or "-" for part in keys)

@@ -30,9 +30,9 @@ from srtui.store.figures import counts, means
 from srtui.training import (
     Listener,
     Preflight,
+    TrainingData,
     WrittenCheckpoint,
     planned_steps,
-    train,
 )
 
 if TYPE_CHECKING:
@@ -70,35 +70,39 @@ def train_selected(context: Context) -> None:
         watch.event("warning", f"Nothing was trained: {reason}.")
         return
     _look_at_the_run_before(context)
-    ended = means(store, run_id).endings
-    if ended["cut"]:
+    endings = means(store, run_id).endings
+    if endings["cut"]:
         watch.event(
             "warning",
-            f"{ended['cut']:,} of the texts that are kept were cut short by an older srtui; "
+            f"{endings['cut']:,} of the texts that are kept were cut short by an older srtui; "
             "a run of another name writes them anew.",
         )
-    if ended["unknown"]:
+    if endings["unknown"]:
         watch.event(
             "warning",
-            f"{ended['unknown']:,} of the texts that are kept were imported, or written by an older srtui: "
+            f"{endings['unknown']:,} of the texts that are kept were imported, or written by an older srtui: "
             "whether they were cut short is not known.",
         )
+    from srtui.student import StudentSource
+
     judge = _starting_student(context)
     passes = steps * settings.batch_size / len(examples)
     _look_for_evaluation_prompts(context, material.texts, judge, passes)
     watch.report_progress(0, steps, 0, {}, now=True)
-    result = train(
+    source = StudentSource(
         student_path(context.workspace, recipe.student.model, recipe.student.quantization),
-        examples,
-        material.held_out,
-        settings,
+        recipe.student.quantization,
+        adapter=first_adapter(context.workspace, store, recipe),
+    )
+    result = context.place.train(
+        judge.student,
+        source,
+        TrainingData(examples, settings, material.held_out, material.held_out_pairs),
         context.workspace.runs / context.run.name / "adapter",
         _Record(context, training_id, steps, judge.spans.max_length),
-        should_stop=watch.should_stop,
-        student=judge.student,
-        held_out_pairs=material.held_out_pairs,
+        watch.should_stop,
     )
-    context.forget_students()  # this one has an adapter now
+    context.unload_students()  # this one has an adapter now
     if result is None:
         raise Stopped
     if not result.changed:
@@ -143,7 +147,7 @@ class _Material:
 
 
 def _starting_student(context: Context) -> VariantScorer:
-    """The student that is trained: as it chose, or with the adapter of the run that it goes on from."""
+    """The student that is trained: as it chose, or with the adapter of the run that it continues."""
     adapter = first_adapter(context.workspace, context.store, context.recipe)
     if adapter_mark(adapter) not in context.run.fingerprint:
         # Resumed, or trained again, when another run has come by that name.
@@ -170,12 +174,12 @@ def _samples(context: Context) -> _Material:
         context.watch.event(
             "info",
             f"{len(chosen):,} selected samples are trained as {sequences:,} sequences: those of a conversation in "
-            "which each goes on from the last, unchanged, are one, with a loss on each answer.",
+            "which each continues the last, unchanged, are one, with a loss on each answer.",
         )
-    seen = {asked(v.pair) for v in variants.values()}
+    seen_questions = {asked(v.pair) for v in variants.values()}
     return _Material(
         examples,
-        _held_out(context, spans, seen) if examples else {},
+        _held_out(context, spans, seen_questions) if examples else {},
         left_out,
         len(chosen),
         "selected samples",
@@ -193,15 +197,15 @@ def _pairs(context: Context) -> _Material:
         return _Material([], {}, Counter(), 0, "pairs", f"no choice gives a pair ({why or 'none was made'})")
     judge = _starting_student(context)
     examples, left_out = training_pairs(judge.spans, pairs)
-    seen = {asked(p.pairs[0]) for p in pairs}
-    aside = unseen_pairs(pairs_to_train_on(store, run, recipe, held_out=True)[0], seen)
-    held, _ = training_pairs(judge.spans, aside)
+    seen_questions = {asked(p.pairs[0]) for p in pairs}
+    set_aside = unseen_pairs(pairs_to_train_on(store, run, recipe, held_out=True)[0], seen_questions)
+    held, _ = training_pairs(judge.spans, set_aside)
     if recipe.training.method == "dpo":
-        examples, lost = with_reference(context, judge, examples)
-        left_out += lost
+        examples, without_reference = with_reference(context, judge, examples)
+        left_out += without_reference
         held, _ = with_reference(context, judge, held)
     return _Material(
-        examples, _held_out(context, judge.spans, seen), left_out, len(pairs), "pairs",
+        examples, _held_out(context, judge.spans, seen_questions), left_out, len(pairs), "pairs",
         "no pair has answers to train on", [(p.sample_id, text) for p in pairs for text in p.pairs], held,
     )  # fmt: skip
 
@@ -211,17 +215,19 @@ def _look_at_the_run_before(context: Context) -> None:
     name, store = context.recipe.training.from_run, context.store
     if name is None:
         return
-    if known := trained_on_before(store, context.recipe, context.run):
+    if shared := trained_on_before(store, context.recipe, context.run):
         context.watch.event(
             "warning",
-            f"{known:,} samples that this run holds out were trained on by run {name}: what is "
+            f"{shared:,} samples that this run holds out were trained on by run {name}: what is "
             "measured on them says nothing of unseen ones. Give both runs the same seed and training.held_out.",
         )
-    theirs, ours = (counts(store.conn, run.id).overruled for run in (store.runs.named(name), context.run))
-    if theirs and not ours:
+    overruled_before, overruled_now = (
+        counts(store.conn, run.id).overruled for run in (store.runs.named(name), context.run)
+    )
+    if overruled_before and not overruled_now:
         context.watch.event(
             "warning",
-            f"A person took {theirs:,} texts in run {name} and none in this one: a choice is of its run, so training "
+            f"A person took {overruled_before:,} texts in run {name} and none in this one: a choice is of its run, so training "
             f"does not see these. Take them here, and then: srtui retrain {context.run.name}",
         )
 
@@ -242,39 +248,39 @@ def _look_for_evaluation_prompts(
         judge: the student that is trained, which embeds.
         passes: how often each text is trained on.
     """
-    known = known_prompts(context.store)
-    if not len(known):
+    prompts = known_prompts(context.store)
+    if not len(prompts):
         return
     # A training step is a pass forwards and one backwards, which costs twice as much.
     questions = [asked_in(pair)[0] for _, pair in texts]
-    read = sum(map(len, questions)) + sum(map(len, known.texts))
+    read = sum(map(len, questions)) + sum(map(len, prompts.texts))
     share = read / max(1.0, 3 * passes * sum(len(text) for _, pair in texts for text in pair.texts))
     meaning = None
     if share <= _WORTH:
-        meaning = QuestionSearch(judge, known.texts, questions, should_stop=context.watch.should_stop)
+        meaning = QuestionSearch(judge, prompts.texts, questions, should_stop=context.watch.should_stop)
     else:
         context.watch.event(
             "info",
             f"Evaluation prompts are looked for by their words alone: by meaning it would take {share:.0%} of what "
             "training takes. srtui data decontaminate --student does it.",
         )
-    overlaps = known.search(texts, meaning)
+    overlaps = prompts.search(texts, meaning)
     contamination = overlaps.contamination
     context.store.datasets.set_contamination(context.run.id, contamination)
     if contamination.held:
-        which = ", ".join(str(one.sample_id) for one in overlaps.found[:3])
+        sample_ids = ", ".join(str(prompt.sample_id) for prompt in overlaps.found[:3])
         context.watch.event(
             "warning",
             f"{contamination.held:,} of the {contamination.texts:,} texts that are trained on hold a prompt that this workspace has "
-            f"evaluated with (samples {which}{', ...' if len(overlaps.found) > 3 else ''}); leave them out with: "
+            f"evaluated with (samples {sample_ids}{', ...' if len(overlaps.found) > 3 else ''}); leave them out with: "
             "srtui data decontaminate --drop",
         )
-    if near := [one for one in overlaps.found if one.kind == "meaning"]:
-        which = ", ".join(f"{one.sample_id} ({one.cosine:.2f})" for one in near[:3])
+    if near := [overlap for overlap in overlaps.found if overlap.kind == "meaning"]:
+        sample_ids = ", ".join(f"{overlap.sample_id} ({overlap.cosine:.2f})" for overlap in near[:3])
         context.watch.event(
             "info",
             f"{len(near):,} of the texts that are trained on may ask in other words what this workspace has evaluated "
-            f"with (samples {which}{', ...' if len(near) > 3 else ''}): worth a look.",
+            f"with (samples {sample_ids}{', ...' if len(near) > 3 else ''}): worth a look.",
         )
 
 
@@ -331,7 +337,7 @@ def _examples(
     from srtui.student import Invalid
     from srtui.student.spans import as_one
 
-    made: list[Span] = []
+    spans_made: list[Span] = []
     together: dict[int, list[Span]] = {}
     left_out: Counter[str] = Counter()
     for variant in variants:
@@ -342,26 +348,26 @@ def _examples(
         span = span.ended(spans.end_of_turn, spans.max_length)
         conversation = (of or {}).get(variant.sample_id)
         if conversation is None:
-            made.append(span)
+            spans_made.append(span)
         else:
             together.setdefault(conversation, []).append(span)
     for group in together.values():
-        made += as_one(group)
-    return made, left_out
+        spans_made += as_one(group)
+    return spans_made, left_out
 
 
-def _held_out(context: Context, spans: SpanBuilder, seen: set[int]) -> dict[str, list[Span]]:
+def _held_out(context: Context, spans: SpanBuilder, seen_questions: set[int]) -> dict[str, list[Span]]:
     """Held-out samples with their original responses, and with those that were selected; none whose question
-    (``seen``, by key) is trained on, be it that a rewrite made it so."""
+    (``seen_questions``, by key) is trained on, be it that a rewrite made it so."""
     store, run_id = context.store, context.run.id
     originals = list(store.corpus.originals(run_id, held_out=True).values())
     chosen = store.corpus.variants(v for _, v in store.decisions.selected(run_id, held_out=True))
     held = {"original": originals, "selected": list(chosen.values())}
-    kept = {name: unseen(variants, seen) for name, variants in held.items()}
-    lost = sum(len(held[name]) - len(kept[name]) for name in held)
-    if lost:
+    kept = {name: unseen(variants, seen_questions) for name, variants in held.items()}
+    dropped = sum(len(held[name]) - len(kept[name]) for name in held)
+    if dropped:
         context.watch.event(
-            "info", f"{lost:,} held-out texts ask what a training text asks and are not measured."
+            "info", f"{dropped:,} held-out texts ask what a training text asks and are not measured."
         )
-    made = {name: _examples(spans, variants)[0] for name, variants in kept.items()}
-    return {name: examples for name, examples in made.items() if examples}
+    held_out_spans = {name: _examples(spans, variants)[0] for name, variants in kept.items()}
+    return {name: examples for name, examples in held_out_spans.items() if examples}

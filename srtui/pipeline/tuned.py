@@ -40,8 +40,8 @@ def trained_student(workspace: Workspace, store: Store, run: Run) -> Path:
         from srtui.student.model import model_sha256, weights_sha256
 
         # An earlier srtui named a student by its model's files alone.
-        known = (weights_sha256(student)[:32], model_sha256(student)[:32])
-        if not setting.student_id.startswith(known):
+        identities = (weights_sha256(student)[:32], model_sha256(student)[:32])
+        if not setting.student_id.startswith(identities):
             raise UserError(
                 f"{student} has changed since run {run.name} was trained on it; put the old weights back, "
                 "or run the recipe again."
@@ -86,7 +86,7 @@ def export_tuned(
         original_base: whether the weights are taken as stored.
         quantization: of a GGUF; None for F16.
         force: whether what is at ``out`` may be replaced.
-        report_line: hears what is done.
+        report_line: gets a line for each step that takes a while.
     """
     adapter = trained_adapter(workspace, store, run)
     # A name in models/ can be said in a recipe; adapters are no models, so they lie with their run.
@@ -121,7 +121,7 @@ def as_teacher(
         workspace: whose models/ it goes to.
         store: with the training.
         run: whose student.
-        report_line: hears what is done.
+        report_line: gets what is done.
     """
     weights = trained_adapter(workspace, store, run) / "adapter_model.safetensors"
     name = f"{run.name}-{models.file_sha256(weights)[:8]}.{TEACHER_QUANTIZATION}"
@@ -147,7 +147,7 @@ def next_round(
         store: with the training.
         recipe: of the next round.
         before: the run whose student teaches it.
-        report_line: hears what is done.
+        report_line: gets what is done.
     """
     name = as_teacher(workspace, store, before, report_line)
     teacher = recipe.teacher.model_copy(update={"model": name, "adapter": None, "from_run": before.name})

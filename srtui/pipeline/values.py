@@ -140,8 +140,13 @@ class MeasureValues:
         weights = self._recipe.selection.weights
         setting = self._store.scores.setting_by_id(self._context.judge().setting_id)
         assert weights is not None and setting is not None  # noqa: S101 - the recipe was checked, the student is open
-        mine = (setting.student_id, setting.template, setting.template_version, self._recipe.scoring.protocol)
-        if mine != (weights.student_id, weights.template, weights.template_version, weights.protocol):
+        setting_now = (
+            setting.student_id,
+            setting.template,
+            setting.template_version,
+            self._recipe.scoring.protocol,
+        )
+        if setting_now != (weights.student_id, weights.template, weights.template_version, weights.protocol):
             raise UserError(
                 f"selection.weights were fitted with {weights.student} under the {weights.template!r} template, and this "
                 f"run's student is {setting.student} under {setting.template!r} (or its weights, quantization, device, "
@@ -181,18 +186,20 @@ class MeasureValues:
         """S-IFD of each variant; which tokens are informative is decided by the dataset's own originals."""
         if self._threshold is None:
             originals = self._pair_losses(self._pairs(self._some_originals()), report_share)
-            there = [d for losses in originals if (d := token_difference(*losses)) is not None]
-            if not there:
+            present = [d for losses in originals if (d := token_difference(*losses)) is not None]
+            if not present:
                 raise UserError(
                     f"{measure.label} needs both passes over the same tokens of an original, and no original has them; "
                     'choose by another measure, or with scoring.protocol = "default".'
                 )
-            self._threshold = informative_threshold(there)
+            self._threshold = informative_threshold(present)
         threshold = self._threshold
-        found = [
+        values = [
             token_difference(*losses) for losses in self._pair_losses(self._pairs(variant_ids), report_share)
         ]
-        return [(None, NOTHING_TO_SCORE) if d is None else (selective_ifd(d, threshold), None) for d in found]
+        return [
+            (None, NOTHING_TO_SCORE) if d is None else (selective_ifd(d, threshold), None) for d in values
+        ]
 
     def _some_originals(self) -> list[int]:
         return fitted_on(self._store, self._run.id, self._recipe.seed)
@@ -253,12 +260,12 @@ class MeasureValues:
 
         ``report_share`` gets how much of this call is done, from 0 to 1. Raises Stopped when asked to stop.
         """
-        wanted = list(variant_ids)
-        for tokens, share in judge.score(wanted, metric, self._watch.should_stop):
+        to_score = list(variant_ids)
+        for tokens, share in judge.score(to_score, metric, self._watch.should_stop):
             self._tokens += tokens
             report_share(share)
         self._watch.raise_if_stopped()
         return {
             i: selection.ScoredText(i, value, reason)
-            for i, (value, reason) in judge.scores(wanted, metric).items()
+            for i, (value, reason) in judge.scores(to_score, metric).items()
         }

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,13 +53,19 @@ class VariantScorer:
         batch_tokens: int | Literal["auto"] = "auto",
         student: Student | None = None,
         prompts: PromptSet | None = None,
+        scorer: Any = None,
+        blocks: int = 1,
+        histories: bool = False,
         embeds: bool = False,
     ) -> None:
-        """``student``, where it is given, is the one at ``path``, loaded already. ``prompts`` is the
-        recipe's prompts file. With ``embeds`` texts get their embeddings in the pass that scores their IFD."""
+        """``student``, where it is given, is the one at ``path``, loaded already, and ``scorer`` what runs its spans.
+        ``prompts`` is the recipe's prompts file. ``blocks``: how many times what one device reads between two looks
+        at the store is read. ``histories``: whether texts may have one. With ``embeds`` texts get their embeddings in
+        the pass that scores their IFD."""
         self.student = student or Student.load(path, quantization)
         words = template(template_name, self.student.tokenizer, prompts)
-        self._scorer = open_scorer(self.student, batch_tokens)
+        self._block = _BLOCK * blocks
+        self._scorer = scorer or open_scorer(self.student, batch_tokens)
         self.longest: int | None = self._scorer.longest
         """Tokens that the student has positions for, where it has a table of them: no text is longer."""
         self.spans = SpanBuilder(
@@ -68,6 +74,8 @@ class VariantScorer:
         self._store, self._protocol = store, protocol
         self._embeds = embeds and quantization != "gguf"
         self._shared = 0
+        self._tokenizing = ThreadPoolExecutor(1, "srtui-tokenizer")
+        self._expected: tuple[list[int], Metric, Future[_Cut]] | None = None
         self.setting_id = store.scores.setting(
             name,
             self.student.id,
@@ -77,10 +85,12 @@ class VariantScorer:
             max_length,
             words.version,
             words.chat.date if words.chat else None,
+            self.spans.histories if histories else None,
         )
 
     def close(self) -> None:
         """Free the student's memory."""
+        self._tokenizing.shutdown(cancel_futures=True)
         self.student.close()
 
     @property
@@ -118,25 +128,41 @@ class VariantScorer:
         Losses are stored every second or so, so a kill loses little; when asked to stop, scores
         that are not complete are left for the next time.
         """
-        wanted = list(dict.fromkeys(variant_ids))
-        have = self.scores(wanted, metric)
-        blocks = list(batched((v for v in wanted if v not in have), _BLOCK))
-        with ThreadPoolExecutor(1, "srtui-tokenizer") as ahead:
+        requested = list(dict.fromkeys(variant_ids))
+        stored = self.scores(requested, metric)
+        blocks = list(batched((v for v in requested if v not in stored), self._block))
+        following = self._cut_ahead(blocks[0], metric) if blocks else None
+        for n, _ in enumerate(blocks):
+            assert following is not None  # noqa: S101 - one is cut for every block
+            pairs = following.result()
             # The next block's texts are cut into tokens while the student reads this one's.
-            cut = [ahead.submit(self._cut, self._variants(block), metric) for block in blocks[:1]]
-            for n, _ in enumerate(blocks):
-                pairs = cut[n].result()
-                cut += [ahead.submit(self._cut, self._variants(b), metric) for b in blocks[n + 1 : n + 2]]
-                for tokens, share in self._score_block(pairs, metric, should_stop):
-                    yield tokens, (n + share) / len(blocks)
-                if should_stop():
-                    return
+            following = self._cut_ahead(blocks[n + 1], metric) if n + 1 < len(blocks) else None
+            for tokens, share in self._score_block(pairs, metric, should_stop):
+                yield tokens, (n + share) / len(blocks)
+            if should_stop():
+                return
+
+    def expect(self, variant_ids: Iterable[int], metric: Metric) -> None:
+        """Begin to cut into tokens what ``score`` will be asked for next, while what is in hand is decided."""
+        requested = list(dict.fromkeys(variant_ids))
+        stored = self.scores(requested, metric)
+        block = next(batched((v for v in requested if v not in stored), self._block), [])
+        if block:
+            self._expected = block, metric, self._cut_ahead(block, metric)
+
+    def _cut_ahead(self, block: list[int], metric: Metric) -> Future[_Cut]:
+        """The spans of a block of variants, by the tokenizer's thread; those that were expected are begun already."""
+        expected, self._expected = self._expected, None
+        if expected is not None and expected[:2] == (block, metric):
+            return expected[2]
+        return self._tokenizing.submit(self._cut, self._variants(block), metric)
 
     def _variants(self, ids: Iterable[int]) -> list[Variant]:
         return list(self._store.corpus.variants(ids).values())
 
     def _cut(self, variants: list[Variant], metric: Metric) -> _Cut:
-        return {v.id: self._spans_of(v.pair, metric) for v in variants}
+        spans = self._spans_of([v.pair for v in variants], metric)
+        return {v.id: one for v, one in zip(variants, spans, strict=True)}
 
     def _score_block(
         self, pairs: _Cut, metric: Metric, should_stop: Callable[[], bool]
@@ -146,10 +172,14 @@ class VariantScorer:
             self._shared += len(span.ids) * (address in keyed)
             keyed[address] = span
         embedded = self._embedding(pairs) if self._embeds and metric == "ifd" else None
-        known = yield from self._losses(keyed, should_stop, embedded=embedded)
+        losses = yield from self._losses(keyed, should_stop, embedded=embedded)
         self._store.scores.add(
             self.setting_id,
-            [s for i, pair in pairs.items() if (s := self._stored_score(i, metric, pair, known)) is not None],
+            [
+                s
+                for i, pair in pairs.items()
+                if (s := self._stored_score(i, metric, pair, losses)) is not None
+            ],
         )
 
     def embed(
@@ -164,8 +194,10 @@ class VariantScorer:
             cut = {v.id: self.spans.forward(v.pair)[0] for v in self._variants(block)}
             spans = {i: span for i, span in cut.items() if not isinstance(span, Invalid)}
             ids = list(spans)
-            made = self._scorer.embed(list(spans.values()), should_stop)
-            self._store.embeddings.add(self.setting_id, [(ids[n], vectors.whole) for n, vectors in made])
+            embedded = self._scorer.embed(list(spans.values()), should_stop)
+            self._store.embeddings.add(
+                self.setting_id, [(ids[position], vectors.whole) for position, vectors in embedded]
+            )
             yield min(1.0, (n + 1) * _BLOCK / len(missing))
             if should_stop():
                 return
@@ -220,8 +252,8 @@ class VariantScorer:
                 keyed[key_of[variant_id]] = span
         for _ in self._losses(keyed, should_stop):
             pass
-        known = self._store.scores.losses(keyed)
-        losses = {i: known[key] for i, key in key_of.items() if key in known}
+        stored = self._store.scores.losses(keyed)
+        losses = {i: stored[key] for i, key in key_of.items() if key in stored}
         return {i: loss.mean for i, loss in losses.items() if loss.reason is None}
 
     def pair_losses(
@@ -242,26 +274,26 @@ class VariantScorer:
         Returns:
             (conditional, unconditional) of each pair, in order.
         """
-        cut = [self._spans_of(pair, metric) for pair in pairs]
-        keyed = {key: span for one in cut if not isinstance(one, Invalid) for key, span in one}
-        known = yield from self._losses(keyed, should_stop, by_token)
-        each = self._store.scores.token_losses(keyed) if by_token else {}
+        cut = self._spans_of(pairs, metric)
+        keyed = {key: span for spans in cut if not isinstance(spans, Invalid) for key, span in spans}
+        losses = yield from self._losses(keyed, should_stop, by_token)
+        token_losses = self._store.scores.token_losses(keyed) if by_token else {}
 
         def loss(key: bytes) -> SpanLoss:
-            stored = known.get(key)
+            stored = losses.get(key)
             if stored is None:
                 return SpanLoss(None, 0, reason="stopped")
-            return replace(stored, by_token=each.get(key))
+            return replace(stored, by_token=token_losses.get(key))
 
-        found: list[PairLosses] = []
-        for one in cut:
-            if isinstance(one, Invalid):
-                nothing = SpanLoss(None, 0, reason=one.reason)
-                found.append((nothing, nothing))
+        pair_losses: list[PairLosses] = []
+        for spans in cut:
+            if isinstance(spans, Invalid):
+                nothing = SpanLoss(None, 0, reason=spans.reason)
+                pair_losses.append((nothing, nothing))
             else:
-                (conditional, _), (unconditional, _) = one
-                found.append((loss(conditional), loss(unconditional)))
-        return found
+                (conditional, _), (unconditional, _) = spans
+                pair_losses.append((loss(conditional), loss(unconditional)))
+        return pair_losses
 
     def span_losses(
         self, spans: Sequence[Span], should_stop: Callable[[], bool] = lambda: False
@@ -271,9 +303,9 @@ class VariantScorer:
         keys = [span.key(self.student.losses_id, self._protocol) for span in spans]
         for _ in self._losses(dict(zip(keys, spans, strict=True)), should_stop):
             pass
-        known = self._store.scores.losses(keys)
+        stored = self._store.scores.losses(keys)
         return [
-            known.get(key) or SpanLoss(None, span.target, reason="stopped")
+            stored.get(key) or SpanLoss(None, span.target, reason="stopped")
             for key, span in zip(keys, spans, strict=True)
         ]
 
@@ -292,46 +324,47 @@ class VariantScorer:
             by_token: run again what is stored without its tokens' own losses.
             embedded: gets the embeddings of what is run, before its losses are stored.
         """
-        known = self._store.scores.losses(keyed) | self._stored_before(keyed)
+        stored = self._store.scores.losses(keyed) | self._stored_before(keyed)
         lacking: set[bytes] = set()
         if by_token:
-            have = self._store.scores.token_losses(keyed)
-            lacking = {key for key, loss in known.items() if loss.reason is None and key not in have}
-        todo = [(key, span) for key, span in keyed.items() if key not in known or key in lacking]
-        self._shared += sum(len(span.ids) for key, span in keyed.items() if key in known.keys() - lacking)
-        fresh: dict[bytes, SpanLoss] = {}
+            with_tokens = self._store.scores.token_losses(keyed)
+            lacking = {k for k, loss in stored.items() if loss.reason is None and k not in with_tokens}
+        unscored = [(k, span) for k, span in keyed.items() if k not in stored or k in lacking]
+        self._shared += sum(len(span.ids) for k, span in keyed.items() if k in stored.keys() - lacking)
+        computed: dict[bytes, SpanLoss] = {}
         vectors: dict[bytes, Embedded] = {}
 
         def note(index: int, embedding: Embedded) -> None:
-            vectors[todo[index][0]] = embedding
+            vectors[unscored[index][0]] = embedding
 
         def keep(losses: dict[bytes, SpanLoss]) -> None:
             if embedded is not None:
                 embedded(vectors)
                 vectors.clear()
-            known.update(self._stored(losses))
+            stored.update(self._stored(losses))
 
         stored_at = time.monotonic()
         before, scored = self._scorer.tokens_run, 0
-        whole = sum(len(span.ids) for _, span in todo)
-        spans = [span for _, span in todo]
+        whole = sum(len(span.ids) for _, span in unscored)
+        spans = [span for _, span in unscored]
         for index, loss in self._scorer.score(spans, should_stop, by_token, note if embedded else None):
-            fresh[todo[index][0]] = loss
-            scored += len(todo[index][1].ids)
+            computed[unscored[index][0]] = loss
+            scored += len(unscored[index][1].ids)
             if self._scorer.tokens_run > before:
                 yield self._scorer.tokens_run - before, scored / whole
                 before = self._scorer.tokens_run
             if time.monotonic() - stored_at > 1.0:
-                keep(fresh)
-                fresh, stored_at = {}, time.monotonic()
-        keep(fresh)
-        return known
+                keep(computed)
+                computed, stored_at = {}, time.monotonic()
+        keep(computed)
+        return stored
 
-    def _stored(self, fresh: dict[bytes, SpanLoss]) -> dict[bytes, SpanLoss]:
+    def _stored(self, computed: dict[bytes, SpanLoss]) -> dict[bytes, SpanLoss]:
         """Store these losses; what they are in the store. Another engine may have computed one in the meantime,
         beside other texts and with another last digit, and scores are of the losses that are stored."""
-        self._store.scores.add_losses(fresh)
-        return self._store.scores.losses(fresh)
+        if self._store.scores.add_losses(computed):
+            return computed
+        return self._store.scores.losses(computed)
 
     def _stored_before(self, keyed: dict[bytes, Span]) -> dict[bytes, SpanLoss]:
         """Losses that an earlier srtui stored under keys of the first scheme; stored under these, too."""
@@ -339,15 +372,22 @@ class VariantScorer:
         if identity is None or not self._store.scores.has_first_losses():
             return {}
         first = {span.first_key(identity): key for key, span in keyed.items()}
-        found = {first[key]: loss for key, loss in self._store.scores.losses(first).items()}
-        return self._stored(found)
+        by_key = {first[key]: loss for key, loss in self._store.scores.losses(first).items()}
+        return self._stored(by_key)
 
-    def _spans_of(self, texts: Pair, metric: Metric) -> tuple[tuple[bytes, Span], ...] | Invalid:
-        """The conditional and the unconditional span, each with its key; or why there are none."""
+    def _spans_of(
+        self, pairs: Sequence[Pair], metric: Metric
+    ) -> list[tuple[tuple[bytes, Span], ...] | Invalid]:
+        """Of each text the conditional and the unconditional span, each with its key; or why there are none."""
         forward = MEASURES[metric].losses == ("forward",)
-        made = (self.spans.forward if forward else self.spans.reverse)(texts)
+        direction: Literal["forward", "reverse"] = "forward" if forward else "reverse"
+        return [self._keyed(spans) for spans in self.spans.of_all(pairs, direction)]
+
+    def _keyed(
+        self, spans: tuple[Span | Invalid, Span | Invalid]
+    ) -> tuple[tuple[bytes, Span], ...] | Invalid:
         keyed: list[tuple[bytes, Span]] = []
-        for span in made:
+        for span in spans:
             if isinstance(span, Invalid):
                 return span
             keyed.append((span.key(self.student.losses_id, self._protocol), span))
@@ -358,12 +398,12 @@ class VariantScorer:
         variant_id: int,
         metric: Metric,
         pair: tuple[tuple[bytes, Span], ...] | Invalid,
-        known: dict[bytes, SpanLoss],
+        losses: dict[bytes, SpanLoss],
     ) -> StoredScore | None:
         if isinstance(pair, Invalid):
             return StoredScore(variant_id, metric, None, None, None, pair.reason)
         keys = [key for key, _ in pair]
-        if not all(key in known for key in keys):
+        if not all(key in losses for key in keys):
             return None
-        value, reason = MEASURES[metric].value(*(known[key] for key in keys))
+        value, reason = MEASURES[metric].value(*(losses[key] for key in keys))
         return StoredScore(variant_id, metric, keys[0], keys[1], value, reason)

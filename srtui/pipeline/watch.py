@@ -22,10 +22,17 @@ class Watch:
     """
 
     def __init__(
-        self, store: Store, run_id: int, reporter: Reporter, stop_wanted: Callable[[], bool]
+        self,
+        store: Store,
+        run_id: int,
+        reporter: Reporter,
+        stop_wanted: Callable[[], bool],
+        workers: Callable[[], list[dict[str, Any]]] | None = None,
     ) -> None:
+        """``workers`` says what other processes do for this engine; faces are shown it."""
         self._runs, self._run_id, self._reporter = store.runs, run_id, reporter
-        self._stop_wanted = stop_wanted
+        self._stop_wanted, self._workers = stop_wanted, workers
+        self._live: dict[str, Any] = {}
         self.lease: Lease | None = None
         self._stopped = self._paused = False
         self._asked_at = 0.0
@@ -55,12 +62,27 @@ class Watch:
             seconds = time.monotonic() - began
             self._clock, self._kept = self._clock + seconds, self._kept + seconds
             self.show()
-        self.past(name, seconds)
+        self.record_step(name, seconds)
 
-    def past(self, name: str, seconds: float) -> None:
-        """The same of a step that is over."""
-        self._runs.progress(self._run_id, name, 1, 1, 0, seconds)
-        self._reporter.progress(Progress(name, 1, 1, 0, seconds))
+    def record_step(
+        self,
+        name: str,
+        seconds: float,
+        done: int = 1,
+        tokens: int = 0,
+        detail: dict[str, Any] | None = None,
+    ) -> None:
+        """The same of a step that is over, or was done beside what is in hand.
+
+        Args:
+            name: of the step.
+            seconds: that it took.
+            done: what it did, which was all that it had to do.
+            tokens: through a model.
+            detail: what the step counts besides.
+        """
+        self._runs.progress(self._run_id, name, done, done, tokens, seconds, detail)
+        self._reporter.progress(Progress(name, done, done, tokens, seconds, detail or {}))
 
     @property
     def due(self) -> bool:
@@ -87,12 +109,16 @@ class Watch:
             self._run_id, self._stage, done, total, tokens - self._kept_tokens, moment - self._kept, detail
         )
         self._kept, self._kept_tokens = moment, tokens
+        if self._workers is not None:
+            self.show(**self._live)
         self._reporter.progress(Progress(self._stage, done, total, tokens, moment - self._clock, detail))
 
     def show(self, **live: Any) -> None:
         """What the engine is doing this second, for faces that look."""
+        self._live = live
         if self.lease is not None:
-            self.lease.show(**live)
+            workers = self._workers() if self._workers is not None else []
+            self.lease.show(**live, **({"workers": workers} if workers else {}))
 
     def event(self, level: str, message: str) -> None:
         """Log a message (level info, warning or error) in the store and on the face."""
@@ -114,7 +140,7 @@ class Watch:
             self._stopped = True
             return True
         if time.monotonic() - self._asked_at > 1.0:
-            self._obey()
+            self._carry_out_requests()
             if self._paused:
                 self._wait_paused()
         return self._stopped
@@ -139,20 +165,20 @@ class Watch:
         while self._paused and not self._stopped:
             time.sleep(0.25)
             self._stopped = self._stopped or self._stop_wanted() or bool(self.lost)
-            self._obey()
+            self._carry_out_requests()
         # Rates and estimates are of work: the time of a pause is in none of them.
         waited = time.monotonic() - began
         self.waited += waited
         self._clock, self._kept = self._clock + waited, self._kept + waited
 
-    def _obey(self) -> None:
+    def _carry_out_requests(self) -> None:
         self._asked_at = time.monotonic()
         for kind in self._runs.take_requests(self._run_id):
             self._stopped |= kind == "stop"
             if kind in ("pause", "resume") and self._paused != (kind == "pause"):
                 self._paused = kind == "pause"
                 self._runs.update(self._run_id, status="paused" if self._paused else "running")
-                self.event("info", "Paused." if self._paused else "Going on.")
+                self.event("info", "Paused." if self._paused else "Resumed.")
 
 
 def peak_memory_mb() -> float:

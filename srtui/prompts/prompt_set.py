@@ -6,7 +6,7 @@ from __future__ import annotations
 import string
 import tomllib
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -122,7 +122,7 @@ class PromptSet(_Part):
 def fill(text: str, /, **values: str) -> str:
     """Replace each {name} once over, so that braces in a sample's own text stay as they are."""
     parts = []
-    for literal, field, _, _ in string.Formatter().parse(text):
+    for literal, field in _literals_and_names(text):
         parts.append(literal)
         if field is not None:
             parts.append(values[field])
@@ -131,7 +131,12 @@ def fill(text: str, /, **values: str) -> str:
 
 def names_in(text: str) -> set[str]:
     """The placeholders of a text."""
-    return {field for _, field, _, _ in string.Formatter().parse(text) if field is not None}
+    return {field for _, field in _literals_and_names(text) if field is not None}
+
+
+@lru_cache(256)  # the same few texts are filled for every sample
+def _literals_and_names(text: str) -> tuple[tuple[str, str | None], ...]:
+    return tuple((literal, field) for literal, field, _, _ in string.Formatter().parse(text))
 
 
 def read_prompts(path: Path) -> PromptSet:
@@ -163,11 +168,11 @@ def load_words(
     Raises UserError that names the file and the field.
     """
     path = Path(name) if near is None else near / name
-    own = shipped / f"{name}.toml"
+    shipped_file = shipped / f"{name}.toml"
     if path.suffix == ".toml":
         text, source = read_text(path), str(path)
-    elif "/" not in name and own.is_file():
-        text, source = own.read_text(encoding="utf-8"), f"{name}.toml"
+    elif "/" not in name and shipped_file.is_file():
+        text, source = shipped_file.read_text(encoding="utf-8"), f"{name}.toml"
     else:
         return None
     try:

@@ -58,7 +58,7 @@ def released_prompts(sources: Iterable[Path]) -> PromptSet:
             raise UserError(
                 f"{file} cannot be read as a released script or its strings ({str(error) or type(error).__name__})."
             ) from error
-    missing = [what for what in ("templates", "reverse", "sampling") if not data.get(what)]
+    missing = [section for section in ("templates", "reverse", "sampling") if not data.get(section)]
     missing += [
         f"teacher.{target}" for target in ("instruction", "response") if target not in data["teacher"]
     ]
@@ -101,40 +101,40 @@ def _files(source: Path) -> list[Path]:
 
 
 def _scripts(source: Path, folder: str) -> list[str]:
-    wanted = [word.strip(",") for word in _SCRIPTS.split() if word.startswith(folder)]
-    missing = [name for name in wanted if not (source / name).is_file()]
+    names = [word.strip(",") for word in _SCRIPTS.split() if word.startswith(folder)]
+    missing = [name for name in names if not (source / name).is_file()]
     if missing:
         raise UserError(f"{source} holds no {missing[0]}; it is no checkout of the released repository.")
-    return wanted
+    return names
 
 
-def _from_json(given: Mapping[str, Any], data: dict[str, Any]) -> None:
-    for name, layout in given["templates"].items():
+def _from_json(released: Mapping[str, Any], data: dict[str, Any]) -> None:
+    for name, layout in released["templates"].items():
         data["templates"][name] = {
             "with_input": layout["prompt_input"],
             "without_input": layout["prompt_no_input"],
         }
-    data["reverse"] = {"instruction": given["reverse_request"], "target": given["reverse_target"]}
+    data["reverse"] = {"instruction": released["reverse_request"], "target": released["reverse_target"]}
     for target in ("instruction", "response"):
-        asked = given[f"reflect_{target}"]
-        data["teacher"][target] = _teacher(asked["gen_prompt_no_input"], asked.get("gen_prompt_input"))
-    data["sampling"] = {**given["teacher_sampling"], "top_p": 1.0, **_NOTHING_ELSE}
+        wording = released[f"reflect_{target}"]
+        data["teacher"][target] = _teacher(wording["gen_prompt_no_input"], wording.get("gen_prompt_input"))
+    data["sampling"] = {**released["teacher_sampling"], "top_p": 1.0, **_NOTHING_ELSE}
 
 
 def _from_script(tree: ast.Module, data: dict[str, Any]) -> None:
     """What one script says, by the names that the authors gave things in it."""
-    asked: dict[str, dict[str, str]] = {}
+    wordings: dict[str, dict[str, str]] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and node.name in ("gen_prompt_no_input", "gen_prompt_input"):
-            asked[node.name] = {name: _text(value) for name, value in _assigned(node) if _is_text(value)}
+            wordings[node.name] = {name: _text(value) for name, value in _assigned(node) if _is_text(value)}
         elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "dispatch_openai_requests":
-            said = {
+            texts = {
                 k.arg: ast.literal_eval(k.value) for k in node.keywords if k.arg in ("temperature", "top_p")
             }
-            data["sampling"] = {**said, **_NOTHING_ELSE}
+            data["sampling"] = {**texts, **_NOTHING_ELSE}
     for name, value in _assigned(tree):
-        for template, theirs in _TEMPLATES.items():
-            if name == theirs:
+        for template, their_name in _TEMPLATES.items():
+            if name == their_name:
                 layout = ast.literal_eval(value)
                 data["templates"][template] = {
                     "with_input": layout["prompt_input"],
@@ -145,8 +145,8 @@ def _from_script(tree: ast.Module, data: dict[str, Any]) -> None:
             data.setdefault("reverse", {})["instruction"] = _text(value)
         if name == "whole_text_reverse":
             data.setdefault("reverse", {})["target"] = _text(value).removeprefix("promt_to_use_reverse")
-    if "gen_prompt_no_input" in asked:
-        teacher = _teacher(asked["gen_prompt_no_input"], asked.get("gen_prompt_input"))
+    if "gen_prompt_no_input" in wordings:
+        teacher = _teacher(wordings["gen_prompt_no_input"], wordings.get("gen_prompt_input"))
         target = "instruction" if "[New Instruction]" in teacher["without_input"]["user"] else "response"
         data["teacher"][target] = teacher
 
@@ -154,8 +154,8 @@ def _from_script(tree: ast.Module, data: dict[str, Any]) -> None:
 def _teacher(plain: Mapping[str, str], other: Mapping[str, str] | None) -> dict[str, Any]:
     def wording(strings: Mapping[str, str]) -> dict[str, str]:
         user = strings["prompt_template"].replace("{criteria}", strings["criteria"])
-        for theirs in ("ins", "inp", "outp"):
-            user = user.replace(f"{{{theirs}}}", _NAMES[theirs])
+        for their_name in ("ins", "inp", "outp"):
+            user = user.replace(f"{{{their_name}}}", _NAMES[their_name])
         return {"system": strings["sys_prompt"], "user": user}
 
     return {"without_input": wording(plain)} | ({"with_input": wording(other)} if other else {})

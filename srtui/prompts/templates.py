@@ -118,8 +118,8 @@ def template(name: str, tokenizer: Any = None, prompts: PromptSet | None = None)
 
 def template_names(prompts: PromptSet | None = None) -> tuple[str, ...]:
     """Every template there is: ours, those of the file, and the student's own chat template."""
-    own = own_prompts().templates
-    return (*own, *(n for n in (prompts.templates if prompts else {}) if n not in own), "chat")
+    templates = own_prompts().templates
+    return (*templates, *(n for n in (prompts.templates if prompts else {}) if n not in templates), "chat")
 
 
 def template_version(name: str, prompts: PromptSet | None = None) -> str:
@@ -130,9 +130,9 @@ def template_version(name: str, prompts: PromptSet | None = None) -> str:
     Raises UserError for a name that neither srtui nor ``prompts`` has.
     """
     if name not in template_names(prompts):
-        where = f" of {prompts.name}" if prompts else ""
+        prompts_name = f" of {prompts.name}" if prompts else ""
         raise UserError(
-            f"prompt.template = {name!r} is not one{where} of {', '.join(template_names(prompts))}."
+            f"prompt.template = {name!r} is not one{prompts_name} of {', '.join(template_names(prompts))}."
         )
     layout = (prompts.templates if prompts else {}).get(name) or own_prompts().templates.get(name)
     reverse = (prompts.reverse if prompts else None) or _own_reverse()

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from srtui.errors import UserError
 from srtui.fields import mistake, nearest
-from srtui.files import at_home, parse_toml, read_text
+from srtui.files import expand_home, parse_toml, read_text
 from srtui.prompts import read_prompts
 from srtui.recipe.settings import Recipe
 from srtui.recipe.teacher import SamplingSettings
@@ -66,7 +66,7 @@ def _read_weights_file(data: dict[str, Any], recipe: Path) -> None:
 
 def _beside(name: str, recipe: Path) -> Path:
     """The file of that name beside the recipe, or from here."""
-    file = at_home(name)
+    file = expand_home(name)
     places = [file] if file.is_absolute() else [recipe.parent / file, file]
     return next((p for p in places if os.path.lexists(p)), places[0])
 
@@ -79,13 +79,13 @@ def _read_prompts_file(data: dict[str, Any], recipe: Path) -> None:
     if not name:
         del data["prompts"]
         return
-    found = _beside(name, recipe)
-    prompts = read_prompts(found)
+    path = _beside(name, recipe)
+    prompts = read_prompts(path)
     try:
         SamplingSettings.model_validate(prompts.sampling)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise UserError(f"{found}: sampling.{first['loc'][0]} = {first['input']}: {first['msg']}.") from None
+        raise UserError(f"{path}: sampling.{first['loc'][0]} = {first['input']}: {first['msg']}.") from None
     data["prompts"] = prompts.model_dump(mode="json")
     sampler = data.get("sampler", {})
     if isinstance(sampler, dict):

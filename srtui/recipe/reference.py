@@ -64,11 +64,11 @@ def find_keys(name: str) -> list[RecipeKey]:
     chosen = [k for k in keys if k.name == name] or [k for k in keys if k.name.startswith(f"{name}.")]
     if chosen:
         return chosen
-    known = [k.name for k in keys] + [s for s in sections() if s]
-    same_word = [n for n in known if n.rpartition(".")[2] == name.rpartition(".")[2]]
-    near = same_word or difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    names = [k.name for k in keys] + [s for s in sections() if s]
+    same_word = [n for n in names if n.rpartition(".")[2] == name.rpartition(".")[2]]
+    near = same_word or difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     if not near:  # the word without its section, with a typing error in it
-        words = {n.rpartition(".")[2]: n for n in known}
+        words = {n.rpartition(".")[2]: n for n in names}
         near = [words[w] for w in difflib.get_close_matches(name.rpartition(".")[2], words, n=3, cutoff=0.6)]
     raise UserError(
         f"{name} is not a key of a recipe; "

@@ -21,15 +21,15 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-def described(default: Any, what: str, *, change: str = "", unit: str = "", source: str = "") -> Any:
+def described(default: Any, description: str, *, change: str = "", unit: str = "", source: str = "") -> Any:
     """A key with all that a reader of the reference wants to know.
 
     Args:
         default: its value where a recipe does not give it; ... where a recipe must.
-        what: what it does; the first sentence stands alone in tables.
+        description: what it does; the first sentence stands alone in tables.
         change: when to give it another value.
         unit: of the value, where it has one.
         source: where the default is from: the paper (Li et al. 2024), a library, or srtui's own choice.
     """
     extra = {name: text for name, text in (("change", change), ("unit", unit), ("source", source)) if text}
-    return Field(default, description=what, json_schema_extra=extra)  # type: ignore[arg-type]
+    return Field(default, description=description, json_schema_extra=extra)  # type: ignore[arg-type]

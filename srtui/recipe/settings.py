@@ -266,17 +266,17 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _a_gguf_has_no_embeddings(self) -> Self:
-        wanted = self.selection
+        selection = self.selection
         for needs, word in (
-            (wanted.top_by == "facility", f'selection.top_by = "{wanted.top_by}"'),
-            (wanted.group.startswith("clusters:"), f'selection.group = "{wanted.group}"'),
+            (selection.top_by == "facility", f'selection.top_by = "{selection.top_by}"'),
+            (selection.group.startswith("clusters:"), f'selection.group = "{selection.group}"'),
             (self.gates.coherence, "gates.coherence = true"),
         ):
-            if needs and self.student.quantization == "gguf" and wanted.embedded_by == "student":
+            if needs and self.student.quantization == "gguf" and selection.embedded_by == "student":
                 raise ValueError(
                     f'{word} needs a student of safetensors, not a GGUF, or selection.embedded_by = "encoder"'
                 )
-            if needs and wanted.embedded_by == "encoder" and not wanted.encoder:
+            if needs and selection.embedded_by == "encoder" and not selection.encoder:
                 raise ValueError(
                     f'{word} with selection.embedded_by = "encoder" needs selection.encoder, the name or folder of a '
                     "sentence encoder"
@@ -332,7 +332,7 @@ class Recipe(Section):
     def _deciding(self) -> dict[str, Any]:
         """What is not as it is by default, and not for speed or safety alone."""
         settings = self.model_dump(mode="json", exclude={"description"}, exclude_defaults=True)
-        for speed_only in ("slots", "batch_tokens", "gpu_layers", "threads"):
+        for speed_only in ("slots", "batch_tokens", "gpu_layers", "threads", "drafting"):
             settings.get("teacher", {}).pop(speed_only, None)
         settings.get("scoring", {}).pop("batch_tokens", None)
         for safety_only in ("checkpoint_steps", "checkpoints_kept"):

@@ -14,8 +14,8 @@ from srtui.recipe.section import MOST, Auto, Count, Section, Share, described
 class TeacherSettings(Section):
     """The GGUF model that criticises and rewrites, and how llama.cpp runs it.
 
-    `slots`, `batch_tokens`, `gpu_layers` and `threads` are speed and memory alone: a run that is resumed with
-    others is the same run.
+    `slots`, `batch_tokens`, `gpu_layers`, `threads` and `drafting` are speed and memory alone: a run that is
+    resumed with others is the same run.
     """
 
     model: str = described(
@@ -102,6 +102,15 @@ class TeacherSettings(Section):
         "The number format of the KV cache: how the keys and values of a sequence are kept.",
         change='"q8_0" halves the cache, so that twice the slots fit, for a small loss of precision.',
         source="llama.cpp's default",
+    )
+
+    drafting: Auto | bool = described(
+        False,
+        "Whether the next tokens are guessed from where the last ones stood before, and checked in the same step; auto "
+        "measures when the teacher is opened whether that pays, and guesses where it does.",
+        change='"auto" for few slots, or a teacher on a GPU, where a rewrite copies much. What is written is what '
+        "would be written without.",
+        source="srtui's own",
     )
 
     @model_validator(mode="after")

@@ -1,12 +1,12 @@
 """What the teacher is asked, and what its words mean. Knows no llama.cpp and no student."""
 
 from srtui.reflection.criteria_files import Criteria, load_criteria
-from srtui.reflection.parsing import Ours, Parsed, Unparsed, parse_free, parse_guided
+from srtui.reflection.parsing import OwnWording, Parsed, Unparsed, parse_free, parse_guided
 from srtui.reflection.prompt import ReflectionPrompt, Rewrite
 
 __all__ = [
     "Criteria",
-    "Ours",
+    "OwnWording",
     "Parsed",
     "ReflectionPrompt",
     "Rewrite",

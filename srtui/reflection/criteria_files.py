@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from srtui.errors import UserError
 from srtui.prompts import TeacherPrompts
 from srtui.prompts.prompt_set import fill, load_words, names_in
-from srtui.reflection.parsing import Ours, placeholders
+from srtui.reflection.parsing import OwnWording, placeholders
 from srtui.sample import Pair, Role, Target, Turn, digest
 
 HISTORY_HEADING = "The conversation so far:\n"
@@ -73,8 +73,8 @@ class Criteria(BaseModel):
     @property
     def prompt_version_with_history(self) -> str:
         """The same of what a pair with a history is asked in."""
-        ours = HISTORY_HEADING + "".join(ROLES.values())
-        return self._version(self.model_dump_json(exclude_defaults=True) + ours)
+        history_words = HISTORY_HEADING + "".join(ROLES.values())
+        return self._version(self.model_dump_json(exclude_defaults=True) + history_words)
 
     def _version(self, words: str) -> str:
         return f"{self.rewrites}-{self.version}-{digest(words).hex()[:8]}"
@@ -119,14 +119,18 @@ class Criteria(BaseModel):
             filled = f"{HISTORY_HEADING}{history}\n\n{filled}"
         return filled
 
-    def ours(self) -> Ours:
+    def own_wording(self) -> OwnWording:
         """Our own wording, by which an echo of the prompt is recognised."""
         systems = [self.system_text(), self.system_with_input or "", self.system_with_history or ""]
         # A user message may hold words of ours too; a line with a placeholder is a sample's.
         users = f"{self.user}\n{self.user_with_input or ''}\n{self.user_with_history or ''}".splitlines()
-        own = [line for line in users if not names_in(line)]
-        lines = [line.strip() for line in [*"\n".join(systems).splitlines(), *own] if len(line.strip()) >= 40]
-        return Ours(list(dict.fromkeys(lines)), placeholders("\n".join([*systems, *own])))
+        user_lines = [line for line in users if not names_in(line)]
+        lines = [
+            line.strip()
+            for line in [*"\n".join(systems).splitlines(), *user_lines]
+            if len(line.strip()) >= 40
+        ]
+        return OwnWording(list(dict.fromkeys(lines)), placeholders("\n".join([*systems, *user_lines])))
 
 
 def history_text(history: Iterable[Turn]) -> str:

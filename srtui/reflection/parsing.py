@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
-# Ours: [New Instruction], [New Answer], [Better Answer], [End], in any case, perhaps bold, with a colon, or
+# OwnWording: [New Instruction], [New Answer], [Better Answer], [End], in any case, perhaps bold, with a colon, or
 # as a closing tag. "End" counts only in brackets: as a bare word it ends answers about the endocrine system.
 _NAMES = r"(?:new[ \t]+instruction|new[ \t]+answer|better[ \t]+answer)"
 _BRACKETS = rf"\[[ \t]*(?:/?[ \t]*{_NAMES}|/?[ \t]*end)[ \t]*\]"
@@ -42,12 +43,17 @@ class Unparsed:
 
 
 @dataclass(frozen=True)
-class Ours:
+class OwnWording:
     """Our own wording, by which a copy of the prompt is recognised: ``lines`` of it anywhere in a text,
     and the ``placeholders`` between the markers, where they are the whole of one."""
 
     lines: Sequence[str] = ()
     placeholders: Sequence[str] = ()
+
+    @cached_property
+    def bare_placeholders(self) -> frozenset[str]:
+        """The placeholders without case and full stop, as a text is compared with them."""
+        return frozenset(_bare(p) for p in self.placeholders)
 
 
 @dataclass(frozen=True)
@@ -65,15 +71,17 @@ class _Section:
     closed: bool
 
 
-def parse_free(text: str, *, wants_instruction: bool, ours: Ours = Ours()) -> Parsed | Unparsed:
+def parse_free(
+    text: str, *, wants_instruction: bool, own_wording: OwnWording = OwnWording()
+) -> Parsed | Unparsed:
     """Read one free generation (the paper's way).
 
     Of several sections with the same marker the first usable one counts: what stands before it is
     usually the model repeating the format it was asked for.
     """
     sections = _sections(text, ("instruction", "response") if wants_instruction else ("response",))
-    response = _first_usable(sections, "response", ours)
-    instruction = _first_usable(sections, "instruction", ours) if wants_instruction else None
+    response = _first_usable(sections, "response", own_wording)
+    instruction = _first_usable(sections, "instruction", own_wording) if wants_instruction else None
     if isinstance(instruction, Unparsed):
         return instruction
     if isinstance(response, Unparsed):
@@ -87,7 +95,7 @@ def parse_free(text: str, *, wants_instruction: bool, ours: Ours = Ours()) -> Pa
 
 
 def parse_guided(
-    written: Sequence[str], *, wants_instruction: bool, ours: Ours = Ours()
+    written: Sequence[str], *, wants_instruction: bool, own_wording: OwnWording = OwnWording()
 ) -> Parsed | Unparsed:
     """Read the segments of a guided generation: critique, then the instruction if wanted, then the
     answer. The engine put the markers; what the model wrote may still hold some of its own."""
@@ -96,7 +104,7 @@ def parse_guided(
     texts: list[_Section] = []
     for name, text in zip(names, rest, strict=False):
         section = _before_marker(text, name)
-        usable = _usable(section.text, ours)
+        usable = _usable(section.text, own_wording)
         if isinstance(usable, Unparsed):
             return Unparsed(f"{usable.reason}_{name}" if usable.reason == "empty" else usable.reason)
         texts.append(_Section(name, usable, 0, section.closed))
@@ -153,25 +161,29 @@ def _before_marker(text: str, name: str) -> _Section:
     return _Section(name, text[start:end], start, end < len(text))
 
 
-def _first_usable(sections: Sequence[_Section], name: str, ours: Ours) -> _Section | Unparsed:
+def _first_usable(sections: Sequence[_Section], name: str, own_wording: OwnWording) -> _Section | Unparsed:
     why = Unparsed(f"no_{name}")
     for section in sections:
         if section.name == name:
-            usable = _usable(section.text, ours)
+            usable = _usable(section.text, own_wording)
             if isinstance(usable, str):
                 return _Section(name, usable, section.start, section.closed)
             why = Unparsed(f"{usable.reason}_{name}" if usable.reason == "empty" else usable.reason)
     return why
 
 
-def _usable(text: str, ours: Ours) -> str | Unparsed:
+def _bare(text: str) -> str:
+    return text.casefold().rstrip(".")
+
+
+def _usable(text: str, own_wording: OwnWording) -> str | Unparsed:
     """The text without the white space around it, or why it is no text at all."""
     text = text.strip()
     if not text:
         return Unparsed("empty")
-    if text.casefold().rstrip(".") in {p.casefold().rstrip(".") for p in ours.placeholders}:
+    if _bare(text) in own_wording.bare_placeholders:
         return Unparsed("placeholder")
-    if any(line in text for line in ours.lines):
+    if any(line in text for line in own_wording.lines):
         return Unparsed("echo")
     return text
 

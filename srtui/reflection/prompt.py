@@ -9,7 +9,7 @@ from srtui.hashing import Keys, draw, scheme_1
 from srtui.llama import Generation, Message, Request, Sampler, Segment, TeacherIdentity
 from srtui.recipe import Recipe
 from srtui.reflection.criteria_files import Criteria
-from srtui.reflection.parsing import Ours, Parsed, Unparsed, parse_free, parse_guided
+from srtui.reflection.parsing import OwnWording, Parsed, Unparsed, parse_free, parse_guided
 from srtui.sample import Pair, Target
 from srtui.store.endings import CUT
 
@@ -108,9 +108,9 @@ class ReflectionPrompt:
         room = min(attempt, _MOST_ROOM)
         wants_instruction = self.target == "instruction"
         if budget.mode == "free":
-            wanted = budget.answer_tokens + (budget.instruction_tokens if wants_instruction else 0)
-            least = budget.critique_tokens + wanted
-            return (Segment(max_tokens=budget.critique_tokens + room * wanted, least_tokens=least),)
+            rewrite_tokens = budget.answer_tokens + (budget.instruction_tokens if wants_instruction else 0)
+            least = budget.critique_tokens + rewrite_tokens
+            return (Segment(max_tokens=budget.critique_tokens + room * rewrite_tokens, least_tokens=least),)
 
         def whole(lead: str, tokens: int) -> Segment:
             return Segment(lead, room * tokens, _ALL_MARKERS, least_tokens=tokens, whole=True)
@@ -148,14 +148,14 @@ class ReflectionPrompt:
         version = self.version_for(pair)
         keys = self._keys.get((attempt, version, by))
         if keys is None:
-            asked, teacher = self.recipe.reflection, self.recipe.teacher
+            settings, teacher = self.recipe.reflection, self.recipe.teacher
             keys = self._keys[attempt, version, by] = Keys(
                 "generation",
                 ("pair", "seed"),
                 prompt=version,
-                mode=asked.mode,
+                mode=settings.mode,
                 tokens=[segment.max_tokens for segment in self.segments(attempt)],
-                thinking_tokens=None if asked.thinking_tokens == _THINKING else asked.thinking_tokens,
+                thinking_tokens=None if settings.thinking_tokens == _THINKING else settings.thinking_tokens,
                 teacher=by.sha256,
                 adapter=by.adapter_sha256,
                 sampler=self.sampler(attempt),
@@ -174,8 +174,8 @@ class ReflectionPrompt:
         return {}
 
     @cached_property
-    def _ours(self) -> Ours:
-        return self.criteria.ours()
+    def _own_wording(self) -> OwnWording:
+        return self.criteria.own_wording()
 
     def first_key(self, pair: Pair, attempt: int, candidate: int, by: TeacherIdentity) -> bytes | None:
         """The key that the same generation has where it was stored before keys had a scheme; None where
@@ -183,21 +183,21 @@ class ReflectionPrompt:
 
         Args:
             pair: that is reflected on.
-            attempt: from 0.
+            attempt: from 1.
             candidate: from 0.
             by: the teacher that writes.
         """
-        asked, teacher, s = self.recipe.reflection, self.recipe.teacher, self.sampler(attempt)
-        beside = (teacher.kv_type, teacher.flash_attention, asked.thinking_tokens)
-        if beside != ("f16", "auto", _THINKING) or by.date is not None or pair.history:
+        settings, teacher, s = self.recipe.reflection, self.recipe.teacher, self.sampler(attempt)
+        extras = (teacher.kv_type, teacher.flash_attention, settings.thinking_tokens)
+        if extras != ("f16", "auto", _THINKING) or by.date is not None or pair.history:
             return None
         return scheme_1(
             pair.digest,
             self.version,
-            asked.mode,
-            asked.critique_tokens,
-            asked.instruction_tokens,
-            asked.answer_tokens,
+            settings.mode,
+            settings.critique_tokens,
+            settings.instruction_tokens,
+            settings.answer_tokens,
             by.sha256,
             by.adapter_sha256,
             f"Sampler(temperature={s.temperature!r}, top_p={s.top_p!r}, top_k={s.top_k!r}, min_p={s.min_p!r}, "
@@ -212,12 +212,14 @@ class ReflectionPrompt:
         wants_instruction = self.target == "instruction"
         parsed: Parsed | Unparsed
         if self.recipe.reflection.mode == "free":
-            parsed = parse_free(generation.text, wants_instruction=wants_instruction, ours=self._ours)
+            parsed = parse_free(
+                generation.text, wants_instruction=wants_instruction, own_wording=self._own_wording
+            )
         else:
             parsed = parse_guided(
                 [w.text for w in generation.written],
                 wants_instruction=wants_instruction,
-                ours=self._ours,
+                own_wording=self._own_wording,
             )
         cut = self._cut(generation, parsed)
         if cut:

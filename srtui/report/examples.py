@@ -69,12 +69,12 @@ def pick(store: Store, views: Views, run_id: int, count: int, seed: int) -> list
         if _positive(change.before) and _positive(change.after)
     )
     best = [sample for _, sample in fell[:count]]
-    worst = [sample for _, sample in fell[::-1][: min(count, len(fell) - len(best))]]
-    rest = sorted({*store.runs.sample_ids(run_id)} - {*best, *worst})
-    drawn = random.Random(seed).sample(rest, min(count, len(rest)))  # noqa: S311 - a draw, no secret
+    least_fallen = [sample for _, sample in fell[::-1][: min(count, len(fell) - len(best))]]
+    remaining = sorted({*store.runs.sample_ids(run_id)} - {*best, *least_fallen})
+    drawn = random.Random(seed).sample(remaining, min(count, len(remaining)))  # noqa: S311 - a draw, no secret
     chosen: list[tuple[Sort, int]] = [
         *(("best", s) for s in best),
-        *(("worst", s) for s in worst),
+        *(("worst", s) for s in least_fallen),
         *(("random", s) for s in drawn),
     ]
     ends = sorted(set(conversation_ends(store.conn, run_id)) - {sample for _, sample in chosen})
@@ -124,7 +124,7 @@ def _verdict(s: SampleView, final: VariantView) -> str:
 def _change(name: str, before: str, after: str) -> TextChange:
     if before == after:
         return TextChange(name, [Part(before, False)], [Part(after, False)], True)
-    both = word_parts(before, after)
-    if both is None:
+    parts = word_parts(before, after)
+    if parts is None:
         return TextChange(name, [Part(before, False)], [Part(after, False)], False)
-    return TextChange(name, *both, True)
+    return TextChange(name, *parts, True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 import srtui
+from srtui.atomic import sha256_of
 from srtui.evaluation.question import compares_with_control
 from srtui.gates import GATES
 from srtui.measures import MEASURES, STORED
@@ -17,6 +17,7 @@ from srtui.store import Store, figures
 from srtui.store.distributions import ScoreSpread, distributions
 from srtui.store.evaluations import Evaluation
 from srtui.store.generations import PromptUse
+from srtui.store.imports import DatasetFile
 from srtui.store.runs import STAGES, STEPS, Run, StageProgress
 from srtui.store.summary import RunSummary, summarise
 from srtui.store.training import TrainingView
@@ -34,18 +35,6 @@ class Model:
     name: str
     form: str
     identity: str
-
-
-@dataclass(frozen=True)
-class ImportedFile:
-    """A file that was imported into the run's dataset."""
-
-    file: str
-    sha256: str
-    format: str
-    kind: str
-    rows: int
-    refused: int
 
 
 @dataclass(frozen=True)
@@ -107,7 +96,7 @@ class Facts:
     models: list[Model]
     prompts: list[PromptUse]
     dataset: str
-    sources: list[ImportedFile]
+    sources: list[DatasetFile]
     flow: list[Step]
     changes: list[ScoreShift]
     spreads: list[ScoreSpread]
@@ -124,15 +113,14 @@ class Facts:
 
 
 def gather(store: Store, root: Path, run_id: int, *, examples: int = 3, seed: int | None = None) -> Facts:
-    """Read a run back. ``root`` is the workspace; ``examples`` are shown of each sort, the random ones
-    drawn by ``seed``, or by the recipe's.
+    """Read a run back: all that its report shows. Raises UserError where there is no such run.
 
     Args:
         store: with the run.
-        root: of the workspace.
+        root: the workspace's folder, in which the adapter's file is looked for.
         run_id: of the run.
-        examples: how many of each sort.
-        seed: of the random ones; the recipe's if None.
+        examples: how many of each sort: best, worst, random.
+        seed: by which the random ones are drawn; the recipe's if None.
     """
     run = store.runs.get(run_id)
     seed = run.recipe["seed"] if seed is None else seed
@@ -152,7 +140,8 @@ def gather(store: Store, root: Path, run_id: int, *, examples: int = 3, seed: in
         models=_models(store, root, run, training),
         prompts=store.generations.prompt_uses(run_id),
         dataset=store.corpus.dataset_name(run.dataset_id) or "",
-        sources=_sources(store, run.dataset_id),
+        # The name only: where a file lay is nothing for a reader of the report.
+        sources=[f._replace(path=PurePath(f.path).name) for f in store.imports.files(run.dataset_id)],
         flow=_flow(summary, training),
         changes=[
             ScoreShift(MEASURES[name].label, [b for b, _ in pairs], [a for _, a in pairs])
@@ -202,23 +191,9 @@ def _models(store: Store, root: Path, run: Run, training: TrainingFacts | None) 
     )
     if training is not None and training.adapter:
         file = root / training.adapter / "adapter_model.safetensors"
-        digest = _sha256(file) if file.is_file() else ""
+        digest = sha256_of(file) if file.is_file() else ""
         listed.append(Model("adapter", training.adapter, "LoRA", digest or "the file is not there any more"))
     return listed
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sources(store: Store, dataset_id: int) -> list[ImportedFile]:
-    return [
-        ImportedFile(
-            PurePath(file.path).name, file.sha256, file.format, file.kind, file.rows_read, file.rows_bad
-        )  # the name only: where a file lay is nothing for a reader of the report
-        for file in store.imports.files(dataset_id)
-    ]
 
 
 def _flow(summary: RunSummary, training: TrainingFacts | None) -> list[Step]:
@@ -235,11 +210,11 @@ def _flow(summary: RunSummary, training: TrainingFacts | None) -> list[Step]:
             )
         )
         if stopped := summary.gated[target]:
-            through = summary.accepted[target].choices
+            choices = summary.accepted[target].choices
             words = {GATES[gate].words if gate in GATES else gate: n for gate, n in stopped.items()}
-            steps.append(Step(f"{word} with a rewrite that passed the gates", through, written.parsed, words))
-        taken = summary.accepted[target]
-        steps.append(Step(f"new {word} taken", taken.taken, taken.choices))
+            steps.append(Step(f"{word} with a rewrite that passed the gates", choices, written.parsed, words))
+        accepted = summary.accepted[target]
+        steps.append(Step(f"new {word} taken", accepted.taken, accepted.choices))
     kept, dropped = summary.kept, summary.dropped
     steps.append(Step(LABELS["kept"], kept, kept + sum(dropped.values()), dropped))
     if training is not None:

@@ -70,10 +70,10 @@ def _of_training(t: TrainingFacts | None, summary: RunSummary) -> list[str]:
         return [f"Training did not come to its end ({t.status})."]
     for name, held in t.held_out.items():
         n, change = int(held["samples"]), held["after"] - held["before"]
-        what, unit = ("pairs", "a pair") if name == "preference" else (f"samples ({name})", "nats a token")
-        words = (
-            f"On {n:,} held-out {what} the mean loss went from {held['before']:.3f} to {held['after']:.3f}"
+        examples, unit = (
+            ("pairs", "a pair") if name == "preference" else (f"samples ({name})", "nats a token")
         )
+        words = f"On {n:,} held-out {examples} the mean loss went from {held['before']:.3f} to {held['after']:.3f}"
         if n < FEW_HELD_OUT:
             sentences.append(
                 f"{words}. That is few samples: a change of {change:+.3f} {unit} on them may be chance, and the "
@@ -122,10 +122,10 @@ def _of_evaluation(e: Evaluation, calibrations: Sequence[Evaluation]) -> list[st
             "rate at equal length."
         )
     failed = e.result.get("failed") or {}
-    gone = sum(failed.get(key, 0) for key in ("a", "b", "both", "answers"))
-    if gone:
+    lost = sum(failed.get(key, 0) for key in ("a", "b", "both", "answers"))
+    if lost:
         sentences.append(
-            f"{name}: {gone:,} {'answers are' if 'answers' in failed else 'items are decided by answers that are'} not "
+            f"{name}: {lost:,} {'answers are' if 'answers' in failed else 'items are decided by answers that are'} not "
             "there; they count as lost (both: a tie; alone: 1 point)."
         )
     sentences += [f"{name}: {sentence}" for sentence in e.result.get("warnings", [])]
@@ -142,14 +142,16 @@ def _of_judge(
 ) -> list[str]:
     sentences = []
     weights = (e.judge_identity or {}).get("sha256")
-    known = [c for c in calibrations if c.result and (c.judge_identity or {}).get("sha256") == weights]
-    if not known:
+    of_this_judge = [
+        c for c in calibrations if c.result and (c.judge_identity or {}).get("sha256") == weights
+    ]
+    if not of_this_judge:
         sentences.append(
             f"{name}: nobody has compared the judge {judge} with known judgements, so what its verdicts are worth is "
             "unknown; srtui eval calibrate says it."
         )
-    elif known[0].result and not known[0].result["better_than_chance"]:
-        sentences.append(f"{name}: {worth(judge, known[0].result)}")
+    elif of_this_judge[0].result and not of_this_judge[0].result["better_than_chance"]:
+        sentences.append(f"{name}: {worth(judge, of_this_judge[0].result)}")
     bias = result.get("position", {}).get("first")
     if is_estimate(bias) and bias["low"] is not None and not bias["low"] <= 0 <= bias["high"]:
         sentences.append(
@@ -218,15 +220,15 @@ def _of_data(f: Facts) -> list[str]:
         sentences.append(f"{unscored:,} texts have no score and could not be chosen.")
     if s.truncated:
         sentences.append(f"{s.truncated:,} texts were cut to the longest length before they were scored.")
-    ended = s.endings
-    if ended["cut"]:
+    endings = s.endings
+    if endings["cut"]:
         sentences.append(
-            f"{ended['cut']:,} of the kept texts were cut short by an older srtui, which took them all the same: they end "
+            f"{endings['cut']:,} of the kept texts were cut short by an older srtui, which took them all the same: they end "
             "in the middle, and training learns that; a run of another name writes them again."
         )
-    if ended["unknown"]:
+    if endings["unknown"]:
         sentences.append(
-            f"Of {ended['unknown']:,} of the kept texts it is not known whether they were cut short: they were imported, or "
+            f"Of {endings['unknown']:,} of the kept texts it is not known whether they were cut short: they were imported, or "
             "written by an older srtui, which did not keep how each part ended."
         )
     if s.teacher and s.teacher == s.student:

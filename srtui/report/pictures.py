@@ -56,13 +56,13 @@ def flow(steps: Sequence[Step]) -> Markup:
     return _picture(draw, 0.42 * len(steps) + 0.3, "flow", "Samples that came through each step")
 
 
-def changes(found: Sequence[ScoreShift]) -> Markup:
+def changes(shifts: Sequence[ScoreShift]) -> Markup:
     """Histograms of each score before, and of the final texts, over the same samples."""
 
     def draw(figure: Any) -> None:
-        top = max([1.0, *(_high(c) for c in found)])
+        top = max([1.0, *(_high(c) for c in shifts)])
         bins = [top * n / 30 for n in range(31)]
-        for axes, change in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
+        for axes, change in zip(figure.subplots(1, len(shifts), squeeze=False)[0], shifts, strict=True):
             before, after = ([min(v, top) for v in values] for values in (change.before, change.after))
             axes.hist(before, bins, color=BEFORE, alpha=0.55, label="before")
             axes.hist(after, bins, color=AFTER, histtype="step", linewidth=1.8, label="final")
@@ -75,15 +75,15 @@ def changes(found: Sequence[ScoreShift]) -> Markup:
     return _picture(draw, 2.7, "scores", "Histograms of IFD and r-IFD before, and of the final texts")
 
 
-def training(found: TrainingFacts) -> Markup:
+def training(facts: TrainingFacts) -> Markup:
     """Loss by step, raw and smoothed, and the learning rate."""
-    losses, rates = found.metrics.get("loss", []), found.metrics.get("learning_rate", [])
+    losses, rates = facts.metrics.get("loss", []), facts.metrics.get("learning_rate", [])
 
     def draw(figure: Any) -> None:
         left, right = figure.subplots(1, 2, width_ratios=[2, 1])
         left.plot(*_columns(losses), "o", color=BEFORE, markersize=3, alpha=0.7, label="loss of a step")
         left.plot(*_columns(smoothed(losses)), color=AFTER, linewidth=1.8, label="smoothed")
-        left.set_ylabel("loss, nats a token" if found.method == "sft" else "loss of a pair")
+        left.set_ylabel("loss, nats a token" if facts.method == "sft" else "loss of a pair")
         left.legend(frameon=False, labelcolor=INK)
         right.plot(*_columns(rates), color=AFTER, linewidth=1.5)
         right.set_ylabel("learning rate")
@@ -128,11 +128,11 @@ def data_map(points: Sequence[MapPoint]) -> Markup:
     def draw(figure: Any) -> None:
         axes = figure.subplots()
         for kept, colour, words in ((False, BEFORE, "not kept"), (True, AFTER, "kept")):
-            some = [p for p in some_of if p.kept == kept]
+            points = [p for p in some_of if p.kept == kept]
             size = 9 if len(some_of) < 2000 else 3
             axes.scatter(
-                [p.x for p in some], [p.y for p in some], s=size, color=colour, alpha=0.6, linewidths=0,
-                label=f"{words}: {len(some):,}",
+                [p.x for p in points], [p.y for p in points], s=size, color=colour, alpha=0.6, linewidths=0,
+                label=f"{words}: {len(points):,}",
             )  # fmt: skip
         axes.set_xticks([])
         axes.set_yticks([])

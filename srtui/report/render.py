@@ -17,7 +17,7 @@ from markupsafe import Markup
 from srtui.evaluation import result_words
 from srtui.measures import MEASURES
 from srtui.report import pictures
-from srtui.report.came_out import came_out
+from srtui.report.conclusions import conclusions
 from srtui.report.facts import Facts
 from srtui.report.open_questions import open_questions
 from srtui.store.distributions import quantile
@@ -59,7 +59,7 @@ def html(facts: Facts) -> str:
         style=Markup(style),  # noqa: S704 - a file of this package
         policy=f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
         open=open_questions(facts),
-        came_out=came_out(facts),
+        conclusions=conclusions(facts),
     )  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def markdown(facts: Facts) -> str:
     text = (
         _environment(False)
         .get_template("report.md.j2")
-        .render(f=facts, open=open_questions(facts), came_out=came_out(facts))
+        .render(f=facts, open=open_questions(facts), conclusions=conclusions(facts))
     )
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
@@ -79,7 +79,7 @@ def _sheet() -> str:
 
 
 def _environment(is_html: bool) -> Environment:
-    made = Environment(
+    environment = Environment(
         loader=PackageLoader("srtui.report"),
         autoescape=is_html,  # noqa: S701 - Markdown is escaped by mark_down, in finalize
         undefined=StrictUndefined,
@@ -88,7 +88,7 @@ def _environment(is_html: bool) -> Environment:
         # Whatever a text of the data holds, a terminal or a browser obeys none of it.
         finalize=_for_html if is_html else _for_markdown,
     )
-    made.filters |= {
+    environment.filters |= {
         "duration": duration,
         "bytes": bytes_text,
         "number": number,
@@ -101,7 +101,7 @@ def _environment(is_html: bool) -> Environment:
         "quoted": _quoted,
         "whole": lambda value: f"{value:,}",
     }
-    made.globals |= {
+    environment.globals |= {
         "share": share,
         "verdicts": result_words.verdicts,
         "lines": result_words.lines,
@@ -109,7 +109,7 @@ def _environment(is_html: bool) -> Environment:
         "recipe_rows": recipe_rows,
         "change_row": change_row,
     }
-    return made
+    return environment
 
 
 def _for_html(value: Any) -> Any:
@@ -127,11 +127,11 @@ def recipe_rows(recipe: dict[str, Any]) -> list[tuple[str, str]]:
     rows = []
     for key, value in recipe.items():
         if isinstance(value, dict):
-            rows += [(f"{key}.{name}", _knob(inner)) for name, inner in value.items()]
+            rows += [(f"{key}.{name}", _setting_value(inner)) for name, inner in value.items()]
         elif key == "dataset":
             rows.append((key, re.split(r"[\\/]", str(value))[-1]))
         else:
-            rows.append((key, _knob(value)))
+            rows.append((key, _setting_value(value)))
     return rows
 
 
@@ -147,12 +147,12 @@ def change_row(change: Any) -> list[str]:
     return [*cells, f"{at_one[0]:,} → {at_one[1]:,}"]
 
 
-def _knob(value: Any) -> str:
+def _setting_value(value: Any) -> str:
     return "-" if value is None else ("yes" if value else "no") if isinstance(value, bool) else str(value)
 
 
-def _moment(at: float | None) -> str:
-    return "-" if at is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
+def _moment(timestamp: float | None) -> str:
+    return "-" if timestamp is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(timestamp))
 
 
 def _marked_html(parts: Iterable[Part], tag: Literal["del", "ins"]) -> Markup:

@@ -141,8 +141,8 @@ class Store:
                     )
 
     def _check_version(self, migrations: Any) -> None:
-        known = {m.name for m in migrations._migrations}
-        unknown = [m.name for m in migrations.applied(self.db) if m.name not in known]
+        known_names = {m.name for m in migrations._migrations}
+        unknown = [m.name for m in migrations.applied(self.db) if m.name not in known_names]
         if unknown:
             raise UserError(
                 f"{self.path} was made by a newer srtui (it has {unknown[-1]}); update srtui to open it."
@@ -211,6 +211,7 @@ class Store:
             "sample": ("record",),
             "variant": ("instruction", "input", "response"),
             "generation": ("prompt", "text", "thinking", "critique"),
+            "prompt_frame": ("pieces",),
         }
         return sum(
             int(fetch_value(self.conn, f"SELECT total({_octets(*names)}) FROM {table}"))
@@ -274,7 +275,7 @@ def refuse_odd_file(path: Path) -> None:
 
 def explain(error: Exception, path: Path) -> UserError:
     """The one sentence for what SQLite or the file system said about ``path``."""
-    said = str(error)
+    message = str(error)
     if isinstance(error, sqlite3.Error):
         for sign, sentence in (
             (
@@ -291,6 +292,6 @@ def explain(error: Exception, path: Path) -> UserError:
             ("locked", "another process has held it locked for 30 seconds; try again when that one is done"),
             ("disk I/O", "the disk could not be read or written; check it, then run srtui db check"),
         ):
-            if sign in said:
+            if sign in message:
                 return UserError(f"{path}: {sentence}.")
-    return UserError(f"{path}: {said}.")
+    return UserError(f"{path}: {message}.")

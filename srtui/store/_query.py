@@ -1,4 +1,4 @@
-"""The three ways to read rows; private to the store: SQL is written in this package and nowhere else."""
+"""The ways to read rows; private to the store: SQL is written in this package and nowhere else."""
 
 from __future__ import annotations
 
@@ -27,8 +27,15 @@ def fetch_value(conn: sqlite3.Connection, sql: str, parameters: Any = ()) -> Any
     return None if row is None else row[0]
 
 
+def each_row(conn: sqlite3.Connection, sql: str, parameters: Any = ()) -> Iterator[tuple[Any, ...]]:
+    """The rows of a query as plain tuples, read as they are asked for: for queries of millions of rows."""
+    cursor = conn.cursor()
+    cursor.row_factory = None
+    return cursor.execute(sql, parameters)
+
+
 def batched(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
     """The items in lists of ``size``; the last may be shorter."""
-    rest = iter(items)
-    while chunk := list(islice(rest, size)):
+    remaining = iter(items)
+    while chunk := list(islice(remaining, size)):
         yield chunk

@@ -113,7 +113,7 @@ class Answers(AnswerReads):
 
         Args:
             evaluation_id: of the evaluation.
-            item: from 0, in the order of its source.
+            item: number of the item, from 0, in the order of its source.
             side: a or b.
             turn: from 1.
             answer_id: of the stored answer.

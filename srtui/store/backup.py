@@ -38,18 +38,18 @@ def back_up(
     Raises UserError, sqlite3.Error, OSError, or BackupStopped; ``target`` is then not there.
     """
     clear_abandoned(target.parent)
-    me = (process_id.token() or "").replace("/", "_")
-    beside = target.with_name(f"{_PREFIX}{me}.{secrets.token_hex(4)}.part")
-    parts = [beside.with_name(beside.name + ending) for ending in _COMPANIONS]
+    process = (process_id.token() or "").replace("/", "_")
+    partial = target.with_name(f"{_PREFIX}{process}.{secrets.token_hex(4)}.part")
+    parts = [partial.with_name(partial.name + ending) for ending in _COMPANIONS]
     with gone_if_killed(*parts):
         try:
-            with contextlib.closing(sqlite3.connect(beside)) as copy:
+            with contextlib.closing(sqlite3.connect(partial)) as copy:
                 counts = _copy(source, copy, should_stop)
                 _verify(copy, counts, should_stop)
-            with beside.open("rb+") as file:
+            with partial.open("rb+") as file:
                 os.fsync(file.fileno())
             # A link fails where a file has come to be there in the meantime; a rename would replace it.
-            _move(beside, target)
+            _move(partial, target)
         finally:
             for part in parts:
                 part.unlink(missing_ok=True)
@@ -119,15 +119,15 @@ def _verify(copy: sqlite3.Connection, counts: dict[str, int], should_stop: Calla
         )
 
 
-def _move(beside: Path, target: Path) -> None:
+def _move(partial: Path, target: Path) -> None:
     try:
-        os.link(beside, target)
+        os.link(partial, target)
     except FileExistsError:
         raise UserError(f"{target} exists already; name a file that does not.") from None
     except OSError:  # a file system without hard links
         if target.exists():
             raise UserError(f"{target} exists already; name a file that does not.") from None
-        beside.replace(target)
+        partial.replace(target)
     with contextlib.suppress(OSError):  # not everywhere can a folder be opened
         folder = os.open(target.parent, os.O_RDONLY)
         try:

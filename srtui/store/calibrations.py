@@ -69,14 +69,14 @@ class Calibrations:
     def add(
         self, digest: bytes, setting_id: int, source: str, pairs: int, result: Mapping[str, Any]
     ) -> Calibration:
-        """Store one.
+        """Store a calibration; of one that is there under ``digest`` the source and the result are replaced.
 
         Args:
-            digest: the key of all that it depends on; one that is there already is replaced.
-            setting_id: the way of scoring.
+            digest: the key of all that it depends on: student, pairs and measures.
+            setting_id: the scoring setting (srtui.store.scores).
             source: where the pairs are from, for people.
             pairs: how many there were.
-            result: its figures.
+            result: its figures, as srtui.store.stored describes them.
         """
         with self._store.transaction():
             self._store.conn.execute(
@@ -92,6 +92,6 @@ class Calibrations:
                     time.time(),
                 ),
             )
-        found = self.by_digest(digest)
-        assert found is not None  # noqa: S101 - written a line above
-        return found
+        stored = self.by_digest(digest)
+        assert stored is not None  # noqa: S101 - written a line above
+        return stored

@@ -71,8 +71,8 @@ def held_out_of(conn: sqlite3.Connection, a: int, b: int) -> HeldOut:
         "SELECT (SELECT count(*) FROM a JOIN b USING (sample_id)), (SELECT count(*) FROM a), (SELECT count(*) FROM b)",
         (a, b),
     )
-    both, of_a, of_b = row if row is not None else (0, 0, 0)
-    return HeldOut(both, of_a - both, of_b - both)
+    in_both, of_a, of_b = row if row is not None else (0, 0, 0)
+    return HeldOut(in_both, of_a - in_both, of_b - in_both)
 
 
 def compare_runs(conn: sqlite3.Connection, a: int, b: int) -> RunsCompared:
@@ -141,8 +141,8 @@ def _recipe_differences(
     for key in dict.fromkeys((*a, *b)):
         if not within and key in ("name", "description"):
             continue
-        one, other = a.get(key), b.get(key)
-        if isinstance(one, Mapping) and isinstance(other, Mapping):
-            yield from _recipe_differences(one, other, f"{within}{key}.")
-        elif one != other:
-            yield RecipeDifference(f"{within}{key}", one, other)
+        value, other = a.get(key), b.get(key)
+        if isinstance(value, Mapping) and isinstance(other, Mapping):
+            yield from _recipe_differences(value, other, f"{within}{key}.")
+        elif value != other:
+            yield RecipeDifference(f"{within}{key}", value, other)

@@ -27,8 +27,8 @@ class AnswerComparison(NamedTuple):
     """What the choice of a sample's answer compared.
 
     ``answers`` has the text before the stage first, then its rewrites; ``chosen_id`` is the student's choice,
-    ``person`` the text that a person took in its place, with its score where it has one. ``ifd`` and ``rifd`` are
-    the outcome's.
+    ``person`` the text that a person took in its place, with its score where it has one that compares. ``ifd`` and
+    ``rifd`` are the outcome's. ``by_proxy``: the scores are a proxy's, which chose alone.
     """
 
     sample_id: int
@@ -38,6 +38,7 @@ class AnswerComparison(NamedTuple):
     person: ComparedAnswer | None
     ifd: float | None
     rifd: float | None
+    by_proxy: bool = False
 
 
 def answer_comparisons(
@@ -59,22 +60,23 @@ def answer_comparisons(
 
     Raises UserError where what was compared is damaged.
     """
-    where = "" if held_out is None else f"AND rs.held_out = {int(held_out)} "
-    where += "" if by_person is None else f"AND p.id IS {'NOT ' if by_person else ''}NULL "
+    condition = "" if held_out is None else f"AND rs.held_out = {int(held_out)} "
+    condition += "" if by_person is None else f"AND p.id IS {'NOT ' if by_person else ''}NULL "
     rows = conn.execute(
-        "SELECT d.run_id, d.sample_id, d.stage, d.chosen_id, d.compared, rs.held_out, p.variant_id AS person_id, "
-        "s.value AS person_score, o.ifd, o.rifd FROM decision d "
+        "SELECT d.run_id, d.sample_id, d.stage, d.chosen_id, d.compared, d.by_proxy, rs.held_out, "
+        # A text of a person's own is scored by the student: that does not compare with a proxy's scores.
+        "p.variant_id AS person_id, CASE WHEN NOT d.by_proxy THEN s.value END AS person_score, o.ifd, o.rifd FROM decision d "
         "JOIN run_sample rs ON rs.run_id = d.run_id AND rs.sample_id = d.sample_id "
         "LEFT JOIN overrule p ON p.run_id = d.run_id AND p.sample_id = d.sample_id AND p.undone_at IS NULL "
         "LEFT JOIN score s ON s.variant_id = p.variant_id AND s.setting_id = :setting AND s.metric = :metric "
         "LEFT JOIN outcome o ON o.run_id = d.run_id AND o.sample_id = d.sample_id "
-        f"WHERE d.run_id = :run AND d.stage = 'response' {where}ORDER BY d.sample_id",
+        f"WHERE d.run_id = :run AND d.stage = 'response' {condition}ORDER BY d.sample_id",
         {"run": run_id, "setting": setting_id_of(conn, run_id), "metric": metric},
     )
     while batch := rows.fetchmany(_BATCH):
         compared = [stored(row, "decision", "compared") for row in batch]
-        wanted = {one[0] for of_sample in compared for one in of_sample}
-        texts = _texts(conn, [*wanted, *(r["person_id"] for r in batch if r["person_id"] is not None)])
+        variant_ids = {answer[0] for of_sample in compared for answer in of_sample}
+        texts = _texts(conn, [*variant_ids, *(r["person_id"] for r in batch if r["person_id"] is not None)])
         for row, of_sample in zip(batch, compared, strict=True):
             person = row["person_id"]
             scores = {variant: score for variant, score, _ in of_sample}
@@ -88,18 +90,19 @@ def answer_comparisons(
                 else ComparedAnswer(person, texts[person], scores.get(person, row["person_score"])),
                 row["ifd"],
                 row["rifd"],
+                bool(row["by_proxy"]),
             )
 
 
 def _texts(conn: sqlite3.Connection, ids: list[int]) -> dict[int, Pair]:
     texts: dict[int, Pair] = {}
     for start in range(0, len(ids), 500):
-        some = ids[start : start + 500]
-        marks = ",".join("?" * len(some))
+        chunk = ids[start : start + 500]
+        marks = ",".join("?" * len(chunk))
         rows = fetch_rows(
             conn,
             f"SELECT id, sample_id, instruction, input, response FROM variant WHERE id IN ({marks})",
-            some,
+            chunk,
         )
         before = histories(conn, {row[1] for row in rows})
         texts |= {row[0]: Pair(row[2], row[3], row[4], before.get(row[1], ())) for row in rows}

@@ -37,7 +37,7 @@ def was_interrupted(error: Exception) -> bool:
 
 
 @contextmanager
-def one_moment(conn: sqlite3.Connection) -> Iterator[None]:
+def one_snapshot(conn: sqlite3.Connection) -> Iterator[None]:
     """All that is read within the block is of one moment, whatever others commit meanwhile."""
     conn.execute("BEGIN")
     try:
@@ -74,8 +74,8 @@ def pages_in_log(path: Path) -> int:
             return 0
         head = index.read_bytes()[: _INDEX_CHECKPOINTED + 4]
         (last,) = struct.unpack_from("=I", head, _INDEX_LAST_FRAME)
-        (done,) = struct.unpack_from("=I", head, _INDEX_CHECKPOINTED)
-        return max(0, int(last) - int(done))
+        (checkpointed,) = struct.unpack_from("=I", head, _INDEX_CHECKPOINTED)
+        return max(0, int(last) - int(checkpointed))
     except FileNotFoundError:
         if not log.exists():
             return 0

@@ -68,9 +68,9 @@ class ConversationPlace(NamedTuple):
 
 def histories(conn: sqlite3.Connection, sample_ids: Iterable[int]) -> dict[int, tuple[Turn, ...]]:
     """By sample the turns before its exchange; samples without any are left out."""
-    found: dict[int, tuple[Turn, ...]] = {}
+    turns_of: dict[int, tuple[Turn, ...]] = {}
     if fetch_value(conn, "SELECT 1 FROM exchange LIMIT 1") is None:
-        return found
+        return turns_of
     for chunk in batched(dict.fromkeys(sample_ids), 500):
         rows = fetch_rows(
             conn,
@@ -87,10 +87,31 @@ def histories(conn: sqlite3.Connection, sample_ids: Iterable[int]) -> dict[int, 
                 (conversation_id, max(ends.values())),
             )
             whole = tuple(Turn(r[0], r[1]) for r in turns)
-            found.update(
+            turns_of.update(
                 (i, whole[: end - conversation_id]) for i, end in ends.items() if end > conversation_id
             )
-    return found
+    return turns_of
+
+
+def has_conversations(conn: sqlite3.Connection, run_id: int) -> bool:
+    """Whether a sample of this run is an exchange of a conversation."""
+    found = fetch_value(
+        conn,
+        "SELECT 1 FROM conversation c JOIN exchange e ON e.conversation_id = c.id WHERE c.dataset_id = "
+        "(SELECT dataset_id FROM run WHERE id = ?) LIMIT 1",
+        (run_id,),
+    )
+    return found is not None
+
+
+def of_conversations(conn: sqlite3.Connection, dataset_id: int) -> bool:
+    """Whether a sample of this dataset is an exchange of a conversation."""
+    found = fetch_value(
+        conn,
+        "SELECT 1 FROM conversation c JOIN exchange e ON e.conversation_id = c.id WHERE c.dataset_id = ? LIMIT 1",
+        (dataset_id,),
+    )
+    return found is not None
 
 
 def place_of(conn: sqlite3.Connection, sample_id: int) -> ConversationPlace | None:
@@ -119,14 +140,14 @@ def conversation_ids(conn: sqlite3.Connection, dataset_id: int) -> dict[int, tup
 
 def conversations_of(conn: sqlite3.Connection, sample_ids: Iterable[int]) -> dict[int, int]:
     """By sample the conversation that it is of; those of none are left out."""
-    found: dict[int, int] = {}
+    conversation_of: dict[int, int] = {}
     for chunk in batched(sample_ids, 500):
         marks = ",".join("?" * len(chunk))
         rows = fetch_rows(
             conn, f"SELECT sample_id, conversation_id FROM exchange WHERE sample_id IN ({marks})", chunk
         )
-        found.update((int(r[0]), int(r[1])) for r in rows)
-    return found
+        conversation_of.update((int(r[0]), int(r[1])) for r in rows)
+    return conversation_of
 
 
 def followed(conn: sqlite3.Connection, run_id: int) -> set[int]:
@@ -220,7 +241,7 @@ def insert(
             exchanges.append((sample_id, turn_id, turn_id + answer, is_followed, history))
         turn_id += len(c.turns)
     # The record is its conversation's: it is kept once.
-    taken = conn.executemany(
+    inserted = conn.executemany(
         "INSERT OR IGNORE INTO sample(id, dataset_id, row, external_id, digest, record) VALUES (?,?,?,?,?,'{}')",
         samples,
     ).rowcount
@@ -235,7 +256,7 @@ def insert(
         "INSERT INTO exchange SELECT ?1, ?2, ?3, ?4, ?5 WHERE EXISTS (SELECT 1 FROM sample WHERE id = ?1)",
         exchanges,
     )
-    if taken < len(samples):
+    if inserted < len(samples):
         conn.executemany(
             "INSERT OR IGNORE INTO exchange_again SELECT ?, ?, s.id FROM sample s WHERE s.dataset_id = ? "
             "AND s.digest = ? AND s.id <> ?",
@@ -248,20 +269,20 @@ def insert(
             [(dataset_id, s[4]) for s, e in zip(samples, exchanges, strict=True) if e[3]],
         )
         _drop_repeated(conn, first)
-    return len(samples), taken, turn_id - next_turn
+    return len(samples), inserted, turn_id - next_turn
 
 
 def _drop_repeated(conn: sqlite3.Connection, first: int) -> None:
     """Of the conversations from this id on, take away those that add no sample: they are duplicates."""
-    gone = fetch_rows(
+    repeated = fetch_rows(
         conn,
         "SELECT id, turns FROM conversation c WHERE id >= ? AND NOT EXISTS "
         "(SELECT 1 FROM exchange e WHERE e.conversation_id = c.id)",
         (first,),
     )
-    conn.executemany("DELETE FROM exchange_again WHERE conversation_id = ?", [(r[0],) for r in gone])
-    conn.executemany("DELETE FROM turn WHERE id >= ? AND id < ?", [(r[0], r[0] + r[1]) for r in gone])
-    conn.executemany("DELETE FROM conversation WHERE id = ?", [(r[0],) for r in gone])
+    conn.executemany("DELETE FROM exchange_again WHERE conversation_id = ?", [(r[0],) for r in repeated])
+    conn.executemany("DELETE FROM turn WHERE id >= ? AND id < ?", [(r[0], r[0] + r[1]) for r in repeated])
+    conn.executemany("DELETE FROM conversation WHERE id = ?", [(r[0],) for r in repeated])
 
 
 def next_turn_id(conn: sqlite3.Connection) -> int:

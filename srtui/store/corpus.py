@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from srtui.sample import Pair, Turn, pair_digest
-from srtui.store._query import batched, fetch_row, fetch_rows, fetch_value
+from srtui.store._query import batched, each_row, fetch_row, fetch_rows, fetch_value
 from srtui.store.conversations import histories, history_of
 from srtui.store.endings import CUT
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Corpus",
     "DatasetSize",
+    "NewText",
     "SampleOrigin",
     "Variant",
     "batched",
@@ -39,6 +41,17 @@ class Variant:
     origin: str
     parent_id: int | None
     generation_id: int | None
+    pair: Pair
+
+
+class NewText(NamedTuple):
+    """A rewrite on its way into the store: of which sample and variant, by which generation. ``pair`` has the sample's
+    own history."""
+
+    sample_id: int
+    kind: str
+    parent_id: int
+    generation_id: int
     pair: Pair
 
 
@@ -73,8 +86,8 @@ def _variant(row: Any, history: tuple[Turn, ...]) -> Variant:
 
 def _with_histories(conn: sqlite3.Connection, rows: list[sqlite3.Row]) -> list[Variant]:
     """The variants of these rows; those of one sample share its history."""
-    found = histories(conn, (r["sample_id"] for r in rows))
-    return [_variant(r, found.get(r["sample_id"], ())) for r in rows]
+    turns_of = histories(conn, (r["sample_id"] for r in rows))
+    return [_variant(r, turns_of.get(r["sample_id"], ())) for r in rows]
 
 
 _CODE = re.compile(r"```|^\s*(?:def |class |import |#include|public |SELECT |function )", re.MULTILINE)
@@ -224,20 +237,17 @@ class Corpus:
 
     def each_sample_id(self, dataset_id: int, limit: int | None = None) -> Iterator[int]:
         """The samples of a dataset that a new run takes, in its order, at most ``limit`` of them, read as they are asked for."""
-        rows = self._store.conn.execute(
-            f"SELECT id FROM sample WHERE dataset_id = ? AND {TAKEN} ORDER BY id LIMIT ?",
-            (dataset_id, limit or -1),
-        )
-        return (r[0] for r in rows)
+        query = f"SELECT id FROM sample WHERE dataset_id = ? AND {TAKEN} ORDER BY id LIMIT ?"
+        return chain.from_iterable(each_row(self._store.conn, query, (dataset_id, limit or -1)))
 
     def questions(self, dataset_id: int, limit: int | None = None) -> Iterator[tuple[int, str, str]]:
         """(sample id, instruction, input) of the same samples as they were imported, read as they are asked for."""
-        rows = self._store.conn.execute(
+        query = (
             "SELECT v.sample_id, v.instruction, v.input FROM variant v WHERE v.kind = 'original' AND v.sample_id IN "
-            f"(SELECT id FROM sample WHERE dataset_id = ? AND {TAKEN} ORDER BY id LIMIT ?)",
-            (dataset_id, limit or -1),
+            f"(SELECT id FROM sample WHERE dataset_id = ? AND {TAKEN} ORDER BY id LIMIT ?)"
         )
-        return ((int(r[0]), str(r[1]), str(r[2])) for r in rows)
+        rows = each_row(self._store.conn, query, (dataset_id, limit or -1))
+        return cast("Iterator[tuple[int, str, str]]", rows)
 
     def kinds_and_lengths(self, dataset_id: int, limit: int | None = None) -> Iterator[tuple[int, str, int]]:
         """(sample id, kind, characters) of the same samples as they were imported, read as they are asked for. The
@@ -274,19 +284,46 @@ class Corpus:
             pair: its texts.
         """
         digest = pair_digest(*pair.texts, history_of(self._store.conn, sample_id))
-        made = self._store.conn.execute(
+        cursor = self._store.conn.execute(
             "INSERT OR IGNORE INTO variant(sample_id, digest, kind, origin, parent_id, generation_id, instruction, "
             "input, response, created_at) VALUES (?,?,?,?,?,?,?,?,?,?)",
             (sample_id, digest, kind, origin, parent_id, generation_id, *pair.texts, time.time()),
         )
-        if made.rowcount:
-            return int(made.lastrowid or 0), True
+        if cursor.rowcount:
+            return int(cursor.lastrowid or 0), True
         variant_id = fetch_value(
             self._store.conn,
             "SELECT id FROM variant WHERE sample_id = ? AND digest = ?",
             (sample_id, digest),
         )
         return int(variant_id), False
+
+    def add_texts(self, texts: Sequence[NewText], now: float) -> list[int]:
+        """The ids of these texts, which teachers wrote, each as :meth:`add_variant` gives it; within a transaction."""
+        conn = self._store.conn
+        known: dict[tuple[int, bytes], int] = {}
+        for chunk in batched(dict.fromkeys(t.sample_id for t in texts), 500):
+            query = (
+                f"SELECT sample_id, digest, id FROM variant WHERE sample_id IN ({','.join('?' * len(chunk))})"
+            )
+            known.update(((r[0], r[1]), r[2]) for r in fetch_rows(conn, query, chunk))
+        following = 1 + int(fetch_value(conn, "SELECT coalesce(max(id), 0) FROM variant"))
+        rows: list[tuple[Any, ...]] = []
+        ids: list[int] = []
+        for t in texts:
+            address = t.sample_id, t.pair.digest
+            if address not in known:
+                known[address] = following + len(rows)
+                rows.append(
+                    (known[address], *address, t.kind, t.parent_id, t.generation_id, *t.pair.texts, now)
+                )
+            ids.append(known[address])
+        conn.executemany(
+            "INSERT INTO variant(id, sample_id, digest, kind, origin, parent_id, generation_id, instruction, input, "
+            "response, created_at) VALUES (?,?,?,?,'teacher',?,?,?,?,?,?)",
+            rows,
+        )
+        return ids
 
     def variants(self, ids: Iterable[int]) -> dict[int, Variant]:
         """Variants by id."""
@@ -343,9 +380,8 @@ class Corpus:
 
     def each_original_id(self, run_id: int, every: int = 1) -> Iterator[int]:
         """Variant ids of the originals of a run, of about one sample in ``every``, read as they are asked for."""
-        rows = self._store.conn.execute(
+        query = (
             "SELECT v.id FROM run_sample rs CROSS JOIN variant v ON v.sample_id = rs.sample_id AND v.kind = 'original' "
-            "WHERE rs.run_id = ? AND rs.sample_id % ? = 0 ORDER BY rs.sample_id",
-            (run_id, every),
+            "WHERE rs.run_id = ? AND rs.sample_id % ? = 0 ORDER BY rs.sample_id"
         )
-        return (r[0] for r in rows)
+        return chain.from_iterable(each_row(self._store.conn, query, (run_id, every)))

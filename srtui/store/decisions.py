@@ -25,6 +25,19 @@ class ScoreChange(NamedTuple):
     after: Any
 
 
+class NewDecision(NamedTuple):
+    """The student's choice for a sample on its way into the store: the variant that the next stage begins with,
+    whether that is a rewrite, why, and (variant, score, why there is none) of each text that was compared, what the
+    stage began with first. ``by_proxy``: the scores are a proxy's, and the student itself was not asked."""
+
+    sample_id: int
+    chosen_id: int
+    reflected: bool
+    reason: str
+    compared: Sequence[tuple[int, float | None, str | None]]
+    by_proxy: bool = False
+
+
 class StoredDecision(NamedTuple):
     """What the student chose for a sample at one stage. ``reflected`` is 1 where it took a rewrite; ``compared``
     has (variant, score, reason for none) of each text that it compared, the one before the stage first."""
@@ -127,6 +140,29 @@ class Decisions:
                 candidates.append(r[2])
         return open_choices
 
+    def add_all(self, run_id: int, stage: str, decided: Sequence[NewDecision]) -> None:
+        """Store the student's choices at ``stage`` (instruction or response) for samples of a run; those that are there
+        already stay as they are."""
+        now = time.time()
+        self._store.conn.executemany(
+            "INSERT OR IGNORE INTO decision(run_id, sample_id, stage, chosen_id, reflected, reason, compared, "
+            "created_at, by_proxy) VALUES (?,?,?,?,?,?,?,?,?)",
+            [
+                (
+                    run_id,
+                    d.sample_id,
+                    stage,
+                    d.chosen_id,
+                    int(d.reflected),
+                    d.reason,
+                    json.dumps(d.compared, separators=(",", ":")),
+                    now,
+                    int(d.by_proxy),
+                )
+                for d in decided
+            ],
+        )
+
     def add(
         self,
         run_id: int,
@@ -136,8 +172,9 @@ class Decisions:
         reflected: bool,
         reason: str,
         compared: Sequence[tuple[int, float | None, str | None]],
+        by_proxy: bool = False,
     ) -> None:
-        """Store the student's choice for a sample; one that is there already stays as it is.
+        """Store the student's choice for a sample, as :meth:`add_all` does.
 
         Args:
             run_id: of the run that chose.
@@ -147,11 +184,10 @@ class Decisions:
             reflected: whether that is a rewrite, and not what the stage began with.
             reason: why, in a sentence's part.
             compared: (variant, score, why there is none) of each text, what the stage began with first.
+            by_proxy: whether the scores are a proxy's, and the student itself was not asked.
         """
-        self._store.conn.execute(
-            "INSERT OR IGNORE INTO decision(run_id, sample_id, stage, chosen_id, reflected, reason, compared, "
-            "created_at) VALUES (?,?,?,?,?,?,?,?)",
-            (run_id, sample_id, stage, chosen_id, int(reflected), reason, json.dumps(compared), time.time()),
+        self.add_all(
+            run_id, stage, [NewDecision(sample_id, chosen_id, reflected, reason, compared, by_proxy)]
         )
 
     def add_gated(self, run_id: int, sample_id: int, stage: str, gated: Sequence[GatedRewrite]) -> None:
@@ -165,7 +201,7 @@ class Decisions:
         """
         self._store.conn.executemany(
             "INSERT OR IGNORE INTO gated(run_id, sample_id, stage, variant_id, gate, reason) VALUES (?,?,?,?,?,?)",
-            [(run_id, sample_id, stage, *one) for one in gated],
+            [(run_id, sample_id, stage, *entry) for entry in gated],
         )
 
     def gated_of(self, run_id: int, sample_id: int) -> dict[str, list[GatedRewrite]]:
@@ -257,14 +293,20 @@ class Decisions:
             variant_id: the text that was chosen last.
             kept: whether it is trained on.
             reason: why, a short fixed word.
-            ifd: of that text; None without.
-            rifd: of that text; None without.
+            ifd: IFD of that text, a ratio; None where it is not scored.
+            rifd: its r-IFD, likewise.
             setting_id: whose scores these are; None where it has none.
         """
-        self._store.conn.execute(
+        self.add_outcomes(
+            [StoredOutcome(run_id, sample_id, variant_id, int(kept), reason, ifd, rifd, setting_id)]
+        )
+
+    def add_outcomes(self, outcomes: Sequence[StoredOutcome]) -> None:
+        """Store outcomes; those that are there already stay as they are."""
+        self._store.conn.executemany(
             "INSERT OR IGNORE INTO outcome(run_id, sample_id, variant_id, kept, reason, ifd, rifd, setting_id) "
             "VALUES (?,?,?,?,?,?,?,?)",
-            (run_id, sample_id, variant_id, int(kept), reason, ifd, rifd, setting_id),
+            outcomes,
         )
 
     def outcome_of(self, run_id: int, sample_id: int) -> StoredOutcome | None:

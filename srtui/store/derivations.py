@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
 from srtui.store._query import fetch_row, fetch_value
-from srtui.store.connection import one_moment, open_read_only
+from srtui.store.connection import one_snapshot, open_read_only
 from srtui.store.schema_counts import counted_again
 from srtui.store.stored import Row
 
@@ -85,7 +85,7 @@ class Derivations:
         """The tables that triggers keep, beside what they count."""
         for table, key, query in counted_again():
             split = len(key)
-            with one_moment(self._conn):
+            with one_snapshot(self._conn):
                 kept = {
                     tuple(r)[:split]: tuple(r)[split:] for r in self._conn.execute(f"SELECT * FROM {table}")
                 }

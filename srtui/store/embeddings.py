@@ -121,13 +121,13 @@ class Embeddings:
 
     def missing(self, variant_ids: Iterable[int], setting_id: int) -> list[int]:
         """Those of the variants that have none under a setting, in their order."""
-        wanted = list(dict.fromkeys(variant_ids))
-        there: set[int] = set()
-        for chunk in batched(wanted, 500):
+        requested = list(dict.fromkeys(variant_ids))
+        stored: set[int] = set()
+        for chunk in batched(requested, 500):
             marks = ",".join("?" * len(chunk))
             query = f"SELECT variant_id FROM embedding WHERE setting_id = ? AND variant_id IN ({marks})"
-            there.update(r[0] for r in fetch_rows(self._store.conn, query, (setting_id, *chunk)))
-        return [variant_id for variant_id in wanted if variant_id not in there]
+            stored.update(r[0] for r in fetch_rows(self._store.conn, query, (setting_id, *chunk)))
+        return [variant_id for variant_id in requested if variant_id not in stored]
 
     def load(self, variant_ids: Sequence[int], setting_id: int) -> tuple[list[int], NDArray[np.float16]]:
         """The variants that have one, in their order, and their vectors, (n, width)."""
@@ -141,9 +141,9 @@ class Embeddings:
             )
             for row in self._store.conn.execute(query, (setting_id, *chunk)):
                 by_id[row[0]] = np.frombuffer(row[1], dtype="<f2")
-        there = [variant_id for variant_id in variant_ids if variant_id in by_id]
-        width = len(by_id[there[0]]) if there else 0
-        vectors = np.empty((len(there), width), dtype=np.float16)
-        for n, variant_id in enumerate(there):
+        present = [variant_id for variant_id in variant_ids if variant_id in by_id]
+        width = len(by_id[present[0]]) if present else 0
+        vectors = np.empty((len(present), width), dtype=np.float16)
+        for n, variant_id in enumerate(present):
             vectors[n] = by_id[variant_id]
-        return there, vectors
+        return present, vectors

@@ -19,9 +19,9 @@ PARTS = ("critique", "instruction", "response", "text")
 """What a segment holds; ``text`` is all of it, where the teacher wrote in one go."""
 
 
-def packed(ended: Iterable[tuple[str, str, int] | tuple[str, str, int, int | None]]) -> str:
+def packed(segments: Iterable[tuple[str, str, int] | tuple[str, str, int, int | None]]) -> str:
     """(part, finish, tokens, most tokens that it could have had) of each segment, as JSON."""
-    return json.dumps([list(one) for one in ended])
+    return json.dumps([list(segment) for segment in segments], separators=(",", ":"))
 
 
 def cut_at(generation_id: int, segments: str | None) -> Iterator[tuple[int, int]]:
@@ -44,10 +44,10 @@ class GenerationEnding(NamedTuple):
 def ending_of(generation_id: int, segments: str | None, finish: str) -> GenerationEnding:
     """How a generation ended, by its columns; ``finish`` is the last segment's and there in older stores too. Raises
     UserError where the segments are damaged."""
-    ended = segments_of(generation_id, segments)
-    if ended is not None:
-        ended = tuple((part, finish, tokens) for part, finish, tokens, *_ in ended)
-    return GenerationEnding(ended, finish)
+    parsed = segments_of(generation_id, segments)
+    if parsed is not None:
+        parsed = tuple((part, finish, tokens) for part, finish, tokens, *_ in parsed)
+    return GenerationEnding(parsed, finish)
 
 
 def segments_of(generation_id: int, segments: str | None) -> Any:
@@ -68,12 +68,12 @@ def endings(conn: sqlite3.Connection, run_id: int, overruled: bool | None = None
         "SELECT {} FROM overrule WHERE run_id = o.run_id AND sample_id = o.sample_id AND undone_at IS NULL"
     )
     final = f"({persons.format('variant_id')})" if overruled else "o.variant_id"
-    which = "" if overruled is None else f" AND EXISTS ({persons.format('1')})"
+    condition = "" if overruled is None else f" AND EXISTS ({persons.format('1')})"
     kept = "" if overruled else " AND o.kept = 1"
     counts = dict.fromkeys(ENDINGS, 0)
     for ending, n in conn.execute(
         f"SELECT ({_ENDING.format(final=final)}) AS ending, count(*) FROM outcome o "
-        f"WHERE o.run_id = ?{kept}{which} GROUP BY 1",
+        f"WHERE o.run_id = ?{kept}{condition} GROUP BY 1",
         (run_id,),
     ):
         if ending:

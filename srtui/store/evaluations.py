@@ -132,12 +132,14 @@ class EvaluationReads(AnswerReads, JudgementReads):
     def get(self, evaluation_id: int) -> Evaluation:
         """Raises UserError where there is none of that id."""
         # Beyond 64 bits no id can be, and SQLite takes no such number.
-        known = abs(evaluation_id) < 2**63
-        rows = fetch_rows(self._conn, f"{_EVALUATION} WHERE e.id = ?", (evaluation_id,)) if known else []
+        is_storable = abs(evaluation_id) < 2**63
+        rows = (
+            fetch_rows(self._conn, f"{_EVALUATION} WHERE e.id = ?", (evaluation_id,)) if is_storable else []
+        )
         if not rows:
             highest = fetch_value(self._conn, "SELECT max(id) FROM evaluation")
-            there = f"ids go up to {highest}; srtui eval list shows them" if highest else "there is none yet"
-            raise UserError(f"There is no evaluation {evaluation_id}; {there}.")
+            advice = f"ids go up to {highest}; srtui eval list shows them" if highest else "there is none yet"
+            raise UserError(f"There is no evaluation {evaluation_id}; {advice}.")
         return _evaluation(rows[0])
 
     def items(self, evaluation_id: int) -> list[Item]:
@@ -212,7 +214,7 @@ class Evaluations(EvaluationReads, Answers, Judgements):
             )
             if earlier is not None:
                 return self.get(earlier), False
-            made = store.conn.execute(
+            cursor = store.conn.execute(
                 "INSERT INTO evaluation(kind, fingerprint, contestant_a, contestant_b, identity_a, identity_b, "
                 "run_a_id, run_b_id, judge, judge_identity, source, source_sha256, settings, status, created_at) "
                 "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,'new',?)",
@@ -222,7 +224,7 @@ class Evaluations(EvaluationReads, Answers, Judgements):
                     new.source, new.source_sha256, as_json(new.settings), time.time(),
                 ),
             )  # fmt: skip
-            evaluation_id = int(made.lastrowid or 0)
+            evaluation_id = int(cursor.lastrowid or 0)
             self.add_items(evaluation_id, new.items)
         return self.get(evaluation_id), True
 

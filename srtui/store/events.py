@@ -47,7 +47,7 @@ def count_events(conn: sqlite3.Connection, run_id: int | None = None, level: str
 
 def _which(run_id: int | None, level: str | None) -> tuple[str, dict[str, Any]]:
     """The condition, of what was asked for alone: an OR with a parameter that is null uses no index."""
-    asked = {"run_id": run_id, "level": level}
-    values = {column: value for column, value in asked.items() if value is not None}
-    where = " AND ".join(f"e.{column} = :{column}" for column in values)
-    return (f"WHERE {where}" if where else ""), values
+    filters = {"run_id": run_id, "level": level}
+    values = {column: value for column, value in filters.items() if value is not None}
+    conditions = " AND ".join(f"e.{column} = :{column}" for column in values)
+    return (f"WHERE {conditions}" if conditions else ""), values

@@ -11,7 +11,13 @@ from typing import Any, NamedTuple
 from srtui.measures import STORED
 from srtui.sample import Turn
 from srtui.store._query import batched, fetch_rows, fetch_value
-from srtui.store.conversations import StoredConversation, TakenExchange, histories, stored_conversation
+from srtui.store.conversations import (
+    StoredConversation,
+    TakenExchange,
+    has_conversations,
+    histories,
+    stored_conversation,
+)
 from srtui.store.figures import SELECTED, setting_id_of
 
 _CHUNK = 500
@@ -62,11 +68,11 @@ def export_rows(
         scored = fetch_value(conn, f"SELECT count(*) FROM ({best})", values)
         count = round(scored * top_percent / 100)
         values["count"] = max(count, 1 if scored and top_percent else 0)
-    found = conn.execute(rows, values)
+    cursor = conn.execute(rows, values)
     if not has_conversations(conn, run_id):
-        yield from (_export_row(row) for row in found)
+        yield from (_export_row(row) for row in cursor)
         return
-    for chunk in batched(found, _CHUNK):
+    for chunk in batched(cursor, _CHUNK):
         before = histories(conn, (row["sample"] for row in chunk))
         for row in chunk:
             yield _export_row(row, before.get(row["sample"], ()))
@@ -85,15 +91,15 @@ def _export_row(row: sqlite3.Row, history: tuple[Turn, ...] | None = None) -> Ex
     )
 
 
-def has_conversations(conn: sqlite3.Connection, run_id: int) -> bool:
-    """Whether a sample of this run is an exchange of a conversation."""
-    found = fetch_value(
+def any_exchange_dropped(conn: sqlite3.Connection, run_id: int) -> bool:
+    """Whether an answer of a conversation is not kept by this run; a person may keep it all the same."""
+    has_any = fetch_value(
         conn,
-        "SELECT 1 FROM conversation c JOIN exchange e ON e.conversation_id = c.id WHERE c.dataset_id = "
-        "(SELECT dataset_id FROM run WHERE id = ?) LIMIT 1",
+        "SELECT 1 FROM run_sample rs JOIN exchange e ON e.sample_id = rs.sample_id LEFT JOIN outcome o "
+        "ON o.run_id = rs.run_id AND o.sample_id = rs.sample_id WHERE rs.run_id = ? AND o.kept IS NOT 1 LIMIT 1",
         (run_id,),
     )
-    return found is not None
+    return has_any is not None
 
 
 def export_conversations(
@@ -117,24 +123,26 @@ def export_conversations(
             values,
         )
         values["ids"] = json.dumps(sorted({r["sample_id"] for r in places}))
-        one = SELECTED.removesuffix(" ORDER BY o.sample_id")
+        of_sample = SELECTED.removesuffix(" ORDER BY o.sample_id")
         kept = {
             r["sample_id"]: tuple(r)[1:]
             for r in fetch_rows(
                 conn,
-                f"SELECT k.sample_id, v.instruction, v.input, v.response FROM ({one} AND o.sample_id IN "
+                f"SELECT k.sample_id, v.instruction, v.input, v.response FROM ({of_sample} AND o.sample_id IN "
                 "(SELECT value FROM json_each(:ids))) k JOIN variant v ON v.id = k.variant_id",
                 values,
             )
         }
         for conversation_id, group in groupby(places, key=lambda r: int(r["conversation_id"])):
-            taken = []
+            exchanges = []
             for r in group:
                 instruction, input, response = kept.get(r["sample_id"], ("", "", ""))
                 stands = r["sample_id"] in kept
-                taken.append(TakenExchange(r["answer"], r["sample_id"], instruction, input, response, stands))
-            if any(exchange.kept for exchange in taken):
-                yield stored_conversation(conn, conversation_id), taken
+                exchanges.append(
+                    TakenExchange(r["answer"], r["sample_id"], instruction, input, response, stands)
+                )
+            if any(exchange.kept for exchange in exchanges):
+                yield stored_conversation(conn, conversation_id), exchanges
 
 
 def unranked(conn: sqlite3.Connection, run_id: int, *, all_variants: bool = False) -> int:

@@ -74,11 +74,11 @@ for _name in STORED:
     SCORES[_name] = f"{_name}1.value", f"{_name}1"
 
 
-def joins(*wanted: str) -> str:
+def joins(*names: str) -> str:
     """The SQL that joins these tables to ``b``, whose ``sample_id`` names the sample; in need of the
     parameters ``run`` and ``setting``."""
     needed: dict[str, None] = {}
-    for name in wanted:
+    for name in names:
         for before in _NEEDS.get(name, ()):
             needed[before] = None
         needed[name] = None
@@ -211,8 +211,8 @@ def counts(conn: sqlite3.Connection, run_id: int) -> Counts:
     return c
 
 
-def _most_first(found: Mapping[str, int]) -> dict[str, int]:
-    return {reason: n for reason, n in sorted(found.items(), key=lambda item: (-item[1], item[0])) if n}
+def _most_first(counts: Mapping[str, int]) -> dict[str, int]:
+    return {reason: n for reason, n in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if n}
 
 
 def _settle(c: Counts, reason: str, kept: int, held_out: int, n: int) -> None:
@@ -270,9 +270,12 @@ def _sums(store: Store, run_id: int, setting: int) -> dict[str, float]:
         sums = _by_the_student(conn, run_id, setting)
         _keep_sums(store, run_id, stamp, sums)
     if conn.execute("SELECT 1 FROM overrule WHERE run_id = ? AND undone_at IS NULL", (run_id,)).fetchone():
-        was = {**conn.execute(sums_query(True, _OVERRULED), of).fetchone(), **endings(conn, run_id, False)}
+        original_sums = {
+            **conn.execute(sums_query(True, _OVERRULED), of).fetchone(),
+            **endings(conn, run_id, False),
+        }
         now = {**conn.execute(sums_query(False, _OVERRULED), of).fetchone(), **endings(conn, run_id, True)}
-        sums = {name: value - was[name] + now[name] for name, value in sums.items()}
+        sums = {name: value - original_sums[name] + now[name] for name, value in sums.items()}
     return sums
 
 

@@ -8,11 +8,12 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from srtui.sample import Pair
+from srtui.store import asked
 from srtui.store._query import fetch_row, fetch_rows, fetch_value
-from srtui.store.corpus import batched
+from srtui.store.corpus import NewText, batched
 
 if TYPE_CHECKING:
     from srtui.store import Store
@@ -22,36 +23,9 @@ CAME_TO_SOMETHING = ("parsed", "unchanged")
 """What a generation's ``parsed`` says where its text could be used."""
 
 
-@dataclass(frozen=True)
-class StoredGeneration:
-    """A generation on its way into the store; the columns are those of the generation table."""
-
-    key: bytes
-    parent_variant_id: int
-    stage: str
-    model: str
-    model_sha256: str
-    prompt_version: str
-    mode: str
-    sampler: str
-    seed: int
-    attempt: int
-    candidate: int
-    prompt: str
-    text: str
-    thinking: str
-    critique: str
-    prompt_tokens: int
-    new_tokens: int
-    seconds: float
-    finish: str
-    segments: str | None
-    parsed: str
-
-
 class GenerationRow(NamedTuple):
-    """A generation as it is stored, its fields in the order of the table's columns. ``variant_id`` is the variant
-    that it came to; ``created_at`` is in seconds since 1970."""
+    """A generation, its fields in the order of the table's columns. ``variant_id`` is the variant that it came to;
+    ``created_at`` is in seconds since 1970. ``id`` and ``created_at`` are 0 on the way in: the store sets them."""
 
     id: int
     key: bytes
@@ -79,14 +53,54 @@ class GenerationRow(NamedTuple):
     segments: str | None
 
 
-_COLUMNS = ", ".join(f"g.{name}" for name in GenerationRow._fields)
-_NAMES = tuple(StoredGeneration.__dataclass_fields__)
-_values_of = attrgetter(*_NAMES)
-_ADD = (
-    f"INSERT INTO generation({', '.join(_NAMES)}, created_at) VALUES ({', '.join('?' * len(_NAMES))}, ?) "
-    f"ON CONFLICT(key) DO UPDATE SET {', '.join(f'{n} = excluded.{n}' for n in _NAMES if n != 'key')}, "
-    f"created_at = excluded.created_at WHERE generation.parsed NOT IN {CAME_TO_SOMETHING}"
+_SELECT = (
+    "SELECT "
+    + ", ".join(f"{asked.COLUMNS.get(name, f'g.{name}')} AS {name}" for name in GenerationRow._fields)
+    + ", g.frame_id, f.pieces, p.instruction, p.input, p.response "
+    f"FROM generation g {asked.JOINS} JOIN variant p ON p.id = g.parent_variant_id"
 )
+# What is stored once for many stands in no row (srtui.store.asked).
+_NAMES = tuple(
+    name
+    for name in GenerationRow._fields
+    if name not in ("id", "variant_id", "created_at", "prompt", *asked.COLUMNS)
+)
+_values_of = attrgetter(*_NAMES)
+_WRITTEN = (*_NAMES, *asked.COLUMNS, "prompt", "asked_id", "frame_id", "created_at")
+_ADD = (
+    f"INSERT INTO generation({', '.join(_WRITTEN)}) VALUES ({', '.join('?' * len(_WRITTEN))}) "
+    f"ON CONFLICT(key) DO UPDATE SET {', '.join(f'{n} = excluded.{n}' for n in _WRITTEN if n != 'key')} "
+    f"WHERE generation.parsed NOT IN {CAME_TO_SOMETHING}"
+)
+_ADD_NEW = f"INSERT INTO generation(id, {', '.join(_WRITTEN)}) VALUES (?, {', '.join('?' * len(_WRITTEN))})"
+
+
+def _row(r: sqlite3.Row) -> GenerationRow:
+    row = GenerationRow(*tuple(r)[: len(GenerationRow._fields)])
+    return row if r["frame_id"] is None else row._replace(prompt=asked.prompt_of(r))
+
+
+class Settled(NamedTuple):
+    """What a sample's reflection came to: ``parsed``, or why there is no rewrite; ``candidates`` are the variants that
+    the student compares with the text that was reflected on."""
+
+    sample_id: int
+    parent_variant_id: int
+    status: str
+    attempts: int
+    candidates: Sequence[int]
+
+
+@dataclass(frozen=True)
+class NewAnswer:
+    """A generation on its way into the store with what it came to: a rewrite of ``before``, or none. ``kind`` is the
+    rewrite's, as the variant table has it."""
+
+    generation: GenerationRow
+    sample_id: int
+    before: Pair
+    kind: str
+    rewrite: Pair | None
 
 
 class PromptUse(NamedTuple):
@@ -140,6 +154,7 @@ class Generations:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._frames = asked.Frames(store.conn)
 
     def to_reflect(
         self, run_id: int, stage: str, after: int = 0, limit: int | None = None
@@ -162,28 +177,24 @@ class Generations:
             "AND d.stage = 'instruction' AND NOT EXISTS (SELECT 1 FROM reflection f WHERE f.run_id = ?1 AND "
             "f.sample_id = d.sample_id AND f.stage = 'response') ORDER BY d.sample_id LIMIT ?3"
         )
-        given = (run_id, after, -1 if limit is None else limit)
-        return [(r[0], r[1]) for r in fetch_rows(self._store.conn, open_ones, given)]
+        values = (run_id, after, -1 if limit is None else limit)
+        return [(r[0], r[1]) for r in fetch_rows(self._store.conn, open_ones, values)]
 
     def with_key(self, *keys: bytes | None) -> GenerationRow | None:
         """The stored generation with the first of these keys that one has."""
-        for one in keys:
-            row = one and fetch_row(
-                self._store.conn, f"SELECT {_COLUMNS} FROM generation g WHERE g.key = ?", (one,)
-            )
+        for key in keys:
+            row = key and fetch_row(self._store.conn, f"{_SELECT} WHERE g.key = ?", (key,))
             if row:
-                return GenerationRow(*row)
+                return _row(row)
         return None
 
     def with_keys(self, keys: Iterable[bytes]) -> dict[bytes, GenerationRow]:
         """The stored generations among ``keys``."""
         return {
-            row["key"]: GenerationRow(*row)
+            row["key"]: _row(row)
             for chunk in batched(keys, 500)
             for row in fetch_rows(
-                self._store.conn,
-                f"SELECT {_COLUMNS} FROM generation g WHERE g.key IN ({','.join('?' * len(chunk))})",
-                chunk,
+                self._store.conn, f"{_SELECT} WHERE g.key IN ({','.join('?' * len(chunk))})", chunk
             )
         }
 
@@ -198,18 +209,57 @@ class Generations:
             )
         )
 
-    def add(self, generation: StoredGeneration, *, is_new: bool = False) -> int:
+    def add(self, generation: GenerationRow, *, about: Pair | None = None, is_new: bool = False) -> int:
         """The id of this generation; the same key is stored once, in the place of a text that came to nothing
         where there is one: it was refused, or asked again where there is more room. What came to something stays.
-        ``is_new`` is for a caller who has looked, in this transaction, and found none of its key."""
-        made = self._store.conn.execute(_ADD, (*_values_of(generation), time.time()))
-        if is_new and made.lastrowid:
-            return int(made.lastrowid)
+        ``about`` is the pair that its prompt asks about, where that is known; ``is_new`` is for a caller who has looked,
+        in this transaction, and found none of its key."""
+        (values,) = self._values([(generation, about)])
+        cursor = self._store.conn.execute(_ADD, values)
+        if is_new and cursor.lastrowid:
+            return int(cursor.lastrowid)
         return int(
             fetch_value(self._store.conn, "SELECT id FROM generation WHERE key = ?", (generation.key,))
         )
 
-    def made(self, generation_id: int, variant_id: int) -> None:
+    def add_answers(self, answers: Sequence[NewAnswer]) -> list[int | None]:
+        """Store answers whose keys are not there, and the variants that they came to; for a caller who has looked, in
+        this transaction, which all of it is a part of. Returns each one's variant, None where it came to none."""
+        if not answers:
+            return []
+        conn, now = self._store.conn, time.time()
+        first = 1 + int(fetch_value(conn, "SELECT coalesce(max(id), 0) FROM generation"))
+        rows = self._values([(a.generation, a.before) for a in answers], now)
+        conn.executemany(_ADD_NEW, [(first + n, *row) for n, row in enumerate(rows)])
+        texts = [
+            NewText(a.sample_id, a.kind, a.generation.parent_variant_id, first + n, a.rewrite)
+            for n, a in enumerate(answers)
+            if a.rewrite is not None
+        ]
+        variant_ids = self._store.corpus.add_texts(texts, now)
+        # A generation and its variant point at each other. To write both ids at once, with the check of them put off,
+        # would read all of one table for each row of the other.
+        conn.executemany(
+            "UPDATE generation SET variant_id = ? WHERE id = ?",
+            [(variant, text.generation_id) for variant, text in zip(variant_ids, texts, strict=True)],
+        )
+        each = iter(variant_ids)
+        return [None if a.rewrite is None else next(each) for a in answers]
+
+    def _values(
+        self, generations: Sequence[tuple[GenerationRow, Pair | None]], now: float | None = None
+    ) -> list[tuple[Any, ...]]:
+        """The columns of rows; with each the pair that its prompt asks about, where that is known."""
+        conn, now = self._store.conn, time.time() if now is None else now
+        how = asked.asked_ids(conn, [g for g, _ in generations])
+        frames = self._frames.ids((g.prompt, pair) for g, pair in generations)
+        empty = ("",) * len(asked.COLUMNS)
+        return [
+            (*_values_of(g), *empty, "" if frame else g.prompt, one, frame, now)
+            for (g, _), one, frame in zip(generations, how, frames, strict=True)
+        ]
+
+    def set_variant(self, generation_id: int, variant_id: int) -> None:
         """This generation came to this variant."""
         self._store.conn.execute(
             "UPDATE generation SET variant_id = ? WHERE id = ?", (variant_id, generation_id)
@@ -218,12 +268,9 @@ class Generations:
     def of_sample(self, sample_id: int) -> list[GenerationRow]:
         """All generations from texts of a sample, whichever run asked for them, the oldest first."""
         return [
-            GenerationRow(*r)
+            _row(r)
             for r in fetch_rows(
-                self._store.conn,
-                f"SELECT {_COLUMNS} FROM generation g JOIN variant v ON v.id = g.parent_variant_id "
-                "WHERE v.sample_id = ? ORDER BY g.id",
-                (sample_id,),
+                self._store.conn, f"{_SELECT} WHERE p.sample_id = ? ORDER BY g.id", (sample_id,)
             )
         ]
 
@@ -248,22 +295,31 @@ class Generations:
             attempts: how often the teacher was asked.
             candidates: the rewrites' variants, in their order.
         """
+        self.add_reflections(
+            run_id, stage, [Settled(sample_id, parent_variant_id, status, attempts, candidates)]
+        )
+
+    def add_reflections(self, run_id: int, stage: str, settled: Sequence[Settled]) -> None:
+        """The reflections of these samples at ``stage`` are done; as :meth:`add_reflection` of each."""
         conn = self._store.conn
-        conn.execute(
+        conn.executemany(
             "INSERT OR IGNORE INTO reflection(run_id, sample_id, stage, parent_variant_id, status, attempts) "
             "VALUES (?,?,?,?,?,?)",
-            (run_id, sample_id, stage, parent_variant_id, status, attempts),
+            [(run_id, s.sample_id, stage, s.parent_variant_id, s.status, s.attempts) for s in settled],
         )
         conn.executemany(
             "INSERT OR IGNORE INTO candidate(run_id, sample_id, stage, ordinal, variant_id) VALUES (?,?,?,?,?)",
-            [(run_id, sample_id, stage, n, variant_id) for n, variant_id in enumerate(candidates)],
+            [
+                (run_id, s.sample_id, stage, n, variant_id)
+                for s in settled
+                for n, variant_id in enumerate(s.candidates)
+            ],
         )
 
-    def leave_unasked(self, run_id: int, stage: str, todo: Iterable[tuple[int, int]]) -> None:
+    def leave_unasked(self, run_id: int, stage: str, samples: Iterable[tuple[int, int]]) -> None:
         """These samples (with the variants they have) get no reflection at ``stage``: the recipe wants none."""
         with self._store.transaction():
-            for sample_id, variant_id in todo:
-                self.add_reflection(run_id, sample_id, stage, variant_id, "not_asked", 0, [])
+            self.add_reflections(run_id, stage, [Settled(s, v, "not_asked", 0, ()) for s, v in samples])
 
     def reflections_of(self, run_id: int, sample_id: int) -> dict[str, StoredReflection]:
         """A sample's reflections in a run, by stage."""
@@ -297,9 +353,9 @@ class Generations:
             PromptUse(*r)
             for r in fetch_rows(
                 self._store.conn,
-                "SELECT g.stage, g.prompt_version, g.mode, g.model, g.model_sha256, count(*) AS texts FROM candidate c "
-                "JOIN variant v ON v.id = c.variant_id JOIN generation g ON g.id = v.generation_id WHERE c.run_id = ? "
-                "GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2",
+                f"SELECT g.stage, {', '.join(asked.COLUMNS[n] for n in PromptUse._fields[1:5])}, count(*) AS texts "
+                "FROM candidate c JOIN variant v ON v.id = c.variant_id JOIN generation g ON g.id = v.generation_id "
+                f"{asked.JOINS} WHERE c.run_id = ? GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2",
                 (run_id,),
             )
         ]

@@ -134,6 +134,15 @@ class Imports:
         )
         return name
 
+    def datasets_of_file(self, sha256: str) -> list[int]:
+        """The datasets that a file with these bytes was imported into, whatever was taken of it, the first first."""
+        rows = fetch_rows(
+            self._store.conn,
+            "SELECT dataset_id FROM import WHERE sha256 = ? AND kind = 'original' ORDER BY id",
+            (sha256,),
+        )
+        return list(dict.fromkeys(int(r[0]) for r in rows))
+
     def turns_of_dataset(self, dataset_id: int) -> list[str]:
         """What was taken of the conversations of a dataset's files, without repeats; none where they hold rows."""
         rows = fetch_rows(
@@ -218,7 +227,7 @@ class Imports:
                     samples.append((next_id, dataset_id, row.number, row.external_id, key, row.record))
                     variants.append((next_id, key, *row.pair.texts, now, next_id))
                     next_id += 1
-                taken = store.conn.executemany(
+                added = store.conn.executemany(
                     "INSERT OR IGNORE INTO sample(id, dataset_id, row, external_id, digest, record) VALUES (?,?,?,?,?,?)",
                     samples,
                 ).rowcount
@@ -227,17 +236,17 @@ class Imports:
                     "SELECT ?, ?, 'original', 'dataset', ?, ?, ?, ? WHERE EXISTS (SELECT 1 FROM sample WHERE id = ?)",
                     variants,
                 )
-                result.new += taken
-                result.duplicate += len(samples) - taken
+                result.new += added
+                result.duplicate += len(samples) - added
                 if conversations:
-                    made, taken, given = insert(
+                    sample_count, added, turn_count = insert(
                         store.conn, dataset_id, conversations, next_id, next_turn, now
                     )
-                    next_id, next_turn = next_id + made, next_turn + given
-                    result.new += taken
-                    result.duplicate += made - taken
+                    next_id, next_turn = next_id + sample_count, next_turn + turn_count
+                    result.new += added
+                    result.duplicate += sample_count - added
                     result.conversations += len(conversations)
-                    result.turns += given
+                    result.turns += turn_count
             if result.read == result.bad:
                 raise UserError(f"{path}: no good row among {result.read:,}{self._why(import_id)}.")
             result.left_out = dict(left_out or {})
@@ -256,24 +265,24 @@ class Imports:
     def _open_import(
         self, dataset_id: int, path: str, sha256: str, format: str, kind: str, now: float
     ) -> int:
-        made = self._store.conn.execute(
+        cursor = self._store.conn.execute(
             "INSERT OR REPLACE INTO import(dataset_id, path, sha256, format, kind, rows_read, rows_new, "
             "rows_duplicate, rows_bad, created_at) VALUES (?,?,?,?,?,0,0,0,0,?)",
             (dataset_id, path, sha256, format, kind, now),
         )
-        return int(made.lastrowid or 0)
+        return int(cursor.lastrowid or 0)
 
-    def _close_import(self, import_id: int, done: Imported, turns: str | None = None) -> None:
+    def _close_import(self, import_id: int, imported: Imported, turns: str | None = None) -> None:
         self._store.conn.execute(
             "UPDATE import SET rows_read = ?, rows_new = ?, rows_duplicate = ?, rows_bad = ?, turns = ?, left_out = ? "
             "WHERE id = ?",
             (
-                done.read,
-                done.new,
-                done.duplicate,
-                done.bad + done.unmatched,
+                imported.read,
+                imported.new,
+                imported.duplicate,
+                imported.bad + imported.unmatched,
                 turns,
-                json.dumps(done.left_out) if done.left_out else None,
+                json.dumps(imported.left_out) if imported.left_out else None,
                 import_id,
             ),
         )

@@ -48,9 +48,9 @@ def alive(held: sqlite3.Row, now: float) -> bool:
     """
     name = held["process"] if "process" in held.keys() else None  # noqa: SIM118 - `in` a row looks at its values
     if name is not None and held["host"] == socket.gethostname():
-        seen = process_id.runs(name)
-        if seen is not None:
-            return seen
+        is_running = process_id.runs(name)
+        if is_running is not None:
+            return is_running
     elif name is None and held["host"] == socket.gethostname() and not psutil.pid_exists(held["pid"]):
         return False  # written by an earlier srtui, which kept no name of the process
     return bool(now - held["heartbeat_at"] < DEAD_AFTER_SECONDS)
@@ -79,7 +79,7 @@ class Lease:
             "heartbeat_at, live, process) VALUES (?,?,?,?,?,?,'{}',?)",
             (held_id, os.getpid(), socket.gethostname(), psutil.Process().create_time(), now, now, self._me),
         )
-        self._thread = threading.Thread(target=self._beat, name="srtui-heartbeat", daemon=True)
+        self._thread = threading.Thread(target=self._renew, name="srtui-heartbeat", daemon=True)
 
     def start(self) -> Lease:
         """Begin the heartbeat, once the lease is stored."""
@@ -91,7 +91,7 @@ class Lease:
         self._live = live
         self._changed.set()
 
-    def _beat(self) -> None:
+    def _renew(self) -> None:
         conn = sqlite3.connect(self._store.path, timeout=30, isolation_level=None)
         try:
             while not self._closed:

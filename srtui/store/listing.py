@@ -116,66 +116,66 @@ class Listing:
     def __init__(self, conn: sqlite3.Connection) -> None:
         self._conn = conn
 
-    def lay_out(self, wanted: SampleFilter) -> int:
-        """Lay out the samples that ``wanted`` leaves, in its order, for ``window``; returns how many."""
-        if wanted.order not in _ORDER:
-            raise UserError(f"Samples cannot be sorted by {wanted.order!r}.")
+    def lay_out(self, filters: SampleFilter) -> int:
+        """Lay out the samples that ``filters`` leaves, in its order, for ``window``; returns how many."""
+        if filters.order not in _ORDER:
+            raise UserError(f"Samples cannot be sorted by {filters.order!r}.")
         joined: list[str] = []
-        where: list[str] = []
+        conditions: list[str] = []
         values: dict[str, Any] = {
-            "run": wanted.run_id,
-            "setting": figures.setting_id_of(self._conn, wanted.run_id),
+            "run": filters.run_id,
+            "setting": figures.setting_id_of(self._conn, filters.run_id),
         }
-        if wanted.state:
+        if filters.state:
             joined += ["p", "o", "d2", "f2", "d1", "f1"]
-            where.append(f"{_STATE} = :state")
-            values["state"] = STATES.index(wanted.state)
-        if wanted.decision:
-            test, table = _DECIDED[wanted.decision]
+            conditions.append(f"{_STATE} = :state")
+            values["state"] = STATES.index(filters.state)
+        if filters.decision:
+            test, table = _DECIDED[filters.decision]
             joined.append(table)
-            where.append(test)
-        column, table = SCORES[wanted.measure]
-        if wanted.both:
-            test, needed = figures.both(wanted.measure)
+            conditions.append(test)
+        column, table = SCORES[filters.measure]
+        if filters.both:
+            test, needed = figures.both(filters.measure)
             joined += needed
-            where.append(test)
+            conditions.append(test)
         for bound, sign in (("low", ">="), ("high", "<")):
-            if getattr(wanted, bound) is not None:
+            if getattr(filters, bound) is not None:
                 joined.append(table)
-                where.append(f"{column} {sign} :{bound}")
-                values[bound] = getattr(wanted, bound)
+                conditions.append(f"{column} {sign} :{bound}")
+                values[bound] = getattr(filters, bound)
         for bound, sign in (("shortest", ">="), ("longest", "<=")):
-            if getattr(wanted, bound) is not None:
+            if getattr(filters, bound) is not None:
                 joined.append("v")
-                where.append(f"length(v.response) {sign} :{bound}")
-                values[bound] = getattr(wanted, bound)
-        if wanted.flagged:
-            where.append("b.sample_id IN (SELECT sample_id FROM flag)")
-        if wanted.text.strip():
-            test, in_turns, values["text"] = _text_test(wanted.text)
+                conditions.append(f"length(v.response) {sign} :{bound}")
+                values[bound] = getattr(filters, bound)
+        if filters.flagged:
+            conditions.append("b.sample_id IN (SELECT sample_id FROM flag)")
+        if filters.text.strip():
+            test, in_turns, values["text"] = _text_test(filters.text)
             # A conversation's turn is found with the samples that it is the history of.
-            where.append(
+            conditions.append(
                 f"(b.sample_id IN (SELECT t.sample_id FROM {test}) OR b.sample_id IN (SELECT e.sample_id FROM {in_turns} "
                 "JOIN conversation c ON c.id = (SELECT max(id) FROM conversation WHERE id <= t.id) "
                 "JOIN exchange e ON e.conversation_id = c.id AND t.id < e.answer_id - 1))"
             )
-        if wanted.run_id is not None:
+        if filters.run_id is not None:
             base = "run_sample b"
-            where.append("b.run_id = :run")
+            conditions.append("b.run_id = :run")
         else:
             base = "(SELECT id AS sample_id FROM sample) b"
-        order, tables = _ORDER[wanted.order]
+        order, tables = _ORDER[filters.order]
         joined += tables
-        direction = "DESC" if wanted.descending else "ASC"
+        direction = "DESC" if filters.descending else "ASC"
         ending = f"{order} {direction}" + (" NULLS LAST, b.sample_id" if order != "b.sample_id" else "")
-        condition = " WHERE " + " AND ".join(where) if where else ""
+        condition = " WHERE " + " AND ".join(conditions) if conditions else ""
         self._conn.execute(
             "CREATE TEMP TABLE IF NOT EXISTS listing(position INTEGER PRIMARY KEY, sample_id INTEGER)"
         )
         self._conn.execute("BEGIN")
         try:
             self._conn.execute("DELETE FROM listing")
-            made = self._conn.execute(
+            cursor = self._conn.execute(
                 f"INSERT INTO listing(sample_id) SELECT b.sample_id FROM {base} {joins(*joined)}{condition} ORDER BY {ending}",
                 values,
             )
@@ -184,7 +184,7 @@ class Listing:
                 self._conn.execute("ROLLBACK")
             raise
         self._conn.execute("COMMIT")
-        return made.rowcount
+        return cursor.rowcount
 
     def window(self, run_id: int | None, first: int, count: int) -> list[SampleRow]:
         """Rows ``first`` (from 0) and on of what ``lay_out`` laid out."""

@@ -117,5 +117,5 @@ class Marks:
                 (upto, last),
             )
             store.conn.execute(f"UPDATE {table}_text_upto SET {table}_id = ?", (last,))
-        left = int(fetch_value(store.conn, f"SELECT coalesce(max(id), 0) FROM {table}")) - int(last)
-        return left or int(table == "variant" and fetch_value(store.conn, _TURNS_LEFT) > 0)
+        unindexed = int(fetch_value(store.conn, f"SELECT coalesce(max(id), 0) FROM {table}")) - int(last)
+        return unindexed or int(table == "variant" and fetch_value(store.conn, _TURNS_LEFT) > 0)

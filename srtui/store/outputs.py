@@ -42,10 +42,12 @@ def refuse_store(path: Path, store: Path | None) -> None:
 def _refuse(path: Path, place: Path, store: Path) -> None:
     same_folder = place.parent.exists() and store.parent.exists() and place.parent.samefile(store.parent)
     for companion in _COMPANIONS:
-        own = store.with_name(store.name + companion)
-        same = same_folder and place.name.casefold() == own.name.casefold()
-        if same or (place.exists() and own.exists() and place.samefile(own)):
-            raise UserError(f"{path} is the store ({own}), which nothing is written over; name another file.")
+        store_file = store.with_name(store.name + companion)
+        is_same = same_folder and place.name.casefold() == store_file.name.casefold()
+        if is_same or (place.exists() and store_file.exists() and place.samefile(store_file)):
+            raise UserError(
+                f"{path} is the store ({store_file}), which nothing is written over; name another file."
+            )
 
 
 class Outputs:

@@ -20,14 +20,14 @@ class Ratings:
 
     def of(self, keys: Iterable[bytes]) -> dict[bytes, tuple[float | None, str | None]]:
         """(value, reason for none) of the questions among ``keys`` that were asked."""
-        found: dict[bytes, tuple[float | None, str | None]] = {}
+        rating_by_key: dict[bytes, tuple[float | None, str | None]] = {}
         for chunk in batched(keys, 500):
             marks = ",".join("?" * len(chunk))
             for r in fetch_rows(
                 self._store.conn, f"SELECT key, value, reason FROM rating WHERE key IN ({marks})", chunk
             ):
-                found[r[0]] = (r[1], r[2])
-        return found
+                rating_by_key[r[0]] = (r[1], r[2])
+        return rating_by_key
 
     def add(self, key: bytes, value: float | None, reason: str | None) -> None:
         """Store one; what is there already stays."""

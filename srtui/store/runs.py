@@ -161,10 +161,10 @@ class Runs:
                 r["name"]
                 for r in fetch_rows(self._store.conn, "SELECT name FROM run ORDER BY id DESC LIMIT 8")
             ]
-            there = (
+            advice = (
                 f"there are {', '.join(names)}" if names else "there are none yet; start one with srtui run"
             )
-            raise UserError(f"There is no run {name!r}; {there}.")
+            raise UserError(f"There is no run {name!r}; {advice}.")
         return _run(row)
 
     def with_fingerprint(self, dataset_id: int, *fingerprints: str) -> Run | None:
@@ -251,17 +251,21 @@ class Runs:
         while fetch_value(conn, "SELECT 1 FROM run WHERE name = ?", (name,)):
             n += 1
             name = f"{wanted_name}-{n}"
-        made = conn.execute(
+        cursor = conn.execute(
             "INSERT INTO run(name, dataset_id, recipe_path, recipe, fingerprint, status, created_at, date) "
             "VALUES (?,?,?,?,?,'new',?,?)",
             (name, dataset_id, recipe_path, recipe_json, fingerprint, now, today.of_timestamp(now)),
         )
-        return int(made.lastrowid or 0)
+        return int(cursor.lastrowid or 0)
 
-    def any_over(self, dataset_id: int) -> bool:
-        """Whether a run has been made over this dataset."""
-        made = fetch_value(self._store.conn, "SELECT 1 FROM run WHERE dataset_id = ? LIMIT 1", (dataset_id,))
-        return made is not None
+    def any_over(self, dataset_id: int, begins: str = "") -> bool:
+        """Whether a run has been made over this dataset; ``begins``: with a fingerprint that begins so."""
+        run_found = fetch_value(
+            self._store.conn,
+            "SELECT 1 FROM run WHERE dataset_id = ?1 AND substr(fingerprint, 1, length(?2)) = ?2 LIMIT 1",
+            (dataset_id, begins),
+        )
+        return run_found is not None
 
     def delete(self, run_id: int) -> None:
         """Forget a run: its choices, outcomes, events and training. Texts and scores stay, for they
@@ -296,19 +300,19 @@ class Runs:
         """How many samples a run has."""
         return self.tallied(run_id, "sample")
 
-    def tallied(self, run_id: int, what: str, stage: str = "", flag: int = 0) -> int:
+    def tallied(self, run_id: int, counter: str, stage: str = "", flag: int = 0) -> int:
         """How many rows of one kind a run has, off the counts that the store keeps.
 
         Args:
             run_id: of the run.
-            what: sample, reflection, decision or outcome.
+            counter: sample, reflection, decision or outcome.
             stage: instruction or response, of reflections and decisions; "" of others.
             flag: bits that all have to be set (srtui.store.schema says which).
         """
         counted = fetch_value(
             self._store.conn,
             "SELECT coalesce(sum(n), 0) FROM tally WHERE run_id = ? AND what = ? AND stage = ? AND flags & ? = ?",
-            (run_id, what, stage, flag, flag),
+            (run_id, counter, stage, flag, flag),
         )
         return int(counted)
 
@@ -358,6 +362,14 @@ class Runs:
     def holder(self, run_id: int) -> Holder | None:
         """The live engine of a run, if it has one."""
         return leases.holder(self._store, "run", run_id)
+
+    def workers(self, run_id: int) -> list[dict[str, Any]]:
+        """What the processes that run models for a run's engine are doing (srtui.pipeline.place); empty where the engine
+        runs them itself, and where none works."""
+        row = fetch_row(self._store.conn, "SELECT * FROM lease WHERE run_id = ?", (run_id,))
+        if row is None or not leases.alive(row, time.time()):
+            return []
+        return list(stored(row, "lease", "live").get("workers", []))
 
     # -- what was asked of a run ------------------------------------------------------------
 

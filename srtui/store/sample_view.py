@@ -142,11 +142,11 @@ def _generations(
 def _variant_view(variant: Variant, scores: Mapping[str, VariantScore]) -> VariantView:
     losses: dict[str, float | None] = {}
     for metric in STORED:
-        given, alone = MEASURES[metric].loss_names
+        conditional, unconditional = MEASURES[metric].loss_names
         score = scores.get(metric)
         losses |= {
-            given: score.conditional_nll if score else None,
-            alone: score.unconditional_nll if score else None,
+            conditional: score.conditional_nll if score else None,
+            unconditional: score.unconditional_nll if score else None,
         }
     return VariantView(
         variant.id,

@@ -291,6 +291,54 @@ CREATE TABLE pilot(
 )
 """
 
+# How histories are laid out, where that was another way at first: in front of a question, and not by themselves. And
+# whose scores a decision compared, which its reason alone said.
+_WHOSE_SCORES = """
+ALTER TABLE scoring_setting ADD COLUMN histories TEXT;
+ALTER TABLE decision ADD COLUMN by_proxy INTEGER NOT NULL DEFAULT 0;
+UPDATE decision SET by_proxy = 1 WHERE instr(reason, ' (by ' || (SELECT CASE WHEN json_valid(r.recipe) THEN
+    json_extract(r.recipe, '$.scoring.proxy') END FROM run r WHERE r.id = run_id) || ')') > 0
+"""
+
+# What a million generations have in common is stored once. A generation says it by ``asked_id``, and by ``frame_id``
+# what its prompt is made of; its own columns of these are empty then. Rows of before have no such ids, and keep theirs:
+# to rewrite them would take as long as the store is large.
+_SCALE = """
+CREATE TABLE asked(
+    id INTEGER PRIMARY KEY,
+    model TEXT NOT NULL,
+    model_sha256 TEXT NOT NULL,
+    prompt_version TEXT NOT NULL,
+    mode TEXT NOT NULL,
+    sampler TEXT NOT NULL,              -- JSON
+    UNIQUE(model, model_sha256, prompt_version, mode, sampler)
+);
+CREATE TABLE prompt_frame(
+    id INTEGER PRIMARY KEY,
+    digest BLOB NOT NULL UNIQUE,
+    pieces TEXT NOT NULL                -- JSON: texts, and numbers of the pair's texts (srtui.store.asked)
+);
+ALTER TABLE generation ADD COLUMN asked_id INTEGER REFERENCES asked(id);
+ALTER TABLE generation ADD COLUMN frame_id INTEGER REFERENCES prompt_frame(id);
+CREATE TABLE merged(                    -- a shard of a run that was made in another store (srtui.store.merging)
+    run_id INTEGER NOT NULL REFERENCES run(id) ON DELETE CASCADE,
+    shard BLOB NOT NULL,                -- what it is known again by
+    path TEXT NOT NULL,
+    upto INTEGER,                       -- the last of its samples that are taken, null once all are
+    merged_at REAL NOT NULL,
+    PRIMARY KEY(run_id, shard)
+) WITHOUT ROWID;
+CREATE TABLE merged_stage(              -- what the shard's stages took
+    run_id INTEGER NOT NULL,
+    shard BLOB NOT NULL,
+    stage TEXT NOT NULL,
+    tokens INTEGER NOT NULL,
+    seconds REAL NOT NULL,
+    PRIMARY KEY(run_id, shard, stage),
+    FOREIGN KEY(run_id, shard) REFERENCES merged(run_id, shard) ON DELETE CASCADE
+) WITHOUT ROWID
+"""
+
 # Embeddings of texts by themselves (a question, an answer, an evaluation prompt), each once; which embeddings a run
 # chooses by, where they are not its student's; and of the texts trained on, how many mean what a prompt does (null
 # where that was not looked for).
@@ -320,7 +368,9 @@ SCRIPTS = {
     "0013_conversations": _CONVERSATIONS,
     "0014_calibration": _CALIBRATION,
     "0015_pilot": _PILOT,
-    "0016_text_embeddings": _TEXT_EMBEDDINGS,
+    "0016_whose_scores": _WHOSE_SCORES,
+    "0017_scale": _SCALE,
+    "0018_text_embeddings": _TEXT_EMBEDDINGS,
 }
 """By migration, what it runs; forward only, and never changed once released."""
 

@@ -34,7 +34,7 @@ class StoredScore:
 
 class ScoringSetting(NamedTuple):
     """One way of scoring: which student, under which template, read how. ``student_id`` names its weights and
-    how it computes."""
+    how it computes, ``histories`` how they are laid out where that was another way at first."""
 
     id: int
     student: str
@@ -42,6 +42,7 @@ class ScoringSetting(NamedTuple):
     quantization: str
     template: str
     template_version: str
+    histories: str | None = None
 
 
 class VariantScore(NamedTuple):
@@ -75,7 +76,13 @@ def scores_of_sample(
 
 
 def setting_key(
-    student_id: str, template: str, protocol: str, max_length: int, version: str = "", date: str | None = None
+    student_id: str,
+    template: str,
+    protocol: str,
+    max_length: int,
+    version: str = "",
+    date: str | None = None,
+    histories: str | None = None,
 ) -> bytes:
     """Key of one way of scoring: scores under equal ones may be compared, and no others.
 
@@ -86,6 +93,7 @@ def setting_key(
         max_length: in tokens.
         version: of the template's words; empty in stores from before it was known.
         date: that the template writes; None where it writes none.
+        histories: how they are laid out, where that was another way at first.
     """
     return key(
         "scoring",
@@ -95,6 +103,7 @@ def setting_key(
         max_length=max_length,
         words=version or None,
         date=date,
+        histories=histories,
     )
 
 
@@ -115,6 +124,7 @@ class Scores:
         max_length: int,
         template_version: str = "",
         date: str | None = None,
+        histories: str | None = None,
     ) -> int:
         """The id of one way of scoring. ``template_version`` stands for the template's words and how they
         are cut into tokens: the same name with other words is another way. ``date`` is the one that the
@@ -129,12 +139,13 @@ class Scores:
             max_length: in tokens.
             template_version: of the template's words.
             date: that the template writes; None where it writes none.
+            histories: how they are laid out, where that was another way at first; None for texts without any.
         """
-        digest = setting_key(student_id, template, protocol, max_length, template_version, date)
+        digest = setting_key(student_id, template, protocol, max_length, template_version, date, histories)
         with self._store.transaction():
             self._store.conn.execute(
                 "INSERT OR IGNORE INTO scoring_setting(digest, student, student_id, quantization, template, protocol, "
-                "max_length, template_version, date) VALUES (?,?,?,?,?,?,?,?,?)",
+                "max_length, template_version, date, histories) VALUES (?,?,?,?,?,?,?,?,?,?)",
                 (
                     digest,
                     student,
@@ -145,6 +156,7 @@ class Scores:
                     max_length,
                     template_version,
                     date,
+                    histories,
                 ),
             )
         return int(
@@ -155,7 +167,7 @@ class Scores:
         """The way of scoring with this id; None where there is none, as in a run that has not scored yet."""
         row = fetch_row(
             self._store.conn,
-            "SELECT id, student, student_id, quantization, template, template_version FROM scoring_setting "
+            "SELECT id, student, student_id, quantization, template, template_version, histories FROM scoring_setting "
             "WHERE id = ?",
             (setting_id,),
         )
@@ -199,11 +211,11 @@ class Scores:
                 losses[r[0]] = np.frombuffer(r[1], dtype="<f2").astype(np.float32)
         return losses
 
-    def add_losses(self, losses: Mapping[bytes, SpanLoss]) -> None:
+    def add_losses(self, losses: Mapping[bytes, SpanLoss]) -> bool:
         """Store losses by the key of their span, with their tokens' own where they have them; those that are
-        there already stay as they are."""
+        there already stay as they are. Returns whether none was."""
         with self._store.transaction():
-            self._store.conn.executemany(
+            made = self._store.conn.executemany(
                 "INSERT OR IGNORE INTO span_loss(key, nll, tokens, truncated, reason) VALUES (?,?,?,?,?)",
                 [(key, v.nll, v.tokens, int(v.truncated), v.reason) for key, v in losses.items()],
             )
@@ -216,6 +228,7 @@ class Scores:
                     if v.by_token is not None
                 ],
             )
+        return made.rowcount == len(losses)
 
     def of_variants(
         self, variant_ids: Iterable[int], setting_id: int, metric: str

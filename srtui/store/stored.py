@@ -48,6 +48,18 @@ _LIVE = {
     "sample_id?": (int, None),
     "step?": str,
     "since?": NUMBER,
+    "workers?": [
+        {
+            "worker": str,
+            "node": str,
+            "device": str,
+            "state": str,
+            "tokens_s": NUMBER,
+            "window": int,
+            "tasks": int,
+            "restarts": int,
+        }
+    ],
 }
 _PILOT = {
     "run": str,
@@ -204,6 +216,8 @@ COLUMNS: Mapping[tuple[str, str], JsonColumn] = {
     ("conversation", "record"): JsonColumn(("id",), ANY),
     ("import", "left_out"): JsonColumn(("id",), {str: int}),
     ("generation", "sampler"): JsonColumn(("id",), {}),
+    ("asked", "sampler"): JsonColumn(("id",), {}),
+    ("prompt_frame", "pieces"): JsonColumn(("id",), [(str, int)]),
     ("generation", "segments"): JsonColumn(("id",), [([str, str, int], [str, str, int, (int, None)])]),
     ("run", "recipe"): JsonColumn(("id",), _RECIPE),
     ("run", "teacher"): JsonColumn(("id",), _TEACHER),
@@ -230,8 +244,9 @@ COLUMNS: Mapping[tuple[str, str], JsonColumn] = {
     ("judgement", "probabilities"): JsonColumn(("id",), {"a?": [NUMBER], "b?": [NUMBER], "mass?": [NUMBER]}),
 }
 """By table and column. ``run_sums.sums`` is none of them: what does not read there is summed anew."""
-MAY_BE_EMPTY = {("training_run", "plan"): "{}"}
-"""What a column holds before there is anything to say; NULL is that of every column that may be NULL."""
+MAY_BE_EMPTY = {("training_run", "plan"): "{}", ("generation", "sampler"): ""}
+"""What a column holds before there is anything to say, or where it is said elsewhere; NULL is that of every column
+that may be NULL."""
 
 
 class Row(Protocol):
@@ -252,7 +267,7 @@ def stored(row: Row, table: str, column: str) -> Any:
         ) from None
 
 
-def misshapen(row: Row, table: str, column: str) -> str | None:
+def shape_fault(row: Row, table: str, column: str) -> str | None:
     """The sentence about a row whose JSON is not what was written there; None where it is."""
     try:
         _read(row, table, column)
@@ -270,7 +285,8 @@ def _sentence(row: Row, table: str, column: str) -> str:
 def _read(row: Row, table: str, column: str) -> Any:
     """Raises ValueError."""
     text, of = row[column], COLUMNS[table, column]
-    if text is None:
+    empty = MAY_BE_EMPTY.get((table, column))
+    if text is None or text == empty == "":
         return None
     try:
         value = json.loads(text)
@@ -279,7 +295,7 @@ def _read(row: Row, table: str, column: str) -> Any:
     except RecursionError:  # a record may be nested deeper than Python reads
         value = orjson.loads(text)
     shape = RESULTS[row["kind"]] if of.shape is None else of.shape
-    if text != MAY_BE_EMPTY.get((table, column)) and not _fits(value, shape):
+    if text != empty and not _fits(value, shape):
         raise ValueError
     return value
 
@@ -288,7 +304,7 @@ def _fits(value: Any, shape: Any) -> bool:
     if shape is ANY or shape is None:
         return shape is ANY or value is None
     if isinstance(shape, tuple):
-        return any(_fits(value, one) for one in shape)
+        return any(_fits(value, alternative) for alternative in shape)
     if isinstance(shape, list):
         if not isinstance(value, list) or (len(shape) > 1 and len(value) != len(shape)):
             return False

@@ -7,7 +7,7 @@ at the end of its class.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from srtui.measures import AT_LENGTH
 from srtui.store import figures
@@ -135,6 +135,8 @@ class RunSummary:
     """Evaluation prompts in what is trained on; None before training, and where nothing was evaluated yet."""
     measures: dict[str, MeasureStanding]
     """By target, where it was chosen by a measure and the student has scored."""
+    workers: list[dict[str, Any]]
+    """What each worker of a run that is going on elsewhere is doing (docs/cluster.md)."""
 
 
 def summarise(store: Store, run_id: int) -> RunSummary:
@@ -180,6 +182,7 @@ def summarise(store: Store, run_id: int) -> RunSummary:
         gated={target: c.gated for target, c in counts.targets.items()},
         contamination=store.datasets.contamination(run_id),
         measures=_measures(store, run),
+        workers=store.runs.workers(run_id),
     )
 
 
@@ -189,7 +192,7 @@ _NO_MEASURE = {"original", "reflected", "random"}
 def _measures(store: Store, run: Run) -> dict[str, MeasureStanding]:
     if run.setting_id is None:
         return {}
-    known = calibrations_of(store.conn, run.setting_id)
+    calibrations = calibrations_of(store.conn, run.setting_id)
     chosen = run.recipe.get("selection", {})
     # As the recipe's keys have it by default: a stored recipe may leave them out.
     by = {
@@ -198,21 +201,23 @@ def _measures(store: Store, run: Run) -> dict[str, MeasureStanding]:
     }
     version = AT_LENGTH if chosen.get("length_control") else ""
     return {
-        target: _standing(name + version, known) for target, name in by.items() if name not in _NO_MEASURE
+        target: _standing(name + version, calibrations)
+        for target, name in by.items()
+        if name not in _NO_MEASURE
     }
 
 
-def _standing(measure: str, known: Sequence[Calibration]) -> MeasureStanding:
-    for one in known:
-        m = one.result["measures"].get(measure)
+def _standing(measure: str, calibrations: Sequence[Calibration]) -> MeasureStanding:
+    for calibration in calibrations:
+        m = calibration.result["measures"].get(measure)
         if m is not None:
             return MeasureStanding(
                 measure,
                 m["verdict"],
                 m["agreement"],
                 m["like_length"],
-                one.result["decided"],
-                one.id,
+                calibration.result["decided"],
+                calibration.id,
                 m["sentence"],
             )
     return MeasureStanding(measure, None, None, None, 0, None, "")
@@ -231,11 +236,11 @@ def _round(store: Store, run: Run, counts: figures.Counts, means: figures.Means)
     training = store.training.of_run(run.id)
     held_out = training.result.get("held_out", {}).get("original", {}) if training else {}
     targets = counts.targets.values()
-    asked = sum(c.asked for c in targets)
+    attempts = sum(c.asked for c in targets)
     return Round(
         run=run.name,
         teacher=(run.teacher or {}).get("name") or run.recipe["teacher"]["model"],
-        parsed_share=sum(c.first_try + c.after_retries for c in targets) / asked if asked else None,
+        parsed_share=sum(c.first_try + c.after_retries for c in targets) / attempts if attempts else None,
         taken_share={target: _choices(c).share for target, c in counts.targets.items()},
         kept=counts.kept,
         ifd=means.kept_ifd,

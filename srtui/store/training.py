@@ -172,12 +172,12 @@ class Training:
         """A clean training record of a run, whose id is returned; metrics of an unfinished one before it go."""
         with self._store.transaction():
             self._store.conn.execute("DELETE FROM training_run WHERE run_id = ?", (run_id,))
-            made = self._store.conn.execute(
+            cursor = self._store.conn.execute(
                 "INSERT INTO training_run(run_id, status, examples, steps, tokens, seconds, result, created_at) "
                 "VALUES (?, 'running', ?, ?, 0, 0, '{}', ?)",
                 (run_id, examples, steps, time.time()),
             )
-        return int(made.lastrowid or 0)
+        return int(cursor.lastrowid or 0)
 
     def set_plan(self, training_id: int, plan: Mapping[str, Any]) -> None:
         """What the pre-flight found, as the training's ``plan``."""

@@ -16,7 +16,7 @@ from srtui.hashing import SCHEME, digest, scheme_1
 from srtui.sample import Turn, history_digest, pair_digest
 from srtui.store.connection import open_read_only
 from srtui.store.scores import setting_key
-from srtui.store.stored import COLUMNS, misshapen
+from srtui.store.stored import COLUMNS, shape_fault
 
 SHOWN = 20
 """Problems that are said one by one; the others are counted."""
@@ -49,8 +49,8 @@ def verify(
 def first_of(faults: Iterator[str]) -> list[str]:
     """The first sentences, and how many more there are."""
     problems = list(islice(faults, SHOWN))
-    if more := sum(1 for _ in faults):
-        problems.append(f"and {more:,} more like these")
+    if others := sum(1 for _ in faults):
+        problems.append(f"and {others:,} more like these")
     return problems
 
 
@@ -72,12 +72,12 @@ def _faults(
         ):
             yield f"variant {row} of sample {sample}: its text is not the one that was stored"
     yield from _histories(conn, most)
-    for row, same in conn.execute(
+    for row, is_same in conn.execute(
         "SELECT s.id, v.digest IS s.digest FROM sample s LEFT JOIN variant v ON v.sample_id = s.id "
         "AND v.kind = 'original' ORDER BY s.id LIMIT ?",
         (most,),
     ):
-        if not same:
+        if not is_same:
             yield f"sample {row}: its original text is not the one that was imported"
     for row, key, text in conn.execute(
         "SELECT id, key, text FROM answer WHERE origin = 'file' ORDER BY id LIMIT ?", (most,)
@@ -89,14 +89,15 @@ def _faults(
             if not _is_key(key):
                 yield f"{table} {row}: its key is damaged"
     for row in conn.execute(
-        "SELECT id, digest, student_id, template, protocol, max_length, template_version, date FROM scoring_setting"
+        "SELECT id, digest, student_id, template, protocol, max_length, template_version, date, histories "
+        "FROM scoring_setting"
     ):
         if row[1] not in (setting_key(*row[2:]), scheme_1(*row[2:6], *filter(None, [row[6]]))):
             yield f"scoring setting {row[0]}: it is not the one that was stored"
     conn.row_factory = sqlite3.Row
     for (table, column), of in COLUMNS.items():
         for r in conn.execute(f"SELECT * FROM {table} ORDER BY {', '.join(of.key)} LIMIT ?", (most,)):
-            if sentence := misshapen(r, table, column):
+            if sentence := shape_fault(r, table, column):
                 yield sentence
 
 

@@ -300,5 +300,8 @@ NEEDED = (
     "0013_conversations",
     "0014_calibration",
     "0015_pilot",
+    "0016_whose_scores",
+    "0017_scale",
+    "0018_text_embeddings",
 )
 """The migrations that these queries were written for."""

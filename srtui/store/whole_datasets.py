@@ -54,7 +54,9 @@ class WholeDatasets:
 
     # -- near-duplicates --------------------------------------------------------------------
 
-    def set_near_duplicates(self, dataset_id: int, found: Iterable[NearDuplicate], left_out: bool) -> None:
+    def set_near_duplicates(
+        self, dataset_id: int, duplicates: Iterable[NearDuplicate], left_out: bool
+    ) -> None:
         """These are the near-duplicates of a dataset, in place of those that were known; with ``left_out`` new runs
         do not take them. In one transaction."""
         now, conn = time.time(), self._store.conn
@@ -62,7 +64,7 @@ class WholeDatasets:
             self._forget(dataset_id)
             conn.executemany(
                 "INSERT INTO near_duplicate(sample_id, of_sample_id, similarity, found_at) VALUES (?,?,?,?)",
-                ((*one, now) for one in found),
+                ((*duplicate, now) for duplicate in duplicates),
             )
             if left_out:
                 conn.execute(
@@ -143,11 +145,18 @@ class WholeDatasets:
         )
         return ((str(row["source"]), stored(row, "evaluation_item", "turns")) for row in rows)
 
-    def set_contamination(self, run_id: int, found: Contamination) -> None:
+    def set_contamination(self, run_id: int, contamination: Contamination) -> None:
         """What was found among the texts that a run trains on."""
         values = (
-            run_id, found.prompts, found.texts, found.question, found.long, found.short, time.time(), found.meaning
-        )  # fmt: skip
+            run_id,
+            contamination.prompts,
+            contamination.texts,
+            contamination.question,
+            contamination.long,
+            contamination.short,
+            time.time(),
+            contamination.meaning,
+        )
         with self._store.transaction():
             self._store.conn.execute(
                 "INSERT OR REPLACE INTO contamination(run_id, prompts, texts, question, long, short, checked_at, "

@@ -3,7 +3,7 @@
 from srtui.measures import Metric, SpanLoss, ifd, perplexity, rifd, share_at_or_over_one
 from srtui.student.generation import Generator
 from srtui.student.head import Head, examine
-from srtui.student.model import Quantization, Student, compute_dtype
+from srtui.student.model import Quantization, Student, StudentSource, compute_dtype
 from srtui.student.positions import alone_beyond, legs
 from srtui.student.scorer import Scorer, open_scorer
 from srtui.student.spans import Invalid, Span, SpanBuilder
@@ -19,6 +19,7 @@ __all__ = [
     "SpanBuilder",
     "SpanLoss",
     "Student",
+    "StudentSource",
     "alone_beyond",
     "compute_dtype",
     "examine",

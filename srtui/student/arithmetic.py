@@ -10,7 +10,7 @@ from typing import Any
 _HALF = ("torch.bfloat16", "torch.float16")
 
 
-def settle(model: Any) -> None:
+def use_one_arithmetic(model: Any) -> None:
     """Give the layers of a quantized model one arithmetic: weights dequantised to the compute type,
     then an ordinary product. Models without such layers stay as they are.
 
@@ -54,9 +54,9 @@ def _dequantising_linear() -> type:
 _Dequantising: type | None = None
 
 
-def _widened(module: Any, given: Any, made: Any) -> Any:
+def _widened(module: Any, inputs: Any, output: Any) -> Any:
     """Some embeddings (ProphetNet's) answer with more than one tensor; those stay."""
-    return made.float() if hasattr(made, "float") else None
+    return output.float() if hasattr(output, "float") else None
 
 
 @contextmanager
@@ -82,22 +82,24 @@ def in_float32(model: Any) -> Iterator[None]:
             if getattr(module, "compute_dtype", None) is not None:  # a 4-bit layer
                 undo.callback(setattr, module, "compute_dtype", module.compute_dtype)
                 module.compute_dtype = torch.float32
-            own = [
+            narrow = [
                 t
                 for t in (*module.parameters(recurse=False), *module.buffers(recurse=False))
                 if str(t.dtype) in _HALF
             ]
-            if not own:
+            if not narrow:
                 continue
-            held = [t.data for t in own]
+            held = [t.data for t in narrow]
 
-            def before(m: Any, given: tuple[Any, ...], own: Any = own, held: Any = held) -> tuple[Any, ...]:
-                for tensor, data in zip(own, held, strict=True):
+            def before(
+                m: Any, inputs: tuple[Any, ...], tensors: Any = narrow, held: Any = held
+            ) -> tuple[Any, ...]:
+                for tensor, data in zip(tensors, held, strict=True):
                     tensor.data = data.float()
-                return widen(given)
+                return widen(inputs)
 
-            def after(m: Any, given: Any, made: Any, own: Any = own, held: Any = held) -> None:
-                for tensor, data in zip(own, held, strict=True):
+            def after(m: Any, inputs: Any, output: Any, tensors: Any = narrow, held: Any = held) -> None:
+                for tensor, data in zip(tensors, held, strict=True):
                     tensor.data = data
 
             undo.callback(module.register_forward_pre_hook(before).remove)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from srtui.errors import UserError
 from srtui.hashing import digest
 from srtui.models.formats import file_sha256
+from srtui.models.memory import drop_weights
 from srtui.sample import Pair
 
 
@@ -52,6 +53,12 @@ class SentenceEncoder:
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{folder}: this sentence encoder cannot be loaded ({error}).") from error
 
+    def close(self) -> None:
+        """Give its memory back; it cannot be asked any more."""
+        model, self._model = self._model, None
+        if model is not None:
+            drop_weights(model)
+
     @property
     def identity(self) -> str:
         """A hash of all files that an embedding depends on."""
@@ -75,8 +82,8 @@ class SentenceEncoder:
             convert_to_numpy=True,
             show_progress_bar=False,
         )
-        asked, answered = texts[: len(pairs)], texts[len(pairs) :]
-        cosines = (asked * answered).sum(axis=1)
+        instructions, answers = texts[: len(pairs)], texts[len(pairs) :]
+        cosines = (instructions * answers).sum(axis=1)
         return [
             float(cosine) if question and pair.response.strip() else None
             for question, pair, cosine in zip(questions, pairs, cosines, strict=True)

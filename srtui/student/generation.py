@@ -110,10 +110,10 @@ def forget_generation_config(model: Any) -> None:
     An adapter's model has one of its own beside its base's."""
     from transformers import GenerationConfig
 
-    for one in {
+    for config in {
         id(m): m for m in (model, getattr(model, "base_model", model), getattr(model, "model", model))
     }.values():
-        if hasattr(one, "generation_config"):
-            one.generation_config = GenerationConfig()
+        if hasattr(config, "generation_config"):
+            config.generation_config = GenerationConfig()
     if hasattr(model, "get_base_model"):
         model.get_base_model().generation_config = GenerationConfig()

@@ -31,23 +31,29 @@ class GgufScorer:
         by_token: bool = False,
         embedded: None = None,
     ) -> Iterator[tuple[int, SpanLoss]]:
-        """Yield (index into ``spans``, loss), longest first; stops early when asked. With ``by_token`` losses
-        have each token's own, too. A GGUF gives no hidden states, so nothing is ``embedded``."""
+        """Yield (index into ``spans``, loss), longest first.
+
+        Args:
+            spans: what is scored.
+            should_stop: asked between groups; stops early.
+            by_token: whether losses have each token's own, too, in nats.
+            embedded: nothing, since a GGUF gives no hidden states.
+        """
         histories = [s.history for s in spans] if any(s.history for s in spans) else ()
         shared = shared_prefixes([(s.ids, max(0, len(s.ids) - s.target - 1)) for s in spans], histories)
         order = sorted(range(len(spans)), key=lambda i: shared[i] - len(spans[i].ids))
         if histories:  # what begins alike goes together
             order.sort(key=lambda i: spans[i].ids)
-        asked = [(spans[i].ids, spans[i].target, shared[i]) for i in order]
-        for group, nlls, run in self._losses.losses(asked, self._cells):
+        requests = [(spans[i].ids, spans[i].target, shared[i]) for i in order]
+        for group, nlls, run in self._losses.losses(requests, self._cells):
             if should_stop():
                 return
             self.tokens_run += run
-            self.tokens_saved += sum(len(asked[n][0]) for n in group) - run
-            for n, each in zip(group, nlls, strict=True):
+            self.tokens_saved += sum(len(requests[n][0]) for n in group) - run
+            for n, span_nlls in zip(group, nlls, strict=True):
                 span = spans[order[n]]
-                if each is None:
+                if span_nlls is None:
                     yield order[n], SpanLoss(None, span.target, span.truncated, "non_finite")
                 else:
-                    tokens = np.asarray(each, dtype=np.float32) if by_token else None
-                    yield order[n], SpanLoss(sum(each), span.target, span.truncated, by_token=tokens)
+                    tokens = np.asarray(span_nlls, dtype=np.float32) if by_token else None
+                    yield order[n], SpanLoss(sum(span_nlls), span.target, span.truncated, by_token=tokens)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from srtui.errors import UserError
+from srtui.gpu_errors import gpu_fault
 from srtui.student.arithmetic import in_float32
 from srtui.student.packing import NAME, Packing
 from srtui.student.positions import alone_beyond, remembers_length, table_size
@@ -55,10 +56,10 @@ class Head:
         if self.remembers and self.runs_alone(length):
             device = self.model.get_input_embeddings().weight.device
             packed = self.model.config._attn_implementation == NAME
-            more = {"packing": Packing([1], [None])} if packed else {}
+            extra = {"packing": Packing([1], [None])} if packed else {}
             with torch.no_grad():
                 self.body(
-                    input_ids=torch.ones(1, 1, dtype=torch.long, device=device), use_cache=False, **more
+                    input_ids=torch.ones(1, 1, dtype=torch.long, device=device), use_cache=False, **extra
                 )
 
     def logits(self, hidden: Any) -> Any:
@@ -110,18 +111,20 @@ def _examine(base: Any, name: str) -> Head:
 
     embeddings = base.get_input_embeddings()
     device = embeddings.weight.device
-    one, two = (torch.tensor([ids], device=device) for ids in _two_texts(embeddings.weight.shape[0]))
-    seen: dict[Any, list[Any]] = {}
+    first, second = (torch.tensor([ids], device=device) for ids in _two_texts(embeddings.weight.shape[0]))
+    by_module: dict[Any, list[Any]] = {}
     hooks = [
-        module.register_forward_hook(lambda module, given, result: seen.setdefault(module, []).append(result))
+        module.register_forward_hook(
+            lambda module, given, result: by_module.setdefault(module, []).append(result)
+        )
         for module in _outermost(base)
     ]
     try:
         # Kinds of failure are as many as architectures; whatever it is, the student cannot be scored.
-        logits, other = (base(input_ids=ids, use_cache=False).logits[0] for ids in (one, two))
-    except torch.OutOfMemoryError:
-        raise
+        logits, other = (base(input_ids=ids, use_cache=False).logits[0] for ids in (first, second))
     except Exception as error:
+        if gpu_fault(error):
+            raise
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"{name} cannot be a student: it gives no logits for a text alone ({line})."
@@ -129,19 +132,19 @@ def _examine(base: Any, name: str) -> Head:
     finally:
         for hook in hooks:
             hook.remove()
-    part = next((m for m in _outermost(base) if _is_body(seen.get(m, []), one, two)), None)
-    if part is None or logits.dim() != 2 or len(logits) != one.shape[1]:
+    part = next((m for m in _outermost(base) if _is_body(by_module.get(m, []), first, second)), None)
+    if part is None or logits.dim() != 2 or len(logits) != first.shape[1]:
         raise UserError(
             f"{name} cannot be a student: its logits do not come from one pass over the text's tokens."
         )
-    captured = seen[part]
+    captured = by_module[part]
     states = [answer.last_hidden_state[0] for answer in captured]
-    same = _shared(one[0], two[0])
+    shared = _shared(first[0], second[0])
     if logits.isnan().any():
         raise UserError(
             f"{name} cannot be a student: its logits are not numbers, so its weights are damaged; get the model again."
         )
-    if not near(logits[:same], other[:same], loose=True):
+    if not near(logits[:shared], other[:shared], loose=True):
         raise UserError(
             f"{name} cannot be a student: its logits depend on the tokens that follow, so it does not predict them."
         )
@@ -151,16 +154,16 @@ def _examine(base: Any, name: str) -> Head:
         body=part,
         vocabulary=int(logits.shape[-1]),
         direct=True,
-        pads=_pads(part, (one[0], two[0]), states),
+        pads=_pads(part, (first[0], second[0]), states),
         scale=getattr(config, "logit_scale", None),
         cap=getattr(config, "final_logit_softcapping", None),
         answer=type(captured[0]),
     )
     if _same_head(head, states[0], logits):
         return head
-    own = Head(base, part, head.vocabulary, False, head.pads, answer=head.answer)
-    if _gives(own, states[0], logits):
-        return own
+    own_head = Head(base, part, head.vocabulary, False, head.pads, answer=head.answer)
+    if _reproduces(own_head, states[0], logits):
+        return own_head
     raise UserError(
         f"{name} cannot be a student: its logits do not follow from its last hidden states alone."
     )
@@ -182,51 +185,51 @@ def _is_body(answers: list[Any], *texts: Any) -> bool:
 
 def _same_head(direct: Head, hidden: Any, logits: Any) -> bool:
     """Whether our head gives the model's own logits, on its text and far from it."""
-    own = Head(direct.model, direct.body, direct.vocabulary, False, direct.pads, answer=direct.answer)
-    if not _gives(direct, hidden, logits):
+    own_head = Head(direct.model, direct.body, direct.vocabulary, False, direct.pads, answer=direct.answer)
+    if not _reproduces(direct, hidden, logits):
         return False
-    if not _gives(own, hidden, logits):
+    if not _reproduces(own_head, hidden, logits):
         return True  # nothing else to ask: they agree where it can be seen
-    return all(_gives(direct, hidden * size, own.logits(hidden * size)) for size in _PROBES)
+    return all(_reproduces(direct, hidden * size, own_head.logits(hidden * size)) for size in _PROBES)
 
 
-def _gives(head: Head, hidden: Any, logits: Any) -> bool:
+def _reproduces(head: Head, hidden: Any, logits: Any) -> bool:
     """Whether ``head`` makes ``logits`` of ``hidden``, up to the rounding of their type."""
     import torch
 
     try:
-        made, wanted = head.logits(hidden), logits.float()
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # a head that cannot even be run is not the model's
+        computed, expected = head.logits(hidden), logits.float()
+    except Exception as failure:  # a head that cannot even be run is not the model's
+        if gpu_fault(failure):
+            raise
         return False
-    if made.shape != wanted.shape or not bool(torch.isfinite(wanted).all()):
+    if computed.shape != expected.shape or not bool(torch.isfinite(expected).all()):
         return False
     # A factor shows in the fit over all logits far below the rounding of one.
-    factor = float((made * wanted).sum() / (made * made).sum().clamp_min(1e-30))
+    factor = float((computed * expected).sum() / (computed * computed).sum().clamp_min(1e-30))
     weight = head.model.get_output_embeddings()
     error = max(torch.finfo(t.dtype).eps for t in (logits, weight.weight if weight is not None else logits))
-    return abs(factor - 1) <= max(1e-4, error / 4) and near(made, wanted, error=error)
+    return abs(factor - 1) <= max(1e-4, error / 4) and near(computed, expected, error=error)
 
 
-def near(found: Any, wanted: Any, *, error: float | None = None, loose: bool = False) -> bool:
+def near(computed: Any, expected: Any, *, error: float | None = None, loose: bool = False) -> bool:
     """Whether two results agree as far as the rounding of their type lets them: the root mean square
-    of what they differ by against that of ``wanted``. ``loose`` for what only a gross change
+    of what they differ by against that of ``expected``. ``loose`` for what only a gross change
     decides, since a near tie between experts may fall either way by rounding.
 
     Args:
-        found: a tensor.
-        wanted: one of its shape.
+        computed: a tensor of any shape.
+        expected: a tensor of that shape, which the bound is relative to.
         error: the relative rounding of one product; None for that of their types.
         loose: allows eight to ten times as much.
     """
     import torch
 
     if error is None:
-        error = max(torch.finfo(found.dtype).eps, torch.finfo(wanted.dtype).eps)
+        error = max(torch.finfo(computed.dtype).eps, torch.finfo(expected.dtype).eps)
     bound = max(1e-3 if loose else 1e-4, (32 if loose else 4) * error)
-    found, wanted = found.double(), wanted.double()
-    return bool((found - wanted).square().mean().sqrt() <= bound * wanted.square().mean().sqrt())
+    computed, expected = computed.double(), expected.double()
+    return bool((computed - expected).square().mean().sqrt() <= bound * expected.square().mean().sqrt())
 
 
 def _pads(part: Any, texts: tuple[Any, Any], states: list[Any]) -> bool:
@@ -239,13 +242,13 @@ def _pads(part: Any, texts: tuple[Any, Any], states: list[Any]) -> bool:
     for n, text in enumerate(texts):
         ids[n, : len(text)], mask[n, : len(text)] = text, 1
     try:
-        found = part(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:
+        padded = part(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    except Exception as error:
+        if gpu_fault(error):
+            raise
         return False
     return all(
-        near(found[n, : len(t)], alone) for n, (t, alone) in enumerate(zip(texts, states, strict=True))
+        near(padded[n, : len(t)], alone) for n, (t, alone) in enumerate(zip(texts, states, strict=True))
     )
 
 
@@ -256,9 +259,9 @@ def _two_texts(vocabulary: int) -> tuple[list[int], list[int]]:
     return [*start, *(n % last for n in range(7, 24))], [*start, *(n % last for n in range(31, 38))]
 
 
-def _shared(one: Any, two: Any) -> int:
-    size = min(len(one), len(two))
-    differ = (one[:size] != two[:size]).nonzero()
+def _shared(first: Any, second: Any) -> int:
+    size = min(len(first), len(second))
+    differ = (first[:size] != second[:size]).nonzero()
     return int(differ[0]) if len(differ) else size
 
 

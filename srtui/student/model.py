@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from srtui.errors import UserError
+from srtui.gpu_errors import gpu_fault
 from srtui.models import file_sha256
-from srtui.models.memory import free_bytes, let_go
-from srtui.student.arithmetic import settle
+from srtui.models.memory import drop_weights, free_bytes
+from srtui.student.arithmetic import use_one_arithmetic
 from srtui.student.weights import plan_weights
 
 Quantization = Literal["nf4", "bf16", "int8", "f32", "gguf"]
@@ -30,6 +31,17 @@ _TEXT_FILES = (
 )
 # Words, digits, spaces, line breaks, code and other scripts: where tokenizers differ, they differ here.
 _PROBE = "Hello,  world!\n\nIt's 2024: x = {'a': 12345};\n\tπ ≈ 3.14159 — naïve 東京 🙂 مرحبا"
+
+
+@dataclass(frozen=True)
+class StudentSource:
+    """Which student is opened, and how it is run: its folder, or for gguf its file; a recipe's quantization, and the
+    tokens of a forward pass; a folder that training wrote, for a student with an adapter."""
+
+    path: Path
+    quantization: Quantization
+    batch_tokens: int | Literal["auto"] = "auto"
+    adapter: Path | None = None
 
 
 @dataclass
@@ -75,7 +87,7 @@ class Student:
         int8 is its row-wise rounding of the weights, and of nothing else. Both, and bf16, are multiplied in
         ``arithmetic``, by default what the hardware is made for; f32 always in float32.
         ``adapter`` is a folder that training wrote: with it, this is the tuned student.
-        ``report_line`` hears, before the weights are read, what is unusual about their size. Raises UserError where
+        ``report_line`` gets, before the weights are read, what is unusual about their size. Raises UserError where
         the folder is not such a student, and where it does not fit the GPU.
 
         Args:
@@ -84,12 +96,12 @@ class Student:
             device: cpu, cuda, or auto.
             adapter: a folder that training wrote.
             arithmetic: of the products; auto is the hardware's.
-            report_line: hears what is unusual about its size.
+            report_line: gets what is unusual about its size.
         """
         if quantization == "gguf":
             return cls._load_gguf(folder)
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+        from transformers import AutoModelForCausalLM, BitsAndBytesConfig
         from transformers.utils import logging as transformers_logging
 
         transformers_logging.disable_progress_bar()
@@ -98,8 +110,10 @@ class Student:
             raise UserError(
                 f"{folder}: no *.safetensors in it; a student is a folder of safetensors weights."
             )
-        where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        dtype = compute_dtype(where) if arithmetic == "auto" else getattr(torch, arithmetic)
+        place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        if place == "cuda":
+            choose_gpu(report_line)
+        dtype = compute_dtype(place) if arithmetic == "auto" else getattr(torch, arithmetic)
         if quantization == "f32":
             dtype = torch.float32
         settings: dict[str, Any] = {}
@@ -117,11 +131,12 @@ class Student:
             # rounded weights are multiplied in float32, which is exact and several times as fast.
             settings["dtype"] = torch.bfloat16
         settings.setdefault("dtype", dtype)
-        plan = plan_weights(folder, quantization, settings["dtype"].itemsize)
+        # Weights that are rounded to bf16 and multiplied in float32 lie there as float32.
+        plan = plan_weights(folder, quantization, max(settings["dtype"].itemsize, dtype.itemsize))
         if plan is not None:
             if unusual := plan.sentence(folder.name):
                 report_line(unusual)
-            if where == "cuda" and plan.size > (free := free_bytes(torch.device(where))):
+            if place == "cuda" and plan.size > (free := free_bytes(torch.device(place))):
                 raise UserError(
                     f"{folder.name} does not fit the GPU's memory in {quantization}: its weights take about "
                     f"{plan.size / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; choose a smaller student."
@@ -131,15 +146,12 @@ class Student:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                tokenizer = AutoTokenizer.from_pretrained(
-                    folder, local_files_only=True, trust_remote_code=False
-                )
                 model, loading = AutoModelForCausalLM.from_pretrained(
                     folder,
                     local_files_only=True,
                     trust_remote_code=False,
                     use_safetensors=True,
-                    device_map={"": where},
+                    device_map={"": place},
                     output_loading_info=True,
                     ignore_mismatched_sizes=True,  # refused below, with its name
                     **settings,
@@ -164,27 +176,24 @@ class Student:
             )
         if quantization == "bf16" and dtype == torch.float32:
             model = model.float()
-        if not getattr(tokenizer, "is_fast", False) or tokenizer.eos_token_id is None:
-            raise UserError(
-                f"{folder}: its tokenizer has no tokenizer.json, or no end-of-text token; both are needed."
-            )
+        tokenizer = read_tokenizer(folder, quantization)
         model.eval()
-        settle(model)
+        use_one_arithmetic(model)
         arithmetic = "float32" if dtype == torch.float32 else "bfloat16"
-        how = f"{quantization}:{arithmetic}"
-        if quantization == "int8" or (quantization, arithmetic, where) == ("nf4", "bfloat16", "cpu"):
-            how += ":2"  # losses stored before `settle` are those of another arithmetic
+        precision = f"{quantization}:{arithmetic}"
+        if quantization == "int8" or (quantization, arithmetic, place) == ("nf4", "bfloat16", "cpu"):
+            precision += ":2"  # losses stored before `use_one_arithmetic` are those of another arithmetic
         device = f":{next(model.parameters()).device.type}"
         tuned = ""
         if adapter is not None:
             model = _with_adapter(model, adapter)
             tuned = f":{file_sha256(adapter / _ADAPTER)[:32]}"
-        losses = f"{model_sha256(folder)[:32]}:{how}"
+        losses = f"{model_sha256(folder)[:32]}:{precision}"
         # float32 products of weights that are not float32 were only ever computed on a CPU.
-        certain = quantization in ("nf4", "bf16") and arithmetic == "float32" and where == "cpu"
+        certain = quantization in ("nf4", "bf16") and arithmetic == "float32" and place == "cpu"
         return cls(
             folder.name,
-            f"{weights_sha256(folder)[:32]}:{how}{device}{tuned}",
+            f"{weights_sha256(folder)[:32]}:{precision}{device}{tuned}",
             quantization,
             model,
             tokenizer,
@@ -199,31 +208,50 @@ class Student:
         if self.quantization == "gguf" and model is not None:
             model.close()
         elif model is not None:
-            let_go(model)
+            drop_weights(model)
 
     @classmethod
     def _load_gguf(cls, path: Path) -> Student:
-        from transformers import AutoTokenizer
-
         from srtui.llama.losses import LlamaLosses
 
         model = LlamaLosses(path)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                tokenizer = AutoTokenizer.from_pretrained(
-                    path.parent, gguf_file=path.name, local_files_only=True, trust_remote_code=False
-                )
-            same = tokenizer.encode(_PROBE, add_special_tokens=False) == model.tokenize(_PROBE)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
-            raise UserError(f"{path}: its tokenizer cannot be read ({error}).") from error
-        if not same or tokenizer.eos_token_id is None:
+        tokenizer = read_tokenizer(path, "gguf")
+        agrees = tokenizer.encode(_PROBE, add_special_tokens=False) == model.tokenize(_PROBE)
+        if not agrees or tokenizer.eos_token_id is None:
             raise UserError(
                 f"{path}: transformers and llama.cpp cut text into tokens differently for this file, so its "
                 "scores would be wrong; use the model's safetensors folder as the student."
             )
         identity = f"{file_sha256(path)[:32]}:gguf:{'gpu' if model.on_gpu else 'cpu'}"
         return cls(path.stem, identity, "gguf", model, tokenizer)
+
+
+def read_tokenizer(path: Path, quantization: Quantization) -> Any:
+    """What cuts the texts of the student at ``path`` into tokens: of a folder, or for ``gguf`` of a file. Raises
+    UserError where it cannot be read, or is none that a student can have."""
+    from transformers import AutoTokenizer
+
+    where: dict[str, Any] = (
+        {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
+        if quantization == "gguf"
+        else {"pretrained_model_name_or_path": path}
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tokenizer = AutoTokenizer.from_pretrained(**where, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
+        if quantization == "gguf":
+            raise UserError(f"{path}: its tokenizer cannot be read ({error}).") from error
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path}: cannot be loaded as a student ({first_line}).") from error
+    if quantization != "gguf" and (
+        not getattr(tokenizer, "is_fast", False) or tokenizer.eos_token_id is None
+    ):
+        raise UserError(
+            f"{path}: its tokenizer has no tokenizer.json, or no end-of-text token; both are needed."
+        )
+    return tokenizer
 
 
 def _with_adapter(model: Any, adapter: Path) -> Any:
@@ -237,6 +265,8 @@ def _with_adapter(model: Any, adapter: Path) -> Any:
             warnings.simplefilter("ignore")
             return PeftModel.from_pretrained(model, str(adapter), local_files_only=True).eval()
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        if gpu_fault(error):
+            raise
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{adapter}: this adapter does not go with its student ({first_line}).") from error
 
@@ -244,18 +274,42 @@ def _with_adapter(model: Any, adapter: Path) -> Any:
 def compute_dtype(device: str) -> Any:
     """bfloat16 where the hardware multiplies it, else float32.
 
-    Measured on a 2-core AVX2 CPU with SmolLM2-135M: bf16 forward 77-130 tokens/s, float32 500.
+    Measured on a 2-core AVX2 CPU with SmolLM2-135M: bf16 forward 77-130 tokens/s, float32 500. GPUs before Ampere
+    only imitate bfloat16, and float16 overflows in some students.
     """
     import torch
 
     if device != "cpu":
-        return torch.bfloat16
+        real = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if real else torch.float32
     # What the kernels use, which ATEN_CPU_CAPABILITY may hold below what the CPU has.
     native = torch.backends.cpu.get_cpu_capability() == "AVX512" and any(
         getattr(torch.cpu, name, lambda: False)()
         for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     )
     return torch.bfloat16 if native else torch.float32
+
+
+def choose_gpu(report_line: Callable[[str], None]) -> None:
+    """Of several GPUs take the one that has the most memory free, which is PyTorch's "cuda" from then on, and say so;
+    say too where it has no bfloat16."""
+    import torch
+
+    count = torch.cuda.device_count()
+    if count > 1:
+        free = [int(torch.cuda.mem_get_info(number)[0]) for number in range(count)]
+        # Where they are nearly alike, it stays the one that it is: what runs on it already counts.
+        chosen = max(range(count), key=lambda n: free[n] + (10**9 if n == torch.cuda.current_device() else 0))
+        torch.cuda.set_device(chosen)
+        report_line(
+            f"Of {count} GPUs, {chosen} ({torch.cuda.get_device_name(chosen)}) has the most memory free, "
+            f"{free[chosen] / 1e9:.1f} GB; the student runs there. CUDA_VISIBLE_DEVICES chooses otherwise."
+        )
+    if compute_dtype("cuda") == torch.float32:
+        report_line(
+            f"{torch.cuda.get_device_name()} has no bfloat16 arithmetic: the student computes in float32, which is "
+            "slower and takes more memory."
+        )
 
 
 def weights_sha256(folder: Path) -> str:

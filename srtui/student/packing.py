@@ -1,8 +1,9 @@
 """Sequences end to end in one row: no padding, attention within each, a shared prefix run once.
 
-transformers lets an attention function be registered by name. Ours cuts the row into its sequences
-and attends within each; in front of a sequence's own keys and values it puts those of the prefix
-that it shares with others, which are recorded from one pass over the prefix alone.
+transformers lets an attention function be registered by name. Ours attends within each sequence of the
+row; in front of a sequence's own keys and values it puts those of the prefix that it shares with others,
+which are recorded from one pass over the prefix alone. A GPU has kernels for the whole row
+(srtui.student.row_attention); elsewhere the row is cut into its sequences.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+from srtui.student.row_attention import Kernel, PackedRow, kernel_for, lay_out
 
 NAME = "srtui_packed"
 # A prefix must be shared by some spans and have some length before it is worth a pass of its own.
@@ -38,6 +41,12 @@ class Packing:
     record: Prefix | None = None
     windows: set[int | None] = field(default_factory=set)  # those that the model's layers asked for
     masks: dict[tuple[int, int, int | None], Any] = field(default_factory=dict)
+    row: PackedRow | None = None  # where its sequences lie, once a kernel has asked
+
+    @property
+    def shared(self) -> list[Prefix]:
+        """The prefixes that it has, each once, in the order in which they come."""
+        return list({id(prefix): prefix for prefix in self.prefixes if prefix is not None}.values())
 
 
 def shared_prefixes(
@@ -119,8 +128,8 @@ def long_patterns_differ(model: Any, body: Any, length: int) -> bool:
     allowed += [(key <= query) & (key > query - w) for w in packing.windows if w is not None]
     zero = torch.zeros((), dtype=torch.long)
     for pattern in _patterns:
-        seen = pattern(zero, zero, query.to(device), key.to(device)).cpu()
-        if not any(torch.equal(seen, known) for known in allowed):
+        visible = pattern(zero, zero, query.to(device), key.to(device)).cpu()
+        if not any(torch.equal(visible, expected) for expected in allowed):
             return True
     return False
 
@@ -136,7 +145,7 @@ def _attend(
     packing: Packing | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    **more: Any,
+    **arguments: Any,
 ) -> tuple[Any, None]:
     """Attention within each sequence. Query is (1, heads, tokens, d); returns (1, tokens, heads, d).
 
@@ -147,11 +156,81 @@ def _attend(
 
     if packing is None:
         raise ValueError("packed attention without a packing")
-    unknown = [n for n, value in more.items() if isinstance(value, torch.Tensor) and n != "position_ids"]
+    unknown = [n for n, value in arguments.items() if isinstance(value, torch.Tensor) and n != "position_ids"]
     if unknown:
         raise TypeError(f"its attention takes {', '.join(unknown)}")
     packing.windows.add(sliding_window)
     layer = getattr(module, "layer_idx", 0)
+    query, key, value = _autocast(query, key, value)
+    kernel = kernel_for(query, key, value, sliding_window, softcap)
+    if kernel is not None:
+        return _whole_row(kernel, query, key, value, packing, layer, scaling, sliding_window, softcap), None
+    return _by_sequence(query, key, value, packing, layer, scaling, sliding_window, softcap), None
+
+
+def _autocast(*parts: Any) -> tuple[Any, ...]:
+    """Queries, keys and values in the type that autocast gives attention, as torch's own gets them: norms
+    answer in float32 there."""
+    import torch
+
+    kind = parts[0].device.type
+    if kind != "cuda" or not torch.is_autocast_enabled(kind):
+        return parts
+    return tuple(part.to(torch.get_autocast_dtype(kind)) for part in parts)
+
+
+def _whole_row(
+    kernel: Kernel,
+    query: Any,
+    key: Any,
+    value: Any,
+    packing: Packing,
+    layer: int,
+    scaling: float | None,
+    window: int | None,
+    softcap: float | None,
+) -> Any:
+    """The row by one call of ``kernel``; shapes as in :func:`_attend`.
+
+    Without shared prefixes, as in training, nothing is gathered: a gather's gradient is added up in another order
+    each time.
+    """
+    import torch
+
+    shared = packing.shared
+    if packing.row is None:
+        index = {id(prefix): n for n, prefix in enumerate(shared)}
+        packing.row = lay_out(
+            packing.lengths,
+            [None if prefix is None else index[id(prefix)] for prefix in packing.prefixes],
+            [prefix.layers[layer][0].shape[2] for prefix in shared],
+            query.device,
+        )
+    row = packing.row
+    if row.gathered is not None:
+        key, value = (
+            torch.cat([*(prefix.layers[layer][n] for prefix in shared), part], dim=2)[:, :, row.gathered]
+            for n, part in enumerate((key, value))
+        )
+    if packing.record is not None:
+        packing.record.layers[layer] = (key, value)
+    q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
+    return kernel(q, k, v, row, scaling, window, softcap)[None].contiguous()
+
+
+def _by_sequence(
+    query: Any,
+    key: Any,
+    value: Any,
+    packing: Packing,
+    layer: int,
+    scaling: float | None,
+    sliding_window: int | None,
+    softcap: float | None,
+) -> Any:
+    """The row cut into its sequences, one after the other; shapes as in :func:`_attend`."""
+    import torch
+
     if packing.record is not None:
         packing.record.layers[layer] = (key, value)
     outputs, begin = [], 0
@@ -186,7 +265,7 @@ def _attend(
                     enable_gqa=groups > 1 and fused,
                 )
             )
-    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous()
 
 
 def _mask(packing: Packing, size: int, before: int, window: int | None, device: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from srtui.gpu_errors import gpu_fault
 from srtui.student.arithmetic import in_float32
 
 _TOKENS = 32  # of the trial's texts: frequencies show in the distances between them
@@ -67,22 +68,22 @@ def alone_beyond(model: Any, body: Any) -> int | None:
         where = torch.stack([near, near + end - _TOKENS]).to(embeddings.device)
         return body(input_ids=ids, position_ids=where, use_cache=False).last_hidden_state[0]
 
-    def same(one: Any, other: Any) -> bool:
-        return bool((one - other).abs().amax() <= 1e-4 * one.abs().amax())
+    def same(first: Any, other: Any) -> bool:
+        return bool((first - other).abs().amax() <= 1e-4 * first.abs().amax())
 
     try:
         with torch.inference_mode(), in_float32(model):
-            usual = first(_TOKENS)
-            if same(first(stated), usual):
+            expected = first(_TOKENS)
+            if same(first(stated), expected):
                 return stated if remembers_length(model) else None
             low, high = _TOKENS, stated
             while high - low > 1:
                 middle = (low + high) // 2
-                low, high = (middle, high) if same(first(middle), usual) else (low, middle)
+                low, high = (middle, high) if same(first(middle), expected) else (low, middle)
             return low
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # a model that takes no positions does not depend on them
+    except Exception as error:  # a model that takes no positions does not depend on them
+        if gpu_fault(error):
+            raise
         return None
 
 

@@ -14,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srtui.errors import UserError
+from srtui.gpu_errors import gpu_fault
 from srtui.measures import SpanLoss
 from srtui.models.memory import free_bytes, inner_width, release, scoring_tokens, token_bytes
 from srtui.student.arithmetic import in_float32
+from srtui.student.batches import Batching, PassOrder
 from srtui.student.head import examine
 from srtui.student.model import Student
-from srtui.student.packing import Packing, Prefix, long_patterns_differ, packed_attention, shared_prefixes
+from srtui.student.packing import Packing, Prefix, long_patterns_differ, packed_attention
 from srtui.student.spans import Span
 
 # Logits are made in chunks of this many target positions: float32 x vocabulary, so at 152,000
@@ -58,7 +60,7 @@ class Scorer:
     def __init__(self, student: Student, batch_tokens: int | Literal["auto"] = "auto") -> None:
         self._model = student.model
         self._device = student.device
-        self._budget = batch_tokens if batch_tokens != "auto" else self._affordable()
+        budget = batch_tokens if batch_tokens != "auto" else self._affordable()
         self._prefixes: dict[tuple[int, ...], Prefix] = {}
         self._chained = False  # whether a longer beginning goes on from a shorter one
         self.tokens_run = self.tokens_saved = 0
@@ -72,6 +74,11 @@ class Scorer:
                 f"{student.name} leaves no memory on the device for even a short text; choose a smaller student."
             ) from error
         self.tokens_run = self.tokens_saved = 0  # the trial is no work
+        how: Literal["packed", "padded", "alone"] = (
+            "packed" if self.packed else "padded" if self.head.pads else "alone"
+        )
+        self.batches = Batching(how, budget, self.head.alone_beyond)
+        """Which spans go through together: fewer at a time after memory ran out."""
 
     @property
     def packed(self) -> bool:
@@ -86,7 +93,7 @@ class Scorer:
     @property
     def batching(self) -> Literal["packed", "padded", "alone"]:
         """How spans go through the model together."""
-        return "packed" if self.packed else "padded" if self.head.pads else "alone"
+        return self.batches.how
 
     def score(
         self,
@@ -106,26 +113,36 @@ class Scorer:
             by_token: losses have each token's own, too; that costs no pass.
             embedded: gets the embeddings of a span, by its index, before its loss comes; that costs no pass either.
         """
-        shared = [0] * len(spans)
-        # Of conversations, what begins alike is run one after the other, and forgotten then.
-        self._chained = self.packed and any(s.history for s in spans)
-        if self.packed:
-            # The position before the target predicts its first token, so it has to be run.
-            shared = shared_prefixes(
-                [
-                    (s.ids, 0 if self.head.runs_alone(len(s.ids)) else max(0, len(s.ids) - s.target - 1))
-                    for s in spans
-                ],
-                [s.history for s in spans] if self._chained else (),
-            )
-        order = sorted(range(len(spans)), key=lambda i: shared[i] - len(spans[i].ids))
-        if self._chained:
-            order.sort(key=lambda i: (not self.head.runs_alone(len(spans[i].ids)), spans[i].ids))
+        yield from self.score_in_order(
+            spans, self.batches.order(spans), should_stop, by_token, embedded=embedded
+        )
+
+    def score_in_order(
+        self,
+        spans: Sequence[Span],
+        passes: PassOrder,
+        should_stop: Callable[[], bool] = lambda: False,
+        by_token: bool = False,
+        keep: bool = False,
+        embedded: Callable[[int, Embedded], None] | None = None,
+    ) -> Iterator[tuple[int, SpanLoss]]:
+        """As ``score`` does, in an order that is given: a part of another's, with the beginnings that were shared there.
+
+        Args:
+            spans: to score.
+            passes: of ``spans``, as :meth:`Batching.order` makes it.
+            should_stop: asked between passes.
+            by_token: give the tokens' own losses, too.
+            keep: the beginnings for a next call, until one of ``forget_beginnings``.
+            embedded: as for ``score``.
+        """
+        order, shared = passes.order, passes.shared
+        self._chained = passes.chained
         waiting = Counter(spans[i].ids[: shared[i]] for i in order) if self._chained else Counter()
         begin, emptied = 0, False
         while begin < len(order) and not should_stop():
             sizes = [len(spans[i].ids) - shared[i] for i in order[begin:]]
-            batch = self._next_batch(sizes)
+            batch = self.batches.next_batch(sizes)
             chosen = order[begin : begin + batch]
             outcome = self._try_batch(
                 [spans[i] for i in chosen], [shared[i] for i in chosen], by_token, embedded is not None
@@ -136,7 +153,7 @@ class Scorer:
                 release(self._device)
                 if batch > 1:
                     # Half of what was run. The beginnings were not, so they do not count.
-                    self._budget = max(1, self._cost(sizes[:batch]) // 2)
+                    self.batches = self.batches.halved(sizes[:batch])
                     continue
                 if held:
                     continue  # without the other beginnings, it may fit
@@ -154,6 +171,11 @@ class Scorer:
                 waiting[beginning] -= 1
                 if not waiting[beginning]:
                     self._prefixes.pop(beginning, None)
+        if not keep:
+            self.forget_beginnings()
+
+    def forget_beginnings(self) -> None:
+        """Free the keys and values of shared beginnings."""
         self._prefixes.clear()
 
     def embed(
@@ -161,26 +183,33 @@ class Scorer:
     ) -> Iterator[tuple[int, Embedded]]:
         """Yield (index into ``spans``, embeddings), longest first; stops early when asked. Raises UserError where a
         single span is too long for the device."""
-        import torch
-
         order = sorted(range(len(spans)), key=lambda i: -len(spans[i].ids))
         begin = 0
         while begin < len(order) and not should_stop():
-            batch = self._next_batch([len(spans[i].ids) for i in order[begin:]])
+            batch = self.batches.next_batch([len(spans[i].ids) for i in order[begin:]])
             chosen = order[begin : begin + batch]
-            some = [spans[i] for i in chosen]
+            batch_spans = [spans[i] for i in chosen]
             try:
-                with torch.inference_mode(), self._forgetting(some):
-                    embedded = self._embedded(some, self._states(some, [0] * len(some)), [0] * len(some))
-            except torch.OutOfMemoryError as error:
+                embedded = self._embedded_alone(batch_spans)
+            except RuntimeError as error:
+                if gpu_fault(error) != "memory":
+                    raise
                 release(self._device)
                 if batch == 1:
                     raise UserError("A text is too long for this device's memory to be embedded.") from error
-                self._budget = max(1, self._cost([len(s.ids) for s in some]) // 2)
+                self.batches = self.batches.halved([len(s.ids) for s in batch_spans])
                 continue
             begin += batch
-            self.tokens_run += sum(len(s.ids) for s in some)
+            self.tokens_run += sum(len(s.ids) for s in batch_spans)
             yield from zip(chosen, embedded, strict=True)
+
+    def _embedded_alone(self, spans: Sequence[Span]) -> list[Embedded]:
+        """The embeddings of spans in one pass that is for them alone, without shared beginnings."""
+        import torch
+
+        shared = [0] * len(spans)
+        with torch.inference_mode(), self._forgetting(spans):
+            return self._embedded(spans, self._states(spans, shared), shared)
 
     def _states(self, spans: Sequence[Span], shared: Sequence[int]) -> list[Any]:
         """The last hidden states of each span, (tokens, width), from its ``shared`` one on."""
@@ -213,11 +242,11 @@ class Scorer:
     ) -> tuple[list[SpanLoss], list[Embedded]] | None:
         """None where memory ran out. The exception is gone by then: it would hold the tensors of the
         pass that failed, and the device could not have them back."""
-        import torch
-
         try:
             return self._batch(spans, shared, by_token, embed)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if gpu_fault(error) != "memory":
+                raise
             return None
 
     def _affordable(self) -> int:
@@ -227,20 +256,6 @@ class Scorer:
         hidden = int(self._model.config.get_text_config().hidden_size)
         token = token_bytes(hidden, inner_width(self._model))
         return scoring_tokens(token, free_bytes(self._device), self._device.type)
-
-    def _next_batch(self, sizes: Sequence[int]) -> int:
-        """How many spans of these sizes, longest first, go into the next forward pass: one at least."""
-        if self.batching == "alone" or self.head.runs_alone(sizes[0]):
-            return 1
-        total = 0
-        for count, size in enumerate(sizes):
-            total = total + size if self.packed else (count + 1) * sizes[0]
-            if count and total > self._budget:
-                return count
-        return len(sizes)
-
-    def _cost(self, sizes: Sequence[int]) -> int:
-        return sum(sizes) if self.packed else len(sizes) * max(sizes)
 
     def _batch(
         self, spans: Sequence[Span], shared: Sequence[int], by_token: bool, embed: bool
@@ -262,12 +277,12 @@ class Scorer:
             nll = self._nll(picked, torch.tensor(labels, device=self._device))
             sums = torch.zeros(len(spans), dtype=torch.float64)
             sums.index_add_(0, torch.tensor(rows), nll.double().cpu())
-        each = nll.float().cpu().split([s.target for s in spans]) if by_token else [None] * len(spans)
+        token_nlls = nll.float().cpu().split([s.target for s in spans]) if by_token else [None] * len(spans)
         losses = [
-            SpanLoss(total, span.target, span.truncated, by_token=None if one is None else one.numpy())
+            SpanLoss(total, span.target, span.truncated, by_token=None if nlls is None else nlls.numpy())
             if math.isfinite(total)
             else SpanLoss(None, span.target, span.truncated, "non_finite")
-            for total, span, one in zip(sums.tolist(), spans, each, strict=True)
+            for total, span, nlls in zip(sums.tolist(), spans, token_nlls, strict=True)
         ]
         return losses, embedded
 
@@ -297,11 +312,11 @@ class Scorer:
                 if self._chained
                 else ()
             )
-            known, new = len(begun), len(ids) - len(begun)
-            packing = Packing([new], [self._prefixes[begun] if known else None], record=prefix)
-            hidden = self._row(list(ids[known:]), list(range(known, len(ids))), packing)
-            before = self._prefixes[begun].states if known else 0
-            prefix.states = before + _weighted_sum(hidden[0], known)
+            reused, new = len(begun), len(ids) - len(begun)
+            packing = Packing([new], [self._prefixes[begun] if reused else None], record=prefix)
+            hidden = self._row(list(ids[reused:]), list(range(reused, len(ids))), packing)
+            before = self._prefixes[begun].states if reused else 0
+            prefix.states = before + _weighted_sum(hidden[0], reused)
             self._prefixes[ids] = prefix  # only now: the pass may have run out of memory
             self.tokens_run += new
             self.tokens_saved -= new
@@ -348,17 +363,17 @@ class Scorer:
             with torch.inference_mode(), in_float32(self._model):
                 padded = self._padded_pass(two)
                 packed, starts = self._packed_pass(two, [len(start)] * 2)
-        except torch.OutOfMemoryError:
-            raise
         except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, IndexError) as error:
+            if gpu_fault(error):
+                raise
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
             return f"its code does not take packed sequences ({first_line})"
         finally:
             self._prefixes.clear()
         for n, span in enumerate(two):
             size = len(span.ids) - len(start)
-            one, other = padded[n, len(start) : len(start) + size], packed[0, starts[n] : starts[n] + size]
-            off = float((one - other).abs().amax() / one.abs().amax())
+            alone, other = padded[n, len(start) : len(start) + size], packed[0, starts[n] : starts[n] + size]
+            off = float((alone - other).abs().amax() / alone.abs().amax())
             if not off <= _PACKED_AS_PADDED:
                 return f"packed, its hidden states are off by {off:.1e} of the largest"
         return ""
@@ -372,9 +387,9 @@ class Scorer:
         try:
             with torch.inference_mode():
                 differ = long_patterns_differ(self._model, self.head.body, min(longest, _LONG))
-        except torch.OutOfMemoryError:
-            raise
         except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, IndexError) as error:
+            if gpu_fault(error):
+                raise
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
             return f"what its attention sees of a long text cannot be asked ({first_line})"
         return "its attention sees a long text in a pattern of its own" if differ else ""
@@ -387,8 +402,8 @@ class Scorer:
         parts = []
         for start in range(0, len(labels), step):
             logits = self.head.logits(hidden[start : start + step])
-            wanted = logits.gather(1, labels[start : start + step, None])[:, 0]
-            parts.append(torch.logsumexp(logits, dim=1) - wanted)
+            chosen = logits.gather(1, labels[start : start + step, None])[:, 0]
+            parts.append(torch.logsumexp(logits, dim=1) - chosen)
         return torch.cat(parts)
 
 

@@ -8,8 +8,8 @@ unconditional pass begins from the beginning-of-text token, or, where the tokeni
 end-of-text token, so that the first target token is predicted too.
 
 Of a pair with a history, prompts have it in front: a chat template lays all of it out, a plain template as
-``SpanBuilder.conversation`` says. L(y) has no history; L(x) has it too, right in front of x, for in the reverse
-prompt's span it is known as well (docs/method.md, Conversations).
+``SpanBuilder.conversation`` says. L(y) has no history; L(x) has it too, right in front of x and with the tokens that
+it has in the reverse prompt's span, where it is known as well (docs/method.md, Conversations).
 
 Paper protocol, as the released scripts do: prompt and target encoded as one string; the target
 begins at the length of the prompt encoded alone; unconditional passes without the prompt (so that
@@ -21,15 +21,17 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any, Literal
+from functools import cached_property, lru_cache
+from typing import Any, Literal, NamedTuple
 
 from srtui.errors import UserError
 from srtui.hashing import Keys, digest, scheme_1
 from srtui.prompts import PromptTemplate
 from srtui.prompts.answer_place import Piece
+from srtui.prompts.chat_layout import HISTORIES, ChatLayout, joined
 from srtui.sample import Pair, Role, Turn
 from srtui.student.tokens import Cutter
 
@@ -99,18 +101,18 @@ def as_one(spans: Sequence[Span]) -> list[Span]:
     """The spans of one conversation with as few sequences as there can be: a span whose ids another begins with is
     no sequence of its own, but one more target of that one, where no token of it sees anything else than by itself.
     They are in the order of the sequences' first span."""
-    found: list[tuple[int, Span]] = []
+    kept: list[tuple[int, Span]] = []
     for n in sorted(range(len(spans)), key=lambda i: -len(spans[i].ids)):
         span = spans[n]
         end = len(span.ids)
-        for at, (first, longer) in enumerate(found):
+        for position, (first, longer) in enumerate(kept):
             targets = {*longer.also, (end - span.target, end)}
             if longer.ids[:end] == span.ids and len(longer.ids) - longer.target >= end:
-                found[at] = (min(first, n), replace(longer, also=tuple(sorted(targets))))
+                kept[position] = (min(first, n), replace(longer, also=tuple(sorted(targets))))
                 break
         else:
-            found.append((n, span))
-    return [span for _, span in sorted(found, key=lambda one: one[0])]
+            kept.append((n, span))
+    return [span for _, span in sorted(kept, key=lambda place: place[0])]
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,26 @@ class Invalid:
     """Why a target cannot be scored."""
 
     reason: str
+
+
+class _SpanRequest(NamedTuple):
+    """A target behind a prompt, as texts.
+
+    ``prompt`` is the pieces in front of the target, without a history; ``end`` are the ids that end the turn;
+    ``history`` the turns in front of the prompt; ``question`` the instruction and the input that it was made of;
+    ``keeps_history`` says whether the unconditional span has the history too.
+    """
+
+    prompt: Sequence[Piece]
+    target: str
+    end: list[int]
+    history: Sequence[Turn]
+    question: tuple[str, str]
+    keeps_history: bool = False
+
+    def whole(self, answer_prefix: str) -> list[Piece]:
+        """Prompt and target as one text, in pieces."""
+        return [*self.prompt, (answer_prefix + self.target, True)]
 
 
 class SpanBuilder:
@@ -140,19 +162,37 @@ class SpanBuilder:
         # Where there is no beginning-of-text token, the unconditional pass starts from end-of-text.
         self._start = self._bos or [int(tokenizer.eos_token_id)]
         self._end = self._end_of_turn()
-        self._without_system: set[tuple[Role, ...]] = set()  # what the chat template refused as it is
+        self._layout = None if template.chat is None else ChatLayout(template.chat)
 
     def forward(self, pair: Pair) -> tuple[Span | Invalid, Span | Invalid]:
         """The spans of L(y|x) and L(y)."""
-        if not pair.response.strip():
-            return Invalid("empty_response"), Invalid("empty_response")
-        asked = (pair.instruction, pair.input)
-        return self._spans(
-            self._template.forward_pieces(*asked), pair.response, self._end, pair.history, asked
-        )
+        return self._of(self._forward(pair))
 
     def reverse(self, pair: Pair) -> tuple[Span | Invalid, Span | Invalid]:
         """The spans of L(x|y) and L(x); x has no end of turn, for nobody trains on it."""
+        return self._of(self._reverse(pair))
+
+    def of_all(
+        self, pairs: Sequence[Pair], direction: Literal["forward", "reverse"]
+    ) -> list[tuple[Span | Invalid, Span | Invalid]]:
+        """What ``forward`` or ``reverse`` gives of each; their texts are cut into tokens together."""
+        asked = [self._forward(pair) if direction == "forward" else self._reverse(pair) for pair in pairs]
+        whole = [
+            n
+            for n, one in enumerate(asked)
+            if not isinstance(one, Invalid) and not one.history and self._protocol == "default"
+        ]
+        texts = [asked[n].whole(self._template.answer_prefix) for n in whole]  # type: ignore[union-attr]
+        encoded = dict(zip(whole, self._cutter.encode_all(texts), strict=True))
+        return [self._of(one, encoded.get(n)) for n, one in enumerate(asked)]
+
+    def _forward(self, pair: Pair) -> _SpanRequest | Invalid:
+        if not pair.response.strip():
+            return Invalid("empty_response")
+        x = (pair.instruction, pair.input)
+        return _SpanRequest(self._template.forward_pieces(*x), pair.response, self._end, pair.history, x)
+
+    def _reverse(self, pair: Pair) -> _SpanRequest | Invalid:
         target = self._template.reverse_target(pair.instruction, pair.input)
         if target is None:
             target = (
@@ -161,48 +201,42 @@ class SpanBuilder:
                 else self._template.target_of(pair.instruction, pair.input)
             )
         if not target.strip():
-            return Invalid("empty_instruction"), Invalid("empty_instruction")
+            return Invalid("empty_instruction")
         if not pair.response.strip():
-            return Invalid("empty_response"), Invalid("empty_response")
-        asked = self._template.reversed(pair.response)
-        return self._spans(self._template.forward_pieces(*asked), target, [], pair.history, asked, known=True)
+            return Invalid("empty_response")
+        x = self._template.reversed(pair.response)
+        return _SpanRequest(
+            self._template.forward_pieces(*x), target, [], pair.history, x, keeps_history=True
+        )
 
-    def _spans(
-        self,
-        prompt: Sequence[Piece],
-        target: str,
-        end: list[int],
-        history: Sequence[Turn],
-        asked: tuple[str, str],
-        known: bool = False,
+    def _of(
+        self, asked: _SpanRequest | Invalid, encoded: Any = None
     ) -> tuple[Span | Invalid, Span | Invalid]:
-        """The conditional and the unconditional span of ``target`` behind ``prompt``.
-
-        Args:
-            prompt: the pieces in front of the target, without a history.
-            target: what is scored.
-            end: ids that end the turn.
-            history: the turns in front of the prompt.
-            asked: instruction and input that ``prompt`` was made of.
-            known: whether the unconditional span has the history too.
-
-        Returns:
-            Both spans, or why there are none.
-        """
+        """The conditional and the unconditional span of what is asked for; ``encoded`` is its prompt and target as
+        ``Cutter.encode_all`` cuts them."""
+        if isinstance(asked, Invalid):
+            return asked, asked
+        prompt, target, end, history, question, keeps_history = asked
         target = self._template.answer_prefix + target
-        before: list[int] = []
+        refused = Invalid("history_not_laid_out")
+        before: list[int] | None = []
         if history:
             try:
-                before = self.history(history)
-                if self._template.chat is not None:
-                    prompt = self._chat([*history, Turn("user", PromptTemplate.target_of(*asked))])
+                if self._layout is not None:
+                    prompt = self._layout.pieces(
+                        [*history, Turn("user", PromptTemplate.target_of(*question))]
+                    )
+                before = self.history(history, prompt)
             except UserError:
-                refused = Invalid("history_not_laid_out")
                 return refused, refused
+        if before is None:  # a part of it stands behind x: nothing can be told of x with it in front
+            if keeps_history:
+                return refused, refused
+            before = []
         if self._protocol == "paper":
-            return self._paper_spans(prompt, target, before, known)
+            return self._paper_spans(prompt, target, before, keeps_history)
         plain = bool(before) and self._template.chat is None
-        whole, start = self._cutter.cut(prompt, target, inside=plain)
+        whole, start = self._cutter.cut(prompt, target, inside=plain, encoded=encoded)
         if plain:
             whole, start = [*before, *whole], start + len(before)
         ids = [*self._opening(whole), *whole, *end]
@@ -211,13 +245,13 @@ class SpanBuilder:
         truncated = len(kept) < len(ids)
         count = len(kept) - first
         if len(ids) - len(end) - first <= 0:
-            nothing = Invalid("empty_target")
-            return nothing, nothing
+            empty_target = Invalid("empty_target")
+            return empty_target, empty_target
         if count <= 0:
             return Invalid("target_truncated"), Invalid("target_truncated")
         if first == 0:  # nothing before the target: give it something to be predicted from
             kept = [*self._start, *kept]
-        context = self._opened(before) if known and before else self._start
+        context = self._opened(before) if keeps_history and before else self._start
         return (
             Span(tuple(kept), count, truncated, _common(kept, self._opened(before) if before else [])),
             Span(
@@ -229,7 +263,7 @@ class SpanBuilder:
         )
 
     def _paper_spans(
-        self, prompt: Sequence[Piece], target: str, history: list[int], known: bool
+        self, prompt: Sequence[Piece], target: str, history: list[int], keeps_history: bool
     ) -> tuple[Span | Invalid, Span | Invalid]:
         if history and self._template.chat is None:
             whole = [*history, *self._cutter.whole([*prompt, (target, True)])]
@@ -237,13 +271,13 @@ class SpanBuilder:
         else:
             whole = self._cutter.whole([*prompt, (target, True)])
             before = self._cutter.whole(prompt)
-        given = history if known else []
-        alone = [*given, *self._cutter.data(target, inside=bool(given))]
+        kept_history = history if keeps_history else []
+        alone = [*kept_history, *self._cutter.data(target, inside=bool(kept_history))]
         whole, before, alone = self._behind_bos(whole), self._behind_bos(before), self._behind_bos(alone)
         conditional, unconditional = whole[: self._max], alone[: max(self._max - len(before) + 1, 0)]
         # The first token of all is never predicted, with or without a beginning-of-text token.
         count = min(len(conditional) - len(before), len(conditional) - 1)
-        alone_count = len(unconditional) - max(1, len(self._behind_bos(given)) if given else 1)
+        alone_count = len(unconditional) - max(1, len(self._behind_bos(kept_history)) if kept_history else 1)
         why = Invalid("target_truncated" if len(whole) > len(before) and len(alone) > 1 else "empty_target")
         # An answer of one token has no L(y) here, and so no score; it can be trained all the same.
         return (
@@ -259,7 +293,7 @@ class SpanBuilder:
                 tuple(unconditional),
                 alone_count,
                 len(unconditional) < len(alone),
-                len(self._behind_bos(given)) if given else 0,
+                len(self._behind_bos(kept_history)) if kept_history else 0,
             )
             if count > 0 and alone_count > 0
             else why,
@@ -272,36 +306,52 @@ class SpanBuilder:
         last the user's. A chat template lays them out itself; with a plain template an answer ends as
         it is trained to, and an empty line stands before the next instruction.
         """
-        if self._template.chat is not None:
-            pieces = self._chat(
+        if self._layout is not None:
+            pieces = self._layout.pieces(
                 Turn("assistant" if n % 2 else "user", PromptTemplate.target_of(*turn))
                 for n, turn in enumerate(turns)
             )
             ids = self._cutter.whole(pieces)
             return "".join(text for text, _ in pieces), [*self._opening(ids), *ids]
         text, ids = "", list(self._bos)
-        for n, (words, more) in enumerate(turns):
-            said, its_ids = self._plain_turn("assistant" if n % 2 else "user", words, more, inside=bool(text))
-            text, ids = text + said, ids + its_ids
+        for n, (words, input_text) in enumerate(turns):
+            turn_text, its_ids = self._plain_turn(
+                "assistant" if n % 2 else "user", words, input_text, inside=bool(text)
+            )
+            text, ids = text + turn_text, ids + its_ids
         return text, ids
 
-    def history(self, turns: Sequence[Turn]) -> list[int]:
-        """The ids of ``turns`` in front of what follows them, without a beginning-of-text token of their own.
+    def history(self, turns: Sequence[Turn], prompt: Sequence[Piece] | None = None) -> list[int] | None:
+        """The ids of ``turns`` as they are in front of a user's turn, without a beginning-of-text token of their own;
+        None where a chat template writes a part of them behind it.
 
         Neighbours of one role are one turn. A plain template lays turns out as ``conversation`` does, a system
-        text in front with an empty line behind it. Raises UserError for what a chat template does not lay out.
+        text in front with an empty line behind it. A chat template's are cut out of ``prompt``, the pieces of a prompt
+        that begins with them (any other, where there is none): where it divides turns by ordinary text, what ends
+        one and begins the next share tokens, and those are left out. Raises UserError for what a chat template does
+        not lay out.
         """
-        if self._template.chat is not None:
-            return self._cutter.whole(self._chat(turns, to_answer=False))
+        if self._layout is not None:
+            pieces = self._layout.history(turns)
+            if pieces is None:
+                return None
+            followed = prompt or self._layout.pieces([*turns, Turn("user", "q")])
+            within = self._cutter.opening(followed, sum(len(text) for text, _ in pieces))
+            if within is not None:
+                return within
+            by_itself = self._cutter.whole(pieces)
+            return by_itself[: _common(by_itself, self._cutter.whole(followed))]
         ids: list[int] = []
-        for role, text in _joined(turns):
+        for role, text in joined(turns):
+            if len(ids) > self._max:  # no target fits behind it, however much there is of it
+                break
             ids += self._plain_turn(role, text, "", inside=bool(ids))[1]
         return ids
 
-    def _plain_turn(self, role: Role, text: str, more: str, *, inside: bool) -> tuple[str, list[int]]:
+    def _plain_turn(self, role: Role, text: str, input_text: str, *, inside: bool) -> tuple[str, list[int]]:
         """A turn as a plain template has it, with what stands behind it: its text and its ids."""
         if role == "user":
-            prompt = self._template.forward(text, more)
+            prompt = self._template.forward(text, input_text)
             return prompt, self._cutter.data(prompt, inside=inside)
         gap = "\n\n"
         if role == "system":
@@ -310,23 +360,6 @@ class SpanBuilder:
         ids = [*self._cutter.data(answer, inside=True), *self._end, *self._cutter.data(gap, inside=True)]
         return answer + gap, ids
 
-    def _chat(self, turns: Iterable[Turn], *, to_answer: bool = True) -> list[Piece]:
-        """The turns by the chat template; where that has no place for system texts, each stands in front of the
-        user turn behind it, as Gemma's users write it."""
-        chat = self._template.chat
-        assert chat is not None  # noqa: S101 - asked before
-        whole = _joined(turns)
-        roles = tuple(turn.role for turn in whole)
-        if "system" in roles and roles in self._without_system:
-            whole = _joined(_as_user(whole))
-        try:
-            return chat.pieces(whole, to_answer=to_answer)
-        except UserError:
-            if "system" not in roles or roles in self._without_system:
-                raise
-            self._without_system.add(roles)
-            return chat.pieces(_joined(_as_user(whole)), to_answer=to_answer)
-
     def continuation(self, context: str, text: str) -> Span:
         """The span of ``text`` right behind ``context``, neither with template nor end; what exceeds the
         length is cut off the context's beginning."""
@@ -334,6 +367,24 @@ class SpanBuilder:
         target = len(whole) - start
         ids = [*(self._bos if context else self._start), *whole]
         return Span(tuple(ids[-max(self._max, target + 1) :]), target, len(ids) > self._max)
+
+    @cached_property
+    def histories(self) -> str | None:
+        """``followed`` where a history in front of a question is laid out, or cut into tokens, otherwise than by itself,
+        which is how srtui had it at first: of texts with a history, such scores are another way's. Else None."""
+        if self._layout is None:
+            return None
+        return "followed" if any(map(self._depends_on_what_follows, HISTORIES)) else None
+
+    def _depends_on_what_follows(self, turns: Sequence[Turn]) -> bool:
+        assert self._layout is not None  # noqa: S101 - asked for chat templates alone
+        by_itself: list[int] | None = None
+        followed: list[int] | None = None
+        with suppress(UserError):
+            by_itself = self._cutter.whole(self._layout.pieces(turns, to_answer=False))
+        with suppress(UserError):
+            followed = self.history(turns)
+        return by_itself != followed
 
     def alone(self, text: str) -> Span | Invalid:
         """The span of a text by itself, all of it the target: neither template nor end, and cut at its end where it is
@@ -378,21 +429,6 @@ class SpanBuilder:
         if text is None:
             return [int(self._tokenizer.eos_token_id)]
         return self._cutter.markup(text)
-
-
-def _joined(turns: Iterable[Turn]) -> list[Turn]:
-    """The turns, neighbours of one role as one with an empty line between them."""
-    whole: list[Turn] = []
-    for turn in turns:
-        if whole and whole[-1].role == turn.role:
-            whole[-1] = Turn(turn.role, f"{whole[-1].text}\n\n{turn.text}")
-        else:
-            whole.append(turn)
-    return whole
-
-
-def _as_user(turns: Iterable[Turn]) -> list[Turn]:
-    return [Turn("user", turn.text) if turn.role == "system" else turn for turn in turns]
 
 
 def _common(ids: Sequence[int], others: Sequence[int]) -> int:

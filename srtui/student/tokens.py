@@ -21,6 +21,7 @@ from srtui.prompts.answer_place import Piece, markup
 
 # Texts to stand before one whose tokens inside a longer text are wanted; the first that does not join it counts.
 _ANCHORS = ("\n", "0", "a", ".", "|")
+_TOGETHER = 128  # texts that are cut at a time: some megabytes
 
 
 class Cutter:
@@ -44,13 +45,31 @@ class Cutter:
 
     def whole(self, pieces: Sequence[Piece]) -> list[int]:
         """Ids of the pieces as one text; from data there is no special token among them."""
-        return list(self._encode(pieces)[0])
+        encoded = self._encoded(pieces)
+        return self._one_by_one(pieces) if encoded is None else list(encoded.ids)
 
-    def cut(self, prompt: Sequence[Piece], target: str, *, inside: bool = False) -> tuple[list[int], int]:
+    def opening(self, pieces: Sequence[Piece], length: int) -> list[int] | None:
+        """Those of the ids of the pieces that lie within the first ``length`` characters, as they are in front of the
+        rest: up to a token that reaches beyond. None where pieces had to be cut one by one."""
+        encoded = self._encoded(pieces)
+        if encoded is None:
+            return None
+        ids, offsets = encoded.ids, encoded.offsets
+        return list(ids[: next((n for n, (_, end) in enumerate(offsets) if end > length), len(ids))])
+
+    def cut(
+        self, prompt: Sequence[Piece], target: str, *, inside: bool = False, encoded: Any = None
+    ) -> tuple[list[int], int]:
         """Ids of prompt and target, and how many of them are the prompt's.
 
         They are those of the whole text, unless a token would reach over the border; then prompt and
-        target are cut apart. ``inside`` a longer text, all of it is data.
+        target are cut apart.
+
+        Args:
+            prompt: what stands in front of the target, in pieces.
+            target: data.
+            inside: whether they stand within a longer text; then all of it is data.
+            encoded: what ``encode_all`` made of both, where it has.
         """
         if inside:
             context = "".join(text for text, _ in prompt)
@@ -58,29 +77,47 @@ class Cutter:
             if whole[: len(start)] == start:
                 return whole, len(start)
             return [*start, *self.data(target, inside=True)], len(start)
-        ids, offsets = self._encode([*prompt, (target, True)])
+        pieces = [*prompt, (target, True)]
+        encoded = self._encoded(pieces, encoded)
         border = sum(len(text) for text, _ in prompt)
-        if offsets is None or any(begin < border < end for begin, end in offsets):
+        start_at = None if encoded is None else tokens_before(encoded, border)
+        if encoded is None or start_at is None:
             before = self.whole(prompt)
             return [*before, *self.data(target, inside=bool(before))], len(before)
-        return list(ids), sum(1 for begin, _ in offsets if begin < border)
+        return encoded.ids, start_at
 
-    def _encode(self, pieces: Sequence[Piece]) -> tuple[list[int], list[tuple[int, int]] | None]:
-        """Ids of the joined pieces, with their offsets; without, where pieces had to be cut one by one."""
-        text = "".join(text for text, _ in pieces)
-        if all(is_data for _, is_data in pieces):
-            encoded = self._text_only(text)
-            return encoded.ids, encoded.offsets
-        encoded = self._with_special(text)
-        if not self._special_in_data(encoded, pieces):
-            return encoded.ids, encoded.offsets
+    def encode_all(self, texts: Sequence[Sequence[Piece]]) -> list[Any]:
+        """Each of these texts, in pieces, as the tokenizer cuts it: many at a time, by all processors and without
+        Python's lock."""
+        made: list[Any] = [None] * len(texts)
+        for is_data in (True, False):
+            which = [n for n, pieces in enumerate(texts) if all(d for _, d in pieces) == is_data]
+            backend = self._text if is_data else self._marked
+            for some in (which[n : n + _TOGETHER] for n in range(0, len(which), _TOGETHER)):
+                joined = ["".join(text for text, _ in texts[n]) for n in some]
+                for n, encoded in zip(
+                    some, backend.encode_batch(joined, add_special_tokens=False), strict=True
+                ):
+                    made[n] = encoded
+        return made
+
+    def _encoded(self, pieces: Sequence[Piece], encoded: Any = None) -> Any | None:
+        """The joined pieces as one text, which may be ``encoded`` already; None where that would make a special token
+        of data."""
+        if encoded is None:
+            (encoded,) = self.encode_all([pieces])
+        if not all(is_data for _, is_data in pieces) and self._special_in_data(encoded, pieces):
+            return None
+        return encoded
+
+    def _one_by_one(self, pieces: Sequence[Piece]) -> list[int]:
         ids: list[int] = []
         for part, is_data in pieces:
             if ids:
                 ids += self._inside(part, special=not is_data)
             else:
                 ids += (self._text_only if is_data else self._with_special)(part).ids
-        return ids, None
+        return ids
 
     def _special_in_data(self, encoded: Any, pieces: Sequence[Piece]) -> bool:
         """Whether a special token of ``encoded`` reaches into a piece of data."""
@@ -125,14 +162,30 @@ class Cutter:
         return _copy(self._backend)
 
 
+def tokens_before(encoded: Any, border: int) -> int | None:
+    """How many tokens begin before character ``border``; None where one reaches over it. ``encoded`` is an encoding of
+    the tokenizers library, whose list of all offsets takes as long as a tenth of the encoding itself."""
+    token = encoded.char_to_token(border)
+    if token:
+        begin, _ = encoded.token_to_chars(token)
+        last, end = encoded.token_to_chars(token - 1)
+        # Where the token in front is none without width, which would begin at the border too.
+        if begin == border and last < end <= border:
+            return int(token)
+    offsets = encoded.offsets
+    if any(begin < border < end for begin, end in offsets):
+        return None
+    return sum(1 for begin, _ in offsets if begin < border)
+
+
 def special_ids(tokenizer: Any, chat: ChatTemplate | None = None) -> frozenset[int]:
     """Ids that data may never become: flagged special in the table of added tokens, or written by the
     tokenizer's chat template around a conversation."""
     table = tokenizer.added_tokens_decoder
     ids = {i for i, token in table.items() if token.special} | set(tokenizer.all_special_ids)
     if chat is not None:
-        own = markup(chat)
-        ids |= {i for i, token in table.items() if token.content.strip() and token.content in own}
+        marks = markup(chat)
+        ids |= {i for i, token in table.items() if token.content.strip() and token.content in marks}
     return frozenset(ids)
 
 

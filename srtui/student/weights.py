@@ -29,11 +29,11 @@ class StudentWeights:
         """What a person should know before it is loaded; "" where nothing is unusual."""
         if self.left <= _WORTH_SAYING * self.parameters:
             return ""
-        usual = self.size - self.left * (self.element - BYTES_A_WEIGHT[self.quantization])
+        expected = self.size - self.left * (self.element - BYTES_A_WEIGHT[self.quantization])
         return (
             f"{name}: {self.left / self.parameters:.0%} of its {self.parameters / 1e9:.1f} billion parameters lie in "
             f"no linear layer (experts, usually), and {self.quantization} leaves those in {8 * self.element} bits: its weights take "
-            f"about {self.size / 1e9:.1f} GB, not {usual / 1e9:.1f}."
+            f"about {self.size / 1e9:.1f} GB, not {expected / 1e9:.1f}."
         )
 
 
@@ -77,25 +77,25 @@ def weigh(model: Any, quantization: str, element: int) -> StudentWeights:
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
     reached: set[int] = set()
-    aside: set[int] = set()
+    not_counted: set[int] = set()
     for module in model.modules():
         if isinstance(module, Linear4bit | Linear8bitLt):
             reached.add(id(module.weight))
     for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
-        aside |= {id(p) for p in layer.parameters()} if layer is not None else set()
-    parameters = quantized = left = 0
+        not_counted |= {id(p) for p in layer.parameters()} if layer is not None else set()
+    parameters = quantized = unquantized = 0
     for parameter in model.parameters():
         count = parameter.numel()
         parameters += count
         if id(parameter) in reached:
             quantized += count
-        elif id(parameter) not in aside:
-            left += count
+        elif id(parameter) not in not_counted:
+            unquantized += count
     return StudentWeights(
         quantization,
         parameters,
         quantized,
-        left if quantization in BYTES_A_WEIGHT else 0,
+        unquantized if quantization in BYTES_A_WEIGHT else 0,
         element,
         round(quantized * BYTES_A_WEIGHT.get(quantization, element) + (parameters - quantized) * element),
     )

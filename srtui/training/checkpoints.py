@@ -7,7 +7,6 @@ can run code.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,6 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from srtui.atomic import sha256_of
+from srtui.errors import UserError
 
 _MANIFEST = "manifest.json"
 _TENSOR, _MAP, _LIST = "tensor", "map", "list"
@@ -34,7 +36,8 @@ class WrittenCheckpoint:
 def write(root: Path, step: int, fingerprint: str, fill: Callable[[Path], None]) -> WrittenCheckpoint:
     """A checkpoint of ``step`` in ``root``; ``fill`` puts its files into the folder that it is given.
 
-    Raises OSError, or what the library that writes the weights has for it (SafetensorError, RuntimeError), and leaves nothing that could be taken for a checkpoint, where the disk is full.
+    Raises OSError, or what the library that writes the weights has for it (SafetensorError, RuntimeError), where the
+    disk is full, and leaves nothing that could be taken for a checkpoint.
 
     Args:
         root: the folder of checkpoints.
@@ -59,7 +62,7 @@ def _written(
     part: Path, target: Path, step: int, fingerprint: str, fill: Callable[[Path], None], began: float
 ) -> WrittenCheckpoint:
     fill(part)
-    files = {p.name: {"sha256": _sha256(p), "bytes": p.stat().st_size} for p in sorted(part.iterdir())}
+    files = {p.name: {"sha256": sha256_of(p), "bytes": p.stat().st_size} for p in sorted(part.iterdir())}
     manifest = {"step": step, "fingerprint": fingerprint, "files": files}
     (part / _MANIFEST).write_text(json.dumps(manifest, indent=1))
     for path in [*part.iterdir(), part]:
@@ -74,7 +77,7 @@ def _written(
 def newest(
     root: Path, fingerprint: str, refused: Callable[[int, str], None] = lambda step, why: None
 ) -> tuple[int, Path] | None:
-    """The step and folder of the newest whole checkpoint of this training; ``refused`` hears of the
+    """The step and folder of the newest whole checkpoint of this training; ``refused`` is called with the
     newer ones that were passed over, and why."""
     for step, path in reversed(_all(root)):
         why = fault(path, fingerprint)
@@ -90,14 +93,14 @@ def fault(path: Path, fingerprint: str) -> str | None:
         manifest = json.loads((path / _MANIFEST).read_bytes())
         if manifest["fingerprint"] != fingerprint:
             return "it belongs to other samples or settings"
-        for name, known in manifest["files"].items():
-            if (path / Path(name).name).stat().st_size != known["bytes"]:
+        for name, expected in manifest["files"].items():
+            if (path / Path(name).name).stat().st_size != expected["bytes"]:
                 return f"{name} has another size than it was written with"
-            if _sha256(path / Path(name).name) != known["sha256"]:
+            if sha256_of(path / Path(name).name) != expected["sha256"]:
                 return f"{name} is not what was written"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError) as error:
         return f"its manifest cannot be read ({error})"
     return None
 
@@ -106,12 +109,12 @@ def prune(root: Path, keep: int) -> list[int]:
     """Remove all but the newest ``keep`` (at least 1), and what a kill left half-written; returns the steps removed."""
     for path in root.glob("step-*.part"):
         shutil.rmtree(path, ignore_errors=True)
-    gone = _all(root)[:-keep]
-    for _, path in gone:
+    surplus = _all(root)[:-keep]
+    for _, path in surplus:
         # The manifest first: what a kill leaves of a removal is then no checkpoint.
         (path / _MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(path, ignore_errors=True)
-    return [step for step, _ in gone]
+    return [step for step, _ in surplus]
 
 
 def discard_after(root: Path, step: int) -> None:
@@ -188,6 +191,7 @@ def _flush(path: Path) -> None:
             os.close(handle)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def failure_words(error: Exception) -> str:
+    """What the system said when a file could not be written, whichever library passes it on; one line."""
+    message = str(getattr(error, "strerror", None) or error).strip() or type(error).__name__
+    return message.split("\n")[0][:200]

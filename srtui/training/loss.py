@@ -75,11 +75,11 @@ def token_nlls(head: Head, batch: MicroBatch) -> Any:
     ]
     labels = [e.ids[place] for e in batch.examples for place in e.targets]
     picked = hidden.flatten(0, 1)[torch.tensor(places, device=device)]
-    wanted = torch.tensor(labels, device=device)
+    targets = torch.tensor(labels, device=device)
     if not head.direct:
-        return OwnHeadLoss.apply(picked, wanted, head)  # type: ignore[no-untyped-call]
+        return OwnHeadLoss.apply(picked, targets, head)  # type: ignore[no-untyped-call]
     output = head.model.get_output_embeddings()
-    return HeadLoss.apply(picked, output.weight, output.bias, wanted, head.scale, head.cap)  # type: ignore[no-untyped-call]
+    return HeadLoss.apply(picked, output.weight, output.bias, targets, head.scale, head.cap)  # type: ignore[no-untyped-call]
 
 
 def _packed(body: Any, batch: MicroBatch, device: Any) -> Any:
@@ -141,14 +141,14 @@ class HeadLoss(torch.autograd.Function):
                 logits *= scale
             if cap is not None:
                 logits = torch.tanh(logits / cap) * cap
-            wanted = logits.gather(1, labels[part, None])[:, 0]
+            chosen = logits.gather(1, labels[part, None])[:, 0]
             normaliser = torch.logsumexp(logits, dim=1)
-            losses[part] = normaliser - wanted
+            losses[part] = normaliser - chosen
             if gradient is None:
                 continue
             slope = None if cap is None else 1 - (logits / cap) ** 2
             logits = logits.sub_(normaliser[:, None]).exp_()  # now probabilities
-            logits[torch.arange(len(wanted), device=logits.device), labels[part]] -= 1
+            logits[torch.arange(len(chosen), device=logits.device), labels[part]] -= 1
             if slope is not None:
                 logits *= slope
             if scale is not None:
@@ -201,4 +201,4 @@ class OwnHeadLoss(torch.autograd.Function):
 
 def _chunks(rows: int, vocabulary: int) -> Sequence[slice]:
     step = max(1, min(_CHUNK_ROWS, CHUNK_BYTES // (4 * vocabulary)))
-    return [slice(at, at + step) for at in range(0, rows, step)]
+    return [slice(start, start + step) for start in range(0, rows, step)]

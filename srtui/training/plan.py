@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from srtui.hashing import key
@@ -41,14 +42,14 @@ def fingerprint(
     }
     if not settings.seed:
         changed.pop("seed", None)  # 0 is what is drawn by where no seed is given
-    made = key(
+    digest = key(
         "training",
         student=student_id,
         settings=changed,
         examples=[e.digest for e in examples],
         held_out=held_out,
     )
-    return made.hex()
+    return digest.hex()
 
 
 def evaluation_interval(settings: TrainingSettings, steps_an_epoch: int) -> int:
@@ -84,28 +85,36 @@ def learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:
     if step <= warmup:
         return settings.learning_rate * step / warmup
     share = (step - 1 - warmup) / max(1, steps - warmup)
-    left = {"constant": 1.0, "linear": 1 - share, "cosine": (1 + math.cos(math.pi * share)) / 2}
-    return settings.learning_rate * left[settings.scheduler]
+    rest_of = {"constant": 1.0, "linear": 1 - share, "cosine": (1 + math.cos(math.pi * share)) / 2}
+    return settings.learning_rate * rest_of[settings.scheduler]
 
 
-def plan_steps(lengths: Sequence[int], settings: TrainingSettings, *, packed: bool) -> list[list[list[int]]]:
+def plan_steps(
+    lengths: Sequence[int], settings: TrainingSettings, *, packed: bool, ranks: int = 1
+) -> list[list[list[int]]]:
     """The whole training: steps, their micro-batches, indices into ``lengths`` (tokens).
 
     Each epoch is a permutation by the seed, cut into optimizer steps of ``batch_size``: how a step is
     cut into micro-batches changes only rounding. Packed ones are made about equally long, so that the
     memory of the largest is low; padded ones hold samples of like length, so that little is padded.
+
+    Args:
+        lengths: of the examples, in tokens.
+        settings: [training] of a recipe.
+        packed: whether the examples of a micro-batch lie end to end.
+        ranks: how many processes train together; each gets as many micro-batches, as far as there are examples.
     """
     steps: list[list[list[int]]] = []
-    wanted = planned_steps(len(lengths), settings)
+    steps_wanted = planned_steps(len(lengths), settings)
     epoch = 0
-    while len(steps) < wanted:
+    while len(steps) < steps_wanted:
         order = list(range(len(lengths)))
         random.Random(f"{settings.seed or 0} {epoch}").shuffle(order)  # noqa: S311 - an order, not a secret
         for begin in range(0, len(order), settings.batch_size):
             batch = sorted(order[begin : begin + settings.batch_size], key=lambda i: -lengths[i])
-            steps.append(_cut(batch, settings.micro_batch_size, packed=packed))
+            steps.append(_cut(batch, settings.micro_batch_size, packed=packed, ranks=ranks))
         epoch += 1
-    return steps[:wanted]
+    return steps[:steps_wanted]
 
 
 def set_apart(step: Sequence[Sequence[int]], alone: Sequence[bool]) -> list[list[int]]:
@@ -114,9 +123,14 @@ def set_apart(step: Sequence[Sequence[int]], alone: Sequence[bool]) -> list[list
     return [micro for micro in together if micro] + [[i] for micro in step for i in micro if alone[i]]
 
 
-def _cut(batch: Sequence[int], size: int, *, packed: bool) -> list[list[int]]:
-    """``batch``, longest first, in micro-batches of at most ``size``."""
+def _cut(batch: Sequence[int], size: int, *, packed: bool, ranks: int = 1) -> list[list[int]]:
+    """``batch``, longest first, in micro-batches of at most ``size``, as many for each of ``ranks``."""
     count = math.ceil(len(batch) / size)
+    if ranks > 1:
+        count = min(len(batch), math.ceil(count / ranks) * ranks)
+    if not packed and ranks > 1:
+        bounds = [len(batch) * n // count for n in range(count + 1)]
+        return [list(batch[begin:end]) for begin, end in pairwise(bounds)]
     if not packed:
         return [list(batch[n * size : (n + 1) * size]) for n in range(count)]
     piles: list[list[int]] = [[] for _ in range(count)]

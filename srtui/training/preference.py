@@ -124,14 +124,14 @@ def _terms(
         likely, unlikely = chosen / sizes[0], rejected / sizes[1]
         odds = _log_odds(likely) - _log_odds(unlikely)
         return -likely - beta * logsigmoid(odds), beta * (likely - unlikely)
-    known = torch.tensor(references, dtype=torch.float64).to(chosen.dtype).to(chosen.device)
-    gained, lost = chosen - known[:, 0], rejected - known[:, 1]
-    margins = beta * (gained - lost)
+    reference = torch.tensor(references, dtype=torch.float64).to(chosen.dtype).to(chosen.device)
+    chosen_gain, rejected_gain = chosen - reference[:, 0], rejected - reference[:, 1]
+    margins = beta * (chosen_gain - rejected_gain)
     if settings.loss == "hinge":
         return relu(1 - margins), margins
     if settings.loss == "ipo":
         # The log-ratios by token, as the authors confirmed to TRL's: sums would make the loss one of length.
-        return (gained / sizes[0] - lost / sizes[1] - 1 / (2 * beta)) ** 2, margins
+        return (chosen_gain / sizes[0] - rejected_gain / sizes[1] - 1 / (2 * beta)) ** 2, margins
     return -logsigmoid(margins), margins
 
 
@@ -163,11 +163,11 @@ class Rewards:
     @property
     def by_sample(self) -> list[list[float]]:
         """The margins, those of one sample's pairs together: they share an answer, and are no independent ones."""
-        found: dict[tuple[str, int], list[float]] = {}
+        by_pair: dict[tuple[str, int], list[float]] = {}
         for n, margin in enumerate(self.margins):
             sample = self.samples[n] if self.samples else None
-            found.setdefault(("pair", n) if sample is None else ("sample", sample), []).append(margin)
-        return list(found.values())
+            by_pair.setdefault(("pair", n) if sample is None else ("sample", sample), []).append(margin)
+        return list(by_pair.values())
 
     @property
     def margin(self) -> float:
@@ -185,13 +185,14 @@ def held_out_rewards(
 ) -> Rewards | None:
     """Of these pairs, by the scorer's student as it is now; None where none of them can be scored."""
     spans = [*(p.chosen for p in pairs), *(p.rejected for p in pairs)]
-    found = {n: loss.nll for n, loss in scorer.score(spans) if loss.reason is None}
+    nll_by_span = {n: loss.nll for n, loss in scorer.score(spans) if loss.reason is None}
     count = len(pairs)
-    whole = [n for n in range(count) if n in found and n + count in found]
+    whole = [n for n in range(count) if n in nll_by_span and n + count in nll_by_span]
     if not whole:
         return None
     chosen, rejected = (
-        torch.tensor([-(found[n + at] or 0.0) for n in whole], dtype=torch.float64) for at in (0, count)
+        torch.tensor([-(nll_by_span[n + offset] or 0.0) for n in whole], dtype=torch.float64)
+        for offset in (0, count)
     )
     losses, margins = _terms(
         settings,

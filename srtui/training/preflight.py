@@ -67,8 +67,8 @@ class Preflight:
         """Its fields, for a result's JSON."""
         return asdict(self)
 
-    def sentence(self, max_length: int, what: str = "samples") -> str:
-        """All of it, for a person; ``what`` is trained on."""
+    def sentence(self, max_length: int, examples: str = "samples") -> str:
+        """All of it, for a person; ``examples`` is trained on."""
         cut = "none is cut"
         if self.truncated:
             share = self.truncated / self.samples
@@ -76,7 +76,7 @@ class Preflight:
         minutes = self.seconds / 60
         time = f"{minutes / 60:.1f} hours" if minutes >= 90 else f"{max(minutes, 0.1):.1f} minutes"
         return (
-            f"Training on {self.samples:,} {what}; {cut}. {self.tokens:,} tokens in {self.steps:,} steps will "
+            f"Training on {self.samples:,} {examples}; {cut}. {self.tokens:,} tokens in {self.steps:,} steps will "
             f"take about {time} and {self.memory / 1e9:.1f} GB of memory ({self.free / 1e9:.1f} GB are free)."
         )
 
@@ -183,26 +183,26 @@ def what_would_fit(
     longest = max(len(e.ids) for e in examples) // texts
     lengths = [longest // 2**n for n in range(1, 6) if longest // 2**n >= 64]
     passes = {"packed": packed, "optimizer": optimizer}
-    for again in dict.fromkeys((gradient_checkpointing, True)):
+    for checkpointing in dict.fromkeys((gradient_checkpointing, True)):
         for size in sizes:
             smaller = settings.model_copy(update={"micro_batch_size": size})
-            if needed_bytes(shape, examples, smaller, gradient_checkpointing=again, **passes) <= free:  # type: ignore[arg-type]
+            if needed_bytes(shape, examples, smaller, gradient_checkpointing=checkpointing, **passes) <= free:  # type: ignore[arg-type]
                 words = [f"training.micro_batch_size = {size}"] if size != settings.micro_batch_size else []
                 return " and ".join(
                     [
                         *words,
                         *(
                             ["training.gradient_checkpointing = true"]
-                            if again != gradient_checkpointing
+                            if checkpointing != gradient_checkpointing
                             else []
                         ),
                     ]
                 )
-    one = settings.model_copy(update={"micro_batch_size": 1})
+    single = settings.model_copy(update={"micro_batch_size": 1})
     for length in lengths:
         tokens = length * texts
         if (
-            needed_bytes(shape, examples, one, gradient_checkpointing=True, max_length=tokens, **passes)  # type: ignore[arg-type]
+            needed_bytes(shape, examples, single, gradient_checkpointing=True, max_length=tokens, **passes)  # type: ignore[arg-type]
             <= free
         ):
             return (

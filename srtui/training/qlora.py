@@ -11,8 +11,6 @@ import contextlib
 import json
 import logging
 import math
-import re
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -22,72 +20,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from srtui.errors import UserError
+from srtui.gpu_errors import gpu_fault
 from srtui.hashing import key
 from srtui.recipe import TrainingSettings
 from srtui.student import Scorer, Span, Student
 from srtui.student.packing import packed_attention
 from srtui.training import checkpoints, preflight
+from srtui.training.held_out import HeldOutSets, held_out_sets, watched_loss
+from srtui.training.listener import Listener, TrainingResult
 from srtui.training.plan import evaluation_interval, fingerprint, plan_steps, set_apart, steps_an_epoch
+from srtui.training.ranks import Ranks
 
 if TYPE_CHECKING:
     from srtui.training.loss import MicroBatch
-    from srtui.training.preference import Rewards, TrainingPair
+    from srtui.training.preference import TrainingPair
 
 # What a kill loses at most, by default: five minutes of training.
 _CHECKPOINT_SECONDS = 300.0
 _PROGRESS, _BEST = "progress.json", "best.safetensors"
-_PREFERENCE = "preference"  # the name of the held-out pairs among the held-out losses
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """``tokens`` went through the model, padding not counted; losses are means in nats a token.
-
-    ``held_out`` maps a set's name to samples, before and after. ``kept_step`` is the step whose weights
-    were kept: the last, or the best one where early stopping looked for it. ``changed`` is false where
-    the adapter is still what it was made with: the student is then the untuned one. ``arithmetic`` is
-    the type that the student computed in.
-    """
-
-    adapter_dir: Path
-    steps: int
-    kept_step: int
-    first_loss: float
-    last_loss: float
-    tokens: int
-    seconds: float
-    arithmetic: str
-    changed: bool
-    held_out: dict[str, dict[str, float]] = field(default_factory=dict)
-    rewards: Rewards | None = None
-    """What the kept weights make of the held-out preference pairs."""
-
-
-class Listener:
-    """What ``train`` reports while it works; each does nothing unless overridden."""
-
-    def planned(self, facts: preflight.Preflight) -> None:
-        """Before the first step."""
-
-    def begins(self, step: int, tokens: int) -> None:
-        """It resumes after this step (0: from the start), and after so many tokens; what was reported of
-        later steps is reported again."""
-
-    def metric(self, step: int, values: dict[str, float]) -> None:
-        """After each step: loss, learning_rate, grad_norm, tokens and seconds so far, memory_mb; and
-        held_out_NAME after an evaluation."""
-
-    def saved(self, written: checkpoints.WrittenCheckpoint) -> None:
-        """A checkpoint is on the disk."""
-
-    def removed(self, step: int) -> None:
-        """A checkpoint made room for newer ones."""
-
-    def refused(self, step: int, why: str) -> None:
-        """A checkpoint could not be used."""
-
-    def note(self, message: str) -> None:
-        """Something that a person may want to know."""
 
 
 @dataclass
@@ -114,6 +64,7 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     student: Student | None = None,
     held_out_pairs: Sequence[TrainingPair] = (),
+    ranks: Ranks | None = None,
 ) -> TrainingResult | None:
     """Train an adapter and write it to ``out_dir`` as safetensors, beside it first and then renamed.
 
@@ -123,24 +74,51 @@ def train(
     setting that would), where a loss is not finite, and where the loss has blown up.
 
     ``examples`` are pairs where the recipe's method is one of preferences; ``held_out_pairs`` are then what early
-    stopping watches. A ``student`` that comes with an adapter goes on from it.
+    stopping watches. A ``student`` that comes with an adapter is trained further.
 
     Args:
-        student_folder: of the student's weights.
-        examples: spans to train on.
-        held_out: by set, spans whose loss is measured.
-        settings: of the training.
-        out_dir: of the adapter.
-        listener: hears steps and losses.
-        should_stop: asked before each pass.
+        student_folder: the safetensors folder of the student; read only where ``student`` is None.
+        examples: what is trained on, in the order in which it was selected: spans for ``sft``, else pairs.
+        held_out: by the set's name, spans whose loss is measured before the first step, at evaluations and at the end.
+        settings: [training] of a recipe.
+        out_dir: the adapter's folder; one that is there is replaced at the end.
+        listener: is called with what is planned, each step's figures, and checkpoints.
+        should_stop: asked before each micro-batch.
         student: the one of ``student_folder``, where it is loaded already.
-        held_out_pairs: pairs whose rewards are measured.
+        held_out_pairs: preference pairs whose loss and rewards are measured.
+        ranks: the processes that train together, each of which calls this; the first one reports and writes.
+
+    Returns:
+        What came of it; None where it was stopped.
     """
     _quiet()
     student = student or Student.load(student_folder, "nf4")
+    ranks = ranks or Ranks()
+    listener = (listener if ranks.is_first else None) or Listener()
     return _Training(
-        student, examples, held_out, settings, out_dir, listener or Listener(), should_stop, held_out_pairs
+        student, examples, held_out, settings, out_dir, listener, should_stop, held_out_pairs, ranks
     ).work()
+
+
+def training_fingerprint(
+    settings: TrainingSettings,
+    student_id: str,
+    examples: Sequence[Span] | Sequence[TrainingPair],
+    held_out: Mapping[str, Sequence[Span]],
+    held_out_pairs: Sequence[TrainingPair],
+) -> str:
+    """By which a training's checkpoints are known; see :func:`srtui.training.plan.fingerprint`.
+
+    Args:
+        settings: of the training.
+        student_id: of the student before it.
+        examples: what is trained on.
+        held_out: by set, what early stopping may watch.
+        held_out_pairs: the same, of pairs.
+    """
+    watched = held_out_sets(held_out, held_out_pairs) if settings.early_stopping else {}
+    digests = {n: [e.digest for e in held] for n, held in watched.items()}
+    return fingerprint(settings, student_id, examples, key("held out", **digests).hex())
 
 
 class _Training:
@@ -154,49 +132,40 @@ class _Training:
         listener: Listener,
         should_stop: Callable[[], bool],
         held_out_pairs: Sequence[TrainingPair],
+        ranks: Ranks,
     ) -> None:
-        self.held_out_pairs = held_out_pairs
-        self.rewards: Rewards | None = None
-        self.student, self.examples, self.held_out, self.settings = student, examples, held_out, settings
+        self.student, self.examples, self.settings = student, examples, settings
         self.out_dir, self.listener, self.should_stop = out_dir, listener, should_stop
+        self.ranks = ranks
         self.root = out_dir.with_name("checkpoints")
         self.on_gpu = student.device.type == "cuda"
-        watched = self._held_out_sets() if settings.early_stopping else {}
-        self.fingerprint = fingerprint(
-            settings,
-            student.id,
-            examples,
-            key("held out", **{n: [e.digest for e in held] for n, held in watched.items()}).hex(),
-        )
+        self.scorer = Scorer(student)  # adapters go into the very layers that it runs
+        self.held_out = HeldOutSets(student, self.scorer, held_out, held_out_pairs, settings, ranks)
+        self.fingerprint = training_fingerprint(settings, student.id, examples, held_out, held_out_pairs)
         self.optimizer = settings.optimizer
         if self.optimizer == "auto":
             self.optimizer = "paged_adamw_8bit" if self.on_gpu else "adamw"
-        asked = settings.gradient_checkpointing
-        self.gradient_checkpointing = self.on_gpu if asked == "auto" else asked
+        checkpointing = settings.gradient_checkpointing
+        self.gradient_checkpointing = self.on_gpu if checkpointing == "auto" else checkpointing
         self.evaluate_every = (
-            evaluation_interval(settings, steps_an_epoch(len(examples), settings))
-            if held_out or held_out_pairs
-            else 0
+            evaluation_interval(settings, steps_an_epoch(len(examples), settings)) if self.held_out else 0
         )
-        self.scorer = Scorer(student)  # adapters go into the very layers that it runs
         self.progress = _TrainingProgress()
         self.best: dict[str, Any] | None = None
         self.saved_step = 0
 
     def work(self) -> TrainingResult | None:
-        import torch
         from safetensors.torch import load_file
 
         from srtui.training.trainer import TrainingStopped
 
-        newest = checkpoints.newest(self.root, self.fingerprint, self.listener.refused)
+        newest = self._newest()
         if newest is None:
-            self.progress.before = self._held_out_losses()
+            self.progress.before = self.held_out.losses()
         else:
             self.saved_step, folder = newest
             self.progress = _TrainingProgress(**json.loads((folder / _PROGRESS).read_text()))
             self.best = load_file(folder / _BEST) if (folder / _BEST).exists() else None
-        checkpoints.discard_after(self.root, self.saved_step)
         self._set_up()
         attention = packed_attention(self.student.model) if self.packed else contextlib.nullcontext()
         try:
@@ -211,23 +180,45 @@ class _Training:
             if self.progress.step > self.saved_step:
                 self._save()
             return None
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if gpu_fault(error) != "memory":
+                raise
             raise self._too_large("the GPU's memory ran out") from error
         return self._finish()
 
     # -- before -------------------------------------------------------------------------------------
 
+    def _newest(self) -> tuple[int, Path] | None:
+        """The checkpoint that all ranks resume from; what lies in its way is removed by the first of them. Raises
+        UserError where they do not have the same."""
+        newest = None
+        if self.ranks.is_first:
+            newest = checkpoints.newest(self.root, self.fingerprint, self.listener.refused)
+            checkpoints.discard_after(self.root, newest[0] if newest else 0)
+        self.ranks.everybody(None)  # the others look when that is done
+        if not self.ranks.is_first:
+            newest = checkpoints.newest(self.root, self.fingerprint)
+        steps = self.ranks.everybody(newest[0] if newest else 0)
+        if len(set(steps)) > 1:
+            raise UserError(
+                f"{self.root}: the processes that train together have checkpoints of other steps: {steps}."
+            )
+        return newest
+
     def _set_up(self) -> None:
         """The plan, the student with new adapters, and what trains it."""
         import torch
 
+        from srtui.training.adapter import mount_adapter
         from srtui.training.trainer import Trainer
 
         settings = self.settings
         # NEFTune scales its noise by a sample's length, which a row of several does not have.
         can_pack = settings.packing is not False and not settings.neftune_alpha
         self.packed = can_pack and self.scorer.packed
-        plan = plan_steps([len(e.ids) for e in self.examples], settings, packed=self.packed)
+        plan = plan_steps(
+            [len(e.ids) for e in self.examples], settings, packed=self.packed, ranks=self.ranks.count
+        )
         if not self.packed and not self.scorer.head.pads:
             plan = [[[i] for micro in step for i in micro] for step in plan]
         alone = [self.scorer.head.runs_alone(len(e.ids)) for e in self.examples]
@@ -236,7 +227,11 @@ class _Training:
         self.steps = [[self._batch(micro) for micro in step] for step in plan]
         self.tokens_after = [0, *accumulate(sum(batch.tokens for batch in step) for step in self.steps)]
         torch.manual_seed(settings.seed or 0)
-        model = self._with_adapter()
+        model, frozen = mount_adapter(self.student.model, self.scorer.head.body, settings)
+        if frozen:
+            self.listener.note(
+                f"Linear layers of the student's head get no adapter and stay as they are: {', '.join(frozen)}."
+            )
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.student.model = model
@@ -248,7 +243,8 @@ class _Training:
             self.steps,
             self._after_step,
             self.should_stop,
-            half=self.on_gpu and self.student.arithmetic == "bfloat16" and torch.cuda.is_bf16_supported(),
+            half=self.on_gpu and self.student.arithmetic == "bfloat16",
+            ranks=self.ranks,
             **self._objective(),
         )
         self.untrained = self.trainer.adapter()
@@ -257,10 +253,10 @@ class _Training:
         from srtui.training.loss import MicroBatch
         from srtui.training.preference import PairBatch
 
-        some: Any = [self.examples[i] for i in micro]
+        chosen: Any = [self.examples[i] for i in micro]
         if self.settings.method == "sft":
-            return MicroBatch(tuple(some), self.packed)
-        return PairBatch.of(some, self.packed, alone=not self.packed and not self.scorer.head.pads)
+            return MicroBatch(tuple(chosen), self.packed)
+        return PairBatch.of(chosen, self.packed, alone=not self.packed and not self.scorer.head.pads)
 
     def _refuse_what_changes_positions(self) -> None:
         """Raises UserError for a pair with a text so long that it has to run alone: its loss needs both at once."""
@@ -278,67 +274,18 @@ class _Training:
 
         return {} if self.settings.method == "sft" else {"objective": objective_of(self.settings)}
 
-    def _with_adapter(self) -> Any:
-        """The student's model with the adapter that is trained: a new one, or the one that it came with."""
-        import torch
-        from peft import LoraConfig, PeftModel, get_peft_model
-
-        settings, model = self.settings, self.student.model
-        # The margin compares passes; noise in them is not the student's (as in TRL).
-        dropout = settings.lora_dropout if settings.method == "sft" else 0.0
-        if settings.method != "sft":
-            from srtui.training.preference import silence_dropout
-
-            silence_dropout(model)
-        if isinstance(model, PeftModel):
-            for name, parameter in model.named_parameters():
-                parameter.requires_grad_("lora_" in name)
-            for module in model.modules():
-                for name in getattr(
-                    module, "lora_dropout", ()
-                ):  # the adapter's own, and none of the student's
-                    module.lora_dropout[name] = torch.nn.Dropout(dropout) if dropout else torch.nn.Identity()
-            return model
-        outside = self._outside_the_body()
-        return get_peft_model(
-            model,
-            LoraConfig(
-                r=settings.lora_rank,
-                lora_alpha=settings.lora_alpha,
-                lora_dropout=dropout,
-                use_rslora=settings.rslora,
-                use_dora=settings.dora,
-                target_modules="all-linear",
-                exclude_modules="|".join(map(re.escape, outside)) or None,
-                task_type="CAUSAL_LM",
-            ),
-        )
-
-    def _outside_the_body(self) -> list[str]:
-        """Linear layers of the head but for the output embeddings. The head is frozen: its gradient is taken for
-        the hidden states alone (loss.py), and an adapter in it would never be trained."""
-        import torch
-
-        base, body = self.student.model, self.scorer.head.body
-        known = {*body.modules(), base.get_output_embeddings()}
-        found = [
-            name for name, m in base.named_modules() if isinstance(m, torch.nn.Linear) and m not in known
-        ]
-        if found:
-            self.listener.note(
-                f"Linear layers of the student's head get no adapter and stay as they are: {', '.join(found)}."
-            )
-        return found
-
     def _check(self) -> None:
         """Say what it will take, and refuse what does not fit."""
         import torch
 
         model = self.student.model
         device = next(model.parameters()).device
-        self.shape = preflight.Shape.of(model, 2 if self.on_gpu else 4)
+        half = self.on_gpu and self.student.arithmetic == "bfloat16"
+        self.shape = preflight.Shape.of(model, 2 if half else 4)
         self.free = preflight.free_bytes(device)
-        self.memory = preflight.needed_bytes(self.shape, self._passes(), self.settings, **self._ways())
+        self.memory = preflight.needed_bytes(
+            self.shape, self._passes(), self.settings, **self._memory_settings()
+        )
         if self.memory > self.free:
             raise self._too_large(
                 f"it takes about {self.memory / 1e9:.1f} GB of memory and {self.free / 1e9:.1f} GB are free"
@@ -357,9 +304,9 @@ class _Training:
             rate = trial.tokens / (time.monotonic() - began)
             model.zero_grad()
         seconds = self.tokens_after[-1] / rate
-        wanted = self.settings.checkpoint_steps
+        interval = self.settings.checkpoint_steps
         by_time = max(1, round(_CHECKPOINT_SECONDS * len(self.steps) / seconds))
-        self.save_every = by_time if wanted == "auto" else wanted
+        self.save_every = by_time if interval == "auto" else interval
         self.listener.planned(
             preflight.Preflight(
                 samples=len(self.examples),
@@ -381,71 +328,69 @@ class _Training:
             return self.examples
         return [pair.padded for pair in self.examples]  # type: ignore[union-attr]
 
-    def _ways(self) -> dict[str, Any]:
+    def _memory_settings(self) -> dict[str, Any]:
         return {
             "packed": self.packed,
             "gradient_checkpointing": self.gradient_checkpointing,
             "optimizer": self.optimizer,
         }
 
-    def _too_large(self, what: str) -> UserError:
+    def _too_large(self, reason: str) -> UserError:
         # Where the estimate was too low, half of it is the best guess at what is really there.
         room = self.free if self.memory > self.free else self.memory // 2
         texts = 1 if self.settings.method == "sft" else 2
-        would = preflight.what_would_fit(
-            room, self.shape, self._passes(), self.settings, texts=texts, **self._ways()
+        fitting = preflight.what_would_fit(
+            room, self.shape, self._passes(), self.settings, texts=texts, **self._memory_settings()
         )
-        fix = f"set {would}" if would else "choose a smaller student"
-        return UserError(f"Training does not fit: {what}; {fix}.")
+        fix = f"set {fitting}" if fitting else "choose a smaller student"
+        return UserError(f"Training does not fit: {reason}; {fix}.")
 
     # -- while it runs ------------------------------------------------------------------------------
 
     def _after_step(self, step: int, values: dict[str, float]) -> bool:
         """Report, evaluate, save; whether early stopping ends the training here."""
-        done = self.progress
-        done.step, done.seconds = step, time.monotonic() - self.clock
-        done.losses = [*done.losses[-131:], values["loss"]]
-        if math.isnan(done.first_loss):
-            done.first_loss = values["loss"]
-        values |= {"tokens": self.tokens_after[step], "seconds": done.seconds, "memory_mb": _memory_mb()}
-        ended = False
+        progress = self.progress
+        progress.step, progress.seconds = step, time.monotonic() - self.clock
+        progress.losses = [*progress.losses[-131:], values["loss"]]
+        if math.isnan(progress.first_loss):
+            progress.first_loss = values["loss"]
+        values |= {"tokens": self.tokens_after[step], "seconds": progress.seconds, "memory_mb": _memory_mb()}
+        is_over = False
         if self.evaluate_every and step % self.evaluate_every == 0:
-            losses = self._held_out_losses()
+            losses = self.held_out.losses()
             values |= {f"held_out_{name}": loss for name, loss in losses.items()}
-            if self.rewards is not None:
+            if (rewards := self.held_out.rewards) is not None:
                 values |= {
-                    "reward_margin_held_out": self.rewards.margin,
-                    "reward_accuracy_held_out": self.rewards.accuracy,
+                    "reward_margin_held_out": rewards.margin,
+                    "reward_accuracy_held_out": rewards.accuracy,
                 }
-            ended = self._is_over(step, losses)
+            is_over = self._is_over(step, losses)
         self.listener.metric(step, values)
-        if preflight.diverged(done.losses, self.shape.vocabulary):
+        if preflight.diverged(progress.losses, self.shape.vocabulary):
             raise UserError(
                 f"Training stopped at step {step} of {len(self.steps)}: the loss has blown up (the last four "
-                f"steps' mean is {math.fsum(done.losses[-4:]) / 4:.2f}). Lower training.learning_rate "
+                f"steps' mean is {math.fsum(progress.losses[-4:]) / 4:.2f}). Lower training.learning_rate "
                 f"({self.settings.learning_rate:g} now); the last checkpoint, of step {self.saved_step}, is kept."
             )
-        if step % self.save_every == 0 or ended or step == len(self.steps):
+        if step % self.save_every == 0 or is_over or step == len(self.steps):
             self._save()
-        return ended
+        return is_over
 
     def _is_over(self, step: int, losses: Mapping[str, float]) -> bool:
-        """Early stopping: no better held-out loss in so many evaluations. What is trained on is watched: pairs, or the
-        responses that were selected; the original ones where there are none."""
+        """Early stopping: no better held-out loss in so many evaluations."""
         if not self.settings.early_stopping:
             return False
-        watched = next((n for n in (_PREFERENCE, "selected", "original") if n in losses), "")
-        loss, done = losses.get(watched, math.nan), self.progress
-        if loss < done.best_loss:
-            done.best_loss, done.best_step, done.worse = loss, step, 0
+        loss, progress = watched_loss(losses), self.progress
+        if loss < progress.best_loss:
+            progress.best_loss, progress.best_step, progress.worse = loss, step, 0
             self.best = self.trainer.adapter()
             return False
-        done.worse += 1
+        progress.worse += 1
         if not self._has_ended():
             return False
         self.listener.note(
-            f"Early stopping after step {step}: the held-out loss was best, {done.best_loss:.4f}, after step "
-            f"{done.best_step}; those weights are kept."
+            f"Early stopping after step {step}: the held-out loss was best, {progress.best_loss:.4f}, after step "
+            f"{progress.best_step}; those weights are kept."
         )
         return True
 
@@ -464,29 +409,37 @@ class _Training:
                 save_file(self.best, folder / _BEST)
 
         step = self.progress.step
+        if not self.ranks.is_first:
+            self.saved_step = step
+            return
         try:
             written = checkpoints.write(self.root, step, self.fingerprint, fill)
         except (OSError, SafetensorError, RuntimeError) as error:
+            if gpu_fault(error):
+                raise
             kept = (
                 f"the one of step {self.saved_step} is kept" if self.saved_step else "there is none before it"
             )
             raise UserError(
-                f"{self.root}: the checkpoint of step {step} cannot be written ({_reason(error)}); {kept}. "
+                f"{self.root}: the checkpoint of step {step} cannot be written ({checkpoints.failure_words(error)}); {kept}. "
                 "Make room and run the same command again."
             ) from error
         self.saved_step = step
         self.listener.saved(written)
-        for gone in checkpoints.prune(self.root, self.settings.checkpoints_kept):
-            self.listener.removed(gone)
+        for removed_step in checkpoints.prune(self.root, self.settings.checkpoints_kept):
+            self.listener.removed(removed_step)
 
     # -- after --------------------------------------------------------------------------------------
 
     def _finish(self) -> TrainingResult:
+        from srtui.training.adapter import write_adapter
+
         progress = self.progress
         if self.best is not None:
             self.trainer.set_adapter(self.best)
-        after = self._held_out_losses()
-        self._write_adapter()
+        after = self.held_out.losses()
+        if self.ranks.is_first:
+            write_adapter(self.student, self.out_dir)
         return TrainingResult(
             adapter_dir=self.out_dir,
             steps=progress.step,
@@ -503,57 +456,14 @@ class _Training:
                     "before": progress.before.get(name, math.nan),
                     "after": after.get(name, math.nan),
                 }
-                for name, samples in self._held_out_sets().items()
+                for name, samples in self.held_out.sets.items()
             },
-            rewards=self.rewards,
+            rewards=self.held_out.rewards,
         )
-
-    def _write_adapter(self) -> None:
-        from safetensors import SafetensorError
-
-        part = self.out_dir.with_name(self.out_dir.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
-        try:
-            self.student.model.save_pretrained(str(part), safe_serialization=True)
-            self.student.tokenizer.save_pretrained(str(part))
-            shutil.rmtree(self.out_dir, ignore_errors=True)
-            part.replace(self.out_dir)
-        except Exception as error:
-            shutil.rmtree(part, ignore_errors=True)
-            if not isinstance(error, OSError | SafetensorError | RuntimeError):
-                raise
-            raise UserError(
-                f"{self.out_dir}: the trained adapter cannot be written ({_reason(error)}); the last checkpoint is "
-                "kept. Make room and run the same command again."
-            ) from error
 
     def _changed(self) -> bool:
         now = self.trainer.adapter()
         return not all(bool((now[name] == tensor).all()) for name, tensor in self.untrained.items())
-
-    def _held_out_sets(self) -> dict[str, Sequence[Any]]:
-        return {**self.held_out, **({_PREFERENCE: self.held_out_pairs} if self.held_out_pairs else {})}
-
-    def _held_out_losses(self) -> dict[str, float]:
-        """By set, the mean over samples of the mean NLL of their targets, nats a token, by the scorer; of the held-out
-        pairs, whose ``rewards`` are renewed, the mean loss."""
-        self.student.model.eval()
-        found = {}
-        for name, samples in self.held_out.items():
-            means = [loss.mean for _, loss in self.scorer.score(samples) if loss.reason is None]
-            found[name] = sum(means) / len(means) if means else math.nan
-        if self.held_out_pairs:
-            from srtui.training.preference import held_out_rewards
-
-            self.rewards = held_out_rewards(self.scorer, self.held_out_pairs, self.settings)
-            found[_PREFERENCE] = self.rewards.loss if self.rewards else math.nan
-        return found
-
-
-def _reason(error: Exception) -> str:
-    """What the system said, whichever library passes it on."""
-    said = str(getattr(error, "strerror", None) or error).strip() or type(error).__name__
-    return said.split("\n")[0][:200]
 
 
 def _memory_mb() -> float:

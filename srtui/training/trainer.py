@@ -22,8 +22,10 @@ from srtui.student import Head
 from srtui.training.checkpoints import load_state, save_state
 from srtui.training.loss import MicroBatch, summed_nll
 from srtui.training.plan import learning_rate
+from srtui.training.ranks import Ranks
 
 _ADAPTER, _OPTIMIZER = "adapter.safetensors", "optimizer"
+_APART = 2**40  # between the seeds of two ranks: dropout is drawn by each for itself
 
 
 Objective = Callable[[Head, MicroBatch], tuple[Any, dict[str, Any]]]
@@ -45,7 +47,8 @@ class Trainer:
     ``after_step(step, values)`` gets loss, learning_rate, grad_norm and the objective's figures, and answers
     whether training has come to its end; ``should_stop`` is asked between micro-batches. ``optimizer`` is adamw
     (PyTorch's) or paged_adamw_8bit (bitsandbytes'). With ``half`` the adapters' products are bfloat16 too;
-    their weights, and a student whose arithmetic is float32, never are. ``objective`` is what falls.
+    their weights, and a student whose arithmetic is float32, never are. ``objective`` is what falls. Of several
+    ``ranks`` each runs its share of a step's micro-batches.
     """
 
     def __init__(
@@ -59,21 +62,24 @@ class Trainer:
         should_stop: Callable[[], bool],
         half: bool = False,
         objective: Objective = likelihood,
+        ranks: Ranks | None = None,
     ) -> None:
         self._half, self._objective = half, objective
+        self._ranks = ranks or Ranks()
         self._model, self._head, self._settings, self._steps = model, head, settings, steps
         self._after_step, self._should_stop = after_step, should_stop
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         # The 8 bits of bfloat16 would lose the small updates of a low learning rate.
         for parameter in self._parameters:
             parameter.data = parameter.data.float()
+        self._ranks.make_same(self._parameters)
         self._device = self._parameters[0].device
         self._optimizer = _optimizer(optimizer, self._parameters, settings)
         if settings.neftune_alpha:
             model.get_input_embeddings().register_forward_hook(_neftune(settings.neftune_alpha))
 
-    def train(self, checkpoint: Path | None = None, done: int = 0) -> None:
-        """The steps after the first ``done``, from ``checkpoint`` where there is one.
+    def train(self, checkpoint: Path | None = None, first_step: int = 0) -> None:
+        """The steps after the first ``first_step``, from ``checkpoint`` where there is one.
 
         Raises TrainingStopped, and UserError where a loss or a gradient is not finite: before the optimizer
         could spoil the weights with it.
@@ -81,14 +87,13 @@ class Trainer:
         if checkpoint is not None:
             self.set_adapter(load_file(checkpoint / _ADAPTER))
             self._optimizer.load_state_dict(load_state(checkpoint / _OPTIMIZER)["optimizer"])
-        for number in range(done + 1, len(self._steps) + 1):
+        for number in range(first_step + 1, len(self._steps) + 1):
             if self._after_step(number, self._step(number)):
                 return
 
     def _step(self, number: int) -> dict[str, float]:
-        torch.manual_seed((self._settings.seed or 0) * 1_000_003 + number - 1)
-        mean, figures = self.run(self._steps[number - 1])
-        loss = float(mean)
+        torch.manual_seed((self._settings.seed or 0) * 1_000_003 + number - 1 + _APART * self._ranks.rank)
+        loss, figures = self._gradient(self._steps[number - 1])
         if not math.isfinite(loss):
             raise self._broken(number, f"the loss is {loss}")
         limit = self._settings.max_grad_norm or math.inf
@@ -102,11 +107,33 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         return {"loss": loss, "learning_rate": rate, "grad_norm": norm} | figures
 
-    def run(self, batches: Sequence[MicroBatch]) -> tuple[Any, dict[str, float]]:
+    def _gradient(self, batches: Sequence[MicroBatch]) -> tuple[float, dict[str, float]]:
+        """Forward and backward of one step by all ranks; the mean loss and the means of the figures."""
+        if self._ranks.count == 1:
+            mean, figures = self.run(batches)
+            return float(mean), figures
+        part: tuple[float, dict[str, float]] | None = None
+        try:
+            mean, figures = self.run(self._ranks.share(batches), sum(batch.weight for batch in batches))
+            part = float(mean), figures
+        except TrainingStopped:
+            pass
+        parts = self._ranks.everybody(part)
+        self._ranks.add_up(self._parameters)
+        there = [p for p in parts if p is not None]
+        if len(there) < len(parts):  # one of them was asked to stop: all give the step up
+            raise TrainingStopped
+        names = {name for _, own in there for name in own}
+        return math.fsum(loss for loss, _ in there), {
+            name: math.fsum(own.get(name, 0.0) for _, own in there) for name in sorted(names)
+        }
+
+    def run(self, batches: Sequence[MicroBatch], weight: int | None = None) -> tuple[Any, dict[str, float]]:
         """Forward and backward of one step's micro-batches; the mean loss, (), of what their weights count (nats a
-        target token, or the loss of a pair), and the means of the objective's figures."""
+        target token, or the loss of a pair), and the means of the objective's figures. ``weight`` is that of the whole
+        step, where these are a part of it."""
         self._model.train()
-        weight = sum(batch.weight for batch in batches)
+        weight = weight or sum(batch.weight for batch in batches)
         total = torch.zeros((), device=self._device)
         sums: dict[str, Any] = {}
         for batch in batches:
@@ -122,9 +149,9 @@ class Trainer:
             total += loss.detach()
         return total, {name: float(value) / weight for name, value in sums.items()}
 
-    def _broken(self, number: int, what: str) -> UserError:
+    def _broken(self, number: int, fault: str) -> UserError:
         return UserError(
-            f"Training stopped at step {number} of {len(self._steps)}: {what}. Lower "
+            f"Training stopped at step {number} of {len(self._steps)}: {fault}. Lower "
             f"training.learning_rate ({self._settings.learning_rate:g} now); checkpoints are kept."
         )
 
@@ -158,10 +185,10 @@ def _neftune(alpha: float) -> Callable[[Any, Any, Any], Any]:
     """NEFTune (Jain et al. 2023): embeddings (samples, length, width) get noise that is uniform within
     alpha / sqrt(length x width), in training only."""
 
-    def add_noise(embedding: Any, given: Any, made: Any) -> Any:
+    def add_noise(embedding: Any, inputs: Any, output: Any) -> Any:
         if not embedding.training:
-            return made
-        bound = alpha / math.sqrt(made.shape[1] * made.shape[2])
-        return made + torch.empty_like(made).uniform_(-bound, bound)
+            return output
+        bound = alpha / math.sqrt(output.shape[1] * output.shape[2])
+        return output + torch.empty_like(output).uniform_(-bound, bound)
 
     return add_noise

@@ -82,14 +82,14 @@ LIGHT = Theme(
 class Problem:
     """Something that went wrong in this dashboard, for its Log."""
 
-    at: float
+    occurred_at: float
     sentence: str
     detail: str
 
 
 def _class_of(module: str, name: str) -> type[Screen[Any]]:
-    found: type[Screen[Any]] = getattr(import_module(f"srtui.tui.screens.{module}"), name)
-    return found
+    screen_class: type[Screen[Any]] = getattr(import_module(f"srtui.tui.screens.{module}"), name)
+    return screen_class
 
 
 def _screen(module: str, name: str) -> Callable[[], Screen[Any]]:
@@ -135,8 +135,8 @@ class Dashboard(App[None]):
         self._ticking = False
         self.register_theme(DARK)
         self.register_theme(LIGHT)
-        known = preferences.load(remember_in).theme if remember_in is not None else ""
-        self.theme = known if known in self.available_themes else "srtui-dark"
+        theme = preferences.load(remember_in).theme if remember_in is not None else ""
+        self.theme = theme if theme in self.available_themes else "srtui-dark"
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """Colours of srtui's own, made of the theme's for one that has none of them."""
@@ -150,10 +150,12 @@ class Dashboard(App[None]):
                 "row-hover": "ansi_black",
             }
         colours = theme.to_color_system().generate()
-        ground, ink, first = (Color.parse(colours[name]) for name in ("background", "foreground", "primary"))
+        ground, ink, primary = (
+            Color.parse(colours[name]) for name in ("background", "foreground", "primary")
+        )
         return {
             "dim": ground.blend(ink, 0.62).hex6,
-            "row-cursor": ground.blend(first, 0.3).hex6,
+            "row-cursor": ground.blend(primary, 0.3).hex6,
             "row-blurred": ground.blend(ink, 0.1).hex6,
             "row-hover": ground.blend(ink, 0.05).hex6,
         }
@@ -161,9 +163,11 @@ class Dashboard(App[None]):
     def _remember_theme(self, theme: Theme) -> None:
         if self._remember_in is not None:
             try:
-                preferences.save(self._remember_in, preferences.Preferences(theme.name))
+                preferences.save(self._remember_in, preferences.ScreenPreferences(theme.name))
             except OSError as error:
-                self.say_problem(f"The theme cannot be remembered in {self._remember_in}: {error.strerror}.")
+                self.report_problem(
+                    f"The theme cannot be remembered in {self._remember_in}: {error.strerror}."
+                )
 
     # -- the watch on the store -------------------------------------------------------------
 
@@ -179,14 +183,14 @@ class Dashboard(App[None]):
             return
         self._ticking = True
         try:
-            await self._look()
+            await self._read_store()
         except Exception as error:
-            self.problem(error)
+            self.report_error(error)
         finally:
             self._ticking = False
 
-    async def _look(self) -> None:
-        self._look_after_engines()
+    async def _read_store(self) -> None:
+        self._watch_engines()
         if not self.workspace.store_path.exists():
             changed = not self.watched
         else:
@@ -202,17 +206,19 @@ class Dashboard(App[None]):
         if isinstance(self.screen, DashboardScreen) and self.screen.is_mounted:
             self.screen.tick(changed)
 
-    def _look_after_engines(self) -> None:
+    def _watch_engines(self) -> None:
         for engine in list(self.started):
             if engine.process.poll() is not None:
                 self.started.remove(engine)
-                why = engine.failure()
-                if not why and engine.words[0] not in ("run", "resume"):
+                failure = engine.failure()
+                if not failure and engine.words[0] not in ("run", "resume"):
                     self.notify(
                         f"Done: srtui {' '.join(engine.words[:2])}. {engine.last_line()}", markup=False
                     )
-                if why:
-                    self.say_problem(f"The engine stopped: {why.splitlines()[-1]}", f"{engine.log}\n\n{why}")
+                if failure:
+                    self.report_problem(
+                        f"The engine stopped: {failure.splitlines()[-1]}", f"{engine.log}\n\n{failure}"
+                    )
 
     @property
     def idle(self) -> bool:
@@ -253,27 +259,27 @@ class Dashboard(App[None]):
     ) -> None:
         try:
             result = await self.writer.do(work)
-            if then is not None and (rest := then(result)) is not None:
-                await rest
+            if then is not None and (awaitable := then(result)) is not None:
+                await awaitable
             await self._tick()
         except Exception as error:
-            self.problem(error)
+            self.report_error(error)
 
     # -- what went wrong --------------------------------------------------------------------
 
-    def problem(self, error: BaseException) -> None:
-        """A toast for the person, and the whole of it in the Log."""
+    def report_error(self, error: BaseException) -> None:
+        """Report an exception: a notification for the person, and the whole of it in the Log."""
         sentence = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        self.say_problem(sentence, "".join(traceback.format_exception(error)))
+        self.report_problem(sentence, "".join(traceback.format_exception(error)))
 
-    def say_problem(self, sentence: str, detail: str = "") -> None:
-        """The same, for what is not an exception."""
+    def report_problem(self, sentence: str, detail: str = "") -> None:
+        """The same, for what is no exception; ``detail`` is what the Log shows beside the sentence."""
         if (
             self.problems
             and self.problems[-1].sentence == sentence
-            and time.time() - self.problems[-1].at < 10
+            and time.time() - self.problems[-1].occurred_at < 10
         ):
-            return  # a store that is away is away every second; once is enough
+            return  # a store that cannot be read fails every second; once is enough
         self.problems.append(Problem(time.time(), sentence, detail or sentence))
         short = safe(sentence if len(sentence) <= 300 else sentence[:299] + "…")
         self.notify(
@@ -294,7 +300,7 @@ class Dashboard(App[None]):
         try:
             self.started.append(start_engine(self.workspace, words))
         except OSError as error:
-            self.problem(error)
+            self.report_error(error)
             return
         self.notify("The engine is starting; it continues when this dashboard is closed.", markup=False)
 
@@ -308,8 +314,8 @@ class Dashboard(App[None]):
     def action_next_run(self, by: int) -> None:
         """Show the run ``by`` places further down the list, around its end."""
         if self.current_run is not None and isinstance(self.screen, DashboardScreen):
-            place = self.runs.index(self.current_run)
-            self.choose_run(self.runs[(place + by) % len(self.runs)].id)
+            index = self.runs.index(self.current_run)
+            self.choose_run(self.runs[(index + by) % len(self.runs)].id)
 
     def action_light(self) -> None:
         """Change between the light and the dark theme."""
@@ -367,10 +373,10 @@ class Dashboard(App[None]):
     async def _do_elsewhere(self, mode: str, action: str) -> None:
         await self.switch_mode(mode)
 
-        async def there() -> None:
+        async def act() -> None:
             await self.run_action(action, self.screen)
 
-        self.call_after_refresh(there)
+        self.call_after_refresh(act)
 
     def on_unmount(self) -> None:
         """Close both connections to the store."""

@@ -49,7 +49,7 @@ class FormCheck:
 
 
 @dataclass(frozen=True)
-class Known:
+class StoreFacts:
     """What the store knows that bears on a new run; ``memory`` in bytes, rates in seconds a sample."""
 
     names: frozenset[str] = frozenset()
@@ -58,9 +58,9 @@ class Known:
     memory: float = 0.0
 
 
-def known(views: Views, teacher: str, student: str) -> Known:
-    """What it knows about a run with these models."""
-    return Known(
+def store_facts(views: Views, teacher: str, student: str) -> StoreFacts:
+    """What the store knows about a run with these models."""
+    return StoreFacts(
         frozenset(r.name for r in views.runs()),
         dict(views.datasets()),
         views.seconds_a_sample(teacher, student),
@@ -82,17 +82,17 @@ def check(
     path: Path,
     values: dict[str, str],
     extra: list[str],
-    known: Known,
+    facts: StoreFacts,
 ) -> FormCheck:
     """Can this run work? Off the event loop: it reads model headers.
 
     Args:
-        root: of the workspace.
-        models_folder: of the workspace.
-        path: of the recipe.
-        values: by key, what the form's fields say.
-        extra: of ``--set``, what else is overridden.
-        known: what the store and the machine say.
+        root: the workspace's folder.
+        models_folder: the workspace's models/.
+        path: the recipe's file.
+        values: what the form's fields hold, by the field's name.
+        extra: what else is overridden, as ``--set`` takes it.
+        facts: what the store knows.
     """
     from srtui import recipe as recipes
 
@@ -115,15 +115,15 @@ def check(
         except UserError as error:
             problems["recipe"] = str(error)
         else:
-            if values["name"] in known.names:
+            if values["name"] in facts.names:
                 problems["name"] = f"there is a run of this name already; p on {numbered('runs')} resumes it"
-            rows = _check_dataset(root, path, recipe, known.datasets, problems, notes)
+            rows = _check_dataset(root, path, recipe, facts.datasets, problems, notes)
             _check_models(models_folder, recipe, problems, notes)
             samples = min(rows, limit) if rows and limit else rows or limit
             words = ["run", str(path), *(w for s in sets for w in ("--set", s))]
             words += ["--limit", str(limit)] if limit else []
-            estimate = _estimate(samples, known.rates, recipe) + _memory(known.memory)
-            measured = any(stage.startswith("reflect-") for stage in known.rates)
+            estimate = _estimate(samples, facts.rates, recipe) + _memory(facts.memory)
+            measured = any(stage.startswith("reflect-") for stage in facts.rates)
             # A file too large to be counted while a form is filled in has many.
             unmeasured = 0 if measured or recipe.reflection.source == "store" else samples or recipes.MOST
             return FormCheck(None if problems else words, problems, notes, estimate, unmeasured)
@@ -153,9 +153,9 @@ def _check_dataset(
     except UserError as error:
         problems["dataset"] = str(error)
         return None
-    counted = f", {rows:,} rows" if rows is not None else ""
-    spoilt = f", {bad:,} more that cannot be used" if bad else ""
-    notes["dataset"] = f"✓ {bytes_text(status.st_size)}, {form}{counted}{spoilt}"
+    row_count = f", {rows:,} rows" if rows is not None else ""
+    unusable = f", {bad:,} more that cannot be used" if bad else ""
+    notes["dataset"] = f"✓ {bytes_text(status.st_size)}, {form}{row_count}{unusable}"
     return rows
 
 
@@ -195,31 +195,33 @@ def _check_models(folder: Path, recipe: Recipe, problems: dict[str, str], notes:
         # Weights are held in four bits (NF4) or more; embeddings and activations come on top.
         bits = {"nf4": 4.5, "int8": 8.5, "bf16": 16, "f32": 32}[recipe.student.quantization]
         need = round(info.parameters * bits / 8 * 1.3)
-        how = f" as {recipe.student.quantization} (its files are {bytes_text(info.size)})"
-        _fits("student", need, free, problems, notes, how)
+        held_as = f" as {recipe.student.quantization} (its files are {bytes_text(info.size)})"
+        _fits("student", need, free, problems, notes, held_as)
     except UserError as error:
         same = str(error) == problems.get("teacher")
         problems["student"] = "it is missing too: the same model as the teacher" if same else str(error)
 
 
 def _fits(
-    who: str, need: int, free: int, problems: dict[str, str], notes: dict[str, str], how: str = ""
+    role: str, need: int, free: int, problems: dict[str, str], notes: dict[str, str], held_as: str = ""
 ) -> None:
     if need > free:
-        problems[who] = f"its weights take {bytes_text(need)} of memory{how}, and {bytes_text(free)} are free"
+        problems[role] = (
+            f"its weights take {bytes_text(need)} of memory{held_as}, and {bytes_text(free)} are free"
+        )
     else:
-        notes[who] = f"✓ {bytes_text(need)} of memory for its weights{how}; {bytes_text(free)} are free"
+        notes[role] = f"✓ {bytes_text(need)} of memory for its weights{held_as}; {bytes_text(free)} are free"
 
 
 def _estimate(samples: int | None, rates: dict[str, float], recipe: Recipe) -> str:
-    wanted = [
+    stages = [
         s
         for s in STAGES
         if (s != "train" or recipe.training.enabled)
         and not (s.startswith("reflect-") and recipe.reflection.source == "store")
     ]
-    known = [s for s in wanted if s in rates]
-    if not known:
+    measured = [s for s in stages if s in rates]
+    if not measured:
         return (
             "No estimate of the time yet: no run with these models has been measured here. A pilot makes one."
         )
@@ -228,26 +230,26 @@ def _estimate(samples: int | None, rates: dict[str, float], recipe: Recipe) -> s
     # A training step is of a batch; the others are of a sample.
     steps = {"train": max(1.0, samples * recipe.training.epochs / recipe.training.batch_size)}
     fixed = sum(rates[step] for step in STEPS if step in rates)
-    seconds = fixed + sum(rates[stage] * steps.get(stage, samples) for stage in known)
-    if len(known) < len(wanted):
-        missing = ", ".join(stage_title(s) for s in wanted if s not in rates)
+    seconds = fixed + sum(rates[stage] * steps.get(stage, samples) for stage in measured)
+    if len(measured) < len(stages):
+        missing = ", ".join(stage_title(s) for s in stages if s not in rates)
         return f"At least {duration(seconds)} for {samples:,} samples; not measured here yet: {missing}."
     at_least = f", {duration(fixed)} of it for any number" if fixed >= 1 else ""
     return f"About {duration(seconds)} for {samples:,} samples{at_least}, by what runs with these models took here."
 
 
-def _memory(taken: float) -> str:
-    if not taken:
+def _memory(peak_bytes: float) -> str:
+    if not peak_bytes:
         return ""
     free = psutil.virtual_memory().available
-    short = " Close something first, or it may not fit." if taken > free else ""
-    return f"\nTheir engines held at most {bytes_text(taken)} of memory; {bytes_text(free)} are free.{short}"
+    warning = " Close something first, or it may not fit." if peak_bytes > free else ""
+    return f"\nTheir engines held at most {bytes_text(peak_bytes)} of memory; {bytes_text(free)} are free.{warning}"
 
 
 _DATA = ("*.json", "*.jsonl", "*.csv", "*.tsv", "*.parquet")
 
 
-def there_is(field: str, workspace: Workspace, datasets: Mapping[str, int]) -> list[tuple[str, str]]:
+def choices_for(field: str, workspace: Workspace, datasets: Mapping[str, int]) -> list[tuple[str, str]]:
     """What can stand in a field of the form (dataset, teacher or student), each with a few words: imported datasets, the
     newest first, and data files beside the recipes; GGUF files; safetensors folders."""
     if field == "dataset":
@@ -273,11 +275,11 @@ def there_is(field: str, workspace: Workspace, datasets: Mapping[str, int]) -> l
     ]
 
 
-def proposed(wanted: str, datasets: Mapping[str, int], used: Container[str]) -> str:
+def proposed_dataset(recipe_dataset: str, datasets: Mapping[str, int], used: Container[str]) -> str:
     """The dataset that a new form names: the recipe's own where it is imported or nothing else waits; else the dataset
     that was imported last and no run has used: a person who imports one means to use it."""
     waiting = [name for name in datasets if name not in used]
-    return wanted if wanted in datasets or not waiting else waiting[-1]
+    return recipe_dataset if recipe_dataset in datasets or not waiting else waiting[-1]
 
 
 def same_again(run: RunRow, advice: Sequence[str] = ()) -> list[str]:
@@ -287,7 +289,7 @@ def same_again(run: RunRow, advice: Sequence[str] = ()) -> list[str]:
 
     path = Path(run.recipe_path)
     data = parse_toml(read_text(path), str(path))
-    snapshot = whole(run.recipe)
+    snapshot = whole_run_recipe(run.recipe)
     sets = differences(data, snapshot)
     for key in _KEYS.values():
         section, _, inner = key.rpartition(".")
@@ -298,7 +300,7 @@ def same_again(run: RunRow, advice: Sequence[str] = ()) -> list[str]:
     return words + (["--limit", str(limit)] if limit else [])
 
 
-def whole(snapshot: dict[str, Any]) -> dict[str, Any]:
+def whole_run_recipe(snapshot: dict[str, Any]) -> dict[str, Any]:
     """The recipe of the run that a pilot is for; any other is returned as it is."""
     if not snapshot.get("pilot"):
         return snapshot
@@ -314,8 +316,8 @@ def differences(file: dict[str, Any], snapshot: dict[str, Any]) -> list[str]:
 
     try:
         # A prompts file is named in the recipe file; the snapshot has its contents.
-        whole = {"name": snapshot["name"], **file, "prompts": snapshot.get("prompts")}
-        as_is = Recipe.model_validate(whole).model_dump(mode="json")
+        file_recipe = {"name": snapshot["name"], **file, "prompts": snapshot.get("prompts")}
+        from_file = Recipe.model_validate(file_recipe).model_dump(mode="json")
     except ValueError:
         return []
     changes = []
@@ -325,13 +327,13 @@ def differences(file: dict[str, Any], snapshot: dict[str, Any]) -> list[str]:
         if not isinstance(value, dict):
             if (
                 key not in ("name", "dataset", "limit", "seed", "description")
-                and value != as_is.get(key)
+                and value != from_file.get(key)
                 and value is not None
             ):
                 changes.append(f"{key}={json.dumps(value)}")
             continue
         for name, inner in value.items():
-            if f"{key}.{name}" in _KEYS.values() or inner is None or inner == as_is[key].get(name):
+            if f"{key}.{name}" in _KEYS.values() or inner is None or inner == from_file[key].get(name):
                 continue
             changes.append(f"{key}.{name}={json.dumps(inner)}")
     return changes

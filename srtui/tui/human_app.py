@@ -35,7 +35,7 @@ class HumanApp(App[None]):
         screen = HumanScreen(self.reader, self.writer, self._evaluation_id, self._annotator)
         self.push_screen(screen, lambda _: self.exit())
 
-    def problem(self, error: BaseException) -> None:
+    def report_error(self, error: BaseException) -> None:
         """What went wrong, in a sentence."""
         sentence = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         self.notify(safe(sentence), title="Something went wrong", severity="error", timeout=12, markup=False)

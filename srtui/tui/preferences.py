@@ -11,7 +11,7 @@ from srtui.files import remembered
 
 
 @dataclass(frozen=True)
-class Preferences:
+class ScreenPreferences:
     """``theme`` is the name of a theme; empty for the first opening."""
 
     theme: str = ""
@@ -24,16 +24,16 @@ def preferences_file() -> Path:
     return user_config_path("srtui", appauthor=False) / "dashboard.json"
 
 
-def load(path: Path) -> Preferences:
+def load(path: Path) -> ScreenPreferences:
     """What was saved; the defaults where nothing was, or nothing that can be read."""
     try:
         theme = remembered(path)["theme"]
     except (KeyError, TypeError):
-        return Preferences()
-    return Preferences(theme if isinstance(theme, str) else "")
+        return ScreenPreferences()
+    return ScreenPreferences(theme if isinstance(theme, str) else "")
 
 
-def save(path: Path, preferences: Preferences) -> None:
+def save(path: Path, preferences: ScreenPreferences) -> None:
     """Write beside the place and rename, for two dashboards may save at once. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.{os.getpid()}")

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from srtui.text import safe
@@ -17,31 +17,30 @@ _TAIL = 4000
 
 @dataclass
 class Started:
-    """An engine that this dashboard started. What it says goes to ``log``."""
+    """An engine that this dashboard started. Its output goes to ``log``."""
 
     words: list[str]
     log: Path
     process: subprocess.Popen[bytes]
-    at: float = field(default_factory=time.time)
 
-    def last_line(self) -> str:
-        """What it said last; "" where it said nothing."""
+    def _output(self) -> str:
+        """The end of its output; "" where there is none to read."""
         try:
-            said = self.log.read_text(encoding="utf-8", errors="replace")[-_TAIL:].strip()
+            return self.log.read_text(encoding="utf-8", errors="replace")[-_TAIL:].strip()
         except OSError:
             return ""
-        return safe(said.splitlines()[-1]) if said else ""
+
+    def last_line(self) -> str:
+        """The last line of its output; "" where there is none."""
+        output = self._output()
+        return safe(output.splitlines()[-1]) if output else ""
 
     def failure(self) -> str | None:
-        """Why it ended, where it ended badly; None while it runs, and after a stop that was asked for."""
+        """Why it failed; None while it runs, where it succeeded, and after a stop that was asked for."""
         code = self.process.poll()
         if code in (None, 0, 130):
             return None
-        try:
-            said = self.log.read_text(encoding="utf-8", errors="replace")[-_TAIL:].strip()
-        except OSError:
-            said = ""
-        return said or f"the engine ended with exit code {code}"
+        return self._output() or f"the engine ended with exit code {code}"
 
 
 def start(workspace: Workspace, words: list[str]) -> Started:

@@ -111,7 +111,7 @@ class Ground:
         self, *words: str, env: Mapping[str, str] | None = None, stdin: str = "", at: str = ""
     ) -> Outcome:
         """``srtui`` with these words, in this process."""
-        return _in_process(words, self.root / at, {"SRTUI_WORKSPACE": str(self.root), **(env or {})}, stdin)
+        return in_process(words, self.root / at, {"SRTUI_WORKSPACE": str(self.root), **(env or {})}, stdin)
 
     def start(self, *words: str, env: Mapping[str, str] | None = None, at: str = "", **more: Any) -> Outcome:
         """``srtui`` with these words, in a process of its own."""
@@ -215,7 +215,8 @@ def unshowable(text: str) -> list[str]:
     )
 
 
-def _in_process(words: tuple[str, ...], where: Path, env: Mapping[str, str], stdin: str) -> Outcome:
+def in_process(words: tuple[str, ...], where: Path, env: Mapping[str, str], stdin: str = "") -> Outcome:
+    """``srtui`` with these words in this process, by the same door as a person's, in the folder ``where``."""
     from srtui.__main__ import main
 
     streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="") for _ in range(2)]

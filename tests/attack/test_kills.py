@@ -1,4 +1,4 @@
-"""Processes that end where nobody would choose to: nothing stored is lost, and the same command goes on."""
+"""Processes that end where nobody would choose to: nothing stored is lost, and the same command resumes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def killed_at(ground: Ground, words: list[str], statement: int) -> bool:
         count = 0
         connect = sqlite3.connect
 
-        def told(_: str) -> None:
+        def count_commits(_: str) -> None:
             nonlocal count
             count += 1
             if count == statement:
@@ -56,7 +56,7 @@ def killed_at(ground: Ground, words: list[str], statement: int) -> bool:
 
         def traced(*given: Any, **more: Any) -> sqlite3.Connection:
             conn = connect(*given, **more)
-            conn.set_trace_callback(told)
+            conn.set_trace_callback(count_commits)
             return conn
 
         sqlite3.connect = traced  # type: ignore[assignment]

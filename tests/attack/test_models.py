@@ -137,7 +137,7 @@ def test_a_student_that_is_a_gguf_can_stand_in_the_form(ground: Ground, student:
     values = dict.fromkeys(checks.FIELDS, "") | {
         "name": "x", "dataset": "quickstart", "teacher": "smollm2-135m", "student": student, "seed": "0"
     }  # fmt: skip
-    found = checks.check(ground.root, ground.workspace.models, path, values, [], checks.Known())
+    found = checks.check(ground.root, ground.workspace.models, path, values, [], checks.StoreFacts())
     assert "student" in found.problems and "\n" not in found.problems["student"]
 
 
@@ -149,6 +149,6 @@ def test_a_real_gguf_student_is_measured(ground: Ground, models_folder: Path) ->
     values = dict.fromkeys(checks.FIELDS, "") | {
         "name": "x", "dataset": "quickstart", "teacher": "smollm2-135m", "student": "smollm2-135m", "seed": "0"
     }  # fmt: skip
-    known = checks.Known(datasets={"quickstart": 60})
+    known = checks.StoreFacts(datasets={"quickstart": 60})
     found = checks.check(ground.root, ground.workspace.models, path, values, [], known)
     assert found.problems == {} and found.notes["student"].startswith("✓ 1")

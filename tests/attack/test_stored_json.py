@@ -22,7 +22,7 @@ from srtui.evaluation.results import pairwise_result, turns_result, winrate_resu
 from srtui.pipeline.prepare import import_file
 from srtui.store import Store
 from srtui.store.schema import SCRIPTS
-from srtui.store.stored import COLUMNS, misshapen
+from srtui.store.stored import COLUMNS, shape_fault
 from srtui.store.views import Views
 from srtui.tui.app import Dashboard
 from srtui.workspace import Workspace
@@ -116,7 +116,7 @@ def test_what_evaluations_write_is_what_faces_may_read() -> None:
         ("calibration", calibration_result([], [], {}, 0)),
     ):  # fmt: skip
         row = {"id": 1, "kind": kind, "result": json.dumps(result)}
-        assert misshapen(row, "evaluation", "result") is None, (kind, result)
+        assert shape_fault(row, "evaluation", "result") is None, (kind, result)
 
 
 @pytest.mark.parametrize("column", COLUMNS, ids=".".join)

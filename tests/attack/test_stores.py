@@ -183,7 +183,7 @@ CHANGED = {
                             "variant_id = 2 AND metric = 'ifd')", "score ifd of variant 2: a loss"),
     "a choice": (f"UPDATE decision SET chosen_id = json_extract(compared, '$[0][0]'), reflected = 0 WHERE run_id = 1 "
                  f"AND stage = 'response' AND sample_id = {ONE}", r"decision 1/\d+/response: it chose variant"),
-    "a compared score": ("UPDATE decision SET compared = replace(compared, ', 0.', ', 0.0') WHERE run_id = 1 "
+    "a compared score": ("UPDATE decision SET compared = replace(compared, ',0.', ',0.0') WHERE run_id = 1 "
                          "AND stage = 'instruction' AND sample_id = 1", r"decision 1/1/instruction: .* has no score"),
     "what is kept": ("UPDATE outcome SET kept = 1 - kept WHERE run_id = 1 AND sample_id = 1", "outcome 1/1: it was"),
     "an outcome's score": (f"UPDATE outcome SET ifd = ifd + 1e-9 WHERE run_id = 1 AND sample_id = {ONE}",

@@ -8,14 +8,13 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from srtui.bundle import Target, make, plan
-from srtui.bundle.making import built_here, processor
+from srtui.bundle.built import built_here, processor
 from srtui.errors import UserError
 from tests.conftest import ROOT
 
@@ -153,36 +152,79 @@ def test_this_process_opens_no_connection(checkout: Path, monkeypatch: pytest.Mo
     make(planned(checkout), checkout.parent / "out", lambda line: None)
 
 
+def test_the_installer_on_a_machine_with_many_processors(checkout: Path) -> None:
+    """What it reads is longer than a pipe holds: nothing that it starts may end for want of a reader."""
+    what = planned(checkout, "alpha", "beta", "gamma", "pip")
+    out = make(what, checkout.parent / "out", lambda line: None).path
+    script = (out / "install.sh").read_text()
+    cpus = checkout.parent / "cpuinfo"
+    cpus.write_text(f"model name\t: A\nflags\t\t: {'f' * 1500}\n" * 512)
+    for n in range(300):
+        (out / "wheels" / f"{'a' * 200}-{n:03}.whl").touch()
+    # As far as what is added, and the line about the processor alone.
+    checks = script[: script.index(". ./llama_backend.sh")]
+    done = subprocess.run(["bash", "-c", checks, "install.sh"], cwd=out, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.endswith("a-000.whl is not of this bundle; remove it.\n")
+    (line,) = [one for one in script.splitlines() if "here=" in one]
+    line = line.replace("/proc/cpuinfo", str(cpus))
+    read = subprocess.run(
+        ["bash", "-c", f'set -euo pipefail\n{line}\necho "$here"'], capture_output=True, text=True
+    )
+    assert read.returncode == 0 and len(read.stdout) == 65
+
+
 def test_the_installer_knows_the_processor_by_the_same_sum() -> None:
     line = re.search(r'here="\$\((.*)\)"', (ROOT / "srtui" / "bundle" / "install.sh").read_text())
     assert line and subprocess.check_output(["bash", "-c", line[1]], text=True).strip() == processor()
 
 
-@pytest.mark.slow
-def test_a_real_bundle_installs_without_a_network_and_runs_the_quickstart(tmp_path: Path) -> None:
-    if subprocess.run(["unshare", "-rn", "true"], capture_output=True).returncode:
-        pytest.skip("unshare -rn is not allowed here")
-    if not (ROOT / "models" / "smollm2-135m").is_dir():
-        pytest.skip("the demo model is not there: srtui models add smollm2-135m")
-    try:
-        built_here(ROOT)
-    except UserError as error:
-        pytest.skip(str(error))
-    import importlib.metadata
-
-    names = {
-        re.sub(r"[-_.]+", "-", one.name).lower() for one in importlib.metadata.distributions() if one.name
-    }
-    have = ",".join(sorted(names - {"srtui", "llama-cpp-python", "pip", "diskcache", "typer"}))
-    out = tmp_path / "bundle"
-    words = ["bundle", "--out", str(out), "--have", have, "--build", "here", "--model", "smollm2-135m"]
-    subprocess.run(
-        [sys.executable, "-m", "srtui", *words], check=True, env={**os.environ, "SRTUI_WORKSPACE": str(ROOT)}
+def test_the_registrys_pytorch_is_taken_for_its_cuda_and_a_labelled_one_for_none(checkout: Path) -> None:
+    """pip prefers a build with a label (2.0+cpu) to one without, which on the registry is CUDA's."""
+    index, constraints = checkout.parent / "index", checkout / "constraints.txt"
+    made = [
+        wheel(index, "torch", ("nvidia-cuda-runtime",), "2.0"),
+        wheel(index, "torch", (), "2.0+cpu"),
+        wheel(index, "nvidia_cuda_runtime", (), "13.0.96"),
+    ]
+    sums = [hashlib.sha256(file.read_bytes()).hexdigest() for file in made]
+    constraints.write_text(
+        constraints.read_text()
+        + f"torch==2.0 \\\n    --hash=sha256:{sums[0]} \\\n    --hash=sha256:{sums[1]}\n"
+        + f"nvidia-cuda-runtime==13.0.96 \\\n    --hash=sha256:{sums[2]}\n"
     )
-    env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "SRTUI_WORKSPACE")}
-    env |= {"PYTHON": sys.executable}
-    subprocess.run(["unshare", "-rn", out / "install.sh"], check=True, env=env)
-    run = [".venv/bin/srtui", "run", "recipes/quickstart.toml", "--limit", "6"]
-    subprocess.run(["unshare", "-rn", *run], cwd=out, check=True, env=env)
-    status = subprocess.check_output([".venv/bin/srtui", "status", "quickstart"], cwd=out, text=True, env=env)
-    assert re.search(r"of 6\b", status)
+    text = (checkout / "pyproject.toml").read_text()
+    (checkout / "pyproject.toml").write_text(text.replace('"alpha", ', '"alpha", "torch", '))
+
+    def versions(cuda: str) -> dict[str, str]:
+        target = Target(HERE.python, HERE.platform, cuda)
+        what = plan(checkout, checkout / "models", target, ["llama-cpp-python"], [])
+        assert all(one.size for one in what.wheels)
+        return {one.name: one.version for one in what.wheels if "cuda" in one.name or one.name == "torch"}
+
+    assert versions("13.0") == {"torch": "2.0", "nvidia-cuda-runtime": "13.0.96"}
+    assert versions("none") == {"torch": "2.0+cpu"}
+    with pytest.raises(UserError, match=r"built for CUDA 13\.0, not 12\.8; point PIP_EXTRA_INDEX_URL"):
+        versions("12.8")
+
+
+def test_a_target_that_has_everything_gets_srtui_alone(checkout: Path) -> None:
+    what = planned(checkout, "alpha", "beta", "gamma", "pip")
+    assert not what.wheels
+    made = make(what, checkout.parent / "out", lambda line: None)
+    assert [file.name.split("-")[0] for file in (made.path / "wheels").iterdir()] == ["srtui"]
+
+
+def test_what_was_built_here_goes_along_with_its_backend(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    stamp = checkout / ".venv" / ".llama"
+    with pytest.raises(UserError, match="is not built yet"):
+        built_here(checkout)
+    stamp.parent.mkdir()
+    folder = tmp_path / "cache" / "srtui" / "llama.cpp" / "f1a"
+    folder.mkdir(parents=True)
+    (folder / "llama_cpp_python-1-py3-none-linux_x86_64.whl").touch()
+    for line, backend in (("f1a vulkan\n", "vulkan"), ("f1a\n", "cpu")):
+        stamp.write_text(line)
+        assert built_here(checkout).backend == backend

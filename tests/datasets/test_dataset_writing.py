@@ -24,7 +24,7 @@ from srtui import datasets
 from srtui.cli import app
 from srtui.datasets import FORMATS, WRITABLE, DataRow
 from srtui.errors import UserError
-from srtui.sample import Pair
+from srtui.sample import Pair, Turn
 
 ROWS = [
     {
@@ -113,6 +113,24 @@ def test_the_shapes_that_trainers_expect(tmp_path: Path) -> None:
     ]
     datasets.write([], path, "alpaca")
     assert json.loads(path.read_text()) == []
+
+
+@pytest.mark.parametrize("format", ["parquet", "alpaca"])
+def test_a_history_that_comes_late_fits_into_its_column(tmp_path: Path, format: str) -> None:
+    from datasets import load_dataset
+
+    row: dict[str, Any] = {"instruction": "q" * 2000, "response": "a", "history": ()}
+    late = {**row, "history": (Turn("system", "s"), Turn("user", "u"), Turn("assistant", "a"))}
+    rows = (late if n == 5500 else row for n in range(5600))
+    path = tmp_path / f"out.{'parquet' if format == 'parquet' else 'json'}"
+    assert datasets.write(datasets.led_by(late if format == "alpaca" else None, rows), path, format) == 5600
+    kind = "parquet" if format == "parquet" else "json"
+    loaded = load_dataset(kind, data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
+    turns = [r for r in loaded["history"] if r]
+    if format == "alpaca":
+        assert turns == [[["u", "a"]]] and loaded[0]["system"] == "s" and loaded[1]["history"] == []
+    else:
+        assert [[turn["role"] for turn in r] for r in turns] == [["system", "user", "assistant"]]
 
 
 def test_parquet_columns_have_types(tmp_path: Path) -> None:

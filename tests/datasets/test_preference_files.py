@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 from srtui import datasets
 from srtui.cli import app
 from srtui.errors import UserError
+from srtui.preferences import PreferencePair
+from srtui.sample import Turn
 from srtui.store import Store
 from srtui.workspace import Workspace
 from tests.tui.scripted_store import make_demo_store
@@ -117,6 +119,27 @@ def test_trl_reads_what_is_written(made: Workspace, tmp_path: Path, student_fold
             assert written["prompt"][0]["content"] in laid_out["prompt"]
 
 
+def test_a_large_file_has_its_types_in_its_first_rows(tmp_path: Path) -> None:
+    """``datasets`` takes them from the first 10 MB, and fails on what is typed only behind these."""
+    from datasets import load_dataset
+
+    bare = PreferencePair(
+        1, False, "Add.", "", "3 " * 900, "4 " * 900, 1, 2, None, "rifd", "student", None, (), ()
+    )
+    full = bare._replace(
+        margin=0.5, agreed=True, gates=("rater",), history=(Turn("user", "Hi"), Turn("assistant", "Ho"))
+    )
+    path = tmp_path / "pairs.jsonl"
+    for layout in ("trl", "axolotl", "llama-factory"):
+        pairs = datasets.led_by(full, (full if n in (4999, 5005) else bare for n in range(5010)))
+        count = datasets.write_preferences((pair.record() for pair in pairs), path, layout)
+        assert count == 5010 and path.stat().st_size > 15_000_000
+        rows = load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
+        assert [rows[n]["margin"] for n in (0, 1, 5004, 5005, 5006)] == [0.5, None, None, 0.5, None]
+        assert [rows[n]["gates"] for n in (0, 1, 5005)] == [["rater"], ["none"], ["rater"]]
+    assert {tuple(json.loads(line)) for line in path.open(encoding="utf-8")} == {tuple(rows.column_names)}
+
+
 @pytest.mark.parametrize("layout", ["trl", "axolotl", "llama-factory", "text"])
 def test_an_import_refuses_pairs_in_one_sentence(tmp_path: Path, layout: str) -> None:
     path = tmp_path / "pairs.jsonl"
@@ -174,6 +197,23 @@ def test_people_first(tmp_path: Path) -> None:
     clear = found["--people-first --min-margin 0.1"]
     assert clear[0] == first and all(r["margin"] >= 0.1 for r in clear[1:])
     assert found["--min-margin 0.1"] == clear[1:]
+
+
+def test_a_pair_with_a_margin_stands_first(tmp_path: Path) -> None:
+    workspace, _ = Workspace.create(tmp_path / "ws")
+    make_demo_store(workspace)
+    with Store(workspace.store_path) as store:
+        run = store.runs.named("quickstart").id
+        final = store.decisions.of_sample(run, 1)["response"].chosen_id
+        pair = store.corpus.variants([final])[final].pair
+        by_hand, _ = store.marks.write_variant(1, final, pair._replace(response="My own."))
+        store.marks.overrule(run, 1, by_hand)
+    out = tmp_path / "pairs.jsonl"
+    srtui(workspace, "export", "quickstart", "--format", "preference", "--out", out, "--people-first")
+    first, *others = lines(out)
+    assert first["chosen_by"] == "student" and first["margin"] > 0
+    assert [(r["sample"], r["margin"]) for r in others[:2]] == [(1, None)] * 2
+    assert first not in others and len(others) == 56 + 2 - 1
 
 
 @pytest.mark.parametrize(

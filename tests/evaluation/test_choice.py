@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from srtui.evaluation.contestants import find_contestant
 from srtui.store import Store
 from srtui.store.runs import Run
 from srtui.workspace import Workspace
+from tests.attack.ground import in_process
 from tests.conftest import ROOT
 from tests.sql import sql_value
 
@@ -76,6 +78,22 @@ def test_our_own_task_on_the_student_with_its_adapter(
         choice.evaluate(store, contestant, TASKS / "everyday.yaml", 4, None, Silent(), lambda: False).id
         == done.id
     )
+
+
+@pytest.mark.model
+def test_a_command_that_is_stopped_is_one_sentence_and_code_130(
+    tuned: tuple[Workspace, Store, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lm_eval")
+    workspace, store, _ = tuned
+    stop = threading.Event()
+    stop.set()  # as after Ctrl-C
+    monkeypatch.setattr("srtui.cli.reporters.stop_on_signals", lambda: stop)
+    words = ("eval", "choice", "tuned", "--tasks", str(TASKS / "everyday.yaml"), "--limit", "1")
+    outcome = in_process(words, workspace.root, {"SRTUI_WORKSPACE": str(workspace.root)})
+    assert outcome.code == 130, outcome.text
+    assert outcome.err == "Stopped; everything finished is stored. The same command resumes.\n"
+    assert [e.state for e in store.evaluations.all(None)] == ["stopped"]
 
 
 def test_what_is_no_task(tmp_path: Path) -> None:

@@ -82,8 +82,8 @@ def test_of_noise_it_learns_nothing() -> None:
     for seed in range(20):
         preferred, _columns = planted(60, seed)
         generator = np.random.default_rng(seed)
-        lots = {n: [tuple(map(float, generator.normal(size=2))) for _ in preferred] for n in "abcdef"}
-        found = fit_combination(preferred, lots)  # type: ignore[arg-type]
+        noise = {n: [tuple(map(float, generator.normal(size=2))) for _ in preferred] for n in "abcdef"}
+        found = fit_combination(preferred, noise)  # type: ignore[arg-type]
         assert isinstance(found, Combination)
         shares.append(right(found.held_out, preferred))
     assert 0.44 < sum(shares) / len(shares) < 0.56

@@ -81,7 +81,7 @@ def test_a_run_against_its_base_and_nothing_is_asked_twice(
 
 
 @pytest.mark.model
-def test_a_stop_is_obeyed_and_gone_on_with(pair_workspace: Workspace, tmp_path: Path) -> None:
+def test_a_stop_is_obeyed_and_resumed(pair_workspace: Workspace, tmp_path: Path) -> None:
     workspace, store = pair_workspace, Store(pair_workspace.store_path)
     names = [answers(tmp_path / f"{x}.json", x) for x in ("a", "b")]
     source = sources.prompts(PROMPTS, 2)

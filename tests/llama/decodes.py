@@ -16,7 +16,7 @@ from typing import Any
 import llama_cpp
 import pytest
 
-from srtui.llama import Generation, Message, Request, Sampler, Segment
+from srtui.llama import Generation, Message, Request, Sampler, Segment, engine
 from srtui.llama.engine import LlamaTeacher
 from srtui.llama.sampling import TokenSampler
 
@@ -58,7 +58,8 @@ class Recorder:
         self._decode = llama_cpp.llama_decode
         patch.setattr(llama_cpp, "llama_decode", self._noted)
         if jobs.gpu:
-            patch.setattr(llama_cpp, "llama_supports_gpu_offload", lambda: True)
+            load = engine.load_model
+            patch.setattr(engine, "load_model", lambda *a, **k: (load(*a, **k)[0], (1,)))
         if jobs.affordable is not None:
             patch.setattr(LlamaTeacher, "_affordable", lambda teacher: jobs.affordable)
         if scripted:

@@ -1,7 +1,8 @@
 """The decodes of recorded jobs: which tokens of which sequences go to llama.cpp together, and in what order.
 
-decodes.json was written by the engine before it was cut into scheduler, sequence and engine. A change here is a
-change of what runs beside what, which on a GPU changes texts.
+decodes.json was written by the engine before it was cut into scheduler, sequence and engine; since then a candidate
+takes over the slot of one that has ended, which changed the three jobs that have candidates, and no answer of theirs.
+A change here is a change of what runs beside what, which on a GPU changes texts.
 """
 
 from __future__ import annotations

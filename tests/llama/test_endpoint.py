@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing, suppress
+from http.client import HTTPConnection, HTTPException
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -19,7 +24,7 @@ from srtui.recipe.address import Address, parse_address
 from srtui.store import Store
 from srtui.workspace import Workspace
 from tests.commands import Command, srtui
-from tests.conftest import small_recipe
+from tests.conftest import make_workspace, small_recipe
 from tests.llama.serving import Serving, free_port, serving
 from tests.sql import sql_rows, sql_value
 
@@ -236,6 +241,91 @@ def test_a_server_killed_in_mid_run_loses_and_doubles_nothing(
             for path in workspace.store_path.parent.glob("srtui.sqlite-*"):
                 path.unlink()
     assert found[0] == found[1] and found[0]
+
+
+class LlamaCppServer:
+    """llama-cpp-python's own server, as its users start it: a process that can be killed and started again."""
+
+    def __init__(self, model: Path) -> None:
+        self._model, self.port = model, free_port()
+        self.start()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def start(self) -> None:
+        words = ["--model", str(self._model), "--model_alias", "tiny", "--port", str(self.port)]
+        words += ["--host", "127.0.0.1", "--n_ctx", "2048", "--n_threads", "1", "--verbose", "False"]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "llama_cpp.server", *words],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        until = time.monotonic() + 240
+        while time.monotonic() < until:
+            assert self._process.poll() is None, "the server ended"
+            with suppress(OSError, HTTPException), closing(HTTPConnection("127.0.0.1", self.port)) as asked:
+                asked.request("GET", "/v1/models")
+                if asked.getresponse().status == 200:
+                    return
+            time.sleep(0.2)
+        raise AssertionError("the server does not answer")
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+_OF_THE_SERVER = ("fastapi", "uvicorn", "sse_starlette", "starlette_context", "pydantic_settings")
+
+
+@pytest.mark.skipif(
+    any(find_spec(name) is None for name in _OF_THE_SERVER),
+    reason="llama-cpp-python's server is not installed: pip install 'llama-cpp-python[server]'",
+)
+def test_llama_cpp_pythons_own_server_killed_in_mid_run(pair_folder: Path, tmp_path: Path) -> None:
+    """Nothing is lost or doubled, and the texts are those of a run whose server stayed."""
+    kept = []
+    server = LlamaCppServer(pair_folder / "tiny.F16.gguf")
+    try:
+        for kills in (0, 2):
+            workspace = make_workspace(tmp_path / str(kills), pair_folder)
+            recipe = small_recipe(
+                workspace, 16, training={"enabled": False}, student={"quantization": "f32"},
+                teacher={"endpoint": server.endpoint, "model": "tiny", "chat_template": "tiny.F16", "slots": 2},
+            )  # fmt: skip
+            run = Command(workspace, "run", str(recipe), "--json")
+
+            def written(workspace: Workspace = workspace) -> int:
+                if not workspace.store_path.exists():
+                    return 0
+                with Store(workspace.store_path, read_only=True) as store:
+                    return store.counts()["generation"]
+
+            for _ in range(kills):
+                before = written()
+                run.until(lambda before=before: written() > before + 3)  # type: ignore[misc]
+                server.kill()
+                time.sleep(0.5)
+                server.start()
+            done = run.wait()
+            assert done.returncode == 0, done.stderr
+            with Store(workspace.store_path, read_only=True) as store:
+                texts = sql_rows(store, "SELECT hex(key), text, finish FROM generation ORDER BY key")
+                decided = store.decisions.of_run(store.runs.named("small").id)
+                assert len(decided) == 32 and store.check() == []
+                assert sql_value(store, "SELECT count(*) - count(DISTINCT key) FROM generation") == 0
+                identity = store.runs.named("small").teacher or {}
+                assert identity["endpoint"] == server.endpoint
+                # Ids of variants go by what came first.
+                choices = [(sample, stage, reason) for sample, stage, _, reason in decided]
+                kept.append(([tuple(r) for r in texts], choices))
+            said = [e.get("message", "") for e in map(json.loads, done.stdout.splitlines())]
+            assert any("does not answer" in message for message in said) == bool(kills)
+    finally:
+        server.kill()
+    assert kept[0] == kept[1]
 
 
 def test_a_recipe_without_an_endpoint_is_the_recipe_it_was() -> None:

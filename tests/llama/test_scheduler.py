@@ -93,7 +93,9 @@ class Engine:
         self.cache = [[] for _ in range(plan.slots)] + [list(self.scheduler.prefix)]
 
     def _place(self, action: Admission | Move) -> None:
-        assert self.cache[action.slot] == []
+        assert self.cache[action.slot] == [] or (
+            isinstance(action, Admission) and action.source == action.slot
+        )
         if isinstance(action, Move):
             self.cache[action.slot], self.cache[action.source] = self.cache[action.source], []
             return
@@ -134,7 +136,8 @@ class Engine:
 
     def _decode(self, batch: Batch) -> None:
         assert batch.fed
-        assert sum(count for _, count in batch.fed) + len(batch.idle) <= self.batch_size
+        rows = sum(count for _, count in batch.fed) + len(batch.idle)
+        assert rows + batch.drafted * (len(batch.fed) + len(batch.idle)) <= self.batch_size
         self.decodes += 1
         for slot, position in batch.idle:
             assert position == len(self.cache[slot])
@@ -145,7 +148,12 @@ class Engine:
         if all(count == 1 == sequence.left for sequence, count in batch.fed) and self.cuts:
             side_by_side = sorted(slots + [slot for slot, _ in batch.idle])
             assert side_by_side == list(range(side_by_side[0], side_by_side[0] + len(side_by_side)))
-            assert len(side_by_side) > 1
+            assert len(side_by_side) > 1 or batch.drafted
+            assert all(
+                len(self.cache[slot]) + 1 + batch.drafted <= self.cells
+                for slot in side_by_side
+                if batch.drafted
+            )
         misfit = next((s for s, _ in batch.fed if self.misfits.get(s, 0) and s.new_tokens > 3), None)
         if misfit is not None:
             self.misfits[misfit] -= 1
@@ -157,20 +165,41 @@ class Engine:
             self.cache[sequence.slot] += sequence.tokens[sequence.cached : sequence.cached + count]
             sequence.cached += count
             assert len(self.cache[sequence.slot]) <= self.cells
-        for sequence in [s for s, _ in batch.fed if not s.left]:
-            self._write(sequence)
+        drafts = batch.drafts or [()] * len(batch.fed)
+        for (sequence, _), draft in zip(batch.fed, drafts, strict=True):
+            if sequence.left:
+                continue
+            segment, accepted = sequence.segment, 0
+            while self._write(sequence) and accepted < len(draft) and sequence.left == 1:
+                if sequence.tokens[sequence.cached] != draft[accepted]:
+                    break
+                self.cache[sequence.slot].append(draft[accepted])
+                sequence.cached += 1
+                accepted += 1
+            if draft and self.scheduler.drafter is not None:
+                self.scheduler.drafter.note(segment, len(draft), accepted)
 
-    def _write(self, sequence: AnswerSequence) -> None:
+    def draw(self, sequence: AnswerSequence) -> int:
         draw = random.Random(f"{sequence.request.key} {sequence.candidate} {len(sequence.tokens)}").random()
-        kept = sequence.append(END if draw < 0.05 else 500 + int(draw * 100))
-        if kept < sequence.cached:
+        return END if draw < 0.05 else 500 + int(draw * 100)
+
+    def _write(self, sequence: AnswerSequence) -> bool:
+        """Whether the cache holds all that it did."""
+        kept = sequence.append(self.draw(sequence))
+        was_cut = kept < sequence.cached
+        if was_cut:
             sequence.cached = kept if self.cuts else 0
             del self.cache[sequence.slot][sequence.cached :]
         if sequence.finished:
-            self.cache[sequence.slot] = []
-            self.scheduler.release(sequence)
+            following = self.scheduler.hand_over(sequence)
+            if following is None:
+                self.cache[sequence.slot] = []
+                self.scheduler.release(sequence)
+            else:
+                self._place(following)
             self.finished.append(sequence)
             self.scheduler.add(self.later.pop(len(self.finished), []))
+        return not (was_cut or sequence.finished)
 
     def _make_room(self, batch: Batch) -> None:
         sequence = batch.longest
@@ -287,6 +316,24 @@ def test_candidates_share_their_prompt() -> None:
     assert len(scheduler.prefix) == 200 - CHUNK_FLOOR
     assert fed == CHUNK_FLOOR + 3 + written - 4
     assert len(engine.finished) == 4
+
+
+@given(st.integers(1, 6), st.integers(1, 9), st.integers(2, 6), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_a_prompt_is_evaluated_once_however_few_slots_there_are(
+    requests: int, slots: int, candidates: int, together: bool
+) -> None:
+    """Where each candidate of many requests has to wait for a slot, it gets one with its prompt in the cache."""
+    scheduler = Scheduler(together=together)
+    engine = Engine(scheduler, batch_tokens=64, most=slots)
+    scheduler.add(s for n in range(requests) for s in sequences(n, 200, candidates=candidates))
+    engine.run()
+    assert len(engine.finished) == requests * candidates and not scheduler.waiting
+    fed = sum(count for step in engine.batches for batch in step for _, count in batch.fed)
+    written = sum(s.new_tokens for s in engine.finished)
+    prefix = len(scheduler.prefix)  # what all requests begin with, evaluated beside
+    prompts = requests * (200 - prefix) + requests * (candidates - 1)  # its last token again, for the logits
+    assert fed == prompts + written - requests * candidates  # an answer's last token is never fed
 
 
 def test_what_prompts_begin_with_is_shared() -> None:

@@ -6,6 +6,7 @@ llama.cpp is built for the CPU here, so what it says of GPUs is put in its mouth
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import llama_cpp
 import psutil
@@ -13,6 +14,7 @@ import pytest
 
 from srtui.llama import Message, Request, Segment, engine
 from srtui.llama import gguf as files
+from srtui.llama.devices import LlamaDevice, gpus, llama_devices
 from srtui.llama.engine import LlamaTeacher
 from srtui.models.gguf_header import read_gguf
 
@@ -21,20 +23,31 @@ MB = 10**6
 
 
 class Gpu:
-    """A GPU with ``free`` bytes, and what was asked of llama.cpp."""
+    """GPUs, each with its share of ``free`` bytes, and what was asked of llama.cpp."""
 
-    def __init__(self, patch: pytest.MonkeyPatch, free: int | None, fits: int = 999) -> None:
-        self.free, self.asked, self.said = free, [], []
+    def __init__(
+        self, patch: pytest.MonkeyPatch, free: int, fits: int = 999, shares: tuple[float, ...] = (1,)
+    ) -> None:
+        self.free, self.shares, self.asked, self.said = free, shares, [], []
+        self.split: list[list[float]] = []
         load = llama_cpp.llama_model_load_from_file
 
-        def loads(path: bytes, parameters: object) -> object:
-            self.asked.append(parameters.n_gpu_layers)  # type: ignore[attr-defined]
-            return load(path, parameters) if parameters.n_gpu_layers <= fits else None  # type: ignore[attr-defined]
+        def loads(path: bytes, parameters: Any) -> object:
+            self.asked.append(parameters.n_gpu_layers)
+            self.split.append(
+                [parameters.tensor_split[n] for n in range(len(shares))] if parameters.tensor_split else []
+            )
+            return load(path, parameters) if parameters.n_gpu_layers <= fits else None
 
-        patch.setattr(llama_cpp, "llama_supports_gpu_offload", lambda: True)
         patch.setattr(llama_cpp, "llama_model_load_from_file", loads)
         for module in (files, engine):
-            patch.setattr(module, "gpu_free", lambda: self.free)
+            patch.setattr(module, "gpus", self.devices)
+
+    def devices(self) -> list[LlamaDevice]:
+        return [
+            LlamaDevice("CUDA", f"CUDA{n}", "a GPU", "gpu", round(self.free * share), 80_000 * MB)
+            for n, share in enumerate(self.shares)
+        ]
 
     def report_line(self, level: str, message: str) -> None:
         self.said.append((level, message))
@@ -64,7 +77,7 @@ def test_layers_are_planned_with_their_cache(teacher_file: Path, monkeypatch: py
     gpu = Gpu(monkeypatch, round((weights + compute + 60 * MB) / 0.9))
     gpu.open(teacher_file).close()
     (asked,) = gpu.asked
-    assert 0 < asked < 30
+    assert 1 < asked < 30
     assert gpu.said[0][0] == "warning"
     assert "the others stay in this computer's memory" in gpu.said[0][1]
     # A longer context, or more slots, take more of it.
@@ -124,9 +137,56 @@ def test_a_context_in_hand_counts_as_room_for_the_next(
         teacher.close()
 
 
-def test_llama_cpp_says_what_its_gpus_have_free() -> None:
-    """A CPU build has none; the call itself is real."""
-    if llama_cpp.llama_supports_gpu_offload():
-        assert (files.gpu_free() or 0) > 0
-    else:
-        assert files.gpu_free() == 0
+def test_two_gpus_get_layers_by_what_they_have_free(
+    teacher_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = Gpu(monkeypatch, 3000 * MB, shares=(2 / 3, 1 / 3))
+    teacher = gpu.open(teacher_file, slots=8)
+    try:
+        assert (gpu.asked, gpu.split) == ([31], [[21, 10]])  # of thirty and the output
+        assert "30 of the teacher's 30 layers go to the 2 GPUs" in gpu.said[0][1]
+        assert teacher._on_gpus == (21, 9)
+        # The cache of each has to fit beside it: here the second has no room for more than two slots.
+        compute = 4 * 512 * (49152 + 8 * 576 + 3 * 4 * 576)
+        gpu.free = round(3 * (compute + 3.5 * 140 * 9 * 384 * 2) / 0.9)
+        teacher.submit(_requests(8, 80))
+        teacher._plan()
+        assert 1 <= teacher.progress().slots <= 3
+    finally:
+        teacher.close()
+
+
+def test_a_teacher_without_layers_on_the_gpu_leaves_it_alone(
+    teacher_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sequences are then evaluated as on a CPU: prompts on their own."""
+    gpu = Gpu(monkeypatch, 4000 * MB)
+    teacher = gpu.open(teacher_file, gpu_layers=0)
+    try:
+        assert gpu.asked == [0]
+        assert not teacher._gpu
+    finally:
+        teacher.close()
+
+
+def test_a_number_of_layers_counts_the_output_as_llama_cpp_does(
+    teacher_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = Gpu(monkeypatch, 4000 * MB)
+    for asked, held in ((12, 11), (1, 0), (-1, 30), (99, 30)):
+        teacher = gpu.open(teacher_file, gpu_layers=asked)
+        assert teacher._on_gpus == (held,)
+        teacher.close()
+
+
+def test_llama_cpp_says_what_its_devices_are() -> None:
+    """The call itself is real; a build for the CPU has no GPU."""
+    devices = llama_devices()
+    processors = [d for d in devices if d.kind == "cpu"]
+    assert [d.backend for d in processors] == ["CPU"]
+    assert (
+        0 < processors[0].free <= processors[0].total == pytest.approx(psutil.virtual_memory().total, rel=0.1)
+    )
+    assert processors[0].description
+    assert bool(gpus()) == bool(llama_cpp.llama_supports_gpu_offload())
+    assert all(0 < d.free <= d.total for d in gpus())

@@ -17,8 +17,8 @@ from srtui.llama.tuning import (
     Tuning,
     best_slots,
     contradiction,
-    far_off,
     machine,
+    speed_warning,
     tune,
     tuned,
 )
@@ -48,7 +48,7 @@ def test_the_fewest_slots_that_are_about_as_fast(decode: dict[int, float], best:
         ({8: 100.0}, True),
     ],
 )
-def test_rates_that_no_machine_has_are_told(decode: dict[int, float], possible: bool) -> None:
+def test_rates_that_no_machine_has_are_reported(decode: dict[int, float], possible: bool) -> None:
     assert (contradiction(decode) == "") == possible
 
 
@@ -80,13 +80,13 @@ def test_a_disturbed_round_counts_for_nothing_and_a_disturbed_machine_stores_not
 
 def test_a_run_that_is_far_from_its_table_is_said() -> None:
     table = Tuning("m.gguf", 1, 1000.0, {16: 100.0}, 16, 0.0)
-    assert far_off(table, 16, 10_000, 10_000, 110.0) == ""  # 10 s + 100 s
-    assert far_off(table, 16, 10_000, 10_000, 430.0) == ""
-    slow = far_off(table, 16, 10_000, 10_000, 450.0)
+    assert speed_warning(table, 16, 10_000, 10_000, 110.0) == ""  # 10 s + 100 s
+    assert speed_warning(table, 16, 10_000, 10_000, 430.0) == ""
+    slow = speed_warning(table, 16, 10_000, 10_000, 450.0)
     assert "took 450 s" in slow and "110 s" in slow and "srtui models tune m." in slow
-    assert far_off(table, 16, 10_000, 10_000, 50.0)
-    assert far_off(table, 8, 10_000, 10_000, 5000.0) == ""  # not measured
-    assert far_off(table, 16, 100, 100, 5000.0) == ""  # too short to say
+    assert speed_warning(table, 16, 10_000, 10_000, 50.0)
+    assert speed_warning(table, 8, 10_000, 10_000, 5000.0) == ""  # not measured
+    assert speed_warning(table, 16, 100, 100, 5000.0) == ""  # too short to say
 
 
 @pytest.mark.model

@@ -680,7 +680,7 @@ def test_the_command(small: Path, workspace: Workspace) -> None:
         )
 
     def command(*words: str) -> subprocess.CompletedProcess[str]:
-        return srtui(workspace, "export-model", *words)
+        return srtui(workspace, "export-model", *words, fresh_workers=True)
 
     early = command("tuned", "--to", "gguf")
     assert early.returncode == 2 and "has trained no adapter (it has not come to it)" in early.stderr

@@ -14,6 +14,7 @@ from srtui.models.memory import (
     TeacherShape,
     cells_that_fit,
     inner_width,
+    layers_of,
     plan_teacher,
     scoring_tokens,
     slots_that_fit,
@@ -36,32 +37,54 @@ cells = st.integers(1, 10**6)
 
 @given(shapes, cells, free, free)
 def test_a_teachers_layers(shape: TeacherShape, cells: int, free: int, more: int) -> None:
-    plan = plan_teacher(shape, cells, free)
+    plan = plan_teacher(shape, cells, [free])
     assert plan.weights + plan.cache + plan.compute <= free
     assert 0 <= plan.layers <= plan.of == len(shape.layers)
-    assert plan_teacher(shape, cells, free + more).layers >= plan.layers
-    assert plan_teacher(shape, cells + more, free).layers <= plan.layers
+    assert plan_teacher(shape, cells, [free + more]).layers >= plan.layers
+    assert plan_teacher(shape, cells + more, [free]).layers <= plan.layers
     # One layer more would be too many.
     if plan.layers < plan.of:
         count = plan.layers + 1
-        compute = plan_teacher(shape, 0, 10**15).compute
+        compute = plan_teacher(shape, 0, [10**15]).compute
         assert shape.on_device(count) + compute + count * shape.kv * 2 * cells > 0.89 * free
 
 
-@given(st.floats(1, 10**6), st.integers(1, 100), st.data(), free, free, free, st.integers(0, GB))
-def test_a_teachers_cache(
-    cell: float, layers: int, data: st.DataObject, device: int, host: int, more: int, compute: int
+@given(shapes, cells, st.lists(free, min_size=2, max_size=4), st.integers(1, 8))
+def test_a_teachers_layers_on_several_gpus(
+    shape: TeacherShape, cells: int, free: list[int], times: int
 ) -> None:
-    on_device = data.draw(st.integers(0, layers))
+    plan = plan_teacher(shape, cells, free)
+    assert sum(plan.parts) == (plan.layers + 1 if plan.layers else 0)
+    assert sum(layers_of(plan.parts)) == plan.layers
+    compute = plan_teacher(shape, 0, [10**15]).compute
+    weights = shape.on_devices(plan.parts)
+    assert sum(weights) == plan.weights == shape.on_device(plan.layers)
+    for weight, held, part, room in zip(weights, layers_of(plan.parts), plan.parts, free, strict=True):
+        assert not part or weight + held * shape.kv * 2 * cells + compute <= room
+    assert plan_teacher(shape, cells, [times * room for room in free]).layers >= plan.layers
 
-    def fits(device: int, host: int) -> int:
-        return cells_that_fit(cell, layers, on_device, device=device, host=host, compute=compute)
 
-    found = fits(device, host)
-    assert found * cell * on_device <= max(0, device - compute) or not on_device
-    assert found * cell * (layers - on_device) <= host
-    assert fits(device + more, host) >= found
-    assert fits(device, host + more) >= found
+@given(
+    st.floats(1, 10**6), st.lists(st.integers(0, 60), max_size=3), st.integers(0, 60), st.data(), free, free
+)
+def test_a_teachers_cache(
+    cell: float, held: list[int], in_ram: int, data: st.DataObject, host: int, more: int
+) -> None:
+    layers, compute = sum(held) + in_ram, data.draw(st.integers(0, GB))
+    if not layers:
+        return
+    frees = [data.draw(free) for _ in held]
+
+    def fits(frees: list[int], host: int) -> int:
+        return cells_that_fit(cell, layers, list(zip(held, frees, strict=True)), host=host, compute=compute)
+
+    found = fits(frees, host)
+    assert all(
+        found * cell * on <= max(0, room - compute) for on, room in zip(held, frees, strict=True) if on
+    )
+    assert found * cell * in_ram <= host
+    assert fits([room + more for room in frees], host) >= found
+    assert fits(frees, host + more) >= found
 
 
 @given(st.integers(1, 64), st.integers(1, 10**5), st.integers(0, 10**7), st.integers(0, 10**7))
@@ -83,16 +106,16 @@ def test_a_scoring_pass(hidden: int, inner: int, free: int, more: int) -> None:
 
 def test_the_plan_in_words() -> None:
     shape = TeacherShape((GB // 4,) * 16, GB // 2, 2048, 128_000, 4096, 14336)
-    whole = plan_teacher(shape, 10_240, 24 * GB)
+    whole = plan_teacher(shape, 10_240, [24 * GB])
     assert whole.sentence().startswith(
         "16 of the teacher's 16 layers go to the GPU: 4.5 GB of weights, 0.7 GB of KV"
     )
-    some = plan_teacher(shape, 10_240, 3 * GB)
+    some = plan_teacher(shape, 10_240, [3 * GB])
     assert 0 < some.layers < 16
     assert "the others stay in this computer's memory, which is slower" in some.sentence()
-    assert "none fits the GPU's 0.1 GB" in plan_teacher(shape, 10_240, GB // 10).sentence()
+    assert "none fits the GPU's 0.1 GB" in plan_teacher(shape, 10_240, [GB // 10]).sentence()
     # The fault that was: weights alone fit, and the cache did not.
-    assert plan_teacher(shape, 200_000, 6 * GB).layers < plan_teacher(shape, 1, 6 * GB).layers == 16
+    assert plan_teacher(shape, 200_000, [6 * GB]).layers < plan_teacher(shape, 1, [6 * GB]).layers == 16
 
 
 @pytest.mark.model

@@ -18,17 +18,9 @@ import pytest
 from srtui import models
 from srtui.errors import UserError
 from srtui.models.catalogue import check_member
-from srtui.models.tiny_gguf import write_tiny_gguf
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN_PYTHON = sys.executable
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("gguf") / "tiny.F32.gguf"
-    write_tiny_gguf(path)
-    return path
 
 
 @pytest.fixture

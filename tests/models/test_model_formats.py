@@ -17,16 +17,8 @@ from hypothesis import strategies as st
 from srtui.errors import UserError
 from srtui.models import file_sha256, inspect
 from srtui.models.gguf_header import FILE_TYPES, GGML_TYPES, read_gguf
-from srtui.models.tiny_gguf import write_tiny_gguf
 
 ANY_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("gguf") / "tiny.F32.gguf"
-    write_tiny_gguf(path)
-    return path
 
 
 @pytest.fixture

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from srtui.evaluation.statistics import nothing, wilson
-from srtui.pilot.result import Example, Forecast, PilotResult, StratumCount, TargetResult
+from srtui.evaluation.statistics import no_estimate, wilson
+from srtui.pilot.result import Forecast, PilotExample, PilotResult, StratumCount, TargetResult
 from srtui.pilot.verdict import Verdict
 
-NONE = nothing()
+NONE = no_estimate()
 TARGET = TargetResult(24, 20, 0, {"cut_response": 4}, wilson(20, 24), wilson(4, 24), wilson(9, 20))
 RESULT = PilotResult(
     run="quickstart.pilot",
@@ -24,6 +24,8 @@ RESULT = PilotResult(
     template="alpaca",
     at_or_over_one=wilson(2, 24),
     forecast=Forecast(4976, 30.0, {}, NONE, NONE, NONE, 5e8, {}, []),
-    examples=[Example(1, 0, ("old words", "", "x"), ("new words", "", "y"), {"response": True}, "taken")],
+    examples=[
+        PilotExample(1, 0, ("old words", "", "x"), ("new words", "", "y"), {"response": True}, "taken")
+    ],
     verdict=Verdict("change", "raise answer_tokens to 640 first.", ["reflection.answer_tokens=640"]),
 )

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srtui.evaluation.statistics import nothing
+from srtui.evaluation.statistics import no_estimate
 from srtui.pilot.forecast import for_the_rest, together
 from srtui.pilot.limits import Limit, quantile_of_lengths
 from srtui.pilot.strata import stratified
@@ -89,7 +89,7 @@ def test_what_was_not_measured_has_no_value() -> None:
     assert for_the_rest(0.0, 0, [1, 2], 100)["value"] is None
     one = for_the_rest(2.0, 1, [5], 100)
     assert (one["value"], one["low"], one["high"]) == (200, None, None)
-    assert together([one, nothing()])["value"] is None
+    assert together([one, no_estimate()])["value"] is None
 
 
 # -- limits

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srtui.reflection import Ours, Parsed, Unparsed, load_criteria, parse_free, parse_guided
+from srtui.reflection import OwnWording, Parsed, Unparsed, load_criteria, parse_free, parse_guided
 
 MARKERS = [
     "[New Instruction]", "[New Answer]", "[Better Answer]", "[End]", "New Answer:", "**New Instruction:**",
@@ -17,11 +17,11 @@ MARKERS = [
 texts = st.lists(st.one_of(st.sampled_from(MARKERS), st.text(max_size=30)), max_size=12).map("".join)
 
 
-OURS = load_criteria("response", "response").ours()
+OURS = load_criteria("response", "response").own_wording()
 
 
 def free(text: str) -> Parsed | Unparsed:
-    return parse_free(text, wants_instruction=False, ours=OURS)
+    return parse_free(text, wants_instruction=False, own_wording=OURS)
 
 
 def test_as_asked() -> None:
@@ -85,9 +85,9 @@ def test_what_is_no_answer(text: str, reason: str) -> None:
 
 def test_an_echo_of_the_prompt_is_no_answer() -> None:
     line = "Then write a better answer to the same instruction: correct, complete."
-    assert parse_free(f"[Better Answer] {line}", wants_instruction=False, ours=Ours([line])) == Unparsed(
-        "echo"
-    )
+    assert parse_free(
+        f"[Better Answer] {line}", wants_instruction=False, own_wording=OwnWording([line])
+    ) == Unparsed("echo")
 
 
 def test_guided_reads_the_segments() -> None:

@@ -10,12 +10,13 @@ import pytest
 
 from srtui.llama import TeacherIdentity
 from srtui.pipeline.reflect import Reflecting
+from srtui.pipeline.tries import Tries
 from srtui.recipe import parse
 from srtui.reflection import ReflectionPrompt, load_criteria
 from srtui.sample import Pair
 from srtui.store import Store
 from srtui.store.endings import packed
-from srtui.store.generations import StoredGeneration
+from srtui.store.generations import GenerationRow
 from srtui.store.imports import NewRow
 from tests.sql import sql_rows
 
@@ -47,8 +48,8 @@ def test_a_stored_rewrite(
         )
         with store.transaction():
             by = store.generations.add(
-                StoredGeneration(
-                    key=(protocol.key if segments else protocol.first_key)(before, 1, 0, BY) or b"", parent_variant_id=at,
+                GenerationRow(
+                    id=0, variant_id=None, created_at=0.0, key=(protocol.key if segments else protocol.first_key)(before, 1, 0, BY) or b"", parent_variant_id=at,
                     stage="response", model="m", model_sha256="aa", prompt_version=protocol.version, mode="guided",
                     sampler="{}", seed=1, attempt=1, candidate=0, prompt="", text="t", thinking="", critique="",
                     prompt_tokens=1, new_tokens=1, seconds=1.0, finish=finish, segments=segments, parsed="parsed",
@@ -57,15 +58,15 @@ def test_a_stored_rewrite(
             new, _ = store.corpus.add_variant(
                 sample, "response_reflected", "teacher", at, by, Pair("i", "", "better")
             )
-            store.generations.made(by, new)
+            store.generations.set_variant(by, new)
         context: Any = SimpleNamespace(store=store, run=run, recipe=recipe, watch=None, sample_count=1)
-        reflecting = Reflecting(context, protocol)
-        reflecting._teacher = SimpleNamespace(  # type: ignore[assignment]
+        teacher: Any = SimpleNamespace(
             identity=BY, room=lambda request: [s.max_tokens for s in request.segments]
         )
-        asked = reflecting._first_unasked(sample, store.corpus.variants([at])[at])
+        tries = Tries(context, protocol, teacher, Reflecting(context, protocol)._settle)
+        asked = tries.first_unasked(sample, store.corpus.variants([at])[at])
         assert (asked.attempt if asked else None) == asked_again
-        assert reflecting._unknown == unknown
+        assert tries.unknown_endings == unknown
         kept = [(r.status, r.attempts) for r in store.generations.reflections_of(run.id, sample).values()]
         assert kept == ([] if asked_again else [("parsed", 1)])
         # Where the recipe takes what the store has, and no teacher can be asked again, a cut one is left out.
@@ -81,8 +82,8 @@ def test_what_is_written_takes_the_place_of_a_refusal(tmp_path: Path) -> None:
 
         def add(text: str, finish: str) -> int:
             return store.generations.add(
-                StoredGeneration(
-                    key=b"k", parent_variant_id=at, stage="response", model="m", model_sha256="aa",
+                GenerationRow(
+                    id=0, variant_id=None, created_at=0.0, key=b"k", parent_variant_id=at, stage="response", model="m", model_sha256="aa",
                     prompt_version="1", mode="guided", sampler="{}", seed=1, attempt=1, candidate=0, prompt="",
                     text=text, thinking="", critique="", prompt_tokens=1, new_tokens=1, seconds=1.0,
                     finish=finish, segments=packed([]), parsed="parsed" if text else finish,

@@ -26,6 +26,7 @@ from srtui.store.views import Views
 from srtui.workspace import Workspace
 from tests.commands import srtui
 from tests.sql import sql_value
+from tests.tui.scripted_conversations import PAIRS, make_conversations
 from tests.tui.scripted_store import Script, demo_pairs
 
 HOSTILE = Pair(
@@ -194,6 +195,29 @@ def test_examples_are_the_extremes_and_a_draw(workspace: Workspace) -> None:
     views.close()
 
 
+def test_it_shows_one_conversation_and_the_figures_of_pairs(workspace: Workspace) -> None:
+    make_conversations(workspace)
+    with Store(workspace.store_path) as store:
+        run = store.runs.named(PAIRS)
+        facts = report.gather(store, workspace.root, run.id, examples=2, seed=3)
+        (shown,) = [e for e in facts.examples if e.sort == "conversation"]
+        history = store.corpus.variants_of(shown.sample)[0].pair.history
+        assert len(history) >= 2
+    rewards = "reward margin 0.312 (0.104 to 0.521, n = 17); reward accuracy 0.706 (0.469 to 0.867, n = 17)"
+    html, markdown = report.html(facts), report.markdown(facts)
+    for text in (" ".join(read(html).text), markdown.replace("\n> ", "\n")):
+        plain = " ".join(text.replace("\\", "").split())
+        assert f"Of pairs that were held out: {rewards}. The reward is beta times" in plain
+        assert "trained on 109 pairs (dpo)" in plain and "what its chooser prefers" in plain
+        assert "Before it in its conversation, which no rewrite changes" in plain
+        said = [" ".join(turn.text.split()) for turn in history]
+        places = [plain.index(words) for words in said]
+        assert places == sorted(places)
+    assert html.count("<details open><summary>Before it in its conversation") == 1
+    assert '<td>preference</td><td class="n">17</td><td class="n">0.693</td><td class="n">0.581</td>' in html
+    assert "preference: the loss of a pair" in html and "preference: the loss of a pair" in markdown
+
+
 def test_what_a_judge_is_not_worth_is_said(workspace: Workspace) -> None:
     store, script = finished(workspace, demo_pairs()[:20])
     with store:
@@ -258,6 +282,8 @@ def test_the_command_writes_both_files_and_says_mistakes(workspace: Workspace) -
     assert (root / "r.md").read_text().startswith("# quickstart")
     as_json = json.loads(srtui(workspace, "report", "quickstart", "--json").stdout)
     assert as_json["open"] and as_json["summary"]["run"] == "quickstart"
+    for source in as_json["sources"]:
+        assert list(source) == ["file", "sha256", "format", "kind", "rows", "refused"]
     assert srtui(workspace, "report", "quickstart").stdout.startswith("quickstart-report.html")
     wrong = srtui(workspace, "report", "quickstart", "--out", "no/such/folder.html")
     assert wrong.returncode == 2

@@ -8,7 +8,7 @@ from srtui.sample import Pair
 from srtui.store import Store
 from srtui.store.endings import packed
 from srtui.store.figures import means
-from srtui.store.generations import StoredGeneration
+from srtui.store.generations import GenerationRow
 from srtui.store.imports import NewRow
 from tests.conftest import RECIPE
 from tests.sql import sql_rows, sql_value
@@ -16,9 +16,9 @@ from tests.sql import sql_rows, sql_value
 WHOLE = packed([("critique", "length", 48), ("response", "end", 60)])
 
 
-def generation(n: int, parent: int, stage: str, finish: str, segments: str | None) -> StoredGeneration:
-    return StoredGeneration(
-        key=bytes([n]), parent_variant_id=parent, stage=stage, model="m", model_sha256="", prompt_version="1",
+def generation(n: int, parent: int, stage: str, finish: str, segments: str | None) -> GenerationRow:
+    return GenerationRow(
+        id=0, variant_id=None, created_at=0.0, key=bytes([n]), parent_variant_id=parent, stage=stage, model="m", model_sha256="", prompt_version="1",
         mode="guided", sampler="{}", seed=1, attempt=1, candidate=0, prompt="", text="t", thinking="", critique="",
         prompt_tokens=1, new_tokens=1, seconds=1.0, finish=finish, segments=segments, parsed="parsed",
     )  # fmt: skip

@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 from srtui import today
 from srtui.evaluation.contestants import Contestant
 from srtui.evaluation.writing import AnswerSettings, answer_key, first_answer_key
-from srtui.hashing import canonical, digest, draw, first_of_ids, key, key_of_ids, scheme_1
+from srtui.hashing import (
+    Keys,
+    canonical,
+    digest,
+    draw,
+    draw_of_each,
+    first_of_ids,
+    key,
+    key_of_ids,
+    scheme_1,
+)
 from srtui.llama import Sampler, TeacherIdentity
 from srtui.llama.chat_prompt import TeacherTemplate
 from srtui.measures import SpanLoss
@@ -23,7 +33,7 @@ from srtui.recipe import TrainingSettings, parse
 from srtui.reflection import ReflectionPrompt, load_criteria
 from srtui.sample import Pair
 from srtui.store import Store
-from srtui.store.generations import StoredGeneration
+from srtui.store.generations import GenerationRow
 from srtui.store.imports import NewRow
 from srtui.store.scores import setting_key
 from srtui.student.spans import Span
@@ -131,8 +141,8 @@ def test_a_generation_stored_before_is_found(store: Store) -> None:
         "Sampler(temperature=0.5, top_p=0.95, top_k=40, min_p=0.05, repeat_penalty=1.1, repeat_window=256)",
         asked.seed(PAIR, 1),
     )  # fmt: skip
-    made = StoredGeneration(
-        key=old, parent_variant_id=1, stage="response", model="t", model_sha256=TEACHER.sha256,
+    made = GenerationRow(
+        id=0, variant_id=None, created_at=0.0, key=old, parent_variant_id=1, stage="response", model="t", model_sha256=TEACHER.sha256,
         prompt_version="v", mode="guided", sampler="{}", seed=1, attempt=1, candidate=0, prompt="p", text="text",
         thinking="", critique="", prompt_tokens=1, new_tokens=1, seconds=1.0, finish="end", parsed="parsed",
         segments="[]",
@@ -153,7 +163,7 @@ def test_a_generation_stored_before_is_found(store: Store) -> None:
     assert asked.first_key(PAIR, 1, 0, dated) is None
 
 
-def test_a_run_stored_before_goes_on(store: Store) -> None:
+def test_a_run_stored_before_resumes(store: Store) -> None:
     from srtui.pipeline import prepare
     from srtui.workspace import Workspace
 
@@ -282,3 +292,26 @@ def test_ids_in_several_pieces_have_the_bytes_of_the_whole_list(size: int) -> No
     ids = [7 * n for n in range(size)]
     assert key_of_ids("samples", "ids", iter(ids)) == key("samples", ids=ids)
     assert first_of_ids(lambda: iter(ids)) == scheme_1(repr(ids))
+
+
+VALUES = st.binary(max_size=20) | st.integers(-(2**70), 2**70) | st.booleans() | st.text(max_size=8) | st.floats(
+    allow_nan=False, allow_infinity=False
+)  # fmt: skip
+
+
+@given(VALUES, VALUES, st.text(max_size=5))
+@example(b"", True, "")
+@example(0, -0.0, "\ud800")
+def test_keys_that_share_what_is_laid_out_once_are_those_of_each(
+    first: Any, second: Any, shared: str
+) -> None:
+    """Whatever the values are, and wherever they stand among what is shared."""
+    keys = Keys("k", ("a", "z"), m=shared, b=1)
+    for _ in range(2):  # the second is made of the same beginning
+        assert keys.key(first, second) == key("k", a=first, z=second, m=shared, b=1)
+
+
+@given(st.text(max_size=6), st.binary(max_size=6), st.integers(-(2**63), 2**63 - 1))
+def test_draws_for_many_numbers_are_those_of_each(word: str, data: bytes, number: int) -> None:
+    drawn = draw_of_each(7, word, data)
+    assert drawn(number) == drawn(number) == draw(7, word, data, number)

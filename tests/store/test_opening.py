@@ -13,28 +13,20 @@ import pytest
 
 from srtui.errors import UserError
 from srtui.store import Store
-from srtui.store._sqlite_utils import Database
-from srtui.store.schema import SCRIPTS, migrations, statements
+from srtui.store.schema import SCRIPTS, migrations
+from tests.sql import sql_rows
+from tests.store.earlier_stores import earlier_store
 
 
 def made_then(path: Path, last: int = 4) -> Path:
     """A store with the first ``last`` migrations only, and a run in it."""
-    conn = sqlite3.connect(path)
-    conn.execute("PRAGMA journal_mode = wal")
-    migrations.ensure_migrations_table(Database(conn, execute_plugins=False))
-    for name, script in list(SCRIPTS.items())[:last]:
-        for statement in statements(script):
-            conn.execute(statement)
-        conn.execute(
-            "INSERT INTO _sqlite_migrations(migration_set, name, applied_at) VALUES ('srtui', ?, '2026-01-01')",
-            (name,),
-        )
-    conn.execute("INSERT INTO dataset VALUES (1, 'old', 0)")
+    conn = earlier_store(path, last)
     conn.execute(
         "INSERT INTO run(id, name, dataset_id, recipe_path, recipe, fingerprint, status, created_at) "
         "VALUES (1, 'r', 1, '', '{}', 'f', 'running', 0)"
     )
     conn.commit()
+    conn.execute("PRAGMA journal_mode = wal")
     conn.close()
     return path
 
@@ -105,3 +97,36 @@ def test_a_store_in_which_an_earlier_srtui_works_is_left_alone(tmp_path: Path, r
     conn.close()
     with Store(path, read_only=read_only) as store:
         assert store.runs.holder(1) is None
+
+
+def test_older_decisions_say_whose_scores_they_compared(tmp_path: Path) -> None:
+    """Their reasons did; a run's recipe names its proxy."""
+    path = made_then(tmp_path / "old.sqlite", 15)
+    with sqlite3.connect(path) as conn:
+        for run, recipe in ((2, '{"scoring": {"proxy": "small"}}'), (3, '{"scoring": {}}'), (4, "damaged")):
+            conn.execute(
+                "INSERT INTO run(id, name, dataset_id, recipe_path, recipe, fingerprint, status, created_at) "
+                "VALUES (?, ?, 1, '', ?, ?, 'done', 0)",
+                (run, f"r{run}", recipe, f"f{run}"),
+            )
+        conn.execute("INSERT INTO sample(id, dataset_id, row, digest, record) VALUES (1, 1, 0, x'00', '{}')")
+        conn.execute(
+            "INSERT INTO variant(id, sample_id, digest, kind, origin, instruction, input, response, created_at) "
+            "VALUES (1, 1, x'00', 'original', 'dataset', 'x', '', 'y', 0)"
+        )
+        for run, stage, reason in (
+            (2, "instruction", "lower r-IFD (by small)"),
+            (2, "response", "lower r-IFD"),
+            (3, "response", "lower r-IFD (by small)"),
+            (4, "response", "lower r-IFD (by small)"),
+        ):
+            conn.execute(
+                "INSERT INTO decision(run_id, sample_id, stage, chosen_id, reflected, reason, compared, created_at) "
+                "VALUES (?, 1, ?, 1, 0, ?, '[]', 0)",
+                (run, stage, reason),
+            )
+    with Store(path) as store:
+        rows = sql_rows(store, "SELECT run_id, stage, by_proxy FROM decision ORDER BY run_id, stage")
+        assert [tuple(r) for r in rows] == [
+            (2, "instruction", 1), (2, "response", 0), (3, "response", 0), (4, "response", 0)
+        ]  # fmt: skip

@@ -99,7 +99,7 @@ class _Silent:
 
 
 def test_an_engine_reads_by_indices(pair_workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run with retries and training, gone on with at each stage, and one from the store's own texts."""
+    """A run with retries and training, resumed at each stage, and one from the store's own texts."""
     workspace, policy = pair_workspace, {"policy": "keep"}
     Store(workspace.store_path).close()  # making the tables reads what there is, which is nothing
     heard = Heard(monkeypatch)

@@ -34,7 +34,11 @@ class _Scorer:
         self._path = path
 
     def score(
-        self, spans: Sequence[Span], should_stop: Callable[[], bool], by_token: bool = False
+        self,
+        spans: Sequence[Span],
+        should_stop: Callable[[], bool],
+        by_token: bool = False,
+        embedded: object = None,
     ) -> Iterator[tuple[int, SpanLoss]]:
         losses = [SpanLoss(1.5 * len(s.ids) / s.target, s.target) for s in spans]
         with Store(self._path) as other:

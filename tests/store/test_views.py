@@ -11,12 +11,12 @@ import pytest
 from srtui.errors import UserError
 from srtui.sample import Pair
 from srtui.store import Store
-from srtui.store._sqlite_utils import Database
 from srtui.store.listing import SampleFilter
-from srtui.store.schema import SCRIPTS, migrations, statements
+from srtui.store.schema import SCRIPTS, migrations
 from srtui.store.views import NEEDED, Views
 from srtui.workspace import Workspace
 from tests.sql import sql_rows, sql_value
+from tests.store.earlier_stores import earlier_store
 from tests.tui.scripted_store import make_demo_store
 
 
@@ -48,16 +48,7 @@ def test_the_views_know_the_last_migration() -> None:
 def test_a_store_of_an_earlier_version_is_brought_up(tmp_path: Path, last: int) -> None:
     """Made as it was made then: only the first migrations, with rows in it."""
     path = tmp_path / "old.sqlite"
-    conn = sqlite3.connect(path)
-    migrations.ensure_migrations_table(Database(conn, execute_plugins=False))
-    for name, script in list(SCRIPTS.items())[:last]:
-        for statement in statements(script):
-            conn.execute(statement)
-        conn.execute(
-            "INSERT INTO _sqlite_migrations(migration_set, name, applied_at) VALUES ('srtui', ?, '2026-01-01')",
-            (name,),
-        )
-    conn.execute("INSERT INTO dataset VALUES (1, 'old', 0)")
+    conn = earlier_store(path, last)
     conn.execute("INSERT INTO sample VALUES (1, 1, 0, NULL, x'00', '{}')")
     conn.execute(
         "INSERT INTO variant VALUES (1, 1, x'00', 'original', 'dataset', NULL, NULL, 'Say hello.', '', 'Hello!', 0)"

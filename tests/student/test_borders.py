@@ -13,8 +13,9 @@ from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
 from srtui.prompts import TEMPLATE_NAMES, template
-from srtui.sample import Pair
+from srtui.sample import Pair, Turn
 from srtui.student import Span, SpanBuilder
+from srtui.student.tokens import tokens_before
 from tests.student.test_tokenizers import STYLES, build
 
 # Turn markers: flagged special as most families do, and not flagged as some do (DeepSeek).
@@ -82,6 +83,34 @@ def test_the_target_is_the_whole_answer(style: str, name: str, answer: str) -> N
     # The prompt is whole too: the border takes nothing from it.
     prompt = BUILT[style].decode(span.ids[: -span.target])
     assert prompt.endswith(("Response:\n", "Response:", "ASSISTANT:", ROLE))
+
+
+TEXTS = ANSWERS | SPELLINGS | st.text(max_size=6)
+
+
+@pytest.mark.parametrize("style", STYLES)
+@settings(max_examples=60, deadline=None)
+@given(before=TEXTS, behind=TEXTS)
+def test_the_border_is_where_the_list_of_offsets_has_it(style: str, before: str, behind: str) -> None:
+    """Asked for one character, and counted over all tokens, at each place of a text."""
+    text = before + behind
+    encoded = BUILT[style].backend_tokenizer.encode(text, add_special_tokens=False)
+    for border in range(len(text) + 1):
+        crossed = any(begin < border < end for begin, end in encoded.offsets)
+        counted = None if crossed else sum(1 for begin, _ in encoded.offsets if begin < border)
+        assert tokens_before(encoded, border) == counted, border
+
+
+@pytest.mark.parametrize("name", TEMPLATE_NAMES)
+@pytest.mark.parametrize("style", STYLES)
+@settings(max_examples=10, deadline=None)
+@given(texts=st.lists(st.tuples(TEXTS, TEXTS | st.just(""), TEXTS), min_size=1, max_size=4))
+def test_texts_cut_together_are_cut_as_each(style: str, name: str, texts: list[tuple[str, str, str]]) -> None:
+    builder = BUILDERS[style, name]
+    pairs = [Pair(*three) for three in texts]
+    pairs.append(pairs[0]._replace(history=(Turn("user", "Hello."), Turn("assistant", "Yes?"))))
+    assert builder.of_all(pairs, "forward") == [builder.forward(pair) for pair in pairs]
+    assert builder.of_all(pairs, "reverse") == [builder.reverse(pair) for pair in pairs]
 
 
 @pytest.mark.parametrize("name", TEMPLATE_NAMES)

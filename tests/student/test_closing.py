@@ -88,7 +88,7 @@ def test_a_run_forgets_its_student_before_the_teacher_comes(
 ) -> None:
     """With a GPU, the teacher's layers are planned by what is free: the student has to be gone by then."""
     from srtui.pipeline import context as contexts
-    from srtui.pipeline import import_file
+    from srtui.pipeline import import_file, place
     from srtui.pipeline.watch import Watch
     from srtui.recipe import parse
     from srtui.store import Store
@@ -123,8 +123,8 @@ def test_a_run_forgets_its_student_before_the_teacher_comes(
         alive.append(_alive(tensors))
         raise Opened
 
-    monkeypatch.setattr(contexts, "_gpu", lambda: True)
-    monkeypatch.setattr(contexts, "open_teacher", opens)
+    monkeypatch.setattr(place, "has_gpu", lambda: True)
+    monkeypatch.setattr(place, "open_teacher", opens)
     with pytest.raises(Opened):
         context.teacher()
     assert alive == [0]
@@ -134,5 +134,5 @@ def test_letting_go_of_a_model_in_a_cycle(no_collector: None) -> None:
     layer = torch.nn.Linear(3, 3)
     layer.weight.owner = layer  # type: ignore[attr-defined]  # as bitsandbytes' 4-bit weights have it
     tensors = _tensors(layer)
-    memory.let_go(layer)
+    memory.drop_weights(layer)
     assert _alive(tensors) == 0

@@ -147,3 +147,23 @@ def test_a_conversation_as_one_sequence_has_the_same_loss_and_gradient(student: 
         made.end_of_turn, 2048
     )
     assert as_one([spans[0], changed, spans[2]]) == [replace(whole, also=whole.also[:1]), changed]
+
+
+@pytest.mark.parametrize("name", ["alpaca", "chat"])
+def test_ten_thousand_turns_leave_no_room_and_take_no_time(student: Student, name: str) -> None:
+    """Each of thousands of samples has them, so that each may only be read as far as a text can be long."""
+    history = tuple(
+        Turn("assistant" if n % 2 else "user", f"Turn {n} of a conversation without end.")
+        for n in range(10_000)
+    )
+    made = builder(student, name)
+    read: list[int] = []
+    cut = made._cutter.data
+    made._cutter.data = lambda text, **how: read.append(len(text)) or cut(text, **how)  # type: ignore[method-assign,func-returns-value]
+    reason = Invalid("target_truncated" if name == "alpaca" else "history_not_laid_out")
+    assert (
+        made.forward(Pair("q", "", "a", history))
+        == made.reverse(Pair("q", "", "a", history))
+        == (reason,) * 2
+    )
+    assert sum(read) < 60_000

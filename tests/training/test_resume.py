@@ -1,4 +1,4 @@
-"""kill -9 at any moment: what goes on afterwards is what would have been."""
+"""kill -9 at any moment: what resumes is what would have been."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from srtui.errors import UserError
-from srtui.training import checkpoints, qlora
+from srtui.training import adapter, checkpoints
 from srtui.training.checkpoints import newest
 from tests.commands import forked
 from tests.training import killed
@@ -112,7 +112,7 @@ def test_a_corrupt_checkpoint_is_refused_and_the_one_before_used(tiny_folder: Pa
     assert newest(root, "") is None
 
 
-def test_a_full_disk_ends_in_a_sentence_and_the_same_training_goes_on(
+def test_a_full_disk_ends_in_a_sentence_and_the_same_training_resumes(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The system itself refuses the bytes of the third checkpoint, and then those of the adapter."""
@@ -136,14 +136,14 @@ def test_a_full_disk_ends_in_a_sentence_and_the_same_training_goes_on(
         killed.main(tiny_folder, "f32", "float32", full / "adapter", full / "losses")
     assert sorted(p.name for p in (full / "checkpoints").iterdir()) == ["step-0000002", "step-0000004"]
 
-    adapter = qlora._Training._write_adapter
+    write_adapter = adapter.write_adapter
 
-    def refused_too(training: qlora._Training) -> None:
+    def refused_too(student: Any, folder: Path) -> None:
         with no_file_over(2000):
-            adapter(training)
+            write_adapter(student, folder)
 
     with monkeypatch.context() as patched:
-        patched.setattr(qlora._Training, "_write_adapter", refused_too)
+        patched.setattr(adapter, "write_adapter", refused_too)
         with pytest.raises(UserError, match="the trained adapter cannot be written"):
             killed.main(tiny_folder, "f32", "float32", full / "adapter", full / "losses")
     assert [p.name for p in full.iterdir() if "adapter" in p.name] == []

@@ -20,7 +20,7 @@ from srtui.measures import SpanLoss
 from srtui.sample import Pair, digest
 from srtui.store import Store
 from srtui.store.endings import packed
-from srtui.store.generations import StoredGeneration
+from srtui.store.generations import GenerationRow
 from srtui.store.imports import NewRow
 from srtui.store.scores import StoredScore
 from srtui.workspace import Workspace
@@ -79,10 +79,14 @@ def new_answer(pair: Pair) -> Pair:
 class Script:
     """Writes one run into a store, stage by stage, as an engine does."""
 
-    def __init__(self, workspace: Workspace, store: Store, name: str = "quickstart", seed: int = 7) -> None:
+    def __init__(
+        self, workspace: Workspace, store: Store, name: str = "quickstart", seed: int = 7, *changes: str
+    ) -> None:
+        """``changes`` to the quickstart's recipe, as ``--set`` takes them."""
         self.workspace, self.store, self.seed = workspace, store, seed
         self.random = random.Random(seed)
-        self.recipe = recipes.load(workspace.recipes / "quickstart.toml", [f"seed={seed}", f'name="{name}"'])
+        words = [f"seed={seed}", f'name="{name}"', *changes]
+        self.recipe = recipes.load(workspace.recipes / "quickstart.toml", words)
         self.run_id = 0
         self.setting = 0
 
@@ -129,12 +133,12 @@ class Script:
             made = new_instruction(parent.pair) if stage == "instruction" else new_answer(parent.pair)
             with store.transaction():
                 generation = store.generations.add(
-                    self._generation(stage, parent.id, parent.pair, made, attempts)
+                    self._generation(stage, parent.id, parent.pair, made, attempts), about=parent.pair
                 )
                 rewrite, _ = store.corpus.add_variant(
                     sample_id, f"{stage}_reflected", "teacher", parent.id, generation, made
                 )
-                store.generations.made(generation, rewrite)
+                store.generations.set_variant(generation, rewrite)
                 store.generations.add_reflection(
                     self.run_id, sample_id, stage, parent.id, "parsed", attempts, [rewrite]
                 )
@@ -152,14 +156,17 @@ class Script:
 
     def _generation(
         self, stage: str, parent_id: int, before: Pair, made: Pair, attempt: int
-    ) -> StoredGeneration:
+    ) -> GenerationRow:
         critique = (
             "The instruction is clear, but it does not say who reads the answer or how far it should go. Naming the "
             "reader and one thing to avoid would make the answer more useful."
             if stage == "instruction"
             else "The answer is correct. It begins without saying what it comes to, and it could end on why it holds."
         )
-        return StoredGeneration(
+        return GenerationRow(
+            id=0,
+            variant_id=None,
+            created_at=0.0,
             key=digest(self.seed, stage, *before),
             parent_variant_id=parent_id,
             stage=stage,
@@ -171,7 +178,7 @@ class Script:
             seed=self.seed,
             attempt=attempt,
             candidate=0,
-            prompt="",
+            prompt=f"Criticise this pair.\n{before.instruction}\n{before.input}\n---\n{before.response}\n",
             text="\n\n".join(
                 [critique, *([made.instruction] if stage == "instruction" else []), made.response]
             ),

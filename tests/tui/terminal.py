@@ -48,7 +48,8 @@ class Terminal:
         """Keys by name, or text as it is typed."""
         for key in keys:
             os.write(self._fd, KEYS.get(key, key).encode())
-            self.read(0.2)
+            # A key right behind Escape would be read as one with Alt.
+            self.read(0.2 if key == "escape" else 0.03)
 
     def read(self, seconds: float) -> None:
         """Draw what comes within ``seconds``."""

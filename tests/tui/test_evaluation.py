@@ -20,7 +20,7 @@ from srtui.store import Store
 from srtui.store.evaluations import Evaluation
 from srtui.tui.app import Dashboard
 from srtui.tui.human_app import HumanApp
-from srtui.tui.screens.evaluation import three
+from srtui.tui.screens.evaluation import verdict_bar_parts
 from srtui.tui.screens.judgements import JudgementScreen, JudgementsScreen
 from srtui.tui.screens.judging import HumanScreen
 from srtui.tui.tabs import key_of
@@ -221,7 +221,7 @@ def test_without_a_terminal_a_person_is_not_asked() -> None:
 @pytest.mark.parametrize("counts", [(0, 0, 1), (1, 0, 0), (1, 1, 1000), (7, 9, 8), (1, 1, 1)])
 @pytest.mark.parametrize("width", [3, 16, 24])
 def test_a_bar_of_three_fills_its_place(counts: tuple[int, int, int], width: int) -> None:
-    parts = three(Verdicts(*counts), width)
+    parts = verdict_bar_parts(Verdicts(*counts), width)
     assert sum(map(len, parts)) == width
     assert all(bool(part) == bool(n) for part, n in zip(parts, counts, strict=True))
 

@@ -264,10 +264,10 @@ async def test_data_and_models_are_picked_and_every_key_can_be_set(
 
 
 def test_a_new_form_names_what_waits_to_be_used() -> None:
-    assert checks.proposed("q.jsonl", {}, set()) == "q.jsonl"
-    assert checks.proposed("q.jsonl", {"a": 1, "b": 2}, {"a"}) == "b"
-    assert checks.proposed("q.jsonl", {"a": 1}, {"a"}) == "q.jsonl"
-    assert checks.proposed("a", {"a": 1, "b": 2}, set()) == "a"
+    assert checks.proposed_dataset("q.jsonl", {}, set()) == "q.jsonl"
+    assert checks.proposed_dataset("q.jsonl", {"a": 1, "b": 2}, {"a"}) == "b"
+    assert checks.proposed_dataset("q.jsonl", {"a": 1}, {"a"}) == "q.jsonl"
+    assert checks.proposed_dataset("a", {"a": 1, "b": 2}, set()) == "a"
 
 
 async def test_without_an_editor_a_text_is_written_here(

@@ -22,7 +22,7 @@ from srtui.tui.processes import Started
 from srtui.tui.screens.live import LiveScreen
 from srtui.tui.screens.new_run import NewRun
 from srtui.tui.screens.sample import SampleScreen, read_edited
-from srtui.tui.screens.samples import FilterForm
+from srtui.tui.screens.sample_filter import FilterForm
 from srtui.tui.tabs import TABS, key_of, numbered
 from srtui.tui.widgets.table import VirtualTable
 from srtui.workspace import Workspace
@@ -578,7 +578,7 @@ async def test_a_damaged_model_says_so(demo: Workspace) -> None:
 
 async def test_what_goes_wrong_is_a_toast_and_a_line_in_the_log(demo: Workspace) -> None:
     async with dashboard(demo, (100, 30)) as (app, pilot):
-        app.problem(ValueError("the \x1b[31mreason\x1b[0m [bold]is[/bold] this"))
+        app.report_error(ValueError("the \x1b[31mreason\x1b[0m [bold]is[/bold] this"))
         await press(pilot, key_of("log"))
         shown = text(app)
         assert "␛[31mreason" in shown

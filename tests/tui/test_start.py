@@ -110,7 +110,7 @@ def test_a_pause_holds_the_engine_and_counts_in_no_rate(demo: Workspace) -> None
         assert watch._clock - clock >= 0.5
         assert [e.message for e in store.runs.events(store.runs.named("another-seed").id)][-2:] == [
             "Paused.",
-            "Going on.",
+            "Resumed.",
         ]
 
 

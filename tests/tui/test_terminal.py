@@ -105,7 +105,7 @@ def test_a_run_is_started_left_found_again_paused_resumed_and_finished(
     assert {s for (s,) in stored(small, "SELECT stage FROM decision")} == {"instruction", "response"}
     assert len(stored(small, "SELECT 1 FROM training_run WHERE status <> 'running'")) == 1
     said = [m for (m,) in stored(small, "SELECT message FROM event ORDER BY id")]
-    assert said.index("Paused.") < said.index("Going on.")
+    assert said.index("Paused.") < said.index("Resumed.")
     assert [k for (k,) in stored(small, "SELECT kind FROM request ORDER BY id")] == ["pause", "resume"]
 
     beside.press(key_of("samples"))

@@ -14,7 +14,7 @@ from rich.cells import cell_len
 
 from srtui.store.training import StoredTraining, TrainingView
 from srtui.tui.screens.live import tokens_a_second
-from srtui.tui.screens.training import before_and_after, left, smoothed, speeds
+from srtui.tui.screens.training import before_and_after, seconds_left, smoothed, speeds
 from srtui.tui.tabs import TABS, fitted, numbered
 from srtui.tui.widgets.diff import word_diff
 from srtui.tui.widgets.plot import Plot, Series, _Canvas, round_ticks
@@ -121,9 +121,9 @@ def test_a_training_that_went_on_from_a_checkpoint_has_speeds_and_an_end() -> No
     }
     training = training_view(metrics=metrics)
     assert [value for _, value in speeds(training)] == pytest.approx([50.0] * 19)
-    assert left(training) == pytest.approx(60.0)
-    assert left(replace(training, status="done")) is None
-    assert left(replace(training, metrics={})) is None
+    assert seconds_left(training) == pytest.approx(60.0)
+    assert seconds_left(replace(training, status="done")) is None
+    assert seconds_left(replace(training, metrics={})) is None
 
 
 def test_the_loss_after_a_training_is_that_of_the_weights_that_were_kept() -> None:

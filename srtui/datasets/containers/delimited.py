@@ -83,10 +83,10 @@ class Delimited:
         best: tuple[int, str, list[str], Mapping[str, str]] = (-1, ",", [], {})
         for delimiter in {"tsv": "\t", "csv": ",;|"}.get(forced or "", _DELIMITERS):
             header = self._read_header(delimiter)
-            found = columns_among(header, columns)
-            rank = 100 * len(found.keys() & {"instruction", "response"}) + min(len(header), 99)
+            by_role = columns_among(header, columns)
+            rank = 100 * len(by_role.keys() & {"instruction", "response"}) + min(len(header), 99)
             if rank > best[0]:
-                best = (rank, delimiter, header, found)
+                best = (rank, delimiter, header, by_role)
         self.columns: Mapping[str, str]
         _, self._delimiter, self._header, self.columns = best
         if not self._header:
@@ -99,9 +99,9 @@ class Delimited:
             )
         if missing:
             role = missing[0]
-            wanted = f"no column {columns[role]!r}" if role in columns else f"no column for the {role}"
+            lacking = f"no column {columns[role]!r}" if role in columns else f"no column for the {role}"
             raise UserError(
-                f"{source.path} has {wanted} among {listing(self._header) or 'none'}; "
+                f"{source.path} has {lacking} among {listing(self._header) or 'none'}; "
                 f"name it with --column {role}=NAME."
             )
         twice = [c for c in self.columns.values() if self._header.count(c) > 1]
@@ -182,6 +182,6 @@ def _why_not_utf8(cells: list[str]) -> Refusal:
     try:
         whole.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError as error:
-        what = f"byte 0x{whole[error.start]:02X} is not UTF-8; perhaps the table is Latin-1 or Windows-1252"
-        return Refusal("bad_encoding", what)
+        fault = f"byte 0x{whole[error.start]:02X} is not UTF-8; perhaps the table is Latin-1 or Windows-1252"
+        return Refusal("bad_encoding", fault)
     return Refusal("lone_surrogate", "half of a surrogate pair, as bytes")

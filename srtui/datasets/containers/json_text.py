@@ -214,8 +214,8 @@ class _Elements:
             if not go_on:
                 return
         if self._in_array:
-            what = "the file ends before the ] that closes its list; it may be cut short"
-            yield self._line, Refusal("not_json", what), b""
+            fault = "the file ends before the ] that closes its list; it may be cut short"
+            yield self._line, Refusal("not_json", fault), b""
 
     def _quick(self) -> Found | None:
         """The object here, by the boundary in front of the next one; None where that does not work."""

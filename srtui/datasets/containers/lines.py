@@ -21,7 +21,7 @@ def split_lines(blocks: Iterator[bytes], limit: int) -> Iterator[tuple[int, byte
     A line longer than ``limit`` bytes is read past, and an Oversized stands for it.
     """
     number = 0
-    rest = b""
+    unfinished = b""
     size = quotes = 0
     for block in without_bom(blocks):
         if size:
@@ -34,20 +34,20 @@ def split_lines(blocks: Iterator[bytes], limit: int) -> Iterator[tuple[int, byte
             yield number, Oversized(size + end, quotes + block.count(b'"', 0, end))
             size = 0
             parts = block[end + 1 :].split(b"\n")
-        elif rest:
-            parts = (rest + block).split(b"\n")
+        elif unfinished:
+            parts = (unfinished + block).split(b"\n")
         else:
             parts = block.split(b"\n")
-        rest = parts.pop()
+        unfinished = parts.pop()
         for part in parts:
             number += 1
             yield number, part if len(part) <= limit else Oversized(len(part), part.count(b'"'))
-        if len(rest) > limit:
-            size, quotes, rest = len(rest), rest.count(b'"'), b""
+        if len(unfinished) > limit:
+            size, quotes, unfinished = len(unfinished), unfinished.count(b'"'), b""
     if size:
         yield number + 1, Oversized(size, quotes)
-    elif rest:
-        yield number + 1, rest
+    elif unfinished:
+        yield number + 1, unfinished
 
 
 def with_newlines(blocks: Iterator[bytes]) -> Iterator[bytes]:
@@ -59,8 +59,8 @@ def with_newlines(blocks: Iterator[bytes]) -> Iterator[bytes]:
 def without_bom(blocks: Iterator[bytes]) -> Iterator[bytes]:
     """The blocks, less a byte order mark before the first."""
     first = next(blocks, b"")
-    while 0 < len(first) < len(BOM) and (more := next(blocks, b"")):
-        first += more
+    while 0 < len(first) < len(BOM) and (following := next(blocks, b"")):
+        first += following
     first = first.removeprefix(BOM)
     if first:
         yield first

@@ -57,9 +57,9 @@ class Parquet:
             missing = [role for role in ("instruction", "response") if role not in self.columns]
             if missing:
                 role = missing[0]
-                wanted = f"no column {columns[role]!r}" if role in columns else f"no column for the {role}"
+                lacking = f"no column {columns[role]!r}" if role in columns else f"no column for the {role}"
                 raise UserError(
-                    f"{path} has {wanted} among {listing(names) or 'none'}; name it with --column {role}=NAME."
+                    f"{path} has {lacking} among {listing(names) or 'none'}; name it with --column {role}=NAME."
                 )
 
     @staticmethod
@@ -79,8 +79,8 @@ class Parquet:
     def _damaged(self, error: Exception) -> UserError:
         if isinstance(error, UserError):
             return error
-        what = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
-        return UserError(f"{self._source.path} is damaged or cut short ({what}); fetch it again.")
+        fault = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
+        return UserError(f"{self._source.path} is damaged or cut short ({fault}); fetch it again.")
 
     def records(self) -> Iterator[Found]:
         """The rows, each with its number from 1 for a line, read in batches."""

@@ -19,7 +19,9 @@ _MISSING = object()
 
 
 def _taker(columns: Mapping[str, str]) -> Taker:
-    names = {role: (columns[role],) if role in columns else known for role, known in NAMES.items()}
+    names = {
+        role: (columns[role],) if role in columns else usual_names for role, usual_names in NAMES.items()
+    }
     (instruction, *_), (input, *_), (response, *_) = names.values()
 
     def take(record: Record) -> Texts:
@@ -47,17 +49,17 @@ def _first(record: Record, role: str, names: Mapping[str, tuple[str, ...]], defa
 def columns_among(names: Iterable[str], columns: Mapping[str, str]) -> dict[str, str]:
     """Which of a table's columns holds which text, without regard to case; as far as they are found."""
     exact = list(names)
-    known = {name.casefold(): name for name in reversed(exact)}
-    found = {}
-    for role, usual in NAMES.items():
+    by_casefold = {name.casefold(): name for name in reversed(exact)}
+    by_role = {}
+    for role, usual_names in NAMES.items():
         if role in columns:
             if columns[role] in exact:
-                found[role] = columns[role]
+                by_role[role] = columns[role]
         else:
-            name = next((known[n] for n in usual if n in known), None)
+            name = next((by_casefold[n] for n in usual_names if n in by_casefold), None)
             if name is not None:
-                found[role] = name
-    return found
+                by_role[role] = name
+    return by_role
 
 
 def _arrange(instruction: str, input: str, response: str) -> dict[str, Any]:

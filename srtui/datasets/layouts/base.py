@@ -69,8 +69,7 @@ class Layout:
     and are written so where a file's name does not say otherwise; else they are one JSON array.
 
     Layouts of conversations also have ``converse(record, which)``, which gives a record's turns and samples
-    or raises Refused, and ``lay_out(turns)``, a record of turns that has come from another layout;
-    ``put_back(record, turns, places, rewritten)`` is the record with new texts in the places of the old ones.
+    or raises Refused, and ``lay_out(turns)``, a record of turns that has come from another layout.
     """
 
     name: str
@@ -80,6 +79,3 @@ class Layout:
     in_lines: bool = False
     converse: Callable[[Record, Which], Conversation] | None = None
     lay_out: Callable[[Sequence[Turn]], Record] | None = None
-    put_back: (
-        Callable[[Record, Sequence[Turn], Sequence[tuple[int, int]], Sequence[Rewritten]], Record] | None
-    ) = None

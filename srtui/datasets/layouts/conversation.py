@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from srtui.datasets.layouts.base import Conversation, Exchange, Layout, Rewritten, Taker, Texts, Which
+from srtui.datasets.layouts.base import Conversation, Exchange, Layout, Taker, Texts, Which
 from srtui.datasets.rows import MAX_FIELD, Record, Refused, kind_of, listing, pair_of, refuse_unfit
 from srtui.prompts import PromptTemplate
 from srtui.sample import Role, Turn
@@ -23,7 +23,7 @@ _ROLES: dict[str, Role] = {
     **dict.fromkeys(_ASSISTANT, "assistant"),
     **dict.fromkeys(_SYSTEM, "system"),
 }
-_SYSTEM_FIELDS = ("system", "system_prompt", "system_message")
+SYSTEM_FIELDS = ("system", "system_prompt", "system_message")
 _TOOL_FIELDS = ("tools", "functions")
 _CALLS = ("tool_calls", "function_call", "tool_call_id")
 _NOTHING: tuple[Any, ...] = (None, "", "[]", [], {}, "null")
@@ -66,37 +66,26 @@ def conversation(
             first += 1
         if len(turns) < first + 2:
             raise Refused("no_turn_pair", f"{field} has {len(turns)} turns, and no user turn with an answer")
-        asked, answered = turns[first], turns[first + 1]
-        if _role(asked, first) not in _USER or _role(answered, first + 1) not in _ASSISTANT:
-            roles = listing(_role(t, n) for n, t in ((first, asked), (first + 1, answered)))
+        question, answer = turns[first], turns[first + 1]
+        if _role(question, first) not in _USER or _role(answer, first + 1) not in _ASSISTANT:
+            roles = listing(_role(t, n) for n, t in ((first, question), (first + 1, answer)))
             raise Refused("no_turn_pair", f"{field} begins with {roles}, not with a user and an assistant")
-        return *_split(_text(asked, first), record.get("input")), _text(answered, first + 1)
+        return *split_input(_text(question, first), record.get("input")), _text(answer, first + 1)
 
     def converse(record: Record, which: Which) -> Conversation:
         return _converse(record, turns_of(record), field, which)
 
     def arrange(instruction: str, input: str, response: str) -> dict[str, Any]:
-        asked = PromptTemplate.target_of(instruction, input)
-        return {**lay_out((Turn("user", asked), Turn("assistant", response))), "input": input}
+        question = PromptTemplate.target_of(instruction, input)
+        return {**lay_out((Turn("user", question), Turn("assistant", response))), "input": input}
 
     def lay_out(turns: Sequence[Turn]) -> Record:
         return {field: [{role_key: names[t.role], text_key: t.text} for t in turns]}
 
-    def put_back(
-        record: Record,
-        turns: Sequence[Turn],
-        places: Sequence[tuple[int, int]],
-        rewritten: Sequence[Rewritten],
-    ) -> Record:
-        return _put_back(record, field, turns, places, rewritten)
-
     def taker(columns: Mapping[str, str]) -> Taker:
         return take
 
-    return Layout(name, frozenset({field}), taker, arrange, in_lines, converse, lay_out, put_back)
-
-
-# -- in -----------------------------------------------------------------------------------------
+    return Layout(name, frozenset({field}), taker, arrange, in_lines, converse, lay_out)
 
 
 def _converse(record: Record, entries: list[Any], field: str, which: Which) -> Conversation:
@@ -106,9 +95,9 @@ def _converse(record: Record, entries: list[Any], field: str, which: Which) -> C
     places: list[tuple[int, int]] = []
     weightless: set[int] = set()
     joined = 0
-    said = next((record[name] for name in _SYSTEM_FIELDS if record.get(name)), None)
-    if said is not None:
-        turns.append(Turn("system", _checked(said, "the system text")))
+    system = next((record[name] for name in SYSTEM_FIELDS if record.get(name)), None)
+    if system is not None:
+        turns.append(Turn("system", _checked(system, "the system text")))
         places.append((-1, 1))
     for n, entry in enumerate(entries):
         who = _role(entry, n)
@@ -129,43 +118,43 @@ def _converse(record: Record, entries: list[Any], field: str, which: Which) -> C
             weightless.add(len(turns) - 1)
     answers = [n for n, turn in enumerate(turns) if turn.role == "assistant"]
     end = answers[-1] + 1 if answers else 0
-    asked = [n for n in answers if n and turns[n - 1].role == "user"]
-    weighed = [n for n in asked if n not in weightless]
+    answer_places = [n for n in answers if n and turns[n - 1].role == "user"]
+    weighed = [n for n in answer_places if n not in weightless]
     whole = [n for n in weighed if turns[n].text.strip() and turns[n - 1].text.strip()]
     if not whole:
         raise Refused(
             "no_turn_pair", f"{field} has {len(entries)} turns, and no user turn with an answer to learn"
         )
-    taken = whole if which == "each" else whole[-1:]
+    learnt_from = whole if which == "each" else whole[-1:]
     left_out = {
-        "earlier": len(whole) - len(taken),
+        "earlier": len(whole) - len(learnt_from),
         "unanswered": sum(size for _, size in places[end:]),
-        "unasked": len(answers) - len(asked),
-        "weight": len(asked) - len(weighed),
+        "unasked": len(answers) - len(answer_places),
+        "weight": len(answer_places) - len(weighed),
         "blank": len(weighed) - len(whole),
         "joined": joined,
     }
     exchanges = []
-    for n in taken:
+    for n in learnt_from:
         # Only what srtui has written says which part of a user turn was an input: of its last one.
-        said, more = turns[n - 1].text, None
+        instruction, input_text = turns[n - 1].text, None
         if n == whole[-1]:
-            said, more = _split(said, record.get("input"))
+            instruction, input_text = split_input(instruction, record.get("input"))
         # Without its history, which is the turns before: of each exchange a list of its own, that of a long
         # conversation would fill the memory.
-        exchanges.append(Exchange(n, pair_of(said, more, turns[n].text), n < answers[-1]))
+        exchanges.append(Exchange(n, pair_of(instruction, input_text, turns[n].text), n < answers[-1]))
     return Conversation(
         tuple(turns[:end]), tuple(places[:end]), tuple(exchanges), {k: v for k, v in left_out.items() if v}
     )
 
 
-def _split(asked: Any, input: Any) -> tuple[Any, Any]:
-    """The user turn as instruction and input, where the record says which part was the input."""
-    if input and isinstance(input, str) and isinstance(asked, str):
-        instruction = asked.removesuffix(PromptTemplate.target_of("", input))
-        if instruction and instruction != asked:
+def split_input(question: Any, input: Any) -> tuple[Any, Any]:
+    """The user turn as instruction and input, None where the record does not say which part that is."""
+    if input and isinstance(input, str) and isinstance(question, str):
+        instruction = question.removesuffix(PromptTemplate.target_of("", input))
+        if instruction and instruction != question:
             return instruction, input
-    return asked, None
+    return question, None
 
 
 def _first_of(turn: dict[str, Any], name: str, other: str) -> Any:
@@ -201,44 +190,3 @@ def _checked(text: Any, name: str) -> str:
     if not text.isascii() or len(text) > MAX_FIELD or "\0" in text:
         refuse_unfit(name, text)
     return text
-
-
-# -- and back -----------------------------------------------------------------------------------
-
-
-def _put_back(
-    record: Record,
-    field: str,
-    turns: Sequence[Turn],
-    places: Sequence[tuple[int, int]],
-    rewritten: Sequence[Rewritten],
-) -> Record:
-    entries: list[Any] = list(record[field])
-    texts: dict[int, str] = {}
-    weightless: set[int] = set()
-    for new in rewritten:
-        if not new.kept:
-            weightless.add(new.answer)
-            continue
-        texts[new.answer - 1] = PromptTemplate.target_of(new.pair.instruction, new.pair.input)
-        texts[new.answer] = new.pair.response
-    gone: set[int] = set()
-    for n, (place, size) in enumerate(places):
-        if n in texts and texts[n] != turns[n].text:
-            entries[place] = _with_text(entries[place], texts[n])
-            gone.update(range(place + 1, place + size))
-        if n in weightless:
-            entries[place : place + size] = [{**e, "weight": 0} for e in entries[place : place + size]]
-    last, size = places[-1]
-    kept = [entry for n, entry in enumerate(entries[: last + size]) if n not in gone]
-    made = {**record, field: kept}
-    final = max((new for new in rewritten if new.kept), default=None, key=lambda new: new.answer)
-    if "input" in record and final is not None and final.answer == len(turns) - 1:
-        made["input"] = final.pair.input
-    return made
-
-
-def _with_text(entry: dict[str, Any], text: str) -> dict[str, Any]:
-    name = "value" if entry.get("value") is not None or "content" not in entry else "content"
-    parts = isinstance(entry[name], list)
-    return {**entry, name: [{"type": "text", "text": text}] if parts else text}

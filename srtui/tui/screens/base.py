@@ -32,32 +32,32 @@ class TabBar(Widget):
     def __init__(self, mode: str) -> None:
         super().__init__()
         self._mode = mode
-        self._places: list[tuple[int, int, str]] = []
+        self._spans: list[tuple[int, int, str]] = []
 
     def render(self) -> Content:
         """The labels as they fit, and the app's name where there is room."""
         modes = [tab.mode for tab in TABS]
         words, gap = fitted([numbered(mode) for mode in modes], modes.index(self._mode), self.size.width)
         parts: list[Content] = [Content(" ")]
-        self._places, column = [], 1
+        self._spans, column = [], 1
         for mode, word in zip(modes, words, strict=True):
-            here = mode == self._mode
-            parts.append(Content.styled(word, "bold reverse $primary" if here else "$foreground"))
-            self._places.append((column, column + len(word), mode))
+            is_open = mode == self._mode
+            parts.append(Content.styled(word, "bold reverse $primary" if is_open else "$foreground"))
+            self._spans.append((column, column + len(word), mode))
             column += len(word) + len(gap)
             parts.append(Content(gap))
-        left = Content("").join(parts)
+        bar = Content("").join(parts)
         name = "srtui "
-        if self.size.width - left.cell_length > len(name) + 2:
-            left += Content(" " * (self.size.width - left.cell_length - len(name))) + Content.styled(
+        if self.size.width - bar.cell_length > len(name) + 2:
+            bar += Content(" " * (self.size.width - bar.cell_length - len(name))) + Content.styled(
                 name, "bold"
             )
-        return left
+        return bar
 
     def on_click(self, event: events.Click) -> None:
         """Open the screen whose label was clicked."""
-        for first, last, mode in self._places:
-            if first <= event.x < last:
+        for start, end, mode in self._spans:
+            if start <= event.x < end:
                 self.app.switch_mode(mode)
 
 
@@ -72,7 +72,7 @@ class KeyLine(Widget):
 
     def __init__(self) -> None:
         super().__init__()
-        self._places: list[tuple[int, int, int, str]] = []
+        self._spans: list[tuple[int, int, int, str]] = []
 
     def on_mount(self) -> None:
         """Draw again whenever the screen's keys change."""
@@ -80,54 +80,55 @@ class KeyLine(Widget):
 
     def render(self) -> Content:
         """One key for each action; help and the way out are the last to be left out."""
-        # One key for each action; help and the way out are the last to be left out.
         keys: dict[str, tuple[str, str, str]] = {}
         for active in self.screen.active_bindings.values():
             b = active.binding
             if b.show and active.enabled and b.description and b.key != "ctrl+p":
                 keys.setdefault(b.action, (self.app.get_key_display(b), b.description, b.key))
-        last = [k for k in keys.values() if k[2] in _LAST_KEYS] + [("^p", "Commands", "ctrl+p")]
-        first = [k for k in keys.values() if k[2] not in _LAST_KEYS]
+        trailing = [k for k in keys.values() if k[2] in _LAST_KEYS] + [("^p", "Commands", "ctrl+p")]
+        leading = [k for k in keys.values() if k[2] not in _LAST_KEYS]
         # Where a screen gives this widget a second line, keys that find no room go there.
         rooms = [self.size.width - 1] * max(1, self.size.height)
-        rooms[-1] -= sum(_width(k) for k in last)
-        if sum(_width(k) for k in first) > sum(rooms):
-            last[-1] = ("^p", "", "ctrl+p")
+        rooms[-1] -= sum(_width(k) for k in trailing)
+        if sum(_width(k) for k in leading) > sum(rooms):
+            trailing[-1] = ("^p", "", "ctrl+p")
             rooms[-1] += len("Commands")
         rows: list[list[tuple[str, str, str]]] = [[] for _ in rooms]
         row = 0
-        for key in first:
+        for key in leading:
             if _width(key) > rooms[row] and row + 1 < len(rooms):
                 row += 1
             if _width(key) <= rooms[row]:
                 rooms[row] -= _width(key)
                 rows[row].append(key)
-        self._places = []
+        self._spans = []
         lines = []
         for n, (keys_here, room) in enumerate(zip(rows, rooms, strict=True)):
             parts: list[Content] = [Content(" ")]
-            at = 1
+            column = 1
             for key in keys_here:
-                at = self._put(parts, n, at, *key)
+                column = self._place_key(parts, n, column, *key)
             if n == len(rows) - 1:
-                for key in last[:-1]:
-                    at = self._put(parts, n, at, *key)
+                for key in trailing[:-1]:
+                    column = self._place_key(parts, n, column, *key)
                 parts.append(Content(" " * max(0, room)))
-                self._put(parts, n, at + max(0, room), *last[-1])
+                self._place_key(parts, n, column + max(0, room), *trailing[-1])
             lines.append(Content("").join(parts))
         return Content("\n").join(lines)
 
-    def _put(self, parts: list[Content], line: int, at: int, key: str, words: str, press: str) -> int:
+    def _place_key(
+        self, parts: list[Content], line: int, column: int, key: str, words: str, press: str
+    ) -> int:
         parts.append(Content.styled(key, "bold $text-accent"))
         parts.append(Content(f" {words}  "))
-        end = at + _width((key, words, press))
-        self._places.append((line, at, end - 2, press))
+        end = column + _width((key, words, press))
+        self._spans.append((line, column, end - 2, press))
         return end
 
     def on_click(self, event: events.Click) -> None:
         """Do what the clicked key does."""
-        for line, first, last, key in self._places:
-            if line == event.y and first <= event.x < last:
+        for line, start, end, key in self._spans:
+            if line == event.y and start <= event.x < end:
                 self.app.simulate_key(key)
 
 
@@ -232,6 +233,6 @@ class DashboardScreen(Screen[None]):
                 if not self._again:
                     break
         except Exception as error:
-            self.dashboard.problem(error)
+            self.dashboard.report_error(error)
         finally:
             self._reading = False

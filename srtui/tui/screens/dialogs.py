@@ -63,21 +63,21 @@ class Help(Dialog[None]):
         Binding("escape,question_mark,q,enter", "dismiss", "Close"),
     ]
 
-    def __init__(self, of: Screen[Any]) -> None:
+    def __init__(self, subject: Screen[Any]) -> None:
         super().__init__()
-        self._of = of
+        self._subject = subject
 
     def compose(self) -> ComposeResult:
         """What the screen is for, and its keys."""
         with VerticalScroll(classes="dialog"):
             yield Static(Content("Help"), classes="title")
-            yield Static(Content(getattr(self._of, "HELP_TEXT", "")))
+            yield Static(Content(getattr(self._subject, "HELP_TEXT", "")))
             yield Static(self._keys(), id="keys")
 
     def _keys(self) -> Content:
         blocks: list[Content] = []
-        focused = self._of.focused
-        for name, node in (("Here", self._of), ("In the list", focused), ("Everywhere", self.app)):
+        focused = self._subject.focused
+        for name, node in (("Here", self._subject), ("In the list", focused), ("Everywhere", self.app)):
             rows: dict[str, tuple[str, list[str]]] = {}
             for kind in type(node).__mro__ if node is not None else ():
                 if kind.__module__.startswith("srtui."):
@@ -151,7 +151,7 @@ class Confirm(Dialog[bool]):
 
 
 class AskText(Dialog[str | None]):
-    """One line of text; None where the person thought better of it."""
+    """One line of text; None where the person cancelled."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", "Cancel")]
 

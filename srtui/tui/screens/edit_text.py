@@ -46,8 +46,8 @@ class EditText(Dialog[Pair | None]):
 
     def action_store(self) -> None:
         """Take what stands in the fields."""
-        instruction, given, response = (self.query_one(f"#{part}", TextArea).text for part in PARTS)
-        pair = Pair(instruction, given, response)
+        instruction, input_text, response = (self.query_one(f"#{part}", TextArea).text for part in PARTS)
+        pair = Pair(instruction, input_text, response)
         self.dismiss(None if pair == self._before else pair)
 
     def action_cancel(self) -> None:

@@ -49,7 +49,7 @@ class EvaluationScreen(DashboardScreen):
 
     def __init__(self) -> None:
         super().__init__()
-        self._found: list[Evaluation] = []
+        self._evaluations: list[Evaluation] = []
         self._only = self._by_run = False
 
     def body(self) -> ComposeResult:
@@ -73,8 +73,8 @@ class EvaluationScreen(DashboardScreen):
 
     def on_mount(self) -> None:
         """Show nothing before the first reading."""
-        for place in ("#evaluations", "#about", "#none"):
-            self.query_one(place).add_class("hidden")
+        for selector in ("#evaluations", "#about", "#none"):
+            self.query_one(selector).add_class("hidden")
 
     async def read(self) -> None:
         """The table, and the figures of the evaluation under the cursor."""
@@ -82,22 +82,22 @@ class EvaluationScreen(DashboardScreen):
         if not app.watched:
             return
         only = app.run_id if self._only else None
-        there = app.workspace.store_path.exists()
-        self._found = await app.ask(lambda v: v.evaluations.all(only)) if there else []
+        has_store = app.workspace.store_path.exists()
+        self._evaluations = await app.ask(lambda v: v.evaluations.all(only)) if has_store else []
         table = self.query_one(VirtualTable)
-        nothing = not self._found
-        table.set_class(nothing, "hidden")
-        self.query_one("#about").set_class(nothing, "hidden")
-        self.query_one("#none").set_class(not nothing, "hidden")
-        if nothing:
-            self._say_nothing(only is not None)
-        first = not table.total
-        table.show_rows([_row(e) for e in self._found])
-        if first and self._found:
+        is_empty = not self._evaluations
+        table.set_class(is_empty, "hidden")
+        self.query_one("#about").set_class(is_empty, "hidden")
+        self.query_one("#none").set_class(not is_empty, "hidden")
+        if is_empty:
+            self._show_empty(only is not None)
+        was_empty = not table.total
+        table.show_rows([_row(e) for e in self._evaluations])
+        if was_empty and self._evaluations:
             table.focus()
         self._about()
 
-    def _say_nothing(self, filtered: bool) -> None:
+    def _show_empty(self, filtered: bool) -> None:
         empty = self.query_one("#none", Empty)
         if filtered:
             empty.show("Nothing has evaluated this run yet", "f shows the evaluations of all runs.")
@@ -114,14 +114,14 @@ class EvaluationScreen(DashboardScreen):
     def chosen(self) -> Evaluation | None:
         """The evaluation under the cursor."""
         row = self.query_one(VirtualTable).row
-        return None if row is None else next((e for e in self._found if e.id == row.key), None)
+        return None if row is None else next((e for e in self._evaluations if e.id == row.key), None)
 
     @on(VirtualTable.Highlighted)
     def _about(self) -> None:
         e = self.chosen
         if e is not None:
             width = max(20, self.size.width - 8)
-            lines = matrix(self._found, width) if self._by_run else about(e, width)
+            lines = matrix(self._evaluations, width) if self._by_run else evaluation_lines(e, width)
             self.query_one("#about Words", Words).show(Content("\n").join(lines))
 
     # -- what a person does -----------------------------------------------------------------
@@ -186,13 +186,13 @@ def _row(e: Evaluation) -> TableRow:
                 f"{STATE_SIGNS.get(e.state, '·')} {evaluation_state(e.kind, e.state)}",
                 _TONES.get(e.state, ""),
             ),
-            Cell("".join(three(counts, _BAR)) if counts else progress),
+            Cell("".join(verdict_bar_parts(counts, _BAR)) if counts else progress),
             Cell(result_words.estimate_words(rate, 2) if rate else ""),
         ),
     )
 
 
-def three(counts: result_words.Verdicts, width: int) -> tuple[str, str, str]:
+def verdict_bar_parts(counts: result_words.Verdicts, width: int) -> tuple[str, str, str]:
     """Win, tie and lose as parts of one bar of ``width`` cells; what there is of one has at least a cell."""
     if not counts.total:
         return "", "", ""
@@ -204,11 +204,11 @@ def three(counts: result_words.Verdicts, width: int) -> tuple[str, str, str]:
 
 
 def _bar(counts: result_words.Verdicts, width: int) -> Content:
-    win, tie, lose = three(counts, width)
+    win, tie, lose = verdict_bar_parts(counts, width)
     return Content.assemble((win, "$text-success"), (tie, "$dim"), (lose, "$text-error"))
 
 
-def about(e: Evaluation, width: int) -> list[Content]:
+def evaluation_lines(e: Evaluation, width: int) -> list[Content]:
     """One evaluation in lines of at most about ``width`` cells."""
     names = f"{e.contestant_a} (A) against {e.contestant_b} (B)" if e.contestant_b else e.contestant_a
     lines = [shown(names, "bold")]
@@ -246,26 +246,30 @@ def about(e: Evaluation, width: int) -> list[Content]:
 
 def matrix(evaluations: list[Evaluation], width: int) -> list[Content]:
     """Contestants down, what they were evaluated by across; of several alike the last with a result counts."""
-    ways: dict[tuple[str, ...], int] = {}
+    methods: dict[tuple[str, ...], int] = {}
     cells: dict[tuple[str, int], str] = {}
     for e in reversed(evaluations):
-        way = (e.kind, PurePath(e.source).name, e.contestant_b or "", e.judge or "")
-        column = ways.setdefault(way, len(ways) + 1)
+        method = (e.kind, PurePath(e.source).name, e.contestant_b or "", e.judge or "")
+        column = methods.setdefault(method, len(methods) + 1)
         figure = result_words.headline(e.result)
         if figure:
             cells[e.contestant_a, column] = result_words.estimate_words({**figure, "n": None}, 2)
         else:
             cells.setdefault((e.contestant_a, column), e.state)
     names = list(dict.fromkeys(name for name, _ in cells))
-    first, size = 20, 20
-    shown_ways = list(ways.values())[-max(1, (width - first) // (size + 2)) :]
-    lines = [shown(" " * first + "".join(f"  {_cell(f'({n})', size)}" for n in shown_ways), "bold $dim")]
+    name_width, cell_width = 20, 20
+    shown_methods = list(methods.values())[-max(1, (width - name_width) // (cell_width + 2)) :]
+    lines = [
+        shown(
+            " " * name_width + "".join(f"  {_cell(f'({n})', cell_width)}" for n in shown_methods), "bold $dim"
+        )
+    ]
     for name in names:
-        row = "".join(f"  {_cell(cells.get((name, n), '·'), size)}" for n in shown_ways)
-        lines.append(Content.assemble(shown(_cell(name, first), "bold"), shown(row)))
+        row = "".join(f"  {_cell(cells.get((name, n), '·'), cell_width)}" for n in shown_methods)
+        lines.append(Content.assemble(shown(_cell(name, name_width), "bold"), shown(row)))
     lines.append(Content(""))
-    for (kind, source, b, judge), n in ways.items():
-        if n in shown_ways:
+    for (kind, source, b, judge), n in methods.items():
+        if n in shown_methods:
             parts = [kind, f"against {b}" if b else "", source, f"judge {judge}" if judge else ""]
             lines.append(shown(f"({n})  " + ", ".join(p for p in parts if p), "$dim"))
     return lines
@@ -308,7 +312,7 @@ def _table(
     size = max(6, (width - 20) // max(1, len(header) - 1) - 2)
     drawn = []
     for n, row in enumerate([header, *rows]):
-        cells = [_cell(c, 18 if at == 0 else size) for at, c in enumerate(row)]
+        cells = [_cell(c, 18 if column == 0 else size) for column, c in enumerate(row)]
         drawn.append(shown("  ".join(cells), "$dim" if n == 0 else ""))
     return drawn
 

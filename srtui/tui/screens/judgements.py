@@ -90,7 +90,7 @@ class JudgementsScreen(Screen[None]):
         try:
             judgements = await self.dashboard.ask(lambda v: v.evaluations.judgements(e.id))
         except Exception as error:
-            self.dashboard.problem(error)
+            self.dashboard.report_error(error)
             return
         names = f"{e.contestant_a} (A) against {e.contestant_b} (B)" if e.contestant_b else e.contestant_a
         summary = f"{len(judgements):,} judgements" if judgements else "nothing has been judged yet"
@@ -101,9 +101,9 @@ class JudgementsScreen(Screen[None]):
         )
         self.query_one(VirtualTable).show(len(judgements), 0)
 
-    async def _rows(self, first: int, count: int) -> Sequence[TableRow]:
+    async def _rows(self, start: int, count: int) -> Sequence[TableRow]:
         id = self._evaluation.id
-        judged = await self.dashboard.ask(lambda v: v.evaluations.judged(id, limit=count, offset=first))
+        judged = await self.dashboard.ask(lambda v: v.evaluations.judged(id, limit=count, offset=start))
         return [_row(p) for p in judged]
 
     def action_back(self) -> None:
@@ -124,8 +124,8 @@ class JudgementsScreen(Screen[None]):
 
 
 def _row(p: JudgedPair) -> TableRow:
-    j, says = p.judgement, verdict_words(p.judgement)
-    tone: Tone = "good" if says == "A better" else "bad" if says == "B better" else "dim"
+    j, verdict = p.judgement, verdict_words(p.judgement)
+    tone: Tone = "good" if verdict == "A better" else "bad" if verdict == "B better" else "dim"
     return TableRow(
         j.id,
         (
@@ -136,7 +136,7 @@ def _row(p: JudgedPair) -> TableRow:
             Cell(j.annotator or "judge"),
             Cell(number(j.score_a, 2)),
             Cell(number(j.score_b, 2)),
-            Cell(says, tone),
+            Cell(verdict, tone),
             Cell(p.item.turns[j.turn - 1] if j.turn <= len(p.item.turns) else ""),
         ),
     )
@@ -146,7 +146,7 @@ class JudgementScreen(Screen[int]):
     """One judgement. Dismissed with its position, so that the table comes back to it."""
 
     HELP_TEXT = (
-        "The question, both answers, and what was said of them. Scores are means under the judge's probabilities of 1 "
+        "The question, both answers, and the judge's words. Scores are means under the judge's probabilities of 1 "
         "to 10, drawn as bars; beside them what its words say."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -202,7 +202,7 @@ class JudgementScreen(Screen[int]):
         try:
             judged = await self.dashboard.ask(lambda v: v.evaluations.judged(e.id, limit=1, offset=position))
         except Exception as error:
-            self.dashboard.problem(error)
+            self.dashboard.report_error(error)
             return
         if not judged:
             self.notify("This judgement is not in the store any more.", timeout=3)
@@ -224,7 +224,7 @@ class JudgementScreen(Screen[int]):
         self.query_one("#a", Static).update(_answer("A", e.contestant_a, p.answer_a))
         self.query_one("#b", Static).update(_answer("B", e.contestant_b or "", p.answer_b))
         self.query_one("#b").parent.set_class(e.contestant_b is None, "hidden")  # type: ignore[union-attr]
-        self.query_one("#said", Static).update(_said(j))
+        self.query_one("#said", Static).update(_verdict_lines(j))
         for pane in self.query(VerticalScroll):
             pane.scroll_home(animate=False)
 
@@ -234,11 +234,11 @@ class JudgementScreen(Screen[int]):
 
     def action_step(self, by: int) -> None:
         """Show the judgement ``by`` places further; at an end, say so."""
-        to = self._position + by
-        if not 0 <= to < self._total:
+        position = self._position + by
+        if not 0 <= position < self._total:
             self.notify("That was the last one." if by > 0 else "This is the first one.", timeout=2)
             return
-        self._position = to
+        self._position = position
         self._reload()
 
     def action_scroll_by(self, lines: int) -> None:
@@ -263,7 +263,7 @@ def _unread(parsed: str) -> str:
     return f"The judge gave no score that counts: {parsed}"
 
 
-def _said(j: Judgement) -> Content:
+def _verdict_lines(j: Judgement) -> Content:
     lines = []
     for side, score, text_score in (("A", j.score_a, j.text_score_a), ("B", j.score_b, j.text_score_b)):
         if score is None:

@@ -92,16 +92,16 @@ class HumanScreen(ModalScreen[None]):
             async with self._busy:
                 await self._show()
         except Exception as error:
-            self.app.problem(error)  # type: ignore[attr-defined]
+            self.app.report_error(error)  # type: ignore[attr-defined]
 
     async def _show(self) -> None:
-        who, evaluation_id = self._annotator, self._evaluation_id
-        pair = await self._reader.ask(lambda v: next_pair(v.evaluations, evaluation_id, who))
+        annotator, evaluation_id = self._annotator, self._evaluation_id
+        pair = await self._reader.ask(lambda v: next_pair(v.evaluations, evaluation_id, annotator))
         self._pair, self._since = pair, time.monotonic()
         for pane in self.query(VerticalScroll):
             pane.scroll_home(animate=False)
         if pair is None:
-            self.query_one("#top", Words).show(shown(f"Nothing is left to judge  ·  {who}", "bold"))
+            self.query_one("#top", Words).show(shown(f"Nothing is left to judge  ·  {annotator}", "bold"))
             self.query_one("#asked", Static).update(
                 Content(
                     "You have judged everything that has two answers. u takes your last choice back; Esc leaves."
@@ -111,7 +111,7 @@ class HumanScreen(ModalScreen[None]):
             self.query_one("#top", Words).show(
                 Content.assemble(
                     ("Which answer is better?", "bold"),
-                    shown(f"  ·  {pair.done + 1:,} of {pair.total:,}  ·  {who}", "$dim"),
+                    shown(f"  ·  {pair.done + 1:,} of {pair.total:,}  ·  {annotator}", "$dim"),
                 )
             )
             self.query_one("#asked", Static).update(shown(pair.question))
@@ -126,15 +126,17 @@ class HumanScreen(ModalScreen[None]):
             self.run_worker(self._keep(self._pair, choice, time.monotonic() - self._since), group="human")
 
     async def _keep(self, pair: BlindPair, choice: Said, seconds: float) -> None:
-        who, evaluation_id = self._annotator, self._evaluation_id
+        annotator, evaluation_id = self._annotator, self._evaluation_id
         try:
             async with self._busy:
                 if pair is not self._pair:
                     return  # a second press of the same key answers no question that was not seen
-                await self._writer.do(lambda store: keep(store, evaluation_id, who, pair, choice, seconds))
+                await self._writer.do(
+                    lambda store: keep(store, evaluation_id, annotator, pair, choice, seconds)
+                )
                 await self._show()
         except Exception as error:
-            self.app.problem(error)  # type: ignore[attr-defined]
+            self.app.report_error(error)  # type: ignore[attr-defined]
 
     def action_undo(self) -> None:
         """Take the last choice back, and show its pair again."""
@@ -142,17 +144,17 @@ class HumanScreen(ModalScreen[None]):
             self.run_worker(self._undo(), group="human")
 
     async def _undo(self) -> None:
-        who, evaluation_id = self._annotator, self._evaluation_id
+        annotator, evaluation_id = self._annotator, self._evaluation_id
         try:
             async with self._busy:
                 item = await self._writer.do(
-                    lambda store: store.evaluations.undo_human_choice(evaluation_id, who)
+                    lambda store: store.evaluations.undo_human_choice(evaluation_id, annotator)
                 )
                 if item is None:
-                    self.notify("You have said nothing yet.", timeout=3)
+                    self.notify("You have judged nothing yet.", timeout=3)
                 await self._show()
         except Exception as error:
-            self.app.problem(error)  # type: ignore[attr-defined]
+            self.app.report_error(error)  # type: ignore[attr-defined]
 
     def action_leave(self) -> None:
         """Leave; what was chosen is stored."""
@@ -164,7 +166,7 @@ class HumanScreen(ModalScreen[None]):
             async with self._busy:
                 await self._writer.do(lambda store: keep_result(store, evaluation_id))
         except Exception as error:
-            self.app.problem(error)  # type: ignore[attr-defined]
+            self.app.report_error(error)  # type: ignore[attr-defined]
         self.dismiss(None)
 
     def action_scroll_by(self, lines: int) -> None:

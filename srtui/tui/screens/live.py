@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -26,7 +26,7 @@ from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.tabs import numbered
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.words import Words, bar, shown, sparkline
-from srtui.wording import server_words, stage_title
+from srtui.wording import WORKER_COLUMNS, server_words, stage_title, worker_rows
 
 _STAGES = ("reflect-instruction", "choose-instruction", "reflect-response", "choose-response", "train")
 _GOING = ("running", "stopping")
@@ -40,7 +40,7 @@ _GPU_SECONDS = 3.0
 class _Pace:
     """Where a stage was when this dashboard first looked, for its rate now."""
 
-    at: float
+    measured_at: float
     done: int
     """Samples that cost time: those reused from the store are none."""
 
@@ -50,8 +50,8 @@ class LiveScreen(DashboardScreen):
 
     MODE = "live"
     HELP_TEXT = (
-        "The stages of the run with their rates, and what the engine is doing this second. Rates of a stage that is "
-        "going on are those of the last minute; of one that is over, its mean. The machine's figures are of this "
+        "The stages of the run with their rates, and what the engine is doing this second. Rates of the running "
+        "stage are those of the last minute; of a finished one, its mean. The machine's figures are of this "
         "machine, whichever one the engine runs on."
     )
     EVERY_SECOND = True
@@ -63,7 +63,9 @@ class LiveScreen(DashboardScreen):
     LiveScreen .box { padding: 0 1; border: round $panel; border-title-color: $text-primary; height: auto; }
     LiveScreen #middle { height: auto; }
     LiveScreen #middle .box { width: 1fr; height: 6; }
+    LiveScreen #workers-box { max-height: 8; }
     LiveScreen.-narrow #machine { width: 39; }
+    LiveScreen.-narrow #workers-box { max-height: 5; }
     LiveScreen #bottom { height: 1fr; min-height: 5; }
     LiveScreen #bottom .box { width: 1fr; height: 1fr; }
     LiveScreen.-narrow #bottom { layout: vertical; }
@@ -76,7 +78,7 @@ class LiveScreen(DashboardScreen):
         self._speed_of = 0  # the run whose tokens these are
         self._speeds: deque[float] = deque(maxlen=_HISTORY)
         self._counts: deque[tuple[float, int]] = deque(maxlen=64)
-        self._chosen = Counts()
+        self._choices = Counts()
         self._view: LiveView | None = None
 
     def body(self) -> ComposeResult:
@@ -86,6 +88,8 @@ class LiveScreen(DashboardScreen):
             with Horizontal(id="middle"):
                 yield Words(id="speed", classes="box")
                 yield Words(id="machine", classes="box")
+            with VerticalScroll(id="workers-box", classes="box", can_focus=False):
+                yield Words(id="workers")
             with Horizontal(id="bottom"):
                 with VerticalScroll(id="writing-box", classes="box", can_focus=False):
                     yield Words(id="writing")
@@ -105,6 +109,7 @@ class LiveScreen(DashboardScreen):
             ("stages", "stages"),
             ("speed", "so far"),
             ("machine", "this machine"),
+            ("workers-box", "workers"),
             ("writing-box", "being written"),
             ("events-box", "events"),
         ):
@@ -125,7 +130,7 @@ class LiveScreen(DashboardScreen):
         self.query_one("#none").set_class(view is not None or not app.watched, "hidden")
         if view is None or run_id is None:
             return
-        self._chosen = await app.ask(lambda v: v.counts(run_id))
+        self._choices = await app.ask(lambda v: v.counts(run_id))
         # psutil measures from one question to the next of the same thread, so it is asked in this one.
         machine = await asyncio.to_thread(_machine, str(app.workspace.root), psutil.cpu_percent())
         self._measure(view)
@@ -144,7 +149,7 @@ class LiveScreen(DashboardScreen):
         for stage, s in view.stages.items():
             past = self._pace.setdefault((view.run.id, stage), deque(maxlen=90))
             past.append(_Pace(now, s.done - s.reused))
-            while len(past) > 2 and now - past[0].at > 60:
+            while len(past) > 2 and now - past[0].measured_at > 60:
                 past.popleft()
 
     def _show(self, view: LiveView, machine: list[str]) -> None:
@@ -156,6 +161,9 @@ class LiveScreen(DashboardScreen):
         self.query_one("#speed", Words).show(self._speed(view, width, going))
         self.query_one("#speed").border_title = "in all" if view.run.state == "done" else "so far"
         self.query_one("#machine", Words).show(shown("\n".join(machine)))
+        workers = view.live.get("workers", [])
+        self.query_one("#workers-box").set_class(not workers, "hidden")
+        self.query_one("#workers", Words).show(_workers(workers))
         self.query_one("#writing", Words).show(_writing(view))
         self.query_one("#writing-box").border_subtitle = safe(server_words(view.run.recipe))
         # What is new stands at the end.
@@ -171,29 +179,29 @@ class LiveScreen(DashboardScreen):
         self.query_one("#events", Words).show(Content("\n").join(events) if events else Content("none yet"))
 
     def _stages(self, view: LiveView) -> list[str]:
-        wanted = [
+        stages = [
             s for s in _STAGES if s != "train" or view.run.recipe.get("training", {}).get("enabled", True)
         ]
-        now = _at_work(view)
-        return wanted if now is None or now in wanted else [now, *wanted]
+        current = _at_work(view)
+        return stages if current is None or current in stages else [current, *stages]
 
     def _stage(self, view: LiveView, stage: str, width: int, going: bool) -> Content:
         s = view.stages.get(stage)
-        here = _at_work(view) == stage
+        is_current = _at_work(view) == stage
         done, total = (s.done, s.total) if s else (0, view.run.samples if stage != "train" else 0)
-        over = s is not None and total > 0 and done >= total and not here
+        over = s is not None and total > 0 and done >= total and not is_current
         sign = (
             "✓"
             if over
             else "▶"
-            if here and going
+            if is_current and going
             else "‖"
-            if here and view.run.state == "paused"
+            if is_current and view.run.state == "paused"
             else "■"
-            if here
+            if is_current
             else "○"
         )
-        style = "bold $text-accent" if here else "$text-success" if over else "$dim"
+        style = "bold $text-accent" if is_current else "$text-success" if over else "$dim"
         size = max(6, min(40, width - 80))
         head = Content.assemble(
             (f"{sign} {stage_title(stage):<26}", style),
@@ -201,17 +209,19 @@ class LiveScreen(DashboardScreen):
             ("─" * (size - len(bar(done, total, size).rstrip())), "$panel"),
             f" {done:>7,}/{total:<7,}" if total else f" {'-':>9}{'':<6}",
         )
-        rate, left = self._rate(view, stage, done, total, here and going)
-        return head + Content.styled(f"{rate:>9} {left:>15}"[: max(0, width - head.cell_length - 4)], "$dim")
+        rate, time_left = self._rate(view, stage, done, total, is_current and going)
+        return head + Content.styled(
+            f"{rate:>9} {time_left:>15}"[: max(0, width - head.cell_length - 4)], "$dim"
+        )
 
-    def _rate(self, view: LiveView, stage: str, done: int, total: int, now: bool) -> tuple[str, str]:
+    def _rate(self, view: LiveView, stage: str, done: int, total: int, active: bool) -> tuple[str, str]:
         s = view.stages.get(stage)
         if s is None or (view.run.state == "paused" and view.run.stage == stage):
             return "", ""
         if view.live.get("step") == stage:
             return "", f"for {duration(max(0.0, time.time() - view.live.get('since', time.time())))}"
         fresh = done - s.reused
-        if not now:
+        if not active:
             if done and fresh <= 0:
                 return "reused", ""
             rated = s.seconds and done and stage not in STEPS
@@ -219,22 +229,22 @@ class LiveScreen(DashboardScreen):
                 duration(s.seconds) if s.seconds else ""
             )
         past = self._pace.get((view.run.id, stage))
-        made = past[-1].done - past[0].done if past else 0
-        spent = past[-1].at - past[0].at if past else 0.0
-        if spent <= 2 or made < SURE_FROM:
-            made, spent = fresh, s.seconds
-        rate = made / spent if made > 0 and spent else 0.0
+        finished = past[-1].done - past[0].done if past else 0
+        seconds = past[-1].measured_at - past[0].measured_at if past else 0.0
+        if seconds <= 2 or finished < SURE_FROM:
+            finished, seconds = fresh, s.seconds
+        rate = finished / seconds if finished > 0 and seconds else 0.0
         if not rate:
             return "", "the first ones" if stage in _WRITING and view.live.get("slots_in_use") else ""
-        return _rate_text(rate), left_words(made, spent, total - done)
+        return _rate_text(rate), left_words(finished, seconds, total - done)
 
     def _speed(self, view: LiveView, width: int, going: bool) -> Content:
         room = max(8, (width // 2 if width >= 100 else width - 39) - 24)
         rate = self._speeds[-1] if self._speeds else 0.0
-        now = Content.assemble(
+        current_speed = Content.assemble(
             (f"{rate:>7,.0f} tokens/s  ", "bold"), (sparkline(list(self._speeds), room), "$text-accent")
         )
-        lines = [now if going else _mean_speed(view)]
+        lines = [current_speed if going else _mean_speed(view)]
         live = view.live
         writing = _at_work(view) in _WRITING and view.run.state in (*_GOING, "paused")
         slots = (
@@ -244,10 +254,10 @@ class LiveScreen(DashboardScreen):
         )
         lines.append(Content.assemble(("slots        ", "$dim"), slots))
         for stage, name in (("instruction", "instructions"), ("response", "answers")):
-            at = self._chosen.targets[stage]
+            target = self._choices.targets[stage]
             words = (
-                f"{at.taken:,} of {at.choices:,} taken ({share(at.taken, at.choices)})"
-                if at.decided
+                f"{target.taken:,} of {target.choices:,} taken ({share(target.taken, target.choices)})"
+                if target.decided
                 else "no choice yet"
             )
             lines.append(Content.assemble((f"{name:<13}", "$dim"), words))
@@ -286,6 +296,14 @@ class LiveScreen(DashboardScreen):
         self.app.push_screen(Confirm(f"Stop {run.name}?", words, "Stop"), stop)
 
 
+def _workers(workers: Sequence[Mapping[str, Any]]) -> Content:
+    """A line for each worker of a run that is going on elsewhere, below their headings."""
+    rows = [WORKER_COLUMNS, *worker_rows(workers)]
+    widths = [max(len(row[n]) for row in rows) for n in range(len(WORKER_COLUMNS))]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows]
+    return Content("\n").join([Content.styled(lines[0], "$dim"), *map(shown, lines[1:])])
+
+
 def _mean_speed(view: LiveView) -> Content:
     """Of a run that does nothing now: over all that it has done."""
     stages = view.stages.values()
@@ -309,10 +327,10 @@ def tokens_a_second(counts: Sequence[tuple[float, int]], now: float) -> float:
     """
     if len(counts) < 2:
         return 0.0
-    last, tokens = counts[-1]
-    first, before = next((c for c in reversed(counts) if last - c[0] >= _WINDOW), counts[0])
-    usual = (last - first) / (sum(1 for at, _ in counts if at >= first) - 1)
-    return max(0.0, (tokens - before) / (last - first)) if now - last < max(5.0, 3 * usual) else 0.0
+    end, tokens = counts[-1]
+    start, tokens_before = next((c for c in reversed(counts) if end - c[0] >= _WINDOW), counts[0])
+    usual = (end - start) / (sum(1 for reported_at, _ in counts if reported_at >= start) - 1)
+    return max(0.0, (tokens - tokens_before) / (end - start)) if now - end < max(5.0, 3 * usual) else 0.0
 
 
 def _at_work(view: LiveView) -> str | None:
@@ -364,34 +382,34 @@ def _machine(folder: str, cpu: float) -> list[str]:
 
 def _gpus() -> list[str]:
     """Use and memory of NVIDIA's cards, asked for every few seconds: each question starts a process."""
-    if time.monotonic() - _asked.at > _GPU_SECONDS and _asked.tool:
-        _asked.at = time.monotonic()
+    if time.monotonic() - _gpu_reading.read_at > _GPU_SECONDS and _gpu_reading.tool:
+        _gpu_reading.read_at = time.monotonic()
         query = "--query-gpu=utilization.gpu,memory.used,memory.total"
         try:
-            said = subprocess.run(
-                [_asked.tool, query, "--format=csv,noheader,nounits"],
+            output = subprocess.run(
+                [_gpu_reading.tool, query, "--format=csv,noheader,nounits"],
                 capture_output=True,
                 text=True,
                 timeout=5,
                 check=True,
             ).stdout
-            cards = [[float(x) for x in line.split(",")] for line in said.splitlines()]
-            _asked.lines = [
+            cards = [[float(x) for x in line.split(",")] for line in output.splitlines()]
+            _gpu_reading.lines = [
                 f"GPU {n}  {use:>4.0f} % {bar(use, 100, 6)} {used / 1000 * 1.048576:.1f} of {bytes_text(total * 2**20)}"
                 for n, (use, used, total) in enumerate(cards)
             ]
         except (OSError, ValueError, subprocess.SubprocessError):
-            _asked.lines = []
-    return _asked.lines
+            _gpu_reading.lines = []
+    return _gpu_reading.lines
 
 
 @dataclass
 class _GpuReading:
-    """What nvidia-smi said last."""
+    """The last reading of nvidia-smi."""
 
     tool: str | None = field(default_factory=lambda: shutil.which("nvidia-smi"))
-    at: float = -_GPU_SECONDS
+    read_at: float = -_GPU_SECONDS
     lines: list[str] = field(default_factory=list)
 
 
-_asked = _GpuReading()
+_gpu_reading = _GpuReading()

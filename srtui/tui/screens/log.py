@@ -1,4 +1,4 @@
-"""Log: what the engines said, and what went wrong here."""
+"""Log: what the engines reported, and what went wrong here."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LogScreen(DashboardScreen):
     """Events of all runs, the newest first; this dashboard's own problems stand above them."""
 
     MODE = "log"
-    HELP_TEXT = "What the engines said, the newest first, and above it what went wrong in this dashboard. Enter shows the whole of a line."
+    HELP_TEXT = "What the engines reported, the newest first, and above it what went wrong in this dashboard. Enter shows the whole of a line."
     BINDINGS: ClassVar[list[BindingType]] = [Binding("w", "worse", "All/warnings/errors")]
 
     def __init__(self) -> None:
@@ -57,9 +57,9 @@ class LogScreen(DashboardScreen):
             return []
         return [
             TableRow(
-                ("here", p.at, p.detail),
+                ("here", p.occurred_at, p.detail),
                 (
-                    Cell(_clock(p.at), "dim"),
+                    Cell(_clock(p.occurred_at), "dim"),
                     Cell("✗ error", "bad"),
                     Cell("this dashboard", "dim"),
                     Cell(p.sentence),
@@ -68,13 +68,13 @@ class LogScreen(DashboardScreen):
             for p in reversed(self.dashboard.problems)
         ]
 
-    async def _rows(self, first: int, count: int) -> Sequence[TableRow]:
-        own = self._problems()
-        rows = own[first : first + count]
-        rest = count - len(rows)
-        if rest and self.dashboard.workspace.store_path.exists():
-            only, skip = self._only, max(0, first - len(own))
-            for e in await self.dashboard.ask(lambda v: v.events(skip, rest, None, only)):
+    async def _rows(self, start: int, count: int) -> Sequence[TableRow]:
+        problems = self._problems()
+        rows = problems[start : start + count]
+        remaining = count - len(rows)
+        if remaining and self.dashboard.workspace.store_path.exists():
+            only, skip = self._only, max(0, start - len(problems))
+            for e in await self.dashboard.ask(lambda v: v.events(skip, remaining, None, only)):
                 sign, tone = _SIGNS[e.level]
                 cells = (
                     Cell(_clock(e.at), "dim"),
@@ -106,9 +106,9 @@ class LogScreen(DashboardScreen):
 
     @on(VirtualTable.Selected)
     def _open(self, event: VirtualTable.Selected) -> None:
-        _, at, message = event.row.key
-        self.app.push_screen(Reading(_clock(at), message))
+        _, timestamp, message = event.row.key
+        self.app.push_screen(Reading(_clock(timestamp), message))
 
 
-def _clock(at: float) -> str:
-    return time.strftime("%d %b %H:%M", time.localtime(at))
+def _clock(timestamp: float) -> str:
+    return time.strftime("%d %b %H:%M", time.localtime(timestamp))

@@ -66,7 +66,6 @@ class ModelsScreen(DashboardScreen):
 
     def tick(self, changed: bool) -> None:
         """The folder of models is read when it is asked for: it does not follow the store."""
-        # What is in a folder has nothing to do with what is in the store: it is read when asked for.
         super().tick(False)
 
     async def read(self) -> None:
@@ -113,7 +112,7 @@ class ModelsScreen(DashboardScreen):
     def action_add(self) -> None:
         """Ask for a path or a name of the catalogue, and add that model."""
         if self._adding:
-            self.notify(f"Still at it: {self._adding}", markup=False)
+            self.notify(f"Still working: {self._adding}", markup=False)
             return
 
         def add(name: str | None) -> None:
@@ -134,7 +133,7 @@ class ModelsScreen(DashboardScreen):
             added = await asyncio.to_thread(models.add, self.dashboard.workspace.models, name, report)
             self.notify(f"Ready: {', '.join(e.name for e in added) or name}", markup=False)
         except Exception as error:
-            self.dashboard.problem(error)
+            self.dashboard.report_error(error)
         finally:
             self._adding = ""
         self.reread()

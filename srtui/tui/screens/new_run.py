@@ -60,14 +60,14 @@ class NewRun(Dialog[list[str] | None]):
     def __init__(self, recipe: str | None = None, like: RunRow | None = None) -> None:
         super().__init__()
         self._like = like
-        self._wanted = Path(like.recipe_path).name if like else recipe
+        self._recipe_name = Path(like.recipe_path).name if like else recipe
         self._recipes: dict[str, Path] = {}
         self._extra: list[str] = []
         self._file: dict[str, Any] = {}
         self._changed: dict[str, str] = {}
         self._check: checks.FormCheck | None = None
         self._checked: tuple[Path | None, dict[str, str], list[str]] | None = None
-        self._wanted_now: str | None = None
+        self._pending_command: str | None = None
         self._checking = self._again = False
 
     def compose(self) -> ComposeResult:
@@ -78,16 +78,16 @@ class NewRun(Dialog[list[str] | None]):
             path = Path(self._like.recipe_path)
             if path.is_file():
                 self._recipes[path.name] = path
-        likely = (self._wanted, "quickstart.toml", *self._recipes)
-        first = next((name for name in likely if name in self._recipes), None)
+        candidates = (self._recipe_name, "quickstart.toml", *self._recipes)
+        initial = next((name for name in candidates if name in self._recipes), None)
         with VerticalScroll(classes="dialog"):
             yield Static(shown(f"A run like {self._like.name}" if self._like else "New run"), classes="title")
             with Horizontal(classes="field"):
                 yield Label("recipe")
                 yield Select(
                     [(name, name) for name in self._recipes],
-                    value=first if first is not None else Select.NULL,
-                    allow_blank=first is None,
+                    value=initial if initial is not None else Select.NULL,
+                    allow_blank=initial is None,
                     compact=True,
                     id="recipe",
                 )
@@ -121,7 +121,7 @@ class NewRun(Dialog[list[str] | None]):
 
     @on(Input.Changed)
     def _field_changed(self) -> None:
-        self._look()
+        self._request_check()
 
     @on(Input.Submitted)
     def _next(self) -> None:
@@ -149,7 +149,7 @@ class NewRun(Dialog[list[str] | None]):
             data = {}
         self._file = data
         if self._like is not None and Path(self._like.recipe_path).name == path.name:
-            snapshot = checks.whole(self._like.recipe)
+            snapshot = checks.whole_run_recipe(self._like.recipe)
             self._extra = checks.differences(data, snapshot)
             data = snapshot
         values = {
@@ -162,32 +162,32 @@ class NewRun(Dialog[list[str] | None]):
         }
         for name, value in values.items():
             self.query_one(f"#{name}", Input).value = str(value)
-        self._look()
+        self._request_check()
         if self._like is None and app.workspace.store_path.exists():
             self.run_worker(self._propose(str(values["dataset"])), exclusive=True, group="propose")
 
-    async def _propose(self, wanted: str) -> None:
+    async def _propose(self, recipe_dataset: str) -> None:
         """Name the dataset that waits to be used, unless a person has typed by now."""
         app: Dashboard = self.app  # type: ignore[assignment]
         try:
             datasets = dict(await app.ask(lambda v: v.datasets()))
         except Exception as error:
-            app.problem(error)
+            app.report_error(error)
             return
         field = self.query_one("#dataset", Input)
-        if field.value == wanted:
-            field.value = checks.proposed(wanted, datasets, {r.dataset for r in app.runs})
+        if field.value == recipe_dataset:
+            field.value = checks.proposed_dataset(recipe_dataset, datasets, {r.dataset for r in app.runs})
 
     # -- checks -----------------------------------------------------------------------------
 
-    def _look(self) -> None:
+    def _request_check(self) -> None:
         if self._checking:
             self._again = True
             return
         self._checking = True
-        self.run_worker(self._look_now(), group="check")
+        self.run_worker(self._check_now(), group="check")
 
-    async def _look_now(self) -> None:
+    async def _check_now(self) -> None:
         app: Dashboard = self.app  # type: ignore[assignment]
         try:
             while True:
@@ -196,22 +196,22 @@ class NewRun(Dialog[list[str] | None]):
                 if path is None:
                     return
                 values = self._values()
-                known = checks.Known()
+                facts = checks.StoreFacts()
                 if app.workspace.store_path.exists():
-                    known = await app.ask(
-                        partial(checks.known, teacher=values["teacher"], student=values["student"])
+                    facts = await app.ask(
+                        partial(checks.store_facts, teacher=values["teacher"], student=values["student"])
                     )
                 check = await asyncio.to_thread(
-                    checks.check, app.workspace.root, app.workspace.models, path, values, self._sets(), known
+                    checks.check, app.workspace.root, app.workspace.models, path, values, self._sets(), facts
                 )
                 if not self._again:
                     self._checked = (path, values, self._sets())
                     self._show(check)
-                    if self._wanted_now:
-                        self._begin(self._wanted_now)
+                    if self._pending_command:
+                        self._begin(self._pending_command)
                     return
         except Exception as error:
-            app.problem(error)
+            app.report_error(error)
         finally:
             self._checking = False
 
@@ -236,7 +236,7 @@ class NewRun(Dialog[list[str] | None]):
         for button in ("#start", "#pilot"):
             self.query_one(button, Button).disabled = check.words is None
 
-    # -- out of here ------------------------------------------------------------------------
+    # -- leaving the form ---------------------------------------------------------------------
 
     @on(Button.Pressed)
     def _pressed(self, event: Button.Pressed) -> None:
@@ -262,12 +262,12 @@ class NewRun(Dialog[list[str] | None]):
         """Every other key of the recipe."""
         from srtui.tui.screens.recipe_keys import RecipeKeys
 
-        def take(changed: dict[str, str] | None) -> None:
+        def apply(changed: dict[str, str] | None) -> None:
             if changed is not None:
                 self._changed = changed
-                self._look()
+                self._request_check()
 
-        self.app.push_screen(RecipeKeys(self._file, self._changed), take)
+        self.app.push_screen(RecipeKeys(self._file, self._changed), apply)
 
     def action_pick(self) -> None:
         """What there is for the field that has the focus; for the dataset where it is another."""
@@ -285,11 +285,11 @@ class NewRun(Dialog[list[str] | None]):
             datasets = {}
             if name == "dataset" and app.workspace.store_path.exists():
                 datasets = dict(await app.ask(lambda v: v.datasets()))
-            found = await asyncio.to_thread(checks.there_is, name, app.workspace, datasets)
+            choices = await asyncio.to_thread(checks.choices_for, name, app.workspace, datasets)
         except Exception as error:
-            app.problem(error)
+            app.report_error(error)
             return
-        if not found:
+        if not choices:
             self.notify(
                 "Nothing is imported, and recipes/ has no data file: srtui import FILE."
                 if name == "dataset"
@@ -297,11 +297,11 @@ class NewRun(Dialog[list[str] | None]):
             )
             return
 
-        def take(value: str | None) -> None:
+        def apply(value: str | None) -> None:
             if value is not None:
                 self.query_one(f"#{name}", Input).value = value
 
-        self.app.push_screen(Pick(f"Which {name}?", found), take)
+        self.app.push_screen(Pick(f"Which {name}?", choices), apply)
 
     def action_start(self) -> None:
         """Start what stands in the fields now, which may be newer than the last check."""
@@ -313,9 +313,9 @@ class NewRun(Dialog[list[str] | None]):
 
     def _begin(self, command: str) -> None:
         fresh = self._checked == (self._path(), self._values(), self._sets())
-        self._wanted_now = None if fresh else command
+        self._pending_command = None if fresh else command
         if not fresh:
-            self._look()
+            self._request_check()
             return
         check = self._check
         if check is None or check.words is None:
@@ -323,11 +323,11 @@ class NewRun(Dialog[list[str] | None]):
             return
         words = [command, *check.words[1:]]
         if command == "run" and check.unmeasured > ASKED_FROM:
-            self._ask_first(words, check.unmeasured)
+            self._confirm_start(words, check.unmeasured)
         else:
             self.dismiss(words)
 
-    def _ask_first(self, words: list[str], samples: int) -> None:
+    def _confirm_start(self, words: list[str], samples: int) -> None:
         """A night of work is not started by one key where nobody knows how long it takes."""
 
         def answered(yes: bool | None) -> None:
@@ -335,11 +335,11 @@ class NewRun(Dialog[list[str] | None]):
                 self.dismiss(words)
 
         question = "Start all samples of this file?" if samples == MOST else f"Start {samples:,} samples?"
-        why = (
+        explanation = (
             "How long they take is not known: no run with these models has been measured here. "
-            f"Try {DEFAULT_SAMPLES} first (^t) says it in minutes, and nothing of it is done twice."
+            f"Try {DEFAULT_SAMPLES} first (^t) measures it in minutes, and nothing of it is done twice."
         )
-        self.app.push_screen(Confirm(question, why, "Start all the same"), answered)
+        self.app.push_screen(Confirm(question, explanation, "Start all the same"), answered)
 
     def action_cancel(self) -> None:
         """Close without starting a run."""

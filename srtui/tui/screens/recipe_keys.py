@@ -37,7 +37,7 @@ class Pick(Dialog[str | None]):
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", "Cancel")]
 
     def __init__(self, question: str, choices: Sequence[tuple[str, str]]) -> None:
-        """``choices``: what is taken, and what is said of it."""
+        """``choices``: each value, and a few words about it."""
         super().__init__()
         self._question, self._choices = question, choices
 
@@ -125,8 +125,8 @@ class RecipeKeys(Dialog[dict[str, str] | None]):
         return None if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
     def _value(self, key: RecipeKey) -> str:
-        now = self._changed.get(key.name, self._in_file(key))
-        return now if now is not None else _bare(key.default)
+        value = self._changed.get(key.name, self._in_file(key))
+        return value if value is not None else _bare(key.default)
 
     @property
     def _key(self) -> RecipeKey | None:
@@ -152,7 +152,7 @@ class RecipeKeys(Dialog[dict[str, str] | None]):
         if key is None:
             return
 
-        def take(value: str | None) -> None:
+        def apply(value: str | None) -> None:
             if value is None:
                 return
             if value.strip() == (self._in_file(key) or _bare(key.default)):
@@ -161,7 +161,7 @@ class RecipeKeys(Dialog[dict[str, str] | None]):
                 self._changed[key.name] = value.strip()
             self._show()
 
-        self.app.push_screen(AskText(key.name, key.what, self._value(key), key.values), take)
+        self.app.push_screen(AskText(key.name, key.what, self._value(key), key.values), apply)
 
     def action_reset(self) -> None:
         """The key under the cursor as the recipe's file has it."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -16,7 +14,6 @@ from textual.content import Content
 from srtui.pilot import SIGNS
 from srtui.store.views import RunRow
 from srtui.text import duration
-from srtui.tui import checks
 from srtui.tui.screens.base import DashboardScreen, RunLine
 from srtui.tui.widgets.table import Cell, Column, TableRow, Tone, VirtualTable
 from srtui.tui.widgets.words import STATE_SIGNS, Words, bar, shown
@@ -88,11 +85,11 @@ class RunsScreen(DashboardScreen):
 
     def _show(self) -> None:
         runs = self.dashboard.runs
-        nothing = self.dashboard.watched and not runs
+        no_runs = self.dashboard.watched and not runs
         table = self.query_one(VirtualTable)
-        table.set_class(nothing, "hidden")
+        table.set_class(no_runs, "hidden")
         self.query_one("#about").set_class(not runs, "hidden")
-        if nothing and not self.query("FirstRun"):
+        if no_runs and not self.query("FirstRun"):
             from srtui.tui.widgets.first_run import FirstRun
 
             self.mount(FirstRun(self.dashboard.workspace.models), before="#about")
@@ -117,11 +114,11 @@ class RunsScreen(DashboardScreen):
         run = self.chosen
         if run is None:
             return
-        told = run.recipe.get("description")
+        description = run.recipe.get("description")
         lines = [
             Content.assemble(
                 shown(run.name, "bold"),
-                shown(f"  recipe {Path(run.recipe_path).name}: {told}" if told else "", "$dim"),
+                shown(f"  recipe {Path(run.recipe_path).name}: {description}" if description else "", "$dim"),
             )
         ]
         lines.append(
@@ -130,13 +127,13 @@ class RunsScreen(DashboardScreen):
                 "$dim",
             )
         )
-        lines.append(_where(run))
+        lines.append(_engine_line(run))
         if run.verdict is not None:
             word, sentence = run.verdict
             style = {"go": "$text-success", "worse": "$text-error"}.get(word, "$text-warning")
             lines.append(shown(f"{SIGNS.get(word, '?')} {sentence} (w: what next)", style))
         elif run.state == "done":
-            lines.append(shown(_made(run), "$dim"))
+            lines.append(shown(_results_line(run), "$dim"))
         if run.error:
             lines.append(shown(f"✗ {run.error}", "$text-error"))
         self.query_one("#about", Words).show(Content("\n").join(lines))
@@ -159,9 +156,9 @@ class RunsScreen(DashboardScreen):
 
     def on_button_pressed(self) -> None:
         """Start the demo: its form is opened."""
-        self._form("quickstart.toml")
+        self._open_form("quickstart.toml")
 
-    def _form(self, recipe: str | None = None, like: RunRow | None = None) -> None:
+    def _open_form(self, recipe: str | None = None, like: RunRow | None = None) -> None:
         from srtui.tui.screens.new_run import NewRun
 
         def start(words: list[str] | None) -> None:
@@ -172,12 +169,12 @@ class RunsScreen(DashboardScreen):
 
     def action_new(self) -> None:
         """Open the form of a new run."""
-        self._form()
+        self._open_form()
 
     def action_clone(self) -> None:
         """Open the form of a run like the chosen one."""
         if (run := self.chosen) is not None:
-            self._form(like=run)
+            self._open_form(like=run)
 
     def action_pause(self) -> None:
         """Pause the chosen run, or resume it; a finished one scores what was written by hand since."""
@@ -254,16 +251,16 @@ class RunsScreen(DashboardScreen):
         try:
             compared, samples = await self.dashboard.ask(lambda v: v.compared(a, b))
         except Exception as error:
-            self.dashboard.problem(error)
+            self.dashboard.report_error(error)
             return
         lines = compared_words(compared)
         for sample in samples:
             lines += ["", *otherwise_words(sample, compared.a, compared.b)]
-        more = sum(compared.otherwise.values()) - len(samples)
-        if more > 0:
+        remaining = sum(compared.otherwise.values()) - len(samples)
+        if remaining > 0:
             lines += [
                 "",
-                f"{more:,} more: srtui diff {compared.a} {compared.b} --limit {more + len(samples)}",
+                f"{remaining:,} more: srtui diff {compared.a} {compared.b} --limit {remaining + len(samples)}",
             ]
         from srtui.tui.screens.dialogs import Reading
 
@@ -279,69 +276,15 @@ class RunsScreen(DashboardScreen):
                 f"{run.name} is {run.state}; when it is done, w says what can be done with it.", markup=False
             )
             return
-        from srtui.tui.screens.next_steps import NextSteps
+        from srtui.tui.screens.next_steps import NextSteps, take_step
 
         def take(step: str | None) -> None:
-            if step is not None:
-                self.run_worker(self._take(run, step), group="next")
+            if step == "again":
+                self._open_form(like=run)
+            elif step is not None:
+                self.run_worker(take_step(self.dashboard, run, step), group="next")
 
         self.app.push_screen(NextSteps(run), take)
-
-    async def _take(self, run: RunRow, step: str) -> None:
-        app = self.dashboard
-        try:
-            if step in ("read", "whole"):
-                from srtui.pilot.result import PilotResult
-                from srtui.pilot.words import reading
-                from srtui.tui.screens.dialogs import Reading
-
-                known = await app.ask(lambda v: v.pilot(run.id))
-                if known is None:
-                    self.notify("This pilot has no result; p resumes it.", severity="warning")
-                elif step == "read":
-                    app.push_screen(Reading(run.name, reading(PilotResult.from_json(known))))
-                else:
-                    app.start_engine(["run", *checks.same_again(run, known["verdict"]["set"])])
-            elif step == "again":
-                self._form(like=run)
-            elif step == "control":
-                app.start_engine(["ablate", *checks.same_again(run), "--only", "original"])
-            elif step == "round":
-                app.start_engine(["run", *checks.same_again(run), "--teacher-from", run.name])
-            elif step == "retrain":
-                app.start_engine(["retrain", run.name])
-            elif step == "report":
-                app.start_engine(["report", run.name])
-            elif step == "judge":
-                app.action_go("evaluation")
-            elif step == "chat":
-                with app.suspend():
-                    subprocess.run([sys.executable, "-P", "-m", "srtui", "chat", run.name], check=False)
-            else:
-                self._ask_file(run, step)
-        except Exception as error:
-            app.problem(error)
-
-    def _ask_file(self, run: RunRow, step: str) -> None:
-        from srtui.tui.screens.dialogs import AskText
-
-        def export(file: str | None) -> None:
-            if file:
-                form = "parquet" if file.endswith(".parquet") else "alpaca"
-                self.dashboard.start_engine(["export", run.name, "--format", form, "--out", file])
-
-        def export_model(form: str | None) -> None:
-            if form:
-                kind, _, quantization = form.strip().partition(" ")
-                more = ["--quantize", quantization.strip()] if quantization.strip() else []
-                self.dashboard.start_engine(["export-model", run.name, "--to", kind, *more])
-
-        if step == "export":
-            words = "The file to write, in the workspace: Alpaca's JSON, or Parquet where its name ends so."
-            self.app.push_screen(AskText("Export data", words, f"{run.name}.json"), export)
-        else:
-            words = "gguf with a quantization (F16, Q8_0, Q4_K_M), merged, adapter or gguf-adapter."
-            self.app.push_screen(AskText("Export the tuned student", words, "gguf Q8_0"), export_model)
 
     def action_delete(self) -> None:
         """Delete the chosen run, once its name was typed."""
@@ -374,16 +317,19 @@ def _row(r: RunRow, marked: bool = False) -> TableRow:
             Cell("████████ all" if r.state == "done" else share),
             Cell(f"{r.kept:,}/{r.samples:,}"),
             Cell(r.dataset, "dim"),
-            Cell(_when(r.started_at), "dim"),
+            Cell(_start_time(r.started_at), "dim"),
         ),
     )
 
 
-def _where(run: RunRow) -> Content:
+def _engine_line(run: RunRow) -> Content:
     if run.pid is not None:
-        doing = {"paused": "holds it; p resumes", "stopping": "finishes the step that it is in, then stops"}
+        activity = {
+            "paused": "holds it; p resumes",
+            "stopping": "finishes the step that it is in, then stops",
+        }
         return shown(
-            f"process {run.pid} on {run.host} {doing.get(run.state, 'is working on it')}", "$text-accent"
+            f"process {run.pid} on {run.host} {activity.get(run.state, 'is working on it')}", "$text-accent"
         )
     if run.state == "stopped":
         return Content.styled("no engine works on it; p resumes where it was", "$text-warning")
@@ -394,18 +340,22 @@ def _where(run: RunRow) -> Content:
     return Content("")
 
 
-def _made(run: RunRow) -> str:
+def _results_line(run: RunRow) -> str:
     """What there is of it now, and how to take it along."""
-    made = [f"made: {run.kept:,} pairs (srtui export {run.name})" if run.kept else "made: no pair was kept"]
+    parts = [f"made: {run.kept:,} pairs (srtui export {run.name})" if run.kept else "made: no pair was kept"]
     if run.adapter:
-        made.append(f"adapter {run.adapter} (srtui export-model {run.name})")
+        parts.append(f"adapter {run.adapter} (srtui export-model {run.name})")
     elif run.trained and run.trained.startswith("skipped"):
-        made.append(f"no training, {run.trained.removeprefix('skipped: ')}")
-    return "  ·  ".join([*made, "w: what next"])
+        parts.append(f"no training, {run.trained.removeprefix('skipped: ')}")
+    return "  ·  ".join([*parts, "w: what next"])
 
 
-def _when(at: float | None) -> str:
-    if at is None:
+def _start_time(timestamp: float | None) -> str:
+    if timestamp is None:
         return "-"
-    form = "%H:%M today" if time.strftime("%x") == time.strftime("%x", time.localtime(at)) else "%d %b %H:%M"
-    return time.strftime(form, time.localtime(at))
+    form = (
+        "%H:%M today"
+        if time.strftime("%x") == time.strftime("%x", time.localtime(timestamp))
+        else "%d %b %H:%M"
+    )
+    return time.strftime(form, time.localtime(timestamp))

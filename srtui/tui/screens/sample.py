@@ -83,6 +83,7 @@ class SampleScreen(Screen[int]):
     SampleScreen .pane:first-child { border-left: none; }
     SampleScreen .pane Static { width: 1fr; height: auto; }
     SampleScreen .pane .scores { height: auto; margin-bottom: 1; }
+    SampleScreen.-stacked #history { border-bottom: none; }
     SampleScreen.-stacked #panes { layout: vertical; overflow-y: auto; }
     SampleScreen KeyLine { height: 1; }
     SampleScreen.-stacked KeyLine { height: 2; }
@@ -95,7 +96,7 @@ class SampleScreen(Screen[int]):
         self._sample: SampleView | None = None
         self._marking = True
         self._opened = False
-        self._found: re.Pattern[str] | None = None
+        self._search: re.Pattern[str] | None = None
 
     @property
     def dashboard(self) -> Dashboard:
@@ -115,7 +116,7 @@ class SampleScreen(Screen[int]):
         self.set_class(self.app.size.width < _NARROW, "-stacked")
         words = self.dashboard.sample_filter.text.split()
         if words:  # those of the search that led here
-            self._found = re.compile("|".join(re.escape(safe(w)) for w in words), re.IGNORECASE)
+            self._search = re.compile("|".join(re.escape(safe(w)) for w in words), re.IGNORECASE)
         self._reload()
 
     def on_resize(self) -> None:
@@ -136,10 +137,10 @@ class SampleScreen(Screen[int]):
             shown_variants = columns(sample)
             marked = await asyncio.to_thread(diffs, sample, shown_variants) if self._marking else {}
         except Exception as error:
-            self.dashboard.problem(error)
+            self.dashboard.report_error(error)
             return
         self._sample = sample
-        if self._found is not None and any(self._found.search(safe(t.text)) for t in sample.history):
+        if self._search is not None and any(self._search.search(safe(t.text)) for t in sample.history):
             self._opened = True  # what was looked for may stand there alone
         self._show_history(sample)
         panes = self.query_one("#panes", Horizontal)
@@ -148,17 +149,17 @@ class SampleScreen(Screen[int]):
             await panes.remove_children()
             await panes.mount(
                 *(
-                    pane(sample, name, variant, stage, marked, stacked, self._found)
+                    pane(sample, name, variant, stage, marked, stacked, self._search)
                     for name, variant, stage in shown_variants
                 )
             )
 
     def _show_history(self, sample: SampleView) -> None:
         self.query_one("#top", Static).update(self._top(sample))
-        place = self.query_one("#history", VerticalScroll)
-        place.set_class(not (self._opened and sample.history), "hidden")
+        history = self.query_one("#history", VerticalScroll)
+        history.set_class(not (self._opened and sample.history), "hidden")
         if self._opened and sample.history:
-            place.query_one(Static).update(history_text(sample, self._found))
+            history.query_one(Static).update(history_text(sample, self._search))
 
     def _top(self, s: SampleView) -> Content:
         head = [Content.styled(f"Sample {s.id}", "bold"), shown(f"{s.dataset}, row {s.row + 1}", "$dim")]
@@ -169,7 +170,7 @@ class SampleScreen(Screen[int]):
         run = self.dashboard.current_run
         takes = "exports take" if run is not None and run.state == "done" else "training takes"
         lines += [shown(line) for line in sentences(s, takes)]
-        if s.history:
+        if s.history or s.place:
             lines.append(history_line(s, self._opened))
         if s.note:
             lines.append(Content.assemble(("✎ ", "$text-accent"), shown(s.note, "italic")))
@@ -186,16 +187,16 @@ class SampleScreen(Screen[int]):
         self.run_worker(self._step(by), exclusive=True, group="step")
 
     async def _step(self, by: int) -> None:
-        to = self._position + by
+        position = self._position + by
         try:
-            sample_id = await self._reader.ask(lambda v: v.listing.sample_at(to))
+            sample_id = await self._reader.ask(lambda v: v.listing.sample_at(position))
         except Exception as error:
-            self.dashboard.problem(error)
+            self.dashboard.report_error(error)
             return
         if sample_id is None:
             self.notify("That was the last one." if by > 0 else "This is the first one.", timeout=2)
             return
-        self._position, self._sample_id = to, sample_id
+        self._position, self._sample_id = position, sample_id
         self._reload()
 
     def action_scroll_by(self, lines: int) -> None:
@@ -206,23 +207,23 @@ class SampleScreen(Screen[int]):
             if not end:
                 opened.scroll_relative(y=lines, animate=False)
                 return
-        for place in [panes] if self.has_class("-stacked") else self.query(".pane"):
-            place.scroll_relative(y=lines, animate=False)
+        for container in [panes] if self.has_class("-stacked") else self.query(".pane"):
+            container.scroll_relative(y=lines, animate=False)
 
-    def _taken(self, which: str) -> VariantView | None:
+    def _variant(self, kind: str) -> VariantView | None:
         s = self._sample
         if s is None:
             return None
-        if which == "original":
+        if kind == "original":
             return s.original
-        if which == "manual":
+        if kind == "manual":
             return next((v for v in reversed(s.variants) if v.kind == "manual"), None)
-        return s.variant(s.rewrites.get(which))
+        return s.variant(s.rewrites.get(kind))
 
-    def action_accept(self, which: str) -> None:
+    def action_accept(self, kind: str) -> None:
         """Take a text for training, overruling the student: original, instruction, response or manual."""
         run_id, sample_id = self.dashboard.run_id, self._sample_id
-        variant = self._taken(which)
+        variant = self._variant(kind)
         if run_id is None:
             self.notify("A choice belongs to a run, and there is none yet.", severity="warning")
             return
@@ -234,8 +235,8 @@ class SampleScreen(Screen[int]):
             }
             missing = (
                 "You have written no text for this sample yet; e writes one."
-                if which == "manual"
-                else f"The teacher wrote no usable {names[which]} for this sample."
+                if kind == "manual"
+                else f"The teacher wrote no usable {names[kind]} for this sample."
             )
             self.notify(missing, severity="warning", timeout=3)
             return
@@ -277,16 +278,16 @@ class SampleScreen(Screen[int]):
         """Ask for a note on the sample and store it."""
         from srtui.tui.screens.dialogs import AskText
 
-        sample_id, now = self._sample_id, self._sample.note if self._sample else ""
+        sample_id, note = self._sample_id, self._sample.note if self._sample else ""
 
-        def keep(text: str | None) -> None:
-            if text is not None and text != now:
+        def store_note(text: str | None) -> None:
+            if text is not None and text != note:
                 self.dashboard.write(
                     lambda store: store.marks.note(sample_id, text), lambda _: self._reload()
                 )
 
         self.app.push_screen(
-            AskText("Note", f"On sample {sample_id}; an empty one takes it away.", now), keep
+            AskText("Note", f"On sample {sample_id}; an empty one takes it away.", note), store_note
         )
 
     def action_copy(self) -> None:
@@ -330,7 +331,7 @@ class SampleScreen(Screen[int]):
         try:
             pair = self._edited(base)
         except UserError as error:
-            self.dashboard.problem(error)
+            self.dashboard.report_error(error)
             return
         self._store_edited(s.id, base, pair)
 
@@ -340,10 +341,10 @@ class SampleScreen(Screen[int]):
             return
         parent_id = base.id
 
-        def stored(made: tuple[int, bool]) -> None:
+        def stored(written: tuple[int, bool]) -> None:
             words = (
                 f"Stored; it waits for a score (p on {numbered('runs')} gives it one)."
-                if made[1]
+                if written[1]
                 else "This sample has that very text already."
             )
             self.notify(f"{words} h takes it in place of the student's choice.", timeout=5)
@@ -364,13 +365,13 @@ class SampleScreen(Screen[int]):
             path.write_bytes(before.encode("utf-8"))  # bytes both ways: a CR in a text is part of it
             try:
                 with self.app.suspend():
-                    done = subprocess.run([*words, str(path)], check=False)
+                    editor = subprocess.run([*words, str(path)], check=False)
             except OSError as error:
                 raise UserError(
                     f"{words[0]} cannot be started ({error.strerror}); set EDITOR to your editor."
                 ) from error
-            if done.returncode:
-                raise UserError(f"{words[0]} ended with exit code {done.returncode}; nothing was stored.")
+            if editor.returncode:
+                raise UserError(f"{words[0]} ended with exit code {editor.returncode}; nothing was stored.")
             after = read_text(path)
         return None if after == before else read_edited(after)
 
@@ -382,14 +383,14 @@ def _editor() -> str:
 
 def read_edited(text: str) -> Pair:
     """The pair in an edited file. Raises UserError where a heading is gone."""
-    found = {}
+    parts = {}
     for n, part in enumerate(PARTS):
         heading = f"=== {PART_NAMES[part]} ===\n"
-        at = text.find(heading)
-        if at < 0:
+        start = text.find(heading)
+        if start < 0:
             raise UserError(
                 f"The line {heading.strip()} is gone, so where a part ends is not known; nothing was stored."
             )
-        end = text.find(f"=== {PART_NAMES[PARTS[n + 1]]} ===\n", at) if n + 1 < len(PARTS) else len(text)
-        found[part] = text[at + len(heading) : end if end >= 0 else len(text)].removesuffix("\n")
-    return Pair(found["instruction"], found["input"], found["response"])
+        end = text.find(f"=== {PART_NAMES[PARTS[n + 1]]} ===\n", start) if n + 1 < len(PARTS) else len(text)
+        parts[part] = text[start + len(heading) : end if end >= 0 else len(text)].removesuffix("\n")
+    return Pair(parts["instruction"], parts["input"], parts["response"])

@@ -86,13 +86,13 @@ class Histogram(Widget, can_focus=True):
             picked = self.has_focus and first <= n <= last
             label = f"{n * _STEP:.1f}" + ("+ " if n == _BINS - 1 else "  ")
             # A bar that grows to the left has no eighths to grow by; it grows by whole cells.
-            left = "░" * round(self._before[n] / top * side)
+            before_bar = "░" * round(self._before[n] / top * side)
             over = n * _STEP >= 1
             rows.append(
                 Content.assemble(
                     ("▐ " if picked else "  ", "$text-accent"),
                     (f"{self._before[n] or '':>6} ", "$dim"),
-                    (f"{left:>{side}} ", "$dim"),
+                    (f"{before_bar:>{side}} ", "$dim"),
                     (f"{label:<5}", "bold reverse" if picked else "$text-warning" if over else ""),
                     (bar(self._after[n], top, side), "$warning" if over else "$primary"),
                     f" {self._after[n] or '':<6}",
@@ -119,11 +119,11 @@ class Histogram(Widget, can_focus=True):
             else:
                 self.cursor = self.fixed = step
 
-    def action_pick(self, which: str) -> None:
-        """Ask for the samples of the picked range; ``which`` is empty for final texts, and the word before
-        (with its space) for those before."""
+    def action_pick(self, suffix: str) -> None:
+        """Ask for the samples of the picked range; ``suffix`` is empty for final texts, and " before"
+        for those before."""
         first, last = sorted((self.cursor, self.fixed))
-        measure: ScoreName = f"{self.measure}{which}"
+        measure: ScoreName = f"{self.measure}{suffix}"
         high = None if last == _BINS - 1 else round((last + 1) * _STEP, 6)
         self.post_message(self.Picked(measure, round(first * _STEP, 6), high))
 
@@ -178,7 +178,6 @@ class ScoresScreen(DashboardScreen):
 
     def tick(self, changed: bool) -> None:
         """Read seldom: counting every score of a large store each second would take a core from the engine."""
-        # Counting every score of a large store each second would take a core from the engine.
         due = time.monotonic() - self._read_at > max(2.0, 20 * self._reading_took)
         super().tick(changed and due)
 
@@ -198,15 +197,15 @@ class ScoresScreen(DashboardScreen):
         run_id = app.run_id
         if not app.watched:
             return
-        began = time.monotonic()
-        figures = None if run_id is None else await app.ask(lambda v: _everything(v, run_id))
+        started = time.monotonic()
+        figures = None if run_id is None else await app.ask(lambda v: _figures(v, run_id))
         self._read_at = time.monotonic()
-        self._reading_took = self._read_at - began
-        nothing = figures is None or not any(sum(counts) for counts, _ in figures["histograms"].values())
+        self._reading_took = self._read_at - started
+        is_empty = figures is None or not any(sum(counts) for counts, _ in figures["histograms"].values())
         was_hidden = self.query_one("#scroll").has_class("hidden")
-        self.query_one("#scroll").set_class(nothing, "hidden")
-        self.query_one("#none").set_class(not nothing, "hidden")
-        if figures is None or nothing:
+        self.query_one("#scroll").set_class(is_empty, "hidden")
+        self.query_one("#none").set_class(not is_empty, "hidden")
+        if figures is None or is_empty:
             return
         for measure in STORED:
             self.query_one(f"#{measure}", Histogram).show(
@@ -237,7 +236,7 @@ class ScoresScreen(DashboardScreen):
         self.dashboard.action_go("samples")
 
 
-def _everything(views: Views, run_id: int) -> dict[str, Any]:
+def _figures(views: Views, run_id: int) -> dict[str, Any]:
     return {
         "histograms": {score: views.histogram(run_id, score, _STEP, _BINS) for score in SCORES},
         "pairs": views.score_pairs(run_id),

@@ -19,7 +19,7 @@ from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.plot import Plot, Series
 from srtui.tui.widgets.words import Words, shown
-from srtui.wording import LABELS, held_out_words, reward_words, training_words
+from srtui.wording import LABELS, held_out_name, held_out_words, reward_words, training_words
 
 Points = list[tuple[int, float]]
 _HELD_OUT = "held_out_"
@@ -88,16 +88,20 @@ class TrainingScreen(DashboardScreen):
         self.query_one("#none").set_class(training is not None, "hidden")
         if training is None or run is None:
             return
-        beside = next((r for r in app.runs if r.id == other_id), None) if other else None
-        facts = _facts(run, training, beside, other)
-        held = None if beside is None else await app.ask(lambda v: v.held_out(run.id, beside.id))
-        if held is not None and not held.same:  # points that do not compare are not drawn beside each other
+        other_run = next((r for r in app.runs if r.id == other_id), None) if other else None
+        facts = _facts(run, training, other_run, other, short=self.has_class("-narrow"))
+        held_out_samples = (
+            None if other_run is None else await app.ask(lambda v: v.held_out(run.id, other_run.id))
+        )
+        if (
+            held_out_samples is not None and not held_out_samples.same
+        ):  # points that do not compare are not drawn beside each other
             facts += Content("\n") + shown(
-                f"! A is {run.name}, B {beside.name if beside else ''}. ", "$text-warning"
+                f"! A is {run.name}, B {other_run.name if other_run else ''}. ", "$text-warning"
             )
-            facts += shown(held_out_words(held), "$text-warning")
+            facts += shown(held_out_words(held_out_samples), "$text-warning")
         self.query_one("#facts", Words).show(facts)
-        drawn = [(run, training, False)] + ([(beside, other, True)] if beside and other else [])
+        drawn = [(run, training, False)] + ([(other_run, other, True)] if other_run and other else [])
         losses: list[Series] = []
         # A loss of pairs and one of tokens have no axis together.
         for r, t, dashed in [d for d in drawn if by_pairs(d[1]) == by_pairs(training)]:
@@ -105,7 +109,7 @@ class TrainingScreen(DashboardScreen):
             style = "$text-accent" if dashed else "$text-primary"
             losses.append(Series("" if dashed else "each step", points, "$dim", "dots"))
             losses.append(Series(r.name, smoothed(points), style, dashed=dashed))
-            if dashed and held is not None and not held.same:
+            if dashed and held_out_samples is not None and not held_out_samples.same:
                 continue
             for sign, (name, points) in zip("▲△" if dashed else "◆◇", comparable(t).items(), strict=False):
                 losses.append(
@@ -136,18 +140,18 @@ class TrainingScreen(DashboardScreen):
 
     async def action_overlay(self) -> None:
         """The next run that has a training, and after the last of them none."""
-        here = self.dashboard.run_id
+        run_id = self.dashboard.run_id
         try:
             trained = await self.dashboard.ask(lambda v: v.trained())
         except Exception as error:
-            self.dashboard.problem(error)
+            self.dashboard.report_error(error)
             return
-        order: list[int | None] = [None, *(i for i in trained if i != here)]
+        order: list[int | None] = [None, *(i for i in trained if i != run_id)]
         if len(order) == 1:
             self.notify("No other run has a training to lay over this one.", timeout=3)
             return
-        at = order.index(self._other) if self._other in order else 0
-        self._other = order[(at + 1) % len(order)]
+        index = order.index(self._other) if self._other in order else 0
+        self._other = order[(index + 1) % len(order)]
         self.reread()
 
 
@@ -158,11 +162,11 @@ def by_pairs(t: TrainingView) -> bool:
 
 def smoothed(points: Points, weight: float = 0.85) -> list[tuple[float, float]]:
     """An exponential mean, corrected for its start, so that the first value is the first point."""
-    mean, done = 0.0, []
+    mean, means = 0.0, []
     for n, (step, value) in enumerate((p for p in points if math.isfinite(p[1])), 1):
         mean = weight * mean + (1 - weight) * value
-        done.append((float(step), mean / (1 - weight**n)))
-    return done
+        means.append((float(step), mean / (1 - weight**n)))
+    return means
 
 
 def held_out(t: TrainingView) -> dict[str, Points]:
@@ -187,9 +191,9 @@ def rewards_on_the_way(t: TrainingView) -> list[str]:
     """The margin and the accuracy of the last steps, before held-out pairs have been measured."""
     words = []
     for key in ("reward margin", "reward accuracy"):
-        last = [value for _, value in t.metrics.get(key.replace(" ", "_"), [])[-_PACE:]]
-        if last:
-            words.append(f"{LABELS[key]} {number(sum(last) / len(last))}, mean of {len(last)} steps")
+        recent = [value for _, value in t.metrics.get(key.replace(" ", "_"), [])[-_PACE:]]
+        if recent:
+            words.append(f"{LABELS[key]} {number(sum(recent) / len(recent))}, mean of {len(recent)} steps")
     return words
 
 
@@ -204,37 +208,50 @@ def before_and_after(t: TrainingView) -> dict[str, tuple[float, float]]:
 def speeds(t: TrainingView) -> Points:
     """Tokens a second of each step: its tokens over its seconds, where both were stored."""
     seconds = dict(t.metrics.get("seconds", []))
-    known = [(step, tokens, seconds[step]) for step, tokens in t.metrics.get("tokens", []) if step in seconds]
+    timed = [(step, tokens, seconds[step]) for step, tokens in t.metrics.get("tokens", []) if step in seconds]
     # Both start again at the checkpoint from which an interrupted training was resumed.
     return [
-        (step, (tokens - before) / (now - then))
-        for (_, before, then), (step, tokens, now) in pairwise([(0, 0.0, 0.0), *known])
-        if now > then and tokens > before
+        (step, (tokens - before) / (now - earlier))
+        for (_, before, earlier), (step, tokens, now) in pairwise([(0, 0.0, 0.0), *timed])
+        if now > earlier and tokens > before
     ]
 
 
-def left(t: TrainingView) -> float | None:
+def seconds_left(t: TrainingView) -> float | None:
     """Seconds that a training still takes by the pace of its last steps; None where it is not known."""
-    at = t.metrics.get("seconds", [])[-_PACE:]
-    paces = [(now - then) / (step - before) for (before, then), (step, now) in pairwise(at) if now > then]
+    recent = t.metrics.get("seconds", [])[-_PACE:]
+    paces = [
+        (now - earlier) / (step - before)
+        for (before, earlier), (step, now) in pairwise(recent)
+        if now > earlier
+    ]
     if t.status != "running" or not paces:
         return None
-    return float((t.steps - at[-1][0]) * sum(paces) / len(paces))
+    return float((t.steps - recent[-1][0]) * sum(paces) / len(paces))
 
 
-def _facts(run: RunRow, t: TrainingView, beside: RunRow | None, other: TrainingView | None) -> Content:
+def _facts(
+    run: RunRow, t: TrainingView, other_run: RunRow | None, other: TrainingView | None, *, short: bool
+) -> Content:
+    """The lines above the curves; ``short`` leaves out what a training that is done is not needed for."""
     lines = [_line(run, t)]
-    if beside is not None and other is not None:
-        lines.append(_line(beside, other))
-    held = [
-        f"{name} {number(before)} → {number(after)}" for name, (before, after) in before_and_after(t).items()
+    if other_run is not None and other is not None:
+        lines.append(_line(other_run, other))
+        if by_pairs(t) != by_pairs(other):
+            lines.append(
+                shown(f"{other_run.name}: its loss is of {_unit(other)}, of which no axis is here.", "$dim")
+            )
+    losses = [
+        f"{held_out_name(name)} {number(before)} → {number(after)}"
+        for name, (before, after) in before_and_after(t).items()
     ]
-    if held:
-        lines.append(shown(f"held-out loss: {'  ·  '.join(held)}"))
-    rewards = reward_words(t.result) or rewards_on_the_way(t)
-    if rewards:
+    if losses:
+        lines.append(shown(f"held-out loss: {'  ·  '.join(losses)}"))
+    if rewards := reward_words(t.result):
+        lines.append(shown(f"held-out pairs: {'  ·  '.join(rewards)}"))
+    elif rewards := rewards_on_the_way(t):
         lines.append(shown("  ·  ".join(rewards)))
-    if t.plan:
+    if t.plan and not (short and t.status == "done"):
         lines.append(shown(_plan(t.plan), "$dim"))
     if t.checkpoints:
         lines.append(shown(_checkpoints(t.checkpoints, t.status == "running"), "$dim"))
@@ -243,11 +260,15 @@ def _facts(run: RunRow, t: TrainingView, beside: RunRow | None, other: TrainingV
     return Content("\n").join(lines)
 
 
+def _unit(t: TrainingView) -> str:
+    return "pairs" if by_pairs(t) else "tokens"
+
+
 def _plan(plan: dict[str, Any]) -> str:
     """What was expected before the first step."""
     words = f"planned: {plan['tokens']:,} tokens, about {duration(plan['seconds'])} and {bytes_text(plan['memory'])}"
     ways = [name for name in ("packed", "gradient_checkpointing") if plan[name]]
-    cut = f", {plan['truncated']:,} samples cut" if plan["truncated"] else ""
+    cut = f", {plan['truncated']:,} texts cut" if plan["truncated"] else ""
     return words + "".join(f", {w.replace('_', ' ')}" for w in ways) + cut
 
 
@@ -277,7 +298,14 @@ def _line(run: RunRow, t: TrainingView) -> Content:
     losses = t.metrics.get("loss", [])
     step = int(losses[-1][0]) if losses else 0
     fast = [] if t.tokens_a_second else speeds(t)[-_PACE:]
-    remaining = left(t)
+    remaining = seconds_left(t)
+    chosen_from = f"of {run.kept:,} kept"
+    if by_pairs(t):  # whether a sample is kept decides nothing of its pairs
+        chosen_from = f"of the choices in {run.samples:,} samples"
+    elif t.changed_since:
+        chosen_from = f"{run.kept:,} kept now"
+    if run.kept_held_out and not by_pairs(t):
+        chosen_from += f", {run.kept_held_out:,} held out"
     words = [
         # An engine that died leaves its training as running.
         run.state if t.status == "running" and run.state != "running" else t.status,
@@ -291,8 +319,7 @@ def _line(run: RunRow, t: TrainingView) -> Content:
             t.changed_since,
             t.method,
         ),
-        (f"{run.kept:,} kept now" if t.changed_since else f"of {run.kept:,} kept")
-        + (f", {run.kept_held_out:,} held out" if run.kept_held_out else ""),
+        chosen_from,
         f"{sum(s for _, s in fast) / len(fast):,.0f} tokens/s now" if fast else "",
         f"at most {bytes_text(run.peak_memory_mb * 1e6)} of memory" if run.peak_memory_mb else "",
     ]

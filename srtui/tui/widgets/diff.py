@@ -11,11 +11,11 @@ from srtui.worddiff import word_parts
 def word_diff(before: str, after: str) -> tuple[Content, Content] | None:
     """``before`` with what is gone struck through, ``after`` with what is new underlined; None where
     ``word_parts`` is. Call it off the event loop."""
-    both = word_parts(before, after)
-    if both is None:
+    parts = word_parts(before, after)
+    if parts is None:
         return None
-    left, right = both
+    left, right = parts
     return (
-        Content("").join(shown(text, "strike $text-error" if gone else "") for text, gone in left),
-        Content("").join(shown(text, "underline $text-success" if new else "") for text, new in right),
+        Content("").join(shown(text, "strike $text-error" if removed else "") for text, removed in left),
+        Content("").join(shown(text, "underline $text-success" if added else "") for text, added in right),
     )

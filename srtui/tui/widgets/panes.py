@@ -29,7 +29,7 @@ _STATE_SENTENCES = {
 
 
 def sentences(s: SampleView, takes: str = "training takes") -> list[str]:
-    """What was decided, stage by stage, and what came of it; ``takes`` says who heeds an overruling."""
+    """What was decided, stage by stage, and what came of it; ``takes`` names what uses a text that a person chose."""
     lines = []
     for stage in ("instruction", "response"):
         if stage in s.decisions:
@@ -52,21 +52,26 @@ def sentences(s: SampleView, takes: str = "training takes") -> list[str]:
 
 
 def history_line(s: SampleView, opened: bool) -> Content:
-    """The history of a sample in a line, and the key that opens or folds it."""
+    """Where a sample stands in its conversation, its history in a line, and the key that opens or folds that."""
     sign, key = ("▾", "c folds it") if opened else ("▸", "c opens it")
-    where = f"Turn {s.place.turn} of {s.place.turns}. " if s.place else ""
+    where = f"Turn {s.place.turn} of {s.place.turns}" if s.place else ""
+    if s.place and s.place.followed:
+        where += "; others follow, so its instruction stays"
+    if not s.history:
+        return shown(f"{where}. Nothing came before.", "$dim")
+    where += ". " if where else ""
     return Content.assemble(
         (f"{sign} ", "$text-accent"), shown(f"{where}{folded(s.history)}"), (f"  ({key})", "$dim")
     )
 
 
-def history_text(s: SampleView, found: re.Pattern[str] | None = None) -> Content:
-    """What came before a sample in its conversation, turn by turn; what a search ``found`` stands out."""
+def history_text(s: SampleView, search: re.Pattern[str] | None = None) -> Content:
+    """What came before a sample in its conversation, turn by turn; matches of ``search`` stand out."""
     lines = []
     for turn in s.history:
         lines.append(Content.styled(ROLE_NAMES[turn.role], "bold $dim"))
         content = shown(turn.text)
-        lines.append(content.highlight_regex(found, style="reverse $text-accent") if found else content)
+        lines.append(content.highlight_regex(search, style="reverse $text-accent") if search else content)
     return Content("\n").join(lines)
 
 
@@ -104,11 +109,11 @@ def diffs(s: SampleView, columns: list[tuple[str, VariantView | None, str]]) -> 
             continue
         for part in PARTS:
             old, new = getattr(before, part), getattr(variant, part)
-            if old != new and (both := word_diff(old, new)) is not None:
+            if old != new and (marks := word_diff(old, new)) is not None:
                 # What the answer's rewrite changed of the instruction's is marked there only if the
                 # instruction's own changes are not marked already.
-                marked.setdefault((before.id, part), both[0])
-                marked[variant.id, part] = both[1]
+                marked.setdefault((before.id, part), marks[0])
+                marked[variant.id, part] = marks[1]
     return marked
 
 
@@ -119,28 +124,28 @@ def pane(
     stage: str,
     marked: Diffs,
     stacked: bool,
-    found: re.Pattern[str] | None = None,
+    search: re.Pattern[str] | None = None,
 ) -> VerticalScroll:
-    """One text with its scores and the critique that led to it; what a search ``found`` stands out.
+    """One text with its scores and the critique that led to it; matches of ``search`` stand out.
 
     Args:
         s: the sample.
         name: above the text.
         variant: the text; None where there is none.
         stage: instruction or response, whose critique is shown; empty for none.
-        marked: words that changed.
+        marked: texts whose changed words are marked, by variant and part.
         stacked: whether panes stand one above the other.
-        found: of the search that led here; None without.
+        search: the search that led here; None without one.
     """
     blocks: list[Static] = []
     if variant is None:
         reflection = s.reflections.get(stage)
-        why = (
+        explanation = (
             "the teacher has not written it yet"
             if reflection is None
             else f"there is none: {reflection.status}"
         )
-        blocks = [Static(Content.styled(name, "bold $text-primary")), Static(shown(why, "$dim"))]
+        blocks = [Static(Content.styled(name, "bold $text-primary")), Static(shown(explanation, "$dim"))]
     else:
         is_final = variant.id == s.stands.variant_id
         head = Content.assemble(
@@ -152,8 +157,8 @@ def pane(
             if text:
                 blocks.append(Static(Content.styled(PART_NAMES[part], "bold $dim")))
                 content = marked.get((variant.id, part), shown(text))
-                if found is not None:
-                    content = content.highlight_regex(found, style="reverse $text-accent")
+                if search is not None:
+                    content = content.highlight_regex(search, style="reverse $text-accent")
                 blocks.append(Static(content + Content("\n")))
     critique = s.critiques.get(stage)
     if critique:

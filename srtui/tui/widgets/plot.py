@@ -140,10 +140,10 @@ class Plot(Widget):
         """The line of labels under the x axis: the limit, round numbers, and the axis' name where there is room."""
         signs = [" "] * width
 
-        def put(at: int, words: str) -> None:
-            first = max(0, min(at, width - len(words)))
-            if not "".join(signs[max(0, first - 1) : first + len(words) + 1]).strip():
-                signs[first : first + len(words)] = words
+        def put(position: int, words: str) -> None:
+            start = max(0, min(position, width - len(words)))
+            if not "".join(signs[max(0, start - 1) : start + len(words) + 1]).strip():
+                signs[start : start + len(words)] = words
 
         if self._at_x is not None and column is not None:
             put(column, _short(self._at_x))
@@ -181,15 +181,15 @@ def round_ticks(low: float, high: float, most: int, whole: bool = False) -> list
     return ticks
 
 
-def _range(values: list[float], also: float | None, from_zero: bool) -> tuple[float, float]:
+def _range(values: list[float], limit: float | None, from_zero: bool) -> tuple[float, float]:
     low, high = min(values), max(values)
-    if also is not None:
-        low, high = min(low, also), max(high, also)
+    if limit is not None:
+        low, high = min(low, limit), max(high, limit)
     if from_zero:
         low = min(low, 0.0)
     if high == low:
-        spare = abs(high) * 0.1 or 1.0
-        return low - spare, high + spare
+        margin = abs(high) * 0.1 or 1.0
+        return low - margin, high + margin
     return low, high
 
 
@@ -237,17 +237,17 @@ class _Canvas:
         for x in range(self.width):
             bits = self._bits[y][x]
             if bits:
-                sign, now = self._signs.get((x, y)) or chr(0x2800 + bits), self._styles[y][x]
+                sign, cell_style = self._signs.get((x, y)) or chr(0x2800 + bits), self._styles[y][x]
             elif x == column:
-                sign, now = ("┼" if y == line else "│"), "$text-warning"
+                sign, cell_style = ("┼" if y == line else "│"), "$text-warning"
             elif y == line:
-                sign, now = "─", "$text-warning"
+                sign, cell_style = "─", "$text-warning"
             else:
-                sign, now = " ", ""
-            if now != style and run:
+                sign, cell_style = " ", ""
+            if cell_style != style and run:
                 parts.append(Content.styled(run, style))
                 run = ""
-            style = now
+            style = cell_style
             run += sign
         parts.append(Content.styled(run, style))
         return Content("").join(parts)

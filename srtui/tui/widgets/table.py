@@ -169,13 +169,13 @@ class VirtualTable(ScrollView, can_focus=True):
 
     def show_rows(self, rows: Sequence[TableRow]) -> None:
         """Show a short list that is at hand, the cursor staying on what it stood on."""
-        here = self.row
+        current = self.row
         self._pages = {n: rows[n * PAGE : (n + 1) * PAGE] for n in range((len(rows) + PAGE - 1) // PAGE)}
         self._stale.clear()
         self._source = None
         self._resize(len(rows))
-        if here is not None:
-            self.cursor = next((n for n, r in enumerate(rows) if r.key == here.key), self.cursor)
+        if current is not None:
+            self.cursor = next((n for n, r in enumerate(rows) if r.key == current.key), self.cursor)
         self.refresh()
 
     def reread(self, total: int | None = None) -> None:
@@ -205,7 +205,7 @@ class VirtualTable(ScrollView, can_focus=True):
 
     # -- fetching ---------------------------------------------------------------------------
 
-    def _wanted(self) -> int | None:
+    def _next_page(self) -> int | None:
         if not self.total:
             return None
         first = int(self.scroll_offset.y)
@@ -216,7 +216,7 @@ class VirtualTable(ScrollView, can_focus=True):
         return None
 
     def _fetch(self) -> None:
-        if self._source is None or self._fetching or not self.is_mounted or self._wanted() is None:
+        if self._source is None or self._fetching or not self.is_mounted or self._next_page() is None:
             return
         self._fetching = True
         self.run_worker(self._fetch_seen(), group="fetch")
@@ -225,7 +225,7 @@ class VirtualTable(ScrollView, can_focus=True):
         try:
             # One page at a time, and what is wanted is asked again each time: a dragged scroll bar
             # leaves no queue of pages that nobody sees any more.
-            while self._source is not None and (page := self._wanted()) is not None:
+            while self._source is not None and (page := self._next_page()) is not None:
                 pages = self._pages
                 rows = await self._source(page * PAGE, PAGE)
                 if pages is not self._pages:
@@ -242,7 +242,7 @@ class VirtualTable(ScrollView, can_focus=True):
                         self.action_select()
                     self._asked_for = -1
         except Exception as error:
-            self.app.problem(error)  # type: ignore[attr-defined]
+            self.app.report_error(error)  # type: ignore[attr-defined]
         finally:
             self._fetching = False
 
@@ -254,8 +254,8 @@ class VirtualTable(ScrollView, can_focus=True):
         shown = [c for c in self.columns if room >= c.from_width]
         fixed = sum(c.width + 2 for c in shown if c.width)
         free = [c for c in shown if not c.width]
-        rest = max(8, (room - fixed) // max(1, len(free)) - 2)
-        return [(c.width or rest) if room >= c.from_width else 0 for c in self.columns]
+        flexible_width = max(8, (room - fixed) // max(1, len(free)) - 2)
+        return [(c.width or flexible_width) if room >= c.from_width else 0 for c in self.columns]
 
     def render_line(self, y: int) -> Strip:
         """One line as Textual asks for it: the header, or the row at that place; dots where it is not read
@@ -273,12 +273,12 @@ class VirtualTable(ScrollView, can_focus=True):
             look = "table--hover"
         row = self.row_at(position)
         # A line that only moves is the same strip: Textual keeps what it derives from one with it.
-        known = self._strips.get((position, look, width))
-        if known is None or known[0] != row:
+        drawn = self._strips.get((position, look, width))
+        if drawn is None or drawn[0] != row:
             if len(self._strips) > _STRIPS_KEPT:
                 self._strips.clear()
-            known = self._strips[position, look, width] = (row, self._line(row, look, width))
-        return known[1]
+            drawn = self._strips[position, look, width] = (row, self._line(row, look, width))
+        return drawn[1]
 
     def _line(self, row: TableRow | None, look: str, width: int) -> Strip:
         style = self.rich_style
@@ -396,9 +396,9 @@ class VirtualTable(ScrollView, can_focus=True):
             return
         position = int(self.scroll_offset.y) + event.y - 1
         if position < self.total:
-            again = position == self.cursor and event.chain > 1
+            is_second_click = position == self.cursor and event.chain > 1
             self.cursor = position
-            if again:
+            if is_second_click:
                 self.action_select()
 
 

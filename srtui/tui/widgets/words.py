@@ -41,15 +41,15 @@ def state_words(state: str) -> Content:
 def bar(part: float, whole: float, width: int) -> str:
     """``part`` of ``whole`` as a bar of ``width`` cells, to an eighth of a cell."""
     filled = round(max(0.0, min(1.0, part / whole if whole else 0.0)) * width * 8)
-    full, rest = divmod(filled, 8)
-    return ("█" * full + (_EIGHTHS[rest] if rest else "")).ljust(width)
+    full, eighths = divmod(filled, 8)
+    return ("█" * full + (_EIGHTHS[eighths] if eighths else "")).ljust(width)
 
 
 def sparkline(values: list[float], width: int) -> str:
     """The last values, each as a rising block; the highest of them fills its cell, and none rises where all are 0."""
-    last = values[-width:]
-    top = max(last, default=0.0)
-    return "".join(_RISING[min(7, int(v / top * 8))] if top > 0 else " " for v in last).rjust(width)
+    recent = values[-width:]
+    top = max(recent, default=0.0)
+    return "".join(_RISING[min(7, int(v / top * 8))] if top > 0 else " " for v in recent).rjust(width)
 
 
 class Words(Static):
@@ -57,10 +57,10 @@ class Words(Static):
 
     def show(self, words: Content) -> None:
         """Show these words in place of those before."""
-        now = self.content
-        if isinstance(now, Content) and words.is_same(now):
+        current = self.content
+        if isinstance(current, Content) and words.is_same(current):
             return
-        self.update(words, layout=not isinstance(now, Content) or _shape(words) != _shape(now))
+        self.update(words, layout=not isinstance(current, Content) or _shape(words) != _shape(current))
 
 
 def _shape(words: Content) -> tuple[int, ...]:

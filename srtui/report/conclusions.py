@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from srtui.report.facts import Facts
 
 
-def came_out(f: Facts) -> list[str]:
+def conclusions(f: Facts) -> list[str]:
     """What was kept, what the training did on samples that it did not see, what evaluations found; with how many
     samples and which interval each has."""
     s = f.summary

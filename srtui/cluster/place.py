@@ -1,0 +1,173 @@
+"""A run's models in workers of a Ray cluster; see :class:`srtui.pipeline.place.Place` for what each method is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from srtui import today
+from srtui.cluster.address import ClusterAddress
+from srtui.cluster.limits import Limits
+from srtui.cluster.messages import ModelFiles, ShippedFolder, WorkerFacts
+from srtui.cluster.placement import Seat, seats
+from srtui.cluster.pool import Pool, Say
+from srtui.cluster.session import Session
+from srtui.llama import Teacher
+from srtui.progress import Stopped
+from srtui.recipe import TeacherSettings
+
+if TYPE_CHECKING:
+    from srtui.cluster.training import TrainingGang
+    from srtui.student import Student, StudentSource
+    from srtui.training import Listener, TrainingData, TrainingResult
+
+_NOT_A_WORKERS = {"model", "adapter", "from_run", "endpoint", "allow_remote", "chat_template"}
+
+
+class ClusterPlace:
+    """Teachers and students of one engine as workers on ``address``."""
+
+    def __init__(
+        self,
+        address: ClusterAddress,
+        workers: int | None = None,
+        limits: Limits | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Starts Ray, or joins the cluster. Raises UserError where that cannot be.
+
+        Args:
+            address: of the cluster, or this machine.
+            workers: how many there are of a kind; by default one a GPU, and without GPUs one a node.
+            limits: of a worker's silence and failures.
+            should_stop: asked while models are loaded.
+        """
+        self._session = Session(address)
+        self._limits, self._should_stop = limits or Limits(), should_stop
+        self._pools: list[Pool] = []
+        self._gang: TrainingGang | None = None
+        try:
+            self._seats = seats(self._session.nodes(), workers)
+        except BaseException:
+            self._session.close()
+            raise
+
+    @property
+    def sentence(self) -> str:
+        """Where models run, for a run's log."""
+        count = len(self._seats)
+        device = "GPU" if self.takes_turns else "CPU"
+        nodes = len(self._session.nodes())
+        return (
+            f"Models run on Ray ({self._session.address}): {count} worker{'s' * (count != 1)} of a kind, by {device}, on "
+            f"{nodes} node{'s' * (nodes != 1)}."
+        )
+
+    @property
+    def takes_turns(self) -> bool:
+        """Where workers have GPUs."""
+        return any(seat.gpu for seat in self._seats)
+
+    @property
+    def parallel(self) -> int:
+        """How many workers there are of a kind."""
+        return len(self._seats)
+
+    def teacher(self, path: Path, settings: TeacherSettings, say: Say) -> Teacher:
+        """The teacher in the file at ``path``, in each worker."""
+        from srtui.cluster.teacher import ClusterTeacher
+        from srtui.cluster.teacher_job import TeacherJob
+
+        files = ModelFiles.of(path)
+        adapter = ShippedFolder.of(Path(settings.adapter)) if settings.adapter else None
+        wanted = settings.model_dump(exclude=_NOT_A_WORKERS)
+        day = today.now().date().isoformat()
+
+        def job(seat: Seat) -> TeacherJob:
+            threads = wanted["threads"] if wanted["threads"] != "auto" or seat.gpu else seat.threads
+            return TeacherJob(
+                files, settings.model, {**wanted, "threads": threads}, adapter, day, seat.device
+            )
+
+        pool = Pool(self._session, "teacher", self._seats, job, self._limits, say)
+        facts = self._opened(pool)
+        return ClusterTeacher(pool, facts.same)
+
+    def student(self, source: StudentSource, say: Say) -> tuple[Student, Any]:
+        """The student of ``source`` in each worker, and its scorer."""
+        from srtui.cluster.scorer import ClusterScorer, ClusterStudent
+        from srtui.cluster.scorer_job import ScorerJob, StudentFacts
+        from srtui.student.model import read_tokenizer
+
+        files = ModelFiles.of(source.path)
+        shipped = ShippedFolder.of(source.adapter) if source.adapter else None
+
+        def job(seat: Seat) -> ScorerJob:
+            return ScorerJob(
+                files, source.quantization, source.batch_tokens, shipped, seat.threads, seat.device
+            )
+
+        pool = Pool(self._session, "student", self._seats, job, self._limits, say)
+        facts = self._opened(pool)
+        for note in facts.more["notes"]:
+            say("warning", note)
+        same = cast("StudentFacts", facts.same)
+        tokenizer = read_tokenizer(source.path, source.quantization)
+        return ClusterStudent.of(pool, same, source.quantization, tokenizer), ClusterScorer(pool, same)
+
+    def train(
+        self,
+        student: Student,
+        source: StudentSource,
+        data: TrainingData,
+        out_dir: Path,
+        listener: Listener,
+        should_stop: Callable[[], bool],
+    ) -> TrainingResult | None:
+        """Train in workers, one a device, together.
+
+        Args:
+            student: whose scorers make room.
+            source: of the same student.
+            data: what it is trained on, and how.
+            out_dir: of the adapter.
+            listener: hears steps and losses.
+            should_stop: asked before each pass.
+        """
+        from srtui.cluster.training import TrainingGang
+        from srtui.cluster.training_worker import TrainingTask
+
+        shipped = ShippedFolder.of(source.adapter) if source.adapter else None
+        task = TrainingTask(ModelFiles.of(source.path), source.quantization, shipped, data)
+        identity = student.id
+        student.close()
+        self._gang = TrainingGang(self._session, self._seats, task, identity, self._limits)
+        try:
+            return self._gang.train(out_dir, listener, should_stop)
+        finally:
+            self._gang = None
+
+    def _opened(self, pool: Pool) -> WorkerFacts:
+        """What the first worker says; Stopped where it was stopped meanwhile."""
+        self._pools = [*(p for p in self._pools if not p.closed), pool]
+        try:
+            facts = pool.open(self._should_stop)
+            if facts is None:
+                raise Stopped
+            return facts
+        except BaseException:
+            pool.close()
+            raise
+
+    def workers(self) -> list[dict[str, Any]]:
+        """What each worker is doing."""
+        if self._gang is not None:
+            return self._gang.workers()
+        return [row for pool in self._pools if not pool.closed for row in pool.workers()]
+
+    def close(self) -> None:
+        """End all workers, and Ray where it was started here."""
+        for pool in self._pools:
+            pool.close()
+        self._session.close()
