@@ -444,7 +444,14 @@ def attached(store: Store, path: Path, from_run: int) -> Iterator[Shard]:
 
 
 def take_files(store: Store, path: Path, from_dataset: int, dataset_id: int) -> None:
-    """What is known of the files that a shard's dataset was read from; those that are known here stay."""
+    """What is known of the files that a shard's dataset was read from; those that are known here stay.
+
+    Args:
+        store: where to.
+        path: of the shard's store.
+        from_dataset: of the shard.
+        dataset_id: of this store.
+    """
     columns = "path, sha256, format, kind, rows_read, rows_new, rows_duplicate, rows_bad, created_at, turns, left_out"
     with attached(store, path, 0), store.transaction():
         store.conn.execute(

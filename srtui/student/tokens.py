@@ -54,8 +54,13 @@ class Cutter:
         """Ids of prompt and target, and how many of them are the prompt's.
 
         They are those of the whole text, unless a token would reach over the border; then prompt and
-        target are cut apart. ``inside`` a longer text, all of it is data. ``encoded`` is what ``encode_all`` made
-        of both.
+        target are cut apart.
+
+        Args:
+            prompt: in pieces.
+            target: what follows it.
+            inside: a longer text, where all of it is data.
+            encoded: what ``encode_all`` made of both.
         """
         if inside:
             context = "".join(text for text, _ in prompt)
