@@ -33,6 +33,7 @@ _LASTING = {
     "RAY_USAGE_STATS_REPORT_URL": _NOWHERE,  # one that says that reports are off is sent otherwise
     "RAY_AUTH_MODE": "token",
     "RAY_agent_register_timeout_ms": "120000",
+    "RAY_worker_niceness": "0",  # models are the work itself, and not to give way to everything else
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TQDM": "0",
 }
