@@ -189,6 +189,11 @@ def test_a_node_that_is_taken_away(
     there = place()  # before the node comes, so that this process is no part of it
     node = nodes.add(2)
     there._seats = seats(there._session.nodes(), 2)
+    ray = there._session.ray
+    only_there = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node.node_id, soft=False)
+    ray.get(
+        ray.remote(os.getpid).options(num_cpus=0, scheduling_strategy=only_there).remote()
+    )  # it takes work
     assert {seat.node for seat in there._seats} == {n.id for n in there._session.nodes()}
     number = next(seat.number for seat in there._seats if seat.node == node.node_id)
     file = str(tmp_path / "begun")
