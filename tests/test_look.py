@@ -34,10 +34,28 @@ def test_a_dataset_in_figures(workspace: Workspace, tmp_path: Path) -> None:
     assert found.before.languages["German"] == 1
     assert found.before.response_length[1] == np.median([len(row["output"]) for row in rows])
     assert found.after is None
+    assert found.before.near_duplicates == 0
     words = " ".join(srtui(workspace, "data", "look", "d").stdout.split())
     assert "with code 33%" in words
     printed = json.loads(srtui(workspace, "data", "look", "d", "--json").stdout)
     assert printed["before"]["texts"] == 3
+
+
+def test_near_duplicates_are_counted_on_each_side(workspace: Workspace, tmp_path: Path) -> None:
+    long = "Bees that visit many kinds of flower live longer than bees that visit only a single one of them."
+    rows = [
+        {"instruction": "Say something of bees.", "input": "", "output": f"{long} {end}"}
+        for end in ("So it is.", "So it was.", "So it will be.")
+    ]
+    rows.append({"instruction": "Name a river.", "input": "", "output": "The Rhine."})
+    file = tmp_path / "d.json"
+    file.write_text(json.dumps(rows), encoding="utf-8")
+    with Store(workspace.store_path) as store:
+        import_file(store, file, "d")
+        assert look_at_dataset(store, "d", 1).before.near_duplicates == 2
+    words = " ".join(srtui(workspace, "data", "look", "d").stdout.split())
+    assert "near-duplicates 50%" in words
+    assert "srtui data embed d --student NAME" in words
 
 
 def test_clusters_and_plane_find_what_is_there() -> None:
@@ -72,11 +90,15 @@ def test_a_run_before_and_after_with_topics_and_a_map(pair_workspace: Workspace)
         assert (found.before.texts, found.after.texts, found.map.topics) == (20, 20, [])
         assert "A map of the originals" not in html(gather(store, pair_workspace.root, run.id))
     words = srtui(pair_workspace, "data", "look", "--run", "small", "--embed").stdout
-    assert "clusters of the student's embeddings of 20 originals" in " ".join(words.split())
+    assert "clusters of the embeddings of 20 originals" in " ".join(words.split())
     with Store(pair_workspace.store_path, read_only=True) as store:
         run = store.runs.named("small")
         found = look_at_run(store, run)
         assert (found.map.embedded, len(found.map.points)) == (20, 20)
+        assert [point.sample_id for point in found.map.points] == store.runs.sample_ids(run.id)
+        whole = look_at_dataset(store, found.dataset, run.dataset_id)
+        assert [topic.before for topic in whole.map.topics] == [topic.before for topic in found.map.topics]
+        assert {topic.after for topic in whole.map.topics} == {0}
         assert sum(topic.before for topic in found.map.topics) == 20
         assert all(topic.after == topic.before for topic in found.map.topics)
         facts = gather(store, pair_workspace.root, run.id)

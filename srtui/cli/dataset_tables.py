@@ -56,6 +56,7 @@ def print_look(overview: Look) -> None:
         ("response, characters", [_spread(side.response_length) for _, side in sides]),
         ("with an input", [share(side.with_input, side.texts) for _, side in sides]),
         ("with code", [share(side.with_code, side.texts) for _, side in sides]),
+        ("near-duplicates", [share(side.near_duplicates, side.texts) for _, side in sides]),
         ("languages", [_languages(side) for _, side in sides]),
     ]
     for name, cells in rows:
@@ -75,13 +76,19 @@ def print_look(overview: Look) -> None:
             )
         out.print(topics)
         out.print(
-            f"Topics are clusters of the student's embeddings of {overview.map.embedded:,} originals, and the words that their "
-            "instructions have more often than others. srtui report draws the map.",
+            f"Topics are clusters of the embeddings of {overview.map.embedded:,} originals, and the words that their "
+            "instructions have more often than others. srtui report draws the map of a run.",
             soft_wrap=True,
             style="dim",
         )
     elif overview.run:
         out.print("--embed lets the student embed the originals, for topics and a map.", style="dim")
+    else:
+        out.print(
+            f"srtui data embed {plain(overview.dataset)} --student NAME makes embeddings, for topics.",
+            style="dim",
+            soft_wrap=True,
+        )
 
 
 def _spread(quantiles: list[float]) -> str:
