@@ -192,7 +192,7 @@ def test_a_node_that_is_taken_away(
     ray = there._session.ray
     only_there = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node.node_id, soft=False)
     ray.get(
-        ray.remote(os.getpid).options(num_cpus=0, scheduling_strategy=only_there).remote()
+        ray.remote(lambda: None).options(num_cpus=0, scheduling_strategy=only_there).remote()
     )  # it takes work
     assert {seat.node for seat in there._seats} == {n.id for n in there._session.nodes()}
     number = next(seat.number for seat in there._seats if seat.node == node.node_id)
