@@ -6,6 +6,9 @@ is measured is what srtui itself takes beside the models. The run is a process o
 half of the second reflection is done, and a second process resumes it. Seconds to the first request count from the
 start of the process; the rate is samples by the seconds of both processes, what was done twice included. The last
 line is one JSON object.
+
+``--kills N`` instead ends a run by kill -9 N times, at moments that are drawn, and compares it with one that was left
+alone: the same decisions, and nothing twice.
 """
 
 from __future__ import annotations
@@ -14,10 +17,12 @@ import argparse
 import heapq
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
@@ -194,6 +199,17 @@ def work(root: Path, kill_after: int, teacher_file: Path, say: Callable[..., Non
     say(seconds=time.time() - STARTED)
 
 
+def kill_at_cpu(seconds: float) -> None:
+    """End this process by SIGKILL once it has computed for so long, wherever it is then."""
+
+    def watch() -> None:
+        while time.process_time() < seconds:
+            time.sleep(0.005)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def decided(store: Store) -> list[tuple[Any, ...]]:
     """What was decided, by the texts and not by the ids of rows, in the samples' order."""
     found = []
@@ -223,18 +239,23 @@ def make_pair_once() -> None:
     make_pair(ROOT / "models" / MODEL, place)
 
 
-def process(root: Path, kill_after: int, profile: Path | None) -> dict[str, float]:
+def process(
+    root: Path, kill_after: int, profile: Path | None = None, kill_cpu: float = 0.0
+) -> dict[str, float]:
     """What one process of the run said."""
     profiled = ["-m", "cProfile", "-o", str(profile)] if profile else []
     command = [sys.executable, *profiled, str(Path(__file__).resolve()), "--work", str(root)]
+    # As an installed program has them: modules that are compiled.
+    env = os.environ | {"SRTUI_WORKSPACE": str(root), "PYTHONPYCACHEPREFIX": str(CACHE / "pycache")}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
     done = subprocess.run(
-        [*command, "--kill-after", str(kill_after)],
-        env=os.environ | {"SRTUI_WORKSPACE": str(root), "TOKENIZERS_PARALLELISM": "false"},
+        [*command, "--kill-after", str(kill_after), "--kill-cpu", str(kill_cpu)],
+        env=env,
         stdout=subprocess.PIPE,
         check=False,
         text=True,
     )
-    if done.returncode not in (0, -signal.SIGKILL) or (done.returncode and not kill_after):
+    if done.returncode not in (0, -signal.SIGKILL) or (done.returncode and not (kill_after or kill_cpu)):
         raise SystemExit(f"the run ended with {done.returncode}")
     said: dict[str, float] = {}
     for line in done.stdout.splitlines():
@@ -245,12 +266,12 @@ def process(root: Path, kill_after: int, profile: Path | None) -> dict[str, floa
                 flush=True,
             )
         said |= facts
-    return said
+    return said | {"killed": done.returncode != 0}
 
 
-def measure(samples: int, profile: Path | None, keep: bool) -> dict[str, Any]:
-    """One size."""
-    root = CACHE / f"scale-{samples}"
+def imported(samples: int, name: str) -> Workspace:
+    """A workspace with so many samples in its store, and a recipe over them."""
+    root = CACHE / name
     shutil.rmtree(root, ignore_errors=True)
     workspace, _ = Workspace.create(root)
     (workspace.models / "tiny").symlink_to(CACHE / "pair" / "tiny", target_is_directory=True)
@@ -261,10 +282,15 @@ def measure(samples: int, profile: Path | None, keep: bool) -> dict[str, Any]:
             for n, p in enumerate(texts(samples))
         )
         store.imports.add_samples("scale", "scale.jsonl", "0" * 64, "alpaca", rows)
-    imported = time.monotonic() - began
-    before = workspace.store_path.stat().st_size
     (workspace.recipes / "scale.toml").write_text(RECIPE)
-    print(f"{samples:,} samples, imported in {imported:.1f} s", flush=True)
+    print(f"{samples:,} samples, imported in {time.monotonic() - began:.1f} s", flush=True)
+    return workspace
+
+
+def measure(samples: int, profile: Path | None, keep: bool) -> dict[str, Any]:
+    """One size."""
+    workspace = imported(samples, f"scale-{samples}")
+    root, before = workspace.root, workspace.store_path.stat().st_size
     first = process(root, samples // 2, profile)
     second = process(root, 0, profile and profile.with_suffix(".2"))
     with Store(workspace.store_path, read_only=True) as store:
@@ -294,6 +320,37 @@ def measure(samples: int, profile: Path | None, keep: bool) -> dict[str, Any]:
     return found
 
 
+_COUNTED = ("variant", "generation", "reflection", "candidate", "decision", "outcome", "score", "span_loss")
+
+
+def measure_kills(samples: int, kills: int, keep: bool) -> dict[str, Any]:
+    """A run that is killed over and over beside one that is not."""
+    calm, wild = (imported(samples, f"kills-{name}") for name in ("calm", "wild"))
+    whole = process(calm.root, 0)
+    draw = random.Random(17)
+    start, work_cpu = whole["first_cpu_s"], whole["cpu_s"] - whole["first_cpu_s"]
+    happened = 0
+    for _ in range(kills):
+        # From before the first request on; together they come to most of the run.
+        moment = start * draw.uniform(0.5, 1.0) + work_cpu * draw.uniform(0.0, 1.6) / kills
+        happened += bool(process(wild.root, 0, kill_cpu=moment)["killed"])
+        with Store(wild.store_path, read_only=True) as store:
+            print(f"  killed {happened} times, {store.counts()['outcome']:,} samples are settled", flush=True)
+    process(wild.root, 0)
+    with Store(calm.store_path, read_only=True) as a, Store(wild.store_path, read_only=True) as b:
+        same = decided(a) == decided(b)
+        rows = {table: (a.counts()[table], b.counts()[table]) for table in _COUNTED}
+        problems = b.check()
+    twice = sum(there - here for here, there in rows.values())
+    print(f"  {rows}, {problems or 'sound'}")
+    if not keep:
+        for workspace in (calm, wild):
+            shutil.rmtree(workspace.root)
+    if not same or twice or problems:
+        raise SystemExit("the run that was killed is another one")
+    return {"samples": samples, "kills": happened, "same_decisions": same, "rows_twice": twice}
+
+
 def say(**facts: Any) -> None:
     """A line of JSON, with what this process has taken so far."""
     from srtui.pipeline.watch import peak_memory_mb
@@ -308,12 +365,22 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="leave the workspaces in benchmarks/.cache")
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--kill-after", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--kill-cpu", type=float, default=0.0, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--kills", type=int, help="kill a run so many times, and compare it with one that is not"
+    )
     given = parser.parse_args()
     if given.work:
+        if given.kill_cpu:
+            kill_at_cpu(given.kill_cpu)
         work(given.work, given.kill_after, CACHE / "pair" / "tiny.F16.gguf", say)
         return
     go_offline()
     make_pair_once()
+    if given.kills:
+        kept = measure_kills(given.samples[0], given.kills, given.keep)
+        print(json.dumps({"bench": "scale-kills"} | kept))
+        return
     found = [measure(samples, given.profile, given.keep) for samples in given.samples]
     last = found[-1]
     ratio = round(last["samples_per_s"] / found[0]["samples_per_s"], 3)

@@ -157,7 +157,7 @@ def test_length_is_taken_out_of_every_measure(pair_workspace: Workspace) -> None
             expected = [level - offset - slope * x for level, x in zip(levels, logs, strict=True)]
             assert [left[i].score for i in originals] == pytest.approx(expected, abs=1e-6), name
             assert np.corrcoef(expected, logs)[0, 1] == pytest.approx(0, abs=1e-6)
-        context.forget_students()
+        context.unload_students()
 
 
 def known_pairs(workspace: Workspace, count: int) -> Path:

@@ -15,7 +15,7 @@ import torch
 from srtui import recipe as recipes
 from srtui.evaluation.rater import Rater
 from srtui.llama import engine, losses
-from srtui.pipeline import Engine, context, prepare
+from srtui.pipeline import Engine, context, place, prepare
 from srtui.pipeline.look import embed_originals
 from srtui.sample import Pair
 from srtui.store import Store
@@ -102,7 +102,7 @@ def test_a_run_in_all_its_stages(
 ) -> None:
     """As on a GPU, where teacher and student take turns: each finds the other gone."""
     found: list[tuple[str, tuple[int, int, int]]] = []
-    open_teacher, load = context.open_teacher, Student.load
+    open_teacher, load = place.open_teacher, Student.load
 
     def opens(*given: Any, **more: Any) -> Any:
         found.append(("teacher", taken.now))
@@ -112,8 +112,8 @@ def test_a_run_in_all_its_stages(
         found.append(("student", taken.now))
         return load(*given, **more)
 
-    monkeypatch.setattr(context, "_gpu", lambda: True)
-    monkeypatch.setattr(context, "open_teacher", opens)
+    monkeypatch.setattr(place, "has_gpu", lambda: True)
+    monkeypatch.setattr(place, "open_teacher", opens)
     monkeypatch.setattr(Student, "load", loads)
     path = small_recipe(pair_workspace)
     with Store(pair_workspace.store_path) as store:
@@ -137,14 +137,14 @@ def test_a_run_that_fails(pair_workspace: Workspace, taken: Taken, monkeypatch: 
     monkeypatch.setattr(Trainer, "_step", fails)
     path = small_recipe(pair_workspace)
     sizes: list[int] = []
-    forget = context.Context.forget_students
+    forget = context.Context.unload_students
 
     def forgets(self: Any) -> None:
         sizes.append(taken.now[0])
         forget(self)
         sizes.append(taken.now[0])
 
-    monkeypatch.setattr(context.Context, "forget_students", forgets)
+    monkeypatch.setattr(context.Context, "unload_students", forgets)
     with Store(pair_workspace.store_path) as store:
         run, _ = prepare(pair_workspace, store, recipes.load(path, ["selection.policy=keep"]), path)
         with pytest.raises(Exception, match="does not answer"):

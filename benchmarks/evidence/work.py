@@ -57,7 +57,7 @@ class Size:
 
 
 WHOLE = Size(256, 120, 400, 1024, 64, 8, 120)
-QUICK = Size(64, 48, 400, 256, 8, 4, 24)
+QUICK = Size(64, 48, 400, 256, 8, 4, 24, learning_rate=2e-3)
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ class Evidence:
         self.prompts: Prompts = read_prompts(plan.data, plan.size.prompts, plan.size.held_out)
         self._tasks = self._files / f"tasks-{plan.size.held_out}"
         self._pairs = self._files / f"pairs-{plan.size.prompts}-{plan.size.held_out}.jsonl"
+        self._mark = key("size", **self._size).hex()[2:8]
         self._weights: dict[str, MeasureWeights | None] = {}
 
     def work(self) -> None:
@@ -270,7 +271,8 @@ class Evidence:
             if arm.needs == "weights" and (weights := self.weights(student)) is not None:
                 selection["weights"] = weights.model_dump()
         described = {
-            "name": f"{student}.{replay}.{arm.name if arm else 'none'}.{budget}.s{seed}",
+            # An adapter's folder has its run's name: runs of two sizes have two.
+            "name": f"{student}.{replay}.{arm.name if arm else 'none'}.{budget}.s{seed}.{self._mark}",
             "dataset": self._dataset(replay, known=arm is not None and arm.known),
             "seed": seed,
             "reflection": {"source": "store"},

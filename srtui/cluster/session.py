@@ -33,6 +33,7 @@ _LASTING = {
     "RAY_USAGE_STATS_REPORT_URL": _NOWHERE,  # one that says that reports are off is sent otherwise
     "RAY_AUTH_MODE": "token",
     "RAY_agent_register_timeout_ms": "120000",
+    "RAY_worker_niceness": "0",  # models are the work itself, and not to give way to everything else
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TQDM": "0",
 }
@@ -54,7 +55,8 @@ class Session:
     def __init__(self, address: ClusterAddress) -> None:
         """Raises UserError where ray is not installed, or no cluster answers."""
         self.address = address
-        self._folder: Path | None = None
+        self.folder: Path | None = None
+        """Of this run's Ray on this machine; None where a cluster was joined."""
         # Ray reads some of its environment as it is imported.
         if address.is_local:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -70,7 +72,7 @@ class Session:
 
     def _start(self) -> None:
         _sweep()
-        self._folder = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{os.getpid()}-", dir=_short_folder()))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{os.getpid()}-", dir=_short_folder()))
         free = psutil.virtual_memory().available
         for attempt in range(1, _TRIES + 1):
             try:
@@ -82,7 +84,7 @@ class Session:
                         log_to_driver=False,
                         logging_level=logging.ERROR,
                         object_store_memory=int(min(max(free // 16, _STORE_BYTES[0]), _STORE_BYTES[1])),
-                        _temp_dir=str(self._folder),
+                        _temp_dir=str(self.folder),
                     )
                 break
             except Exception as error:
@@ -145,9 +147,9 @@ class Session:
         """End what was started, or leave the cluster; nothing can be asked afterwards."""
         with contextlib.suppress(Exception), _own_signals():
             self.ray.shutdown()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder = None
 
 
 def processors() -> int:

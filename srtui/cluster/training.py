@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from srtui.training.qlora import training_fingerprint
 
 _PIECE = 8 * 2**20  # bytes of a file that are sent at a time
 _LOOK = 0.1
+_meetings = count()
 
 
 class _Lost(Exception):
@@ -99,7 +101,13 @@ class TrainingGang:
         if newest is not None:
             for path in sorted(newest[1].iterdir()):
                 self._send(f"{newest[1].name}/{path.name}", path)
-        (address,) = self._wait([self._actors[0].meeting_point.remote()])
+        folder = self._session.folder
+        if (
+            folder is not None
+        ):  # torch's store of addresses would listen on all interfaces, and ask for a name
+            address = f"file://{folder / f'meeting-{next(_meetings)}'}"
+        else:
+            (address,) = self._wait([self._actors[0].meeting_point.remote()])
         task = ray.put(self._task)
         self._wait(
             [

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from srtui.cluster.messages import ModelFiles, ShippedFolder
 from srtui.cluster.worker import node_name
 from srtui.errors import UserError
@@ -50,6 +52,12 @@ class Heard:
     ended: str = ""
     result: Any = None
     is_final: bool = False
+
+
+def _loopback() -> str:
+    """The name of this machine's loopback interface."""
+    there = psutil.net_if_addrs()
+    return next((name for name, at in there.items() if any(a.address == "127.0.0.1" for a in at)), "lo")
 
 
 class _Reports(Listener):
@@ -90,7 +98,7 @@ class TrainingWorker:
         return node_name(), os.getpid()
 
     def meeting_point(self) -> str:
-        """tcp://HOST:PORT on this node, where the others find the first of them."""
+        """tcp://HOST:PORT on this node of a cluster, where the others find the first of them."""
         import ray
 
         host = str(ray.util.get_node_ip_address())
@@ -166,6 +174,8 @@ class TrainingWorker:
         path = task.model.find(node_name())
         adapter = task.adapter.unpack() if task.adapter else None
         student = Student.load(path, task.quantization, adapter=adapter)
+        if address.startswith("file:"):  # all on one machine: nothing listens beside the loopback interface
+            os.environ.update(dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), _loopback()))
         backend = "nccl" if student.device.type == "cuda" else "gloo"
         ranks = Together(rank, count, address, backend) if count > 1 else Ranks()
         result = train(

@@ -49,7 +49,8 @@ class Together(Ranks):
         Args:
             rank: of this process, from 0.
             count: of processes.
-            address: tcp://HOST:PORT, where the first one listens.
+            address: tcp://HOST:PORT, where the first one listens; on one machine file://PATH of a file that is not
+                there yet.
             backend: nccl or gloo.
             seconds: that a process may be waited for.
         """

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from srtui.cluster.placement import seats
 from srtui.cluster.pool import Pool
 from srtui.errors import UserError
 from srtui.workspace import Workspace
@@ -185,8 +186,14 @@ def test_a_node_that_is_taken_away(
     tmp_path: Path,
 ) -> None:
     """In the middle of its work; its worker goes on on the node that is left."""
+    there = place()  # before the node comes, so that this process is no part of it
     node = nodes.add(2)
-    there = place()
+    there._seats = seats(there._session.nodes(), 2)
+    ray = there._session.ray
+    only_there = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node.node_id, soft=False)
+    ray.get(
+        ray.remote(lambda: None).options(num_cpus=0, scheduling_strategy=only_there).remote()
+    )  # it takes work
     assert {seat.node for seat in there._seats} == {n.id for n in there._session.nodes()}
     number = next(seat.number for seat in there._seats if seat.node == node.node_id)
     file = str(tmp_path / "begun")

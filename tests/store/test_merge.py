@@ -83,8 +83,8 @@ def says(path: Path) -> dict[str, list[tuple[Any, ...]]]:
         "ON s.id = f.sample_id JOIN variant v ON v.id = f.parent_variant_id",
         "candidate": "SELECT hex(s.digest), c.stage, c.ordinal, hex(v.digest) FROM candidate c JOIN sample s "
         "ON s.id = c.sample_id JOIN variant v ON v.id = c.variant_id",
-        "decision": "SELECT hex(s.digest), d.stage, hex(v.digest), d.reflected, d.reason, (SELECT group_concat(hex(w.digest) "
-        "|| json_extract(j.value, '$[1]')) FROM json_each(d.compared) j JOIN variant w ON w.id = json_extract(j.value, '$[0]')) "
+        "decision": "SELECT hex(s.digest), d.stage, hex(v.digest), d.reflected, d.by_proxy, d.reason, "
+        "(SELECT group_concat(hex(w.digest) || json_extract(j.value, '$[1]')) FROM json_each(d.compared) j JOIN variant w ON w.id = json_extract(j.value, '$[0]')) "
         "FROM decision d JOIN sample s ON s.id = d.sample_id JOIN variant v ON v.id = d.chosen_id",
         "outcome": "SELECT hex(s.digest), hex(v.digest), o.kept, o.reason, o.ifd, o.rifd FROM outcome o JOIN sample s "
         "ON s.id = o.sample_id JOIN variant v ON v.id = o.variant_id",
