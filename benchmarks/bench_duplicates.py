@@ -1,9 +1,11 @@
-"""Near-duplicates and decontamination among up to a million samples, in a store of their own.
+"""Near-duplicates, by words and by meaning, and decontamination among up to a million samples, in a store of their own.
 
-    python benchmarks/bench_duplicates.py [--samples N] [--data FILE] [--prompts FILE]
+    python benchmarks/bench_duplicates.py [--samples N] [--data FILE] [--prompts FILE] [--vectors FILE.npy] [--only STEP]
 
 Samples are real ones (FILE, Alpaca's layout; made-up ones without it), perturbed: most are made of sentences of several
-samples and are no duplicates; a tenth are copies of another with up to 5 % of their words exchanged. Prints what it took, the
+samples and are no duplicates; a tenth are copies of another with up to 5 % of their words exchanged. Their embeddings are
+not a model's: they are made of real ones (--vectors, one a row; made-up ones without it) as bench_neighbours.py makes
+them. Prints what it took, the
 peak memory of a process that does nothing else, and how many of the made copies were found. JSON in the last line.
 """
 
@@ -13,7 +15,6 @@ import argparse
 import json
 import random
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from bench_neighbours import made, peak_kb
+from bench_neighbours import made_up as made_up_vectors
+
 COPIES = 0.1
+STEPS = ("dedup", "decontaminate", "meaning")
 
 
 def perturbed(count: int, data: list[dict[str, str]], seed: int = 1) -> Iterator[tuple[dict[str, str], bool]]:
@@ -64,7 +70,7 @@ def made_up() -> list[dict[str, str]]:
 
 
 def measure(what: str, path: Path, prompts: str) -> dict[str, Any]:
-    """One of both commands, in this process."""
+    """One of the commands, in this process."""
     from srtui.store import Store
 
     began, cpu = time.perf_counter(), time.process_time()
@@ -76,6 +82,11 @@ def measure(what: str, path: Path, prompts: str) -> dict[str, Any]:
             found = find_duplicates(store, "many", dataset_id)
             store.datasets.set_near_duplicates(dataset_id, found.found(), left_out=True)
             result = {"duplicates": found.duplicates, "groups": len(found.groups)}
+        elif what == "meaning":
+            from srtui.pipeline.neighbours import duplicates_by_meaning
+
+            found = duplicates_by_meaning(store, "many", dataset_id)
+            result = {"duplicates": found.duplicates, "groups": len(found.groups)}
         else:
             from srtui.pipeline.decontaminate import decontaminate
 
@@ -84,7 +95,7 @@ def measure(what: str, path: Path, prompts: str) -> dict[str, Any]:
     return {
         "seconds": time.perf_counter() - began,
         "cpu_seconds": time.process_time() - cpu,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mb": peak_kb() / 1024,
         **result,
     }
 
@@ -96,6 +107,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1_000_000)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--prompts", type=Path)
+    parser.add_argument("--vectors", type=Path)
+    parser.add_argument("--only", choices=STEPS)
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
@@ -116,12 +129,18 @@ def main() -> None:
                 yield NewRow(n, Pair(row["instruction"], row["input"], row["output"]), "{}")
 
         with Store(path) as store:
-            made = store.imports.add_samples("many", "many", "0" * 64, "alpaca", rows())
+            imported = store.imports.add_samples("many", "many", "0" * 64, "alpaca", rows())
+            if given.only in (None, "meaning"):
+                real = np.load(given.vectors) if given.vectors else made_up_vectors()
+                setting = store.scores.setting("made", "made", "made", "made", "default", 0)
+                ids = (variant for _, variant in store.corpus.original_ids_of(1, 0, imported.new))
+                for block in made(imported.new, real.astype(np.float32)):
+                    store.embeddings.add(setting, [(i, v) for v, i in zip(block, ids, strict=False)])
         prompts = given.prompts or Path(folder) / "prompts.json"
         if not given.prompts:
             prompts.write_text(json.dumps([{"instruction": row["instruction"]} for row in data[:800]]))
-        results: dict[str, Any] = {"samples": made.new, "copies": copies}
-        for what in ("dedup", "decontaminate"):
+        results: dict[str, Any] = {"samples": imported.new, "copies": copies}
+        for what in [given.only] if given.only else STEPS:
             command = [sys.executable, __file__, "--work", what, str(path), str(prompts)]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             results[what] = json.loads(done.stdout.splitlines()[-1])
