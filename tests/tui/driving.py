@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from textual import events
-from textual.app import App
-from textual.keys import _character_to_key, key_to_character
 from textual.pilot import Pilot
 
 from srtui.tui.app import Dashboard
@@ -27,30 +23,20 @@ MACHINE = [
 async def settled(pilot: Pilot[None]) -> None:
     """Wait until what was pressed has been read, written and drawn."""
     app: Dashboard = pilot.app  # type: ignore[assignment]
-    quiet, until = 0, time.monotonic() + 30
-    while quiet < 3:
-        assert time.monotonic() < until, "the dashboard does not come to rest"
-        await pilot.pause(0.001)  # every message that is queued by now is handled
-        await app.animator.wait_until_complete()
+    quiet = 0
+    for _ in range(400):
+        await pilot.pause(0.01)
         quiet = quiet + 1 if app.idle else 0
+        if quiet >= 3:
+            return
+    raise AssertionError("the dashboard does not come to rest")
 
 
 async def press(pilot: Pilot[None], *keys: str) -> None:
     """Press keys one after the other, each settled before the next."""
     for key in keys:
-        # Not Pilot.press: that waits for an idle processor too, twice for a fiftieth of a second or more.
-        assert pilot.app._driver is not None
-        pilot.app._driver.send_message(_key_event(pilot.app, key))
+        await pilot.press(key)
         await settled(pilot)
-
-
-def _key_event(app: App[None], key: str) -> events.Key:
-    """A key by Textual's name for it, or by its character."""
-    is_character = len(key) == 1
-    name = _character_to_key(key) if is_character and not key.isalnum() else key
-    event = events.Key(name, key if is_character else key_to_character(name))
-    event.set_sender(app)
-    return event
 
 
 @asynccontextmanager
