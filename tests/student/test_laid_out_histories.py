@@ -193,10 +193,13 @@ def test_a_history_behind_the_question_has_an_ifd_alone() -> None:
     assert spans.reverse(pair) == (Invalid("history_not_laid_out"),) * 2
     assert all(isinstance(span, Span) for span in spans.forward(pair))
     assert all(isinstance(span, Span) for span in spans.reverse(pair._replace(history=(RIVER, NILE))))
-    chat = template("chat", builder("{{ raise_exception('none') }}" + PLAIN)[0]).chat
+    tokenizer = build("qwen")
+    refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('none') }}{% endif %}"
+    tokenizer.chat_template = refuses + PLAIN
+    chat = template("chat", tokenizer).chat
     assert chat is not None
     with pytest.raises(UserError):
-        ChatLayout(chat).history((RIVER,))
+        ChatLayout(chat).history((SYSTEM, RIVER))
 
 
 def test_scores_of_the_older_layout_are_not_taken(pair_workspace: Workspace) -> None:

@@ -146,11 +146,11 @@ def test_out_of_memory_halves_the_batch_and_goes_on(monkeypatch: pytest.MonkeyPa
     scorer = Scorer(student, 400)
     real, sizes = scorer._batch, []
 
-    def small_memory(spans: Any, shared: Any, by_token: bool = False) -> Any:
+    def small_memory(spans: Any, *how: Any) -> Any:
         sizes.append(sum(len(s.ids) for s in spans))
         if sizes[-1] > 100:
             raise torch.OutOfMemoryError
-        return real(spans, shared, by_token)
+        return real(spans, *how)
 
     monkeypatch.setattr(scorer, "_batch", small_memory)
     spans = [Span(tuple(3 + (n + i) % 90 for i in range(20)), 5) for n in range(30)]

@@ -73,6 +73,8 @@ def test_a_student_that_does_not_fit_is_refused_before_it_is_read(
     mixture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     monkeypatch.setattr(student, "free_bytes", lambda device: 10**6)
 
     def reads(*_: Any, **__: Any) -> None:

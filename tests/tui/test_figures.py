@@ -207,7 +207,7 @@ def test_the_keys_of_a_summary_as_json_are_a_contract(told: Workspace) -> None:
     assert " ".join(summary) == (
         "run status stage error samples held_out teacher student quantization reflections accepted ifd rifd "
         "kept_scores length endings kept kept_held_out overruled dropped truncated training stages "
-        "peak_memory_mb seconds rounds gated contamination measures"
+        "peak_memory_mb seconds rounds gated contamination measures workers"
     )
     assert {name: list(summary[name]) for name in ("ifd", "rifd", "kept_scores", "length", "endings")} == {
         "ifd": ["samples", "before", "after"],
