@@ -194,12 +194,9 @@ def test_a_history_behind_the_question_has_an_ifd_alone() -> None:
     assert all(isinstance(span, Span) for span in spans.forward(pair))
     assert all(isinstance(span, Span) for span in spans.reverse(pair._replace(history=(RIVER, NILE))))
     tokenizer = build("qwen")
-    refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('none') }}{% endif %}"
-    tokenizer.chat_template = refuses + PLAIN
-    chat = template("chat", tokenizer).chat
-    assert chat is not None
+    tokenizer.chat_template = "{{ raise_exception('none') }}" + PLAIN
     with pytest.raises(UserError):
-        ChatLayout(chat).history((SYSTEM, RIVER))
+        ChatLayout(chat_template.of_tokenizer(tokenizer)).history((RIVER,))
 
 
 def test_scores_of_the_older_layout_are_not_taken(pair_workspace: Workspace) -> None:
