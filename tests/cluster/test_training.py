@@ -79,6 +79,7 @@ def same(one: Hears, other: Hears) -> None:
             assert other.values[step][name] == pytest.approx(values[name], abs=1e-4, rel=1e-4), (step, name)
 
 
+@pytest.mark.slow  # where the kill lands depends on the machine: steps are reported late
 def test_a_worker_killed_in_training_costs_no_more_than_the_steps_since_the_checkpoint(
     tiny_folder: Path, tmp_path: Path, place: Callable[..., Any]
 ) -> None:
