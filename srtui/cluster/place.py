@@ -19,6 +19,10 @@ from srtui.recipe import TeacherSettings
 
 if TYPE_CHECKING:
     from srtui.cluster.training import TrainingGang
+    from srtui.evaluation.contestants import Contestant
+    from srtui.evaluation.judge_model import JudgeModel
+    from srtui.evaluation.place import Judge
+    from srtui.evaluation.writing import AnswerSettings, AnswerWriter
     from srtui.student import Student, StudentSource
     from srtui.training import Listener, TrainingData, TrainingResult
 
@@ -144,9 +148,51 @@ class ClusterPlace:
         student.close()
         self._gang = TrainingGang(self._session, self._seats, task, identity, self._limits)
         try:
-            return self._gang.train(out_dir, listener, should_stop)
+            with self._session.reached():
+                return self._gang.train(out_dir, listener, should_stop)
         finally:
             self._gang = None
+
+    # -- evaluations: see srtui.evaluation.place.EvaluationPlace ---------------------------------
+
+    def writer(self, contestant: Contestant, writing: AnswerSettings, say: Say) -> AnswerWriter:
+        """The contestant in each worker."""
+        from srtui.cluster.evaluation import ClusterWriter
+        from srtui.cluster.evaluation_jobs import WriterJob
+        from srtui.evaluation.writing import GgufWriter
+
+        if contestant.kind == "gguf":
+            adapter = str(contestant.adapter) if contestant.adapter else None
+            settings = TeacherSettings(model=contestant.name, adapter=adapter)
+            return GgufWriter(contestant, writing, self.teacher(contestant.path, settings, say))
+        files = ModelFiles.of(contestant.path)
+        shipped = ShippedFolder.of(contestant.adapter) if contestant.adapter else None
+        day = today.now().date().isoformat()
+
+        def job(seat: Seat) -> WriterJob:
+            return WriterJob(files, shipped, contestant, writing, day, seat.threads, seat.device)
+
+        pool = Pool(self._session, "writer", self._seats, job, self._limits, say)
+        self._opened(pool)
+        return ClusterWriter(pool, contestant, writing, self.takes_turns)
+
+    def judge(self, model: JudgeModel, say: Say) -> Judge:
+        """The judge in each worker, while it is asked."""
+        from srtui.cluster.evaluation import ClusterJudge
+        from srtui.cluster.evaluation_jobs import JudgeJob
+
+        def scorers() -> Pool:
+            files = ModelFiles.of(model.path)
+
+            def job(seat: Seat) -> JudgeJob:
+                return JudgeJob(files, model, seat.threads, seat.device)
+
+            pool = Pool(self._session, "judge", self._seats, job, self._limits, say)
+            self._opened(pool)
+            return pool
+
+        settings = TeacherSettings(model=model.name)
+        return ClusterJudge(model, scorers, lambda: self.teacher(model.path, settings, say))
 
     def _opened(self, pool: Pool) -> WorkerFacts:
         """What the first worker says; Stopped where it was stopped meanwhile."""

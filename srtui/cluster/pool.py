@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -89,14 +90,15 @@ class Pool:
     def open(self, should_stop: Callable[[], bool] = lambda: False) -> WorkerFacts | None:
         """Start all workers and wait for the first of them to be open; the others come as they can. None where it was
         stopped meanwhile. Raises UserError where none can be opened."""
-        for member in self._members:
-            self._start(member)
-        while self._first is None:
-            if should_stop():
-                return None
-            self._listen()
-            self._raise_if_none_left()
-        return self._first
+        with self._session.reached():
+            for member in self._members:
+                self._start(member)
+            while self._first is None:
+                if should_stop():
+                    return None
+                self._listen()
+                self._raise_if_none_left()
+            return self._first
 
     @property
     def facts(self) -> list[WorkerFacts]:
@@ -150,8 +152,10 @@ class Pool:
         whole = False
         try:
             while self._dispatcher.waiting or self._dispatcher.outstanding:
-                self._give()
-                yield from self._listen()
+                with self._session.reached():
+                    self._give()
+                    came = self._listen()
+                yield from came
                 self._raise_if_none_left()
                 if should_stop():
                     return
@@ -160,9 +164,10 @@ class Pool:
             self._dispatcher.clear()
             if not whole:
                 self._round += 1
-                for member in self._members:
-                    if member.is_open:
-                        member.actor.drop.remote(self._round)
+                with suppress(ConnectionError):
+                    for member in self._members:
+                        if member.is_open:
+                            member.actor.drop.remote(self._round)
 
     def _give(self) -> None:
         """Call each worker that has none on its way and something to do."""
@@ -204,6 +209,8 @@ class Pool:
         member.call = None
         try:
             answer = self._session.ray.get(call)
+        except ConnectionError:
+            raise
         except Exception as error:
             return self._lose(member, *self._why(error))
         if member.state == "starting":
@@ -342,7 +349,8 @@ class Pool:
         member.done = WorkDone()
         actor, member.actor, member.call = member.actor, None, None
         if actor is not None:
-            self._session.ray.kill(actor)
+            with suppress(ConnectionError):
+                self._session.ray.kill(actor)
 
     def _raise_if_none_left(self) -> None:
         there = [m for m in self._members if m.state != "dropped"]

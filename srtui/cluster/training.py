@@ -134,6 +134,8 @@ class TrainingGang:
             ready, left = ray.wait(calls, num_returns=len(calls), timeout=_LOOK)
             try:
                 answers = ray.get(ready)
+            except ConnectionError:
+                raise
             except Exception as error:
                 raise _Lost(_why(ray, error)) from error
             if not left:
@@ -245,7 +247,8 @@ class TrainingGang:
         for actor in self._actors:
             with contextlib.suppress(Exception):  # it may be gone already
                 ray.get(actor.leave.remote(), timeout=5)
-            ray.kill(actor)
+            with contextlib.suppress(ConnectionError):
+                ray.kill(actor)
         self._actors, self._nodes = [], []
 
 

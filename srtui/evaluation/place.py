@@ -1,0 +1,69 @@
+"""Where the models of an evaluation run: in this process, or in workers.
+
+What runs them in workers (srtui.cluster) has the same methods; the evaluation does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from srtui.evaluation.contestants import Contestant
+from srtui.evaluation.judge_model import JudgeModel, JudgeQuestion, JudgeScores
+from srtui.evaluation.writing import AnswerSettings, AnswerWriter, open_writer
+
+if TYPE_CHECKING:
+    from srtui.student import Student, StudentSource
+
+Say = Callable[[str, str], None]
+
+
+class Judge(Protocol):
+    """What :class:`srtui.evaluation.judge_model.JudgeModel` does with a model."""
+
+    def scores(
+        self, questions: Sequence[JudgeQuestion], should_stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[tuple[JudgeQuestion, JudgeScores | str, float, int]]:
+        """See :meth:`srtui.evaluation.judge_model.JudgeModel.scores`; in any order."""
+
+    def write(
+        self, questions: Sequence[JudgeQuestion], should_stop: Callable[[], bool]
+    ) -> Iterator[tuple[JudgeQuestion, str, int]]:
+        """See :meth:`srtui.evaluation.judge_model.JudgeModel.write`."""
+
+
+class EvaluationPlace(Protocol):
+    """Runs models for one evaluation; ``say`` hears (level, sentence)."""
+
+    def writer(self, contestant: Contestant, writing: AnswerSettings, say: Say) -> AnswerWriter:
+        """What writes a contestant's answers; loads it."""
+
+    def judge(self, model: JudgeModel, say: Say) -> Judge:
+        """``model`` where it runs; loads nothing yet."""
+
+    def student(self, source: StudentSource, say: Say) -> tuple[Student, Any]:
+        """The student of ``source`` and its scorer."""
+
+
+class OwnProcess:
+    """This process."""
+
+    def writer(self, contestant: Contestant, writing: AnswerSettings, say: Say) -> AnswerWriter:
+        """See :meth:`EvaluationPlace.writer`."""
+        return open_writer(contestant, writing)
+
+    def judge(self, model: JudgeModel, say: Say) -> Judge:
+        """See :meth:`EvaluationPlace.judge`."""
+        return model
+
+    def student(self, source: StudentSource, say: Say) -> tuple[Student, Any]:
+        """See :meth:`EvaluationPlace.student`."""
+        from srtui.student import Student, open_scorer
+
+        student = Student.load(
+            source.path,
+            source.quantization,
+            adapter=source.adapter,
+            report_line=lambda line: say("warning", line),
+        )
+        return student, open_scorer(student, source.batch_tokens)
