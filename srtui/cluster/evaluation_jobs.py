@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -45,8 +46,6 @@ class JudgeJob:
 
     def run(self, should_stop: Callable[[], bool]) -> Iterator[tuple[int, int, Any]]:
         """See :class:`srtui.cluster.worker.Job`."""
-        import time
-
         while self._queue and not should_stop():
             ticket, question = self._queue.popleft()
             began, before = time.monotonic(), self._losses.tokens_run

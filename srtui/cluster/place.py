@@ -148,8 +148,7 @@ class ClusterPlace:
         student.close()
         self._gang = TrainingGang(self._session, self._seats, task, identity, self._limits)
         try:
-            with self._session.reached():
-                return self._gang.train(out_dir, listener, should_stop)
+            return self._gang.train(out_dir, listener, should_stop)
         finally:
             self._gang = None
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,7 +17,7 @@ from srtui import __version__
 from srtui.cluster.dispatch import Dispatcher, Task
 from srtui.cluster.limits import Limits
 from srtui.cluster.messages import Reply, Whereabouts, WorkDone, WorkerFacts
-from srtui.cluster.placement import Seat
+from srtui.cluster.placement import A_LITTLE, Seat
 from srtui.cluster.session import Session
 from srtui.cluster.worker import Job, Worker
 from srtui.errors import UserError
@@ -112,7 +111,7 @@ class Pool:
 
     def _start(self, member: _Member) -> None:
         ray, seat = self._session.ray, member.seat
-        options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": _THREADS, "max_restarts": 0}
+        options: dict[str, Any] = {"num_cpus": A_LITTLE, "max_concurrency": _THREADS, "max_restarts": 0}
         if seat.gpu:
             options["num_gpus"] = 1
         else:
@@ -164,10 +163,9 @@ class Pool:
             self._dispatcher.clear()
             if not whole:
                 self._round += 1
-                with suppress(ConnectionError):
-                    for member in self._members:
-                        if member.is_open:
-                            member.actor.drop.remote(self._round)
+                for member in self._members:
+                    if member.is_open and not self._session.lost:
+                        member.actor.drop.remote(self._round)
 
     def _give(self) -> None:
         """Call each worker that has none on its way and something to do."""
@@ -294,6 +292,8 @@ class Pool:
         exceptions, said = self._session.ray.exceptions, str(error)
         if isinstance(error, exceptions.OutOfMemoryError) or "memory pressure" in said or "(OOM)" in said:
             return "its node ran out of memory", True
+        if "its node has died" in said:
+            return "its node is gone", False
         if "node" in said and ("died" in said or "removed" in said) and "has died" not in said:
             return "its node is gone", False
         if isinstance(error, exceptions.NodeDiedError):
@@ -348,9 +348,8 @@ class Pool:
         )
         member.done = WorkDone()
         actor, member.actor, member.call = member.actor, None, None
-        if actor is not None:
-            with suppress(ConnectionError):
-                self._session.ray.kill(actor)
+        if actor is not None and not self._session.lost:
+            self._session.ray.kill(actor)
 
     def _raise_if_none_left(self) -> None:
         there = [m for m in self._members if m.state != "dropped"]

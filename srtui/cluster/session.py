@@ -56,6 +56,8 @@ class Session:
     def __init__(self, address: ClusterAddress) -> None:
         """Raises UserError where ray is not installed, or no cluster answers."""
         self.address = address
+        self.lost = False
+        """Whether the connection to a cluster's client server broke: nothing can be asked any more."""
         self.folder: Path | None = None
         """Of this run's Ray on this machine; None where a cluster was joined."""
         # Ray reads some of its environment as it is imported.
@@ -148,6 +150,7 @@ class Session:
         try:
             yield
         except ConnectionError as error:
+            self.lost = True
             raise UserError(
                 f"The connection to the Ray cluster at {self.address} is lost ({_first_line(error)}). What was finished is "
                 "stored; resume the run when the cluster is back."

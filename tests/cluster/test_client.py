@@ -95,6 +95,7 @@ def _loses(ground: Workspace, address: ClusterAddress) -> None:
     place.close()
 
 
+@pytest.mark.slow
 def test_a_lost_connection_ends_a_run_with_one_sentence(ground: Workspace, alone: Made, nodes: Nodes) -> None:
     """And the run is resumed where it was."""
     in_a_process(_loses, ground, nodes.client_server())
@@ -102,8 +103,11 @@ def test_a_lost_connection_ends_a_run_with_one_sentence(ground: Workspace, alone
     made(ground).same_as(alone)
 
 
-@pytest.mark.parametrize("by_client", [True, False], ids=["ray://", "HOST:PORT"])
-@pytest.mark.parametrize("token", ["0" * 64, None], ids=["wrong", "missing"])
+@pytest.mark.parametrize(
+    ("by_client", "token"),
+    [(True, "0" * 64), (True, None), (False, "0" * 64)],
+    ids=["client", "none", "node"],
+)
 def test_who_has_not_the_token_is_refused(
     pair_workspace: Workspace,
     nodes: Nodes,
@@ -124,11 +128,10 @@ def test_who_has_not_the_token_is_refused(
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("scheme", ["ray://", ""], ids=["ray://", "HOST:PORT"])
-def test_where_nobody_answers(pair_workspace: Workspace, ray_environment: None, scheme: str) -> None:
+def test_where_nobody_answers(pair_workspace: Workspace, ray_environment: None) -> None:
     with socket.socket() as nobody:  # nobody listens on it
         nobody.bind(("127.0.0.1", 0))
-        address = f"{scheme}127.0.0.1:{nobody.getsockname()[1]}"
+        address = f"ray://127.0.0.1:{nobody.getsockname()[1]}"
         done = srtui(pair_workspace, "run", str(small_recipe(pair_workspace, 4)), "--on", address)
     assert done.returncode == 2
     assert f"No Ray cluster answers at {address}" in done.stderr
