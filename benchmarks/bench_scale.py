@@ -80,7 +80,7 @@ _WORDS = (
 def instant_teacher(path: Path, identity_of: str, on_first: Callable[[], None]) -> Any:
     """The real teacher up to where llama.cpp would decode: there it has an answer at once. One in twenty is cut
     short at the first try, so that there are retries."""
-    from srtui.llama.engine import LlamaTeacher
+    from srtui.llama.batching import LlamaTeacher
 
     class InstantTeacher(LlamaTeacher):
         def __init__(self, *given: Any, **named: Any) -> None:

@@ -144,3 +144,29 @@ def test_two_classes_never_share_a_name() -> None:
             if isinstance(node, ast.ClassDef):
                 homes.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
     assert {name: files for name, files in homes.items() if len(files) > 1} == {}
+
+
+SHOW_OR_KEEP = {"cli", "tui/screens", "recipe", "store"}
+"""Rooms whose files are named for their command, screen, section of a recipe, or rows."""
+ONE_CONCEPT = {
+    "ablate", "bundle", "choose", "evaluation", "gates", "judgements", "models", "pilot", "prompts", "report", "runs",
+    "sample", "scores", "training",
+}  # fmt: skip
+"""What such files share with the module or room that knows it, or with each other: the very same concept."""
+
+
+def test_two_modules_share_a_name_only_where_one_shows_or_keeps_what_the_other_knows() -> None:
+    """The rule is in docs/architecture.md. A name that is new in ONE_CONCEPT has to mean one thing everywhere."""
+    faces: dict[str, list[str]] = {}
+    homes: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "srtui").rglob("*.py")):
+        file = path.relative_to(ROOT / "srtui")
+        if path.name == "__init__.py":
+            homes.setdefault(path.parent.name, []).append(f"{file.parent}/")
+        elif file.parent.as_posix() in SHOW_OR_KEEP:
+            faces.setdefault(path.stem, []).append(str(file))
+        else:
+            homes.setdefault(path.stem, []).append(str(file))
+    assert {name: files for name, files in homes.items() if len(files) > 1} == {}
+    shared = {name for name, files in faces.items() if len(files) + len(homes.get(name, [])) > 1}
+    assert shared == ONE_CONCEPT

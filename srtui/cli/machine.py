@@ -139,7 +139,7 @@ def db_merge(
     as_json: AsJson = False,
 ) -> None:
     """Bring the shards of one run together: samples, texts, scores and choices of each, by their content."""
-    from srtui.pipeline.merge import merge
+    from srtui.pipeline.shards import merge
 
     _, store = open_store()
     stop = stop_on_signals()

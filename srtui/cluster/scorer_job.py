@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from srtui.cluster.messages import ModelFiles, ShippedFolder, WorkDone, WorkerFacts
+from srtui.cluster.worker_messages import ModelFiles, ShippedFolder, WorkDone, WorkerFacts
 
 if TYPE_CHECKING:
     from srtui.student import Quantization, Span

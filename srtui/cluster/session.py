@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from srtui.cluster.address import ClusterAddress
-from srtui.cluster.messages import Whereabouts
+from srtui.cluster.worker_messages import Whereabouts
 from srtui.cluster.placement import Node
 from srtui.cluster.ray_inside import keep_off_stdout, lean_start
 from srtui.errors import UserError

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from srtui import today
-from srtui.cluster.messages import ModelFiles, ShippedFolder, WorkDone, WorkerFacts
+from srtui.cluster.worker_messages import ModelFiles, ShippedFolder, WorkDone, WorkerFacts
 from srtui.llama import Request, Teacher, open_teacher
 from srtui.llama.tuning import tuned
 

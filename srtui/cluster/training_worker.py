@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from srtui.cluster.messages import ModelFiles, ShippedFolder
+from srtui.cluster.worker_messages import ModelFiles, ShippedFolder
 from srtui.cluster.worker import node_name
 from srtui.errors import UserError
 from srtui.training import Listener, Preflight, TrainingData, WrittenCheckpoint

@@ -21,7 +21,7 @@ from srtui.pipeline.place import Place, ThisProcess, has_gpu
 from srtui.pipeline.watch import Watch
 from srtui.prompts import template_version
 from srtui.recipe import Recipe, TeacherSettings
-from srtui.recipe.address import parse_address
+from srtui.recipe.server_address import parse_address
 from srtui.store import Store
 from srtui.store.conversations import has_conversations
 from srtui.store.corpus import Variant, batched
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from srtui.pipeline.embedding import Embedder
     from srtui.pipeline.variants import VariantScorer
     from srtui.student import Quantization, Student
-    from srtui.student.coherence import SentenceEncoder
+    from srtui.student.sentence_encoder import SentenceEncoder
 
 CHUNK = 1024  # variants worked on together: bounds memory, and what a kill loses
 _DEVICES_A_CHUNK = 4  # that it keeps busy: where more score, more is worked on together
@@ -255,7 +255,7 @@ class Context:
 
     def encoder(self) -> SentenceEncoder:
         """For choices by coherence, and for embeddings that are not the student's."""
-        from srtui.student.coherence import SentenceEncoder
+        from srtui.student.sentence_encoder import SentenceEncoder
 
         if self._encoder is None:
             path = models.find(self.workspace.models, self.recipe.selection.encoder)

@@ -19,7 +19,7 @@ from srtui.store.corpus import batched
 
 if TYPE_CHECKING:
     from srtui.recipe import Recipe
-    from srtui.student.coherence import SentenceEncoder
+    from srtui.student.sentence_encoder import SentenceEncoder
     from srtui.workspace import Workspace
 
 
@@ -154,6 +154,6 @@ def open_embedder(
 def load_encoder(workspace: Workspace, name: str) -> SentenceEncoder:
     """A sentence encoder by its name in models/, or its folder. Raises UserError where there is none."""
     from srtui import models
-    from srtui.student.coherence import SentenceEncoder
+    from srtui.student.sentence_encoder import SentenceEncoder
 
     return SentenceEncoder(models.find(workspace.models, name))

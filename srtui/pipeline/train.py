@@ -11,7 +11,7 @@ from srtui.errors import UserError
 from srtui.pipeline.context import Context, student_path
 from srtui.pipeline.decontaminate import QuestionSearch, asked_in, known_prompts
 from srtui.pipeline.holdout import asked, unseen
-from srtui.pipeline.preference import (
+from srtui.pipeline.training_pairs import (
     adapter_mark,
     first_adapter,
     pairs_to_train_on,
@@ -38,7 +38,7 @@ from srtui.training import (
 if TYPE_CHECKING:
     from srtui.pipeline.variants import VariantScorer
     from srtui.student import Span, SpanBuilder
-    from srtui.training.preference import TrainingPair
+    from srtui.training.preference_loss import TrainingPair
 
 
 def train_selected(context: Context) -> None:

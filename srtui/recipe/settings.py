@@ -17,7 +17,7 @@ from srtui.recipe.gates import GateSettings
 from srtui.recipe.section import MOST, Auto, Count, Quantization, Section, Seed, described
 from srtui.recipe.teacher import ReflectionSettings, SamplingSettings, TeacherSettings
 from srtui.recipe.training import TrainingSettings
-from srtui.recipe.weights import MeasureWeights
+from srtui.recipe.measure_weights import MeasureWeights
 
 
 class StudentSettings(Section):

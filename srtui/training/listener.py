@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from srtui.recipe import TrainingSettings
     from srtui.student import Span
     from srtui.training.checkpoints import WrittenCheckpoint
-    from srtui.training.preference import Rewards, TrainingPair
+    from srtui.training.preference_loss import Rewards, TrainingPair
     from srtui.training.preflight import Preflight
 
 

@@ -13,7 +13,7 @@ from srtui.recipe import TrainingSettings
 from srtui.student import Span
 
 if TYPE_CHECKING:
-    from srtui.training.preference import TrainingPair
+    from srtui.training.preference_loss import TrainingPair
 
 # A checkpoint may be shared whatever these are: they are for safety alone, or are no part of the loop.
 _NO_PART = ("enabled", "held_out", "checkpoint_steps", "checkpoints_kept")

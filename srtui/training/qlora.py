@@ -33,7 +33,7 @@ from srtui.training.ranks import Ranks
 
 if TYPE_CHECKING:
     from srtui.training.loss import MicroBatch
-    from srtui.training.preference import TrainingPair
+    from srtui.training.preference_loss import TrainingPair
 
 # What a kill loses at most, by default: five minutes of training.
 _CHECKPOINT_SECONDS = 300.0
@@ -251,7 +251,7 @@ class _Training:
 
     def _batch(self, micro: Sequence[int]) -> MicroBatch:
         from srtui.training.loss import MicroBatch
-        from srtui.training.preference import PairBatch
+        from srtui.training.preference_loss import PairBatch
 
         chosen: Any = [self.examples[i] for i in micro]
         if self.settings.method == "sft":
@@ -270,7 +270,7 @@ class _Training:
             )
 
     def _objective(self) -> dict[str, Any]:
-        from srtui.training.preference import objective_of
+        from srtui.training.preference_loss import objective_of
 
         return {} if self.settings.method == "sft" else {"objective": objective_of(self.settings)}
 

@@ -23,11 +23,11 @@ from srtui.store import Store
 from srtui.store.listing import SampleFilter
 from srtui.store.views import RunRow, Views
 from srtui.text import safe
-from srtui.tui import preferences
+from srtui.tui import screen_preferences
 from srtui.tui.background import StoreReader, StoreWriter
 from srtui.tui.processes import Started
 from srtui.tui.processes import start as start_engine
-from srtui.tui.screens.base import DashboardScreen
+from srtui.tui.screens.dashboard_screen import DashboardScreen
 from srtui.tui.tabs import TABS, key_of, numbered
 from srtui.tui.widgets.table import VirtualTable
 from srtui.workspace import Workspace
@@ -135,7 +135,7 @@ class Dashboard(App[None]):
         self._ticking = False
         self.register_theme(DARK)
         self.register_theme(LIGHT)
-        theme = preferences.load(remember_in).theme if remember_in is not None else ""
+        theme = screen_preferences.load(remember_in).theme if remember_in is not None else ""
         self.theme = theme if theme in self.available_themes else "srtui-dark"
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
@@ -163,7 +163,7 @@ class Dashboard(App[None]):
     def _remember_theme(self, theme: Theme) -> None:
         if self._remember_in is not None:
             try:
-                preferences.save(self._remember_in, preferences.ScreenPreferences(theme.name))
+                screen_preferences.save(self._remember_in, screen_preferences.ScreenPreferences(theme.name))
             except OSError as error:
                 self.report_problem(
                     f"The theme cannot be remembered in {self._remember_in}: {error.strerror}."

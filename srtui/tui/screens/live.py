@@ -22,7 +22,7 @@ from srtui.store.figures import Counts
 from srtui.store.runs import STEPS
 from srtui.store.views import LiveView
 from srtui.text import bytes_text, duration, safe, share
-from srtui.tui.screens.base import DashboardScreen
+from srtui.tui.screens.dashboard_screen import DashboardScreen
 from srtui.tui.tabs import numbered
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.words import Words, bar, shown, sparkline

@@ -22,7 +22,7 @@ import psutil
 
 from srtui.errors import UserError
 from srtui.llama import Generation, Prepared, Request, TeacherIdentity, TeacherProgress
-from srtui.llama.context import LlamaContext, draft_costs, open_context
+from srtui.llama.llama_context import LlamaContext, draft_costs, open_context
 from srtui.llama.devices import gpus
 from srtui.llama.drafting import Drafter, DraftingCounts
 from srtui.llama.gguf import (

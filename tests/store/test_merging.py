@@ -17,7 +17,7 @@ from srtui import student
 from srtui.cli import app as commands
 from srtui.errors import UserError
 from srtui.pipeline import Engine, import_file, prepare, variants
-from srtui.pipeline.merge import merge
+from srtui.pipeline.shards import merge
 from srtui.pipeline.rederive import faults
 from srtui.sample import Pair
 from srtui.store import Store, merging

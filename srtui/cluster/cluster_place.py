@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from srtui import today
 from srtui.cluster.address import ClusterAddress
-from srtui.cluster.limits import Limits
-from srtui.cluster.messages import ModelFiles, ShippedFolder, WorkerFacts
+from srtui.cluster.worker_limits import Limits
+from srtui.cluster.worker_messages import ModelFiles, ShippedFolder, WorkerFacts
 from srtui.cluster.placement import Seat, seats
 from srtui.cluster.pool import Pool, Say
 from srtui.cluster.session import Session
@@ -18,7 +18,7 @@ from srtui.progress import Stopped
 from srtui.recipe import TeacherSettings
 
 if TYPE_CHECKING:
-    from srtui.cluster.training import TrainingGang
+    from srtui.cluster.training_gang import TrainingGang
     from srtui.student import Student, StudentSource
     from srtui.training import Listener, TrainingData, TrainingResult
 
@@ -76,7 +76,7 @@ class ClusterPlace:
 
     def teacher(self, path: Path, settings: TeacherSettings, say: Say) -> Teacher:
         """The teacher in the file at ``path``, in each worker."""
-        from srtui.cluster.teacher import ClusterTeacher
+        from srtui.cluster.cluster_teacher import ClusterTeacher
         from srtui.cluster.teacher_job import TeacherJob
 
         files = ModelFiles.of(path)
@@ -96,7 +96,7 @@ class ClusterPlace:
 
     def student(self, source: StudentSource, say: Say) -> tuple[Student, Any]:
         """The student of ``source`` in each worker, and its scorer."""
-        from srtui.cluster.scorer import ClusterScorer, ClusterStudent
+        from srtui.cluster.cluster_scorer import ClusterScorer, ClusterStudent
         from srtui.cluster.scorer_job import ScorerJob, StudentFacts
         from srtui.student.model import read_tokenizer
 
@@ -135,7 +135,7 @@ class ClusterPlace:
             listener: hears steps and losses.
             should_stop: asked before each pass.
         """
-        from srtui.cluster.training import TrainingGang
+        from srtui.cluster.training_gang import TrainingGang
         from srtui.cluster.training_worker import TrainingTask
 
         shipped = ShippedFolder.of(source.adapter) if source.adapter else None

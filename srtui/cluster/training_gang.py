@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from srtui.cluster.limits import Limits
+from srtui.cluster.worker_limits import Limits
 from srtui.cluster.placement import Seat
 from srtui.cluster.session import Session
 from srtui.cluster.training_worker import Heard, TrainingTask, TrainingWorker

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from srtui.store import Store
     from srtui.store.runs import Run
     from srtui.student import SpanBuilder
-    from srtui.training.preference import Rewards, TrainingPair
+    from srtui.training.preference_loss import Rewards, TrainingPair
     from srtui.workspace import Workspace
 
 
@@ -54,7 +54,7 @@ def training_pairs(
 ) -> tuple[list[TrainingPair], Counter[str]]:
     """The pairs as they are trained on, each answer with the end of its turn; and how many cannot be, by reason."""
     from srtui.student import Invalid
-    from srtui.training.preference import TrainingPair
+    from srtui.training.preference_loss import TrainingPair
 
     examples: list[TrainingPair] = []
     left_out: Counter[str] = Counter()
