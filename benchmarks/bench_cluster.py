@@ -91,10 +91,10 @@ class StandIns:
         self._pool: Any = None
 
     def teacher(self, path: Path, settings: Any, say: Callable[[str, str], None]) -> Any:
-        from srtui.cluster.worker_limits import Limits
+        from srtui.cluster.cluster_teacher import ClusterTeacher
         from srtui.cluster.placement import seats
         from srtui.cluster.pool import Pool
-        from srtui.cluster.cluster_teacher import ClusterTeacher
+        from srtui.cluster.worker_limits import Limits
 
         there = seats(self._session.nodes(), self._count)
         self._pool = Pool(

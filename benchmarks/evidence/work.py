@@ -19,8 +19,8 @@ from srtui.evaluation.known_pairs import read_preferences
 from srtui.hashing import key
 from srtui.pipeline import Engine, import_file, prepare
 from srtui.pipeline.calibrate import CalibrationRun
-from srtui.pipeline.context import open_judge
 from srtui.pipeline.ranking import trained_on
+from srtui.pipeline.recipe_models import open_judge
 from srtui.pipeline.variants import VariantScorer
 from srtui.progress import Reporter, Stopped
 from srtui.prompts import template

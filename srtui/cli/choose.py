@@ -63,7 +63,7 @@ def calibrate(
     from srtui.cli.reporters import reported_work
     from srtui.evaluation.rater import Rater
     from srtui.pipeline.calibrate import CalibrationRun
-    from srtui.pipeline.context import open_judge, student_path
+    from srtui.pipeline.recipe_models import open_judge, student_path
     from srtui.recipe.measure_weights import weights_text
     from srtui.student import Student
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def _stage(word: str | None) -> str | None:
-    from srtui.store.runs import STAGES
+    from srtui.store.stages import STAGES
 
     if word is not None and word not in STAGES:
         raise UserError(f"--until {word}: the stages are {', '.join(STAGES)}.")

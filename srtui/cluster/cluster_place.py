@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from srtui import today
 from srtui.cluster.address import ClusterAddress
-from srtui.cluster.worker_limits import Limits
-from srtui.cluster.worker_messages import ModelFiles, ShippedFolder, WorkerFacts
 from srtui.cluster.placement import Seat, seats
 from srtui.cluster.pool import Pool, Say
 from srtui.cluster.session import Session
+from srtui.cluster.worker_limits import Limits
+from srtui.cluster.worker_messages import ModelFiles, ShippedFolder, WorkerFacts
 from srtui.llama import Teacher
 from srtui.progress import Stopped
 from srtui.recipe import TeacherSettings

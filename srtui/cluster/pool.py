@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 from srtui import __version__
 from srtui.cluster.dispatch import Dispatcher, Task
-from srtui.cluster.worker_limits import Limits
-from srtui.cluster.worker_messages import Reply, Whereabouts, WorkDone, WorkerFacts
 from srtui.cluster.placement import Seat
 from srtui.cluster.session import Session
 from srtui.cluster.worker import Job, Worker
+from srtui.cluster.worker_limits import Limits
+from srtui.cluster.worker_messages import Reply, Whereabouts, WorkDone, WorkerFacts
 from srtui.errors import UserError
 
 Say = Callable[[str, str], None]

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from srtui.cluster.worker_messages import ModelFiles, ShippedFolder
 from srtui.cluster.worker import node_name
+from srtui.cluster.worker_messages import ModelFiles, ShippedFolder
 from srtui.errors import UserError
 from srtui.training import Listener, Preflight, TrainingData, WrittenCheckpoint
 

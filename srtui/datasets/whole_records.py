@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from srtui.datasets.json_edits import JsonEdits, Member, written
 from srtui.datasets.layouts import LAYOUTS
-from srtui.datasets.layouts.layout import Rewritten
 from srtui.datasets.layouts.conversation import SYSTEM_FIELDS, split_input
+from srtui.datasets.layouts.layout import Rewritten
 from srtui.prompts import PromptTemplate
 from srtui.sample import Turn
 

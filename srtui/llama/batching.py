@@ -22,7 +22,6 @@ import psutil
 
 from srtui.errors import UserError
 from srtui.llama import Generation, Prepared, Request, TeacherIdentity, TeacherProgress
-from srtui.llama.llama_context import LlamaContext, draft_costs, open_context
 from srtui.llama.devices import gpus
 from srtui.llama.drafting import Drafter, DraftingCounts
 from srtui.llama.gguf import (
@@ -35,6 +34,7 @@ from srtui.llama.gguf import (
     load_model,
     meta,
 )
+from srtui.llama.llama_context import LlamaContext, draft_costs, open_context
 from srtui.llama.sampling import TokenSampler
 from srtui.llama.scheduler import Admission, Batch, Move, Scheduler, even_chunk
 from srtui.llama.sequence import AnswerSequence, sequences_of

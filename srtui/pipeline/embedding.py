@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from srtui.hashing import key
 from srtui.pipeline.ahead import in_pages
-from srtui.pipeline.context import CHUNK, open_judge, student_path
+from srtui.pipeline.recipe_models import CHUNK, open_judge, student_path
 from srtui.progress import Stopped
 from srtui.sample import Pair
 from srtui.store import Store

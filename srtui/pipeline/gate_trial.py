@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from srtui.gates import GATES, TEXT_GATES, Gated, all_gates
 from srtui.pipeline.coherence import Coherence
-from srtui.pipeline.context import CHUNK
 from srtui.pipeline.embedding import Embedder
+from srtui.pipeline.recipe_models import CHUNK
 from srtui.pipeline.values import fitted_on
 from srtui.recipe import Recipe
 from srtui.sample import Target

@@ -18,8 +18,9 @@ import psutil
 from srtui import models, today
 from srtui.errors import UserError
 from srtui.hashing import draw_of_each
-from srtui.pipeline.context import Context, open_judge, student_path
+from srtui.pipeline.context import Context
 from srtui.pipeline.place import ThisProcess
+from srtui.pipeline.recipe_models import open_judge, student_path
 from srtui.progress import Stopped
 from srtui.prompts import template_names
 from srtui.recipe import Recipe

@@ -13,7 +13,8 @@ from srtui.measures import AT_LENGTH
 from srtui.store import figures
 from srtui.store.calibrations import Calibration, calibrations_of
 from srtui.store.figures import MeanChange
-from srtui.store.runs import StageProgress, state_now
+from srtui.store.runs import state_now
+from srtui.store.stages import StageProgress
 from srtui.store.training import StoredTraining
 from srtui.store.whole_datasets import Contamination
 

@@ -11,7 +11,8 @@ from srtui.student import Scorer, Span, Student
 from srtui.training.ranks import Ranks
 
 if TYPE_CHECKING:
-    from srtui.training.preference_loss import Rewards, TrainingPair
+    from srtui.training.preference_loss import Rewards
+    from srtui.training.training_pair import TrainingPair
 
 PREFERENCE = "preference"
 """The name of the pairs among the sets."""

@@ -33,7 +33,7 @@ from srtui.training.ranks import Ranks
 
 if TYPE_CHECKING:
     from srtui.training.loss import MicroBatch
-    from srtui.training.preference_loss import TrainingPair
+    from srtui.training.training_pair import TrainingPair
 
 # What a kill loses at most, by default: five minutes of training.
 _CHECKPOINT_SECONDS = 300.0

@@ -20,16 +20,12 @@ from srtui.errors import UserError
 from srtui.recipe import TrainingSettings
 from srtui.student import Head
 from srtui.training.checkpoints import load_state, save_state
-from srtui.training.loss import MicroBatch, summed_nll
+from srtui.training.loss import MicroBatch, Objective, summed_nll
 from srtui.training.plan import learning_rate
 from srtui.training.ranks import Ranks
 
 _ADAPTER, _OPTIMIZER = "adapter.safetensors", "optimizer"
 _APART = 2**40  # between the seeds of two ranks: dropout is drawn by each for itself
-
-
-Objective = Callable[[Head, MicroBatch], tuple[Any, dict[str, Any]]]
-"""The loss of a batch, summed over what its ``weight`` counts, (), with a gradient; and figures summed alike."""
 
 
 def likelihood(head: Head, batch: MicroBatch) -> tuple[Any, dict[str, Any]]:

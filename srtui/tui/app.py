@@ -27,7 +27,7 @@ from srtui.tui import screen_preferences
 from srtui.tui.background import StoreReader, StoreWriter
 from srtui.tui.processes import Started
 from srtui.tui.processes import start as start_engine
-from srtui.tui.screens.dashboard_screen import DashboardScreen
+from srtui.tui.screens.reading_screen import ReadingScreen
 from srtui.tui.tabs import TABS, key_of, numbered
 from srtui.tui.widgets.table import VirtualTable
 from srtui.workspace import Workspace
@@ -203,7 +203,7 @@ class Dashboard(App[None]):
                 working = next((r for r in runs if r.pid), runs[0])
                 self.run_id = working.id
         self.watched = True
-        if isinstance(self.screen, DashboardScreen) and self.screen.is_mounted:
+        if isinstance(self.screen, ReadingScreen) and self.screen.is_mounted:
             self.screen.tick(changed)
 
     def _watch_engines(self) -> None:
@@ -228,7 +228,7 @@ class Dashboard(App[None]):
             self.watched
             and not self._ticking
             and not any(worker.is_running for worker in self.workers)
-            and (not isinstance(screen, DashboardScreen) or screen.idle)
+            and (not isinstance(screen, ReadingScreen) or screen.idle)
             and all(table.idle for table in screen.query(VirtualTable))
         )
 
@@ -241,7 +241,7 @@ class Dashboard(App[None]):
         """Let the screens be about this run."""
         if run_id != self.run_id:
             self.run_id = run_id
-            if isinstance(self.screen, DashboardScreen):
+            if isinstance(self.screen, ReadingScreen):
                 self.screen.on_screen_resume()
 
     async def ask(self, question: Callable[[Views], T]) -> T:
@@ -313,7 +313,7 @@ class Dashboard(App[None]):
 
     def action_next_run(self, by: int) -> None:
         """Show the run ``by`` places further down the list, around its end."""
-        if self.current_run is not None and isinstance(self.screen, DashboardScreen):
+        if self.current_run is not None and isinstance(self.screen, ReadingScreen):
             index = self.runs.index(self.current_run)
             self.choose_run(self.runs[(index + by) % len(self.runs)].id)
 

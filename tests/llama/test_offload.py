@@ -26,8 +26,8 @@ from srtui import recipe as recipes
 from srtui.errors import UserError
 from srtui.llama import Message, Request, Sampler, Segment
 from srtui.llama import losses as losses_room
-from srtui.llama.devices import gpus
 from srtui.llama.batching import LlamaTeacher
+from srtui.llama.devices import gpus
 from srtui.llama.losses import LlamaLosses
 from srtui.models.convert import _quantize
 from srtui.models.export import adapter_worker, gguf_worker

@@ -14,8 +14,8 @@ import pytest
 
 from srtui.llama import Message, Request, Segment, batching
 from srtui.llama import gguf as files
-from srtui.llama.devices import LlamaDevice, gpus, llama_devices
 from srtui.llama.batching import LlamaTeacher
+from srtui.llama.devices import LlamaDevice, gpus, llama_devices
 from srtui.models.gguf_header import read_gguf
 
 pytestmark = pytest.mark.model

@@ -17,8 +17,8 @@ from srtui import student
 from srtui.cli import app as commands
 from srtui.errors import UserError
 from srtui.pipeline import Engine, import_file, prepare, variants
-from srtui.pipeline.shards import merge
 from srtui.pipeline.rederive import faults
+from srtui.pipeline.shards import merge
 from srtui.sample import Pair
 from srtui.store import Store, merging
 from srtui.store.imports import NewRow

@@ -19,8 +19,9 @@ from srtui.recipe import TrainingSettings
 from srtui.student import Scorer, Span, Student
 from srtui.student.packing import packed_attention
 from srtui.training import Listener, train
-from srtui.training.preference_loss import PairBatch, TrainingPair, held_out_rewards, objective_of
+from srtui.training.preference_loss import PairBatch, held_out_rewards, objective_of
 from srtui.training.trainer import Trainer
+from srtui.training.training_pair import TrainingPair
 from tests.conftest import ROOT
 from tests.training import killed_preference
 
@@ -152,7 +153,7 @@ def test_loss_and_gradient_are_trls(
 def test_pairs_of_one_sample_are_one_observation() -> None:
     """Three candidates that lose to the same answer say little more than one: an interval over pairs would be too
     narrow."""
-    from srtui.pipeline.training_pairs import reward_facts
+    from srtui.pipeline.preference_data import reward_facts
     from srtui.training.preference_loss import Rewards
 
     margins = (0.4, 0.4, -0.2, 0.1, -0.3, -0.3)

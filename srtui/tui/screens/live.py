@@ -19,7 +19,7 @@ from textual.content import Content
 
 from srtui.progress import SURE_FROM, left_words
 from srtui.store.figures import Counts
-from srtui.store.runs import STEPS
+from srtui.store.stages import STEPS
 from srtui.store.views import LiveView
 from srtui.text import bytes_text, duration, safe, share
 from srtui.tui.screens.dashboard_screen import DashboardScreen
