@@ -170,7 +170,7 @@ class _Staying:
         return self._bound[: rows * columns].reshape(rows, columns)
 
     def _coordinates(self, full: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """(n, few + 1) and (n, finer + 1): the coordinates of both screens, the first's of which the second goes on from;
+        """(n, few + 1) and (n, finer + 1): the coordinates of both screens, the first's of which the second continues;
         each ends with the length of what it leaves out."""
         few = self._screen.few
         whole = _first(full, self._screen.axes)

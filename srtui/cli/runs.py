@@ -119,7 +119,7 @@ def resume(
     bell: Bell = False,
     as_json: AsJson = False,
 ) -> None:
-    """Resume a run that was stopped, just as it was started, whatever its recipe says by now; it may go on elsewhere
+    """Resume a run that was stopped, just as it was started, whatever its recipe says by now; it may continue elsewhere
     than it began."""
     elsewhere = elsewhere_of(on, workers, worker_timeout)
     workspace, store = open_store()

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, cast
 from srtui import today
 from srtui.cluster.address import ClusterAddress
 from srtui.cluster.placement import Seat, seats
-from srtui.cluster.pool import Pool, Say
+from srtui.cluster.pool import Pool
 from srtui.cluster.session import Session
 from srtui.cluster.worker_limits import Limits
 from srtui.cluster.worker_messages import ModelFiles, ShippedFolder, WorkerFacts
 from srtui.llama import Teacher
-from srtui.progress import Stopped
+from srtui.progress import Report, Stopped
 from srtui.recipe import TeacherSettings
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class ClusterPlace:
         """How many workers there are of a kind."""
         return len(self._seats)
 
-    def teacher(self, path: Path, settings: TeacherSettings, say: Say) -> Teacher:
+    def teacher(self, path: Path, settings: TeacherSettings, report: Report) -> Teacher:
         """The teacher in the file at ``path``, in each worker."""
         from srtui.cluster.cluster_teacher import ClusterTeacher
         from srtui.cluster.teacher_job import TeacherJob
@@ -90,11 +90,11 @@ class ClusterPlace:
                 files, settings.model, {**wanted, "threads": threads}, adapter, day, seat.device
             )
 
-        pool = Pool(self._session, "teacher", self._seats, job, self._limits, say)
+        pool = Pool(self._session, "teacher", self._seats, job, self._limits, report)
         facts = self._opened(pool)
         return ClusterTeacher(pool, facts.same)
 
-    def student(self, source: StudentSource, say: Say) -> tuple[Student, Any]:
+    def student(self, source: StudentSource, report: Report) -> tuple[Student, Any]:
         """The student of ``source`` in each worker, and its scorer."""
         from srtui.cluster.cluster_scorer import ClusterScorer, ClusterStudent
         from srtui.cluster.scorer_job import ScorerJob, StudentFacts
@@ -108,10 +108,10 @@ class ClusterPlace:
                 files, source.quantization, source.batch_tokens, shipped, seat.threads, seat.device
             )
 
-        pool = Pool(self._session, "student", self._seats, job, self._limits, say)
+        pool = Pool(self._session, "student", self._seats, job, self._limits, report)
         facts = self._opened(pool)
         for note in facts.more["notes"]:
-            say("warning", note)
+            report("warning", note)
         same = cast("StudentFacts", facts.same)
         tokenizer = read_tokenizer(source.path, source.quantization)
         return ClusterStudent.of(pool, same, source.quantization, tokenizer), ClusterScorer(pool, same)

@@ -21,8 +21,8 @@ from srtui.cluster.worker import Job, Worker
 from srtui.cluster.worker_limits import Limits
 from srtui.cluster.worker_messages import Reply, Whereabouts, WorkDone, WorkerFacts
 from srtui.errors import UserError
+from srtui.progress import Report
 
-Say = Callable[[str, str], None]
 _LOOK = 0.05  # seconds between two looks at whether to stop
 _RATE_SECONDS = 20.0  # over which a worker's tokens a second are counted
 _REST = 0.5  # seconds before a worker is started again: Ray may not know yet that a node is gone
@@ -62,7 +62,7 @@ class Pool:
         seats: Sequence[Seat],
         job_of: Callable[[Seat], Job],
         limits: Limits,
-        say: Say,
+        report: Report,
     ) -> None:
         """Starts nothing yet.
 
@@ -72,9 +72,10 @@ class Pool:
             seats: where the workers run.
             job_of: makes the job of a seat's worker.
             limits: of silence and failures.
-            say: hears (level, sentence).
+            report: gets (level, sentence).
         """
-        self._session, self.kind, self._job_of, self._limits, self._say = session, kind, job_of, limits, say
+        self._session, self.kind, self._job_of, self._limits = session, kind, job_of, limits
+        self._report = report
         self._members = [_Member(seat) for seat in seats]
         self._dispatcher = Dispatcher()
         self._round = 0
@@ -184,21 +185,21 @@ class Pool:
         """What has come from the workers within a moment, after all that it means for them was done."""
         self._forgive_own_absence()
         calls = {m.call: m for m in self._members if m.call is not None}
-        came: list[tuple[Task, int, Any | None]] = []
+        results: list[tuple[Task, int, Any | None]] = []
         if calls:
             ray = self._session.ray
             ready, _ = ray.wait(list(calls), num_returns=1, timeout=_LOOK)
             if ready and len(calls) > 1:
                 ready, _ = ray.wait(list(calls), num_returns=len(calls), timeout=0)
             for call in ready:
-                came += self._hear(calls[call], call)
+                results += self._hear(calls[call], call)
         else:
             time.sleep(_LOOK)
         for member in self._members:
-            came += self._look_for_silence(member)
+            results += self._look_for_silence(member)
             if member.state == "resting" and time.monotonic() - member.called_at > _REST:
                 self._start(member)
-        return came
+        return results
 
     def _hear(self, member: _Member, call: Any) -> list[tuple[Task, int, Any | None]]:
         member.call = None
@@ -248,19 +249,19 @@ class Pool:
         member.rates.append((now, reply.done.prompt_tokens + reply.done.new_tokens))
         while len(member.rates) > 2 and now - member.rates[0][0] > _RATE_SECONDS:
             member.rates.popleft()
-        came: list[tuple[Task, int, Any | None]] = []
+        results: list[tuple[Task, int, Any | None]] = []
         for ticket, part, result in reply.results:
             task = self._dispatcher.take(member.seat.number, ticket, part)
             if task is not None:
-                came.append((task, part, result))
+                results.append((task, part, result))
                 member.finished += not task.missing
         if member.facts is not None and member.finished >= member.facts.window:
             member.failures = 0  # it has worked since
         if reply.error is not None and reply.is_final:
             self._drop(member, reply.error)
         elif reply.error is not None:
-            came += self._lose(member, reply.error, died=True)
-        return came
+            results += self._lose(member, reply.error, died=True)
+        return results
 
     # -- failures -------------------------------------------------------------------------------
 
@@ -284,10 +285,18 @@ class Pool:
 
     def _why(self, error: Exception) -> tuple[str, bool]:
         """What a failed call says of its worker, in words; and whether the worker's own process died."""
-        exceptions, said = self._session.ray.exceptions, str(error)
-        if isinstance(error, exceptions.OutOfMemoryError) or "memory pressure" in said or "(OOM)" in said:
+        exceptions, sentence = self._session.ray.exceptions, str(error)
+        if (
+            isinstance(error, exceptions.OutOfMemoryError)
+            or "memory pressure" in sentence
+            or "(OOM)" in sentence
+        ):
             return "its node ran out of memory", True
-        if "node" in said and ("died" in said or "removed" in said) and "has died" not in said:
+        if (
+            "node" in sentence
+            and ("died" in sentence or "removed" in sentence)
+            and "has died" not in sentence
+        ):
             return "its node is gone", False
         if isinstance(error, exceptions.NodeDiedError):
             return "its node is gone", False
@@ -295,7 +304,7 @@ class Pool:
             return "its node cannot be reached", False
         if isinstance(error, exceptions.RayActorError):
             return "its process ended", True
-        return (said.strip() or type(error).__name__).splitlines()[-1][:300], True
+        return (sentence.strip() or type(error).__name__).splitlines()[-1][:300], True
 
     def _lose(self, member: _Member, why: str, died: bool) -> list[tuple[Task, int, Any | None]]:
         """A worker is gone or of no use: its work goes to others, and it is started again."""
@@ -310,13 +319,13 @@ class Pool:
                 member, f"{name}{node} has failed {member.failures} times in a row ({why}) and is dropped"
             )
         else:
-            what = f"; its {held} unfinished tasks go to others" if held else ""
-            self._say("warning", f"{name}{node}: {why}{what}. It is started again.")
+            handed_on = f"; its {held} unfinished tasks go to others" if held else ""
+            self._report("warning", f"{name}{node}: {why}{handed_on}. It is started again.")
             member.restarts += 1
             member.finished = 0
             member.state, member.called_at = "resting", time.monotonic()
         if given_up:
-            self._say("warning", f"{len(given_up)} task was given up: each worker that had it died of it.")
+            self._report("warning", f"{len(given_up)} task was given up: each worker that had it died of it.")
         return [(task, part, None) for task in given_up for part in sorted(task.missing)]
 
     def _drop(self, member: _Member, why: str) -> None:
@@ -330,14 +339,14 @@ class Pool:
         self._last_sentence = sentence
         left = self.size
         rest = f"; {left} {'is' if left == 1 else 'are'} left" if left else ""
-        self._say("warning", f"{sentence}{rest}.")
+        self._report("warning", f"{sentence}{rest}.")
 
     def _end(self, member: _Member) -> None:
-        done, past = member.done, self._past
+        ended, past = member.done, self._past
         self._past = WorkDone(
-            prompt_tokens=past.prompt_tokens + done.prompt_tokens,
-            saved_tokens=past.saved_tokens + done.saved_tokens,
-            new_tokens=past.new_tokens + done.new_tokens,
+            prompt_tokens=past.prompt_tokens + ended.prompt_tokens,
+            saved_tokens=past.saved_tokens + ended.saved_tokens,
+            new_tokens=past.new_tokens + ended.new_tokens,
         )
         member.done = WorkDone()
         actor, member.actor, member.call = member.actor, None, None
@@ -345,13 +354,13 @@ class Pool:
             self._session.ray.kill(actor)
 
     def _raise_if_none_left(self) -> None:
-        there = [m for m in self._members if m.state != "dropped"]
-        if not there:
+        not_dropped = [m for m in self._members if m.state != "dropped"]
+        if not not_dropped:
             raise UserError(
                 f"No worker is left: {self._last_sentence}. What was finished is stored; resume the run."
             )
-        waits = time.monotonic() - max(m.called_at for m in there)
-        if all(m.state in ("starting", "resting") for m in there) and waits > self._limits.loading:
+        waits = time.monotonic() - max(m.called_at for m in not_dropped)
+        if all(m.state in ("starting", "resting") for m in not_dropped) and waits > self._limits.loading:
             raise UserError(
                 f"Ray has found no free device for a {self.kind} in {waits:,.0f} seconds; see what else runs on the cluster, "
                 "then resume the run."
@@ -361,15 +370,15 @@ class Pool:
 
     def done(self) -> WorkDone:
         """What all workers have done, those that are gone too, and are at."""
-        there = [self._past, *(m.done for m in self._members)]
+        every_worker = [self._past, *(m.done for m in self._members)]
         live = max((m.done for m in self._members), key=lambda d: len(d.live_text), default=WorkDone())
         return WorkDone(
-            prompt_tokens=sum(d.prompt_tokens for d in there),
-            saved_tokens=sum(d.saved_tokens for d in there),
-            new_tokens=sum(d.new_tokens for d in there),
-            slots=sum(d.slots for d in there),
-            slots_in_use=sum(d.slots_in_use for d in there),
-            waiting=sum(d.waiting for d in there) + self._dispatcher.waiting,
+            prompt_tokens=sum(d.prompt_tokens for d in every_worker),
+            saved_tokens=sum(d.saved_tokens for d in every_worker),
+            new_tokens=sum(d.new_tokens for d in every_worker),
+            slots=sum(d.slots for d in every_worker),
+            slots_in_use=sum(d.slots_in_use for d in every_worker),
+            waiting=sum(d.waiting for d in every_worker) + self._dispatcher.waiting,
             live_ticket=live.live_ticket,
             live_text=live.live_text,
         )
@@ -422,10 +431,10 @@ def _rate(seen: Sequence[tuple[float, int]]) -> float:
     return (seen[-1][1] - seen[0][1]) / (seen[-1][0] - seen[0][0])
 
 
-def _difference(there: Any, here: Any) -> str:
+def _difference(other: Any, own: Any) -> str:
     """Which of two workers' facts are not the same."""
-    names = getattr(here, "_fields", None) or getattr(here, "__dataclass_fields__", {})
+    names = getattr(own, "_fields", None) or getattr(own, "__dataclass_fields__", {})
     for name in names:
-        if getattr(there, name) != getattr(here, name):
-            return f"{name} {getattr(there, name)!r} and not {getattr(here, name)!r}"
+        if getattr(other, name) != getattr(own, name):
+            return f"{name} {getattr(other, name)!r} and not {getattr(own, name)!r}"
     return "other facts"

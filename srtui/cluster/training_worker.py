@@ -56,8 +56,11 @@ class Heard:
 
 def _loopback() -> str:
     """The name of this machine's loopback interface."""
-    there = psutil.net_if_addrs()
-    return next((name for name, at in there.items() if any(a.address == "127.0.0.1" for a in at)), "lo")
+    interfaces = psutil.net_if_addrs()
+    return next(
+        (name for name, addresses in interfaces.items() if any(a.address == "127.0.0.1" for a in addresses)),
+        "lo",
+    )
 
 
 class _Reports(Listener):

@@ -26,7 +26,6 @@ from srtui.llama.devices import gpus
 from srtui.llama.drafting import Drafter, DraftingCounts
 from srtui.llama.gguf import (
     LlamaVocabulary,
-    ReportLine,
     chat_template,
     cpu_count,
     description,
@@ -47,6 +46,7 @@ from srtui.models.memory import (
     compute_bytes,
     least_cells,
 )
+from srtui.progress import Report
 
 Auto = Literal["auto"]
 _LEAST_WINDOW = 512  # requests: half a second of tokenizing, ten megabytes
@@ -76,7 +76,7 @@ class LlamaTeacher:
         flash_attention: bool | Auto = "auto",
         kv_type: str = "f16",
         drafting: bool | Auto = False,
-        report_line: ReportLine = lambda level, message: None,
+        report_line: Report = lambda level, message: None,
     ) -> None:
         """``report_line`` gets what was planned, and with what is free. The rest is [teacher] of a recipe."""
         self._wanted_context, self._wanted_slots = context, slots

@@ -56,7 +56,7 @@ class Lookup:
 
     def continuation(self, sequence: AnswerSequence, count: int) -> list[int]:
         """The ``count`` tokens that stood behind the sequence's last ones where these stood before; none where
-        they did not. A continuation that reaches the end goes on with itself, as a text in a loop does."""
+        they did not. A continuation that reaches the end continues with itself, as a text in a loop does."""
         tokens = sequence.tokens
         self._read_on(sequence)
         for size in _GRAMS:

@@ -237,7 +237,7 @@ class Context:
     def has_students(self) -> bool:
         """Whether a student is loaded."""
         students = (self._judge, self._proxy, self._tuned, self._adopted)
-        return any(one is not None for one in students)
+        return any(student is not None for student in students)
 
     @property
     def has_teacher(self) -> bool:

@@ -176,11 +176,11 @@ class QuestionSearch:
         flat = [(n, question) for n, questions in enumerate(asked) for question in questions]
         best: list[NearPrompt | None] = [None] * len(asked)
         embedded = self._embed([question for _, question in flat])
-        there = [(n, v) for (n, _), v in zip(flat, embedded, strict=True) if v is not None]
-        if self._directions is None or not there:
+        embedded_questions = [(n, v) for (n, _), v in zip(flat, embedded, strict=True) if v is not None]
+        if self._directions is None or not embedded_questions:
             return best
-        cosines = units(np.stack([v for _, v in there]), self._mean) @ self._directions.T
-        for (n, _), row in zip(there, cosines, strict=True):
+        cosines = units(np.stack([v for _, v in embedded_questions]), self._mean) @ self._directions.T
+        for (n, _), row in zip(embedded_questions, cosines, strict=True):
             prompt = int(row.argmax())
             cosine, before = float(row[prompt]), best[n]
             if cosine >= self._threshold and (before is None or cosine > before.cosine):

@@ -58,9 +58,9 @@ class EncoderEmbedder:
         missing = self._store.embeddings.missing(variant_ids, self.setting_id)
         for n, block in enumerate(batched(missing, _ENCODED)):
             texts = {v.id: plain_text(v.pair) for v in self._store.corpus.variants(block).values()}
-            there = [variant for variant, text in texts.items() if text.strip()]
-            vectors = self._encoder.embed([texts[variant] for variant in there])
-            self._store.embeddings.add(self.setting_id, zip(there, vectors, strict=True))
+            with_text = [variant for variant, text in texts.items() if text.strip()]
+            vectors = self._encoder.embed([texts[variant] for variant in with_text])
+            self._store.embeddings.add(self.setting_id, zip(with_text, vectors, strict=True))
             yield min(1.0, (n + 1) * _ENCODED / len(missing))
             if should_stop():
                 return

@@ -92,10 +92,10 @@ def _run_of(shard: Store, name: str | None, path: Path) -> Run:
         (run,) = runs
     if run.recipe.get("pilot"):
         raise UserError(f"{path}: run {run.name} is a pilot, which is no part of a run.")
-    held = shard.runs.holder(run.id)
-    if held is not None:
+    holder = shard.runs.holder(run.id)
+    if holder is not None:
         raise UserError(
-            f"{path}: process {held.pid} on {held.host} works on run {run.name}; merge it when that has stopped."
+            f"{path}: process {holder.pid} on {holder.host} works on run {run.name}; merge it when that has stopped."
         )
     return run
 
@@ -121,19 +121,19 @@ def _run_here(store: Store, recipe: Recipe, theirs: Run) -> Run:
         )
     with store.transaction():
         dataset_id = merging.new_dataset(store, recipe.dataset)
-        made = store.runs.create(
+        merged = store.runs.create(
             recipe.name, dataset_id, theirs.recipe_path, recipe.model_dump_json(), recipe.fingerprint, []
         )
-        store.runs.update(made.id, date=theirs.date, status="stopped")
-    return store.runs.get(made.id)
+        store.runs.update(merged.id, date=theirs.date, status="stopped")
+    return store.runs.get(merged.id)
 
 
 def _check(store: Store, into: Run, recipe: Recipe, shard: Store, theirs: Run, path: Path) -> None:
     """Raises UserError where a shard's run is not a part of the run that it is to be taken into."""
-    held = store.runs.holder(into.id)
-    if held is not None:
+    holder = store.runs.holder(into.id)
+    if holder is not None:
         raise UserError(
-            f"Process {held.pid} on {held.host} works on run {into.name}; merge when that has stopped."
+            f"Process {holder.pid} on {holder.host} works on run {into.name}; merge when that has stopped."
         )
     if Recipe.model_validate(into.recipe).fingerprint != recipe.fingerprint:
         raise UserError(

@@ -81,8 +81,10 @@ def _was_made(context: Context) -> bool:
     run_id, store = context.run.id, context.store
     if store.decisions.any_made(run_id):
         return True
-    made = store.runs.stages(run_id).get(_STEP)
-    return made is not None and made.done >= made.total and store.generations.any_reflected(run_id)
+    progress = store.runs.stages(run_id).get(_STEP)
+    return (
+        progress is not None and progress.done >= progress.total and store.generations.any_reflected(run_id)
+    )
 
 
 def _check_now(context: Context, originals: list[int]) -> None:
@@ -125,8 +127,8 @@ def _fits_beside_the_teacher(context: Context) -> bool:
     folder, (student, quantization) = context.workspace.models, context.checking_student
     try:
         # A teacher that is open, or a server's, takes no more than it has.
-        there = recipe.teacher.endpoint or context.has_teacher
-        taken = 0 if there else _bytes_of(models.find(folder, recipe.teacher.model))
+        takes_no_more = recipe.teacher.endpoint or context.has_teacher
+        taken = 0 if takes_no_more else _bytes_of(models.find(folder, recipe.teacher.model))
         # In float32, at most, of weights that have two bytes; a GGUF stays as it is.
         wanted = _bytes_of(models.find(folder, student)) * (1 if quantization == "gguf" else 2)
     except UserError:  # one has to be made first, or is not there, which its own load says

@@ -126,7 +126,7 @@ class Shard:
 
     def _samples(self, dataset_id: int) -> int:
         conn = self._conn
-        made = conn.execute(
+        new_count = conn.execute(
             "INSERT OR IGNORE INTO main.sample(dataset_id, row, external_id, digest, record) SELECT ?, s.row, "
             "s.external_id, s.digest, s.record FROM temp.sample_now m JOIN shard.sample s ON s.id = m.old ORDER BY m.old",
             (dataset_id,),
@@ -136,7 +136,7 @@ class Shard:
             "AND t.digest = s.digest WHERE s.id = sample_now.old)",
             (dataset_id,),
         )
-        return made
+        return new_count
 
     def _conversations(self, dataset_id: int) -> None:
         """The conversations that samples of the page are exchanges of, with their turns."""
@@ -147,7 +147,7 @@ class Shard:
             "JOIN shard.conversation c ON c.id = e.conversation_id ORDER BY c.id",
         ):
             # It is here already where one of its samples stands in a conversation of the same record.
-            here = fetch_value(
+            own_id = fetch_value(
                 conn,
                 "SELECT t.id FROM shard.conversation c JOIN shard.exchange e ON e.conversation_id = c.id JOIN shard.sample s "
                 "ON s.id = e.sample_id JOIN main.sample n ON n.dataset_id = ?2 AND n.digest = s.digest JOIN main.exchange h "
@@ -155,36 +155,36 @@ class Shard:
                 "AND t.layout = c.layout AND t.turns = c.turns WHERE c.id = ?1 LIMIT 1",
                 (row["id"], dataset_id),
             )
-            if here is None:
-                here = next_turn_id(conn)
+            if own_id is None:
+                own_id = next_turn_id(conn)
                 conn.execute(
                     "INSERT INTO main.conversation SELECT ?, ?, row, external_id, layout, turns, record "
                     "FROM shard.conversation WHERE id = ?",
-                    (here, dataset_id, row["id"]),
+                    (own_id, dataset_id, row["id"]),
                 )
                 conn.execute(
                     "INSERT INTO main.turn SELECT id + ?, role, text, place, places FROM shard.turn "
                     "WHERE id >= ? AND id < ?",
-                    (here - row["id"], row["id"], row["id"] + row["turns"]),
+                    (own_id - row["id"], row["id"], row["id"] + row["turns"]),
                 )
-            shift = here - row["id"]
+            shift = own_id - row["id"]
             # A sample that stands in another conversation here stands in this one again.
             conn.execute(
                 "INSERT OR IGNORE INTO main.exchange_again SELECT ?1, e.answer_id + ?2, m.new FROM temp.sample_now m JOIN "
                 "shard.exchange e ON e.sample_id = m.old AND e.conversation_id = ?3 JOIN main.exchange h "
                 "ON h.sample_id = m.new AND h.conversation_id <> ?1",
-                (here, shift, row["id"]),
+                (own_id, shift, row["id"]),
             )
             conn.execute(
                 "INSERT OR IGNORE INTO main.exchange SELECT m.new, ?1, e.answer_id + ?2, e.followed, e.history FROM "
                 "temp.sample_now m JOIN shard.exchange e ON e.sample_id = m.old AND e.conversation_id = ?3",
-                (here, shift, row["id"]),
+                (own_id, shift, row["id"]),
             )
             conn.execute(
                 "INSERT OR IGNORE INTO main.exchange_again SELECT ?1, a.answer_id + ?2, n.id FROM shard.exchange_again a "
                 "JOIN shard.sample s ON s.id = a.sample_id JOIN main.sample n ON n.dataset_id = ?4 AND n.digest = s.digest "
                 "WHERE a.conversation_id = ?3",
-                (here, shift, row["id"], dataset_id),
+                (own_id, shift, row["id"], dataset_id),
             )
 
     def _texts(self) -> None:
@@ -234,16 +234,16 @@ class Shard:
                 f"INSERT OR IGNORE INTO temp.loss_now SELECT s.{column}, s.{column} FROM temp.variant_now m CROSS JOIN "
                 f"shard.score s ON s.variant_id = m.old WHERE s.{column} IS NOT NULL"
             )
-        other = fetch_row(
+        differing = fetch_row(
             conn,
             "SELECT l.key, l.nll, t.nll FROM temp.loss_now n JOIN shard.span_loss l ON l.key = n.old JOIN main.span_loss t "
             "ON t.key = n.old WHERE (l.nll IS NULL) <> (t.nll IS NULL) OR l.tokens <> t.tokens "
             f"OR abs(l.nll - t.nll) > {_ROUNDING} * max(abs(t.nll), 1.0) LIMIT 1",
         )
-        if other is not None:
+        if differing is not None:
             raise UserError(
-                f"{self.path}: it has another loss than this store of the same tokens by the same student ({other[1]} and "
-                f"{other[2]} nats), which is more than rounding: their scores do not compare."
+                f"{self.path}: it has another loss than this store of the same tokens by the same student ({differing[1]} and "
+                f"{differing[2]} nats), which is more than rounding: their scores do not compare."
             )
         conn.execute(
             "UPDATE temp.loss_now SET new = (SELECT own_key(l.key, l.nll, l.tokens) FROM shard.span_loss l "
@@ -415,12 +415,14 @@ class Shard:
                 (run_id,),
             ):
                 step, _, target = stage.partition("-")
-                what = {"reflect": "reflection", "choose": "decision"}.get(step)
-                done, of = (runs.tallied(run_id, what, target), total) if what else (1, 1)
+                counter = {"reflect": "reflection", "choose": "decision"}.get(step)
+                stage_done, stage_total = (
+                    (runs.tallied(run_id, counter, target), total) if counter else (1, 1)
+                )
                 conn.execute(
                     "INSERT OR REPLACE INTO main.stage_progress(run_id, stage, done, total, tokens, seconds, detail, "
                     "updated_at) VALUES (?,?,?,?,?,?,'{}',?)",
-                    (run_id, stage, done, of, tokens, seconds, time.time()),
+                    (run_id, stage, stage_done, stage_total, tokens, seconds, time.time()),
                 )
             samples, settled = (
                 int(fetch_value(conn, f"SELECT count(*) FROM shard.{table} WHERE run_id = ?", (self._from,)))

@@ -137,7 +137,7 @@ class RunSummary:
     measures: dict[str, MeasureStanding]
     """By target, where it was chosen by a measure and the student has scored."""
     workers: list[dict[str, Any]]
-    """What each worker of a run that is going on elsewhere is doing (docs/cluster.md)."""
+    """What each worker of a run that is worked on elsewhere is doing (docs/cluster.md)."""
 
 
 def summarise(store: Store, run_id: int) -> RunSummary:

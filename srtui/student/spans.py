@@ -176,15 +176,15 @@ class SpanBuilder:
         self, pairs: Sequence[Pair], direction: Literal["forward", "reverse"]
     ) -> list[tuple[Span | Invalid, Span | Invalid]]:
         """What ``forward`` or ``reverse`` gives of each; their texts are cut into tokens together."""
-        asked = [self._forward(pair) if direction == "forward" else self._reverse(pair) for pair in pairs]
+        requests = [self._forward(pair) if direction == "forward" else self._reverse(pair) for pair in pairs]
         whole = [
             n
-            for n, one in enumerate(asked)
-            if not isinstance(one, Invalid) and not one.history and self._protocol == "default"
+            for n, request in enumerate(requests)
+            if not isinstance(request, Invalid) and not request.history and self._protocol == "default"
         ]
-        texts = [asked[n].whole(self._template.answer_prefix) for n in whole]  # type: ignore[union-attr]
+        texts = [requests[n].whole(self._template.answer_prefix) for n in whole]  # type: ignore[union-attr]
         encoded = dict(zip(whole, self._cutter.encode_all(texts), strict=True))
-        return [self._of(one, encoded.get(n)) for n, one in enumerate(asked)]
+        return [self._of(request, encoded.get(n)) for n, request in enumerate(requests)]
 
     def _forward(self, pair: Pair) -> _SpanRequest | Invalid:
         if not pair.response.strip():
@@ -210,13 +210,13 @@ class SpanBuilder:
         )
 
     def _of(
-        self, asked: _SpanRequest | Invalid, encoded: Any = None
+        self, request: _SpanRequest | Invalid, encoded: Any = None
     ) -> tuple[Span | Invalid, Span | Invalid]:
         """The conditional and the unconditional span of what is asked for; ``encoded`` is its prompt and target as
         ``Cutter.encode_all`` cuts them."""
-        if isinstance(asked, Invalid):
-            return asked, asked
-        prompt, target, end, history, question, keeps_history = asked
+        if isinstance(request, Invalid):
+            return request, request
+        prompt, target, end, history, question, keeps_history = request
         target = self._template.answer_prefix + target
         refused = Invalid("history_not_laid_out")
         before: list[int] | None = []

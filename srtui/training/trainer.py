@@ -116,12 +116,12 @@ class Trainer:
             pass
         parts = self._ranks.everybody(part)
         self._ranks.add_up(self._parameters)
-        there = [p for p in parts if p is not None]
-        if len(there) < len(parts):  # one of them was asked to stop: all give the step up
+        finished = [p for p in parts if p is not None]
+        if len(finished) < len(parts):  # one of them was asked to stop: all give the step up
             raise TrainingStopped
-        names = {name for _, own in there for name in own}
-        return math.fsum(loss for loss, _ in there), {
-            name: math.fsum(own.get(name, 0.0) for _, own in there) for name in sorted(names)
+        names = {name for _, own in finished for name in own}
+        return math.fsum(loss for loss, _ in finished), {
+            name: math.fsum(own.get(name, 0.0) for _, own in finished) for name in sorted(names)
         }
 
     def run(self, batches: Sequence[MicroBatch], weight: int | None = None) -> tuple[Any, dict[str, float]]:

@@ -297,7 +297,7 @@ class LiveScreen(DashboardScreen):
 
 
 def _workers(workers: Sequence[Mapping[str, Any]]) -> Content:
-    """A line for each worker of a run that is going on elsewhere, below their headings."""
+    """A line for each worker of a run that is worked on elsewhere, below their headings."""
     rows = [WORKER_COLUMNS, *worker_rows(workers)]
     widths = [max(len(row[n]) for row in rows) for n in range(len(WORKER_COLUMNS))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows]
