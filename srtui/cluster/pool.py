@@ -8,13 +8,12 @@ again, elsewhere where its node is gone. One that fails three times in a row is 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from srtui import __version__
 from srtui.cluster.dispatch import Dispatcher, Task
+from srtui.cluster.member import Member, failure_of
 from srtui.cluster.placement import Seat
 from srtui.cluster.session import Session
 from srtui.cluster.worker import Job, Worker
@@ -24,32 +23,8 @@ from srtui.errors import UserError
 from srtui.progress import Report
 
 _LOOK = 0.05  # seconds between two looks at whether to stop
-_RATE_SECONDS = 20.0  # over which a worker's tokens a second are counted
 _REST = 0.5  # seconds before a worker is started again: Ray may not know yet that a node is gone
 _THREADS = 4  # of a worker's calls: the exchange, a question beside it, a drop
-
-
-@dataclass(eq=False)
-class _Member:
-    """A seat and who is on it. ``state`` is what its call on the way is for; without one it is idle, or dropped."""
-
-    seat: Seat
-    actor: Any = None
-    call: Any = None
-    state: Literal["starting", "loading", "working", "idle", "resting", "dropped"] = "starting"
-    called_at: float = 0.0
-    moved_at: float = 0.0
-    facts: WorkerFacts | None = None
-    done: WorkDone = field(default_factory=WorkDone)
-    node: str = ""
-    failures: int = 0  # in a row
-    restarts: int = 0
-    finished: int = 0  # since the last failure
-    rates: deque[tuple[float, int]] = field(default_factory=deque)
-
-    @property
-    def is_open(self) -> bool:
-        return self.state in ("working", "idle")
 
 
 class Pool:
@@ -76,7 +51,7 @@ class Pool:
         """
         self._session, self.kind, self._job_of, self._limits = session, kind, job_of, limits
         self._report = report
-        self._members = [_Member(seat) for seat in seats]
+        self._members = [Member(seat) for seat in seats]
         self._dispatcher = Dispatcher()
         self._round = 0
         self._looked_at = time.monotonic()
@@ -109,7 +84,7 @@ class Pool:
         """Workers that were not dropped."""
         return sum(m.state != "dropped" for m in self._members)
 
-    def _start(self, member: _Member) -> None:
+    def _start(self, member: Member) -> None:
         ray, seat = self._session.ray, member.seat
         options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": _THREADS, "max_restarts": 0}
         if seat.gpu:
@@ -117,12 +92,11 @@ class Pool:
         else:
             affinity = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
             options["scheduling_strategy"] = affinity(seat.node, soft=True)
-        member.facts, member.done = None, WorkDone()
-        member.rates.clear()
+        member.forget_model()
         member.actor = ray.remote(Worker).options(**options).remote(self._job_of(seat))
         self._call(member, "starting", member.actor.where.remote())
 
-    def _call(self, member: _Member, state: Literal["starting", "loading", "working"], call: Any) -> None:
+    def _call(self, member: Member, state: Literal["starting", "loading", "working"], call: Any) -> None:
         member.state, member.call = state, call
         member.called_at = time.monotonic()
         if state != "working":
@@ -201,12 +175,12 @@ class Pool:
                 self._start(member)
         return results
 
-    def _hear(self, member: _Member, call: Any) -> list[tuple[Task, int, Any | None]]:
+    def _hear(self, member: Member, call: Any) -> list[tuple[Task, int, Any | None]]:
         member.call = None
         try:
             answer = self._session.ray.get(call)
         except Exception as error:
-            return self._lose(member, *self._why(error))
+            return self._lose(member, *failure_of(self._session.ray, error))
         if member.state == "starting":
             self._placed(member, answer)
         elif member.state == "loading":
@@ -215,7 +189,7 @@ class Pool:
             return self._replied(member, answer)
         return []
 
-    def _placed(self, member: _Member, where: Whereabouts) -> None:
+    def _placed(self, member: Member, where: Whereabouts) -> None:
         member.node = where.node
         self._session.check_token(where)
         if where.version != __version__:
@@ -226,7 +200,7 @@ class Pool:
             return
         self._call(member, "loading", member.actor.open.remote())
 
-    def _opened(self, member: _Member, answer: WorkerFacts | str) -> None:
+    def _opened(self, member: Member, answer: WorkerFacts | str) -> None:
         if isinstance(answer, str):
             self._drop(member, answer)
             return
@@ -240,15 +214,10 @@ class Pool:
         member.state, member.facts = "idle", answer
         self._first = self._first or answer
 
-    def _replied(self, member: _Member, reply: Reply) -> list[tuple[Task, int, Any | None]]:
+    def _replied(self, member: Member, reply: Reply) -> list[tuple[Task, int, Any | None]]:
         now = time.monotonic()
         member.state = "idle"
-        if reply.done.moved > member.done.moved or reply.results:
-            member.moved_at = now
-        member.done = reply.done
-        member.rates.append((now, reply.done.prompt_tokens + reply.done.new_tokens))
-        while len(member.rates) > 2 and now - member.rates[0][0] > _RATE_SECONDS:
-            member.rates.popleft()
+        member.note(reply, now)
         results: list[tuple[Task, int, Any | None]] = []
         for ticket, part, result in reply.results:
             task = self._dispatcher.take(member.seat.number, ticket, part)
@@ -275,7 +244,7 @@ class Pool:
                 member.called_at += away
                 member.moved_at += away
 
-    def _look_for_silence(self, member: _Member) -> list[tuple[Task, int, Any | None]]:
+    def _look_for_silence(self, member: Member) -> list[tuple[Task, int, Any | None]]:
         if member.call is None or member.state == "starting":
             return []  # one that finds no free device may wait for it
         limit = self._limits.loading if member.state == "loading" else self._limits.silent
@@ -283,30 +252,7 @@ class Pool:
             return []
         return self._lose(member, f"it made no progress for {limit:,.0f} seconds", died=True)
 
-    def _why(self, error: Exception) -> tuple[str, bool]:
-        """What a failed call says of its worker, in words; and whether the worker's own process died."""
-        exceptions, sentence = self._session.ray.exceptions, str(error)
-        if (
-            isinstance(error, exceptions.OutOfMemoryError)
-            or "memory pressure" in sentence
-            or "(OOM)" in sentence
-        ):
-            return "its node ran out of memory", True
-        if (
-            "node" in sentence
-            and ("died" in sentence or "removed" in sentence)
-            and "has died" not in sentence
-        ):
-            return "its node is gone", False
-        if isinstance(error, exceptions.NodeDiedError):
-            return "its node is gone", False
-        if isinstance(error, exceptions.ActorUnavailableError):
-            return "its node cannot be reached", False
-        if isinstance(error, exceptions.RayActorError):
-            return "its process ended", True
-        return (sentence.strip() or type(error).__name__).splitlines()[-1][:300], True
-
-    def _lose(self, member: _Member, why: str, died: bool) -> list[tuple[Task, int, Any | None]]:
+    def _lose(self, member: Member, why: str, died: bool) -> list[tuple[Task, int, Any | None]]:
         """A worker is gone or of no use: its work goes to others, and it is started again."""
         held = self._dispatcher.held(member.seat.number)
         given_up = self._dispatcher.lost(member.seat.number, died=died)
@@ -328,20 +274,20 @@ class Pool:
             self._report("warning", f"{len(given_up)} task was given up: each worker that had it died of it.")
         return [(task, part, None) for task in given_up for part in sorted(task.missing)]
 
-    def _drop(self, member: _Member, why: str) -> None:
+    def _drop(self, member: Member, why: str) -> None:
         """A worker that would fail in the same way again."""
         self._dispatcher.lost(member.seat.number, died=False)
         self._end(member)
         self._dismiss(member, f"{self._name(member)} is dropped: {why.removesuffix('.')}")
 
-    def _dismiss(self, member: _Member, sentence: str) -> None:
+    def _dismiss(self, member: Member, sentence: str) -> None:
         member.state = "dropped"
         self._last_sentence = sentence
         left = self.size
         rest = f"; {left} {'is' if left == 1 else 'are'} left" if left else ""
         self._report("warning", f"{sentence}{rest}.")
 
-    def _end(self, member: _Member) -> None:
+    def _end(self, member: Member) -> None:
         ended, past = member.done, self._past
         self._past = WorkDone(
             prompt_tokens=past.prompt_tokens + ended.prompt_tokens,
@@ -394,26 +340,16 @@ class Pool:
                 try:
                     return self._session.ray.get(member.actor.ask.remote(name, given), timeout=60)
                 except Exception as error:
-                    self._last_sentence = f"{self._name(member)} does not answer ({self._why(error)[0]})"
+                    self._last_sentence = (
+                        f"{self._name(member)} does not answer ({failure_of(self._session.ray, error)[0]})"
+                    )
         raise UserError(f"No worker answers: {self._last_sentence}. Resume the run.")
 
     def workers(self) -> list[dict[str, Any]]:
         """Of each worker what faces show: name, node, device, state, tokens a second, window, tasks, restarts."""
-        return [
-            {
-                "worker": self._name(m),
-                "node": m.node,
-                "device": m.facts.device if m.facts else "",
-                "state": m.state,
-                "tokens_s": round(_rate(m.rates), 1),
-                "window": m.facts.window if m.facts else 0,
-                "tasks": self._dispatcher.held(m.seat.number),
-                "restarts": m.restarts,
-            }
-            for m in self._members
-        ]
+        return [m.shown(self._name(m), self._dispatcher.held(m.seat.number)) for m in self._members]
 
-    def _name(self, member: _Member) -> str:
+    def _name(self, member: Member) -> str:
         return f"{self.kind} {member.seat.number + 1}"
 
     def close(self) -> None:
@@ -422,13 +358,6 @@ class Pool:
         for member in self._members:
             self._end(member)
             member.state = "dropped"
-
-
-def _rate(seen: Sequence[tuple[float, int]]) -> float:
-    """Tokens a second between the first and the last of what was seen; 0 where that says nothing."""
-    if len(seen) < 2 or seen[-1][0] - seen[0][0] < 0.5:
-        return 0.0
-    return (seen[-1][1] - seen[0][1]) / (seen[-1][0] - seen[0][0])
 
 
 def _difference(other: Any, own: Any) -> str:
