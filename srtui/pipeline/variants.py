@@ -22,7 +22,8 @@ from srtui.store.corpus import Variant, batched
 from srtui.store.scores import StoredScore
 from srtui.student.model import Quantization, Student
 from srtui.student.scorer import Embedded, open_scorer
-from srtui.student.spans import Invalid, Span, SpanBuilder
+from srtui.student.span_builder import SpanBuilder
+from srtui.student.spans import Invalid, Span
 
 # By variant: the conditional and the unconditional span, each with its key; or why there are none.
 _Cut = dict[int, "tuple[tuple[bytes, Span], ...] | Invalid"]
