@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from srtui import __version__
 from srtui.cluster.dispatch import Dispatcher, Task
-from srtui.cluster.member import Member, failure_of
 from srtui.cluster.placement import Seat
+from srtui.cluster.pool_member import PoolMember, failure_of
 from srtui.cluster.session import Session
 from srtui.cluster.worker import Job, Worker
 from srtui.cluster.worker_limits import Limits
@@ -51,7 +51,7 @@ class Pool:
         """
         self._session, self.kind, self._job_of, self._limits = session, kind, job_of, limits
         self._report = report
-        self._members = [Member(seat) for seat in seats]
+        self._members = [PoolMember(seat) for seat in seats]
         self._dispatcher = Dispatcher()
         self._round = 0
         self._looked_at = time.monotonic()
@@ -84,7 +84,7 @@ class Pool:
         """Workers that were not dropped."""
         return sum(m.state != "dropped" for m in self._members)
 
-    def _start(self, member: Member) -> None:
+    def _start(self, member: PoolMember) -> None:
         ray, seat = self._session.ray, member.seat
         options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": _THREADS, "max_restarts": 0}
         if seat.gpu:
@@ -96,7 +96,7 @@ class Pool:
         member.actor = ray.remote(Worker).options(**options).remote(self._job_of(seat))
         self._call(member, "starting", member.actor.where.remote())
 
-    def _call(self, member: Member, state: Literal["starting", "loading", "working"], call: Any) -> None:
+    def _call(self, member: PoolMember, state: Literal["starting", "loading", "working"], call: Any) -> None:
         member.state, member.call = state, call
         member.called_at = time.monotonic()
         if state != "working":
@@ -175,7 +175,7 @@ class Pool:
                 self._start(member)
         return results
 
-    def _hear(self, member: Member, call: Any) -> list[tuple[Task, int, Any | None]]:
+    def _hear(self, member: PoolMember, call: Any) -> list[tuple[Task, int, Any | None]]:
         member.call = None
         try:
             answer = self._session.ray.get(call)
@@ -189,7 +189,7 @@ class Pool:
             return self._replied(member, answer)
         return []
 
-    def _placed(self, member: Member, where: Whereabouts) -> None:
+    def _placed(self, member: PoolMember, where: Whereabouts) -> None:
         member.node = where.node
         self._session.check_token(where)
         if where.version != __version__:
@@ -200,7 +200,7 @@ class Pool:
             return
         self._call(member, "loading", member.actor.open.remote())
 
-    def _opened(self, member: Member, answer: WorkerFacts | str) -> None:
+    def _opened(self, member: PoolMember, answer: WorkerFacts | str) -> None:
         if isinstance(answer, str):
             self._drop(member, answer)
             return
@@ -214,7 +214,7 @@ class Pool:
         member.state, member.facts = "idle", answer
         self._first = self._first or answer
 
-    def _replied(self, member: Member, reply: Reply) -> list[tuple[Task, int, Any | None]]:
+    def _replied(self, member: PoolMember, reply: Reply) -> list[tuple[Task, int, Any | None]]:
         now = time.monotonic()
         member.state = "idle"
         member.note(reply, now)
@@ -244,7 +244,7 @@ class Pool:
                 member.called_at += away
                 member.moved_at += away
 
-    def _look_for_silence(self, member: Member) -> list[tuple[Task, int, Any | None]]:
+    def _look_for_silence(self, member: PoolMember) -> list[tuple[Task, int, Any | None]]:
         if member.call is None or member.state == "starting":
             return []  # one that finds no free device may wait for it
         limit = self._limits.loading if member.state == "loading" else self._limits.silent
@@ -252,7 +252,7 @@ class Pool:
             return []
         return self._lose(member, f"it made no progress for {limit:,.0f} seconds", died=True)
 
-    def _lose(self, member: Member, why: str, died: bool) -> list[tuple[Task, int, Any | None]]:
+    def _lose(self, member: PoolMember, why: str, died: bool) -> list[tuple[Task, int, Any | None]]:
         """A worker is gone or of no use: its work goes to others, and it is started again."""
         held = self._dispatcher.held(member.seat.number)
         given_up = self._dispatcher.lost(member.seat.number, died=died)
@@ -274,20 +274,20 @@ class Pool:
             self._report("warning", f"{len(given_up)} task was given up: each worker that had it died of it.")
         return [(task, part, None) for task in given_up for part in sorted(task.missing)]
 
-    def _drop(self, member: Member, why: str) -> None:
+    def _drop(self, member: PoolMember, why: str) -> None:
         """A worker that would fail in the same way again."""
         self._dispatcher.lost(member.seat.number, died=False)
         self._end(member)
         self._dismiss(member, f"{self._name(member)} is dropped: {why.removesuffix('.')}")
 
-    def _dismiss(self, member: Member, sentence: str) -> None:
+    def _dismiss(self, member: PoolMember, sentence: str) -> None:
         member.state = "dropped"
         self._last_sentence = sentence
         left = self.size
         rest = f"; {left} {'is' if left == 1 else 'are'} left" if left else ""
         self._report("warning", f"{sentence}{rest}.")
 
-    def _end(self, member: Member) -> None:
+    def _end(self, member: PoolMember) -> None:
         ended, past = member.done, self._past
         self._past = WorkDone(
             prompt_tokens=past.prompt_tokens + ended.prompt_tokens,
@@ -349,7 +349,7 @@ class Pool:
         """Of each worker what faces show: name, node, device, state, tokens a second, window, tasks, restarts."""
         return [m.shown(self._name(m), self._dispatcher.held(m.seat.number)) for m in self._members]
 
-    def _name(self, member: Member) -> str:
+    def _name(self, member: PoolMember) -> str:
         return f"{self.kind} {member.seat.number + 1}"
 
     def close(self) -> None:

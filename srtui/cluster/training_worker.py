@@ -136,7 +136,7 @@ class TrainingWorker:
             rank: of this worker.
             count: of workers.
             address: where they meet.
-            threads: of a CPU's; 0 on a GPU.
+            threads: PyTorch's, on a CPU; 0 on a GPU.
         """
         given = (task, rank, count, address, threads)
         threading.Thread(target=self._work, args=given, name="srtui-training", daemon=True).start()

@@ -101,7 +101,7 @@ def coherence_of(
         store: where the run is.
         run: whose originals it is fitted on.
         embedder: what embeds texts.
-        should_stop: asked between texts; stops early.
+        should_stop: asked between passes; after a stop the gate is of no use.
     """
     recipe = Recipe.model_validate(run.recipe)
     ids = fitted_on(store, run.id, recipe.seed)

@@ -48,7 +48,7 @@ def merge(
         run_name: of the run in each; None for the only one that it has.
         as_name: of the run and of its dataset here; None for the run's name there.
         report_line: hears of each shard that is done.
-        should_stop: asked between two shards.
+        should_stop: asked after each shard.
 
     Returns:
         What there is now.

@@ -243,7 +243,7 @@ def compare_templates(
         store: where the scores go.
         run: whose originals and student.
         count: of originals.
-        report_line: gets what is loaded.
+        report_line: gets a line for each template, and those of a conversion of the student.
     """
     today.freeze(run.date)
     recipe = Recipe.model_validate(run.recipe)

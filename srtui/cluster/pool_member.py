@@ -13,7 +13,7 @@ _RATE_SECONDS = 20.0  # over which a worker's tokens a second are counted
 
 
 @dataclass(eq=False)
-class Member:
+class PoolMember:
     """A seat and who is on it. ``state`` is what its call on the way is for; without one it is idle, or dropped."""
 
     seat: Seat
