@@ -81,13 +81,15 @@ class ClusterPlace:
 
         files = ModelFiles.of(path)
         adapter = ShippedFolder.of(Path(settings.adapter)) if settings.adapter else None
-        wanted = settings.model_dump(exclude=_NOT_A_WORKERS)
+        file_settings = settings.model_dump(exclude=_NOT_A_WORKERS)
         day = today.now().date().isoformat()
 
         def job(seat: Seat) -> TeacherJob:
-            threads = wanted["threads"] if wanted["threads"] != "auto" or seat.gpu else seat.threads
+            threads = (
+                file_settings["threads"] if file_settings["threads"] != "auto" or seat.gpu else seat.threads
+            )
             return TeacherJob(
-                files, settings.model, {**wanted, "threads": threads}, adapter, day, seat.device
+                files, settings.model, {**file_settings, "threads": threads}, adapter, day, seat.device
             )
 
         pool = Pool(self._session, "teacher", self._seats, job, self._limits, report)

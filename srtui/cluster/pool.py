@@ -283,9 +283,9 @@ class Pool:
     def _dismiss(self, member: PoolMember, sentence: str) -> None:
         member.state = "dropped"
         self._last_sentence = sentence
-        left = self.size
-        rest = f"; {left} {'is' if left == 1 else 'are'} left" if left else ""
-        self._report("warning", f"{sentence}{rest}.")
+        count_left = self.size
+        remark = f"; {count_left} {'is' if count_left == 1 else 'are'} left" if count_left else ""
+        self._report("warning", f"{sentence}{remark}.")
 
     def _end(self, member: PoolMember) -> None:
         ended, past = member.done, self._past

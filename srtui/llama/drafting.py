@@ -63,10 +63,10 @@ class Lookup:
             place = self._behind.get(tuple(tokens[-size:])) if len(tokens) > size else None
             if place is None or place >= len(tokens) or tokens[place - size : place] != tokens[-size:]:
                 continue  # the last: it stood there before a segment was cut
-            known = tokens[place : place + count]
-            while len(known) < count:
-                known.append(known[len(known) - (len(tokens) - place)])
-            return known
+            guess = tokens[place : place + count]
+            while len(guess) < count:
+                guess.append(guess[len(guess) - (len(tokens) - place)])
+            return guess
         return []
 
     def _read_on(self, sequence: AnswerSequence) -> None:

@@ -128,12 +128,12 @@ def _fits_beside_the_teacher(context: Context) -> bool:
     try:
         # A teacher that is open, or a server's, takes no more than it has.
         takes_no_more = recipe.teacher.endpoint or context.has_teacher
-        taken = 0 if takes_no_more else _bytes_of(models.find(folder, recipe.teacher.model))
+        teacher_bytes = 0 if takes_no_more else _bytes_of(models.find(folder, recipe.teacher.model))
         # In float32, at most, of weights that have two bytes; a GGUF stays as it is.
-        wanted = _bytes_of(models.find(folder, student)) * (1 if quantization == "gguf" else 2)
+        student_bytes = _bytes_of(models.find(folder, student)) * (1 if quantization == "gguf" else 2)
     except UserError:  # one has to be made first, or is not there, which its own load says
         return False
-    return bool(wanted <= _OF_FREE * (psutil.virtual_memory().available - taken))
+    return bool(student_bytes <= _OF_FREE * (psutil.virtual_memory().available - teacher_bytes))
 
 
 def _bytes_of(model: Path) -> int:
