@@ -152,7 +152,7 @@ def main() -> None:
     seconds = {"one_process_s": round(work(alone, None))}
     print("Two workers", flush=True)
     from srtui.cluster import Limits, parse_place
-    from srtui.cluster.place import ClusterPlace
+    from srtui.cluster.cluster_place import ClusterPlace
 
     kills = together.root / "kills.json"
     place = ClusterPlace(parse_place("ray"), 2, Limits())

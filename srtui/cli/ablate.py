@@ -14,7 +14,7 @@ from srtui.cli.output import fields_of, print_json
 from srtui.errors import UserError
 
 if TYPE_CHECKING:
-    from srtui.cluster.place import ClusterPlace
+    from srtui.cluster.cluster_place import ClusterPlace
     from srtui.pipeline.ablate import Examiner
     from srtui.progress import Reporter
     from srtui.store import Store

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from srtui import today
-from srtui.cluster.messages import ModelFiles, ShippedFolder, WorkDone, WorkerFacts
+from srtui.cluster.worker_messages import ModelFiles, ShippedFolder, WorkDone, WorkerFacts
 from srtui.evaluation.contestants import Contestant
 from srtui.evaluation.judge_model import JudgeModel, JudgeQuestion
 from srtui.evaluation.writing import AnswerSettings, Turns

@@ -23,7 +23,7 @@ from srtui import hashing
 from srtui.atomic import sha256_of
 from srtui.errors import UserError
 from srtui.evaluation.contestants import Contestant
-from srtui.evaluation.place import EvaluationPlace, OwnProcess
+from srtui.evaluation.evaluation_place import EvaluationPlace, OwnProcess
 from srtui.evaluation.statistics import wilson
 from srtui.files import read_bytes, read_text
 from srtui.gpu_errors import gpu_sentence

@@ -15,10 +15,10 @@ from typing import Any
 from srtui import today
 from srtui.errors import UserError
 from srtui.evaluation.contestants import Contestant
+from srtui.evaluation.evaluation_place import EvaluationPlace, OwnProcess
 from srtui.evaluation.judge_model import JudgeModel, JudgeQuestion, JudgeScores
 from srtui.evaluation.length_control import Anchors
 from srtui.evaluation.people import keep_result
-from srtui.evaluation.place import EvaluationPlace, OwnProcess
 from srtui.evaluation.question import question_of
 from srtui.evaluation.rates import figures
 from srtui.evaluation.results import TOO_LONG

@@ -203,6 +203,6 @@ def refuse_if_died(generation: Generation) -> None:
 
 def open_teacher(path: Path, **settings: Any) -> Teacher:
     """The teacher in the file at ``path``; ``settings`` are those of :class:`LlamaTeacher`."""
-    from srtui.llama.engine import LlamaTeacher
+    from srtui.llama.batching import LlamaTeacher
 
     return LlamaTeacher(path, **settings)

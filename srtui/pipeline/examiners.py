@@ -14,10 +14,10 @@ import numpy as np
 
 from srtui.errors import UserError
 from srtui.evaluation.contestants import find_contestant, same_weights
+from srtui.evaluation.evaluation_place import EvaluationPlace
 from srtui.evaluation.evaluator import Evaluator
 from srtui.evaluation.fingerprint import prepare, settings_of
 from srtui.evaluation.judge_model import JudgeModel
-from srtui.evaluation.place import EvaluationPlace
 from srtui.evaluation.rates import margin_of, outcomes
 from srtui.evaluation.sources import Questions
 from srtui.evaluation.writing import AnswerSettings

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from srtui import models
-from srtui.evaluation.place import EvaluationPlace, OwnProcess
+from srtui.evaluation.evaluation_place import EvaluationPlace, OwnProcess
 from srtui.llama import Teacher, open_teacher
 from srtui.llama.tuning import tuned
+from srtui.progress import Report
 from srtui.recipe import TeacherSettings
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ class Place(EvaluationPlace, Protocol):
     def parallel(self) -> int:
         """How many devices score at a time."""
 
-    def teacher(self, path: Path, settings: TeacherSettings, say: Callable[[str, str], None]) -> Teacher:
-        """The teacher in the file at ``path``; ``say`` hears (level, sentence)."""
+    def teacher(self, path: Path, settings: TeacherSettings, report: Report) -> Teacher:
+        """The teacher in the file at ``path``; ``report`` gets (level, sentence)."""
 
     def train(
         self,
@@ -78,7 +79,7 @@ class ThisProcess(OwnProcess):
         """On a GPU, which rarely holds both."""
         return has_gpu()
 
-    def teacher(self, path: Path, settings: TeacherSettings, say: Callable[[str, str], None]) -> Teacher:
+    def teacher(self, path: Path, settings: TeacherSettings, report: Report) -> Teacher:
         """See :meth:`Place.teacher`."""
         measured = tuned(path) if settings.slots == "auto" else None
         if measured:
@@ -88,7 +89,7 @@ class ThisProcess(OwnProcess):
             name=settings.model,
             sha256=models.file_sha256(path),
             adapter=Path(settings.adapter) if settings.adapter else None,
-            report_line=say,
+            report_line=report,
             **settings.model_dump(exclude=NOT_THE_FILES),
         )
 

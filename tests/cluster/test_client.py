@@ -14,14 +14,14 @@ import psutil
 import pytest
 
 from srtui.cluster.address import ClusterAddress
-from srtui.cluster.place import ClusterPlace
+from srtui.cluster.cluster_place import ClusterPlace
 from srtui.cluster.pool import Pool
 from srtui.errors import UserError
 from srtui.pipeline import engine
 from srtui.workspace import Workspace
 from tests.cluster.conftest import ENVIRONMENT, Nodes
 from tests.cluster.runs import Made, made, read, work
-from tests.cluster.test_training import Hears, elsewhere, in_one_process, same
+from tests.cluster.test_training_gang import Hears, elsewhere, in_one_process, same
 from tests.commands import forked, srtui
 from tests.conftest import small_recipe
 from tests.training.conftest import tiny_folder

@@ -15,10 +15,10 @@ import pytest
 from srtui import recipe as recipes
 from srtui.evaluation import choice, sources
 from srtui.evaluation.contestants import find_contestant
+from srtui.evaluation.evaluation_place import EvaluationPlace
 from srtui.evaluation.evaluator import Evaluator
 from srtui.evaluation.fingerprint import prepare, settings_of
 from srtui.evaluation.judge_model import JudgeModel, load_judge_prompt
-from srtui.evaluation.place import EvaluationPlace
 from srtui.evaluation.writing import AnswerSettings
 from srtui.pipeline.ablate import Ablation
 from srtui.store import Store
@@ -120,7 +120,7 @@ def test_contestants_and_judges_in_workers(
     tmp_path: Path,
 ) -> None:
     monkeypatch.setattr(
-        "srtui.cluster.evaluation.CPU_BATCH", 2
+        "srtui.cluster.cluster_evaluation.CPU_BATCH", 2
     )  # a student is given its prompts in two parts
     workspace, store, _ = tuned
     other = twin(workspace, tmp_path / "twin")

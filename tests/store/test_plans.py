@@ -17,13 +17,13 @@ import pytest
 from benchmarks import bench_scale
 from srtui import recipe as recipes
 from srtui.pipeline import Engine, import_file, prepare, variants
-from srtui.pipeline.merge import merge
 from srtui.pipeline.prepare import with_changes
+from srtui.pipeline.shards import merge
 from srtui.store import Store
 from srtui.store.imports import NewRow
 from srtui.workspace import Workspace
 from tests.conftest import make_workspace, small_recipe
-from tests.store.test_merge import TALKS
+from tests.store.test_merging import TALKS
 from tests.store.test_scale import GROWING
 from tests.tui.driving import dashboard, press
 from tests.tui.scripted_store import make_demo_store

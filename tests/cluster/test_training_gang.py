@@ -113,7 +113,7 @@ def test_a_worker_killed_in_training_costs_no_more_than_the_steps_since_the_chec
     assert result is not None
     there = place(workers=2)
     killed, checkpoint = tmp_path / "killed", tmp_path / "two" / "checkpoints" / "step-0000004"
-    monkeypatch.setattr("srtui.cluster.training.TrainingWorker", dies_at_step(5, killed, checkpoint))
+    monkeypatch.setattr("srtui.cluster.training_gang.TrainingWorker", dies_at_step(5, killed, checkpoint))
     hears = Hears()
     out = tmp_path / "two" / "adapter"
     together = elsewhere(there, tiny_folder, out, hears)

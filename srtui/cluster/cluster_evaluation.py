@@ -18,7 +18,7 @@ _AGAIN = "What was finished is stored; the same command asks again."
 
 
 class ClusterJudge:
-    """See :class:`srtui.evaluation.place.Judge`. Its workers are there while it is asked."""
+    """See :class:`srtui.evaluation.evaluation_place.Judge`. Its workers are there while it is asked."""
 
     def __init__(
         self, model: JudgeModel, scorers: Callable[[], Pool], teacher: Callable[[], Teacher]
@@ -29,7 +29,7 @@ class ClusterJudge:
     def scores(
         self, questions: Sequence[JudgeQuestion], should_stop: Callable[[], bool] = lambda: False
     ) -> Iterator[tuple[JudgeQuestion, JudgeScores | str, float, int]]:
-        """See :meth:`srtui.evaluation.place.Judge.scores`. Raises UserError where a question cannot be judged."""
+        """See :meth:`srtui.evaluation.evaluation_place.Judge.scores`. Raises UserError where a question cannot be judged."""
         pool = self._scorers()
         try:
             pool.submit([Task(question, question, _length(question)) for question in questions])
@@ -45,7 +45,7 @@ class ClusterJudge:
     def write(
         self, questions: Sequence[JudgeQuestion], should_stop: Callable[[], bool]
     ) -> Iterator[tuple[JudgeQuestion, str, int]]:
-        """See :meth:`srtui.evaluation.place.Judge.write`."""
+        """See :meth:`srtui.evaluation.evaluation_place.Judge.write`."""
         return self._model.write(questions, should_stop, teacher=self._teacher())
 
 

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any, cast
 
 from srtui import today
 from srtui.cluster.address import ClusterAddress
-from srtui.cluster.limits import Limits
-from srtui.cluster.messages import ModelFiles, ShippedFolder, WorkerFacts
 from srtui.cluster.placement import Seat, seats
-from srtui.cluster.pool import Pool, Say
+from srtui.cluster.pool import Pool
 from srtui.cluster.session import Session
+from srtui.cluster.worker_limits import Limits
+from srtui.cluster.worker_messages import ModelFiles, ShippedFolder, WorkerFacts
 from srtui.llama import Teacher
-from srtui.progress import Stopped
+from srtui.progress import Report, Stopped
 from srtui.recipe import TeacherSettings
 
 if TYPE_CHECKING:
-    from srtui.cluster.training import TrainingGang
+    from srtui.cluster.training_gang import TrainingGang
     from srtui.evaluation.contestants import Contestant
+    from srtui.evaluation.evaluation_place import Judge
     from srtui.evaluation.judge_model import JudgeModel
-    from srtui.evaluation.place import Judge
     from srtui.evaluation.writing import AnswerSettings, AnswerWriter
     from srtui.student import Student, StudentSource
     from srtui.training import Listener, TrainingData, TrainingResult
@@ -78,29 +78,31 @@ class ClusterPlace:
         """How many workers there are of a kind."""
         return len(self._seats)
 
-    def teacher(self, path: Path, settings: TeacherSettings, say: Say) -> Teacher:
+    def teacher(self, path: Path, settings: TeacherSettings, report: Report) -> Teacher:
         """The teacher in the file at ``path``, in each worker."""
-        from srtui.cluster.teacher import ClusterTeacher
+        from srtui.cluster.cluster_teacher import ClusterTeacher
         from srtui.cluster.teacher_job import TeacherJob
 
         files = ModelFiles.of(path)
         adapter = ShippedFolder.of(Path(settings.adapter)) if settings.adapter else None
-        wanted = settings.model_dump(exclude=_NOT_A_WORKERS)
+        file_settings = settings.model_dump(exclude=_NOT_A_WORKERS)
         day = today.now().date().isoformat()
 
         def job(seat: Seat) -> TeacherJob:
-            threads = wanted["threads"] if wanted["threads"] != "auto" or seat.gpu else seat.threads
+            threads = (
+                file_settings["threads"] if file_settings["threads"] != "auto" or seat.gpu else seat.threads
+            )
             return TeacherJob(
-                files, settings.model, {**wanted, "threads": threads}, adapter, day, seat.device
+                files, settings.model, {**file_settings, "threads": threads}, adapter, day, seat.device
             )
 
-        pool = Pool(self._session, "teacher", self._seats, job, self._limits, say)
+        pool = Pool(self._session, "teacher", self._seats, job, self._limits, report)
         facts = self._opened(pool)
         return ClusterTeacher(pool, facts.same)
 
-    def student(self, source: StudentSource, say: Say) -> tuple[Student, Any]:
+    def student(self, source: StudentSource, report: Report) -> tuple[Student, Any]:
         """The student of ``source`` in each worker, and its scorer."""
-        from srtui.cluster.scorer import ClusterScorer, ClusterStudent
+        from srtui.cluster.cluster_scorer import ClusterScorer, ClusterStudent
         from srtui.cluster.scorer_job import ScorerJob, StudentFacts
         from srtui.student.model import read_tokenizer
 
@@ -112,10 +114,10 @@ class ClusterPlace:
                 files, source.quantization, source.batch_tokens, shipped, seat.threads, seat.device
             )
 
-        pool = Pool(self._session, "student", self._seats, job, self._limits, say)
+        pool = Pool(self._session, "student", self._seats, job, self._limits, report)
         facts = self._opened(pool)
         for note in facts.more["notes"]:
-            say("warning", note)
+            report("warning", note)
         same = cast("StudentFacts", facts.same)
         tokenizer = read_tokenizer(source.path, source.quantization)
         return ClusterStudent.of(pool, same, source.quantization, tokenizer), ClusterScorer(pool, same)
@@ -139,7 +141,7 @@ class ClusterPlace:
             listener: hears steps and losses.
             should_stop: asked before each pass.
         """
-        from srtui.cluster.training import TrainingGang
+        from srtui.cluster.training_gang import TrainingGang
         from srtui.cluster.training_worker import TrainingTask
 
         shipped = ShippedFolder.of(source.adapter) if source.adapter else None
@@ -152,18 +154,18 @@ class ClusterPlace:
         finally:
             self._gang = None
 
-    # -- evaluations: see srtui.evaluation.place.EvaluationPlace ---------------------------------
+    # -- evaluations: see srtui.evaluation.evaluation_place.EvaluationPlace --
 
-    def writer(self, contestant: Contestant, writing: AnswerSettings, say: Say) -> AnswerWriter:
+    def writer(self, contestant: Contestant, writing: AnswerSettings, report: Report) -> AnswerWriter:
         """The contestant in each worker."""
-        from srtui.cluster.evaluation import ClusterWriter
+        from srtui.cluster.cluster_evaluation import ClusterWriter
         from srtui.cluster.evaluation_jobs import WriterJob
         from srtui.evaluation.writing import GgufWriter
 
         if contestant.kind == "gguf":
             adapter = str(contestant.adapter) if contestant.adapter else None
             settings = TeacherSettings(model=contestant.name, adapter=adapter)
-            return GgufWriter(contestant, writing, self.teacher(contestant.path, settings, say))
+            return GgufWriter(contestant, writing, self.teacher(contestant.path, settings, report))
         files = ModelFiles.of(contestant.path)
         shipped = ShippedFolder.of(contestant.adapter) if contestant.adapter else None
         day = today.now().date().isoformat()
@@ -171,13 +173,13 @@ class ClusterPlace:
         def job(seat: Seat) -> WriterJob:
             return WriterJob(files, shipped, contestant, writing, day, seat.threads, seat.device)
 
-        pool = Pool(self._session, "writer", self._seats, job, self._limits, say)
+        pool = Pool(self._session, "writer", self._seats, job, self._limits, report)
         self._opened(pool)
         return ClusterWriter(pool, contestant, writing, self.takes_turns)
 
-    def judge(self, model: JudgeModel, say: Say) -> Judge:
+    def judge(self, model: JudgeModel, report: Report) -> Judge:
         """The judge in each worker, while it is asked."""
-        from srtui.cluster.evaluation import ClusterJudge
+        from srtui.cluster.cluster_evaluation import ClusterJudge
         from srtui.cluster.evaluation_jobs import JudgeJob
 
         def scorers() -> Pool:
@@ -186,12 +188,12 @@ class ClusterPlace:
             def job(seat: Seat) -> JudgeJob:
                 return JudgeJob(files, model, seat.threads, seat.device)
 
-            pool = Pool(self._session, "judge", self._seats, job, self._limits, say)
+            pool = Pool(self._session, "judge", self._seats, job, self._limits, report)
             self._opened(pool)
             return pool
 
         settings = TeacherSettings(model=model.name)
-        return ClusterJudge(model, scorers, lambda: self.teacher(model.path, settings, say))
+        return ClusterJudge(model, scorers, lambda: self.teacher(model.path, settings, report))
 
     def _opened(self, pool: Pool) -> WorkerFacts:
         """What the first worker says; Stopped where it was stopped meanwhile."""

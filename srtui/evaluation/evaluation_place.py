@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from srtui.evaluation.contestants import Contestant
 from srtui.evaluation.judge_model import JudgeModel, JudgeQuestion, JudgeScores
 from srtui.evaluation.writing import AnswerSettings, AnswerWriter, open_writer
+from srtui.progress import Report
 
 if TYPE_CHECKING:
     from srtui.student import Student, StudentSource
-
-Say = Callable[[str, str], None]
 
 
 class Judge(Protocol):
@@ -33,30 +32,30 @@ class Judge(Protocol):
 
 
 class EvaluationPlace(Protocol):
-    """Runs models for one evaluation; ``say`` hears (level, sentence)."""
+    """Runs models for one evaluation; ``report`` gets (level, sentence)."""
 
-    def writer(self, contestant: Contestant, writing: AnswerSettings, say: Say) -> AnswerWriter:
+    def writer(self, contestant: Contestant, writing: AnswerSettings, report: Report) -> AnswerWriter:
         """What writes a contestant's answers; loads it."""
 
-    def judge(self, model: JudgeModel, say: Say) -> Judge:
+    def judge(self, model: JudgeModel, report: Report) -> Judge:
         """``model`` where it runs; loads nothing yet."""
 
-    def student(self, source: StudentSource, say: Say) -> tuple[Student, Any]:
+    def student(self, source: StudentSource, report: Report) -> tuple[Student, Any]:
         """The student of ``source`` and its scorer."""
 
 
 class OwnProcess:
     """This process."""
 
-    def writer(self, contestant: Contestant, writing: AnswerSettings, say: Say) -> AnswerWriter:
+    def writer(self, contestant: Contestant, writing: AnswerSettings, report: Report) -> AnswerWriter:
         """See :meth:`EvaluationPlace.writer`."""
         return open_writer(contestant, writing)
 
-    def judge(self, model: JudgeModel, say: Say) -> Judge:
+    def judge(self, model: JudgeModel, report: Report) -> Judge:
         """See :meth:`EvaluationPlace.judge`."""
         return model
 
-    def student(self, source: StudentSource, say: Say) -> tuple[Student, Any]:
+    def student(self, source: StudentSource, report: Report) -> tuple[Student, Any]:
         """See :meth:`EvaluationPlace.student`."""
         from srtui.student import Student, open_scorer
 
@@ -64,6 +63,6 @@ class OwnProcess:
             source.path,
             source.quantization,
             adapter=source.adapter,
-            report_line=lambda line: say("warning", line),
+            report_line=lambda line: report("warning", line),
         )
         return student, open_scorer(student, source.batch_tokens)
