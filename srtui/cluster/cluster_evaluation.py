@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from srtui.cluster.dispatch import SUSPECT_AFTER, Task
 from srtui.cluster.pool import Pool
@@ -12,7 +13,9 @@ from srtui.evaluation.contestants import Contestant
 from srtui.evaluation.judge_model import JudgeModel, JudgeQuestion, JudgeScores
 from srtui.evaluation.writing import CPU_BATCH, GPU_BATCH, AnswerSettings, Turns, answer_key
 from srtui.llama import Teacher
-from srtui.store.evaluations import Answer
+
+if TYPE_CHECKING:
+    from srtui.store.evaluations import Answer
 
 _AGAIN = "What was finished is stored; the same command asks again."
 

@@ -40,8 +40,7 @@ def needs_token() -> bool:
 def knock(host_and_port: str, is_client_server: bool, seconds: float) -> Literal["open", "token", "nobody"]:
     """Whether a cluster's head, or its server for clients, answers there: "token" where it wants another one than this
     process has. Ray itself asks again and again for a minute, and says then that it came to nothing."""
-    import grpc
-
+    grpc: Any = importlib.import_module("grpc")
     try:
         channel = importlib.import_module("ray._private.grpc_utils").init_grpc_channel(
             host_and_port, options=(), asynchronous=False

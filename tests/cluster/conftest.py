@@ -26,6 +26,7 @@ ENVIRONMENT = {
     "RAY_agent_register_timeout_ms": "120000",
     "RAY_worker_niceness": "0",
     # A node that is gone is missed after two seconds and not after half a minute; one that is slow to answer is not.
+    "GRPC_ENABLE_FORK_SUPPORT": "0",  # or what Ray's client server starts may die as it is forked
     "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "300",
     "RAY_health_check_initial_delay_ms": "500",
     "RAY_health_check_period_ms": "400",
