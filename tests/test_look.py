@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from srtui.data_map import principal_plane
 from srtui.pipeline import import_file
-from srtui.pipeline.look import look_at_dataset, look_at_run, principal_plane
+from srtui.pipeline.look import look_at_dataset, look_at_run
 from srtui.report.facts import gather
 from srtui.report.render import html, markdown
 from srtui.store import Store
