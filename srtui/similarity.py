@@ -79,7 +79,7 @@ class Cuts(NamedTuple):
         node = np.zeros(len(low), dtype=np.int64)
         for _ in range(self.levels):
             node = 2 * node + 1 + (low[np.arange(len(low)), self.axes[node]] > self.values[node])
-        return node - (2**self.levels - 1)
+        return np.asarray(node - (2**self.levels - 1))
 
 
 def cuts_for(low: NDArray[np.float32]) -> Cuts:
