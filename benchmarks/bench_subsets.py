@@ -1,9 +1,10 @@
 """Subsets by facility location and clusters, of sets that are compared all with all and of larger ones.
 
-    python benchmarks/bench_subsets.py [--points N...] [--vectors FILE.npy] [--share S] [--exact]
+    python benchmarks/bench_subsets.py [--points N...] [--vectors FILE.npy] [--share S] [--most N]
 
 Vectors are made of real ones (FILE, one a row; made-up ones without it) as bench_neighbours.py makes them, and lie in a
-file. A tenth of the points (--share) is chosen. ``--exact`` also chooses among all, whatever their number, for comparison.
+file. A tenth of the points (--share) is chosen. With ``--most`` each set is also chosen from as if so many were the most that are
+compared all with all.
 Prints processor seconds, the peak memory of a process that does nothing else, the pages of the file in it included, and
 the share of the weight that is covered, beside a random choice's, both by 2,000 of the points. JSON in the last line.
 """
@@ -25,13 +26,12 @@ from bench_neighbours import made, made_up, peak_kb
 _PROBED = 2000
 
 
-def work(path: Path, share: float, exact: bool) -> dict[str, Any]:
+def work(path: Path, share: float, most: int) -> dict[str, Any]:
     """One set, in this process."""
-    from srtui.subsets import MOST, Points, cluster_labels, subset
+    from srtui.subsets import Points, cluster_labels, subset
 
     vectors = np.load(path, mmap_mode="r")
     weights = np.random.default_rng(1).uniform(0, 1, len(vectors))
-    most = len(vectors) if exact else MOST
     began, cpu = time.perf_counter(), time.process_time()
     points = Points(len(vectors), lambda at: vectors[list(at)])
     labels = cluster_labels(points, 12, most)
@@ -39,7 +39,7 @@ def work(path: Path, share: float, exact: bool) -> dict[str, Any]:
     chosen = subset(points, weights, round(share * len(vectors)), most=most)
     result = {
         "points": len(vectors),
-        "exact": exact or len(vectors) <= MOST,
+        "exact": len(vectors) <= most,
         "seconds": round(time.perf_counter() - began, 1),
         "cpu_seconds": round(time.process_time() - cpu, 1),
         "of_clusters": round(clustered, 1),
@@ -65,12 +65,14 @@ def main() -> None:
     parser.add_argument("--points", type=int, nargs="+", default=[20_000, 100_000])
     parser.add_argument("--vectors", type=Path)
     parser.add_argument("--share", type=float, default=0.1)
-    parser.add_argument("--exact", action="store_true")
-    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--most", type=int)
+    parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
-        print(json.dumps(work(given.work, given.share, given.exact)))
+        print(json.dumps(work(Path(given.work[0]), given.share, int(given.work[1]))))
         return
+    from srtui.subsets import MOST
+
     real = np.load(given.vectors).astype(np.float32) if given.vectors else made_up()
     results = []
     for points in given.points:
@@ -82,9 +84,16 @@ def main() -> None:
                 whole[begin : begin + len(block)] = block
                 begin += len(block)
             del whole
-            for exact in (False, True) if given.exact else (False,):
-                command = [sys.executable, __file__, "--work", str(path), "--share", str(given.share)]
-                command += ["--exact"] if exact else []
+            for most in (MOST, given.most) if given.most else (MOST,):
+                command = [
+                    sys.executable,
+                    __file__,
+                    "--work",
+                    str(path),
+                    str(most),
+                    "--share",
+                    str(given.share),
+                ]
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
                 results.append(json.loads(done.stdout.splitlines()[-1]))
                 print(results[-1], flush=True)
