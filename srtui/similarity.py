@@ -136,8 +136,8 @@ def screen_for(sample: Vectors, mean: NDArray[np.float32], threshold: float) -> 
 def _first(rows: NDArray[np.float32], axes: NDArray[np.float32]) -> NDArray[np.float32]:
     """(n, axes + 1): what two rows of it give as a product is no less than their cosine."""
     low = rows @ axes
-    rest = np.sqrt(np.maximum(0, (rows * rows).sum(axis=1) - (low * low).sum(axis=1)))
-    return np.concatenate([low, rest[:, None]], axis=1)
+    left_out = np.sqrt(np.maximum(0, (rows * rows).sum(axis=1) - (low * low).sum(axis=1)))
+    return np.concatenate([low, left_out[:, None]], axis=1)
 
 
 def alike_to_earlier(
@@ -230,13 +230,13 @@ class _Staying:
         return self._bound[: rows * columns].reshape(rows, columns)
 
     def _coordinates(self, full: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """(n, few + 1) and (n, finer + 1): the coordinates of both screens, the first's of which the second goes on from;
+        """(n, few + 1) and (n, finer + 1): the coordinates of both screens, the first's of which the second continues;
         each ends with the length of what it leaves out."""
         few = self._screen.few
         whole = _first(full, self._screen.axes)
         low = whole[:, :few]
-        rest = np.sqrt(np.maximum(0, (full * full).sum(axis=1) - (low * low).sum(axis=1)))
-        return np.concatenate([low, rest[:, None]], axis=1), whole[:, few:]
+        left_out = np.sqrt(np.maximum(0, (full * full).sum(axis=1) - (low * low).sum(axis=1)))
+        return np.concatenate([low, left_out[:, None]], axis=1), whole[:, few:]
 
     def _near(self, low: NDArray[np.float32]) -> NDArray[np.bool_]:
         """(n, leaves): whether a box is near enough to hold one that is alike. An empty one is infinitely far."""

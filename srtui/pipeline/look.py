@@ -12,9 +12,9 @@ from srtui import today
 from srtui.data_map import DataMap, every_nth, map_of_dataset, map_of_run, original_ids
 from srtui.datasets.near_duplicates import BandTable, confirmed
 from srtui.gates import language_of
-from srtui.pipeline.context import CHUNK
 from srtui.pipeline.dedup import THRESHOLD, text_of
 from srtui.pipeline.embedding import open_embedder
+from srtui.pipeline.recipe_models import CHUNK
 from srtui.recipe import Recipe
 from srtui.sample import Pair
 from srtui.store import Store

@@ -18,7 +18,7 @@ from srtui.data_map import FATES, DataMap, Fate, MapPoint, map_of_dataset, map_o
 from srtui.store import Store
 from srtui.store.listing import SampleFilter
 from srtui.tui.background import StoreReader
-from srtui.tui.screens.base import DashboardScreen
+from srtui.tui.screens.dashboard_screen import DashboardScreen
 from srtui.tui.tabs import numbered
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.scatter import Dot, Scatter

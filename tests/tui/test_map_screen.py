@@ -13,8 +13,8 @@ from textual.pilot import Pilot
 
 from srtui.store import Store
 from srtui.tui.app import Dashboard
-from srtui.tui.screens import data_map
-from srtui.tui.screens.data_map import MapScreen
+from srtui.tui.screens import map_screen
+from srtui.tui.screens.map_screen import MapScreen
 from srtui.tui.screens.sample import SampleScreen
 from srtui.tui.screens.samples import SamplesScreen
 from srtui.tui.tabs import key_of
@@ -187,7 +187,7 @@ def test_a_click_goes_to_a_sample_and_a_second_one_opens_it(embedded: Workspace)
 def test_of_many_samples_some_are_drawn_and_the_screen_says_so(
     embedded: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data_map, "MOST_SHOWN", 20)
+    monkeypatch.setattr(map_screen, "MOST_SHOWN", 20)
 
     async def go() -> None:
         async with dashboard(embedded, (120, 36)) as (app, pilot):
