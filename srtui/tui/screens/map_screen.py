@@ -221,9 +221,7 @@ class MapScreen(DashboardScreen):
             Content.styled(f"Sample {point.sample_id}", "bold"),
             Content.styled(f"{sign} {point.fate}", style),
             Content.styled(_letter(point.topic), f"bold {_colour(point.topic)}")
-            + shown(
-                f" {', '.join(self._shown.map.topics[point.topic].words) or 'a topic without words of its own'}"
-            ),
+            + shown(f" {', '.join(self._shown.map.topics[point.topic].words) or 'no word of its own'}"),
         ]
         if of > 1:
             parts.insert(1, Content(f"{place} of {of:,} here"))
