@@ -11,15 +11,12 @@ import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from srtui.errors import UserError
 from srtui.sample import Pair, digest
 from srtui.store._query import fetch_value
 from srtui.store.stored import stored
-
-if TYPE_CHECKING:
-    from srtui.store.generations import GenerationRow
 
 Pieces = tuple[str | int, ...]
 """A frame: texts, and between them the numbers of a pair's texts (:func:`_slots`)."""
@@ -34,18 +31,12 @@ COLUMNS = {
 """By name, such a query's column."""
 
 
-def asked_ids(conn: sqlite3.Connection, generations: Iterable[GenerationRow]) -> list[int]:
-    """The id of how each was asked, made where there is none yet; within a transaction."""
+def asked_ids(conn: sqlite3.Connection, ways: Iterable[tuple[str, ...]]) -> list[int]:
+    """The id of each way of asking, its texts in the order of ``COLUMNS``, made where there is none yet; within a
+    transaction."""
     id_of: dict[tuple[str, ...], int] = {}
     ids = []
-    for generation in generations:
-        columns = (
-            generation.model,
-            generation.model_sha256,
-            generation.prompt_version,
-            generation.mode,
-            generation.sampler,
-        )
+    for columns in ways:
         if columns not in id_of:
             conn.execute(
                 "INSERT OR IGNORE INTO asked(model, model_sha256, prompt_version, mode, sampler) VALUES (?,?,?,?,?)",

@@ -66,6 +66,7 @@ _NAMES = tuple(
     if name not in ("id", "variant_id", "created_at", "prompt", *asked.COLUMNS)
 )
 _values_of = attrgetter(*_NAMES)
+_way_of = attrgetter(*asked.COLUMNS)
 _WRITTEN = (*_NAMES, *asked.COLUMNS, "prompt", "asked_id", "frame_id", "created_at")
 _ADD = (
     f"INSERT INTO generation({', '.join(_WRITTEN)}) VALUES ({', '.join('?' * len(_WRITTEN))}) "
@@ -251,7 +252,7 @@ class Generations:
     ) -> list[tuple[Any, ...]]:
         """The columns of rows; with each the pair that its prompt asks about, where that is known."""
         conn, now = self._store.conn, time.time() if now is None else now
-        asked_ids = asked.asked_ids(conn, [g for g, _ in generations])
+        asked_ids = asked.asked_ids(conn, (_way_of(g) for g, _ in generations))
         frames = self._frames.ids((g.prompt, pair) for g, pair in generations)
         empty = ("",) * len(asked.COLUMNS)
         return [

@@ -367,7 +367,7 @@ class _Training:
         if not self.settings.early_stopping:
             return False
         progress = self.progress
-        if progress.is_best(watched_loss(losses)):
+        if progress.record_held_out(watched_loss(losses)):
             self.best = self.trainer.adapter()
             return False
         if not progress.has_ended(self.settings.early_stopping):

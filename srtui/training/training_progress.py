@@ -39,8 +39,8 @@ class TrainingProgress:
         if math.isnan(self.first_loss):
             self.first_loss = loss
 
-    def is_best(self, loss: float) -> bool:
-        """Whether the held-out loss after the last step is better than all before; counts those that are not."""
+    def record_held_out(self, loss: float) -> bool:
+        """Keep the held-out loss after the last step; whether it is better than all before."""
         if loss < self.best_loss:
             self.best_loss, self.best_step, self.worse = loss, self.step, 0
             return True
