@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from srtui import today
 from srtui.datasets.near_duplicates import BandTable, confirmed
-from srtui.gates import COMMON_WORDS, language_of
+from srtui.gates import COMMON_WORDS, pair_language
 from srtui.pipeline.ahead import in_pages
 from srtui.pipeline.context import CHUNK
 from srtui.pipeline.dedup import THRESHOLD, text_of
@@ -183,7 +183,7 @@ def _side(ids: Sequence[int], pairs_of: Callable[[Sequence[int]], list[Pair]]) -
             answers.append(len(pair.response))
             inputs += bool(pair.input.strip())
             code += has_code(pair.response)
-            languages[language_of(pair.response) or language_of(" ".join(pair.texts))] += 1
+            languages[pair_language(pair)] += 1
             bands.add(text_of(pair, "pair"))
     alike = confirmed(
         bands.candidates(),

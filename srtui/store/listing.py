@@ -38,6 +38,8 @@ class SampleFilter:
     """Which samples, in which order. Without a run: every sample of the store."""
 
     run_id: int | None = None
+    dataset_id: int | None = None
+    """Without a run: the samples of this dataset alone."""
     state: str | None = None
     decision: str | None = None
     measure: ScoreName = "ifd"
@@ -55,7 +57,7 @@ class SampleFilter:
     @property
     def is_plain(self) -> bool:
         """Nothing is left out, and the order never changes."""
-        return self == SampleFilter(self.run_id, measure=self.measure)
+        return self == SampleFilter(self.run_id, self.dataset_id, measure=self.measure)
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,9 @@ class Listing:
         if filters.run_id is not None:
             base = "run_sample b"
             conditions.append("b.run_id = :run")
+        elif filters.dataset_id is not None:
+            base = "(SELECT id AS sample_id FROM sample WHERE dataset_id = :dataset) b"
+            values["dataset"] = filters.dataset_id
         else:
             base = "(SELECT id AS sample_id FROM sample) b"
         order, tables = _ORDER[filters.order]

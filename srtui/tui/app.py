@@ -114,6 +114,7 @@ class Dashboard(App[None]):
         Binding("left_square_bracket", "next_run(1)", "Older run", show=False),
         Binding("right_square_bracket", "next_run(-1)", "Newer run", show=False),
         Binding("f2", "light", "Light/dark", show=False),
+        Binding("f3", "work", "Work in progress", show=False),
         Binding("question_mark", "help", "Help", key_display="?"),
         Binding("q", "quit", "Quit"),
     ]
@@ -130,6 +131,7 @@ class Dashboard(App[None]):
         self.writer = StoreWriter(workspace.store_path)
         self.sample_filter = SampleFilter()
         self.started: list[Started] = []
+        self.ended: list[Started] = []
         self.watched = False
         self._version = -1
         self._ticking = False
@@ -208,12 +210,14 @@ class Dashboard(App[None]):
 
     def _watch_engines(self) -> None:
         for engine in list(self.started):
-            if engine.process.poll() is not None:
+            if engine.pid is None:
                 self.started.remove(engine)
+                self.ended.append(engine)
                 failure = engine.failure()
-                if not failure and engine.words[0] not in ("run", "resume"):
+                if engine.state == "done" and engine.words[0] not in ("run", "resume"):
                     self.notify(
-                        f"Done: srtui {' '.join(engine.words[:2])}. {engine.last_line()}", markup=False
+                        f"Done: srtui {' '.join(engine.words[:2])}. {engine.last_line()} (F3: its output)",
+                        markup=False,
                     )
                 if failure:
                     self.report_problem(
@@ -304,6 +308,18 @@ class Dashboard(App[None]):
             return
         self.notify("The engine is starting; it continues when this dashboard is closed.", markup=False)
 
+    def start_words(self, words: list[str] | None) -> None:
+        """The same with what a form was left with, which is None where a person cancelled."""
+        if words is not None:
+            self.start_engine(words)
+
+    def action_work(self) -> None:
+        """Show what was started, and how far it is."""
+        from srtui.tui.screens.work import WorkList
+
+        if not self.screen.is_modal:
+            self.push_screen(WorkList())
+
     # -- actions ----------------------------------------------------------------------------
 
     def action_go(self, mode: str) -> None:
@@ -354,6 +370,9 @@ class Dashboard(App[None]):
                 f"Run {safe(run.name)}", f"Show this run ({run.state})", partial(self.choose_run, run.id)
             )
         yield SystemCommand("Light or dark", "Change between the light and the dark theme", self.action_light)
+        yield SystemCommand(
+            "Work in progress", "What was started, how far it is, its output", self.action_work
+        )
         yield SystemCommand("Keys", "What the keys do here", self.action_help)
         yield SystemCommand("Quit", "Close the dashboard; runs continue", self.action_quit)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, ClassVar
 
 from rich.cells import cell_len
@@ -12,6 +13,7 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widget import Widget
 
+from srtui.text import duration
 from srtui.tui.tabs import TABS, fitted, numbered
 from srtui.tui.widgets.words import Words, shown, state_words
 from srtui.wording import stage_title
@@ -166,6 +168,33 @@ class RunLine(Words):
         self.show(Content("  ·  ").join(parts))
 
 
+class WorkLine(Words):
+    """What runs that is no run of the table: an export, an evaluation, an import; and a run that only begins."""
+
+    DEFAULT_CSS = """
+    WorkLine { height: 1; dock: bottom; padding: 0 1; margin-bottom: 1; background: $surface; }
+    """
+
+    def show_work(self) -> None:
+        """Show it as it is now; nothing where nothing runs."""
+        app: Dashboard = self.app  # type: ignore[assignment]
+        at_runs = {run.pid for run in app.runs}
+        working = [engine for engine in app.started if engine.pid is not None and engine.pid not in at_runs]
+        self.set_class(not working, "hidden")
+        if working:
+            engine = working[-1]
+            words = [f"▶ srtui {' '.join(engine.words[:2])}", duration(time.time() - engine.started_at)]
+            words += [engine.last_line()] if engine.last_line() else []
+            words += [f"and {len(working) - 1} more"] if len(working) > 1 else []
+            line = "  ·  ".join([*words, "F3: all of them"])
+            self.show(shown(line, "$text-accent").truncate(max(8, self.app.size.width - 2), ellipsis=True))
+
+    def on_click(self) -> None:
+        """Show all of them."""
+        app: Dashboard = self.app  # type: ignore[assignment]
+        app.action_work()
+
+
 class DashboardScreen(Screen[None]):
     """A screen of ``srtui.tui.tabs.TABS``. ``MODE`` is its name; ``read`` brings what the store says onto it."""
 
@@ -193,6 +222,7 @@ class DashboardScreen(Screen[None]):
         yield TabBar(self.MODE)
         yield RunLine()
         yield from self.body()
+        yield WorkLine(classes="hidden")
         yield KeyLine()
 
     def body(self) -> ComposeResult:
@@ -205,6 +235,7 @@ class DashboardScreen(Screen[None]):
     def on_screen_resume(self) -> None:
         """Read anew when the screen is opened again."""
         self.query_one(RunLine).show_run()
+        self.query_one(WorkLine).show_work()
         self.reread()
 
     def action_reread(self) -> None:
@@ -214,6 +245,7 @@ class DashboardScreen(Screen[None]):
     def tick(self, changed: bool) -> None:
         """A second has passed; ``changed`` says whether the store was written to."""
         self.query_one(RunLine).show_run()
+        self.query_one(WorkLine).show_work()
         if changed or self.EVERY_SECOND:
             self.reread()
 

@@ -161,11 +161,7 @@ class RunsScreen(DashboardScreen):
     def _open_form(self, recipe: str | None = None, like: RunRow | None = None) -> None:
         from srtui.tui.screens.new_run import NewRun
 
-        def start(words: list[str] | None) -> None:
-            if words is not None:
-                self.dashboard.start_engine(words)
-
-        self.app.push_screen(NewRun(recipe, like), start)
+        self.app.push_screen(NewRun(recipe, like), self.dashboard.start_words)
 
     def action_new(self) -> None:
         """Open the form of a new run."""
@@ -276,7 +272,8 @@ class RunsScreen(DashboardScreen):
                 f"{run.name} is {run.state}; when it is done, w says what can be done with it.", markup=False
             )
             return
-        from srtui.tui.screens.next_steps import NextSteps, take_step
+        from srtui.tui.screens.dialogs import Menu
+        from srtui.tui.screens.next_steps import steps_of, take_step
 
         def take(step: str | None) -> None:
             if step == "again":
@@ -284,7 +281,7 @@ class RunsScreen(DashboardScreen):
             elif step is not None:
                 self.run_worker(take_step(self.dashboard, run, step), group="next")
 
-        self.app.push_screen(NextSteps(run), take)
+        self.app.push_screen(Menu(f"{run.name}: what next?", steps_of(run)), take)
 
     def action_delete(self) -> None:
         """Delete the chosen run, once its name was typed."""
