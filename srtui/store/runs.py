@@ -99,6 +99,19 @@ class StageProgress:
         return count if isinstance(count, int) else 0
 
 
+# Energy is added up like tokens and seconds, in the detail: few machines tell it.
+_WITH_ENERGY = (
+    "CASE WHEN coalesce(json_type(excluded.detail, '$.joules'), json_type(stage_progress.detail, '$.joules')) IS NULL "
+    "THEN excluded.detail ELSE json_set(excluded.detail, "
+    + ", ".join(
+        f"'$.{name}', coalesce(json_extract(stage_progress.detail, '$.{name}'), 0) "
+        f"+ coalesce(json_extract(excluded.detail, '$.{name}'), 0)"
+        for name in ("joules", "joule_seconds")
+    )
+    + ") END"
+)
+
+
 def stages_of(conn: sqlite3.Connection, run_id: int) -> dict[str, StageProgress]:
     """By stage, how far a run is with it."""
     return {
@@ -431,7 +444,7 @@ class Runs:
                 "INSERT INTO stage_progress(run_id, stage, done, total, tokens, seconds, detail, updated_at) "
                 "VALUES (?,?,?,?,?,?,?,?) ON CONFLICT(run_id, stage) DO UPDATE SET done = excluded.done, "
                 "total = excluded.total, tokens = tokens + excluded.tokens, seconds = seconds + excluded.seconds, "
-                "detail = excluded.detail, updated_at = excluded.updated_at",
+                f"detail = {_WITH_ENERGY}, updated_at = excluded.updated_at",
                 (run_id, stage, done, total, tokens, seconds, json.dumps(detail or {}), time.time()),
             )
 

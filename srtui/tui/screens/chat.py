@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
+import subprocess
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -69,8 +71,7 @@ class ChatScreen(Screen[None]):
         self._exchanges: list[Exchange] = []
         self._prompt = ""
         self._shows_prompt = True
-        self._process: asyncio.subprocess.Process | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._since = time.monotonic()
         self._ready = self._answering = self._closed = False
         self._problem = ""
@@ -103,7 +104,7 @@ class ChatScreen(Screen[None]):
         ).border_title = f"what the student sees ({self._run.recipe['prompt']['template']})"
         self.on_resize()
         self.query_one("#ask").focus()
-        self._task = asyncio.create_task(self._talk())
+        self._start()
         self.set_interval(1.0, self._show_state)
         self._show_state()
 
@@ -113,39 +114,53 @@ class ChatScreen(Screen[None]):
 
     # -- the process of the models ------------------------------------------------------------
 
-    async def _talk(self) -> None:
-        """Start the process and show what it says until it ends."""
+    def _start(self) -> None:
+        """Start the process; a thread of this screen's hears what it says."""
+        workspace = self.dashboard.workspace
         try:
-            self._process = await asyncio.create_subprocess_exec(
-                *command_line(["chat", self._run.name, "--json", "--stream"]),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                cwd=self.dashboard.workspace.root,
-                env=environment(self.dashboard.workspace),
+            self._process = subprocess.Popen(
+                command_line(["chat", self._run.name, "--json", "--stream"]),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=workspace.root,
+                env=environment(workspace),
                 start_new_session=True,
-                limit=16 * 2**20,
             )
-            said, complained = self._process.stdout, self._process.stderr
-            if said is None or complained is None:  # pipes were asked for
-                return
-            problems = asyncio.create_task(complained.read())
-            async for line in said:
-                with contextlib.suppress(ValueError):
-                    self._take(json.loads(line))
-            code = await self._process.wait()
-            words = (await problems).decode("utf-8", errors="replace").strip()
-            if not self._closed:
-                self._problem = safe(words.splitlines()[-1]) if words else f"it ended with exit code {code}"
-                self.dashboard.report_problem(f"The chat has ended: {self._problem}", words)
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:
+        except OSError as error:
             self.dashboard.report_error(error)
-        finally:
-            self._answering = False
-            if not self._closed:
-                self._show_state()
+            return
+        threading.Thread(target=self._hear, args=(self._process,), name="srtui-chat", daemon=True).start()
+
+    def _hear(self, process: subprocess.Popen[bytes]) -> None:
+        """In its thread: hand every line on, until the process ends."""
+        complaints: list[bytes] = []
+
+        def listen() -> None:
+            complaints.append(process.stderr.read() if process.stderr is not None else b"")
+
+        listener = threading.Thread(target=listen, daemon=True)
+        listener.start()
+        # A screen that has gone takes nothing any more.
+        with contextlib.suppress(RuntimeError, ValueError):
+            for line in process.stdout or ():
+                with contextlib.suppress(json.JSONDecodeError):
+                    self._hand_on(self._take, json.loads(line))
+            code = process.wait()
+            listener.join()
+            words = b"".join(complaints).decode("utf-8", errors="replace").strip()
+            self._hand_on(self._ended, words or f"it ended with exit code {code}")
+
+    def _hand_on(self, call: Callable[[Any], None], value: Any) -> None:
+        if not self._closed:
+            self.app.call_from_thread(call, value)
+
+    def _ended(self, words: str) -> None:
+        """The process is gone while the screen is there."""
+        self._answering = False
+        self._problem = safe(words.splitlines()[-1])
+        self.dashboard.report_problem(f"The chat has ended: {self._problem}", words)
+        self._show_state()
 
     def _take(self, said: dict[str, Any]) -> None:
         """One line of the process: that it is ready, a prompt, a piece of an answer, or an end."""
@@ -204,7 +219,9 @@ class ChatScreen(Screen[None]):
         event.input.value = ""
         self._exchanges = [*self._exchanges[1 - _KEPT :], Exchange(instruction)]
         self._answering, self._since = True, time.monotonic()
-        self._process.stdin.write(f"{instruction}\n".encode())
+        with contextlib.suppress(OSError):  # that it has ended is said by the thread that hears it
+            self._process.stdin.write(f"{instruction}\n".encode())
+            self._process.stdin.flush()
         self._show_answers()
         self._show_state()
 
@@ -224,15 +241,8 @@ class ChatScreen(Screen[None]):
         """End the process and leave."""
         self.dismiss(None)
 
-    async def on_unmount(self) -> None:
+    def on_unmount(self) -> None:
         """The models go with the screen."""
         self._closed = True
-        if self._process is not None and self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.terminate()
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
         if self._process is not None:
-            await self._process.wait()
+            self._process.terminate()

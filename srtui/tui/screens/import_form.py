@@ -134,8 +134,9 @@ def preview_words(seen: FilePreview, size: int) -> Content:
     else:
         unused = [name for name in seen.fields if name not in seen.columns.values()]
         mapped = "   ".join(f"{text} ← {seen.columns.get(text, 'none')}" for text in _TEXTS)
-        kept = f"   kept with the record: {', '.join(unused)}" if unused else ""
-        lines.append(shown(f"{mapped}{kept}"))
+        lines.append(shown(mapped))
+        if unused:
+            lines.append(shown(f"kept with the record: {', '.join(unused)}", "$dim"))
     for pair in seen.pairs:
         lines += [
             shown(f"• {_line(' / '.join(t for t in (pair.instruction, pair.input) if t))}", "$text-primary"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -13,12 +13,15 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 
 from srtui.measures import MEASURES, STORED
+from srtui.store import Store
+from srtui.store.bulk import TAKEN, BulkOverruling
 from srtui.store.connection import DatabaseError, was_interrupted
 from srtui.store.listing import ORDERS, Part, SampleFilter, SampleRow
 from srtui.text import number
 from srtui.tui.background import StoreReader
 from srtui.tui.screens.base import DashboardScreen
-from srtui.tui.screens.dialogs import AskText
+from srtui.tui.screens.dialogs import AskText, Menu, NextStep
+from srtui.tui.screens.go_to import ask_for_sample
 from srtui.tui.screens.sample_filter import FilterForm, described
 from srtui.tui.tabs import numbered
 from srtui.tui.widgets.empty import Empty
@@ -32,6 +35,14 @@ _ORDER_NAMES = {
     "answer": "answer taken",
 }
 _STATE_TONES: dict[str, Tone] = {"kept": "good", "dropped": "dim", "overruled": "accent", "waiting": "dim"}
+MOST_MARKED = 10_000
+"""Samples that can be marked at a time."""
+_TAKES = (
+    ("original", "o", "The original, as it was imported"),
+    ("instruction", "i", "The rewrite with the new instruction"),
+    ("response", "a", "The rewrite with the new answer"),
+    ("student", "s", "The student's own choice: take overrulings back"),
+)
 _STATE_SIGNS = {"kept": "✓ ", "dropped": "✗ ", "overruled": "» ", "waiting": "· "}
 
 
@@ -42,7 +53,9 @@ class SamplesScreen(DashboardScreen):
     HELP_TEXT = (
         "The samples of the run. Every column is of the final text, the one that is trained on or exported: whether its "
         "instruction and its answer are new, its IFD and r-IFD, the length of its answer in characters. ⚑ is a flag, "
-        "✎ a note. A click on a heading sorts by it, a second click the other way round. Enter opens a sample."
+        "✎ a note, ◆ a mark of yours. Margin says how far apart the scores were that the closer of its choices was between "
+        "(of ratios, their logarithms): near 0 it could have gone either way, and b lists those first. Space marks a sample, "
+        "A all that are listed; F flags the marked ones, o overrules them, u takes the last of these back. A click on a heading sorts by it, a second click the other way round. Enter opens a sample."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "search", "Search"),
@@ -50,6 +63,13 @@ class SamplesScreen(DashboardScreen):
         Binding("s", "sort", "Sort"),
         Binding("S", "turn", "Reverse", show=False),
         Binding("escape", "all", "Show all"),
+        Binding("b", "borderline", "Borderline first", show=False),
+        Binding("g", "go_to", "Go to", show=False),
+        Binding("space", "mark", "Mark"),
+        Binding("A", "mark_all", "Mark all listed", show=False),
+        Binding("F", "flag_marked", "Flag marked", show=False),
+        Binding("o", "overrule_marked", "Overrule marked", show=False),
+        Binding("u", "undo", "Undo the last bulk", show=False),
         Binding("enter", "open", "Open", show=True),
     ]
 
@@ -58,6 +78,9 @@ class SamplesScreen(DashboardScreen):
         self._listed: SampleFilter | None = None
         self._listed_at = self._listing_took = 0.0
         self._reader: StoreReader | None = None
+        self._marked: dict[int, None] = {}
+        self._marked_of: int | None = None  # the run that they are marked in
+        self._done_last: tuple[str, Callable[[Store], int]] | None = None
 
     @property
     def reader(self) -> StoreReader:
@@ -77,8 +100,9 @@ class SamplesScreen(DashboardScreen):
                 Column("answer", "answer", 6),
                 Column("ifd", "IFD", 5, right=True),
                 Column("rifd", "r-IFD", 6, right=True),
+                Column("margin", "margin", 7, right=True, from_width=110),
                 Column("length", "length", 7, right=True, from_width=100),
-                Column("marks", "", 2, sortable=False),
+                Column("marks", "", 3, sortable=False),
                 Column("text", "instruction"),
             ],
             self._rows,
@@ -98,7 +122,7 @@ class SamplesScreen(DashboardScreen):
     async def _rows(self, start: int, count: int) -> Sequence[TableRow]:
         run_id = self._listed.run_id if self._listed else None
         return [
-            _row(r, run_id is None)
+            _row(r, run_id is None, r.id in self._marked)
             for r in await self.reader.ask(lambda v: v.listing.window(run_id, start, count))
         ]
 
@@ -114,6 +138,8 @@ class SamplesScreen(DashboardScreen):
             )
             return
         new_filter = replace(app.sample_filter, run_id=app.run_id)
+        if app.run_id != self._marked_of:  # a mark is of a run, and so is what was done to it
+            self._marked, self._marked_of, self._done_last = {}, app.run_id, None
         table = self.query_one(VirtualTable)
         # An order that may have changed is laid out again, but a slow one not all the time.
         due = time.monotonic() - self._listed_at > max(2.0, 20 * self._listing_took)
@@ -187,6 +213,12 @@ class SamplesScreen(DashboardScreen):
 
     def _show_heading(self, sample_filter: SampleFilter, total: int | None) -> None:
         parts = [Content.styled("…" if total is None else f"{total:,} samples", "bold")]
+        if self._marked:
+            parts.append(
+                Content.styled(
+                    f"◆ {len(self._marked):,} marked: F flags, o overrules, Esc none", "$text-accent"
+                )
+            )
         parts += [shown(words) for words in described(sample_filter)]
         order = (
             "table order"
@@ -239,8 +271,120 @@ class SamplesScreen(DashboardScreen):
         self.change(replace(self.shown_filter, descending=not self.shown_filter.descending))
 
     def action_all(self) -> None:
-        """List all samples, in the order as it is."""
+        """Take all marks away; where there are none, list all samples, in the order as it is."""
+        if self._marked:
+            self._marked = {}
+            self._marks_changed()
+            return
         self.change(SampleFilter(order=self.shown_filter.order, descending=self.shown_filter.descending))
+
+    def action_borderline(self) -> None:
+        """List the samples first whose choices were the closest."""
+        self.change(replace(self.shown_filter, order="margin", descending=False))
+
+    def action_go_to(self) -> None:
+        """Ask for a sample's number and go there."""
+        ask_for_sample(self.dashboard, self.reader, self.query_one(VirtualTable))
+
+    # -- many at once -------------------------------------------------------------------------
+
+    def _marks_changed(self) -> None:
+        table = self.query_one(VirtualTable)
+        table.reread()
+        if self._listed is not None:
+            self._show_heading(self._listed, table.total)
+
+    def action_mark(self) -> None:
+        """Mark the sample under the cursor, or take its mark away, and go to the next."""
+        table = self.query_one(VirtualTable)
+        if table.row is None:
+            return
+        if self._marked.pop(table.row.key, 0) is not None:
+            if len(self._marked) >= MOST_MARKED:
+                self.notify(f"At most {MOST_MARKED:,} samples are marked at a time.", timeout=3)
+                return
+            self._marked[table.row.key] = None
+        table.action_move(1)
+        self._marks_changed()
+
+    async def action_mark_all(self) -> None:
+        """Mark every sample that is listed."""
+        total = self.query_one(VirtualTable).total
+        if total > MOST_MARKED:
+            self.notify(
+                f"{total:,} are listed, and at most {MOST_MARKED:,} are marked at a time: f leaves fewer.",
+                timeout=4,
+            )
+            return
+        try:
+            listed = await self.reader.ask(lambda v: v.listing.sample_ids())
+        except Exception as error:
+            self.dashboard.report_error(error)
+            return
+        self._marked = dict.fromkeys(listed)
+        self._marks_changed()
+
+    def action_flag_marked(self) -> None:
+        """Flag all marked samples; where all of them have one, take the flags away."""
+        marked = list(self._marked)
+        if not self._some_marked():
+            return
+
+        def flag(store: Store) -> tuple[list[int], bool]:
+            changed = store.bulk.flag(marked, True)
+            return (changed, True) if changed else (store.bulk.flag(marked, False), False)
+
+        def flagged(result: tuple[list[int], bool]) -> None:
+            changed, now = result
+            self._done(
+                f"{len(changed):,} samples {'flagged' if now else 'have no flag any more'}",
+                lambda store: len(store.bulk.flag(changed, not now)),
+            )
+
+        self.dashboard.write(flag, flagged)
+
+    def action_overrule_marked(self) -> None:
+        """Ask which text stands for all marked samples, and take it."""
+        run_id, marked = self.dashboard.run_id, list(self._marked)
+        if run_id is None or not self._some_marked():
+            return
+
+        def done(bulk: BulkOverruling) -> None:
+            missing = f"; {bulk.without:,} have no such text and are as they were" if bulk.without else ""
+            self._done(f"{bulk.changed:,} samples overruled{missing}", lambda store: store.bulk.undo(bulk))
+
+        def take(name: str | None) -> None:
+            which = next((t for t in TAKEN if t == name), None)
+            if which is not None:
+                self.dashboard.write(lambda store: store.bulk.overrule(run_id, marked, which), done)
+
+        title = f"Which text stands for the {len(marked):,} marked samples?"
+        self.app.push_screen(Menu(title, [NextStep(*step) for step in _TAKES]), take)
+
+    def _some_marked(self) -> bool:
+        if not self._marked:
+            self.notify("Nothing is marked: Space marks a sample, A all that are listed.", timeout=3)
+        return bool(self._marked)
+
+    def _done(self, words: str, undo: Callable[[Store], int]) -> None:
+        self._done_last = words, undo
+        self.notify(f"{words}. u takes it back.", timeout=5)
+        self._listed_at = 0.0  # what is listed, and in which order, may be another now
+        self.reread()
+
+    def action_undo(self) -> None:
+        """Take the last bulk back."""
+        if self._done_last is None:
+            self.notify("There is no bulk to take back here.", timeout=3)
+            return
+        (words, undo), self._done_last = self._done_last, None
+
+        def undone(count: int) -> None:
+            self.notify(f"Taken back: {words} ({count:,} are as before).", timeout=5)
+            self._listed_at = 0.0
+            self.reread()
+
+        self.dashboard.write(undo, undone)
 
     @on(VirtualTable.SortAsked)
     def _sort_by(self, event: VirtualTable.SortAsked) -> None:
@@ -268,13 +412,13 @@ class SamplesScreen(DashboardScreen):
         self.app.push_screen(SampleScreen(self.reader, event.position, event.row.key), back)
 
 
-def _row(r: SampleRow, no_run: bool = False) -> TableRow:
+def _row(r: SampleRow, no_run: bool = False, marked: bool = False) -> TableRow:
     def part(value: Part | None) -> Cell:
         if value is None:
             return Cell("-", "dim")
         return Cell("hand", "accent") if value == "by hand" else Cell(value, "good" if value == "new" else "")
 
-    marks = ("⚑" if r.flagged else "") + ("✎" if r.noted else "")
+    marks = ("◆" if marked else "") + ("⚑" if r.flagged else "") + ("✎" if r.noted else "")
     return TableRow(
         r.id,
         (
@@ -289,6 +433,7 @@ def _row(r: SampleRow, no_run: bool = False) -> TableRow:
             part(r.answer),
             Cell(number(r.ifd, 2), "warn" if r.ifd is not None and r.ifd >= 1 else ""),
             Cell(number(r.rifd, 2), "warn" if r.rifd is not None and r.rifd >= 1 else ""),
+            Cell(number(r.margin, 3), "dim"),
             Cell(f"{r.length:,}"),
             Cell(marks, "accent"),
             Cell(r.text),

@@ -63,9 +63,9 @@ class WorkList(Dialog[None]):
                 id="work",
             )
 
-    async def on_mount(self) -> None:
+    def on_mount(self) -> None:
         """Show it, and again each second."""
-        await self._show()
+        self.call_later(self._show)
         self.query_one(VirtualTable).focus()
         self.set_interval(1.0, self._show)
 
