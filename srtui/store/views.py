@@ -26,7 +26,7 @@ from srtui.store.compare import (
 from srtui.store.connection import open_read_only
 from srtui.store.corpus import DatasetSize, dataset_sizes
 from srtui.store.dataset_view import DatasetRow, DatasetView, TextFigures, dataset_rows, view_dataset
-from srtui.store.distributions import histogram, score_pairs
+from srtui.store.distributions import ScorePair, histogram, score_pairs
 from srtui.store.evaluations import EvaluationReads
 from srtui.store.events import Event, count_events, events_of
 from srtui.store.figures import ScoreName
@@ -264,7 +264,7 @@ class Views:
         """
         return histogram(self.conn, run_id, score, width, bins)
 
-    def score_pairs(self, run_id: int, limit: int = 4000) -> list[tuple[float, float, bool]]:
+    def score_pairs(self, run_id: int, limit: int = 4000) -> list[ScorePair]:
         """As :func:`srtui.store.distributions.score_pairs` gives them."""
         return score_pairs(self.conn, run_id, limit)
 

@@ -34,6 +34,8 @@ from srtui.workspace import Workspace
 
 T = TypeVar("T")
 
+# In plots a colour means the same on all screens and in the report (report.css): what was before, or dropped, or B; what
+# came, or is kept, or A; a limit; another run. They are apart for the colour-blind, and signs say the same beside them.
 DARK = Theme(
     name="srtui-dark",
     primary="#7fa7cc",
@@ -52,6 +54,10 @@ DARK = Theme(
         "row-cursor": "#2b3a4b",
         "row-blurred": "#232932",
         "row-hover": "#1e242c",
+        "plot-before": "#d8b56c",
+        "plot-after": "#7fa7cc",
+        "plot-limit": "#e07a83",
+        "plot-other": "#c99bd1",
         "button-focus-text-style": "bold underline",
     },
 )
@@ -73,6 +79,10 @@ LIGHT = Theme(
         "row-cursor": "#cfdde8",
         "row-blurred": "#e3e0d7",
         "row-hover": "#eceae3",
+        "plot-before": "#b8862f",
+        "plot-after": "#2f6690",
+        "plot-limit": "#a82a38",
+        "plot-other": "#7b4a86",
         "button-focus-text-style": "bold underline",
     },
 )
@@ -150,6 +160,10 @@ class Dashboard(App[None]):
                 "row-cursor": "ansi_blue",
                 "row-blurred": "ansi_black",
                 "row-hover": "ansi_black",
+                "plot-before": "ansi_yellow",
+                "plot-after": "ansi_cyan",
+                "plot-limit": "ansi_red",
+                "plot-other": "ansi_magenta",
             }
         colours = theme.to_color_system().generate()
         ground, ink, primary = (
@@ -160,6 +174,10 @@ class Dashboard(App[None]):
             "row-cursor": ground.blend(primary, 0.3).hex6,
             "row-blurred": ground.blend(ink, 0.1).hex6,
             "row-hover": ground.blend(ink, 0.05).hex6,
+            "plot-before": colours["warning"],
+            "plot-after": colours["primary"],
+            "plot-limit": colours["error"],
+            "plot-other": colours["secondary"],
         }
 
     def _remember_theme(self, theme: Theme) -> None:
@@ -365,6 +383,7 @@ class Dashboard(App[None]):
                 tab.label, f"Open screen {key_of(tab.mode)}", partial(self.action_go, tab.mode)
             )
         yield from self._elsewhere()
+        yield from self._next()
         for run in self.runs[:20]:
             yield SystemCommand(
                 f"Run {safe(run.name)}", f"Show this run ({run.state})", partial(self.choose_run, run.id)
@@ -388,6 +407,27 @@ class Dashboard(App[None]):
                         f"On {numbered(tab.mode)}, by {self.get_key_display(binding)}",
                         partial(self._do_elsewhere, tab.mode, binding.action),
                     )
+
+    def _next(self) -> Iterable[SystemCommand]:
+        """What can be done with the run that the screens are about, and what can be evaluated."""
+        from srtui.tui.screens.next_steps import begin_evaluation, steps_of, take_step
+        from srtui.tui.screens.work_forms import KINDS
+
+        run = self.current_run
+        if run is not None and run.state == "done":
+            for step in steps_of(run):
+                if step.name != "again":  # the form of a run is a command of Runs
+                    yield SystemCommand(
+                        f"{safe(run.name)}: {step.words}",
+                        f"On {numbered('runs')}, by w then {step.key}",
+                        partial(take_step, self, run, step.name),
+                    )
+        for name, key, words in KINDS:
+            yield SystemCommand(
+                f"Evaluate: {words}",
+                f"On {numbered('evaluation')}, by n then {key}",
+                partial(begin_evaluation, self, run, name),
+            )
 
     async def _do_elsewhere(self, mode: str, action: str) -> None:
         await self.switch_mode(mode)

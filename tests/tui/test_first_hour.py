@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from textual.widgets import Button, Input, TextArea
+from textual.widgets import Button, Input, Select, TextArea
 
 from srtui.recipe import load
 from srtui.sample import Pair
@@ -211,11 +211,15 @@ async def test_a_run_that_is_done_says_what_next(demo: Workspace, started: list[
             assert words in text(app)
         await press(pilot, "r")
         await press(pilot, "w", "e")
-        app.screen.query_one(Input).value = "out.parquet"
-        await press(pilot, "enter")
+        app.screen.query_one("#format", Select).value = "parquet"
+        await settled(pilot)
+        assert "srtui export quickstart --format parquet --out quickstart.parquet" in " ".join(
+            text(app).replace("│", "").split()
+        )
+        await press(pilot, "ctrl+s")
     assert started == [
         ["report", "quickstart"],
-        ["export", "quickstart", "--format", "parquet", "--out", "out.parquet"],
+        ["export", "quickstart", "--format", "parquet", "--out", "quickstart.parquet"],
     ]
 
 

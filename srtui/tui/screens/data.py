@@ -243,7 +243,7 @@ def _fact(name: str, words: str) -> Content:
 def _share(name: str, count: int, whole: int, size: int) -> Content:
     return Content.assemble(
         (f"{name:<26} ", "$dim"),
-        (bar(count, whole, size), "$primary"),
+        (bar(count, whole, size), "$plot-before"),
         f" {share(count, whole):>5}  {count:,}",
     )
 

@@ -125,14 +125,11 @@ class EvaluationScreen(DashboardScreen):
 
     # -- what a person does -----------------------------------------------------------------
 
-    async def action_new(self) -> None:
+    def action_new(self) -> None:
         """Ask what is to be evaluated or calibrated, and start it."""
         from srtui.tui.screens.next_steps import choose_evaluation
 
-        try:
-            await choose_evaluation(self.dashboard, self.dashboard.current_run)
-        except Exception as error:
-            self.dashboard.report_error(error)
+        choose_evaluation(self.dashboard, self.dashboard.current_run)
 
     def action_open(self) -> None:
         """Open the judgements of the chosen evaluation."""
@@ -213,7 +210,7 @@ def verdict_bar_parts(counts: result_words.Verdicts, width: int) -> tuple[str, s
 
 def _bar(counts: result_words.Verdicts, width: int) -> Content:
     win, tie, lose = verdict_bar_parts(counts, width)
-    return Content.assemble((win, "$text-success"), (tie, "$dim"), (lose, "$text-error"))
+    return Content.assemble((win, "$plot-after"), (tie, "$dim"), (lose, "$plot-before"))
 
 
 def evaluation_lines(e: Evaluation, width: int) -> list[Content]:
@@ -237,9 +234,9 @@ def evaluation_lines(e: Evaluation, width: int) -> list[Content]:
         lines.append(_bar(counts, width))
         lines.append(
             Content.assemble(
-                (f"█ A better {counts.win:,}", "$text-success"),
+                (f"█ A better {counts.win:,}", "$plot-after"),
                 (f"   ▒ tie {counts.tie:,}   ", "$dim"),
-                (f"░ B better {counts.lose:,}", "$text-error"),
+                (f"░ B better {counts.lose:,}", "$plot-before"),
             )
         )
     lines += [Content.styled(sentence, "$text-warning") for sentence in _doubts(e.result)]

@@ -25,7 +25,6 @@ from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.screens.live_room import (
     acceptance_series,
     decided_words,
-    energy_words,
     speed_series,
     wall_words,
 )
@@ -33,7 +32,7 @@ from srtui.tui.tabs import numbered
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.plot import Plot
 from srtui.tui.widgets.words import Words, bar, shown, sparkline
-from srtui.wording import WORKER_COLUMNS, server_words, stage_title, worker_rows
+from srtui.wording import WORKER_COLUMNS, energy_words, server_words, stage_title, worker_rows
 
 _STAGES = ("reflect-instruction", "choose-instruction", "reflect-response", "choose-response", "train")
 _GOING = ("running", "stopping")

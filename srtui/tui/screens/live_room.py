@@ -1,21 +1,18 @@
-"""What Live shows where there is room to spare: every slot, curves, decisions; and what the machine used of energy."""
+"""What Live shows where there is room to spare: every slot, curves, decisions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 from textual.content import Content
 
-from srtui.store.runs import StageProgress
 from srtui.text import safe, share
 from srtui.tui.widgets.plot import Series
 from srtui.tui.widgets.words import bar, shown
 
 _BAR = 6
-_MEASURED = 0.95
-"""The least share of a run's seconds over which its energy was measured, for a figure of all of them."""
 
 
 def wall_words(slots: Sequence[Mapping[str, Any]], room: int) -> Content:
@@ -32,7 +29,7 @@ def _end_of(text: str, room: int) -> str:
     line = " ".join(safe(text).split())
     while cell_len(line) > max(1, room):
         line = "…" + line[max(2, (cell_len(line) - room) // 2 + 1) :]
-    return set_cell_size(line, cell_len(line))
+    return line
 
 
 def decided_words(decided: Sequence[Mapping[str, Any]]) -> Content:
@@ -51,7 +48,7 @@ def decided_words(decided: Sequence[Mapping[str, Any]]) -> Content:
 
 def speed_series(speeds: Sequence[float]) -> list[Series]:
     """Tokens a second, one value a second, the last of them now."""
-    return [Series("", _by_minute(speeds), "$text-primary")]
+    return [Series("", _by_minute(speeds), "$plot-after")]
 
 
 def acceptance_series(taken: Sequence[Mapping[str, tuple[int, int]]]) -> list[Series]:
@@ -63,24 +60,10 @@ def acceptance_series(taken: Sequence[Mapping[str, tuple[int, int]]]) -> list[Se
             for minute, counts in _by_minute(taken)
             if counts[target][1]
         ]
-        style = "$text-accent" if dashed else "$text-primary"
+        style = "$plot-other" if dashed else "$plot-after"
         series.append(Series(name, shares, style, dashed=dashed))
     return series
 
 
 def _by_minute(values: Sequence[Any]) -> list[tuple[float, Any]]:
     return [((n - len(values) + 1) / 60, value) for n, value in enumerate(values)]
-
-
-def energy_words(stages: Mapping[str, StageProgress], kept: int) -> str:
-    """What a run has used; "" where it was not measured over nearly all of its time, or nothing is kept."""
-    seconds = sum(s.seconds for s in stages.values())
-    measured = sum(_number(s.detail.get("joule_seconds")) for s in stages.values())
-    joules = sum(_number(s.detail.get("joules")) for s in stages.values())
-    if not seconds or not kept or not joules or measured < _MEASURED * seconds:
-        return ""
-    return f"{joules / kept:,.3g} J a kept sample, {joules / 1000:,.3g} kJ in all"
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0

@@ -59,7 +59,7 @@ async def take_step(app: Dashboard, run: RunRow, step: str) -> None:
         elif step in ("retrain", "report"):
             app.start_engine([step, run.name])
         elif step == "judge":
-            await choose_evaluation(app, run)
+            choose_evaluation(app, run)
         elif step == "chat":
             from srtui.tui.screens.chat import ChatScreen
 
@@ -72,15 +72,23 @@ async def take_step(app: Dashboard, run: RunRow, step: str) -> None:
         app.report_error(error)
 
 
-async def choose_evaluation(app: Dashboard, run: RunRow | None) -> None:
-    """Ask for a kind of evaluation, then for what it is about, and start it."""
-    from srtui.tui.screens.work_forms import KINDS, evaluation_form, offers
+async def begin_evaluation(app: Dashboard, run: RunRow | None, kind: str) -> None:
+    """Open the form of one kind of evaluation, and start what it was left with."""
+    from srtui.tui.screens.work_forms import evaluation_form, offers
 
-    there_is = await offers(app)
+    try:
+        app.push_screen(evaluation_form(app, kind, run, await offers(app)), app.start_words)
+    except Exception as error:
+        app.report_error(error)
+
+
+def choose_evaluation(app: Dashboard, run: RunRow | None) -> None:
+    """Ask for a kind of evaluation, then for what it is about, and start it."""
+    from srtui.tui.screens.work_forms import KINDS
 
     def fill_in(kind: str | None) -> None:
         if kind is not None:
-            app.push_screen(evaluation_form(app, kind, run, there_is), app.start_words)
+            app.run_worker(begin_evaluation(app, run, kind), group="next")
 
     title = "Evaluate or calibrate" if run is None else f"{run.name}: evaluate or calibrate"
     app.push_screen(Menu(title, [NextStep(*kind) for kind in KINDS]), fill_in)
