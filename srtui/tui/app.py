@@ -6,8 +6,6 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -28,7 +26,7 @@ from srtui.tui.background import StoreReader, StoreWriter
 from srtui.tui.processes import Started
 from srtui.tui.processes import start as start_engine
 from srtui.tui.screens.base import DashboardScreen
-from srtui.tui.tabs import TABS, key_of, numbered
+from srtui.tui.tabs import TABS, class_of, key_of, numbered
 from srtui.tui.widgets.table import VirtualTable
 from srtui.workspace import Workspace
 
@@ -97,16 +95,11 @@ class Problem:
     detail: str
 
 
-def _class_of(module: str, name: str) -> type[Screen[Any]]:
-    screen_class: type[Screen[Any]] = getattr(import_module(f"srtui.tui.screens.{module}"), name)
-    return screen_class
-
-
 def _screen(module: str, name: str) -> Callable[[], Screen[Any]]:
     """A screen that is imported when it is first opened: the first paint waits for one of them only."""
 
     def opened() -> Screen[Any]:
-        return _class_of(module, name)()
+        return class_of(module, name)()
 
     return opened
 
@@ -365,77 +358,9 @@ class Dashboard(App[None]):
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """What the palette offers: this screen's keys, the screens, the latest runs, and the app's own."""
-        for active in screen.active_bindings.values():
-            binding = active.binding
-            if (
-                active.enabled
-                and binding.description
-                and type(active.node).__module__.startswith("srtui.tui.screens")
-            ):
-                key = self.get_key_display(binding)
-                yield SystemCommand(
-                    binding.description,
-                    f"Here, by {key}",
-                    partial(self.run_action, binding.action, active.node),
-                )
-        for tab in TABS:
-            yield SystemCommand(
-                tab.label, f"Open screen {key_of(tab.mode)}", partial(self.action_go, tab.mode)
-            )
-        yield from self._elsewhere()
-        yield from self._next()
-        for run in self.runs[:20]:
-            yield SystemCommand(
-                f"Run {safe(run.name)}", f"Show this run ({run.state})", partial(self.choose_run, run.id)
-            )
-        yield SystemCommand("Light or dark", "Change between the light and the dark theme", self.action_light)
-        yield SystemCommand(
-            "Work in progress", "What was started, how far it is, its output", self.action_work
-        )
-        yield SystemCommand("Keys", "What the keys do here", self.action_help)
-        yield SystemCommand("Quit", "Close the dashboard; runs continue", self.action_quit)
+        from srtui.tui.palette import commands
 
-    def _elsewhere(self) -> Iterable[SystemCommand]:
-        """What the other screens can do: a command opens its screen and does it there."""
-        for tab in TABS:
-            if tab.mode == self.current_mode:
-                continue
-            for binding in _class_of(tab.module, tab.screen).BINDINGS:
-                if isinstance(binding, Binding) and binding.description:
-                    yield SystemCommand(
-                        f"{tab.label}: {binding.description}",
-                        f"On {numbered(tab.mode)}, by {self.get_key_display(binding)}",
-                        partial(self._do_elsewhere, tab.mode, binding.action),
-                    )
-
-    def _next(self) -> Iterable[SystemCommand]:
-        """What can be done with the run that the screens are about, and what can be evaluated."""
-        from srtui.tui.screens.next_steps import begin_evaluation, steps_of, take_step
-        from srtui.tui.screens.work_forms import KINDS
-
-        run = self.current_run
-        if run is not None and run.state == "done":
-            for step in steps_of(run):
-                if step.name != "again":  # the form of a run is a command of Runs
-                    yield SystemCommand(
-                        f"{safe(run.name)}: {step.words}",
-                        f"On {numbered('runs')}, by w then {step.key}",
-                        partial(take_step, self, run, step.name),
-                    )
-        for name, key, words in KINDS:
-            yield SystemCommand(
-                f"Evaluate: {words}",
-                f"On {numbered('evaluation')}, by n then {key}",
-                partial(begin_evaluation, self, run, name),
-            )
-
-    async def _do_elsewhere(self, mode: str, action: str) -> None:
-        await self.switch_mode(mode)
-
-        async def act() -> None:
-            await self.run_action(action, self.screen)
-
-        self.call_after_refresh(act)
+        yield from commands(self, screen)
 
     def on_unmount(self) -> None:
         """Close both connections to the store."""

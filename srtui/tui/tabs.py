@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,12 @@ TABS = (
     Tab("data", "Data", "data", "DataScreen"),
 )
 """In the order of their numbers, from 1 to 9, and 0 for a tenth; the last one that there is a key for."""
+
+
+def class_of(module: str, name: str) -> type[Any]:
+    """A screen's class, imported now."""
+    screen_class: type[Any] = getattr(import_module(f"srtui.tui.screens.{module}"), name)
+    return screen_class
 
 
 def key_of(mode: str) -> str:

@@ -34,7 +34,7 @@ _KEPT = 30
 
 
 @dataclass
-class Exchange:
+class BothAnswers:
     """What was asked, and what each side has written of its answer so far."""
 
     instruction: str
@@ -68,7 +68,7 @@ class ChatScreen(Screen[None]):
     def __init__(self, run: RunRow) -> None:
         super().__init__()
         self._run = run
-        self._exchanges: list[Exchange] = []
+        self._exchanges: list[BothAnswers] = []
         self._prompt = ""
         self._shows_prompt = True
         self._process: subprocess.Popen[bytes] | None = None
@@ -217,7 +217,7 @@ class ChatScreen(Screen[None]):
             self.notify("It is still loading." if not self._ready else "It is still writing.", timeout=2)
             return
         event.input.value = ""
-        self._exchanges = [*self._exchanges[1 - _KEPT :], Exchange(instruction)]
+        self._exchanges = [*self._exchanges[1 - _KEPT :], BothAnswers(instruction)]
         self._answering, self._since = True, time.monotonic()
         with contextlib.suppress(OSError):  # that it has ended is said by the thread that hears it
             self._process.stdin.write(f"{instruction}\n".encode())

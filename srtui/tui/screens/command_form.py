@@ -180,7 +180,14 @@ def filled(words: Sequence[str], values: Values, **options: str) -> list[str]:
 
 
 def whole_number(values: Values, name: str, label: str, least: int = 1) -> None:
-    """Raises UserError where a field holds something that is no whole number from ``least``; empty is fine."""
+    """Raises UserError where a field holds something that is no whole number; empty is fine.
+
+    Args:
+        values: of all fields.
+        name: of the field.
+        label: what the form calls it.
+        least: the smallest that it may be.
+    """
     value = values[name]
     if value and not (value.isascii() and value.isdecimal() and len(value) < 10 and int(value) >= least):
         raise UserError(f"{label}: a whole number from {least}, or nothing.")

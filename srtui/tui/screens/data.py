@@ -88,8 +88,6 @@ class DataScreen(DashboardScreen):
             return
         started = time.monotonic()
         self._rows = await app.ask(lambda v: v.dataset_rows()) if app.workspace.store_path.exists() else []
-        self._read_at = time.monotonic()
-        self._reading_took = self._read_at - started
         table = self.query_one(VirtualTable)
         for selector, is_hidden in (
             ("#datasets", not self._rows),
@@ -103,6 +101,8 @@ class DataScreen(DashboardScreen):
             table.focus()
         self._views = {row: view for row, view in self._views.items() if row in self._rows}
         await self._about()
+        self._read_at = time.monotonic()
+        self._reading_took = self._read_at - started
 
     @property
     def chosen(self) -> DatasetRow | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,14 +25,16 @@ from srtui.tui.screens.base import DashboardScreen
 from srtui.tui.screens.live_room import (
     acceptance_series,
     decided_words,
+    rate_text,
     speed_series,
     wall_words,
+    worker_lines,
 )
 from srtui.tui.tabs import numbered
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.plot import Plot
 from srtui.tui.widgets.words import Words, bar, shown, sparkline
-from srtui.wording import WORKER_COLUMNS, energy_words, server_words, stage_title, worker_rows
+from srtui.wording import energy_words, server_words, stage_title
 
 _STAGES = ("reflect-instruction", "choose-instruction", "reflect-response", "choose-response", "train")
 _GOING = ("running", "stopping")
@@ -198,7 +200,7 @@ class LiveScreen(DashboardScreen):
         self.query_one("#machine", Words).show(shown("\n".join(machine)))
         workers = view.live.get("workers", [])
         self.query_one("#workers-box").set_class(not workers, "hidden")
-        self.query_one("#workers", Words).show(_workers(workers))
+        self.query_one("#workers", Words).show(worker_lines(workers))
         wall = view.live.get("wall") or []
         is_wall = self._roomy and bool(wall) and _at_work(view) in _WRITING
         room = max(20, width // 2 - 6)
@@ -280,9 +282,7 @@ class LiveScreen(DashboardScreen):
             if done and fresh <= 0:
                 return "reused", ""
             rated = s.seconds and done and stage not in STEPS
-            return (_rate_text(fresh / s.seconds) if rated else ""), (
-                duration(s.seconds) if s.seconds else ""
-            )
+            return (rate_text(fresh / s.seconds) if rated else ""), (duration(s.seconds) if s.seconds else "")
         past = self._pace.get((view.run.id, stage))
         finished = past[-1].done - past[0].done if past else 0
         seconds = past[-1].measured_at - past[0].measured_at if past else 0.0
@@ -291,7 +291,7 @@ class LiveScreen(DashboardScreen):
         rate = finished / seconds if finished > 0 and seconds else 0.0
         if not rate:
             return "", "the first ones" if stage in _WRITING and view.live.get("slots_in_use") else ""
-        return _rate_text(rate), left_words(finished, seconds, total - done)
+        return rate_text(rate), left_words(finished, seconds, total - done)
 
     def _speed(self, view: LiveView, width: int, going: bool) -> Content:
         room = max(8, (width // 2 if width >= 100 else width - 39) - 24)
@@ -352,14 +352,6 @@ class LiveScreen(DashboardScreen):
         self.app.push_screen(Confirm(f"Stop {run.name}?", words, "Stop"), stop)
 
 
-def _workers(workers: Sequence[Mapping[str, Any]]) -> Content:
-    """A line for each worker of a run that is going on elsewhere, below their headings."""
-    rows = [WORKER_COLUMNS, *worker_rows(workers)]
-    widths = [max(len(row[n]) for row in rows) for n in range(len(WORKER_COLUMNS))]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows]
-    return Content("\n").join([Content.styled(lines[0], "$dim"), *map(shown, lines[1:])])
-
-
 def _mean_speed(view: LiveView) -> Content:
     """Of a run that does nothing now: over all that it has done."""
     stages = view.stages.values()
@@ -367,12 +359,6 @@ def _mean_speed(view: LiveView) -> Content:
     if not tokens or not seconds:
         return Content.styled("      - tokens/s", "$dim")
     return Content.assemble((f"{tokens / seconds:>7,.0f} tokens/s on the mean", "bold"))
-
-
-def _rate_text(rate: float) -> str:
-    """Samples (or steps) a second, or a minute where they are slow."""
-    pace, unit = (rate, "s") if rate >= 1 else (rate * 60, "min")
-    return f"{pace:,.0f}/{unit}" if pace >= 10 else f"{pace:.2g}/{unit}"
 
 
 def tokens_a_second(counts: Sequence[tuple[float, int]], now: float) -> float:

@@ -1,4 +1,4 @@
-"""What Live shows where there is room to spare: every slot, curves, decisions."""
+"""What Live shows in its boxes: every slot, curves and decisions where there is room to spare; workers, rates."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from textual.content import Content
 from srtui.text import safe, share
 from srtui.tui.widgets.plot import Series
 from srtui.tui.widgets.words import bar, shown
+from srtui.wording import WORKER_COLUMNS, worker_rows
 
 _BAR = 6
 
@@ -67,3 +68,17 @@ def acceptance_series(taken: Sequence[Mapping[str, tuple[int, int]]]) -> list[Se
 
 def _by_minute(values: Sequence[Any]) -> list[tuple[float, Any]]:
     return [((n - len(values) + 1) / 60, value) for n, value in enumerate(values)]
+
+
+def worker_lines(workers: Sequence[Mapping[str, Any]]) -> Content:
+    """A line for each worker of a run that is going on elsewhere, below their headings."""
+    rows = [WORKER_COLUMNS, *worker_rows(workers)]
+    widths = [max(len(row[n]) for row in rows) for n in range(len(WORKER_COLUMNS))]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows]
+    return Content("\n").join([Content.styled(lines[0], "$dim"), *map(shown, lines[1:])])
+
+
+def rate_text(rate: float) -> str:
+    """Samples (or steps) a second, or a minute where they are slow."""
+    pace, unit = (rate, "s") if rate >= 1 else (rate * 60, "min")
+    return f"{pace:,.0f}/{unit}" if pace >= 10 else f"{pace:.2g}/{unit}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -13,15 +13,13 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 
 from srtui.measures import MEASURES, STORED
-from srtui.store import Store
-from srtui.store.bulk import TAKEN, BulkOverruling
 from srtui.store.connection import DatabaseError, was_interrupted
 from srtui.store.listing import ORDERS, Part, SampleFilter, SampleRow
 from srtui.text import number
 from srtui.tui.background import StoreReader
-from srtui.tui.screens.base import DashboardScreen
-from srtui.tui.screens.dialogs import AskText, Menu, NextStep
+from srtui.tui.screens.dialogs import AskText
 from srtui.tui.screens.go_to import ask_for_sample
+from srtui.tui.screens.many_samples import ManySamples
 from srtui.tui.screens.sample_filter import FilterForm, described
 from srtui.tui.tabs import numbered
 from srtui.tui.widgets.empty import Empty
@@ -35,18 +33,10 @@ _ORDER_NAMES = {
     "answer": "answer taken",
 }
 _STATE_TONES: dict[str, Tone] = {"kept": "good", "dropped": "dim", "overruled": "accent", "waiting": "dim"}
-MOST_MARKED = 10_000
-"""Samples that can be marked at a time."""
-_TAKES = (
-    ("original", "o", "The original, as it was imported"),
-    ("instruction", "i", "The rewrite with the new instruction"),
-    ("response", "a", "The rewrite with the new answer"),
-    ("student", "s", "The student's own choice: take overrulings back"),
-)
 _STATE_SIGNS = {"kept": "✓ ", "dropped": "✗ ", "overruled": "» ", "waiting": "· "}
 
 
-class SamplesScreen(DashboardScreen):
+class SamplesScreen(ManySamples):
     """The table. It lists on a connection of its own, so that a long sort holds up nothing else."""
 
     MODE = "samples"
@@ -65,11 +55,6 @@ class SamplesScreen(DashboardScreen):
         Binding("escape", "all", "Show all"),
         Binding("b", "borderline", "Borderline first", show=False),
         Binding("g", "go_to", "Go to", show=False),
-        Binding("space", "mark", "Mark"),
-        Binding("A", "mark_all", "Mark all listed", show=False),
-        Binding("F", "flag_marked", "Flag marked", show=False),
-        Binding("o", "overrule_marked", "Overrule marked", show=False),
-        Binding("u", "undo", "Undo the last bulk", show=False),
         Binding("enter", "open", "Open", show=True),
     ]
 
@@ -78,9 +63,6 @@ class SamplesScreen(DashboardScreen):
         self._listed: SampleFilter | None = None
         self._listed_at = self._listing_took = 0.0
         self._reader: StoreReader | None = None
-        self._marked: dict[int, None] = {}
-        self._marked_of: int | None = None  # the run that they are marked in
-        self._done_last: tuple[str, Callable[[Store], int]] | None = None
 
     @property
     def reader(self) -> StoreReader:
@@ -138,8 +120,7 @@ class SamplesScreen(DashboardScreen):
             )
             return
         new_filter = replace(app.sample_filter, run_id=app.run_id)
-        if app.run_id != self._marked_of:  # a mark is of a run, and so is what was done to it
-            self._marked, self._marked_of, self._done_last = {}, app.run_id, None
+        self.marks_are_of(app.run_id)
         table = self.query_one(VirtualTable)
         # An order that may have changed is laid out again, but a slow one not all the time.
         due = time.monotonic() - self._listed_at > max(2.0, 20 * self._listing_took)
@@ -274,9 +255,21 @@ class SamplesScreen(DashboardScreen):
         """Take all marks away; where there are none, list all samples, in the order as it is."""
         if self._marked:
             self._marked = {}
-            self._marks_changed()
+            self.marks_changed()
             return
         self.change(SampleFilter(order=self.shown_filter.order, descending=self.shown_filter.descending))
+
+    def marks_changed(self) -> None:
+        """Show the marks as they are."""
+        table = self.query_one(VirtualTable)
+        table.reread()
+        if self._listed is not None:
+            self._show_heading(self._listed, table.total)
+
+    def listing_changed(self) -> None:
+        """List again: what is listed, and in which order, may be another now."""
+        self._listed_at = 0.0
+        self.reread()
 
     def action_borderline(self) -> None:
         """List the samples first whose choices were the closest."""
@@ -285,106 +278,6 @@ class SamplesScreen(DashboardScreen):
     def action_go_to(self) -> None:
         """Ask for a sample's number and go there."""
         ask_for_sample(self.dashboard, self.reader, self.query_one(VirtualTable))
-
-    # -- many at once -------------------------------------------------------------------------
-
-    def _marks_changed(self) -> None:
-        table = self.query_one(VirtualTable)
-        table.reread()
-        if self._listed is not None:
-            self._show_heading(self._listed, table.total)
-
-    def action_mark(self) -> None:
-        """Mark the sample under the cursor, or take its mark away, and go to the next."""
-        table = self.query_one(VirtualTable)
-        if table.row is None:
-            return
-        if self._marked.pop(table.row.key, 0) is not None:
-            if len(self._marked) >= MOST_MARKED:
-                self.notify(f"At most {MOST_MARKED:,} samples are marked at a time.", timeout=3)
-                return
-            self._marked[table.row.key] = None
-        table.action_move(1)
-        self._marks_changed()
-
-    async def action_mark_all(self) -> None:
-        """Mark every sample that is listed."""
-        total = self.query_one(VirtualTable).total
-        if total > MOST_MARKED:
-            self.notify(
-                f"{total:,} are listed, and at most {MOST_MARKED:,} are marked at a time: f leaves fewer.",
-                timeout=4,
-            )
-            return
-        try:
-            listed = await self.reader.ask(lambda v: v.listing.sample_ids())
-        except Exception as error:
-            self.dashboard.report_error(error)
-            return
-        self._marked = dict.fromkeys(listed)
-        self._marks_changed()
-
-    def action_flag_marked(self) -> None:
-        """Flag all marked samples; where all of them have one, take the flags away."""
-        marked = list(self._marked)
-        if not self._some_marked():
-            return
-
-        def flag(store: Store) -> tuple[list[int], bool]:
-            changed = store.bulk.flag(marked, True)
-            return (changed, True) if changed else (store.bulk.flag(marked, False), False)
-
-        def flagged(result: tuple[list[int], bool]) -> None:
-            changed, now = result
-            self._done(
-                f"{len(changed):,} samples {'flagged' if now else 'have no flag any more'}",
-                lambda store: len(store.bulk.flag(changed, not now)),
-            )
-
-        self.dashboard.write(flag, flagged)
-
-    def action_overrule_marked(self) -> None:
-        """Ask which text stands for all marked samples, and take it."""
-        run_id, marked = self.dashboard.run_id, list(self._marked)
-        if run_id is None or not self._some_marked():
-            return
-
-        def done(bulk: BulkOverruling) -> None:
-            missing = f"; {bulk.without:,} have no such text and are as they were" if bulk.without else ""
-            self._done(f"{bulk.changed:,} samples overruled{missing}", lambda store: store.bulk.undo(bulk))
-
-        def take(name: str | None) -> None:
-            which = next((t for t in TAKEN if t == name), None)
-            if which is not None:
-                self.dashboard.write(lambda store: store.bulk.overrule(run_id, marked, which), done)
-
-        title = f"Which text stands for the {len(marked):,} marked samples?"
-        self.app.push_screen(Menu(title, [NextStep(*step) for step in _TAKES]), take)
-
-    def _some_marked(self) -> bool:
-        if not self._marked:
-            self.notify("Nothing is marked: Space marks a sample, A all that are listed.", timeout=3)
-        return bool(self._marked)
-
-    def _done(self, words: str, undo: Callable[[Store], int]) -> None:
-        self._done_last = words, undo
-        self.notify(f"{words}. u takes it back.", timeout=5)
-        self._listed_at = 0.0  # what is listed, and in which order, may be another now
-        self.reread()
-
-    def action_undo(self) -> None:
-        """Take the last bulk back."""
-        if self._done_last is None:
-            self.notify("There is no bulk to take back here.", timeout=3)
-            return
-        (words, undo), self._done_last = self._done_last, None
-
-        def undone(count: int) -> None:
-            self.notify(f"Taken back: {words} ({count:,} are as before).", timeout=5)
-            self._listed_at = 0.0
-            self.reread()
-
-        self.dashboard.write(undo, undone)
 
     @on(VirtualTable.SortAsked)
     def _sort_by(self, event: VirtualTable.SortAsked) -> None:

@@ -75,7 +75,14 @@ def _files(workspace: Workspace) -> list[tuple[str, str]]:
 
 
 def evaluation_form(app: Dashboard, kind: str, run: RunRow | None, there_is: Offers) -> CommandForm:
-    """The form of an evaluation or a calibration of :data:`KINDS`; ``run`` is the one that the screen is about."""
+    """The form of an evaluation or a calibration.
+
+    Args:
+        app: whose workspace it is about.
+        kind: of :data:`KINDS`.
+        run: the one that the screen is about; what it trained is proposed.
+        there_is: what fields can name.
+    """
     root = app.workspace.root
     a = run.name if run is not None and run.adapter else next((n for n, _ in there_is.contestants), "")
     judge = next((name for name, _ in there_is.judges), "")
