@@ -229,7 +229,9 @@ async def test_two_marked_runs_are_compared(demo: Workspace) -> None:
         assert any("Mark two runs" in n.message for n in app._notifications)
         await press(pilot, "home", "m", "end", "m", "v")
         assert "Their recipes differ in:" in text(app)
-        assert "their held-out losses" in " ".join(text(app).split())
+        words = " ".join(text(app).replace("│", "").split())
+        assert "their held-out losses" in words
+        assert "No evaluation has set the two against each other yet" in words
         assert app.problems == []
 
 

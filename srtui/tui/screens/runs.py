@@ -17,7 +17,7 @@ from srtui.text import duration
 from srtui.tui.screens.base import DashboardScreen, RunLine
 from srtui.tui.widgets.table import Cell, Column, TableRow, Tone, VirtualTable
 from srtui.tui.widgets.words import STATE_SIGNS, Words, bar, shown
-from srtui.wording import compared_words, otherwise_words, stage_title
+from srtui.wording import stage_title
 
 _TONES: dict[str, Tone] = {
     "running": "accent",
@@ -244,23 +244,15 @@ class RunsScreen(DashboardScreen):
             self.notify("Mark two runs with m, then v compares them.", timeout=4)
             return
         a, b = sorted(self._marked)
+        from srtui.tui.screens.compare import comparison
+        from srtui.tui.screens.dialogs import Reading
+
         try:
-            compared, samples = await self.dashboard.ask(lambda v: v.compared(a, b))
+            title, lines = await self.dashboard.ask(lambda v: comparison(v, a, b))
         except Exception as error:
             self.dashboard.report_error(error)
             return
-        lines = compared_words(compared)
-        for sample in samples:
-            lines += ["", *otherwise_words(sample, compared.a, compared.b)]
-        remaining = sum(compared.otherwise.values()) - len(samples)
-        if remaining > 0:
-            lines += [
-                "",
-                f"{remaining:,} more: srtui diff {compared.a} {compared.b} --limit {remaining + len(samples)}",
-            ]
-        from srtui.tui.screens.dialogs import Reading
-
-        self.app.push_screen(Reading(f"{compared.a} and {compared.b}", "\n".join(lines)))
+        self.app.push_screen(Reading(title, "\n".join(lines)))
 
     def action_next(self) -> None:
         """What can be done with the run under the cursor."""
