@@ -38,7 +38,7 @@ def test_joules_are_those_of_packages_and_memory_and_wrap(tmp_path: Path) -> Non
     assert meter.spent() == pytest.approx(40 + 5)
     package.unlink()
     assert meter.spent() is None
-    assert meter.sources == ()
+    assert not meter.sources
 
 
 def test_a_machine_that_does_not_tell_has_no_figure(tmp_path: Path) -> None:

@@ -73,14 +73,16 @@ async def test_a_dataset_says_what_is_in_it(
 async def test_any_dataset_is_looked_into(demo: Workspace) -> None:
     async with dashboard(demo, (80, 24)) as (app, pilot):
         await press(pilot, "9", "enter")
-        assert isinstance(app.screen, DatasetRows)
+        rows: object = app.screen
+        assert isinstance(rows, DatasetRows)
         assert "samples as they were imported" in text(app)
         await press(pilot, "g")
         app.screen.query_one(Input).value = "12"
         await press(pilot, "enter")
         assert app.screen.query_one(VirtualTable).row.key == 12  # type: ignore[union-attr]
         await press(pilot, "enter")
-        assert isinstance(app.screen, SampleScreen)
+        opened: object = app.screen
+        assert isinstance(opened, SampleScreen)
         assert "Sample 12" in text(app)
         await press(pilot, "right", "escape")
         assert app.screen.query_one(VirtualTable).row.key == 13  # type: ignore[union-attr]

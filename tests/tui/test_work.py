@@ -62,8 +62,8 @@ async def test_the_palette_has_what_comes_after_a_run(demo: Workspace, started: 
         assert "quickstart: Write the report" in commands
         for wanted in ("Data: Import", "Evaluation: New", "Samples: Borderline first", "Work in progress"):
             assert wanted in commands
-        await commands["quickstart: Write the report"].callback()  # type: ignore[misc]
-        await commands["Evaluate: Multiple choice, by lm-eval's task files"].callback()  # type: ignore[misc]
+        await commands["quickstart: Write the report"].callback()
+        await commands["Evaluate: Multiple choice, by lm-eval's task files"].callback()
         await settled(pilot)
         assert isinstance(app.screen, CommandForm)
         assert app.screen.query_one("#file", Input).value == "recipes/choice"
