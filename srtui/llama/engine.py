@@ -49,7 +49,7 @@ from srtui.models.memory import (
 )
 
 Auto = Literal["auto"]
-_SLOT_TEXT = 400  # characters of what a slot writes that faces are shown
+_SLOT_TEXT = 240  # characters of what a slot writes that faces are shown
 _LEAST_WINDOW = 512  # requests: half a second of tokenizing, ten megabytes
 _UNKNOWN = 1 << 62  # a GPU that does not say what it has free: then opening a context shows it
 _KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8}

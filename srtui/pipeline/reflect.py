@@ -19,7 +19,7 @@ from srtui.reflection import ReflectionPrompt
 from srtui.store.conversations import FOLLOWED, followed
 from srtui.store.generations import Settled
 
-_WALL = 64  # slots that faces are shown
+_WALL = 32  # slots that faces are shown
 PAGE = 256  # samples that are read from the store, and prepared, together
 # What has come is stored together: a commit waits for the disk, and a fast teacher need not.
 _TOGETHER, _TOGETHER_SECONDS = 64, 0.05

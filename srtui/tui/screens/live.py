@@ -208,6 +208,10 @@ class LiveScreen(DashboardScreen):
         self.query_one("#writing-box").border_title = (
             f"being written in {len(wall)} slots" if is_wall else "being written"
         )
+        # Where nothing is written, decisions and curves have the whole width.
+        self.query_one("#writing-box").set_class(
+            self._roomy and going and _at_work(view) not in _WRITING, "hidden"
+        )
         if self._roomy:
             self._show_room(view)
         self.query_one("#writing-box").border_subtitle = safe(server_words(view.run.recipe))
