@@ -295,7 +295,7 @@ class NewRun(Dialog[list[str] | None]):
             return
         if not choices:
             self.notify(
-                "Nothing is imported, and recipes/ has no data file: srtui import FILE."
+                "Nothing is imported, and recipes/ has no data file: i on 9 Data imports one."
                 if name == "dataset"
                 else "models/ is empty: srtui models add NAME_OR_PATH."
             )

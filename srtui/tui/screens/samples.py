@@ -116,7 +116,7 @@ class SamplesScreen(ManySamples):
         if not app.workspace.store_path.exists():
             self._show_empty(
                 "No samples yet",
-                f"Import a dataset with srtui import FILE, or start the demo on {numbered('runs')}.",
+                f"Import a file on {numbered('data')} (i), or start the demo on {numbered('runs')}.",
             )
             return
         new_filter = replace(app.sample_filter, run_id=app.run_id)
@@ -168,7 +168,7 @@ class SamplesScreen(ManySamples):
         ):
             self._show_empty(
                 "No samples yet",
-                f"Import a dataset with srtui import FILE, or start a run on {numbered('runs')}.",
+                f"Import a file on {numbered('data')} (i), or start a run on {numbered('runs')}.",
             )
         else:
             self._show_empty("No sample is like this", "Esc shows all of them again, f changes the filter.")
