@@ -71,7 +71,7 @@ def _print_json_answers(students: SideBySide, instruction: str, stream: bool) ->
         answers[side] += piece
         if stream:
             _print_now({"type": "piece", "side": side, "text": piece})
-    _print_now({**({"type": "answer"} if stream else {}), "instruction": instruction, **answers})
+    _print_now({**({"type": "answers"} if stream else {}), "instruction": instruction, **answers})
 
 
 def _print_now(value: dict[str, str]) -> None:

@@ -173,7 +173,7 @@ class ChatScreen(Screen[None]):
         elif kind == "piece" and self._exchanges:
             self._exchanges[-1].answers[str(said["side"])] += str(said["text"])
             self._show_answers()
-        elif kind == "answer":
+        elif kind == "answers":
             self._answering = False
         self._show_state()
 
