@@ -9,7 +9,7 @@ from srtui.measures import AT_LENGTH, MEASURES, STORED
 from srtui.sample import Role, Turn
 from srtui.store.compare import DecidedOtherwise, HeldOut, RunsCompared
 from srtui.store.endings import GenerationEnding
-from srtui.store.runs import StageProgress
+from srtui.store.stages import StageProgress
 from srtui.store.summary import RunSummary
 from srtui.store.whole_datasets import Contamination
 from srtui.text import duration, number, share
@@ -264,7 +264,7 @@ WORKER_COLUMNS = ("worker", "node", "device", "state", "tokens/s", "tasks", "res
 
 
 def worker_rows(workers: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """Of each worker of a run that is going on elsewhere (``RunSummary.workers``), the texts of WORKER_COLUMNS; tasks
+    """Of each worker of a run that is worked on elsewhere (``RunSummary.workers``), the texts of WORKER_COLUMNS; tasks
     are those that it has, of its window."""
     return [
         (

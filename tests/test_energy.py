@@ -11,7 +11,7 @@ from srtui.energy import EnergyMeter
 from srtui.pipeline.watch import Watch
 from srtui.progress import Progress
 from srtui.store import Store
-from srtui.store.runs import StageProgress
+from srtui.store.stages import StageProgress
 from srtui.wording import energy_words
 from srtui.workspace import Workspace
 from tests.tui.scripted_store import Script, demo_pairs

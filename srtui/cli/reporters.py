@@ -15,7 +15,7 @@ from rich import progress as bars
 from srtui.cli.base import libraries_log, stop_on_signals
 from srtui.cli.terminal import err, out, plain
 from srtui.progress import Progress, Stopped, left_words
-from srtui.store.runs import STEPS
+from srtui.store.stages import STEPS
 from srtui.text import duration, safe
 from srtui.wording import stage_title
 

@@ -16,7 +16,7 @@ from srtui.tui.tabs import TABS, class_of, key_of, numbered
 if TYPE_CHECKING:
     from srtui.tui.app import Dashboard
 
-_OF_ALL = ("srtui.tui.screens.base",)
+_OF_ALL = ("srtui.tui.screens.dashboard_screen",)
 """What every screen has is a command of the screen that is open."""
 
 

@@ -34,7 +34,7 @@ TABS = (
     Tab("models", "Models", "models", "ModelsScreen"),
     Tab("log", "Log", "log", "LogScreen"),
     Tab("evaluation", "Evaluation", "evaluation", "EvaluationScreen"),
-    Tab("data", "Data", "data", "DataScreen"),
+    Tab("data", "Data", "dataset_list", "DataScreen"),
 )
 """In the order of their numbers, from 1 to 9, and 0 for a tenth; the last one that there is a key for."""
 

@@ -61,6 +61,7 @@ def scans(path: Path, statements: Iterable[str], temporary: Iterable[str] = ()) 
     found = []
     with closing(sqlite3.connect(path)) as conn:
         conn.create_function("has_code", 1, lambda text: 0, deterministic=True)
+        conn.create_function("margin", 4, lambda *decision: 0, deterministic=True)
         for table in temporary:
             conn.execute(re.sub(r"TABLE (?!IF)", "TABLE IF NOT EXISTS ", table))
         for statement in statements:

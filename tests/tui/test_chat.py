@@ -9,7 +9,7 @@ from textual.widgets import Input
 
 from srtui.store import Store
 from srtui.store.runs import Run
-from srtui.tui.screens.chat import ChatScreen
+from srtui.tui.screens.chat_screen import ChatScreen
 from srtui.workspace import Workspace
 from tests.tui.driving import dashboard, press, text
 

@@ -42,7 +42,7 @@ async def test_every_number_opens_its_screen(demo: Workspace) -> None:
         signs = {
             "runs": "another-seed", "live": "stages", "samples": "60 samples", "scores": "r-IFD   mean",
             "training": "No training yet", "models": "No models yet", "log": "Loaded teacher",
-            "evaluation": "Nothing has been evaluated yet", "data": "Where it came from",
+            "evaluation": "Nothing has been evaluated yet", "data": "60 rows read",
         }  # fmt: skip
         assert list(signs) == [tab.mode for tab in TABS] == list(app.MODES)
         for number, (mode, sign) in enumerate(signs.items(), 1):

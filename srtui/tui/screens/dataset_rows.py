@@ -13,7 +13,7 @@ from textual.screen import Screen
 
 from srtui.store.listing import SampleFilter
 from srtui.tui.background import StoreReader
-from srtui.tui.screens.base import KeyLine
+from srtui.tui.screens.dashboard_screen import KeyLine
 from srtui.tui.screens.go_to import ask_for_sample
 from srtui.tui.widgets.table import Cell, Column, TableRow, VirtualTable
 from srtui.tui.widgets.words import Words, shown

@@ -17,11 +17,11 @@ from textual.content import Content
 
 from srtui.progress import SURE_FROM, left_words
 from srtui.store.figures import Counts
-from srtui.store.runs import STEPS
+from srtui.store.stages import STEPS
 from srtui.store.views import LiveView
 from srtui.text import duration, safe, share
-from srtui.tui.machine import machine_lines as _machine
-from srtui.tui.screens.base import DashboardScreen
+from srtui.tui.machine_lines import machine_lines as _machine
+from srtui.tui.screens.dashboard_screen import DashboardScreen
 from srtui.tui.screens.live_room import (
     acceptance_series,
     decided_words,

@@ -10,7 +10,7 @@ from textual.binding import Binding, BindingType
 from srtui.store import Store
 from srtui.store.bulk import TAKEN, BulkOverruling
 from srtui.tui.background import StoreReader
-from srtui.tui.screens.base import DashboardScreen
+from srtui.tui.screens.dashboard_screen import DashboardScreen
 from srtui.tui.screens.dialogs import Menu, NextStep
 from srtui.tui.widgets.table import VirtualTable
 

@@ -61,7 +61,7 @@ async def take_step(app: Dashboard, run: RunRow, step: str) -> None:
         elif step == "judge":
             choose_evaluation(app, run)
         elif step == "chat":
-            from srtui.tui.screens.chat import ChatScreen
+            from srtui.tui.screens.chat_screen import ChatScreen
 
             app.push_screen(ChatScreen(run))
         else:
@@ -95,8 +95,8 @@ def choose_evaluation(app: Dashboard, run: RunRow | None) -> None:
 
 
 async def _take_pilot_step(app: Dashboard, run: RunRow, step: str) -> None:
+    from srtui.pilot.pilot_words import reading
     from srtui.pilot.result import PilotResult
-    from srtui.pilot.words import reading
 
     result = await app.ask(lambda v: v.pilot(run.id))
     if result is None:

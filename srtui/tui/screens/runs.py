@@ -14,7 +14,7 @@ from textual.content import Content
 from srtui.pilot import SIGNS
 from srtui.store.views import RunRow
 from srtui.text import duration
-from srtui.tui.screens.base import DashboardScreen, RunLine
+from srtui.tui.screens.dashboard_screen import DashboardScreen, RunLine
 from srtui.tui.widgets.table import Cell, Column, TableRow, Tone, VirtualTable
 from srtui.tui.widgets.words import STATE_SIGNS, Words, bar, shown
 from srtui.wording import stage_title
@@ -244,8 +244,8 @@ class RunsScreen(DashboardScreen):
             self.notify("Mark two runs with m, then v compares them.", timeout=4)
             return
         a, b = sorted(self._marked)
-        from srtui.tui.screens.compare import comparison
         from srtui.tui.screens.dialogs import Reading
+        from srtui.tui.screens.two_runs import comparison
 
         try:
             title, lines = await self.dashboard.ask(lambda v: comparison(v, a, b))

@@ -22,7 +22,7 @@ from textual.widgets import Input
 from srtui.store.views import RunRow
 from srtui.text import duration, safe
 from srtui.tui.processes import command_line, environment
-from srtui.tui.screens.base import KeyLine
+from srtui.tui.screens.dashboard_screen import KeyLine
 from srtui.tui.widgets.words import Words, shown
 
 if TYPE_CHECKING:

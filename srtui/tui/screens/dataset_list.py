@@ -13,7 +13,7 @@ from textual.content import Content
 
 from srtui.store.dataset_view import DatasetRow, DatasetView, ImportedFileView, TextFigures
 from srtui.text import share
-from srtui.tui.screens.base import DashboardScreen
+from srtui.tui.screens.dashboard_screen import DashboardScreen
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.table import Cell, Column, TableRow, VirtualTable
 from srtui.tui.widgets.words import Words, bar, shown
