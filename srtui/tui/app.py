@@ -318,6 +318,8 @@ class Dashboard(App[None]):
         except OSError as error:
             self.report_error(error)
             return
+        if isinstance(self.screen, ReadingScreen) and self.screen.is_mounted:
+            self.screen.show_run()
         self.notify("The engine is starting; it continues when this dashboard is closed.", markup=False)
 
     def start_words(self, words: list[str] | None) -> None:

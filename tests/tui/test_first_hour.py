@@ -283,7 +283,7 @@ async def test_without_an_editor_a_text_is_written_here(
         monkeypatch.delenv(name, raising=False)
     async with dashboard(demo, (80, 24)) as (app, pilot):
         await press(pilot, "3", "enter")
-        for key in ("u Undo", "e Edit", "t Note", "f Flag", "o Original", "i Instruction"):
+        for key in ("u Undo", "e Edit", "t Note", "f Flag", "o Take original", "i New instruction"):
             assert key in text(app)
         await press(pilot, "e")
         assert isinstance(app.screen, EditText)
