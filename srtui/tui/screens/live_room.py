@@ -48,7 +48,9 @@ def decided_words(decided: Sequence[Mapping[str, Any]]) -> Content:
 
 
 def speed_series(speeds: Sequence[float]) -> list[Series]:
-    """Tokens a second, one value a second, the last of them now."""
+    """Tokens a second, one value a second, the last of them now; nothing before there are any."""
+    if not any(speeds):
+        return []
     return [Series("", _by_minute(speeds), "$plot-after")]
 
 
