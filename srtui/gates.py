@@ -251,6 +251,11 @@ def language_of(text: str) -> str:
     return name if most >= _ENOUGH and most >= 2 * second else ""
 
 
+def pair_language(pair: Pair) -> str:
+    """The language of a pair's response, or of all its texts where the response alone is too short to say."""
+    return language_of(pair.response) or language_of(" ".join(pair.texts))
+
+
 def _other_language(before: Pair, after: Pair, target: Target) -> str:
     for side, old, new in _changed(before, after, target):
         now = language_of(new)

@@ -9,6 +9,7 @@ from srtui.measures import AT_LENGTH, MEASURES, STORED
 from srtui.sample import Role, Turn
 from srtui.store.compare import DecidedOtherwise, HeldOut, RunsCompared
 from srtui.store.endings import GenerationEnding
+from srtui.store.stages import StageProgress
 from srtui.store.summary import RunSummary
 from srtui.store.whole_datasets import Contamination
 from srtui.text import duration, number, share
@@ -277,3 +278,22 @@ def worker_rows(workers: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
         )
         for w in workers
     ]
+
+
+_MEASURED = (
+    0.95  # the least share of a run's seconds over which its energy was measured, for a figure of all of them
+)
+
+
+def energy_words(stages: Mapping[str, StageProgress], kept: int) -> str:
+    """What a run has used; "" where it was not measured over nearly all of its time, or nothing is kept."""
+    seconds = sum(s.seconds for s in stages.values())
+    measured = sum(_number(s.detail.get("joule_seconds")) for s in stages.values())
+    joules = sum(_number(s.detail.get("joules")) for s in stages.values())
+    if not seconds or not kept or not joules or measured < _MEASURED * seconds:
+        return ""
+    return f"{joules / kept:,.3g} J a kept sample, {joules / 1000:,.3g} kJ in all"
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0

@@ -10,6 +10,7 @@ import typer
 
 from srtui.cli.base import MOST, AsJson, RunName, app, libraries_log, open_store
 from srtui.cli.output import print_json, print_line
+from srtui.errors import UserError
 
 if TYPE_CHECKING:
     from srtui.pipeline.side_by_side import SideBySide
@@ -26,6 +27,13 @@ def chat(
         float, typer.Option(min=0, max=5, help="0 always takes the likeliest token.")
     ] = 0.0,
     seed: Annotated[int, typer.Option(min=0, max=MOST)] = 0,
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help="With --json: a line when it is loaded, the prompt as the student sees it, and a line for each piece.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Ask the student of a run, before and after training, the same thing.
@@ -35,6 +43,8 @@ def chat(
     from srtui.cli.terminal import err
     from srtui.pipeline.side_by_side import SideBySide
 
+    if stream and not as_json:
+        raise UserError("--stream is for --json; without it answers are shown as they are written.")
     workspace, store = open_store(read_only=True)
     with store:
         run = store.runs.named(run_name)
@@ -43,14 +53,31 @@ def chat(
         with libraries_log(workspace.store_path.parent):
             students = SideBySide(workspace, store, run, tokens=tokens, temperature=temperature, seed=seed)
     with libraries_log(workspace.store_path.parent):
+        if as_json and stream:
+            _print_now({"type": "ready"})
         for instruction in say or _lines():
             if as_json:
-                answers = {"base": "", "tuned": ""}
-                for side, piece in students.ask(instruction):
-                    answers[side] += piece
-                print_json({"instruction": instruction, **answers})
+                _print_json_answers(students, instruction, stream)
             else:
                 _print_answers(students, instruction)
+
+
+def _print_json_answers(students: SideBySide, instruction: str, stream: bool) -> None:
+    """The answers as one JSON object; with ``stream`` each piece as it is written in front of it."""
+    answers = {"base": "", "tuned": ""}
+    if stream:
+        _print_now({"type": "prompt", "text": students.prompt(instruction)})
+    for side, piece in students.ask(instruction):
+        answers[side] += piece
+        if stream:
+            _print_now({"type": "piece", "side": side, "text": piece})
+    _print_now({**({"type": "answers"} if stream else {}), "instruction": instruction, **answers})
+
+
+def _print_now(value: dict[str, str]) -> None:
+    """A JSON object in a line that whoever reads it has at once."""
+    print_json(value)
+    sys.stdout.flush()
 
 
 def _lines() -> Iterator[str]:

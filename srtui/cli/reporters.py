@@ -239,35 +239,44 @@ def reported_work(
 
 
 def progress_line(as_json: bool) -> tuple[Callable[[int, int, int], None], Callable[[], None]]:
-    """A one-line import progress on a terminal (rows, share, rows/s, ETA), nothing elsewhere."""
-    if as_json or not out.is_terminal:
+    """An import's progress (rows, share, rows/s, ETA): one line on a terminal, a line every few seconds in a log."""
+    if as_json:
         return (lambda rows, done, total: None), (lambda: None)
     started, shown_at = time.monotonic(), [0.0]
 
     def show(rows: int, done: int, total: int) -> None:
         now = time.monotonic()
-        if now - started < 1 or now - shown_at[0] < 0.2:
+        if not _is_due(now, started, shown_at[0]):
             return
         shown_at[0] = now
         share = done / total if total else 0
         eta = duration((now - started) * (1 - share) / share) if share else "?"
-        sys.stdout.write(
-            f"\r\x1b[K{rows:,} rows, {share:.0%}, {rows / (now - started):,.0f} rows/s, {eta} left"
-        )
-        sys.stdout.flush()
+        _show_line(f"{rows:,} rows, {share:.0%}, {rows / (now - started):,.0f} rows/s, {eta} left")
 
     def clear() -> None:
-        if shown_at[0]:
+        if shown_at[0] and out.is_terminal:
             sys.stdout.write("\r\x1b[K")
             sys.stdout.flush()
 
     return show, clear
 
 
+def _is_due(now: float, started: float, shown_at: float) -> bool:
+    """Whether a line of progress is to be shown: often on a terminal, where it stands in place of the one before; in a
+    log, which keeps them all, every few seconds of work that takes some."""
+    first, between = (1, 0.2) if out.is_terminal else (5, 5)
+    return now - started >= first and now - shown_at >= between
+
+
+def _show_line(words: str) -> None:
+    sys.stdout.write(f"\r\x1b[K{words}" if out.is_terminal else f"{words}\n")
+    sys.stdout.flush()
+
+
 def steps_line(as_json: bool) -> tuple[Callable[[str, int, int], None], Callable[[], None]]:
-    """A line of (step, done, total) on a terminal with the time that the step has left, nothing elsewhere; and what
-    takes it away."""
-    if as_json or not out.is_terminal:
+    """A line of (step, done, total) with the time that the step has left, on a terminal always the same line, in a log
+    another every few seconds; and what takes it away."""
+    if as_json:
         return (lambda step, done, total: None), (lambda: None)
     step_now, started, shown_at = "", time.monotonic(), 0.0
 
@@ -276,15 +285,14 @@ def steps_line(as_json: bool) -> tuple[Callable[[str, int, int], None], Callable
         now = time.monotonic()
         if step != step_now:
             step_now, started = step, now
-        if now - started < 1 or now - shown_at < 0.2 or not done:
+        if not _is_due(now, started, shown_at) or not done:
             return
         shown_at = now
         time_left = duration((now - started) * (total - done) / done)
-        sys.stdout.write(f"\r\x1b[K{step}: {done:,} of {total:,}, {time_left} left")
-        sys.stdout.flush()
+        _show_line(f"{step}: {done:,} of {total:,}, {time_left} left")
 
     def clear() -> None:
-        if shown_at:
+        if shown_at and out.is_terminal:
             sys.stdout.write("\r\x1b[K")
             sys.stdout.flush()
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from srtui.datasets.containers import FORCED, Container, open_container
 from srtui.datasets.layouts import LAYOUTS, Layout, layout_of
-from srtui.datasets.layouts.alpaca import ALPACA
+from srtui.datasets.layouts.alpaca import ALPACA, NAMES
 from srtui.datasets.layouts.layout import Conversation
 from srtui.datasets.rows import BadRow, DataRow, Record, Refusal, Refused, id_of, listing, pair_of
 from srtui.datasets.source import DataSource
@@ -68,6 +68,19 @@ class DatasetReader:
     def bytes_read(self) -> int:
         """Bytes of the file on disk that are behind this iteration."""
         return self._container.position
+
+    def mapping(self) -> tuple[list[str], dict[str, str]]:
+        """The fields of the first record, and by text (instruction, input, response) the one that it comes from, as far
+        as there is one; none by text where records are conversations."""
+        first = next((r for _, r, _ in self._container.records() if not isinstance(r, Refusal)), {})
+        fields, given = list(first), self._container.columns
+        if self._layout.converse is not None:
+            return fields, {}
+        if self._container.name != "json":
+            return fields, dict(given)
+        names = {role: (given[role],) if role in given else usual for role, usual in NAMES.items()}
+        fields_by_text = {role: _first_of(possible, first) for role, possible in names.items()}
+        return fields, {role: name for role, name in fields_by_text.items() if name is not None}
 
     def __iter__(self) -> Iterator[DataRow | BadRow]:
         """Flat rows; of a conversation its first exchange, whatever ``turns`` is."""
@@ -148,6 +161,10 @@ def read(
     layout = _layout(path, container, LAYOUTS.get(format), mapped)
     shown = layout.name if container.name == "json" else container.name
     return DatasetReader(path, shown, container, layout, source.size, turns)
+
+
+def _first_of(names: Iterable[str], record: Record) -> str | None:
+    return next((name for name in names if name in record), None)
 
 
 def _mapped(columns: Mapping[str, str]) -> dict[str, str]:

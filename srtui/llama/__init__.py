@@ -139,6 +139,17 @@ class TeacherIdentity:
 
 
 @dataclass(frozen=True)
+class SlotProgress:
+    """What one slot is writing: whose request (``key`` is the caller's), the text so far, and how much of the tokens
+    that it may have it has taken."""
+
+    key: object
+    text: str
+    tokens: int
+    room: int
+
+
+@dataclass(frozen=True)
 class TeacherProgress:
     """A cheap look at the engine, for progress displays. Token counts are since it was opened."""
 
@@ -150,6 +161,8 @@ class TeacherProgress:
     new_tokens: int
     live_key: object | None
     live_text: str
+    slots_now: tuple[SlotProgress, ...] = ()
+    """What each slot writes, where the teacher runs in this process."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import llama_cpp
 import psutil
 
 from srtui.errors import UserError
-from srtui.llama import Generation, Prepared, Request, TeacherIdentity, TeacherProgress
+from srtui.llama import Generation, Prepared, Request, SlotProgress, TeacherIdentity, TeacherProgress
 from srtui.llama.devices import gpus
 from srtui.llama.drafting import Drafter, DraftingCounts
 from srtui.llama.gguf import (
@@ -49,6 +49,7 @@ from srtui.models.memory import (
 from srtui.progress import Report
 
 Auto = Literal["auto"]
+_SLOT_TEXT = 240  # characters of what a slot writes that faces are shown
 _LEAST_WINDOW = 512  # requests: half a second of tokenizing, ten megabytes
 _UNKNOWN = 1 << 62  # a GPU that does not say what it has free: then opening a context shows it
 _KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8}
@@ -220,6 +221,10 @@ class LlamaTeacher:
             new_tokens=self._runner.new_tokens,
             live_key=live.request.key if live else None,
             live_text=live.text_so_far if live else "",
+            slots_now=tuple(
+                SlotProgress(s.request.key, s.text_so_far[-_SLOT_TEXT:], s.new_tokens, sum(s.room))
+                for s in running
+            ),
         )
 
     def close(self) -> None:

@@ -18,6 +18,8 @@ from srtui.recipe.settings import SIDES
 from srtui.sample import Pair, Target
 from srtui.store.decisions import GatedRewrite, NewDecision, StoredOutcome
 
+_SHOWN, _SENTENCE = 24, 300  # of the last decisions, and characters of each, that faces are shown
+
 _Open = tuple[int, tuple[int, list[int]]]
 """A choice that is not made: sample, the variant that was reflected on, its rewrites."""
 
@@ -131,6 +133,12 @@ class Choosing(MeasureValues):
                     )
                     accepted += choice.reflected
                 decisions.add_all(run_id, target, new_decisions)
+            self._watch.show(
+                decided=[
+                    {"sample": d.sample_id, "taken": bool(d.reflected), "reason": d.reason[:_SENTENCE]}
+                    for d in new_decisions[-_SHOWN:]
+                ]
+            )
             decided += len(chunk)
             self._report(int(weight * decided), {"taken": accepted, "reused": self._reused}, now=True)
         return accepted

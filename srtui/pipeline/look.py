@@ -11,7 +11,7 @@ import numpy as np
 from srtui import today
 from srtui.data_map import DataMap, every_nth, map_of_dataset, map_of_run, original_ids
 from srtui.datasets.near_duplicates import BandTable, confirmed
-from srtui.gates import language_of
+from srtui.gates import pair_language
 from srtui.pipeline.dedup import THRESHOLD, text_of
 from srtui.pipeline.embedding import open_embedder
 from srtui.pipeline.recipe_models import CHUNK
@@ -138,7 +138,7 @@ def _side(ids: Sequence[int], pairs_of: Callable[[Sequence[int]], list[Pair]]) -
             answers.append(len(pair.response))
             inputs += bool(pair.input.strip())
             code += has_code(pair.response)
-            languages[language_of(pair.response) or language_of(" ".join(pair.texts))] += 1
+            languages[pair_language(pair)] += 1
             bands.add(text_of(pair, "pair"))
     alike = confirmed(
         bands.candidates(),

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from srtui import models
 from srtui.errors import UserError
-from srtui.llama import Generation, Prepared, Request, TeacherProgress
+from srtui.llama import Generation, Prepared, Request, SlotProgress, TeacherProgress
 from srtui.llama.tuning import speed_warning, tuned
 from srtui.pipeline.ahead import Ahead
 from srtui.pipeline.context import Context
@@ -19,9 +19,19 @@ from srtui.reflection import ReflectionPrompt
 from srtui.store.conversations import FOLLOWED, followed
 from srtui.store.generations import Settled
 
+_WALL = 32  # slots that faces are shown
 PAGE = 256  # samples that are read from the store, and prepared, together
 # What has come is stored together: a commit waits for the disk, and a fast teacher need not.
 _TOGETHER, _TOGETHER_SECONDS = 256, 0.05
+
+
+def _wall(slots: Sequence[SlotProgress]) -> list[dict[str, Any]]:
+    """What faces show of the slots: the sample of each, the end of its text, its tokens of those that it may have."""
+    return [
+        {"sample": s.key.sample_id, "text": s.text, "tokens": s.tokens, "room": s.room}
+        for s in slots[:_WALL]
+        if isinstance(s.key, OpenRequest)
+    ]
 
 
 class _Tally:
@@ -249,5 +259,6 @@ class Reflecting:
             **detail,
             sample_id=live.sample_id if isinstance(live, OpenRequest) else None,
             text=progress.live_text[-2000:],
+            **({"wall": wall} if (wall := _wall(progress.slots_now)) else {}),
         )
         self._watch.report_progress(self._tally.total, self._total, tokens, detail, now=True)

@@ -51,6 +51,10 @@ class SideBySide:
             for piece in self._answer(instruction, side):
                 yield side, piece
 
+    def prompt(self, instruction: str) -> str:
+        """What the student reads of an instruction: the template around it."""
+        return self._spans.conversation([(instruction, "")])[0]
+
     def _answer(self, instruction: str, side: Side) -> Iterator[str]:
         import torch
         from transformers import TextIteratorStreamer

@@ -9,6 +9,7 @@ from typing import Any
 
 import psutil
 
+from srtui.energy import EnergyMeter
 from srtui.errors import UserError
 from srtui.progress import Progress, Reporter, Stopped
 from srtui.store import Store
@@ -34,6 +35,7 @@ class Watch:
         self._stop_wanted, self._workers = stop_wanted, workers
         self._live: dict[str, Any] = {}
         self.lease: Lease | None = None
+        self._energy = EnergyMeter()
         self._stopped = self._paused = False
         self._asked_at = 0.0
         self.start("")
@@ -47,12 +49,25 @@ class Watch:
         self._clock = self._kept = time.monotonic()
         self._kept_tokens = 0
         self._reported_at = 0.0
+        self._spent_before: float | None = 0.0
+        self._energy.spent()  # between two stages it is of neither
+
+    def _energy_of(self, seconds: float) -> dict[str, float]:
+        """What the machine has used in these seconds, since the last call, for the detail of what it was used for;
+        nothing where it does not tell."""
+        spent, before = self._energy.spent(), self._spent_before
+        self._spent_before = 0.0
+        if spent is None or before is None:
+            return {}
+        return {"joules": round(spent + before, 3), "joule_seconds": round(seconds, 3)}
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Time that belongs to ``name``, a part of no stage (loading a model, say): shown while it lasts, stored as a
         stage of its own, and taken out of the rates and estimates of the stage that waits for it."""
         began = time.monotonic()
+        stage_spent, stage_before = self._energy.spent(), self._spent_before
+        self._spent_before = 0.0
         self.show(step=name, since=time.time())
         self._runs.progress(self._run_id, name, 0, 1)
         self._reporter.progress(Progress(name, 0, 1, 0, 0.0))
@@ -62,7 +77,11 @@ class Watch:
             seconds = time.monotonic() - began
             self._clock, self._kept = self._clock + seconds, self._kept + seconds
             self.show()
-        self.record_step(name, seconds)
+            energy = self._energy_of(seconds)
+            self._spent_before = (
+                None if stage_spent is None or stage_before is None else stage_spent + stage_before
+            )
+        self.record_step(name, seconds, detail=energy)
 
     def record_step(
         self,
@@ -105,8 +124,15 @@ class Watch:
         if not now and not self.due:
             return
         self._reported_at = moment
+        seconds = moment - self._kept
         self._runs.progress(
-            self._run_id, self._stage, done, total, tokens - self._kept_tokens, moment - self._kept, detail
+            self._run_id,
+            self._stage,
+            done,
+            total,
+            tokens - self._kept_tokens,
+            seconds,
+            {**detail, **self._energy_of(seconds)},
         )
         self._kept, self._kept_tokens = moment, tokens
         if self._workers is not None:
@@ -162,6 +188,11 @@ class Watch:
 
     def _wait_paused(self) -> None:
         began = time.monotonic()
+        spent = self._energy.spent()
+        if spent is None or self._spent_before is None:
+            self._spent_before = None
+        else:
+            self._spent_before += spent
         while self._paused and not self._stopped:
             time.sleep(0.25)
             self._stopped = self._stopped or self._stop_wanted() or bool(self.lost)
@@ -170,6 +201,7 @@ class Watch:
         waited = time.monotonic() - began
         self.waited += waited
         self._clock, self._kept = self._clock + waited, self._kept + waited
+        self._energy.spent()
 
     def _carry_out_requests(self) -> None:
         self._asked_at = time.monotonic()

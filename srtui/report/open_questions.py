@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from srtui.evaluation.calibration import worth
 from srtui.evaluation.result_words import is_estimate
-from srtui.wording import contamination_words, measures_words
+from srtui.wording import contamination_words, energy_words, measures_words
 
 if TYPE_CHECKING:
     from srtui.report.facts import Facts, ScoreShift, TrainingFacts
@@ -55,7 +55,8 @@ def open_questions(f: Facts) -> list[str]:
     for change in f.changes:
         sentences += _of_change(change)
     sentences += _of_data(f)
-    sentences.append("Energy is unknown: the store has no measurement of it.")
+    if not energy_words(f.summary.stages, f.summary.kept):
+        sentences.append("Energy is unknown: the store has no measurement of all of it.")
     sentences.append(
         "One seed was run; how much the figures would move with another is not known from this run."
     )

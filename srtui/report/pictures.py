@@ -81,7 +81,7 @@ def training(facts: TrainingFacts) -> Markup:
 
     def draw(figure: Any) -> None:
         left, right = figure.subplots(1, 2, width_ratios=[2, 1])
-        left.plot(*_columns(losses), "o", color=BEFORE, markersize=3, alpha=0.7, label="loss of a step")
+        left.plot(*_columns(losses), "o", color=FAINT, markersize=3, alpha=0.7, label="loss of a step")
         left.plot(*_columns(smoothed(losses)), color=AFTER, linewidth=1.8, label="smoothed")
         left.set_ylabel("loss, nats a token" if facts.method == "sft" else "loss of a pair")
         left.legend(frameon=False, labelcolor=INK)

@@ -23,7 +23,7 @@ from srtui.report.open_questions import open_questions
 from srtui.store.distributions import quantile
 from srtui.text import bytes_text, duration, number, safe, share
 from srtui.worddiff import Part
-from srtui.wording import stage_title
+from srtui.wording import energy_words, stage_title
 
 _KINDS = {
     "original": "original",
@@ -90,6 +90,7 @@ def _environment(is_html: bool) -> Environment:
     )
     environment.filters |= {
         "duration": duration,
+        "energy": energy_words,
         "bytes": bytes_text,
         "number": number,
         "stage": stage_title,

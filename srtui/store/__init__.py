@@ -4,7 +4,7 @@
 into it; ``store.runs`` what runs are and who works on them; ``store.generations``, ``store.scores`` and
 ``store.decisions`` what a run has done to each sample; ``store.training`` and ``store.evaluations`` what followed;
 ``store.calibrations`` what measures were found to be worth, ``store.ratings`` what raters said of texts;
-``store.marks`` what a person said. Reads that several faces need are functions of a connection: ``figures`` and
+``store.marks`` what a person said, ``store.bulk`` of many samples at once. Reads that several faces need are functions of a connection: ``figures`` and
 ``distributions`` of a run, ``summary``, ``listing`` and ``sample_view`` of its samples; ``views`` gathers them for the
 dashboard. Rows are content-addressed and nothing is overwritten, so that doing a piece of work twice is harmless.
 """
@@ -25,6 +25,7 @@ from srtui.files import not_a_file
 from srtui.store import leases
 from srtui.store._query import fetch_rows, fetch_value
 from srtui.store.backup import back_up
+from srtui.store.bulk import Bulk
 from srtui.store.calibrations import Calibrations
 from srtui.store.connection import DatabaseError, checkpoint, open_read_only, pages_in_log
 from srtui.store.corpus import Corpus
@@ -91,6 +92,7 @@ class Store:
         self.decisions = Decisions(self)
         self.embeddings = Embeddings(self)
         self.marks = Marks(self)
+        self.bulk = Bulk(self)
         self.training = Training(self)
         self.evaluations = Evaluations(self)
         self.calibrations = Calibrations(self)

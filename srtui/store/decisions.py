@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
@@ -106,6 +107,35 @@ def outcome_of(conn: sqlite3.Connection, run_id: int | None, sample_id: int) -> 
     )
     row = fetch_row(conn, query, (run_id, sample_id))
     return StoredOutcome(*row) if row else None
+
+
+def margin(compared: str, chosen_id: int, reflected: int, is_ratio: int) -> float | None:
+    """By how much the scores of the two texts that a choice was between are apart: the chosen one's and that before it,
+    or, where the rewrite lost, the best rewrite's. Of ratios the difference of their logarithms; None where there were
+    no two.
+
+    Args:
+        compared: as :class:`StoredDecision` has it, in JSON.
+        chosen_id: the variant that was chosen.
+        reflected: whether that is a rewrite.
+        is_ratio: whether scores are ratios.
+    """
+    try:
+        (_, before, _), *rewrites = json.loads(compared)
+        scores = [score for variant, score, _ in rewrites if not reflected or variant == chosen_id]
+        levels = [
+            math.log(score) if is_ratio else float(score) for score in (before, *scores) if score is not None
+        ]
+    except (ValueError, TypeError):
+        return None
+    if before is None or len(levels) < 2:
+        return None
+    return min(abs(level - levels[0]) for level in levels[1:])
+
+
+def teach_margin(conn: sqlite3.Connection) -> None:
+    """Let queries ask ``margin(compared, chosen_id, reflected, is_ratio)``."""
+    conn.create_function("margin", 4, margin, deterministic=True)
 
 
 class Decisions:

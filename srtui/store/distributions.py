@@ -172,14 +172,23 @@ def histogram(
     return counts, weighted / n if n else None
 
 
-def score_pairs(conn: sqlite3.Connection, run_id: int, limit: int = 4000) -> list[tuple[float, float, bool]]:
-    """(IFD, r-IFD, kept) of final texts; of more than ``limit`` samples, evenly some."""
+class ScorePair(NamedTuple):
+    """Both scores of a sample's final text, and whether it is kept."""
+
+    sample_id: int
+    ifd: float
+    rifd: float
+    kept: bool
+
+
+def score_pairs(conn: sqlite3.Connection, run_id: int, limit: int = 4000) -> list[ScorePair]:
+    """Both scores of the final texts that have both; of more than ``limit`` samples, evenly some."""
     step = max(1, figures.counts(conn, run_id).samples // limit)
     return [
-        (r[0], r[1], bool(r[2]))
+        ScorePair(r[0], r[1], r[2], bool(r[3]))
         for r in fetch_rows(
             conn,
-            f"SELECT ifd1.value, rifd1.value, {figures.KEPT} FROM run_sample b {figures.joins('ifd1', 'rifd1', 'o')} "
+            f"SELECT b.sample_id, ifd1.value, rifd1.value, {figures.KEPT} FROM run_sample b {figures.joins('ifd1', 'rifd1', 'o')} "
             "WHERE b.run_id = :run AND b.sample_id % :step = 0 AND ifd1.value IS NOT NULL AND rifd1.value IS NOT NULL",
             {"run": run_id, "setting": figures.setting_id_of(conn, run_id), "step": step},
         )

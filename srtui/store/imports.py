@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -83,6 +84,19 @@ class StoredBadRow(NamedTuple):
     reason: str
     detail: str
     path: str
+
+
+def bad_rows_of(conn: sqlite3.Connection, dataset_id: int, limit: int) -> list[StoredBadRow]:
+    """The rows that imports into a dataset refused, in order, at most ``limit`` of them."""
+    return [
+        StoredBadRow(*r)
+        for r in fetch_rows(
+            conn,
+            "SELECT b.line, b.reason, b.detail, i.path FROM bad_row b JOIN import i ON i.id = b.import_id "
+            "WHERE i.dataset_id = ? ORDER BY b.rowid LIMIT ?",
+            (dataset_id, limit),
+        )
+    ]
 
 
 class Imports:
@@ -393,12 +407,4 @@ class Imports:
 
     def bad_rows(self, dataset_id: int, limit: int = 20) -> list[StoredBadRow]:
         """The rows that imports into a dataset refused, in order, at most ``limit`` of them."""
-        return [
-            StoredBadRow(*r)
-            for r in fetch_rows(
-                self._store.conn,
-                "SELECT b.line, b.reason, b.detail, i.path FROM bad_row b JOIN import i ON i.id = b.import_id "
-                "WHERE i.dataset_id = ? ORDER BY b.rowid LIMIT ?",
-                (dataset_id, limit),
-            )
-        ]
+        return bad_rows_of(self._store.conn, dataset_id, limit)

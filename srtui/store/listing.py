@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from srtui.errors import UserError
-from srtui.measures import STORED
+from srtui.measures import MEASURES, STORED
 from srtui.store import figures
-from srtui.store._query import fetch_rows, fetch_value
+from srtui.store._query import fetch_row, fetch_rows, fetch_value
+from srtui.store.decisions import teach_margin
 from srtui.store.figures import SCORES, ScoreName, joins
+from srtui.store.stored import stored
 
 State = Literal[
     "waiting",
@@ -29,7 +31,7 @@ State = Literal[
 STATES: tuple[State, ...] = get_args(State)
 Part = Literal["old", "new", "by hand"]
 """Where a part of the final text comes from: the dataset, the teacher, a person."""
-ORDERS = ("sample", "state", "instruction", "answer", *STORED, "length", "text")
+ORDERS = ("sample", "state", "instruction", "answer", *STORED, "margin", "length", "text")
 DECISIONS = ("new instruction", "instruction kept", "new answer", "answer kept")
 
 
@@ -38,6 +40,8 @@ class SampleFilter:
     """Which samples, in which order. Without a run: every sample of the store."""
 
     run_id: int | None = None
+    dataset_id: int | None = None
+    """Without a run: the samples of this dataset alone."""
     state: str | None = None
     decision: str | None = None
     measure: ScoreName = "ifd"
@@ -55,7 +59,7 @@ class SampleFilter:
     @property
     def is_plain(self) -> bool:
         """Nothing is left out, and the order never changes."""
-        return self == SampleFilter(self.run_id, measure=self.measure)
+        return self == SampleFilter(self.run_id, self.dataset_id, measure=self.measure)
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,8 @@ class SampleRow:
     answer: Part | None
     ifd: float | None
     rifd: float | None
+    margin: float | None
+    """By how much the scores of the closest of its choices are apart (srtui.store.decisions.margin)."""
     length: int
     flagged: bool
     noted: bool
@@ -84,12 +90,16 @@ _INSTRUCTION = (
     "ELSE pv.kind = 'instruction_reflected' OR coalesce(pp.kind, '') = 'instruction_reflected' END"
 )
 _ANSWER = "CASE WHEN p.id IS NULL THEN d2.reflected WHEN pv.kind = 'manual' THEN 2 ELSE pv.kind = 'response_reflected' END"
+# Of both choices the closer one; a sample with one choice has that one's.
+_M1, _M2 = (f"margin(d{n}.compared, d{n}.chosen_id, d{n}.reflected, :ratio{n})" for n in (1, 2))
+_MARGIN = f"min(coalesce({_M1}, {_M2}), coalesce({_M2}, {_M1}))"
 _ORDER = {
     "sample": ("b.sample_id", ()),
     "state": (_STATE, ("p", "o", "d2", "f2", "d1", "f1")),
     "instruction": (_INSTRUCTION, ("p", "pv", "d1")),
     "answer": (_ANSWER, ("p", "pv", "d2")),
     **{name: (SCORES[name][0], (SCORES[name][1],)) for name in STORED},
+    "margin": (_MARGIN, ("d1", "d2")),
     "length": ("length(v.response)", ("v",)),
     "text": ("v.instruction COLLATE NOCASE", ("v",)),
 }
@@ -115,6 +125,7 @@ class Listing:
 
     def __init__(self, conn: sqlite3.Connection) -> None:
         self._conn = conn
+        teach_margin(conn)
 
     def lay_out(self, filters: SampleFilter) -> int:
         """Lay out the samples that ``filters`` leaves, in its order, for ``window``; returns how many."""
@@ -125,6 +136,7 @@ class Listing:
         values: dict[str, Any] = {
             "run": filters.run_id,
             "setting": figures.setting_id_of(self._conn, filters.run_id),
+            **_ratios(self._conn, filters.run_id),
         }
         if filters.state:
             joined += ["p", "o", "d2", "f2", "d1", "f1"]
@@ -162,6 +174,9 @@ class Listing:
         if filters.run_id is not None:
             base = "run_sample b"
             conditions.append("b.run_id = :run")
+        elif filters.dataset_id is not None:
+            base = "(SELECT id AS sample_id FROM sample WHERE dataset_id = :dataset) b"
+            values["dataset"] = filters.dataset_id
         else:
             base = "(SELECT id AS sample_id FROM sample) b"
         order, tables = _ORDER[filters.order]
@@ -191,7 +206,7 @@ class Listing:
         rows = fetch_rows(
             self._conn,
             f"SELECT b.sample_id, {_STATE} AS state, {_INSTRUCTION} AS part1, {_ANSWER} AS part2, "
-            "ifd1.value AS ifd, rifd1.value AS rifd, length(v.response) AS length, "
+            f"ifd1.value AS ifd, rifd1.value AS rifd, {_MARGIN} AS margin, length(v.response) AS length, "
             "EXISTS (SELECT 1 FROM flag g WHERE g.sample_id = b.sample_id) AS flagged, "
             "coalesce((SELECT n.text <> '' FROM note n WHERE n.sample_id = b.sample_id ORDER BY n.id DESC LIMIT 1), 0) "
             "AS noted, substr(v.instruction, 1, 400) AS text FROM temp.listing b "
@@ -200,6 +215,7 @@ class Listing:
             {
                 "run": run_id,
                 "setting": figures.setting_id_of(self._conn, run_id),
+                **_ratios(self._conn, run_id),
                 "first": first,
                 "last": first + count,
             },
@@ -212,6 +228,7 @@ class Listing:
                 None if r["part2"] is None else _PARTS[r["part2"]],
                 r["ifd"],
                 r["rifd"],
+                r["margin"],
                 r["length"] or 0,
                 bool(r["flagged"]),
                 bool(r["noted"]),
@@ -226,6 +243,11 @@ class Listing:
             self._conn, "SELECT position - 1 FROM temp.listing WHERE sample_id = ?", (sample_id,)
         )
         return None if position is None else int(position)
+
+    def sample_ids(self) -> list[int]:
+        """All that ``lay_out`` laid out, in order: for lists that are known to be short."""
+        query = "SELECT sample_id FROM temp.listing ORDER BY position"
+        return [r[0] for r in fetch_rows(self._conn, query)]
 
     def sample_at(self, position: int) -> int | None:
         """The sample that stands at ``position``, from 0."""
@@ -244,6 +266,21 @@ class Listing:
             )
             for t in ("variant", "turn")
         )
+
+
+def _ratios(conn: sqlite3.Connection, run_id: int | None) -> dict[str, int]:
+    """Whether what a run chooses instructions and answers by is a ratio, as the parameters of ``margin``."""
+    row = fetch_row(conn, "SELECT id, recipe FROM run WHERE id = ?", (run_id,))
+    chooses = stored(row, "run", "recipe").get("selection", {}) if row is not None else {}
+    at_length = bool(chooses.get("length_control"))
+    return {
+        name: int(
+            not at_length
+            and (measure := MEASURES.get(chooses.get(key, usual))) is not None
+            and measure.is_ratio
+        )
+        for name, key, usual in (("ratio1", "instruction_by", "ifd"), ("ratio2", "response_by", "rifd"))
+    }
 
 
 def _text_test(words: str) -> tuple[str, str, str]:

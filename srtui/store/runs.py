@@ -75,6 +75,19 @@ def _run(row: sqlite3.Row) -> Run:
     )
 
 
+# Energy is added up like tokens and seconds, in the detail: few machines tell it.
+_WITH_ENERGY = (
+    "CASE WHEN coalesce(json_type(excluded.detail, '$.joules'), json_type(stage_progress.detail, '$.joules')) IS NULL "
+    "THEN excluded.detail ELSE json_set(excluded.detail, "
+    + ", ".join(
+        f"'$.{name}', coalesce(json_extract(stage_progress.detail, '$.{name}'), 0) "
+        f"+ coalesce(json_extract(excluded.detail, '$.{name}'), 0)"
+        for name in ("joules", "joule_seconds")
+    )
+    + ") END"
+)
+
+
 def pilot_result(conn: sqlite3.Connection, run_id: int) -> dict[str, Any] | None:
     """What a pilot came to; None of another run. Raises UserError where it is damaged."""
     row = fetch_row(conn, "SELECT run_id, result FROM pilot WHERE run_id = ?", (run_id,))
@@ -385,7 +398,7 @@ class Runs:
                 "INSERT INTO stage_progress(run_id, stage, done, total, tokens, seconds, detail, updated_at) "
                 "VALUES (?,?,?,?,?,?,?,?) ON CONFLICT(run_id, stage) DO UPDATE SET done = excluded.done, "
                 "total = excluded.total, tokens = tokens + excluded.tokens, seconds = seconds + excluded.seconds, "
-                "detail = excluded.detail, updated_at = excluded.updated_at",
+                f"detail = {_WITH_ENERGY}, updated_at = excluded.updated_at",
                 (run_id, stage, done, total, tokens, seconds, json.dumps(detail or {}), time.time()),
             )
 

@@ -48,6 +48,8 @@ _LIVE = {
     "sample_id?": (int, None),
     "step?": str,
     "since?": NUMBER,
+    "decided?": [{"sample": int, "taken": bool, "reason": str}],
+    "wall?": [{"sample": int, "text": str, "tokens": int, "room": int}],
     "workers?": [
         {
             "worker": str,

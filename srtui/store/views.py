@@ -25,7 +25,8 @@ from srtui.store.compare import (
 )
 from srtui.store.connection import open_read_only
 from srtui.store.corpus import DatasetSize, dataset_sizes
-from srtui.store.distributions import histogram, score_pairs
+from srtui.store.dataset_view import DatasetRow, DatasetView, TextFigures, dataset_rows, view_dataset
+from srtui.store.distributions import ScorePair, histogram, score_pairs
 from srtui.store.evaluations import EvaluationReads
 from srtui.store.events import Event, count_events, events_of
 from srtui.store.figures import ScoreName
@@ -168,6 +169,15 @@ class Views:
         """(name, samples) of each dataset."""
         return dataset_sizes(self.conn)
 
+    def dataset_rows(self) -> list[DatasetRow]:
+        """All datasets with their counts, in the order of their import."""
+        return dataset_rows(self.conn)
+
+    def dataset(self, dataset_id: int, figures: TextFigures | None = None) -> DatasetView:
+        """What is known of one dataset: its files, what was refused, and its texts in ``figures``, which are read where
+        they are not known yet."""
+        return view_dataset(self.conn, dataset_id, figures)
+
     def held_out(self, a: int, b: int) -> HeldOut:
         """Which held-out samples two runs have in common."""
         return held_out_of(self.conn, a, b)
@@ -255,7 +265,7 @@ class Views:
         """
         return histogram(self.conn, run_id, score, width, bins)
 
-    def score_pairs(self, run_id: int, limit: int = 4000) -> list[tuple[float, float, bool]]:
+    def score_pairs(self, run_id: int, limit: int = 4000) -> list[ScorePair]:
         """As :func:`srtui.store.distributions.score_pairs` gives them."""
         return score_pairs(self.conn, run_id, limit)
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from srtui.store._query import batched, fetch_row, fetch_rows, fetch_value
+from srtui.store._query import batched, fetch_row, fetch_rows
+from srtui.store.dataset_view import left_out_of, near_duplicates_of
 from srtui.store.stored import stored
 
 if TYPE_CHECKING:
@@ -87,13 +88,7 @@ class WholeDatasets:
 
     def near_duplicates(self, dataset_id: int) -> int:
         """How many samples of a dataset are marked as near-duplicates."""
-        return int(
-            fetch_value(
-                self._store.conn,
-                "SELECT count(*) FROM near_duplicate n JOIN sample s ON s.id = n.sample_id WHERE s.dataset_id = ?",
-                (dataset_id,),
-            )
-        )
+        return near_duplicates_of(self._store.conn, dataset_id)
 
     def near_duplicate_of(self, sample_id: int) -> NearDuplicate | None:
         """What a sample is a near-duplicate of; None where it is none that is known."""
@@ -123,15 +118,7 @@ class WholeDatasets:
 
     def left_out(self, dataset_id: int) -> dict[str, int]:
         """How many samples of a dataset new runs leave out, by reason."""
-        return {
-            r[0]: r[1]
-            for r in fetch_rows(
-                self._store.conn,
-                "SELECT l.why, count(*) FROM left_out l JOIN sample s ON s.id = l.sample_id WHERE s.dataset_id = ? "
-                "GROUP BY 1 ORDER BY 1",
-                (dataset_id,),
-            )
-        }
+        return left_out_of(self._store.conn, dataset_id)
 
     def left_out_among(self, sample_ids: Iterable[int]) -> set[int]:
         """Those of these samples that new runs leave out, for whatever reason."""

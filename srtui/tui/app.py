@@ -6,8 +6,6 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -28,12 +26,14 @@ from srtui.tui.background import StoreReader, StoreWriter
 from srtui.tui.processes import Started
 from srtui.tui.processes import start as start_engine
 from srtui.tui.screens.reading_screen import ReadingScreen
-from srtui.tui.tabs import TABS, key_of, numbered
+from srtui.tui.tabs import TABS, class_of, key_of, numbered
 from srtui.tui.widgets.table import VirtualTable
 from srtui.workspace import Workspace
 
 T = TypeVar("T")
 
+# In plots a colour means the same on all screens and in the report (report.css): what was before, or dropped, or B; what
+# came, or is kept, or A; a limit; another run. They are apart for the colour-blind, and signs say the same beside them.
 DARK = Theme(
     name="srtui-dark",
     primary="#7fa7cc",
@@ -52,6 +52,10 @@ DARK = Theme(
         "row-cursor": "#2b3a4b",
         "row-blurred": "#232932",
         "row-hover": "#1e242c",
+        "plot-before": "#d8b56c",
+        "plot-after": "#7fa7cc",
+        "plot-limit": "#e07a83",
+        "plot-other": "#c99bd1",
         "button-focus-text-style": "bold underline",
     },
 )
@@ -73,6 +77,10 @@ LIGHT = Theme(
         "row-cursor": "#cfdde8",
         "row-blurred": "#e3e0d7",
         "row-hover": "#eceae3",
+        "plot-before": "#b8862f",
+        "plot-after": "#2f6690",
+        "plot-limit": "#a82a38",
+        "plot-other": "#7b4a86",
         "button-focus-text-style": "bold underline",
     },
 )
@@ -87,16 +95,12 @@ class Problem:
     detail: str
 
 
-def _class_of(module: str, name: str) -> type[Screen[Any]]:
-    screen_class: type[Screen[Any]] = getattr(import_module(f"srtui.tui.screens.{module}"), name)
-    return screen_class
-
-
 def _screen(module: str, name: str) -> Callable[[], Screen[Any]]:
     """A screen that is imported when it is first opened: the first paint waits for one of them only."""
 
     def opened() -> Screen[Any]:
-        return _class_of(module, name)()
+        screen: Screen[Any] = class_of(module, name)()
+        return screen
 
     return opened
 
@@ -114,6 +118,7 @@ class Dashboard(App[None]):
         Binding("left_square_bracket", "next_run(1)", "Older run", show=False),
         Binding("right_square_bracket", "next_run(-1)", "Newer run", show=False),
         Binding("f2", "light", "Light/dark", show=False),
+        Binding("f3", "work", "Work in progress", show=False),
         Binding("question_mark", "help", "Help", key_display="?"),
         Binding("q", "quit", "Quit"),
     ]
@@ -130,6 +135,7 @@ class Dashboard(App[None]):
         self.writer = StoreWriter(workspace.store_path)
         self.sample_filter = SampleFilter()
         self.started: list[Started] = []
+        self.ended: list[Started] = []
         self.watched = False
         self._version = -1
         self._ticking = False
@@ -148,6 +154,10 @@ class Dashboard(App[None]):
                 "row-cursor": "ansi_blue",
                 "row-blurred": "ansi_black",
                 "row-hover": "ansi_black",
+                "plot-before": "ansi_yellow",
+                "plot-after": "ansi_cyan",
+                "plot-limit": "ansi_red",
+                "plot-other": "ansi_magenta",
             }
         colours = theme.to_color_system().generate()
         ground, ink, primary = (
@@ -158,6 +168,10 @@ class Dashboard(App[None]):
             "row-cursor": ground.blend(primary, 0.3).hex6,
             "row-blurred": ground.blend(ink, 0.1).hex6,
             "row-hover": ground.blend(ink, 0.05).hex6,
+            "plot-before": colours["warning"],
+            "plot-after": colours["primary"],
+            "plot-limit": colours["error"],
+            "plot-other": colours["secondary"],
         }
 
     def _remember_theme(self, theme: Theme) -> None:
@@ -208,12 +222,14 @@ class Dashboard(App[None]):
 
     def _watch_engines(self) -> None:
         for engine in list(self.started):
-            if engine.process.poll() is not None:
+            if engine.pid is None:
                 self.started.remove(engine)
+                self.ended.append(engine)
                 failure = engine.failure()
-                if not failure and engine.words[0] not in ("run", "resume"):
+                if engine.state == "done" and engine.words[0] not in ("run", "resume"):
                     self.notify(
-                        f"Done: srtui {' '.join(engine.words[:2])}. {engine.last_line()}", markup=False
+                        f"Done: srtui {' '.join(engine.words[:2])}. {engine.last_line()} (F3: its output)",
+                        markup=False,
                     )
                 if failure:
                     self.report_problem(
@@ -302,7 +318,21 @@ class Dashboard(App[None]):
         except OSError as error:
             self.report_error(error)
             return
+        if isinstance(self.screen, ReadingScreen) and self.screen.is_mounted:
+            self.screen.show_run()
         self.notify("The engine is starting; it continues when this dashboard is closed.", markup=False)
+
+    def start_words(self, words: list[str] | None) -> None:
+        """The same with what a form was left with, which is None where a person cancelled."""
+        if words is not None:
+            self.start_engine(words)
+
+    def action_work(self) -> None:
+        """Show what was started, and how far it is."""
+        from srtui.tui.screens.work import WorkList
+
+        if not self.screen.is_modal:
+            self.push_screen(WorkList())
 
     # -- actions ----------------------------------------------------------------------------
 
@@ -331,52 +361,9 @@ class Dashboard(App[None]):
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """What the palette offers: this screen's keys, the screens, the latest runs, and the app's own."""
-        for active in screen.active_bindings.values():
-            binding = active.binding
-            if (
-                active.enabled
-                and binding.description
-                and type(active.node).__module__.startswith("srtui.tui.screens")
-            ):
-                key = self.get_key_display(binding)
-                yield SystemCommand(
-                    binding.description,
-                    f"Here, by {key}",
-                    partial(self.run_action, binding.action, active.node),
-                )
-        for tab in TABS:
-            yield SystemCommand(
-                tab.label, f"Open screen {key_of(tab.mode)}", partial(self.action_go, tab.mode)
-            )
-        yield from self._elsewhere()
-        for run in self.runs[:20]:
-            yield SystemCommand(
-                f"Run {safe(run.name)}", f"Show this run ({run.state})", partial(self.choose_run, run.id)
-            )
-        yield SystemCommand("Light or dark", "Change between the light and the dark theme", self.action_light)
-        yield SystemCommand("Keys", "What the keys do here", self.action_help)
-        yield SystemCommand("Quit", "Close the dashboard; runs continue", self.action_quit)
+        from srtui.tui.palette import commands
 
-    def _elsewhere(self) -> Iterable[SystemCommand]:
-        """What the other screens can do: a command opens its screen and does it there."""
-        for tab in TABS:
-            if tab.mode == self.current_mode:
-                continue
-            for binding in _class_of(tab.module, tab.screen).BINDINGS:
-                if isinstance(binding, Binding) and binding.description:
-                    yield SystemCommand(
-                        f"{tab.label}: {binding.description}",
-                        f"On {numbered(tab.mode)}, by {self.get_key_display(binding)}",
-                        partial(self._do_elsewhere, tab.mode, binding.action),
-                    )
-
-    async def _do_elsewhere(self, mode: str, action: str) -> None:
-        await self.switch_mode(mode)
-
-        async def act() -> None:
-            await self.run_action(action, self.screen)
-
-        self.call_after_refresh(act)
+        yield from commands(self, screen)
 
     def on_unmount(self) -> None:
         """Close both connections to the store."""

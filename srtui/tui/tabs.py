@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,15 @@ TABS = (
     Tab("models", "Models", "models", "ModelsScreen"),
     Tab("log", "Log", "log", "LogScreen"),
     Tab("evaluation", "Evaluation", "evaluation", "EvaluationScreen"),
+    Tab("data", "Data", "dataset_list", "DataScreen"),
 )
 """In the order of their numbers, from 1 to 9, and 0 for a tenth; the last one that there is a key for."""
+
+
+def class_of(module: str, name: str) -> type[Any]:
+    """A screen's class, imported now."""
+    screen_class: type[Any] = getattr(import_module(f"srtui.tui.screens.{module}"), name)
+    return screen_class
 
 
 def key_of(mode: str) -> str:

@@ -361,6 +361,7 @@ def at_a_fixed_time(store: Store) -> None:
     """Let everything have happened at the same moments, so that pictures are the same each time."""
     with store.transaction():
         store.conn.execute("UPDATE event SET at = ? + 7 * id", (THEN,))
+        store.conn.execute("UPDATE import SET created_at = ?", (THEN,))
         store.conn.execute("UPDATE run SET started_at = ? + 86400 * id WHERE started_at IS NOT NULL", (THEN,))
         store.conn.execute("UPDATE run SET finished_at = started_at + 503 WHERE finished_at IS NOT NULL")
 

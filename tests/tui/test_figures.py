@@ -271,7 +271,7 @@ async def test_the_dashboard_agrees(told: Workspace) -> None:
             row = e["rows"][int(cells[0])]
             assert cells[4] == number(row["ifd"], 2)
             assert cells[5] == number(row["rifd"], 2)
-            assert cells[6] == f"{len(row['final']['response']):,}"
+            assert cells[7] == f"{len(row['final']['response']):,}"
             kind = row["final"]["kind"]
             if kind == "original":
                 assert cells[2:4] == ["old", "old"]

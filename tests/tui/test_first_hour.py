@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from textual.widgets import Button, Input, TextArea
+from textual.widgets import Button, Input, Select, TextArea
 
 from srtui.recipe import load
 from srtui.sample import Pair
@@ -211,11 +211,15 @@ async def test_a_run_that_is_done_says_what_next(demo: Workspace, started: list[
             assert words in text(app)
         await press(pilot, "r")
         await press(pilot, "w", "e")
-        app.screen.query_one(Input).value = "out.parquet"
-        await press(pilot, "enter")
+        app.screen.query_one("#format", Select).value = "parquet"
+        await settled(pilot)
+        assert "srtui export quickstart --format parquet --out quickstart.parquet" in " ".join(
+            text(app).replace("│", "").split()
+        )
+        await press(pilot, "ctrl+s")
     assert started == [
         ["report", "quickstart"],
-        ["export", "quickstart", "--format", "parquet", "--out", "out.parquet"],
+        ["export", "quickstart", "--format", "parquet", "--out", "quickstart.parquet"],
     ]
 
 
@@ -225,7 +229,9 @@ async def test_two_marked_runs_are_compared(demo: Workspace) -> None:
         assert any("Mark two runs" in n.message for n in app._notifications)
         await press(pilot, "home", "m", "end", "m", "v")
         assert "Their recipes differ in:" in text(app)
-        assert "their held-out losses" in " ".join(text(app).split())
+        words = " ".join(text(app).replace("│", "").split())
+        assert "their held-out losses" in words
+        assert "No evaluation has set the two against each other yet" in words
         assert app.problems == []
 
 
@@ -277,7 +283,7 @@ async def test_without_an_editor_a_text_is_written_here(
         monkeypatch.delenv(name, raising=False)
     async with dashboard(demo, (80, 24)) as (app, pilot):
         await press(pilot, "3", "enter")
-        for key in ("u Undo", "e Edit", "t Note", "f Flag", "o Original", "i Instruction"):
+        for key in ("u Undo", "e Edit", "t Note", "f Flag", "o Take original", "i New instruction"):
             assert key in text(app)
         await press(pilot, "e")
         assert isinstance(app.screen, EditText)

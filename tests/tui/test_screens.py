@@ -42,7 +42,7 @@ async def test_every_number_opens_its_screen(demo: Workspace) -> None:
         signs = {
             "runs": "another-seed", "live": "stages", "samples": "60 samples", "scores": "r-IFD   mean",
             "training": "No training yet", "models": "No models yet", "log": "Loaded teacher",
-            "evaluation": "Nothing has been evaluated yet",
+            "evaluation": "Nothing has been evaluated yet", "data": "60 rows read",
         }  # fmt: skip
         assert list(signs) == [tab.mode for tab in TABS] == list(app.MODES)
         for number, (mode, sign) in enumerate(signs.items(), 1):
@@ -115,6 +115,8 @@ async def test_a_run_that_was_asked_for_is_the_one_that_is_shown(
     demo: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Process:
+        pid = 0
+
         def poll(self) -> None: ...
 
     monkeypatch.setattr(
@@ -342,7 +344,7 @@ async def test_the_filter_form_narrows_by_score_and_length(demo: Workspace) -> N
         rows = [table.row_at(n) for n in range(table.total)]
         assert rows
         assert all(0.495 <= float(r.cells[4].text) <= 0.805 for r in rows)
-        assert all(int(r.cells[6].text) <= 200 for r in rows)
+        assert all(int(r.cells[7].text) <= 200 for r in rows)
         assert "IFD of the final text 0.5 to 0.8" in text(app)
 
 
@@ -407,7 +409,7 @@ async def test_notes_and_flags(demo: Workspace) -> None:
         await press(pilot, "f")
         assert "⚑ flagged" not in text(app)
         await press(pilot, "escape")
-        assert app.screen.query_one(VirtualTable).row_at(0).cells[7].text == "✎"
+        assert app.screen.query_one(VirtualTable).row_at(0).cells[8].text == "✎"
 
 
 async def test_a_text_written_by_hand_waits_for_a_score(

@@ -29,6 +29,8 @@ SCREENS: dict[str, tuple[str, ...]] = {
     "models": (key_of("models"),),
     "log": (key_of("log"),),
     "evaluation": (key_of("evaluation"),),
+    "data": (key_of("data"),),
+    "export": (*OLDER, "w", "e"),
     "help": (key_of("samples"), "question_mark"),
 }
 LARGE = (160, 50)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, ClassVar
 
 from rich.cells import cell_len
@@ -10,6 +11,7 @@ from textual.app import ComposeResult
 from textual.content import Content
 from textual.widget import Widget
 
+from srtui.text import duration
 from srtui.tui.screens.reading_screen import ReadingScreen
 from srtui.tui.tabs import TABS, fitted, numbered
 from srtui.tui.widgets.words import Words, shown, state_words
@@ -165,6 +167,33 @@ class RunLine(Words):
         self.show(Content("  ·  ").join(parts))
 
 
+class WorkLine(Words):
+    """What runs that is no run of the table: an export, an evaluation, an import; and a run that only begins."""
+
+    DEFAULT_CSS = """
+    WorkLine { height: 1; dock: bottom; padding: 0 1; margin-bottom: 1; background: $surface; }
+    """
+
+    def show_work(self) -> None:
+        """Show it as it is now; nothing where nothing runs."""
+        app: Dashboard = self.app  # type: ignore[assignment]
+        at_runs = {run.pid for run in app.runs}
+        working = [engine for engine in app.started if engine.pid is not None and engine.pid not in at_runs]
+        self.set_class(not working, "hidden")
+        if working:
+            engine = working[-1]
+            words = [f"▶ srtui {' '.join(engine.words[:2])}", duration(time.time() - engine.started_at)]
+            words += [engine.last_line()] if engine.last_line() else []
+            words += [f"and {len(working) - 1} more"] if len(working) > 1 else []
+            line = "  ·  ".join([*words, "F3: all of them"])
+            self.show(shown(line, "$text-accent").truncate(max(8, self.app.size.width - 2), ellipsis=True))
+
+    def on_click(self) -> None:
+        """Show all of them."""
+        app: Dashboard = self.app  # type: ignore[assignment]
+        app.action_work()
+
+
 class DashboardScreen(ReadingScreen):
     """A screen of ``srtui.tui.tabs.TABS``. ``MODE`` is its name."""
 
@@ -181,6 +210,7 @@ class DashboardScreen(ReadingScreen):
         yield TabBar(self.MODE)
         yield RunLine()
         yield from self.body()
+        yield WorkLine(classes="hidden")
         yield KeyLine()
 
     def body(self) -> ComposeResult:
@@ -190,6 +220,7 @@ class DashboardScreen(ReadingScreen):
     def show_run(self) -> None:
         """Show what the dashboard knows of the run."""
         self.query_one(RunLine).show_run()
+        self.query_one(WorkLine).show_work()
 
     def report_error(self, error: Exception) -> None:
         """To the dashboard, which shows it and keeps it for its Log."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen, Screen
-from textual.widgets import Button, Input, Static
+from textual.widgets import Button, Input, OptionList, Static
+from textual.widgets.option_list import Option
 
 from srtui.text import safe
 from srtui.tui.widgets.words import shown
@@ -179,6 +182,64 @@ class AskText(Dialog[str | None]):
 
     def action_cancel(self) -> None:
         """Close without an answer."""
+        self.dismiss(None)
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """One thing that a menu offers: ``name`` for the program, a key, and what it does in a sentence."""
+
+    name: str
+    key: str
+    words: str
+
+
+class Menu(Dialog[str | None]):
+    """Several things to do, each by its key; dismissed with the name of one, or None."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "take", "Take"),
+        Binding("escape", "cancel", "Cancel"),
+    ]
+
+    def __init__(self, title: str, steps: Sequence[NextStep]) -> None:
+        super().__init__()
+        self._title, self._steps = title, steps
+
+    def compose(self) -> ComposeResult:
+        """The steps, one below the other."""
+        with Vertical(classes="dialog"):
+            yield Static(shown(self._title), classes="title")
+            yield OptionList(
+                *(
+                    Option(Content.assemble((f"{step.key}  ", "bold $text-accent"), step.words), id=step.name)
+                    for step in self._steps
+                )
+            )
+
+    def on_mount(self) -> None:
+        """Let the arrows move through the steps."""
+        self.query_one(OptionList).focus()
+
+    def on_key(self, event: events.Key) -> None:
+        """A step's own key takes it."""
+        for step in self._steps:
+            if event.key == step.key:
+                event.stop()
+                self.dismiss(step.name)
+
+    @on(OptionList.OptionSelected)
+    def _chosen(self, event: OptionList.OptionSelected) -> None:
+        self.dismiss(event.option_id)
+
+    def action_take(self) -> None:
+        """The one under the cursor."""
+        options = self.query_one(OptionList)
+        if options.highlighted is not None:
+            self.dismiss(self._steps[options.highlighted].name)
+
+    def action_cancel(self) -> None:
+        """Do nothing."""
         self.dismiss(None)
 
 

@@ -36,6 +36,7 @@ class EvaluationScreen(DashboardScreen):
         "against what they were evaluated by."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("n", "new", "New"),
         Binding("enter", "open", "Judgements"),
         Binding("h", "human", "Judge yourself"),
         Binding("f", "only", "This run only"),
@@ -104,10 +105,8 @@ class EvaluationScreen(DashboardScreen):
         else:
             empty.show(
                 "Nothing has been evaluated yet",
-                "Is the tuned student better? Ask a judge model:\n"
-                "  srtui eval pairwise RUN MODEL --prompts FILE --judge MODEL\n"
-                "Or ask people:\n"
-                "  srtui eval human RUN MODEL --prompts FILE --annotator NAME",
+                "Is the tuned student better? n asks a judge model, people, or multiple choice, and says first what "
+                "a judge or a measure is worth.",
             )
 
     @property
@@ -125,6 +124,12 @@ class EvaluationScreen(DashboardScreen):
             self.query_one("#about Words", Words).show(Content("\n").join(lines))
 
     # -- what a person does -----------------------------------------------------------------
+
+    def action_new(self) -> None:
+        """Ask what is to be evaluated or calibrated, and start it."""
+        from srtui.tui.screens.next_steps import choose_evaluation
+
+        choose_evaluation(self.dashboard, self.dashboard.current_run)
 
     def action_open(self) -> None:
         """Open the judgements of the chosen evaluation."""
@@ -152,7 +157,7 @@ class EvaluationScreen(DashboardScreen):
         """Ask for a name and let that person judge the chosen evaluation."""
         e = self.chosen
         if e is None or e.kind != "human":
-            self.notify("Choose an evaluation by people; srtui eval human begins one.", timeout=4)
+            self.notify("Choose an evaluation by people; n begins one.", timeout=4)
             return
         from srtui.tui.screens.dialogs import AskText
 
@@ -205,7 +210,7 @@ def verdict_bar_parts(counts: result_words.Verdicts, width: int) -> tuple[str, s
 
 def _bar(counts: result_words.Verdicts, width: int) -> Content:
     win, tie, lose = verdict_bar_parts(counts, width)
-    return Content.assemble((win, "$text-success"), (tie, "$dim"), (lose, "$text-error"))
+    return Content.assemble((win, "$plot-after"), (tie, "$dim"), (lose, "$plot-before"))
 
 
 def evaluation_lines(e: Evaluation, width: int) -> list[Content]:
@@ -229,9 +234,9 @@ def evaluation_lines(e: Evaluation, width: int) -> list[Content]:
         lines.append(_bar(counts, width))
         lines.append(
             Content.assemble(
-                (f"█ A better {counts.win:,}", "$text-success"),
+                (f"█ A better {counts.win:,}", "$plot-after"),
                 (f"   ▒ tie {counts.tie:,}   ", "$dim"),
-                (f"░ B better {counts.lose:,}", "$text-error"),
+                (f"░ B better {counts.lose:,}", "$plot-before"),
             )
         )
     lines += [Content.styled(sentence, "$text-warning") for sentence in _doubts(e.result)]

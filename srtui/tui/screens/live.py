@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import subprocess
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import psutil
@@ -21,19 +19,28 @@ from srtui.progress import SURE_FROM, left_words
 from srtui.store.figures import Counts
 from srtui.store.stages import STEPS
 from srtui.store.views import LiveView
-from srtui.text import bytes_text, duration, safe, share
+from srtui.text import duration, safe, share
+from srtui.tui.machine_lines import machine_lines as _machine
 from srtui.tui.screens.dashboard_screen import DashboardScreen
+from srtui.tui.screens.live_room import (
+    acceptance_series,
+    decided_words,
+    rate_text,
+    speed_series,
+    wall_words,
+    worker_lines,
+)
 from srtui.tui.tabs import numbered
 from srtui.tui.widgets.empty import Empty
+from srtui.tui.widgets.plot import Plot
 from srtui.tui.widgets.words import Words, bar, shown, sparkline
-from srtui.wording import WORKER_COLUMNS, server_words, stage_title, worker_rows
+from srtui.wording import energy_words, server_words, stage_title
 
 _STAGES = ("reflect-instruction", "choose-instruction", "reflect-response", "choose-response", "train")
 _GOING = ("running", "stopping")
 _WRITING = ("reflect-instruction", "reflect-response")
 _HISTORY = 240
 _WINDOW = 10.0
-_GPU_SECONDS = 3.0
 
 
 @dataclass
@@ -52,7 +59,9 @@ class LiveScreen(DashboardScreen):
     HELP_TEXT = (
         "The stages of the run with their rates, and what the engine is doing this second. Rates of the running "
         "stage are those of the last minute; of a finished one, its mean. The machine's figures are of this "
-        "machine, whichever one the engine runs on."
+        "machine, whichever one the engine runs on; its power is that of all that runs on it. With 110 columns and 34 lines "
+        "or more there is what every slot writes with how much of its room for tokens it has used, curves of the time "
+        "that this dashboard has watched, and the last decisions in their own words."
     )
     EVERY_SECOND = True
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -69,7 +78,13 @@ class LiveScreen(DashboardScreen):
     LiveScreen #bottom { height: 1fr; min-height: 5; }
     LiveScreen #bottom .box { width: 1fr; height: 1fr; }
     LiveScreen.-narrow #bottom { layout: vertical; }
-    LiveScreen.-narrow #events-box { height: 4; }
+    LiveScreen.-narrow #room { height: 4; }
+    LiveScreen #room { width: 1fr; height: 1fr; }
+    LiveScreen #room .box { width: 1fr; height: 1fr; }
+    LiveScreen #room #curves { height: 11; }
+    LiveScreen #room Plot { width: 1fr; }
+    LiveScreen.-roomy #events-box { height: 6; }
+    LiveScreen.-tall #room #curves { height: 16; }
     """
 
     def __init__(self) -> None:
@@ -79,6 +94,8 @@ class LiveScreen(DashboardScreen):
         self._speeds: deque[float] = deque(maxlen=_HISTORY)
         self._counts: deque[tuple[float, int]] = deque(maxlen=64)
         self._choices = Counts()
+        self._taken: deque[dict[str, tuple[int, int]]] = deque(maxlen=_HISTORY)
+        self._decided: list[dict[str, Any]] = []  # those of the last choice that it saw
         self._view: LiveView | None = None
 
     def body(self) -> ComposeResult:
@@ -93,8 +110,14 @@ class LiveScreen(DashboardScreen):
             with Horizontal(id="bottom"):
                 with VerticalScroll(id="writing-box", classes="box", can_focus=False):
                     yield Words(id="writing")
-                with VerticalScroll(id="events-box", classes="box", can_focus=False):
-                    yield Words(id="events")
+                with Vertical(id="room"):
+                    with Horizontal(id="curves"):
+                        yield Plot("tokens a second", id="speeds")
+                        yield Plot("taken, %", id="acceptance")
+                    with VerticalScroll(id="decided-box", classes="box", can_focus=False):
+                        yield Words(id="decided")
+                    with VerticalScroll(id="events-box", classes="box", can_focus=False):
+                        yield Words(id="events")
         yield Empty(
             "Nothing is running",
             f"Start a run on {numbered('runs')}; what its engine does is shown here.",
@@ -112,13 +135,24 @@ class LiveScreen(DashboardScreen):
             ("workers-box", "workers"),
             ("writing-box", "being written"),
             ("events-box", "events"),
+            ("decided-box", "last decisions"),
         ):
             self.query_one(f"#{id}").border_title = name
         self.on_resize()
 
     def on_resize(self) -> None:
-        """Another layout where there are fewer than 100 columns."""
-        self.set_class(self.app.size.width < 100, "-narrow")
+        """Another layout where there are fewer than 100 columns; more on it where there is room to spare."""
+        width, height = self.app.size
+        self.set_class(width < 100, "-narrow")
+        self.set_class(self._roomy, "-roomy")
+        self.set_class(height >= 50, "-tall")
+        for id in ("curves", "decided-box"):
+            self.query_one(f"#{id}").set_class(not self._roomy, "hidden")
+
+    @property
+    def _roomy(self) -> bool:
+        """Whether there is room for every slot, for curves and for decisions."""
+        return self.app.size.width >= 110 and self.app.size.height >= 34
 
     async def read(self) -> None:
         """What the engine of the current run does now, and how fast."""
@@ -143,9 +177,12 @@ class LiveScreen(DashboardScreen):
             self._speed_of = view.run.id
             self._speeds.clear()
             self._counts.clear()
+            self._taken.clear()
+            self._decided = []
         if not self._counts or tokens != self._counts[-1][1]:
             self._counts.append((now, tokens))
         self._speeds.append(tokens_a_second(self._counts, now))
+        self._taken.append({name: (t.taken, t.choices) for name, t in self._choices.targets.items()})
         for stage, s in view.stages.items():
             past = self._pace.setdefault((view.run.id, stage), deque(maxlen=90))
             past.append(_Pace(now, s.done - s.reused))
@@ -163,11 +200,23 @@ class LiveScreen(DashboardScreen):
         self.query_one("#machine", Words).show(shown("\n".join(machine)))
         workers = view.live.get("workers", [])
         self.query_one("#workers-box").set_class(not workers, "hidden")
-        self.query_one("#workers", Words).show(_workers(workers))
-        self.query_one("#writing", Words).show(_writing(view))
+        self.query_one("#workers", Words).show(worker_lines(workers))
+        wall = view.live.get("wall") or []
+        is_wall = self._roomy and bool(wall) and _at_work(view) in _WRITING
+        room = max(20, width // 2 - 6)
+        self.query_one("#writing", Words).show(wall_words(wall, room) if is_wall else _writing(view))
+        self.query_one("#writing-box").border_title = (
+            f"being written in {len(wall)} slots" if is_wall else "being written"
+        )
+        # Where nothing is written, decisions and curves have the whole width.
+        self.query_one("#writing-box").set_class(
+            self._roomy and going and _at_work(view) not in _WRITING, "hidden"
+        )
+        if self._roomy:
+            self._show_room(view)
         self.query_one("#writing-box").border_subtitle = safe(server_words(view.run.recipe))
-        # What is new stands at the end.
-        self.query_one("#writing-box").scroll_end(animate=False)
+        if not is_wall:  # what is new stands at the end
+            self.query_one("#writing-box").scroll_end(animate=False)
         events = [
             Content.assemble(
                 (time.strftime("%H:%M:%S ", time.localtime(e.at)), "$dim"),
@@ -177,6 +226,18 @@ class LiveScreen(DashboardScreen):
             for e in view.events[:20]
         ]
         self.query_one("#events", Words).show(Content("\n").join(events) if events else Content("none yet"))
+
+    def _show_room(self, view: LiveView) -> None:
+        """Curves of the time that this dashboard has watched, and the last decisions."""
+        self.query_one("#speeds", Plot).show(
+            speed_series(list(self._speeds)), names=("minutes ago", ""), from_zero=True
+        )
+        self.query_one("#acceptance", Plot).show(
+            acceptance_series(list(self._taken)), names=("minutes ago", ""), from_zero=True
+        )
+        if decided := view.live.get("decided"):
+            self._decided = decided
+        self.query_one("#decided", Words).show(decided_words(self._decided))
 
     def _stages(self, view: LiveView) -> list[str]:
         stages = [
@@ -225,9 +286,7 @@ class LiveScreen(DashboardScreen):
             if done and fresh <= 0:
                 return "reused", ""
             rated = s.seconds and done and stage not in STEPS
-            return (_rate_text(fresh / s.seconds) if rated else ""), (
-                duration(s.seconds) if s.seconds else ""
-            )
+            return (rate_text(fresh / s.seconds) if rated else ""), (duration(s.seconds) if s.seconds else "")
         past = self._pace.get((view.run.id, stage))
         finished = past[-1].done - past[0].done if past else 0
         seconds = past[-1].measured_at - past[0].measured_at if past else 0.0
@@ -236,7 +295,7 @@ class LiveScreen(DashboardScreen):
         rate = finished / seconds if finished > 0 and seconds else 0.0
         if not rate:
             return "", "the first ones" if stage in _WRITING and view.live.get("slots_in_use") else ""
-        return _rate_text(rate), left_words(finished, seconds, total - done)
+        return rate_text(rate), left_words(finished, seconds, total - done)
 
     def _speed(self, view: LiveView, width: int, going: bool) -> Content:
         room = max(8, (width // 2 if width >= 100 else width - 39) - 24)
@@ -252,7 +311,8 @@ class LiveScreen(DashboardScreen):
             if writing and live.get("slots")
             else "not writing now"
         )
-        lines.append(Content.assemble(("slots        ", "$dim"), slots))
+        spent = energy_words(view.stages, self._choices.kept) if not writing else ""
+        lines.append(Content.assemble((f"{'energy' if spent else 'slots':<13}", "$dim"), spent or slots))
         for stage, name in (("instruction", "instructions"), ("response", "answers")):
             target = self._choices.targets[stage]
             words = (
@@ -296,14 +356,6 @@ class LiveScreen(DashboardScreen):
         self.app.push_screen(Confirm(f"Stop {run.name}?", words, "Stop"), stop)
 
 
-def _workers(workers: Sequence[Mapping[str, Any]]) -> Content:
-    """A line for each worker of a run that is worked on elsewhere, below their headings."""
-    rows = [WORKER_COLUMNS, *worker_rows(workers)]
-    widths = [max(len(row[n]) for row in rows) for n in range(len(WORKER_COLUMNS))]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows]
-    return Content("\n").join([Content.styled(lines[0], "$dim"), *map(shown, lines[1:])])
-
-
 def _mean_speed(view: LiveView) -> Content:
     """Of a run that does nothing now: over all that it has done."""
     stages = view.stages.values()
@@ -311,12 +363,6 @@ def _mean_speed(view: LiveView) -> Content:
     if not tokens or not seconds:
         return Content.styled("      - tokens/s", "$dim")
     return Content.assemble((f"{tokens / seconds:>7,.0f} tokens/s on the mean", "bold"))
-
-
-def _rate_text(rate: float) -> str:
-    """Samples (or steps) a second, or a minute where they are slow."""
-    pace, unit = (rate, "s") if rate >= 1 else (rate * 60, "min")
-    return f"{pace:,.0f}/{unit}" if pace >= 10 else f"{pace:.2g}/{unit}"
 
 
 def tokens_a_second(counts: Sequence[tuple[float, int]], now: float) -> float:
@@ -367,49 +413,3 @@ def _writing(view: LiveView) -> Content:
         return Content.styled(words, "$dim")
     head = Content.styled(f"sample {live.get('sample_id') or '?'}\n", "$dim")
     return head + shown(live["text"]) + Content.styled("▌", "$text-accent")
-
-
-def _machine(folder: str, cpu: float) -> list[str]:
-    """CPU (percent), memory and disk; and the GPU where nvidia-smi answers."""
-    memory, disk = psutil.virtual_memory(), psutil.disk_usage(folder)
-    lines = [
-        f"CPU    {cpu:>4.0f} % {bar(cpu, 100, 6)} {psutil.cpu_count()} cores",
-        f"memory {memory.percent:>4.0f} % {bar(memory.percent, 100, 6)} {bytes_text(memory.available)} free",
-        f"disk   {disk.percent:>4.0f} % {bar(disk.percent, 100, 6)} {bytes_text(disk.free)} free",
-    ]
-    return lines + (_gpus() or ["GPU      none found"])
-
-
-def _gpus() -> list[str]:
-    """Use and memory of NVIDIA's cards, asked for every few seconds: each question starts a process."""
-    if time.monotonic() - _gpu_reading.read_at > _GPU_SECONDS and _gpu_reading.tool:
-        _gpu_reading.read_at = time.monotonic()
-        query = "--query-gpu=utilization.gpu,memory.used,memory.total"
-        try:
-            output = subprocess.run(
-                [_gpu_reading.tool, query, "--format=csv,noheader,nounits"],
-                capture_output=True,
-                text=True,
-                timeout=5,
-                check=True,
-            ).stdout
-            cards = [[float(x) for x in line.split(",")] for line in output.splitlines()]
-            _gpu_reading.lines = [
-                f"GPU {n}  {use:>4.0f} % {bar(use, 100, 6)} {used / 1000 * 1.048576:.1f} of {bytes_text(total * 2**20)}"
-                for n, (use, used, total) in enumerate(cards)
-            ]
-        except (OSError, ValueError, subprocess.SubprocessError):
-            _gpu_reading.lines = []
-    return _gpu_reading.lines
-
-
-@dataclass
-class _GpuReading:
-    """The last reading of nvidia-smi."""
-
-    tool: str | None = field(default_factory=lambda: shutil.which("nvidia-smi"))
-    read_at: float = -_GPU_SECONDS
-    lines: list[str] = field(default_factory=list)
-
-
-_gpu_reading = _GpuReading()

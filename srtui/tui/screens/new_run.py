@@ -57,8 +57,12 @@ class NewRun(Dialog[list[str] | None]):
     NewRun #verdict { margin-top: 1; height: auto; }
     """
 
-    def __init__(self, recipe: str | None = None, like: RunRow | None = None) -> None:
+    def __init__(
+        self, recipe: str | None = None, like: RunRow | None = None, dataset: str | None = None
+    ) -> None:
+        """``like`` is a run that the form is filled in as; ``dataset`` stands in its field, whatever the recipe says."""
         super().__init__()
+        self._dataset = dataset
         self._like = like
         self._recipe_name = Path(like.recipe_path).name if like else recipe
         self._recipes: dict[str, Path] = {}
@@ -154,7 +158,7 @@ class NewRun(Dialog[list[str] | None]):
             data = snapshot
         values = {
             "name": checks.free_name(str(data.get("name", path.stem)), {r.name for r in app.runs}),
-            "dataset": data.get("dataset", ""),
+            "dataset": self._dataset or data.get("dataset", ""),
             "teacher": _model_of(data.get("teacher")),
             "student": _model_of(data.get("student")),
             "limit": data.get("limit") or "",
@@ -163,7 +167,7 @@ class NewRun(Dialog[list[str] | None]):
         for name, value in values.items():
             self.query_one(f"#{name}", Input).value = str(value)
         self._request_check()
-        if self._like is None and app.workspace.store_path.exists():
+        if self._like is None and self._dataset is None and app.workspace.store_path.exists():
             self.run_worker(self._propose(str(values["dataset"])), exclusive=True, group="propose")
 
     async def _propose(self, recipe_dataset: str) -> None:
@@ -291,7 +295,7 @@ class NewRun(Dialog[list[str] | None]):
             return
         if not choices:
             self.notify(
-                "Nothing is imported, and recipes/ has no data file: srtui import FILE."
+                "Nothing is imported, and recipes/ has no data file: i on 9 Data imports one."
                 if name == "dataset"
                 else "models/ is empty: srtui models add NAME_OR_PATH."
             )

@@ -2,35 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
-
-from textual import events, on
-from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
-from textual.containers import Vertical
-from textual.content import Content
-from textual.widgets import OptionList, Static
-from textual.widgets.option_list import Option
+from typing import TYPE_CHECKING
 
 from srtui.store.views import RunRow
 from srtui.tui import checks
-from srtui.tui.screens.dialogs import AskText, Dialog, Reading
-from srtui.tui.widgets.words import shown
+from srtui.tui.screens.dialogs import Menu, NextStep, Reading
 
 if TYPE_CHECKING:
     from srtui.tui.app import Dashboard
-
-
-@dataclass(frozen=True)
-class NextStep:
-    """One thing to do next: ``name`` for the program, a key, and what it does in a sentence."""
-
-    name: str
-    key: str
-    words: str
 
 
 def steps_of(run: RunRow) -> list[NextStep]:
@@ -60,57 +39,9 @@ def steps_of(run: RunRow) -> list[NextStep]:
     steps.append(NextStep("report", "r", "Write the report"))
     if run.adapter:
         steps.append(NextStep("round", "n", "Next round: the tuned student is the teacher"))
-        steps.append(NextStep("judge", "j", "Judge it: a judge model, multiple choice, or you"))
+        steps.append(NextStep("judge", "j", "Judge it: a judge model, multiple choice, people; or calibrate"))
+    steps.append(NextStep("ablate", "b", "What each part is worth: an ablation of its recipe"))
     return steps
-
-
-class NextSteps(Dialog[str | None]):
-    """Dismissed with the name of a step, or None."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "take", "Take"),
-        Binding("escape", "cancel", "Cancel"),
-    ]
-
-    def __init__(self, run: RunRow) -> None:
-        super().__init__()
-        self._run, self._steps = run, steps_of(run)
-
-    def compose(self) -> ComposeResult:
-        """The steps, one below the other."""
-        with Vertical(classes="dialog"):
-            yield Static(shown(f"{self._run.name}: what next?"), classes="title")
-            yield OptionList(
-                *(
-                    Option(Content.assemble((f"{step.key}  ", "bold $text-accent"), step.words), id=step.name)
-                    for step in self._steps
-                )
-            )
-
-    def on_mount(self) -> None:
-        """Let the arrows move through the steps."""
-        self.query_one(OptionList).focus()
-
-    def on_key(self, event: events.Key) -> None:
-        """A step's own key takes it."""
-        for step in self._steps:
-            if event.key == step.key:
-                event.stop()
-                self.dismiss(step.name)
-
-    @on(OptionList.OptionSelected)
-    def _chosen(self, event: OptionList.OptionSelected) -> None:
-        self.dismiss(event.option_id)
-
-    def action_take(self) -> None:
-        """The one under the cursor."""
-        options = self.query_one(OptionList)
-        if options.highlighted is not None:
-            self.dismiss(self._steps[options.highlighted].name)
-
-    def action_cancel(self) -> None:
-        """Do nothing."""
-        self.dismiss(None)
 
 
 async def take_step(app: Dashboard, run: RunRow, step: str) -> None:
@@ -128,16 +59,39 @@ async def take_step(app: Dashboard, run: RunRow, step: str) -> None:
         elif step in ("retrain", "report"):
             app.start_engine([step, run.name])
         elif step == "judge":
-            app.action_go("evaluation")
+            choose_evaluation(app, run)
         elif step == "chat":
-            with app.suspend():
-                subprocess.run([sys.executable, "-P", "-m", "srtui", "chat", run.name], check=False)
-        elif step == "export":
-            _ask_for_data_file(app, run)
+            from srtui.tui.screens.chat_screen import ChatScreen
+
+            app.push_screen(ChatScreen(run))
         else:
-            _ask_for_model_form(app, run)
+            from srtui.tui.screens.work_forms import FORMS
+
+            app.push_screen(FORMS[step](app, run), app.start_words)
     except Exception as error:
         app.report_error(error)
+
+
+async def begin_evaluation(app: Dashboard, run: RunRow | None, kind: str) -> None:
+    """Open the form of one kind of evaluation, and start what it was left with."""
+    from srtui.tui.screens.work_forms import evaluation_form, offers
+
+    try:
+        app.push_screen(evaluation_form(app, kind, run, await offers(app)), app.start_words)
+    except Exception as error:
+        app.report_error(error)
+
+
+def choose_evaluation(app: Dashboard, run: RunRow | None) -> None:
+    """Ask for a kind of evaluation, then for what it is about, and start it."""
+    from srtui.tui.screens.work_forms import KINDS
+
+    def fill_in(kind: str | None) -> None:
+        if kind is not None:
+            app.run_worker(begin_evaluation(app, run, kind), group="next")
+
+    title = "Evaluate or calibrate" if run is None else f"{run.name}: evaluate or calibrate"
+    app.push_screen(Menu(title, [NextStep(*kind) for kind in KINDS]), fill_in)
 
 
 async def _take_pilot_step(app: Dashboard, run: RunRow, step: str) -> None:
@@ -151,24 +105,3 @@ async def _take_pilot_step(app: Dashboard, run: RunRow, step: str) -> None:
         app.push_screen(Reading(run.name, reading(PilotResult.from_json(result))))
     else:
         app.start_engine(["run", *checks.same_again(run, result["verdict"]["set"])])
-
-
-def _ask_for_data_file(app: Dashboard, run: RunRow) -> None:
-    def export(file: str | None) -> None:
-        if file:
-            form = "parquet" if file.endswith(".parquet") else "alpaca"
-            app.start_engine(["export", run.name, "--format", form, "--out", file])
-
-    words = "The file to write, in the workspace: Alpaca's JSON, or Parquet where its name ends so."
-    app.push_screen(AskText("Export data", words, f"{run.name}.json"), export)
-
-
-def _ask_for_model_form(app: Dashboard, run: RunRow) -> None:
-    def export_model(form: str | None) -> None:
-        if form:
-            kind, _, quantization = form.strip().partition(" ")
-            options = ["--quantize", quantization.strip()] if quantization.strip() else []
-            app.start_engine(["export-model", run.name, "--to", kind, *options])
-
-    words = "gguf with a quantization (F16, Q8_0, Q4_K_M), merged, adapter or gguf-adapter."
-    app.push_screen(AskText("Export the tuned student", words, "gguf Q8_0"), export_model)

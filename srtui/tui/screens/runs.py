@@ -17,7 +17,7 @@ from srtui.text import duration
 from srtui.tui.screens.dashboard_screen import DashboardScreen, RunLine
 from srtui.tui.widgets.table import Cell, Column, TableRow, Tone, VirtualTable
 from srtui.tui.widgets.words import STATE_SIGNS, Words, bar, shown
-from srtui.wording import compared_words, otherwise_words, stage_title
+from srtui.wording import stage_title
 
 _TONES: dict[str, Tone] = {
     "running": "accent",
@@ -161,11 +161,7 @@ class RunsScreen(DashboardScreen):
     def _open_form(self, recipe: str | None = None, like: RunRow | None = None) -> None:
         from srtui.tui.screens.new_run import NewRun
 
-        def start(words: list[str] | None) -> None:
-            if words is not None:
-                self.dashboard.start_engine(words)
-
-        self.app.push_screen(NewRun(recipe, like), start)
+        self.app.push_screen(NewRun(recipe, like), self.dashboard.start_words)
 
     def action_new(self) -> None:
         """Open the form of a new run."""
@@ -248,23 +244,15 @@ class RunsScreen(DashboardScreen):
             self.notify("Mark two runs with m, then v compares them.", timeout=4)
             return
         a, b = sorted(self._marked)
+        from srtui.tui.screens.dialogs import Reading
+        from srtui.tui.screens.two_runs import comparison
+
         try:
-            compared, samples = await self.dashboard.ask(lambda v: v.compared(a, b))
+            title, lines = await self.dashboard.ask(lambda v: comparison(v, a, b))
         except Exception as error:
             self.dashboard.report_error(error)
             return
-        lines = compared_words(compared)
-        for sample in samples:
-            lines += ["", *otherwise_words(sample, compared.a, compared.b)]
-        remaining = sum(compared.otherwise.values()) - len(samples)
-        if remaining > 0:
-            lines += [
-                "",
-                f"{remaining:,} more: srtui diff {compared.a} {compared.b} --limit {remaining + len(samples)}",
-            ]
-        from srtui.tui.screens.dialogs import Reading
-
-        self.app.push_screen(Reading(f"{compared.a} and {compared.b}", "\n".join(lines)))
+        self.app.push_screen(Reading(title, "\n".join(lines)))
 
     def action_next(self) -> None:
         """What can be done with the run under the cursor."""
@@ -276,7 +264,8 @@ class RunsScreen(DashboardScreen):
                 f"{run.name} is {run.state}; when it is done, w says what can be done with it.", markup=False
             )
             return
-        from srtui.tui.screens.next_steps import NextSteps, take_step
+        from srtui.tui.screens.dialogs import Menu
+        from srtui.tui.screens.next_steps import steps_of, take_step
 
         def take(step: str | None) -> None:
             if step == "again":
@@ -284,7 +273,7 @@ class RunsScreen(DashboardScreen):
             elif step is not None:
                 self.run_worker(take_step(self.dashboard, run, step), group="next")
 
-        self.app.push_screen(NextSteps(run), take)
+        self.app.push_screen(Menu(f"{run.name}: what next?", steps_of(run)), take)
 
     def action_delete(self) -> None:
         """Delete the chosen run, once its name was typed."""

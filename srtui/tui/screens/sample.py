@@ -49,7 +49,8 @@ class SampleScreen(Screen[int]):
 
     HELP_TEXT = (
         "Left the original, then what the teacher made of it. Words that are gone are struck through in the text "
-        "before, new ones underlined in the rewrite. The bars are the student's losses in nats a token: of the "
+        "before, new ones underlined in the rewrite. The bars are the student's losses in nats a token (how surprised it is by a "
+        "token of the text, on the mean; e to that power is the perplexity; lower is better): of the "
         "answer y with and without the instruction x, and the other way round; IFD and r-IFD are the ratios of "
         "their perplexities. o, i, a and h take a text for training, overruling the student; u lets its choice stand again. "
         "c opens and folds what came before in a conversation."
@@ -58,9 +59,9 @@ class SampleScreen(Screen[int]):
         Binding("escape,backspace", "back", "Back"),
         Binding("n,right", "step(1)", "Next"),
         Binding("p,left", "step(-1)", "Prev"),
-        Binding("o", "accept('original')", "Original"),
-        Binding("i", "accept('instruction')", "Instruction"),
-        Binding("a", "accept('response')", "Answer"),
+        Binding("o", "accept('original')", "Take original"),
+        Binding("i", "accept('instruction')", "New instruction"),
+        Binding("a", "accept('response')", "New answer"),
         Binding("h", "accept('manual')", "By hand", show=False),
         Binding("u", "undo", "Undo"),
         Binding("e", "edit", "Edit"),

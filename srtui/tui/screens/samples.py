@@ -17,8 +17,9 @@ from srtui.store.connection import DatabaseError, was_interrupted
 from srtui.store.listing import ORDERS, Part, SampleFilter, SampleRow
 from srtui.text import number
 from srtui.tui.background import StoreReader
-from srtui.tui.screens.dashboard_screen import DashboardScreen
 from srtui.tui.screens.dialogs import AskText
+from srtui.tui.screens.go_to import ask_for_sample
+from srtui.tui.screens.many_samples import ManySamples
 from srtui.tui.screens.sample_filter import FilterForm, described
 from srtui.tui.tabs import numbered
 from srtui.tui.widgets.empty import Empty
@@ -35,14 +36,16 @@ _STATE_TONES: dict[str, Tone] = {"kept": "good", "dropped": "dim", "overruled": 
 _STATE_SIGNS = {"kept": "✓ ", "dropped": "✗ ", "overruled": "» ", "waiting": "· "}
 
 
-class SamplesScreen(DashboardScreen):
+class SamplesScreen(ManySamples):
     """The table. It lists on a connection of its own, so that a long sort holds up nothing else."""
 
     MODE = "samples"
     HELP_TEXT = (
         "The samples of the run. Every column is of the final text, the one that is trained on or exported: whether its "
         "instruction and its answer are new, its IFD and r-IFD, the length of its answer in characters. ⚑ is a flag, "
-        "✎ a note. A click on a heading sorts by it, a second click the other way round. Enter opens a sample. m draws a map of the data."
+        "✎ a note, ◆ a mark of yours. Margin says how far apart the scores were that the closer of its choices was between "
+        "(of ratios, their logarithms): near 0 it could have gone either way, and b lists those first. Space marks a sample, "
+        "A all that are listed; F flags the marked ones, o overrules them, u takes the last of these back. A click on a heading sorts by it, a second click the other way round. Enter opens a sample. m draws a map of the data."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "search", "Search"),
@@ -51,6 +54,8 @@ class SamplesScreen(DashboardScreen):
         Binding("S", "turn", "Reverse", show=False),
         Binding("m", "map", "Map"),
         Binding("escape", "all", "Show all"),
+        Binding("b", "borderline", "Borderline first", show=False),
+        Binding("g", "go_to", "Go to", show=False),
         Binding("enter", "open", "Open", show=True),
     ]
 
@@ -78,8 +83,9 @@ class SamplesScreen(DashboardScreen):
                 Column("answer", "answer", 6),
                 Column("ifd", "IFD", 5, right=True),
                 Column("rifd", "r-IFD", 6, right=True),
+                Column("margin", "margin", 7, right=True, from_width=110),
                 Column("length", "length", 7, right=True, from_width=100),
-                Column("marks", "", 2, sortable=False),
+                Column("marks", "", 3, sortable=False),
                 Column("text", "instruction"),
             ],
             self._rows,
@@ -99,7 +105,7 @@ class SamplesScreen(DashboardScreen):
     async def _rows(self, start: int, count: int) -> Sequence[TableRow]:
         run_id = self._listed.run_id if self._listed else None
         return [
-            _row(r, run_id is None)
+            _row(r, run_id is None, r.id in self._marked)
             for r in await self.reader.ask(lambda v: v.listing.window(run_id, start, count))
         ]
 
@@ -111,10 +117,11 @@ class SamplesScreen(DashboardScreen):
         if not app.workspace.store_path.exists():
             self._show_empty(
                 "No samples yet",
-                f"Import a dataset with srtui import FILE, or start the demo on {numbered('runs')}.",
+                f"Import a file on {numbered('data')} (i), or start the demo on {numbered('runs')}.",
             )
             return
         new_filter = replace(app.sample_filter, run_id=app.run_id)
+        self.marks_are_of(app.run_id)
         table = self.query_one(VirtualTable)
         # An order that may have changed is laid out again, but a slow one not all the time.
         due = time.monotonic() - self._listed_at > max(2.0, 20 * self._listing_took)
@@ -162,7 +169,7 @@ class SamplesScreen(DashboardScreen):
         ):
             self._show_empty(
                 "No samples yet",
-                f"Import a dataset with srtui import FILE, or start a run on {numbered('runs')}.",
+                f"Import a file on {numbered('data')} (i), or start a run on {numbered('runs')}.",
             )
         else:
             self._show_empty("No sample is like this", "Esc shows all of them again, f changes the filter.")
@@ -188,6 +195,12 @@ class SamplesScreen(DashboardScreen):
 
     def _show_heading(self, sample_filter: SampleFilter, total: int | None) -> None:
         parts = [Content.styled("…" if total is None else f"{total:,} samples", "bold")]
+        if self._marked:
+            parts.append(
+                Content.styled(
+                    f"◆ {len(self._marked):,} marked: F flags, o overrules, Esc none", "$text-accent"
+                )
+            )
         parts += [shown(words) for words in described(sample_filter)]
         order = (
             "table order"
@@ -240,8 +253,32 @@ class SamplesScreen(DashboardScreen):
         self.change(replace(self.shown_filter, descending=not self.shown_filter.descending))
 
     def action_all(self) -> None:
-        """List all samples, in the order as it is."""
+        """Take all marks away; where there are none, list all samples, in the order as it is."""
+        if self._marked:
+            self._marked = {}
+            self.marks_changed()
+            return
         self.change(SampleFilter(order=self.shown_filter.order, descending=self.shown_filter.descending))
+
+    def marks_changed(self) -> None:
+        """Show the marks as they are."""
+        table = self.query_one(VirtualTable)
+        table.reread()
+        if self._listed is not None:
+            self._show_heading(self._listed, table.total)
+
+    def listing_changed(self) -> None:
+        """List again: what is listed, and in which order, may be another now."""
+        self._listed_at = 0.0
+        self.reread()
+
+    def action_borderline(self) -> None:
+        """List the samples first whose choices were the closest."""
+        self.change(replace(self.shown_filter, order="margin", descending=False))
+
+    def action_go_to(self) -> None:
+        """Ask for a sample's number and go there."""
+        ask_for_sample(self.dashboard, self.reader, self.query_one(VirtualTable))
 
     @on(VirtualTable.SortAsked)
     def _sort_by(self, event: VirtualTable.SortAsked) -> None:
@@ -275,13 +312,13 @@ class SamplesScreen(DashboardScreen):
         self.app.push_screen(SampleScreen(self.reader, event.position, event.row.key), back)
 
 
-def _row(r: SampleRow, no_run: bool = False) -> TableRow:
+def _row(r: SampleRow, no_run: bool = False, marked: bool = False) -> TableRow:
     def part(value: Part | None) -> Cell:
         if value is None:
             return Cell("-", "dim")
         return Cell("hand", "accent") if value == "by hand" else Cell(value, "good" if value == "new" else "")
 
-    marks = ("⚑" if r.flagged else "") + ("✎" if r.noted else "")
+    marks = ("◆" if marked else "") + ("⚑" if r.flagged else "") + ("✎" if r.noted else "")
     return TableRow(
         r.id,
         (
@@ -296,6 +333,7 @@ def _row(r: SampleRow, no_run: bool = False) -> TableRow:
             part(r.answer),
             Cell(number(r.ifd, 2), "warn" if r.ifd is not None and r.ifd >= 1 else ""),
             Cell(number(r.rifd, 2), "warn" if r.rifd is not None and r.rifd >= 1 else ""),
+            Cell(number(r.margin, 3), "dim"),
             Cell(f"{r.length:,}"),
             Cell(marks, "accent"),
             Cell(r.text),

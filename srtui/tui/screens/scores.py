@@ -16,10 +16,12 @@ from textual.reactive import reactive
 from textual.widget import Widget
 
 from srtui.measures import MEASURES, STORED
+from srtui.store.distributions import ScorePair
 from srtui.store.figures import SCORES, Counts, ScoreName
 from srtui.store.listing import SampleFilter
 from srtui.store.views import Views
 from srtui.text import number, share
+from srtui.tui.background import StoreReader
 from srtui.tui.screens.dashboard_screen import DashboardScreen
 from srtui.tui.tabs import numbered
 from srtui.tui.widgets.empty import Empty
@@ -77,8 +79,9 @@ class Histogram(Widget, can_focus=True):
         top = max(*self._before, *self._after, 1)
         first, last = sorted((self.cursor, self.fixed))
         rows = [
-            Content.styled(
-                f"{self._name}   mean {number(self._means[0])} → {number(self._means[1])}", "bold"
+            Content.assemble(
+                (f"{self._name}   mean {number(self._means[0])} → {number(self._means[1])}", "bold"),
+                (f"   {direction(self.measure)}", "$dim"),
             ),
             Content.styled(f"  {'before':>{side + 7}}       {'final':<{side}}", "$dim"),
         ]
@@ -92,9 +95,9 @@ class Histogram(Widget, can_focus=True):
                 Content.assemble(
                     ("▐ " if picked else "  ", "$text-accent"),
                     (f"{self._before[n] or '':>6} ", "$dim"),
-                    (f"{before_bar:>{side}} ", "$dim"),
-                    (f"{label:<5}", "bold reverse" if picked else "$text-warning" if over else ""),
-                    (bar(self._after[n], top, side), "$warning" if over else "$primary"),
+                    (f"{before_bar:>{side}} ", "$plot-before"),
+                    (f"{label:<5}", "bold reverse" if picked else "$plot-limit" if over else ""),
+                    (bar(self._after[n], top, side), "$plot-limit" if over else "$plot-after"),
                     f" {self._after[n] or '':<6}",
                 )
             )
@@ -136,6 +139,44 @@ class Histogram(Widget, can_focus=True):
         self.refresh()
 
 
+def direction(measure: str) -> str:
+    """Which of two texts a measure prefers, and where: as short as a heading needs it."""
+    chosen = MEASURES[measure]
+    if chosen.before == "original":
+        return f"instructions: {'higher' if chosen.higher_instruction else 'lower'} wins"
+    return f"answers: {'higher' if chosen.higher_response else 'lower'} wins"
+
+
+class Flow(Words):
+    """Steps as bars; a click on one asks for its samples."""
+
+    class Picked(Message):
+        """Show these samples."""
+
+        def __init__(self, sample_filter: SampleFilter) -> None:
+            super().__init__()
+            self.sample_filter = sample_filter
+
+    def __init__(self, id: str) -> None:
+        super().__init__(id=id)
+        self._leads_to: list[SampleFilter | None] = []
+
+    def show_steps(self, lines: Content, leads_to: list[SampleFilter | None]) -> None:
+        """Show these lines; ``leads_to`` has by line which samples it counts, where a filter says it."""
+        self._leads_to = leads_to
+        self.show(lines)
+
+    def on_click(self, event: events.Click) -> None:
+        """Ask for the samples of the clicked line."""
+        place = event.get_content_offset(self)
+        if (
+            place is not None
+            and place.y < len(self._leads_to)
+            and (only := self._leads_to[place.y]) is not None
+        ):
+            self.post_message(self.Picked(only))
+
+
 class ScoresScreen(DashboardScreen):
     """Two histograms, a scatter and the way of the samples."""
 
@@ -144,7 +185,7 @@ class ScoresScreen(DashboardScreen):
         "IFD of the original and of the final text, r-IFD of the text before its new answer and of the final one, over "
         "the samples that have both. What the student chose with one of them at or above 1 is not trained on: there the "
         "instruction does not help the answer, or the other way round. Up and down pick a step, with Shift a range; "
-        "Enter lists its samples (b: those whose score before lies there). Tab changes between the two."
+        "Enter lists its samples (b: those whose score before lies there). Tab changes between the two. A click on a bar or on a step lists its samples, one on a point opens its sample."
     )
     BINDINGS: ClassVar[list[BindingType]] = [Binding("tab", "app.focus_next", "Other score", show=True)]
     DEFAULT_CSS = f"""
@@ -164,7 +205,7 @@ class ScoresScreen(DashboardScreen):
                 for name in STORED:
                     yield Histogram(MEASURES[name].label, name, name)
             with Horizontal(id="below"):
-                yield Words(id="flow")
+                yield Flow(id="flow")
                 yield Plot("r-IFD against IFD", id="scatter")
         yield Empty(
             "No scores yet",
@@ -175,6 +216,8 @@ class ScoresScreen(DashboardScreen):
     def __init__(self) -> None:
         super().__init__()
         self._read_at = self._reading_took = 0.0
+        self._dots: dict[bool, list[ScorePair]] = {False: [], True: []}
+        self._reader: StoreReader | None = None
 
     def tick(self, changed: bool) -> None:
         """Read seldom: counting every score of a large store each second would take a core from the engine."""
@@ -211,11 +254,15 @@ class ScoresScreen(DashboardScreen):
             self.query_one(f"#{measure}", Histogram).show(
                 figures["histograms"][f"{measure} before"], figures["histograms"][measure]
             )
-        pairs = figures["pairs"]
+        pairs: list[ScorePair] = figures["pairs"]
+        self._dots = {kept: [p for p in pairs if p.kept is kept] for kept in (False, True)}
         self.query_one("#scatter", Plot).show(
             [
-                Series("dropped", [(x, y) for x, y, kept in pairs if not kept], "$dim", "dots", sign="×"),
-                Series("kept", [(x, y) for x, y, kept in pairs if kept], "$text-success", "dots", sign="•"),
+                Series(name, [(p.ifd, p.rifd) for p in self._dots[kept]], style, "dots", sign=sign)
+                for name, kept, style, sign in (
+                    ("dropped", False, "$plot-before", "×"),
+                    ("kept", True, "$plot-after", "•"),
+                )
             ],
             at_x=1.0,
             at_y=1.0,
@@ -223,9 +270,40 @@ class ScoresScreen(DashboardScreen):
         )
         width = self.app.size.width
         room = (width if self.has_class("-narrow") else width // 2) - 4  # padding, and a scroll bar's place
-        self.query_one("#flow", Words).show(_flow(figures["counts"], room))
+        lines, leads_to = _flow(figures["counts"], room)
+        self.query_one("#flow", Flow).show_steps(lines, leads_to)
         if was_hidden and self.focused is None:
             self.query_one("#ifd").focus()
+
+    def on_flow_picked(self, event: Flow.Picked) -> None:
+        """List the samples of the step that was clicked."""
+        self.dashboard.sample_filter = event.sample_filter
+        self.dashboard.action_go("samples")
+
+    def on_plot_picked(self, event: Plot.Picked) -> None:
+        """Open the sample whose point was clicked."""
+        dots = self._dots[event.series.name == "kept"]
+        if event.point < len(dots):
+            self.run_worker(self._open(dots[event.point].sample_id), group="open", exclusive=True)
+
+    async def _open(self, sample_id: int) -> None:
+        from srtui.tui.screens.sample import SampleScreen
+
+        if self._reader is None:
+            self._reader = StoreReader(self.dashboard.workspace.store_path)
+        run_id = self.dashboard.run_id
+        try:
+            await self._reader.ask(lambda v: v.listing.lay_out(SampleFilter(run_id)))
+            position = await self._reader.ask(lambda v: v.listing.position_of(sample_id))
+        except Exception as error:
+            self.dashboard.report_error(error)
+            return
+        self.app.push_screen(SampleScreen(self._reader, position or 0, sample_id))
+
+    def on_unmount(self) -> None:
+        """Close the connection that samples were opened by."""
+        if self._reader is not None:
+            self._reader.close()
 
     def on_histogram_picked(self, event: Histogram.Picked) -> None:
         """List the samples of the picked range."""
@@ -244,34 +322,45 @@ def _figures(views: Views, run_id: int) -> dict[str, Any]:
     }
 
 
-def _flow(counts: Counts, room: int) -> Content:
+def _flow(counts: Counts, room: int) -> tuple[Content, list[SampleFilter | None]]:
     """What became of the samples, step by step, each as a bar of all of them, in lines of at most ``room``
-    cells. What is kept, dropped and still on its way makes up all of them."""
+    cells, and by line which samples it counts, where a filter says it. What is kept, dropped and still on its way makes
+    up all of them."""
     width = min(24, max(8, room - 52))
     longest = max(8, min(35, room - width - 17))  # a window narrower than that cuts the line
     samples = counts.samples
     lines = [Content.styled("What became of the samples", "bold")]
+    leads_to: list[SampleFilter | None] = [None]
 
-    def step(name: str, count: int, style: str = "", indent: int = 0) -> None:
+    def step(
+        name: str, count: int, style: str = "", indent: int = 0, only: SampleFilter | None = None
+    ) -> None:
+        leads_to.append(only)
         label = " " * indent + name
         lines.append(
             shown(f"{label[:longest]:<{longest}} {count:>8,} {share(count, samples):>5}  ")
-            + Content.styled(bar(count, samples, width), style or "$primary")
+            + Content.styled(bar(count, samples, width), style or "$plot-after")
         )
 
-    step("samples", samples)
+    step("samples", samples, only=SampleFilter())
     for stage, name in (("instruction", "new instruction"), ("response", "new answer")):
         of_target = counts.targets[stage]
-        step(f"{name} taken", of_target.taken, "$success")
+        step(f"{name} taken", of_target.taken, only=SampleFilter(decision=name))
         step("rewrite lost", of_target.choices - of_target.taken, "$dim", 2)
         step("no usable rewrite", of_target.decided - of_target.choices, "$dim", 2)
         for reason, count in list(of_target.failed.items())[:3]:
             step(reason, count, "$dim", 4)
-    step(LABELS["kept"], counts.kept, "$success")
+    step(LABELS["kept"], counts.kept, only=SampleFilter(state="kept"))
     if counts.overruled:
-        step(f"of these {LABELS['overruled']}", counts.overruled, "$text-accent", 2)
+        step(
+            f"of these {LABELS['overruled']}",
+            counts.overruled,
+            "$text-accent",
+            2,
+            SampleFilter(state="overruled"),
+        )
     for reason, count in counts.dropped.items():
-        step(f"dropped: {reason}", count, "$warning")
+        step(f"dropped: {reason}", count, "$plot-before", only=SampleFilter(state="dropped"))
     if counts.on_their_way:
         step("still on their way", counts.on_their_way, "$dim")
     for name in STORED:
@@ -281,4 +370,4 @@ def _flow(counts: Counts, room: int) -> Content:
         which = "instructions" if instruction else "answers"
         better = "higher" if higher else "lower"
         lines.append(Content.styled(f"{measure.label}: of two {which} the {better} one is taken", "$dim"))
-    return Content("\n").join(lines)
+    return Content("\n").join(lines), leads_to

@@ -31,7 +31,8 @@ class TrainingScreen(DashboardScreen):
 
     MODE = "training"
     HELP_TEXT = (
-        "The training of the run: loss of each step (points), smoothed (line), and of samples that are held out (◆ ◇); "
+        "The training of the run. A loss in nats a token is how surprised the student is by a token of the answers, on the "
+        "mean: lower is better, and e to that power is the perplexity. Shown are the loss of each step (points), smoothed (line), and of samples that are held out (◆ ◇); "
         "the learning rate, tokens a second in each step, the engine's memory (of pairs, the margin of their rewards). Losses in the line above are of single "
         "steps, the first and the last; time in steps leaves out loading and held-out losses. v lays the training of another run over it, dashed, "
         "its held-out losses as ▲ △."
@@ -106,7 +107,7 @@ class TrainingScreen(DashboardScreen):
         # A loss of pairs and one of tokens have no axis together.
         for r, t, dashed in [d for d in drawn if by_pairs(d[1]) == by_pairs(training)]:
             points = t.metrics.get("loss", [])
-            style = "$text-accent" if dashed else "$text-primary"
+            style = "$plot-other" if dashed else "$plot-after"
             losses.append(Series("" if dashed else "each step", points, "$dim", "dots"))
             losses.append(Series(r.name, smoothed(points), style, dashed=dashed))
             if dashed and held_out_samples is not None and not held_out_samples.same:
@@ -132,11 +133,17 @@ class TrainingScreen(DashboardScreen):
         for id, points_of in small.items():
             self.query_one(f"#{id}", Plot).show(
                 [
-                    Series("", points_of(t), "$text-accent" if dashed else "$text-primary", dashed=dashed)
+                    Series("", points_of(t), "$plot-other" if dashed else "$plot-after", dashed=dashed)
                     for _, t, dashed in drawn
                 ],
                 from_zero=True,
             )
+
+    def on_plot_picked(self, event: Plot.Picked) -> None:
+        """Say what the point is that was clicked."""
+        step, value = event.series.points[event.point]
+        name = f"{event.series.name}: " if event.series.name else ""
+        self.notify(f"{name}{number(value, 4)} at step {step:,.0f}", timeout=4, markup=False)
 
     async def action_overlay(self) -> None:
         """The next run that has a training, and after the last of them none."""

@@ -191,7 +191,7 @@ def _scores(v: VariantView, stacked: bool) -> Content:
                 lines.append(
                     Content.assemble(
                         (f"{name:<6} {number(ratio, 2):>5} ", "bold"),
-                        (bar(ratio, 1.5, _BAR), "$text-warning" if over else "$text-primary"),
+                        (bar(ratio, 1.5, _BAR), "$plot-limit" if over else "$plot-after"),
                         (over, "$text-warning"),
                         (losses, "$dim"),
                     )
@@ -205,7 +205,7 @@ def _scores(v: VariantView, stacked: bool) -> Content:
         lines.append(
             Content.assemble(
                 (f"{name:<6} {number(ratio, 2):>5} ", "bold"),
-                (bar(ratio, 1.5, _BAR), "$text-warning" if over else "$text-primary"),
+                (bar(ratio, 1.5, _BAR), "$plot-limit" if over else "$plot-after"),
                 (over, "$text-warning"),
             )
         )

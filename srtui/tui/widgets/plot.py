@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+from textual import events
 from textual.content import Content
+from textual.message import Message
 from textual.widget import Widget
 
 from srtui.tui.widgets.words import shown
 
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 _LEFT = 8
+_NEAR = 1.5
+"""How far from a point a click may be that means it, in lines."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Series:
 
     name: str
     points: Sequence[tuple[float, float]]
-    style: str = "$text-primary"
+    style: str = "$plot-after"
     kind: Literal["line", "dots"] = "line"
     dashed: bool = False
     sign: str = ""
@@ -40,8 +44,22 @@ class Plot(Widget):
     Plot { height: 1fr; min-height: 6; padding: 0 1; }
     """
 
+    @dataclass
+    class Picked(Message):
+        """A point was clicked: the ``point``-th of a series."""
+
+        plot: Plot
+        series: Series
+        point: int
+
+        @property
+        def control(self) -> Plot:
+            """The plot, so that handlers can be bound to one by its id."""
+            return self.plot
+
     def __init__(self, title: str = "", id: str | None = None) -> None:
         super().__init__(id=id)
+        self._ranges: tuple[float, float, float, float] | None = None  # of both axes, as they are drawn
         self._title = title
         self._series: list[Series] = []
         self._at_x: float | None = None
@@ -82,10 +100,12 @@ class Plot(Widget):
                 legend.append(Content.styled(f"{mark} ", s.style) + shown(s.name))
         head = Content("  ").join(legend).truncate(max(8, self.content_size.width), ellipsis=True)
         points = [p for s in self._series for p in s.points if math.isfinite(p[0]) and math.isfinite(p[1])]
+        self._ranges = None
         if width < 8 or height < 2 or not points:
             return head + Content("\n") + Content.styled("nothing to draw yet" if not points else "", "$dim")
         left, right = _range([p[0] for p in points], self._at_x, self._from_zero)
         low, high = self._heights()
+        self._ranges = left, right, low, high
         canvas = _Canvas(width, height)
         for s in self._series:
             canvas.draw(
@@ -117,6 +137,26 @@ class Plot(Widget):
             Content.styled(" " * _LEFT + self._below(left, right, width, column, across, points), "$dim")
         )
         return Content("\n").join(rows)
+
+    def on_click(self, event: events.Click) -> None:
+        """Say which point was clicked, where there is one near."""
+        place = event.get_content_offset(self)
+        if place is None or self._ranges is None:
+            return
+        left, right, low, high = self._ranges
+        width, height = self.content_size.width - _LEFT, self.content_size.height - 3
+        nearest: tuple[float, Series, int] | None = None
+        for s in self._series:
+            for n, (x, y) in enumerate(s.points):
+                if not (math.isfinite(x) and math.isfinite(y)):
+                    continue
+                column = (x - left) / (right - left) * (width - 1) - (place.x - _LEFT)
+                line = (high - min(max(y, low), high)) / (high - low) * (height - 1) - (place.y - 1)
+                apart = math.hypot(column / 2, line)  # a cell is twice as high as wide
+                if nearest is None or apart < nearest[0]:
+                    nearest = apart, s, n
+        if nearest is not None and nearest[0] <= _NEAR:
+            self.post_message(self.Picked(self, nearest[1], nearest[2]))
 
     def _heights(self) -> tuple[float, float]:
         """The range of the y axis."""
@@ -239,9 +279,9 @@ class _Canvas:
             if bits:
                 sign, cell_style = self._signs.get((x, y)) or chr(0x2800 + bits), self._styles[y][x]
             elif x == column:
-                sign, cell_style = ("┼" if y == line else "│"), "$text-warning"
+                sign, cell_style = ("┼" if y == line else "│"), "$plot-limit"
             elif y == line:
-                sign, cell_style = "─", "$text-warning"
+                sign, cell_style = "─", "$plot-limit"
             else:
                 sign, cell_style = " ", ""
             if cell_style != style and run:

@@ -1,0 +1,46 @@
+"""Review in bulk: the closest choices first, many marked, flagged, overruled, and all of it taken back."""
+
+from __future__ import annotations
+
+from textual.widgets import Input
+
+from srtui.store import Store
+from srtui.tui.widgets.table import VirtualTable
+from srtui.workspace import Workspace
+from tests.tui.driving import dashboard, press, text
+
+
+def overruled(workspace: Workspace) -> int:
+    with Store(workspace.store_path, read_only=True) as store:
+        return len(store.marks.overruled(1))
+
+
+async def test_borderline_samples_are_marked_overruled_and_restored(demo: Workspace) -> None:
+    async with dashboard(demo, (120, 30)) as (app, pilot):
+        await press(pilot, "end", "3", "b")
+        assert "by margin" in text(app)
+        await press(pilot, "space", "space", "space")
+        assert "◆ 3 marked" in text(app)
+        await press(pilot, "o")
+        assert "Which text stands for the 3 marked samples?" in text(app)
+        await press(pilot, "o")
+        assert overruled(demo) == 3
+        await press(pilot, "u")
+        assert overruled(demo) == 0
+        await press(pilot, "A", "F")
+        assert "⚑" in text(app)
+        await press(pilot, "escape")
+        assert "marked:" not in text(app)
+        await press(pilot, "g")
+        app.screen.query_one(Input).value = "17"
+        await press(pilot, "enter")
+        assert app.screen.query_one(VirtualTable).row.key == 17  # type: ignore[union-attr]
+        assert app.problems == []
+
+
+async def test_marks_are_of_one_run(demo: Workspace) -> None:
+    async with dashboard(demo, (120, 30)) as (app, pilot):
+        await press(pilot, "end", "3", "space", "left_square_bracket")
+        assert "marked" not in text(app)
+        await press(pilot, "o")
+        assert any("Nothing is marked" in n.message for n in app._notifications)

@@ -1,0 +1,62 @@
+"""Live with room to spare: every slot, curves, the last decisions; small as it was."""
+
+from __future__ import annotations
+
+import json
+
+from srtui.store import Store
+from srtui.tui.screens.live_room import acceptance_series, wall_words
+from srtui.workspace import Workspace
+from tests.tui.driving import dashboard, press, text
+
+WALL = [
+    {"sample": n, "text": f"slot {n} writes " + "on " * 80 + f"end of {n}", "tokens": 10 * n, "room": 100}
+    for n in (3, 1, 2)
+]
+DECIDED = [{"sample": 7, "taken": True, "reason": "took the new instruction: IFD 0.6000 > 0.5000"}]
+
+
+def live_with(workspace: Workspace, **live: object) -> None:
+    with Store(workspace.store_path) as store, store.transaction():
+        row = store.runs.named("at-work")
+        store.conn.execute(
+            "UPDATE lease SET live = ? WHERE run_id = ?",
+            (json.dumps({"slots": 4, "slots_in_use": 3, "waiting": 0, "text": "one text", **live}), row.id),
+        )
+
+
+async def test_every_slot_is_seen_where_there_is_room(demo: Workspace) -> None:
+    live_with(demo, wall=WALL, decided=DECIDED)
+    async with dashboard(demo, (120, 36)) as (app, pilot):
+        await press(pilot, "2")
+        shown = text(app)
+        for n in (1, 2, 3):
+            assert f"end of {n}" in shown
+        assert shown.index("end of 1") < shown.index("end of 2")
+        assert "20%" in shown
+        assert "being written in 3 slots" in shown
+        assert "took the new instruction" in shown
+        assert "tokens a second" in shown
+        await pilot.resize_terminal(80, 24)
+        await press(pilot, "r")
+        assert "one text" in text(app)
+        assert "end of 1" not in text(app)
+        assert app.problems == []
+
+
+def test_a_line_of_the_wall_fits_whatever_is_written() -> None:
+    wide = [{"sample": 1, "text": "木漏れ日" * 50 + "\x1b[2Jx", "tokens": 5, "room": 9}]
+    for room in (30, 40, 61):
+        assert wall_words(wide, room).cell_length <= room + 1
+
+
+def test_acceptance_is_of_the_choices_so_far() -> None:
+    history = [
+        {"instruction": (0, 0), "response": (0, 0)},
+        {"instruction": (1, 4), "response": (0, 0)},
+        {"instruction": (3, 6), "response": (1, 1)},
+    ]
+    instructions, answers = acceptance_series(history)
+    assert [y for _, y in instructions.points] == [25.0, 50.0]
+    assert [y for _, y in answers.points] == [100.0]
+    assert answers.dashed and not instructions.dashed  # told apart without their colours

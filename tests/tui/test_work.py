@@ -1,0 +1,116 @@
+"""What a dashboard starts beside runs: forms with proposals, how far each is, its output, a stop; known again later."""
+
+from __future__ import annotations
+
+import pytest
+from textual.widgets import Button, Input
+
+from srtui.tui.app import Dashboard
+from srtui.tui.processes import earlier, start
+from srtui.tui.screens.command_form import CommandForm
+from srtui.tui.screens.work import WorkList
+from srtui.workspace import Workspace
+from tests.tui.driving import dashboard, press, settled, text
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What is started, in place of being started."""
+    words: list[list[str]] = []
+    monkeypatch.setattr(Dashboard, "start_engine", lambda _, given: words.append(given))
+    return words
+
+
+async def test_an_evaluation_begins_from_its_screen(
+    demo: Workspace, started: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "srtui.tui.screens.work_forms.checks.choices_for", lambda *_: [("judge-8b.Q8_0", "8 B parameters")]
+    )
+    async with dashboard(demo, (100, 34)) as (app, pilot):
+        await press(pilot, "end", "8", "n")
+        for words in ("A judge model compares", "People compare", "What is a judge model worth?"):
+            assert words in text(app)
+        await press(pilot, "p")
+        form = app.screen
+        assert isinstance(form, CommandForm)
+        assert form.query_one("#a", Input).value == "quickstart"
+        assert form.query_one("#b", Input).value == "base:quickstart"
+        form.query_one("#file", Input).value = "absent.jsonl"
+        await settled(pilot)
+        assert "absent.jsonl: there is no such file" in text(app)
+        assert form.query_one("#start", Button).disabled
+        form.query_one("#file", Input).value = "recipes/eval-prompts.jsonl"
+        form.query_one("#limit", Input).value = "8"
+        await press(pilot, "ctrl+s")
+        await press(pilot, "n", "m")
+        app.screen.query_one("#file", Input).value = "recipes/eval-prompts.jsonl"
+        await press(pilot, "ctrl+s")
+        assert app.problems == []
+    prompts = "recipes/eval-prompts.jsonl"
+    pairwise, measures = started
+    assert pairwise == [
+        "eval", "pairwise", "quickstart", "base:quickstart", "--prompts", prompts, "--judge", "judge-8b.Q8_0", "--limit", "8",
+    ]  # fmt: skip
+    assert measures[:4] == ["choose", "calibrate", prompts, "--recipe"]
+
+
+async def test_the_palette_has_what_comes_after_a_run(demo: Workspace, started: list[list[str]]) -> None:
+    async with dashboard(demo, (100, 34)) as (app, pilot):
+        await press(pilot, "end")
+        commands = {c.title: c for c in app.get_system_commands(app.screen)}
+        assert "quickstart: Write the report" in commands
+        for wanted in ("Data: Import", "Evaluation: New", "Samples: Borderline first", "Work in progress"):
+            assert wanted in commands
+        await commands["quickstart: Write the report"].callback()
+        await commands["Evaluate: Multiple choice, by lm-eval's task files"].callback()
+        await settled(pilot)
+        assert isinstance(app.screen, CommandForm)
+        assert app.screen.query_one("#file", Input).value == "recipes/choice"
+    assert started == [["report", "quickstart"]]
+
+
+async def test_what_comes_after_a_run_is_a_form(demo: Workspace, started: list[list[str]]) -> None:
+    async with dashboard(demo, (100, 34)) as (app, pilot):
+        await press(pilot, "end", "w", "b", "ctrl+s")
+        await press(pilot, "w", "m", "ctrl+s")
+        await press(pilot, "w", "o")
+        assert app.problems == []
+    ablation, model, control = started
+    assert (ablation[0], ablation[-4:]) == ("ablate", ["--only", "original,random", "--seeds", "1"])
+    assert model == ["export-model", "quickstart", "--to", "gguf", "--quantize", "Q8_0"]
+    assert control[-2:] == ["--only", "original"]
+
+
+async def test_work_is_seen_while_it_lasts_and_its_output_after(demo: Workspace) -> None:
+    async with dashboard(demo, (120, 30)) as (app, pilot):
+        app.start_engine(["scores", "quickstart", "--json"])
+        await press(pilot, "r")
+        assert "▶ srtui scores quickstart" in text(app)
+        for _ in range(600):
+            await pilot.pause(0.1)
+            if not app.started:
+                break
+        await press(pilot, "f3")
+        assert isinstance(app.screen, WorkList)
+        await pilot.pause(1.2)
+        await settled(pilot)
+        assert "✓ done" in text(app)
+        assert "srtui scores quickstart --json" in text(app)
+        await press(pilot, "enter")
+        assert "{" in text(app)
+        assert app.problems == []
+
+
+def test_another_dashboard_knows_what_was_started(demo: Workspace) -> None:
+    engine = start(demo, ["status", "--json"])
+    (known,) = earlier(demo)
+    assert known.words == ["status", "--json"]
+    assert (known.state == "running") == (engine.pid is not None)
+    assert earlier(demo, [engine]) == []
+    assert engine.process is not None
+    engine.process.wait(120)
+    (known,) = earlier(demo)
+    assert (known.state, known.stop()) == ("ended", False)
+    (demo.runs / "engine-1-1.json").write_text("[]")  # what is no note of ours is none
+    assert len(earlier(demo)) == 1
