@@ -24,6 +24,7 @@ from srtui.cli import (  # noqa: F401
     recipes,
     report,
     runs,
+    serve,
 )
 from srtui.cli.base import app
 from srtui.process import work

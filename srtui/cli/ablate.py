@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from srtui.cli.base import MOST, AsJson, app, open_store
-from srtui.cli.output import fields_of, print_json
+from srtui.cli.output import print_json
 from srtui.errors import UserError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def ablate(
         ablation = Ablation(workspace, store, settings, recipe.resolve(), face, should_stop, examiners)
         comparison = ablation.work(names, seeds)
     if as_json:
-        print_json({"type": "ablation", **fields_of(comparison)})
+        print_json("ablation", comparison)
     else:
         print_comparison(comparison)
 

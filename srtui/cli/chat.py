@@ -48,7 +48,7 @@ def chat(
                 answers = {"base": "", "tuned": ""}
                 for side, piece in students.ask(instruction):
                     answers[side] += piece
-                print_json({"instruction": instruction, **answers})
+                print_json("answers", {"instruction": instruction, **answers})
             else:
                 _print_answers(students, instruction)
 

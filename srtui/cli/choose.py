@@ -96,7 +96,7 @@ def calibrate(
                 file.write(weights_text(weights).encode("utf-8"))
             outputs.wrote(fit)
         if as_json:
-            print_json(json_of(calibration))
+            print_json("choice-calibration", json_of(calibration))
             return
         print_calibration(calibration)
         if fit is not None:

@@ -28,7 +28,7 @@ def diff(
         compared = compare_runs(store.conn, first.id, second.id)
         samples = decided_otherwise(store.conn, first.id, second.id, limit)
     if as_json:
-        print_json({"type": "diff", **fields_of(compared), "samples": [s._asdict() for s in samples]})
+        print_json("diff", {**fields_of(compared), "samples": [s._asdict() for s in samples]})
         return
     for line in compared_words(compared):
         print_line(line)

@@ -54,7 +54,7 @@ Temperature = Annotated[float, typer.Option(min=0, max=5, help="Of the answers; 
 
 
 @eval_app.command(
-    epilog="Example: srtui eval pairwise quickstart base:quickstart --prompts p.jsonl --judge J"
+    epilog="Example: srtui eval pairwise quickstart base:quickstart --prompts recipes/eval-prompts.jsonl --judge my-judge"
 )
 def pairwise(
     a: ContestantName,
@@ -88,7 +88,7 @@ def pairwise(
         _evaluate(workspace, store, "pairwise", source, contestants, referee, settings, as_json)
 
 
-@eval_app.command(epilog="Example: srtui eval winrate quickstart --reference reference.json --judge J")
+@eval_app.command(epilog="Example: srtui eval winrate quickstart --reference reference.json --judge my-judge")
 def winrate(
     a: ContestantName,
     reference: Annotated[Path, typer.Option(help="AlpacaEval's shape: rows of instruction and output.")],
@@ -146,7 +146,9 @@ def winrate(
         )
 
 
-@eval_app.command(epilog="Example: srtui eval turns quickstart --questions questions.jsonl --judge J")
+@eval_app.command(
+    epilog="Example: srtui eval turns quickstart --questions recipes/eval-questions.jsonl --judge my-judge"
+)
 def turns(
     a: ContestantName,
     questions: Annotated[
@@ -177,7 +179,7 @@ def turns(
         _evaluate(workspace, store, "turns", source, [contestant], referee, settings, as_json)
 
 
-@eval_app.command(epilog="Example: srtui eval calibrate --judge smollm2-135m judgements.jsonl --limit 40")
+@eval_app.command(epilog="Example: srtui eval calibrate judgements.jsonl --judge my-judge --limit 40")
 def calibrate(
     files: Annotated[
         list[Path],
@@ -256,6 +258,7 @@ def anchors(
         typer.Option(help="Those where A is the reference's own model, asked to be concise or verbose."),
     ] = None,
     force: Force = False,
+    as_json: AsJson = False,
 ) -> None:
     """A table for winrate --anchors from your own judgements: how hard each prompt is, and gamed rows.
 
@@ -282,6 +285,10 @@ def anchors(
         questions = {i.item: i.turns[0] for i in store.evaluations.items(win_rates[0].id)}
         table = write_anchors(out, models, gamed_names, questions)
         outputs.wrote(out)
+    if as_json:
+        made = {"path": out, "difficulties": len(table.difficulty), "models": len(models)}
+        print_json("anchors", made | {"gamed_rows": len(table.preference)})
+        return
     print_line(
         f"{out}: {len(table.difficulty)} difficulties from {len(models)} models, {len(table.preference)} gamed rows."
     )
@@ -299,7 +306,7 @@ def list_(
         run_id = store.runs.named(run).id if run else None
         evaluations = store.evaluations.all(run_id)
         if as_json:
-            print_json(evaluations)
+            print_json("evaluations", {"evaluations": evaluations})
         elif not evaluations:
             print_line(
                 "No evaluations yet. Start one with: srtui eval pairwise A B --prompts FILE --judge MODEL"
@@ -325,7 +332,7 @@ def show(
         judged = store.evaluations.judged(evaluation_id) if judgements or as_json else []
         if as_json:
             rows = [_without_bytes(asdict(pair)) for pair in judged]
-            print_json(fields_of(evaluation) | {"judgements": rows})
+            print_json("evaluation", fields_of(evaluation) | {"judgements": rows})
             return
         _print_result(store, evaluation, False)
         for pair in judged:
@@ -380,7 +387,7 @@ def _print_result(store: Store, evaluation: Evaluation, as_json: bool) -> None:
     from srtui.cli.evaluation_tables import print_evaluation
 
     if as_json:
-        print_json(evaluation)
+        print_json("evaluation", evaluation)
     else:
         print_evaluation(evaluation)
 

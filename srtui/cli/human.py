@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @eval_app.command(
-    epilog="Example: srtui eval human quickstart base:quickstart --prompts p.jsonl --annotator ada"
+    epilog="Example: srtui eval human quickstart base:quickstart --prompts recipes/eval-prompts.jsonl --annotator ada"
 )
 def human(
     a: ContestantName,
@@ -83,7 +83,7 @@ def human(
         result = keep_result(store, evaluation.id)
         evaluation = store.evaluations.get(evaluation.id)
         if as_json:
-            print_json(evaluation)
+            print_json("evaluation", evaluation)
         elif not result["judgements"]:
             from srtui.tui.tabs import numbered
 

@@ -73,7 +73,8 @@ def export_model(
         )
     use = _how_to_use(to, exported.path, workspace, run.recipe["student"]["model"])
     if as_json:
-        print_json({**fields_of(exported), "prompt": run.recipe["prompt"]["template"], "use": use})
+        template = run.recipe["prompt"]["template"]
+        print_json("model-export", {**fields_of(exported), "prompt": template, "use": use})
         return
     print_line(
         f"Ready: {exported.path} ({bytes_text(exported.size)}, {exported.stored}, {exported.seconds:.1f} s)"
@@ -109,7 +110,7 @@ def models_list(as_json: AsJson = False) -> None:
 
     entries = models.list_models(Workspace.find().models)
     if as_json:
-        print_json(entries)
+        print_json("models", {"models": entries})
     else:
         print_models(entries)
 
@@ -124,7 +125,7 @@ def models_inspect(
 
     info = models.inspect(models.find(Workspace.find().models, name))
     if as_json:
-        print_json(info)
+        print_json("model", info)
     else:
         print_model(info)
 
@@ -134,11 +135,20 @@ def models_add(
     name: Annotated[
         str, typer.Argument(metavar="NAME_OR_PATH", help="A catalogue entry, a GGUF, a safetensors folder.")
     ],
+    as_json: AsJson = False,
 ) -> None:
     """Put a model into models/. For a catalogue entry this uses the network."""
     from srtui import models
 
-    for entry in models.add(Workspace.find().models, name, print_line):
+    entries = models.add(
+        Workspace.find().models,
+        name,
+        lambda line: print_line(line, to=sys.stderr if as_json else sys.stdout),
+    )
+    if as_json:
+        print_json("models", {"models": entries})
+        return
+    for entry in entries:
         print_line(f"Ready: {entry.name} ({entry.path.name})")
 
 
@@ -146,13 +156,17 @@ def models_add(
 def models_quantize(
     name: Annotated[str, typer.Argument(help="A GGUF in models/, or a path.")],
     type_: Annotated[str, typer.Argument(metavar="TYPE", help="Q8_0, Q4_K_M, ...")],
+    as_json: AsJson = False,
 ) -> None:
     """Make another quantization of a GGUF with llama.cpp's own quantizer."""
     from srtui import models
 
     folder = Workspace.find().models
     quantized = models.quantize(models.resolve_teacher(folder, name), folder, type_)
-    print_line(f"Ready: {quantized.name}")
+    if as_json:
+        print_json("model-file", {"path": quantized, "size": quantized.stat().st_size})
+    else:
+        print_line(f"Ready: {quantized.name}")
 
 
 @models_app.command("tune", epilog="Example: srtui models tune smollm2-135m")
@@ -192,7 +206,7 @@ def models_tune(
                 tuning = tune(file, counts, report_line=lambda line: None if as_json else print_line(line))
         tunings.append(tuning)
     if as_json:
-        print_json(tunings)
+        print_json("tunings", {"tunings": tunings})
     else:
         print_tunings(tunings)
 
@@ -244,12 +258,11 @@ def models_fit(
         for card in cards
     ]
     if as_json:
-        print_json(
-            [
-                {"gpu_memory": card, "stages": [{**fields_of(plan), "total": plan.total} for plan in stages]}
-                for card, stages in plans
-            ]
-        )
+        cards_planned = [
+            {"gpu_memory": card, "stages": [{**fields_of(plan), "total": plan.total} for plan in stages]}
+            for card, stages in plans
+        ]
+        print_json("fit", {"recipe": str(recipe_path), "cards": cards_planned})
     else:
         print_fits(plans)
 

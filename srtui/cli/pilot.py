@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from srtui.cli.base import MOST, AsJson, app, open_store, seconds_here
-from srtui.cli.output import fields_of, print_json
+from srtui.cli.output import print_json
 from srtui.pilot import DEFAULT_SAMPLES
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def pilot(
             before=seconds_here(),
         )
     if as_json:
-        print_json({"type": "pilot", **fields_of(result)})
+        print_json("pilot", result)
     else:
         _print(result, shlex.join(["srtui", "run", str(recipe), *words]))
 

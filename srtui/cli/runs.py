@@ -175,7 +175,7 @@ def _work(
 
     if run.status == "done" and not store.scores.unscored_by_hand(run.id):
         if as_json:
-            print_json({"type": "summary", **fields_of(summarise(store, run.id))})
+            print_json("summary", summarise(store, run.id))
         else:
             print_summary(summarise(store, run.id), _files(workspace, store, run))
             print_line("\nThis run is done already; nothing was left to do.")
@@ -203,7 +203,7 @@ def _work(
                 place.close()
         set_status("stopped" if stopped or run.status != "done" else "done")
     if as_json:
-        print_json({"type": "summary", **fields_of(summarise(store, run.id))})
+        print_json("summary", summarise(store, run.id))
     elif stopped:
         out.print(f"Stopped; everything finished is stored. Resume with: {resume_command}", soft_wrap=True)
     else:
@@ -241,13 +241,13 @@ def status(
             run = store.runs.named(name)
             figures = summarise(store, run.id)
             if as_json:
-                print_json(figures)
+                print_json("summary", figures)
             else:
                 print_summary(figures, _files(workspace, store, run))
             return
         runs = store.runs.all()
         if as_json:
-            print_json([summarise(store, r.id) for r in runs])
+            print_json("runs", {"runs": [summarise(store, r.id) for r in runs]})
             return
         from srtui.store.figures import counts
 
@@ -302,7 +302,9 @@ def scores(
                     workspace, store, run, sample, lambda line: err.print(line, style="dim")
                 )
             if as_json:
-                print_json([_without_empty_problem(t) for t in compared])
+                print_json(
+                    "templates", {"run": run.name, "templates": [_without_empty_problem(t) for t in compared]}
+                )
             else:
                 print_templates(compared)
             return
@@ -316,7 +318,7 @@ def scores(
             return
         figures = distributions(store, run.id)
         if as_json:
-            print_json({"run": run.name, "scores": figures})
+            print_json("scores", {"run": run.name, "scores": figures})
         elif not figures:
             print_line(f"Run {run.name} has no scores yet; they come with: srtui run")
         else:
