@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from typing import Any
 
-import click
 import typer.main
+from typer.core import TyperGroup
 
 from srtui.cli import app
 
 
-def commands() -> dict[tuple[str, ...], click.Command]:
+def commands() -> dict[tuple[str, ...], Any]:
     """Every command by its words; a group that does something by itself is one too."""
     return dict(_within(typer.main.get_command(app), ()))
 
 
-def _within(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    if not isinstance(command, click.Group):
+def _within(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if not isinstance(command, TyperGroup):
         yield path, command
         return
     if command.invoke_without_command and path:
@@ -26,22 +27,22 @@ def _within(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[tup
         yield from _within(inner, (*path, name))
 
 
-def parse(words: list[str]) -> click.Context:
-    """``srtui WORDS`` as its command parses it, without doing it. Raises click's UsageError where it does not parse."""
-    command: click.Command = typer.main.get_command(app)
-    context = click.Context(command, info_name="srtui")
-    while isinstance(command, click.Group):
-        with command.make_context(context.info_name, list(words), parent=context.parent) as made:
-            rest = [*made._protected_args, *made.args]
-            if not rest:
-                return made
-            name, inner, words = command.resolve_command(made, rest)
-        assert inner is not None, rest
-        command, context = inner, click.Context(inner, info_name=name, parent=made)
-    return command.make_context(context.info_name, list(words), parent=context.parent)
+def parse(words: list[str]) -> Any:
+    """``srtui WORDS`` as its command parses it, without doing it: the context. Raises Typer's usage error where it
+    does not parse."""
+    name, command, parent = "srtui", typer.main.get_command(app), None
+    while True:
+        context = command.make_context(name, list(words), parent=parent)
+        if not isinstance(command, TyperGroup):
+            return context
+        rest = [*context._protected_args, *context.args]
+        if not rest:
+            return context
+        name, command, words = command.resolve_command(context, rest)
+        parent = context
 
 
-def example(command: click.Command) -> list[str]:
+def example(command: Any) -> list[str]:
     """The words of a command's example, without ``srtui``."""
     words = shlex.split((command.epilog or "").partition("Example: ")[2])
     assert words[:1] == ["srtui"], command.epilog

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from srtui.cli.base import announce_end, run_names, shlex_words
+from srtui.cli.base import announce_end, shlex_words
+from srtui.cli.completion import run_names
 from srtui.errors import UserError
 from tests.commands import srtui
 from tests.conftest import make_workspace

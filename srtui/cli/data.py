@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 
 from srtui.cli.base import AsJson, Force, RunName, app, key_value, open_store
+from srtui.cli.completion import run_names
 from srtui.cli.dataset import EncoderName, StudentName, embedding, embedding_recipe
 from srtui.cli.export_pairs import (
     Layout,
@@ -172,7 +173,9 @@ def _embed(workspace: Workspace, store: Store, imported: Imported, recipe: Recip
 @app.command(epilog="Example: srtui show 12")
 def show(
     sample_id: Annotated[int, typer.Argument(help="A sample's id, as exports and the dashboard show it.")],
-    run_name: Annotated[str | None, typer.Option("--run", help="The run whose decisions to show.")] = None,
+    run_name: Annotated[
+        str | None, typer.Option("--run", help="The run whose decisions to show.", autocompletion=run_names)
+    ] = None,
     raw: Annotated[bool, typer.Option(help="The teacher's raw words too.")] = False,
     history: Annotated[
         bool, typer.Option("--history", help="What came before it in its conversation, in whole.")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from srtui.cli.base import MOST, AsJson, RunName, app, libraries_log, open_store, stop_on_signals
+from srtui.cli.completion import dataset_names, model_names, run_names
 from srtui.cli.output import fields_of, print_json, print_line
 from srtui.errors import UserError
 
@@ -26,10 +27,17 @@ data_app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 
-DatasetName = Annotated[str, typer.Argument(metavar="DATASET", help="The name of an imported dataset.")]
+DatasetName = Annotated[
+    str,
+    typer.Argument(metavar="DATASET", help="The name of an imported dataset.", autocompletion=dataset_names),
+]
 StudentName = Annotated[
     str | None,
-    typer.Option("--student", help="What embeds: a student's name, in NF4 unless --set says otherwise."),
+    typer.Option(
+        "--student",
+        help="What embeds: a student's name, in NF4 unless --set says otherwise.",
+        autocompletion=model_names,
+    ),
 ]
 EncoderName = Annotated[
     str | None,
@@ -308,10 +316,18 @@ def decontaminate(
 @data_app.command(epilog="Example: srtui data look alpaca --run quickstart --embed")
 def look(
     dataset: Annotated[
-        str | None, typer.Argument(metavar="[DATASET]", help="An imported dataset; with --run, its own.")
+        str | None,
+        typer.Argument(
+            metavar="[DATASET]",
+            help="An imported dataset; with --run, its own.",
+            autocompletion=dataset_names,
+        ),
     ] = None,
     run_name: Annotated[
-        str | None, typer.Option("--run", help="This run's samples, and what it keeps of them.")
+        str | None,
+        typer.Option(
+            "--run", help="This run's samples, and what it keeps of them.", autocompletion=run_names
+        ),
     ] = None,
     embed: Annotated[
         bool,

@@ -59,7 +59,7 @@ DOCUMENTS = {
         "what a pilot came to, its last line",
         _words(
             "run recipe teacher student samples of strata targets limits kept gates active_gates template "
-            "at_or_over_one forecast examples verdict calibrated"
+            "at_or_over_one forecast examples verdict calibrated own_rating"
         ),
     ),
     "diff": Document(

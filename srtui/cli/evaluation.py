@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from srtui.cli.base import MOST, AsJson, Force, app, open_store
+from srtui.cli.completion import contestants, model_names, run_names
 from srtui.cli.output import fields_of, outputs_of, print_json, print_line
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ app.add_typer(eval_app, name="eval")
 _CONTESTANT = (
     "A run, base:RUN, a model, MODEL+ADAPTER, an adapter folder, or a file of answers (.json, .jsonl)."
 )
-ContestantName = Annotated[str, typer.Argument(metavar="A", help=_CONTESTANT)]
-JudgeName = Annotated[str, typer.Option("--judge", help="The GGUF that judges.")]
+ContestantName = Annotated[str, typer.Argument(metavar="A", help=_CONTESTANT, autocompletion=contestants)]
+JudgeName = Annotated[str, typer.Option("--judge", help="The GGUF that judges.", autocompletion=model_names)]
 JudgePromptName = Annotated[
     str | None, typer.Option("--judge-prompt", help="A .toml file with the judge's wording.")
 ]
@@ -58,7 +59,7 @@ Temperature = Annotated[float, typer.Option(min=0, max=5, help="Of the answers; 
 )
 def pairwise(
     a: ContestantName,
-    b: Annotated[str, typer.Argument(metavar="B", help="As A.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="As A.", autocompletion=contestants)],
     prompts: Annotated[Path, typer.Option(help="Rows of instruction, optional input and category.")],
     judge: JudgeName,
     judge_prompt: JudgePromptName = None,
@@ -296,7 +297,8 @@ def anchors(
 
 @eval_app.command("list", epilog="Example: srtui eval list --json")
 def list_(
-    run: Annotated[str | None, typer.Option(help="Only those of this run.")] = None, as_json: AsJson = False
+    run: Annotated[str | None, typer.Option(help="Only those of this run.", autocompletion=run_names)] = None,
+    as_json: AsJson = False,
 ) -> None:
     """All evaluations, the newest first, with what came out."""
     from srtui.cli.evaluation_tables import print_list

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from srtui.cli.base import AsJson, open_store
+from srtui.cli.completion import contestants
 from srtui.cli.evaluation import (
     ContestantName,
     Limit,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 )
 def human(
     a: ContestantName,
-    b: Annotated[str, typer.Argument(metavar="B", help="As A.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="As A.", autocompletion=contestants)],
     prompts: Annotated[Path, typer.Option(help="Rows of instruction, optional input and category.")],
     annotator: Annotated[str, typer.Option(help="Who judges; the same name continues where it was.")] = "",
     ask: Annotated[

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from srtui.cli.base import AsJson, app, libraries_log, open_store
+from srtui.cli.completion import catalogue_names, model_names, recipe_files, run_names
 from srtui.cli.output import fields_of, outputs_of, print_json, print_line
 from srtui.errors import UserError
 from srtui.workspace import Workspace
@@ -20,7 +21,9 @@ app.add_typer(models_app, name="models")
 
 @app.command("export-model", epilog="Example: srtui export-model quickstart --to gguf --quantize Q4_K_M")
 def export_model(
-    run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run that has trained.")],
+    run_name: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run that has trained.", autocompletion=run_names)
+    ],
     to: Annotated[
         str,
         typer.Option(
@@ -117,7 +120,8 @@ def models_list(as_json: AsJson = False) -> None:
 
 @models_app.command("inspect", epilog="Example: srtui models inspect smollm2-135m")
 def models_inspect(
-    name: Annotated[str, typer.Argument(help="A name in models/, or a path.")], as_json: AsJson = False
+    name: Annotated[str, typer.Argument(help="A name in models/, or a path.", autocompletion=model_names)],
+    as_json: AsJson = False,
 ) -> None:
     """Architecture, parameters, quantization, context, chat template, size, licence, hash."""
     from srtui import models
@@ -133,7 +137,12 @@ def models_inspect(
 @models_app.command("add", epilog="Example: srtui models add smollm2-135m")
 def models_add(
     name: Annotated[
-        str, typer.Argument(metavar="NAME_OR_PATH", help="A catalogue entry, a GGUF, a safetensors folder.")
+        str,
+        typer.Argument(
+            metavar="NAME_OR_PATH",
+            help="A catalogue entry, a GGUF, a safetensors folder.",
+            autocompletion=catalogue_names,
+        ),
     ],
     as_json: AsJson = False,
 ) -> None:
@@ -154,7 +163,7 @@ def models_add(
 
 @models_app.command("quantize", epilog="Example: srtui models quantize smollm2-135m Q8_0")
 def models_quantize(
-    name: Annotated[str, typer.Argument(help="A GGUF in models/, or a path.")],
+    name: Annotated[str, typer.Argument(help="A GGUF in models/, or a path.", autocompletion=model_names)],
     type_: Annotated[str, typer.Argument(metavar="TYPE", help="Q8_0, Q4_K_M, ...")],
     as_json: AsJson = False,
 ) -> None:
@@ -171,7 +180,12 @@ def models_quantize(
 
 @models_app.command("tune", epilog="Example: srtui models tune smollm2-135m")
 def models_tune(
-    name: Annotated[str, typer.Argument(help="A model in models/; all its GGUF files are measured.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A model in models/; all its GGUF files are measured.", autocompletion=model_names
+        ),
+    ],
     quantization: Annotated[
         list[str] | None, typer.Option(help="Make this quantization first: Q8_0, Q4_0, ...")
     ] = None,
@@ -217,7 +231,10 @@ def models_tune(
 )
 def models_fit(
     recipe_path: Annotated[
-        Path, typer.Argument(metavar="RECIPE", help="The recipe whose stages are planned.")
+        Path,
+        typer.Argument(
+            metavar="RECIPE", help="The recipe whose stages are planned.", autocompletion=recipe_files
+        ),
     ],
     gpu_memory: Annotated[
         str | None,

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srtui.cli.base import MOST, AsJson, app, open_store, seconds_here
+from srtui.cli.base import (
+    MOST,
+    AsJson,
+    Bell,
+    OnDone,
+    Overrides,
+    RecipeFile,
+    announce_end,
+    app,
+    open_store,
+    seconds_here,
+)
 from srtui.cli.output import print_json
 from srtui.pilot import DEFAULT_SAMPLES
 
@@ -18,14 +28,16 @@ if TYPE_CHECKING:
 
 @app.command(epilog="Example: srtui pilot recipes/quickstart.toml --samples 24")
 def pilot(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, in TOML.")],
+    recipe: RecipeFile,
     samples: Annotated[
         int, typer.Option(min=1, max=MOST, help="How many samples, drawn from every kind and length.")
     ] = DEFAULT_SAMPLES,
     limit: Annotated[
         int | None, typer.Option(min=1, max=MOST, help="Of the first N samples, as the run would have it.")
     ] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Override: section.key=value.")] = None,
+    set_: Overrides = None,
+    on_done: OnDone = None,
+    bell: Bell = False,
     as_json: AsJson = False,
 ) -> None:
     """Some samples through the whole loop without training, in minutes: shall the rest run like this?
@@ -40,7 +52,11 @@ def pilot(
     settings = recipes.load(recipe, set_, limit)
     words = [*(w for s in set_ or [] for w in ("--set", s)), *(["--limit", str(limit)] if limit else [])]
     workspace, store = open_store()
-    with store, reported_work(as_json, workspace.store_path.parent) as (face, should_stop):
+    with (
+        store,
+        announce_end(f"{settings.name} (pilot)", on_done, bell) as set_status,
+        reported_work(as_json, workspace.store_path.parent) as (face, should_stop),
+    ):
         result = run_pilot(
             workspace,
             store,
@@ -51,6 +67,7 @@ def pilot(
             should_stop=should_stop,
             before=seconds_here(),
         )
+        set_status("done")
     if as_json:
         print_json("pilot", result)
     else:

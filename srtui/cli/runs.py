@@ -17,6 +17,8 @@ from srtui.cli.base import (
     Bell,
     Force,
     OnDone,
+    Overrides,
+    RecipeFile,
     RunName,
     announce_end,
     app,
@@ -25,6 +27,7 @@ from srtui.cli.base import (
     seconds_here,
     stop_on_signals,
 )
+from srtui.cli.completion import run_names
 from srtui.cli.elsewhere import On, Opens, Workers, WorkerTimeout, elsewhere_of
 from srtui.cli.output import fields_of, is_stdout, outputs_of, print_json, print_line, short
 from srtui.errors import UserError
@@ -50,16 +53,20 @@ Until = Annotated[str | None, typer.Option(help="Stop after this stage.", callba
 
 @app.command(epilog="Example: srtui run recipes/quickstart.toml --limit 16 --set training.epochs=1")
 def run(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, in TOML.")],
+    recipe: RecipeFile,
     limit: Annotated[int | None, typer.Option(min=1, max=MOST, help="Only the first N samples.")] = None,
     until: Until = None,
     on: On = None,
     workers: Workers = None,
     worker_timeout: WorkerTimeout = 300,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Override: section.key=value.")] = None,
+    set_: Overrides = None,
     teacher_from: Annotated[
         str | None,
-        typer.Option(metavar="RUN", help="The next round: the tuned student of this run is the teacher."),
+        typer.Option(
+            metavar="RUN",
+            help="The next round: the tuned student of this run is the teacher.",
+            autocompletion=run_names,
+        ),
     ] = None,
     on_done: OnDone = None,
     bell: Bell = False,
@@ -142,7 +149,7 @@ def resume(
 
 
 @app.command(epilog="Example: srtui retrain quickstart")
-def retrain(name: RunName, as_json: AsJson = False) -> None:
+def retrain(name: RunName, on_done: OnDone = None, bell: Bell = False, as_json: AsJson = False) -> None:
     """Train again with what you have overruled in a run: a run beside it that reuses every text, score and choice."""
     workspace, store = open_store()
     with store:
@@ -150,7 +157,8 @@ def retrain(name: RunName, as_json: AsJson = False) -> None:
 
         seconds_before = seconds_here()
         run, is_new = with_changes(store, store.runs.named(name))
-        _work(workspace, store, run, None, as_json, is_new, f"srtui resume {run.name}", seconds_before)
+        resume_command = f"srtui resume {run.name}"
+        _work(workspace, store, run, None, as_json, is_new, resume_command, seconds_before, on_done, bell)
 
 
 def _work(
@@ -223,7 +231,9 @@ def _files(workspace: Workspace, store: Store, run: Run) -> list[tuple[str, str]
 
 @app.command(epilog="Example: srtui status --json")
 def status(
-    name: Annotated[str | None, typer.Argument(help="A run; all of them if absent.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="A run; all of them if absent.", autocompletion=run_names)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """How far every run is; with a run's name, its whole summary."""

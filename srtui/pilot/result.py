@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from srtui.errors import UserError
-from srtui.evaluation.statistics import Estimate
+from srtui.evaluation.statistics import Estimate, no_estimate
 from srtui.pilot.limits import Limit
 from srtui.pilot.strata import Stratum
 from srtui.pilot.verdict import Verdict
@@ -100,6 +100,8 @@ class PilotResult:
     verdict: Verdict
     calibrated: list[str] = field(default_factory=list)
     """What is known of each measure that it chose by, with this student, a sentence each."""
+    own_rating: Estimate = field(default_factory=no_estimate)
+    """The share of the new answers that the teacher itself, shown both in either order, prefers to the old ones."""
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> PilotResult:

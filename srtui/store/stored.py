@@ -82,6 +82,14 @@ _TRAINED = {
     "examples?": int,
     "held_out?": {str: _HELD_OUT},
     "rewards?": {"margin": _ESTIMATE, "accuracy": _ESTIMATE},
+    "forecast?": {
+        "machine": str,
+        "seconds": NUMBER,
+        "memory": NUMBER,
+        "shown_seconds": NUMBER,
+        "shown_memory": NUMBER,
+    },
+    "took?": {"seconds": NUMBER, "memory": NUMBER},
 }
 _PLAN = {
     "tokens": int,
