@@ -48,7 +48,8 @@ def init(
         print_json("workspace", {"path": workspace.root, "written": written})
         return
     print_line(f"Workspace {workspace.root}: {len(written)} files written.")
-    print_line(f"Next: cd {directory} && srtui models add smollm2-135m && srtui run recipes/quickstart.toml")
+    print_line(f"Next: cd {directory} && srtui models add smollm2-135m")
+    print_line("Then: srtui pilot recipes/quickstart.toml, or srtui alone for the dashboard.")
 
 
 @app.command("import", epilog="Example: srtui import alpaca.json --name alpaca")
@@ -145,6 +146,11 @@ def import_(
             store.imports.bad_rows(imported.dataset_id, 5) if imported.bad or imported.unmatched else []
         ):
             print_line(f"  line {bad.line}: {bad.reason} {bad.detail[:100]}")
+        if not as_variant:
+            print_line(
+                f'Next: dataset = "{imported.dataset}" in a recipe, then srtui pilot RECIPE; '
+                f"srtui data look {imported.dataset} shows what is in it."
+            )
 
 
 def _mark_duplicates(store: Store, imported: Imported, fate: str, by: str, as_json: bool) -> int:

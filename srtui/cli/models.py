@@ -159,6 +159,9 @@ def models_add(
         return
     for entry in entries:
         print_line(f"Ready: {entry.name} ({entry.path.name})")
+    print_line(
+        "Next: name it in a recipe (a GGUF as teacher.model, a folder as student.model), then srtui pilot RECIPE."
+    )
 
 
 @models_app.command("quantize", epilog="Example: srtui models quantize smollm2-135m Q8_0")

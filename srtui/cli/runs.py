@@ -226,7 +226,27 @@ def _files(workspace: Workspace, store: Store, run: Run) -> list[tuple[str, str]
     if training and training.adapter:
         files.append(("adapter", short(workspace.root / training.adapter)))
     files.append(("selected data", f"srtui export {run.name} --format alpaca --out {run.name}.json"))
+    if run.recipe.get("pilot") is not None:
+        files.append(("next", f"srtui run {short(Path(run.recipe_path))}"))
+    elif training and training.adapter:
+        files += [
+            ("is it better?", f"srtui ablate {short(Path(run.recipe_path))}{_words_of(run)} --only original"),
+            ("before and after", f'srtui chat {run.name} --say "Name three trees."'),
+            ("tuned student", f"srtui export-model {run.name} --to gguf --quantize Q4_K_M"),
+            ("on paper", f"srtui report {run.name}"),
+        ]
     return files
+
+
+def _words_of(run: Run) -> str:
+    """Says that there were words beside the recipe's file, where there were: with others it is another run."""
+    from srtui import recipe as recipes
+
+    try:
+        as_its_file = recipes.load(Path(run.recipe_path)).model_dump(mode="json") == run.recipe
+    except UserError:  # the file is gone, or none any more
+        return ""
+    return "" if as_its_file else " (the words that it was run with)"
 
 
 @app.command(epilog="Example: srtui status --json")

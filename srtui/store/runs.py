@@ -162,7 +162,9 @@ class Runs:
                 for r in fetch_rows(self._store.conn, "SELECT name FROM run ORDER BY id DESC LIMIT 8")
             ]
             advice = (
-                f"there are {', '.join(names)}" if names else "there are none yet; start one with srtui run"
+                f"there are {', '.join(names)}; srtui status shows all"
+                if names
+                else "there are none yet; start one with srtui run"
             )
             raise UserError(f"There is no run {name!r}; {advice}.")
         return _run(row)
@@ -274,7 +276,7 @@ class Runs:
         if held is not None:
             raise UserError(
                 f"Run {self.get(run_id).name!r} is being worked on by process {held.pid} on {held.host}; "
-                "stop it first."
+                "stop it first (Ctrl-C there, or x in the dashboard)."
             )
         with self._store.transaction():
             self._store.conn.execute("DELETE FROM run WHERE id = ?", (run_id,))
