@@ -89,6 +89,7 @@ def test_a_document_of_another_shape_is_refused() -> None:
 def test_the_example_of_each_command_is_parsed_by_it(path: tuple[str, ...]) -> None:
     words = example(COMMANDS[path])
     assert tuple(words[: len(path)]) == path
+    assert path == ("db",) or any("-v" in option.opts for option in COMMANDS[path].params)
     assert parse(words).command.name == (path[-1] if path != ("db",) else "check")
     with pytest.raises(Exception, match="No such option"):
         parse([*words, "--no-such-option"])

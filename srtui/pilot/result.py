@@ -60,6 +60,9 @@ class Forecast:
     memory: float
     speed: dict[str, float]
     history: list[str]
+    past: list[float] = field(default_factory=list)
+    """How much more than forecast the runs of earlier pilots took here, as a share, the newest first; the total is
+    corrected by them."""
 
 
 @dataclass(frozen=True)

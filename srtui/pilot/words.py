@@ -88,6 +88,14 @@ def _forecast(r: PilotResult) -> list[tuple[str, str]]:
             f"{total}, {duration(f.fixed)} of it for any number of samples{by}" if total else "not measured",
         )
     )
+    if total:
+        off = ", ".join(f"{share:+.0%}" for share in f.past)
+        rows.append(
+            (
+                "  the last ones took",
+                f"{off} beside their forecast" if off else "nothing yet: no run that was forecast here is done",
+            )
+        )
     training = _time(f.training)
     rows.append(
         (

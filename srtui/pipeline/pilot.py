@@ -26,6 +26,7 @@ from srtui.pilot.result import Forecast, PilotExample, PilotResult, StratumCount
 from srtui.pilot.verdict import Findings, judge
 from srtui.pipeline.engine import Engine, criteria_of
 from srtui.pipeline.own_rating import own_rating
+from srtui.pipeline.pilot_history import corrected, forecast_outcomes
 from srtui.pipeline.prepare import pilot_recipe, pilot_strata, prepare
 from srtui.progress import Reporter
 from srtui.recipe import Recipe
@@ -84,7 +85,9 @@ def pilot(
     grown = store.size_in_use() - size if is_new else None
     reading = _Reading(workspace, store, run, recipe, grown)
     rated = own_rating(workspace, store, recipe, reading.views, reporter, should_stop)
-    result = replace(reading.result(), own_rating=rated)
+    result = reading.result()
+    outcomes = forecast_outcomes(store, result.teacher, result.student)
+    result = replace(result, own_rating=rated, forecast=corrected(result.forecast, outcomes))
     store.runs.keep_pilot(run.id, json.dumps(asdict(result)))
     store.runs.event(run.id, "info", f"Pilot: {result.verdict.sentence}")
     return result

@@ -339,6 +339,13 @@ class Runs:
                 (run_id, result_json, time.time()),
             )
 
+    def pilots(self, most: int) -> list[dict[str, Any]]:
+        """What the newest pilots came to, the newest first. Raises UserError where one is damaged."""
+        rows = fetch_rows(
+            self._store.conn, "SELECT run_id, result FROM pilot ORDER BY run_id DESC LIMIT ?", (most,)
+        )
+        return [stored(row, "pilot", "result") for row in rows]
+
     def pilot(self, run_id: int) -> dict[str, Any] | None:
         """As :func:`pilot_result` gives it."""
         return pilot_result(self._store.conn, run_id)

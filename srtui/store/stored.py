@@ -63,6 +63,9 @@ _LIVE = {
 }
 _PILOT = {
     "run": str,
+    "recipe": str,
+    "teacher": str,
+    "student": str,
     "samples": int,
     "of": int,
     "strata": [{}],
@@ -71,7 +74,16 @@ _PILOT = {
     "kept": _ESTIMATE,
     "gates": {str: _ESTIMATE},
     "at_or_over_one": _ESTIMATE,
-    "forecast": {"total": _ESTIMATE, "training": _ESTIMATE, "disk": _ESTIMATE, "stages": {str: _ESTIMATE}},
+    "forecast": {
+        "left": int,
+        "fixed": NUMBER,
+        "total": _ESTIMATE,
+        "training": _ESTIMATE,
+        "disk": _ESTIMATE,
+        "stages": {str: _ESTIMATE},
+        "past?": [NUMBER],
+    },
+    "own_rating?": _ESTIMATE,
     "examples": [{"before": [str], "after": ([str], None)}],
     "verdict": {"word": str, "sentence": str, "set": [str], "also": [str]},
 }

@@ -239,6 +239,7 @@ def test_the_preflight_tells_what_is_then_done(tiny_folder: Path, tmp_path: Path
     assert facts.seconds > 0
     assert 0 < facts.memory < facts.free
     assert "1 of them (10.0%) are cut at prompt.max_length = 64" in facts.sentence(64)
+    assert facts.loaded > 0 and result.memory >= facts.loaded
     assert {"loss", "learning_rate", "grad_norm", "tokens", "seconds", "memory_mb"} == set(
         hears.metrics[0][1]
     )

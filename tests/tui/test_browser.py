@@ -4,7 +4,11 @@ from elsewhere."""
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,6 +126,72 @@ async def _until(dashboard: object, *words: str) -> str:
         assert isinstance(message.data, bytes), message
         drawn += re.sub(r"\x1b\[[0-9;?<]*[A-Za-z]", "", message.data.decode("utf-8", "replace"))
     return drawn
+
+
+CHROMIUM = os.environ.get("SRTUI_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here; SRTUI_CHROMIUM names one")
+def test_a_real_browser_shows_it_takes_a_key_and_asks_nobody_else(
+    served: tuple[str, psutil.Process], tmp_path: Path
+) -> None:
+    words = [
+        str(CHROMIUM),
+        "--headless",
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        "--use-angle=swiftshader",
+    ]
+    words += ["--enable-unsafe-swiftshader", "--remote-debugging-port=0", "--window-size=1200,720"]
+    browser = subprocess.Popen(
+        [*words, f"--user-data-dir={tmp_path / 'profile'}", "about:blank"], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert browser.stderr is not None
+        port = next(found[1] for row in browser.stderr if (found := re.search(r"ws://127.0.0.1:(\d+)/", row)))
+        asyncio.run(_look(served[0], int(port)))
+    finally:
+        browser.terminate()
+        browser.wait(20)
+
+
+async def _look(address: str, port: int) -> None:
+    """By the browser's own protocol: what it asks for, what it draws, what goes wrong in it."""
+    import aiohttp
+
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"http://127.0.0.1:{port}/json") as answer:
+            page = next(tab for tab in await answer.json() if tab["type"] == "page")
+        async with session.ws_connect(page["webSocketDebuggerUrl"], max_msg_size=0) as tab:
+            asked, drawn, wrong = [], b"", []
+
+            async def tell(method: str, **params: object) -> None:
+                await tab.send_json({"id": 1, "method": method, "params": params})
+
+            async def until(*texts: bytes) -> None:
+                nonlocal drawn
+                while not all(text in drawn for text in texts):
+                    said = json.loads((await tab.receive(60)).data)
+                    params, method = said.get("params", {}), said.get("method", "")
+                    if method == "Network.requestWillBeSent":
+                        asked.append(params["request"]["url"])
+                    elif method == "Network.webSocketCreated":
+                        asked.append(params["url"])
+                    elif method == "Network.webSocketFrameReceived" and params["response"]["opcode"] == 2:
+                        drawn += base64.b64decode(params["response"]["payloadData"])
+                    elif method in ("Runtime.exceptionThrown", "Log.entryAdded"):
+                        wrong.append(params)
+
+            for domain in ("Network", "Log", "Runtime", "Page"):
+                await tell(f"{domain}.enable")
+            await tell("Page.navigate", url=address)
+            await until(b"quickstart")
+            drawn = b""
+            await tell("Input.dispatchKeyEvent", type="keyDown", key="4", text="4", code="Digit4")
+            await until(b"r-IFD")
+    assert wrong == []
+    place = address.removeprefix("http")
+    assert all(url.startswith((f"http{place}", f"ws{place}")) for url in asked) and len(asked) >= 6
 
 
 def test_without_the_extra_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
