@@ -62,6 +62,7 @@ check-method: setup-dev model  ## what can be counted of the method: architectur
 
 evidence: setup model  ## what choosing is worth: real answers replayed as rewrites, a night of one core (ARGS=--quick: an hour)
 	$(PYTHON_IN_VENV) -m benchmarks.evidence $(ARGS)
+
 offload-test: setup-dev model  ## the teacher's tests with its layers on a GPU, or on Mesa's lavapipe: SRTUI_LLAMA=vulkan make offload-test
 	GGML_VK_VISIBLE_DEVICES=$${GGML_VK_VISIBLE_DEVICES:-0} $(PYTHON_IN_VENV) -m pytest -q -rs tests/llama tests/models/test_memory_plans.py
 

@@ -91,10 +91,10 @@ class StandIns:
         self._pool: Any = None
 
     def teacher(self, path: Path, settings: Any, say: Callable[[str, str], None]) -> Any:
-        from srtui.cluster.limits import Limits
+        from srtui.cluster.cluster_teacher import ClusterTeacher
         from srtui.cluster.placement import seats
         from srtui.cluster.pool import Pool
-        from srtui.cluster.teacher import ClusterTeacher
+        from srtui.cluster.worker_limits import Limits
 
         there = seats(self._session.nodes(), self._count)
         self._pool = Pool(
@@ -140,7 +140,7 @@ def ceiling(session: Any, samples: int) -> tuple[float, float]:
 def real(rounds: int, samples: int) -> None:
     """Two workers of one thread beside one process of two, the demo's teacher, in turns."""
     from srtui.cluster import Limits, parse_place
-    from srtui.cluster.place import ClusterPlace
+    from srtui.cluster.cluster_place import ClusterPlace
 
     rates: dict[str, list[float]] = {"one process, two threads": [], "two workers, one thread each": []}
     for number in range(rounds):

@@ -62,7 +62,7 @@ class Replay:
 
 def acceptance(model: Path, wanted: argparse.Namespace) -> dict[int, list[tuple[int, int, int, int]]]:
     """By length of drafts, for each reflection: tokens drawn, steps, steps with a guess, guesses that held."""
-    from srtui.llama.engine import LlamaTeacher
+    from srtui.llama.batching import LlamaTeacher
 
     lookups: dict[AnswerSequence, Lookup] = defaultdict(Lookup)
     replays: dict[AnswerSequence, list[Replay]] = defaultdict(lambda: [Replay(n) for n in LENGTHS])
@@ -114,7 +114,7 @@ def rates(
     model: Path, wanted: argparse.Namespace, slots: int, drafting: Any
 ) -> tuple[float, float, dict[str, int]]:
     """New tokens a second of the clock, and of processor time; what came of the drafts."""
-    from srtui.llama.engine import LlamaTeacher
+    from srtui.llama.batching import LlamaTeacher
 
     teacher = LlamaTeacher(
         model, name="bench", sha256="-", slots=slots, drafting=drafting, threads=wanted.threads or "auto"

@@ -80,7 +80,7 @@ _WORDS = (
 def instant_teacher(path: Path, identity_of: str, on_first: Callable[[], None]) -> Any:
     """The real teacher up to where llama.cpp would decode: there it has an answer at once. One in twenty is cut
     short at the first try, so that there are retries."""
-    from srtui.llama.engine import LlamaTeacher
+    from srtui.llama.batching import LlamaTeacher
 
     class InstantTeacher(LlamaTeacher):
         def __init__(self, *given: Any, **named: Any) -> None:
@@ -117,8 +117,8 @@ def instant_teacher(path: Path, identity_of: str, on_first: Callable[[], None]) 
             if drawn[2] < 13 and request.key.attempt == 1:  # type: ignore[attr-defined]
                 written[-1] = WrittenSegment(words, "length", 60, 60)
             text = "".join(s.lead + w.text for s, w in zip(request.segments, written, strict=True))
-            self._new_tokens += 60 * len(written)
-            self._prompt_tokens += len(sequence.prompt)
+            self._runner.new_tokens += 60 * len(written)
+            self._runner.prompt_tokens += len(sequence.prompt)
             return Generation(
                 request.key, sequence.candidate, sequence.seed, tuple(written), text, "", sequence.prompt_text,
                 len(sequence.prompt), 60 * len(written), 0.01,

@@ -185,7 +185,7 @@ def measure_server(model: Path, wanted: argparse.Namespace) -> dict[str, Any]:
 
 def measure_ceiling(model: Path, wanted: argparse.Namespace) -> dict[str, Any]:
     """No sampling and no bookkeeping: what llama_decode alone takes for the same tokens."""
-    from srtui.llama.engine import LlamaTeacher
+    from srtui.llama.batching import LlamaTeacher
     from srtui.llama.scheduler import common_prefix
 
     teacher = LlamaTeacher(model, name="bench", sha256="-", slots=wanted.slots)

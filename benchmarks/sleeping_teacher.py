@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from srtui.cluster.messages import WorkDone, WorkerFacts
+from srtui.cluster.worker_messages import WorkDone, WorkerFacts
 from srtui.hashing import digest
 from srtui.llama import Generation, TeacherIdentity, WrittenSegment
 

@@ -24,11 +24,11 @@ def gpu_fault(error: BaseException) -> Literal["memory", "gone"] | None:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return "memory"
-    said = str(error)
+    message = str(error)
     accelerator = torch is not None and isinstance(error, getattr(torch, "AcceleratorError", ()))
-    if not accelerator and not (_LIBRARY.search(said) and re.search(r"error|STATUS|driver", said)):
+    if not accelerator and not (_LIBRARY.search(message) and re.search(r"error|STATUS|driver", message)):
         return None
-    return "memory" if _NO_MEMORY.search(said) else "gone"
+    return "memory" if _NO_MEMORY.search(message) else "gone"
 
 
 def gpu_sentence(error: BaseException) -> str | None:

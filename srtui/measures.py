@@ -23,7 +23,7 @@ Metric = str
 """The name of a measure that is stored as a score: one of ``STORED``."""
 Source = Literal["losses", "tokens", "encoder", "rater", "combination", "draw"]
 """What a measure is computed from: the student's losses of a variant, its losses token by token, the sentence encoder
-(srtui.student.coherence), a GGUF that rates (srtui.evaluation.rater), other measures by the weights of a file, or a
+(srtui.student.sentence_encoder), a GGUF that rates (srtui.evaluation.rater), other measures by the weights of a file, or a
 draw from the recipe's seed and the text."""
 Direction = Literal["forward", "reverse"]
 """Which text the student predicts: y, given x and alone; or x, given the reverse prompt of y and alone."""

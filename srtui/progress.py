@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 SURE_FROM = 8
 """How many samples have to be finished before the time that is left is said: of fewer its interval is too wide."""
+Report = Callable[[str, str], None]
+"""Gets a level (info, warning or error) and a sentence."""
 
 
 class Stopped(Exception):

@@ -97,8 +97,8 @@ def screen_for(sample: Vectors, mean: NDArray[np.float32], threshold: float) -> 
 def _first(rows: NDArray[np.float32], axes: NDArray[np.float32]) -> NDArray[np.float32]:
     """(n, axes + 1): what two rows of it give as a product is no less than their cosine."""
     low = rows @ axes
-    rest = np.sqrt(np.maximum(0, (rows * rows).sum(axis=1) - (low * low).sum(axis=1)))
-    return np.concatenate([low, rest[:, None]], axis=1)
+    left_out = np.sqrt(np.maximum(0, (rows * rows).sum(axis=1) - (low * low).sum(axis=1)))
+    return np.concatenate([low, left_out[:, None]], axis=1)
 
 
 def alike_to_earlier(
@@ -170,13 +170,13 @@ class _Staying:
         return self._bound[: rows * columns].reshape(rows, columns)
 
     def _coordinates(self, full: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """(n, few + 1) and (n, finer + 1): the coordinates of both screens, the first's of which the second goes on from;
+        """(n, few + 1) and (n, finer + 1): the coordinates of both screens, the first's of which the second continues;
         each ends with the length of what it leaves out."""
         few = self._screen.few
         whole = _first(full, self._screen.axes)
         low = whole[:, :few]
-        rest = np.sqrt(np.maximum(0, (full * full).sum(axis=1) - (low * low).sum(axis=1)))
-        return np.concatenate([low, rest[:, None]], axis=1), whole[:, few:]
+        left_out = np.sqrt(np.maximum(0, (full * full).sum(axis=1) - (low * low).sum(axis=1)))
+        return np.concatenate([low, left_out[:, None]], axis=1), whole[:, few:]
 
     def best(self, full: NDArray[np.float32]) -> dict[int, tuple[float, int]]:
         """By row, the largest cosine with one that stays, and that one's position; only where it is large enough."""
@@ -195,9 +195,9 @@ class _Staying:
             rows, columns = rows[passing], columns[passing]
             if not len(rows):
                 continue
-            asked = np.unique(columns)
-            others = units(self._vectors_at(self._positions[start + asked].tolist()), self._screen.mean)
-            cosines = _dots(full[rows], others[np.searchsorted(asked, columns)])
+            candidates = np.unique(columns)
+            others = units(self._vectors_at(self._positions[start + candidates].tolist()), self._screen.mean)
+            cosines = _dots(full[rows], others[np.searchsorted(candidates, columns)])
             for row, column, cosine in zip(rows.tolist(), columns.tolist(), cosines.tolist(), strict=True):
                 if cosine >= self._least and cosine > best.get(row, (-1.0, 0))[0]:
                     best[row] = (cosine, int(self._positions[start + column]))

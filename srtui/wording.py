@@ -263,7 +263,7 @@ WORKER_COLUMNS = ("worker", "node", "device", "state", "tokens/s", "tasks", "res
 
 
 def worker_rows(workers: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """Of each worker of a run that is going on elsewhere (``RunSummary.workers``), the texts of WORKER_COLUMNS; tasks
+    """Of each worker of a run that is worked on elsewhere (``RunSummary.workers``), the texts of WORKER_COLUMNS; tasks
     are those that it has, of its window."""
     return [
         (

@@ -25,7 +25,7 @@ MODULES = [
     "torch", "transformers", "transformers.models.llama.modeling_llama", "peft", "bitsandbytes",
     "accelerate", "llama_cpp", "safetensors.torch", "sqlite_utils",
     "srtui.cli", "srtui.pipeline", "srtui.student", "srtui.training", "srtui.training.qlora",
-    "srtui.evaluation", "srtui.evaluation.evaluator", "srtui.llama.engine", "srtui.report",
+    "srtui.evaluation", "srtui.evaluation.evaluator", "srtui.llama.batching", "srtui.report",
 ]  # fmt: skip
 
 

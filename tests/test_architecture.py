@@ -144,3 +144,63 @@ def test_two_classes_never_share_a_name() -> None:
             if isinstance(node, ast.ClassDef):
                 homes.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
     assert {name: files for name, files in homes.items() if len(files) > 1} == {}
+
+
+SHOW_OR_KEEP = {"cli", "tui/screens", "recipe", "store"}
+"""Rooms whose files are named for their command, screen, section of a recipe, or rows."""
+ONE_CONCEPT = {
+    "ablate", "bundle", "choose", "evaluation", "gates", "judgements", "models", "pilot", "prompts", "report", "runs",
+    "sample", "scores", "training",
+}  # fmt: skip
+"""What such files share with the module or room that knows it, or with each other: the very same concept."""
+
+
+def test_two_modules_share_a_name_only_where_one_shows_or_keeps_what_the_other_knows() -> None:
+    """The rule is in docs/architecture.md. A name that is new in ONE_CONCEPT has to mean one thing everywhere."""
+    faces: dict[str, list[str]] = {}
+    homes: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "srtui").rglob("*.py")):
+        file = path.relative_to(ROOT / "srtui")
+        if path.name == "__init__.py":
+            homes.setdefault(path.parent.name, []).append(f"{file.parent}/")
+        elif file.parent.as_posix() in SHOW_OR_KEEP:
+            faces.setdefault(path.stem, []).append(str(file))
+        else:
+            homes.setdefault(path.stem, []).append(str(file))
+    assert {name: files for name, files in homes.items() if len(files) > 1} == {}
+    shared = {name for name, files in faces.items() if len(files) + len(homes.get(name, [])) > 1}
+    assert shared == ONE_CONCEPT
+
+
+def imports_at_the_top(path: Path) -> Iterator[str]:
+    """What a module imports as it is loaded, or for types alone: names in full, of modules or of what is in them."""
+    waiting: list[ast.stmt] = list(ast.parse(path.read_text(encoding="utf-8")).body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If):
+            waiting += [*node.body, *node.orelse]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Not for types either: what two modules both know stands below both. The store's modules alone know the Store that
+    has them."""
+    modules: dict[str, Path] = {}
+    for path in (ROOT / "srtui").rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    imports = {
+        name: {
+            target if target in modules else target.rpartition(".")[0] for target in imports_at_the_top(path)
+        }.intersection(modules)
+        for name, path in modules.items()
+    }
+    left = {name for name in modules if name.partition(".")[2].partition(".")[0] != "store"}
+    while leaves := {name for name in left if not imports[name] & left}:
+        left -= leaves
+    while unused := {name for name in left if not any(name in imports[other] for other in left)}:
+        left -= unused
+    assert not left

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from srtui.measures import informative_threshold, selective_ifd
-from srtui.pipeline.context import open_judge
+from srtui.pipeline.recipe_models import open_judge
 from srtui.pipeline.variants import VariantScorer
 from srtui.recipe import Recipe
 from srtui.sample import Pair

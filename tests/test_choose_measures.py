@@ -18,7 +18,7 @@ from srtui.pipeline.choose import Choosing
 from srtui.pipeline.context import Context
 from srtui.pipeline.watch import Watch
 from srtui.recipe import load
-from srtui.recipe.weights import MeasureWeights
+from srtui.recipe.measure_weights import MeasureWeights
 from srtui.sample import Pair
 from srtui.selection import ScoredText
 from srtui.store import Store

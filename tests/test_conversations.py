@@ -15,7 +15,7 @@ from srtui.cli import app
 from srtui.errors import UserError
 from srtui.hashing import key_of_ids
 from srtui.pipeline import import_file, prepare
-from srtui.pipeline.preference import pairs_to_train_on
+from srtui.pipeline.preference_data import pairs_to_train_on
 from srtui.recipe import Recipe
 from srtui.sample import Pair, Turn
 from srtui.store import Store

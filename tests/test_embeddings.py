@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from srtui.cluster.scorer import ClusterScorer
+from srtui.cluster.cluster_scorer import ClusterScorer
 from srtui.cluster.scorer_job import PassResult, ScorerJob
 from srtui.errors import UserError
 from srtui.pipeline import import_file

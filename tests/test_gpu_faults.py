@@ -221,7 +221,7 @@ def test_llama_cpp_gives_up(pair_workspace: Workspace, undisturbed: Any) -> None
     ended = srtui(pair_workspace, *words, kill_at=("abort", 25))
     assert ended.returncode == 2
     sentence = next(line for line in ended.stderr.splitlines() if line.startswith("srtui: "))
-    assert sentence.startswith("srtui: llama.cpp could not go on (") and "CUDA error" in sentence
+    assert sentence.startswith("srtui: llama.cpp could not continue (") and "CUDA error" in sentence
     assert "see what nvidia-smi and dmesg say of it" in sentence and "the same command resumes" in sentence
     with Store(pair_workspace.store_path, read_only=True) as store:
         (run,) = store.runs.all()

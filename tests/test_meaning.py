@@ -17,11 +17,11 @@ from srtui.progress import Stopped
 from srtui.sample import Pair, Turn
 from srtui.store import Store
 from srtui.store.summary import summarise
-from srtui.student.coherence import SentenceEncoder
+from srtui.student.sentence_encoder import SentenceEncoder
 from srtui.workspace import Workspace
 from tests.commands import srtui
 from tests.conftest import small_recipe
-from tests.student.test_coherence import encoder_folder
+from tests.student.test_sentence_encoder import encoder_folder
 
 __all__ = ["encoder_folder"]
 SUBJECTS = [f"subject{n}" for n in range(30)]

@@ -14,7 +14,7 @@ import torch
 
 from srtui import recipe as recipes
 from srtui.evaluation.rater import Rater
-from srtui.llama import engine, losses
+from srtui.llama import batching, losses
 from srtui.pipeline import Engine, context, place, prepare
 from srtui.pipeline.look import embed_originals
 from srtui.sample import Pair
@@ -23,7 +23,7 @@ from srtui.store.runs import Run
 from srtui.student import Student
 from srtui.workspace import Workspace
 from tests.conftest import small_recipe
-from tests.evaluation.test_engine import compare
+from tests.evaluation.test_evaluator import compare
 
 pytestmark = pytest.mark.model
 
@@ -169,7 +169,7 @@ def test_an_evaluation_with_a_judge(
     """Two students write, then the judge reads and writes: each alone."""
     workspace, store, _ = tuned
     found: list[tuple[int, int, int]] = []
-    for room, name in ((losses, "load_model"), (engine, "load_model"), (Student, "load")):
+    for room, name in ((losses, "load_model"), (batching, "load_model"), (Student, "load")):
         real = getattr(room, name)
 
         def loads(*given: Any, _real: Any = real, **more: Any) -> Any:
@@ -193,7 +193,7 @@ def test_embeddings(pair_workspace: Workspace, taken: Taken) -> None:
 
 
 def test_a_sentence_encoder(taken: Taken, monkeypatch: pytest.MonkeyPatch) -> None:
-    from srtui.student.coherence import SentenceEncoder
+    from srtui.student.sentence_encoder import SentenceEncoder
 
     encoder = object.__new__(SentenceEncoder)
     encoder._model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 64))

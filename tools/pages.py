@@ -16,11 +16,11 @@ from textual.screen import Screen  # noqa: E402
 
 from srtui.cli import documents  # noqa: E402
 from srtui.tui.app import Dashboard  # noqa: E402
-from srtui.tui.screens.base import DashboardScreen  # noqa: E402
+from srtui.tui.screens.dashboard_screen import DashboardScreen  # noqa: E402
 from srtui.tui.tabs import TABS, key_of  # noqa: E402
 
 DOCS = ROOT / "docs"
-_BESIDE = {"base", "dialogs", "__init__"}
+_BESIDE = {"dashboard_screen", "dialogs", "__init__"}
 _KEYS = {"question_mark": "?", "left_square_bracket": "[", "right_square_bracket": "]", "slash": "/"}
 
 

@@ -15,17 +15,17 @@ from srtui import models
 from srtui.errors import UserError
 from srtui.evaluation import choice
 from srtui.evaluation.contestants import find_contestant
-from srtui.evaluation.preferences import read_preferences
+from srtui.evaluation.known_pairs import read_preferences
 from srtui.hashing import key
 from srtui.pipeline import Engine, import_file, prepare
 from srtui.pipeline.calibrate import CalibrationRun
-from srtui.pipeline.context import open_judge
 from srtui.pipeline.ranking import trained_on
+from srtui.pipeline.recipe_models import open_judge
 from srtui.pipeline.variants import VariantScorer
 from srtui.progress import Reporter, Stopped
 from srtui.prompts import template
 from srtui.recipe import Recipe, parse
-from srtui.recipe.weights import MeasureWeights
+from srtui.recipe.measure_weights import MeasureWeights
 from srtui.store import Store
 from srtui.store.calibrations import calibrations_of
 from srtui.store.runs import Run

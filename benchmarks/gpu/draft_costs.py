@@ -14,8 +14,8 @@ from srtui.errors import UserError
 
 def costs(file: Path, slots: int) -> dict[str, float]:
     """By "sequences x guesses"."""
-    from srtui.llama.context import draft_costs
-    from srtui.llama.engine import LlamaTeacher
+    from srtui.llama.batching import LlamaTeacher
+    from srtui.llama.llama_context import draft_costs
 
     teacher = LlamaTeacher(file, name="bench", sha256="-", slots=slots)
     context = teacher._open_context(slots, 512)

@@ -13,11 +13,11 @@ from srtui.cli.completion import model_names, recipe_files
 from srtui.cli.output import outputs_of, print_json, print_line
 
 if TYPE_CHECKING:
-    from srtui.evaluation.preferences import Preferences
+    from srtui.evaluation.known_pairs import Preferences
     from srtui.recipe import Recipe
     from srtui.store import Store
     from srtui.store.calibrations import Calibration
-    from srtui.student.coherence import SentenceEncoder
+    from srtui.student.sentence_encoder import SentenceEncoder
     from srtui.workspace import Workspace
 
 choose_app = typer.Typer(
@@ -70,8 +70,8 @@ def calibrate(
     from srtui.cli.reporters import reported_work
     from srtui.evaluation.rater import Rater
     from srtui.pipeline.calibrate import CalibrationRun
-    from srtui.pipeline.context import open_judge, student_path
-    from srtui.recipe.weights import weights_text
+    from srtui.pipeline.recipe_models import open_judge, student_path
+    from srtui.recipe.measure_weights import weights_text
     from srtui.student import Student
 
     workspace, store = open_store()
@@ -119,7 +119,7 @@ def _encoder(workspace: Workspace, recipe: Recipe) -> SentenceEncoder | None:
 
     if not recipe.selection.encoder:
         return None
-    from srtui.student.coherence import SentenceEncoder
+    from srtui.student.sentence_encoder import SentenceEncoder
 
     return SentenceEncoder(models.find(workspace.models, recipe.selection.encoder))
 
@@ -132,7 +132,7 @@ def json_of(calibration: Calibration) -> dict[str, Any]:
 def _preferences(store: Store, files: list[str], limit: int | None) -> Preferences:
     """The pairs of files, or of evaluations by their ids; a file of that name comes first."""
     from srtui.errors import UserError
-    from srtui.evaluation.preferences import preferences_of_people, read_preferences
+    from srtui.evaluation.known_pairs import preferences_of_people, read_preferences
 
     ids = [word for word in files if word.isdecimal() and not Path(word).exists()]
     if not ids:

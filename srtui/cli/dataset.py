@@ -57,12 +57,12 @@ def embedding_recipe(
 
     if (student is None) == (encoder is None):
         raise UserError("What embeds? Name a student with --student, or a sentence encoder with --encoder.")
-    what = (
+    embedder = (
         {"student": {"model": student}}
         if student
         else {"selection": {"embedded_by": "encoder", "encoder": encoder}, "training": {"enabled": False}}
     )
-    return from_words({"name": "embed", "dataset": dataset, **what}, overrides or [], "--set")
+    return from_words({"name": "embed", "dataset": dataset, **embedder}, overrides or [], "--set")
 
 
 @contextlib.contextmanager
@@ -201,13 +201,13 @@ def embed(
         step, clear = steps_line(as_json)
         with embedding(workspace, store, recipe, dataset_id) as (embedder, should_stop):
             total = embed_dataset(store, dataset_id, embedder, step, should_stop)
-            there = store.embeddings.count_of_dataset(dataset_id, embedder.setting_id)
+            embedded_count = store.embeddings.count_of_dataset(dataset_id, embedder.setting_id)
         clear()
     if as_json:
-        print_json("embeddings", {"dataset": dataset, "samples": total, "embedded": there})
+        print_json("embeddings", {"dataset": dataset, "samples": total, "embedded": embedded_count})
         return
     print_line(
-        f"{dataset}: {there:,} of {total:,} samples have an embedding. "
+        f"{dataset}: {embedded_count:,} of {total:,} samples have an embedding. "
         f"srtui data look {dataset} shows their topics, srtui data dedup {dataset} --by meaning what is alike."
     )
 

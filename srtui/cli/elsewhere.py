@@ -10,7 +10,7 @@ import typer
 from srtui.errors import UserError
 
 if TYPE_CHECKING:
-    from srtui.cluster.place import ClusterPlace
+    from srtui.cluster.cluster_place import ClusterPlace
 
 Opens = Callable[[Callable[[], bool]], "ClusterPlace"]
 """Opens a place, given what says whether to stop."""
@@ -46,7 +46,7 @@ def elsewhere_of(on: str | None, workers: int | None, timeout: float) -> Opens |
     address = parse_place(on)
 
     def opened(should_stop: Callable[[], bool]) -> ClusterPlace:
-        from srtui.cluster.place import ClusterPlace
+        from srtui.cluster.cluster_place import ClusterPlace
 
         return ClusterPlace(address, workers, Limits(silent=timeout), should_stop)
 

@@ -153,12 +153,12 @@ def db_merge(
     as_json: AsJson = False,
 ) -> None:
     """Bring the shards of one run together: samples, texts, scores and choices of each, by their content."""
-    from srtui.pipeline.merge import merge
+    from srtui.pipeline.shards import merge
 
     _, store = open_store()
     stop = stop_on_signals()
     with store:
-        made = merge(
+        merged = merge(
             store,
             shards,
             run,
@@ -167,10 +167,10 @@ def db_merge(
             stop.is_set,
         )
     if as_json:
-        print_json("merge", made._asdict())
+        print_json("merge", merged._asdict())
         return
     print_line(
-        f"Run {made.run}: {made.samples:,} samples, {made.settled:,} of them settled. Go on with: srtui resume {made.run}"
+        f"Run {merged.run}: {merged.samples:,} samples, {merged.settled:,} of them settled. Continue with: srtui resume {merged.run}"
     )
 
 

@@ -47,7 +47,7 @@ def pilot(
     """
     from srtui import recipe as recipes
     from srtui.cli.reporters import reported_work
-    from srtui.pipeline.pilot import pilot as run_pilot
+    from srtui.pipeline.pilot_run import pilot as run_pilot
 
     settings = recipes.load(recipe, set_, limit)
     words = [*(w for s in set_ or [] for w in ("--set", s)), *(["--limit", str(limit)] if limit else [])]
@@ -77,7 +77,7 @@ def pilot(
 def _print(r: PilotResult, command: str) -> None:
     from srtui.cli.terminal import out, plain, print_facts
     from srtui.pilot import SIGNS
-    from srtui.pilot.words import NOTES, advice, facts
+    from srtui.pilot.pilot_words import NOTES, advice, facts
 
     out.print()
     out.print(

@@ -16,7 +16,7 @@ from srtui.cli.output import print_json
 from srtui.cli.terminal import err, out, plain
 from srtui.noise import screen
 from srtui.progress import Progress, Stopped, left_words
-from srtui.store.runs import STEPS
+from srtui.store.stages import STEPS
 from srtui.text import duration, safe
 from srtui.wording import stage_title
 

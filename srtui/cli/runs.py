@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 def _stage(word: str | None) -> str | None:
-    from srtui.store.runs import STAGES
+    from srtui.store.stages import STAGES
 
     if word is not None and word not in STAGES:
         raise UserError(f"--until {word}: the stages are {', '.join(STAGES)}.")
@@ -126,7 +126,7 @@ def resume(
     bell: Bell = False,
     as_json: AsJson = False,
 ) -> None:
-    """Resume a run that was stopped, just as it was started, whatever its recipe says by now; it may go on elsewhere
+    """Resume a run that was stopped, just as it was started, whatever its recipe says by now; it may continue elsewhere
     than it began."""
     elsewhere = elsewhere_of(on, workers, worker_timeout)
     workspace, store = open_store()

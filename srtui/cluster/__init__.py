@@ -7,6 +7,6 @@ replaces those that fail, ``session`` starts Ray or joins a cluster.
 """
 
 from srtui.cluster.address import ClusterAddress, parse_place
-from srtui.cluster.limits import Limits
+from srtui.cluster.worker_limits import Limits
 
 __all__ = ["ClusterAddress", "Limits", "parse_place"]

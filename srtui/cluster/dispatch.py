@@ -91,10 +91,10 @@ class Dispatcher:
             return [self._take(worker, self._suspects.pop())]
         share = max(1, -(-(len(self._waiting) + self.outstanding) // max(1, workers)))
         room = min(window, share) - len(held)
-        given: list[Task] = []
-        while self._waiting and len(given) < room:
-            given.append(self._take(worker, heapq.heappop(self._waiting)[2]))
-        return given
+        handed_out: list[Task] = []
+        while self._waiting and len(handed_out) < room:
+            handed_out.append(self._take(worker, heapq.heappop(self._waiting)[2]))
+        return handed_out
 
     def take(self, worker: int, ticket: int, part: int) -> Task | None:
         """A result has come: its task, or None where it is not wanted (any more) from this worker."""

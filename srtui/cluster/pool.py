@@ -8,48 +8,23 @@ again, elsewhere where its node is gone. One that fails three times in a row is 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from srtui import __version__
 from srtui.cluster.dispatch import Dispatcher, Task
-from srtui.cluster.limits import Limits
-from srtui.cluster.messages import Reply, Whereabouts, WorkDone, WorkerFacts
 from srtui.cluster.placement import Seat
+from srtui.cluster.pool_member import PoolMember, failure_of
 from srtui.cluster.session import Session
 from srtui.cluster.worker import Job, Worker
+from srtui.cluster.worker_limits import Limits
+from srtui.cluster.worker_messages import Reply, Whereabouts, WorkDone, WorkerFacts
 from srtui.errors import UserError
+from srtui.progress import Report
 
-Say = Callable[[str, str], None]
 _LOOK = 0.05  # seconds between two looks at whether to stop
-_RATE_SECONDS = 20.0  # over which a worker's tokens a second are counted
 _REST = 0.5  # seconds before a worker is started again: Ray may not know yet that a node is gone
 _THREADS = 4  # of a worker's calls: the exchange, a question beside it, a drop
-
-
-@dataclass(eq=False)
-class _Member:
-    """A seat and who is on it. ``state`` is what its call on the way is for; without one it is idle, or dropped."""
-
-    seat: Seat
-    actor: Any = None
-    call: Any = None
-    state: Literal["starting", "loading", "working", "idle", "resting", "dropped"] = "starting"
-    called_at: float = 0.0
-    moved_at: float = 0.0
-    facts: WorkerFacts | None = None
-    done: WorkDone = field(default_factory=WorkDone)
-    node: str = ""
-    failures: int = 0  # in a row
-    restarts: int = 0
-    finished: int = 0  # since the last failure
-    rates: deque[tuple[float, int]] = field(default_factory=deque)
-
-    @property
-    def is_open(self) -> bool:
-        return self.state in ("working", "idle")
 
 
 class Pool:
@@ -62,7 +37,7 @@ class Pool:
         seats: Sequence[Seat],
         job_of: Callable[[Seat], Job],
         limits: Limits,
-        say: Say,
+        report: Report,
     ) -> None:
         """Starts nothing yet.
 
@@ -72,10 +47,11 @@ class Pool:
             seats: where the workers run.
             job_of: makes the job of a seat's worker.
             limits: of silence and failures.
-            say: hears (level, sentence).
+            report: gets (level, sentence).
         """
-        self._session, self.kind, self._job_of, self._limits, self._say = session, kind, job_of, limits, say
-        self._members = [_Member(seat) for seat in seats]
+        self._session, self.kind, self._job_of, self._limits = session, kind, job_of, limits
+        self._report = report
+        self._members = [PoolMember(seat) for seat in seats]
         self._dispatcher = Dispatcher()
         self._round = 0
         self._looked_at = time.monotonic()
@@ -108,7 +84,7 @@ class Pool:
         """Workers that were not dropped."""
         return sum(m.state != "dropped" for m in self._members)
 
-    def _start(self, member: _Member) -> None:
+    def _start(self, member: PoolMember) -> None:
         ray, seat = self._session.ray, member.seat
         options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": _THREADS, "max_restarts": 0}
         if seat.gpu:
@@ -116,12 +92,11 @@ class Pool:
         else:
             affinity = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
             options["scheduling_strategy"] = affinity(seat.node, soft=True)
-        member.facts, member.done = None, WorkDone()
-        member.rates.clear()
+        member.forget_model()
         member.actor = ray.remote(Worker).options(**options).remote(self._job_of(seat))
         self._call(member, "starting", member.actor.where.remote())
 
-    def _call(self, member: _Member, state: Literal["starting", "loading", "working"], call: Any) -> None:
+    def _call(self, member: PoolMember, state: Literal["starting", "loading", "working"], call: Any) -> None:
         member.state, member.call = state, call
         member.called_at = time.monotonic()
         if state != "working":
@@ -184,28 +159,28 @@ class Pool:
         """What has come from the workers within a moment, after all that it means for them was done."""
         self._forgive_own_absence()
         calls = {m.call: m for m in self._members if m.call is not None}
-        came: list[tuple[Task, int, Any | None]] = []
+        results: list[tuple[Task, int, Any | None]] = []
         if calls:
             ray = self._session.ray
             ready, _ = ray.wait(list(calls), num_returns=1, timeout=_LOOK)
             if ready and len(calls) > 1:
                 ready, _ = ray.wait(list(calls), num_returns=len(calls), timeout=0)
             for call in ready:
-                came += self._hear(calls[call], call)
+                results += self._hear(calls[call], call)
         else:
             time.sleep(_LOOK)
         for member in self._members:
-            came += self._look_for_silence(member)
+            results += self._look_for_silence(member)
             if member.state == "resting" and time.monotonic() - member.called_at > _REST:
                 self._start(member)
-        return came
+        return results
 
-    def _hear(self, member: _Member, call: Any) -> list[tuple[Task, int, Any | None]]:
+    def _hear(self, member: PoolMember, call: Any) -> list[tuple[Task, int, Any | None]]:
         member.call = None
         try:
             answer = self._session.ray.get(call)
         except Exception as error:
-            return self._lose(member, *self._why(error))
+            return self._lose(member, *failure_of(self._session.ray, error))
         if member.state == "starting":
             self._placed(member, answer)
         elif member.state == "loading":
@@ -214,7 +189,7 @@ class Pool:
             return self._replied(member, answer)
         return []
 
-    def _placed(self, member: _Member, where: Whereabouts) -> None:
+    def _placed(self, member: PoolMember, where: Whereabouts) -> None:
         member.node = where.node
         self._session.check_token(where)
         if where.version != __version__:
@@ -225,7 +200,7 @@ class Pool:
             return
         self._call(member, "loading", member.actor.open.remote())
 
-    def _opened(self, member: _Member, answer: WorkerFacts | str) -> None:
+    def _opened(self, member: PoolMember, answer: WorkerFacts | str) -> None:
         if isinstance(answer, str):
             self._drop(member, answer)
             return
@@ -239,28 +214,23 @@ class Pool:
         member.state, member.facts = "idle", answer
         self._first = self._first or answer
 
-    def _replied(self, member: _Member, reply: Reply) -> list[tuple[Task, int, Any | None]]:
+    def _replied(self, member: PoolMember, reply: Reply) -> list[tuple[Task, int, Any | None]]:
         now = time.monotonic()
         member.state = "idle"
-        if reply.done.moved > member.done.moved or reply.results:
-            member.moved_at = now
-        member.done = reply.done
-        member.rates.append((now, reply.done.prompt_tokens + reply.done.new_tokens))
-        while len(member.rates) > 2 and now - member.rates[0][0] > _RATE_SECONDS:
-            member.rates.popleft()
-        came: list[tuple[Task, int, Any | None]] = []
+        member.note(reply, now)
+        results: list[tuple[Task, int, Any | None]] = []
         for ticket, part, result in reply.results:
             task = self._dispatcher.take(member.seat.number, ticket, part)
             if task is not None:
-                came.append((task, part, result))
+                results.append((task, part, result))
                 member.finished += not task.missing
         if member.facts is not None and member.finished >= member.facts.window:
             member.failures = 0  # it has worked since
         if reply.error is not None and reply.is_final:
             self._drop(member, reply.error)
         elif reply.error is not None:
-            came += self._lose(member, reply.error, died=True)
-        return came
+            results += self._lose(member, reply.error, died=True)
+        return results
 
     # -- failures -------------------------------------------------------------------------------
 
@@ -274,7 +244,7 @@ class Pool:
                 member.called_at += away
                 member.moved_at += away
 
-    def _look_for_silence(self, member: _Member) -> list[tuple[Task, int, Any | None]]:
+    def _look_for_silence(self, member: PoolMember) -> list[tuple[Task, int, Any | None]]:
         if member.call is None or member.state == "starting":
             return []  # one that finds no free device may wait for it
         limit = self._limits.loading if member.state == "loading" else self._limits.silent
@@ -282,22 +252,7 @@ class Pool:
             return []
         return self._lose(member, f"it made no progress for {limit:,.0f} seconds", died=True)
 
-    def _why(self, error: Exception) -> tuple[str, bool]:
-        """What a failed call says of its worker, in words; and whether the worker's own process died."""
-        exceptions, said = self._session.ray.exceptions, str(error)
-        if isinstance(error, exceptions.OutOfMemoryError) or "memory pressure" in said or "(OOM)" in said:
-            return "its node ran out of memory", True
-        if "node" in said and ("died" in said or "removed" in said) and "has died" not in said:
-            return "its node is gone", False
-        if isinstance(error, exceptions.NodeDiedError):
-            return "its node is gone", False
-        if isinstance(error, exceptions.ActorUnavailableError):
-            return "its node cannot be reached", False
-        if isinstance(error, exceptions.RayActorError):
-            return "its process ended", True
-        return (said.strip() or type(error).__name__).splitlines()[-1][:300], True
-
-    def _lose(self, member: _Member, why: str, died: bool) -> list[tuple[Task, int, Any | None]]:
+    def _lose(self, member: PoolMember, why: str, died: bool) -> list[tuple[Task, int, Any | None]]:
         """A worker is gone or of no use: its work goes to others, and it is started again."""
         held = self._dispatcher.held(member.seat.number)
         given_up = self._dispatcher.lost(member.seat.number, died=died)
@@ -310,34 +265,34 @@ class Pool:
                 member, f"{name}{node} has failed {member.failures} times in a row ({why}) and is dropped"
             )
         else:
-            what = f"; its {held} unfinished tasks go to others" if held else ""
-            self._say("warning", f"{name}{node}: {why}{what}. It is started again.")
+            handed_on = f"; its {held} unfinished tasks go to others" if held else ""
+            self._report("warning", f"{name}{node}: {why}{handed_on}. It is started again.")
             member.restarts += 1
             member.finished = 0
             member.state, member.called_at = "resting", time.monotonic()
         if given_up:
-            self._say("warning", f"{len(given_up)} task was given up: each worker that had it died of it.")
+            self._report("warning", f"{len(given_up)} task was given up: each worker that had it died of it.")
         return [(task, part, None) for task in given_up for part in sorted(task.missing)]
 
-    def _drop(self, member: _Member, why: str) -> None:
+    def _drop(self, member: PoolMember, why: str) -> None:
         """A worker that would fail in the same way again."""
         self._dispatcher.lost(member.seat.number, died=False)
         self._end(member)
         self._dismiss(member, f"{self._name(member)} is dropped: {why.removesuffix('.')}")
 
-    def _dismiss(self, member: _Member, sentence: str) -> None:
+    def _dismiss(self, member: PoolMember, sentence: str) -> None:
         member.state = "dropped"
         self._last_sentence = sentence
-        left = self.size
-        rest = f"; {left} {'is' if left == 1 else 'are'} left" if left else ""
-        self._say("warning", f"{sentence}{rest}.")
+        count_left = self.size
+        remark = f"; {count_left} {'is' if count_left == 1 else 'are'} left" if count_left else ""
+        self._report("warning", f"{sentence}{remark}.")
 
-    def _end(self, member: _Member) -> None:
-        done, past = member.done, self._past
+    def _end(self, member: PoolMember) -> None:
+        ended, past = member.done, self._past
         self._past = WorkDone(
-            prompt_tokens=past.prompt_tokens + done.prompt_tokens,
-            saved_tokens=past.saved_tokens + done.saved_tokens,
-            new_tokens=past.new_tokens + done.new_tokens,
+            prompt_tokens=past.prompt_tokens + ended.prompt_tokens,
+            saved_tokens=past.saved_tokens + ended.saved_tokens,
+            new_tokens=past.new_tokens + ended.new_tokens,
         )
         member.done = WorkDone()
         actor, member.actor, member.call = member.actor, None, None
@@ -345,13 +300,13 @@ class Pool:
             self._session.ray.kill(actor)
 
     def _raise_if_none_left(self) -> None:
-        there = [m for m in self._members if m.state != "dropped"]
-        if not there:
+        not_dropped = [m for m in self._members if m.state != "dropped"]
+        if not not_dropped:
             raise UserError(
                 f"No worker is left: {self._last_sentence}. What was finished is stored; resume the run."
             )
-        waits = time.monotonic() - max(m.called_at for m in there)
-        if all(m.state in ("starting", "resting") for m in there) and waits > self._limits.loading:
+        waits = time.monotonic() - max(m.called_at for m in not_dropped)
+        if all(m.state in ("starting", "resting") for m in not_dropped) and waits > self._limits.loading:
             raise UserError(
                 f"Ray has found no free device for a {self.kind} in {waits:,.0f} seconds; see what else runs on the cluster, "
                 "then resume the run."
@@ -361,15 +316,15 @@ class Pool:
 
     def done(self) -> WorkDone:
         """What all workers have done, those that are gone too, and are at."""
-        there = [self._past, *(m.done for m in self._members)]
+        every_worker = [self._past, *(m.done for m in self._members)]
         live = max((m.done for m in self._members), key=lambda d: len(d.live_text), default=WorkDone())
         return WorkDone(
-            prompt_tokens=sum(d.prompt_tokens for d in there),
-            saved_tokens=sum(d.saved_tokens for d in there),
-            new_tokens=sum(d.new_tokens for d in there),
-            slots=sum(d.slots for d in there),
-            slots_in_use=sum(d.slots_in_use for d in there),
-            waiting=sum(d.waiting for d in there) + self._dispatcher.waiting,
+            prompt_tokens=sum(d.prompt_tokens for d in every_worker),
+            saved_tokens=sum(d.saved_tokens for d in every_worker),
+            new_tokens=sum(d.new_tokens for d in every_worker),
+            slots=sum(d.slots for d in every_worker),
+            slots_in_use=sum(d.slots_in_use for d in every_worker),
+            waiting=sum(d.waiting for d in every_worker) + self._dispatcher.waiting,
             live_ticket=live.live_ticket,
             live_text=live.live_text,
         )
@@ -385,26 +340,16 @@ class Pool:
                 try:
                     return self._session.ray.get(member.actor.ask.remote(name, given), timeout=60)
                 except Exception as error:
-                    self._last_sentence = f"{self._name(member)} does not answer ({self._why(error)[0]})"
+                    self._last_sentence = (
+                        f"{self._name(member)} does not answer ({failure_of(self._session.ray, error)[0]})"
+                    )
         raise UserError(f"No worker answers: {self._last_sentence}. Resume the run.")
 
     def workers(self) -> list[dict[str, Any]]:
         """Of each worker what faces show: name, node, device, state, tokens a second, window, tasks, restarts."""
-        return [
-            {
-                "worker": self._name(m),
-                "node": m.node,
-                "device": m.facts.device if m.facts else "",
-                "state": m.state,
-                "tokens_s": round(_rate(m.rates), 1),
-                "window": m.facts.window if m.facts else 0,
-                "tasks": self._dispatcher.held(m.seat.number),
-                "restarts": m.restarts,
-            }
-            for m in self._members
-        ]
+        return [m.shown(self._name(m), self._dispatcher.held(m.seat.number)) for m in self._members]
 
-    def _name(self, member: _Member) -> str:
+    def _name(self, member: PoolMember) -> str:
         return f"{self.kind} {member.seat.number + 1}"
 
     def close(self) -> None:
@@ -415,17 +360,10 @@ class Pool:
             member.state = "dropped"
 
 
-def _rate(seen: Sequence[tuple[float, int]]) -> float:
-    """Tokens a second between the first and the last of what was seen; 0 where that says nothing."""
-    if len(seen) < 2 or seen[-1][0] - seen[0][0] < 0.5:
-        return 0.0
-    return (seen[-1][1] - seen[0][1]) / (seen[-1][0] - seen[0][0])
-
-
-def _difference(there: Any, here: Any) -> str:
+def _difference(other: Any, own: Any) -> str:
     """Which of two workers' facts are not the same."""
-    names = getattr(here, "_fields", None) or getattr(here, "__dataclass_fields__", {})
+    names = getattr(own, "_fields", None) or getattr(own, "__dataclass_fields__", {})
     for name in names:
-        if getattr(there, name) != getattr(here, name):
-            return f"{name} {getattr(there, name)!r} and not {getattr(here, name)!r}"
+        if getattr(other, name) != getattr(own, name):
+            return f"{name} {getattr(other, name)!r} and not {getattr(own, name)!r}"
     return "other facts"

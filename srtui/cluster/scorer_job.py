@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from srtui.cluster.messages import ModelFiles, ShippedFolder, WorkDone, WorkerFacts
+from srtui.cluster.worker_messages import ModelFiles, ShippedFolder, WorkDone, WorkerFacts
 
 if TYPE_CHECKING:
     from srtui.student import Quantization, Span
@@ -111,9 +111,9 @@ class ScorerJob:
     def run(self, should_stop: Callable[[], bool]) -> Iterator[tuple[int, int, Any]]:
         """See :class:`srtui.cluster.worker.Job`."""
         while self._queue and not should_stop():
-            ticket, asked = self._queue.popleft()
+            ticket, work = self._queue.popleft()
             run, saved = self._scorer.tokens_run, self._scorer.tokens_saved
-            values = self._values(asked)
+            values = self._values(work)
             yield (
                 ticket,
                 0,
@@ -121,29 +121,29 @@ class ScorerJob:
             )
         self._queue.clear()
 
-    def _values(self, asked: Pass) -> list[Any]:
-        values: list[Any] = [None] * len(asked.spans)
+    def _values(self, work: Pass) -> list[Any]:
+        values: list[Any] = [None] * len(work.spans)
         embeddings: dict[int, Embedded] = {}
-        if asked.embeds:
-            made: Iterator[tuple[int, Any]] = self._scorer.embed(asked.spans)
+        if work.embeds:
+            scored: Iterator[tuple[int, Any]] = self._scorer.embed(work.spans)
         elif self.quantization == "gguf":
-            made = self._scorer.score(asked.spans, by_token=asked.by_token)
+            scored = self._scorer.score(work.spans, by_token=work.by_token)
         else:
             from srtui.student.batches import PassOrder
 
-            if asked.block != self._block:
+            if work.block != self._block:
                 self._scorer.forget_beginnings()
-                self._block = asked.block
-            order = PassOrder(tuple(range(len(asked.spans))), tuple(asked.shared), asked.chained)
-            made = self._scorer.score_in_order(
-                asked.spans,
+                self._block = work.block
+            order = PassOrder(tuple(range(len(work.spans))), tuple(work.shared), work.chained)
+            scored = self._scorer.score_in_order(
+                work.spans,
                 order,
-                by_token=asked.by_token,
+                by_token=work.by_token,
                 keep=True,
-                embedded=embeddings.__setitem__ if asked.embeds_too else None,
+                embedded=embeddings.__setitem__ if work.embeds_too else None,
             )
-        for n, value in made:
-            values[n] = (value, embeddings.get(n)) if asked.embeds_too else value
+        for n, value in scored:
+            values[n] = (value, embeddings.get(n)) if work.embeds_too else value
         return values
 
     def done(self) -> WorkDone:

@@ -22,9 +22,9 @@ from typing import Any
 import psutil
 
 from srtui.cluster.address import ClusterAddress
-from srtui.cluster.messages import Whereabouts
 from srtui.cluster.placement import Node
 from srtui.cluster.ray_inside import keep_off_stdout, lean_start
+from srtui.cluster.worker_messages import Whereabouts
 from srtui.errors import UserError
 
 _NOWHERE = "http://127.0.0.1:9"  # the discard port of this machine, where nobody listens

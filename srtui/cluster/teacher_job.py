@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from srtui import today
-from srtui.cluster.messages import ModelFiles, ShippedFolder, WorkDone, WorkerFacts
+from srtui.cluster.worker_messages import ModelFiles, ShippedFolder, WorkDone, WorkerFacts
 from srtui.llama import Request, Teacher, open_teacher
 from srtui.llama.tuning import tuned
 
@@ -57,17 +57,17 @@ class TeacherJob:
 
     def done(self) -> WorkDone:
         """See :class:`srtui.cluster.worker.Job`."""
-        at = self._teacher.progress()
+        progress = self._teacher.progress()
         return WorkDone(
-            moved=at.prompt_tokens + at.new_tokens,
-            prompt_tokens=at.prompt_tokens,
-            saved_tokens=at.prompt_tokens_saved,
-            new_tokens=at.new_tokens,
-            slots=at.slots,
-            slots_in_use=at.slots_in_use,
-            waiting=at.waiting,
-            live_ticket=at.live_key if isinstance(at.live_key, int) else None,
-            live_text=at.live_text[-2000:],
+            moved=progress.prompt_tokens + progress.new_tokens,
+            prompt_tokens=progress.prompt_tokens,
+            saved_tokens=progress.prompt_tokens_saved,
+            new_tokens=progress.new_tokens,
+            slots=progress.slots,
+            slots_in_use=progress.slots_in_use,
+            waiting=progress.waiting,
+            live_ticket=progress.live_key if isinstance(progress.live_key, int) else None,
+            live_text=progress.live_text[-2000:],
         )
 
     def ask(self, name: str, given: Any) -> Any:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from srtui.cluster.messages import ModelFiles, ShippedFolder
 from srtui.cluster.worker import node_name
+from srtui.cluster.worker_messages import ModelFiles, ShippedFolder
 from srtui.errors import UserError
 from srtui.training import Listener, Preflight, TrainingData, WrittenCheckpoint
 
@@ -56,8 +56,11 @@ class Heard:
 
 def _loopback() -> str:
     """The name of this machine's loopback interface."""
-    there = psutil.net_if_addrs()
-    return next((name for name, at in there.items() if any(a.address == "127.0.0.1" for a in at)), "lo")
+    interfaces = psutil.net_if_addrs()
+    return next(
+        (name for name, addresses in interfaces.items() if any(a.address == "127.0.0.1" for a in addresses)),
+        "lo",
+    )
 
 
 class _Reports(Listener):
@@ -133,7 +136,7 @@ class TrainingWorker:
             rank: of this worker.
             count: of workers.
             address: where they meet.
-            threads: of a CPU's; 0 on a GPU.
+            threads: PyTorch's, on a CPU; 0 on a GPU.
         """
         given = (task, rank, count, address, threads)
         threading.Thread(target=self._work, args=given, name="srtui-training", daemon=True).start()

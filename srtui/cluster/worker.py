@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from srtui import __version__
-from srtui.cluster.messages import Reply, Whereabouts, WorkDone, WorkerFacts
 from srtui.cluster.ray_inside import needs_token
+from srtui.cluster.worker_messages import Reply, Whereabouts, WorkDone, WorkerFacts
 from srtui.errors import UserError
 
 BEAT = 0.4

@@ -17,11 +17,11 @@ A record layout is one file in ``layouts/``, a kind of file one in ``containers/
 the registry of its folder.
 """
 
-from srtui.datasets.conversations import CONVERSATION_FORMATS, WholeRecord, put_back
-from srtui.datasets.layouts.base import LEFT_OUT, Conversation, Exchange, Rewritten
-from srtui.datasets.preference import PREFERENCE_LAYOUTS, write_preferences
+from srtui.datasets.layouts.layout import LEFT_OUT, Conversation, Exchange, Rewritten
+from srtui.datasets.pair_files import PREFERENCE_LAYOUTS, write_preferences
 from srtui.datasets.reader import FORMATS, ConversationRow, DatasetReader, Turns, read
 from srtui.datasets.rows import MAX_FIELD, MAX_RECORD, REASONS, BadRow, DataRow
+from srtui.datasets.whole_records import CONVERSATION_FORMATS, WholeRecord, put_back
 from srtui.datasets.writer import WRITABLE, led_by, write
 
 __all__ = [

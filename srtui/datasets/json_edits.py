@@ -40,16 +40,18 @@ class JsonEdits:
 
     def members(self, start: int) -> list[Member]:
         """The members of the object that begins at ``start``, in order; a key may be there twice, and the last counts."""
-        found: list[Member] = []
-        at = self._after_blank(start + 1)
-        while self.text[at] != "}":
-            if self.text[at] == ",":
-                at = self._after_blank(at + 1)
-            end = self._end(at)
+        members: list[Member] = []
+        position = self._after_blank(start + 1)
+        while self.text[position] != "}":
+            if self.text[position] == ",":
+                position = self._after_blank(position + 1)
+            end = self._end(position)
             value = self._after_blank(self._after_blank(end) + 1)  # behind the colon
-            found.append(Member(json.loads(self.text[at:end]), at, Extent(value, self._end(value))))
-            at = self._after_blank(found[-1].value.end)
-        return found
+            members.append(
+                Member(json.loads(self.text[position:end]), position, Extent(value, self._end(value)))
+            )
+            position = self._after_blank(members[-1].value.end)
+        return members
 
     def member(self, start: int, key: str) -> Extent | None:
         """The value of ``key`` in the object that begins at ``start``; None where it has none."""
@@ -57,14 +59,14 @@ class JsonEdits:
 
     def elements(self, start: int) -> list[Extent]:
         """The elements of the array that begins at ``start``."""
-        found: list[Extent] = []
-        at = self._after_blank(start + 1)
-        while self.text[at] != "]":
-            if self.text[at] == ",":
-                at = self._after_blank(at + 1)
-            found.append(Extent(at, self._end(at)))
-            at = self._after_blank(found[-1].end)
-        return found
+        elements: list[Extent] = []
+        position = self._after_blank(start + 1)
+        while self.text[position] != "]":
+            if self.text[position] == ",":
+                position = self._after_blank(position + 1)
+            elements.append(Extent(position, self._end(position)))
+            position = self._after_blank(elements[-1].end)
+        return elements
 
     def string(self, place: Extent) -> str | None:
         """What stands there; None where that is no string."""
@@ -91,11 +93,11 @@ class JsonEdits:
     @property
     def result(self) -> str:
         """The text with all edits."""
-        parts, at = [], 0
+        parts, copied_to = [], 0
         for start, end, new in sorted(self._edits, key=lambda edit: edit[:2]):
-            parts += [self.text[at:start], new]
-            at = end
-        return "".join([*parts, self.text[at:]])
+            parts += [self.text[copied_to:start], new]
+            copied_to = end
+        return "".join([*parts, self.text[copied_to:]])
 
     def _end(self, start: int) -> int:
         """The end of the value that begins at ``start``, however deep it is nested."""
@@ -108,8 +110,8 @@ class JsonEdits:
                 return sign.end()
         raise ValueError("a value has no end")
 
-    def _after_blank(self, at: int) -> int:
-        return _BLANK.match(self.text, at).end()  # type: ignore[union-attr]
+    def _after_blank(self, position: int) -> int:
+        return _BLANK.match(self.text, position).end()  # type: ignore[union-attr]
 
 
 def written(value: Any) -> str:

@@ -114,10 +114,10 @@ def _units(text: str) -> _Units:
     plain = text if text.isascii() else unicodedata.normalize("NFKC", text)
     plain = plain.casefold()
     by_letter = not plain.isascii() and _LETTER.search(plain) is not None
-    found = (_WORD_OR_LETTER if by_letter else _WORD).findall(plain)
-    hashes = np.array([zlib.crc32(unit.encode("utf-8", "surrogatepass")) for unit in found], dtype=np.uint64)
+    units = (_WORD_OR_LETTER if by_letter else _WORD).findall(plain)
+    hashes = np.array([zlib.crc32(unit.encode("utf-8", "surrogatepass")) for unit in units], dtype=np.uint64)
     return _Units(
-        hashes, np.array([_LETTER.match(unit) is not None for unit in found]) if by_letter else None
+        hashes, np.array([_LETTER.match(unit) is not None for unit in units]) if by_letter else None
     )
 
 

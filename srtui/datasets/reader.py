@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from srtui.datasets.containers import FORCED, Container, open_container
 from srtui.datasets.layouts import LAYOUTS, Layout, layout_of
 from srtui.datasets.layouts.alpaca import ALPACA
-from srtui.datasets.layouts.base import Conversation
+from srtui.datasets.layouts.layout import Conversation
 from srtui.datasets.rows import BadRow, DataRow, Record, Refusal, Refused, id_of, listing, pair_of
 from srtui.datasets.source import DataSource
 from srtui.errors import UserError

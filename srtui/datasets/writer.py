@@ -12,8 +12,8 @@ from typing import IO, Any, TypeVar
 import orjson
 
 from srtui.atomic import replacing
-from srtui.datasets.conversations import WholeRecord
 from srtui.datasets.layouts import LAYOUTS
+from srtui.datasets.whole_records import WholeRecord
 from srtui.errors import UserError
 from srtui.measures import STORED
 from srtui.sample import Turn

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import numpy as np
 
 from srtui.evaluation.combination import Values
-from srtui.evaluation.preferences import KnownPair
+from srtui.evaluation.known_pairs import KnownPair
 from srtui.evaluation.statistics import Estimate, no_estimate, wilson
 
 if TYPE_CHECKING:

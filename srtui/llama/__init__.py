@@ -193,6 +193,6 @@ class Teacher(Protocol):
 
 def open_teacher(path: Path, **settings: Any) -> Teacher:
     """The teacher in the file at ``path``; ``settings`` are those of :class:`LlamaTeacher`."""
-    from srtui.llama.engine import LlamaTeacher
+    from srtui.llama.batching import LlamaTeacher
 
     return LlamaTeacher(path, **settings)

@@ -59,15 +59,15 @@ def gpus() -> list[LlamaDevice]:
     return [d for d in devices if d.kind == "gpu"] or [d for d in devices if d.kind == "integrated"]
 
 
-def _text(said: bytes | None) -> str:
-    return (said or b"").decode("utf-8", "replace")
+def _text(c_text: bytes | None) -> str:
+    return (c_text or b"").decode("utf-8", "replace")
 
 
 @cache
 def _ggml() -> Any:
     """ggml's library, with the types of what is called."""
     text, pointer, size = ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t
-    for name, given, returned in (
+    for name, arguments, returned in (
         ("ggml_backend_dev_count", [], size),
         ("ggml_backend_dev_get", [size], pointer),
         ("ggml_backend_dev_type", [pointer], ctypes.c_int),
@@ -78,5 +78,5 @@ def _ggml() -> Any:
         ("ggml_backend_reg_name", [pointer], text),
     ):
         function = getattr(libggml, name)
-        function.argtypes, function.restype = given, returned
+        function.argtypes, function.restype = arguments, returned
     return libggml

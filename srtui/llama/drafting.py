@@ -56,17 +56,17 @@ class Lookup:
 
     def continuation(self, sequence: AnswerSequence, count: int) -> list[int]:
         """The ``count`` tokens that stood behind the sequence's last ones where these stood before; none where
-        they did not. A continuation that reaches the end goes on with itself, as a text in a loop does."""
+        they did not. A continuation that reaches the end continues with itself, as a text in a loop does."""
         tokens = sequence.tokens
         self._read_on(sequence)
         for size in _GRAMS:
             place = self._behind.get(tuple(tokens[-size:])) if len(tokens) > size else None
             if place is None or place >= len(tokens) or tokens[place - size : place] != tokens[-size:]:
                 continue  # the last: it stood there before a segment was cut
-            known = tokens[place : place + count]
-            while len(known) < count:
-                known.append(known[len(known) - (len(tokens) - place)])
-            return known
+            guess = tokens[place : place + count]
+            while len(guess) < count:
+                guess.append(guess[len(guess) - (len(tokens) - place)])
+            return guess
         return []
 
     def _read_on(self, sequence: AnswerSequence) -> None:

@@ -36,7 +36,7 @@ from srtui.llama import (
 )
 from srtui.llama.chat_prompt import TeacherTemplate
 from srtui.llama.http import Connections, HttpResponse, NoAnswer
-from srtui.recipe.address import Address
+from srtui.recipe.server_address import Address
 
 UNHASHED = "unhashed:"
 """What a teacher's sha256 begins with where its weights are a server's, and cannot be hashed."""

@@ -22,8 +22,8 @@ from srtui.llama.devices import LlamaDevice, gpus
 from srtui.llama.last_words import say_last_words
 from srtui.models.gguf_header import read_gguf
 from srtui.models.memory import layers_of, plan_teacher, share_out
+from srtui.progress import Report
 
-ReportLine = Callable[[str, str], None]  # what level (info, warning), and what
 _NO_DEVICES = (ctypes.c_void_p * 1)()  # llama.cpp's lists end with a null
 _USUAL_CELLS = 5 * 2048  # four sequences and what they share
 
@@ -76,7 +76,7 @@ def load_model(
     *,
     cells: int = _USUAL_CELLS,
     element: float = 2.0,
-    report_line: ReportLine = lambda level, message: None,
+    report_line: Report = lambda level, message: None,
 ) -> tuple[Any, tuple[int, ...]]:
     """Load a GGUF.
 
@@ -140,7 +140,7 @@ def _tries(
     devices: Sequence[LlamaDevice],
     cells: int,
     element: float,
-    report_line: ReportLine,
+    report_line: Report,
 ) -> list[int]:
     """How many layers to ask llama.cpp to put on the GPUs, the output counted as one, and how many if it cannot."""
     if not devices:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from srtui.recipe.address import Address
+from srtui.recipe.server_address import Address
 from srtui.text import safe
 
 _CONNECT_SECONDS = 10.0

@@ -67,7 +67,7 @@ def _end(said: str) -> None:
 
     errors = [line for line in log_lines() if "error" in line.lower() or "lost" in line.lower()]
     why = "; ".join(dict.fromkeys([*errors[-1:], said.replace("\n", " ").strip()]))[:400]
-    sentence = f"llama.cpp could not go on ({why})."
+    sentence = f"llama.cpp could not continue ({why})."
     if _GPU.search(why):
         sentence += (
             " The GPU is gone, or its memory or its driver gave out: see what nvidia-smi and dmesg say of it."

@@ -49,9 +49,13 @@ def evaluate_tiny() -> SelfTest:
         usable = bool(logits) and all(map(math.isfinite, logits)) and max(logits) > min(logits)
         if not gpus():
             return SelfTest(version, devices, loaded=True, evaluated=usable)
-        there = _logits(path, layers=999)
+        gpu_logits = _logits(path, layers=999)
     return SelfTest(
-        version, devices, True, usable, on_gpu=bool(there) and usable and _alike(logits, there or [])
+        version,
+        devices,
+        True,
+        usable,
+        on_gpu=bool(gpu_logits) and usable and _alike(logits, gpu_logits or []),
     )
 
 
@@ -75,10 +79,10 @@ def _logits(path: Path, *, layers: int) -> list[float] | None:
     return logits
 
 
-def _alike(one: list[float], other: list[float]) -> bool:
+def _alike(logits: list[float], other: list[float]) -> bool:
     """Whether the cosine of two rows of logits, each less its mean, is above 0.99: an 8-bit product rounds the
     activations too, and devices do so in different blocks."""
-    if len(one) != len(other) or not all(map(math.isfinite, other)):
+    if len(logits) != len(other) or not all(map(math.isfinite, other)):
         return False
-    a, b = ([x - math.fsum(row) / len(row) for x in row] for row in (one, other))
+    a, b = ([x - math.fsum(row) / len(row) for x in row] for row in (logits, other))
     return math.fsum(x * y for x, y in zip(a, b, strict=True)) > 0.99 * math.hypot(*a) * math.hypot(*b)

@@ -60,7 +60,7 @@ def tune(
         UserError: where the file is no teacher, the result cannot be kept, or what was measured contradicts itself,
             so that something else used the machine; nothing is stored then.
     """
-    from srtui.llama.engine import LlamaTeacher
+    from srtui.llama.batching import LlamaTeacher
 
     teacher = LlamaTeacher(path, name=path.stem, sha256="")
     prompt, decode = 0.0, dict.fromkeys(slots, 0.0)

@@ -25,7 +25,7 @@ from srtui.models.convert import (
 )
 from srtui.models.gguf_header import read_gguf
 from srtui.models.gguf_tokenizer import TokenizerCheck
-from srtui.models.merge import (
+from srtui.models.merged_weights import (
     ADAPTER_WEIGHTS,
     ROUNDINGS,
     Adapter,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from srtui.errors import UserError
 from srtui.models.gguf_fields import HeaderField, float_field, int_field, text_field
 from srtui.models.gguf_tokenizer import TokenizerCheck, check_tokenizer, tokenizer_fields
-from srtui.models.merge import Adapter, MergedWeights
+from srtui.models.merged_weights import Adapter, MergedWeights
 from srtui.models.safetensors_folder import read_safetensors_folder
 
 if TYPE_CHECKING:

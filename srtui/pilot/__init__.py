@@ -2,7 +2,7 @@
 
 ``strata`` draws the sample, ``forecast`` says what the rest will take, ``limits`` which token limits would have
 held, ``about_task`` finds rewrites that talk about the task instead of doing it, ``verdict`` says what follows.
-``srtui.pipeline.pilot`` does the work and fills in a :class:`PilotResult`; every face reads it back.
+``srtui.pipeline.pilot_run`` does the work and fills in a :class:`PilotResult`; every face reads it back.
 """
 
 DEFAULT_SAMPLES = 24

@@ -18,11 +18,11 @@ import numpy as np
 from srtui import today
 from srtui.errors import UserError
 from srtui.measures import AT_LENGTH, MEASURES
-from srtui.pipeline.context import open_judge, student_path
 from srtui.pipeline.engine import Engine
 from srtui.pipeline.holdout import asked, unseen
 from srtui.pipeline.prepare import prepare
 from srtui.pipeline.ranking import trained_on
+from srtui.pipeline.recipe_models import open_judge, student_path
 from srtui.progress import Reporter, Stopped
 from srtui.recipe import Recipe, parse
 from srtui.store import Store

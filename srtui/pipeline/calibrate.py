@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from srtui.errors import UserError
 from srtui.evaluation.agreement import calibrated
 from srtui.evaluation.combination import Combination, fit_combination
-from srtui.evaluation.preferences import KnownPair, Preferences
+from srtui.evaluation.known_pairs import KnownPair, Preferences
 from srtui.hashing import key
 from srtui.measures import (
     AT_LENGTH,
@@ -27,7 +27,7 @@ from srtui.measures import (
     token_difference,
 )
 from srtui.progress import Progress, Reporter, Stopped
-from srtui.recipe.weights import LENGTH, MeasureWeights
+from srtui.recipe.measure_weights import LENGTH, MeasureWeights
 from srtui.sample import Pair
 from srtui.store import Store
 from srtui.store.calibrations import Calibration
@@ -35,7 +35,7 @@ from srtui.store.calibrations import Calibration
 if TYPE_CHECKING:
     from srtui.evaluation.rater import Rater
     from srtui.pipeline.variants import PairLosses, VariantScorer
-    from srtui.student.coherence import SentenceEncoder
+    from srtui.student.sentence_encoder import SentenceEncoder
 
 STAGE = "calibrate"
 _BLOCK = (

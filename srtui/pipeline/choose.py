@@ -165,8 +165,8 @@ class Choosing(MeasureValues):
         ]
         stopped: set[int] = set()
 
-        def stop(found: Iterable[tuple[int, int, str, str]]) -> None:
-            for sample_id, rewrite, gate, reason in found:
+        def stop(failing: Iterable[tuple[int, int, str, str]]) -> None:
+            for sample_id, rewrite, gate, reason in failing:
                 stopped.add(rewrite)
                 gated.setdefault(sample_id, []).append(GatedRewrite(rewrite, gate, reason))
 
@@ -178,9 +178,9 @@ class Choosing(MeasureValues):
             ]
 
         stop(
-            (sample_id, rewrite, *found)
+            (sample_id, rewrite, *sign)
             for sample_id, before, after, rewrite in passing()
-            if (found := first_gate(before, after, target, gates.of_texts)) is not None
+            if (sign := first_gate(before, after, target, gates.of_texts)) is not None
         )
         if gates.coherence:
             stop(self._incoherent(passing()))

@@ -71,13 +71,13 @@ class Coherence:
             [text_of(pair, "instruction") for pair in pairs],
             [text_of(pair, "response") for pair in pairs],
         ]
-        made = self.embedder.embed_texts([*texts[0], *texts[1]], self._should_stop)
-        return made[: len(pairs)], made[len(pairs) :]
+        embeddings = self.embedder.embed_texts([*texts[0], *texts[1]], self._should_stop)
+        return embeddings[: len(pairs)], embeddings[len(pairs) :]
 
     def _cosines(
         self, asked: Sequence[NDArray[np.float16] | None], answered: Sequence[NDArray[np.float16] | None]
     ) -> list[float | None]:
-        found: list[float | None] = [None] * len(asked)
+        cosine_of: list[float | None] = [None] * len(asked)
         both = [
             (n, x, y)
             for n, (x, y) in enumerate(zip(asked, answered, strict=True))
@@ -89,8 +89,8 @@ class Coherence:
                 * units(np.stack([y for _, _, y in both]), self._means[1])
             ).sum(axis=1)
             for (n, _, _), cosine in zip(both, cosines.tolist(), strict=True):
-                found[n] = cosine
-        return found
+                cosine_of[n] = cosine
+        return cosine_of
 
 
 def _mean(vectors: Sequence[NDArray[np.float16]]) -> NDArray[np.float32]:

@@ -8,20 +8,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from srtui import models
 from srtui.errors import UserError
 from srtui.evaluation.contestants import students_template_version
-from srtui.files import read_text
 from srtui.llama import Teacher
 from srtui.llama.endpoint import EndpointTeacher
 from srtui.measures import STORED
 from srtui.pipeline.place import Place, ThisProcess, has_gpu
+from srtui.pipeline.recipe_models import CHUNK, devices_factor, endpoint_template, open_judge, student_path
 from srtui.pipeline.watch import Watch
 from srtui.prompts import template_version
-from srtui.recipe import Recipe, TeacherSettings
-from srtui.recipe.address import parse_address
+from srtui.recipe import Recipe
+from srtui.recipe.server_address import parse_address
 from srtui.store import Store
 from srtui.store.conversations import has_conversations
 from srtui.store.corpus import Variant, batched
@@ -34,93 +34,7 @@ if TYPE_CHECKING:
     from srtui.pipeline.embedding import Embedder
     from srtui.pipeline.variants import VariantScorer
     from srtui.student import Quantization, Student
-    from srtui.student.coherence import SentenceEncoder
-
-CHUNK = 1024  # variants worked on together: bounds memory, and what a kill loses
-_DEVICES_A_CHUNK = 4  # that it keeps busy: where more score, more is worked on together
-
-
-def student_path(
-    workspace: Workspace, name: str, quantization: str, report_line: Callable[[str], None] = lambda line: None
-) -> Path:
-    """The safetensors folder, or for ``gguf`` the file, of a student by name.
-
-    Args:
-        workspace: whose models/ is searched.
-        name: as a recipe has it.
-        quantization: as a recipe has it; gguf means a file.
-        report_line: gets a line of a conversion that takes a while.
-    """
-    if quantization == "gguf":
-        return models.resolve_teacher(workspace.models, name)
-    return models.resolve_student(workspace.models, name, report_line)
-
-
-def endpoint_template(folder: Path, settings: TeacherSettings, near: Path) -> str | None:
-    """The chat template of an endpoint's model: what the recipe names, else that of the model of its name in
-    ``folder``; None where the server has to say. Raises UserError where what is named has none."""
-    name = settings.chat_template
-    if name is not None:
-        if name.endswith(".jinja"):
-            return read_text(near / name if (near / name).is_file() else Path(name))
-        template = models.inspect(models.find(folder, name), with_hash=False).chat_template
-        if not template:
-            raise UserError(f"teacher.chat_template = {name!r}: that model has no chat template.")
-        return template
-    with suppress(UserError):
-        return models.inspect(models.find(folder, settings.model), with_hash=False).chat_template
-    return None
-
-
-def devices_factor(devices: int) -> int:
-    """How many times what one device works on together is taken, for so many to be busy."""
-    return -(-devices // _DEVICES_A_CHUNK)
-
-
-def open_judge(
-    store: Store,
-    recipe: Recipe,
-    path: Path,
-    name: str,
-    quantization: Quantization,
-    template: str | None = None,
-    student: Student | None = None,
-    scorer: Any = None,
-    devices: int = 1,
-    histories: bool = False,
-) -> VariantScorer:
-    """A student that scores as the recipe says; under another ``template``, where one is given.
-
-    Args:
-        store: where its losses and scores go.
-        recipe: whose template, protocol and lengths hold.
-        path: of the student.
-        name: that scores are stored under.
-        quantization: how its weights are held.
-        template: takes the place of the recipe's.
-        student: the one at ``path``, where it is loaded already.
-        scorer: what runs its spans, where that is open already.
-        devices: how many the scorer runs on.
-        histories: whether texts may have one.
-    """
-    from srtui.pipeline.variants import VariantScorer
-
-    return VariantScorer(
-        store,
-        path,
-        quantization,
-        name=name,
-        template_name=template or recipe.prompt.template,
-        protocol=recipe.scoring.protocol,
-        max_length=recipe.prompt.max_length,
-        batch_tokens=recipe.scoring.batch_tokens,
-        student=student,
-        scorer=scorer,
-        blocks=devices_factor(devices),
-        prompts=recipe.prompts,
-        histories=histories,
-        embeds=recipe.selection.embeds and recipe.selection.embedded_by == "student",
-    )
+    from srtui.student.sentence_encoder import SentenceEncoder
 
 
 class Context:
@@ -255,7 +169,7 @@ class Context:
 
     def encoder(self) -> SentenceEncoder:
         """For choices by coherence, and for embeddings that are not the student's."""
-        from srtui.student.coherence import SentenceEncoder
+        from srtui.student.sentence_encoder import SentenceEncoder
 
         if self._encoder is None:
             path = models.find(self.workspace.models, self.recipe.selection.encoder)
@@ -323,7 +237,7 @@ class Context:
     def has_students(self) -> bool:
         """Whether a student is loaded."""
         students = (self._judge, self._proxy, self._tuned, self._adopted)
-        return any(one is not None for one in students)
+        return any(student is not None for student in students)
 
     @property
     def has_teacher(self) -> bool:

@@ -118,7 +118,13 @@ class KnownPrompts:
                 elif overlap is not None:
                     prompt, source = names[overlap.prompt]
                     overlaps.append(FoundPrompt(sample_id, overlap.kind, source, prompt))
-        overlaps.sort(key=lambda one: (_ORDER[one.kind], -(one.cosine or 0), one.sample_id))
+        overlaps.sort(
+            key=lambda found_prompt: (
+                _ORDER[found_prompt.kind],
+                -(found_prompt.cosine or 0),
+                found_prompt.sample_id,
+            )
+        )
         return Overlaps(len(self), count, overlaps, meaning is not None and meaning.can_tell)
 
 
@@ -171,16 +177,16 @@ class QuestionSearch:
         """Whether there are enough of both to compare; without, nothing is near."""
         self._directions = units(np.stack(vectors), self._mean) if self.can_tell else None
 
-    def nearest(self, asked: Sequence[Sequence[str]]) -> list[NearPrompt | None]:
+    def nearest(self, questions_of: Sequence[Sequence[str]]) -> list[NearPrompt | None]:
         """For each list of questions, the prompt that one of them is nearest to, where it is near. Raises Stopped."""
-        flat = [(n, question) for n, questions in enumerate(asked) for question in questions]
-        best: list[NearPrompt | None] = [None] * len(asked)
+        flat = [(n, question) for n, questions in enumerate(questions_of) for question in questions]
+        best: list[NearPrompt | None] = [None] * len(questions_of)
         embedded = self._embed([question for _, question in flat])
-        there = [(n, v) for (n, _), v in zip(flat, embedded, strict=True) if v is not None]
-        if self._directions is None or not there:
+        embedded_questions = [(n, v) for (n, _), v in zip(flat, embedded, strict=True) if v is not None]
+        if self._directions is None or not embedded_questions:
             return best
-        cosines = units(np.stack([v for _, v in there]), self._mean) @ self._directions.T
-        for (n, _), row in zip(there, cosines, strict=True):
+        cosines = units(np.stack([v for _, v in embedded_questions]), self._mean) @ self._directions.T
+        for (n, _), row in zip(embedded_questions, cosines, strict=True):
             prompt = int(row.argmax())
             cosine, before = float(row[prompt]), best[n]
             if cosine >= self._threshold and (before is None or cosine > before.cosine):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from srtui.hashing import key
 from srtui.pipeline.ahead import in_pages
-from srtui.pipeline.context import CHUNK, open_judge, student_path
+from srtui.pipeline.recipe_models import CHUNK, open_judge, student_path
 from srtui.progress import Stopped
 from srtui.sample import Pair
 from srtui.store import Store
@@ -19,7 +19,7 @@ from srtui.store.corpus import batched
 
 if TYPE_CHECKING:
     from srtui.recipe import Recipe
-    from srtui.student.coherence import SentenceEncoder
+    from srtui.student.sentence_encoder import SentenceEncoder
     from srtui.workspace import Workspace
 
 
@@ -58,9 +58,9 @@ class EncoderEmbedder:
         missing = self._store.embeddings.missing(variant_ids, self.setting_id)
         for n, block in enumerate(batched(missing, _ENCODED)):
             texts = {v.id: plain_text(v.pair) for v in self._store.corpus.variants(block).values()}
-            there = [variant for variant, text in texts.items() if text.strip()]
-            vectors = self._encoder.embed([texts[variant] for variant in there])
-            self._store.embeddings.add(self.setting_id, zip(there, vectors, strict=True))
+            with_text = [variant for variant, text in texts.items() if text.strip()]
+            vectors = self._encoder.embed([texts[variant] for variant in with_text])
+            self._store.embeddings.add(self.setting_id, zip(with_text, vectors, strict=True))
             yield min(1.0, (n + 1) * _ENCODED / len(missing))
             if should_stop():
                 return
@@ -154,6 +154,6 @@ def open_embedder(
 def load_encoder(workspace: Workspace, name: str) -> SentenceEncoder:
     """A sentence encoder by its name in models/, or its folder. Raises UserError where there is none."""
     from srtui import models
-    from srtui.student.coherence import SentenceEncoder
+    from srtui.student.sentence_encoder import SentenceEncoder
 
     return SentenceEncoder(models.find(workspace.models, name))

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from srtui.gates import GATES, TEXT_GATES, Gated, all_gates
 from srtui.pipeline.coherence import Coherence
-from srtui.pipeline.context import CHUNK
 from srtui.pipeline.embedding import Embedder
+from srtui.pipeline.recipe_models import CHUNK
 from srtui.pipeline.values import fitted_on
 from srtui.recipe import Recipe
 from srtui.sample import Target
@@ -101,7 +101,7 @@ def coherence_of(
         store: where the run is.
         run: whose originals it is fitted on.
         embedder: what embeds texts.
-        should_stop: asked between texts; stops early.
+        should_stop: asked between passes; after a stop the gate is of no use.
     """
     recipe = Recipe.model_validate(run.recipe)
     ids = fitted_on(store, run.id, recipe.seed)

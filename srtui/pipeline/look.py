@@ -15,9 +15,9 @@ from srtui import today
 from srtui.datasets.near_duplicates import BandTable, confirmed
 from srtui.gates import COMMON_WORDS, language_of
 from srtui.pipeline.ahead import in_pages
-from srtui.pipeline.context import CHUNK
 from srtui.pipeline.dedup import THRESHOLD, text_of
 from srtui.pipeline.embedding import open_embedder
+from srtui.pipeline.recipe_models import CHUNK
 from srtui.recipe import Recipe
 from srtui.sample import Pair
 from srtui.store import Store

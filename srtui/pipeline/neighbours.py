@@ -90,10 +90,14 @@ def duplicates_by_meaning(
     for alike in alike_to_earlier(
         (block.vectors for _, block in blocks("compare")), vectors_at, screen, threshold
     ):
-        one, of = int(sample_at[alike.position]), int(sample_at[alike.of])
-        groups.setdefault(of, DuplicateGroup([of], [])).others.append(NearDuplicate(one, of, alike.cosine))
-    found = sorted(groups.values(), key=lambda group: (-len(group.others), group.kept))
-    return Duplicates(dataset, len(sample_at), "meaning", threshold, sum(len(g.others) for g in found), found)
+        duplicate, kept = int(sample_at[alike.position]), int(sample_at[alike.of])
+        groups.setdefault(kept, DuplicateGroup([kept], [])).others.append(
+            NearDuplicate(duplicate, kept, alike.cosine)
+        )
+    by_size = sorted(groups.values(), key=lambda group: (-len(group.others), group.kept))
+    return Duplicates(
+        dataset, len(sample_at), "meaning", threshold, sum(len(g.others) for g in by_size), by_size
+    )
 
 
 def duplicates_by(
@@ -117,7 +121,7 @@ def duplicates_by(
     """
     if by == "meaning":
         return duplicates_by_meaning(store, dataset, dataset_id, threshold or MEANING_THRESHOLD, on_progress)
-    side = next((one for one in SIDES if one == by), None)
+    side = next((name for name in SIDES if name == by), None)
     if side is None:
         raise UserError(f"--by {by}: it can be {', '.join(SIDES)}, meaning.")
     return find_duplicates(store, dataset, dataset_id, side, threshold or THRESHOLD, on_progress)
@@ -132,8 +136,8 @@ def neighbours(store: Store, sample_id: int, count: int) -> list[Neighbour]:
     dataset_id = store.corpus.dataset_id(origin.dataset) or 0
     setting_id = embeddings_of(store, origin.dataset, dataset_id)
     own = store.corpus.original_variants([sample_id])[sample_id]
-    there, vector = store.embeddings.load([own], setting_id)
-    if not there:
+    embedded_ids, vector = store.embeddings.load([own], setting_id)
+    if not embedded_ids:
         raise UserError(
             f"Sample {sample_id} has no embedding; srtui data embed {origin.dataset} makes what is missing."
         )

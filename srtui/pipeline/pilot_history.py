@@ -11,7 +11,7 @@ from srtui.errors import UserError
 from srtui.evaluation.statistics import Estimate
 from srtui.pilot.result import Forecast
 from srtui.store import Store
-from srtui.store.runs import STEPS
+from srtui.store.stages import STEPS
 
 _LOOP = ("reflect-instruction", "choose-instruction", "reflect-response", "choose-response")
 _LOOKED_AT = 20

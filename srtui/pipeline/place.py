@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from srtui import models
 from srtui.llama import Teacher, open_teacher
 from srtui.llama.tuning import tuned
+from srtui.progress import Report
 from srtui.recipe import TeacherSettings
 
 if TYPE_CHECKING:
@@ -37,11 +38,11 @@ class Place(Protocol):
     def parallel(self) -> int:
         """How many devices score at a time."""
 
-    def teacher(self, path: Path, settings: TeacherSettings, say: Callable[[str, str], None]) -> Teacher:
-        """The teacher in the file at ``path``; ``say`` hears (level, sentence)."""
+    def teacher(self, path: Path, settings: TeacherSettings, report: Report) -> Teacher:
+        """The teacher in the file at ``path``; ``report`` gets (level, sentence)."""
 
-    def student(self, source: StudentSource, say: Callable[[str, str], None]) -> tuple[Student, Any]:
-        """The student of ``source`` and its scorer; ``say`` hears (level, sentence)."""
+    def student(self, source: StudentSource, report: Report) -> tuple[Student, Any]:
+        """The student of ``source`` and its scorer; ``report`` gets (level, sentence)."""
 
     def train(
         self,
@@ -80,7 +81,7 @@ class ThisProcess:
         """On a GPU, which rarely holds both."""
         return has_gpu()
 
-    def teacher(self, path: Path, settings: TeacherSettings, say: Callable[[str, str], None]) -> Teacher:
+    def teacher(self, path: Path, settings: TeacherSettings, report: Report) -> Teacher:
         """See :meth:`Place.teacher`."""
         measured = tuned(path) if settings.slots == "auto" else None
         if measured:
@@ -90,11 +91,11 @@ class ThisProcess:
             name=settings.model,
             sha256=models.file_sha256(path),
             adapter=Path(settings.adapter) if settings.adapter else None,
-            report_line=say,
+            report_line=report,
             **settings.model_dump(exclude=NOT_THE_FILES),
         )
 
-    def student(self, source: StudentSource, say: Callable[[str, str], None]) -> tuple[Student, Any]:
+    def student(self, source: StudentSource, report: Report) -> tuple[Student, Any]:
         """See :meth:`Place.student`."""
         from srtui.student import Student, open_scorer
 
@@ -102,7 +103,7 @@ class ThisProcess:
             source.path,
             source.quantization,
             adapter=source.adapter,
-            report_line=lambda line: say("warning", line),
+            report_line=lambda line: report("warning", line),
         )
         return student, open_scorer(student, source.batch_tokens)
 

@@ -13,7 +13,7 @@ from srtui.errors import UserError
 from srtui.hashing import draw_of_each, first_of_ids, key, key_of_ids
 from srtui.pilot.strata import Stratum, stratified
 from srtui.pipeline.holdout import alike, hold_out
-from srtui.pipeline.preference import adapter_mark, first_adapter
+from srtui.pipeline.preference_data import adapter_mark, first_adapter
 from srtui.recipe import Recipe
 from srtui.store import Store
 from srtui.store.conversations import NewConversation, conversation_ids

@@ -21,7 +21,7 @@ from srtui.store.generations import Settled
 
 PAGE = 256  # samples that are read from the store, and prepared, together
 # What has come is stored together: a commit waits for the disk, and a fast teacher need not.
-_TOGETHER, _TOGETHER_SECONDS = 64, 0.05
+_TOGETHER, _TOGETHER_SECONDS = 256, 0.05
 
 
 class _Tally:

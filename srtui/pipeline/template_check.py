@@ -18,8 +18,9 @@ import psutil
 from srtui import models, today
 from srtui.errors import UserError
 from srtui.hashing import draw_of_each
-from srtui.pipeline.context import Context, open_judge, student_path
+from srtui.pipeline.context import Context
 from srtui.pipeline.place import ThisProcess
+from srtui.pipeline.recipe_models import open_judge, student_path
 from srtui.progress import Stopped
 from srtui.prompts import template_names
 from srtui.recipe import Recipe
@@ -80,8 +81,10 @@ def _was_made(context: Context) -> bool:
     run_id, store = context.run.id, context.store
     if store.decisions.any_made(run_id):
         return True
-    made = store.runs.stages(run_id).get(_STEP)
-    return made is not None and made.done >= made.total and store.generations.any_reflected(run_id)
+    progress = store.runs.stages(run_id).get(_STEP)
+    return (
+        progress is not None and progress.done >= progress.total and store.generations.any_reflected(run_id)
+    )
 
 
 def _check_now(context: Context, originals: list[int]) -> None:
@@ -124,13 +127,13 @@ def _fits_beside_the_teacher(context: Context) -> bool:
     folder, (student, quantization) = context.workspace.models, context.checking_student
     try:
         # A teacher that is open, or a server's, takes no more than it has.
-        there = recipe.teacher.endpoint or context.has_teacher
-        taken = 0 if there else _bytes_of(models.find(folder, recipe.teacher.model))
+        takes_no_more = recipe.teacher.endpoint or context.has_teacher
+        teacher_bytes = 0 if takes_no_more else _bytes_of(models.find(folder, recipe.teacher.model))
         # In float32, at most, of weights that have two bytes; a GGUF stays as it is.
-        wanted = _bytes_of(models.find(folder, student)) * (1 if quantization == "gguf" else 2)
+        student_bytes = _bytes_of(models.find(folder, student)) * (1 if quantization == "gguf" else 2)
     except UserError:  # one has to be made first, or is not there, which its own load says
         return False
-    return bool(wanted <= _OF_FREE * (psutil.virtual_memory().available - taken))
+    return bool(student_bytes <= _OF_FREE * (psutil.virtual_memory().available - teacher_bytes))
 
 
 def _bytes_of(model: Path) -> int:
@@ -240,7 +243,7 @@ def compare_templates(
         store: where the scores go.
         run: whose originals and student.
         count: of originals.
-        report_line: gets what is loaded.
+        report_line: gets a line for each template, and those of a conversion of the student.
     """
     today.freeze(run.date)
     recipe = Recipe.model_validate(run.recipe)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from srtui.errors import UserError
-from srtui.pipeline.context import Context, student_path
+from srtui.pipeline.context import Context
 from srtui.pipeline.decontaminate import QuestionSearch, asked_in, known_prompts
 from srtui.pipeline.holdout import asked, unseen
-from srtui.pipeline.preference import (
+from srtui.pipeline.preference_data import (
     adapter_mark,
     first_adapter,
     pairs_to_train_on,
@@ -22,6 +22,7 @@ from srtui.pipeline.preference import (
     with_reference,
 )
 from srtui.pipeline.ranking import score_what_is_ranked, trained_on
+from srtui.pipeline.recipe_models import student_path
 from srtui.pipeline.training_record import TrainingRecord
 from srtui.progress import Stopped
 from srtui.sample import Pair
@@ -33,7 +34,7 @@ from srtui.training import TrainingData, planned_steps
 if TYPE_CHECKING:
     from srtui.pipeline.variants import VariantScorer
     from srtui.student import Span, SpanBuilder
-    from srtui.training.preference import TrainingPair
+    from srtui.training.training_pair import TrainingPair
 
 
 def train_selected(context: Context) -> None:

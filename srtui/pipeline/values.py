@@ -27,7 +27,7 @@ from srtui.measures import (
     token_difference,
 )
 from srtui.pipeline.context import Context
-from srtui.recipe.weights import LENGTH, MeasureWeights
+from srtui.recipe.measure_weights import LENGTH, MeasureWeights
 from srtui.sample import Pair, Target
 from srtui.selection import seeded_random
 

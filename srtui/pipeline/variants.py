@@ -22,7 +22,8 @@ from srtui.store.corpus import Variant, batched
 from srtui.store.scores import StoredScore
 from srtui.student.model import Quantization, Student
 from srtui.student.scorer import Embedded, open_scorer
-from srtui.student.spans import Invalid, Span, SpanBuilder
+from srtui.student.span_builder import SpanBuilder
+from srtui.student.spans import Invalid, Span
 
 # By variant: the conditional and the unconditional span, each with its key; or why there are none.
 _Cut = dict[int, "tuple[tuple[bytes, Span], ...] | Invalid"]
@@ -162,7 +163,7 @@ class VariantScorer:
 
     def _cut(self, variants: list[Variant], metric: Metric) -> _Cut:
         spans = self._spans_of([v.pair for v in variants], metric)
-        return {v.id: one for v, one in zip(variants, spans, strict=True)}
+        return {v.id: both_spans for v, both_spans in zip(variants, spans, strict=True)}
 
     def _score_block(
         self, pairs: _Cut, metric: Metric, should_stop: Callable[[], bool]
@@ -218,8 +219,8 @@ class VariantScorer:
                 spans[key_of[text]] = span
         known = self._store.embeddings.texts(spans)
         for block in batched([k for k in spans if k not in known], _BLOCK):
-            made = self._scorer.embed([spans[k] for k in block], should_stop)
-            self._store.embeddings.add_texts((block[n], vectors.target) for n, vectors in made)
+            embedded = self._scorer.embed([spans[k] for k in block], should_stop)
+            self._store.embeddings.add_texts((block[n], vectors.target) for n, vectors in embedded)
             if should_stop():
                 break
         known = self._store.embeddings.texts(spans)  # as they are stored, whether they are new or not
@@ -232,9 +233,10 @@ class VariantScorer:
             if not isinstance(pair, Invalid):
                 variants.setdefault(pair[0][0], []).append(variant_id)
 
-        def store(made: Mapping[bytes, Embedded]) -> None:
+        def store(embeddings: Mapping[bytes, Embedded]) -> None:
             self._store.embeddings.add(
-                self.setting_id, [(v, made[key].whole) for key in made for v in variants.get(key, ())]
+                self.setting_id,
+                [(v, embeddings[key].whole) for key in embeddings for v in variants.get(key, ())],
             )
 
         return store

@@ -22,7 +22,7 @@ REVERSE_REQUEST = own_prompts().reverse.instruction  # type: ignore[union-attr]
 
 TEMPLATE_NAMES = (*own_prompts().templates, "chat")
 
-# How a text becomes token ids (srtui.student.spans). It is part of a template's version: raise it when
+# How a text becomes token ids (srtui.student.span_builder). It is part of a template's version: raise it when
 # a change there gives any text other ids.
 _TOKEN_RULES = 2
 

@@ -13,9 +13,9 @@ from srtui.errors import UserError
 from srtui.fields import mistake, nearest
 from srtui.files import expand_home, parse_toml, read_text
 from srtui.prompts import read_prompts
+from srtui.recipe.measure_weights import read_weights
 from srtui.recipe.settings import Recipe
 from srtui.recipe.teacher import SamplingSettings
-from srtui.recipe.weights import read_weights
 
 
 def load(path: Path, overrides: list[str] | None = None, limit: int | None = None) -> Recipe:

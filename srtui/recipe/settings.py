@@ -14,10 +14,10 @@ from srtui.hashing import key, scheme_1
 from srtui.measures import MEASURES, STORED
 from srtui.prompts import PromptSet, template_names
 from srtui.recipe.gates import GateSettings
+from srtui.recipe.measure_weights import MeasureWeights
 from srtui.recipe.section import MOST, Auto, Count, Quantization, Section, Seed, described
 from srtui.recipe.teacher import ReflectionSettings, SamplingSettings, TeacherSettings
 from srtui.recipe.training import TrainingSettings
-from srtui.recipe.weights import MeasureWeights
 
 
 class StudentSettings(Section):

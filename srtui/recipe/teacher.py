@@ -7,8 +7,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from srtui.errors import UserError
-from srtui.recipe.address import parse_address
 from srtui.recipe.section import MOST, Auto, Count, Section, Share, described
+from srtui.recipe.server_address import parse_address
 
 
 class TeacherSettings(Section):

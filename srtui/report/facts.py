@@ -18,7 +18,8 @@ from srtui.store.distributions import ScoreSpread, distributions
 from srtui.store.evaluations import Evaluation
 from srtui.store.generations import PromptUse
 from srtui.store.imports import DatasetFile
-from srtui.store.runs import STAGES, STEPS, Run, StageProgress
+from srtui.store.runs import Run
+from srtui.store.stages import STAGES, STEPS, StageProgress
 from srtui.store.summary import RunSummary, summarise
 from srtui.store.training import TrainingView
 from srtui.store.views import Views

@@ -36,22 +36,28 @@ COLUMNS = {
 
 def asked_ids(conn: sqlite3.Connection, generations: Iterable[GenerationRow]) -> list[int]:
     """The id of how each was asked, made where there is none yet; within a transaction."""
-    known: dict[tuple[str, ...], int] = {}
+    id_of: dict[tuple[str, ...], int] = {}
     ids = []
-    for one in generations:
-        how = one.model, one.model_sha256, one.prompt_version, one.mode, one.sampler
-        if how not in known:
+    for generation in generations:
+        columns = (
+            generation.model,
+            generation.model_sha256,
+            generation.prompt_version,
+            generation.mode,
+            generation.sampler,
+        )
+        if columns not in id_of:
             conn.execute(
                 "INSERT OR IGNORE INTO asked(model, model_sha256, prompt_version, mode, sampler) VALUES (?,?,?,?,?)",
-                how,
+                columns,
             )
-            known[how] = fetch_value(
+            id_of[columns] = fetch_value(
                 conn,
                 "SELECT id FROM asked WHERE model = ? AND model_sha256 = ? AND prompt_version = ? AND mode = ? "
                 "AND sampler = ?",
-                how,
+                columns,
             )
-        ids.append(known[how])
+        ids.append(id_of[columns])
     return ids
 
 
@@ -65,19 +71,19 @@ class Frames:
     def ids(self, prompts: Iterable[tuple[str, Pair | None]]) -> list[int | None]:
         """The id of each prompt's frame, made where there is none yet; None where the prompt is stored as it is.
         ``prompts`` are with the pair that each asks about, where that is known. Within a transaction."""
-        made: dict[Pieces, int] = {}
+        id_of: dict[Pieces, int] = {}
         ids: list[int | None] = []
         for prompt, pair in prompts:
             pieces = None if pair is None or pair.history else self._frame(prompt, pair)
-            if pieces is not None and pieces not in made:
+            if pieces is not None and pieces not in id_of:
                 text = json.dumps(pieces, ensure_ascii=False)
                 address = digest("prompt frame", text)
                 self._conn.execute(
                     "INSERT OR IGNORE INTO prompt_frame(digest, pieces) VALUES (?,?)", (address, text)
                 )
                 query = "SELECT id FROM prompt_frame WHERE digest = ?"
-                made[pieces] = fetch_value(self._conn, query, (address,))
-            ids.append(None if pieces is None else made[pieces])
+                id_of[pieces] = fetch_value(self._conn, query, (address,))
+            ids.append(None if pieces is None else id_of[pieces])
         return ids
 
     def _frame(self, prompt: str, pair: Pair) -> Pieces | None:
@@ -86,11 +92,11 @@ class Frames:
             if _filled(pieces, slots) == prompt:
                 self._recent.insert(0, self._recent.pop(n))
                 return pieces
-        made = frame_of(prompt, pair)
-        if made is not None:
-            self._recent.insert(0, made)
+        frame = frame_of(prompt, pair)
+        if frame is not None:
+            self._recent.insert(0, frame)
             del self._recent[_RECENT:]
-        return made
+        return frame
 
 
 def frame_of(prompt: str, pair: Pair) -> Pieces | None:

@@ -95,23 +95,23 @@ def histories(conn: sqlite3.Connection, sample_ids: Iterable[int]) -> dict[int, 
 
 def has_conversations(conn: sqlite3.Connection, run_id: int) -> bool:
     """Whether a sample of this run is an exchange of a conversation."""
-    found = fetch_value(
+    exchange = fetch_value(
         conn,
         "SELECT 1 FROM conversation c JOIN exchange e ON e.conversation_id = c.id WHERE c.dataset_id = "
         "(SELECT dataset_id FROM run WHERE id = ?) LIMIT 1",
         (run_id,),
     )
-    return found is not None
+    return exchange is not None
 
 
 def of_conversations(conn: sqlite3.Connection, dataset_id: int) -> bool:
     """Whether a sample of this dataset is an exchange of a conversation."""
-    found = fetch_value(
+    exchange = fetch_value(
         conn,
         "SELECT 1 FROM conversation c JOIN exchange e ON e.conversation_id = c.id WHERE c.dataset_id = ? LIMIT 1",
         (dataset_id,),
     )
-    return found is not None
+    return exchange is not None
 
 
 def place_of(conn: sqlite3.Connection, sample_id: int) -> ConversationPlace | None:

@@ -59,13 +59,13 @@ class Embeddings:
     def setting_of_dataset(self, dataset_id: int) -> int | None:
         """The last setting under which originals of a dataset have embeddings; None where none has."""
         for (setting_id,) in fetch_rows(self._store.conn, "SELECT id FROM scoring_setting ORDER BY id DESC"):
-            there = fetch_value(
+            embedding = fetch_value(
                 self._store.conn,
                 "SELECT 1 FROM embedding e JOIN variant v ON v.id = e.variant_id JOIN sample s ON s.id = v.sample_id "
                 "WHERE e.setting_id = ? AND s.dataset_id = ? AND v.kind = 'original' LIMIT 1",
                 (setting_id, dataset_id),
             )
-            if there is not None:
+            if embedding is not None:
                 return int(setting_id)
         return None
 

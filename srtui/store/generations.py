@@ -251,12 +251,12 @@ class Generations:
     ) -> list[tuple[Any, ...]]:
         """The columns of rows; with each the pair that its prompt asks about, where that is known."""
         conn, now = self._store.conn, time.time() if now is None else now
-        how = asked.asked_ids(conn, [g for g, _ in generations])
+        asked_ids = asked.asked_ids(conn, [g for g, _ in generations])
         frames = self._frames.ids((g.prompt, pair) for g, pair in generations)
         empty = ("",) * len(asked.COLUMNS)
         return [
-            (*_values_of(g), *empty, "" if frame else g.prompt, one, frame, now)
-            for (g, _), one, frame in zip(generations, how, frames, strict=True)
+            (*_values_of(g), *empty, "" if frame else g.prompt, asked_id, frame, now)
+            for (g, _), asked_id, frame in zip(generations, asked_ids, frames, strict=True)
         ]
 
     def set_variant(self, generation_id: int, variant_id: int) -> None:

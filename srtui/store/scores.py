@@ -215,7 +215,7 @@ class Scores:
         """Store losses by the key of their span, with their tokens' own where they have them; those that are
         there already stay as they are. Returns whether none was."""
         with self._store.transaction():
-            made = self._store.conn.executemany(
+            stored_count = self._store.conn.executemany(
                 "INSERT OR IGNORE INTO span_loss(key, nll, tokens, truncated, reason) VALUES (?,?,?,?,?)",
                 [(key, v.nll, v.tokens, int(v.truncated), v.reason) for key, v in losses.items()],
             )
@@ -228,7 +228,7 @@ class Scores:
                     if v.by_token is not None
                 ],
             )
-        return made.rowcount == len(losses)
+        return stored_count.rowcount == len(losses)
 
     def of_variants(
         self, variant_ids: Iterable[int], setting_id: int, metric: str

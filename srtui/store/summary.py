@@ -13,7 +13,8 @@ from srtui.measures import AT_LENGTH
 from srtui.store import figures
 from srtui.store.calibrations import Calibration, calibrations_of
 from srtui.store.figures import MeanChange
-from srtui.store.runs import StageProgress, state_now
+from srtui.store.runs import state_now
+from srtui.store.stages import StageProgress
 from srtui.store.training import StoredTraining
 from srtui.store.whole_datasets import Contamination
 
@@ -136,7 +137,7 @@ class RunSummary:
     measures: dict[str, MeasureStanding]
     """By target, where it was chosen by a measure and the student has scored."""
     workers: list[dict[str, Any]]
-    """What each worker of a run that is going on elsewhere is doing (docs/cluster.md)."""
+    """What each worker of a run that is worked on elsewhere is doing (docs/cluster.md)."""
 
 
 def summarise(store: Store, run_id: int) -> RunSummary:

@@ -31,8 +31,9 @@ from srtui.store.events import Event, count_events, events_of
 from srtui.store.figures import ScoreName
 from srtui.store.leases import alive
 from srtui.store.listing import Listing
-from srtui.store.runs import StageProgress, pilot_result, seconds_a_sample, stages_of, state_now
+from srtui.store.runs import pilot_result, state_now
 from srtui.store.sample_view import SampleView, view_sample
+from srtui.store.stages import StageProgress, seconds_a_sample, stages_of
 from srtui.store.stored import stored
 from srtui.store.training import TrainingView, trained_runs, training_view
 

@@ -6,7 +6,8 @@ from srtui.student.head import Head, examine
 from srtui.student.model import Quantization, Student, StudentSource, compute_dtype
 from srtui.student.positions import alone_beyond, legs
 from srtui.student.scorer import Scorer, open_scorer
-from srtui.student.spans import Invalid, Span, SpanBuilder
+from srtui.student.span_builder import SpanBuilder
+from srtui.student.spans import Invalid, Span
 
 __all__ = [
     "Generator",

@@ -17,7 +17,7 @@ from srtui.student.spans import Span
 @dataclass(frozen=True)
 class PassOrder:
     """Indices of spans in the order in which they are run, and of each span how many ids of its beginning are run once
-    for many. ``chained``: what begins alike stands together, since beginnings go on from shorter ones."""
+    for many. ``chained``: what begins alike stands together, since beginnings continue shorter ones."""
 
     order: tuple[int, ...]
     shared: tuple[int, ...]

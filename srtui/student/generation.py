@@ -7,7 +7,7 @@ from typing import Any
 
 from srtui.student.model import Student
 from srtui.student.positions import alone_beyond, legs
-from srtui.student.spans import SpanBuilder
+from srtui.student.span_builder import SpanBuilder
 
 
 class Generator:

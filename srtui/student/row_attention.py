@@ -148,13 +148,13 @@ def trusted(
     for kernel in kernels:
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             try:
-                given = kernel(query, key, value, row, None, window, softcap).float()
+                computed = kernel(query, key, value, row, None, window, softcap).float()
             except torch.OutOfMemoryError:
                 raise
             except (ImportError, NotImplementedError, RuntimeError, TypeError, ValueError, AssertionError):
                 continue
             expected = dense(query.float(), key.float(), value.float(), row, None, window, softcap)
-        if given.shape == expected.shape and float((given - expected).abs().max()) <= _SAME * float(
+        if computed.shape == expected.shape and float((computed - expected).abs().max()) <= _SAME * float(
             expected.abs().max()
         ):
             return kernel

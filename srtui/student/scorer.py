@@ -62,7 +62,7 @@ class Scorer:
         self._device = student.device
         budget = batch_tokens if batch_tokens != "auto" else self._affordable()
         self._prefixes: dict[tuple[int, ...], Prefix] = {}
-        self._chained = False  # whether a longer beginning goes on from a shorter one
+        self._chained = False  # whether a longer beginning continues a shorter one
         self.tokens_run = self.tokens_saved = 0
         import torch
 

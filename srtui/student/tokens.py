@@ -89,7 +89,7 @@ class Cutter:
     def encode_all(self, texts: Sequence[Sequence[Piece]]) -> list[Any]:
         """Each of these texts, in pieces, as the tokenizer cuts it: many at a time, by all processors and without
         Python's lock."""
-        made: list[Any] = [None] * len(texts)
+        encodings: list[Any] = [None] * len(texts)
         for is_data in (True, False):
             which = [n for n, pieces in enumerate(texts) if all(d for _, d in pieces) == is_data]
             backend = self._text if is_data else self._marked
@@ -98,8 +98,8 @@ class Cutter:
                 for n, encoded in zip(
                     some, backend.encode_batch(joined, add_special_tokens=False), strict=True
                 ):
-                    made[n] = encoded
-        return made
+                    encodings[n] = encoded
+        return encodings
 
     def _encoded(self, pieces: Sequence[Piece], encoded: Any = None) -> Any | None:
         """The joined pieces as one text, which may be ``encoded`` already; None where that would make a special token

@@ -15,7 +15,7 @@ from srtui.gpu_errors import gpu_fault
 from srtui.recipe import TrainingSettings
 from srtui.student import Student
 from srtui.training.checkpoints import failure_words
-from srtui.training.preference import silence_dropout
+from srtui.training.preference_loss import silence_dropout
 
 
 def mount_adapter(model: Any, body: Any, settings: TrainingSettings) -> tuple[Any, list[str]]:

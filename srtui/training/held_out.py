@@ -11,7 +11,8 @@ from srtui.student import Scorer, Span, Student
 from srtui.training.ranks import Ranks
 
 if TYPE_CHECKING:
-    from srtui.training.preference import Rewards, TrainingPair
+    from srtui.training.preference_loss import Rewards
+    from srtui.training.training_pair import TrainingPair
 
 PREFERENCE = "preference"
 """The name of the pairs among the sets."""
@@ -63,7 +64,7 @@ class HeldOutSets:
             means = [mean for part in self._ranks.everybody(own) for mean in part]
             losses[name] = sum(means) / len(means) if means else math.nan
         if self._pairs:
-            from srtui.training.preference import held_out_rewards
+            from srtui.training.preference_loss import held_out_rewards
 
             self.rewards = held_out_rewards(self._scorer, self._pairs, self._settings)
             losses[PREFERENCE] = self.rewards.loss if self.rewards else math.nan

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from srtui.recipe import TrainingSettings
     from srtui.student import Span
     from srtui.training.checkpoints import WrittenCheckpoint
-    from srtui.training.preference import Rewards, TrainingPair
+    from srtui.training.preference_loss import Rewards
     from srtui.training.preflight import Preflight
+    from srtui.training.training_pair import TrainingPair
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ again (as in Hsu et al. 2024, "Liger Kernel", section 3.2).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -43,6 +43,10 @@ class MicroBatch:
     def weight(self) -> int:
         """What the mean of a step's loss is over: target tokens."""
         return self.targets
+
+
+Objective = Callable[[Head, MicroBatch], tuple[Any, dict[str, Any]]]
+"""The loss of a batch, summed over what its ``weight`` counts, (), with a gradient; and figures summed alike."""
 
 
 def summed_nll(head: Head, batch: MicroBatch) -> Any:

@@ -6,14 +6,11 @@ import math
 import random
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from srtui.hashing import key
 from srtui.recipe import TrainingSettings
 from srtui.student import Span
-
-if TYPE_CHECKING:
-    from srtui.training.preference import TrainingPair
+from srtui.training.training_pair import TrainingPair
 
 # A checkpoint may be shared whatever these are: they are for safety alone, or are no part of the loop.
 _NO_PART = ("enabled", "held_out", "checkpoint_steps", "checkpoints_kept")

@@ -8,13 +8,11 @@ A training that was killed resumes from its last checkpoint as if nothing had ha
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,28 +28,15 @@ from srtui.training.held_out import HeldOutSets, held_out_sets, watched_loss
 from srtui.training.listener import Listener, TrainingResult
 from srtui.training.plan import evaluation_interval, fingerprint, plan_steps, set_apart, steps_an_epoch
 from srtui.training.ranks import Ranks
+from srtui.training.training_progress import TrainingProgress
 
 if TYPE_CHECKING:
     from srtui.training.loss import MicroBatch
-    from srtui.training.preference import TrainingPair
+    from srtui.training.training_pair import TrainingPair
 
 # What a kill loses at most, by default: five minutes of training.
 _CHECKPOINT_SECONDS = 300.0
 _PROGRESS, _BEST = "progress.json", "best.safetensors"
-
-
-@dataclass
-class _TrainingProgress:
-    """What a checkpoint keeps beside the trainer's own state."""
-
-    step: int = 0
-    seconds: float = 0.0
-    losses: list[float] = field(default_factory=list)
-    first_loss: float = math.nan
-    before: dict[str, float] = field(default_factory=dict)
-    best_step: int = 0
-    best_loss: float = math.inf
-    worse: int = 0
 
 
 def train(
@@ -150,7 +135,7 @@ class _Training:
         self.evaluate_every = (
             evaluation_interval(settings, steps_an_epoch(len(examples), settings)) if self.held_out else 0
         )
-        self.progress = _TrainingProgress()
+        self.progress = TrainingProgress()
         self.best: dict[str, Any] | None = None
         self.saved_step = 0
         self.held_out_seconds = 0.0
@@ -167,7 +152,7 @@ class _Training:
             self.held_out_seconds = time.monotonic() - began
         else:
             self.saved_step, folder = newest
-            self.progress = _TrainingProgress(**json.loads((folder / _PROGRESS).read_text()))
+            self.progress = TrainingProgress.from_json((folder / _PROGRESS).read_text())
             self.best = load_file(folder / _BEST) if (folder / _BEST).exists() else None
         self._set_up()
         attention = packed_attention(self.student.model) if self.packed else contextlib.nullcontext()
@@ -177,7 +162,11 @@ class _Training:
                 self.listener.begins(self.saved_step, self.tokens_after[self.saved_step])
                 self.clock = time.monotonic() - self.progress.seconds
                 # Early stopping may have ended it in the checkpoint's very step.
-                first_step = len(self.steps) if self._has_ended() else self.saved_step
+                first_step = (
+                    len(self.steps)
+                    if self.progress.has_ended(self.settings.early_stopping)
+                    else self.saved_step
+                )
                 self.trainer.train(newest[1] if newest else None, first_step)
         except TrainingStopped:
             if self.progress.step > self.saved_step:
@@ -254,7 +243,7 @@ class _Training:
 
     def _batch(self, micro: Sequence[int]) -> MicroBatch:
         from srtui.training.loss import MicroBatch
-        from srtui.training.preference import PairBatch
+        from srtui.training.preference_loss import PairBatch
 
         chosen: Any = [self.examples[i] for i in micro]
         if self.settings.method == "sft":
@@ -273,7 +262,7 @@ class _Training:
             )
 
     def _objective(self) -> dict[str, Any]:
-        from srtui.training.preference import objective_of
+        from srtui.training.preference_loss import objective_of
 
         return {} if self.settings.method == "sft" else {"objective": objective_of(self.settings)}
 
@@ -363,10 +352,7 @@ class _Training:
     def _after_step(self, step: int, values: dict[str, float]) -> bool:
         """Report, evaluate, save; whether early stopping ends the training here."""
         progress = self.progress
-        progress.step, progress.seconds = step, time.monotonic() - self.clock
-        progress.losses = [*progress.losses[-131:], values["loss"]]
-        if math.isnan(progress.first_loss):
-            progress.first_loss = values["loss"]
+        progress.record(step, time.monotonic() - self.clock, values["loss"])
         values |= {"tokens": self.tokens_after[step], "seconds": progress.seconds, "memory_mb": _memory_mb(peak=self.on_gpu)}
         is_over = False
         if self.evaluate_every and step % self.evaluate_every == 0:
@@ -393,13 +379,11 @@ class _Training:
         """Early stopping: no better held-out loss in so many evaluations."""
         if not self.settings.early_stopping:
             return False
-        loss, progress = watched_loss(losses), self.progress
-        if loss < progress.best_loss:
-            progress.best_loss, progress.best_step, progress.worse = loss, step, 0
+        progress = self.progress
+        if progress.is_best(watched_loss(losses)):
             self.best = self.trainer.adapter()
             return False
-        progress.worse += 1
-        if not self._has_ended():
+        if not progress.has_ended(self.settings.early_stopping):
             return False
         self.listener.note(
             f"Early stopping after step {step}: the held-out loss was best, {progress.best_loss:.4f}, after step "
@@ -407,17 +391,13 @@ class _Training:
         )
         return True
 
-    def _has_ended(self) -> bool:
-        """Whether early stopping has seen as many evaluations without a better loss as it waits for."""
-        return 0 < self.settings.early_stopping <= self.progress.worse
-
     def _save(self) -> None:
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         def fill(folder: Path) -> None:
             self.trainer.fill(folder)
-            (folder / _PROGRESS).write_text(json.dumps(asdict(self.progress)))
+            (folder / _PROGRESS).write_text(self.progress.to_json())
             if self.best is not None:
                 save_file(self.best, folder / _BEST)
 

@@ -67,9 +67,9 @@ class Together(Ranks):
         """See :meth:`Ranks.everybody`."""
         import torch.distributed
 
-        found: list[Any] = [None] * self.count
-        torch.distributed.all_gather_object(found, value)
-        return found
+        values: list[Any] = [None] * self.count
+        torch.distributed.all_gather_object(values, value)
+        return values
 
     def add_up(self, parameters: Sequence[Any]) -> None:
         """See :meth:`Ranks.add_up`. All gradients go in one message."""

@@ -20,16 +20,12 @@ from srtui.errors import UserError
 from srtui.recipe import TrainingSettings
 from srtui.student import Head
 from srtui.training.checkpoints import load_state, save_state
-from srtui.training.loss import MicroBatch, summed_nll
+from srtui.training.loss import MicroBatch, Objective, summed_nll
 from srtui.training.plan import learning_rate
 from srtui.training.ranks import Ranks
 
 _ADAPTER, _OPTIMIZER = "adapter.safetensors", "optimizer"
 _APART = 2**40  # between the seeds of two ranks: dropout is drawn by each for itself
-
-
-Objective = Callable[[Head, MicroBatch], tuple[Any, dict[str, Any]]]
-"""The loss of a batch, summed over what its ``weight`` counts, (), with a gradient; and figures summed alike."""
 
 
 def likelihood(head: Head, batch: MicroBatch) -> tuple[Any, dict[str, Any]]:
@@ -120,12 +116,12 @@ class Trainer:
             pass
         parts = self._ranks.everybody(part)
         self._ranks.add_up(self._parameters)
-        there = [p for p in parts if p is not None]
-        if len(there) < len(parts):  # one of them was asked to stop: all give the step up
+        finished = [p for p in parts if p is not None]
+        if len(finished) < len(parts):  # one of them was asked to stop: all give the step up
             raise TrainingStopped
-        names = {name for _, own in there for name in own}
-        return math.fsum(loss for loss, _ in there), {
-            name: math.fsum(own.get(name, 0.0) for _, own in there) for name in sorted(names)
+        names = {name for _, own in finished for name in own}
+        return math.fsum(loss for loss, _ in finished), {
+            name: math.fsum(own.get(name, 0.0) for _, own in finished) for name in sorted(names)
         }
 
     def run(self, batches: Sequence[MicroBatch], weight: int | None = None) -> tuple[Any, dict[str, float]]:

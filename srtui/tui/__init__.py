@@ -24,7 +24,7 @@ def open_dashboard() -> None:
 
     workspace = Workspace.find()
     from srtui.tui.app import Dashboard
-    from srtui.tui.preferences import preferences_file
+    from srtui.tui.screen_preferences import preferences_file
 
     # What is loaded by now stays: the collector need not walk it again while keys are waiting.
     gc.freeze()

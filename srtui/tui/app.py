@@ -23,11 +23,11 @@ from srtui.store import Store
 from srtui.store.listing import SampleFilter
 from srtui.store.views import RunRow, Views
 from srtui.text import safe
-from srtui.tui import preferences
+from srtui.tui import screen_preferences
 from srtui.tui.background import StoreReader, StoreWriter
 from srtui.tui.processes import Started
 from srtui.tui.processes import start as start_engine
-from srtui.tui.screens.base import DashboardScreen
+from srtui.tui.screens.reading_screen import ReadingScreen
 from srtui.tui.tabs import TABS, key_of, numbered
 from srtui.tui.widgets.table import VirtualTable
 from srtui.workspace import Workspace
@@ -135,7 +135,7 @@ class Dashboard(App[None]):
         self._ticking = False
         self.register_theme(DARK)
         self.register_theme(LIGHT)
-        theme = preferences.load(remember_in).theme if remember_in is not None else ""
+        theme = screen_preferences.load(remember_in).theme if remember_in is not None else ""
         self.theme = theme if theme in self.available_themes else "srtui-dark"
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
@@ -163,7 +163,7 @@ class Dashboard(App[None]):
     def _remember_theme(self, theme: Theme) -> None:
         if self._remember_in is not None:
             try:
-                preferences.save(self._remember_in, preferences.ScreenPreferences(theme.name))
+                screen_preferences.save(self._remember_in, screen_preferences.ScreenPreferences(theme.name))
             except OSError as error:
                 self.report_problem(
                     f"The theme cannot be remembered in {self._remember_in}: {error.strerror}."
@@ -203,7 +203,7 @@ class Dashboard(App[None]):
                 working = next((r for r in runs if r.pid), runs[0])
                 self.run_id = working.id
         self.watched = True
-        if isinstance(self.screen, DashboardScreen) and self.screen.is_mounted:
+        if isinstance(self.screen, ReadingScreen) and self.screen.is_mounted:
             self.screen.tick(changed)
 
     def _watch_engines(self) -> None:
@@ -228,7 +228,7 @@ class Dashboard(App[None]):
             self.watched
             and not self._ticking
             and not any(worker.is_running for worker in self.workers)
-            and (not isinstance(screen, DashboardScreen) or screen.idle)
+            and (not isinstance(screen, ReadingScreen) or screen.idle)
             and all(table.idle for table in screen.query(VirtualTable))
         )
 
@@ -241,7 +241,7 @@ class Dashboard(App[None]):
         """Let the screens be about this run."""
         if run_id != self.run_id:
             self.run_id = run_id
-            if isinstance(self.screen, DashboardScreen):
+            if isinstance(self.screen, ReadingScreen):
                 self.screen.on_screen_resume()
 
     async def ask(self, question: Callable[[Views], T]) -> T:
@@ -313,7 +313,7 @@ class Dashboard(App[None]):
 
     def action_next_run(self, by: int) -> None:
         """Show the run ``by`` places further down the list, around its end."""
-        if self.current_run is not None and isinstance(self.screen, DashboardScreen):
+        if self.current_run is not None and isinstance(self.screen, ReadingScreen):
             index = self.runs.index(self.current_run)
             self.choose_run(self.runs[(index + by) % len(self.runs)].id)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from srtui.errors import UserError
-from srtui.store.runs import STAGES, STEPS
+from srtui.store.stages import STAGES, STEPS
 from srtui.store.views import RunRow, Views
 from srtui.text import bytes_text, duration
 from srtui.tui.tabs import numbered

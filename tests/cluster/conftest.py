@@ -86,7 +86,7 @@ def nodes(ray_environment: None) -> Iterator[Nodes]:
 @pytest.fixture
 def place(nodes: Nodes) -> Iterator[Callable[..., Any]]:
     """Opens places on the cluster: ``place(workers=2, silent=300)``."""
-    from srtui.cluster.place import ClusterPlace
+    from srtui.cluster.cluster_place import ClusterPlace
 
     opened: list[Any] = []
 

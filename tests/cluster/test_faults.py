@@ -219,7 +219,7 @@ def test_a_node_that_is_taken_away(
 
 def _killed(ground: Workspace, address: Any) -> None:
     """An engine that kills itself in the middle of a transaction, its tenth text, while its workers write."""
-    from srtui.cluster.place import ClusterPlace
+    from srtui.cluster.cluster_place import ClusterPlace
     from srtui.pipeline import engine, reflect
     from srtui.store.generations import Generations
 

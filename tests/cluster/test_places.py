@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from srtui.cluster.address import parse_place
-from srtui.cluster.messages import MODELS, ModelFiles, ShippedFolder
 from srtui.cluster.placement import Node, seats
+from srtui.cluster.worker_messages import MODELS, ModelFiles, ShippedFolder
 from srtui.errors import UserError
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from srtui.evaluation.agreement import area, calibrated, partial_correlation
-from srtui.evaluation.preferences import KnownPair
+from srtui.evaluation.known_pairs import KnownPair
 
 
 def pair(first: int, second: int, preferred: Any) -> KnownPair:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from srtui.errors import UserError
 from srtui.evaluation.combination import LEAST_PAIRS, Combination, fit_combination, fit_logistic
-from srtui.recipe.weights import MeasureWeights, read_weights, weights_text
+from srtui.recipe.measure_weights import MeasureWeights, read_weights, weights_text
 
 WEIGHTS = MeasureWeights(
     student="s", student_id="id", template="alpaca", template_version="v", protocol="default", data="d.jsonl",

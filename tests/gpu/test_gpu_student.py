@@ -13,7 +13,7 @@ import torch
 
 from srtui.errors import UserError
 from srtui.models.memory import free_bytes
-from srtui.models.merge import rounded
+from srtui.models.merged_weights import rounded
 from srtui.student import Scorer, Span, Student, examine, packing
 from srtui.student.packing import packed_attention
 from srtui.student.row_attention import KERNELS, trusted

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from srtui.llama import Message, Request, Segment
-from srtui.llama.engine import LlamaTeacher
+from srtui.llama.batching import LlamaTeacher
 from srtui.models.export import export_model
 from srtui.student import Scorer, Student
 from tests.llama.decodes import GREEDY, TOPICS

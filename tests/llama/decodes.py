@@ -16,8 +16,8 @@ from typing import Any
 import llama_cpp
 import pytest
 
-from srtui.llama import Generation, Message, Request, Sampler, Segment, engine
-from srtui.llama.engine import LlamaTeacher
+from srtui.llama import Generation, Message, Request, Sampler, Segment, batching
+from srtui.llama.batching import LlamaTeacher
 from srtui.llama.sampling import TokenSampler
 
 SYSTEM = Message("system", "You improve the data that assistants are trained on. " * 8)
@@ -58,8 +58,8 @@ class Recorder:
         self._decode = llama_cpp.llama_decode
         patch.setattr(llama_cpp, "llama_decode", self._noted)
         if jobs.gpu:
-            load = engine.load_model
-            patch.setattr(engine, "load_model", lambda *a, **k: (load(*a, **k)[0], (1,)))
+            load = batching.load_model
+            patch.setattr(batching, "load_model", lambda *a, **k: (load(*a, **k)[0], (1,)))
         if jobs.affordable is not None:
             patch.setattr(LlamaTeacher, "_affordable", lambda teacher: jobs.affordable)
         if scripted:

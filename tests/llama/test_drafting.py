@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from srtui.llama import Generation, Message, Request, Sampler, Segment
+from srtui.llama.batching import LlamaTeacher
 from srtui.llama.drafting import LENGTHS, Drafter, Lookup
-from srtui.llama.engine import LlamaTeacher
 from srtui.llama.scheduler import Scheduler
 from srtui.llama.sequence import AnswerSequence
 from tests.llama.decodes import GREEDY, all_jobs, guided, record

@@ -18,9 +18,9 @@ import pytest
 from srtui import recipe as recipes
 from srtui.errors import UserError
 from srtui.llama import Generation, Message, Request, Sampler, Segment
+from srtui.llama.batching import LlamaTeacher
 from srtui.llama.endpoint import UNHASHED, EndpointTeacher
-from srtui.llama.engine import LlamaTeacher
-from srtui.recipe.address import Address, parse_address
+from srtui.recipe.server_address import Address, parse_address
 from srtui.store import Store
 from srtui.workspace import Workspace
 from tests.commands import Command, srtui

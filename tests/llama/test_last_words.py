@@ -37,7 +37,7 @@ def test_an_assertion_that_is_no_gpus() -> None:
     done = ended("libggml.ggml_abort(b'ggml.c', 12, b'GGML_ASSERT(%s) failed', b'n > 0')")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "srtui: llama.cpp could not go on (ggml.c:12: GGML_ASSERT(n > 0) failed). Everything finished is stored, and "
+        "srtui: llama.cpp could not continue (ggml.c:12: GGML_ASSERT(n > 0) failed). Everything finished is stored, and "
         "the same command resumes.\n"
     )
 
@@ -49,7 +49,7 @@ def test_who_works_hears_it_and_cannot_stop_it() -> None:
     )
     assert done.returncode == 2
     assert done.stdout.startswith(
-        "heard llama.cpp could not go on (ggml-cuda.cu:98: CUDA error). The GPU is gone"
+        "heard llama.cpp could not continue (ggml-cuda.cu:98: CUDA error). The GPU is gone"
     )
     assert done.stdout.removeprefix("heard ") == done.stderr.removeprefix("srtui: ")
 
@@ -65,6 +65,6 @@ def test_an_exception_of_a_driver(tmp_path: Path) -> None:
     done = ended("ctypes.CDLL(sys.argv[1]).lose()", str(library))
     assert done.returncode == 2
     assert done.stderr.startswith(
-        "srtui: llama.cpp could not go on (vk::DeviceLostError was thrown). The GPU is gone"
+        "srtui: llama.cpp could not continue (vk::DeviceLostError was thrown). The GPU is gone"
     )
     assert done.stderr.count("\n") == 1

@@ -11,9 +11,9 @@ import pytest
 
 from srtui.errors import UserError
 from srtui.llama import Generation, Message, Request, Sampler, Segment, Teacher, open_teacher
-from srtui.llama.context import LlamaContext
-from srtui.llama.engine import LlamaTeacher
+from srtui.llama.batching import LlamaTeacher
 from srtui.llama.gguf import tokenize
+from srtui.llama.llama_context import LlamaContext
 from srtui.models.convert import _quantize
 from tests.conftest import ROOT
 

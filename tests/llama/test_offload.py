@@ -26,8 +26,8 @@ from srtui import recipe as recipes
 from srtui.errors import UserError
 from srtui.llama import Message, Request, Sampler, Segment
 from srtui.llama import losses as losses_room
+from srtui.llama.batching import LlamaTeacher
 from srtui.llama.devices import gpus
-from srtui.llama.engine import LlamaTeacher
 from srtui.llama.losses import LlamaLosses
 from srtui.models.convert import _quantize
 from srtui.models.export import adapter_worker, gguf_worker
@@ -290,7 +290,7 @@ import json, sys
 from pathlib import Path
 from srtui.errors import UserError
 from srtui.llama import Message, Request, Segment
-from srtui.llama.engine import LlamaTeacher
+from srtui.llama.batching import LlamaTeacher
 said = []
 teacher = LlamaTeacher(Path(sys.argv[1]), name="t", sha256="", slots=32, kv_type="f32", batch_tokens=64,
                        report_line=lambda level, line: said.append(line))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from srtui.llama import Generation, Message, Request, Sampler, Segment
-from srtui.llama.engine import LlamaTeacher
+from srtui.llama.batching import LlamaTeacher
 from srtui.llama.losses import LlamaLosses
 from srtui.llama.sequence import AnswerSequence
 from tests.llama.tiny_gguf import write_tiny

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from srtui.llama.engine import LlamaTeacher
+from srtui.llama.batching import LlamaTeacher
 from srtui.pipeline.context import Context
 from srtui.pipeline.reflect import Reflecting
 from srtui.pipeline.watch import Watch

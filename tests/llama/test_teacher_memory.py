@@ -12,10 +12,10 @@ import llama_cpp
 import psutil
 import pytest
 
-from srtui.llama import Message, Request, Segment, engine
+from srtui.llama import Message, Request, Segment, batching
 from srtui.llama import gguf as files
+from srtui.llama.batching import LlamaTeacher
 from srtui.llama.devices import LlamaDevice, gpus, llama_devices
-from srtui.llama.engine import LlamaTeacher
 from srtui.models.gguf_header import read_gguf
 
 pytestmark = pytest.mark.model
@@ -40,7 +40,7 @@ class Gpu:
             return load(path, parameters) if parameters.n_gpu_layers <= fits else None
 
         patch.setattr(llama_cpp, "llama_model_load_from_file", loads)
-        for module in (files, engine):
+        for module in (files, batching):
             patch.setattr(module, "gpus", self.devices)
 
     def devices(self) -> list[LlamaDevice]:

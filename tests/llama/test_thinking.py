@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from srtui.llama import Generation, Message, Request, Sampler, Segment
-from srtui.llama.engine import LlamaTeacher
+from srtui.llama.batching import LlamaTeacher
 from srtui.llama.losses import LlamaLosses
 from srtui.recipe import parse
 from srtui.reflection import ReflectionPrompt, load_criteria

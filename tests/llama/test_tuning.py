@@ -10,7 +10,7 @@ import pytest
 
 from srtui.errors import UserError
 from srtui.llama import tuning
-from srtui.llama.engine import LlamaTeacher
+from srtui.llama.batching import LlamaTeacher
 from srtui.llama.tuning import (
     ROUNDS,
     TABLE,

@@ -23,7 +23,7 @@ from srtui.errors import UserError
 from srtui.llama import Message, Request, Sampler, Segment, open_teacher
 from srtui.models import convert, export
 from srtui.models.export import adapter_worker, export_model, gguf_worker, merge_worker
-from srtui.models.merge import Adapter, rounded
+from srtui.models.merged_weights import Adapter, rounded
 from srtui.workspace import Workspace
 from tests.commands import srtui
 from tests.conftest import ROOT

@@ -21,7 +21,8 @@ from srtui.reflection import ReflectionPrompt, load_criteria
 from srtui.store import Store
 from srtui.student import Student
 from srtui.student.scorer import Scorer
-from srtui.student.spans import Span, SpanBuilder
+from srtui.student.span_builder import SpanBuilder
+from srtui.student.spans import Span
 from tests.conftest import ROOT
 from tests.sql import sql_rows
 

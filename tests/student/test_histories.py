@@ -15,7 +15,8 @@ from srtui.student import Span, Student
 from srtui.student.head import examine
 from srtui.student.packing import shared_prefixes
 from srtui.student.scorer import Scorer
-from srtui.student.spans import Invalid, SpanBuilder, as_one
+from srtui.student.span_builder import SpanBuilder
+from srtui.student.spans import Invalid, as_one
 from srtui.training.loss import MicroBatch, summed_nll
 
 pytestmark = pytest.mark.model

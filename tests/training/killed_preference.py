@@ -9,7 +9,7 @@ from pathlib import Path
 from srtui.recipe import TrainingSettings
 from srtui.student import Scorer, Span, Student
 from srtui.training import Listener, train
-from srtui.training.preference import TrainingPair
+from srtui.training.training_pair import TrainingPair
 from srtui.workspace import go_offline
 
 CONFIG = TrainingSettings(

@@ -16,8 +16,8 @@ from srtui.store.training import StoredTraining, TrainingView
 from srtui.tui.screens.live import tokens_a_second
 from srtui.tui.screens.training import before_and_after, seconds_left, smoothed, speeds
 from srtui.tui.tabs import TABS, fitted, numbered
-from srtui.tui.widgets.diff import word_diff
 from srtui.tui.widgets.plot import Plot, Series, _Canvas, round_ticks
+from srtui.tui.widgets.rewrite_diff import word_diff
 from srtui.tui.widgets.table import _fit
 from srtui.tui.widgets.words import bar, shown, sparkline
 

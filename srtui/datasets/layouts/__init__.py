@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from srtui.datasets.layouts.alpaca import ALPACA
-from srtui.datasets.layouts.base import Layout
+from srtui.datasets.layouts.layout import Layout
 from srtui.datasets.layouts.messages import MESSAGES
 from srtui.datasets.layouts.sharegpt import SHAREGPT
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from srtui.datasets.layouts.base import Layout, Taker, Texts
+from srtui.datasets.layouts.layout import Layout, Taker, Texts
 from srtui.datasets.rows import Record, Refused, listing
 
 NAMES = {

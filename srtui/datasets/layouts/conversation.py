@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from srtui.datasets.layouts.base import Conversation, Exchange, Layout, Taker, Texts, Which
+from srtui.datasets.layouts.layout import Conversation, Exchange, Layout, Taker, Texts, Which
 from srtui.datasets.rows import MAX_FIELD, Record, Refused, kind_of, listing, pair_of, refuse_unfit
 from srtui.prompts import PromptTemplate
 from srtui.sample import Role, Turn

@@ -15,7 +15,7 @@ from textual.content import Content
 
 from srtui.evaluation import result_words
 from srtui.store.evaluations import Evaluation
-from srtui.tui.screens.base import DashboardScreen
+from srtui.tui.screens.dashboard_screen import DashboardScreen
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.table import Cell, Column, TableRow, Tone, VirtualTable
 from srtui.tui.widgets.words import STATE_SIGNS, Words, shown

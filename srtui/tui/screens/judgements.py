@@ -15,7 +15,7 @@ from textual.widgets import Static
 
 from srtui.store.evaluations import Answer, Evaluation, JudgedPair, Judgement
 from srtui.text import number
-from srtui.tui.screens.base import KeyLine
+from srtui.tui.screens.dashboard_screen import KeyLine
 from srtui.tui.widgets.table import Cell, Column, TableRow, Tone, VirtualTable
 from srtui.tui.widgets.words import Words, shown, sparkline
 

@@ -19,10 +19,10 @@ from textual.content import Content
 
 from srtui.progress import SURE_FROM, left_words
 from srtui.store.figures import Counts
-from srtui.store.runs import STEPS
+from srtui.store.stages import STEPS
 from srtui.store.views import LiveView
 from srtui.text import bytes_text, duration, safe, share
-from srtui.tui.screens.base import DashboardScreen
+from srtui.tui.screens.dashboard_screen import DashboardScreen
 from srtui.tui.tabs import numbered
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.words import Words, bar, shown, sparkline
@@ -297,7 +297,7 @@ class LiveScreen(DashboardScreen):
 
 
 def _workers(workers: Sequence[Mapping[str, Any]]) -> Content:
-    """A line for each worker of a run that is going on elsewhere, below their headings."""
+    """A line for each worker of a run that is worked on elsewhere, below their headings."""
     rows = [WORKER_COLUMNS, *worker_rows(workers)]
     widths = [max(len(row[n]) for row in rows) for n in range(len(WORKER_COLUMNS))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows]

@@ -14,7 +14,7 @@ from textual.content import Content
 from srtui import models
 from srtui.models import CatalogueEntry, ModelEntry
 from srtui.text import bytes_text
-from srtui.tui.screens.base import DashboardScreen
+from srtui.tui.screens.dashboard_screen import DashboardScreen
 from srtui.tui.screens.dialogs import AskText
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.table import Cell, Column, TableRow, VirtualTable

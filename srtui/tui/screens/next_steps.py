@@ -141,8 +141,8 @@ async def take_step(app: Dashboard, run: RunRow, step: str) -> None:
 
 
 async def _take_pilot_step(app: Dashboard, run: RunRow, step: str) -> None:
+    from srtui.pilot.pilot_words import reading
     from srtui.pilot.result import PilotResult
-    from srtui.pilot.words import reading
 
     result = await app.ask(lambda v: v.pilot(run.id))
     if result is None:

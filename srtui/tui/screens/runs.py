@@ -14,7 +14,7 @@ from textual.content import Content
 from srtui.pilot import SIGNS
 from srtui.store.views import RunRow
 from srtui.text import duration
-from srtui.tui.screens.base import DashboardScreen, RunLine
+from srtui.tui.screens.dashboard_screen import DashboardScreen, RunLine
 from srtui.tui.widgets.table import Cell, Column, TableRow, Tone, VirtualTable
 from srtui.tui.widgets.words import STATE_SIGNS, Words, bar, shown
 from srtui.wording import compared_words, otherwise_words, stage_title

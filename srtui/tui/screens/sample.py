@@ -24,7 +24,7 @@ from srtui.sample import Pair
 from srtui.store.sample_view import SampleView, VariantView
 from srtui.text import safe
 from srtui.tui.background import StoreReader
-from srtui.tui.screens.base import KeyLine
+from srtui.tui.screens.dashboard_screen import KeyLine
 from srtui.tui.tabs import numbered
 from srtui.tui.widgets.panes import (
     PART_NAMES,

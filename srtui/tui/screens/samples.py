@@ -17,7 +17,7 @@ from srtui.store.connection import DatabaseError, was_interrupted
 from srtui.store.listing import ORDERS, Part, SampleFilter, SampleRow
 from srtui.text import number
 from srtui.tui.background import StoreReader
-from srtui.tui.screens.base import DashboardScreen
+from srtui.tui.screens.dashboard_screen import DashboardScreen
 from srtui.tui.screens.dialogs import AskText
 from srtui.tui.screens.sample_filter import FilterForm, described
 from srtui.tui.tabs import numbered

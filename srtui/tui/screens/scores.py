@@ -20,7 +20,7 @@ from srtui.store.figures import SCORES, Counts, ScoreName
 from srtui.store.listing import SampleFilter
 from srtui.store.views import Views
 from srtui.text import number, share
-from srtui.tui.screens.base import DashboardScreen
+from srtui.tui.screens.dashboard_screen import DashboardScreen
 from srtui.tui.tabs import numbered
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.plot import Plot, Series

@@ -15,7 +15,7 @@ from textual.content import Content
 from srtui.store.training import StoredCheckpoint, TrainingView
 from srtui.store.views import RunRow
 from srtui.text import bytes_text, duration, number
-from srtui.tui.screens.base import DashboardScreen
+from srtui.tui.screens.dashboard_screen import DashboardScreen
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.plot import Plot, Series
 from srtui.tui.widgets.words import Words, shown

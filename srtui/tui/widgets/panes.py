@@ -12,7 +12,7 @@ from srtui.measures import MEASURES
 from srtui.store.conversations import FOLLOWED
 from srtui.store.sample_view import SampleView, VariantView
 from srtui.text import number
-from srtui.tui.widgets.diff import word_diff
+from srtui.tui.widgets.rewrite_diff import word_diff
 from srtui.tui.widgets.words import bar, shown
 from srtui.wording import ROLE_NAMES, ending_words, folded, left_out_words
 

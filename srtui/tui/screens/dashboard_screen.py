@@ -1,4 +1,4 @@
-"""What the dashboard's screens have in common: the bar of tabs, the line of the run, and the reading."""
+"""What the dashboard's screens have in common: the bar of tabs, the line of the run, the keys."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, ClassVar
 from rich.cells import cell_len
 from textual import events
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
 from textual.content import Content
-from textual.screen import Screen
 from textual.widget import Widget
 
+from srtui.tui.screens.reading_screen import ReadingScreen
 from srtui.tui.tabs import TABS, fitted, numbered
 from srtui.tui.widgets.words import Words, shown, state_words
 from srtui.wording import stage_title
@@ -166,22 +165,11 @@ class RunLine(Words):
         self.show(Content("  ·  ").join(parts))
 
 
-class DashboardScreen(Screen[None]):
-    """A screen of ``srtui.tui.tabs.TABS``. ``MODE`` is its name; ``read`` brings what the store says onto it."""
+class DashboardScreen(ReadingScreen):
+    """A screen of ``srtui.tui.tabs.TABS``. ``MODE`` is its name."""
 
     MODE: ClassVar[str]
     HELP_TEXT: ClassVar[str] = ""
-    EVERY_SECOND: ClassVar[bool] = False
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("r", "reread", "Refresh", show=False)]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._reading = self._again = False
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is being read for this screen."""
-        return not self._reading
 
     @property
     def dashboard(self) -> Dashboard:
@@ -199,40 +187,10 @@ class DashboardScreen(Screen[None]):
         """What stands between the two lines above and the keys below."""
         raise NotImplementedError
 
-    async def read(self) -> None:
-        """Fetch and show."""
-
-    def on_screen_resume(self) -> None:
-        """Read anew when the screen is opened again."""
+    def show_run(self) -> None:
+        """Show what the dashboard knows of the run."""
         self.query_one(RunLine).show_run()
-        self.reread()
 
-    def action_reread(self) -> None:
-        """Read anew, by key."""
-        self.reread()
-
-    def tick(self, changed: bool) -> None:
-        """A second has passed; ``changed`` says whether the store was written to."""
-        self.query_one(RunLine).show_run()
-        if changed or self.EVERY_SECOND:
-            self.reread()
-
-    def reread(self) -> None:
-        """Read again; asked while reading, once more after that, so that slow reads never pile up."""
-        if self._reading:
-            self._again = True
-            return
-        self._reading = True
-        self.run_worker(self._read_all(), group="read")
-
-    async def _read_all(self) -> None:
-        try:
-            while True:
-                self._again = False
-                await self.read()
-                if not self._again:
-                    break
-        except Exception as error:
-            self.dashboard.report_error(error)
-        finally:
-            self._reading = False
+    def report_error(self, error: Exception) -> None:
+        """To the dashboard, which shows it and keeps it for its Log."""
+        self.dashboard.report_error(error)

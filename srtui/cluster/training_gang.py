@@ -16,10 +16,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from srtui.cluster.limits import Limits
 from srtui.cluster.placement import Seat
 from srtui.cluster.session import Session
 from srtui.cluster.training_worker import Heard, TrainingTask, TrainingWorker
+from srtui.cluster.worker_limits import Limits
 from srtui.errors import UserError
 from srtui.training import Listener, TrainingResult, WrittenCheckpoint, checkpoints
 from srtui.training.qlora import training_fingerprint

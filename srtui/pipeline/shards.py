@@ -48,7 +48,7 @@ def merge(
         run_name: of the run in each; None for the only one that it has.
         as_name: of the run and of its dataset here; None for the run's name there.
         report_line: hears of each shard that is done.
-        should_stop: asked between two shards.
+        should_stop: asked after each shard.
 
     Returns:
         What there is now.
@@ -62,15 +62,15 @@ def merge(
         if file.exists() and store.path.samefile(file):
             raise UserError(f"{path} is the store that shards are merged into; give the others.")
         with Store(file, read_only=True) as shard:
-            theirs = _run_of(shard, run_name, path)
-            recipe = _recipe(theirs, as_name or theirs.name)
-            into = into or _run_here(store, recipe, theirs)
-            _check(store, into, recipe, shard, theirs, path)
-        shard_key = key("shard", run=theirs.fingerprint, name=theirs.name, created=theirs.created_at)
-        merging.take_files(store, file, theirs.dataset_id, into.dataset_id)
-        with merging.attached(store, file, theirs.id) as attached:
+            shard_run = _run_of(shard, run_name, path)
+            recipe = _recipe(shard_run, as_name or shard_run.name)
+            into = into or _run_here(store, recipe, shard_run)
+            _check(store, into, recipe, shard, shard_run, path)
+        shard_key = key("shard", run=shard_run.fingerprint, name=shard_run.name, created=shard_run.created_at)
+        merging.take_files(store, file, shard_run.dataset_id, into.dataset_id)
+        with merging.attached(store, file, shard_run.id) as attached:
             taken = attached.take(into.id, into.dataset_id, shard_key)
-        into = _up_to_date(store, into, recipe, theirs)
+        into = _up_to_date(store, into, recipe, shard_run)
         line = f"{path}: {taken.samples:,} samples, {taken.new:,} new here, {taken.settled:,} settled."
         store.runs.event(into.id, "info", f"Merged {line}")
         report_line(line)
@@ -92,10 +92,10 @@ def _run_of(shard: Store, name: str | None, path: Path) -> Run:
         (run,) = runs
     if run.recipe.get("pilot"):
         raise UserError(f"{path}: run {run.name} is a pilot, which is no part of a run.")
-    held = shard.runs.holder(run.id)
-    if held is not None:
+    holder = shard.runs.holder(run.id)
+    if holder is not None:
         raise UserError(
-            f"{path}: process {held.pid} on {held.host} works on run {run.name}; merge it when that has stopped."
+            f"{path}: process {holder.pid} on {holder.host} works on run {run.name}; merge it when that has stopped."
         )
     return run
 
@@ -106,7 +106,7 @@ def _recipe(run: Run, name: str) -> Recipe:
     return recipe.model_copy(update={"name": name, "dataset": name, "limit": None})
 
 
-def _run_here(store: Store, recipe: Recipe, theirs: Run) -> Run:
+def _run_here(store: Store, recipe: Recipe, shard_run: Run) -> Run:
     """The run that shards are taken into, made with its dataset where there is none yet."""
     run = next((run for run in store.runs.all() if run.name == recipe.name), None)
     if run is not None and not merging.has_merged(store, run.id):
@@ -121,41 +121,44 @@ def _run_here(store: Store, recipe: Recipe, theirs: Run) -> Run:
         )
     with store.transaction():
         dataset_id = merging.new_dataset(store, recipe.dataset)
-        made = store.runs.create(
-            recipe.name, dataset_id, theirs.recipe_path, recipe.model_dump_json(), recipe.fingerprint, []
+        merged = store.runs.create(
+            recipe.name, dataset_id, shard_run.recipe_path, recipe.model_dump_json(), recipe.fingerprint, []
         )
-        store.runs.update(made.id, date=theirs.date, status="stopped")
-    return store.runs.get(made.id)
+        store.runs.update(merged.id, date=shard_run.date, status="stopped")
+    return store.runs.get(merged.id)
 
 
-def _check(store: Store, into: Run, recipe: Recipe, shard: Store, theirs: Run, path: Path) -> None:
+def _check(store: Store, into: Run, recipe: Recipe, shard: Store, shard_run: Run, path: Path) -> None:
     """Raises UserError where a shard's run is not a part of the run that it is to be taken into."""
-    held = store.runs.holder(into.id)
-    if held is not None:
+    holder = store.runs.holder(into.id)
+    if holder is not None:
         raise UserError(
-            f"Process {held.pid} on {held.host} works on run {into.name}; merge when that has stopped."
+            f"Process {holder.pid} on {holder.host} works on run {into.name}; merge when that has stopped."
         )
     if Recipe.model_validate(into.recipe).fingerprint != recipe.fingerprint:
         raise UserError(
-            f"{path}: the recipe of run {theirs.name} is not that of run {into.name}, but for the data that it is over; "
+            f"{path}: the recipe of run {shard_run.name} is not that of run {into.name}, but for the data that it is over; "
             "only shards of one run can be merged."
         )
-    if into.teacher and theirs.teacher:
+    if into.teacher and shard_run.teacher:
         for name in _OF_A_TEACHER:
-            if into.teacher.get(name) != theirs.teacher.get(name):
+            if into.teacher.get(name) != shard_run.teacher.get(name):
                 raise UserError(
-                    f"{path}: run {theirs.name} was written by another teacher than run {into.name} (its {name} is "
+                    f"{path}: run {shard_run.name} was written by another teacher than run {into.name} (its {name} is "
                     "another); only shards of one run can be merged."
                 )
-    ours, others = merging.setting_of(store, into.setting_id), merging.setting_of(shard, theirs.setting_id)
-    if None not in (ours, others) and ours != others:
+    own_setting, shard_setting = (
+        merging.setting_of(store, into.setting_id),
+        merging.setting_of(shard, shard_run.setting_id),
+    )
+    if None not in (own_setting, shard_setting) and own_setting != shard_setting:
         raise UserError(
-            f"{path}: run {theirs.name} was scored by another student, or in another way, than run {into.name}: their "
+            f"{path}: run {shard_run.name} was scored by another student, or in another way, than run {into.name}: their "
             "scores do not compare."
         )
 
 
-def _up_to_date(store: Store, into: Run, recipe: Recipe, theirs: Run) -> Run:
+def _up_to_date(store: Store, into: Run, recipe: Recipe, shard_run: Run) -> Run:
     """The merged run with what follows from its samples: what it is found by, and whether there is more to do."""
     ids = iter(samples_of(store, into.dataset_id, recipe))
     fingerprint = f"{recipe.fingerprint}-{key_of_ids('samples', 'ids', ids).hex()[2:10]}"
@@ -164,8 +167,8 @@ def _up_to_date(store: Store, into: Run, recipe: Recipe, theirs: Run) -> Run:
         into.id,
         fingerprint=fingerprint,
         status="done" if whole and not recipe.training.enabled else "stopped",
-        started_at=into.started_at or theirs.started_at,
+        started_at=into.started_at or shard_run.started_at,
     )
-    if into.teacher is None and theirs.teacher is not None:
-        store.runs.update(into.id, teacher=json.dumps(theirs.teacher))
+    if into.teacher is None and shard_run.teacher is not None:
+        store.runs.update(into.id, teacher=json.dumps(shard_run.teacher))
     return store.runs.get(into.id)

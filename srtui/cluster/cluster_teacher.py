@@ -69,17 +69,17 @@ class ClusterTeacher:
 
     def progress(self) -> TeacherProgress:
         """See :meth:`srtui.llama.Teacher.progress`."""
-        done = self._pool.done()
-        live = self._pool.held_by(done.live_ticket)
+        totals = self._pool.done()
+        live = self._pool.held_by(totals.live_ticket)
         return TeacherProgress(
-            slots=done.slots,
-            slots_in_use=done.slots_in_use,
-            waiting=done.waiting,
-            prompt_tokens=done.prompt_tokens,
-            prompt_tokens_saved=done.saved_tokens,
-            new_tokens=done.new_tokens,
+            slots=totals.slots,
+            slots_in_use=totals.slots_in_use,
+            waiting=totals.waiting,
+            prompt_tokens=totals.prompt_tokens,
+            prompt_tokens_saved=totals.saved_tokens,
+            new_tokens=totals.new_tokens,
             live_key=live.key if live else None,
-            live_text=done.live_text if live else "",
+            live_text=totals.live_text if live else "",
         )
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from srtui.errors import UserError
-from srtui.evaluation.preferences import preferences_of_people, read_preferences
+from srtui.evaluation.known_pairs import preferences_of_people, read_preferences
 from srtui.evaluation.writing import file_answer
 from srtui.store import Store
 from srtui.store.evaluations import Item, Judgement, NewEvaluation

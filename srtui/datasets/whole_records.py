@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from srtui.datasets.json_edits import JsonEdits, Member, written
 from srtui.datasets.layouts import LAYOUTS
-from srtui.datasets.layouts.base import Rewritten
 from srtui.datasets.layouts.conversation import SYSTEM_FIELDS, split_input
+from srtui.datasets.layouts.layout import Rewritten
 from srtui.prompts import PromptTemplate
 from srtui.sample import Turn
 
@@ -167,11 +167,11 @@ def _laid_out_anew(
         entries[n]["weight"] = weight
     gone = {*LAYOUTS[layout].keys, *SYSTEM_FIELDS, field}
     members = [m for m in edits.members(edits.start) if m.key not in gone]
-    made: dict[str, Any] = {field: entries}
+    fields: dict[str, Any] = {field: entries}
     if input_now is not None:
         members = [m for m in members if m.key != "input"]
-        made["input"] = input_now
+        fields["input"] = input_now
     parts = [edits.text[m.start : m.value.end] for m in members]
     if samples is not None and all(m.key != "samples" for m in members):
-        made["samples"] = list(samples)
-    return "{" + ",".join([*parts, *(f"{written(k)}:{written(v)}" for k, v in made.items())]) + "}"
+        fields["samples"] = list(samples)
+    return "{" + ",".join([*parts, *(f"{written(k)}:{written(v)}" for k, v in fields.items())]) + "}"

@@ -17,8 +17,8 @@ from srtui import student
 from srtui.cli import app as commands
 from srtui.errors import UserError
 from srtui.pipeline import Engine, import_file, prepare, variants
-from srtui.pipeline.merge import merge
 from srtui.pipeline.rederive import faults
+from srtui.pipeline.shards import merge
 from srtui.sample import Pair
 from srtui.store import Store, merging
 from srtui.store.imports import NewRow
@@ -308,7 +308,7 @@ def test_by_the_command(shards: list[Workspace], tmp_path: Path, pair_folder: Pa
     done = run(*(str(shard.root) for shard in shards[1:]), "--as", "all")
     assert done.exit_code == 0, done.output
     assert "25 samples, 25 new here, 25 settled" in done.output and "25 samples, 20 new here" in done.output
-    assert "Run all: 60 samples, 60 of them settled. Go on with: srtui resume all" in done.output
+    assert "Run all: 60 samples, 60 of them settled. Continue with: srtui resume all" in done.output
     again = run(str(shards[1].store_path), "--as", "all", "--json")
     assert json.loads(again.output) == {"run": "all", "shards": 1, "samples": 60, "settled": 60}
     for words, sentence in (

@@ -48,20 +48,20 @@ class ModelFiles:
                 f"Node {node} lacks the model {self.name}: {places[0]} is not there; copy it to that node, or set {MODELS} "
                 "to its models folder before Ray is started on it."
             )
-        for name, wanted in self.sha256:
+        for name, expected in self.sha256:
             file = place / name if name else place
             if not file.is_file():
                 raise UserError(f"Node {node} lacks {file}, a file of the model {self.name}; copy it there.")
             try:
-                here = file_sha256(file)
+                own_sha256 = file_sha256(file)
             except OSError as error:
                 raise UserError(
                     f"Node {node} cannot read {file} ({error.strerror or error}); it is a file of the model {self.name}."
                 ) from error
-            if here != wanted:
+            if own_sha256 != expected:
                 raise UserError(
-                    f"Node {node} has another {file} than this machine: its sha256 begins with {here[:12]} there and with "
-                    f"{wanted[:12]} here; copy the model {self.name} anew."
+                    f"Node {node} has another {file} than this machine: its sha256 begins with {own_sha256[:12]} there and with "
+                    f"{expected[:12]} here; copy the model {self.name} anew."
                 )
         return place
 

@@ -67,8 +67,8 @@ class SentenceEncoder:
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """(texts, width): their embeddings, as the encoder gives them."""
-        made = self._model.encode(list(texts), convert_to_numpy=True, show_progress_bar=False)
-        return np.asarray(made, dtype=np.float32)
+        vectors = self._model.encode(list(texts), convert_to_numpy=True, show_progress_bar=False)
+        return np.asarray(vectors, dtype=np.float32)
 
     def coherence(self, pairs: Sequence[Pair]) -> list[float | None]:
         """Cosine of the instruction, with its input, and the response of each pair, in [-1, 1]; None

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from srtui.store import Store
     from srtui.store.runs import Run
     from srtui.student import SpanBuilder
-    from srtui.training.preference import Rewards, TrainingPair
+    from srtui.training.preference_loss import Rewards
+    from srtui.training.training_pair import TrainingPair
     from srtui.workspace import Workspace
 
 
@@ -54,7 +55,7 @@ def training_pairs(
 ) -> tuple[list[TrainingPair], Counter[str]]:
     """The pairs as they are trained on, each answer with the end of its turn; and how many cannot be, by reason."""
     from srtui.student import Invalid
-    from srtui.training.preference import TrainingPair
+    from srtui.training.training_pair import TrainingPair
 
     examples: list[TrainingPair] = []
     left_out: Counter[str] = Counter()

@@ -110,10 +110,10 @@ class ClusterScorer:
         """Yield (index into ``spans``, embedding) as they come. See :meth:`srtui.student.scorer.Scorer.embed`."""
         order = sorted(range(len(spans)), key=lambda i: -len(spans[i].ids))
         unshared = PassOrder(tuple(order), (0,) * len(spans), False)
-        for index, made in self._passes(spans, unshared, self.batches, should_stop, embeds=True):
-            if made is None:
+        for index, embedding in self._passes(spans, unshared, self.batches, should_stop, embeds=True):
+            if embedding is None:
                 raise UserError("A text cannot be embedded: each worker that was at it died.")
-            yield index, made
+            yield index, embedding
 
     def _passes(
         self,
@@ -127,17 +127,17 @@ class ClusterScorer:
 
         def task(chosen: Sequence[int], deaths: int = 0) -> Task:
             some = [spans[i] for i in chosen]
-            asked = Pass(some, [order.shared[i] for i in chosen], order.chained, block, **how)
-            return Task(asked, chosen, sum(len(s.ids) for s in some), deaths=deaths)
+            work = Pass(some, [order.shared[i] for i in chosen], order.chained, block, **how)
+            return Task(work, chosen, sum(len(s.ids) for s in some), deaths=deaths)
 
         self._pool.submit([task(chosen) for chosen in batches.batches(spans, order)])
-        for done, _, result in self._pool.run(should_stop):
-            chosen = done.key
+        for finished, _, result in self._pool.run(should_stop):
+            chosen = finished.key
             if result is None and len(chosen) > 1:  # one of them is what the workers died of
                 half = len(chosen) // 2
                 self._pool.submit([task(part, SUSPECT_AFTER) for part in (chosen[:half], chosen[half:])])
                 continue
-            made: PassResult = result or PassResult([None] * len(chosen), 0, 0)
-            self.tokens_run += made.tokens_run
-            self.tokens_saved += made.tokens_saved
-            yield from zip(chosen, made.values, strict=True)
+            pass_result: PassResult = result or PassResult([None] * len(chosen), 0, 0)
+            self.tokens_run += pass_result.tokens_run
+            self.tokens_saved += pass_result.tokens_saved
+            yield from zip(chosen, pass_result.values, strict=True)

@@ -2,8 +2,8 @@
 
 One model, one context, N sequence slots, each with a KV cache of its own: a sequence attends to its
 own cells and never pays for its neighbours'. What is decoded next is the scheduler's to say
-(srtui.llama.scheduler), what a drawn token ends is the sequence's (srtui.llama.sequence); here it is
-carried out.
+(srtui.llama.scheduler), what a drawn token ends is the sequence's (srtui.llama.sequence), and a step is carried out
+by the runner (srtui.llama.step_runner); here are the model, its memory and its queue.
 
 Guided segments, shared prefixes and drafts need a memory that can be cut back, which a recurrent state (Mamba;
 the hybrids, too) cannot: each context is asked, by trying.
@@ -22,12 +22,10 @@ import psutil
 
 from srtui.errors import UserError
 from srtui.llama import Generation, Prepared, Request, TeacherIdentity, TeacherProgress
-from srtui.llama.context import LlamaContext, draft_costs, open_context
 from srtui.llama.devices import gpus
 from srtui.llama.drafting import Drafter, DraftingCounts
 from srtui.llama.gguf import (
     LlamaVocabulary,
-    ReportLine,
     chat_template,
     cpu_count,
     description,
@@ -35,9 +33,10 @@ from srtui.llama.gguf import (
     load_model,
     meta,
 )
-from srtui.llama.sampling import TokenSampler
-from srtui.llama.scheduler import Admission, Batch, Move, Scheduler, even_chunk
+from srtui.llama.llama_context import LlamaContext, draft_costs, open_context
+from srtui.llama.scheduler import Scheduler
 from srtui.llama.sequence import AnswerSequence, sequences_of
+from srtui.llama.step_runner import StepRunner
 from srtui.models import file_sha256
 from srtui.models.memory import (
     CPU_SLOTS,
@@ -47,6 +46,7 @@ from srtui.models.memory import (
     compute_bytes,
     least_cells,
 )
+from srtui.progress import Report
 
 Auto = Literal["auto"]
 _LEAST_WINDOW = 512  # requests: half a second of tokenizing, ten megabytes
@@ -76,7 +76,7 @@ class LlamaTeacher:
         flash_attention: bool | Auto = "auto",
         kv_type: str = "f16",
         drafting: bool | Auto = False,
-        report_line: ReportLine = lambda level, message: None,
+        report_line: Report = lambda level, message: None,
     ) -> None:
         """``report_line`` gets what was planned, and with what is free. The rest is [teacher] of a recipe."""
         self._wanted_context, self._wanted_slots = context, slots
@@ -113,12 +113,8 @@ class LlamaTeacher:
         self._measures_drafts = drafting == "auto"
         self._drafter = Drafter() if drafting else None
         self._scheduler = Scheduler(together=self._gpu, drafter=self._drafter)
-        self._samplers: dict[AnswerSequence, TokenSampler] = {}  # of those that have begun
-        self._began: dict[AnswerSequence, float] = {}
+        self._runner = StepRunner(name, self._vocabulary, self._scheduler, self._drafter)
         self._refused: deque[Generation] = deque()
-        self._prompt_tokens = self._saved_tokens = self._new_tokens = 0
-        self.steps = self.slot_steps = 0
-        self.decode_seconds = self.run_seconds = 0.0
 
     # -- the Teacher protocol ---------------------------------------------------------------
 
@@ -151,7 +147,6 @@ class LlamaTeacher:
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Generation]:
         """Yield generations as they finish. Stops within one decode step when asked."""
-        began = time.perf_counter()
         try:
             while self._scheduler.waiting or self._refused:
                 if not self._scheduler.waiting:
@@ -160,15 +155,14 @@ class LlamaTeacher:
                 context = self._plan()
                 while True:
                     for action in self._scheduler.fill():
-                        self._place(context, action)
+                        self._runner.place(context, action)
                     yield from self._refusals()
                     if not self._scheduler.running:
                         break  # all are finished, or what is left needs another plan
                     if should_stop():
                         return
-                    yield from self._step(context)
+                    yield from self._runner.step(context)
         finally:
-            self.run_seconds += time.perf_counter() - began
             self._report_drafts()
             self._drop_all()
 
@@ -188,6 +182,21 @@ class LlamaTeacher:
         elif self._measures_drafts and self.steps:
             self._report_line("info", "Drafting: none; on this machine it would cost more than it gives.")
 
+    @property
+    def steps(self) -> int:
+        """Steps that were taken since this teacher was opened."""
+        return self._runner.steps
+
+    @property
+    def decode_seconds(self) -> float:
+        """Seconds in ``llama_decode`` since this teacher was opened."""
+        return self._runner.decode_seconds
+
+    def _drop_all(self) -> None:
+        self._runner.drop_all()
+        self._scheduler.clear()
+        self._refused.clear()
+
     def _sequences(self, request: Request) -> list[AnswerSequence]:
         prompt_text, prompt = self._render(request)
         return sequences_of(
@@ -206,9 +215,9 @@ class LlamaTeacher:
             slots=self._context.slots if self._context is not None else 0,
             slots_in_use=len(running),
             waiting=self._scheduler.waiting,
-            prompt_tokens=self._prompt_tokens,
-            prompt_tokens_saved=self._saved_tokens,
-            new_tokens=self._new_tokens,
+            prompt_tokens=self._runner.prompt_tokens,
+            prompt_tokens_saved=self._runner.saved_tokens,
+            new_tokens=self._runner.new_tokens,
             live_key=live.request.key if live else None,
             live_text=live.text_so_far if live else "",
         )
@@ -236,7 +245,7 @@ class LlamaTeacher:
             for i, (position, slot) in enumerate(rows):
                 context.put(i, token, position, slot, wants_logits=True)
             began = time.perf_counter()
-            self._decode(context, len(rows), wait=True)
+            self._runner.decode(context, len(rows), wait=True)
             return time.perf_counter() - began
 
         decode([(0, 0)])  # the first call also sets things up
@@ -276,7 +285,7 @@ class LlamaTeacher:
         self._scheduler.open(
             plan, slots=slots, cells=context.cells, batch_tokens=context.batch_tokens, cuts=context.cuts
         )
-        self._evaluate_prefix(context)
+        self._runner.evaluate_prefix(context)
         return context
 
     def _limit(self) -> int:
@@ -334,160 +343,6 @@ class LlamaTeacher:
                 self._batch_tokens, self._vocabulary.size, head_width * heads, 4 * head_width * heads
             ),
         )
-
-    def _evaluate_prefix(self, context: LlamaContext) -> None:
-        """Run what all prompts begin with, once, in the sequence behind the slots."""
-        prefix, start = self._scheduler.prefix, 0
-        while start < len(prefix):
-            size = even_chunk(len(prefix) - start, context.batch_tokens)
-            for i in range(size):
-                context.put(i, prefix[start + i], start + i, context.slots, wants_logits=False)
-            self._decode(context, size)
-            self._prompt_tokens += size
-            start += size
-
-    # -- steps ------------------------------------------------------------------------------
-
-    def _place(self, context: LlamaContext, action: Admission | Move) -> None:
-        """Copy cells to a slot, and begin what enters it."""
-        if action.source not in (None, action.slot):
-            context.copy(action.source, action.slot)
-        if isinstance(action, Move):
-            context.cut(action.source, 0)
-            return
-        sequence = action.sequence
-        if sequence not in self._samplers:
-            self._began[sequence] = time.perf_counter()
-            sampler = self._samplers[sequence] = TokenSampler(
-                self._vocabulary.pointer, self._vocabulary.size, sequence.request.sampler, sequence.seed
-            )
-            sampler.use_grammar(sequence.grammar)
-        if action.source is not None:
-            sequence.cached = context.cut(action.slot, action.shared)
-            self._saved_tokens += sequence.cached
-
-    def _step(self, context: LlamaContext) -> Iterator[Generation]:
-        self.steps += 1
-        self.slot_steps += len(self._scheduler.running)
-        for batch in self._scheduler.step():
-            yield from self._evaluate(context, batch)
-
-    def _evaluate(self, context: LlamaContext, batch: Batch) -> Iterator[Generation]:
-        """One ``llama_decode``, and what follows from it."""
-        size, asked, more = 0, [], batch.drafted
-        for n, (sequence, count) in enumerate(batch.fed):
-            start, slot = sequence.cached, sequence.slot
-            whole = count == sequence.left
-            for position in range(start, start + count):
-                context.put(size, sequence.tokens[position], position, slot, wants_logits=False)
-                size += 1
-            draft = batch.drafts[n] if batch.drafts else ()
-            if whole:
-                context.ask(size - 1)
-                asked.append((sequence, size - 1, draft))
-            for place, token in enumerate(draft or [0] * more, start + count):
-                context.put(size, token, place, slot, wants_logits=bool(draft))
-                size += 1
-        for slot, end in batch.idle:
-            for position in range(end, end + 1 + more):
-                context.put(size, 0, position, slot, wants_logits=False)
-                size += 1
-        fits = self._decode(context, size, wait=bool(asked))
-        for slot, end in batch.idle:
-            self._take_back(context, slot, end)
-        if not fits:
-            yield from self._make_room(context, batch.longest)
-            return
-        for sequence, count in batch.fed:
-            if sequence.new_tokens == 0 or count > 1:
-                self._prompt_tokens += count
-            sequence.cached += count
-        for sequence, index, draft in asked:
-            self._advance(context, sequence, index, draft, more)
-            if sequence.finished:
-                following = self._scheduler.hand_over(sequence)
-                if following is None:
-                    self._free(context, sequence)
-                else:
-                    self._place(context, following)
-                yield self._finish(sequence)
-
-    def _advance(
-        self, context: LlamaContext, sequence: AnswerSequence, index: int, draft: Sequence[int], more: int
-    ) -> None:
-        """Draw the next tokens of a sequence: one, and another for each token of its draft that was drawn.
-
-        Args:
-            context: that was decoded.
-            sequence: whose tokens, but for the draft, are counted as cached.
-            index: the row of its last one; those of the draft stand behind it.
-            draft: the guesses.
-            more: how many tokens stand in the cache behind those that are counted.
-        """
-        segment, accepted, intact = sequence.segment, 0, self._draw(context, sequence, index)
-        for guess in draft:
-            # What was drawn, and no lead or mark behind it, has to be the very token that is in the cache.
-            if not intact or sequence.left != 1 or sequence.tokens[sequence.cached] != guess:
-                break
-            accepted += 1
-            sequence.cached += 1
-            intact = self._draw(context, sequence, index + accepted)
-        if draft and self._drafter is not None:
-            self._drafter.note(segment, len(draft), accepted)
-        if more > accepted and intact:
-            self._take_back(context, sequence.slot, sequence.cached)
-
-    def _draw(self, context: LlamaContext, sequence: AnswerSequence, index: int) -> bool:
-        """Draw the next token of a sequence, and keep cache and grammar as that leaves it; False where it is
-        finished, or its end was cut off."""
-        sampler, segment = self._samplers[sequence], sequence.segment
-        self._new_tokens += 1
-        kept = sequence.append(sampler.draw(context.pointer, index))
-        was_cut = kept < sequence.cached
-        if was_cut:
-            sequence.cached = context.cut(sequence.slot, kept)
-        if sequence.segment != segment:
-            sampler.use_grammar(sequence.grammar)
-        return not (was_cut or sequence.finished)
-
-    def _take_back(self, context: LlamaContext, slot: int, length: int) -> None:
-        """Take idle tokens, and guesses that did not hold, out of the cache."""
-        if context.cut(slot, length) != length:
-            raise UserError(f"{self.identity.name}: llama.cpp could not take a token back; update it.")
-
-    def _make_room(self, context: LlamaContext, sequence: AnswerSequence) -> Iterator[Generation]:
-        """llama.cpp found no KV slot: the longest sequence is set back, and tried again alone."""
-        self._free(context, sequence)
-        if not self._scheduler.set_back(sequence):
-            self._forget(sequence)
-            yield sequence.refusal(context.cells)
-
-    def _finish(self, sequence: AnswerSequence) -> Generation:
-        seconds = time.perf_counter() - self._began[sequence]
-        self._forget(sequence)
-        return sequence.generation(seconds)
-
-    def _free(self, context: LlamaContext, sequence: AnswerSequence) -> None:
-        context.cut(sequence.slot, 0)
-        self._scheduler.release(sequence)
-
-    def _forget(self, sequence: AnswerSequence) -> None:
-        self._samplers.pop(sequence).close()
-        del self._began[sequence]
-        if self._drafter is not None:
-            self._drafter.forget(sequence)
-
-    def _drop_all(self) -> None:
-        for sequence in list(self._samplers):
-            self._forget(sequence)
-        self._scheduler.clear()
-        self._refused.clear()
-
-    def _decode(self, context: LlamaContext, size: int, *, wait: bool = False) -> bool:
-        began = time.perf_counter()
-        fits = context.decode(size, wait=wait)
-        self.decode_seconds += time.perf_counter() - began
-        return fits
 
     def _render(self, request: Request) -> tuple[str, list[int]]:
         led = bool(request.segments[0].lead)

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 from srtui import today
 from srtui.cluster.address import ClusterAddress
-from srtui.cluster.limits import Limits
-from srtui.cluster.messages import ModelFiles, ShippedFolder, WorkerFacts
 from srtui.cluster.placement import Seat, seats
-from srtui.cluster.pool import Pool, Say
+from srtui.cluster.pool import Pool
 from srtui.cluster.session import Session
+from srtui.cluster.worker_limits import Limits
+from srtui.cluster.worker_messages import ModelFiles, ShippedFolder, WorkerFacts
 from srtui.llama import Teacher
-from srtui.progress import Stopped
+from srtui.progress import Report, Stopped
 from srtui.recipe import TeacherSettings
 
 if TYPE_CHECKING:
-    from srtui.cluster.training import TrainingGang
+    from srtui.cluster.training_gang import TrainingGang
     from srtui.student import Student, StudentSource
     from srtui.training import Listener, TrainingData, TrainingResult
 
@@ -74,29 +74,31 @@ class ClusterPlace:
         """How many workers there are of a kind."""
         return len(self._seats)
 
-    def teacher(self, path: Path, settings: TeacherSettings, say: Say) -> Teacher:
+    def teacher(self, path: Path, settings: TeacherSettings, report: Report) -> Teacher:
         """The teacher in the file at ``path``, in each worker."""
-        from srtui.cluster.teacher import ClusterTeacher
+        from srtui.cluster.cluster_teacher import ClusterTeacher
         from srtui.cluster.teacher_job import TeacherJob
 
         files = ModelFiles.of(path)
         adapter = ShippedFolder.of(Path(settings.adapter)) if settings.adapter else None
-        wanted = settings.model_dump(exclude=_NOT_A_WORKERS)
+        file_settings = settings.model_dump(exclude=_NOT_A_WORKERS)
         day = today.now().date().isoformat()
 
         def job(seat: Seat) -> TeacherJob:
-            threads = wanted["threads"] if wanted["threads"] != "auto" or seat.gpu else seat.threads
+            threads = (
+                file_settings["threads"] if file_settings["threads"] != "auto" or seat.gpu else seat.threads
+            )
             return TeacherJob(
-                files, settings.model, {**wanted, "threads": threads}, adapter, day, seat.device
+                files, settings.model, {**file_settings, "threads": threads}, adapter, day, seat.device
             )
 
-        pool = Pool(self._session, "teacher", self._seats, job, self._limits, say)
+        pool = Pool(self._session, "teacher", self._seats, job, self._limits, report)
         facts = self._opened(pool)
         return ClusterTeacher(pool, facts.same)
 
-    def student(self, source: StudentSource, say: Say) -> tuple[Student, Any]:
+    def student(self, source: StudentSource, report: Report) -> tuple[Student, Any]:
         """The student of ``source`` in each worker, and its scorer."""
-        from srtui.cluster.scorer import ClusterScorer, ClusterStudent
+        from srtui.cluster.cluster_scorer import ClusterScorer, ClusterStudent
         from srtui.cluster.scorer_job import ScorerJob, StudentFacts
         from srtui.student.model import read_tokenizer
 
@@ -108,10 +110,10 @@ class ClusterPlace:
                 files, source.quantization, source.batch_tokens, shipped, seat.threads, seat.device
             )
 
-        pool = Pool(self._session, "student", self._seats, job, self._limits, say)
+        pool = Pool(self._session, "student", self._seats, job, self._limits, report)
         facts = self._opened(pool)
         for note in facts.more["notes"]:
-            say("warning", note)
+            report("warning", note)
         same = cast("StudentFacts", facts.same)
         tokenizer = read_tokenizer(source.path, source.quantization)
         return ClusterStudent.of(pool, same, source.quantization, tokenizer), ClusterScorer(pool, same)
@@ -135,7 +137,7 @@ class ClusterPlace:
             listener: hears steps and losses.
             should_stop: asked before each pass.
         """
-        from srtui.cluster.training import TrainingGang
+        from srtui.cluster.training_gang import TrainingGang
         from srtui.cluster.training_worker import TrainingTask
 
         shipped = ShippedFolder.of(source.adapter) if source.adapter else None

@@ -35,8 +35,9 @@ from srtui.sample import Pair, Target
 from srtui.store import Store, figures
 from srtui.store.endings import segments_of
 from srtui.store.generations import GenerationRow
-from srtui.store.runs import STEPS, Run, seconds_a_sample
+from srtui.store.runs import Run
 from srtui.store.sample_view import SampleView, VariantView, view_sample
+from srtui.store.stages import STEPS, seconds_a_sample
 from srtui.store.summary import summarise
 from srtui.workspace import Workspace
 

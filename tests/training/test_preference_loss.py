@@ -19,8 +19,9 @@ from srtui.recipe import TrainingSettings
 from srtui.student import Scorer, Span, Student
 from srtui.student.packing import packed_attention
 from srtui.training import Listener, train
-from srtui.training.preference import PairBatch, TrainingPair, held_out_rewards, objective_of
+from srtui.training.preference_loss import PairBatch, held_out_rewards, objective_of
 from srtui.training.trainer import Trainer
+from srtui.training.training_pair import TrainingPair
 from tests.conftest import ROOT
 from tests.training import killed_preference
 
@@ -152,8 +153,8 @@ def test_loss_and_gradient_are_trls(
 def test_pairs_of_one_sample_are_one_observation() -> None:
     """Three candidates that lose to the same answer say little more than one: an interval over pairs would be too
     narrow."""
-    from srtui.pipeline.preference import reward_facts
-    from srtui.training.preference import Rewards
+    from srtui.pipeline.preference_data import reward_facts
+    from srtui.training.preference_loss import Rewards
 
     margins = (0.4, 0.4, -0.2, 0.1, -0.3, -0.3)
     apart = reward_facts(Rewards(0.5, margins))
@@ -191,7 +192,7 @@ def test_orpo_is_its_papers_formula(tiny_folder: Path) -> None:
 @pytest.mark.parametrize(("chosen", "rejected"), [(0.0, -3.0), (-3.0, 0.0), (0.0, 0.0)])
 def test_an_answer_that_is_certain_has_odds_and_a_gradient(chosen: float, rejected: float) -> None:
     """A short answer known by heart has a loss of 0 in float32, and orpo's odds would be infinite."""
-    from srtui.training.preference import _terms
+    from srtui.training.preference_loss import _terms
 
     likely, unlikely = (torch.tensor([value], requires_grad=True) for value in (chosen, rejected))
     settings = SMALL.model_copy(update={"method": "orpo"})

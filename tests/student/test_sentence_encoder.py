@@ -8,7 +8,7 @@ import pytest
 
 from srtui.errors import UserError
 from srtui.sample import Pair
-from srtui.student.coherence import SentenceEncoder
+from srtui.student.sentence_encoder import SentenceEncoder
 
 WORDS = [
     "[PAD]",
