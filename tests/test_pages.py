@@ -22,7 +22,7 @@ QUICK = [
     "init other", "status", "status quickstart", "scores quickstart", "show 1", "report quickstart",
     "diff quickstart another-seed", "export quickstart --out better.json", "data look --run quickstart",
     "data gates quickstart", "data dedup --undo {dataset}", "data dedup {dataset}",
-    "data decontaminate recipes/eval-prompts.jsonl", "eval list", "eval show 1", "models list", "recipes", "db",
+    "data decontaminate recipes/eval-prompts.jsonl", "eval list", "models list", "recipes", "db",
     "recipes training.learning_rate", "db check", "db backup copy.sqlite", "import recipes/quickstart.jsonl",
     "export quickstart --format preference --out pairs.jsonl",
 ]  # fmt: skip

@@ -64,7 +64,7 @@ def test_when_results_are_bad_names_keys_that_there_are() -> None:
 
 def test_the_demo_ends_in_commands_that_work() -> None:
     demo = (ROOT / "Makefile").read_text(encoding="utf-8").partition("\ndemo:")[2].partition("\ntest:")[0]
-    lines = [shlex.split(line.strip(' "\\')) for line in demo.splitlines() if line.strip().startswith('"  srtui ')]
+    lines = [shlex.split(words) for words in re.findall(r'"  (srtui [^"]+)"', demo)]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(lines) == 2
     for words in lines:

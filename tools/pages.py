@@ -20,7 +20,7 @@ from srtui.tui.screens.dashboard_screen import DashboardScreen  # noqa: E402
 from srtui.tui.tabs import TABS, key_of  # noqa: E402
 
 DOCS = ROOT / "docs"
-_BESIDE = {"dashboard_screen", "dialogs", "__init__"}
+_BESIDE = {"dashboard_screen", "reading_screen", "dialogs", "__init__"}
 _KEYS = {"question_mark": "?", "left_square_bracket": "[", "right_square_bracket": "]", "slash": "/"}
 
 
@@ -42,7 +42,7 @@ def screens_page() -> str:
         "",
         "## On every screen",
         "",
-        *_keys(Dashboard, DashboardScreen),
+        *_keys(Dashboard, *(kind for kind in DashboardScreen.__mro__ if kind.__module__.startswith("srtui"))),
         "",
     ]
     for tab in TABS:
