@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import typer.main
@@ -12,9 +13,14 @@ from typer.core import TyperGroup
 from srtui.cli import app
 
 
+@cache
+def _program() -> Any:
+    return typer.main.get_command(app)
+
+
 def commands() -> dict[tuple[str, ...], Any]:
     """Every command by its words; a group that does something by itself is one too."""
-    return dict(_within(typer.main.get_command(app), ()))
+    return dict(_within(_program(), ()))
 
 
 def _within(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -30,7 +36,7 @@ def _within(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ..
 def parse(words: list[str]) -> Any:
     """``srtui WORDS`` as its command parses it, without doing it: the context. Raises Typer's usage error where it
     does not parse."""
-    name, command, parent = "srtui", typer.main.get_command(app), None
+    name, command, parent = "srtui", _program(), None
     while True:
         context = command.make_context(name, list(words), parent=parent)
         if not isinstance(command, TyperGroup):

@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 
 from srtui.cli.documents import DOCUMENTS, JSON_VERSION, check_keys
+from srtui.store import Store
 from srtui.workspace import Workspace
 from tests.attack.ground import in_process
 from tests.command_tree import commands, example, parse
@@ -55,18 +56,20 @@ def test_every_command_with_json_has_its_documents() -> None:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, str]:
+    """A workspace, and the name of its dataset."""
     workspace = make_workspace(tmp_path_factory.mktemp("json") / "ws")
     make_demo_store(workspace)
-    return workspace
+    with Store(workspace.store_path, read_only=True) as store:
+        return workspace, store.corpus.datasets()[0].name
 
 
 @pytest.mark.parametrize("line", QUICK)
-def test_what_json_prints_is_what_the_page_says(told: Workspace, line: str) -> None:
+def test_what_json_prints_is_what_the_page_says(told: tuple[Workspace, str], line: str) -> None:
     """That keys are the table's is checked as each document is printed; here that it is, and by its command."""
-    datasets = json.loads(in_process(["report", "quickstart", "--json"], told.root, {}).out)["dataset"]
-    words = line.format(dataset=datasets).split()
-    done = in_process([*words, "--json"], told.root, {"SRTUI_WORKSPACE": str(told.root)})
+    workspace, dataset = told
+    words = line.format(dataset=dataset).split()
+    done = in_process([*words, "--json"], workspace.root, {"SRTUI_WORKSPACE": str(workspace.root)})
     assert done.code == 0, done.err
     documents = [json.loads(row) for row in done.out.splitlines()]
     assert len(documents) == 1
