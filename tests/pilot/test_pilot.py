@@ -112,7 +112,8 @@ def test_the_run_computes_none_of_it_again(piloted: tuple[Workspace, Path, dict[
         took = sum(s.seconds for s in store.runs.stages(run.id).values())
         assert outcome.off == pytest.approx(took / said["forecast"]["total"]["value"] - 1)
         assert forecast_outcomes(store, said["teacher"], "another") == []
-    forecast = PilotResult.from_json(said).forecast
+        stored_pilot = store.runs.pilot(store.runs.named("small.pilot").id)
+    forecast = PilotResult.from_json(stored_pilot or {}).forecast
     later = corrected(forecast, [outcome])
     assert later.total["value"] == pytest.approx(took) and later.past == [outcome.off]
     assert corrected(forecast, []) == forecast
