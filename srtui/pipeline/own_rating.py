@@ -6,12 +6,13 @@ than about the rewrites: one that prefers nearly all of its own tells nobody whi
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 from srtui.errors import UserError
 from srtui.evaluation.rater import Rater
 from srtui.evaluation.statistics import Estimate, no_estimate, wilson
-from srtui.progress import Reporter, Stopped
+from srtui.progress import Progress, Reporter, Stopped
 from srtui.recipe import Recipe
 from srtui.sample import Pair
 from srtui.store import Store
@@ -53,12 +54,17 @@ def own_rating(
         rater = Rater(store, workspace.models, recipe.teacher.model)
     except UserError:
         return no_estimate()
-    reporter.event(
-        "info", f"Asking the teacher which answer it prefers, of {len(pairs)} pairs in both orders ..."
-    )
-    new_is_better = [
-        1 - old for old, _ in rater.preferences(pairs, should_stop=should_stop) if old is not None
-    ]
+    began, tokens_so_far = time.monotonic(), 0
+
+    def report_share(tokens: int, share: float) -> None:
+        nonlocal tokens_so_far
+        tokens_so_far += tokens
+        done = round(share * len(pairs))
+        reporter.progress(Progress("rate-pairs", done, len(pairs), tokens_so_far, time.monotonic() - began))
+
+    report_share(0, 0.0)
+    preferences = rater.preferences(pairs, report_share, should_stop)
+    new_is_better = [1 - old for old, _ in preferences if old is not None]
     if should_stop():
         raise Stopped
     return wilson(
