@@ -19,6 +19,7 @@ from srtui.cli.base import (
     open_store,
     seconds_here,
 )
+from srtui.cli.elsewhere import On, Workers, WorkerTimeout, elsewhere_of, placed
 from srtui.cli.output import print_json
 from srtui.pilot import DEFAULT_SAMPLES
 
@@ -35,6 +36,9 @@ def pilot(
     limit: Annotated[
         int | None, typer.Option(min=1, max=MOST, help="Of the first N samples, as the run would have it.")
     ] = None,
+    on: On = None,
+    workers: Workers = None,
+    worker_timeout: WorkerTimeout = 300,
     set_: Overrides = None,
     on_done: OnDone = None,
     bell: Bell = False,
@@ -49,6 +53,7 @@ def pilot(
     from srtui.cli.reporters import reported_work
     from srtui.pipeline.pilot_run import pilot as run_pilot
 
+    elsewhere = elsewhere_of(on, workers, worker_timeout)
     settings = recipes.load(recipe, set_, limit)
     words = [*(w for s in set_ or [] for w in ("--set", s)), *(["--limit", str(limit)] if limit else [])]
     workspace, store = open_store()
@@ -56,6 +61,7 @@ def pilot(
         store,
         announce_end(f"{settings.name} (pilot)", on_done, bell) as set_status,
         reported_work(as_json, workspace.store_path.parent) as (face, should_stop),
+        placed(elsewhere, face, should_stop) as place,
     ):
         result = run_pilot(
             workspace,
@@ -66,6 +72,7 @@ def pilot(
             samples=samples,
             should_stop=should_stop,
             before=seconds_here(),
+            place=place,
         )
         set_status("done")
     if as_json:

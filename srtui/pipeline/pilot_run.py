@@ -27,6 +27,7 @@ from srtui.pilot.verdict import Findings, judge
 from srtui.pipeline.engine import Engine, criteria_of
 from srtui.pipeline.own_rating import own_rating
 from srtui.pipeline.pilot_history import corrected, forecast_outcomes
+from srtui.pipeline.place import Place
 from srtui.pipeline.prepare import pilot_recipe, pilot_strata, prepare
 from srtui.progress import Reporter
 from srtui.recipe import Recipe
@@ -58,6 +59,7 @@ def pilot(
     samples: int,
     should_stop: Callable[[], bool] = lambda: False,
     before: dict[str, float] | None = None,
+    place: Place | None = None,
 ) -> PilotResult:
     """Run ``samples`` samples of a recipe through the loop and say what follows; a pilot that is done is read back.
 
@@ -70,6 +72,7 @@ def pilot(
         samples: how many to draw.
         should_stop: asked often; True stops.
         before: by step, the seconds that this process has spent already.
+        place: where its models run, by default in this process.
 
     Raises:
         Stopped: when asked to stop; the same call resumes.
@@ -82,7 +85,7 @@ def pilot(
         reporter.event("info", f"Pilot {run.name} is done already; its result is read from the store.")
         return PilotResult.from_json(stored)
     size = store.size_in_use()
-    run = Engine(workspace, store, run, reporter, should_stop, before=before).work()
+    run = Engine(workspace, store, run, reporter, should_stop, before=before, place=place).work()
     grown = store.size_in_use() - size if is_new else None
     reading = _Reading(workspace, store, run, recipe, grown)
     rated = own_rating(workspace, store, recipe, reading.views, reporter, should_stop)
