@@ -283,7 +283,7 @@ class _Training:
                 f"it takes about {self.memory / 1e9:.1f} GB of memory and {self.free / 1e9:.1f} GB are free"
             )
         progress = self.progress
-        _forget_peak()
+        _forget_peak(self.on_gpu)
         loaded = _memory_mb(peak=False)
         rate = self.tokens_after[progress.step] / progress.seconds if progress.seconds else 0.0
         if not rate:
@@ -477,11 +477,11 @@ def _memory_mb(*, peak: bool = True) -> float:
     return float(psutil.Process().memory_info().rss) / 1e6
 
 
-def _forget_peak() -> None:
+def _forget_peak(on_gpu: bool) -> None:
     """What was the most so far counts no more: other stages held other models. Where that cannot be had, it counts."""
     import torch
 
-    if torch.cuda.is_available():
+    if on_gpu:
         torch.cuda.reset_peak_memory_stats()
         return
     with contextlib.suppress(OSError):

@@ -269,7 +269,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
     def broken(model: object, batch: object) -> object:
         count[0] += 1
         loss = plain(model, batch)  # type: ignore[arg-type]
-        if count[0] <= 13:  # the pre-flight's pass, and seven steps of two, two and one
+        if count[0] <= 14:  # the pre-flight's two passes, and seven steps of two, two and one
             return loss
         if where == "loss":
             return loss * math.nan
