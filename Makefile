@@ -32,6 +32,14 @@ bundle-test: setup-dev model  ## a whole bundle: fetched, installed and built wh
 
 demo: tune  ## reflect, score, select, train and evaluate with a small real model
 	@$(SRTUI) run recipes/quickstart.toml
+	@printf '%s\n' "" \
+	  "This shows that every step works on this machine, and what each costs here." \
+	  "It cannot show what the method is worth: a teacher of 135 M parameters mostly talks about the task," \
+	  "and 56 samples are too few to tell a gain from chance. srtui show 1 has its words, srtui the dashboard." \
+	  "" \
+	  "With a GPU, next (put your own models into models/ first: srtui models add PATH):" \
+	  "  srtui models fit recipes/workstation-24gb.toml" \
+	  "  srtui pilot recipes/workstation-24gb.toml"
 
 test: setup-dev  ## everything that must pass: linters, types, layers, tests
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target model lint

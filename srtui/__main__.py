@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import NoReturn
 
@@ -10,7 +11,8 @@ def main() -> NoReturn:
     """Exit code 2 and one sentence for anything that the user can put right."""
     from srtui.process import work
 
-    work(_commands if len(sys.argv) > 1 else _dashboard)
+    # A shell that completes asks through the environment, without a word.
+    work(_commands if len(sys.argv) > 1 or "_SRTUI_COMPLETE" in os.environ else _dashboard)
 
 
 def _commands() -> None:

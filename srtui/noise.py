@@ -16,6 +16,12 @@ from pathlib import Path
 from typing import TextIO
 
 _redirected: list[TextIO] = []
+_shown: list[bool] = []
+
+
+def show_noise() -> None:
+    """From now on, what libraries write stays on the screen (``-v``)."""
+    _shown.append(True)
 
 
 def screen() -> TextIO:
@@ -26,8 +32,12 @@ def screen() -> TextIO:
 @contextlib.contextmanager
 def to_log(path: Path) -> Iterator[None]:
     """Until the end of the block, append to ``path`` what is written to standard error by anything
-    but :func:`screen`. No file is left where nothing was; where none can be written, the output is lost.
+    but :func:`screen`. No file is left where nothing was; where none can be written, the output is lost. After
+    :func:`show_noise` nothing is redirected.
     """
+    if _shown:
+        yield
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         log = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)

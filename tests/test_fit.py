@@ -135,7 +135,7 @@ def test_the_command_plans_with_the_models_that_are_here(pair_workspace: Workspa
     recipe = small_recipe(pair_workspace)
     done = srtui(pair_workspace, "models", "fit", str(recipe), "--gpu-memory", "8GB", "--json")
     assert done.returncode == 0, done.stderr
-    (card,) = json.loads(done.stdout)
+    (card,) = json.loads(done.stdout)["cards"]
     assert card["gpu_memory"] == 8 * GB
     assert [s["stage"] for s in card["stages"]][:2] == ["reflect", "choose"]
     assert all(s["fits"] and 0 < s["total"] <= s["free"] for s in card["stages"])

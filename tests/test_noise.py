@@ -49,6 +49,17 @@ def test_libraries_go_to_the_log_and_our_words_to_the_screen(tmp_path: Path, clo
     assert not (tmp_path / "quiet").exists()
 
 
+def test_what_libraries_say_is_shown_where_it_is_asked_for(tmp_path: Path) -> None:
+    code = f"from srtui.noise import show_noise\nshow_noise()\n{SAYS}"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    for words in ("native code", "descriptor two", "python's stream", "a warning", "for the screen"):
+        assert words in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_place_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file where a folder is wanted")
     done = subprocess.run(

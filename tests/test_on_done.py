@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from srtui.cli.base import announce_end, run_names, shlex_words
+from srtui.cli.base import announce_end, shlex_words
+from srtui.cli.completion import run_names
 from srtui.errors import UserError
 from tests.commands import srtui
 from tests.conftest import make_workspace
@@ -23,7 +24,9 @@ def test_a_command_learns_how_it_ended(tmp_path: Path) -> None:
         set_status("done")
     with pytest.raises(ValueError, match="broken"), announce_end("mine", words, False):
         raise ValueError("broken")
-    assert said.read_text() == "mine done\nmine failed\n"
+    with pytest.raises(SystemExit), announce_end("mine", words, False):  # as stopped work ends a command
+        raise SystemExit(130)
+    assert said.read_text() == "mine done\nmine failed\nmine stopped\n"
     assert "SRTUI_STATUS" not in os.environ
     with announce_end("mine", "no-such-command-at-all", False) as set_status:  # the run's end stays its end
         set_status("done")

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from srtui import recipe as recipes
+from srtui.llama.tuning import machine
 from srtui.pipeline import Engine, prepare
 from srtui.progress import Progress
 from srtui.sample import Pair
@@ -180,7 +181,7 @@ def test_show_status_and_export(finished: tuple[Workspace, dict[str, Any]], tmp_
     assert "IFD" in shown.out
     facts = json.loads(here(workspace, "show", "1", "--json").out)
     assert set(facts["runs"]["small"]["decisions"]) == {"instruction", "response"}
-    assert json.loads(here(workspace, "status", "--json").out)[0]["run"] == "small"
+    assert json.loads(here(workspace, "status", "--json").out)["runs"][0]["run"] == "small"
     assert "small" in here(workspace, "status").out
     counts = {}
     for what in ("selected", "all-variants"):
@@ -353,11 +354,27 @@ def test_a_text_by_hand_is_scored_like_any_other(finished: tuple[Workspace, dict
         assert store.runs.named("small").status == "done"
 
 
+def test_a_forecast_is_kept_beside_what_it_took(finished: tuple[Workspace, dict[str, Any]]) -> None:
+    workspace, _ = finished
+    with Store(workspace.store_path, read_only=True) as store:
+        run = store.runs.named("small")
+        training = store.training.of_run(run.id)
+        assert training is not None
+        student = run.recipe["student"]
+        (forecast, took), *_ = store.training.past_forecasts(
+            student["model"], student["quantization"], machine()
+        )
+        assert took == {"seconds": training.seconds, "memory": training.result["took"]["memory"]}
+        assert forecast["seconds"] == training.plan["seconds"] and forecast["memory"] > 0
+        assert store.training.past_forecasts(student["model"], student["quantization"], "another") == []
+        assert store.training.past_forecasts("another", student["quantization"], machine()) == []
+
+
 def test_templates_are_compared(finished: tuple[Workspace, dict[str, Any]]) -> None:
     workspace, _ = finished
     done = srtui(workspace, "scores", "small", "--templates", "--sample", "3", "--json")
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = json.loads(done.stdout)["templates"]
     assert [f["template"] for f in found] == ["alpaca", "vicuna", "wizardlm", "chat"]
     assert [f["chosen"] for f in found] == [True, False, False, False]
     assert all(f["scored"] == 3 for f in found)

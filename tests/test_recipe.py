@@ -188,12 +188,13 @@ def test_the_command_prints_all_keys_or_one() -> None:
         assert words in one
     (key,) = find_keys("prompt.max_length")
     assert json.loads(srtui("prompt.max_length", "--json").output) == {
+        "srtui_json": 1, "type": "recipe-key",
         "name": "prompt.max_length", "default": "2048", "values": "a whole number from 16", "unit": "tokens",
         "what": key.what, "change": key.change, "source": "the paper",
     }  # fmt: skip
-    section = json.loads(srtui("prompt", "--json").output)
+    section = json.loads(srtui("prompt", "--json").output)["keys"]
     assert [k["name"] for k in section] == ["prompt.template", "prompt.max_length"]
-    assert len(json.loads(srtui("--json").output)) == len(recipe_keys())
+    assert len(json.loads(srtui("--json").output)["keys"]) == len(recipe_keys())
     assert srtui("--markdown").output == markdown()
     assert isinstance(srtui("learning_rate").exception, UserError)
     assert isinstance(srtui("--markdown", "--json").exception, UserError)

@@ -18,8 +18,9 @@ torch_cpu=(
 {
     echo "# Exact versions of everything that srtui runs on, and of what tests and builds it, with the sha256 sums of"
     echo "# their files. Made by tools/lock.sh; tools/setup.sh installs by it, and pip refuses any other file."
-    awk -v sums="${torch_cpu[*]}" '{ print }
-        /^torch==/ { n = split(sums, s, " "); for (i = 1; i <= n; i++) print "    --hash=sha256:" s[i] " \\" }' "$out"
+    # uv keeps the sums of a file that it writes anew: ours among them.
+    printf '%s\n' "${torch_cpu[@]}" | grep -vFf - "$out" | awk -v sums="${torch_cpu[*]}" '{ print }
+        /^torch==/ { n = split(sums, s, " "); for (i = 1; i <= n; i++) print "    --hash=sha256:" s[i] " \\" }'
 } >"$out.new"
 cp "$out.new" constraints.txt
 echo "lock: $(grep -c '^[A-Za-z].*==' constraints.txt) packages in constraints.txt"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -24,6 +24,7 @@ from srtui.cli import (  # noqa: F401
     recipes,
     report,
     runs,
+    serve,
 )
 from srtui.cli.base import app
 from srtui.process import work
@@ -36,11 +37,24 @@ def main() -> NoReturn:
 
 def commands() -> None:
     """Parse the command line and do what it says."""
-    app()
+    app(prog_name="srtui")  # which the shell asks for, however it is started
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from srtui import __version__
+
+        typer.echo(f"srtui {__version__}")
+        raise typer.Exit
 
 
 @app.callback(invoke_without_command=True)
-def dashboard(context: typer.Context) -> None:
+def dashboard(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print srtui's version.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
     """Without a command: the dashboard."""
     if context.invoked_subcommand is None:
         from srtui.tui import open_dashboard

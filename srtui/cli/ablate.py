@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srtui.cli.base import MOST, AsJson, app, open_store
+from srtui.cli.base import MOST, AsJson, Bell, OnDone, Overrides, RecipeFile, announce_end, app, open_store
 from srtui.cli.elsewhere import On, Workers, WorkerTimeout, elsewhere_of, placed
-from srtui.cli.output import fields_of, print_json
+from srtui.cli.output import print_json
 from srtui.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 @app.command(epilog="Example: srtui ablate recipes/quickstart.toml --only original,random --seeds 3")
 def ablate(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, in TOML.")],
+    recipe: RecipeFile,
     only: Annotated[
         str | None, typer.Option(help="Only these arms, with commas between; all if absent.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=20, help="Trainings of each arm.")] = 1,
     limit: Annotated[int | None, typer.Option(min=1, max=MOST, help="Only the first N samples.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Override: section.key=value.")] = None,
+    set_: Overrides = None,
     judge: Annotated[
         str | None, typer.Option(help="A GGUF that compares each arm's answers with the full method's.")
     ] = None,
@@ -47,6 +47,8 @@ def ablate(
     on: On = None,
     workers: Workers = None,
     worker_timeout: WorkerTimeout = 300,
+    on_done: OnDone = None,
+    bell: Bell = False,
     as_json: AsJson = False,
 ) -> None:
     """What is each part of the method worth? Other ways to choose, the same texts, scores and steps.
@@ -67,6 +69,7 @@ def ablate(
     workspace, store = open_store()
     with (
         store,
+        announce_end(f"{settings.name} (ablation)", on_done, bell) as set_status,
         reported_work(as_json, workspace.store_path.parent) as (face, should_stop),
         placed(elsewhere, face, should_stop) as place,
     ):
@@ -85,8 +88,9 @@ def ablate(
         )
         ablation = Ablation(workspace, store, settings, recipe.resolve(), face, should_stop, examiners, place)
         comparison = ablation.work(names, seeds)
+        set_status("done")
     if as_json:
-        print_json({"type": "ablation", **fields_of(comparison)})
+        print_json("ablation", comparison)
     else:
         print_comparison(comparison)
 

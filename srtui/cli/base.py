@@ -11,14 +11,51 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.main
+from typer.core import TyperGroup
 
+from srtui.cli.completion import recipe_files, recipe_settings, run_names
 from srtui.errors import UserError
-from srtui.noise import screen
+from srtui.noise import screen, show_noise
 from srtui.text import safe
 from srtui.workspace import Workspace
 
 if TYPE_CHECKING:
     from srtui.store import Store
+
+
+class Commands(TyperGroup):
+    """All commands, each with ``-v``: what libraries write is shown then, where it goes to a log otherwise."""
+
+    def __init__(self, *words: Any, **options: Any) -> None:
+        super().__init__(*words, **options)
+        verbose = typer.main.get_command(_with_verbose).params
+        waiting: list[Any] = [self]
+        for command in waiting:  # which grows by the commands of each group
+            if isinstance(command, TyperGroup):
+                waiting += command.commands.values()
+            else:
+                command.params += verbose
+
+
+_with_verbose = typer.Typer(add_completion=False)
+
+
+@_with_verbose.command()
+def _verbose(
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose",
+            "-v",
+            help="Show what libraries write, which goes to a log otherwise.",
+            expose_value=False,
+            callback=lambda value: show_noise() if value else None,
+        ),
+    ] = False,
+) -> None:
+    """Of this, the option alone is used: Typer has no option for all commands."""
+
 
 app = typer.Typer(
     name="srtui",
@@ -26,6 +63,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    cls=Commands,
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
@@ -34,17 +72,14 @@ Force = Annotated[
 ]
 
 
-def run_names(incomplete: str) -> list[str]:
-    """The runs that a name typed so far may become, for the shell; none where there is no store to read."""
-    try:
-        _, store = open_store(read_only=True)
-        with store:
-            return [run.name for run in store.runs.all() if run.name.startswith(incomplete)]
-    except Exception:  # a shell that completes has no place for an error
-        return []
-
-
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's name.", autocompletion=run_names)]
+RecipeFile = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="A recipe, in TOML.", autocompletion=recipe_files)
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override: section.key=value.", autocompletion=recipe_settings),
+]
 OnDone = Annotated[
     str | None,
     typer.Option(
@@ -115,6 +150,10 @@ def announce_end(run_name: str, on_done: str | None, bell: bool) -> Iterator[Cal
     status = ["failed"]
     try:
         yield lambda new_status: status.__setitem__(0, new_status)
+    except SystemExit as end:
+        if end.code == 130:
+            status[0] = "stopped"
+        raise
     finally:
         if bell and screen().isatty():
             # OSC 9 is a notification where a terminal has them; the bell is the same for all others.

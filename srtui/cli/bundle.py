@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from srtui.cli.base import AsJson, app
-from srtui.cli.output import fields_of, print_json, print_line
+from srtui.cli.output import print_json, print_line
 from srtui.errors import UserError
 from srtui.workspace import Workspace
 
@@ -62,10 +62,13 @@ def bundle(
         to=messages,
     )
     if dry_run:
+        if as_json:
+            counts = {"wheels": len(bundle_plan.wheels), "models": len(bundle_plan.models)}
+            print_json("bundle-plan", counts | {"size": bundle_plan.known_bytes, "unknown": unknown})
         return
     bundle = make(bundle_plan, out_path, lambda line: print_line(line, to=messages), built=built)
     if as_json:
-        print_json(fields_of(bundle))
+        print_json("bundle", bundle)
         return
     print_line(
         f"Ready: {bundle.path} ({bundle.files} files, {bytes_text(bundle.size)}). On the target: ./install.sh"

@@ -54,7 +54,7 @@ def chat(
             students = SideBySide(workspace, store, run, tokens=tokens, temperature=temperature, seed=seed)
     with libraries_log(workspace.store_path.parent):
         if as_json and stream:
-            _print_now({"type": "ready"})
+            print_json("ready", {"run": run.name})
         for instruction in say or _lines():
             if as_json:
                 _print_json_answers(students, instruction, stream)
@@ -66,18 +66,12 @@ def _print_json_answers(students: SideBySide, instruction: str, stream: bool) ->
     """The answers as one JSON object; with ``stream`` each piece as it is written in front of it."""
     answers = {"base": "", "tuned": ""}
     if stream:
-        _print_now({"type": "prompt", "text": students.prompt(instruction)})
+        print_json("prompt", {"text": students.prompt(instruction)})
     for side, piece in students.ask(instruction):
         answers[side] += piece
         if stream:
-            _print_now({"type": "piece", "side": side, "text": piece})
-    _print_now({**({"type": "answers"} if stream else {}), "instruction": instruction, **answers})
-
-
-def _print_now(value: dict[str, str]) -> None:
-    """A JSON object in a line that whoever reads it has at once."""
-    print_json(value)
-    sys.stdout.flush()
+            print_json("piece", {"side": side, "text": piece})
+    print_json("answers", {"instruction": instruction, **answers})
 
 
 def _lines() -> Iterator[str]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from srtui.cli.base import MOST, AsJson, Force, app, open_store
+from srtui.cli.base import MOST, AsJson, Force, Overrides, app, open_store
+from srtui.cli.completion import model_names, recipe_files
 from srtui.cli.output import outputs_of, print_json, print_line
 
 if TYPE_CHECKING:
@@ -35,10 +36,16 @@ def calibrate(
         ),
     ],
     recipe: Annotated[
-        Path | None, typer.Option(help="The recipe whose student, template and protocol are meant.")
+        Path | None,
+        typer.Option(
+            help="The recipe whose student, template and protocol are meant.", autocompletion=recipe_files
+        ),
     ] = None,
-    student: Annotated[str | None, typer.Option(help="Another student, as a recipe's student.model.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Override: section.key=value.")] = None,
+    student: Annotated[
+        str | None,
+        typer.Option(help="Another student, as a recipe's student.model.", autocompletion=model_names),
+    ] = None,
+    set_: Overrides = None,
     rater: Annotated[
         str | None, typer.Option(help="A GGUF whose scores and preferences are held against the pairs, too.")
     ] = None,
@@ -96,7 +103,7 @@ def calibrate(
                 file.write(weights_text(weights).encode("utf-8"))
             outputs.wrote(fit)
         if as_json:
-            print_json(json_of(calibration))
+            print_json("choice-calibration", json_of(calibration))
             return
         print_calibration(calibration)
         if fit is not None:

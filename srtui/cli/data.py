@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 
 from srtui.cli.base import AsJson, Force, RunName, app, key_value, open_store
+from srtui.cli.completion import run_names
 from srtui.cli.dataset import EncoderName, StudentName, embedding, embedding_recipe
 from srtui.cli.export_pairs import (
     Layout,
@@ -37,11 +38,18 @@ if TYPE_CHECKING:
 
 
 @app.command(epilog="Example: srtui init my-workspace")
-def init(directory: Annotated[Path, typer.Argument(help="The folder to make or complete.")]) -> None:
+def init(
+    directory: Annotated[Path, typer.Argument(help="The folder to make or complete.")],
+    as_json: AsJson = False,
+) -> None:
     """Make a workspace: models/, store/, recipes/ and the model catalogue."""
     workspace, written = Workspace.create(directory)
+    if as_json:
+        print_json("workspace", {"path": workspace.root, "written": written})
+        return
     print_line(f"Workspace {workspace.root}: {len(written)} files written.")
-    print_line(f"Next: cd {directory} && srtui models add smollm2-135m && srtui run recipes/quickstart.toml")
+    print_line(f"Next: cd {directory} && srtui models add smollm2-135m")
+    print_line("Then: srtui pilot recipes/quickstart.toml, or srtui alone for the dashboard.")
 
 
 @app.command("import", epilog="Example: srtui import alpaca.json --name alpaca")
@@ -113,9 +121,8 @@ def import_(
             _embed(workspace, store, imported, recipe, as_json)
         duplicates = _mark_duplicates(store, imported, dedup, dedup_by, as_json) if dedup else None
         if as_json:
-            print_json(
-                vars(imported) if duplicates is None else {**vars(imported), "near_duplicates": duplicates}
-            )
+            found = {} if duplicates is None else {"near_duplicates": duplicates}
+            print_json("import", {**vars(imported), **found})
             return
         if duplicates is not None:
             fate = "left out of new runs" if dedup == "drop" else "marked"
@@ -139,6 +146,11 @@ def import_(
             store.imports.bad_rows(imported.dataset_id, 5) if imported.bad or imported.unmatched else []
         ):
             print_line(f"  line {bad.line}: {bad.reason} {bad.detail[:100]}")
+        if not as_variant:
+            print_line(
+                f'Next: dataset = "{imported.dataset}" in a recipe, then srtui pilot RECIPE; '
+                f"srtui data look {imported.dataset} shows what is in it."
+            )
 
 
 def _mark_duplicates(store: Store, imported: Imported, fate: str, by: str, as_json: bool) -> int:
@@ -167,7 +179,9 @@ def _embed(workspace: Workspace, store: Store, imported: Imported, recipe: Recip
 @app.command(epilog="Example: srtui show 12")
 def show(
     sample_id: Annotated[int, typer.Argument(help="A sample's id, as exports and the dashboard show it.")],
-    run_name: Annotated[str | None, typer.Option("--run", help="The run whose decisions to show.")] = None,
+    run_name: Annotated[
+        str | None, typer.Option("--run", help="The run whose decisions to show.", autocompletion=run_names)
+    ] = None,
     raw: Annotated[bool, typer.Option(help="The teacher's raw words too.")] = False,
     history: Annotated[
         bool, typer.Option("--history", help="What came before it in its conversation, in whole.")
@@ -179,7 +193,7 @@ def show(
     with store:
         facts = _sample_facts(store, sample_id, run_name)
         if as_json:
-            print_json(facts)
+            print_json("sample", facts)
         else:
             _print_sample(facts, raw, history)
 
@@ -337,6 +351,7 @@ def export(
     only_agreed: OnlyAgreed = False,
     people_first: PeopleFirst = False,
     force: Force = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write what a run selected, every variant with its scores, or its choices as preference pairs."""
     from srtui import datasets
@@ -345,13 +360,15 @@ def export(
 
     if what not in ("selected", "all-variants"):
         raise UserError(f"--what {what}: it can be selected or all-variants.")
+    if as_json and is_stdout(out_file):
+        raise UserError("--json and the data cannot both go to stdout; name a file with --out.")
     pair_options = PairOptions(layout, rejected, min_margin, only_agreed, people_first)
     if format == "preference":
         if top_k_percent is not None or what != "selected":
             raise UserError(
                 "--top-k-percent and --what are not for preference pairs; --min-margin takes the clear ones."
             )
-        export_pairs(run_name, out_file or Path(f"{run_name}.json"), pair_options, force)
+        export_pairs(run_name, out_file or Path(f"{run_name}.json"), pair_options, force, as_json)
         return
     pair_options.refuse()
     workspace, store = open_store(read_only=True)
@@ -389,6 +406,9 @@ def export(
         written = datasets.write(chain([first], rows), out_file, format, stream)
         if stream is None:
             outputs.wrote(out_file)
+    if as_json:
+        print_json("export", {"run": run_name, "path": out_file, "format": format, "rows": written})
+        return
     target = "stdout" if stream else out_file
     print_line(f"{written:,} {noun} written to {target}.", to=sys.stderr if stream else None)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from srtui.cli.base import MOST, AsJson, RunName, app, libraries_log, open_store, stop_on_signals
+from srtui.cli.completion import dataset_names, model_names, run_names
 from srtui.cli.output import fields_of, print_json, print_line
 from srtui.errors import UserError
 
@@ -26,10 +27,17 @@ data_app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 
-DatasetName = Annotated[str, typer.Argument(metavar="DATASET", help="The name of an imported dataset.")]
+DatasetName = Annotated[
+    str,
+    typer.Argument(metavar="DATASET", help="The name of an imported dataset.", autocompletion=dataset_names),
+]
 StudentName = Annotated[
     str | None,
-    typer.Option("--student", help="What embeds: a student's name, in NF4 unless --set says otherwise."),
+    typer.Option(
+        "--student",
+        help="What embeds: a student's name, in NF4 unless --set says otherwise.",
+        autocompletion=model_names,
+    ),
 ]
 EncoderName = Annotated[
     str | None,
@@ -112,7 +120,7 @@ def gates(
         else:
             trials = try_gates(store, run, examples)
     if as_json:
-        print_json(trials)
+        print_json("gate-trials", trials)
     elif not trials.rewrites:
         print_line(f"Run {run_name} has no rewrites yet; they come with: srtui run")
     else:
@@ -146,7 +154,11 @@ def dedup(
     with store:
         dataset_id = dataset_named(store, dataset)
         if undo:
-            print_line(f"{dataset}: {store.datasets.forget_near_duplicates(dataset_id):,} marks are gone.")
+            forgotten = store.datasets.forget_near_duplicates(dataset_id)
+            if as_json:
+                print_json("taken-back", {"datasets": [dataset], "samples": forgotten})
+            else:
+                print_line(f"{dataset}: {forgotten:,} marks are gone.")
             return
         step, clear = steps_line(as_json)
         near_duplicates = duplicates_by(store, dataset, dataset_id, by, threshold, step)
@@ -155,11 +167,12 @@ def dedup(
             store.datasets.set_near_duplicates(dataset_id, near_duplicates.found(), left_out=drop)
         if as_json:
             print_json(
+                "near-duplicates",
                 {
                     **fields_of(near_duplicates),
                     "groups": near_duplicates.groups[:show],
                     "group_count": len(near_duplicates.groups),
-                }
+                },
             )
             return
         print_duplicates(store, near_duplicates, show)
@@ -191,7 +204,7 @@ def embed(
             embedded_count = store.embeddings.count_of_dataset(dataset_id, embedder.setting_id)
         clear()
     if as_json:
-        print_json({"dataset": dataset, "samples": total, "embedded": embedded_count})
+        print_json("embeddings", {"dataset": dataset, "samples": total, "embedded": embedded_count})
         return
     print_line(
         f"{dataset}: {embedded_count:,} of {total:,} samples have an embedding. "
@@ -213,7 +226,7 @@ def neighbours(
     with store:
         nearby = nearest(store, sample_id, count)
     if as_json:
-        print_json({"sample": sample_id, "neighbours": nearby})
+        print_json("neighbours", {"sample": sample_id, "neighbours": nearby})
         return
     for neighbour in nearby:
         words = " ".join(neighbour.instruction.split())[:140]
@@ -265,7 +278,10 @@ def decontaminate(
                 restored = sum(
                     store.datasets.take_again(dataset_id, "evaluation prompt") for dataset_id in ids
                 )
-            print_line(f"{restored:,} samples are taken by new runs again.")
+            if as_json:
+                print_json("taken-back", {"datasets": names, "samples": restored})
+            else:
+                print_line(f"{restored:,} samples are taken by new runs again.")
             return
         step, clear = steps_line(as_json)
         if by_meaning:
@@ -286,7 +302,9 @@ def decontaminate(
         kinds = ("question", "long", *(("meaning",) if by_meaning else ()), "short")
         counts = {kind: overlaps.kinds[kind] for kind in kinds}
         shown = [fields_of(overlap) for overlap in overlaps.found[:show]]
-        print_json({"prompts": overlaps.prompts, "samples": overlaps.texts, **counts, "found": shown})
+        print_json(
+            "overlaps", {"prompts": overlaps.prompts, "samples": overlaps.texts, **counts, "found": shown}
+        )
         return
     print_overlaps(overlaps, show)
     if drop:
@@ -298,10 +316,18 @@ def decontaminate(
 @data_app.command(epilog="Example: srtui data look alpaca --run quickstart --embed")
 def look(
     dataset: Annotated[
-        str | None, typer.Argument(metavar="[DATASET]", help="An imported dataset; with --run, its own.")
+        str | None,
+        typer.Argument(
+            metavar="[DATASET]",
+            help="An imported dataset; with --run, its own.",
+            autocompletion=dataset_names,
+        ),
     ] = None,
     run_name: Annotated[
-        str | None, typer.Option("--run", help="This run's samples, and what it keeps of them.")
+        str | None,
+        typer.Option(
+            "--run", help="This run's samples, and what it keeps of them.", autocompletion=run_names
+        ),
     ] = None,
     embed: Annotated[
         bool,
@@ -334,9 +360,8 @@ def look(
                 run = store.runs.get(run.id)
             overview = look_at_run(store, run)
     if as_json:
-        print_json(
-            {**fields_of(overview), "map": {"embedded": overview.map.embedded, "topics": overview.map.topics}}
-        )
+        topics = {"embedded": overview.map.embedded, "topics": overview.map.topics}
+        print_json("look", {**fields_of(overview), "map": topics})
     else:
         print_look(overview)
 

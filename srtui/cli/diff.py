@@ -7,13 +7,14 @@ from typing import Annotated
 import typer
 
 from srtui.cli.base import MOST, AsJson, app, open_store
+from srtui.cli.completion import run_names
 from srtui.cli.output import fields_of, print_json, print_line
 
 
 @app.command(epilog="Example: srtui diff quickstart quickstart.original")
 def diff(
-    a: Annotated[str, typer.Argument(metavar="RUN_A", help="A run's name.")],
-    b: Annotated[str, typer.Argument(metavar="RUN_B", help="Another run's name.")],
+    a: Annotated[str, typer.Argument(metavar="RUN_A", help="A run's name.", autocompletion=run_names)],
+    b: Annotated[str, typer.Argument(metavar="RUN_B", help="Another run's name.", autocompletion=run_names)],
     limit: Annotated[int, typer.Option(min=0, max=MOST, help="List at most so many samples.")] = 20,
     as_json: AsJson = False,
 ) -> None:
@@ -28,7 +29,7 @@ def diff(
         compared = compare_runs(store.conn, first.id, second.id)
         samples = decided_otherwise(store.conn, first.id, second.id, limit)
     if as_json:
-        print_json({"type": "diff", **fields_of(compared), "samples": [s._asdict() for s in samples]})
+        print_json("diff", {**fields_of(compared), "samples": [s._asdict() for s in samples]})
         return
     for line in compared_words(compared):
         print_line(line)

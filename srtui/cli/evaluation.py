@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from srtui.cli.base import MOST, AsJson, Force, app, open_store
+from srtui.cli.completion import contestants, model_names, run_names
 from srtui.cli.elsewhere import On, Opens, Workers, WorkerTimeout, elsewhere_of, placed
 from srtui.cli.output import fields_of, outputs_of, print_json, print_line
 
@@ -29,8 +30,8 @@ app.add_typer(eval_app, name="eval")
 _CONTESTANT = (
     "A run, base:RUN, a model, MODEL+ADAPTER, an adapter folder, or a file of answers (.json, .jsonl)."
 )
-ContestantName = Annotated[str, typer.Argument(metavar="A", help=_CONTESTANT)]
-JudgeName = Annotated[str, typer.Option("--judge", help="The GGUF that judges.")]
+ContestantName = Annotated[str, typer.Argument(metavar="A", help=_CONTESTANT, autocompletion=contestants)]
+JudgeName = Annotated[str, typer.Option("--judge", help="The GGUF that judges.", autocompletion=model_names)]
 JudgePromptName = Annotated[
     str | None, typer.Option("--judge-prompt", help="A .toml file with the judge's wording.")
 ]
@@ -55,11 +56,11 @@ Temperature = Annotated[float, typer.Option(min=0, max=5, help="Of the answers; 
 
 
 @eval_app.command(
-    epilog="Example: srtui eval pairwise quickstart base:quickstart --prompts p.jsonl --judge J"
+    epilog="Example: srtui eval pairwise quickstart base:quickstart --prompts recipes/eval-prompts.jsonl --judge my-judge"
 )
 def pairwise(
     a: ContestantName,
-    b: Annotated[str, typer.Argument(metavar="B", help="As A.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="As A.", autocompletion=contestants)],
     prompts: Annotated[Path, typer.Option(help="Rows of instruction, optional input and category.")],
     judge: JudgeName,
     judge_prompt: JudgePromptName = None,
@@ -95,7 +96,7 @@ def pairwise(
         )
 
 
-@eval_app.command(epilog="Example: srtui eval winrate quickstart --reference reference.json --judge J")
+@eval_app.command(epilog="Example: srtui eval winrate quickstart --reference reference.json --judge my-judge")
 def winrate(
     a: ContestantName,
     reference: Annotated[Path, typer.Option(help="AlpacaEval's shape: rows of instruction and output.")],
@@ -158,7 +159,9 @@ def winrate(
         )
 
 
-@eval_app.command(epilog="Example: srtui eval turns quickstart --questions questions.jsonl --judge J")
+@eval_app.command(
+    epilog="Example: srtui eval turns quickstart --questions recipes/eval-questions.jsonl --judge my-judge"
+)
 def turns(
     a: ContestantName,
     questions: Annotated[
@@ -195,7 +198,7 @@ def turns(
         )
 
 
-@eval_app.command(epilog="Example: srtui eval calibrate --judge smollm2-135m judgements.jsonl --limit 40")
+@eval_app.command(epilog="Example: srtui eval calibrate judgements.jsonl --judge my-judge --limit 40")
 def calibrate(
     files: Annotated[
         list[Path],
@@ -288,6 +291,7 @@ def anchors(
         typer.Option(help="Those where A is the reference's own model, asked to be concise or verbose."),
     ] = None,
     force: Force = False,
+    as_json: AsJson = False,
 ) -> None:
     """A table for winrate --anchors from your own judgements: how hard each prompt is, and gamed rows.
 
@@ -314,6 +318,10 @@ def anchors(
         questions = {i.item: i.turns[0] for i in store.evaluations.items(win_rates[0].id)}
         table = write_anchors(out, models, gamed_names, questions)
         outputs.wrote(out)
+    if as_json:
+        made = {"path": out, "difficulties": len(table.difficulty), "models": len(models)}
+        print_json("anchors", made | {"gamed_rows": len(table.preference)})
+        return
     print_line(
         f"{out}: {len(table.difficulty)} difficulties from {len(models)} models, {len(table.preference)} gamed rows."
     )
@@ -321,7 +329,8 @@ def anchors(
 
 @eval_app.command("list", epilog="Example: srtui eval list --json")
 def list_(
-    run: Annotated[str | None, typer.Option(help="Only those of this run.")] = None, as_json: AsJson = False
+    run: Annotated[str | None, typer.Option(help="Only those of this run.", autocompletion=run_names)] = None,
+    as_json: AsJson = False,
 ) -> None:
     """All evaluations, the newest first, with what came out."""
     from srtui.cli.evaluation_tables import print_list
@@ -331,7 +340,7 @@ def list_(
         run_id = store.runs.named(run).id if run else None
         evaluations = store.evaluations.all(run_id)
         if as_json:
-            print_json(evaluations)
+            print_json("evaluations", {"evaluations": evaluations})
         elif not evaluations:
             print_line(
                 "No evaluations yet. Start one with: srtui eval pairwise A B --prompts FILE --judge MODEL"
@@ -357,7 +366,7 @@ def show(
         judged = store.evaluations.judged(evaluation_id) if judgements or as_json else []
         if as_json:
             rows = [_without_bytes(asdict(pair)) for pair in judged]
-            print_json(fields_of(evaluation) | {"judgements": rows})
+            print_json("evaluation", fields_of(evaluation) | {"judgements": rows})
             return
         _print_result(store, evaluation, False)
         for pair in judged:
@@ -414,7 +423,7 @@ def _print_result(store: Store, evaluation: Evaluation, as_json: bool) -> None:
     from srtui.cli.evaluation_tables import print_evaluation
 
     if as_json:
-        print_json(evaluation)
+        print_json("evaluation", evaluation)
     else:
         print_evaluation(evaluation)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from srtui.cli.base import open_store
-from srtui.cli.output import is_stdout, outputs_of, print_line, stdout_for_data
+from srtui.cli.output import is_stdout, outputs_of, print_json, print_line, stdout_for_data
 from srtui.errors import UserError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class PairOptions(NamedTuple):
                 raise UserError(f"{option} is for preference pairs alone; add --format preference.")
 
 
-def export_pairs(run_name: str, out_file: Path, options: PairOptions, force: bool) -> None:
+def export_pairs(run_name: str, out_file: Path, options: PairOptions, force: bool, as_json: bool) -> None:
     """Write a run's preference pairs, and report who chose them. Raises UserError where there are none."""
     from srtui import datasets
 
@@ -89,6 +89,11 @@ def export_pairs(run_name: str, out_file: Path, options: PairOptions, force: boo
         written = datasets.write_preferences(rows, out_file, options.layout, stream)
         if stream is None:
             outputs.wrote(out_file)
+    if as_json:
+        counts = {"chosen": dict(maker.made), "left_out": {k: n for k, n in maker.left_out.items() if n}}
+        written_to = {"run": run_name, "path": out_file, "format": "preference", "rows": written}
+        print_json("export", written_to | counts)
+        return
     messages = sys.stderr if stream else None
     print_line(f"{written:,} preference pairs written to {'stdout' if stream else out_file}.", to=messages)
     chosen = ", ".join(f"{count:,} by {_WHOSE.get(name, name)}" for name, count in sorted(maker.made.items()))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from srtui.cli.base import AsJson, open_store
+from srtui.cli.completion import contestants
 from srtui.cli.evaluation import (
     ContestantName,
     Limit,
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
 
 
 @eval_app.command(
-    epilog="Example: srtui eval human quickstart base:quickstart --prompts p.jsonl --annotator ada"
+    epilog="Example: srtui eval human quickstart base:quickstart --prompts recipes/eval-prompts.jsonl --annotator ada"
 )
 def human(
     a: ContestantName,
-    b: Annotated[str, typer.Argument(metavar="B", help="As A.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="As A.", autocompletion=contestants)],
     prompts: Annotated[Path, typer.Option(help="Rows of instruction, optional input and category.")],
     annotator: Annotated[str, typer.Option(help="Who judges; the same name continues where it was.")] = "",
     ask: Annotated[
@@ -83,7 +84,7 @@ def human(
         result = keep_result(store, evaluation.id)
         evaluation = store.evaluations.get(evaluation.id)
         if as_json:
-            print_json(evaluation)
+            print_json("evaluation", evaluation)
         elif not result["judgements"]:
             from srtui.tui.tabs import numbered
 

@@ -34,7 +34,9 @@ def doctor(as_json: AsJson = False) -> None:
         failed |= check.ok is False
         if as_json:
             # Scripts know the key by its first name.
-            print_json({"name": check.name, "ok": check.ok, "detail": check.detail, "mend": check.fix})
+            print_json(
+                "check", {"name": check.name, "ok": check.ok, "detail": check.detail, "mend": check.fix}
+            )
             continue
         sign = {True: "[green]ok  [/]", False: "[red]FAIL[/]", None: "[yellow]note[/]"}[check.ok]
         fix = f" [bold]{plain(check.fix)}[/]" if check.fix and check.ok is not True else ""
@@ -55,7 +57,7 @@ def db(context: typer.Context, as_json: AsJson = False) -> None:
         counts, logged = store.counts(), store.pages_in_log()
         if as_json:
             facts = {"path": str(store.path), "bytes": store.size(), "pages_in_log": logged, "rows": counts}
-            print_json(facts)
+            print_json("store", facts)
             return
         print_line(f"{store.path}  {bytes_text(store.size())}")
         if logged:
@@ -86,13 +88,15 @@ def db_check(
             help="All rows: every text by its digest, scores, choices and counts by what they follow from.",
         ),
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Is the file sound, and does it say what was stored?"""
     from srtui.cli.reporters import progress_line
     from srtui.store import DatabaseError
 
     _, store = open_store(read_only=True)
-    show, clear = progress_line(False)
+    show, clear = progress_line(as_json)
+    verified = None
     with store:
         problems = store.check()
         try:
@@ -107,10 +111,20 @@ def db_check(
             if not problems:
                 problems.append(str(error))
     clear()
-    for problem in problems:
+    if as_json:
+        checked = {"texts": verified.texts, "checked": verified.checked} if verified else {}
+        print_json(
+            "store-check",
+            {"path": store.path, "sound": not problems, "texts": 0, "checked": 0}
+            | checked
+            | {"problems": problems},
+        )
+    for problem in [] if as_json else problems:
         print_line(problem)
     if problems:
         raise UserError(f"{store.path} is damaged; restore a copy made by srtui db backup.")
+    if as_json or verified is None:
+        return
     uncompared = (
         "" if verified.checked == verified.texts else f" of {verified.texts:,}; --deep compares them all"
     )
@@ -153,7 +167,7 @@ def db_merge(
             stop.is_set,
         )
     if as_json:
-        print_json(merged._asdict())
+        print_json("merge", merged._asdict())
         return
     print_line(
         f"Run {merged.run}: {merged.samples:,} samples, {merged.settled:,} of them settled. Continue with: srtui resume {merged.run}"
@@ -161,7 +175,10 @@ def db_merge(
 
 
 @db_app.command("backup", epilog="Example: srtui db backup store/yesterday.sqlite")
-def db_backup(target: Annotated[Path, typer.Argument(help="A file that does not exist yet.")]) -> None:
+def db_backup(
+    target: Annotated[Path, typer.Argument(help="A file that does not exist yet.")],
+    as_json: AsJson = False,
+) -> None:
     """A consistent, verified copy, also while a run writes."""
     from srtui.store.backup import BackupStopped
 
@@ -172,6 +189,9 @@ def db_backup(target: Annotated[Path, typer.Argument(help="A file that does not 
         try:
             rows = store.backup(target, stop.is_set)
         except BackupStopped:
-            print_line("Stopped; nothing was written.")
+            print_line("Stopped; nothing was written.", to=sys.stderr)
             sys.exit(130)
+    if as_json:
+        print_json("backup", {"path": target, "rows": rows})
+        return
     print_line(f"Copied to {target}: {sum(rows.values()):,} rows, checked.")

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from srtui.cli.base import AsJson, app, libraries_log, open_store
+from srtui.cli.completion import catalogue_names, model_names, recipe_files, run_names
 from srtui.cli.output import fields_of, outputs_of, print_json, print_line
 from srtui.errors import UserError
 from srtui.workspace import Workspace
@@ -20,7 +21,9 @@ app.add_typer(models_app, name="models")
 
 @app.command("export-model", epilog="Example: srtui export-model quickstart --to gguf --quantize Q4_K_M")
 def export_model(
-    run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run that has trained.")],
+    run_name: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run that has trained.", autocompletion=run_names)
+    ],
     to: Annotated[
         str,
         typer.Option(
@@ -73,7 +76,8 @@ def export_model(
         )
     use = _how_to_use(to, exported.path, workspace, run.recipe["student"]["model"])
     if as_json:
-        print_json({**fields_of(exported), "prompt": run.recipe["prompt"]["template"], "use": use})
+        template = run.recipe["prompt"]["template"]
+        print_json("model-export", {**fields_of(exported), "prompt": template, "use": use})
         return
     print_line(
         f"Ready: {exported.path} ({bytes_text(exported.size)}, {exported.stored}, {exported.seconds:.1f} s)"
@@ -109,14 +113,15 @@ def models_list(as_json: AsJson = False) -> None:
 
     entries = models.list_models(Workspace.find().models)
     if as_json:
-        print_json(entries)
+        print_json("models", {"models": entries})
     else:
         print_models(entries)
 
 
 @models_app.command("inspect", epilog="Example: srtui models inspect smollm2-135m")
 def models_inspect(
-    name: Annotated[str, typer.Argument(help="A name in models/, or a path.")], as_json: AsJson = False
+    name: Annotated[str, typer.Argument(help="A name in models/, or a path.", autocompletion=model_names)],
+    as_json: AsJson = False,
 ) -> None:
     """Architecture, parameters, quantization, context, chat template, size, licence, hash."""
     from srtui import models
@@ -124,7 +129,7 @@ def models_inspect(
 
     info = models.inspect(models.find(Workspace.find().models, name))
     if as_json:
-        print_json(info)
+        print_json("model", info)
     else:
         print_model(info)
 
@@ -132,32 +137,58 @@ def models_inspect(
 @models_app.command("add", epilog="Example: srtui models add smollm2-135m")
 def models_add(
     name: Annotated[
-        str, typer.Argument(metavar="NAME_OR_PATH", help="A catalogue entry, a GGUF, a safetensors folder.")
+        str,
+        typer.Argument(
+            metavar="NAME_OR_PATH",
+            help="A catalogue entry, a GGUF, a safetensors folder.",
+            autocompletion=catalogue_names,
+        ),
     ],
+    as_json: AsJson = False,
 ) -> None:
     """Put a model into models/. For a catalogue entry this uses the network."""
     from srtui import models
 
-    for entry in models.add(Workspace.find().models, name, print_line):
+    entries = models.add(
+        Workspace.find().models,
+        name,
+        lambda line: print_line(line, to=sys.stderr if as_json else sys.stdout),
+    )
+    if as_json:
+        print_json("models", {"models": entries})
+        return
+    for entry in entries:
         print_line(f"Ready: {entry.name} ({entry.path.name})")
+    print_line(
+        "Next: name it in a recipe (a GGUF as teacher.model, a folder as student.model), then srtui pilot RECIPE."
+    )
 
 
 @models_app.command("quantize", epilog="Example: srtui models quantize smollm2-135m Q8_0")
 def models_quantize(
-    name: Annotated[str, typer.Argument(help="A GGUF in models/, or a path.")],
+    name: Annotated[str, typer.Argument(help="A GGUF in models/, or a path.", autocompletion=model_names)],
     type_: Annotated[str, typer.Argument(metavar="TYPE", help="Q8_0, Q4_K_M, ...")],
+    as_json: AsJson = False,
 ) -> None:
     """Make another quantization of a GGUF with llama.cpp's own quantizer."""
     from srtui import models
 
     folder = Workspace.find().models
     quantized = models.quantize(models.resolve_teacher(folder, name), folder, type_)
-    print_line(f"Ready: {quantized.name}")
+    if as_json:
+        print_json("model-file", {"path": quantized, "size": quantized.stat().st_size})
+    else:
+        print_line(f"Ready: {quantized.name}")
 
 
 @models_app.command("tune", epilog="Example: srtui models tune smollm2-135m")
 def models_tune(
-    name: Annotated[str, typer.Argument(help="A model in models/; all its GGUF files are measured.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A model in models/; all its GGUF files are measured.", autocompletion=model_names
+        ),
+    ],
     quantization: Annotated[
         list[str] | None, typer.Option(help="Make this quantization first: Q8_0, Q4_0, ...")
     ] = None,
@@ -192,7 +223,7 @@ def models_tune(
                 tuning = tune(file, counts, report_line=lambda line: None if as_json else print_line(line))
         tunings.append(tuning)
     if as_json:
-        print_json(tunings)
+        print_json("tunings", {"tunings": tunings})
     else:
         print_tunings(tunings)
 
@@ -203,7 +234,10 @@ def models_tune(
 )
 def models_fit(
     recipe_path: Annotated[
-        Path, typer.Argument(metavar="RECIPE", help="The recipe whose stages are planned.")
+        Path,
+        typer.Argument(
+            metavar="RECIPE", help="The recipe whose stages are planned.", autocompletion=recipe_files
+        ),
     ],
     gpu_memory: Annotated[
         str | None,
@@ -244,12 +278,11 @@ def models_fit(
         for card in cards
     ]
     if as_json:
-        print_json(
-            [
-                {"gpu_memory": card, "stages": [{**fields_of(plan), "total": plan.total} for plan in stages]}
-                for card, stages in plans
-            ]
-        )
+        cards_planned = [
+            {"gpu_memory": card, "stages": [{**fields_of(plan), "total": plan.total} for plan in stages]}
+            for card, stages in plans
+        ]
+        print_json("fit", {"recipe": str(recipe_path), "cards": cards_planned})
     else:
         print_fits(plans)
 

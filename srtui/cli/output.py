@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
+from srtui.cli.documents import JSON_VERSION, check_keys
 from srtui.errors import UserError
 from srtui.files import current_folder
 from srtui.text import json_safe, safe
@@ -23,14 +24,18 @@ def print_line(text: str = "", *, to: TextIO | None = None) -> None:
     print(safe(text), file=to or sys.stdout, flush=True)
 
 
-def print_json(value: Any) -> None:
-    """One JSON value on stdout, of dataclasses their fields: no NaN, which JSON has not, and nothing that a
-    terminal would obey."""
+def print_json(type_: str, value: Any, *, to: TextIO | None = None) -> None:
+    """One JSON document on stdout, or ``to`` another stream: of a dataclass its fields, with no NaN, which JSON has
+    not, and nothing that a terminal would obey. ``type_`` is of srtui.cli.documents, which has its keys."""
     import json
 
-    unicode = (getattr(sys.stdout, "encoding", None) or "ascii").lower().startswith("utf")
-    line = json.dumps(_json_value(value), ensure_ascii=not unicode, default=str, allow_nan=False)
-    print(json_safe(line))
+    stream = to or sys.stdout
+    fields = fields_of(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+    check_keys(type_, fields)
+    document = {"srtui_json": JSON_VERSION, "type": type_, **fields}
+    unicode = (getattr(stream, "encoding", None) or "ascii").lower().startswith("utf")
+    line = json.dumps(_json_value(document), ensure_ascii=not unicode, default=str, allow_nan=False)
+    print(json_safe(line), file=stream, flush=True)
 
 
 def _json_value(value: Any) -> Any:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srtui.cli.base import MOST, AsJson, app, open_store, seconds_here
+from srtui.cli.base import (
+    MOST,
+    AsJson,
+    Bell,
+    OnDone,
+    Overrides,
+    RecipeFile,
+    announce_end,
+    app,
+    open_store,
+    seconds_here,
+)
 from srtui.cli.elsewhere import On, Workers, WorkerTimeout, elsewhere_of, placed
-from srtui.cli.output import fields_of, print_json
+from srtui.cli.output import print_json
 from srtui.pilot import DEFAULT_SAMPLES
 
 if TYPE_CHECKING:
@@ -19,7 +29,7 @@ if TYPE_CHECKING:
 
 @app.command(epilog="Example: srtui pilot recipes/quickstart.toml --samples 24")
 def pilot(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, in TOML.")],
+    recipe: RecipeFile,
     samples: Annotated[
         int, typer.Option(min=1, max=MOST, help="How many samples, drawn from every kind and length.")
     ] = DEFAULT_SAMPLES,
@@ -29,7 +39,9 @@ def pilot(
     on: On = None,
     workers: Workers = None,
     worker_timeout: WorkerTimeout = 300,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Override: section.key=value.")] = None,
+    set_: Overrides = None,
+    on_done: OnDone = None,
+    bell: Bell = False,
     as_json: AsJson = False,
 ) -> None:
     """Some samples through the whole loop without training, in minutes: shall the rest run like this?
@@ -47,6 +59,7 @@ def pilot(
     workspace, store = open_store()
     with (
         store,
+        announce_end(f"{settings.name} (pilot)", on_done, bell) as set_status,
         reported_work(as_json, workspace.store_path.parent) as (face, should_stop),
         placed(elsewhere, face, should_stop) as place,
     ):
@@ -61,8 +74,9 @@ def pilot(
             before=seconds_here(),
             place=place,
         )
+        set_status("done")
     if as_json:
-        print_json({"type": "pilot", **fields_of(result)})
+        print_json("pilot", result)
     else:
         _print(result, shlex.join(["srtui", "run", str(recipe), *words]))
 

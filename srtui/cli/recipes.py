@@ -36,7 +36,10 @@ def recipes(
         return
     keys = reference.recipe_keys() if key is None else reference.find_keys(key)
     if as_json:
-        print_json(keys[0] if len(keys) == 1 else keys)
+        if len(keys) == 1:
+            print_json("recipe-key", keys[0])
+        else:
+            print_json("recipe-keys", {"keys": keys})
     elif len(keys) == 1:
         _print_key(keys[0])
     else:

@@ -56,7 +56,10 @@ def report(
                 dict(zip(("file", "sha256", "format", "kind", "rows", "refused"), source, strict=True))
                 for source in facts.sources
             ]
-            print_json(fields_of(facts) | {"sources": sources, "open": reports.open_questions(facts)})
+            print_json(
+                "report",
+                fields_of(facts) | {"sources": sources, "open": reports.open_questions(facts)},
+            )
         for path, render in ((out, reports.html), (markdown, reports.markdown)):
             if path is None:
                 continue

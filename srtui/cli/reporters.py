@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from rich import progress as bars
 
 from srtui.cli.base import libraries_log, stop_on_signals
+from srtui.cli.output import print_json
 from srtui.cli.terminal import err, out, plain
+from srtui.noise import screen
 from srtui.progress import Progress, Stopped, left_words
 from srtui.store.stages import STEPS
 from srtui.text import duration, safe
@@ -139,37 +140,31 @@ class PlainReporter(_NothingToEnd):
 
 
 class JsonReporter(_NothingToEnd):
-    """One JSON object a line."""
+    """One JSON document a line, on stdout or another stream."""
+
+    def __init__(self, to: Callable[[], TextIO] | None = None) -> None:
+        self._to = to
 
     def progress(self, progress: Progress) -> None:
         """How far a stage is, as a line of type progress."""
         self._line(
-            type="progress",
-            stage=progress.stage,
-            done=progress.done,
-            total=progress.total,
-            tokens=progress.tokens,
-            seconds=round(progress.seconds, 2),
-            **progress.detail,
+            "progress",
+            {
+                "stage": progress.stage,
+                "done": progress.done,
+                "total": progress.total,
+                "tokens": progress.tokens,
+                "seconds": round(progress.seconds, 2),
+                **progress.detail,
+            },
         )
 
     def event(self, level: str, message: str) -> None:
         """One sentence, as a line of type event."""
-        self._line(type="event", level=level, message=message)
+        self._line("event", {"level": level, "message": message})
 
-    @staticmethod
-    def _line(**values: Any) -> None:
-        print(json.dumps(values), flush=True)
-
-
-class QuietReporter(_NothingToEnd):
-    """Nothing: for a program that wants the result and nothing else."""
-
-    def progress(self, progress: Progress) -> None:
-        """Shows nothing."""
-
-    def event(self, level: str, message: str) -> None:
-        """Shows nothing."""
+    def _line(self, type_: str, fields: dict[str, Any]) -> None:
+        print_json(type_, fields, to=self._to() if self._to else None)
 
 
 class AttendedReporter:
@@ -177,7 +172,7 @@ class AttendedReporter:
     called then, once, and nothing more is shown; the work itself never fails for it."""
 
     def __init__(
-        self, reporter: LiveReporter | PlainReporter | JsonReporter | QuietReporter, lost: Callable[[], None]
+        self, reporter: LiveReporter | PlainReporter | JsonReporter, lost: Callable[[], None]
     ) -> None:
         self._reporter, self._lost, self._detached = reporter, lost, False
 
@@ -207,10 +202,10 @@ class AttendedReporter:
 
 
 def reporter(as_json: bool, lost: Callable[[], None], *, json_lines: bool = True) -> AttendedReporter:
-    """Bars on a terminal, else plain lines; with ``as_json`` JSON lines, or without ``json_lines`` nothing,
-    for a command whose only JSON is its result. ``lost`` is called where nobody sees them any more."""
+    """Bars on a terminal, else plain lines; with ``as_json`` JSON lines, which go to standard error without
+    ``json_lines``, for a command whose stdout is its result alone. ``lost`` is called where nobody sees them any more."""
     if as_json:
-        return AttendedReporter(JsonReporter() if json_lines else QuietReporter(), lost)
+        return AttendedReporter(JsonReporter(None if json_lines else screen), lost)
     return AttendedReporter(LiveReporter() if out.is_terminal else PlainReporter(), lost)
 
 

@@ -17,6 +17,8 @@ from srtui.cli.base import (
     Bell,
     Force,
     OnDone,
+    Overrides,
+    RecipeFile,
     RunName,
     announce_end,
     app,
@@ -25,6 +27,7 @@ from srtui.cli.base import (
     seconds_here,
     stop_on_signals,
 )
+from srtui.cli.completion import run_names
 from srtui.cli.elsewhere import On, Opens, Workers, WorkerTimeout, elsewhere_of, placed
 from srtui.cli.output import fields_of, is_stdout, outputs_of, print_json, print_line, short
 from srtui.errors import UserError
@@ -50,16 +53,20 @@ Until = Annotated[str | None, typer.Option(help="Stop after this stage.", callba
 
 @app.command(epilog="Example: srtui run recipes/quickstart.toml --limit 16 --set training.epochs=1")
 def run(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, in TOML.")],
+    recipe: RecipeFile,
     limit: Annotated[int | None, typer.Option(min=1, max=MOST, help="Only the first N samples.")] = None,
     until: Until = None,
     on: On = None,
     workers: Workers = None,
     worker_timeout: WorkerTimeout = 300,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Override: section.key=value.")] = None,
+    set_: Overrides = None,
     teacher_from: Annotated[
         str | None,
-        typer.Option(metavar="RUN", help="The next round: the tuned student of this run is the teacher."),
+        typer.Option(
+            metavar="RUN",
+            help="The next round: the tuned student of this run is the teacher.",
+            autocompletion=run_names,
+        ),
     ] = None,
     on_done: OnDone = None,
     bell: Bell = False,
@@ -142,7 +149,7 @@ def resume(
 
 
 @app.command(epilog="Example: srtui retrain quickstart")
-def retrain(name: RunName, as_json: AsJson = False) -> None:
+def retrain(name: RunName, on_done: OnDone = None, bell: Bell = False, as_json: AsJson = False) -> None:
     """Train again with what you have overruled in a run: a run beside it that reuses every text, score and choice."""
     workspace, store = open_store()
     with store:
@@ -150,7 +157,8 @@ def retrain(name: RunName, as_json: AsJson = False) -> None:
 
         seconds_before = seconds_here()
         run, is_new = with_changes(store, store.runs.named(name))
-        _work(workspace, store, run, None, as_json, is_new, f"srtui resume {run.name}", seconds_before)
+        resume_command = f"srtui resume {run.name}"
+        _work(workspace, store, run, None, as_json, is_new, resume_command, seconds_before, on_done, bell)
 
 
 def _work(
@@ -175,7 +183,7 @@ def _work(
 
     if run.status == "done" and not store.scores.unscored_by_hand(run.id):
         if as_json:
-            print_json({"type": "summary", **fields_of(summarise(store, run.id))})
+            print_json("summary", summarise(store, run.id))
         else:
             print_summary(summarise(store, run.id), _files(workspace, store, run))
             print_line("\nThis run is done already; nothing was left to do.")
@@ -197,7 +205,7 @@ def _work(
             stopped = True
         set_status("stopped" if stopped or run.status != "done" else "done")
     if as_json:
-        print_json({"type": "summary", **fields_of(summarise(store, run.id))})
+        print_json("summary", summarise(store, run.id))
     elif stopped:
         out.print(f"Stopped; everything finished is stored. Resume with: {resume_command}", soft_wrap=True)
     else:
@@ -212,12 +220,34 @@ def _files(workspace: Workspace, store: Store, run: Run) -> list[tuple[str, str]
     if training and training.adapter:
         files.append(("adapter", short(workspace.root / training.adapter)))
     files.append(("selected data", f"srtui export {run.name} --format alpaca --out {run.name}.json"))
+    if run.recipe.get("pilot") is not None:
+        files.append(("next", f"srtui run {short(Path(run.recipe_path))}"))
+    elif training and training.adapter:
+        files += [
+            ("is it better?", f"srtui ablate {short(Path(run.recipe_path))}{_words_of(run)} --only original"),
+            ("before and after", f'srtui chat {run.name} --say "Name three trees."'),
+            ("tuned student", f"srtui export-model {run.name} --to gguf --quantize Q4_K_M"),
+            ("on paper", f"srtui report {run.name}"),
+        ]
     return files
+
+
+def _words_of(run: Run) -> str:
+    """Says that there were words beside the recipe's file, where there were: with others it is another run."""
+    from srtui import recipe as recipes
+
+    try:
+        as_its_file = recipes.load(Path(run.recipe_path)).model_dump(mode="json") == run.recipe
+    except UserError:  # the file is gone, or none any more
+        return ""
+    return "" if as_its_file else " (the words that it was run with)"
 
 
 @app.command(epilog="Example: srtui status --json")
 def status(
-    name: Annotated[str | None, typer.Argument(help="A run; all of them if absent.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="A run; all of them if absent.", autocompletion=run_names)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """How far every run is; with a run's name, its whole summary."""
@@ -235,13 +265,13 @@ def status(
             run = store.runs.named(name)
             figures = summarise(store, run.id)
             if as_json:
-                print_json(figures)
+                print_json("summary", figures)
             else:
                 print_summary(figures, _files(workspace, store, run))
             return
         runs = store.runs.all()
         if as_json:
-            print_json([summarise(store, r.id) for r in runs])
+            print_json("runs", {"runs": [summarise(store, r.id) for r in runs]})
             return
         from srtui.store.figures import counts
 
@@ -296,7 +326,9 @@ def scores(
                     workspace, store, run, sample, lambda line: err.print(line, style="dim")
                 )
             if as_json:
-                print_json([_without_empty_problem(t) for t in compared])
+                print_json(
+                    "templates", {"run": run.name, "templates": [_without_empty_problem(t) for t in compared]}
+                )
             else:
                 print_templates(compared)
             return
@@ -310,7 +342,7 @@ def scores(
             return
         figures = distributions(store, run.id)
         if as_json:
-            print_json({"run": run.name, "scores": figures})
+            print_json("scores", {"run": run.name, "scores": figures})
         elif not figures:
             print_line(f"Run {run.name} has no scores yet; they come with: srtui run")
         else:

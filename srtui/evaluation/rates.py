@@ -61,7 +61,8 @@ def rows_of(store: Store, evaluation: Evaluation) -> list[LengthItem]:
     that is not done."""
     if evaluation.kind != "winrate" or evaluation.state != "done":
         raise UserError(
-            f"Evaluation {evaluation.id} is no win rate that is done ({evaluation.kind}, {evaluation.state})."
+            f"Evaluation {evaluation.id} is no win rate that is done ({evaluation.kind}, {evaluation.state}); "
+            "srtui eval list shows which are."
         )
     rows = store.evaluations
     items, judgements = rows.items(evaluation.id), rows.judgements(evaluation.id)

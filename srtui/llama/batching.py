@@ -244,7 +244,9 @@ class LlamaTeacher:
         depth, token = 256, max(0, llama_cpp.llama_vocab_bos(self._vocabulary.pointer))
         context = self._open_context(slots, depth + 128)
         if context is None:
-            raise UserError(f"{self.identity.name}: {slots} slots do not fit in memory.")
+            raise UserError(
+                f"{self.identity.name}: {slots} slots do not fit in memory; try fewer: --slots 1,4."
+            )
 
         def decode(rows: Sequence[tuple[int, int]]) -> float:
             for i, (position, slot) in enumerate(rows):

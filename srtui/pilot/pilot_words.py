@@ -53,6 +53,13 @@ def facts(r: PilotResult) -> list[tuple[str, str]]:
         if stops["value"] or gate == "about_the_task":
             action = "is on and stops" if gate in r.active_gates else "is off and would stop"
             rows.append((f"gates.{gate}", f"{action} {counted(stops)} of the samples with a rewrite"))
+    if r.own_rating["n"]:
+        rows.append(
+            (
+                "teacher's own rating",
+                f"prefers its new answer in {counted(r.own_rating)}; models prefer their own words, so that is no proof",
+            )
+        )
     rows += [("measure", sentence) for sentence in r.calibrated]
     rows.append(("kept", counted(r.kept)))
     rows.append(
@@ -81,6 +88,16 @@ def _forecast(r: PilotResult) -> list[tuple[str, str]]:
             f"{total}, {duration(f.fixed)} of it for any number of samples{by}" if total else "not measured",
         )
     )
+    if total:
+        off = ", ".join(f"{share:+.0%}" for share in f.past)
+        rows.append(
+            (
+                "  the last ones took",
+                f"{off} beside their forecast"
+                if off
+                else "nothing yet: no run that was forecast here is done",
+            )
+        )
     training = _time(f.training)
     rows.append(
         (

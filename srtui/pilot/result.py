@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from srtui.errors import UserError
-from srtui.evaluation.statistics import Estimate
+from srtui.evaluation.statistics import Estimate, no_estimate
 from srtui.pilot.limits import Limit
 from srtui.pilot.strata import Stratum
 from srtui.pilot.verdict import Verdict
@@ -60,6 +60,9 @@ class Forecast:
     memory: float
     speed: dict[str, float]
     history: list[str]
+    past: list[float] = field(default_factory=list)
+    """How much more than forecast the runs of earlier pilots took here, as a share, the newest first; the total is
+    corrected by them."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,8 @@ class PilotResult:
     verdict: Verdict
     calibrated: list[str] = field(default_factory=list)
     """What is known of each measure that it chose by, with this student, a sentence each."""
+    own_rating: Estimate = field(default_factory=no_estimate)
+    """The share of the new answers that the teacher itself, shown both in either order, prefers to the old ones."""
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> PilotResult:

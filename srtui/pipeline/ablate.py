@@ -209,7 +209,7 @@ class Ablation:
         if training is None or training.status != "done":
             raise UserError(
                 f"Run {full.name} has trained no adapter ({training.status if training else 'no training'}); "
-                "there is nothing to compare with."
+                f"there is nothing to compare with: srtui status {full.name} says why."
             )
         steps, size = int(training.result["steps"]), int(training.examples)
         sets = self._held_out(full)

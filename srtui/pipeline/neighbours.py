@@ -132,7 +132,9 @@ def neighbours(store: Store, sample_id: int, count: int) -> list[Neighbour]:
     sample or its embedding is not there."""
     origin = store.corpus.origin(sample_id)
     if origin is None:
-        raise UserError(f"There is no sample {sample_id}.")
+        raise UserError(
+            f"There is no sample {sample_id}; the ids are those of srtui show and of 3 Samples in the dashboard."
+        )
     dataset_id = store.corpus.dataset_id(origin.dataset) or 0
     setting_id = embeddings_of(store, origin.dataset, dataset_id)
     own = store.corpus.original_variants([sample_id])[sample_id]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import psutil
@@ -25,6 +25,8 @@ from srtui.pilot.limits import Written, limits_met
 from srtui.pilot.result import Forecast, PilotExample, PilotResult, StratumCount, TargetResult
 from srtui.pilot.verdict import Findings, judge
 from srtui.pipeline.engine import Engine, criteria_of
+from srtui.pipeline.own_rating import own_rating
+from srtui.pipeline.pilot_history import corrected, forecast_outcomes
 from srtui.pipeline.place import Place
 from srtui.pipeline.prepare import pilot_recipe, pilot_strata, prepare
 from srtui.progress import Reporter
@@ -85,7 +87,11 @@ def pilot(
     size = store.size_in_use()
     run = Engine(workspace, store, run, reporter, should_stop, before=before, place=place).work()
     grown = store.size_in_use() - size if is_new else None
-    result = _Reading(workspace, store, run, recipe, grown).result()
+    reading = _Reading(workspace, store, run, recipe, grown)
+    rated = own_rating(workspace, store, recipe, reading.views, reporter, should_stop)
+    result = reading.result()
+    outcomes = forecast_outcomes(store, result.teacher, result.student)
+    result = replace(result, own_rating=rated, forecast=corrected(result.forecast, outcomes))
     store.runs.keep_pilot(run.id, json.dumps(asdict(result)))
     store.runs.event(run.id, "info", f"Pilot: {result.verdict.sentence}")
     return result
@@ -102,14 +108,14 @@ class _Reading:
         self._grown = grown
         self._counts = figures.counts(store.conn, run.id)
         self._stages = store.runs.stages(run.id)
-        self._views: list[SampleView] = []
+        self.views: list[SampleView] = []
         for sample_id in store.runs.sample_ids(run.id):
             view = view_sample(store.conn, run.id, sample_id)
             if view is not None:
-                self._views.append(view)
+                self.views.append(view)
         self._generations = {
             (view.id, target): self._generations_of(view, target)
-            for view in self._views
+            for view in self.views
             for target in _TARGETS
         }
 
@@ -128,17 +134,17 @@ class _Reading:
         rewritten = [e for e in examples if e.after is not None]
         would_stop = {gate: sum(gate in e.gates for e in rewritten) for gate in TEXT_GATES}
         talking = would_stop["about_the_task"]
-        originals = [ifd for view in self._views if (ifd := view.original.scores.get("ifd")) is not None]
+        originals = [ifd for view in self.views if (ifd := view.original.scores.get("ifd")) is not None]
         above_one = sum(ifd >= 1 for ifd in originals)
         cut = [sum(n for why, n in t.failed.items() if why.startswith("cut_")) for t in targets.values()]
         unparsed = [sum(t.failed.values()) - c for t, c in zip(targets.values(), cut, strict=True)]
         reasons: Counter[str] = Counter()
         for t in targets.values():
             reasons.update({why: n for why, n in t.failed.items() if not why.startswith("cut_")})
-        settled = len(self._views) - self._counts.on_their_way
+        settled = len(self.views) - self._counts.on_their_way
         verdict = judge(
             Findings(
-                samples=len(self._views),
+                samples=len(self.views),
                 asked=sum(t.asked for t in targets.values()),
                 unread=sum(unparsed),
                 cut=sum(cut),
@@ -164,7 +170,7 @@ class _Reading:
             recipe=recipe.name,
             teacher=(run.teacher or {}).get("name") or recipe.teacher.model,
             student=recipe.student.model,
-            samples=len(self._views),
+            samples=len(self.views),
             of=of,
             strata=[StratumCount.of_stratum(s) for s in strata],
             targets=targets,
@@ -174,7 +180,7 @@ class _Reading:
             active_gates=list(recipe.gates.active),
             template=recipe.prompt.template,
             at_or_over_one=wilson(above_one, len(originals)),
-            forecast=self._forecast(of - len(self._views)),
+            forecast=self._forecast(of - len(self.views)),
             examples=self._shown(examples),
             verdict=verdict,
             calibrated=self._calibrated(),
@@ -219,7 +225,7 @@ class _Reading:
 
     def _target(self, target: Target) -> TargetResult:
         c = self._counts.targets[target]
-        cut = sum(self._first_try_was_cut(view, target) for view in self._views)
+        cut = sum(self._first_try_was_cut(view, target) for view in self.views)
         return TargetResult(
             asked=c.asked,
             first_try=c.first_try,
@@ -259,7 +265,7 @@ class _Reading:
     def _examples(self) -> list[PilotExample]:
         """Every sample, before and after."""
         examples = []
-        for view in self._views:
+        for view in self.views:
             before = view.original
             target = next((t for t in ("response", "instruction") if t in view.rewrites), None)
             after = view.variant(view.rewrites[target]) if target else None
@@ -314,7 +320,7 @@ class _Reading:
                 stages[stage] = for_the_rest(s.seconds, computed, weights, left)
             elif stage in earlier:
                 history.append(stage)
-                n = len(self._views)
+                n = len(self.views)
                 stages[stage] = for_the_rest(earlier[stage] * n, n, weights, left)
             else:
                 stages[stage] = no_estimate()
@@ -322,7 +328,7 @@ class _Reading:
         reused = any(s.reused for s in self._stages.values())
         disk = no_estimate()
         if self._grown is not None and not reused:
-            disk = for_the_rest(self._grown, len(self._views), [self._bytes(v) for v in self._views], left)
+            disk = for_the_rest(self._grown, len(self.views), [self._bytes(v) for v in self.views], left)
         return Forecast(
             left=left,
             fixed=fixed,
@@ -341,7 +347,7 @@ class _Reading:
         if stage in _REFLECT:
             return [
                 float(sum(r.prompt_tokens + r.new_tokens for r in self._generations[view.id, target]))
-                for view in self._views
+                for view in self.views
                 for target in (_REFLECT[stage],)
             ]
         return [
@@ -352,7 +358,7 @@ class _Reading:
                     if v is not None
                 )
             )
-            for view in self._views
+            for view in self.views
         ]
 
     def _bytes(self, view: SampleView) -> float:
@@ -366,7 +372,7 @@ class _Reading:
         """Seconds of the training on what would be kept, by the steps of earlier ones; the interval is of the share
         that is kept."""
         settings, kept = self._recipe.training, self._counts.kept
-        settled = len(self._views) - self._counts.on_their_way
+        settled = len(self.views) - self._counts.on_their_way
         if not step_seconds or not settings.enabled or not settled:
             return no_estimate()
         share = wilson(kept, settled)
@@ -374,7 +380,7 @@ class _Reading:
         def seconds(part: float | None) -> float | None:
             if part is None:
                 return None
-            samples = part * (left + len(self._views)) * (1 - settings.held_out)
+            samples = part * (left + len(self.views)) * (1 - settings.held_out)
             return step_seconds * max(1.0, samples * settings.epochs / settings.batch_size)
 
         return Estimate(

@@ -191,7 +191,8 @@ def with_changes(store: Store, run: Run) -> tuple[Run, bool]:
     changes = store.marks.overruled(run.id)
     if not changes:
         raise UserError(
-            f"Nothing was overruled in run {run.name}, so training it again would change nothing."
+            f"Nothing was overruled in run {run.name}, so training it again would change nothing; "
+            "take other texts first: srtui, then 3 Samples."
         )
     fingerprint = f"{run.fingerprint}+{key('overruled', changes=sorted(changes.items())).hex()[2:14]}"
     earlier = store.runs.with_fingerprint(run.dataset_id, fingerprint)
@@ -269,7 +270,8 @@ def _dataset(workspace: Workspace, store: Store, recipe: Recipe, recipe_path: Pa
     if path is None:
         names = ", ".join(d.name for d in store.corpus.datasets()) or "none so far"
         raise UserError(
-            f"{recipe_path}: dataset = {recipe.dataset!r} is neither a file nor an imported dataset ({names})."
+            f"{recipe_path}: dataset = {recipe.dataset!r} is neither a file nor an imported dataset ({names}); "
+            f"bring it in with: srtui import FILE --name {recipe.dataset.partition('.')[0]}"
         )
     # What was taken of a file's conversations makes its samples; of rows there is nothing to choose.
     turns = datasets.read(path, turns=recipe.turns).turns

@@ -23,18 +23,13 @@ from srtui.pipeline.preference_data import (
 )
 from srtui.pipeline.ranking import score_what_is_ranked, trained_on
 from srtui.pipeline.recipe_models import student_path
+from srtui.pipeline.training_record import TrainingRecord
 from srtui.progress import Stopped
 from srtui.sample import Pair
 from srtui.store.conversations import conversations_of
 from srtui.store.corpus import Variant
 from srtui.store.figures import counts, means
-from srtui.training import (
-    Listener,
-    Preflight,
-    TrainingData,
-    WrittenCheckpoint,
-    planned_steps,
-)
+from srtui.training import TrainingData, planned_steps
 
 if TYPE_CHECKING:
     from srtui.pipeline.variants import VariantScorer
@@ -95,12 +90,14 @@ def train_selected(context: Context) -> None:
         recipe.student.quantization,
         adapter=first_adapter(context.workspace, store, recipe),
     )
+    watch.note_memory()  # a training counts its own peak from its beginning
+    record = TrainingRecord(context, training_id, steps, judge.spans.max_length)
     result = context.place.train(
         judge.student,
         source,
         TrainingData(examples, settings, material.held_out, material.held_out_pairs),
         context.workspace.runs / context.run.name / "adapter",
-        _Record(context, training_id, steps, judge.spans.max_length),
+        record,
         watch.should_stop,
     )
     context.unload_students()  # this one has an adapter now
@@ -127,6 +124,7 @@ def train_selected(context: Context) -> None:
             "arithmetic": result.arithmetic,
             "changed": result.changed,
             "held_out": result.held_out,
+            **record.forecast_facts(result),
             **({"rewards": reward_facts(result.rewards)} if result.rewards else {}),
         },
     )
@@ -284,51 +282,6 @@ def _look_for_evaluation_prompts(
             f"{len(near):,} of the texts that are trained on may ask in other words what this workspace has evaluated "
             f"with (samples {sample_ids}{', ...' if len(near) > 3 else ''}): worth a look.",
         )
-
-
-class _Record(Listener):
-    """What training reports, into the store and to whoever watches."""
-
-    def __init__(self, context: Context, training_id: int, steps: int, max_length: int) -> None:
-        self._context, self._id, self._steps, self._max_length = context, training_id, steps, max_length
-        self._tokens_before = 0
-        self._what = "samples" if context.recipe.training.method == "sft" else "pairs"
-
-    def planned(self, facts: Preflight) -> None:
-        self._context.store.training.set_plan(self._id, facts.facts())
-        self._context.watch.event("info", facts.sentence(self._max_length, self._what))
-
-    def begins(self, step: int, tokens: int) -> None:
-        self._tokens_before = tokens
-        self._context.store.training.rewind(self._id, step)
-        if step:
-            self._context.watch.event(
-                "info", f"Training resumes from the checkpoint of step {step} of {self._steps}."
-            )
-
-    def metric(self, step: int, values: dict[str, float]) -> None:
-        self._context.store.training.add_metrics(self._id, step, values)
-        detail = {k: round(v, 6) for k, v in values.items() if k in ("loss", "learning_rate")}
-        tokens = round(values["tokens"]) - self._tokens_before
-        self._context.watch.report_progress(step, self._steps, tokens, detail, now=True)
-
-    def saved(self, written: WrittenCheckpoint) -> None:
-        path = str(written.path.relative_to(self._context.workspace.root))
-        self._context.store.training.add_checkpoint(
-            self._id, written.step, path, written.bytes, written.seconds
-        )
-
-    def removed(self, step: int) -> None:
-        self._context.store.training.mark_checkpoint(self._id, step, "removed")
-
-    def refused(self, step: int, why: str) -> None:
-        self._context.store.training.mark_checkpoint(self._id, step, "corrupt")
-        self._context.watch.event(
-            "warning", f"The checkpoint of step {step} is not used: {why}. The one before it is."
-        )
-
-    def note(self, message: str) -> None:
-        self._context.watch.event("info", message)
 
 
 def _examples(

@@ -25,7 +25,9 @@ def load(path: Path, overrides: list[str] | None = None, limit: int | None = Non
     """
     if path.parent.is_dir() and not os.path.lexists(path):
         near = nearest(path.name, [p.name for p in path.parent.glob("*.toml")])
-        raise UserError(f"{path}: there is no such recipe{near}.")
+        raise UserError(
+            f"{path}: there is no such recipe{near}. srtui init puts the shipped ones into a workspace."
+        )
     data = parse_toml(read_text(path), str(path))
     for word in overrides or []:
         _override(data, word)

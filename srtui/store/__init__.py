@@ -64,7 +64,9 @@ class Store:
         try:
             if read_only:
                 if not path.exists():
-                    raise UserError(f"{path}: there is no store yet; import a dataset or run a recipe first.")
+                    raise UserError(
+                        f"{path}: there is no store yet; bring data in with srtui import FILE, or run a recipe."
+                    )
                 self.conn = open_read_only(path)
             else:
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -138,7 +138,11 @@ class EvaluationReads(AnswerReads, JudgementReads):
         )
         if not rows:
             highest = fetch_value(self._conn, "SELECT max(id) FROM evaluation")
-            advice = f"ids go up to {highest}; srtui eval list shows them" if highest else "there is none yet"
+            advice = (
+                f"ids go up to {highest}; srtui eval list shows them"
+                if highest
+                else "there is none yet; srtui eval --help shows how to make one"
+            )
             raise UserError(f"There is no evaluation {evaluation_id}; {advice}.")
         return _evaluation(rows[0])
 

@@ -262,7 +262,10 @@ class Imports:
                     result.conversations += len(conversations)
                     result.turns += turn_count
             if result.read == result.bad:
-                raise UserError(f"{path}: no good row among {result.read:,}{self._why(import_id)}.")
+                raise UserError(
+                    f"{path}: no good row among {result.read:,}{self._why(import_id)}; "
+                    "srtui import --help says what --format and --column can be."
+                )
             result.left_out = dict(left_out or {})
             self._close_import(import_id, result, turns)
         return result

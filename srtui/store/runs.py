@@ -124,7 +124,9 @@ class Runs:
                 for r in fetch_rows(self._store.conn, "SELECT name FROM run ORDER BY id DESC LIMIT 8")
             ]
             advice = (
-                f"there are {', '.join(names)}" if names else "there are none yet; start one with srtui run"
+                f"there are {', '.join(names)}; srtui status shows all"
+                if names
+                else "there are none yet; start one with srtui run"
             )
             raise UserError(f"There is no run {name!r}; {advice}.")
         return _run(row)
@@ -236,7 +238,7 @@ class Runs:
         if held is not None:
             raise UserError(
                 f"Run {self.get(run_id).name!r} is being worked on by process {held.pid} on {held.host}; "
-                "stop it first."
+                "stop it first (Ctrl-C there, or x in the dashboard)."
             )
         with self._store.transaction():
             self._store.conn.execute("DELETE FROM run WHERE id = ?", (run_id,))
@@ -303,6 +305,13 @@ class Runs:
                 "INSERT OR REPLACE INTO pilot(run_id, result, created_at) VALUES (?,?,?)",
                 (run_id, result_json, time.time()),
             )
+
+    def pilots(self, most: int) -> list[dict[str, Any]]:
+        """What the newest pilots came to, the newest first. Raises UserError where one is damaged."""
+        rows = fetch_rows(
+            self._store.conn, "SELECT run_id, result FROM pilot ORDER BY run_id DESC LIMIT ?", (most,)
+        )
+        return [stored(row, "pilot", "result") for row in rows]
 
     def pilot(self, run_id: int) -> dict[str, Any] | None:
         """As :func:`pilot_result` gives it."""

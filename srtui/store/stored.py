@@ -65,6 +65,9 @@ _LIVE = {
 }
 _PILOT = {
     "run": str,
+    "recipe": str,
+    "teacher": str,
+    "student": str,
     "samples": int,
     "of": int,
     "strata": [{}],
@@ -73,7 +76,16 @@ _PILOT = {
     "kept": _ESTIMATE,
     "gates": {str: _ESTIMATE},
     "at_or_over_one": _ESTIMATE,
-    "forecast": {"total": _ESTIMATE, "training": _ESTIMATE, "disk": _ESTIMATE, "stages": {str: _ESTIMATE}},
+    "forecast": {
+        "left": int,
+        "fixed": NUMBER,
+        "total": _ESTIMATE,
+        "training": _ESTIMATE,
+        "disk": _ESTIMATE,
+        "stages": {str: _ESTIMATE},
+        "past?": [NUMBER],
+    },
+    "own_rating?": _ESTIMATE,
     "examples": [{"before": [str], "after": ([str], None)}],
     "verdict": {"word": str, "sentence": str, "set": [str], "also": [str]},
 }
@@ -84,6 +96,14 @@ _TRAINED = {
     "examples?": int,
     "held_out?": {str: _HELD_OUT},
     "rewards?": {"margin": _ESTIMATE, "accuracy": _ESTIMATE},
+    "forecast?": {
+        "machine": str,
+        "seconds": NUMBER,
+        "memory": NUMBER,
+        "shown_seconds": NUMBER,
+        "shown_memory": NUMBER,
+    },
+    "took?": {"seconds": NUMBER, "memory": NUMBER},
 }
 _PLAN = {
     "tokens": int,

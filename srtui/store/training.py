@@ -168,6 +168,33 @@ class Training:
         """A run's training, as :func:`training_of` gives it."""
         return training_of(self._store.conn, run_id)
 
+    def past_forecasts(
+        self, student: str, quantization: str, machine: str, most: int = 5
+    ) -> list[tuple[dict[str, float], dict[str, float]]]:
+        """What was forecast for this student's trainings on this machine, and what they took, the newest first: seconds
+        in steps and bytes in all, as computed and as shown.
+
+        Args:
+            student: its name, as in recipes.
+            quantization: as in recipes.
+            machine: as the forecasts name it.
+            most: how many.
+        """
+        rows = fetch_rows(
+            self._store.conn,
+            "SELECT t.id, t.result FROM training_run t JOIN run r ON r.id = t.run_id WHERE t.status = 'done' "
+            "AND CASE WHEN json_valid(t.result) THEN json_extract(t.result, '$.forecast.machine') = ? END "
+            "AND CASE WHEN json_valid(r.recipe) THEN json_extract(r.recipe, '$.student.model') = ? "
+            "AND json_extract(r.recipe, '$.student.quantization') = ? END ORDER BY t.id DESC LIMIT ?",
+            (machine, student, quantization, most),
+        )
+        pasts = []
+        for row in rows:
+            result = stored(row, "training_run", "result")
+            forecast = {name: value for name, value in result["forecast"].items() if name != "machine"}
+            pasts.append((forecast, result["took"]))
+        return pasts
+
     def start(self, run_id: int, examples: int, steps: int) -> int:
         """A clean training record of a run, whose id is returned; metrics of an unfinished one before it go."""
         with self._store.transaction():

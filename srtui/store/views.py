@@ -283,7 +283,9 @@ class Views:
 def _is_current(path: Path) -> bool:
     """Whether a store has this version's tables already; looked up without loading sqlite-utils."""
     if not path.exists():
-        raise UserError(f"{path}: there is no store yet; import a dataset or run a recipe first.")
+        raise UserError(
+            f"{path}: there is no store yet; bring data in with srtui import FILE, or run a recipe."
+        )
     try:
         conn = open_read_only(path)
         try:

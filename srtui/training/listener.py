@@ -35,7 +35,7 @@ class TrainingResult:
     ``held_out`` maps a set's name to samples, before and after. ``kept_step`` is the step whose weights
     were kept: the last, or the best one where early stopping looked for it. ``changed`` is false where
     the adapter is still what it was made with: the student is then the untuned one. ``arithmetic`` is
-    the type that the student computed in.
+    the type that the student computed in. ``memory`` is the most that was in use while it trained, in bytes.
     """
 
     adapter_dir: Path
@@ -47,6 +47,7 @@ class TrainingResult:
     seconds: float
     arithmetic: str
     changed: bool
+    memory: int = 0
     held_out: dict[str, dict[str, float]] = field(default_factory=dict)
     rewards: Rewards | None = None
     """What the kept weights make of the held-out preference pairs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -48,9 +49,32 @@ class Shape:
 
 
 @dataclass(frozen=True)
+class PastForecast:
+    """What came of one forecast: how often what was computed the training took in its steps and in memory (which
+    corrects the next ones), and how far what was shown was off."""
+
+    seconds_ratio: float
+    memory_ratio: float
+    shown_seconds_off: float
+    shown_memory_off: float
+
+
+def _correction(ratios: Sequence[float]) -> float:
+    """The median: one training beside something else that used the machine moves it little."""
+    return statistics.median(ratios) if ratios else 1.0
+
+
+def _minutes(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{minutes / 60:.1f} hours" if minutes >= 90 else f"{max(minutes, 0.1):.1f} minutes"
+
+
+@dataclass(frozen=True)
 class Preflight:
-    """``tokens`` of all epochs, ``seconds`` for all steps; ``memory`` and ``free`` in bytes, beyond what
-    the loaded student has taken; ``truncated`` samples lost their end to prompt.max_length."""
+    """``tokens`` of all epochs, ``seconds`` for all steps, by one real pass; ``memory`` and ``free`` in bytes, beyond
+    what the loaded student has taken, which is ``loaded``; ``truncated`` samples lost their end to prompt.max_length.
+    ``fixed`` are seconds beside the steps, for held-out losses. ``past`` is what came of earlier forecasts here, and
+    corrects ``likely_seconds`` and ``likely_memory``, which are for people."""
 
     samples: int
     truncated: int
@@ -62,10 +86,23 @@ class Preflight:
     free: int
     packed: bool
     gradient_checkpointing: bool
+    loaded: int = 0
+    fixed: float = 0.0
+    past: Sequence[PastForecast] = ()
+
+    @property
+    def likely_seconds(self) -> float:
+        """In steps, corrected by what came of earlier forecasts."""
+        return self.seconds * _correction([p.seconds_ratio for p in self.past])
+
+    @property
+    def likely_memory(self) -> float:
+        """Bytes in all, the loaded student with them, corrected as well."""
+        return (self.loaded + self.memory) * _correction([p.memory_ratio for p in self.past])
 
     def facts(self) -> dict[str, Any]:
         """Its fields, for a result's JSON."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "past"}
 
     def sentence(self, max_length: int, examples: str = "samples") -> str:
         """All of it, for a person; ``examples`` is trained on."""
@@ -73,12 +110,21 @@ class Preflight:
         if self.truncated:
             share = self.truncated / self.samples
             cut = f"{self.truncated:,} of them ({share:.1%}) are cut at prompt.max_length = {max_length:,}"
-        minutes = self.seconds / 60
-        time = f"{minutes / 60:.1f} hours" if minutes >= 90 else f"{max(minutes, 0.1):.1f} minutes"
+        beside = f", with {_minutes(self.fixed)} for held-out losses" if self.fixed >= 6 else ""
         return (
             f"Training on {self.samples:,} {examples}; {cut}. {self.tokens:,} tokens in {self.steps:,} steps will "
-            f"take about {time} and {self.memory / 1e9:.1f} GB of memory ({self.free / 1e9:.1f} GB are free)."
+            f"take about {_minutes(self.likely_seconds + self.fixed)}{beside}, and {self.likely_memory / 1e9:.1f} GB of "
+            f"memory, the loaded student in it ({self.free / 1e9:.1f} GB are free beside it). {self._past_words()}"
         )
+
+    def _past_words(self) -> str:
+        if not self.past:
+            return (
+                "No training of this student was forecast here before, so how far that is off is not known."
+            )
+        time = ", ".join(f"{p.shown_seconds_off:+.0%}" for p in self.past)
+        memory = ", ".join(f"{p.shown_memory_off:+.0%}" for p in self.past)
+        return f"It took so much more than forecast the last times here: {time} time, {memory} memory."
 
 
 def training_bytes(

@@ -138,6 +138,7 @@ class _Training:
         self.progress = TrainingProgress()
         self.best: dict[str, Any] | None = None
         self.saved_step = 0
+        self.held_out_seconds = 0.0
 
     def work(self) -> TrainingResult | None:
         from safetensors.torch import load_file
@@ -146,7 +147,9 @@ class _Training:
 
         newest = self._newest()
         if newest is None:
+            began = time.monotonic()
             self.progress.before = self.held_out.losses()
+            self.held_out_seconds = time.monotonic() - began
         else:
             self.saved_step, folder = newest
             self.progress = TrainingProgress.from_json((folder / _PROGRESS).read_text())
@@ -280,17 +283,20 @@ class _Training:
                 f"it takes about {self.memory / 1e9:.1f} GB of memory and {self.free / 1e9:.1f} GB are free"
             )
         progress = self.progress
+        _forget_peak(self.on_gpu)
+        loaded = _memory_mb(peak=False)
         rate = self.tokens_after[progress.step] / progress.seconds if progress.seconds else 0.0
         if not rate:
             # A real pass: on a GPU the largest one, which shows at once whether it fits; on a CPU one of
-            # middling size, for time.
+            # middling size, for time. Twice: the first sets up what all others find, and takes up to four times as long.
             passes = sorted((batch for step in self.steps for batch in step), key=lambda b: b.tokens)
             trial = passes[-1 if self.on_gpu else len(passes) // 2]
-            began = time.monotonic()
-            self.trainer.run([trial])
-            if self.on_gpu:
-                torch.cuda.synchronize()
-            rate = trial.tokens / (time.monotonic() - began)
+            for _ in range(2):
+                began = time.monotonic()
+                self.trainer.run([trial])
+                if self.on_gpu:
+                    torch.cuda.synchronize()
+                rate = trial.tokens / (time.monotonic() - began)
             model.zero_grad()
         seconds = self.tokens_after[-1] / rate
         interval = self.settings.checkpoint_steps
@@ -308,8 +314,15 @@ class _Training:
                 free=self.free,
                 packed=self.packed,
                 gradient_checkpointing=self.gradient_checkpointing,
+                loaded=round(loaded * 1e6),
+                fixed=self.held_out_seconds * self._evaluations_left(),
             )
         )
+
+    def _evaluations_left(self) -> int:
+        """How often held-out losses are still measured: at evaluations, and at the end."""
+        within = len(self.steps) // self.evaluate_every if self.evaluate_every else 0
+        return within + 1
 
     def _passes(self) -> Any:
         """What goes through the student together, as examples of their own: of a pair both spans."""
@@ -340,7 +353,11 @@ class _Training:
         """Report, evaluate, save; whether early stopping ends the training here."""
         progress = self.progress
         progress.record(step, time.monotonic() - self.clock, values["loss"])
-        values |= {"tokens": self.tokens_after[step], "seconds": progress.seconds, "memory_mb": _memory_mb()}
+        values |= {
+            "tokens": self.tokens_after[step],
+            "seconds": progress.seconds,
+            "memory_mb": _memory_mb(peak=self.on_gpu),
+        }
         is_over = False
         if self.evaluate_every and step % self.evaluate_every == 0:
             losses = self.held_out.losses()
@@ -430,6 +447,7 @@ class _Training:
             seconds=progress.seconds,
             arithmetic=self.student.arithmetic,
             changed=self._changed(),
+            memory=round(_memory_mb() * 1e6),
             held_out={
                 name: {
                     "samples": len(samples),
@@ -446,14 +464,32 @@ class _Training:
         return not all(bool((now[name] == tensor).all()) for name, tensor in self.untrained.items())
 
 
-def _memory_mb() -> float:
-    """Memory in use now, in MB (10^6 bytes): at its highest on a GPU, of this process elsewhere."""
+def _memory_mb(*, peak: bool = True) -> float:
+    """Memory in use, in MB (10^6 bytes), of a GPU or elsewhere of this process: now, or the most since
+    :func:`_forget_peak`."""
     import psutil
     import torch
 
     if torch.cuda.is_available():
-        return float(torch.cuda.max_memory_allocated()) / 1e6
+        used = torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
+        return float(used) / 1e6
+    status = Path("/proc/self/status")
+    if peak and status.exists():
+        line = next((row for row in status.read_text().splitlines() if row.startswith("VmHWM:")), "")
+        if line:
+            return int(line.split()[1]) * 1024 / 1e6
     return float(psutil.Process().memory_info().rss) / 1e6
+
+
+def _forget_peak(on_gpu: bool) -> None:
+    """What was the most so far counts no more: other stages held other models. Where that cannot be had, it counts."""
+    import torch
+
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak of resident memory begins anew
 
 
 def _quiet() -> None:

@@ -13,7 +13,10 @@ __all__ = ["open_dashboard"]
 
 def open_dashboard() -> None:
     """Open it on this terminal, and return when it is closed. Raises UserError where it cannot be drawn."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM", "dumb") == "dumb":
+    in_browser = os.environ.get("TEXTUAL_DRIVER", "").endswith(":WebDriver")  # srtui serve
+    if not in_browser and not (
+        sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    ):
         raise UserError(
             "The dashboard needs a terminal that can be drawn on; here, use srtui status, or srtui --help."
         )

@@ -10,6 +10,7 @@ import pytest
 
 from srtui import recipe as recipes
 from srtui.pilot.result import PilotResult
+from srtui.pipeline.pilot_history import corrected, forecast_outcomes
 from srtui.store import Store
 from srtui.workspace import Workspace
 from tests.commands import srtui
@@ -66,10 +67,16 @@ def test_what_it_says_is_what_the_store_holds(piloted: tuple[Workspace, Path, di
     assert 0 < forecast["fixed"] < forecast["total"]["low"]
     assert forecast["training"]["value"] is None  # nothing was trained here: there is no guess
     assert forecast["memory"] > 100e6
+    assert forecast["past"] == []
+    answers = said["targets"]["response"]
+    with Store(workspace.store_path, read_only=True) as store:
+        ratings = sql_value(store, "SELECT count(*) FROM rating")
+    assert (ratings > 0) == (answers["first_try"] + answers["after_retries"] > 0)
+    assert said["own_rating"]["n"] <= answers["first_try"] + answers["after_retries"]
 
 
 def test_the_run_computes_none_of_it_again(piloted: tuple[Workspace, Path, dict[str, Any]]) -> None:
-    workspace, recipe, _ = piloted
+    workspace, recipe, said = piloted
     with Store(workspace.store_path, read_only=True) as store:
         before = {bytes(r[0]) for r in sql_rows(store, "SELECT key FROM generation")}
         losses = sql_value(store, "SELECT count(*) FROM span_loss")
@@ -100,6 +107,16 @@ def test_the_run_computes_none_of_it_again(piloted: tuple[Workspace, Path, dict[
             for name in ("small.pilot", "small")
         ]  # fmt: skip
         assert decided[0] == decided[1] != {}
+        # What it took beside the forecast is known from then on, and corrects the next one.
+        (outcome,) = forecast_outcomes(store, said["teacher"], said["student"])
+        took = sum(s.seconds for s in store.runs.stages(run.id).values())
+        assert outcome.off == pytest.approx(took / said["forecast"]["total"]["value"] - 1)
+        assert forecast_outcomes(store, said["teacher"], "another") == []
+        stored_pilot = store.runs.pilot(store.runs.named("small.pilot").id)
+    forecast = PilotResult.from_json(stored_pilot or {}).forecast
+    later = corrected(forecast, [outcome])
+    assert later.total["value"] == pytest.approx(took) and later.past == [outcome.off]
+    assert corrected(forecast, []) == forecast
 
 
 def test_asked_again_it_reads_its_result(piloted: tuple[Workspace, Path, dict[str, Any]]) -> None:

@@ -239,6 +239,7 @@ def test_the_preflight_tells_what_is_then_done(tiny_folder: Path, tmp_path: Path
     assert facts.seconds > 0
     assert 0 < facts.memory < facts.free
     assert "1 of them (10.0%) are cut at prompt.max_length = 64" in facts.sentence(64)
+    assert facts.loaded > 0 and result.memory >= facts.loaded
     assert {"loss", "learning_rate", "grad_norm", "tokens", "seconds", "memory_mb"} == set(
         hears.metrics[0][1]
     )
@@ -268,7 +269,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
     def broken(model: object, batch: object) -> object:
         count[0] += 1
         loss = plain(model, batch)  # type: ignore[arg-type]
-        if count[0] <= 13:  # the pre-flight's pass, and seven steps of two, two and one
+        if count[0] <= 14:  # the pre-flight's two passes, and seven steps of two, two and one
             return loss
         if where == "loss":
             return loss * math.nan
