@@ -86,6 +86,9 @@ bench-scale: setup model  ## the whole loop over 10,000, 100,000 and 1,000,000 s
 bench-cluster: setup-dev model  ## many workers through Ray: what is left of their rate, the engine's own ceiling, real models
 	$(PYTHON_IN_VENV) benchmarks/bench_cluster.py --real 3
 
+check-workers: setup-dev model  ## a real run on two workers, both kinds killed on the way, beside one process; DATA is a file of Alpaca's layout
+	$(PYTHON_IN_VENV) benchmarks/check_workers.py $(DATA)
+
 bench-million: setup  ## status, scores and export of a million finished samples; a backup under a writing engine
 	$(PYTHON_IN_VENV) benchmarks/bench_million.py
 

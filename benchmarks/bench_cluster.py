@@ -137,8 +137,9 @@ def ceiling(session: Any, samples: int) -> tuple[float, float]:
     return made / took, made / computed
 
 
-def real(rounds: int, samples: int) -> None:
-    """Two workers of one thread beside one process of two, the demo's teacher, in turns."""
+def real(rounds: int, samples: int) -> float:
+    """Two workers of one thread beside one process of two, the demo's teacher, in turns: what the two do of the one's
+    rate, by medians."""
     from srtui.cluster import Limits, parse_place
     from srtui.cluster.cluster_place import ClusterPlace
 
@@ -163,7 +164,8 @@ def real(rounds: int, samples: int) -> None:
                 flush=True,
             )
     one, two = (statistics.median(each) for each in rates.values())
-    print(f"  two workers against one process: {two / one:.2f} (medians of {rounds})")
+    print(f"  two workers against one process: {two / one:.2f} (medians of {rounds})", flush=True)
+    return two / one
 
 
 def main() -> None:
@@ -172,13 +174,18 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=SECONDS, help="that each worker has to do")
     parser.add_argument("--instant", type=int, default=6000, help="samples for the ceiling")
     parser.add_argument("--real", type=int, default=0, metavar="ROUNDS", help="real models too, in turns")
+    parser.add_argument("--only-real", action="store_true", help="nothing but --real")
     parser.add_argument("--real-samples", type=int, default=48)
     given = parser.parse_args()
     go_offline()
     make_pair_once()
     if given.real:
         print("Real models", flush=True)
-        real(given.real, given.real_samples)
+        ratio = real(given.real, given.real_samples)
+        print(json.dumps({"bench": "cluster-real", "two_workers_against_one_process": round(ratio, 3)}))
+        if given.only_real:
+            shutil.rmtree(CACHE / "cluster", ignore_errors=True)
+            return
     from srtui.cluster import parse_place
     from srtui.cluster.session import Session
 

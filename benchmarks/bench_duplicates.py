@@ -1,12 +1,13 @@
 """Near-duplicates, by words and by meaning, and decontamination among up to a million samples, in a store of their own.
 
-    python benchmarks/bench_duplicates.py [--samples N] [--data FILE] [--prompts FILE] [--vectors FILE.npy] [--only STEP]
+    python benchmarks/bench_duplicates.py [--samples N] [--data FILE] [--prompts FILE] [--vectors FILE.npy] [--only STEP...]
 
 Samples are real ones (FILE, Alpaca's layout; made-up ones without it), perturbed: most are made of sentences of several
 samples and are no duplicates; a tenth are copies of another with up to 5 % of their words exchanged. Their embeddings are
 not a model's: they are made of real ones (--vectors, one a row; made-up ones without it) as bench_neighbours.py makes
-them. Prints what it took, the
-peak memory of a process that does nothing else, and how many of the made copies were found. JSON in the last line.
+them, and so are those of questions, of which a student would have to read a million: what is measured is the search. Prints
+what it took, the peak memory of a process that does nothing else, and how many of the made copies were found. JSON in the
+last line.
 """
 
 from __future__ import annotations
@@ -19,16 +20,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from bench_neighbours import made, peak_kb
 from bench_neighbours import made_up as made_up_vectors
+from numpy.typing import NDArray
 
 COPIES = 0.1
-STEPS = ("dedup", "decontaminate", "meaning")
+STEPS = ("dedup", "decontaminate", "meaning", "prompts-by-meaning")
 
 
 def perturbed(count: int, data: list[dict[str, str]], seed: int = 1) -> Iterator[tuple[dict[str, str], bool]]:
@@ -69,7 +72,31 @@ def made_up() -> list[dict[str, str]]:
     ]
 
 
-def measure(what: str, path: Path, prompts: str) -> dict[str, Any]:
+class DrawnQuestions:
+    """An embedder that reads nothing: a question's vector is a real one with noise, both drawn by its words."""
+
+    setting_id = 1
+
+    def __init__(self, real: NDArray[np.float32]) -> None:
+        self._real = real
+        self._noise = real.std(axis=0) * 0.35
+
+    def embed_texts(
+        self, texts: Sequence[str], should_stop: Callable[[], bool] = lambda: False
+    ) -> list[NDArray[np.float16] | None]:
+        vectors = []
+        for text in texts:
+            drawn = np.random.default_rng(zlib.crc32(text.encode()))
+            vector = self._real[drawn.integers(len(self._real))]
+            vectors.append(
+                (vector + drawn.normal(size=vector.shape) * self._noise).astype(np.float16)
+                if text.strip()
+                else None
+            )
+        return vectors
+
+
+def measure(what: str, path: Path, prompts: str, vectors: Path | None) -> dict[str, Any]:
     """One of the commands, in this process."""
     from srtui.store import Store
 
@@ -90,7 +117,12 @@ def measure(what: str, path: Path, prompts: str) -> dict[str, Any]:
         else:
             from srtui.pipeline.decontaminate import decontaminate
 
-            overlaps = decontaminate(store, [dataset_id], [Path(prompts)])
+            embedder: Any = None
+            if what == "prompts-by-meaning":
+                embedder = DrawnQuestions(
+                    np.load(vectors).astype(np.float32) if vectors else made_up_vectors()
+                )
+            overlaps = decontaminate(store, [dataset_id], [Path(prompts)], embedder=embedder)
             result = {"prompts": overlaps.prompts, "samples_found": overlaps.texts_found}
     return {
         "seconds": time.perf_counter() - began,
@@ -108,11 +140,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--prompts", type=Path)
     parser.add_argument("--vectors", type=Path)
-    parser.add_argument("--only", choices=STEPS)
+    parser.add_argument("--only", choices=STEPS, nargs="+", default=list(STEPS))
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
-        print(json.dumps(measure(given.work[0], Path(given.work[1]), given.work[2])))
+        print(json.dumps(measure(given.work[0], Path(given.work[1]), given.work[2], given.vectors)))
         return
     from srtui.sample import Pair
     from srtui.store import Store
@@ -130,7 +162,7 @@ def main() -> None:
 
         with Store(path) as store:
             imported = store.imports.add_samples("many", "many", "0" * 64, "alpaca", rows())
-            if given.only in (None, "meaning"):
+            if "meaning" in given.only:
                 real = np.load(given.vectors) if given.vectors else made_up_vectors()
                 setting = store.scores.setting("made", "made", "made", "made", "default", 0)
                 ids = (variant for _, variant in store.corpus.original_ids_of(1, 0, imported.new))
@@ -140,8 +172,9 @@ def main() -> None:
         if not given.prompts:
             prompts.write_text(json.dumps([{"instruction": row["instruction"]} for row in data[:800]]))
         results: dict[str, Any] = {"samples": imported.new, "copies": copies}
-        for what in [given.only] if given.only else STEPS:
+        for what in given.only:
             command = [sys.executable, __file__, "--work", what, str(path), str(prompts)]
+            command += ["--vectors", str(given.vectors)] if given.vectors else []
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             results[what] = json.loads(done.stdout.splitlines()[-1])
             print(what, results[what], flush=True)

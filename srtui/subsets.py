@@ -1,21 +1,31 @@
-"""Subsets that stand for the whole: facility location over embeddings, by lazy greedy; and clusters. Pure mathematics."""
+"""Subsets that stand for the whole: facility location over embeddings, by lazy greedy; and clusters. Pure mathematics.
+
+Both are exact up to :data:`MOST` points, which are compared all with all. More are read block by block: clusters are
+made by mini-batches, and facility location is maximised within parts of the points, which docs/method.md describes.
+"""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
-from srtui.similarity import units
+from srtui.similarity import Vectors, mean_of, units
 
 MOST = 50_000
-"""Texts that are compared all with all, block by block."""
+"""Points that are compared all with all, block by block."""
 NEAREST = 256
 """Neighbours that a point can stand for; what is farther counts as not alike."""
 _BLOCK = 512
 _SEED = 1
+_READ = 4096  # vectors of a large set that are read at once
+_FITTED = 20_000  # of a large set, the points that centres start from
+_PASSES = 2
+_PART = 10_000  # points of a part, about; none has more than twice as many
 
 
 def directions(vectors: NDArray[np.float16] | NDArray[np.float32]) -> NDArray[np.float32]:
@@ -23,6 +33,71 @@ def directions(vectors: NDArray[np.float16] | NDArray[np.float32]) -> NDArray[np
     so that without this all of them are alike. A vector that is the mean itself stays zero."""
     wide = vectors.astype(np.float32)
     return units(wide, wide.mean(axis=0) if len(wide) else wide.sum(axis=0))
+
+
+class Points:
+    """The :func:`directions` of vectors that are read as they are asked for."""
+
+    def __init__(self, size: int, vectors_at: Callable[[Sequence[int]], Vectors]) -> None:
+        """``vectors_at`` gives those at these positions, 0 to ``size`` - 1, in their order."""
+        self.size, self._vectors_at = size, vectors_at
+        self._mean = mean_of(vectors_at(block) for block in _cut(range(size), _READ))
+
+    def at(self, positions: Sequence[int]) -> NDArray[np.float32]:
+        """(n, width): the directions of these."""
+        return units(self._vectors_at(positions), self._mean)
+
+
+def _cut(positions: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for start in range(0, len(positions), size):
+        yield positions[start : start + size]
+
+
+# -- facility location --------------------------------------------------------------------------
+
+
+def subset(
+    points: Points,
+    weights: NDArray[np.float64],
+    count: int,
+    start: Sequence[int] = (),
+    should_stop: Callable[[], bool] = lambda: False,
+    most: int = MOST,
+) -> list[int]:
+    """:func:`facility_location`, of more than ``most`` points within parts of them: clusters of some 10,000.
+
+    A point then stands for points of its own part alone, so that the sum falls into one for each part, and the greedy
+    choice over all is that of each part merged by gain. One part at a time is in memory, and is left where its next
+    gain is below what is chosen already.
+
+    Args:
+        points: read as they are needed.
+        weights: (n,), not negative.
+        count: how many points to choose, those of ``start`` among them.
+        start: points that are chosen whatever they gain.
+        should_stop: asked at every point; what was chosen by then is returned.
+        most: points that are compared all with all.
+    """
+    if points.size <= most:
+        return facility_location(points.at(range(points.size)), weights, count, start, should_stop)
+    first, open_places = set(start), count - len(start)
+    best: list[tuple[float, int]] = []  # a heap of (gain, -position), the least of what is chosen at its head
+    for part in _parts(points, min(_PART, most)):
+        if should_stop():
+            break
+        kept = [n for n, position in enumerate(part.tolist()) if position in first]
+        greedy = _greedy(points.at(part.tolist()), weights[part], kept)
+        for n, gain in islice(greedy, len(kept), None):
+            if should_stop() or open_places <= 0:
+                break
+            candidate = (gain, -int(part[n]))
+            if len(best) < open_places:
+                heapq.heappush(best, candidate)
+            elif candidate > best[0]:
+                heapq.heapreplace(best, candidate)
+            elif gain < best[0][0]:
+                break
+    return [*start, *(-position for _, position in sorted(best, reverse=True))]
 
 
 def facility_location(
@@ -46,33 +121,47 @@ def facility_location(
         start: points that are chosen whatever they gain.
         should_stop: asked at every point; what was chosen by then is returned.
     """
+    chosen: list[int] = []
+    for point, _ in islice(_greedy(units, weights, start), max(count, len(start))):
+        if len(chosen) >= len(start) and should_stop():
+            break
+        chosen.append(point)
+    return chosen
+
+
+def _greedy(
+    units: NDArray[np.float32], weights: NDArray[np.float64], start: Sequence[int]
+) -> Iterator[tuple[int, float]]:
+    """All points in the order of the greedy choice, each with what it gains; those of ``start`` come first."""
     points = len(units)
     worth = weights.astype(np.float32)
     neighbours, cosines = _nearest(units)
-    coverage = np.zeros(points, dtype=np.float32)
+    covered = np.zeros(points, dtype=np.float32)
 
     def gain(point: int) -> float:
         neighbours_of = neighbours[point]
-        return float(np.maximum(cosines[point] - coverage[neighbours_of], 0) @ worth[neighbours_of])
+        return float(np.maximum(cosines[point] - covered[neighbours_of], 0) @ worth[neighbours_of])
 
     def take(point: int) -> None:
-        chosen.append(point)
         neighbours_of = neighbours[point]
-        coverage[neighbours_of] = np.maximum(coverage[neighbours_of], cosines[point])
+        covered[neighbours_of] = np.maximum(covered[neighbours_of], cosines[point])
 
-    chosen: list[int] = []
     for point in start:
+        gained = gain(point)
         take(point)
-    chosen_points = set(chosen)
-    waiting = [(-gain(point), point, len(chosen)) for point in range(points) if point not in chosen_points]
+        yield point, gained
+    taken = len(start)
+    chosen_points = set(start)
+    waiting = [(-gain(point), point, taken) for point in range(points) if point not in chosen_points]
     heapq.heapify(waiting)
-    while waiting and len(chosen) < count and not should_stop():
-        _, point, as_of = heapq.heappop(waiting)
-        if as_of == len(chosen):
+    while waiting:
+        negative, point, as_of = heapq.heappop(waiting)
+        if as_of == taken:
             take(point)
+            taken += 1
+            yield point, -negative
         else:
-            heapq.heappush(waiting, (-gain(point), point, len(chosen)))
-    return chosen
+            heapq.heappush(waiting, (-gain(point), point, taken))
 
 
 def _nearest(units: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -100,9 +189,63 @@ def coverage(units: NDArray[np.float32], weights: NDArray[np.float64], chosen: S
     return float(nearest @ weights)
 
 
+# -- clusters -----------------------------------------------------------------------------------
+
+
+def cluster_labels(points: Points, count: int, most: int = MOST) -> NDArray[np.int64]:
+    """(n,): the number of each point's cluster, as :func:`clusters` gives it; of more than ``most`` points by
+    mini-batches, the same for the same points.
+
+    Centres start from k-means over every n-th point and move with each block towards its points, by the share of what
+    they have seen (Sculley 2010), twice over all points; then each point belongs to the nearest.
+    """
+    if points.size <= most:
+        return clusters(points.at(range(points.size)), count)
+    some = points.at(range(0, points.size, math.ceil(points.size / min(_FITTED, most))))
+    labels = clusters(some, count)
+    present, labels = np.unique(labels, return_inverse=True)
+    centres = np.zeros((len(present), some.shape[1]), dtype=np.float32)
+    seen = np.zeros(len(present), dtype=np.int64)
+    _move(centres, seen, some, labels)
+    for _ in range(_PASSES):
+        for block in _cut(range(points.size), _READ):
+            directions_read = points.at(block)
+            _move(centres, seen, directions_read, _nearest_centre(directions_read, centres))
+    return np.concatenate(
+        [_nearest_centre(points.at(block), centres) for block in _cut(range(points.size), _READ)]
+    )
+
+
+def _move(
+    centres: NDArray[np.float32],
+    seen: NDArray[np.int64],
+    some: NDArray[np.float32],
+    labels: NDArray[np.int64],
+) -> None:
+    """Let each centre be the mean of what it has ``seen``, these points too."""
+    for label in np.unique(labels).tolist():
+        own = some[labels == label]
+        seen[label] += len(own)
+        centres[label] += (own.sum(axis=0) - len(own) * centres[label]) / seen[label]
+
+
+def _nearest_centre(some: NDArray[np.float32], centres: NDArray[np.float32]) -> NDArray[np.int64]:
+    return np.asarray((some @ centres.T - (centres * centres).sum(axis=1) / 2).argmax(axis=1), dtype=np.int64)
+
+
 def clusters(units: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     """(n,): the number of each point's cluster, by k-means from k-means++ starts; the same for the same points."""
     from scipy.cluster.vq import kmeans2
 
     _, labels = kmeans2(units, min(count, len(units)), minit="++", rng=np.random.default_rng(_SEED), iter=30)
     return np.asarray(labels, dtype=np.int64)
+
+
+def _parts(points: Points, size: int) -> Iterable[NDArray[np.int64]]:
+    """All positions in clusters of some ``size``; one that is more than twice as large, as where points are all alike,
+    is cut in their order."""
+    labels = cluster_labels(points, math.ceil(points.size / size), most=size)
+    for label in np.unique(labels).tolist():
+        members = np.flatnonzero(labels == label)
+        pieces = math.ceil(len(members) / (2 * size))
+        yield from np.array_split(members, pieces)

@@ -205,6 +205,42 @@ def test_a_run_that_trains_on_evaluation_prompts_says_so(pair_workspace: Workspa
     )
 
 
+def test_a_prompt_in_other_words_is_found_before_training(pair_workspace: Workspace) -> None:
+    """By itself, with the student that is trained: no command asks for it."""
+    recipe = small_recipe(
+        pair_workspace,
+        24,
+        selection={"instruction_by": "original", "response_by": "original", "policy": "all"},
+        training={"held_out": 0.0},
+    )
+    asked = json.loads((pair_workspace.recipes / "small.jsonl").read_text(encoding="utf-8").splitlines()[8])
+    assert asked["instruction"] == "What are the advantages and drawbacks of working from home?"
+    with Store(pair_workspace.store_path) as store:
+        evaluated(store, ["What are the drawbacks and advantages of working from home?", "Bake 7 loaves!"])
+    done = srtui(pair_workspace, "run", str(recipe))
+    assert done.returncode == 0, done.stderr
+    with Store(pair_workspace.store_path, read_only=True) as store:
+        this = store.runs.named("small")
+        found = summarise(store, this.id).contamination
+        assert found is not None
+        assert (found.prompts, found.texts, found.held, found.short) == (2, 24, 0, 0)
+        assert found.meaning == 1
+        (sample_id,) = (
+            sample
+            for sample, pair in store.corpus.original_pairs(this.dataset_id)
+            if pair.instruction == asked["instruction"]
+        )
+        said = [event.message for event in store.runs.events(this.id) if "in other words" in event.message]
+        assert len(said) == 1
+        assert f"(samples {sample_id} (" in said[0]
+        assert any(
+            contamination_words(found) in line
+            for line in open_questions(gather(store, pair_workspace.root, this.id))
+        )
+    printed = " ".join(srtui(pair_workspace, "status", "small").stdout.split())
+    assert "1 more are near one in meaning" in printed
+
+
 def test_later_turns_of_a_file_are_looked_for(tmp_path: Path) -> None:
     file = tmp_path / "turns.jsonl"
     file.write_text(json.dumps({"turns": ["Name a prime.", LONG]}) + '\n{"instruction": "Name a river."}\n')

@@ -16,6 +16,7 @@ from srtui.recipe import parse
 from srtui.sample import Pair, Target
 
 LABELLED = Path(__file__).with_name("labelled") / "rewrites.jsonl"
+WRITTEN = LABELLED.with_name("written.jsonl")
 BEFORE = Pair(
     "Name three fruits and say where they grow.", "", "Apples grow on trees. So do pears and plums."
 )
@@ -169,8 +170,8 @@ def counts(gate: str, rows: list[dict[str, Any]]) -> tuple[int, int, int]:
     return right, sum(stopped), sum(labelled)
 
 
-def rows() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in LABELLED.read_text(encoding="utf-8").splitlines()]
+def rows(file: Path = LABELLED) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 LABELLED_GATES = [gate for gate in GATES if gate != "rater"]
@@ -195,6 +196,10 @@ def test_the_figures_of_the_documentation_are_those_of_the_labelled_rewrites() -
     assert {
         gate: tuple(counts(gate, some) for some in by_seed.values()) for gate in LABELLED_GATES
     } == expected
+    written = rows(WRITTEN)
+    assert len(written) == 36
+    expected_of_written = {"repetition": (8, 8, 10), "lost_input": (9, 10, 10)}
+    assert {gate: counts(gate, written) for gate in expected_of_written} == expected_of_written
     method = (Path(__file__).resolve().parents[1] / "docs" / "method.md").read_text(encoding="utf-8")
     for gate, both in expected.items():
         line = next(
@@ -205,7 +210,14 @@ def test_the_figures_of_the_documentation_are_those_of_the_labelled_rewrites() -
             words
             for right, said, there in both
             for words in (rate(right, said, "stopped"), rate(right, there, "labelled"))
-        ]
+        ] + written_cells(expected_of_written.get(gate))
+
+
+def written_cells(of_written: tuple[int, int, int] | None) -> list[str]:
+    if of_written is None:
+        return ["-", "-"]
+    right, said, there = of_written
+    return [rate(right, said, "stopped"), rate(right, there, "labelled")]
 
 
 def rate(right: int, of: int, what: str) -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from srtui.data_map import map_of_dataset, map_of_run, principal_plane
 from srtui.pipeline import import_file
-from srtui.pipeline.look import look_at_dataset, look_at_run, principal_plane
+from srtui.pipeline.look import look_at_dataset, look_at_run
 from srtui.report.facts import gather
 from srtui.report.render import html, markdown
 from srtui.store import Store
@@ -100,10 +101,34 @@ def test_a_run_before_and_after_with_topics_and_a_map(pair_workspace: Workspace)
         assert [topic.before for topic in whole.map.topics] == [topic.before for topic in found.map.topics]
         assert {topic.after for topic in whole.map.topics} == {0}
         assert sum(topic.before for topic in found.map.topics) == 20
+        some = map_of_run(store, run, most=6)
+        assert (some.samples, some.step) == (20, 4)
+        assert [point.sample_id for point in some.points] == store.runs.sample_ids(run.id)[::4]
+        assert {point.fate for point in some.points} == {"kept"}
         assert all(topic.after == topic.before for topic in found.map.topics)
         facts = gather(store, pair_workspace.root, run.id)
         assert "A map of the originals by the student" in html(facts)
         assert "Topics" in markdown(facts)
+
+
+def test_a_map_of_a_dataset_says_what_new_runs_leave_out(workspace: Workspace, tmp_path: Path) -> None:
+    file = tmp_path / "d.json"
+    rows = [{"instruction": f"Say {n}.", "input": "", "output": "So."} for n in range(30)]
+    file.write_text(json.dumps(rows), encoding="utf-8")
+    random = np.random.default_rng(1)
+    with Store(workspace.store_path) as store:
+        import_file(store, file, "d")
+        assert map_of_dataset(store, 1).points == []
+        setting = store.scores.setting("made", "made", "made", "made", "default", 0)
+        ids = store.corpus.original_ids_of(1, 0, 30)
+        store.embeddings.add(setting, ((v, random.normal(size=8).astype(np.float32)) for _, v in ids[:20]))
+        store.datasets.leave_out([3, 5], "near-duplicate")
+        drawn = map_of_dataset(store, 1)
+        assert (drawn.embedded, drawn.samples, drawn.step) == (20, 30, 1)
+        assert {p.sample_id for p in drawn.points if p.fate == "left out"} == {3, 5}
+        assert {p.fate for p in drawn.points if p.sample_id not in (3, 5)} == {"in the data"}
+        half = map_of_dataset(store, 1, most=15)
+        assert [p.sample_id for p in half.points] == list(range(1, 21, 2))
 
 
 @pytest.mark.parametrize(

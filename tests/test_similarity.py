@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from srtui.similarity import Alike, Screen, alike_to_earlier, mean_of, sample_step, screen_for
+from srtui.similarity import (
+    Alike,
+    Screen,
+    alike_to_earlier,
+    cuts_for,
+    mean_of,
+    sample_step,
+    screen_for,
+    units,
+)
 
 
 def drawn(seed: int, points: int, width: int, copies: float, decay: float) -> NDArray[np.float16]:
@@ -44,7 +53,8 @@ def by_screen(vectors: NDArray[np.float16], threshold: float, block: int, few: i
     mean = mean_of(blocks)
     screen = screen_for(vectors[:: sample_step(len(vectors))], mean, threshold)
     if few:
-        screen = Screen(mean, screen.axes[:, : few * 2], few)
+        cuts = cuts_for(units(vectors, mean) @ screen.axes[:, :few])
+        screen = Screen(mean, screen.axes[:, : few * 2], few, cuts)
     return list(alike_to_earlier(blocks, lambda at: vectors[list(at)], screen, threshold))
 
 
@@ -82,6 +92,17 @@ def test_a_screen_of_few_axes_hides_no_pair_across_many_blocks(monkeypatch: pyte
         found = by_screen(vectors, 0.9, 500, few)
         assert [one.position for one in found] == [one.position for one in plain]
         assert [one.of for one in found] == [one.of for one in plain]
+
+
+def test_a_tree_divides_its_points_evenly_and_knows_each_again() -> None:
+    low = np.random.default_rng(2).normal(size=(2048, 5)).astype(np.float32)
+    cuts = cuts_for(low)
+    counts = np.bincount(cuts.leaves_of(low), minlength=2**cuts.levels)
+    assert len(counts) == 2**cuts.levels > 32
+    assert counts.min() >= 8
+    assert cuts_for(low[:5]).levels == 0
+    alike = np.ones((500, 3), dtype=np.float32)
+    assert len(set(cuts_for(alike).leaves_of(alike).tolist())) == 1
 
 
 def test_many_copies_of_one_are_all_of_the_first() -> None:

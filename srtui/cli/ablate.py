@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from srtui.cli.base import MOST, AsJson, app, open_store
+from srtui.cli.elsewhere import On, Workers, WorkerTimeout, elsewhere_of, placed
 from srtui.cli.output import fields_of, print_json
 from srtui.errors import UserError
 
 if TYPE_CHECKING:
+    from srtui.cluster.cluster_place import ClusterPlace
     from srtui.pipeline.ablate import Examiner
     from srtui.progress import Reporter
     from srtui.store import Store
@@ -42,6 +44,9 @@ def ablate(
     tie_margin: Annotated[
         float | None, typer.Option(min=0, max=9, help="As srtui eval pairwise has it.")
     ] = None,
+    on: On = None,
+    workers: Workers = None,
+    worker_timeout: WorkerTimeout = 300,
     as_json: AsJson = False,
 ) -> None:
     """What is each part of the method worth? Other ways to choose, the same texts, scores and steps.
@@ -57,13 +62,28 @@ def ablate(
         raise UserError("--judge needs --prompts, a file of what is asked, and --prompts a --judge.")
     names = [word.strip() for word in (only or "").split(",") if word.strip()]
     check_arms(names)
+    elsewhere = elsewhere_of(on, workers, worker_timeout)
     settings = recipes.load(recipe, set_, limit)
     workspace, store = open_store()
-    with store, reported_work(as_json, workspace.store_path.parent) as (face, should_stop):
+    with (
+        store,
+        reported_work(as_json, workspace.store_path.parent) as (face, should_stop),
+        placed(elsewhere, face, should_stop) as place,
+    ):
         examiners = _examiners(
-            workspace, store, face, should_stop, judge, prompts, tasks, eval_limit, max_tokens, tie_margin
+            workspace,
+            store,
+            face,
+            should_stop,
+            judge,
+            prompts,
+            tasks,
+            eval_limit,
+            max_tokens,
+            tie_margin,
+            place,
         )
-        ablation = Ablation(workspace, store, settings, recipe.resolve(), face, should_stop, examiners)
+        ablation = Ablation(workspace, store, settings, recipe.resolve(), face, should_stop, examiners, place)
         comparison = ablation.work(names, seeds)
     if as_json:
         print_json({"type": "ablation", **fields_of(comparison)})
@@ -82,6 +102,7 @@ def _examiners(
     limit: int | None,
     max_tokens: int,
     tie_margin: float | None,
+    place: ClusterPlace | None,
 ) -> list[Examiner]:
     """What compares the arms beside their losses; bad names and files are found before anything is trained."""
     from srtui.evaluation import choice, sources
@@ -95,9 +116,9 @@ def _examiners(
         referee = JudgeModel.find(workspace.models, judge, load_judge_prompt("pairwise", 2), 0)
         writing = AnswerSettings(max_tokens=max_tokens)
         examiners.append(
-            JudgeExaminer(workspace, store, source, referee, face, writing, tie_margin, should_stop)
+            JudgeExaminer(workspace, store, source, referee, face, writing, tie_margin, should_stop, place)
         )
     if tasks is not None:
         choice.check(tasks, False)
-        examiners.append(ChoiceExaminer(workspace, store, tasks, face, limit, None, should_stop))
+        examiners.append(ChoiceExaminer(workspace, store, tasks, face, limit, None, should_stop, place))
     return examiners

@@ -77,7 +77,8 @@ def print_look(overview: Look) -> None:
         out.print(topics)
         out.print(
             f"Topics are clusters of the embeddings of {overview.map.embedded:,} originals, and the words that their "
-            "instructions have more often than others. srtui report draws the map of a run.",
+            "instructions have more often than others. The dashboard draws the map of them (m on Samples), and srtui report that "
+            "of a run.",
             soft_wrap=True,
             style="dim",
         )

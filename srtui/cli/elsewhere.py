@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +12,7 @@ from srtui.errors import UserError
 
 if TYPE_CHECKING:
     from srtui.cluster.cluster_place import ClusterPlace
+    from srtui.progress import Reporter
 
 Opens = Callable[[Callable[[], bool]], "ClusterPlace"]
 """Opens a place, given what says whether to stop."""
@@ -51,3 +53,19 @@ def elsewhere_of(on: str | None, workers: int | None, timeout: float) -> Opens |
         return ClusterPlace(address, workers, Limits(silent=timeout), should_stop)
 
     return opened
+
+
+@contextmanager
+def placed(
+    elsewhere: Opens | None, face: Reporter, should_stop: Callable[[], bool]
+) -> Iterator[ClusterPlace | None]:
+    """The place that ``--on`` names, open while its models work; None for this process. ``face`` hears where it is."""
+    if elsewhere is None:
+        yield None
+        return
+    place = elsewhere(should_stop)
+    try:
+        face.event("info", place.sentence)
+        yield place
+    finally:
+        place.close()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from srtui.cli.base import MOST, AsJson, Force, app, open_store
+from srtui.cli.elsewhere import On, Opens, Workers, WorkerTimeout, elsewhere_of, placed
 from srtui.cli.output import fields_of, outputs_of, print_json, print_line
 
 if TYPE_CHECKING:
@@ -69,6 +70,9 @@ def pairwise(
     template: Template = None,
     seed: Seed = 0,
     tie_margin: TieMargin = None,
+    on: On = None,
+    workers: Workers = None,
+    worker_timeout: WorkerTimeout = 300,
     as_json: AsJson = False,
 ) -> None:
     """Two contestants answer, a judge scores both in both orders; a win counts where they agree."""
@@ -78,6 +82,7 @@ def pairwise(
     from srtui.evaluation.rates import margin_of
     from srtui.evaluation.writing import AnswerSettings
 
+    elsewhere = elsewhere_of(on, workers, worker_timeout)
     source = sources.prompts(prompts, limit)
     workspace, store = open_store()
     with store:
@@ -85,7 +90,9 @@ def pairwise(
         referee = _judge(workspace, judge, judge_prompt, words, 2)
         margin = margin_of(store, referee, tie_margin)
         settings = settings_of(AnswerSettings(max_tokens, temperature, seed=seed), seed, tie_margin=margin)
-        _evaluate(workspace, store, "pairwise", source, contestants, referee, settings, as_json)
+        _evaluate(
+            workspace, store, "pairwise", source, contestants, referee, settings, as_json, elsewhere=elsewhere
+        )
 
 
 @eval_app.command(epilog="Example: srtui eval winrate quickstart --reference reference.json --judge J")
@@ -107,6 +114,9 @@ def winrate(
     template: Template = None,
     seed: Seed = 0,
     tie_margin: TieMargin = None,
+    on: On = None,
+    workers: Workers = None,
+    worker_timeout: WorkerTimeout = 300,
     as_json: AsJson = False,
 ) -> None:
     """How often A is preferred to a file of reference answers, raw and with length regressed out."""
@@ -117,6 +127,7 @@ def winrate(
     from srtui.evaluation.rates import margin_of
     from srtui.evaluation.writing import AnswerSettings
 
+    elsewhere = elsewhere_of(on, workers, worker_timeout)
     source = sources.references(reference, limit)
     table = read_anchors(anchors) if anchors else None
     if table is not None:
@@ -143,6 +154,7 @@ def winrate(
             as_json,
             names,
             anchors=table,
+            elsewhere=elsewhere,
         )
 
 
@@ -160,6 +172,9 @@ def turns(
     temperature: Temperature = 0.0,
     template: Template = None,
     seed: Seed = 0,
+    on: On = None,
+    workers: Workers = None,
+    worker_timeout: WorkerTimeout = 300,
     as_json: AsJson = False,
 ) -> None:
     """Questions of several turns, each answer scored from 1 to 10; by category and turn."""
@@ -168,13 +183,16 @@ def turns(
     from srtui.evaluation.fingerprint import settings_of
     from srtui.evaluation.writing import AnswerSettings
 
+    elsewhere = elsewhere_of(on, workers, worker_timeout)
     source = sources.questions(questions, limit)
     workspace, store = open_store()
     with store:
         contestant = find_contestant(workspace, store, a, template)
         settings = settings_of(AnswerSettings(max_tokens, temperature, seed=seed), seed)
         referee = _judge(workspace, judge, judge_prompt, words, 1)
-        _evaluate(workspace, store, "turns", source, [contestant], referee, settings, as_json)
+        _evaluate(
+            workspace, store, "turns", source, [contestant], referee, settings, as_json, elsewhere=elsewhere
+        )
 
 
 @eval_app.command(epilog="Example: srtui eval calibrate --judge smollm2-135m judgements.jsonl --limit 40")
@@ -188,12 +206,16 @@ def calibrate(
     words: Words = 0,
     limit: Limit = None,
     seed: Seed = 0,
+    on: On = None,
+    workers: Workers = None,
+    worker_timeout: WorkerTimeout = 300,
     as_json: AsJson = False,
 ) -> None:
     """What is a judge worth? Its agreement with known judgements, and whether that beats chance."""
     from srtui.evaluation import sources
     from srtui.evaluation.fingerprint import settings_of
 
+    elsewhere = elsewhere_of(on, workers, worker_timeout)
     source = sources.known_judgements(files, limit)
     workspace, store = open_store()
     with store:
@@ -212,6 +234,7 @@ def calibrate(
             as_json,
             (names, None),
             shown_source,
+            elsewhere=elsewhere,
         )
 
 
@@ -228,6 +251,9 @@ def choice(
     run_python: Annotated[
         bool, typer.Option("--run-python", help="Let task files run the Python that lies beside them.")
     ] = False,
+    on: On = None,
+    workers: Workers = None,
+    worker_timeout: WorkerTimeout = 300,
     as_json: AsJson = False,
 ) -> None:
     """Multiple choice (ARC, HellaSwag, MMLU, TruthfulQA) by EleutherAI's lm-eval, on task files on disk."""
@@ -235,12 +261,18 @@ def choice(
     from srtui.evaluation import choice as multiple_choice
     from srtui.evaluation.contestants import find_contestant
 
+    elsewhere = elsewhere_of(on, workers, worker_timeout)
     workspace, store = open_store()
     with store:
         multiple_choice.check(tasks, run_python)
         contestant = find_contestant(workspace, store, a)
-        with reported_work(as_json, store.path.parent, json_lines=False) as (face, should_stop):
-            evaluation = multiple_choice.evaluate(store, contestant, tasks, limit, shots, face, should_stop)
+        with (
+            reported_work(as_json, store.path.parent, json_lines=False) as (face, should_stop),
+            placed(elsewhere, face, should_stop) as place,
+        ):
+            evaluation = multiple_choice.evaluate(
+                store, contestant, tasks, limit, shots, face, should_stop, place
+            )
         _print_result(store, evaluation, as_json)
 
 
@@ -351,6 +383,7 @@ def _evaluate(
     names: tuple[str, str | None] | None = None,
     shown_source: str = "",
     anchors: Anchors | None = None,
+    elsewhere: Opens | None = None,
 ) -> None:
     from srtui.cli.reporters import reported_work
     from srtui.evaluation.contestants import same_weights
@@ -370,9 +403,10 @@ def _evaluate(
         warnings = same_weights(workspace, store, judge.name, judge.sha256, contestants)
         for sentence in warnings:
             face.event("warning", sentence)
-        evaluation = Evaluator(
-            store, evaluation, source, sides, judge, face, should_stop, anchors, warnings
-        ).work()
+        with placed(elsewhere, face, should_stop) as place:
+            evaluation = Evaluator(
+                store, evaluation, source, sides, judge, face, should_stop, anchors, warnings, place
+            ).work()
     _print_result(store, evaluation, as_json)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from srtui.cli.base import MOST, AsJson, app, open_store, seconds_here
+from srtui.cli.elsewhere import On, Workers, WorkerTimeout, elsewhere_of, placed
 from srtui.cli.output import fields_of, print_json
 from srtui.pilot import DEFAULT_SAMPLES
 
@@ -25,6 +26,9 @@ def pilot(
     limit: Annotated[
         int | None, typer.Option(min=1, max=MOST, help="Of the first N samples, as the run would have it.")
     ] = None,
+    on: On = None,
+    workers: Workers = None,
+    worker_timeout: WorkerTimeout = 300,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override: section.key=value.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -37,10 +41,15 @@ def pilot(
     from srtui.cli.reporters import reported_work
     from srtui.pipeline.pilot_run import pilot as run_pilot
 
+    elsewhere = elsewhere_of(on, workers, worker_timeout)
     settings = recipes.load(recipe, set_, limit)
     words = [*(w for s in set_ or [] for w in ("--set", s)), *(["--limit", str(limit)] if limit else [])]
     workspace, store = open_store()
-    with store, reported_work(as_json, workspace.store_path.parent) as (face, should_stop):
+    with (
+        store,
+        reported_work(as_json, workspace.store_path.parent) as (face, should_stop),
+        placed(elsewhere, face, should_stop) as place,
+    ):
         result = run_pilot(
             workspace,
             store,
@@ -50,6 +59,7 @@ def pilot(
             samples=samples,
             should_stop=should_stop,
             before=seconds_here(),
+            place=place,
         )
     if as_json:
         print_json({"type": "pilot", **fields_of(result)})

@@ -25,7 +25,7 @@ from srtui.cli.base import (
     seconds_here,
     stop_on_signals,
 )
-from srtui.cli.elsewhere import On, Opens, Workers, WorkerTimeout, elsewhere_of
+from srtui.cli.elsewhere import On, Opens, Workers, WorkerTimeout, elsewhere_of, placed
 from srtui.cli.output import fields_of, is_stdout, outputs_of, print_json, print_line, short
 from srtui.errors import UserError
 from srtui.noise import screen
@@ -188,19 +188,13 @@ def _work(
     ):
         if not is_new:
             face.event("info", f"Resuming run {run.name}.")
-        place = elsewhere(stop.is_set) if elsewhere else None
-        if place is not None:
-            face.event("info", place.sentence)
         try:
-            run = Engine(workspace, store, run, face, stop.is_set, before=seconds_before, place=place).work(
-                until
-            )
+            with placed(elsewhere, face, stop.is_set) as place:
+                engine = Engine(workspace, store, run, face, stop.is_set, before=seconds_before, place=place)
+                run = engine.work(until)
             stopped = False
         except Stopped:
             stopped = True
-        finally:
-            if place is not None:
-                place.close()
         set_status("stopped" if stopped or run.status != "done" else "done")
     if as_json:
         print_json({"type": "summary", **fields_of(summarise(store, run.id))})

@@ -9,6 +9,7 @@ from pathlib import Path
 from srtui.errors import UserError
 from srtui.files import read_text
 
+_CLIENT = "ray://"
 _CLIENT_PORT = 10001  # of Ray's client server, where an address names none
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]{1,253})(?::(?P<port>\d{1,5}))?")
 
@@ -23,6 +24,12 @@ class ClusterAddress:
     def is_local(self) -> bool:
         """Whether Ray is started here, and ended with the run."""
         return self.ray is None
+
+    @property
+    def door(self) -> tuple[str, bool]:
+        """HOST:PORT of a cluster, and whether a server for clients is there and not the head itself."""
+        word = self.ray or ""
+        return word.removeprefix(_CLIENT), word.startswith(_CLIENT)
 
     def __str__(self) -> str:
         return self.ray or "this machine"
@@ -55,11 +62,11 @@ def parse_place(text: str) -> ClusterAddress:
 
 
 def _address(word: str) -> ClusterAddress | None:
-    is_client = word.startswith("ray://")
-    match = _HOST_PORT.fullmatch(word.removeprefix("ray://"))
+    is_client = word.startswith(_CLIENT)
+    match = _HOST_PORT.fullmatch(word.removeprefix(_CLIENT))
     if match is None or (match["port"] is None and not is_client):
         return None
     port = int(match["port"] or _CLIENT_PORT)
     if not 0 < port < 65536:
         return None
-    return ClusterAddress(f"{'ray://' if is_client else ''}{match['host']}:{port}")
+    return ClusterAddress(f"{_CLIENT if is_client else ''}{match['host']}:{port}")

@@ -19,6 +19,10 @@ from srtui.recipe import TeacherSettings
 
 if TYPE_CHECKING:
     from srtui.cluster.training_gang import TrainingGang
+    from srtui.evaluation.contestants import Contestant
+    from srtui.evaluation.evaluation_place import Judge
+    from srtui.evaluation.judge_model import JudgeModel
+    from srtui.evaluation.writing import AnswerSettings, AnswerWriter
     from srtui.student import Student, StudentSource
     from srtui.training import Listener, TrainingData, TrainingResult
 
@@ -149,6 +153,47 @@ class ClusterPlace:
             return self._gang.train(out_dir, listener, should_stop)
         finally:
             self._gang = None
+
+    # -- evaluations: see srtui.evaluation.evaluation_place.EvaluationPlace --
+
+    def writer(self, contestant: Contestant, writing: AnswerSettings, report: Report) -> AnswerWriter:
+        """The contestant in each worker."""
+        from srtui.cluster.cluster_evaluation import ClusterWriter
+        from srtui.cluster.evaluation_jobs import WriterJob
+        from srtui.evaluation.writing import GgufWriter
+
+        if contestant.kind == "gguf":
+            adapter = str(contestant.adapter) if contestant.adapter else None
+            settings = TeacherSettings(model=contestant.name, adapter=adapter)
+            return GgufWriter(contestant, writing, self.teacher(contestant.path, settings, report))
+        files = ModelFiles.of(contestant.path)
+        shipped = ShippedFolder.of(contestant.adapter) if contestant.adapter else None
+        day = today.now().date().isoformat()
+
+        def job(seat: Seat) -> WriterJob:
+            return WriterJob(files, shipped, contestant, writing, day, seat.threads, seat.device)
+
+        pool = Pool(self._session, "writer", self._seats, job, self._limits, report)
+        self._opened(pool)
+        return ClusterWriter(pool, contestant, writing, self.takes_turns)
+
+    def judge(self, model: JudgeModel, report: Report) -> Judge:
+        """The judge in each worker, while it is asked."""
+        from srtui.cluster.cluster_evaluation import ClusterJudge
+        from srtui.cluster.evaluation_jobs import JudgeJob
+
+        def scorers() -> Pool:
+            files = ModelFiles.of(model.path)
+
+            def job(seat: Seat) -> JudgeJob:
+                return JudgeJob(files, model, seat.threads, seat.device)
+
+            pool = Pool(self._session, "judge", self._seats, job, self._limits, report)
+            self._opened(pool)
+            return pool
+
+        settings = TeacherSettings(model=model.name)
+        return ClusterJudge(model, scorers, lambda: self.teacher(model.path, settings, report))
 
     def _opened(self, pool: Pool) -> WorkerFacts:
         """What the first worker says; Stopped where it was stopped meanwhile."""

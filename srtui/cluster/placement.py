@@ -7,6 +7,10 @@ from dataclasses import dataclass
 
 from srtui.errors import UserError
 
+A_LITTLE = 0.001
+"""Processors that Ray counts for a worker. Threads are the seat's; but one that asks for nothing at all, Ray puts on any
+node, whatever its seat is."""
+
 
 @dataclass(frozen=True)
 class Node:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from srtui import __version__
 from srtui.cluster.dispatch import Dispatcher, Task
-from srtui.cluster.placement import Seat
+from srtui.cluster.placement import A_LITTLE, Seat
 from srtui.cluster.pool_member import PoolMember, failure_of
 from srtui.cluster.session import Session
 from srtui.cluster.worker import Job, Worker
@@ -65,14 +65,15 @@ class Pool:
     def open(self, should_stop: Callable[[], bool] = lambda: False) -> WorkerFacts | None:
         """Start all workers and wait for the first of them to be open; the others come as they can. None where it was
         stopped meanwhile. Raises UserError where none can be opened."""
-        for member in self._members:
-            self._start(member)
-        while self._first is None:
-            if should_stop():
-                return None
-            self._listen()
-            self._raise_if_none_left()
-        return self._first
+        with self._session.reached():
+            for member in self._members:
+                self._start(member)
+            while self._first is None:
+                if should_stop():
+                    return None
+                self._listen()
+                self._raise_if_none_left()
+            return self._first
 
     @property
     def facts(self) -> list[WorkerFacts]:
@@ -86,7 +87,7 @@ class Pool:
 
     def _start(self, member: PoolMember) -> None:
         ray, seat = self._session.ray, member.seat
-        options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": _THREADS, "max_restarts": 0}
+        options: dict[str, Any] = {"num_cpus": A_LITTLE, "max_concurrency": _THREADS, "max_restarts": 0}
         if seat.gpu:
             options["num_gpus"] = 1
         else:
@@ -125,8 +126,10 @@ class Pool:
         whole = False
         try:
             while self._dispatcher.waiting or self._dispatcher.outstanding:
-                self._give()
-                yield from self._listen()
+                with self._session.reached():
+                    self._give()
+                    came = self._listen()
+                yield from came
                 self._raise_if_none_left()
                 if should_stop():
                     return
@@ -136,7 +139,7 @@ class Pool:
             if not whole:
                 self._round += 1
                 for member in self._members:
-                    if member.is_open:
+                    if member.is_open and not self._session.lost:
                         member.actor.drop.remote(self._round)
 
     def _give(self) -> None:
@@ -179,6 +182,8 @@ class Pool:
         member.call = None
         try:
             answer = self._session.ray.get(call)
+        except ConnectionError:
+            raise
         except Exception as error:
             return self._lose(member, *failure_of(self._session.ray, error))
         if member.state == "starting":
@@ -296,7 +301,7 @@ class Pool:
         )
         member.done = WorkDone()
         actor, member.actor, member.call = member.actor, None, None
-        if actor is not None:
+        if actor is not None and not self._session.lost:
             self._session.ray.kill(actor)
 
     def _raise_if_none_left(self) -> None:

@@ -75,6 +75,8 @@ def failure_of(ray: Any, error: Exception) -> tuple[str, bool]:
     exceptions, sentence = ray.exceptions, str(error)
     if isinstance(error, exceptions.OutOfMemoryError) or "memory pressure" in sentence or "(OOM)" in sentence:
         return "its node ran out of memory", True
+    if "its node has died" in sentence:
+        return "its node is gone", False
     if "node" in sentence and ("died" in sentence or "removed" in sentence) and "has died" not in sentence:
         return "its node is gone", False
     if isinstance(error, exceptions.NodeDiedError):

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 _NOT_STARTED = ("start_monitor", "start_log_monitor", "start_api_server")
 _PATIENCE = (
@@ -35,6 +35,42 @@ def needs_token() -> bool:
         return bool(inner.get_authentication_mode() != inner.AuthenticationMode.DISABLED)
     except AttributeError:
         return os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
+
+
+def knock(host_and_port: str, is_client_server: bool, seconds: float) -> Literal["open", "token", "nobody"]:
+    """Whether a cluster's head, or its server for clients, answers there: "token" where it wants another one than this
+    process has. Ray itself asks again and again for a minute, and says then that it came to nothing."""
+    grpc: Any = importlib.import_module("grpc")
+    try:
+        channel = importlib.import_module("ray._private.grpc_utils").init_grpc_channel(
+            host_and_port, options=(), asynchronous=False
+        )
+        ask, question = (_of_a_client_server if is_client_server else _of_a_head)(channel)
+    except (ImportError, AttributeError, TypeError):
+        return "open"  # Ray says for itself what is wrong
+    try:
+        ask(question, timeout=seconds)
+    except grpc.RpcError as error:
+        if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+            return "token"
+        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            return "nobody"
+    finally:
+        channel.close()
+    return "open"
+
+
+def _of_a_client_server(channel: Any) -> tuple[Callable[..., Any], Any]:
+    messages: Any = importlib.import_module("ray.core.generated.ray_client_pb2")
+    stubs: Any = importlib.import_module("ray.core.generated.ray_client_pb2_grpc")
+    question = messages.ClusterInfoRequest(type=messages.ClusterInfoType.PING)
+    return stubs.RayletDriverStub(channel).ClusterInfo, question
+
+
+def _of_a_head(channel: Any) -> tuple[Callable[..., Any], Any]:
+    messages: Any = importlib.import_module("ray.core.generated.gcs_service_pb2")
+    stubs: Any = importlib.import_module("ray.core.generated.gcs_service_pb2_grpc")
+    return stubs.NodeInfoGcsServiceStub(channel).CheckAlive, messages.CheckAliveRequest()
 
 
 @contextmanager

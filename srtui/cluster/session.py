@@ -23,7 +23,7 @@ import psutil
 
 from srtui.cluster.address import ClusterAddress
 from srtui.cluster.placement import Node
-from srtui.cluster.ray_inside import keep_off_stdout, lean_start
+from srtui.cluster.ray_inside import keep_off_stdout, knock, lean_start
 from srtui.cluster.worker_messages import Whereabouts
 from srtui.errors import UserError
 
@@ -42,6 +42,7 @@ _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 _PROXIES = {name: _NOWHERE for word in ("http_proxy", "https_proxy") for name in (word, word.upper())}
 _TEMPORARY = "srtui-ray-"
 _LONGEST_FOLDER = 24  # characters: sockets lie in it, and a socket's name has 107 at most
+_KNOCK = 10.0  # seconds that a client server may take to answer
 _TRIES = 3  # to start Ray, whose parts wait for each other for seconds only: too few on a busy machine
 _STORE_BYTES = (
     100 * 2**20,
@@ -55,6 +56,8 @@ class Session:
     def __init__(self, address: ClusterAddress) -> None:
         """Raises UserError where ray is not installed, or no cluster answers."""
         self.address = address
+        self.lost = False
+        """Whether the connection to a cluster's client server broke: nothing can be asked any more."""
         self.folder: Path | None = None
         """Of this run's Ray on this machine; None where a cluster was joined."""
         # Ray reads some of its environment as it is imported.
@@ -105,7 +108,18 @@ class Session:
     def _join(self) -> None:
         with _own_signals():
             try:
+                answer = knock(*self.address.door, _KNOCK)
+                if answer == "token":
+                    raise UserError(self._no_token())
+                if answer == "nobody":
+                    raise UserError(
+                        f"No Ray cluster answers at {self.address}; ray status on its head node says whether it runs. "
+                        "HOST:PORT is the head's own port (6379), ray://HOST:PORT that of its server for clients (10001), "
+                        "which needs ray[client] there."
+                    )
                 self.ray.init(address=self.address.ray, log_to_driver=False, logging_level=logging.ERROR)
+            except UserError:
+                raise
             except self.ray.exceptions.AuthenticationError as error:
                 raise UserError(self._no_token()) from error
             except Exception as error:
@@ -129,6 +143,18 @@ class Session:
                 f"Node {where.node} of the Ray cluster runs what anyone who reaches it sends, for Ray was started there "
                 "without token authentication; start it with RAY_AUTH_MODE=token (docs/cluster.md)."
             )
+
+    @contextlib.contextmanager
+    def reached(self) -> Iterator[None]:
+        """Raises UserError where the connection to a cluster's client server is lost meanwhile."""
+        try:
+            yield
+        except ConnectionError as error:
+            self.lost = True
+            raise UserError(
+                f"The connection to the Ray cluster at {self.address} is lost ({_first_line(error)}). What was finished is "
+                "stored; resume the run when the cluster is back."
+            ) from error
 
     def nodes(self) -> list[Node]:
         """The machines that are there now."""

@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from srtui.cluster.placement import Seat
+from srtui.cluster.placement import A_LITTLE, Seat
 from srtui.cluster.session import Session
 from srtui.cluster.training_worker import Heard, TrainingTask, TrainingWorker
 from srtui.cluster.worker_limits import Limits
@@ -78,7 +78,8 @@ class TrainingGang:
             failures = failures + 1 if step == last else 1  # in a row: without a checkpoint between them
             last = step
             try:
-                return self._attempt(newest)
+                with self._session.reached():
+                    return self._attempt(newest)
             except _Lost as lost:
                 if failures >= self._limits.failures:
                     raise UserError(
@@ -119,7 +120,7 @@ class TrainingGang:
 
     def _start(self, seat: Seat) -> Any:
         ray = self._session.ray
-        options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": 2, "max_restarts": 0}
+        options: dict[str, Any] = {"num_cpus": A_LITTLE, "max_concurrency": 2, "max_restarts": 0}
         if seat.gpu:
             options["num_gpus"] = 1
         else:
@@ -134,6 +135,8 @@ class TrainingGang:
             ready, left = ray.wait(calls, num_returns=len(calls), timeout=_LOOK)
             try:
                 answers = ray.get(ready)
+            except ConnectionError:
+                raise
             except Exception as error:
                 raise _Lost(_why(ray, error)) from error
             if not left:
@@ -243,6 +246,8 @@ class TrainingGang:
         """End all workers and what they kept."""
         ray = self._session.ray
         for actor in self._actors:
+            if self._session.lost:
+                break
             with contextlib.suppress(Exception):  # it may be gone already
                 ray.get(actor.leave.remote(), timeout=5)
             ray.kill(actor)

@@ -23,6 +23,7 @@ from srtui import hashing
 from srtui.atomic import sha256_of
 from srtui.errors import UserError
 from srtui.evaluation.contestants import Contestant
+from srtui.evaluation.evaluation_place import EvaluationPlace, OwnProcess
 from srtui.evaluation.statistics import wilson
 from srtui.files import read_bytes, read_text
 from srtui.gpu_errors import gpu_sentence
@@ -33,6 +34,7 @@ from srtui.prompts import template
 from srtui.store import Store
 from srtui.store.evaluations import Evaluation, Item, Judgement, NewEvaluation
 
+_USUAL_LENGTH = 2048  # tokens of a question with its examples, where a model does not say how many it takes
 _ABSENT = "Multiple choice needs EleutherAI's lm-eval, which is not installed; install it with: pip install 'srtui[lm-eval]'"
 
 
@@ -56,6 +58,7 @@ def evaluate(
     shots: int | None,
     reporter: Reporter,
     should_stop: Callable[[], bool],
+    place: EvaluationPlace | None = None,
 ) -> Evaluation:
     """Run the tasks and store every question with what was chosen. Raises Stopped, or UserError.
 
@@ -67,6 +70,7 @@ def evaluate(
         shots: examples before each question; None for the task's own number.
         reporter: gets the progress.
         should_stop: asked between questions.
+        place: where the contestant runs, by default in this process.
     """
     if contestant.kind == "file":
         raise UserError(f"{contestant.name} is a file of answers; multiple choice needs a model.")
@@ -95,7 +99,7 @@ def evaluate(
     try:
         answers = _run(
             store, evaluation.id, contestant, tasks, limit, shots, reporter,
-            lambda: bool(lease.lost) or should_stop(),
+            lambda: bool(lease.lost) or should_stop(), place or OwnProcess(),
         )  # fmt: skip
         result = _keep(store, evaluation.id, answers)
         store.evaluations.update(
@@ -144,6 +148,7 @@ def _run(
     shots: int | None,
     reporter: Reporter,
     should_stop: Callable[[], bool],
+    place: EvaluationPlace,
 ) -> dict[str, Any]:
     """lm-eval's results and samples."""
     reporter.event("info", f"Loading {contestant.name} and the tasks ...")
@@ -151,7 +156,7 @@ def _run(
     is_folder = tasks.is_dir()
     folder = tasks if is_folder else tasks.parent
     output = io.StringIO()
-    model = _model(store, evaluation_id, contestant, reporter, should_stop)
+    model = _model(store, evaluation_id, contestant, reporter, should_stop, place)
     # Data files are named relative to the task file. lm-eval's own notices and bars go unseen.
     with contextlib.closing(model), contextlib.chdir(folder), contextlib.redirect_stderr(output):
         from lm_eval.evaluator import evaluate as lm_evaluate
@@ -188,22 +193,20 @@ def _model(
     contestant: Contestant,
     reporter: Reporter,
     should_stop: Callable[[], bool],
+    place: EvaluationPlace,
 ) -> Any:
     from lm_eval.api.model import LM
 
-    from srtui.student import SpanBuilder, Student, open_scorer
+    from srtui.student import SpanBuilder, StudentSource
 
-    student = Student.load(
+    source = StudentSource(
         contestant.path,
         contestant.quantization or "gguf",  # type: ignore[arg-type]
         adapter=contestant.adapter,
     )
-    length = 2048
-    if contestant.kind == "student":
-        config = student.model.config.get_text_config()
-        length = int(getattr(config, "max_position_embeddings", 0) or length)
+    student, scorer = place.student(source, reporter.event)
+    length = _positions(contestant.path) if contestant.kind == "student" else _USUAL_LENGTH
     spans = SpanBuilder(student.tokenizer, template("alpaca"), max_length=length)
-    scorer = open_scorer(student)
 
     class ScoringLM(LM):  # type: ignore[misc]
         """lm-eval's model: how probable continuations are. Nothing is generated."""
@@ -244,6 +247,14 @@ def _model(
         loglikelihood_rolling = generate_until
 
     return ScoringLM()
+
+
+def _positions(student: Path) -> int:
+    """Tokens that a student says it has positions for; its weights may lie elsewhere."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(student, local_files_only=True, trust_remote_code=False)
+    return int(getattr(config.get_text_config(), "max_position_embeddings", 0) or _USUAL_LENGTH)
 
 
 def _likelihood(loss: SpanLoss) -> float:

@@ -15,6 +15,7 @@ from typing import Any
 from srtui import today
 from srtui.errors import UserError
 from srtui.evaluation.contestants import Contestant
+from srtui.evaluation.evaluation_place import EvaluationPlace, OwnProcess
 from srtui.evaluation.judge_model import JudgeModel, JudgeQuestion, JudgeScores
 from srtui.evaluation.length_control import Anchors
 from srtui.evaluation.people import keep_result
@@ -29,7 +30,6 @@ from srtui.evaluation.writing import (
     answer_key,
     file_answer,
     first_answer_key,
-    open_writer,
 )
 from srtui.gpu_errors import gpu_sentence
 from srtui.llama.last_words import at_the_end
@@ -67,7 +67,10 @@ class Evaluator:
         should_stop: Callable[[], bool] = lambda: False,
         anchors: Anchors | None = None,
         warnings: Sequence[str] = (),
+        place: EvaluationPlace | None = None,
     ) -> None:
+        """``place``: where its models run, by default in this process."""
+        self._place = place or OwnProcess()
         self._anchors, self._warnings = anchors, list(warnings)
         self.store, self.evaluation, self.source = store, evaluation, source
         self.contestants, self.judge, self.reporter = contestants, judge, reporter
@@ -176,7 +179,7 @@ class Evaluator:
             return
         if self._writer is None:
             self.reporter.event("info", f"Loading {contestant.name} ...")
-            self._writer = open_writer(contestant, self._writing)
+            self._writer = self._place.writer(contestant, self._writing, self.reporter.event)
             self._clock = time.monotonic()
         for n, answer in self._writer.write([conversations[item] for item in to_write], self._should_stop):
             self._rows.add_answers(self._id, [(to_write[n], side, turn, answer)])
@@ -234,11 +237,12 @@ class Evaluator:
         if not unjudged:
             return
         self.reporter.event("info", f"Loading the judge {judge.name} ...")
-        for question, scored, seconds, tokens in judge.scores(unjudged):
+        there = self._place.judge(judge, self.reporter.event)
+        for question, scored, seconds, tokens in there.scores(unjudged, self._should_stop):
             self._keep(question, answers, _judgement(judge, question, scored, seconds))
             self._tokens += tokens
             self._step("judge")
-            self._raise_if_stopped()
+        self._raise_if_stopped()
 
     def _judge_words(self) -> None:
         judge = self.judge
@@ -255,7 +259,8 @@ class Evaluator:
         self._start("judge-words", len(rows) - len(unjudged), len(rows))
         if not unjudged:
             return
-        for question, text, tokens in judge.write(unjudged, self._should_stop):
+        there = self._place.judge(judge, self.reporter.event)
+        for question, text, tokens in there.write(unjudged, self._should_stop):
             scores, parsed = judge.prompt.parse(text)
             first, second = scores[0] if scores else None, scores[1] if len(scores) > 1 else None
             if question.ordering == "ba":

@@ -25,7 +25,7 @@ from srtui import models
 from srtui.errors import UserError
 from srtui.evaluation.contestants import date_written
 from srtui.hashing import digest, key, scheme_1
-from srtui.llama import Message, Request, Sampler, Segment, open_teacher
+from srtui.llama import Message, Request, Sampler, Segment, Teacher, open_teacher, refuse_if_died
 from srtui.prompts.prompt_set import fill, load_words
 from srtui.store.evaluations import Ordering
 
@@ -196,9 +196,10 @@ class JudgeModel:
         )
 
     def scores(
-        self, questions: Sequence[JudgeQuestion]
+        self, questions: Sequence[JudgeQuestion], should_stop: Callable[[], bool] = lambda: False
     ) -> Iterator[tuple[JudgeQuestion, JudgeScores | str, float, int]]:
-        """(question, scores or why there are none, seconds, tokens run).
+        """(question, scores or why there are none, seconds, tokens run), until ``should_stop()``, which is asked
+        between questions.
 
         Reasons: ``judge_context``, ``answer_1_too_long`` and ``answer_2_too_long`` where the context would
         hold the question but for that answer, ``judge_not_finite``.
@@ -208,13 +209,16 @@ class JudgeModel:
         model = LlamaLosses(self.path)
         try:
             for question in questions:
+                if should_stop():
+                    return
                 began, before = time.monotonic(), model.tokens_run
-                scored = self._scored(model, question)
+                scored = self.scored(model, question)
                 yield question, scored, time.monotonic() - began, model.tokens_run - before
         finally:
             model.close()
 
-    def _scored(self, model: LlamaLosses, question: JudgeQuestion) -> JudgeScores | str:
+    def scored(self, model: LlamaLosses, question: JudgeQuestion) -> JudgeScores | str:
+        """The scores of one question, or why there are none, by this judge's file as ``model`` has it open."""
         # The ending's first sign is enough to distinguish 1 from 10.
         options = [f"{k}{self.prompt.ending[0]}" for k in SCORES]
         messages = self.prompt.messages(question)
@@ -248,10 +252,22 @@ class JudgeModel:
         return f"answer_{blamed[0] + 1}_too_long" if len(blamed) == 1 else "judge_context"
 
     def write(
-        self, questions: Sequence[JudgeQuestion], should_stop: Callable[[], bool], slots: int | None = None
+        self,
+        questions: Sequence[JudgeQuestion],
+        should_stop: Callable[[], bool],
+        slots: int | None = None,
+        teacher: Teacher | None = None,
     ) -> Iterator[tuple[JudgeQuestion, str, int]]:
-        """(question, the judge's words, tokens), as they are finished; greedy. No words where there is no room."""
-        teacher = open_teacher(self.path, name=self.name, sha256=self.sha256, slots=slots or "auto")
+        """(question, the judge's words, tokens), as they are finished; greedy. No words where there is no room.
+
+        Args:
+            questions: whose answers it has scored.
+            should_stop: asked between steps.
+            slots: how many it writes at a time.
+            teacher: the same file, open already; it is closed at the end.
+        """
+        if teacher is None:
+            teacher = open_teacher(self.path, name=self.name, sha256=self.sha256, slots=slots or "auto")
         try:
             segment = (Segment(max_tokens=self.words),)
             teacher.submit(
@@ -262,6 +278,7 @@ class JudgeModel:
             )
             for generation in teacher.run(should_stop):
                 assert isinstance(generation.key, JudgeQuestion)  # noqa: S101 - our own key comes back untouched
+                refuse_if_died(generation)
                 yield generation.key, generation.text, generation.prompt_tokens + generation.new_tokens
         finally:
             teacher.close()

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from srtui.evaluation.contestants import Contestant
 from srtui.gpu_errors import gpu_fault
 from srtui.hashing import digest, draw, key, scheme_1
-from srtui.llama import Message, Request, Sampler, Segment, open_teacher
+from srtui.llama import Message, Request, Sampler, Segment, Teacher, open_teacher, refuse_if_died
 from srtui.llama.tuning import tuned
 from srtui.models.memory import release
 from srtui.prompts import template
@@ -25,7 +25,8 @@ from srtui.store.evaluations import Answer
 Turns = tuple[tuple[str, str], ...]
 """(instruction, input) of the user, (answer, "") of the contestant, by turns; the last is the user's."""
 
-_CPU_BATCH, _GPU_BATCH = 16, 64
+CPU_BATCH, GPU_BATCH = 16, 64
+"""Conversations that a student continues together."""
 _BATCH_TOKENS = 32768
 
 
@@ -120,16 +121,21 @@ def open_writer(contestant: Contestant, writing: AnswerSettings) -> AnswerWriter
 class GgufWriter:
     """A GGUF by its own chat template, in the engine of srtui.llama."""
 
-    def __init__(self, contestant: Contestant, writing: AnswerSettings) -> None:
+    def __init__(
+        self, contestant: Contestant, writing: AnswerSettings, teacher: Teacher | None = None
+    ) -> None:
+        """``teacher``: the contestant's file with its adapter, open already; it is closed with this."""
         self._contestant, self._writing = contestant, writing
-        measured = tuned(contestant.path)
-        self._teacher = open_teacher(
-            contestant.path,
-            name=contestant.name,
-            sha256=contestant.sha256,
-            adapter=contestant.adapter,
-            slots=measured.slots if measured else "auto",
-        )
+        if teacher is None:
+            measured = tuned(contestant.path)
+            teacher = open_teacher(
+                contestant.path,
+                name=contestant.name,
+                sha256=contestant.sha256,
+                adapter=contestant.adapter,
+                slots=measured.slots if measured else "auto",
+            )
+        self._teacher = teacher
 
     def write(
         self, conversations: Sequence[Turns], should_stop: Callable[[], bool]
@@ -148,6 +154,7 @@ class GgufWriter:
         for generation in self._teacher.run(should_stop):
             n = generation.key
             assert isinstance(n, int)  # noqa: S101 - our own key comes back untouched
+            refuse_if_died(generation)
             finish = generation.refused or generation.written[-1].finish
             yield (
                 n,
@@ -219,7 +226,7 @@ class StudentWriter:
                 yield answer(row, "too_long")
             else:
                 waiting.append(row)
-        most = _CPU_BATCH if self.student.device.type == "cpu" else _GPU_BATCH
+        most = CPU_BATCH if self.student.device.type == "cpu" else GPU_BATCH
         while waiting and not should_stop():
             rows, size = self._next_batch(waiting, most)
             began = time.monotonic()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from srtui.errors import UserError
 from srtui.recipe import SamplingSettings
 
 _BY_DEFAULT = SamplingSettings()
@@ -189,6 +190,15 @@ class Teacher(Protocol):
 
     def close(self) -> None:
         """Give the memory back. Nothing can be asked afterwards."""
+
+
+def refuse_if_died(generation: Generation) -> None:
+    """Raises UserError where each worker that was at a text died, where there is no later try of it."""
+    if generation.refused == WORKERS_DIED:
+        raise UserError(
+            "A text cannot be written: each worker that was at it died. What was finished is stored; the same command "
+            "asks again."
+        )
 
 
 def open_teacher(path: Path, **settings: Any) -> Teacher:

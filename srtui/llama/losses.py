@@ -25,8 +25,9 @@ _SEQUENCES = 32
 class LlamaLosses:
     """A GGUF model that says how probable given tokens are. Raises UserError as the teacher does."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, threads: int = 0) -> None:
+        """``threads`` of a CPU; 0 for all that this process may use."""
+        self._path, self._threads = path, threads or cpu_count()
         self._model: Any = None
         self._context: Any = None  # so that there is something to close where loading fails
         self._model, on_gpus = load_model(path, "auto")
@@ -222,7 +223,7 @@ class LlamaLosses:
         parameters.n_ctx = -(-cells // 256) * 256
         parameters.n_batch = parameters.n_ubatch = _BATCH
         parameters.n_seq_max = 2 * _SEQUENCES
-        parameters.n_threads = parameters.n_threads_batch = cpu_count()
+        parameters.n_threads = parameters.n_threads_batch = self._threads
         parameters.kv_unified = True
         parameters.no_perf = True
         self._context = llama_cpp.llama_init_from_model(self._model, parameters)

@@ -20,6 +20,7 @@ from srtui.errors import UserError
 from srtui.measures import AT_LENGTH, MEASURES
 from srtui.pipeline.engine import Engine
 from srtui.pipeline.holdout import asked, unseen
+from srtui.pipeline.place import Place, ThisProcess
 from srtui.pipeline.prepare import prepare
 from srtui.pipeline.ranking import trained_on
 from srtui.pipeline.recipe_models import open_judge, student_path
@@ -181,9 +182,11 @@ class Ablation:
         reporter: Reporter,
         should_stop: Callable[[], bool] = lambda: False,
         examiners: Sequence[Examiner] = (),
+        place: Place | None = None,
     ) -> None:
-        """``examiners`` compare the arms beside their losses: a judge, multiple choice."""
-        self._examiners = examiners
+        """``examiners`` compare the arms beside their losses: a judge, multiple choice. ``place``: where models run, by
+        default in this process."""
+        self._examiners, self._place = examiners, place or ThisProcess()
         if not recipe.training.enabled or recipe.training.held_out == 0:
             raise UserError(
                 f"{recipe_path}: an ablation compares tuned students on held-out samples; it needs "
@@ -272,7 +275,9 @@ class Ablation:
         if run.status == "done":
             return run
         self._reporter.event("info", f"Run {run.name}")
-        return Engine(self._workspace, self._store, run, self._reporter, self._should_stop).work()
+        return Engine(
+            self._workspace, self._store, run, self._reporter, self._should_stop, place=self._place
+        ).work()
 
     def _adapter(self, run: Run) -> Path | None:
         training = self._store.training.of_run(run.id)
@@ -295,15 +300,23 @@ class Ablation:
 
     def _losses(self, adapter: Path | None, sets: dict[str, list[int]]) -> dict[str, NDArray[Any]]:
         """L(y|x) of the held-out variants by the student with ``adapter``; NaN where there is none."""
-        from srtui.student import Student
+        from srtui.student import StudentSource
 
         today.freeze(self._day)
         chosen = self._recipe.student
         path = student_path(self._workspace, chosen.model, chosen.quantization)
-        student = Student.load(path, chosen.quantization, adapter=adapter)
+        source = StudentSource(path, chosen.quantization, self._recipe.scoring.batch_tokens, adapter)
+        student, scorer = self._place.student(source, self._reporter.event)
         try:
             judge = open_judge(
-                self._store, self._recipe, path, chosen.model, chosen.quantization, student=student
+                self._store,
+                self._recipe,
+                path,
+                chosen.model,
+                chosen.quantization,
+                student=student,
+                scorer=scorer,
+                devices=self._place.parallel,
             )
             everything = [v for ids in sets.values() for v in ids]
             losses = judge.conditional(everything, self._should_stop)

@@ -14,6 +14,7 @@ import numpy as np
 
 from srtui.errors import UserError
 from srtui.evaluation.contestants import find_contestant, same_weights
+from srtui.evaluation.evaluation_place import EvaluationPlace
 from srtui.evaluation.evaluator import Evaluator
 from srtui.evaluation.fingerprint import prepare, settings_of
 from srtui.evaluation.judge_model import JudgeModel
@@ -40,6 +41,7 @@ class JudgeExaminer:
     writing: AnswerSettings
     tie_margin: float | None = None
     should_stop: Callable[[], bool] = lambda: False
+    place: EvaluationPlace | None = None
 
     def examine(self, row: ArmResult, runs: Sequence[Run], full: Sequence[Run]) -> ArmResult:
         """``judged`` is the arm's win rate less one half, a tie as half; over items judged for every seed."""
@@ -66,7 +68,7 @@ class JudgeExaminer:
         sides: Any = {"a": contestants[0], "b": contestants[1]}
         return Evaluator(
             self.store, evaluation, self.source, sides, self.judge, self.reporter, self.should_stop,
-            warnings=warnings,
+            warnings=warnings, place=self.place,
         ).work()  # fmt: skip
 
 
@@ -81,6 +83,7 @@ class ChoiceExaminer:
     limit: int | None = None
     shots: int | None = None
     should_stop: Callable[[], bool] = lambda: False
+    place: EvaluationPlace | None = None
 
     def examine(self, row: ArmResult, runs: Sequence[Run], full: Sequence[Run]) -> ArmResult:
         """``accuracy``, and ``choice``, the accuracy less the full method's question by question."""
@@ -99,7 +102,14 @@ class ChoiceExaminer:
 
         contestant = find_contestant(self.workspace, self.store, run.name)
         return choice.evaluate(
-            self.store, contestant, self.tasks, self.limit, self.shots, self.reporter, self.should_stop
+            self.store,
+            contestant,
+            self.tasks,
+            self.limit,
+            self.shots,
+            self.reporter,
+            self.should_stop,
+            self.place,
         )
 
     def _right(self, evaluation: Evaluation) -> list[float]:

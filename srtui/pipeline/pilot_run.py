@@ -25,6 +25,7 @@ from srtui.pilot.limits import Written, limits_met
 from srtui.pilot.result import Forecast, PilotExample, PilotResult, StratumCount, TargetResult
 from srtui.pilot.verdict import Findings, judge
 from srtui.pipeline.engine import Engine, criteria_of
+from srtui.pipeline.place import Place
 from srtui.pipeline.prepare import pilot_recipe, pilot_strata, prepare
 from srtui.progress import Reporter
 from srtui.recipe import Recipe
@@ -56,6 +57,7 @@ def pilot(
     samples: int,
     should_stop: Callable[[], bool] = lambda: False,
     before: dict[str, float] | None = None,
+    place: Place | None = None,
 ) -> PilotResult:
     """Run ``samples`` samples of a recipe through the loop and say what follows; a pilot that is done is read back.
 
@@ -68,6 +70,7 @@ def pilot(
         samples: how many to draw.
         should_stop: asked often; True stops.
         before: by step, the seconds that this process has spent already.
+        place: where its models run, by default in this process.
 
     Raises:
         Stopped: when asked to stop; the same call resumes.
@@ -80,7 +83,7 @@ def pilot(
         reporter.event("info", f"Pilot {run.name} is done already; its result is read from the store.")
         return PilotResult.from_json(stored)
     size = store.size_in_use()
-    run = Engine(workspace, store, run, reporter, should_stop, before=before).work()
+    run = Engine(workspace, store, run, reporter, should_stop, before=before, place=place).work()
     grown = store.size_in_use() - size if is_new else None
     result = _Reading(workspace, store, run, recipe, grown).result()
     store.runs.keep_pilot(run.id, json.dumps(asdict(result)))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from srtui import models
+from srtui.evaluation.evaluation_place import EvaluationPlace, OwnProcess
 from srtui.llama import Teacher, open_teacher
 from srtui.llama.tuning import tuned
 from srtui.progress import Report
@@ -27,8 +28,8 @@ NOT_THE_FILES = {"model", "adapter", "from_run", "endpoint", "allow_remote", "ch
 """Keys of [teacher] that say which model it is, and not how its file is run."""
 
 
-class Place(Protocol):
-    """Runs models for one engine."""
+class Place(EvaluationPlace, Protocol):
+    """Runs models for one engine, and for evaluations."""
 
     @property
     def takes_turns(self) -> bool:
@@ -40,9 +41,6 @@ class Place(Protocol):
 
     def teacher(self, path: Path, settings: TeacherSettings, report: Report) -> Teacher:
         """The teacher in the file at ``path``; ``report`` gets (level, sentence)."""
-
-    def student(self, source: StudentSource, report: Report) -> tuple[Student, Any]:
-        """The student of ``source`` and its scorer; ``report`` gets (level, sentence)."""
 
     def train(
         self,
@@ -71,7 +69,7 @@ class Place(Protocol):
         """Give everything back that is not a teacher's or a student's to give back."""
 
 
-class ThisProcess:
+class ThisProcess(OwnProcess):
     """The engine's own process, on the device that llama.cpp and torch find."""
 
     parallel = 1
@@ -94,18 +92,6 @@ class ThisProcess:
             report_line=report,
             **settings.model_dump(exclude=NOT_THE_FILES),
         )
-
-    def student(self, source: StudentSource, report: Report) -> tuple[Student, Any]:
-        """See :meth:`Place.student`."""
-        from srtui.student import Student, open_scorer
-
-        student = Student.load(
-            source.path,
-            source.quantization,
-            adapter=source.adapter,
-            report_line=lambda line: report("warning", line),
-        )
-        return student, open_scorer(student, source.batch_tokens)
 
     def train(
         self,

@@ -3,16 +3,18 @@ those that together lie nearest to all (the recipe's ``top_by``, ``top_percent``
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
-from srtui.errors import UserError
 from srtui.measures import FILTERS
 from srtui.pipeline.context import Context
 from srtui.recipe import Recipe, SelectionSettings
 from srtui.selection import Ranked, best, quotas, seeded_random
+from srtui.similarity import Vectors
 from srtui.store import Store
 from srtui.store.runs import Run
-from srtui.subsets import MOST, clusters, directions, facility_location
+from srtui.subsets import Points, cluster_labels, subset
 
 
 def score_what_is_ranked(context: Context) -> None:
@@ -26,14 +28,6 @@ def score_what_is_ranked(context: Context) -> None:
         return
     variants = [variant for _, variant in chosen]
     if embedded:
-        if len(chosen) > MOST:
-            setting = (
-                'top_by = "facility"' if selection.top_by == "facility" else f'group = "{selection.group}"'
-            )
-            raise UserError(
-                f"selection.{setting} compares embeddings of all texts, and {len(chosen):,} are more than {MOST:,}; "
-                "take another way to choose, or limit the run."
-            )
         for share in context.embedder().embed(variants, context.watch.should_stop):
             context.watch.show(embedding=round(share, 3))
         context.watch.raise_if_stopped()
@@ -56,8 +50,11 @@ def _count(selection: SelectionSettings, chosen: int) -> int:
     return selection.top_count or round(chosen * selection.top_percent / 100)
 
 
-def trained_on(store: Store, run: Run) -> list[tuple[int, int]]:
-    """(sample id, variant id) of what is trained on: what was selected, or the best of it."""
+def trained_on(
+    store: Store, run: Run, should_stop: Callable[[], bool] = lambda: False
+) -> list[tuple[int, int]]:
+    """(sample id, variant id) of what is trained on: what was selected, or the best of it. Asked to stop, it may leave
+    some out."""
     recipe = Recipe.model_validate(run.recipe)
     selection = recipe.selection
     chosen = store.decisions.selected(run.id, held_out=False)
@@ -71,7 +68,7 @@ def trained_on(store: Store, run: Run) -> list[tuple[int, int]]:
     kept = set()
     for members, quota in _groups(store, run, chosen, ranked, selection.group, count):
         if selection.top_by == "facility":
-            kept |= _facility(store, run, chosen, members, quota)
+            kept |= _facility(store, run, chosen, members, quota, should_stop)
         elif quota or any(member.by_person for member in members):
             kept |= best(members, quota, selection.top_by)
     return [(sample, variant) for sample, variant in chosen if sample in kept]
@@ -94,8 +91,8 @@ def _groups(
         named = store.corpus.field([sample for sample, _ in chosen], name)
     else:
         sample_of = {variant: sample for sample, variant in chosen}
-        embedded, vectors = store.embeddings.load(list(sample_of), run.embedded_by or 0)
-        labels: list[int] = clusters(directions(vectors), int(name)).tolist() if embedded else []
+        embedded, points = _points(store, run, list(sample_of))
+        labels: list[int] = cluster_labels(points, int(name)).tolist() if embedded else []
         named = {sample_of[variant]: str(label) for variant, label in zip(embedded, labels, strict=True)}
     group_of = {ranked_sample.sample_id: named.get(ranked_sample.sample_id, "") for ranked_sample in ranked}
     quota_of = quotas(group_of, max(1, count))
@@ -105,17 +102,43 @@ def _groups(
     return [(group_members, quota_of[name]) for name, group_members in sorted(members.items())]
 
 
+def _points(store: Store, run: Run, variant_ids: list[int]) -> tuple[list[int], Points]:
+    """Those of the texts that have an embedding of the run's, and their directions, which are read as they are needed."""
+    setting_id = run.embedded_by or 0
+    missing = set(store.embeddings.missing(variant_ids, setting_id))
+    embedded = [variant for variant in variant_ids if variant not in missing]
+
+    def vectors_at(positions: Sequence[int]) -> Vectors:
+        return store.embeddings.load([embedded[n] for n in positions], setting_id)[1]
+
+    return embedded, Points(len(embedded), vectors_at)
+
+
 def _facility(
-    store: Store, run: Run, chosen: list[tuple[int, int]], ranked: list[Ranked], count: int
+    store: Store,
+    run: Run,
+    chosen: list[tuple[int, int]],
+    ranked: list[Ranked],
+    count: int,
+    should_stop: Callable[[], bool],
 ) -> set[int]:
     """The samples of a subset by facility location of ``ranked``; a text weighs as much as the share of these whose
-    IFD is not higher than its own, and what a person chose is always in. A text without an embedding is not."""
+    IFD is not higher than its own, and what a person chose is always in. A text without an embedding is not.
+
+    Args:
+        store: is only read.
+        run: whose embeddings are taken.
+        chosen: (sample, variant) of all that was selected.
+        ranked: of which the subset is.
+        count: how many.
+        should_stop: asked at every text.
+    """
     by_sample = {ranked_sample.sample_id: ranked_sample for ranked_sample in ranked}
     sample_of = {variant: sample for sample, variant in chosen if sample in by_sample}
-    embedded, vectors = store.embeddings.load(list(sample_of), run.embedded_by or 0)
+    embedded, points = _points(store, run, list(sample_of))
     texts = [by_sample[sample_of[variant]] for variant in embedded]
     values = np.array([-np.inf if text.ifd is None else text.ifd for text in texts])
     weights = np.searchsorted(np.sort(values), values, side="right") / max(1, len(values))
     start = [n for n, text in enumerate(texts) if text.by_person]
-    picked = facility_location(directions(vectors), weights, count, start)
+    picked = subset(points, weights, count, start, should_stop)
     return {texts[n].sample_id for n in picked} | {text.sample_id for text in ranked if text.by_person}

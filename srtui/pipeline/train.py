@@ -163,7 +163,8 @@ def _samples(context: Context) -> _Material:
     """The answers that were taken, and held-out ones."""
     store, run_id = context.store, context.run.id
     score_what_is_ranked(context)
-    chosen = trained_on(store, store.runs.get(run_id))
+    chosen = trained_on(store, store.runs.get(run_id), context.watch.should_stop)
+    context.watch.raise_if_stopped()
     if not chosen:
         return _Material([], {}, Counter(), 0, "selected samples", "no sample was selected")
     variants = store.corpus.variants(v for _, v in chosen)

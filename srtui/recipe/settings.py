@@ -187,7 +187,7 @@ class SelectionSettings(Section):
         "What `top_percent` and `top_count` rank by: IFD, IFD and r-IFD together, the response's length, at random; or "
         "facility, those that together lie nearest to all that is kept by the student's own embeddings.",
         change='"length" and "random" are baselines that many methods fail to beat; "facility" for a subset without '
-        "repeats, of up to 50,000 texts, where those of high IFD count more.",
+        "repeats, where those of high IFD count more; above 50,000 texts within parts of them.",
         source="the paper",
     )
     group: Annotated[str, Field(pattern=r'^$|^field:[^"]{1,80}$|^clusters:[1-9][0-9]{0,3}$')] = described(

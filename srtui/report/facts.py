@@ -8,10 +8,10 @@ from pathlib import Path, PurePath
 
 import srtui
 from srtui.atomic import sha256_of
+from srtui.data_map import DataMap, map_of_run
 from srtui.evaluation.question import compares_with_control
 from srtui.gates import GATES
 from srtui.measures import MEASURES, STORED
-from srtui.pipeline.look import DataMap, data_map
 from srtui.report.examples import Example, pick
 from srtui.store import Store, figures
 from srtui.store.distributions import ScoreSpread, distributions
@@ -159,7 +159,7 @@ def gather(store: Store, root: Path, run_id: int, *, examples: int = 3, seed: in
         warnings=[
             e.message for e in store.runs.events(run_id, limit=1000) if e.level in ("warning", "error")
         ],
-        map=data_map(store, run),
+        map=map_of_run(store, run),
         has_control=any(e.result and compares_with_control(store, e) for e in evaluations),
     )
 

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from srtui.evaluation.result_words import Verdicts
 
 if TYPE_CHECKING:
-    from srtui.pipeline.look import MapPoint
+    from srtui.data_map import MapPoint
     from srtui.report.facts import ScoreShift, Step, TrainingFacts
 
 # One colour a role, each used for nothing else; no reader ever sees these.

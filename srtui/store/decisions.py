@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from srtui.store._query import fetch_row, fetch_rows
-from srtui.store.figures import SELECTED
+from srtui.store._query import batched, fetch_row, fetch_rows
+from srtui.store.figures import KEPT, SELECTED
 from srtui.store.stored import stored
 
 if TYPE_CHECKING:
@@ -320,6 +320,18 @@ class Decisions:
             for r in fetch_rows(self._store.conn, SELECTED, {"run": run_id})
             if held_out is None or bool(r["held_out"]) == held_out
         ]
+
+    def kept_among(self, run_id: int, sample_ids: Iterable[int]) -> set[int]:
+        """Those of these samples that are kept, by the student or by a person."""
+        kept: set[int] = set()
+        for chunk in batched(sample_ids, 500):
+            query = (
+                "SELECT o.sample_id FROM outcome o LEFT JOIN overrule p ON p.run_id = o.run_id "
+                "AND p.sample_id = o.sample_id AND p.undone_at IS NULL "
+                f"WHERE o.run_id = ? AND {KEPT} AND o.sample_id IN ({','.join('?' * len(chunk))})"
+            )
+            kept.update(row[0] for row in fetch_rows(self._store.conn, query, (run_id, *chunk)))
+        return kept
 
     def selected_scores(self, run_id: int) -> list[tuple[int, float | None, float | None, bool, int, bytes]]:
         """(sample id, IFD, r-IFD, a person chose its text, length of the response, the text's hash) of

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from srtui import today
 from srtui.errors import UserError
 from srtui.store import leases
-from srtui.store._query import fetch_row, fetch_rows, fetch_value
+from srtui.store._query import each_row, fetch_row, fetch_rows, fetch_value
 from srtui.store.corpus import TAKEN
 from srtui.store.events import Event, events_of
 from srtui.store.leases import Holder, Lease
@@ -244,6 +244,11 @@ class Runs:
                 (run_id,),
             )
         ]
+
+    def each_sample_id(self, run_id: int) -> Iterator[int]:
+        """The samples of a run, in order, read as they are asked for."""
+        query = "SELECT sample_id FROM run_sample WHERE run_id = ? ORDER BY sample_id"
+        return (row[0] for row in each_row(self._store.conn, query, (run_id,)))
 
     def sample_count(self, run_id: int) -> int:
         """How many samples a run has."""

@@ -90,8 +90,8 @@ class ShardPage:
         conn, dataset_id = self._conn, self._dataset_id
         for row in fetch_rows(
             conn,
-            "SELECT DISTINCT c.id, c.turns FROM temp.sample_now m JOIN shard.exchange e ON e.sample_id = m.old "
-            "JOIN shard.conversation c ON c.id = e.conversation_id ORDER BY c.id",
+            "SELECT DISTINCT c.id, c.turns FROM temp.sample_now m CROSS JOIN shard.exchange e ON e.sample_id = m.old "
+            "CROSS JOIN shard.conversation c ON c.id = e.conversation_id ORDER BY c.id",
         ):
             # It is here already where one of its samples stands in a conversation of the same record.
             own_id = fetch_value(
@@ -183,7 +183,7 @@ class ShardPage:
             )
         differing = fetch_row(
             conn,
-            "SELECT l.key, l.nll, t.nll FROM temp.loss_now n JOIN shard.span_loss l ON l.key = n.old JOIN main.span_loss t "
+            "SELECT l.key, l.nll, t.nll FROM temp.loss_now n CROSS JOIN shard.span_loss l ON l.key = n.old JOIN main.span_loss t "
             "ON t.key = n.old WHERE (l.nll IS NULL) <> (t.nll IS NULL) OR l.tokens <> t.tokens "
             f"OR abs(l.nll - t.nll) > {_ROUNDING} * max(abs(t.nll), 1.0) LIMIT 1",
         )
@@ -199,7 +199,7 @@ class ShardPage:
         )
         conn.execute(
             "INSERT OR IGNORE INTO main.span_loss(key, nll, tokens, truncated, reason) SELECT n.new, l.nll, l.tokens, "
-            "l.truncated, l.reason FROM temp.loss_now n JOIN shard.span_loss l ON l.key = n.old"
+            "l.truncated, l.reason FROM temp.loss_now n CROSS JOIN shard.span_loss l ON l.key = n.old"
         )
         conn.execute(
             "INSERT OR IGNORE INTO main.score(variant_id, setting_id, metric, conditional_key, unconditional_key, value, "
@@ -285,16 +285,16 @@ class ShardPage:
         )
         conn.execute(
             "INSERT INTO main.note(sample_id, text, created_at) SELECT m.new, n.text, n.created_at FROM temp.sample_now m "
-            "JOIN shard.note n ON n.sample_id = m.old WHERE NOT EXISTS (SELECT 1 FROM main.note t WHERE "
+            "CROSS JOIN shard.note n ON n.sample_id = m.old WHERE NOT EXISTS (SELECT 1 FROM main.note t WHERE "
             "t.sample_id = m.new AND t.text = n.text AND t.created_at = n.created_at) ORDER BY n.id"
         )
         conn.execute(
             "INSERT OR IGNORE INTO main.flag(sample_id, created_at) SELECT m.new, f.created_at FROM temp.sample_now m "
-            "JOIN shard.flag f ON f.sample_id = m.old"
+            "CROSS JOIN shard.flag f ON f.sample_id = m.old"
         )
         conn.execute(
             "INSERT OR IGNORE INTO main.left_out(sample_id, why) SELECT m.new, l.why FROM temp.sample_now m "
-            "JOIN shard.left_out l ON l.sample_id = m.old"
+            "CROSS JOIN shard.left_out l ON l.sample_id = m.old"
         )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from srtui.store._query import fetch_row, fetch_rows, fetch_value
+from srtui.store._query import batched, fetch_row, fetch_rows, fetch_value
 from srtui.store.stored import stored
 
 if TYPE_CHECKING:
@@ -132,6 +132,14 @@ class WholeDatasets:
                 (dataset_id,),
             )
         }
+
+    def left_out_among(self, sample_ids: Iterable[int]) -> set[int]:
+        """Those of these samples that new runs leave out, for whatever reason."""
+        out: set[int] = set()
+        for chunk in batched(sample_ids, 500):
+            query = f"SELECT sample_id FROM left_out WHERE sample_id IN ({','.join('?' * len(chunk))})"
+            out.update(row[0] for row in fetch_rows(self._store.conn, query, chunk))
+        return out
 
     # -- evaluation prompts -------------------------------------------------------------------
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 
 from srtui.cluster import Limits
 from srtui.cluster.address import ClusterAddress
+from srtui.cluster.ray_inside import knock
 from srtui.workspace import Workspace
 
 TOKEN = "f" * 64
@@ -22,6 +25,12 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9",
     "RAY_agent_register_timeout_ms": "120000",
     "RAY_worker_niceness": "0",
+    # A node that is gone is missed after two seconds and not after half a minute; one that is slow to answer is not.
+    "GRPC_ENABLE_FORK_SUPPORT": "0",  # or what Ray's client server starts may die as it is forked
+    "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "300",
+    "RAY_health_check_initial_delay_ms": "500",
+    "RAY_health_check_period_ms": "400",
+    "RAY_health_check_timeout_ms": "60000",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
 }
@@ -57,6 +66,23 @@ class Nodes:
 
     def add(self, cpus: int = 2) -> Any:
         return _tried(lambda: self.cluster.add_node(**self._node(cpus)))
+
+    def client_server(self) -> ClusterAddress:
+        """The head's server for clients that are no node of the cluster, started when it is first asked for."""
+        head = self.cluster.head_node
+        server = head.all_processes.get("ray_client_server")
+        if not server or server[0].process.poll() is not None:
+            head.all_processes.pop("ray_client_server", None)
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                head._ray_params.ray_client_server_port = probe.getsockname()[1]
+            head.start_ray_client_server()
+        address = f"127.0.0.1:{head._ray_params.ray_client_server_port}"
+        until = time.monotonic() + 120
+        while knock(address, True, 5) != "open":
+            assert time.monotonic() < until
+            time.sleep(0.2)
+        return ClusterAddress(f"ray://{address}")
 
     def remove(self, node: Any) -> None:
         self.cluster.remove_node(node, allow_graceful=False)

@@ -177,7 +177,6 @@ def test_a_text_that_kills_its_workers_is_given_up_and_the_workers_are_not(
 
 
 @pytest.mark.usefixtures("no_template_check")
-@pytest.mark.slow  # a second node takes a minute to come, and to be missed
 def test_a_node_that_is_taken_away(
     ground: Workspace,
     alone: Made,

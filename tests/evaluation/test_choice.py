@@ -11,6 +11,7 @@ import pytest
 from srtui.errors import UserError
 from srtui.evaluation import choice
 from srtui.evaluation.contestants import find_contestant
+from srtui.evaluation.evaluation_place import OwnProcess
 from srtui.store import Store
 from srtui.store.runs import Run
 from srtui.workspace import Workspace
@@ -131,6 +132,6 @@ def test_a_tuned_student_has_one_identity(pair_folder: Path, drawn_adapter: Path
     contestant = Contestant("t", "student", folder, "s", drawn_adapter, "a", "nf4")
     with Store(tmp_path / "s.db") as store:
         store.scores.add_losses({span.key(tuned.losses_id, "default"): SpanLoss(1.25, span.target)})
-        model = choice._model(store, 1, contestant, Silent(), lambda: False)
+        model = choice._model(store, 1, contestant, Silent(), lambda: False, OwnProcess())
         asked = [instance("loglikelihood", {}, ("One plus one is", " two"), 0)]
         assert model.loglikelihood(asked) == [(-1.25, False)]

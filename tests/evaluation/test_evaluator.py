@@ -68,7 +68,7 @@ def test_a_run_against_its_base_and_nothing_is_asked_twice(
     def never(*_: Any, **__: Any) -> Any:
         raise AssertionError("asked again")
 
-    monkeypatch.setattr(evaluator, "open_writer", never)
+    monkeypatch.setattr("srtui.evaluation.evaluation_place.open_writer", never)
     monkeypatch.setattr(JudgeModel, "scores", never)
     monkeypatch.setattr(JudgeModel, "write", never)
     assert compare(workspace, store, "tuned", "base:tuned").id == first.id

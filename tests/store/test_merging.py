@@ -22,6 +22,7 @@ from srtui.pipeline.shards import merge
 from srtui.sample import Pair
 from srtui.store import Store, merging
 from srtui.store.imports import NewRow
+from srtui.store.shard_page import ShardPage
 from srtui.workspace import Workspace
 from tests.conftest import make_workspace
 from tests.sql import sql_rows, sql_value
@@ -155,7 +156,7 @@ def test_a_merge_that_is_killed_goes_on(
     monkeypatch.setattr(merging, "PAGE", 10)
     workspace = make_workspace(tmp_path / "ws", pair_folder)
     parts = [shard.root for shard in shards[1:]]
-    inner: dict[str, Callable[..., Any]] = {n: getattr(merging.Shard, n) for n in ("_page", "_choices")}
+    inner: dict[str, Callable[..., Any]] = {n: getattr(ShardPage, n) for n in ("take", "_choices")}
     calls = {"n": 0}
 
     def dies(name: str, at: int) -> Callable[..., Any]:
@@ -167,10 +168,10 @@ def test_a_merge_that_is_killed_goes_on(
 
         return call
 
-    for name, at in (("_page", 1), ("_page", 3), ("_choices", 1), ("_choices", 2), ("_page", 2)):
+    for name, at in (("take", 1), ("take", 3), ("_choices", 1), ("_choices", 2), ("take", 2)):
         calls["n"] = 0
         with monkeypatch.context() as patch, Store(workspace.store_path) as store:
-            patch.setattr(merging.Shard, name, dies(name, at))
+            patch.setattr(ShardPage, name, dies(name, at))
             with pytest.raises(KeyboardInterrupt):
                 merge(store, parts, None, None, lambda line: None)
             assert not store.conn.in_transaction and store.check() == []

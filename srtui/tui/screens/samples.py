@@ -42,13 +42,14 @@ class SamplesScreen(DashboardScreen):
     HELP_TEXT = (
         "The samples of the run. Every column is of the final text, the one that is trained on or exported: whether its "
         "instruction and its answer are new, its IFD and r-IFD, the length of its answer in characters. ⚑ is a flag, "
-        "✎ a note. A click on a heading sorts by it, a second click the other way round. Enter opens a sample."
+        "✎ a note. A click on a heading sorts by it, a second click the other way round. Enter opens a sample. m draws a map of the data."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "search", "Search"),
         Binding("f", "filter", "Filter"),
         Binding("s", "sort", "Sort"),
         Binding("S", "turn", "Reverse", show=False),
+        Binding("m", "map", "Map"),
         Binding("escape", "all", "Show all"),
         Binding("enter", "open", "Open", show=True),
     ]
@@ -252,6 +253,12 @@ class SamplesScreen(DashboardScreen):
                 descending=same_column and not self.shown_filter.descending,
             )
         )
+
+    def action_map(self) -> None:
+        """Open the map of the data."""
+        from srtui.tui.screens.map_screen import MapScreen
+
+        self.app.push_screen(MapScreen())
 
     def action_open(self) -> None:
         """Open the chosen sample."""
