@@ -95,6 +95,25 @@ def test_each_reason_in_conversations(tmp_path: Path, bad: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("role", ["system", "user", "assistant"])
+def test_turns_in_a_row_are_one_text_with_the_limit_of_one(tmp_path: Path, role: str) -> None:
+    """Each is within it; what they are joined to is history, which the check of pairs does not see."""
+
+    def conversation(parts: int) -> str:
+        turns = [("user", "a"), ("assistant", "b")] if role == "assistant" else []
+        turns += [(role, "x" * (MAX_FIELD // 2 - 9))] * parts
+        turns += [("user", "a"), ("assistant", "b")] * 2
+        return json.dumps({"messages": [{"role": role, "content": text} for role, text in turns]})
+
+    rows = "\n".join(conversation(parts) for parts in (1, 2, 3))
+    read = datasets.read(put(tmp_path, rows), turns="last").conversations()
+    assert [row.reason if isinstance(row, BadRow) else "good" for row in read] == [
+        "good",
+        "good",
+        "too_large",
+    ]
+
+
 def test_bytes_that_are_not_utf8(tmp_path: Path) -> None:
     latin = '{"instruction": "é", "output": "b"}'.encode("latin-1")
     surrogate = b'{"instruction": "\xed\xa0\x80", "output": "b"}'

@@ -91,13 +91,15 @@ def conversation(
 def _converse(record: Record, entries: list[Any], field: str, which: Which) -> Conversation:
     if any(record.get(name) not in _NOTHING for name in _TOOL_FIELDS):
         raise Refused("tool_turn", "it offers the assistant tools, which no template of srtui lays out")
-    turns: list[Turn] = []
+    roles: list[Role] = []
+    texts: list[list[str]] = []  # of each role, what its turns in a row say: one text, made once
     places: list[tuple[int, int]] = []
     weightless: set[int] = set()
     joined = 0
     system = next((record[name] for name in SYSTEM_FIELDS if record.get(name)), None)
     if system is not None:
-        turns.append(Turn("system", _checked(system, "the system text")))
+        roles.append("system")
+        texts.append([_checked(system, "the system text")])
         places.append((-1, 1))
     for n, entry in enumerate(entries):
         who = _role(entry, n)
@@ -107,17 +109,22 @@ def _converse(record: Record, entries: list[Any], field: str, which: Which) -> C
                 raise Refused("tool_turn", f"turn {n + 1} calls a tool or is one's answer")
             raise Refused("unknown_role", f"turn {n + 1} is by {listing([who])}")
         text = _checked(_text(entry, n), f"turn {n + 1}")
-        if turns and turns[-1].role == role:
+        if roles and roles[-1] == role:
             joined += 1
-            turns[-1] = Turn(role, f"{turns[-1].text}\n\n{text}")
+            texts[-1].append(text)
             places[-1] = (places[-1][0], places[-1][1] + 1)
         else:
-            turns.append(Turn(role, text))
+            roles.append(role)
+            texts.append([text])
             places.append((n, 1))
         if role == "assistant" and (entry.get("weight", 1) == 0 or entry.get("train") is False):
-            weightless.add(len(turns) - 1)
-    answers = [n for n, turn in enumerate(turns) if turn.role == "assistant"]
+            weightless.add(len(roles) - 1)
+    answers = [n for n, role in enumerate(roles) if role == "assistant"]
     end = answers[-1] + 1 if answers else 0
+    turns = [
+        Turn(role, parts[0] if len(parts) == 1 else _joined(parts, first))
+        for role, parts, (first, _) in zip(roles[:end], texts, places, strict=False)
+    ]
     answer_places = [n for n in answers if n and turns[n - 1].role == "user"]
     weighed = [n for n in answer_places if n not in weightless]
     whole = [n for n in weighed if turns[n].text.strip() and turns[n - 1].text.strip()]
@@ -144,7 +151,7 @@ def _converse(record: Record, entries: list[Any], field: str, which: Which) -> C
         # conversation would fill the memory.
         exchanges.append(Exchange(n, pair_of(instruction, input_text, turns[n].text), n < answers[-1]))
     return Conversation(
-        tuple(turns[:end]), tuple(places[:end]), tuple(exchanges), {k: v for k, v in left_out.items() if v}
+        tuple(turns), tuple(places[:end]), tuple(exchanges), {k: v for k, v in left_out.items() if v}
     )
 
 
@@ -182,6 +189,12 @@ def _text(turn: dict[str, Any], n: int) -> Any:
             return "".join(p for p in parts if p)
         raise Refused("wrong_type", f"turn {n + 1} has parts that are not text")
     return text
+
+
+def _joined(parts: list[str], first: int) -> str:
+    """What turns in a row by the same one say, as one text: the limit of a field is its limit too."""
+    start = "the system text" if first < 0 else f"turn {first + 1}"
+    return _checked("\n\n".join(parts), f"{start}, joined with the {len(parts) - 1:,} after it,")
 
 
 def _checked(text: Any, name: str) -> str:
