@@ -150,7 +150,7 @@ def test_the_recipe_has_every_gate_and_all_are_off() -> None:
 
 
 COHERENCE_LIMIT = 0.010
-"""What a tenth of the quickstart's own pairs are below, by SmolLM2-135M in NF4 (benchmarks/check_gates.py)."""
+"""What a tenth of the quickstart's own pairs are below, by SmolLM2-135M in NF4, measured once."""
 
 
 def says(gate: str, row: dict[str, Any]) -> bool:
