@@ -281,6 +281,10 @@ class Dashboard(App[None]):
         except Exception as error:
             self.report_error(error)
 
+    def notify(self, message: str, *, title: str = "", **options: Any) -> None:
+        """Show a message for some seconds, taken literally: file names and commands are in some."""
+        super().notify(safe(message), title=safe(title), **{**options, "markup": False})
+
     # -- what went wrong --------------------------------------------------------------------
 
     def report_error(self, error: BaseException) -> None:
