@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from srtui import recipe as recipes
 from srtui.cli import app
-from srtui.evaluation import choice, sources
+from srtui.evaluation import multiple_choice, sources
 from srtui.evaluation.contestants import Contestant
 from srtui.evaluation.judge_model import SCORES, JudgeModel, JudgeQuestion, JudgeScores, load_judge_prompt
 from srtui.evaluation.writing import AnswerSettings
@@ -103,7 +103,7 @@ def test_arms_by_multiple_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             store.evaluations.add_judgements(evaluation.id, said)
         return evaluation
 
-    monkeypatch.setattr(choice, "evaluate", evaluate)
+    monkeypatch.setattr(multiple_choice, "evaluate", evaluate)
     with Store(workspace.store_path) as store:
         run, _ = prepare(workspace, store, recipes.load(path), path)
         arm, full = (dataclasses.replace(run, name=name) for name in right)

@@ -121,9 +121,9 @@ def test_a_run_that_resumes_with_another_student_is_scored_again(run: tuple[Stor
     )
     context = Context.__new__(Context)
     context.store, context.run, context.watch = store, store.runs.get(run_id), watch  # type: ignore[assignment]
-    context.recipe, context._judge = Recipe.model_validate(context.run.recipe), None
+    context.recipe, context._variant_scorer = Recipe.model_validate(context.run.recipe), None
     context._load = lambda name, quantization: renamed  # type: ignore[assignment, method-assign, return-value]
-    assert context.judge() is renamed  # type: ignore[comparison-overlap]
+    assert context.variant_scorer() is renamed  # type: ignore[comparison-overlap]
     assert renamed.scored == [3, 4]
     assert "2 texts are scored again" in logged[0]
     assert store.runs.get(run_id).setting_id == renamed.setting_id
