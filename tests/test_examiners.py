@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,13 @@ class LikesLength(JudgeModel):
     """A judge that gives an answer a point for each character, up to ten."""
 
     def scores(
-        self, asked: Sequence[JudgeQuestion]
+        self, questions: Sequence[JudgeQuestion], should_stop: Callable[[], bool] = lambda: False
     ) -> Iterator[tuple[JudgeQuestion, JudgeScores | str, float, int]]:
-        for one in asked:
-            points = [max(1, min(10, len(text))) for text in one.shown]
+        for question in questions:
+            points = [max(1, min(10, len(text))) for text in question.shown]
             rows = tuple(tuple(float(k == p) for k in SCORES) for p in points)
             yield (
-                one,
+                question,
                 JudgeScores(
                     rows, (1.0, 1.0), 0.5 + 0.5 * (points[0] > points[1]) - 0.5 * (points[0] < points[1])
                 ),
