@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from srtui.cli import app
 from srtui.errors import UserError
-from srtui.evaluation import choice, evaluator, length_control, sources
+from srtui.evaluation import evaluator, length_control, multiple_choice, sources
 from srtui.evaluation.contestants import find_contestant
 from srtui.evaluation.fingerprint import prepare, settings_of
 from srtui.evaluation.judge_model import SCORES, JudgeModel, JudgeQuestion, JudgeScores, load_judge_prompt
@@ -36,16 +36,16 @@ class Scripted(JudgeModel):
     """Scores an answer by the number in it; what is longer than 40 characters is too long for it."""
 
     def scores(
-        self, asked: Sequence[JudgeQuestion]
+        self, questions: Sequence[JudgeQuestion], should_stop: Callable[[], bool] = lambda: False
     ) -> Iterator[tuple[JudgeQuestion, JudgeScores | str, float, int]]:
-        for one in asked:
-            long = [n for n, text in enumerate(one.shown, 1) if len(text) > 40]
+        for question in questions:
+            long = [n for n, text in enumerate(question.shown, 1) if len(text) > 40]
             if long:
-                yield one, f"answer_{long[0]}_too_long" if len(long) == 1 else "judge_context", 0.0, 1
+                yield question, f"answer_{long[0]}_too_long" if len(long) == 1 else "judge_context", 0.0, 1
                 continue
-            points = [int(text.split()[-1]) for text in one.shown]
+            points = [int(text.split()[-1]) for text in question.shown]
             rows = tuple(tuple(float(k == p) for k in SCORES) for p in points)
-            yield one, JudgeScores(rows, (1.0,) * len(rows), float(points[0] > points[-1])), 0.0, 1
+            yield question, JudgeScores(rows, (1.0,) * len(rows), float(points[0] > points[-1])), 0.0, 1
 
 
 def judge() -> Scripted:
@@ -139,7 +139,7 @@ def test_a_question_that_no_choice_could_be_scored_on_is_wrong(tmp_path: Path) -
     }  # fmt: skip
     with Store(tmp_path / "s.db") as store:
         evaluation, _ = store.evaluations.prepare(NewEvaluation("choice", "f", "m", {}, "t", "s", {}))
-        result = choice._keep(store, evaluation.id, {"samples": {"t": [sample]}, "n-shot": {}})
+        result = multiple_choice._keep(store, evaluation.id, {"samples": {"t": [sample]}, "n-shot": {}})
         assert result["accuracy"]["value"] == 0.0 and result["failed"] == {"questions": 1}
         assert result["tasks"]["t"]["accuracy_norm"]["value"] == 0.0
 
