@@ -134,7 +134,7 @@ def environment(workspace: Workspace) -> dict[str, str]:
 def server_is_gone() -> bool:
     """Whether this is a dashboard in a browser whose server has ended without a word: nobody can reach it any more."""
     server = os.environ.get(SERVER)
-    return bool(server) and process_id.runs(server) is False
+    return server is not None and process_id.runs(server) is False
 
 
 def earlier(workspace: Workspace, known: Sequence[Started] = ()) -> list[Started]:
