@@ -143,7 +143,8 @@ async def test_a_dashboard_ends_where_its_server_was_killed(
     monkeypatch.setenv(SERVER, process_id.token(server.pid) or "")
     async with Dashboard(demo).run_test() as pilot:
         await settled(pilot)
-        assert pilot.app.return_code is None
+        is_open = pilot.app.return_code is None
+        assert is_open
         server.kill()
         server.wait()
         for _ in range(400):
@@ -225,5 +226,5 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(sys.modules, "textual_serve", None)
     monkeypatch.setitem(sys.modules, "textual_serve.server", None)
     workspace = make_workspace(tmp_path / "ws")
-    done = in_process(["serve"], workspace.root, {"SRTUI_WORKSPACE": str(workspace.root)})
+    done = in_process(("serve",), workspace.root, {"SRTUI_WORKSPACE": str(workspace.root)})
     assert done.code == 2 and "srtui[serve]" in done.err
