@@ -17,7 +17,7 @@ _COUNTED = ("package", "dram")  # other domains are parts of these, or hold them
 
 @dataclass
 class _Counter:
-    """Something that counts joules upwards, and begins again at ``wraps_at``."""
+    """Something that counts joules upwards, and begins again at ``wraps_at``; at 0 never."""
 
     read: Callable[[], float]
     wraps_at: float
@@ -25,6 +25,10 @@ class _Counter:
 
     def spent(self) -> float:
         now = self.read()
+        if now < self.last and not self.wraps_at:
+            raise ValueError(
+                "a counter that never begins again has done so"
+            )  # its driver was loaded anew, say
         spent = now - self.last if now >= self.last else now + self.wraps_at - self.last
         self.last = now
         return spent

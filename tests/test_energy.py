@@ -59,6 +59,8 @@ def test_cards_count_beside_the_processor(tmp_path: Path) -> None:
     meter = EnergyMeter(tmp_path, lambda: [card])
     card.at = 25.0
     assert (meter.sources, meter.spent()) == (("1 GPU",), 15.0)
+    card.at = 5.0  # its driver was loaded anew, and what it had counted is not known
+    assert meter.spent() is None
 
 
 def stage(seconds: float, **detail: Any) -> StageProgress:

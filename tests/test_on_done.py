@@ -32,6 +32,12 @@ def test_a_command_learns_how_it_ended(tmp_path: Path) -> None:
         set_status("done")
 
 
+def test_what_a_command_prints_is_no_result(capfd: pytest.CaptureFixture[str]) -> None:
+    with announce_end("mine", f"{sys.executable} -c \"print('ready')\"", False) as set_status:
+        set_status("done")
+    assert capfd.readouterr() == ("", "ready\n")  # stdout may be JSON for a program
+
+
 def test_a_command_that_is_none_is_refused_before_any_work() -> None:
     with pytest.raises(UserError, match="--on-done"):
         shlex_words('say "done')

@@ -8,7 +8,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 import typer.main
@@ -162,9 +162,20 @@ def announce_end(run_name: str, on_done: str | None, bell: bool) -> Iterator[Cal
         if words:
             env = os.environ | {"SRTUI_RUN": run_name, "SRTUI_STATUS": status[0]}
             try:
-                subprocess.run(words, env=env, check=False, stdin=subprocess.DEVNULL)
+                # What it prints is no result of this command, whose stdout may be JSON for a program.
+                subprocess.run(
+                    words, env=env, check=False, stdin=subprocess.DEVNULL, stdout=_number_of(screen())
+                )
             except OSError as error:
                 print(f"--on-done {words[0]}: {error.strerror or error}.", file=screen())
+
+
+def _number_of(stream: TextIO) -> int:
+    """The file descriptor of a stream; nowhere for one that has none."""
+    try:
+        return stream.fileno()
+    except (OSError, ValueError):
+        return subprocess.DEVNULL
 
 
 def shlex_words(command: str | None) -> list[str]:

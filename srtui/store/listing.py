@@ -244,10 +244,10 @@ class Listing:
         )
         return None if position is None else int(position)
 
-    def sample_ids(self) -> list[int]:
-        """All that ``lay_out`` laid out, in order: for lists that are known to be short."""
-        query = "SELECT sample_id FROM temp.listing ORDER BY position"
-        return [r[0] for r in fetch_rows(self._conn, query)]
+    def sample_ids(self, most: int) -> list[int]:
+        """The first ``most`` that ``lay_out`` laid out, in order."""
+        query = "SELECT sample_id FROM temp.listing ORDER BY position LIMIT ?"
+        return [r[0] for r in fetch_rows(self._conn, query, (most,))]
 
     def sample_at(self, position: int) -> int | None:
         """The sample that stands at ``position``, from 0."""

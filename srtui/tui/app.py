@@ -23,7 +23,7 @@ from srtui.store.views import RunRow, Views
 from srtui.text import safe
 from srtui.tui import screen_preferences
 from srtui.tui.background import StoreReader, StoreWriter
-from srtui.tui.processes import Started
+from srtui.tui.processes import Started, server_is_gone
 from srtui.tui.processes import start as start_engine
 from srtui.tui.screens.reading_screen import ReadingScreen
 from srtui.tui.tabs import TABS, class_of, key_of, numbered
@@ -193,6 +193,8 @@ class Dashboard(App[None]):
         self.call_after_refresh(self._tick)
 
     async def _tick(self) -> None:
+        if server_is_gone():
+            self.exit()
         if self._ticking:
             return
         self._ticking = True
@@ -280,6 +282,10 @@ class Dashboard(App[None]):
             await self._tick()
         except Exception as error:
             self.report_error(error)
+
+    def notify(self, message: str, *, title: str = "", **options: Any) -> None:
+        """Show a message for some seconds, taken literally: file names and commands are in some."""
+        super().notify(safe(message), title=safe(title), **{**options, "markup": False})
 
     # -- what went wrong --------------------------------------------------------------------
 

@@ -64,14 +64,22 @@ def _gpus() -> list[str]:
                 timeout=5,
                 check=True,
             ).stdout
-            cards = [[float(x) for x in line.split(",")] for line in output.splitlines()]
-            _gpu_reading.lines = [
-                f"GPU {n}  {use:>4.0f} % {bar(use, 100, 6)} {used / 1000 * 1.048576:.1f} of {bytes_text(total * 2**20)}"
-                for n, (use, used, total) in enumerate(cards)
-            ]
+            _gpu_reading.lines = [_gpu_line(n, line) for n, line in enumerate(output.splitlines())]
         except (OSError, ValueError, subprocess.SubprocessError):
             _gpu_reading.lines = []
     return _gpu_reading.lines
+
+
+def _gpu_line(number: int, figures: str) -> str:
+    """A card of which some figures may be "[N/A]": one that is divided has no use as a whole, for example."""
+    use, used, total = (float(x) if x.strip()[:1].isdigit() else None for x in figures.split(","))
+    share = "   -" if use is None else f"{use:>4.0f}"
+    memory = (
+        "memory is not told"
+        if used is None or total is None
+        else f"{used / 1000 * 1.048576:.1f} of {bytes_text(total * 2**20)}"
+    )
+    return f"GPU {number}  {share} % {bar(use or 0, 100, 6)} {memory}"
 
 
 @dataclass

@@ -20,6 +20,8 @@ from srtui import process_id
 from srtui.text import safe
 from srtui.workspace import Workspace
 
+SERVER = "SRTUI_SERVER"
+"""The environment variable that tells a dashboard in a browser which process serves it."""
 _TAIL = 4000
 _REMEMBERED = 40
 JobState = Literal["running", "stopping", "done", "failed", "stopped", "ended"]
@@ -87,6 +89,8 @@ class Started:
         if pid is None:
             return False
         self.stop_asked = True
+        with contextlib.suppress(OSError):  # for the dashboards that come after this one
+            self.log.with_suffix(".stopping").touch()
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGINT)
         return True
@@ -127,6 +131,12 @@ def environment(workspace: Workspace) -> dict[str, str]:
     return os.environ | {"SRTUI_WORKSPACE": str(workspace.root)}
 
 
+def server_is_gone() -> bool:
+    """Whether this is a dashboard in a browser whose server has ended without a word: nobody can reach it any more."""
+    server = os.environ.get(SERVER)
+    return server is not None and process_id.runs(server) is False
+
+
 def earlier(workspace: Workspace, known: Sequence[Started] = ()) -> list[Started]:
     """Engines that other dashboards of this workspace started, the newest first; those in ``known`` are left out. A
     note that cannot be read is none."""
@@ -139,7 +149,12 @@ def earlier(workspace: Workspace, known: Sequence[Started] = ()) -> list[Started
             said = json.loads(note.read_text(encoding="utf-8"))
             words = [str(word) for word in said["words"]]
             engine = Started(
-                words, note.with_suffix(".log"), None, float(said["started_at"]), str(said["token"])
+                words,
+                note.with_suffix(".log"),
+                None,
+                float(said["started_at"]),
+                str(said["token"]),
+                note.with_suffix(".stopping").exists(),
             )
         except (OSError, ValueError, KeyError, TypeError):
             continue

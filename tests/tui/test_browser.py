@@ -18,9 +18,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from srtui import process_id
+from srtui.tui.app import Dashboard
 from srtui.tui.browser import has_token, new_token
+from srtui.tui.processes import SERVER
 from srtui.workspace import Workspace
 from tests.conftest import ROOT, make_workspace
+from tests.tui.driving import settled
 from tests.tui.scripted_store import make_demo_store
 
 PAGES = ROOT / "srtui" / "tui" / "browser"
@@ -108,6 +112,10 @@ async def _visit(address: str, server: psutil.Process) -> None:
         async with browser.get(f"{address}static/") as answer:
             assert answer.status == 403, "no list of files"
 
+        for size in ("width=-5", "height=999999999", "height=x"):
+            with pytest.raises(aiohttp.WSServerHandshakeError, match="400"):
+                await browser.ws_connect(f"{address}ws?{size}")
+
         async with browser.ws_connect(f"{address}ws?width=100&height=30") as dashboard:
             assert "quickstart" in await _until(dashboard, "1 Runs", "quickstart")
             dashboards = server.children(recursive=True)
@@ -126,6 +134,24 @@ async def _until(dashboard: object, *words: str) -> str:
         assert isinstance(message.data, bytes), message
         drawn += re.sub(r"\x1b\[[0-9;?<]*[A-Za-z]", "", message.data.decode("utf-8", "replace"))
     return drawn
+
+
+async def test_a_dashboard_ends_where_its_server_was_killed(
+    demo: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    monkeypatch.setenv(SERVER, process_id.token(server.pid) or "")
+    async with Dashboard(demo).run_test() as pilot:
+        await settled(pilot)
+        is_open = pilot.app.return_code is None
+        assert is_open
+        server.kill()
+        server.wait()
+        for _ in range(400):
+            if pilot.app.return_code is not None:
+                break
+            await pilot.pause(0.05)
+        assert pilot.app.return_code == 0
 
 
 CHROMIUM = os.environ.get("SRTUI_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -200,5 +226,5 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(sys.modules, "textual_serve", None)
     monkeypatch.setitem(sys.modules, "textual_serve.server", None)
     workspace = make_workspace(tmp_path / "ws")
-    done = in_process(["serve"], workspace.root, {"SRTUI_WORKSPACE": str(workspace.root)})
+    done = in_process(("serve",), workspace.root, {"SRTUI_WORKSPACE": str(workspace.root)})
     assert done.code == 2 and "srtui[serve]" in done.err

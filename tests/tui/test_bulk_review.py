@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from textual.widgets import Input
 
 from srtui.store import Store
+from srtui.store.bulk import Bulk
 from srtui.tui.widgets.table import VirtualTable
 from srtui.workspace import Workspace
 from tests.tui.driving import dashboard, press, text
@@ -36,6 +38,32 @@ async def test_borderline_samples_are_marked_overruled_and_restored(demo: Worksp
         await press(pilot, "enter")
         assert app.screen.query_one(VirtualTable).row.key == 17  # type: ignore[union-attr]
         assert app.problems == []
+
+
+async def test_what_could_not_be_taken_back_can_be_later(
+    demo: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with dashboard(demo, (120, 30)) as (app, pilot):
+        await press(pilot, "end", "3", "space", "space", "o", "o")
+        with monkeypatch.context() as broken:
+            broken.setattr(Bulk, "undo", lambda *_: (_ for _ in ()).throw(OSError("the disk is full")))
+            await press(pilot, "u")
+        assert "the disk is full" in app.problems[0].sentence
+        assert overruled(demo) == 2
+        await press(pilot, "u")
+        assert overruled(demo) == 0
+        await press(pilot, "o", "s")
+        assert any("as the student chose again" in n.message for n in app._notifications)
+
+
+async def test_no_more_are_marked_than_can_be(demo: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("srtui.tui.screens.many_samples.MOST_MARKED", 10)
+    async with dashboard(demo, (120, 30)) as (app, pilot):
+        await press(pilot, "end", "3")
+        # What is laid out is more than what the table shows: another filter is on its way.
+        app.screen.query_one(VirtualTable).total = 5
+        await app.screen.action_mark_all()  # type: ignore[attr-defined]
+        assert "marked:" not in text(app)
 
 
 async def test_marks_are_of_one_run(demo: Workspace) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+
+import pytest
 
 from srtui.store import Store
-from srtui.tui.screens.live_room import acceptance_series, wall_words
+from srtui.tui import machine_lines
+from srtui.tui.screens.live_room import acceptance_series, speed_series, wall_words
 from srtui.workspace import Workspace
 from tests.tui.driving import dashboard, press, text
 
@@ -56,7 +60,22 @@ def test_acceptance_is_of_the_choices_so_far() -> None:
         {"instruction": (1, 4), "response": (0, 0)},
         {"instruction": (3, 6), "response": (1, 1)},
     ]
-    instructions, answers = acceptance_series(history)
+    instructions, answers = acceptance_series(history, [0.0, 1.0, 61.0])
     assert [y for _, y in instructions.points] == [25.0, 50.0]
     assert [y for _, y in answers.points] == [100.0]
     assert answers.dashed and not instructions.dashed  # told apart without their colours
+
+
+def test_a_curve_knows_when_nobody_looked() -> None:
+    (speeds,) = speed_series([10.0, 12.0, 8.0], [100.0, 101.0, 701.0])  # ten minutes on another screen
+    assert speeds.points == [(pytest.approx(-601 / 60), 10.0), (-10.0, 12.0), (0.0, 8.0)]
+
+
+def test_a_card_that_does_not_tell_its_use_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho '[N/A], 1000, 140000'\necho '7, [N/A], [N/A]'\n")
+    tool.chmod(0o755)
+    monkeypatch.setattr(machine_lines, "_gpu_reading", machine_lines._GpuReading(str(tool), read_at=-1e9))
+    divided, shy = machine_lines.machine_lines("/", 1.0)[3:]
+    assert divided.startswith("GPU 0     - %") and "1.0 of" in divided
+    assert shy.startswith("GPU 1     7 %") and "memory is not told" in shy

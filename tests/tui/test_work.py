@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+
 import pytest
+from textual.pilot import Pilot
 from textual.widgets import Button, Input
 
+from srtui import process_id
 from srtui.tui.app import Dashboard
 from srtui.tui.processes import earlier, start
 from srtui.tui.screens.command_form import CommandForm
 from srtui.tui.screens.work import WorkList
+from srtui.tui.widgets.table import VirtualTable
 from srtui.workspace import Workspace
 from tests.tui.driving import dashboard, press, settled, text
 
@@ -100,6 +107,45 @@ async def test_work_is_seen_while_it_lasts_and_its_output_after(demo: Workspace)
         await press(pilot, "enter")
         assert "{" in text(app)
         assert app.problems == []
+
+
+async def listed(app: Dashboard, pilot: Pilot[None]) -> None:
+    """Open the list of work, and wait until it has its lines."""
+    await press(pilot, "f3")
+    for _ in range(400):
+        if app.screen.query_one(VirtualTable).row is not None:
+            return
+        await pilot.pause(0.02)
+
+
+async def test_a_second_stop_says_what_it_does(demo: Workspace) -> None:
+    """To an engine, a second Ctrl-C is the end at once; whoever asked first may be an earlier dashboard."""
+    words = ["run", "quickstart"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import signal; signal.signal(2, signal.SIG_IGN); print(flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    token = process_id.token(process.pid)
+    demo.runs.mkdir(exist_ok=True)
+    note = {"words": words, "token": token, "started_at": 1.0}
+    (demo.runs / "engine-1-1.json").write_text(json.dumps(note))
+    try:
+        async with dashboard(demo, (120, 30)) as (app, pilot):
+            await listed(app, pilot)
+            await press(pilot, "x")
+            assert "It finishes the step that it is in" in " ".join(text(app).split())
+        (engine,) = earlier(demo)
+        assert engine.stop() and engine.state == "stopping"
+        async with dashboard(demo, (120, 30)) as (app, pilot):
+            await listed(app, pilot)
+            await press(pilot, "x")
+            assert "Stop at once: srtui run?" in text(app)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_another_dashboard_knows_what_was_started(demo: Workspace) -> None:

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import os
 import secrets
 import shlex
 import signal
-import sys
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
+from srtui import process_id
 from srtui.errors import UserError
+from srtui.tui.processes import SERVER, command_line
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -40,6 +44,12 @@ _HEADERS = {
 _REFUSED = (
     "This address lacks the token, or has another one: open the whole address that srtui serve printed.\n"
 )
+_MOST_CELLS = 2000  # in a row, and rows: a screen of a million lines would be drawn for ever
+_NO_SIZE = f"width and height are numbers of cells from 1 to {_MOST_CELLS}.\n"
+
+
+def _is_size(word: str) -> bool:
+    return word.isascii() and word.isdecimal() and len(word) < 6 and 1 <= int(word) <= _MOST_CELLS
 
 
 def new_token() -> str:
@@ -65,6 +75,7 @@ def serve(port: int, token: str, announce: Callable[[str], None]) -> None:
         UserError: where textual-serve is not installed, or the port is taken.
     """
     application = make_application(token)
+    os.environ[SERVER] = process_id.token() or ""
     asyncio.run(_serve(application, port, lambda bound: announce(f"http://{HOST}:{bound}/{token}/")))
 
 
@@ -89,6 +100,12 @@ async def _serve(application: web.Application, port: int, announce: Callable[[in
         await stop.wait()
     finally:
         await runner.cleanup()
+        # One that was asked to end and has not. Engines that dashboards started are no children of this process.
+        dashboards = psutil.Process().children()
+        for dashboard in dashboards:
+            dashboard.terminate()
+        for dashboard in psutil.wait_procs(dashboards, 2)[1]:
+            dashboard.kill()
 
 
 def make_application(token: str) -> web.Application:
@@ -102,7 +119,9 @@ def make_application(token: str) -> web.Application:
         ) from error
 
     # Of this object the websocket's handler is used: it starts the command with Textual's driver for browsers.
-    dashboards: Any = Server(shlex.join([sys.executable, "-P", "-m", "srtui"]), host=HOST, title="srtui")
+    # It asks a shell to; without exec that would stay between a dashboard and this process.
+    command = f"exec {shlex.join(command_line([]))}"
+    dashboards: Any = Server(command, host=HOST, title="srtui")
     pages = {
         name: (files("srtui.tui.browser").joinpath(file).read_bytes(), content_type)
         for name, (file, content_type) in _PAGES.items()
@@ -114,6 +133,8 @@ def make_application(token: str) -> web.Application:
     ) -> web.StreamResponse:
         if not has_token(request.path, token):
             return web.Response(status=403, text=_REFUSED, headers=_HEADERS)
+        if not all(_is_size(request.query.get(name, "80")) for name in ("width", "height")):
+            return web.Response(status=400, text=_NO_SIZE, headers=_HEADERS)
         return await handler(request)
 
     async def page(request: web.Request) -> web.Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from textual import on
@@ -177,6 +178,21 @@ class CommandForm(Dialog[list[str] | None]):
 def filled(words: Sequence[str], values: Values, **options: str) -> list[str]:
     """``words`` with each option, by the name of its field, that is not left empty: ``limit="--limit"``."""
     return [*words, *(w for name, option in options.items() if values[name] for w in (option, values[name]))]
+
+
+def existing_path(root: Path, name: str) -> Path:
+    """The file or folder of this name, in ``root`` where it is no path from elsewhere. Raises UserError where it is not
+    there, or cannot be: half a name is looked at, too, and a form is no place to die of one."""
+    try:
+        path = root / Path(name).expanduser()
+        exists = path.exists()
+    except RuntimeError:
+        raise UserError(f"{name}: there is no such home folder.") from None
+    except OSError as error:
+        raise UserError(f"{name}: {error.strerror}.") from None
+    if not exists:
+        raise UserError(f"{name}: there is no such file.")
+    return path
 
 
 def whole_number(values: Values, name: str, label: str, least: int = 1) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +13,8 @@ from textual.content import Content
 from textual.widgets import Static
 
 from srtui.errors import UserError
-from srtui.text import bytes_text
-from srtui.tui.screens.command_form import CommandForm, FormField, Values, filled
+from srtui.text import bytes_text, safe
+from srtui.tui.screens.command_form import CommandForm, FormField, Values, existing_path, filled
 from srtui.tui.widgets.words import shown
 
 if TYPE_CHECKING:
@@ -60,17 +61,18 @@ class ImportForm(CommandForm):
         yield Static(id="preview")
 
     def _path(self, values: Values) -> Path:
-        path = Path(values["file"]).expanduser()
-        return path if path.is_absolute() else self._root / path
+        path = existing_path(self._root, values["file"])
+        if not path.is_file():
+            raise UserError(f"{values['file']}: that is no file.")
+        return path
 
     def _command(self, values: Values) -> list[str]:
         if not values["file"]:
             raise UserError("Which file?")
-        if not self._path(values).is_file():
-            raise UserError(f"{values['file']}: there is no such file.")
+        path = self._path(values)
         if self._asked == _asked(values) and isinstance(self._answer, str):
             raise UserError(self._answer)
-        words = filled(["import", str(self._path(values))], values, name="--name")
+        words = filled(["import", str(path)], values, name="--name")
         words += [w for text in _TEXTS if values[text] for w in ("--column", f"{text}={values[text]}")]
         return words if values["turns"] == "last" else [*words, "--turns", values["turns"]]
 
@@ -80,22 +82,27 @@ class ImportForm(CommandForm):
         if asked != self._asked:
             self._asked, self._answer = asked, None
             self.query_one("#preview", Static).update("")
-            if values["file"] and self._path(values).is_file():
-                self.run_worker(self._look(asked, values), exclusive=True, group="preview")
+            with contextlib.suppress(UserError):  # the form says it
+                if values["file"]:
+                    look = self._look(asked, self._path(values), values)
+                    self.run_worker(look, exclusive=True, group="preview")
 
-    async def _look(self, asked: Asked, values: Values) -> None:
-        path = self._path(values)
+    async def _look(self, asked: Asked, path: Path, values: Values) -> None:
+        size = 0
         try:
             answer: FilePreview | str = await asyncio.to_thread(_preview, path, values)
+            size = path.stat().st_size
         except UserError as error:
             answer = str(error)
+        except OSError as error:  # it has gone meanwhile, say
+            answer = f"{values['file']}: {error.strerror}."
         except Exception as error:
             app: Dashboard = self.app  # type: ignore[assignment]
             app.report_error(error)
             return
         if asked == self._asked:
             self._answer = answer
-            words = Content("") if isinstance(answer, str) else preview_words(answer, path.stat().st_size)
+            words = Content("") if isinstance(answer, str) else preview_words(answer, size)
             self.query_one("#preview", Static).update(words)
             self.check()
 
@@ -112,12 +119,14 @@ def _preview(path: Path, values: Values) -> FilePreview:
 
 
 def files_in(workspace: Workspace) -> list[tuple[str, str]]:
-    """Data files of the workspace's own folder and of its recipes, each with its size."""
+    """Data files of the workspace's own folder and of its recipes, each with its size. One whose name a terminal would
+    obey is not offered: a field shows what it holds as it is."""
     folders = (workspace.root, workspace.recipes)
     files = sorted(
         p for folder in folders for pattern in _PATTERNS for p in folder.glob(pattern) if p.is_file()
     )
-    return [(str(p.relative_to(workspace.root)), bytes_text(p.stat().st_size)) for p in files]
+    names = [(str(p.relative_to(workspace.root)), bytes_text(p.stat().st_size)) for p in files]
+    return [(name, size) for name, size in names if safe(name) == name]
 
 
 def preview_words(seen: FilePreview, size: int) -> Content:

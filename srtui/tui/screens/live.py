@@ -92,6 +92,7 @@ class LiveScreen(DashboardScreen):
         self._pace: dict[tuple[int, str], deque[_Pace]] = {}
         self._speed_of = 0  # the run whose tokens these are
         self._speeds: deque[float] = deque(maxlen=_HISTORY)
+        self._read_at: deque[float] = deque(maxlen=_HISTORY)  # when each speed was read
         self._counts: deque[tuple[float, int]] = deque(maxlen=64)
         self._choices = Counts()
         self._taken: deque[dict[str, tuple[int, int]]] = deque(maxlen=_HISTORY)
@@ -176,12 +177,14 @@ class LiveScreen(DashboardScreen):
         if self._speed_of != view.run.id:
             self._speed_of = view.run.id
             self._speeds.clear()
+            self._read_at.clear()
             self._counts.clear()
             self._taken.clear()
             self._decided = []
         if not self._counts or tokens != self._counts[-1][1]:
             self._counts.append((now, tokens))
         self._speeds.append(tokens_a_second(self._counts, now))
+        self._read_at.append(now)
         self._taken.append({name: (t.taken, t.choices) for name, t in self._choices.targets.items()})
         for stage, s in view.stages.items():
             past = self._pace.setdefault((view.run.id, stage), deque(maxlen=90))
@@ -230,10 +233,10 @@ class LiveScreen(DashboardScreen):
     def _show_room(self, view: LiveView) -> None:
         """Curves of the time that this dashboard has watched, and the last decisions."""
         self.query_one("#speeds", Plot).show(
-            speed_series(list(self._speeds)), names=("minutes ago", ""), from_zero=True
+            speed_series(self._speeds, self._read_at), names=("minutes ago", ""), from_zero=True
         )
         self.query_one("#acceptance", Plot).show(
-            acceptance_series(list(self._taken)), names=("minutes ago", ""), from_zero=True
+            acceptance_series(self._taken, self._read_at), names=("minutes ago", ""), from_zero=True
         )
         if decided := view.live.get("decided"):
             self._decided = decided

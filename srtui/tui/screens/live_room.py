@@ -47,20 +47,22 @@ def decided_words(decided: Sequence[Mapping[str, Any]]) -> Content:
     )
 
 
-def speed_series(speeds: Sequence[float]) -> list[Series]:
-    """Tokens a second, one value a second, the last of them now; nothing before there are any."""
+def speed_series(speeds: Sequence[float], read_at: Sequence[float]) -> list[Series]:
+    """Tokens a second, each with the second in which it was read, the last of them now; nothing before there are any."""
     if not any(speeds):
         return []
-    return [Series("", _by_minute(speeds), "$plot-after")]
+    return [Series("", _by_minute(speeds, read_at), "$plot-after")]
 
 
-def acceptance_series(taken: Sequence[Mapping[str, tuple[int, int]]]) -> list[Series]:
+def acceptance_series(
+    taken: Sequence[Mapping[str, tuple[int, int]]], read_at: Sequence[float]
+) -> list[Series]:
     """Of all choices so far the share in which the rewrite was taken, by target."""
     series = []
     for target, name, dashed in (("instruction", "instructions", False), ("response", "answers", True)):
         shares = [
             (minute, 100 * counts[target][0] / counts[target][1])
-            for minute, counts in _by_minute(taken)
+            for minute, counts in _by_minute(taken, read_at)
             if counts[target][1]
         ]
         style = "$plot-other" if dashed else "$plot-after"
@@ -68,8 +70,9 @@ def acceptance_series(taken: Sequence[Mapping[str, tuple[int, int]]]) -> list[Se
     return series
 
 
-def _by_minute(values: Sequence[Any]) -> list[tuple[float, Any]]:
-    return [((n - len(values) + 1) / 60, value) for n, value in enumerate(values)]
+def _by_minute(values: Sequence[Any], read_at: Sequence[float]) -> list[tuple[float, Any]]:
+    # Not one a second: while another screen is open nothing is read.
+    return [((second - read_at[-1]) / 60, value) for second, value in zip(read_at, values, strict=True)]
 
 
 def worker_lines(workers: Sequence[Mapping[str, Any]]) -> Content:

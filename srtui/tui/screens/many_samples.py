@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
 
 from srtui.store import Store
-from srtui.store.bulk import TAKEN, BulkOverruling
+from srtui.store.bulk import TAKEN, BulkOverruling, Taken
 from srtui.tui.background import StoreReader
 from srtui.tui.screens.dashboard_screen import DashboardScreen
 from srtui.tui.screens.dialogs import Menu, NextStep
@@ -74,17 +75,17 @@ class ManySamples(DashboardScreen):
 
     async def action_mark_all(self) -> None:
         """Mark every sample that is listed."""
-        total = self.query_one(VirtualTable).total
-        if total > MOST_MARKED:
-            self.notify(
-                f"{total:,} are listed, and at most {MOST_MARKED:,} are marked at a time: f leaves fewer.",
-                timeout=4,
-            )
-            return
         try:
-            listed = await self.reader.ask(lambda v: v.listing.sample_ids())
+            # The table may be of fewer than are being laid out by now.
+            listed = await self.reader.ask(lambda v: v.listing.sample_ids(MOST_MARKED + 1))
         except Exception as error:
             self.dashboard.report_error(error)
+            return
+        if len(listed) > MOST_MARKED:
+            self.notify(
+                f"More are listed than the {MOST_MARKED:,} that are marked at a time: f leaves fewer.",
+                timeout=4,
+            )
             return
         self._marked = dict.fromkeys(listed)
         self.marks_changed()
@@ -114,14 +115,17 @@ class ManySamples(DashboardScreen):
         if run_id is None or not self._some_marked():
             return
 
-        def done(bulk: BulkOverruling) -> None:
+        def done(bulk: BulkOverruling, which: Taken) -> None:
+            result = "overruled" if which != "student" else "as the student chose again"
             missing = f"; {bulk.without:,} have no such text and are as they were" if bulk.without else ""
-            self._done(f"{bulk.changed:,} samples overruled{missing}", lambda store: store.bulk.undo(bulk))
+            self._done(f"{bulk.changed:,} samples {result}{missing}", lambda store: store.bulk.undo(bulk))
 
         def take(name: str | None) -> None:
             which = next((t for t in TAKEN if t == name), None)
             if which is not None:
-                self.dashboard.write(lambda store: store.bulk.overrule(run_id, marked, which), done)
+                self.dashboard.write(
+                    lambda store: store.bulk.overrule(run_id, marked, which), partial(done, which=which)
+                )
 
         title = f"Which text stands for the {len(marked):,} marked samples?"
         self.app.push_screen(Menu(title, [NextStep(*step) for step in _TAKES]), take)
@@ -141,9 +145,11 @@ class ManySamples(DashboardScreen):
         if self._done_last is None:
             self.notify("There is no bulk to take back here.", timeout=3)
             return
-        (words, undo), self._done_last = self._done_last, None
+        last = words, undo = self._done_last
 
         def undone(count: int) -> None:
+            if self._done_last is last:  # where it failed it can be taken back still
+                self._done_last = None
             self.notify(f"Taken back: {words} ({count:,} are as before).", timeout=5)
             self.listing_changed()
 

@@ -248,8 +248,12 @@ class MapScreen(DashboardScreen):
         if self._reader is None:
             self._reader = StoreReader(self.dashboard.workspace.store_path)
         reader = self._reader
-        await reader.ask(lambda v: v.listing.lay_out(SampleFilter(run_id)))
-        position = await reader.ask(lambda v: v.listing.position_of(event.key))
+        try:
+            await reader.ask(lambda v: v.listing.lay_out(SampleFilter(run_id)))
+            position = await reader.ask(lambda v: v.listing.position_of(event.key))
+        except Exception as error:
+            self.dashboard.report_error(error)
+            return
 
         async def back(last: int | None) -> None:
             if last is not None:

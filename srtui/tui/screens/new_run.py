@@ -89,7 +89,7 @@ class NewRun(Dialog[list[str] | None]):
             with Horizontal(classes="field"):
                 yield Label("recipe")
                 yield Select(
-                    [(name, name) for name in self._recipes],
+                    [(shown(name), name) for name in self._recipes],
                     value=initial if initial is not None else Select.NULL,
                     allow_blank=initial is None,
                     compact=True,

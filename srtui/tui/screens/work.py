@@ -104,9 +104,13 @@ class WorkList(Dialog[None]):
                 engine.stop()
 
         words = (
-            "It finishes the step that it is in. What it had finished is stored; the same command resumes."
+            "It was asked to stop and finishes the step that it is in. Asked again it stops at once: that step is lost, "
+            "what it had finished before is stored."
+            if engine.stop_asked
+            else "It finishes the step that it is in. What it had finished is stored; the same command resumes."
         )
-        self.app.push_screen(Confirm(f"Stop srtui {safe(engine.words[0])}?", words, "Stop"), stop)
+        verb = "Stop at once" if engine.stop_asked else "Stop"
+        self.app.push_screen(Confirm(f"{verb}: srtui {safe(engine.words[0])}?", words, verb), stop)
 
     def action_close(self) -> None:
         """Return to the screen below."""

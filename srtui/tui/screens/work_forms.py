@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 from srtui.errors import UserError
 from srtui.store.views import RunRow
 from srtui.tui import checks
-from srtui.tui.screens.command_form import CommandForm, FormField, Values, filled, whole_number
+from srtui.tui.screens.command_form import (
+    CommandForm,
+    FormField,
+    Values,
+    existing_path,
+    filled,
+    whole_number,
+)
 
 if TYPE_CHECKING:
     from srtui.tui.app import Dashboard
@@ -67,7 +74,7 @@ def _files(workspace: Workspace) -> list[tuple[str, str]]:
 
     tasks = [
         (str(p.relative_to(workspace.root)), "task files")
-        for p in sorted(workspace.recipes.iterdir())
+        for p in sorted(workspace.recipes.glob("*"))  # of which there may be none
         if p.is_dir() and any(p.glob("*.yaml"))
     ]
     return [*tasks, *files_in(workspace)]
@@ -121,7 +128,7 @@ def evaluation_form(app: Dashboard, kind: str, run: RunRow | None, there_is: Off
             if line.name != "limit" and not values[line.name]:
                 raise UserError(f"{line.label}: which?")
         whole_number(values, "limit", "first rows only")
-        there(root, values["file"])
+        existing_path(root, values["file"])
         return filled(_words(kind, values), values, limit="--limit")
 
     explanation = {
@@ -224,13 +231,6 @@ def model_form(app: Dashboard, run: RunRow) -> CommandForm:
         ],
         build,
     )
-
-
-def there(root: Path, name: str) -> None:
-    """Raises UserError where a file that a form names is not there."""
-    path = Path(name).expanduser()
-    if not (path if path.is_absolute() else root / path).exists():
-        raise UserError(f"{name}: there is no such file.")
 
 
 FORMS: dict[str, Callable[[Dashboard, RunRow], CommandForm]] = {
