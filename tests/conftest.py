@@ -71,7 +71,7 @@ _PURE_THERE = {
     "test_plan.py", "test_scheduler.py", "test_sequence.py", "test_borders.py", "test_dispatch.py", "test_places.py",
 }  # fmt: skip
 _HEAVY_FILES = {
-    "test_ablate.py", "test_chat_template.py", "test_choice.py", "test_cli.py", "test_dataset_damage.py",
+    "test_ablate.py", "test_chat_template.py", "test_multiple_choice.py", "test_cli.py", "test_dataset_damage.py",
     "test_docs.py", "test_doctor.py", "test_evaluator.py", "test_failures.py", "test_length_control.py",
     "test_long_writing.py", "test_noise.py", "test_one_file.py", "test_opening.py", "test_packaging.py",
     "test_pipeline.py", "test_scale.py", "test_writing.py",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from srtui.measures import informative_threshold, selective_ifd
-from srtui.pipeline.recipe_models import open_judge
+from srtui.pipeline.recipe_models import open_variant_scorer
 from srtui.pipeline.variants import VariantScorer
 from srtui.recipe import Recipe
 from srtui.sample import Pair
@@ -44,7 +44,7 @@ def pairs_file(workspace: Workspace, count: int = 24) -> Path:
 def judged_by(store: Store, workspace: Workspace) -> VariantScorer:
     recipe = Recipe.model_validate({"name": "c", "dataset": "d", "student": {"model": "tiny"}})
     path = workspace.models / "tiny"
-    return open_judge(store, recipe, path, "tiny", "nf4", student=Student.load(path, "nf4"))
+    return open_variant_scorer(store, recipe, path, "tiny", "nf4", student=Student.load(path, "nf4"))
 
 
 def test_the_whole_way(pair_workspace: Workspace) -> None:
@@ -113,10 +113,10 @@ def test_tokens_losses_sum_to_their_span_s(pair_workspace: Workspace) -> None:
     """Beside other texts and alone, in torch; half a float keeps a thousandth of each."""
     texts = [Pair(f"Say {n}.", "", "about other which there " * (n + 1)) for n in range(5)]
     with Store(pair_workspace.store_path) as store:
-        judge = judged_by(store, pair_workspace)
+        scorer = judged_by(store, pair_workspace)
 
         def losses(by_token: bool) -> Any:
-            scoring = judge.pair_losses(texts, "ifd", by_token=by_token)
+            scoring = scorer.pair_losses(texts, "ifd", by_token=by_token)
             while True:
                 try:
                     next(scoring)
@@ -132,7 +132,7 @@ def test_tokens_losses_sum_to_their_span_s(pair_workspace: Workspace) -> None:
             assert float(c.by_token.sum()) == pytest.approx(c.nll, rel=1e-3)
             difference = c.by_token - u.by_token
             assert selective_ifd(difference, -1.0) == pytest.approx(math.exp(c.mean - u.mean), rel=2e-3)
-        judge.close()
+        scorer.close()
 
 
 def test_a_gguf_student_gives_the_tokens_losses_too(pair_workspace: Workspace) -> None:

@@ -117,7 +117,7 @@ def test_a_new_row_is_computed_from_the_losses_of_both_directions(
         values, by_proxy = choosing._measure(
             "instruction", "product", [ids], lambda group: None, shares.append
         )
-        setting = context.judge().setting_id
+        setting = context.variant_scorer().setting_id
         scores = {name: store.scores.of_variants(ids, setting, name) for name in STORED}
         perplexities = {
             target: choosing._measure(target, "perplexity", [ids], lambda group: None, shares.append)[0]

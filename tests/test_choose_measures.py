@@ -130,12 +130,12 @@ def test_length_is_taken_out_of_every_measure(pair_workspace: Workspace) -> None
         run, _ = prepare(pair_workspace, store, load(recipe), recipe)
         watch = Watch(store, run.id, Quiet(), lambda: False)
         context = Context(pair_workspace, store, run, watch)
-        judge = context.judge()
-        setting = store.scores.setting_by_id(judge.setting_id)
+        scorer = context.variant_scorer()
+        setting = store.scores.setting_by_id(scorer.setting_id)
         assert setting is not None
         weights = MeasureWeights(
             student=setting.student, student_id=setting.student_id, template=setting.template,
-            template_version=setting.template_version, protocol=judge.protocol, data="none", data_digest="",
+            template_version=setting.template_version, protocol=scorer.protocol, data="none", data_digest="",
             pairs=50, accuracy=(0.5, 0.4, 0.6), length_accuracy=(0.5, 0.4, 0.6),
             weights={"length": 0.3, "ifd": 1.0, "likelihood": -0.5}, rater=None,
         )  # fmt: skip

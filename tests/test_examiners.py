@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from srtui import recipe as recipes
 from srtui.cli import app
-from srtui.evaluation import choice, sources
+from srtui.evaluation import multiple_choice, sources
 from srtui.evaluation.contestants import Contestant
 from srtui.evaluation.judge_model import SCORES, JudgeModel, JudgeQuestion, JudgeScores, load_judge_prompt
 from srtui.evaluation.writing import AnswerSettings
@@ -36,13 +36,13 @@ class LikesLength(JudgeModel):
     """A judge that gives an answer a point for each character, up to ten."""
 
     def scores(
-        self, asked: Sequence[JudgeQuestion]
+        self, questions: Sequence[JudgeQuestion], should_stop: Callable[[], bool] = lambda: False
     ) -> Iterator[tuple[JudgeQuestion, JudgeScores | str, float, int]]:
-        for one in asked:
-            points = [max(1, min(10, len(text))) for text in one.shown]
+        for question in questions:
+            points = [max(1, min(10, len(text))) for text in question.shown]
             rows = tuple(tuple(float(k == p) for k in SCORES) for p in points)
             yield (
-                one,
+                question,
                 JudgeScores(
                     rows, (1.0, 1.0), 0.5 + 0.5 * (points[0] > points[1]) - 0.5 * (points[0] < points[1])
                 ),
@@ -103,7 +103,7 @@ def test_arms_by_multiple_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             store.evaluations.add_judgements(evaluation.id, said)
         return evaluation
 
-    monkeypatch.setattr(choice, "evaluate", evaluate)
+    monkeypatch.setattr(multiple_choice, "evaluate", evaluate)
     with Store(workspace.store_path) as store:
         run, _ = prepare(workspace, store, recipes.load(path), path)
         arm, full = (dataclasses.replace(run, name=name) for name in right)

@@ -27,7 +27,7 @@ def score(variant: int, value: float, metric: str = "ifd") -> StoredScore:
 
 
 class Student:
-    """A judge whose losses are known; what it scores is stored as a real one's is."""
+    """A scorer whose losses are known; what it scores is stored as a real one's is."""
 
     def __init__(self, store: Store, setting: int) -> None:
         self.store, self.setting_id, self.scored = store, setting, []  # type: ignore[var-annotated]
@@ -84,7 +84,11 @@ def test_what_is_ranked_is_scored_by_the_student_first(run: tuple[Store, int, St
     )
     this = store.runs.get(run_id)
     context = SimpleNamespace(
-        store=store, run=this, recipe=Recipe.model_validate(this.recipe), watch=watch, judge=lambda: student
+        store=store,
+        run=this,
+        recipe=Recipe.model_validate(this.recipe),
+        watch=watch,
+        variant_scorer=lambda: student,
     )
     score_what_is_ranked(context)  # type: ignore[arg-type]
     assert student.scored == [1, 2]
@@ -121,9 +125,9 @@ def test_a_run_that_resumes_with_another_student_is_scored_again(run: tuple[Stor
     )
     context = Context.__new__(Context)
     context.store, context.run, context.watch = store, store.runs.get(run_id), watch  # type: ignore[assignment]
-    context.recipe, context._judge = Recipe.model_validate(context.run.recipe), None
+    context.recipe, context._variant_scorer = Recipe.model_validate(context.run.recipe), None
     context._load = lambda name, quantization: renamed  # type: ignore[assignment, method-assign, return-value]
-    assert context.judge() is renamed  # type: ignore[comparison-overlap]
+    assert context.variant_scorer() is renamed  # type: ignore[comparison-overlap]
     assert renamed.scored == [3, 4]
     assert "2 texts are scored again" in logged[0]
     assert store.runs.get(run_id).setting_id == renamed.setting_id

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.evidence.arms import Replay
 from srtui.errors import UserError
-from srtui.evaluation.agreement import LIKE
+from srtui.evaluation.measure_calibration import LIKE
 from srtui.hashing import draw
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,14 +13,14 @@ from benchmarks.evidence.data import Prompt, Prompts, read_prompts, write_pairs,
 from benchmarks.evidence.results import Budget, Part, Results
 from srtui import models
 from srtui.errors import UserError
-from srtui.evaluation import choice
+from srtui.evaluation import multiple_choice
 from srtui.evaluation.contestants import find_contestant
 from srtui.evaluation.known_pairs import read_preferences
 from srtui.hashing import key
 from srtui.pipeline import Engine, import_file, prepare
 from srtui.pipeline.calibrate import CalibrationRun
 from srtui.pipeline.ranking import trained_on
-from srtui.pipeline.recipe_models import open_judge
+from srtui.pipeline.recipe_models import open_variant_scorer
 from srtui.pipeline.variants import VariantScorer
 from srtui.progress import Reporter, Stopped
 from srtui.prompts import template
@@ -321,7 +321,7 @@ class Evidence:
             recipe = recipe.model_copy(update={"prompt": prompt})
         loaded = Student.load(folder, recipe.student.quantization, adapter=adapter)
         try:
-            yield open_judge(
+            yield open_variant_scorer(
                 self._store, recipe, folder, student, recipe.student.quantization, student=loaded
             )
         finally:
@@ -344,7 +344,7 @@ class Evidence:
         one = replace(
             find_contestant(self._workspace, self._store, contestant), quantization=self._plan.quantization
         )
-        done = choice.evaluate(
+        done = multiple_choice.evaluate(
             self._store, one, self._tasks, self._plan.size.questions, None, self._reporter, self._should_stop
         )
         asked: dict[str, list[float]] = {}

@@ -109,7 +109,7 @@ def _examiners(
     place: ClusterPlace | None,
 ) -> list[Examiner]:
     """What compares the arms beside their losses; bad names and files are found before anything is trained."""
-    from srtui.evaluation import choice, sources
+    from srtui.evaluation import multiple_choice, sources
     from srtui.evaluation.judge_model import JudgeModel, load_judge_prompt
     from srtui.evaluation.writing import AnswerSettings
     from srtui.pipeline.examiners import ChoiceExaminer, JudgeExaminer
@@ -123,6 +123,6 @@ def _examiners(
             JudgeExaminer(workspace, store, source, referee, face, writing, tie_margin, should_stop, place)
         )
     if tasks is not None:
-        choice.check(tasks, False)
+        multiple_choice.check(tasks, False)
         examiners.append(ChoiceExaminer(workspace, store, tasks, face, limit, None, should_stop, place))
     return examiners

@@ -70,7 +70,7 @@ def calibrate(
     from srtui.cli.reporters import reported_work
     from srtui.evaluation.rater import Rater
     from srtui.pipeline.calibrate import CalibrationRun
-    from srtui.pipeline.recipe_models import open_judge, student_path
+    from srtui.pipeline.recipe_models import open_variant_scorer, student_path
     from srtui.recipe.measure_weights import weights_text
     from srtui.student import Student
 
@@ -89,15 +89,15 @@ def calibrate(
         ) as (face, should_stop):
             path = student_path(workspace, model, quantization, lambda line: face.event("info", line))
             loaded = Student.load(path, quantization, report_line=lambda line: face.event("warning", line))
-            judge = open_judge(store, settings, path, model, quantization, student=loaded)
+            scorer = open_variant_scorer(store, settings, path, model, quantization, student=loaded)
             try:
                 calibration_run = CalibrationRun(
-                    store, judge, preferences, face, should_stop, rating, _encoder(workspace, settings)
+                    store, scorer, preferences, face, should_stop, rating, _encoder(workspace, settings)
                 )
                 calibration = calibration_run.work()
                 weights = calibration_run.weights(calibration) if fit is not None else None
             finally:
-                judge.close()
+                scorer.close()
         if fit is not None and weights is not None:
             with replacing(fit) as file:
                 file.write(weights_text(weights).encode("utf-8"))

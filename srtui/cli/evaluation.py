@@ -261,7 +261,7 @@ def choice(
 ) -> None:
     """Multiple choice (ARC, HellaSwag, MMLU, TruthfulQA) by EleutherAI's lm-eval, on task files on disk."""
     from srtui.cli.reporters import reported_work
-    from srtui.evaluation import choice as multiple_choice
+    from srtui.evaluation import multiple_choice
     from srtui.evaluation.contestants import find_contestant
 
     elsewhere = elsewhere_of(on, workers, worker_timeout)

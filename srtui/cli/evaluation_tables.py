@@ -92,7 +92,7 @@ def print_evaluation(e: Evaluation) -> None:
         out.print(f"[yellow]{plain(sentence)}[/]", soft_wrap=True)
     _TABLES[e.kind](e.result)
     if e.kind == "calibration":
-        from srtui.evaluation.calibration import worth
+        from srtui.evaluation.judge_calibration import worth
 
         colour = "green" if e.result["better_than_chance"] else "yellow"
         out.print(f"\n[{colour}]{plain(worth(e.judge or 'The judge', e.result))}[/]", soft_wrap=True)

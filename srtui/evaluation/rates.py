@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from srtui.errors import UserError
-from srtui.evaluation.calibration import calibration_result
+from srtui.evaluation.judge_calibration import calibration_result
 from srtui.evaluation.length_control import Anchors, LengthItem
 from srtui.evaluation.people import human_result
 from srtui.evaluation.results import (

@@ -23,7 +23,7 @@ from srtui.pipeline.holdout import asked, unseen
 from srtui.pipeline.place import Place, ThisProcess
 from srtui.pipeline.prepare import prepare
 from srtui.pipeline.ranking import trained_on
-from srtui.pipeline.recipe_models import open_judge, student_path
+from srtui.pipeline.recipe_models import open_variant_scorer, student_path
 from srtui.progress import Reporter, Stopped
 from srtui.recipe import Recipe, parse
 from srtui.store import Store
@@ -308,7 +308,7 @@ class Ablation:
         source = StudentSource(path, chosen.quantization, self._recipe.scoring.batch_tokens, adapter)
         student, scorer = self._place.student(source, self._reporter.event)
         try:
-            judge = open_judge(
+            variant_scorer = open_variant_scorer(
                 self._store,
                 self._recipe,
                 path,
@@ -319,7 +319,7 @@ class Ablation:
                 devices=self._place.parallel,
             )
             everything = [v for ids in sets.values() for v in ids]
-            losses = judge.conditional(everything, self._should_stop)
+            losses = variant_scorer.conditional(everything, self._should_stop)
         finally:
             student.close()  # the next arm loads its own
         if self._should_stop():

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from srtui.errors import UserError
-from srtui.evaluation.agreement import calibrated
 from srtui.evaluation.combination import Combination, fit_combination
 from srtui.evaluation.known_pairs import KnownPair, Preferences
+from srtui.evaluation.measure_calibration import calibrated
 from srtui.hashing import key
 from srtui.measures import (
     AT_LENGTH,
@@ -52,11 +52,11 @@ Column = list["float | None"]
 
 @dataclass(frozen=True)
 class CalibrationRun:
-    """One calibration at work. ``judge`` is the student that scores; ``should_stop`` is asked often. ``rater`` and
+    """One calibration at work. ``scorer`` is the student that scores; ``should_stop`` is asked often. ``rater`` and
     ``encoder`` add the measures that need them."""
 
     store: Store
-    judge: VariantScorer
+    scorer: VariantScorer
     known: Preferences
     reporter: Reporter
     should_stop: Callable[[], bool] = lambda: False
@@ -67,8 +67,8 @@ class CalibrationRun:
     def digest(self) -> bytes:
         """The key of all that the result depends on."""
         return key(
-            "calibration", form=_FORM, setting=self.judge.setting_id, pairs=self.known.digest,
-            student=self.judge.student.id, rater=self.rater.identity if self.rater else None,
+            "calibration", form=_FORM, setting=self.scorer.setting_id, pairs=self.known.digest,
+            student=self.scorer.student.id, rater=self.rater.identity if self.rater else None,
             encoder=self.encoder.name if self.encoder else None,
         )  # fmt: skip
 
@@ -99,12 +99,12 @@ class CalibrationRun:
                 self.reporter.event("info", f"{names[name]} has no length-controlled version: {reason}.")
         result = calibrated(self.known.pairs, measures, shown) | {
             "skipped": self.known.skipped,
-            "student": self.judge.student.name,
+            "student": self.scorer.student.name,
             "weights": None if isinstance(combination, str) else combination.weights,
             "no_weights": combination if isinstance(combination, str) else None,
         }
         return self.store.calibrations.add(
-            self.digest, self.judge.setting_id, self.known.source, len(self.known.pairs), result
+            self.digest, self.scorer.setting_id, self.known.source, len(self.known.pairs), result
         )
 
     def _combined(self, columns: Mapping[str, Column], lengths: Sequence[int]) -> Combination | str:
@@ -119,7 +119,7 @@ class CalibrationRun:
         """What a recipe's ``selection.weights`` takes, of a calibration. Raises UserError where there are none."""
         combination, setting = (
             finished.result.get("weights"),
-            self.store.scores.setting_by_id(self.judge.setting_id),
+            self.store.scores.setting_by_id(self.scorer.setting_id),
         )
         if not combination or setting is None:
             raise UserError(f"There are no weights to write: {finished.result.get('no_weights')}.")
@@ -129,7 +129,7 @@ class CalibrationRun:
             student_id=setting.student_id,
             template=setting.template,
             template_version=setting.template_version,
-            protocol=self.judge.protocol,
+            protocol=self.scorer.protocol,
             data=self.known.source,
             data_digest=self.known.digest.hex(),
             pairs=finished.result["decided"],
@@ -203,7 +203,7 @@ class CalibrationRun:
             for half, (losses, metric, by_token) in enumerate(
                 ((forward, "ifd", True), (reverse, "rifd", False))
             ):
-                scoring = self.judge.pair_losses(block, metric, self.should_stop, by_token)
+                scoring = self.scorer.pair_losses(block, metric, self.should_stop, by_token)
                 while True:
                     try:
                         new_tokens, share = next(scoring)

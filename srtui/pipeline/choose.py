@@ -149,13 +149,13 @@ class Choosing(MeasureValues):
         gates = self._recipe.gates
         if by in STORED and not self._recipe.scoring.proxy and not (gates.active or gates.rater):
             groups = ([before, *rewrites] for _, (before, rewrites) in page if rewrites)
-            self._context.judge().expect((v for group in groups for v in group), by)
+            self._context.variant_scorer().expect((v for group in groups for v in group), by)
 
     def _unscored(self, by: str, groups: list[list[int]]) -> int:
         """How many of these decisions need a text read by a student, and are not made from stored scores alone."""
         if by not in STORED or self._recipe.scoring.proxy or not groups:
             return len(groups)
-        scores = self._context.judge().scores((v for group in groups for v in group), by)
+        scores = self._context.variant_scorer().scores((v for group in groups for v in group), by)
         return sum(not all(v in scores for v in group) for group in groups)
 
     def _past_gates(
@@ -282,7 +282,7 @@ class Choosing(MeasureValues):
             ):
                 mixed = by_proxy - by_proxy_there
                 if mixed:
-                    scores |= self._score(self._context.judge(), mixed, metric, report_share)
+                    scores |= self._score(self._context.variant_scorer(), mixed, metric, report_share)
             ifd_by_proxy &= rifd_by_proxy
             outcomes: list[StoredOutcome] = []
             for sample_id, _, response, variant in chunk:
@@ -309,7 +309,7 @@ class Choosing(MeasureValues):
 
     def _setting(self, variant_id: int, by_proxy: set[int]) -> int:
         context = self._context
-        return (context.proxy() if variant_id in by_proxy else context.judge()).setting_id
+        return (context.proxy() if variant_id in by_proxy else context.variant_scorer()).setting_id
 
     def _score_by_hand(self) -> None:
         """What people wrote is scored like any other text; no choice waits for it."""
@@ -317,7 +317,7 @@ class Choosing(MeasureValues):
         if not unscored:
             return
         for metric in STORED:
-            self._score(self._context.judge(), unscored, metric, lambda share: None)
+            self._score(self._context.variant_scorer(), unscored, metric, lambda share: None)
         self._watch.event("info", f"Scored {len(unscored)} texts written by hand.")
 
     def _measure(
@@ -354,7 +354,7 @@ class Choosing(MeasureValues):
         if not everything:
             return {}, set()
         if not self._recipe.scoring.proxy:
-            return self._score(self._context.judge(), everything, metric, report_share), set()
+            return self._score(self._context.variant_scorer(), everything, metric, report_share), set()
         quick = self._score(self._context.proxy(), everything, metric, report_share)
         margin = self._recipe.scoring.proxy_margin
         near_ties: list[list[int]] = []
@@ -365,7 +365,7 @@ class Choosing(MeasureValues):
         clear_choices.sort(key=lambda g: draw(self._recipe.seed, "proxy", g[0]))
         control = clear_choices[: max(8, len(clear_choices) // 10)]
         variant_ids = [v for group in (*near_ties, *control) for v in group]
-        exact = self._score(self._context.judge(), variant_ids, metric, report_share)
+        exact = self._score(self._context.variant_scorer(), variant_ids, metric, report_share)
         for kind, members in (("near", near_ties), ("clear", control)):
             changed = sum(decide([quick[v] for v in g]) != decide([exact[v] for v in g]) for g in members)
             self._tally.add(kind, len(members), changed)

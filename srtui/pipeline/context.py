@@ -17,7 +17,13 @@ from srtui.llama import Teacher
 from srtui.llama.endpoint import EndpointTeacher
 from srtui.measures import STORED
 from srtui.pipeline.place import Place, ThisProcess, has_gpu
-from srtui.pipeline.recipe_models import CHUNK, devices_factor, endpoint_template, open_judge, student_path
+from srtui.pipeline.recipe_models import (
+    CHUNK,
+    devices_factor,
+    endpoint_template,
+    open_variant_scorer,
+    student_path,
+)
 from srtui.pipeline.watch import Watch
 from srtui.prompts import template_version
 from srtui.recipe import Recipe
@@ -54,7 +60,7 @@ class Context:
         self.place = place or ThisProcess()
         self.recipe = Recipe.model_validate(run.recipe)
         self._teacher = teacher
-        self._judge: VariantScorer | None = None
+        self._variant_scorer: VariantScorer | None = None
         self._proxy: VariantScorer | None = None
         self._tuned: VariantScorer | None = None
         self._encoder: SentenceEncoder | None = None
@@ -124,20 +130,20 @@ class Context:
         )
         return teacher
 
-    def judge(self) -> VariantScorer:
+    def variant_scorer(self) -> VariantScorer:
         """The recipe's student, which chooses and is then trained."""
-        if self._judge is None:
+        if self._variant_scorer is None:
             student = self.recipe.student
-            self._judge = self._load(student.model, student.quantization)
+            self._variant_scorer = self._load(student.model, student.quantization)
             before = self.store.runs.get(self.run.id).setting_id
-            now = self.store.scores.setting_by_id(self._judge.setting_id)
+            now = self.store.scores.setting_by_id(self._variant_scorer.setting_id)
             self._refuse_where(lambda began: now is None or began[-2:] != now[-2:])
-            if before not in (None, self._judge.setting_id):
-                self._score_again(self._judge, before)
-            self.store.runs.update(self.run.id, setting_id=self._judge.setting_id)
-        return self._judge
+            if before not in (None, self._variant_scorer.setting_id):
+                self._score_again(self._variant_scorer, before)
+            self.store.runs.update(self.run.id, setting_id=self._variant_scorer.setting_id)
+        return self._variant_scorer
 
-    def _score_again(self, judge: VariantScorer, before: int) -> None:
+    def _score_again(self, scorer: VariantScorer, before: int) -> None:
         """The student, or how it is run, is not what it was when this run began: what was scored then is
         scored now, so that all scores of the run are of one kind. Raises Stopped when asked to stop."""
         scored = self.store.scores.scored_in_run(self.run.id, before)
@@ -148,7 +154,7 @@ class Context:
             f"device, or srtui's way of naming them): {count} texts are scored again.",
         )
         for metric in STORED:
-            for _ in judge.score(scored[metric], metric, self.watch.should_stop):
+            for _ in scorer.score(scored[metric], metric, self.watch.should_stop):
                 pass
             self.watch.raise_if_stopped()
 
@@ -182,7 +188,7 @@ class Context:
         from srtui.pipeline.embedding import EncoderEmbedder
 
         if self.recipe.selection.embedded_by == "student":
-            return self.judge()
+            return self.variant_scorer()
         embedder = EncoderEmbedder(self.store, self.encoder())
         self.store.runs.update(self.run.id, embedding_setting_id=embedder.setting_id)
         return embedder
@@ -215,10 +221,10 @@ class Context:
     def unload_students(self) -> None:
         """Free the students' memory, all of it, before anything else is loaded: a teacher's layers are
         planned by what is free."""
-        for judge in (self._judge, self._proxy, self._tuned):
-            if judge is not None:
-                judge.close()
-        self._judge = self._proxy = self._tuned = None
+        for scorer in (self._variant_scorer, self._proxy, self._tuned):
+            if scorer is not None:
+                scorer.close()
+        self._variant_scorer = self._proxy = self._tuned = None
         if self._adopted is not None:
             self._adopted[1].close()
             self._adopted = None
@@ -236,7 +242,7 @@ class Context:
     @property
     def has_students(self) -> bool:
         """Whether a student is loaded."""
-        students = (self._judge, self._proxy, self._tuned, self._adopted)
+        students = (self._variant_scorer, self._proxy, self._tuned, self._adopted)
         return any(student is not None for student in students)
 
     @property
@@ -271,7 +277,7 @@ class Context:
         if self._adopted is not None and self._adopted[0] == (name, quantization) and adapter is None:
             student, self._adopted = self._adopted[1], None
             path = student_path(self.workspace, name, quantization, report_info)
-            judge = open_judge(
+            variant_scorer = open_variant_scorer(
                 self.store, self.recipe, path, name, quantization, student=student, histories=histories
             )
         else:
@@ -284,7 +290,7 @@ class Context:
                 path = student_path(self.workspace, name, quantization, report_info)
                 source = StudentSource(path, quantization, self.recipe.scoring.batch_tokens, adapter)
                 student, scorer = self.place.student(source, self.watch.event)
-                judge = open_judge(
+                variant_scorer = open_variant_scorer(
                     self.store,
                     self.recipe,
                     path,
@@ -295,20 +301,20 @@ class Context:
                     devices=self.place.parallel,
                     histories=histories,
                 )
-        if judge.longest is not None and judge.longest < self.recipe.prompt.max_length:
+        if variant_scorer.longest is not None and variant_scorer.longest < self.recipe.prompt.max_length:
             self.watch.event(
                 "warning",
-                f"{name} has positions for {judge.longest:,} tokens: texts are cut there, and not at "
+                f"{name} has positions for {variant_scorer.longest:,} tokens: texts are cut there, and not at "
                 f"prompt.max_length = {self.recipe.prompt.max_length:,}.",
             )
-        if judge.why_padded:
-            self.watch.event("info", f"Texts for {name} are not packed: {judge.why_padded}.")
-        return judge
+        if variant_scorer.why_padded:
+            self.watch.event("info", f"Texts for {name} are not packed: {variant_scorer.why_padded}.")
+        return variant_scorer
 
     def refuse_other_words(self) -> None:
         """Raises UserError where the run's choices were begun under other words of its template: it does not
         continue under these, and no model is loaded for it. Where only the student's own tokenizer knows its words
-        and cannot be read, ``judge`` says it."""
+        and cannot be read, ``variant_scorer`` says it."""
         student, prompts = self.recipe.student, self.recipe.prompts
         name, now = self.recipe.prompt.template, None
         if name != "chat":

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from srtui.hashing import key
 from srtui.pipeline.ahead import in_pages
-from srtui.pipeline.recipe_models import CHUNK, open_judge, student_path
+from srtui.pipeline.recipe_models import CHUNK, open_variant_scorer, student_path
 from srtui.progress import Stopped
 from srtui.sample import Pair
 from srtui.store import Store
@@ -148,7 +148,7 @@ def open_embedder(
     student = recipe.student
     path = student_path(workspace, student.model, student.quantization, report_line)
     histories = dataset_id is not None and of_conversations(store.conn, dataset_id)
-    return open_judge(store, recipe, path, student.model, student.quantization, histories=histories)
+    return open_variant_scorer(store, recipe, path, student.model, student.quantization, histories=histories)
 
 
 def load_encoder(workspace: Workspace, name: str) -> SentenceEncoder:

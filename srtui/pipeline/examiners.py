@@ -98,10 +98,10 @@ class ChoiceExaminer:
         return replace(result, choice=paired_interval(right, reference).within(1.0))
 
     def _choice(self, run: Run) -> Evaluation:
-        from srtui.evaluation import choice
+        from srtui.evaluation import multiple_choice
 
         contestant = find_contestant(self.workspace, self.store, run.name)
-        return choice.evaluate(
+        return multiple_choice.evaluate(
             self.store,
             contestant,
             self.tasks,

@@ -76,12 +76,12 @@ def training_pairs(
 
 
 def with_reference(
-    context: Context, judge: VariantScorer, pairs: Sequence[TrainingPair]
+    context: Context, scorer: VariantScorer, pairs: Sequence[TrainingPair]
 ) -> tuple[list[TrainingPair], Counter[str]]:
-    """The pairs with the log-probabilities of ``judge``'s student as it is, which are stored like all losses: most
+    """The pairs with the log-probabilities of ``scorer``'s student as it is, which are stored like all losses: most
     of them are there from the choices. Raises Stopped when asked to stop."""
     spans = [span for pair in pairs for span in (pair.chosen, pair.rejected)]
-    losses = judge.span_losses(spans, context.watch.should_stop)
+    losses = scorer.span_losses(spans, context.watch.should_stop)
     context.watch.raise_if_stopped()
     referenced: list[TrainingPair] = []
     left_out: Counter[str] = Counter()

@@ -33,15 +33,15 @@ def score_what_is_ranked(context: Context) -> None:
         context.watch.raise_if_stopped()
     if not measured:
         return
-    judge = context.judge()
+    scorer = context.variant_scorer()
     for metric in FILTERS if selection.top_by == "both" else ("ifd",):
-        missing = len(variants) - len(judge.scores(variants, metric))
+        missing = len(variants) - len(scorer.scores(variants, metric))
         if missing:
             context.watch.event(
                 "info",
                 f"The student scores {missing} texts that are ranked and that only a proxy has scored.",
             )
-        for _ in judge.score(variants, metric, context.watch.should_stop):
+        for _ in scorer.score(variants, metric, context.watch.should_stop):
             pass
         context.watch.raise_if_stopped()
 

@@ -59,7 +59,7 @@ def devices_factor(devices: int) -> int:
     return -(-devices // _DEVICES_A_CHUNK)
 
 
-def open_judge(
+def open_variant_scorer(
     store: Store,
     recipe: Recipe,
     path: Path,

@@ -1,7 +1,8 @@
 """Does what is stored follow from what it was made of? ``srtui db check --deep``.
 
 Texts have digests (``srtui.store.verify``); scores, choices and counts have none, but follow from other
-rows. They are derived again, row by row, and compared. docs/architecture.md says what this cannot see.
+rows. They are derived again, row by row, and compared. It cannot see a change that was made to all that follows
+from a row at once, nor one in a loss, which only the model could give again.
 """
 
 from __future__ import annotations

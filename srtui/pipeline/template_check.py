@@ -20,7 +20,7 @@ from srtui.errors import UserError
 from srtui.hashing import draw_of_each
 from srtui.pipeline.context import Context
 from srtui.pipeline.place import ThisProcess
-from srtui.pipeline.recipe_models import open_judge, student_path
+from srtui.pipeline.recipe_models import open_variant_scorer, student_path
 from srtui.progress import Stopped
 from srtui.prompts import template_names
 from srtui.recipe import Recipe
@@ -90,14 +90,14 @@ def _was_made(context: Context) -> bool:
 def _check_now(context: Context, originals: list[int]) -> None:
     recipe, watch = context.recipe, context.watch
     watch.start(_STEP)
-    judge = context.proxy() if recipe.scoring.proxy else context.judge()
-    tokens, reused = 0, len(judge.scores(originals, "ifd"))
-    for new_tokens, part in judge.score(originals, "ifd", watch.should_stop):
+    scorer = context.proxy() if recipe.scoring.proxy else context.variant_scorer()
+    tokens, reused = 0, len(scorer.scores(originals, "ifd"))
+    for new_tokens, part in scorer.score(originals, "ifd", watch.should_stop):
         tokens += new_tokens
         watch.report_progress(int(part * len(originals)), len(originals), tokens, {"reused": reused})
     watch.raise_if_stopped()
     watch.report_progress(len(originals), len(originals), tokens, {"reused": reused}, now=True)
-    _warn(context, _values(judge, originals))
+    _warn(context, _values(scorer, originals))
 
 
 def _warn(context: Context, values: list[float]) -> None:
@@ -199,7 +199,7 @@ class _CheckBeside:
         loaded, tokens = time.monotonic(), 0
         name, quantization = context.checking_student
         with Store(context.store.path) as store:
-            judge = open_judge(
+            scorer = open_variant_scorer(
                 store,
                 context.recipe,
                 self._path,
@@ -208,10 +208,10 @@ class _CheckBeside:
                 student=student,
                 histories=has_conversations(store.conn, context.run.id),
             )
-            reused = len(judge.scores(self._originals, "ifd"))
-            for new_tokens, _ in judge.score(self._originals, "ifd", self._given_up.is_set):
+            reused = len(scorer.scores(self._originals, "ifd"))
+            for new_tokens, _ in scorer.score(self._originals, "ifd", self._given_up.is_set):
                 tokens += new_tokens
-            values = _values(judge, self._originals)
+            values = _values(scorer, self._originals)
         return _Verdict(student, loaded - began, time.monotonic() - loaded, tokens, reused, values)
 
 
@@ -251,24 +251,24 @@ def compare_templates(
     originals = _some_originals(store, run, recipe.seed, count)
     path = student_path(workspace, student.model, student.quantization, report_line)
     template_scores: list[TemplateScores] = []
-    judge: VariantScorer | None = None
+    scorer: VariantScorer | None = None
     histories = has_conversations(store.conn, run.id)
     for name in template_names(recipe.prompts):
         chosen = name == recipe.prompt.template
-        loaded = judge.student if judge else None
+        loaded = scorer.student if scorer else None
         try:
-            judge = open_judge(
+            scorer = open_variant_scorer(
                 store, recipe, path, student.model, student.quantization, name, loaded, histories=histories
             )
         except UserError as error:  # a student without a chat template
             template_scores.append(TemplateScores(name, chosen, **vars(spread([])), problem=str(error)))
             continue
         report_line(f"{name}: scoring {len(originals)} originals ...")
-        for _ in judge.score(originals, "ifd"):
+        for _ in scorer.score(originals, "ifd"):
             pass
-        template_scores.append(TemplateScores(name, chosen, **vars(spread(_values(judge, originals)))))
-    if judge is not None:
-        judge.close()
+        template_scores.append(TemplateScores(name, chosen, **vars(spread(_values(scorer, originals)))))
+    if scorer is not None:
+        scorer.close()
     return template_scores
 
 
@@ -278,5 +278,5 @@ def _some_originals(store: Store, run: Run, seed: int, count: int) -> list[int]:
     return nsmallest(count, store.corpus.each_original_id(run.id, every), key=draw_of_each(seed, "template"))
 
 
-def _values(judge: VariantScorer, variant_ids: list[int]) -> list[float]:
-    return [value for value, _ in judge.scores(variant_ids, "ifd").values() if value is not None]
+def _values(scorer: VariantScorer, variant_ids: list[int]) -> list[float]:
+    return [value for value, _ in scorer.scores(variant_ids, "ifd").values() if value is not None]

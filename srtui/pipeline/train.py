@@ -81,9 +81,9 @@ def train_selected(context: Context) -> None:
         )
     from srtui.student import StudentSource
 
-    judge = _starting_student(context)
+    scorer = _starting_student(context)
     passes = steps * settings.batch_size / len(examples)
-    _look_for_evaluation_prompts(context, material.texts, judge, passes)
+    _look_for_evaluation_prompts(context, material.texts, scorer, passes)
     watch.report_progress(0, steps, 0, {}, now=True)
     source = StudentSource(
         student_path(context.workspace, recipe.student.model, recipe.student.quantization),
@@ -91,9 +91,9 @@ def train_selected(context: Context) -> None:
         adapter=first_adapter(context.workspace, store, recipe),
     )
     watch.note_memory()  # a training counts its own peak from its beginning
-    record = TrainingRecord(context, training_id, steps, judge.spans.max_length)
+    record = TrainingRecord(context, training_id, steps, scorer.spans.max_length)
     result = context.place.train(
-        judge.student,
+        scorer.student,
         source,
         TrainingData(examples, settings, material.held_out, material.held_out_pairs),
         context.workspace.runs / context.run.name / "adapter",
@@ -154,7 +154,7 @@ def _starting_student(context: Context) -> VariantScorer:
             f"Run {context.run.name} was begun from another adapter than run {context.recipe.training.from_run} has "
             "now; start its recipe again with srtui run: all texts and scores are used again."
         )
-    return context.judge() if adapter is None else context.tuned(adapter)
+    return context.variant_scorer() if adapter is None else context.tuned(adapter)
 
 
 def _samples(context: Context) -> _Material:
@@ -195,17 +195,17 @@ def _pairs(context: Context) -> _Material:
     if not pairs:
         why = ", ".join(f"{count:,} {why}" for why, count in sorted(maker.left_out.items()) if count)
         return _Material([], {}, Counter(), 0, "pairs", f"no choice gives a pair ({why or 'none was made'})")
-    judge = _starting_student(context)
-    examples, left_out = training_pairs(judge.spans, pairs)
+    scorer = _starting_student(context)
+    examples, left_out = training_pairs(scorer.spans, pairs)
     seen_questions = {asked(p.pairs[0]) for p in pairs}
     set_aside = unseen_pairs(pairs_to_train_on(store, run, recipe, held_out=True)[0], seen_questions)
-    held, _ = training_pairs(judge.spans, set_aside)
+    held, _ = training_pairs(scorer.spans, set_aside)
     if recipe.training.method == "dpo":
-        examples, without_reference = with_reference(context, judge, examples)
+        examples, without_reference = with_reference(context, scorer, examples)
         left_out += without_reference
-        held, _ = with_reference(context, judge, held)
+        held, _ = with_reference(context, scorer, held)
     return _Material(
-        examples, _held_out(context, judge.spans, seen_questions), left_out, len(pairs), "pairs",
+        examples, _held_out(context, scorer.spans, seen_questions), left_out, len(pairs), "pairs",
         "no pair has answers to train on", [(p.sample_id, text) for p in pairs for text in p.pairs], held,
     )  # fmt: skip
 
@@ -237,7 +237,7 @@ _WORTH = 0.1
 
 
 def _look_for_evaluation_prompts(
-    context: Context, texts: list[tuple[int, Pair]], judge: VariantScorer, passes: float
+    context: Context, texts: list[tuple[int, Pair]], scorer: VariantScorer, passes: float
 ) -> None:
     """Say how many of the texts that are trained on hold a prompt that this workspace has evaluated with: by their
     words, and by meaning where that costs little. Raises Stopped.
@@ -245,7 +245,7 @@ def _look_for_evaluation_prompts(
     Args:
         context: of the run.
         texts: by sample id, what is trained on.
-        judge: the student that is trained, which embeds.
+        scorer: the student that is trained, which embeds.
         passes: how often each text is trained on.
     """
     prompts = known_prompts(context.store)
@@ -257,7 +257,7 @@ def _look_for_evaluation_prompts(
     share = read / max(1.0, 3 * passes * sum(len(text) for _, pair in texts for text in pair.texts))
     meaning = None
     if share <= _WORTH:
-        meaning = QuestionSearch(judge, prompts.texts, questions, should_stop=context.watch.should_stop)
+        meaning = QuestionSearch(scorer, prompts.texts, questions, should_stop=context.watch.should_stop)
     else:
         context.watch.event(
             "info",

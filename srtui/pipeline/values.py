@@ -138,7 +138,7 @@ class MeasureValues:
     def _weights(self) -> MeasureWeights:
         """The recipe's weights. Raises UserError where they were fitted with another student or template."""
         weights = self._recipe.selection.weights
-        setting = self._store.scores.setting_by_id(self._context.judge().setting_id)
+        setting = self._store.scores.setting_by_id(self._context.variant_scorer().setting_id)
         assert weights is not None and setting is not None  # noqa: S101 - the recipe was checked, the student is open
         setting_now = (
             setting.student_id,
@@ -163,7 +163,7 @@ class MeasureValues:
         self, measure: Measure, target: Target, variant_ids: list[int], report_share: Callable[[float], None]
     ) -> list[Value]:
         """The measure's formula over the losses of each variant, which are scored where they are not stored."""
-        judge = self._context.judge()
+        scorer = self._context.variant_scorer()
         directions = measure.directions(target)
         losses: dict[int, tuple[SpanLoss, ...]] = dict.fromkeys(variant_ids, ())
         for n, direction in enumerate(directions):
@@ -172,8 +172,8 @@ class MeasureValues:
             def report_all(share: float, before: int = n) -> None:
                 report_share((before + share) / len(directions))
 
-            self._score(judge, variant_ids, metric, report_all)
-            for v, pair in self._store.scores.losses_of(variant_ids, judge.setting_id, metric).items():
+            self._score(scorer, variant_ids, metric, report_all)
+            for v, pair in self._store.scores.losses_of(variant_ids, scorer.setting_id, metric).items():
                 losses[v] += pair
         return [
             measure.value(*losses[v]) if len(losses[v]) == 2 * len(directions) else (None, NOTHING_TO_SCORE)
@@ -206,7 +206,9 @@ class MeasureValues:
 
     def _pair_losses(self, pairs: list[Pair], report_share: Callable[[float], None]) -> list[PairLosses]:
         """L(y|x) and L(y) of these texts, token by token. Raises Stopped when asked to stop."""
-        scoring = self._context.judge().pair_losses(pairs, "ifd", self._watch.should_stop, by_token=True)
+        scoring = self._context.variant_scorer().pair_losses(
+            pairs, "ifd", self._watch.should_stop, by_token=True
+        )
         while True:
             try:
                 tokens, share = next(scoring)
@@ -251,7 +253,7 @@ class MeasureValues:
 
     def _score(
         self,
-        judge: VariantScorer,
+        scorer: VariantScorer,
         variant_ids: Iterable[int],
         metric: Metric,
         report_share: Callable[[float], None],
@@ -261,11 +263,11 @@ class MeasureValues:
         ``report_share`` gets how much of this call is done, from 0 to 1. Raises Stopped when asked to stop.
         """
         to_score = list(variant_ids)
-        for tokens, share in judge.score(to_score, metric, self._watch.should_stop):
+        for tokens, share in scorer.score(to_score, metric, self._watch.should_stop):
             self._tokens += tokens
             report_share(share)
         self._watch.raise_if_stopped()
         return {
             i: selection.ScoredText(i, value, reason)
-            for i, (value, reason) in judge.scores(to_score, metric).items()
+            for i, (value, reason) in scorer.scores(to_score, metric).items()
         }

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from srtui.evaluation.calibration import worth
+from srtui.evaluation.judge_calibration import worth
 from srtui.evaluation.result_words import is_estimate
 from srtui.wording import contamination_words, energy_words, measures_words
 

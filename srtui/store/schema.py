@@ -1,4 +1,4 @@
-"""The tables, as numbered forward-only migrations. docs/architecture.md says what each is for."""
+"""The tables, as numbered forward-only migrations. The glossary of docs/architecture.md has what the rows are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Trainings: what each run's came to, its metrics by step, and the checkpoints it can resume from."""
+"""Trainings: what each run's came to, its metrics by step, and the checkpoints that were written (what it resumes from is
+read off their folders: ``training/checkpoints.py``)."""
 
 from __future__ import annotations
 

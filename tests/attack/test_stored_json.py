@@ -14,9 +14,9 @@ import pytest
 
 from srtui import process_id
 from srtui.errors import UserError
-from srtui.evaluation.agreement import calibrated
-from srtui.evaluation.calibration import calibration_result
+from srtui.evaluation.judge_calibration import calibration_result
 from srtui.evaluation.known_pairs import KnownPair
+from srtui.evaluation.measure_calibration import calibrated
 from srtui.evaluation.people import human_result
 from srtui.evaluation.results import pairwise_result, turns_result, winrate_result
 from srtui.pipeline.prepare import import_file

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from srtui import recipe as recipes
-from srtui.evaluation import choice, sources
+from srtui.evaluation import multiple_choice, sources
 from srtui.evaluation.contestants import find_contestant
 from srtui.evaluation.evaluation_place import EvaluationPlace
 from srtui.evaluation.evaluator import Evaluator
@@ -146,7 +146,7 @@ def test_multiple_choice_in_workers(
     assert done["result"]["judged"] == 3
     contestant = replace(find_contestant(workspace, store, "tuned"), run_id=None)
     with Store(tmp_path / "other.sqlite") as other:
-        here = choice.evaluate(other, contestant, task, 3, None, Hears(), lambda: False)
+        here = multiple_choice.evaluate(other, contestant, task, 3, None, Hears(), lambda: False)
         expected = [j.probabilities for j in other.evaluations.judgements(here.id)]
     there = [j.probabilities for j in store.evaluations.judgements(done["id"])]
     for mine, its in zip(there, expected, strict=True):

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from srtui.cli import app
 from srtui.errors import UserError
-from srtui.evaluation import choice, evaluator, length_control, sources
+from srtui.evaluation import evaluator, length_control, multiple_choice, sources
 from srtui.evaluation.contestants import find_contestant
 from srtui.evaluation.fingerprint import prepare, settings_of
 from srtui.evaluation.judge_model import SCORES, JudgeModel, JudgeQuestion, JudgeScores, load_judge_prompt
@@ -139,7 +139,7 @@ def test_a_question_that_no_choice_could_be_scored_on_is_wrong(tmp_path: Path) -
     }  # fmt: skip
     with Store(tmp_path / "s.db") as store:
         evaluation, _ = store.evaluations.prepare(NewEvaluation("choice", "f", "m", {}, "t", "s", {}))
-        result = choice._keep(store, evaluation.id, {"samples": {"t": [sample]}, "n-shot": {}})
+        result = multiple_choice._keep(store, evaluation.id, {"samples": {"t": [sample]}, "n-shot": {}})
         assert result["accuracy"]["value"] == 0.0 and result["failed"] == {"questions": 1}
         assert result["tasks"]["t"]["accuracy_norm"]["value"] == 0.0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from srtui.evaluation.calibration import calibration_result, worth
+from srtui.evaluation.judge_calibration import calibration_result, worth
 from srtui.evaluation.results import TOO_LONG, pairwise_result, turns_result, winrate_result
 from srtui.store.evaluations import Item, Judgement
 

@@ -9,7 +9,7 @@ import pytest
 
 from srtui.errors import UserError
 from srtui.evaluation import sources
-from srtui.evaluation.calibration import known_verdict
+from srtui.evaluation.judge_calibration import known_verdict
 from tests.conftest import ROOT
 
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from srtui import report
-from srtui.evaluation.calibration import calibration_result
+from srtui.evaluation.judge_calibration import calibration_result
 from srtui.evaluation.results import pairwise_result
 from srtui.report.examples import pick
 from srtui.report.render import mark_down

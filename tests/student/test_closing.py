@@ -112,7 +112,7 @@ def test_a_run_forgets_its_student_before_the_teacher_comes(
     reporter: Any = SimpleNamespace(event=lambda *_: None, progress=lambda *_: None)
     watch = Watch(store, run.id, reporter, lambda: False)
     context = contexts.Context(model_workspace, store, run, watch)
-    tensors = _tensors(context.judge().student.model)
+    tensors = _tensors(context.variant_scorer().student.model)
     assert _alive(tensors) == len(tensors)
     alive: list[int] = []
 

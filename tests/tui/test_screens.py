@@ -46,10 +46,11 @@ async def test_every_number_opens_its_screen(demo: Workspace) -> None:
         }  # fmt: skip
         assert list(signs) == [tab.mode for tab in TABS] == list(app.MODES)
         for number, (mode, sign) in enumerate(signs.items(), 1):
-            await press(pilot, str(number))
+            key = str(number % 10)
+            await press(pilot, key)
             assert sign in text(app)
             assert mode == app.screen.MODE
-            assert f"{number} {TABS[number - 1].label}" == numbered(mode) in text(app).splitlines()[0]
+            assert f"{key} {TABS[number - 1].label}" == numbered(mode) in text(app).splitlines()[0]
             await press(pilot, "question_mark")
             assert "Help" in text(app)
             await press(pilot, "escape")

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 _QUESTIONS = ("*.jsonl", "*.json")
 _MODEL_FORMS = ("gguf", "merged", "adapter", "gguf-adapter")
-_DATA_FORMS = ("alpaca", "sharegpt", "messages", "parquet", "preference")
-_PAIR_LAYOUTS = ("trl", "axolotl", "llama-factory", "text")
+_PROPOSED_FORMAT = "alpaca"  # what `srtui export` writes where no format is named
 _ARMS = "original,random"
 """The arms that a form proposes: the control, and chance."""
 
@@ -169,13 +168,20 @@ def ablation_form(app: Dashboard, run: RunRow) -> CommandForm:
 
 def data_form(app: Dashboard, run: RunRow) -> CommandForm:
     """The form of an export of what a run selected."""
+    from srtui.datasets import (  # here: the dashboard is there before they are loaded
+        PREFERENCE_LAYOUTS,
+        WRITABLE,
+    )
+
+    formats = (_PROPOSED_FORMAT, *(name for name in WRITABLE if name != _PROPOSED_FORMAT), "preference")
+    layouts = tuple(PREFERENCE_LAYOUTS)
 
     def build(values: Values) -> list[str]:
         form = values["format"]
         ending = ".parquet" if form == "parquet" else ".jsonl" if form == "preference" else ".json"
         out = values["file"] or f"{run.name}{ending}"
         words = ["export", run.name, "--format", form, "--out", out]
-        if form == "preference" and values["layout"] != _PAIR_LAYOUTS[0]:
+        if form == "preference" and values["layout"] != layouts[0]:
             words += ["--layout", values["layout"]]
         percent = values["percent"]
         if percent:
@@ -191,10 +197,10 @@ def data_form(app: Dashboard, run: RunRow) -> CommandForm:
         f"Export the data of {run.name}",
         f"{run.kept:,} pairs, as the run left them with what you have overruled since.",
         [
-            FormField("format", "format", options=_DATA_FORMS),
+            FormField("format", "format", options=formats),
             FormField("file", "file", "", f"{run.name}.json, in the workspace"),
             FormField("percent", "best by IFD, %", "", "all of them"),
-            FormField("layout", "layout of pairs", options=_PAIR_LAYOUTS),
+            FormField("layout", "layout of pairs", options=layouts),
         ],
         build,
     )

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srtui.evaluation.agreement import area, calibrated, partial_correlation
 from srtui.evaluation.known_pairs import KnownPair
+from srtui.evaluation.measure_calibration import area, calibrated, partial_correlation
 
 
 def pair(first: int, second: int, preferred: Any) -> KnownPair:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from srtui.errors import UserError
-from srtui.evaluation import choice
+from srtui.evaluation import multiple_choice
 from srtui.evaluation.contestants import find_contestant
 from srtui.evaluation.evaluation_place import OwnProcess
 from srtui.store import Store
@@ -31,9 +31,9 @@ class Silent:
 
 
 def test_without_lm_eval_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(multiple_choice.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'srtui\[lm-eval\]'"):
-        choice.check(TASKS)
+        multiple_choice.check(TASKS)
 
 
 @pytest.mark.model
@@ -46,7 +46,7 @@ def test_our_own_task_on_the_student_with_its_adapter(
     workspace, store, run = tuned
     contestant = find_contestant(workspace, store, "tuned")
     monkeypatch.chdir(workspace.root)  # relative paths, of the task too
-    done = choice.evaluate(
+    done = multiple_choice.evaluate(
         store, contestant, Path("recipes/choice/everyday.yaml"), 4, None, Silent(), lambda: False
     )
     assert done.state == "done" and done.run_a_id == run.id and done.result is not None
@@ -76,7 +76,9 @@ def test_our_own_task_on_the_student_with_its_adapter(
     losses = sql_value(store, "SELECT count(*) FROM span_loss")
     assert losses == 16
     assert (
-        choice.evaluate(store, contestant, TASKS / "everyday.yaml", 4, None, Silent(), lambda: False).id
+        multiple_choice.evaluate(
+            store, contestant, TASKS / "everyday.yaml", 4, None, Silent(), lambda: False
+        ).id
         == done.id
     )
 
@@ -98,10 +100,10 @@ def test_a_command_that_is_stopped_is_one_sentence_and_code_130(
 
 
 def test_what_is_no_task(tmp_path: Path) -> None:
-    if choice.importlib.util.find_spec("lm_eval") is None:
+    if multiple_choice.importlib.util.find_spec("lm_eval") is None:
         pytest.skip("lm-eval is not installed")
     with pytest.raises(UserError, match="no lm-eval task file"):
-        choice.check(tmp_path)
+        multiple_choice.check(tmp_path)
 
 
 def test_a_task_that_would_run_python_is_refused(tmp_path: Path) -> None:
@@ -110,9 +112,9 @@ def test_a_task_that_would_run_python_is_refused(tmp_path: Path) -> None:
     (tmp_path / "code.py").write_text(f"open({str(ran)!r}, 'w')\n\ndef change(rows):\n    return rows\n")
     (tmp_path / "task.yaml").write_text("task: sly\nprocess_docs: !function code.change\n")
     with pytest.raises(UserError, match=r"task\.yaml runs Python that lies beside it .* --run-python"):
-        choice.check(tmp_path)
+        multiple_choice.check(tmp_path)
     assert not ran.exists()
-    choice.check(tmp_path, run_python=True)
+    multiple_choice.check(tmp_path, run_python=True)
 
 
 @pytest.mark.model
@@ -132,6 +134,6 @@ def test_a_tuned_student_has_one_identity(pair_folder: Path, drawn_adapter: Path
     contestant = Contestant("t", "student", folder, "s", drawn_adapter, "a", "nf4")
     with Store(tmp_path / "s.db") as store:
         store.scores.add_losses({span.key(tuned.losses_id, "default"): SpanLoss(1.25, span.target)})
-        model = choice._model(store, 1, contestant, Silent(), lambda: False, OwnProcess())
+        model = multiple_choice._model(store, 1, contestant, Silent(), lambda: False, OwnProcess())
         asked = [instance("loglikelihood", {}, ("One plus one is", " two"), 0)]
         assert model.loglikelihood(asked) == [(-1.25, False)]
