@@ -126,7 +126,7 @@ def test_the_commands_embed_look_and_drop(pair_workspace: Workspace, tmp_path: P
         assert setting is not None
         assert store.embeddings.count_of_dataset(1, setting) == 25
     again = json.loads(srtui(pair_workspace, "data", "embed", "twice", "--student", "tiny", "--json").stdout)
-    assert again == {"dataset": "twice", "samples": 25, "embedded": 25}
+    assert again == {"srtui_json": 1, "type": "embeddings", "dataset": "twice", "samples": 25, "embedded": 25}
     near = json.loads(srtui(pair_workspace, "data", "neighbours", "1", "--json").stdout)["neighbours"]
     assert near[0]["sample_id"] == 25
     prompts = tmp_path / "prompts.jsonl"

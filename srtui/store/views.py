@@ -316,5 +316,6 @@ NEEDED = (
     "0016_whose_scores",
     "0017_scale",
     "0018_text_embeddings",
+    "0019_by_hand",
 )
 """The migrations that these queries were written for."""

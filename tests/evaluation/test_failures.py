@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +36,16 @@ class Scripted(JudgeModel):
     """Scores an answer by the number in it; what is longer than 40 characters is too long for it."""
 
     def scores(
-        self, asked: Sequence[JudgeQuestion]
+        self, questions: Sequence[JudgeQuestion], should_stop: Callable[[], bool] = lambda: False
     ) -> Iterator[tuple[JudgeQuestion, JudgeScores | str, float, int]]:
-        for one in asked:
-            long = [n for n, text in enumerate(one.shown, 1) if len(text) > 40]
+        for question in questions:
+            long = [n for n, text in enumerate(question.shown, 1) if len(text) > 40]
             if long:
-                yield one, f"answer_{long[0]}_too_long" if len(long) == 1 else "judge_context", 0.0, 1
+                yield question, f"answer_{long[0]}_too_long" if len(long) == 1 else "judge_context", 0.0, 1
                 continue
-            points = [int(text.split()[-1]) for text in one.shown]
+            points = [int(text.split()[-1]) for text in question.shown]
             rows = tuple(tuple(float(k == p) for k in SCORES) for p in points)
-            yield one, JudgeScores(rows, (1.0,) * len(rows), float(points[0] > points[-1])), 0.0, 1
+            yield question, JudgeScores(rows, (1.0,) * len(rows), float(points[0] > points[-1])), 0.0, 1
 
 
 def judge() -> Scripted:

@@ -72,13 +72,13 @@ def test_after_a_cut_the_state_is_that_of_what_is_kept(model: Path) -> None:
     asked = Request("cut", guided(TOPICS[0]).messages, segments, 1, GREEDY)
     teacher = open_tiny(model, 2)
     tokens: list[int] = []
-    finish = teacher._finish
+    finish = teacher._runner._finish
 
     def noted(sequence: AnswerSequence) -> Generation:
         tokens[:] = sequence.tokens
         return finish(sequence)
 
-    teacher._finish = noted  # type: ignore[method-assign]
+    teacher._runner._finish = noted  # type: ignore[method-assign]
     teacher.submit([asked])
     (cut,) = teacher.run()
     assert cut.written[0].text == first[: first.index(first[8:14])]

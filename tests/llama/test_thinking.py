@@ -88,12 +88,12 @@ def test_a_model_that_begins_to_think_behind_a_lead(teacher: LlamaTeacher) -> No
         'root ::= "<think>hm</think> So" [a-z ]+',
     ):
         tokens: list[int] = []
-        finish = teacher._finish
-        teacher._finish = lambda sequence: (tokens.extend(sequence.tokens), finish(sequence))[1]  # type: ignore[method-assign]  # noqa: B023
+        finish = teacher._runner._finish
+        teacher._runner._finish = lambda sequence: (tokens.extend(sequence.tokens), finish(sequence))[1]  # type: ignore[method-assign]  # noqa: B023
         (g,) = run(
             teacher, ask(Segment("A:\n", 8), Segment("\nB:\n", 10, grammar=grammar), Segment("\nC:\n", 8))
         )
-        teacher._finish = finish  # type: ignore[method-assign]
+        teacher._runner._finish = finish  # type: ignore[method-assign]
         assert g.thinking and "think>" not in g.text
         assert g.text == "".join(
             s + w.text for s, w in zip(("A:\n", "\nB:\n", "\nC:\n"), g.written, strict=True)

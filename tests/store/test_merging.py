@@ -311,7 +311,8 @@ def test_by_the_command(shards: list[Workspace], tmp_path: Path, pair_folder: Pa
     assert "25 samples, 25 new here, 25 settled" in done.output and "25 samples, 20 new here" in done.output
     assert "Run all: 60 samples, 60 of them settled. Continue with: srtui resume all" in done.output
     again = run(str(shards[1].store_path), "--as", "all", "--json")
-    assert json.loads(again.output) == {"run": "all", "shards": 1, "samples": 60, "settled": 60}
+    merged_into = {"run": "all", "shards": 1, "samples": 60, "settled": 60}
+    assert json.loads(again.output) == {"srtui_json": 1, "type": "merge", **merged_into}
     for words, sentence in (
         ((str(workspace.root),), "is the store that shards are merged into"),
         ((str(tmp_path / "none.sqlite"),), "there is no store yet"),

@@ -55,6 +55,8 @@ READS_ALL = {
     r"SELECT (count\(\*\)|id) FROM sample": "the samples of a dataset",
     # Names of datasets with how many samples they have.
     r"SELECT d\.name, \(SELECT count": "the sizes of the datasets",
+    # Rows of what was left out alone, and on the Data screen alone, which counts them by their reasons.
+    r"^SELECT l\.why, count": "what new runs leave out of a dataset",
 }
 """Queries that may read a whole table, each with why; as regular expressions."""
 

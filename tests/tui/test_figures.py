@@ -205,7 +205,7 @@ def test_the_keys_of_a_summary_as_json_are_a_contract(told: Workspace) -> None:
     """Scripts read them: none goes, and none changes its name."""
     summary = json.loads(srtui(told, "status", "quickstart", "--json"))
     assert " ".join(summary) == (
-        "run status stage error samples held_out teacher student quantization reflections accepted ifd rifd "
+        "srtui_json type run status stage error samples held_out teacher student quantization reflections accepted ifd rifd "
         "kept_scores length endings kept kept_held_out overruled dropped truncated training stages "
         "peak_memory_mb seconds rounds gated contamination measures workers"
     )
