@@ -123,7 +123,7 @@ def test_texts_by_hand_are_scored_when_a_run_goes_on(
         asked.append((list(ids), metric))
 
     monkeypatch.setattr(Choosing, "_score", score)
-    monkeypatch.setattr(Context, "judge", lambda self: None)  # the real one is in test_pipeline
+    monkeypatch.setattr(Context, "variant_scorer", lambda self: None)  # the real one is in test_pipeline
     with Store(demo.store_path) as store:
         run = store.runs.named("quickstart")
         assert store.scores.unscored_by_hand(run.id) == []
