@@ -7,30 +7,33 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from srtui.workspace import Workspace
+
+if TYPE_CHECKING:
+    from srtui.store import Store
 
 
 def run_names(incomplete: str) -> list[str]:
     """The runs that a name typed so far may become."""
-    try:
-        from srtui.store import Store
-
-        with Store(Workspace.find().store_path, read_only=True) as store:
-            return [run.name for run in store.runs.all() if run.name.startswith(incomplete)]
-    except Exception:
-        return []
+    return _stored_names(incomplete, lambda store: (run.name for run in store.runs.all()))
 
 
 def dataset_names(incomplete: str) -> list[str]:
     """The datasets that were imported."""
+    return _stored_names(incomplete, lambda store: (d.name for d in store.corpus.datasets()))
+
+
+def _stored_names(incomplete: str, names_in: Callable[[Store], Iterable[str]]) -> list[str]:
+    """The names in this workspace's store that begin so; none where there is no store to read."""
     try:
         from srtui.store import Store
 
         with Store(Workspace.find().store_path, read_only=True) as store:
-            return [d.name for d in store.corpus.datasets() if d.name.startswith(incomplete)]
+            return [name for name in names_in(store) if name.startswith(incomplete)]
     except Exception:
         return []
 
