@@ -308,7 +308,36 @@ _ALSO = {
     "Korean": "hangul 한국어",
 }
 """What else a language, or the languages of a script, are asked for by."""
-_NOT_TOLD = ["danish", "norwegian", "icelandic", "catalan", "galician", "romanian", "czech", "slovak", "slovene", "slovenian", "croatian", "bosnian", "hungarian", "finnish", "estonian", "latvian", "lithuanian", "albanian", "vietnamese", "tagalog", "filipino", "swahili", "malay", "afrikaans", "latin", "welsh", "irish", "esperanto"]
+_NOT_TOLD = [
+    "danish",
+    "norwegian",
+    "icelandic",
+    "catalan",
+    "galician",
+    "romanian",
+    "czech",
+    "slovak",
+    "slovene",
+    "slovenian",
+    "croatian",
+    "bosnian",
+    "hungarian",
+    "finnish",
+    "estonian",
+    "latvian",
+    "lithuanian",
+    "albanian",
+    "vietnamese",
+    "tagalog",
+    "filipino",
+    "swahili",
+    "malay",
+    "afrikaans",
+    "latin",
+    "welsh",
+    "irish",
+    "esperanto",
+]
 """Languages that are taken for one of those above, by the words that they share with it."""
 
 

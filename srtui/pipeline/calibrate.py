@@ -41,7 +41,7 @@ STAGE = "calibrate"
 _BLOCK = (
     32  # pairs scored together: what a kill may lose of shared beginnings, and how often progress is shown
 )
-_FORM = 1  # of the stored result: counts up when a figure of it gets another meaning
+_FORM = 2  # of the stored result: counts up when a figure of it gets another meaning
 PAIRWISE = "teacher-preference"
 """What a rater prefers of two answers that it is shown in both orders: what the gate of a rater asks."""
 _SHOWN = {PAIRWISE: "the rater's preference"}
@@ -113,7 +113,8 @@ class CalibrationRun:
         # A run can compute a measure for one text alone; a preference needs two.
         parts = {name: _in_pairs(column) for name, column in columns.items() if name in MEASURES}
         parts[LENGTH] = _in_pairs(logs)
-        return fit_combination([p.preferred for p in self.known.pairs], parts)
+        pairs = self.known.pairs
+        return fit_combination([p.preferred for p in pairs], parts, questions=[p.question for p in pairs])
 
     def weights(self, finished: Calibration) -> MeasureWeights:
         """What a recipe's ``selection.weights`` takes, of a calibration. Raises UserError where there are none."""
