@@ -60,8 +60,8 @@ def fit_combination(
     x = np.array([[_difference(columns[name][n]) for name in names] for n in rows])
     y = np.array([float(preferred[n] == 1) for n in rows])
     of_question: dict[Hashable, list[int]] = {}
-    for i, n in enumerate(rows):
-        of_question.setdefault(i if questions is None else questions[n], []).append(i)
+    for row, n in enumerate(rows):
+        of_question.setdefault(row if questions is None else questions[n], []).append(row)
     if len(of_question) < FOLDS:
         return f"the pairs are of {len(of_question)} questions, and it takes {FOLDS} to hold some out"
     fold = np.empty(len(rows), dtype=np.int64)

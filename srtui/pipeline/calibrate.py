@@ -69,7 +69,7 @@ class CalibrationRun:
         return key(
             "calibration", form=_FORM, setting=self.scorer.setting_id, pairs=self.known.digest,
             student=self.scorer.student.id, rater=self.rater.identity if self.rater else None,
-            encoder=self.encoder.name if self.encoder else None,
+            encoder=self.encoder.identity if self.encoder else None,
         )  # fmt: skip
 
     def work(self) -> Calibration:
@@ -102,6 +102,12 @@ class CalibrationRun:
             "student": self.scorer.student.name,
             "weights": None if isinstance(combination, str) else combination.weights,
             "no_weights": combination if isinstance(combination, str) else None,
+            "rater": {"name": self.rater.name, "file": self.rater.file, **self.rater.identity}
+            if self.rater
+            else None,
+            "encoder": {"name": self.encoder.name, "identity": self.encoder.identity}
+            if self.encoder
+            else None,
         }
         return self.store.calibrations.add(
             self.digest, self.scorer.setting_id, self.known.source, len(self.known.pairs), result
@@ -138,6 +144,9 @@ class CalibrationRun:
             length_accuracy=tuple(length),
             weights=combination,
             rater=self.rater.identity if self.rater is not None and "teacher-score" in combination else None,
+            encoder=self.encoder.identity
+            if self.encoder is not None and "coherence" in combination
+            else None,
         )
 
     def _columns(self) -> tuple[dict[str, Column], dict[str, str]]:

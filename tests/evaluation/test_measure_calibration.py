@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from srtui.evaluation.known_pairs import KnownPair
 from srtui.evaluation.measure_calibration import area, calibrated, partial_correlation, sign_flips
 
-
 _questions = itertools.count()
 
 
