@@ -449,7 +449,9 @@ def test_progress_never_passes_its_end_where_prompts_are_too_long(
     assert all(done <= total for _, done, total in reported)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process does not begin with its parent's peak")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere a process does not begin with its parent's peak"
+)
 def test_a_process_started_by_a_large_one_does_not_count_its_memory() -> None:
     """A dashboard with a large store starts engines; their forecasts learn from their own peaks."""
     asked = "from srtui.pipeline.watch import peak_memory_mb; print(peak_memory_mb())"
