@@ -219,7 +219,7 @@ def test_out_of_memory_halves_the_pass_and_then_says_so(pair_folder: Path, on_gp
     spans = [Span(tuple((n * 31 + i) % 900 + 5 for i in range(1000)), 500) for n in range(160)]
     losses = dict(scorer.score(spans))
     assert len(losses) == 160
-    assert scorer._budget < 200_000, "memory never ran out"
+    assert scorer.batches.tokens < 200_000, "memory never ran out"
     assert sum(loss.reason is None for loss in losses.values()) > 0
     student.close()
     with pytest.raises(UserError, match=r"does not fit the GPU's memory|leaves no memory"):
