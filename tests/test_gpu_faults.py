@@ -194,6 +194,38 @@ def test_memory_that_the_libraries_beneath_ask_for(
     assert {n: loss.nll for n, loss in scorer.score(spans)} == pytest.approx(whole, rel=1e-5)
 
 
+@pytest.mark.model
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+@pytest.mark.parametrize(
+    ("raised", "kind", "words"),
+    [
+        (torch.OutOfMemoryError(FULL), UserError, "^tiny does not fit the GPU's memory in .*: CUDA out of memory"),
+        (torch.AcceleratorError(GONE), RuntimeError, "^CUDA error: unspecified launch failure$"),
+        (ValueError("no such block size"), UserError, r"cannot be loaded as a student \(no such block size\)"),
+    ],
+)  # fmt: skip
+def test_what_fails_while_weights_are_quantized(
+    quantization: Any,
+    raised: Exception,
+    kind: type[Exception],
+    words: str,
+    pair_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """transformers catches it there and raises an error that points to a log."""
+    import bitsandbytes as bnb
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise raised
+
+    for parameter in (bnb.nn.Params4bit, bnb.nn.Int8Params):
+        monkeypatch.setattr(parameter, "to", fails)
+    with pytest.raises(kind, match=words) as caught:
+        Student.load(pair_folder / "tiny", quantization, "cpu")
+    if kind is RuntimeError:
+        assert gpu_fault(caught.value) == "gone"
+
+
 # -- llama.cpp ------------------------------------------------------------------------------------------
 
 
