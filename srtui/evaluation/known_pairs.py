@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from srtui.errors import UserError
 from srtui.evaluation.people import ANSWERS, majority
-from srtui.evaluation.sources import parts, rows_of_file, text_field
+from srtui.evaluation.sources import parts, rows_of_file, text_field, two_scores
 from srtui.evaluation.statistics import Verdict, verdict
 from srtui.hashing import digest
 from srtui.store.evaluations import EvaluationReads, Item
@@ -48,6 +48,9 @@ class Preferences:
         )
 
 
+REPEATED = "with a pair that stood there before, whose majority counts,"
+"""Why a row is no pair of its own."""
+
 _SAID: Mapping[Any, Preferred] = {
     "1": 1, "2": 2, "tie": 0, "ties": 0, "0": 0,
     "answer_1": 1, "answer_2": 2, "a": 1, "b": 2,
@@ -59,8 +62,8 @@ def read_preferences(paths: Iterable[Path], limit: int | None = None) -> Prefere
 
     ``preference`` is 1, 2 or ties; a number between 1 and 2, as AlpacaEval weighs them, is the nearer one, and 1.5
     or 0 a tie. Rows with ``scores`` and ``scores_reversed`` in its place have the verdict of both orders. A file
-    that ``srtui eval show ID --json`` wrote of people's judgements is one, too. Raises UserError with file, row and
-    field.
+    that ``srtui eval show ID --json`` wrote of people's judgements is one, too. Rows with the same pair, in either
+    order, are one pair, by majority. Raises UserError with file, row and field.
     """
     named, pairs, skipped = list(paths), list[KnownPair](), Counter[str]()
     for path in named:
@@ -76,7 +79,7 @@ def read_preferences(paths: Iterable[Path], limit: int | None = None) -> Prefere
                 skipped[pair] += 1
             else:
                 pairs.append(pair)
-    return _all(", ".join(str(p) for p in named), pairs[:limit], skipped)
+    return _all(", ".join(str(p) for p in named), _each_once(pairs, skipped)[:limit], skipped)
 
 
 def preferences_of_people(
@@ -112,6 +115,24 @@ def _all(source: str, pairs: Sequence[KnownPair], skipped: Counter[str]) -> Pref
     return Preferences(source, tuple(pairs), dict(skipped))
 
 
+def _each_once(pairs: Sequence[KnownPair], skipped: Counter[str]) -> list[KnownPair]:
+    """Each pair once, as it stands first, with what most of its rows prefer: a pair that counts ten times would make
+    every interval too narrow, and stand on both sides of a cross-validation."""
+    votes: dict[tuple[str, str, frozenset[str]], list[KnownPair]] = {}
+    for pair in pairs:
+        votes.setdefault((pair.instruction, pair.input, frozenset(pair.answers)), []).append(pair)
+    if repeated := len(pairs) - len(votes):
+        skipped[REPEATED] += repeated
+    return [_by_majority(group) for group in votes.values()]
+
+
+def _by_majority(group: Sequence[KnownPair]) -> KnownPair:
+    first = group[0]
+    better = Counter(p.answers[p.preferred - 1] for p in group if p.preferred)
+    lead = better[first.answers[0]] - better[first.answers[1]]
+    return replace(first, preferred=1 if lead > 0 else 2 if lead < 0 else 0)
+
+
 def _pair(where: str, row: Mapping[str, Any]) -> KnownPair | str:
     instruction = text_field(where, row, ("instruction", "prompt", "question"))
     input = row.get("input") or ""
@@ -145,16 +166,7 @@ def _preferred(where: str, row: Mapping[str, Any]) -> Preferred | str:
 
 
 def _by_scores(where: str, row: Mapping[str, Any]) -> Preferred | str:
-    score_pairs = [row.get(name) for name in ("scores", "scores_reversed")]
-    for scores in score_pairs:
-        if (
-            not isinstance(scores, list)
-            or len(scores) != 2
-            or not all(isinstance(s, int | float) and not isinstance(s, bool) for s in scores)
-        ):
-            raise UserError(f'{where}: "scores" and "scores_reversed" must be two numbers each.')
-    first, second = score_pairs
-    assert first is not None and second is not None  # noqa: S101 - checked above
+    first, second = (two_scores(where, row, name) for name in ("scores", "scores_reversed"))
     if any(s <= 0 for s in (*first, *second)):
         return "without a score"
     preferred_by_verdict: dict[Verdict, Preferred] = {"win": 1, "lose": 2, "tie": 0}
@@ -170,13 +182,17 @@ def _of_shown(path: Path, shown: Mapping[str, Any]) -> tuple[list[KnownPair], Co
     for n, judged in enumerate(shown["judgements"], 1):
         try:
             item, judgement = judged["item"], judged["judgement"]
-            number = int(item["item"])
+            number, (question, *_), reference = int(item["item"]), item["turns"], item.get("reference")
+            shown_item = Item(number, "", (question,), reference if isinstance(reference, dict) else None)
+            texts = (question, *parts(shown_item))
+            if not isinstance(item["turns"], list) or not all(isinstance(text, str) for text in texts):
+                raise TypeError
             items[number] = (
-                Item(number, "", tuple(item["turns"]), item.get("reference")),
+                shown_item,
                 [str((judged[side] or {}).get("text", "")) for side in ("answer_a", "answer_b")],
             )
             choices.setdefault(number, []).append((str(judgement["choice"]), str(judgement["ordering"])))
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError):
             raise UserError(
                 f"{path}: judgement {n} is not as srtui eval show --json writes it; write the file anew."
             ) from None
