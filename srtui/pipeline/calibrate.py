@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from srtui.errors import UserError
@@ -41,7 +41,7 @@ STAGE = "calibrate"
 _BLOCK = (
     32  # pairs scored together: what a kill may lose of shared beginnings, and how often progress is shown
 )
-_FORM = 1  # of the stored result: counts up when a figure of it gets another meaning
+_FORM = 2  # of the stored result: counts up when a figure of it gets another meaning, or when it says more
 PAIRWISE = "teacher-preference"
 """What a rater prefers of two answers that it is shown in both orders: what the gate of a rater asks."""
 _SHOWN = {PAIRWISE: "the rater's preference"}
@@ -69,15 +69,21 @@ class CalibrationRun:
         return key(
             "calibration", form=_FORM, setting=self.scorer.setting_id, pairs=self.known.digest,
             student=self.scorer.student.id, rater=self.rater.identity if self.rater else None,
-            encoder=self.encoder.name if self.encoder else None,
+            encoder=self.encoder.identity if self.encoder else None,
         )  # fmt: skip
 
     def work(self) -> Calibration:
         """The stored result, computed where it is not there yet. Raises Stopped when asked to stop; what was
         scored by then is stored."""
         stored = self.store.calibrations.by_digest(self.digest)
-        if stored is not None:
-            return stored
+        if (
+            stored is not None
+        ):  # by a file of another name, perhaps, which had other rows beside the same pairs
+            return replace(
+                stored,
+                source=self.known.source,
+                result={**stored.result, "skipped": dict(self.known.skipped)},
+            )
         columns, names = self._columns()
         texts = texts_of(self.known.pairs)
         lengths = [len(t.response) for t in texts]
@@ -102,6 +108,8 @@ class CalibrationRun:
             "student": self.scorer.student.name,
             "weights": None if isinstance(combination, str) else combination.weights,
             "no_weights": combination if isinstance(combination, str) else None,
+            "rater": self.rater.model if self.rater else None,
+            "encoder": self.encoder.name if self.encoder else None,
         }
         return self.store.calibrations.add(
             self.digest, self.scorer.setting_id, self.known.source, len(self.known.pairs), result

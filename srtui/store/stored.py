@@ -168,6 +168,9 @@ _CALIBRATION = {
         }
     },
     "between": {str: {str: MAYBE}},
+    "weights?": (None, {str: NUMBER}),
+    "rater?": (str, None),
+    "encoder?": (str, None),
 }
 RESULTS: Mapping[str, Any] = {
     "pairwise": _JUDGED,

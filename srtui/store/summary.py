@@ -7,9 +7,10 @@ at the end of its class.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from srtui.measures import AT_LENGTH
+from srtui.measures import AT_LENGTH, MEASURES
 from srtui.store import figures
 from srtui.store.calibrations import Calibration, calibrations_of
 from srtui.store.figures import MeanChange
@@ -19,7 +20,7 @@ from srtui.store.training import StoredTraining
 from srtui.store.whole_datasets import Contamination
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from srtui.store import Store
     from srtui.store.runs import Run
@@ -88,7 +89,8 @@ class Round:
 @dataclass(frozen=True)
 class MeasureStanding:
     """What is known of the measure that a target was chosen by, with this run's student: the verdict of the last
-    calibration that knows it, None where there is none. Triples are a value with its 95 % interval."""
+    calibration that knows it (of a combination, with its very weights; of a rater's score or coherence, by the same
+    model), None where there is none. Triples are a value with its 95 % interval."""
 
     measure: str
     verdict: str | None
@@ -201,14 +203,53 @@ def _measures(store: Store, run: Run) -> dict[str, MeasureStanding]:
         "response": chosen.get("response_by", "rifd"),
     }
     version = AT_LENGTH if chosen.get("length_control") else ""
+    weights = chosen.get("weights")
     return {
-        target: _standing(name + version, calibrations)
+        target: _standing(
+            name + version,
+            [c for c in calibrations if _is_of(c, name, run)],
+            _of_the_file(weights) if name == "combined" and weights else "",
+        )
         for target, name in by.items()
         if name not in _NO_MEASURE
     }
 
 
-def _standing(measure: str, calibrations: Sequence[Calibration]) -> MeasureStanding:
+def _is_of(calibration: Calibration, name: str, run: Run) -> bool:
+    """Whether what a calibration found of a measure holds for a run's: the student is the same, and the measure may
+    rest on more. A combination is its weights, and a rater's score, or an encoder's coherence, is that of one model."""
+    chosen, source = run.recipe.get("selection", {}), MEASURES[name].source if name in MEASURES else "losses"
+    if source == "combination":
+        return bool(calibration.result.get("weights") == (chosen.get("weights") or {}).get("weights"))
+    if source == "rater":
+        return bool(
+            calibration.result.get("rater")
+            == _file_name(chosen.get("rater") or run.recipe["teacher"]["model"])
+        )
+    if source == "encoder":
+        return bool(calibration.result.get("encoder") == _file_name(chosen.get("encoder", "")))
+    return True
+
+
+def _file_name(model: str) -> str:
+    """A model by its name or its path, as a calibration has it."""
+    return PurePath(model).name.removesuffix(".gguf")
+
+
+def _of_the_file(weights: Mapping[str, Any]) -> str:
+    """What a combination's file says of it, where no calibration in this store has its weights: it may have been edited,
+    or written elsewhere."""
+    value, low, high = weights["accuracy"]
+    return (
+        f"No calibration in this store has the weights of the combination that was chosen by; their file says that they "
+        f"agree in {value:.1%} ({low:.1%} to {high:.1%}) of {weights['pairs']:,} pairs of {weights['data']}, and taking "
+        f"the longer answer in {weights['length_accuracy'][0]:.1%}; srtui choose calibrate FILE --fit WEIGHTS makes some "
+        "that are known here."
+    )
+
+
+def _standing(measure: str, calibrations: Sequence[Calibration], otherwise: str = "") -> MeasureStanding:
+    """What the newest of these calibrations found of a measure; ``otherwise`` is the sentence where none knows it."""
     for calibration in calibrations:
         m = calibration.result["measures"].get(measure)
         if m is not None:
@@ -221,7 +262,7 @@ def _standing(measure: str, calibrations: Sequence[Calibration]) -> MeasureStand
                 calibration.id,
                 m["sentence"],
             )
-    return MeasureStanding(measure, None, None, None, 0, None, "")
+    return MeasureStanding(measure, None, None, None, 0, None, otherwise)
 
 
 def _rounds(store: Store, run: Run) -> list[Run]:
