@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -189,9 +190,26 @@ def model_workspace(tmp_path: Path, models_folder: Path) -> Workspace:
 
 
 @pytest.fixture
-def pair_workspace(tmp_path: Path, pair_folder: Path) -> Workspace:
-    """With models that take milliseconds; what small_recipe writes there uses them."""
-    return make_workspace(tmp_path / "ws", pair_folder)
+def pair_workspace(tmp_path: Path, pair_folder: Path) -> Iterator[Workspace]:
+    """With models that take milliseconds; what small_recipe writes there uses them. They are every test's:
+    :func:`own_model` is for one that changes a file."""
+    before = _states(pair_folder)
+    yield make_workspace(tmp_path / "ws", pair_folder)
+    assert _states(pair_folder) == before, "this test changed a model that other tests use"
+
+
+def own_model(workspace: Workspace, name: str) -> Path:
+    """The folder of a model that is linked in ``workspace``, as a copy that a test may change."""
+    folder = workspace.models / name
+    shared = folder.resolve()
+    folder.unlink()
+    shutil.copytree(shared, folder)
+    return folder
+
+
+def _states(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Size and time of change of each file under ``folder``."""
+    return {p: (p.stat().st_size, p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from srtui.student import Span, SpanBuilder
 from srtui.student.spans import Invalid
 from srtui.workspace import Workspace
 from tests.commands import srtui
-from tests.conftest import small_recipe
+from tests.conftest import own_model, small_recipe
 from tests.student.test_tokenizers import STYLES, build
 
 END = "<|im_end|>\n"
@@ -201,7 +201,7 @@ def test_a_history_behind_the_question_has_an_ifd_alone() -> None:
 
 def test_scores_of_the_older_layout_are_not_taken(pair_workspace: Workspace) -> None:
     """A run that was choosing by them is refused; one of another name scores anew, and rows are scored as ever."""
-    folder = pair_workspace.models / "tiny"
+    folder = own_model(pair_workspace, "tiny")
     (folder / "chat_template.jinja").write_text(THOUGHT, encoding="utf-8")
     recipe = small_recipe(pair_workspace, prompt={"template": "chat"}, training={"enabled": False})
     turns = [{"role": t.role, "content": t.text} for t in (RIVER, NILE, SEA, RED)]
