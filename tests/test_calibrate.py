@@ -184,6 +184,20 @@ def test_the_percentile_is_of_all_tokens() -> None:
     assert selective_ifd(differences[1], threshold) == pytest.approx(math.exp(-0.5))
 
 
+def test_weights_with_coherence_need_an_encoder() -> None:
+    """Which is said before a teacher has worked."""
+    weights = {
+        "student": "s", "student_id": "s", "template": "alpaca", "template_version": "1", "protocol": "default",
+        "data": "d", "data_digest": "", "pairs": 60, "accuracy": [0.7, 0.6, 0.8], "length_accuracy": [0.7, 0.6, 0.8],
+        "weights": {"coherence": 1.0}, "rater": None,
+    }  # fmt: skip
+    selection = {"response_by": "combined", "weights": weights}
+    words = {"name": "c", "dataset": "d", "selection": selection}
+    with pytest.raises(ValueError, match="coherence among their parts, so they need"):
+        Recipe.model_validate(words)
+    Recipe.model_validate(words | {"selection": selection | {"encoder": "minilm"}})
+
+
 def calibrated(store: Store, setting: int, number: int, **of: Any) -> int:
     """A stored calibration of every measure, that found each no better than length; ``of`` is what it says it rests on."""
     found = {

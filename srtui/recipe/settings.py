@@ -302,6 +302,16 @@ class Recipe(Section):
                 raise ValueError(
                     f"a choice by {measure.label} needs selection.weights, a file that srtui choose calibrate --fit wrote"
                 )
+            parts = (
+                self.selection.weights.measures
+                if measure.source == "combination" and self.selection.weights
+                else ()
+            )
+            if any(MEASURES[name].source == "encoder" for name in parts) and not self.selection.encoder:
+                raise ValueError(
+                    "selection.weights have coherence among their parts, so they need selection.encoder, the name or folder "
+                    "of the sentence encoder that they were fitted with"
+                )
         if self.scoring.proxy and self.selection.length_control:
             raise ValueError(
                 'scoring.proxy can stand in for plain scores only; set it to "", or selection.length_control to false'
