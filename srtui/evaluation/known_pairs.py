@@ -184,8 +184,8 @@ def _of_shown(path: Path, shown: Mapping[str, Any]) -> tuple[list[KnownPair], Co
             item, judgement = judged["item"], judged["judgement"]
             number, (question, *_), reference = int(item["item"]), item["turns"], item.get("reference")
             shown_item = Item(number, "", (question,), reference if isinstance(reference, dict) else None)
-            texts = (question, *parts(shown_item))
-            if not isinstance(item["turns"], list) or not all(isinstance(text, str) for text in texts):
+            asked = (question, *parts(shown_item))
+            if not isinstance(item["turns"], list) or not all(isinstance(text, str) for text in asked):
                 raise TypeError
             items[number] = (
                 shown_item,
