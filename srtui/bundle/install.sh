@@ -14,14 +14,13 @@ esac
 
 # Before anything of the bundle is run: every file is the one that was packed, and none was added.
 [ -f SHA256SUMS ] || die "SHA256SUMS is missing; copy the bundle again."
-# A damaged line of SHA256SUMS would otherwise only be warned of, and its file taken unseen.
-if ! wrong="$(LC_ALL=C sha256sum --check --strict --quiet SHA256SUMS 2>/dev/null)"; then
-    wrong="${wrong%%$'\n'*}"
+if ! sums="$(sha256sum --check --strict --quiet SHA256SUMS 2>/dev/null)"; then
+    wrong="${sums%%$'\n'*}"
     [ -n "$wrong" ] || die "SHA256SUMS is damaged; copy the bundle again."
     die "${wrong%%: *} is not as it was packed (its sha256 sum differs, or it is missing); copy the bundle again."
 fi
 # (No reader here that stops early: under pipefail whoever writes to it would fail.)
-added="$(comm -13 <(cut -c67- SHA256SUMS | LC_ALL=C sort) <({ find wheels llama.cpp -type f 2>/dev/null || true; } | LC_ALL=C sort))"
+added="$(comm -13 <(cut -c67- SHA256SUMS | LC_ALL=C sort) <({ find wheels llama.cpp ! -type d 2>/dev/null || true; } | LC_ALL=C sort))"
 [ -z "$added" ] || die "${added%%$'\n'*} is not of this bundle; remove it, or copy the bundle again if nobody added it."
 . ./llama_backend.sh
 
