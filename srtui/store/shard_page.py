@@ -259,11 +259,12 @@ class ShardPage:
                     text,
                     r["created_at"],
                     r["by_proxy"],
+                    r["margin"],
                 )
             )
         conn.executemany(
             "INSERT OR IGNORE INTO main.decision(run_id, sample_id, stage, chosen_id, reflected, reason, compared, "
-            "created_at, by_proxy) VALUES (?,?,?,?,?,?,?,?,?)",
+            "created_at, by_proxy, margin) VALUES (?,?,?,?,?,?,?,?,?,?)",
             decided,
         )
         conn.execute(

@@ -317,5 +317,6 @@ NEEDED = (
     "0017_scale",
     "0018_text_embeddings",
     "0019_by_hand",
+    "0020_margins",
 )
 """The migrations that these queries were written for."""
