@@ -119,7 +119,9 @@ def known_judgements(paths: Iterable[Path], limit: int | None = None) -> Questio
             )
             answers[number] = shown
     if not items:
-        raise UserError("There is no known judgement with scores in both orders to compare with.")
+        raise UserError(
+            "There is no known judgement with scores in both orders to compare with; give a file that has some."
+        )
     first = next(iter(paths))
     return Questions(first, "+".join(hashes), tuple(items), answers, skipped)
 
@@ -162,10 +164,10 @@ def _rows(path: Path) -> tuple[str, list[dict[str, Any]]]:
         lines = enumerate(text.split("\n"), 1)
         rows = [parse_json(line, f"{path}: line {n}") for n, line in lines if line.strip()]
     if not rows:
-        raise UserError(f"{path}: there is nothing in it.")
+        raise UserError(f"{path}: there is nothing in it; give a file with rows.")
     for n, row in enumerate(rows):
         if not isinstance(row, dict):
-            raise UserError(f"{path}: row {n + 1} is not an object.")
+            raise UserError(f"{path}: row {n + 1} is not an object; write one with its fields by name.")
     return sha256, rows
 
 
@@ -211,7 +213,7 @@ def text_field(
             if not isinstance(value, str) or not (value.strip() or may_be_empty):
                 raise UserError(f'{where}: "{name}" must be a text that is not empty.')
             return value
-    raise UserError(f'{where} has no "{names[0]}".')
+    raise UserError(f'{where} has no "{names[0]}"; add it.')
 
 
 def _scores(path: Path, n: int, row: dict[str, Any], name: str) -> list[float]:

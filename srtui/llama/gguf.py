@@ -98,7 +98,9 @@ def load_model(
     with open_regular(path) as file:
         magic = file.read(4)
     if magic != b"GGUF":
-        raise UserError(f"{path} is not a GGUF file; a teacher is a GGUF model.")
+        raise UserError(
+            f"{path} is not a GGUF file; a teacher is a GGUF model: name one, or see srtui models list."
+        )
     llama_cpp.llama_log_set(_keep_log, None)
     llama_cpp.llama_backend_init()
     _log_lines.clear()
@@ -163,7 +165,9 @@ def load_adapter(model: Any, path: Path) -> Any:
         raise UserError(f"teacher.adapter: there is no file {path}.")
     adapter = llama_cpp.llama_adapter_lora_init(model, str(path).encode())
     if not adapter:
-        raise UserError(f"{path} is not a LoRA adapter in GGUF for this teacher.")
+        raise UserError(
+            f"{path} is not a LoRA adapter in GGUF for this teacher; set teacher.adapter to one, or leave it out."
+        )
     return adapter
 
 

@@ -126,7 +126,7 @@ class Listing:
     def lay_out(self, filters: SampleFilter) -> int:
         """Lay out the samples that ``filters`` leaves, in its order, for ``window``; returns how many."""
         if filters.order not in _ORDER:
-            raise UserError(f"Samples cannot be sorted by {filters.order!r}.")
+            raise UserError(f"Samples cannot be sorted by {filters.order!r}; choose {', '.join(ORDERS)}.")
         joined: list[str] = []
         conditions: list[str] = []
         values: dict[str, Any] = {

@@ -190,7 +190,7 @@ class ShardPage:
         if differing is not None:
             raise UserError(
                 f"{self._path}: it has another loss than this store of the same tokens by the same student ({differing[1]} and "
-                f"{differing[2]} nats), which is more than rounding: their scores do not compare."
+                f"{differing[2]} nats), which is more than rounding: their scores do not compare: run that shard again in a store of its own."
             )
         conn.execute(
             "UPDATE temp.loss_now SET new = (SELECT own_key(l.key, l.nll, l.tokens) FROM shard.span_loss l "
