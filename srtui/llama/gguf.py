@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from srtui.llama import Message
 from srtui.llama.chat_prompt import TeacherTemplate
 from srtui.llama.devices import LlamaDevice, gpus
 from srtui.llama.last_words import say_last_words
+from srtui.llama.llama_log import forget_log, keep_line, log_lines
 from srtui.models.gguf_header import read_gguf
 from srtui.models.memory import layers_of, plan_teacher, share_out
 from srtui.progress import Report
@@ -27,14 +27,10 @@ from srtui.progress import Report
 _NO_DEVICES = (ctypes.c_void_p * 1)()  # llama.cpp's lists end with a null
 _USUAL_CELLS = 5 * 2048  # four sequences and what they share
 
-_log_lines: deque[str] = deque(maxlen=20)
-
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def _keep_log(level: int, text: bytes, _: Any) -> None:
-    """llama.cpp writes to stderr by default; here its errors are kept, to explain a failed load."""
-    if level >= 3:
-        _log_lines.append(text.decode("utf-8", "replace").strip())
+    keep_line(level, text)
 
 
 def cpu_count() -> int:
@@ -44,16 +40,6 @@ def cpu_count() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # macOS, Windows
         return os.cpu_count() or 1
-
-
-def log_lines() -> list[str]:
-    """llama.cpp's last warnings and errors."""
-    return list(_log_lines)
-
-
-def forget_log() -> None:
-    """What llama.cpp said so far is not about what comes."""
-    _log_lines.clear()
 
 
 def decode_error(code: int) -> UserError:
@@ -103,7 +89,7 @@ def load_model(
         )
     llama_cpp.llama_log_set(_keep_log, None)
     llama_cpp.llama_backend_init()
-    _log_lines.clear()
+    forget_log()
     parameters = llama_cpp.llama_model_default_params()
     devices = gpus()
     say_last_words(gpu=bool(devices))
@@ -117,7 +103,8 @@ def load_model(
             return model, tuple(layers_of(share_out(count, free)))
         if layers:
             report_line("warning", f"{path.name}: {layers} layers did not fit the GPU; fewer are tried.")
-    why = next((line for line in _log_lines if "error" in line.lower()), _log_lines[-1] if _log_lines else "")
+    said = log_lines()
+    why = next((line for line in said if "error" in line.lower()), said[-1] if said else "")
     unknown = "unknown model architecture" in why or "unknown pre-tokenizer" in why
     advice = "update llama-cpp-python" if unknown else "the file is damaged or incomplete; get it again"
     if re.search(r"allocate|out of memory", why, re.IGNORECASE):

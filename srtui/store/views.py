@@ -85,7 +85,7 @@ class LiveView:
 
 
 class Views:
-    """Reads for the screens. Opening migrates a store of an earlier srtui, and refuses a newer one's."""
+    """Reads for the screens. Opening migrates a store of an earlier srtui, and refuses one with tables that are not known here."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
