@@ -30,7 +30,7 @@ CREATE TEMP TABLE IF NOT EXISTS loss_now(old BLOB PRIMARY KEY, new BLOB) WITHOUT
 """
 
 
-class ShardPage:
+class ShardCopier:
     """Takes pages of a shard's run into a run of this store."""
 
     def __init__(
