@@ -161,7 +161,7 @@ class Student:
             cause = _while_converted(error) or error
             if gpu_fault(cause) == "memory":
                 raise UserError(
-                    f"{folder.name} does not fit the GPU's memory in {quantization} ({cause}); choose a smaller student."
+                    f"{folder.name} does not fit the GPU's memory in {quantization}: {cause}; choose a smaller student."
                 ) from error
             if cause is error or gpu_fault(cause):
                 raise cause from error.__cause__
