@@ -149,8 +149,8 @@ class Store:
         unknown = [m.name for m in migrations.applied(self.db) if m.name not in known_names]
         if unknown:
             raise UserError(
-                f"{self.path} was made by a srtui that has more than this one (its {unknown[-1]} is not known here): a later one, or "
-                "one under development; open it with that one, or update this one."
+                f"{self.path}: its {unknown[-1]} is not known here, so a later version made it, or one under development; "
+                "open it with that one, or update this one."
             )
         tables = [name for name in self.db.table_names() if not name.startswith("sqlite_")]
         if tables and "_sqlite_migrations" not in tables:
