@@ -29,6 +29,7 @@ from benchmarks.scripted_run import Rows, write_for_ever  # noqa: E402
 from srtui import selection  # noqa: E402
 from srtui.sample import Pair  # noqa: E402
 from srtui.store import Store  # noqa: E402
+from srtui.store.decisions import margin  # noqa: E402
 from srtui.store.summary import summarise  # noqa: E402
 from srtui.workspace import Workspace, go_offline  # noqa: E402
 from tests.tui.scripted_store import Script, demo_pairs, new_answer, new_instruction  # noqa: E402
@@ -101,6 +102,7 @@ class Maker(Rows):
             choice.reason,
             words,
             0.0,
+            margin(words, choice.variant_id, choice.reflected, True),
         )
         value = next((s.score for s in compared if s.variant_id == choice.variant_id), None)
         return choice.variant_id, choice.reflected, value if value is not None else -1.0
@@ -153,9 +155,10 @@ def copy_block(store: Store, block: int, samples: int, variants: int) -> None:
         f"reflection SELECT run_id, sample_id + {s}, stage, parent_variant_id + {v}, status, attempts FROM reflection "
         f"WHERE sample_id <= {samples}",
         f"candidate SELECT run_id, sample_id + {s}, stage, ordinal, variant_id + {v} FROM candidate WHERE sample_id <= {samples}",
-        f"decision SELECT run_id, sample_id + {s}, stage, chosen_id + {v}, reflected, reason, CASE json_array_length(compared) "
+        "decision(run_id, sample_id, stage, chosen_id, reflected, reason, compared, created_at, margin) "
+        f"SELECT run_id, sample_id + {s}, stage, chosen_id + {v}, reflected, reason, CASE json_array_length(compared) "
         f"WHEN 1 THEN {compared}) ELSE {compared}, json_array(json_extract(compared, '$[1][0]') + {v}, "
-        f"json_extract(compared, '$[1][1]'), NULL)) END, created_at FROM decision WHERE sample_id <= {samples}",
+        f"json_extract(compared, '$[1][1]'), NULL)) END, created_at, margin FROM decision WHERE sample_id <= {samples}",
         f"outcome(run_id, sample_id, variant_id, kept, reason, ifd, rifd) SELECT run_id, sample_id + {s}, variant_id + {v}, "
         f"kept, reason, ifd, rifd FROM outcome WHERE sample_id <= {samples}",
     )

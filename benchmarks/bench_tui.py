@@ -33,6 +33,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.scripted_run import Rows, write_for_ever  # noqa: E402
 from srtui.sample import Pair  # noqa: E402
 from srtui.store import Store  # noqa: E402
+from srtui.store.decisions import margin  # noqa: E402
 from srtui.workspace import Workspace, go_offline  # noqa: E402
 from tests.tui.scripted_store import Script, many, new_answer, new_instruction  # noqa: E402
 
@@ -84,7 +85,9 @@ def make_store(workspace: Workspace, samples: int) -> None:
                     rows.add("reflection", run, sample, stage, before, "parsed", 1)
                     rows.add("candidate", run, sample, stage, 0, rewrite)
                     reason = f"took the new {name}"
-                    rows.add("decision", run, sample, stage, taken, is_new, reason, json.dumps(compared), now)
+                    words = json.dumps([(v, score, None) for v, score in compared])
+                    apart = margin(words, taken, is_new, True)
+                    rows.add("decision", run, sample, stage, taken, is_new, reason, words, now, apart)
                 outcome = "selected" if better else "response not rewritten"
                 rows.add("outcome", run, sample, final, better, outcome, None, None)
             rows.flush()

@@ -21,8 +21,8 @@ _INSERTS = {
     "score": "INSERT INTO score(variant_id, setting_id, metric, value) VALUES (?,?,?,?)",
     "reflection": "INSERT INTO reflection VALUES (?,?,?,?,?,?)",
     "candidate": "INSERT INTO candidate VALUES (?,?,?,?,?)",
-    "decision": "INSERT INTO decision(run_id, sample_id, stage, chosen_id, reflected, reason, compared, created_at) "
-    "VALUES (?,?,?,?,?,?,?,?)",
+    "decision": "INSERT INTO decision(run_id, sample_id, stage, chosen_id, reflected, reason, compared, created_at, "
+    "margin) VALUES (?,?,?,?,?,?,?,?,?)",
     "outcome": "INSERT INTO outcome(run_id, sample_id, variant_id, kept, reason, ifd, rifd) VALUES (?,?,?,?,?,?,?)",
     "held_score": "INSERT INTO held_score VALUES (?,?,?,?,?,?,?)",
 }

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import NoReturn
 
 
-def main() -> NoReturn:
-    """Exit code 2 and one sentence for anything that the user can put right."""
-    from srtui.process import work
+def main() -> None:
+    """Exit code 2 and one sentence for anything that the user can put right; 130 where it was interrupted."""
+    try:
+        from srtui.process import work
 
-    # A shell that completes asks through the environment, without a word.
-    work(_commands if len(sys.argv) > 1 or "_SRTUI_COMPLETE" in os.environ else _dashboard)
+        # A shell that completes asks through the environment, without a word.
+        work(_commands if len(sys.argv) > 1 or "_SRTUI_COMPLETE" in os.environ else _dashboard)
+    except KeyboardInterrupt:  # before ``work`` has begun, or after it
+        sys.exit(130)
 
 
 def _commands() -> None:

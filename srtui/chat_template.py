@@ -178,7 +178,9 @@ def _shape(
     """What the template writes, and where a message stands: (its number, trimmed left, trimmed right)."""
     letters = [c for c in _LETTERS if c not in source]
     if 8 * len(roles) > len(letters):
-        raise TooCostly(f"A conversation of {len(roles):,} turns is too long for a chat template.")
+        raise TooCostly(
+            f"A conversation of {len(roles):,} turns is too long for a chat template; leave it out of the data."
+        )
     unused = random.Random(source).sample(letters, 8 * len(roles))  # noqa: S311
     # Quotes, a new line, a backslash, both cases: what escapes, encodes or recases a message does not leave
     # its mark as it was.
@@ -197,7 +199,9 @@ def _shape(
     )
     for role, mark in zip(roles, marks, strict=True):
         if mark not in text:
-            raise UserError(f"The model's chat template drops or rewrites a {role} message.")
+            raise UserError(
+                f"The model's chat template drops or rewrites a {role} message; choose another model, or for a student another prompt.template."
+            )
     shape: list[str | tuple[int, bool, bool]] = []
     while True:
         place, n = min(
@@ -211,7 +215,9 @@ def _shape(
         text = after.removeprefix(_SPACE)
     shape.append(text)
     if any(c in piece for piece in shape if isinstance(piece, str) for c in [*unused, _SPACE]):
-        raise UserError("The model's chat template writes a part of a message, and not as the message it is.")
+        raise UserError(
+            "The model's chat template writes a part of a message, and not as the message it is; choose another model, or for a student another prompt.template."
+        )
     return tuple(shape)
 
 
@@ -219,7 +225,7 @@ def _rendered(request: dict[str, Any]) -> str:
     limits = {"cpu_seconds": _CPU_SECONDS, "memory_bytes": _MEMORY, "characters": _CHARACTERS}
     command = [sys.executable, "-I", str(Path(render_chat.__file__))]
     too_long = TooCostly(
-        f"The model's chat template takes more than {_CPU_SECONDS} seconds to lay out one conversation."
+        f"The model's chat template takes more than {_CPU_SECONDS} seconds to lay out one conversation; choose another model."
     )
     try:
         process = subprocess.run(
@@ -238,7 +244,9 @@ def _rendered(request: dict[str, Any]) -> str:
             if b"MemoryError" in process.stderr
             else f"exit code {process.returncode}"
         )
-        raise TooCostly(f"The model's chat template fails ({why}).") from None
+        raise TooCostly(
+            f"The model's chat template fails ({why}); choose another model, or for a student another prompt.template."
+        ) from None
     if "text" in answer:
         return str(answer["text"])
     why = "".join(c if c.isprintable() else " " for c in answer["error"])

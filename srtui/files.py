@@ -71,9 +71,11 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise UserError(f"{source}: not valid TOML: nested too deeply.") from None
+        raise UserError(f"{source}: not valid TOML: nested too deeply; make it flatter.") from None
     except ValueError as error:
-        raise UserError(f"{source}: not valid TOML: {str(error).split(';')[0].rstrip('.')}.") from None
+        raise UserError(
+            f"{source}: not valid TOML: {str(error).split(';')[0].rstrip('.')}; correct it."
+        ) from None
 
 
 def parse_json(text: str | bytes, source: str) -> Any:
@@ -81,9 +83,11 @@ def parse_json(text: str | bytes, source: str) -> Any:
     try:
         return json.loads(text)
     except RecursionError:
-        raise UserError(f"{source} is not valid JSON: nested too deeply.") from None
+        raise UserError(f"{source} is not valid JSON: nested too deeply; make it flatter.") from None
     except ValueError as error:
-        raise UserError(f"{source} is not valid JSON: {str(error).split(';')[0].rstrip('.')}.") from None
+        raise UserError(
+            f"{source} is not valid JSON: {str(error).split(';')[0].rstrip('.')}; correct it."
+        ) from None
 
 
 def cannot_read(path: Path, error: OSError | ValueError) -> str:

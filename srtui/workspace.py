@@ -117,7 +117,9 @@ class Workspace:
                     shutil.copyfile(path, target)
                     written.append(target)
         except OSError as error:
-            raise UserError(f"Cannot make a workspace at {root}: {error.strerror or error}.") from error
+            raise UserError(
+                f"Cannot make a workspace at {root}: {error.strerror or error}; name another folder."
+            ) from error
         return cls(root.resolve()), written
 
 

@@ -149,3 +149,27 @@ def test_a_training_that_changed_nothing_is_shown() -> None:
     assert any("changed nothing" in value for _, value in rows(changed=False))
     for fine in (rows(changed=True), rows()):
         assert not any("changed nothing" in value for _, value in fine)
+
+
+_INTERRUPTED = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == moment:
+            os.kill(os.getpid(), signal.SIGINT)
+
+from srtui.__main__ import main
+moment = sys.argv[1]
+sys.argv = ["srtui", "status"]
+sys.meta_path.insert(0, Finder())
+main()
+"""
+
+
+@pytest.mark.parametrize("imported", ["srtui.process", "srtui.workspace", "srtui.cli"])
+def test_an_interrupt_at_the_very_beginning_is_no_traceback(imported: str) -> None:
+    """Ctrl-C while the command is still being imported."""
+    words = [sys.executable, "-c", _INTERRUPTED, imported]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

@@ -111,7 +111,7 @@ def test_what_goes_is_like_what_stays(workspace: Workspace, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nobody"], "There is no dataset 'nobody'; there are: bees."),
+        (["nobody"], "There is no dataset 'nobody'; name one of bees."),
         (["bees", "--by", "smell"], "--by smell: it can be pair, instruction, response, meaning."),
         (["bees", "--mark", "--drop"], "Only one of --mark, --drop and --undo can be given."),
     ],

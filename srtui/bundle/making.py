@@ -124,7 +124,7 @@ def make(plan: Plan, folder: Path, report_line: ReportLine, *, built: Built | No
     total_bytes = sum(file.stat().st_size for file in part.rglob("*") if file.is_file())
     if plan.known_bytes - total_bytes > free:
         raise UserError(
-            f"The bundle takes {bytes_text(plan.known_bytes)}, and {bytes_text(free)} are free at {part}."
+            f"The bundle takes {bytes_text(plan.known_bytes)}, and {bytes_text(free)} are free at {part}; make room, or name a folder elsewhere."
         )
     pinned = pinned_versions(plan.checkout)
     # An earlier call that was cut off may have been asked for other models, or for llama.cpp.

@@ -109,8 +109,12 @@ def check_sum(name: str, sha256: str | None, pinned: Pinned) -> None:
     torch = re.match(r"torch$|triton$|nvidia-|cuda-", name)
     if sha256 is None or sha256 in listed or (torch and os.environ.get("SRTUI_TORCH") == "any"):
         return
-    trust = "; if you trust where pip finds it, set SRTUI_TORCH=any" if torch else ""
-    raise UserError(f"constraints.txt does not list the sum of the {name} that pip finds{trust}.")
+    advice = (
+        "if you trust where pip finds it, set SRTUI_TORCH=any"
+        if torch
+        else "use the index that tools/lock.sh used"
+    )
+    raise UserError(f"constraints.txt does not list the sum of the {name} that pip finds; {advice}.")
 
 
 def _resolve(roots: Sequence[str], target: Target, pinned: Pinned) -> list[dict[str, Any]]:
@@ -247,7 +251,7 @@ def fetch(wheel: Wheel, target: Target, folder: Path) -> Path:
     )
     fetched = there()
     if len(fetched) != 1:
-        raise UserError(f"pip fetched no wheel of {wheel.name} {wheel.version}.")
+        raise UserError(f"pip fetched no wheel of {wheel.name} {wheel.version}; run the same command again.")
     return fetched[0]
 
 
@@ -277,4 +281,6 @@ def run_isolated_pip(words: list[str]) -> None:
     if run.returncode:
         # pip's first error names the package; its last one may only point to a manual.
         first = next((line for line in run.stderr.split("\n") if line.startswith("ERROR: ")), run.stderr)
-        raise UserError(f"pip could not {words[0]}: {pip_reason(first)}.")
+        raise UserError(
+            f"pip could not {words[0]}: {pip_reason(first)}; see which packages this machine can fetch, then run the same command again."
+        )

@@ -185,7 +185,7 @@ def shlex_words(command: str | None) -> list[str]:
     try:
         return shlex.split(command or "")
     except ValueError as error:
-        raise UserError(f"--on-done {command}: {error}.") from error
+        raise UserError(f"--on-done {command}: {error}; correct the command.") from error
 
 
 def libraries_log(folder: Path) -> contextlib.AbstractContextManager[None]:

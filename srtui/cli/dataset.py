@@ -383,6 +383,7 @@ def dataset_named(store: Store, name: str) -> int:
     """The id of a dataset. Raises UserError, with the names there are, where there is none of that name."""
     dataset_id = store.corpus.dataset_id(name)
     if dataset_id is None:
-        names = ", ".join(d.name for d in store.corpus.datasets()) or "none; bring one in with srtui import"
-        raise UserError(f"There is no dataset {name!r}; there are: {names}.")
+        names = ", ".join(d.name for d in store.corpus.datasets())
+        advice = f"name one of {names}" if names else "bring one in with srtui import FILE"
+        raise UserError(f"There is no dataset {name!r}; {advice}.")
     return dataset_id

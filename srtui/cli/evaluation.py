@@ -308,7 +308,7 @@ def anchors(
         win_rates = [store.evaluations.get(n) for n in evaluations]
         for n in gamed or []:
             if n not in evaluations:
-                raise UserError(f"--gamed {n}: it is none of the evaluations named.")
+                raise UserError(f"--gamed {n}: it is none of the evaluations named; name it too.")
         if len({(e.source_sha256, e.judge, str(e.judge_identity)) for e in win_rates}) > 1:
             raise UserError(
                 "These evaluations have not all the same reference and judge; name some that have."

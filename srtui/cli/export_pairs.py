@@ -146,7 +146,7 @@ def _no_pairs(run_name: str, maker: PairMaker) -> str:
         return f"Run {run_name!r} has chosen no answer yet; srtui status {run_name} says how far it is."
     if maker.only_agreed and maker.left_out["pairs that nobody else was asked about"]:
         left_out += ": a second chooser is a person who takes a text in the dashboard, or a rater (gates.rater), beside the student"
-    return f"Run {run_name!r} gives no such preference pair ({left_out})."
+    return f"Run {run_name!r} gives no such preference pair ({left_out}); srtui show SAMPLE says what a sample has."
 
 
 def _left_out(maker: PairMaker) -> str:

@@ -17,7 +17,7 @@ from srtui.llama import Teacher
 if TYPE_CHECKING:
     from srtui.store.evaluations import Answer
 
-_AGAIN = "What was finished is stored; the same command asks again."
+_AGAIN = "What was finished is stored; run the same command again."
 
 
 class ClusterJudge:

@@ -112,7 +112,9 @@ class ClusterScorer:
         unshared = PassOrder(tuple(order), (0,) * len(spans), False)
         for index, embedding in self._passes(spans, unshared, self.batches, should_stop, embeds=True):
             if embedding is None:
-                raise UserError("A text cannot be embedded: each worker that was at it died.")
+                raise UserError(
+                    "A text cannot be embedded: each worker that was at it died; run the same command again."
+                )
             yield index, embedding
 
     def _passes(

@@ -50,7 +50,7 @@ def seats(nodes: Sequence[Node], workers: int | None) -> list[Seat]:
         if workers is not None and workers > gpus:
             raise UserError(
                 f"--workers {workers}: there {'is' if gpus == 1 else 'are'} {gpus} GPU{'s' * (gpus > 1)}, and each worker "
-                "has one of its own."
+                "has one of its own; ask for fewer."
             )
         return [Seat(n, "", 0, gpu=True) for n in range(workers or gpus)]
     counts = dict.fromkeys((node.id for node in nodes), int(workers is None))

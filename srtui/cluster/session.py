@@ -113,7 +113,7 @@ class Session:
                     raise UserError(self._no_token())
                 if answer == "nobody":
                     raise UserError(
-                        f"No Ray cluster answers at {self.address}; ray status on its head node says whether it runs. "
+                        f"No Ray cluster answers at {self.address}; see on its head node whether it runs (ray status). "
                         "HOST:PORT is the head's own port (6379), ray://HOST:PORT that of its server for clients (10001), "
                         "which needs ray[client] there."
                     )
@@ -126,8 +126,8 @@ class Session:
                 if "token" in str(error).lower():
                     raise UserError(self._no_token()) from error
                 raise UserError(
-                    f"No Ray cluster can be joined at {self.address} ({_first_line(error)}); ray status on its head node "
-                    "says whether it runs."
+                    f"No Ray cluster can be joined at {self.address} ({_first_line(error)}); see on its head node whether it "
+                    "runs (ray status)."
                 ) from error
 
     def _no_token(self) -> str:

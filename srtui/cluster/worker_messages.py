@@ -56,7 +56,7 @@ class ModelFiles:
                 own_sha256 = file_sha256(file)
             except OSError as error:
                 raise UserError(
-                    f"Node {node} cannot read {file} ({error.strerror or error}); it is a file of the model {self.name}."
+                    f"Node {node} cannot read {file} ({error.strerror or error}); it is a file of the model {self.name}: make it readable there."
                 ) from error
             if own_sha256 != expected:
                 raise UserError(

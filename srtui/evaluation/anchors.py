@@ -38,7 +38,9 @@ def difficulties(models: Mapping[str, Sequence[LengthItem]]) -> dict[int, float]
     ]
     items = sorted({r.item for _, r in rows})
     if len(models) < 2 or len({m for m, _ in rows}) < 2 or len(items) < 2:
-        raise UserError("Difficulties need at least two models that were judged on the same items.")
+        raise UserError(
+            "Difficulties need at least two models that were judged on the same items; name evaluations of another model too."
+        )
     place = {item: n for n, item in enumerate(items)}
     delta = {m: _scaled(models[name]) for m, name in enumerate(models)}
     rows_at, columns, values = [], [], []
@@ -94,7 +96,9 @@ def read_anchors(path: Path) -> Anchors:
     try:
         names, rows = list(table.fieldnames or []), list(table)
     except csv.Error as error:
-        raise UserError(f"{path}: line {table.line_num + 1} is not CSV ({error}).") from None
+        raise UserError(
+            f"{path}: line {table.line_num + 1} is not CSV ({error}); write it anew with srtui eval anchors."
+        ) from None
     index = "index" if "index" in names else names[0] if len(names) == 2 and names[0] == "" else None
     if index is None or "instruction_difficulty" not in names:
         raise UserError(
@@ -109,7 +113,7 @@ def read_anchors(path: Path) -> Anchors:
         item = int(_number(path, n, row, index))
         hard = _number(path, n, row, "instruction_difficulty")
         if difficulty.setdefault(item, hard) != hard:
-            raise UserError(f"{path}: line {n}: item {item} has two difficulties.")
+            raise UserError(f"{path}: line {n}: item {item} has two difficulties; keep one.")
         if row.get("question"):
             questions[item] = str(row["question"])
         if not row.get("preference"):
@@ -122,7 +126,7 @@ def read_anchors(path: Path) -> Anchors:
         gamed.append((item_preference, _number(path, n, row, "std_delta_len"), hard))
         models.add(row.get("model") or "")
     if not difficulty:
-        raise UserError(f"{path}: there are no rows in it.")
+        raise UserError(f"{path}: there are no rows in it; srtui eval anchors writes such a file.")
     preference, length, hardness = zip(*gamed, strict=True) if gamed else ((), (), ())
     sha256 = hashlib.sha256(text.encode()).hexdigest()
     return Anchors(difficulty, preference, length, hardness, len(models), questions, path.name, sha256)
@@ -132,15 +136,17 @@ def check_anchors(anchors: Anchors, questions: Mapping[int, str], rows: int) -> 
     """UserError where the table is for other prompts: ``questions`` by item, ``rows`` in their whole file."""
     for item, text in questions.items():
         if item not in anchors.difficulty:
-            raise UserError(f"{anchors.name}: no difficulty for row {item + 1} of the prompts.")
+            raise UserError(
+                f"{anchors.name}: no difficulty for row {item + 1} of the prompts; make the table for these with srtui eval anchors."
+            )
         if anchors.questions and anchors.questions.get(item) != question_key(text):
             raise UserError(
-                f"{anchors.name}: it was made for other prompts: row {item + 1} is another question."
+                f"{anchors.name}: it was made for other prompts: row {item + 1} is another question; make one for these with srtui eval anchors."
             )
     if not anchors.questions and len(anchors.difficulty) != rows:
         raise UserError(
             f"{anchors.name}: it has {len(anchors.difficulty)} items and the file of prompts {rows} rows; it is "
-            "for other prompts."
+            "for other prompts: make one for these with srtui eval anchors."
         )
 
 

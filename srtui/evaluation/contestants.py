@@ -132,7 +132,7 @@ def find_contestant(workspace: Workspace, store: Store, name: str, template: str
         return _of_model(name, models.find(workspace.models, name), None, template)
     except UserError as error:
         runs = ", ".join(r.name for r in store.runs.all()) or "none so far"
-        raise UserError(f"{error} Runs are: {runs}.") from error
+        raise UserError(f"{str(error).rstrip('.')}; or name a run: {runs}.") from error
 
 
 def same_weights(
@@ -215,7 +215,9 @@ def _of_adapter(
         file = path / "adapter_config.json"
         base = str(parse_json(read_bytes(file), str(file))["base_model_name_or_path"])
     except (KeyError, TypeError) as error:
-        raise UserError(f"{file} does not say which model it adapts ({error}).") from error
+        raise UserError(
+            f"{file} does not say which model it adapts ({error}); name it as MODEL+{path}."
+        ) from error
     try:
         student = models.resolve_student(workspace.models, base if Path(base).is_dir() else Path(base).name)
     except UserError as error:
@@ -230,7 +232,7 @@ def _adapter(workspace: Workspace, name: str, model: Path) -> Path:
         if path.is_file() if model.is_file() else (path / "adapter_config.json").is_file():
             return path
     expected = "a LoRA in GGUF" if model.is_file() else "a folder with adapter_config.json"
-    raise UserError(f"{name} is not an adapter for {model.name}: that would be {expected}.")
+    raise UserError(f"{name} is not an adapter for {model.name}: that would be {expected}; name one.")
 
 
 def _of_model(name: str, path: Path, adapter: Path | None, template: str | None) -> Contestant:
@@ -254,7 +256,9 @@ def _student(
 
     weights = adapter / "adapter_model.safetensors" if adapter else None
     if weights is not None and not weights.is_file():
-        raise UserError(f"{adapter}: no adapter_model.safetensors in it; other formats are not read.")
+        raise UserError(
+            f"{adapter}: no adapter_model.safetensors in it; other formats are not read; save it as safetensors."
+        )
     return Contestant(
         name,
         "student",

@@ -94,7 +94,7 @@ def _check_file(contestant: Contestant, source: Questions) -> None:
         )
     if any(len(i.turns) > 1 for i in source.items):
         raise UserError(
-            f"{contestant.path}: a file of answers has one turn, and {source.path} asks for more."
+            f"{contestant.path}: a file of answers has one turn, and {source.path} asks for more; take prompts of one turn."
         )
 
 

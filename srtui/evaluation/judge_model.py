@@ -125,7 +125,7 @@ def load_judge_prompt(name: str, answers: int) -> JudgePrompt:
     def try_out(prompt: JudgePrompt, source: str) -> None:
         if len(prompt.leads) != answers:
             raise UserError(
-                f"{source}: leads has {len(prompt.leads)} texts, and {answers} answers are scored here."
+                f"{source}: leads has {len(prompt.leads)} texts, and {answers} answers are scored here; correct it."
             )
         prompt.messages(JudgeQuestion(0, 1, "ab", "q", ("a",) * answers, "r"))
 

@@ -119,7 +119,9 @@ def _all(source: str, pairs: Sequence[KnownPair], skipped: Counter[str], limit: 
         skipped[REPEATED] += len(pairs) - len(each)
     if not each:
         why = ", ".join(f"{n} {reason}" for reason, n in skipped.items())
-        raise UserError(f"{source}: there is no pair with a known preference{f' ({why})' if why else ''}.")
+        raise UserError(
+            f"{source}: there is no pair with a known preference{f' ({why})' if why else ''}; give a file that has some."
+        )
     return Preferences(source, tuple(each[:limit]), dict(skipped))
 
 
@@ -182,7 +184,9 @@ def _by_scores(where: str, row: Mapping[str, Any]) -> Preferred | str:
 def _of_shown(path: Path, shown: Mapping[str, Any]) -> tuple[list[KnownPair], Counter[str]]:
     """Pairs of an evaluation by people as ``srtui eval show ID --json`` prints it."""
     if shown.get("kind") != "human" or not isinstance(shown["judgements"], list):
-        raise UserError(f"{path}: this evaluation is not by people, so it knows no preferences.")
+        raise UserError(
+            f"{path}: this evaluation is not by people, so it knows no preferences; srtui eval human asks people."
+        )
     choices: dict[int, list[tuple[str, str]]] = {}
     items: dict[int, tuple[Item, list[str]]] = {}
     for n, judged in enumerate(shown["judgements"], 1):

@@ -73,7 +73,7 @@ def evaluate(
         place: where the contestant runs, by default in this process.
     """
     if contestant.kind == "file":
-        raise UserError(f"{contestant.name} is a file of answers; multiple choice needs a model.")
+        raise UserError(f"{contestant.name} is a file of answers; multiple choice needs a model: name one.")
     if contestant.kind == "gguf" and contestant.adapter is not None:
         raise UserError(
             f"{contestant.name}: choices are not scored with a LoRA in GGUF; use the adapter folder."
@@ -171,11 +171,13 @@ def _run(
         except (Stopped, UserError):
             raise
         except Exception as error:  # a task file may do anything, and fail in any way
-            raise UserError(f"{tasks}: the tasks cannot be loaded ({_first_line(error)}).") from error
+            raise UserError(
+                f"{tasks}: the tasks cannot be loaded ({_first_line(error)}); correct the file."
+            ) from error
         for name, task in loaded["tasks"].items():
             if task.OUTPUT_TYPE != "multiple_choice":
                 raise UserError(
-                    f"{tasks}: task {name} is {task.OUTPUT_TYPE}, and only multiple_choice is run."
+                    f"{tasks}: task {name} is {task.OUTPUT_TYPE}, and only multiple_choice is run; leave it out."
                 )
             metrics = [m.get("metric") for m in task.get_config("metric_list") or [{"metric": "acc"}]]
             if "acc" not in metrics:
@@ -242,7 +244,7 @@ def _model(
             return [(_likelihood(stored[key]), False) for key in keys]
 
         def generate_until(self, requests: Any) -> Any:
-            raise UserError("Only multiple choice is run; one of the tasks wants texts.")
+            raise UserError("Only multiple choice is run; one of the tasks wants texts: leave it out.")
 
         loglikelihood_rolling = generate_until
 

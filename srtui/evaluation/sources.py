@@ -123,7 +123,9 @@ def known_judgements(paths: Iterable[Path], limit: int | None = None) -> Questio
             )
             answers[number] = shown
     if not items:
-        raise UserError("There is no known judgement with scores in both orders to compare with.")
+        raise UserError(
+            "There is no known judgement with scores in both orders to compare with; give a file that has some."
+        )
     first = next(iter(paths))
     return Questions(first, "+".join(hashes), tuple(items), answers, skipped)
 
@@ -166,11 +168,11 @@ def _rows(path: Path) -> tuple[str, list[dict[str, Any]]]:
         lines = enumerate(text.split("\n"), 1)
         rows = [parse_json(line, f"{path}: line {n}") for n, line in lines if line.strip()]
     if not rows:
-        raise UserError(f"{path}: there is nothing in it.")
+        raise UserError(f"{path}: there is nothing in it; give a file with rows.")
     half = _HALF.search(text) is not None
     for n, row in enumerate(rows):
         if not isinstance(row, dict):
-            raise UserError(f"{path}: row {n + 1} is not an object.")
+            raise UserError(f"{path}: row {n + 1} is not an object; write one with its fields by name.")
         if half:
             _refuse_halves(f"{path}: row {n + 1}", row)
     return sha256, rows
@@ -232,7 +234,7 @@ def text_field(
             if not isinstance(value, str) or not (value.strip() or may_be_empty):
                 raise UserError(f'{where}: "{name}" must be a text that is not empty.')
             return value
-    raise UserError(f'{where} has no "{names[0]}".')
+    raise UserError(f'{where} has no "{names[0]}"; add it.')
 
 
 def two_scores(where: str, row: Mapping[str, Any], name: str) -> list[float]:

@@ -214,8 +214,8 @@ def refuse_if_died(generation: Generation) -> None:
     """Raises UserError where each worker that was at a text died, where there is no later try of it."""
     if generation.refused == WORKERS_DIED:
         raise UserError(
-            "A text cannot be written: each worker that was at it died. What was finished is stored; the same command "
-            "asks again."
+            "A text cannot be written: each worker that was at it died. What was finished is stored; run the same command "
+            "again."
         )
 
 

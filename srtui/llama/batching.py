@@ -158,7 +158,7 @@ class LlamaTeacher:
                 context = self._plan()
                 while True:
                     for action in self._scheduler.fill():
-                        self._runner.place(context, action)
+                        self._runner.apply(context, action)
                     yield from self._refusals()
                     if not self._scheduler.running:
                         break  # all are finished, or what is left needs another plan

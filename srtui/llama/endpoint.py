@@ -283,7 +283,7 @@ class EndpointTeacher:
         if answer.status != 200:
             raise UserError(
                 f"The teacher at {self._where} refuses a request ({answer.status}: {answer.error}); what was "
-                "written is stored, and the run can be resumed."
+                "written is stored: look at the server, then resume the run."
             )
         return _written(answer.body, segment, self._where)
 
@@ -389,7 +389,7 @@ def _written(body: Mapping[str, Any], segment: Segment, where: str) -> _Written:
         tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{where} answers in another form than /completions does; is it the right address?"
+            f"{where} answers in another form than /completions does; correct teacher.endpoint."
         ) from error
     if reason == "length":
         return _Written(text, "length", *tokens)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from srtui.llama import Message
 from srtui.llama.chat_prompt import TeacherTemplate
 from srtui.llama.devices import LlamaDevice, gpus
 from srtui.llama.last_words import say_last_words
+from srtui.llama.llama_log import forget_log, keep_line, log_lines
 from srtui.models.gguf_header import read_gguf
 from srtui.models.memory import layers_of, plan_teacher, share_out
 from srtui.progress import Report
@@ -29,14 +29,10 @@ _USUAL_CELLS = 5 * 2048  # four sequences and what they share
 _LONGEST_KEPT = 16_384  # characters of a text whose tokens are kept
 _Other = TypeVar("_Other", bool, str)
 
-_log_lines: deque[str] = deque(maxlen=20)
-
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def _keep_log(level: int, text: bytes, _: Any) -> None:
-    """llama.cpp writes to stderr by default; here its errors are kept, to explain a failed load."""
-    if level >= 3:
-        _log_lines.append(text.decode("utf-8", "replace").strip())
+    keep_line(level, text)
 
 
 def cpu_count() -> int:
@@ -46,16 +42,6 @@ def cpu_count() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # macOS, Windows
         return os.cpu_count() or 1
-
-
-def log_lines() -> list[str]:
-    """llama.cpp's last warnings and errors."""
-    return list(_log_lines)
-
-
-def forget_log() -> None:
-    """What llama.cpp said so far is not about what comes."""
-    _log_lines.clear()
 
 
 def decode_error(code: int) -> UserError:
@@ -100,10 +86,12 @@ def load_model(
     with open_regular(path) as file:
         magic = file.read(4)
     if magic != b"GGUF":
-        raise UserError(f"{path} is not a GGUF file; a teacher is a GGUF model.")
+        raise UserError(
+            f"{path} is not a GGUF file; a teacher is a GGUF model: name one, or see srtui models list."
+        )
     llama_cpp.llama_log_set(_keep_log, None)
     llama_cpp.llama_backend_init()
-    _log_lines.clear()
+    forget_log()
     parameters = llama_cpp.llama_model_default_params()
     devices = gpus()
     say_last_words(gpu=bool(devices))
@@ -117,7 +105,8 @@ def load_model(
             return model, tuple(layers_of(share_out(count, free)))
         if layers:
             report_line("warning", f"{path.name}: {layers} layers did not fit the GPU; fewer are tried.")
-    why = next((line for line in _log_lines if "error" in line.lower()), _log_lines[-1] if _log_lines else "")
+    said = log_lines()
+    why = next((line for line in said if "error" in line.lower()), said[-1] if said else "")
     unknown = "unknown model architecture" in why or "unknown pre-tokenizer" in why
     advice = "update llama-cpp-python" if unknown else "the file is damaged or incomplete; get it again"
     if re.search(r"allocate|out of memory", why, re.IGNORECASE):
@@ -165,7 +154,9 @@ def load_adapter(model: Any, path: Path) -> Any:
         raise UserError(f"teacher.adapter: there is no file {path}.")
     adapter = llama_cpp.llama_adapter_lora_init(model, str(path).encode())
     if not adapter:
-        raise UserError(f"{path} is not a LoRA adapter in GGUF for this teacher.")
+        raise UserError(
+            f"{path} is not a LoRA adapter in GGUF for this teacher; set teacher.adapter to one, or leave it out."
+        )
     return adapter
 
 

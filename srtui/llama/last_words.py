@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from srtui.llama.llama_log import log_lines
 from srtui.noise import screen
 from srtui.text import safe
 
@@ -63,8 +64,6 @@ def _uncaught() -> str:
 
 
 def _end(said: str) -> None:
-    from srtui.llama.gguf import log_lines
-
     errors = [line for line in log_lines() if "error" in line.lower() or "lost" in line.lower()]
     why = "; ".join(dict.fromkeys([*errors[-1:], said.replace("\n", " ").strip()]))[:400]
     sentence = f"llama.cpp could not continue ({why})."

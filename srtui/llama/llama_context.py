@@ -11,7 +11,8 @@ import llama_cpp
 
 from srtui.errors import UserError
 from srtui.llama.drafting import LENGTHS, Costs
-from srtui.llama.gguf import decode_error, forget_log, log_lines
+from srtui.llama.gguf import decode_error
+from srtui.llama.llama_log import forget_log, log_lines
 
 _MEMORY = re.compile(r"alloc|memory", re.IGNORECASE)
 _GRANULARITY, _SPARE = 256, 16  # llama.cpp's own steps of a context's size, and cells for idle tokens

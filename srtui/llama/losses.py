@@ -228,7 +228,9 @@ class LlamaLosses:
         parameters.no_perf = True
         self._context = llama_cpp.llama_init_from_model(self._model, parameters)
         if not self._context:
-            raise UserError(f"{self._path}: a context of {cells:,} tokens does not fit in memory.")
+            raise UserError(
+                f"{self._path}: a context of {cells:,} tokens does not fit in memory; set prompt.max_length lower, or choose a smaller model."
+            )
         self._cells = int(parameters.n_ctx)
 
     def _free_context(self) -> None:

@@ -47,7 +47,7 @@ class StepRunner:
             self.prompt_tokens += size
             start += size
 
-    def place(self, context: LlamaContext, action: Admission | Move) -> None:
+    def apply(self, context: LlamaContext, action: Admission | Move) -> None:
         """Copy cells to a slot, and begin what enters it."""
         if action.source not in (None, action.slot):
             context.copy(action.source, action.slot)
@@ -108,7 +108,7 @@ class StepRunner:
                 if following is None:
                     self._free(context, sequence)
                 else:
-                    self.place(context, following)
+                    self.apply(context, following)
                 yield self._finish(sequence)
 
     def _advance(

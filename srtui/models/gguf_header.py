@@ -182,7 +182,9 @@ def read_gguf(path: Path) -> ModelInfo:
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file; see `srtui models list`.") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error}).") from error
+        raise UserError(
+            f"{path} cannot be read ({error.strerror or error}); make it readable, or check the disk."
+        ) from error
 
 
 def _not_gguf(path: Path, magic: bytes) -> str:

@@ -131,9 +131,11 @@ def adapter_config(folder: Path) -> dict[str, Any]:
         if kind == "LORA" and not isinstance(config["lora_alpha"], int | float):
             raise KeyError("lora_alpha")
     except (KeyError, TypeError) as error:
-        raise UserError(f"{file} cannot be read as an adapter's description ({error}).") from None
+        raise UserError(
+            f"{file} cannot be read as an adapter's description ({error}); train the run again, or put it back."
+        ) from None
     if kind != "LORA":
-        raise UserError(f"{file}: peft_type is {kind}; only LORA adapters can be exported.")
+        raise UserError(f"{file}: peft_type is {kind}; only LORA adapters can be exported: name one.")
     used = [key for key in _NOT_DONE if config.get(key)]
     if config.get("bias", "none") != "none":
         used.append("bias")
@@ -241,7 +243,7 @@ class MergedWeights:
                         _copy(source, target, last - first)
                     elif tensor["dtype"] not in types:
                         raise UserError(
-                            f"{file}: {name} is stored as {tensor['dtype']}; only floats can be merged into."
+                            f"{file}: {name} is stored as {tensor['dtype']}; only floats can be merged into: use --to adapter."
                         )
                     else:
                         stored = self.tensor(name).to(types[tensor["dtype"]]).contiguous()

@@ -34,7 +34,9 @@ def read_safetensors_folder(folder: Path) -> ModelInfo:
     try:
         return _parse_folder(folder)
     except OSError as error:
-        raise UserError(f"{folder} cannot be read ({error.strerror or error}).") from error
+        raise UserError(
+            f"{folder} cannot be read ({error.strerror or error}); make it readable, or check the disk."
+        ) from error
 
 
 def _parse_folder(folder: Path) -> ModelInfo:

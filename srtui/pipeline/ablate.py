@@ -226,7 +226,7 @@ class Ablation:
                         full if name == "full" and not seed else self._arm(name, arm, seed, steps, size)
                     )
                 if not all(self._adapter(run) for run in runs):
-                    raise UserError("nothing was selected, so nothing was trained")
+                    raise UserError("nothing was selected, so nothing was trained; give it more samples")
             except UserError as error:
                 rows.append(ArmResult(name, arm.words, [r.name for r in runs], problem=str(error)))
                 continue

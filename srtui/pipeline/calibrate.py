@@ -135,7 +135,9 @@ class CalibrationRun:
             self.store.scores.setting_by_id(self.scorer.setting_id),
         )
         if not combination or setting is None:
-            raise UserError(f"There are no weights to write: {finished.result.get('no_weights')}.")
+            raise UserError(
+                f"There are no weights to write: {finished.result.get('no_weights')}; give more pairs."
+            )
         combined, length = (finished.result["measures"][name]["agreement"] for name in ("combined", LENGTH))
         return MeasureWeights(
             student=setting.student,

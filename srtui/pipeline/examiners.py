@@ -51,7 +51,9 @@ class JudgeExaminer:
         shares = [outcomes(self.store, e) for e in evaluations]
         items = sorted(set.intersection(*(set(s) for s in shares)))
         if not items:
-            raise UserError(f"The judge {self.judge.name} could judge nothing of arm {row.arm}.")
+            raise UserError(
+                f"The judge {self.judge.name} could judge nothing of arm {row.arm}; srtui eval list names the evaluations, srtui eval show ID says why."
+            )
         win_shares = np.array([[s[item] for item in items] for s in shares])
         judged = paired_interval(win_shares, np.full_like(win_shares, 0.5)).within(0.5)
         return replace(row, judged=judged, evaluations=[*row.evaluations, *(e.id for e in evaluations)])

@@ -110,7 +110,7 @@ def first_adapter(workspace: Workspace, store: Store, recipe: Recipe) -> Path | 
     if (student_before["model"], student_before["quantization"]) != (student.model, student.quantization):
         raise UserError(
             f"training.from_run = {name!r}: its student is {student_before['model']} in {student_before['quantization']}, and this "
-            f"recipe's is {student.model} in {student.quantization}."
+            f"recipe's is {student.model} in {student.quantization}; set student.model and student.quantization to the same."
         )
     if before.recipe["prompt"]["template"] != recipe.prompt.template:
         raise UserError(

@@ -47,7 +47,9 @@ def endpoint_template(folder: Path, settings: TeacherSettings, near: Path) -> st
             return read_text(near / name if (near / name).is_file() else Path(name))
         template = models.inspect(models.find(folder, name), with_hash=False).chat_template
         if not template:
-            raise UserError(f"teacher.chat_template = {name!r}: that model has no chat template.")
+            raise UserError(
+                f"teacher.chat_template = {name!r}: that model has no chat template; name another, or a .jinja file."
+            )
         return template
     with suppress(UserError):
         return models.inspect(models.find(folder, settings.model), with_hash=False).chat_template

@@ -24,6 +24,7 @@ from srtui.sample import Pair
 from srtui.selection import ScoredText
 from srtui.store import Store, figures
 from srtui.store.connection import one_snapshot
+from srtui.store.decisions import margin
 from srtui.store.derivations import Derivations, Table
 from srtui.store.stored import Row, shape_fault, stored
 
@@ -121,6 +122,10 @@ class _Check:
             return (
                 f"{name}: it chose variant {r['chosen_id']}, by what was compared it is {choice.variant_id}"
             )
+        by_ratio = by in MEASURES and MEASURES[by].is_ratio and not recipe.selection.length_control
+        apart = margin(r["compared"], r["chosen_id"], r["reflected"], by_ratio)
+        if not _is_close(apart, r["margin"]):
+            return f"{name}: its margin is {r['margin']!r}, by what was compared {apart!r}"
         if by in STORED and len(compared) > 1 and not recipe.selection.length_control:
             for text in compared:
                 if text.score is not None and not self._is_a_score(text.variant_id, by, text.score):
@@ -161,6 +166,13 @@ class _Check:
             return recipes.parse(stored(row, "run", "recipe"), row["name"])
         except UserError:
             return None  # damaged, which srtui.store.verify says, or with settings that there are no more
+
+
+def _is_close(first: float | None, second: float | None) -> bool:
+    """Of margins: another machine's logarithm may end in another digit, which a small difference of two shows."""
+    if first is None or second is None:
+        return first is second
+    return math.isclose(first, second, rel_tol=_CLOSE, abs_tol=_CLOSE)
 
 
 def _name(r: Row) -> str:

@@ -138,14 +138,14 @@ def _check(store: Store, into: Run, recipe: Recipe, shard: Store, shard_run: Run
     if Recipe.model_validate(into.recipe).fingerprint != recipe.fingerprint:
         raise UserError(
             f"{path}: the recipe of run {shard_run.name} is not that of run {into.name}, but for the data that it is over; "
-            "only shards of one run can be merged."
+            "give shards of one run."
         )
     if into.teacher and shard_run.teacher:
         for name in _OF_A_TEACHER:
             if into.teacher.get(name) != shard_run.teacher.get(name):
                 raise UserError(
                     f"{path}: run {shard_run.name} was written by another teacher than run {into.name} (its {name} is "
-                    "another); only shards of one run can be merged."
+                    "another); give shards of one run."
                 )
     own_setting, shard_setting = (
         merging.setting_of(store, into.setting_id),

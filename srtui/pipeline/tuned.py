@@ -27,7 +27,7 @@ def trained_adapter(workspace: Workspace, store: Store, run: Run) -> Path:
     folder = workspace.root / str(training.adapter)
     if not folder.is_dir():
         raise UserError(
-            f"{folder} is not there any more: the adapter of run {run.name} was moved or deleted."
+            f"{folder} is not there any more: the adapter of run {run.name} was moved or deleted; put it back, or train again with srtui run."
         )
     return folder
 

@@ -56,7 +56,7 @@ def released_prompts(sources: Iterable[Path]) -> PromptSet:
             MemoryError,
         ) as error:
             raise UserError(
-                f"{file} cannot be read as a released script or its strings ({str(error) or type(error).__name__})."
+                f"{file} cannot be read as a released script or its strings ({str(error) or type(error).__name__}); fetch it again."
             ) from error
     missing = [section for section in ("templates", "reverse", "sampling") if not data.get(section)]
     missing += [
@@ -97,14 +97,16 @@ def _files(source: Path) -> list[Path]:
         ]
     if source.suffix in (".py", ".json") and source.is_file():
         return [source]
-    raise UserError(f"{source}: there is no such folder, .py or .json file.")
+    raise UserError(f"{source}: there is no such folder, .py or .json file; check the path.")
 
 
 def _scripts(source: Path, folder: str) -> list[str]:
     names = [word.strip(",") for word in _SCRIPTS.split() if word.startswith(folder)]
     missing = [name for name in names if not (source / name).is_file()]
     if missing:
-        raise UserError(f"{source} holds no {missing[0]}; it is no checkout of the released repository.")
+        raise UserError(
+            f"{source} holds no {missing[0]}; it is no checkout of the released repository: name one."
+        )
     return names
 
 

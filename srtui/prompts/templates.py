@@ -132,7 +132,7 @@ def template_version(name: str, prompts: PromptSet | None = None) -> str:
     if name not in template_names(prompts):
         prompts_name = f" of {prompts.name}" if prompts else ""
         raise UserError(
-            f"prompt.template = {name!r} is not one{prompts_name} of {', '.join(template_names(prompts))}."
+            f"prompt.template = {name!r} is not one{prompts_name} of {', '.join(template_names(prompts))}; choose one."
         )
     layout = (prompts.templates if prompts else {}).get(name) or own_prompts().templates.get(name)
     reverse = (prompts.reverse if prompts else None) or _own_reverse()

@@ -87,7 +87,9 @@ def _read_prompts_file(data: dict[str, Any], recipe: Path) -> None:
         SamplingSettings.model_validate(prompts.sampling)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise UserError(f"{path}: sampling.{first['loc'][0]} = {first['input']}: {first['msg']}.") from None
+        raise UserError(
+            f"{path}: sampling.{first['loc'][0]} = {first['input']}: {first['msg']}; correct it."
+        ) from None
     data["prompts"] = prompts.model_dump(mode="json")
     sampler = data.get("sampler", {})
     if isinstance(sampler, dict):
@@ -107,5 +109,5 @@ def _override(data: dict[str, Any], word: str) -> None:
     for section in sections:
         place = place.setdefault(section, {})
         if not isinstance(place, dict):
-            raise UserError(f"--set {word}: {section} is not a section.")
+            raise UserError(f"--set {word}: {section} is not a section; srtui recipes lists all keys.")
     place[last] = value

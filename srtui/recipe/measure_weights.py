@@ -61,7 +61,9 @@ def read_weights(path: Path) -> MeasureWeights:
         raise UserError(f"{path}: {mistake(error, MeasureWeights)}") from None
     unknown = [name for name in weights.measures if name not in MEASURES or name == "combined"]
     if unknown:
-        raise UserError(f"{path}: weights.{unknown[0]} is no measure that can be combined.")
+        raise UserError(
+            f"{path}: weights.{unknown[0]} is no measure that can be combined; write the file anew with srtui choose calibrate --fit."
+        )
     return weights
 
 

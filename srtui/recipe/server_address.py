@@ -43,14 +43,14 @@ def parse_address(text: str, *, allow_remote: bool = False) -> Address:
         unix = text.removeprefix("unix:").removeprefix("//")
         if not unix.startswith("/"):
             raise UserError(
-                f"teacher.endpoint = {text!r}: a Unix socket is named by its whole path, as unix:/run/x.sock."
+                f"teacher.endpoint = {text!r}: write the whole path of a Unix socket, as unix:/run/x.sock."
             )
         return Address("http", "localhost", 80, "/v1", unix)
     try:
         parts = urlsplit(text)
         port = parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError as error:
-        raise UserError(f"teacher.endpoint = {text!r} is no address ({error}).") from error
+        raise UserError(f"teacher.endpoint = {text!r} is no address ({error}); correct it.") from error
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
         raise UserError(
             f"teacher.endpoint = {text!r} is no address of a server; write http://127.0.0.1:8000/v1, or unix:/run/x.sock."

@@ -157,7 +157,7 @@ def load_criteria(name: str, target: Target, near: Path | None = None) -> Criter
             criteria.system_text(pair)
         if criteria.target != target:
             raise UserError(
-                f"{source} rewrites the {criteria.target}, but the recipe uses it for the {target}."
+                f"{source} rewrites the {criteria.target}, but the recipe uses it for the {target}; correct reflection.{target}_criteria."
             )
 
     criteria = load_words(Criteria, name, files("srtui.reflection") / "criteria", try_out, near)

@@ -52,7 +52,7 @@ _PATIENCE = 30.0  # seconds, for another process's lock
 class Store:
     """One open SQLite file, in WAL mode, migrated to this version's tables.
 
-    Raises UserError where the file cannot be opened, is not a store, or was made by a newer srtui.
+    Raises UserError where the file cannot be opened, is not a store, or has tables that this srtui does not know.
     """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
@@ -149,7 +149,8 @@ class Store:
         unknown = [m.name for m in migrations.applied(self.db) if m.name not in known_names]
         if unknown:
             raise UserError(
-                f"{self.path} was made by a newer srtui (it has {unknown[-1]}); update srtui to open it."
+                f"{self.path}: its {unknown[-1]} is not known here, so a later version made it, or one under development; "
+                "open it with that one, or update this one."
             )
         tables = [name for name in self.db.table_names() if not name.startswith("sqlite_")]
         if tables and "_sqlite_migrations" not in tables:

@@ -7,9 +7,11 @@ import math
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from srtui.store._query import batched, fetch_row, fetch_rows
+from srtui.measures import MEASURES
+from srtui.store._query import batched, fetch_row, fetch_rows, fetch_value
 from srtui.store.figures import KEPT, SELECTED
 from srtui.store.stored import stored
 
@@ -109,7 +111,7 @@ def outcome_of(conn: sqlite3.Connection, run_id: int | None, sample_id: int) -> 
     return StoredOutcome(*row) if row else None
 
 
-def margin(compared: str, chosen_id: int, reflected: int, is_ratio: int) -> float | None:
+def margin(compared: str | bytes, chosen_id: int, reflected: int, is_ratio: int) -> float | None:
     """By how much the scores of the two texts that a choice was between are apart: the chosen one's and that before it,
     or, where the rewrite lost, the best rewrite's. Of ratios the difference of their logarithms; None where there were
     no two.
@@ -126,16 +128,41 @@ def margin(compared: str, chosen_id: int, reflected: int, is_ratio: int) -> floa
         levels = [
             math.log(score) if is_ratio else float(score) for score in (before, *scores) if score is not None
         ]
-    except (ValueError, TypeError):
-        return None
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        return None  # damaged
     if before is None or len(levels) < 2:
         return None
     return min(abs(level - levels[0]) for level in levels[1:])
 
 
+def chooses_by_ratio(recipe: str | bytes) -> dict[str, bool]:
+    """By stage, whether a run with this recipe (JSON; anything else is no recipe, and has the defaults) compares
+    ratios there."""
+    try:
+        of_a_run = json.loads(recipe)
+    except (ValueError, RecursionError):
+        of_a_run = None
+    chooses = of_a_run.get("selection") if isinstance(of_a_run, dict) else None
+    chooses = chooses if isinstance(chooses, dict) else {}
+    by = {"instruction": chooses.get("instruction_by", "ifd"), "response": chooses.get("response_by", "rifd")}
+    return {
+        stage: isinstance(name, str)
+        and not chooses.get("length_control")  # what is compared then are levels
+        and name in MEASURES
+        and MEASURES[name].is_ratio
+        for stage, name in by.items()
+    }
+
+
 def teach_margin(conn: sqlite3.Connection) -> None:
-    """Let queries ask ``margin(compared, chosen_id, reflected, is_ratio)``."""
-    conn.create_function("margin", 4, margin, deterministic=True)
+    """Let a migration ask ``margin(compared, chosen_id, reflected, stage, recipe)``, texts as blobs: damaged ones are
+    no UTF-8."""
+    by_ratio = cache(chooses_by_ratio)
+
+    def of_a_row(compared: bytes, chosen_id: int, reflected: int, stage: str, recipe: bytes) -> float | None:
+        return margin(compared, chosen_id, reflected, by_ratio(recipe).get(stage, False))
+
+    conn.create_function("margin", 5, of_a_row, deterministic=True)
 
 
 class Decisions:
@@ -173,24 +200,21 @@ class Decisions:
     def add_all(self, run_id: int, stage: str, decided: Sequence[NewDecision]) -> None:
         """Store the student's choices at ``stage`` (instruction or response) for samples of a run; those that are there
         already stay as they are."""
-        now = time.time()
-        self._store.conn.executemany(
+        now, conn = time.time(), self._store.conn
+        recipe = fetch_value(conn, "SELECT CAST(recipe AS BLOB) FROM run WHERE id = ?", (run_id,))
+        by_ratio = chooses_by_ratio(recipe or b"")[stage]
+        rows = []
+        for d in decided:
+            compared = json.dumps(d.compared, separators=(",", ":"))
+            apart = margin(compared, d.chosen_id, d.reflected, by_ratio)
+            taken, by_proxy = int(d.reflected), int(d.by_proxy)
+            rows.append(
+                (run_id, d.sample_id, stage, d.chosen_id, taken, d.reason, compared, now, by_proxy, apart)
+            )
+        conn.executemany(
             "INSERT OR IGNORE INTO decision(run_id, sample_id, stage, chosen_id, reflected, reason, compared, "
-            "created_at, by_proxy) VALUES (?,?,?,?,?,?,?,?,?)",
-            [
-                (
-                    run_id,
-                    d.sample_id,
-                    stage,
-                    d.chosen_id,
-                    int(d.reflected),
-                    d.reason,
-                    json.dumps(d.compared, separators=(",", ":")),
-                    now,
-                    int(d.by_proxy),
-                )
-                for d in decided
-            ],
+            "created_at, by_proxy, margin) VALUES (?,?,?,?,?,?,?,?,?,?)",
+            rows,
         )
 
     def add(

@@ -138,7 +138,9 @@ class Judgements(JudgementReads):
         )
         ids = {r["side"]: int(r["answer_id"]) for r in rows}
         if set(ids) != {"a", "b"}:
-            raise UserError(f"Item {item} of evaluation {evaluation_id} has not both answers yet.")
+            raise UserError(
+                f"Item {item} of evaluation {evaluation_id} has not both answers yet; run its command again, which writes them."
+            )
         self.add_judgements(
             evaluation_id,
             [

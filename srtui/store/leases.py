@@ -120,7 +120,7 @@ class Lease:
             f"SELECT pid, host FROM {self._table} WHERE {self._held}_id = ?", (self._held_id,)
         ).fetchone()
         who = f"process {now[0]} on {now[1]} works on it now" if now else "its lease is gone from the store"
-        return f"This engine has lost its {self._held} ({who}), so it has stopped; what it had finished is stored."
+        return f"This engine has lost its {self._held} ({who}), so it has stopped; what it had finished is stored: resume it once nothing else works on it."
 
     def release(self) -> None:
         """Let go; of a lease that was lost already, nothing is left to let go of."""

@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from srtui.errors import UserError
-from srtui.measures import MEASURES, STORED
+from srtui.measures import STORED
 from srtui.store import figures
-from srtui.store._query import fetch_row, fetch_rows, fetch_value
-from srtui.store.decisions import teach_margin
+from srtui.store._query import fetch_rows, fetch_value
 from srtui.store.figures import SCORES, ScoreName, joins
-from srtui.store.stored import stored
 
 State = Literal[
     "waiting",
@@ -91,8 +89,7 @@ _INSTRUCTION = (
 )
 _ANSWER = "CASE WHEN p.id IS NULL THEN d2.reflected WHEN pv.kind = 'manual' THEN 2 ELSE pv.kind = 'response_reflected' END"
 # Of both choices the closer one; a sample with one choice has that one's.
-_M1, _M2 = (f"margin(d{n}.compared, d{n}.chosen_id, d{n}.reflected, :ratio{n})" for n in (1, 2))
-_MARGIN = f"min(coalesce({_M1}, {_M2}), coalesce({_M2}, {_M1}))"
+_MARGIN = "min(coalesce(d1.margin, d2.margin), coalesce(d2.margin, d1.margin))"
 _ORDER = {
     "sample": ("b.sample_id", ()),
     "state": (_STATE, ("p", "o", "d2", "f2", "d1", "f1")),
@@ -125,18 +122,16 @@ class Listing:
 
     def __init__(self, conn: sqlite3.Connection) -> None:
         self._conn = conn
-        teach_margin(conn)
 
     def lay_out(self, filters: SampleFilter) -> int:
         """Lay out the samples that ``filters`` leaves, in its order, for ``window``; returns how many."""
         if filters.order not in _ORDER:
-            raise UserError(f"Samples cannot be sorted by {filters.order!r}.")
+            raise UserError(f"Samples cannot be sorted by {filters.order!r}; choose {', '.join(ORDERS)}.")
         joined: list[str] = []
         conditions: list[str] = []
         values: dict[str, Any] = {
             "run": filters.run_id,
             "setting": figures.setting_id_of(self._conn, filters.run_id),
-            **_ratios(self._conn, filters.run_id),
         }
         if filters.state:
             joined += ["p", "o", "d2", "f2", "d1", "f1"]
@@ -215,7 +210,6 @@ class Listing:
             {
                 "run": run_id,
                 "setting": figures.setting_id_of(self._conn, run_id),
-                **_ratios(self._conn, run_id),
                 "first": first,
                 "last": first + count,
             },
@@ -266,21 +260,6 @@ class Listing:
             )
             for t in ("variant", "turn")
         )
-
-
-def _ratios(conn: sqlite3.Connection, run_id: int | None) -> dict[str, int]:
-    """Whether what a run chooses instructions and answers by is a ratio, as the parameters of ``margin``."""
-    row = fetch_row(conn, "SELECT id, recipe FROM run WHERE id = ?", (run_id,))
-    chooses = stored(row, "run", "recipe").get("selection", {}) if row is not None else {}
-    at_length = bool(chooses.get("length_control"))
-    return {
-        name: int(
-            not at_length
-            and (measure := MEASURES.get(chooses.get(key, usual))) is not None
-            and measure.is_ratio
-        )
-        for name, key, usual in (("ratio1", "instruction_by", "ifd"), ("ratio2", "response_by", "rifd"))
-    }
 
 
 def _text_test(words: str) -> tuple[str, str, str]:

@@ -89,7 +89,7 @@ class Marks:
     def write_variant(self, sample_id: int, parent_id: int, pair: Pair) -> tuple[int, bool]:
         """A variant written by hand, and whether it is new; raises UserError for an empty one."""
         if not pair.instruction.strip() or not pair.response.strip():
-            raise UserError("A variant needs an instruction and a response; nothing was stored.")
+            raise UserError("A variant needs an instruction and a response; nothing was stored: write both.")
         with self._store.transaction():
             return self._store.corpus.add_variant(sample_id, "manual", "person", parent_id, None, pair)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from srtui.store._query import fetch_rows, fetch_value
-from srtui.store.shard_page import ShardPage
+from srtui.store.shard_copier import ShardCopier
 
 if TYPE_CHECKING:
     from srtui.store import Store
@@ -61,7 +61,7 @@ class Shard:
         has another loss. What was taken until then stays.
         """
         conn = self._conn
-        shard_page = ShardPage(conn, self.path, self._from, run_id, dataset_id)
+        copier = ShardCopier(conn, self.path, self._from, run_id, dataset_id)
         self._shared_rows()
         with self._store.transaction():
             conn.execute(
@@ -80,7 +80,7 @@ class Shard:
             )
         ]:
             with self._store.transaction():
-                new += shard_page.take(page)
+                new += copier.take(page)
                 after = page[-1]
                 conn.execute(
                     "UPDATE merged SET upto = ? WHERE run_id = ? AND shard = ?", (after, run_id, shard_key)

@@ -36,7 +36,7 @@ def refuse_store(path: Path, store: Path | None) -> None:
             raise UserError(f"{path} is a SQLite database, which nothing is written over; name another file.")
     except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError
         why = getattr(error, "strerror", None) or "its links lead in a circle"
-        raise UserError(f"{path}: {why}.") from error
+        raise UserError(f"{path}: {why}; name another file.") from error
 
 
 def _refuse(path: Path, place: Path, store: Path) -> None:
@@ -71,7 +71,7 @@ class Outputs:
                 return
             objection = self._what(place)
         except OSError as error:
-            raise UserError(f"{path}: {error.strerror or error}.") from error
+            raise UserError(f"{path}: {error.strerror or error}; name another file.") from error
         if objection is not None:
             raise UserError(f"{path} {objection}; name another file, or write over it with --force.")
 

@@ -110,7 +110,7 @@ class Runs:
         """The run of this id. Raises UserError where there is none."""
         row = fetch_row(self._store.conn, "SELECT * FROM run WHERE id = ?", (run_id,))
         if row is None:
-            raise UserError(f"There is no run with id {run_id}.")
+            raise UserError(f"There is no run with id {run_id}; srtui status lists those that there are.")
         return _run(row)
 
     def named(self, name: str) -> Run:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from srtui.store._sqlite_utils import Migrations
+from srtui.store.decisions import teach_margin
 from srtui.store.schema_counts import FIGURES, GATES
 from srtui.store.schema_initial import INITIAL
 
@@ -356,6 +357,13 @@ ALTER TABLE contamination ADD COLUMN meaning INTEGER
 # they are found from a sample, and by this one all of them.
 _BY_HAND = "CREATE INDEX variant_all_by_hand ON variant(kind) WHERE kind = 'manual'"
 
+# By how much each choice was made, which its scores say: to sort a million samples by it they are not read again.
+_MARGINS = """
+ALTER TABLE decision ADD COLUMN margin REAL;
+UPDATE decision SET margin = margin(CAST(compared AS BLOB), chosen_id, reflected, stage,
+    (SELECT CAST(r.recipe AS BLOB) FROM run r WHERE r.id = run_id))
+"""
+
 SCRIPTS = {
     "0001_initial": INITIAL,
     "0002_dashboard": _DASHBOARD,
@@ -376,6 +384,7 @@ SCRIPTS = {
     "0017_scale": _SCALE,
     "0018_text_embeddings": _TEXT_EMBEDDINGS,
     "0019_by_hand": _BY_HAND,
+    "0020_margins": _MARGINS,
 }
 """By migration, what it runs; forward only, and never changed once released."""
 
@@ -393,6 +402,7 @@ def statements(script: str) -> Iterator[str]:
 
 def _add(name: str, script: str) -> None:
     def run(db: Any) -> None:
+        teach_margin(db.conn)
         for statement in statements(script):
             db.conn.execute(statement)
 

@@ -85,7 +85,7 @@ class LiveView:
 
 
 class Views:
-    """Reads for the screens. Opening migrates a store of an earlier srtui, and refuses a newer one's."""
+    """Reads for the screens. Opening migrates a store of an earlier srtui, and refuses one with tables that are not known here."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -317,5 +317,6 @@ NEEDED = (
     "0017_scale",
     "0018_text_embeddings",
     "0019_by_hand",
+    "0020_margins",
 )
 """The migrations that these queries were written for."""

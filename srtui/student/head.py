@@ -127,7 +127,7 @@ def _examine(base: Any, name: str) -> Head:
             raise
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"{name} cannot be a student: it gives no logits for a text alone ({line})."
+            f"{name} cannot be a student: it gives no logits for a text alone ({line}); choose another."
         ) from error
     finally:
         for hook in hooks:
@@ -135,7 +135,7 @@ def _examine(base: Any, name: str) -> Head:
     part = next((m for m in _outermost(base) if _is_body(by_module.get(m, []), first, second)), None)
     if part is None or logits.dim() != 2 or len(logits) != first.shape[1]:
         raise UserError(
-            f"{name} cannot be a student: its logits do not come from one pass over the text's tokens."
+            f"{name} cannot be a student: its logits do not come from one pass over the text's tokens; choose another."
         )
     captured = by_module[part]
     states = [answer.last_hidden_state[0] for answer in captured]
@@ -146,7 +146,7 @@ def _examine(base: Any, name: str) -> Head:
         )
     if not near(logits[:shared], other[:shared], loose=True):
         raise UserError(
-            f"{name} cannot be a student: its logits depend on the tokens that follow, so it does not predict them."
+            f"{name} cannot be a student: its logits depend on the tokens that follow, so it does not predict them; choose another."
         )
     config = base.config.get_text_config()
     head = Head(
@@ -165,7 +165,7 @@ def _examine(base: Any, name: str) -> Head:
     if _reproduces(own_head, states[0], logits):
         return own_head
     raise UserError(
-        f"{name} cannot be a student: its logits do not follow from its last hidden states alone."
+        f"{name} cannot be a student: its logits do not follow from its last hidden states alone; choose another."
     )
 
 

@@ -109,7 +109,7 @@ class Student:
         logging.getLogger("transformers").setLevel(logging.ERROR)
         if not list(folder.glob("*.safetensors")):
             raise UserError(
-                f"{folder}: no *.safetensors in it; a student is a folder of safetensors weights."
+                f"{folder}: no *.safetensors in it; a student is a folder of safetensors weights: name one."
             )
         place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         if place == "cuda":
@@ -161,14 +161,18 @@ class Student:
             cause = _while_converted(error) or error
             if gpu_fault(cause) == "memory":
                 raise UserError(
-                    f"{folder.name} does not fit the GPU's memory in {quantization}: {cause}."
+                    f"{folder.name} does not fit the GPU's memory in {quantization}: {cause}; choose a smaller student."
                 ) from error
             if cause is error or gpu_fault(cause):
                 raise cause from error.__cause__
-            raise UserError(f"{folder}: cannot be loaded as a student ({cause}).") from error
+            raise UserError(
+                f"{folder}: cannot be loaded as a student ({cause}); get it again, or choose another."
+            ) from error
         except (OSError, ValueError, KeyError) as error:
             first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError(f"{folder}: cannot be loaded as a student ({first_line}).") from error
+            raise UserError(
+                f"{folder}: cannot be loaded as a student ({first_line}); get it again, or choose another."
+            ) from error
         except SafetensorError as error:
             raise UserError(
                 f"{folder}: its weights are damaged or incomplete ({error}); get the model again."
@@ -266,14 +270,18 @@ def read_tokenizer(path: Path, quantization: Quantization) -> Any:
             tokenizer = AutoTokenizer.from_pretrained(**where, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
         if quantization == "gguf":
-            raise UserError(f"{path}: its tokenizer cannot be read ({error}).") from error
+            raise UserError(
+                f"{path}: its tokenizer cannot be read ({error}); choose another student."
+            ) from error
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path}: cannot be loaded as a student ({first_line}).") from error
+        raise UserError(
+            f"{path}: cannot be loaded as a student ({first_line}); get it again, or choose another."
+        ) from error
     if quantization != "gguf" and (
         not getattr(tokenizer, "is_fast", False) or tokenizer.eos_token_id is None
     ):
         raise UserError(
-            f"{path}: its tokenizer has no tokenizer.json, or no end-of-text token; both are needed."
+            f"{path}: its tokenizer has no tokenizer.json, or no end-of-text token; choose a student that has both."
         )
     return tokenizer
 
@@ -283,7 +291,9 @@ def _with_adapter(model: Any, adapter: Path) -> Any:
     from safetensors import SafetensorError
 
     if not (adapter / _ADAPTER).is_file() or not (adapter / "adapter_config.json").is_file():
-        raise UserError(f"{adapter} is not an adapter: it needs adapter_config.json and {_ADAPTER}.")
+        raise UserError(
+            f"{adapter} is not an adapter: it needs adapter_config.json and {_ADAPTER}; name a folder with both."
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -292,7 +302,9 @@ def _with_adapter(model: Any, adapter: Path) -> Any:
         if gpu_fault(error):
             raise
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{adapter}: this adapter does not go with its student ({first_line}).") from error
+        raise UserError(
+            f"{adapter}: this adapter does not go with its student ({first_line}); name the one that it was trained on."
+        ) from error
 
 
 def compute_dtype(device: str) -> Any:

@@ -196,7 +196,9 @@ class Scorer:
                     raise
                 release(self._device)
                 if batch == 1:
-                    raise UserError("A text is too long for this device's memory to be embedded.") from error
+                    raise UserError(
+                        "A text is too long for this device's memory to be embedded; set prompt.max_length lower."
+                    ) from error
                 self.batches = self.batches.halved([len(s.ids) for s in batch_spans])
                 continue
             begin += batch

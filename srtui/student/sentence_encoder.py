@@ -33,7 +33,7 @@ class SentenceEncoder:
         if not (folder / "modules.json").is_file() or not any(folder.glob("*.safetensors")):
             raise UserError(
                 f"{folder} is not a sentence encoder: it needs modules.json and weights as safetensors, "
-                "as sentence-transformers writes them."
+                "as sentence-transformers writes them; name one that has."
             )
         self.name = folder.name
         self._files = sorted(
@@ -52,7 +52,9 @@ class SentenceEncoder:
                 model_kwargs={"use_safetensors": True},
             )
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{folder}: this sentence encoder cannot be loaded ({error}).") from error
+            raise UserError(
+                f"{folder}: this sentence encoder cannot be loaded ({error}); get it again, or set selection.encoder to another."
+            ) from error
 
     def close(self) -> None:
         """Give its memory back; it cannot be asked any more."""

@@ -193,7 +193,7 @@ class _Training:
         steps = self.ranks.everybody(newest[0] if newest else 0)
         if len(set(steps)) > 1:
             raise UserError(
-                f"{self.root}: the processes that train together have checkpoints of other steps: {steps}."
+                f"{self.root}: the processes that train together have checkpoints of other steps: {steps}; remove the folder to train from the first step."
             )
         return newest
 

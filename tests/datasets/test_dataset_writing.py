@@ -231,4 +231,6 @@ def test_help_names_every_format(command: str, formats: tuple[str, ...]) -> None
     """Help cannot read the list, which would double the start of every command; so it is compared with it."""
     shown = CliRunner().invoke(app, [command, "--help"]).output
     of_format = re.split(r"\n  --", shown.split("\n  --format")[1])[0]
-    assert set(formats) <= set(re.findall(r"\w+", of_format)), "the help of --format in srtui/cli/data.py"
+    assert set(formats) <= set(re.findall(r"\w+", of_format)), (
+        "the help of --format in srtui/cli/import_export.py"
+    )

@@ -48,7 +48,7 @@ def test_names(tuned: tuple[Workspace, Store, Run], drawn_adapter: Path, tmp_pat
 def test_what_is_no_contestant(tuned: tuple[Workspace, Store, Run], tmp_path: Path) -> None:
     workspace, store, run = tuned
     for name, sentence in (
-        ("tunde", "Runs are: tuned"),
+        ("tunde", "or name a run: tuned"),
         ("base:other", "other"),
         ("tiny.F16+nothing", "would be a LoRA in GGUF"),
         (str(tmp_path / "absent.json"), "does not exist"),

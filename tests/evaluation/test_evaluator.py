@@ -196,7 +196,7 @@ def test_win_rate_and_turns(pair_workspace: Workspace, tmp_path: Path) -> None:
     [
         (
             ("pairwise", "nobody", "base:nobody", "--prompts", str(PROMPTS), "--judge", JUDGE),
-            "Runs are: none so far",
+            "or name a run: none so far",
         ),
         (
             ("pairwise", JUDGE, JUDGE, "--prompts", "absent.jsonl", "--judge", JUDGE),

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import math
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from srtui.store import Store
 from srtui.store.decisions import margin
+from srtui.store.figures import TARGETS
 from srtui.store.listing import SampleFilter
 from srtui.store.views import Views
 from srtui.workspace import Workspace
 from tests.sql import sql_rows, sql_value
+from tests.store.earlier_stores import earlier_store
 from tests.tui.scripted_store import make_demo_store
 
 RUN = 1
@@ -103,14 +109,88 @@ def test_margins_order_samples_by_how_close_the_choice_was(store: Store) -> None
     views.close()
 
 
-def test_a_margin_is_between_the_two_that_a_choice_was_between() -> None:
-    three = "[[1,0.5,null],[2,0.4,null],[3,0.9,null]]"
-    assert margin(three, 3, 1, 1) == pytest.approx(math.log(0.9 / 0.5))
-    assert margin(three, 1, 0, 0) == pytest.approx(0.1)  # it lost, and the nearest rewrite says by how much
-    for nothing in (
-        "[[1,0.5,null]]",
-        '[[1,null,"x"],[2,0.4,null]]',
-        '[[1,0.5,null],[2,null,"x"]]',
-        "no JSON",
-    ):
-        assert margin(nothing, 1, 0, 1) is None
+_CHOICES = [("ifd", "rifd", False), ("ifd", "likelihood", False), ("random", "rifd", True)]
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["written now", "of an earlier srtui"])
+def test_margins_are_stored_as_the_function_has_them(tmp_path: Path, earlier: bool) -> None:
+    """Values and order are those of ``margin`` over each sample's choices, whoever stored them."""
+    random, path = Random(7), tmp_path / "s.sqlite"
+    runs = dict(enumerate(_CHOICES, 1))
+    expected: dict[int, dict[int, float | None]] = {}
+    decisions = []
+    for run, (*by, at_length) in runs.items():
+        ratios = [not at_length and name in ("ifd", "rifd") for name in by]
+        for sample in range(1, 81):
+            margins = []
+            for stage, is_ratio in list(zip(TARGETS, ratios, strict=True))[: random.randrange(3)]:
+                scores = [*random.choices(_SCORES, k=random.randint(1, 3)), random.uniform(0.1, 2)]
+                scores = random.sample(scores, random.randint(1, len(scores)))
+                compared = [(n, score, None) for n, score in enumerate(scores, 1)]
+                chosen = random.randint(1, len(scores))
+                decisions.append((run, sample, stage, chosen, chosen > 1, "", compared))
+                margins.append(margin(json.dumps(compared), chosen, chosen > 1, is_ratio))
+            expected.setdefault(run, {})[sample] = min((m for m in margins if m is not None), default=None)
+    with closing(earlier_store(path, 19)) as conn, conn:
+        for run, (first, second, at_length) in runs.items():
+            selection = {"instruction_by": first, "response_by": second, "length_control": at_length}
+            _add_run(conn, run, json.dumps({"selection": selection}))
+        for n in range(1, 81):
+            conn.execute(
+                "INSERT INTO sample(id, dataset_id, row, digest, record) VALUES (?1, 1, ?1, ?1, '{}')", (n,)
+            )
+            conn.execute(
+                "INSERT INTO variant(id, sample_id, digest, kind, origin, instruction, input, response, created_at) "
+                "VALUES (?1, ?1, ?1, 'original', 'dataset', 'x', '', 'y', 0)",
+                (n,),
+            )
+        conn.executemany(
+            "INSERT INTO run_sample(run_id, sample_id, held_out) VALUES (?, ?, 0)",
+            [(run, n) for run in runs for n in range(1, 81)],
+        )
+        if earlier:
+            conn.executemany(_DECISION, [(*d[:-1], json.dumps(d[-1])) for d in decisions])
+    with Store(path) as store, store.transaction():
+        for decision in decisions if not earlier else ():
+            store.decisions.add(*decision)
+    with closing(Views(path)) as views:
+        for run in runs:
+            assert len(set(expected[run].values())) > 15
+            for descending in (False, True):
+                total = views.listing.lay_out(SampleFilter(run, order="margin", descending=descending))
+                rows = [(r.id, r.margin) for r in views.listing.window(run, 0, total)]
+                sign = -1 if descending else 1
+                assert rows == sorted(
+                    expected[run].items(), key=lambda row: (row[1] is None, sign * (row[1] or 0), row[0])
+                )
+
+
+_SCORES = [None, 0.5, 0.5, 0.25, 0.1 + 0.2, 0.0, -1.0, 5e-324, 1, 2]
+_DECISION = (
+    "INSERT INTO decision(run_id, sample_id, stage, chosen_id, reflected, reason, compared, created_at) "
+    "VALUES (?, ?, ?, ?, ?, ?, CAST(? AS TEXT), 0)"
+)
+
+
+def _add_run(conn: sqlite3.Connection, run: int, recipe: str | bytes) -> None:
+    conn.execute(
+        "INSERT INTO run(id, name, dataset_id, recipe_path, recipe, fingerprint, status, created_at) "
+        "VALUES (?1, ?1, 1, '', CAST(?2 AS TEXT), ?1, 'done', 0)",
+        (run, recipe),
+    )
+
+
+def test_an_earlier_store_with_damaged_rows_is_opened(tmp_path: Path) -> None:
+    path = tmp_path / "old.sqlite"
+    recipes = b"\xff", b"[]", b'{"selection": 3}', b'{"selection": {"instruction_by": []}}'
+    damaged = b'["\xff"]', b"[[1,1e999,null],[2,1%s,null]]" % (b"0" * 400), b"null", b"7", b'["abc", "abc"]'
+    with closing(earlier_store(path, 19)) as conn, conn:
+        for run, recipe in enumerate(recipes, 1):
+            _add_run(conn, run, recipe)
+            conn.executemany(
+                _DECISION,
+                [(run, n, "instruction", 1, False, "", compared) for n, compared in enumerate(damaged, 1)],
+            )
+    with Store(path) as store:
+        margins = {r[0] for r in sql_rows(store, "SELECT margin FROM decision")}
+        assert margins == {None, math.inf}  # infinity is what the second says

@@ -22,7 +22,7 @@ from srtui.pipeline.shards import merge
 from srtui.sample import Pair
 from srtui.store import Store, merging
 from srtui.store.imports import NewRow
-from srtui.store.shard_page import ShardPage
+from srtui.store.shard_copier import ShardCopier
 from srtui.workspace import Workspace
 from tests.conftest import make_workspace
 from tests.sql import sql_rows, sql_value
@@ -156,7 +156,7 @@ def test_a_merge_that_is_killed_goes_on(
     monkeypatch.setattr(merging, "PAGE", 10)
     workspace = make_workspace(tmp_path / "ws", pair_folder)
     parts = [shard.root for shard in shards[1:]]
-    inner: dict[str, Callable[..., Any]] = {n: getattr(ShardPage, n) for n in ("take", "_choices")}
+    inner: dict[str, Callable[..., Any]] = {n: getattr(ShardCopier, n) for n in ("take", "_choices")}
     calls = {"n": 0}
 
     def dies(name: str, at: int) -> Callable[..., Any]:
@@ -171,7 +171,7 @@ def test_a_merge_that_is_killed_goes_on(
     for name, at in (("take", 1), ("take", 3), ("_choices", 1), ("_choices", 2), ("take", 2)):
         calls["n"] = 0
         with monkeypatch.context() as patch, Store(workspace.store_path) as store:
-            patch.setattr(ShardPage, name, dies(name, at))
+            patch.setattr(ShardCopier, name, dies(name, at))
             with pytest.raises(KeyboardInterrupt):
                 merge(store, parts, None, None, lambda line: None)
             assert not store.conn.in_transaction and store.check() == []

@@ -110,7 +110,6 @@ def _scans(path: Path, statements: Iterable[str], temporary: Iterable[str]) -> l
     found = []
     with closing(sqlite3.connect(path)) as conn:
         conn.create_function("has_code", 1, lambda text: 0, deterministic=True)
-        conn.create_function("margin", 4, lambda *decision: 0, deterministic=True)
         conn.create_function("own_key", 3, lambda *given: b"", deterministic=True)
         if any("shard." in statement for statement in statements):
             conn.execute("ATTACH ? AS shard", (str(path),))

@@ -187,11 +187,11 @@ def existing_path(root: Path, name: str) -> Path:
         path = root / Path(name).expanduser()
         exists = path.exists()
     except RuntimeError:
-        raise UserError(f"{name}: there is no such home folder.") from None
+        raise UserError(f"{name}: there is no such home folder; write the path in full.") from None
     except OSError as error:
-        raise UserError(f"{name}: {error.strerror}.") from None
+        raise UserError(f"{name}: {error.strerror}; name another file.") from None
     if not exists:
-        raise UserError(f"{name}: there is no such file.")
+        raise UserError(f"{name}: there is no such file; check the path.")
     return path
 
 
@@ -206,4 +206,4 @@ def whole_number(values: Values, name: str, label: str, least: int = 1) -> None:
     """
     value = values[name]
     if value and not (value.isascii() and value.isdecimal() and len(value) < 10 and int(value) >= least):
-        raise UserError(f"{label}: a whole number from {least}, or nothing.")
+        raise UserError(f"{label}: give a whole number from {least}, or nothing.")

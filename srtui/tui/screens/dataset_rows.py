@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.content import Content
-from textual.screen import Screen
 
 from srtui.store.listing import SampleFilter
-from srtui.tui.background import StoreReader
 from srtui.tui.screens.dashboard_screen import KeyLine
 from srtui.tui.screens.go_to import ask_for_sample
+from srtui.tui.screens.listing_screen import ListingScreen
 from srtui.tui.widgets.table import Cell, Column, TableRow, VirtualTable
 from srtui.tui.widgets.words import Words, shown
 
-if TYPE_CHECKING:
-    from srtui.tui.app import Dashboard
 
-
-class DatasetRows(Screen[None]):
+class DatasetRows(ListingScreen):
     """A table over all samples of a dataset; Enter opens one."""
 
     HELP_TEXT = "The samples of a dataset as they were imported, in their order. Enter opens one, g goes to one by its number."
@@ -35,19 +31,6 @@ class DatasetRows(Screen[None]):
     def __init__(self, dataset_id: int, name: str) -> None:
         super().__init__()
         self._dataset_id, self._dataset = dataset_id, name
-        self._reader: StoreReader | None = None
-
-    @property
-    def dashboard(self) -> Dashboard:
-        """The app, as the type that it is."""
-        return self.app  # type: ignore[return-value]
-
-    @property
-    def reader(self) -> StoreReader:
-        """A connection of its own, which holds the listing."""
-        if self._reader is None:
-            self._reader = StoreReader(self.dashboard.workspace.store_path)
-        return self._reader
 
     def compose(self) -> ComposeResult:
         """What is listed, the table and the keys."""
@@ -67,11 +50,6 @@ class DatasetRows(Screen[None]):
         """Lay the rows out."""
         self.query_one("#which", Words).show(shown(f"{self._dataset} …", "bold"))
         self.run_worker(self._lay_out(), group="read")
-
-    def on_unmount(self) -> None:
-        """Close the connection."""
-        if self._reader is not None:
-            self._reader.close()
 
     async def _lay_out(self) -> None:
         only = SampleFilter(dataset_id=self._dataset_id)
@@ -109,10 +87,8 @@ class DatasetRows(Screen[None]):
 
     @on(VirtualTable.Selected)
     def _open(self, event: VirtualTable.Selected) -> None:
-        from srtui.tui.screens.sample import SampleScreen
-
         def back(position: int | None) -> None:
             if position is not None:
                 self.query_one(VirtualTable).cursor = position
 
-        self.app.push_screen(SampleScreen(self.reader, event.position, event.row.key), back)
+        self.show_sample(event.position, event.row.key, back)

@@ -63,12 +63,12 @@ class ImportForm(CommandForm):
     def _path(self, values: Values) -> Path:
         path = existing_path(self._root, values["file"])
         if not path.is_file():
-            raise UserError(f"{values['file']}: that is no file.")
+            raise UserError(f"{values['file']}: that is no file; check the path.")
         return path
 
     def _command(self, values: Values) -> list[str]:
         if not values["file"]:
-            raise UserError("Which file?")
+            raise UserError("Which file? Name one to import.")
         path = self._path(values)
         if self._asked == _asked(values) and isinstance(self._answer, str):
             raise UserError(self._answer)
@@ -95,7 +95,7 @@ class ImportForm(CommandForm):
         except UserError as error:
             answer = str(error)
         except OSError as error:  # it has gone meanwhile, say
-            answer = f"{values['file']}: {error.strerror}."
+            answer = f"{values['file']}: {error.strerror}; check the path."
         except Exception as error:
             app: Dashboard = self.app  # type: ignore[assignment]
             app.report_error(error)

@@ -10,9 +10,9 @@ from textual.binding import Binding, BindingType
 
 from srtui.store import Store
 from srtui.store.bulk import TAKEN, BulkOverruling, Taken
-from srtui.tui.background import StoreReader
 from srtui.tui.screens.dashboard_screen import DashboardScreen
 from srtui.tui.screens.dialogs import Menu, NextStep
+from srtui.tui.screens.listing_screen import ListingScreen
 from srtui.tui.widgets.table import VirtualTable
 
 MOST_MARKED = 10_000
@@ -25,7 +25,7 @@ _TAKES = (
 )
 
 
-class ManySamples(DashboardScreen):
+class ManySamples(ListingScreen, DashboardScreen):
     """What the screen of samples does to marked ones; it says how its table shows them."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -41,11 +41,6 @@ class ManySamples(DashboardScreen):
         self._marked: dict[int, None] = {}
         self._marked_of: int | None = None  # the run that they are marked in
         self._done_last: tuple[str, Callable[[Store], int]] | None = None
-
-    @property
-    def reader(self) -> StoreReader:
-        """The connection that holds the listing."""
-        raise NotImplementedError
 
     def marks_changed(self) -> None:
         """Show the marks as they are."""

@@ -16,9 +16,8 @@ from textual.content import Content
 
 from srtui.data_map import FATES, DataMap, Fate, MapPoint, map_of_dataset, map_of_run
 from srtui.store import Store
-from srtui.store.listing import SampleFilter
-from srtui.tui.background import StoreReader
 from srtui.tui.screens.dashboard_screen import DashboardScreen
+from srtui.tui.screens.listing_screen import ListingScreen
 from srtui.tui.tabs import numbered
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.scatter import Dot, Scatter
@@ -54,7 +53,7 @@ class _Shown:
     words: dict[int, str]
 
 
-class MapScreen(DashboardScreen):
+class MapScreen(ListingScreen, DashboardScreen):
     """Opened from Samples; it lists on a connection of its own, so that a sample's neighbours in the table can be
     stepped to."""
 
@@ -85,7 +84,6 @@ class MapScreen(DashboardScreen):
         self._shown: _Shown | None = None
         self._of: dict[int, MapPoint] = {}
         self._by_topic = True
-        self._reader: StoreReader | None = None
 
     def body(self) -> ComposeResult:
         """What is drawn, the map with its topics, and the sample at the cursor."""
@@ -104,11 +102,6 @@ class MapScreen(DashboardScreen):
     def on_resize(self) -> None:
         """No list of topics where there is no room for it."""
         self.set_class(self.app.size.width < _NARROW, "-narrow")
-
-    def on_unmount(self) -> None:
-        """Close this screen's own connection to the store."""
-        if self._reader is not None:
-            self._reader.close()
 
     def tick(self, changed: bool) -> None:
         """It is drawn when it is opened, and on r: a map that moves under the cursor is no use."""
@@ -244,26 +237,13 @@ class MapScreen(DashboardScreen):
 
     @on(Scatter.Opened)
     async def _open(self, event: Scatter.Opened) -> None:
-        from srtui.tui.screens.sample import SampleScreen
-
-        run_id = self.dashboard.run_id
-        if self._reader is None:
-            self._reader = StoreReader(self.dashboard.workspace.store_path)
-        reader = self._reader
-        try:
-            await reader.ask(lambda v: v.listing.lay_out(SampleFilter(run_id)))
-            position = await reader.ask(lambda v: v.listing.position_of(event.key))
-        except Exception as error:
-            self.dashboard.report_error(error)
-            return
-
         async def back(last: int | None) -> None:
             if last is not None:
-                sample_id = await reader.ask(lambda v: v.listing.sample_at(last))
+                sample_id = await self.reader.ask(lambda v: v.listing.sample_at(last))
                 if sample_id is not None:
                     self.query_one(Scatter).go_to(sample_id)
 
-        self.app.push_screen(SampleScreen(reader, position or 0, event.key), back)
+        await self.open_sample(event.key, back)
 
 
 def _read(path: Path, run_id: int | None) -> _Shown | None:

@@ -134,7 +134,7 @@ class SampleScreen(Screen[int]):
         try:
             sample = await self._reader.ask(lambda v: v.sample(run_id, sample_id))
             if sample is None:
-                raise UserError(f"Sample {sample_id} is not in the store any more.")
+                raise UserError(f"Sample {sample_id} is not in the store any more; go back with Esc.")
             shown_variants = columns(sample)
             marked = await asyncio.to_thread(diffs, sample, shown_variants) if self._marking else {}
         except Exception as error:
@@ -372,7 +372,9 @@ class SampleScreen(Screen[int]):
                     f"{words[0]} cannot be started ({error.strerror}); set EDITOR to your editor."
                 ) from error
             if editor.returncode:
-                raise UserError(f"{words[0]} ended with exit code {editor.returncode}; nothing was stored.")
+                raise UserError(
+                    f"{words[0]} ended with exit code {editor.returncode}; nothing was stored: try again, or set EDITOR to another."
+                )
             after = read_text(path)
         return None if after == before else read_edited(after)
 
@@ -390,7 +392,7 @@ def read_edited(text: str) -> Pair:
         start = text.find(heading)
         if start < 0:
             raise UserError(
-                f"The line {heading.strip()} is gone, so where a part ends is not known; nothing was stored."
+                f"The line {heading.strip()} is gone, so where a part ends is not known; nothing was stored: keep these lines."
             )
         end = text.find(f"=== {PART_NAMES[PARTS[n + 1]]} ===\n", start) if n + 1 < len(PARTS) else len(text)
         parts[part] = text[start + len(heading) : end if end >= 0 else len(text)].removesuffix("\n")

@@ -16,7 +16,6 @@ from srtui.measures import MEASURES, STORED
 from srtui.store.connection import DatabaseError, was_interrupted
 from srtui.store.listing import ORDERS, Part, SampleFilter, SampleRow
 from srtui.text import number
-from srtui.tui.background import StoreReader
 from srtui.tui.screens.dialogs import AskText
 from srtui.tui.screens.go_to import ask_for_sample
 from srtui.tui.screens.many_samples import ManySamples
@@ -63,14 +62,6 @@ class SamplesScreen(ManySamples):
         super().__init__()
         self._listed: SampleFilter | None = None
         self._listed_at = self._listing_took = 0.0
-        self._reader: StoreReader | None = None
-
-    @property
-    def reader(self) -> StoreReader:
-        """The connection that holds the listing; the screen of one sample steps along it."""
-        if self._reader is None:
-            self._reader = StoreReader(self.dashboard.workspace.store_path)
-        return self._reader
 
     def body(self) -> ComposeResult:
         """What is listed, and the table of it."""
@@ -96,11 +87,6 @@ class SamplesScreen(ManySamples):
     def on_mount(self) -> None:
         """Show nothing before the first reading."""
         self.query_one("#none").add_class("hidden")
-
-    def on_unmount(self) -> None:
-        """Close this screen's own connection to the store."""
-        if self._reader is not None:
-            self._reader.close()
 
     async def _rows(self, start: int, count: int) -> Sequence[TableRow]:
         run_id = self._listed.run_id if self._listed else None
@@ -303,13 +289,11 @@ class SamplesScreen(ManySamples):
 
     @on(VirtualTable.Selected)
     def _open(self, event: VirtualTable.Selected) -> None:
-        from srtui.tui.screens.sample import SampleScreen
-
         def back(position: int | None) -> None:
             if position is not None:
                 self.query_one(VirtualTable).cursor = position
 
-        self.app.push_screen(SampleScreen(self.reader, event.position, event.row.key), back)
+        self.show_sample(event.position, event.row.key, back)
 
 
 def _row(r: SampleRow, no_run: bool = False, marked: bool = False) -> TableRow:

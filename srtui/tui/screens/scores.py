@@ -21,8 +21,8 @@ from srtui.store.figures import SCORES, Counts, ScoreName
 from srtui.store.listing import SampleFilter
 from srtui.store.views import Views
 from srtui.text import number, share
-from srtui.tui.background import StoreReader
 from srtui.tui.screens.dashboard_screen import DashboardScreen
+from srtui.tui.screens.listing_screen import ListingScreen
 from srtui.tui.tabs import numbered
 from srtui.tui.widgets.empty import Empty
 from srtui.tui.widgets.plot import Plot, Series
@@ -177,7 +177,7 @@ class Flow(Words):
             self.post_message(self.Picked(only))
 
 
-class ScoresScreen(DashboardScreen):
+class ScoresScreen(ListingScreen, DashboardScreen):
     """Two histograms, a scatter and the way of the samples."""
 
     MODE = "scores"
@@ -217,7 +217,6 @@ class ScoresScreen(DashboardScreen):
         super().__init__()
         self._read_at = self._reading_took = 0.0
         self._dots: dict[bool, list[ScorePair]] = {False: [], True: []}
-        self._reader: StoreReader | None = None
 
     def tick(self, changed: bool) -> None:
         """Read seldom: counting every score of a large store each second would take a core from the engine."""
@@ -284,26 +283,7 @@ class ScoresScreen(DashboardScreen):
         """Open the sample whose point was clicked."""
         dots = self._dots[event.series.name == "kept"]
         if event.point < len(dots):
-            self.run_worker(self._open(dots[event.point].sample_id), group="open", exclusive=True)
-
-    async def _open(self, sample_id: int) -> None:
-        from srtui.tui.screens.sample import SampleScreen
-
-        if self._reader is None:
-            self._reader = StoreReader(self.dashboard.workspace.store_path)
-        run_id = self.dashboard.run_id
-        try:
-            await self._reader.ask(lambda v: v.listing.lay_out(SampleFilter(run_id)))
-            position = await self._reader.ask(lambda v: v.listing.position_of(sample_id))
-        except Exception as error:
-            self.dashboard.report_error(error)
-            return
-        self.app.push_screen(SampleScreen(self._reader, position or 0, sample_id))
-
-    def on_unmount(self) -> None:
-        """Close the connection that samples were opened by."""
-        if self._reader is not None:
-            self._reader.close()
+            self.run_worker(self.open_sample(dots[event.point].sample_id), group="open", exclusive=True)
 
     def on_histogram_picked(self, event: Histogram.Picked) -> None:
         """List the samples of the picked range."""

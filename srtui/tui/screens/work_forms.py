@@ -126,7 +126,7 @@ def evaluation_form(app: Dashboard, kind: str, run: RunRow | None, there_is: Off
     def build(values: Values) -> list[str]:
         for line in fields:
             if line.name != "limit" and not values[line.name]:
-                raise UserError(f"{line.label}: which?")
+                raise UserError(f"{line.label}: name one.")
         whole_number(values, "limit", "first rows only")
         existing_path(root, values["file"])
         return filled(_words(kind, values), values, limit="--limit")
@@ -196,7 +196,9 @@ def data_form(app: Dashboard, run: RunRow) -> CommandForm:
                 if not 0 < float(percent) <= 100:
                     raise ValueError
             except ValueError:
-                raise UserError("only the best by IFD: a number of percent, or nothing for all.") from None
+                raise UserError(
+                    "only the best by IFD: give a number of percent, or nothing for all."
+                ) from None
             words += ["--top-k-percent", percent]
         return words
 

@@ -30,7 +30,7 @@ CREATE TEMP TABLE IF NOT EXISTS loss_now(old BLOB PRIMARY KEY, new BLOB) WITHOUT
 """
 
 
-class ShardPage:
+class ShardCopier:
     """Takes pages of a shard's run into a run of this store."""
 
     def __init__(
@@ -190,7 +190,7 @@ class ShardPage:
         if differing is not None:
             raise UserError(
                 f"{self._path}: it has another loss than this store of the same tokens by the same student ({differing[1]} and "
-                f"{differing[2]} nats), which is more than rounding: their scores do not compare."
+                f"{differing[2]} nats), which is more than rounding: their scores do not compare: run that shard again in a store of its own."
             )
         conn.execute(
             "UPDATE temp.loss_now SET new = (SELECT own_key(l.key, l.nll, l.tokens) FROM shard.span_loss l "
@@ -259,11 +259,12 @@ class ShardPage:
                     text,
                     r["created_at"],
                     r["by_proxy"],
+                    r["margin"],
                 )
             )
         conn.executemany(
             "INSERT OR IGNORE INTO main.decision(run_id, sample_id, stage, chosen_id, reflected, reason, compared, "
-            "created_at, by_proxy) VALUES (?,?,?,?,?,?,?,?,?)",
+            "created_at, by_proxy, margin) VALUES (?,?,?,?,?,?,?,?,?,?)",
             decided,
         )
         conn.execute(

@@ -212,7 +212,8 @@ def _sample_facts(store: Store, sample_id: int, run_name: str | None) -> dict[st
     if origin is None:
         highest = store.corpus.highest_sample_id()
         raise UserError(
-            f"There is no sample {sample_id}" + (f"; ids go up to {highest}." if highest else " yet.")
+            f"There is no sample {sample_id}; "
+            + (f"name one from 1 to {highest}." if highest else "bring some in with srtui import FILE.")
         )
     runs = store.runs.of_sample(sample_id)
     if run_name is not None:
