@@ -92,6 +92,8 @@ def _check_now(context: Context, originals: list[int]) -> None:
     watch.start(_STEP)
     scorer = context.proxy() if recipe.scoring.proxy else context.variant_scorer()
     tokens, reused = 0, len(scorer.scores(originals, "ifd"))
+    # Before the first text, which may take a minute: faces know of the check by its row.
+    watch.report_progress(0, len(originals), tokens, {"reused": reused}, now=True)
     for new_tokens, part in scorer.score(originals, "ifd", watch.should_stop):
         tokens += new_tokens
         watch.report_progress(int(part * len(originals)), len(originals), tokens, {"reused": reused})

@@ -103,6 +103,8 @@ async def test_work_is_seen_while_it_lasts_and_its_output_after(demo: Workspace)
         await pilot.pause(1.2)
         await settled(pilot)
         assert "✓ done" in text(app)
+        heading = next(line for line in text(app).splitlines() if "command" in line)
+        assert "says" in heading
         assert "srtui scores quickstart --json" in text(app)
         await press(pilot, "enter")
         assert "{" in text(app)

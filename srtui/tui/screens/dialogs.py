@@ -48,7 +48,9 @@ class Dialog(ModalScreen[T]):
 
     def shown_keys(self) -> list[Binding]:
         """Those that stand in the lower edge."""
-        return [b for b in type(self).__dict__.get("BINDINGS", ()) if isinstance(b, Binding)]
+        # The nearest class that has any: a form that is made of another has that one's keys.
+        own = next((c.__dict__["BINDINGS"] for c in type(self).__mro__ if c.__dict__.get("BINDINGS")), ())
+        return [b for b in own if isinstance(b, Binding)]
 
     def on_mount(self) -> None:
         """Write the dialog's keys into its lower border."""

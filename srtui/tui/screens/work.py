@@ -41,7 +41,6 @@ class WorkList(Dialog[None]):
         Binding("escape,f3", "close", "Close"),
     ]
     DEFAULT_CSS = """
-    WorkList .dialog { width: 96%; height: 80%; }
     WorkList VirtualTable { height: 1fr; background: $surface; }
     """
 
