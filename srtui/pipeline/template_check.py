@@ -181,12 +181,20 @@ class _CheckBeside:
         _warn(self._context, verdict.values)
 
     def wait(self) -> None:
-        """Wait for the verdict. Raises Stopped when asked to stop."""
-        while self._verdict is not None:
-            if self._context.watch.should_stop():
-                raise Stopped
-            wait([self._verdict], _LOOK)
-            self.look()
+        """Wait for the verdict, which faces are told. Raises Stopped when asked to stop."""
+        if self._verdict is None:
+            return
+        watch = self._context.watch
+        # Where all was written before, this wait is all that the stage is: a student's load, and the check.
+        watch.show(step=_STEP, since=time.time())
+        try:
+            while self._verdict is not None:
+                if watch.should_stop():
+                    raise Stopped
+                wait([self._verdict], _LOOK)
+                self.look()
+        finally:
+            watch.show()
 
     def close(self) -> None:
         """End the thread; the load of a model cannot be interrupted, and is waited for."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -45,6 +46,23 @@ async def test_both_students_answer_beside_each_other(tuned: tuple[Workspace, St
         await pilot.press("escape")
         assert process is not None
         assert await asyncio.to_thread(process.wait, 60) != 0
+        assert app.problems == []
+
+
+async def test_a_line_that_comes_while_the_screen_goes_is_lost_in_silence(
+    demo: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The screen's widgets go before it does: whoever hears the models must not die of it in its thread."""
+    monkeypatch.setattr(ChatScreen, "_start", lambda _: None)
+    async with dashboard(demo) as (app, pilot):
+        screen = ChatScreen(app.runs[-1])
+        app.push_screen(screen)
+        await pilot.pause()
+        screen.query_one("#prompt-box").remove()
+        await pilot.pause()
+        await asyncio.to_thread(screen._hand_on, screen._take, {"type": "prompt", "text": "x"})
+        await pilot.press("escape")
+        await asyncio.to_thread(screen._hand_on, screen._take, {"type": "prompt", "text": "x"})
         assert app.problems == []
 
 
