@@ -335,7 +335,8 @@ def main() -> None:
         print(f"  writing a checkpoint         {saving:8.2f} s, about every five minutes")
         result["overhead"] = round(overhead, 4)
     print(json.dumps(result))
-    if any(not rounds for rounds in measured.values()):
+    # One that does not fit this machine has its reason among the figures; without our own there are none.
+    if not measured["srtui"]:
         sys.exit(1)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from srtui.files import current_folder
+from srtui.gpu_errors import gpu_fault
 from srtui.workspace import OFFLINE_SETTINGS, go_offline
 
 GIB = 1 << 30
@@ -251,13 +253,23 @@ def _torch() -> list[Check]:
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
         name = torch.cuda.get_device_name(index)
-        works = right(f"cuda:{index}")
+        fix, why = "its arithmetic is wrong; test the GPU", ""
+        try:
+            works = right(f"cuda:{index}")
+        except RuntimeError as error:
+            if gpu_fault(error) is None:
+                raise
+            works, why = False, str(error).split("\n")[0]
+            if gpu_fault(error) == "no code":
+                fix = "install a build of PyTorch for this GPU, or update its driver"
+            else:
+                fix = "close what else uses it; see what nvidia-smi and dmesg say of it"
         kind, version = ("ROCm", torch.version.hip) if torch.version.hip else ("CUDA", torch.version.cuda)
         detail = f"{name}, {free / GIB:.1f} of {total / GIB:.1f} GiB free, {kind} {version}"
         if torch.cuda.get_device_properties(index).major < 8 and not torch.version.hip:
             detail += "; it has no bfloat16 arithmetic, so students compute in float32 there"
         checks.append(
-            Check(f"{kind} {index}", works, detail, "" if works else "its arithmetic is wrong; test the GPU")
+            Check(f"{kind} {index}", works, detail + (f"; {why}" if why else ""), "" if works else fix)
         )
     return checks
 
@@ -362,6 +374,13 @@ def work(name: str) -> None:
     os._exit(0)  # some libraries fail while they are taken down, which says nothing about the machine
 
 
+def _raised(errors: str) -> str:
+    """The line of a traceback that says what was raised: behind it an exception's message may go on, as CUDA's do."""
+    lines = [line for line in errors.splitlines() if line.strip()]
+    raised = [line for line in lines if re.match(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt)\b", line)]
+    return (raised or lines or ["it failed in silence"])[-1]
+
+
 def _finish(name: str, worker: subprocess.Popen[str]) -> Iterator[Check]:
     fix = "reinstall it for this machine: make clean setup"
     try:
@@ -377,9 +396,7 @@ def _finish(name: str, worker: subprocess.Popen[str]) -> Iterator[Check]:
         if worker.returncode < 0:
             why = f"its process was ended by {signal.Signals(-worker.returncode).name}"
         else:
-            why = next(
-                (line for line in reversed(errors.splitlines()) if line.strip()), "it failed in silence"
-            )
+            why = _raised(errors)
         yield Check(name, False, why[:200], fix)
         return
     for check in findings:

@@ -14,8 +14,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from srtui.sample import Pair, Target
+from srtui.text import without_marks
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+_ADDRESS = re.compile(r"(?:https?://|www\.)\S+|[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+(?:/\S*)?")
+"""Addresses on the web and names of files: their parts are words of no language, and stand in each of a list."""
+_TAG = re.compile(r"</?[A-Za-z][^<>\n]{0,200}>")
 
 
 class Gated(NamedTuple):
@@ -72,7 +76,7 @@ def _changed(before: Pair, after: Pair, target: Target) -> Iterator[tuple[str, s
 
 
 def _words(text: str) -> list[str]:
-    return [word.casefold() for word in _WORD.findall(text)]
+    return [word.casefold() for word in _WORD.findall(without_marks(text))]
 
 
 def _quoted(text: str, most: int = 60) -> str:
@@ -93,6 +97,11 @@ _ENDS = ".!?。！？…؟।"
 _CLOSING = "\"'”’»)]}*_`"
 _BULLET = re.compile(r"\s*(?:[-*•]|\(?\d{1,2}[.):])\s*")
 _BEGUN = re.compile(r"[^\W\d_][.!?]\s+(?:The|A|An|This|These|In|It|And|For|If)(?:\s+[^\W\d_]+){0,2}$")
+_STATEMENT = re.compile(
+    r"[=(){}\[\]<>+\\|$#@`]|\b[A-Z]{4,}\b|[^\W_]\.[^\W_]|^\s*(?:return|import|using|break|continue|let|var|int|use)\b"
+)
+"""A line of SQL, C and their like, which a semicolon ends."""
+_LETTER = re.compile(r"\b[A-Z]$")  # what names an option, a grade, a note or a vitamin is no article
 _SENTENCE = 8  # words of a last line that can be a sentence
 
 
@@ -113,13 +122,16 @@ def _ends_in_the_middle(text: str, side: str) -> str:
         return "has a code block that is never closed"
     if "```" in text and last.strip().endswith("```"):
         return ""
-    if _BULLET.fullmatch(last):
+    # Alone it may be what was asked for: "9." is a number.
+    if _BULLET.fullmatch(last) and len(lines) > 1:
         return f"ends with an empty list item {_quoted(last)}"
     words = _words(last)
     tail = _quoted(" ".join(last.split()[-4:]))
-    if last[-1] in ",;(-–—&" or (side == "answer" and last[-1] == ":"):
+    if last[-1] in ",(-–—&" or (side == "answer" and last[-1] == ":"):
         return f"ends with {tail}"
-    if words and words[-1] in _OPEN_ENDED and last[-1].isalnum():
+    if last[-1] == ";" and not _STATEMENT.search(last):
+        return f"ends with {tail}"
+    if words and words[-1] in _OPEN_ENDED and last[-1].isalnum() and not _LETTER.search(last):
         return f"ends with {tail}"
     if _BEGUN.search(last):
         return f"ends with a sentence that was just begun {tail}"
@@ -137,15 +149,17 @@ def _half_a_sentence(text: str, last: str, words: list[str]) -> bool:
     if not last.rsplit(maxsplit=1)[-1].isalpha():  # an address, a hashtag, a number
         return False
     lines = [line for line in text.splitlines()[:-1] if len(_words(line)) >= _SENTENCE]
+    if _BULLET.match(last):  # items of a list are held against each other
+        lines = [line for line in lines if _BULLET.match(line)] or lines
     finished = sum(line.rstrip().rstrip(_CLOSING)[-1:] in tuple(_ENDS) for line in lines)
-    within = len(re.findall(rf"[^\W\d_][{_ENDS}]\s", last))
+    within = len(re.findall(rf"[^\W\d_]{{2}}[{_ENDS}]\s", last))  # what ends one letter is an initial
     return within > 0 or (finished > len(lines) / 2 if lines else False)
 
 
 # -- talk about the task ------------------------------------------------------------------------
 
 _TEXT = r"(?:instructions?|answers?|responses?)"
-_OURS = r"(?:new|better|best|improved|revised|rewritten|corrected|original|previous|given|current|updated|next|alternative)"
+_OURS = r"(?:new|better|improved|revised|rewritten|corrected|original|previous|given|updated|alternative)"
 _BETTER = r"(?:more|most) (?:precise|concise|specific|detailed|complete|clear|helpful|accurate|relevant)"
 _MARKERS = re.compile(
     rf"\[[^\]\n]{{0,20}}\b(?:{_TEXT}|critici[sz]m|critique)\b[^\]\n]{{0,10}}\]|\[/?\s*end\s*\]"
@@ -245,7 +259,8 @@ def language_of(text: str) -> str:
         name, count = next(iter(scripts.most_common(1)), ("", 0))
         if count > sum(sign.isalpha() for sign in text) / 2:
             return "Japanese" if scripts["Japanese"] > 2 else name
-    counts = Counter(language for word in _words(text) for language in _LANGUAGES_OF.get(word, ()))
+    words = _words(_ADDRESS.sub(" ", text))
+    counts = Counter(language for word in words for language in _LANGUAGES_OF.get(word, ()))
     ranked = [*counts.most_common(2), ("", 0), ("", 0)]
     (name, most), (_, second) = ranked[0], ranked[1]
     return name if most >= _ENOUGH and most >= 2 * second else ""
@@ -272,15 +287,77 @@ def _is_latin(text: str) -> bool:
     return bool(letters) and all(sign < "\u0250" for sign in letters)
 
 
+_ALSO = {
+    "English": "englisch inglés anglais inglese",
+    "German": "deutsch alemán allemand",
+    "Spanish": "español castilian spanisch",
+    "French": "français französisch francés",
+    "Italian": "italiano italienisch",
+    "Portuguese": "português",
+    "Dutch": "nederlands flemish",
+    "Swedish": "svenska",
+    "Polish": "polski",
+    "Turkish": "türkçe",
+    "Indonesian": "bahasa",
+    "Cyrillic": "russian ukrainian bulgarian serbian macedonian belarusian kazakh kyrgyz mongolian tajik русск українськ",
+    "Arabic": "persian farsi urdu pashto kurdish عرب فارسی اردو",
+    "Hebrew": "yiddish עברית",
+    "Devanagari": "hindi marathi nepali sanskrit हिन्दी हिंदी",
+    "Japanese": "kanji hiragana katakana 日本語",
+    "Chinese": "mandarin cantonese kanji 中文 汉语 漢語",
+    "Korean": "hangul 한국어",
+}
+"""What else a language, or the languages of a script, are asked for by."""
+_NOT_TOLD = [
+    "danish",
+    "norwegian",
+    "icelandic",
+    "catalan",
+    "galician",
+    "romanian",
+    "czech",
+    "slovak",
+    "slovene",
+    "slovenian",
+    "croatian",
+    "bosnian",
+    "hungarian",
+    "finnish",
+    "estonian",
+    "latvian",
+    "lithuanian",
+    "albanian",
+    "vietnamese",
+    "tagalog",
+    "filipino",
+    "swahili",
+    "malay",
+    "afrikaans",
+    "latin",
+    "welsh",
+    "irish",
+    "esperanto",
+]
+"""Languages that are taken for one of those above, by the words that they share with it."""
+
+
 def _asks_for(language: str, instruction: str) -> bool:
-    return language.casefold() in instruction.casefold()
+    asked = instruction.casefold()
+    return any(name in asked for name in (language.casefold(), *_ALSO.get(language, "").split(), *_NOT_TOLD))
 
 
 # -- refusal ------------------------------------------------------------------------------------
 
+_SORRY = re.compile(
+    r"\b(?:i(?:'|’)?m|i am) (?:sorry(?! to hear\b| (?:for|about) your\b| (?:that )?you\b)|afraid|unable|not able)\b",
+    re.IGNORECASE,
+)
+_ASKS_TO_BE_SORRY = re.compile(
+    r"\b(?:apolog|sorry|regret|declin|refus|excus|reject|turn(?:ing)? down|resign|cancel)", re.IGNORECASE
+)
+"""A letter that is asked for may well say so to somebody else."""
 _REFUSAL = re.compile(
-    r"\b(?:i(?:'|’)?m|i am) (?:sorry|afraid|unable|not able)\b"
-    r"|\b(?:i|we) (?:can(?:'|’)?t|cannot|can not|won(?:'|’)?t|(?:am|are) unable to) (?:\w+ )?"
+    r"\b(?:i|we) (?:can(?:'|’)?t|cannot|can not|won(?:'|’)?t|(?:am|are) unable to) (?:\w+ )?"
     r"(?:answer|provide|give|help|assist|fulfil|comply|access|write|generate|create|see|offer|tell|do)\b"
     r"|\b(?:as|i(?:'|’)?m|i am) an? (?:ai|artificial|large language|language)\b"
     r"|\b(?:please|could you) (?:provide|give|specify|share|tell me|clarify)\b.{0,60}"
@@ -292,9 +369,11 @@ _BEGINNING = 160  # characters in which a refusal says so
 
 
 def _refusal(before: Pair, after: Pair, target: Target) -> str:
+    may_be_sorry = _ASKS_TO_BE_SORRY.search(f"{after.instruction}\n{after.input}") is not None
+    patterns = (_REFUSAL,) if may_be_sorry else (_SORRY, _REFUSAL)
     for side, old, new in _changed(before, after, target):
-        match = _REFUSAL.search(new[:_BEGINNING])
-        if match and not _REFUSAL.search(old):
+        match = next((m for pattern in patterns if (m := pattern.search(new[:_BEGINNING]))), None)
+        if match and not (_SORRY.search(old) or _REFUSAL.search(old)):
             return f"the new {side} says {_quoted(match[0])}"
     return ""
 
@@ -306,8 +385,9 @@ _REPEATED = 0.4
 
 
 def repeated_share(text: str) -> float:
-    """Share of the words of a text that stand in a run of five words which has stood there before."""
-    words = _words(text)
+    """Share of the words of a text that stand in a run of five words which has stood there before; addresses and HTML's
+    tags, whose parts are the same in each, are none."""
+    words = _words(_ADDRESS.sub(" ", _TAG.sub(" ", text)))
     seen_grams: set[tuple[str, ...]] = set()
     is_repeated = [False] * len(words)
     for start in range(len(words) - _GRAM + 1):

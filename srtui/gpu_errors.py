@@ -13,12 +13,17 @@ _LIBRARY = re.compile(
     r"\b(CUDA|HIP|cuDNN|CUDNN_STATUS|cuBLAS|CUBLAS_STATUS|rocBLAS|CUSPARSE_STATUS|NVML)\w*\b"
 )
 _NO_MEMORY = re.compile(r"out of memory|ALLOC_FAILED|OUT_OF_MEMORY", re.IGNORECASE)
+# Of a GPU that is well: this PyTorch, or this driver, is not for it.
+_NO_CODE = re.compile(
+    r"no kernel image|invalid device function|driver version is insufficient|unsupported toolchain|unsupported PTX",
+    re.IGNORECASE,
+)
 _NO_HOST_MEMORY = "DefaultCPUAllocator"
 
 
-def gpu_fault(error: BaseException) -> Literal["memory", "gone"] | None:
-    """What is wrong with the GPU where this is raised: its memory ran out, or it does not answer. None for any
-    other error."""
+def gpu_fault(error: BaseException) -> Literal["memory", "no code", "gone"] | None:
+    """What is wrong with the GPU where this is raised: its memory ran out, PyTorch has no code for it, or it does not
+    answer. None for any other error."""
     if not isinstance(error, RuntimeError):
         return None
     torch = sys.modules.get("torch")
@@ -28,7 +33,9 @@ def gpu_fault(error: BaseException) -> Literal["memory", "gone"] | None:
     accelerator = torch is not None and isinstance(error, getattr(torch, "AcceleratorError", ()))
     if not accelerator and not (_LIBRARY.search(message) and re.search(r"error|STATUS|driver", message)):
         return None
-    return "memory" if _NO_MEMORY.search(message) else "gone"
+    if _NO_MEMORY.search(message):
+        return "memory"
+    return "no code" if _NO_CODE.search(message) else "gone"
 
 
 def gpu_sentence(error: BaseException) -> str | None:
@@ -40,6 +47,12 @@ def gpu_sentence(error: BaseException) -> str | None:
         return (
             f"The GPU's memory ran out ({why}): close what else uses it, or choose a smaller model. Everything "
             "finished is stored, and the same command resumes."
+        )
+    if fault == "no code":
+        return (
+            f"PyTorch cannot compute on this GPU ({why}): install a build of PyTorch for it (srtui doctor names both), "
+            'or update its driver; CUDA_VISIBLE_DEVICES="" leaves it alone. Everything finished is stored, and the same '
+            "command resumes."
         )
     if fault == "gone":
         return (

@@ -10,7 +10,7 @@ UTF-8, without spaces, keys sorted, and
   a setting that a later version adds leaves the keys of all earlier work as they are;
 - numbers keep their type: 1 is an integer, 1.0 a float (shortest digits that read back the same, and
   0.0 for -0.0); true is neither. An integer in a field whose default is a float is that float;
-- bytes are ``{"$bytes": "<hex>"}``; tuples and lists are arrays; a dataclass is an object of its fields;
+- bytes are ``{"$bytes": "<hex>"}``; a sequence is an array; a dataclass is an object of its fields;
 - what is none of these, or not a finite number, raises TypeError or ValueError.
 
 A key is 17 bytes: the scheme's number, then 16 bytes of BLAKE2b. Keys of the first scheme, which hashed
@@ -129,7 +129,7 @@ def _plain(value: Any) -> Any:
         return float(value) + 0.0  # -0.0 becomes 0.0
     if isinstance(value, bytes):
         return {"$bytes": value.hex()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, Sequence):
         return [_plain(v) for v in value]
     if is_dataclass(value) and not isinstance(value, type):
         return {name: _plain(v) for name, v in _changed(value)}

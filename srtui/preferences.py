@@ -43,7 +43,7 @@ class PreferencePair(NamedTuple):
     chosen_by: str
     agreed: bool | None
     gates: tuple[str, ...]
-    history: tuple[Turn, ...] = ()
+    history: Sequence[Turn] = ()
 
     @property
     def pairs(self) -> tuple[Pair, Pair]:
@@ -58,7 +58,7 @@ class PreferencePair(NamedTuple):
         return {
             "instruction": self.instruction,
             "input": self.input,
-            **({"history": self.history} if self.history else {}),
+            **({"history": tuple(self.history)} if self.history else {}),
             "chosen": self.chosen,
             "rejected": self.rejected,
             "sample": self.sample_id,

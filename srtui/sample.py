@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from itertools import islice
+from typing import Any, Literal, NamedTuple, overload
 
 from srtui.hashing import digest
 
-__all__ = ["Pair", "Role", "Target", "Turn", "digest", "history_digest", "pair_digest"]
+__all__ = ["History", "Pair", "Role", "Target", "Turn", "digest", "history_digest", "pair_digest"]
 
 Target = Literal["instruction", "response"]
 """Which side of a pair is rewritten. (A stage is a step of the loop, such as ``reflect-instruction``.)"""
@@ -24,6 +25,46 @@ class Turn(NamedTuple):
     text: str
 
 
+class History(Sequence[Turn]):
+    """The first ``length`` turns of a conversation, equal to the tuple of them. The turns are shared by all
+    exchanges of it: tuples of their own would grow with the square of their number."""
+
+    __slots__ = ("_length", "_turns")
+
+    def __init__(self, turns: Sequence[Turn], length: int) -> None:
+        self._turns, self._length = turns, min(length, len(turns))
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, index: int) -> Turn: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Turn, ...]: ...
+    def __getitem__(self, index: int | slice) -> Turn | tuple[Turn, ...]:
+        places = range(self._length)[index]
+        return self._turns[places] if isinstance(places, int) else tuple(self._turns[n] for n in places)
+
+    def __iter__(self) -> Iterator[Turn]:
+        return islice(self._turns, self._length)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, History) and other._turns is self._turns:
+            return other._length == self._length
+        if isinstance(other, History | tuple):
+            return len(other) == self._length and all(a == b for a, b in zip(self, other, strict=True))
+        return NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return tuple, (tuple(self),)  # another process gets no more than these turns
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))
+
+
 class Pair(NamedTuple):
     """One instruction-response pair (x, y); x is the instruction with its optional input.
 
@@ -34,7 +75,7 @@ class Pair(NamedTuple):
     instruction: str
     input: str
     response: str
-    history: tuple[Turn, ...] = ()
+    history: Sequence[Turn] = ()
 
     @property
     def texts(self) -> tuple[str, str, str]:

@@ -143,6 +143,18 @@ def _is_emoji(c: str) -> bool:
     )
 
 
+# -- words -----------------------------------------------------------------------------------------
+
+
+def without_marks(text: str) -> str:
+    """``text`` without combining marks and soft hyphens, which ``\\w`` of :mod:`re` takes for the ends of words: the vowel
+    signs of Hindi, Tamil and their like, and of pointed Arabic and Hebrew, stand within words."""
+    if text.isascii():
+        return text
+    marks = {ord(c) for c in set(text) if c == "\u00ad" or unicodedata.category(c)[0] == "M"}
+    return text.translate(dict.fromkeys(marks)) if marks else text
+
+
 # -- numbers ---------------------------------------------------------------------------------------
 
 

@@ -50,6 +50,18 @@ def filled(workspace: Workspace, tmp_path: Path) -> tuple[Workspace, Path]:
     return workspace, prompts
 
 
+def test_vowel_signs_and_soft_hyphens_end_no_word() -> None:
+    """Hindi writes its vowels as marks on letters; if these ended words, four words of it would pass for eight."""
+    index = PromptIndex(question_key)
+    index.add("क्या आप मुझे बता सकते हैं कि भारत की राजधानी में कौन सी इमारतें देखने लायक हैं")
+    assert index.find(["?"], "सुनिए, क्या आप मुझे बता सकते हैं: यह क्या है?") is None  # six words
+    found = index.find(["?"], "क्या आप मुझे बता सकते हैं कि भारत बड़ा है?")
+    assert found is not None and found.kind == "short"
+    index.add("the quick brown fox jumps over the la\u00adzy dog and then runs away from here")
+    found = index.find(["?"], "so the quick brown fox jumps over the lazy dog and then runs away from there")
+    assert found is not None and found.kind == "long"
+
+
 def test_a_prompt_in_an_earlier_turn_is_found(workspace: Workspace, tmp_path: Path) -> None:
     said = [
         "Name a prime!",

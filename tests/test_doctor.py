@@ -69,6 +69,10 @@ def test_logits_are_compared_by_their_direction() -> None:
     [
         ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "SIGILL"),
         ("raise ImportError('libfoo.so.3: cannot open')", "libfoo.so.3"),
+        (
+            "raise RuntimeError('CUDA error: busy\\nCompile with TORCH_USE_CUDA_DSA')",
+            "RuntimeError: CUDA error: busy",
+        ),
         ("print('no json')", "silence"),
     ],
 )

@@ -132,6 +132,23 @@ def test_what_is_stored_is_not_made_again(scored: tuple[Store, VariantScorer, li
     assert store.embeddings.missing(ids, judge.setting_id) == []
 
 
+def test_what_half_a_float_cannot_hold_is_left_out(workspace: Workspace, tmp_path: Path) -> None:
+    """One vector that is not finite would make the mean of all no number, and nothing would be like anything."""
+    data = tmp_path / "d.json"
+    data.write_text(
+        json.dumps([{"instruction": f"Say {n}.", "output": "It."} for n in range(3)]), encoding="utf-8"
+    )
+    with Store(workspace.store_path) as store:
+        import_file(store, data, "d")
+        setting = store.scores.setting("s", "id", "nf4", "alpaca", "default", 512)
+        ids = [v for _, v in store.corpus.original_ids_of(1, 0, 9)]
+        made = [np.full(4, value, dtype=np.float32) for value in (1.0, 1e6, np.nan)]
+        store.embeddings.add(setting, zip(ids, made, strict=True))
+        store.embeddings.add_texts(zip((b"a", b"b", b"c"), made, strict=True))
+        assert store.embeddings.load(ids, setting)[0] == ids[:1]
+        assert list(store.embeddings.texts([b"a", b"b", b"c"])) == [b"a"]
+
+
 def test_a_run_trains_on_a_subset_by_facility_location(pair_workspace: Workspace, tmp_path: Path) -> None:
     recipe = small_recipe(
         pair_workspace,

@@ -16,8 +16,10 @@ from benchmarks.evidence.results import Part, Results
 from benchmarks.evidence.table import difference, markdown, rows_of
 from benchmarks.evidence.work import Evidence
 from srtui.errors import UserError
+from srtui.gates import TEXT_GATES
 from srtui.measures import MEASURES
 from srtui.progress import Stopped
+from srtui.recipe.gates import GateSettings
 from srtui.store import Store
 from tests.sql import sql_value
 
@@ -71,10 +73,18 @@ def test_every_measure_of_two_answers_is_an_arm() -> None:
     # A draw is the arm random; an encoder is not at hand; a perplexity of x chooses as r-IFD, whose numerator it is.
     expected = {name for name, m in MEASURES.items() if m.source not in ("draw", "encoder")} - {"perplexity"}
     assert expected <= by and {f"{name}-at-length" for name in expected} <= by
-    assert {"rewrites", "random", "gated", "half-longest", "half-facility"} <= {arm.name for arm in ARMS}
+    assert {"rewrites", "random", "text-gates", "half-longest", "half-facility"} <= {arm.name for arm in ARMS}
     assert [a.name for a in arms_of("strong", ["ifd"])] == [ORIGINAL, "ifd"]
     assert "known" in [a.name for a in arms_of("mixed", [])]
     assert "known" not in [a.name for a in arms_of("strong", [])]
+
+
+def test_the_arm_of_gates_asks_those_of_texts_alone() -> None:
+    """Another gate asks a model, and a number among the section's keys is no gate."""
+    (gated,) = (arm for arm in ARMS if arm.gated)
+    settings = GateSettings.model_validate(gated.gates)
+    assert settings.active == settings.of_texts == TEXT_GATES
+    assert settings.coherence_percent == GateSettings().coherence_percent
 
 
 def test_a_torn_line_is_forgotten(tmp_path: Path) -> None:
@@ -142,11 +152,12 @@ def test_a_table_of_a_part_of_the_work_says_what_it_rests_on() -> None:
 def test_the_whole_way_stopped_and_resumed(
     tmp_path: Path, pair_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each part is kept as it comes, nothing is trained twice, and what GPT-4 said is followed by the arm that knows."""
+    """Each part is kept as it comes, nothing is trained twice, and what GPT-4 said is followed by the arm that knows.
+    Equal tokens are asked for first, which are reckoned by the equal steps."""
     words = [
         str(answers(tmp_path / "data")), "--keep", str(tmp_path / "kept"), "--models", str(pair_folder),
         "--students", "tiny", "--quantization", "f32", "--rater", "", "--replays", "mixed", "--seeds", "1",
-        "--arms", "known", "combined",
+        "--arms", "known", "combined", "--budgets", "tokens", "steps",
         "--prompts", "12", "--held-out", "8", "--pairs", "60", "--max-length", "256", "--steps", "3",
         "--batch-size", "2", "--questions", "2", "--lora-rank", "2",
     ]  # fmt: skip
@@ -165,7 +176,10 @@ def test_the_whole_way_stopped_and_resumed(
         evidence.work()
         parts = {(p.arm, p.budget): p for p in results}
         arms = [ORIGINAL, "known", "combined"]
-        assert list(parts) == [("untuned", "steps"), *((arm, b) for b in ("steps", "tokens") for arm in arms)]
+        assert parts.keys() == {
+            ("untuned", "steps"),
+            *((arm, b) for b in ("steps", "tokens") for arm in arms),
+        }
         runs = sql_value(store, "SELECT count(*) FROM training_run WHERE status = 'done'")
         assert runs == len(parts) - 1
         before = (keep / "results.jsonl").read_bytes()
@@ -188,5 +202,5 @@ def test_the_whole_way_stopped_and_resumed(
         assert abs(same.tokens - original.tokens) <= max(whole.tokens / whole.steps, same.tokens / same.steps)
     said = capsys.readouterr().out
     figures = json.loads(said.splitlines()[-1])
-    assert [t["budget"] for t in figures["tables"]] == ["steps", "tokens"]
+    assert [t["budget"] for t in figures["tables"]] == ["tokens", "steps"]
     assert "12 prompts are trained on and 8 held out, 4 of these" in said

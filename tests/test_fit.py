@@ -96,6 +96,16 @@ def test_what_would_fit_does(size: str, card: int, length: int, micro: int) -> N
     assert plan_training(needs, size, made, card * GB).fits
 
 
+@pytest.mark.parametrize("size", sorted(DECODERS))
+def test_adapters_are_counted_beside_what_training_takes(size: str) -> None:
+    """They lie there in float32 before a training looks at what is free."""
+    small, large = (usual_student(size, "nf4", rank) for rank in (16, 256))
+    more = large.shape.trainable - small.shape.trainable
+    plans = [plan_training(needs, size, WORKSTATION, 141 * GB) for needs in (small, large)]
+    # Its weights, its gradient, and two moments of a byte.
+    assert plans[1].total - plans[0].total == more * (4 + 4 + 2)
+
+
 def test_usual_sizes_weigh_what_published_files_weigh() -> None:
     """llama.cpp's own Q4_K_M and Q8_0 files of Llama 3.1 8B have 4.92 and 8.54 GB, embeddings (a Q4_K or
     Q8_0 matrix that stays in RAM) counted; NF4 of the same model takes 5.7 GB in QLoRA's arithmetic."""

@@ -72,6 +72,32 @@ def test_a_good_answer_passes(text: str) -> None:
     assert not answer(text)
 
 
+@pytest.mark.parametrize(
+    ("instruction", "text"),
+    [
+        ("Find the missing number in this sequence: 52, 34, 17, __", "9."),
+        ("Which one is right? A) four B) five", "The correct answer is A"),
+        ("Write a query that lists all users.", "SELECT * FROM users;"),
+        ("Declare a number in C.", "int x = 5;"),
+        ("Suggest a book on the stars.", "1. The Night Sky by Mark A. Garlick\n2. Looking Up: A Journey by Roy A. Gallant"),
+        ("Translate into Russian: Hello, how are you?", "Привет, как дела? Это очень хорошо."),
+        ("Translate to Norwegian: I cannot see the house.", "Jeg kan ikke se huset på haugen, det har vært der, og det er en bakke."),
+        ("Find playlists.", "1. https://open.example.com/a\n2. https://b.example.com/c\n3. https://www.example.com/d"),
+        ("Write an email that apologises for being late.", "Dear Ms Lee,\n\nI am sorry that I was late. It will not happen again."),
+        ("My friend's dog died. How do I comfort her?", "I'm sorry to hear about her dog. Be there for her, and listen."),
+        ("Make a menu in HTML.", "<ul>\n" + "".join(f'<li><a href="#">{w}</a></li>\n' for w in ("Home", "News", "Shop", "Help")) + "</ul>"),
+        ("List related addresses.", "\n".join(f"https://example.com/a-long-way-to-say/it/{w}" for w in ("one", "two", "six", "ten"))),
+        ("What does a program counter hold?", "The program counter holds the address of the next instruction to be fetched."),
+        ("What is a Nash equilibrium?", "Each player plays the best response to what all the others play."),
+        ("भारत के बारे में बताइए।", "भारत में कई भाषाएँ हैं। भारत में कई धर्म हैं। भारत में कई नदियाँ हैं। भारत में कई पर्वत हैं।"),
+    ],
+)  # fmt: skip
+def test_what_looks_like_a_sign_and_is_none_passes(instruction: str, text: str) -> None:
+    """Numbers, options, code, names, scripts, links, letters and other subjects: each was stopped once."""
+    before = Pair(instruction, "", "Bees make honey.")
+    assert not answer(text, before)
+
+
 def test_a_text_passes_where_the_one_before_was_like_it() -> None:
     """A data set's own way of writing stops nothing: poems without an end, answers that refuse, texts on texts."""
     for text in (
@@ -185,7 +211,7 @@ def test_the_figures_of_the_documentation_are_those_of_the_labelled_rewrites() -
     assert [len(some) for some in by_seed.values()] == [111, 111]
     expected = {
         "cut_off": ((11, 12, 12), (8, 8, 9)),
-        "about_the_task": ((72, 72, 92), (49, 51, 83)),
+        "about_the_task": ((72, 72, 92), (48, 50, 83)),
         "language": ((1, 1, 2), (3, 3, 3)),
         "refusal": ((3, 3, 3), (1, 1, 3)),
         "repetition": ((0, 0, 0), (0, 0, 1)),

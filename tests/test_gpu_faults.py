@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from srtui import doctor
 from srtui import recipe as recipes
 from srtui.errors import UserError
 from srtui.gpu_errors import gpu_fault, gpu_sentence
@@ -26,6 +27,10 @@ from tests.conftest import make_workspace, small_recipe
 from tests.sql import sql_rows
 
 GONE = "CUDA error: unspecified launch failure\nCUDA kernel errors might be asynchronously reported"
+NO_CODE = (
+    "CUDA error: no kernel image is available for execution on the device\nFor debugging consider passing "
+    "CUDA_LAUNCH_BLOCKING=1\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions."
+)
 FULL = "CUDA out of memory. Tried to allocate 2.00 GiB."
 
 
@@ -34,6 +39,9 @@ FULL = "CUDA out of memory. Tried to allocate 2.00 GiB."
     [
         (torch.OutOfMemoryError(FULL), "memory"),
         (torch.AcceleratorError(GONE), "gone"),
+        (torch.AcceleratorError(NO_CODE), "no code"),
+        (RuntimeError("CUDA error: invalid device function"), "no code"),
+        (RuntimeError("CUDA driver version is insufficient for CUDA runtime version"), "no code"),
         (torch.AcceleratorError("CUDA error: out of memory"), "memory"),
         (
             RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
@@ -60,6 +68,7 @@ def test_what_is_wrong_with_a_gpu(error: Exception, fault: str | None) -> None:
     ("error", "words"),
     [
         (torch.AcceleratorError(GONE), "srtui: The GPU does not answer any more (CUDA error: unspecified"),
+        (torch.AcceleratorError(NO_CODE), "srtui: PyTorch cannot compute on this GPU (CUDA error: no kernel image"),
         (torch.OutOfMemoryError(FULL), "srtui: The GPU's memory ran out (CUDA out of memory."),
         (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you"),
          "srtui: The memory of this machine ran out; close something"),
@@ -185,6 +194,38 @@ def test_memory_that_the_libraries_beneath_ask_for(
     assert {n: loss.nll for n, loss in scorer.score(spans)} == pytest.approx(whole, rel=1e-5)
 
 
+@pytest.mark.model
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+@pytest.mark.parametrize(
+    ("raised", "kind", "words"),
+    [
+        (torch.OutOfMemoryError(FULL), UserError, "^tiny does not fit the GPU's memory in .*: CUDA out of memory"),
+        (torch.AcceleratorError(GONE), RuntimeError, "^CUDA error: unspecified launch failure$"),
+        (ValueError("no such block size"), UserError, r"cannot be loaded as a student \(no such block size\)"),
+    ],
+)  # fmt: skip
+def test_what_fails_while_weights_are_quantized(
+    quantization: Any,
+    raised: Exception,
+    kind: type[Exception],
+    words: str,
+    pair_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """transformers catches it there and raises an error that points to a log."""
+    import bitsandbytes as bnb
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise raised
+
+    for parameter in (bnb.nn.Params4bit, bnb.nn.Int8Params):
+        monkeypatch.setattr(parameter, "to", fails)
+    with pytest.raises(kind, match=words) as caught:
+        Student.load(pair_folder / "tiny", quantization, "cpu")
+    if kind is RuntimeError:
+        assert gpu_fault(caught.value) == "gone"
+
+
 # -- llama.cpp ------------------------------------------------------------------------------------------
 
 
@@ -289,6 +330,25 @@ def test_a_gpu_before_ampere_computes_in_float32(cards: Any) -> None:
     assert lines == [
         "card 0 has no bfloat16 arithmetic: the student computes in float32, which is slower and takes more memory."
     ]
+
+
+def test_doctor_names_the_gpu_that_pytorch_has_no_code_for(
+    cards: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards.all = [(8 * 10**9, 9), (8 * 10**9, 6)]
+    arange = torch.arange
+
+    def one_fails(*given: Any, device: str, **more: Any) -> Any:
+        if device == "cuda:1":
+            raise torch.AcceleratorError(NO_CODE)
+        return arange(*given, **more)
+
+    monkeypatch.setattr(torch, "arange", one_fails)
+    _, well, other = doctor._torch()
+    assert (well.name, well.ok, well.fix) == ("CUDA 0", True, "")
+    assert (other.name, other.ok) == ("CUDA 1", False)
+    assert "no kernel image" in other.detail and "\n" not in other.detail
+    assert other.fix.startswith("install a build of PyTorch for this GPU")
 
 
 @pytest.mark.model

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks import bench_train
+from benchmarks.gpu.__main__ import source_sha256
 from benchmarks.gpu.parts import Bench
 from benchmarks.gpu.results import NotMeasured, Part, Results, card_file, ratio
 from benchmarks.gpu.sizes import SIZES
@@ -119,6 +121,82 @@ def test_a_command_that_fails_hangs_or_says_nothing(tmp_path: Path) -> None:
             bench.figures("-c", program, patience=patience)
     visible = bench.figures("-c", "import json, os; print(json.dumps(dict(os.environ)))")
     assert visible["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_a_fault_of_one_part_costs_no_other(tmp_path: Path) -> None:
+    def faulty(before: Mapping[str, Any]) -> dict[str, Any]:
+        return {"rate": before["matrix"]["flops"]}
+
+    line = Results.resume(tmp_path / "gpu.json", FACTS).work(
+        [Part("faulty", faulty), Part("fast", lambda _: {"rate": 30.0})], no_ratios
+    )
+    assert line["parts"] == {"faulty": "KeyError: 'matrix'", "fast": "ok"}
+
+
+class Reports(Bench):
+    """Its pytest writes ``xml``."""
+
+    xml = ""
+
+    def command(self, *words: object, patience: int | None = None) -> str:
+        (place,) = (str(word).partition("=")[2] for word in words if str(word).startswith("--junitxml="))
+        Path(place).write_text(f"<testsuite>{self.xml}</testsuite>")
+        return ""
+
+
+@pytest.mark.parametrize(("device", "passes"), [("cuda", False), ("cpu", True)])
+def test_tests_that_were_skipped_on_a_gpu_are_not_ok(device: str, passes: bool, tmp_path: Path) -> None:
+    bench = Reports(device, SIZES["tiny"], tmp_path)
+    skipped = '<testcase name="{}"><skipped message="no model"/></testcase>'.format
+    Reports.xml = '<testcase name="a"/>' + skipped("b") + skipped("c")
+    if passes:
+        assert bench.tests({}) == {"passed": 1, "skipped": {"b": "no model", "c": "no model"}}
+    else:
+        with pytest.raises(NotMeasured, match=r"^2 of 3 were skipped: b \(no model\)$"):
+            bench.tests({})
+    Reports.xml = skipped("b")
+    with pytest.raises(NotMeasured, match="1 of 1 were skipped"):
+        bench.tests({})
+
+
+def test_an_edited_source_is_another_run(tmp_path: Path) -> None:
+    """The commit is the same; so it is where there is no git at all."""
+    for folder in ("srtui", "benchmarks", "tests"):
+        (tmp_path / folder).mkdir()
+    file = tmp_path / "srtui" / "a.py"
+    file.write_text("x = 1")
+    before = source_sha256(tmp_path)
+    assert source_sha256(tmp_path) == before
+    file.write_text("x = 2")
+    assert source_sha256(tmp_path) != before
+
+
+@pytest.mark.parametrize(("visible", "seen"), [(None, "0"), ("3,1", "3"), ("MIG-1a,MIG-2b", "MIG-1a")])
+def test_one_card_is_measured_where_there_are_several(
+    visible: str | None, seen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    bench = Bench("cuda", SIZES["tiny"], tmp_path)
+    shown = bench.figures("-c", "import json, os; print(json.dumps(dict(os.environ)))")
+    assert shown["CUDA_VISIBLE_DEVICES"] == seen
+
+
+def test_a_contender_that_does_not_fit_leaves_the_others_their_figures(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours: dict[str, Any] = {"tokens": 100, "seconds": 2, "peak": 1e9, "overhead": 0.0, "saving": 0.1}
+    answers: dict[str, Any] = {"srtui": ours, "plain": "exit 1: OutOfMemoryError: CUDA out of memory"}
+    monkeypatch.setattr(bench_train, "contenders", lambda: ["plain", "srtui"])
+    monkeypatch.setattr(bench_train, "contender", lambda name: answers[name])
+    monkeypatch.setattr(sys, "argv", ["bench_train.py", "--rounds", "1"])
+    bench_train.main()
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["rates"] == {"srtui": 50.0} and "out of memory" in found["reasons"]["plain"]
+    answers["srtui"] = "exit 1: it fell"
+    with pytest.raises(SystemExit):
+        bench_train.main()
 
 
 def test_kill_nine_between_parts(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from srtui.store.summary import summarise
 from srtui.workspace import Workspace
 from tests.attack.ground import Ground, Outcome
 from tests.commands import Command, srtui
-from tests.conftest import make_workspace, small_recipe
+from tests.conftest import ROOT, make_workspace, small_recipe
 from tests.sql import sql_row, sql_rows, sql_value
 
 pytestmark = pytest.mark.model
@@ -447,3 +447,20 @@ def test_progress_never_passes_its_end_where_prompts_are_too_long(
     assert [tuple(r) for r in rows] == [("too_long", 2)]
     assert [t for t in reported if t[0] == "reflect-instruction"][-1][1:] == (2, 2)
     assert all(done <= total for _, done, total in reported)
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere a process does not begin with its parent's peak"
+)
+def test_a_process_started_by_a_large_one_does_not_count_its_memory() -> None:
+    """A dashboard with a large store starts engines; their forecasts learn from their own peaks."""
+    asked = "from srtui.pipeline.watch import peak_memory_mb; print(peak_memory_mb())"
+    large = (
+        "import os, sys\n"
+        "held = bytearray(os.urandom(1)) * 1_500_000_000\n"
+        "if (child := os.fork()) == 0:\n"
+        f"    os.execv(sys.executable, [sys.executable, '-c', {asked!r}])\n"
+        "os.waitpid(child, 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", large], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert 20 < float(done.stdout) < 1_000

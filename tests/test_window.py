@@ -3,6 +3,7 @@ nothing else, and decisions are those of an undisturbed run."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import signal
@@ -13,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from benchmarks import bench_scale
 from srtui import recipe as recipes
 from srtui.pipeline import Engine, prepare
 from srtui.pipeline import reflect as reflecting
-from srtui.pipeline.ahead import Ahead, in_pages
+from srtui.pipeline.ahead import Ahead, in_pages, in_portions
 from srtui.progress import Stopped
 from srtui.store import Store
 from srtui.store.imports import NewRow
@@ -53,6 +56,15 @@ def test_pages_hold_all_once_in_order() -> None:
         pages = list(in_pages(read, size, lambda n: n))
         assert [n for page in pages for n in page] == there
         assert all(len(page) == size for page in pages[:-1])
+
+
+@given(st.lists(st.integers(0, 9), max_size=30), st.integers(0, 20))
+def test_portions_hold_all_in_order_and_are_no_larger_than_they_must_be(sizes: list[int], most: int) -> None:
+    portions = list(in_portions(sizes, int, most))
+    assert [n for portion in portions for n in portion] == sizes
+    assert all(sum(portion) <= most or len(portion) == 1 for portion in portions)
+    assert all(sum(a) + b[0] > most for a, b in itertools.pairwise(portions))
+    assert bool(sizes) == all(portions)
 
 
 def test_what_is_prepared_ahead_is_two_pages_and_comes_in_order() -> None:
@@ -217,6 +229,15 @@ def test_the_window_is_bounded_and_retries_join_it(
     with Store(whole.store_path, read_only=True) as a, Store(stopped.store_path, read_only=True) as b:
         assert [tuple(r) for r in sql_rows(a, rows)] == [tuple(r) for r in sql_rows(b, rows)]
         assert a.counts()["generation"] == b.counts()["generation"] == asked
+    # Prompts of thousands of characters: few are outstanding, however many the window would take.
+    most.clear()
+    monkeypatch.setattr(reflecting, "_PAGE_TEXT", 4_000)
+    monkeypatch.setattr(reflecting, "_WINDOW_TEXT", 8_000)
+    narrow = scale_workspace(tmp_path / "narrow", pair_folder, 200)
+    work(narrow, None)
+    assert max(most) <= 8 and len(most) == asked
+    with Store(whole.store_path, read_only=True) as a, Store(narrow.store_path, read_only=True) as b:
+        assert [tuple(r) for r in sql_rows(a, rows)] == [tuple(r) for r in sql_rows(b, rows)]
 
 
 def test_a_pause_is_answered_while_a_page_is_prepared(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from srtui.gates import TEXT_GATES
 from srtui.measures import AT_LENGTH, MEASURES
-from srtui.recipe.gates import GateSettings
 
 Replay = Literal["strong", "mixed"]
 ORIGINAL = "original"
@@ -23,7 +23,7 @@ class Arm:
         selection: its keys of a recipe's ``[selection]``.
         measure: the measure that it chooses by, as a calibration calls it; "" where it chooses by none.
         needs: what has to be there: a rater, or a combination's weights.
-        gated: whether a recipe's gates are on.
+        gated: whether the recipe's gates of texts are on.
         part: of all prompts, the share that it trains on.
         known: whether it takes what GPT-4 said is better, which only the mixed replay knows.
         on_request: run only where it is named.
@@ -42,7 +42,7 @@ class Arm:
     @property
     def gates(self) -> dict[str, bool]:
         """The recipe's ``[gates]``: all that are signs in the text alone."""
-        return {name: True for name in GateSettings.model_fields if name != "rater"} if self.gated else {}
+        return dict.fromkeys(TEXT_GATES, True) if self.gated else {}
 
 
 _NEEDS: dict[str, Literal["", "rater", "weights"]] = {"rater": "rater", "combination": "weights"}
@@ -73,7 +73,8 @@ ARMS = (
     Arm("known", "what GPT-4 said is better", {"response_by": "reflected"}, known=True),
     Arm("random", "either, at random", {"response_by": "random"}),
     *(_by(name) for name in _BY_LOSSES),
-    Arm("gated", "every rewrite that no gate stops", {"response_by": "reflected"}, gated=True),
+    # Another name than this arm had while it asked the gate on coherence too: parts of that one are no part of it.
+    Arm("text-gates", "every rewrite that no gate of texts stops", {"response_by": "reflected"}, gated=True),
     _half("half-random", "drawn", "random"),
     _half("half-longest", "the longest", "length"),
     _half("half-ifd", "of the highest IFD", "ifd"),
@@ -81,6 +82,11 @@ ARMS = (
     *(_by(name) for name in _BY_MORE),
     *(_by(name, at_length=True) for name in (*_BY_LOSSES, *_BY_MORE)),
 )
+
+
+def by_name(name: str) -> Arm:
+    """The arm of this name."""
+    return next(arm for arm in ARMS if arm.name == name)
 
 
 def arms_of(replay: Replay, only: list[str]) -> list[Arm]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.evidence.arms import ORIGINAL, Arm, Replay, arms_of
+from benchmarks.evidence.arms import ORIGINAL, Arm, Replay, arms_of, by_name
 from benchmarks.evidence.data import Prompt, Prompts, read_prompts, write_pairs, write_rows, write_tasks
 from benchmarks.evidence.results import Budget, Part, Results
 from srtui import models
@@ -233,8 +233,7 @@ class Evidence:
         if budget == "steps" or arm.name == ORIGINAL:
             return whole
         original, own = (
-            self._results[self._key(student, replay, name, "steps", seed, whole)]
-            for name in (ORIGINAL, arm.name)
+            self._at_equal_steps(student, replay, some, seed) for some in (by_name(ORIGINAL), arm)
         )
         run = self._run(self._recipe(student, replay, arm, seed, whole, "steps"))
         training = self._store.training.of_run(run.id)
@@ -243,6 +242,11 @@ class Evidence:
         if so_far[-1] >= original.tokens:
             return 1 + min(range(whole), key=lambda n: abs(so_far[n] - original.tokens))
         return max(whole, round(whole * original.tokens / own.tokens))
+
+    def _at_equal_steps(self, student: str, replay: Replay, arm: Arm, seed: int) -> Part:
+        """The arm at equal steps, which says how many tokens a step takes; done here where it is not asked for itself."""
+        self._arm(student, replay, arm, "steps", seed)
+        return self._results[self._key(student, replay, arm.name, "steps", seed, self._plan.size.steps)]
 
     def _run(self, recipe: Recipe) -> Run:
         run, _ = prepare(self._workspace, self._store, recipe, self._workspace.recipes / "evidence.toml")

@@ -12,6 +12,7 @@ runs, and nothing says how fast a GPU is.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import platform
 import shutil
@@ -24,6 +25,7 @@ from benchmarks.gpu import models
 from benchmarks.gpu.parts import ROOT, Bench
 from benchmarks.gpu.results import Results, card_file
 from benchmarks.gpu.sizes import SIZES
+from srtui.atomic import sha256_of
 
 _ASK = """
 import json, torch, llama_cpp, bitsandbytes, transformers, platform
@@ -85,8 +87,19 @@ def machine(bench: Bench) -> dict[str, Any]:
         "device": name,
         "size": bench.size.name,
         "commit": commit,
+        "source": source_sha256(ROOT),
         "python": platform.python_version(),
     } | asked
+
+
+def source_sha256(root: Path) -> str:
+    """Sixteen digits of the hash of all that is measured: a commit does not say what was edited since, and a copy
+    without git has none."""
+    total = hashlib.sha256()
+    for folder in ("srtui", "benchmarks", "tests"):
+        for path in sorted((root / folder).rglob("*.py")):
+            total.update(f"{path.relative_to(root).as_posix()} {sha256_of(path)}\n".encode())
+    return total.hexdigest()[:16]
 
 
 def tokenizer() -> Path:

@@ -76,6 +76,8 @@ class Results:
                 figures, status = part.run(self._figures()), "ok"
             except NotMeasured as reason:
                 figures, status = {}, str(reason)
+            except Exception as error:  # a fault of a part's own costs no other part
+                figures, status = {}, f"{type(error).__name__}: {error}"
             seconds = round(time.perf_counter() - began, 1)
             self.parts[part.name] = {"status": status, "seconds": seconds, "figures": figures}
             self._write(ratios, complete=False)

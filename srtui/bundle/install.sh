@@ -9,10 +9,13 @@ die() { printf 'install: %s\n' "$*" >&2; exit 2; }
 
 # Before anything of the bundle is run: every file is the one that was packed, and none was added.
 [ -f SHA256SUMS ] || die "SHA256SUMS is missing; copy the bundle again."
-wrong="$(sha256sum --check --quiet SHA256SUMS 2>/dev/null | head -n 1 || true)"
-[ -z "$wrong" ] || die "${wrong%%: *} is not as it was packed (its sha256 sum differs, or it is missing); copy the bundle again."
+if ! sums="$(sha256sum --check --strict --quiet SHA256SUMS 2>/dev/null)"; then
+    wrong="${sums%%$'\n'*}"
+    [ -n "$wrong" ] || die "SHA256SUMS is damaged; copy the bundle again."
+    die "${wrong%%: *} is not as it was packed (its sha256 sum differs, or it is missing); copy the bundle again."
+fi
 # (No reader here that stops early: under pipefail whoever writes to it would fail.)
-added="$(comm -13 <(cut -c67- SHA256SUMS | LC_ALL=C sort) <({ find wheels llama.cpp -type f 2>/dev/null || true; } | LC_ALL=C sort))"
+added="$(comm -13 <(cut -c67- SHA256SUMS | LC_ALL=C sort) <({ find wheels llama.cpp ! -type d 2>/dev/null || true; } | LC_ALL=C sort))"
 [ -z "$added" ] || die "${added%%$'\n'*} is not of this bundle; remove it."
 . ./llama_backend.sh
 

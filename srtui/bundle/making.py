@@ -84,8 +84,8 @@ def plan(checkout: Path, models: Path, target: Target, have: Sequence[str], want
     source = LLAMA not in has
     needed = tomllib.loads((checkout / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
     roots = [line for line in needed if package_of(line) != LLAMA] + ["pip"]
-    roots += [*LLAMA_NEEDS, *LLAMA_BUILD] if source else []
-    wheels = resolve([line for line in roots if package_of(line) not in has], target, pinned, has)
+    roots += LLAMA_NEEDS if source else []
+    wheels = resolve(roots, target, pinned, has, LLAMA_BUILD if source else [])
     return Plan(target, checkout, wheels, has, source, paths)
 
 
@@ -128,7 +128,7 @@ def make(plan: Plan, folder: Path, report_line: ReportLine, *, built: Built | No
         sha256 = sha256_of(file)
         check_sum(wheel.name, sha256, pinned)
         kept.add(file.name)
-        if wheel.name not in LLAMA_BUILD:
+        if wheel.name not in LLAMA_BUILD and wheel.name not in plan.have:
             requirements.append(f"{wheel.name}=={wheel.version} --hash=sha256:{sha256}")
     for stale in (file for file in wheels.iterdir() if file.name not in kept):
         stale.unlink()

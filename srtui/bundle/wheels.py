@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from packaging.requirements import Requirement
+
 from srtui.atomic import sha256_of
 from srtui.bundle.target import Target
 from srtui.errors import UserError
@@ -53,7 +55,9 @@ def pinned_versions(checkout: Path) -> Pinned:
     }
 
 
-def resolve(roots: Sequence[str], target: Target, pinned: Pinned, have: frozenset[str]) -> list[Wheel]:
+def resolve(
+    roots: Sequence[str], target: Target, pinned: Pinned, have: frozenset[str], build: Sequence[str] = ()
+) -> list[Wheel]:
     """The wheels that ``roots`` need on ``target``, without those that only what it has needs. Nothing is fetched.
 
     Args:
@@ -61,24 +65,15 @@ def resolve(roots: Sequence[str], target: Target, pinned: Pinned, have: frozense
         target: the machine that they are for.
         pinned: versions and sums, of :func:`pinned_versions`.
         have: names of packages that the target has.
+        build: requirements of what is built there. pip builds in an environment of its own, which does not see
+            what the target has.
 
     Raises:
         UserError: pip finds no files for this target, or a file's sum is not pinned.
     """
-    if "torch" not in have and "torch" in pinned:
-        local = "cpu" if target.cuda == "none" else "cu" + target.cuda.replace(".", "")
-        others = [line for line in roots if package_of(line) != "torch"]
-        version = pinned["torch"][0]
-        try:
-            report = _resolve([*others, f"torch=={version}+{local}"], target, pinned)
-        except UserError:
-            # The registry's own build is CUDA's and has no such label; "===" keeps pip from a labelled one.
-            exactly = "==" if target.cuda == "none" else "==="
-            report = _resolve([*others, f"torch{exactly}{version}"], target, pinned)
-            _check_cuda(report, target)
-    else:
-        report = _resolve(roots, target, pinned) if roots else []
-    reached = _reached(report, roots, have)
+    roots = [line for line in roots if package_of(line) not in have]
+    report = _resolve_torch([*roots, *build], target, pinned, have)
+    reached = _reached(report, roots, have) | _reached(report, build, frozenset())
     chosen = [item for item in report if plain_name(item["metadata"]["name"]) in reached]
     wheels = [
         Wheel(plain_name(item["metadata"]["name"]), item["metadata"]["version"], _sum(item), size)
@@ -87,6 +82,25 @@ def resolve(roots: Sequence[str], target: Target, pinned: Pinned, have: frozense
     for wheel in wheels:
         check_sum(wheel.name, wheel.sha256, pinned)
     return wheels
+
+
+def _resolve_torch(
+    roots: Sequence[str], target: Target, pinned: Pinned, have: frozenset[str]
+) -> list[dict[str, Any]]:
+    """pip's list for ``roots``, with the build of PyTorch that is the target's."""
+    if "torch" not in have and "torch" in pinned:
+        local = "cpu" if target.cuda == "none" else "cu" + target.cuda.replace(".", "")
+        others = [line for line in roots if package_of(line) != "torch"]
+        version = pinned["torch"][0]
+        try:
+            return _resolve([*others, f"torch=={version}+{local}"], target, pinned)
+        except UserError:
+            # The registry's own build is CUDA's and has no such label; "===" keeps pip from a labelled one.
+            exactly = "==" if target.cuda == "none" else "==="
+            report = _resolve([*others, f"torch{exactly}{version}"], target, pinned)
+            _check_cuda(report, target)
+        return report
+    return _resolve(roots, target, pinned) if roots else []
 
 
 def check_sum(name: str, sha256: str | None, pinned: Pinned) -> None:
@@ -100,7 +114,41 @@ def check_sum(name: str, sha256: str | None, pinned: Pinned) -> None:
 
 
 def _resolve(roots: Sequence[str], target: Target, pinned: Pinned) -> list[dict[str, Any]]:
-    """pip's own list of what would be installed. Sums are checked by :func:`check_sum`, which can say why."""
+    """pip's own list of what would be installed. Sums are checked by :func:`check_sum`, which can say why.
+
+    pip reads the conditions of requirements by the Python that it runs on, whatever --python-version says: what holds
+    on the target's alone is asked for by name, until nothing is missing.
+    """
+    more: list[str] = []
+    while True:
+        report = _report([*roots, *more], target, pinned)
+        missing = [line for line in _missing(report, target) if line not in more]
+        if not missing:
+            return report
+        more += missing
+
+
+def _missing(report: Sequence[dict[str, Any]], target: Target) -> list[str]:
+    """Requirements of packages in ``report`` that hold on the target, and that nothing in it fulfils."""
+    there = {plain_name(item["metadata"]["name"]) for item in report}
+    conditions = {
+        "python_version": target.python,
+        "python_full_version": f"{target.python}.0",
+        "implementation_version": f"{target.python}.0",
+        "extra": "",
+    }
+    missing: dict[str, str] = {}
+    for item in report:
+        for line in item["metadata"].get("requires_dist", []):
+            needed = Requirement(line)
+            name = plain_name(needed.name)
+            if name not in there and needed.marker is not None and needed.marker.evaluate(conditions):
+                missing[name] = f"{name}{needed.specifier}"
+    return sorted(missing.values())
+
+
+def _report(roots: Sequence[str], target: Target, pinned: Pinned) -> list[dict[str, Any]]:
+    """What pip would install."""
     with tempfile.TemporaryDirectory(prefix="srtui-bundle-") as folder:
         versions = Path(folder) / "versions.txt"
         versions.write_text("".join(f"{name}=={version}\n" for name, (version, _) in pinned.items()), "utf-8")

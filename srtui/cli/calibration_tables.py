@@ -24,7 +24,7 @@ def print_calibration(calibration: Calibration) -> None:
     )
     left_out = "".join(f"; {n:,} rows {plain(why)} left out" for why, n in r["skipped"].items())
     out.print(
-        f"{r['pairs']:,} pairs, {r['decided']:,} of them decided (ties do not count); of like length, within 1.5 "
+        f"{r['pairs']:,} pairs{_of_questions(r)}, {r['decided']:,} of them decided (ties do not count); of like length, within 1.5 "
         f"times, {r['like_length']:,}{left_out}.",
         soft_wrap=True,
     )
@@ -50,6 +50,12 @@ def print_calibration(calibration: Calibration) -> None:
     for m in r["measures"].values():
         out.print(plain(m["sentence"]))
     _print_between(r["between"])
+
+
+def _of_questions(result: Mapping[str, Any]) -> str:
+    """How many questions the pairs are of, where some have several."""
+    questions = result.get("questions", result["pairs"])  # calibrations before it was counted had no number
+    return "" if questions == result["pairs"] else f" of {questions:,} questions (intervals count these)"
 
 
 def _print_between(between: Mapping[str, Mapping[str, float | None]]) -> None:

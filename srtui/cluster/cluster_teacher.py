@@ -27,8 +27,7 @@ class ClusterTeacher:
 
     def prepare(self, request: Request) -> Prepared:
         """See :meth:`srtui.llama.Teacher.prepare`; how long it is, is told by its characters."""
-        characters = sum(len(message.content) for message in request.messages)
-        size = characters // 4 + sum(segment.max_tokens for segment in request.segments)
+        size = request.characters // 4 + sum(segment.max_tokens for segment in request.segments)
         # The key stays here: a worker knows a request by its ticket.
         return Prepared(request, Task(replace(request, key=None), request.key, size, request.candidates))
 

@@ -1,7 +1,7 @@
 """Do training texts hold evaluation prompts? Runs of words that both have, and the same questions.
 
 Thirteen words in a row are what GPT-3 (Brown et al. 2020, appendix C) called an overlap, eight what PaLM (Chowdhery
-et al. 2022) and others take for shorter texts. Words are letters and digits without case. Scripts that put no space
+et al. 2022) and others take for shorter texts. Words are letters and digits without case and combining marks. Scripts that put no space
 between words (Chinese, Japanese, Thai, Lao, Burmese, Khmer) are counted by the letter, and a run that has some of
 these is as long as some thirteen or eight words of Chinese are: twenty letters, or ten.
 """
@@ -17,6 +17,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from srtui.text import without_marks
 
 LONG, SHORT = 13, 8
 LONG_LETTERS, SHORT_LETTERS = 20, 10
@@ -112,7 +114,7 @@ class _Units(NamedTuple):
 
 def _units(text: str) -> _Units:
     plain = text if text.isascii() else unicodedata.normalize("NFKC", text)
-    plain = plain.casefold()
+    plain = without_marks(plain.casefold())
     by_letter = not plain.isascii() and _LETTER.search(plain) is not None
     units = (_WORD_OR_LETTER if by_letter else _WORD).findall(plain)
     hashes = np.array([zlib.crc32(unit.encode("utf-8", "surrogatepass")) for unit in units], dtype=np.uint64)

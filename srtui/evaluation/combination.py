@@ -7,7 +7,7 @@ the weights of standardised differences keeps measures that say the same from ru
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,10 @@ class Combination:
 
 
 def fit_combination(
-    preferred: Sequence[int], columns: Mapping[str, Values], seed: int = 0
+    preferred: Sequence[int],
+    columns: Mapping[str, Values],
+    seed: int = 0,
+    questions: Sequence[Hashable] | None = None,
 ) -> Combination | str:
     """Weights over all decided pairs with all values, and held-out values over 5 folds drawn by ``seed``; or why
     there are none.
@@ -47,6 +50,8 @@ def fit_combination(
         preferred: 1 or 2 for the better answer of each pair, 0 for a tie.
         columns: by measure, the values of each pair's answers, higher preferred.
         seed: draws the folds.
+        questions: what each pair answers; pairs of one question may share an answer, and are in one fold. None where
+            each has its own.
     """
     names = _different(columns)
     rows = [n for n, p in enumerate(preferred) if p and all(columns[name][n] is not None for name in names)]
@@ -54,9 +59,14 @@ def fit_combination(
         return f"{len(rows)} decided pairs have all values, and it takes {LEAST_PAIRS}"
     x = np.array([[_difference(columns[name][n]) for name in names] for n in rows])
     y = np.array([float(preferred[n] == 1) for n in rows])
-    order = sorted(range(len(rows)), key=lambda i: draw(seed, "fold", i))
-    fold = np.empty(len(rows), dtype=int)
-    fold[order] = np.arange(len(rows)) % FOLDS
+    of_question: dict[Hashable, list[int]] = {}
+    for row, n in enumerate(rows):
+        of_question.setdefault(row if questions is None else questions[n], []).append(row)
+    if len(of_question) < FOLDS:
+        return f"the pairs are of {len(of_question)} questions, and it takes {FOLDS} to hold some out"
+    fold = np.empty(len(rows), dtype=np.int64)
+    for place, members in enumerate(sorted(of_question.values(), key=lambda own: draw(seed, "fold", own[0]))):
+        fold[members] = place % FOLDS
     held_out: list[tuple[float, float] | None] = [None] * len(preferred)
     for k in range(FOLDS):
         weights = fit_logistic(x[fold != k], y[fold != k])

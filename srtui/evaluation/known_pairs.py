@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,11 @@ class KnownPair:
     input: str
     answers: tuple[str, str]
     preferred: Preferred
+
+    @property
+    def question(self) -> tuple[str, str]:
+        """What both answer: pairs of one question are not independent."""
+        return self.instruction, self.input
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ def read_preferences(paths: Iterable[Path], limit: int | None = None) -> Prefere
                 skipped[pair] += 1
             else:
                 pairs.append(pair)
-    return _all(", ".join(str(p) for p in named), pairs[:limit], skipped)
+    return _all(", ".join(str(p) for p in named), pairs, skipped, limit)
 
 
 def preferences_of_people(
@@ -102,14 +107,33 @@ def preferences_of_people(
             skipped[pair] += 1
         else:
             pairs.append(pair)
-    return _all(f"evaluation {evaluation_id}", pairs[:limit], skipped)
+    return _all(f"evaluation {evaluation_id}", pairs, skipped, limit)
 
 
-def _all(source: str, pairs: Sequence[KnownPair], skipped: Counter[str]) -> Preferences:
-    if not pairs:
+def _all(source: str, pairs: Sequence[KnownPair], skipped: Counter[str], limit: int | None) -> Preferences:
+    each = _each_once(pairs)
+    if len(each) < len(pairs):
+        skipped["with the two answers of an earlier row (decided by majority)"] += len(pairs) - len(each)
+    if not each:
         why = ", ".join(f"{n} {reason}" for reason, n in skipped.items())
         raise UserError(f"{source}: there is no pair with a known preference{f' ({why})' if why else ''}.")
-    return Preferences(source, tuple(pairs), dict(skipped))
+    return Preferences(source, tuple(each[:limit]), dict(skipped))
+
+
+def _each_once(pairs: Sequence[KnownPair]) -> list[KnownPair]:
+    """Two answers to one question once, as they first come, whichever stood first; by majority where several say which
+    is better."""
+    ahead: dict[tuple[str, str, frozenset[str]], int] = {}
+    first: dict[tuple[str, str, frozenset[str]], KnownPair] = {}
+    for pair in pairs:
+        key = (pair.instruction, pair.input, frozenset(pair.answers))
+        shown = first.setdefault(key, pair)
+        vote = {1: 1, 2: -1, 0: 0}[pair.preferred]
+        ahead[key] = ahead.get(key, 0) + (vote if pair.answers == shown.answers else -vote)
+    return [
+        replace(pair, preferred=1 if ahead[key] > 0 else 2 if ahead[key] < 0 else 0)
+        for key, pair in first.items()
+    ]
 
 
 def _pair(where: str, row: Mapping[str, Any]) -> KnownPair | str:

@@ -7,7 +7,8 @@ where an answer has no value. docs/method.md defines every figure and the three 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
@@ -64,7 +65,8 @@ def calibrated(
     """The result of a calibration.
 
     ``measures`` are by name, each with a value for every pair; ``length`` is added. ``names`` are what the sentences
-    call them. Ties are left out: whoever judged saw no better answer.
+    call them. Ties are left out: whoever judged saw no better answer. Pairs of one question do not
+    count as independent, but for the intervals of the AUC and of correlations.
     """
     lengths: Values = [
         (math.log(max(1, len(p.answers[0]))), math.log(max(1, len(p.answers[1])))) for p in pairs
@@ -74,6 +76,7 @@ def calibrated(
     like = [n for n in decided if length_ratio(pairs[n]) <= LIKE]
     return {
         "pairs": len(pairs),
+        "questions": len({p.question for p in pairs}),
         "decided": len(decided),
         "ties": len(pairs) - len(decided),
         "like_length": len(like),
@@ -101,8 +104,8 @@ def measure_worth(
     like = [n for n in used if length_ratio(pairs[n]) <= LIKE]
     right = {n: _right(values[n], pairs[n].preferred) for n in used}
     by_length = {n: _right(lengths[n], pairs[n].preferred) for n in used}
-    agreement, among_like = (wilson(sum(right[n] for n in group), len(group)) for group in (used, like))
-    over_all, over_like = (_mcnemar(right, by_length, group) for group in (used, like))
+    agreement, among_like = (_agreement(right, pairs, group) for group in (used, like))
+    over_all, over_like = (_mcnemar(right, by_length, pairs, group) for group in (used, like))
     verdict = _verdict(agreement, over_all, over_like, is_length)
     lead = np.array([_lead(values[n], pairs[n].preferred) for n in used])
     longer = np.array([_lead(lengths[n], pairs[n].preferred) for n in used])
@@ -139,17 +142,62 @@ def _lead(values: tuple[float, float] | None, preferred: int) -> float:
     return values[0] - values[1] if preferred == 1 else values[1] - values[0]
 
 
+def _agreement(right: Mapping[int, float], pairs: Sequence[KnownPair], indices: Sequence[int]) -> Estimate:
+    """The share that is right, with its Wilson interval. Where questions have several pairs, which may share an answer,
+    it is that of as many independent pairs as would vary as much (Kish's design effect)."""
+    n, total = len(indices), sum(right[i] for i in indices)
+    of_question: dict[Hashable, list[int]] = {}
+    for i in indices:
+        of_question.setdefault(pairs[i].question, []).append(i)
+    if len(of_question) == n:
+        return wilson(total, n)
+    share, questions = total / n, len(of_question)
+    if questions < 2:
+        return Estimate(value=share, low=None, high=None, n=n)
+    alone = sum((right[i] - share) ** 2 for i in indices)
+    together = sum(sum(right[i] - share for i in own) ** 2 for own in of_question.values())
+    effect = together * questions / (questions - 1) / alone if alone else n / questions
+    worth = n / max(1.0, effect)
+    bounds = wilson(share * worth, worth)
+    return Estimate(value=share, low=bounds["low"], high=bounds["high"], n=n)
+
+
 def _mcnemar(
-    right: Mapping[int, float], other: Mapping[int, float], indices: Sequence[int]
+    right: Mapping[int, float],
+    other: Mapping[int, float],
+    pairs: Sequence[KnownPair],
+    indices: Sequence[int],
 ) -> dict[str, Any]:
     """How often one alone is right, and the exact probability (two-sided) of a split so uneven by chance
-    (McNemar 1947). Pairs in which one of them prefers neither are left out."""
-    from scipy.stats import binomtest
+    (McNemar 1947). Pairs in which one of them prefers neither are left out. Of a question with several pairs the
+    difference falls to one side or the other as a whole."""
+    only_first = [n for n in indices if right[n] == 1 and other[n] == 0]
+    only_other = [n for n in indices if right[n] == 0 and other[n] == 1]
+    ahead = Counter(pairs[n].question for n in only_first)
+    ahead.subtract(pairs[n].question for n in only_other)
+    p = sign_flips([count for count in ahead.values() if count])
+    return {"alone_right": len(only_first), "length_alone_right": len(only_other), "p": p}
 
-    only_first = sum(right[n] == 1 and other[n] == 0 for n in indices)
-    only_other = sum(right[n] == 0 and other[n] == 1 for n in indices)
-    p = float(binomtest(only_first, only_first + only_other).pvalue) if only_first + only_other else 1.0
-    return {"alone_right": only_first, "length_alone_right": only_other, "p": p}
+
+def sign_flips(differences: Sequence[int]) -> float:
+    """The exact probability of a sum at least as far from 0 as that of ``differences``, none of them 0, where each has
+    either sign with probability one half. Of ones it is the binomial test."""
+    from scipy.signal import fftconvolve
+    from scipy.stats import binom, binomtest
+
+    sizes = Counter(map(abs, differences))
+    if not sizes:
+        return 1.0
+    if set(sizes) == {1}:
+        return float(binomtest(sum(d > 0 for d in differences), len(differences)).pvalue)
+    chances = np.ones(1)  # of a sum of -most, -most + 1, ... most
+    for size, count in sizes.items():
+        of_size = np.zeros(2 * size * count + 1)
+        of_size[:: 2 * size] = binom.pmf(np.arange(count + 1), count, 0.5)
+        chances = fftconvolve(chances, of_size)
+    most, total = len(chances) // 2, abs(sum(differences))
+    outside = np.abs(np.arange(-most, most + 1)) >= total
+    return float(min(1.0, max(0.0, chances[outside].sum())))
 
 
 def _verdict(

@@ -31,6 +31,11 @@ class Rater:
         self._pairwise = JudgeModel.find(models, name, load_judge_prompt("pairwise", 2), 0)
 
     @property
+    def file(self) -> str:
+        """What its file is called, without its ending, whichever name it was found by."""
+        return self._single.path.stem
+
+    @property
     def identity(self) -> dict[str, str]:
         """What a stored result that rests on its scores depends on."""
         return {

@@ -32,14 +32,14 @@ def no_estimate(n: int = 0) -> Estimate:
     return Estimate(value=None, low=None, high=None, n=n)
 
 
-def wilson(successes: float, n: int) -> Estimate:
-    """A share with its Wilson score interval (Wilson 1927); half successes are allowed."""
+def wilson(successes: float, n: float) -> Estimate:
+    """A share with its Wilson score interval (Wilson 1927); half successes are allowed, and parts of an observation."""
     if n == 0:
         return no_estimate()
     from statsmodels.stats.proportion import proportion_confint
 
     low, high = proportion_confint(successes, n, method="wilson")
-    return Estimate(value=successes / n, low=float(low), high=float(high), n=n)
+    return Estimate(value=successes / n, low=float(low), high=float(high), n=int(n))
 
 
 def bootstrap_mean(values: Sequence[float], seed: int = 0) -> Estimate:

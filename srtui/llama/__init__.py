@@ -84,6 +84,11 @@ class Request:
     thinking_tokens: int = 1024
     begins: object = None
 
+    @property
+    def characters(self) -> int:
+        """Of its messages."""
+        return sum(len(message.content) for message in self.messages)
+
 
 @dataclass(frozen=True)
 class WrittenSegment:

@@ -38,6 +38,7 @@ from srtui.llama.scheduler import Scheduler
 from srtui.llama.sequence import AnswerSequence, sequences_of
 from srtui.llama.step_runner import StepRunner
 from srtui.models import file_sha256
+from srtui.models.gguf_header import read_gguf
 from srtui.models.memory import (
     CPU_SLOTS,
     GPU_SLOTS,
@@ -94,6 +95,7 @@ class LlamaTeacher:
             report_line=report_line,
         )
         self._kv_element = KV_BYTES[kv_type]
+        self._shape = read_gguf(path).shape
         self._vocabulary = LlamaVocabulary(self._model)
         self._adapter = load_adapter(self._model, adapter) if adapter else None
         self._train_context = int(llama_cpp.llama_model_n_ctx_train(self._model))
@@ -328,16 +330,15 @@ class LlamaTeacher:
         model, context = self._model, self._context
         held = context.cells * (context.slots + 1) if context is not None else 0
         heads = max(1, llama_cpp.llama_model_n_head(model))
-        architecture = meta(model, "general.architecture")
         head_width = llama_cpp.llama_model_n_embd(model) // heads
-        width = sum(
-            int(length)
-            if (length := meta(model, f"{architecture}.attention.{part}_length")).isdigit()
-            else head_width
-            for part in ("key", "value")
+        # llama.cpp tells the heads of the first layer, which in a hybrid may have none.
+        kv = (
+            self._shape.kv
+            if self._shape is not None
+            else 2 * max(1, llama_cpp.llama_model_n_head_kv(model)) * head_width
         )
         return held + cells_that_fit(
-            max(1, llama_cpp.llama_model_n_head_kv(model)) * width * self._kv_element,
+            kv * self._kv_element,
             llama_cpp.llama_model_n_layer(model),
             [
                 (held, device.free if device.total else _UNKNOWN)

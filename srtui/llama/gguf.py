@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import llama_cpp
 
@@ -26,6 +26,8 @@ from srtui.progress import Report
 
 _NO_DEVICES = (ctypes.c_void_p * 1)()  # llama.cpp's lists end with a null
 _USUAL_CELLS = 5 * 2048  # four sequences and what they share
+_LONGEST_KEPT = 16_384  # characters of a text whose tokens are kept
+_Other = TypeVar("_Other", bool, str)
 
 _log_lines: deque[str] = deque(maxlen=20)
 
@@ -205,6 +207,15 @@ def token_bytes(vocab: Any, token: int, *, special: bool) -> bytes:
     return buffer.raw[:count]
 
 
+def _cut_once(
+    cut: Callable[[str, _Other], tuple[int, ...]], most: int
+) -> Callable[[str, _Other], tuple[int, ...]]:
+    """``cut``, which keeps the tokens of the last ``most`` texts that it was given; not of long ones, which no two
+    requests share and some of which are megabytes."""
+    kept = lru_cache(most)(cut)
+    return lambda text, other: (kept if len(text) <= _LONGEST_KEPT else cut)(text, other)
+
+
 class LlamaVocabulary:
     """A model's tokens as a sequence asks for them (:class:`srtui.llama.sequence.Vocabulary`). ``pointer`` is
     llama.cpp's own, ``size`` the number of tokens."""
@@ -216,8 +227,8 @@ class LlamaVocabulary:
         self._spellings: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
         # What requests have in common (a template's own text, the system message, leads) is cut once.
-        self.ids = lru_cache(256)(partial(_ids, self.pointer))
-        self.data_ids = lru_cache(32)(partial(_data_ids, self.pointer))
+        self.ids = _cut_once(partial(_ids, self.pointer), 256)
+        self.data_ids = _cut_once(partial(_data_ids, self.pointer), 32)
 
     @property
     def knows_thinking(self) -> bool:

@@ -143,8 +143,8 @@ def tuned(path: Path) -> Tuning | None:
         return None  # a table from elsewhere, or half a table, is no measurement
 
 
-def machine() -> str:
-    """This machine as far as speed goes: processor, cores, GPUs."""
+def machine(nvidia: Path = Path("/proc/driver/nvidia/gpus")) -> str:
+    """This machine as far as speed and memory go: processor, cores, and which GPUs, by what NVIDIA's driver lists."""
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -152,8 +152,16 @@ def machine() -> str:
             if line.startswith("model name"):
                 processor = line.partition(":")[2].strip()
                 break
-    gpus = sorted(p.name for p in Path("/proc/driver/nvidia/gpus").glob("*"))
-    return f"{processor}, {os.cpu_count()} cores" + (f", {len(gpus)} GPUs" if gpus else "")
+    return ", ".join([processor, f"{os.cpu_count()} cores", *sorted(map(_model_of, nvidia.glob("*")))])
+
+
+def _model_of(gpu: Path) -> str:
+    """A GPU's model, as its driver's file has it."""
+    try:
+        lines = (gpu / "information").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("Model:")), "a GPU")
 
 
 def _read(models: Path) -> dict[str, dict[str, Any]]:

@@ -102,6 +102,7 @@ _STRING, _ARRAY = 8, 9
 # Far above any real model; they only keep a hostile header from looping for hours.
 _MOST_KEYS, _MOST_TENSORS, _MOST_STRINGS = 65_536, 1_000_000, 8_000_000
 _LONGEST_TEXT = 4_000_000
+_KEPT_NUMBERS = 1024  # of an array: one a layer, and not one a token
 
 
 class _Short(Exception):
@@ -136,7 +137,8 @@ class _Reader:
         return self.data[start : self.offset].decode("utf-8", errors="replace")
 
     def value(self, kind: int) -> Any:
-        """A scalar or a text as itself; an array is stepped over and becomes its length."""
+        """A scalar or a text as itself, and so a short array of numbers; any other is stepped over and becomes its
+        length."""
         if kind in _SCALARS:
             return self.take(_SCALARS[kind])
         if kind == _STRING:
@@ -144,8 +146,10 @@ class _Reader:
         if kind != _ARRAY:
             raise ValueError(f"a value of unknown type {kind}")
         inner, count = self.take("I"), self.take("Q")
+        if inner in _SCALARS and count <= _KEPT_NUMBERS:
+            return [self.take(_SCALARS[inner]) for _ in range(count)]
         if inner in _SCALARS:
-            self.skip(count * struct.calcsize(_SCALARS[inner]))
+            self.skip(count * struct.calcsize("<" + _SCALARS[inner]))
         elif inner == _STRING and count <= _MOST_STRINGS:
             for _ in range(count):
                 self.skip(self.take("Q"))
@@ -256,6 +260,7 @@ def _shape(meta: dict[str, Any], architecture: str, bytes_of: Counter[str]) -> T
     """What memory is planned by; None where the header does not say it."""
 
     def number(key: str, default: int = 0) -> int:
+        """What the header says of ``key``; of a list, one a layer (OpenELM, LFM2, Gemma 3n), the most."""
         value = meta.get(f"{architecture}.{key}")
         value = max(value, default=0) if isinstance(value, list) else value
         return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else default
@@ -266,7 +271,7 @@ def _shape(meta: dict[str, Any], architecture: str, bytes_of: Counter[str]) -> T
         return None
     width = number("attention.key_length", hidden // heads)
     kv_heads = number("attention.head_count_kv", heads)
-    words = meta.get("tokenizer.ggml.tokens")
+    words = meta.get("tokenizer.ggml.tokens")  # their number: texts are stepped over
     blocks = [bytes_of.pop(str(n), 0) for n in range(layers)]
     if "output.weight" in bytes_of:  # else the embeddings are the output, too, and are copied for it
         bytes_of.pop("token_embd.weight", None)  # looked up, in this computer's memory
@@ -274,7 +279,7 @@ def _shape(meta: dict[str, Any], architecture: str, bytes_of: Counter[str]) -> T
         layers=tuple(blocks),
         output=bytes_of.total(),
         kv=kv_heads * (width + number("attention.value_length", width)),
-        vocabulary=number("vocab_size", len(words) if isinstance(words, list) else 0),
+        vocabulary=number("vocab_size", words if isinstance(words, int) else 0),
         hidden=hidden,
         inner=number("feed_forward_length", 4 * hidden),
     )

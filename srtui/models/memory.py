@@ -125,10 +125,10 @@ def plan_teacher(
 
 
 def share_out(count: int, free: Sequence[int]) -> list[int]:
-    """How many of ``count`` layers, the output counted as one, go to each GPU: as their ``free`` bytes are."""
-    total, ends = sum(free), []
-    for end in accumulate(free):
-        ends.append(round(count * end / total) if total else 0)
+    """How many of ``count`` layers, the output counted as one, go to each GPU: as their ``free`` bytes are, and as
+    many to each where none of them says."""
+    weights = free if sum(free) else [1] * len(free)
+    ends = [round(count * end / sum(weights)) for end in accumulate(weights)]
     return [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
 
 

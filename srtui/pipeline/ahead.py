@@ -24,6 +24,20 @@ def in_pages(
         yield page
 
 
+def in_portions(items: Iterable[_Item], size: Callable[[_Item], int], most: int) -> Iterator[list[_Item]]:
+    """Lists of ``items`` in their order, each of as many as have a ``size`` of ``most`` together, and of one at
+    least; a single empty one where there are none."""
+    portion: list[_Item] = []
+    total = 0
+    for item in items:
+        total += size(item)
+        if portion and total > most:
+            yield portion
+            portion, total = [], size(item)
+        portion.append(item)
+    yield portion
+
+
 def with_next(pages: Iterable[_Item]) -> Iterator[tuple[_Item, _Item | None]]:
     """Each page with the one behind it, which is read before the first is worked on; the last has None."""
     rest = iter(pages)

@@ -41,7 +41,7 @@ STAGE = "calibrate"
 _BLOCK = (
     32  # pairs scored together: what a kill may lose of shared beginnings, and how often progress is shown
 )
-_FORM = 1  # of the stored result: counts up when a figure of it gets another meaning
+_FORM = 2  # of the stored result: counts up when a figure of it gets another meaning
 PAIRWISE = "teacher-preference"
 """What a rater prefers of two answers that it is shown in both orders: what the gate of a rater asks."""
 _SHOWN = {PAIRWISE: "the rater's preference"}
@@ -69,7 +69,7 @@ class CalibrationRun:
         return key(
             "calibration", form=_FORM, setting=self.scorer.setting_id, pairs=self.known.digest,
             student=self.scorer.student.id, rater=self.rater.identity if self.rater else None,
-            encoder=self.encoder.name if self.encoder else None,
+            encoder=self.encoder.identity if self.encoder else None,
         )  # fmt: skip
 
     def work(self) -> Calibration:
@@ -102,6 +102,12 @@ class CalibrationRun:
             "student": self.scorer.student.name,
             "weights": None if isinstance(combination, str) else combination.weights,
             "no_weights": combination if isinstance(combination, str) else None,
+            "rater": {"name": self.rater.name, "file": self.rater.file, **self.rater.identity}
+            if self.rater
+            else None,
+            "encoder": {"name": self.encoder.name, "identity": self.encoder.identity}
+            if self.encoder
+            else None,
         }
         return self.store.calibrations.add(
             self.digest, self.scorer.setting_id, self.known.source, len(self.known.pairs), result
@@ -113,7 +119,8 @@ class CalibrationRun:
         # A run can compute a measure for one text alone; a preference needs two.
         parts = {name: _in_pairs(column) for name, column in columns.items() if name in MEASURES}
         parts[LENGTH] = _in_pairs(logs)
-        return fit_combination([p.preferred for p in self.known.pairs], parts)
+        pairs = self.known.pairs
+        return fit_combination([p.preferred for p in pairs], parts, questions=[p.question for p in pairs])
 
     def weights(self, finished: Calibration) -> MeasureWeights:
         """What a recipe's ``selection.weights`` takes, of a calibration. Raises UserError where there are none."""
@@ -137,6 +144,9 @@ class CalibrationRun:
             length_accuracy=tuple(length),
             weights=combination,
             rater=self.rater.identity if self.rater is not None and "teacher-score" in combination else None,
+            encoder=self.encoder.identity
+            if self.encoder is not None and "coherence" in combination
+            else None,
         )
 
     def _columns(self) -> tuple[dict[str, Column], dict[str, str]]:

@@ -240,9 +240,11 @@ def plan_training(needs: StudentNeeds, name: str, recipe: Recipe, free: int) -> 
         "gradient_checkpointing": True if checkpointing == "auto" else checkpointing,
         "optimizer": "paged_adamw_8bit" if settings.optimizer == "auto" else settings.optimizer,
     }
-    room = round(DEVICE_SHARE * free) - needs.weights
+    # A training plans beside a student that has its adapters already, in float32.
+    adapters = 4 * needs.shape.trainable
+    room = round(DEVICE_SHARE * free) - needs.weights - adapters
     need = needed_bytes(needs.shape, examples, settings, **memory_settings)
-    parts = {"weights": needs.weights, "adapters, gradients, activations": need}
+    parts = {"weights": needs.weights, "adapters, gradients, activations": adapters + need}
     if need <= room:
         how_computed = (
             "layers computed twice" if memory_settings["gradient_checkpointing"] else "activations kept"

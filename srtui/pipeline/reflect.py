@@ -11,7 +11,7 @@ from srtui import models
 from srtui.errors import UserError
 from srtui.llama import Generation, Prepared, Request, SlotProgress, TeacherProgress
 from srtui.llama.tuning import speed_warning, tuned
-from srtui.pipeline.ahead import Ahead
+from srtui.pipeline.ahead import Ahead, in_portions
 from srtui.pipeline.context import Context
 from srtui.pipeline.tries import OpenRequest, Tries
 from srtui.progress import Stopped
@@ -21,6 +21,10 @@ from srtui.store.generations import Settled
 
 _WALL = 32  # slots that faces are shown
 PAGE = 256  # samples that are read from the store, and prepared, together
+_PAGE_TEXT = (
+    2**21
+)  # characters of prompts that are prepared together: a page's would be gigabytes of long histories
+_WINDOW_TEXT = 2**23  # characters of prompts that the teacher has at a time, and what is prepared beyond
 # What has come is stored together: a commit waits for the disk, and a fast teacher need not.
 _TOGETHER, _TOGETHER_SECONDS = 256, 0.05
 
@@ -72,6 +76,8 @@ class Reflecting:
         earlier = self._store.runs.stages(self._run.id).get(f"reflect-{prompt.target}")
         self._reused = earlier.reused if earlier else 0  # samples that stored texts settled
         self._outstanding = 0  # requests that the teacher has, or whose answers are not stored yet
+        self._characters: dict[tuple[int, int], int] = {}  # of their prompts, by sample and try
+        self._outstanding_characters = 0
         self._waiting: dict[tuple[int, int], list[Generation]] = {}  # candidates of requests that miss others
         self._finished: list[tuple[OpenRequest, list[Generation]]] = []  # stored together
         self._finished_since = 0.0
@@ -120,19 +126,19 @@ class Reflecting:
                 for sample_id, variant in self._context.variants(page)
             ]
             stored = self._store.generations.with_keys(key for u in unasked for key in u.keys)
-            requests = []
+            to_ask = []
             with self._store.transaction():
                 for unasked_one in unasked:
                     next_open: OpenRequest | None = unasked_one
                     if self._tries.has_first_keys or not stored.keys().isdisjoint(unasked_one.keys):
                         next_open = self._tries.first_unasked(unasked_one.sample_id, unasked_one.variant)
                     if next_open is not None:
-                        requests.append(self._request(next_open))
+                        to_ask.append(next_open)
                     else:
                         self._reused += 1
-            if not requests:
+            if not to_ask:
                 self._show()
-            yield requests
+            yield from in_portions(map(self._request, to_ask), lambda r: r.characters, _PAGE_TEXT)
 
     def _compare_with_table(self, now: TeacherProgress, before: TeacherProgress, seconds: float) -> None:
         """Warn where the table that chose the slots is not of this machine as it is."""
@@ -156,12 +162,26 @@ class Reflecting:
     def _fill_window(self, ahead: Ahead[Request, Prepared], *, whole: bool = False) -> None:
         """Give the teacher what is prepared, as far as its window goes; ``whole`` waits until that is full, and
         where it has nothing at all to do, the next page is waited for."""
-        while not ahead.exhausted and self._outstanding + PAGE <= max(self._teacher.window, PAGE):
+        while not ahead.exhausted and self._has_room():
             ready = ahead.take(wait_for_it=whole or not self._outstanding)
-            self._teacher.submit(ready)
-            self._outstanding += len(ready)
+            self._submit(ready)
             if (not ready and self._outstanding and not whole) or self._watch.should_stop():
                 return
+
+    def _has_room(self) -> bool:
+        """Whether the teacher may have another page."""
+        if self._outstanding_characters > _WINDOW_TEXT:
+            return False
+        return self._outstanding + PAGE <= max(self._teacher.window, PAGE)
+
+    def _submit(self, requests: Sequence[Request | Prepared]) -> None:
+        for one in requests:
+            request = one.request if isinstance(one, Prepared) else one
+            asked = cast("OpenRequest", request.key)
+            self._characters[asked.sample_id, asked.attempt] = request.characters
+            self._outstanding_characters += request.characters
+        self._outstanding += len(requests)
+        self._teacher.submit(requests)
 
     def _between_steps(self) -> bool:
         """Whether to stop; the teacher asks after each step."""
@@ -202,8 +222,10 @@ class Reflecting:
                 )
                 if unasked is not None:
                     new_requests.append(self._request(unasked))
-        self._outstanding += len(new_requests) - len(finished)
-        self._teacher.submit(new_requests)
+        self._outstanding -= len(finished)
+        for asked, _ in finished:
+            self._outstanding_characters -= self._characters.pop((asked.sample_id, asked.attempt))
+        self._submit(new_requests)
 
     def _without_followed(self, page: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Settle the instructions that later turns of their conversation refer to: they stay as they are."""

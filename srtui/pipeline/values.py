@@ -157,6 +157,11 @@ class MeasureValues:
                 f"selection.weights were fitted with the scores of another rater than {self._context.rater().name}; name "
                 "that one as selection.rater, or fit them anew with srtui choose calibrate --rater --fit."
             )
+        if weights.encoder is not None and weights.encoder != self._context.encoder().identity:
+            raise UserError(
+                f"selection.weights were fitted with another sentence encoder than {self._context.encoder().name}; name "
+                "that one as selection.encoder, or fit them anew with srtui choose calibrate --fit."
+            )
         return weights
 
     def _from_losses(

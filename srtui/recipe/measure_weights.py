@@ -43,6 +43,8 @@ class MeasureWeights(BaseModel):
     weights: dict[str, Finite] = Field(min_length=1)
     rater: dict[str, str] | None = None
     """The identity of the rater, where its scores are among the parts."""
+    encoder: str | None = None
+    """The identity of the sentence encoder, where coherence is among the parts."""
 
     @property
     def measures(self) -> list[str]:

@@ -293,7 +293,9 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _choices_can_be_made(self) -> Self:
         by = {self.selection.instruction_by, self.selection.response_by}
-        for measure in (MEASURES[name] for name in by if name in MEASURES):
+        weights = self.selection.weights
+        parts = set(weights.measures) if weights is not None and "combined" in by else set[str]()
+        for measure in (MEASURES[name] for name in sorted(by | parts) if name in MEASURES):
             if measure.source == "encoder" and not self.selection.encoder:
                 raise ValueError(
                     f"a choice by {measure.label} needs selection.encoder, the name or folder of a sentence encoder"

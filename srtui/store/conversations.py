@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from srtui.sample import Turn, history_digest, pair_digest
+from srtui.sample import History, Turn, history_digest, pair_digest
 from srtui.store._query import batched, fetch_row, fetch_rows, fetch_value
 
 FOLLOWED = "followed"
@@ -66,11 +66,12 @@ class ConversationPlace(NamedTuple):
     followed: bool
 
 
-def histories(conn: sqlite3.Connection, sample_ids: Iterable[int]) -> dict[int, tuple[Turn, ...]]:
+def histories(conn: sqlite3.Connection, sample_ids: Iterable[int]) -> dict[int, Sequence[Turn]]:
     """By sample the turns before its exchange; samples without any are left out."""
-    turns_of: dict[int, tuple[Turn, ...]] = {}
+    turns_of: dict[int, Sequence[Turn]] = {}
     if fetch_value(conn, "SELECT 1 FROM exchange LIMIT 1") is None:
         return turns_of
+    read_of, turns = 0, list[Turn]()
     for chunk in batched(dict.fromkeys(sample_ids), 500):
         rows = fetch_rows(
             conn,
@@ -81,14 +82,16 @@ def histories(conn: sqlite3.Connection, sample_ids: Iterable[int]) -> dict[int, 
         # A conversation's turns are read once and shared: the histories of its samples begin alike.
         for conversation_id, of in groupby(rows, key=lambda r: int(r[1])):
             ends = {int(r[0]): int(r[2]) for r in of}
-            turns = fetch_rows(
+            if conversation_id != read_of:
+                read_of, turns = conversation_id, []
+            new_turns = fetch_rows(
                 conn,
                 "SELECT role, text FROM turn WHERE id >= ? AND id < ? ORDER BY id",
-                (conversation_id, max(ends.values())),
+                (conversation_id + len(turns), max(ends.values())),
             )
-            whole = tuple(Turn(r[0], r[1]) for r in turns)
+            turns.extend(Turn(r[0], r[1]) for r in new_turns)
             turns_of.update(
-                (i, whole[: end - conversation_id]) for i, end in ends.items() if end > conversation_id
+                (i, History(turns, end - conversation_id)) for i, end in ends.items() if end > conversation_id
             )
     return turns_of
 

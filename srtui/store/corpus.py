@@ -79,7 +79,7 @@ TAKEN = "NOT EXISTS (SELECT 1 FROM left_out l WHERE l.sample_id = sample.id)"
 _COLUMNS = "id, sample_id, kind, origin, parent_id, generation_id, instruction, input, response"
 
 
-def _variant(row: Any, history: tuple[Turn, ...]) -> Variant:
+def _variant(row: Any, history: Sequence[Turn]) -> Variant:
     values = tuple(row)
     return Variant(*values[:6], Pair(*values[6:9], history))  # type: ignore[call-arg]
 

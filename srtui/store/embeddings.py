@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from srtui.store._query import fetch_rows, fetch_value
 from srtui.store.corpus import batched
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from srtui.store import Store
+
+_Key = TypeVar("_Key")
 
 
 class EmbeddedBlock(NamedTuple):
@@ -30,11 +32,12 @@ class Embeddings:
         self._store = store
 
     def add(self, setting_id: int, vectors: Iterable[tuple[int, NDArray[np.float32]]]) -> None:
-        """(variant id, vector) of a setting; what is there already stays."""
+        """(variant id, vector) of a setting; what is there already stays, and what half a float cannot hold is left
+        out."""
         with self._store.transaction():
             self._store.conn.executemany(
                 "INSERT OR IGNORE INTO embedding(variant_id, setting_id, vector) VALUES (?,?,?)",
-                ((variant_id, setting_id, vector.astype("<f2").tobytes()) for variant_id, vector in vectors),
+                ((variant_id, setting_id, half) for variant_id, half in _in_halves(vectors)),
             )
 
     def is_empty(self) -> bool:
@@ -99,11 +102,10 @@ class Embeddings:
             )
 
     def add_texts(self, vectors: Iterable[tuple[bytes, NDArray[np.float32]]]) -> None:
-        """(key, vector) of texts; what is there already stays."""
+        """(key, vector) of texts; what is there already stays, and what half a float cannot hold is left out."""
         with self._store.transaction():
             self._store.conn.executemany(
-                "INSERT OR IGNORE INTO text_embedding(key, vector) VALUES (?,?)",
-                ((key, vector.astype("<f2").tobytes()) for key, vector in vectors),
+                "INSERT OR IGNORE INTO text_embedding(key, vector) VALUES (?,?)", _in_halves(vectors)
             )
 
     def texts(self, keys: Iterable[bytes]) -> dict[bytes, NDArray[np.float16]]:
@@ -147,3 +149,15 @@ class Embeddings:
         for n, variant_id in enumerate(present):
             vectors[n] = by_id[variant_id]
         return present, vectors
+
+
+def _in_halves(vectors: Iterable[tuple[_Key, NDArray[np.float32]]]) -> Iterator[tuple[_Key, bytes]]:
+    """As they are stored. One that is not finite, or above 65,504, would make the mean of all no number, and with it
+    every cosine."""
+    import numpy as np
+
+    for key, vector in vectors:
+        with np.errstate(over="ignore"):
+            half = vector.astype("<f2")
+        if np.isfinite(half).all():
+            yield key, half.tobytes()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -34,7 +34,7 @@ class ExportRow(NamedTuple):
     input: str
     response: str
     scores: dict[str, float | None]
-    history: tuple[Turn, ...] | None = None
+    history: Sequence[Turn] | None = None
 
     def record(self) -> dict[str, Any]:
         """What srtui.datasets writes of it: each score in a column of its name."""
@@ -78,7 +78,7 @@ def export_rows(
             yield _export_row(row, before.get(row["sample"], ()))
 
 
-def _export_row(row: sqlite3.Row, history: tuple[Turn, ...] | None = None) -> ExportRow:
+def _export_row(row: sqlite3.Row, history: Sequence[Turn] | None = None) -> ExportRow:
     return ExportRow(
         sample=row["sample"],
         variant=row["variant"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from srtui.measures import MEASURES, STORED
@@ -55,7 +55,7 @@ class SampleView:
     stands: figures.Standing
     note: str
     flagged: bool
-    history: tuple[Turn, ...] = ()
+    history: Sequence[Turn] = ()
     place: ConversationPlace | None = None
 
     @property

@@ -168,6 +168,10 @@ _CALIBRATION = {
         }
     },
     "between": {str: {str: MAYBE}},
+    "questions?": int,
+    "weights?": (None, {str: NUMBER}),
+    "rater?": (None, {"name": str, "file": str, "model": str}),
+    "encoder?": (None, {"name": str, "identity": str}),
 }
 RESULTS: Mapping[str, Any] = {
     "pairwise": _JUDGED,

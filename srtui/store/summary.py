@@ -7,9 +7,10 @@ at the end of its class.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from srtui.measures import AT_LENGTH
+from srtui.measures import AT_LENGTH, MEASURES
 from srtui.store import figures
 from srtui.store.calibrations import Calibration, calibrations_of
 from srtui.store.figures import MeanChange
@@ -19,8 +20,9 @@ from srtui.store.training import StoredTraining
 from srtui.store.whole_datasets import Contamination
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from srtui.sample import Target
     from srtui.store import Store
     from srtui.store.runs import Run
 
@@ -196,16 +198,43 @@ def _measures(store: Store, run: Run) -> dict[str, MeasureStanding]:
     calibrations = calibrations_of(store.conn, run.setting_id)
     chosen = run.recipe.get("selection", {})
     # As the recipe's keys have it by default: a stored recipe may leave them out.
-    by = {
+    by: dict[Target, str] = {
         "instruction": chosen.get("instruction_by", "ifd"),
         "response": chosen.get("response_by", "rifd"),
     }
     version = AT_LENGTH if chosen.get("length_control") else ""
     return {
-        target: _standing(name + version, calibrations)
+        target: _standing(
+            name + version, [c for c in calibrations if _holds_for(name, target, run, c.result)]
+        )
         for target, name in by.items()
         if name not in _NO_MEASURE
     }
+
+
+def _holds_for(measure: str, target: Target, run: Run, result: Mapping[str, Any]) -> bool:
+    """Whether what a calibration with the run's student found of a measure holds for this choice, too: it held answers
+    against each other, and beside the student a measure may have a rater, an encoder or weights of its own."""
+    of = MEASURES[measure]
+    if target == "instruction" and (
+        of.directions("instruction") != of.directions("response")
+        or of.higher_instruction != of.higher_response
+    ):
+        return False
+    chosen, found = run.recipe.get("selection", {}), result.get(of.source) or {}
+    match of.source:
+        case "rater" if name := chosen.get("rater"):
+            return bool(found) and (
+                name == found["name"] or PurePath(name).name.removesuffix(".gguf") == found["file"]
+            )
+        case "rater":
+            return bool(found) and found["model"] == (run.teacher or {}).get("sha256")
+        case "encoder":
+            return bool(found) and found["name"] == PurePath(chosen.get("encoder", "")).name
+        case "combination":
+            return bool(result.get("weights") == (chosen.get("weights") or {}).get("weights"))
+        case _:
+            return True
 
 
 def _standing(measure: str, calibrations: Sequence[Calibration]) -> MeasureStanding:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -156,10 +157,15 @@ class Student:
                     ignore_mismatched_sizes=True,  # refused below, with its name
                     **settings,
                 )
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"{folder.name} does not fit the GPU's memory in {quantization}: {error}."
-            ) from error
+        except RuntimeError as error:
+            cause = _while_converted(error) or error
+            if gpu_fault(cause) == "memory":
+                raise UserError(
+                    f"{folder.name} does not fit the GPU's memory in {quantization}: {cause}."
+                ) from error
+            if cause is error or gpu_fault(cause):
+                raise cause from error.__cause__
+            raise UserError(f"{folder}: cannot be loaded as a student ({cause}).") from error
         except (OSError, ValueError, KeyError) as error:
             first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(f"{folder}: cannot be loaded as a student ({first_line}).") from error
@@ -224,6 +230,24 @@ class Student:
             )
         identity = f"{file_sha256(path)[:32]}:gguf:{'gpu' if model.on_gpu else 'cpu'}"
         return cls(path.stem, identity, "gguf", model, tokenizer)
+
+
+def _while_converted(error: RuntimeError) -> RuntimeError | None:
+    """What was raised while a weight was quantized. transformers catches it, lists it in a report that it logs, and
+    raises an error that only points there; None for any other error."""
+    import torch
+
+    trace = error.__traceback__
+    while trace is not None:
+        said = getattr(trace.tb_frame.f_locals.get("loading_info"), "conversion_errors", None)
+        if said:
+            lines = re.findall(
+                r"^([\w.]+(?:Error|Exception)): (.*)$", str(next(iter(said.values()))), re.MULTILINE
+            )
+            name, message = lines[-1] if lines else ("", str(error))
+            return (torch.OutOfMemoryError if "OutOfMemory" in name else RuntimeError)(message.rstrip("."))
+        trace = trace.tb_next
+    return None
 
 
 def read_tokenizer(path: Path, quantization: Quantization) -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 
 # The rounding of one weight and of one value in bfloat16 is 2^-8 of it; a key too many or too few is some tenths.
 _SAME = 0.03
+_SAME_GRADIENT = 0.06  # a gradient is of two such products
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ def kernel_for(query: Any, key: Any, value: Any, window: int | None, softcap: fl
         (query.shape[1], key.shape[1], query.shape[-1]),
         window is not None,
         softcap,
+        torch.is_grad_enabled() and any(part.requires_grad for part in (query, key, value)),
     )
 
 
@@ -121,6 +123,7 @@ def trusted(
     shape: tuple[int, int, int],
     windowed: bool,
     softcap: float | None,
+    trains: bool = False,
 ) -> Kernel | None:
     """The first kernel that computes what :func:`dense` does, tried on a few sequences; None for none.
 
@@ -131,6 +134,7 @@ def trusted(
         shape: heads, key heads, width of a head.
         windowed: whether a window is asked for.
         softcap: that scores are capped at, or None.
+        trains: whether its gradient is asked for: some kernels have none for wide heads on some cards.
     """
     import torch
 
@@ -144,20 +148,35 @@ def trusted(
 
     keys = int(row.key_starts[-1])
     query, key, value = drawn(sum(lengths), heads), drawn(keys, key_heads), drawn(keys, key_heads)
+    outer = drawn(sum(lengths), heads)
     window = 7 if windowed else None
-    for kernel in kernels:
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+
+    def answer(kernel: Kernel, kind: Any) -> list[Any]:
+        """What it computes in this type, and where it is to train, the gradients of queries, keys and values."""
+        parts = [part.to(kind).clone().requires_grad_(trains) for part in (query, key, value)]
+        output = kernel(*parts, row, None, window, softcap)  # type: ignore[call-arg]
+        gradients = torch.autograd.grad(output, parts, outer.to(output.dtype)) if trains else ()
+        return [part.detach().float() for part in (output, *gradients)]
+
+    # Layers that are computed twice count what a pass keeps for its gradient; this trial is none of it.
+    apart = torch.autograd.graph.saved_tensors_hooks(lambda kept: kept, lambda kept: kept)
+    with torch.set_grad_enabled(trains), torch.autocast(device.type, enabled=False), apart:
+        expected = None
+        for kernel in kernels:
             try:
-                computed = kernel(query, key, value, row, None, window, softcap).float()
+                computed = answer(kernel, dtype)
             except torch.OutOfMemoryError:
                 raise
             except (ImportError, NotImplementedError, RuntimeError, TypeError, ValueError, AssertionError):
                 continue
-            expected = dense(query.float(), key.float(), value.float(), row, None, window, softcap)
-        if computed.shape == expected.shape and float((computed - expected).abs().max()) <= _SAME * float(
-            expected.abs().max()
-        ):
-            return kernel
+            expected = expected or answer(dense, torch.float32)
+            bounds = [_SAME, *[_SAME_GRADIENT] * 3]
+            if all(
+                ours.shape == theirs.shape
+                and float((ours - theirs).abs().max()) <= bound * float(theirs.abs().max())
+                for ours, theirs, bound in zip(computed, expected, bounds, strict=False)
+            ):
+                return kernel
     return None
 
 

@@ -64,12 +64,12 @@ class Scorer:
         self._prefixes: dict[tuple[int, ...], Prefix] = {}
         self._chained = False  # whether a longer beginning continues a shorter one
         self.tokens_run = self.tokens_saved = 0
-        import torch
-
         try:
             self.head = examine(self._model, student.name)
             self.why_padded = self._packs() or self._differs_when_long()
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if gpu_fault(error) != "memory":
+                raise
             raise UserError(
                 f"{student.name} leaves no memory on the device for even a short text; choose a smaller student."
             ) from error

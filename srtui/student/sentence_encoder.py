@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,9 @@ class SentenceEncoder:
         if model is not None:
             drop_weights(model)
 
-    @property
+    @cached_property
     def identity(self) -> str:
-        """A hash of all files that an embedding depends on."""
+        """A hash of all files that an embedding depends on, read once."""
         named = ((file.relative_to(self._folder).as_posix(), file_sha256(file)) for file in self._files)
         return digest("encoder", *(part for pair in named for part in pair)).hex()
 

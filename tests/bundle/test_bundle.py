@@ -115,6 +115,17 @@ def test_made_resumed_and_checked(checkout: Path, monkeypatch: pytest.MonkeyPatc
     shutil.copy(index / "gamma-1.0-py3-none-any.whl", out / "wheels" / "extra-1.0-py3-none-any.whl")
     refused = install()
     assert refused.returncode == 2 and "extra-1.0-py3-none-any.whl is not of this bundle" in refused.stderr
+    (out / "wheels" / "extra-1.0-py3-none-any.whl").unlink()
+    (out / "wheels" / "linked-1.0-py3-none-any.whl").symlink_to(index / "gamma-1.0-py3-none-any.whl")
+    refused = install()
+    assert refused.returncode == 2 and "linked-1.0-py3-none-any.whl is not of this bundle" in refused.stderr
+    sums_file = out / "SHA256SUMS"
+    whole = sums_file.read_text()
+    sums_file.write_text(whole[: whole.index("  requirements.txt") - 9])
+    refused = install()
+    assert refused.returncode == 2 and "SHA256SUMS is damaged" in refused.stderr
+    sums_file.write_text(whole)
+    (out / "wheels" / "linked-1.0-py3-none-any.whl").unlink()
     (out / "wheels" / "gamma-1.0-py3-none-any.whl").write_bytes(b"changed")
     refused = install()
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1
@@ -205,6 +216,58 @@ def test_the_registrys_pytorch_is_taken_for_its_cuda_and_a_labelled_one_for_none
     assert versions("none") == {"torch": "2.0+cpu"}
     with pytest.raises(UserError, match=r"built for CUDA 13\.0, not 12\.8; point PIP_EXTRA_INDEX_URL"):
         versions("12.8")
+
+
+def test_conditions_are_read_by_the_targets_python(checkout: Path) -> None:
+    """pip itself reads them by the Python that it runs on."""
+    index, constraints = checkout.parent / "index", checkout / "constraints.txt"
+    other = "3.13" if HERE.python != "3.13" else "3.12"
+    made = [
+        wheel(
+            index, "alpha", (f"beta; python_version != '{other}'", f"delta>=1; python_version == '{other}'")
+        ),
+        wheel(index, "delta", (f"epsilon; python_full_version >= '{other}'", "zeta; extra == 'more'")),
+        wheel(index, "epsilon"),
+    ]
+    constraints.write_text(
+        constraints.read_text()
+        + "".join(
+            f"{file.name.split('-')[0]}==1.0 \\\n    --hash=sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}\n"
+            for file in made[1:]
+        )
+    )
+    text = constraints.read_text().splitlines()
+    text[2] = f"    --hash=sha256:{hashlib.sha256(made[0].read_bytes()).hexdigest()}"
+    constraints.write_text("\n".join(text) + "\n")
+
+    def names(python: str) -> set[str]:
+        target = Target(python, HERE.platform, "none")
+        return {
+            one.name for one in plan(checkout, checkout / "models", target, ["llama-cpp-python"], []).wheels
+        }
+
+    assert names(HERE.python) == {"alpha", "beta", "gamma", "pip"}
+    assert {"alpha", "gamma", "delta", "epsilon", "pip"} <= names(other)
+
+
+def test_what_llama_cpp_is_built_with_comes_along_whatever_the_target_has(checkout: Path) -> None:
+    """pip builds in an environment of its own: what the target has is not seen there, and no index either."""
+    index, constraints = checkout.parent / "index", checkout / "constraints.txt"
+    needs = {"scikit_build_core": ("packaging",), "cmake": (), "ninja": (), "packaging": (), "numpy": (),
+             "typing_extensions": (), "diskcache": (), "jinja2": ()}  # fmt: skip
+    files = [wheel(index, name, lines) for name, lines in needs.items()]
+    constraints.write_text(
+        constraints.read_text()
+        + "".join(
+            f"{file.name.split('-')[0].replace('_', '-')}==1.0 \\\n"
+            f"    --hash=sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}\n"
+            for file in files
+        )
+    )
+    what = plan(checkout, checkout / "models", HERE, ["packaging", "cmake", "numpy", "alpha"], [])
+    assert {w.name for w in what.wheels} == {
+        "gamma", "pip", "typing-extensions", "diskcache", "jinja2", "scikit-build-core", "cmake", "ninja", "packaging",
+    }  # fmt: skip
 
 
 def test_a_target_that_has_everything_gets_srtui_alone(checkout: Path) -> None:

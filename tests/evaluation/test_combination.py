@@ -112,3 +112,23 @@ def test_the_file_of_weights(tmp_path: Path) -> None:
         file.write_text(json.dumps(json.loads(weights_text(WEIGHTS)) | change), encoding="utf-8")
         with pytest.raises(UserError, match=sentence):
             read_weights(file)
+
+
+def test_pairs_of_one_question_are_held_out_together() -> None:
+    """They may share an answer: weights that saw one of them are not held against another."""
+    preferred, columns = planted(120)
+    questions = [n % 30 for n in range(120)]
+    found = fit_combination(preferred, {"good": columns["good"]}, questions=questions)
+    assert isinstance(found, Combination)
+    weight_of: dict[int, set[float]] = {}
+    for question, out, own in zip(questions, found.held_out, columns["good"], strict=True):
+        assert out is not None
+        assert own is not None
+        weight_of.setdefault(question, set()).add(round(out[0] / own[0], 9))
+    assert all(len(weights) == 1 for weights in weight_of.values())
+    assert len(set().union(*weight_of.values())) == 5
+    alone = fit_combination(preferred, {"good": columns["good"]}, questions=list(range(120)))
+    assert alone == fit_combination(preferred, {"good": columns["good"]})
+    assert fit_combination(preferred, columns, questions=[0] * 120) == (
+        "the pairs are of 1 questions, and it takes 5 to hold some out"
+    )

@@ -67,6 +67,18 @@ def test_what_cannot_be_compared_is_counted(tmp_path: Path) -> None:
     assert found.digest == read_preferences([path]).digest != read_preferences([path], 2).digest
 
 
+def test_two_answers_are_one_pair_however_often_they_are_judged(tmp_path: Path) -> None:
+    """Several annotators decide by majority, whichever answer stood first; a file that is named twice proves no more."""
+    said = [("a", "b", 1), ("b", "a", 2), ("a", "b", 2), ("a", "c", 2), ("c", "a", 2)]
+    rows = [{"instruction": "q", "answer_1": x, "answer_2": y, "preference": p} for x, y, p in said]
+    path = rows_file(tmp_path, *rows)
+    found = read_preferences([path])
+    assert [(p.answers, p.preferred) for p in found.pairs] == [(("a", "b"), 1), (("a", "c"), 0)]
+    assert found.skipped == {"with the two answers of an earlier row (decided by majority)": 3}
+    assert len(read_preferences([path, path]).pairs) == 2
+    assert [p.preferred for p in read_preferences([path], 1).pairs] == [1]
+
+
 def test_a_row_that_is_no_pair_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match='row 1 has no "answer_2"'):
         read_preferences([rows_file(tmp_path, {"instruction": "q", "answer_1": "a", "preference": 1})])

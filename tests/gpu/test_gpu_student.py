@@ -67,8 +67,11 @@ def test_packed_attention_scores_as_one_by_one(
 @pytest.mark.parametrize("shape", [(32, 8, 128), (14, 2, 64), (8, 8, 96), (8, 4, 256)])
 def test_a_whole_row_in_one_call(shape: tuple[int, int, int], windowed: bool, device: str) -> None:
     """The shapes of usual students: a kernel that computes what the plain products do is there."""
-    kernel = trusted(KERNELS, torch.device(device), torch.bfloat16, shape, windowed, None)
+    there = torch.device(device)
+    kernel = trusted(KERNELS, there, torch.bfloat16, shape, windowed, None)
     assert (kernel is not None) == (device == "cuda")
+    if shape[-1] <= 192:  # of wider heads some cards have no gradient; the sequences then go one by one
+        assert trusted(KERNELS, there, torch.bfloat16, shape, windowed, None, True) is kernel
 
 
 def test_nf4_and_its_double_quantization_are_those_of_a_cpu(tiny_folder: Path, device: str) -> None:
@@ -219,7 +222,7 @@ def test_out_of_memory_halves_the_pass_and_then_says_so(pair_folder: Path, on_gp
     spans = [Span(tuple((n * 31 + i) % 900 + 5 for i in range(1000)), 500) for n in range(160)]
     losses = dict(scorer.score(spans))
     assert len(losses) == 160
-    assert scorer._budget < 200_000, "memory never ran out"
+    assert scorer.batches.tokens < 200_000, "memory never ran out"
     assert sum(loss.reason is None for loss in losses.values()) > 0
     student.close()
     with pytest.raises(UserError, match=r"does not fit the GPU's memory|leaves no memory"):

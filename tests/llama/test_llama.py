@@ -3,6 +3,7 @@ counts, and a model of milliseconds with weights of the same 8 bits elsewhere.""
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -186,6 +187,19 @@ def test_data_cannot_end_a_turn(teacher: LlamaTeacher) -> None:
 
 
 @pytest.mark.model
+def test_texts_of_megabytes_are_not_kept(teacher: LlamaTeacher) -> None:
+    """What chats share is cut once; the tokens of a long history would take gigabytes."""
+    vocabulary = teacher._vocabulary
+    before = vocabulary.data_ids("short", "")
+    long = "a word " * 200_000
+    tracemalloc.start()
+    assert len(vocabulary.data_ids(long, "")) > 100_000
+    assert vocabulary.data_ids("short", "") is before
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 1_000_000
+
+
 def test_too_long_is_refused_with_its_tokens(tiny_file: Path) -> None:
     small = open_teacher(tiny_file, name="t", sha256="0", slots=2, context=256)
     found = run(small, ask("long", "word " * 600), ask("short", "Say yes."))

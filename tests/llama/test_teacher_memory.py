@@ -17,6 +17,7 @@ from srtui.llama import gguf as files
 from srtui.llama.batching import LlamaTeacher
 from srtui.llama.devices import LlamaDevice, gpus, llama_devices
 from srtui.models.gguf_header import read_gguf
+from tests.llama.tiny_gguf import WIDTH, write_tiny
 
 pytestmark = pytest.mark.model
 MB = 10**6
@@ -165,6 +166,39 @@ def test_a_teacher_without_layers_on_the_gpu_leaves_it_alone(
     try:
         assert gpu.asked == [0]
         assert not teacher._gpu
+    finally:
+        teacher.close()
+
+
+def test_a_gpu_that_does_not_say_what_it_has_free_holds_the_layers_all_the_same(
+    teacher_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = Gpu(monkeypatch, 0)
+    silent = LlamaDevice("Vulkan", "Vulkan0", "a GPU", "gpu", 0, 0)
+    for module in (files, batching):
+        monkeypatch.setattr(module, "gpus", lambda: [silent])
+    teacher = gpu.open(teacher_file)
+    try:
+        assert gpu.asked == [999]
+        assert teacher._gpu and teacher._on_gpus == (30,)
+        # What this computer has free is not what its cache is planned by.
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: type("M", (), {"available": 1}))
+        assert teacher._affordable() > 10**9
+    finally:
+        teacher.close()
+
+
+def test_a_hybrids_cache_is_planned_by_the_layers_that_have_one(
+    teacher_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp tells the heads of the first layer alone, which here is a convolution and has none."""
+    file = write_tiny(tmp_path / "m.gguf", teacher_file, "lfm2")
+    teacher = LlamaTeacher(file, name="t", sha256="", threads=1, gpu_layers=0)
+    try:
+        assert llama_cpp.llama_model_n_head_kv(teacher._model) == 0
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: type("M", (), {"available": 10**9}))
+        # Of a layer that has one; which layers have none is not counted.
+        assert teacher._affordable() == int(0.4 * 10**9 / (2 * 2 * WIDTH * 2))
     finally:
         teacher.close()
 

@@ -117,3 +117,18 @@ def test_a_damaged_table_is_no_measurement(tmp_path: Path) -> None:
     for text in ("", "[]", '{"x": 1}', json.dumps({machine(): {"m.gguf": {"size": 4}}})):
         (tmp_path / TABLE).write_text(text)
         assert tuned(file) is None
+
+
+def test_another_card_is_another_machine(tmp_path: Path) -> None:
+    """What was measured and forecast with one says nothing of the other."""
+    none = machine(tmp_path)
+    names = {none}
+    for name in ("NVIDIA GeForce RTX 3060", "NVIDIA GeForce RTX 4090"):
+        card = tmp_path / "0000:01:00.0"
+        card.mkdir(exist_ok=True)
+        (card / "information").write_text(f"Model: \t\t {name}\nIRQ:   \t\t 89\n")
+        assert machine(tmp_path) == f"{none}, {name}"
+        names.add(machine(tmp_path))
+    assert len(names) == 3
+    (tmp_path / "0000:02:00.0").mkdir()
+    assert machine(tmp_path).startswith(f"{none}, NVIDIA GeForce RTX 4090, a GPU")

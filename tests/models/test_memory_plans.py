@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +19,7 @@ from srtui.models.memory import (
     layers_of,
     plan_teacher,
     scoring_tokens,
+    share_out,
     slots_that_fit,
     token_bytes,
 )
@@ -116,6 +119,30 @@ def test_the_plan_in_words() -> None:
     assert "none fits the GPU's 0.1 GB" in plan_teacher(shape, 10_240, [GB // 10]).sentence()
     # The fault that was: weights alone fit, and the cache did not.
     assert plan_teacher(shape, 200_000, [6 * GB]).layers < plan_teacher(shape, 1, [6 * GB]).layers == 16
+
+
+def test_gpus_that_do_not_say_what_they_have_free_still_hold_the_layers() -> None:
+    assert layers_of(share_out(33, [0])) == [32]
+    assert share_out(33, [0, 0]) == [16, 17]
+
+
+def test_a_shape_whose_header_lists_it_by_layer_and_names_no_vocabulary(tmp_path: Path) -> None:
+    """As OpenELM, LFM2 and Gemma 3n have heads and widths; Qwen's files count their tokens and say no more."""
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "lfm2")
+    writer.add_block_count(3)
+    writer.add_embedding_length(64)
+    writer.add_head_count(8)
+    writer.add_array("lfm2.attention.head_count_kv", [0, 0, 4])
+    writer.add_array("lfm2.feed_forward_length", [128, 256, 128])
+    writer.add_token_list([f"t{n}" for n in range(1500)])
+    writer.add_tensor("token_embd.weight", np.zeros((1500, 64), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    shape = read_gguf(tmp_path / "m.gguf").shape
+    assert shape is not None
+    assert (shape.kv, shape.inner, shape.vocabulary) == (4 * 2 * 8, 256, 1500)
 
 
 @pytest.mark.model

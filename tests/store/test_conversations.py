@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from srtui.pipeline import import_file
 from srtui.pipeline.holdout import alike
 from srtui.sample import Pair, Turn, digest, history_digest, pair_digest
 from srtui.store import Store
-from srtui.store.conversations import conversation_ids, place_of, stored_conversation
+from srtui.store.conversations import conversation_ids, histories, place_of, stored_conversation
 from srtui.store.listing import Listing, SampleFilter
 from srtui.store.sample_view import view_sample
 from tests.sql import sql_rows, sql_value
@@ -67,6 +69,31 @@ def test_what_is_taken(
     assert store.verify(deep=True).problems == [] and store.check() == []
     with pytest.raises(UserError, match=f"is in d already, with --turns {turns}"):
         import_file(store, tmp_path / "d.json", "d", turns="first" if turns == "each" else "each")
+
+
+def test_a_conversations_histories_share_its_turns(store: Store, tmp_path: Path) -> None:
+    """Of 2,000 exchanges: tuples of their own would be 32 MB, and 130,000 fit into a record."""
+    texts = [f"{'qa'[n % 2]}{n // 2}" for n in range(4000)]
+    taken(store, tmp_path / "d.json", [share(*texts)], "each")
+    ids = range(1, 2001)
+    tracemalloc.start()
+    before = histories(store.conn, ids)
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4e6 and kept < 3e6
+    assert [len(before[n]) if n in before else 0 for n in ids] == [2 * (n - 1) for n in ids]
+    # It is what the tuple was.
+    fourth = before[4]
+    turns = tuple(Turn("user" if n % 2 == 0 else "assistant", t) for n, t in enumerate(texts[:6]))
+    assert fourth == turns and turns == fourth and fourth != turns[:5] and fourth != before[5]
+    assert hash(fourth) == hash(turns) and fourth[:1] == turns[:1] and fourth[-1] == turns[-1]
+    assert (*fourth,) == turns and fourth[-1:] == turns[-1:] and fourth[-9:] == turns
+    with pytest.raises(IndexError):
+        fourth[6]
+    pair = Pair("q3", "", "a3", fourth)
+    assert pair == Pair("q3", "", "a3", turns) and hash(pair) == hash(Pair("q3", "", "a3", turns))
+    assert pickle.loads(pickle.dumps(fourth)) == turns  # noqa: S301 - as a cluster sends it
+    assert len(pickle.dumps(fourth)) < 500
 
 
 def test_an_empty_history_has_the_addresses_of_before() -> None:

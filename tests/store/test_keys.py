@@ -31,7 +31,7 @@ from srtui.llama.chat_prompt import TeacherTemplate
 from srtui.measures import SpanLoss
 from srtui.recipe import TrainingSettings, parse
 from srtui.reflection import ReflectionPrompt, load_criteria
-from srtui.sample import Pair
+from srtui.sample import History, Pair, Turn
 from srtui.store import Store
 from srtui.store.generations import GenerationRow
 from srtui.store.imports import NewRow
@@ -315,3 +315,8 @@ def test_keys_that_share_what_is_laid_out_once_are_those_of_each(
 def test_draws_for_many_numbers_are_those_of_each(word: str, data: bytes, number: int) -> None:
     drawn = draw_of_each(7, word, data)
     assert drawn(number) == drawn(number) == draw(7, word, data, number)
+
+
+def test_a_history_is_in_a_key_as_the_tuple_of_its_turns() -> None:
+    turns = [Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c")]
+    assert key("k", v=History(turns, 2)) == key("k", v=tuple(turns[:2])) != key("k", v=tuple(turns))

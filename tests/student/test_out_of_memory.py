@@ -19,8 +19,8 @@ START = tuple(range(30, 62))
 class SmallDevice:
     """Passes of more than ``most`` tokens, and those that ``refuses`` says, run out of memory."""
 
-    def __init__(self, model: Any, most: int) -> None:
-        self.most, self.passes, self.refused = most, 0, 0
+    def __init__(self, model: Any, most: int, error: type[RuntimeError] = torch.OutOfMemoryError) -> None:
+        self.most, self.passes, self.refused, self.error = most, 0, 0, error
         self.held: list[weakref.ref[Any]] = []
         self.alive_when_asked_again: list[int] = []
         model.model.layers[1].register_forward_pre_hook(self._look)
@@ -34,14 +34,24 @@ class SmallDevice:
         if given[0].shape[0] * given[0].shape[1] > self.most:
             self.refused += 1
             self.held.append(weakref.ref(given[0]))
-            raise torch.OutOfMemoryError("CUDA out of memory.")
+            raise self.error("CUDA error: CUBLAS_STATUS_ALLOC_FAILED, out of memory.")
 
 
-@pytest.mark.parametrize("most", [20, 33, 45])
-def test_a_student_that_leaves_no_memory_is_said_to_be_too_large(most: int) -> None:
-    """And not to be no causal model, or one whose texts cannot be packed."""
+@pytest.mark.parametrize(
+    ("most", "error"),
+    [
+        (20, torch.OutOfMemoryError),
+        (33, torch.OutOfMemoryError),
+        (45, torch.OutOfMemoryError),
+        (20, RuntimeError),
+    ],
+)
+def test_a_student_that_leaves_no_memory_is_said_to_be_too_large(
+    most: int, error: type[RuntimeError]
+) -> None:
+    """And not to be no causal model, or one whose texts cannot be packed; by PyTorch, or by cuBLAS beneath it."""
     model = tiny("llama")
-    SmallDevice(model.model, most)
+    SmallDevice(model.model, most, error)
     with pytest.raises(UserError, match=r"leaves no memory on the device for even a short text"):
         Scorer(model)
 

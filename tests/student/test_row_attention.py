@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.checkpoint import checkpoint
 
 from srtui.student import Scorer, Span, packing
 from srtui.student.packing import Packing, packed_attention
@@ -111,6 +112,54 @@ def test_a_kernel_is_tried_before_it_is_used() -> None:
     # Those of a GPU are none of a CPU's, and torch's caps nothing.
     assert trusted(KERNELS, cpu, torch.bfloat16, shape, False, None) is None
     assert trusted(KERNELS, cpu, torch.bfloat16, shape, False, 30.0) is None
+
+
+class _Backwards(torch.autograd.Function):
+    """Plain products forwards; backwards whatever ``wrong`` makes of their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Any, k: Any, v: Any, rest: Any, wrong: Any) -> Any:
+        ctx.save_for_backward(q, k, v)
+        ctx.rest, ctx.wrong = rest, wrong
+        return dense(q, k, v, *rest)
+
+    @staticmethod
+    def backward(ctx: Any, outer: Any) -> Any:
+        with torch.enable_grad():
+            parts = [part.detach().requires_grad_() for part in ctx.saved_tensors]
+            gradients = torch.autograd.grad(dense(*parts, *ctx.rest), parts, outer)
+        return (*ctx.wrong(gradients), None, None)
+
+
+@pytest.mark.parametrize("windowed", [False, True])
+def test_a_kernel_that_trains_is_tried_backwards_too(windowed: bool) -> None:
+    """FlashAttention has no gradient of heads wider than 192 on some cards, and says so in the backward pass alone."""
+
+    def fails(_: Any) -> Any:
+        raise RuntimeError("backward for head dim > 192 requires another card")
+
+    def kernel(wrong: Any) -> Any:
+        return lambda q, k, v, *rest: _Backwards.apply(q, k, v, rest, wrong)
+
+    def asked(one: Any, *, trains: bool) -> bool:
+        return trusted((one,), torch.device("cpu"), torch.bfloat16, (4, 2, 16), windowed, None, trains) is one
+
+    for wrong in (fails, lambda g: (g[0], g[1], 2 * g[2]), lambda g: (g[0], 0 * g[1], g[2])):
+        assert asked(kernel(wrong), trains=False) and not asked(kernel(wrong), trains=True)
+    assert asked(kernel(lambda g: g), trains=True) and asked(dense, trains=True)
+
+
+def test_the_trial_is_no_part_of_a_layer_that_is_computed_twice() -> None:
+    """The first pass tries the kernel, and the second finds it tried."""
+    weight = torch.ones(4, requires_grad=True)
+    trusted.cache_clear()
+
+    def layer(x: Any) -> Any:
+        assert trusted((dense,), torch.device("cpu"), torch.bfloat16, (2, 1, 8), False, None, True) is dense
+        return (x * weight).sin()
+
+    checkpoint(layer, torch.ones(4), use_reentrant=False).sum().backward()
+    assert weight.grad is not None and trusted.cache_info().misses == 1
 
 
 def test_a_cpu_goes_by_sequences() -> None:

@@ -52,6 +52,13 @@ def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "whole"
 
 
+def test_its_files_are_hashed_once(encoder_folder: Path) -> None:
+    """Every text's key has the identity: a hash of all weights for each would take longer than the encoder."""
+    encoder = SentenceEncoder(encoder_folder)
+    assert encoder.identity is encoder.identity
+    assert encoder.identity == SentenceEncoder(encoder_folder).identity
+
+
 def test_the_same_words_cohere_most(encoder_folder: Path) -> None:
     encoder = SentenceEncoder(encoder_folder)
     same, other, blank = encoder.coherence(
