@@ -156,15 +156,20 @@ def alike_to_earlier(
         threshold: the least cosine, above 0.
     """
     stay = _Staying(screen, vectors_at, threshold - _ROUNDING)
-    first = 0
+    first, at_the_mean = 0, -1
     for block in (part for whole in blocks for part in _cut(whole)):
         full = units(block, screen.mean)
         best = stay.best(full)
         within = full @ full.T
         rows, earlier = np.nonzero(np.tril(within >= threshold - _ROUNDING, -1))
         stays = np.ones(len(full), dtype=bool)
-        for row in sorted({*best, *rows.tolist()}):
+        # Vectors that are the mean itself have no direction, and are the same vector all the same.
+        without = set(np.flatnonzero(~full.any(axis=1)).tolist())
+        for row in sorted({*best, *rows.tolist(), *without}):
             cosine, of = best.get(row, (0.0, -1))
+            if row in without:
+                cosine, of = 1.0, at_the_mean
+                at_the_mean = max(at_the_mean, first + row) if of < 0 else of
             beside = earlier[np.searchsorted(rows, row) : np.searchsorted(rows, row, side="right")]
             beside = beside[stays[beside]]
             if len(beside):

@@ -92,7 +92,9 @@ def measures_words(run: RunSummary, *, doubtful: bool = False) -> list[str]:
     for standing in run.measures.values():
         if doubtful and standing.verdict == "better than chance":
             continue
-        if standing.verdict is None:
+        if standing.verdict is None and standing.sentence:
+            sentences[standing.sentence] = None
+        elif standing.verdict is None:
             name = measure_label(standing.measure)
             sentences[
                 f"{name} was never calibrated with {run.student}, so what its choices are worth is unknown; "

@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 
 from srtui.measures import informative_threshold, selective_ifd
+from srtui.pipeline import prepare
 from srtui.pipeline.recipe_models import open_variant_scorer
 from srtui.pipeline.variants import VariantScorer
-from srtui.recipe import Recipe
+from srtui.recipe import Recipe, load
 from srtui.sample import Pair
 from srtui.store import Store
+from srtui.store.summary import summarise
 from srtui.student import Student
+from srtui.wording import measures_words
 from srtui.workspace import Workspace
 from tests.commands import srtui
 from tests.conftest import small_recipe
@@ -76,8 +79,15 @@ def test_the_whole_way(pair_workspace: Workspace) -> None:
             store, "SELECT sum(tokens) FROM span_loss WHERE key IN (SELECT key FROM token_loss)"
         )
         assert store.check() == []
-    again = srtui(pair_workspace, *words)
-    assert json.loads(again.stdout) == result
+    copied = file.rename(file.with_name("copied.jsonl"))
+    with copied.open("a", encoding="utf-8") as rows:
+        rows.write('{"instruction": "q", "answer_1": "a", "answer_2": "b", "preference": null}\n')
+    again = srtui(pair_workspace, "choose", "calibrate", str(copied), *words[3:])
+    # It says where these pairs are from, and not where they were first read from.
+    assert json.loads(again.stdout) == result | {
+        "source": str(copied),
+        "skipped": {"without a preference": 1},
+    }
     with Store(pair_workspace.store_path) as store:
         assert sql_value(store, "SELECT count(*) FROM span_loss") == losses
 
@@ -91,7 +101,7 @@ def test_the_whole_way(pair_workspace: Workspace) -> None:
     doubtful = result["measures"]["rifd"]["verdict"] != "better than chance"
     assert (result["measures"]["rifd"]["sentence"] in text) == doubtful
 
-    table = srtui(pair_workspace, "choose", "calibrate", str(file), "--recipe", str(recipe)).stdout
+    table = srtui(pair_workspace, "choose", "calibrate", str(copied), "--recipe", str(recipe)).stdout
     assert "verdict" in table and "same choice as" in table
 
 
@@ -155,6 +165,10 @@ def test_what_is_wrong_is_said_in_a_sentence(pair_workspace: Workspace) -> None:
         (("nothing.jsonl", "--student", "tiny"), "nothing.jsonl"),
         (("7", "--student", "tiny"), "There is no evaluation 7"),
         ((str(file), "--student", "tiny", "--set", "prompt.tempalte=alpaca"), "template"),
+        (
+            (str(file), "--student", "tiny", "--fit", "w.json"),
+            "There are 3 decided pairs, and weights take 50",
+        ),
     ):
         done = srtui(pair_workspace, "choose", "calibrate", *words)
         assert done.returncode == 2 and sentence in done.stderr and "Traceback" not in done.stderr
@@ -168,3 +182,81 @@ def test_the_percentile_is_of_all_tokens() -> None:
     assert 0.2 < threshold < 3.0
     assert selective_ifd(differences[0], threshold) == 1.0
     assert selective_ifd(differences[1], threshold) == pytest.approx(math.exp(-0.5))
+
+
+def test_weights_with_coherence_need_an_encoder() -> None:
+    """Which is said before a teacher has worked."""
+    weights = {
+        "student": "s", "student_id": "s", "template": "alpaca", "template_version": "1", "protocol": "default",
+        "data": "d", "data_digest": "", "pairs": 60, "accuracy": [0.7, 0.6, 0.8], "length_accuracy": [0.7, 0.6, 0.8],
+        "weights": {"coherence": 1.0}, "rater": None,
+    }  # fmt: skip
+    selection = {"response_by": "combined", "weights": weights}
+    words = {"name": "c", "dataset": "d", "selection": selection}
+    with pytest.raises(ValueError, match=r"needs selection\.encoder"):
+        Recipe.model_validate(words)
+    Recipe.model_validate(words | {"selection": selection | {"encoder": "minilm"}})
+
+
+JUDGE = {"name": "judge", "file": "judge", "model": "ab"}
+TINY = {"name": "tiny.F16", "file": "tiny.F16", "model": "cd"}
+
+
+def calibrated(store: Store, setting: int, number: int, **of: Any) -> int:
+    """A stored calibration of every measure, that found each no better than length; ``of`` is what it says it rests on."""
+    found = {
+        "agreement": [0.7, 0.6, 0.8], "like_length": [0.5, 0.4, 0.6], "verdict": "no better than length",
+        "sentence": f"By {number}.",
+    }  # fmt: skip
+    result = {
+        "pairs": 60, "decided": 60, "ties": 0, "like_length": 20, "skipped": {}, "student": "tiny", "between": {},
+        "measures": dict.fromkeys(("ifd", "combined", "teacher-score", "coherence"), found), **of,
+    }  # fmt: skip
+    return store.calibrations.add(bytes([number]), setting, "p.jsonl", 60, result).id
+
+
+@pytest.mark.parametrize(
+    ("selection", "first", "second"),
+    [
+        ({"response_by": "combined"}, {"weights": {"ifd": 1.0}}, {"weights": {"ifd": -1.0}}),
+        ({"response_by": "teacher-score", "rater": "models/judge.gguf"}, {"rater": JUDGE}, {"rater": TINY}),
+        (
+            {"response_by": "coherence", "encoder": "models/minilm"},
+            {"encoder": {"name": "minilm", "identity": "a"}}, {"encoder": {"name": "bge", "identity": "b"}},
+        ),
+    ],
+)  # fmt: skip
+def test_a_run_quotes_the_calibration_of_what_it_chose_by(
+    pair_workspace: Workspace, selection: dict[str, str], first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    """And not a newer one of other weights, another rater or another encoder."""
+    weights = {
+        "student": "tiny", "student_id": "s", "template": "alpaca", "template_version": "1", "protocol": "default",
+        "data": "p.jsonl", "data_digest": "", "pairs": 60, "accuracy": [0.7, 0.6, 0.8],
+        "length_accuracy": [0.75, 0.6, 0.8], "weights": {"ifd": 1.0}, "rater": None,
+    }  # fmt: skip
+    recipe = load(small_recipe(pair_workspace, 2, training={"enabled": False}))
+    chosen = selection | ({"weights": weights} if selection["response_by"] == "combined" else {})
+    recipe = Recipe.model_validate(
+        recipe.model_dump(mode="json") | {"selection": {"instruction_by": "original", **chosen}}
+    )
+    with Store(pair_workspace.store_path) as store:
+        run, _ = prepare(pair_workspace, store, recipe, pair_workspace.recipes / "small.toml")
+        setting = store.scores.setting("tiny", "s", "alpaca", "1", "default", 64)
+        store.runs.update(run.id, setting_id=setting)
+        calibrated(store, setting, 2, **second)
+        before = summarise(store, run.id).measures["response"]
+        assert before.verdict is None and before.calibration is None
+        said = " ".join(measures_words(summarise(store, run.id), doubtful=True))
+        if "weights" in chosen:
+            assert "No calibration in this store has the weights" in said
+            assert (
+                "70.0% (60.0% to 80.0%) of 60 pairs of p.jsonl, and taking the longer answer in 75.0%" in said
+            )
+        else:
+            assert "was never calibrated with tiny" in said
+        own = calibrated(store, setting, 1, **first)
+        calibrated(store, setting, 3, **second)
+        after = summarise(store, run.id).measures["response"]
+        assert (after.calibration, after.sentence) == (own, "By 1.")
+        assert store.check() == []

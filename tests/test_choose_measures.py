@@ -189,6 +189,11 @@ def test_a_combination_is_fitted_and_chosen_by(pair_workspace: Workspace) -> Non
     decisions = chosen(pair_workspace, "combined", response_by="combined", weights="weights.json")
     assert any(one[1] is not None for d in decisions for one in d["compared"])
     assert any("the combination" in d["reason"] for d in decisions)
+    # Weights that no sum can hold give no value, and what has none is not taken.
+    edited = weights | {"weights": dict.fromkeys(weights["weights"], 1e308)}
+    (pair_workspace.recipes / "edited.json").write_text(json.dumps(edited), encoding="utf-8")
+    by_edited = chosen(pair_workspace, "edited", response_by="combined", weights="edited.json")
+    assert {why for d in by_edited for _, value, why in d["compared"] if value is None} == {"non_finite"}
     # Weights of another student are refused before anything is chosen by them.
     other = pair_workspace.recipes / "weights.json"
     other.write_text(json.dumps(weights | {"student_id": "another"}), encoding="utf-8")

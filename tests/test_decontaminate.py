@@ -177,6 +177,14 @@ def test_without_a_file_it_needs_an_evaluation(filled: tuple[Workspace, Path]) -
     assert "has evaluated with no prompts yet; name files of them" in done.stderr
 
 
+def test_without_a_dataset_nothing_is_said_to_be_clean(workspace: Workspace, tmp_path: Path) -> None:
+    prompts = tmp_path / "p.json"
+    prompts.write_text(json.dumps([{"instruction": "Hi."}]), encoding="utf-8")
+    Store(workspace.store_path).close()
+    done = srtui(workspace, "data", "decontaminate", str(prompts))
+    assert "There are no samples to look in; bring a dataset in with srtui import." in done.stdout
+
+
 def evaluated(store: Store, prompts: list[str]) -> None:
     """An evaluation that asked these prompts."""
     with store.transaction():

@@ -76,6 +76,9 @@ def test_marked_samples_are_taken_and_dropped_ones_are_not(imported: Workspace) 
         assert found.of_sample_id == 1
         assert store.corpus.size(1) == 5  # nothing is deleted
         assert store.runs.sample_count(before.id) == 5  # an earlier run stays as it was
+    again = srtui(imported, "data", "dedup", "bees", "--threshold", "1", "--mark").stdout
+    assert "What was left out as a near-duplicate before (2 samples) is forgotten for it." in again
+    srtui(imported, "data", "dedup", "bees", "--drop")
     assert "2 marks are gone" in srtui(imported, "data", "dedup", "bees", "--undo").stdout
     with Store(imported.store_path, read_only=True) as store:
         assert len(list(store.corpus.each_sample_id(1))) == 5

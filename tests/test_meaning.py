@@ -139,6 +139,16 @@ def test_the_commands_embed_look_and_drop(pair_workspace: Workspace, tmp_path: P
     assert found["prompts"] == 1
     assert found["samples"] == 25
     assert 5 in {one["sample_id"] for one in found["found"]}
+    data.write_text(json.dumps(some[:1]), encoding="utf-8")
+    srtui(pair_workspace, "import", str(data), "--name", "one")
+    words = ("data", "decontaminate", str(prompts), "--dataset", "one", "--student", "tiny")
+    few = srtui(pair_workspace, *words).stdout
+    assert "Nothing was looked for by meaning: that takes 20 questions and prompts" in few
+    assert json.loads(srtui(pair_workspace, *words, "--json").stdout)["meaning"] is None
+    srtui(pair_workspace, "data", "embed", "one", "--student", "tiny")
+    assert "Sample 26 is the only one" in srtui(pair_workspace, "data", "neighbours", "26").stdout
+    topics = srtui(pair_workspace, "data", "look", "twice").stdout
+    assert "topic" in topics and "kept" not in topics  # nothing has chosen yet
 
 
 @pytest.mark.parametrize(
@@ -151,6 +161,7 @@ def test_the_commands_embed_look_and_drop(pair_workspace: Workspace, tmp_path: P
         (["import", "x.json", "--dedup", "drop", "--dedup-by", "smell"], "--dedup-by smell: it can be"),
         (["import", "x.json", "--student", "a"], "embed for --dedup with --dedup-by meaning"),
         (["import", "x.json", "--dedup", "drop", "--dedup-by", "meaning"], "What embeds?"),
+        (["import", "x.json", "--dedup", "drop", "--dedup-by", "meaning", "--student", "a"], "a is neither a model"),
     ],
 )  # fmt: skip
 def test_bad_words_are_refused(filled: tuple[Workspace, Path], words: list[str], message: str) -> None:

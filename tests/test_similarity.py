@@ -130,9 +130,26 @@ def test_a_screen_takes_few_axes_where_few_say_enough() -> None:
     assert first.axes.shape == (300, first.few * 4)
 
 
+def test_where_all_are_one_vector_all_but_the_first_go() -> None:
+    """They are the mean itself, which has no direction; beside another they have one, and it is the same."""
+    same = np.full((2500, 8), 3, dtype=np.float16)
+    for vectors in (same, np.concatenate([np.eye(1, 8, dtype=np.float16), same])):
+        mean = mean_of([vectors])
+        found = list(
+            alike_to_earlier(
+                [vectors[:1500], vectors[1500:]],
+                lambda at, of=vectors: of[list(at)],  # type: ignore[misc]
+                screen_for(vectors, mean, 0.95),
+                0.95,
+            )
+        )
+        assert [one.position for one in found] == list(range(len(vectors) - 2499, len(vectors)))
+        assert {one.of for one in found} == {len(vectors) - 2500}
+
+
 def test_nothing_and_one() -> None:
     assert mean_of([]).shape == (0,)
     one = np.ones((1, 5), dtype=np.float16)
     assert by_screen(one, 0.9, 10) == []
-    same = np.ones((4, 5), dtype=np.float16)  # all are the mean: no direction, so not alike to anything
-    assert by_screen(same, 0.9, 10) == []
+    same = np.ones((4, 5), dtype=np.float16)  # all are the mean: no direction, and one vector all the same
+    assert by_screen(same, 0.9, 10) == [Alike(n, 0, 1.0) for n in (1, 2, 3)]

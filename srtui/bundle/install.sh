@@ -7,6 +7,11 @@ cd "$(dirname "$0")"
 say() { printf 'install: %s\n' "$*"; }
 die() { printf 'install: %s\n' "$*" >&2; exit 2; }
 
+case "$PWD" in *[:\"\$\`\\]* | *$'\n'*)
+    die "the path of this folder has a colon, a double quote, a dollar, a backquote, a backslash or a line break, and Python's environments do not work there; move the bundle." ;;
+esac
+[ -w . ] || die "nothing can be written to $PWD; copy the bundle to where it can."
+
 # Before anything of the bundle is run: every file is the one that was packed, and none was added.
 [ -f SHA256SUMS ] || die "SHA256SUMS is missing; copy the bundle again."
 if ! sums="$(sha256sum --check --strict --quiet SHA256SUMS 2>/dev/null)"; then
@@ -16,7 +21,7 @@ if ! sums="$(sha256sum --check --strict --quiet SHA256SUMS 2>/dev/null)"; then
 fi
 # (No reader here that stops early: under pipefail whoever writes to it would fail.)
 added="$(comm -13 <(cut -c67- SHA256SUMS | LC_ALL=C sort) <({ find wheels llama.cpp ! -type d 2>/dev/null || true; } | LC_ALL=C sort))"
-[ -z "$added" ] || die "${added%%$'\n'*} is not of this bundle; remove it."
+[ -z "$added" ] || die "${added%%$'\n'*} is not of this bundle; remove it, or copy the bundle again if nobody added it."
 . ./llama_backend.sh
 
 version="$(sed -n 's/^python=//p' target)"
@@ -37,6 +42,8 @@ if [ -n "$have" ]; then
             die "this bundle was made with --have $name, and $python has no $name."
     done
 fi
+# The bundle alone says what goes where: PIP_USER, PIP_TARGET and others would have it elsewhere, also in pip's own calls of pip.
+unset "${!PIP_@}"
 pip() { PIP_CONFIG_FILE=/dev/null "$venv" -m pip --disable-pip-version-check --no-input "$@"; }
 local_only=(--no-index --find-links wheels)
 say "installing the packages"

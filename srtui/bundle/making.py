@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tomllib
@@ -72,7 +73,8 @@ def plan(checkout: Path, models: Path, target: Target, have: Sequence[str], want
         wanted: names of models.
 
     Raises:
-        UserError: pip finds no files for this target, a file's sum is not in constraints.txt, or a model is not here.
+        UserError: pip finds no files for this target, a file's sum is not in constraints.txt, a model is not here,
+            or a package of ``have`` is none of srtui's.
     """
     if not ((checkout / "pyproject.toml").is_file() and (checkout / "constraints.txt").is_file()):
         raise UserError(
@@ -81,12 +83,25 @@ def plan(checkout: Path, models: Path, target: Target, have: Sequence[str], want
     paths = [path for name in wanted for path in _model_files(models, name)]
     pinned = pinned_versions(checkout)
     has = frozenset(plain_name(name) for name in have)
+    if unknown := sorted(has - pinned.keys() - {LLAMA}):
+        raise UserError(
+            f"--have {unknown[0]}: constraints.txt has no such package, so srtui does not need it."
+        )
     source = LLAMA not in has
     needed = tomllib.loads((checkout / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
     roots = [line for line in needed if package_of(line) != LLAMA] + ["pip"]
     roots += LLAMA_NEEDS if source else []
     wheels = resolve(roots, target, pinned, has, LLAMA_BUILD if source else [])
     return Plan(target, checkout, wheels, has, source, paths)
+
+
+def check_new(folder: Path) -> None:
+    """Raises UserError where ``folder`` is there already, or cannot be made."""
+    if folder.exists() or folder.is_symlink():
+        raise UserError(f"{folder} is there already; name a new folder, or remove it first.")
+    above = next(path for path in folder.absolute().parents if path.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise UserError(f"{folder} cannot be made: {above} is not a folder that can be written to.")
 
 
 def make(plan: Plan, folder: Path, report_line: ReportLine, *, built: Built | None = None) -> Made:
@@ -101,8 +116,7 @@ def make(plan: Plan, folder: Path, report_line: ReportLine, *, built: Built | No
     Raises:
         UserError: the folder is there, the disk is too small, or a file cannot be fetched or is not the one pinned.
     """
-    if folder.exists() or folder.is_symlink():
-        raise UserError(f"{folder} is there already; name a new folder, or remove it first.")
+    check_new(folder)
     part = folder.parent / f"{folder.name}.part"
     wheels = part / "wheels"
     wheels.mkdir(parents=True, exist_ok=True)
@@ -175,7 +189,10 @@ def make(plan: Plan, folder: Path, report_line: ReportLine, *, built: Built | No
 def _llama_source(plan: Plan, folder: Path, pinned: Pinned, report_line: ReportLine) -> None:
     """llama.cpp's source, as its Python package carries it; its metadata is made with the pinned build tools."""
     version, sums = pinned[LLAMA]
-    if any(sha256_of(file) in sums for file in folder.glob("*.tar.gz")):
+    # An earlier call may have been cut off before the pinned version changed, and install.sh takes what is there.
+    for stale in (file for file in folder.glob("*.tar.gz") if sha256_of(file) not in sums):
+        stale.unlink()
+    if any(folder.glob("*.tar.gz")):
         return
     report_line(f"llama.cpp's source, {version}")
     constraints = ["--build-constraint", str((plan.checkout / "constraints.txt").resolve())]

@@ -59,7 +59,11 @@ class Target:
 
 def _platform_here() -> str:
     """This machine's tag, by its glibc."""
-    name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
+    try:
+        told = os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except ValueError:  # what Python says on a Mac and with musl
+        told = ""
+    name, _, version = told.partition(" ")
     if name != "glibc":
         raise UserError("This machine has no glibc; name the target's platform with --platform.")
     return f"manylinux_2_{version.split('.')[1]}_{platform.machine()}"

@@ -36,12 +36,14 @@ def bundle(
 ) -> None:
     """All that installs srtui on a machine without a network. Uses the network, through pip."""
     import srtui
-    from srtui.bundle import Target, make, plan
+    from srtui.bundle import Target, check_new, make, plan
     from srtui.bundle.built import built_here
     from srtui.text import bytes_text
 
     if build not in (None, "here"):
         raise UserError(f"--build {build}: it can be here.")
+    if not dry_run:
+        check_new(out_path)
     checkout = Path(srtui.__file__).resolve().parents[1]
     messages = sys.stderr if as_json else sys.stdout
     target = Target.of(python, platform, cuda)

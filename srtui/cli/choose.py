@@ -68,6 +68,7 @@ def calibrate(
     from srtui.atomic import replacing
     from srtui.cli.calibration_tables import print_calibration
     from srtui.cli.reporters import reported_work
+    from srtui.evaluation.combination import refuse_too_few
     from srtui.evaluation.rater import Rater
     from srtui.pipeline.calibrate import CalibrationRun
     from srtui.pipeline.recipe_models import open_variant_scorer, student_path
@@ -80,6 +81,7 @@ def calibrate(
         outputs = outputs_of(store, workspace)
         if fit is not None:
             outputs.check(fit, force)
+            refuse_too_few(sum(p.preferred != 0 for p in preferences.pairs))
         settings = _recipe(recipe, student, set_ or [])
         today.freeze(today.of_timestamp(time.time()))
         rating = Rater(store, workspace.models, rater) if rater else None
@@ -152,4 +154,6 @@ def _recipe(path: Path | None, student: str | None, overrides: list[str]) -> Rec
         return load(path, words)
     if not student:
         raise UserError("Which student? Name a recipe with --recipe, or a model with --student.")
-    return from_words({"name": "calibrate", "dataset": "none"}, words, "--set")
+    return from_words(
+        {"name": "calibrate", "dataset": "none", "training": {"enabled": False}}, words, "--set"
+    )

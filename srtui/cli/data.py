@@ -112,6 +112,10 @@ def import_(
     columns = dict(key_value(word, "--column") for word in column or [])
     workspace, store = open_store()
     with store:
+        if recipe is not None:
+            from srtui import models
+
+            models.find(workspace.models, student or encoder or "")  # before a row is stored
         show, clear = progress_line(as_json)
         imported = import_file(
             store, file, name, format, columns or None, as_variant, match, show, turn_choice

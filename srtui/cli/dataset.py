@@ -163,6 +163,7 @@ def dedup(
         step, clear = steps_line(as_json)
         near_duplicates = duplicates_by(store, dataset, dataset_id, by, threshold, step)
         clear()
+        before = store.datasets.left_out(dataset_id).get("near-duplicate", 0)
         if mark or drop:
             store.datasets.set_near_duplicates(dataset_id, near_duplicates.found(), left_out=drop)
         if as_json:
@@ -180,6 +181,10 @@ def dedup(
             print_line("New runs leave them out; they stay in the store. --undo takes them back.")
         elif mark:
             print_line("They are marked; runs take them all the same.")
+        if before and (mark or drop):
+            print_line(
+                f"What was left out as a near-duplicate before ({before:,} samples) is forgotten for it."
+            )
 
 
 @data_app.command(epilog="Example: srtui data embed alpaca --student smollm2-135m")
@@ -228,6 +233,8 @@ def neighbours(
     if as_json:
         print_json("neighbours", {"sample": sample_id, "neighbours": nearby})
         return
+    if not nearby:
+        print_line(f"Sample {sample_id} is the only one of its dataset that has an embedding.")
     for neighbour in nearby:
         words = " ".join(neighbour.instruction.split())[:140]
         out.print(f"{neighbour.cosine:6.3f}  sample {neighbour.sample_id}: {plain(words)}", soft_wrap=True)
@@ -259,7 +266,7 @@ def decontaminate(
     asks the same in other words, too."""
     from srtui.cli.dataset_tables import print_overlaps
     from srtui.cli.reporters import steps_line
-    from srtui.pipeline.decontaminate import ASKS_THE_SAME
+    from srtui.pipeline.decontaminate import ASKS_THE_SAME, LEAST_QUESTIONS
     from srtui.pipeline.decontaminate import decontaminate as look
 
     if drop and undo:
@@ -300,13 +307,19 @@ def decontaminate(
             store.datasets.leave_out(contaminated, "evaluation prompt")
     if as_json:
         kinds = ("question", "long", *(("meaning",) if by_meaning else ()), "short")
-        counts = {kind: overlaps.kinds[kind] for kind in kinds}
+        counts: dict[str, int | None] = {kind: overlaps.kinds[kind] for kind in kinds}
+        if by_meaning and not overlaps.by_meaning:
+            counts["meaning"] = None
         shown = [fields_of(overlap) for overlap in overlaps.found[:show]]
         print_json(
             "overlaps", {"prompts": overlaps.prompts, "samples": overlaps.texts, **counts, "found": shown}
         )
         return
     print_overlaps(overlaps, show)
+    if by_meaning and overlaps.texts and not overlaps.by_meaning:
+        print_line(
+            f"Nothing was looked for by meaning: that takes {LEAST_QUESTIONS} questions and prompts, and there are fewer."
+        )
     if drop:
         print_line(
             f"New runs leave out {len(contaminated):,} samples; they stay in the store. --undo takes them back."

@@ -31,6 +31,9 @@ def print_overlaps(overlaps: Overlaps, show: int) -> None:
     if len(overlaps.found) > show:
         out.print(f"and {len(overlaps.found) - show:,} more; --show prints more.")
     kinds = overlaps.kinds
+    if not overlaps.texts:
+        out.print("There are no samples to look in; bring a dataset in with srtui import.")
+        return
     meaning = (
         f"{kinds['meaning']:,} more are near one in meaning, which is worth a look before they go; "
         if overlaps.by_meaning
@@ -67,13 +70,16 @@ def print_look(overview: Look) -> None:
     for why, count in overview.left_out.items():
         out.print(f"New runs leave out {count:,} samples: {why}.")
     if overview.map.topics:
-        topics = Table("topic", "before", "after", box=None, header_style="bold")
+        # Without a run nothing was chosen, and nothing of a topic is kept or dropped.
+        heads = ("topic", "before", "after") if overview.run else ("topic", "samples")
+        topics = Table(*heads, box=None, header_style="bold")
         for topic in overview.map.topics:
-            topics.add_row(
+            cells = [
                 plain(", ".join(topic.words) or "-"),
                 f"{topic.before:,} ({share(topic.before, overview.map.embedded)})",
                 f"{topic.after:,} ({share(topic.after, topic.before)} kept)",
-            )
+            ]
+            topics.add_row(*cells[: len(heads)])
         out.print(topics)
         out.print(
             f"Topics are clusters of the embeddings of {overview.map.embedded:,} originals, and the words that their "

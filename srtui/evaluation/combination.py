@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from srtui.errors import UserError
 from srtui.hashing import draw
 
 if TYPE_CHECKING:
@@ -79,6 +80,15 @@ def fit_combination(
             )
     whole = fit_logistic(x, y)
     return Combination(dict(zip(names, map(float, whole), strict=True)), held_out)
+
+
+def refuse_too_few(decided: int) -> None:
+    """Raises UserError where so many decided pairs give no weights, whatever values they will have."""
+    if decided < LEAST_PAIRS:
+        raise UserError(
+            f"There are {decided} decided pairs, and weights take {LEAST_PAIRS}; add pairs, or leave out --fit to see "
+            "what each measure is worth."
+        )
 
 
 def fit_logistic(x: NDArray[Any], y: NDArray[Any], ridge: float = RIDGE) -> NDArray[Any]:

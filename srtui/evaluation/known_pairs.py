@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from srtui.errors import UserError
 from srtui.evaluation.people import ANSWERS, majority
-from srtui.evaluation.sources import parts, rows_of_file, text_field
+from srtui.evaluation.sources import parts, rows_of_file, text_field, two_scores
 from srtui.evaluation.statistics import Verdict, verdict
 from srtui.hashing import digest
 from srtui.store.evaluations import EvaluationReads, Item
@@ -53,6 +53,9 @@ class Preferences:
         )
 
 
+REPEATED = "with the two answers of an earlier row (decided by majority)"
+"""Why a row is no pair of its own."""
+
 _SAID: Mapping[Any, Preferred] = {
     "1": 1, "2": 2, "tie": 0, "ties": 0, "0": 0,
     "answer_1": 1, "answer_2": 2, "a": 1, "b": 2,
@@ -64,8 +67,8 @@ def read_preferences(paths: Iterable[Path], limit: int | None = None) -> Prefere
 
     ``preference`` is 1, 2 or ties; a number between 1 and 2, as AlpacaEval weighs them, is the nearer one, and 1.5
     or 0 a tie. Rows with ``scores`` and ``scores_reversed`` in its place have the verdict of both orders. A file
-    that ``srtui eval show ID --json`` wrote of people's judgements is one, too. Raises UserError with file, row and
-    field.
+    that ``srtui eval show ID --json`` wrote of people's judgements is one, too. Rows with the same pair, in either
+    order, are one pair, by majority. Raises UserError with file, row and field.
     """
     named, pairs, skipped = list(paths), list[KnownPair](), Counter[str]()
     for path in named:
@@ -113,7 +116,7 @@ def preferences_of_people(
 def _all(source: str, pairs: Sequence[KnownPair], skipped: Counter[str], limit: int | None) -> Preferences:
     each = _each_once(pairs)
     if len(each) < len(pairs):
-        skipped["with the two answers of an earlier row (decided by majority)"] += len(pairs) - len(each)
+        skipped[REPEATED] += len(pairs) - len(each)
     if not each:
         why = ", ".join(f"{n} {reason}" for reason, n in skipped.items())
         raise UserError(f"{source}: there is no pair with a known preference{f' ({why})' if why else ''}.")
@@ -169,16 +172,7 @@ def _preferred(where: str, row: Mapping[str, Any]) -> Preferred | str:
 
 
 def _by_scores(where: str, row: Mapping[str, Any]) -> Preferred | str:
-    score_pairs = [row.get(name) for name in ("scores", "scores_reversed")]
-    for scores in score_pairs:
-        if (
-            not isinstance(scores, list)
-            or len(scores) != 2
-            or not all(isinstance(s, int | float) and not isinstance(s, bool) for s in scores)
-        ):
-            raise UserError(f'{where}: "scores" and "scores_reversed" must be two numbers each.')
-    first, second = score_pairs
-    assert first is not None and second is not None  # noqa: S101 - checked above
+    first, second = (two_scores(where, row, name) for name in ("scores", "scores_reversed"))
     if any(s <= 0 for s in (*first, *second)):
         return "without a score"
     preferred_by_verdict: dict[Verdict, Preferred] = {"win": 1, "lose": 2, "tie": 0}
@@ -194,13 +188,17 @@ def _of_shown(path: Path, shown: Mapping[str, Any]) -> tuple[list[KnownPair], Co
     for n, judged in enumerate(shown["judgements"], 1):
         try:
             item, judgement = judged["item"], judged["judgement"]
-            number = int(item["item"])
+            number, (question, *_), reference = int(item["item"]), item["turns"], item.get("reference")
+            shown_item = Item(number, "", (question,), reference if isinstance(reference, dict) else None)
+            asked = (question, *parts(shown_item))
+            if not isinstance(item["turns"], list) or not all(isinstance(text, str) for text in asked):
+                raise TypeError
             items[number] = (
-                Item(number, "", tuple(item["turns"]), item.get("reference")),
+                shown_item,
                 [str((judged[side] or {}).get("text", "")) for side in ("answer_a", "answer_b")],
             )
             choices.setdefault(number, []).append((str(judgement["choice"]), str(judgement["ordering"])))
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError):
             raise UserError(
                 f"{path}: judgement {n} is not as srtui eval show --json writes it; write the file anew."
             ) from None

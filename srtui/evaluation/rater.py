@@ -44,6 +44,11 @@ class Rater:
             "pairwise": self._pairwise.prompt.prompt_version,
         }
 
+    @property
+    def model(self) -> str:
+        """What its file is called, without ``.gguf``, whatever it was asked for by."""
+        return self._single.path.stem
+
     def scores(
         self, pairs: Sequence[Pair], report_share: ReportShare = lambda tokens, share: None,
         should_stop: Callable[[], bool] = lambda: False,

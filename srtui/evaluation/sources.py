@@ -7,6 +7,8 @@ that names file, row and field: an evaluation over fewer items than the user thi
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +101,9 @@ def known_judgements(paths: Iterable[Path], limit: int | None = None) -> Questio
         for n, row in enumerate(rows):
             if limit is not None and len(items) >= limit:
                 break
-            score_pairs = [_scores(path, n, row, name) for name in ("scores", "scores_reversed")]
+            score_pairs = [
+                two_scores(f"{path}: row {n + 1}", row, name) for name in ("scores", "scores_reversed")
+            ]
             shown = tuple(
                 text_field(f"{path}: row {n + 1}", row, (name,)) for name in ("answer_1", "answer_2")
             )
@@ -163,10 +167,27 @@ def _rows(path: Path) -> tuple[str, list[dict[str, Any]]]:
         rows = [parse_json(line, f"{path}: line {n}") for n, line in lines if line.strip()]
     if not rows:
         raise UserError(f"{path}: there is nothing in it.")
+    half = _HALF.search(text) is not None
     for n, row in enumerate(rows):
         if not isinstance(row, dict):
             raise UserError(f"{path}: row {n + 1} is not an object.")
+        if half:
+            _refuse_halves(f"{path}: row {n + 1}", row)
     return sha256, rows
+
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+"""How JSON spells half of a surrogate pair; two of them are a character."""
+
+
+def _refuse_halves(where: str, row: dict[str, Any]) -> None:
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where}: a text holds U+{ord(error.object[error.start]):04X} alone, half of a character; write the file "
+            "anew as UTF-8, or take it out."
+        ) from None
 
 
 def _prompt(path: Path, n: int, row: dict[str, Any]) -> Item:
@@ -214,14 +235,15 @@ def text_field(
     raise UserError(f'{where} has no "{names[0]}".')
 
 
-def _scores(path: Path, n: int, row: dict[str, Any], name: str) -> list[float]:
+def two_scores(where: str, row: Mapping[str, Any], name: str) -> list[float]:
+    """The two numbers of a field. Raises UserError, with ``where``, for anything else."""
     value = row.get(name)
     if (
         not isinstance(value, list)
         or len(value) != 2
         or not all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) <= 1e9 for v in value)
     ):
-        raise UserError(f'{path}: row {n + 1}: "{name}" must be two numbers.')
+        raise UserError(f'{where}: "{name}" must be two numbers.')
     return [float(v) for v in value]
 
 

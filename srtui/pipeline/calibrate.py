@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from srtui.errors import UserError
@@ -76,8 +76,14 @@ class CalibrationRun:
         """The stored result, computed where it is not there yet. Raises Stopped when asked to stop; what was
         scored by then is stored."""
         stored = self.store.calibrations.by_digest(self.digest)
-        if stored is not None:
-            return stored
+        if (
+            stored is not None
+        ):  # by a file of another name, perhaps, which had other rows beside the same pairs
+            return replace(
+                stored,
+                source=self.known.source,
+                result={**stored.result, "skipped": dict(self.known.skipped)},
+            )
         columns, names = self._columns()
         texts = texts_of(self.known.pairs)
         lengths = [len(t.response) for t in texts]

@@ -49,6 +49,13 @@ def fitted_on(store: Store, run_id: int, seed: int) -> list[int]:
     )
 
 
+def _finite(value: float | None) -> Value:
+    """A value, or why there is none: weights are a file, which may say anything, and infinity is no value to choose by."""
+    if value is None:
+        return None, NOTHING_TO_SCORE
+    return (value, None) if math.isfinite(value) else (None, "non_finite")
+
+
 class MeasureValues:
     """Values of measures for variants of a run. What a measure needs to know of the dataset is fitted on its own
     originals when it is first asked, and is the same after a kill."""
@@ -133,7 +140,7 @@ class MeasureValues:
                 None if total is None or level is None else total + weight * level
                 for total, level in zip(sums, levels, strict=True)
             ]
-        return [(total, None if total is not None else NOTHING_TO_SCORE) for total in sums]
+        return [_finite(total) for total in sums]
 
     def _weights(self) -> MeasureWeights:
         """The recipe's weights. Raises UserError where they were fitted with another student or template."""

@@ -90,7 +90,8 @@ class Round:
 @dataclass(frozen=True)
 class MeasureStanding:
     """What is known of the measure that a target was chosen by, with this run's student: the verdict of the last
-    calibration that knows it, None where there is none. Triples are a value with its 95 % interval."""
+    calibration that knows it (of a combination, with its very weights; of a rater's score or coherence, by the same
+    model), None where there is none. Triples are a value with its 95 % interval."""
 
     measure: str
     verdict: str | None
@@ -203,9 +204,12 @@ def _measures(store: Store, run: Run) -> dict[str, MeasureStanding]:
         "response": chosen.get("response_by", "rifd"),
     }
     version = AT_LENGTH if chosen.get("length_control") else ""
+    weights = chosen.get("weights")
     return {
         target: _standing(
-            name + version, [c for c in calibrations if _holds_for(name, target, run, c.result)]
+            name + version,
+            [c for c in calibrations if _holds_for(name, target, run, c.result)],
+            _of_the_file(weights) if name == "combined" and weights else "",
         )
         for target, name in by.items()
         if name not in _NO_MEASURE
@@ -237,7 +241,20 @@ def _holds_for(measure: str, target: Target, run: Run, result: Mapping[str, Any]
             return True
 
 
-def _standing(measure: str, calibrations: Sequence[Calibration]) -> MeasureStanding:
+def _of_the_file(weights: Mapping[str, Any]) -> str:
+    """What a combination's file says of it, where no calibration in this store has its weights: it may have been edited,
+    or written elsewhere."""
+    value, low, high = weights["accuracy"]
+    return (
+        f"No calibration in this store has the weights of the combination that was chosen by; their file says that they "
+        f"agree in {value:.1%} ({low:.1%} to {high:.1%}) of {weights['pairs']:,} pairs of {weights['data']}, and taking "
+        f"the longer answer in {weights['length_accuracy'][0]:.1%}; srtui choose calibrate FILE --fit WEIGHTS makes some "
+        "that are known here."
+    )
+
+
+def _standing(measure: str, calibrations: Sequence[Calibration], otherwise: str = "") -> MeasureStanding:
+    """What the newest of these calibrations found of a measure; ``otherwise`` is the sentence where none knows it."""
     for calibration in calibrations:
         m = calibration.result["measures"].get(measure)
         if m is not None:
@@ -250,7 +267,7 @@ def _standing(measure: str, calibrations: Sequence[Calibration]) -> MeasureStand
                 calibration.id,
                 m["sentence"],
             )
-    return MeasureStanding(measure, None, None, None, 0, None, "")
+    return MeasureStanding(measure, None, None, None, 0, None, otherwise)
 
 
 def _rounds(store: Store, run: Run) -> list[Run]:

@@ -15,6 +15,8 @@ import pytest
 
 from srtui.bundle import Target, make, plan
 from srtui.bundle.built import built_here, processor
+from srtui.bundle.making import LLAMA, _llama_source
+from srtui.cli.bundle import bundle
 from srtui.errors import UserError
 from tests.conftest import ROOT
 
@@ -175,7 +177,9 @@ def test_the_installer_on_a_machine_with_many_processors(checkout: Path) -> None
     # As far as what is added, and the line about the processor alone.
     checks = script[: script.index(". ./llama_backend.sh")]
     done = subprocess.run(["bash", "-c", checks, "install.sh"], cwd=out, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.endswith("a-000.whl is not of this bundle; remove it.\n")
+    assert done.returncode == 2 and done.stderr.endswith(
+        "a-000.whl is not of this bundle; remove it, or copy the bundle again if nobody added it.\n"
+    )
     (line,) = [one for one in script.splitlines() if "here=" in one]
     line = line.replace("/proc/cpuinfo", str(cpus))
     read = subprocess.run(
@@ -291,3 +295,82 @@ def test_what_was_built_here_goes_along_with_its_backend(
     for line, backend in (("f1a vulkan\n", "vulkan"), ("f1a\n", "cpu")):
         stamp.write_text(line)
         assert built_here(checkout).backend == backend
+
+
+def refused(folder: Path, *before: str, **more: str) -> str:
+    """The one sentence that install.sh ends with, before it has made anything."""
+    words = [*before, "./install.sh"]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, env=dict(os.environ) | more)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert not (folder / ".venv").exists()
+    return done.stderr
+
+
+def test_damaged_sums_are_refused_and_a_damaged_line_hides_no_changed_file(checkout: Path) -> None:
+    out = make(
+        planned(checkout, "alpha", "beta", "gamma", "pip"), checkout.parent / "out", lambda line: None
+    ).path
+    sums = out / "SHA256SUMS"
+    text = sums.read_text()
+    for damaged in ("", re.sub(r"(?m)^.(?=.*  target$)", "x", text)):
+        sums.write_text(damaged)
+        (out / "target").write_text("python=9.9\n")
+        assert "SHA256SUMS is damaged; copy the bundle again" in refused(out)
+
+
+def test_where_no_environment_can_be_made_the_installer_says_so_first(checkout: Path) -> None:
+    out = make(
+        planned(checkout, "alpha", "beta", "gamma", "pip"), checkout.parent / "out", lambda line: None
+    ).path
+    for name in ("co:lon", 'a "quote', "$HOME b", "back`quote", "back\\slash", "new\nline"):
+        odd = out.parent / name
+        shutil.copytree(out, odd)
+        assert "move the bundle" in refused(odd)
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode == 0:
+        mount = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && cd "$0" && exec "$@"'
+        assert "nothing can be written to" in refused(out, "unshare", "-rm", "bash", "-c", mount, str(out))
+
+
+def test_the_targets_settings_of_pip_lead_nothing_elsewhere(checkout: Path) -> None:
+    what = planned(checkout, "pip")
+    out, elsewhere = checkout.parent / "out", checkout.parent / "elsewhere"
+    make(what, out, lambda line: None)
+    # This package is taken for installed; the tiny index has none.
+    script = (out / "install.sh").read_text()
+    (out / "install.sh").write_text(script.replace("m.version('$name')", "m"))
+    (out / "SHA256SUMS").write_text(re.sub(r"(?m)^.*  install\.sh\n", "", (out / "SHA256SUMS").read_text()))
+    env = dict(os.environ) | {"PIP_TARGET": str(elsewhere), "PIP_NO_BINARY": ":all:"}
+    done = subprocess.run(["./install.sh"], cwd=out, capture_output=True, text=True, env=env)
+    assert "install: ready" in done.stdout, done.stderr
+    assert list(out.glob(".venv/lib/*/site-packages/alpha.py")) and not elsewhere.exists()
+
+
+def test_what_cannot_be_meant_is_refused_before_pip_is_asked(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_FIND_LINKS", str(checkout / "nothing"))
+    with pytest.raises(UserError, match=r"--have alhpa: constraints\.txt has no such package"):
+        planned(checkout, "alhpa")
+    with pytest.raises(UserError, match="is there already"):
+        bundle(checkout)
+    file = checkout / "constraints.txt"
+    with pytest.raises(UserError, match=r"constraints\.txt is not a folder that can be written to"):
+        bundle(file / "a" / "b")
+
+    def unknown(name: str) -> str:
+        raise ValueError("unrecognized configuration name")
+
+    monkeypatch.setattr(os, "confstr", unknown)
+    with pytest.raises(UserError, match="has no glibc; name the target's platform with --platform"):
+        Target.of(None, None, None)
+
+
+def test_a_source_of_another_version_does_not_stay_beside_the_pinned_one(checkout: Path) -> None:
+    folder = checkout.parent / "llama.cpp"
+    folder.mkdir()
+    good, old = folder / "llama-2.tar.gz", folder / "llama-1.tar.gz"
+    good.write_bytes(b"2")
+    old.write_bytes(b"1")
+    pinned = {LLAMA: ("2", frozenset([hashlib.sha256(b"2").hexdigest()]))}
+    _llama_source(planned(checkout), folder, pinned, lambda line: None)
+    assert list(folder.iterdir()) == [good]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from srtui.errors import UserError
-from srtui.evaluation.known_pairs import preferences_of_people, read_preferences
+from srtui.evaluation.known_pairs import REPEATED, preferences_of_people, read_preferences
 from srtui.evaluation.writing import file_answer
 from srtui.store import Store
 from srtui.store.evaluations import Item, Judgement, NewEvaluation
@@ -137,9 +137,46 @@ def test_what_people_said(tmp_path: Path) -> None:
     file = tmp_path / "shown.json"
     file.write_text(json.dumps(shown), encoding="utf-8")
     assert read_preferences([file]).digest == found.digest
-    file.write_text(json.dumps({"kind": "human", "judgements": [{}]}), encoding="utf-8")
-    with pytest.raises(UserError, match="judgement 1 is not as"):
-        read_preferences([file])
+    good = {"item": 1, "turns": ["q"], "reference": None}
+    for item in (
+        {}, good | {"turns": []}, good | {"turns": [5]}, good | {"turns": "q"}, good | {"item": 1e999},
+        good | {"reference": {"parts": [1]}},
+    ):  # fmt: skip
+        judged = {
+            "item": item, "judgement": {"choice": "a", "ordering": "ab"},
+            "answer_a": {"text": "p"}, "answer_b": {"text": "r"},
+        }  # fmt: skip
+        file.write_text(json.dumps({"kind": "human", "judgements": [judged]}), encoding="utf-8")
+        with pytest.raises(UserError, match="judgement 1 is not as"):
+            read_preferences([file])
+
+
+def test_a_pair_counts_once(tmp_path: Path) -> None:
+    """By majority, whichever order its answers stand in: a file that is there five times knows no more."""
+    turned = {"instruction": "q", "answer_1": "two", "answer_2": "one"}
+    path = rows_file(
+        tmp_path, row(1), turned | {"preference": 2}, row(2), row(1, input="i"), row(2, input="i"),
+        row(2, answer_2="three"),
+    )  # fmt: skip
+    found = read_preferences([path])
+    assert [(p.input, p.answers, p.preferred) for p in found.pairs] == [
+        ("", ("one", "two"), 1),
+        ("i", ("one", "two"), 0),
+        ("", ("one", "three"), 2),
+    ]
+    assert found.skipped == {REPEATED: 3}
+    assert read_preferences([path, path]).digest == found.digest
+
+
+@pytest.mark.parametrize("number", ["NaN", "1e400", "-Infinity"])
+def test_scores_are_numbers(tmp_path: Path, number: str) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(
+        f'{{"instruction": "q", "answer_1": "a", "answer_2": "b", "scores": [{number}, 1], "scores_reversed": [1, 2]}}',
+        encoding="utf-8",
+    )
+    with pytest.raises(UserError, match='row 1: "scores" must be two numbers'):
+        read_preferences([path])
 
 
 def test_an_evaluation_by_a_judge_is_none(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def test_references_bring_their_answers(tmp_path: Path) -> None:
         ([{"text": " "}], 'row 1: "text" must be a text that is not empty'),
         ([{"category": "x"}], 'row 1 has no "instruction"'),
         ([{"instruction": "a"}, {"instruction": "a "}], "rows 1 and 2 ask the same"),
+        ([{"instruction": "a"}, {"instruction": "\ud83d alone"}], r"row 2: a text holds U\+D83D alone"),
     ],
 )
 def test_bad_prompts(tmp_path: Path, rows: object, sentence: str) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from textual.pilot import Pilot
 
+from srtui.pipeline import import_file
 from srtui.store import Store
 from srtui.tui.app import Dashboard
 from srtui.tui.screens import map_screen
@@ -180,6 +183,25 @@ def test_a_click_goes_to_a_sample_and_a_second_one_opens_it(embedded: Workspace)
             await settled(pilot)
             assert isinstance(app.screen, SampleScreen)
             assert f"Sample {clicked}  ·" in text(app)
+
+    asyncio.run(go())
+
+
+def test_without_a_run_it_names_the_dataset(workspace: Workspace, tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    with Store(workspace.store_path) as store:
+        for name in ("first", "second"):
+            file = tmp_path / f"{name}.json"
+            file.write_text(json.dumps([{"instruction": f"{name} {n}", "output": "So."} for n in range(6)]))
+            imported = import_file(store, file, name)
+        setting = store.scores.setting("made", "made", "nf4", "alpaca", "default", 64)
+        ids = store.corpus.original_ids_of(imported.dataset_id, 0, 6)
+        store.embeddings.add(setting, [(v, random.normal(size=8).astype(np.float32)) for _, v in ids])
+
+    async def go() -> None:
+        async with dashboard(workspace, (80, 24)) as (app, pilot):
+            await press(pilot, key_of("samples"), "m")
+            assert "second  ·  6 samples  ·  6 in the data" in text(app)
 
     asyncio.run(go())
 

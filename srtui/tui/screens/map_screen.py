@@ -183,6 +183,8 @@ class MapScreen(DashboardScreen):
             f"{len(drawn.points):,} samples"
         )  # fmt: skip
         parts = [Content.styled(count, "bold")]
+        if self.dashboard.current_run is None:  # there may be many datasets, and no line above names this one
+            parts.insert(0, shown(self._shown.dataset))
         if drawn.step > 1:
             parts.append(Content(f"every {_ordinal(drawn.step)}"))
         if drawn.embedded < -(-drawn.samples // drawn.step):
