@@ -15,7 +15,7 @@ from srtui import student
 from srtui.errors import UserError
 from srtui.pipeline import Engine, prepare, template_check, variants
 from srtui.pipeline.context import Context
-from srtui.progress import Stopped
+from srtui.progress import Progress, Stopped
 from srtui.store import Store
 from srtui.store.runs import Run
 from srtui.workspace import Workspace
@@ -28,9 +28,10 @@ SAMPLES = 60
 class _Heard:
     def __init__(self) -> None:
         self.events: list[tuple[str, str]] = []
+        self.reports: list[Progress] = []
 
-    def progress(self, progress: object) -> None:
-        pass
+    def progress(self, progress: Progress) -> None:
+        self.reports.append(progress)
 
     def event(self, level: str, message: str) -> None:
         self.events.append((level, message))
@@ -106,6 +107,15 @@ def test_a_verdict_that_may_end_the_run_is_waited_for(
         with pytest.raises(UserError, match="original pairs have IFD >= 1"):
             work(workspace, teacher_file, "scoring.template_warning=stop", asked=asked)
     assert not asked.is_set()
+
+
+def test_a_check_in_front_is_named_before_its_first_text_is_read(
+    workspace: Workspace, teacher_file: Path
+) -> None:
+    """It may take minutes, of which faces would say that reflection is about to begin."""
+    heard, _ = work(workspace, teacher_file, "scoring.template_warning=stop")
+    counts = [(p.done, p.total) for p in heard.reports if p.stage == "check-template"]
+    assert (counts[0], counts[-1]) == ((0, 48), (48, 48))
 
 
 def test_decisions_are_those_of_a_check_in_front(

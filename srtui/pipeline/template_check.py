@@ -92,6 +92,8 @@ def _check_now(context: Context, originals: list[int]) -> None:
     watch.start(_STEP)
     scorer = context.proxy() if recipe.scoring.proxy else context.variant_scorer()
     tokens, reused = 0, len(scorer.scores(originals, "ifd"))
+    # Before the first text, which may take a minute: faces know of the check by its row.
+    watch.report_progress(0, len(originals), tokens, {"reused": reused}, now=True)
     for new_tokens, part in scorer.score(originals, "ifd", watch.should_stop):
         tokens += new_tokens
         watch.report_progress(int(part * len(originals)), len(originals), tokens, {"reused": reused})
@@ -179,12 +181,20 @@ class _CheckBeside:
         _warn(self._context, verdict.values)
 
     def wait(self) -> None:
-        """Wait for the verdict. Raises Stopped when asked to stop."""
-        while self._verdict is not None:
-            if self._context.watch.should_stop():
-                raise Stopped
-            wait([self._verdict], _LOOK)
-            self.look()
+        """Wait for the verdict, which faces are told. Raises Stopped when asked to stop."""
+        if self._verdict is None:
+            return
+        watch = self._context.watch
+        # Where all was written before, this wait is all that the stage is: a student's load, and the check.
+        watch.show(step=_STEP, since=time.time())
+        try:
+            while self._verdict is not None:
+                if watch.should_stop():
+                    raise Stopped
+                wait([self._verdict], _LOOK)
+                self.look()
+        finally:
+            watch.show()
 
     def close(self) -> None:
         """End the thread; the load of a model cannot be interrupted, and is waited for."""

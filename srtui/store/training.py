@@ -102,8 +102,13 @@ def training_of(conn: sqlite3.Connection, run_id: int) -> StoredTraining | None:
         step_losses=losses if len(losses) == 2 else None,
         tokens_a_second=row["tokens"] / row["seconds"] if row["seconds"] else None,
         method=fetch_value(conn, _METHOD, (run_id,)) or "sft",
-        changed_since=fetch_value(conn, _CHANGED_SINCE, {"run": run_id, "at": row["created_at"]}),
+        changed_since=changed_since(conn, run_id, row["created_at"]),
     )
+
+
+def changed_since(conn: sqlite3.Connection, run_id: int, at: float) -> int:
+    """The samples of a run for which a person's choice is another now than at that time."""
+    return int(fetch_value(conn, _CHANGED_SINCE, {"run": run_id, "at": at}))
 
 
 _METHOD = "SELECT CASE WHEN json_valid(recipe) THEN json_extract(recipe, '$.training.method') END FROM run WHERE id = ?"

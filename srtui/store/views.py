@@ -36,7 +36,7 @@ from srtui.store.runs import pilot_result, state_now
 from srtui.store.sample_view import SampleView, view_sample
 from srtui.store.stages import StageProgress, seconds_a_sample, stages_of
 from srtui.store.stored import stored
-from srtui.store.training import TrainingView, trained_runs, training_view
+from srtui.store.training import TrainingView, changed_since, trained_runs, training_view
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class RunRow:
     trained: str | None
     """The state of its training: running, done, or skipped and why; None before."""
     adapter: str | None
-    overruled: int = 0
-    """Of the kept, those that a person took a text for."""
+    changed: int = 0
+    """Choices that a person has changed since it was trained, where training again would learn them."""
     verdict: tuple[str, str] | None = None
     """Of a pilot that is done: its word and its sentence."""
 
@@ -123,7 +123,7 @@ class Views:
             for r in fetch_rows(
                 self.conn,
                 "SELECT r.*, d.name AS dataset, p.done, p.total, l.pid, l.host, l.process, l.heartbeat_at, "
-                "t.status AS trained, t.adapter, EXISTS(SELECT 1 FROM request q WHERE q.run_id = r.id AND q.kind = 'stop' "
+                "t.status AS trained, t.adapter, t.created_at AS trained_at, EXISTS(SELECT 1 FROM request q WHERE q.run_id = r.id AND q.kind = 'stop' "
                 "AND q.created_at >= l.acquired_at) AS stop_asked, "
                 "CASE WHEN json_valid(pl.result) THEN json_extract(pl.result, '$.verdict.word') END AS verdict, "
                 "CASE WHEN json_valid(pl.result) THEN json_extract(pl.result, '$.verdict.sentence') END AS sentence "
@@ -161,7 +161,10 @@ class Views:
             peak_memory_mb=r["peak_memory_mb"],
             trained=r["trained"],
             adapter=r["adapter"],
-            overruled=counts.overruled,
+            # One whose last change was taken back has nothing to train again with.
+            changed=changed_since(self.conn, r["id"], r["trained_at"])
+            if r["adapter"] and counts.overruled
+            else 0,
             verdict=(r["verdict"], r["sentence"]) if r["verdict"] and r["sentence"] else None,
         )
 

@@ -32,6 +32,10 @@ from srtui.workspace import Workspace
 
 T = TypeVar("T")
 
+_MAKE_A_RUN = ("run", "pilot", "retrain")
+"""The commands whose run is shown once it is there. An ablation makes one after the other: whoever started it may be
+reading something else by then."""
+
 # In plots a colour means the same on all screens and in the report (report.css): what was before, or dropped, or B; what
 # came, or is kept, or A; a limit; another run. They are apart for the colour-blind, and signs say the same beside them.
 DARK = Theme(
@@ -212,8 +216,11 @@ class Dashboard(App[None]):
         else:
             version, runs = await self.reader.ask(lambda v: (v.version(), v.runs()))
             changed = version != self._version or not self.watched or runs != self.runs
-            if self.started and self.watched and runs and runs[0].id not in {r.id for r in self.runs}:
-                self.run_id = runs[0].id  # the one that was just asked for
+            known = {r.id for r in self.runs}
+            asked_for = {e.pid for e in self.started if e.words[0] in _MAKE_A_RUN} - {None}
+            new = next((r for r in runs if r.id not in known and (r.pid is None or r.pid in asked_for)), None)
+            if self.watched and asked_for and new is not None:
+                self.run_id = new.id  # the one that was just asked for
             self._version, self.runs = version, runs
             if self.current_run is None and runs:
                 working = next((r for r in runs if r.pid), runs[0])

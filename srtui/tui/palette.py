@@ -22,13 +22,16 @@ _OF_ALL = ("srtui.tui.screens.dashboard_screen",)
 
 def commands(app: Dashboard, screen: Screen[Any]) -> Iterable[SystemCommand]:
     """What the palette offers over ``screen``."""
+    of_action: set[str] = set()  # a second key of one makes it no second command
     for active in screen.active_bindings.values():
         binding = active.binding
         if (
             active.enabled
+            and binding.action not in of_action
             and binding.description
             and type(active.node).__module__.startswith("srtui.tui.screens")
         ):
+            of_action.add(binding.action)
             key = app.get_key_display(binding)
             yield SystemCommand(
                 binding.description,

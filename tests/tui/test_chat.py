@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
+import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
 from srtui.store import Store
 from srtui.store.runs import Run
+from srtui.store.views import Views
 from srtui.tui.screens.chat_screen import ChatScreen
 from srtui.workspace import Workspace
 from tests.tui.driving import dashboard, press, text
@@ -46,6 +49,26 @@ async def test_both_students_answer_beside_each_other(tuned: tuple[Workspace, St
         assert process is not None
         assert await asyncio.to_thread(process.wait, 60) != 0
         assert app.problems == []
+
+
+def test_a_line_that_comes_while_the_screen_goes_is_lost_in_silence(
+    demo: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The screen's widgets go before it does: whoever hears the models must not die of it in its thread."""
+
+    class Closing:
+        def call_from_thread(self, call: Callable[[], None]) -> None:
+            call()
+
+    monkeypatch.setattr(ChatScreen, "app", Closing())
+    views = Views(demo.store_path)
+    screen = ChatScreen(views.runs()[-1])  # which has none of its widgets
+    views.close()
+    screen._hand_on(screen._take, {"type": "prompt", "text": "x"})
+    assert screen._prompt == "x"
+    screen._closed = True
+    screen._hand_on(screen._take, {"type": "prompt", "text": "y"})
+    assert screen._prompt == "x"
 
 
 async def test_a_chat_that_cannot_begin_says_why(tuned: tuple[Workspace, Store, Run]) -> None:

@@ -96,6 +96,10 @@ async def test_a_file_is_seen_before_it_is_imported(
     async with dashboard(demo, (100, 40)) as (app, pilot):
         await press(pilot, "9", "i")
         assert isinstance(app.screen, ImportForm)
+        assert "^o pick  ^s start" in text(app)
+        app.screen.query_one("#file", Input).value = "recipes/eval-prompts.jsonl"
+        await settled(pilot)
+        assert "No row of it can be used" in " ".join(text(app).split())
         app.screen.query_one("#file", Input).value = "mine.jsonl"
         await settled(pilot)
         words = " ".join(text(app).split())
@@ -106,7 +110,7 @@ async def test_a_file_is_seen_before_it_is_imported(
         assert "Name a tree." in words
         app.screen.query_one("#response", Input).value = "absent"
         await settled(pilot)
-        assert "has no field 'absent'" in " ".join(text(app).split())
+        assert "has no field 'absent'" in " ".join(text(app).replace("│", " ").split())
         assert app.screen.query_one("#start", Button).disabled
         app.screen.query_one("#response", Input).value = "note"
         await settled(pilot)

@@ -85,7 +85,9 @@ async def test_a_model_that_loads_is_a_step_with_its_time(demo: Workspace) -> No
                 "UPDATE lease SET live = ? WHERE run_id = ?",
                 (json.dumps({"step": "load-teacher", "since": time.time() - 75}), run.id),
             )
-    async with dashboard(demo, (80, 24)) as (app, pilot):
+    async with dashboard(demo, (120, 36)) as (app, pilot):
+        assert "Loading" in text(app).splitlines()[1]
+        assert "0/0" not in text(app)
         await press(pilot, "2")
         assert isinstance(app.screen, LiveScreen)
         words = " ".join(text(app).split())

@@ -10,6 +10,7 @@ import pytest
 from srtui.store import Store
 from srtui.tui import machine_lines
 from srtui.tui.screens.live_room import acceptance_series, speed_series, wall_words
+from srtui.tui.widgets.plot import Plot
 from srtui.workspace import Workspace
 from tests.tui.driving import dashboard, press, text
 
@@ -46,6 +47,30 @@ async def test_every_slot_is_seen_where_there_is_room(demo: Workspace) -> None:
         assert "one text" in text(app)
         assert "end of 1" not in text(app)
         assert app.problems == []
+
+
+async def test_the_time_that_is_left_is_never_cut(demo: Workspace) -> None:
+    async with dashboard(demo, (80, 24)) as (app, pilot):
+        await press(pilot, "2")
+        line = next(line for line in text(app).splitlines() if "▶ Reflect on instructions" in line)
+        assert "41/60" in line and line.rstrip(" │").endswith(" left")
+
+
+async def test_a_legend_has_a_second_line_before_it_is_cut(demo: Workspace) -> None:
+    """And what has been 0 all along is drawn at the foot of an axis from 0, whose minutes count back."""
+    live_with(demo, wall=WALL, decided=DECIDED)
+    async with dashboard(demo, (120, 36)) as (app, pilot):
+        await press(pilot, "2")
+        plot = app.screen.query_one("#acceptance", Plot)
+        nothing_taken = {"instruction": (0, 4), "response": (0, 2)}
+        plot.show(
+            acceptance_series([nothing_taken] * 2, [0.0, 180.0]), names=("minutes ago", ""), from_zero=True
+        )
+        await pilot.pause()
+        drawn = str(plot.render())
+        assert "── instructions" in drawn and "╌╌ answers" in drawn and "…" not in drawn
+        assert "-" not in drawn
+        assert "2" in drawn.splitlines()[-1]
 
 
 def test_a_line_of_the_wall_fits_whatever_is_written() -> None:

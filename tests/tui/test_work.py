@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 
 import pytest
+from textual import events
+from textual.color import Color
 from textual.pilot import Pilot
-from textual.widgets import Button, Input
+from textual.widgets import Button, Input, OptionList
 
 from srtui import process_id
+from srtui.store import Store
 from srtui.tui.app import Dashboard
-from srtui.tui.processes import earlier, start
+from srtui.tui.processes import Started, earlier, start
 from srtui.tui.screens.command_form import CommandForm
 from srtui.tui.screens.work import WorkList
 from srtui.tui.widgets.table import VirtualTable
@@ -103,10 +108,94 @@ async def test_work_is_seen_while_it_lasts_and_its_output_after(demo: Workspace)
         await pilot.pause(1.2)
         await settled(pilot)
         assert "✓ done" in text(app)
+        heading = next(line for line in text(app).splitlines() if "command" in line)
+        assert "says" in heading
         assert "srtui scores quickstart --json" in text(app)
         await press(pilot, "enter")
         assert "{" in text(app)
         assert app.problems == []
+
+
+async def test_where_nothing_was_started_the_list_says_so(demo: Workspace) -> None:
+    async with dashboard(demo, (80, 24)) as (app, pilot):
+        await press(pilot, "f3")
+        for _ in range(400):
+            if "Nothing was started" in text(app):
+                break
+            await pilot.pause(0.02)
+        assert "Nothing was started from a dashboard" in text(app)
+        await press(pilot, "escape")
+        assert app.problems == []
+
+
+async def test_keys_that_are_typed_ahead_reach_the_menu(demo: Workspace) -> None:
+    """Over a slow line both keys come before the menu is there."""
+    async with dashboard(demo, (100, 34)) as (app, pilot):
+        await press(pilot, "end")
+        for key in "wm":
+            app.post_message(events.Key(key, key))
+        await settled(pilot)
+        assert isinstance(app.screen, CommandForm)
+        assert "Export the tuned student" in text(app)
+
+
+async def test_training_again_is_offered_for_what_is_new(demo: Workspace) -> None:
+    offer = "Train again with your 1 change;"
+    with Store(demo.store_path) as store:
+        run = store.runs.named("quickstart")
+        with store.transaction():
+            store.conn.execute(
+                "UPDATE training_run SET created_at = ? WHERE run_id = ?", (time.time(), run.id)
+            )
+        original = store.conn.execute(
+            "SELECT id FROM variant WHERE sample_id = 1 AND kind = 'original'"
+        ).fetchone()[0]
+        store.marks.overrule(run.id, 1, original, "")
+    async with dashboard(demo, (100, 34)) as (app, pilot):
+        await press(pilot, "end", "w")
+        assert offer in text(app), app.current_run
+        await press(pilot, "escape")
+        with Store(demo.store_path) as store, store.transaction():
+            store.conn.execute(
+                "UPDATE training_run SET created_at = ? WHERE run_id = ?", (time.time(), run.id)
+            )
+        await pilot.pause(1.2)
+        await settled(pilot)
+        await press(pilot, "w")
+        assert offer not in text(app)
+
+
+async def test_the_step_under_the_cursor_can_be_read(demo: Workspace) -> None:
+    """Its key is in the accent's colour, which says nothing on the theme's primary."""
+    async with dashboard(demo, (100, 34)) as (app, pilot):
+        for theme in ("srtui-light", "srtui-dark"):
+            app.theme = theme
+            await press(pilot, "end", "w")
+            chosen = app.screen.query_one(OptionList).get_component_styles("option-list--option-highlighted")
+            assert chosen.background == Color.parse(app.theme_variables["row-cursor"])
+            await press(pilot, "escape")
+
+
+async def test_an_ablation_does_not_take_the_screen_from_who_reads(demo: Workspace) -> None:
+    """It makes one run after the other; a run that was asked for is shown once it is there."""
+    token = process_id.token(os.getpid()) or ""
+    with Store(demo.store_path) as store:
+        recipe = str(store.conn.execute("SELECT recipe FROM run").fetchone()[0])
+    async with dashboard(demo) as (app, pilot):
+        for command, name in (("ablate", "an-arm"), ("run", "asked-for")):
+            app.started = [
+                Started([command, "recipes/quickstart.toml"], demo.runs / "x.log", None, token=token)
+            ]
+            reads, count = app.run_id, len(app.runs)
+            with Store(demo.store_path) as store:
+                made = store.runs.create(name, 1, "recipes/quickstart.toml", recipe, "f", [(1, False)])
+            for _ in range(100):
+                await pilot.pause(0.05)
+                if len(app.runs) > count:
+                    break
+            await settled(pilot)
+            assert app.run_id == (reads if command == "ablate" else made.id)
+        app.started = []
 
 
 async def listed(app: Dashboard, pilot: Pilot[None]) -> None:

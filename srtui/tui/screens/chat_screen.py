@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,6 +17,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
+from textual.css.query import NoMatches
 from textual.screen import Screen
 from textual.widgets import Input
 
@@ -141,8 +143,8 @@ class ChatScreen(Screen[None]):
 
         listener = threading.Thread(target=listen, daemon=True)
         listener.start()
-        # A screen that has gone takes nothing any more.
-        with contextlib.suppress(RuntimeError, ValueError):
+        # A screen that has gone takes nothing any more, nor does an app that ends.
+        with contextlib.suppress(RuntimeError, ValueError, CancelledError):
             for line in process.stdout or ():
                 with contextlib.suppress(json.JSONDecodeError):
                     self._hand_on(self._take, json.loads(line))
@@ -150,10 +152,18 @@ class ChatScreen(Screen[None]):
             listener.join()
             words = b"".join(complaints).decode("utf-8", errors="replace").strip()
             self._hand_on(self._ended, words or f"it ended with exit code {code}")
+        process.wait()
 
     def _hand_on(self, call: Callable[[Any], None], value: Any) -> None:
+        def take() -> None:
+            # Asked here, in the app's own thread: since the line was heard the screen may have been closed, or its
+            # widgets have gone and itself not yet.
+            if not self._closed:
+                with contextlib.suppress(NoMatches):
+                    call(value)
+
         if not self._closed:
-            self.app.call_from_thread(call, value)
+            self.app.call_from_thread(take)
 
     def _ended(self, words: str) -> None:
         """The process is gone while the screen is there."""
@@ -239,6 +249,7 @@ class ChatScreen(Screen[None]):
 
     def action_back(self) -> None:
         """End the process and leave."""
+        self._closed = True
         self.dismiss(None)
 
     def on_unmount(self) -> None:

@@ -44,7 +44,6 @@ class CommandForm(Dialog[list[str] | None]):
         Binding("ctrl+s", "start", "Start"),
     ]
     DEFAULT_CSS = """
-    CommandForm .dialog { width: 96; }
     CommandForm .field { height: 1; }
     CommandForm .field Label { width: 18; color: $dim; }
     CommandForm .field Input, CommandForm .field Select { width: 1fr; }

@@ -14,8 +14,7 @@ from textual.widget import Widget
 from srtui.text import duration
 from srtui.tui.screens.reading_screen import ReadingScreen
 from srtui.tui.tabs import TABS, fitted, numbered
-from srtui.tui.widgets.words import Words, shown, state_words
-from srtui.wording import stage_title
+from srtui.tui.widgets.words import Words, shown, stage_words, state_words
 
 if TYPE_CHECKING:
     from srtui.tui.app import Dashboard
@@ -157,7 +156,8 @@ class RunLine(Words):
             return
         parts = [shown(run.name, "bold $foreground"), state_words(run.state)]
         if run.stage and run.state in ("running", "paused", "stopping", "stopped", "failed"):
-            parts.append(Content(f"{stage_title(run.stage)} {run.done:,}/{run.total:,}"))
+            progress = f" {run.done:,}/{run.total:,}" if run.total else ""
+            parts.append(Content(f"{stage_words(run)}{progress}"))
         parts.append(Content(f"{run.kept:,} of {run.samples:,} kept"))
         if len(app.runs) > 1:
             parts.append(Content(f"run {app.runs.index(run) + 1} of {len(app.runs)}, [ and ] change"))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from string import ascii_lowercase
 from typing import Any, ClassVar, TypeVar
 
-from textual import events, on
+from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
@@ -48,7 +49,9 @@ class Dialog(ModalScreen[T]):
 
     def shown_keys(self) -> list[Binding]:
         """Those that stand in the lower edge."""
-        return [b for b in type(self).__dict__.get("BINDINGS", ()) if isinstance(b, Binding)]
+        # The nearest class that has any: a form that is made of another has that one's keys.
+        own = next((c.__dict__["BINDINGS"] for c in type(self).__mro__ if c.__dict__.get("BINDINGS")), ())
+        return [b for b in own if isinstance(b, Binding)]
 
     def on_mount(self) -> None:
         """Write the dialog's keys into its lower border."""
@@ -200,6 +203,9 @@ class Menu(Dialog[str | None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "take", "Take"),
         Binding("escape", "cancel", "Cancel"),
+        # Bindings, and no handler of keys: a key that was typed before the menu was there goes to the screen behind it,
+        # from where only bindings find the menu.
+        *(Binding(letter, f"take_step('{letter}')", show=False) for letter in ascii_lowercase),
     ]
 
     def __init__(self, title: str, steps: Sequence[NextStep]) -> None:
@@ -221,12 +227,15 @@ class Menu(Dialog[str | None]):
         """Let the arrows move through the steps."""
         self.query_one(OptionList).focus()
 
-    def on_key(self, event: events.Key) -> None:
-        """A step's own key takes it."""
-        for step in self._steps:
-            if event.key == step.key:
-                event.stop()
-                self.dismiss(step.name)
+    def shown_keys(self) -> list[Binding]:
+        """Those that are no step's."""
+        return [b for b in super().shown_keys() if b.description]
+
+    def action_take_step(self, key: str) -> None:
+        """The step that has this key."""
+        step = next((step for step in self._steps if step.key == key), None)
+        if step is not None:
+            self.dismiss(step.name)
 
     @on(OptionList.OptionSelected)
     def _chosen(self, event: OptionList.OptionSelected) -> None:

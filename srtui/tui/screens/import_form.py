@@ -44,7 +44,10 @@ class ImportForm(CommandForm):
     def __init__(self, workspace: Workspace) -> None:
         fields = [
             FormField(
-                "file", "file", placeholder="a data file, or a folder's own: ^o", choices=files_in(workspace)
+                "file",
+                "file",
+                placeholder="its path; ^o picks one of the workspace's",
+                choices=files_in(workspace),
             ),
             FormField("name", "name", placeholder="the file's name"),
             FormField("turns", "of conversations", "last", options=_TURNS),
@@ -72,6 +75,9 @@ class ImportForm(CommandForm):
         path = self._path(values)
         if self._asked == _asked(values) and isinstance(self._answer, str):
             raise UserError(self._answer)
+        seen = self._answer if self._asked == _asked(values) else None
+        if seen is not None and not isinstance(seen, str) and seen.whole and not seen.good:
+            raise UserError("No row of it can be used; say above which fields its texts are in.")
         words = filled(["import", str(path)], values, name="--name")
         words += [w for text in _TEXTS if values[text] for w in ("--column", f"{text}={values[text]}")]
         return words if values["turns"] == "last" else [*words, "--turns", values["turns"]]

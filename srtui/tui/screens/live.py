@@ -81,9 +81,9 @@ class LiveScreen(DashboardScreen):
     LiveScreen.-narrow #room { height: 4; }
     LiveScreen #room { width: 1fr; height: 1fr; }
     LiveScreen #room .box { width: 1fr; height: 1fr; }
-    LiveScreen #room #curves { height: 11; }
+    LiveScreen #room #curves { height: 10; }
     LiveScreen #room Plot { width: 1fr; }
-    LiveScreen.-roomy #events-box { height: 6; }
+    LiveScreen.-roomy #events-box { height: 5; }
     LiveScreen.-tall #room #curves { height: 16; }
     """
 
@@ -274,16 +274,17 @@ class LiveScreen(DashboardScreen):
             f" {done:>7,}/{total:<7,}" if total else f" {'-':>9}{'':<6}",
         )
         rate, time_left = self._rate(view, stage, done, total, is_current and going)
-        return head + Content.styled(
-            f"{rate:>9} {time_left:>15}"[: max(0, width - head.cell_length - 4)], "$dim"
-        )
+        room = max(0, width - head.cell_length - 4)
+        # Where both find no room, what is left is worth more than the rate.
+        words = (f"{rate:>9} {time_left:>15}", f"{rate} {time_left}", time_left)
+        return head + Content.styled(next((w for w in words if len(w) <= room), time_left[:room]), "$dim")
 
     def _rate(self, view: LiveView, stage: str, done: int, total: int, active: bool) -> tuple[str, str]:
         s = view.stages.get(stage)
-        if s is None or (view.run.state == "paused" and view.run.stage == stage):
-            return "", ""
         if view.live.get("step") == stage:
             return "", f"for {duration(max(0.0, time.time() - view.live.get('since', time.time())))}"
+        if s is None or (view.run.state == "paused" and view.run.stage == stage):
+            return "", ""
         fresh = done - s.reused
         if not active:
             if done and fresh <= 0:

@@ -25,6 +25,10 @@ _TAKES = (
 )
 
 
+def _samples(count: int) -> str:
+    return f"{count:,} sample{'' if count == 1 else 's'}"
+
+
 class ManySamples(ListingScreen, DashboardScreen):
     """What the screen of samples does to marked ones; it says how its table shows them."""
 
@@ -98,7 +102,7 @@ class ManySamples(ListingScreen, DashboardScreen):
         def flagged(result: tuple[list[int], bool]) -> None:
             changed, now = result
             self._done(
-                f"{len(changed):,} samples {'flagged' if now else 'have no flag any more'}",
+                f"{_samples(len(changed))} {'flagged' if now else 'without a flag now'}",
                 lambda store: len(store.bulk.flag(changed, not now)),
             )
 
@@ -112,8 +116,8 @@ class ManySamples(ListingScreen, DashboardScreen):
 
         def done(bulk: BulkOverruling, which: Taken) -> None:
             result = "overruled" if which != "student" else "as the student chose again"
-            missing = f"; {bulk.without:,} have no such text and are as they were" if bulk.without else ""
-            self._done(f"{bulk.changed:,} samples {result}{missing}", lambda store: store.bulk.undo(bulk))
+            missing = f"; {bulk.without:,} without such a text as before" if bulk.without else ""
+            self._done(f"{_samples(bulk.changed)} {result}{missing}", lambda store: store.bulk.undo(bulk))
 
         def take(name: str | None) -> None:
             which = next((t for t in TAKEN if t == name), None)

@@ -52,7 +52,6 @@ class NewRun(Dialog[list[str] | None]):
     NewRun .field { height: 1; }
     NewRun .field Label { width: 10; color: $dim; }
     NewRun .field Input, NewRun .field Select { width: 1fr; }
-    NewRun .dialog { width: 96; }
     NewRun .check { height: auto; max-height: 2; padding: 0 0 0 10; color: $dim; }
     NewRun #verdict { margin-top: 1; height: auto; }
     """

@@ -21,10 +21,9 @@ def steps_of(run: RunRow) -> list[NextStep]:
             NextStep("again", "c", "Change its settings first: the form, filled in as here"),
         ]
     steps = []
-    if run.overruled and run.adapter:
-        steps.append(
-            NextStep("retrain", "a", f"Train again with your {run.overruled:,} changes; all else is reused")
-        )
+    if run.changed:
+        changes = f"{run.changed:,} change{'' if run.changed == 1 else 's'}"
+        steps.append(NextStep("retrain", "a", f"Train again with your {changes}; all else is reused"))
     if run.adapter:
         steps += [
             NextStep(

@@ -16,8 +16,7 @@ from srtui.store.views import RunRow
 from srtui.text import duration
 from srtui.tui.screens.dashboard_screen import DashboardScreen, RunLine
 from srtui.tui.widgets.table import Cell, Column, TableRow, Tone, VirtualTable
-from srtui.tui.widgets.words import STATE_SIGNS, Words, bar, shown
-from srtui.wording import stage_title
+from srtui.tui.widgets.words import STATE_SIGNS, Words, bar, shown, stage_words
 
 _TONES: dict[str, Tone] = {
     "running": "accent",
@@ -302,7 +301,7 @@ def _row(r: RunRow, marked: bool = False) -> TableRow:
         (
             Cell(f"◆ {r.name}" if marked else r.name, "bold"),
             Cell(f"{STATE_SIGNS.get(r.state, '·')} {r.state}", _TONES.get(r.state, "")),
-            Cell(stage_title(r.stage) if r.stage else "", "dim"),
+            Cell(stage_words(r), "dim"),
             Cell("████████ all" if r.state == "done" else share),
             Cell(f"{r.kept:,}/{r.samples:,}"),
             Cell(r.dataset, "dim"),

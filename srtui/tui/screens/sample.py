@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from srtui.tui.app import Dashboard
 
 _NARROW = 100
+_KEYS_FIT_FROM = 140  # columns: on fewer the keys need a second line, or the last of them would be left out
 
 
 class SampleScreen(Screen[int]):
@@ -86,8 +87,8 @@ class SampleScreen(Screen[int]):
     SampleScreen .pane .scores { height: auto; margin-bottom: 1; }
     SampleScreen.-stacked #history { border-bottom: none; }
     SampleScreen.-stacked #panes { layout: vertical; overflow-y: auto; }
-    SampleScreen KeyLine { height: 1; }
-    SampleScreen.-stacked KeyLine { height: 2; }
+    SampleScreen KeyLine { height: 2; }
+    SampleScreen.-wide KeyLine { height: 1; }
     SampleScreen.-stacked .pane { height: auto; border-left: none; border-top: solid $panel; }
     """
 
@@ -115,6 +116,7 @@ class SampleScreen(Screen[int]):
     def on_mount(self) -> None:
         """Read the sample; words of the search that led here are marked in it."""
         self.set_class(self.app.size.width < _NARROW, "-stacked")
+        self.set_class(self.app.size.width >= _KEYS_FIT_FROM, "-wide")
         words = self.dashboard.sample_filter.text.split()
         if words:  # those of the search that led here
             self._search = re.compile("|".join(re.escape(safe(w)) for w in words), re.IGNORECASE)
@@ -122,6 +124,7 @@ class SampleScreen(Screen[int]):
 
     def on_resize(self) -> None:
         """Stack the texts where they have no room side by side."""
+        self.set_class(self.app.size.width >= _KEYS_FIT_FROM, "-wide")
         if self.has_class("-stacked") != (self.app.size.width < _NARROW):
             self.toggle_class("-stacked")
             self._reload()

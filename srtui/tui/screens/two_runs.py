@@ -15,7 +15,12 @@ _BINS = 1  # the means of histograms are wanted, and not their steps
 def comparison(views: Views, a: int, b: int) -> tuple[str, list[str]]:
     """The names of two runs, and in lines how they differ."""
     compared, samples = views.compared(a, b)
-    lines = compared_words(compared)
+    states = {run.id: run.state for run in views.runs()}
+    lines = [
+        f"{name} is {states[run]}: what it has not decided yet counts for nothing here."
+        for name, run in ((compared.a, a), (compared.b, b))
+        if states.get(run, "done") != "done"
+    ] + compared_words(compared)
     for name in STORED:
         means = [views.histogram(run, name, 1.0, _BINS)[1] for run in (a, b)]
         if None not in means:

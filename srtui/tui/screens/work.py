@@ -41,7 +41,6 @@ class WorkList(Dialog[None]):
         Binding("escape,f3", "close", "Close"),
     ]
     DEFAULT_CSS = """
-    WorkList .dialog { width: 96%; height: 80%; }
     WorkList VirtualTable { height: 1fr; background: $surface; }
     """
 
@@ -56,11 +55,16 @@ class WorkList(Dialog[None]):
             yield VirtualTable(
                 [
                     Column("state", "state", 10, sortable=False),
-                    Column("time", "for", 9, right=True, sortable=False),
+                    Column("time", "for", 13, right=True, sortable=False),
                     Column("command", "command", sortable=False),
                     Column("line", "says", from_width=70, sortable=False),
                 ],
                 id="work",
+            )
+            yield Static(
+                "Nothing was started from a dashboard of this workspace yet.",
+                classes="muted hidden",
+                id="none",
             )
 
     def on_mount(self) -> None:
@@ -76,6 +80,8 @@ class WorkList(Dialog[None]):
         self._engines = sorted([*own, *others], key=lambda e: (e.pid is None, -e.started_at))
         rows = await asyncio.to_thread(lambda: [_row(e) for e in self._engines])
         if self.is_mounted:
+            self.query_one("#none").set_class(bool(rows), "hidden")
+            self.query_one(VirtualTable).set_class(not rows, "hidden")
             self.query_one(VirtualTable).show_rows(rows)
 
     @property

@@ -57,6 +57,8 @@ class FirstRun(Middle):
             yield Static(
                 Content.assemble(
                     "\n",
+                    (key_of("data"), "bold"),
+                    " your own data   ",
                     ("n", "bold"),
                     " a run of your own   ",
                     ("?", "bold"),

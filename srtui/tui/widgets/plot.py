@@ -17,6 +17,7 @@ from srtui.tui.widgets.words import shown
 
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 _LEFT = 8
+_TWO_LINES_FROM = 9  # lines of a plot
 _NEAR = 1.5
 """How far from a point a click may be that means it, in lines."""
 
@@ -60,6 +61,7 @@ class Plot(Widget):
     def __init__(self, title: str = "", id: str | None = None) -> None:
         super().__init__(id=id)
         self._ranges: tuple[float, float, float, float] | None = None  # of both axes, as they are drawn
+        self._above = 1  # lines of the legend, as it is drawn
         self._title = title
         self._series: list[Series] = []
         self._at_x: float | None = None
@@ -82,7 +84,7 @@ class Plot(Widget):
             series: the curves or dots.
             at_x: where a vertical line is drawn; None for none.
             at_y: where a horizontal line is drawn; None for none.
-            names: of the x and the y axis.
+            names: of the x and the y axis. One of x that ends in "ago" counts back from 0: its labels have no sign.
             from_zero: whether the axes begin at 0.
         """
         self._series, self._at_x, self._at_y = list(series), at_x, at_y
@@ -91,14 +93,14 @@ class Plot(Widget):
 
     def render(self) -> Content:
         """The legend, the curves in braille, and both axes, as large as the widget is."""
-        width, height = self.content_size.width - _LEFT, self.content_size.height - 3
         across, up = self._names
         legend = [Content.styled(self._title, "bold") + Content.styled(f", {up}" if up else "", "$dim")]
         for s in self._series:
             mark = s.sign or ("╌╌" if s.dashed else "──" if s.kind == "line" else "⠶")
             if s.name:
                 legend.append(Content.styled(f"{mark} ", s.style) + shown(s.name))
-        head = Content("  ").join(legend).truncate(max(8, self.content_size.width), ellipsis=True)
+        head = self._head(legend)
+        width, height = self.content_size.width - _LEFT, self.content_size.height - 2 - self._above
         points = [p for s in self._series for p in s.points if math.isfinite(p[0]) and math.isfinite(p[1])]
         self._ranges = None
         if width < 8 or height < 2 or not points:
@@ -138,20 +140,34 @@ class Plot(Widget):
         )
         return Content("\n").join(rows)
 
+    def _head(self, legend: Sequence[Content]) -> Content:
+        """The title and the names of the series: on a second line what the first has no room for, where the plot is
+        high enough."""
+        room = max(8, self.content_size.width)
+        lines = [legend[0]]
+        for entry in legend[1:]:
+            longer = lines[-1] + Content("  ") + entry
+            if longer.cell_length > room and len(lines) == 1 and self.content_size.height >= _TWO_LINES_FROM:
+                lines.append(entry)
+            else:
+                lines[-1] = longer
+        self._above = len(lines)
+        return Content("\n").join([line.truncate(room, ellipsis=True) for line in lines])
+
     def on_click(self, event: events.Click) -> None:
         """Say which point was clicked, where there is one near."""
         place = event.get_content_offset(self)
         if place is None or self._ranges is None:
             return
         left, right, low, high = self._ranges
-        width, height = self.content_size.width - _LEFT, self.content_size.height - 3
+        width, height = self.content_size.width - _LEFT, self.content_size.height - 2 - self._above
         nearest: tuple[float, Series, int] | None = None
         for s in self._series:
             for n, (x, y) in enumerate(s.points):
                 if not (math.isfinite(x) and math.isfinite(y)):
                     continue
                 column = (x - left) / (right - left) * (width - 1) - (place.x - _LEFT)
-                line = (high - min(max(y, low), high)) / (high - low) * (height - 1) - (place.y - 1)
+                line = (high - min(max(y, low), high)) / (high - low) * (height - 1) - (place.y - self._above)
                 apart = math.hypot(column / 2, line)  # a cell is twice as high as wide
                 if nearest is None or apart < nearest[0]:
                     nearest = apart, s, n
@@ -190,6 +206,7 @@ class Plot(Widget):
         put(width - len(name), name)
         whole = all(x == int(x) for x, _ in points)
         for tick, words in round_ticks(left, right, max(2, width // 14), whole):
+            words = words.removeprefix("-") if name.endswith("ago") else words
             put(round((tick - left) / (right - left) * (width - 1)) - len(words) // 2, words)
         return "".join(signs)
 
@@ -227,6 +244,8 @@ def _range(values: list[float], limit: float | None, from_zero: bool) -> tuple[f
         low, high = min(low, limit), max(high, limit)
     if from_zero:
         low = min(low, 0.0)
+    if high == low == 0 and from_zero:
+        return 0.0, 1.0
     if high == low:
         margin = abs(high) * 0.1 or 1.0
         return low - margin, high + margin

@@ -5,7 +5,9 @@ from __future__ import annotations
 from textual.content import Content
 from textual.widgets import Static
 
+from srtui.store.views import RunRow
 from srtui.text import safe
+from srtui.wording import stage_title
 
 STATE_SIGNS = {
     "new": "○",
@@ -36,6 +38,14 @@ def shown(text: str, style: str = "") -> Content:
 def state_words(state: str) -> Content:
     """A run's state, by sign and word, so that its colour is not what says it."""
     return Content.styled(f"{STATE_SIGNS.get(state, '·')} {state}", _STATE_COLOURS.get(state, ""))
+
+
+def stage_words(run: RunRow) -> str:
+    """The stage that a run is in, and where nothing of it is done because models load still, that."""
+    if not run.stage:
+        return ""
+    loads = run.pid is not None and not run.total
+    return "Loading" if loads else stage_title(run.stage)
 
 
 def bar(part: float, whole: float, width: int) -> str:
