@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
+from srtui.cli import app
+from srtui.cli.base import Commands
 from srtui.cli.run_tables import training_rows
 from srtui.store.training import StoredTraining
 from srtui.workspace import Workspace
@@ -173,3 +176,11 @@ def test_an_interrupt_at_the_very_beginning_is_no_traceback(imported: str) -> No
     words = [sys.executable, "-c", _INTERRUPTED, imported]
     done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_help_lists_every_command_once_as_one_comes_to_need_them() -> None:
+    group = typer.main.get_command(app)
+    assert isinstance(group, Commands)
+    listed = group.list_commands(typer.Context(group))
+    assert sorted(listed) == sorted(group.commands)
+    assert listed.index("init") < listed.index("import") < listed.index("pilot") < listed.index("run")

@@ -12,7 +12,7 @@ from srtui.cli import (  # noqa: F401
     bundle,
     chat,
     choose,
-    dataset,
+    data,
     diff,
     evaluation,
     human,

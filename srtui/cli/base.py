@@ -37,6 +37,16 @@ class Commands(TyperGroup):
             else:
                 command.params += verbose
 
+    def list_commands(self, ctx: Any) -> list[str]:
+        """In the order in which one comes to need them."""
+        return [*_IN_ORDER, *(name for name in super().list_commands(ctx) if name not in _IN_ORDER)]
+
+
+_IN_ORDER = (
+    "init", "doctor", "import", "data", "models", "recipes", "prompts", "pilot", "run", "resume", "status", "show",
+    "scores", "diff", "retrain", "choose", "ablate", "eval", "chat", "report", "export", "export-model", "serve", "db",
+    "bundle",
+)  # fmt: skip
 
 _with_verbose = typer.Typer(add_completion=False)
 

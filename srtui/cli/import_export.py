@@ -11,7 +11,7 @@ import typer
 
 from srtui.cli.base import AsJson, Force, RunName, app, key_value, open_store
 from srtui.cli.completion import run_names
-from srtui.cli.dataset import EncoderName, StudentName, embedding, embedding_recipe
+from srtui.cli.data import EncoderName, StudentName, embedding, embedding_recipe
 from srtui.cli.export_pairs import (
     Layout,
     MinMargin,

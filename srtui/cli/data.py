@@ -106,7 +106,7 @@ def gates(
     as_json: AsJson = False,
 ) -> None:
     """Which of a run's rewrites would each gate stop? Nothing is changed; the recipe's [gates] turns them on."""
-    from srtui.cli.dataset_tables import print_trials
+    from srtui.cli.data_tables import print_trials
     from srtui.pipeline.gate_trial import coherence_of, try_gates
     from srtui.recipe import Recipe
 
@@ -144,7 +144,7 @@ def dedup(
     as_json: AsJson = False,
 ) -> None:
     """Near-duplicates of a dataset, in groups. Nothing is changed unless --mark, --drop or --undo is given."""
-    from srtui.cli.dataset_tables import print_duplicates
+    from srtui.cli.data_tables import print_duplicates
     from srtui.cli.reporters import steps_line
     from srtui.pipeline.neighbours import duplicates_by
 
@@ -264,7 +264,7 @@ def decontaminate(
 ) -> None:
     """Samples that hold evaluation prompts: the same question, 13 or 8 words in a row; with --student or --encoder, what
     asks the same in other words, too."""
-    from srtui.cli.dataset_tables import print_overlaps
+    from srtui.cli.data_tables import print_overlaps
     from srtui.cli.reporters import steps_line
     from srtui.pipeline.decontaminate import ASKS_THE_SAME, LEAST_QUESTIONS
     from srtui.pipeline.decontaminate import decontaminate as look
@@ -351,7 +351,7 @@ def look(
     as_json: AsJson = False,
 ) -> None:
     """What is in the data, before and after: lengths, languages, code, duplicates, topics."""
-    from srtui.cli.dataset_tables import print_look
+    from srtui.cli.data_tables import print_look
     from srtui.cli.reporters import steps_line
     from srtui.pipeline.look import embed_originals, look_at_dataset, look_at_run
 
