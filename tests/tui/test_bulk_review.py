@@ -7,6 +7,7 @@ from textual.widgets import Input
 
 from srtui.store import Store
 from srtui.store.bulk import Bulk
+from srtui.store.listing import Listing, SampleFilter
 from srtui.tui.widgets.table import VirtualTable
 from srtui.workspace import Workspace
 from tests.tui.driving import dashboard, press, text
@@ -38,6 +39,23 @@ async def test_borderline_samples_are_marked_overruled_and_restored(demo: Worksp
         await press(pilot, "enter")
         assert app.screen.query_one(VirtualTable).row.key == 17  # type: ignore[union-attr]
         assert app.problems == []
+
+
+async def test_a_cursor_that_moves_while_the_list_is_laid_out_again_stays_there(
+    demo: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with dashboard(demo, (120, 30)) as (app, pilot):
+        await press(pilot, "end", "3", "b")
+        table, lay_out = app.screen.query_one(VirtualTable), Listing.lay_out
+
+        def moved_meanwhile(self: Listing, wanted: SampleFilter) -> int:
+            app.call_from_thread(setattr, table, "cursor", 5)
+            return lay_out(self, wanted)
+
+        monkeypatch.setattr(Listing, "lay_out", moved_meanwhile)
+        app.screen._listed_at = 0.0  # type: ignore[attr-defined]
+        await app.screen.read()  # type: ignore[attr-defined]
+        assert table.cursor == 5
 
 
 async def test_what_could_not_be_taken_back_can_be_later(

@@ -122,7 +122,7 @@ class SamplesScreen(ManySamples):
             self._again = True
             return
         is_same = new_filter == self._listed
-        current_row = table.row if is_same else None
+        current_row, was_at = table.row if is_same else None, table.cursor
         started = time.monotonic()
         try:
             total = await self.reader.ask(lambda v: v.listing.lay_out(new_filter))
@@ -141,7 +141,8 @@ class SamplesScreen(ManySamples):
         table.sorted_by = (new_filter.order, new_filter.descending)
         if is_same:
             table.reread(total)
-            table.cursor = table.cursor if position is None else position
+            if position is not None and table.cursor == was_at:  # or a key has moved it meanwhile
+                table.cursor = position
         else:
             table.show(total, 0)
         self._show_heading(new_filter, total)
