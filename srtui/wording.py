@@ -42,10 +42,10 @@ STAGE_TITLES = {
     "load-encoder": "Load the sentence encoder",
     "check-template": "Check the prompt template",
     "reflect-instruction": "Reflect on instructions",
-    "choose-instruction": "Choose instructions (IFD)",
+    "choose-instruction": "Choose instructions",
     "reflect-response": "Reflect on answers",
-    "choose-response": "Choose answers (r-IFD)",
-    "train": "Train the student (QLoRA)",
+    "choose-response": "Choose answers",
+    "train": "Train the student",
     "answers-a": "Answers of A",
     "answers-b": "Answers of B",
     "judge": "Judge",
@@ -60,6 +60,30 @@ STAGE_TITLES = {
 def stage_title(stage: str) -> str:
     """What a person calls a stage of a run or of an evaluation."""
     return STAGE_TITLES.get(stage, stage)
+
+
+_WITHOUT_MEASURE = {
+    "original": "the original stayed",
+    "reflected": "the rewrite was taken",
+    "random": "one was drawn",
+}
+
+
+def choice_words(recipe: Mapping[str, Any]) -> str:
+    """By what a run chose between texts and their rewrites, as a sentence of its report."""
+    chosen = recipe.get("selection") or {}
+    at_length = " for its length" if chosen.get("length_control") else ""
+
+    def words(by: str, higher: bool) -> str:
+        if by in _WITHOUT_MEASURE:
+            return _WITHOUT_MEASURE[by]
+        return f"the one with the {'higher' if higher else 'lower'} {MEASURES[by].label}{at_length} was taken"
+
+    # As the recipe's keys have it by default: a stored recipe may leave them out.
+    first, second = chosen.get("instruction_by", "ifd"), chosen.get("response_by", "rifd")
+    instruction = words(first, first in MEASURES and MEASURES[first].higher_instruction)
+    response = words(second, second in MEASURES and MEASURES[second].higher_response)
+    return f"Of an instruction and its rewrite {instruction}; then of an answer and its rewrite {response}."
 
 
 def evaluation_state(kind: str, state: str) -> str:

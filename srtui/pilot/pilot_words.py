@@ -128,8 +128,8 @@ def _forecast(r: PilotResult) -> list[tuple[str, str]]:
 _SPEEDS = {
     "reflect-instruction": "of the teacher (instructions)",
     "reflect-response": "of the teacher (answers)",
-    "choose-instruction": "of the student (IFD)",
-    "choose-response": "of the student (r-IFD)",
+    "choose-instruction": "of the student (instructions)",
+    "choose-response": "of the student (answers)",
 }
 
 

@@ -23,7 +23,7 @@ from srtui.report.open_questions import open_questions
 from srtui.store.distributions import quantile
 from srtui.text import bytes_text, duration, number, safe, share
 from srtui.worddiff import Part
-from srtui.wording import energy_words, stage_title
+from srtui.wording import choice_words, energy_words, stage_title
 
 _KINDS = {
     "original": "original",
@@ -94,6 +94,7 @@ def _environment(is_html: bool) -> Environment:
         "bytes": bytes_text,
         "number": number,
         "stage": stage_title,
+        "choice": choice_words,
         "moment": _moment,
         "short": lambda digest: digest[:12],
         "kind": lambda kind: _KINDS.get(kind, kind),

@@ -8,7 +8,9 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -113,6 +115,21 @@ def test_it_says_what_was_done_and_what_came_of_it(facts: report.Facts) -> None:
     assert page.count("<svg") == 4  # the flow, the scores, the training, one comparison
     assert "<del>" in page
     assert "<ins>" in page
+
+
+@pytest.mark.parametrize(
+    ("selection", "words"),
+    [
+        ({}, "the one with the higher IFD was taken; then of an answer and its rewrite the one with the lower r-IFD"),
+        ({"response_by": "likelihood"}, "answer and its rewrite the one with the higher likelihood was taken"),
+        ({"instruction_by": "original", "response_by": "random"}, "the original stayed; then of an answer and its rewrite one was drawn"),
+        ({"response_by": "ifd", "length_control": True}, "the one with the higher IFD for its length was taken"),
+    ],
+)  # fmt: skip
+def test_it_says_by_what_the_run_chose(facts: report.Facts, selection: dict[str, Any], words: str) -> None:
+    chose = replace(facts, run=replace(facts.run, recipe=facts.run.recipe | {"selection": selection}))
+    for text in (" ".join(read(report.html(chose)).text), report.markdown(chose)):
+        assert words in " ".join(text.replace("\\", "").split())
 
 
 def test_nothing_in_the_data_becomes_markup(facts: report.Facts) -> None:
